@@ -1,0 +1,68 @@
+//! Who is there: a device as others see it, and the hub as devices see it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{DeviceId, PublicKey};
+use crate::limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
+
+/// What runs on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum DeviceKind {
+    Browser,
+    Native,
+    /// The host's own files; taken from the loopback only.
+    Master,
+}
+
+/// Whether a device belongs. `Disapproved` is final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum Membership {
+    /// The relay has no roster yet.
+    Unknown,
+    Pending,
+    Approved,
+    Disapproved,
+}
+
+/// How private the way to the relay is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum TransportMode {
+    Locked,
+    Encrypted,
+    Open,
+}
+
+/// A device as every approved device sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct Client {
+    pub public_id: DeviceId,
+    pub name: String,
+    pub kind: DeviceKind,
+    /// Free text such as "Chrome on Windows"; may be empty.
+    pub platform: String,
+}
+
+/// The hub as a device sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct HubInfo {
+    pub name: String,
+    pub public_key: PublicKey,
+}
+
+/// Whether `name` may be a device's name: 1 to 255 bytes, no control characters.
+pub fn is_valid_name(name: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
+/// Whether `text` may be a platform or media type: at most 255 bytes, no control characters.
+pub fn is_valid_label(text: &str) -> bool {
+    text.len() <= MAX_LABEL_BYTES && !text.chars().any(char::is_control)
+}

@@ -1,0 +1,56 @@
+//! Everything listed is a feed: an epoch, a revision that grows by one per change, and pages for who missed some.
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::Client;
+use crate::file::FileEntry;
+use crate::ids::{DeviceId, FileId};
+
+/// Where a device stands in the feed; zeros for who holds nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct Resume {
+    pub epoch: u64,
+    pub revision: u64,
+}
+
+/// What a page is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum FeedMode {
+    /// Nothing changed.
+    UpToDate,
+    /// What changed after `since`, each in its present state.
+    Delta,
+    /// All that is.
+    Snapshot,
+}
+
+/// Who or what is no more; without `file_id` the device, and its files with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct Gone {
+    pub public_id: DeviceId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
+    pub file_id: Option<FileId>,
+}
+
+/// One page of the feed, in the order of (revision of the entry's last change, id).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct FeedPage {
+    pub mode: FeedMode,
+    pub epoch: u64,
+    /// The head when this page was made.
+    pub revision: u64,
+    pub clients: Vec<Client>,
+    pub files: Vec<FileEntry>,
+    pub gone: Vec<Gone>,
+    /// Opaque; asks for the next page. Absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
+    pub cursor: Option<String>,
+    pub last: bool,
+}

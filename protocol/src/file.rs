@@ -1,0 +1,93 @@
+//! What is shared: a file as its owner announces it, and as the hub lists it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{DeviceId, FileId, Instance, Root};
+
+/// Names a file everywhere and routes itself to its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct FileRef {
+    pub public_id: DeviceId,
+    pub file_id: FileId,
+}
+
+/// A file, or an empty folder (a folder with files is their common prefix).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum EntryKind {
+    #[default]
+    File,
+    Folder,
+}
+
+impl EntryKind {
+    pub fn is_file(&self) -> bool {
+        *self == EntryKind::File
+    }
+}
+
+/// One version of one file as its owner announces it (ADD_FILES).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct NewFile {
+    pub file_id: FileId,
+    /// Relative, `/`-separated (see [`crate::path`]).
+    pub path: String,
+    /// Exact, in bytes.
+    pub size: u64,
+    /// A hint for showing, never an order.
+    pub modified_ms: u64,
+    /// May be empty.
+    pub media_type: String,
+    #[serde(default, skip_serializing_if = "EntryKind::is_file")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<EntryKind>", optional))]
+    pub kind: EntryKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
+    pub root: Option<Root>,
+}
+
+/// A file as the hub lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub struct FileEntry {
+    pub public_id: DeviceId,
+    /// The session that added it or brought it back last: it is asked for the bytes.
+    pub instance: Instance,
+    pub file_id: FileId,
+    pub path: String,
+    pub size: u64,
+    pub modified_ms: u64,
+    pub media_type: String,
+    #[serde(default, skip_serializing_if = "EntryKind::is_file")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<EntryKind>", optional))]
+    pub kind: EntryKind,
+    /// log2 of the group size (see [`crate::group::group_log`]).
+    pub group_log: u8,
+    /// Known after the first whole pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional))]
+    pub root: Option<Root>,
+}
+
+impl FileEntry {
+    pub fn file_ref(&self) -> FileRef {
+        FileRef { public_id: self.public_id, file_id: self.file_id }
+    }
+
+    /// Whether `new` says the same of this id; the root may be known on one side only.
+    pub fn same_version(&self, new: &NewFile) -> bool {
+        let roots_agree = match (self.root, new.root) {
+            (Some(listed), Some(said)) => listed == said,
+            _ => true,
+        };
+        self.path == new.path
+            && self.size == new.size
+            && self.modified_ms == new.modified_ms
+            && self.media_type == new.media_type
+            && self.kind == new.kind
+            && roots_agree
+    }
+}

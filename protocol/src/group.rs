@@ -1,0 +1,137 @@
+//! Groups: the unit of verification. Group values are BLAKE3 chaining values; merged they give the root that `b3sum` prints
+//! (PROTOCOL.md 6). The only module that touches `blake3::hazmat`.
+
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+
+use crate::ids::Root;
+
+pub const MIN_GROUP_LOG: u8 = 18;
+pub const MAX_GROUP_LOG: u8 = 24;
+/// A file has at most this many groups.
+pub const MAX_GROUPS: u64 = 65_536;
+
+/// The BLAKE3 chaining value of one group; the root itself when the file is one group.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GroupValue(pub [u8; 32]);
+
+impl std::fmt::Debug for GroupValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "GroupValue({})", hex::encode(&self.0[..4]))
+    }
+}
+
+/// The smallest g in 18…24 with `size` ≤ 2^(g+16).
+pub fn group_log(size: u64) -> u8 {
+    (MIN_GROUP_LOG..MAX_GROUP_LOG).find(|g| size <= 1u64 << (g + 16)).unwrap_or(MAX_GROUP_LOG)
+}
+
+/// How a file of some size divides into groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Groups {
+    pub size: u64,
+    pub group_log: u8,
+}
+
+impl Groups {
+    /// `group_log` as the listing says it.
+    pub fn new(size: u64, group_log: u8) -> Self {
+        Self { size, group_log }
+    }
+
+    /// Of a file of `size` bytes by the rule of the wire.
+    pub fn of(size: u64) -> Self {
+        Self::new(size, group_log(size))
+    }
+
+    /// How many there are; none in an empty file.
+    pub fn count(&self) -> u32 {
+        self.size.div_ceil(1 << self.group_log) as u32
+    }
+
+    /// Where group `index` starts in the file.
+    pub fn offset(&self, index: u32) -> u64 {
+        u64::from(index) << self.group_log
+    }
+
+    /// Bytes of group `index`; the last may be short, beyond it 0.
+    pub fn len(&self, index: u32) -> u64 {
+        self.size.saturating_sub(self.offset(index)).min(1 << self.group_log)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
+    /// Bytes of `count` groups from `first`.
+    pub fn span(&self, first: u32, count: u32) -> u64 {
+        let end = self.size.min((u64::from(first) + u64::from(count)) << self.group_log);
+        end.saturating_sub(self.offset(first))
+    }
+
+    /// The group that holds byte `offset`.
+    pub fn at(&self, offset: u64) -> u32 {
+        (offset >> self.group_log) as u32
+    }
+
+    /// A hasher for the bytes of group `index`.
+    pub fn hasher(&self, index: u32) -> GroupHasher {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(self.offset(index));
+        GroupHasher { hasher, is_root: self.count() == 1 }
+    }
+
+    /// The value of group `index` whose bytes are `bytes`.
+    pub fn value(&self, index: u32, bytes: &[u8]) -> GroupValue {
+        let mut hasher = self.hasher(index);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// The root that `values` (one per group, in order) merge to; `None` when their number is wrong.
+    pub fn root(&self, values: &[GroupValue]) -> Option<Root> {
+        if values.len() != self.count() as usize {
+            return None;
+        }
+        match values {
+            [] => Some(Root(*blake3::hash(b"").as_bytes())),
+            [only] => Some(Root(only.0)),
+            many => Some(merge(many)),
+        }
+    }
+}
+
+/// Takes the bytes of one group, in any pieces; whole multiples of 128 KiB are hashed fastest.
+#[derive(Clone, Debug)]
+pub struct GroupHasher {
+    hasher: blake3::Hasher,
+    is_root: bool,
+}
+
+impl GroupHasher {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    pub fn finish(self) -> GroupValue {
+        if self.is_root {
+            GroupValue(*self.hasher.finalize().as_bytes())
+        } else {
+            GroupValue(self.hasher.finalize_non_root())
+        }
+    }
+}
+
+/// Pairs neighbours level by level; an odd last one goes up unchanged; the last pair is hashed with ROOT.
+fn merge(values: &[GroupValue]) -> Root {
+    let mut level: Vec<ChainingValue> = values.iter().map(|v| v.0).collect();
+    while level.len() > 2 {
+        level = level
+            .chunks(2)
+            .map(|pair| match pair {
+                [left, right] => merge_subtrees_non_root(left, right, Mode::Hash),
+                odd => odd[0],
+            })
+            .collect();
+    }
+    Root(*merge_subtrees_root(&level[0], &level[1], Mode::Hash).as_bytes())
+}

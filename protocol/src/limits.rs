@@ -1,0 +1,94 @@
+//! Every bound of the wire in one place, with its reason. Durations in milliseconds, sizes in bytes.
+
+/// A text frame, both ways: control plane only, lists are paged (PROTOCOL.md 1).
+pub const MAX_FRAME_BYTES: usize = 256 * 1024;
+/// Nesting of JSON; the frame's own object is 1.
+pub const MAX_JSON_DEPTH: usize = 16;
+/// Largest integer that survives JavaScript: 2^53 - 1.
+pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+/// Entries of one ADD_FILES, REMOVE_FILE, FILE_LOOKUP or FEED_PAGE.
+pub const MAX_FILES_A_MESSAGE: usize = 512;
+/// Bytes of the entries of one such message, so that the frame around them still fits.
+pub const MAX_LIST_BYTES: usize = 192 * 1024;
+/// Ids of one MASTER_ROSTER page.
+pub const MAX_ROSTER_IDS: usize = 4_096;
+/// Files that one device may list.
+pub const MAX_FILES_A_DEVICE: usize = 100_000;
+/// Largest file: group_log 24 still gives at most 65,536 groups.
+pub const MAX_FILE_BYTES: u64 = 1 << 40;
+/// A device's name, UTF-8.
+pub const MAX_NAME_BYTES: usize = 255;
+/// Platform and media type texts.
+pub const MAX_LABEL_BYTES: usize = 255;
+pub const MAX_PATH_BYTES: usize = 4_096;
+pub const MAX_SEGMENT_BYTES: usize = 255;
+pub const MAX_SEGMENTS: usize = 64;
+pub const MAX_CURSOR_CHARS: usize = 256;
+/// Pieces of one run.
+pub const MAX_PIECES: usize = 256;
+/// Bytes of one run, unless a single group is larger.
+pub const MAX_RUN_BYTES: u64 = 8 << 20;
+/// Files behind one link, and bytes of its request.
+pub const MAX_LINK_FILES: usize = 10_000;
+pub const MAX_LINK_REQUEST_BYTES: usize = 1 << 20;
+
+/// Sessions of one device at once: tabs and commands.
+pub const MAX_SESSIONS_A_DEVICE: usize = 8;
+/// Knocks of one address, and in all: a person can look at no more.
+pub const MAX_PENDING_AN_ADDRESS: usize = 16;
+pub const MAX_PENDING: usize = 64;
+/// Messages of one session: sustained a second, and at once.
+pub const MESSAGES_A_SECOND: u32 = 200;
+pub const MESSAGE_BURST: u32 = 400;
+/// Outbox of one session; beyond, its queued changes become one FEED_DIRTY.
+pub const OUTBOX_MESSAGES: usize = 512;
+pub const OUTBOX_BYTES: usize = 2 << 20;
+
+/// A requester shows its request as failed after this; the answer still counts later.
+pub const REQUEST_TIMEOUT_MS: u64 = 10_000;
+/// First frame of a socket after CHALLENGE.
+pub const REGISTER_TIMEOUT_MS: u64 = 5_000;
+/// A ping after this long without a frame; shorter while the session is part of a transfer.
+pub const PING_IDLE_MS: u64 = 25_000;
+pub const PING_BUSY_MS: u64 = 5_000;
+/// Without any frame after a ping the session is over.
+pub const PONG_TIMEOUT_MS: u64 = 10_000;
+/// From away to withdrawn.
+pub const GRACE_MS: u64 = 60_000;
+/// A PUT must start within this.
+pub const PUT_TICKET_MS: u64 = 10_000;
+/// A GET must start within this; a full slot without readers is cache for as long.
+pub const GET_TICKET_MS: u64 = 60_000;
+/// How long a used ticket is remembered.
+pub const USED_TICKET_MS: u64 = 60_000;
+/// Unstarted PUTs of one holder, and its runs asked or filling.
+pub const MAX_UNSTARTED_PUTS: usize = 4;
+/// Runs and bytes that may wait for budget, per asker, and how long.
+pub const MAX_WAITING_RUNS: usize = 64;
+pub const MAX_WAITING_BYTES: u64 = 64 << 20;
+pub const WAITING_TIMEOUT_MS: u64 = 30_000;
+/// Default byte budget of the relay's slots.
+pub const DEFAULT_BUDGET_BYTES: u64 = 32 << 20;
+/// A reader that takes nothing for this long stands still.
+pub const STANDING_STILL_MS: u64 = 2_000;
+/// Bodies slower than this many bytes a second over the window end.
+pub const MIN_BODY_RATE: u64 = 8 * 1024;
+pub const MIN_BODY_WINDOW_MS: u64 = 20_000;
+/// How long the relay serves from a grant while the master is away, and keeps an unused one.
+pub const GRANT_MS: u64 = 600_000;
+/// Wrong bodies of one holder within the window, and how long it is not asked afterwards.
+pub const MAX_BAD_BODIES: usize = 3;
+pub const BAD_BODIES_WINDOW_MS: u64 = 600_000;
+pub const BAD_BODIES_BAN_MS: u64 = 3_600_000;
+/// TRANSFER_PROGRESS at most every so often: four a second.
+pub const PROGRESS_INTERVAL_MS: u64 = 250;
+/// A link dies after this long without use; an absent owner is waited for as long.
+pub const LINK_UNUSED_MS: u64 = 24 * 3_600_000;
+/// LINK_USED at most every so often.
+pub const LINK_USED_INTERVAL_MS: u64 = 3_600_000;
+/// A link that is not known waits this long for a master that is away.
+pub const LINK_LOOKUP_WAIT_MS: u64 = 30_000;
+/// Wrong codes that a knock survives at the host.
+pub const CODE_TRIES: u32 = 3;
+/// A code is good for this long, then APPROVAL_RESTART.
+pub const CODE_LIFETIME_MS: u64 = 600_000;

@@ -1,0 +1,128 @@
+//! What the host's console page and the master app say to each other, on the master's own loopback port.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::device::{DeviceKind, HubInfo};
+use crate::feed::FeedPage;
+
+wire! {
+    /// The page's first word: the token it got for its one-time secret (32 bytes of hex).
+    #[serde(deny_unknown_fields)]
+    pub struct ConsoleRegister {
+        pub token: SessionToken,
+    }
+
+    pub struct ConsoleRegisterAck {
+        /// The host's own device.
+        pub public_id: DeviceId,
+        pub hub: HubInfo,
+        /// Addresses of the hub, the best first.
+        pub urls: Vec<String>,
+        pub relay_ready: bool,
+        pub tap_to_approve: bool,
+    }
+
+    /// One knock as the host sees it.
+    pub struct Knock {
+        pub request_id: RequestId,
+        pub public_id: DeviceId,
+        pub name: String,
+        pub kind: DeviceKind,
+        pub platform: String,
+        pub address: String,
+        pub asked_ms: u64,
+        /// The device shows its digits.
+        pub ready: bool,
+        pub tries_left: u32,
+        /// The name of an approved device that this one's name resembles.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub looks_like: Option<String>,
+        /// Only with the setting "tap to approve".
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub code: Option<String>,
+    }
+
+    /// All knocks, oldest first, whenever one changes.
+    pub struct Knocks {
+        pub knocks: Vec<Knock>,
+    }
+
+    pub struct RefusedClient {
+        pub public_id: DeviceId,
+        pub name: String,
+        pub kind: DeviceKind,
+        pub platform: String,
+        pub refused_ms: u64,
+    }
+
+    /// All who were turned away, whenever that changes.
+    pub struct Refused {
+        pub clients: Vec<RefusedClient>,
+    }
+
+    pub struct RelayState {
+        pub ready: bool,
+    }
+
+    pub struct ConsoleApprove {
+        pub public_id: DeviceId,
+        pub request_id: RequestId,
+        /// The digits as typed; absent only with "tap to approve".
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub code: Option<String>,
+    }
+
+    pub struct ConsoleDevice {
+        pub public_id: DeviceId,
+    }
+
+    pub struct ConsoleRename {
+        pub public_id: DeviceId,
+        pub name: String,
+    }
+}
+
+/// Console → master app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "opcode", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum ConsoleToMaster {
+    ConsoleRegister(ConsoleRegister),
+    FeedPull(FeedPull),
+    ApproveClient(ConsoleApprove),
+    DisApproveClient(ConsoleDevice),
+    ForgetClient(ConsoleDevice),
+    UpdateName(ConsoleRename),
+    Ping(Empty),
+}
+
+/// Master app → console.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "opcode", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum MasterToConsole {
+    ConsoleRegisterAck(ConsoleRegisterAck),
+    Knocks(Knocks),
+    Refused(Refused),
+    RelayState(RelayState),
+    FeedPage(FeedPage),
+    FeedDirty(Empty),
+    ClientApproved(ClientApproved),
+    ClientDisApproved(ClientDisApproved),
+    ClientUpdated(ClientUpdated),
+    ClientDisconnected(PresenceChange),
+    ClientReconnected(PresenceChange),
+    Presence(Presence),
+    FilesAdded(FilesAdded),
+    FilesUpdated(FilesUpdated),
+    FileRemoved(FileRemoved),
+    FilesWithdrawn(FilesWithdrawn),
+    UpdateNameAck(FeedAck),
+    ForgetClientAck(Empty),
+    RequestFailed(RequestFailed),
+    Pong(Empty),
+}

@@ -1,0 +1,117 @@
+//! What devices and the relay say to each other.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::device::{DeviceKind, HubInfo, Membership, TransportMode};
+use crate::feed::{FeedPage, Resume};
+
+wire! {
+    /// The relay's first word: what to prove.
+    #[serde(deny_unknown_fields)]
+    pub struct Challenge {
+        pub protocol: u32,
+        pub boot_id: BootId,
+        pub nonce: Nonce,
+        pub hub: HubInfo,
+        pub mode: TransportMode,
+    }
+
+    /// The device's first word: who it is, and the proof.
+    #[serde(deny_unknown_fields)]
+    pub struct ClientRegister {
+        pub protocol: u32,
+        pub name: String,
+        pub kind: DeviceKind,
+        pub platform: String,
+        pub instance: Instance,
+        pub public_key: PublicKey,
+        pub nonce: Nonce,
+        pub signature: Signature,
+        pub commit: Commit,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub resume: Option<Resume>,
+    }
+
+    #[serde(deny_unknown_fields)]
+    pub struct ClientRegisterAck {
+        pub public_id: DeviceId,
+        pub membership: Membership,
+        pub hub_ready: bool,
+        /// Absent for a device that was turned away.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub session_token: Option<SessionToken>,
+        pub signature: Signature,
+    }
+
+    pub struct MembershipNotice {
+        pub membership: Membership,
+    }
+
+    /// A new promise after APPROVAL_RESTART.
+    #[serde(deny_unknown_fields)]
+    pub struct ApprovalCommit {
+        pub commit: Commit,
+    }
+
+    pub struct ServerNotReady {
+        pub retry_after_ms: u64,
+    }
+}
+
+/// Device → relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "opcode", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum DeviceToRelay {
+    ClientRegister(ClientRegister),
+    ApprovalReveal(ApprovalReveal),
+    ApprovalCommit(ApprovalCommit),
+    UpdateName(UpdateName),
+    FeedPull(FeedPull),
+    AddFiles(AddFiles),
+    RemoveFile(RemoveFile),
+    RequestChunk(RequestChunk),
+    CancelChunk(CancelChunk),
+    ChunkUnavailable(ChunkUnavailable),
+    Ping(Empty),
+}
+
+/// Relay → device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "opcode", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum RelayToDevice {
+    Challenge(Challenge),
+    ClientRegisterAck(ClientRegisterAck),
+    Membership(MembershipNotice),
+    ApprovalChallenge(ApprovalChallenge),
+    ApprovalRestart(ApprovalChallenge),
+    ClientApproved(ClientApproved),
+    ClientDisApproved(ClientDisApproved),
+    ClientUpdated(ClientUpdated),
+    ClientDisconnected(PresenceChange),
+    ClientReconnected(PresenceChange),
+    Presence(Presence),
+    FeedPage(FeedPage),
+    FeedDirty(Empty),
+    HubReady(HubReady),
+    ServerNotReady(ServerNotReady),
+    FilesAdded(FilesAdded),
+    FilesUpdated(FilesUpdated),
+    FileRemoved(FileRemoved),
+    FilesWithdrawn(FilesWithdrawn),
+    AddFilesAck(FeedAck),
+    RemoveFileAck(FeedAck),
+    UpdateNameAck(FeedAck),
+    UploadChunkRequest(UploadChunkRequest),
+    UploadCancelled(UploadCancelled),
+    ChunkReady(ChunkReady),
+    ChunkFailed(ChunkFailed),
+    TransferProgress(TransferProgress),
+    FileChanged(FileChanged),
+    RequestFailed(RequestFailed),
+    Pong(Empty),
+}

@@ -1,0 +1,197 @@
+//! What the master and the relay say to each other, devices' requests and the answers to them included.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::device::HubInfo;
+use crate::feed::FeedPage;
+use crate::file::FileRef;
+
+wire! {
+    #[serde(deny_unknown_fields)]
+    pub struct MasterChallenge {
+        pub protocol: u32,
+        pub boot_id: BootId,
+        pub nonce: Nonce,
+    }
+
+    #[serde(deny_unknown_fields)]
+    pub struct MasterAppRegister {
+        pub protocol: u32,
+        pub nonce: Nonce,
+        pub term: u64,
+        pub mac: Mac,
+    }
+
+    #[serde(deny_unknown_fields)]
+    pub struct MasterAppRegisterAck {
+        pub boot_id: BootId,
+        pub hub: HubInfo,
+        pub mac: Mac,
+    }
+
+    /// Who belongs and who was turned away; the relay is ready after the last page.
+    pub struct MasterRoster {
+        pub page: u32,
+        pub last: bool,
+        pub approved: Vec<DeviceId>,
+        pub refused: Vec<DeviceId>,
+        pub epoch: u64,
+        pub revision: u64,
+    }
+
+    /// Somebody knocks.
+    pub struct NewClientRegistered {
+        pub client: Client,
+        /// As the relay sees it; towards the master only.
+        pub address: String,
+        pub instance: Instance,
+        pub public_key: PublicKey,
+        pub commit: Commit,
+        pub relay_nonce: Nonce,
+        pub request_id: RequestId,
+    }
+
+    #[serde(deny_unknown_fields)]
+    pub struct ApproveClient {
+        pub public_id: DeviceId,
+        pub request_id: RequestId,
+    }
+
+    /// The knock is this one still, and frozen: it will not change under the approval.
+    pub struct ApproveClientAck {
+        pub public_id: DeviceId,
+        pub request_id: RequestId,
+    }
+
+    #[serde(deny_unknown_fields)]
+    pub struct DisApproveClient {
+        pub public_id: DeviceId,
+        pub epoch: u64,
+        pub revision: u64,
+    }
+
+    pub struct ForgetClient {
+        pub public_id: DeviceId,
+    }
+
+    #[serde(deny_unknown_fields)]
+    pub struct ApprovalRestartRequest {
+        pub request_id: RequestId,
+    }
+
+    pub struct FileLookup {
+        pub files: Vec<FileRef>,
+    }
+
+    /// Answers one FILE_LOOKUP: asked and not in it is gone.
+    pub struct FileGrant {
+        pub files: Vec<FileEntry>,
+    }
+
+    pub struct FileRoot {
+        pub public_id: DeviceId,
+        pub file_id: FileId,
+        pub root: Root,
+    }
+
+    pub struct LinkRequest {
+        pub link_hash: LinkHash,
+        /// The maker.
+        pub public_id: DeviceId,
+        pub files: Vec<FileRef>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub name: Option<String>,
+    }
+
+    /// Answers LINK_REQUEST and LINK_LOOKUP. Withdrawn files are granted too.
+    pub struct LinkGrant {
+        pub link_hash: LinkHash,
+        pub public_id: DeviceId,
+        pub expires_ms: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub name: Option<String>,
+        /// How many files the link was made of: fewer in `files` means that some are gone for good.
+        pub made_of: u32,
+        pub files: Vec<FileEntry>,
+        /// The names of the owners, for the folders of an archive.
+        pub owners: Vec<Client>,
+        /// This page of the grant is the last (a link may hold more files than a frame).
+        pub last: bool,
+    }
+
+    pub struct LinkLookup {
+        pub link_hash: LinkHash,
+    }
+
+    pub struct LinkUsed {
+        pub link_hash: LinkHash,
+    }
+
+    pub struct LinkDrop {
+        pub link_hash: LinkHash,
+        pub public_id: DeviceId,
+    }
+
+    pub struct LinkDropAck {
+        pub link_hash: LinkHash,
+    }
+}
+
+/// Master → relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "opcode", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum MasterToRelay {
+    MasterAppRegister(MasterAppRegister),
+    MasterRoster(MasterRoster),
+    ApprovalChallenge(ApprovalChallenge),
+    ApprovalRestart(ApprovalRestartRequest),
+    ApproveClient(ApproveClient),
+    ClientApproved(ClientApproved),
+    DisApproveClient(DisApproveClient),
+    ForgetClient(ForgetClient),
+    ClientUpdated(ClientUpdated),
+    FeedPage(FeedPage),
+    FilesAdded(FilesAdded),
+    FilesUpdated(FilesUpdated),
+    FileRemoved(FileRemoved),
+    FilesWithdrawn(FilesWithdrawn),
+    AddFilesAck(FeedAck),
+    RemoveFileAck(FeedAck),
+    UpdateNameAck(FeedAck),
+    FileGrant(FileGrant),
+    LinkGrant(LinkGrant),
+    LinkDropAck(LinkDropAck),
+    RequestFailed(RequestFailed),
+    Ping(Empty),
+}
+
+/// Relay → master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "opcode", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum RelayToMaster {
+    MasterChallenge(MasterChallenge),
+    MasterAppRegisterAck(MasterAppRegisterAck),
+    NewClientRegistered(NewClientRegistered),
+    ApprovalReveal(ApprovalReveal),
+    ApproveClientAck(ApproveClientAck),
+    ClientDisconnected(PresenceChange),
+    ClientReconnected(PresenceChange),
+    UpdateName(UpdateName),
+    FeedPull(FeedPull),
+    AddFiles(AddFiles),
+    RemoveFile(RemoveFile),
+    FileLookup(FileLookup),
+    FileRoot(FileRoot),
+    FileChanged(FileChanged),
+    LinkRequest(LinkRequest),
+    LinkLookup(LinkLookup),
+    LinkUsed(LinkUsed),
+    LinkDrop(LinkDrop),
+    RequestFailed(RequestFailed),
+    Pong(Empty),
+}
