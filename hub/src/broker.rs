@@ -1,1 +1,247 @@
-//! To come.
+//! The relay's mind: who is connected, who may hear what, and which groups are on their way from whom to whom.
+//!
+//! It knows no file names and keeps no catalogue: what it needs of a file or a link it asks the master for and may forget.
+//! It holds no bytes and no secrets: the edge verifies keys and tells facts; the data plane moves bytes and tells marks.
+//! Everything here is soft: a broker that starts empty loses nothing.
+
+mod asks;
+mod audience;
+mod blame;
+mod credit;
+mod effect;
+mod grants;
+mod input;
+mod links;
+mod master;
+mod progress;
+mod sessions;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice};
+
+pub use effect::{Effect, LinkInfo, LinkPart, NewSlot, SlotPiece};
+pub use input::{CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, SessionId, SlotId, WantedPiece};
+
+use crate::idsource::IdSource;
+use crate::machine::{Deadlines, EffectQueue, Moment};
+use asks::{Ask, AskId};
+use blame::Blame;
+use credit::Queue;
+use grants::Grants;
+use links::Links;
+use master::MasterState;
+use progress::Progress;
+use sessions::Sessions;
+use slots::Slots;
+
+/// What a broker is told once.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// Bytes that all slots together may hold.
+    pub budget_bytes: u64,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self { budget_bytes: lanyard_protocol::limits::DEFAULT_BUDGET_BYTES }
+    }
+}
+
+/// What comes due.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The slot's PUT has not started.
+    PutStart(SlotId),
+    /// The reader's GET has not started.
+    GetStart(SlotId, ReaderId),
+    /// A full slot without readers has been cache long enough.
+    CacheEnd(SlotId),
+    /// A run waited long enough for budget.
+    AskWaited(AskId),
+    /// A link's ask may be tried again.
+    AskRetry(AskId),
+    /// A call about a link waited long enough for the master.
+    Call(CallId),
+    /// Unused grants and links go.
+    Sweep,
+}
+
+/// The machine. One driver owns it; see the crate's documentation for the four verbs.
+#[derive(Debug)]
+pub struct Broker {
+    config: BrokerConfig,
+    ids: IdSource,
+    effects: EffectQueue<Effect>,
+    deadlines: Deadlines<Timer>,
+    next_number: u64,
+    sessions: Sessions,
+    master: MasterState,
+    grants: Grants,
+    slots: Slots,
+    /// Asks that wait for something other than budget.
+    asks: BTreeMap<AskId, Ask>,
+    queue: Queue,
+    links: Links,
+    blame: Blame,
+    progress: Progress,
+}
+
+impl Broker {
+    pub fn new(config: BrokerConfig, seed: [u8; 32]) -> Self {
+        Self {
+            config,
+            ids: IdSource::new(seed),
+            effects: EffectQueue::default(),
+            deadlines: Deadlines::default(),
+            next_number: 1,
+            sessions: Sessions::default(),
+            master: MasterState::default(),
+            grants: Grants::default(),
+            slots: Slots::default(),
+            asks: BTreeMap::new(),
+            queue: Queue::default(),
+            links: Links::default(),
+            blame: Blame::default(),
+            progress: Progress::default(),
+        }
+    }
+
+    /// One mutation.
+    pub fn handle(&mut self, now: Moment, input: Input) {
+        match input {
+            Input::SessionOpened { session, identity } => self.session_opened(now, session, *identity),
+            Input::MessageReceived { session, message, reference } => {
+                self.message_received(now, session, message, reference)
+            }
+            Input::SessionClosed { session } => self.session_closed(now, session),
+            Input::MasterOpened { session } => self.master_opened(now, session),
+            Input::MasterMessage { session, frame } => self.master_message(now, session, *frame),
+            Input::MasterClosed { session } => self.master_closed(now, session),
+            Input::PutStarted { slot } => self.put_started(now, slot),
+            Input::PutFinished { slot } => self.put_finished(now, slot),
+            Input::PutFailed { slot, code, culprit } => self.put_failed(now, slot, code, culprit),
+            Input::ReaderStarted { slot, reader } => self.reader_started(slot, reader),
+            Input::ReaderLeft { slot, reader, delivered } => self.reader_left(now, slot, reader, delivered),
+            Input::ReaderStill { slot, reader, still } => self.reader_still(slot, reader, still),
+            Input::RootKnown { file, root } => self.root_known(file, root),
+            Input::ValuesKnown { file } => self.grants.note_values(&file),
+            Input::LinkOrdered { call, session, hash, files, name } => {
+                self.link_ordered(call, session, hash, files, name)
+            }
+            Input::LinkOpened { call, hash } => self.link_opened(now, call, hash),
+            Input::LinkDropped { call, session, hash } => self.link_dropped(now, call, session, hash),
+            Input::CallLeft { call } => self.call_left(call),
+            Input::LinkWanted { reader, hash, want, pieces } => self.link_wanted(now, reader, hash, want, pieces),
+            Input::LinkLeft { reader, up_to } => self.link_left(now, reader, up_to),
+            Input::LinkMoved { hash, progress } => self.link_moved(hash, progress),
+        }
+        self.pump(now);
+    }
+
+    /// The next thing to do; drain to `None` before the next mutation.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop()
+    }
+
+    /// When to call [`Broker::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.deadlines.earliest()
+    }
+
+    /// Everything that is due by `now`.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        while let Some(timer) = self.deadlines.pop_due(now) {
+            match timer {
+                Timer::PutStart(slot) => self.put_lapsed(now, slot),
+                Timer::GetStart(slot, reader) => self.get_lapsed(now, slot, reader),
+                Timer::CacheEnd(slot) => self.cache_ended(slot),
+                Timer::AskWaited(ask) => self.ask_waited(now, ask),
+                Timer::AskRetry(ask) => self.ask_retried(now, ask),
+                Timer::Call(call) => self.call_waited(now, call),
+                Timer::Sweep => self.sweep(now),
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Bytes reserved by live slots; never above the budget unless a single run is larger.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.slots.reserved()
+    }
+
+    /// What is live, for health and for tests that nothing is left behind.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            sessions: self.sessions.count(),
+            approved_online: self.sessions.approved_count(),
+            pending: self.sessions.pending_count(),
+            slots: self.slots.count(),
+            filling: self.slots.filling_count(),
+            readers: self.slots.reader_count(),
+            asks: self.asks.len() + self.queue.len(),
+            calls: self.links.call_count(),
+            hub_ready: self.hub_ready(),
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        number
+    }
+
+    fn send(&mut self, session: SessionId, message: RelayToDevice, reference: Option<Ref>) {
+        self.effects.push(Effect::Send { session, message, reference });
+    }
+
+    /// Drops what has not been used for a while; links and grants can be asked for again.
+    fn sweep(&mut self, now: Moment) {
+        self.grants.sweep(now);
+        self.links.sweep(now);
+        self.blame.sweep(now);
+        if !(self.grants.is_empty() && self.links.is_empty() && self.blame.is_empty()) {
+            self.keep_sweeping(now);
+        }
+    }
+
+    fn keep_sweeping(&mut self, now: Moment) {
+        if self.deadlines.get(&Timer::Sweep).is_none() {
+            self.deadlines.set(Timer::Sweep, now.plus(60_000));
+        }
+    }
+
+    /// A file is no more (or no longer this version): what is in flight of it ends with `code`.
+    fn end_file(&mut self, now: Moment, file: FileRef, code: FailureCode) {
+        self.fail_slots_of(now, &file, code);
+        self.fail_asks_of(now, &file, code);
+        self.effects.push(Effect::ForgetValues { file });
+    }
+
+    /// All that a device that was turned away had in flight, both directions.
+    fn end_device(&mut self, now: Moment, device: DeviceId) {
+        for file in self.grants.files_of(device) {
+            self.grants.remove(&file);
+            self.end_file(now, file, FailureCode::PeerRevoked);
+        }
+        self.fail_asks_to(now, device, FailureCode::PeerRevoked);
+        self.end_links_of(now, device);
+    }
+}
+
+/// See [`Broker::counts`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub sessions: usize,
+    pub approved_online: usize,
+    pub pending: usize,
+    pub slots: usize,
+    pub filling: usize,
+    pub readers: usize,
+    pub asks: usize,
+    pub calls: usize,
+    pub hub_ready: bool,
+}

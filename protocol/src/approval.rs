@@ -13,8 +13,7 @@ pub fn commit(device_key: &PublicKey, reveal: &Reveal) -> Commit {
 
 /// Names one knock: key, promise, the relay's nonce and the name on the screen.
 pub fn request_id(device_key: &PublicKey, commit: &Commit, relay_nonce: &Nonce, name: &str) -> RequestId {
-    let hash =
-        hash_lines(&["lanyard/1 request", &device_key.to_hex(), &commit.to_hex(), &relay_nonce.to_hex(), name]);
+    let hash = hash_lines(&["lanyard/1 request", &device_key.to_hex(), &commit.to_hex(), &relay_nonce.to_hex(), name]);
     let mut id = [0u8; 16];
     id.copy_from_slice(&hash.as_bytes()[..16]);
     RequestId(id)

@@ -5,10 +5,11 @@ use std::fmt;
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::ids::{Recipient, Ref, SessionAddress};
-use crate::limits::{MAX_FRAME_BYTES, MAX_JSON_DEPTH, MAX_SAFE_INTEGER};
+use crate::limits::{MAX_FRAME_BYTES, MAX_JSON_DEPTH, MAX_MASTER_FRAME_BYTES, MAX_SAFE_INTEGER};
 
 /// A message and the reference beside it, as devices, the relay and the console speak.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub struct MasterFrame<M> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Close with 4413.
-    #[error("the frame is larger than 256 KiB")]
+    #[error("the frame is too large")]
     TooLarge,
     /// Close with 4400: no such JSON object, or a security message with a strange shape.
     #[error("the frame is no message: {0}")]
@@ -47,8 +48,10 @@ pub enum DecodeError {
 /// Messages whose unknown fields close the socket (PROTOCOL.md 1).
 fn is_security_message(opcode: &str) -> bool {
     opcode.ends_with("REGISTER")
+        || opcode.ends_with("REGISTER_ACK")
         || opcode.starts_with("APPROVAL_")
-        || matches!(opcode, "APPROVE_CLIENT" | "DIS_APPROVE_CLIENT" | "CLIENT_APPROVED")
+        || matches!(opcode, "CHALLENGE" | "MASTER_CHALLENGE" | "APPROVE_CLIENT" | "DIS_APPROVE_CLIENT")
+        || matches!(opcode, "CLIENT_APPROVED" | "CLIENT_DIS_APPROVED")
 }
 
 #[derive(Deserialize)]
@@ -67,10 +70,18 @@ struct Envelope<'a> {
     ref_to: Option<&'a RawValue>,
 }
 
-fn decode_message<M: DeserializeOwned>(text: &str, envelope: &Envelope) -> Result<M, DecodeError> {
+fn decode_message<M: DeserializeOwned + Serialize>(text: &str, envelope: &Envelope) -> Result<M, DecodeError> {
     let parsed = match envelope.data {
+        // Serde would read a list as a struct, too.
+        Some(data) if !data.get().starts_with('{') => Err(de::Error::custom("`data` is no object")),
         Some(_) => serde_json::from_str::<M>(text),
         None => Err(de::Error::custom("`data` is missing")),
+    };
+    let parsed = match parsed {
+        Ok(message) if is_security_message(&envelope.opcode) && says_more(text, &message) => {
+            Err(de::Error::custom("an unknown field"))
+        }
+        parsed => parsed,
     };
     parsed.map_err(|error| {
         if is_security_message(&envelope.opcode) {
@@ -85,8 +96,31 @@ fn decode_message<M: DeserializeOwned>(text: &str, envelope: &Envelope) -> Resul
     })
 }
 
-fn open(text: &str) -> Result<Envelope<'_>, DecodeError> {
-    if text.len() > MAX_FRAME_BYTES {
+/// Whether `text` holds a field, at any depth, that `message` has no place for.
+fn says_more<M: Serialize>(text: &str, message: &M) -> bool {
+    fn strange(said: &Value, known: &Value) -> bool {
+        match (said, known) {
+            (Value::Object(said), Value::Object(known)) => {
+                said.iter().any(|(key, value)| known.get(key).is_none_or(|known| strange(value, known)))
+            }
+            (Value::Array(said), Value::Array(known)) => {
+                said.len() != known.len() || said.iter().zip(known).any(|(said, known)| strange(said, known))
+            }
+            (Value::Object(_) | Value::Array(_), _) => true,
+            _ => false,
+        }
+    }
+    let (Ok(mut said), Ok(known)) = (serde_json::from_str::<Value>(text), serde_json::to_value(message)) else {
+        return true;
+    };
+    if let Value::Object(fields) = &mut said {
+        ["ref", "from", "to", "ref_to"].iter().for_each(|beside| drop(fields.remove(*beside)));
+    }
+    strange(&said, &known)
+}
+
+fn open(text: &str, max_bytes: usize) -> Result<Envelope<'_>, DecodeError> {
+    if text.len() > max_bytes {
         return Err(DecodeError::TooLarge);
     }
     let malformed = |error: serde_json::Error| DecodeError::Malformed(error.to_string());
@@ -95,8 +129,8 @@ fn open(text: &str) -> Result<Envelope<'_>, DecodeError> {
 }
 
 /// Reads a frame of a device's or the console's socket. `from`, `to` and `ref_to` do not belong there.
-pub fn decode<M: DeserializeOwned>(text: &str) -> Result<Frame<M>, DecodeError> {
-    let envelope = open(text)?;
+pub fn decode<M: DeserializeOwned + Serialize>(text: &str) -> Result<Frame<M>, DecodeError> {
+    let envelope = open(text, MAX_FRAME_BYTES)?;
     if envelope.from.is_some() || envelope.to.is_some() || envelope.ref_to.is_some() {
         return Err(DecodeError::Malformed("a field of the master's socket".into()));
     }
@@ -104,8 +138,8 @@ pub fn decode<M: DeserializeOwned>(text: &str) -> Result<Frame<M>, DecodeError> 
 }
 
 /// Reads a frame of the master's socket.
-pub fn decode_master<M: DeserializeOwned>(text: &str) -> Result<MasterFrame<M>, DecodeError> {
-    let envelope = open(text)?;
+pub fn decode_master<M: DeserializeOwned + Serialize>(text: &str) -> Result<MasterFrame<M>, DecodeError> {
+    let envelope = open(text, MAX_MASTER_FRAME_BYTES)?;
     fn address<T: DeserializeOwned>(raw: Option<&RawValue>) -> Result<Option<T>, DecodeError> {
         raw.map(|raw| serde_json::from_str(raw.get()).map_err(|error| DecodeError::Malformed(error.to_string())))
             .transpose()
@@ -230,7 +264,11 @@ impl<'de> Visitor<'de> for Walk {
         self.visit_u64(number.unsigned_abs())
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<(), E> {
+        // Integers that u64 cannot hold arrive here.
+        if number.abs() > MAX_SAFE_INTEGER as f64 {
+            return Err(E::custom("a number beyond 2^53 - 1"));
+        }
         self.scalar()
     }
 

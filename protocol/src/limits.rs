@@ -2,6 +2,8 @@
 
 /// A text frame, both ways: control plane only, lists are paged (PROTOCOL.md 1).
 pub const MAX_FRAME_BYTES: usize = 256 * 1024;
+/// A text frame on the master's socket, both ways: a link of 10,000 files is one request.
+pub const MAX_MASTER_FRAME_BYTES: usize = 2 << 20;
 /// Nesting of JSON; the frame's own object is 1.
 pub const MAX_JSON_DEPTH: usize = 16;
 /// Largest integer that survives JavaScript: 2^53 - 1.

@@ -1,6 +1,8 @@
 //! The web client's types are generated from these, never restated: this fails when they drifted apart.
 //! `LANYARD_BLESS=1 cargo test -p lanyard-protocol --test typescript` writes them anew.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -1,0 +1,80 @@
+//! The post office: carries messages and bytes between devices and the master, and serves the web client.
+//!
+//! `driver` owns the Broker; `edge` is what everybody shares; `session` and `master_session` are one task per WebSocket;
+//! `slot` and `pins` hold bytes and what they must hash to; `http` is the rest. It knows no catalogue, and everything it
+//! holds may be lost: devices and master come back and go on.
+
+mod accept;
+mod config;
+mod driver;
+mod edge;
+mod error;
+mod hosts;
+mod http;
+mod master_session;
+mod outbox;
+mod pins;
+mod router;
+mod session;
+mod slot;
+mod socket;
+
+use std::future::Future;
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::RelayConfig;
+
+/// Why a relay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// Another program (a second hub, perhaps) has the port, or the address is not this machine's.
+    #[error("listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("get randomness from the system: {0}")]
+    Randomness(getrandom::Error),
+}
+
+/// A relay that listens; [`Relay::run`] serves.
+pub struct Relay {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: RelayConfig,
+    seed: [u8; 32],
+}
+
+impl Relay {
+    /// Takes the port. Must be called within a tokio runtime.
+    pub async fn bind(config: RelayConfig) -> Result<Self, RelayError> {
+        let failed = |source| RelayError::Listen { address: config.listen, source };
+        let listener = accept::listen(config.listen).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(RelayError::Randomness)?;
+        Ok(Self { listener, address, config, seed })
+    }
+
+    /// Where it listens, with the port that it really got.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` ends; then says so to every session (4503) and returns.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
+        let stop = CancellationToken::new();
+        let (edge, inputs) = edge::Edge::new(self.config, self.seed);
+        let driver = tokio::spawn(driver::run(edge.clone(), inputs, stop.clone()));
+        let watch = tokio::spawn(edge::watch(edge.clone(), stop.clone()));
+        let accept = tokio::spawn(accept::run(self.listener, router::router(edge.clone()), stop.clone()));
+        shutdown.await;
+        edge.close_all();
+        stop.cancel();
+        for task in [driver, watch, accept] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the relay ended badly");
+            }
+        }
+    }
+}

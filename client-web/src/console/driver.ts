@@ -1,0 +1,223 @@
+/** The one owner of what happens in the console: the master's messages and the host's hand go in, the store is told what is so. */
+import { startClock } from "../connection/clock";
+import { Socket, socketUrl } from "../connection/socket";
+import { collect } from "../hub/catalogue";
+import { Feed } from "../hub/feed";
+import { type Asked, Requests } from "../hub/requests";
+import type { Notice } from "../hub/store.svelte";
+import { tidyName } from "../identity/names";
+import { Soon } from "../lib/soon";
+import { sentence } from "../lib/words";
+import type { ConsoleToMaster, Incoming, MasterToConsole } from "../protocol/wire";
+import { copyText } from "../transfer/links";
+import { forgetToken, takeSecret, tokenFor } from "./session";
+import { DeskStore, type DeskVerbs } from "./store.svelte";
+import { facing, refused, typed } from "./typing";
+
+type Heard = Incoming<MasterToConsole>;
+
+const NOTICE_MS = 8_000;
+
+export class DeskDriver implements DeskVerbs {
+  readonly store = new DeskStore(this);
+  readonly #socket: Socket<MasterToConsole>;
+  readonly #requests = new Requests<Heard>(() => Date.now());
+  readonly #feed: Feed;
+  readonly #list = new Soon(() => this.#showList(), 60);
+  #token: string | null = null;
+  #lastDevice: string | null = null;
+  #notices = 0;
+
+  constructor(private readonly signal: AbortSignal) {
+    this.#socket = new Socket<MasterToConsole>(socketUrl("/ws/console"), {
+      message: (message) => this.#hear(message),
+      closed: (code) => this.#closed(code),
+      state: (state) => {
+        this.store.link = state;
+        if (state.at === "open" && this.#token !== null) this.#socket.send({ opcode: "CONSOLE_REGISTER", data: { token: this.#token } });
+      },
+    });
+    this.#feed = new Feed(
+      {
+        pull: (data) => this.#request({ opcode: "FEED_PULL", data }, { answered: () => undefined }),
+        changed: () => this.#list.wish(),
+        left: () => undefined,
+        complete: () => (this.store.loaded = true),
+      },
+      () => Date.now(),
+    );
+  }
+
+  async start(): Promise<void> {
+    startClock(
+      () => this.#tick(),
+      () => this.#socket.wake(),
+      this.signal,
+    );
+    this.signal.addEventListener("abort", () => this.#socket.halt());
+    try {
+      this.#token = await tokenFor(takeSecret(location, history), sessionStorage, this.signal);
+    } catch {
+      this.#token = null;
+    }
+    if (this.#token === null) this.#deny();
+    else this.#socket.connect();
+  }
+
+  type(text: string): void {
+    this.store.typing = typed(this.store.typing, text);
+  }
+
+  letIn(): void {
+    const { knock, typing, tapToApprove, asking } = this.store;
+    if (!knock || asking) return;
+    if (typing.digits.length !== 6 && !(tapToApprove && knock.code !== undefined)) return;
+    const { public_id, request_id, name } = knock;
+    const code = typing.digits.length === 6 ? { code: typing.digits } : {};
+    this.store.asking = true;
+    this.#ask(
+      { opcode: "APPROVE_CLIENT", data: { public_id, request_id, ...code } },
+      {
+        answered: (answer) => {
+          this.store.asking = false;
+          if (answer.opcode === "REQUEST_FAILED") this.#wrong(request_id, answer.data.code);
+          else this.#notify({ tone: "ok", title: `${name} is in` });
+        },
+        overdue: () => {
+          this.store.asking = false;
+          this.#wrong(request_id, "TIMED_OUT");
+        },
+      },
+    );
+  }
+
+  turnAway(publicId: string): void {
+    this.#ask({ opcode: "DIS_APPROVE_CLIENT", data: { public_id: publicId } }, this.#complains("The device was not turned away"));
+  }
+
+  forget(publicId: string): void {
+    this.#ask({ opcode: "FORGET_CLIENT", data: { public_id: publicId } }, this.#complains("The refusal was not lifted"));
+  }
+
+  rename(publicId: string, name: string): void {
+    this.#ask({ opcode: "UPDATE_NAME", data: { public_id: publicId, name: tidyName(name) } }, this.#complains("The name was not changed"));
+  }
+
+  copy(text: string): void {
+    const copied = copyText(text);
+    this.#notify(copied ? { tone: "ok", title: "Link copied" } : { tone: "error", title: "This browser did not copy it", text });
+  }
+
+  tryNow(): void {
+    this.#socket.connect();
+  }
+
+  dismiss(noticeId: number): void {
+    this.store.notices = this.store.notices.filter(({ id }) => id !== noticeId);
+  }
+
+  #hear(message: Heard): void {
+    const feeds = this.#feed.hear(message);
+    this.#requests.settle(message);
+    if (feeds) return;
+    const { store } = this;
+    switch (message.opcode) {
+      case "CONSOLE_REGISTER_ACK":
+        this.#socket.settled();
+        store.desk = "open";
+        store.me = message.data.public_id;
+        store.hub = message.data.hub;
+        store.urls = message.data.urls;
+        store.relayReady = message.data.relay_ready;
+        store.tapToApprove = message.data.tap_to_approve;
+        return this.#feed.pull();
+      case "KNOCKS":
+        return this.#knocking(message.data.knocks);
+      case "REFUSED":
+        store.refused = message.data.clients;
+        return;
+      case "RELAY_STATE":
+        store.relayReady = message.data.ready;
+        return;
+      default:
+        return;
+    }
+  }
+
+  #knocking(knocks: DeskStore["knocks"]): void {
+    const { store } = this;
+    const before = new Set(store.knocks.map(({ public_id }) => public_id));
+    // Oldest first; a knock in front of the host never gives way to another.
+    store.knocks = [...knocks].sort((a, b) => a.asked_ms - b.asked_ms);
+    const [first] = store.knocks;
+    store.typing = facing(store.typing, first, this.#lastDevice);
+    this.#lastDevice = first?.public_id ?? null;
+    const fresh = store.knocks.find(({ public_id }) => !before.has(public_id));
+    if (fresh) store.announcement = `${fresh.name} is knocking`;
+  }
+
+  #wrong(requestId: string, code: string): void {
+    const { store } = this;
+    if (store.typing.request !== requestId) return;
+    store.typing = refused(store.typing, code);
+  }
+
+  #closed(code: number): void {
+    this.#requests.drop();
+    this.#feed.disconnected();
+    this.#list.wish();
+    if (code === 4401) this.#deny();
+    if (code === 4400) {
+      this.store.desk = "version";
+      this.#socket.halt();
+    }
+  }
+
+  #deny(): void {
+    this.#token = null;
+    forgetToken(sessionStorage);
+    this.#socket.halt();
+    this.store.desk = "denied";
+  }
+
+  #request(message: ConsoleToMaster, asked: Asked<Heard>): string | null {
+    const ref = this.#requests.open(asked);
+    if (this.#socket.send(message, ref)) return ref;
+    this.#requests.forget(ref);
+    return null;
+  }
+
+  /** For what a person asked: without a connection it fails at once. */
+  #ask(message: ConsoleToMaster, asked: Asked<Heard>): void {
+    if (this.#request(message, asked) === null) asked.overdue?.();
+  }
+
+  #complains(title: string): Asked<Heard> {
+    return {
+      answered: (answer) => {
+        if (answer.opcode === "REQUEST_FAILED") this.#notify({ tone: "error", title, text: sentence(answer.data.code, answer.data.message) });
+      },
+      overdue: () => this.#notify({ tone: "error", title, text: sentence("TIMED_OUT") }),
+    };
+  }
+
+  #tick(): void {
+    this.#socket.tick();
+    this.#requests.tick();
+    if (this.#socket.state.at === "open") this.#feed.tick();
+    this.store.now = Date.now();
+  }
+
+  #showList(): void {
+    const { mirror, online } = this.#feed;
+    this.store.files = collect(mirror.files.values(), new Map(), this.store.me);
+    this.store.clients = [...mirror.clients.values()];
+    this.store.online = new Set(online);
+  }
+
+  #notify(notice: Omit<Notice, "id">): void {
+    const id = (this.#notices += 1);
+    this.store.notices = [...this.store.notices.slice(-3), { ...notice, id }];
+    if (notice.tone === "ok") setTimeout(() => this.dismiss(id), NOTICE_MS);
+  }
+}

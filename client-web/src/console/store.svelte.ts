@@ -1,0 +1,65 @@
+/** The only reactive object of the console. */
+import { getContext, setContext } from "svelte";
+import type { LinkState } from "../connection/socket";
+import { type FileItem, type Item, PLAIN_VIEW, browse } from "../hub/catalogue";
+import type { Notice } from "../hub/store.svelte";
+import type { Client, HubInfo, Knock, RefusedClient } from "../protocol/wire";
+import { NOTHING_TYPED, type Typing } from "./typing";
+
+export type Desk = "opening" | "open" | "denied" | "version";
+
+export interface DeskVerbs {
+  type(text: string): void;
+  letIn(): void;
+  turnAway(publicId: string): void;
+  forget(publicId: string): void;
+  rename(publicId: string, name: string): void;
+  copy(text: string): void;
+  tryNow(): void;
+  dismiss(noticeId: number): void;
+}
+
+export class DeskStore {
+  desk = $state<Desk>("opening");
+  link = $state.raw<LinkState>({ at: "idle" });
+  hub = $state.raw<Partial<HubInfo>>({});
+  me = $state("");
+  urls = $state.raw<string[]>([]);
+  relayReady = $state(true);
+  tapToApprove = $state(false);
+  loaded = $state(false);
+  knocks = $state.raw<Knock[]>([]);
+  typing = $state.raw<Typing>(NOTHING_TYPED);
+  /** An answer of the hub is awaited. */
+  asking = $state(false);
+  refused = $state.raw<RefusedClient[]>([]);
+  clients = $state.raw<Client[]>([]);
+  online = $state.raw<ReadonlySet<string>>(new Set());
+  files = $state.raw<FileItem[]>([]);
+  notices = $state.raw<Notice[]>([]);
+  announcement = $state("");
+  now = $state(Date.now());
+
+  readonly knock = $derived(this.knocks[0]);
+  readonly rows = $derived<Item[]>(browse(this.files, PLAIN_VIEW));
+  readonly fileCounts = $derived.by(() => {
+    const byOwner = new Map<string, number>();
+    for (const { owner } of this.files) byOwner.set(owner, (byOwner.get(owner) ?? 0) + 1);
+    return byOwner;
+  });
+  readonly names = $derived(new Map(this.clients.map((client) => [client.public_id, client.name])));
+  readonly here = $derived(
+    this.clients
+      .filter(({ public_id }) => public_id === this.me || this.online.has(public_id) || this.fileCounts.has(public_id))
+      .sort((a, b) => Number(b.public_id === this.me) - Number(a.public_id === this.me) || a.name.localeCompare(b.name)),
+  );
+  readonly asleep = $derived(this.clients.filter((client) => !this.here.includes(client)));
+  readonly usable = $derived(this.desk === "open" && this.link.at === "open");
+
+  constructor(readonly verbs: DeskVerbs) {}
+}
+
+const KEY = Symbol("desk");
+
+export const provideDesk = (desk: DeskStore): DeskStore => setContext(KEY, desk);
+export const useDesk = (): DeskStore => getContext<DeskStore>(KEY);

@@ -1,0 +1,425 @@
+/**
+ * The one owner of everything that happens on the device's page: the socket's events and the
+ * person's wishes go in, effects come out, and the store is told what is so.
+ */
+import { startClock } from "../connection/clock";
+import { Socket, socketUrl } from "../connection/socket";
+import { systemRandom } from "../identity/bytes";
+import { type Instance, renewInstance } from "../identity/instance";
+import { recall, remember } from "../identity/memory";
+import { defaultName, platformOf, tidyName } from "../identity/names";
+import type { Keys } from "../identity/proof";
+import { Soon } from "../lib/soon";
+import { sentence } from "../lib/words";
+import type { DeviceToRelay, Incoming, RelayToDevice } from "../protocol/wire";
+import { fromDrop, fromPaste } from "../transfer/gather";
+import { type FileItem, collect } from "./catalogue";
+import type { Download } from "./downloads";
+import { Feed } from "./feed";
+import { Fetching } from "./fetching";
+import type { Left } from "./mirror";
+import { Offering } from "./offering";
+import { type Asked, Requests } from "./requests";
+import { type Effect, Session } from "./session";
+import { HubStore, type Notice, type Verbs } from "./store.svelte";
+import { Takings } from "./takings";
+import { WakeLock } from "./wakelock";
+
+type Heard = Incoming<RelayToDevice>;
+
+const OFFERS = "lanyard.offers";
+const DOWNLOADS = "lanyard.downloads";
+/** How long a removed row stays, struck through. */
+const FOLD_MS = 4_000;
+const NOTICE_MS = 8_000;
+/** A tab that loses its place again within this time stops taking it back. */
+const SUPERSEDED_MS = 60_000;
+
+export class Driver implements Verbs {
+  readonly store = new HubStore(this);
+  readonly #session: Session;
+  readonly #socket: Socket<RelayToDevice>;
+  readonly #feed: Feed;
+  readonly #offering: Offering;
+  readonly #fetching: Fetching;
+  readonly #takings = new Takings();
+  readonly #requests = new Requests<Heard>(() => Date.now());
+  readonly #wakeLock = new WakeLock();
+  readonly #list = new Soon(() => this.#showList(), 60);
+  readonly #keep = new Soon(() => this.#keepForReload(), 500);
+  /** Rows that left a moment ago. */
+  #ghosts = new Map<string, { item: FileItem; until: number }>();
+  #notices = 0;
+  #renewedAt: number | null = null;
+  #awayFor = new Set<string>();
+
+  constructor(
+    private readonly keys: Keys,
+    instance: Instance,
+    private readonly signal: AbortSignal,
+  ) {
+    const agent = navigator.userAgent;
+    const touch = navigator.maxTouchPoints;
+    this.#session = new Session({
+      keys,
+      authority: location.host.toLowerCase(),
+      platform: platformOf(agent, touch),
+      instance: instance.id,
+      remembered: recall(localStorage),
+      suggestion: tidyName(defaultName(agent, touch)),
+      random: systemRandom,
+      now: () => Date.now(),
+      resume: () => this.#feed.mirror.resume,
+    });
+    this.#socket = new Socket<RelayToDevice>(socketUrl("/ws/device"), {
+      message: (message) => this.#hear(message),
+      closed: (code) => this.#closed(code),
+      state: () => this.#show(),
+    });
+    this.#feed = new Feed(
+      {
+        pull: (data) => this.#request({ opcode: "FEED_PULL", data }, { answered: () => undefined }),
+        changed: () => this.#list.wish(),
+        left: (left) => this.#left(left),
+        complete: () => this.#complete(),
+      },
+      () => Date.now(),
+    );
+    this.#offering = new Offering({
+      me: keys.publicId,
+      instance: () => this.#session.instance,
+      ready: () => this.#session.entered && this.#session.hubReady && !this.#feed.mirror.pulling,
+      token: () => this.#session.token,
+      ask: (message, asked) => this.#request(message, asked) !== null,
+      say: (message) => this.#socket.send(message),
+      changed: () => {
+        this.#list.wish();
+        this.#keep.wish();
+      },
+      notify: (notice) => this.#notify(notice),
+      owes: (count) => this.#owes(count),
+    });
+    this.#fetching = new Fetching({
+      now: () => Date.now(),
+      token: () => (this.#session.entered ? this.#session.token : null),
+      changed: () => {
+        this.store.downloads = this.#fetching.downloads.list;
+        this.#keep.wish();
+      },
+      notify: (notice) => this.#notify(notice),
+      say: (text) => (this.store.announcement = text),
+      showLink: (link) => (this.store.linkShown = link),
+      play: (link) => (this.store.playing = link),
+      origin: location.origin,
+      signal,
+    });
+    if (instance.reloaded) this.#restore();
+  }
+
+  start(): void {
+    startClock(
+      () => this.#tick(),
+      () => this.#wake(),
+      this.signal,
+    );
+    window.addEventListener("pagehide", () => this.#keep.now(), { signal: this.signal });
+    this.signal.addEventListener("abort", () => this.#socket.halt());
+    this.store.me = this.keys.publicId;
+    this.#perform(this.#session.start());
+  }
+
+  // The person's wishes.
+
+  knock(name: string): void {
+    this.#perform(this.#session.knock(tidyName(name)));
+  }
+
+  stopKnocking(): void {
+    this.#perform(this.#session.stopKnocking());
+  }
+
+  tryNow(): void {
+    const { place, instance } = this.#session;
+    const elsewhere = place.at === "stopped" && place.why === "superseded";
+    this.#perform(this.#session.tryAgain(elsewhere ? renewInstance() : instance));
+  }
+
+  rename(name: string): void {
+    this.#request({ opcode: "UPDATE_NAME", data: { name: tidyName(name) } }, this.#complains("The name was not changed"));
+  }
+
+  shareFiles(files: Iterable<File>): void {
+    void this.#offering.shareFiles(files);
+  }
+
+  shareDrop(transfer: DataTransfer): void {
+    fromDrop(transfer, this.signal).then(
+      (gathered) => this.#offering.share(gathered),
+      () => this.#notify({ tone: "error", title: "What was dropped could not be read" }),
+    );
+  }
+
+  sharePaste(transfer: DataTransfer | null): void {
+    const gathered = fromPaste(transfer, new Date());
+    if (gathered.picked.length > 0) void this.#offering.share(gathered);
+  }
+
+  announceAgain(fileIds: string[]): void {
+    this.#offering.announceAgain(fileIds);
+  }
+
+  stopSharing(fileIds: string[]): void {
+    this.#offering.stop(fileIds);
+  }
+
+  download(items: FileItem[], title: string, subject: string): void {
+    this.#fetching.download(items, title, subject);
+  }
+
+  cancel(downloadId: string): void {
+    this.#fetching.cancel(downloadId);
+  }
+
+  clearHistory(): void {
+    this.#fetching.downloads.forgetEnded();
+    this.#fetching.next();
+  }
+
+  copyLink(items: FileItem[], title: string): void {
+    void this.#fetching.copyLink(items, title);
+  }
+
+  play(item: FileItem): void {
+    void this.#fetching.play(item);
+  }
+
+  dismiss(noticeId: number): void {
+    this.store.notices = this.store.notices.filter(({ id }) => id !== noticeId);
+  }
+
+  // What the hub says.
+
+  #hear(message: Heard): void {
+    const own = message.opcode === "REQUEST_FAILED" && message.ref !== undefined;
+    if (!own) this.#perform(this.#session.hear(message));
+    // A pending device's page shows nothing of the hub, whatever arrives.
+    const feeds = this.#session.entered && this.#feed.hear(message);
+    this.#requests.settle(message);
+    if (!feeds) this.#act(message);
+    if (message.opcode === "FILES_ADDED" && message.data.public_id === this.keys.publicId) this.#offering.listed(message.data.files);
+    if (message.opcode === "CLIENT_DISCONNECTED" || message.opcode === "CLIENT_RECONNECTED") this.#presence(message.data.public_id);
+    this.#show();
+  }
+
+  #act(message: Heard): void {
+    switch (message.opcode) {
+      case "UPLOAD_CHUNK_REQUEST":
+        return this.#offering.request(message.data);
+      case "UPLOAD_CANCELLED":
+        return this.#offering.uploads.cancel(message.data.ticket);
+      case "FILE_CHANGED":
+        if (message.data.public_id === this.keys.publicId) this.#offering.broken(message.data.file_id, "FILE_CHANGED");
+        return;
+      case "TRANSFER_PROGRESS":
+        if (message.data.link !== undefined) return this.#fetching.progress(message.data);
+        if (message.data.public_id === this.keys.publicId) this.#takings.progress(message.data, Date.now());
+        return this.#showTakings();
+      default:
+        return;
+    }
+  }
+
+  #closed(code: number): void {
+    this.#requests.drop();
+    this.#feed.disconnected();
+    this.#offering.disconnected();
+    this.#takings.clear();
+    this.#showTakings();
+    this.#perform(this.#session.closed(code));
+    this.#list.wish();
+  }
+
+  #complete(): void {
+    this.store.loaded = true;
+    this.#offering.reconcile(this.#feed.mirror.files.values());
+    this.#fetching.next();
+  }
+
+  #left(left: Left): void {
+    this.#offering.left(left);
+    for (const file of left.files) {
+      this.#takings.drop(file.file_id);
+      if (left.withdrawn || file.kind === "folder" || left.public_id === this.keys.publicId) continue;
+      const item = this.store.files.find(({ key }) => key === `${file.public_id}/${file.file_id}`);
+      if (item && this.#ghosts.size < 50) this.#ghosts.set(item.key, { item: { ...item, gone: "removed", listed: false }, until: Date.now() + FOLD_MS });
+    }
+  }
+
+  /** One word per device, not per file, when somebody whose files are on their way goes or comes back. */
+  #presence(publicId: string): void {
+    const arriving = this.store.running.filter(({ files }) => files.some((file) => file.public_id === publicId));
+    const here = this.#feed.online.has(publicId);
+    if (!here && arriving.length > 0) {
+      this.#awayFor.add(publicId);
+      this.#notify({ tone: "wait", title: `${this.store.nameOf(publicId)} left`, text: "What has arrived is kept. It continues when they come back." });
+    } else if (here && this.#awayFor.delete(publicId) && arriving.length > 0) {
+      const carried = arriving.length === 1 ? "1 download carried on." : `${arriving.length} downloads carried on.`;
+      this.#notify({ tone: "ok", title: `Back together. ${carried}` });
+    }
+  }
+
+  #perform(effects: Effect[]): void {
+    for (const effect of effects) this.#do(effect);
+    this.#show();
+  }
+
+  #do(effect: Effect): void {
+    switch (effect.do) {
+      case "connect":
+        return this.#socket.connect();
+      case "halt":
+        this.#requests.drop();
+        this.#feed.disconnected();
+        this.#offering.disconnected();
+        return this.#socket.halt();
+      case "settled":
+        return this.#socket.settled();
+      case "send":
+        this.#socket.send(effect.message);
+        return;
+      case "remember":
+        return remember(localStorage, effect.what);
+      case "superseded":
+        return this.#superseded();
+      case "entered":
+        return this.#feed.expect();
+      case "cleared":
+        this.#feed.clear();
+        this.#ghosts.clear();
+        this.store.loaded = false;
+        return this.#list.now();
+    }
+  }
+
+  /** Another tab took this one's place, so this one is the copy's original: it goes on under a new id, but not for ever. */
+  #superseded(): void {
+    const now = Date.now();
+    const again = this.#renewedAt !== null && now - this.#renewedAt < SUPERSEDED_MS;
+    if (again || document.visibilityState !== "visible") return this.#session.supersededForGood();
+    this.#renewedAt = now;
+    this.#perform(this.#session.tryAgain(renewInstance()));
+  }
+
+  #wake(): void {
+    const { place } = this.#session;
+    const waits = place.at === "stopped" && place.why === "superseded" && this.#renewedAt === null;
+    if (waits && document.visibilityState === "visible") this.#superseded();
+    else this.#socket.wake();
+  }
+
+  // Requests and time.
+
+  #request(message: DeviceToRelay, asked: Asked<Heard>): string | null {
+    const ref = this.#requests.open(asked);
+    if (this.#socket.send(message, ref)) return ref;
+    this.#requests.forget(ref);
+    return null;
+  }
+
+  #complains(title: string): Asked<Heard> {
+    return {
+      answered: (answer) => {
+        if (answer.opcode === "REQUEST_FAILED") this.#notify({ tone: "error", title, text: sentence(answer.data.code, answer.data.message) });
+      },
+      overdue: () => this.#notify({ tone: "error", title, text: sentence("TIMED_OUT") }),
+    };
+  }
+
+  #tick(): void {
+    const now = Date.now();
+    this.#socket.tick();
+    this.#requests.tick();
+    if (this.#session.entered) this.#feed.tick();
+    if (this.#takings.tick(now)) this.#showTakings();
+    this.#fetching.next();
+    for (const [key, { until }] of this.#ghosts) if (now >= until && this.#ghosts.delete(key)) this.#list.wish();
+    this.store.now = now;
+  }
+
+  // What the store is told.
+
+  #show(): void {
+    const { store } = this;
+    const session = this.#session;
+    store.screen = session.place;
+    store.link = this.#socket.state;
+    store.hub = { name: session.hubName ?? undefined, public_key: session.hubKey ?? undefined };
+    store.mode = session.mode;
+    store.hubReady = session.hubReady;
+    store.entered = session.entered;
+    store.registered = session.token !== null;
+    store.busy = session.busy;
+    store.name = session.name;
+  }
+
+  #showList(): void {
+    const { mirror, online } = this.#feed;
+    const items = collect(mirror.files.values(), this.#offering.shares.offers, this.keys.publicId);
+    for (const [key, { item }] of this.#ghosts) {
+      if (mirror.files.has(key)) this.#ghosts.delete(key);
+      else items.push(item);
+    }
+    this.store.files = items;
+    this.store.clients = [...mirror.clients.values()];
+    this.store.online = new Set(online);
+    const own = mirror.clients.get(this.keys.publicId);
+    if (own) this.store.name = own.name;
+  }
+
+  #showTakings(): void {
+    this.store.takings = this.#takings.all;
+    this.store.finished = new Map(this.#takings.finished);
+  }
+
+  #owes(count: number): void {
+    this.store.owes = count;
+    this.#wakeLock.set(count > 0);
+  }
+
+  #notify(notice: Omit<Notice, "id">): void {
+    const id = (this.#notices += 1);
+    this.store.notices = [...this.store.notices.slice(-3), { ...notice, id }];
+    if (notice.tone === "ok") setTimeout(() => this.dismiss(id), NOTICE_MS);
+  }
+
+  // What a reload finds again.
+
+  #keepForReload(): void {
+    store(OFFERS, this.#offering.shares.lasting);
+    store(DOWNLOADS, this.#fetching.downloads.lasting);
+  }
+
+  #restore(): void {
+    this.#offering.shares.restore(load(OFFERS));
+    this.#fetching.downloads.restore(load<Download>(DOWNLOADS));
+    this.store.downloads = this.#fetching.downloads.list;
+  }
+}
+
+function store(name: string, list: unknown[]): void {
+  try {
+    if (list.length === 0) sessionStorage.removeItem(name);
+    else sessionStorage.setItem(name, JSON.stringify(list));
+  } catch {
+    // Too much for this storage: the rows are then known from the hub's list alone.
+  }
+}
+
+function load<Kept>(name: string): Kept[] {
+  try {
+    const list: unknown = JSON.parse(sessionStorage.getItem(name) ?? "[]");
+    return Array.isArray(list) ? (list as Kept[]) : [];
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,138 @@
+/**
+ * Keeps a mirror true over one connection: pulls pages, closes gaps, follows presence. The device's
+ * page and the console use the same one.
+ */
+import type { FeedChange, FeedPage, MasterToConsole, RelayToDevice } from "../protocol/wire";
+import { type Left, Mirror } from "./mirror";
+
+export type FeedMessage = Extract<RelayToDevice | MasterToConsole, { opcode: string }>;
+
+export interface FeedTools {
+  /** Sends FEED_PULL and returns its ref, or null without a connection. */
+  pull(ask: { epoch: number; since: number; cursor?: string }): string | null;
+  changed(): void;
+  left(left: Left): void;
+  /** A pull was completed: the list is whole. */
+  complete(): void;
+}
+
+/** The first page comes unasked; after this long it is asked for. */
+const UNASKED_MS = 3_000;
+const ANSWER_MS = 10_000;
+
+export class Feed {
+  readonly mirror = new Mirror();
+  readonly online = new Set<string>();
+  #ref: string | null = null;
+  #ask = { epoch: 0, since: 0 };
+  #due: number | null = null;
+
+  constructor(
+    private readonly tools: FeedTools,
+    private readonly now: () => number,
+  ) {}
+
+  /** Approved on a fresh connection: the first page is on its way. */
+  expect(): void {
+    this.#ask = this.mirror.beginPull();
+    this.#ref = null;
+    this.#due = this.now() + UNASKED_MS;
+  }
+
+  pull(): void {
+    this.#ask = this.mirror.beginPull();
+    this.#send();
+  }
+
+  disconnected(): void {
+    this.mirror.abandonPull();
+    this.#ref = null;
+    this.#due = null;
+    this.online.clear();
+  }
+
+  clear(): void {
+    this.disconnected();
+    this.mirror.clear();
+  }
+
+  tick(): void {
+    if (this.#due !== null && this.now() >= this.#due) this.pull();
+  }
+
+  /** True if the message was the feed's. */
+  hear(message: FeedMessage & { ref?: string }): boolean {
+    switch (message.opcode) {
+      case "FEED_PAGE":
+        this.#page(message.data, message.ref);
+        return true;
+      case "FILES_ADDED":
+      case "FILES_UPDATED":
+      case "FILE_REMOVED":
+      case "FILES_WITHDRAWN":
+      case "CLIENT_APPROVED":
+      case "CLIENT_DIS_APPROVED":
+      case "CLIENT_UPDATED":
+        this.#change(message);
+        return true;
+      case "FEED_DIRTY":
+      case "HUB_READY":
+        this.pull();
+        return message.opcode === "FEED_DIRTY";
+      case "PRESENCE":
+        this.online.clear();
+        for (const id of message.data.online) this.online.add(id);
+        this.tools.changed();
+        return true;
+      case "CLIENT_RECONNECTED":
+        this.online.add(message.data.public_id);
+        this.tools.changed();
+        return true;
+      case "CLIENT_DISCONNECTED":
+        this.online.delete(message.data.public_id);
+        this.tools.changed();
+        return true;
+      case "REQUEST_FAILED":
+        if (message.ref === undefined || message.ref !== this.#ref) return false;
+        // The hub answers pulls with "not ready" only; HUB_READY pulls again.
+        this.#ref = null;
+        this.#due = this.now() + ANSWER_MS;
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  #change(change: FeedChange): void {
+    const heard = this.mirror.hear(change);
+    if (heard.gap) this.pull();
+    if (heard.left) this.tools.left(heard.left);
+    if (heard.changed) this.tools.changed();
+  }
+
+  #page(page: FeedPage, ref: string | undefined): void {
+    // A pull that was asked for is answered by its own pages; others were overtaken by it.
+    if (this.#ref !== null && ref !== this.#ref) return;
+    if (this.#ref === null && ref !== undefined) return;
+    if (!this.mirror.pulling && !this.#fits(page)) return;
+    this.#due = null;
+    const { more, gap } = this.mirror.page(page);
+    this.tools.changed();
+    if (gap) this.pull();
+    else if (more !== null) this.#send(more);
+    else {
+      this.#ref = null;
+      this.tools.complete();
+    }
+  }
+
+  /** An unasked page of a moment at which nothing was expected, such as after the master's return. */
+  #fits(page: FeedPage): boolean {
+    return page.mode === "SNAPSHOT" || (page.epoch === this.mirror.epoch && page.revision >= this.mirror.revision);
+  }
+
+  #send(cursor?: string): void {
+    this.#ref = this.tools.pull(cursor === undefined ? this.#ask : { ...this.#ask, cursor });
+    this.#due = this.#ref === null ? null : this.now() + ANSWER_MS;
+  }
+}

@@ -1,0 +1,2 @@
+/** The one computation of identity that a screen needs: what two people compare. */
+export { fingerprintOf as fingerprint } from "../identity/proof";

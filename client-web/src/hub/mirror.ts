@@ -1,0 +1,154 @@
+/**
+ * This page's copy of the feed: devices, files, and where it stands. Pure.
+ *
+ * A change that is the next one is applied, an old one dropped, anything else is a gap and asks for
+ * a pull. During a pull changes are kept and applied behind the last page.
+ */
+import type { Client, FeedChange, FeedPage, FileEntry, Resume } from "../protocol/wire";
+
+export interface Listed extends FileEntry {
+  /** Grows with each addition: "newest first" without trusting anybody's clock. */
+  seq: number;
+}
+
+/** What changed, for whoever has to act on more than the list. */
+export interface Left {
+  public_id: string;
+  files: Listed[];
+  /** Away, to be listed again when the owner is back. */
+  withdrawn: boolean;
+}
+
+export type Heard = { gap: boolean; changed: boolean; left?: Left };
+
+export function keyOf(file: { public_id: string; file_id: string }): string {
+  return `${file.public_id}/${file.file_id}`;
+}
+
+export class Mirror {
+  readonly clients = new Map<string, Client>();
+  readonly files = new Map<string, Listed>();
+  epoch = 0;
+  revision = 0;
+  /** At least one pull was completed. */
+  loaded = false;
+  #pull: { named: Set<string> | null; kept: FeedChange[] } | null = null;
+  #seq = 0;
+
+  get pulling(): boolean {
+    return this.#pull !== null;
+  }
+
+  get resume(): Resume | undefined {
+    return this.loaded ? { epoch: this.epoch, revision: this.revision } : undefined;
+  }
+
+  /** From here on changes are kept until the last page. The answer is what FEED_PULL asks. */
+  beginPull(): { epoch: number; since: number } {
+    this.#pull = { named: null, kept: this.#pull?.kept ?? [] };
+    return this.loaded ? { epoch: this.epoch, since: this.revision } : { epoch: 0, since: 0 };
+  }
+
+  /** The connection is gone and the pull with it. */
+  abandonPull(): void {
+    this.#pull = null;
+  }
+
+  clear(): void {
+    this.clients.clear();
+    this.files.clear();
+    this.epoch = this.revision = 0;
+    this.loaded = false;
+    this.#pull = null;
+  }
+
+  /** Applies one page. `more` is the cursor of the next; a gap behind the last page asks for another pull. */
+  page(page: FeedPage): { more: string | null; gap: boolean } {
+    const pull = (this.#pull ??= { named: null, kept: [] });
+    if (page.mode === "SNAPSHOT") pull.named ??= new Set();
+    for (const client of page.clients) {
+      this.clients.set(client.public_id, client);
+      pull.named?.add(client.public_id);
+    }
+    for (const file of page.files) {
+      this.#put(file);
+      pull.named?.add(keyOf(file));
+    }
+    for (const gone of page.gone) this.#remove(gone.public_id, gone.file_id);
+    if (!page.last) return { more: page.cursor ?? null, gap: page.cursor === undefined };
+
+    if (pull.named) this.#keepOnly(pull.named);
+    this.epoch = page.epoch;
+    this.revision = page.revision;
+    this.loaded = true;
+    this.#pull = null;
+    for (const change of pull.kept) {
+      if (this.hear(change).gap) return { more: null, gap: true };
+    }
+    return { more: null, gap: false };
+  }
+
+  hear(change: FeedChange): Heard {
+    if (this.#pull) {
+      this.#pull.kept.push(change);
+      return { gap: false, changed: false };
+    }
+    const { epoch, revision } = change.data;
+    if (epoch === this.epoch && revision <= this.revision) return { gap: false, changed: false };
+    if (!this.loaded || epoch !== this.epoch || revision !== this.revision + 1) return { gap: true, changed: false };
+    this.revision = revision;
+    const left = this.#apply(change);
+    return left ? { gap: false, changed: true, left } : { gap: false, changed: true };
+  }
+
+  #apply(change: FeedChange): Left | undefined {
+    switch (change.opcode) {
+      case "CLIENT_APPROVED":
+      case "CLIENT_UPDATED":
+        this.clients.set(change.data.client.public_id, change.data.client);
+        return undefined;
+      case "CLIENT_DIS_APPROVED":
+        return { public_id: change.data.public_id, files: this.#remove(change.data.public_id), withdrawn: false };
+      case "FILES_ADDED":
+        for (const file of change.data.files) this.#put(file);
+        return undefined;
+      case "FILES_UPDATED":
+        for (const { file_id, root } of change.data.files) {
+          const file = this.files.get(keyOf({ public_id: change.data.public_id, file_id }));
+          if (file) this.files.set(keyOf(file), { ...file, root });
+        }
+        return undefined;
+      case "FILE_REMOVED": {
+        const { public_id, file_ids } = change.data;
+        return { public_id, files: file_ids.flatMap((id) => this.#remove(public_id, id)), withdrawn: false };
+      }
+      case "FILES_WITHDRAWN": {
+        const { public_id, file_ids, instance } = change.data;
+        const ids = file_ids ?? this.#of(public_id).filter((file) => instance === undefined || file.instance === instance).map((file) => file.file_id);
+        return { public_id, files: ids.flatMap((id) => this.#remove(public_id, id)), withdrawn: true };
+      }
+    }
+  }
+
+  #put(file: FileEntry): void {
+    const key = keyOf(file);
+    const known = this.files.get(key);
+    this.files.set(key, { ...file, seq: known?.seq ?? (this.#seq += 1) });
+  }
+
+  /** Without `fileId` the device goes, and its files with it. */
+  #remove(publicId: string, fileId?: string): Listed[] {
+    if (fileId === undefined) this.clients.delete(publicId);
+    const files = fileId === undefined ? this.#of(publicId) : [this.files.get(keyOf({ public_id: publicId, file_id: fileId }))];
+    return files.filter((file) => file !== undefined && this.files.delete(keyOf(file))) as Listed[];
+  }
+
+  #of(publicId: string): Listed[] {
+    return [...this.files.values()].filter((file) => file.public_id === publicId);
+  }
+
+  #keepOnly(named: Set<string>): void {
+    for (const key of this.files.keys()) if (!named.has(key)) this.files.delete(key);
+    for (const id of this.clients.keys()) if (!named.has(id)) this.clients.delete(id);
+  }
+}

@@ -1,0 +1,228 @@
+/** Sharing as it happens: gathers files, announces them in batches, answers what becomes of them, serves their bytes. */
+import { systemRandom, uuidV4 } from "../identity/bytes";
+import { sentence } from "../lib/words";
+import { MAX_FILES_A_MESSAGE } from "../protocol/limits";
+import type { DataOf, DeviceToRelay, FailureCode, Incoming, NewFile, RelayToDevice } from "../protocol/wire";
+import { type Gathered, fromPicker } from "../transfer/gather";
+import { nameOf, numbered, travelPath } from "../transfer/paths";
+import { Uploads, whyUnreadable } from "../transfer/upload";
+import { plural } from "../lib/format";
+import type { Left, Listed } from "./mirror";
+import type { Asked } from "./requests";
+import { type Offer, Shares, batches } from "./shares";
+import type { Notice } from "./store.svelte";
+
+type Answer = Incoming<RelayToDevice>;
+
+export interface OfferingTools {
+  me: string;
+  instance(): string;
+  /** In, and the hub is there: what is said is heard. */
+  ready(): boolean;
+  token(): string | null;
+  ask(message: DeviceToRelay, asked: Asked<Answer>): boolean;
+  say(message: DeviceToRelay): void;
+  changed(): void;
+  notify(notice: Omit<Notice, "id">): void;
+  owes(count: number): void;
+}
+
+export class Offering {
+  readonly shares = new Shares();
+  readonly uploads: Uploads;
+
+  constructor(private readonly tools: OfferingTools) {
+    this.uploads = new Uploads({
+      held: (fileId) => this.#held(fileId),
+      token: tools.token,
+      unavailable: (data) => tools.say({ opcode: "CHUNK_UNAVAILABLE", data }),
+      broken: (fileId, code) => this.broken(fileId, code),
+      owes: tools.owes,
+      put: (url, init) => fetch(url, init),
+    });
+  }
+
+  /** Announces what was picked, dropped or pasted. */
+  async share(gathered: Gathered): Promise<void> {
+    await this.#settleRivals(gathered);
+    const { fresh, duplicates, skipped, reclaimed } = this.shares.add(gathered, () => uuidV4(systemRandom));
+    this.#announce(fresh);
+    this.tools.changed();
+    if (skipped.length > 0) {
+      const names = skipped.slice(0, 3).map(nameOf).join(", ") + (skipped.length > 3 ? " and others" : "");
+      this.tools.notify({ tone: "error", title: `${plural(skipped.length, "file")} could not be read`, text: names });
+    }
+    if (fresh.length === 0 && duplicates > 0) {
+      this.tools.notify({ tone: "ok", title: duplicates === 1 ? "That file is shared already" : "Those files are shared already" });
+    }
+    if (reclaimed > 0) this.tools.notify({ tone: "ok", title: `${plural(reclaimed, "file")} readable again`, text: "The same links keep working." });
+  }
+
+  shareFiles(files: Iterable<File>): Promise<void> {
+    return this.share(fromPicker(files));
+  }
+
+  announceAgain(fileIds: string[]): void {
+    this.#announce(fileIds.flatMap((id) => this.shares.offers.get(id) ?? []).filter((offer) => this.shares.handle(offer.file_id)));
+    this.tools.changed();
+  }
+
+  stop(fileIds: string[]): void {
+    const announced = fileIds.filter((id) => {
+      const state = this.shares.offers.get(id)?.state;
+      if (state !== "failed") return true;
+      this.shares.drop(id);
+      return false;
+    });
+    for (const id of announced) this.shares.set(id, { state: "leaving", asked: true });
+    this.#remove(announced);
+    this.tools.changed();
+  }
+
+  /** The owner's own page learns that a file is not what it was: it is taken off the list at once. */
+  broken(fileId: string, code: "FILE_CHANGED" | "FILE_GONE"): void {
+    const offer = this.shares.offers.get(fileId);
+    if (!offer) return;
+    this.shares.drop(fileId);
+    this.#remove([fileId]);
+    this.tools.changed();
+    const name = nameOf(offer.path);
+    const title = code === "FILE_CHANGED" ? `${name} changed since it was shared` : `${name} is no longer where it was`;
+    this.tools.notify({ tone: "error", title, text: "It was taken off the list. Pick it again to share it as it is." });
+  }
+
+  /** The list is whole: make it and this tab agree. */
+  reconcile(listed: Iterable<Listed>): void {
+    const { me, instance } = this.tools;
+    const mine = [...listed].filter(({ public_id }) => public_id === me);
+    const { announce, withdraw, remove } = this.shares.reconcile(mine, instance());
+    this.#announce(announce);
+    this.#remove(withdraw, true);
+    this.#remove(remove);
+    this.tools.changed();
+  }
+
+  /** Some of this device's files left the list, by this tab's wish or somebody else's. */
+  left({ public_id, files, withdrawn }: Left): void {
+    if (public_id !== this.tools.me) return;
+    const again: Offer[] = [];
+    for (const { file_id, kind } of files) {
+      const offer = this.shares.offers.get(file_id);
+      if (!offer) continue;
+      const readable = this.shares.handle(file_id) !== undefined || kind === "folder";
+      if (!withdrawn || offer.state === "leaving") this.shares.drop(file_id);
+      else if (readable && offer.state === "shared") again.push(offer);
+    }
+    this.#announce(again);
+  }
+
+  request(data: DataOf<RelayToDevice, "UPLOAD_CHUNK_REQUEST">): void {
+    this.uploads.request(data);
+  }
+
+  /** The list names these as this device's: those of this tab are shared. */
+  listed(files: { file_id: string; instance: string }[]): void {
+    for (const { file_id, instance } of files) {
+      const offer = this.shares.offers.get(file_id);
+      if (!offer || offer.state === "leaving" || instance !== this.tools.instance()) continue;
+      if (this.shares.handle(file_id) || offer.kind === "folder") this.shares.set(file_id, { state: "shared", problem: undefined });
+    }
+  }
+
+  disconnected(): void {
+    this.uploads.cancelAll();
+    this.shares.disconnected();
+  }
+
+  #held(fileId: string) {
+    const offer = this.shares.offers.get(fileId);
+    const file = this.shares.handle(fileId);
+    return offer && file && offer.state !== "leaving" ? { file, size: offer.size, modified_ms: offer.modified_ms } : undefined;
+  }
+
+  #announce(offers: NewFile[]): void {
+    for (const { file_id } of offers) this.shares.set(file_id, { state: "syncing", problem: undefined, asked: false });
+    // Without the hub they stay on their way: its return announces them.
+    if (!this.tools.ready()) return;
+    for (const files of batches(offers)) {
+      for (const { file_id } of files) this.shares.set(file_id, { asked: true });
+      this.tools.ask(
+        { opcode: "ADD_FILES", data: { files } },
+        {
+          answered: (answer) => this.#answered(files, answer),
+          overdue: () => this.#overdue(files),
+        },
+      );
+    }
+  }
+
+  #answered(files: NewFile[], answer: Answer): void {
+    if (answer.opcode !== "REQUEST_FAILED") {
+      this.listed(files.map(({ file_id }) => ({ file_id, instance: this.tools.instance() })));
+      this.tools.changed();
+      return;
+    }
+    const { code, message, file_id: culprit } = answer.data;
+    const waiting = files.filter(({ file_id }) => this.shares.offers.get(file_id)?.state === "syncing");
+    if (code === "SERVER_NOT_READY") {
+      for (const { file_id } of waiting) this.shares.set(file_id, { asked: false });
+    } else if (culprit !== undefined && waiting.some(({ file_id }) => file_id === culprit)) {
+      this.#fail(culprit, code, message);
+      this.#announce(waiting.filter(({ file_id }) => file_id !== culprit));
+    } else {
+      for (const { file_id } of waiting) this.#fail(file_id, code, message);
+    }
+    this.tools.changed();
+  }
+
+  #fail(fileId: string, code: FailureCode, message: string): void {
+    this.shares.set(fileId, { state: "failed", problem: sentence(code, message), asked: false });
+  }
+
+  #overdue(files: NewFile[]): void {
+    if (!this.tools.ready()) return;
+    for (const { file_id } of files) {
+      if (this.shares.offers.get(file_id)?.state === "syncing") this.shares.set(file_id, { state: "failed", problem: "Not announced" });
+    }
+    this.tools.changed();
+  }
+
+  #remove(fileIds: string[], keep = false): void {
+    for (let at = 0; at < fileIds.length; at += MAX_FILES_A_MESSAGE) {
+      const file_ids = fileIds.slice(at, at + MAX_FILES_A_MESSAGE);
+      const sent = this.tools.ask(
+        { opcode: "REMOVE_FILE", data: keep ? { file_ids, keep } : { file_ids } },
+        { answered: (answer) => this.#removed(file_ids, keep, answer) },
+      );
+      if (!sent) for (const id of file_ids) this.shares.set(id, { asked: false });
+    }
+  }
+
+  /** An ACK says that nothing changed: they were not listed. The broadcast of a change is the feed's. */
+  #removed(fileIds: string[], keep: boolean, answer: Answer): void {
+    if (keep) return;
+    for (const id of fileIds) {
+      if (answer.opcode === "REQUEST_FAILED") this.shares.set(id, { asked: false });
+      else this.shares.drop(id);
+    }
+    this.tools.changed();
+  }
+
+  /** Another version replaces the old one; another file of the same name gets a number. */
+  async #settleRivals(gathered: Gathered): Promise<void> {
+    for (const picked of gathered.picked) {
+      for (let count = 2; count < 1_000; count += 1) {
+        const path = travelPath(picked.path);
+        const rival = path === null ? undefined : this.shares.rival(path, picked.file);
+        if (!rival || path === null) break;
+        const old = this.shares.handle(rival.file_id);
+        if (!old || (await whyUnreadable(old)) !== null) {
+          this.shares.drop(rival.file_id);
+          this.#remove([rival.file_id]);
+          break;
+        }
+        picked.path = numbered(count === 2 ? path : picked.path.replace(/ \(\d+\)(?=(\.[^./]*)?$)/, ""), count);
+      }
+    }
+  }
+}

@@ -1,0 +1,48 @@
+/** Requests that wait for their one answer. After ten seconds the asker is told; a late answer still counts. */
+import { REQUEST_TIMEOUT_MS } from "../protocol/limits";
+
+export interface Asked<Answer> {
+  answered(answer: Answer): void;
+  /** No answer in time. `answered` may follow. */
+  overdue?(): void;
+}
+
+export class Requests<Answer extends { ref?: string }> {
+  #open = new Map<string, { asked: Asked<Answer>; due: number | null }>();
+  #count = 0;
+
+  constructor(private readonly now: () => number) {}
+
+  open(asked: Asked<Answer>): string {
+    const ref = `r${(this.#count += 1)}`;
+    this.#open.set(ref, { asked, due: this.now() + REQUEST_TIMEOUT_MS });
+    return ref;
+  }
+
+  settle(answer: Answer): void {
+    const found = answer.ref === undefined ? undefined : this.#open.get(answer.ref);
+    if (!found || answer.ref === undefined) return;
+    this.#open.delete(answer.ref);
+    found.asked.answered(answer);
+  }
+
+  /** It was never sent. */
+  forget(ref: string): void {
+    this.#open.delete(ref);
+  }
+
+  tick(): void {
+    for (const entry of this.#open.values()) {
+      if (entry.due === null || this.now() < entry.due) continue;
+      entry.due = null;
+      entry.asked.overdue?.();
+    }
+  }
+
+  /** The connection is gone: nothing asked on it is answered any more. */
+  drop(): void {
+    const open = [...this.#open.values()];
+    this.#open.clear();
+    for (const { asked, due } of open) if (due !== null) asked.overdue?.();
+  }
+}

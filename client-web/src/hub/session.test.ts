@@ -1,0 +1,208 @@
+// Promise: a device is where the hub says it is, proves itself at each connect, and answers one challenge for one promise.
+import { ed25519 } from "@noble/curves/ed25519.js";
+import { beforeEach, describe, expect, test } from "vitest";
+import { toHex } from "../identity/bytes";
+import type { Door, Remembered } from "../identity/memory";
+import { codeOf, commitOf, deviceText, hubText, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
+import type { DataOf, DeviceToRelay, Membership } from "../protocol/wire";
+import { type Effect, Session } from "./session";
+
+const HUB = keysFrom(new Uint8Array(32).fill(2));
+const KEYS = keysFrom(new Uint8Array(32).fill(1));
+const NONCE = "0a".repeat(32);
+
+let count = 0;
+const random = (size: number) => new Uint8Array(size).fill((count += 1));
+
+function session(door: Door = "new", more: Partial<Remembered> = {}): Session {
+  const remembered = { door, name: "Pixel 8", hubKey: null, hubName: null, ...more };
+  return new Session({ keys: KEYS, authority: "192.168.1.10:7070", platform: "Chrome on Android", instance: "11".repeat(16), remembered, suggestion: "Android", random, now: () => 5_000, resume: () => undefined });
+}
+
+function challenge(key = HUB.publicKey, protocol = 1) {
+  return { opcode: "CHALLENGE", data: { protocol, boot_id: "0b".repeat(16), nonce: NONCE, hub: { name: "Studio PC", public_key: key }, mode: "open" } } as const;
+}
+
+function sent<Code extends DeviceToRelay["opcode"]>(effects: Effect[], opcode: Code): DataOf<DeviceToRelay, Code> {
+  const found = effects.find((effect) => effect.do === "send" && effect.message.opcode === opcode);
+  if (found?.do !== "send") throw new Error(`${opcode} was not sent`);
+  return found.message.data as DataOf<DeviceToRelay, Code>;
+}
+
+function ack(register: DataOf<DeviceToRelay, "CLIENT_REGISTER">, membership: Membership, seed = HUB.seed) {
+  const handshake = { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL };
+  const signature = sign(seed, hubText(handshake, KEYS.publicId));
+  return { opcode: "CLIENT_REGISTER_ACK", data: { public_id: KEYS.publicId, membership, hub_ready: true, session_token: "aa".repeat(32), signature } } as const;
+}
+
+const does = (effects: Effect[]) => effects.map((effect) => effect.do);
+
+beforeEach(() => {
+  count = 0;
+});
+
+describe("at the door", () => {
+  test("nothing is said before the knock: the hub's name is read and the line hung up", () => {
+    const one = session();
+    expect(does(one.start())).toEqual(["connect"]);
+    expect(does(one.hear(challenge()))).toEqual(["halt"]);
+    expect(one).toMatchObject({ place: { at: "door" }, hubName: "Studio PC" });
+  });
+
+  test("a knock registers with a valid proof", () => {
+    const one = session();
+    one.knock("Ana’s iPhone");
+    const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
+    const handshake = { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL };
+    expect(register).toMatchObject({ name: "Ana’s iPhone", kind: "browser", instance: "11".repeat(16) });
+    expect(verifies(KEYS.publicKey, deviceText(handshake), register.signature)).toBe(true);
+    expect(one.remembered).toMatchObject({ door: "knocking", name: "Ana’s iPhone" });
+  });
+
+  test("stopping leaves nothing knocking, also after a reload", () => {
+    const one = session("knocking");
+    expect(does(one.stopKnocking())).toEqual(["remember", "halt"]);
+    expect(one.remembered.door).toBe("new");
+    expect(one.place.at).toBe("door");
+  });
+});
+
+describe("knocking", () => {
+  function knocking() {
+    const one = session("knocking");
+    const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
+    one.hear(ack(register, "pending"));
+    const request = requestIdOf(KEYS.publicKey, register.commit, NONCE, "Pixel 8");
+    return { one, register, request };
+  }
+
+  test("the digits follow the master's challenge, and the promise is opened", () => {
+    const { one, register, request } = knocking();
+    const { reveal, request_id } = sent(one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0c".repeat(32) } }), "APPROVAL_REVEAL");
+    expect(request_id).toBe(request);
+    expect(commitOf(KEYS.publicKey, reveal)).toBe(register.commit);
+    expect(one.place).toMatchObject({ at: "knocking", code: codeOf(HUB.publicKey, KEYS.publicKey, request, reveal, "0c".repeat(32)) });
+  });
+
+  test("another request's challenge is not answered", () => {
+    const { one } = knocking();
+    expect(one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: "00".repeat(16), nonce: "0c".repeat(32) } })).toEqual([]);
+    expect(one.place).toMatchObject({ code: null });
+  });
+
+  test("a second challenge for the same promise is never answered", () => {
+    const { one, request } = knocking();
+    one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0c".repeat(32) } });
+    const shown = one.place;
+    expect(one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0d".repeat(32) } })).toEqual([]);
+    expect(one.place).toEqual(shown);
+  });
+
+  test("a restart makes a new promise under the new nonce", () => {
+    const { one, register, request } = knocking();
+    one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0c".repeat(32) } });
+    const { commit } = sent(one.hear({ opcode: "APPROVAL_RESTART", data: { request_id: request, nonce: "0e".repeat(32) } }), "APPROVAL_COMMIT");
+    expect(commit).not.toBe(register.commit);
+    expect(one.place).toMatchObject({ code: null });
+    const next = requestIdOf(KEYS.publicKey, commit, "0e".repeat(32), "Pixel 8");
+    expect(does(one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: next, nonce: "0f".repeat(32) } }))).toEqual(["send"]);
+  });
+
+  test("a lost connection takes the digits off the screen, not the knock", () => {
+    const { one, request } = knocking();
+    one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0c".repeat(32) } });
+    expect(one.closed(1006)).toEqual([]);
+    expect(one.place).toMatchObject({ at: "knocking", since: 5_000, code: null });
+  });
+
+  test("being let in keeps the hub's key", () => {
+    const { one } = knocking();
+    const client = { public_id: KEYS.publicId, name: "Pixel 8", kind: "browser", platform: "" } as const;
+    const effects = one.hear({ opcode: "CLIENT_APPROVED", data: { client, epoch: 1, revision: 2, audience: "all" } });
+    expect(does(effects)).toEqual(["remember", "entered"]);
+    expect(one.remembered).toMatchObject({ door: "approved", hubKey: HUB.publicKey, hubName: "Studio PC" });
+    expect(one.place.at).toBe("inside");
+  });
+
+  test("another device's approval is not mine", () => {
+    const { one } = knocking();
+    const client = { public_id: HUB.publicId, name: "x", kind: "browser", platform: "" } as const;
+    expect(one.hear({ opcode: "CLIENT_APPROVED", data: { client, epoch: 1, revision: 2, audience: "all" } })).toEqual([]);
+  });
+});
+
+describe("the hub", () => {
+  test("with another key than the one that let us in gets no word", () => {
+    const one = session("approved", { hubKey: toHex(ed25519.getPublicKey(new Uint8Array(32).fill(9))) });
+    expect(does(one.hear(challenge()))).toEqual(["halt", "cleared"]);
+    expect(one.place).toMatchObject({ at: "stranger", offered: HUB.publicKey });
+  });
+
+  test("that cannot sign for its key is left", () => {
+    const one = session("approved");
+    const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
+    expect(does(one.hear(ack(register, "approved", new Uint8Array(32).fill(7))))).toEqual(["halt"]);
+    expect(one).toMatchObject({ place: { at: "stopped", why: "impostor" }, token: null });
+  });
+
+  test("of another version is said to be of another version", () => {
+    const one = session("approved");
+    one.hear(challenge(HUB.publicKey, 2));
+    expect(one.place).toEqual({ at: "stopped", why: "version" });
+  });
+});
+
+describe("membership", () => {
+  test.each([["approved", "inside"], ["pending", "knocking"], ["disapproved", "refused"]] as const)("%s leads to %s", (membership, at) => {
+    const one = session("approved");
+    one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), membership));
+    expect(one.place.at).toBe(at);
+  });
+
+  test("unknown leaves the last known state until the roster is there", () => {
+    const one = session("approved");
+    one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), "unknown"));
+    expect(one).toMatchObject({ place: { at: "inside" }, entered: false });
+    expect(does(one.hear({ opcode: "MEMBERSHIP", data: { membership: "approved" } }))).toEqual(["remember", "entered"]);
+    expect(one.entered).toBe(true);
+  });
+
+  test("refusal is final on this page and remembered for the next", () => {
+    const one = session("approved");
+    one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), "approved"));
+    const effects = one.hear({ opcode: "CLIENT_DIS_APPROVED", data: { public_id: KEYS.publicId, epoch: 1, revision: 3, audience: "all" } });
+    expect(does(effects)).toEqual(["remember", "halt", "cleared"]);
+    expect(one).toMatchObject({ place: { at: "refused" }, token: null, remembered: { door: "refused" } });
+  });
+
+  test("a refused page asks once when it is loaded, and waits for nobody", () => {
+    const one = session("refused");
+    expect(does(one.start())).toEqual(["connect"]);
+    expect(does(one.closed(1006))).toEqual(["halt"]);
+    expect(one.place.at).toBe("refused");
+  });
+});
+
+describe("a closed socket", () => {
+  test.each([[4400, "protocol"], [4401, "refused-proof"]] as const)("%i ends the attempts", (code, why) => {
+    const one = session("approved");
+    expect(does(one.closed(code))).toEqual(["halt"]);
+    expect(one.place).toEqual({ at: "stopped", why });
+  });
+
+  test("4403 is a refusal, 4409 asks for a new instance, 4429 for patience", () => {
+    expect(does(session("approved").closed(4403))).toEqual(["remember", "halt", "cleared"]);
+    expect(does(session("approved").closed(4409))).toEqual(["halt", "superseded"]);
+    const crowded = session("knocking");
+    expect(crowded.closed(4429)).toEqual([]);
+    expect(crowded.busy).toBe(true);
+  });
+
+  test("takes the token with it", () => {
+    const one = session("approved");
+    one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), "approved"));
+    expect(one.token).not.toBeNull();
+    one.closed(1006);
+    expect(one).toMatchObject({ token: null, entered: false, place: { at: "inside" } });
+  });
+});

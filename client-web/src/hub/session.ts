@@ -1,0 +1,290 @@
+/**
+ * Where this device stands with the hub: at the door, knocking, inside, turned away. Pure: facts in,
+ * effects out. It signs and checks, but opens no socket, keeps no clock and stores nothing.
+ */
+import type { Random } from "../identity/bytes";
+import { toHex } from "../identity/bytes";
+import type { Remembered } from "../identity/memory";
+import { type Handshake, type Keys, NO_CHANNEL, deviceText, hubText, sign, verifies } from "../identity/proof";
+import { PROTOCOL_VERSION } from "../protocol/limits";
+import type { DataOf, DeviceToRelay, Membership, RelayToDevice, Resume, TransportMode } from "../protocol/wire";
+import { type Knock, answerChallenge, newKnock, requestOf, restart } from "./knock";
+
+export type Stop = "version" | "refused-proof" | "protocol" | "superseded" | "impostor";
+
+/** Which of the screens, before the state of the connection is laid over it. */
+export type Place =
+  | { at: "door" }
+  | { at: "knocking"; since: number; code: string | null }
+  | { at: "inside" }
+  | { at: "refused" }
+  | { at: "stranger"; known: string; offered: string }
+  | { at: "stopped"; why: Stop };
+
+export type Effect =
+  | { do: "connect" }
+  | { do: "halt" }
+  | { do: "settled" }
+  | { do: "send"; message: DeviceToRelay }
+  | { do: "remember"; what: Remembered }
+  /** This instance lives elsewhere now. */
+  | { do: "superseded" }
+  /** Approved on this connection: the feed follows. */
+  | { do: "entered" }
+  /** Nothing of the hub may stay on the screen. */
+  | { do: "cleared" };
+
+export interface SessionSetup {
+  keys: Keys;
+  authority: string;
+  platform: string;
+  instance: string;
+  remembered: Remembered;
+  /** The name in the field before anybody typed one. */
+  suggestion: string;
+  random: Random;
+  now(): number;
+  resume(): Resume | undefined;
+}
+
+export class Session {
+  place: Place;
+  hubName: string | null;
+  hubReady = false;
+  mode: TransportMode | null = null;
+  token: string | null = null;
+  /** Too many knocks, or too many words: said by the hub, forgotten at the next answer. */
+  busy = false;
+  remembered: Remembered;
+  instance: string;
+  #handshake: Handshake | null = null;
+  #knock: Knock | null = null;
+  #entered = false;
+
+  constructor(private readonly setup: SessionSetup) {
+    this.remembered = setup.remembered;
+    this.instance = setup.instance;
+    this.hubName = setup.remembered.hubName;
+    this.place = this.#placeFrom(setup.remembered);
+  }
+
+  get name(): string {
+    return this.remembered.name ?? this.setup.suggestion;
+  }
+
+  get hubKey(): string | null {
+    return this.#handshake?.hubKey ?? this.remembered.hubKey;
+  }
+
+  /** Approved on the connection that stands. */
+  get entered(): boolean {
+    return this.#entered;
+  }
+
+  /** Opens the page: at the door only the hub's name is listened to, elsewhere the device goes on. */
+  start(): Effect[] {
+    return [{ do: "connect" }];
+  }
+
+  knock(name: string): Effect[] {
+    this.place = { at: "knocking", since: this.setup.now(), code: null };
+    return [this.#remember({ name, door: "knocking" }), { do: "connect" }];
+  }
+
+  stopKnocking(): Effect[] {
+    this.#forgetConnection();
+    this.place = { at: "door" };
+    return [this.#remember({ door: "new" }), { do: "halt" }];
+  }
+
+  /** The person asks for another try where nothing happens by itself. */
+  tryAgain(instance = this.instance): Effect[] {
+    this.instance = instance;
+    if (this.place.at === "stopped") this.place = this.#placeFrom(this.remembered);
+    return [{ do: "connect" }];
+  }
+
+  closed(code: number): Effect[] {
+    const wasKnocking = this.place.at === "knocking";
+    this.#forgetConnection();
+    if (code === 4403) return this.#refuse();
+    if (code === 4409) return [{ do: "halt" }, { do: "superseded" }];
+    if (code === 4400) return this.#stop("protocol");
+    if (code === 4401) return this.#stop("refused-proof");
+    if (code === 4429) this.busy = true;
+    // Nobody waits at these two for a connection: the person decides.
+    if (this.place.at === "door" || this.place.at === "refused") return [{ do: "halt" }];
+    if (wasKnocking && this.place.at === "knocking") this.place = { ...this.place, code: null };
+    return [];
+  }
+
+  hear(message: RelayToDevice): Effect[] {
+    switch (message.opcode) {
+      case "CHALLENGE":
+        return this.#challenge(message.data);
+      case "CLIENT_REGISTER_ACK":
+        return this.#acknowledged(message.data);
+      case "MEMBERSHIP":
+        return this.#belongs(message.data.membership);
+      case "APPROVAL_CHALLENGE":
+        return this.#reveal(message.data);
+      case "APPROVAL_RESTART":
+        return this.#restart(message.data);
+      case "CLIENT_APPROVED":
+        return message.data.client.public_id === this.setup.keys.publicId ? this.#belongs("approved") : [];
+      case "CLIENT_DIS_APPROVED":
+        return message.data.public_id === this.setup.keys.publicId ? this.#refuse() : [];
+      case "CLIENT_UPDATED":
+        return message.data.client.public_id === this.setup.keys.publicId ? [this.#remember({ name: message.data.client.name })] : [];
+      case "HUB_READY":
+        this.hubReady = true;
+        return [];
+      case "SERVER_NOT_READY":
+        this.hubReady = false;
+        return [];
+      case "REQUEST_FAILED":
+        return this.#failed(message.data.code);
+      default:
+        return [];
+    }
+  }
+
+  #challenge(data: DataOf<RelayToDevice, "CHALLENGE">): Effect[] {
+    this.mode = data.mode;
+    this.hubName = data.hub.name;
+    if (data.protocol !== PROTOCOL_VERSION) return this.#stop("version");
+    const known = this.remembered.hubKey;
+    if (known !== null && known !== data.hub.public_key) {
+      this.place = { at: "stranger", known, offered: data.hub.public_key };
+      return [{ do: "halt" }, { do: "cleared" }];
+    }
+    if (this.place.at === "door") return [{ do: "halt" }];
+    return [{ do: "send", message: this.#register(data) }];
+  }
+
+  #register(data: DataOf<RelayToDevice, "CHALLENGE">): DeviceToRelay {
+    const { keys, authority, platform, random } = this.setup;
+    const handshake: Handshake = {
+      bootId: data.boot_id,
+      relayNonce: data.nonce,
+      deviceNonce: toHex(random(32)),
+      hubKey: data.hub.public_key,
+      deviceKey: keys.publicKey,
+      authority,
+      channel: NO_CHANNEL,
+    };
+    const name = this.name;
+    this.#handshake = handshake;
+    this.#knock = newKnock({ publicKey: keys.publicKey, hubKey: handshake.hubKey, name }, data.nonce, random);
+    const resume = this.setup.resume();
+    return {
+      opcode: "CLIENT_REGISTER",
+      data: {
+        protocol: PROTOCOL_VERSION,
+        name,
+        kind: "browser",
+        platform,
+        instance: this.instance,
+        public_key: keys.publicKey,
+        nonce: handshake.deviceNonce,
+        signature: sign(keys.seed, deviceText(handshake)),
+        commit: this.#knock.commit,
+        ...(resume ? { resume } : {}),
+      },
+    };
+  }
+
+  #acknowledged(data: DataOf<RelayToDevice, "CLIENT_REGISTER_ACK">): Effect[] {
+    const { publicId } = this.setup.keys;
+    const handshake = this.#handshake;
+    if (!handshake || data.public_id !== publicId) return this.#stop("impostor");
+    if (!verifies(handshake.hubKey, hubText(handshake, publicId), data.signature)) return this.#stop("impostor");
+    this.busy = false;
+    this.token = data.session_token ?? null;
+    this.hubReady = data.hub_ready;
+    return [{ do: "settled" }, ...this.#belongs(data.membership)];
+  }
+
+  #belongs(membership: Membership): Effect[] {
+    switch (membership) {
+      case "approved": {
+        const first = !this.#entered;
+        this.#entered = true;
+        this.place = { at: "inside" };
+        const kept = this.#remember({ door: "approved", hubKey: this.hubKey, hubName: this.hubName });
+        return first ? [kept, { do: "entered" }] : [kept];
+      }
+      case "pending": {
+        const since = this.place.at === "knocking" ? this.place.since : this.setup.now();
+        const wasInside = this.place.at === "inside";
+        this.place = { at: "knocking", since, code: this.#knock?.code ?? null };
+        return [this.#remember({ door: "knocking" }), ...(wasInside ? [{ do: "cleared" } as const] : [])];
+      }
+      case "disapproved":
+        return this.#refuse();
+      case "unknown":
+        if (this.place.at === "refused") this.place = { at: "knocking", since: this.setup.now(), code: null };
+        return [];
+    }
+  }
+
+  #reveal(data: DataOf<RelayToDevice, "APPROVAL_CHALLENGE">): Effect[] {
+    const knock = this.#knock && answerChallenge(this.#knock, data.request_id, data.nonce);
+    if (!knock) return [];
+    this.#show(knock);
+    return [{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id: requestOf(knock), reveal: knock.reveal } } }];
+  }
+
+  #restart(data: DataOf<RelayToDevice, "APPROVAL_RESTART">): Effect[] {
+    const knock = this.#knock && restart(this.#knock, data.request_id, data.nonce, this.setup.random);
+    if (!knock) return [];
+    this.#show(knock);
+    return [{ do: "send", message: { opcode: "APPROVAL_COMMIT", data: { commit: knock.commit } } }];
+  }
+
+  #show(knock: Knock): void {
+    this.#knock = knock;
+    if (this.place.at === "knocking") this.place = { ...this.place, code: knock.code };
+  }
+
+  #failed(code: string): Effect[] {
+    if (code === "UNSUPPORTED_VERSION") return this.#stop("version");
+    if (code === "RATE_LIMITED") this.busy = true;
+    return [];
+  }
+
+  #refuse(): Effect[] {
+    this.#forgetConnection();
+    this.place = { at: "refused" };
+    return [this.#remember({ door: "refused" }), { do: "halt" }, { do: "cleared" }];
+  }
+
+  #stop(why: Stop): Effect[] {
+    this.#forgetConnection();
+    this.place = { at: "stopped", why };
+    return [{ do: "halt" }];
+  }
+
+  /** Shown when this tab lost its place to another one and may not take it back by itself. */
+  supersededForGood(): void {
+    this.place = { at: "stopped", why: "superseded" };
+  }
+
+  #forgetConnection(): void {
+    this.token = null;
+    this.#entered = false;
+    this.#handshake = null;
+    this.#knock = null;
+  }
+
+  #placeFrom({ door }: Remembered): Place {
+    if (door === "approved") return { at: "inside" };
+    if (door === "refused") return { at: "refused" };
+    return door === "knocking" ? { at: "knocking", since: this.setup.now(), code: null } : { at: "door" };
+  }
+
+  #remember(what: Partial<Remembered>): Effect {
+    this.remembered = { ...this.remembered, ...what };
+    return { do: "remember", what: this.remembered };
+  }
+}

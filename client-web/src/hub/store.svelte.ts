@@ -1,0 +1,126 @@
+/** The only reactive object of the device's page: what is so, for components to read, and the verbs they may call. */
+import { getContext, setContext } from "svelte";
+import type { LinkState } from "../connection/socket";
+import type { Client, HubInfo, TransportMode } from "../protocol/wire";
+import { type FileItem, type Item, PLAIN_VIEW, type View, browse, counts, filesOf, scope } from "./catalogue";
+import { type Download, isOver } from "./downloads";
+import type { Place } from "./session";
+import type { Taking } from "./takings";
+
+export type Screen = { at: "starting" } | { at: "unable"; why: string } | Place;
+
+export interface Notice {
+  id: number;
+  tone: "ok" | "wait" | "error";
+  title: string;
+  text?: string;
+  /** One button at most. */
+  action?: { label: string; run(): void };
+}
+
+export interface LinkShown {
+  title: string;
+  url: string;
+}
+
+/** What a component may ask for. */
+export interface Verbs {
+  knock(name: string): void;
+  stopKnocking(): void;
+  tryNow(): void;
+  rename(name: string): void;
+  shareFiles(files: Iterable<File>): void;
+  shareDrop(transfer: DataTransfer): void;
+  sharePaste(transfer: DataTransfer | null): void;
+  announceAgain(fileIds: string[]): void;
+  stopSharing(fileIds: string[]): void;
+  download(items: FileItem[], title: string, subject: string): void;
+  cancel(downloadId: string): void;
+  clearHistory(): void;
+  copyLink(items: FileItem[], title: string): void;
+  play(item: FileItem): void;
+  dismiss(noticeId: number): void;
+}
+
+export class HubStore {
+  screen = $state.raw<Screen>({ at: "starting" });
+  link = $state.raw<LinkState>({ at: "idle" });
+  hub = $state.raw<Partial<HubInfo>>({});
+  mode = $state.raw<TransportMode | null>(null);
+  hubReady = $state(false);
+  /** Approved on the connection that stands. */
+  entered = $state(false);
+  /** The hub answered, whatever it said. */
+  registered = $state(false);
+  busy = $state(false);
+  /** The list was there at least once, so there is something to show while the hub is away. */
+  loaded = $state(false);
+  me = $state("");
+  name = $state("");
+
+  files = $state.raw<FileItem[]>([]);
+  clients = $state.raw<Client[]>([]);
+  online = $state.raw<ReadonlySet<string>>(new Set());
+  downloads = $state.raw<Download[]>([]);
+  takings = $state.raw<ReadonlyMap<string, Taking[]>>(new Map());
+  finished = $state.raw<ReadonlyMap<string, number>>(new Map());
+  /** Uploads open or waiting: somebody is pulling from this page right now. */
+  owes = $state(0);
+
+  view = $state.raw<View>(PLAIN_VIEW);
+  selected = $state.raw<ReadonlySet<string>>(new Set());
+  notices = $state.raw<Notice[]>([]);
+  announcement = $state("");
+  linkShown = $state.raw<LinkShown | null>(null);
+  playing = $state.raw<LinkShown | null>(null);
+  now = $state(Date.now());
+
+  readonly scoped = $derived(scope(this.files, this.view));
+  readonly counts = $derived(counts(this.scoped));
+  readonly rows = $derived<Item[]>(browse(this.files, this.view));
+  readonly fileCounts = $derived.by(() => {
+    const byOwner = new Map<string, number>();
+    for (const { owner, gone } of this.files) if (!gone) byOwner.set(owner, (byOwner.get(owner) ?? 0) + 1);
+    return byOwner;
+  });
+  readonly names = $derived(new Map(this.clients.map((client) => [client.public_id, client.name])));
+  readonly kinds = $derived(new Map(this.clients.map((client) => [client.public_id, client])));
+  readonly chosen = $derived(filesOf(this.rows.filter(({ key }) => this.selected.has(key)), this.files).filter(({ listed }) => listed));
+  readonly running = $derived(this.downloads.filter((download) => !isOver(download)));
+  /** The newest download of each row. */
+  readonly bySubject = $derived(new Map([...this.downloads].reverse().map((download) => [download.subject, download])));
+  /** Everything that needs the hub is usable. */
+  readonly usable = $derived(this.link.at === "open" && this.hubReady && this.entered);
+
+  constructor(readonly verbs: Verbs) {}
+
+  nameOf(publicId: string): string {
+    return this.names.get(publicId) ?? "Someone";
+  }
+
+  show(change: Partial<View>): void {
+    this.view = { ...this.view, ...change };
+    this.selected = new Set();
+  }
+
+  select(key: string, on: boolean): void {
+    const selected = new Set(this.selected);
+    if (on) selected.add(key);
+    else selected.delete(key);
+    this.selected = selected;
+  }
+
+  selectNone(): void {
+    this.selected = new Set();
+  }
+}
+
+const KEY = Symbol("hub");
+
+export function provideHub(hub: HubStore): HubStore {
+  return setContext(KEY, hub);
+}
+
+export function useHub(): HubStore {
+  return getContext<HubStore>(KEY);
+}

@@ -1,0 +1,58 @@
+/** Who takes what from this device, as the relay reports it to the owner. Pure. */
+import type { TransferProgress } from "../protocol/wire";
+
+export interface Taking {
+  asker: string;
+  file_id: string;
+  done: number;
+  total: number;
+  rate: number;
+  state: TransferProgress["state"];
+  heardMs: number;
+}
+
+const QUIET_MS = 20_000;
+
+export class Takings {
+  /** By file, then by asker. */
+  #open = new Map<string, Map<string, Taking>>();
+  /** How often each file went out whole. */
+  readonly finished = new Map<string, number>();
+
+  progress(progress: TransferProgress, now: number): void {
+    const { asker, file_id, done, total, rate, state } = progress;
+    const askers = this.#open.get(file_id) ?? new Map<string, Taking>();
+    if (state === "done" || state === "failed" || state === "cancelled") {
+      askers.delete(asker);
+      if (state === "done") this.finished.set(file_id, (this.finished.get(file_id) ?? 0) + 1);
+    } else {
+      askers.set(asker, { asker, file_id, done, total, rate, state, heardMs: now });
+    }
+    if (askers.size > 0) this.#open.set(file_id, askers);
+    else this.#open.delete(file_id);
+  }
+
+  /** Forgets what nobody spoke of for a while. True if something went. */
+  tick(now: number): boolean {
+    let changed = false;
+    for (const [fileId, askers] of this.#open) {
+      for (const [asker, taking] of askers) {
+        if (taking.state === "running" && now - taking.heardMs > QUIET_MS) changed = askers.delete(asker) || changed;
+      }
+      if (askers.size === 0) this.#open.delete(fileId);
+    }
+    return changed;
+  }
+
+  drop(fileId: string): void {
+    this.#open.delete(fileId);
+  }
+
+  clear(): void {
+    this.#open.clear();
+  }
+
+  get all(): ReadonlyMap<string, Taking[]> {
+    return new Map([...this.#open].map(([fileId, askers]) => [fileId, [...askers.values()]]));
+  }
+}

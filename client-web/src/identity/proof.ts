@@ -1,0 +1,79 @@
+/** Everything computed at the door: ids, commitments, codes, the two signatures. Pure, checked against the golden vectors. */
+import { ed25519 } from "@noble/curves/ed25519.js";
+import { blake3 } from "@noble/hashes/blake3.js";
+import { fromHex, toHex, uuidOf } from "./bytes";
+
+const utf8 = new TextEncoder();
+const lines = (...texts: string[]) => utf8.encode(texts.join("\n"));
+
+/** Pages cannot see the certificate, so their channel is zeros. */
+export const NO_CHANNEL = "0".repeat(64);
+
+export interface Keys {
+  seed: Uint8Array;
+  publicKey: string;
+  publicId: string;
+}
+
+export function keysFrom(seed: Uint8Array): Keys {
+  const publicKey = toHex(ed25519.getPublicKey(seed));
+  return { seed, publicKey, publicId: publicIdOf(publicKey) };
+}
+
+export function publicIdOf(publicKey: string): string {
+  return uuidOf(blake3(fromHex(publicKey)), 8);
+}
+
+/** What people compare: the first 16 bytes of the key's hash. */
+export function fingerprintOf(publicKey: string): string {
+  return toHex(blake3(fromHex(publicKey)).slice(0, 16));
+}
+
+export function commitOf(publicKey: string, reveal: string): string {
+  return toHex(blake3(lines("lanyard/1 commit", publicKey, reveal)));
+}
+
+export function requestIdOf(publicKey: string, commit: string, relayNonce: string, name: string): string {
+  return toHex(blake3(lines("lanyard/1 request", publicKey, commit, relayNonce, name)).slice(0, 16));
+}
+
+export function codeOf(hubKey: string, publicKey: string, requestId: string, reveal: string, masterNonce: string): string {
+  const digest = blake3(lines("lanyard/1 code", hubKey, publicKey, requestId, reveal, masterNonce));
+  const number = new DataView(digest.buffer, digest.byteOffset, 8).getBigUint64(0);
+  return (number % 1_000_000n).toString().padStart(6, "0");
+}
+
+export interface Handshake {
+  bootId: string;
+  relayNonce: string;
+  deviceNonce: string;
+  hubKey: string;
+  deviceKey: string;
+  authority: string;
+  channel: string;
+}
+
+export function deviceText(h: Handshake): string {
+  return ["lanyard/1 device", ...seven(h)].join("\n");
+}
+
+export function hubText(h: Handshake, publicId: string): string {
+  return ["lanyard/1 hub", ...seven(h), publicId].join("\n");
+}
+
+export function sign(seed: Uint8Array, text: string): string {
+  return toHex(ed25519.sign(utf8.encode(text), seed));
+}
+
+/** Strict by RFC 8032; anything malformed is simply not a signature. */
+export function verifies(publicKey: string, text: string, signature: string): boolean {
+  try {
+    return ed25519.verify(fromHex(signature), utf8.encode(text), fromHex(publicKey), { zip215: false });
+  } catch {
+    return false;
+  }
+}
+
+function seven(h: Handshake): string[] {
+  return [h.bootId, h.relayNonce, h.deviceNonce, h.hubKey, h.deviceKey, h.authority, h.channel];
+}

@@ -1,0 +1,30 @@
+/** The device's page: find the key, take an instance, mount the screens. */
+import "./styles/tokens.css";
+import "./styles/base.css";
+import { mount } from "svelte";
+import App from "./App.svelte";
+import { Driver } from "./hub/driver";
+import { HubStore, type Verbs } from "./hub/store.svelte";
+import { claimInstance } from "./identity/instance";
+import { loadKeys } from "./identity/keystore";
+import type { Keys } from "./identity/proof";
+
+const page = new AbortController();
+
+async function start(target: HTMLElement): Promise<void> {
+  let keys: Keys;
+  try {
+    keys = await loadKeys();
+  } catch (error) {
+    const hub = new HubStore(new Proxy({} as Verbs, { get: () => () => undefined }));
+    hub.screen = { at: "unable", why: error instanceof Error && error.message ? `${error.message}.` : "it has no database." };
+    mount(App, { target, props: { hub } });
+    return;
+  }
+  const driver = new Driver(keys, await claimInstance(page.signal), page.signal);
+  mount(App, { target, props: { hub: driver.store } });
+  driver.start();
+}
+
+const target = document.getElementById("app");
+if (target) void start(target);

@@ -1,0 +1,68 @@
+// Promise: what this page computes at the door is what every other implementation computes.
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { describe, expect, test } from "vitest";
+import { fromHex, toHex } from "../identity/bytes";
+import { codeOf, commitOf, deviceText, hubText, keysFrom, publicIdOf, requestIdOf, sign, verifies, type Handshake } from "../identity/proof";
+import { groupLog } from "./limits";
+
+interface Vectors {
+  public_id: { seed: string; public_key: string; public_id: string }[];
+  register: Record<"device_seed" | "hub_seed" | "boot_id" | "relay_nonce" | "device_nonce" | "hub_public_key" | "device_public_key" | "authority" | "channel" | "device_text" | "device_signature" | "hub_text" | "hub_signature", string>[];
+  approval: Record<"hub_public_key" | "device_public_key" | "name" | "reveal" | "commit" | "relay_nonce" | "request_id" | "master_nonce" | "code", string>[];
+  group_log: { size: number; group_log: number }[];
+}
+
+const vectors = JSON.parse(readFileSync(resolve(process.cwd(), "../protocol/vectors/vectors.json"), "utf8")) as Vectors;
+
+test.each(vectors.public_id)("a seed gives its key and public id: $public_id", ({ seed, public_key, public_id }) => {
+  expect(keysFrom(fromHex(seed))).toMatchObject({ publicKey: public_key, publicId: public_id });
+  expect(publicIdOf(public_key)).toBe(public_id);
+});
+
+describe.each(vectors.register)("the handshake at $authority", (vector) => {
+  const handshake: Handshake = {
+    bootId: vector.boot_id,
+    relayNonce: vector.relay_nonce,
+    deviceNonce: vector.device_nonce,
+    hubKey: vector.hub_public_key,
+    deviceKey: vector.device_public_key,
+    authority: vector.authority,
+    channel: vector.channel,
+  };
+  const publicId = publicIdOf(vector.device_public_key);
+
+  test("both texts are exact", () => {
+    expect(deviceText(handshake)).toBe(vector.device_text);
+    expect(hubText(handshake, publicId)).toBe(vector.hub_text);
+  });
+
+  test("the device signs what the vector signs", () => {
+    expect(sign(fromHex(vector.device_seed), vector.device_text)).toBe(vector.device_signature);
+  });
+
+  test("the hub's signature is accepted, and nothing near it", () => {
+    expect(verifies(vector.hub_public_key, vector.hub_text, vector.hub_signature)).toBe(true);
+    expect(verifies(vector.hub_public_key, `${vector.hub_text} `, vector.hub_signature)).toBe(false);
+    expect(verifies(vector.device_public_key, vector.hub_text, vector.hub_signature)).toBe(false);
+    const flipped = fromHex(vector.hub_signature);
+    flipped[3] = (flipped[3] ?? 0) ^ 1;
+    expect(verifies(vector.hub_public_key, vector.hub_text, toHex(flipped))).toBe(false);
+    expect(verifies(vector.hub_public_key, vector.hub_text, "no hex")).toBe(false);
+  });
+});
+
+test.each(vectors.approval)("a knock's commit, request and code: $code", (vector) => {
+  expect(commitOf(vector.device_public_key, vector.reveal)).toBe(vector.commit);
+  expect(requestIdOf(vector.device_public_key, vector.commit, vector.relay_nonce, vector.name)).toBe(vector.request_id);
+  expect(codeOf(vector.hub_public_key, vector.device_public_key, vector.request_id, vector.reveal, vector.master_nonce)).toBe(vector.code);
+});
+
+test.each(vectors.group_log)("a file of $size bytes has groups of 2^$group_log", ({ size, group_log }) => {
+  expect(groupLog(size)).toBe(group_log);
+});
+
+test("a small-order key signs nothing here", () => {
+  const weak = `01${"00".repeat(31)}`;
+  expect(verifies(weak, "anything", `01${"00".repeat(63)}`)).toBe(false);
+});

@@ -1,0 +1,141 @@
+/**
+ * The owner's side: a request for a run of groups becomes the body of one PUT.
+ *
+ * Bytes never enter JavaScript. The body is a slice of the file, and the browser reads it as it
+ * sends. At most three at a time; the rest wait here, where the relay can still take them back.
+ */
+import { MAX_UPLOADS, groupLog } from "../protocol/limits";
+import type { DataOf, DeviceToRelay, Piece, RelayToDevice } from "../protocol/wire";
+
+type Request = DataOf<RelayToDevice, "UPLOAD_CHUNK_REQUEST">;
+type Unavailable = DataOf<DeviceToRelay, "CHUNK_UNAVAILABLE">;
+
+export interface Held {
+  file: File;
+  size: number;
+  modified_ms: number;
+}
+
+export interface UploadTools {
+  held(fileId: string): Held | undefined;
+  token(): string | null;
+  unavailable(answer: Unavailable): void;
+  /** The file can no longer be read as it was listed. */
+  broken(fileId: string, code: "FILE_CHANGED" | "FILE_GONE"): void;
+  /** How many bodies are open or wait. */
+  owes(count: number): void;
+  put(url: string, init: RequestInit): Promise<Response>;
+}
+
+class Refusal extends Error {
+  constructor(
+    readonly code: "FILE_CHANGED" | "FILE_GONE",
+    readonly fileId: string,
+  ) {
+    super(code);
+  }
+}
+
+export class Uploads {
+  #waiting: Request[] = [];
+  #open = new Map<string, AbortController>();
+
+  constructor(private readonly tools: UploadTools) {}
+
+  request(request: Request): void {
+    if (request.what === "values") {
+      this.tools.unavailable({ ticket: request.ticket, code: "NO_VALUES" });
+      return;
+    }
+    this.#waiting.push(request);
+    this.#next();
+  }
+
+  cancel(ticket: string): void {
+    this.#waiting = this.#waiting.filter((request) => request.ticket !== ticket);
+    this.#open.get(ticket)?.abort();
+    this.#report();
+  }
+
+  /** The session ended, and its tickets with it. */
+  cancelAll(): void {
+    this.#waiting = [];
+    for (const controller of this.#open.values()) controller.abort();
+    this.#report();
+  }
+
+  #next(): void {
+    while (this.#open.size < MAX_UPLOADS) {
+      const request = this.#waiting.shift();
+      if (!request) break;
+      void this.#run(request);
+    }
+    this.#report();
+  }
+
+  async #run(request: Request): Promise<void> {
+    const controller = new AbortController();
+    this.#open.set(request.ticket, controller);
+    try {
+      const body = bodyOf(request, this.tools.held);
+      await this.tools.put(`/chunks/${request.ticket}`, {
+        method: "PUT",
+        body,
+        headers: { Authorization: `Bearer ${this.tools.token() ?? ""}` },
+        signal: controller.signal,
+      });
+      // Whatever the answer says, the relay also says it on the socket.
+    } catch (error) {
+      if (error instanceof Refusal) this.#refuse(request.ticket, error);
+      else if (!controller.signal.aborted) await this.#probe(request);
+    } finally {
+      this.#open.delete(request.ticket);
+      this.#next();
+    }
+  }
+
+  /** A body that failed looks the same for a lost network and a changed file: reading one byte tells them apart. */
+  async #probe(request: Request): Promise<void> {
+    for (const fileId of new Set(request.pieces.map(([id]) => id))) {
+      const held = this.tools.held(fileId);
+      if (!held) continue;
+      const code = await whyUnreadable(held.file);
+      if (code) return this.#refuse(request.ticket, new Refusal(code, fileId));
+    }
+  }
+
+  #refuse(ticket: string, { code, fileId }: Refusal): void {
+    this.tools.unavailable({ ticket, code, file_id: fileId });
+    if (this.tools.held(fileId)) this.tools.broken(fileId, code);
+  }
+
+  #report(): void {
+    this.tools.owes(this.#open.size + this.#waiting.length);
+  }
+}
+
+/** What reading says of a file: nothing, or why it is not the one that was listed. */
+export async function whyUnreadable(file: Blob): Promise<"FILE_CHANGED" | "FILE_GONE" | null> {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return null;
+  } catch (error) {
+    return error instanceof DOMException && error.name === "NotFoundError" ? "FILE_GONE" : "FILE_CHANGED";
+  }
+}
+
+export function bodyOf(request: Pick<Request, "pieces" | "length">, held: UploadTools["held"]): Blob {
+  const parts = request.pieces.map((piece) => sliceOf(piece, held));
+  const body = parts.length === 1 && parts[0] ? parts[0] : new Blob(parts);
+  if (body.size !== request.length) throw new Refusal("FILE_CHANGED", request.pieces[0]?.[0] ?? "");
+  return body;
+}
+
+function sliceOf([fileId, first, count]: Piece, held: UploadTools["held"]): Blob {
+  const found = held(fileId);
+  if (!found) throw new Refusal("FILE_GONE", fileId);
+  const { file, size, modified_ms } = found;
+  if (file.size !== size || Math.max(0, Math.floor(file.lastModified)) !== modified_ms) throw new Refusal("FILE_CHANGED", fileId);
+  const group = 2 ** groupLog(size);
+  return file.slice(first * group, Math.min(size, (first + count) * group));
+}

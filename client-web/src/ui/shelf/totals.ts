@@ -1,0 +1,27 @@
+/** Everything that moves, as one figure. Pure. */
+import type { Download } from "../../hub/downloads";
+import type { Taking } from "../../hub/takings";
+
+export interface Totals {
+  arriving: number;
+  leaving: number;
+  done: number;
+  total: number;
+  rate: number;
+}
+
+export function totalsOf(running: Download[], takings: ReadonlyMap<string, Taking[]>): Totals {
+  const out = [...takings.values()].flat();
+  const all = [...running.map(({ done, size, rate, state }) => ({ done, total: size, rate: state === "running" ? rate : 0 })), ...out];
+  return {
+    arriving: running.length,
+    leaving: out.length,
+    done: all.reduce((sum, one) => sum + one.done, 0),
+    total: all.reduce((sum, one) => sum + one.total, 0),
+    rate: all.reduce((sum, one) => sum + one.rate, 0),
+  };
+}
+
+export function totalsWords({ arriving, leaving }: Totals): string {
+  return [arriving > 0 ? `${arriving} arriving` : "", leaving > 0 ? `${leaving} leaving` : ""].filter(Boolean).join(", ");
+}

@@ -1,0 +1,465 @@
+//! Asks: who wants which groups, from the request to its one outcome per group. A device's ask that cannot go on is answered
+//! with a code and asked again by the device; a link's ask is kept and tried again here, because nobody stands behind
+//! a browser's download to ask again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lanyard_protocol::chunk::What;
+use lanyard_protocol::group::Groups;
+use lanyard_protocol::limits::{MAX_PIECES, MAX_RUN_BYTES, WAITING_TIMEOUT_MS};
+use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkUnavailable, RequestChunk};
+use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, Piece, Ref, RelayToDevice, TransferId};
+
+use super::*;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct AskId(pub u64);
+
+/// Who wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Asker {
+    Device { session: SessionId, transfer: TransferId },
+    Link { reader: LinkReader, want: u64, hash: LinkHash },
+    /// The relay itself, for a file's list of group values.
+    Relay,
+}
+
+/// What an ask outside the queue waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Parked {
+    Grants,
+    Owner,
+    Hub,
+    Values(FileRef),
+    Retry,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub id: AskId,
+    pub asker: Asker,
+    pub owner: DeviceId,
+    pub what: What,
+    pub pieces: Vec<Piece>,
+    pub reference: Option<Ref>,
+    pub tries: u32,
+    pub parked: Parked,
+}
+
+impl Ask {
+    pub fn file(&self, piece: &Piece) -> FileRef {
+        FileRef { public_id: self.owner, file_id: piece.file_id }
+    }
+
+    pub fn files(&self) -> BTreeSet<FileRef> {
+        self.pieces.iter().map(|piece| self.file(piece)).collect()
+    }
+}
+
+/// Adds a group to pieces, lengthening the last one if it fits.
+fn push_group(pieces: &mut Vec<Piece>, file_id: lanyard_protocol::FileId, group: u32) {
+    match pieces.last_mut() {
+        Some(last) if last.file_id == file_id && last.groups.end() == group => last.groups.count += 1,
+        _ => pieces.push(Piece::new(file_id, group, 1)),
+    }
+}
+
+impl Broker {
+    /// REQUEST_CHUNK of an approved session.
+    pub(super) fn chunk_requested(
+        &mut self,
+        now: Moment,
+        session: SessionId,
+        request: RequestChunk,
+        reference: Option<Ref>,
+    ) {
+        let RequestChunk { transfer_id, public_id, pieces, what, have } = request;
+        if let Some(have) = have {
+            self.progress.note_have(session, transfer_id, have);
+        }
+        let asker = Asker::Device { session, transfer: transfer_id };
+        self.ask(now, asker, public_id, what, pieces, reference);
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        now: Moment,
+        asker: Asker,
+        owner: DeviceId,
+        what: What,
+        pieces: Vec<Piece>,
+        reference: Option<Ref>,
+    ) {
+        let id = AskId(self.number());
+        let ask = Ask { id, asker, owner, what, pieces, reference, tries: 0, parked: Parked::Retry };
+        self.consider(now, ask);
+    }
+
+    /// Goes through everything an ask needs, from grants to a place in the queue.
+    pub(super) fn consider(&mut self, now: Moment, mut ask: Ask) {
+        if ask.pieces.is_empty() || ask.pieces.len() > MAX_PIECES {
+            return self.ask_misshapen(ask);
+        }
+        if self.master.is_refused(ask.owner) {
+            return self.ask_failed(now, ask, FailureCode::PeerRevoked);
+        }
+        let unknown = self.grants.unknown(now, ask.files());
+        if !unknown.is_empty() {
+            if !self.hub_ready() {
+                return self.ask_failed(now, ask, FailureCode::ServerNotReady);
+            }
+            self.look_up(unknown);
+            ask.parked = Parked::Grants;
+            self.asks.insert(ask.id, ask);
+            return;
+        }
+        if !self.has_shape(&ask) {
+            return self.ask_misshapen(ask);
+        }
+        let Some(ask) = self.without_changed(now, ask) else { return };
+        match (ask.what, ask.asker) {
+            (What::Values, _) => self.consider_values(now, ask),
+            (What::Bytes, Asker::Link { .. }) => self.consider_link(now, ask),
+            (What::Bytes, _) => self.place(now, ask),
+        }
+    }
+
+    /// Within its files, no group twice, and no longer than a run may be.
+    fn has_shape(&self, ask: &Ask) -> bool {
+        let mut seen: BTreeMap<FileRef, BTreeSet<u32>> = BTreeMap::new();
+        let mut length = 0u64;
+        let mut count = 0u64;
+        for piece in &ask.pieces {
+            let file = ask.file(piece);
+            let Some(groups) = self.grants.groups(&file) else { return false };
+            let fits = piece.groups.count > 0 && u64::from(piece.groups.first) + u64::from(piece.groups.count) <= u64::from(groups.count());
+            if !fits {
+                return false;
+            }
+            if ask.what == What::Values && piece.groups.count != groups.count() {
+                return false;
+            }
+            length += groups.span(piece.groups.first, piece.groups.count);
+            count += u64::from(piece.groups.count);
+            if ask.what == What::Bytes && length > MAX_RUN_BYTES && count > 1 {
+                return false;
+            }
+            let seen = seen.entry(file).or_default();
+            if !piece.groups.iter().all(|group| seen.insert(group)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Fails the pieces of files that changed, and gives back what is left.
+    fn without_changed(&mut self, now: Moment, mut ask: Ask) -> Option<Ask> {
+        let owner = ask.owner;
+        let changed = |piece: &Piece, blame: &Blame| blame.is_changed(&FileRef { public_id: owner, file_id: piece.file_id });
+        let gone: Vec<Piece> = ask.pieces.iter().filter(|p| changed(p, &self.blame)).copied().collect();
+        if !gone.is_empty() {
+            ask.pieces.retain(|p| !changed(p, &self.blame));
+            let part = Ask { id: AskId(self.number()), pieces: gone, ..ask.clone() };
+            self.ask_failed(now, part, FailureCode::FileChanged);
+        }
+        (!ask.pieces.is_empty()).then_some(ask)
+    }
+
+    /// A list of values comes from the relay's memory, else from the holder if the root is known to check it by.
+    fn consider_values(&mut self, now: Moment, ask: Ask) {
+        let [piece] = ask.pieces.as_slice() else {
+            // Each file's list is a body of its own.
+            for piece in &ask.pieces {
+                let part = Ask { id: AskId(self.number()), pieces: vec![*piece], ..ask.clone() };
+                self.consider_values(now, part);
+            }
+            return;
+        };
+        let file = ask.file(piece);
+        if self.grants.has_values(&file) {
+            self.open_values(now, ask, file);
+        } else if self.grants.root(&file).is_none() || self.grants.values_refused(&file) {
+            self.ask_failed(now, ask, FailureCode::NoValues);
+        } else {
+            self.place(now, ask);
+        }
+    }
+
+    /// Before a link reads a file whose root is known, the relay asks the holder once for the values to check by.
+    fn consider_link(&mut self, now: Moment, mut ask: Ask) {
+        let needing = ask.files().into_iter().find(|file| {
+            let several = self.grants.groups(file).is_some_and(|g| g.count() > 1);
+            let known = self.grants.root(file).is_some();
+            several && known && !self.grants.has_values(file) && !self.grants.values_refused(file)
+        });
+        let Some(file) = needing else { return self.place(now, ask) };
+        let count = self.grants.groups(&file).map_or(0, |g| g.count());
+        ask.parked = Parked::Values(file);
+        let first = !self.asks.values().any(|other| other.parked == Parked::Values(file));
+        self.asks.insert(ask.id, ask);
+        if first {
+            self.ask(now, Asker::Relay, file.public_id, What::Values, vec![Piece::new(file.file_id, 0, count)], None);
+        }
+    }
+
+    /// Joins what is live; what is absent goes into the queue, a run per holder. Joining and queueing are one step, and
+    /// the queue opens slots in the same mutation: no group is ever in two live slots.
+    pub(super) fn place(&mut self, now: Moment, ask: Ask) {
+        let absent = self.join_live(now, &ask);
+        let mut by_holder: BTreeMap<SessionId, Vec<Piece>> = BTreeMap::new();
+        let mut away = Vec::new();
+        for piece in absent {
+            match self.holder_of(&ask.file(&piece)) {
+                Some(holder) => by_holder.entry(holder).or_default().push(piece),
+                None => away.push(piece),
+            }
+        }
+        if !away.is_empty() {
+            let part = Ask { id: AskId(self.number()), pieces: away, ..ask.clone() };
+            self.ask_failed(now, part, FailureCode::OwnerAway);
+        }
+        for pieces in by_holder.into_values() {
+            let part = Ask { id: AskId(self.number()), pieces, ..ask.clone() };
+            self.enqueue(now, part);
+        }
+    }
+
+    fn enqueue(&mut self, now: Moment, ask: Ask) {
+        let length = self.length_of(&ask);
+        let key = self.asker_key(&ask.asker);
+        if !self.queue.has_room(key, length) {
+            return self.ask_failed(now, ask, FailureCode::Busy);
+        }
+        self.deadlines.set(Timer::AskWaited(ask.id), now.plus(WAITING_TIMEOUT_MS));
+        self.queue.push(key, ask, length);
+    }
+
+    /// Joins the ask to live slots; gives back the pieces that are in none.
+    pub(super) fn join_live(&mut self, now: Moment, ask: &Ask) -> Vec<Piece> {
+        let mut live: BTreeMap<SlotId, Vec<Piece>> = BTreeMap::new();
+        let mut absent = Vec::new();
+        for piece in &ask.pieces {
+            let file = ask.file(piece);
+            for group in piece.groups.iter() {
+                match self.slots.holding(&file, ask.what, group) {
+                    Some(slot) => push_group(live.entry(slot).or_default(), piece.file_id, group),
+                    None => push_group(&mut absent, piece.file_id, group),
+                }
+            }
+        }
+        for (slot, pieces) in live {
+            self.join(now, slot, ask.asker, &pieces);
+        }
+        absent
+    }
+
+    pub(super) fn holder_of(&self, file: &FileRef) -> Option<SessionId> {
+        let entry = self.grants.entry(file)?;
+        self.sessions.holder(entry.public_id, entry.instance)
+    }
+
+    /// Bytes of the body that answers an ask.
+    pub(super) fn length_of(&self, ask: &Ask) -> u64 {
+        ask.pieces.iter().map(|piece| self.piece_length(&ask.file(piece), piece, ask.what)).sum()
+    }
+
+    pub(super) fn piece_length(&self, file: &FileRef, piece: &Piece, what: What) -> u64 {
+        let groups = self.grants.groups(file).unwrap_or(Groups::of(0));
+        match what {
+            What::Bytes => groups.span(piece.groups.first, piece.groups.count),
+            What::Values => 32 * u64::from(piece.groups.count),
+        }
+    }
+
+    fn ask_misshapen(&mut self, ask: Ask) {
+        match ask.asker {
+            Asker::Device { session, .. } => self.fail(session, FailureCode::BadMessage, ask.reference),
+            Asker::Link { .. } => self.tell_link_failed(&ask, FailureCode::BadMessage),
+            Asker::Relay => {}
+        }
+    }
+
+    /// The one "no" of an ask. A device hears it; a link's ask waits for what it lacks.
+    pub(super) fn ask_failed(&mut self, now: Moment, ask: Ask, code: FailureCode) {
+        match ask.asker {
+            Asker::Device { session, transfer } => {
+                self.tell_chunk_failed(session, transfer, ask.pieces, code);
+            }
+            Asker::Link { .. } => self.link_ask_failed(now, ask, code),
+            Asker::Relay => self.values_failed(now, ask, code),
+        }
+    }
+
+    pub(super) fn tell_chunk_failed(
+        &mut self,
+        session: SessionId,
+        transfer_id: TransferId,
+        pieces: Vec<Piece>,
+        code: FailureCode,
+    ) {
+        let retry = code.may_retry();
+        let message = ChunkFailed { transfer_id, pieces, code, retry, retry_after_ms: None };
+        self.send(session, RelayToDevice::ChunkFailed(message), None);
+    }
+
+    /// The holder gave no list: what waits for it goes on with pins, or waits for the owner.
+    fn values_failed(&mut self, now: Moment, ask: Ask, code: FailureCode) {
+        let Some(piece) = ask.pieces.first() else { return };
+        let file = ask.file(piece);
+        if code == FailureCode::NoValues || code == FailureCode::BadBytes {
+            self.grants.refuse_values(&file);
+            return self.retry_parked(now);
+        }
+        for waiting in self.take_parked(|parked| *parked == Parked::Values(file)) {
+            self.ask_failed(now, waiting, code);
+        }
+    }
+
+    pub(super) fn take_parked(&mut self, matches: impl Fn(&Parked) -> bool) -> Vec<Ask> {
+        let ids: Vec<AskId> = self.asks.iter().filter(|(_, ask)| matches(&ask.parked)).map(|(id, _)| *id).collect();
+        ids.into_iter()
+            .filter_map(|id| {
+                self.deadlines.clear(&Timer::AskRetry(id));
+                self.asks.remove(&id)
+            })
+            .collect()
+    }
+
+    /// Something changed that parked asks may have waited for: an owner, the master, a list.
+    pub(super) fn retry_parked(&mut self, now: Moment) {
+        for ask in self.take_parked(|parked| *parked != Parked::Grants && *parked != Parked::Retry) {
+            let still_waits = match &ask.parked {
+                Parked::Values(file) => !self.grants.has_values(file) && !self.grants.values_refused(file),
+                Parked::Owner => ask.files().iter().all(|file| self.grants.entry(file).is_some() && self.holder_of(file).is_none()),
+                Parked::Hub => !self.hub_ready(),
+                Parked::Grants | Parked::Retry => false,
+            };
+            if still_waits {
+                self.asks.insert(ask.id, ask);
+            } else {
+                self.consider(now, ask);
+            }
+        }
+    }
+
+    pub(super) fn ask_retried(&mut self, now: Moment, id: AskId) {
+        if let Some(ask) = self.asks.remove(&id) {
+            self.consider(now, ask);
+        }
+    }
+
+    /// The queue had no room for it for 30 s.
+    pub(super) fn ask_waited(&mut self, now: Moment, id: AskId) {
+        if let Some(ask) = self.queue.take(id) {
+            self.ask_failed(now, ask, FailureCode::TimedOut);
+        }
+    }
+
+    /// Ends everything of a session that asks: its tickets, bodies and asks.
+    pub(super) fn end_asker(&mut self, now: Moment, session: SessionId) {
+        let ours = |asker: &Asker| matches!(asker, Asker::Device { session: s, .. } if *s == session);
+        self.end_asks_where(now, ours, FailureCode::Cancelled);
+    }
+
+    /// CANCEL_CHUNK: of a transfer, all or some groups; running bodies end too.
+    pub(super) fn chunk_cancelled(&mut self, now: Moment, session: SessionId, cancel: CancelChunk) {
+        let asker = Asker::Device { session, transfer: cancel.transfer_id };
+        match cancel.pieces {
+            None => {
+                self.progress.cancelled(&mut self.effects, &self.sessions, session, cancel.transfer_id);
+                self.end_asks_where(now, |other| *other == asker, FailureCode::Cancelled);
+            }
+            Some(pieces) => {
+                let covered = |asked: &[Piece]| {
+                    asked.iter().all(|ask| {
+                        pieces.iter().any(|p| {
+                            p.file_id == ask.file_id
+                                && p.groups.first <= ask.groups.first
+                                && ask.groups.end() <= p.groups.end()
+                        })
+                    })
+                };
+                self.end_asks_covered(now, asker, covered);
+            }
+        }
+    }
+
+    fn end_asks_covered(&mut self, now: Moment, asker: Asker, covered: impl Fn(&[Piece]) -> bool) {
+        for ask in self.queue.take_where(|ask| ask.asker == asker && covered(&ask.pieces)) {
+            self.deadlines.clear(&Timer::AskWaited(ask.id));
+        }
+        self.asks.retain(|_, ask| !(ask.asker == asker && covered(&ask.pieces)));
+        for (slot, reader) in self.slots.readers_where(|waiter| waiter.asker == asker && covered(&waiter.pieces)) {
+            self.dismiss(now, slot, reader, FailureCode::Cancelled);
+        }
+    }
+
+    /// Ends asks and readers without telling them: they said so themselves, or are gone.
+    pub(super) fn end_asks_where(&mut self, now: Moment, matches: impl Fn(&Asker) -> bool, code: FailureCode) {
+        for ask in self.queue.take_where(|ask| matches(&ask.asker)) {
+            self.deadlines.clear(&Timer::AskWaited(ask.id));
+        }
+        for ask in self.asks.values().filter(|ask| matches(&ask.asker)) {
+            self.deadlines.clear(&Timer::AskRetry(ask.id));
+        }
+        self.asks.retain(|_, ask| !matches(&ask.asker));
+        for (slot, reader) in self.slots.readers_where(|waiter| matches(&waiter.asker)) {
+            self.dismiss(now, slot, reader, code);
+        }
+    }
+
+    /// Fails what is asked of a file but not yet in a slot.
+    pub(super) fn fail_asks_of(&mut self, now: Moment, file: &FileRef, code: FailureCode) {
+        let about = |ask: &Ask| ask.owner == file.public_id && ask.pieces.iter().any(|p| p.file_id == file.file_id);
+        let mut asks = self.queue.take_where(about);
+        for ask in &asks {
+            self.deadlines.clear(&Timer::AskWaited(ask.id));
+        }
+        let parked: Vec<AskId> = self.asks.values().filter(|ask| about(ask)).map(|ask| ask.id).collect();
+        for id in parked {
+            self.deadlines.clear(&Timer::AskRetry(id));
+            asks.extend(self.asks.remove(&id));
+        }
+        for ask in asks {
+            let (gone, rest): (Vec<Piece>, Vec<Piece>) = ask.pieces.iter().partition(|p| p.file_id == file.file_id);
+            let part = Ask { id: AskId(self.number()), pieces: gone, ..ask.clone() };
+            self.ask_failed(now, part, code);
+            if !rest.is_empty() {
+                let part = Ask { id: AskId(self.number()), pieces: rest, ..ask };
+                self.consider(now, part);
+            }
+        }
+    }
+
+    /// Fails what is asked of a device.
+    pub(super) fn fail_asks_to(&mut self, now: Moment, device: DeviceId, code: FailureCode) {
+        let mut asks = self.queue.take_where(|ask| ask.owner == device);
+        let parked: Vec<AskId> = self.asks.values().filter(|ask| ask.owner == device).map(|ask| ask.id).collect();
+        asks.extend(parked.into_iter().filter_map(|id| self.asks.remove(&id)));
+        for ask in asks {
+            self.deadlines.clear(&Timer::AskWaited(ask.id));
+            self.deadlines.clear(&Timer::AskRetry(ask.id));
+            self.ask_failed(now, ask, code);
+        }
+    }
+
+    /// The holder's no, instead of or during its PUT.
+    pub(super) fn chunk_unavailable(&mut self, now: Moment, session: SessionId, no: ChunkUnavailable) {
+        let Some(slot) = self.slots.by_ticket(&no.ticket) else { return };
+        if self.slots.get(slot).is_none_or(|s| s.holder != session) {
+            return;
+        }
+        let owner = self.sessions.get(session).map(|s| s.identity.public_id);
+        let culprit = no.file_id.zip(owner).map(|(file_id, public_id)| FileRef { public_id, file_id });
+        let culprit = culprit.filter(|file| self.slots.get(slot).is_some_and(|s| s.has_file(file)));
+        let culprit = culprit.or_else(|| self.slots.get(slot).and_then(|s| s.only_file()));
+        let code = match no.code {
+            FailureCode::FileGone | FailureCode::FileChanged | FailureCode::NoValues => no.code,
+            _ => FailureCode::Busy,
+        };
+        self.fail_slot(now, slot, code, culprit, false);
+        if let (FailureCode::FileChanged, Some(file)) = (code, culprit) {
+            self.file_changed(now, file);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What the broker is told.
+
+use lanyard_protocol::{
+    Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileRef, GroupRange, Instance, LinkHash, MasterFrame,
+    MasterToRelay, Nonce, PublicKey, Ref, Resume, Root, message::TransferState,
+};
+
+/// The generation of one WebSocket; never used twice in one life of a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// One upload of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub u64);
+
+/// One reader's slice of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReaderId(pub u64);
+
+/// One response to a `/d/` request; named by the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkReader(pub u64);
+
+/// One HTTP request that waits for the broker's answer; named by the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId(pub u64);
+
+/// What the edge has verified of a session: who it is, by its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub public_id: DeviceId,
+    pub public_key: PublicKey,
+    pub name: String,
+    pub kind: DeviceKind,
+    pub platform: String,
+    pub instance: Instance,
+    pub commit: Commit,
+    /// The nonce of the challenge that it answered.
+    pub relay_nonce: Nonce,
+    /// Where it comes from, without port.
+    pub address: String,
+    pub resume: Option<Resume>,
+}
+
+/// A piece of a link's want: groups of one file, wherever its owner.
+pub type WantedPiece = (FileRef, GroupRange);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The edge verified a device's key proof.
+    SessionOpened { session: SessionId, identity: Box<Identity> },
+    MessageReceived { session: SessionId, message: DeviceToRelay, reference: Option<Ref> },
+    SessionClosed { session: SessionId },
+
+    /// The edge verified a master's mac and that its term is the highest of this boot.
+    MasterOpened { session: SessionId },
+    MasterMessage { session: SessionId, frame: Box<MasterFrame<MasterToRelay>> },
+    MasterClosed { session: SessionId },
+
+    /// The head of the slot's PUT was accepted.
+    PutStarted { slot: SlotId },
+    /// All bytes are there and verified.
+    PutFinished { slot: SlotId },
+    PutFailed { slot: SlotId, code: FailureCode, culprit: Option<FileRef> },
+    /// A reader redeemed its ticket.
+    ReaderStarted { slot: SlotId, reader: ReaderId },
+    /// Its last byte is with the transport, or its body broke.
+    ReaderLeft { slot: SlotId, reader: ReaderId, delivered: u64 },
+    /// A reader took nothing for two seconds, or moves again.
+    ReaderStill { slot: SlotId, reader: ReaderId, still: bool },
+    /// All groups of a file are pinned: this is what they merge to.
+    RootKnown { file: FileRef, root: Root },
+    /// The relay has the whole list of the file's group values.
+    ValuesKnown { file: FileRef },
+
+    LinkOrdered { call: CallId, session: SessionId, hash: LinkHash, files: Vec<FileRef>, name: Option<String> },
+    LinkOpened { call: CallId, hash: LinkHash },
+    LinkDropped { call: CallId, session: SessionId, hash: LinkHash },
+    /// The HTTP request behind `call` is gone.
+    CallLeft { call: CallId },
+    /// A link's response wants groups of one owner's files, as one run.
+    LinkWanted { reader: LinkReader, hash: LinkHash, want: u64, pieces: Vec<WantedPiece> },
+    /// A link's response gave up its wants up to this number (all: `u64::MAX`, when it is over).
+    LinkLeft { reader: LinkReader, up_to: u64 },
+    LinkMoved { hash: LinkHash, progress: LinkProgress },
+}
+
+/// Where a link's response stands, measured by the edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkProgress {
+    pub link: lanyard_protocol::Link,
+    pub file: FileRef,
+    pub done: u64,
+    pub total: u64,
+    pub rate: u64,
+    pub state: TransferState,
+}

@@ -1,0 +1,346 @@
+//! The live master and its roster as the broker projects it: who may speak, who may hear.
+
+use std::collections::BTreeSet;
+
+use lanyard_protocol::message::*;
+use lanyard_protocol::{
+    CloseCode, DeviceId, FailureCode, MasterFrame, MasterToRelay, Membership, Ref, RelayToDevice, RelayToMaster,
+    Resume, SessionAddress,
+};
+
+use super::*;
+
+#[derive(Debug, Default)]
+pub(super) struct MasterState {
+    /// The one live master's session.
+    pub session: Option<SessionId>,
+    /// Its roster has arrived whole: devices may be served.
+    pub ready: bool,
+    /// Some master's roster has been seen in this boot; without one nobody's membership is known.
+    roster_known: bool,
+    approved: BTreeSet<DeviceId>,
+    refused: BTreeSet<DeviceId>,
+    /// Pages of a roster that is still arriving.
+    arriving: Option<(BTreeSet<DeviceId>, BTreeSet<DeviceId>)>,
+    pub head: Resume,
+}
+
+impl MasterState {
+    pub fn membership(&self, device: DeviceId) -> Membership {
+        if self.refused.contains(&device) {
+            Membership::Disapproved
+        } else if self.approved.contains(&device) {
+            Membership::Approved
+        } else if self.roster_known {
+            Membership::Pending
+        } else {
+            Membership::Unknown
+        }
+    }
+
+    pub fn is_refused(&self, device: DeviceId) -> bool {
+        self.refused.contains(&device)
+    }
+}
+
+impl Broker {
+    pub(super) fn hub_ready(&self) -> bool {
+        self.master.ready && self.master.session.is_some()
+    }
+
+    /// A newer master closes the older; it is ready after the last page of its roster.
+    pub(super) fn master_opened(&mut self, now: Moment, session: SessionId) {
+        if let Some(old) = self.master.session {
+            self.effects.push(Effect::CloseMaster { session: old, code: CloseCode::Superseded });
+            self.master_closed(now, old);
+        }
+        self.master.session = Some(session);
+        self.master.ready = false;
+        self.master.arriving = None;
+    }
+
+    /// The master is away: new requests are refused, what is granted goes on.
+    pub(super) fn master_closed(&mut self, now: Moment, session: SessionId) {
+        if self.master.session != Some(session) {
+            return;
+        }
+        let was_ready = self.hub_ready();
+        self.master.session = None;
+        self.master.ready = false;
+        self.master.arriving = None;
+        if was_ready {
+            let notice = ServerNotReady { retry_after_ms: 1_000 };
+            self.broadcast(self.sessions.ids(), RelayToDevice::ServerNotReady(notice), None);
+        }
+        self.lookups_lost(now);
+        self.calls_lost(now);
+    }
+
+    pub(super) fn master_message(&mut self, now: Moment, session: SessionId, frame: MasterFrame<MasterToRelay>) {
+        if self.master.session != Some(session) {
+            return; // words of an old term
+        }
+        let MasterFrame { message, reference, to, ref_to, .. } = frame;
+        if let MasterToRelay::MasterRoster(page) = message {
+            return self.roster_page(now, page);
+        }
+        if let MasterToRelay::Ping(empty) = message {
+            let frame = MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::Pong(empty)) };
+            self.effects.push(Effect::SendMaster { session, frame: Box::new(frame) });
+            return;
+        }
+        if !self.master.ready {
+            return;
+        }
+        let answer = ref_to.zip(reference.clone());
+        match message {
+            MasterToRelay::FileGrant(grant) => self.files_granted(now, grant, reference),
+            MasterToRelay::LinkGrant(grant) => self.link_granted(now, grant, reference),
+            MasterToRelay::LinkDropAck(_) => self.link_drop_acked(now, reference),
+            MasterToRelay::RequestFailed(no) if to.is_none() => self.relay_request_failed(now, no, reference),
+            MasterToRelay::ApproveClient(approve) => self.freeze_knock(session, approve, reference),
+            MasterToRelay::ClientApproved(approved) => self.client_approved(now, approved, answer),
+            MasterToRelay::DisApproveClient(no) => self.client_refused(now, no, answer),
+            MasterToRelay::ForgetClient(forget) => {
+                self.master.refused.remove(&forget.public_id);
+            }
+            MasterToRelay::ApprovalChallenge(challenge) => {
+                if let Some(id) = self.sessions.knocking(&challenge.request_id) {
+                    self.send(id, RelayToDevice::ApprovalChallenge(challenge), None);
+                }
+            }
+            MasterToRelay::ApprovalRestart(restart) => self.restart_knock(restart.request_id),
+            other => self.pass_on(now, other, to, reference, answer),
+        }
+    }
+
+    /// Lists and changes, for one device or for all.
+    fn pass_on(
+        &mut self,
+        now: Moment,
+        message: MasterToRelay,
+        to: Option<lanyard_protocol::Recipient>,
+        reference: Option<Ref>,
+        answer: Option<(SessionAddress, Ref)>,
+    ) {
+        self.learn(now, &message);
+        let Some(message) = towards_devices(message) else { return };
+        let Some(to) = to else { return self.broadcast_approved(message, answer) };
+        let is_refusal = matches!(message, RelayToDevice::RequestFailed(_));
+        let sessions = if is_refusal { self.recipients(to) } else { self.approved_recipients(to) };
+        for id in sessions {
+            self.send(id, message.clone(), reference.clone());
+        }
+    }
+
+    /// What the broker itself needs of a change.
+    fn learn(&mut self, now: Moment, message: &MasterToRelay) {
+        let stands = match message {
+            MasterToRelay::FilesAdded(added) => {
+                for entry in &added.files {
+                    self.grants.renew(entry);
+                }
+                self.retry_parked(now);
+                Some((added.epoch, added.revision))
+            }
+            MasterToRelay::FilesUpdated(updated) => {
+                for known in &updated.files {
+                    let file = FileRef { public_id: updated.public_id, file_id: known.file_id };
+                    self.grants.set_root(&file, known.root);
+                }
+                Some((updated.epoch, updated.revision))
+            }
+            MasterToRelay::FileRemoved(removed) => {
+                for file_id in &removed.file_ids {
+                    self.file_removed(now, FileRef { public_id: removed.public_id, file_id: *file_id });
+                }
+                Some((removed.epoch, removed.revision))
+            }
+            MasterToRelay::FilesWithdrawn(m) => Some((m.epoch, m.revision)),
+            MasterToRelay::ClientUpdated(m) => Some((m.epoch, m.revision)),
+            _ => None,
+        };
+        if let Some((epoch, revision)) = stands {
+            self.master.head = Resume { epoch, revision };
+        }
+    }
+
+    fn file_removed(&mut self, now: Moment, file: FileRef) {
+        self.grants.remove(&file);
+        self.links.file_gone(&file);
+        self.blame.forget_file(&file);
+        self.end_file(now, file, FailureCode::FileGone);
+    }
+
+    /// One page of who belongs; after the last the hub is ready.
+    fn roster_page(&mut self, now: Moment, page: MasterRoster) {
+        let (approved, refused) = self.master.arriving.get_or_insert_default();
+        approved.extend(page.approved);
+        refused.extend(page.refused);
+        if !page.last {
+            return;
+        }
+        let (approved, refused) = self.master.arriving.take().unwrap_or_default();
+        self.master.approved = approved;
+        self.master.refused = refused;
+        self.master.roster_known = true;
+        self.master.ready = true;
+        self.master.head = Resume { epoch: page.epoch, revision: page.revision };
+        self.project_roster(now);
+        self.tell_master_who_is_here();
+        let ready = HubReady { epoch: page.epoch, revision: page.revision };
+        self.broadcast_approved(RelayToDevice::HubReady(ready), None);
+        self.confirm_grants();
+        self.calls_again();
+        self.retry_parked(now);
+    }
+
+    /// Gives every live session the membership that the roster says.
+    fn project_roster(&mut self, now: Moment) {
+        let mut admitted = Vec::new();
+        for id in self.sessions.ids() {
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            let device = session.identity.public_id;
+            let (old, new) = (session.membership, self.master.membership(device));
+            match new {
+                Membership::Approved if old != Membership::Approved => {
+                    self.admit(id);
+                    admitted.push((id, device));
+                }
+                Membership::Disapproved => self.turn_away(now, id, self.master.head),
+                Membership::Pending if old != Membership::Pending => {
+                    session.membership = Membership::Pending;
+                    let notice = MembershipNotice { membership: Membership::Pending };
+                    self.send(id, RelayToDevice::Membership(notice), None);
+                    self.end_asker(now, id);
+                    self.end_holder(now, id, FailureCode::OwnerAway);
+                    // Announced with the others by `tell_master_who_is_here`.
+                    let Some(session) = self.sessions.get(id) else { continue };
+                    let who = &session.identity;
+                    let request = lanyard_protocol::approval::request_id(
+                        &who.public_key,
+                        &who.commit,
+                        &who.relay_nonce,
+                        &who.name,
+                    );
+                    self.sessions.set_knock(id, Some(request));
+                }
+                _ => {}
+            }
+        }
+        for (id, device) in admitted {
+            self.greet(id);
+            self.tell_presence(device, true, Some(id));
+        }
+    }
+
+    /// The last moment before an approval is final: the knock must still be the one on the host's screen.
+    fn freeze_knock(&mut self, master: SessionId, approve: ApproveClient, reference: Option<Ref>) {
+        let ApproveClient { public_id, request_id } = approve;
+        let session = self.sessions.knocking(&request_id).and_then(|id| self.sessions.get_mut(id));
+        let message = match session {
+            Some(session) if session.identity.public_id == public_id => {
+                session.frozen_knock = true;
+                RelayToMaster::ApproveClientAck(ApproveClientAck { public_id, request_id })
+            }
+            _ => RelayToMaster::RequestFailed(RequestFailed {
+                code: FailureCode::StaleRequest,
+                message: FailureCode::StaleRequest.sentence().into(),
+                retry_after_ms: None,
+                file_id: None,
+            }),
+        };
+        let frame = MasterFrame { reference, ..MasterFrame::plain(message) };
+        self.effects.push(Effect::SendMaster { session: master, frame: Box::new(frame) });
+    }
+
+    /// On the master's disk already: its sessions belong, and everybody hears of it.
+    fn client_approved(&mut self, now: Moment, approved: ClientApproved, answer: Option<(SessionAddress, Ref)>) {
+        let device = approved.client.public_id;
+        self.master.head = Resume { epoch: approved.epoch, revision: approved.revision };
+        self.master.refused.remove(&device);
+        self.master.approved.insert(device);
+        let was_present = self.sessions.is_present(device);
+        let waiting: Vec<SessionId> = self
+            .sessions
+            .of_device(device)
+            .into_iter()
+            .filter(|id| self.sessions.get(*id).is_some_and(|s| !s.is_approved()))
+            .collect();
+        for id in &waiting {
+            self.admit(*id);
+        }
+        self.broadcast_approved(RelayToDevice::ClientApproved(approved), answer);
+        for id in &waiting {
+            self.greet(*id);
+        }
+        if !was_present && let Some(first) = waiting.first() {
+            self.tell_presence(device, true, Some(*first));
+        }
+        self.retry_parked(now);
+    }
+
+    /// Final: everybody hears it, then all that the device had is over.
+    fn client_refused(&mut self, now: Moment, no: DisApproveClient, answer: Option<(SessionAddress, Ref)>) {
+        let device = no.public_id;
+        self.master.head = Resume { epoch: no.epoch, revision: no.revision };
+        self.master.approved.remove(&device);
+        self.master.refused.insert(device);
+        let own = self.sessions.of_device(device);
+        let others = self.sessions.approved().into_iter().filter(|id| !own.contains(id)).collect();
+        self.broadcast(others, refusal(device, self.master.head), answer);
+        for id in own {
+            self.turn_away(now, id, self.master.head);
+        }
+        self.end_device(now, device);
+    }
+
+    fn turn_away(&mut self, now: Moment, id: SessionId, head: Resume) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let device = session.identity.public_id;
+        session.membership = Membership::Disapproved;
+        self.send(id, refusal(device, head), None);
+        self.close(now, id, CloseCode::Revoked);
+    }
+
+    /// A "no" to something the relay itself asked.
+    fn relay_request_failed(&mut self, now: Moment, no: RequestFailed, reference: Option<Ref>) {
+        self.link_call_failed(now, no.code, reference.as_ref());
+        self.lookup_failed(now, no.code, reference.as_ref());
+    }
+
+    /// A file's root became known here: the master writes it into the list.
+    pub(super) fn root_known(&mut self, file: FileRef, root: lanyard_protocol::Root) {
+        self.grants.note_values(&file);
+        if self.grants.set_root(&file, root) {
+            let FileRef { public_id, file_id } = file;
+            self.tell_master(RelayToMaster::FileRoot(FileRoot { public_id, file_id, root }));
+        }
+    }
+}
+
+fn refusal(device: DeviceId, head: Resume) -> RelayToDevice {
+    RelayToDevice::ClientDisApproved(ClientDisApproved {
+        public_id: device,
+        epoch: head.epoch,
+        revision: head.revision,
+        audience: Audience::All,
+    })
+}
+
+/// The same message as devices know it; `None` for what is not theirs.
+fn towards_devices(message: MasterToRelay) -> Option<RelayToDevice> {
+    Some(match message {
+        MasterToRelay::ClientUpdated(m) => RelayToDevice::ClientUpdated(m),
+        MasterToRelay::FeedPage(m) => RelayToDevice::FeedPage(m),
+        MasterToRelay::FilesAdded(m) => RelayToDevice::FilesAdded(m),
+        MasterToRelay::FilesUpdated(m) => RelayToDevice::FilesUpdated(m),
+        MasterToRelay::FileRemoved(m) => RelayToDevice::FileRemoved(m),
+        MasterToRelay::FilesWithdrawn(m) => RelayToDevice::FilesWithdrawn(m),
+        MasterToRelay::AddFilesAck(m) => RelayToDevice::AddFilesAck(m),
+        MasterToRelay::RemoveFileAck(m) => RelayToDevice::RemoveFileAck(m),
+        MasterToRelay::UpdateNameAck(m) => RelayToDevice::UpdateNameAck(m),
+        MasterToRelay::RequestFailed(m) => RelayToDevice::RequestFailed(m),
+        _ => return None,
+    })
+}

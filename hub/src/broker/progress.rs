@@ -1,0 +1,159 @@
+//! How far transfers are, for the screens of asker and owner: the relay sees all bytes. At most four reports a second each.
+
+use std::collections::BTreeMap;
+
+use lanyard_protocol::limits::PROGRESS_INTERVAL_MS;
+use lanyard_protocol::message::{TransferProgress, TransferState};
+use lanyard_protocol::{DeviceId, FileRef, RelayToDevice, TransferId};
+
+use super::sessions::Sessions;
+use super::*;
+
+#[derive(Debug)]
+struct Course {
+    /// What the asker said it holds, and what it got since.
+    have: u64,
+    delivered: u64,
+    file: Option<(FileRef, u64)>,
+    reported: Moment,
+    /// Bytes since the last report.
+    since_report: u64,
+    rate: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    courses: BTreeMap<(SessionId, TransferId), Course>,
+}
+
+impl Progress {
+    fn course(&mut self, key: (SessionId, TransferId)) -> &mut Course {
+        self.courses.entry(key).or_insert(Course {
+            have: 0,
+            delivered: 0,
+            file: None,
+            reported: Moment(0),
+            since_report: 0,
+            rate: 0,
+        })
+    }
+
+    pub fn note_have(&mut self, session: SessionId, transfer: TransferId, have: u64) {
+        let course = self.course((session, transfer));
+        course.have = have;
+        course.delivered = 0;
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one report; a struct would be built and taken apart at one place
+    pub fn delivered(
+        &mut self,
+        now: Moment,
+        effects: &mut EffectQueue<Effect>,
+        sessions: &Sessions,
+        key: (SessionId, TransferId),
+        file: FileRef,
+        size: u64,
+        bytes: u64,
+    ) {
+        let course = self.course(key);
+        course.delivered += bytes;
+        course.since_report += bytes;
+        if course.file.is_some_and(|(old, _)| old != file) {
+            (course.have, course.delivered) = (0, bytes);
+        }
+        course.file = Some((file, size));
+        let done = (course.have + course.delivered).min(size);
+        let elapsed = now.since(course.reported);
+        if elapsed < PROGRESS_INTERVAL_MS && done < size {
+            return;
+        }
+        if elapsed >= PROGRESS_INTERVAL_MS {
+            let rate = course.since_report * 1_000 / elapsed.max(1);
+            course.rate = if course.rate == 0 { rate } else { (course.rate * 3 + rate) / 4 };
+            (course.reported, course.since_report) = (now, 0);
+        }
+        let rate = course.rate;
+        let state = if done >= size { TransferState::Done } else { TransferState::Running };
+        if done >= size {
+            self.courses.remove(&key);
+        }
+        report(effects, sessions, key, file, (done, size, rate), state);
+    }
+
+    pub fn cancelled(
+        &mut self,
+        effects: &mut EffectQueue<Effect>,
+        sessions: &Sessions,
+        session: SessionId,
+        transfer: TransferId,
+    ) {
+        let Some(course) = self.courses.remove(&(session, transfer)) else { return };
+        let Some((file, size)) = course.file else { return };
+        let done = (course.have + course.delivered).min(size);
+        report(effects, sessions, (session, transfer), file, (done, size, 0), TransferState::Cancelled);
+    }
+
+    pub fn forget_session(&mut self, session: SessionId) {
+        self.courses.retain(|(owner, _), _| *owner != session);
+    }
+}
+
+fn report(
+    effects: &mut EffectQueue<Effect>,
+    sessions: &Sessions,
+    (session, transfer): (SessionId, TransferId),
+    file: FileRef,
+    (done, total, rate): (u64, u64, u64),
+    state: TransferState,
+) {
+    let Some(asker) = sessions.get(session).map(|s| s.identity.public_id) else { return };
+    let FileRef { public_id, file_id } = file;
+    let progress = TransferProgress {
+        link: None,
+        transfer_id: Some(transfer),
+        asker,
+        public_id,
+        file_id,
+        done,
+        total,
+        rate,
+        state,
+    };
+    let owners = owners(sessions, public_id);
+    for id in std::iter::once(session).chain(owners.into_iter().filter(|id| *id != session)) {
+        let message = RelayToDevice::TransferProgress(progress.clone());
+        effects.push(Effect::Send { session: id, message, reference: None });
+    }
+}
+
+fn owners(sessions: &Sessions, device: DeviceId) -> Vec<SessionId> {
+    sessions.of_device(device).into_iter().filter(|id| sessions.get(*id).is_some_and(|s| s.is_approved())).collect()
+}
+
+impl Broker {
+    /// Where a link's response stands: its maker hears it with the link, the owner without (the link is the key).
+    pub(super) fn link_moved(&mut self, hash: lanyard_protocol::LinkHash, moved: LinkProgress) {
+        let Some(maker) = self.links.info(&hash).map(|info| info.maker) else { return };
+        let FileRef { public_id, file_id } = moved.file;
+        let progress = TransferProgress {
+            link: Some(moved.link),
+            transfer_id: None,
+            asker: maker,
+            public_id,
+            file_id,
+            done: moved.done,
+            total: moved.total,
+            rate: moved.rate,
+            state: moved.state,
+        };
+        for id in owners(&self.sessions, maker) {
+            self.send(id, RelayToDevice::TransferProgress(progress.clone()), None);
+        }
+        if public_id != maker {
+            let unnamed = TransferProgress { link: None, ..progress };
+            for id in owners(&self.sessions, public_id) {
+                self.send(id, RelayToDevice::TransferProgress(unnamed.clone()), None);
+            }
+        }
+    }
+}

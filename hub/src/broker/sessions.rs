@@ -1,0 +1,420 @@
+//! Which sessions are live, what membership each has, and who is present. Identity and connection are two things: a
+//! device may have several sessions, and a session's end is compared by its id before anything is removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lanyard_protocol::limits::{MAX_PENDING, MAX_PENDING_AN_ADDRESS, MAX_SESSIONS_A_DEVICE};
+use lanyard_protocol::message::{
+    ApprovalCommit, ApprovalReveal, MembershipNotice, Presence, PresenceChange, RequestFailed,
+};
+use lanyard_protocol::{
+    Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, Instance, Membership, Nonce, Ref, RelayToDevice,
+    RelayToMaster, RequestId, SessionAddress, approval,
+};
+
+use super::*;
+
+/// One live session of a device.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub identity: Identity,
+    pub membership: Membership,
+    /// Its knock, while it is pending.
+    pub knock: Option<RequestId>,
+    /// The master says yes to this very knock: it will not change under the approval.
+    pub frozen_knock: bool,
+    /// PUTs in a row that lapsed without a word; at two the session counts as away.
+    pub lapses: u32,
+    pub away: bool,
+}
+
+impl Session {
+    pub fn address(&self) -> SessionAddress {
+        SessionAddress { public_id: self.identity.public_id, instance: self.identity.instance }
+    }
+
+    pub fn is_approved(&self) -> bool {
+        self.membership == Membership::Approved
+    }
+
+    pub fn client(&self) -> Client {
+        let identity = &self.identity;
+        Client {
+            public_id: identity.public_id,
+            name: identity.name.clone(),
+            kind: identity.kind,
+            platform: identity.platform.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    live: BTreeMap<SessionId, Session>,
+    by_device: BTreeMap<DeviceId, BTreeMap<Instance, SessionId>>,
+    by_knock: BTreeMap<RequestId, SessionId>,
+}
+
+impl Sessions {
+    pub fn get(&self, id: SessionId) -> Option<&Session> {
+        self.live.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.live.get_mut(&id)
+    }
+
+    pub fn count(&self) -> usize {
+        self.live.len()
+    }
+
+    pub fn approved_count(&self) -> usize {
+        self.live.values().filter(|s| s.is_approved()).count()
+    }
+
+    pub fn pending_count(&self) -> usize {
+        self.live.values().filter(|s| s.membership == Membership::Pending).count()
+    }
+
+    pub fn ids(&self) -> Vec<SessionId> {
+        self.live.keys().copied().collect()
+    }
+
+    pub fn approved(&self) -> Vec<SessionId> {
+        self.live.iter().filter(|(_, s)| s.is_approved()).map(|(id, _)| *id).collect()
+    }
+
+    pub fn of_device(&self, device: DeviceId) -> Vec<SessionId> {
+        self.by_device.get(&device).map(|map| map.values().copied().collect()).unwrap_or_default()
+    }
+
+    pub fn at(&self, address: SessionAddress) -> Option<SessionId> {
+        self.by_device.get(&address.public_id)?.get(&address.instance).copied()
+    }
+
+    pub fn knocking(&self, request: &RequestId) -> Option<SessionId> {
+        self.by_knock.get(request).copied()
+    }
+
+    /// The approved session of that instance that can be asked for bytes now.
+    pub fn holder(&self, device: DeviceId, instance: Instance) -> Option<SessionId> {
+        let id = self.at(SessionAddress { public_id: device, instance })?;
+        let session = self.live.get(&id)?;
+        (session.is_approved() && !session.away).then_some(id)
+    }
+
+    pub fn is_present(&self, device: DeviceId) -> bool {
+        self.of_device(device).iter().any(|id| self.live.get(id).is_some_and(|s| s.is_approved() && !s.away))
+    }
+
+    pub fn present(&self) -> Vec<DeviceId> {
+        let online: BTreeSet<DeviceId> =
+            self.live.values().filter(|s| s.is_approved() && !s.away).map(|s| s.identity.public_id).collect();
+        online.into_iter().collect()
+    }
+
+    fn pending_at(&self, address: &str) -> usize {
+        self.live.values().filter(|s| s.membership == Membership::Pending && s.identity.address == address).count()
+    }
+
+    fn insert(&mut self, id: SessionId, session: Session) {
+        let at = session.address();
+        self.by_device.entry(at.public_id).or_default().insert(at.instance, id);
+        self.live.insert(id, session);
+    }
+
+    fn remove(&mut self, id: SessionId) -> Option<Session> {
+        let session = self.live.remove(&id)?;
+        if let Some(request) = session.knock {
+            self.by_knock.remove(&request);
+        }
+        let at = session.address();
+        if let Some(instances) = self.by_device.get_mut(&at.public_id) {
+            // A newer session of the same instance stays: this one's end is not that one's.
+            if instances.get(&at.instance) == Some(&id) {
+                instances.remove(&at.instance);
+            }
+            if instances.is_empty() {
+                self.by_device.remove(&at.public_id);
+            }
+        }
+        Some(session)
+    }
+
+    pub fn set_knock(&mut self, id: SessionId, request: Option<RequestId>) {
+        let Some(session) = self.live.get_mut(&id) else { return };
+        if let Some(old) = session.knock.take() {
+            self.by_knock.remove(&old);
+        }
+        session.frozen_knock = false;
+        session.knock = request;
+        if let Some(request) = request {
+            self.by_knock.insert(request, id);
+        }
+    }
+}
+
+impl Broker {
+    /// A session with a proven key: it replaces an older one of its instance, and learns where it stands.
+    pub(super) fn session_opened(&mut self, now: Moment, id: SessionId, identity: Identity) {
+        let at = SessionAddress { public_id: identity.public_id, instance: identity.instance };
+        if let Some(old) = self.sessions.at(at) {
+            self.effects.push(Effect::Close { session: old, code: CloseCode::Superseded });
+            self.session_closed(now, old);
+        }
+        let membership = self.master.membership(identity.public_id);
+        if let Some(code) = self.refuses(&identity, membership) {
+            if membership == Membership::Disapproved {
+                self.effects.push(Effect::Acknowledge { session: id, membership, hub_ready: self.hub_ready() });
+            }
+            self.effects.push(Effect::Close { session: id, code });
+            return;
+        }
+        let device = identity.public_id;
+        let was_present = self.sessions.is_present(device);
+        let session = Session { identity, membership, knock: None, frozen_knock: false, lapses: 0, away: false };
+        self.sessions.insert(id, session);
+        self.effects.push(Effect::Acknowledge { session: id, membership, hub_ready: self.hub_ready() });
+        match membership {
+            Membership::Pending => self.knock(id),
+            Membership::Approved => self.came_back(now, id, was_present),
+            Membership::Unknown | Membership::Disapproved => {}
+        }
+    }
+
+    fn refuses(&self, identity: &Identity, membership: Membership) -> Option<CloseCode> {
+        match membership {
+            Membership::Disapproved => return Some(CloseCode::Revoked),
+            Membership::Pending | Membership::Unknown => {
+                let crowded = self.sessions.pending_count() >= MAX_PENDING
+                    || self.sessions.pending_at(&identity.address) >= MAX_PENDING_AN_ADDRESS;
+                if membership == Membership::Pending && crowded {
+                    return Some(CloseCode::RateLimited);
+                }
+            }
+            Membership::Approved => {}
+        }
+        let sessions = self.sessions.of_device(identity.public_id).len();
+        (sessions >= MAX_SESSIONS_A_DEVICE).then_some(CloseCode::RateLimited)
+    }
+
+    /// Makes a session's knock and tells the master of it.
+    pub(super) fn knock(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let who = &session.identity;
+        let request = approval::request_id(&who.public_key, &who.commit, &who.relay_nonce, &who.name);
+        self.sessions.set_knock(id, Some(request));
+        self.announce_knock(id);
+    }
+
+    pub(super) fn announce_knock(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let (Some(request_id), who) = (session.knock, &session.identity) else { return };
+        let message = RelayToMaster::NewClientRegistered(lanyard_protocol::message::NewClientRegistered {
+            client: session.client(),
+            address: who.address.clone(),
+            instance: who.instance,
+            public_key: who.public_key,
+            commit: who.commit,
+            relay_nonce: who.relay_nonce,
+            request_id,
+        });
+        self.tell_master(message);
+    }
+
+    /// An approved session is there: it hears who is present, the others and the master hear of it.
+    pub(super) fn came_back(&mut self, now: Moment, id: SessionId, was_present: bool) {
+        self.greet(id);
+        let Some(session) = self.sessions.get(id) else { return };
+        let (device, instance, resume) =
+            (session.identity.public_id, session.identity.instance, session.identity.resume);
+        if !was_present {
+            self.tell_presence(device, true, Some(id));
+        }
+        self.tell_master(RelayToMaster::ClientReconnected(PresenceChange {
+            public_id: device,
+            instance: Some(instance),
+            resume,
+            request_id: None,
+        }));
+        self.retry_parked(now);
+    }
+
+    /// What an approved session hears first: who is present.
+    pub(super) fn greet(&mut self, id: SessionId) {
+        let online = self.sessions.present();
+        self.send(id, RelayToDevice::Presence(Presence { online }), None);
+    }
+
+    /// Tells approved sessions (all but `except`) that a device came or went.
+    pub(super) fn tell_presence(&mut self, device: DeviceId, here: bool, except: Option<SessionId>) {
+        let change = PresenceChange { public_id: device, instance: None, resume: None, request_id: None };
+        let message =
+            if here { RelayToDevice::ClientReconnected(change) } else { RelayToDevice::ClientDisconnected(change) };
+        let sessions = self.sessions.approved().into_iter().filter(|id| Some(*id) != except).collect();
+        self.broadcast(sessions, message, None);
+    }
+
+    /// A session ended, however: everything bound to it ends.
+    pub(super) fn session_closed(&mut self, now: Moment, id: SessionId) {
+        let Some(session) = self.sessions.remove(id) else { return };
+        self.end_holder(now, id, FailureCode::OwnerAway);
+        self.end_asker(now, id);
+        self.progress.forget_session(id);
+        let device = session.identity.public_id;
+        let here = session.is_approved() && !session.away;
+        if here && !self.sessions.is_present(device) {
+            self.tell_presence(device, false, None);
+        }
+        if here || session.knock.is_some() {
+            self.tell_master(RelayToMaster::ClientDisconnected(PresenceChange {
+                public_id: device,
+                instance: Some(session.identity.instance),
+                resume: None,
+                request_id: session.knock,
+            }));
+        }
+    }
+
+    /// A message of a device. What only approved devices may say is refused to all others alike.
+    pub(super) fn message_received(
+        &mut self,
+        now: Moment,
+        id: SessionId,
+        message: DeviceToRelay,
+        reference: Option<Ref>,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.lapses = 0;
+        if session.away {
+            self.woke_up(now, id);
+        }
+        match message {
+            DeviceToRelay::Ping(empty) => self.send(id, RelayToDevice::Pong(empty), reference),
+            DeviceToRelay::ClientRegister(_) => self.close(now, id, CloseCode::BadMessage),
+            DeviceToRelay::ApprovalReveal(reveal) => self.revealed(now, id, reveal),
+            DeviceToRelay::ApprovalCommit(commit) => self.committed_anew(id, commit),
+            other => self.approved_message(now, id, other, reference),
+        }
+    }
+
+    fn approved_message(&mut self, now: Moment, id: SessionId, message: DeviceToRelay, reference: Option<Ref>) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let is_notice = matches!(message, DeviceToRelay::CancelChunk(_) | DeviceToRelay::ChunkUnavailable(_));
+        if !session.is_approved() {
+            let code = match session.membership {
+                Membership::Unknown => FailureCode::ServerNotReady,
+                _ => FailureCode::NotApproved,
+            };
+            if !is_notice {
+                self.fail(id, code, reference);
+            }
+            return;
+        }
+        match message {
+            DeviceToRelay::RequestChunk(request) => self.chunk_requested(now, id, request, reference),
+            DeviceToRelay::CancelChunk(cancel) => self.chunk_cancelled(now, id, cancel),
+            DeviceToRelay::ChunkUnavailable(no) => self.chunk_unavailable(now, id, no),
+            DeviceToRelay::UpdateName(m) => self.ask_master(id, RelayToMaster::UpdateName(m), reference),
+            DeviceToRelay::FeedPull(m) => self.ask_master(id, RelayToMaster::FeedPull(m), reference),
+            DeviceToRelay::AddFiles(m) => self.ask_master(id, RelayToMaster::AddFiles(m), reference),
+            DeviceToRelay::RemoveFile(m) => self.ask_master(id, RelayToMaster::RemoveFile(m), reference),
+            DeviceToRelay::Ping(_)
+            | DeviceToRelay::ClientRegister(_)
+            | DeviceToRelay::ApprovalReveal(_)
+            | DeviceToRelay::ApprovalCommit(_) => {}
+        }
+    }
+
+    /// The one "no".
+    pub(super) fn fail(&mut self, id: SessionId, code: FailureCode, reference: Option<Ref>) {
+        let message = RequestFailed {
+            code,
+            message: code.sentence().into(),
+            retry_after_ms: code.may_retry().then_some(1_000),
+            file_id: None,
+        };
+        self.send(id, RelayToDevice::RequestFailed(message), reference);
+    }
+
+    pub(super) fn close(&mut self, now: Moment, id: SessionId, code: CloseCode) {
+        self.effects.push(Effect::Close { session: id, code });
+        self.session_closed(now, id);
+    }
+
+    /// A reveal must fit the promise made when knocking; then the master hears it and checks again.
+    fn revealed(&mut self, now: Moment, id: SessionId, reveal: ApprovalReveal) {
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.knock != Some(reveal.request_id) {
+            return; // an old knock's reveal: it is over, and the device has been told of the new one
+        }
+        if approval::commit(&session.identity.public_key, &reveal.reveal) != session.identity.commit {
+            return self.close(now, id, CloseCode::Unauthenticated);
+        }
+        let from = session.address();
+        self.tell_master_from(RelayToMaster::ApprovalReveal(reveal), Some(from), None);
+    }
+
+    /// The answer to APPROVAL_RESTART: a new promise, hence a new knock with the nonce of the restart.
+    fn committed_anew(&mut self, id: SessionId, commit: ApprovalCommit) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.membership != Membership::Pending || session.frozen_knock {
+            return;
+        }
+        session.identity.commit = commit.commit;
+        self.knock(id);
+    }
+
+    /// The master wants a fresh knock: the session gets a new nonce to make it with.
+    pub(super) fn restart_knock(&mut self, request: RequestId) {
+        let Some(id) = self.sessions.knocking(&request) else { return };
+        let nonce = Nonce(self.ids.bytes());
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.frozen_knock {
+            return;
+        }
+        session.identity.relay_nonce = nonce;
+        let message = lanyard_protocol::message::ApprovalChallenge { request_id: request, nonce };
+        self.send(id, RelayToDevice::ApprovalRestart(message), None);
+    }
+
+    /// A session that was pending or unknown belongs now.
+    pub(super) fn admit(&mut self, id: SessionId) {
+        self.sessions.set_knock(id, None);
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.membership = Membership::Approved;
+        self.send(id, RelayToDevice::Membership(MembershipNotice { membership: Membership::Approved }), None);
+    }
+
+    /// Its PUTs lapse though its socket answers: a frozen tab. It is away until it speaks.
+    pub(super) fn fell_asleep(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.away || !session.is_approved() {
+            return;
+        }
+        session.away = true;
+        let at = session.address();
+        self.effects.push(Effect::Frozen { session: id, frozen: true });
+        if !self.sessions.is_present(at.public_id) {
+            self.tell_presence(at.public_id, false, Some(id));
+        }
+        self.tell_master(RelayToMaster::ClientDisconnected(PresenceChange {
+            public_id: at.public_id,
+            instance: Some(at.instance),
+            resume: None,
+            request_id: None,
+        }));
+    }
+
+    fn woke_up(&mut self, now: Moment, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let device = session.identity.public_id;
+        session.away = false;
+        session.identity.resume = None;
+        self.effects.push(Effect::Frozen { session: id, frozen: false });
+        let others = self.sessions.of_device(device).into_iter().filter(|other| *other != id);
+        let was_present =
+            others.into_iter().any(|other| self.sessions.get(other).is_some_and(|s| s.is_approved() && !s.away));
+        self.came_back(now, id, was_present);
+    }
+}

@@ -1,0 +1,102 @@
+//! Our own accept loop: a first byte within 5 s, a whole head within 10 s (`axum::serve` has neither), TCP_NODELAY on every
+//! socket (else small writes wait for delayed acknowledgements).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const FIRST_BYTE: Duration = Duration::from_secs(5);
+const WHOLE_HEAD: Duration = Duration::from_secs(10);
+/// hyper's read buffer of one connection: large enough for fast bodies, small enough for many connections.
+const READ_BUFFER: usize = 256 * 1024;
+/// What open requests get to end after a shutdown.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Listens; `[::]` takes IPv4 too, and falls back to it where there is no IPv6.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match open(address) {
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() && !has_ipv6() => {
+            open(SocketAddr::from(([0, 0, 0, 0], address.port())))
+        }
+        other => other,
+    }
+}
+
+fn has_ipv6() -> bool {
+    socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).is_ok()
+}
+
+fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // A port in TIME_WAIT must not stop a restart; on Windows the option would let two hubs share a port.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until `stop`, then lets open requests end for a moment.
+pub async fn run(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                connections.spawn(serve(stream, peer, router.clone(), stop.clone()));
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: accepting again at once would only spin.
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    connections.close();
+    let _ = tokio::time::timeout(LAST_WORDS, connections.wait()).await;
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "could not set TCP_NODELAY");
+    }
+    let first = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut [0u8])).await;
+    if !matches!(first, Ok(Ok(1..))) {
+        return;
+    }
+    let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        tower::ServiceExt::oneshot(router.clone(), request)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(WHOLE_HEAD)
+        .max_buf_size(READ_BUFFER)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .with_upgrades();
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, "connection ended");
+    }
+}

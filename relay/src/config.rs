@@ -1,0 +1,28 @@
+//! What a relay is told once.
+
+use std::net::SocketAddr;
+
+use lanyard_protocol::identity::Keypair;
+use lanyard_protocol::limits::DEFAULT_BUDGET_BYTES;
+
+/// Everything a relay needs; nothing is read from the environment later.
+#[derive(Clone)]
+pub struct RelayConfig {
+    pub listen: SocketAddr,
+    /// What people see: "Marta's home".
+    pub name: String,
+    /// The hub's key.
+    pub key: Keypair,
+    /// Shared with the master.
+    pub master_secret: [u8; 32],
+    /// Names besides IP literals, `localhost` and the machine's own that a request may be addressed to.
+    pub hosts: Vec<String>,
+    /// Bytes that all slots together may hold.
+    pub budget_bytes: u64,
+}
+
+impl RelayConfig {
+    pub fn new(listen: SocketAddr, name: String, key: Keypair, master_secret: [u8; 32]) -> Self {
+        Self { listen, name, key, master_secret, hosts: Vec::new(), budget_bytes: DEFAULT_BUDGET_BYTES }
+    }
+}

@@ -1,0 +1,199 @@
+//! The only owner of the Broker: an input, then its effects to the last, then the next. Nothing here waits for a socket.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::extract::ws::Utf8Bytes;
+use lanyard_hub::Moment;
+use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Input, SessionId};
+use lanyard_protocol::message::ClientRegisterAck;
+use lanyard_protocol::{FailureCode, Membership, Ref, RelayToDevice, codec};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::edge::{CallAnswer, Edge, Errand, LinkEvent, TicketEntry};
+use crate::outbox::Outgoing;
+use crate::slot::Slot;
+
+pub async fn run(edge: Arc<Edge>, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) {
+    let started = Instant::now();
+    let now = || Moment(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let config = BrokerConfig { budget_bytes: edge.config.budget_bytes };
+    let mut broker = Broker::new(config, edge.seed);
+    loop {
+        let wake = broker.poll_timeout().map(|at| started + Duration::from_millis(at.0));
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            input = inputs.recv() => match input {
+                Some(input) => broker.handle(now(), input),
+                None => return,
+            },
+            () = sleep_until(wake) => broker.handle_timeout(now()),
+        }
+        while let Some(effect) = broker.poll_effect() {
+            apply(&edge, effect);
+        }
+        edge.hub_ready.store(broker.counts().hub_ready, Ordering::Relaxed);
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Does one thing that the broker wants done.
+fn apply(edge: &Arc<Edge>, effect: Effect) {
+    match effect {
+        Effect::Acknowledge { session, membership, hub_ready } => acknowledge(edge, session, membership, hub_ready),
+        Effect::Send { session, message, reference } => send(edge, session, &message, reference),
+        Effect::Broadcast { sessions, message, answered } => broadcast(edge, &sessions, &message, answered),
+        Effect::Close { session, code } => edge.close_session(session, code),
+        Effect::SendMaster { session, frame } => {
+            if let Some(outbox) = edge.masters.get(&session) {
+                outbox.push(Outgoing { text: codec::encode_master(&frame).into(), is_change: false });
+            }
+        }
+        Effect::CloseMaster { session, code } => {
+            if let Some((_, outbox)) = edge.masters.remove(&session) {
+                outbox.close(code);
+            }
+        }
+        Effect::Frozen { session, frozen } => tracing::info!(?session, frozen, "a session sleeps or woke up"),
+        Effect::LinkMade { call, result } => answer(edge, call, CallAnswer::Made(result)),
+        Effect::LinkFound { call, result } => answer(edge, call, CallAnswer::Found(result)),
+        Effect::LinkGone { call, result } => answer(edge, call, CallAnswer::Gone(result)),
+        other => apply_to_bytes(edge, other),
+    }
+}
+
+/// The part of the effects that is about slots and their readers.
+fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
+    match effect {
+        Effect::OpenSlot(new) => {
+            let slot = Arc::new(Slot::new(new.slot, new.what, new.pieces, new.length));
+            edge.slots.insert(new.slot, slot.clone());
+            let entry = TicketEntry { session: new.holder, errand: Errand::Put, slot, used: None };
+            edge.tickets.insert(new.ticket, entry);
+        }
+        Effect::OpenValues { slot, file, .. } => open_values(edge, slot, file),
+        Effect::GrantRead { ticket, session, slot, reader, ranges } => {
+            if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
+                let entry = TicketEntry { session, errand: Errand::Get { reader, ranges }, slot, used: None };
+                edge.tickets.insert(ticket, entry);
+            }
+        }
+        Effect::RevokeTicket { ticket } => {
+            edge.tickets.remove(&ticket);
+        }
+        Effect::FailSlot { slot, code } => {
+            if let Some((_, slot)) = edge.slots.remove(&slot) {
+                slot.fail(code);
+                // A PUT that has not begun can no longer; GETs that have a ticket learn the code from the slot.
+                edge.tickets.retain(|_, entry| {
+                    !(entry.slot.id == slot.id && matches!(entry.errand, Errand::Put) && entry.used.is_none())
+                });
+            }
+        }
+        Effect::DropSlot { slot } => {
+            if let Some((_, slot)) = edge.slots.remove(&slot) {
+                slot.fail(FailureCode::Busy);
+            }
+        }
+        Effect::CutReader { slot, reader, code } => {
+            if let Some(slot) = edge.slots.get(&slot) {
+                slot.cut_reader(reader, code);
+            }
+        }
+        Effect::ForgetValues { file } => edge.forget_pins(&file),
+        Effect::LinkReady { reader, want, slot, slice, parts } => {
+            if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
+                tell_link(edge, reader, want, LinkEvent::Ready { slot, slice, parts });
+            }
+        }
+        Effect::LinkFailed { reader, want, code, .. } => tell_link(edge, reader, want, LinkEvent::Failed { code }),
+        Effect::LinkWaits { reader, want, .. } => tell_link(edge, reader, want, LinkEvent::Waits),
+        other => debug_assert!(false, "not about bytes: {other:?}"),
+    }
+}
+
+fn acknowledge(edge: &Edge, session: SessionId, membership: Membership, hub_ready: bool) {
+    let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
+    let token = (membership != Membership::Disapproved).then(|| edge.mint_token(session, &handle));
+    let ack = ClientRegisterAck {
+        public_id: handle.public_id,
+        membership,
+        hub_ready,
+        session_token: token,
+        signature: handle.signature,
+    };
+    send(edge, session, &RelayToDevice::ClientRegisterAck(ack), None);
+}
+
+fn send(edge: &Edge, session: SessionId, message: &RelayToDevice, reference: Option<Ref>) {
+    let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
+    let text = codec::encode(message, reference.as_ref());
+    handle.outbox.push(Outgoing { text: text.into(), is_change: reference.is_none() && is_change(message) });
+}
+
+/// One encoding serves all; who caused it hears its reference.
+fn broadcast(edge: &Edge, sessions: &[SessionId], message: &RelayToDevice, answered: Option<(SessionId, Ref)>) {
+    let text: Utf8Bytes = codec::encode(message, None).into();
+    let is_change = is_change(message);
+    for session in sessions {
+        if let Some((_, reference)) = answered.as_ref().filter(|(answered, _)| answered == session) {
+            send(edge, *session, message, Some(reference.clone()));
+        } else if let Some(handle) = edge.sessions.get(session).map(|handle| handle.clone()) {
+            handle.outbox.push(Outgoing { text: text.clone(), is_change });
+        }
+    }
+}
+
+/// What a pull of the feed brings too, and reports that the next one replaces.
+fn is_change(message: &RelayToDevice) -> bool {
+    matches!(
+        message,
+        RelayToDevice::FilesAdded(_)
+            | RelayToDevice::FilesUpdated(_)
+            | RelayToDevice::FileRemoved(_)
+            | RelayToDevice::FilesWithdrawn(_)
+            | RelayToDevice::ClientUpdated(_)
+            | RelayToDevice::TransferProgress(_)
+    )
+}
+
+fn answer(edge: &Edge, call: lanyard_hub::broker::CallId, answer: CallAnswer) {
+    if let Some((_, waiting)) = edge.calls.remove(&call) {
+        let _ = waiting.send(answer); // the HTTP request is gone: nobody wants it
+    }
+}
+
+/// Tells a link's response. If that is over meanwhile, what it was given goes back at once.
+fn tell_link(edge: &Arc<Edge>, reader: lanyard_hub::broker::LinkReader, want: u64, event: LinkEvent) {
+    let events = edge.link_readers.get(&reader).map(|events| events.clone());
+    let unheard = match events {
+        // A link has two wants at a time and few events a want: a full channel means that its task is gone.
+        Some(events) => match events.try_send((want, event)) {
+            Ok(()) => return,
+            Err(error) => error.into_inner().1,
+        },
+        None => event,
+    };
+    if let LinkEvent::Ready { slot, slice, .. } = unheard {
+        edge.tell_soon(Input::ReaderLeft { slot: slot.id, reader: slice, delivered: 0 });
+    }
+    edge.tell_soon(Input::LinkLeft { reader, up_to: u64::MAX });
+}
+
+fn open_values(edge: &Arc<Edge>, id: lanyard_hub::broker::SlotId, file: lanyard_protocol::FileRef) {
+    match edge.list_of(&file) {
+        Some(list) => {
+            edge.slots.insert(id, Arc::new(Slot::full(id, list.into())));
+        }
+        None => edge.tell_soon(Input::PutFailed { slot: id, code: FailureCode::NoValues, culprit: Some(file) }),
+    }
+}

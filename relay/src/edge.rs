@@ -1,0 +1,282 @@
+//! What all tasks of the relay share: live sessions and their tokens, tickets, slots, pins, and who waits for an answer of the
+//! broker. Secrets are checked here; the broker is told facts. DashMap guards never live to an await.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId, SlotPiece};
+use lanyard_protocol::group::Groups;
+use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS, USED_TICKET_MS};
+use lanyard_protocol::{BootId, CloseCode, FailureCode, FileRef, Nonce, Root, SessionToken, Signature, Ticket};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::RelayConfig;
+use crate::outbox::Outbox;
+use crate::pins::Pins;
+use crate::slot::{Meter, Slot};
+
+/// Inputs that may wait for the driver; a full channel makes its senders wait.
+const INPUTS: usize = 4_096;
+
+/// One live session as the edge sees it.
+pub struct SessionHandle {
+    pub outbox: Outbox,
+    /// The hub's proof for this session, sent with its ACK.
+    pub signature: Signature,
+    pub public_id: lanyard_protocol::DeviceId,
+    token: Mutex<Option<SessionToken>>,
+    /// Bodies of this session that run now: while there are any, a dead socket is noticed sooner.
+    pub bodies: AtomicUsize,
+}
+
+impl SessionHandle {
+    pub fn new(outbox: Outbox, signature: Signature, public_id: lanyard_protocol::DeviceId) -> Self {
+        Self { outbox, signature, public_id, token: Mutex::new(None), bodies: AtomicUsize::new(0) }
+    }
+}
+
+/// What a ticket is for.
+#[derive(Clone)]
+pub enum Errand {
+    Put,
+    Get { reader: ReaderId, ranges: Vec<Range<u64>> },
+}
+
+#[derive(Clone)]
+pub struct TicketEntry {
+    pub session: SessionId,
+    pub errand: Errand,
+    pub slot: Arc<Slot>,
+    pub used: Option<Instant>,
+}
+
+/// What a link's response hears of its wants.
+pub enum LinkEvent {
+    Ready { slot: Arc<Slot>, slice: ReaderId, parts: Vec<LinkPart> },
+    Failed { code: FailureCode },
+    Waits,
+}
+
+/// The broker's answer to an HTTP call about a link.
+pub enum CallAnswer {
+    Made(Result<u64, FailureCode>),
+    Found(Result<Arc<LinkInfo>, FailureCode>),
+    Gone(Result<(), FailureCode>),
+}
+
+pub struct Edge {
+    pub config: RelayConfig,
+    pub boot_id: BootId,
+    pub seed: [u8; 32],
+    inputs: mpsc::Sender<Input>,
+    pub sessions: DashMap<SessionId, Arc<SessionHandle>>,
+    pub masters: DashMap<SessionId, Arc<Outbox>>,
+    tokens: DashMap<SessionToken, SessionId>,
+    pub tickets: DashMap<Ticket, TicketEntry>,
+    pub slots: DashMap<SlotId, Arc<Slot>>,
+    pins: DashMap<FileRef, (Arc<Mutex<Pins>>, Instant)>,
+    pub link_readers: DashMap<LinkReader, mpsc::Sender<(u64, LinkEvent)>>,
+    pub calls: DashMap<CallId, oneshot::Sender<CallAnswer>>,
+    /// The highest term of a master in this boot.
+    pub highest_term: Mutex<u64>,
+    next: AtomicU64,
+    pub hub_ready: std::sync::atomic::AtomicBool,
+}
+
+impl Edge {
+    pub fn new(config: RelayConfig, seed: [u8; 32]) -> (Arc<Self>, mpsc::Receiver<Input>) {
+        let (inputs, receiver) = mpsc::channel(INPUTS);
+        let edge = Self {
+            config,
+            boot_id: BootId(random()),
+            seed,
+            inputs,
+            sessions: DashMap::new(),
+            masters: DashMap::new(),
+            tokens: DashMap::new(),
+            tickets: DashMap::new(),
+            slots: DashMap::new(),
+            pins: DashMap::new(),
+            link_readers: DashMap::new(),
+            calls: DashMap::new(),
+            highest_term: Mutex::new(0),
+            next: AtomicU64::new(1),
+            hub_ready: false.into(),
+        };
+        (Arc::new(edge), receiver)
+    }
+
+    /// A number that is used once in this life of the relay.
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn nonce(&self) -> Nonce {
+        Nonce(random())
+    }
+
+    /// Tells the broker; waits while its channel is full. After the driver ended there is nobody to tell.
+    pub async fn tell(&self, input: Input) {
+        let _ = self.inputs.send(input).await;
+    }
+
+    /// Tells the broker from a place that cannot wait (a `Drop`).
+    pub fn tell_soon(self: &Arc<Self>, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(input)) = self.inputs.try_send(input) {
+            let edge = self.clone();
+            tokio::spawn(async move { edge.tell(input).await });
+        }
+    }
+
+    /// Told from within a synchronous step of a PUT; the root may be told late, never wrongly.
+    pub fn root_known(&self, file: FileRef, root: Root) {
+        if let Err(mpsc::error::TrySendError::Full(input)) = self.inputs.try_send(Input::RootKnown { file, root }) {
+            let inputs = self.inputs.clone();
+            tokio::spawn(async move { inputs.send(input).await });
+        }
+    }
+
+    /// A session token for a session that was acknowledged.
+    pub fn mint_token(&self, session: SessionId, handle: &SessionHandle) -> SessionToken {
+        let token = SessionToken(random());
+        *handle.token.lock() = Some(token);
+        self.tokens.insert(token, session);
+        token
+    }
+
+    /// The live session that shows this `Authorization` value.
+    pub fn session_of(&self, headers: &http::HeaderMap) -> Result<SessionId, FailureCode> {
+        let value = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = value.and_then(|value| value.strip_prefix("Bearer ")).and_then(|token| token.parse().ok());
+        let found = token.and_then(|token: SessionToken| self.tokens.get(&token).map(|session| *session));
+        found.ok_or(FailureCode::Unauthenticated)
+    }
+
+    /// Ends what the edge holds of a session: its token first, so that nothing more can begin.
+    pub fn forget_session(&self, session: SessionId) -> Option<Arc<SessionHandle>> {
+        let (_, handle) = self.sessions.remove(&session)?;
+        if let Some(token) = handle.token.lock().take() {
+            self.tokens.remove(&token);
+        }
+        Some(handle)
+    }
+
+    pub fn close_session(&self, session: SessionId, code: CloseCode) {
+        if let Some(handle) = self.forget_session(session) {
+            handle.outbox.close(code);
+        }
+    }
+
+    pub fn close_all(&self) {
+        for session in self.sessions.iter().map(|entry| *entry.key()).collect::<Vec<_>>() {
+            self.close_session(session, CloseCode::ServerNotReady);
+        }
+        for master in &self.masters {
+            master.value().close(CloseCode::ServerNotReady);
+        }
+    }
+
+    /// What a piece's groups must hash to.
+    pub fn pins_of(&self, piece: &SlotPiece) -> Arc<Mutex<Pins>> {
+        let mut entry = self.pins.entry(piece.file).or_insert_with(|| {
+            let pins = Pins::new(Groups::new(piece.size, piece.group_log), piece.root);
+            (Arc::new(Mutex::new(pins)), Instant::now())
+        });
+        entry.1 = Instant::now();
+        if let Some(root) = piece.root {
+            entry.0.lock().learn_root(root);
+        }
+        entry.0.clone()
+    }
+
+    pub fn list_of(&self, file: &FileRef) -> Option<Vec<u8>> {
+        let pins = self.pins.get(file).map(|entry| entry.0.clone())?;
+        let list = pins.lock().list();
+        list
+    }
+
+    pub fn forget_pins(&self, file: &FileRef) {
+        self.pins.remove(file);
+    }
+}
+
+/// Random bytes; a system without randomness was refused at start.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system had randomness when the relay started");
+    bytes
+}
+
+/// How one reader did at the last look.
+struct Look {
+    delivered: u64,
+    moved: Instant,
+    still: bool,
+    window: (Instant, u64),
+}
+
+/// Looks at running bodies twice a second: tells the broker who stands still, ends who is too slow, forgets used tickets and
+/// pins that nobody needed for ten minutes.
+pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
+    let mut looks: std::collections::HashMap<(SlotId, ReaderId), Look> = std::collections::HashMap::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(500));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let now = Instant::now();
+        let slots: Vec<Arc<Slot>> = edge.slots.iter().map(|entry| entry.value().clone()).collect();
+        let mut seen = std::collections::HashSet::new();
+        for slot in slots {
+            for (reader, meter) in slot.readers() {
+                seen.insert((slot.id, reader));
+                let look = looks.entry((slot.id, reader)).or_insert_with(|| Look {
+                    delivered: 0,
+                    moved: now,
+                    still: false,
+                    window: (now, 0),
+                });
+                if let Some(input) = look_at(&slot, reader, &meter, look, now) {
+                    edge.tell(input).await;
+                }
+            }
+        }
+        looks.retain(|key, _| seen.contains(key));
+        forget_old(&edge, now);
+    }
+}
+
+fn look_at(slot: &Slot, reader: ReaderId, meter: &Meter, look: &mut Look, now: Instant) -> Option<Input> {
+    let delivered = meter.delivered.load(Ordering::Relaxed);
+    if meter.starved.load(Ordering::Relaxed) || delivered != look.delivered {
+        (look.delivered, look.moved) = (delivered, now);
+    }
+    let window = Duration::from_millis(MIN_BODY_WINDOW_MS);
+    if meter.starved.load(Ordering::Relaxed) {
+        look.window = (now, delivered);
+    } else if now.duration_since(look.window.0) >= window {
+        if delivered - look.window.1 < MIN_BODY_RATE * MIN_BODY_WINDOW_MS / 1_000 {
+            slot.cut_reader(reader, FailureCode::TimedOut);
+        }
+        look.window = (now, delivered);
+    }
+    let still = now.duration_since(look.moved) >= Duration::from_millis(STANDING_STILL_MS);
+    (still != look.still).then(|| {
+        look.still = still;
+        Input::ReaderStill { slot: slot.id, reader, still }
+    })
+}
+
+fn forget_old(edge: &Edge, now: Instant) {
+    let remembered = Duration::from_millis(USED_TICKET_MS);
+    edge.tickets.retain(|_, entry| entry.used.is_none_or(|used| now.duration_since(used) < remembered));
+    let kept = Duration::from_millis(lanyard_protocol::limits::GRANT_MS);
+    edge.pins.retain(|_, (_, used)| now.duration_since(*used) < kept);
+}

@@ -1,0 +1,179 @@
+//! The outermost layer: exactly one Host that is ours, and no foreign Origin. A page of another site can neither reach the
+//! hub by a name of its own (DNS rebinding needs a name) nor speak to it across sites.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Method, StatusCode, header};
+use lanyard_protocol::FailureCode;
+
+use crate::error::ApiError;
+
+/// Names that requests may be addressed to, lower case.
+#[derive(Debug, Clone)]
+pub struct Hosts(Arc<[String]>);
+
+impl Hosts {
+    /// `localhost`, this machine's name with and without `.local`, and `more`.
+    pub fn new(more: &[String]) -> Self {
+        let mut names = vec!["localhost".to_owned()];
+        let machine = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .ok()
+            .or_else(|| std::env::var("COMPUTERNAME").ok())
+            .or_else(|| std::env::var("HOSTNAME").ok())
+            .map(|name| name.trim().to_lowercase())
+            .filter(|name| !name.is_empty());
+        if let Some(machine) = machine {
+            let short = machine.split('.').next().unwrap_or(&machine).to_owned();
+            names.extend([format!("{short}.local"), short, machine]);
+        }
+        names.extend(more.iter().map(|name| name.to_lowercase()));
+        Self(names.into())
+    }
+
+    fn allows(&self, host: &str) -> bool {
+        let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        literal.parse::<IpAddr>().is_ok() || self.0.iter().any(|name| name == host)
+    }
+}
+
+/// The authority a request was sent to, as both sides sign it: lower case, the default port left out, IPv6 in brackets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authority(pub String);
+
+/// Splits `host[:port]`; `None` for what is neither.
+fn split(authority: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match authority.rfind(':') {
+        Some(at) if !authority[at..].contains(']') => (&authority[..at], Some(&authority[at + 1..])),
+        _ => (authority, None),
+    };
+    let bracketed = host.starts_with('[') == host.ends_with(']');
+    let well_formed = !host.is_empty() && bracketed && (host.starts_with('[') || !host.contains(':'));
+    let port = match port {
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok()?),
+        Some(_) => return None,
+        None => None,
+    };
+    well_formed.then_some((host, port))
+}
+
+/// Reads the one Host header of a request and brings it to its canonical form.
+fn authority(headers: &HeaderMap, target: Option<&str>) -> Result<(String, Authority), FailureCode> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(FailureCode::BadMessage) };
+    let host = host.to_str().map_err(|_| FailureCode::BadMessage)?.to_lowercase();
+    if target.is_some_and(|target| target.to_lowercase() != host) {
+        return Err(FailureCode::BadMessage);
+    }
+    let (name, port) = split(&host).ok_or(FailureCode::BadMessage)?;
+    let canonical = match port {
+        Some(port) if port != 80 => format!("{name}:{port}"),
+        _ => name.to_owned(),
+    };
+    Ok((name.to_owned(), Authority(canonical)))
+}
+
+/// Whether a request's Origin and fetch metadata are those of our own page, of no page at all, or of a person who followed
+/// a link.
+fn comes_from_us(method: &Method, path: &str, headers: &HeaderMap, authority: &Authority) -> bool {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        (None, _) => {}
+        (Some(origin), None) => {
+            let own = origin.to_str().ok().and_then(|text| text.strip_prefix("http://")).is_some_and(|rest| {
+                rest.strip_suffix(":80").unwrap_or(rest) == authority.0
+            });
+            if !own {
+                return false;
+            }
+        }
+        (Some(_), Some(_)) => return false,
+    }
+    let said = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let foreign = matches!(said("sec-fetch-site"), Some("cross-site" | "same-site"));
+    let followed_a_link = said("sec-fetch-mode") == Some("navigate")
+        && matches!(*method, Method::GET | Method::HEAD)
+        && (path == "/" || path.starts_with("/d/"));
+    !foreign || followed_a_link
+}
+
+/// The layer.
+pub async fn guard(State(hosts): State<Hosts>, mut request: Request, next: Next) -> Response {
+    let target = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    let (name, authority) = match authority(request.headers(), target.as_deref()) {
+        Ok(found) => found,
+        Err(_) => return (StatusCode::BAD_REQUEST, "exactly one Host header\n").into_response(),
+    };
+    if !hosts.allows(&name) {
+        let text = "This hub does not answer to that name.\nIts host can allow it: lanyard --host NAME\n";
+        let mut response = ApiError(FailureCode::HostDenied).into_response();
+        if request.headers().get("sec-fetch-mode").is_some_and(|mode| mode == "navigate") {
+            response = (StatusCode::MISDIRECTED_REQUEST, text).into_response();
+        }
+        return response;
+    }
+    if !comes_from_us(request.method(), request.uri().path(), request.headers(), &authority) {
+        return ApiError(FailureCode::OriginDenied).into_response();
+    }
+    request.extensions_mut().insert(authority);
+    next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, value.parse().unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn names_that_are_not_ours_are_denied_and_addresses_are_not() {
+        let hosts = Hosts::new(&["files.example".into()]);
+        for host in ["192.168.1.9", "[fe80::1]", "localhost", "files.example"] {
+            assert!(hosts.allows(host), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example", "files.example.", ""] {
+            assert!(!hosts.allows(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_authority_is_canonical() {
+        let of = |host: &str| authority(&headers(&[("host", host)]), None).map(|(_, a)| a.0);
+        assert_eq!(of("Hub.Local:80").as_deref(), Ok("hub.local"));
+        assert_eq!(of("192.168.1.10:7070").as_deref(), Ok("192.168.1.10:7070"));
+        assert_eq!(of("[FE80::1]:7070").as_deref(), Ok("[fe80::1]:7070"));
+        for bad in ["a:b", "a:", ":80", "[::1", "::1"] {
+            // An empty port is what `a:` says; RFC 9110 allows it, browsers never send it.
+            if bad != "a:" {
+                assert!(of(bad).is_err(), "{bad}");
+            }
+        }
+        assert!(authority(&headers(&[("host", "a"), ("host", "b")]), None).is_err());
+        assert!(authority(&HeaderMap::new(), None).is_err());
+        assert!(authority(&headers(&[("host", "a")]), Some("b")).is_err());
+    }
+
+    #[test]
+    fn a_foreign_page_is_refused_and_our_own_is_not() {
+        let own = Authority("10.0.0.1:7070".into());
+        let from = |pairs| comes_from_us(&Method::POST, "/links", &headers(pairs), &own);
+        assert!(from(&[]));
+        assert!(from(&[("origin", "http://10.0.0.1:7070")]));
+        for origin in ["null", "http://10.0.0.1", "https://10.0.0.1:7070", "http://10.0.0.1:7070.evil", "http://evil"] {
+            assert!(!from(&[("origin", origin)]), "{origin}");
+        }
+        assert!(!from(&[("sec-fetch-site", "cross-site")]));
+        let followed = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+        assert!(comes_from_us(&Method::GET, "/", &headers(&followed), &own));
+        assert!(!comes_from_us(&Method::GET, "/ws/device", &headers(&followed), &own));
+    }
+}

@@ -1,0 +1,9 @@
+//! Plain HTTP: chunk bodies, links, downloads, the web client, liveness (PROTOCOL.md 7).
+
+pub mod assets;
+pub mod chunks;
+pub mod download;
+pub mod health;
+pub mod links;
+pub mod pull;
+pub mod zip;

@@ -1,0 +1,251 @@
+//! `PUT` and `GET /chunks/{ticket}`: the bytes of a run, in from its holder and out to its askers, as they come.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{FutureExt, stream};
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt;
+use lanyard_hub::broker::{Input, ReaderId, SessionId};
+use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS};
+use lanyard_protocol::{FailureCode, Ticket};
+use tokio::sync::watch;
+
+use crate::edge::{Edge, Errand, SessionHandle, TicketEntry};
+use crate::error::ApiError;
+use crate::slot::{Filler, Mark, Meter, Read, Refused, Slot};
+
+/// A session's bodies are counted while they run.
+struct Running(Arc<SessionHandle>);
+
+impl Running {
+    fn new(edge: &Edge, session: SessionId) -> Result<Self, FailureCode> {
+        let handle = edge.sessions.get(&session).map(|handle| handle.clone()).ok_or(FailureCode::Unauthenticated)?;
+        handle.bodies.fetch_add(1, Ordering::Relaxed);
+        Ok(Self(handle))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.bodies.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Redeems a ticket by the head of its request: once, by its own session, with its own verb. Unknown, foreign, expired and
+/// wrong verb are refused alike and leave it as it was.
+fn redeem(edge: &Edge, headers: &HeaderMap, ticket: &str, is_put: bool) -> Result<(SessionId, TicketEntry), FailureCode> {
+    let session = edge.session_of(headers)?;
+    let ticket: Ticket = ticket.parse().map_err(|_| FailureCode::TicketRefused)?;
+    let mut entry = edge.tickets.get_mut(&ticket).ok_or(FailureCode::TicketRefused)?;
+    if entry.session != session || matches!(entry.errand, Errand::Put) != is_put {
+        return Err(FailureCode::TicketRefused);
+    }
+    if entry.used.is_some() {
+        return Err(FailureCode::TicketUsed);
+    }
+    entry.used = Some(std::time::Instant::now());
+    Ok((session, entry.clone()))
+}
+
+/// A holder uploads one run.
+pub async fn put(
+    State(edge): State<Arc<Edge>>,
+    Path(ticket): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let (session, entry) = redeem(&edge, &headers, &ticket, true)?;
+    let running = Running::new(&edge, session)?;
+    let slot = entry.slot;
+    if let Err(code) = check_form(&headers, slot.length) {
+        edge.tell(Input::PutFailed { slot: slot.id, code: FailureCode::Busy, culprit: None }).await;
+        return Err(code.into());
+    }
+    edge.tell(Input::PutStarted { slot: slot.id }).await;
+    // In a task of its own: if the connection dies the handler is dropped, and the slot must still hear of it.
+    let fill = tokio::spawn(fill(edge.clone(), slot, body, running));
+    match fill.await {
+        Ok(Ok(())) => Ok(StatusCode::NO_CONTENT),
+        Ok(Err(code)) => Err(code.into()),
+        Err(_) => Err(FailureCode::Internal.into()),
+    }
+}
+
+fn check_form(headers: &HeaderMap, length: u64) -> Result<(), FailureCode> {
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err(FailureCode::UnsupportedEncoding);
+    }
+    let said = headers.get(header::CONTENT_LENGTH).ok_or(FailureCode::LengthRequired)?;
+    let said: u64 = said.to_str().ok().and_then(|text| text.parse().ok()).ok_or(FailureCode::BadMessage)?;
+    if said == length { Ok(()) } else { Err(FailureCode::BadMessage) }
+}
+
+/// Takes the body to its end, or to the first thing that is wrong with it, and tells the broker which.
+async fn fill(edge: Arc<Edge>, slot: Arc<Slot>, body: Body, _running: Running) -> Result<(), FailureCode> {
+    let mut filler = Filler::new(slot.clone());
+    let mut changes = slot.changes();
+    let received = receive(&edge, &slot, &mut filler, body, &mut changes).await;
+    let last = match received {
+        Ok(()) => filler.finish(&edge),
+        Err(refused) => Err(refused),
+    };
+    match last {
+        Ok(last) => {
+            // The broker hears it before any reader can be done with it: a slot whose readers have left while it was
+            // still filling would be called off.
+            edge.tell(Input::PutFinished { slot: slot.id }).await;
+            last.publish();
+            Ok(())
+        }
+        Err(Refused { code, culprit }) => {
+            slot.fail(code);
+            edge.tell(Input::PutFailed { slot: slot.id, code, culprit }).await;
+            Err(code)
+        }
+    }
+}
+
+async fn receive(
+    edge: &Edge,
+    slot: &Slot,
+    filler: &mut Filler,
+    mut body: Body,
+    changes: &mut watch::Receiver<u64>,
+) -> Result<(), Refused> {
+    let window = Duration::from_millis(MIN_BODY_WINDOW_MS);
+    let enough = MIN_BODY_RATE * MIN_BODY_WINDOW_MS / 1_000;
+    let mut deadline = Box::pin(tokio::time::sleep(window));
+    let mut in_window = 0u64;
+    while filler.missing() > 0 {
+        let frame = match body.frame().now_or_never() {
+            Some(frame) => frame,
+            None => {
+                if filler.has_unpublished() {
+                    filler.flush(edge)?;
+                }
+                tokio::select! {
+                    frame = body.frame() => frame,
+                    code = ended(slot, changes) => return Err(Refused { code, culprit: None }),
+                    () = &mut deadline => {
+                        if in_window < enough {
+                            return Err(Refused { code: FailureCode::TimedOut, culprit: None });
+                        }
+                        in_window = 0;
+                        deadline.as_mut().reset(tokio::time::Instant::now() + window);
+                        continue;
+                    }
+                }
+            }
+        };
+        let Some(Ok(frame)) = frame else { return Err(Refused { code: FailureCode::Busy, culprit: None }) };
+        if let Ok(data) = frame.into_data() {
+            in_window += data.len() as u64;
+            filler.push(edge, &data)?;
+        }
+        if let Some(code) = slot.failed() {
+            return Err(Refused { code, culprit: None });
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the slot fails.
+async fn ended(slot: &Slot, changes: &mut watch::Receiver<u64>) -> FailureCode {
+    loop {
+        if let Some(code) = slot.failed() {
+            return code;
+        }
+        if changes.changed().await.is_err() {
+            return FailureCode::Cancelled;
+        }
+    }
+}
+
+/// An asker takes its slice.
+pub async fn get(State(edge): State<Arc<Edge>>, Path(ticket): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let (session, entry) = redeem(&edge, &headers, &ticket, false)?;
+    let running = Running::new(&edge, session)?;
+    let Errand::Get { reader, ranges } = entry.errand else { return Err(FailureCode::TicketRefused.into()) };
+    let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let meter = entry.slot.add_reader(reader);
+    edge.tell(Input::ReaderStarted { slot: entry.slot.id, reader }).await;
+    let changes = entry.slot.changes();
+    let leaving = Leaving { edge, slot: entry.slot.clone(), reader, meter: meter.clone(), _running: running };
+    let mut reading = Reading { slot: entry.slot, ranges: ranges.into(), meter, changes, _leaving: leaving };
+    // The head waits for the first readable byte, or for the failure that becomes the status.
+    let first = reading.next().await.transpose()?;
+    let rest = stream::unfold(reading, |mut reading| async move {
+        let item = reading.next().await?;
+        Some((item.map_err(|code| std::io::Error::other(code.as_str())), reading))
+    });
+    let body = Body::from_stream(stream::StreamExt::chain(stream::iter(first.map(Ok)), rest));
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// Tells the broker when a reader leaves, however it leaves.
+struct Leaving {
+    edge: Arc<Edge>,
+    slot: Arc<Slot>,
+    reader: ReaderId,
+    meter: Arc<Meter>,
+    _running: Running,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.slot.remove_reader(self.reader);
+        let delivered = self.meter.delivered.load(Ordering::Relaxed);
+        self.edge.tell_soon(Input::ReaderLeft { slot: self.slot.id, reader: self.reader, delivered });
+    }
+}
+
+/// One GET on its way through its ranges.
+struct Reading {
+    slot: Arc<Slot>,
+    ranges: std::collections::VecDeque<Range<u64>>,
+    meter: Arc<Meter>,
+    changes: watch::Receiver<u64>,
+    _leaving: Leaving,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<Result<Bytes, FailureCode>> {
+        loop {
+            let range = self.ranges.front_mut()?;
+            if range.start >= range.end {
+                self.ranges.pop_front();
+                continue;
+            }
+            match self.slot.read(range.clone(), Mark::Received, &self.meter) {
+                Read::Bytes(bytes) => {
+                    range.start += bytes.len() as u64;
+                    self.meter.starved.store(false, Ordering::Relaxed);
+                    self.meter.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    return Some(Ok(bytes));
+                }
+                Read::Failed(code) => {
+                    self.ranges.clear();
+                    return Some(Err(code));
+                }
+                Read::Wait => {
+                    self.meter.starved.store(true, Ordering::Relaxed);
+                    if self.changes.changed().await.is_err() {
+                        return Some(Err(FailureCode::Busy));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! `GET /d/{link}/{name}`: a shared file as an ordinary resource of the web. Ranges, resume, conditional requests; several
+//! files as one archive. The head is sent at once; the body waits for an absent owner as long as its reader stays.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use lanyard_hub::broker::{Input, LinkInfo, LinkProgress};
+use lanyard_protocol::limits::PROGRESS_INTERVAL_MS;
+use lanyard_protocol::message::TransferState;
+use lanyard_protocol::range::{Wanted, wanted};
+use lanyard_protocol::{FailureCode, FileEntry, FileRef, Link, LinkHash, path};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::mpsc;
+
+use super::links;
+use super::pull::{Pulled, Puller, Stretch, hand_over};
+use super::zip::{self, Archive};
+use crate::edge::{CallAnswer, Edge};
+use crate::error::ApiError;
+
+/// Frames between the pulling task and the transport: more buys no speed, only memory (measured).
+const BODY_FRAMES: usize = 2;
+/// How long the head waits for news of the first bytes: a file that is gone or changed becomes a status.
+const HEAD_WAIT: Duration = Duration::from_millis(250);
+/// RFC 5987 `attr-char` and what is safe in a path segment alike.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+pub async fn get_unnamed(state: State<Arc<Edge>>, Path(link): Path<String>, method: Method, headers: HeaderMap) -> Response {
+    get(state, Path((link, String::new())), method, headers).await
+}
+
+pub async fn get(
+    State(edge): State<Arc<Edge>>,
+    Path((link, _decoration)): Path<(String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    serve(edge, link, method, headers).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn serve(edge: Arc<Edge>, link: String, method: Method, headers: HeaderMap) -> Result<Response, ApiError> {
+    let link: Link = link.parse().map_err(|_| FailureCode::NotFound)?;
+    let hash = LinkHash::of(&link);
+    let answer = links::ask(&edge, |call| Input::LinkOpened { call, hash }).await;
+    let Some(CallAnswer::Found(info)) = answer else { return Err(FailureCode::ServerNotReady.into()) };
+    let info = info?;
+    let is_head = method == Method::HEAD;
+    match info.files.as_slice() {
+        [] => Err(FailureCode::FileGone.into()),
+        [entry] if info.made_of == 1 && entry.kind.is_file() => {
+            let plan = FilePlan::new(entry, &headers);
+            serve_file(edge, link, entry, plan, is_head).await
+        }
+        _ => serve_archive(edge, link, &info, is_head).await,
+    }
+}
+
+/// The last part of a `/d/` address: decoration, but what a browser or `curl -O` calls the file.
+pub fn url_name(info: &LinkInfo) -> String {
+    utf8_percent_encode(&download_name(info), PLAIN).to_string()
+}
+
+fn download_name(info: &LinkInfo) -> String {
+    match info.files.as_slice() {
+        [entry] if info.made_of == 1 && entry.kind.is_file() => path::file_name(&entry.path).to_owned(),
+        files => {
+            let common = || {
+                let first = files.first()?.path.split_once('/')?.0;
+                files.iter().all(|f| f.path.split_once('/').is_some_and(|(top, _)| top == first)).then(|| first.to_owned())
+            };
+            let name = info.name.clone().or_else(common).unwrap_or_else(|| "files".into());
+            if name.to_lowercase().ends_with(".zip") { name } else { format!("{name}.zip") }
+        }
+    }
+}
+
+/// Headers that every `/d/` answer has: saved, never run, never kept by a cache in between.
+fn common_headers(headers: &mut HeaderMap, name: &str) {
+    let fixed = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "private, no-cache"),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    headers.insert(header::CONTENT_DISPOSITION, disposition(name));
+}
+
+/// RFC 6266: an ASCII fallback without anything that could end it, and the name itself percent-encoded.
+fn disposition(name: &str) -> HeaderValue {
+    let plain: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || " .-_()".contains(c) { c } else { '_' }).collect();
+    let value = format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(name, PLAIN));
+    HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static("attachment"))
+}
+
+/// The file's own type where nothing can script in our origin, else bytes.
+fn content_type(entry: &FileEntry) -> HeaderValue {
+    let own = entry.media_type.to_lowercase();
+    let essence = own.split(';').next().unwrap_or("").trim();
+    let harmless = (essence.starts_with("image/") && !essence.contains("svg"))
+        || essence.starts_with("audio/")
+        || essence.starts_with("video/")
+        || essence == "application/pdf";
+    let value = if harmless { HeaderValue::from_str(essence).ok() } else { None };
+    value.unwrap_or(HeaderValue::from_static("application/octet-stream"))
+}
+
+/// An id is one version of a file: a strong validator that stays when the root becomes known in mid-download.
+fn etag(entry: &FileEntry) -> String {
+    format!("\"{}.{}\"", entry.public_id, entry.file_id)
+}
+
+/// What a request for one file gets.
+enum FilePlan {
+    NotModified,
+    Unsatisfiable,
+    Whole,
+    Part { first: u64, last: u64 },
+}
+
+impl FilePlan {
+    fn new(entry: &FileEntry, headers: &HeaderMap) -> Self {
+        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let etag = etag(entry);
+        let modified = httpdate::fmt_http_date(modified(entry));
+        if let Some(known) = text(header::IF_NONE_MATCH) {
+            let matches = known.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag);
+            if matches {
+                return Self::NotModified;
+            }
+        }
+        let still_ours = text(header::IF_RANGE).is_none_or(|said| said == etag || said == modified);
+        match wanted(text(header::RANGE).filter(|_| still_ours), entry.size) {
+            Wanted::Whole => Self::Whole,
+            Wanted::Part { first, last } => Self::Part { first, last },
+            Wanted::Unsatisfiable => Self::Unsatisfiable,
+        }
+    }
+}
+
+fn modified(entry: &FileEntry) -> SystemTime {
+    // Dates that HTTP cannot say (before 1970, after 9999) become its ends.
+    SystemTime::UNIX_EPOCH + Duration::from_millis(entry.modified_ms.min(253_402_300_799_000))
+}
+
+async fn serve_file(
+    edge: Arc<Edge>,
+    link: Link,
+    entry: &FileEntry,
+    plan: FilePlan,
+    is_head: bool,
+) -> Result<Response, ApiError> {
+    let (status, range) = match plan {
+        FilePlan::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
+        FilePlan::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, 0..0),
+        FilePlan::Whole => (StatusCode::OK, 0..entry.size),
+        FilePlan::Part { first, last } => (StatusCode::PARTIAL_CONTENT, first..last + 1),
+    };
+    let body = if is_head || range.is_empty() {
+        Body::empty()
+    } else {
+        let (bytes, file) = (range.clone(), entry.file_ref());
+        let hash = LinkHash::of(&link);
+        let mut puller = Puller::new(edge.clone(), hash, vec![Stretch::new(entry, bytes)]);
+        let first = first_news(&mut puller).await?;
+        let report = Report::new(edge, link, hash, file, entry.size, range.start);
+        stream_body(move |sender| file_body(puller, first, report, sender))
+    };
+    let mut response = Response::builder().status(status).body(body).map_err(|_| FailureCode::Internal)?;
+    let headers = response.headers_mut();
+    common_headers(headers, path::file_name(&entry.path));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Ok(etag) = HeaderValue::from_str(&etag(entry)) {
+        headers.insert(header::ETAG, etag);
+    }
+    if let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(modified(entry))) {
+        headers.insert(header::LAST_MODIFIED, date);
+    }
+    describe(headers, status, entry, &range);
+    Ok(response)
+}
+
+fn describe(headers: &mut HeaderMap, status: StatusCode, entry: &FileEntry, range: &Range<u64>) {
+    let content_range = match status {
+        StatusCode::RANGE_NOT_SATISFIABLE => Some(format!("bytes */{}", entry.size)),
+        StatusCode::PARTIAL_CONTENT => Some(format!("bytes {}-{}/{}", range.start, range.end - 1, entry.size)),
+        _ => None,
+    };
+    if let Some(value) = content_range.and_then(|value| HeaderValue::from_str(&value).ok()) {
+        headers.insert(header::CONTENT_RANGE, value);
+    }
+    if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        headers.insert(header::CONTENT_TYPE, content_type(entry));
+        headers.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
+    }
+}
+
+/// The first thing a puller has to say, if it says it soon: a final failure becomes a status.
+async fn first_news(puller: &mut Puller) -> Result<Option<Pulled>, ApiError> {
+    match tokio::time::timeout(HEAD_WAIT, puller.next()).await {
+        Ok(Pulled::Failed(code)) => Err(code.into()),
+        Ok(news) => Ok(Some(news)),
+        Err(_) => Ok(None),
+    }
+}
+
+type BodySender = mpsc::Sender<Result<Bytes, std::io::Error>>;
+
+/// A body that a task fills through a bounded channel; the task ends when its reader is gone.
+fn stream_body<F>(fill: impl FnOnce(BodySender) -> F) -> Body
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(BODY_FRAMES);
+    tokio::spawn(fill(sender));
+    Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|item| (item, receiver))
+    }))
+}
+
+async fn file_body(mut puller: Puller, first: Option<Pulled>, mut report: Report, body: BodySender) {
+    let mut next = first;
+    loop {
+        let pulled = match next.take() {
+            Some(pulled) => pulled,
+            None => match pull(&mut puller, &body, &mut report).await {
+                Some(pulled) => pulled,
+                None => return report.end(TransferState::Cancelled),
+            },
+        };
+        match pulled {
+            Pulled::Bytes(bytes) => {
+                let count = bytes.len() as u64;
+                if !hand_over(&body, bytes, &mut puller, || report.say(TransferState::Paused)).await {
+                    return report.end(TransferState::Cancelled);
+                }
+                report.moved(count);
+            }
+            Pulled::Waiting => report.say(TransferState::Waiting),
+            Pulled::Failed(code) => {
+                cut(&body, code).await;
+                return report.end(TransferState::Failed);
+            }
+            Pulled::End => return report.end(TransferState::Done),
+        }
+    }
+}
+
+/// The puller's next word; `None` when the reader left meanwhile (a reader may leave while its owner is away).
+async fn pull(puller: &mut Puller, body: &BodySender, report: &mut Report) -> Option<Pulled> {
+    tokio::select! {
+        pulled = puller.next() => Some(pulled),
+        () = body.closed() => None,
+        () = report.quiet_too_long() => Some(Pulled::Waiting),
+    }
+}
+
+/// Ends a body short: the connection is closed, and nobody takes the part for the whole.
+async fn cut(body: &BodySender, code: FailureCode) {
+    let _ = body.send(Err(std::io::Error::other(code.as_str()))).await;
+}
+
+async fn serve_archive(edge: Arc<Edge>, link: Link, info: &LinkInfo, is_head: bool) -> Result<Response, ApiError> {
+    if (info.files.len() as u32) < info.made_of {
+        return Err(FailureCode::FileGone.into());
+    }
+    let archive = Archive::new(info);
+    let length = archive.length();
+    let body = if is_head {
+        Body::empty()
+    } else {
+        let hash = info.hash;
+        let stretches = archive.members.iter().map(|m| Stretch::new(&m.entry, 0..m.entry.size)).collect();
+        let mut puller = Puller::new(edge.clone(), hash, stretches);
+        let first = if puller.file().is_some() { first_news(&mut puller).await? } else { None };
+        let file = info.files[0].file_ref();
+        let report = Report::new(edge, link, hash, file, length, 0);
+        stream_body(move |sender| archive_body(archive, puller, first, report, sender))
+    };
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    common_headers(headers, &download_name(info));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zip"));
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
+    Ok(response)
+}
+
+async fn archive_body(archive: Archive, mut puller: Puller, first: Option<Pulled>, mut report: Report, body: BodySender) {
+    let mut writer = zip::Writer::new(archive);
+    let mut next = first;
+    while let Some(step) = writer.next() {
+        let bytes = match step {
+            zip::Step::Write(bytes) => bytes,
+            zip::Step::NeedBytes(file) => {
+                report.file = file;
+                let pulled = match next.take() {
+                    Some(pulled) => pulled,
+                    None => match pull(&mut puller, &body, &mut report).await {
+                        Some(pulled) => pulled,
+                        None => return report.end(TransferState::Cancelled),
+                    },
+                };
+                match pulled {
+                    Pulled::Bytes(bytes) => {
+                        writer.member_bytes(&bytes);
+                        bytes
+                    }
+                    Pulled::Waiting => {
+                        report.say(TransferState::Waiting);
+                        continue;
+                    }
+                    Pulled::Failed(code) => {
+                        cut(&body, code).await;
+                        return report.end(TransferState::Failed);
+                    }
+                    Pulled::End => {
+                        cut(&body, FailureCode::Internal).await;
+                        return report.end(TransferState::Failed);
+                    }
+                }
+            }
+        };
+        let count = bytes.len() as u64;
+        if !hand_over(&body, bytes, &mut puller, || report.say(TransferState::Paused)).await {
+            return report.end(TransferState::Cancelled);
+        }
+        report.moved(count);
+    }
+    report.end(TransferState::Done);
+}
+
+/// Progress of one response, at most four times a second.
+struct Report {
+    edge: Arc<Edge>,
+    link: Link,
+    hash: LinkHash,
+    file: FileRef,
+    total: u64,
+    done: u64,
+    said: Option<Instant>,
+    moved_at: Instant,
+    since: u64,
+    rate: f64,
+    state: TransferState,
+}
+
+impl Report {
+    fn new(edge: Arc<Edge>, link: Link, hash: LinkHash, file: FileRef, total: u64, done: u64) -> Self {
+        let (said, moved_at) = (None, Instant::now());
+        Self { edge, link, hash, file, total, done, said, moved_at, since: 0, rate: 0.0, state: TransferState::Waiting }
+    }
+
+    fn moved(&mut self, count: u64) {
+        self.done += count;
+        self.since += count;
+        let elapsed = self.moved_at.elapsed();
+        if elapsed >= Duration::from_millis(PROGRESS_INTERVAL_MS) {
+            let now = self.since as f64 / elapsed.as_secs_f64();
+            // A moving average over about five seconds.
+            let weight = (elapsed.as_secs_f64() / 5.0).min(1.0);
+            self.rate = if self.rate == 0.0 { now } else { self.rate + (now - self.rate) * weight };
+            (self.moved_at, self.since) = (Instant::now(), 0);
+            self.say(TransferState::Running);
+        }
+    }
+
+    /// Ends when nothing has moved for a second and a half: the maker should hear that it waits.
+    async fn quiet_too_long(&self) {
+        if self.state == TransferState::Waiting && self.said.is_some() {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+    }
+
+    fn say(&mut self, state: TransferState) {
+        let interval = Duration::from_millis(PROGRESS_INTERVAL_MS);
+        let recently = self.said.is_some_and(|said| said.elapsed() < interval);
+        if recently && state == self.state {
+            return;
+        }
+        (self.state, self.said) = (state, Some(Instant::now()));
+        let progress = LinkProgress {
+            link: self.link,
+            file: self.file,
+            done: self.done,
+            total: self.total,
+            rate: if state == TransferState::Running { self.rate as u64 } else { 0 },
+            state,
+        };
+        self.edge.tell_soon(Input::LinkMoved { hash: self.hash, progress });
+    }
+
+    fn end(mut self, state: TransferState) {
+        self.said = None;
+        self.say(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_leave_its_header() {
+        for name in ["a\"b.txt", "a\r\nX: y", "Küche.pdf", "📁", "a;b", "%41"] {
+            let value = disposition(name);
+            let text = value.to_str().unwrap();
+            let (_, encoded) = text.split_once("filename*=UTF-8''").unwrap();
+            let decoded = percent_encoding::percent_decode_str(encoded).decode_utf8().unwrap();
+            assert_eq!(decoded, name);
+            assert_eq!(text.matches('"').count(), 2, "{text}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `GET /healthz`: that this is a relay, and whether its master is there. Says nothing of who is in the hub.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::State;
+use lanyard_protocol::PROTOCOL_VERSION;
+use serde::Serialize;
+
+use crate::edge::Edge;
+
+#[derive(Serialize)]
+pub struct Health {
+    role: &'static str,
+    version: &'static str,
+    protocol: u32,
+    hub_ready: bool,
+}
+
+pub async fn get(State(edge): State<Arc<Edge>>) -> Json<Health> {
+    Json(Health {
+        role: "relay",
+        version: env!("CARGO_PKG_VERSION"),
+        protocol: PROTOCOL_VERSION,
+        hub_ready: edge.hub_ready.load(Ordering::Relaxed),
+    })
+}

@@ -1,0 +1,134 @@
+//! One task per master socket: both sides prove the shared secret, the higher term wins, then messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::{IntoResponse, Response};
+use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
+use lanyard_hub::broker::{Input, SessionId};
+use lanyard_protocol::limits::{MAX_MASTER_FRAME_BYTES, PING_IDLE_MS, REGISTER_TIMEOUT_MS};
+use lanyard_protocol::master_proof::{MasterTranscript, same_mac};
+use lanyard_protocol::message::{MasterAppRegisterAck, MasterChallenge};
+use lanyard_protocol::{
+    CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, PROTOCOL_VERSION, RelayToMaster, codec,
+};
+
+use crate::edge::Edge;
+use crate::error::ApiError;
+use crate::outbox::{Outbox, Outgoing};
+use crate::socket::{self, Heard, LastHeard};
+
+/// `GET /ws/master`. No page has business here.
+pub async fn upgrade(State(edge): State<Arc<Edge>>, headers: http::HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+    if headers.contains_key(http::header::ORIGIN) {
+        return ApiError(FailureCode::OriginDenied).into_response();
+    }
+    if !socket::offers_subprotocol(&headers) {
+        return ApiError(FailureCode::BadMessage).into_response();
+    }
+    socket::configure(upgrade, MAX_MASTER_FRAME_BYTES).on_upgrade(move |socket| serve(edge, socket)).into_response()
+}
+
+async fn serve(edge: Arc<Edge>, socket: WebSocket) {
+    let (mut sink, mut stream) = socket.split();
+    let last = LastHeard::new();
+    let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
+    match tokio::time::timeout(deadline, register(&edge, &mut sink, &mut stream, &last)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(code)) => return socket::say_goodbye(sink, stream, code).await,
+        Err(_silent) => return socket::say_goodbye(sink, stream, CloseCode::Unauthenticated).await,
+    }
+    let session = SessionId(edge.number());
+    let outbox = Arc::new(Outbox::for_master());
+    edge.masters.insert(session, outbox.clone());
+    edge.tell(Input::MasterOpened { session }).await;
+    let code = tokio::select! {
+        code = socket::write(&mut sink, &outbox, &last, || Duration::from_millis(PING_IDLE_MS)) => Some(code),
+        code = listen(&edge, session, &outbox, &mut stream, &last) => code,
+    };
+    edge.masters.remove(&session);
+    edge.tell(Input::MasterClosed { session }).await;
+    if let Some(code) = code {
+        socket::say_goodbye(sink, stream, code).await;
+    }
+}
+
+/// Challenge and proofs; an error is the code to close with.
+async fn register(
+    edge: &Edge,
+    sink: &mut SplitSink<WebSocket, Message>,
+    stream: &mut SplitStream<WebSocket>,
+    last: &LastHeard,
+) -> Result<(), CloseCode> {
+    let nonce = edge.nonce();
+    let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: edge.boot_id, nonce };
+    say(sink, RelayToMaster::MasterChallenge(challenge)).await?;
+    let Heard::Text(text) = socket::hear(stream, last).await else { return Err(CloseCode::Unauthenticated) };
+    let register = match codec::decode_master::<MasterToRelay>(&text) {
+        Ok(MasterFrame { message: MasterToRelay::MasterAppRegister(register), from: None, .. }) => register,
+        Ok(_) => return Err(CloseCode::Unauthenticated),
+        Err(_) => return Err(CloseCode::BadMessage),
+    };
+    let transcript = MasterTranscript {
+        boot_id: edge.boot_id,
+        relay_nonce: nonce,
+        master_nonce: register.nonce,
+        term: register.term,
+    };
+    let secret = &edge.config.master_secret;
+    if register.protocol != PROTOCOL_VERSION || !same_mac(&register.mac, &transcript.master_mac(secret)) {
+        return Err(CloseCode::Unauthenticated);
+    }
+    {
+        let mut highest = edge.highest_term.lock();
+        if register.term <= *highest {
+            return Err(CloseCode::Superseded);
+        }
+        *highest = register.term;
+    }
+    let hub = HubInfo { name: edge.config.name.clone(), public_key: edge.config.key.public() };
+    let ack = MasterAppRegisterAck { boot_id: edge.boot_id, hub, mac: transcript.relay_mac(secret) };
+    say(sink, RelayToMaster::MasterAppRegisterAck(ack)).await
+}
+
+async fn say(sink: &mut SplitSink<WebSocket, Message>, message: RelayToMaster) -> Result<(), CloseCode> {
+    let text = codec::encode_master(&MasterFrame::plain(message));
+    sink.send(Message::Text(text.into())).await.map_err(|_| CloseCode::TooSlow)
+}
+
+async fn listen(
+    edge: &Edge,
+    session: SessionId,
+    outbox: &Outbox,
+    stream: &mut SplitStream<WebSocket>,
+    last: &LastHeard,
+) -> Option<CloseCode> {
+    loop {
+        let text = match socket::hear(stream, last).await {
+            Heard::Text(text) => text,
+            Heard::Binary => return Some(CloseCode::BadMessage),
+            Heard::TooLarge => return Some(CloseCode::TooLarge),
+            Heard::Gone => return None,
+        };
+        match codec::decode_master::<MasterToRelay>(&text) {
+            Ok(frame) => edge.tell(Input::MasterMessage { session, frame: Box::new(frame) }).await,
+            Err(error) => {
+                tracing::warn!(%error, "the master said something this relay does not know");
+                let lanyard_protocol::DecodeError::BadMessage { reference, .. } = error else {
+                    return Some(CloseCode::BadMessage);
+                };
+                let code = FailureCode::BadMessage;
+                let no = lanyard_protocol::message::RequestFailed {
+                    code,
+                    message: code.sentence().into(),
+                    retry_after_ms: None,
+                    file_id: None,
+                };
+                let frame = MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::RequestFailed(no)) };
+                outbox.push(Outgoing { text: codec::encode_master(&frame).into(), is_change: false });
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Every route on one page.
+
+use std::sync::Arc;
+
+use axum::routing::{delete, get, post, put};
+use axum::{Router, middleware};
+
+use crate::edge::Edge;
+use crate::hosts::{self, Hosts};
+use crate::http::{assets, chunks, download, health, links};
+use crate::{master_session, session};
+
+pub fn router(edge: Arc<Edge>) -> Router {
+    let hosts = Hosts::new(&edge.config.hosts);
+    Router::new()
+        .route("/ws/device", get(session::upgrade))
+        .route("/ws/master", get(master_session::upgrade))
+        .route("/chunks/{ticket}", put(chunks::put).get(chunks::get))
+        .route("/links", post(links::make))
+        .route("/links/{link}", delete(links::drop))
+        .route("/d/{link}/{*name}", get(download::get))
+        .route("/d/{link}", get(download::get_unnamed))
+        .route("/healthz", get(health::get))
+        .fallback(assets::get)
+        .layer(middleware::from_fn_with_state(hosts, hosts::guard))
+        .with_state(edge)
+}

@@ -1,0 +1,232 @@
+//! One task per device socket: challenge, key proof, then messages in and out until either side ends it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{ConnectInfo, State};
+use axum::response::{IntoResponse, Response};
+use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
+use lanyard_hub::broker::{Identity, Input, SessionId};
+use lanyard_protocol::device::{is_valid_label, is_valid_name};
+use lanyard_protocol::identity::{self, Transcript};
+use lanyard_protocol::limits::*;
+use lanyard_protocol::message::{Challenge, ClientRegister, RequestFailed};
+use lanyard_protocol::{
+    Channel, CloseCode, DecodeError, DeviceKind, DeviceToRelay, FailureCode, Frame, HubInfo, Nonce, PROTOCOL_VERSION,
+    Ref, RelayToDevice, TransportMode, codec,
+};
+
+use crate::edge::{Edge, SessionHandle};
+use crate::error::ApiError;
+use crate::hosts::Authority;
+use crate::outbox::{Outbox, Outgoing};
+use crate::socket::{self, Heard, LastHeard};
+
+/// `GET /ws/device`.
+pub async fn upgrade(
+    State(edge): State<Arc<Edge>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(authority): Extension<Authority>,
+    headers: http::HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if !socket::offers_subprotocol(&headers) {
+        return ApiError(FailureCode::BadMessage).into_response();
+    }
+    socket::configure(upgrade, MAX_FRAME_BYTES)
+        .on_upgrade(move |socket| serve(edge, peer, authority, socket))
+        .into_response()
+}
+
+async fn serve(edge: Arc<Edge>, peer: SocketAddr, authority: Authority, socket: WebSocket) {
+    let (mut sink, mut stream) = socket.split();
+    let last = LastHeard::new();
+    let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
+    let registered = tokio::time::timeout(deadline, register(&edge, peer, authority, &mut sink, &mut stream, &last));
+    let (identity, signature) = match registered.await {
+        Ok(Ok(proven)) => proven,
+        Ok(Err(code)) => return socket::say_goodbye(sink, stream, code).await,
+        Err(_silent) => return socket::say_goodbye(sink, stream, CloseCode::Unauthenticated).await,
+    };
+    let session = SessionId(edge.number());
+    let handle = Arc::new(SessionHandle::new(Outbox::for_device(), signature, identity.public_id));
+    edge.sessions.insert(session, handle.clone());
+    edge.tell(Input::SessionOpened { session, identity: Box::new(identity) }).await;
+
+    let idle = || match handle.bodies.load(Ordering::Relaxed) {
+        0 => Duration::from_millis(PING_IDLE_MS),
+        _ => Duration::from_millis(PING_BUSY_MS),
+    };
+    let code = tokio::select! {
+        code = socket::write(&mut sink, &handle.outbox, &last, idle) => Some(code),
+        code = listen(&edge, session, &handle, &mut stream, &last) => code,
+    };
+    edge.forget_session(session);
+    edge.tell(Input::SessionClosed { session }).await;
+    if let Some(code) = code {
+        socket::say_goodbye(sink, stream, code).await;
+    }
+}
+
+type Proven = (Identity, lanyard_protocol::Signature);
+
+/// Challenge and proof; an error is the code to close with.
+async fn register(
+    edge: &Edge,
+    peer: SocketAddr,
+    Authority(authority): Authority,
+    sink: &mut SplitSink<WebSocket, Message>,
+    stream: &mut SplitStream<WebSocket>,
+    last: &LastHeard,
+) -> Result<Proven, CloseCode> {
+    let relay_nonce = edge.nonce();
+    let hub = HubInfo { name: edge.config.name.clone(), public_key: edge.config.key.public() };
+    let challenge = Challenge {
+        protocol: PROTOCOL_VERSION,
+        boot_id: edge.boot_id,
+        nonce: relay_nonce,
+        hub,
+        mode: TransportMode::Open,
+    };
+    say(sink, &RelayToDevice::Challenge(challenge), None).await?;
+    let text = match socket::hear(stream, last).await {
+        Heard::Text(text) => text,
+        Heard::TooLarge => return Err(CloseCode::TooLarge),
+        Heard::Binary => return Err(CloseCode::BadMessage),
+        Heard::Gone => return Err(CloseCode::Unauthenticated),
+    };
+    let (frame, reference) = match codec::decode::<DeviceToRelay>(&text) {
+        Ok(Frame { message: DeviceToRelay::ClientRegister(register), reference }) => (register, reference),
+        Ok(_) => return Err(CloseCode::Unauthenticated),
+        Err(DecodeError::TooLarge) => return Err(CloseCode::TooLarge),
+        Err(_) => return Err(CloseCode::BadMessage),
+    };
+    if frame.protocol != PROTOCOL_VERSION {
+        let code = FailureCode::UnsupportedVersion;
+        let no = RequestFailed { code, message: code.sentence().into(), retry_after_ms: None, file_id: None };
+        say(sink, &RelayToDevice::RequestFailed(no), reference.as_ref()).await?;
+        return Err(CloseCode::BadMessage);
+    }
+    prove(edge, peer, authority, relay_nonce, frame)
+}
+
+async fn say(
+    sink: &mut SplitSink<WebSocket, Message>,
+    message: &RelayToDevice,
+    reference: Option<&Ref>,
+) -> Result<(), CloseCode> {
+    let text = codec::encode(message, reference);
+    sink.send(Message::Text(text.into())).await.map_err(|_| CloseCode::TooSlow)
+}
+
+/// Checks what a device says of itself, and its signature over all of it.
+fn prove(
+    edge: &Edge,
+    peer: SocketAddr,
+    authority: String,
+    relay_nonce: Nonce,
+    register: ClientRegister,
+) -> Result<Proven, CloseCode> {
+    let address = peer.ip().to_canonical();
+    let well_formed = is_valid_name(&register.name) && is_valid_label(&register.platform);
+    if !well_formed {
+        return Err(CloseCode::BadMessage);
+    }
+    if register.kind == DeviceKind::Master && !address.is_loopback() {
+        return Err(CloseCode::Unauthenticated);
+    }
+    let transcript = Transcript {
+        boot_id: edge.boot_id,
+        relay_nonce,
+        device_nonce: register.nonce,
+        hub_key: edge.config.key.public(),
+        device_key: register.public_key,
+        authority,
+        channel: Channel::PLAIN,
+    };
+    if !transcript.device_signed(&register.signature) {
+        return Err(CloseCode::Unauthenticated);
+    }
+    let public_id = identity::public_id(&register.public_key);
+    let signature = transcript.sign_as_hub(&edge.config.key, public_id);
+    let identity = Identity {
+        public_id,
+        public_key: register.public_key,
+        name: register.name,
+        kind: register.kind,
+        platform: register.platform,
+        instance: register.instance,
+        commit: register.commit,
+        relay_nonce,
+        address: address.to_string(),
+        resume: register.resume,
+    };
+    Ok((identity, signature))
+}
+
+/// Messages of the device until its socket ends; `Some` when it is we who end it.
+async fn listen(
+    edge: &Arc<Edge>,
+    session: SessionId,
+    handle: &SessionHandle,
+    stream: &mut SplitStream<WebSocket>,
+    last: &LastHeard,
+) -> Option<CloseCode> {
+    let mut pace = Pace::new();
+    loop {
+        let text = match socket::hear(stream, last).await {
+            Heard::Text(text) => text,
+            Heard::Binary => return Some(CloseCode::BadMessage),
+            Heard::TooLarge => return Some(CloseCode::TooLarge),
+            Heard::Gone => return None,
+        };
+        pace.wait().await;
+        while handle.outbox.is_crowded() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        match codec::decode::<DeviceToRelay>(&text) {
+            Ok(Frame { message, reference }) => {
+                edge.tell(Input::MessageReceived { session, message, reference }).await;
+            }
+            Err(DecodeError::BadMessage { opcode, reference, why }) => {
+                tracing::debug!(?session, opcode, why, "a message of a strange shape");
+                handle.outbox.push(bad_message(&why, reference));
+            }
+            Err(DecodeError::TooLarge) => return Some(CloseCode::TooLarge),
+            Err(DecodeError::Malformed(_)) => return Some(CloseCode::BadMessage),
+        }
+    }
+}
+
+fn bad_message(why: &str, reference: Option<Ref>) -> Outgoing {
+    let code = FailureCode::BadMessage;
+    let message = format!("{}: {why}", code.sentence());
+    let no = RequestFailed { code, message, retry_after_ms: None, file_id: None };
+    let text = codec::encode(&RelayToDevice::RequestFailed(no), reference.as_ref());
+    Outgoing { text: text.into(), is_change: false }
+}
+
+/// 200 messages a second, 400 at once; who sends more is listened to more slowly.
+struct Pace {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { tokens: f64::from(MESSAGE_BURST), at: Instant::now() }
+    }
+
+    async fn wait(&mut self) {
+        let earned = self.at.elapsed().as_secs_f64() * f64::from(MESSAGES_A_SECOND);
+        self.tokens = (self.tokens + earned).min(f64::from(MESSAGE_BURST)) - 1.0;
+        self.at = Instant::now();
+        if self.tokens < 0.0 {
+            tokio::time::sleep(Duration::from_secs_f64(-self.tokens / f64::from(MESSAGES_A_SECOND))).await;
+        }
+    }
+}
