@@ -1,1 +1,693 @@
+//! The rules of the broker, one promise a test. The fixture plays edge, data plane and master.
 
+use lanyard_protocol::chunk::What;
+use lanyard_protocol::group::group_log;
+use lanyard_protocol::identity::Keypair;
+use lanyard_protocol::message::*;
+use lanyard_protocol::*;
+use uuid_bytes as uuid;
+
+use super::*;
+
+fn uuid_bytes(n: u8) -> [u8; 16] {
+    [n; 16]
+}
+
+/// A file id made of one number.
+fn file_id(n: u8) -> FileId {
+    let hex = hex_of(&uuid(n));
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]).parse().unwrap()
+}
+
+fn transfer(n: u8) -> TransferId {
+    file_id(n).to_string().parse().unwrap()
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn device(n: u8) -> DeviceId {
+    Keypair::from_seed(&[n; 32]).public_id()
+}
+
+const MASTER: SessionId = SessionId(1_000);
+const MIB: u64 = 1 << 20;
+
+struct Hub {
+    broker: Broker,
+    now: Moment,
+    effects: Vec<Effect>,
+    files: BTreeMap<FileRef, FileEntry>,
+}
+
+impl Hub {
+    /// A broker with a master whose roster names devices 1 to 4.
+    fn ready(budget_bytes: u64) -> Self {
+        let mut hub = Self::new(budget_bytes);
+        hub.master_comes();
+        hub
+    }
+
+    fn new(budget_bytes: u64) -> Self {
+        let broker = Broker::new(BrokerConfig { budget_bytes }, [9; 32]);
+        Self { broker, now: Moment(1_000), effects: Vec::new(), files: BTreeMap::new() }
+    }
+
+    fn master_comes(&mut self) {
+        self.give(Input::MasterOpened { session: MASTER });
+        self.master(MasterToRelay::MasterRoster(MasterRoster {
+            page: 0,
+            last: true,
+            approved: (1..=4).map(device).collect(),
+            refused: vec![device(9)],
+            epoch: 5,
+            revision: 7,
+        }));
+    }
+
+    /// One input; look-ups are answered from `files` at once, as a master would.
+    fn give(&mut self, input: Input) {
+        self.broker.handle(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(effect) = self.broker.poll_effect() {
+            if let Effect::SendMaster { frame, .. } = &effect
+                && let RelayToMaster::FileLookup(lookup) = &frame.message
+            {
+                let files = lookup.files.iter().filter_map(|file| self.files.get(file)).cloned().collect();
+                let message = MasterToRelay::FileGrant(FileGrant { files });
+                let answer = MasterFrame { reference: frame.reference.clone(), ..MasterFrame::plain(message) };
+                self.broker.handle(self.now, Input::MasterMessage { session: MASTER, frame: Box::new(answer) });
+            }
+            self.effects.push(effect);
+        }
+    }
+
+    fn master(&mut self, message: MasterToRelay) {
+        let frame = Box::new(MasterFrame::plain(message));
+        self.give(Input::MasterMessage { session: MASTER, frame });
+    }
+
+    fn passes(&mut self, ms: u64) {
+        let end = self.now.plus(ms);
+        while let Some(at) = self.broker.poll_timeout().filter(|at| *at <= end) {
+            self.now = at;
+            self.broker.handle_timeout(at);
+            self.drain();
+        }
+        self.now = end;
+    }
+
+    /// Device `n` opens a session numbered like it; `tab` makes it another instance.
+    fn opens_as(&mut self, session: u64, n: u8, tab: u8) -> SessionId {
+        let key = Keypair::from_seed(&[n; 32]);
+        let identity = Identity {
+            public_id: key.public_id(),
+            public_key: key.public(),
+            name: format!("device {n}"),
+            kind: DeviceKind::Native,
+            platform: String::new(),
+            instance: Instance([tab; 16]),
+            commit: approval::commit(&key.public(), &Reveal([n; 32])),
+            relay_nonce: Nonce([n; 32]),
+            address: format!("10.0.0.{n}"),
+            resume: None,
+        };
+        let session = SessionId(session);
+        self.give(Input::SessionOpened { session, identity: Box::new(identity) });
+        session
+    }
+
+    fn opens(&mut self, n: u8) -> SessionId {
+        self.opens_as(u64::from(n), n, n)
+    }
+
+    /// Device 1 lists file `n`.
+    fn lists(&mut self, n: u8, size: u64) -> FileRef {
+        let file = FileRef { public_id: device(1), file_id: file_id(n) };
+        let entry = FileEntry {
+            public_id: file.public_id,
+            instance: Instance([1; 16]),
+            file_id: file.file_id,
+            path: format!("file {n}"),
+            size,
+            modified_ms: 1,
+            media_type: String::new(),
+            kind: EntryKind::File,
+            group_log: group_log(size),
+            root: None,
+        };
+        self.files.insert(file, entry);
+        file
+    }
+
+    fn says(&mut self, session: SessionId, message: DeviceToRelay) {
+        self.give(Input::MessageReceived { session, message, reference: Ref::new("r") });
+    }
+
+    fn asks(&mut self, session: SessionId, n: u8, first: u32, count: u32) {
+        self.asks_for(session, vec![Piece::new(file_id(n), first, count)]);
+    }
+
+    fn asks_for(&mut self, session: SessionId, pieces: Vec<Piece>) {
+        let request = RequestChunk {
+            transfer_id: transfer(session.0 as u8),
+            public_id: device(1),
+            pieces,
+            what: What::Bytes,
+            have: None,
+        };
+        self.says(session, DeviceToRelay::RequestChunk(request));
+    }
+
+    fn take(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Takes all effects and gives the slots that were opened.
+    fn opened(&mut self) -> Vec<NewSlot> {
+        let effects = self.take();
+        effects.into_iter().filter_map(|e| if let Effect::OpenSlot(slot) = e { Some(*slot) } else { None }).collect()
+    }
+
+    /// What a session was told, and nothing else.
+    fn told(effects: &[Effect], to: SessionId) -> Vec<RelayToDevice> {
+        let mut told = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Send { session, message, .. } if *session == to => told.push(message.clone()),
+                Effect::Broadcast { sessions, message, .. } if sessions.contains(&to) => told.push(message.clone()),
+                _ => {}
+            }
+        }
+        told
+    }
+
+    fn readies(effects: &[Effect], to: SessionId) -> Vec<ChunkReady> {
+        let told = Self::told(effects, to).into_iter();
+        told.filter_map(|m| if let RelayToDevice::ChunkReady(ready) = m { Some(ready) } else { None }).collect()
+    }
+
+    fn failures(effects: &[Effect], to: SessionId) -> Vec<(Vec<Piece>, FailureCode)> {
+        let told = Self::told(effects, to).into_iter();
+        told.filter_map(|m| if let RelayToDevice::ChunkFailed(f) = m { Some((f.pieces, f.code)) } else { None }).collect()
+    }
+
+    fn readers(effects: &[Effect]) -> Vec<(SlotId, ReaderId)> {
+        effects
+            .iter()
+            .filter_map(|e| if let Effect::GrantRead { slot, reader, .. } = e { Some((*slot, *reader)) } else { None })
+            .collect()
+    }
+
+    /// The slot's PUT comes whole and every reader so far takes it.
+    fn completes(&mut self, slot: SlotId) {
+        self.give(Input::PutStarted { slot });
+        let readers = Self::readers(&self.effects);
+        for (at, reader) in readers.iter().filter(|(at, _)| *at == slot) {
+            self.give(Input::ReaderStarted { slot: *at, reader: *reader });
+        }
+        self.give(Input::PutFinished { slot });
+        for (at, reader) in readers.iter().filter(|(at, _)| *at == slot) {
+            self.give(Input::ReaderLeft { slot: *at, reader: *reader, delivered: 1 });
+        }
+    }
+}
+
+#[test]
+fn a_pending_device_hears_of_nothing_but_its_own_fate() {
+    let mut hub = Hub::ready(32 * MIB);
+    let stranger = hub.opens(7);
+    hub.opens(1);
+    hub.opens(2);
+    hub.lists(1, MIB);
+    hub.says(stranger, DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }));
+    hub.asks(stranger, 1, 0, 1);
+    hub.master(MasterToRelay::FilesAdded(FilesAdded {
+        public_id: device(1),
+        files: vec![],
+        epoch: 5,
+        revision: 8,
+        audience: Audience::All,
+    }));
+    let effects = hub.take();
+    let told = Hub::told(&effects, stranger);
+    assert_eq!(told.len(), 2, "{told:?}");
+    let refused = |m: &RelayToDevice| matches!(m, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved);
+    assert!(told.iter().all(refused), "{told:?}");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
+}
+
+#[test]
+fn a_stale_close_does_not_evict_the_newer_session() {
+    let mut hub = Hub::ready(32 * MIB);
+    let old = hub.opens_as(1, 1, 1);
+    let new = hub.opens_as(2, 1, 1);
+    assert!(hub.effects.contains(&Effect::Close { session: old, code: CloseCode::Superseded }));
+    hub.opens_as(3, 2, 2);
+    hub.take();
+    hub.give(Input::SessionClosed { session: old });
+    assert_eq!(hub.take(), vec![]);
+    assert_eq!(hub.broker.sessions.of_device(device(1)), vec![new]);
+}
+
+#[test]
+fn a_refused_key_is_closed_at_once_and_nobody_is_asked() {
+    let mut hub = Hub::ready(32 * MIB);
+    hub.take();
+    let refused = hub.opens(9);
+    let effects = hub.take();
+    assert_eq!(
+        effects,
+        vec![
+            Effect::Acknowledge { session: refused, membership: Membership::Disapproved, hub_ready: true },
+            Effect::Close { session: refused, code: CloseCode::Revoked },
+        ]
+    );
+}
+
+#[test]
+fn an_approval_of_a_knock_that_is_over_is_stale() {
+    let mut hub = Hub::ready(32 * MIB);
+    let stranger = hub.opens(7);
+    let request_id = hub.broker.sessions.get(stranger).unwrap().knock.unwrap();
+    hub.give(Input::SessionClosed { session: stranger });
+    hub.opens_as(8, 7, 8);
+    hub.take();
+    hub.master(MasterToRelay::ApproveClient(ApproveClient { public_id: device(7), request_id }));
+    // The same key knocked with the same promise and nonce here, so the request is the same; another one must not be.
+    let other = RequestId([1; 16]);
+    hub.take();
+    hub.master(MasterToRelay::ApproveClient(ApproveClient { public_id: device(7), request_id: other }));
+    let said: Vec<_> = hub.take();
+    assert!(
+        matches!(&said[..], [Effect::SendMaster { frame, .. }]
+            if matches!(&frame.message, RelayToMaster::RequestFailed(no) if no.code == FailureCode::StaleRequest)),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_reveal_that_is_not_the_promised_one_ends_the_session() {
+    let mut hub = Hub::ready(32 * MIB);
+    let stranger = hub.opens(7);
+    let request_id = hub.broker.sessions.get(stranger).unwrap().knock.unwrap();
+    hub.take();
+    hub.says(stranger, DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal: Reveal([1; 32]) }));
+    assert!(hub.take().contains(&Effect::Close { session: stranger, code: CloseCode::Unauthenticated }));
+}
+
+#[test]
+fn without_a_roster_nobody_is_served_and_nobody_is_refused() {
+    let mut hub = Hub::new(32 * MIB);
+    let early = hub.opens(2);
+    assert_eq!(
+        hub.take(),
+        vec![Effect::Acknowledge { session: early, membership: Membership::Unknown, hub_ready: false }]
+    );
+    hub.asks(early, 1, 0, 1);
+    let told = Hub::told(&hub.take(), early);
+    assert!(matches!(&told[..], [RelayToDevice::RequestFailed(no)] if no.code == FailureCode::ServerNotReady));
+    hub.master_comes();
+    let told = Hub::told(&hub.take(), early);
+    assert!(matches!(
+        &told[..],
+        [
+            RelayToDevice::Membership(MembershipNotice { membership: Membership::Approved }),
+            RelayToDevice::Presence(_),
+            RelayToDevice::HubReady(HubReady { epoch: 5, revision: 7 })
+        ]
+    ));
+}
+
+#[test]
+fn one_upload_serves_all_who_wait_and_all_who_come_while_it_runs() {
+    let mut hub = Hub::ready(32 * MIB);
+    let sessions: Vec<SessionId> = (1..=4).map(|n| hub.opens(n)).collect();
+    hub.lists(1, 16 * MIB);
+    hub.take();
+    hub.asks(sessions[1], 1, 0, 4);
+    let slot = hub.opened().remove(0);
+    assert_eq!((slot.holder, slot.length), (sessions[0], MIB));
+    hub.asks(sessions[2], 1, 2, 4);
+    let second = hub.opened();
+    assert_eq!(second.len(), 1, "only what is in no live slot is asked for");
+    assert_eq!(second[0].pieces[0].groups, GroupRange::new(4, 2));
+    hub.give(Input::PutStarted { slot: slot.slot });
+    let effects = hub.take();
+    assert_eq!(Hub::readies(&effects, sessions[1])[0].length, MIB);
+    let ready = &Hub::readies(&effects, sessions[2])[0];
+    assert_eq!((ready.length, ready.pieces.clone()), (MIB / 2, vec![Piece::new(file_id(1), 2, 2)]));
+    hub.give(Input::PutFinished { slot: slot.slot });
+    hub.asks(sessions[3], 1, 0, 4);
+    let effects = hub.take();
+    assert_eq!(Hub::readies(&effects, sessions[3]).len(), 1, "what is full is read again, not asked for again");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
+}
+
+#[test]
+fn every_group_asked_has_exactly_one_outcome_when_the_owner_leaves() {
+    let mut hub = Hub::ready(32 * MIB);
+    let (owner, asker) = (hub.opens(1), hub.opens(2));
+    hub.lists(1, 16 * MIB);
+    hub.take();
+    hub.asks(asker, 1, 0, 4);
+    hub.asks(asker, 1, 4, 4);
+    let slots = hub.opened();
+    hub.give(Input::PutStarted { slot: slots[0].slot });
+    let effects = hub.take();
+    assert_eq!(Hub::readies(&effects, asker).len(), 1);
+    hub.give(Input::SessionClosed { session: owner });
+    let effects = hub.take();
+    // The first run was announced: its GET tells. The second was not: CHUNK_FAILED does.
+    assert_eq!(Hub::failures(&effects, asker), vec![(vec![Piece::new(file_id(1), 4, 4)], FailureCode::OwnerAway)]);
+    for slot in slots {
+        assert!(effects.contains(&Effect::FailSlot { slot: slot.slot, code: FailureCode::OwnerAway }));
+    }
+    hub.asks(asker, 1, 0, 4);
+    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
+}
+
+#[test]
+fn the_budget_is_reserved_before_a_holder_is_asked_and_never_exceeded() {
+    let mut hub = Hub::ready(4 * MIB);
+    hub.opens(1);
+    let (a, b) = (hub.opens(2), hub.opens(3));
+    hub.lists(1, 64 * MIB);
+    hub.take();
+    for run in 0..8 {
+        hub.asks(a, 1, run * 4, 4);
+        hub.asks(b, 1, 100 + run * 4, 4);
+        assert!(hub.broker.reserved_bytes() <= 4 * MIB);
+    }
+    let mut opened = hub.opened();
+    assert_eq!(opened.len(), 1, "one holder fills at most a quarter of the budget");
+    let mut total = 0;
+    while let Some(slot) = opened.pop() {
+        total += 1;
+        hub.completes(slot.slot);
+        assert!(hub.broker.reserved_bytes() <= 4 * MIB);
+        opened.extend(hub.opened());
+    }
+    assert_eq!(total, 16, "everybody is served in the end");
+    hub.passes(120_000);
+    assert_eq!((hub.broker.reserved_bytes(), hub.broker.counts().slots), (0, 0));
+}
+
+#[test]
+fn askers_take_turns() {
+    let mut hub = Hub::ready(4 * MIB);
+    hub.opens(1);
+    let (a, b) = (hub.opens(2), hub.opens(3));
+    hub.lists(1, 64 * MIB);
+    hub.take();
+    for run in 0..4 {
+        hub.asks(a, 1, run * 4, 4);
+    }
+    hub.asks(b, 1, 100, 4);
+    let mut order = Vec::new();
+    while let Some(slot) = hub.opened().pop() {
+        order.push(slot.pieces[0].groups.first);
+        hub.completes(slot.slot);
+    }
+    assert_eq!(order, [0, 4, 100, 8, 12], "a was first in the queue; then it is b's turn, not a's");
+}
+
+#[test]
+fn a_run_that_waits_too_long_is_told_so() {
+    let mut hub = Hub::ready(4 * MIB);
+    hub.opens(1);
+    let asker = hub.opens(2);
+    hub.lists(1, 64 * MIB);
+    hub.take();
+    hub.asks(asker, 1, 0, 4);
+    let slot = hub.opened().remove(0);
+    hub.give(Input::PutStarted { slot: slot.slot });
+    hub.asks(asker, 1, 4, 4);
+    hub.take();
+    hub.passes(31_000);
+    assert_eq!(Hub::failures(&hub.take(), asker), vec![(vec![Piece::new(file_id(1), 4, 4)], FailureCode::TimedOut)]);
+}
+
+#[test]
+fn too_many_waiting_runs_are_refused_as_busy() {
+    let mut hub = Hub::ready(4 * MIB);
+    hub.opens(1);
+    let asker = hub.opens(2);
+    hub.lists(1, 200 * MIB);
+    for run in 0..80 {
+        hub.asks(asker, 1, run * 4, 4);
+    }
+    let busy = Hub::failures(&hub.take(), asker);
+    assert_eq!(busy.len(), 80 - 1 - 64);
+    assert!(busy.iter().all(|(_, code)| *code == FailureCode::Busy));
+}
+
+#[test]
+fn a_filling_slot_that_nobody_waits_for_is_called_off() {
+    let mut hub = Hub::ready(32 * MIB);
+    let (owner, asker) = (hub.opens(1), hub.opens(2));
+    hub.lists(1, MIB);
+    hub.take();
+    hub.asks(asker, 1, 0, 4);
+    let slot = hub.opened().remove(0);
+    hub.give(Input::PutStarted { slot: slot.slot });
+    hub.take();
+    hub.says(asker, DeviceToRelay::CancelChunk(CancelChunk { transfer_id: transfer(2), pieces: None }));
+    let effects = hub.take();
+    assert!(effects.contains(&Effect::FailSlot { slot: slot.slot, code: FailureCode::Cancelled }));
+    let no = UploadCancelled { ticket: slot.ticket, code: FailureCode::Cancelled };
+    assert_eq!(Hub::told(&effects, owner), vec![RelayToDevice::UploadCancelled(no)]);
+    assert!(effects.iter().any(|e| matches!(e, Effect::RevokeTicket { .. })));
+    assert_eq!(hub.broker.reserved_bytes(), 0);
+}
+
+#[test]
+fn full_slots_whose_readers_stand_still_make_room() {
+    let mut hub = Hub::ready(4 * MIB);
+    hub.opens(1);
+    let (slow, quick) = (hub.opens(2), hub.opens(3));
+    hub.lists(1, 64 * MIB);
+    hub.take();
+    for run in 0..4 {
+        hub.asks(slow, 1, run * 4, 4);
+        for slot in hub.opened() {
+            hub.give(Input::PutStarted { slot: slot.slot });
+            for (slot, reader) in Hub::readers(&hub.take()) {
+                hub.give(Input::ReaderStarted { slot, reader });
+                hub.give(Input::PutFinished { slot });
+                hub.give(Input::ReaderStill { slot, reader, still: true });
+            }
+        }
+    }
+    assert_eq!(hub.broker.reserved_bytes(), 4 * MIB);
+    hub.take();
+    hub.asks(quick, 1, 100, 4);
+    let effects = hub.take();
+    assert!(effects.iter().any(|e| matches!(e, Effect::CutReader { code: FailureCode::Busy, .. })), "{effects:?}");
+    assert!(effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
+}
+
+#[test]
+fn a_holder_whose_tickets_lapse_twice_sleeps_until_it_speaks() {
+    let mut hub = Hub::ready(32 * MIB);
+    let (owner, asker) = (hub.opens(1), hub.opens(2));
+    hub.lists(1, 16 * MIB);
+    hub.asks(asker, 1, 0, 4);
+    hub.passes(11_000);
+    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::TimedOut);
+    hub.asks(asker, 1, 0, 4);
+    hub.passes(11_000);
+    let effects = hub.take();
+    assert!(effects.contains(&Effect::Frozen { session: owner, frozen: true }));
+    assert!(Hub::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientDisconnected(_))));
+    hub.asks(asker, 1, 0, 4);
+    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
+    hub.says(owner, DeviceToRelay::Ping(Empty {}));
+    let effects = hub.take();
+    assert!(Hub::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientReconnected(_))));
+    hub.asks(asker, 1, 0, 4);
+    assert_eq!(hub.opened().len(), 1);
+}
+
+#[test]
+fn wrong_bytes_twice_mean_that_the_file_changed_for_good() {
+    let mut hub = Hub::ready(32 * MIB);
+    let (owner, asker) = (hub.opens(1), hub.opens(2));
+    let file = hub.lists(1, MIB);
+    let bad = |hub: &mut Hub| {
+        hub.take();
+        hub.asks(asker, 1, 0, 4);
+        let slot = hub.opened().remove(0).slot;
+        hub.give(Input::PutStarted { slot });
+        hub.give(Input::PutFailed { slot, code: FailureCode::BadBytes, culprit: Some(file) });
+        hub.take()
+    };
+    let effects = bad(&mut hub);
+    assert!(!Hub::told(&effects, owner).iter().any(|m| matches!(m, RelayToDevice::FileChanged(_))));
+    let effects = bad(&mut hub);
+    assert!(Hub::told(&effects, owner).iter().any(|m| matches!(m, RelayToDevice::FileChanged(_))));
+    assert!(effects.contains(&Effect::ForgetValues { file }));
+    hub.asks(asker, 1, 0, 4);
+    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::FileChanged);
+}
+
+#[test]
+fn in_a_bundle_only_the_guilty_file_fails_for_its_reason() {
+    let mut hub = Hub::ready(32 * MIB);
+    let (owner, asker) = (hub.opens(1), hub.opens(2));
+    hub.lists(1, 10);
+    hub.lists(2, 20);
+    hub.take();
+    hub.asks_for(asker, vec![Piece::new(file_id(1), 0, 1), Piece::new(file_id(2), 0, 1)]);
+    let slot = hub.opened().remove(0);
+    assert_eq!(slot.length, 30);
+    let no = ChunkUnavailable { ticket: slot.ticket, code: FailureCode::FileGone, file_id: Some(file_id(2)) };
+    hub.says(owner, DeviceToRelay::ChunkUnavailable(no));
+    assert_eq!(
+        Hub::failures(&hub.take(), asker),
+        vec![
+            (vec![Piece::new(file_id(2), 0, 1)], FailureCode::FileGone),
+            (vec![Piece::new(file_id(1), 0, 1)], FailureCode::Busy),
+        ]
+    );
+}
+
+#[test]
+fn a_removed_file_ends_its_slots_and_asks_at_once() {
+    let mut hub = Hub::ready(4 * MIB);
+    hub.opens(1);
+    let asker = hub.opens(2);
+    let file = hub.lists(1, 64 * MIB);
+    hub.take();
+    hub.asks(asker, 1, 0, 4);
+    hub.asks(asker, 1, 4, 4);
+    let slot = hub.opened().remove(0).slot;
+    hub.files.remove(&file);
+    hub.master(MasterToRelay::FileRemoved(FileRemoved {
+        public_id: device(1),
+        file_ids: vec![file.file_id],
+        epoch: 5,
+        revision: 8,
+        audience: Audience::All,
+    }));
+    let effects = hub.take();
+    assert!(effects.contains(&Effect::FailSlot { slot, code: FailureCode::FileGone }));
+    let failures = Hub::failures(&effects, asker);
+    assert_eq!(failures.len(), 2);
+    assert!(failures.iter().all(|(_, code)| *code == FailureCode::FileGone));
+    hub.asks(asker, 1, 0, 4);
+    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::FileGone, "the master does not know it either");
+}
+
+#[test]
+fn turning_a_device_away_ends_both_directions_and_closes_it_last() {
+    let mut hub = Hub::ready(32 * MIB);
+    let (owner, asker, third) = (hub.opens(1), hub.opens(2), hub.opens(3));
+    hub.lists(1, MIB);
+    hub.take();
+    hub.asks(asker, 1, 0, 4);
+    let slot = hub.opened().remove(0).slot;
+    hub.master(MasterToRelay::DisApproveClient(DisApproveClient { public_id: device(1), epoch: 5, revision: 8 }));
+    let effects = hub.take();
+    assert!(effects.iter().any(|e| matches!(e, Effect::FailSlot { slot: s, .. } if *s == slot)));
+    assert!(effects.contains(&Effect::Close { session: owner, code: CloseCode::Revoked }));
+    for session in [owner, asker, third] {
+        assert!(Hub::told(&effects, session).iter().any(|m| matches!(m, RelayToDevice::ClientDisApproved(_))));
+    }
+    hub.asks(asker, 1, 0, 4);
+    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::PeerRevoked);
+    hub.opens_as(50, 1, 1);
+    assert!(hub.take().contains(&Effect::Close { session: SessionId(50), code: CloseCode::Revoked }));
+}
+
+#[test]
+fn granted_transfers_go_on_without_the_master_and_new_ones_wait_for_it() {
+    let mut hub = Hub::ready(32 * MIB);
+    hub.opens(1);
+    let asker = hub.opens(2);
+    hub.lists(1, 16 * MIB);
+    hub.lists(2, 16 * MIB);
+    hub.asks(asker, 1, 0, 4);
+    hub.take();
+    hub.give(Input::MasterClosed { session: MASTER });
+    assert!(Hub::told(&hub.take(), asker).iter().any(|m| matches!(m, RelayToDevice::ServerNotReady(_))));
+    hub.asks(asker, 1, 4, 4);
+    assert_eq!(hub.opened().len(), 1);
+    hub.asks(asker, 2, 0, 4);
+    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::ServerNotReady);
+    hub.passes(11 * 60_000);
+    hub.take();
+    hub.asks(asker, 1, 8, 4);
+    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::ServerNotReady, "a grant serves ten minutes");
+}
+
+#[test]
+fn misshapen_requests_are_answered_and_cost_nothing() {
+    let mut hub = Hub::ready(32 * MIB);
+    hub.opens(1);
+    let asker = hub.opens(2);
+    hub.lists(1, 64 * MIB);
+    hub.asks(asker, 1, 0, 1);
+    hub.take();
+    let piece = |first, count| Piece::new(file_id(1), first, count);
+    for pieces in [
+        vec![],
+        vec![piece(0, 0)],
+        vec![piece(256, 1)],
+        vec![piece(0, 33)],
+        vec![piece(0, 2), piece(1, 1)],
+        vec![piece(u32::MAX, u32::MAX)],
+    ] {
+        hub.asks_for(asker, pieces.clone());
+        let told = Hub::told(&hub.take(), asker);
+        let refused = matches!(&told[..], [RelayToDevice::RequestFailed(no)] if no.code == FailureCode::BadMessage);
+        assert!(refused, "{pieces:?}: {told:?}");
+    }
+}
+
+#[test]
+fn a_links_want_waits_for_its_owner_and_goes_on() {
+    let mut hub = Hub::ready(32 * MIB);
+    let (owner, _maker) = (hub.opens(1), hub.opens(2));
+    let file = hub.lists(1, 16 * MIB);
+    let hash = LinkHash([1; 32]);
+    let call = CallId(1);
+    hub.give(Input::LinkOpened { call, hash });
+    let reference = hub
+        .take()
+        .into_iter()
+        .find_map(|e| match e {
+            Effect::SendMaster { frame, .. } if matches!(frame.message, RelayToMaster::LinkLookup(_)) => frame.reference,
+            _ => None,
+        })
+        .unwrap();
+    let grant = LinkGrant {
+        link_hash: hash,
+        public_id: device(2),
+        expires_ms: 1,
+        name: None,
+        made_of: 1,
+        files: vec![hub.files[&file].clone()],
+        owners: vec![],
+        last: true,
+    };
+    let frame = MasterFrame { reference: Some(reference), ..MasterFrame::plain(MasterToRelay::LinkGrant(grant)) };
+    hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
+    assert!(hub.take().iter().any(|e| matches!(e, Effect::LinkFound { result: Ok(_), .. })));
+    hub.give(Input::SessionClosed { session: owner });
+    let reader = LinkReader(5);
+    let pieces = vec![(file, GroupRange::new(0, 4))];
+    hub.give(Input::LinkWanted { reader, hash, want: 1, pieces });
+    assert!(hub.take().contains(&Effect::LinkWaits { reader, want: 1, code: FailureCode::OwnerAway }));
+    hub.opens_as(77, 1, 1);
+    let slot = hub.opened().remove(0).slot;
+    hub.give(Input::PutStarted { slot });
+    assert!(hub.take().iter().any(|e| matches!(e, Effect::LinkReady { want: 1, .. })));
+    hub.give(Input::LinkLeft { reader, up_to: u64::MAX });
+    assert!(hub.take().contains(&Effect::FailSlot { slot, code: FailureCode::Cancelled }));
+    assert_eq!(hub.broker.counts().asks, 0);
+}
