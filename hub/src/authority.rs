@@ -1,1 +1,546 @@
-//! To come.
+//! The host's mind: who belongs, what is shared, in which order. The one truth that survives everybody's restarts.
+//!
+//! It says [`Effect::Save`] before the [`Effect::Send`]s that depend on it; whoever drives it has the saves on disk
+//! before it sends what follows. It knows no disk, no socket and no secret; the relay's proof and the master's term are
+//! the driver's business, which says [`Input::RelayReady`] when both are settled.
+
+mod admission;
+mod catalogue;
+mod feed;
+mod files;
+#[cfg(test)]
+mod fixture;
+mod knocks;
+mod links;
+mod operator;
+mod roster;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lanyard_protocol::limits::GRACE_MS;
+use lanyard_protocol::message::{Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayState, RequestFailed, UpdateName};
+use lanyard_protocol::{
+    Client, DeviceId, FailureCode, FileEntry, FileId, FileRef, Instance, LinkHash, MasterFrame, MasterToConsole,
+    MasterToRelay, PublicKey, Recipient, Ref, RelayToMaster, RequestId, Resume, Root, SessionAddress,
+};
+
+pub use admission::{Admission, Word};
+pub use catalogue::Listing;
+pub use links::LinkRecord;
+pub use operator::Command;
+pub use roster::{Member, Verdict};
+
+use crate::idsource::IdSource;
+use crate::machine::{Deadlines, EffectQueue, Moment};
+use catalogue::Catalogue;
+use feed::{Feed, Key};
+use knocks::Knocks;
+use links::Links;
+use roster::Roster;
+
+/// Lapsed links and withdrawn files are looked for this often. Lookups do not wait for it.
+const SWEEP_MS: u64 = 600_000;
+
+/// What an authority is told once.
+#[derive(Debug, Clone, Default)]
+pub struct AuthorityConfig {
+    /// The device of the host's own files: let in without a prompt.
+    pub host: Option<DeviceId>,
+    pub admission: Admission,
+    /// The console shows the digits and asks for a tap instead of typing.
+    pub tap_to_approve: bool,
+}
+
+/// All that is on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Random, never 0; new only when the history was lost.
+    pub epoch: u64,
+    pub revision: u64,
+    pub members: Vec<Member>,
+    pub files: Vec<Listing>,
+    pub links: Vec<LinkRecord>,
+}
+
+/// One thing to have on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Revision(u64),
+    MemberPut(Member),
+    MemberGone(DeviceId),
+    /// Listed, whatever they were before.
+    FilesPut { files: Vec<FileEntry>, revision: u64 },
+    FilesWithdrawn { public_id: DeviceId, file_ids: Vec<FileId>, revision: u64, at_ms: u64 },
+    /// All that this session lists.
+    SessionWithdrawn { session: SessionAddress, revision: u64, at_ms: u64 },
+    FilesGone { public_id: DeviceId, file_ids: Vec<FileId> },
+    /// All files of a device and all links it made.
+    BelongingsGone(DeviceId),
+    RootKnown { file: FileRef, root: Root, revision: u64 },
+    LinkPut(LinkRecord),
+    LinkUsed { hash: LinkHash, used_ms: u64 },
+    LinkGone(LinkHash),
+}
+
+/// One request of a screen or a command at the host; its answer carries it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ask(pub u64);
+
+/// What the authority is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Registered with a relay, both proofs checked.
+    RelayReady { hub_key: PublicKey },
+    RelayLost,
+    Frame(Box<MasterFrame<RelayToMaster>>),
+    /// The person at the host, by whatever screen.
+    Operator { ask: Ask, command: Command },
+}
+
+/// What the authority wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// On disk before anything that follows.
+    Save(Change),
+    Send(MasterFrame<MasterToRelay>),
+    /// To every screen at the host; to the one that asked with its `ref`.
+    Publish { message: MasterToConsole, ask: Option<Ask> },
+    /// To the screen that asked, alone.
+    Answer { ask: Ask, message: MasterToConsole },
+    Event(Event),
+}
+
+/// What has no message of its own on the screens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The device shows its digits: time to ask the person.
+    DevicePending { client: Client, address: String, request_id: RequestId },
+}
+
+/// Who gets the `ref` of a change.
+#[derive(Debug, Clone, Default)]
+struct Asker {
+    session: Option<(SessionAddress, Ref)>,
+    ask: Option<Ask>,
+}
+
+impl Asker {
+    fn device(session: SessionAddress, reference: Option<Ref>) -> Self {
+        Self { session: reference.map(|reference| (session, reference)), ask: None }
+    }
+
+    fn operator(ask: Option<Ask>) -> Self {
+        Self { session: None, ask }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The code is too old.
+    Knock(RequestId),
+    /// The relay owes an APPROVE_CLIENT_ACK.
+    Approve(RequestId),
+    /// The session is away; its files leave the list.
+    Grace(SessionAddress),
+    /// Roots wait to be told together.
+    Roots,
+    Sweep,
+}
+
+/// The machine. One driver owns it; see the crate's documentation for the four verbs.
+#[derive(Debug)]
+pub struct Authority {
+    config: AuthorityConfig,
+    ids: IdSource,
+    effects: EffectQueue<Effect>,
+    deadlines: Deadlines<Timer>,
+    /// Of the input at hand.
+    now: Moment,
+    wall_ms: u64,
+    epoch: u64,
+    revision: u64,
+    feed: Feed,
+    roster: Roster,
+    catalogue: Catalogue,
+    links: Links,
+    knocks: Knocks,
+    /// Approved sessions that are there.
+    online: BTreeMap<DeviceId, BTreeSet<Instance>>,
+    /// Known since the last FILES_UPDATED.
+    new_roots: BTreeMap<FileRef, Root>,
+    /// Of the relay that is there; none while it is away.
+    hub_key: Option<PublicKey>,
+}
+
+impl Authority {
+    /// Continues from what is on disk.
+    pub fn new(config: AuthorityConfig, saved: Saved, seed: [u8; 32]) -> Self {
+        let mut authority = Self {
+            config,
+            ids: IdSource::new(seed),
+            effects: EffectQueue::default(),
+            deadlines: Deadlines::default(),
+            now: Moment::default(),
+            wall_ms: 0,
+            epoch: saved.epoch,
+            revision: saved.revision,
+            feed: Feed::starting_at(saved.revision),
+            roster: Roster::default(),
+            catalogue: Catalogue::default(),
+            links: Links::default(),
+            knocks: Knocks::default(),
+            online: BTreeMap::new(),
+            new_roots: BTreeMap::new(),
+            hub_key: None,
+        };
+        for member in saved.members {
+            if member.verdict == Verdict::Approved {
+                authority.feed.list(Key::Client(member.client.public_id), member.revision);
+            }
+            authority.roster.put(member);
+        }
+        for listing in saved.files {
+            if listing.withdrawn_ms.is_none() {
+                authority.feed.list(Key::File(listing.entry.file_ref()), listing.revision);
+            }
+            authority.catalogue.put(listing);
+        }
+        saved.links.into_iter().for_each(|link| authority.links.put(link));
+        authority
+    }
+
+    /// One mutation. `wall_ms` is the time of day, for what must be measured across restarts.
+    pub fn handle(&mut self, now: Moment, wall_ms: u64, input: Input) {
+        (self.now, self.wall_ms) = (now, wall_ms);
+        match input {
+            Input::RelayReady { hub_key } => self.relay_ready(hub_key),
+            Input::RelayLost => self.relay_lost(),
+            Input::Frame(frame) => self.relay_said(*frame),
+            Input::Operator { ask, command } => self.operator_said(ask, command),
+        }
+    }
+
+    /// The next thing to do; drain to `None` before the next mutation.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop()
+    }
+
+    /// When to call [`Authority::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.deadlines.earliest()
+    }
+
+    /// Everything that is due by `now`.
+    pub fn handle_timeout(&mut self, now: Moment, wall_ms: u64) {
+        (self.now, self.wall_ms) = (now, wall_ms);
+        while let Some(timer) = self.deadlines.pop_due(now) {
+            match timer {
+                Timer::Knock(request) => self.restart_knock(request),
+                Timer::Approve(request) => self.approve_waited(request),
+                Timer::Grace(session) => self.withdraw_session(session),
+                Timer::Roots => self.tell_roots(),
+                Timer::Sweep => self.sweep(),
+            }
+        }
+    }
+
+    /// Where the feed stands.
+    pub fn head(&self) -> Resume {
+        Resume { epoch: self.epoch, revision: self.revision }
+    }
+
+    pub fn is_relay_ready(&self) -> bool {
+        self.hub_key.is_some()
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.roster.iter()
+    }
+
+    pub fn member(&self, id: DeviceId) -> Option<&Member> {
+        self.roster.get(id)
+    }
+
+    /// Every listed file.
+    pub fn files(&self) -> impl Iterator<Item = &FileEntry> {
+        self.catalogue.listed()
+    }
+
+    pub fn file_count(&self) -> usize {
+        self.catalogue.listed_total()
+    }
+
+    pub fn is_online(&self, device: DeviceId) -> bool {
+        self.online.contains_key(&device)
+    }
+
+    /// Who is online, whole.
+    pub fn presence(&self) -> Presence {
+        Presence { online: self.online.keys().copied().collect() }
+    }
+
+    /// All who were turned away.
+    pub fn refused(&self) -> lanyard_protocol::message::Refused {
+        self.roster.refused()
+    }
+
+    fn relay_ready(&mut self, hub_key: PublicKey) {
+        if self.hub_key.is_some() {
+            self.relay_lost();
+        }
+        self.hub_key = Some(hub_key);
+        self.begin_settling();
+        for page in self.roster.pages(self.epoch, self.revision) {
+            self.send(MasterToRelay::MasterRoster(page));
+        }
+        // The relay answers after it has told of everybody who is there.
+        self.send(MasterToRelay::Ping(Empty {}));
+        let away: Vec<SessionAddress> = self.catalogue.sessions().collect();
+        for session in away {
+            self.deadlines.set(Timer::Grace(session), self.now.plus(GRACE_MS));
+        }
+        self.keep_sweeping();
+        self.publish(MasterToConsole::RelayState(RelayState { ready: true }), None);
+    }
+
+    /// Nobody can be there without a relay, and nobody can come back: the graces stop until it does.
+    fn relay_lost(&mut self) {
+        if self.hub_key.take().is_none() {
+            return;
+        }
+        self.drop_all_knocks();
+        let sessions: Vec<SessionAddress> = self.catalogue.sessions().collect();
+        for session in sessions {
+            self.deadlines.clear(&Timer::Grace(session));
+        }
+        self.online.clear();
+        self.publish(MasterToConsole::RelayState(RelayState { ready: false }), None);
+        self.publish(MasterToConsole::Presence(self.presence()), None);
+    }
+
+    fn relay_said(&mut self, frame: MasterFrame<RelayToMaster>) {
+        let MasterFrame { message, reference, from, .. } = frame;
+        if self.hub_key.is_none() {
+            return; // words of a relay that is lost
+        }
+        match message {
+            RelayToMaster::NewClientRegistered(request) => self.knocked(request),
+            RelayToMaster::ApprovalReveal(reveal) => self.revealed(reveal),
+            RelayToMaster::ApproveClientAck(ack) => self.frozen(ack),
+            RelayToMaster::RequestFailed(no) => self.not_frozen(reference.as_ref(), no.code),
+            RelayToMaster::ClientReconnected(change) => self.reconnected(change),
+            RelayToMaster::ClientDisconnected(change) => self.disconnected(change),
+            RelayToMaster::FileLookup(lookup) => self.files_looked_up(lookup, reference),
+            RelayToMaster::FileRoot(known) => self.root_known(known),
+            RelayToMaster::FileChanged(changed) => self.file_changed(changed),
+            RelayToMaster::LinkRequest(request) => self.link_requested(request, reference),
+            RelayToMaster::LinkLookup(lookup) => self.link_looked_up(lookup, reference),
+            RelayToMaster::LinkUsed(used) => self.link_used(used),
+            RelayToMaster::LinkDrop(drop) => self.link_dropped(drop, reference),
+            RelayToMaster::Pong(_) => self.settled(),
+            RelayToMaster::MasterChallenge(_) | RelayToMaster::MasterAppRegisterAck(_) => {
+                tracing::warn!("a handshake message after the handshake");
+            }
+            device_message => self.device_said(from, device_message, reference),
+        }
+    }
+
+    fn device_said(&mut self, from: Option<SessionAddress>, message: RelayToMaster, reference: Option<Ref>) {
+        let Some(from) = from else { return self.fail_relay(FailureCode::BadMessage, reference) };
+        if !self.roster.is_approved(from.public_id) {
+            return self.fail_device(from, FailureCode::NotApproved, None, reference);
+        }
+        match message {
+            RelayToMaster::UpdateName(said) => self.renamed_itself(from, said, reference),
+            RelayToMaster::FeedPull(pull) => self.pulled(from, pull, reference),
+            RelayToMaster::AddFiles(said) => self.files_offered(from, said, reference),
+            RelayToMaster::RemoveFile(said) => self.files_taken_away(from, said, reference),
+            _ => {}
+        }
+    }
+
+    fn renamed_itself(&mut self, from: SessionAddress, said: UpdateName, reference: Option<Ref>) {
+        if !lanyard_protocol::device::is_valid_name(&said.name) {
+            return self.fail_device(from, FailureCode::BadMessage, None, reference);
+        }
+        if !self.rename(from.public_id, said.name, Asker::device(from, reference.clone())) {
+            let ack = FeedAck { epoch: self.epoch, revision: self.revision };
+            self.answer_device(from, MasterToRelay::UpdateNameAck(ack), reference);
+        }
+    }
+
+    fn pulled(&mut self, from: SessionAddress, pull: FeedPull, reference: Option<Ref>) {
+        match self.answer_pull(&pull) {
+            Ok(page) => self.answer_device(from, MasterToRelay::FeedPage(page), reference),
+            Err(code) => self.fail_device(from, code, None, reference),
+        }
+    }
+
+    fn reconnected(&mut self, change: PresenceChange) {
+        let Some(instance) = change.instance else { return };
+        if !self.roster.is_approved(change.public_id) {
+            return;
+        }
+        let session = SessionAddress { public_id: change.public_id, instance };
+        self.came_back(session, change.resume.unwrap_or_default());
+    }
+
+    /// An approved session is there: it learns what it missed.
+    fn came_back(&mut self, session: SessionAddress, held: Resume) {
+        self.present(session);
+        let page = self.first_page(held);
+        self.answer_device(session, MasterToRelay::FeedPage(page), None);
+    }
+
+    fn present(&mut self, session: SessionAddress) {
+        self.deadlines.clear(&Timer::Grace(session));
+        let instances = self.online.entry(session.public_id).or_default();
+        let first = instances.is_empty();
+        instances.insert(session.instance);
+        if first {
+            self.publish(MasterToConsole::ClientReconnected(presence_of(session.public_id)), None);
+        }
+    }
+
+    fn disconnected(&mut self, change: PresenceChange) {
+        if let Some(request) = change.request_id {
+            self.knock_left(request);
+        }
+        let Some(instance) = change.instance else { return };
+        let session = SessionAddress { public_id: change.public_id, instance };
+        let Some(instances) = self.online.get_mut(&change.public_id) else { return };
+        if !instances.remove(&instance) {
+            return;
+        }
+        let was_last = instances.is_empty();
+        if self.catalogue.offers(&session) {
+            self.deadlines.set(Timer::Grace(session), self.now.plus(GRACE_MS));
+        }
+        if was_last {
+            self.online.remove(&change.public_id);
+            self.publish(MasterToConsole::ClientDisconnected(presence_of(change.public_id)), None);
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.drop_expired_links();
+        self.drop_lapsed_files();
+        self.keep_sweeping();
+    }
+
+    fn keep_sweeping(&mut self) {
+        let any = !self.links.is_empty() || self.catalogue.has_withdrawn();
+        if any && self.deadlines.get(&Timer::Sweep).is_none() {
+            self.deadlines.set(Timer::Sweep, self.now.plus(SWEEP_MS));
+        }
+    }
+
+    fn next_revision(&mut self) -> u64 {
+        self.revision += 1;
+        self.save(Change::Revision(self.revision));
+        self.revision
+    }
+
+    fn save(&mut self, change: Change) {
+        self.effects.push(Effect::Save(change));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.effects.push(Effect::Event(event));
+    }
+
+    /// To every screen at the host.
+    fn publish(&mut self, message: MasterToConsole, ask: Option<Ask>) {
+        self.effects.push(Effect::Publish { message, ask });
+    }
+
+    fn answer(&mut self, ask: Ask, message: MasterToConsole) {
+        self.effects.push(Effect::Answer { ask, message });
+    }
+
+    fn refuse_ask(&mut self, ask: Ask, code: FailureCode) {
+        self.answer(ask, MasterToConsole::RequestFailed(failure(code, None)));
+    }
+
+    /// A change: to the relay, if it is there, and to the screens here.
+    fn broadcast(&mut self, message: MasterToRelay, asker: Asker) {
+        if let Some(shown) = towards_screens(&message) {
+            self.publish(shown, asker.ask);
+        }
+        let (ref_to, reference) = asker.session.unzip();
+        self.push_frame(MasterFrame { message, reference, from: None, to: None, ref_to });
+    }
+
+    fn send(&mut self, message: MasterToRelay) {
+        self.push_frame(MasterFrame::plain(message));
+    }
+
+    fn send_with_ref(&mut self, message: MasterToRelay, reference: Ref) {
+        self.answer_relay(message, Some(reference));
+    }
+
+    fn send_to(&mut self, message: MasterToRelay, to: Recipient, reference: Option<Ref>) {
+        self.push_frame(MasterFrame { message, reference, from: None, to: Some(to), ref_to: None });
+    }
+
+    fn answer_relay(&mut self, message: MasterToRelay, reference: Option<Ref>) {
+        self.push_frame(MasterFrame { reference, ..MasterFrame::plain(message) });
+    }
+
+    fn fail_relay(&mut self, code: FailureCode, reference: Option<Ref>) {
+        self.answer_relay(MasterToRelay::RequestFailed(failure(code, None)), reference);
+    }
+
+    fn answer_device(&mut self, device: SessionAddress, message: MasterToRelay, reference: Option<Ref>) {
+        let to = Recipient { public_id: device.public_id, instance: Some(device.instance) };
+        self.send_to(message, to, reference);
+    }
+
+    fn fail_device(
+        &mut self,
+        device: SessionAddress,
+        code: FailureCode,
+        file_id: Option<FileId>,
+        reference: Option<Ref>,
+    ) {
+        self.answer_device(device, MasterToRelay::RequestFailed(failure(code, file_id)), reference);
+    }
+
+    fn push_frame(&mut self, frame: MasterFrame<MasterToRelay>) {
+        if self.hub_key.is_some() {
+            self.effects.push(Effect::Send(frame));
+        }
+    }
+}
+
+fn failure(code: FailureCode, file_id: Option<FileId>) -> RequestFailed {
+    let retry_after_ms = code.may_retry().then_some(1_000);
+    RequestFailed { code, message: code.sentence().into(), retry_after_ms, file_id }
+}
+
+fn presence_of(public_id: DeviceId) -> PresenceChange {
+    PresenceChange { public_id, instance: None, resume: None, request_id: None }
+}
+
+/// A change as the screens at the host know it.
+fn towards_screens(message: &MasterToRelay) -> Option<MasterToConsole> {
+    Some(match message.clone() {
+        MasterToRelay::ClientApproved(m) => MasterToConsole::ClientApproved(m),
+        MasterToRelay::ClientUpdated(m) => MasterToConsole::ClientUpdated(m),
+        MasterToRelay::FilesAdded(m) => MasterToConsole::FilesAdded(m),
+        MasterToRelay::FilesUpdated(m) => MasterToConsole::FilesUpdated(m),
+        MasterToRelay::FileRemoved(m) => MasterToConsole::FileRemoved(m),
+        MasterToRelay::FilesWithdrawn(m) => MasterToConsole::FilesWithdrawn(m),
+        MasterToRelay::DisApproveClient(m) => {
+            MasterToConsole::ClientDisApproved(lanyard_protocol::message::ClientDisApproved {
+                public_id: m.public_id,
+                epoch: m.epoch,
+                revision: m.revision,
+                audience: lanyard_protocol::message::Audience::All,
+            })
+        }
+        _ => return None,
+    })
+}

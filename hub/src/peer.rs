@@ -1,1 +1,396 @@
-//! To come.
+//! The device's mind: what do I know, what do I offer, what shall I fetch next.
+//!
+//! It is told what came over the link and what became of the bytes; it says what to send and which bodies to move. It
+//! holds no key, no token and no path: the driver signs, proves, reads and writes.
+
+mod groupset;
+mod input;
+mod mirror;
+mod scheduler;
+mod session;
+mod shares;
+mod transfer;
+mod window;
+
+#[cfg(test)]
+mod testing;
+
+use std::collections::BTreeMap;
+
+use lanyard_protocol::message::RequestFailed;
+use lanyard_protocol::{DeviceId, DeviceKind, DeviceToRelay, FileId, Frame, Instance, PublicKey, Ref, RelayToDevice};
+
+pub use groupset::GroupSet;
+pub use input::{
+    Closed, Effect, EndReason, FetchId, FetchOutcome, Input, Phase, Registration, ShareState, TransferOrder, WantedFile,
+};
+pub use mirror::Catalogue;
+
+use crate::idsource::IdSource;
+use crate::machine::{Deadlines, EffectQueue, Moment};
+use mirror::{Change, Mirror, Paged, Pushed};
+use scheduler::Scheduler;
+use session::Session;
+use shares::Shares;
+
+/// Who this device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerConfig {
+    pub public_key: PublicKey,
+    /// Of this process; a newer session of the same one replaces the older.
+    pub instance: Instance,
+    pub name: String,
+    pub kind: DeviceKind,
+    pub platform: String,
+}
+
+/// What the machine waits for, one deadline each.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// Open the link again.
+    Reconnect,
+    /// The relay must have answered the handshake.
+    Handshake,
+    /// The page that a pull waits for.
+    Pull,
+    /// An answer to our request.
+    Request(u64),
+    /// Offer again what the hub had no room or no ear for.
+    Shares,
+    /// A file's groups may be asked for again.
+    Retry(lanyard_protocol::TransferId, FileId),
+    /// A run that nobody spoke of any more.
+    Asked(u64),
+    /// Shutting down does not wait for ever.
+    Stop,
+}
+
+/// A request whose answer is awaited (REQUEST_CHUNK is kept with its transfer).
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pending {
+    Add(Vec<FileId>),
+    Remove(Vec<FileId>),
+    Rename(String),
+}
+
+/// The device as a pure machine. See the crate's documentation for the four verbs.
+#[derive(Debug)]
+pub struct Peer {
+    config: PeerConfig,
+    public_id: DeviceId,
+    ids: IdSource,
+    session: Session,
+    mirror: Mirror,
+    shares: Shares,
+    scheduler: Scheduler,
+    pending: BTreeMap<u64, Pending>,
+    /// The last reference given to a request.
+    references: u64,
+    timers: Deadlines<Timer>,
+    effects: EffectQueue<Effect>,
+    /// What the driver was told last.
+    told: Phase,
+    /// The catalogue changed since the driver was told.
+    listed: bool,
+}
+
+impl Peer {
+    /// `ids` makes nonces, reveals and jitter.
+    pub fn new(config: PeerConfig, ids: IdSource) -> Self {
+        let public_id = lanyard_protocol::identity::public_id(&config.public_key);
+        Self {
+            config,
+            public_id,
+            ids,
+            session: Session::default(),
+            mirror: Mirror::default(),
+            shares: Shares::default(),
+            scheduler: Scheduler::default(),
+            pending: BTreeMap::new(),
+            references: 0,
+            timers: Deadlines::default(),
+            effects: EffectQueue::default(),
+            told: Phase::Connecting,
+            listed: false,
+        }
+    }
+
+    pub fn public_id(&self) -> DeviceId {
+        self.public_id
+    }
+
+    pub fn phase(&self) -> &Phase {
+        &self.told
+    }
+
+    /// Everything listed, as known here.
+    pub fn catalogue(&self) -> &Catalogue {
+        self.mirror.catalogue()
+    }
+
+    /// What this device offers and how each stands.
+    pub fn shares(&self) -> impl Iterator<Item = (FileId, ShareState)> + '_ {
+        self.shares.states()
+    }
+
+    pub fn handle(&mut self, now: Moment, input: Input) {
+        match input {
+            Input::Start => self.open_link(),
+            Input::LinkOpened => self.link_opened(now),
+            Input::LinkClosed { code } => self.link_closed(now, code),
+            Input::HubRefused => self.end(EndReason::UntrustedHub),
+            Input::Received { frame } => self.received(now, frame),
+            Input::Rename { name } => self.rename(now, name),
+            Input::Share { files } => self.share(files),
+            Input::Unshare { file_ids } => self.unshare(now, file_ids),
+            Input::Replaced { old, new } => self.replaced(now, old, new),
+            Input::UploadRefused { ticket, code, file_id } => self.upload_refused(ticket, code, file_id),
+            Input::StartTransfer { order } => self.start_transfer(order),
+            Input::Stored { transfer_id, file_id, groups } => self.stored(transfer_id, file_id, groups),
+            Input::Consumed { transfer_id, file_id, groups } => self.scheduler.consumed(transfer_id, file_id, groups),
+            Input::Rejected { transfer_id, file_id, groups } => self.rejected(transfer_id, file_id, &groups),
+            Input::FetchEnded { fetch, outcome } => self.fetch_ended(now, fetch, outcome),
+            Input::FileClosed { transfer_id, file_id, outcome } => self.file_closed(transfer_id, file_id, outcome),
+            Input::Pause { transfer_id } => self.pause(transfer_id),
+            Input::Resume { transfer_id } => self.scheduler.resume(transfer_id),
+            Input::Cancel { transfer_id } => self.cancel(transfer_id),
+            Input::Stop => self.stop(now),
+        }
+        self.settle(now);
+    }
+
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop()
+    }
+
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.timers.earliest()
+    }
+
+    pub fn handle_timeout(&mut self, now: Moment) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Reconnect => self.open_link(),
+                Timer::Handshake => self.handshake_late(now),
+                Timer::Pull => self.pull(now),
+                Timer::Request(reference) => self.request_late(reference),
+                Timer::Shares => self.offer_again(),
+                Timer::Retry(transfer_id, file_id) => self.scheduler.retry(transfer_id, file_id),
+                Timer::Asked(reference) => self.ask_lapsed(now, reference),
+                Timer::Stop => self.end(EndReason::Stopped),
+            }
+        }
+        self.settle(now);
+    }
+
+    /// What follows from any mutation: say, offer and ask what can be said, offered and asked.
+    fn settle(&mut self, now: Moment) {
+        self.offer(now);
+        self.pump(now);
+        self.stop_when_done();
+        if std::mem::take(&mut self.listed) {
+            self.effects.push(Effect::CatalogueChanged);
+        }
+        let phase = self.session.phase(self.mirror.is_complete());
+        if phase != self.told {
+            self.told = phase.clone();
+            self.effects.push(Effect::PhaseChanged { phase });
+        }
+    }
+
+    fn received(&mut self, now: Moment, frame: Frame<RelayToDevice>) {
+        let reference = frame.reference.as_ref().and_then(|r| r.as_str().parse().ok());
+        let answered = match &frame.message {
+            RelayToDevice::RequestFailed(_) => None,
+            _ => reference.and_then(|reference| self.take_pending(reference)),
+        };
+        if let Some((at, change)) = Change::of(&frame.message) {
+            self.change(now, at, change, &frame.message);
+        }
+        if let Some(pending) = answered {
+            self.request_done(pending);
+        }
+        self.message(now, frame.message, reference);
+    }
+
+    /// All but the changes of the feed, which are applied by now.
+    fn message(&mut self, now: Moment, message: RelayToDevice, reference: Option<u64>) {
+        match message {
+            RelayToDevice::Challenge(challenge) => self.challenged(now, challenge),
+            RelayToDevice::ClientRegisterAck(ack) => self.registered(now, ack.membership, ack.hub_ready),
+            RelayToDevice::Membership(notice) => self.membership_said(now, notice.membership),
+            RelayToDevice::ApprovalChallenge(m) => self.approval_challenged(m.request_id, m.nonce),
+            RelayToDevice::ApprovalRestart(m) => self.approval_restarted(m.request_id, m.nonce),
+            RelayToDevice::Presence(presence) => self.presence(presence.online),
+            RelayToDevice::ClientReconnected(m) => self.presence_changed(m.public_id, true),
+            RelayToDevice::ClientDisconnected(m) => self.presence_changed(m.public_id, false),
+            RelayToDevice::FeedPage(page) => self.paged(now, page, reference),
+            RelayToDevice::FeedDirty(_) if self.mirror.dirty() => self.pull(now),
+            RelayToDevice::HubReady(_) => self.hub_ready(now),
+            RelayToDevice::ServerNotReady(_) => self.hub_away(),
+            RelayToDevice::UploadChunkRequest(request) => self.upload_asked(request),
+            RelayToDevice::UploadCancelled(m) => {
+                self.effects.push(Effect::CancelUpload { ticket: m.ticket, code: m.code });
+            }
+            RelayToDevice::ChunkReady(ready) => self.chunk_ready(now, ready),
+            RelayToDevice::ChunkFailed(failed) => self.chunk_failed(now, failed),
+            RelayToDevice::TransferProgress(progress) => self.effects.push(Effect::Progress { progress }),
+            RelayToDevice::FileChanged(m) if m.public_id == self.public_id => {
+                self.effects.push(Effect::FileDisputed { file_id: m.file_id });
+            }
+            RelayToDevice::RequestFailed(failed) => self.request_failed(now, failed, reference),
+            _ => {}
+        }
+    }
+
+    fn change(&mut self, now: Moment, at: lanyard_protocol::Resume, change: Change, message: &RelayToDevice) {
+        match message {
+            RelayToDevice::ClientApproved(m) if m.client.public_id == self.public_id => self.let_in(now),
+            RelayToDevice::ClientDisApproved(m) if m.public_id == self.public_id => {
+                return self.end(EndReason::Refused);
+            }
+            RelayToDevice::ClientDisApproved(m) => self.owner_revoked(m.public_id),
+            RelayToDevice::FileRemoved(m) => self.files_removed(m.public_id, &m.file_ids),
+            RelayToDevice::FilesAdded(m) => self.files_listed(m.public_id, &m.files),
+            _ => {}
+        }
+        let takes_mine = change.takes_files_of(self.public_id);
+        match self.mirror.push(at, change) {
+            Pushed::Gap => self.pull(now),
+            Pushed::Applied => {
+                self.listed = true;
+                if takes_mine {
+                    self.reconcile_shares();
+                }
+            }
+            Pushed::Dropped | Pushed::Kept => {}
+        }
+    }
+
+    // ── Pulls ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Pulls from where this mirror stands.
+    fn pull(&mut self, now: Moment) {
+        if !self.session.hub_here() {
+            return;
+        }
+        let reference = self.next_reference();
+        let from = self.mirror.begin(reference);
+        self.send_pull(now, reference, from, None);
+    }
+
+    fn send_pull(&mut self, now: Moment, reference: u64, from: lanyard_protocol::Resume, cursor: Option<String>) {
+        let pull = lanyard_protocol::message::FeedPull { epoch: from.epoch, since: from.revision, cursor };
+        self.send(DeviceToRelay::FeedPull(pull), Some(reference));
+        self.timers.set(Timer::Pull, now.plus(lanyard_protocol::limits::REQUEST_TIMEOUT_MS));
+    }
+
+    fn paged(&mut self, now: Moment, page: lanyard_protocol::FeedPage, reference: Option<u64>) {
+        match self.mirror.page(page, reference) {
+            Paged::Ignored => {}
+            Paged::More { from, cursor } => {
+                let reference = self.next_reference();
+                self.mirror.rename_pull(reference);
+                self.send_pull(now, reference, from, Some(cursor));
+            }
+            Paged::Again => {
+                self.listed = true;
+                self.pull(now);
+            }
+            Paged::Finished => {
+                self.timers.clear(&Timer::Pull);
+                self.listed = true;
+                self.reconcile_shares();
+                self.scheduler.owners_listed(self.mirror.catalogue());
+            }
+        }
+    }
+
+    fn presence(&mut self, online: Vec<DeviceId>) {
+        for owner in &online {
+            self.scheduler.owner_back(*owner);
+        }
+        self.mirror.set_online(online);
+        self.listed = true;
+    }
+
+    fn presence_changed(&mut self, device: DeviceId, online: bool) {
+        self.mirror.set_presence(device, online);
+        self.listed = true;
+        if online {
+            self.scheduler.owner_back(device);
+        }
+    }
+
+    // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn next_reference(&mut self) -> u64 {
+        self.references += 1;
+        self.references
+    }
+
+    fn send(&mut self, message: DeviceToRelay, reference: Option<u64>) {
+        self.effects.push(Effect::Send { message, reference: reference.map(Ref::number) });
+    }
+
+    /// Sends a request and waits for its answer.
+    fn request(&mut self, now: Moment, message: DeviceToRelay, pending: Pending) -> u64 {
+        let reference = self.next_reference();
+        self.pending.insert(reference, pending);
+        self.timers.set(Timer::Request(reference), now.plus(lanyard_protocol::limits::REQUEST_TIMEOUT_MS));
+        self.send(message, Some(reference));
+        reference
+    }
+
+    fn take_pending(&mut self, reference: u64) -> Option<Pending> {
+        self.timers.clear(&Timer::Request(reference));
+        self.pending.remove(&reference)
+    }
+
+    fn request_done(&mut self, pending: Pending) {
+        match pending {
+            Pending::Add(file_ids) => self.added(file_ids),
+            Pending::Remove(file_ids) => self.shares.removed(&file_ids),
+            Pending::Rename(name) => self.effects.push(Effect::Renamed { name }),
+        }
+    }
+
+    /// No answer in time. It still counts when it comes.
+    fn request_late(&mut self, reference: u64) {
+        let code = lanyard_protocol::FailureCode::TimedOut;
+        match self.pending.get(&reference).cloned() {
+            Some(Pending::Add(file_ids)) => {
+                self.shares.late(&file_ids);
+                self.effects.push(Effect::SharesChanged { file_ids, state: ShareState::Failed { code } });
+            }
+            Some(Pending::Rename(_)) => {
+                let message = code.sentence().into();
+                self.effects.push(Effect::RenameFailed { code, message });
+            }
+            Some(Pending::Remove(_)) | None => {}
+        }
+    }
+
+    fn request_failed(&mut self, now: Moment, failed: RequestFailed, reference: Option<u64>) {
+        let Some(reference) = reference else { return };
+        if self.mirror.pulling() == Some(reference) {
+            let wait = failed.retry_after_ms.unwrap_or(1_000).max(200);
+            self.timers.set(Timer::Pull, now.plus(wait));
+            return;
+        }
+        match self.take_pending(reference) {
+            Some(Pending::Add(file_ids)) => self.add_failed(now, file_ids, failed),
+            // Asked again after the next pull, if it is listed still.
+            Some(Pending::Remove(_)) => {
+                self.timers.set(Timer::Shares, now.plus(failed.retry_after_ms.unwrap_or(1_000)))
+            }
+            Some(Pending::Rename(_)) => {
+                self.effects.push(Effect::RenameFailed { code: failed.code, message: failed.message });
+            }
+            None => self.ask_refused(now, reference, failed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

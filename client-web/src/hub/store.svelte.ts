@@ -4,8 +4,10 @@ import type { LinkState } from "../connection/socket";
 import type { Client, HubInfo, TransportMode } from "../protocol/wire";
 import { type FileItem, type Item, PLAIN_VIEW, type View, browse, counts, filesOf, scope } from "./catalogue";
 import { type Download, isOver } from "./downloads";
-import type { Place } from "./session";
+import type { Place, Stop } from "./session";
 import type { Taking } from "./takings";
+
+export type { Stop };
 
 export type Screen = { at: "starting" } | { at: "unable"; why: string } | Place;
 

@@ -44,7 +44,7 @@ export function defaultName(agent: string, touchPoints = 0): string {
 
 /** Trimmed, without control and direction characters, at most as long as a screen shows. */
 export function tidyName(raw: string): string {
-  const clean = raw.replace(/(?!\u200d)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ").replace(/\s+/g, " ").trim();
+  const clean = raw.replace(/(?!\u200d)\p{Cf}/gu, "").replace(/[\p{Cc}\p{Zl}\p{Zp}\s]+/gu, " ").trim();
   const shown: string[] = [];
   for (const { segment } of segments(clean)) {
     if (shown.length === MAX_NAME_SHOWN || utf8Length(shown.join("") + segment) > 255) break;

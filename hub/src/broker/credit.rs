@@ -180,11 +180,19 @@ impl Broker {
     /// Asks in the queue for groups of a slot that was just opened join it now: it may be gone at their turn.
     pub(super) fn join_queued(&mut self, now: Moment, slot: SlotId) {
         let Some(opened) = self.slots.get(slot) else { return };
-        let files: BTreeSet<_> = opened.pieces.iter().map(|piece| piece.file).collect();
         let what = opened.what;
-        let overlapping =
-            self.queue.take_where(|ask| ask.what == what && ask.pieces.iter().any(|p| files.contains(&ask.file(p))));
-        for mut ask in overlapping {
+        let holds = |ask: &Ask| {
+            ask.what == what
+                && ask.pieces.iter().any(|piece| {
+                    let file = ask.file(piece);
+                    opened.pieces.iter().any(|p| {
+                        p.file == file
+                            && p.groups.first < piece.groups.end()
+                            && piece.groups.first < p.groups.end()
+                    })
+                })
+        };
+        for mut ask in self.queue.take_where(holds) {
             ask.pieces = self.join_live(now, &ask);
             if ask.pieces.is_empty() {
                 self.deadlines.clear(&Timer::AskWaited(ask.id));
