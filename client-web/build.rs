@@ -174,7 +174,8 @@ fn write_table(dist: &Path, out: &Path) -> Result<(), String> {
         );
     }
     table.push_str("]\n");
-    fs::write(out.join("assets.rs"), table).map_err(|error| format!("the table of the bundle cannot be written: {error}"))
+    fs::write(out.join("assets.rs"), table)
+        .map_err(|error| format!("the table of the bundle cannot be written: {error}"))
 }
 
 fn content_type(path: &str) -> &'static str {
@@ -217,7 +218,8 @@ fn files_below(path: &Path) -> io::Result<Vec<PathBuf>> {
         let test = path.to_string_lossy().ends_with(".test.ts");
         return Ok(if test { Vec::new() } else { vec![path.to_owned()] });
     }
-    let mut names: Vec<OsString> = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
+    let mut names: Vec<OsString> =
+        fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
     names.sort();
     let mut files = Vec::new();
     for name in names {

@@ -1,5 +1,6 @@
 /** Sharing as it happens: gathers files, announces them in batches, answers what becomes of them, serves their bytes. */
 import { systemRandom, uuidV4 } from "../identity/bytes";
+import { breath } from "../lib/soon";
 import { sentence } from "../lib/words";
 import { MAX_FILES_A_MESSAGE } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, FailureCode, Incoming, NewFile, RelayToDevice } from "../protocol/wire";
@@ -27,6 +28,11 @@ export interface OfferingTools {
   owes(count: number): void;
 }
 
+/** Files looked at between two breaths of the page. */
+const AT_ONCE = 32;
+
+const newId = () => uuidV4(systemRandom);
+
 export class Offering {
   readonly shares = new Shares();
   readonly uploads: Uploads;
@@ -42,17 +48,30 @@ export class Offering {
     });
   }
 
-  /** Announces what was picked, dropped or pasted. */
+  /** Announces what was picked, dropped or pasted. A slice at a time: asking a file for its size costs the browser a look at the disk. */
   async share(gathered: Gathered): Promise<void> {
     await this.#settleRivals(gathered);
-    const { fresh, duplicates, skipped, reclaimed } = this.shares.add(gathered, () => uuidV4(systemRandom));
+    const { picked, ...others } = gathered;
+    const { fresh, skipped, ...counts } = this.shares.add({ picked: [], ...others }, newId);
+    let { duplicates, reclaimed } = counts;
+    let shared = fresh.length;
+    for (let at = 0; at < picked.length; at += AT_ONCE) {
+      const added = this.shares.add({ picked: picked.slice(at, at + AT_ONCE), emptyFolders: [], unreadable: [] }, newId);
+      fresh.push(...added.fresh);
+      skipped.push(...added.skipped);
+      duplicates += added.duplicates;
+      reclaimed += added.reclaimed;
+      shared += added.fresh.length;
+      if (fresh.length >= MAX_FILES_A_MESSAGE) this.#announce(fresh.splice(0, MAX_FILES_A_MESSAGE));
+      if (at + AT_ONCE < picked.length) await breath();
+    }
     this.#announce(fresh);
     this.tools.changed();
     if (skipped.length > 0) {
       const names = skipped.slice(0, 3).map(nameOf).join(", ") + (skipped.length > 3 ? " and others" : "");
       this.tools.notify({ tone: "error", title: `${plural(skipped.length, "file")} could not be read`, text: names });
     }
-    if (fresh.length === 0 && duplicates > 0) {
+    if (shared === 0 && duplicates > 0) {
       this.tools.notify({ tone: "ok", title: duplicates === 1 ? "That file is shared already" : "Those files are shared already" });
     }
     if (reclaimed > 0) this.tools.notify({ tone: "ok", title: `${plural(reclaimed, "file")} readable again`, text: "The same links keep working." });

@@ -17,3 +17,15 @@ export class Soon {
     this.run();
   }
 }
+
+/** Lets the page draw and answer before going on. A message, not a timer: hidden tabs hold timers back. */
+export function breath(): Promise<void> {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+}

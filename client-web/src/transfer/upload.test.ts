@@ -1,0 +1,116 @@
+// Promise: a run's body is exactly its groups, at most three go at once, and a failed body is told apart from a changed file.
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import type { Piece } from "../protocol/wire";
+import { type Held, Uploads, bodyOf, whyUnreadable } from "./upload";
+
+const GROUP = 2 ** 18;
+const bytes = new Uint8Array(GROUP * 2 + 5).map((_, at) => at % 251);
+const big = new File([bytes], "big.bin", { lastModified: 1_000 });
+const small = new File(["hello"], "small.txt", { lastModified: 2_000 });
+const held = new Map<string, Held>([
+  ["big", { file: big, size: big.size, modified_ms: 1_000 }],
+  ["small", { file: small, size: 5, modified_ms: 2_000 }],
+]);
+
+describe("a body", () => {
+  test("is the slice of one piece, the last group short", async () => {
+    const body = bodyOf({ pieces: [["big", 1, 2]], length: GROUP + 5 }, (id) => held.get(id));
+    expect(new Uint8Array(await body.arrayBuffer())).toEqual(bytes.slice(GROUP));
+  });
+
+  test("is many pieces in their order", async () => {
+    const body = bodyOf({ pieces: [["small", 0, 1], ["big", 2, 1]], length: 10 }, (id) => held.get(id));
+    expect(new Uint8Array(await body.arrayBuffer())).toEqual(new Uint8Array([...new TextEncoder().encode("hello"), ...bytes.slice(2 * GROUP)]));
+  });
+
+  test.each<[string, Piece[], number, string]>([
+    ["an unknown file", [["gone", 0, 1]], 5, "FILE_GONE"],
+    ["a length that is not ours", [["small", 0, 1]], 6, "FILE_CHANGED"],
+  ])("is refused for %s", (_, pieces, length, code) => {
+    expect(() => bodyOf({ pieces, length }, (id) => held.get(id))).toThrow(code);
+  });
+
+  test("is refused for a file that is not what was listed", () => {
+    const listed: Held = { file: small, size: 5, modified_ms: 1 };
+    expect(() => bodyOf({ pieces: [["small", 0, 1]], length: 5 }, () => listed)).toThrow("FILE_CHANGED");
+  });
+});
+
+describe("uploading", () => {
+  let puts: { url: string; init: RequestInit; finish(): void; fail(): void }[];
+  const said: unknown[] = [];
+  const broken: unknown[] = [];
+  let owed = 0;
+  let uploads: Uploads;
+  const ask = (ticket: string, pieces: Piece[] = [["small", 0, 1]], length = 5) => uploads.request({ ticket, public_id: "me", pieces, what: "bytes", length });
+
+  beforeEach(() => {
+    puts = [];
+    said.length = broken.length = 0;
+    uploads = new Uploads({
+      held: (id) => held.get(id),
+      token: () => "token",
+      unavailable: (answer) => said.push(answer),
+      broken: (...what) => broken.push(what),
+      owes: (count) => (owed = count),
+      put: (url, init) =>
+        new Promise((resolve, reject) => {
+          init.signal?.addEventListener("abort", () => reject(new DOMException("", "AbortError")));
+          puts.push({ url, init, finish: () => resolve(new Response(null, { status: 204 })), fail: () => reject(new TypeError("Failed to fetch")) });
+        }),
+    });
+  });
+  afterEach(() => vi.restoreAllMocks());
+
+  test("carries the token and nothing else of ours", () => {
+    ask("t1");
+    expect(puts[0]).toMatchObject({ url: "/chunks/t1", init: { method: "PUT", headers: { Authorization: "Bearer token" } } });
+  });
+
+  test("three at once, the fourth when one is through", async () => {
+    for (const ticket of ["1", "2", "3", "4"]) ask(ticket);
+    expect([puts.length, owed]).toEqual([3, 4]);
+    puts[0]?.finish();
+    await vi.waitFor(() => expect(puts.map(({ url }) => url).at(-1)).toBe("/chunks/4"));
+  });
+
+  test("a cancelled one is aborted or never begun, and nothing is said", async () => {
+    for (const ticket of ["1", "2", "3", "4"]) ask(ticket);
+    uploads.cancel("4");
+    uploads.cancel("1");
+    await vi.waitFor(() => expect(owed).toBe(2));
+    expect(puts[0]?.init.signal?.aborted).toBe(true);
+    expect(said).toEqual([]);
+  });
+
+  test("values are not ours to give", () => {
+    uploads.request({ ticket: "v", public_id: "me", pieces: [["small", 0, 1]], what: "values", length: 32 });
+    expect(said).toEqual([{ ticket: "v", code: "NO_VALUES" }]);
+  });
+
+  test("a lost network is nobody's fault", async () => {
+    ask("t");
+    puts[0]?.fail();
+    await vi.waitFor(() => expect(owed).toBe(0));
+    expect([said, broken]).toEqual([[], []]);
+  });
+
+  test.each([["NotReadableError", "FILE_CHANGED"], ["NotFoundError", "FILE_GONE"]])("a file that reads as %s is %s", async (name, code) => {
+    const unreadable = { arrayBuffer: () => Promise.reject(new DOMException("", name)), size: 5 };
+    const slice = vi.spyOn(small, "slice").mockReturnValue(unreadable as unknown as Blob);
+    ask("t");
+    puts[0]?.fail();
+    await vi.waitFor(() => expect(said).toEqual([{ ticket: "t", code, file_id: "small" }]));
+    expect(broken).toEqual([["small", code]]);
+    slice.mockRestore();
+    expect(await whyUnreadable(small)).toBeNull();
+  });
+
+  test("a request for a file we never had is answered, and nothing is taken off", () => {
+    ask("t", [["gone", 0, 1]]);
+    return vi.waitFor(() => {
+      expect(said).toEqual([{ ticket: "t", code: "FILE_GONE", file_id: "gone" }]);
+      expect(broken).toEqual([]);
+    });
+  });
+});

@@ -1,0 +1,261 @@
+// Promise: each screen says what it must under the names that people and tests look for, and axe finds nothing.
+import { cleanup, fireEvent, render, screen } from "@testing-library/svelte";
+import axe from "axe-core";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import App from "../App.svelte";
+import Console from "../Console.svelte";
+import { DeskStore, type DeskVerbs } from "../console/store.svelte";
+import type { FileItem } from "../hub/catalogue";
+import type { Download } from "../hub/downloads";
+import { HubStore, type Verbs } from "../hub/store.svelte";
+
+/** Verbs that only remember that they were called. */
+function recorder<Face extends object>(): Face {
+  const calls: Record<string | symbol, unknown> = {};
+  return new Proxy(calls, { get: (all, name) => (all[name] ??= vi.fn()) }) as Face;
+}
+
+async function violations(): Promise<string[]> {
+  // Contrast needs layout, which only a real browser has.
+  const { violations: found } = await axe.run(document.body, { rules: { "color-contrast": { enabled: false }, region: { enabled: false } } });
+  return found.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
+}
+
+const ANA = "00000001-0000-8000-8000-000000000000";
+const ME = "00000002-0000-8000-8000-000000000000";
+
+function item(more: Partial<FileItem> & { name: string }): FileItem {
+  const blank = { kind: "file", owner: ANA, size: 8_700_000, modified_ms: 1, media_type: "", media: "photo", root: undefined, seq: 1, mine: false, listed: true, offer: null, problem: undefined, gone: null } as const;
+  const owner = more.owner ?? ANA;
+  return { ...blank, key: `${owner}/${more.name}`, file_id: more.name, path: more.name, ...more };
+}
+
+let verbs: Verbs;
+let hub: HubStore;
+beforeEach(() => {
+  vi.stubGlobal("matchMedia", () => ({ matches: false, addEventListener: () => undefined, removeEventListener: () => undefined }));
+  // The window of the list has no height here, so it is given one.
+  Object.defineProperty(HTMLElement.prototype, "clientHeight", { configurable: true, get: () => 600 });
+  verbs = recorder<Verbs>();
+  hub = new HubStore(verbs);
+  hub.hub = { name: "Studio PC" };
+  hub.name = "Pixel 8";
+});
+afterEach(() => {
+  cleanup();
+  vi.unstubAllGlobals();
+});
+const show = () => render(App, { hub });
+
+describe("before the shelf", () => {
+  test("the door has one filled field and one button", async () => {
+    hub.screen = { at: "door" };
+    show();
+    expect(screen.getByRole("heading", { name: "You’re at the door of Studio PC" })).toBeTruthy();
+    expect(screen.getByRole("textbox", { name: "This device" })).toHaveProperty("value", "Pixel 8");
+    await fireEvent.click(screen.getByRole("button", { name: "Knock" }));
+    expect(verbs.knock).toHaveBeenCalledWith("Pixel 8");
+    expect(await violations()).toEqual([]);
+  });
+
+  test("the code is read digit by digit", async () => {
+    hub.screen = { at: "knocking", since: Date.now(), code: "471208" };
+    hub.link = { at: "open" };
+    show();
+    expect(screen.getByRole("img", { name: "4 7 1 2 0 8" }).textContent).toBe("471\u00a0208");
+    expect(screen.getByRole("heading", { name: "Read this to Studio PC" })).toBeTruthy();
+    await fireEvent.click(screen.getByRole("button", { name: "Stop knocking" }));
+    expect(verbs.stopKnocking).toHaveBeenCalled();
+    expect(await violations()).toEqual([]);
+  });
+
+  test("after a minute the silence is named", () => {
+    hub.screen = { at: "knocking", since: Date.now() - 61_000, code: null };
+    hub.link = { at: "open" };
+    show();
+    expect(screen.getByText("Nobody has answered yet. Is somebody at Studio PC?")).toBeTruthy();
+  });
+
+  test("turned away is final: no button, no way to try again", async () => {
+    hub.screen = { at: "refused" };
+    show();
+    expect(screen.getByRole("heading", { name: "Not this time" })).toBeTruthy();
+    expect(screen.queryAllByRole("button")).toEqual([]);
+    expect(await violations()).toEqual([]);
+  });
+
+  test("a hub with another key shows both fingerprints", () => {
+    hub.screen = { at: "stranger", known: "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c", offered: "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394" };
+    show();
+    expect(screen.getByText("8356 1adb 398f d87f 8e7e d833 1bff 2fcb")).toBeTruthy();
+    expect(screen.getByText("1eed 29b1 654f bca9 4617 004d 7969 dfc4")).toBeTruthy();
+  });
+
+  test("a browser that keeps no key is told so", () => {
+    hub.screen = { at: "unable", why: "it has no database." };
+    show();
+    expect(screen.getByRole("heading", { name: "This browser cannot keep a key" })).toBeTruthy();
+  });
+
+  test("with nothing to show, an absent host fills the screen and says what happens next", async () => {
+    hub.screen = { at: "inside" };
+    hub.link = { at: "waiting", attempt: 3, retryAt: Date.now() + 4_000 };
+    show();
+    expect(screen.getByRole("heading", { name: "Studio PC stepped away" })).toBeTruthy();
+    await fireEvent.click(screen.getByRole("button", { name: "Try now" }));
+    expect(verbs.tryNow).toHaveBeenCalled();
+  });
+});
+
+describe("the shelf", () => {
+  const download = (more: Partial<Download>): Download => ({ id: "d", subject: `${ANA}/Ridge walk.jpg`, title: "Ridge walk.jpg", files: [{ public_id: ANA, file_id: "x" }], zip: false, size: 100, state: "running", link: "l", url: "/d/l/x", done: 62, rate: 10, startedMs: 0, heardMs: 0, endedMs: null, problem: null, ...more });
+
+  beforeEach(() => {
+    hub.screen = { at: "inside" };
+    hub.link = { at: "open" };
+    hub.hubReady = hub.entered = hub.loaded = true;
+    hub.me = ME;
+    hub.clients = [{ public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "Safari on iPhone" }, { public_id: ME, name: "Pixel 8", kind: "browser", platform: "" }];
+    hub.online = new Set([ANA, ME]);
+    hub.files = [item({ name: "Ridge walk.jpg" }), item({ name: "a.pdf", path: "Tax 2025/a.pdf" }), item({ name: "mine.txt", owner: ME, mine: true, offer: "shared" }), item({ name: "new.txt", owner: ME, mine: true, offer: "syncing", listed: false })];
+  });
+
+  test("rows, people and buttons are found by role and name", async () => {
+    show();
+    for (const name of ["Ridge walk.jpg", "Tax 2025", "mine.txt", "new.txt"]) expect(screen.getByRole("row", { name })).toBeTruthy();
+    expect(screen.getByRole("button", { name: /Ana’s iPhone/ })).toBeTruthy();
+    expect(screen.getByText("Announcing…")).toBeTruthy();
+    await fireEvent.click(screen.getByRole("button", { name: "Download Ridge walk.jpg" }));
+    expect(verbs.download).toHaveBeenCalledWith([hub.files[0]], "Ridge walk.jpg", `${ANA}/Ridge walk.jpg`);
+    await fireEvent.click(screen.getByRole("button", { name: "Stop sharing mine.txt" }));
+    expect(verbs.stopSharing).toHaveBeenCalledWith(["mine.txt"]);
+    expect(await violations()).toEqual([]);
+  });
+
+  test("a folder opens, and downloads as one", async () => {
+    show();
+    await fireEvent.click(screen.getByRole("button", { name: "Download Tax 2025 as zip" }));
+    expect(verbs.download).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", `${ANA}/Tax 2025/`);
+    await fireEvent.click(screen.getByRole("button", { name: "Tax 2025" }));
+    expect(screen.getByRole("row", { name: "a.pdf" })).toBeTruthy();
+    expect(screen.queryByRole("row", { name: "Ridge walk.jpg" })).toBeNull();
+  });
+
+  test("a selection becomes one download", async () => {
+    show();
+    await fireEvent.click(screen.getByRole("checkbox", { name: "Select Ridge walk.jpg" }));
+    await fireEvent.click(screen.getByRole("checkbox", { name: "Select Tax 2025" }));
+    await fireEvent.click(screen.getByRole("button", { name: "Download 2" }));
+    expect(verbs.download).toHaveBeenCalledWith(expect.arrayContaining([hub.files[0], hub.files[1]]), "2 files", "selection");
+  });
+
+  test("keys walk the list: space selects, enter opens", async () => {
+    show();
+    const row = screen.getByRole("row", { name: "Tax 2025" });
+    await fireEvent.keyDown(row, { key: " " });
+    expect(hub.selected.size).toBe(1);
+    expect(screen.getAllByRole("row").filter((one) => one.tabIndex === 0)).toHaveLength(1);
+  });
+
+  test("an arriving file shows its progress and can be cancelled", async () => {
+    hub.downloads = [download({})];
+    show();
+    expect(screen.getByRole("progressbar", { name: "Arriving: Ridge walk.jpg" }).getAttribute("aria-valuenow")).toBe("62");
+    await fireEvent.click(screen.getByRole("button", { name: "Cancel Ridge walk.jpg" }));
+    expect(verbs.cancel).toHaveBeenCalledWith("d");
+    expect(await violations()).toEqual([]);
+  });
+
+  test("an owner who left keeps the row waiting, in words", () => {
+    hub.online = new Set([ME]);
+    hub.downloads = [download({ state: "waiting" })];
+    show();
+    expect(screen.getByText("Waiting for Ana’s iPhone")).toBeTruthy();
+    expect(screen.getByText("continues by itself")).toBeTruthy();
+  });
+
+  test("who takes a file is named, and stopping asks first", async () => {
+    hub.takings = new Map([["mine.txt", [{ asker: ANA, file_id: "mine.txt", done: 38, total: 100, rate: 1, state: "running", heardMs: 0 }]]]);
+    show();
+    expect(screen.getByText("Ana’s iPhone is taking this")).toBeTruthy();
+    expect(screen.getAllByText("Sharing 1 file. Keep this screen open.").length).toBeGreaterThan(0);
+    HTMLDialogElement.prototype.showModal = function () {
+      this.open = true;
+    };
+    await fireEvent.click(screen.getByRole("button", { name: "Stop sharing mine.txt" }));
+    expect(verbs.stopSharing).not.toHaveBeenCalled();
+    expect(screen.getByText(/would lose 38 %/)).toBeTruthy();
+  });
+
+  test("while the hub is away the list stays, and what needs the hub waits", () => {
+    hub.link = { at: "waiting", attempt: 1, retryAt: Date.now() + 4_000 };
+    show();
+    expect(screen.getByText(/Studio PC stepped away. Trying again in/)).toBeTruthy();
+    expect(screen.getByRole("button", { name: "Download Ridge walk.jpg" })).toHaveProperty("disabled", true);
+  });
+
+  test("an empty shelf invites", () => {
+    hub.files = [];
+    show();
+    expect(screen.getByRole("heading", { name: "Nothing shared yet" })).toBeTruthy();
+    expect(screen.getByRole("button", { name: "Share the first file" })).toBeTruthy();
+  });
+});
+
+describe("the console", () => {
+  const knock = { request_id: "r1", public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "Safari on iPhone", address: "192.168.1.34", asked_ms: Date.now(), ready: true, tries_left: 3 } as const;
+  let deskVerbs: DeskVerbs;
+  let desk: DeskStore;
+
+  beforeEach(() => {
+    deskVerbs = recorder<DeskVerbs>();
+    desk = new DeskStore(deskVerbs);
+    desk.desk = "open";
+    desk.link = { at: "open" };
+    desk.hub = { name: "Marta’s home" };
+    desk.urls = ["http://192.168.1.20:7070/"];
+    desk.me = ME;
+    desk.loaded = true;
+    desk.clients = hub.clients = [{ public_id: ME, name: "Studio PC", kind: "master", platform: "" }, { public_id: "00000003-0000-8000-8000-000000000000", name: "Jonas’s laptop", kind: "native", platform: "Linux" }];
+    desk.online = new Set([ME, "00000003-0000-8000-8000-000000000000"]);
+  });
+
+  test("a knock takes six digits before anybody can be let in", async () => {
+    desk.knocks = [knock];
+    render(Console, { desk });
+    const letIn = screen.getByRole("button", { name: "Let in" });
+    expect(letIn).toHaveProperty("disabled", true);
+    expect(document.activeElement).toBe(screen.getByRole("textbox", { name: "Six-digit code" }));
+    await fireEvent.input(screen.getByRole("textbox", { name: "Six-digit code" }), { target: { value: "471208" } });
+    expect(deskVerbs.type).toHaveBeenCalledWith("471208");
+    desk.typing = { request: "r1", digits: "471208", wrong: null };
+    await vi.waitFor(() => expect(letIn).toHaveProperty("disabled", false));
+    await fireEvent.click(letIn);
+    expect(deskVerbs.letIn).toHaveBeenCalled();
+    expect(await violations()).toEqual([]);
+  });
+
+  test("turning away needs no digits at the door, and a second look inside", async () => {
+    desk.knocks = [knock];
+    render(Console, { desk });
+    await fireEvent.click(screen.getByRole("button", { name: "Turn away" }));
+    expect(deskVerbs.turnAway).toHaveBeenCalledWith(ANA);
+    HTMLDialogElement.prototype.showModal = function () {
+      this.open = true;
+    };
+    await fireEvent.click(screen.getByRole("button", { name: "Turn away Jonas’s laptop" }));
+    expect(deskVerbs.turnAway).toHaveBeenCalledTimes(1);
+  });
+
+  test("a name that is here already is a warning", () => {
+    desk.knocks = [{ ...knock, looks_like: "Ana’s iPhone" }];
+    render(Console, { desk });
+    expect(screen.getByText(/who is already here/)).toBeTruthy();
+  });
+
+  test("a used link says how to get another", () => {
+    desk.desk = "denied";
+    render(Console, { desk });
+    expect(screen.getByRole("heading", { name: "This link has been used or is too old" })).toBeTruthy();
+  });
+});
