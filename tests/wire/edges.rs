@@ -1,0 +1,158 @@
+//! Bad input gets a clear answer and costs nothing: frames, handshakes, hosts, origins, silence.
+
+use std::time::Duration;
+
+use lanyard_device::link::{Incoming, Link};
+use lanyard_protocol::identity::Keypair;
+use lanyard_protocol::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::world::*;
+
+/// Sends raw bytes and reads what comes until the end.
+async fn raw(hub: &Hub, request: &str) -> String {
+    let mut stream = TcpStream::connect(hub.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(NEVER, stream.read_to_end(&mut answer)).await.expect("it ends").unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn status(answer: &str) -> u16 {
+    answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn only_one_right_host_is_answered() {
+    let hub = Hub::start().await;
+    let at = hub.address;
+    for (headers, expected) in [
+        (format!("Host: {at}"), 200),
+        ("Host: 192.168.1.77".into(), 200),
+        ("Host: localhost:9".into(), 200),
+        ("Host: evil.example".into(), 421),
+        (format!("Host: {at}\r\nHost: evil.example"), 400),
+        ("X: y".into(), 400),
+    ] {
+        for path in ["/", "/healthz"] {
+            let answer = raw(&hub, &format!("GET {path} HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n")).await;
+            assert_eq!(status(&answer), expected, "{path} with {headers:?}: {answer:.200}");
+        }
+    }
+    let absolute = format!("GET http://evil.example/ HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+    assert_eq!(status(&raw(&hub, &absolute).await), 400);
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_cannot_open_a_socket() {
+    let hub = Hub::start().await;
+    let at = hub.address.to_string();
+    for (origin, opens) in [
+        (format!("http://{at}"), true),
+        ("http://evil.example".into(), false),
+        ("null".into(), false),
+        (format!("http://{at}.evil"), false),
+        (format!("https://{at}"), false),
+    ] {
+        let opened = Link::open(&hub.url, "/ws/device", Some(&origin)).await;
+        assert_eq!(opened.is_ok(), opens, "{origin}: {:?}", opened.err());
+    }
+    assert!(Link::open(&hub.url, "/ws/master", Some(&format!("http://{at}"))).await.is_err());
+}
+
+#[tokio::test]
+async fn a_socket_without_our_subprotocol_is_refused() {
+    let hub = Hub::start().await;
+    let request = format!(
+        "GET /ws/device HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        hub.address
+    );
+    let mut stream = TcpStream::connect(hub.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 64];
+    let read = stream.read(&mut head).await.unwrap();
+    assert_eq!(status(&String::from_utf8_lossy(&head[..read])), 400);
+}
+
+#[tokio::test]
+async fn before_the_proof_anything_but_the_proof_ends_the_socket() {
+    let hub = Hub::start().await;
+    let ping = r#"{"opcode":"PING","data":{}}"#;
+    let long = format!(r#"{{"opcode":"PING","data":{{"x":"{}"}}}}"#, "y".repeat(300 * 1024));
+    for (said, code) in [(ping, 4401), ("[]", 4400), ("{", 4400), (long.as_str(), 4413)] {
+        let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+        link.receive().await.unwrap();
+        link.send(said.into()).await.unwrap();
+        assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(code)), "{said:.40}");
+    }
+}
+
+#[tokio::test]
+async fn a_proof_for_another_host_name_or_of_another_key_is_refused() {
+    let hub = Hub::start().await;
+    for forge in 0..3 {
+        let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+        let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+        let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
+        let RelayToDevice::Challenge(challenge) = frame.message else { panic!("{text}") };
+        let key = Keypair::from_seed(&[1; 32]);
+        let authority = if forge == 0 { "evil.example".into() } else { hub.url.authority() };
+        let (mut register, _) = registration(&authority, &challenge, &key, Reveal([1; 32]), Instance([1; 16]));
+        if forge == 1 {
+            register.public_key = Keypair::from_seed(&[2; 32]).public();
+        }
+        if forge == 2 {
+            register.signature.0[0] ^= 1;
+        }
+        link.send(codec::encode(&DeviceToRelay::ClientRegister(register), None)).await.unwrap();
+        assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4401)), "forgery {forge}");
+    }
+}
+
+#[tokio::test]
+async fn strange_messages_are_answered_and_frames_that_are_none_close() {
+    let hub = Hub::start().await;
+    let mut ana = hub.approved(1).await;
+    for strange in [
+        r#"{"opcode":"NO_SUCH_THING","data":{},"ref":"x1"}"#,
+        r#"{"opcode":"FEED_PULL","data":{"epoch":"one"},"ref":"x1"}"#,
+        r#"{"opcode":"FEED_PULL","ref":"x1"}"#,
+    ] {
+        ana.say_text(strange.into()).await;
+        let answer = ana.answer(&Ref::new("x1").unwrap()).await;
+        let no = matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::BadMessage);
+        assert!(no, "{strange}: {answer:?}");
+    }
+    ana.say_text(r#"{"opcode":"PING","data":{},"unheard_of":1,"ref":"x2"}"#.into()).await;
+    assert!(matches!(ana.answer(&Ref::new("x2").unwrap()).await, RelayToDevice::Pong(_)));
+    ana.say_text(r#"{"opcode":"PING","data":{},"from":{"public_id":"x"}}"#.into()).await;
+    assert_eq!(ana.closed().await, Some(4400));
+}
+
+#[tokio::test]
+async fn a_socket_that_says_nothing_is_closed() {
+    let hub = Hub::start().await;
+    let mut silent = TcpStream::connect(hub.address).await.unwrap();
+    let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+    link.receive().await.unwrap();
+    let mut byte = [0];
+    let ended = tokio::time::timeout(NEVER, silent.read(&mut byte)).await.expect("within the first-byte deadline");
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    let closed = tokio::time::timeout(NEVER, link.receive()).await.expect("within the proof's deadline").unwrap();
+    assert_eq!(closed, Incoming::Closed(Some(4401)));
+}
+
+#[tokio::test]
+async fn nothing_of_the_hub_is_visible_without_a_session() {
+    let hub = Hub::start().await;
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
+    let health = client.get(hub.http("/healthz")).send().await.unwrap().text().await.unwrap();
+    assert!(!health.contains("device"), "{health}");
+    let get = async |path: &str| client.get(hub.http(path)).send().await.unwrap().status().as_u16();
+    assert_eq!(get("/chunks/00000000000000000000000000000000").await, 401);
+    assert_eq!(get("/nothing/here").await, 404);
+    assert_eq!(client.post(hub.http("/links")).body("{}").send().await.unwrap().status(), 401);
+    assert_eq!(client.post(hub.http("/")).body("").send().await.unwrap().status(), 404);
+}

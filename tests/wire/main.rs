@@ -1,0 +1,7 @@
+//! The relay over real sockets, port 0: what a client in any language would see. Every wait is for a condition.
+
+mod downloads;
+mod edges;
+mod joining;
+mod transfers;
+mod world;

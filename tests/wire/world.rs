@@ -1,0 +1,450 @@
+//! A relay on a free port, a master in memory behind a real `/ws/master`, and devices that speak by the book.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lanyard_device::link::{HubUrl, Incoming, Link, LinkReceiver, LinkSender};
+use lanyard_hub::Moment;
+use lanyard_hub::authority::{Ask, Authority, AuthorityConfig, Command, Effect, Input, Saved, Word};
+use lanyard_protocol::chunk::What;
+use lanyard_protocol::http::{LinkMade, LinkOrder};
+use lanyard_protocol::identity::{self, Keypair, Transcript};
+use lanyard_protocol::master_proof::MasterTranscript;
+use lanyard_protocol::message::*;
+use lanyard_protocol::*;
+use lanyard_relay::{Relay, RelayConfig};
+use tokio::sync::{mpsc, oneshot};
+
+/// A condition that does not come by then never comes: the test fails.
+pub const NEVER: Duration = Duration::from_secs(20);
+pub const SECRET: [u8; 32] = [3; 32];
+
+/// Byte i of every test file (protocol/vectors, content_rule).
+pub fn content(size: u64) -> Vec<u8> {
+    (0..size).map(|i| ((i * 31 + i / 251) % 256) as u8).collect()
+}
+
+/// Shared by relay and master of one hub.
+pub struct Hub {
+    pub address: SocketAddr,
+    pub url: HubUrl,
+    operator: mpsc::Sender<Desk>,
+    _stop: oneshot::Sender<()>,
+}
+
+enum Desk {
+    Operator(Command),
+    /// Waits until the master knows the code of this knock, and gives it.
+    Code(DeviceId, oneshot::Sender<String>),
+    Restart,
+}
+
+impl Hub {
+    pub async fn start() -> Self {
+        Self::with_budget(32 << 20).await
+    }
+
+    pub async fn with_budget(budget_bytes: u64) -> Self {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let mut config = RelayConfig::new(listen, "test hub".into(), Keypair::from_seed(&[200; 32]), SECRET);
+        config.budget_bytes = budget_bytes;
+        let relay = Relay::bind(config).await.unwrap();
+        let address = relay.local_addr();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(relay.run(async { drop(stopped.await) }));
+        let url: HubUrl = format!("http://{address}").parse().unwrap();
+        let (operator, desk) = mpsc::channel(16);
+        tokio::spawn(master(url.clone(), desk));
+        Self { address, url, operator, _stop: stop }
+    }
+
+    pub async fn operator(&self, command: Command) {
+        assert!(self.operator.send(Desk::Operator(command)).await.is_ok());
+    }
+
+    pub async fn restart_master(&self) {
+        assert!(self.operator.send(Desk::Restart).await.is_ok());
+    }
+
+    /// The digits that the host would compare.
+    pub async fn code_of(&self, device: DeviceId) -> String {
+        let (answer, code) = oneshot::channel();
+        assert!(self.operator.send(Desk::Code(device, answer)).await.is_ok());
+        tokio::time::timeout(NEVER, code).await.expect("the device revealed").unwrap()
+    }
+
+    /// A device that knocked and was let in.
+    pub async fn approved(&self, seed: u8) -> Device {
+        let mut device = Device::connect(self, seed, seed).await;
+        device.knock_through().await;
+        let code = self.code_of(device.id).await;
+        assert_eq!(device.code.as_deref(), Some(code.as_str()), "both screens show the same digits");
+        self.operator(Command::Approve { public_id: device.id, request_id: None, word: Word::Typed(code) }).await;
+        let id = device.id;
+        device.until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id)).await;
+        device
+    }
+
+    pub fn http(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+/// The master app without disk and screens.
+async fn master(url: HubUrl, mut desk: mpsc::Receiver<Desk>) {
+    let saved = Saved { epoch: 77, ..Saved::default() };
+    let mut authority = Authority::new(AuthorityConfig::default(), saved, [8; 32]);
+    let started = Instant::now();
+    let now = || Moment(started.elapsed().as_millis() as u64);
+    let mut term = 0;
+    let mut asks = 0;
+    let mut waiting: Vec<(DeviceId, oneshot::Sender<String>)> = Vec::new();
+    'registered: loop {
+        term += 1;
+        let (sender, mut receiver, hub_key) = register(&url, term).await;
+        authority.handle(now(), 1, Input::RelayReady { hub_key });
+        loop {
+            while let Some(effect) = authority.poll_effect() {
+                if let Effect::Send(frame) = effect {
+                    let _ = sender.send(codec::encode_master(&frame)).await; // the receiver notices a dead link
+                }
+            }
+            waiting = waiting.into_iter().filter_map(|(id, answer)| answer_code(&authority, id, answer)).collect();
+            let wake = authority.poll_timeout().map_or(Duration::from_secs(3600), |at| {
+                Duration::from_millis(at.0.saturating_sub(now().0))
+            });
+            tokio::select! {
+                incoming = receiver.receive() => match incoming {
+                    Ok(Incoming::Text(text)) => {
+                        let frame = codec::decode_master(&text).unwrap();
+                        authority.handle(now(), 1, Input::Frame(Box::new(frame)));
+                    }
+                    _ => {
+                        authority.handle(now(), 1, Input::RelayLost);
+                        continue 'registered;
+                    }
+                },
+                said = desk.recv() => match said {
+                    Some(Desk::Operator(command)) => {
+                        asks += 1;
+                        authority.handle(now(), 1, Input::Operator { ask: Ask(asks), command });
+                    }
+                    Some(Desk::Code(id, answer)) => waiting.push((id, answer)),
+                    Some(Desk::Restart) => {
+                        authority.handle(now(), 1, Input::RelayLost);
+                        continue 'registered;
+                    }
+                    None => return,
+                },
+                () = tokio::time::sleep(wake) => authority.handle_timeout(now(), 1),
+            }
+        }
+    }
+}
+
+type Waiting = (DeviceId, oneshot::Sender<String>);
+
+/// Gives the code to who waits for it, or the wait back.
+fn answer_code(authority: &Authority, id: DeviceId, answer: oneshot::Sender<String>) -> Option<Waiting> {
+    let mut knocks = authority.knocks(true).knocks.into_iter();
+    match knocks.find(|knock| knock.public_id == id && knock.ready).and_then(|knock| knock.code) {
+        Some(code) => {
+            let _ = answer.send(code);
+            None
+        }
+        None => Some((id, answer)),
+    }
+}
+
+async fn register(url: &HubUrl, term: u64) -> (LinkSender, LinkReceiver, PublicKey) {
+    let mut link = Link::open(url, "/ws/master", None).await.unwrap();
+    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+    let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
+    let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("no challenge: {text}") };
+    let transcript = MasterTranscript {
+        boot_id: challenge.boot_id,
+        relay_nonce: challenge.nonce,
+        master_nonce: Nonce([4; 32]),
+        term,
+    };
+    let register = MasterAppRegister {
+        protocol: PROTOCOL_VERSION,
+        nonce: transcript.master_nonce,
+        term,
+        mac: transcript.master_mac(&SECRET),
+    };
+    link.send(codec::encode_master(&MasterFrame::plain(MasterToRelay::MasterAppRegister(register)))).await.unwrap();
+    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
+    let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
+    let RelayToMaster::MasterAppRegisterAck(ack) = frame.message else { panic!("no ack: {text}") };
+    assert_eq!(ack.mac, transcript.relay_mac(&SECRET));
+    let (sender, receiver) = link.split();
+    (sender, receiver, ack.hub.public_key)
+}
+
+/// A device that does nothing by itself.
+pub struct Device {
+    pub id: DeviceId,
+    pub key: Keypair,
+    pub membership: Membership,
+    pub token: SessionToken,
+    pub code: Option<String>,
+    hub_key: PublicKey,
+    reveal: Reveal,
+    relay_nonce: Nonce,
+    name: String,
+    sender: LinkSender,
+    receiver: LinkReceiver,
+    pub http: reqwest::Client,
+    base: String,
+    refs: u64,
+    pub files: HashMap<FileId, Arc<Vec<u8>>>,
+}
+
+impl Device {
+    /// Connects with the key made of `seed`, as the instance made of `tab`, and proves it.
+    pub async fn connect(hub: &Hub, seed: u8, tab: u8) -> Self {
+        let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+        let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+        let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
+        let RelayToDevice::Challenge(challenge) = frame.message else { panic!("no challenge: {text}") };
+        let key = Keypair::from_seed(&[seed; 32]);
+        let reveal = Reveal([seed; 32]);
+        let (register, transcript) = registration(&hub.url.authority(), &challenge, &key, reveal, Instance([tab; 16]));
+        let name = register.name.clone();
+        link.send(codec::encode(&DeviceToRelay::ClientRegister(register), None)).await.unwrap();
+        let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
+        let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
+        let RelayToDevice::ClientRegisterAck(ack) = frame.message else { panic!("no ack: {text}") };
+        assert!(transcript.hub_signed(ack.public_id, &ack.signature), "the hub proves its key");
+        assert_eq!(ack.public_id, identity::public_id(&key.public()));
+        let (sender, receiver) = link.split();
+        Self {
+            id: ack.public_id,
+            key,
+            membership: ack.membership,
+            token: ack.session_token.unwrap_or(SessionToken([0; 32])),
+            code: None,
+            hub_key: challenge.hub.public_key,
+            reveal,
+            relay_nonce: challenge.nonce,
+            name,
+            sender,
+            receiver,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            base: format!("http://{}", hub.address),
+            refs: 0,
+            files: HashMap::new(),
+        }
+    }
+
+    /// Sends a message; gives the reference it went with.
+    pub async fn say(&mut self, message: DeviceToRelay) -> Ref {
+        self.refs += 1;
+        let reference = Ref::number(self.refs);
+        self.say_text(codec::encode(&message, Some(&reference))).await;
+        reference
+    }
+
+    pub async fn say_text(&mut self, text: String) {
+        self.sender.send(text).await.unwrap();
+    }
+
+    /// The next message; panics if the socket ended.
+    pub async fn next(&mut self) -> Frame<RelayToDevice> {
+        match tokio::time::timeout(NEVER, self.receiver.receive()).await {
+            Ok(Ok(Incoming::Text(text))) => codec::decode(&text).unwrap(),
+            other => panic!("no message: {other:?}"),
+        }
+    }
+
+    /// Reads until a message fits, and gives it.
+    pub async fn until(&mut self, fits: impl Fn(&RelayToDevice) -> bool) -> RelayToDevice {
+        loop {
+            let frame = self.next().await;
+            if fits(&frame.message) {
+                return frame.message;
+            }
+        }
+    }
+
+    /// The answer to a request.
+    pub async fn answer(&mut self, reference: &Ref) -> RelayToDevice {
+        loop {
+            let frame = self.next().await;
+            if frame.reference.as_ref() == Some(reference) {
+                return frame.message;
+            }
+        }
+    }
+
+    /// Reads until the socket is closed, and gives the code.
+    pub async fn closed(&mut self) -> Option<u16> {
+        loop {
+            match tokio::time::timeout(NEVER, self.receiver.receive()).await.expect("it closes") {
+                Ok(Incoming::Text(_)) => {}
+                Ok(Incoming::Closed(code)) => return code,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Answers the master's challenge and shows the digits. A knock that is older than the master begins anew.
+    pub async fn knock_through(&mut self) {
+        let public = self.key.public();
+        let challenge = loop {
+            match self.next().await.message {
+                RelayToDevice::ApprovalChallenge(challenge) => break challenge,
+                RelayToDevice::ApprovalRestart(restart) => {
+                    self.relay_nonce = restart.nonce;
+                    self.reveal = Reveal([self.reveal.0[0] ^ 0x80; 32]);
+                    let commit = approval::commit(&public, &self.reveal);
+                    self.say(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit })).await;
+                }
+                _ => {}
+            }
+        };
+        let commit = approval::commit(&public, &self.reveal);
+        assert_eq!(challenge.request_id, approval::request_id(&public, &commit, &self.relay_nonce, &self.name));
+        self.code = Some(approval::code(&self.hub_key, &public, &challenge.request_id, &self.reveal, &challenge.nonce));
+        let reveal = ApprovalReveal { request_id: challenge.request_id, reveal: self.reveal };
+        self.say(DeviceToRelay::ApprovalReveal(reveal)).await;
+    }
+
+    /// Lists a file of `size` bytes and waits for its announcement.
+    pub async fn offers(&mut self, path: &str, size: u64) -> FileEntry {
+        self.offers_bytes(path, Arc::new(content(size))).await
+    }
+
+    pub async fn offers_bytes(&mut self, path: &str, bytes: Arc<Vec<u8>>) -> FileEntry {
+        let file_id: FileId = format!("00000000-0000-4000-8000-{:012x}", self.files.len() + 1).parse().unwrap();
+        let file = NewFile {
+            file_id,
+            path: path.into(),
+            size: bytes.len() as u64,
+            modified_ms: 1_700_000_000_000,
+            media_type: "video/mp4".into(),
+            kind: EntryKind::File,
+            root: None,
+        };
+        self.files.insert(file_id, bytes);
+        let reference = self.say(DeviceToRelay::AddFiles(AddFiles { files: vec![file] })).await;
+        let RelayToDevice::FilesAdded(mut added) = self.answer(&reference).await else { panic!("not added") };
+        added.files.remove(0)
+    }
+
+    pub async fn request(&mut self, entry: &FileEntry, transfer: u8, first: u32, count: u32) {
+        let request = RequestChunk {
+            transfer_id: format!("00000000-0000-4000-8000-0000000000{transfer:02x}").parse().unwrap(),
+            public_id: entry.public_id,
+            pieces: vec![Piece::new(entry.file_id, first, count)],
+            what: What::Bytes,
+            have: None,
+        };
+        self.say(DeviceToRelay::RequestChunk(request)).await;
+    }
+
+    pub async fn asked(&mut self) -> UploadChunkRequest {
+        let message = self.until(|m| matches!(m, RelayToDevice::UploadChunkRequest(_))).await;
+        let RelayToDevice::UploadChunkRequest(request) = message else { unreachable!() };
+        request
+    }
+
+    pub async fn ready(&mut self) -> ChunkReady {
+        let message = self.until(|m| matches!(m, RelayToDevice::ChunkReady(_))).await;
+        let RelayToDevice::ChunkReady(ready) = message else { unreachable!() };
+        ready
+    }
+
+    pub async fn failed(&mut self) -> ChunkFailed {
+        let message = self.until(|m| matches!(m, RelayToDevice::ChunkFailed(_))).await;
+        let RelayToDevice::ChunkFailed(failed) = message else { unreachable!() };
+        failed
+    }
+
+    /// The bytes that a request for an upload asks for.
+    pub fn body_of(&self, request: &UploadChunkRequest) -> Vec<u8> {
+        let mut body = Vec::new();
+        for piece in &request.pieces {
+            let bytes = &self.files[&piece.file_id];
+            let groups = group::Groups::of(bytes.len() as u64);
+            let from = groups.offset(piece.groups.first) as usize;
+            body.extend_from_slice(&bytes[from..from + groups.span(piece.groups.first, piece.groups.count) as usize]);
+        }
+        body
+    }
+
+    pub fn put(&self, ticket: &Ticket, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+        self.http.put(self.chunk_url(ticket)).bearer_auth(self.token.to_hex()).body(body)
+    }
+
+    pub fn get(&self, ticket: &Ticket) -> reqwest::RequestBuilder {
+        self.http.get(self.chunk_url(ticket)).bearer_auth(self.token.to_hex())
+    }
+
+    pub fn chunk_url(&self, ticket: &Ticket) -> String {
+        format!("{}/chunks/{}", self.base, ticket.to_hex())
+    }
+
+    /// Answers uploads until `done` ends; counts the bytes that were asked of it.
+    pub async fn serve_until(&mut self, done: impl Future<Output = ()>) -> u64 {
+        tokio::pin!(done);
+        let mut asked = 0;
+        loop {
+            tokio::select! {
+                () = &mut done => return asked,
+                frame = self.receiver.receive() => {
+                    let Ok(Incoming::Text(text)) = frame else { panic!("the owner's socket ended: {frame:?}") };
+                    let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
+                    if let RelayToDevice::UploadChunkRequest(request) = frame.message {
+                        asked += request.length;
+                        tokio::spawn(self.put(&request.ticket, self.body_of(&request)).send());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A link to files.
+    pub async fn link(&self, files: &[&FileEntry]) -> LinkMade {
+        let order = LinkOrder { files: files.iter().map(|entry| entry.file_ref()).collect(), name: None };
+        let url = format!("{}/links", self.base);
+        let answer = self.http.post(url).bearer_auth(self.token.to_hex()).json(&order).send().await.unwrap();
+        assert_eq!(answer.status(), 201, "{:?}", answer.text().await);
+        answer.json().await.unwrap()
+    }
+}
+
+/// A right CLIENT_REGISTER and what it signs.
+pub fn registration(
+    authority: &str,
+    challenge: &Challenge,
+    key: &Keypair,
+    reveal: Reveal,
+    instance: Instance,
+) -> (ClientRegister, Transcript) {
+    let transcript = Transcript {
+        boot_id: challenge.boot_id,
+        relay_nonce: challenge.nonce,
+        device_nonce: Nonce([5; 32]),
+        hub_key: challenge.hub.public_key,
+        device_key: key.public(),
+        authority: authority.into(),
+        channel: Channel::PLAIN,
+    };
+    let register = ClientRegister {
+        protocol: PROTOCOL_VERSION,
+        name: format!("device {}", &key.public().to_hex()[..6]),
+        kind: DeviceKind::Native,
+        platform: "tests".into(),
+        instance,
+        public_key: key.public(),
+        nonce: transcript.device_nonce,
+        signature: transcript.sign_as_device(key),
+        commit: approval::commit(&key.public(), &reveal),
+        resume: None,
+    };
+    (register, transcript)
+}
