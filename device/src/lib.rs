@@ -1,7 +1,77 @@
 //! The native device: a reconnecting link, the files it offers, the files it fetches.
+//!
+//! [`Device::start`] gives a [`DeviceHandle`] to ask things of it and a channel of [`DeviceEvent`]s. What it decides is
+//! decided by [`lanyard_hub::peer`]; this crate is its hands: sockets, bodies, files. Whole files are never in memory.
 
 pub mod confine;
+mod download;
+mod driver;
+mod fetch;
+mod handle;
+mod library;
 pub mod link;
 pub mod names;
 pub mod private_file;
+mod sink;
 pub mod store;
+mod upload;
+mod walk;
+
+use lanyard_protocol::identity::Keypair;
+use lanyard_protocol::{DeviceKind, Instance, PublicKey};
+use tokio::sync::{mpsc, watch};
+
+pub use download::{SavedFile, Wanted};
+pub use handle::{DeviceError, DeviceEvent, DeviceHandle, Offered, SharedFile, Started};
+pub use lanyard_hub::peer::{Catalogue, EndReason, Phase, ShareState};
+pub use walk::{Skipped, WalkError};
+
+use driver::{Driver, Ends};
+use link::HubUrl;
+
+/// News that wait for a reader outside of the driver's own backlog.
+const EVENTS: usize = 256;
+/// Commands and reports that wait for the driver; who has more waits.
+const COMMANDS: usize = 64;
+const REPORTS: usize = 256;
+
+/// Who a device is and where its hub is.
+#[derive(Debug, Clone)]
+pub struct DeviceConfig {
+    pub hub: HubUrl,
+    pub keypair: Keypair,
+    pub name: String,
+    pub kind: DeviceKind,
+    /// Free text such as "Linux"; may be empty.
+    pub platform: String,
+    /// Of this process: [`new_instance`].
+    pub instance: Instance,
+    /// The hub's key as it was when this device joined; another one is refused.
+    pub pinned_hub: Option<PublicKey>,
+}
+
+/// A running device.
+#[derive(Debug)]
+pub struct Device;
+
+impl Device {
+    /// Starts a device on the present tokio runtime. It connects and comes back by itself until it is shut down, its last
+    /// handle is dropped, or the hub turns it away.
+    pub fn start(config: DeviceConfig) -> Result<(DeviceHandle, mpsc::Receiver<DeviceEvent>), DeviceError> {
+        let public_id = config.keypair.public_id();
+        let (reports, reported) = mpsc::channel(REPORTS);
+        let driver = Driver::new(config, reports)?;
+        let (commands, commanded) = mpsc::channel(COMMANDS);
+        let (events, news) = mpsc::channel(EVENTS);
+        let (living, alive) = watch::channel(());
+        tokio::spawn(driver.run(Ends { commands: commanded, events, alive: living }, reported));
+        Ok((DeviceHandle { commands, public_id, alive }, news))
+    }
+}
+
+/// A name for this process among those of the device.
+pub fn new_instance() -> Result<Instance, DeviceError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| DeviceError::Setup(error.to_string()))?;
+    Ok(Instance(bytes))
+}

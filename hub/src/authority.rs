@@ -20,7 +20,9 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::GRACE_MS;
-use lanyard_protocol::message::{Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayState, RequestFailed, UpdateName};
+use lanyard_protocol::message::{
+    Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayState, RequestFailed, UpdateName,
+};
 use lanyard_protocol::{
     Client, DeviceId, FailureCode, FileEntry, FileId, FileRef, Instance, LinkHash, MasterFrame, MasterToConsole,
     MasterToRelay, PublicKey, Recipient, Ref, RelayToMaster, RequestId, Resume, Root, SessionAddress,
@@ -71,16 +73,38 @@ pub enum Change {
     MemberPut(Member),
     MemberGone(DeviceId),
     /// Listed, whatever they were before.
-    FilesPut { files: Vec<FileEntry>, revision: u64 },
-    FilesWithdrawn { public_id: DeviceId, file_ids: Vec<FileId>, revision: u64, at_ms: u64 },
+    FilesPut {
+        files: Vec<FileEntry>,
+        revision: u64,
+    },
+    FilesWithdrawn {
+        public_id: DeviceId,
+        file_ids: Vec<FileId>,
+        revision: u64,
+        at_ms: u64,
+    },
     /// All that this session lists.
-    SessionWithdrawn { session: SessionAddress, revision: u64, at_ms: u64 },
-    FilesGone { public_id: DeviceId, file_ids: Vec<FileId> },
+    SessionWithdrawn {
+        session: SessionAddress,
+        revision: u64,
+        at_ms: u64,
+    },
+    FilesGone {
+        public_id: DeviceId,
+        file_ids: Vec<FileId>,
+    },
     /// All files of a device and all links it made.
     BelongingsGone(DeviceId),
-    RootKnown { file: FileRef, root: Root, revision: u64 },
+    RootKnown {
+        file: FileRef,
+        root: Root,
+        revision: u64,
+    },
     LinkPut(LinkRecord),
-    LinkUsed { hash: LinkHash, used_ms: u64 },
+    LinkUsed {
+        hash: LinkHash,
+        used_ms: u64,
+    },
     LinkGone(LinkHash),
 }
 
@@ -92,11 +116,16 @@ pub struct Ask(pub u64);
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// Registered with a relay, both proofs checked.
-    RelayReady { hub_key: PublicKey },
+    RelayReady {
+        hub_key: PublicKey,
+    },
     RelayLost,
     Frame(Box<MasterFrame<RelayToMaster>>),
     /// The person at the host, by whatever screen.
-    Operator { ask: Ask, command: Command },
+    Operator {
+        ask: Ask,
+        command: Command,
+    },
 }
 
 /// What the authority wants done.
@@ -106,9 +135,15 @@ pub enum Effect {
     Save(Change),
     Send(MasterFrame<MasterToRelay>),
     /// To every screen at the host; to the one that asked with its `ref`.
-    Publish { message: MasterToConsole, ask: Option<Ask> },
+    Publish {
+        message: MasterToConsole,
+        ask: Option<Ask>,
+    },
     /// To the screen that asked, alone.
-    Answer { ask: Ask, message: MasterToConsole },
+    Answer {
+        ask: Ask,
+        message: MasterToConsole,
+    },
     Event(Event),
 }
 

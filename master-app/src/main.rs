@@ -1,1 +1,69 @@
-fn main() {}
+//! `lanyard`: the whole hub on this machine, its halves, its desk, and the native device, by subcommand.
+
+mod addresses;
+mod cli;
+mod console;
+mod control;
+mod data_dir;
+mod desk;
+mod device_commands;
+mod driver;
+mod events;
+mod exit;
+mod host;
+mod relay_link;
+mod serve;
+mod store;
+mod terminal;
+mod text;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+use cli::{Command, Global};
+use exit::{Exit, Outcome};
+
+fn main() -> ExitCode {
+    let (global, command) = cli::parse();
+    // Logs go to standard error: standard output is for what was asked for.
+    // A person at a terminal is told the rest by what is printed.
+    let colours = std::io::stderr().is_terminal();
+    let usual = if colours { "warn" } else { "info" };
+    let filter = EnvFilter::try_from_env("LANYARD_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("lanyard: cannot start: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let outcome = runtime.block_on(run(&global, command));
+    // A thread that waits for a pipe nobody reads must not keep the process.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            eprintln!("lanyard: {:#}", failure.error);
+            failure.exit.into()
+        }
+    }
+}
+
+async fn run(global: &Global, command: Command) -> Outcome {
+    match command {
+        Command::Serve(args) => serve::serve(global, args).await,
+        Command::Relay(args) => serve::relay(global, args).await,
+        Command::Master(args) => serve::master(global, args).await,
+        Command::Devices => control::devices(global).await,
+        Command::Approve { id, code } => control::approve(global, id, code).await,
+        Command::Refuse { id } => control::refuse(global, id).await,
+        Command::Forget { id } => control::forget(global, id).await,
+        Command::Console => control::console(global).await,
+        Command::Files => control::files(global).await,
+        Command::Status => control::status(global).await,
+        Command::Device(command) => device_commands::run(command, global).await,
+    }
+}

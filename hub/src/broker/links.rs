@@ -322,6 +322,10 @@ impl Broker {
         for ask in wanting.iter().chain(&self.queue.take_where(|ask| ours(&ask.asker))) {
             self.tell_link_failed(ask, code);
         }
+        // Who waits in a slot that is not filling yet would hear nothing of its end.
+        for (reader, want, file) in self.slots.links_untold(ours) {
+            self.effects.push(Effect::LinkFailed { reader, want, code, file });
+        }
         self.end_asks_where(now, ours, code);
     }
 

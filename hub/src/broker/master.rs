@@ -209,6 +209,7 @@ impl Broker {
                 }
                 Membership::Disapproved => self.turn_away(now, id, self.master.head),
                 Membership::Pending if old != Membership::Pending => {
+                    let was_here = session.is_approved() && !session.away;
                     session.membership = Membership::Pending;
                     let notice = MembershipNotice { membership: Membership::Pending };
                     self.send(id, RelayToDevice::Membership(notice), None);
@@ -224,6 +225,9 @@ impl Broker {
                         &who.name,
                     );
                     self.sessions.set_knock(id, Some(request));
+                    if was_here && !self.sessions.is_present(device) {
+                        self.tell_presence(device, false, None);
+                    }
                 }
                 _ => {}
             }
@@ -298,9 +302,13 @@ impl Broker {
     fn turn_away(&mut self, now: Moment, id: SessionId, head: Resume) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let device = session.identity.public_id;
+        let was_here = session.is_approved() && !session.away;
         session.membership = Membership::Disapproved;
         self.send(id, refusal(device, head), None);
         self.close(now, id, CloseCode::Revoked);
+        if was_here && !self.sessions.is_present(device) {
+            self.tell_presence(device, false, None);
+        }
     }
 
     /// A "no" to something the relay itself asked.

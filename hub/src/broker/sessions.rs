@@ -251,15 +251,19 @@ impl Broker {
         let change = PresenceChange { public_id: device, instance: None, resume: None, request_id: None };
         let message =
             if here { RelayToDevice::ClientReconnected(change) } else { RelayToDevice::ClientDisconnected(change) };
-        let sessions = self.sessions.approved().into_iter().filter(|id| Some(*id) != except).collect();
+        // One that is about to be turned away in this very step hears nothing more of others.
+        let refused = |id: &SessionId| {
+            self.sessions.get(*id).is_some_and(|session| self.master.is_refused(session.identity.public_id))
+        };
+        let sessions = self.sessions.approved().into_iter().filter(|id| Some(*id) != except && !refused(id)).collect();
         self.broadcast(sessions, message, None);
     }
 
     /// A session ended, however: everything bound to it ends.
     pub(super) fn session_closed(&mut self, now: Moment, id: SessionId) {
         let Some(session) = self.sessions.remove(id) else { return };
-        self.end_holder(now, id, FailureCode::OwnerAway);
         self.end_asker(now, id);
+        self.end_holder(now, id, FailureCode::OwnerAway);
         self.progress.forget_session(id);
         let device = session.identity.public_id;
         let here = session.is_approved() && !session.away;

@@ -157,6 +157,20 @@ impl Slots {
         found
     }
 
+    /// Wants of links that joined a slot and were not told that they may read.
+    pub fn links_untold(&self, matches: impl Fn(&Asker) -> bool) -> Vec<(LinkReader, u64, FileRef)> {
+        let mut found = Vec::new();
+        for slot in self.live.values() {
+            let Some(first) = slot.pieces.first() else { continue };
+            for waiter in slot.waiters.values().filter(|waiter| !waiter.told && matches(&waiter.asker)) {
+                if let Asker::Link { reader, want, .. } = waiter.asker {
+                    found.push((reader, want, first.file));
+                }
+            }
+        }
+        found
+    }
+
     /// Full slots whose readers all stand still: they can be cut to make room.
     pub fn standing(&self) -> Vec<SlotId> {
         let stands = |slot: &Slot| {

@@ -1,0 +1,106 @@
+//! Everywhere else: by paths, with a look at each step that no link stands there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Found, check};
+
+/// A folder, by its path.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+fn refused(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what.to_string())
+}
+
+impl Folder {
+    /// The folder that a person named; it is made if it is not there, and links on the way to it are theirs.
+    pub fn open_root(path: &Path) -> io::Result<Self> {
+        fs::create_dir_all(path)?;
+        Ok(Self { path: fs::canonicalize(path)? })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder `name` in this one; it is made if it is not there.
+    pub fn enter(&self, name: &str) -> io::Result<Self> {
+        match fs::create_dir(self.path.join(check(name)?)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.existing(name)?.ok_or_else(|| io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The folder `name` in this one, if there is one.
+    pub fn existing(&self, name: &str) -> io::Result<Option<Self>> {
+        let path = self.path.join(check(name)?);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => Ok(Some(Self { path })),
+            Ok(_) => Err(refused("something else than a folder is there")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the file `name` for reading and writing; it is made if it is not there.
+    pub fn open_file(&self, name: &str) -> io::Result<File> {
+        if self.look(name)?.is_some_and(|found| !found.is_file) {
+            return Err(refused("something else than a file is there"));
+        }
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.path.join(name))?;
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 1 {
+            return Err(refused("something else than a file of its own is there"));
+        }
+        Ok(file)
+    }
+
+    /// Opens the file `name` for reading, if there is one.
+    pub fn read_file(&self, name: &str) -> io::Result<Option<File>> {
+        match self.look(name)? {
+            Some(found) if found.is_file => File::open(self.path.join(name)).map(Some),
+            Some(_) => Err(refused("something else than a file is there")),
+            None => Ok(None),
+        }
+    }
+
+    /// What stands under `name`.
+    pub fn look(&self, name: &str) -> io::Result<Option<Found>> {
+        match fs::symlink_metadata(self.path.join(check(name)?)) {
+            Ok(found) => {
+                Ok(Some(Found { is_file: found.is_file(), size: found.len(), modified: found.modified().ok() }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn remove_file(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(check(name)?))
+    }
+
+    /// Gives a file its name; `AlreadyExists` if something has it.
+    pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (self.path.join(check(from)?), self.path.join(check(to)?));
+        match fs::hard_link(&from, &to) {
+            Ok(()) => return fs::remove_file(&from),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => {}
+        }
+        OpenOptions::new().write(true).create_new(true).open(&to)?;
+        fs::rename(from, to)
+    }
+
+    /// Nothing to do where a folder cannot be synced.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub fn sync_all(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

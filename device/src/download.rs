@@ -1,0 +1,287 @@
+//! One transfer's hands: the sinks of its files, or one reader that takes the bytes in order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use lanyard_hub::peer::{GroupSet, TransferOrder, WantedFile};
+use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_protocol::{DeviceId, EntryKind, FileEntry, FileId, GroupRange, Root, TransferId};
+use tokio::sync::{mpsc, watch};
+
+use crate::confine::Folder;
+use crate::names::Names;
+use crate::sink::{FileSink, FinishError, Finished, OpenPart};
+
+/// How far ahead of a reader in order groups are fetched: this much waits in memory at most.
+const LOOKAHEAD_BYTES: u64 = 4 << 20;
+
+/// A file to fetch, and the path it shall have below the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub entry: FileEntry,
+    /// `/`-separated; made safe for this disk before it is used.
+    pub as_path: String,
+}
+
+/// A file that was there already, or is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedFile {
+    pub owner: DeviceId,
+    pub file_id: FileId,
+    /// As listed.
+    pub path: String,
+    /// Where it lies; nothing when its bytes went to a reader.
+    pub saved_as: Option<PathBuf>,
+    pub size: u64,
+    pub root: Option<Root>,
+}
+
+/// Where the files of a transfer go.
+pub enum Destination {
+    Files { root: Folder, sinks: HashMap<FileId, FileSink> },
+    Reader(Ordered),
+}
+
+/// The hands of one transfer.
+pub struct Download {
+    pub owner: DeviceId,
+    pub destination: Destination,
+    /// Bytes of all its files, and those that are here.
+    pub total: u64,
+    pub received: AtomicU64,
+}
+
+/// What a plan comes to: a transfer for each owner, and what needs none.
+pub struct Plan {
+    pub downloads: Vec<(TransferOrder, Download)>,
+    pub already: Vec<SavedFile>,
+    pub total: u64,
+}
+
+/// A random transfer id.
+pub fn new_transfer_id() -> io::Result<TransferId> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::from)?;
+    Ok(TransferId(uuid::Builder::from_random_bytes(bytes).into_uuid()))
+}
+
+impl Plan {
+    /// Finds a place for each file below `target`, and what of it is there from an earlier run. Blocks.
+    pub fn below(target: &Path, mut wanted: Vec<Wanted>) -> io::Result<Self> {
+        let root = Folder::open_root(target)?;
+        let mut names = Names::default();
+        wanted.sort_by(|a, b| (&a.as_path, a.entry.file_ref()).cmp(&(&b.as_path, b.entry.file_ref())));
+        let mut by_owner: BTreeMap<DeviceId, (Vec<WantedFile>, HashMap<FileId, FileSink>)> = BTreeMap::new();
+        let (mut already, mut total) = (Vec::new(), 0);
+        for Wanted { entry, as_path } in wanted {
+            total += entry.size;
+            if entry.kind == EntryKind::Folder {
+                already.push(make_folder(&root, names.place_folder(&as_path), entry)?);
+                continue;
+            }
+            let sink = FileSink::new(entry, names.place(&as_path));
+            match sink.is_there(&root)? {
+                Some(path) => already.push(saved(sink.entry(), Some(path), sink.entry().root)),
+                None => {
+                    let file = wanted_file(sink.entry(), sink.load(&root)?);
+                    let (files, sinks) = by_owner.entry(sink.entry().public_id).or_default();
+                    files.push(file);
+                    sinks.insert(sink.entry().file_id, sink);
+                }
+            }
+        }
+        let mut downloads = Vec::new();
+        for (owner, (files, sinks)) in by_owner {
+            let destination = Destination::Files { root: Folder::open_root(target)?, sinks };
+            downloads.push(Download::new(owner, files, destination, None)?);
+        }
+        Ok(Self { downloads, already, total })
+    }
+
+    /// One file for a reader that takes its bytes in order.
+    pub fn in_order(entry: FileEntry, output: mpsc::Sender<(u32, Vec<Bytes>)>) -> io::Result<Self> {
+        let (owner, total) = (entry.public_id, entry.size);
+        let file = wanted_file(&entry, GroupSet::default());
+        let reader = Destination::Reader(Ordered::new(entry, output));
+        let download = Download::new(owner, vec![file], reader, Some(LOOKAHEAD_BYTES))?;
+        Ok(Self { downloads: vec![download], already: Vec::new(), total })
+    }
+}
+
+fn wanted_file(entry: &FileEntry, have: GroupSet) -> WantedFile {
+    WantedFile { file_id: entry.file_id, size: entry.size, group_log: entry.group_log, root: entry.root, have }
+}
+
+fn saved(entry: &FileEntry, saved_as: Option<PathBuf>, root: Option<Root>) -> SavedFile {
+    let path = entry.path.clone();
+    SavedFile { owner: entry.public_id, file_id: entry.file_id, path, saved_as, size: entry.size, root }
+}
+
+fn make_folder(root: &Folder, place: Vec<String>, entry: FileEntry) -> io::Result<SavedFile> {
+    let mut folder: Option<Folder> = None;
+    for name in &place {
+        folder = Some(folder.as_ref().unwrap_or(root).enter(name)?);
+    }
+    let path = folder.as_ref().unwrap_or(root).path().to_path_buf();
+    Ok(saved(&entry, Some(path), None))
+}
+
+impl Download {
+    fn new(
+        owner: DeviceId,
+        files: Vec<WantedFile>,
+        destination: Destination,
+        lookahead_bytes: Option<u64>,
+    ) -> io::Result<(TransferOrder, Self)> {
+        let transfer_id = new_transfer_id()?;
+        let have = |file: &WantedFile| -> u64 {
+            let groups = Groups::new(file.size, file.group_log);
+            file.have.runs().map(|run| groups.span(run.first, run.count)).sum()
+        };
+        let received = AtomicU64::new(files.iter().map(have).sum());
+        let total = files.iter().map(|file| file.size).sum();
+        let download = Self { owner, destination, total, received };
+        Ok((TransferOrder { transfer_id, owner, files, lookahead_bytes }, download))
+    }
+
+    /// The groups of one of its files.
+    pub fn groups_of(&self, file_id: FileId) -> Option<Groups> {
+        match &self.destination {
+            Destination::Files { sinks, .. } => sinks.get(&file_id).map(FileSink::groups),
+            Destination::Reader(ordered) if ordered.entry.file_id == file_id => Some(ordered.groups),
+            Destination::Reader(_) => None,
+        }
+    }
+
+    /// Opens a file for the groups that come.
+    pub fn open(&self, file_id: FileId) -> io::Result<Option<Arc<OpenPart>>> {
+        match &self.destination {
+            Destination::Files { root, sinks } => match sinks.get(&file_id) {
+                Some(sink) => sink.open(root).map(Some),
+                None => Err(io::ErrorKind::NotFound.into()),
+            },
+            Destination::Reader(_) => Ok(None),
+        }
+    }
+
+    /// Checks and names a file whose groups are all here. Blocks; for a reader, until it took all.
+    pub fn finish(&self, file_id: FileId, root: Option<Root>) -> Result<SavedFile, FinishError> {
+        match &self.destination {
+            Destination::Files { root: folder, sinks } => {
+                let sink = sinks.get(&file_id).ok_or(io::Error::from(io::ErrorKind::NotFound))?;
+                let Finished { path, root } = sink.finish(folder, root)?;
+                Ok(saved(sink.entry(), Some(path), Some(root)))
+            }
+            Destination::Reader(ordered) => {
+                let root = ordered.finish(root)?;
+                Ok(saved(&ordered.entry, None, Some(root)))
+            }
+        }
+    }
+
+    /// Nothing of a file is good.
+    pub fn discard(&self, file_id: FileId) -> io::Result<()> {
+        let Destination::Files { sinks, .. } = &self.destination else { return Ok(()) };
+        let Some(sink) = sinks.get(&file_id) else { return Ok(()) };
+        self.received.fetch_sub(sink.entry().size.min(self.received.load(Ordering::Relaxed)), Ordering::Relaxed);
+        sink.discard()
+    }
+
+    /// What of a file differs from the list of its values.
+    pub fn compare(&self, file_id: FileId, list: &[u8]) -> io::Result<Option<Vec<GroupRange>>> {
+        let Destination::Files { sinks, .. } = &self.destination else { return Ok(None) };
+        let Some(sink) = sinks.get(&file_id) else { return Ok(None) };
+        let wrong = sink.compare(list)?;
+        let bytes = wrong.iter().flatten().map(|range| sink.groups().span(range.first, range.count)).sum();
+        self.received.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(wrong)
+    }
+
+    /// Notes what is good for a later run, and makes what is finished survive a power cut. Blocks.
+    pub fn put_aside(&self) -> io::Result<()> {
+        let Destination::Files { root, sinks } = &self.destination else { return Ok(()) };
+        for sink in sinks.values() {
+            sink.put_aside()?;
+        }
+        root.sync_all()
+    }
+}
+
+/// Groups come in any order and go out in theirs.
+pub struct Ordered {
+    entry: FileEntry,
+    groups: Groups,
+    state: Mutex<OrderedState>,
+    /// Towards the reader; bounded by how far ahead is asked.
+    output: mpsc::Sender<(u32, Vec<Bytes>)>,
+}
+
+#[derive(Default)]
+struct OrderedState {
+    values: Vec<Option<GroupValue>>,
+    /// Groups behind a gap.
+    waiting: BTreeMap<u32, Vec<Bytes>>,
+    /// The next group to go out.
+    next: u32,
+}
+
+impl Ordered {
+    fn new(entry: FileEntry, output: mpsc::Sender<(u32, Vec<Bytes>)>) -> Self {
+        let groups = Groups::new(entry.size, entry.group_log);
+        let values = vec![None; groups.count() as usize];
+        Self { entry, groups, state: Mutex::new(OrderedState { values, ..OrderedState::default() }), output }
+    }
+
+    fn state(&self) -> MutexGuard<'_, OrderedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A whole group. Blocks while the reader is behind. `false`: it was there before.
+    pub fn push(&self, group: u32, value: GroupValue, bytes: Vec<Bytes>) -> io::Result<bool> {
+        let mut state = self.state();
+        if state.values[group as usize].replace(value).is_some() {
+            return Ok(false);
+        }
+        state.waiting.insert(group, bytes);
+        while let Some((group, bytes)) = state
+            .waiting
+            .first_key_value()
+            .map(|(group, _)| *group)
+            .and_then(|first| if first == state.next { state.waiting.pop_first() } else { None })
+        {
+            state.next = group + 1;
+            self.output.blocking_send((group, bytes)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        }
+        Ok(true)
+    }
+
+    fn finish(&self, listed: Option<Root>) -> Result<Root, FinishError> {
+        let values: Option<Vec<GroupValue>> = self.state().values.iter().copied().collect();
+        let root = values.and_then(|values| self.groups.root(&values)).ok_or(FinishError::Mismatch)?;
+        if listed.is_some_and(|listed| listed != root) {
+            let why = "the bytes that went out are not those that are listed";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why).into());
+        }
+        Ok(root)
+    }
+}
+
+/// Writes groups as they come; tells how many are written. Blocks; ends when the sender is gone or the writer fails.
+pub fn write_in_order(
+    mut writer: impl Write,
+    mut groups: mpsc::Receiver<(u32, Vec<Bytes>)>,
+    written: &watch::Sender<u32>,
+) -> io::Result<()> {
+    while let Some((group, parts)) = groups.blocking_recv() {
+        for part in parts {
+            writer.write_all(&part)?;
+        }
+        writer.flush()?;
+        written.send_replace(group + 1);
+    }
+    writer.flush()
+}

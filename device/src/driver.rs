@@ -1,0 +1,664 @@
+//! The one owner of the Peer: carries messages, moves bytes, keeps the time; decides nothing.
+
+mod link_task;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lanyard_hub::peer::{
+    Catalogue, Closed, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, Phase, Registration,
+};
+use lanyard_hub::{IdSource, Moment};
+use lanyard_protocol::codec::{self, DecodeError};
+use lanyard_protocol::http::{HttpError, LinkMade, LinkOrder};
+use lanyard_protocol::identity::Transcript;
+use lanyard_protocol::message::ClientRegisterAck;
+use lanyard_protocol::{
+    Channel, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice, SessionToken,
+    Ticket, TransferId,
+};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::DeviceConfig;
+use crate::download::{Download, SavedFile};
+use crate::fetch::{self, FetchJob, Fetched, local_failure};
+use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
+use crate::library::Library;
+use crate::sink::FinishError;
+use crate::upload::{self, Bodies, Uploaded};
+
+/// Messages that wait for the socket. A relay that takes none for so long is left, and found again.
+const OUTBOX_MESSAGES: usize = 1_024;
+/// PUTs at once, and files that are checked and named at once.
+const PUTS_AT_ONCE: usize = 4;
+const CLOSINGS_AT_ONCE: usize = 4;
+/// News for a reader that does not read; beyond, the oldest is dropped.
+const MOST_NEWS: usize = 20_000;
+/// Beyond so much unread news, progress is not worth telling.
+const PROGRESS_NEWS: usize = 100;
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// What the tasks of a device tell its driver. Bounded: a driver that is behind makes them wait.
+pub(crate) enum Report {
+    LinkOpened { link: u64 },
+    Text { link: u64, text: String },
+    LinkClosed { link: u64, code: Option<u16>, error: Option<String> },
+    Uploaded { ticket: Ticket, outcome: Uploaded, replaced: Option<Replaced> },
+    Disputed(Replaced),
+    Fetched { transfer_id: TransferId, fetched: Fetched },
+    FetchEnded { fetch: FetchId, outcome: FetchOutcome },
+    Consumed { transfer_id: TransferId, file_id: FileId, groups: u32 },
+    FileClosed { transfer_id: TransferId, file_id: FileId, result: Result<SavedFile, FinishError> },
+    PutAside { transfer_id: TransferId, done: usize, failed: usize, result: io::Result<()> },
+}
+
+/// A shared file that is no longer what was listed.
+pub(crate) struct Replaced {
+    old: FileId,
+    new: Option<NewFile>,
+}
+
+/// The socket that is open or being opened.
+struct LinkSlot {
+    /// Tells its reports from those of the one before.
+    number: u64,
+    outbox: Option<mpsc::Sender<String>>,
+    /// The outbox was full.
+    stuck: bool,
+    /// Bodies are on their way: a silent relay is noticed sooner.
+    busy: Arc<AtomicBool>,
+}
+
+pub(crate) struct Driver {
+    config: DeviceConfig,
+    peer: Peer,
+    started: Instant,
+    http: reqwest::Client,
+    library: Arc<Library>,
+    link: LinkSlot,
+    /// What this session's proofs are made over, until the hub's is checked.
+    transcript: Option<Transcript>,
+    token: Option<SessionToken>,
+    pinned: Option<PublicKey>,
+    downloads: HashMap<TransferId, Arc<Download>>,
+    uploads: HashMap<Ticket, AbortHandle>,
+    fetches: HashMap<FetchId, AbortHandle>,
+    puts: Arc<Semaphore>,
+    closings: Arc<Semaphore>,
+    /// Files that were closed well, until the machine says that they are done.
+    saved: HashMap<(TransferId, FileId), SavedFile>,
+    /// What was told last of each transfer's bytes.
+    shown: HashMap<TransferId, u64>,
+    catalogue: Option<Arc<Catalogue>>,
+    reports: mpsc::Sender<Report>,
+    news: VecDeque<DeviceEvent>,
+    stopped: bool,
+}
+
+/// The ends of the channels that a driver listens to and speaks into.
+pub(crate) struct Ends {
+    pub commands: mpsc::Receiver<Command>,
+    pub events: mpsc::Sender<DeviceEvent>,
+    /// Dropped when all is over.
+    pub alive: watch::Sender<()>,
+}
+
+impl Driver {
+    pub(crate) fn new(config: DeviceConfig, reports: mpsc::Sender<Report>) -> Result<Self, DeviceError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| DeviceError::Setup(error.to_string()))?;
+        let peer = PeerConfig {
+            public_key: config.keypair.public(),
+            instance: config.instance,
+            name: config.name.clone(),
+            kind: config.kind,
+            platform: config.platform.clone(),
+        };
+        Ok(Self {
+            peer: Peer::new(peer, IdSource::new(seed)),
+            started: Instant::now(),
+            http: http_client()?,
+            library: Arc::new(Library::new(&config.keypair.seed())),
+            link: LinkSlot { number: 0, outbox: None, stuck: false, busy: Arc::default() },
+            transcript: None,
+            token: None,
+            pinned: config.pinned_hub,
+            config,
+            downloads: HashMap::new(),
+            uploads: HashMap::new(),
+            fetches: HashMap::new(),
+            puts: Arc::new(Semaphore::new(PUTS_AT_ONCE)),
+            closings: Arc::new(Semaphore::new(CLOSINGS_AT_ONCE)),
+            saved: HashMap::new(),
+            shown: HashMap::new(),
+            catalogue: None,
+            reports,
+            news: VecDeque::new(),
+            stopped: false,
+        })
+    }
+
+    /// Runs until it is told to stop or the last handle is gone.
+    pub(crate) async fn run(mut self, mut ends: Ends, mut reports: mpsc::Receiver<Report>) {
+        let mut tick = tokio::time::interval(PROGRESS_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut listening = true;
+        self.tell(Input::Start);
+        while !self.stopped {
+            let wake = self.peer.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
+            tokio::select! {
+                command = ends.commands.recv(), if listening => match command {
+                    Some(command) => self.command(command),
+                    None => {
+                        listening = false;
+                        self.stop();
+                    }
+                },
+                Some(report) = reports.recv() => self.report(report),
+                () = sleep_until(wake), if wake.is_some() => {
+                    self.peer.handle_timeout(self.now());
+                    self.drain();
+                }
+                permit = ends.events.reserve(), if !self.news.is_empty() => match (permit, self.news.pop_front()) {
+                    (Ok(permit), Some(event)) => permit.send(event),
+                    _ => self.news.clear(),
+                },
+                _ = tick.tick(), if !self.downloads.is_empty() => self.show_progress(),
+            }
+        }
+        self.finish(&ends.events).await;
+        drop(ends.alive);
+    }
+
+    /// Notes what was fetched, so that another run goes on from there, and tells the last news.
+    async fn finish(mut self, events: &mpsc::Sender<DeviceEvent>) {
+        self.end_bodies();
+        let downloads: Vec<Arc<Download>> = self.downloads.drain().map(|(_, download)| download).collect();
+        let put_aside = move || downloads.iter().try_for_each(|download| download.put_aside());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(put_aside).await {
+            tracing::warn!(%error, "what was fetched could not be noted for another run");
+        }
+        for event in self.news.drain(..) {
+            if events.try_send(event).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment(self.started.elapsed().as_millis() as u64)
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.peer.handle(self.now(), input);
+        self.drain();
+    }
+
+    fn stop(&mut self) {
+        self.tell(Input::Stop);
+        self.stopped |= matches!(self.peer.phase(), Phase::Ended { .. });
+    }
+
+    fn drain(&mut self) {
+        loop {
+            while let Some(effect) = self.peer.poll_effect() {
+                self.effect(effect);
+            }
+            if !std::mem::take(&mut self.link.stuck) {
+                break;
+            }
+            self.close_link();
+            self.peer.handle(self.now(), Input::LinkClosed { code: None });
+        }
+        let busy = !self.downloads.is_empty() || !self.uploads.is_empty();
+        self.link.busy.store(busy, Ordering::Relaxed);
+    }
+
+    fn event(&mut self, event: DeviceEvent) {
+        if self.news.len() >= MOST_NEWS {
+            self.news.pop_front();
+        }
+        self.news.push_back(event);
+    }
+
+    // ── What the machine wants ──────────────────────────────────────────────────────────────────────────────────────
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::OpenLink => self.open_link(),
+            Effect::CloseLink { .. } => self.close_link(),
+            Effect::Register { registration } => self.register(&registration),
+            Effect::Send { message, reference } => self.send(&message, reference.as_ref()),
+            Effect::PhaseChanged { phase } => self.phase(phase),
+            Effect::Upload { ticket, pieces, length } => self.upload(ticket, pieces, length),
+            Effect::CancelUpload { ticket, code } => {
+                tracing::debug!(code = code.as_str(), "an upload was cancelled");
+                if let Some(task) = self.uploads.remove(&ticket) {
+                    task.abort();
+                }
+            }
+            Effect::FileDisputed { file_id } => self.disputed(file_id),
+            Effect::EndBodies => self.end_bodies(),
+            Effect::Fetch { fetch, transfer_id, pieces, what, ticket, length, .. } => {
+                self.fetch(fetch, transfer_id, FetchJob { ticket, pieces, what, length });
+            }
+            Effect::CancelFetch { fetch } => {
+                if let Some(task) = self.fetches.remove(&fetch) {
+                    task.abort();
+                }
+            }
+            Effect::CloseFile { transfer_id, file_id, root } => self.close_file(transfer_id, file_id, root),
+            Effect::DiscardFile { transfer_id, file_id } => self.discard(transfer_id, file_id),
+            Effect::TransferEnded { transfer_id, done, failed } => self.put_aside(transfer_id, done, failed),
+            other => self.news_of(other),
+        }
+    }
+
+    /// Effects that are news and nothing else.
+    fn news_of(&mut self, effect: Effect) {
+        let event = match effect {
+            Effect::CatalogueChanged => {
+                self.catalogue = None;
+                if self.news.back() == Some(&DeviceEvent::CatalogueChanged) {
+                    return;
+                }
+                DeviceEvent::CatalogueChanged
+            }
+            Effect::SharesChanged { file_ids, state } => DeviceEvent::SharesChanged { file_ids, state },
+            Effect::Renamed { name } => DeviceEvent::Renamed { name },
+            Effect::RenameFailed { code, message } => DeviceEvent::RenameFailed { code, message },
+            Effect::FileDone { transfer_id, file_id } => {
+                let Some(file) = self.saved.remove(&(transfer_id, file_id)) else { return };
+                DeviceEvent::FileDone { transfer_id, file }
+            }
+            Effect::FileFailed { transfer_id, file_id, code, message } => {
+                let Some(owner) = self.downloads.get(&transfer_id).map(|download| download.owner) else { return };
+                let file = FileRef { public_id: owner, file_id };
+                let message = message.unwrap_or_else(|| code.sentence().into());
+                DeviceEvent::FileFailed { transfer_id, file, code, message }
+            }
+            Effect::TransferChanged { transfer_id, waits_for, paused } => {
+                DeviceEvent::Transfer { transfer_id, waits_for, paused }
+            }
+            Effect::Progress { progress } if self.news.len() < PROGRESS_NEWS => DeviceEvent::RelayProgress(progress),
+            _ => return,
+        };
+        self.event(event);
+    }
+
+    fn phase(&mut self, phase: Phase) {
+        if matches!(phase, Phase::Approved { .. }) {
+            // From here on another key at this address is another hub.
+            self.pinned = self.pinned.or(self.transcript.as_ref().map(|transcript| transcript.hub_key));
+        }
+        self.stopped = phase == Phase::Ended { reason: EndReason::Stopped };
+        self.event(DeviceEvent::Phase(phase));
+    }
+
+    // ── Link ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn open_link(&mut self) {
+        let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
+        self.link.number += 1;
+        self.link.outbox = Some(outbox);
+        let task = link_task::LinkTask {
+            number: self.link.number,
+            hub: self.config.hub.clone(),
+            busy: self.link.busy.clone(),
+            reports: self.reports.clone(),
+        };
+        tokio::spawn(task.run(messages));
+    }
+
+    /// Without its outbox the task says goodbye and ends; what it still reports is of an old number.
+    fn close_link(&mut self) {
+        self.link.outbox = None;
+        self.link.number += 1;
+        self.token = None;
+    }
+
+    fn send(&mut self, message: &DeviceToRelay, reference: Option<&Ref>) {
+        self.send_text(codec::encode(message, reference));
+    }
+
+    fn send_text(&mut self, text: String) {
+        let Some(outbox) = &self.link.outbox else { return };
+        if outbox.try_send(text).is_err() {
+            tracing::warn!("the relay takes no messages; connecting anew");
+            self.link.stuck = true;
+        }
+    }
+
+    fn register(&mut self, registration: &Registration) {
+        let transcript = registration.transcript(&self.config.hub.authority(), Channel::PLAIN);
+        let signature = transcript.sign_as_device(&self.config.keypair);
+        self.transcript = Some(transcript);
+        self.send(&DeviceToRelay::ClientRegister(registration.message(signature)), None);
+    }
+
+    fn heard(&mut self, text: &str) {
+        let frame: Frame<RelayToDevice> = match codec::decode(text) {
+            Ok(frame) => frame,
+            Err(DecodeError::BadMessage { opcode, why, .. }) => {
+                return tracing::debug!(opcode, why, "a message of another shape");
+            }
+            Err(error) => return tracing::warn!(%error, "the relay sent something that is no message"),
+        };
+        let Frame { message, reference } = frame;
+        let message = match message {
+            RelayToDevice::Challenge(challenge) if self.pinned.is_some_and(|key| key != challenge.hub.public_key) => {
+                return self.tell(Input::HubRefused);
+            }
+            RelayToDevice::Challenge(challenge) => {
+                self.event(DeviceEvent::Hub { hub: challenge.hub.clone() });
+                RelayToDevice::Challenge(challenge)
+            }
+            RelayToDevice::ClientRegisterAck(ack) => match self.acknowledged(ack) {
+                Some(ack) => RelayToDevice::ClientRegisterAck(ack),
+                None => return self.tell(Input::HubRefused),
+            },
+            other => other,
+        };
+        self.tell(Input::Received { frame: Frame::new(message, reference) });
+    }
+
+    /// The hub's proof is right: keeps the token. The machine gets the rest.
+    fn acknowledged(&mut self, mut ack: ClientRegisterAck) -> Option<ClientRegisterAck> {
+        let transcript = self.transcript.as_ref()?;
+        let proven = ack.public_id == self.peer.public_id() && transcript.hub_signed(ack.public_id, &ack.signature);
+        if !proven {
+            return None;
+        }
+        self.token = ack.session_token.take();
+        Some(ack)
+    }
+
+    // ── Bodies ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn bodies(&self) -> Option<Bodies> {
+        Some(Bodies { http: self.http.clone(), base: self.config.hub.http_base(), token: self.token? })
+    }
+
+    fn end_bodies(&mut self) {
+        self.token = None;
+        self.uploads.drain().for_each(|(_, task)| task.abort());
+        self.fetches.drain().for_each(|(_, task)| task.abort());
+    }
+
+    fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>, length: u64) {
+        let Some(bodies) = self.bodies() else { return };
+        let (library, puts, reports) = (self.library.clone(), self.puts.clone(), self.reports.clone());
+        let task = tokio::spawn(async move {
+            let _turn = puts.acquire_owned().await;
+            let outcome = upload::put(bodies, library.clone(), ticket, pieces, length).await;
+            let replaced = match outcome {
+                Uploaded::Unreadable { file_id, code } => replace(library, file_id, code).await,
+                Uploaded::Answered | Uploaded::Broken => None,
+            };
+            let _ = reports.send(Report::Uploaded { ticket, outcome, replaced }).await;
+        });
+        self.uploads.insert(ticket, task.abort_handle());
+    }
+
+    fn uploaded(&mut self, ticket: Ticket, outcome: Uploaded, replaced: Option<Replaced>) {
+        if self.uploads.remove(&ticket).is_some() {
+            match outcome {
+                Uploaded::Answered => {}
+                Uploaded::Broken => {
+                    self.tell(Input::UploadRefused { ticket, code: FailureCode::Busy, file_id: None });
+                }
+                Uploaded::Unreadable { file_id, code } => {
+                    self.tell(Input::UploadRefused { ticket, code, file_id: Some(file_id) });
+                }
+            }
+        }
+        if let Some(Replaced { old, new }) = replaced {
+            self.tell(Input::Replaced { old, new });
+        }
+    }
+
+    fn disputed(&mut self, file_id: FileId) {
+        let (library, reports) = (self.library.clone(), self.reports.clone());
+        tokio::spawn(async move {
+            if let Some(replaced) = replace(library, file_id, FailureCode::FileChanged).await {
+                let _ = reports.send(Report::Disputed(replaced)).await;
+            }
+        });
+    }
+
+    fn fetch(&mut self, fetch: FetchId, transfer_id: TransferId, job: FetchJob) {
+        let reports = self.reports.clone();
+        let (Some(bodies), Some(download)) = (self.bodies(), self.downloads.get(&transfer_id).cloned()) else {
+            let cut = Report::FetchEnded { fetch, outcome: FetchOutcome::Cut };
+            return drop(tokio::spawn(async move { reports.send(cut).await }));
+        };
+        let task = tokio::spawn(async move {
+            let told = |fetched| {
+                let reports = reports.clone();
+                async move {
+                    let _ = reports.send(Report::Fetched { transfer_id, fetched }).await;
+                }
+            };
+            let outcome = fetch::get(bodies, download, job, told).await;
+            let _ = reports.send(Report::FetchEnded { fetch, outcome }).await;
+        });
+        self.fetches.insert(fetch, task.abort_handle());
+    }
+
+    fn close_file(&mut self, transfer_id: TransferId, file_id: FileId, root: Option<lanyard_protocol::Root>) {
+        let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
+        let (closings, reports) = (self.closings.clone(), self.reports.clone());
+        tokio::spawn(async move {
+            let _turn = closings.acquire_owned().await;
+            let closed = tokio::task::spawn_blocking(move || download.finish(file_id, root)).await;
+            let result = closed.unwrap_or_else(|error| Err(io::Error::other(error).into()));
+            let _ = reports.send(Report::FileClosed { transfer_id, file_id, result }).await;
+        });
+    }
+
+    fn file_closed(&mut self, transfer_id: TransferId, file_id: FileId, result: Result<SavedFile, FinishError>) {
+        let outcome = match result {
+            Ok(file) => {
+                self.saved.insert((transfer_id, file_id), file);
+                Closed::Done
+            }
+            Err(FinishError::Mismatch) => Closed::Mismatch,
+            Err(FinishError::Io(error)) => Closed::LocalFailure { message: local_failure(&error) },
+        };
+        self.tell(Input::FileClosed { transfer_id, file_id, outcome });
+    }
+
+    fn discard(&mut self, transfer_id: TransferId, file_id: FileId) {
+        let Some(download) = self.downloads.get(&transfer_id) else { return };
+        if let Err(error) = download.discard(file_id) {
+            tracing::warn!(%error, "the table of a file could not be emptied");
+        }
+    }
+
+    /// Nothing of a transfer is left to do: its last news comes when its files are safe.
+    fn put_aside(&mut self, transfer_id: TransferId, done: usize, failed: usize) {
+        let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
+        let reports = self.reports.clone();
+        tokio::spawn(async move {
+            let noted = tokio::task::spawn_blocking(move || download.put_aside()).await;
+            let result = noted.unwrap_or_else(|error| Err(io::Error::other(error)));
+            let _ = reports.send(Report::PutAside { transfer_id, done, failed, result }).await;
+        });
+    }
+
+    fn transfer_over(&mut self, transfer_id: TransferId, done: usize, failed: usize, result: &io::Result<()>) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "what was fetched may not survive a power cut");
+        }
+        self.show_progress();
+        self.downloads.remove(&transfer_id);
+        self.shown.remove(&transfer_id);
+        self.event(DeviceEvent::TransferEnded { transfer_id, done, failed });
+    }
+
+    fn show_progress(&mut self) {
+        let mut changed = Vec::new();
+        for (transfer_id, download) in &self.downloads {
+            let done = download.received.load(Ordering::Relaxed);
+            if self.shown.insert(*transfer_id, done) != Some(done) {
+                changed.push(DeviceEvent::Progress { transfer_id: *transfer_id, done, total: download.total });
+            }
+        }
+        if self.news.len() < PROGRESS_NEWS {
+            changed.into_iter().for_each(|event| self.event(event));
+        }
+    }
+
+    // ── Reports and commands ────────────────────────────────────────────────────────────────────────────────────────
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::LinkOpened { link } if link == self.link.number => self.tell(Input::LinkOpened),
+            Report::Text { link, text } if link == self.link.number => self.heard(&text),
+            Report::LinkClosed { link, code, error } if link == self.link.number => {
+                self.close_link();
+                if let Some(message) = error {
+                    self.event(DeviceEvent::Unreachable { message });
+                }
+                self.tell(Input::LinkClosed { code });
+            }
+            Report::LinkOpened { .. } | Report::Text { .. } | Report::LinkClosed { .. } => {}
+            Report::Uploaded { ticket, outcome, replaced } => self.uploaded(ticket, outcome, replaced),
+            Report::Disputed(Replaced { old, new }) => self.tell(Input::Replaced { old, new }),
+            Report::Fetched { transfer_id, fetched: Fetched::Stored { file_id, groups } } => {
+                self.tell(Input::Stored { transfer_id, file_id, groups });
+            }
+            Report::Fetched { transfer_id, fetched: Fetched::Rejected { file_id, groups } } => {
+                self.tell(Input::Rejected { transfer_id, file_id, groups });
+            }
+            Report::FetchEnded { fetch, outcome } => {
+                self.fetches.remove(&fetch);
+                self.tell(Input::FetchEnded { fetch, outcome });
+            }
+            Report::Consumed { transfer_id, file_id, groups } => {
+                self.tell(Input::Consumed { transfer_id, file_id, groups });
+            }
+            Report::FileClosed { transfer_id, file_id, result } => self.file_closed(transfer_id, file_id, result),
+            Report::PutAside { transfer_id, done, failed, result } => {
+                self.transfer_over(transfer_id, done, failed, &result);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Offer { found, reply } => {
+                let files: Vec<NewFile> = found.into_iter().map(|file| self.library.add(file)).collect();
+                let _ = reply.send(files.clone());
+                self.tell(Input::Share { files });
+            }
+            Command::Unshare { file_ids } => {
+                file_ids.iter().for_each(|file_id| drop(self.library.remove(*file_id)));
+                self.tell(Input::Unshare { file_ids });
+            }
+            Command::Start { plan, written } => self.start(plan, written),
+            Command::Pause { transfer_id } => self.tell(Input::Pause { transfer_id }),
+            Command::Resume { transfer_id } => self.tell(Input::Resume { transfer_id }),
+            Command::Cancel { transfer_id } => self.tell(Input::Cancel { transfer_id }),
+            Command::Rename { name } => self.tell(Input::Rename { name }),
+            Command::Link { order, reply } => self.make_link(order, reply),
+            Command::Catalogue { reply } => {
+                let known = || Arc::new(self.peer.catalogue().clone());
+                let _ = reply.send(self.catalogue.get_or_insert_with(known).clone());
+            }
+            Command::Shares { reply } => drop(reply.send(self.shares())),
+            Command::Shutdown => self.stop(),
+        }
+    }
+
+    fn start(&mut self, plan: crate::download::Plan, written: Option<watch::Receiver<u32>>) {
+        for (order, download) in plan.downloads {
+            if let (Some(written), Some(file)) = (written.clone(), order.files.first()) {
+                tokio::spawn(report_written(written, order.transfer_id, file.file_id, self.reports.clone()));
+            }
+            self.downloads.insert(order.transfer_id, Arc::new(download));
+            self.tell(Input::StartTransfer { order });
+        }
+    }
+
+    fn shares(&self) -> Vec<SharedFile> {
+        let states: HashMap<FileId, _> = self.peer.shares().collect();
+        let shared = |(file_id, file): (FileId, crate::library::LibraryFile)| {
+            let state = *states.get(&file_id)?;
+            Some(SharedFile { file_id, path: file.path, wire: file.wire, size: file.size, state })
+        };
+        self.library.list().into_iter().filter_map(shared).collect()
+    }
+
+    fn make_link(&self, order: LinkOrder, reply: oneshot::Sender<Result<LinkMade, DeviceError>>) {
+        let Some(bodies) = self.bodies() else {
+            return drop(reply.send(Err(DeviceError::NotConnected)));
+        };
+        tokio::spawn(async move {
+            let _ = reply.send(post_link(bodies, order).await);
+        });
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
+}
+
+/// HTTP/1.1 straight to the relay: no proxy sees the bodies, no redirect leads elsewhere.
+fn http_client() -> Result<reqwest::Client, DeviceError> {
+    reqwest::Client::builder()
+        .http1_only()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(10))
+        // The relay ends what stands still after 20 s, and lets nobody wait longer than 30 s for room.
+        .read_timeout(Duration::from_secs(60))
+        .build()
+        .map_err(|error| DeviceError::Setup(error.to_string()))
+}
+
+/// Looks at a file that could not be read as listed. `None`: somebody else did.
+async fn replace(library: Arc<Library>, old: FileId, code: FailureCode) -> Option<Replaced> {
+    let look = move || match code {
+        FailureCode::FileChanged => library.replace(old),
+        _ => library.remove(old).map(|_| None),
+    };
+    let new = tokio::task::spawn_blocking(look).await.ok()??;
+    Some(Replaced { old, new })
+}
+
+/// Passes on how far a reader in order has come.
+async fn report_written(
+    mut written: watch::Receiver<u32>,
+    transfer_id: TransferId,
+    file_id: FileId,
+    reports: mpsc::Sender<Report>,
+) {
+    while written.changed().await.is_ok() {
+        let groups = *written.borrow_and_update();
+        if reports.send(Report::Consumed { transfer_id, file_id, groups }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn post_link(bodies: Bodies, order: LinkOrder) -> Result<LinkMade, DeviceError> {
+    let request = bodies.http.post(format!("{}/links", bodies.base));
+    let request = request.header(reqwest::header::AUTHORIZATION, bodies.authorization()).json(&order);
+    let response = request.send().await.map_err(|_| DeviceError::NotConnected)?;
+    if response.status().is_success() {
+        return response.json().await.map_err(|_| DeviceError::NotConnected);
+    }
+    match response.json::<HttpError>().await {
+        Ok(HttpError { code, message }) => Err(DeviceError::Refused { code, message }),
+        Err(_) => Err(DeviceError::NotConnected),
+    }
+}

@@ -1,0 +1,237 @@
+//! The public face of a device: what it can be asked, and what it tells.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lanyard_hub::peer::{Catalogue, Phase, ShareState};
+use lanyard_protocol::device::HubInfo;
+use lanyard_protocol::http::{LinkMade, LinkOrder};
+use lanyard_protocol::message::TransferProgress;
+use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileId, FileRef, NewFile, TransferId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::download::{Plan, SavedFile, Wanted, write_in_order};
+use crate::fetch::local_failure;
+use crate::walk::{FoundFile, Skipped, WalkError, walk};
+
+/// Why something asked of a device was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    #[error("{}", local_failure(.0))]
+    Io(#[from] io::Error),
+    #[error("the device cannot be set up: {0}")]
+    Setup(String),
+    /// The hub said no.
+    #[error("{message}")]
+    Refused { code: FailureCode, message: String },
+    #[error("the hub is not reachable at the moment")]
+    NotConnected,
+    #[error("the device has ended")]
+    Ended,
+}
+
+/// What a device tells. A reader that falls far behind loses progress first, and the oldest news at last.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeviceEvent {
+    Phase(Phase),
+    /// A try to connect failed; the next one comes by itself.
+    Unreachable {
+        message: String,
+    },
+    /// The hub proved its key.
+    Hub {
+        hub: HubInfo,
+    },
+    /// [`DeviceHandle::catalogue`] is another one than before.
+    CatalogueChanged,
+    SharesChanged {
+        file_ids: Vec<FileId>,
+        state: ShareState,
+    },
+    Renamed {
+        name: String,
+    },
+    RenameFailed {
+        code: FailureCode,
+        message: String,
+    },
+    /// Running (`waits_for` is `None`), waiting for something, or paused.
+    Transfer {
+        transfer_id: TransferId,
+        waits_for: Option<FailureCode>,
+        paused: bool,
+    },
+    Progress {
+        transfer_id: TransferId,
+        done: u64,
+        total: u64,
+    },
+    FileDone {
+        transfer_id: TransferId,
+        file: SavedFile,
+    },
+    FileFailed {
+        transfer_id: TransferId,
+        file: FileRef,
+        code: FailureCode,
+        message: String,
+    },
+    TransferEnded {
+        transfer_id: TransferId,
+        done: usize,
+        failed: usize,
+    },
+    /// The relay's word on a transfer or a link, for showing.
+    RelayProgress(TransferProgress),
+}
+
+/// What was offered, and what could not be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offered {
+    pub files: Vec<NewFile>,
+    pub skipped: Vec<Skipped>,
+}
+
+/// What was started.
+#[derive(Debug)]
+pub struct Started {
+    /// One for each owner.
+    pub transfers: Vec<TransferId>,
+    /// Files that were there already, and folders that were made.
+    pub already: Vec<SavedFile>,
+    /// Bytes of all of them.
+    pub total: u64,
+    /// Ends when a reader in order has everything, or failed.
+    pub writer: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// What the driver is asked.
+pub(crate) enum Command {
+    Offer { found: Vec<FoundFile>, reply: oneshot::Sender<Vec<NewFile>> },
+    Unshare { file_ids: Vec<FileId> },
+    Start { plan: Plan, written: Option<watch::Receiver<u32>> },
+    Pause { transfer_id: TransferId },
+    Resume { transfer_id: TransferId },
+    Cancel { transfer_id: TransferId },
+    Rename { name: String },
+    Link { order: LinkOrder, reply: oneshot::Sender<Result<LinkMade, DeviceError>> },
+    Catalogue { reply: oneshot::Sender<Arc<Catalogue>> },
+    Shares { reply: oneshot::Sender<Vec<SharedFile>> },
+    Shutdown,
+}
+
+/// A file that this device offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedFile {
+    pub file_id: FileId,
+    pub path: PathBuf,
+    pub wire: String,
+    pub size: u64,
+    pub state: ShareState,
+}
+
+/// Asks things of a running device. Cheap to clone; the device ends when the last one is dropped.
+#[derive(Debug, Clone)]
+pub struct DeviceHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) public_id: DeviceId,
+    /// Closed when the device has ended.
+    pub(crate) alive: watch::Receiver<()>,
+}
+
+impl DeviceHandle {
+    pub fn public_id(&self) -> DeviceId {
+        self.public_id
+    }
+
+    async fn tell(&self, command: Command) -> Result<(), DeviceError> {
+        self.commands.send(command).await.map_err(|_| DeviceError::Ended)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DeviceError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply)).await?;
+        answer.await.map_err(|_| DeviceError::Ended)
+    }
+
+    /// Offers files and whole folders. A path that is not there is an error and nothing is offered; what cannot be read
+    /// or named below them is left out and reported.
+    pub async fn share(&self, paths: Vec<PathBuf>) -> Result<Offered, DeviceError> {
+        let walked = tokio::task::spawn_blocking(move || walk(&paths)).await.map_err(io::Error::other)??;
+        let files = self.ask(|reply| Command::Offer { found: walked.files, reply }).await?;
+        Ok(Offered { files, skipped: walked.skipped })
+    }
+
+    pub async fn unshare(&self, file_ids: Vec<FileId>) -> Result<(), DeviceError> {
+        self.tell(Command::Unshare { file_ids }).await
+    }
+
+    /// What this device offers, by path.
+    pub async fn shares(&self) -> Result<Vec<SharedFile>, DeviceError> {
+        self.ask(|reply| Command::Shares { reply }).await
+    }
+
+    /// Everything listed, as it is known here.
+    pub async fn catalogue(&self) -> Result<Arc<Catalogue>, DeviceError> {
+        self.ask(|reply| Command::Catalogue { reply }).await
+    }
+
+    /// Fetches files into a folder. Never replaces anything; goes on where an earlier run stopped.
+    pub async fn start_transfer(&self, wanted: Vec<Wanted>, folder: PathBuf) -> Result<Started, DeviceError> {
+        let planned = tokio::task::spawn_blocking(move || Plan::below(&folder, wanted));
+        let mut plan = planned.await.map_err(io::Error::other)??;
+        let already = std::mem::take(&mut plan.already);
+        let (transfers, total) = (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
+        self.tell(Command::Start { plan, written: None }).await?;
+        Ok(Started { transfers, already, total, writer: None })
+    }
+
+    /// Fetches one file for a reader that takes its bytes in order.
+    pub async fn start_stream(
+        &self,
+        entry: FileEntry,
+        writer: impl Write + Send + 'static,
+    ) -> Result<Started, DeviceError> {
+        let (output, groups) = mpsc::channel(4);
+        let plan = Plan::in_order(entry, output)?;
+        let (transfers, total) = (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
+        let (report, written) = watch::channel(0);
+        let writer = tokio::task::spawn_blocking(move || write_in_order(writer, groups, &report));
+        self.tell(Command::Start { plan, written: Some(written) }).await?;
+        Ok(Started { transfers, already: Vec::new(), total, writer: Some(writer) })
+    }
+
+    pub async fn pause(&self, transfer_id: TransferId) -> Result<(), DeviceError> {
+        self.tell(Command::Pause { transfer_id }).await
+    }
+
+    pub async fn resume(&self, transfer_id: TransferId) -> Result<(), DeviceError> {
+        self.tell(Command::Resume { transfer_id }).await
+    }
+
+    /// Ends a transfer; what came is kept for another time.
+    pub async fn cancel(&self, transfer_id: TransferId) -> Result<(), DeviceError> {
+        self.tell(Command::Cancel { transfer_id }).await
+    }
+
+    pub async fn rename(&self, name: String) -> Result<(), DeviceError> {
+        self.tell(Command::Rename { name }).await
+    }
+
+    /// Makes an address under which anybody who knows it may fetch these files. `url` is a path on the hub.
+    pub async fn link(&self, files: Vec<FileRef>, name: Option<String>) -> Result<LinkMade, DeviceError> {
+        self.ask(|reply| Command::Link { order: LinkOrder { files, name }, reply }).await?
+    }
+
+    /// Takes back what is shared, notes what was fetched, says goodbye. Returns when that is done.
+    pub async fn shutdown(&self) {
+        let mut alive = self.alive.clone();
+        if self.tell(Command::Shutdown).await.is_ok() {
+            while alive.changed().await.is_ok() {}
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What this device offers: from a file's id to its place on this disk, and whether that is still the version it was.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use lanyard_protocol::{EntryKind, FileId, NewFile};
+
+use crate::walk::{FoundFile, media_type};
+
+/// One version of one file on this disk. Its path never leaves the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LibraryFile {
+    pub path: PathBuf,
+    pub wire: String,
+    pub size: u64,
+    pub modified: SystemTime,
+    pub kind: EntryKind,
+}
+
+impl LibraryFile {
+    /// Whether what is on the disk is this version, as far as size and modification time tell.
+    fn is_still(&self, metadata: &Metadata) -> bool {
+        metadata.is_file() && metadata.len() == self.size && metadata.modified().ok() == Some(self.modified)
+    }
+}
+
+/// Why a file cannot be read as the version that was listed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the file changed")]
+    Changed,
+    #[error("the file is gone: {0}")]
+    Gone(#[from] io::Error),
+}
+
+/// The files offered by this device. Shared between the driver and the tasks that read.
+#[derive(Debug)]
+pub struct Library {
+    /// Makes ids that nobody else can guess or choose.
+    id_key: [u8; 32],
+    files: Mutex<HashMap<FileId, LibraryFile>>,
+}
+
+fn since_1970(time: SystemTime) -> std::time::Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Library {
+    /// `seed` is the device's secret: the same device gives the same version of the same file the same id, also after a
+    /// restart, so that transfers and links of it go on.
+    pub fn new(seed: &[u8; 32]) -> Self {
+        Self { id_key: blake3::derive_key("lanyard/1 file ids", seed), files: Mutex::default() }
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<FileId, LibraryFile>> {
+        // A panic elsewhere leaves the map whole: each change is one insert or remove.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn id_of(&self, file: &LibraryFile, salt: &[u8]) -> FileId {
+        let mut hasher = blake3::Hasher::new_keyed(&self.id_key);
+        let modified = since_1970(file.modified).as_nanos().to_le_bytes();
+        let path = file.path.as_os_str().as_encoded_bytes();
+        for part in [path, file.wire.as_bytes(), &file.size.to_le_bytes(), &modified, salt] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        let mut bytes = [0; 16];
+        hasher.finalize_xof().fill(&mut bytes);
+        FileId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    fn insert(&self, file: LibraryFile, salt: &[u8]) -> NewFile {
+        let file_id = self.id_of(&file, salt);
+        let new = NewFile {
+            file_id,
+            path: file.wire.clone(),
+            size: file.size,
+            modified_ms: since_1970(file.modified).as_millis() as u64,
+            media_type: media_type(&file.wire).into(),
+            kind: file.kind,
+            root: None,
+        };
+        self.files().insert(file_id, file);
+        new
+    }
+
+    /// Takes a file in; what is to be announced of it.
+    pub fn add(&self, found: FoundFile) -> NewFile {
+        let FoundFile { path, wire, size, modified, kind } = found;
+        self.insert(LibraryFile { path, wire, size, modified, kind }, &[])
+    }
+
+    pub fn remove(&self, file_id: FileId) -> Option<LibraryFile> {
+        self.files().remove(&file_id)
+    }
+
+    pub fn get(&self, file_id: FileId) -> Option<LibraryFile> {
+        self.files().get(&file_id).cloned()
+    }
+
+    /// All that is offered, by path on the wire.
+    pub fn list(&self) -> Vec<(FileId, LibraryFile)> {
+        let mut all: Vec<_> = self.files().iter().map(|(id, file)| (*id, file.clone())).collect();
+        all.sort_by(|a, b| a.1.wire.cmp(&b.1.wire));
+        all
+    }
+
+    /// Takes a version out that is no longer what lies there, and the present one in under a new id, if there is one.
+    /// `None`: somebody did so already.
+    pub fn replace(&self, old: FileId) -> Option<Option<NewFile>> {
+        let file = self.remove(old)?;
+        let present = fs::metadata(&file.path).ok().filter(Metadata::is_file);
+        Some(present.map(|metadata| {
+            let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let unchanged = file.is_still(&metadata);
+            let file = LibraryFile { size: metadata.len(), modified, ..file };
+            // The same size and time, and yet the hub saw other bytes: a new id all the same.
+            let salt = if unchanged { old.0.as_bytes().to_vec() } else { Vec::new() };
+            self.insert(file, &salt)
+        }))
+    }
+}
+
+/// Opens the listed version of a file for reading.
+pub fn open(file: &LibraryFile) -> Result<File, ReadError> {
+    let handle = File::open(&file.path)?;
+    if file.is_still(&handle.metadata()?) { Ok(handle) } else { Err(ReadError::Changed) }
+}
+
+/// Whether the file is still the listed version, by its path and by the open handle.
+pub fn check(file: &LibraryFile, handle: &File) -> Result<(), ReadError> {
+    let by_path = fs::metadata(&file.path)?;
+    if file.is_still(&by_path) && file.is_still(&handle.metadata()?) { Ok(()) } else { Err(ReadError::Changed) }
+}
+
+/// Fills `buffer` from `offset`. A file that ends early has changed.
+pub fn read_exact_at(handle: &File, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
+    match read_at(handle, buffer, offset) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(ReadError::Changed),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(unix)]
+fn read_at(handle: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(handle, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_at(handle: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(handle, buffer, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                buffer = &mut buffer[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::walk::walk;
+    use std::path::Path;
+
+    fn one(dir: &Path) -> (Library, NewFile) {
+        fs::write(dir.join("a.txt"), b"hello").unwrap();
+        let library = Library::new(&[1; 32]);
+        let found = walk(&[dir.join("a.txt")]).unwrap().files.remove(0);
+        let new = library.add(found);
+        (library, new)
+    }
+
+    #[test]
+    fn the_same_version_has_the_same_id_on_this_device_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, new) = one(dir.path());
+        let found = walk(&[dir.path().join("a.txt")]).unwrap().files.remove(0);
+        assert_eq!(Library::new(&[1; 32]).add(found.clone()).file_id, new.file_id);
+        assert_ne!(Library::new(&[2; 32]).add(found).file_id, new.file_id);
+        assert_eq!((new.size, new.media_type.as_str()), (5, "text/plain"));
+    }
+
+    #[test]
+    fn a_changed_file_is_noticed_and_offered_under_a_new_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let (library, new) = one(dir.path());
+        let file = library.get(new.file_id).unwrap();
+        let handle = open(&file).unwrap();
+        assert!(check(&file, &handle).is_ok());
+        fs::write(dir.path().join("a.txt"), b"longer than before").unwrap();
+        assert!(matches!(check(&file, &handle), Err(ReadError::Changed)));
+        assert!(matches!(open(&file), Err(ReadError::Changed)));
+        let replaced = library.replace(new.file_id).unwrap().unwrap();
+        assert!(replaced.file_id != new.file_id && replaced.size == 18);
+        assert_eq!(library.replace(new.file_id), None, "only once");
+    }
+
+    #[test]
+    fn a_disputed_file_gets_a_new_id_and_a_vanished_one_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (library, new) = one(dir.path());
+        let disputed = library.replace(new.file_id).unwrap().unwrap();
+        assert_ne!(disputed.file_id, new.file_id);
+        fs::remove_file(dir.path().join("a.txt")).unwrap();
+        assert_eq!(library.replace(disputed.file_id), Some(None));
+        assert!(library.list().is_empty());
+    }
+}

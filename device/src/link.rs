@@ -1,0 +1,450 @@
+//! One WebSocket to a relay: opened with the subprotocol, kept alive, ended with a close code. It knows no messages.
+//!
+//! Reconnecting is the caller's: [`Backoff`] says how long to wait, a new [`Link`] is opened, and the handshake starts anew.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use lanyard_protocol::SUBPROTOCOL;
+use lanyard_protocol::limits::{MAX_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, PING_BUSY_MS, PING_IDLE_MS, PONG_TIMEOUT_MS};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Request, header};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WireCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+/// Where devices and the master connect.
+pub const DEVICE_PATH: &str = "/ws/device";
+pub const MASTER_PATH: &str = "/ws/master";
+
+/// A relay answers a TCP connect and the upgrade within this, or it is not there.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The relay pings after `PING_IDLE_MS` of silence; who hears nothing for longer asks by itself.
+const QUIET: Duration = Duration::from_millis(PING_IDLE_MS + 10_000);
+/// While bodies move the relay pings after `PING_BUSY_MS`.
+const QUIET_BUSY: Duration = Duration::from_millis(PING_BUSY_MS + 7_000);
+/// How often a listener looks whether it is busy now.
+const LOOK: Duration = Duration::from_secs(4);
+const PONG_TIMEOUT: Duration = Duration::from_millis(PONG_TIMEOUT_MS);
+
+/// Where a hub is: `http://host[:port]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HubUrl {
+    /// Lower case; an IPv6 address stands in brackets.
+    host: String,
+    port: u16,
+}
+
+/// Why a text is no address of a hub.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadUrl {
+    #[error("an address of a hub starts with http://")]
+    Scheme,
+    #[error("https is not spoken yet; use the http address that the hub shows")]
+    Https,
+    #[error("an address of a hub has a host and perhaps a port, and nothing behind it")]
+    Form,
+    #[error("`{0}` is no port")]
+    Port(String),
+}
+
+impl HubUrl {
+    /// What goes into `Host` and into the proofs: lower case, port 80 left out, IPv6 in brackets.
+    pub fn authority(&self) -> String {
+        if self.port == 80 { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+    }
+
+    /// `http://host[:port]`, without a slash at the end.
+    pub fn http_base(&self) -> String {
+        format!("http://{}", self.authority())
+    }
+
+    /// The WebSocket address of `path` (which starts with `/`).
+    pub fn ws(&self, path: &str) -> String {
+        format!("ws://{}{path}", self.authority())
+    }
+
+    /// What to resolve and connect to.
+    pub fn host_and_port(&self) -> (&str, u16) {
+        let host = self.host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&self.host);
+        (host, self.port)
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, BadUrl> {
+    text.parse().ok().filter(|port| *port != 0).ok_or_else(|| BadUrl::Port(text.into()))
+}
+
+fn parse_host(host: &str) -> Result<String, BadUrl> {
+    if let Some(inner) = host.strip_prefix('[') {
+        let address: Ipv6Addr = inner.strip_suffix(']').and_then(|a| a.parse().ok()).ok_or(BadUrl::Form)?;
+        return Ok(format!("[{address}]"));
+    }
+    let fits = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if fits { Ok(host.to_ascii_lowercase()) } else { Err(BadUrl::Form) }
+}
+
+impl FromStr for HubUrl {
+    type Err = BadUrl;
+
+    /// A single slash at the end and a fragment (the hub's key in a QR code) are allowed and left out.
+    fn from_str(text: &str) -> Result<Self, BadUrl> {
+        let text = text.trim();
+        let (scheme, rest) = text.split_once("://").ok_or(BadUrl::Scheme)?;
+        match scheme.to_ascii_lowercase().as_str() {
+            "http" => {}
+            "https" => return Err(BadUrl::Https),
+            _ => return Err(BadUrl::Scheme),
+        }
+        let rest = rest.split('#').next().unwrap_or_default();
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let colon = match rest.rfind(']') {
+            Some(bracket) => rest[bracket..].find(':').map(|at| bracket + at),
+            None => rest.rfind(':'),
+        };
+        match colon {
+            Some(at) => Ok(Self { host: parse_host(&rest[..at])?, port: parse_port(&rest[at + 1..])? }),
+            None => Ok(Self { host: parse_host(rest)?, port: 80 }),
+        }
+    }
+}
+
+impl fmt::Display for HubUrl {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.http_base())
+    }
+}
+
+impl Serialize for HubUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.http_base())
+    }
+}
+
+impl<'de> Deserialize<'de> for HubUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Why a link did not open or broke.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("no hub answers at {authority}: {source}")]
+    Unreachable { authority: String, source: std::io::Error },
+    #[error("no hub answers at {authority} in time")]
+    TimedOut { authority: String },
+    /// Something answered, but not with a WebSocket.
+    #[error("{authority} answers, but not as a hub does (status {status})")]
+    NotAHub { authority: String, status: u16 },
+    #[error("the connection broke: {0}")]
+    Broken(#[from] tungstenite::Error),
+    #[error("the hub fell silent")]
+    Silent,
+}
+
+/// What a link yields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    Text(String),
+    /// The other side said goodbye, with a code if it gave one. Nothing comes after it.
+    Closed(Option<u16>),
+}
+
+type Socket = WebSocketStream<TcpStream>;
+type Sink = Arc<Mutex<SplitSink<Socket, Message>>>;
+
+/// An open WebSocket; [`Link::split`] gives its halves to two tasks.
+#[derive(Debug)]
+pub struct Link {
+    sender: LinkSender,
+    receiver: LinkReceiver,
+}
+
+/// The half that speaks.
+#[derive(Debug, Clone)]
+pub struct LinkSender {
+    sink: Sink,
+}
+
+/// The half that listens, answers pings and notices a dead link.
+#[derive(Debug)]
+pub struct LinkReceiver {
+    stream: SplitStream<Socket>,
+    sink: Sink,
+    heard: Instant,
+    /// When our own ping went out, if it has no answer yet.
+    pinged: Option<Instant>,
+    /// Bodies are on their way beside this link.
+    busy: Arc<AtomicBool>,
+}
+
+fn upgrade_request(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Request<()>, tungstenite::Error> {
+    let mut request = url.ws(path).into_client_request()?;
+    let headers = request.headers_mut();
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    headers.insert(header::HOST, HeaderValue::from_str(&url.authority())?);
+    if let Some(origin) = origin {
+        headers.insert(header::ORIGIN, HeaderValue::from_str(origin)?);
+    }
+    Ok(request)
+}
+
+async fn connect(url: &HubUrl) -> Result<TcpStream, LinkError> {
+    let unreachable = |source| LinkError::Unreachable { authority: url.authority(), source };
+    let stream = TcpStream::connect(url.host_and_port()).await.map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    Ok(stream)
+}
+
+/// Small buffers: a socket carries messages, not files. The master's frames may be larger than a device's.
+fn socket_config(path: &str) -> WebSocketConfig {
+    let most = if path == MASTER_PATH { MAX_MASTER_FRAME_BYTES } else { MAX_FRAME_BYTES };
+    WebSocketConfig::default()
+        .read_buffer_size(8 * 1024)
+        .write_buffer_size(0)
+        .max_message_size(Some(most))
+        .max_frame_size(Some(most))
+}
+
+impl Link {
+    /// Connects and upgrades. `path` starts with `/`; `origin` is for who poses as a page.
+    pub async fn open(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Self, LinkError> {
+        let opening = async {
+            let stream = connect(url).await?;
+            let request = upgrade_request(url, path, origin)?;
+            match client_async_with_config(request, stream, Some(socket_config(path))).await {
+                Ok((socket, _)) => Ok(Self::over(socket)),
+                Err(tungstenite::Error::Http(response)) => {
+                    Err(LinkError::NotAHub { authority: url.authority(), status: response.status().as_u16() })
+                }
+                Err(error) => Err(error.into()),
+            }
+        };
+        let late = LinkError::TimedOut { authority: url.authority() };
+        timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(late))
+    }
+
+    fn over(socket: Socket) -> Self {
+        let (sink, stream) = socket.split();
+        let sink = Arc::new(Mutex::new(sink));
+        let receiver =
+            LinkReceiver { stream, sink: sink.clone(), heard: Instant::now(), pinged: None, busy: Arc::default() };
+        Self { sender: LinkSender { sink }, receiver }
+    }
+
+    pub async fn send(&mut self, text: String) -> Result<(), LinkError> {
+        self.sender.send(text).await
+    }
+
+    pub async fn receive(&mut self) -> Result<Incoming, LinkError> {
+        self.receiver.receive().await
+    }
+
+    pub fn split(self) -> (LinkSender, LinkReceiver) {
+        (self.sender, self.receiver)
+    }
+}
+
+impl LinkSender {
+    /// Sends one text frame and waits until it is with the system: a slow relay makes the caller wait.
+    pub async fn send(&self, text: String) -> Result<(), LinkError> {
+        Ok(self.sink.lock().await.send(Message::text(text)).await?)
+    }
+
+    /// Says goodbye; with a number, it is the close code.
+    pub async fn close(&self, code: Option<u16>) -> Result<(), LinkError> {
+        let frame = code.map(|code| CloseFrame { code: WireCode::from(code), reason: "".into() });
+        let closing = async { self.sink.lock().await.send(Message::Close(frame)).await };
+        match timeout(PONG_TIMEOUT, closing).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(LinkError::Silent),
+        }
+    }
+}
+
+impl LinkReceiver {
+    /// While `busy` is set, a silent relay is asked sooner for a sign of life.
+    pub fn watch(&mut self, busy: Arc<AtomicBool>) {
+        self.busy = busy;
+    }
+
+    /// When silence has lasted too long.
+    fn deadline(&self) -> Instant {
+        let quiet = if self.busy.load(Ordering::Relaxed) { QUIET_BUSY } else { QUIET };
+        self.pinged.map_or(self.heard + quiet, |at| at + PONG_TIMEOUT)
+    }
+
+    /// The next text, or the end. May be dropped and called again without losing anything.
+    pub async fn receive(&mut self) -> Result<Incoming, LinkError> {
+        loop {
+            let look = self.deadline().min(Instant::now() + LOOK);
+            let Ok(next) = timeout_at(look, self.stream.next()).await else {
+                if Instant::now() >= self.deadline() {
+                    self.ask_for_life().await?;
+                }
+                continue;
+            };
+            self.heard = Instant::now();
+            self.pinged = None;
+            match next {
+                Some(Ok(Message::Text(text))) => return Ok(Incoming::Text(text.as_str().to_owned())),
+                Some(Ok(Message::Close(frame))) => return Ok(Incoming::Closed(frame.map(|f| f.code.into()))),
+                // Pings are answered by the library; there are no binary frames in this protocol.
+                Some(Ok(_)) => {}
+                Some(Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed)) | None => {
+                    return Ok(Incoming::Closed(None));
+                }
+                Some(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn ask_for_life(&mut self) -> Result<(), LinkError> {
+        if self.pinged.is_some() {
+            return Err(LinkError::Silent);
+        }
+        let ping = async { self.sink.lock().await.send(Message::Ping(Vec::new().into())).await };
+        match timeout(PONG_TIMEOUT, ping).await {
+            Ok(sent) => sent?,
+            Err(_) => return Err(LinkError::Silent),
+        }
+        self.pinged = Some(Instant::now());
+        Ok(())
+    }
+}
+
+/// Full jitter: random(0 … min(cap, base · 2^n)), so that a thousand devices do not come back in step.
+#[derive(Debug, Clone, Default)]
+pub struct Backoff {
+    tries: u32,
+}
+
+impl Backoff {
+    pub const BASE: Duration = Duration::from_millis(250);
+    pub const CAP: Duration = Duration::from_secs(15);
+
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long to wait before the next try.
+    pub fn wait(&mut self) -> Duration {
+        let ceiling = Self::CAP.min(Self::BASE.saturating_mul(1 << self.tries.min(16)));
+        self.tries = self.tries.saturating_add(1);
+        let mut random = [0u8; 8];
+        // Without randomness the full wait is still right, only in step with others.
+        let share = match getrandom::fill(&mut random) {
+            Ok(()) => u64::from_le_bytes(random) as f64 / u64::MAX as f64,
+            Err(_) => 1.0,
+        };
+        ceiling.mul_f64(share)
+    }
+
+    /// After a connection that worked.
+    pub fn reset(&mut self) {
+        self.tries = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    fn url(text: &str) -> HubUrl {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_authority_is_what_a_client_sends_as_host() {
+        for (text, authority) in [
+            ("http://Hub.Local", "hub.local"),
+            ("http://hub.local:80/", "hub.local"),
+            ("HTTP://192.168.1.20:7070", "192.168.1.20:7070"),
+            ("http://[FE80::1]:7070/#k=abc", "[fe80::1]:7070"),
+            ("http://[::1]", "[::1]"),
+        ] {
+            assert_eq!(url(text).authority(), authority, "{text}");
+        }
+        assert_eq!(url("http://[::1]:7070").host_and_port(), ("::1", 7070));
+        assert_eq!(url("http://a:81").ws("/ws/device"), "ws://a:81/ws/device");
+        assert_eq!(url("http://a").host_and_port(), ("a", 80));
+    }
+
+    #[test]
+    fn what_is_no_hub_is_said_so() {
+        for text in [
+            "hub.local",
+            "ftp://a",
+            "http://",
+            "http://a/b",
+            "http://a:0",
+            "http://a:99999",
+            "http://u@a",
+            "http://[::1",
+        ] {
+            assert!(text.parse::<HubUrl>().is_err(), "{text}");
+        }
+        assert_eq!("https://a".parse::<HubUrl>(), Err(BadUrl::Https));
+    }
+
+    #[test]
+    fn backoff_stays_below_its_ceiling_and_starts_over() {
+        let mut backoff = Backoff::new();
+        for n in 0..40u32 {
+            assert!(backoff.wait() <= Backoff::CAP.min(Backoff::BASE.saturating_mul(1 << n.min(16))));
+        }
+        backoff.reset();
+        assert!(backoff.wait() <= Backoff::BASE);
+    }
+
+    async fn echo_once(listener: TcpListener) {
+        use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+        let (stream, _) = listener.accept().await.unwrap();
+        #[allow(clippy::result_large_err)]
+        let callback = |request: &Request, mut response: Response| {
+            let offered = request.headers().get("sec-websocket-protocol").cloned().unwrap();
+            response.headers_mut().insert("sec-websocket-protocol", offered);
+            Ok(response)
+        };
+        let mut socket = tokio_tungstenite::accept_hdr_async(stream, callback).await.unwrap();
+        let text = socket.next().await.unwrap().unwrap();
+        socket.send(text).await.unwrap();
+        let goodbye = CloseFrame { code: WireCode::from(4409), reason: "SUPERSEDED".into() };
+        socket.close(Some(goodbye)).await.unwrap();
+        while let Some(Ok(_)) = socket.next().await {}
+    }
+
+    #[tokio::test]
+    async fn a_link_carries_text_and_ends_with_its_close_code() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hub = url(&format!("http://{}", listener.local_addr().unwrap()));
+        let server = tokio::spawn(echo_once(listener));
+        let mut link = Link::open(&hub, "/ws/device", None).await.unwrap();
+        link.send("hello".into()).await.unwrap();
+        assert_eq!(link.receive().await.unwrap(), Incoming::Text("hello".into()));
+        assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4409)));
+        drop(link);
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_unreachable() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hub = url(&format!("http://{}", listener.local_addr().unwrap()));
+        drop(listener);
+        assert!(matches!(Link::open(&hub, "/ws/device", None).await, Err(LinkError::Unreachable { .. })));
+    }
+}

@@ -1,0 +1,255 @@
+//! From a path on the wire to a path below a folder of this disk: pure, the same on every platform, so that what one
+//! device saved another can open. Nothing that comes out has a meaning beyond being a name (PROTOCOL.md 5 says what may
+//! come in; this module trusts none of it).
+
+use std::collections::{HashMap, HashSet};
+
+use unicode_normalization::UnicodeNormalization;
+
+/// Longest name that is made; what is put behind it (` (99)`, the suffixes of an unfinished file) still fits 255 bytes.
+const MAX_NAME_BYTES: usize = 220;
+/// How unfinished files end. A shared file with such a name is escaped, so that the two never meet.
+pub const PART_SUFFIX: &str = ".lanyard-part";
+pub const HAVE_SUFFIX: &str = ".lanyard-have";
+
+/// One name of the wire as a name that no platform gives another meaning. What must not stand there becomes `%XX`.
+pub fn to_disk(segment: &str) -> String {
+    let mut name = String::with_capacity(segment.len());
+    for (at, c) in segment.char_indices() {
+        if is_unsafe(c) || (c == '%' && looks_escaped(&segment[at + 1..])) {
+            escape(c, &mut name);
+        } else {
+            name.push(c);
+        }
+    }
+    escape_end(&mut name);
+    if is_reserved(&name) || is_ours(&name) {
+        // One escaped letter is enough to make it an ordinary name.
+        let at = if is_ours(&name) { name.len() - PART_SUFFIX.len() } else { 0 };
+        let first = name.remove(at);
+        let mut escaped = String::new();
+        escape(first, &mut escaped);
+        name.insert_str(at, &escaped);
+    }
+    if name.is_empty() { "%".into() } else { shorten(name) }
+}
+
+fn escape(c: char, out: &mut String) {
+    for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+        out.push_str(&format!("%{byte:02X}"));
+    }
+}
+
+/// Whether what follows a `%` would make it read as an escape.
+fn looks_escaped(rest: &str) -> bool {
+    rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit())
+}
+
+/// Separators, characters that Windows forbids, controls, and those that change how a name reads or hide in it.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '/' | '\\' | '<' | '>' | ':' | '"' | '|' | '?' | '*')
+        || matches!(c, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{ad}' | '\u{180e}')
+}
+
+/// Windows drops dots and spaces at the end of a name; `.` and `..` are made of nothing else.
+fn escape_end(name: &mut String) {
+    let kept = name.trim_end_matches(['.', ' ']).len();
+    let ending = name.split_off(kept);
+    ending.chars().for_each(|c| escape(c, name));
+}
+
+/// Names that are devices on Windows, with any ending: `CON`, `nul.txt`, `COM¹`.
+fn is_reserved(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+    if matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$" | "CLOCK$") {
+        return true;
+    }
+    let number = stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT"));
+    number.is_some_and(|n| matches!(n, "¹" | "²" | "³") || (n.len() == 1 && n.bytes().all(|b| b.is_ascii_digit())))
+}
+
+fn is_ours(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    lower.ends_with(PART_SUFFIX) || lower.ends_with(HAVE_SUFFIX)
+}
+
+/// A name that is too long keeps its beginning and its ending, and a mark made of the whole.
+fn shorten(name: String) -> String {
+    if name.len() <= MAX_NAME_BYTES {
+        return name;
+    }
+    let mark = format!("~{}", &blake3::hash(name.as_bytes()).to_hex()[..8]);
+    let ending = match name.rfind('.') {
+        Some(at) if at > 0 && name.len() - at <= 16 => &name[at..],
+        _ => "",
+    };
+    let mut keep = MAX_NAME_BYTES - mark.len() - ending.len();
+    while !name.is_char_boundary(keep) {
+        keep -= 1;
+    }
+    format!("{}{mark}{ending}", name[..keep].trim_end_matches(['.', ' ']))
+}
+
+/// `name (n).ext`, for a name that is taken.
+pub fn numbered(name: &str, n: u32) -> String {
+    match name.rfind('.') {
+        Some(at) if at > 0 => format!("{} ({n}){}", &name[..at], &name[at..]),
+        _ => format!("{name} ({n})"),
+    }
+}
+
+/// As a disk sees a name that ignores case and composition.
+fn folded(name: &str) -> String {
+    let upper: String = name.nfkc().collect::<String>().to_uppercase();
+    upper.to_lowercase().nfkc().collect()
+}
+
+/// Gives each file of one download its place; no two get the same on any platform.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// By path of the folder on disk.
+    folders: HashMap<Vec<String>, Folder>,
+}
+
+#[derive(Debug, Default)]
+struct Folder {
+    /// Folders of the wire that have a name here.
+    subfolders: HashMap<String, String>,
+    /// All names that are taken, folded.
+    taken: HashSet<String>,
+}
+
+impl Folder {
+    fn take(&mut self, wanted: String) -> String {
+        let mut name = wanted.clone();
+        for n in 1.. {
+            if self.taken.insert(folded(&name)) {
+                break;
+            }
+            name = numbered(&wanted, n);
+        }
+        name
+    }
+}
+
+impl Names {
+    /// Where the file with this path goes: names of folders, then its own.
+    pub fn place(&mut self, wire: &str) -> Vec<String> {
+        let mut segments: Vec<&str> = wire.split('/').filter(|segment| !segment.is_empty()).collect();
+        let own = segments.pop().unwrap_or_default();
+        let mut path = self.folder_of(&segments);
+        let name = self.folders.entry(path.clone()).or_default().take(to_disk(own));
+        path.push(name);
+        path
+    }
+
+    /// Where this folder goes; the same one each time.
+    pub fn place_folder(&mut self, wire: &str) -> Vec<String> {
+        let segments: Vec<&str> = wire.split('/').filter(|segment| !segment.is_empty()).collect();
+        self.folder_of(&segments)
+    }
+
+    fn folder_of(&mut self, segments: &[&str]) -> Vec<String> {
+        let mut path: Vec<String> = Vec::new();
+        for segment in segments {
+            let folder = self.folders.entry(path.clone()).or_default();
+            let name = match folder.subfolders.get(*segment) {
+                Some(name) => name.clone(),
+                None => {
+                    let name = folder.take(to_disk(segment));
+                    folder.subfolders.insert((*segment).into(), name.clone());
+                    name
+                }
+            };
+            path.push(name);
+        }
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Whatever comes over the wire, what comes out is a plain name on every platform, and two never meet.
+    use super::*;
+
+    #[test]
+    fn ordinary_names_stay() {
+        for name in
+            ["a.txt", "Küche é 📁.bin", ".bashrc", "100%.md", "50% off", "a b (1).c", "日本語", "COMMON", "console.log"]
+        {
+            assert_eq!(to_disk(name), name);
+        }
+    }
+
+    #[test]
+    fn dangerous_names_become_ordinary_ones() {
+        for (wire, disk) in [
+            ("CON", "%43ON"),
+            ("nul.txt", "%6Eul.txt"),
+            ("COM¹", "%43OM¹"),
+            ("lpt9 .x", "%6Cpt9 .x"),
+            ("a:b", "a%3Ab"),
+            ("x::$DATA", "x%3A%3A$DATA"),
+            ("name.", "name%2E"),
+            ("name. .", "name%2E%20%2E"),
+            ("..", "%2E%2E"),
+            ("a\u{202e}gpj.exe", "a%E2%80%AEgpj.exe"),
+            ("a\nb", "a%0Ab"),
+            ("C:\\x", "C%3A%5Cx"),
+            ("a%41", "a%2541"),
+            ("film.lanyard-part", "film%2Elanyard-part"),
+            ("", "%"),
+        ] {
+            assert_eq!(to_disk(wire), disk, "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn every_output_is_safe_whatever_the_input() {
+        let symbols = ['.', '/', '\\', ':', '%', '2', 'e', '~', '\0', ' ', 'ﬀ', '\u{202e}'];
+        let mut names = vec![String::new()];
+        for _ in 0..4 {
+            let longer: Vec<String> =
+                names.iter().flat_map(|name| symbols.iter().map(move |c| format!("{name}{c}"))).collect();
+            for wire in &longer {
+                let disk = to_disk(wire);
+                assert!(!disk.is_empty() && disk != "." && disk != "..", "{wire:?}");
+                assert!(!disk.ends_with(['.', ' ']) && !disk.chars().any(is_unsafe), "{wire:?} → {disk:?}");
+            }
+            let distinct: HashSet<String> = longer.iter().map(|wire| to_disk(wire)).collect();
+            assert_eq!(distinct.len(), longer.len(), "no two names become one");
+            names = longer;
+        }
+    }
+
+    #[test]
+    fn long_names_keep_their_ending_and_stay_apart() {
+        let long = |c: char| format!("{}{c}.jpeg", "é".repeat(120));
+        let (a, b) = (to_disk(&long('a')), to_disk(&long('b')));
+        assert!(a.len() <= MAX_NAME_BYTES && a.ends_with(".jpeg") && a != b);
+        let escaped = to_disk(&":".repeat(255));
+        assert!(escaped.len() <= MAX_NAME_BYTES);
+    }
+
+    #[test]
+    fn names_that_some_disks_take_for_one_are_kept_apart() {
+        let mut names = Names::default();
+        let placed: Vec<String> = ["A.txt", "a.TXT", "stra\u{df}e", "STRASSE", "e\u{301}", "é", "A.txt"]
+            .iter()
+            .map(|wire| names.place(wire).join("/"))
+            .collect();
+        assert_eq!(placed, ["A.txt", "a (1).TXT", "straße", "STRASSE (1)", "e\u{301}", "é (1)", "A (2).txt"]);
+    }
+
+    #[test]
+    fn a_folder_of_the_wire_is_one_folder_here() {
+        let mut names = Names::default();
+        let placed: Vec<String> = ["Pics/a", "pics/a", "Pics/b", "pics/b", "Pics", "NUL/x"]
+            .iter()
+            .map(|wire| names.place(wire).join("/"))
+            .collect();
+        assert_eq!(placed, ["Pics/a", "pics (1)/a", "Pics/b", "pics (1)/b", "Pics (2)", "%4EUL/x"]);
+    }
+}

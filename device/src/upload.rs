@@ -1,0 +1,222 @@
+//! One PUT: the groups that a ticket names, read in blocks as the relay takes them, never more than two in memory.
+
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use lanyard_protocol::group::Groups;
+use lanyard_protocol::{FailureCode, FileId, Piece, SessionToken, Ticket};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH};
+
+use crate::library::{self, Library, LibraryFile, ReadError};
+
+/// One read: large enough that threads and system calls do not count, small enough for four at once.
+const BLOCK_BYTES: usize = 512 << 10;
+
+/// Where bodies go and come from.
+#[derive(Debug, Clone)]
+pub struct Bodies {
+    pub http: reqwest::Client,
+    /// `http://host:port`.
+    pub base: String,
+    pub token: SessionToken,
+}
+
+impl Bodies {
+    pub fn chunk_url(&self, ticket: &Ticket) -> String {
+        format!("{}/chunks/{}", self.base, ticket.to_hex())
+    }
+
+    pub fn authorization(&self) -> String {
+        format!("Bearer {}", self.token.to_hex())
+    }
+}
+
+/// How a PUT ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uploaded {
+    /// The relay has it, or said no; it knows.
+    Answered,
+    /// The connection broke.
+    Broken,
+    /// The file is not what was listed, or cannot be read.
+    Unreadable { file_id: FileId, code: FailureCode },
+}
+
+/// Sends the groups of `pieces` to the relay.
+pub async fn put(bodies: Bodies, library: Arc<Library>, ticket: Ticket, pieces: Vec<Piece>, length: u64) -> Uploaded {
+    let mut spans = Vec::new();
+    for piece in pieces {
+        let Some(file) = library.get(piece.file_id) else {
+            return Uploaded::Unreadable { file_id: piece.file_id, code: FailureCode::FileGone };
+        };
+        spans.push(Span::new(piece, file));
+    }
+    spans.reverse();
+    let stopped = Arc::new(Mutex::new(None));
+    let reader = Reader { spans, open: None, stopped: stopped.clone() };
+    let request = bodies
+        .http
+        .put(bodies.chunk_url(&ticket))
+        .header(AUTHORIZATION, bodies.authorization())
+        .header(CONTENT_LENGTH, length)
+        .body(reqwest::Body::wrap_stream(reader.blocks()));
+    let answer = request.send().await;
+    if let Some((file_id, code)) = *stopped.lock().unwrap_or_else(PoisonError::into_inner) {
+        return Uploaded::Unreadable { file_id, code };
+    }
+    match answer {
+        Ok(_) => Uploaded::Answered,
+        Err(error) => {
+            tracing::debug!(%error, "a PUT broke");
+            Uploaded::Broken
+        }
+    }
+}
+
+/// Consecutive bytes of one file.
+#[derive(Debug)]
+struct Span {
+    file_id: FileId,
+    file: LibraryFile,
+    offset: u64,
+    end: u64,
+}
+
+impl Span {
+    fn new(piece: Piece, file: LibraryFile) -> Self {
+        let groups = Groups::of(file.size);
+        let offset = groups.offset(piece.groups.first);
+        let end = offset + groups.span(piece.groups.first, piece.groups.count);
+        Self { file_id: piece.file_id, file, offset, end }
+    }
+}
+
+/// Reads spans one after the other.
+#[derive(Debug)]
+struct Reader {
+    /// The next one last.
+    spans: Vec<Span>,
+    /// The file of the present span.
+    open: Option<File>,
+    /// Why it ended early, for who started it.
+    stopped: Arc<Mutex<Option<(FileId, FailureCode)>>>,
+}
+
+impl Reader {
+    fn blocks(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
+        futures_util::stream::try_unfold(self, |mut reader| async move {
+            if reader.spans.is_empty() {
+                return Ok(None);
+            }
+            let (reader, block) = tokio::task::spawn_blocking(move || {
+                let block = reader.block();
+                (reader, block)
+            })
+            .await
+            .map_err(io::Error::other)?;
+            Ok(Some((block?, reader)))
+        })
+    }
+
+    /// The next block; it may reach over several small files.
+    fn block(&mut self) -> io::Result<Bytes> {
+        let mut block = BytesMut::with_capacity(self.left().min(BLOCK_BYTES as u64) as usize);
+        while block.len() < BLOCK_BYTES {
+            let Some(span) = self.spans.last() else { break };
+            let file_id = span.file_id;
+            if let Err(error) = self.read_into(&mut block) {
+                let code = match error {
+                    ReadError::Changed => FailureCode::FileChanged,
+                    ReadError::Gone(_) => FailureCode::FileGone,
+                };
+                *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some((file_id, code));
+                return Err(io::Error::other(error));
+            }
+        }
+        Ok(block.freeze())
+    }
+
+    fn left(&self) -> u64 {
+        self.spans.iter().map(|span| span.end - span.offset).sum()
+    }
+
+    /// Reads on in the present span. Its last byte is handed out only when the file is still the listed version.
+    fn read_into(&mut self, block: &mut BytesMut) -> Result<(), ReadError> {
+        let Some(span) = self.spans.last_mut() else { return Ok(()) };
+        let handle = match self.open.take() {
+            Some(handle) => handle,
+            None => library::open(&span.file)?,
+        };
+        let start = block.len();
+        let count = (span.end - span.offset).min((BLOCK_BYTES - start) as u64) as usize;
+        block.resize(start + count, 0);
+        library::read_exact_at(&handle, &mut block[start..], span.offset)?;
+        span.offset += count as u64;
+        if span.offset == span.end {
+            library::check(&span.file, &handle)?;
+            self.spans.pop();
+        } else {
+            self.open = Some(handle);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::walk::walk;
+    use futures_util::TryStreamExt;
+
+    type Stopped = Arc<Mutex<Option<(FileId, FailureCode)>>>;
+
+    fn reader(library: &Library, pieces: &[(FileId, u32, u32)]) -> (Reader, Stopped) {
+        let span = |(id, first, count): &(FileId, u32, u32)| {
+            Span::new(Piece::new(*id, *first, *count), library.get(*id).unwrap())
+        };
+        let mut spans: Vec<Span> = pieces.iter().map(span).collect();
+        spans.reverse();
+        let stopped = Arc::new(Mutex::new(None));
+        (Reader { spans, open: None, stopped: stopped.clone() }, stopped)
+    }
+
+    fn shared(dir: &std::path::Path, files: &[(&str, Vec<u8>)]) -> (Library, Vec<FileId>) {
+        let library = Library::new(&[1; 32]);
+        let add = |(name, bytes): &(&str, Vec<u8>)| {
+            std::fs::write(dir.join(name), bytes).unwrap();
+            library.add(walk(&[dir.join(name)]).unwrap().files.remove(0)).file_id
+        };
+        let ids = files.iter().map(add).collect();
+        (library, ids)
+    }
+
+    #[tokio::test]
+    async fn a_body_is_the_named_groups_in_that_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let big: Vec<u8> = (0..1_500_000u32).flat_map(|n| n.to_le_bytes()).take(1_500_000).collect();
+        let (library, ids) = shared(dir.path(), &[("big", big.clone()), ("small", b"hello".to_vec())]);
+        let (reader, stopped) = reader(&library, &[(ids[1], 0, 1), (ids[0], 2, 3), (ids[0], 0, 1)]);
+        let blocks: Vec<Bytes> = reader.blocks().try_collect().await.unwrap();
+        let group = 1 << 18;
+        let expected = [&b"hello"[..], &big[2 * group..5 * group], &big[..group]].concat();
+        assert_eq!(blocks.concat(), expected);
+        assert!(blocks.iter().all(|block| block.len() <= BLOCK_BYTES));
+        assert_eq!(*stopped.lock().unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_last_byte_of_a_changed_file_is_never_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (library, ids) = shared(dir.path(), &[("a", vec![1; 600_000])]);
+        let (reader, stopped) = reader(&library, &[(ids[0], 0, 3)]);
+        let mut blocks = Box::pin(reader.blocks());
+        let first = blocks.try_next().await.unwrap().unwrap();
+        assert_eq!(first.len(), BLOCK_BYTES);
+        std::fs::write(dir.path().join("a"), vec![2; 600_001]).unwrap();
+        assert!(blocks.try_next().await.is_err());
+        assert_eq!(*stopped.lock().unwrap(), Some((ids[0], FailureCode::FileChanged)));
+    }
+}

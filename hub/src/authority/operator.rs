@@ -1,0 +1,144 @@
+//! What the person at the host may do, by whatever screen: terminal, console, control socket. All see one truth.
+
+use lanyard_protocol::device::is_valid_name;
+use lanyard_protocol::message::{
+    Audience, ClientDisApproved, ClientUpdated, DisApproveClient, Empty, FeedAck, FeedPull, ForgetClient,
+};
+use lanyard_protocol::{DeviceId, FailureCode, MasterToConsole, MasterToRelay, RequestId};
+
+use super::feed::Key;
+use super::{Ask, Asker, Authority, Change, Member, Verdict, Word};
+
+/// One wish of the person at the host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Without `request_id`: the knock of that device which fits the word best.
+    Approve {
+        public_id: DeviceId,
+        request_id: Option<RequestId>,
+        word: Word,
+    },
+    /// Turn away: final.
+    Refuse {
+        public_id: DeviceId,
+    },
+    /// Lift a refusal: that key may knock again, no more.
+    Forget {
+        public_id: DeviceId,
+    },
+    Rename {
+        public_id: DeviceId,
+        name: String,
+    },
+    Pull(FeedPull),
+}
+
+impl Authority {
+    pub(super) fn operator_said(&mut self, ask: Ask, command: Command) {
+        match command {
+            Command::Approve { public_id, request_id, word } => {
+                let may_name = word != Word::Named || request_id.is_none() || self.config.tap_to_approve;
+                if may_name {
+                    self.approve(ask, public_id, request_id, &word);
+                } else {
+                    self.refuse_ask(ask, FailureCode::BadMessage);
+                }
+            }
+            Command::Refuse { public_id } => self.refuse(ask, public_id),
+            Command::Forget { public_id } => self.forget(ask, public_id),
+            Command::Rename { public_id, name } => self.rename_by_host(ask, public_id, name),
+            Command::Pull(pull) => match self.answer_pull(&pull) {
+                Ok(page) => self.answer(ask, MasterToConsole::FeedPage(page)),
+                Err(code) => self.refuse_ask(ask, code),
+            },
+        }
+    }
+
+    /// Turns a device away: on disk first, then everywhere, with all that it had.
+    fn refuse(&mut self, ask: Ask, device: DeviceId) {
+        if self.config.host == Some(device) {
+            return self.refuse_ask(ask, FailureCode::BadMessage);
+        }
+        let known = self.roster.get(device).cloned();
+        if let Some(member) = known.as_ref().filter(|member| member.verdict == Verdict::Refused) {
+            let message = MasterToConsole::ClientDisApproved(ClientDisApproved {
+                public_id: device,
+                epoch: self.epoch,
+                revision: member.revision,
+                audience: Audience::All,
+            });
+            return self.answer(ask, message);
+        }
+        let who = known.as_ref().map(|member| (member.client.clone(), member.public_key));
+        let Some((client, public_key)) = who.or_else(|| self.knocker(device)) else {
+            return self.refuse_ask(ask, FailureCode::NotFound);
+        };
+        let revision = self.next_revision();
+        let member = Member { client, public_key, verdict: Verdict::Refused, revision, since_ms: self.wall_ms };
+        self.save(Change::MemberPut(member.clone()));
+        self.roster.put(member);
+        if known.is_some() {
+            self.save(Change::BelongingsGone(device));
+            self.drop_belongings(device, revision);
+        }
+        let no = DisApproveClient { public_id: device, epoch: self.epoch, revision };
+        self.broadcast(MasterToRelay::DisApproveClient(no), Asker::operator(Some(ask)));
+        self.drop_knocks_of(device);
+        self.publish(MasterToConsole::Refused(self.refused()), None);
+    }
+
+    fn drop_belongings(&mut self, device: DeviceId, revision: u64) {
+        let offering: Vec<_> = self.catalogue.sessions().filter(|session| session.public_id == device).collect();
+        for session in offering {
+            self.deadlines.clear(&super::Timer::Grace(session));
+        }
+        self.drop_files_of(device);
+        self.links.remove_of(device);
+        self.feed.remove(Key::Client(device), revision);
+        self.online.remove(&device);
+    }
+
+    fn forget(&mut self, ask: Ask, device: DeviceId) {
+        if self.roster.verdict(device) != Some(Verdict::Refused) {
+            return self.refuse_ask(ask, FailureCode::NotFound);
+        }
+        self.save(Change::MemberGone(device));
+        self.roster.remove(device);
+        self.send(MasterToRelay::ForgetClient(ForgetClient { public_id: device }));
+        self.answer(ask, MasterToConsole::ForgetClientAck(Empty {}));
+        self.publish(MasterToConsole::Refused(self.refused()), None);
+    }
+
+    fn rename_by_host(&mut self, ask: Ask, device: DeviceId, name: String) {
+        if !is_valid_name(&name) {
+            return self.refuse_ask(ask, FailureCode::BadMessage);
+        }
+        if !self.roster.is_approved(device) {
+            return self.refuse_ask(ask, FailureCode::NotFound);
+        }
+        if !self.rename(device, name, Asker::operator(Some(ask))) {
+            let ack = FeedAck { epoch: self.epoch, revision: self.revision };
+            self.answer(ask, MasterToConsole::UpdateNameAck(ack));
+        }
+    }
+
+    /// Whether that changed anything.
+    pub(super) fn rename(&mut self, device: DeviceId, name: String, asker: Asker) -> bool {
+        let Some(mut member) = self.roster.get(device).cloned().filter(|member| member.client.name != name) else {
+            return false;
+        };
+        member.client.name = name;
+        member.revision = self.next_revision();
+        self.save(Change::MemberPut(member.clone()));
+        self.feed.list(Key::Client(device), member.revision);
+        let updated = ClientUpdated {
+            client: member.client.clone(),
+            epoch: self.epoch,
+            revision: member.revision,
+            audience: Audience::All,
+        };
+        self.roster.put(member);
+        self.broadcast(MasterToRelay::ClientUpdated(updated), asker);
+        true
+    }
+}

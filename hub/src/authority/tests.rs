@@ -1,0 +1,685 @@
+//! Promises: what is said was saved before; nobody comes in but by the host's word; a refusal is final; away is not
+//! removed; every list can be caught up with by number.
+
+use lanyard_protocol::limits::{CODE_LIFETIME_MS, GRACE_MS, LINK_UNUSED_MS, MAX_FILES_A_MESSAGE, REQUEST_TIMEOUT_MS};
+use lanyard_protocol::message::Knocks;
+use lanyard_protocol::message::*;
+use lanyard_protocol::{DeviceKind, FeedMode, LinkHash, RelayToMaster, Reveal, approval};
+
+use super::fixture::*;
+use super::*;
+
+fn approve(n: u32, word: Word) -> Command {
+    Command::Approve { public_id: device(n), request_id: None, word }
+}
+
+fn nonce_in(effects: &[Effect]) -> lanyard_protocol::Nonce {
+    match sent(effects)[..] {
+        [MasterToRelay::ApprovalChallenge(challenge)] => challenge.nonce,
+        ref other => panic!("no challenge: {other:?}"),
+    }
+}
+
+/// Knocks and reveals as device `n`; returns the request and the digits.
+fn knock_with_code(desk: &mut Desk, n: u32) -> (RequestId, String) {
+    let request = knock(n, 1);
+    let nonce = nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(request.clone())));
+    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(n) };
+    desk.relay(RelayToMaster::ApprovalReveal(said));
+    let code = approval::code(&HUB, &key(n), &request.request_id, &reveal(n), &nonce);
+    (request.request_id, code)
+}
+
+fn ack(n: u32, request_id: RequestId) -> RelayToMaster {
+    RelayToMaster::ApproveClientAck(ApproveClientAck { public_id: device(n), request_id })
+}
+
+fn plain(message: MasterToRelay) -> Effect {
+    Effect::Send(MasterFrame::plain(message))
+}
+
+#[test]
+fn registering_tells_the_roster_first() {
+    let members = vec![member(1, Verdict::Approved), member(2, Verdict::Refused)];
+    let mut desk = Desk::new(AuthorityConfig::default(), Saved { revision: 4, members, ..Saved::default() });
+    let roster = MasterRoster {
+        page: 0,
+        last: true,
+        approved: vec![device(1)],
+        refused: vec![device(2)],
+        epoch: EPOCH,
+        revision: 4,
+    };
+    assert_eq!(
+        desk.put(Input::RelayReady { hub_key: HUB }),
+        vec![
+            plain(MasterToRelay::MasterRoster(roster)),
+            plain(MasterToRelay::Ping(Empty {})),
+            Effect::Publish { message: MasterToConsole::RelayState(RelayState { ready: true }), ask: None },
+        ]
+    );
+}
+
+#[test]
+fn the_right_digits_let_a_device_in_and_are_saved_first() {
+    let mut desk = Desk::with_members(1);
+    let (request_id, code) = knock_with_code(&mut desk, 2);
+    assert_eq!(desk.authority.knocks(true).knocks[0].code, Some(code.clone()));
+    assert_eq!(desk.authority.knocks(false).knocks[0].code, None);
+    let spaced = format!("{} {}", &code[..3], &code[3..]);
+    let effects = desk.operator(approve(2, Word::Typed(spaced)));
+    let approve_client = MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id });
+    assert_eq!(sent(&effects), vec![&approve_client]);
+    assert_eq!(desk.authority.member(device(2)), None, "not before the relay's ack");
+
+    let effects = desk.relay(ack(2, request_id));
+    let approved = ClientApproved { client: client(2), epoch: EPOCH, revision: 2, audience: Audience::All };
+    let page = FeedPage {
+        mode: FeedMode::Snapshot,
+        epoch: EPOCH,
+        revision: 2,
+        clients: vec![client(1), client(2)],
+        files: vec![],
+        gone: vec![],
+        cursor: None,
+        last: true,
+    };
+    let to = Some(Recipient { public_id: device(2), instance: None });
+    assert_eq!(
+        effects,
+        vec![
+            Effect::Save(Change::Revision(2)),
+            Effect::Save(Change::MemberPut(Member { revision: 2, ..member(2, Verdict::Approved) })),
+            Effect::Publish { message: MasterToConsole::ClientReconnected(presence_of(device(2))), ask: None },
+            Effect::Publish { message: MasterToConsole::ClientApproved(approved.clone()), ask: Some(Ask(1)) },
+            plain(MasterToRelay::ClientApproved(approved)),
+            Effect::Send(MasterFrame { to, ..MasterFrame::plain(MasterToRelay::FeedPage(page)) }),
+            Effect::Publish { message: MasterToConsole::Knocks(Knocks { knocks: vec![] }), ask: None },
+        ]
+    );
+    assert!(desk.authority.is_online(device(2)));
+}
+
+use lanyard_protocol::FeedPage;
+
+#[test]
+fn three_wrong_codes_end_the_knock() {
+    let mut desk = Desk::with_members(1);
+    let (request_id, code) = knock_with_code(&mut desk, 2);
+    let wrong = if code == "000000" { "000001" } else { "000000" };
+    assert_eq!(refusal_of(&desk.operator(approve(2, Word::Typed("12".into())))), Some(FailureCode::BadMessage));
+    for left in [2, 1] {
+        let effects = desk.operator(approve(2, Word::Typed(wrong.into())));
+        assert_eq!(refusal_of(&effects), Some(FailureCode::WrongCode));
+        assert_eq!(desk.authority.knocks(false).knocks[0].tries_left, left);
+    }
+    let effects = desk.operator(approve(2, Word::Typed(wrong.into())));
+    let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id });
+    assert_eq!(sent(&effects), vec![&restart]);
+    assert_eq!(refusal_of(&effects), Some(FailureCode::WrongCode));
+    assert!(desk.authority.knocks(false).knocks.is_empty());
+}
+
+#[test]
+fn an_old_code_is_asked_for_anew() {
+    let mut desk = Desk::with_members(1);
+    let (request_id, _) = knock_with_code(&mut desk, 2);
+    assert!(sent(&desk.pass(CODE_LIFETIME_MS - 1)).is_empty());
+    let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id });
+    assert_eq!(sent(&desk.pass(1)), vec![&restart]);
+}
+
+#[test]
+fn a_broken_promise_ends_the_knock() {
+    let mut desk = Desk::with_members(1);
+    let request = knock(2, 1);
+    desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
+    let said = ApprovalReveal { request_id: request.request_id, reveal: Reveal([99; 32]) };
+    desk.relay(RelayToMaster::ApprovalReveal(said));
+    assert!(desk.authority.knocks(true).knocks.is_empty());
+    let mut forged = knock(3, 1);
+    forged.client.name = "Ana".into();
+    assert_eq!(desk.relay(RelayToMaster::NewClientRegistered(forged)), vec![]);
+}
+
+#[test]
+fn an_approval_of_another_request_is_stale() {
+    let mut desk = Desk::with_members(1);
+    let (request_id, code) = knock_with_code(&mut desk, 2);
+    let command = Command::Approve {
+        public_id: device(2),
+        request_id: Some(RequestId([5; 16])),
+        word: Word::Typed(code.clone()),
+    };
+    assert_eq!(refusal_of(&desk.operator(command)), Some(FailureCode::StaleRequest));
+    desk.operator(approve(2, Word::Typed(code)));
+    let no = RequestFailed { code: FailureCode::StaleRequest, message: "".into(), retry_after_ms: None, file_id: None };
+    let frame = MasterFrame {
+        reference: Ref::new(format!("approve-{request_id}")),
+        ..MasterFrame::plain(RelayToMaster::RequestFailed(no))
+    };
+    assert_eq!(refusal_of(&desk.put(Input::Frame(Box::new(frame)))), Some(FailureCode::StaleRequest));
+    assert!(desk.authority.knocks(false).knocks.is_empty());
+}
+
+#[test]
+fn a_silent_relay_is_reported_but_its_late_word_counts() {
+    let mut desk = Desk::with_members(1);
+    let (request_id, code) = knock_with_code(&mut desk, 2);
+    desk.operator(approve(2, Word::Typed(code)));
+    assert_eq!(refusal_of(&desk.pass(REQUEST_TIMEOUT_MS)), Some(FailureCode::TimedOut));
+    desk.relay(ack(2, request_id));
+    assert!(desk.authority.member(device(2)).is_some());
+}
+
+#[test]
+fn a_knock_ends_with_its_session() {
+    let mut desk = Desk::with_members(1);
+    let (request_id, _) = knock_with_code(&mut desk, 2);
+    let change = PresenceChange {
+        public_id: device(2),
+        instance: Some(session(2, 1).instance),
+        resume: None,
+        request_id: Some(request_id),
+    };
+    let effects = desk.relay(RelayToMaster::ClientDisconnected(change));
+    assert_eq!(
+        effects,
+        vec![Effect::Publish { message: MasterToConsole::Knocks(Knocks { knocks: vec![] }), ask: None }]
+    );
+    assert_eq!(desk.authority.poll_timeout(), None);
+    assert_eq!(desk.relay(ack(2, request_id)), vec![]);
+}
+
+#[test]
+fn knocks_from_before_this_master_promise_anew_once() {
+    let mut desk = Desk::new(AuthorityConfig::default(), Saved::default());
+    desk.put(Input::RelayReady { hub_key: HUB });
+    let old = knock(2, 1);
+    let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id: old.request_id });
+    assert_eq!(sent(&desk.relay(RelayToMaster::NewClientRegistered(old))), vec![&restart]);
+    let renewed = desk.relay(RelayToMaster::NewClientRegistered(knock(2, 2)));
+    nonce_in(&renewed);
+    desk.relay(RelayToMaster::Pong(Empty {}));
+    nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(knock(3, 1))));
+}
+
+#[test]
+fn the_hosts_own_files_and_open_houses_need_no_prompt() {
+    let config = AuthorityConfig { host: Some(device(1)), ..AuthorityConfig::default() };
+    let mut desk = Desk::ready(config, Saved::default());
+    let mut host = knock(1, 1);
+    host.client.kind = DeviceKind::Master;
+    let approve = MasterToRelay::ApproveClient(ApproveClient { public_id: device(1), request_id: host.request_id });
+    assert_eq!(sent(&desk.relay(RelayToMaster::NewClientRegistered(host.clone()))), vec![&approve]);
+    desk.relay(ack(1, host.request_id));
+    assert_eq!(desk.authority.member(device(1)).map(|m| m.verdict), Some(Verdict::Approved));
+    let refused = desk.operator(Command::Refuse { public_id: device(1) });
+    assert_eq!(refusal_of(&refused), Some(FailureCode::BadMessage));
+
+    let mut impostor = knock(2, 1);
+    impostor.client.kind = DeviceKind::Master;
+    nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(impostor)));
+
+    let config = AuthorityConfig { admission: Admission::Everyone, ..AuthorityConfig::default() };
+    let mut desk = Desk::ready(config, Saved::default());
+    let request = knock(2, 1);
+    nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(request.clone())));
+    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(2) };
+    let effects = desk.relay(RelayToMaster::ApprovalReveal(said));
+    let approve = MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id: request.request_id });
+    assert_eq!(
+        effects,
+        vec![Effect::Send(MasterFrame {
+            reference: Ref::new(format!("approve-{}", request.request_id)),
+            ..MasterFrame::plain(approve)
+        })]
+    );
+}
+
+#[test]
+fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
+    let mut desk = Desk::with_members(2);
+    desk.add(session(2, 1), files(0..2));
+    let link_hash = LinkHash([3; 32]);
+    let wanted = vec![FileRef { public_id: device(2), file_id: file_id(0) }];
+    let request = LinkRequest { link_hash, public_id: device(2), files: wanted, name: None };
+    desk.relay_asks(RelayToMaster::LinkRequest(request));
+    let effects = desk.operator(Command::Refuse { public_id: device(2) });
+    let no = DisApproveClient { public_id: device(2), epoch: EPOCH, revision: 3 };
+    let shown = ClientDisApproved { public_id: device(2), epoch: EPOCH, revision: 3, audience: Audience::All };
+    let refused = Member { verdict: Verdict::Refused, revision: 3, ..member(2, Verdict::Approved) };
+    assert_eq!(
+        effects,
+        vec![
+            Effect::Save(Change::Revision(3)),
+            Effect::Save(Change::MemberPut(refused)),
+            Effect::Save(Change::BelongingsGone(device(2))),
+            Effect::Publish { message: MasterToConsole::ClientDisApproved(shown), ask: Some(Ask(1)) },
+            plain(MasterToRelay::DisApproveClient(no.clone())),
+            Effect::Publish { message: MasterToConsole::Refused(desk.authority.refused()), ask: None },
+        ]
+    );
+    assert_eq!(desk.authority.file_count(), 0);
+    let pages = desk.pull(1);
+    assert_eq!(pages[0].gone, vec![lanyard_protocol::Gone { public_id: device(2), file_id: None }]);
+    let lookup = desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash }));
+    assert_eq!(refusal_of(&lookup), Some(FailureCode::NotFound));
+
+    // It knocks again: never a prompt.
+    let effects = desk.relay(RelayToMaster::NewClientRegistered(knock(2, 1)));
+    assert_eq!(effects, vec![plain(MasterToRelay::DisApproveClient(no))]);
+    // Nor may it speak.
+    assert_eq!(refusal_of(&desk.add(session(2, 1), files(0..1))), Some(FailureCode::NotApproved));
+}
+
+#[test]
+fn a_pending_device_can_be_turned_away_and_forgotten() {
+    let mut desk = Desk::with_members(1);
+    knock_with_code(&mut desk, 2);
+    desk.operator(Command::Refuse { public_id: device(2) });
+    assert!(desk.authority.knocks(false).knocks.is_empty());
+    assert_eq!(desk.authority.refused().clients[0].public_id, device(2));
+    let effects = desk.operator(Command::Forget { public_id: device(2) });
+    assert_eq!(
+        effects,
+        vec![
+            Effect::Save(Change::MemberGone(device(2))),
+            plain(MasterToRelay::ForgetClient(ForgetClient { public_id: device(2) })),
+            Effect::Answer { ask: Ask(1), message: MasterToConsole::ForgetClientAck(Empty {}) },
+            Effect::Publish { message: MasterToConsole::Refused(Refused { clients: vec![] }), ask: None },
+        ]
+    );
+    nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(knock(2, 2))));
+    assert_eq!(refusal_of(&desk.operator(Command::Forget { public_id: device(1) })), Some(FailureCode::NotFound));
+    assert_eq!(refusal_of(&desk.operator(Command::Refuse { public_id: device(9) })), Some(FailureCode::NotFound));
+}
+
+#[test]
+fn without_a_relay_a_refusal_is_kept_and_an_approval_is_not_possible() {
+    let members = vec![member(1, Verdict::Approved)];
+    let mut desk = Desk::new(AuthorityConfig::default(), Saved { members, ..Saved::default() });
+    let effects = desk.operator(Command::Refuse { public_id: device(1) });
+    assert!(sent(&effects).is_empty() && !desk.saves.is_empty());
+    let effects = desk.operator(approve(2, Word::Named));
+    assert_eq!(refusal_of(&effects), Some(FailureCode::ServerNotReady));
+}
+
+#[test]
+fn added_files_are_saved_then_told_to_all_with_the_ref_to_one() {
+    let mut desk = Desk::with_members(1);
+    let effects = desk.add(session(1, 1), vec![new_file(1, "a")]);
+    let files = vec![entry(1, "a")];
+    let added =
+        FilesAdded { public_id: device(1), files: files.clone(), epoch: EPOCH, revision: 2, audience: Audience::All };
+    let frame = MasterFrame {
+        reference: Some(Ref::number(7)),
+        ref_to: Some(session(1, 1)),
+        ..MasterFrame::plain(MasterToRelay::FilesAdded(added.clone()))
+    };
+    assert_eq!(
+        effects,
+        vec![
+            Effect::Save(Change::Revision(2)),
+            Effect::Save(Change::FilesPut { files, revision: 2 }),
+            Effect::Publish { message: MasterToConsole::FilesAdded(added), ask: None },
+            Effect::Send(frame),
+        ]
+    );
+    // Again: nothing new.
+    let again = desk.add(session(1, 1), vec![new_file(1, "a")]);
+    let to = Some(Recipient { public_id: device(1), instance: Some(session(1, 1).instance) });
+    let ack = MasterToRelay::AddFilesAck(FeedAck { epoch: EPOCH, revision: 2 });
+    assert_eq!(
+        again,
+        vec![Effect::Send(MasterFrame { reference: Some(Ref::number(7)), to, ..MasterFrame::plain(ack) })]
+    );
+    // From another tab: that one holds it from here on.
+    let moved = desk.add(session(1, 2), vec![new_file(1, "a")]);
+    let [MasterToRelay::FilesAdded(moved)] = sent(&moved)[..] else { panic!("{moved:?}") };
+    assert_eq!((moved.files[0].instance, moved.revision), (session(1, 2).instance, 3));
+}
+
+#[test]
+fn one_bad_file_refuses_the_whole_message_and_is_named() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), vec![new_file(1, "a")]);
+    let with = |n: u32, change: &dyn Fn(&mut NewFile)| {
+        let mut file = new_file(n, "ok");
+        change(&mut file);
+        file
+    };
+    use lanyard_protocol::{EntryKind, NewFile};
+    let cases: Vec<(NewFile, FailureCode)> = vec![
+        (with(1, &|_| {}), FailureCode::IdTaken),
+        (with(2, &|f| f.path = "../x".into()), FailureCode::PathRejected),
+        (with(2, &|f| f.size = (1 << 40) + 1), FailureCode::TooLarge),
+        (with(2, &|f| f.kind = EntryKind::Folder), FailureCode::BadMessage),
+        (with(2, &|f| f.media_type = "a\nb".into()), FailureCode::BadMessage),
+    ];
+    for (bad, code) in cases {
+        let culprit = bad.file_id;
+        let effects = desk.add(session(1, 1), vec![new_file(8, "good"), bad, new_file(9, "good too")]);
+        let [MasterToRelay::RequestFailed(no)] = sent(&effects)[..] else { panic!("{effects:?}") };
+        assert_eq!((no.code, no.file_id), (code, Some(culprit)));
+        assert_eq!(desk.head(), 2);
+    }
+    let twice = desk.add(session(1, 1), vec![new_file(8, "one"), new_file(8, "two")]);
+    assert_eq!(refusal_of(&twice), Some(FailureCode::IdTaken));
+    let many = desk.add(session(1, 1), files(10..10 + MAX_FILES_A_MESSAGE as u32 + 1));
+    assert_eq!(refusal_of(&many), Some(FailureCode::BadMessage));
+}
+
+#[test]
+fn a_hundred_thousand_files_fit_and_the_next_is_too_many() {
+    let mut desk = Desk::with_members(1);
+    for start in (0..100_000).step_by(500) {
+        let effects = desk.add(session(1, 1), files(start..start + 500));
+        assert_eq!(refusal_of(&effects), None);
+    }
+    assert_eq!(refusal_of(&desk.add(session(1, 1), files(100_000..100_001))), Some(FailureCode::Quota));
+    let pages = desk.pull(0);
+    assert_eq!(pages.iter().map(|page| page.files.len()).sum::<usize>(), 100_000);
+    let mut ids: Vec<_> = pages.iter().flat_map(|page| page.files.iter().map(|file| file.file_id)).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 100_000);
+    desk.left(session(1, 1));
+    let gone = desk.pass(GRACE_MS);
+    assert_eq!(sent(&gone).len(), 1);
+    assert_eq!(desk.authority.file_count(), 0);
+}
+
+#[test]
+fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), files(0..2));
+    desk.left(session(1, 1));
+    assert!(sent(&desk.pass(GRACE_MS - 1)).is_empty());
+    desk.came(session(1, 1));
+    assert!(sent(&desk.pass(GRACE_MS)).is_empty(), "it came back in time");
+    desk.left(session(1, 1));
+    let effects = desk.pass(GRACE_MS);
+    let withdrawn = FilesWithdrawn {
+        public_id: device(1),
+        file_ids: None,
+        instance: Some(session(1, 1).instance),
+        epoch: EPOCH,
+        revision: 3,
+        audience: Audience::All,
+    };
+    assert_eq!(sent(&effects), vec![&MasterToRelay::FilesWithdrawn(withdrawn)]);
+    assert!(matches!(effects[1], Effect::Save(Change::SessionWithdrawn { revision: 3, .. })));
+    let pages = desk.pull(2);
+    assert_eq!(pages[0].gone.len(), 2);
+
+    // Still granted for a day.
+    let file = FileRef { public_id: device(1), file_id: file_id(0) };
+    let lookup = || RelayToMaster::FileLookup(FileLookup { files: vec![file] });
+    let granted = |effects: &[Effect]| match sent(effects)[..] {
+        [MasterToRelay::FileGrant(grant)] => grant.files.len(),
+        ref other => panic!("{other:?}"),
+    };
+    assert_eq!(granted(&desk.relay_asks(lookup())), 1);
+    let other = desk.add(session(1, 2), vec![new_file(0, "other")]);
+    assert_eq!(refusal_of(&other), Some(FailureCode::IdTaken));
+    let revived = desk.add(session(1, 2), vec![new_file(0, "folder/0.txt")]);
+    assert!(matches!(sent(&revived)[..], [MasterToRelay::FilesAdded(_)]));
+    let page = desk.pull(3).remove(0);
+    assert_eq!((page.files.len(), page.gone.len()), (1, 0), "what came back is not gone");
+    let gone = desk.pass(24 * 3_600_000 + 600_000);
+    assert!(sent(&gone).iter().any(|m| matches!(m, MasterToRelay::FileRemoved(m) if m.file_ids == [file_id(1)])));
+    let other = FileRef { public_id: device(1), file_id: file_id(1) };
+    let effects = desk.relay_asks(RelayToMaster::FileLookup(FileLookup { files: vec![other] }));
+    assert_eq!(granted(&effects), 0);
+}
+
+#[test]
+fn removing_keeps_or_ends_and_says_so_once() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), files(0..3));
+    let remove = |ids: &[u32], keep| {
+        RelayToMaster::RemoveFile(RemoveFile { file_ids: ids.iter().map(|n| file_id(*n)).collect(), keep })
+    };
+    let effects = desk.device(session(1, 1), remove(&[0, 0, 9], true));
+    let [MasterToRelay::FilesWithdrawn(said)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(said.file_ids, Some(vec![file_id(0)]));
+    assert!(matches!(sent(&desk.device(session(1, 1), remove(&[0], true)))[..], [MasterToRelay::RemoveFileAck(_)]));
+    let effects = desk.device(session(1, 1), remove(&[0, 1], false));
+    let [MasterToRelay::FileRemoved(said)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(said.file_ids, vec![file_id(0), file_id(1)]);
+    assert!(matches!(effects[1], Effect::Save(Change::FilesGone { .. })));
+    assert!(matches!(sent(&desk.device(session(1, 1), remove(&[1], false)))[..], [MasterToRelay::RemoveFileAck(_)]));
+}
+
+#[test]
+fn only_the_owner_removes() {
+    let mut desk = Desk::with_members(2);
+    desk.add(session(1, 1), files(0..1));
+    let remove = RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(0)], keep: false });
+    assert!(matches!(sent(&desk.device(session(2, 1), remove))[..], [MasterToRelay::RemoveFileAck(_)]));
+    assert_eq!(desk.authority.file_count(), 1);
+}
+
+#[test]
+fn roots_are_told_together_and_a_changed_file_goes() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), files(0..2));
+    for n in 0..2 {
+        let known = FileRoot { public_id: device(1), file_id: file_id(n), root: Root([n as u8; 32]) };
+        assert_eq!(desk.relay(RelayToMaster::FileRoot(known)), vec![]);
+    }
+    let effects = desk.pass(1_000);
+    let [MasterToRelay::FilesUpdated(updated)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((updated.files.len(), updated.revision), (2, 3));
+    assert_eq!(desk.pull(2)[0].files.iter().filter(|file| file.root.is_some()).count(), 2);
+    let again = FileRoot { public_id: device(1), file_id: file_id(0), root: Root([0; 32]) };
+    desk.relay(RelayToMaster::FileRoot(again));
+    assert!(sent(&desk.pass(1_000)).is_empty());
+    let changed = FileChanged { public_id: device(1), file_id: file_id(0) };
+    let effects = desk.relay(RelayToMaster::FileChanged(changed));
+    assert!(matches!(sent(&effects)[..], [MasterToRelay::FileRemoved(_)]));
+}
+
+#[test]
+fn names_change_for_all_or_not_at_all() {
+    let mut desk = Desk::with_members(1);
+    let name = |name: &str| RelayToMaster::UpdateName(UpdateName { name: name.into() });
+    let effects = desk.device(session(1, 1), name("Ana"));
+    let [MasterToRelay::ClientUpdated(updated)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((updated.client.name.as_str(), updated.revision), ("Ana", 2));
+    assert!(matches!(sent(&desk.device(session(1, 1), name("Ana")))[..], [MasterToRelay::UpdateNameAck(_)]));
+    assert_eq!(refusal_of(&desk.device(session(1, 1), name("a\nb"))), Some(FailureCode::BadMessage));
+    let effects = desk.operator(Command::Rename { public_id: device(1), name: "Ben".into() });
+    assert!(effects.iter().any(|e| matches!(e, Effect::Publish { ask: Some(Ask(1)), .. })));
+}
+
+#[test]
+fn every_pull_is_answered_by_number() {
+    let mut desk = Desk::with_members(1);
+    assert_eq!(desk.pull(1)[0].mode, FeedMode::UpToDate);
+    desk.add(session(1, 1), files(0..3));
+    let delta = desk.pull(1).remove(0);
+    assert_eq!((delta.mode, delta.files.len(), delta.clients.len()), (FeedMode::Delta, 3, 0));
+    assert_eq!(desk.pull(0)[0].mode, FeedMode::Snapshot, "before the oldest change still known");
+    assert_eq!(desk.pull(99)[0].mode, FeedMode::Snapshot, "ahead of the head");
+    let pull = |epoch, cursor: Option<&str>| {
+        RelayToMaster::FeedPull(FeedPull { epoch, since: 2, cursor: cursor.map(str::to_owned) })
+    };
+    let other_epoch = desk.device(session(1, 1), pull(5, None));
+    assert!(matches!(sent(&other_epoch)[..], [MasterToRelay::FeedPage(p)] if p.mode == FeedMode::Snapshot));
+    assert_eq!(refusal_of(&desk.device(session(1, 1), pull(EPOCH, Some("nonsense")))), Some(FailureCode::BadMessage));
+    let cursor = format!("d.1.2.{}", device(1));
+    assert_eq!(refusal_of(&desk.device(session(1, 1), pull(5, Some(&cursor)))), Some(FailureCode::StaleRequest));
+}
+
+#[test]
+fn what_goes_between_two_pages_of_a_snapshot_is_named_as_gone() {
+    let mut desk = Desk::with_members(1);
+    for start in (0..1_200).step_by(400) {
+        desk.add(session(1, 1), files(start..start + 400));
+    }
+    let pull = |cursor| RelayToMaster::FeedPull(FeedPull { epoch: 0, since: 0, cursor });
+    let effects = desk.device(session(1, 1), pull(None));
+    let [MasterToRelay::FeedPage(first)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((first.files.len() + first.clients.len(), first.last), (512, false));
+    let met = first.files[0].file_id;
+    let remove = RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![met], keep: false });
+    desk.device(session(1, 1), remove);
+    let mut cursor = first.cursor.clone();
+    let mut gone = Vec::new();
+    while let Some(next) = cursor {
+        let pull = RelayToMaster::FeedPull(FeedPull { epoch: EPOCH, since: 0, cursor: Some(next) });
+        let effects = desk.device(session(1, 1), pull);
+        let [MasterToRelay::FeedPage(page)] = sent(&effects)[..] else { panic!("{effects:?}") };
+        gone.extend(page.gone.clone());
+        cursor = page.cursor.clone();
+    }
+    assert_eq!(gone, vec![lanyard_protocol::Gone { public_id: device(1), file_id: Some(met) }]);
+}
+
+#[test]
+fn who_comes_back_gets_its_first_page_unasked() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), files(0..1));
+    let resume = Some(Resume { epoch: EPOCH, revision: 1 });
+    let change =
+        PresenceChange { public_id: device(1), instance: Some(session(1, 1).instance), resume, request_id: None };
+    let effects = desk.relay(RelayToMaster::ClientReconnected(change));
+    let [Effect::Send(frame)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(frame.to, Some(Recipient { public_id: device(1), instance: Some(session(1, 1).instance) }));
+    assert!(matches!(&frame.message, MasterToRelay::FeedPage(p) if p.mode == FeedMode::Delta && p.files.len() == 1));
+}
+
+fn link_request(maker: u32, ids: &[u32]) -> LinkRequest {
+    let files = ids.iter().map(|n| FileRef { public_id: device(1), file_id: file_id(*n) }).collect();
+    LinkRequest { link_hash: LinkHash([3; 32]), public_id: device(maker), files, name: Some("a.zip".into()) }
+}
+
+#[test]
+fn a_link_is_kept_used_and_ends_by_its_maker_or_unused() {
+    let mut desk = Desk::with_members(2);
+    desk.add(session(1, 1), files(0..3));
+    let effects = desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[0, 1, 1])));
+    assert!(matches!(&effects[0], Effect::Save(Change::LinkPut(link)) if link.files.len() == 2));
+    let [MasterToRelay::LinkGrant(grant)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((grant.files.len(), grant.made_of, grant.last), (2, 2, true));
+    assert_eq!((grant.expires_ms, grant.owners.clone()), (NOON + LINK_UNUSED_MS, vec![client(1)]));
+
+    let link_hash = LinkHash([3; 32]);
+    let lookup = || RelayToMaster::LinkLookup(LinkLookup { link_hash });
+    desk.relay(RelayToMaster::FileChanged(FileChanged { public_id: device(1), file_id: file_id(0) }));
+    let effects = desk.relay_asks(lookup());
+    let [MasterToRelay::LinkGrant(grant)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((grant.files.len(), grant.made_of), (1, 2));
+
+    desk.pass(LINK_UNUSED_MS - 1_000);
+    desk.relay(RelayToMaster::LinkUsed(LinkUsed { link_hash }));
+    desk.pass(LINK_UNUSED_MS - 1_000);
+    assert_eq!(refusal_of(&desk.relay_asks(lookup())), None);
+    let strange = LinkDrop { link_hash, public_id: device(1) };
+    assert_eq!(refusal_of(&desk.relay_asks(RelayToMaster::LinkDrop(strange))), Some(FailureCode::NotFound));
+    desk.pass(1_000);
+    assert_eq!(refusal_of(&desk.relay_asks(lookup())), Some(FailureCode::NotFound));
+    desk.pass(SWEEP_MS);
+    assert!(desk.saves.contains(&Change::LinkGone(link_hash)));
+
+    desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[1])));
+    let drop = LinkDrop { link_hash, public_id: device(2) };
+    let effects = desk.relay_asks(RelayToMaster::LinkDrop(drop));
+    assert!(matches!(sent(&effects)[..], [MasterToRelay::LinkDropAck(_)]));
+}
+
+#[test]
+fn a_link_takes_only_what_is_listed_and_grows_by_parts() {
+    let mut desk = Desk::with_members(2);
+    desk.add(session(1, 1), files(0..3));
+    let refused = desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[0, 9])));
+    assert_eq!(refusal_of(&refused), Some(FailureCode::NotFound));
+    let refused = desk.relay_asks(RelayToMaster::LinkRequest(link_request(9, &[0])));
+    assert_eq!(refusal_of(&refused), Some(FailureCode::NotApproved));
+    desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[0, 1])));
+    let effects = desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[1, 2])));
+    let [MasterToRelay::LinkGrant(grant)] = sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((grant.files.len(), grant.made_of), (2, 3), "the answer names what was asked in this part");
+    let other_maker = desk.relay_asks(RelayToMaster::LinkRequest(link_request(1, &[0])));
+    assert_eq!(refusal_of(&other_maker), Some(FailureCode::NotFound));
+}
+
+#[test]
+fn a_large_grant_comes_in_frames_that_fit() {
+    let mut desk = Desk::with_members(1);
+    for start in (0..2_000).step_by(500) {
+        desk.add(session(1, 1), files(start..start + 500));
+    }
+    let ids: Vec<u32> = (0..2_000).collect();
+    let effects = desk.relay_asks(RelayToMaster::LinkRequest(link_request(1, &ids)));
+    let frames: Vec<_> = effects
+        .iter()
+        .filter_map(|e| {
+            if let Effect::Send(frame) = e { Some(lanyard_protocol::codec::encode_master(frame)) } else { None }
+        })
+        .collect();
+    assert!(frames.len() > 3 && frames.iter().all(|frame| frame.len() <= lanyard_protocol::limits::MAX_FRAME_BYTES));
+    let lasts: Vec<bool> = sent(&effects).iter().map(|m| matches!(m, MasterToRelay::LinkGrant(g) if g.last)).collect();
+    assert_eq!(lasts.iter().filter(|last| **last).count(), 1);
+    assert_eq!(lasts.last(), Some(&true));
+}
+
+#[test]
+fn after_a_restart_everything_stands_and_the_graces_start_with_the_relay() {
+    let mut before = Desk::with_members(1);
+    before.add(session(1, 1), files(0..2));
+    let saved = Saved {
+        epoch: EPOCH,
+        revision: before.head(),
+        members: before.authority.members().cloned().collect(),
+        files: before
+            .authority
+            .files()
+            .map(|e| Listing { entry: e.clone(), revision: 2, withdrawn_ms: None })
+            .collect(),
+        links: vec![],
+    };
+    let mut desk = Desk::new(AuthorityConfig::default(), saved);
+    assert!(desk.pass(10 * GRACE_MS).is_empty(), "without a relay nobody is away");
+    desk.put(Input::RelayReady { hub_key: HUB });
+    assert_eq!(desk.authority.head(), Resume { epoch: EPOCH, revision: 2 });
+    desk.pass(GRACE_MS - 1);
+    assert_eq!(desk.authority.file_count(), 2);
+    desk.put(Input::RelayLost);
+    desk.pass(GRACE_MS);
+    desk.put(Input::RelayReady { hub_key: HUB });
+    desk.pass(GRACE_MS - 1);
+    assert_eq!(desk.authority.file_count(), 2, "each relay gives a fresh grace");
+    desk.pass(1);
+    assert_eq!(desk.authority.file_count(), 0);
+}
+
+#[test]
+fn presence_is_told_when_the_first_session_comes_and_the_last_leaves() {
+    let mut desk = Desk::with_members(1);
+    assert!(!desk.came(session(1, 2)).iter().any(|e| matches!(e, Effect::Publish { .. })));
+    assert_eq!(desk.left(session(1, 1)), vec![]);
+    let gone = MasterToConsole::ClientDisconnected(presence_of(device(1)));
+    assert_eq!(desk.left(session(1, 2)), vec![Effect::Publish { message: gone, ask: None }]);
+    assert!(!desk.authority.is_online(device(1)));
+}
+
+#[test]
+fn saves_stand_before_what_depends_on_them() {
+    let mut desk = Desk::with_members(2);
+    let mut streams = vec![
+        desk.add(session(1, 1), files(0..3)),
+        desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[0]))),
+        desk.device(session(1, 1), RelayToMaster::UpdateName(UpdateName { name: "New".into() })),
+    ];
+    desk.left(session(1, 1));
+    streams.push(desk.pass(GRACE_MS));
+    streams.push(desk.operator(Command::Refuse { public_id: device(2) }));
+    for effects in streams {
+        let last_save = effects.iter().rposition(|e| matches!(e, Effect::Save(_)));
+        let first_word = effects.iter().position(|e| !matches!(e, Effect::Save(_)));
+        assert!(last_save < first_word, "{effects:?}");
+    }
+}

@@ -1,0 +1,152 @@
+//! A set of groups of one file, kept as runs: a file of 65,536 groups that came in order is one entry.
+
+use std::collections::BTreeMap;
+
+use lanyard_protocol::GroupRange;
+
+/// Group numbers as disjoint, non-touching runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupSet {
+    /// First → one past the last.
+    runs: BTreeMap<u32, u32>,
+    len: u32,
+}
+
+impl GroupSet {
+    /// All groups from 0 to `count` - 1.
+    pub fn full(count: u32) -> Self {
+        let mut set = Self::default();
+        set.insert(GroupRange::new(0, count));
+        set
+    }
+
+    /// How many groups are in it.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn contains(&self, group: u32) -> bool {
+        self.runs.range(..=group).next_back().is_some_and(|(_, end)| group < *end)
+    }
+
+    /// The runs, in order.
+    pub fn runs(&self) -> impl Iterator<Item = GroupRange> + '_ {
+        self.runs.iter().map(|(first, end)| GroupRange::new(*first, end - first))
+    }
+
+    /// The first run.
+    pub fn first(&self) -> Option<GroupRange> {
+        self.runs().next()
+    }
+
+    pub fn insert(&mut self, range: GroupRange) {
+        let (mut first, mut end) = (range.first, range.end());
+        if first == end {
+            return;
+        }
+        // Swallows every run that overlaps or touches.
+        while let Some((at, until)) = self.runs.range(..=end).next_back().map(|(at, until)| (*at, *until)) {
+            if until < first {
+                break;
+            }
+            self.runs.remove(&at);
+            self.len -= until - at;
+            first = first.min(at);
+            end = end.max(until);
+        }
+        self.runs.insert(first, end);
+        self.len += end - first;
+    }
+
+    pub fn remove(&mut self, range: GroupRange) {
+        let (first, end) = (range.first, range.end());
+        if first == end {
+            return;
+        }
+        while let Some((at, until)) = self.runs.range(..end).next_back().map(|(at, until)| (*at, *until)) {
+            if until <= first {
+                break;
+            }
+            self.runs.remove(&at);
+            self.len -= until - at;
+            self.put_back(at, first.max(at));
+            self.put_back(end.min(until), until);
+        }
+    }
+
+    fn put_back(&mut self, first: u32, end: u32) {
+        if first < end {
+            self.runs.insert(first, end);
+            self.len += end - first;
+        }
+    }
+
+    /// The parts of `range` that are not in the set.
+    pub fn gaps(&self, range: GroupRange) -> Vec<GroupRange> {
+        let mut gaps = GroupSet::default();
+        gaps.insert(range);
+        for run in self.runs() {
+            gaps.remove(run);
+        }
+        gaps.runs().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: u32, end: u32) -> GroupRange {
+        GroupRange::new(first, end - first)
+    }
+
+    fn runs(set: &GroupSet) -> Vec<(u32, u32)> {
+        set.runs().map(|run| (run.first, run.end())).collect()
+    }
+
+    #[test]
+    fn neighbours_become_one_run() {
+        let mut set = GroupSet::default();
+        for part in [range(4, 6), range(0, 2), range(2, 3), range(8, 9), range(3, 8)] {
+            set.insert(part);
+        }
+        assert_eq!((runs(&set), set.len()), (vec![(0, 9)], 9));
+    }
+
+    #[test]
+    fn taking_out_splits() {
+        let mut set = GroupSet::full(10);
+        set.remove(range(3, 5));
+        set.remove(range(9, 20));
+        assert_eq!((runs(&set), set.len()), (vec![(0, 3), (5, 9)], 7));
+        assert!(set.contains(5) && !set.contains(4) && !set.contains(9));
+        assert_eq!(set.gaps(range(2, 6)), [range(3, 5)]);
+        set.remove(range(0, 10));
+        assert!(set.is_empty());
+    }
+
+    #[test]
+    fn it_agrees_with_a_plain_set_of_numbers() {
+        let mut ids = crate::IdSource::new([3; 32]);
+        let (mut set, mut plain) = (GroupSet::default(), std::collections::BTreeSet::new());
+        for _ in 0..2_000 {
+            let first = ids.below(60) as u32;
+            let part = range(first, first + ids.below(12) as u32);
+            if ids.below(2) == 0 {
+                set.insert(part);
+                plain.extend(part.iter());
+            } else {
+                set.remove(part);
+                plain.retain(|group| !part.contains(*group));
+            }
+            assert_eq!(set.len() as usize, plain.len());
+            assert!((0..80).all(|group| set.contains(group) == plain.contains(&group)));
+            let runs = runs(&set);
+            assert!(runs.windows(2).all(|pair| pair[0].1 < pair[1].0), "{runs:?}");
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! What this device knows of the roster and of the shared files, and how it catches up: apply what follows, drop what is
+//! old, pull what is missing (PROTOCOL.md 4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lanyard_protocol::message::{FilesWithdrawn, KnownRoot};
+use lanyard_protocol::{
+    Client, DeviceId, FeedMode, FeedPage, FileEntry, FileId, FileRef, Instance, RelayToDevice, Resume,
+};
+
+/// Pushed changes that are kept during a pull; beyond, they are dropped and pulled again.
+const MOST_KEPT: usize = 4_096;
+
+/// Everything listed, as this device knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalogue {
+    pub clients: BTreeMap<DeviceId, Client>,
+    pub files: BTreeMap<FileRef, FileEntry>,
+    /// Who is online; the relay's word, not part of the feed.
+    pub online: BTreeSet<DeviceId>,
+    /// Where this stands in the feed; zeros before the first whole pull.
+    pub position: Resume,
+}
+
+/// One change of the feed, as an absolute state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Client(Client),
+    ClientGone(DeviceId),
+    Files(Vec<FileEntry>),
+    Roots { owner: DeviceId, files: Vec<KnownRoot> },
+    Removed { owner: DeviceId, file_ids: Vec<FileId> },
+    Withdrawn { owner: DeviceId, file_ids: Option<Vec<FileId>>, instance: Option<Instance> },
+}
+
+impl Change {
+    /// The change that a message carries, and its place in the feed.
+    pub fn of(message: &RelayToDevice) -> Option<(Resume, Change)> {
+        let at = |epoch, revision| Resume { epoch, revision };
+        Some(match message.clone() {
+            RelayToDevice::ClientApproved(m) => (at(m.epoch, m.revision), Change::Client(m.client)),
+            RelayToDevice::ClientUpdated(m) => (at(m.epoch, m.revision), Change::Client(m.client)),
+            RelayToDevice::ClientDisApproved(m) => (at(m.epoch, m.revision), Change::ClientGone(m.public_id)),
+            RelayToDevice::FilesAdded(m) => (at(m.epoch, m.revision), Change::Files(m.files)),
+            RelayToDevice::FilesUpdated(m) => {
+                (at(m.epoch, m.revision), Change::Roots { owner: m.public_id, files: m.files })
+            }
+            RelayToDevice::FileRemoved(m) => {
+                (at(m.epoch, m.revision), Change::Removed { owner: m.public_id, file_ids: m.file_ids })
+            }
+            RelayToDevice::FilesWithdrawn(m) => (at(m.epoch, m.revision), Change::withdrawn(m)),
+            _ => return None,
+        })
+    }
+
+    /// Whether files of `device` go off the list.
+    pub fn takes_files_of(&self, device: DeviceId) -> bool {
+        matches!(self, Change::Removed { owner, .. } | Change::Withdrawn { owner, .. } if *owner == device)
+    }
+
+    fn withdrawn(m: FilesWithdrawn) -> Change {
+        Change::Withdrawn { owner: m.public_id, file_ids: m.file_ids, instance: m.instance }
+    }
+}
+
+/// What became of a pushed change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    Applied,
+    /// Known already.
+    Dropped,
+    /// A pull is running; it is applied after it.
+    Kept,
+    /// Something before it is missing: pull.
+    Gap,
+}
+
+/// What became of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Paged {
+    /// Not the page of the running pull.
+    Ignored,
+    /// Ask for the next one, with this cursor and the position that the pull started from.
+    More { from: Resume, cursor: String },
+    /// The pull is whole.
+    Finished,
+    /// The pull is over, but something was missed meanwhile: pull again.
+    Again,
+}
+
+/// A pull on its way.
+#[derive(Debug, Clone)]
+struct Pull {
+    /// Our request's number; `None` while the master's unasked first page is awaited.
+    reference: Option<u64>,
+    /// The position it started from.
+    from: Resume,
+    /// Mode and head of its first page.
+    first: Option<(FeedMode, Resume)>,
+    /// What a SNAPSHOT named so far.
+    named_clients: BTreeSet<DeviceId>,
+    named_files: BTreeSet<FileRef>,
+    /// Changes pushed meanwhile, without a hole between them.
+    kept: Vec<(Resume, Change)>,
+    /// A hole was seen meanwhile.
+    again: bool,
+}
+
+impl Pull {
+    fn new(reference: Option<u64>, from: Resume) -> Self {
+        let (named_clients, named_files) = Default::default();
+        Self { reference, from, first: None, named_clients, named_files, kept: Vec::new(), again: false }
+    }
+
+    fn miss(&mut self) {
+        self.kept.clear();
+        self.again = true;
+    }
+
+    fn keep(&mut self, at: Resume, change: Change) {
+        let follows =
+            self.kept.last().is_none_or(|(last, _)| (last.epoch, last.revision + 1) == (at.epoch, at.revision));
+        if !follows || self.kept.len() >= MOST_KEPT {
+            self.miss();
+        }
+        self.kept.push((at, change));
+    }
+}
+
+/// The catalogue and the pull that brings it up to date.
+#[derive(Debug, Clone, Default)]
+pub struct Mirror {
+    catalogue: Catalogue,
+    pull: Option<Pull>,
+    /// A pull was whole at least once.
+    complete: bool,
+}
+
+impl Mirror {
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// Whether everything listed was known at some moment.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether nothing is being pulled.
+    pub fn is_settled(&self) -> bool {
+        self.complete && self.pull.is_none()
+    }
+
+    /// What to say at the next register; `None` while nothing is held.
+    pub fn resume(&self) -> Option<Resume> {
+        self.complete.then_some(self.catalogue.position)
+    }
+
+    /// The master knows nothing of our position: it will send all that is.
+    pub fn forget_position(&mut self) {
+        self.catalogue.position = Resume::default();
+    }
+
+    /// The master sends a first page unasked.
+    pub fn expect(&mut self) {
+        self.pull = Some(Pull::new(None, self.catalogue.position));
+    }
+
+    /// Our own pull with this reference; returns the position to pull from.
+    pub fn begin(&mut self, reference: u64) -> Resume {
+        let from = self.catalogue.position;
+        let kept = self.pull.take().map(|pull| pull.kept).unwrap_or_default();
+        self.pull = Some(Pull { kept, ..Pull::new(Some(reference), from) });
+        from
+    }
+
+    /// The number under which the next page is asked for.
+    pub fn rename_pull(&mut self, reference: u64) {
+        if let Some(pull) = &mut self.pull {
+            pull.reference = Some(reference);
+        }
+    }
+
+    /// The reference of the running pull.
+    pub fn pulling(&self) -> Option<u64> {
+        self.pull.as_ref().and_then(|pull| pull.reference)
+    }
+
+    /// The link or the master is gone: the pull starts anew when both are back.
+    pub fn abandon(&mut self) {
+        self.pull = None;
+    }
+
+    /// Changes were dropped on their way (FEED_DIRTY). `true`: pull at once.
+    pub fn dirty(&mut self) -> bool {
+        match &mut self.pull {
+            Some(pull) => {
+                pull.miss();
+                false
+            }
+            None => true,
+        }
+    }
+
+    pub fn push(&mut self, at: Resume, change: Change) -> Pushed {
+        if let Some(pull) = &mut self.pull {
+            pull.keep(at, change);
+            return Pushed::Kept;
+        }
+        let mine = self.catalogue.position;
+        if at.epoch == mine.epoch && at.revision <= mine.revision {
+            return Pushed::Dropped;
+        }
+        if at.epoch != mine.epoch || at.revision != mine.revision + 1 {
+            return Pushed::Gap;
+        }
+        self.catalogue.apply(change);
+        self.catalogue.position = at;
+        Pushed::Applied
+    }
+
+    /// Takes a page; `reference` is what stood beside it.
+    pub fn page(&mut self, page: FeedPage, reference: Option<u64>) -> Paged {
+        let from = self.catalogue.position;
+        let pull = match &mut self.pull {
+            Some(pull) if pull.reference == reference => pull,
+            Some(_) => return Paged::Ignored,
+            None if reference.is_some() => return Paged::Ignored,
+            empty => empty.insert(Pull::new(None, from)),
+        };
+        let head = Resume { epoch: page.epoch, revision: page.revision };
+        let (mode, first) = *pull.first.get_or_insert((page.mode, head));
+        if first.epoch != head.epoch {
+            return self.finish_later();
+        }
+        if mode == FeedMode::Snapshot {
+            pull.named_clients.extend(page.clients.iter().map(|client| client.public_id));
+            pull.named_files.extend(page.files.iter().map(FileEntry::file_ref));
+        }
+        let (from, cursor) = (pull.from, page.cursor.clone().filter(|_| !page.last));
+        self.catalogue.apply_page(page);
+        match cursor {
+            Some(cursor) => Paged::More { from, cursor },
+            None => self.finish(head),
+        }
+    }
+
+    fn finish_later(&mut self) -> Paged {
+        self.pull = None;
+        Paged::Again
+    }
+
+    fn finish(&mut self, head: Resume) -> Paged {
+        let Some(pull) = self.pull.take() else { return Paged::Ignored };
+        let (mode, first) = pull.first.unwrap_or((FeedMode::UpToDate, head));
+        if mode == FeedMode::Snapshot {
+            self.catalogue.clients.retain(|id, _| pull.named_clients.contains(id));
+            self.catalogue.files.retain(|id, _| pull.named_files.contains(id));
+        }
+        self.catalogue.position = head;
+        self.complete = true;
+        let mut again = pull.again;
+        for (at, change) in pull.kept {
+            again |= !self.catch_up(first, at, change);
+        }
+        if again { Paged::Again } else { Paged::Finished }
+    }
+
+    /// A change pushed during the pull. Those between its first and its last page are applied too: each is an absolute
+    /// state, and a page made before a removal may have named what the removal took. `false`: something is missing.
+    fn catch_up(&mut self, first: Resume, at: Resume, change: Change) -> bool {
+        let mine = self.catalogue.position;
+        if at.epoch != mine.epoch {
+            // Of another life of the feed than the pages: the next pull tells which one lives.
+            return false;
+        }
+        if at.revision <= first.revision {
+            return true;
+        }
+        if at.revision > mine.revision + 1 {
+            return false;
+        }
+        self.catalogue.apply(change);
+        self.catalogue.position.revision = mine.revision.max(at.revision);
+        true
+    }
+
+    /// PRESENCE: who is online, whole.
+    pub fn set_online(&mut self, online: Vec<DeviceId>) {
+        self.catalogue.online = online.into_iter().collect();
+    }
+
+    pub fn set_presence(&mut self, device: DeviceId, online: bool) {
+        if online {
+            self.catalogue.online.insert(device);
+        } else {
+            self.catalogue.online.remove(&device);
+        }
+    }
+}
+
+impl Catalogue {
+    /// All files of one device.
+    pub fn files_of(&self, owner: DeviceId) -> impl Iterator<Item = &FileEntry> {
+        let from = FileRef { public_id: owner, file_id: FileId(Default::default()) };
+        self.files.range(from..).take_while(move |(id, _)| id.public_id == owner).map(|(_, entry)| entry)
+    }
+
+    fn apply_page(&mut self, page: FeedPage) {
+        for gone in page.gone {
+            match gone.file_id {
+                Some(file_id) => drop(self.files.remove(&FileRef { public_id: gone.public_id, file_id })),
+                None => self.drop_client(gone.public_id),
+            }
+        }
+        self.clients.extend(page.clients.into_iter().map(|client| (client.public_id, client)));
+        self.files.extend(page.files.into_iter().map(|file| (file.file_ref(), file)));
+    }
+
+    fn drop_client(&mut self, id: DeviceId) {
+        self.clients.remove(&id);
+        self.files.retain(|file, _| file.public_id != id);
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Client(client) => drop(self.clients.insert(client.public_id, client)),
+            Change::ClientGone(id) => self.drop_client(id),
+            Change::Files(files) => self.files.extend(files.into_iter().map(|file| (file.file_ref(), file))),
+            Change::Roots { owner, files } => {
+                for known in files {
+                    if let Some(entry) = self.files.get_mut(&FileRef { public_id: owner, file_id: known.file_id }) {
+                        entry.root = Some(known.root);
+                    }
+                }
+            }
+            Change::Removed { owner, file_ids } | Change::Withdrawn { owner, file_ids: Some(file_ids), .. } => {
+                for file_id in file_ids {
+                    self.files.remove(&FileRef { public_id: owner, file_id });
+                }
+            }
+            Change::Withdrawn { owner, file_ids: None, instance } => self
+                .files
+                .retain(|file, entry| file.public_id != owner || instance.is_some_and(|one| entry.instance != one)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! A mirror ends up with what the feed says, whatever is pushed, dropped or changed between two pages.
+    use super::*;
+    use crate::peer::testing::{client, device, entry, file_id};
+
+    fn at(revision: u64) -> Resume {
+        Resume { epoch: 7, revision }
+    }
+
+    fn page(mode: FeedMode, revision: u64, files: Vec<FileEntry>, cursor: Option<&str>) -> FeedPage {
+        let (clients, gone) = Default::default();
+        let cursor = cursor.map(String::from);
+        FeedPage { mode, epoch: 7, revision, clients, files, gone, last: cursor.is_none(), cursor }
+    }
+
+    fn names(mirror: &Mirror) -> Vec<&str> {
+        mirror.catalogue().files.values().map(|file| file.path.as_str()).collect()
+    }
+
+    fn removed(n: u8) -> Change {
+        Change::Removed { owner: device(1), file_ids: vec![file_id(n)] }
+    }
+
+    fn pulled() -> Mirror {
+        let mut mirror = Mirror::default();
+        mirror.expect();
+        let files = vec![entry(1, 1, "a"), entry(1, 2, "b")];
+        assert_eq!(mirror.page(page(FeedMode::Snapshot, 5, files, None), None), Paged::Finished);
+        mirror
+    }
+
+    #[test]
+    fn the_next_change_is_applied_an_old_one_dropped_a_later_one_is_a_gap() {
+        let mut mirror = pulled();
+        assert_eq!(mirror.push(at(6), removed(1)), Pushed::Applied);
+        assert_eq!(mirror.push(at(6), Change::Files(vec![entry(1, 1, "a")])), Pushed::Dropped);
+        assert_eq!(mirror.push(at(8), removed(2)), Pushed::Gap);
+        assert_eq!(mirror.push(Resume { epoch: 8, revision: 7 }, removed(2)), Pushed::Gap);
+        assert_eq!(names(&mirror), ["b"]);
+    }
+
+    #[test]
+    fn a_snapshot_drops_what_it_does_not_name() {
+        let mut mirror = pulled();
+        mirror.begin(1);
+        let first = page(FeedMode::Snapshot, 9, vec![entry(1, 2, "b")], Some("next"));
+        let more = Paged::More { from: at(5), cursor: "next".into() };
+        assert_eq!(mirror.page(first, Some(1)), more);
+        assert_eq!(mirror.page(page(FeedMode::Snapshot, 9, vec![entry(1, 3, "c")], None), Some(1)), Paged::Finished);
+        assert_eq!(names(&mirror), ["b", "c"]);
+        assert_eq!(mirror.resume(), Some(at(9)));
+    }
+
+    #[test]
+    fn a_delta_keeps_the_rest() {
+        let mut mirror = pulled();
+        mirror.begin(1);
+        let mut delta = page(FeedMode::Delta, 9, vec![entry(1, 3, "c")], None);
+        delta.gone.push(lanyard_protocol::Gone { public_id: device(1), file_id: Some(file_id(1)) });
+        assert_eq!(mirror.page(delta, Some(1)), Paged::Finished);
+        assert_eq!(names(&mirror), ["b", "c"]);
+    }
+
+    #[test]
+    fn changes_during_a_pull_are_applied_after_it() {
+        let mut mirror = pulled();
+        mirror.begin(1);
+        mirror.page(page(FeedMode::Snapshot, 9, vec![entry(1, 1, "a")], Some("next")), Some(1));
+        assert_eq!(mirror.push(at(10), removed(1)), Pushed::Kept);
+        assert_eq!(mirror.push(at(11), Change::Client(client(4, "D"))), Pushed::Kept);
+        assert_eq!(mirror.page(page(FeedMode::Snapshot, 10, vec![entry(1, 2, "b")], None), Some(1)), Paged::Finished);
+        assert_eq!(names(&mirror), ["b"], "named on the first page, removed before the last");
+        assert_eq!(mirror.resume(), Some(at(11)));
+        assert!(mirror.catalogue().clients.contains_key(&device(4)));
+    }
+
+    #[test]
+    fn a_hole_during_a_pull_means_another_pull() {
+        let mut mirror = pulled();
+        mirror.begin(1);
+        mirror.push(at(10), removed(1));
+        mirror.push(at(12), removed(2));
+        assert_eq!(mirror.page(page(FeedMode::UpToDate, 12, vec![], None), Some(1)), Paged::Again);
+        mirror.begin(2);
+        assert!(!mirror.dirty());
+        assert_eq!(mirror.page(page(FeedMode::UpToDate, 12, vec![], None), Some(2)), Paged::Again);
+        assert!(mirror.dirty());
+    }
+
+    #[test]
+    fn pages_of_another_pull_are_ignored() {
+        let mut mirror = pulled();
+        mirror.begin(4);
+        assert_eq!(mirror.page(page(FeedMode::Snapshot, 9, vec![], None), None), Paged::Ignored);
+        assert_eq!(mirror.page(page(FeedMode::Snapshot, 9, vec![], None), Some(3)), Paged::Ignored);
+        assert_eq!(names(&mirror), ["a", "b"]);
+    }
+
+    #[test]
+    fn an_instance_that_stays_away_takes_only_its_own_files() {
+        let mut mirror = pulled();
+        let mut other = entry(1, 3, "c");
+        other.instance = Instance([9; 16]);
+        mirror.push(at(6), Change::Files(vec![other]));
+        let change = Change::Withdrawn { owner: device(1), file_ids: None, instance: Some(Instance([9; 16])) };
+        mirror.push(at(7), change);
+        assert_eq!(names(&mirror), ["a", "b"]);
+    }
+}

@@ -1,0 +1,333 @@
+//! Connecting, knocking, belonging: the life of one session after another.
+
+use lanyard_protocol::limits::REQUEST_TIMEOUT_MS;
+use lanyard_protocol::message::{ApprovalCommit, ApprovalReveal, Challenge, UpdateName};
+use lanyard_protocol::{
+    CloseCode, Commit, DeviceToRelay, Membership, Nonce, PROTOCOL_VERSION, PublicKey, RequestId, Reveal, approval,
+};
+
+use super::{Effect, EndReason, Peer, Pending, Phase, Registration, Timer};
+use crate::machine::Moment;
+
+/// The relay says CHALLENGE at once and answers a register at once; longer is a dead relay.
+const HANDSHAKE_MS: u64 = 10_000;
+/// Between two tries to connect: random(0 … min(cap, base · 2^n)).
+const RECONNECT_BASE_MS: u64 = 250;
+const RECONNECT_CAP_MS: u64 = 15_000;
+/// How long a stopping device waits for the word that its files are off the list.
+const STOP_MS: u64 = 2_000;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum LinkState {
+    #[default]
+    Down,
+    Opening,
+    Open,
+}
+
+/// One knock: a promise, and what was said of it.
+#[derive(Debug, Clone)]
+struct Knock {
+    relay_nonce: Nonce,
+    commit: Commit,
+    /// Kept until it is revealed, once.
+    reveal: Reveal,
+    revealed: bool,
+    code: Option<String>,
+}
+
+/// Where this device stands with the relay.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    link: LinkState,
+    hub_key: Option<PublicKey>,
+    knock: Option<Knock>,
+    /// As the relay said it in this session.
+    membership: Option<Membership>,
+    /// The master is there.
+    hub_ready: bool,
+    /// Tries to connect since the last success.
+    tries: u32,
+    ended: Option<EndReason>,
+    stopping: bool,
+}
+
+impl Session {
+    pub(super) fn phase(&self, complete: bool) -> Phase {
+        if let Some(reason) = self.ended {
+            return Phase::Ended { reason };
+        }
+        match self.membership {
+            None => Phase::Connecting,
+            Some(Membership::Unknown) => Phase::HostAway,
+            Some(Membership::Pending) => {
+                Phase::Waiting { code: self.knock.as_ref().and_then(|knock| knock.code.clone()) }
+            }
+            Some(Membership::Disapproved) => Phase::Ended { reason: EndReason::Refused },
+            Some(Membership::Approved) if !complete => Phase::Entering,
+            Some(Membership::Approved) => Phase::Approved { host_away: !self.hub_ready },
+        }
+    }
+
+    /// May ask for chunks.
+    pub(super) fn approved(&self) -> bool {
+        self.membership == Some(Membership::Approved) && self.ended.is_none()
+    }
+
+    /// May ask for what needs the master.
+    pub(super) fn hub_here(&self) -> bool {
+        self.approved() && self.hub_ready
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.stopping
+    }
+}
+
+impl Peer {
+    pub(super) fn open_link(&mut self) {
+        if self.session.ended.is_some() || self.session.link != LinkState::Down {
+            return;
+        }
+        self.session.link = LinkState::Opening;
+        self.effects.push(Effect::OpenLink);
+    }
+
+    pub(super) fn link_opened(&mut self, now: Moment) {
+        if self.session.link != LinkState::Opening {
+            return;
+        }
+        self.session.link = LinkState::Open;
+        self.timers.set(Timer::Handshake, now.plus(HANDSHAKE_MS));
+    }
+
+    pub(super) fn link_closed(&mut self, now: Moment, code: Option<u16>) {
+        self.session.link = LinkState::Down;
+        self.session_over();
+        if self.session.ended.is_some() {
+            return;
+        }
+        if let Some(reason) = code.and_then(CloseCode::from_number).and_then(end_of) {
+            return self.end(reason);
+        }
+        if self.session.stopping {
+            return self.end(EndReason::Stopped);
+        }
+        let ceiling = (RECONNECT_BASE_MS << self.session.tries.min(16)).min(RECONNECT_CAP_MS);
+        self.session.tries = self.session.tries.saturating_add(1);
+        self.timers.set(Timer::Reconnect, now.plus(self.ids.below(ceiling + 1)));
+    }
+
+    /// What dies with a session: its knock, its requests, its bodies.
+    fn session_over(&mut self) {
+        let was_registered = self.session.membership.take().is_some();
+        self.session.knock = None;
+        self.session.hub_ready = false;
+        for timer in [Timer::Handshake, Timer::Pull, Timer::Reconnect] {
+            self.timers.clear(&timer);
+        }
+        for reference in std::mem::take(&mut self.pending).into_keys() {
+            self.timers.clear(&Timer::Request(reference));
+        }
+        self.mirror.abandon();
+        self.shares.session_over();
+        if was_registered {
+            self.effects.push(Effect::EndBodies);
+        }
+        for timer in self.scheduler.session_over() {
+            self.timers.clear(&timer);
+        }
+    }
+
+    /// Nothing more is tried.
+    pub(super) fn end(&mut self, reason: EndReason) {
+        if self.session.ended.is_some() {
+            return;
+        }
+        self.session.ended = Some(reason);
+        if self.session.link == LinkState::Open {
+            self.effects.push(Effect::CloseLink { code: None });
+        }
+        self.session_over();
+        self.timers.clear(&Timer::Stop);
+    }
+
+    pub(super) fn handshake_late(&mut self, now: Moment) {
+        self.effects.push(Effect::CloseLink { code: None });
+        self.link_closed(now, None);
+    }
+
+    // ── Handshake ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn challenged(&mut self, now: Moment, challenge: Challenge) {
+        if self.session.link != LinkState::Open || self.session.membership.is_some() {
+            return;
+        }
+        if challenge.protocol != PROTOCOL_VERSION {
+            return self.end(EndReason::Version);
+        }
+        let knock = self.new_knock(challenge.nonce);
+        let registration = Registration {
+            nonce: Nonce(self.ids.bytes()),
+            commit: knock.commit,
+            name: self.config.name.clone(),
+            kind: self.config.kind,
+            platform: self.config.platform.clone(),
+            instance: self.config.instance,
+            public_key: self.config.public_key,
+            resume: self.mirror.resume(),
+            challenge,
+        };
+        self.session.hub_key = Some(registration.challenge.hub.public_key);
+        self.session.knock = Some(knock);
+        self.timers.set(Timer::Handshake, now.plus(HANDSHAKE_MS));
+        self.effects.push(Effect::Register { registration });
+    }
+
+    fn new_knock(&mut self, relay_nonce: Nonce) -> Knock {
+        let reveal = Reveal(self.ids.bytes());
+        let commit = approval::commit(&self.config.public_key, &reveal);
+        Knock { relay_nonce, commit, reveal, revealed: false, code: None }
+    }
+
+    pub(super) fn registered(&mut self, now: Moment, membership: Membership, hub_ready: bool) {
+        self.timers.clear(&Timer::Handshake);
+        self.session.tries = 0;
+        self.session.hub_ready = hub_ready;
+        self.membership_is(now, membership);
+    }
+
+    pub(super) fn membership_said(&mut self, now: Moment, membership: Membership) {
+        // The relay learns who belongs from the master alone.
+        self.session.hub_ready |= membership != Membership::Unknown;
+        if self.session.membership != Some(membership) {
+            self.membership_is(now, membership);
+        }
+    }
+
+    fn membership_is(&mut self, now: Moment, membership: Membership) {
+        self.session.membership = Some(membership);
+        match membership {
+            Membership::Approved => {
+                self.session.knock = None;
+                if self.session.hub_ready {
+                    self.expect_page(now);
+                }
+            }
+            Membership::Disapproved => self.end(EndReason::Refused),
+            Membership::Pending | Membership::Unknown => {}
+        }
+    }
+
+    /// CLIENT_APPROVED of itself. Its first page comes right behind it.
+    pub(super) fn let_in(&mut self, now: Moment) {
+        if self.session.approved() {
+            return;
+        }
+        self.session.hub_ready = true;
+        self.mirror.forget_position();
+        self.membership_is(now, Membership::Approved);
+    }
+
+    fn expect_page(&mut self, now: Moment) {
+        self.mirror.expect();
+        self.timers.set(Timer::Pull, now.plus(REQUEST_TIMEOUT_MS));
+    }
+
+    pub(super) fn hub_ready(&mut self, now: Moment) {
+        self.session.hub_ready = true;
+        self.pull(now);
+        self.scheduler.hub_back();
+    }
+
+    pub(super) fn hub_away(&mut self) {
+        self.session.hub_ready = false;
+        self.mirror.abandon();
+        self.timers.clear(&Timer::Pull);
+    }
+
+    // ── The knock ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn request_id(&self, knock: &Knock) -> RequestId {
+        approval::request_id(&self.config.public_key, &knock.commit, &knock.relay_nonce, &self.config.name)
+    }
+
+    /// One commit, one challenge: who knows the reveal could choose the nonce, so a second one is never answered.
+    pub(super) fn approval_challenged(&mut self, request_id: RequestId, nonce: Nonce) {
+        let (Some(knock), Some(hub_key)) = (&self.session.knock, self.session.hub_key) else { return };
+        if knock.revealed || self.request_id(knock) != request_id {
+            return;
+        }
+        let reveal = knock.reveal;
+        let code = approval::code(&hub_key, &self.config.public_key, &request_id, &reveal, &nonce);
+        if let Some(knock) = &mut self.session.knock {
+            knock.revealed = true;
+            knock.reveal = Reveal([0; 32]);
+            knock.code = Some(code);
+        }
+        // A challenge comes from the master alone.
+        self.session.hub_ready = true;
+        self.send(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal }), None);
+    }
+
+    /// A new promise, bound to the relay's new nonce.
+    pub(super) fn approval_restarted(&mut self, request_id: RequestId, nonce: Nonce) {
+        let Some(knock) = &self.session.knock else { return };
+        if self.request_id(knock) != request_id {
+            return;
+        }
+        let knock = self.new_knock(nonce);
+        let commit = knock.commit;
+        self.session.knock = Some(knock);
+        self.send(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit }), None);
+    }
+
+    // ── Name, end ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Of a pending device the name is part of the knock: it knocks anew.
+    pub(super) fn rename(&mut self, now: Moment, name: String) {
+        if !lanyard_protocol::device::is_valid_name(&name) {
+            let code = lanyard_protocol::FailureCode::BadMessage;
+            let message = "a name has 1 to 255 bytes and no control characters".into();
+            return self.effects.push(Effect::RenameFailed { code, message });
+        }
+        self.config.name = name.clone();
+        match self.session.membership {
+            Some(Membership::Approved) => {
+                let message = DeviceToRelay::UpdateName(UpdateName { name: name.clone() });
+                self.request(now, message, Pending::Rename(name));
+            }
+            Some(_) => {
+                self.effects.push(Effect::CloseLink { code: None });
+                self.session.link = LinkState::Down;
+                self.session_over();
+                self.open_link();
+            }
+            None => {}
+        }
+    }
+
+    /// Takes back what is shared and ends when the hub has said so, or after a moment.
+    pub(super) fn stop(&mut self, now: Moment) {
+        self.session.stopping = true;
+        let all: Vec<_> = self.shares.states().map(|(file_id, _)| file_id).collect();
+        self.unshare(now, all);
+        self.timers.set(Timer::Stop, now.plus(STOP_MS));
+    }
+
+    pub(super) fn stop_when_done(&mut self) {
+        if self.session.stopping && (self.shares.is_quiet() || !self.session.hub_here()) {
+            self.end(EndReason::Stopped);
+        }
+    }
+}
+
+/// Why a close code is the end (PROTOCOL.md 1), or `None` if the device comes back by itself.
+fn end_of(code: CloseCode) -> Option<EndReason> {
+    match code {
+        CloseCode::Revoked => Some(EndReason::Refused),
+        CloseCode::Superseded => Some(EndReason::Superseded),
+        CloseCode::BadMessage | CloseCode::Unauthenticated => Some(EndReason::Rejected),
+        CloseCode::TooSlow | CloseCode::TooLarge | CloseCode::RateLimited | CloseCode::ServerNotReady => None,
+    }
+}

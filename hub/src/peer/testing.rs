@@ -1,0 +1,53 @@
+//! Short names for what the tests of the Peer are made of.
+
+use lanyard_protocol::group::group_log;
+use lanyard_protocol::{Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, Instance, NewFile};
+
+/// A UUID as text; this crate has no need of the crate for them.
+fn uuid(kind: u8, n: u8) -> String {
+    format!("{kind:08x}-0000-8000-8000-0000000000{n:02x}")
+}
+
+pub fn device(n: u8) -> DeviceId {
+    uuid(1, n).parse().unwrap()
+}
+
+pub fn file_id(n: u8) -> FileId {
+    uuid(2, n).parse().unwrap()
+}
+
+pub fn client(n: u8, name: &str) -> Client {
+    Client { public_id: device(n), name: name.into(), kind: DeviceKind::Native, platform: String::new() }
+}
+
+pub fn new_file(n: u8, path: &str, size: u64) -> NewFile {
+    NewFile {
+        file_id: file_id(n),
+        path: path.into(),
+        size,
+        modified_ms: 1,
+        media_type: String::new(),
+        kind: EntryKind::File,
+        root: None,
+    }
+}
+
+/// File `n` of device `owner`, 1 MiB.
+pub fn entry(owner: u8, n: u8, path: &str) -> FileEntry {
+    listed(device(owner), Instance([owner; 16]), new_file(n, path, 1 << 20))
+}
+
+pub fn listed(owner: DeviceId, instance: Instance, new: NewFile) -> FileEntry {
+    FileEntry {
+        public_id: owner,
+        instance,
+        file_id: new.file_id,
+        path: new.path,
+        size: new.size,
+        modified_ms: new.modified_ms,
+        media_type: new.media_type,
+        kind: new.kind,
+        group_log: group_log(new.size),
+        root: new.root,
+    }
+}

@@ -1,0 +1,631 @@
+//! The Peer knocks once, mirrors what the hub says, offers what is not listed, and asks for exactly what is missing.
+
+use lanyard_protocol::chunk::What;
+use lanyard_protocol::device::{HubInfo, TransportMode};
+use lanyard_protocol::group::Groups;
+use lanyard_protocol::message::*;
+use lanyard_protocol::*;
+
+use super::testing::{device, entry, file_id, listed, new_file};
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+struct Rig {
+    peer: Peer,
+    now: Moment,
+}
+
+fn key() -> PublicKey {
+    PublicKey([7; 32])
+}
+
+fn transfer(n: u8) -> TransferId {
+    TransferId(device(n).0)
+}
+
+fn all(files: &[(u8, u64)]) -> Vec<WantedFile> {
+    let wanted = |(n, size): &(u8, u64)| WantedFile {
+        file_id: file_id(*n),
+        size: *size,
+        group_log: Groups::of(*size).group_log,
+        root: None,
+        have: GroupSet::default(),
+    };
+    files.iter().map(wanted).collect()
+}
+
+impl Rig {
+    fn new() -> Self {
+        let config = PeerConfig {
+            public_key: key(),
+            instance: Instance([7; 16]),
+            name: "laptop".into(),
+            kind: DeviceKind::Native,
+            platform: "test".into(),
+        };
+        Self { peer: Peer::new(config, IdSource::new([1; 32])), now: Moment(1_000) }
+    }
+
+    fn drain(&mut self) -> Vec<Effect> {
+        std::iter::from_fn(|| self.peer.poll_effect()).collect()
+    }
+
+    fn tell(&mut self, input: Input) -> Vec<Effect> {
+        self.peer.handle(self.now, input);
+        self.drain()
+    }
+
+    fn hear(&mut self, message: RelayToDevice, reference: Option<&Ref>) -> Vec<Effect> {
+        self.tell(Input::Received { frame: Frame::new(message, reference.cloned()) })
+    }
+
+    /// To the next deadline.
+    fn wait(&mut self) -> Vec<Effect> {
+        self.now = self.peer.poll_timeout().expect("it waits for something");
+        self.peer.handle_timeout(self.now);
+        self.drain()
+    }
+
+    fn wait_until(&mut self, wanted: impl Fn(&Effect) -> bool) -> Effect {
+        for _ in 0..100 {
+            if let Some(effect) = self.wait().into_iter().find(|effect| wanted(effect)) {
+                return effect;
+            }
+        }
+        panic!("it never came");
+    }
+
+    fn challenge(&mut self) -> Registration {
+        let challenge = Challenge {
+            protocol: 1,
+            boot_id: BootId([1; 16]),
+            nonce: Nonce([2; 32]),
+            hub: HubInfo { name: "Kitchen".into(), public_key: PublicKey([3; 32]) },
+            mode: TransportMode::Open,
+        };
+        self.tell(Input::LinkOpened);
+        match self.hear(RelayToDevice::Challenge(challenge), None).remove(0) {
+            Effect::Register { registration } => registration,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ack(&mut self, membership: Membership, hub_ready: bool) -> Vec<Effect> {
+        let (public_id, signature) = (self.peer.public_id(), Signature([0; 64]));
+        let ack = ClientRegisterAck { public_id, membership, hub_ready, session_token: None, signature };
+        self.hear(RelayToDevice::ClientRegisterAck(ack), None)
+    }
+
+    /// Connected, approved, with these files listed at revision 5.
+    fn inside(files: Vec<FileEntry>) -> Self {
+        let mut rig = Self::new();
+        assert_eq!(rig.tell(Input::Start), [Effect::OpenLink]);
+        rig.back_inside(files);
+        rig
+    }
+
+    fn back_inside(&mut self, files: Vec<FileEntry>) -> Vec<Effect> {
+        self.challenge();
+        let mut effects = self.ack(Membership::Approved, true);
+        effects.extend(self.hear(RelayToDevice::FeedPage(snapshot(5, files)), None));
+        effects
+    }
+
+    fn lose_link(&mut self) -> Vec<Effect> {
+        let mut effects = self.tell(Input::LinkClosed { code: None });
+        let reopened = self.wait_until(|effect| *effect == Effect::OpenLink);
+        effects.push(reopened);
+        effects
+    }
+}
+
+fn snapshot(revision: u64, files: Vec<FileEntry>) -> FeedPage {
+    let (clients, gone) = Default::default();
+    FeedPage { mode: FeedMode::Snapshot, epoch: 7, revision, clients, files, gone, cursor: None, last: true }
+}
+
+fn sent(effects: &[Effect]) -> Vec<(DeviceToRelay, Option<Ref>)> {
+    let one = |effect: &Effect| match effect {
+        Effect::Send { message, reference } => Some((message.clone(), reference.clone())),
+        _ => None,
+    };
+    effects.iter().filter_map(one).collect()
+}
+
+fn asked(effects: &[Effect]) -> Vec<Vec<Piece>> {
+    let one = |(message, _): (DeviceToRelay, _)| match message {
+        DeviceToRelay::RequestChunk(request) => Some(request.pieces),
+        _ => None,
+    };
+    sent(effects).into_iter().filter_map(one).collect()
+}
+
+fn failed(code: FailureCode) -> RequestFailed {
+    RequestFailed { code, message: String::new(), retry_after_ms: None, file_id: None }
+}
+
+// ── Session ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_knock_shows_its_digits_and_reveals_once() {
+    let mut rig = Rig::new();
+    rig.tell(Input::Start);
+    let registration = rig.challenge();
+    assert_eq!(rig.ack(Membership::Pending, true), [Effect::PhaseChanged { phase: Phase::Waiting { code: None } }]);
+    let request_id = approval::request_id(&key(), &registration.commit, &Nonce([2; 32]), "laptop");
+    let challenge = ApprovalChallenge { request_id, nonce: Nonce([9; 32]) };
+
+    let strange = ApprovalChallenge { request_id: RequestId([0; 16]), ..challenge.clone() };
+    assert_eq!(rig.hear(RelayToDevice::ApprovalChallenge(strange), None), []);
+
+    let effects = rig.hear(RelayToDevice::ApprovalChallenge(challenge.clone()), None);
+    let [(DeviceToRelay::ApprovalReveal(said), None)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(approval::commit(&key(), &said.reveal), registration.commit);
+    let code = approval::code(&PublicKey([3; 32]), &key(), &request_id, &said.reveal, &Nonce([9; 32]));
+    assert_eq!(*rig.peer.phase(), Phase::Waiting { code: Some(code) });
+
+    let again = ApprovalChallenge { nonce: Nonce([8; 32]), ..challenge };
+    assert_eq!(rig.hear(RelayToDevice::ApprovalChallenge(again), None), [], "a second challenge is never answered");
+}
+
+#[test]
+fn a_restart_makes_a_new_promise_bound_to_the_new_nonce() {
+    let mut rig = Rig::new();
+    rig.tell(Input::Start);
+    let registration = rig.challenge();
+    rig.ack(Membership::Pending, true);
+    let old = approval::request_id(&key(), &registration.commit, &Nonce([2; 32]), "laptop");
+    let restart = ApprovalChallenge { request_id: old, nonce: Nonce([5; 32]) };
+    let effects = rig.hear(RelayToDevice::ApprovalRestart(restart), None);
+    let [(DeviceToRelay::ApprovalCommit(said), None)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_ne!(said.commit, registration.commit);
+    let request_id = approval::request_id(&key(), &said.commit, &Nonce([5; 32]), "laptop");
+    let challenge = ApprovalChallenge { request_id, nonce: Nonce([9; 32]) };
+    assert_eq!(sent(&rig.hear(RelayToDevice::ApprovalChallenge(challenge), None)).len(), 1);
+}
+
+#[test]
+fn let_in_it_acts_when_it_has_the_list() {
+    let mut rig = Rig::new();
+    rig.tell(Input::Start);
+    rig.challenge();
+    rig.ack(Membership::Pending, true);
+    let client = testing::client(0, "laptop");
+    let client = Client { public_id: rig.peer.public_id(), ..client };
+    let approved = ClientApproved { client, epoch: 7, revision: 5, audience: Audience::All };
+    let effects = rig.hear(RelayToDevice::ClientApproved(approved), None);
+    assert_eq!(effects, [Effect::PhaseChanged { phase: Phase::Entering }]);
+    let mut first = snapshot(5, vec![entry(1, 1, "a")]);
+    (first.cursor, first.last) = (Some("more".into()), false);
+    let effects = rig.hear(RelayToDevice::FeedPage(first), None);
+    let [(DeviceToRelay::FeedPull(pull), Some(reference))] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(*pull, FeedPull { epoch: 0, since: 0, cursor: Some("more".into()) });
+    let effects = rig.hear(RelayToDevice::FeedPage(snapshot(5, vec![entry(1, 2, "b")])), Some(reference));
+    let phase = Phase::Approved { host_away: false };
+    assert_eq!(effects, [Effect::CatalogueChanged, Effect::PhaseChanged { phase }]);
+    assert_eq!(rig.peer.catalogue().files.len(), 2);
+    assert_eq!(rig.peer.poll_timeout(), None, "nothing is waited for");
+}
+
+#[test]
+fn it_comes_back_by_itself_but_not_after_a_refusal() {
+    let mut rig = Rig::inside(vec![]);
+    let effects = rig.lose_link();
+    assert_eq!(effects.first(), Some(&Effect::EndBodies));
+    let registration = rig.challenge();
+    assert_eq!(registration.resume, Some(Resume { epoch: 7, revision: 5 }));
+    rig.ack(Membership::Approved, true);
+    let effects = rig.tell(Input::LinkClosed { code: Some(4403) });
+    let phase = Phase::Ended { reason: EndReason::Refused };
+    assert_eq!(effects, [Effect::EndBodies, Effect::PhaseChanged { phase }]);
+    assert_eq!(rig.peer.poll_timeout(), None);
+}
+
+#[test]
+fn a_relay_that_says_nothing_is_left() {
+    let mut rig = Rig::new();
+    rig.tell(Input::Start);
+    rig.tell(Input::LinkOpened);
+    assert_eq!(rig.wait(), [Effect::CloseLink { code: None }]);
+    assert_eq!(rig.wait(), [Effect::OpenLink]);
+}
+
+#[test]
+fn while_the_host_is_away_the_list_stays_and_is_pulled_when_it_is_back() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let effects = rig.hear(RelayToDevice::ServerNotReady(ServerNotReady { retry_after_ms: 1_000 }), None);
+    assert_eq!(effects, [Effect::PhaseChanged { phase: Phase::Approved { host_away: true } }]);
+    assert_eq!(rig.peer.catalogue().files.len(), 1);
+    let effects = rig.hear(RelayToDevice::HubReady(HubReady { epoch: 7, revision: 6 }), None);
+    let pull = FeedPull { epoch: 7, since: 5, cursor: None };
+    assert!(matches!(&sent(&effects)[..], [(DeviceToRelay::FeedPull(said), Some(_))] if *said == pull));
+}
+
+#[test]
+fn a_gap_is_pulled() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let removed = FileRemoved {
+        public_id: device(1),
+        file_ids: vec![file_id(1)],
+        epoch: 7,
+        revision: 9,
+        audience: Audience::All,
+    };
+    let effects = rig.hear(RelayToDevice::FileRemoved(removed), None);
+    assert!(matches!(&sent(&effects)[..], [(DeviceToRelay::FeedPull(pull), _)] if pull.since == 5));
+    let effects = rig.wait_until(|effect| matches!(effect, Effect::Send { .. }));
+    assert!(matches!(effects, Effect::Send { message: DeviceToRelay::FeedPull(_), .. }), "no page: it asks again");
+}
+
+// ── Shares ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn files_added(rig: &Rig, revision: u64, files: Vec<NewFile>) -> RelayToDevice {
+    let (public_id, instance) = (rig.peer.public_id(), Instance([7; 16]));
+    let files = files.into_iter().map(|file| listed(public_id, instance, file)).collect();
+    RelayToDevice::FilesAdded(FilesAdded { public_id, files, epoch: 7, revision, audience: Audience::All })
+}
+
+#[test]
+fn the_broadcast_is_the_acknowledgement() {
+    let mut rig = Rig::inside(vec![]);
+    let new = new_file(1, "a", 10);
+    let effects = rig.tell(Input::Share { files: vec![new.clone()] });
+    let [(DeviceToRelay::AddFiles(add), Some(reference))] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(add.files, std::slice::from_ref(&new));
+    let added = files_added(&rig, 6, vec![new]);
+    let effects = rig.hear(added, Some(reference));
+    let state = ShareState::Shared;
+    assert_eq!(effects, [Effect::SharesChanged { file_ids: vec![file_id(1)], state }, Effect::CatalogueChanged]);
+    assert_eq!(rig.peer.poll_timeout(), None);
+}
+
+#[test]
+fn no_answer_is_shown_as_failed_and_still_counts_later() {
+    let mut rig = Rig::inside(vec![]);
+    let new = new_file(1, "a", 10);
+    let effects = rig.tell(Input::Share { files: vec![new.clone()] });
+    let reference = sent(&effects)[0].1.clone();
+    let state = ShareState::Failed { code: FailureCode::TimedOut };
+    assert_eq!(rig.wait(), [Effect::SharesChanged { file_ids: vec![file_id(1)], state }]);
+    let added = files_added(&rig, 6, vec![new]);
+    let effects = rig.hear(added, reference.as_ref());
+    assert_eq!(effects[0], Effect::SharesChanged { file_ids: vec![file_id(1)], state: ShareState::Shared });
+}
+
+#[test]
+fn many_files_go_in_messages_that_fit() {
+    let mut rig = Rig::inside(vec![]);
+    let file = |n: u32| NewFile {
+        file_id: format!("{n:08x}-0000-8000-8000-000000000000").parse().unwrap(),
+        path: format!("{}/{n}", "x".repeat(200)),
+        ..new_file(1, "", 1)
+    };
+    let effects = rig.tell(Input::Share { files: (0..2_000).map(file).collect() });
+    let batches: Vec<Vec<NewFile>> = sent(&effects)
+        .into_iter()
+        .map(|(message, _)| match message {
+            DeviceToRelay::AddFiles(add) => add.files,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 2_000);
+    for batch in batches {
+        let text = codec::encode(&DeviceToRelay::AddFiles(AddFiles { files: batch.clone() }), None);
+        assert!(batch.len() <= limits::MAX_FILES_A_MESSAGE && text.len() <= limits::MAX_LIST_BYTES);
+    }
+}
+
+#[test]
+fn the_culprit_fails_and_the_others_are_offered_again() {
+    let mut rig = Rig::inside(vec![]);
+    let effects = rig.tell(Input::Share { files: vec![new_file(1, "a", 1), new_file(2, "b", 1)] });
+    let reference = sent(&effects)[0].1.clone();
+    let no = RequestFailed { file_id: Some(file_id(2)), ..failed(FailureCode::PathRejected) };
+    let effects = rig.hear(RelayToDevice::RequestFailed(no), reference.as_ref());
+    let state = ShareState::Failed { code: FailureCode::PathRejected };
+    assert_eq!(effects[0], Effect::SharesChanged { file_ids: vec![file_id(2)], state });
+    let [(DeviceToRelay::AddFiles(add), _)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(add.files, [new_file(1, "a", 1)]);
+}
+
+#[test]
+fn after_a_snapshot_without_them_shares_are_offered_again_and_strangers_taken_back() {
+    let mut rig = Rig::inside(vec![]);
+    let new = new_file(1, "a", 10);
+    rig.tell(Input::Share { files: vec![new.clone()] });
+    let added = files_added(&rig, 6, vec![new.clone()]);
+    rig.hear(added, None);
+    rig.lose_link();
+    let stranger = listed(rig.peer.public_id(), Instance([7; 16]), new_file(9, "old", 1));
+    let effects = rig.back_inside(vec![stranger]);
+    let messages: Vec<DeviceToRelay> = sent(&effects).into_iter().map(|(message, _)| message).collect();
+    let remove = RemoveFile { file_ids: vec![file_id(9)], keep: false };
+    let expected = [DeviceToRelay::RemoveFile(remove), DeviceToRelay::AddFiles(AddFiles { files: vec![new] })];
+    assert_eq!(messages, expected);
+}
+
+#[test]
+fn stopping_takes_back_what_is_shared_first() {
+    let mut rig = Rig::inside(vec![]);
+    let new = new_file(1, "a", 10);
+    rig.tell(Input::Share { files: vec![new.clone()] });
+    let added = files_added(&rig, 6, vec![new]);
+    rig.hear(added, None);
+    let effects = rig.tell(Input::Stop);
+    let [(DeviceToRelay::RemoveFile(_), reference)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    let ack = RelayToDevice::RemoveFileAck(FeedAck { epoch: 7, revision: 7 });
+    let effects = rig.hear(ack, reference.as_ref());
+    assert_eq!(effects[0], Effect::CloseLink { code: None });
+    assert_eq!(*rig.peer.phase(), Phase::Ended { reason: EndReason::Stopped });
+}
+
+#[test]
+fn only_groups_of_shared_files_are_uploaded() {
+    let mut rig = Rig::inside(vec![]);
+    rig.tell(Input::Share { files: vec![new_file(1, "a", 3 * MIB)] });
+    let ask = |pieces: Vec<Piece>, what, length| {
+        let ticket = Ticket([1; 16]);
+        let public_id = device(7);
+        RelayToDevice::UploadChunkRequest(UploadChunkRequest { ticket, public_id, pieces, what, length })
+    };
+    let said_no = |effects: Vec<Effect>| match &sent(&effects)[..] {
+        [(DeviceToRelay::ChunkUnavailable(no), None)] => no.code,
+        other => panic!("{other:?}"),
+    };
+    let piece = |n, first, count| vec![Piece::new(file_id(n), first, count)];
+    assert_eq!(said_no(rig.hear(ask(piece(2, 0, 1), What::Bytes, 1), None)), FailureCode::FileGone);
+    assert_eq!(said_no(rig.hear(ask(piece(1, 11, 2), What::Bytes, 1), None)), FailureCode::FileChanged);
+    assert_eq!(said_no(rig.hear(ask(piece(1, 0, 12), What::Values, 384), None)), FailureCode::NoValues);
+    let effects = rig.hear(ask(piece(1, 0, 12), What::Bytes, 3 * MIB), None);
+    let (ticket, pieces, length) = (Ticket([1; 16]), piece(1, 0, 12), 3 * MIB);
+    assert_eq!(effects, [Effect::Upload { ticket, pieces, length }]);
+}
+
+// ── Transfers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn order(files: &[(u8, u64)]) -> TransferOrder {
+    TransferOrder { transfer_id: transfer(1), owner: device(1), files: all(files), lookahead_bytes: None }
+}
+
+impl Rig {
+    fn ready(&mut self, pieces: Vec<Piece>) -> Vec<Effect> {
+        let (transfer_id, ticket) = (transfer(1), Ticket([2; 16]));
+        self.hear(RelayToDevice::ChunkReady(ChunkReady { transfer_id, pieces, ticket, length: 1 }), None)
+    }
+
+    fn chunk_failed(&mut self, pieces: Vec<Piece>, code: FailureCode) -> Vec<Effect> {
+        let (transfer_id, retry) = (transfer(1), code != FailureCode::FileGone);
+        let failed = ChunkFailed { transfer_id, pieces, code, retry, retry_after_ms: None };
+        self.hear(RelayToDevice::ChunkFailed(failed), None)
+    }
+
+    fn stored(&mut self, piece: Piece) -> Vec<Effect> {
+        self.tell(Input::Stored { transfer_id: transfer(1), file_id: piece.file_id, groups: piece.groups })
+    }
+
+    /// The whole life of one run.
+    fn fetch(&mut self, pieces: Vec<Piece>) -> Vec<Effect> {
+        let mut effects = self.ready(pieces.clone());
+        let fetch = effects.iter().find_map(|e| if let Effect::Fetch { fetch, .. } = e { Some(*fetch) } else { None });
+        for piece in pieces {
+            effects.extend(self.stored(piece));
+        }
+        let outcome = FetchOutcome::Complete;
+        effects.extend(self.tell(Input::FetchEnded { fetch: fetch.expect("a fetch was started"), outcome }));
+        effects
+    }
+}
+
+fn groups(first: u32, count: u32) -> Vec<Piece> {
+    vec![Piece::new(file_id(1), first, count)]
+}
+
+#[test]
+fn a_large_file_is_asked_for_in_runs_that_grow() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 64 * MIB)]) });
+    assert_eq!(asked(&effects), [groups(0, 4), groups(4, 4), groups(8, 4), groups(12, 4)]);
+    let effects = rig.fetch(groups(0, 4));
+    assert_eq!(asked(&effects), [groups(16, 5)], "one group more after a good one");
+    let effects = rig.chunk_failed(groups(4, 4), FailureCode::Busy);
+    assert_eq!(asked(&effects), [] as [Vec<Piece>; 0], "what failed waits a moment");
+}
+
+#[test]
+fn the_whole_file_is_closed_once_and_the_transfer_ends() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 300_000)]) });
+    assert_eq!(asked(&effects), [groups(0, 2)]);
+    let effects = rig.fetch(groups(0, 2));
+    let (transfer_id, file_id) = (transfer(1), file_id(1));
+    assert!(effects.contains(&Effect::CloseFile { transfer_id, file_id, root: None }));
+    let effects = rig.tell(Input::FileClosed { transfer_id, file_id, outcome: Closed::Done });
+    let ended = Effect::TransferEnded { transfer_id, done: 1, failed: 0 };
+    assert_eq!(effects, [Effect::FileDone { transfer_id, file_id }, ended]);
+    assert_eq!(rig.peer.poll_timeout(), None);
+}
+
+#[test]
+fn small_files_travel_many_to_a_body() {
+    let mut rig = Rig::inside(vec![]);
+    let files: Vec<(u8, u64)> = (0..200).map(|n| (n, 4_096)).collect();
+    let effects = rig.tell(Input::StartTransfer { order: order(&files) });
+    let runs = asked(&effects);
+    assert_eq!(runs.len(), 1);
+    assert_eq!(runs[0].len(), 200);
+    let big: Vec<(u8, u64)> = (0..10).map(|n| (n, MIB)).collect();
+    let mut rig = Rig::inside(vec![]);
+    let runs = asked(&rig.tell(Input::StartTransfer { order: order(&big) }));
+    assert_eq!(runs.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2], "a body has its limit");
+}
+
+#[test]
+fn files_take_turns() {
+    let mut rig = Rig::inside(vec![]);
+    let files: Vec<(u8, u64)> = (1..=5).map(|n| (n, 64 * MIB)).collect();
+    let runs = asked(&rig.tell(Input::StartTransfer { order: order(&files) }));
+    let turns: Vec<FileId> = runs.iter().map(|pieces| pieces[0].file_id).collect();
+    assert_eq!(turns, [file_id(1), file_id(2), file_id(3), file_id(1)]);
+}
+
+#[test]
+fn a_resumed_file_asks_only_for_what_is_missing() {
+    let mut rig = Rig::inside(vec![]);
+    let mut resumed = order(&[(1, 64 * MIB)]);
+    resumed.files[0].have.insert(GroupRange::new(2, 250));
+    let effects = rig.tell(Input::StartTransfer { order: resumed });
+    assert_eq!(asked(&effects), [groups(0, 2), groups(252, 4)]);
+}
+
+#[test]
+fn after_a_reconnect_only_the_rest_is_asked_for() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, 2 * MIB)]) });
+    rig.ready(groups(0, 4));
+    rig.stored(groups(0, 3)[0]);
+    rig.lose_link();
+    let effects = rig.back_inside(vec![entry(1, 1, "a")]);
+    assert_eq!(asked(&effects), [groups(3, 4), groups(7, 1)]);
+}
+
+#[test]
+fn an_absent_owner_is_waited_for() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, MIB * 2)]) });
+    rig.chunk_failed(groups(0, 4), FailureCode::OwnerAway);
+    let effects = rig.chunk_failed(groups(4, 4), FailureCode::OwnerAway);
+    let waits_for = Some(FailureCode::OwnerAway);
+    assert_eq!(effects, [Effect::TransferChanged { transfer_id: transfer(1), waits_for, paused: false }]);
+    let back = PresenceChange { public_id: device(1), instance: None, resume: None, request_id: None };
+    let effects = rig.hear(RelayToDevice::ClientReconnected(back), None);
+    assert_eq!(asked(&effects).concat().iter().map(|piece| piece.groups.count).sum::<u32>(), 8);
+}
+
+#[test]
+fn other_failures_are_tried_again_after_a_moment() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
+    rig.chunk_failed(groups(0, 4), FailureCode::BadBytes);
+    let before = rig.now;
+    let again = rig.wait_until(|effect| matches!(effect, Effect::Send { .. }));
+    assert_eq!(asked(&[again]), [groups(0, 4)]);
+    assert!(rig.now.since(before) <= 200);
+}
+
+#[test]
+fn a_final_no_ends_the_file() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
+    let effects = rig.chunk_failed(groups(0, 4), FailureCode::FileGone);
+    let (transfer_id, file_id, code) = (transfer(1), file_id(1), FailureCode::FileGone);
+    let ended = Effect::TransferEnded { transfer_id, done: 0, failed: 1 };
+    assert_eq!(effects, [Effect::FileFailed { transfer_id, file_id, code, message: None }, ended]);
+}
+
+#[test]
+fn a_removed_file_ends_its_transfer_and_its_bodies() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
+    rig.ready(groups(0, 4));
+    let file_ids = vec![file_id(1)];
+    let removed = FileRemoved { public_id: device(1), file_ids, epoch: 7, revision: 6, audience: Audience::All };
+    let effects = rig.hear(RelayToDevice::FileRemoved(removed), None);
+    assert!(effects.contains(&Effect::CancelFetch { fetch: FetchId(1) }));
+    assert!(matches!(effects[0], Effect::FileFailed { code: FailureCode::FileGone, .. }));
+}
+
+#[test]
+fn bytes_nobody_asked_for_are_sent_back() {
+    let mut rig = Rig::inside(vec![]);
+    let effects = rig.ready(groups(0, 4));
+    let cancel = CancelChunk { transfer_id: transfer(1), pieces: Some(groups(0, 4)) };
+    assert_eq!(sent(&effects), [(DeviceToRelay::CancelChunk(cancel), None)]);
+}
+
+#[test]
+fn a_request_that_nobody_speaks_of_is_asked_again() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
+    let cancel = rig.wait_until(|effect| matches!(effect, Effect::Send { .. }));
+    assert!(matches!(cancel, Effect::Send { message: DeviceToRelay::CancelChunk(_), .. }));
+    let again = rig.wait_until(|effect| matches!(effect, Effect::Send { .. }));
+    assert_eq!(asked(&[again]), [groups(0, 4)]);
+}
+
+#[test]
+fn groups_that_do_not_merge_are_found_by_the_list_and_asked_again() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
+    rig.fetch(groups(0, 4));
+    let (transfer_id, id) = (transfer(1), file_id(1));
+    let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: Closed::Mismatch });
+    let [(DeviceToRelay::RequestChunk(ask), _)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((ask.what, ask.pieces.clone()), (What::Values, groups(0, 4)));
+    let effects = rig.ready(groups(0, 4));
+    let Some(Effect::Fetch { fetch, what: What::Values, .. }) = effects.first().cloned() else { panic!("{effects:?}") };
+    rig.tell(Input::Rejected { transfer_id, file_id: id, groups: vec![GroupRange::new(2, 1)] });
+    let effects = rig.tell(Input::FetchEnded { fetch, outcome: FetchOutcome::Complete });
+    assert_eq!(asked(&effects), [groups(2, 1)]);
+}
+
+#[test]
+fn without_a_list_all_is_fetched_once_more_and_then_it_has_changed() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
+    rig.fetch(groups(0, 4));
+    let (transfer_id, id) = (transfer(1), file_id(1));
+    rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: Closed::Mismatch });
+    let effects = rig.chunk_failed(groups(0, 4), FailureCode::NoValues);
+    assert_eq!(effects[0], Effect::DiscardFile { transfer_id, file_id: id });
+    assert_eq!(asked(&effects), [groups(0, 4)]);
+    rig.fetch(groups(0, 4));
+    let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: Closed::Mismatch });
+    let code = FailureCode::FileChanged;
+    assert_eq!(effects[0], Effect::FileFailed { transfer_id, file_id: id, code, message: None });
+}
+
+#[test]
+fn a_full_disk_ends_the_transfer_with_its_sentence() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, 64 * MIB)]) });
+    rig.ready(groups(0, 4));
+    let outcome = FetchOutcome::LocalFailure { message: "no space left".into() };
+    let effects = rig.tell(Input::FetchEnded { fetch: FetchId(1), outcome });
+    let said =
+        effects.iter().find_map(|e| if let Effect::FileFailed { message, .. } = e { message.clone() } else { None });
+    assert_eq!(said.as_deref(), Some("no space left"));
+    assert!(matches!(sent(&effects)[..], [(DeviceToRelay::CancelChunk(_), None)]));
+    assert_eq!(rig.peer.poll_timeout(), None);
+}
+
+#[test]
+fn paused_it_asks_nothing_and_resumed_it_goes_on() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, 2 * MIB)]) });
+    rig.ready(groups(0, 4));
+    let effects = rig.tell(Input::Pause { transfer_id: transfer(1) });
+    assert!(effects.contains(&Effect::CancelFetch { fetch: FetchId(1) }));
+    assert_eq!(rig.peer.poll_timeout(), None);
+    let effects = rig.tell(Input::Resume { transfer_id: transfer(1) });
+    assert_eq!(asked(&effects), [groups(0, 4), groups(4, 4)]);
+}
+
+#[test]
+fn an_ordered_reader_is_not_run_away_from() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let ahead = TransferOrder { lookahead_bytes: Some(2 * MIB), ..order(&[(1, 64 * MIB)]) };
+    let effects = rig.tell(Input::StartTransfer { order: ahead });
+    assert_eq!(asked(&effects), [groups(0, 4), groups(4, 4)]);
+    assert_eq!(asked(&rig.fetch(groups(4, 4))), [] as [Vec<Piece>; 0]);
+    let (transfer_id, file_id) = (transfer(1), file_id(1));
+    let effects = rig.tell(Input::Consumed { transfer_id, file_id, groups: 1 });
+    assert_eq!(asked(&effects), [groups(8, 1)]);
+}
+
+#[test]
+fn an_empty_file_is_there_at_once() {
+    let mut rig = Rig::inside(vec![]);
+    let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 0)]) });
+    assert_eq!(effects[0], Effect::CloseFile { transfer_id: transfer(1), file_id: file_id(1), root: None });
+}

@@ -1,0 +1,297 @@
+//! One download: which groups of which files are missing, which are on their way, what it waits for.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use lanyard_protocol::chunk::What;
+use lanyard_protocol::group::Groups;
+use lanyard_protocol::limits::{MAX_PIECES, MAX_RUN_BYTES};
+use lanyard_protocol::{DeviceId, FailureCode, FileId, GroupRange, Piece, Root};
+
+use super::groupset::GroupSet;
+use super::window::Window;
+use super::{TransferOrder, WantedFile};
+
+/// Files of which less is missing travel many to a body.
+const SMALL_BYTES: u64 = 1 << 20;
+/// Bytes of a bundle: half of the largest run, so that two fit what the relay gives one owner.
+const BUNDLE_BYTES: u64 = MAX_RUN_BYTES / 2;
+/// Large files of one transfer that are on their way at once.
+const FILES_AT_A_TIME: usize = 3;
+
+/// What a file waits for before it is asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) code: FailureCode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JobState {
+    /// Groups are missing or on their way.
+    Fetching,
+    /// All groups are here; the driver checks and names the file.
+    Closing,
+    /// They do not merge to the root: the list of values shall tell which are wrong.
+    WantsValues,
+    AskedValues,
+    Done,
+    Failed,
+}
+
+/// One file of a transfer.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) groups: Groups,
+    pub(super) root: Option<Root>,
+    /// Stored.
+    pub(super) have: GroupSet,
+    /// Neither stored nor on its way.
+    pub(super) missing: GroupSet,
+    pub(super) state: JobState,
+    /// Failures since a group was stored.
+    pub(super) tries: u32,
+    pub(super) waiting: Option<Waiting>,
+    /// The reader took all groups below this one.
+    pub(super) consumed: u32,
+    /// How often the groups did not merge to the root.
+    pub(super) mismatches: u32,
+    /// Stands in the transfer's queue.
+    queued: bool,
+}
+
+impl Job {
+    fn new(wanted: &WantedFile) -> Self {
+        let groups = Groups::new(wanted.size, wanted.group_log);
+        let mut missing = GroupSet::full(groups.count());
+        wanted.have.runs().for_each(|run| missing.remove(run));
+        Self {
+            groups,
+            root: wanted.root,
+            have: wanted.have.clone(),
+            missing,
+            state: JobState::Fetching,
+            tries: 0,
+            waiting: None,
+            consumed: 0,
+            mismatches: 0,
+            queued: false,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, JobState::Done | JobState::Failed)
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.have.len() == self.groups.count()
+    }
+
+    /// Bytes stored, for the owner's screen.
+    pub(super) fn have_bytes(&self) -> u64 {
+        self.have.runs().map(|run| self.groups.span(run.first, run.count)).sum()
+    }
+
+    fn missing_bytes(&self) -> u64 {
+        self.missing.runs().map(|run| self.groups.span(run.first, run.count)).sum()
+    }
+
+    /// Everything that is not stored is missing again.
+    pub(super) fn nothing_under_way(&mut self) {
+        self.missing = GroupSet::full(self.groups.count());
+        for run in self.have.runs().collect::<Vec<_>>() {
+            self.missing.remove(run);
+        }
+        self.waiting = None;
+        if self.state == JobState::AskedValues {
+            self.state = JobState::WantsValues;
+        }
+    }
+
+    /// These were on their way; what of them is not stored is missing again.
+    pub(super) fn give_back(&mut self, range: GroupRange) {
+        for gap in self.have.gaps(range) {
+            self.missing.insert(gap);
+        }
+    }
+
+    pub(super) fn start_over(&mut self) {
+        self.have = GroupSet::default();
+        self.missing = GroupSet::full(self.groups.count());
+        self.state = JobState::Fetching;
+    }
+}
+
+/// Files of one owner, fetched under one id.
+#[derive(Debug, Clone)]
+pub(super) struct Transfer {
+    pub(super) owner: DeviceId,
+    pub(super) jobs: BTreeMap<FileId, Job>,
+    /// As ordered.
+    order: Vec<FileId>,
+    /// Files with something to ask for; the first few large ones take turns.
+    queue: VecDeque<FileId>,
+    pub(super) window: Window,
+    pub(super) paused: bool,
+    lookahead_bytes: Option<u64>,
+    /// What the driver was told last: what it waits for, and whether it is paused.
+    pub(super) told: Option<(Option<FailureCode>, bool)>,
+    pub(super) done: usize,
+    pub(super) failed: usize,
+}
+
+impl Transfer {
+    pub(super) fn new(order: &TransferOrder) -> Self {
+        let mut transfer = Self {
+            owner: order.owner,
+            jobs: order.files.iter().map(|file| (file.file_id, Job::new(file))).collect(),
+            order: order.files.iter().map(|file| file.file_id).collect(),
+            queue: VecDeque::new(),
+            window: Window::default(),
+            paused: false,
+            lookahead_bytes: order.lookahead_bytes,
+            told: None,
+            done: 0,
+            failed: 0,
+        };
+        transfer.line_up();
+        transfer
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.done + self.failed == self.jobs.len()
+    }
+
+    /// Puts a file into the queue if there is something to ask of it.
+    pub(super) fn enqueue(&mut self, file_id: FileId) {
+        let Some(job) = self.jobs.get_mut(&file_id) else { return };
+        let wants = match job.state {
+            JobState::Fetching => !job.missing.is_empty(),
+            JobState::WantsValues => true,
+            _ => false,
+        };
+        if wants && job.waiting.is_none() && !job.queued {
+            job.queued = true;
+            self.queue.push_back(file_id);
+        }
+    }
+
+    /// What a transfer waits for that has nothing to ask.
+    pub(super) fn waits_for(&self) -> Option<FailureCode> {
+        self.jobs.values().find_map(|job| job.waiting.map(|waiting| waiting.code))
+    }
+
+    pub(super) fn has_queue(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn take_front(&mut self) -> Option<FileId> {
+        let file_id = self.queue.pop_front()?;
+        if let Some(job) = self.jobs.get_mut(&file_id) {
+            job.queued = false;
+        }
+        Some(file_id)
+    }
+
+    /// The next run to ask for; its groups are no longer missing.
+    pub(super) fn next_run(&mut self) -> Option<(What, Vec<Piece>)> {
+        // Each file in the queue is looked at once at most: one behind its reader stays and asks nothing now.
+        for _ in 0..self.queue.len() {
+            let file_id = *self.queue.front()?;
+            let job = self.jobs.get_mut(&file_id)?;
+            if job.state == JobState::WantsValues {
+                job.state = JobState::AskedValues;
+                let whole = Piece::new(file_id, 0, job.groups.count());
+                self.take_front();
+                return Some((What::Values, vec![whole]));
+            }
+            if job.state != JobState::Fetching || job.waiting.is_some() || job.missing.is_empty() {
+                self.take_front();
+                continue;
+            }
+            if self.lookahead_bytes.is_none() && job.missing_bytes() <= SMALL_BYTES {
+                return Some((What::Bytes, self.bundle()));
+            }
+            if let Some(piece) = self.run_of(file_id) {
+                return Some((What::Bytes, vec![piece]));
+            }
+            self.rotate();
+        }
+        None
+    }
+
+    /// Small files from the front of the queue, as many as fit one body.
+    fn bundle(&mut self) -> Vec<Piece> {
+        let (mut pieces, mut bytes) = (Vec::new(), 0);
+        while let Some(file_id) = self.queue.front().copied() {
+            let Some(job) = self.jobs.get_mut(&file_id) else { break };
+            if job.state == JobState::WantsValues {
+                break;
+            }
+            let fetching = job.state == JobState::Fetching && job.waiting.is_none();
+            let (size, runs) = (job.missing_bytes(), job.missing.runs().count());
+            if fetching && !pieces.is_empty() {
+                let full = bytes + size > BUNDLE_BYTES || pieces.len() + runs > MAX_PIECES;
+                if full || size > SMALL_BYTES {
+                    break;
+                }
+            }
+            if fetching {
+                bytes += size;
+                pieces.extend(job.missing.runs().map(|run| Piece { file_id, groups: run }));
+                job.missing = GroupSet::default();
+            }
+            self.take_front();
+        }
+        pieces
+    }
+
+    /// The next run of one large file.
+    fn run_of(&mut self, file_id: FileId) -> Option<Piece> {
+        let run_bytes = self.window.run_bytes().min(MAX_RUN_BYTES);
+        let lookahead = self.lookahead_bytes;
+        let job = self.jobs.get_mut(&file_id)?;
+        let first = job.missing.first()?;
+        let group_bytes = 1u64 << job.groups.group_log;
+        let mut count = first.count.min((run_bytes / group_bytes).max(1) as u32);
+        if let Some(ahead) = lookahead {
+            let limit = job.consumed.saturating_add((ahead / group_bytes).max(1) as u32);
+            count = count.min(limit.saturating_sub(first.first));
+        }
+        if count == 0 {
+            return None;
+        }
+        let run = GroupRange::new(first.first, count);
+        job.missing.remove(run);
+        if job.missing.is_empty() {
+            self.take_front();
+        } else {
+            self.rotate();
+        }
+        Some(Piece { file_id, groups: run })
+    }
+
+    /// The front file goes behind the others that are on their way.
+    fn rotate(&mut self) {
+        if let Some(front) = self.queue.pop_front() {
+            let place = self.queue.len().min(FILES_AT_A_TIME - 1);
+            self.queue.insert(place, front);
+        }
+    }
+
+    /// After a session: everything that is not stored is asked for again, in the old order.
+    pub(super) fn nothing_under_way(&mut self) {
+        for job in self.jobs.values_mut().filter(|job| !job.is_over()) {
+            job.nothing_under_way();
+        }
+        self.line_up();
+    }
+
+    /// The queue as it was ordered, without what has nothing to ask.
+    fn line_up(&mut self) {
+        self.queue.clear();
+        self.jobs.values_mut().for_each(|job| job.queued = false);
+        for file_id in std::mem::take(&mut self.order) {
+            self.enqueue(file_id);
+            self.order.push(file_id);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! How much one transfer asks for: bytes of a run, and runs at once. Grows on success, halves on failure.
+
+use lanyard_protocol::limits::MAX_RUN_BYTES;
+
+/// What a first run asks for: the plateau of the measurements.
+const START_BYTES: u64 = 1 << 20;
+/// Larger runs bring nothing, and the relay gives one owner a quarter of its budget: two such runs fit.
+const MOST_BYTES: u64 = if MAX_RUN_BYTES < 4 << 20 { MAX_RUN_BYTES } else { 4 << 20 };
+/// A run should take about this long: long enough to be worth its messages, short enough to be lost.
+const AIM_MS: u64 = 250;
+const FEWEST_RUNS: usize = 4;
+const MOST_RUNS: usize = 8;
+
+/// The adaptive window of one transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    run_bytes: u64,
+    runs: usize,
+    /// Good runs since `runs` last changed.
+    good: usize,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { run_bytes: START_BYTES, runs: FEWEST_RUNS, good: 0 }
+    }
+}
+
+impl Window {
+    /// Bytes that the next run of a large file may have (at least one group goes in any case).
+    pub fn run_bytes(&self) -> u64 {
+        self.run_bytes
+    }
+
+    /// Runs that may be on their way at once.
+    pub fn runs(&self) -> usize {
+        self.runs
+    }
+
+    /// A run came whole, in `took_ms`.
+    pub fn good(&mut self, took_ms: u64, group_bytes: u64) {
+        if took_ms <= AIM_MS {
+            self.run_bytes = (self.run_bytes + group_bytes).min(MOST_BYTES);
+        } else if took_ms > 2 * AIM_MS {
+            self.run_bytes = self.run_bytes.saturating_sub(group_bytes).max(group_bytes);
+        }
+        self.good += 1;
+        if self.good >= self.runs && self.runs < MOST_RUNS {
+            self.runs += 1;
+            self.good = 0;
+        }
+    }
+
+    /// A run failed or was cut.
+    pub fn bad(&mut self, group_bytes: u64) {
+        self.run_bytes = (self.run_bytes / 2).max(group_bytes);
+        self.runs = FEWEST_RUNS;
+        self.good = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: u64 = 256 << 10;
+
+    #[test]
+    fn a_good_run_adds_a_group_a_bad_one_halves() {
+        let mut window = Window::default();
+        window.good(10, GROUP);
+        assert_eq!(window.run_bytes(), START_BYTES + GROUP);
+        window.bad(GROUP);
+        assert_eq!(window.run_bytes(), (START_BYTES + GROUP) / 2);
+        for _ in 0..20 {
+            window.bad(GROUP);
+        }
+        assert_eq!((window.run_bytes(), window.runs()), (GROUP, FEWEST_RUNS));
+    }
+
+    #[test]
+    fn it_settles_around_the_aim_and_below_the_limits() {
+        let mut window = Window::default();
+        for _ in 0..100 {
+            window.good(1, GROUP);
+        }
+        assert_eq!((window.run_bytes(), window.runs()), (MOST_BYTES, MOST_RUNS));
+        window.good(AIM_MS + 1, GROUP);
+        assert_eq!(window.run_bytes(), MOST_BYTES);
+        window.good(3 * AIM_MS, GROUP);
+        assert_eq!(window.run_bytes(), MOST_BYTES - GROUP);
+    }
+}

@@ -1,0 +1,307 @@
+//! The command line. `lanyard` alone, or with paths, is `lanyard serve`.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use lanyard_device::link::HubUrl;
+use lanyard_hub::authority::Admission;
+use lanyard_protocol::device::is_valid_name;
+
+use crate::data_dir;
+use crate::device_commands::DeviceCommand;
+use crate::exit;
+
+pub const DEFAULT_LISTEN: &str = "[::]:7070";
+
+/// Share files with the devices on your network, at once and from where they lie.
+///
+/// `lanyard` alone starts a hub on this machine; `lanyard PATH…` shares these files and folders from it as well.
+#[derive(Debug, Parser)]
+#[command(name = "lanyard", version, propagate_version = true, after_help = exit::HELP)]
+#[command(subcommand_required = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct GlobalArgs {
+    /// Where this hub or this device keeps its keys and its state [default: the platform's data directory]
+    #[arg(long = "data", value_name = "DIR", env = "LANYARD_DATA", global = true)]
+    data: Option<PathBuf>,
+    /// Machine-readable output on standard output, and nothing else there
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// What holds for every command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Global {
+    pub data_dir: PathBuf,
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a hub: relay, master and this machine's own files (the default command)
+    #[command(after_help = exit::HELP)]
+    Serve(ServeArgs),
+    /// Run the relay half alone
+    Relay(RelayArgs),
+    /// Run the master half alone, against a relay that shares its secret
+    Master(MasterArgs),
+    /// List devices: who is in, who waits with which digits, who was turned away
+    Devices,
+    /// Let a device in
+    Approve {
+        /// Its name, its id, or the beginning of that
+        id: String,
+        /// The six digits that it shows; without them it is enough that you name it
+        #[arg(long, value_name = "DIGITS")]
+        code: Option<String>,
+    },
+    /// Turn a device away, for good
+    Refuse {
+        /// Its name, its id, or the beginning of that
+        id: String,
+    },
+    /// Let a device that was turned away knock again
+    Forget {
+        /// Its name, its id, or the beginning of that
+        id: String,
+    },
+    /// Print a fresh link that opens the host's desk in a browser, once
+    Console,
+    /// List what is shared
+    Files,
+    /// Show how the hub stands
+    Status,
+    #[command(flatten)]
+    Device(DeviceCommand),
+}
+
+/// Whether the person at the host is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Admit {
+    /// Ask for the digits of each new device
+    Ask,
+    /// Let everybody in who was not turned away before
+    Everyone,
+}
+
+impl From<Admit> for Admission {
+    fn from(admit: Admit) -> Self {
+        match admit {
+            Admit::Ask => Admission::Ask,
+            Admit::Everyone => Admission::Everyone,
+        }
+    }
+}
+
+/// How the host's desk behaves, in one process or alone.
+#[derive(Debug, Clone, Args)]
+pub struct DeskArgs {
+    /// Files and folders to share from this machine
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Who is let in
+    #[arg(long, value_enum, default_value_t = Admit::Ask)]
+    pub admit: Admit,
+    /// The console shows the digits and asks for a tap, in place of having them typed
+    #[arg(long)]
+    pub tap_to_approve: bool,
+    /// No prompt and no codes on the screen; implied when standard output is no terminal
+    #[arg(long)]
+    pub headless: bool,
+    /// What people see this hub and this machine called [default: the machine's name]
+    #[arg(long, value_parser = name)]
+    pub name: Option<String>,
+}
+
+/// Where people reach the hub.
+#[derive(Debug, Clone, Args)]
+pub struct ListenArgs {
+    /// Address and port; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_LISTEN)]
+    pub listen: SocketAddr,
+    /// A name by which people may address this hub, beside its addresses; may be given again
+    #[arg(long = "host", value_name = "NAME", value_parser = host_name)]
+    pub hosts: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub desk: DeskArgs,
+    #[command(flatten)]
+    pub listen: ListenArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RelayArgs {
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// What people see this hub called [default: the machine's name]
+    #[arg(long, value_parser = name)]
+    pub name: Option<String>,
+    /// The secret it shares with its master, made if it is not there [default: master.secret in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub secret: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct MasterArgs {
+    #[command(flatten)]
+    pub desk: DeskArgs,
+    /// The relay's address, such as http://127.0.0.1:7070
+    #[arg(long, value_name = "URL")]
+    pub relay: HubUrl,
+    /// The secret it shares with its relay, made if it is not there [default: master.secret in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub secret: Option<PathBuf>,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if is_valid_name(text) {
+        Ok(text.into())
+    } else {
+        Err("a name has 1 to 255 bytes and no control characters".into())
+    }
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let fits = (1..=253).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        && !text.starts_with(['-', '.']);
+    if fits {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("a host name such as hub.local, without scheme and port".into())
+    }
+}
+
+/// Reads the command line. Help, version and mistakes end the process, mistakes with 2.
+pub fn parse() -> (Global, Command) {
+    try_parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
+}
+
+fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<(Global, Command), clap::Error> {
+    let Cli { global, command } = Cli::try_parse_from(with_default(args.into_iter().collect()))?;
+    let data_dir = global.data.or_else(data_dir::default_dir).ok_or_else(|| {
+        Cli::command().error(
+            clap::error::ErrorKind::MissingRequiredArgument,
+            "this account has no home directory; say with --data where to keep things",
+        )
+    })?;
+    Ok((Global { data_dir, json: global.json }, command))
+}
+
+/// Puts `serve` where no command stands: the first word that is no option decides.
+fn with_default(mut args: Vec<OsString>) -> Vec<OsString> {
+    let cli = Cli::command();
+    let is_command = |word: &str| cli.find_subcommand(word).is_some();
+    let mut at = 1;
+    while let Some(word) = args.get(at).map(|word| word.to_string_lossy().into_owned()) {
+        match word.as_str() {
+            "--data" => at += 2,
+            "--json" => at += 1,
+            word if word.starts_with("--data=") => at += 1,
+            "-h" | "--help" | "-V" | "--version" => return args,
+            word if is_command(word) => return args,
+            _ => break,
+        }
+    }
+    args.insert(at.min(args.len()), "serve".into());
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<(Global, Command), clap::Error> {
+        try_parse(std::iter::once("lanyard").chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    fn serve(line: &str) -> ServeArgs {
+        match parsed(line) {
+            Ok((_, Command::Serve(args))) => args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_serves() {
+        assert_eq!(serve("").listen.listen, DEFAULT_LISTEN.parse().unwrap());
+        assert_eq!(serve("film.mkv Pictures").desk.paths, [PathBuf::from("film.mkv"), "Pictures".into()]);
+        assert_eq!(serve("./ls").desk.paths, [PathBuf::from("./ls")]);
+        assert_eq!(serve("-- ls").desk.paths, [PathBuf::from("ls")]);
+        assert_eq!(serve("film.mkv ls").desk.paths, [PathBuf::from("film.mkv"), "ls".into()]);
+        let args = serve("--listen 127.0.0.1:0 --name Studio --host a.local --host B --admit everyone --headless x");
+        assert_eq!(args.listen.hosts, ["a.local", "b"]);
+        assert_eq!((args.desk.admit, args.desk.headless, args.desk.paths.len()), (Admit::Everyone, true, 1));
+        assert_eq!(args.desk.name.as_deref(), Some("Studio"));
+        assert_eq!(serve("serve x --json").desk.paths, [PathBuf::from("x")]);
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in ["--data /d --json devices", "devices --json --data /d", "--data=/d devices --json"] {
+            let (global, command) = parsed(line).unwrap();
+            assert_eq!(global, Global { data_dir: "/d".into(), json: true }, "{line}");
+            assert!(matches!(command, Command::Devices), "{line}");
+        }
+        let (global, _) = parsed("--data /d --json").unwrap();
+        assert_eq!(global.data_dir, PathBuf::from("/d"));
+    }
+
+    #[test]
+    fn commands_for_the_host_take_what_they_say() {
+        let (_, approve) = parsed("approve abcd --code 123456").unwrap();
+        assert!(matches!(approve, Command::Approve { id, code: Some(code) } if id == "abcd" && code == "123456"));
+        assert!(matches!(parsed("refuse abcd").unwrap().1, Command::Refuse { .. }));
+        for (line, wanted) in [("console", "Console"), ("files", "Files"), ("status", "Status")] {
+            assert_eq!(format!("{:?}", parsed(line).unwrap().1), wanted);
+        }
+        let (_, master) = parsed("master --relay http://127.0.0.1:7070 --secret /s").unwrap();
+        assert!(matches!(master, Command::Master(MasterArgs { secret: Some(_), .. })));
+        assert!(matches!(parsed("relay --listen 127.0.0.1:0").unwrap().1, Command::Relay(_)));
+    }
+
+    #[test]
+    fn mistakes_end_with_two() {
+        for line in [
+            "--listen nonsense",
+            "--listen 7070",
+            "--admit nobody",
+            "--host http://a",
+            "approve",
+            "master",
+            "master --relay nonsense",
+            "--nonsense",
+        ] {
+            assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        let control = ["lanyard", "--name", "a\nb"].map(OsString::from);
+        assert_eq!(try_parse(control).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn help_names_the_exit_codes() {
+        let error = parsed("--help").unwrap_err();
+        assert_eq!(error.exit_code(), 0);
+        for code in ["0  done", "3  this device is not approved", "5  no such"] {
+            assert!(error.to_string().contains(code), "{code}");
+        }
+    }
+}

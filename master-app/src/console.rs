@@ -1,0 +1,148 @@
+//! The host's web console, on a loopback port of its own: the page, its one-time door, its sockets.
+//!
+//! A link is good for one opening within a minute; a tab then holds a token. Host and Origin must be exactly this
+//! port's, so that no page from elsewhere can speak here in the host's browser.
+
+mod door;
+mod tab;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http::{HeaderMap, StatusCode, header};
+use lanyard_protocol::http::HttpError;
+use lanyard_protocol::limits::MAX_FRAME_BYTES;
+use lanyard_protocol::{DeviceId, FailureCode, SUBPROTOCOL};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use door::Door;
+
+use crate::driver::DriverHandle;
+
+/// What a tab is told when it registers, beside what the driver knows.
+#[derive(Debug, Clone)]
+pub struct ConsoleInfo {
+    pub host: DeviceId,
+    pub hub_name: String,
+    pub urls: Vec<String>,
+    pub tap_to_approve: bool,
+}
+
+struct Shared {
+    address: SocketAddr,
+    door: Door,
+    driver: DriverHandle,
+    info: ConsoleInfo,
+    stop: CancellationToken,
+}
+
+/// A console that listens; [`Console::run`] serves.
+pub struct Console {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+}
+
+impl Console {
+    /// Takes a free loopback port.
+    pub async fn bind(driver: DriverHandle, info: ConsoleInfo, stop: CancellationToken) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let door = Door::new(address);
+        Ok(Self { listener, shared: Arc::new(Shared { address, door, driver, info, stop }) })
+    }
+
+    /// Makes links that open this console.
+    pub fn door(&self) -> Door {
+        self.shared.door.clone()
+    }
+
+    /// Serves until told to stop.
+    pub async fn run(self) -> std::io::Result<()> {
+        let stop = self.shared.stop.clone();
+        let router = Router::new()
+            .route("/console/session", post(open_session))
+            .route("/ws/console", get(open_socket))
+            .fallback(get(page))
+            .layer(DefaultBodyLimit::max(4_096))
+            .layer(middleware::from_fn_with_state(self.shared.clone(), only_here))
+            .with_state(self.shared);
+        axum::serve(self.listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    }
+}
+
+fn no(code: FailureCode) -> Response {
+    let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = Json(HttpError { code, message: code.sentence().into() });
+    (status, [(header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+fn only(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let one = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(one)
+}
+
+/// Exactly one Host, this port's; an Origin, where there is one, of the same.
+async fn only_here(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let port = shared.address.port();
+    let host = only(headers, header::HOST).unwrap_or_default();
+    if host != format!("127.0.0.1:{port}") && host != format!("localhost:{port}") {
+        return no(FailureCode::HostDenied);
+    }
+    let origin = only(headers, header::ORIGIN);
+    let has_origin = headers.contains_key(header::ORIGIN);
+    let must_have = request.method() != http::Method::GET || request.uri().path() == "/ws/console";
+    if (has_origin || must_have) && origin != Some(&format!("http://{host}")) {
+        return no(FailureCode::OriginDenied);
+    }
+    next.run(request).await
+}
+
+async fn page(request: Request) -> Response {
+    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    lanyard_web::respond_console(request.uri().path(), known).map(Body::from)
+}
+
+#[derive(Deserialize)]
+struct Opening {
+    secret: String,
+}
+
+#[derive(Serialize)]
+struct Opened {
+    token: lanyard_protocol::SessionToken,
+}
+
+/// Trades the secret of a link for a token, once.
+async fn open_session(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+    let Ok(Opening { secret }) = serde_json::from_slice(&body) else { return no(FailureCode::BadMessage) };
+    match shared.door.open(&secret) {
+        Some(token) => ([(header::CACHE_CONTROL, "no-store")], Json(Opened { token })).into_response(),
+        None => no(FailureCode::Unauthenticated),
+    }
+}
+
+async fn open_socket(State(shared): State<Arc<Shared>>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    if !offered.flat_map(|value| value.split(',')).any(|one| one.trim() == SUBPROTOCOL) {
+        return no(FailureCode::BadMessage);
+    }
+    upgrade
+        .protocols([SUBPROTOCOL])
+        .max_message_size(MAX_FRAME_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .on_upgrade(move |socket| tab::serve(shared, socket))
+}
+
+#[cfg(test)]
+mod tests;

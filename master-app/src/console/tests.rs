@@ -1,0 +1,205 @@
+//! Promises: nobody opens the console but by a link from the host, once; no other page can speak here; what one tab
+//! does, all tabs see.
+
+use futures_util::{SinkExt, StreamExt};
+use lanyard_protocol::message::*;
+use lanyard_protocol::{ConsoleToMaster, MasterToConsole, Ref, SessionToken, codec};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use super::*;
+use crate::driver::tests::Bench;
+
+struct Desk {
+    bench: Bench,
+    door: Door,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+async fn desk() -> Desk {
+    let bench = Bench::new().await;
+    let info = ConsoleInfo {
+        host: DeviceId(uuid::Uuid::from_bytes([9; 16])),
+        hub_name: "Studio PC".into(),
+        urls: vec!["http://192.168.1.2:7070".into()],
+        tap_to_approve: false,
+    };
+    let stop = CancellationToken::new();
+    let console = Console::bind(bench.driver.clone(), info, stop.clone()).await.unwrap();
+    let door = console.door();
+    tokio::spawn(console.run());
+    Desk { bench, door, _stop: stop.drop_guard() }
+}
+
+impl Desk {
+    fn origin(&self) -> String {
+        format!("http://{}", self.door.address())
+    }
+
+    fn secret(&self) -> String {
+        let link = self.door.link().unwrap();
+        link.split_once("#s=").unwrap().1.to_owned()
+    }
+
+    async fn post(&self, secret: &str, origin: &str) -> reqwest::Response {
+        reqwest::Client::new()
+            .post(format!("{}/console/session", self.origin()))
+            .header("origin", origin)
+            .body(serde_json::json!({ "secret": secret }).to_string())
+            .send()
+            .await
+            .unwrap()
+    }
+
+    async fn token(&self) -> SessionToken {
+        let answer: serde_json::Value =
+            serde_json::from_slice(&self.post(&self.secret(), &self.origin()).await.bytes().await.unwrap()).unwrap();
+        answer["token"].as_str().unwrap().parse().unwrap()
+    }
+
+    async fn tab(&self) -> Tab {
+        let mut tab = Tab(self.socket(&self.origin(), "lanyard.v1").await.unwrap());
+        let token = self.token().await;
+        tab.say(ConsoleToMaster::ConsoleRegister(ConsoleRegister { token }), "r0").await;
+        tab.until(|m, _| matches!(m, MasterToConsole::ConsoleRegisterAck(_)).then_some(())).await;
+        tab
+    }
+
+    async fn socket(
+        &self,
+        origin: &str,
+        protocol: &str,
+    ) -> Result<WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>, tokio_tungstenite::tungstenite::Error> {
+        let mut request = format!("ws://{}/ws/console", self.door.address()).into_client_request().unwrap();
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        Ok(tokio_tungstenite::connect_async(request).await?.0)
+    }
+}
+
+struct Tab(WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>);
+
+impl Tab {
+    async fn say(&mut self, message: ConsoleToMaster, reference: &str) {
+        let text = codec::encode(&message, Ref::new(reference).as_ref());
+        self.0.send(Message::text(text)).await.unwrap();
+    }
+
+    async fn until<T>(&mut self, wanted: impl Fn(&MasterToConsole, Option<&str>) -> Option<T>) -> T {
+        loop {
+            let Message::Text(text) = self.0.next().await.unwrap().unwrap() else { continue };
+            let frame = codec::decode::<MasterToConsole>(&text).unwrap();
+            if let Some(found) = wanted(&frame.message, frame.reference.as_ref().map(Ref::as_str)) {
+                return found;
+            }
+        }
+    }
+
+    async fn close_code(&mut self) -> u16 {
+        loop {
+            if let Message::Close(frame) = self.0.next().await.unwrap().unwrap() {
+                return frame.unwrap().code.into();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_link_opens_once_and_not_after_a_minute() {
+    let desk = desk().await;
+    let secret = desk.secret();
+    assert_eq!(desk.post(&secret, &desk.origin()).await.status(), 200);
+    assert_eq!(desk.post(&secret, &desk.origin()).await.status(), 401);
+    assert_eq!(desk.post("nonsense", &desk.origin()).await.status(), 401);
+    let old = desk.secret();
+    desk.door.age_links();
+    assert_eq!(desk.post(&old, &desk.origin()).await.status(), 401);
+}
+
+#[tokio::test]
+async fn pages_from_elsewhere_are_refused() {
+    let desk = desk().await;
+    let secret = desk.secret();
+    for origin in ["http://evil.example", "null", "http://localhost:1", "https://127.0.0.1"] {
+        assert_eq!(desk.post(&secret, origin).await.status(), 403, "{origin}");
+        assert!(desk.socket(origin, "lanyard.v1").await.is_err(), "{origin}");
+    }
+    let client = reqwest::Client::new();
+    let rebound = client.get(desk.origin()).header("host", "evil.example").send().await.unwrap();
+    assert_eq!(rebound.status(), 421);
+    let without = client.post(format!("{}/console/session", desk.origin())).send().await.unwrap();
+    assert_eq!(without.status(), 403, "no Origin at all");
+    assert!(desk.socket(&desk.origin(), "other").await.is_err());
+    assert_eq!(desk.post(&secret, &desk.origin()).await.status(), 200, "none of that used the link up");
+}
+
+#[tokio::test]
+async fn a_tab_without_a_token_is_closed() {
+    let desk = desk().await;
+    let mut tab = Tab(desk.socket(&desk.origin(), "lanyard.v1").await.unwrap());
+    let token = SessionToken([0; 32]);
+    tab.say(ConsoleToMaster::ConsoleRegister(ConsoleRegister { token }), "r").await;
+    assert_eq!(tab.close_code().await, 4401);
+    let mut tab = Tab(desk.socket(&desk.origin(), "lanyard.v1").await.unwrap());
+    tab.say(ConsoleToMaster::Ping(Empty {}), "r").await;
+    assert_eq!(tab.close_code().await, 4400);
+}
+
+#[tokio::test]
+async fn what_is_typed_in_one_tab_is_seen_in_all() {
+    let mut desk = desk().await;
+    let (mut typing, mut watching) = (desk.tab().await, desk.tab().await);
+    let (request, code) = desk.bench.knock(7, "Ana").await;
+    for tab in [&mut typing, &mut watching] {
+        let knock = tab
+            .until(|m, _| match m {
+                MasterToConsole::Knocks(k) => k.knocks.iter().find(|k| k.ready).cloned(),
+                _ => None,
+            })
+            .await;
+        assert_eq!((knock.name.as_str(), knock.code), ("Ana", None), "the person types, the page does not know");
+    }
+    let approve = |code: Option<String>| {
+        let (public_id, request_id) = (request.client.public_id, request.request_id);
+        ConsoleToMaster::ApproveClient(ConsoleApprove { public_id, request_id, code })
+    };
+    let refusal = |m: &MasterToConsole, r: Option<&str>| match m {
+        MasterToConsole::RequestFailed(no) => Some((no.code, r.map(str::to_owned))),
+        _ => None,
+    };
+    typing.say(approve(None), "r1").await;
+    assert_eq!(typing.until(refusal).await, (FailureCode::BadMessage, Some("r1".into())));
+    typing.say(approve(Some(code)), "r2").await;
+    desk.bench.ack_approval().await;
+    let approved = |m: &MasterToConsole, r: Option<&str>| {
+        matches!(m, MasterToConsole::ClientApproved(_)).then(|| r.map(str::to_owned))
+    };
+    assert_eq!(typing.until(approved).await, Some("r2".into()));
+    assert_eq!(watching.until(approved).await, None);
+}
+
+#[tokio::test]
+async fn a_tab_pulls_the_feed_and_hears_of_changes() {
+    let mut desk = desk().await;
+    let session = desk.bench.member(7, "Ana").await;
+    let mut tab = desk.tab().await;
+    tab.say(ConsoleToMaster::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }), "p").await;
+    let page = tab.until(|m, _| if let MasterToConsole::FeedPage(p) = m { Some(p.clone()) } else { None }).await;
+    assert_eq!((page.clients.len(), page.last), (1, true));
+    desk.bench.add(session, 2).await;
+    let added = tab.until(|m, _| if let MasterToConsole::FilesAdded(a) = m { Some(a.files.len()) } else { None });
+    assert_eq!(added.await, 2);
+    tab.0.send(Message::text(r#"{"opcode":"NONSENSE","data":{},"ref":"x"}"#)).await.unwrap();
+    let failed = tab.until(|m, r| matches!(m, MasterToConsole::RequestFailed(_)).then(|| r.map(str::to_owned)));
+    assert_eq!(failed.await, Some("x".into()));
+}
+
+#[tokio::test]
+async fn the_page_is_served_here_and_only_the_consoles() {
+    let desk = desk().await;
+    let page = reqwest::get(desk.origin()).await.unwrap();
+    assert_eq!(page.status(), 200);
+    assert!(page.headers().contains_key("content-security-policy"));
+    assert_eq!(reqwest::get(format!("{}/nothing", desk.origin())).await.unwrap().status(), 404);
+}

@@ -1,0 +1,157 @@
+//! The control socket: how the host's own commands speak to the running hub. One JSON line each way.
+
+mod client;
+mod transport;
+
+use lanyard_protocol::limits::MAX_FRAME_BYTES;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio_util::sync::CancellationToken;
+
+pub use client::{approve, console, devices, devices_table, files, files_table, forget, kind, refuse, status};
+pub use transport::Listener;
+
+use crate::console::Door;
+use crate::desk::{self, Refusal};
+use crate::driver::DriverHandle;
+use crate::exit::Exit;
+use transport::Stream;
+
+/// A request is a short line.
+const MAX_REQUEST: u64 = MAX_FRAME_BYTES as u64;
+/// Commands served at once; the next ones wait.
+const AT_ONCE: usize = 16;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Request {
+    Devices,
+    Files,
+    Status,
+    Console,
+    Approve { id: String, code: Option<String> },
+    Refuse { id: String },
+    Forget { id: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    Ok(serde_json::Value),
+    Failed(Refusal),
+}
+
+/// How the hub stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub name: String,
+    /// Of the hub's key; as on the QR code. Empty until the relay was there.
+    pub fingerprint: String,
+    pub urls: Vec<String>,
+    pub relay_ready: bool,
+    pub epoch: u64,
+    pub revision: u64,
+    pub approved: usize,
+    pub online: usize,
+    pub waiting: usize,
+    pub files: usize,
+    pub console: String,
+}
+
+/// What commands may reach.
+#[derive(Clone)]
+pub struct Control {
+    pub driver: DriverHandle,
+    pub door: Door,
+    pub name: String,
+    pub urls: Vec<String>,
+}
+
+impl Control {
+    /// Serves commands until `stop`.
+    pub async fn run(self, mut listener: Listener, stop: CancellationToken) {
+        let room = std::sync::Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+        loop {
+            let Ok(place) = room.clone().acquire_owned().await else { return };
+            let stream = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            let control = self.clone();
+            match stream {
+                Ok(stream) => drop(tokio::spawn(async move {
+                    if let Err(error) = control.serve(stream).await {
+                        tracing::debug!(%error, "a command went away before its answer");
+                    }
+                    drop(place);
+                })),
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket took no connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, stream: Stream) -> std::io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        (&mut stream).take(MAX_REQUEST).read_line(&mut line).await?;
+        let response = match serde_json::from_str(&line) {
+            Ok(request) => self.answer(request).await.map_or_else(Response::Failed, Response::Ok),
+            Err(error) => Response::Failed(Refusal::new(Exit::Usage, format!("that is no command: {error}"))),
+        };
+        let mut text = serde_json::to_vec(&response)?;
+        text.push(b'\n');
+        stream.write_all(&text).await?;
+        stream.shutdown().await
+    }
+
+    async fn answer(&self, request: Request) -> Result<serde_json::Value, Refusal> {
+        let driver = &self.driver;
+        let done = serde_json::Value::Null;
+        match request {
+            Request::Devices => Ok(json(driver.look(|authority, _| desk::devices(authority)).await?)),
+            Request::Files => Ok(json(driver.look(|authority, _| desk::files(authority)).await?)),
+            Request::Status => Ok(json(self.status().await?)),
+            Request::Console => {
+                let link = self.door.link().map_err(|error| Refusal::new(Exit::Failed, error.to_string()))?;
+                Ok(json(link))
+            }
+            Request::Approve { id, code } => {
+                let id = desk::resolve_live(driver, &id).await?;
+                desk::approve(driver, id, None, code).await.map(|()| done)
+            }
+            Request::Refuse { id } => desk::refuse(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
+            Request::Forget { id } => desk::forget(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
+        }
+    }
+
+    async fn status(&self) -> Result<Status, Refusal> {
+        let (name, urls, console) = (self.name.clone(), self.urls.clone(), format!("http://{}", self.door.address()));
+        let look = move |authority: &lanyard_hub::authority::Authority, hub: Option<&lanyard_protocol::HubInfo>| {
+            let approved = |m: &&lanyard_hub::authority::Member| m.verdict == lanyard_hub::authority::Verdict::Approved;
+            Status {
+                name: hub.map_or(name, |hub| hub.name.clone()),
+                fingerprint: hub.map_or_else(String::new, |h| lanyard_protocol::identity::fingerprint(&h.public_key)),
+                urls,
+                relay_ready: authority.is_relay_ready(),
+                epoch: authority.head().epoch,
+                revision: authority.head().revision,
+                approved: authority.members().filter(approved).count(),
+                online: authority.presence().online.len(),
+                waiting: authority.knocks(false).knocks.len(),
+                files: authority.file_count(),
+                console,
+            }
+        };
+        Ok(self.driver.look(look).await?)
+    }
+}
+
+fn json(value: impl Serialize) -> serde_json::Value {
+    serde_json::to_value(value).expect("rows have string keys and no failing serializers")
+}
+
+#[cfg(test)]
+mod tests;

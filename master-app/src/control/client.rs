@@ -1,0 +1,148 @@
+//! The host's commands: ask the running hub, print for people or for programs.
+
+use std::io;
+
+use lanyard_protocol::{DeviceKind, Membership};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+use super::{Request, Response, Status, transport};
+use crate::cli::Global;
+use crate::desk::{DeviceRow, FileRow, PresenceWord};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::text::{self, visible};
+
+async fn ask<T: DeserializeOwned>(global: &Global, request: Request) -> Result<T, Failure> {
+    let dir = &global.data_dir;
+    let stream = transport::connect(dir).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Failure::new(Exit::NotReachable, format!("no hub runs on {}", dir.display()))
+        }
+        io::ErrorKind::PermissionDenied => {
+            Failure::new(Exit::Failed, format!("the hub on {} is another user's", dir.display()))
+        }
+        _ => Failure::new(Exit::Failed, format!("cannot reach the hub on {}: {error}", dir.display())),
+    })?;
+    let lost = |error: io::Error| Failure::new(Exit::NotReachable, format!("the hub went away: {error}"));
+    let mut stream = BufReader::new(stream);
+    let mut line = serde_json::to_string(&request)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).await.map_err(lost)?;
+    let mut answer = String::new();
+    stream.read_line(&mut answer).await.map_err(lost)?;
+    if answer.is_empty() {
+        return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+    }
+    match serde_json::from_str(&answer)? {
+        Response::Ok(value) => Ok(serde_json::from_value(value)?),
+        Response::Failed(refusal) => Err(Failure::new(exit_of(refusal.exit), refusal)),
+    }
+}
+
+fn exit_of(number: u8) -> Exit {
+    match number {
+        2 => Exit::Usage,
+        3 => Exit::NotApproved,
+        4 => Exit::NotReachable,
+        5 => Exit::NotFound,
+        _ => Exit::Failed,
+    }
+}
+
+pub async fn devices(global: &Global) -> Outcome {
+    let rows: Vec<DeviceRow> = ask(global, Request::Devices).await?;
+    if global.json {
+        println!("{}", serde_json::to_string(&rows)?);
+    } else {
+        print!("{}", devices_table(&rows));
+    }
+    Ok(())
+}
+
+pub fn devices_table(rows: &[DeviceRow]) -> String {
+    let cells = |row: &DeviceRow| {
+        let state = match (row.membership, row.presence, &row.code) {
+            (Membership::Pending, _, Some(code)) => format!("waits, shows {} {}", &code[..3], &code[3..]),
+            (Membership::Pending, ..) => "waits".into(),
+            (Membership::Disapproved, ..) => "turned away".into(),
+            (_, PresenceWord::Online, _) => "here".into(),
+            (_, PresenceWord::Away, _) => "away".into(),
+        };
+        vec![row.public_id.to_string(), visible(&row.name), kind(row.kind).to_owned(), state]
+    };
+    text::table(&["ID", "NAME", "KIND", "STATE"], &rows.iter().map(cells).collect::<Vec<_>>())
+}
+
+pub fn kind(kind: DeviceKind) -> &'static str {
+    match kind {
+        DeviceKind::Browser => "browser",
+        DeviceKind::Native => "native",
+        DeviceKind::Master => "this host",
+    }
+}
+
+pub async fn files(global: &Global) -> Outcome {
+    let rows: Vec<FileRow> = ask(global, Request::Files).await?;
+    if global.json {
+        println!("{}", serde_json::to_string(&rows)?);
+    } else {
+        print!("{}", files_table(&rows));
+    }
+    Ok(())
+}
+
+pub fn files_table(rows: &[FileRow]) -> String {
+    let cells = |row: &FileRow| vec![text::size(row.size), visible(&row.owner_name), visible(&row.path)];
+    text::table(&["SIZE", "OWNER", "PATH"], &rows.iter().map(cells).collect::<Vec<_>>())
+}
+
+pub async fn status(global: &Global) -> Outcome {
+    let status: Status = ask(global, Request::Status).await?;
+    if global.json {
+        println!("{}", serde_json::to_string(&status)?);
+        return Ok(());
+    }
+    println!("{}", visible(&status.name));
+    status.urls.iter().for_each(|url| println!("  {url}"));
+    println!("relay     {}", if status.relay_ready { "ready" } else { "away" });
+    println!("devices   {} let in, {} here, {} waiting", status.approved, status.online, status.waiting);
+    println!("files     {}", status.files);
+    println!("console   {} (opens with the link of `lanyard console`)", status.console);
+    if !status.fingerprint.is_empty() {
+        println!("hub key   {}", status.fingerprint);
+    }
+    Ok(())
+}
+
+pub async fn console(global: &Global) -> Outcome {
+    let link: String = ask(global, Request::Console).await?;
+    if global.json {
+        println!("{}", serde_json::json!({ "url": link }));
+    } else {
+        println!("{link}");
+        eprintln!("good for one opening within a minute, in a browser on this machine");
+    }
+    Ok(())
+}
+
+pub async fn approve(global: &Global, id: String, code: Option<String>) -> Outcome {
+    acted(global, Request::Approve { id, code }, "let in").await
+}
+
+pub async fn refuse(global: &Global, id: String) -> Outcome {
+    acted(global, Request::Refuse { id }, "turned away").await
+}
+
+pub async fn forget(global: &Global, id: String) -> Outcome {
+    acted(global, Request::Forget { id }, "forgotten; it may knock again").await
+}
+
+async fn acted(global: &Global, request: Request, done: &str) -> Outcome {
+    ask::<serde_json::Value>(global, request).await?;
+    if global.json {
+        println!("{}", serde_json::json!({ "ok": true }));
+    } else {
+        println!("{done}");
+    }
+    Ok(())
+}

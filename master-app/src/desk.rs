@@ -1,0 +1,250 @@
+//! What the host sees and does, in the words of people: shared by the terminal, the control socket and its commands.
+
+use std::time::Duration;
+
+use lanyard_hub::authority::{Authority, Command, Verdict, Word};
+use lanyard_protocol::{DeviceId, DeviceKind, FailureCode, FileId, MasterToConsole, Membership, RequestId, Root};
+use serde::{Deserialize, Serialize};
+
+use crate::driver::{DriverHandle, Over};
+use crate::exit::Exit;
+
+/// A device that knocks shows its digits within this, or `approve` says that it does not.
+const REVEAL_TIMEOUT: Duration = Duration::from_secs(5);
+const REVEAL_POLL: Duration = Duration::from_millis(50);
+
+/// One device as `lanyard devices` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRow {
+    pub public_id: DeviceId,
+    pub name: String,
+    pub kind: DeviceKind,
+    pub membership: Membership,
+    pub presence: PresenceWord,
+    /// The six digits, once the device shows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Where a knock comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PresenceWord {
+    Online,
+    Away,
+}
+
+/// One listed file as `lanyard files` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRow {
+    pub owner: DeviceId,
+    pub owner_name: String,
+    pub file_id: FileId,
+    pub path: String,
+    pub size: u64,
+    pub modified_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Root>,
+}
+
+/// Why a wish of the host came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    pub exit: u8,
+    pub message: String,
+}
+
+impl Refusal {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit: exit as u8, message: message.into() }
+    }
+
+    fn of(code: FailureCode, message: String) -> Self {
+        let exit = match code {
+            FailureCode::NotFound => Exit::NotFound,
+            FailureCode::BadMessage => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, message)
+    }
+}
+
+impl From<Over> for Refusal {
+    fn from(over: Over) -> Self {
+        Self::new(Exit::NotReachable, over.to_string())
+    }
+}
+
+/// Everybody the hub knows of, those who wait first.
+pub fn devices(authority: &Authority) -> Vec<DeviceRow> {
+    let knocks = authority.knocks(true).knocks.into_iter().map(|knock| DeviceRow {
+        public_id: knock.public_id,
+        name: knock.name,
+        kind: knock.kind,
+        membership: Membership::Pending,
+        presence: PresenceWord::Online,
+        code: knock.code,
+        address: Some(knock.address),
+    });
+    let mut members: Vec<DeviceRow> = authority
+        .members()
+        .map(|member| {
+            let id = member.client.public_id;
+            let approved = member.verdict == Verdict::Approved;
+            DeviceRow {
+                public_id: id,
+                name: member.client.name.clone(),
+                kind: member.client.kind,
+                membership: if approved { Membership::Approved } else { Membership::Disapproved },
+                presence: if authority.is_online(id) { PresenceWord::Online } else { PresenceWord::Away },
+                code: None,
+                address: None,
+            }
+        })
+        .collect();
+    members.sort_by_key(|row| (row.membership == Membership::Disapproved, row.name.to_lowercase(), row.public_id));
+    knocks.chain(members).collect()
+}
+
+/// Every listed file, by owner and path.
+pub fn files(authority: &Authority) -> Vec<FileRow> {
+    let name = |id| authority.member(id).map_or_else(String::new, |member| member.client.name.clone());
+    let mut rows: Vec<FileRow> = authority
+        .files()
+        .map(|entry| FileRow {
+            owner: entry.public_id,
+            owner_name: name(entry.public_id),
+            file_id: entry.file_id,
+            path: entry.path.clone(),
+            size: entry.size,
+            modified_ms: entry.modified_ms,
+            root: entry.root,
+        })
+        .collect();
+    rows.sort_by(|a, b| (&a.owner_name, a.owner, &a.path).cmp(&(&b.owner_name, b.owner, &b.path)));
+    rows
+}
+
+/// The device that a person means by a name or an id, or the beginning of an id that only one has.
+pub fn resolve(rows: &[DeviceRow], meant: &str) -> Result<DeviceId, Refusal> {
+    let mut found: Vec<&DeviceRow> = Vec::new();
+    let lower = meant.to_lowercase();
+    let tests: [&dyn Fn(&DeviceRow) -> bool; 4] = [
+        &|row| row.public_id.to_string() == lower,
+        &|row| row.name == meant,
+        &|row| row.name.to_lowercase() == lower,
+        &|row| lower.len() >= 4 && row.public_id.to_string().starts_with(&lower),
+    ];
+    for test in tests {
+        found.extend(rows.iter().filter(|row| test(row)));
+        if !found.is_empty() {
+            break;
+        }
+    }
+    // One device may knock from two tabs.
+    found.dedup_by_key(|row| row.public_id);
+    match found[..] {
+        [] => Err(Refusal::new(Exit::NotFound, format!("no device is called `{}`", crate::text::visible(meant)))),
+        [one] => Ok(one.public_id),
+        _ => {
+            let ids: Vec<String> = found.iter().map(|row| format!("  {}", row.public_id)).collect();
+            let meant = crate::text::visible(meant);
+            Err(Refusal::new(Exit::Usage, format!("`{meant}` may be any of these:\n{}", ids.join("\n"))))
+        }
+    }
+}
+
+pub async fn resolve_live(driver: &DriverHandle, meant: &str) -> Result<DeviceId, Refusal> {
+    resolve(&driver.look(|authority, _| devices(authority)).await?, meant)
+}
+
+/// Lets a device in. Without digits it is enough that it was named, here where only the owner can speak.
+pub async fn approve(
+    driver: &DriverHandle,
+    public_id: DeviceId,
+    request_id: Option<RequestId>,
+    code: Option<String>,
+) -> Result<(), Refusal> {
+    let word = code.map_or(Word::Named, Word::Typed);
+    let deadline = tokio::time::Instant::now() + REVEAL_TIMEOUT;
+    loop {
+        let command = Command::Approve { public_id, request_id, word: word.clone() };
+        let answer = driver.wish(command).await?;
+        let is_early = matches!(&answer, MasterToConsole::RequestFailed(no) if no.code == FailureCode::Busy);
+        if !is_early || tokio::time::Instant::now() > deadline {
+            return told(driver, public_id, answer).await;
+        }
+        // It has knocked and not yet revealed: a round trip away.
+        tokio::time::sleep(REVEAL_POLL).await;
+    }
+}
+
+async fn told(driver: &DriverHandle, public_id: DeviceId, answer: MasterToConsole) -> Result<(), Refusal> {
+    let MasterToConsole::RequestFailed(no) = answer else { return Ok(()) };
+    let verdict = driver.look(move |authority, _| authority.member(public_id).map(|m| m.verdict)).await?;
+    Err(match no.code {
+        FailureCode::NotFound if verdict == Some(Verdict::Refused) => {
+            Refusal::new(Exit::NotFound, "that device was turned away; `lanyard forget` lets it knock again")
+        }
+        FailureCode::NotFound => Refusal::new(Exit::NotFound, "that device does not knock at the moment"),
+        FailureCode::Busy => Refusal::new(Exit::Failed, "that device does not show its digits yet; try again"),
+        FailureCode::BadMessage => Refusal::new(Exit::Usage, "the code is six digits"),
+        FailureCode::ServerNotReady => Refusal::new(Exit::Failed, "the relay is away; try again when it is back"),
+        code => Refusal::of(code, no.message),
+    })
+}
+
+/// Turns a device away, for good.
+pub async fn refuse(driver: &DriverHandle, public_id: DeviceId) -> Result<(), Refusal> {
+    match driver.wish(Command::Refuse { public_id }).await? {
+        MasterToConsole::RequestFailed(no) if no.code == FailureCode::BadMessage => {
+            Err(Refusal::new(Exit::Usage, "the host itself cannot be turned away"))
+        }
+        MasterToConsole::RequestFailed(no) => Err(Refusal::of(no.code, no.message)),
+        _ => Ok(()),
+    }
+}
+
+/// Lifts a refusal: that key may knock again.
+pub async fn forget(driver: &DriverHandle, public_id: DeviceId) -> Result<(), Refusal> {
+    match driver.wish(Command::Forget { public_id }).await? {
+        MasterToConsole::RequestFailed(_) => Err(Refusal::new(Exit::NotFound, "that device was not turned away")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &str, name: &str) -> DeviceRow {
+        DeviceRow {
+            public_id: id.parse().unwrap(),
+            name: name.into(),
+            kind: DeviceKind::Browser,
+            membership: Membership::Approved,
+            presence: PresenceWord::Away,
+            code: None,
+            address: None,
+        }
+    }
+
+    #[test]
+    fn a_device_is_meant_by_name_id_or_the_beginning_of_an_id() {
+        let one = "aaaa1111-0000-8000-8000-000000000001";
+        let two = "aaaa2222-0000-8000-8000-000000000002";
+        let rows = [row(one, "Ana"), row(two, "Ben"), row(two, "Ben")];
+        for (meant, id) in [(one, one), ("Ana", one), ("ben", two), ("aaaa2", two), ("AAAA1111", one)] {
+            assert_eq!(resolve(&rows, meant).unwrap().to_string(), id, "{meant}");
+        }
+        assert_eq!(resolve(&rows, "aaaa").unwrap_err().exit, Exit::Usage as u8);
+        for meant in ["", "aaa", "Carl"] {
+            assert_eq!(resolve(&rows, meant).unwrap_err().exit, Exit::NotFound as u8, "{meant}");
+        }
+        let twins = [row(one, "Ana"), row(two, "Ana")];
+        assert_eq!(resolve(&twins, "Ana").unwrap_err().exit, Exit::Usage as u8);
+    }
+}

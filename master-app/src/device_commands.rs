@@ -1,0 +1,214 @@
+//! `lanyard` as a device: join a hub, list, share, get, link.
+
+mod choose;
+mod connection;
+mod get;
+mod join;
+mod output;
+mod share;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use lanyard_device::link::HubUrl;
+use lanyard_device::{Catalogue, DeviceError};
+use lanyard_protocol::device::is_valid_name;
+use lanyard_protocol::{EntryKind, FailureCode, FileEntry};
+use serde_json::json;
+
+use crate::cli::Global;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::text;
+use connection::Connection;
+use output::Output;
+
+/// What this machine can do as a device of a hub.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DeviceCommand {
+    /// Ask a hub to let this device in; waits until somebody there decides
+    Join(JoinArgs),
+    /// List what everybody shares
+    Ls(HubArgs),
+    /// Share files and folders until Ctrl-C
+    Share(ShareArgs),
+    /// Fetch files or whole folders; goes on where it stopped
+    Get(GetArgs),
+    /// Print an address under which any browser or player can fetch a file or folder
+    Link(LinkArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct JoinArgs {
+    /// The hub's address, as it shows it
+    pub url: HubUrl,
+    /// What others see this device called [default: the machine's name]
+    #[arg(long, value_parser = device_name)]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct HubArgs {
+    /// The hub's address [default: the hub joined last]
+    pub url: Option<HubUrl>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ShareArgs {
+    /// Files and folders; a word with `://` is the hub's address
+    #[arg(required = true, value_name = "[URL] PATH")]
+    pub words: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct GetArgs {
+    /// Paths or ids of files, paths of folders, or OWNER/PATH; a word with `://` is the hub's address
+    #[arg(required = true, value_name = "[URL] PATH|ID")]
+    pub words: Vec<String>,
+    /// The folder to save to; `-` writes one file to standard output
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LinkArgs {
+    /// The path or id of a file, the path of a folder, or OWNER/PATH; a word with `://` is the hub's address
+    #[arg(required = true, value_name = "[URL] PATH|ID")]
+    pub words: Vec<String>,
+}
+
+fn device_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    if is_valid_name(name) {
+        Ok(name.into())
+    } else {
+        Err("a name has 1 to 255 bytes and no control characters".into())
+    }
+}
+
+/// Does what is asked; the process ends with the number in the outcome.
+pub async fn run(command: DeviceCommand, global: &Global) -> Outcome {
+    match command {
+        DeviceCommand::Join(args) => join::join(global, args).await,
+        DeviceCommand::Ls(args) => ls(global, args).await,
+        DeviceCommand::Share(args) => share::share(global, args).await,
+        DeviceCommand::Get(args) => get::get(global, args).await,
+        DeviceCommand::Link(args) => link(global, args).await,
+    }
+}
+
+/// Takes the hub's address out of the words of a command; at least one other must be left.
+fn split_words(words: Vec<String>) -> Result<(Option<HubUrl>, Vec<String>), Failure> {
+    let (urls, rest): (Vec<String>, Vec<String>) = words.into_iter().partition(|word| word.contains("://"));
+    if urls.len() > 1 {
+        return Err(Failure::usage("one hub at a time: there are two addresses"));
+    }
+    if rest.is_empty() {
+        return Err(Failure::usage("say what: a path or an id is missing"));
+    }
+    let url = urls.first().map(|url| url.parse::<HubUrl>()).transpose();
+    Ok((url.map_err(|error| Failure::usage(format!("{}: {error}", urls[0])))?, rest))
+}
+
+/// What the hub's or this device's no means for the number at the end.
+fn failure_of(error: DeviceError) -> Failure {
+    let exit = match &error {
+        DeviceError::Refused { code: FailureCode::NotFound | FailureCode::FileGone, .. } => Exit::NotFound,
+        DeviceError::Refused { code: FailureCode::NotApproved, .. } => Exit::NotApproved,
+        DeviceError::Refused { code: FailureCode::ServerNotReady, .. } | DeviceError::NotConnected => {
+            Exit::NotReachable
+        }
+        _ => Exit::Failed,
+    };
+    Failure { exit, error: error.into() }
+}
+
+fn owner_name(catalogue: &Catalogue, entry: &FileEntry) -> String {
+    catalogue.clients.get(&entry.public_id).map_or_else(|| entry.public_id.to_string(), |client| client.name.clone())
+}
+
+async fn ls(global: &Global, args: HubArgs) -> Outcome {
+    let mut connection = Connection::open(global, args.url, None)?;
+    connection.enter().await?;
+    let catalogue = connection.handle.catalogue().await.map_err(failure_of)?;
+    let mut entries: Vec<(String, &FileEntry)> =
+        catalogue.files.values().map(|entry| (owner_name(&catalogue, entry), entry)).collect();
+    entries.sort_by(|a, b| (&a.0, &a.1.path, a.1.file_id).cmp(&(&b.0, &b.1.path, b.1.file_id)));
+    let output = Output::new(global);
+    if global.json {
+        output.value(&entries.iter().map(|(owner_name, entry)| listed(owner_name, entry)).collect());
+    } else {
+        output.print(&table(&entries));
+    }
+    connection.handle.shutdown().await;
+    Ok(())
+}
+
+fn listed(owner_name: &str, entry: &FileEntry) -> serde_json::Value {
+    let mut value = json!({
+        "owner": entry.public_id,
+        "owner_name": owner_name,
+        "file_id": entry.file_id,
+        "path": entry.path,
+        "size": entry.size,
+        "modified_ms": entry.modified_ms,
+    });
+    if let Some(root) = entry.root {
+        value["root"] = json!(root);
+    }
+    if entry.kind == EntryKind::Folder {
+        value["kind"] = json!(entry.kind);
+    }
+    value
+}
+
+fn table(entries: &[(String, &FileEntry)]) -> String {
+    if entries.is_empty() {
+        return "nobody shares anything at the moment\n".into();
+    }
+    let row = |(owner, entry): &(String, &FileEntry)| {
+        let folder = if entry.kind == EntryKind::Folder { "/" } else { "" };
+        vec![text::visible(owner), text::size(entry.size), format!("{}{folder}", text::visible(&entry.path))]
+    };
+    text::table(&["OWNER", "SIZE", "PATH"], &entries.iter().map(row).collect::<Vec<_>>())
+}
+
+async fn link(global: &Global, args: LinkArgs) -> Outcome {
+    let (url, words) = split_words(args.words)?;
+    if words.len() > 1 {
+        return Err(Failure::usage("one file or one folder at a time"));
+    }
+    let mut connection = Connection::open(global, url, None)?;
+    connection.enter().await?;
+    let catalogue = connection.handle.catalogue().await.map_err(failure_of)?;
+    let chosen = choose::choose(&catalogue, &words[0])?;
+    let files = chosen.files.iter().map(|wanted| wanted.entry.file_ref()).collect();
+    let made = connection.handle.link(files, Some(chosen.name)).await.map_err(failure_of)?;
+    let address = format!("{}{}", connection.url.http_base(), made.url);
+    let output = Output::new(global);
+    if global.json {
+        output.value(&json!({ "url": address, "expires_ms": made.expires_ms }));
+    } else {
+        output.print(&format!("{address}\n"));
+    }
+    connection.handle.shutdown().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(String::from).collect()
+    }
+
+    #[test]
+    fn the_word_with_a_scheme_is_the_hub() {
+        let (url, rest) = split_words(words("a/b http://hub:7070 c")).unwrap();
+        assert_eq!((url.unwrap().authority(), rest), ("hub:7070".into(), words("a/b c")));
+        assert!(split_words(words("a")).unwrap().0.is_none());
+        for line in ["http://hub", "http://a http://b c", "ftp://a b"] {
+            assert_eq!(split_words(words(line)).unwrap_err().exit, Exit::Usage, "{line}");
+        }
+    }
+}

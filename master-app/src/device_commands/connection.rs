@@ -1,0 +1,171 @@
+//! From a hub's address to a device that is inside, or to a sentence why it is not.
+
+use std::time::Duration;
+
+use lanyard_device::link::HubUrl;
+use lanyard_device::store::{DeviceStore, KnownHub};
+use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase};
+use lanyard_protocol::DeviceKind;
+use lanyard_protocol::device::HubInfo;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use crate::cli::Global;
+use crate::exit::{Exit, Failure};
+use crate::serve::machine_name;
+
+/// A hub that is there answers within this; then the command gives up.
+const HUB_PATIENCE: Duration = Duration::from_secs(5);
+/// The relay is there, but the host is not: it may be restarting.
+const HOST_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A device on its way into a hub, or inside.
+#[derive(Debug)]
+pub struct Connection {
+    pub url: HubUrl,
+    pub handle: DeviceHandle,
+    pub events: mpsc::Receiver<DeviceEvent>,
+    pub name: String,
+    /// As it proved itself.
+    hub: Option<HubInfo>,
+    store: DeviceStore,
+    /// Why the last try to connect failed.
+    unreachable: Option<String>,
+}
+
+impl Connection {
+    /// Starts the device of this data directory towards `url`, or the hub joined last.
+    pub fn open(global: &Global, url: Option<HubUrl>, name: Option<String>) -> Result<Self, Failure> {
+        let store = DeviceStore::open(&global.data_dir)?;
+        let url = match (url, store.default_hub()) {
+            (Some(url), _) => url,
+            (None, Some(known)) => known.url.clone(),
+            (None, None) => {
+                return Err(Failure::new(Exit::NotApproved, "this device has joined no hub yet: lanyard join URL"));
+            }
+        };
+        let known = store.hub(&url);
+        let name = name.or_else(|| known.map(|known| known.device_name.clone())).unwrap_or_else(machine_name);
+        let config = DeviceConfig {
+            hub: url.clone(),
+            keypair: store.keypair().clone(),
+            name: name.clone(),
+            kind: DeviceKind::Native,
+            platform: platform(),
+            instance: lanyard_device::new_instance()?,
+            pinned_hub: known.map(|known| known.public_key),
+        };
+        let (handle, events) = Device::start(config)?;
+        Ok(Self { url, handle, events, name, hub: None, store, unreachable: None })
+    }
+
+    /// The next event; the device never ends without one that says why.
+    pub async fn event(&mut self) -> DeviceEvent {
+        let event = self.events.recv().await;
+        let event = event.unwrap_or(DeviceEvent::Phase(Phase::Ended { reason: EndReason::Stopped }));
+        match &event {
+            DeviceEvent::Hub { hub } => self.hub = Some(hub.clone()),
+            DeviceEvent::Unreachable { message } => self.unreachable = Some(message.clone()),
+            _ => {}
+        }
+        event
+    }
+
+    /// Waits until this device is inside and knows the list. Who is not let in yet hears how to join.
+    pub async fn enter(&mut self) -> Result<(), Failure> {
+        let start = Instant::now();
+        let mut deadline = start + HUB_PATIENCE;
+        loop {
+            let Ok(event) = timeout_at(deadline, self.event()).await else { return Err(self.gave_up()) };
+            match event {
+                DeviceEvent::Hub { .. } => deadline = start + HOST_PATIENCE,
+                DeviceEvent::Phase(Phase::Approved { .. }) => return self.remember(0),
+                DeviceEvent::Phase(Phase::Waiting { .. }) => {
+                    let how = format!("this device has not been let in: lanyard join {}", self.url);
+                    return Err(Failure::new(Exit::NotApproved, how));
+                }
+                DeviceEvent::Phase(Phase::Ended { reason }) => return Err(self.ended(reason)),
+                _ => {}
+            }
+        }
+    }
+
+    fn gave_up(&self) -> Failure {
+        let why = match (&self.hub, &self.unreachable) {
+            (Some(_), _) => format!("the hub at {} answers, but its host is away; try again later", self.url),
+            (None, Some(why)) => why.clone(),
+            (None, None) => format!("no hub answers at {}", self.url),
+        };
+        Failure::new(Exit::NotReachable, why)
+    }
+
+    /// No hub was found so far.
+    pub fn never_answered(&self) -> Option<Failure> {
+        self.hub.is_none().then(|| self.gave_up())
+    }
+
+    /// How long a hub has to answer at all.
+    pub fn hub_deadline(&self) -> Instant {
+        Instant::now() + HUB_PATIENCE
+    }
+
+    /// What the end of the device means.
+    pub fn ended(&self, reason: EndReason) -> Failure {
+        let (exit, why) = match reason {
+            EndReason::Refused => (Exit::NotApproved, "this device was turned away by the host".to_string()),
+            EndReason::UntrustedHub => {
+                let why = "is not the hub that this device joined: its key is another one, or it cannot prove it";
+                (Exit::Failed, format!("what answers at {} {why}", self.url))
+            }
+            EndReason::Version => (Exit::Failed, "the hub speaks another version of the protocol".into()),
+            EndReason::Superseded => (Exit::Failed, "another session took the place of this one".into()),
+            EndReason::Rejected => (Exit::Failed, "the hub did not take this device's words for right ones".into()),
+            EndReason::Stopped => (Exit::Failed, "the device has ended".into()),
+        };
+        Failure::new(exit, why)
+    }
+
+    pub fn hub_name(&self) -> &str {
+        self.hub.as_ref().map_or("", |hub| &hub.name)
+    }
+
+    /// Keeps the hub's key; with a time it becomes the default hub.
+    pub fn remember(&mut self, joined_ms: u64) -> Result<(), Failure> {
+        let Some(hub) = &self.hub else { return Ok(()) };
+        let known = self.store.hub(&self.url);
+        if known.is_some_and(|known| known.public_key == hub.public_key) && joined_ms == 0 {
+            return Ok(());
+        }
+        let (hub_name, device_name) = (hub.name.clone(), self.name.clone());
+        let public_key = hub.public_key;
+        Ok(self.store.joined(KnownHub { url: self.url.clone(), public_key, hub_name, device_name, joined_ms })?)
+    }
+}
+
+/// As others see what this runs on.
+fn platform() -> String {
+    match std::env::consts::OS {
+        "linux" => "Linux",
+        "macos" => "macOS",
+        "windows" => "Windows",
+        "freebsd" => "FreeBSD",
+        other => other,
+    }
+    .into()
+}
+
+/// Ends when the person or the system asks the process to end.
+pub async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

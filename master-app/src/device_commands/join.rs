@@ -1,0 +1,78 @@
+//! `lanyard join`: knock, show the digits, wait for the host.
+
+use lanyard_device::store::now_ms;
+use lanyard_device::{DeviceEvent, Phase};
+use serde_json::json;
+use tokio::time::timeout_at;
+
+use super::JoinArgs;
+use super::connection::{Connection, interrupted};
+use super::output::Output;
+use crate::cli::Global;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::text;
+
+/// Returns when the host has decided.
+pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
+    let output = Output::new(global);
+    let mut connection = Connection::open(global, Some(args.url), args.name)?;
+    let mut asked = Asked::default();
+    let deadline = connection.hub_deadline();
+    let interrupt = interrupted();
+    tokio::pin!(interrupt);
+    loop {
+        let event = if let Some(failure) = connection.never_answered() {
+            match timeout_at(deadline, connection.event()).await {
+                Ok(event) => event,
+                Err(_) => return Err(failure),
+            }
+        } else {
+            tokio::select! {
+                event = connection.event() => event,
+                () = &mut interrupt => {
+                    connection.handle.shutdown().await;
+                    return Err(Failure::new(Exit::Failed, "stopped before the host decided"));
+                }
+            }
+        };
+        match event {
+            DeviceEvent::Phase(Phase::Waiting { code }) => asked.say(output, code),
+            DeviceEvent::Phase(Phase::HostAway) => output.note("the host is away; waiting"),
+            DeviceEvent::Phase(Phase::Approved { .. }) => break,
+            DeviceEvent::Phase(Phase::Ended { reason }) => {
+                let failure = connection.ended(reason);
+                if failure.exit == Exit::NotApproved {
+                    output.event(&json!({ "event": "refused", "public_id": connection.handle.public_id() }));
+                }
+                return Err(failure);
+            }
+            _ => {}
+        }
+    }
+    connection.remember(now_ms())?;
+    let hub = text::visible(connection.hub_name());
+    output.event(&json!({ "event": "approved", "public_id": connection.handle.public_id(), "hub": hub }));
+    output.note(&format!("{} is in at {hub} ({})", text::visible(&connection.name), connection.url));
+    connection.handle.shutdown().await;
+    Ok(())
+}
+
+/// What was said of the knock.
+#[derive(Debug, Default)]
+struct Asked {
+    knocked: bool,
+    code: Option<String>,
+}
+
+impl Asked {
+    fn say(&mut self, output: Output, code: Option<String>) {
+        if !std::mem::replace(&mut self.knocked, true) {
+            output.event(&json!({ "event": "pending" }));
+        }
+        if let Some(new) = code.as_ref().filter(|code| self.code.as_ref() != Some(code)) {
+            output.event(&json!({ "event": "code", "code": new }));
+            output.note(&format!("the host is asked for these digits: {new}"));
+        }
+        self.code = code;
+    }
+}

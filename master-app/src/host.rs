@@ -1,0 +1,128 @@
+//! The host's own files: an ordinary device, embedded, with the key that the authority lets in by itself.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use lanyard_device::link::HubUrl;
+use lanyard_device::store::DeviceStore;
+use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase};
+use lanyard_protocol::{DeviceKind, Instance, PublicKey};
+use tokio_util::sync::CancellationToken;
+
+use crate::text::visible;
+
+/// Offers `paths` to the hub until `stop`.
+pub async fn run(
+    url: HubUrl,
+    store: DeviceStore,
+    name: String,
+    paths: Vec<PathBuf>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let keypair = store.keypair().clone();
+    let config = DeviceConfig {
+        kind: kind_towards(&url),
+        hub: url,
+        name,
+        platform: platform().into(),
+        instance: instance(&keypair.public()),
+        keypair,
+        pinned_hub: None,
+    };
+    let (device, mut events) = Device::start(config)?;
+    offer(&device, paths).await?;
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = stop.cancelled() => {
+                leave_unsaid(device);
+                return Ok(());
+            }
+        };
+        match event {
+            Some(DeviceEvent::Phase(Phase::Ended { reason })) => {
+                bail!("this host's own files can no longer be offered: {}", why(reason))
+            }
+            Some(_) => {}
+            None => bail!("this host's own files can no longer be offered"),
+        }
+    }
+}
+
+/// A device that ends takes back what it shared. The host's is shared again after a restart, and links to it go on: so it
+/// ends with the process, as if the power had gone.
+fn leave_unsaid(device: DeviceHandle) {
+    tokio::spawn(async move {
+        std::future::pending::<()>().await;
+        drop(device);
+    });
+}
+
+async fn offer(device: &DeviceHandle, paths: Vec<PathBuf>) -> anyhow::Result<()> {
+    // Also without any: then what an earlier run offered is taken back.
+    let offered = device.share(paths).await.context("share this host's files")?;
+    for skipped in &offered.skipped {
+        tracing::warn!(why = skipped.why, "not shared: {}", visible(&skipped.path.to_string_lossy()));
+    }
+    Ok(())
+}
+
+/// The relay takes the host's kind from its own machine only.
+fn kind_towards(url: &HubUrl) -> DeviceKind {
+    let (host, _) = url.host_and_port();
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if is_here { DeviceKind::Master } else { DeviceKind::Native }
+}
+
+/// The same after every restart, so that what an earlier run listed is ours to keep or to take back. There is one hub
+/// to a data directory, so nobody else uses it.
+fn instance(key: &PublicKey) -> Instance {
+    let hash = blake3::hash(format!("lanyard host instance {key}").as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.as_bytes()[..16]);
+    Instance(bytes)
+}
+
+fn platform() -> &'static str {
+    match std::env::consts::OS {
+        "linux" => "Linux",
+        "macos" => "macOS",
+        "windows" => "Windows",
+        other => other,
+    }
+}
+
+fn why(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Refused => "this host's device was turned away",
+        EndReason::Superseded => "another process with this data directory took its place",
+        EndReason::Version => "the relay speaks another version of the protocol",
+        EndReason::Rejected => "the relay did not take this host's proof",
+        EndReason::UntrustedHub => "the relay is another one than before",
+        EndReason::Stopped => "it was stopped",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_the_host_only_on_its_own_machine() {
+        for (url, kind) in [
+            ("http://127.0.0.1:7070", DeviceKind::Master),
+            ("http://[::1]:7070", DeviceKind::Master),
+            ("http://192.168.1.5:7070", DeviceKind::Native),
+            ("http://hub.lan", DeviceKind::Native),
+        ] {
+            assert_eq!(kind_towards(&url.parse().unwrap()), kind, "{url}");
+        }
+    }
+
+    #[test]
+    fn an_instance_outlives_the_process() {
+        assert_eq!(instance(&PublicKey([1; 32])), instance(&PublicKey([1; 32])));
+        assert_ne!(instance(&PublicKey([1; 32])), instance(&PublicKey([2; 32])));
+    }
+}

@@ -1,0 +1,423 @@
+//! Starting and stopping: the whole hub in one process, or one of its halves.
+
+use std::io::{ErrorKind, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use lanyard_device::link::HubUrl;
+use lanyard_device::store::DeviceStore;
+use lanyard_hub::authority::{AuthorityConfig, Command};
+use lanyard_protocol::device::is_valid_name;
+use lanyard_protocol::{DeviceId, identity};
+use lanyard_relay::{Relay, RelayConfig, RelayError};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{DeskArgs, Global, MasterArgs, RelayArgs, ServeArgs};
+use crate::console::{Console, ConsoleInfo, Door};
+use crate::control::{Control, Listener};
+use crate::data_dir::{self, Half};
+use crate::driver::{self, DriverHandle, Screen, Shown};
+use crate::exit::{Failure, Outcome};
+use crate::store::Store;
+use crate::text::{self, visible};
+use crate::{addresses, events, host, relay_link, terminal};
+
+/// The hub, or what is left of it, has this long to say goodbye.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// `lanyard serve`: everything in one process. The halves speak over a socket here too.
+pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
+    let paths = check_paths(&args.desk.paths)?;
+    let dir = &global.data_dir;
+    data_dir::create(dir)?;
+    let _locks = (data_dir::lock(dir, Half::Relay)?, data_dir::lock(dir, Half::Master)?);
+    let name = args.desk.name.clone().unwrap_or_else(machine_name);
+    let secret = data_dir::master_secret(&data_dir::secret_path(dir, None))?;
+    let key = lanyard_device::store::load_key(&data_dir::hub_key_path(dir))?;
+    let config = RelayConfig {
+        hosts: args.listen.hosts.clone(),
+        ..RelayConfig::new(args.listen.listen, name.clone(), key, secret)
+    };
+    let relay = Relay::bind(config).await.map_err(port_trouble)?;
+    let listen = relay.local_addr();
+    let url: HubUrl = format!("http://{}", addresses::own(listen)).parse().context("the relay's own address")?;
+    let urls = addresses::urls(listen, &args.listen.hosts);
+    let ready = json!({ "event": "ready", "listen": listen.to_string(), "urls": &urls });
+
+    let relay_stop = CancellationToken::new();
+    let relay = tokio::spawn(relay.run(relay_stop.clone().cancelled_owned()));
+    let hub = MasterSetup { url, secret, name, urls, ready, paths, desk: args.desk };
+    let outcome = run_master(global, hub).await;
+    // The master goes first: its goodbye still passes the relay.
+    relay_stop.cancel();
+    if tokio::time::timeout(LAST_WORDS, relay).await.is_err() {
+        tracing::debug!("the relay did not end in time");
+    }
+    outcome
+}
+
+/// `lanyard relay`: the post office alone.
+pub async fn relay(global: &Global, args: RelayArgs) -> Outcome {
+    let dir = &global.data_dir;
+    data_dir::create(dir)?;
+    let _lock = data_dir::lock(dir, Half::Relay)?;
+    let secret_path = data_dir::secret_path(dir, args.secret.as_ref());
+    let secret = data_dir::master_secret(&secret_path)?;
+    let key = lanyard_device::store::load_key(&data_dir::hub_key_path(dir))?;
+    let name = args.name.clone().unwrap_or_else(machine_name);
+    let config =
+        RelayConfig { hosts: args.listen.hosts.clone(), ..RelayConfig::new(args.listen.listen, name, key, secret) };
+    let relay = Relay::bind(config).await.map_err(port_trouble)?;
+    let listen = relay.local_addr();
+    let urls = addresses::urls(listen, &args.listen.hosts);
+    if global.json {
+        println!("{}", json!({ "event": "ready", "listen": listen.to_string(), "urls": urls }));
+    } else {
+        println!("relay on {listen}");
+        urls.iter().for_each(|url| println!("  {url}"));
+        println!("its master proves itself with {}", secret_path.display());
+    }
+    relay.run(stop_signal()).await;
+    Ok(())
+}
+
+/// `lanyard master`: the desk alone, against a relay elsewhere.
+pub async fn master(global: &Global, args: MasterArgs) -> Outcome {
+    let paths = check_paths(&args.desk.paths)?;
+    let dir = &global.data_dir;
+    data_dir::create(dir)?;
+    let _lock = data_dir::lock(dir, Half::Master)?;
+    let secret = data_dir::master_secret(&data_dir::secret_path(dir, args.secret.as_ref()))?;
+    let urls = vec![args.relay.http_base()];
+    let ready = json!({ "event": "ready", "listen": args.relay.authority(), "urls": &urls });
+    let name = args.desk.name.clone().unwrap_or_else(machine_name);
+    let hub = MasterSetup { url: args.relay, secret, name, urls, ready, paths, desk: args.desk };
+    run_master(global, hub).await
+}
+
+/// What both ways of running a master have settled before it starts.
+struct MasterSetup {
+    url: HubUrl,
+    secret: [u8; 32],
+    name: String,
+    urls: Vec<String>,
+    /// The first line of `--json`.
+    ready: serde_json::Value,
+    paths: Vec<PathBuf>,
+    desk: DeskArgs,
+}
+
+type Parts = JoinSet<anyhow::Result<()>>;
+
+/// Runs a master until it is told to stop or cannot go on.
+async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
+    let dir = &global.data_dir;
+    let stop = CancellationToken::new();
+    let device = DeviceStore::open(dir)?;
+    let host = device.keypair().public_id();
+    let config =
+        AuthorityConfig { host: Some(host), admission: hub.desk.admit.into(), tap_to_approve: hub.desk.tap_to_approve };
+    let (driver, driver_task) = driver::start(config, Store::open(&data_dir::store_path(dir))?)?;
+    let screen = driver.subscribe(events::BEHIND).await?;
+    if let Some(name) = hub.desk.name.clone() {
+        // A hub that was named anew; before its first run there is nobody to rename yet.
+        driver.wish(Command::Rename { public_id: host, name }).await?;
+    }
+    let mut parts = Parts::new();
+    parts.spawn(async move { Ok(driver_task.await.context("the master's mind broke")??) });
+    let door = open_desk(dir, &hub, host, &driver, &stop, &mut parts).await?;
+    let (url, secret, to_relay, until) = (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
+    parts.spawn(async move { Ok(relay_link::run(url, secret, to_relay, until).await?) });
+    parts.spawn(host::run(hub.url.clone(), device, hub.name.clone(), hub.paths.clone(), stop.clone()));
+
+    let result = tokio::select! {
+        () = stop_signal() => Ok(()),
+        error = first_failure(&mut parts) => Err(error),
+        result = face(global, &hub, &driver, &door, screen, &stop) => result,
+    };
+    stop.cancel();
+    drop(driver);
+    let all_end = async { while parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_WORDS, all_end).await.is_err() {
+        tracing::debug!("not everything ended in time");
+    }
+    Ok(result?)
+}
+
+/// Opens what the host's browser and commands speak to.
+async fn open_desk(
+    dir: &Path,
+    hub: &MasterSetup,
+    host: DeviceId,
+    driver: &DriverHandle,
+    stop: &CancellationToken,
+    parts: &mut Parts,
+) -> anyhow::Result<Door> {
+    let info = ConsoleInfo {
+        host,
+        hub_name: hub.name.clone(),
+        urls: hub.urls.clone(),
+        tap_to_approve: hub.desk.tap_to_approve,
+    };
+    let console = Console::bind(driver.clone(), info, stop.clone()).await.context("open a port for the console")?;
+    let door = console.door();
+    parts.spawn(async move { console.run().await.context("serve the console") });
+    let listener =
+        Listener::open(dir).await.with_context(|| format!("open the control socket in {}", dir.display()))?;
+    let (name, urls) = (hub.name.clone(), hub.urls.clone());
+    let control = Control { driver: driver.clone(), door: door.clone(), name, urls };
+    let until = stop.clone();
+    parts.spawn(async move {
+        control.run(listener, until).await;
+        Ok(())
+    });
+    Ok(door)
+}
+
+/// Why the hub cannot go on, once one of its parts says so.
+async fn first_failure(parts: &mut Parts) -> anyhow::Error {
+    loop {
+        match parts.join_next().await {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => return error,
+            Some(Err(error)) => return anyhow::Error::new(error).context("a part of the hub broke"),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What the person or the program that started us sees. Ends when the person quits.
+async fn face(
+    global: &Global,
+    hub: &MasterSetup,
+    driver: &DriverHandle,
+    door: &Door,
+    mut screen: Screen,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    wait_for_relay(driver, &mut screen).await?;
+    if global.json {
+        events::run(driver.clone(), screen, hub.ready.clone(), stop.clone()).await;
+        // Nobody reads any more; the hub goes on without.
+        return std::future::pending().await;
+    }
+    let prompt = std::io::stdout().is_terminal() && !hub.desk.headless;
+    print!("{}", banner(hub, driver, door, prompt).await?);
+    if prompt {
+        terminal::run(driver.clone(), door.clone(), driver.subscribe(terminal::BEHIND).await?).await;
+        return Ok(());
+    }
+    loop {
+        while let Some(shown) = screen.shown.recv().await {
+            events::log(&shown);
+        }
+        screen = driver.subscribe(events::BEHIND).await?;
+    }
+}
+
+/// Until the relay has taken this master: what is printed as ready is ready.
+async fn wait_for_relay(driver: &DriverHandle, screen: &mut Screen) -> anyhow::Result<()> {
+    while !driver.look(|authority, _| authority.is_relay_ready()).await? {
+        match screen.shown.recv().await {
+            Some(Shown::Message { .. } | Shown::Event(_)) => {}
+            None => *screen = driver.subscribe(events::BEHIND).await?,
+        }
+    }
+    Ok(())
+}
+
+/// What a person reads first: who we are, where, what is shared, who waits.
+async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &Door, prompt: bool) -> anyhow::Result<String> {
+    let (files, waiting) =
+        driver.look(|authority, _| (authority.file_count(), authority.knocks(false).knocks.len())).await?;
+    let mut text = format!("\n{}\n", visible(&hub.name));
+    let key = driver.look(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key))).await?.unwrap_or_default();
+    // A phone's camera takes the address and, behind it, which hub is meant.
+    if prompt && let Some(code) = hub.urls.first().and_then(|best| text::qr(&format!("{best}/#k={key}"))) {
+        text.push_str(&code);
+    }
+    hub.urls.iter().enumerate().for_each(|(n, url)| {
+        text.push_str(&format!("  {url}{}\n", if n == 0 { "   (open this on a phone or laptop)" } else { "" }));
+    });
+    let another = if prompt { "console" } else { "lanyard console" };
+    text.push_str(&format!("console: {}\n", door.link()?));
+    text.push_str(&format!(
+        "         (good for one opening within a minute; `{another}` makes another)\nhub key: {key}\n"
+    ));
+    let named: Vec<String> = hub.paths.iter().map(|path| visible(&path.to_string_lossy())).collect();
+    match (named.is_empty(), files) {
+        (true, 0) => text.push_str("shared:  nothing yet\n"),
+        (true, files) => text.push_str(&format!("shared:  {files} files of this hub's devices\n")),
+        (false, _) => text.push_str(&format!("shared:  {}\n", named.join(", "))),
+    }
+    match waiting {
+        0 => text.push_str("waiting: nobody\n"),
+        waiting => text.push_str(&format!("waiting: {waiting}\n")),
+    }
+    text.push_str(if prompt {
+        "`help` lists what can be typed here\n"
+    } else {
+        "let devices in with `lanyard devices` and `lanyard approve ID`\n"
+    });
+    Ok(text)
+}
+
+/// All of the paths, whole, or what is wrong with one before anything starts.
+fn check_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let check = |path: &PathBuf| {
+        std::fs::metadata(path)
+            .and_then(|_| std::path::absolute(path))
+            .map_err(|error| Failure::usage(format!("{}: {error}", visible(&path.to_string_lossy()))))
+    };
+    paths.iter().map(check).collect()
+}
+
+/// A taken port in words that help.
+fn port_trouble(error: RelayError) -> anyhow::Error {
+    match &error {
+        RelayError::Listen { address, source } if source.kind() == ErrorKind::AddrInUse => anyhow::anyhow!(
+            "{address} is taken, perhaps by a hub that runs already; choose another one with --listen, or port 0 for any"
+        ),
+        RelayError::Listen { address, source } if source.kind() == ErrorKind::AddrNotAvailable => {
+            anyhow::anyhow!("{address} is no address of this machine; choose another one with --listen")
+        }
+        RelayError::Listen { address, source } if source.kind() == ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("{address} needs more rights than this account has; choose a port above 1023 with --listen")
+        }
+        _ => anyhow::Error::new(error).context("start the relay"),
+    }
+}
+
+/// What this machine calls itself.
+pub fn machine_name() -> String {
+    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let asked = || {
+        let output = std::process::Command::new("hostname").output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    let name = told.or_else(|| std::env::var("COMPUTERNAME").ok()).or_else(asked).unwrap_or_default();
+    let name = name.trim().split('.').next().unwrap_or_default();
+    if is_valid_name(name) { name.to_owned() } else { "Lanyard".to_owned() }
+}
+
+/// Ctrl-C, or the system's wish that we end.
+async fn stop_signal() {
+    let interrupted = async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::warn!(%error, "Ctrl-C is not heard");
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(error) => {
+                tracing::warn!(%error, "SIGTERM is not heard");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupted => {}
+        () = terminated => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lanyard_device::{Device, DeviceConfig, DeviceEvent, EndReason, Phase};
+    use lanyard_protocol::identity::Keypair;
+    use lanyard_protocol::{DeviceKind, MasterToConsole};
+
+    use super::*;
+    use crate::desk;
+    use crate::exit::Exit;
+
+    #[test]
+    fn a_missing_path_is_a_mistake_on_the_command_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().to_owned();
+        assert_eq!(check_paths(std::slice::from_ref(&there)).unwrap(), vec![there.clone()]);
+        let failure = check_paths(&[there.clone(), there.join("missing")]).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.error.to_string().contains("missing"));
+    }
+
+    /// A relay and a master that speak over a socket, as in one process.
+    async fn hub(dir: &Path, stop: &CancellationToken) -> (HubUrl, DriverHandle) {
+        let key = Keypair::from_seed(&[5; 32]);
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let relay = Relay::bind(RelayConfig::new(listen, "Studio PC".into(), key, [7; 32])).await.unwrap();
+        let url: HubUrl = format!("http://{}", relay.local_addr()).parse().unwrap();
+        tokio::spawn(relay.run(stop.clone().cancelled_owned()));
+        let store = Store::open(&data_dir::store_path(dir)).unwrap();
+        let (driver, _task) = driver::start(AuthorityConfig::default(), store).unwrap();
+        tokio::spawn(relay_link::run(url.clone(), [7; 32], driver.clone(), stop.clone()));
+        (url, driver)
+    }
+
+    async fn until<T>(
+        events: &mut tokio::sync::mpsc::Receiver<DeviceEvent>,
+        wanted: impl Fn(&DeviceEvent) -> Option<T>,
+    ) -> T {
+        loop {
+            if let Some(found) = wanted(&events.recv().await.expect("the device lives")) {
+                return found;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_device_is_let_in_by_the_digits_it_shows_and_what_it_shares_is_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        let _guard = stop.clone().drop_guard();
+        let (hub, driver) = hub(dir.path(), &stop).await;
+        let config = DeviceConfig {
+            hub,
+            keypair: Keypair::from_seed(&[6; 32]),
+            name: "Laptop".into(),
+            kind: DeviceKind::Native,
+            platform: "Test".into(),
+            instance: lanyard_device::new_instance().unwrap(),
+            pinned_hub: None,
+        };
+        let (device, mut events) = Device::start(config).unwrap();
+        let code = until(&mut events, |event| match event {
+            DeviceEvent::Phase(Phase::Waiting { code: Some(code) }) => Some(code.clone()),
+            _ => None,
+        });
+        let code = code.await;
+        let id = desk::resolve_live(&driver, "laptop").await.unwrap();
+        assert_eq!(id, device.public_id());
+        desk::approve(&driver, id, None, Some(code)).await.unwrap();
+        let approved = |event: &DeviceEvent| matches!(event, DeviceEvent::Phase(Phase::Approved { .. })).then_some(());
+        until(&mut events, approved).await;
+
+        let mut screen = driver.subscribe(64).await.unwrap();
+        std::fs::write(dir.path().join("a.txt"), "hello").unwrap();
+        device.share(vec![dir.path().join("a.txt")]).await.unwrap();
+        let added = driver::tests::shown(&mut screen, |message| match message {
+            MasterToConsole::FilesAdded(added) => Some(added.files[0].path.clone()),
+            _ => None,
+        });
+        assert_eq!(added.await, "a.txt");
+        desk::refuse(&driver, id).await.unwrap();
+        let ended = |event: &DeviceEvent| match event {
+            DeviceEvent::Phase(Phase::Ended { reason }) => Some(*reason),
+            _ => None,
+        };
+        assert_eq!(until(&mut events, ended).await, EndReason::Refused);
+        assert_eq!(driver.look(|authority, _| authority.file_count()).await.unwrap(), 0);
+    }
+
+    #[test]
+    fn the_machine_has_a_name() {
+        assert!(is_valid_name(&machine_name()));
+    }
+}

@@ -1,0 +1,121 @@
+//! Text on a terminal: names that cannot lie, sizes, tables, a code for the phone's camera.
+
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
+
+/// A name as the terminal may print it: control, bidi and invisible characters show as escapes, and text that runs from
+/// right to left is kept from rearranging what stands around it.
+pub fn visible(name: &str) -> String {
+    let mut shown = String::with_capacity(name.len());
+    for c in name.chars() {
+        if is_deceiving(c) {
+            shown.push_str(&format!("\\u{{{:x}}}", c as u32));
+        } else {
+            shown.push(c);
+        }
+    }
+    if shown.chars().any(runs_leftwards) { format!("\u{2068}{shown}\u{2069}") } else { shown }
+}
+
+/// Characters that move, hide or end what is printed.
+fn is_deceiving(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+fn runs_leftwards(c: char) -> bool {
+    matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{fefe}'
+        | '\u{10800}'..='\u{10fff}' | '\u{1e800}'..='\u{1efff}')
+}
+
+/// Decimal units, three figures at most.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1_000.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 99.95 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+/// Columns padded to their widest cell; the last one is left as it is.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |text: &str| text.chars().count();
+    let widths: Vec<usize> = (0..head.len())
+        .map(|n| rows.iter().map(|row| width(&row[n])).chain([width(head[n])]).max().unwrap_or(0))
+        .collect();
+    let line = |cells: Vec<&str>| {
+        let mut line = String::new();
+        for (n, cell) in cells.iter().enumerate() {
+            line.push_str(cell);
+            if n + 1 < cells.len() {
+                line.push_str(&" ".repeat(widths[n] - width(cell) + 2));
+            }
+        }
+        line.trim_end().to_owned() + "\n"
+    };
+    let mut table = line(head.to_vec());
+    rows.iter().for_each(|row| table.push_str(&line(row.iter().map(String::as_str).collect())));
+    table
+}
+
+/// A QR code in half blocks, black on white whatever the terminal's own colours are. `None` if it does not fit one.
+pub fn qr(content: &str) -> Option<String> {
+    let code = QrCode::new(content).ok()?;
+    let picture = code.render::<Dense1x2>().dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build();
+    // Dark modules are drawn as blocks, in the foreground colour.
+    Some(picture.lines().map(|line| format!("\x1b[38;5;16;48;5;231m{line}\x1b[0m\n")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_lie() {
+        for (name, shown) in [
+            ("Ana’s iPhone 📱", "Ana’s iPhone 📱"),
+            ("a\u{202e}gnp.exe", "a\\u{202e}gnp.exe"),
+            ("\u{1b}[2Jx\r\n", "\\u{1b}[2Jx\\u{d}\\u{a}"),
+            ("a\u{200b}b\u{feff}", "a\\u{200b}b\\u{feff}"),
+            ("שלום", "\u{2068}שלום\u{2069}"),
+        ] {
+            assert_eq!(visible(name), shown, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_three_figures_at_most() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (12_345, "12.3 kB"),
+            (999_999, "1.0 MB"),
+            (4 << 30, "4.3 GB"),
+        ] {
+            assert_eq!(size(bytes), shown);
+        }
+    }
+
+    #[test]
+    fn a_table_lines_up() {
+        let rows = vec![vec!["Ana".into(), "x".into()], vec!["B".into(), "long".into()]];
+        assert_eq!(table(&["NAME", "WHAT"], &rows), "NAME  WHAT\nAna   x\nB     long\n");
+    }
+
+    #[test]
+    fn an_address_fits_a_code() {
+        let code = qr("http://192.168.1.20:7070").unwrap();
+        assert!(code.lines().count() > 10 && code.lines().all(|line| line.ends_with("\x1b[0m")));
+    }
+}

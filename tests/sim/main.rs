@@ -1,0 +1,6 @@
+//! The three minds over a simulated network: stories, random schedules, and the invariants that hold in all of them.
+
+#![allow(clippy::unwrap_used)]
+
+mod random;
+mod stories;

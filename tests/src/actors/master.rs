@@ -1,0 +1,331 @@
+//! The master's driver around an Authority: a disk that takes its time, and a crash that loses what was not on it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use lanyard_hub::authority::{
+    Admission, Ask, Authority, AuthorityConfig, Change, Command, Effect, Event as AuthorityEvent, Input, LinkRecord,
+    Listing, Member, Saved, Verdict, Word,
+};
+use lanyard_protocol::identity::Keypair;
+use lanyard_protocol::{
+    DeviceId, FileRef, LinkHash, MasterFrame, MasterToConsole, MasterToRelay, PublicKey, RelayToMaster,
+};
+
+use crate::world::{ConnId, End, Event, Packet, World};
+
+/// The hub's key, which the relay holds.
+pub fn hub_key() -> PublicKey {
+    static KEY: std::sync::OnceLock<PublicKey> = std::sync::OnceLock::new();
+    *KEY.get_or_init(|| Keypair::from_seed(&[200; 32]).public())
+}
+
+/// One life of the master app.
+pub struct Master {
+    life: u64,
+    pub authority: Authority,
+    conn: Option<ConnId>,
+    registered: bool,
+    /// Effects that wait for the saves before them.
+    out: VecDeque<Effect>,
+    committing: bool,
+    asks: u64,
+    /// What the person at the host asked and was not answered.
+    pub unanswered: BTreeMap<u64, &'static str>,
+}
+
+/// What survives everything.
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    pub epoch: u64,
+    pub revision: u64,
+    pub term: u64,
+    pub members: BTreeMap<DeviceId, Member>,
+    pub files: BTreeMap<FileRef, Listing>,
+    pub links: BTreeMap<LinkHash, LinkRecord>,
+}
+
+impl Disk {
+    pub fn saved(&self) -> Saved {
+        Saved {
+            epoch: self.epoch,
+            revision: self.revision,
+            members: self.members.values().cloned().collect(),
+            files: self.files.values().cloned().collect(),
+            links: self.links.values().cloned().collect(),
+        }
+    }
+
+    pub fn verdict(&self, device: DeviceId) -> Option<Verdict> {
+        self.members.get(&device).map(|member| member.verdict)
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Revision(revision) => self.revision = revision,
+            Change::MemberPut(member) => drop(self.members.insert(member.client.public_id, member)),
+            Change::MemberGone(device) => drop(self.members.remove(&device)),
+            Change::FilesPut { files, revision } => {
+                for entry in files {
+                    self.files.insert(entry.file_ref(), Listing { entry, revision, withdrawn_ms: None });
+                }
+            }
+            Change::FilesWithdrawn { public_id, file_ids, revision, at_ms } => {
+                for file_id in file_ids {
+                    if let Some(listing) = self.files.get_mut(&FileRef { public_id, file_id }) {
+                        (listing.revision, listing.withdrawn_ms) = (revision, Some(at_ms));
+                    }
+                }
+            }
+            Change::SessionWithdrawn { session, revision, at_ms } => {
+                for listing in self.files.values_mut() {
+                    let of_session =
+                        (listing.entry.public_id, listing.entry.instance) == (session.public_id, session.instance);
+                    if of_session && listing.withdrawn_ms.is_none() {
+                        (listing.revision, listing.withdrawn_ms) = (revision, Some(at_ms));
+                    }
+                }
+            }
+            Change::FilesGone { public_id, file_ids } => {
+                for file_id in file_ids {
+                    self.files.remove(&FileRef { public_id, file_id });
+                }
+            }
+            Change::BelongingsGone(device) => {
+                self.files.retain(|file, _| file.public_id != device);
+                self.links.retain(|_, link| link.maker != device);
+            }
+            Change::RootKnown { file, root, revision } => {
+                if let Some(listing) = self.files.get_mut(&file) {
+                    listing.entry.root = Some(root);
+                    listing.revision = revision;
+                }
+            }
+            Change::LinkPut(link) => drop(self.links.insert(link.hash, link)),
+            Change::LinkUsed { hash, used_ms } => {
+                if let Some(link) = self.links.get_mut(&hash) {
+                    link.used_ms = used_ms;
+                }
+            }
+            Change::LinkGone(hash) => drop(self.links.remove(&hash)),
+        }
+    }
+}
+
+impl World {
+    pub fn start_master(&mut self) {
+        if self.master.is_some() {
+            return;
+        }
+        if self.disk.epoch == 0 {
+            self.disk.epoch = self.random.between(1, 1 << 50);
+        }
+        let config = AuthorityConfig {
+            host: None,
+            admission: if self.config.admit_everyone { Admission::Everyone } else { Admission::Ask },
+            tap_to_approve: self.config.tap_to_approve,
+        };
+        self.master_lives += 1;
+        let authority = Authority::new(config, self.disk.saved(), self.random.seed());
+        self.master = Some(Master {
+            life: self.master_lives,
+            authority,
+            conn: None,
+            registered: false,
+            out: VecDeque::new(),
+            committing: false,
+            asks: 0,
+            unanswered: BTreeMap::new(),
+        });
+        self.trace(|| "master starts".into());
+        self.after(0, Event::MasterConnect(self.master_lives));
+    }
+
+    /// Killed: what is not on disk never was.
+    pub fn kill_master(&mut self) {
+        let Some(master) = self.master.take() else { return };
+        self.model.count("master killed");
+        if master.out.iter().any(|effect| matches!(effect, Effect::Save(_))) {
+            self.model.count("master killed before its disk");
+        }
+        self.trace(|| format!("master killed, lost {:?}", master.out));
+        if let Some(conn) = master.conn {
+            let notices = self.random.below(10);
+            self.cut(conn, notices, 0);
+        }
+    }
+
+    /// The link between master and relay breaks; both live.
+    pub fn cut_master(&mut self) {
+        let Some(conn) = self.master.as_ref().and_then(|master| master.conn) else { return };
+        self.model.count("master cut off");
+        let (relay, master) = (self.random.below(3_000), self.random.below(3_000));
+        self.cut(conn, relay, master);
+    }
+
+    pub(crate) fn master_connects(&mut self, life: u64) {
+        let Some(master) = self.master.as_ref().filter(|master| master.life == life && master.conn.is_none()) else {
+            return;
+        };
+        let life = master.life;
+        let Some(conn) = self.open_conn(End::Master) else {
+            let wait = self.random.between(100, 1_000);
+            return self.after(wait, Event::MasterConnect(life));
+        };
+        // On disk before it is said.
+        self.disk.term += 1;
+        let term = self.disk.term;
+        self.master.as_mut().unwrap().conn = Some(conn);
+        self.send_to_relay(conn, Packet::MasterRegister { term });
+    }
+
+    pub(crate) fn master_registered(&mut self, conn: ConnId) {
+        let Some(master) = self.master.as_mut().filter(|master| master.conn == Some(conn)) else { return };
+        master.registered = true;
+        self.tell_authority(Input::RelayReady { hub_key: hub_key() });
+    }
+
+    pub(crate) fn master_hears(&mut self, conn: ConnId, frame: MasterFrame<RelayToMaster>) {
+        if self.master.as_ref().is_some_and(|master| master.conn == Some(conn)) {
+            self.tell_authority(Input::Frame(Box::new(frame)));
+        }
+    }
+
+    pub(crate) fn master_lost_conn(&mut self, conn: ConnId) {
+        let Some(master) = self.master.as_mut().filter(|master| master.conn == Some(conn)) else { return };
+        master.conn = None;
+        let life = master.life;
+        let was_registered = std::mem::take(&mut master.registered);
+        if was_registered {
+            self.tell_authority(Input::RelayLost);
+        }
+        let wait = self.random.between(100, 1_500);
+        self.after(wait, Event::MasterConnect(life));
+    }
+
+    /// The person at the host.
+    pub fn operator(&mut self, command: Command, name: &'static str) {
+        let Some(master) = &mut self.master else { return };
+        master.asks += 1;
+        let ask = master.asks;
+        master.unanswered.insert(ask, name);
+        self.tell_authority(Input::Operator { ask: Ask(ask), command });
+    }
+
+    /// Types the digits that the device shows (or other ones).
+    pub fn approve(&mut self, public_id: DeviceId, code: &str) {
+        let word = Word::Typed(code.to_owned());
+        self.operator(Command::Approve { public_id, request_id: None, word }, "approve");
+    }
+
+    fn tell_authority(&mut self, input: Input) {
+        let (now, wall) = (self.moment(), self.wall_ms());
+        self.trace(|| format!("  authority {input:?}"));
+        self.master.as_mut().unwrap().authority.handle(now, wall, input);
+        self.drain_authority();
+    }
+
+    pub(crate) fn master_timeout(&mut self) {
+        let (now, wall) = (self.moment(), self.wall_ms());
+        self.master.as_mut().unwrap().authority.handle_timeout(now, wall);
+        self.drain_authority();
+    }
+
+    fn drain_authority(&mut self) {
+        let master = self.master.as_mut().unwrap();
+        while let Some(effect) = master.authority.poll_effect() {
+            master.out.push_back(effect);
+        }
+        self.put_out();
+    }
+
+    /// What needs no disk goes at once; a save, and all behind it, with the next commit.
+    fn put_out(&mut self) {
+        loop {
+            let master = self.master.as_mut().unwrap();
+            if master.committing {
+                return;
+            }
+            match master.out.front() {
+                None => return,
+                Some(Effect::Save(_)) => {
+                    master.committing = true;
+                    let (life, items) = (master.life, master.out.len());
+                    let disk_ms = self.random.below(6);
+                    return self.after(disk_ms, Event::Committed { life, items });
+                }
+                Some(_) => {
+                    let effect = master.out.pop_front().unwrap();
+                    self.master_does(effect);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn master_committed(&mut self, life: u64, items: usize) {
+        let Some(master) = self.master.as_mut().filter(|master| master.life == life) else { return };
+        master.committing = false;
+        let batch: Vec<Effect> = master.out.drain(..items).collect();
+        // In order: what was said before a later save of the batch may be said before it is on disk.
+        for effect in batch {
+            self.master_does(effect);
+        }
+        self.put_out();
+    }
+
+    fn master_does(&mut self, effect: Effect) {
+        self.trace(|| format!("    does {effect:?}"));
+        match effect {
+            Effect::Save(change) => {
+                self.disk.apply(change);
+                self.model.saved(&self.disk);
+            }
+            Effect::Send(frame) => {
+                self.note_said(&frame.message);
+                if let Some(conn) = self.master.as_ref().and_then(|master| master.conn) {
+                    self.send_to_relay(conn, Packet::FromMaster(Box::new(frame)));
+                }
+            }
+            Effect::Publish { message, ask } => self.answered(ask, &message),
+            Effect::Answer { ask, message } => self.answered(Some(ask), &message),
+            Effect::Event(AuthorityEvent::DevicePending { .. }) => self.model.count("the host is asked"),
+        }
+    }
+
+    fn answered(&mut self, ask: Option<Ask>, message: &MasterToConsole) {
+        let Some(Ask(ask)) = ask else { return };
+        let Some(master) = &mut self.master else { return };
+        let asked = master.unanswered.remove(&ask);
+        assert!(asked.is_some(), "the person at the host is answered twice: {message:?}");
+        if let MasterToConsole::RequestFailed(no) = message {
+            self.model.count(match no.code {
+                lanyard_protocol::FailureCode::WrongCode => "wrong code",
+                lanyard_protocol::FailureCode::StaleRequest => "stale request",
+                _ => "host's wish refused",
+            });
+        }
+    }
+
+    fn note_said(&mut self, message: &MasterToRelay) {
+        let name = match message {
+            MasterToRelay::ApprovalRestart(_) => "knock restarted",
+            MasterToRelay::ClientApproved(_) => "approved",
+            MasterToRelay::DisApproveClient(_) => "refused",
+            MasterToRelay::ForgetClient(_) => "forgotten",
+            MasterToRelay::ClientUpdated(_) => "renamed",
+            MasterToRelay::FilesAdded(_) => "files added",
+            MasterToRelay::FilesUpdated(_) => "roots told",
+            MasterToRelay::FileRemoved(_) => "files removed",
+            MasterToRelay::FilesWithdrawn(_) => "files withdrawn",
+            MasterToRelay::FileGrant(_) => "files granted",
+            MasterToRelay::LinkGrant(_) => "link granted",
+            MasterToRelay::LinkDropAck(_) => "link dropped",
+            MasterToRelay::FeedPage(page) => match page.mode {
+                lanyard_protocol::FeedMode::UpToDate => "feed up to date",
+                lanyard_protocol::FeedMode::Delta => "feed delta",
+                lanyard_protocol::FeedMode::Snapshot => "feed snapshot",
+            },
+            _ => return,
+        };
+        self.model.count(name);
+    }
+}

@@ -1,0 +1,307 @@
+//! The relay's edge around a Broker: who speaks on which socket, and where each effect goes.
+
+use std::collections::BTreeMap;
+
+use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, SessionId};
+use lanyard_protocol::message::{Challenge, ClientRegister, ClientRegisterAck, Empty};
+use lanyard_protocol::{
+    BootId, CloseCode, DeviceToRelay, Frame, HubInfo, MasterFrame, MasterToRelay, Membership, Nonce,
+    PROTOCOL_VERSION, RelayToDevice, SessionToken, Signature, TransportMode, codec, identity,
+};
+
+use super::plane::Plane;
+use crate::world::{ConnId, Event, Packet, World};
+
+/// One life of the relay.
+pub struct Relay {
+    pub boot: u64,
+    boot_id: BootId,
+    pub broker: Broker,
+    pub plane: Plane,
+    next_session: u64,
+    pub conn_of: BTreeMap<SessionId, ConnId>,
+    pub session_of: BTreeMap<ConnId, SessionId>,
+    /// Challenges that are not answered yet.
+    challenges: BTreeMap<ConnId, Nonce>,
+    master_of: BTreeMap<ConnId, SessionId>,
+    highest_term: u64,
+}
+
+impl World {
+    pub fn start_relay(&mut self) {
+        if self.relay.is_some() {
+            return;
+        }
+        self.relay_boots += 1;
+        let config = BrokerConfig { budget_bytes: self.config.budget_bytes };
+        let relay = Relay {
+            boot: self.relay_boots,
+            boot_id: BootId(self.random.bytes()),
+            broker: Broker::new(config, self.random.seed()),
+            plane: Plane::default(),
+            next_session: 1,
+            conn_of: BTreeMap::new(),
+            session_of: BTreeMap::new(),
+            challenges: BTreeMap::new(),
+            master_of: BTreeMap::new(),
+            highest_term: 0,
+        };
+        self.relay = Some(relay);
+        self.trace(|| "relay starts".into());
+    }
+
+    /// Killed: nothing is said, nothing is kept.
+    pub fn kill_relay(&mut self) {
+        if self.relay.take().is_some() {
+            self.model.count("relay killed");
+            self.model.relay_died();
+            self.cut_all();
+            self.links_lost_relay();
+        }
+    }
+
+    pub(crate) fn relay_timeout(&mut self) {
+        let now = self.moment();
+        if let Some(relay) = &mut self.relay {
+            relay.broker.handle_timeout(now);
+            self.drain_relay();
+        }
+    }
+
+    /// Tells the broker something and does what it wants.
+    pub(crate) fn tell_broker(&mut self, input: Input) {
+        let now = self.moment();
+        self.trace(|| format!("  broker {input:?}"));
+        if let Some(relay) = &mut self.relay {
+            relay.broker.handle(now, input);
+            self.drain_relay();
+        }
+    }
+
+    fn drain_relay(&mut self) {
+        while let Some(effect) = self.relay.as_mut().and_then(|relay| relay.broker.poll_effect()) {
+            self.relay_does(effect);
+        }
+        crate::model::budget_holds(self);
+    }
+
+    /// A device's socket is open: the challenge comes at once.
+    pub(crate) fn relay_accepts(&mut self, conn: ConnId) {
+        let nonce = Nonce(self.random.bytes());
+        let relay = self.relay.as_mut().unwrap();
+        relay.challenges.insert(conn, nonce);
+        let challenge = Challenge {
+            protocol: PROTOCOL_VERSION,
+            boot_id: relay.boot_id,
+            nonce,
+            hub: HubInfo { name: "Hub".into(), public_key: crate::actors::master::hub_key() },
+            mode: TransportMode::Open,
+        };
+        self.to_device(conn, RelayToDevice::Challenge(challenge), None);
+    }
+
+    pub(crate) fn relay_hears_device(&mut self, conn: ConnId, frame: Frame<DeviceToRelay>) {
+        let frame = self.sometimes_through_text(frame);
+        let relay = self.relay.as_mut().unwrap();
+        if let Some(nonce) = relay.challenges.get(&conn).copied() {
+            let DeviceToRelay::ClientRegister(register) = frame.message else {
+                relay.challenges.remove(&conn);
+                return self.close_from_relay(conn, Some(CloseCode::Unauthenticated));
+            };
+            relay.challenges.remove(&conn);
+            return self.relay_registers(conn, nonce, register);
+        }
+        let Some(session) = relay.session_of.get(&conn).copied() else { return };
+        self.model.device_says(session, &frame);
+        self.tell_broker(Input::MessageReceived { session, message: frame.message, reference: frame.reference });
+    }
+
+    fn relay_registers(&mut self, conn: ConnId, relay_nonce: Nonce, register: ClientRegister) {
+        let relay = self.relay.as_mut().unwrap();
+        let session = SessionId(relay.next_session);
+        relay.next_session += 1;
+        relay.conn_of.insert(session, conn);
+        relay.session_of.insert(conn, session);
+        let public_id = identity::public_id(&register.public_key);
+        let identity = Identity {
+            public_id,
+            public_key: register.public_key,
+            name: register.name,
+            kind: register.kind,
+            platform: register.platform,
+            instance: register.instance,
+            commit: register.commit,
+            relay_nonce,
+            address: "192.168.1.23".into(),
+            resume: register.resume,
+        };
+        self.model.session_opens(session, public_id, identity.instance);
+        self.model.count("session opened");
+        self.tell_broker(Input::SessionOpened { session, identity: Box::new(identity) });
+    }
+
+    /// The socket of a device is gone.
+    pub(crate) fn relay_lost_device(&mut self, conn: ConnId) {
+        let relay = self.relay.as_mut().unwrap();
+        relay.challenges.remove(&conn);
+        let Some(session) = relay.session_of.remove(&conn) else { return };
+        relay.conn_of.remove(&session);
+        self.model.session_ends(session);
+        self.tell_broker(Input::SessionClosed { session });
+    }
+
+    pub(crate) fn relay_hears_register(&mut self, conn: ConnId, term: u64) {
+        let relay = self.relay.as_mut().unwrap();
+        if term <= relay.highest_term {
+            return self.close_from_relay(conn, Some(CloseCode::Superseded));
+        }
+        relay.highest_term = term;
+        let session = SessionId(relay.next_session);
+        relay.next_session += 1;
+        relay.master_of.insert(conn, session);
+        self.model.count("master registered");
+        self.send_from_relay(conn, Packet::MasterRegistered);
+        self.tell_broker(Input::MasterOpened { session });
+    }
+
+    pub(crate) fn relay_hears_master(&mut self, conn: ConnId, frame: MasterFrame<MasterToRelay>) {
+        let Some(session) = self.relay.as_ref().and_then(|relay| relay.master_of.get(&conn).copied()) else { return };
+        self.model.master_says(&frame.message);
+        self.tell_broker(Input::MasterMessage { session, frame: Box::new(frame) });
+    }
+
+    pub(crate) fn relay_lost_master(&mut self, conn: ConnId) {
+        let relay = self.relay.as_mut().unwrap();
+        if let Some(session) = relay.master_of.remove(&conn) {
+            self.model.master_lost();
+            self.tell_broker(Input::MasterClosed { session });
+        }
+    }
+
+    fn relay_does(&mut self, effect: Effect) {
+        self.trace(|| format!("    does {effect:?}"));
+        match effect {
+            Effect::Acknowledge { session, membership, hub_ready } => self.acknowledge(session, membership, hub_ready),
+            Effect::Send { session, message, reference } => self.say(session, message, reference),
+            Effect::Broadcast { sessions, message, answered } => {
+                for session in sessions {
+                    let reference = answered.as_ref().filter(|(who, _)| *who == session).map(|(_, r)| r.clone());
+                    self.say(session, message.clone(), reference);
+                }
+            }
+            Effect::Close { session, code } => self.close_session(session, code),
+            Effect::SendMaster { session, frame } => {
+                self.model.relay_tells_master(&frame.message);
+                if let Some(conn) = self.master_conn(session) {
+                    self.send_from_relay(conn, Packet::ToMaster(frame));
+                }
+            }
+            Effect::CloseMaster { session, code } => {
+                if let Some(conn) = self.master_conn(session) {
+                    self.close_from_relay(conn, Some(code));
+                    self.after(0, Event::RelayNotices(conn));
+                }
+            }
+            Effect::Frozen { frozen, .. } => self.model.count(if frozen { "fell asleep" } else { "woke up" }),
+            Effect::LinkReady { .. }
+            | Effect::LinkFailed { .. }
+            | Effect::LinkWaits { .. }
+            | Effect::LinkMade { .. }
+            | Effect::LinkFound { .. }
+            | Effect::LinkGone { .. } => self.link_effect(effect),
+            other => self.plane_does(other),
+        }
+    }
+
+    fn master_conn(&self, session: SessionId) -> Option<ConnId> {
+        self.relay.as_ref()?.master_of.iter().find(|(_, s)| **s == session).map(|(conn, _)| *conn)
+    }
+
+    fn acknowledge(&mut self, session: SessionId, membership: Membership, hub_ready: bool) {
+        let Some(conn) = self.relay.as_ref().unwrap().conn_of.get(&session).copied() else { return };
+        let public_id = self.model.device_of(session);
+        self.model.acknowledges(session, membership, &self.disk);
+        let session_token = (membership != Membership::Disapproved).then(|| SessionToken([7; 32]));
+        let signature = Signature([0; 64]);
+        let ack = ClientRegisterAck { public_id, membership, hub_ready, session_token, signature };
+        self.to_device(conn, RelayToDevice::ClientRegisterAck(ack), None);
+    }
+
+    fn say(&mut self, session: SessionId, message: RelayToDevice, reference: Option<lanyard_protocol::Ref>) {
+        let Some(conn) = self.relay.as_ref().unwrap().conn_of.get(&session).copied() else {
+            panic!("the broker speaks to a session that is over: {message:?}");
+        };
+        self.model.relay_says(session, &message, reference.as_ref(), &self.disk);
+        self.to_device(conn, message, reference);
+    }
+
+    /// The broker forgets the session at once; its socket ends a little later, and that is told, too.
+    fn close_session(&mut self, session: SessionId, code: CloseCode) {
+        let relay = self.relay.as_mut().unwrap();
+        let Some(conn) = relay.conn_of.remove(&session) else { panic!("{session:?} is closed twice") };
+        self.model.closes(session, code);
+        self.close_from_relay(conn, Some(code));
+        let late = self.random.below(30);
+        self.after(late, Event::RelayNotices(conn));
+    }
+
+    /// To a device's socket; one that does not read keeps answers, and one FEED_DIRTY for all changes.
+    fn to_device(&mut self, id: ConnId, message: RelayToDevice, reference: Option<lanyard_protocol::Ref>) {
+        let frame = Frame::new(message, reference);
+        let most = self.config.outbox_messages;
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if !conn.stalled {
+            return self.send_from_relay(id, Packet::ToDevice(frame));
+        }
+        let is_change = |frame: &Frame<RelayToDevice>| frame.reference.is_none() && is_change(&frame.message);
+        let changes = conn.outbox.iter().filter(|frame| is_change(frame)).count();
+        if changes < most {
+            return conn.outbox.push_back(frame);
+        }
+        conn.outbox.retain(|frame| !is_change(frame));
+        if !conn.dirty {
+            conn.dirty = true;
+            conn.outbox.push_back(Frame::new(RelayToDevice::FeedDirty(Empty {}), None));
+            self.model.count("feed dirty");
+        }
+        if !is_change(&frame) {
+            self.conns.get_mut(&id).unwrap().outbox.push_back(frame);
+        }
+    }
+
+    /// The device reads again.
+    pub fn unstall(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.stalled = false;
+        conn.dirty = false;
+        for frame in std::mem::take(&mut conn.outbox) {
+            self.send_from_relay(id, Packet::ToDevice(frame));
+        }
+    }
+
+    /// Most frames skip the text; some go through it, so that no message is left out.
+    fn sometimes_through_text(&mut self, frame: Frame<DeviceToRelay>) -> Frame<DeviceToRelay> {
+        if !self.random.one_in(16) {
+            return frame;
+        }
+        let text = codec::encode(&frame.message, frame.reference.as_ref());
+        let read: Frame<DeviceToRelay> = codec::decode(&text).expect("what a peer says is a message");
+        assert_eq!(read, frame);
+        read
+    }
+}
+
+/// What a pull makes superfluous.
+fn is_change(message: &RelayToDevice) -> bool {
+    matches!(
+        message,
+        RelayToDevice::ClientApproved(_)
+            | RelayToDevice::ClientDisApproved(_)
+            | RelayToDevice::ClientUpdated(_)
+            | RelayToDevice::FilesAdded(_)
+            | RelayToDevice::FilesUpdated(_)
+            | RelayToDevice::FileRemoved(_)
+            | RelayToDevice::FilesWithdrawn(_)
+    )
+}
+
