@@ -445,6 +445,7 @@ impl Authority {
         }
         let Some(instance) = change.instance else { return };
         let session = SessionAddress { public_id: change.public_id, instance };
+        self.left_the_door(session);
         let Some(instances) = self.online.get_mut(&change.public_id) else { return };
         if !instances.remove(&instance) {
             return;

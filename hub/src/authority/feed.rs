@@ -121,24 +121,26 @@ struct Pull {
 }
 
 impl Pull {
-    fn cursor(&self, after: (u64, Key)) -> String {
+    /// The feed's epoch goes into it: the pull that it continues may have started with none.
+    fn cursor(&self, epoch: u64, after: (u64, Key)) -> String {
         let mode = if self.mode == FeedMode::Delta { 'd' } else { 's' };
         let key = match after.1 {
             Key::Client(id) => format!("{id}"),
             Key::File(file) => format!("{}.{}", file.public_id, file.file_id),
         };
-        let cursor = format!("{mode}.{}.{}.{key}", self.low, after.0);
+        let cursor = format!("{mode}.{epoch}.{}.{}.{key}", self.low, after.0);
         debug_assert!(cursor.len() <= MAX_CURSOR_CHARS);
         cursor
     }
 
-    fn parse(cursor: &str) -> Option<Self> {
+    fn parse(cursor: &str) -> Option<(u64, Self)> {
         let mut parts = cursor.split('.');
         let mode = match parts.next()? {
             "d" => FeedMode::Delta,
             "s" => FeedMode::Snapshot,
             _ => return None,
         };
+        let epoch = parts.next()?.parse().ok()?;
         let low = parts.next()?.parse().ok()?;
         let revision = parts.next()?.parse().ok()?;
         let public_id: DeviceId = parts.next()?.parse().ok()?;
@@ -146,7 +148,7 @@ impl Pull {
             None => Key::Client(public_id),
             Some(file) => Key::File(FileRef { public_id, file_id: file.parse::<FileId>().ok()? }),
         };
-        parts.next().is_none().then_some(Self { mode, low, after: Some((revision, key)) })
+        parts.next().is_none().then_some((epoch, Self { mode, low, after: Some((revision, key)) }))
     }
 }
 
@@ -190,8 +192,8 @@ impl Authority {
         let Some(cursor) = &pull.cursor else {
             return Ok(self.first_page(Resume { epoch: pull.epoch, revision: pull.since }));
         };
-        let known = Pull::parse(cursor).ok_or(FailureCode::BadMessage)?;
-        if pull.epoch != self.epoch || !self.feed.reaches_back_to(known.low) || known.low > self.revision {
+        let (epoch, known) = Pull::parse(cursor).ok_or(FailureCode::BadMessage)?;
+        if epoch != self.epoch || !self.feed.reaches_back_to(known.low) || known.low > self.revision {
             return Err(FailureCode::StaleRequest);
         }
         Ok(self.page(known))
@@ -229,7 +231,7 @@ impl Authority {
         for (revision, key, standing) in self.feed.rest(&pull) {
             if !self.append(&mut page, &mut budget, key, standing) {
                 page.last = false;
-                page.cursor = reached.map(|at| pull.cursor(at));
+                page.cursor = reached.map(|at| pull.cursor(self.epoch, at));
                 break;
             }
             reached = Some((revision, key));
@@ -282,10 +284,10 @@ mod tests {
         for key in [Key::Client(file.public_id), Key::File(file)] {
             for mode in [FeedMode::Delta, FeedMode::Snapshot] {
                 let pull = Pull { mode, low: 7, after: Some((9, key)) };
-                assert_eq!(Pull::parse(&pull.cursor((9, key))), Some(pull));
+                assert_eq!(Pull::parse(&pull.cursor(3, (9, key))), Some((3, pull)));
             }
         }
-        for bad in ["", "d", "x.1.2.3", "d.1.2.nobody", "d.1.2", "d.-1.2.00000000-0000-8000-8000-000000000000"] {
+        for bad in ["", "d", "x.3.1.2.3", "d.3.1.2.nobody", "d.3.1.2", "d.3.-1.2.00000000-0000-8000-8000-000000000000"] {
             assert_eq!(Pull::parse(bad), None, "{bad}");
         }
     }

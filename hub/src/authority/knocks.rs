@@ -46,6 +46,9 @@ pub(super) struct Knocks {
     /// master never answers a challenge for the same promise, so each is asked to promise anew, once.
     settling: bool,
     restarted: BTreeSet<SessionAddress>,
+    /// Sessions at the door, also those whose knock is over and that have not knocked anew: an approval lets all of a
+    /// device's sessions in.
+    at_door: BTreeSet<SessionAddress>,
 }
 
 impl Knocks {
@@ -110,6 +113,7 @@ impl Authority {
 
     /// The relay is away and with it everybody at the door; who waited for an approval hears so.
     pub(super) fn drop_all_knocks(&mut self) {
+        self.knocks.at_door.clear();
         let knocks = std::mem::take(&mut self.knocks.by_request);
         if knocks.is_empty() {
             return;
@@ -154,6 +158,7 @@ impl Authority {
     fn challenge(&mut self, request: NewClientRegistered) {
         let request_id = request.request_id;
         let session = SessionAddress { public_id: request.client.public_id, instance: request.instance };
+        self.knocks.at_door.insert(session);
         if self.knocks.settling && self.knocks.restarted.insert(session) {
             return self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
         }
@@ -324,6 +329,9 @@ impl Authority {
         self.roster.put(member);
         self.feed.list(Key::Client(device), revision);
         // All its sessions come in with it.
+        for session in self.take_from_door(device) {
+            self.present(session);
+        }
         for request in self.knocks.of_device(device) {
             if let Some(knock) = self.knocks.by_request.get(&request) {
                 let session = knock.session();
@@ -360,8 +368,21 @@ impl Authority {
         }
     }
 
+    /// A session that may have been at the door is gone.
+    pub(super) fn left_the_door(&mut self, session: SessionAddress) {
+        self.knocks.at_door.remove(&session);
+    }
+
+    fn take_from_door(&mut self, device: DeviceId) -> Vec<SessionAddress> {
+        let of_device: Vec<SessionAddress> =
+            self.knocks.at_door.iter().filter(|session| session.public_id == device).copied().collect();
+        self.knocks.at_door.retain(|session| session.public_id != device);
+        of_device
+    }
+
     /// Ends all knocks of a device that is turned away.
     pub(super) fn drop_knocks_of(&mut self, device: DeviceId) {
+        self.take_from_door(device);
         let knocks = self.knocks.of_device(device);
         let any = !knocks.is_empty();
         for request in knocks {

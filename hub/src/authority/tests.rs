@@ -509,7 +509,7 @@ fn every_pull_is_answered_by_number() {
     let other_epoch = desk.device(session(1, 1), pull(5, None));
     assert!(matches!(sent(&other_epoch)[..], [MasterToRelay::FeedPage(p)] if p.mode == FeedMode::Snapshot));
     assert_eq!(refusal_of(&desk.device(session(1, 1), pull(EPOCH, Some("nonsense")))), Some(FailureCode::BadMessage));
-    let cursor = format!("d.1.2.{}", device(1));
+    let cursor = format!("d.5.1.2.{}", device(1));
     assert_eq!(refusal_of(&desk.device(session(1, 1), pull(5, Some(&cursor)))), Some(FailureCode::StaleRequest));
 }
 
@@ -529,8 +529,8 @@ fn what_goes_between_two_pages_of_a_snapshot_is_named_as_gone() {
     let mut cursor = first.cursor.clone();
     let mut gone = Vec::new();
     while let Some(next) = cursor {
-        let pull = RelayToMaster::FeedPull(FeedPull { epoch: EPOCH, since: 0, cursor: Some(next) });
-        let effects = desk.device(session(1, 1), pull);
+        // As the wire says: with a cursor, epoch and since are those of the pull that it continues.
+        let effects = desk.device(session(1, 1), pull(Some(next)));
         let [MasterToRelay::FeedPage(page)] = sent(&effects)[..] else { panic!("{effects:?}") };
         gone.extend(page.gone.clone());
         cursor = page.cursor.clone();

@@ -1,0 +1,96 @@
+/** A story's bench: its own directory, everything it started, and the pictures of what went wrong. */
+import { createWriteStream, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { copyFile } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const OUT = fileURLToPath(new URL("../out/", import.meta.url));
+const STORY_MS = 240_000;
+
+/** Where all benches of this run live; `run.mjs` makes it and takes it away. */
+export function root() {
+  if (process.env.LANYARD_E2E_ROOT) return process.env.LANYARD_E2E_ROOT;
+  return process.env.LANYARD_E2E_DIR || os.tmpdir();
+}
+
+/** One test: `run` gets a fresh bench, and whatever happens, nothing of it stays. */
+export function story(name, run, { patience = STORY_MS } = {}) {
+  test(name, { timeout: patience }, (t) => onBench(name, run, (text) => t.diagnostic(text)));
+}
+
+export async function onBench(name, run, tell = (text) => console.log(text)) {
+  const bench = new Bench(name, tell);
+  try {
+    return await run(bench);
+  } catch (error) {
+    await bench.keepEvidence(error).catch((trouble) => tell(`no evidence: ${trouble.message}`));
+    throw error;
+  } finally {
+    await bench.close();
+  }
+}
+
+export class Bench {
+  #closers = [];
+  #count = 0;
+  /** Pages and log files to keep if the story fails. */
+  pages = new Map();
+  logs = new Map();
+
+  constructor(name, tell) {
+    this.name = name;
+    this.tell = tell;
+    mkdirSync(root(), { recursive: true });
+    this.home = mkdtempSync(path.join(root(), "lanyard-bench-"));
+  }
+
+  /** A fresh directory. */
+  dir(name) {
+    this.#count += 1;
+    const dir = path.join(this.home, `${this.#count}-${name.replace(/[^\w-]+/g, "_")}`);
+    mkdirSync(dir, { recursive: true });
+    return dir;
+  }
+
+  /** A file to which a process may write what it says. */
+  log(name) {
+    this.#count += 1;
+    const file = path.join(this.home, `${this.#count}-${name}.log`);
+    this.logs.set(`${this.#count}-${name}`, file);
+    return createWriteStream(file);
+  }
+
+  /** Something to end when the story ends, the youngest first. */
+  onClose(close) {
+    this.#closers.push(close);
+  }
+
+  figure(name, value, unit) {
+    const text = typeof value === "number" ? Number(value.toFixed(value < 10 ? 3 : 1)) : value;
+    this.tell(`figure: ${name}: ${text}${unit ? ` ${unit}` : ""}`);
+  }
+
+  async keepEvidence(error) {
+    const dir = path.join(OUT, this.name.replace(/[^\w]+/g, "-").slice(0, 80));
+    rmSync(dir, { recursive: true, force: true });
+    mkdirSync(dir, { recursive: true });
+    for (const [name, page] of this.pages) {
+      await page.screenshot({ path: path.join(dir, `${name}.png`), timeout: 5_000 }).catch(() => undefined);
+    }
+    for (const [name, file] of this.logs) await copyFile(file, path.join(dir, `${name}.log`)).catch(() => undefined);
+    this.tell(`evidence of "${error.message.split("\n")[0]}" in ${path.relative(process.cwd(), dir)}`);
+  }
+
+  async close() {
+    for (const close of this.#closers.reverse()) {
+      try {
+        await close();
+      } catch (error) {
+        this.tell(`closing: ${error.message}`);
+      }
+    }
+    rmSync(this.home, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+  }
+}

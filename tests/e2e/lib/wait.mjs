@@ -1,0 +1,40 @@
+/** Waiting for conditions. Nothing here waits for time: a timeout only says when to give up. */
+
+export const PATIENCE_MS = 60_000;
+const POLL_MS = 40;
+
+export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/**
+ * Asks until the answer is truthy and returns it.
+ *
+ * A probe that throws counts as "not yet"; what it threw last is told if it never comes true.
+ */
+export async function until(what, probe, patience = PATIENCE_MS) {
+  const deadline = Date.now() + patience;
+  for (let last; ; await pause(POLL_MS)) {
+    try {
+      const answer = await probe();
+      if (answer) return answer;
+      last = undefined;
+    } catch (error) {
+      if (error?.final) throw error;
+      last = error;
+    }
+    if (Date.now() > deadline) throw new Error(`not within ${patience / 1000} s: ${what}`, { cause: last });
+  }
+}
+
+/** An error that no further asking can mend. */
+export function final(message) {
+  return Object.assign(new Error(message), { final: true });
+}
+
+/** The promise, or an error that says what did not happen in time. */
+export async function within(what, promise, patience = PATIENCE_MS) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`not within ${patience / 1000} s: ${what}`)), patience);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
