@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::RelayConfig;
 use crate::outbox::Outbox;
 use crate::pins::Pins;
+use crate::pool::Pool;
 use crate::slot::{Meter, Slot};
 
 /// Inputs that may wait for the driver; a full channel makes its senders wait.
@@ -86,6 +87,7 @@ pub struct Edge {
     pub highest_term: Mutex<u64>,
     next: AtomicU64,
     pub hub_ready: std::sync::atomic::AtomicBool,
+    pub pool: Arc<Pool>,
 }
 
 impl Edge {
@@ -107,6 +109,7 @@ impl Edge {
             highest_term: Mutex::new(0),
             next: AtomicU64::new(1),
             hub_ready: false.into(),
+            pool: Arc::default(),
         };
         (Arc::new(edge), receiver)
     }

@@ -14,6 +14,7 @@ mod http;
 mod master_session;
 mod outbox;
 mod pins;
+mod pool;
 mod router;
 mod session;
 mod slot;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use lanyard_hub::broker::{ReaderId, SlotId, SlotPiece};
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::group::{GroupHasher, Groups};
@@ -16,10 +16,7 @@ use tokio::sync::watch;
 
 use crate::edge::Edge;
 use crate::pins::Verdict;
-
-/// Received bytes are collected into exact buffers of this size: hyper's own frames would pin the larger buffers that they
-/// are slices of, and BLAKE3 is fastest on at least 128 KiB.
-const SEGMENT: usize = 256 * 1024;
+use crate::pool::Buffer;
 
 /// How far a reader may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +193,7 @@ pub struct Refused {
 /// Takes the bytes of one PUT in order: collects, verifies, publishes.
 pub struct Filler {
     slot: Arc<Slot>,
-    buffer: BytesMut,
+    buffer: Option<Buffer>,
     /// Bytes published and in the buffer.
     taken: u64,
     published: u64,
@@ -215,7 +212,7 @@ struct Cursor {
 impl Filler {
     pub fn new(slot: Arc<Slot>) -> Self {
         let cursor = Cursor::at(&slot, 0, None);
-        Self { slot, buffer: BytesMut::new(), taken: 0, published: 0, cursor }
+        Self { slot, buffer: None, taken: 0, published: 0, cursor }
     }
 
     /// Bytes still to come.
@@ -224,7 +221,7 @@ impl Filler {
     }
 
     pub fn has_unpublished(&self) -> bool {
-        !self.buffer.is_empty()
+        self.buffer.as_ref().is_some_and(|buffer| buffer.len() > 0)
     }
 
     /// Takes bytes; whole segments are verified and published on the way. The last one waits for [`Filler::finish`].
@@ -233,15 +230,12 @@ impl Filler {
             return Err(Refused { code: FailureCode::BadMessage, culprit: None });
         }
         while !bytes.is_empty() {
-            if self.buffer.capacity() == 0 {
-                let rest = usize::try_from(self.missing()).unwrap_or(SEGMENT);
-                self.buffer = BytesMut::with_capacity(rest.min(SEGMENT));
-            }
-            let room = (self.buffer.capacity() - self.buffer.len()).min(bytes.len());
-            self.buffer.extend_from_slice(&bytes[..room]);
-            self.taken += room as u64;
-            bytes = &bytes[room..];
-            if self.buffer.len() == self.buffer.capacity() && self.missing() > 0 {
+            let buffer = self.buffer.get_or_insert_with(|| edge.pool.take());
+            let count = buffer.fill(bytes);
+            let is_full = buffer.is_full();
+            self.taken += count as u64;
+            bytes = &bytes[count..];
+            if is_full && self.missing() > 0 {
                 self.flush(edge)?;
             }
         }
@@ -250,7 +244,10 @@ impl Filler {
 
     /// Verifies and publishes what is collected so far: more may be long in coming.
     pub fn flush(&mut self, edge: &Edge) -> Result<(), Refused> {
-        let segment = self.buffer.split().freeze();
+        let segment = self.collected();
+        if segment.is_empty() {
+            return Ok(());
+        }
         let passed = self.verify(edge, &segment)?;
         self.published += segment.len() as u64;
         self.slot.publish(segment, passed);
@@ -259,12 +256,16 @@ impl Filler {
 
     /// Verifies the last segment without publishing it; [`Filler::publish_last`] does that once the broker knows.
     pub fn finish(&mut self, edge: &Edge) -> Result<LastSegment, Refused> {
-        let segment = self.buffer.split().freeze();
+        let segment = self.collected();
         if self.slot.what == What::Values {
             return self.finish_values(edge, segment);
         }
         let passed = self.verify(edge, &segment)?;
         Ok(LastSegment { slot: self.slot.clone(), segment, passed })
+    }
+
+    fn collected(&mut self) -> Bytes {
+        self.buffer.take().map(Buffer::freeze).unwrap_or_default()
     }
 
     /// A list of values is checked as a whole; it is small enough to be one segment or a few.

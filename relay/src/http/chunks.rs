@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::{HeaderMap, StatusCode, header};
+use http_body::Frame;
 use http_body_util::BodyExt;
 use lanyard_hub::broker::{Input, ReaderId, SessionId};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS};
@@ -20,6 +21,9 @@ use tokio::sync::watch;
 use crate::edge::{Edge, Errand, SessionHandle, TicketEntry};
 use crate::error::ApiError;
 use crate::slot::{Filler, Mark, Meter, Read, Refused, Slot};
+
+/// A pause in a body after which what is here is published.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
 /// A session's bodies are counted while they run.
 struct Running(Arc<SessionHandle>);
@@ -124,12 +128,11 @@ async fn receive(
     let mut deadline = Box::pin(tokio::time::sleep(window));
     let mut in_window = 0u64;
     while filler.missing() > 0 {
-        let frame = match body.frame().now_or_never() {
+        let frame = match next_soon(&mut body, filler.has_unpublished()).await {
             Some(frame) => frame,
             None => {
-                if filler.has_unpublished() {
-                    filler.flush(edge)?;
-                }
+                // What is here may be read while more is long in coming.
+                filler.flush(edge)?;
                 tokio::select! {
                     frame = body.frame() => frame,
                     code = ended(slot, changes) => return Err(Refused { code, culprit: None }),
@@ -154,6 +157,16 @@ async fn receive(
         }
     }
     Ok(())
+}
+
+/// The next frame if it is there or comes within a short pause: most pauses are short, and larger segments are cheaper to
+/// hash and to hold. With nothing to publish there is nothing to gain by not waiting longer.
+async fn next_soon(body: &mut Body, has_unpublished: bool) -> Option<Option<Result<Frame<Bytes>, axum::Error>>> {
+    match body.frame().now_or_never() {
+        Some(frame) => Some(frame),
+        None if has_unpublished => tokio::time::timeout(SHORT_PAUSE, body.frame()).await.ok(),
+        None => None,
+    }
 }
 
 /// Waits until the slot fails.
