@@ -9,6 +9,7 @@ mod audience;
 mod blame;
 mod credit;
 mod effect;
+mod followers;
 mod grants;
 mod input;
 mod links;
@@ -31,6 +32,7 @@ use crate::machine::{Deadlines, EffectQueue, Moment};
 use asks::{Ask, AskId};
 use blame::Blame;
 use credit::Queue;
+use followers::Followers;
 use grants::Grants;
 use links::Links;
 use master::MasterState;
@@ -66,6 +68,8 @@ enum Timer {
     AskRetry(AskId),
     /// A call about a link waited long enough for the master.
     Call(CallId),
+    /// Blocked asks look whether who they wait for still moves.
+    LookAgain,
     /// Unused grants and links go.
     Sweep,
 }
@@ -88,6 +92,7 @@ pub struct Broker {
     links: Links,
     blame: Blame,
     progress: Progress,
+    followers: Followers,
 }
 
 impl Broker {
@@ -107,6 +112,7 @@ impl Broker {
             links: Links::default(),
             blame: Blame::default(),
             progress: Progress::default(),
+            followers: Followers::default(),
         }
     }
 
@@ -162,6 +168,7 @@ impl Broker {
                 Timer::AskWaited(ask) => self.ask_waited(now, ask),
                 Timer::AskRetry(ask) => self.ask_retried(now, ask),
                 Timer::Call(call) => self.call_waited(now, call),
+                Timer::LookAgain => {} // the pump below looks
                 Timer::Sweep => self.sweep(now),
             }
         }
@@ -203,6 +210,7 @@ impl Broker {
         self.grants.sweep(now);
         self.links.sweep(now);
         self.blame.sweep(now);
+        self.followers.sweep(now);
         if !(self.grants.is_empty() && self.links.is_empty() && self.blame.is_empty()) {
             self.keep_sweeping(now);
         }

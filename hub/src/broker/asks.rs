@@ -205,6 +205,7 @@ impl Broker {
     /// Joins what is live; what is absent goes into the queue, a run per holder. Joining and queueing are one step, and
     /// the queue opens slots in the same mutation: no group is ever in two live slots.
     pub(super) fn place(&mut self, now: Moment, ask: Ask) {
+        self.followers.asked(now, &ask);
         let absent = self.join_live(now, &ask);
         let mut by_holder: BTreeMap<SessionId, Vec<Piece>> = BTreeMap::new();
         let mut away = Vec::new();
@@ -366,6 +367,7 @@ impl Broker {
         let asker = Asker::Device { session, transfer: cancel.transfer_id };
         match cancel.pieces {
             None => {
+                self.followers.forget_transfer(session, cancel.transfer_id);
                 self.progress.cancelled(&mut self.effects, &self.sessions, session, cancel.transfer_id);
                 self.end_asks_where(now, |other| *other == asker, FailureCode::Cancelled);
             }

@@ -147,6 +147,7 @@ impl Broker {
                 idle_turns += 1;
             }
         }
+        self.look_again(now);
     }
 
     /// Serves one ask of `key`, if any of its lanes can go on.
@@ -161,9 +162,10 @@ impl Broker {
             if !self.may_open(key, holder, length) {
                 continue;
             }
+            let Some(room) = self.room_for(now, ask, length) else { continue };
             let Some(ask) = self.queue.take_head(key, id) else { continue };
             self.deadlines.clear(&Timer::AskWaited(id));
-            self.make_room(length);
+            self.make_room(room);
             self.open_slot(now, &ask, holder, length);
             return true;
         }
@@ -211,29 +213,50 @@ impl Broker {
         askers.extend(self.queue.waiting.keys());
         let share = length.max(budget / askers.len().max(1) as u64);
         let over_share = self.queue.others_wait(key) && self.slots.held(key) + length > share;
-        !holder_full && !over_share && self.room_for(length)
+        !holder_full && !over_share
     }
 
-    /// Whether the run fits, once what may be dropped is dropped. A run larger than the whole budget goes alone.
-    fn room_for(&self, length: u64) -> bool {
-        let standing: u64 =
-            self.slots.standing().iter().filter_map(|id| self.slots.get(*id)).map(|slot| slot.length).sum();
-        let kept = self.slots.reserved() - self.slots.cached_bytes() - standing;
-        kept == 0 || kept + length <= self.config.budget_bytes
-    }
-
-    /// Drops cache, oldest use first, then cuts full slots whose readers all stand still.
-    fn make_room(&mut self, length: u64) {
-        while self.slots.reserved() + length > self.config.budget_bytes
-            && let Some(oldest) = self.slots.oldest_cached()
-        {
-            self.drop_slot(oldest);
+    /// What must go so that the run fits: cache first, then full slots whose readers all stand still. `None` if it does not
+    /// fit even then. A run larger than the whole budget goes alone.
+    fn room_for(&self, now: Moment, ask: &Ask, length: u64) -> Option<Room> {
+        let budget = self.config.budget_bytes;
+        let mut room = Room::default();
+        let mut reserved = self.slots.reserved();
+        if reserved + length <= budget {
+            return Some(room);
         }
-        for standing in self.slots.standing() {
-            if self.slots.reserved() + length <= self.config.budget_bytes {
-                return;
+        let fits = |reserved: u64| reserved == 0 || reserved + length <= budget;
+        let bytes = |id: &SlotId| self.slots.get(*id).map_or(0, |slot| slot.length);
+        for id in self.evictable(now, ask) {
+            reserved -= bytes(&id);
+            room.cached.push(id);
+            if fits(reserved) {
+                return Some(room);
             }
-            self.cut_standing(standing);
+        }
+        for id in self.slots.standing() {
+            reserved -= bytes(&id);
+            room.standing.push(id);
+            if fits(reserved) {
+                return Some(room);
+            }
+        }
+        None
+    }
+
+    fn make_room(&mut self, room: Room) {
+        for id in room.cached {
+            self.drop_slot(id);
+        }
+        for id in room.standing {
+            self.cut_standing(id);
         }
     }
+}
+
+/// What goes to make room for a run.
+#[derive(Debug, Default)]
+struct Room {
+    cached: Vec<SlotId>,
+    standing: Vec<SlotId>,
 }

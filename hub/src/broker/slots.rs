@@ -34,6 +34,7 @@ pub(super) struct Waiter {
     pub told: bool,
     pub started: bool,
     pub still: bool,
+    pub told_at: Moment,
 }
 
 #[derive(Debug)]
@@ -83,7 +84,6 @@ pub(super) struct Slots {
     by_ticket: BTreeMap<Ticket, SlotId>,
     by_file: BTreeMap<FileRef, BTreeSet<SlotId>>,
     cache: BTreeSet<(Moment, SlotId)>,
-    cached_bytes: u64,
     reserved: u64,
     /// Bytes that each asker's slots hold, cache left out.
     held: BTreeMap<AskerKey, u64>,
@@ -112,12 +112,9 @@ impl Slots {
         self.reserved
     }
 
-    pub fn cached_bytes(&self) -> u64 {
-        self.cached_bytes
-    }
-
-    pub fn oldest_cached(&self) -> Option<SlotId> {
-        self.cache.first().map(|(_, id)| *id)
+    /// What is cached, oldest use first.
+    pub fn cached(&self) -> Vec<SlotId> {
+        self.cache.iter().map(|(_, id)| *id).collect()
     }
 
     pub fn held(&self, asker: AskerKey) -> u64 {
@@ -232,7 +229,6 @@ impl Slots {
         if slot.cached_since.replace(now).is_none() {
             let (cause, length) = (slot.cause, slot.length);
             self.cache.insert((now, id));
-            self.cached_bytes += length;
             self.release_held(cause, length);
         }
     }
@@ -241,7 +237,6 @@ impl Slots {
         let Some(slot) = self.live.get_mut(&id) else { return };
         if let Some(since) = slot.cached_since.take() {
             self.cache.remove(&(since, id));
-            self.cached_bytes -= slot.length;
             *self.held.entry(slot.cause).or_default() += slot.length;
         }
     }
@@ -351,7 +346,7 @@ impl Broker {
             .filter_map(|p| slot.range_of(&FileRef { public_id: owner, file_id: p.file_id }, p.groups))
             .collect();
         let waiter =
-            Waiter { asker, pieces: pieces.to_vec(), ranges, ticket: None, told: false, started: false, still: false };
+            Waiter { asker, pieces: pieces.to_vec(), ranges, ticket: None, told: false, started: false, still: false, told_at: now };
         slot.waiters.insert(reader, waiter);
         if slot.phase != Phase::Asked {
             self.tell_ready(now, id, reader);
@@ -368,6 +363,7 @@ impl Broker {
             return;
         }
         waiter.told = true;
+        waiter.told_at = now;
         match waiter.asker {
             Asker::Device { session, transfer } => {
                 waiter.ticket = Some(ticket);
@@ -470,6 +466,8 @@ impl Broker {
         self.deadlines.clear(&Timer::GetStart(id, reader));
         let Some(slot) = self.slots.live.get_mut(&id) else { return };
         let Some(waiter) = slot.waiters.remove(&reader) else { return };
+        let length = waiter.ranges.iter().map(|range| range.end - range.start).sum();
+        self.followers.took(now, &waiter.asker, length, now.since(waiter.told_at));
         if let (Asker::Device { session, transfer }, Some(piece)) = (waiter.asker, waiter.pieces.last())
             && slot.what == What::Bytes
             && let Some(file) = slot.pieces.iter().find(|p| p.file.file_id == piece.file_id)

@@ -691,3 +691,94 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
     assert!(hub.take().contains(&Effect::FailSlot { slot, code: FailureCode::Cancelled }));
     assert_eq!(hub.broker.counts().asks, 0);
 }
+
+/// A hub with a file of 64 MiB, and two askers that both read run after run of it.
+fn two_on_the_way() -> (Hub, SessionId, SessionId) {
+    let mut hub = Hub::ready(8 * MIB);
+    hub.opens(1);
+    let (quick, slow) = (hub.opens(2), hub.opens(3));
+    hub.lists(1, 64 * MIB);
+    hub.take();
+    (hub, quick, slow)
+}
+
+/// The asker's next run comes whole and is read within `ms`; false if it has to wait.
+fn reads_a_run(hub: &mut Hub, asker: SessionId, run: u32, ms: u64) -> bool {
+    hub.take();
+    hub.asks(asker, 1, run * 4, 4);
+    let asked: Vec<SlotId> = hub
+        .effects
+        .iter()
+        .filter_map(|e| if let Effect::OpenSlot(slot) = e { Some(slot.slot) } else { None })
+        .collect();
+    for slot in &asked {
+        hub.give(Input::PutStarted { slot: *slot });
+    }
+    let readers = Hub::readers(&hub.take());
+    hub.passes(ms);
+    for slot in &asked {
+        hub.give(Input::PutFinished { slot: *slot });
+    }
+    for (slot, reader) in &readers {
+        hub.give(Input::ReaderLeft { slot: *slot, reader: *reader, delivered: MIB });
+    }
+    !readers.is_empty()
+}
+
+#[test]
+fn a_quick_asker_goes_at_most_a_budget_ahead_of_a_slow_one_and_the_owner_uploads_once() {
+    let (mut hub, quick, slow) = two_on_the_way();
+    assert!(reads_a_run(&mut hub, slow, 0, 100));
+    let mut ahead = 0;
+    while reads_a_run(&mut hub, quick, ahead, 10) {
+        ahead += 1;
+    }
+    assert_eq!(ahead, 9, "eight runs of cache beyond the one that both have");
+    assert_eq!(hub.broker.counts().asks, 1, "it waits");
+    assert!(reads_a_run(&mut hub, slow, 1, 100));
+    let opened: Vec<u32> = hub.opened().iter().map(|slot| slot.pieces[0].groups.first).collect();
+    assert_eq!(opened, [36], "the slow one read from the cache, and what it left makes room for the quick one");
+}
+
+#[test]
+fn who_stands_still_or_crawls_is_not_waited_for() {
+    let (mut hub, quick, slow) = two_on_the_way();
+    assert!(reads_a_run(&mut hub, slow, 0, 100));
+    for run in 0..9 {
+        assert!(reads_a_run(&mut hub, quick, run, 10));
+    }
+    assert!(!reads_a_run(&mut hub, quick, 9, 10));
+    hub.passes(2_600);
+    assert_eq!(hub.opened().len(), 1, "the slow one has stood still for two seconds");
+
+    let (mut hub, quick, crawling) = two_on_the_way();
+    assert!(reads_a_run(&mut hub, crawling, 0, 1_500));
+    for run in 0..20 {
+        assert!(reads_a_run(&mut hub, quick, run, 10), "run {run}: 150 times slower is not waited for");
+    }
+}
+
+#[test]
+fn askers_of_other_files_do_not_wait_for_a_slow_one() {
+    let (mut hub, quick, slow) = two_on_the_way();
+    let other = hub.opens(4);
+    hub.lists(2, 64 * MIB);
+    assert!(reads_a_run(&mut hub, slow, 0, 100));
+    for run in 0..9 {
+        assert!(reads_a_run(&mut hub, quick, run, 10));
+    }
+    hub.take();
+    hub.asks_for(other, vec![Piece::new(file_id(2), 0, 4)]);
+    assert_eq!(hub.opened().len(), 1);
+}
+
+#[test]
+fn a_slow_one_that_needs_what_is_gone_is_never_stuck_behind_what_it_will_need() {
+    let (mut hub, quick, slow) = two_on_the_way();
+    for run in 4..12 {
+        assert!(reads_a_run(&mut hub, quick, run, 10));
+    }
+    for run in 0..12 {
+        assert!(reads_a_run(&mut hub, slow, run, 100), "run {run}");
+    }
+}

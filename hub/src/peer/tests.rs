@@ -614,13 +614,14 @@ fn paused_it_asks_nothing_and_resumed_it_goes_on() {
 #[test]
 fn an_ordered_reader_is_not_run_away_from() {
     let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
-    let ahead = TransferOrder { lookahead_bytes: Some(2 * MIB), ..order(&[(1, 64 * MIB)]) };
+    let ahead = TransferOrder { lookahead_bytes: Some(3 * MIB), ..order(&[(1, 64 * MIB)]) };
     let effects = rig.tell(Input::StartTransfer { order: ahead });
-    assert_eq!(asked(&effects), [groups(0, 4), groups(4, 4)]);
+    assert_eq!(asked(&effects), [groups(0, 4), groups(4, 4), groups(8, 4)]);
     assert_eq!(asked(&rig.fetch(groups(4, 4))), [] as [Vec<Piece>; 0]);
     let (transfer_id, file_id) = (transfer(1), file_id(1));
-    let effects = rig.tell(Input::Consumed { transfer_id, file_id, groups: 1 });
-    assert_eq!(asked(&effects), [groups(8, 1)]);
+    let taken = |groups| Input::Consumed { transfer_id, file_id, groups };
+    assert_eq!(asked(&rig.tell(taken(3))), [] as [Vec<Piece>; 0], "not a message a group");
+    assert_eq!(asked(&rig.tell(taken(4))), [groups(12, 4)]);
 }
 
 #[test]

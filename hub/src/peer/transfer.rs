@@ -244,19 +244,17 @@ impl Transfer {
         pieces
     }
 
-    /// The next run of one large file.
+    /// The next run of one large file. A reader in order is given whole runs of a third of its lookahead: asking for each
+    /// group as the one before is taken would be a message a group.
     fn run_of(&mut self, file_id: FileId) -> Option<Piece> {
-        let run_bytes = self.window.run_bytes().min(MAX_RUN_BYTES);
         let lookahead = self.lookahead_bytes;
+        let run_bytes = self.window.run_bytes().min(MAX_RUN_BYTES).min(lookahead.unwrap_or(u64::MAX) / 3);
         let job = self.jobs.get_mut(&file_id)?;
         let first = job.missing.first()?;
-        let group_bytes = 1u64 << job.groups.group_log;
-        let mut count = first.count.min((run_bytes / group_bytes).max(1) as u32);
-        if let Some(ahead) = lookahead {
-            let limit = job.consumed.saturating_add((ahead / group_bytes).max(1) as u32);
-            count = count.min(limit.saturating_sub(first.first));
-        }
-        if count == 0 {
+        let groups_in = |bytes: u64| (bytes >> job.groups.group_log).max(1) as u32;
+        let count = first.count.min(groups_in(run_bytes));
+        let room = lookahead.map(|ahead| job.consumed.saturating_add(groups_in(ahead)).saturating_sub(first.first));
+        if room.is_some_and(|room| room < count) {
             return None;
         }
         let run = GroupRange::new(first.first, count);

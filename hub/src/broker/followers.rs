@@ -1,0 +1,148 @@
+//! Followers: who is on the way through a file that others read too. What a follower will want next, and can have without
+//! asking the owner again, is kept for it while it moves: that is how one upload serves quick and slow askers alike. A
+//! quick one then goes at most a budget ahead. Who stands still, or is slower by more than [`TOO_SLOW`], is not waited for.
+
+use std::collections::BTreeMap;
+
+use lanyard_protocol::chunk::What;
+use lanyard_protocol::limits::STANDING_STILL_MS;
+use lanyard_protocol::{FileRef, TransferId};
+
+use super::asks::{Ask, Asker};
+use super::*;
+
+/// A follower that is slower than an asker by more than this factor does not hold it up: it would cost the others more time
+/// than one more upload for it alone costs the owner.
+const TOO_SLOW: u64 = 32;
+/// How often blocked asks look whether who they wait for still moves.
+const LOOK_AGAIN_MS: u64 = 500;
+
+/// One transfer or one link's response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lane {
+    Transfer(SessionId, TransferId),
+    Link(LinkReader),
+}
+
+impl Lane {
+    fn of(asker: &Asker) -> Option<Self> {
+        match asker {
+            Asker::Device { session, transfer } => Some(Self::Transfer(*session, *transfer)),
+            Asker::Link { reader, .. } => Some(Self::Link(*reader)),
+            Asker::Relay => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Follower {
+    file: FileRef,
+    /// The first group that it has not asked for yet.
+    next: u32,
+    moved: Moment,
+    /// Bytes a millisecond of its runs, a moving average; 0 before the first.
+    rate: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Followers(BTreeMap<Lane, Follower>);
+
+impl Followers {
+    pub fn forget(&mut self, matches: impl Fn(&Lane) -> bool) {
+        self.0.retain(|lane, _| !matches(lane));
+    }
+
+    pub fn forget_session(&mut self, session: SessionId) {
+        self.forget(|lane| matches!(lane, Lane::Transfer(s, _) if *s == session));
+    }
+
+    pub fn forget_transfer(&mut self, session: SessionId, transfer: TransferId) {
+        self.forget(|lane| *lane == Lane::Transfer(session, transfer));
+    }
+
+    pub fn forget_link(&mut self, reader: LinkReader) {
+        self.forget(|lane| *lane == Lane::Link(reader));
+    }
+
+    pub fn sweep(&mut self, now: Moment) {
+        self.0.retain(|_, follower| now.since(follower.moved) < 60_000);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A run of a large file was asked for.
+    pub fn asked(&mut self, now: Moment, ask: &Ask) {
+        let (Some(lane), [piece]) = (Lane::of(&ask.asker), ask.pieces.as_slice()) else { return };
+        if ask.what != What::Bytes {
+            return;
+        }
+        let (file, next) = (ask.file(piece), piece.groups.end());
+        let rate = self.0.get(&lane).filter(|old| old.file == file).map_or(0, |old| old.rate);
+        self.0.insert(lane, Follower { file, next, moved: now, rate });
+    }
+
+    /// A run of `bytes` was read within `ms`.
+    pub fn took(&mut self, now: Moment, asker: &Asker, bytes: u64, ms: u64) {
+        let Some(follower) = Lane::of(asker).and_then(|lane| self.0.get_mut(&lane)) else { return };
+        follower.moved = now;
+        let rate = (bytes / ms.max(1)).max(1);
+        follower.rate = if follower.rate == 0 { rate } else { (follower.rate * 3 + rate) / 4 };
+    }
+}
+
+impl Broker {
+    /// Who an asker of this file must not run away from: they move, are not too slow for it, and what they want next lies
+    /// in a live slot, so that they need no upload of their own. Each as the first group that it has not asked for.
+    fn awaiting(&self, now: Moment, ask: &Ask) -> Vec<(FileRef, u32)> {
+        let own = Lane::of(&ask.asker);
+        let rate = own.and_then(|lane| self.followers.0.get(&lane)).map_or(0, |follower| follower.rate);
+        let others = self.followers.0.iter().filter(|(lane, _)| Some(**lane) != own);
+        others
+            .map(|(_, follower)| follower)
+            .filter(|follower| now.since(follower.moved) < STANDING_STILL_MS)
+            .filter(|follower| follower.rate == 0 || follower.rate.saturating_mul(TOO_SLOW) >= rate)
+            .filter(|follower| self.slots.holding(&follower.file, What::Bytes, follower.next).is_some())
+            .map(|follower| (follower.file, follower.next))
+            .collect()
+    }
+
+    /// Cached slots in the order in which they may go to make room for an ask: what nobody awaits, then what is awaited by
+    /// followers of other files, then what lies ahead of the ask in its own file, the farthest first. What lies behind it
+    /// and is awaited stays.
+    pub(super) fn evictable(&self, now: Moment, ask: &Ask) -> Vec<SlotId> {
+        let cached = self.slots.cached();
+        let awaiting = self.awaiting(now, ask);
+        if awaiting.is_empty() {
+            return cached;
+        }
+        let place = ask.pieces.first().map(|piece| (ask.file(piece), piece.groups.first));
+        let mut ranked: Vec<(u8, u32, SlotId)> = Vec::new();
+        for id in cached {
+            let Some(slot) = self.slots.get(id) else { continue };
+            let is_awaited = slot.pieces.iter().any(|piece| {
+                awaiting.iter().any(|(file, next)| *file == piece.file && *next < piece.groups.end())
+            });
+            let own = slot.pieces.iter().find(|piece| place.is_some_and(|(file, _)| file == piece.file));
+            let first = own.map_or(0, |piece| piece.groups.first);
+            let ahead = own.is_some() && place.is_some_and(|(_, group)| first > group);
+            match (is_awaited, own.is_some(), ahead) {
+                (false, _, _) => ranked.push((0, 0, id)),
+                (true, false, _) => ranked.push((1, 0, id)),
+                (true, true, true) => ranked.push((2, u32::MAX - first, id)),
+                (true, true, false) => {}
+            }
+        }
+        // The sort is stable: within a rank the oldest use goes first.
+        ranked.sort_by_key(|(rank, order, _)| (*rank, *order));
+        ranked.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    /// While somebody is waited for, looks again soon whether it still moves.
+    pub(super) fn look_again(&mut self, now: Moment) {
+        if self.deadlines.get(&Timer::LookAgain).is_none() && self.queue.len() > 0 && !self.followers.is_empty() {
+            self.deadlines.set(Timer::LookAgain, now.plus(LOOK_AGAIN_MS));
+        }
+    }
+}
