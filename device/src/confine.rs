@@ -68,6 +68,8 @@ mod tests {
                     assert_eq!(root.look("x").unwrap(), None);
                     assert!(deep.look("x").unwrap().unwrap().is_file);
                     assert!(root.existing("a").unwrap().is_some() && root.existing("c").unwrap().is_none());
+                    let file = deep.open_file("x").unwrap();
+                    assert!(deep.is_named(&file, "x").unwrap() && !deep.is_named(&file, "y").unwrap());
                 }
 
                 #[test]

@@ -17,7 +17,7 @@ use crate::names::Names;
 use crate::sink::{FileSink, FinishError, Finished, OpenPart};
 
 /// How far ahead of a reader in order groups are fetched: this much waits in memory at most.
-const LOOKAHEAD_BYTES: u64 = 4 << 20;
+const LOOKAHEAD_BYTES: u64 = 6 << 20;
 
 /// A file to fetch, and the path it shall have below the target.
 #[derive(Debug, Clone, PartialEq, Eq)]

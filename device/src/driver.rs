@@ -48,7 +48,8 @@ pub(crate) enum Report {
     LinkOpened { link: u64 },
     Text { link: u64, text: String },
     LinkClosed { link: u64, code: Option<u16>, error: Option<String> },
-    Uploaded { ticket: Ticket, outcome: Uploaded, replaced: Option<Replaced> },
+    Uploaded { ticket: Ticket, outcome: Uploaded },
+    Unreadable { ticket: Ticket, file_id: FileId, code: FailureCode, replaced: Option<Replaced> },
     Disputed(Replaced),
     Fetched { transfer_id: TransferId, fetched: Fetched },
     FetchEnded { fetch: FetchId, outcome: FetchOutcome },
@@ -393,30 +394,41 @@ impl Driver {
     fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>, length: u64) {
         let Some(bodies) = self.bodies() else { return };
         let (library, puts, reports) = (self.library.clone(), self.puts.clone(), self.reports.clone());
+        let unreadable = self.on_unreadable(ticket);
         let task = tokio::spawn(async move {
             let _turn = puts.acquire_owned().await;
-            let outcome = upload::put(bodies, library.clone(), ticket, pieces, length).await;
-            let replaced = match outcome {
-                Uploaded::Unreadable { file_id, code } => replace(library, file_id, code).await,
-                Uploaded::Answered | Uploaded::Broken => None,
-            };
-            let _ = reports.send(Report::Uploaded { ticket, outcome, replaced }).await;
+            let outcome = upload::put(bodies, library, ticket, (pieces, length), unreadable).await;
+            let _ = reports.send(Report::Uploaded { ticket, outcome }).await;
         });
         self.uploads.insert(ticket, task.abort_handle());
     }
 
-    fn uploaded(&mut self, ticket: Ticket, outcome: Uploaded, replaced: Option<Replaced>) {
-        if self.uploads.remove(&ticket).is_some() {
-            match outcome {
-                Uploaded::Answered => {}
-                Uploaded::Broken => {
-                    self.tell(Input::UploadRefused { ticket, code: FailureCode::Busy, file_id: None });
-                }
-                Uploaded::Unreadable { file_id, code } => {
-                    self.tell(Input::UploadRefused { ticket, code, file_id: Some(file_id) });
-                }
-            }
+    /// Looks at the file and reports, in a task of its own: the PUT's may be cancelled at any moment.
+    fn on_unreadable(&self, ticket: Ticket) -> upload::Unreadable {
+        let (library, reports) = (self.library.clone(), self.reports.clone());
+        Box::new(move |file_id, code| {
+            let (library, reports) = (library.clone(), reports.clone());
+            tokio::spawn(async move {
+                let replaced = replace(library, file_id, code).await;
+                let _ = reports.send(Report::Unreadable { ticket, file_id, code, replaced }).await;
+            });
+        })
+    }
+
+    fn uploaded(&mut self, ticket: Ticket, outcome: Uploaded) {
+        if outcome == Uploaded::Unreadable {
+            // Its report comes by itself, and says more.
+            return;
         }
+        if self.uploads.remove(&ticket).is_some() && outcome == Uploaded::Broken {
+            self.tell(Input::UploadRefused { ticket, code: FailureCode::Busy, file_id: None });
+        }
+    }
+
+    fn unreadable(&mut self, ticket: Ticket, file_id: FileId, code: FailureCode, replaced: Option<Replaced>) {
+        self.uploads.remove(&ticket);
+        // Also for a PUT that the relay has given up meanwhile: a notice too many does no harm.
+        self.tell(Input::UploadRefused { ticket, code, file_id: Some(file_id) });
         if let Some(Replaced { old, new }) = replaced {
             self.tell(Input::Replaced { old, new });
         }
@@ -492,7 +504,8 @@ impl Driver {
     }
 
     fn transfer_over(&mut self, transfer_id: TransferId, done: usize, failed: usize, result: &io::Result<()>) {
-        if let Err(error) = result {
+        // Of a transfer that failed its failure was told.
+        if let Some(error) = result.as_ref().err().filter(|_| failed == 0) {
             tracing::warn!(%error, "what was fetched may not survive a power cut");
         }
         self.show_progress();
@@ -528,7 +541,8 @@ impl Driver {
                 self.tell(Input::LinkClosed { code });
             }
             Report::LinkOpened { .. } | Report::Text { .. } | Report::LinkClosed { .. } => {}
-            Report::Uploaded { ticket, outcome, replaced } => self.uploaded(ticket, outcome, replaced),
+            Report::Uploaded { ticket, outcome } => self.uploaded(ticket, outcome),
+            Report::Unreadable { ticket, file_id, code, replaced } => self.unreadable(ticket, file_id, code, replaced),
             Report::Disputed(Replaced { old, new }) => self.tell(Input::Replaced { old, new }),
             Report::Fetched { transfer_id, fetched: Fetched::Stored { file_id, groups } } => {
                 self.tell(Input::Stored { transfer_id, file_id, groups });

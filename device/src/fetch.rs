@@ -220,10 +220,15 @@ struct Cut {
 }
 
 /// Bytes on their way to the disk.
-#[derive(Default)]
 struct Block {
     data: BytesMut,
     cuts: Vec<Cut>,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { data: BytesMut::with_capacity(BLOCK_BYTES), cuts: Vec::new() }
+    }
 }
 
 impl Block {

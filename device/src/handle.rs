@@ -21,8 +21,9 @@ use crate::walk::{FoundFile, Skipped, WalkError, walk};
 pub enum DeviceError {
     #[error(transparent)]
     Walk(#[from] WalkError),
-    #[error("{}", local_failure(.0))]
-    Io(#[from] io::Error),
+    /// This device's disk or system said no.
+    #[error("{0}")]
+    Local(String),
     #[error("the device cannot be set up: {0}")]
     Setup(String),
     /// The hub said no.
@@ -32,6 +33,12 @@ pub enum DeviceError {
     NotConnected,
     #[error("the device has ended")]
     Ended,
+}
+
+impl From<io::Error> for DeviceError {
+    fn from(error: io::Error) -> Self {
+        Self::Local(local_failure(&error))
+    }
 }
 
 /// What a device tells. A reader that falls far behind loses progress first, and the oldest news at last.
@@ -182,8 +189,11 @@ impl DeviceHandle {
 
     /// Fetches files into a folder. Never replaces anything; goes on where an earlier run stopped.
     pub async fn start_transfer(&self, wanted: Vec<Wanted>, folder: PathBuf) -> Result<Started, DeviceError> {
+        let shown = folder.display().to_string();
         let planned = tokio::task::spawn_blocking(move || Plan::below(&folder, wanted));
-        let mut plan = planned.await.map_err(io::Error::other)??;
+        let planned = planned.await.map_err(io::Error::other)?;
+        let mut plan = planned
+            .map_err(|error| DeviceError::Local(format!("cannot save to {shown}: {}", local_failure(&error))))?;
         let already = std::mem::take(&mut plan.already);
         let (transfers, total) = (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
         self.tell(Command::Start { plan, written: None }).await?;

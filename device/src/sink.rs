@@ -24,6 +24,9 @@ const SMALL_BYTES: u64 = 1 << 20;
 const SAVE_BYTES: u64 = 64 << 20;
 const SAVE_AFTER: Duration = Duration::from_secs(2);
 
+/// How long another program is waited for that works on the same file.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
 const MAGIC: &[u8; 16] = b"lanyard have 1\n\0";
 const HEADER_BYTES: usize = 16 + 32;
 const RECORD_BYTES: usize = 32 + 8;
@@ -93,6 +96,18 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()
         offset += n as u64;
     }
     Ok(())
+}
+
+/// A program that was killed holds its lock until the system has cleared up behind it.
+fn lock_soon(part: &File) -> io::Result<bool> {
+    let start = Instant::now();
+    while !lock(part)? {
+        if start.elapsed() >= LOCK_PATIENCE {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(true)
 }
 
 impl OpenPart {
@@ -243,7 +258,8 @@ impl FileSink {
         }
         let folder = self.make_folder(root)?;
         let part = folder.open_file(&self.part_name(PART_SUFFIX))?;
-        if !lock(&part)? {
+        // Who held the lock before may have finished: then this is no longer the unfinished file, but the finished one.
+        if !lock_soon(&part)? || !folder.is_named(&part, &self.part_name(PART_SUFFIX))? {
             let why = format!("{} is being fetched by another program", folder.path().join(self.name()).display());
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
         }

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
@@ -41,22 +42,33 @@ pub enum Uploaded {
     Answered,
     /// The connection broke.
     Broken,
-    /// The file is not what was listed, or cannot be read.
-    Unreadable { file_id: FileId, code: FailureCode },
+    /// A file is not what was listed, or cannot be read; this was told.
+    Unreadable,
 }
 
+/// Hears that a file cannot be read as listed. Called at once: the relay cancels a broken PUT, and whoever waits for its
+/// end with it.
+pub type Unreadable = Box<dyn Fn(FileId, FailureCode) + Send>;
+
 /// Sends the groups of `pieces` to the relay.
-pub async fn put(bodies: Bodies, library: Arc<Library>, ticket: Ticket, pieces: Vec<Piece>, length: u64) -> Uploaded {
+pub async fn put(
+    bodies: Bodies,
+    library: Arc<Library>,
+    ticket: Ticket,
+    (pieces, length): (Vec<Piece>, u64),
+    unreadable: Unreadable,
+) -> Uploaded {
     let mut spans = Vec::new();
     for piece in pieces {
         let Some(file) = library.get(piece.file_id) else {
-            return Uploaded::Unreadable { file_id: piece.file_id, code: FailureCode::FileGone };
+            unreadable(piece.file_id, FailureCode::FileGone);
+            return Uploaded::Unreadable;
         };
         spans.push(Span::new(piece, file));
     }
     spans.reverse();
-    let stopped = Arc::new(Mutex::new(None));
-    let reader = Reader { spans, open: None, stopped: stopped.clone() };
+    let stopped = Arc::new(AtomicBool::new(false));
+    let reader = Reader { spans, open: None, stopped: stopped.clone(), unreadable };
     let request = bodies
         .http
         .put(bodies.chunk_url(&ticket))
@@ -64,10 +76,8 @@ pub async fn put(bodies: Bodies, library: Arc<Library>, ticket: Ticket, pieces: 
         .header(CONTENT_LENGTH, length)
         .body(reqwest::Body::wrap_stream(reader.blocks()));
     let answer = request.send().await;
-    if let Some((file_id, code)) = *stopped.lock().unwrap_or_else(PoisonError::into_inner) {
-        return Uploaded::Unreadable { file_id, code };
-    }
     match answer {
+        _ if stopped.load(Ordering::Relaxed) => Uploaded::Unreadable,
         Ok(_) => Uploaded::Answered,
         Err(error) => {
             tracing::debug!(%error, "a PUT broke");
@@ -95,14 +105,14 @@ impl Span {
 }
 
 /// Reads spans one after the other.
-#[derive(Debug)]
 struct Reader {
     /// The next one last.
     spans: Vec<Span>,
     /// The file of the present span.
     open: Option<File>,
-    /// Why it ended early, for who started it.
-    stopped: Arc<Mutex<Option<(FileId, FailureCode)>>>,
+    /// It ended early by itself.
+    stopped: Arc<AtomicBool>,
+    unreadable: Unreadable,
 }
 
 impl Reader {
@@ -132,7 +142,8 @@ impl Reader {
                     ReadError::Changed => FailureCode::FileChanged,
                     ReadError::Gone(_) => FailureCode::FileGone,
                 };
-                *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some((file_id, code));
+                self.stopped.store(true, Ordering::Relaxed);
+                (self.unreadable)(file_id, code);
                 return Err(io::Error::other(error));
             }
         }
@@ -171,16 +182,22 @@ mod tests {
     use crate::walk::walk;
     use futures_util::TryStreamExt;
 
-    type Stopped = Arc<Mutex<Option<(FileId, FailureCode)>>>;
+    use std::sync::Mutex;
 
-    fn reader(library: &Library, pieces: &[(FileId, u32, u32)]) -> (Reader, Stopped) {
+    type Told = Arc<Mutex<Option<(FileId, FailureCode)>>>;
+
+    fn reader(library: &Library, pieces: &[(FileId, u32, u32)]) -> (Reader, Told) {
         let span = |(id, first, count): &(FileId, u32, u32)| {
             Span::new(Piece::new(*id, *first, *count), library.get(*id).unwrap())
         };
         let mut spans: Vec<Span> = pieces.iter().map(span).collect();
         spans.reverse();
-        let stopped = Arc::new(Mutex::new(None));
-        (Reader { spans, open: None, stopped: stopped.clone() }, stopped)
+        let told = Arc::new(Mutex::new(None));
+        let unreadable: Unreadable = {
+            let told = told.clone();
+            Box::new(move |file_id, code| *told.lock().unwrap() = Some((file_id, code)))
+        };
+        (Reader { spans, open: None, stopped: Arc::default(), unreadable }, told)
     }
 
     fn shared(dir: &std::path::Path, files: &[(&str, Vec<u8>)]) -> (Library, Vec<FileId>) {
@@ -198,25 +215,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let big: Vec<u8> = (0..1_500_000u32).flat_map(|n| n.to_le_bytes()).take(1_500_000).collect();
         let (library, ids) = shared(dir.path(), &[("big", big.clone()), ("small", b"hello".to_vec())]);
-        let (reader, stopped) = reader(&library, &[(ids[1], 0, 1), (ids[0], 2, 3), (ids[0], 0, 1)]);
+        let (reader, told) = reader(&library, &[(ids[1], 0, 1), (ids[0], 2, 3), (ids[0], 0, 1)]);
         let blocks: Vec<Bytes> = reader.blocks().try_collect().await.unwrap();
         let group = 1 << 18;
         let expected = [&b"hello"[..], &big[2 * group..5 * group], &big[..group]].concat();
         assert_eq!(blocks.concat(), expected);
         assert!(blocks.iter().all(|block| block.len() <= BLOCK_BYTES));
-        assert_eq!(*stopped.lock().unwrap(), None);
+        assert_eq!(*told.lock().unwrap(), None);
     }
 
     #[tokio::test]
     async fn the_last_byte_of_a_changed_file_is_never_sent() {
         let dir = tempfile::tempdir().unwrap();
         let (library, ids) = shared(dir.path(), &[("a", vec![1; 600_000])]);
-        let (reader, stopped) = reader(&library, &[(ids[0], 0, 3)]);
+        let (reader, told) = reader(&library, &[(ids[0], 0, 3)]);
         let mut blocks = Box::pin(reader.blocks());
         let first = blocks.try_next().await.unwrap().unwrap();
         assert_eq!(first.len(), BLOCK_BYTES);
         std::fs::write(dir.path().join("a"), vec![2; 600_001]).unwrap();
         assert!(blocks.try_next().await.is_err());
-        assert_eq!(*stopped.lock().unwrap(), Some((ids[0], FailureCode::FileChanged)));
+        assert_eq!(*told.lock().unwrap(), Some((ids[0], FailureCode::FileChanged)));
     }
 }

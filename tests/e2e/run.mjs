@@ -5,14 +5,14 @@
  *   node run.mjs 2 5        those whose file names begin so
  *
  * LANYARD_BIN names the binary (else target/release, then target/proof), LANYARD_BROWSER the browser ("playwright" for
- * its own download), LANYARD_E2E_DIR a disk with some 8 GB to spare (else the system's temporary directory).
+ * its own download), LANYARD_E2E_DIR a place with 8 GB to spare.
  */
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import os from "node:os";
 import path from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
 import { fileURLToPath } from "node:url";
+import { scratch } from "./lib/bench.mjs";
 import { executable } from "./lib/browser.mjs";
 import { binary } from "./lib/hub.mjs";
 
@@ -23,7 +23,8 @@ const files = readdirSync(stories)
   .sort()
   .map((name) => path.join(stories, name));
 
-const base = process.env.LANYARD_E2E_DIR || os.tmpdir();
+const base = scratch();
+rmSync(new URL("./out/", import.meta.url), { recursive: true, force: true });
 mkdirSync(base, { recursive: true });
 process.env.LANYARD_E2E_ROOT = mkdtempSync(path.join(base, "lanyard-e2e-"));
 const cleanUp = () => rmSync(process.env.LANYARD_E2E_ROOT, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });

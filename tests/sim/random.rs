@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use lanyard_hub::authority::{Command, Verdict};
 use lanyard_protocol::chunk::What;
+use lanyard_protocol::group::Groups;
 use lanyard_protocol::message::{
     ApprovalCommit, ApprovalReveal, CancelChunk, ChunkUnavailable, Empty, FeedPull, RemoveFile, RequestChunk, UpdateName,
 };
@@ -102,10 +103,14 @@ fn play(seed: u64) -> BTreeMap<&'static str, u64> {
     let mut world = World::new(seed, config);
     world.run_for(random.below(500));
     let mut day = Day { world, random, strange: 0 };
-    for key in 0..day.random.between(2, 4) as usize {
+    for key in 0..day.random.between(2, 5) as usize {
         day.arrive(key);
     }
-    let steps = day.random.between(15, 60);
+    // Some days begin at an open door, most with people who know each other.
+    if !day.random.one_in(4) {
+        day.let_everybody_in();
+    }
+    let steps = day.random.between(20, 80);
     let hurry = *day.random.pick(&[30, 300, 3_000]).unwrap();
     for _ in 0..steps {
         day.step();
@@ -145,27 +150,43 @@ impl Day {
         self.world.start_device(index);
     }
 
+    fn let_everybody_in(&mut self) {
+        for index in (0..self.world.devices.len()).map(DeviceIndex) {
+            self.world.run_for(1_500);
+            let device = self.world.device(index);
+            if let Some(code) = device.code().map(str::to_owned) {
+                let public_id = device.public_id;
+                self.world.approve(public_id, &code);
+            }
+        }
+        self.world.run_for(1_500);
+        for _ in 0..self.random.between(1, 4) {
+            self.share();
+        }
+        self.world.run_for(1_500);
+    }
+
     fn step(&mut self) {
         match self.random.below(100) {
-            0..=11 => self.decide(),
-            12..=26 => self.share(),
-            27..=30 => self.take_back(),
-            31..=46 => self.download(),
-            47..=49 => self.change_mind(),
-            50..=54 => self.link(),
-            55..=58 => self.read_link(),
-            59..=63 => self.lose_cable(),
-            64..=66 => self.come_back(),
-            67..=69 => self.process(),
-            70..=72 => self.sleep(),
-            73..=75 => self.relay_dies(),
-            76..=79 => self.master_dies(),
-            80..=82 => self.disk_changes(),
-            83..=85 => self.pace(),
-            86..=88 => self.rename(),
-            89..=90 => self.another_instance(),
-            91..=92 => self.refuse(),
-            93 => self.forget(),
+            0..=9 => self.decide(),
+            10..=20 => self.share(),
+            21..=24 => self.take_back(),
+            25..=43 => self.download(),
+            44..=47 => self.change_mind(),
+            48..=52 => self.link(),
+            53..=60 => self.read_link(),
+            61..=65 => self.lose_cable(),
+            66..=70 => self.come_back(),
+            71..=73 => self.process(),
+            74..=76 => self.sleep(),
+            77..=78 => self.relay_dies(),
+            79..=81 => self.master_dies(),
+            82..=84 => self.disk_changes(),
+            85..=87 => self.pace(),
+            88..=89 => self.rename(),
+            90..=91 => self.another_instance(),
+            92 => self.refuse(),
+            93..=94 => self.forget(),
             _ => self.say_something_strange(),
         }
     }
@@ -301,8 +322,8 @@ impl Day {
                 self.world.open_link(link);
             }
             (LinkState::Reading, 0) => self.world.leave_link(link),
-            (LinkState::Reading, 1) => self.world.links[link].paused ^= true,
-            (LinkState::Reading | LinkState::Done, 2) => self.world.drop_link(link),
+            (LinkState::Reading, 1 | 2) => self.world.links[link].paused ^= true,
+            (LinkState::Reading | LinkState::Done, 3) => self.world.drop_link(link),
             (LinkState::Opening, 0) => self.world.leave_link(link),
             _ => {}
         }
@@ -450,10 +471,12 @@ impl Day {
         let first = self.random.below(6) as u32;
         let count = *self.random.pick(&[0, 1, 2, 5, 65_536, u32::MAX]).unwrap();
         let twice = Piece::new(file.file_id, first, 1);
-        let what = if self.random.one_in(3) { What::Values } else { What::Bytes };
-        let pieces = match self.random.below(4) {
+        let what = if self.random.one_in(2) { What::Values } else { What::Bytes };
+        let whole = self.world.disk.files.get(&file).map_or(0, |listing| Groups::of(listing.entry.size).count());
+        let pieces = match self.random.below(6) {
             0 => vec![],
             1 => vec![twice, twice],
+            2..=3 => vec![Piece::new(file.file_id, 0, whole)],
             _ => vec![Piece::new(file.file_id, first, count)],
         };
         let request = RequestChunk { transfer_id, public_id: file.public_id, pieces, what, have: Some(first.into()) };

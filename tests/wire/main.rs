@@ -4,4 +4,5 @@ mod downloads;
 mod edges;
 mod joining;
 mod transfers;
+mod native;
 mod world;

@@ -115,6 +115,11 @@ export class Feed {
     if (this.#ref !== null && ref !== this.#ref) return;
     if (this.#ref === null && ref !== undefined) return;
     if (!this.mirror.pulling && !this.#fits(page)) return;
+    if (this.mirror.pulling && page.mode !== "SNAPSHOT" && page.epoch !== this.#ask.epoch) {
+      // What changed since a position that is not ours: the answer to an earlier session of this tab.
+      this.pull();
+      return;
+    }
     this.#due = null;
     const { more, gap } = this.mirror.page(page);
     this.tools.changed();

@@ -83,6 +83,16 @@ impl Folder {
         }
     }
 
+    /// Whether this open file is what stands under `name`.
+    pub fn is_named(&self, file: &File, name: &str) -> io::Result<bool> {
+        let open = rustix::fs::fstat(file)?;
+        match rustix::fs::statat(&self.handle, check(name)?, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(named) => Ok((named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub fn remove_file(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.handle, check(name)?, AtFlags::empty())?)
     }

@@ -79,6 +79,11 @@ impl Folder {
         }
     }
 
+    /// Whether this open file is what stands under `name`; here, whether anything does.
+    pub fn is_named(&self, _: &File, name: &str) -> io::Result<bool> {
+        Ok(self.look(name)?.is_some())
+    }
+
     pub fn remove_file(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(check(name)?))
     }

@@ -14,6 +14,8 @@ use super::*;
 /// A follower that is slower than an asker by more than this factor does not hold it up: it would cost the others more time
 /// than one more upload for it alone costs the owner.
 const TOO_SLOW: u64 = 32;
+/// Paces are of about the last so many bytes.
+const RECENT: u64 = 64 << 20;
 /// How often blocked asks look whether who they wait for still moves.
 const LOOK_AGAIN_MS: u64 = 500;
 
@@ -40,8 +42,32 @@ struct Follower {
     /// The first group that it has not asked for yet.
     next: u32,
     moved: Moment,
-    /// Bytes a millisecond of its runs, a moving average; 0 before the first.
-    rate: u64,
+    pace: Pace,
+}
+
+/// How fast a follower reads while it has something to read: what it waits for does not count against it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    bytes: u64,
+    busy_ms: u64,
+    busy_until: Moment,
+}
+
+impl Pace {
+    /// A run of `bytes` was read from `begun` on; runs overlap.
+    fn note(&mut self, begun: Moment, now: Moment, bytes: u64) {
+        self.busy_ms += now.since(begun.max(self.busy_until));
+        self.busy_until = now;
+        self.bytes += bytes;
+        if self.bytes > RECENT {
+            (self.bytes, self.busy_ms) = (self.bytes / 2, self.busy_ms / 2);
+        }
+    }
+
+    /// Bytes a millisecond; `None` before the first run.
+    fn rate(&self) -> Option<u64> {
+        (self.bytes > 0).then(|| (self.bytes / self.busy_ms.max(1)).max(1))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -79,16 +105,15 @@ impl Followers {
             return;
         }
         let (file, next) = (ask.file(piece), piece.groups.end());
-        let rate = self.0.get(&lane).filter(|old| old.file == file).map_or(0, |old| old.rate);
-        self.0.insert(lane, Follower { file, next, moved: now, rate });
+        let pace = self.0.get(&lane).filter(|old| old.file == file).map(|old| old.pace).unwrap_or_default();
+        self.0.insert(lane, Follower { file, next, moved: now, pace });
     }
 
-    /// A run of `bytes` was read within `ms`.
-    pub fn took(&mut self, now: Moment, asker: &Asker, bytes: u64, ms: u64) {
+    /// A run of `bytes` that could be read from `begun` on was read.
+    pub fn took(&mut self, now: Moment, asker: &Asker, bytes: u64, begun: Moment) {
         let Some(follower) = Lane::of(asker).and_then(|lane| self.0.get_mut(&lane)) else { return };
         follower.moved = now;
-        let rate = (bytes / ms.max(1)).max(1);
-        follower.rate = if follower.rate == 0 { rate } else { (follower.rate * 3 + rate) / 4 };
+        follower.pace.note(begun, now, bytes);
     }
 }
 
@@ -97,12 +122,16 @@ impl Broker {
     /// in a live slot, so that they need no upload of their own. Each as the first group that it has not asked for.
     fn awaiting(&self, now: Moment, ask: &Ask) -> Vec<(FileRef, u32)> {
         let own = Lane::of(&ask.asker);
-        let rate = own.and_then(|lane| self.followers.0.get(&lane)).map_or(0, |follower| follower.rate);
+        let pace = own.and_then(|lane| self.followers.0.get(&lane)).and_then(|follower| follower.pace.rate());
+        let keeps_up = |follower: &Follower| match (follower.pace.rate(), pace) {
+            (Some(its), Some(ours)) => its.saturating_mul(TOO_SLOW) >= ours,
+            _ => true,
+        };
         let others = self.followers.0.iter().filter(|(lane, _)| Some(**lane) != own);
         others
             .map(|(_, follower)| follower)
             .filter(|follower| now.since(follower.moved) < STANDING_STILL_MS)
-            .filter(|follower| follower.rate == 0 || follower.rate.saturating_mul(TOO_SLOW) >= rate)
+            .filter(|follower| keeps_up(follower))
             .filter(|follower| self.slots.holding(&follower.file, What::Bytes, follower.next).is_some())
             .map(|follower| (follower.file, follower.next))
             .collect()

@@ -467,7 +467,7 @@ impl Broker {
         let Some(slot) = self.slots.live.get_mut(&id) else { return };
         let Some(waiter) = slot.waiters.remove(&reader) else { return };
         let length = waiter.ranges.iter().map(|range| range.end - range.start).sum();
-        self.followers.took(now, &waiter.asker, length, now.since(waiter.told_at));
+        self.followers.took(now, &waiter.asker, length, waiter.told_at);
         if let (Asker::Device { session, transfer }, Some(piece)) = (waiter.asker, waiter.pieces.last())
             && slot.what == What::Bytes
             && let Some(file) = slot.pieces.iter().find(|p| p.file.file_id == piece.file_id)

@@ -229,6 +229,10 @@ impl Mirror {
             empty => empty.insert(Pull::new(None, from)),
         };
         let head = Resume { epoch: page.epoch, revision: page.revision };
+        if page.mode != FeedMode::Snapshot && page.epoch != pull.from.epoch {
+            // What changed since a position that is not ours: the answer to an earlier session of this instance.
+            return self.finish_later();
+        }
         let (mode, first) = *pull.first.get_or_insert((page.mode, head));
         if first.epoch != head.epoch {
             return self.finish_later();

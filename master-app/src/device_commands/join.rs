@@ -16,6 +16,16 @@ use crate::text;
 pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
     let output = Output::new(global);
     let mut connection = Connection::open(global, Some(args.url), args.name)?;
+    wait_for_decision(&mut connection, output).await?;
+    connection.remember(now_ms())?;
+    let (public_id, hub) = (connection.handle.public_id(), connection.hub_name());
+    output.event(&json!({ "event": "approved", "public_id": public_id, "hub": hub }));
+    output.note(&format!("{} is in at {} ({})", text::visible(&connection.name), text::visible(hub), connection.url));
+    connection.handle.shutdown().await;
+    Ok(())
+}
+
+async fn wait_for_decision(connection: &mut Connection, output: Output) -> Outcome {
     let mut asked = Asked::default();
     let deadline = connection.hub_deadline();
     let interrupt = interrupted();
@@ -38,7 +48,7 @@ pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
         match event {
             DeviceEvent::Phase(Phase::Waiting { code }) => asked.say(output, code),
             DeviceEvent::Phase(Phase::HostAway) => output.note("the host is away; waiting"),
-            DeviceEvent::Phase(Phase::Approved { .. }) => break,
+            DeviceEvent::Phase(Phase::Approved { .. }) => return Ok(()),
             DeviceEvent::Phase(Phase::Ended { reason }) => {
                 let failure = connection.ended(reason);
                 if failure.exit == Exit::NotApproved {
@@ -49,12 +59,6 @@ pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
             _ => {}
         }
     }
-    connection.remember(now_ms())?;
-    let hub = text::visible(connection.hub_name());
-    output.event(&json!({ "event": "approved", "public_id": connection.handle.public_id(), "hub": hub }));
-    output.note(&format!("{} is in at {hub} ({})", text::visible(&connection.name), connection.url));
-    connection.handle.shutdown().await;
-    Ok(())
 }
 
 /// What was said of the knock.

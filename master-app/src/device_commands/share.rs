@@ -47,10 +47,8 @@ async fn serve(global: &Global, connection: &mut Connection, paths: Vec<PathBuf>
     let mut listing = Listing::new(offered.files);
     loop {
         match connection.event().await {
-            DeviceEvent::SharesChanged { file_ids, state } => {
-                if listing.changed(&file_ids, state) {
-                    listing.say(output, connection)?;
-                }
+            DeviceEvent::SharesChanged { file_ids, state } if listing.changed(&file_ids, state) => {
+                listing.say(output, connection)?;
             }
             DeviceEvent::Phase(Phase::Ended { reason }) => return Err(connection.ended(reason)),
             DeviceEvent::Phase(Phase::Connecting) => output.note("the hub is gone; looking for it"),

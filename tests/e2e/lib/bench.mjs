@@ -1,5 +1,5 @@
 /** A story's bench: its own directory, everything it started, and the pictures of what went wrong. */
-import { createWriteStream, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { createWriteStream, mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync } from "node:fs";
 import { copyFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
@@ -9,10 +9,29 @@ import { fileURLToPath } from "node:url";
 const OUT = fileURLToPath(new URL("../out/", import.meta.url));
 const STORY_MS = 240_000;
 
+const plain = (name) => name.replace(/[^\w]+/g, "-").slice(0, 60);
+
+const ROOM = 8 * 1024 ** 3;
+
+/**
+ * Where a run may write: what LANYARD_E2E_DIR names, else memory if there is plenty (ten thousand files come and go there
+ * in a second), else the system's temporary directory.
+ */
+export function scratch() {
+  if (process.env.LANYARD_E2E_DIR) return process.env.LANYARD_E2E_DIR;
+  try {
+    const { bavail, bsize } = statfsSync("/dev/shm");
+    const available = Number(/^MemAvailable:\s+(\d+)/m.exec(readFileSync("/proc/meminfo", "utf8"))[1]) * 1024;
+    if (bavail * bsize > ROOM && available > 1.5 * ROOM) return "/dev/shm";
+  } catch {
+    // No such thing here.
+  }
+  return os.tmpdir();
+}
+
 /** Where all benches of this run live; `run.mjs` makes it and takes it away. */
-export function root() {
-  if (process.env.LANYARD_E2E_ROOT) return process.env.LANYARD_E2E_ROOT;
-  return process.env.LANYARD_E2E_DIR || os.tmpdir();
+function root() {
+  return process.env.LANYARD_E2E_ROOT ?? scratch();
 }
 
 /** One test: `run` gets a fresh bench, and whatever happens, nothing of it stays. */
@@ -49,7 +68,7 @@ export class Bench {
   /** A fresh directory. */
   dir(name) {
     this.#count += 1;
-    const dir = path.join(this.home, `${this.#count}-${name.replace(/[^\w-]+/g, "_")}`);
+    const dir = path.join(this.home, `${this.#count}-${plain(name)}`);
     mkdirSync(dir, { recursive: true });
     return dir;
   }
@@ -57,7 +76,7 @@ export class Bench {
   /** A file to which a process may write what it says. */
   log(name) {
     this.#count += 1;
-    const file = path.join(this.home, `${this.#count}-${name}.log`);
+    const file = path.join(this.home, `${this.#count}-${plain(name)}.log`);
     this.logs.set(`${this.#count}-${name}`, file);
     return createWriteStream(file);
   }
@@ -73,13 +92,13 @@ export class Bench {
   }
 
   async keepEvidence(error) {
-    const dir = path.join(OUT, this.name.replace(/[^\w]+/g, "-").slice(0, 80));
+    const dir = path.join(OUT, plain(this.name));
     rmSync(dir, { recursive: true, force: true });
     mkdirSync(dir, { recursive: true });
     for (const [name, page] of this.pages) {
-      await page.screenshot({ path: path.join(dir, `${name}.png`), timeout: 5_000 }).catch(() => undefined);
+      await page.screenshot({ path: path.join(dir, `${plain(name)}.png`), timeout: 5_000 }).catch(() => undefined);
     }
-    for (const [name, file] of this.logs) await copyFile(file, path.join(dir, `${name}.log`)).catch(() => undefined);
+    for (const [name, file] of this.logs) await copyFile(file, path.join(dir, `${plain(name)}.log`)).catch(() => undefined);
     this.tell(`evidence of "${error.message.split("\n")[0]}" in ${path.relative(process.cwd(), dir)}`);
   }
 

@@ -1,6 +1,6 @@
 /** Files made and read as streams, the same bytes for the same name on every machine. */
 import { createCipheriv, createHash } from "node:crypto";
-import { createReadStream, createWriteStream, existsSync, readdirSync, statSync, writeFileSync, mkdirSync, utimesSync } from "node:fs";
+import { createReadStream, createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { open } from "node:fs/promises";
 import path from "node:path";
 import { Readable } from "node:stream";
@@ -69,10 +69,13 @@ export function tree(root) {
   return files.map((entry) => path.relative(root, path.join(entry.parentPath ?? entry.path, entry.name))).sort();
 }
 
-/** One value for the names and bytes of everything below. */
-export async function treeDigest(root) {
+/** One value for the names and bytes of everything below; for small files, which it reads whole. */
+export function treeDigest(root) {
   const all = createHash("sha256");
-  for (const name of tree(root)) all.update(`${name}\0${await sha256(path.join(root, name))}\n`);
+  for (const name of tree(root)) {
+    const bytes = readFileSync(path.join(root, name));
+    all.update(`${name}\0${bytes.length}\0`).update(bytes);
+  }
   return all.digest("hex");
 }
 

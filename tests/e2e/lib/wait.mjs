@@ -1,6 +1,6 @@
 /** Waiting for conditions. Nothing here waits for time: a timeout only says when to give up. */
 
-export const PATIENCE_MS = 60_000;
+export const PATIENCE_MS = 40_000;
 const POLL_MS = 40;
 
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

@@ -280,6 +280,7 @@ impl World {
                 self.model.saved(&self.disk);
             }
             Effect::Send(frame) => {
+                self.assert_saved(&frame.message);
                 self.note_said(&frame.message);
                 if let Some(conn) = self.master.as_ref().and_then(|master| master.conn) {
                     self.send_to_relay(conn, Packet::FromMaster(Box::new(frame)));
@@ -302,6 +303,26 @@ impl World {
                 lanyard_protocol::FailureCode::StaleRequest => "stale request",
                 _ => "host's wish refused",
             });
+        }
+    }
+
+    /// On disk before it is said.
+    fn assert_saved(&self, message: &MasterToRelay) {
+        let (verdict, revision) = match message {
+            MasterToRelay::ClientApproved(m) => (Some((m.client.public_id, Verdict::Approved)), m.revision),
+            MasterToRelay::DisApproveClient(m) => (Some((m.public_id, Verdict::Refused)), m.revision),
+            MasterToRelay::ClientUpdated(m) => (None, m.revision),
+            MasterToRelay::FilesAdded(m) => (None, m.revision),
+            MasterToRelay::FilesUpdated(m) => (None, m.revision),
+            MasterToRelay::FileRemoved(m) => (None, m.revision),
+            MasterToRelay::FilesWithdrawn(m) => (None, m.revision),
+            MasterToRelay::FeedPage(m) => (None, m.revision),
+            MasterToRelay::MasterRoster(m) => (None, m.revision),
+            _ => return,
+        };
+        assert!(revision <= self.disk.revision, "{message:?} is said, revision {} is on disk", self.disk.revision);
+        if let Some((device, verdict)) = verdict {
+            assert_eq!(self.disk.verdict(device), Some(verdict), "{message:?} is said before it is on disk");
         }
     }
 

@@ -1,0 +1,201 @@
+/** Story 7: tabs close, lines break, processes die; downloads wait and go on, and nobody is asked for approval again. */
+import assert from "node:assert/strict";
+import path from "node:path";
+import { story } from "../lib/bench.mjs";
+import { MIB, makeFile, sha256, sizeOf } from "../lib/files.mjs";
+import { Halves, Hub, Native } from "../lib/hub.mjs";
+import { Line } from "../lib/line.mjs";
+import { DevicePage } from "../lib/pages.mjs";
+import { curlLoop, startCurl } from "../lib/tools.mjs";
+import { until, within } from "../lib/wait.mjs";
+
+const SLOW = 20e6;
+const MINUTES = 150_000;
+
+/** Everybody who is in was let in once, and nobody knocks. */
+async function nobodyAsked(hub, approvals) {
+  const rows = await hub.devices();
+  assert.ok(!rows.some(({ membership }) => membership === "pending"), "nobody knocks");
+  const events = (hub.master ?? hub.process).events;
+  assert.ok(events.filter(({ event }) => event === "device_approved").length <= approvals);
+}
+
+story("the owner's tab reloads in mid-download: it waits, the file is picked again, it goes on by itself", async (bench) => {
+  const size = 128 * MIB;
+  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const ana = await DevicePage.enter(bench, hub, "Ana");
+  const line = await Line.open(bench, hub);
+  const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
+  await ana.shareFiles(film);
+  await ben.sees("film.mov");
+  const link = hub.outside(await ana.copyLink("film.mov"));
+  line.rate = SLOW;
+  const byCurl = path.join(bench.dir("curl"), "film.mov");
+  const curl = startCurl(bench, "curl", link, byCurl, "--limit-rate", "20M");
+  await ben.startDownload("film.mov");
+  await ben.halfway("film.mov", size / 8);
+  await ana.page.reload();
+  await ana.row("film.mov").getByText("The browser forgot it after a reload").waitFor();
+  await ben.row("film.mov").getByText("continues by itself").waitFor();
+  const held = ben.have("film.mov");
+  assert.ok(held < size, "it was in the middle");
+  await ana.pickFiles(ana.button("Pick it again: film.mov"), [film]);
+  line.rate = Infinity;
+  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
+  await ben.row("film.mov").getByText(/^Saved/).waitFor();
+  const wanted = await sha256(film);
+  assert.equal(await sha256(saved), wanted);
+  assert.equal((await within("curl is through", curl.ended, MINUTES)).code, 0, "curl waited on one and the same connection");
+  assert.equal(await sha256(byCurl), wanted);
+  await nobodyAsked(hub, 3);
+});
+
+story("the owner's tab closes: everybody sees it at once, and its browser's return brings the download to its end", async (bench) => {
+  const size = 96 * MIB;
+  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const ana = await DevicePage.enter(bench, hub, "Ana");
+  const line = await Line.open(bench, hub);
+  const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
+  await ana.shareFiles(film);
+  await ben.sees("film.mov");
+  line.rate = SLOW;
+  await ben.startDownload("film.mov");
+  await ben.halfway("film.mov", size / 8);
+  await ana.page.close();
+  await ben.page.getByRole("log", { name: "Messages" }).getByText("Ana left").waitFor();
+  await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
+  await until("the terminal knows", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "away");
+
+  const back = await ana.anotherTab();
+  await until("the terminal knows", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "online");
+  await back.shareFiles(film);
+  line.rate = Infinity;
+  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
+  assert.equal(await sha256(saved), await sha256(film));
+  await nobodyAsked(hub, 3);
+});
+
+story("the line drops and comes back: the owner's page and the asker's go on", async (bench) => {
+  const size = 96 * MIB;
+  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const line = await Line.open(bench, hub);
+  const ana = await DevicePage.enter(bench, hub, "Ana", { url: line.url });
+  const ben = await DevicePage.enter(bench, hub, "Ben");
+  const carl = await Native.join(bench, hub, "Carl");
+  await ana.shareFiles(film);
+  await ben.sees("film.mov");
+  const out = bench.dir("get");
+  const get = carl.get("film.mov", "-o", out);
+  await ben.startDownload("film.mov");
+  await ben.halfway("film.mov", MIB);
+  line.cut();
+  await ana.page.getByRole("status").getByText(/stepped away|Looking for/).first().waitFor();
+  await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
+  line.mend();
+  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
+  const wanted = await sha256(film);
+  assert.equal(await sha256(saved), wanted);
+  assert.equal((await within("get is through", get.ended, MINUTES)).code, 0);
+  assert.equal(await sha256(path.join(out, "film.mov")), wanted);
+  assert.ok(await ana.row("film.mov").isVisible());
+  await nobodyAsked(hub, 4);
+});
+
+story(
+  "relay and master die in mid-transfer and start again: lanyard get and a curl loop complete by themselves",
+  async (bench) => {
+    const size = 300 * MIB;
+    const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+    const [ana, carl] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), Native.join(bench, hub, "Carl")]);
+    await ana.shareFiles(film);
+    await hub.listed("the film", (files) => files.length === 1);
+    const link = hub.outside(await ana.copyLink("film.mov"));
+    const wanted = await sha256(film);
+
+    for (const victim of ["relay", "master"]) {
+      const out = bench.dir(`get-${victim}`);
+      const byCurl = path.join(bench.dir(`curl-${victim}`), "film.mov");
+      const curl = curlLoop(bench, "curl", link, byCurl, "--limit-rate", "60M");
+      await until("curl has a quarter", () => sizeOf(byCurl) > size / 4);
+      const get = carl.get("film.mov", "-o", out);
+      await get.event(({ event, done, total }) => event === "progress" && done > total / 10, 0, MINUTES);
+      assert.equal(curl.exit, null, "curl is in the middle");
+      await (victim === "relay" ? hub.crashRelay() : hub.crashMaster());
+      const ended = await within("lanyard get is through", get.ended, MINUTES);
+      assert.equal(ended.code, 0, `${victim}: ${get.stderr}`);
+      assert.equal(await sha256(path.join(out, "film.mov")), wanted, `lanyard get, ${victim} killed`);
+      await within("curl is through", curl.ended, MINUTES);
+      assert.equal(await sha256(byCurl), wanted, `curl, ${victim} killed`);
+    }
+    await ana.isIn();
+    assert.ok(await ana.row("film.mov").isVisible(), "it is still shared");
+    assert.equal((await carl.done(["ls"])).json.length, 1);
+    assert.ok((await hub.devices()).every(({ membership }) => membership === "approved"));
+    assert.ok(!hub.master.events.some(({ event }) => event === "device_pending"), "the new master was asked for nothing");
+  },
+  { patience: 400_000 },
+);
+
+story(
+  "a browser's download survives the master's death untouched, and after the relay's it is the browser's own Resume that ends it",
+  async (bench) => {
+    const size = 160 * MIB;
+    const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+    const ana = await DevicePage.enter(bench, hub, "Ana");
+    const line = await Line.open(bench, hub);
+    const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
+    await ana.shareFiles(film);
+    await ben.sees("film.mov");
+    const wanted = await sha256(film);
+
+    line.rate = SLOW;
+    await ben.startDownload("film.mov");
+    await ben.halfway("film.mov", size / 8);
+    await hub.crashMaster();
+    assert.ok(ben.have("film.mov") < size, "it was in the middle");
+    await ben.halfway("film.mov", size / 4);
+    assert.ok(await ben.arriving("film.mov").isVisible());
+
+    await hub.crashRelay();
+    const downloads = await ben.browser.tab();
+    await downloads.goto("chrome://downloads");
+    const resume = downloads.getByRole("button", { name: "Resume" });
+    await resume.waitFor();
+    line.rate = Infinity;
+    await ana.sees("film.mov");
+    await until("the hub lists the film again", async () => (await fetch(`${hub.local}/healthz`)).ok && (await hub.files()).length === 1);
+    await resume.click();
+    const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
+    assert.equal(await sha256(saved), wanted);
+    assert.ok((await hub.devices()).every(({ membership }) => membership === "approved"));
+  },
+  { patience: 300_000 },
+);
+
+story("two tabs of one device both share, and lanyard share lives beside lanyard get", async (bench) => {
+  const size = 12 * MIB;
+  const dir = bench.dir("files");
+  const names = ["one.bin", "two.bin", "three.bin"];
+  const [hub, ...files] = await Promise.all([Hub.start(bench), ...names.map((name) => makeFile(dir, name, size))]);
+  const first = await DevicePage.enter(bench, hub, "Ana");
+  const second = await first.anotherTab();
+  const ben = await DevicePage.enter(bench, hub, "Ben");
+  await first.shareFiles(files[0]);
+  await second.shareFiles(files[1]);
+  for (const page of [first, second, ben]) for (const name of ["one.bin", "two.bin"]) await page.sees(name);
+  assert.equal((await hub.devices()).filter(({ name }) => name === "Ana").length, 1);
+  for (const n of [0, 1]) assert.equal(await sha256(await ben.download(names[n], size)), await sha256(files[n]));
+  // One tab goes; what it shared goes with it, the rest stays readable.
+  await first.page.close();
+  await until("only the other tab is asked", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "online");
+
+  const carl = await Native.join(bench, hub, "Carl");
+  const sharing = await carl.share(files[2]);
+  await ben.sees("three.bin");
+  const out = bench.dir("get");
+  const [got, saved] = await Promise.all([carl.done(["get", "two.bin", "-o", out]), ben.download("three.bin", size)]);
+  assert.equal(got.code, 0);
+  assert.equal(await sha256(path.join(out, "two.bin")), await sha256(files[1]));
+  assert.equal(await sha256(saved), await sha256(files[2]));
+  assert.equal(sharing.exit, null, "it shares on");
+});
