@@ -165,6 +165,10 @@ impl Model {
                     self.assert_may_hear(device, disk, "MEMBERSHIP approved");
                 }
                 self.tell_approved(session, notice.membership == Membership::Approved);
+                if notice.membership != Membership::Approved {
+                    // It belongs no longer; what it asked ended with that.
+                    self.owed.retain(|asked, _| asked.0 != session);
+                }
             }
             RelayToDevice::ApprovalChallenge(_) => self.count("knock challenged"),
             RelayToDevice::ApprovalRestart(_)

@@ -118,8 +118,8 @@ impl Followers {
 }
 
 impl Broker {
-    /// Who an asker of this file must not run away from: they move, are not too slow for it, and what they want next lies
-    /// in a live slot, so that they need no upload of their own. Each as the first group that it has not asked for.
+    /// Who an asker of this file must not run away from: they move, are not too slow for it, and are close behind what is
+    /// live, so that they need no upload of their own. Each as the first group that it has not asked for.
     fn awaiting(&self, now: Moment, ask: &Ask) -> Vec<(FileRef, u32)> {
         let own = Lane::of(&ask.asker);
         let pace = own.and_then(|lane| self.followers.0.get(&lane)).and_then(|follower| follower.pace.rate());
@@ -132,9 +132,16 @@ impl Broker {
             .map(|(_, follower)| follower)
             .filter(|follower| now.since(follower.moved) < STANDING_STILL_MS)
             .filter(|follower| keeps_up(follower))
-            .filter(|follower| self.slots.holding(&follower.file, What::Bytes, follower.next).is_some())
+            .filter(|follower| self.is_near(follower))
             .map(|follower| (follower.file, follower.next))
             .collect()
+    }
+
+    /// Whether what it wants next is live, or so close that a budget spans the gap: runs open out of order, and holes fill.
+    fn is_near(&self, follower: &Follower) -> bool {
+        let Some(groups) = self.grants.groups(&follower.file) else { return false };
+        let reach = u32::try_from(self.config.budget_bytes >> groups.group_log).unwrap_or(u32::MAX);
+        self.slots.has_any(&follower.file, follower.next..follower.next.saturating_add(reach))
     }
 
     /// Cached slots in the order in which they may go to make room for an ask: what nobody awaits, then what is awaited by

@@ -134,6 +134,11 @@ impl Slots {
         self.by_group.get(&(*file, what == What::Values, group)).copied()
     }
 
+    /// Whether any of these groups' bytes lies in a live slot.
+    pub fn has_any(&self, file: &FileRef, groups: Range<u32>) -> bool {
+        self.by_group.range((*file, false, groups.start)..(*file, false, groups.end)).next().is_some()
+    }
+
     pub fn by_ticket(&self, ticket: &Ticket) -> Option<SlotId> {
         self.by_ticket.get(ticket).copied()
     }

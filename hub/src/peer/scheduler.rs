@@ -15,6 +15,8 @@ use crate::machine::Moment;
 const MOST_RUNS: usize = 8;
 /// Longer than the relay lets a request wait for room and for its owner: nobody speaks of it any more.
 const ASK_LAPSES_MS: u64 = 60_000;
+/// Groups that differ from the list so often in a row are not the listed ones at all: the relay decides over the whole.
+const MOST_BAD_TRIES: u32 = 4;
 /// A file that failed is asked for again after random(0 … min(cap, base · 2^n)).
 const RETRY_BASE_MS: u64 = 200;
 const RETRY_CAP_MS: u64 = 15_000;
@@ -398,6 +400,9 @@ impl Peer {
             return self.fail_file(id, file_id, code, None);
         }
         let tries = job.tries;
+        if code == FailureCode::BadBytes && tries >= MOST_BAD_TRIES {
+            return self.refetch(id, file_id);
+        }
         job.tries = tries.saturating_add(1);
         job.waiting = Some(Waiting { code });
         let wait = match code {

@@ -156,16 +156,18 @@ story(
     await ben.halfway("film.mov", size / 4);
     assert.ok(await ben.arriving("film.mov").isVisible());
 
-    await hub.crashRelay();
     const downloads = await ben.browser.tab();
     await downloads.goto("chrome://downloads");
-    const resume = downloads.getByRole("button", { name: "Resume" });
-    await resume.waitFor();
+    await hub.relay.kill9();
+    await downloads.getByText("Failed - Network error").waitFor();
     line.rate = Infinity;
-    await ana.sees("film.mov");
-    await until("the hub lists the film again", async () => (await fetch(`${hub.local}/healthz`)).ok && (await hub.files()).length === 1);
-    await resume.click();
+    await hub.startRelay();
+    for (const device of [ana, ben]) await device.button(device === ana ? "Stop sharing film.mov" : "More for film.mov").waitFor();
+    await until("the owner's page is back", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "online");
+    await downloads.getByRole("button", { name: "More actions" }).click();
+    await downloads.getByRole("menuitem", { name: "Resume" }).click();
     const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
+    await ben.row("film.mov").getByText(/^Saved/).waitFor();
     assert.equal(await sha256(saved), wanted);
     assert.ok((await hub.devices()).every(({ membership }) => membership === "approved"));
   },

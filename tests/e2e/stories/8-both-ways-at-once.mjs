@@ -1,0 +1,35 @@
+/** Two browsers take ten files from each other at the same time: six connections an origin, and nobody waits for ever. */
+import assert from "node:assert/strict";
+import { story } from "../lib/bench.mjs";
+import { MIB, makeFile, sha256, sizeOf } from "../lib/files.mjs";
+import { Hub } from "../lib/hub.mjs";
+import { DevicePage } from "../lib/pages.mjs";
+
+story(
+  "ten files each way at the same time all arrive",
+  async (bench) => {
+    const hub = await Hub.start(bench);
+    const dir = bench.dir("files");
+    const make = (owner) => Promise.all(Array.from({ length: 10 }, (_, n) => makeFile(dir, `${owner} ${n + 1}.bin`, (6 + 3 * n) * MIB + n)));
+    const [ana, ben, anas, bens] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), DevicePage.enter(bench, hub, "Ben"), make("ana"), make("ben")]);
+    await Promise.all([ana.shareFiles(...anas), ben.shareFiles(...bens)]);
+    await hub.listed("twenty files", (files) => files.length === 20);
+    const askAll = async (page, owner) => {
+      for (let n = 1; n <= 10; n += 1) await page.startDownload(`${owner} ${n}.bin`);
+    };
+    const started = Date.now();
+    await Promise.all([askAll(ana, "ben"), askAll(ben, "ana")]);
+    const check = async (page, files) => {
+      for (const file of files) {
+        const name = file.split("/").at(-1);
+        const saved = await page.browser.downloaded(name, sizeOf(file));
+        await page.row(name).getByText(/^Saved/).waitFor();
+        assert.equal(await sha256(saved), await sha256(file), name);
+      }
+    };
+    await Promise.all([check(ana, bens), check(ben, anas)]);
+    bench.figure("twenty files, two browsers", Date.now() - started, "ms");
+    assert.deepEqual([...ana.problems, ...ben.problems], []);
+  },
+  { patience: 300_000 },
+);
