@@ -1,6 +1,6 @@
 //! The host's own files: an ordinary device, embedded, with the key that the authority lets in by itself.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -71,7 +71,9 @@ async fn offer(device: &DeviceHandle, paths: Vec<PathBuf>) -> anyhow::Result<()>
 /// The relay takes the host's kind from its own machine only.
 fn kind_towards(url: &HubUrl) -> DeviceKind {
     let (host, _) = url.host_and_port();
-    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    // An address that a socket of ours can be bound to is this machine's.
+    let is_ours = |ip: IpAddr| ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok();
+    let is_here = host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(is_ours);
     if is_here { DeviceKind::Master } else { DeviceKind::Native }
 }
 

@@ -70,6 +70,16 @@ pub async fn run(listener: TcpListener, router: Router, stop: CancellationToken)
     let _ = tokio::time::timeout(LAST_WORDS, connections.wait()).await;
 }
 
+/// Whether a connection comes from this machine itself.
+#[derive(Debug, Clone, Copy)]
+pub struct FromThisMachine(pub bool);
+
+/// From the loopback, or from the very address that it was made to.
+fn is_local(peer: SocketAddr, ours: Option<SocketAddr>) -> bool {
+    let peer = peer.ip().to_canonical();
+    peer.is_loopback() || ours.is_some_and(|ours| ours.ip().to_canonical() == peer)
+}
+
 async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
@@ -78,8 +88,10 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: Cancel
     if !matches!(first, Ok(Ok(1..))) {
         return;
     }
+    let from_this_machine = FromThisMachine(is_local(peer, stream.local_addr().ok()));
     let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(from_this_machine);
         tower::ServiceExt::oneshot(router.clone(), request)
     });
     let connection = hyper::server::conn::http1::Builder::new()

@@ -76,7 +76,13 @@ fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
     match effect {
         Effect::OpenSlot(new) => {
             let first = new.pieces.first().map(|piece| (piece.file.file_id, piece.groups));
-            tracing::trace!(slot = new.slot.0, ?first, pieces = new.pieces.len(), length_bytes = new.length, "a slot opens");
+            tracing::trace!(
+                slot = new.slot.0,
+                ?first,
+                pieces = new.pieces.len(),
+                length_bytes = new.length,
+                "a slot opens"
+            );
             let slot = Arc::new(Slot::new(new.slot, new.what, new.pieces, new.length));
             edge.slots.insert(new.slot, slot.clone());
             let entry = TicketEntry { session: new.holder, errand: Errand::Put, slot, used: None };

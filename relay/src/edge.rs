@@ -199,8 +199,7 @@ impl Edge {
 
     pub fn list_of(&self, file: &FileRef) -> Option<Vec<u8>> {
         let pins = self.pins.get(file).map(|entry| entry.0.clone())?;
-        let list = pins.lock().list();
-        list
+        pins.lock().list()
     }
 
     pub fn forget_pins(&self, file: &FileRef) {

@@ -83,9 +83,11 @@ fn comes_from_us(method: &Method, path: &str, headers: &HeaderMap, authority: &A
     match (origins.next(), origins.next()) {
         (None, _) => {}
         (Some(origin), None) => {
-            let own = origin.to_str().ok().and_then(|text| text.strip_prefix("http://")).is_some_and(|rest| {
-                rest.strip_suffix(":80").unwrap_or(rest) == authority.0
-            });
+            let own = origin
+                .to_str()
+                .ok()
+                .and_then(|text| text.strip_prefix("http://"))
+                .is_some_and(|rest| rest.strip_suffix(":80").unwrap_or(rest) == authority.0);
             if !own {
                 return false;
             }
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn a_foreign_page_is_refused_and_our_own_is_not() {
         let own = Authority("10.0.0.1:7070".into());
-        let from = |pairs| comes_from_us(&Method::POST, "/links", &headers(pairs), &own);
+        let from = |pairs: &[(&'static str, &str)]| comes_from_us(&Method::POST, "/links", &headers(pairs), &own);
         assert!(from(&[]));
         assert!(from(&[("origin", "http://10.0.0.1:7070")]));
         for origin in ["null", "http://10.0.0.1", "https://10.0.0.1:7070", "http://10.0.0.1:7070.evil", "http://evil"] {

@@ -67,9 +67,8 @@ impl Outbox {
         if state.closing.is_some() {
             return;
         }
-        let full = |state: &State| {
-            state.queue.len() >= self.max_messages || state.bytes + message.text.len() > self.max_bytes
-        };
+        let full =
+            |state: &State| state.queue.len() >= self.max_messages || state.bytes + message.text.len() > self.max_bytes;
         if full(&state) {
             make_dirty(&mut state);
             if message.is_change {

@@ -20,6 +20,7 @@ use lanyard_protocol::{
     Ref, RelayToDevice, TransportMode, codec,
 };
 
+use crate::accept::FromThisMachine;
 use crate::edge::{Edge, SessionHandle};
 use crate::error::ApiError;
 use crate::hosts::Authority;
@@ -31,6 +32,7 @@ pub async fn upgrade(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(authority): Extension<Authority>,
+    Extension(FromThisMachine(is_local)): Extension<FromThisMachine>,
     headers: http::HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -38,15 +40,22 @@ pub async fn upgrade(
         return ApiError(FailureCode::BadMessage).into_response();
     }
     socket::configure(upgrade, MAX_FRAME_BYTES)
-        .on_upgrade(move |socket| serve(edge, peer, authority, socket))
+        .on_upgrade(move |socket| serve(edge, Caller { peer, is_local, authority }, socket))
         .into_response()
 }
 
-async fn serve(edge: Arc<Edge>, peer: SocketAddr, authority: Authority, socket: WebSocket) {
+/// Where a socket comes from, and where it was sent to.
+struct Caller {
+    peer: SocketAddr,
+    is_local: bool,
+    authority: Authority,
+}
+
+async fn serve(edge: Arc<Edge>, caller: Caller, socket: WebSocket) {
     let (mut sink, mut stream) = socket.split();
     let last = LastHeard::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
-    let registered = tokio::time::timeout(deadline, register(&edge, peer, authority, &mut sink, &mut stream, &last));
+    let registered = tokio::time::timeout(deadline, register(&edge, caller, &mut sink, &mut stream, &last));
     let (identity, signature) = match registered.await {
         Ok(Ok(proven)) => proven,
         Ok(Err(code)) => return socket::say_goodbye(sink, stream, code).await,
@@ -77,8 +86,7 @@ type Proven = (Identity, lanyard_protocol::Signature);
 /// Challenge and proof; an error is the code to close with.
 async fn register(
     edge: &Edge,
-    peer: SocketAddr,
-    Authority(authority): Authority,
+    caller: Caller,
     sink: &mut SplitSink<WebSocket, Message>,
     stream: &mut SplitStream<WebSocket>,
     last: &LastHeard,
@@ -111,7 +119,7 @@ async fn register(
         say(sink, &RelayToDevice::RequestFailed(no), reference.as_ref()).await?;
         return Err(CloseCode::BadMessage);
     }
-    prove(edge, peer, authority, relay_nonce, frame)
+    prove(edge, caller, relay_nonce, frame)
 }
 
 async fn say(
@@ -126,17 +134,15 @@ async fn say(
 /// Checks what a device says of itself, and its signature over all of it.
 fn prove(
     edge: &Edge,
-    peer: SocketAddr,
-    authority: String,
+    Caller { peer, is_local, authority: Authority(authority) }: Caller,
     relay_nonce: Nonce,
     register: ClientRegister,
 ) -> Result<Proven, CloseCode> {
-    let address = peer.ip().to_canonical();
     let well_formed = is_valid_name(&register.name) && is_valid_label(&register.platform);
     if !well_formed {
         return Err(CloseCode::BadMessage);
     }
-    if register.kind == DeviceKind::Master && !address.is_loopback() {
+    if register.kind == DeviceKind::Master && !is_local {
         return Err(CloseCode::Unauthenticated);
     }
     let transcript = Transcript {
@@ -162,7 +168,7 @@ fn prove(
         instance: register.instance,
         commit: register.commit,
         relay_nonce,
-        address: address.to_string(),
+        address: peer.ip().to_canonical().to_string(),
         resume: register.resume,
     };
     Ok((identity, signature))

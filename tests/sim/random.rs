@@ -15,10 +15,12 @@ use lanyard_hub::authority::{Command, Verdict};
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::message::{
-    ApprovalCommit, ApprovalReveal, CancelChunk, ChunkUnavailable, Empty, FeedPull, RemoveFile, RequestChunk, UpdateName,
+    ApprovalCommit, ApprovalReveal, CancelChunk, ChunkUnavailable, Empty, FeedPull, RemoveFile, RequestChunk,
+    UpdateName,
 };
 use lanyard_protocol::{
-    Commit, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Piece, RequestId, Reveal, Ticket, TransferId,
+    Commit, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Piece, RequestId, Reveal, Ticket,
+    TransferId,
 };
 use lanyard_tests::actors::device::DeviceIndex;
 use lanyard_tests::actors::links::LinkState;
@@ -462,10 +464,11 @@ impl Day {
         self.strange += 1;
         let files: Vec<FileRef> = self.world.disk.files.keys().copied().collect();
         let any_uuid = "6f2d4a0e-1111-4222-8333-444455556666";
-        let file = self.random.pick(&files).copied().unwrap_or(FileRef {
-            public_id: self.world.device(index).public_id,
-            file_id: any_uuid.parse().unwrap(),
-        });
+        let file = self
+            .random
+            .pick(&files)
+            .copied()
+            .unwrap_or(FileRef { public_id: self.world.device(index).public_id, file_id: any_uuid.parse().unwrap() });
         let transfer_id: TransferId = format!("00000000-0000-4000-8000-{:012x}", self.strange).parse().unwrap();
         let ticket = Ticket(self.random.bytes());
         let first = self.random.below(6) as u32;

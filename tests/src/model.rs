@@ -8,8 +8,8 @@ use lanyard_hub::broker::SessionId;
 use lanyard_hub::peer::{EndReason, Phase};
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::{
-    Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Frame, Instance, MasterToRelay,
-    Membership, Piece, Ref, RelayToDevice, RelayToMaster, TransferId,
+    Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Frame, Instance,
+    MasterToRelay, Membership, Piece, Ref, RelayToDevice, RelayToMaster, TransferId,
 };
 
 use crate::actors::device::Content;
@@ -290,7 +290,8 @@ impl Model {
 
     fn waive(&mut self, session: SessionId, transfer: TransferId, pieces: Option<&[Piece]>) {
         let covered = |asked: &Asked| {
-            let in_pieces = |pieces: &[Piece]| pieces.iter().any(|p| p.file_id == asked.3 && p.groups.contains(asked.4));
+            let in_pieces =
+                |pieces: &[Piece]| pieces.iter().any(|p| p.file_id == asked.3 && p.groups.contains(asked.4));
             asked.0 == session && asked.1 == transfer && pieces.is_none_or(in_pieces)
         };
         let waived: Vec<Asked> = self.owed.keys().filter(|asked| covered(asked)).copied().collect();
@@ -326,9 +327,9 @@ impl Model {
         for piece in pieces {
             for group in piece.groups.iter().take(MOST_GROUPS) {
                 let key = |values| (session, transfer, values, piece.file_id, group);
-                let paid = [false, true].into_iter().any(|values| {
-                    settle(&mut self.owed, key(values)) || settle(&mut self.waived, key(values))
-                });
+                let paid = [false, true]
+                    .into_iter()
+                    .any(|values| settle(&mut self.owed, key(values)) || settle(&mut self.waived, key(values)));
                 assert!(paid, "group {group} of {} has an outcome that nobody is owed: {message:?}", piece.file_id);
             }
         }
@@ -489,11 +490,16 @@ impl Model {
                     let file_ref = FileRef { public_id: download.owner, file_id: file.file_id };
                     let offered = files.get(&file_ref).is_some_and(|entry| {
                         world.devices.iter().any(|owner| {
-                            (owner.public_id, owner.instance) == (entry.public_id, entry.instance) && owner.is_approved()
+                            (owner.public_id, owner.instance) == (entry.public_id, entry.instance)
+                                && owner.is_approved()
                         })
                     });
                     let gone = !world.disk.files.contains_key(&file_ref);
-                    assert!(decided || !offered, "{} waits for {file_ref:?} of {id} though its owner is there", device.name);
+                    assert!(
+                        decided || !offered,
+                        "{} waits for {file_ref:?} of {id} though its owner is there",
+                        device.name
+                    );
                     assert!(decided || !gone, "{} waits for {file_ref:?} of {id} though it is gone", device.name);
                 }
             }
@@ -521,7 +527,10 @@ impl Model {
                             })
                         })
                     };
-                    assert!(!link.files.iter().all(owner_there), "a link waits though all its owners are there: {link:?}");
+                    assert!(
+                        !link.files.iter().all(owner_there),
+                        "a link waits though all its owners are there: {link:?}"
+                    );
                 }
                 _ => {}
             }

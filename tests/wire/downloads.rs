@@ -28,7 +28,8 @@ async fn while_serving<T>(owner: &mut Device, work: impl Future<Output = T>) -> 
 async fn ranges_are_answered_as_the_vectors_say() {
     let hub = Hub::start().await;
     let mut owner = hub.approved(1).await;
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../protocol/vectors/vectors.json")).unwrap();
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../protocol/vectors/vectors.json")).unwrap();
     let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
     for vector in vectors["link_ranges"].as_array().unwrap() {
         let size = vector["size"].as_u64().unwrap();

@@ -3,6 +3,6 @@
 mod downloads;
 mod edges;
 mod joining;
-mod transfers;
 mod native;
+mod transfers;
 mod world;

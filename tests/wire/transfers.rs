@@ -28,7 +28,11 @@ async fn a_run_travels_from_its_owner_to_two_askers_with_one_upload() {
     assert_eq!(put.await.unwrap().unwrap().status(), 204);
     let told = ana.until(|m| matches!(m, RelayToDevice::FilesUpdated(_))).await;
     let RelayToDevice::FilesUpdated(updated) = told else { unreachable!() };
-    assert_eq!(updated.files[0].root.0, *blake3::hash(&content(3 * MIB + 5)).as_bytes(), "the root is what b3sum prints");
+    assert_eq!(
+        updated.files[0].root.0,
+        *blake3::hash(&content(3 * MIB + 5)).as_bytes(),
+        "the root is what b3sum prints"
+    );
 }
 
 #[tokio::test]
@@ -97,7 +101,10 @@ async fn wrong_bytes_are_refused_by_name_and_never_complete_a_group() {
     let ready = ana.ready().await;
     let answer = ana.get(&ready.ticket).send().await.unwrap();
     let is_refused = answer.status() == 412;
-    assert!(is_refused || answer.bytes().await.is_err(), "a body that does not verify is refused or cut, never complete");
+    assert!(
+        is_refused || answer.bytes().await.is_err(),
+        "a body that does not verify is refused or cut, never complete"
+    );
     assert_eq!(put.await.unwrap().unwrap().status(), 412, "all groups are there and are not the file");
     let told = owner.until(|m| matches!(m, RelayToDevice::FileChanged(_))).await;
     assert!(matches!(told, RelayToDevice::FileChanged(changed) if changed.file_id == file_id));

@@ -112,9 +112,9 @@ async fn master(url: HubUrl, mut desk: mpsc::Receiver<Desk>) {
                 }
             }
             waiting = waiting.into_iter().filter_map(|(id, answer)| answer_code(&authority, id, answer)).collect();
-            let wake = authority.poll_timeout().map_or(Duration::from_secs(3600), |at| {
-                Duration::from_millis(at.0.saturating_sub(now().0))
-            });
+            let wake = authority
+                .poll_timeout()
+                .map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.0.saturating_sub(now().0)));
             tokio::select! {
                 incoming = receiver.receive() => match incoming {
                     Ok(Incoming::Text(text)) => {

@@ -287,7 +287,8 @@ mod tests {
                 assert_eq!(Pull::parse(&pull.cursor(3, (9, key))), Some((3, pull)));
             }
         }
-        for bad in ["", "d", "x.3.1.2.3", "d.3.1.2.nobody", "d.3.1.2", "d.3.-1.2.00000000-0000-8000-8000-000000000000"] {
+        for bad in ["", "d", "x.3.1.2.3", "d.3.1.2.nobody", "d.3.1.2", "d.3.-1.2.00000000-0000-8000-8000-000000000000"]
+        {
             assert_eq!(Pull::parse(bad), None, "{bad}");
         }
     }

@@ -18,8 +18,15 @@ pub(super) struct AskId(pub u64);
 /// Who wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Asker {
-    Device { session: SessionId, transfer: TransferId },
-    Link { reader: LinkReader, want: u64, hash: LinkHash },
+    Device {
+        session: SessionId,
+        transfer: TransferId,
+    },
+    Link {
+        reader: LinkReader,
+        want: u64,
+        hash: LinkHash,
+    },
     /// The relay itself, for a file's list of group values.
     Relay,
 }
@@ -132,7 +139,8 @@ impl Broker {
         for piece in &ask.pieces {
             let file = ask.file(piece);
             let Some(groups) = self.grants.groups(&file) else { return false };
-            let fits = piece.groups.count > 0 && u64::from(piece.groups.first) + u64::from(piece.groups.count) <= u64::from(groups.count());
+            let fits = piece.groups.count > 0
+                && u64::from(piece.groups.first) + u64::from(piece.groups.count) <= u64::from(groups.count());
             if !fits {
                 return false;
             }
@@ -155,7 +163,8 @@ impl Broker {
     /// Fails the pieces of files that changed, and gives back what is left.
     fn without_changed(&mut self, now: Moment, mut ask: Ask) -> Option<Ask> {
         let owner = ask.owner;
-        let changed = |piece: &Piece, blame: &Blame| blame.is_changed(&FileRef { public_id: owner, file_id: piece.file_id });
+        let changed =
+            |piece: &Piece, blame: &Blame| blame.is_changed(&FileRef { public_id: owner, file_id: piece.file_id });
         let gone: Vec<Piece> = ask.pieces.iter().filter(|p| changed(p, &self.blame)).copied().collect();
         if !gone.is_empty() {
             ask.pieces.retain(|p| !changed(p, &self.blame));
@@ -331,7 +340,9 @@ impl Broker {
         for ask in self.take_parked(|parked| *parked != Parked::Grants && *parked != Parked::Retry) {
             let still_waits = match &ask.parked {
                 Parked::Values(file) => !self.grants.has_values(file) && !self.grants.values_refused(file),
-                Parked::Owner => ask.files().iter().all(|file| self.grants.entry(file).is_some() && self.holder_of(file).is_none()),
+                Parked::Owner => {
+                    ask.files().iter().all(|file| self.grants.entry(file).is_some() && self.holder_of(file).is_none())
+                }
                 Parked::Hub => !self.hub_ready(),
                 Parked::Grants | Parked::Retry => false,
             };

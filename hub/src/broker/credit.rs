@@ -188,9 +188,7 @@ impl Broker {
                 && ask.pieces.iter().any(|piece| {
                     let file = ask.file(piece);
                     opened.pieces.iter().any(|p| {
-                        p.file == file
-                            && p.groups.first < piece.groups.end()
-                            && piece.groups.first < p.groups.end()
+                        p.file == file && p.groups.first < piece.groups.end() && piece.groups.first < p.groups.end()
                     })
                 })
         };

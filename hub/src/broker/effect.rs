@@ -14,40 +14,111 @@ use super::input::{CallId, LinkReader, ReaderId, SessionId, SlotId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// The first answer to a session; the edge adds signature and, unless it is turned away, a session token.
-    Acknowledge { session: SessionId, membership: Membership, hub_ready: bool },
-    Send { session: SessionId, message: RelayToDevice, reference: Option<Ref> },
+    Acknowledge {
+        session: SessionId,
+        membership: Membership,
+        hub_ready: bool,
+    },
+    Send {
+        session: SessionId,
+        message: RelayToDevice,
+        reference: Option<Ref>,
+    },
     /// The same to many; `answered` hears it with its reference.
-    Broadcast { sessions: Vec<SessionId>, message: RelayToDevice, answered: Option<(SessionId, Ref)> },
-    Close { session: SessionId, code: CloseCode },
-    SendMaster { session: SessionId, frame: Box<MasterFrame<RelayToMaster>> },
-    CloseMaster { session: SessionId, code: CloseCode },
+    Broadcast {
+        sessions: Vec<SessionId>,
+        message: RelayToDevice,
+        answered: Option<(SessionId, Ref)>,
+    },
+    Close {
+        session: SessionId,
+        code: CloseCode,
+    },
+    SendMaster {
+        session: SessionId,
+        frame: Box<MasterFrame<RelayToMaster>>,
+    },
+    CloseMaster {
+        session: SessionId,
+        code: CloseCode,
+    },
 
     /// Make room for one run and accept its PUT; comes before the holder is asked.
     OpenSlot(Box<NewSlot>),
     /// A slot that is full at once: the file's group values, from the relay's memory.
-    OpenValues { slot: SlotId, file: FileRef, length: u64 },
+    OpenValues {
+        slot: SlotId,
+        file: FileRef,
+        length: u64,
+    },
     /// A ticket for a GET of these byte ranges of the slot, one after the other.
-    GrantRead { ticket: Ticket, session: SessionId, slot: SlotId, reader: ReaderId, ranges: Vec<Range<u64>> },
-    RevokeTicket { ticket: Ticket },
+    GrantRead {
+        ticket: Ticket,
+        session: SessionId,
+        slot: SlotId,
+        reader: ReaderId,
+        ranges: Vec<Range<u64>>,
+    },
+    RevokeTicket {
+        ticket: Ticket,
+    },
     /// The slot is over: its PUT ends, its readers see `code`.
-    FailSlot { slot: SlotId, code: FailureCode },
+    FailSlot {
+        slot: SlotId,
+        code: FailureCode,
+    },
     /// Nobody reads it: its bytes go.
-    DropSlot { slot: SlotId },
-    CutReader { slot: SlotId, reader: ReaderId, code: FailureCode },
+    DropSlot {
+        slot: SlotId,
+    },
+    CutReader {
+        slot: SlotId,
+        reader: ReaderId,
+        code: FailureCode,
+    },
     /// Forget the group values of a file that changed or is gone.
-    ForgetValues { file: FileRef },
+    ForgetValues {
+        file: FileRef,
+    },
     /// A session is away though its socket answers (or speaks again).
-    Frozen { session: SessionId, frozen: bool },
+    Frozen {
+        session: SessionId,
+        frozen: bool,
+    },
 
     /// Groups that the want may read, and where each piece lies in the slot.
-    LinkReady { reader: LinkReader, want: u64, slot: SlotId, slice: ReaderId, parts: Vec<LinkPart> },
+    LinkReady {
+        reader: LinkReader,
+        want: u64,
+        slot: SlotId,
+        slice: ReaderId,
+        parts: Vec<LinkPart>,
+    },
     /// Final: the body is cut.
-    LinkFailed { reader: LinkReader, want: u64, code: FailureCode, file: FileRef },
+    LinkFailed {
+        reader: LinkReader,
+        want: u64,
+        code: FailureCode,
+        file: FileRef,
+    },
     /// It waits and will go on by itself.
-    LinkWaits { reader: LinkReader, want: u64, code: FailureCode },
-    LinkMade { call: CallId, result: Result<u64, FailureCode> },
-    LinkFound { call: CallId, result: Result<Arc<LinkInfo>, FailureCode> },
-    LinkGone { call: CallId, result: Result<(), FailureCode> },
+    LinkWaits {
+        reader: LinkReader,
+        want: u64,
+        code: FailureCode,
+    },
+    LinkMade {
+        call: CallId,
+        result: Result<u64, FailureCode>,
+    },
+    LinkFound {
+        call: CallId,
+        result: Result<Arc<LinkInfo>, FailureCode>,
+    },
+    LinkGone {
+        call: CallId,
+        result: Result<(), FailureCode>,
+    },
 }
 
 /// Groups of a file and the bytes of a slot that hold them.

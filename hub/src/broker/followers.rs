@@ -157,9 +157,10 @@ impl Broker {
         let mut ranked: Vec<(u8, u32, SlotId)> = Vec::new();
         for id in cached {
             let Some(slot) = self.slots.get(id) else { continue };
-            let is_awaited = slot.pieces.iter().any(|piece| {
-                awaiting.iter().any(|(file, next)| *file == piece.file && *next < piece.groups.end())
-            });
+            let is_awaited = slot
+                .pieces
+                .iter()
+                .any(|piece| awaiting.iter().any(|(file, next)| *file == piece.file && *next < piece.groups.end()));
             let own = slot.pieces.iter().find(|piece| place.is_some_and(|(file, _)| file == piece.file));
             let first = own.map_or(0, |piece| piece.groups.first);
             let ahead = own.is_some() && place.is_some_and(|(_, group)| first > group);

@@ -48,41 +48,107 @@ pub type WantedPiece = (FileRef, GroupRange);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// The edge verified a device's key proof.
-    SessionOpened { session: SessionId, identity: Box<Identity> },
-    MessageReceived { session: SessionId, message: DeviceToRelay, reference: Option<Ref> },
-    SessionClosed { session: SessionId },
+    SessionOpened {
+        session: SessionId,
+        identity: Box<Identity>,
+    },
+    MessageReceived {
+        session: SessionId,
+        message: DeviceToRelay,
+        reference: Option<Ref>,
+    },
+    SessionClosed {
+        session: SessionId,
+    },
 
     /// The edge verified a master's mac and that its term is the highest of this boot.
-    MasterOpened { session: SessionId },
-    MasterMessage { session: SessionId, frame: Box<MasterFrame<MasterToRelay>> },
-    MasterClosed { session: SessionId },
+    MasterOpened {
+        session: SessionId,
+    },
+    MasterMessage {
+        session: SessionId,
+        frame: Box<MasterFrame<MasterToRelay>>,
+    },
+    MasterClosed {
+        session: SessionId,
+    },
 
     /// The head of the slot's PUT was accepted.
-    PutStarted { slot: SlotId },
+    PutStarted {
+        slot: SlotId,
+    },
     /// All bytes are there and verified.
-    PutFinished { slot: SlotId },
-    PutFailed { slot: SlotId, code: FailureCode, culprit: Option<FileRef> },
+    PutFinished {
+        slot: SlotId,
+    },
+    PutFailed {
+        slot: SlotId,
+        code: FailureCode,
+        culprit: Option<FileRef>,
+    },
     /// A reader redeemed its ticket.
-    ReaderStarted { slot: SlotId, reader: ReaderId },
+    ReaderStarted {
+        slot: SlotId,
+        reader: ReaderId,
+    },
     /// Its last byte is with the transport, or its body broke.
-    ReaderLeft { slot: SlotId, reader: ReaderId, delivered: u64 },
+    ReaderLeft {
+        slot: SlotId,
+        reader: ReaderId,
+        delivered: u64,
+    },
     /// A reader took nothing for two seconds, or moves again.
-    ReaderStill { slot: SlotId, reader: ReaderId, still: bool },
+    ReaderStill {
+        slot: SlotId,
+        reader: ReaderId,
+        still: bool,
+    },
     /// All groups of a file are pinned: this is what they merge to.
-    RootKnown { file: FileRef, root: Root },
+    RootKnown {
+        file: FileRef,
+        root: Root,
+    },
     /// The relay has the whole list of the file's group values.
-    ValuesKnown { file: FileRef },
+    ValuesKnown {
+        file: FileRef,
+    },
 
-    LinkOrdered { call: CallId, session: SessionId, hash: LinkHash, files: Vec<FileRef>, name: Option<String> },
-    LinkOpened { call: CallId, hash: LinkHash },
-    LinkDropped { call: CallId, session: SessionId, hash: LinkHash },
+    LinkOrdered {
+        call: CallId,
+        session: SessionId,
+        hash: LinkHash,
+        files: Vec<FileRef>,
+        name: Option<String>,
+    },
+    LinkOpened {
+        call: CallId,
+        hash: LinkHash,
+    },
+    LinkDropped {
+        call: CallId,
+        session: SessionId,
+        hash: LinkHash,
+    },
     /// The HTTP request behind `call` is gone.
-    CallLeft { call: CallId },
+    CallLeft {
+        call: CallId,
+    },
     /// A link's response wants groups of one owner's files, as one run.
-    LinkWanted { reader: LinkReader, hash: LinkHash, want: u64, pieces: Vec<WantedPiece> },
+    LinkWanted {
+        reader: LinkReader,
+        hash: LinkHash,
+        want: u64,
+        pieces: Vec<WantedPiece>,
+    },
     /// A link's response gave up its wants up to this number (all: `u64::MAX`, when it is over).
-    LinkLeft { reader: LinkReader, up_to: u64 },
-    LinkMoved { hash: LinkHash, progress: LinkProgress },
+    LinkLeft {
+        reader: LinkReader,
+        up_to: u64,
+    },
+    LinkMoved {
+        hash: LinkHash,
+        progress: LinkProgress,
+    },
 }
 
 /// Where a link's response stands, measured by the edge.

@@ -268,7 +268,8 @@ impl Broker {
         let Some(owner) = pieces.first().map(|(file, _)| file.public_id) else { return };
         let asker = Asker::Link { reader, want, hash };
         let same_owner = pieces.iter().all(|(file, _)| file.public_id == owner);
-        let pieces: Vec<Piece> = pieces.into_iter().map(|(file, groups)| Piece { file_id: file.file_id, groups }).collect();
+        let pieces: Vec<Piece> =
+            pieces.into_iter().map(|(file, groups)| Piece { file_id: file.file_id, groups }).collect();
         debug_assert!(same_owner, "a run has one owner");
         match self.links.known.get_mut(&hash) {
             Some(known) => {
@@ -285,7 +286,8 @@ impl Broker {
 
     pub(super) fn link_left(&mut self, now: Moment, reader: LinkReader, up_to: u64) {
         self.followers.forget_link(reader);
-        let ours = |asker: &Asker| matches!(asker, Asker::Link { reader: r, want, .. } if *r == reader && *want <= up_to);
+        let ours =
+            |asker: &Asker| matches!(asker, Asker::Link { reader: r, want, .. } if *r == reader && *want <= up_to);
         self.end_asks_where(now, ours, FailureCode::Cancelled);
     }
 

@@ -65,9 +65,10 @@ impl Slot {
 
     /// Where groups of a file lie in the body; the caller knows that they are in it.
     fn range_of(&self, file: &FileRef, groups: GroupRange) -> Option<Range<u64>> {
-        let piece = self.pieces.iter().find(|p| {
-            p.file == *file && p.groups.first <= groups.first && groups.end() <= p.groups.end()
-        })?;
+        let piece = self
+            .pieces
+            .iter()
+            .find(|p| p.file == *file && p.groups.first <= groups.first && groups.end() <= p.groups.end())?;
         let length = |first: u32, count: u32| match self.what {
             What::Bytes => lanyard_protocol::group::Groups::new(piece.size, piece.group_log).span(first, count),
             What::Values => 32 * u64::from(count),
@@ -283,13 +284,8 @@ impl Broker {
         self.slots.insert(id, slot);
         self.effects.push(Effect::OpenSlot(Box::new(new)));
         self.deadlines.set(Timer::PutStart(id), now.plus(PUT_TICKET_MS));
-        let message = UploadChunkRequest {
-            ticket,
-            public_id: ask.owner,
-            pieces: ask.pieces.clone(),
-            what: ask.what,
-            length,
-        };
+        let message =
+            UploadChunkRequest { ticket, public_id: ask.owner, pieces: ask.pieces.clone(), what: ask.what, length };
         self.send(holder, RelayToDevice::UploadChunkRequest(message), None);
         self.join(now, id, ask.asker, &ask.pieces);
         self.join_queued(now, id);
@@ -350,8 +346,16 @@ impl Broker {
             .iter()
             .filter_map(|p| slot.range_of(&FileRef { public_id: owner, file_id: p.file_id }, p.groups))
             .collect();
-        let waiter =
-            Waiter { asker, pieces: pieces.to_vec(), ranges, ticket: None, told: false, started: false, still: false, told_at: now };
+        let waiter = Waiter {
+            asker,
+            pieces: pieces.to_vec(),
+            ranges,
+            ticket: None,
+            told: false,
+            started: false,
+            still: false,
+            told_at: now,
+        };
         slot.waiters.insert(reader, waiter);
         if slot.phase != Phase::Asked {
             self.tell_ready(now, id, reader);
@@ -573,13 +577,7 @@ impl Broker {
         }
     }
 
-    fn ask_again(
-        &mut self,
-        asker: Asker,
-        owner: lanyard_protocol::DeviceId,
-        what: What,
-        pieces: Vec<Piece>,
-    ) -> Ask {
+    fn ask_again(&mut self, asker: Asker, owner: lanyard_protocol::DeviceId, what: What, pieces: Vec<Piece>) -> Ask {
         let id = super::asks::AskId(self.number());
         Ask { id, asker, owner, what, pieces, reference: None, tries: 0, parked: super::asks::Parked::Retry }
     }

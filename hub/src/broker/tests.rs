@@ -193,7 +193,8 @@ impl Hub {
 
     fn failures(effects: &[Effect], to: SessionId) -> Vec<(Vec<Piece>, FailureCode)> {
         let told = Self::told(effects, to).into_iter();
-        told.filter_map(|m| if let RelayToDevice::ChunkFailed(f) = m { Some((f.pieces, f.code)) } else { None }).collect()
+        told.filter_map(|m| if let RelayToDevice::ChunkFailed(f) = m { Some((f.pieces, f.code)) } else { None })
+            .collect()
     }
 
     fn readers(effects: &[Effect]) -> Vec<(SlotId, ReaderId)> {
@@ -236,7 +237,8 @@ fn a_pending_device_hears_of_nothing_but_its_own_fate() {
     let effects = hub.take();
     let told = Hub::told(&effects, stranger);
     assert_eq!(told.len(), 2, "{told:?}");
-    let refused = |m: &RelayToDevice| matches!(m, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved);
+    let refused =
+        |m: &RelayToDevice| matches!(m, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved);
     assert!(told.iter().all(refused), "{told:?}");
     assert!(!effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
 }
@@ -661,7 +663,9 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
         .take()
         .into_iter()
         .find_map(|e| match e {
-            Effect::SendMaster { frame, .. } if matches!(frame.message, RelayToMaster::LinkLookup(_)) => frame.reference,
+            Effect::SendMaster { frame, .. } if matches!(frame.message, RelayToMaster::LinkLookup(_)) => {
+                frame.reference
+            }
             _ => None,
         })
         .unwrap();

@@ -44,7 +44,12 @@ impl Drop for Running {
 
 /// Redeems a ticket by the head of its request: once, by its own session, with its own verb. Unknown, foreign, expired and
 /// wrong verb are refused alike and leave it as it was.
-fn redeem(edge: &Edge, headers: &HeaderMap, ticket: &str, is_put: bool) -> Result<(SessionId, TicketEntry), FailureCode> {
+fn redeem(
+    edge: &Edge,
+    headers: &HeaderMap,
+    ticket: &str,
+    is_put: bool,
+) -> Result<(SessionId, TicketEntry), FailureCode> {
     let session = edge.session_of(headers)?;
     let ticket: Ticket = ticket.parse().map_err(|_| FailureCode::TicketRefused)?;
     let mut entry = edge.tickets.get_mut(&ticket).ok_or(FailureCode::TicketRefused)?;
@@ -182,7 +187,11 @@ async fn ended(slot: &Slot, changes: &mut watch::Receiver<u64>) -> FailureCode {
 }
 
 /// An asker takes its slice.
-pub async fn get(State(edge): State<Arc<Edge>>, Path(ticket): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn get(
+    State(edge): State<Arc<Edge>>,
+    Path(ticket): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let (session, entry) = redeem(&edge, &headers, &ticket, false)?;
     let running = Running::new(&edge, session)?;
     let Errand::Get { reader, ranges } = entry.errand else { return Err(FailureCode::TicketRefused.into()) };

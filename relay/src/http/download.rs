@@ -32,7 +32,12 @@ const HEAD_WAIT: Duration = Duration::from_millis(250);
 /// RFC 5987 `attr-char` and what is safe in a path segment alike.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-pub async fn get_unnamed(state: State<Arc<Edge>>, Path(link): Path<String>, method: Method, headers: HeaderMap) -> Response {
+pub async fn get_unnamed(
+    state: State<Arc<Edge>>,
+    Path(link): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
     get(state, Path((link, String::new())), method, headers).await
 }
 
@@ -73,7 +78,10 @@ fn download_name(info: &LinkInfo) -> String {
         files => {
             let common = || {
                 let first = files.first()?.path.split_once('/')?.0;
-                files.iter().all(|f| f.path.split_once('/').is_some_and(|(top, _)| top == first)).then(|| first.to_owned())
+                files
+                    .iter()
+                    .all(|f| f.path.split_once('/').is_some_and(|(top, _)| top == first))
+                    .then(|| first.to_owned())
             };
             let name = info.name.clone().or_else(common).unwrap_or_else(|| "files".into());
             if name.to_lowercase().ends_with(".zip") { name } else { format!("{name}.zip") }
@@ -297,7 +305,13 @@ async fn serve_archive(edge: Arc<Edge>, link: Link, info: &LinkInfo, is_head: bo
     Ok(response)
 }
 
-async fn archive_body(archive: Archive, mut puller: Puller, first: Option<Pulled>, mut report: Report, body: BodySender) {
+async fn archive_body(
+    archive: Archive,
+    mut puller: Puller,
+    first: Option<Pulled>,
+    mut report: Report,
+    body: BodySender,
+) {
     let mut writer = zip::Writer::new(archive);
     let mut next = first;
     while let Some(step) = writer.next() {

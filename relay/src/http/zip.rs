@@ -115,7 +115,8 @@ fn names(info: &LinkInfo) -> Vec<String> {
 fn owner_folder(info: &LinkInfo, file: &FileEntry) -> String {
     let owner = info.owners.iter().find(|client| client.public_id == file.public_id);
     let name = owner.map_or_else(|| file.public_id.to_string(), |client| client.name.clone());
-    let name: String = name.chars().map(|c| if c.is_control() || "/\\:*?\"<>|".contains(c) { '_' } else { c }).collect();
+    let name: String =
+        name.chars().map(|c| if c.is_control() || "/\\:*?\"<>|".contains(c) { '_' } else { c }).collect();
     let name = name.trim().trim_matches('.').to_owned();
     if name.is_empty() { "device".into() } else { name }
 }

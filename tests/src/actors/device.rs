@@ -597,7 +597,13 @@ impl World {
     // ── Downloading ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Fetches files of one owner, going on from what an earlier try stored.
-    pub fn download(&mut self, index: DeviceIndex, owner: DeviceId, entries: &[FileEntry], streams: bool) -> TransferId {
+    pub fn download(
+        &mut self,
+        index: DeviceIndex,
+        owner: DeviceId,
+        entries: &[FileEntry],
+        streams: bool,
+    ) -> TransferId {
         let transfer_id: TransferId = self.new_file_id().to_string().parse().unwrap();
         self.download_as(index, transfer_id, owner, entries, streams);
         transfer_id
@@ -616,7 +622,8 @@ impl World {
             .iter()
             .map(|entry| {
                 let mut have = GroupSet::default();
-                for group in device.stored.get(&(transfer_id, entry.file_id)).into_iter().flat_map(|s| s.values.keys()) {
+                for group in device.stored.get(&(transfer_id, entry.file_id)).into_iter().flat_map(|s| s.values.keys())
+                {
                     have.insert(GroupRange::new(*group, 1));
                 }
                 WantedFile {
@@ -767,4 +774,3 @@ impl World {
         }
     }
 }
-

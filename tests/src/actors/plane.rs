@@ -557,7 +557,8 @@ impl World {
 
     /// The device's side of a GET is gone.
     fn get_broken(&mut self, device: DeviceIndex, fetch: FetchId) {
-        let ours = |by: &ReadBy| matches!(by, ReadBy::Device { device: d, fetch: f, .. } if *d == device && *f == fetch);
+        let ours =
+            |by: &ReadBy| matches!(by, ReadBy::Device { device: d, fetch: f, .. } if *d == device && *f == fetch);
         let found = self.plane().slots.iter().find_map(|(id, slot)| {
             slot.readers.iter().find(|(_, reader)| ours(&reader.by)).map(|(reader, _)| (*id, *reader))
         });

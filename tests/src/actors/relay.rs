@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, SessionId};
 use lanyard_protocol::message::{Challenge, ClientRegister, ClientRegisterAck, Empty};
 use lanyard_protocol::{
-    BootId, CloseCode, DeviceToRelay, Frame, HubInfo, MasterFrame, MasterToRelay, Membership, Nonce,
-    PROTOCOL_VERSION, RelayToDevice, SessionToken, Signature, TransportMode, codec, identity,
+    BootId, CloseCode, DeviceToRelay, Frame, HubInfo, MasterFrame, MasterToRelay, Membership, Nonce, PROTOCOL_VERSION,
+    RelayToDevice, SessionToken, Signature, TransportMode, codec, identity,
 };
 
 use super::plane::Plane;
@@ -304,4 +304,3 @@ fn is_change(message: &RelayToDevice) -> bool {
             | RelayToDevice::FilesWithdrawn(_)
     )
 }
-
