@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use lanyard_protocol::codec::{decode, decode_master, encode, encode_master};
 use lanyard_protocol::identity::{Transcript, public_id};
-use lanyard_protocol::limits::{MAX_FRAME_BYTES, MAX_JSON_DEPTH, MAX_SAFE_INTEGER};
+use lanyard_protocol::limits::{MAX_FRAME_BYTES, MAX_JSON_DEPTH, MAX_MASTER_FRAME_BYTES, MAX_SAFE_INTEGER};
 use lanyard_protocol::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -89,6 +89,34 @@ fn opcodes<M: DeserializeOwned + Debug>() -> BTreeSet<String> {
     let opcodes: BTreeSet<String> = names.map(str::to_owned).collect();
     assert!(opcodes.len() > 5, "{complaint}");
     opcodes
+}
+
+/// All names of a plain enum, as it tells them itself.
+fn names<T: DeserializeOwned + Debug>() -> Vec<String> {
+    let complaint = serde_json::from_str::<T>("\"\"").expect_err("no name").to_string();
+    complaint.split('`').skip(1).step_by(2).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_text_names_every_message_and_every_code() {
+    let text = include_str!("../PROTOCOL.md");
+    let table = text.split("\n## ").find(|part| part.starts_with("11. All messages")).expect("section 11");
+    for direction in directions() {
+        for opcode in &direction.opcodes {
+            assert!(table.contains(&format!("`{opcode}")), "section 11 does not name {opcode}");
+        }
+    }
+    let codes = text.split("\n## ").find(|part| part.starts_with("9. Codes")).expect("section 9");
+    for name in names::<FailureCode>() {
+        let code: FailureCode = serde_json::from_value(json!(name)).unwrap();
+        let row = format!("| `{name}` | {} |", code.http_status());
+        assert!(codes.contains(&row), "section 9 has no row {row}");
+        assert_eq!(code.as_str(), name);
+    }
+    for code in CloseCode::ALL {
+        let row = format!("| {} | `{}` |", code.number(), code.reason());
+        assert!(codes.contains(&row), "section 9 has no row {row}");
+    }
 }
 
 fn json(text: &str) -> Value {
@@ -386,10 +414,11 @@ fn a_frame_has_a_bound_in_bytes_not_characters() {
         let around = r#"{"opcode":"PING","data":{"x":""}}"#.len();
         format!(r#"{{"opcode":"PING","data":{{"x":"{}"}}}}"#, fill.repeat((size - around) / fill.len()))
     };
-    assert!(decode::<DeviceToRelay>(&of_size(MAX_FRAME_BYTES, "x")).is_ok());
-    for text in [of_size(MAX_FRAME_BYTES + 1, "x"), of_size(MAX_FRAME_BYTES + 40, "é"), "x".repeat(MAX_FRAME_BYTES + 1)]
-    {
-        for direction in directions() {
+    for direction in directions() {
+        // A link of 10,000 files is one request on the master's socket.
+        let most = if direction.on_master_socket { MAX_MASTER_FRAME_BYTES } else { MAX_FRAME_BYTES };
+        assert_ne!((direction.again)(&of_size(most, "x")), Err(DecodeError::TooLarge));
+        for text in [of_size(most + 1, "x"), of_size(most + 40, "é"), "x".repeat(most + 1)] {
             assert_eq!((direction.again)(&text), Err(DecodeError::TooLarge));
         }
     }

@@ -257,7 +257,8 @@ pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
 
 fn look_at(slot: &Slot, reader: ReaderId, meter: &Meter, look: &mut Look, now: Instant) -> Option<Input> {
     let delivered = meter.delivered.load(Ordering::Relaxed);
-    if meter.starved.load(Ordering::Relaxed) || delivered != look.delivered {
+    let waits = meter.starved.load(Ordering::Relaxed) && !meter.held.load(Ordering::Relaxed);
+    if waits || delivered != look.delivered {
         (look.delivered, look.moved) = (delivered, now);
     }
     let window = Duration::from_millis(MIN_BODY_WINDOW_MS);

@@ -43,6 +43,8 @@ pub struct Meter {
     pub delivered: AtomicU64,
     /// The transport would take bytes that are not there: the reader is not to blame.
     pub starved: AtomicBool,
+    /// A link's slice behind the bytes that its response waits for: it is not slow, but it gives way when room is short.
+    pub held: AtomicBool,
     cut: AtomicU64,
 }
 

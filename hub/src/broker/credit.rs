@@ -57,7 +57,11 @@ impl Queue {
         waiting.runs += 1;
         waiting.bytes += length;
         match waiting.lanes.iter_mut().find(|(name, _)| *name == lane) {
-            Some((_, asks)) => asks.push_back((ask, length)),
+            Some((_, asks)) => {
+                // Within a file in order: what is left of a run that was partly there comes before later runs.
+                let later = asks.iter().position(|(other, _)| is_earlier(&ask, other));
+                asks.insert(later.unwrap_or(asks.len()), (ask, length));
+            }
             None => waiting.lanes.push_back((lane, VecDeque::from([(ask, length)]))),
         }
     }
@@ -107,6 +111,12 @@ impl Queue {
         waiting.lanes.iter().filter_map(|(_, asks)| asks.front()).map(|(ask, _)| ask).find(|ask| ask.id == id)
     }
 
+    /// Whether some lane's first ask wants earlier groups of the same file.
+    fn has_earlier(&self, ask: &Ask) -> bool {
+        let lanes = self.waiting.values().flat_map(|waiting| &waiting.lanes);
+        lanes.filter_map(|(_, asks)| asks.front()).any(|(other, _)| is_earlier(other, ask))
+    }
+
     /// Takes a head out; its lane goes to the end.
     fn take_head(&mut self, key: AskerKey, id: AskId) -> Option<Ask> {
         let waiting = self.waiting.get_mut(&key)?;
@@ -120,6 +130,14 @@ impl Queue {
         }
         self.tidy();
         Some(ask)
+    }
+}
+
+/// Whether `a` wants earlier groups of the file that `b` wants.
+fn is_earlier(a: &Ask, b: &Ask) -> bool {
+    match (a.pieces.first(), b.pieces.first()) {
+        (Some(x), Some(y)) => a.file(x) == b.file(y) && x.groups.first < y.groups.first,
+        _ => false,
     }
 }
 
@@ -210,7 +228,11 @@ impl Broker {
         let mut askers: BTreeSet<AskerKey> = self.slots.askers().copied().collect();
         askers.extend(self.queue.waiting.keys());
         let share = length.max(budget / askers.len().max(1) as u64);
-        let over_share = self.queue.others_wait(key) && self.slots.held(key) + length > share;
+        // What stands still gives way to whoever needs the room: it must not keep its cause from going on.
+        let standing = self.slots.standing().into_iter().filter_map(|id| self.slots.get(id));
+        let gives_way: u64 = standing.filter(|slot| slot.cause == key).map(|slot| slot.length).sum();
+        let held = self.slots.held(key).saturating_sub(gives_way);
+        let over_share = self.queue.others_wait(key) && held + length > share;
         !holder_full && !over_share
     }
 
@@ -222,6 +244,10 @@ impl Broker {
         let mut reserved = self.slots.reserved();
         if reserved + length <= budget {
             return Some(room);
+        }
+        // When room is short a file's groups come in order: a hole that is filled late drives out what lies ahead of it.
+        if self.queue.has_earlier(ask) {
+            return None;
         }
         let fits = |reserved: u64| reserved == 0 || reserved + length <= budget;
         let bytes = |id: &SlotId| self.slots.get(*id).map_or(0, |slot| slot.length);

@@ -129,6 +129,7 @@ impl Puller {
             let to = part.range.end.min(from + (stretch.bytes.end - stretch.bytes.start));
             let (slot, slice) = (part.slot.clone(), part.slice);
             let meter = self.slices.get(&slice).map(|slice| slice.meter.clone()).unwrap_or_default();
+            meter.held.store(false, Ordering::Relaxed);
             let mut changes = slot.changes();
             match slot.read(from..to, Mark::Passed, &meter) {
                 Read::Bytes(bytes) => {
@@ -189,6 +190,7 @@ impl Puller {
     fn take(&mut self, slot: Arc<Slot>, slice: ReaderId, parts: Vec<LinkPart>) {
         let meter = slot.add_reader(slice);
         meter.starved.store(true, Ordering::Relaxed);
+        meter.held.store(true, Ordering::Relaxed);
         self.slices.insert(slice, Slice { slot: slot.clone(), meter, parts: parts.len() });
         for (file, groups, range) in parts {
             self.parts.insert((file, groups.first), Part { slot: slot.clone(), slice, groups, range });

@@ -37,22 +37,22 @@ function flags() {
 }
 
 export class Browser {
-  static async open(bench, name, { profile = bench.dir(`profile-${name}`), viewport = DESKTOP, colorScheme = "light", mobile = false } = {}) {
+  static async open(bench, name, { profile = bench.dir(`profile-${name}`), viewport = DESKTOP, mobile = false, userAgent } = {}) {
     const browser = new Browser();
-    Object.assign(browser, { bench, name, profile, downloads: bench.dir(`downloads-${name}`), shape: { viewport, colorScheme, mobile } });
+    Object.assign(browser, { bench, name, profile, downloads: bench.dir(`downloads-${name}`), shape: { viewport, mobile, userAgent } });
     await browser.start();
     return browser;
   }
 
   async start() {
-    const { viewport, colorScheme, mobile } = this.shape;
+    const { viewport, mobile, userAgent } = this.shape;
     this.context = await chromium.launchPersistentContext(this.profile, {
       executablePath: executable(),
       headless: true,
       chromiumSandbox: process.getuid?.() !== 0,
       args: flags(),
       viewport,
-      colorScheme,
+      ...(userAgent ? { userAgent } : {}),
       ...(mobile ? { isMobile: true, hasTouch: true, deviceScaleFactor: 2 } : {}),
       handleSIGINT: false,
     });

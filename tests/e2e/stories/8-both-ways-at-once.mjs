@@ -5,13 +5,16 @@ import { MIB, makeFile, sha256, sizeOf } from "../lib/files.mjs";
 import { Hub } from "../lib/hub.mjs";
 import { DevicePage } from "../lib/pages.mjs";
 
+/** All twenty rows in sight: the list draws no others. */
+const TALL = { width: 1280, height: 1800 };
+
 story(
   "ten files each way at the same time all arrive",
   async (bench) => {
     const hub = await Hub.start(bench);
     const dir = bench.dir("files");
     const make = (owner) => Promise.all(Array.from({ length: 10 }, (_, n) => makeFile(dir, `${owner} ${n + 1}.bin`, (6 + 3 * n) * MIB + n)));
-    const [ana, ben, anas, bens] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), DevicePage.enter(bench, hub, "Ben"), make("ana"), make("ben")]);
+    const [ana, ben, anas, bens] = await Promise.all([...["Ana", "Ben"].map((name) => DevicePage.enter(bench, hub, name, { viewport: TALL })), make("ana"), make("ben")]);
     await Promise.all([ana.shareFiles(...anas), ben.shareFiles(...bens)]);
     await hub.listed("twenty files", (files) => files.length === 20);
     const askAll = async (page, owner) => {

@@ -1,0 +1,180 @@
+/**
+ * The figures at full size: half an hour, 12 GB of scratch, one line a figure. Not part of `tests/run`.
+ *
+ *   node large.mjs                      all
+ *   node large.mjs memory fan-out      some of: memory, kills, fan-out
+ *
+ * LANYARD_E2E_SEED repeats the points at which processes die.
+ */
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { onBench } from "./lib/bench.mjs";
+import { fanOut } from "./lib/fan-out.mjs";
+import { GIB, MIB, bytesBelow, makeFile, sha256, sizeOf } from "./lib/files.mjs";
+import { Halves, Native, binary } from "./lib/hub.mjs";
+import { Line } from "./lib/line.mjs";
+import { peakRssOf, peakWhile, pssOf, rssOf } from "./lib/measure.mjs";
+import { DevicePage } from "./lib/pages.mjs";
+import { must } from "./lib/processes.mjs";
+import { curlLoop } from "./lib/tools.mjs";
+import { until, within } from "./lib/wait.mjs";
+
+const LONG = 900_000;
+const ROUNDS = 10;
+
+/** A small generator, so that a seed repeats a run. */
+function dice(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** From a tab to a browser, to curl, to lanyard get; what the relay and the browsers grew by. */
+async function oneFile(bench, size) {
+  const name = "film.mov";
+  const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), name, size)]);
+  const [ana, ben, carl] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), DevicePage.enter(bench, hub, "Ben"), Native.join(bench, hub, "Carl")]);
+  await ana.shareFiles(film);
+  await ben.sees(name);
+  const wanted = await sha256(film);
+  const dirs = [hub.data, hub.relayData, carl.data];
+  const before = { relay: rssOf(hub.relayPid), ana: pssOf(ana.browser.pid), ben: pssOf(ben.browser.pid), disk: dirs.map(bytesBelow) };
+  const peak = { ana: 0, ben: 0 };
+  const sample = () => {
+    for (const [who, page] of Object.entries({ ana, ben })) peak[who] = Math.max(peak[who], pssOf(page.browser.pid));
+    return 0;
+  };
+  const { result: saved } = await peakWhile(sample, () => ben.download(name, size, LONG));
+  assert.equal(await sha256(saved), wanted);
+  rmSync(saved);
+  const link = hub.outside(await ben.copyLink(name));
+  const piped = async (...command) => (await must("bash", ["-c", 'set -o pipefail; "$@" | sha256sum', "pipe", ...command], { patience: LONG })).stdout.split(" ")[0];
+  assert.equal(await piped("curl", "-sS", "--fail", link), wanted);
+  assert.equal(await piped(binary(), "--data", carl.data, "get", name, "-o", "-"), wanted);
+  return {
+    relay: (peakRssOf(hub.relayPid) - before.relay) / MIB,
+    owner: (peak.ana - before.ana) / MIB,
+    asker: (peak.ben - before.ben) / MIB,
+    disk: dirs.reduce((sum, dir, n) => sum + bytesBelow(dir) - before.disk[n], 0) / 1024,
+  };
+}
+
+async function memory() {
+  const figures = [];
+  for (const size of [256 * MIB, 4 * GIB]) {
+    const grown = await onBench(`memory ${size}`, (bench) => oneFile(bench, size));
+    figures.push(grown);
+    const { relay, owner, asker, disk } = grown;
+    console.log(`${size / MIB} MiB: relay +${relay.toFixed(1)} MiB, owner's browser +${owner.toFixed(1)} MiB, asker's browser +${asker.toFixed(1)} MiB, data directories +${disk} KiB`);
+  }
+  console.log(`4 GiB against 256 MiB: relay ${(figures[1].relay - figures[0].relay).toFixed(1)} MiB more (at most 4)`);
+}
+
+/** Everybody who was let in is in, and the master was asked for nothing since `start`. */
+async function nobodyAsked(hub) {
+  const rows = await hub.devices();
+  assert.ok(rows.every(({ membership }) => membership === "approved"), JSON.stringify(rows));
+}
+
+/** Ten times: lanyard get, a curl loop and a browser's download run, and `lose` happens at a random point. */
+async function rounds(what, lose) {
+  const seed = Number(process.env.LANYARD_E2E_SEED ?? Date.now() % 1e9);
+  const random = dice(seed);
+  const size = 512 * MIB;
+  await onBench(what, async (bench) => {
+    const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+    const owners = await Line.open(bench, hub);
+    const askers = await Line.open(bench, hub);
+    const ana = await DevicePage.enter(bench, hub, "Ana", { url: owners.url });
+    const ben = await DevicePage.enter(bench, hub, "Ben", { url: askers.url });
+    const carl = await Native.join(bench, hub, "Carl");
+    const downloads = await ben.browser.tab();
+    await downloads.goto("chrome://downloads");
+    await ana.shareFiles(film);
+    await ben.sees("film.mov");
+    const link = hub.outside(await ben.copyLink("film.mov"));
+    const wanted = await sha256(film);
+    let resumed = 0;
+    for (let round = 1; round <= ROUNDS; round += 1) {
+      const point = 0.1 + 0.8 * random();
+      const dirs = { get: bench.dir("get"), curl: bench.dir("curl") };
+      const started = Date.now();
+      const byCurl = path.join(dirs.curl, "film.mov");
+      const curl = curlLoop(bench, "curl", link, byCurl);
+      const get = carl.get("film.mov", "-o", dirs.get);
+      await ben.startDownload("film.mov");
+      await until("the browser's download has begun", () => ben.have("film.mov") > 0);
+      await until(`${what} at ${point}`, () => sizeOf(byCurl) >= point * size, LONG);
+      const open = [curl, get].filter(({ exit }) => !exit).length + (ben.have("film.mov") < size ? 1 : 0);
+      await lose({ hub, owners });
+      assert.equal((await within("lanyard get", get.ended, LONG)).code, 0, get.stderr);
+      await within("curl", curl.ended, LONG);
+      const resume = downloads.getByRole("menuitem", { name: "Resume" }).first();
+      await until(
+        "the browser's download",
+        async () => {
+          const file = path.join(ben.browser.downloads, "film.mov");
+          if (sizeOf(file) === size && sizeOf(`${file}.crdownload`) === 0) return true;
+          if (await downloads.getByText("Failed - Network error").first().isVisible()) {
+            await downloads.getByRole("button", { name: "More actions" }).first().click();
+            await resume.click();
+            resumed += 1;
+            await downloads.getByText("Failed - Network error").first().waitFor({ state: "hidden" });
+          }
+          return false;
+        },
+        180_000,
+      ).catch(async (error) => {
+        throw new Error(`${error.message}; the browser says: ${(await downloads.getByRole("row").allInnerTexts()).join(" | ")}; the page: ${(await ben.page.getByRole("row").allInnerTexts()).join(" | ")}`);
+      });
+      const saved = path.join(ben.browser.downloads, "film.mov");
+      for (const file of [byCurl, path.join(dirs.get, "film.mov"), saved]) assert.equal(await sha256(file), wanted, file);
+      console.log(`${what} ${round}/${ROUNDS}: at ${Math.round(100 * point)} % with ${open} transfers open; all right after ${((Date.now() - started) / 1000).toFixed(1)} s`);
+      for (const dir of [dirs.get, dirs.curl]) rmSync(dir, { recursive: true });
+      rmSync(saved);
+      await nobodyAsked(hub);
+      await ana.sees("film.mov");
+      await ben.button("Download film.mov").waitFor({ timeout: 150_000 });
+    }
+    console.log(`${what}: ${ROUNDS} of ${ROUNDS} complete, hashes right, no new approval, browser's Resume used ${resumed} times (seed ${seed})`);
+  });
+}
+
+async function kills() {
+  await rounds("relay killed", ({ hub }) => hub.crashRelay());
+  await rounds("master killed", ({ hub }) => hub.crashMaster());
+  await rounds("owner's line cut", async ({ hub, owners }) => {
+    owners.cut();
+    await until("the owner is away", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "away");
+    owners.mend();
+  });
+}
+
+async function fan() {
+  const { factor, peak, seconds, rate } = await onBench("fan-out", (bench) => fanOut(bench, GIB));
+  console.log(`1 GiB to four askers: owner uploaded ${factor.toFixed(3)} times (at most 1.02), relay ${(peak / MIB).toFixed(1)} MiB (below 64), seconds ${seconds}, the slow one at ${(rate / 1e6).toFixed(1)} MB/s`);
+}
+
+const parts = { memory, kills, "fan-out": fan };
+const wanted = process.argv.slice(2);
+const unknown = wanted.filter((name) => !(name in parts));
+if (unknown.length > 0) throw new Error(`there is no ${unknown.join(", ")}: ${Object.keys(parts).join(", ")}`);
+process.env.LANYARD_E2E_ROOT = mkdtempSync(path.join(process.env.LANYARD_E2E_DIR || os.tmpdir(), "lanyard-large-"));
+process.on("exit", () => rmSync(process.env.LANYARD_E2E_ROOT, { recursive: true, force: true }));
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(130));
+let failed = 0;
+for (const name of wanted.length > 0 ? wanted : Object.keys(parts)) {
+  try {
+    await parts[name]();
+  } catch (error) {
+    failed += 1;
+    console.log(`${name} FAILED: ${error.stack}`);
+  }
+}
+process.exitCode = failed === 0 ? 0 : 1;
