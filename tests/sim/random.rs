@@ -27,7 +27,7 @@ use lanyard_tests::actors::links::LinkState;
 use lanyard_tests::random::Random;
 use lanyard_tests::{World, WorldConfig};
 
-const SCHEDULES: u64 = 10_000;
+const SCHEDULES: u64 = 20_000;
 
 /// Every kind of transition that a run must have seen.
 const MUST_HAPPEN: &str = include_str!("transitions.txt");
