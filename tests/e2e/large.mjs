@@ -53,12 +53,16 @@ async function oneFile(bench, size) {
   const { result: saved } = await peakWhile(sample, () => ben.download(name, size, LONG));
   assert.equal(await sha256(saved), wanted);
   rmSync(saved);
+  const grown = () => (peakRssOf(hub.relayPid) - before.relay) / MIB;
+  const relay = [grown()];
   const link = hub.outside(await ben.copyLink(name));
   const piped = async (...command) => (await must("bash", ["-c", 'set -o pipefail; "$@" | sha256sum', "pipe", ...command], { patience: LONG })).stdout.split(" ")[0];
   assert.equal(await piped("curl", "-sS", "--fail", link), wanted);
+  relay.push(grown());
   assert.equal(await piped(binary(), "--data", carl.data, "get", name, "-o", "-"), wanted);
   return {
-    relay: (peakRssOf(hub.relayPid) - before.relay) / MIB,
+    relay: grown(),
+    byAsker: [...relay, grown()].map((mib) => mib.toFixed(1)).join(", "),
     owner: (peak.ana - before.ana) / MIB,
     asker: (peak.ben - before.ben) / MIB,
     disk: dirs.reduce((sum, dir, n) => sum + bytesBelow(dir) - before.disk[n], 0) / 1024,
@@ -70,8 +74,8 @@ async function memory() {
   for (const size of [256 * MIB, 4 * GIB]) {
     const grown = await onBench(`memory ${size}`, (bench) => oneFile(bench, size));
     figures.push(grown);
-    const { relay, owner, asker, disk } = grown;
-    console.log(`${size / MIB} MiB: relay +${relay.toFixed(1)} MiB, owner's browser +${owner.toFixed(1)} MiB, asker's browser +${asker.toFixed(1)} MiB, data directories +${disk} KiB`);
+    const { relay, byAsker, owner, asker, disk } = grown;
+    console.log(`${size / MIB} MiB: relay +${relay.toFixed(1)} MiB (at the end of browser, curl, get: ${byAsker}), owner's browser +${owner.toFixed(1)} MiB, asker's browser +${asker.toFixed(1)} MiB, data directories +${disk} KiB`);
   }
   console.log(`4 GiB against 256 MiB: relay ${(figures[1].relay - figures[0].relay).toFixed(1)} MiB more (at most 4)`);
 }

@@ -7,7 +7,7 @@ import { fanOut } from "../lib/fan-out.mjs";
 story(
   "four askers of one file, one ten times slower: one upload, and the relay stays small",
   async (bench) => {
-    const { factor, peak, seconds, rate } = await fanOut(bench, 256 * MIB);
+    const { factor, peak, seconds, rate } = await fanOut(bench, 512 * MIB);
     bench.figure("uploaded by the owner", factor, "times the file");
     bench.figure("memory of the relay at its peak", peak / MIB, "MiB");
     bench.figure("three askers, and the slow one", seconds, "s");

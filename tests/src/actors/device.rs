@@ -399,7 +399,7 @@ impl World {
             Effect::CancelFetch { fetch } => {
                 if self.device_mut(index).fetches.remove(&fetch).is_some() {
                     self.model.count("fetch cancelled");
-                    self.to_plane(PlaneEvent::GetBroken { fetch, device: index });
+                    self.tell_plane(PlaneEvent::GetBroken { fetch, device: index });
                 }
             }
             Effect::CloseFile { transfer_id, file_id, root } => self.close_file(index, transfer_id, file_id, root),
@@ -436,7 +436,7 @@ impl World {
         }
     }
 
-    fn to_plane(&mut self, event: PlaneEvent) {
+    fn tell_plane(&mut self, event: PlaneEvent) {
         let Some(boot) = self.relay.as_ref().map(|relay| relay.boot) else { return };
         let latency = self.config.latency_ms;
         self.after(latency, Event::Plane(boot, event));
@@ -451,10 +451,10 @@ impl World {
             return; // nobody hears it; the relay notices by its clocks
         }
         for ticket in uploads.into_keys() {
-            self.to_plane(PlaneEvent::PutBroken { ticket });
+            self.tell_plane(PlaneEvent::PutBroken { ticket });
         }
         for fetch in fetches.into_keys() {
-            self.to_plane(PlaneEvent::GetBroken { fetch, device: index });
+            self.tell_plane(PlaneEvent::GetBroken { fetch, device: index });
         }
     }
 
@@ -462,7 +462,7 @@ impl World {
 
     /// Puts a new file on its disk and offers it.
     pub fn share(&mut self, index: DeviceIndex, path: &str, size: u64, with_root: bool) -> FileId {
-        let content = Content { seed: self.random.next(), size };
+        let content = Content { seed: self.random.number(), size };
         let new = NewFile {
             file_id: self.new_file_id(),
             path: path.into(),
@@ -512,7 +512,7 @@ impl World {
 
     /// Another content lies there; its owner does not know yet.
     pub fn change_file(&mut self, index: DeviceIndex, file_id: FileId) {
-        let content = Content { seed: self.random.next(), size: self.random.between(1, 900_000) };
+        let content = Content { seed: self.random.number(), size: self.random.between(1, 900_000) };
         if let Some(file) = self.device_mut(index).local.get_mut(&file_id) {
             file.changed = Some(content);
         }
@@ -541,7 +541,7 @@ impl World {
         device.uploads.insert(ticket, Upload { units, length_ms: device.put_ms });
         let (conn, life, put_ms) = (device.conn, device.life, device.put_ms);
         let Some(conn) = conn else { return };
-        self.to_plane(PlaneEvent::PutHead { conn, ticket });
+        self.tell_plane(PlaneEvent::PutHead { conn, ticket });
         self.after(put_ms, Event::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: 0 }));
     }
 
@@ -580,7 +580,7 @@ impl World {
             let file = FileRef { public_id: self.device(index).public_id, file_id };
             self.model.truth.get_mut(&file).unwrap().1 = true;
         }
-        self.to_plane(PlaneEvent::PutUnit { ticket, index: at, body: Body::Group(value) });
+        self.tell_plane(PlaneEvent::PutUnit { ticket, index: at, body: Body::Group(value) });
         if last {
             self.device_mut(index).uploads.remove(&ticket);
         } else {
@@ -590,7 +590,7 @@ impl World {
 
     fn refuse_upload(&mut self, index: DeviceIndex, ticket: Ticket, code: FailureCode, file_id: FileId) {
         self.device_mut(index).uploads.remove(&ticket);
-        self.to_plane(PlaneEvent::PutBroken { ticket });
+        self.tell_plane(PlaneEvent::PutBroken { ticket });
         self.tell_peer(index, Input::UploadRefused { ticket, code, file_id: Some(file_id) });
     }
 
@@ -670,7 +670,7 @@ impl World {
         match conn.filter(|_| online && self.relay.is_some()) {
             Some(conn) => {
                 let by = ReadBy::Device { device: index, life, fetch };
-                self.to_plane(PlaneEvent::GetHead { conn, ticket, by });
+                self.tell_plane(PlaneEvent::GetHead { conn, ticket, by });
             }
             None => self.after(100, Event::DeviceBytes(index, life, BytesEvent::Cut { fetch })),
         }

@@ -106,7 +106,7 @@ struct Values {
 
 #[derive(Debug)]
 pub enum PlaneEvent {
-    Tell(Input),
+    Tell(Box<Input>),
     PutHead { conn: ConnId, ticket: Ticket },
     PutUnit { ticket: Ticket, index: usize, body: Body },
     PutBroken { ticket: Ticket },
@@ -202,7 +202,7 @@ impl World {
     /// Tells the broker, a moment later.
     pub(crate) fn tell_later(&mut self, input: Input) {
         let boot = self.relay.as_ref().unwrap().boot;
-        self.after(0, Event::Plane(boot, PlaneEvent::Tell(input)));
+        self.after(0, Event::Plane(boot, PlaneEvent::Tell(Box::new(input))));
     }
 
     fn plane_later(&mut self, delay_ms: u64, event: PlaneEvent) {
@@ -215,7 +215,7 @@ impl World {
             return;
         }
         match event {
-            PlaneEvent::Tell(input) => self.tell_broker(input),
+            PlaneEvent::Tell(input) => self.tell_broker(*input),
             PlaneEvent::PutHead { conn, ticket } => self.put_head(conn, ticket),
             PlaneEvent::PutUnit { ticket, index, body } => self.put_unit(ticket, index, body),
             PlaneEvent::PutBroken { ticket } => {

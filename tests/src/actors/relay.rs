@@ -97,7 +97,7 @@ impl World {
             hub: HubInfo { name: "Hub".into(), public_key: crate::actors::master::hub_key() },
             mode: TransportMode::Open,
         };
-        self.to_device(conn, RelayToDevice::Challenge(challenge), None);
+        self.deliver(conn, RelayToDevice::Challenge(challenge), None);
     }
 
     pub(crate) fn relay_hears_device(&mut self, conn: ConnId, frame: Frame<DeviceToRelay>) {
@@ -221,10 +221,10 @@ impl World {
         let Some(conn) = self.relay.as_ref().unwrap().conn_of.get(&session).copied() else { return };
         let public_id = self.model.device_of(session);
         self.model.acknowledges(session, membership, &self.disk);
-        let session_token = (membership != Membership::Disapproved).then(|| SessionToken([7; 32]));
+        let session_token = (membership != Membership::Disapproved).then_some(SessionToken([7; 32]));
         let signature = Signature([0; 64]);
         let ack = ClientRegisterAck { public_id, membership, hub_ready, session_token, signature };
-        self.to_device(conn, RelayToDevice::ClientRegisterAck(ack), None);
+        self.deliver(conn, RelayToDevice::ClientRegisterAck(ack), None);
     }
 
     fn say(&mut self, session: SessionId, message: RelayToDevice, reference: Option<lanyard_protocol::Ref>) {
@@ -232,7 +232,7 @@ impl World {
             panic!("the broker speaks to a session that is over: {message:?}");
         };
         self.model.relay_says(session, &message, reference.as_ref(), &self.disk);
-        self.to_device(conn, message, reference);
+        self.deliver(conn, message, reference);
     }
 
     /// The broker forgets the session at once; its socket ends a little later, and that is told, too.
@@ -246,7 +246,7 @@ impl World {
     }
 
     /// To a device's socket; one that does not read keeps answers, and one FEED_DIRTY for all changes.
-    fn to_device(&mut self, id: ConnId, message: RelayToDevice, reference: Option<lanyard_protocol::Ref>) {
+    fn deliver(&mut self, id: ConnId, message: RelayToDevice, reference: Option<lanyard_protocol::Ref>) {
         let frame = Frame::new(message, reference);
         let most = self.config.outbox_messages;
         let Some(conn) = self.conns.get_mut(&id) else { return };
