@@ -89,13 +89,19 @@ impl Groups {
 
     /// The root that `values` (one per group, in order) merge to; `None` when their number is wrong.
     pub fn root(&self, values: &[GroupValue]) -> Option<Root> {
+        self.root_of(values.iter().copied())
+    }
+
+    /// The same of values that lie in no slice: a large file has a megabyte of them.
+    pub fn root_of(&self, values: impl ExactSizeIterator<Item = GroupValue>) -> Option<Root> {
         if values.len() != self.count() as usize {
             return None;
         }
-        match values {
-            [] => Some(Root(*blake3::hash(b"").as_bytes())),
-            [only] => Some(Root(only.0)),
-            many => Some(merge(many)),
+        let mut values = values.peekable();
+        match (values.len(), values.peek()) {
+            (0, _) => Some(Root(*blake3::hash(b"").as_bytes())),
+            (1, Some(only)) => Some(Root(only.0)),
+            _ => merge(values),
         }
     }
 }
@@ -121,17 +127,26 @@ impl GroupHasher {
     }
 }
 
-/// Pairs neighbours level by level; an odd last one goes up unchanged; the last pair is hashed with ROOT.
-fn merge(values: &[GroupValue]) -> Root {
-    let mut level: Vec<ChainingValue> = values.iter().map(|v| v.0).collect();
-    while level.len() > 2 {
-        level = level
-            .chunks(2)
-            .map(|pair| match pair {
-                [left, right] => merge_subtrees_non_root(left, right, Mode::Hash),
-                odd => odd[0],
-            })
-            .collect();
+/// Pairs neighbours level by level; an odd last one goes up unchanged; the last pair is hashed with ROOT. Done with a stack
+/// of finished subtrees, each a power of two of groups, the largest at the bottom. `None` for fewer than two.
+fn merge(values: impl Iterator<Item = GroupValue>) -> Option<Root> {
+    let mut stack: Vec<ChainingValue> = Vec::new();
+    for (index, value) in values.enumerate() {
+        // Subtrees are closed only when more follows: the very last pair is the root.
+        let mut finished = index;
+        while finished > 0 && finished & 1 == 0 {
+            let (right, left) = (stack.pop()?, stack.pop()?);
+            stack.push(merge_subtrees_non_root(&left, &right, Mode::Hash));
+            finished >>= 1;
+        }
+        stack.push(value.0);
     }
-    Root(*merge_subtrees_root(&level[0], &level[1], Mode::Hash).as_bytes())
+    let mut right = stack.pop()?;
+    loop {
+        let left = stack.pop()?;
+        if stack.is_empty() {
+            return Some(Root(*merge_subtrees_root(&left, &right, Mode::Hash).as_bytes()));
+        }
+        right = merge_subtrees_non_root(&left, &right, Mode::Hash);
+    }
 }

@@ -64,8 +64,10 @@ impl Pins {
     }
 
     fn merge(&self) -> Option<Root> {
-        let values: Option<Vec<GroupValue>> = self.values.iter().copied().collect();
-        self.groups.root(&values?)
+        if self.missing > 0 {
+            return None;
+        }
+        self.groups.root_of(self.values.iter().map(|value| value.unwrap_or(GroupValue([0; 32]))))
     }
 
     /// Takes a holder's list, if it merges to the known root.
