@@ -171,7 +171,6 @@ const unknown = wanted.filter((name) => !(name in parts));
 if (unknown.length > 0) throw new Error(`there is no ${unknown.join(", ")}: ${Object.keys(parts).join(", ")}`);
 process.env.LANYARD_E2E_ROOT = mkdtempSync(path.join(process.env.LANYARD_E2E_DIR || os.tmpdir(), "lanyard-large-"));
 process.on("exit", () => rmSync(process.env.LANYARD_E2E_ROOT, { recursive: true, force: true }));
-for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(130));
 let failed = 0;
 for (const name of wanted.length > 0 ? wanted : Object.keys(parts)) {
   try {

@@ -7,16 +7,18 @@
  * LANYARD_BIN names the binary (else target/release, then target/proof), LANYARD_BROWSER the browser ("playwright" for
  * its own download), LANYARD_E2E_DIR a place with 8 GB to spare.
  */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import path from "node:path";
-import { run } from "node:test";
-import { spec } from "node:test/reporters";
+import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { scratch } from "./lib/bench.mjs";
 import { executable } from "./lib/browser.mjs";
 import { binary } from "./lib/hub.mjs";
 
 const stories = fileURLToPath(new URL("./stories/", import.meta.url));
+const reporter = fileURLToPath(new URL("./lib/reporter.mjs", import.meta.url));
 const wanted = process.argv.slice(2);
 const files = readdirSync(stories)
   .filter((name) => name.endsWith(".mjs") && (wanted.length === 0 || wanted.some((prefix) => name.startsWith(prefix))))
@@ -29,22 +31,33 @@ mkdirSync(base, { recursive: true });
 process.env.LANYARD_E2E_ROOT = mkdtempSync(path.join(base, "lanyard-e2e-"));
 const cleanUp = () => rmSync(process.env.LANYARD_E2E_ROOT, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
 process.on("exit", cleanUp);
-for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(130));
 
 console.log(`lanyard: ${binary()}\nbrowser: ${executable()}`);
+let running = null;
+for (const signal of ["SIGINT", "SIGTERM"]) {
+  process.once(signal, async () => {
+    running?.child.kill(signal);
+    await running?.ended;
+    process.exit(130);
+  });
+}
+
 let passed = 0;
 let failed = 0;
-/** A file counts only when it could not be run at all; else its stories do. */
-const isStory = ({ nesting, name, details }) => details?.type !== "suite" && !(nesting === 0 && files.includes(path.resolve(name)) && details?.error?.failureType === "subtestsFailed");
-const stream = run({ files, concurrency: 1 });
-stream.on("test:pass", (event) => isStory(event) && !event.skip && (passed += 1));
-stream.on("test:fail", (event) => isStory(event) && (failed += 1));
-stream.compose(new spec()).pipe(process.stdout);
-stream.on("end", () => {
-  // After the reporter's own summary.
-  setImmediate(() => {
-    if (passed === 0) failed = Math.max(failed, 1);
-    console.log(`\n${passed} passed, ${failed} failed`);
-    process.exitCode = failed === 0 ? 0 : 1;
-  });
-});
+for (const file of files) {
+  const child = spawn(process.execPath, [`--test-reporter=${reporter}`, "--test-reporter-destination=stdout", file], { stdio: ["ignore", "pipe", "inherit"] });
+  const ended = once(child, "close");
+  running = { child, ended };
+  let told = 0;
+  for await (const line of createInterface({ input: child.stdout })) {
+    console.log(line);
+    if (line.startsWith("✔ ")) passed += 1;
+    if (line.startsWith("✖ ")) told += 1;
+  }
+  const [code] = await ended;
+  // A file that could not even be run has failed as a whole.
+  failed += code === 0 ? told : Math.max(told, 1);
+}
+if (files.length === 0) failed = 1;
+console.log(`\n${passed} passed, ${failed} failed`);
+process.exitCode = failed === 0 ? 0 : 1;

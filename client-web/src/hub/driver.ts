@@ -8,7 +8,7 @@ import { systemRandom } from "../identity/bytes";
 import { type Instance, renewInstance } from "../identity/instance";
 import { recall, remember } from "../identity/memory";
 import { defaultName, platformOf, tidyName } from "../identity/names";
-import type { Keys } from "../identity/proof";
+import { type Keys, fileIds } from "../identity/proof";
 import { Soon } from "../lib/soon";
 import { sentence } from "../lib/words";
 import type { DeviceToRelay, Incoming, RelayToDevice } from "../protocol/wire";
@@ -88,6 +88,7 @@ export class Driver implements Verbs {
     this.#offering = new Offering({
       me: keys.publicId,
       instance: () => this.#session.instance,
+      fileId: fileIds(keys.seed),
       ready: () => this.#session.entered && this.#session.hubReady && !this.#feed.mirror.pulling,
       token: () => this.#session.token,
       ask: (message, asked) => this.#request(message, asked) !== null,

@@ -1,5 +1,5 @@
 /** Sharing as it happens: gathers files, announces them in batches, answers what becomes of them, serves their bytes. */
-import { systemRandom, uuidV4 } from "../identity/bytes";
+import type { Version } from "../identity/proof";
 import { breath } from "../lib/soon";
 import { sentence } from "../lib/words";
 import { MAX_FILES_A_MESSAGE } from "../protocol/limits";
@@ -18,6 +18,7 @@ type Answer = Incoming<RelayToDevice>;
 export interface OfferingTools {
   me: string;
   instance(): string;
+  fileId(version: Version): string;
   /** In, and the hub is there: what is said is heard. */
   ready(): boolean;
   token(): string | null;
@@ -30,8 +31,6 @@ export interface OfferingTools {
 
 /** Files looked at between two breaths of the page. */
 const AT_ONCE = 32;
-
-const newId = () => uuidV4(systemRandom);
 
 export class Offering {
   readonly shares = new Shares();
@@ -52,11 +51,11 @@ export class Offering {
   async share(gathered: Gathered): Promise<void> {
     await this.#settleRivals(gathered);
     const { picked, ...others } = gathered;
-    const { fresh, skipped, ...counts } = this.shares.add({ picked: [], ...others }, newId);
+    const { fresh, skipped, ...counts } = this.shares.add({ picked: [], ...others }, this.tools.fileId);
     let { duplicates, reclaimed } = counts;
     let shared = fresh.length;
     for (let at = 0; at < picked.length; at += AT_ONCE) {
-      const added = this.shares.add({ picked: picked.slice(at, at + AT_ONCE), emptyFolders: [], unreadable: [] }, newId);
+      const added = this.shares.add({ picked: picked.slice(at, at + AT_ONCE), emptyFolders: [], unreadable: [] }, this.tools.fileId);
       fresh.push(...added.fresh);
       skipped.push(...added.skipped);
       duplicates += added.duplicates;

@@ -4,6 +4,7 @@
  */
 import { MAX_FILES_A_MESSAGE, MAX_LIST_BYTES, MAX_NAME_BYTES } from "../protocol/limits";
 import type { EntryKind, NewFile } from "../protocol/wire";
+import type { Version } from "../identity/proof";
 import { nameOf, travelPath } from "../transfer/paths";
 import type { Gathered } from "../transfer/gather";
 import type { Listed } from "./mirror";
@@ -59,7 +60,7 @@ export class Shares {
     return offer && offer.state !== "lost" && !same(offer, path, file) ? offer : undefined;
   }
 
-  add(gathered: Gathered, newId: () => string): Added {
+  add(gathered: Gathered, idOf: (version: Version) => string): Added {
     const added: Added = { fresh: [], duplicates: 0, reclaimed: 0, skipped: [...gathered.unreadable] };
     for (const { file, path: raw } of gathered.picked) {
       const path = travelPath(raw);
@@ -75,7 +76,7 @@ export class Shares {
       if (known?.state === "lost") added.reclaimed += 1;
       const offer: Offer = known
         ? { ...known, state: "syncing", asked: false, problem: undefined }
-        : { ...described(path, file), file_id: newId(), state: "syncing", asked: false };
+        : { ...described(path, file), file_id: idOf({ ...described(path, file), kind: "file" }), state: "syncing", asked: false };
       this.#handles.set(offer.file_id, file);
       this.#keep(offer);
       added.fresh.push(offer);
@@ -83,7 +84,8 @@ export class Shares {
     for (const raw of gathered.emptyFolders) {
       const path = travelPath(raw);
       if (path === null || this.#byPath.has(path)) continue;
-      const offer: Offer = { file_id: newId(), path, size: 0, modified_ms: 0, media_type: "", kind: "folder", state: "syncing", asked: false };
+      const folder = { path, size: 0, modified_ms: 0, kind: "folder" } as const;
+      const offer: Offer = { ...folder, file_id: idOf(folder), media_type: "", state: "syncing", asked: false };
       this.#keep(offer);
       added.fresh.push(offer);
     }

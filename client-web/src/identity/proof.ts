@@ -29,6 +29,15 @@ export function fingerprintOf(publicKey: string): string {
   return toHex(blake3(fromHex(publicKey)).slice(0, 16));
 }
 
+/** What makes one version of one file: the same again is the same file, in whatever tab of this browser it is shared. */
+export type Version = { path: string; size: number; modified_ms: number; kind: string };
+
+/** Names versions so that nobody without this device's key can tell or guess what they name. */
+export function fileIds(seed: Uint8Array): (version: Version) => string {
+  const key = blake3(seed, { context: utf8.encode("lanyard/1 file ids of a page") });
+  return ({ path, size, modified_ms, kind }) => uuidOf(blake3(lines(path, String(size), String(modified_ms), kind), { key }), 8);
+}
+
 export function commitOf(publicKey: string, reveal: string): string {
   return toHex(blake3(lines("lanyard/1 commit", publicKey, reveal)));
 }

@@ -24,7 +24,7 @@ describe("a body", () => {
   });
 
   test.each<[string, Piece[], number, string]>([
-    ["an unknown file", [["gone", 0, 1]], 5, "FILE_GONE"],
+    ["a file whose handle went with a reload", [["gone", 0, 1]], 5, "BUSY"],
     ["a length that is not ours", [["small", 0, 1]], 6, "FILE_CHANGED"],
   ])("is refused for %s", (_, pieces, length, code) => {
     expect(() => bodyOf({ pieces, length }, (id) => held.get(id))).toThrow(code);
@@ -106,10 +106,10 @@ describe("uploading", () => {
     expect(await whyUnreadable(small)).toBeNull();
   });
 
-  test("a request for a file we never had is answered, and nothing is taken off", () => {
+  test("a request for a file without a handle is put off, and nothing is taken off", () => {
     ask("t", [["gone", 0, 1]]);
     return vi.waitFor(() => {
-      expect(said).toEqual([{ ticket: "t", code: "FILE_GONE", file_id: "gone" }]);
+      expect(said).toEqual([{ ticket: "t", code: "BUSY", file_id: "gone" }]);
       expect(broken).toEqual([]);
     });
   });

@@ -29,7 +29,7 @@ export interface UploadTools {
 
 class Refusal extends Error {
   constructor(
-    readonly code: "FILE_CHANGED" | "FILE_GONE",
+    readonly code: "FILE_CHANGED" | "FILE_GONE" | "BUSY",
     readonly fileId: string,
   ) {
     super(code);
@@ -106,7 +106,7 @@ export class Uploads {
 
   #refuse(ticket: string, { code, fileId }: Refusal): void {
     this.tools.unavailable({ ticket, code, file_id: fileId });
-    if (this.tools.held(fileId)) this.tools.broken(fileId, code);
+    if (code !== "BUSY") this.tools.broken(fileId, code);
   }
 
   #report(): void {
@@ -133,7 +133,8 @@ export function bodyOf(request: Pick<Request, "pieces" | "length">, held: Upload
 
 function sliceOf([fileId, first, count]: Piece, held: UploadTools["held"]): Blob {
   const found = held(fileId);
-  if (!found) throw new Refusal("FILE_GONE", fileId);
+  // Its handle went with a reload: whoever wants it waits, until it is picked again or taken off the list.
+  if (!found) throw new Refusal("BUSY", fileId);
   const { file, size, modified_ms } = found;
   if (file.size !== size || Math.max(0, Math.floor(file.lastModified)) !== modified_ms) throw new Refusal("FILE_CHANGED", fileId);
   const group = 2 ** groupLog(size);

@@ -4,6 +4,18 @@ import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { final, until, within } from "./wait.mjs";
 
+/** Whatever ends us ends them: a hub that outlives its test would hold its port and its memory. */
+const living = new Set();
+
+function watchOver(child) {
+  if (!watchOver.begun) {
+    watchOver.begun = true;
+    process.on("exit", () => living.forEach((one) => one.kill("SIGKILL")));
+    for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(130));
+  }
+  living.add(child);
+}
+
 /** A process that speaks JSON lines on its standard output, or nothing. */
 export class Process {
   events = [];
@@ -13,6 +25,7 @@ export class Process {
     this.name = name;
     this.child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], ...options });
     this.pid = this.child.pid;
+    watchOver(this.child);
     this.stderr = "";
     const log = bench.log(name);
     log.write(`$ ${[command, ...args].join(" ")}\n`);
@@ -31,7 +44,10 @@ export class Process {
     this.ended = new Promise((resolve) => {
       this.child.on("error", (error) => resolve((this.exit = { code: null, signal: null, error })));
       this.child.on("close", (code, signal) => resolve((this.exit = { code, signal })));
-    }).finally(() => log.end());
+    }).finally(() => {
+      living.delete(this.child);
+      log.end();
+    });
     bench.onClose(() => this.kill9());
   }
 

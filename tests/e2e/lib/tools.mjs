@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { sizeOf } from "./files.mjs";
-import { Process, must, run } from "./processes.mjs";
+import { Process, must } from "./processes.mjs";
 import { until } from "./wait.mjs";
 
 const QUIET = ["-sS", "--fail"];
@@ -71,5 +71,3 @@ export async function ffprobe(link) {
   const { stdout } = await must("ffprobe", ["-v", "error", "-of", "json", "-show_format", "-show_streams", link]);
   return JSON.parse(stdout);
 }
-
-export { run };

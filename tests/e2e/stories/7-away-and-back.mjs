@@ -164,6 +164,7 @@ story(
     await hub.startRelay();
     for (const device of [ana, ben]) await device.button(device === ana ? "Stop sharing film.mov" : "More for film.mov").waitFor();
     await until("the owner's page is back", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "online");
+    await ben.row("film.mov").getByText(/Resume/).waitFor();
     await downloads.getByRole("button", { name: "More actions" }).click();
     await downloads.getByRole("menuitem", { name: "Resume" }).click();
     const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
