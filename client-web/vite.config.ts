@@ -22,5 +22,7 @@ export default defineConfig(({ mode }) => ({
   test: {
     environment: "happy-dom",
     include: ["src/**/*.test.ts"],
+    // A bound for a hang, not for speed: busy machines take their time.
+    testTimeout: 60_000,
   },
 }));

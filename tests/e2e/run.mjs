@@ -34,13 +34,16 @@ process.on("exit", cleanUp);
 
 console.log(`lanyard: ${binary()}\nbrowser: ${executable()}`);
 let running = null;
-for (const signal of ["SIGINT", "SIGTERM"]) {
-  process.once(signal, async () => {
-    running?.child.kill(signal);
-    await running?.ended;
-    process.exit(130);
-  });
+
+/** The stories end first, with all that they started; then their directory goes. */
+async function stop() {
+  running?.child.kill("SIGTERM");
+  await running?.ended;
+  process.exit(130);
 }
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, stop);
+// Whoever read us went away, as `head` does.
+process.stdout.once("error", stop);
 
 let passed = 0;
 let failed = 0;

@@ -70,3 +70,14 @@ test("a reload finds the open ones again and calls the unstarted ones failed", (
   expect(next.progress(progress("link-b", "running", 5), 9)).toBe(true);
   expect(next.list.map(({ id, state }) => `${id} ${state}`)).toEqual(["d failed", "c failed", "b running", "a starting"]);
 });
+
+test("what another life of the relay was sending is told apart from what goes on, and a Resume is believed", () => {
+  start();
+  downloads.progress(progress("link-a", "running", 50), 1);
+  downloads.cutOff(2);
+  expect(stateOf("a")).toBe("failed");
+  expect(downloads.list.find(({ id }) => id === "a")?.problem).toMatch(/Resume/);
+  downloads.progress(progress("link-a", "running", 60), 3);
+  expect(stateOf("a")).toBe("running");
+  expect(downloads.list.find(({ id }) => id === "a")?.problem).toBeNull();
+});

@@ -30,6 +30,7 @@ const SILENT_MS = 15_000;
 /** A running one that was not heard of for this long was ended somewhere we could not see. */
 const LOST_MS = 120_000;
 const KEPT = 200;
+const CUT_OFF = "The hub restarted. Press Resume in the browser’s downloads: it goes on where it stopped.";
 
 export class Downloads {
   /** Newest first. */
@@ -68,8 +69,16 @@ export class Downloads {
       rate: smooth(one, progress.rate, now),
       heardMs: now,
       endedMs: ended ? now : null,
+      problem: null,
     });
     return true;
+  }
+
+  /** The relay that sent them is gone. The browser keeps what it has; if it goes on, by itself or by its Resume, the relay says so. */
+  cutOff(now: number): void {
+    for (const { id, state } of this.list) {
+      if (state === "running" || state === "waiting" || state === "paused") this.#set(id, { state: "failed", problem: CUT_OFF, endedMs: now });
+    }
   }
 
   fail(id: string, problem: string, now: number): void {

@@ -49,6 +49,9 @@ export class Driver implements Verbs {
   readonly #keep = new Soon(() => this.#keepForReload(), 500);
   /** Rows that left a moment ago. */
   #ghosts = new Map<string, { item: FileItem; until: number }>();
+  /** Off the list while somebody is away, but on their way here: their rows wait in place. */
+  #awaited = new Map<string, FileItem>();
+  #bootId: string | null = null;
   #notices = 0;
   #renewedAt: number | null = null;
   #awayFor = new Set<string>();
@@ -201,6 +204,7 @@ export class Driver implements Verbs {
   // What the hub says.
 
   #hear(message: Heard): void {
+    if (message.opcode === "CHALLENGE") this.#relayIs(message.data.boot_id);
     const own = message.opcode === "REQUEST_FAILED" && message.ref !== undefined;
     if (!own) this.#perform(this.#session.hear(message));
     // A pending device's page shows nothing of the hub, whatever arrives.
@@ -210,6 +214,12 @@ export class Driver implements Verbs {
     if (message.opcode === "FILES_ADDED" && message.data.public_id === this.keys.publicId) this.#offering.listed(message.data.files);
     if (message.opcode === "CLIENT_DISCONNECTED" || message.opcode === "CLIENT_RECONNECTED") this.#presence(message.data.public_id);
     this.#show();
+  }
+
+  /** Another life of the relay: the bodies that the browser was reading ended with the one before. */
+  #relayIs(bootId: string): void {
+    if (this.#bootId !== null && this.#bootId !== bootId) this.#fetching.cutOff();
+    this.#bootId = bootId;
   }
 
   #act(message: Heard): void {
@@ -250,10 +260,18 @@ export class Driver implements Verbs {
     this.#offering.left(left);
     for (const file of left.files) {
       this.#takings.drop(file.file_id);
-      if (left.withdrawn || file.kind === "folder" || left.public_id === this.keys.publicId) continue;
+      if (file.kind === "folder" || left.public_id === this.keys.publicId) continue;
       const item = this.store.files.find(({ key }) => key === `${file.public_id}/${file.file_id}`);
+      if (left.withdrawn) {
+        if (item && this.#isArriving(item)) this.#awaited.set(item.key, { ...item, listed: false });
+        continue;
+      }
       if (item && this.#ghosts.size < 50) this.#ghosts.set(item.key, { item: { ...item, gone: "removed", listed: false }, until: Date.now() + FOLD_MS });
     }
+  }
+
+  #isArriving(item: FileItem): boolean {
+    return this.store.running.some(({ files }) => files.some((file) => file.public_id === item.owner && file.file_id === item.file_id));
   }
 
   /** One word per device, not per file, when somebody whose files are on their way goes or comes back. */
@@ -368,6 +386,10 @@ export class Driver implements Verbs {
     const items = collect(mirror.files.values(), this.#offering.shares.offers, this.keys.publicId);
     for (const [key, { item }] of this.#ghosts) {
       if (mirror.files.has(key)) this.#ghosts.delete(key);
+      else items.push(item);
+    }
+    for (const [key, item] of this.#awaited) {
+      if (mirror.files.has(key) || !this.#isArriving(item)) this.#awaited.delete(key);
       else items.push(item);
     }
     this.store.files = items;

@@ -55,6 +55,11 @@ export class Fetching {
     this.next();
   }
 
+  cutOff(): void {
+    this.downloads.cutOff(this.tools.now());
+    this.tools.changed();
+  }
+
   cancel(id: string): void {
     const cancelled = this.downloads.cancel(id, this.tools.now());
     const token = this.tools.token();
