@@ -37,23 +37,65 @@ pub fn offers_subprotocol(headers: &http::HeaderMap) -> bool {
         .any(|offered| offered.trim() == lanyard_protocol::SUBPROTOCOL)
 }
 
-/// When something last came from the other side.
+/// What came from the other side: how much, and when last.
 pub struct LastHeard {
     started: Instant,
     at: AtomicU64,
+    frames: AtomicU64,
 }
 
 impl LastHeard {
     pub fn new() -> Self {
-        Self { started: Instant::now(), at: AtomicU64::new(0) }
+        Self { started: Instant::now(), at: AtomicU64::new(0), frames: AtomicU64::new(0) }
     }
 
     pub fn note(&self) {
         self.at.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.frames.fetch_add(1, Ordering::Relaxed);
     }
 
     fn silence(&self) -> Duration {
         self.started.elapsed().saturating_sub(Duration::from_millis(self.at.load(Ordering::Relaxed)))
+    }
+
+    fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+}
+
+/// What to do about silence.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Wait(Duration),
+    Ping,
+    GiveUp,
+}
+
+/// Asks for a sign of life after a while, and gives up when none comes. Any frame is one. Frames are counted: by the clock
+/// an answer that comes within its grain could not be told from one that came before.
+#[derive(Debug, Default)]
+struct Vigil {
+    /// When a ping went out, and how many frames had come before it.
+    pinged: Option<(Instant, u64)>,
+}
+
+impl Vigil {
+    fn step(&mut self, now: Instant, frames: u64, silence: Duration, idle: Duration) -> Step {
+        let timeout = Duration::from_millis(PONG_TIMEOUT_MS);
+        match self.pinged {
+            Some((at, before)) if frames == before => match timeout.checked_sub(now.duration_since(at)) {
+                Some(left) if !left.is_zero() => Step::Wait(left),
+                _ => Step::GiveUp,
+            },
+            _ if silence >= idle => {
+                self.pinged = Some((now, frames));
+                Step::Ping
+            }
+            _ => {
+                self.pinged = None;
+                Step::Wait(idle - silence)
+            }
+        }
     }
 }
 
@@ -94,7 +136,7 @@ pub async fn write(
     last: &LastHeard,
     idle: impl Fn() -> Duration,
 ) -> CloseCode {
-    let mut pinged: Option<Instant> = None;
+    let mut vigil = Vigil::default();
     loop {
         let changed = outbox.changed.notified();
         match outbox.next() {
@@ -108,23 +150,16 @@ pub async fn write(
             Next::Close(code) => return code,
             Next::Nothing => {}
         }
-        let silence = last.silence();
-        if pinged.is_some_and(|at| silence < at.elapsed()) {
-            pinged = None;
-        }
-        let idle = idle();
-        let wake = match pinged {
-            Some(at) if at.elapsed() >= Duration::from_millis(PONG_TIMEOUT_MS) => return CloseCode::TooSlow,
-            Some(at) => Duration::from_millis(PONG_TIMEOUT_MS).saturating_sub(at.elapsed()),
-            None if silence >= idle => {
+        let wake = match vigil.step(Instant::now(), last.frames(), last.silence(), idle()) {
+            Step::Wait(wake) => wake,
+            Step::GiveUp => return CloseCode::TooSlow,
+            Step::Ping => {
                 let sent = tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Default::default()))).await;
                 if !matches!(sent, Ok(Ok(()))) {
                     return CloseCode::TooSlow;
                 }
-                pinged = Some(Instant::now());
                 continue;
             }
-            None => idle - silence,
         };
         // At most a second: `idle` may have become shorter meanwhile.
         let _ = tokio::time::timeout(wake.min(Duration::from_secs(1)), changed).await;
@@ -140,4 +175,31 @@ pub async fn say_goodbye(mut sink: SplitSink<WebSocket, Message>, mut stream: Sp
         }
     };
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, farewell).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(25);
+    const TIMEOUT: Duration = Duration::from_millis(PONG_TIMEOUT_MS);
+
+    #[test]
+    fn an_answer_within_the_same_millisecond_is_an_answer() {
+        let (mut vigil, start) = (Vigil::default(), Instant::now());
+        assert_eq!(vigil.step(start, 7, IDLE, IDLE), Step::Ping);
+        // The clock of what was heard stands a grain before the ping.
+        assert_eq!(vigil.step(start, 8, Duration::from_millis(1), IDLE), Step::Wait(IDLE - Duration::from_millis(1)));
+        assert_eq!(vigil.step(start + TIMEOUT, 8, TIMEOUT, IDLE), Step::Wait(IDLE - TIMEOUT));
+    }
+
+    #[test]
+    fn who_answers_nothing_is_given_up_after_the_timeout_and_not_before() {
+        let (mut vigil, start) = (Vigil::default(), Instant::now());
+        assert_eq!(vigil.step(start, 7, Duration::ZERO, IDLE), Step::Wait(IDLE));
+        assert_eq!(vigil.step(start, 7, IDLE, IDLE), Step::Ping);
+        let almost = TIMEOUT - Duration::from_millis(1);
+        assert_eq!(vigil.step(start + almost, 7, IDLE + almost, IDLE), Step::Wait(Duration::from_millis(1)));
+        assert_eq!(vigil.step(start + TIMEOUT, 7, IDLE + TIMEOUT, IDLE), Step::GiveUp);
+    }
 }
