@@ -77,7 +77,9 @@ export class Browser {
   /** A file of the downloads directory, once it is there whole. */
   async downloaded(name, size, patience = 180_000) {
     const file = path.join(this.downloads, name);
-    await until(`${name} is downloaded whole`, () => sizeOf(file) === size && !existsSync(`${file}.crdownload`), patience);
+    // Until it renames the whole, Chromium keeps an empty file of the final name beside the growing one.
+    const isWhole = () => sizeOf(file) > 0 && (size === undefined || sizeOf(file) === size);
+    await until(`${name} is downloaded whole`, () => isWhole() && !existsSync(`${file}.crdownload`), patience);
     return file;
   }
 
