@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lanyard_hub::peer::{GroupSet, TransferOrder, WantedFile};
 use lanyard_protocol::group::{GroupValue, Groups};
 use lanyard_protocol::{DeviceId, EntryKind, FileEntry, FileId, GroupRange, Root, TransferId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::confine::Folder;
 use crate::names::Names;
@@ -53,6 +53,8 @@ pub struct Download {
     /// Bytes of all its files, and those that are here.
     pub total: u64,
     pub received: AtomicU64,
+    /// One block of it is hashed and written at a time: writers of one file only wait for each other in the kernel.
+    pub writing: Arc<Semaphore>,
 }
 
 /// What a plan comes to: a transfer for each owner, and what needs none.
@@ -144,7 +146,7 @@ impl Download {
         };
         let received = AtomicU64::new(files.iter().map(have).sum());
         let total = files.iter().map(|file| file.size).sum();
-        let download = Self { owner, destination, total, received };
+        let download = Self { owner, destination, total, received, writing: Arc::new(Semaphore::new(1)) };
         Ok((TransferOrder { transfer_id, owner, files, lookahead_bytes }, download))
     }
 

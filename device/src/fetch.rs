@@ -124,6 +124,7 @@ where
     T: Future<Output = ()>,
 {
     let mut cursor = Cursor::new(&download, job.pieces);
+    let turns = download.writing.clone();
     let (mut block, mut spare) = (Block::default(), Some((Writer::new(download), Block::default())));
     let mut writing: Option<JoinHandle<Written>> = None;
     let mut stream = response.bytes_stream();
@@ -141,7 +142,12 @@ where
             }
             let Some((writer, empty)) = spare.take() else { break };
             let full = std::mem::replace(&mut block, empty);
-            writing = Some(tokio::task::spawn_blocking(move || writer.write(full)));
+            let turn = turns.clone().acquire_owned().await.map_err(io::Error::other)?;
+            writing = Some(tokio::task::spawn_blocking(move || {
+                let written = writer.write(full);
+                drop(turn);
+                written
+            }));
         }
         if ended {
             break;

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::Stream;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::{FailureCode, FileId, Piece, SessionToken, Ticket};
@@ -133,7 +133,7 @@ impl Reader {
 
     /// The next block; it may reach over several small files.
     fn block(&mut self) -> io::Result<Bytes> {
-        let mut block = BytesMut::with_capacity(self.left().min(BLOCK_BYTES as u64) as usize);
+        let mut block = Vec::with_capacity(self.left().min(BLOCK_BYTES as u64) as usize);
         while block.len() < BLOCK_BYTES {
             let Some(span) = self.spans.last() else { break };
             let file_id = span.file_id;
@@ -147,7 +147,7 @@ impl Reader {
                 return Err(io::Error::other(error));
             }
         }
-        Ok(block.freeze())
+        Ok(block.into())
     }
 
     fn left(&self) -> u64 {
@@ -155,17 +155,15 @@ impl Reader {
     }
 
     /// Reads on in the present span. Its last byte is handed out only when the file is still the listed version.
-    fn read_into(&mut self, block: &mut BytesMut) -> Result<(), ReadError> {
+    fn read_into(&mut self, block: &mut Vec<u8>) -> Result<(), ReadError> {
         let Some(span) = self.spans.last_mut() else { return Ok(()) };
         let handle = match self.open.take() {
             Some(handle) => handle,
-            None => library::open(&span.file)?,
+            None => library::open_at(&span.file, span.offset)?,
         };
-        let start = block.len();
-        let count = (span.end - span.offset).min((BLOCK_BYTES - start) as u64) as usize;
-        block.resize(start + count, 0);
-        library::read_exact_at(&handle, &mut block[start..], span.offset)?;
-        span.offset += count as u64;
+        let count = (span.end - span.offset).min((BLOCK_BYTES - block.len()) as u64);
+        library::read_on(&handle, block, count)?;
+        span.offset += count;
         if span.offset == span.end {
             library::check(&span.file, &handle)?;
             self.spans.pop();
