@@ -16,7 +16,9 @@ mod links;
 mod master;
 mod progress;
 mod sessions;
+mod slot_life;
 mod slots;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,8 @@ use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice};
 
 pub use effect::{Effect, LinkInfo, LinkPart, NewSlot, SlotPiece};
 pub use input::{CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, SessionId, SlotId, WantedPiece};
+
+pub use tally::Tally;
 
 use crate::idsource::IdSource;
 use crate::machine::{Deadlines, EffectQueue, Moment};
@@ -93,6 +97,7 @@ pub struct Broker {
     blame: Blame,
     progress: Progress,
     followers: Followers,
+    tally: Tally,
 }
 
 impl Broker {
@@ -113,6 +118,7 @@ impl Broker {
             blame: Blame::default(),
             progress: Progress::default(),
             followers: Followers::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -178,6 +184,16 @@ impl Broker {
     /// Bytes reserved by live slots; never above the budget unless a single run is larger.
     pub fn reserved_bytes(&self) -> u64 {
         self.slots.reserved()
+    }
+
+    /// What was done so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Whether a master is there and the roster is known.
+    pub fn is_hub_ready(&self) -> bool {
+        self.hub_ready()
     }
 
     /// What is live, for health and for tests that nothing is left behind.

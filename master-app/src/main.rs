@@ -16,6 +16,7 @@ mod serve;
 mod store;
 mod terminal;
 mod text;
+mod threads;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     let usual = if colours { "warn" } else { "info" };
     let filter = EnvFilter::try_from_env("LANYARD_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match threads::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("lanyard: cannot start: {error}");

@@ -22,7 +22,7 @@ use crate::driver::{self, DriverHandle, Screen, Shown};
 use crate::exit::{Failure, Outcome};
 use crate::store::Store;
 use crate::text::{self, visible};
-use crate::{addresses, events, host, relay_link, terminal};
+use crate::{addresses, events, host, relay_link, terminal, threads};
 
 /// The hub, or what is left of it, has this long to say goodbye.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
@@ -40,19 +40,16 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
         hosts: args.listen.hosts.clone(),
         ..RelayConfig::new(args.listen.listen, name.clone(), key, secret)
     };
-    let relay = Relay::bind(config).await.map_err(port_trouble)?;
-    let listen = relay.local_addr();
+    let relay = threads::start_relay(config).await?.map_err(port_trouble)?;
+    let listen = relay.listen;
     let url: HubUrl = format!("http://{}", addresses::own(listen)).parse().context("the relay's own address")?;
     let urls = addresses::urls(listen, &args.listen.hosts);
     let ready = json!({ "event": "ready", "listen": listen.to_string(), "urls": &urls });
 
-    let relay_stop = CancellationToken::new();
-    let relay = tokio::spawn(relay.run(relay_stop.clone().cancelled_owned()));
     let hub = MasterSetup { url, secret, name, urls, ready, paths, desk: args.desk };
     let outcome = run_master(global, hub).await;
     // The master goes first: its goodbye still passes the relay.
-    relay_stop.cancel();
-    if tokio::time::timeout(LAST_WORDS, relay).await.is_err() {
+    if tokio::time::timeout(LAST_WORDS, relay.stop()).await.is_err() {
         tracing::debug!("the relay did not end in time");
     }
     outcome

@@ -6,17 +6,32 @@ use std::time::{Duration, Instant};
 
 use axum::extract::ws::Utf8Bytes;
 use lanyard_hub::Moment;
-use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Input, SessionId};
+use lanyard_hub::broker::{Broker, BrokerConfig, Counts, Effect, Input, SessionId, Tally};
 use lanyard_protocol::message::ClientRegisterAck;
 use lanyard_protocol::{FailureCode, Membership, Ref, RelayToDevice, codec};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::edge::{CallAnswer, Edge, Errand, LinkEvent, TicketEntry};
+use crate::edge::{CallAnswer, Edge, LinkEvent};
 use crate::outbox::Outgoing;
 use crate::slot::Slot;
+use crate::tickets::Errand;
 
-pub async fn run(edge: Arc<Edge>, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) {
+/// What the broker's driver hears.
+pub enum Told {
+    Input(Input),
+    /// Somebody wants to know how it stands.
+    Look(oneshot::Sender<Standing>),
+}
+
+/// How the broker stands.
+pub struct Standing {
+    pub counts: Counts,
+    pub tally: Tally,
+    pub reserved_bytes: u64,
+}
+
+pub async fn run(edge: Arc<Edge>, mut inputs: mpsc::Receiver<Told>, stop: CancellationToken) {
     let started = Instant::now();
     let now = || Moment(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     let config = BrokerConfig { budget_bytes: edge.config.budget_bytes };
@@ -27,7 +42,8 @@ pub async fn run(edge: Arc<Edge>, mut inputs: mpsc::Receiver<Input>, stop: Cance
             biased;
             () = stop.cancelled() => return,
             input = inputs.recv() => match input {
-                Some(input) => broker.handle(now(), input),
+                Some(Told::Input(input)) => broker.handle(now(), input),
+                Some(Told::Look(reply)) => drop(reply.send(standing(&broker))),
                 None => return,
             },
             () = sleep_until(wake) => broker.handle_timeout(now()),
@@ -35,8 +51,12 @@ pub async fn run(edge: Arc<Edge>, mut inputs: mpsc::Receiver<Input>, stop: Cance
         while let Some(effect) = broker.poll_effect() {
             apply(&edge, effect);
         }
-        edge.hub_ready.store(broker.counts().hub_ready, Ordering::Relaxed);
+        edge.hub_ready.store(broker.is_hub_ready(), Ordering::Relaxed);
     }
+}
+
+fn standing(broker: &Broker) -> Standing {
+    Standing { counts: broker.counts(), tally: broker.tally(), reserved_bytes: broker.reserved_bytes() }
 }
 
 async fn sleep_until(wake: Option<Instant>) {
@@ -83,28 +103,25 @@ fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
                 length_bytes = new.length,
                 "a slot opens"
             );
-            let slot = Arc::new(Slot::new(new.slot, new.what, new.pieces, new.length));
+            let slot = Slot::new(new.slot, new.what, new.pieces, new.length).filled_by(new.ticket);
+            let slot = Arc::new(slot);
             edge.slots.insert(new.slot, slot.clone());
-            let entry = TicketEntry { session: new.holder, errand: Errand::Put, slot, used: None };
-            edge.tickets.insert(new.ticket, entry);
+            edge.tickets.issue(new.ticket, new.holder, Errand::Put, slot);
         }
         Effect::OpenValues { slot, file, .. } => open_values(edge, slot, file),
         Effect::GrantRead { ticket, session, slot, reader, ranges } => {
             if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
-                let entry = TicketEntry { session, errand: Errand::Get { reader, ranges }, slot, used: None };
-                edge.tickets.insert(ticket, entry);
+                edge.tickets.issue(ticket, session, Errand::Get { reader, ranges }, slot);
             }
         }
         Effect::RevokeTicket { ticket } => {
-            edge.tickets.remove(&ticket);
+            edge.tickets.revoke(&ticket);
         }
         Effect::FailSlot { slot, code } => {
             if let Some((_, slot)) = edge.slots.remove(&slot) {
                 slot.fail(code);
                 // A PUT that has not begun can no longer; GETs that have a ticket learn the code from the slot.
-                edge.tickets.retain(|_, entry| {
-                    !(entry.slot.id == slot.id && matches!(entry.errand, Errand::Put) && entry.used.is_none())
-                });
+                slot.put_ticket.iter().for_each(|ticket| edge.tickets.revoke(ticket));
             }
         }
         Effect::DropSlot { slot } => {

@@ -1,7 +1,6 @@
 //! What all tasks of the relay share: live sessions and their tokens, tickets, slots, pins, and who waits for an answer of the
 //! broker. Secrets are checked here; the broker is told facts. DashMap guards never live to an await.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,17 +8,19 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId, SlotPiece};
 use lanyard_protocol::group::Groups;
-use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS, USED_TICKET_MS};
-use lanyard_protocol::{BootId, CloseCode, FailureCode, FileRef, Nonce, Root, SessionToken, Signature, Ticket};
+use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
+use lanyard_protocol::{BootId, CloseCode, FailureCode, FileRef, Nonce, Root, SessionToken, Signature};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::RelayConfig;
+use crate::driver::{Standing, Told};
 use crate::outbox::Outbox;
 use crate::pins::Pins;
 use crate::pool::Pool;
 use crate::slot::{Meter, Slot};
+use crate::tickets::Tickets;
 
 /// Inputs that may wait for the driver; a full channel makes its senders wait.
 const INPUTS: usize = 4_096;
@@ -41,21 +42,6 @@ impl SessionHandle {
     }
 }
 
-/// What a ticket is for.
-#[derive(Clone)]
-pub enum Errand {
-    Put,
-    Get { reader: ReaderId, ranges: Vec<Range<u64>> },
-}
-
-#[derive(Clone)]
-pub struct TicketEntry {
-    pub session: SessionId,
-    pub errand: Errand,
-    pub slot: Arc<Slot>,
-    pub used: Option<Instant>,
-}
-
 /// What a link's response hears of its wants.
 pub enum LinkEvent {
     Ready { slot: Arc<Slot>, slice: ReaderId, parts: Vec<LinkPart> },
@@ -70,15 +56,26 @@ pub enum CallAnswer {
     Gone(Result<(), FailureCode>),
 }
 
+/// Bytes of bodies that went through, since the relay began.
+#[derive(Default)]
+pub struct Carried {
+    /// Of PUTs, from owners.
+    pub received: AtomicU64,
+    /// Of GETs, to devices.
+    pub to_devices: AtomicU64,
+    /// Of links, to whatever opened them.
+    pub to_links: AtomicU64,
+}
+
 pub struct Edge {
     pub config: RelayConfig,
     pub boot_id: BootId,
     pub seed: [u8; 32],
-    inputs: mpsc::Sender<Input>,
+    inputs: mpsc::Sender<Told>,
     pub sessions: DashMap<SessionId, Arc<SessionHandle>>,
     pub masters: DashMap<SessionId, Arc<Outbox>>,
     tokens: DashMap<SessionToken, SessionId>,
-    pub tickets: DashMap<Ticket, TicketEntry>,
+    pub tickets: Tickets,
     pub slots: DashMap<SlotId, Arc<Slot>>,
     pins: DashMap<FileRef, (Arc<Mutex<Pins>>, Instant)>,
     pub link_readers: DashMap<LinkReader, mpsc::Sender<(u64, LinkEvent)>>,
@@ -88,10 +85,11 @@ pub struct Edge {
     next: AtomicU64,
     pub hub_ready: std::sync::atomic::AtomicBool,
     pub pool: Arc<Pool>,
+    pub carried: Carried,
 }
 
 impl Edge {
-    pub fn new(config: RelayConfig, seed: [u8; 32]) -> (Arc<Self>, mpsc::Receiver<Input>) {
+    pub fn new(config: RelayConfig, seed: [u8; 32]) -> (Arc<Self>, mpsc::Receiver<Told>) {
         let (inputs, receiver) = mpsc::channel(INPUTS);
         let edge = Self {
             config,
@@ -101,7 +99,7 @@ impl Edge {
             sessions: DashMap::new(),
             masters: DashMap::new(),
             tokens: DashMap::new(),
-            tickets: DashMap::new(),
+            tickets: Tickets::default(),
             slots: DashMap::new(),
             pins: DashMap::new(),
             link_readers: DashMap::new(),
@@ -110,6 +108,7 @@ impl Edge {
             next: AtomicU64::new(1),
             hub_ready: false.into(),
             pool: Arc::default(),
+            carried: Carried::default(),
         };
         (Arc::new(edge), receiver)
     }
@@ -125,23 +124,31 @@ impl Edge {
 
     /// Tells the broker; waits while its channel is full. After the driver ended there is nobody to tell.
     pub async fn tell(&self, input: Input) {
-        let _ = self.inputs.send(input).await;
+        let _ = self.inputs.send(Told::Input(input)).await;
     }
 
     /// Tells the broker from a place that cannot wait (a `Drop`).
     pub fn tell_soon(self: &Arc<Self>, input: Input) {
-        if let Err(mpsc::error::TrySendError::Full(input)) = self.inputs.try_send(input) {
-            let edge = self.clone();
-            tokio::spawn(async move { edge.tell(input).await });
+        if let Err(mpsc::error::TrySendError::Full(told)) = self.inputs.try_send(Told::Input(input)) {
+            let inputs = self.inputs.clone();
+            tokio::spawn(async move { inputs.send(told).await });
         }
     }
 
     /// Told from within a synchronous step of a PUT; the root may be told late, never wrongly.
     pub fn root_known(&self, file: FileRef, root: Root) {
-        if let Err(mpsc::error::TrySendError::Full(input)) = self.inputs.try_send(Input::RootKnown { file, root }) {
+        let told = Told::Input(Input::RootKnown { file, root });
+        if let Err(mpsc::error::TrySendError::Full(told)) = self.inputs.try_send(told) {
             let inputs = self.inputs.clone();
-            tokio::spawn(async move { inputs.send(input).await });
+            tokio::spawn(async move { inputs.send(told).await });
         }
+    }
+
+    /// How the broker stands; `None` after it ended.
+    pub async fn standing(&self) -> Option<Standing> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.send(Told::Look(reply)).await.ok()?;
+        answer.await.ok()
     }
 
     /// A session token for a session that was acknowledged.
@@ -278,8 +285,7 @@ fn look_at(slot: &Slot, reader: ReaderId, meter: &Meter, look: &mut Look, now: I
 }
 
 fn forget_old(edge: &Edge, now: Instant) {
-    let remembered = Duration::from_millis(USED_TICKET_MS);
-    edge.tickets.retain(|_, entry| entry.used.is_none_or(|used| now.duration_since(used) < remembered));
+    edge.tickets.sweep(now);
     let kept = Duration::from_millis(lanyard_protocol::limits::GRANT_MS);
     edge.pins.retain(|_, (_, used)| now.duration_since(*used) < kept);
 }

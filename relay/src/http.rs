@@ -5,5 +5,6 @@ pub mod chunks;
 pub mod download;
 pub mod health;
 pub mod links;
+pub mod metrics;
 pub mod pull;
 pub mod zip;

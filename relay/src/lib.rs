@@ -19,6 +19,7 @@ mod router;
 mod session;
 mod slot;
 mod socket;
+mod tickets;
 
 use std::future::Future;
 use std::net::SocketAddr;

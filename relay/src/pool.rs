@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 /// BLAKE3 is fastest on at least 128 KiB; hyper's own frames would pin the larger buffers that they are slices of.
 pub const SEGMENT: usize = 256 * 1024;
-/// Idle buffers that are kept: 8 MiB.
-const IDLE: usize = 32;
+/// Idle buffers that are kept: 2 MiB.
+const IDLE: usize = 8;
 
 #[derive(Debug, Default)]
 pub struct Pool(Mutex<Vec<Vec<u8>>>);

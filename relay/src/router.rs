@@ -7,7 +7,7 @@ use axum::{Router, middleware};
 
 use crate::edge::Edge;
 use crate::hosts::{self, Hosts};
-use crate::http::{assets, chunks, download, health, links};
+use crate::http::{assets, chunks, download, health, links, metrics};
 use crate::{master_session, session};
 
 pub fn router(edge: Arc<Edge>) -> Router {
@@ -21,6 +21,7 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/d/{link}/{*name}", get(download::get))
         .route("/d/{link}", get(download::get_unnamed))
         .route("/healthz", get(health::get))
+        .route("/metrics", get(metrics::get))
         .fallback(assets::get)
         .layer(middleware::from_fn_with_state(hosts, hosts::guard))
         .with_state(edge)

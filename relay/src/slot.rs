@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lanyard_hub::broker::{ReaderId, SlotId, SlotPiece};
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::group::{GroupHasher, Groups};
-use lanyard_protocol::{FailureCode, FileRef};
+use lanyard_protocol::{FailureCode, FileRef, Ticket};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -92,13 +92,19 @@ pub struct Slot {
     pub what: What,
     pub pieces: Vec<SlotPiece>,
     pub length: u64,
+    /// What its one PUT comes with.
+    pub put_ticket: Option<Ticket>,
     inner: Mutex<Inner>,
     version: watch::Sender<u64>,
 }
 
 impl Slot {
     pub fn new(id: SlotId, what: What, pieces: Vec<SlotPiece>, length: u64) -> Self {
-        Self { id, what, pieces, length, inner: Mutex::default(), version: watch::Sender::new(0) }
+        Self { id, what, pieces, length, put_ticket: None, inner: Mutex::default(), version: watch::Sender::new(0) }
+    }
+
+    pub fn filled_by(self, ticket: Ticket) -> Self {
+        Self { put_ticket: Some(ticket), ..self }
     }
 
     /// One that is full at once.

@@ -50,6 +50,7 @@ impl Broker {
         if !self.blame.changed.insert(file) {
             return;
         }
+        self.tally.changed_files += 1;
         self.end_file(now, file, FailureCode::FileChanged);
         let FileRef { public_id, file_id } = file;
         let message = FileChanged { public_id, file_id };

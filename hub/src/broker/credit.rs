@@ -9,6 +9,9 @@ use lanyard_protocol::{DeviceId, FailureCode, TransferId};
 use super::asks::{Ask, AskId, Asker};
 use super::*;
 
+/// What one transfer may have ahead of it with any budget: runs from a page are as large.
+const LEAST_AHEAD: u64 = 4 << 20;
+
 /// Who a slot counts for: a device with all its sessions, a link for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum AskerKey {
@@ -177,7 +180,7 @@ impl Broker {
                 self.leave_queue(now, key, id, FailureCode::OwnerAway);
                 return true;
             };
-            if !self.may_open(key, holder, length) {
+            if !self.may_open(key, holder, length) || self.has_enough_to_read(ask, length) {
                 continue;
             }
             let Some(room) = self.room_for(now, ask, length) else { continue };
@@ -234,6 +237,14 @@ impl Broker {
         let held = self.slots.held(key).saturating_sub(gives_way);
         let over_share = self.queue.others_wait(key) && held + length > share;
         !holder_full && !over_share
+    }
+
+    /// One transfer or response is given a quarter of the budget to read, and its next run when it has read: what lies ready
+    /// beyond that is memory without speed.
+    fn has_enough_to_read(&self, ask: &Ask, length: u64) -> bool {
+        let Some(lane) = followers::Lane::of(&ask.asker) else { return false };
+        let unread = self.slots.unread(lane);
+        unread > 0 && unread + length > (self.config.budget_bytes / 4).max(LEAST_AHEAD)
     }
 
     /// What must go so that the run fits: cache first, then full slots whose readers all stand still. `None` if it does not

@@ -16,6 +16,10 @@ use super::*;
 const TOO_SLOW: u64 = 32;
 /// Paces are of about the last so many bytes.
 const RECENT: u64 = 64 << 20;
+/// What of the budget one file's leftovers may take.
+const LEFTOVER_PART: u64 = 4;
+/// Who has not moved for this long is not on its way any more.
+const GONE_MS: u64 = 60_000;
 /// How often blocked asks look whether who they wait for still moves.
 const LOOK_AGAIN_MS: u64 = 500;
 
@@ -27,7 +31,7 @@ pub(super) enum Lane {
 }
 
 impl Lane {
-    fn of(asker: &Asker) -> Option<Self> {
+    pub fn of(asker: &Asker) -> Option<Self> {
         match asker {
             Asker::Device { session, transfer } => Some(Self::Transfer(*session, *transfer)),
             Asker::Link { reader, .. } => Some(Self::Link(*reader)),
@@ -91,7 +95,7 @@ impl Followers {
     }
 
     pub fn sweep(&mut self, now: Moment) {
-        self.0.retain(|_, follower| now.since(follower.moved) < 60_000);
+        self.0.retain(|_, follower| now.since(follower.moved) < GONE_MS);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -107,6 +111,12 @@ impl Followers {
         let (file, next) = (ask.file(piece), piece.groups.end());
         let pace = self.0.get(&lane).filter(|old| old.file == file).map(|old| old.pace).unwrap_or_default();
         self.0.insert(lane, Follower { file, next, moved: now, pace });
+    }
+
+    /// The next groups of those who are on their way through a file.
+    fn behind(&self, now: Moment, file: &FileRef) -> Vec<u32> {
+        let moving = |follower: &&Follower| follower.file == *file && now.since(follower.moved) < GONE_MS;
+        self.0.values().filter(moving).map(|follower| follower.next).collect()
     }
 
     /// A run of `bytes` that could be read from `begun` on was read.
@@ -135,6 +145,30 @@ impl Broker {
             .filter(|follower| self.is_near(follower))
             .map(|follower| (follower.file, follower.next))
             .collect()
+    }
+
+    /// Of what of a large file was read to its end, only so much stays that nobody on the way through the file needs: the
+    /// beginning, for who starts a moment later. What one asker reads is gone as it is read.
+    pub(super) fn trim_leftovers(&mut self, now: Moment, file: FileRef) {
+        let behind: Vec<u32> = self.followers.behind(now, &file);
+        let mut leftovers: Vec<(u32, u64, SlotId)> = Vec::new();
+        for id in self.slots.of_file(&file) {
+            let Some(slot) = self.slots.get(id).filter(|slot| slot.cached_since.is_some()) else { continue };
+            let (Some(_), Some(first), Some(last)) = (slot.only_file(), slot.pieces.first(), slot.pieces.last()) else {
+                continue;
+            };
+            if !behind.iter().any(|next| *next < last.groups.end()) {
+                leftovers.push((first.groups.first, slot.length, id));
+            }
+        }
+        leftovers.sort_unstable();
+        let (most, mut kept) = (self.config.budget_bytes / LEFTOVER_PART, 0);
+        for (_, length, id) in leftovers {
+            kept += length;
+            if kept > most {
+                self.drop_slot(id);
+            }
+        }
     }
 
     /// Whether what it wants next is live, or so close that a budget spans the gap: runs open out of order, and holes fill.

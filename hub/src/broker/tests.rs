@@ -763,6 +763,51 @@ fn who_stands_still_or_crawls_is_not_waited_for() {
 }
 
 #[test]
+fn what_one_asker_reads_is_gone_as_it_is_read_but_for_the_beginning() {
+    let (mut hub, first, second) = two_on_the_way();
+    for run in 0..10 {
+        assert!(reads_a_run(&mut hub, first, run, 10));
+    }
+    assert_eq!(hub.broker.reserved_bytes(), 2 * MIB, "a quarter of the budget");
+    assert!(reads_a_run(&mut hub, second, 0, 10));
+    assert!(reads_a_run(&mut hub, second, 1, 10));
+    assert_eq!(hub.opened(), [], "who starts a moment later has the beginning without asking the owner");
+    hub.asks(second, 1, 8, 4);
+    assert_eq!(hub.opened().len(), 1);
+    assert!(reads_a_run(&mut hub, first, 10, 10));
+    assert_eq!(hub.broker.reserved_bytes(), 3 * MIB + MIB, "what the second has still to read stays");
+}
+
+#[test]
+fn a_transfer_is_given_its_next_run_when_it_has_read_what_is_ready() {
+    let mut hub = Hub::ready(32 * MIB);
+    hub.opens(1);
+    let (asker, other) = (hub.opens(2), hub.opens(3));
+    hub.lists(1, 64 * MIB);
+    hub.take();
+    (0..20).for_each(|run| hub.asks(asker, 1, run * 4, 4));
+    let (mut opened, mut readers) = (0, Vec::new());
+    loop {
+        readers.extend(Hub::readers(&hub.effects));
+        let slots = hub.opened();
+        if slots.is_empty() {
+            break;
+        }
+        for slot in slots {
+            opened += 1;
+            hub.give(Input::PutStarted { slot: slot.slot });
+            hub.give(Input::PutFinished { slot: slot.slot });
+        }
+    }
+    assert_eq!((opened, hub.broker.reserved_bytes()), (8, 8 * MIB), "a quarter of the budget lies ready");
+    hub.asks(other, 1, 200, 4);
+    assert_eq!(hub.opened().len(), 1, "others are not held up");
+    let (slot, reader) = readers[0];
+    hub.give(Input::ReaderLeft { slot, reader, delivered: MIB });
+    assert_eq!(hub.opened()[0].pieces[0].groups.first, 32);
+}
+
+#[test]
 fn askers_of_other_files_do_not_wait_for_a_slow_one() {
     let (mut hub, quick, slow) = two_on_the_way();
     let other = hub.opens(4);

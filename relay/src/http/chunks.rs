@@ -18,9 +18,10 @@ use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS};
 use lanyard_protocol::{FailureCode, Ticket};
 use tokio::sync::watch;
 
-use crate::edge::{Edge, Errand, SessionHandle, TicketEntry};
+use crate::edge::{Edge, SessionHandle};
 use crate::error::ApiError;
 use crate::slot::{Filler, Mark, Meter, Read, Refused, Slot};
+use crate::tickets::Errand;
 
 /// A pause in a body after which what is here is published.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
@@ -42,25 +43,17 @@ impl Drop for Running {
     }
 }
 
-/// Redeems a ticket by the head of its request: once, by its own session, with its own verb. Unknown, foreign, expired and
-/// wrong verb are refused alike and leave it as it was.
+/// Redeems a ticket by the head of its request.
 fn redeem(
     edge: &Edge,
     headers: &HeaderMap,
     ticket: &str,
     is_put: bool,
-) -> Result<(SessionId, TicketEntry), FailureCode> {
+) -> Result<(SessionId, Arc<Slot>, Errand), FailureCode> {
     let session = edge.session_of(headers)?;
     let ticket: Ticket = ticket.parse().map_err(|_| FailureCode::TicketRefused)?;
-    let mut entry = edge.tickets.get_mut(&ticket).ok_or(FailureCode::TicketRefused)?;
-    if entry.session != session || matches!(entry.errand, Errand::Put) != is_put {
-        return Err(FailureCode::TicketRefused);
-    }
-    if entry.used.is_some() {
-        return Err(FailureCode::TicketUsed);
-    }
-    entry.used = Some(std::time::Instant::now());
-    Ok((session, entry.clone()))
+    let (slot, errand) = edge.tickets.redeem(&ticket, session, is_put)?;
+    Ok((session, slot, errand))
 }
 
 /// A holder uploads one run.
@@ -70,9 +63,8 @@ pub async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    let (session, entry) = redeem(&edge, &headers, &ticket, true)?;
+    let (session, slot, _) = redeem(&edge, &headers, &ticket, true)?;
     let running = Running::new(&edge, session)?;
-    let slot = entry.slot;
     if let Err(code) = check_form(&headers, slot.length) {
         edge.tell(Input::PutFailed { slot: slot.id, code: FailureCode::Busy, culprit: None }).await;
         return Err(code.into());
@@ -155,6 +147,7 @@ async fn receive(
         let Some(Ok(frame)) = frame else { return Err(Refused { code: FailureCode::Busy, culprit: None }) };
         if let Ok(data) = frame.into_data() {
             in_window += data.len() as u64;
+            edge.carried.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             filler.push(edge, &data)?;
         }
         if let Some(code) = slot.failed() {
@@ -192,15 +185,15 @@ pub async fn get(
     Path(ticket): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (session, entry) = redeem(&edge, &headers, &ticket, false)?;
+    let (session, slot, errand) = redeem(&edge, &headers, &ticket, false)?;
     let running = Running::new(&edge, session)?;
-    let Errand::Get { reader, ranges } = entry.errand else { return Err(FailureCode::TicketRefused.into()) };
+    let Errand::Get { reader, ranges } = errand else { return Err(FailureCode::TicketRefused.into()) };
     let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-    let meter = entry.slot.add_reader(reader);
-    edge.tell(Input::ReaderStarted { slot: entry.slot.id, reader }).await;
-    let changes = entry.slot.changes();
-    let leaving = Leaving { edge, slot: entry.slot.clone(), reader, meter: meter.clone(), _running: running };
-    let mut reading = Reading { slot: entry.slot, ranges: ranges.into(), meter, changes, _leaving: leaving };
+    let meter = slot.add_reader(reader);
+    edge.tell(Input::ReaderStarted { slot: slot.id, reader }).await;
+    let changes = slot.changes();
+    let leaving = Leaving { edge, slot: slot.clone(), reader, meter: meter.clone(), _running: running };
+    let mut reading = Reading { slot, ranges: ranges.into(), meter, changes, leaving };
     // The head waits for the first readable byte, or for the failure that becomes the status.
     let first = reading.next().await.transpose()?;
     let rest = stream::unfold(reading, |mut reading| async move {
@@ -239,7 +232,7 @@ struct Reading {
     ranges: std::collections::VecDeque<Range<u64>>,
     meter: Arc<Meter>,
     changes: watch::Receiver<u64>,
-    _leaving: Leaving,
+    leaving: Leaving,
 }
 
 impl Reading {
@@ -255,6 +248,7 @@ impl Reading {
                     range.start += bytes.len() as u64;
                     self.meter.starved.store(false, Ordering::Relaxed);
                     self.meter.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    self.leaving.edge.carried.to_devices.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return Some(Ok(bytes));
                 }
                 Read::Failed(code) => {

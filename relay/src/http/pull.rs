@@ -135,6 +135,7 @@ impl Puller {
                 Read::Bytes(bytes) => {
                     meter.starved.store(true, Ordering::Relaxed); // this task's own pace is watched elsewhere
                     self.advance(bytes.len() as u64);
+                    self.edge.carried.to_links.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return Pulled::Bytes(bytes);
                 }
                 Read::Failed(code) if code.may_retry() || code == FailureCode::Cancelled && !self.is_cut(&meter) => {

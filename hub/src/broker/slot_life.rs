@@ -1,0 +1,371 @@
+//! A slot's life, from asked over filling to full, and its readers'. The rules are PROTOCOL.md 6. "Asked" and "filling" reserve
+//! their whole length; "full" without readers is cache in the same budget.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use lanyard_protocol::chunk::What;
+use lanyard_protocol::limits::{GET_TICKET_MS, PUT_TICKET_MS};
+use lanyard_protocol::message::{ChunkReady, UploadCancelled, UploadChunkRequest};
+use lanyard_protocol::{FailureCode, FileRef, Piece, RelayToDevice, Ticket};
+
+use super::asks::{Ask, Asker};
+use super::slots::{Phase, Slot, Waiter};
+use super::*;
+
+impl Broker {
+    /// Reserves a run and asks its holder; the ask that caused it is its first reader.
+    pub(super) fn open_slot(&mut self, now: Moment, ask: &Ask, holder: SessionId, length: u64) {
+        let id = SlotId(self.number());
+        let ticket = Ticket(self.ids.bytes());
+        let pieces = self.lay_out(ask);
+        let cause = self.asker_key(&ask.asker);
+        let new = NewSlot { slot: id, holder, ticket, what: ask.what, pieces: pieces.clone(), length };
+        let slot = Slot {
+            holder,
+            ticket,
+            what: ask.what,
+            pieces,
+            length,
+            phase: Phase::Asked,
+            cause,
+            waiters: BTreeMap::new(),
+            cached_since: None,
+        };
+        self.slots.insert(id, slot);
+        self.tally.opened_runs += 1;
+        self.tally.opened_bytes += length;
+        self.effects.push(Effect::OpenSlot(Box::new(new)));
+        self.deadlines.set(Timer::PutStart(id), now.plus(PUT_TICKET_MS));
+        let message =
+            UploadChunkRequest { ticket, public_id: ask.owner, pieces: ask.pieces.clone(), what: ask.what, length };
+        self.send(holder, RelayToDevice::UploadChunkRequest(message), None);
+        self.join(now, id, ask.asker, &ask.pieces);
+        self.join_queued(now, id);
+    }
+
+    fn lay_out(&self, ask: &Ask) -> Vec<SlotPiece> {
+        let mut offset = 0;
+        let mut pieces = Vec::with_capacity(ask.pieces.len());
+        for piece in &ask.pieces {
+            let file = ask.file(piece);
+            let Some(entry) = self.grants.entry(&file) else { continue };
+            pieces.push(SlotPiece {
+                file,
+                size: entry.size,
+                group_log: entry.group_log,
+                groups: piece.groups,
+                offset,
+                root: entry.root,
+            });
+            offset += self.piece_length(&file, piece, ask.what);
+        }
+        pieces
+    }
+
+    /// A list of values that the relay has: full at once.
+    pub(super) fn open_values(&mut self, now: Moment, ask: Ask, file: FileRef) {
+        let absent = self.join_live(now, &ask);
+        if absent.is_empty() {
+            return;
+        }
+        let id = SlotId(self.number());
+        let length = self.length_of(&ask);
+        let pieces = self.lay_out(&ask);
+        let slot = Slot {
+            holder: SessionId(0),
+            ticket: Ticket(self.ids.bytes()),
+            what: What::Values,
+            pieces,
+            length,
+            phase: Phase::Full,
+            cause: self.asker_key(&ask.asker),
+            waiters: BTreeMap::new(),
+            cached_since: None,
+        };
+        self.slots.insert(id, slot);
+        self.effects.push(Effect::OpenValues { slot: id, file, length });
+        self.join(now, id, ask.asker, &ask.pieces);
+    }
+
+    /// A reader more; what is already coming it may read at once.
+    pub(super) fn join(&mut self, now: Moment, id: SlotId, asker: Asker, pieces: &[Piece]) {
+        let reader = ReaderId(self.number());
+        self.deadlines.clear(&Timer::CacheEnd(id));
+        self.slots.leave_cache(id);
+        let Some(slot) = self.slots.live_mut(id) else { return };
+        let Some(owner) = slot.pieces.first().map(|piece| piece.file.public_id) else { return };
+        let ranges = pieces
+            .iter()
+            .filter_map(|p| slot.range_of(&FileRef { public_id: owner, file_id: p.file_id }, p.groups))
+            .collect();
+        let waiter = Waiter {
+            asker,
+            pieces: pieces.to_vec(),
+            ranges,
+            ticket: None,
+            told: false,
+            started: false,
+            still: false,
+            told_at: now,
+        };
+        let (is_first, is_full, is_coming) =
+            (slot.waiters.is_empty(), slot.phase == Phase::Full, slot.phase != Phase::Asked);
+        match (is_full, is_first) {
+            (true, _) => self.tally.cached_bytes += waiter.bytes(),
+            (false, false) => self.tally.joined_bytes += waiter.bytes(),
+            (false, true) => {} // the one that it was opened for
+        }
+        self.slots.add_waiter(id, reader, waiter);
+        if is_coming {
+            self.tell_ready(now, id, reader);
+        }
+    }
+
+    /// CHUNK_READY, or its like for a link.
+    fn tell_ready(&mut self, now: Moment, id: SlotId, reader: ReaderId) {
+        let ticket = Ticket(self.ids.bytes());
+        let Some(slot) = self.slots.live_mut(id) else { return };
+        let Some(owner) = slot.pieces.first().map(|piece| piece.file.public_id) else { return };
+        let Some(waiter) = slot.waiters.get_mut(&reader) else { return };
+        if waiter.told {
+            return;
+        }
+        waiter.told = true;
+        waiter.told_at = now;
+        match waiter.asker {
+            Asker::Device { session, transfer } => {
+                waiter.ticket = Some(ticket);
+                let ranges = merged(&waiter.ranges);
+                let length = ranges.iter().map(|r| r.end - r.start).sum();
+                let pieces = waiter.pieces.clone();
+                self.deadlines.set(Timer::GetStart(id, reader), now.plus(GET_TICKET_MS));
+                self.effects.push(Effect::GrantRead { ticket, session, slot: id, reader, ranges });
+                let message = ChunkReady { transfer_id: transfer, pieces, ticket, length };
+                self.send(session, RelayToDevice::ChunkReady(message), None);
+            }
+            Asker::Link { reader: link, want, .. } => {
+                waiter.started = true;
+                let parts = waiter
+                    .pieces
+                    .iter()
+                    .zip(&waiter.ranges)
+                    .map(|(p, range)| (FileRef { public_id: owner, file_id: p.file_id }, p.groups, range.clone()))
+                    .collect();
+                self.effects.push(Effect::LinkReady { reader: link, want, slot: id, slice: reader, parts });
+            }
+            Asker::Relay => {}
+        }
+    }
+
+    pub(super) fn put_started(&mut self, now: Moment, id: SlotId) {
+        self.deadlines.clear(&Timer::PutStart(id));
+        let Some(slot) = self.slots.live_mut(id) else { return };
+        if slot.phase != Phase::Asked {
+            return;
+        }
+        slot.phase = Phase::Filling;
+        let holder = slot.holder;
+        let readers: Vec<ReaderId> = slot.waiters.keys().copied().collect();
+        if let Some(session) = self.sessions.get_mut(holder) {
+            session.lapses = 0;
+        }
+        for reader in readers {
+            self.tell_ready(now, id, reader);
+        }
+    }
+
+    pub(super) fn put_finished(&mut self, now: Moment, id: SlotId) {
+        self.slots.end_load(id);
+        let Some(slot) = self.slots.live_mut(id) else { return };
+        slot.phase = Phase::Full;
+        let relay_asked = slot.waiters.iter().find(|(_, w)| w.asker == Asker::Relay).map(|(reader, _)| *reader);
+        let values_of = (slot.what == What::Values).then(|| slot.only_file()).flatten();
+        if let Some(file) = values_of {
+            self.grants.note_values(&file);
+        }
+        if let Some(reader) = relay_asked {
+            self.reader_left(now, id, reader, 0);
+            self.retry_parked(now);
+        }
+        self.rest_if_unread(now, id);
+    }
+
+    pub(super) fn put_failed(&mut self, now: Moment, id: SlotId, code: FailureCode, culprit: Option<FileRef>) {
+        self.fail_slot(now, id, code, culprit, true);
+        match (code, culprit) {
+            (FailureCode::BadBytes, Some(file)) => {
+                self.tally.bad_bodies += 1;
+                self.keep_sweeping(now);
+                if self.blame.differs(now, file) {
+                    self.file_changed(now, file);
+                }
+            }
+            (FailureCode::FileChanged, Some(file)) => self.file_changed(now, file),
+            _ => {}
+        }
+    }
+
+    /// The holder did not even start; twice in a row means it sleeps.
+    pub(super) fn put_lapsed(&mut self, now: Moment, id: SlotId) {
+        let Some(holder) = self.slots.get(id).map(|slot| slot.holder) else { return };
+        self.fail_slot(now, id, FailureCode::TimedOut, None, true);
+        let Some(session) = self.sessions.get_mut(holder) else { return };
+        session.lapses += 1;
+        if session.lapses >= 2 {
+            self.fell_asleep(holder);
+            self.end_holder(now, holder, FailureCode::OwnerAway);
+        }
+    }
+
+    pub(super) fn reader_started(&mut self, id: SlotId, reader: ReaderId) {
+        self.deadlines.clear(&Timer::GetStart(id, reader));
+        if let Some(waiter) = self.slots.live_mut(id).and_then(|slot| slot.waiters.get_mut(&reader)) {
+            waiter.started = true;
+        }
+    }
+
+    pub(super) fn reader_still(&mut self, id: SlotId, reader: ReaderId, still: bool) {
+        if let Some(waiter) = self.slots.live_mut(id).and_then(|slot| slot.waiters.get_mut(&reader)) {
+            waiter.still = still;
+        }
+    }
+
+    /// A reader has all its bytes, or is gone.
+    pub(super) fn reader_left(&mut self, now: Moment, id: SlotId, reader: ReaderId, delivered: u64) {
+        self.deadlines.clear(&Timer::GetStart(id, reader));
+        let Some(waiter) = self.slots.take_waiter(id, reader) else { return };
+        let Some(slot) = self.slots.get(id) else { return };
+        self.followers.took(now, &waiter.asker, waiter.bytes(), waiter.told_at);
+        if let (Asker::Device { session, transfer }, Some(piece)) = (waiter.asker, waiter.pieces.last())
+            && slot.what == What::Bytes
+            && let Some(file) = slot.pieces.iter().find(|p| p.file.file_id == piece.file_id)
+        {
+            let (file, size) = (file.file, file.size);
+            let effects = &mut self.effects;
+            self.progress.delivered(now, effects, &self.sessions, (session, transfer), file, size, delivered);
+        }
+        self.rest_if_unread(now, id);
+    }
+
+    /// Nobody waits any more: a filling slot is called off, a full one becomes cache.
+    fn rest_if_unread(&mut self, now: Moment, id: SlotId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        if !slot.waiters.is_empty() {
+            return;
+        }
+        if slot.phase == Phase::Full {
+            let file = slot.only_file();
+            self.slots.enter_cache(id, now);
+            self.deadlines.set(Timer::CacheEnd(id), now.plus(GET_TICKET_MS));
+            file.into_iter().for_each(|file| self.trim_leftovers(now, file));
+        } else {
+            self.fail_slot(now, id, FailureCode::Cancelled, None, true);
+        }
+    }
+
+    /// Takes a reader away: its ticket is void, its body is cut.
+    pub(super) fn dismiss(&mut self, now: Moment, id: SlotId, reader: ReaderId, code: FailureCode) {
+        self.deadlines.clear(&Timer::GetStart(id, reader));
+        let Some(waiter) = self.slots.take_waiter(id, reader) else { return };
+        if let Some(ticket) = waiter.ticket.filter(|_| !waiter.started) {
+            self.effects.push(Effect::RevokeTicket { ticket });
+        } else if waiter.told {
+            self.effects.push(Effect::CutReader { slot: id, reader, code });
+        }
+        self.rest_if_unread(now, id);
+    }
+
+    /// A ticket that nobody came for.
+    pub(super) fn get_lapsed(&mut self, now: Moment, id: SlotId, reader: ReaderId) {
+        self.dismiss(now, id, reader, FailureCode::TimedOut);
+    }
+
+    pub(super) fn cache_ended(&mut self, id: SlotId) {
+        if self.slots.get(id).is_some_and(|slot| slot.cached_since.is_some()) {
+            self.drop_slot(id);
+        }
+    }
+
+    pub(super) fn drop_slot(&mut self, id: SlotId) {
+        self.deadlines.clear(&Timer::CacheEnd(id));
+        if self.slots.remove(id).is_some() {
+            self.effects.push(Effect::DropSlot { slot: id });
+        }
+    }
+
+    /// Cuts the readers of a full slot that all stand still; they ask again at their own pace.
+    pub(super) fn cut_standing(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.remove(id) else { return };
+        for reader in slot.waiters.into_keys() {
+            self.deadlines.clear(&Timer::GetStart(id, reader));
+            self.effects.push(Effect::CutReader { slot: id, reader, code: FailureCode::Busy });
+        }
+        self.effects.push(Effect::DropSlot { slot: id });
+    }
+
+    /// The slot fails at once: who has not been told CHUNK_READY hears CHUNK_FAILED, who has sees it at its GET.
+    pub(super) fn fail_slot(
+        &mut self,
+        now: Moment,
+        id: SlotId,
+        code: FailureCode,
+        culprit: Option<FileRef>,
+        tell_holder: bool,
+    ) {
+        let Some(slot) = self.slots.remove(id) else { return };
+        self.tally.failed_runs += u64::from(code != FailureCode::Cancelled && code != FailureCode::BadBytes);
+        self.deadlines.clear(&Timer::PutStart(id));
+        self.deadlines.clear(&Timer::CacheEnd(id));
+        self.effects.push(Effect::FailSlot { slot: id, code });
+        if tell_holder && slot.phase != Phase::Full && self.sessions.get(slot.holder).is_some() {
+            let message = UploadCancelled { ticket: slot.ticket, code };
+            self.send(slot.holder, RelayToDevice::UploadCancelled(message), None);
+        }
+        let Some(owner) = slot.pieces.first().map(|piece| piece.file.public_id) else { return };
+        for (reader, waiter) in slot.waiters {
+            self.deadlines.clear(&Timer::GetStart(id, reader));
+            if waiter.told {
+                continue; // its GET tells
+            }
+            let guilty = |p: &Piece| culprit.is_none_or(|f| f.file_id == p.file_id);
+            let (guilty, innocent): (Vec<Piece>, Vec<Piece>) = waiter.pieces.into_iter().partition(guilty);
+            for (pieces, code) in [(guilty, code), (innocent, FailureCode::Busy)] {
+                if !pieces.is_empty() {
+                    let ask = self.ask_again(waiter.asker, owner, slot.what, pieces);
+                    self.ask_failed(now, ask, code);
+                }
+            }
+        }
+    }
+
+    fn ask_again(&mut self, asker: Asker, owner: lanyard_protocol::DeviceId, what: What, pieces: Vec<Piece>) -> Ask {
+        let id = super::asks::AskId(self.number());
+        Ask { id, asker, owner, what, pieces, reference: None, tries: 0, parked: super::asks::Parked::Retry }
+    }
+
+    pub(super) fn fail_slots_of(&mut self, now: Moment, file: &FileRef, code: FailureCode) {
+        for id in self.slots.of_file(file) {
+            self.fail_slot(now, id, code, Some(*file), true);
+        }
+    }
+
+    /// The holder's session ended or sleeps: what it was filling fails; what is full stays.
+    pub(super) fn end_holder(&mut self, now: Moment, holder: SessionId, code: FailureCode) {
+        for id in self.slots.of_holder(holder) {
+            self.fail_slot(now, id, code, None, true);
+        }
+    }
+}
+
+/// Adjacent ranges as one.
+fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut out: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match out.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => out.push(range.clone()),
+        }
+    }
+    out
+}

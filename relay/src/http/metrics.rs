@@ -1,0 +1,95 @@
+//! `GET /metrics`, from this machine only: what the relay holds and has done, as Prometheus text
+//! (https://prometheus.io/docs/instrumenting/exposition_formats). Numbers only: no device, no file, no address.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header;
+use lanyard_protocol::FailureCode;
+
+use crate::accept::FromThisMachine;
+use crate::driver::Standing;
+use crate::edge::Edge;
+use crate::error::ApiError;
+
+/// Text format 0.0.4.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub async fn get(
+    State(edge): State<Arc<Edge>>,
+    Extension(FromThisMachine(is_local)): Extension<FromThisMachine>,
+) -> Result<Response, ApiError> {
+    if !is_local {
+        return Err(FailureCode::NotFound.into());
+    }
+    let standing = edge.standing().await.ok_or(FailureCode::ServerNotReady)?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text(&edge, &standing)).into_response())
+}
+
+fn text(edge: &Edge, standing: &Standing) -> String {
+    let Standing { counts, tally, reserved_bytes } = standing;
+    let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let mut page = Page::default();
+    page.counter("received_bytes_total", "Bytes of bodies from owners.", &[("", load(&edge.carried.received))]);
+    page.counter(
+        "delivered_bytes_total",
+        "Bytes of bodies to askers.",
+        &[("to=\"device\"", load(&edge.carried.to_devices)), ("to=\"link\"", load(&edge.carried.to_links))],
+    );
+    page.counter(
+        "asked_bytes_total",
+        "Bytes asked for, by where they came from: the owner was asked, they were on their way, or they were there.",
+        &[
+            ("source=\"owner\"", tally.opened_bytes),
+            ("source=\"shared\"", tally.joined_bytes),
+            ("source=\"cache\"", tally.cached_bytes),
+        ],
+    );
+    page.counter("runs_total", "Runs that owners were asked for.", &[("", tally.opened_runs)]);
+    page.counter("failed_runs_total", "Runs that broke off: owner away, slow, cut.", &[("", tally.failed_runs)]);
+    page.counter("bad_bodies_total", "Bodies whose groups were not what they had to be.", &[("", tally.bad_bodies)]);
+    page.counter(
+        "changed_files_total",
+        "Files that turned out to be others than listed.",
+        &[("", tally.changed_files)],
+    );
+    page.gauge("hub_ready", "Whether a master is there.", u64::from(counts.hub_ready));
+    page.gauge("sessions", "Sessions that are open.", counts.sessions as u64);
+    page.gauge("sessions_approved", "Sessions of approved devices.", counts.approved_online as u64);
+    page.gauge("sessions_pending", "Sessions that wait for the host.", counts.pending as u64);
+    page.gauge("slots", "Runs in memory or on their way here.", counts.slots as u64);
+    page.gauge("slots_filling", "Of these, on their way here.", counts.filling as u64);
+    page.gauge("slot_bytes", "Bytes that slots have reserved.", *reserved_bytes);
+    page.gauge("slot_budget_bytes", "Bytes that slots may reserve.", edge.config.budget_bytes);
+    page.gauge("readers", "Askers that read or may read a slot now.", counts.readers as u64);
+    page.gauge("waiting_asks", "Runs that wait for room, an owner or the master.", counts.asks as u64);
+    page.text
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn counter(&mut self, name: &str, help: &str, values: &[(&str, u64)]) {
+        self.head(name, help, "counter");
+        for (labels, value) in values {
+            let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+            let _ = writeln!(self.text, "lanyard_{name}{labels} {value}"); // a String takes everything
+        }
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, help, "gauge");
+        let _ = writeln!(self.text, "lanyard_{name} {value}");
+    }
+
+    fn head(&mut self, name: &str, help: &str, kind: &str) {
+        let _ = writeln!(self.text, "# HELP lanyard_{name} {help}\n# TYPE lanyard_{name} {kind}");
+    }
+}
