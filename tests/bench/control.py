@@ -60,7 +60,7 @@ def lanyard(run, origin: str, clients: int) -> dict:
     swarm.p.stdin.flush()
     rounds = [tell(swarm) for _ in range(ROUNDS)]
     if short := [r for r in rounds if r["seen"] < clients - 1]:
-        raise RuntimeError(f"an addition reached only {short[0]['seen']} of {clients - 1}")
+        raise RuntimeError(f"not all of {clients - 1} read of an addition: {short[0]}")
     return dict(result, **connected, **middle(rounds), floor=tell(swarm))
 
 
