@@ -29,6 +29,7 @@ use crate::download::{Download, SavedFile};
 use crate::fetch::{self, FetchJob, Fetched, local_failure};
 use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
 use crate::library::Library;
+use crate::limit::{Buckets, Rate, RateLimits};
 use crate::sink::FinishError;
 use crate::upload::{self, Bodies, Uploaded};
 
@@ -42,6 +43,8 @@ const MOST_NEWS: usize = 20_000;
 /// Beyond so much unread news, progress is not worth telling.
 const PROGRESS_NEWS: usize = 100;
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+/// The relay ends what stands still after 20 s, and lets nobody wait longer than 30 s for room.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// What the tasks of a device tell its driver. Bounded: a driver that is behind makes them wait.
 pub(crate) enum Report {
@@ -81,6 +84,9 @@ pub(crate) struct Driver {
     started: Instant,
     http: reqwest::Client,
     library: Arc<Library>,
+    /// For PUTs.
+    http_puts: reqwest::Client,
+    buckets: Buckets,
     link: LinkSlot,
     /// What this session's proofs are made over, until the hub's is checked.
     transcript: Option<Transcript>,
@@ -123,7 +129,10 @@ impl Driver {
         Ok(Self {
             peer: Peer::new(peer, IdSource::new(seed)),
             started: Instant::now(),
-            http: http_client()?,
+            http: http_client(Some(SILENCE))?,
+            // Nothing comes back before the whole body is sent, which may take long; the relay sees to it that it goes on.
+            http_puts: http_client(None)?,
+            buckets: Buckets::new(config.limits),
             library: Arc::new(Library::new(&config.keypair.seed())),
             link: LinkSlot { number: 0, outbox: None, stuck: false, busy: Arc::default() },
             transcript: None,
@@ -155,6 +164,7 @@ impl Driver {
             tokio::select! {
                 command = ends.commands.recv(), if listening => match command {
                     Some(command) => self.command(command),
+        self.tell(Input::LimitDown { bytes_a_second: self.buckets.down.rate().get() });
                     None => {
                         listening = false;
                         self.stop();
@@ -382,7 +392,8 @@ impl Driver {
     // ── Bodies ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn bodies(&self) -> Option<Bodies> {
-        Some(Bodies { http: self.http.clone(), base: self.config.hub.http_base(), token: self.token? })
+        let (http, buckets) = (self.http.clone(), self.buckets.clone());
+        Some(Bodies { http, base: self.config.hub.http_base(), token: self.token?, buckets })
     }
 
     fn end_bodies(&mut self) {
@@ -396,7 +407,8 @@ impl Driver {
         let (library, puts, reports) = (self.library.clone(), self.puts.clone(), self.reports.clone());
         let unreadable = self.on_unreadable(ticket);
         let task = tokio::spawn(async move {
-            let _turn = puts.acquire_owned().await;
+            let places = bodies.buckets.up.places_a_body(PUTS_AT_ONCE as u32);
+            let _turn = puts.acquire_many_owned(places).await;
             let outcome = upload::put(bodies, library, ticket, (pieces, length), unreadable).await;
             let _ = reports.send(Report::Uploaded { ticket, outcome }).await;
         });
@@ -410,6 +422,7 @@ impl Driver {
             let (library, reports) = (library.clone(), reports.clone());
             tokio::spawn(async move {
                 let replaced = replace(library, file_id, code).await;
+        let bodies = Bodies { http: self.http_puts.clone(), ..bodies };
                 let _ = reports.send(Report::Unreadable { ticket, file_id, code, replaced }).await;
             });
         })
@@ -625,19 +638,22 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// HTTP/1.1 straight to the relay: no proxy sees the bodies, no redirect leads elsewhere.
-fn http_client() -> Result<reqwest::Client, DeviceError> {
-    reqwest::Client::builder()
+/// HTTP/1.1 straight to the relay: no proxy sees the bodies, no redirect leads elsewhere. An answer that is silent for
+/// longer than `silence` is given up.
+fn http_client(silence: Option<Duration>) -> Result<reqwest::Client, DeviceError> {
+    let client = reqwest::Client::builder()
         .http1_only()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(10))
-        // The relay ends what stands still after 20 s, and lets nobody wait longer than 30 s for room.
-        .read_timeout(Duration::from_secs(60))
-        .build()
-        .map_err(|error| DeviceError::Setup(error.to_string()))
+        .connect_timeout(Duration::from_secs(10));
+    let client = match silence {
+        Some(silence) => client.read_timeout(silence),
+        None => client,
+    };
+    client.build().map_err(|error| DeviceError::Setup(error.to_string()))
 }
+            Command::Limit { up, down, reply } => drop(reply.send(self.limit(up, down))),
 
 /// Looks at a file that could not be read as listed. `None`: somebody else did.
 async fn replace(library: Arc<Library>, old: FileId, code: FailureCode) -> Option<Replaced> {
@@ -650,6 +666,17 @@ async fn replace(library: Arc<Library>, old: FileId, code: FailureCode) -> Optio
 }
 
 /// Passes on how far a reader in order has come.
+    fn limit(&mut self, up: Option<Rate>, down: Option<Rate>) -> RateLimits {
+        if let Some(up) = up {
+            self.buckets.up.set(up);
+        }
+        if let Some(down) = down {
+            self.buckets.down.set(down);
+            self.tell(Input::LimitDown { bytes_a_second: down.get() });
+        }
+        self.buckets.limits()
+    }
+
 async fn report_written(
     mut written: watch::Receiver<u32>,
     transfer_id: TransferId,

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::download::{Plan, SavedFile, Wanted, write_in_order};
 use crate::fetch::local_failure;
+use crate::limit::{Rate, RateLimits};
 use crate::walk::{FoundFile, Skipped, WalkError, walk};
 
 /// Why something asked of a device was not done.
@@ -124,6 +125,7 @@ pub(crate) enum Command {
     Pause { transfer_id: TransferId },
     Resume { transfer_id: TransferId },
     Cancel { transfer_id: TransferId },
+    Limit { up: Option<Rate>, down: Option<Rate>, reply: oneshot::Sender<RateLimits> },
     Rename { name: String },
     Link { order: LinkOrder, reply: oneshot::Sender<Result<LinkMade, DeviceError>> },
     Catalogue { reply: oneshot::Sender<Arc<Catalogue>> },
@@ -226,6 +228,12 @@ impl DeviceHandle {
     /// Ends a transfer; what came is kept for another time.
     pub async fn cancel(&self, transfer_id: TransferId) -> Result<(), DeviceError> {
         self.tell(Command::Cancel { transfer_id }).await
+    }
+
+    /// Changes what all transfers of this device may send and take, in bytes a second, from now on; `None` leaves it.
+    /// What holds then.
+    pub async fn limit(&self, up: Option<Rate>, down: Option<Rate>) -> Result<RateLimits, DeviceError> {
+        self.ask(|reply| Command::Limit { up, down, reply }).await
     }
 
     pub async fn rename(&self, name: String) -> Result<(), DeviceError> {

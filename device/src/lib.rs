@@ -9,6 +9,7 @@ mod driver;
 mod fetch;
 mod handle;
 mod library;
+mod limit;
 pub mod link;
 pub mod names;
 pub mod private_file;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 pub use download::{SavedFile, Wanted};
 pub use handle::{DeviceError, DeviceEvent, DeviceHandle, Offered, SharedFile, Started};
 pub use lanyard_hub::peer::{Catalogue, EndReason, Phase, ShareState};
+pub use limit::{Rate, RateError, RateLimits};
 pub use walk::{Skipped, WalkError};
 
 use driver::{Driver, Ends};
@@ -48,6 +50,8 @@ pub struct DeviceConfig {
     pub instance: Instance,
     /// The hub's key as it was when this device joined; another one is refused.
     pub pinned_hub: Option<PublicKey>,
+    /// What all its transfers together may send and take at first; [`DeviceHandle::limit`] changes it.
+    pub limits: RateLimits,
 }
 
 /// A running device.

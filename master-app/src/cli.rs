@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use lanyard_device::link::HubUrl;
+use lanyard_device::{Rate, RateLimits};
 use lanyard_hub::authority::Admission;
 use lanyard_protocol::device::is_valid_name;
 
@@ -102,6 +103,23 @@ impl From<Admit> for Admission {
     }
 }
 
+/// What one process may send and take, all its transfers together.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct LimitArgs {
+    /// Send at most so many bytes a second: 500K, 5M (powers of 1024), none; `lanyard limit` changes it
+    #[arg(long, value_name = "RATE", default_value_t = Rate::UNLIMITED)]
+    pub limit_up: Rate,
+    /// Take at most so many bytes a second
+    #[arg(long, value_name = "RATE", default_value_t = Rate::UNLIMITED)]
+    pub limit_down: Rate,
+}
+
+impl From<LimitArgs> for RateLimits {
+    fn from(args: LimitArgs) -> Self {
+        Self { up: args.limit_up, down: args.limit_down }
+    }
+}
+
 /// How the host's desk behaves, in one process or alone.
 #[derive(Debug, Clone, Args)]
 pub struct DeskArgs {
@@ -120,6 +138,8 @@ pub struct DeskArgs {
     /// What people see this hub and this machine called [default: the machine's name]
     #[arg(long, value_parser = name)]
     pub name: Option<String>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// Where people reach the hub.
@@ -289,6 +309,8 @@ mod tests {
             "master",
             "master --relay nonsense",
             "--nonsense",
+            "--limit-up 1K",
+            "share x --limit-down fast",
         ] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
         }

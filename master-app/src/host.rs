@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::DeviceStore;
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase};
+use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits};
 use lanyard_protocol::{DeviceKind, Instance, PublicKey};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ pub async fn run(
     store: DeviceStore,
     name: String,
     paths: Vec<PathBuf>,
+    limits: RateLimits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let keypair = store.keypair().clone();
@@ -29,6 +30,7 @@ pub async fn run(
         instance: instance(&keypair.public()),
         keypair,
         pinned_hub: None,
+        limits,
     };
     let (device, mut events) = Device::start(config)?;
     offer(&device, paths).await?;

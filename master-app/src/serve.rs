@@ -130,7 +130,8 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let door = open_desk(dir, &hub, host, &driver, &stop, &mut parts).await?;
     let (url, secret, to_relay, until) = (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
     parts.spawn(async move { Ok(relay_link::run(url, secret, to_relay, until).await?) });
-    parts.spawn(host::run(hub.url.clone(), device, hub.name.clone(), hub.paths.clone(), stop.clone()));
+    let limits = hub.desk.limits.into();
+    parts.spawn(host::run(hub.url.clone(), device, hub.name.clone(), hub.paths.clone(), limits, stop.clone()));
 
     let result = tokio::select! {
         () = stop_signal() => Ok(()),
@@ -386,6 +387,7 @@ mod tests {
             platform: "Test".into(),
             instance: lanyard_device::new_instance().unwrap(),
             pinned_hub: None,
+            limits: Default::default(),
         };
         let (device, mut events) = Device::start(config).unwrap();
         let code = until(&mut events, |event| match event {

@@ -5,6 +5,7 @@
 mod downloads;
 mod edges;
 mod joining;
+mod limits;
 mod native;
 mod transfers;
 mod world;

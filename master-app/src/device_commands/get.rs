@@ -21,7 +21,7 @@ pub async fn get(global: &Global, args: GetArgs) -> Outcome {
     if streamed && global.json {
         return Err(Failure::usage("standard output cannot carry both the file (-o -) and JSON (--json)"));
     }
-    let mut connection = Connection::open(global, url, None)?;
+    let mut connection = Connection::open(global, url, None, args.limits.into())?;
     connection.enter().await?;
     let outcome = tokio::select! {
         outcome = fetch(global, &mut connection, words, &args.output, streamed) => outcome,

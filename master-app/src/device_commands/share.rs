@@ -23,7 +23,7 @@ pub async fn share(global: &Global, args: ShareArgs) -> Outcome {
             return Err(Failure::new(Exit::NotFound, format!("cannot share {}: {error}", path.display())));
         }
     }
-    let mut connection = Connection::open(global, url, None)?;
+    let mut connection = Connection::open(global, url, None, args.limits.into())?;
     connection.enter().await?;
     let outcome = tokio::select! {
         outcome = serve(global, &mut connection, paths) => outcome,
