@@ -53,6 +53,7 @@ pub struct Download {
     /// Bytes of all its files, and those that are here.
     pub total: u64,
     pub received: AtomicU64,
+    pub files: usize,
 }
 
 /// What a plan comes to: a transfer for each owner, and what needs none.
@@ -144,7 +145,7 @@ impl Download {
         };
         let received = AtomicU64::new(files.iter().map(have).sum());
         let total = files.iter().map(|file| file.size).sum();
-        let download = Self { owner, destination, total, received };
+        let download = Self { owner, destination, total, received, files: files.len() };
         Ok((TransferOrder { transfer_id, owner, files, lookahead_bytes }, download))
     }
 

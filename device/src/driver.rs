@@ -15,10 +15,10 @@ use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::http::{HttpError, LinkMade, LinkOrder};
 use lanyard_protocol::identity::Transcript;
-use lanyard_protocol::message::ClientRegisterAck;
+use lanyard_protocol::message::{ClientRegisterAck, TransferProgress};
 use lanyard_protocol::{
-    Channel, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice, SessionToken,
-    Ticket, TransferId,
+    Channel, DeviceId, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice,
+    SessionToken, Ticket, TransferId,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -31,6 +31,7 @@ use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
 use crate::library::Library;
 use crate::limit::{Buckets, Rate, RateLimits};
 use crate::sink::FinishError;
+use crate::transfers::{Direction, Down, TransferInfo, Uploads};
 use crate::upload::{self, Bodies, Uploaded};
 
 /// Messages that wait for the socket. A relay that takes none for so long is left, and found again.
@@ -42,9 +43,9 @@ const CLOSINGS_AT_ONCE: usize = 4;
 const MOST_NEWS: usize = 20_000;
 /// Beyond so much unread news, progress is not worth telling.
 const PROGRESS_NEWS: usize = 100;
-const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 /// The relay ends what stands still after 20 s, and lets nobody wait longer than 30 s for room.
 const SILENCE: Duration = Duration::from_secs(60);
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// What the tasks of a device tell its driver. Bounded: a driver that is behind makes them wait.
 pub(crate) enum Report {
@@ -83,10 +84,10 @@ pub(crate) struct Driver {
     peer: Peer,
     started: Instant,
     http: reqwest::Client,
-    library: Arc<Library>,
     /// For PUTs.
     http_puts: reqwest::Client,
     buckets: Buckets,
+    library: Arc<Library>,
     link: LinkSlot,
     /// What this session's proofs are made over, until the hub's is checked.
     transcript: Option<Transcript>,
@@ -101,6 +102,9 @@ pub(crate) struct Driver {
     saved: HashMap<(TransferId, FileId), SavedFile>,
     /// What was told last of each transfer's bytes.
     shown: HashMap<TransferId, u64>,
+    /// How each download stands, for showing.
+    downs: HashMap<TransferId, Down>,
+    uploading: Uploads,
     catalogue: Option<Arc<Catalogue>>,
     reports: mpsc::Sender<Report>,
     news: VecDeque<DeviceEvent>,
@@ -146,6 +150,8 @@ impl Driver {
             closings: Arc::new(Semaphore::new(CLOSINGS_AT_ONCE)),
             saved: HashMap::new(),
             shown: HashMap::new(),
+            downs: HashMap::new(),
+            uploading: Uploads::default(),
             catalogue: None,
             reports,
             news: VecDeque::new(),
@@ -158,13 +164,13 @@ impl Driver {
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut listening = true;
+        self.tell(Input::LimitDown { bytes_a_second: self.buckets.down.rate().get() });
         self.tell(Input::Start);
         while !self.stopped {
             let wake = self.peer.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
             tokio::select! {
                 command = ends.commands.recv(), if listening => match command {
                     Some(command) => self.command(command),
-        self.tell(Input::LimitDown { bytes_a_second: self.buckets.down.rate().get() });
                     None => {
                         listening = false;
                         self.stop();
@@ -179,7 +185,10 @@ impl Driver {
                     (Ok(permit), Some(event)) => permit.send(event),
                     _ => self.news.clear(),
                 },
-                _ = tick.tick(), if !self.downloads.is_empty() => self.show_progress(),
+                _ = tick.tick(), if !self.downloads.is_empty() => {
+                    self.measure();
+                    self.show_progress();
+                }
             }
         }
         self.finish(&ends.events).await;
@@ -294,9 +303,17 @@ impl Driver {
                 DeviceEvent::FileFailed { transfer_id, file, code, message }
             }
             Effect::TransferChanged { transfer_id, waits_for, paused } => {
+                let down = self.downs.entry(transfer_id).or_default();
+                (down.waits_for, down.paused) = (waits_for, paused);
                 DeviceEvent::Transfer { transfer_id, waits_for, paused }
             }
-            Effect::Progress { progress } if self.news.len() < PROGRESS_NEWS => DeviceEvent::RelayProgress(progress),
+            Effect::Progress { progress } => {
+                self.note_upload(&progress);
+                if self.news.len() >= PROGRESS_NEWS {
+                    return;
+                }
+                DeviceEvent::RelayProgress(progress)
+            }
             _ => return,
         };
         self.event(event);
@@ -404,6 +421,7 @@ impl Driver {
 
     fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>, length: u64) {
         let Some(bodies) = self.bodies() else { return };
+        let bodies = Bodies { http: self.http_puts.clone(), ..bodies };
         let (library, puts, reports) = (self.library.clone(), self.puts.clone(), self.reports.clone());
         let unreadable = self.on_unreadable(ticket);
         let task = tokio::spawn(async move {
@@ -422,7 +440,6 @@ impl Driver {
             let (library, reports) = (library.clone(), reports.clone());
             tokio::spawn(async move {
                 let replaced = replace(library, file_id, code).await;
-        let bodies = Bodies { http: self.http_puts.clone(), ..bodies };
                 let _ = reports.send(Report::Unreadable { ticket, file_id, code, replaced }).await;
             });
         })
@@ -522,9 +539,51 @@ impl Driver {
             tracing::warn!(%error, "what was fetched may not survive a power cut");
         }
         self.show_progress();
-        self.downloads.remove(&transfer_id);
+        let files = self.downloads.remove(&transfer_id).map_or(0, |download| download.files);
         self.shown.remove(&transfer_id);
-        self.event(DeviceEvent::TransferEnded { transfer_id, done, failed });
+        self.downs.remove(&transfer_id);
+        let cancelled = files.saturating_sub(done + failed);
+        self.event(DeviceEvent::TransferEnded { transfer_id, done, failed, cancelled });
+    }
+
+    fn measure(&mut self) {
+        for (transfer_id, download) in &self.downloads {
+            let done = download.received.load(Ordering::Relaxed);
+            self.downs.entry(*transfer_id).or_default().looked(done, PROGRESS_EVERY);
+        }
+    }
+
+    /// Other processes of this device hear of its files, too.
+    fn note_upload(&mut self, progress: &TransferProgress) {
+        if progress.public_id == self.peer.public_id() && self.library.get(progress.file_id).is_some() {
+            self.uploading.heard(progress);
+        }
+    }
+
+    fn transfers(&mut self) -> Vec<TransferInfo> {
+        let (asker, clients) = (self.peer.public_id(), &self.peer.catalogue().clients);
+        let name = |id: DeviceId| clients.get(&id).map_or_else(|| id.to_string(), |client| client.name.clone());
+        let down = |(transfer_id, download): (&TransferId, &Arc<Download>)| {
+            let down = self.downs.get(transfer_id).cloned().unwrap_or_default();
+            TransferInfo {
+                transfer_id: Some(*transfer_id),
+                owner: download.owner,
+                owner_name: name(download.owner),
+                asker,
+                asker_name: name(asker),
+                direction: Direction::Down,
+                files: download.files,
+                done: download.received.load(Ordering::Relaxed),
+                total: download.total,
+                rate: down.rate,
+                state: down.state(),
+                waits_for: down.waits_for,
+            }
+        };
+        let mut list: Vec<TransferInfo> = self.downloads.iter().map(down).collect();
+        list.sort_by_key(|info| info.transfer_id);
+        list.extend(self.uploading.list(name));
+        list
     }
 
     fn show_progress(&mut self) {
@@ -592,15 +651,28 @@ impl Driver {
             Command::Pause { transfer_id } => self.tell(Input::Pause { transfer_id }),
             Command::Resume { transfer_id } => self.tell(Input::Resume { transfer_id }),
             Command::Cancel { transfer_id } => self.tell(Input::Cancel { transfer_id }),
+            Command::Limit { up, down, reply } => drop(reply.send(self.limit(up, down))),
             Command::Rename { name } => self.tell(Input::Rename { name }),
             Command::Link { order, reply } => self.make_link(order, reply),
             Command::Catalogue { reply } => {
                 let known = || Arc::new(self.peer.catalogue().clone());
                 let _ = reply.send(self.catalogue.get_or_insert_with(known).clone());
             }
+            Command::Transfers { reply } => drop(reply.send(self.transfers())),
             Command::Shares { reply } => drop(reply.send(self.shares())),
             Command::Shutdown => self.stop(),
         }
+    }
+
+    fn limit(&mut self, up: Option<Rate>, down: Option<Rate>) -> RateLimits {
+        if let Some(up) = up {
+            self.buckets.up.set(up);
+        }
+        if let Some(down) = down {
+            self.buckets.down.set(down);
+            self.tell(Input::LimitDown { bytes_a_second: down.get() });
+        }
+        self.buckets.limits()
     }
 
     fn start(&mut self, plan: crate::download::Plan, written: Option<watch::Receiver<u32>>) {
@@ -653,7 +725,6 @@ fn http_client(silence: Option<Duration>) -> Result<reqwest::Client, DeviceError
     };
     client.build().map_err(|error| DeviceError::Setup(error.to_string()))
 }
-            Command::Limit { up, down, reply } => drop(reply.send(self.limit(up, down))),
 
 /// Looks at a file that could not be read as listed. `None`: somebody else did.
 async fn replace(library: Arc<Library>, old: FileId, code: FailureCode) -> Option<Replaced> {
@@ -666,17 +737,6 @@ async fn replace(library: Arc<Library>, old: FileId, code: FailureCode) -> Optio
 }
 
 /// Passes on how far a reader in order has come.
-    fn limit(&mut self, up: Option<Rate>, down: Option<Rate>) -> RateLimits {
-        if let Some(up) = up {
-            self.buckets.up.set(up);
-        }
-        if let Some(down) = down {
-            self.buckets.down.set(down);
-            self.tell(Input::LimitDown { bytes_a_second: down.get() });
-        }
-        self.buckets.limits()
-    }
-
 async fn report_written(
     mut written: watch::Receiver<u32>,
     transfer_id: TransferId,

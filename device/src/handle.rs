@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::download::{Plan, SavedFile, Wanted, write_in_order};
 use crate::fetch::local_failure;
 use crate::limit::{Rate, RateLimits};
+use crate::transfers::TransferInfo;
 use crate::walk::{FoundFile, Skipped, WalkError, walk};
 
 /// Why something asked of a device was not done.
@@ -88,10 +89,12 @@ pub enum DeviceEvent {
         code: FailureCode,
         message: String,
     },
+    /// What is neither done nor failed was cancelled.
     TransferEnded {
         transfer_id: TransferId,
         done: usize,
         failed: usize,
+        cancelled: usize,
     },
     /// The relay's word on a transfer or a link, for showing.
     RelayProgress(TransferProgress),
@@ -129,6 +132,7 @@ pub(crate) enum Command {
     Rename { name: String },
     Link { order: LinkOrder, reply: oneshot::Sender<Result<LinkMade, DeviceError>> },
     Catalogue { reply: oneshot::Sender<Arc<Catalogue>> },
+    Transfers { reply: oneshot::Sender<Vec<TransferInfo>> },
     Shares { reply: oneshot::Sender<Vec<SharedFile>> },
     Shutdown,
 }
@@ -215,6 +219,11 @@ impl DeviceHandle {
         let writer = tokio::task::spawn_blocking(move || write_in_order(writer, groups, &report));
         self.tell(Command::Start { plan, written: Some(written) }).await?;
         Ok(Started { transfers, already: Vec::new(), total, writer: Some(writer) })
+    }
+
+    /// What is on its way, both directions.
+    pub async fn transfers(&self) -> Result<Vec<TransferInfo>, DeviceError> {
+        self.ask(|reply| Command::Transfers { reply }).await
     }
 
     pub async fn pause(&self, transfer_id: TransferId) -> Result<(), DeviceError> {

@@ -15,6 +15,7 @@ pub mod names;
 pub mod private_file;
 mod sink;
 pub mod store;
+mod transfers;
 mod upload;
 mod walk;
 
@@ -26,6 +27,7 @@ pub use download::{SavedFile, Wanted};
 pub use handle::{DeviceError, DeviceEvent, DeviceHandle, Offered, SharedFile, Started};
 pub use lanyard_hub::peer::{Catalogue, EndReason, Phase, ShareState};
 pub use limit::{Rate, RateError, RateLimits};
+pub use transfers::{Direction, Standing, TransferInfo};
 pub use walk::{Skipped, WalkError};
 
 use driver::{Driver, Ends};

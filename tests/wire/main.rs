@@ -7,5 +7,6 @@ mod edges;
 mod joining;
 mod limits;
 mod native;
+mod steering;
 mod transfers;
 mod world;
