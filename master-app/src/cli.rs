@@ -81,6 +81,32 @@ pub enum Command {
     Files,
     /// Show how the hub stands
     Status,
+    /// List what this device is fetching and what others fetch from it
+    Transfers,
+    /// Pause a download of this device
+    Pause {
+        /// Its id, the beginning of that, or `all`
+        id: String,
+    },
+    /// Go on with a paused download
+    Resume {
+        /// Its id, the beginning of that, or `all`
+        id: String,
+    },
+    /// End a download; what came is kept, and the same `get` goes on from there
+    Cancel {
+        /// Its id, the beginning of that, or `all`
+        id: String,
+    },
+    /// Show or change how fast the running processes of this device send and take
+    Limit {
+        /// Send at most so many bytes a second: 500K, 5M (powers of 1024), none
+        #[arg(long, value_name = "RATE")]
+        up: Option<Rate>,
+        /// Take at most so many bytes a second
+        #[arg(long, value_name = "RATE")]
+        down: Option<Rate>,
+    },
     #[command(flatten)]
     Device(DeviceCommand),
 }
@@ -299,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn transfers_are_steered_by_id_and_limits_by_rate() {
+        assert!(matches!(parsed("pause all").unwrap().1, Command::Pause { id } if id == "all"));
+        let (_, limit) = parsed("limit --up 5M").unwrap();
+        assert!(matches!(limit, Command::Limit { up: Some(up), down: None } if up.get() == Some(5 << 20)));
+        assert_eq!(serve("--limit-up 500K x").desk.limits.limit_up.get(), Some(500 << 10));
+        assert_eq!(serve("x").desk.limits.limit_down, Rate::UNLIMITED);
+    }
+
+    #[test]
     fn mistakes_end_with_two() {
         for line in [
             "--listen nonsense",
@@ -311,6 +346,8 @@ mod tests {
             "--nonsense",
             "--limit-up 1K",
             "share x --limit-down fast",
+            "pause",
+            "limit 5M",
         ] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
         }

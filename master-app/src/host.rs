@@ -10,10 +10,12 @@ use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason,
 use lanyard_protocol::{DeviceKind, Instance, PublicKey};
 use tokio_util::sync::CancellationToken;
 
+use crate::control;
 use crate::text::visible;
 
-/// Offers `paths` to the hub until `stop`.
+/// Offers `paths` to the hub until `stop`; commands reach the device on `dir`.
 pub async fn run(
+    dir: PathBuf,
     url: HubUrl,
     store: DeviceStore,
     name: String,
@@ -33,6 +35,7 @@ pub async fn run(
         limits,
     };
     let (device, mut events) = Device::start(config)?;
+    let _commands = control::device::offer(&dir, device.clone()).await;
     offer(&device, paths).await?;
     loop {
         let event = tokio::select! {
