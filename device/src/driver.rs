@@ -1,8 +1,9 @@
 //! The one owner of the Peer: carries messages, moves bytes, keeps the time; decides nothing.
 
 mod link_task;
+mod staged;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use lanyard_hub::peer::{
     Catalogue, Closed, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, Phase, Registration,
+    TransferOrder,
 };
 use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::codec::{self, DecodeError};
@@ -25,8 +27,11 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::DeviceConfig;
-use crate::download::{Download, SavedFile};
+use crate::content::ContentIndex;
+use crate::download::{Download, SavedFile, Stage};
 use crate::fetch::{self, FetchJob, Fetched, local_failure};
+use staged::Staged;
+
 use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
 use crate::library::Library;
 use crate::limit::{Buckets, Rate, RateLimits};
@@ -59,6 +64,7 @@ pub(crate) enum Report {
     FetchEnded { fetch: FetchId, outcome: FetchOutcome },
     Consumed { transfer_id: TransferId, file_id: FileId, groups: u32 },
     FileClosed { transfer_id: TransferId, file_id: FileId, result: Result<SavedFile, FinishError> },
+    Copied { order: TransferOrder },
     PutAside { transfer_id: TransferId, done: usize, failed: usize, result: io::Result<()> },
 }
 
@@ -104,6 +110,9 @@ pub(crate) struct Driver {
     shown: HashMap<TransferId, u64>,
     /// How each download stands, for showing.
     downs: HashMap<TransferId, Down>,
+    /// Transfers that the machine does not know yet: copies are tried first.
+    staged: HashMap<TransferId, Staged>,
+    content: Option<Arc<ContentIndex>>,
     uploading: Uploads,
     catalogue: Option<Arc<Catalogue>>,
     reports: mpsc::Sender<Report>,
@@ -120,7 +129,11 @@ pub(crate) struct Ends {
 }
 
 impl Driver {
-    pub(crate) fn new(config: DeviceConfig, reports: mpsc::Sender<Report>) -> Result<Self, DeviceError> {
+    pub(crate) fn new(
+        config: DeviceConfig,
+        content: Option<Arc<ContentIndex>>,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self, DeviceError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| DeviceError::Setup(error.to_string()))?;
         let peer = PeerConfig {
@@ -151,6 +164,8 @@ impl Driver {
             saved: HashMap::new(),
             shown: HashMap::new(),
             downs: HashMap::new(),
+            staged: HashMap::new(),
+            content,
             uploading: Uploads::default(),
             catalogue: None,
             reports,
@@ -198,6 +213,7 @@ impl Driver {
     /// Notes what was fetched, so that another run goes on from there, and tells the last news.
     async fn finish(mut self, events: &mpsc::Sender<DeviceEvent>) {
         self.end_bodies();
+        self.stop_copying();
         let downloads: Vec<Arc<Download>> = self.downloads.drain().map(|(_, download)| download).collect();
         let put_aside = move || downloads.iter().try_for_each(|download| download.put_aside());
         if let Ok(Err(error)) = tokio::task::spawn_blocking(put_aside).await {
@@ -392,6 +408,7 @@ impl Driver {
             },
             other => other,
         };
+        self.note_roots(&message);
         self.tell(Input::Received { frame: Frame::new(message, reference) });
     }
 
@@ -494,10 +511,15 @@ impl Driver {
 
     fn close_file(&mut self, transfer_id: TransferId, file_id: FileId, root: Option<lanyard_protocol::Root>) {
         let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
-        let (closings, reports) = (self.closings.clone(), self.reports.clone());
+        let (closings, reports, content) = (self.closings.clone(), self.reports.clone(), self.content.clone());
         tokio::spawn(async move {
             let _turn = closings.acquire_owned().await;
-            let closed = tokio::task::spawn_blocking(move || download.finish(file_id, root)).await;
+            let closed = tokio::task::spawn_blocking(move || {
+                let finished = download.finish(file_id, root);
+                staged::note_saved(content.as_deref(), finished.as_ref().ok());
+                finished
+            })
+            .await;
             let result = closed.unwrap_or_else(|error| Err(io::Error::other(error).into()));
             let _ = reports.send(Report::FileClosed { transfer_id, file_id, result }).await;
         });
@@ -544,6 +566,7 @@ impl Driver {
         self.downs.remove(&transfer_id);
         let cancelled = files.saturating_sub(done + failed);
         self.event(DeviceEvent::TransferEnded { transfer_id, done, failed, cancelled });
+        self.copy_after(transfer_id);
     }
 
     fn measure(&mut self) {
@@ -630,6 +653,7 @@ impl Driver {
                 self.tell(Input::Consumed { transfer_id, file_id, groups });
             }
             Report::FileClosed { transfer_id, file_id, result } => self.file_closed(transfer_id, file_id, result),
+            Report::Copied { order } => self.copied(order),
             Report::PutAside { transfer_id, done, failed, result } => {
                 self.transfer_over(transfer_id, done, failed, &result);
             }
@@ -648,6 +672,15 @@ impl Driver {
                 self.tell(Input::Unshare { file_ids });
             }
             Command::Start { plan, written } => self.start(plan, written),
+            Command::Pause { transfer_id } if self.staged.contains_key(&transfer_id) => {
+                self.pause_staged(transfer_id, true)
+            }
+            Command::Resume { transfer_id } if self.staged.contains_key(&transfer_id) => {
+                self.pause_staged(transfer_id, false)
+            }
+            Command::Cancel { transfer_id } if self.staged.contains_key(&transfer_id) => {
+                self.cancel_staged(transfer_id)
+            }
             Command::Pause { transfer_id } => self.tell(Input::Pause { transfer_id }),
             Command::Resume { transfer_id } => self.tell(Input::Resume { transfer_id }),
             Command::Cancel { transfer_id } => self.tell(Input::Cancel { transfer_id }),
@@ -676,12 +709,19 @@ impl Driver {
     }
 
     fn start(&mut self, plan: crate::download::Plan, written: Option<watch::Receiver<u32>>) {
+        let before = |(_, download): &&(TransferOrder, Download)| download.stage != Stage::Later;
+        let first: HashSet<TransferId> = plan.downloads.iter().filter(before).map(|(o, _)| o.transfer_id).collect();
         for (order, download) in plan.downloads {
             if let (Some(written), Some(file)) = (written.clone(), order.files.first()) {
                 tokio::spawn(report_written(written, order.transfer_id, file.file_id, self.reports.clone()));
             }
+            let stage = download.stage;
             self.downloads.insert(order.transfer_id, Arc::new(download));
-            self.tell(Input::StartTransfer { order });
+            match stage {
+                Stage::Now => self.tell(Input::StartTransfer { order }),
+                Stage::Copy => self.stage(order, HashSet::new()),
+                Stage::Later => self.stage(order, first.clone()),
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The public face of a device: what it can be asked, and what it tells.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lanyard_hub::peer::{Catalogue, Phase, ShareState};
@@ -12,6 +12,7 @@ use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileId, FileRef, NewFil
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::content::{self, ContentIndex};
 use crate::download::{Plan, SavedFile, Wanted, write_in_order};
 use crate::fetch::local_failure;
 use crate::limit::{Rate, RateLimits};
@@ -147,6 +148,22 @@ pub struct SharedFile {
     pub state: ShareState,
 }
 
+/// Blocks: looks at what is there, and where else it may be.
+fn plan(content: Option<&ContentIndex>, folder: &Path, wanted: Vec<Wanted>) -> io::Result<Plan> {
+    let Some(content) = content else { return Plan::below(folder, wanted) };
+    let roots = wanted.iter().filter_map(|file| content::root_worth(&file.entry)).collect();
+    let here = content.find(&roots).into_keys().collect();
+    let plan = Plan::with_copies(folder, wanted, Some(&here))?;
+    let fresh = |file: &&SavedFile| file.root.is_some_and(|root| roots.contains(&root) && !here.contains(&root));
+    for file in plan.already.iter().filter(fresh) {
+        if let (Some(root), Some(path)) = (file.root, &file.saved_as) {
+            // Only a cache.
+            let _ = content.note(root, path, None);
+        }
+    }
+    Ok(plan)
+}
+
 /// Asks things of a running device. Cheap to clone; the device ends when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct DeviceHandle {
@@ -154,6 +171,7 @@ pub struct DeviceHandle {
     pub(crate) public_id: DeviceId,
     /// Closed when the device has ended.
     pub(crate) alive: watch::Receiver<()>,
+    pub(crate) content: Option<Arc<ContentIndex>>,
 }
 
 impl DeviceHandle {
@@ -193,10 +211,12 @@ impl DeviceHandle {
         self.ask(|reply| Command::Catalogue { reply }).await
     }
 
-    /// Fetches files into a folder. Never replaces anything; goes on where an earlier run stopped.
+    /// Fetches files into a folder. Never replaces anything; goes on where an earlier run stopped; copies what lies on this
+    /// machine already.
     pub async fn start_transfer(&self, wanted: Vec<Wanted>, folder: PathBuf) -> Result<Started, DeviceError> {
         let shown = folder.display().to_string();
-        let planned = tokio::task::spawn_blocking(move || Plan::below(&folder, wanted));
+        let content = self.content.clone();
+        let planned = tokio::task::spawn_blocking(move || plan(content.as_deref(), &folder, wanted));
         let planned = planned.await.map_err(io::Error::other)?;
         let mut plan = planned
             .map_err(|error| DeviceError::Local(format!("cannot save to {shown}: {}", local_failure(&error))))?;

@@ -33,6 +33,7 @@ pub async fn run(
         keypair,
         pinned_hub: None,
         limits,
+        content_dir: Some(dir.clone()),
     };
     let (device, mut events) = Device::start(config)?;
     let _commands = control::device::offer(&dir, device.clone()).await;

@@ -389,6 +389,7 @@ mod tests {
             instance: lanyard_device::new_instance().unwrap(),
             pinned_hub: None,
             limits: Default::default(),
+            content_dir: None,
         };
         let (device, mut events) = Device::start(config).unwrap();
         let code = until(&mut events, |event| match event {

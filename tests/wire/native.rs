@@ -30,6 +30,7 @@ pub fn config(hub: &Hub, seed: u8) -> DeviceConfig {
         instance: new_instance().unwrap(),
         pinned_hub: None,
         limits: RateLimits::default(),
+        content_dir: None,
     }
 }
 

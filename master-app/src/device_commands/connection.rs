@@ -60,6 +60,7 @@ impl Connection {
             instance: lanyard_device::new_instance()?,
             pinned_hub: known.map(|known| known.public_key),
             limits,
+            content_dir: Some(global.data_dir.clone()),
         };
         let (handle, events) = Device::start(config)?;
         Ok(Self { url, handle, events, name, hub: None, store, unreachable: None })

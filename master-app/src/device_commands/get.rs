@@ -148,10 +148,12 @@ impl Job {
 
     fn saved(&mut self, file: &SavedFile, already: bool) {
         self.saved += 1;
-        self.progress.message(&text::visible(file_name(&file.path)));
+        let how = if file.copied { " (copied)" } else { "" };
+        self.progress.message(&format!("{}{how}", text::visible(file_name(&file.path))));
         self.output.event(&json!({
             "event": "saved", "owner": file.owner, "file_id": file.file_id, "path": file.path,
             "saved_as": file.saved_as, "size": file.size, "root": file.root, "already": already,
+            "copied": file.copied,
         }));
     }
 
