@@ -1,9 +1,9 @@
 //! One transfer's hands: the sinks of its files, or one reader that takes the bytes in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use lanyard_protocol::{DeviceId, EntryKind, FileEntry, FileId, GroupRange, Root,
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::confine::Folder;
+use crate::content::{self, ContentIndex, Held};
 use crate::names::Names;
 use crate::sink::{FileSink, FinishError, Finished, OpenPart};
 
@@ -38,12 +39,24 @@ pub struct SavedFile {
     pub saved_as: Option<PathBuf>,
     pub size: u64,
     pub root: Option<Root>,
+    /// It was copied from another file on this machine.
+    pub copied: bool,
 }
 
 /// Where the files of a transfer go.
 pub enum Destination {
     Files { root: Folder, sinks: HashMap<FileId, FileSink> },
     Reader(Ordered),
+}
+
+/// When a transfer begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Now,
+    /// Its files seem to lie on this machine: they are copied first.
+    Copy,
+    /// Its files are the same as others of this plan: they are copied once those are here.
+    Later,
 }
 
 /// The hands of one transfer.
@@ -55,6 +68,8 @@ pub struct Download {
     pub received: AtomicU64,
     /// One block of it is hashed and written at a time: writers of one file only wait for each other in the kernel.
     pub writing: Arc<Semaphore>,
+    pub files: usize,
+    pub stage: Stage,
 }
 
 /// What a plan comes to: a transfer for each owner, and what needs none.
@@ -73,11 +88,17 @@ pub fn new_transfer_id() -> io::Result<TransferId> {
 
 impl Plan {
     /// Finds a place for each file below `target`, and what of it is there from an earlier run. Blocks.
-    pub fn below(target: &Path, mut wanted: Vec<Wanted>) -> io::Result<Self> {
+    pub fn below(target: &Path, wanted: Vec<Wanted>) -> io::Result<Self> {
+        Self::with_copies(target, wanted, None)
+    }
+
+    /// The same; files whose roots are `here` already, and of several with one root all but the first, are to be copied.
+    pub fn with_copies(target: &Path, mut wanted: Vec<Wanted>, here: Option<&HashSet<Root>>) -> io::Result<Self> {
+        let mut stages = Stages { here, seen: HashSet::new() };
         let root = Folder::open_root(target)?;
         let mut names = Names::default();
         wanted.sort_by(|a, b| (&a.as_path, a.entry.file_ref()).cmp(&(&b.as_path, b.entry.file_ref())));
-        let mut by_owner: BTreeMap<DeviceId, (Vec<WantedFile>, HashMap<FileId, FileSink>)> = BTreeMap::new();
+        let mut by_owner: BTreeMap<(Stage, DeviceId), Sinks> = BTreeMap::new();
         let (mut already, mut total) = (Vec::new(), 0);
         for Wanted { entry, as_path } in wanted {
             total += entry.size;
@@ -90,16 +111,17 @@ impl Plan {
                 Some(path) => already.push(saved(sink.entry(), Some(path), sink.entry().root)),
                 None => {
                     let file = wanted_file(sink.entry(), sink.load(&root)?);
-                    let (files, sinks) = by_owner.entry(sink.entry().public_id).or_default();
+                    let (files, sinks) = by_owner.entry((stages.of(sink.entry()), sink.entry().public_id)).or_default();
                     files.push(file);
                     sinks.insert(sink.entry().file_id, sink);
                 }
             }
         }
         let mut downloads = Vec::new();
-        for (owner, (files, sinks)) in by_owner {
+        for ((stage, owner), (files, sinks)) in by_owner {
             let destination = Destination::Files { root: Folder::open_root(target)?, sinks };
-            downloads.push(Download::new(owner, files, destination, None)?);
+            let (order, download) = Download::new(owner, files, destination, None)?;
+            downloads.push((order, Download { stage, ..download }));
         }
         Ok(Self { downloads, already, total })
     }
@@ -114,13 +136,34 @@ impl Plan {
     }
 }
 
+/// Files of one transfer, and where they go.
+type Sinks = (Vec<WantedFile>, HashMap<FileId, FileSink>);
+
+/// Which files of a plan are worth copying.
+struct Stages<'a> {
+    here: Option<&'a HashSet<Root>>,
+    /// On their way in this plan.
+    seen: HashSet<Root>,
+}
+
+impl Stages<'_> {
+    fn of(&mut self, entry: &FileEntry) -> Stage {
+        let (Some(here), Some(root)) = (self.here, content::root_worth(entry)) else { return Stage::Now };
+        match (here.contains(&root), self.seen.insert(root)) {
+            (true, _) => Stage::Copy,
+            (false, true) => Stage::Now,
+            (false, false) => Stage::Later,
+        }
+    }
+}
+
 fn wanted_file(entry: &FileEntry, have: GroupSet) -> WantedFile {
     WantedFile { file_id: entry.file_id, size: entry.size, group_log: entry.group_log, root: entry.root, have }
 }
 
 fn saved(entry: &FileEntry, saved_as: Option<PathBuf>, root: Option<Root>) -> SavedFile {
     let path = entry.path.clone();
-    SavedFile { owner: entry.public_id, file_id: entry.file_id, path, saved_as, size: entry.size, root }
+    SavedFile { owner: entry.public_id, file_id: entry.file_id, path, saved_as, size: entry.size, root, copied: false }
 }
 
 fn make_folder(root: &Folder, place: Vec<String>, entry: FileEntry) -> io::Result<SavedFile> {
@@ -146,7 +189,8 @@ impl Download {
         };
         let received = AtomicU64::new(files.iter().map(have).sum());
         let total = files.iter().map(|file| file.size).sum();
-        let download = Self { owner, destination, total, received, writing: Arc::new(Semaphore::new(1)) };
+        let (count, writing) = (files.len(), Arc::new(Semaphore::new(1)));
+        let download = Self { owner, destination, total, received, writing, files: count, stage: Stage::Now };
         Ok((TransferOrder { transfer_id, owner, files, lookahead_bytes }, download))
     }
 
@@ -175,12 +219,33 @@ impl Download {
         match &self.destination {
             Destination::Files { root: folder, sinks } => {
                 let sink = sinks.get(&file_id).ok_or(io::Error::from(io::ErrorKind::NotFound))?;
-                let Finished { path, root } = sink.finish(folder, root)?;
-                Ok(saved(sink.entry(), Some(path), Some(root)))
+                let Finished { path, root, copied } = sink.finish(folder, root)?;
+                Ok(SavedFile { copied, ..saved(sink.entry(), Some(path), Some(root)) })
             }
             Destination::Reader(ordered) => {
                 let root = ordered.finish(root)?;
                 Ok(saved(&ordered.entry, None, Some(root)))
+            }
+        }
+    }
+
+    /// Fills its files from others on this machine, and notes in `order` what is here then. What cannot be had so is
+    /// fetched. Blocks.
+    pub fn copy(&self, order: &mut TransferOrder, index: &ContentIndex, stop: &AtomicBool) {
+        let Destination::Files { root: folder, sinks } = &self.destination else { return };
+        let found = index.find(&order.files.iter().filter_map(|file| file.root).collect());
+        for file in &mut order.files {
+            let (Some(sink), Some(root)) = (sinks.get(&file.file_id), file.root) else { continue };
+            let sources = found.get(&root).into_iter().flatten().filter_map(Held::open);
+            for source in sources.take_while(|_| !stop.load(Ordering::Relaxed)) {
+                match sink.fill(folder, &source, &self.received, stop) {
+                    Ok(true) => {
+                        file.have = GroupSet::full(sink.groups().count());
+                        break;
+                    }
+                    Ok(false) => {}
+                    Err(error) => tracing::debug!(%error, "a file could not be copied; it is fetched"),
+                }
             }
         }
     }

@@ -1,8 +1,9 @@
 //! The one owner of the Peer: carries messages, moves bytes, keeps the time; decides nothing.
 
 mod link_task;
+mod staged;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,26 +11,32 @@ use std::time::Duration;
 
 use lanyard_hub::peer::{
     Catalogue, Closed, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, Phase, Registration,
+    TransferOrder,
 };
 use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::http::{HttpError, LinkMade, LinkOrder};
 use lanyard_protocol::identity::Transcript;
-use lanyard_protocol::message::ClientRegisterAck;
+use lanyard_protocol::message::{ClientRegisterAck, TransferProgress};
 use lanyard_protocol::{
-    Channel, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice, SessionToken,
-    Ticket, TransferId,
+    Channel, DeviceId, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice,
+    SessionToken, Ticket, TransferId,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::DeviceConfig;
-use crate::download::{Download, SavedFile};
+use crate::content::ContentIndex;
+use crate::download::{Download, SavedFile, Stage};
 use crate::fetch::{self, FetchJob, Fetched, local_failure};
+use staged::Staged;
+
 use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
 use crate::library::Library;
+use crate::limit::{Buckets, Rate, RateLimits};
 use crate::sink::FinishError;
+use crate::transfers::{Direction, Down, TransferInfo, Uploads};
 use crate::upload::{self, Bodies, Uploaded};
 
 /// Messages that wait for the socket. A relay that takes none for so long is left, and found again.
@@ -41,6 +48,8 @@ const CLOSINGS_AT_ONCE: usize = 4;
 const MOST_NEWS: usize = 20_000;
 /// Beyond so much unread news, progress is not worth telling.
 const PROGRESS_NEWS: usize = 100;
+/// The relay ends what stands still after 20 s, and lets nobody wait longer than 30 s for room.
+const SILENCE: Duration = Duration::from_secs(60);
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// What the tasks of a device tell its driver. Bounded: a driver that is behind makes them wait.
@@ -55,6 +64,7 @@ pub(crate) enum Report {
     FetchEnded { fetch: FetchId, outcome: FetchOutcome },
     Consumed { transfer_id: TransferId, file_id: FileId, groups: u32 },
     FileClosed { transfer_id: TransferId, file_id: FileId, result: Result<SavedFile, FinishError> },
+    Copied { order: TransferOrder },
     PutAside { transfer_id: TransferId, done: usize, failed: usize, result: io::Result<()> },
 }
 
@@ -80,6 +90,9 @@ pub(crate) struct Driver {
     peer: Peer,
     started: Instant,
     http: reqwest::Client,
+    /// For PUTs.
+    http_puts: reqwest::Client,
+    buckets: Buckets,
     library: Arc<Library>,
     link: LinkSlot,
     /// What this session's proofs are made over, until the hub's is checked.
@@ -95,6 +108,12 @@ pub(crate) struct Driver {
     saved: HashMap<(TransferId, FileId), SavedFile>,
     /// What was told last of each transfer's bytes.
     shown: HashMap<TransferId, u64>,
+    /// How each download stands, for showing.
+    downs: HashMap<TransferId, Down>,
+    /// Transfers that the machine does not know yet: copies are tried first.
+    staged: HashMap<TransferId, Staged>,
+    content: Option<Arc<ContentIndex>>,
+    uploading: Uploads,
     catalogue: Option<Arc<Catalogue>>,
     reports: mpsc::Sender<Report>,
     news: VecDeque<DeviceEvent>,
@@ -110,7 +129,11 @@ pub(crate) struct Ends {
 }
 
 impl Driver {
-    pub(crate) fn new(config: DeviceConfig, reports: mpsc::Sender<Report>) -> Result<Self, DeviceError> {
+    pub(crate) fn new(
+        config: DeviceConfig,
+        content: Option<Arc<ContentIndex>>,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self, DeviceError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| DeviceError::Setup(error.to_string()))?;
         let peer = PeerConfig {
@@ -123,7 +146,10 @@ impl Driver {
         Ok(Self {
             peer: Peer::new(peer, IdSource::new(seed)),
             started: Instant::now(),
-            http: http_client()?,
+            http: http_client(Some(SILENCE))?,
+            // Nothing comes back before the whole body is sent, which may take long; the relay sees to it that it goes on.
+            http_puts: http_client(None)?,
+            buckets: Buckets::new(config.limits),
             library: Arc::new(Library::new(&config.keypair.seed())),
             link: LinkSlot { number: 0, outbox: None, stuck: false, busy: Arc::default() },
             transcript: None,
@@ -137,6 +163,10 @@ impl Driver {
             closings: Arc::new(Semaphore::new(CLOSINGS_AT_ONCE)),
             saved: HashMap::new(),
             shown: HashMap::new(),
+            downs: HashMap::new(),
+            staged: HashMap::new(),
+            content,
+            uploading: Uploads::default(),
             catalogue: None,
             reports,
             news: VecDeque::new(),
@@ -149,6 +179,7 @@ impl Driver {
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut listening = true;
+        self.tell(Input::LimitDown { bytes_a_second: self.buckets.down.rate().get() });
         self.tell(Input::Start);
         while !self.stopped {
             let wake = self.peer.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
@@ -169,7 +200,10 @@ impl Driver {
                     (Ok(permit), Some(event)) => permit.send(event),
                     _ => self.news.clear(),
                 },
-                _ = tick.tick(), if !self.downloads.is_empty() => self.show_progress(),
+                _ = tick.tick(), if !self.downloads.is_empty() => {
+                    self.measure();
+                    self.show_progress();
+                }
             }
         }
         self.finish(&ends.events).await;
@@ -179,6 +213,7 @@ impl Driver {
     /// Notes what was fetched, so that another run goes on from there, and tells the last news.
     async fn finish(mut self, events: &mpsc::Sender<DeviceEvent>) {
         self.end_bodies();
+        self.stop_copying();
         let downloads: Vec<Arc<Download>> = self.downloads.drain().map(|(_, download)| download).collect();
         let put_aside = move || downloads.iter().try_for_each(|download| download.put_aside());
         if let Ok(Err(error)) = tokio::task::spawn_blocking(put_aside).await {
@@ -284,9 +319,17 @@ impl Driver {
                 DeviceEvent::FileFailed { transfer_id, file, code, message }
             }
             Effect::TransferChanged { transfer_id, waits_for, paused } => {
+                let down = self.downs.entry(transfer_id).or_default();
+                (down.waits_for, down.paused) = (waits_for, paused);
                 DeviceEvent::Transfer { transfer_id, waits_for, paused }
             }
-            Effect::Progress { progress } if self.news.len() < PROGRESS_NEWS => DeviceEvent::RelayProgress(progress),
+            Effect::Progress { progress } => {
+                self.note_upload(&progress);
+                if self.news.len() >= PROGRESS_NEWS {
+                    return;
+                }
+                DeviceEvent::RelayProgress(progress)
+            }
             _ => return,
         };
         self.event(event);
@@ -365,6 +408,7 @@ impl Driver {
             },
             other => other,
         };
+        self.note_roots(&message);
         self.tell(Input::Received { frame: Frame::new(message, reference) });
     }
 
@@ -382,7 +426,8 @@ impl Driver {
     // ── Bodies ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn bodies(&self) -> Option<Bodies> {
-        Some(Bodies { http: self.http.clone(), base: self.config.hub.http_base(), token: self.token? })
+        let (http, buckets) = (self.http.clone(), self.buckets.clone());
+        Some(Bodies { http, base: self.config.hub.http_base(), token: self.token?, buckets })
     }
 
     fn end_bodies(&mut self) {
@@ -393,10 +438,12 @@ impl Driver {
 
     fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>, length: u64) {
         let Some(bodies) = self.bodies() else { return };
+        let bodies = Bodies { http: self.http_puts.clone(), ..bodies };
         let (library, puts, reports) = (self.library.clone(), self.puts.clone(), self.reports.clone());
         let unreadable = self.on_unreadable(ticket);
         let task = tokio::spawn(async move {
-            let _turn = puts.acquire_owned().await;
+            let places = bodies.buckets.up.places_a_body(PUTS_AT_ONCE as u32);
+            let _turn = puts.acquire_many_owned(places).await;
             let outcome = upload::put(bodies, library, ticket, (pieces, length), unreadable).await;
             let _ = reports.send(Report::Uploaded { ticket, outcome }).await;
         });
@@ -464,10 +511,15 @@ impl Driver {
 
     fn close_file(&mut self, transfer_id: TransferId, file_id: FileId, root: Option<lanyard_protocol::Root>) {
         let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
-        let (closings, reports) = (self.closings.clone(), self.reports.clone());
+        let (closings, reports, content) = (self.closings.clone(), self.reports.clone(), self.content.clone());
         tokio::spawn(async move {
             let _turn = closings.acquire_owned().await;
-            let closed = tokio::task::spawn_blocking(move || download.finish(file_id, root)).await;
+            let closed = tokio::task::spawn_blocking(move || {
+                let finished = download.finish(file_id, root);
+                staged::note_saved(content.as_deref(), finished.as_ref().ok());
+                finished
+            })
+            .await;
             let result = closed.unwrap_or_else(|error| Err(io::Error::other(error).into()));
             let _ = reports.send(Report::FileClosed { transfer_id, file_id, result }).await;
         });
@@ -509,9 +561,52 @@ impl Driver {
             tracing::warn!(%error, "what was fetched may not survive a power cut");
         }
         self.show_progress();
-        self.downloads.remove(&transfer_id);
+        let files = self.downloads.remove(&transfer_id).map_or(0, |download| download.files);
         self.shown.remove(&transfer_id);
-        self.event(DeviceEvent::TransferEnded { transfer_id, done, failed });
+        self.downs.remove(&transfer_id);
+        let cancelled = files.saturating_sub(done + failed);
+        self.event(DeviceEvent::TransferEnded { transfer_id, done, failed, cancelled });
+        self.copy_after(transfer_id);
+    }
+
+    fn measure(&mut self) {
+        for (transfer_id, download) in &self.downloads {
+            let done = download.received.load(Ordering::Relaxed);
+            self.downs.entry(*transfer_id).or_default().looked(done, PROGRESS_EVERY);
+        }
+    }
+
+    /// Other processes of this device hear of its files, too.
+    fn note_upload(&mut self, progress: &TransferProgress) {
+        if progress.public_id == self.peer.public_id() && self.library.get(progress.file_id).is_some() {
+            self.uploading.heard(progress);
+        }
+    }
+
+    fn transfers(&mut self) -> Vec<TransferInfo> {
+        let (asker, clients) = (self.peer.public_id(), &self.peer.catalogue().clients);
+        let name = |id: DeviceId| clients.get(&id).map_or_else(|| id.to_string(), |client| client.name.clone());
+        let down = |(transfer_id, download): (&TransferId, &Arc<Download>)| {
+            let down = self.downs.get(transfer_id).cloned().unwrap_or_default();
+            TransferInfo {
+                transfer_id: Some(*transfer_id),
+                owner: download.owner,
+                owner_name: name(download.owner),
+                asker,
+                asker_name: name(asker),
+                direction: Direction::Down,
+                files: download.files,
+                done: download.received.load(Ordering::Relaxed),
+                total: download.total,
+                rate: down.rate,
+                state: down.state(),
+                waits_for: down.waits_for,
+            }
+        };
+        let mut list: Vec<TransferInfo> = self.downloads.iter().map(down).collect();
+        list.sort_by_key(|info| info.transfer_id);
+        list.extend(self.uploading.list(name));
+        list
     }
 
     fn show_progress(&mut self) {
@@ -558,6 +653,7 @@ impl Driver {
                 self.tell(Input::Consumed { transfer_id, file_id, groups });
             }
             Report::FileClosed { transfer_id, file_id, result } => self.file_closed(transfer_id, file_id, result),
+            Report::Copied { order } => self.copied(order),
             Report::PutAside { transfer_id, done, failed, result } => {
                 self.transfer_over(transfer_id, done, failed, &result);
             }
@@ -576,27 +672,56 @@ impl Driver {
                 self.tell(Input::Unshare { file_ids });
             }
             Command::Start { plan, written } => self.start(plan, written),
+            Command::Pause { transfer_id } if self.staged.contains_key(&transfer_id) => {
+                self.pause_staged(transfer_id, true)
+            }
+            Command::Resume { transfer_id } if self.staged.contains_key(&transfer_id) => {
+                self.pause_staged(transfer_id, false)
+            }
+            Command::Cancel { transfer_id } if self.staged.contains_key(&transfer_id) => {
+                self.cancel_staged(transfer_id)
+            }
             Command::Pause { transfer_id } => self.tell(Input::Pause { transfer_id }),
             Command::Resume { transfer_id } => self.tell(Input::Resume { transfer_id }),
             Command::Cancel { transfer_id } => self.tell(Input::Cancel { transfer_id }),
+            Command::Limit { up, down, reply } => drop(reply.send(self.limit(up, down))),
             Command::Rename { name } => self.tell(Input::Rename { name }),
             Command::Link { order, reply } => self.make_link(order, reply),
             Command::Catalogue { reply } => {
                 let known = || Arc::new(self.peer.catalogue().clone());
                 let _ = reply.send(self.catalogue.get_or_insert_with(known).clone());
             }
+            Command::Transfers { reply } => drop(reply.send(self.transfers())),
             Command::Shares { reply } => drop(reply.send(self.shares())),
             Command::Shutdown => self.stop(),
         }
     }
 
+    fn limit(&mut self, up: Option<Rate>, down: Option<Rate>) -> RateLimits {
+        if let Some(up) = up {
+            self.buckets.up.set(up);
+        }
+        if let Some(down) = down {
+            self.buckets.down.set(down);
+            self.tell(Input::LimitDown { bytes_a_second: down.get() });
+        }
+        self.buckets.limits()
+    }
+
     fn start(&mut self, plan: crate::download::Plan, written: Option<watch::Receiver<u32>>) {
+        let before = |(_, download): &&(TransferOrder, Download)| download.stage != Stage::Later;
+        let first: HashSet<TransferId> = plan.downloads.iter().filter(before).map(|(o, _)| o.transfer_id).collect();
         for (order, download) in plan.downloads {
             if let (Some(written), Some(file)) = (written.clone(), order.files.first()) {
                 tokio::spawn(report_written(written, order.transfer_id, file.file_id, self.reports.clone()));
             }
+            let stage = download.stage;
             self.downloads.insert(order.transfer_id, Arc::new(download));
-            self.tell(Input::StartTransfer { order });
+            match stage {
+                Stage::Now => self.tell(Input::StartTransfer { order }),
+                Stage::Copy => self.stage(order, HashSet::new()),
+                Stage::Later => self.stage(order, first.clone()),
+            }
         }
     }
 
@@ -625,18 +750,20 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// HTTP/1.1 straight to the relay: no proxy sees the bodies, no redirect leads elsewhere.
-fn http_client() -> Result<reqwest::Client, DeviceError> {
-    reqwest::Client::builder()
+/// HTTP/1.1 straight to the relay: no proxy sees the bodies, no redirect leads elsewhere. An answer that is silent for
+/// longer than `silence` is given up.
+fn http_client(silence: Option<Duration>) -> Result<reqwest::Client, DeviceError> {
+    let client = reqwest::Client::builder()
         .http1_only()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(10))
-        // The relay ends what stands still after 20 s, and lets nobody wait longer than 30 s for room.
-        .read_timeout(Duration::from_secs(60))
-        .build()
-        .map_err(|error| DeviceError::Setup(error.to_string()))
+        .connect_timeout(Duration::from_secs(10));
+    let client = match silence {
+        Some(silence) => client.read_timeout(silence),
+        None => client,
+    };
+    client.build().map_err(|error| DeviceError::Setup(error.to_string()))
 }
 
 /// Looks at a file that could not be read as listed. `None`: somebody else did.

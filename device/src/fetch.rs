@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use lanyard_hub::peer::FetchOutcome;
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::group::{GroupHasher, Groups};
@@ -16,6 +17,7 @@ use reqwest::header::{AUTHORIZATION, RETRY_AFTER};
 use tokio::task::JoinHandle;
 
 use crate::download::{Destination, Download};
+use crate::limit::paced;
 use crate::sink::OpenPart;
 use crate::upload::Bodies;
 
@@ -56,7 +58,7 @@ where
         return refused(response).await;
     }
     let done = match job.what {
-        What::Bytes => receive(response, download, job, told).await,
+        What::Bytes => receive(paced(response.bytes_stream(), bodies.buckets.down), download, job, told).await,
         What::Values => compare(response, download, job, told).await,
     };
     done.unwrap_or_else(|error| FetchOutcome::LocalFailure { message: local_failure(&error) })
@@ -114,7 +116,7 @@ where
 type Written = (Writer, Block, io::Result<Vec<(FileId, u32)>>);
 
 async fn receive<F, T>(
-    response: reqwest::Response,
+    mut stream: BoxStream<'static, reqwest::Result<Bytes>>,
     download: Arc<Download>,
     job: FetchJob,
     told: F,
@@ -127,7 +129,6 @@ where
     let turns = download.writing.clone();
     let (mut block, mut spare) = (Block::default(), Some((Writer::new(download), Block::default())));
     let mut writing: Option<JoinHandle<Written>> = None;
-    let mut stream = response.bytes_stream();
     loop {
         let next = stream.next().await;
         let ended = !matches!(next, Some(Ok(_)));

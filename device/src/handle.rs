@@ -1,7 +1,7 @@
 //! The public face of a device: what it can be asked, and what it tells.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lanyard_hub::peer::{Catalogue, Phase, ShareState};
@@ -12,8 +12,11 @@ use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileId, FileRef, NewFil
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::content::{self, ContentIndex};
 use crate::download::{Plan, SavedFile, Wanted, write_in_order};
 use crate::fetch::local_failure;
+use crate::limit::{Rate, RateLimits};
+use crate::transfers::TransferInfo;
 use crate::walk::{FoundFile, Skipped, WalkError, walk};
 
 /// Why something asked of a device was not done.
@@ -87,10 +90,12 @@ pub enum DeviceEvent {
         code: FailureCode,
         message: String,
     },
+    /// What is neither done nor failed was cancelled.
     TransferEnded {
         transfer_id: TransferId,
         done: usize,
         failed: usize,
+        cancelled: usize,
     },
     /// The relay's word on a transfer or a link, for showing.
     RelayProgress(TransferProgress),
@@ -124,9 +129,11 @@ pub(crate) enum Command {
     Pause { transfer_id: TransferId },
     Resume { transfer_id: TransferId },
     Cancel { transfer_id: TransferId },
+    Limit { up: Option<Rate>, down: Option<Rate>, reply: oneshot::Sender<RateLimits> },
     Rename { name: String },
     Link { order: LinkOrder, reply: oneshot::Sender<Result<LinkMade, DeviceError>> },
     Catalogue { reply: oneshot::Sender<Arc<Catalogue>> },
+    Transfers { reply: oneshot::Sender<Vec<TransferInfo>> },
     Shares { reply: oneshot::Sender<Vec<SharedFile>> },
     Shutdown,
 }
@@ -141,6 +148,22 @@ pub struct SharedFile {
     pub state: ShareState,
 }
 
+/// Blocks: looks at what is there, and where else it may be.
+fn plan(content: Option<&ContentIndex>, folder: &Path, wanted: Vec<Wanted>) -> io::Result<Plan> {
+    let Some(content) = content else { return Plan::below(folder, wanted) };
+    let roots = wanted.iter().filter_map(|file| content::root_worth(&file.entry)).collect();
+    let here = content.find(&roots).into_keys().collect();
+    let plan = Plan::with_copies(folder, wanted, Some(&here))?;
+    let fresh = |file: &&SavedFile| file.root.is_some_and(|root| roots.contains(&root) && !here.contains(&root));
+    for file in plan.already.iter().filter(fresh) {
+        if let (Some(root), Some(path)) = (file.root, &file.saved_as) {
+            // Only a cache.
+            let _ = content.note(root, path, None);
+        }
+    }
+    Ok(plan)
+}
+
 /// Asks things of a running device. Cheap to clone; the device ends when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct DeviceHandle {
@@ -148,6 +171,7 @@ pub struct DeviceHandle {
     pub(crate) public_id: DeviceId,
     /// Closed when the device has ended.
     pub(crate) alive: watch::Receiver<()>,
+    pub(crate) content: Option<Arc<ContentIndex>>,
 }
 
 impl DeviceHandle {
@@ -187,10 +211,12 @@ impl DeviceHandle {
         self.ask(|reply| Command::Catalogue { reply }).await
     }
 
-    /// Fetches files into a folder. Never replaces anything; goes on where an earlier run stopped.
+    /// Fetches files into a folder. Never replaces anything; goes on where an earlier run stopped; copies what lies on this
+    /// machine already.
     pub async fn start_transfer(&self, wanted: Vec<Wanted>, folder: PathBuf) -> Result<Started, DeviceError> {
         let shown = folder.display().to_string();
-        let planned = tokio::task::spawn_blocking(move || Plan::below(&folder, wanted));
+        let content = self.content.clone();
+        let planned = tokio::task::spawn_blocking(move || plan(content.as_deref(), &folder, wanted));
         let planned = planned.await.map_err(io::Error::other)?;
         let mut plan = planned
             .map_err(|error| DeviceError::Local(format!("cannot save to {shown}: {}", local_failure(&error))))?;
@@ -215,6 +241,11 @@ impl DeviceHandle {
         Ok(Started { transfers, already: Vec::new(), total, writer: Some(writer) })
     }
 
+    /// What is on its way, both directions.
+    pub async fn transfers(&self) -> Result<Vec<TransferInfo>, DeviceError> {
+        self.ask(|reply| Command::Transfers { reply }).await
+    }
+
     pub async fn pause(&self, transfer_id: TransferId) -> Result<(), DeviceError> {
         self.tell(Command::Pause { transfer_id }).await
     }
@@ -226,6 +257,12 @@ impl DeviceHandle {
     /// Ends a transfer; what came is kept for another time.
     pub async fn cancel(&self, transfer_id: TransferId) -> Result<(), DeviceError> {
         self.tell(Command::Cancel { transfer_id }).await
+    }
+
+    /// Changes what all transfers of this device may send and take, in bytes a second, from now on; `None` leaves it.
+    /// What holds then.
+    pub async fn limit(&self, up: Option<Rate>, down: Option<Rate>) -> Result<RateLimits, DeviceError> {
+        self.ask(|reply| Command::Limit { up, down, reply }).await
     }
 
     pub async fn rename(&self, name: String) -> Result<(), DeviceError> {

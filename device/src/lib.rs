@@ -4,18 +4,24 @@
 //! decided by [`lanyard_hub::peer`]; this crate is its hands: sockets, bodies, files. Whole files are never in memory.
 
 pub mod confine;
+mod content;
 mod download;
 mod driver;
 mod fetch;
 mod handle;
 mod library;
+mod limit;
 pub mod link;
 pub mod names;
 pub mod private_file;
 mod sink;
 pub mod store;
+mod transfers;
 mod upload;
 mod walk;
+
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::{DeviceKind, Instance, PublicKey};
@@ -24,8 +30,11 @@ use tokio::sync::{mpsc, watch};
 pub use download::{SavedFile, Wanted};
 pub use handle::{DeviceError, DeviceEvent, DeviceHandle, Offered, SharedFile, Started};
 pub use lanyard_hub::peer::{Catalogue, EndReason, Phase, ShareState};
+pub use limit::{Rate, RateError, RateLimits};
+pub use transfers::{Direction, Standing, TransferInfo};
 pub use walk::{Skipped, WalkError};
 
+use content::ContentIndex;
 use driver::{Driver, Ends};
 use link::HubUrl;
 
@@ -48,6 +57,10 @@ pub struct DeviceConfig {
     pub instance: Instance,
     /// The hub's key as it was when this device joined; another one is refused.
     pub pinned_hub: Option<PublicKey>,
+    /// What all its transfers together may send and take at first; [`DeviceHandle::limit`] changes it.
+    pub limits: RateLimits,
+    /// The folder in which it notes which content lies where, so as to copy what it would fetch again.
+    pub content_dir: Option<PathBuf>,
 }
 
 /// A running device.
@@ -59,13 +72,14 @@ impl Device {
     /// handle is dropped, or the hub turns it away.
     pub fn start(config: DeviceConfig) -> Result<(DeviceHandle, mpsc::Receiver<DeviceEvent>), DeviceError> {
         let public_id = config.keypair.public_id();
+        let content = config.content_dir.as_deref().map(ContentIndex::new).map(Arc::new);
         let (reports, reported) = mpsc::channel(REPORTS);
-        let driver = Driver::new(config, reports)?;
+        let driver = Driver::new(config, content.clone(), reports)?;
         let (commands, commanded) = mpsc::channel(COMMANDS);
         let (events, news) = mpsc::channel(EVENTS);
         let (living, alive) = watch::channel(());
         tokio::spawn(driver.run(Ends { commands: commanded, events, alive: living }, reported));
-        Ok((DeviceHandle { commands, public_id, alive }, news))
+        Ok((DeviceHandle { commands, public_id, alive, content }, news))
     }
 }
 

@@ -5,6 +5,8 @@
 //! is no record, so data is synced first, then records are written, and nothing else is needed. Files up to 1 MiB have no
 //! table: they are written, closed, and named when whole.
 
+mod copy;
+
 use std::fs::{File, FileTimes};
 use std::io;
 use std::path::PathBuf;
@@ -37,6 +39,8 @@ pub struct Finished {
     /// Its name, which may have a number where another file was in the way.
     pub path: PathBuf,
     pub root: Root,
+    /// It came from another file on this machine.
+    pub copied: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,8 @@ struct State {
     unsaved: Vec<u32>,
     saved_at: Option<Instant>,
     open: Option<Arc<OpenPart>>,
+    /// The missing groups came from another file on this machine.
+    copied: bool,
 }
 
 /// The unfinished file and its table, open.
@@ -344,6 +350,7 @@ impl FileSink {
             }
         }
         let ranges: Vec<GroupRange> = wrong.runs().collect();
+        state.copied &= ranges.is_empty();
         state.unsaved.extend(ranges.iter().flat_map(GroupRange::iter));
         let open = state.open.clone();
         drop(state);
@@ -356,6 +363,7 @@ impl FileSink {
         let mut state = self.state();
         state.values.fill(None);
         state.unsaved.clear();
+        state.copied = false;
         let Some(table) = state.open.as_ref().and_then(|open| open.table.as_ref()) else { return Ok(()) };
         table.set_len(HEADER_BYTES as u64)
     }
@@ -383,8 +391,9 @@ impl FileSink {
         if !self.is_small() {
             open.folder.sync()?;
         }
-        self.state().open = None;
-        Ok(Finished { path, root })
+        let mut state = self.state();
+        state.open = None;
+        Ok(Finished { path, root, copied: state.copied })
     }
 
     /// Never over something that is there.
@@ -408,11 +417,11 @@ mod tests {
     use lanyard_protocol::{EntryKind, Instance};
     use std::fs;
 
-    fn bytes(count: usize) -> Vec<u8> {
+    pub fn bytes(count: usize) -> Vec<u8> {
         (0..count as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
     }
 
-    fn entry(size: u64) -> FileEntry {
+    pub fn entry(size: u64) -> FileEntry {
         FileEntry {
             public_id: "00000001-0000-8000-8000-000000000001".parse().unwrap(),
             instance: Instance([1; 16]),

@@ -12,6 +12,7 @@ use lanyard_protocol::{FailureCode, FileId, Piece, SessionToken, Ticket};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH};
 
 use crate::library::{self, Library, LibraryFile, ReadError};
+use crate::limit::{Buckets, paced};
 
 /// One read: large enough that threads and system calls do not count, small enough for four at once.
 const BLOCK_BYTES: usize = 512 << 10;
@@ -23,6 +24,7 @@ pub struct Bodies {
     /// `http://host:port`.
     pub base: String,
     pub token: SessionToken,
+    pub buckets: Buckets,
 }
 
 impl Bodies {
@@ -74,7 +76,7 @@ pub async fn put(
         .put(bodies.chunk_url(&ticket))
         .header(AUTHORIZATION, bodies.authorization())
         .header(CONTENT_LENGTH, length)
-        .body(reqwest::Body::wrap_stream(reader.blocks()));
+        .body(reqwest::Body::wrap_stream(paced(reader.blocks(), bodies.buckets.up)));
     let answer = request.send().await;
     match answer {
         _ if stopped.load(Ordering::Relaxed) => Uploaded::Unreadable,

@@ -151,6 +151,7 @@ impl Peer {
             Input::Rejected { transfer_id, file_id, groups } => self.rejected(transfer_id, file_id, &groups),
             Input::FetchEnded { fetch, outcome } => self.fetch_ended(now, fetch, outcome),
             Input::FileClosed { transfer_id, file_id, outcome } => self.file_closed(transfer_id, file_id, outcome),
+            Input::LimitDown { bytes_a_second } => self.scheduler.limit(bytes_a_second),
             Input::Pause { transfer_id } => self.pause(transfer_id),
             Input::Resume { transfer_id } => self.scheduler.resume(transfer_id),
             Input::Cancel { transfer_id } => self.cancel(transfer_id),

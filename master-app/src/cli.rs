@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use lanyard_device::link::HubUrl;
+use lanyard_device::{Rate, RateLimits};
 use lanyard_hub::authority::Admission;
 use lanyard_protocol::device::is_valid_name;
 
@@ -80,6 +81,32 @@ pub enum Command {
     Files,
     /// Show how the hub stands
     Status,
+    /// List what this device is fetching and what others fetch from it
+    Transfers,
+    /// Pause a download of this device
+    Pause {
+        /// Its id, the beginning of that, or `all`
+        id: String,
+    },
+    /// Go on with a paused download
+    Resume {
+        /// Its id, the beginning of that, or `all`
+        id: String,
+    },
+    /// End a download; what came is kept, and the same `get` goes on from there
+    Cancel {
+        /// Its id, the beginning of that, or `all`
+        id: String,
+    },
+    /// Show or change how fast the running processes of this device send and take
+    Limit {
+        /// Send at most so many bytes a second: 500K, 5M (powers of 1024), none
+        #[arg(long, value_name = "RATE")]
+        up: Option<Rate>,
+        /// Take at most so many bytes a second
+        #[arg(long, value_name = "RATE")]
+        down: Option<Rate>,
+    },
     #[command(flatten)]
     Device(DeviceCommand),
 }
@@ -102,6 +129,23 @@ impl From<Admit> for Admission {
     }
 }
 
+/// What one process may send and take, all its transfers together.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct LimitArgs {
+    /// Send at most so many bytes a second: 500K, 5M (powers of 1024), none; `lanyard limit` changes it
+    #[arg(long, value_name = "RATE", default_value_t = Rate::UNLIMITED)]
+    pub limit_up: Rate,
+    /// Take at most so many bytes a second
+    #[arg(long, value_name = "RATE", default_value_t = Rate::UNLIMITED)]
+    pub limit_down: Rate,
+}
+
+impl From<LimitArgs> for RateLimits {
+    fn from(args: LimitArgs) -> Self {
+        Self { up: args.limit_up, down: args.limit_down }
+    }
+}
+
 /// How the host's desk behaves, in one process or alone.
 #[derive(Debug, Clone, Args)]
 pub struct DeskArgs {
@@ -120,6 +164,8 @@ pub struct DeskArgs {
     /// What people see this hub and this machine called [default: the machine's name]
     #[arg(long, value_parser = name)]
     pub name: Option<String>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// Where people reach the hub.
@@ -279,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn transfers_are_steered_by_id_and_limits_by_rate() {
+        assert!(matches!(parsed("pause all").unwrap().1, Command::Pause { id } if id == "all"));
+        let (_, limit) = parsed("limit --up 5M").unwrap();
+        assert!(matches!(limit, Command::Limit { up: Some(up), down: None } if up.get() == Some(5 << 20)));
+        assert_eq!(serve("--limit-up 500K x").desk.limits.limit_up.get(), Some(500 << 10));
+        assert_eq!(serve("x").desk.limits.limit_down, Rate::UNLIMITED);
+    }
+
+    #[test]
     fn mistakes_end_with_two() {
         for line in [
             "--listen nonsense",
@@ -289,6 +344,10 @@ mod tests {
             "master",
             "master --relay nonsense",
             "--nonsense",
+            "--limit-up 1K",
+            "share x --limit-down fast",
+            "pause",
+            "limit 5M",
         ] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
         }

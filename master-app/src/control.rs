@@ -1,26 +1,25 @@
-//! The control socket: how the host's own commands speak to the running hub. One JSON line each way.
+//! Control sockets: how commands speak to the running hub, and to running devices. One JSON line each way.
 
 mod client;
+pub mod device;
+mod device_client;
+mod server;
 mod transport;
 
-use lanyard_protocol::limits::MAX_FRAME_BYTES;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{approve, console, devices, devices_table, files, files_table, forget, kind, refuse, status};
+pub use device_client::{cancel, limit, pause, resume, transfers};
 pub use transport::Listener;
 
 use crate::console::Door;
 use crate::desk::{self, Refusal};
 use crate::driver::DriverHandle;
 use crate::exit::Exit;
-use transport::Stream;
 
-/// A request is a short line.
-const MAX_REQUEST: u64 = MAX_FRAME_BYTES as u64;
-/// Commands served at once; the next ones wait.
-const AT_ONCE: usize = 16;
+/// The name of the hub's own socket.
+pub const HUB: &str = "control";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -69,42 +68,12 @@ pub struct Control {
 
 impl Control {
     /// Serves commands until `stop`.
-    pub async fn run(self, mut listener: Listener, stop: CancellationToken) {
-        let room = std::sync::Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
-        loop {
-            let Ok(place) = room.clone().acquire_owned().await else { return };
-            let stream = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = stop.cancelled() => return,
-            };
+    pub async fn run(self, listener: Listener, stop: CancellationToken) {
+        let answer = move |request| {
             let control = self.clone();
-            match stream {
-                Ok(stream) => drop(tokio::spawn(async move {
-                    if let Err(error) = control.serve(stream).await {
-                        tracing::debug!(%error, "a command went away before its answer");
-                    }
-                    drop(place);
-                })),
-                Err(error) => {
-                    tracing::warn!(%error, "the control socket took no connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-
-    async fn serve(&self, stream: Stream) -> std::io::Result<()> {
-        let mut stream = BufReader::new(stream);
-        let mut line = String::new();
-        (&mut stream).take(MAX_REQUEST).read_line(&mut line).await?;
-        let response = match serde_json::from_str(&line) {
-            Ok(request) => self.answer(request).await.map_or_else(Response::Failed, Response::Ok),
-            Err(error) => Response::Failed(Refusal::new(Exit::Usage, format!("that is no command: {error}"))),
+            async move { control.answer(request).await }
         };
-        let mut text = serde_json::to_vec(&response)?;
-        text.push(b'\n');
-        stream.write_all(&text).await?;
-        stream.shutdown().await
+        server::serve(listener, stop, answer).await;
     }
 
     async fn answer(&self, request: Request) -> Result<serde_json::Value, Refusal> {

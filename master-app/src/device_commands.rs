@@ -11,12 +11,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use lanyard_device::link::HubUrl;
-use lanyard_device::{Catalogue, DeviceError};
+use lanyard_device::{Catalogue, DeviceError, RateLimits};
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::{EntryKind, FailureCode, FileEntry};
 use serde_json::json;
 
-use crate::cli::Global;
+use crate::cli::{Global, LimitArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::text;
 use connection::Connection;
@@ -57,6 +57,8 @@ pub struct ShareArgs {
     /// Files and folders; a word with `://` is the hub's address
     #[arg(required = true, value_name = "[URL] PATH")]
     pub words: Vec<String>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -67,6 +69,8 @@ pub struct GetArgs {
     /// The folder to save to; `-` writes one file to standard output
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub output: PathBuf,
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -127,7 +131,7 @@ fn owner_name(catalogue: &Catalogue, entry: &FileEntry) -> String {
 }
 
 async fn ls(global: &Global, args: HubArgs) -> Outcome {
-    let mut connection = Connection::open(global, args.url, None)?;
+    let mut connection = Connection::open(global, args.url, None, RateLimits::default())?;
     connection.enter().await?;
     let catalogue = connection.handle.catalogue().await.map_err(failure_of)?;
     let mut entries: Vec<(String, &FileEntry)> =
@@ -177,7 +181,7 @@ async fn link(global: &Global, args: LinkArgs) -> Outcome {
     if words.len() > 1 {
         return Err(Failure::usage("one file or one folder at a time"));
     }
-    let mut connection = Connection::open(global, url, None)?;
+    let mut connection = Connection::open(global, url, None, RateLimits::default())?;
     connection.enter().await?;
     let catalogue = connection.handle.catalogue().await.map_err(failure_of)?;
     let chosen = choose::choose(&catalogue, &words[0])?;

@@ -18,8 +18,8 @@ pub const HELP: &str = "Exit codes:
   1  failed
   2  the command line cannot be meant that way
   3  this device is not approved, or was turned away
-  4  no hub is reachable (or none runs on that data directory)
-  5  no such device or file";
+  4  no hub is reachable (or nothing that could answer runs on that data directory)
+  5  no such device, file or transfer";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

@@ -6,18 +6,21 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::DeviceStore;
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase};
+use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits};
 use lanyard_protocol::{DeviceKind, Instance, PublicKey};
 use tokio_util::sync::CancellationToken;
 
+use crate::control;
 use crate::text::visible;
 
-/// Offers `paths` to the hub until `stop`.
+/// Offers `paths` to the hub until `stop`; commands reach the device on `dir`.
 pub async fn run(
+    dir: PathBuf,
     url: HubUrl,
     store: DeviceStore,
     name: String,
     paths: Vec<PathBuf>,
+    limits: RateLimits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let keypair = store.keypair().clone();
@@ -29,8 +32,11 @@ pub async fn run(
         instance: instance(&keypair.public()),
         keypair,
         pinned_hub: None,
+        limits,
+        content_dir: Some(dir.clone()),
     };
     let (device, mut events) = Device::start(config)?;
+    let _commands = control::device::offer(&dir, device.clone()).await;
     offer(&device, paths).await?;
     loop {
         let event = tokio::select! {

@@ -65,6 +65,11 @@ async fn run(global: &Global, command: Command) -> Outcome {
         Command::Console => control::console(global).await,
         Command::Files => control::files(global).await,
         Command::Status => control::status(global).await,
+        Command::Transfers => control::transfers(global).await,
+        Command::Pause { id } => control::pause(global, id).await,
+        Command::Resume { id } => control::resume(global, id).await,
+        Command::Cancel { id } => control::cancel(global, id).await,
+        Command::Limit { up, down } => control::limit(global, up, down).await,
         Command::Device(command) => device_commands::run(command, global).await,
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{DeskArgs, Global, MasterArgs, RelayArgs, ServeArgs};
 use crate::console::{Console, ConsoleInfo, Door};
-use crate::control::{Control, Listener};
+use crate::control::{Control, HUB, Listener};
 use crate::data_dir::{self, Half};
 use crate::driver::{self, DriverHandle, Screen, Shown};
 use crate::exit::{Failure, Outcome};
@@ -127,7 +127,9 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let door = open_desk(dir, &hub, host, &driver, &stop, &mut parts).await?;
     let (url, secret, to_relay, until) = (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
     parts.spawn(async move { Ok(relay_link::run(url, secret, to_relay, until).await?) });
-    parts.spawn(host::run(hub.url.clone(), device, hub.name.clone(), hub.paths.clone(), stop.clone()));
+    let limits = hub.desk.limits.into();
+    let (at, url, name, paths) = (dir.to_path_buf(), hub.url.clone(), hub.name.clone(), hub.paths.clone());
+    parts.spawn(host::run(at, url, device, name, paths, limits, stop.clone()));
 
     let result = tokio::select! {
         () = stop_signal() => Ok(()),
@@ -162,7 +164,7 @@ async fn open_desk(
     let door = console.door();
     parts.spawn(async move { console.run().await.context("serve the console") });
     let listener =
-        Listener::open(dir).await.with_context(|| format!("open the control socket in {}", dir.display()))?;
+        Listener::open(dir, HUB).await.with_context(|| format!("open the control socket in {}", dir.display()))?;
     let (name, urls) = (hub.name.clone(), hub.urls.clone());
     let control = Control { driver: driver.clone(), door: door.clone(), name, urls };
     let until = stop.clone();
@@ -383,6 +385,8 @@ mod tests {
             platform: "Test".into(),
             instance: lanyard_device::new_instance().unwrap(),
             pinned_hub: None,
+            limits: Default::default(),
+            content_dir: None,
         };
         let (device, mut events) = Device::start(config).unwrap();
         let code = until(&mut events, |event| match event {

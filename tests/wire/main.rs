@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod copies;
 mod downloads;
 mod edges;
 mod joining;
+mod limits;
 mod native;
+mod steering;
 mod transfers;
 mod world;

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use lanyard_device::{
-    Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, SavedFile, ShareState, Wanted, new_instance,
+    Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits, SavedFile, ShareState, Wanted,
+    new_instance,
 };
 use lanyard_hub::authority::{Command, Word};
 use lanyard_protocol::identity::Keypair;
@@ -14,12 +15,12 @@ use tokio::sync::mpsc;
 use crate::world::{Hub, NEVER, content};
 
 /// A native device and what it told.
-struct Native {
-    handle: DeviceHandle,
+pub struct Native {
+    pub handle: DeviceHandle,
     events: mpsc::Receiver<DeviceEvent>,
 }
 
-fn config(hub: &Hub, seed: u8) -> DeviceConfig {
+pub fn config(hub: &Hub, seed: u8) -> DeviceConfig {
     DeviceConfig {
         hub: hub.url.clone(),
         keypair: Keypair::from_seed(&[seed; 32]),
@@ -28,6 +29,8 @@ fn config(hub: &Hub, seed: u8) -> DeviceConfig {
         platform: "test".into(),
         instance: new_instance().unwrap(),
         pinned_hub: None,
+        limits: RateLimits::default(),
+        content_dir: None,
     }
 }
 
@@ -38,8 +41,12 @@ impl Native {
     }
 
     /// Knocks, is let in by the digits it shows, and knows the list.
-    async fn inside(hub: &Hub, seed: u8) -> Self {
-        let mut native = Self::start(config(hub, seed));
+    pub async fn inside(hub: &Hub, seed: u8) -> Self {
+        Self::inside_as(hub, config(hub, seed)).await
+    }
+
+    pub async fn inside_as(hub: &Hub, config: DeviceConfig) -> Self {
+        let mut native = Self::start(config);
         let code = native
             .until(|event| match event {
                 DeviceEvent::Phase(Phase::Waiting { code }) => code,
@@ -57,7 +64,7 @@ impl Native {
         self.until(|event| matches!(event, DeviceEvent::Phase(Phase::Approved { .. })).then_some(())).await;
     }
 
-    async fn until<T>(&mut self, wanted: impl Fn(DeviceEvent) -> Option<T>) -> T {
+    pub async fn until<T>(&mut self, wanted: impl Fn(DeviceEvent) -> Option<T>) -> T {
         let waiting = async {
             loop {
                 let event = self.events.recv().await.expect("the device lives");
@@ -70,7 +77,7 @@ impl Native {
     }
 
     /// Shares, and waits until all is listed.
-    async fn shares(&mut self, path: &Path) -> usize {
+    pub async fn shares(&mut self, path: &Path) -> usize {
         let offered = self.handle.share(vec![path.into()]).await.unwrap();
         assert_eq!(offered.skipped, []);
         let mut left = offered.files.len();
@@ -86,7 +93,7 @@ impl Native {
     }
 
     /// Waits until so many files are listed, and gives them.
-    async fn sees(&mut self, count: usize) -> Vec<Wanted> {
+    pub async fn sees(&mut self, count: usize) -> Vec<Wanted> {
         loop {
             let catalogue = self.handle.catalogue().await.unwrap();
             if catalogue.files.len() == count {
@@ -99,7 +106,7 @@ impl Native {
     }
 
     /// Fetches and waits for the end: what was saved, and what failed.
-    async fn fetches(&mut self, wanted: Vec<Wanted>, to: &Path) -> (Vec<SavedFile>, Vec<FailureCode>) {
+    pub async fn fetches(&mut self, wanted: Vec<Wanted>, to: &Path) -> (Vec<SavedFile>, Vec<FailureCode>) {
         let started = self.handle.start_transfer(wanted, to.into()).await.unwrap();
         let (mut saved, mut failed) = (started.already, Vec::new());
         let mut running = started.transfers.len();

@@ -133,6 +133,10 @@ pub enum Input {
         file_id: FileId,
         outcome: Closed,
     },
+    /// All transfers together shall take no more than this; the driver slows their bodies.
+    LimitDown {
+        bytes_a_second: Option<u64>,
+    },
     Pause {
         transfer_id: TransferId,
     },

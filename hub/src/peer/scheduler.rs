@@ -8,11 +8,10 @@ use lanyard_protocol::{DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileId,
 
 use super::mirror::Catalogue;
 use super::transfer::{JobState, Transfer, Waiting};
+use super::window::Pace;
 use super::{Closed, Effect, FetchId, FetchOutcome, Peer, Timer, TransferOrder};
 use crate::machine::Moment;
 
-/// Runs of all transfers on their way: their buffers are this device's memory.
-const MOST_RUNS: usize = 8;
 /// Longer than the relay lets a request wait for room and for its owner: nobody speaks of it any more.
 const ASK_LAPSES_MS: u64 = 60_000;
 /// Groups that differ from the list so often in a row are not the listed ones at all: the relay decides over the whole.
@@ -48,6 +47,7 @@ pub(super) struct Scheduler {
     asks: BTreeMap<u64, Ask>,
     fetches: BTreeMap<FetchId, Fetch>,
     last_fetch: u64,
+    pace: Pace,
     /// Whose turn it was last.
     turn: Option<TransferId>,
 }
@@ -86,7 +86,7 @@ impl Scheduler {
 
     /// The next request, one transfer after the other.
     fn next(&mut self) -> Option<(TransferId, What, Vec<Piece>)> {
-        if self.asks.len() + self.fetches.len() >= MOST_RUNS {
+        if self.asks.len() + self.fetches.len() >= self.pace.runs {
             return None;
         }
         let mut order: Vec<TransferId> = self.transfers.keys().copied().collect();
@@ -98,7 +98,7 @@ impl Scheduler {
             if transfer.paused || under_way >= transfer.window.runs() {
                 continue;
             }
-            if let Some((what, pieces)) = transfer.next_run() {
+            if let Some((what, pieces)) = transfer.next_run(self.pace.run_bytes) {
                 self.turn = Some(transfer_id);
                 return Some((transfer_id, what, pieces));
             }
@@ -185,6 +185,11 @@ impl Scheduler {
         if let Some(job) = self.get(transfer_id, file_id) {
             job.consumed = job.consumed.max(groups);
         }
+    }
+
+    /// All together take no more than this a second.
+    pub(super) fn limit(&mut self, bytes_a_second: Option<u64>) {
+        self.pace = Pace::of(bytes_a_second);
     }
 
     pub(super) fn resume(&mut self, transfer_id: TransferId) {

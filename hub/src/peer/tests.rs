@@ -612,6 +612,16 @@ fn paused_it_asks_nothing_and_resumed_it_goes_on() {
 }
 
 #[test]
+fn a_limited_device_asks_for_little_at_once_and_for_more_when_it_may() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::LimitDown { bytes_a_second: Some(500 << 10) });
+    let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 16 * MIB)]) });
+    assert_eq!(asked(&effects), [groups(0, 1), groups(1, 1)]);
+    let effects = rig.tell(Input::LimitDown { bytes_a_second: None });
+    assert_eq!(asked(&effects), [groups(2, 4), groups(6, 4)]);
+}
+
+#[test]
 fn an_ordered_reader_is_not_run_away_from() {
     let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
     let ahead = TransferOrder { lookahead_bytes: Some(3 * MIB), ..order(&[(1, 64 * MIB)]) };

@@ -191,8 +191,8 @@ impl Transfer {
         Some(file_id)
     }
 
-    /// The next run to ask for; its groups are no longer missing.
-    pub(super) fn next_run(&mut self) -> Option<(What, Vec<Piece>)> {
+    /// The next run to ask for, of `most` bytes if groups are that small; its groups are no longer missing.
+    pub(super) fn next_run(&mut self, most: u64) -> Option<(What, Vec<Piece>)> {
         // Each file in the queue is looked at once at most: one behind its reader stays and asks nothing now.
         for _ in 0..self.queue.len() {
             let file_id = *self.queue.front()?;
@@ -208,9 +208,9 @@ impl Transfer {
                 continue;
             }
             if self.lookahead_bytes.is_none() && job.missing_bytes() <= SMALL_BYTES {
-                return Some((What::Bytes, self.bundle()));
+                return Some((What::Bytes, self.bundle(most)));
             }
-            if let Some(piece) = self.run_of(file_id) {
+            if let Some(piece) = self.run_of(file_id, most) {
                 return Some((What::Bytes, vec![piece]));
             }
             self.rotate();
@@ -219,7 +219,7 @@ impl Transfer {
     }
 
     /// Small files from the front of the queue, as many as fit one body.
-    fn bundle(&mut self) -> Vec<Piece> {
+    fn bundle(&mut self, most: u64) -> Vec<Piece> {
         let (mut pieces, mut bytes) = (Vec::new(), 0);
         while let Some(file_id) = self.queue.front().copied() {
             let Some(job) = self.jobs.get_mut(&file_id) else { break };
@@ -229,7 +229,7 @@ impl Transfer {
             let fetching = job.state == JobState::Fetching && job.waiting.is_none();
             let (size, runs) = (job.missing_bytes(), job.missing.runs().count());
             if fetching && !pieces.is_empty() {
-                let full = bytes + size > BUNDLE_BYTES || pieces.len() + runs > MAX_PIECES;
+                let full = bytes + size > BUNDLE_BYTES.min(most) || pieces.len() + runs > MAX_PIECES;
                 if full || size > SMALL_BYTES {
                     break;
                 }
@@ -246,9 +246,9 @@ impl Transfer {
 
     /// The next run of one large file. A reader in order is given whole runs of a third of its lookahead: asking for each
     /// group as the one before is taken would be a message a group.
-    fn run_of(&mut self, file_id: FileId) -> Option<Piece> {
+    fn run_of(&mut self, file_id: FileId, most: u64) -> Option<Piece> {
         let lookahead = self.lookahead_bytes;
-        let run_bytes = self.window.run_bytes().min(MAX_RUN_BYTES).min(lookahead.unwrap_or(u64::MAX) / 3);
+        let run_bytes = self.window.run_bytes().min(MAX_RUN_BYTES).min(most).min(lookahead.unwrap_or(u64::MAX) / 3);
         let job = self.jobs.get_mut(&file_id)?;
         let first = job.missing.first()?;
         let groups_in = |bytes: u64| (bytes >> job.groups.group_log).max(1) as u32;

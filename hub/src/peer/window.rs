@@ -1,6 +1,7 @@
-//! How much one transfer asks for: bytes of a run, and runs at once. Grows on success, halves on failure.
+//! How much is asked for: by one transfer, bytes of a run and runs at once, growing on success and halving on failure; by
+//! all together, what a limited rate allows.
 
-use lanyard_protocol::limits::MAX_RUN_BYTES;
+use lanyard_protocol::limits::{MAX_RUN_BYTES, MIN_BODY_RATE};
 
 /// What a first run asks for: the plateau of the measurements.
 const START_BYTES: u64 = 1 << 20;
@@ -62,6 +63,33 @@ impl Window {
     }
 }
 
+/// What all transfers together may have on their way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pace {
+    /// Runs at once: their buffers are this device's memory.
+    pub runs: usize,
+    /// Bytes of a run (at least one group, or one small file, goes in any case).
+    pub run_bytes: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { runs: MOST_RUNS, run_bytes: u64::MAX }
+    }
+}
+
+impl Pace {
+    /// At so many bytes a second together, each run takes about twice the aim, or is one group; and they are so few that
+    /// each is twice as fast as the relay demands of a body.
+    pub fn of(bytes_a_second: Option<u64>) -> Self {
+        let Some(rate) = bytes_a_second else { return Self::default() };
+        let at_once = (rate * 2 * AIM_MS / 1_000) >> lanyard_protocol::group::MIN_GROUP_LOG;
+        let none_starves = rate / (2 * MIN_BODY_RATE);
+        let runs = at_once.clamp(2, MOST_RUNS as u64).min(none_starves).max(1);
+        Self { runs: runs as usize, run_bytes: rate * 2 * AIM_MS / 1_000 / runs }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +114,21 @@ mod tests {
         let mut window = Window::new(false);
         (0..100).for_each(|_| window.good(1, GROUP));
         assert_eq!((window.run_bytes(), window.runs()), (MOST_OF_A_PROGRAM, MOST_RUNS));
+    }
+
+    #[test]
+    fn runs_of_a_limited_device_are_short_and_never_starve() {
+        assert_eq!(Pace::of(None), Pace::default());
+        for (rate, runs, run_bytes) in [
+            (16 << 10, 1, 8 << 10),
+            (40 << 10, 2, 10 << 10),
+            (500 << 10, 2, 125 << 10),
+            (2 << 20, 4, GROUP),
+            (64 << 20, 8, 4 << 20),
+        ] {
+            assert_eq!(Pace::of(Some(rate)), Pace { runs, run_bytes }, "{rate}");
+            assert!(rate / runs as u64 >= 2 * MIN_BODY_RATE);
+        }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::io;
 
 use lanyard_protocol::{DeviceKind, Membership};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
-use super::{Request, Response, Status, transport};
+use super::transport::Stream;
+use super::{HUB, Request, Response, Status, transport};
 use crate::cli::Global;
 use crate::desk::{DeviceRow, FileRow, PresenceWord};
 use crate::exit::{Exit, Failure, Outcome};
@@ -14,7 +16,7 @@ use crate::text::{self, visible};
 
 async fn ask<T: DeserializeOwned>(global: &Global, request: Request) -> Result<T, Failure> {
     let dir = &global.data_dir;
-    let stream = transport::connect(dir).await.map_err(|error| match error.kind() {
+    let stream = transport::connect(dir, HUB).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             Failure::new(Exit::NotReachable, format!("no hub runs on {}", dir.display()))
         }
@@ -23,9 +25,14 @@ async fn ask<T: DeserializeOwned>(global: &Global, request: Request) -> Result<T
         }
         _ => Failure::new(Exit::Failed, format!("cannot reach the hub on {}: {error}", dir.display())),
     })?;
-    let lost = |error: io::Error| Failure::new(Exit::NotReachable, format!("the hub went away: {error}"));
+    exchange(stream, &request).await
+}
+
+/// Says a request and hears the answer.
+pub(super) async fn exchange<T: DeserializeOwned>(stream: Stream, request: &impl Serialize) -> Result<T, Failure> {
+    let lost = |error: io::Error| Failure::new(Exit::NotReachable, format!("who was asked went away: {error}"));
     let mut stream = BufReader::new(stream);
-    let mut line = serde_json::to_string(&request)?;
+    let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes()).await.map_err(lost)?;
     let mut answer = String::new();

@@ -4,8 +4,10 @@
 use std::path::Path;
 
 use lanyard_protocol::Membership;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio_util::sync::DropGuard;
 
+use super::transport::Stream;
 use super::*;
 use crate::cli::Global;
 use crate::desk::DeviceRow;
@@ -37,7 +39,7 @@ async fn raw(stream: Stream, line: &str) -> Response {
 }
 
 async fn say(dir: &Path, line: &str) -> Response {
-    raw(transport::connect(dir).await.unwrap(), line).await
+    raw(transport::connect(dir, HUB).await.unwrap(), line).await
 }
 
 async fn rows(dir: &Path) -> Vec<DeviceRow> {
@@ -51,7 +53,7 @@ async fn rows(dir: &Path) -> Vec<DeviceRow> {
 async fn a_knock_is_listed_with_its_digits_and_let_in_by_name() {
     let mut bench = Bench::new().await;
     let dir = bench.dir.path().to_owned();
-    let _serving = serve(&bench, Listener::open(&dir).await.unwrap()).await;
+    let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     let (request, code) = bench.knock(7, "Ana").await;
     let listed = rows(&dir).await;
     assert_eq!((listed[0].membership, listed[0].code.clone()), (Membership::Pending, Some(code.clone())));
@@ -77,7 +79,7 @@ async fn a_knock_is_listed_with_its_digits_and_let_in_by_name() {
 async fn naming_a_device_is_enough_for_the_owner() {
     let mut bench = Bench::new().await;
     let dir = bench.dir.path().to_owned();
-    let _serving = serve(&bench, Listener::open(&dir).await.unwrap()).await;
+    let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     bench.knock(7, "Ana").await;
     let approving = tokio::spawn({
         let dir = dir.clone();
@@ -93,7 +95,7 @@ async fn what_is_not_there_has_its_number() {
     assert_eq!(status(&global(dir.path())).await.unwrap_err().exit, Exit::NotReachable);
     let bench = Bench::new().await;
     let dir = bench.dir.path().to_owned();
-    let serving = serve(&bench, Listener::open(&dir).await.unwrap()).await;
+    let serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     assert_eq!(refuse(&global(&dir), "Nobody".into()).await.unwrap_err().exit, Exit::NotFound);
     assert!(matches!(say(&dir, "rubbish").await, Response::Failed(Refusal { exit: 2, .. })));
     status(&global(&dir)).await.unwrap();
@@ -101,7 +103,7 @@ async fn what_is_not_there_has_its_number() {
     files(&global(&dir)).await.unwrap();
     drop(serving);
     // A dead hub's socket is in nobody's way.
-    let _serving = serve(&bench, Listener::open(&dir).await.unwrap()).await;
+    let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     devices(&global(&dir)).await.unwrap();
 }
 
@@ -112,7 +114,7 @@ async fn the_socket_is_private_and_its_path_may_be_long() {
     let bench = Bench::new().await;
     let dir = bench.dir.path().join("a-long-name".repeat(12));
     std::fs::create_dir(&dir).unwrap();
-    let _serving = serve(&bench, Listener::open(&dir).await.unwrap()).await;
+    let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     assert_eq!(rows(&dir).await, vec![]);
     if cfg!(target_os = "linux") {
         let mode = std::fs::metadata(dir.join("control.sock")).unwrap().permissions().mode();
@@ -124,7 +126,7 @@ async fn the_socket_is_private_and_its_path_may_be_long() {
 async fn over_tcp_only_who_reads_the_token_is_served() {
     let bench = Bench::new().await;
     let dir = bench.dir.path().to_owned();
-    let listener = Listener::open_tcp(&dir).await.unwrap();
+    let listener = Listener::open_tcp(&dir, HUB).await.unwrap();
     let Listener::Tcp { listener: ref tcp, .. } = listener else { panic!("it is the TCP one") };
     let address = tcp.local_addr().unwrap();
     let _serving = serve(&bench, listener).await;
@@ -134,6 +136,6 @@ async fn over_tcp_only_who_reads_the_token_is_served() {
     // The connection may end by a reset: what matters is that nothing comes.
     let _ = stranger.read_to_end(&mut answer).await;
     assert!(answer.is_empty());
-    let stream = transport::connect_tcp(&dir).await.unwrap();
+    let stream = transport::connect_tcp(&dir, HUB).await.unwrap();
     assert!(matches!(raw(stream, r#"{"command":"status"}"#).await, Response::Ok(_)));
 }

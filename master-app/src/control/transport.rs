@@ -1,4 +1,5 @@
-//! How commands reach the hub: a Unix socket that only its owner may use; elsewhere loopback TCP and a private token.
+//! How commands reach the hub or a device: a Unix socket that only its owner may use; elsewhere loopback TCP and a
+//! private token. Either has a name below the data directory.
 
 use std::io;
 use std::path::Path;
@@ -13,13 +14,13 @@ pub type Stream = Box<dyn Duplex>;
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
-/// Holds the port and the token of a hub that listens on TCP: `PORT TOKEN`.
-const TOKEN_FILE: &str = "control.token";
+/// The file that holds the port and the token of who listens on TCP: `PORT TOKEN`.
+const TOKEN_END: &str = ".token";
 const MAX_TOKEN_LINE: u64 = 128;
 /// Who connects says the token at once.
 const TOKEN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Where a running hub takes commands. The data directory's lock is held, so what lies there already is a dead one's.
+/// Where a running hub or device takes commands. Only one process has its name, so what lies there already is a dead one's.
 pub enum Listener {
     #[cfg(unix)]
     Unix(unix::Listener),
@@ -28,21 +29,21 @@ pub enum Listener {
 }
 
 impl Listener {
-    pub async fn open(dir: &Path) -> io::Result<Self> {
+    pub async fn open(dir: &Path, name: &str) -> io::Result<Self> {
         #[cfg(unix)]
-        return unix::Listener::open(dir).map(Self::Unix);
+        return unix::Listener::open(dir, name).map(Self::Unix);
         #[cfg(not(unix))]
-        return Self::open_tcp(dir).await;
+        return Self::open_tcp(dir, name).await;
     }
 
     #[cfg_attr(unix, allow(dead_code, reason = "the way of systems without Unix sockets; its test runs everywhere"))]
-    pub async fn open_tcp(dir: &Path) -> io::Result<Self> {
+    pub async fn open_tcp(dir: &Path, name: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let mut random = [0u8; 32];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let token = hex::encode(random);
         let line = format!("{} {token}\n", listener.local_addr()?.port());
-        private_file::write(&dir.join(TOKEN_FILE), line.as_bytes()).map_err(io::Error::other)?;
+        private_file::write(&dir.join(format!("{name}{TOKEN_END}")), line.as_bytes()).map_err(io::Error::other)?;
         Ok(Self::Tcp { listener, token: blake3::hash(token.as_bytes()) })
     }
 
@@ -72,17 +73,40 @@ impl Listener {
     }
 }
 
-/// Reaches the hub that runs on `dir`. `NotFound` and `ConnectionRefused` mean that none does.
-pub async fn connect(dir: &Path) -> io::Result<Stream> {
+/// Reaches who has `name` on `dir`. `NotFound` and `ConnectionRefused` mean that nobody has.
+pub async fn connect(dir: &Path, name: &str) -> io::Result<Stream> {
     #[cfg(unix)]
-    return Ok(Box::new(unix::connect(dir).await?));
+    return Ok(Box::new(unix::connect(dir, name).await?));
     #[cfg(not(unix))]
-    return connect_tcp(dir).await;
+    return connect_tcp(dir, name).await;
+}
+
+/// The names on `dir` that begin so. Some may be dead ones'.
+pub fn names(dir: &Path, start: &str) -> io::Result<Vec<String>> {
+    #[cfg(unix)]
+    let (folder, end) = (unix::folder(dir)?, unix::SOCKET_END);
+    #[cfg(not(unix))]
+    let (folder, end) = (dir.to_path_buf(), TOKEN_END);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(end).filter(|name| name.starts_with(start)).map(String::from));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Takes away what a process left that is gone.
+pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
+    #[cfg(unix)]
+    return unix::remove(dir, name);
+    #[cfg(not(unix))]
+    return std::fs::remove_file(dir.join(format!("{name}{TOKEN_END}")));
 }
 
 #[cfg_attr(unix, allow(dead_code, reason = "the way of systems without Unix sockets; its test runs everywhere"))]
-pub async fn connect_tcp(dir: &Path) -> io::Result<Stream> {
-    let bytes = private_file::read(&dir.join(TOKEN_FILE)).map_err(io::Error::other)?;
+pub async fn connect_tcp(dir: &Path, name: &str) -> io::Result<Stream> {
+    let bytes = private_file::read(&dir.join(format!("{name}{TOKEN_END}"))).map_err(io::Error::other)?;
     let text = String::from_utf8(bytes.ok_or(io::ErrorKind::NotFound)?).map_err(io::Error::other)?;
     let (port, token) = text.trim().split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
     let port: u16 = port.parse().map_err(io::Error::other)?;
@@ -100,9 +124,11 @@ mod unix {
 
     use tokio::net::{UnixListener, UnixStream};
 
-    const SOCKET: &str = "control.sock";
+    pub const SOCKET_END: &str = ".sock";
     /// The system's own limit is 108 bytes, on some 104.
     const MAX_SOCKET_PATH: usize = 100;
+    /// Of a name below the directory, with what is around it: all names lie in one place.
+    const LONGEST_NAME: usize = 32;
 
     pub struct Listener {
         listener: UnixListener,
@@ -116,9 +142,10 @@ mod unix {
         _dir: Option<File>,
     }
 
-    fn place(dir: &Path) -> io::Result<Place> {
-        let path = dir.join(SOCKET);
-        if path.as_os_str().len() <= MAX_SOCKET_PATH {
+    fn place(dir: &Path, name: &str) -> io::Result<Place> {
+        let file = format!("{name}{SOCKET_END}");
+        let path = dir.join(&file);
+        if dir.as_os_str().len() + LONGEST_NAME <= MAX_SOCKET_PATH {
             return Ok(Place { path, _dir: None });
         }
         #[cfg(target_os = "linux")]
@@ -126,16 +153,24 @@ mod unix {
             use std::os::fd::AsRawFd;
             // A short name of the same folder.
             let dir = File::open(dir)?;
-            let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(SOCKET);
+            let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(file);
             Ok(Place { path, _dir: Some(dir) })
         }
         #[cfg(not(target_os = "linux"))]
-        private_place(dir)
+        Ok(Place { path: private_folder(dir)?.join(file), _dir: None })
+    }
+
+    /// Where the sockets of this data directory lie.
+    pub fn folder(dir: &Path) -> io::Result<PathBuf> {
+        if cfg!(target_os = "linux") || dir.as_os_str().len() + LONGEST_NAME <= MAX_SOCKET_PATH {
+            return Ok(dir.to_path_buf());
+        }
+        private_folder(dir)
     }
 
     /// A folder of our own among the temporary ones, named after `dir`.
     #[cfg_attr(target_os = "linux", allow(dead_code, reason = "the way of systems without /proc"))]
-    fn private_place(dir: &Path) -> io::Result<Place> {
+    fn private_folder(dir: &Path) -> io::Result<PathBuf> {
         let full = fs::canonicalize(dir)?;
         let name = blake3::hash(full.as_os_str().as_encoded_bytes()).to_hex();
         let folder = std::env::temp_dir().join(format!("lanyard-{}", &name.as_str()[..16]));
@@ -148,19 +183,21 @@ mod unix {
         if !is_ours {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else holds the control folder"));
         }
-        Ok(Place { path: folder.join(SOCKET), _dir: None })
+        Ok(folder)
     }
 
     impl Listener {
-        pub fn open(dir: &Path) -> io::Result<Self> {
-            let place = place(dir)?;
-            match fs::remove_file(&place.path) {
+        /// What has the name takes commands: it is bound under another one first.
+        pub fn open(dir: &Path, name: &str) -> io::Result<Self> {
+            let (place, unready) = (place(dir, name)?, place(dir, &format!("{name}-new"))?);
+            match fs::remove_file(&unready.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let listener = UnixListener::bind(&place.path)?;
-            fs::set_permissions(&place.path, fs::Permissions::from_mode(0o600))?;
-            let owner = fs::metadata(&place.path)?.uid();
+            let listener = UnixListener::bind(&unready.path)?;
+            fs::set_permissions(&unready.path, fs::Permissions::from_mode(0o600))?;
+            let owner = fs::metadata(&unready.path)?.uid();
+            fs::rename(&unready.path, &place.path)?;
             Ok(Self { listener, owner })
         }
 
@@ -172,9 +209,13 @@ mod unix {
         }
     }
 
-    pub async fn connect(dir: &Path) -> io::Result<UnixStream> {
-        let place = place(dir)?;
+    pub async fn connect(dir: &Path, name: &str) -> io::Result<UnixStream> {
+        let place = place(dir, name)?;
         UnixStream::connect(&place.path).await
+    }
+
+    pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
+        fs::remove_file(place(dir, name)?.path)
     }
 
     #[cfg(test)]
@@ -184,13 +225,12 @@ mod unix {
         #[test]
         fn a_private_place_is_ours_alone() {
             let dir = tempfile::tempdir().unwrap();
-            let place = private_place(dir.path()).unwrap();
-            assert!(place.path.as_os_str().len() <= MAX_SOCKET_PATH);
-            let folder = place.path.parent().unwrap();
-            assert_eq!(fs::metadata(folder).unwrap().mode() & 0o777, 0o700);
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-            assert!(private_place(dir.path()).is_err());
-            fs::remove_dir(folder).unwrap();
+            let folder = private_folder(dir.path()).unwrap();
+            assert!(folder.as_os_str().len() + LONGEST_NAME <= MAX_SOCKET_PATH);
+            assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+            assert!(private_folder(dir.path()).is_err());
+            fs::remove_dir(&folder).unwrap();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::{DeviceStore, KnownHub};
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase};
+use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits};
 use lanyard_protocol::DeviceKind;
 use lanyard_protocol::device::HubInfo;
 use tokio::sync::mpsc;
@@ -35,7 +35,12 @@ pub struct Connection {
 
 impl Connection {
     /// Starts the device of this data directory towards `url`, or the hub joined last.
-    pub fn open(global: &Global, url: Option<HubUrl>, name: Option<String>) -> Result<Self, Failure> {
+    pub fn open(
+        global: &Global,
+        url: Option<HubUrl>,
+        name: Option<String>,
+        limits: RateLimits,
+    ) -> Result<Self, Failure> {
         let store = DeviceStore::open(&global.data_dir)?;
         let url = match (url, store.default_hub()) {
             (Some(url), _) => url,
@@ -54,6 +59,8 @@ impl Connection {
             platform: platform(),
             instance: lanyard_device::new_instance()?,
             pinned_hub: known.map(|known| known.public_key),
+            limits,
+            content_dir: Some(global.data_dir.clone()),
         };
         let (handle, events) = Device::start(config)?;
         Ok(Self { url, handle, events, name, hub: None, store, unreachable: None })

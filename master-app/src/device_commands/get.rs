@@ -13,7 +13,7 @@ use super::output::{Output, Progress};
 use super::{GetArgs, choose, failure_of, split_words};
 use crate::cli::Global;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::text;
+use crate::{control, text};
 
 pub async fn get(global: &Global, args: GetArgs) -> Outcome {
     let (url, words) = split_words(args.words)?;
@@ -21,8 +21,9 @@ pub async fn get(global: &Global, args: GetArgs) -> Outcome {
     if streamed && global.json {
         return Err(Failure::usage("standard output cannot carry both the file (-o -) and JSON (--json)"));
     }
-    let mut connection = Connection::open(global, url, None)?;
+    let mut connection = Connection::open(global, url, None, args.limits.into())?;
     connection.enter().await?;
+    let _commands = control::device::offer(&global.data_dir, connection.handle.clone()).await;
     let outcome = tokio::select! {
         outcome = fetch(global, &mut connection, words, &args.output, streamed) => outcome,
         () = interrupted() => {
@@ -78,6 +79,10 @@ struct Job {
     failed: usize,
     writer: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
     waiting: Option<FailureCode>,
+    paused: BTreeSet<TransferId>,
+    /// Whether people were told that all of it is paused.
+    said_paused: bool,
+    cancelled: usize,
 }
 
 impl Job {
@@ -96,6 +101,9 @@ impl Job {
             failed: 0,
             writer: started.writer,
             waiting: None,
+            paused: BTreeSet::new(),
+            said_paused: false,
+            cancelled: 0,
         };
         for file in &started.already {
             job.saved(file, true);
@@ -109,20 +117,25 @@ impl Job {
                 DeviceEvent::Progress { transfer_id, done, .. } => self.progressed(transfer_id, done),
                 DeviceEvent::FileDone { file, .. } => self.saved(&file, false),
                 DeviceEvent::FileFailed { file, code, message, .. } => self.file_failed(file, code, &message),
-                DeviceEvent::Transfer { waits_for, .. } => self.waits(waits_for),
-                DeviceEvent::TransferEnded { transfer_id, .. } => drop(self.running.remove(&transfer_id)),
+                DeviceEvent::Transfer { transfer_id, waits_for, paused } => self.stands(transfer_id, waits_for, paused),
+                DeviceEvent::TransferEnded { transfer_id, cancelled, .. } => self.ended(transfer_id, cancelled),
                 DeviceEvent::Phase(Phase::Ended { reason }) => return Err(connection.ended(reason)),
                 _ => {}
             }
         }
         self.progress.end();
         if let Some(writer) = self.writer.take() {
-            writer.await??;
+            let written = writer.await?;
+            if self.cancelled == 0 {
+                written?;
+            }
         }
-        self.output.event(&json!({ "event": "done", "files": self.saved, "failed": self.failed }));
-        match self.failed {
-            0 => Ok(()),
-            n => Err(Failure::new(Exit::Failed, format!("{n} of {} files did not come", n + self.saved))),
+        let Self { saved, failed, cancelled, .. } = self;
+        self.output.event(&json!({ "event": "done", "files": saved, "failed": failed, "cancelled": cancelled }));
+        match (failed, cancelled) {
+            (0, 0) => Ok(()),
+            (0, _) => Err(Failure::new(Exit::Failed, "cancelled; the same command goes on from here")),
+            (n, _) => Err(Failure::new(Exit::Failed, format!("{n} of {} files did not come", n + self.saved))),
         }
     }
 
@@ -135,10 +148,12 @@ impl Job {
 
     fn saved(&mut self, file: &SavedFile, already: bool) {
         self.saved += 1;
-        self.progress.message(&text::visible(file_name(&file.path)));
+        let how = if file.copied { " (copied)" } else { "" };
+        self.progress.message(&format!("{}{how}", text::visible(file_name(&file.path))));
         self.output.event(&json!({
             "event": "saved", "owner": file.owner, "file_id": file.file_id, "path": file.path,
             "saved_as": file.saved_as, "size": file.size, "root": file.root, "already": already,
+            "copied": file.copied,
         }));
     }
 
@@ -150,6 +165,29 @@ impl Job {
             "event": "failed", "owner": file.public_id, "file_id": file.file_id, "path": path,
             "code": code, "message": message,
         }));
+    }
+
+    fn ended(&mut self, transfer_id: TransferId, cancelled: usize) {
+        self.running.remove(&transfer_id);
+        self.paused.remove(&transfer_id);
+        self.cancelled += cancelled;
+    }
+
+    fn stands(&mut self, transfer_id: TransferId, waits_for: Option<FailureCode>, paused: bool) {
+        match paused {
+            true => self.paused.insert(transfer_id),
+            false => self.paused.remove(&transfer_id),
+        };
+        let all_paused = self.running.is_subset(&self.paused);
+        if self.said_paused != all_paused {
+            self.said_paused = all_paused;
+            let (word, event) = if all_paused { ("paused", "paused") } else { ("", "resumed") };
+            self.progress.message(word);
+            self.output.event(&json!({ "event": event }));
+        }
+        if !paused {
+            self.waits(waits_for);
+        }
     }
 
     fn waits(&mut self, waits_for: Option<FailureCode>) {

@@ -1,7 +1,7 @@
 //! `lanyard join`: knock, show the digits, wait for the host.
 
 use lanyard_device::store::now_ms;
-use lanyard_device::{DeviceEvent, Phase};
+use lanyard_device::{DeviceEvent, Phase, RateLimits};
 use serde_json::json;
 use tokio::time::timeout_at;
 
@@ -15,7 +15,7 @@ use crate::text;
 /// Returns when the host has decided.
 pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
     let output = Output::new(global);
-    let mut connection = Connection::open(global, Some(args.url), args.name)?;
+    let mut connection = Connection::open(global, Some(args.url), args.name, RateLimits::default())?;
     wait_for_decision(&mut connection, output).await?;
     connection.remember(now_ms())?;
     let (public_id, hub) = (connection.handle.public_id(), connection.hub_name());

@@ -13,7 +13,7 @@ use super::output::Output;
 use super::{ShareArgs, failure_of, split_words};
 use crate::cli::Global;
 use crate::exit::{Exit, Failure, Outcome};
-use crate::text;
+use crate::{control, text};
 
 pub async fn share(global: &Global, args: ShareArgs) -> Outcome {
     let (url, words) = split_words(args.words)?;
@@ -23,8 +23,9 @@ pub async fn share(global: &Global, args: ShareArgs) -> Outcome {
             return Err(Failure::new(Exit::NotFound, format!("cannot share {}: {error}", path.display())));
         }
     }
-    let mut connection = Connection::open(global, url, None)?;
+    let mut connection = Connection::open(global, url, None, args.limits.into())?;
     connection.enter().await?;
+    let _commands = control::device::offer(&global.data_dir, connection.handle.clone()).await;
     let outcome = tokio::select! {
         outcome = serve(global, &mut connection, paths) => outcome,
         () = interrupted() => Ok(()),

@@ -1,0 +1,303 @@
+//! Which content lies where on this device: a list of files that once had a known root, so that fetching one of them again
+//! is a copy. Only a cache: what cannot be read of it is as good as not there, and no file is believed without being hashed.
+//!
+//! `content.index` has one record a line, `CHECK JSON`; several processes append to it at once. It is bounded by its bytes.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use lanyard_protocol::{FileEntry, Root};
+use serde::{Deserialize, Serialize};
+
+use crate::private_file;
+
+const NAME: &str = "content.index";
+/// Smaller files come many to a body: looking for them costs as much as fetching them. One group.
+pub const SMALLEST: u64 = 256 << 10;
+/// Beyond, the older half is forgotten: room for about 100,000 files.
+const MOST_BYTES: u64 = 24 << 20;
+/// A record longer than the longest path is none.
+const LONGEST_LINE: u64 = 64 << 10;
+const CHECK_CHARS: usize = 16;
+
+/// The list in one data directory.
+#[derive(Debug, Clone)]
+pub struct ContentIndex {
+    path: PathBuf,
+}
+
+/// Where some content lay, and how the file looked then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    root: Root,
+    /// Without links in it.
+    path: PathBuf,
+    size: u64,
+    modified_ns: u64,
+    /// 0 where there is no such thing.
+    inode: u64,
+}
+
+fn nanoseconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+#[cfg(unix)]
+fn inode(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn inode(_: &Metadata) -> u64 {
+    0
+}
+
+impl Held {
+    /// How the file at `path` looks now; `None` if it is no file, or its name cannot be written down.
+    fn look(root: Root, path: &Path) -> io::Result<Option<Self>> {
+        let path = fs::canonicalize(path)?;
+        let metadata = fs::symlink_metadata(&path)?;
+        let modified_ns = nanoseconds(metadata.modified()?);
+        let (size, inode) = (metadata.len(), inode(&metadata));
+        let is_sound = metadata.is_file() && path.to_str().is_some();
+        Ok(is_sound.then_some(Self { root, path, size, modified_ns, inode }))
+    }
+
+    fn is_still(&self, metadata: &Metadata) -> bool {
+        let modified_ns = metadata.modified().map_or(0, nanoseconds);
+        metadata.is_file()
+            && (metadata.len(), modified_ns, inode(metadata)) == (self.size, self.modified_ns, self.inode)
+    }
+
+    /// Whether it looks as it did, at the very place: nothing on the way became a link since.
+    fn seems_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|metadata| self.is_still(&metadata))
+            && fs::canonicalize(&self.path).is_ok_and(|path| path == self.path)
+    }
+
+    /// Opens it if it looks as it did. What it holds is another question.
+    pub fn open(&self) -> Option<File> {
+        if !self.seems_there() {
+            return None;
+        }
+        let file = File::open(&self.path).ok()?;
+        file.metadata().is_ok_and(|metadata| self.is_still(&metadata)).then_some(file)
+    }
+
+    fn line(&self) -> io::Result<String> {
+        let json = serde_json::to_string(self)?;
+        // A torn record before this one does not take it along.
+        Ok(format!("\n{} {json}\n", check(json.as_bytes())))
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        let (said, json) = line.split_at_checked(CHECK_CHARS)?;
+        let json = json.strip_prefix(b" ")?;
+        (check(json).as_bytes() == said).then(|| serde_json::from_slice(json).ok())?
+    }
+}
+
+fn check(json: &[u8]) -> String {
+    blake3::hash(json).to_hex()[..CHECK_CHARS].to_string()
+}
+
+/// The root of a file that is worth a look.
+pub fn root_worth(entry: &FileEntry) -> Option<Root> {
+    entry.root.filter(|_| entry.size >= SMALLEST)
+}
+
+impl ContentIndex {
+    /// The list in the data directory `dir`, which need not be there yet.
+    pub fn new(dir: &Path) -> Self {
+        Self { path: dir.join(NAME) }
+    }
+
+    /// Notes that the file at `path` has this root. `size` and `modified`, if known, are those of the version it was.
+    pub fn note(&self, root: Root, path: &Path, version: Option<(u64, SystemTime)>) -> io::Result<()> {
+        let Some(held) = Held::look(root, path)? else { return Ok(()) };
+        let is_it = version.is_none_or(|(size, at)| (held.size, held.modified_ns) == (size, nanoseconds(at)));
+        if !is_it || held.size < SMALLEST {
+            return Ok(());
+        }
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&self.path)?;
+        file.write_all(held.line()?.as_bytes())?;
+        if file.metadata()?.len() > MOST_BYTES { self.compact() } else { Ok(()) }
+    }
+
+    /// What seems to be there of these contents, the youngest first.
+    pub fn find(&self, roots: &HashSet<Root>) -> HashMap<Root, Vec<Held>> {
+        let mut found: HashMap<Root, Vec<Held>> = HashMap::new();
+        if roots.is_empty() {
+            return found;
+        }
+        let read = self.each(|held| {
+            if roots.contains(&held.root) {
+                let places = found.entry(held.root).or_default();
+                places.retain(|place| place.path != held.path);
+                places.insert(0, held);
+            }
+        });
+        if let Err(error) = read {
+            tracing::debug!(%error, "the index of contents is of no use");
+        }
+        found.values_mut().for_each(|places| places.retain(Held::seems_there));
+        found.retain(|_, places| !places.is_empty());
+        found
+    }
+
+    fn each(&self, mut told: impl FnMut(Held)) -> io::Result<()> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file?,
+        };
+        let (mut reader, mut line) = (BufReader::new(file), Vec::new());
+        loop {
+            line.clear();
+            if io::Read::take(&mut reader, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            if let Some(held) = Held::parse(line.strip_suffix(b"\n").unwrap_or(&line)) {
+                told(held);
+            }
+        }
+    }
+
+    /// Keeps the youngest half. What others append meanwhile may be lost with the old one.
+    fn compact(&self) -> io::Result<()> {
+        let (mut lines, mut order) = (HashMap::new(), 0u64);
+        self.each(|held| {
+            order += 1;
+            lines.insert((held.root, held.path.clone()), (order, held));
+        })?;
+        let mut youngest: Vec<(u64, Held)> = lines.into_values().collect();
+        youngest.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
+        let (mut kept, mut bytes) = (Vec::new(), 0);
+        for (_, held) in youngest {
+            let line = held.line()?;
+            bytes += line.len() as u64;
+            if bytes > MOST_BYTES / 2 {
+                break;
+            }
+            kept.push(line);
+        }
+        kept.reverse();
+        private_file::write(&self.path, kept.concat().as_bytes()).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What is found was noted, looks as it did and lies where it did; damage costs what was damaged.
+    use super::*;
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        index: ContentIndex,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            Self { index: ContentIndex::new(dir.path()), dir }
+        }
+
+        fn file(&self, name: &str, n: u8) -> PathBuf {
+            let path = fs::canonicalize(self.dir.path()).unwrap().join(name);
+            fs::write(&path, vec![n; SMALLEST as usize]).unwrap();
+            path
+        }
+
+        fn noted(&self, name: &str, n: u8) -> PathBuf {
+            let path = self.file(name, n);
+            self.index.note(Root([n; 32]), &path, None).unwrap();
+            path
+        }
+
+        fn paths(&self, n: u8) -> Vec<PathBuf> {
+            let root = Root([n; 32]);
+            let found = self.index.find(&HashSet::from([root]));
+            found.get(&root).into_iter().flatten().map(|held| held.path.clone()).collect()
+        }
+    }
+
+    #[test]
+    fn content_is_found_where_it_lies_the_youngest_first() {
+        let bench = Bench::new();
+        assert_eq!(bench.paths(1), [] as [PathBuf; 0]);
+        let (a, b, _) = (bench.noted("a", 1), bench.noted("b", 1), bench.noted("c", 2));
+        bench.index.note(Root([1; 32]), &a, None).unwrap();
+        assert_eq!(bench.paths(1), [a.clone(), b.clone()]);
+        fs::write(&a, vec![9; SMALLEST as usize + 1]).unwrap();
+        assert_eq!(bench.paths(1), [b]);
+    }
+
+    #[test]
+    fn another_version_and_a_small_file_are_not_noted() {
+        let bench = Bench::new();
+        let path = bench.file("a", 1);
+        let version = (SMALLEST, SystemTime::UNIX_EPOCH);
+        bench.index.note(Root([1; 32]), &path, Some(version)).unwrap();
+        fs::write(&path, b"small").unwrap();
+        bench.index.note(Root([1; 32]), &path, None).unwrap();
+        assert!(!bench.index.path.exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_was_put_in_the_way_is_not_followed() {
+        let bench = Bench::new();
+        let home = fs::canonicalize(bench.dir.path()).unwrap();
+        fs::create_dir(home.join("folder")).unwrap();
+        let path = bench.noted("folder/a", 1);
+        let held = bench.index.find(&HashSet::from([Root([1; 32])])).remove(&Root([1; 32])).unwrap().remove(0);
+        assert!(held.open().is_some());
+        fs::rename(home.join("folder"), home.join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(home.join("elsewhere"), home.join("folder")).unwrap();
+        assert!(held.is_still(&fs::metadata(&path).unwrap()), "only the way there is another");
+        assert!(held.open().is_none() && bench.paths(1).is_empty());
+    }
+
+    #[test]
+    fn a_torn_or_damaged_record_takes_no_other_along() {
+        let bench = Bench::new();
+        let a = bench.noted("a", 1);
+        let torn = fs::read(&bench.index.path).unwrap();
+        let append =
+            |bytes: &[u8]| OpenOptions::new().append(true).open(&bench.index.path).unwrap().write_all(bytes).unwrap();
+        append(&torn[..torn.len() / 2]);
+        let b = bench.noted("b", 2);
+        append(&[0xff; 200_000]);
+        let c = bench.noted("c", 3);
+        assert_eq!((bench.paths(1), bench.paths(2), bench.paths(3)), (vec![a], vec![b], vec![c]));
+        let mut bytes = fs::read(&bench.index.path).unwrap();
+        let at = bytes.windows(2).position(|pair| pair == b"01").unwrap();
+        bytes[at] = b'1';
+        fs::write(&bench.index.path, bytes).unwrap();
+        assert_eq!(bench.paths(1), [] as [PathBuf; 0], "a changed record is none");
+        fs::remove_file(&bench.index.path).unwrap();
+        fs::create_dir(&bench.index.path).unwrap();
+        assert_eq!(bench.paths(2), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn it_stays_small_and_keeps_the_youngest() {
+        let bench = Bench::new();
+        let path = bench.noted("a", 1);
+        let held = Held::look(Root([2; 32]), &path).unwrap().unwrap();
+        let many: String = (0..120_000u32)
+            .map(|n| Held { path: format!("/gone/{n:0100}").into(), ..held.clone() }.line().unwrap())
+            .collect();
+        assert!(many.len() as u64 > MOST_BYTES);
+        fs::write(&bench.index.path, many).unwrap();
+        bench.noted("b", 3);
+        assert!(fs::metadata(&bench.index.path).unwrap().len() <= MOST_BYTES / 2);
+        assert_eq!(bench.paths(3).len(), 1);
+    }
+}
