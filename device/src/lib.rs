@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 pub use download::{SavedFile, Wanted};
 pub use handle::{DeviceError, DeviceEvent, DeviceHandle, Offered, SharedFile, Started};
 pub use lanyard_hub::peer::{Catalogue, EndReason, Phase, ShareState};
-pub use limit::{Rate, RateError, RateLimits};
+pub use limit::{Rate, RateError, RateLimits, bytes_of};
 pub use transfers::{Direction, Standing, TransferInfo};
 pub use walk::{Skipped, WalkError};
 

@@ -74,20 +74,25 @@ impl FromStr for Rate {
         if text.eq_ignore_ascii_case("none") {
             return Ok(Self::UNLIMITED);
         }
-        let (number, unit) = match text.char_indices().last() {
-            Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
-            Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
-            Some((at, 'g' | 'G')) => (&text[..at], 1u64 << 30),
-            _ => (text, 1),
-        };
-        let is_number = number.starts_with(|c: char| c.is_ascii_digit())
-            && number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-            && number.len() <= 15;
-        let value: f64 = number.parse().ok().filter(|_| is_number).ok_or(RateError::Format)?;
-        let bytes = value * unit as f64;
+        let bytes = bytes_of(text).ok_or(RateError::Format)?;
         // Not quite nothing is too slow, and not unlimited.
-        Self::try_from(if value > 0.0 { (bytes as u64).max(1) } else { 0 })
+        Self::try_from(if bytes > 0.0 { (bytes as u64).max(1) } else { 0 })
     }
+}
+
+/// Bytes as a person writes them: `500K`, `5M`, `1.5G` in powers of 1024; a number alone is bytes.
+pub fn bytes_of(text: &str) -> Option<f64> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1u64 << 30),
+        _ => (text, 1),
+    };
+    let is_number = number.starts_with(|c: char| c.is_ascii_digit())
+        && number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+        && number.len() <= 15;
+    let value: f64 = number.parse().ok().filter(|_| is_number)?;
+    Some(value * unit as f64)
 }
 
 impl fmt::Display for Rate {

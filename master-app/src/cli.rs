@@ -168,7 +168,7 @@ pub struct DeskArgs {
     pub limits: LimitArgs,
 }
 
-/// Where people reach the hub.
+/// Where people reach the hub, and what it may take for itself.
 #[derive(Debug, Clone, Args)]
 pub struct ListenArgs {
     /// Address and port; port 0 takes a free one
@@ -177,6 +177,9 @@ pub struct ListenArgs {
     /// A name by which people may address this hub, beside its addresses; may be given again
     #[arg(long = "host", value_name = "NAME", value_parser = host_name)]
     pub hosts: Vec<String>,
+    /// Memory for bytes on their way, such as 8M: less is slower for many at once [default: 32M]
+    #[arg(long, value_name = "BYTES", value_parser = budget)]
+    pub budget: Option<u64>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -218,6 +221,12 @@ fn name(text: &str) -> Result<String, String> {
     } else {
         Err("a name has 1 to 255 bytes and no control characters".into())
     }
+}
+
+/// At least two groups of a small file, at most what no hub has any use for.
+fn budget(text: &str) -> Result<u64, String> {
+    let bytes = lanyard_device::bytes_of(text.trim()).map(|bytes| bytes as u64);
+    bytes.filter(|bytes| (1 << 20..=1 << 40).contains(bytes)).ok_or_else(|| "bytes such as 8M, at least 1M".into())
 }
 
 fn host_name(text: &str) -> Result<String, String> {
@@ -295,6 +304,7 @@ mod tests {
         assert_eq!(serve("film.mkv ls").desk.paths, [PathBuf::from("film.mkv"), "ls".into()]);
         let args = serve("--listen 127.0.0.1:0 --name Studio --host a.local --host B --admit everyone --headless x");
         assert_eq!(args.listen.hosts, ["a.local", "b"]);
+        assert_eq!((args.listen.budget, serve("--budget 8M").listen.budget), (None, Some(8 << 20)));
         assert_eq!((args.desk.admit, args.desk.headless, args.desk.paths.len()), (Admit::Everyone, true, 1));
         assert_eq!(args.desk.name.as_deref(), Some("Studio"));
         assert_eq!(serve("serve x --json").desk.paths, [PathBuf::from("x")]);
@@ -340,6 +350,8 @@ mod tests {
             "--listen 7070",
             "--admit nobody",
             "--host http://a",
+            "--budget 100K",
+            "relay --budget much",
             "approve",
             "master",
             "master --relay nonsense",

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{DeskArgs, Global, MasterArgs, RelayArgs, ServeArgs};
+use crate::cli::{DeskArgs, Global, ListenArgs, MasterArgs, RelayArgs, ServeArgs};
 use crate::console::{Console, ConsoleInfo, Door};
 use crate::control::{Control, HUB, Listener};
 use crate::data_dir::{self, Half};
@@ -36,10 +36,7 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     let name = args.desk.name.clone().unwrap_or_else(machine_name);
     let secret = data_dir::master_secret(&data_dir::secret_path(dir, None))?;
     let key = lanyard_device::store::load_key(&data_dir::hub_key_path(dir))?;
-    let config = RelayConfig {
-        hosts: args.listen.hosts.clone(),
-        ..RelayConfig::new(args.listen.listen, name.clone(), key, secret)
-    };
+    let config = relay_config(&args.listen, name.clone(), key, secret);
     let relay = threads::start_relay(config).await?.map_err(port_trouble)?;
     let listen = relay.listen;
     let url: HubUrl = format!("http://{}", addresses::own(listen)).parse().context("the relay's own address")?;
@@ -64,8 +61,7 @@ pub async fn relay(global: &Global, args: RelayArgs) -> Outcome {
     let secret = data_dir::master_secret(&secret_path)?;
     let key = lanyard_device::store::load_key(&data_dir::hub_key_path(dir))?;
     let name = args.name.clone().unwrap_or_else(machine_name);
-    let config =
-        RelayConfig { hosts: args.listen.hosts.clone(), ..RelayConfig::new(args.listen.listen, name, key, secret) };
+    let config = relay_config(&args.listen, name, key, secret);
     let relay = Relay::bind(config).await.map_err(port_trouble)?;
     let listen = relay.local_addr();
     let urls = addresses::urls(listen, &args.listen.hosts);
@@ -78,6 +74,11 @@ pub async fn relay(global: &Global, args: RelayArgs) -> Outcome {
     }
     relay.run(stop_signal()).await;
     Ok(())
+}
+
+fn relay_config(args: &ListenArgs, name: String, key: identity::Keypair, secret: [u8; 32]) -> RelayConfig {
+    let usual = RelayConfig::new(args.listen, name, key, secret);
+    RelayConfig { hosts: args.hosts.clone(), budget_bytes: args.budget.unwrap_or(usual.budget_bytes), ..usual }
 }
 
 /// `lanyard master`: the desk alone, against a relay elsewhere.
