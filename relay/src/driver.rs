@@ -18,7 +18,10 @@ use crate::slot::Slot;
 use crate::tickets::Errand;
 
 /// What the broker's driver hears.
-#[expect(clippy::large_enum_variant, reason = "nearly all of it is inputs: a box for each would cost more than it saves")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all of it is inputs: a box for each would cost more than it saves"
+)]
 pub enum Told {
     Input(Input),
     /// Somebody wants to know how it stands.

@@ -34,11 +34,20 @@ pub struct SessionHandle {
     token: Mutex<Option<SessionToken>>,
     /// Bodies of this session that run now: while there are any, a dead socket is noticed sooner.
     pub bodies: AtomicUsize,
+    /// Messages that it has good since it last sent one: a ticket that was used gives one back.
+    pub earned: AtomicU64,
 }
 
 impl SessionHandle {
     pub fn new(outbox: Outbox, signature: Signature, public_id: lanyard_protocol::DeviceId) -> Self {
-        Self { outbox, signature, public_id, token: Mutex::new(None), bodies: AtomicUsize::new(0) }
+        Self {
+            outbox,
+            signature,
+            public_id,
+            token: Mutex::new(None),
+            bodies: AtomicUsize::new(0),
+            earned: AtomicU64::new(0),
+        }
     }
 }
 

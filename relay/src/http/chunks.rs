@@ -33,6 +33,7 @@ impl Running {
     fn new(edge: &Edge, session: SessionId) -> Result<Self, FailureCode> {
         let handle = edge.sessions.get(&session).map(|handle| handle.clone()).ok_or(FailureCode::Unauthenticated)?;
         handle.bodies.fetch_add(1, Ordering::Relaxed);
+        handle.earned.fetch_add(1, Ordering::Relaxed);
         Ok(Self(handle))
     }
 }
