@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use lanyard_hub::peer::{GroupSet, TransferOrder, WantedFile};
 use lanyard_protocol::group::{GroupValue, Groups};
 use lanyard_protocol::{DeviceId, EntryKind, FileEntry, FileId, GroupRange, Root, TransferId};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::confine::Folder;
 use crate::content::{self, ContentIndex, Held};
 use crate::names::Names;
 use crate::sink::{FileSink, FinishError, Finished, OpenPart};
+use crate::writing::WriterThread;
 
 /// How far ahead of a reader in order groups are fetched: this much waits in memory at most.
 const LOOKAHEAD_BYTES: u64 = 6 << 20;
@@ -66,8 +67,8 @@ pub struct Download {
     /// Bytes of all its files, and those that are here.
     pub total: u64,
     pub received: AtomicU64,
-    /// One block of it is hashed and written at a time: writers of one file only wait for each other in the kernel.
-    pub writing: Arc<Semaphore>,
+    /// Started with the first byte.
+    pub writer: OnceLock<WriterThread>,
     pub files: usize,
     pub stage: Stage,
 }
@@ -189,8 +190,8 @@ impl Download {
         };
         let received = AtomicU64::new(files.iter().map(have).sum());
         let total = files.iter().map(|file| file.size).sum();
-        let (count, writing) = (files.len(), Arc::new(Semaphore::new(1)));
-        let download = Self { owner, destination, total, received, writing, files: count, stage: Stage::Now };
+        let (count, writer) = (files.len(), OnceLock::new());
+        let download = Self { owner, destination, total, received, writer, files: count, stage: Stage::Now };
         Ok((TransferOrder { transfer_id, owner, files, lookahead_bytes }, download))
     }
 

@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::DeviceConfig;
+use crate::blocks::Blocks;
 use crate::content::ContentIndex;
 use crate::download::{Download, SavedFile, Stage};
 use crate::fetch::{self, FetchJob, Fetched, local_failure};
@@ -93,6 +94,7 @@ pub(crate) struct Driver {
     /// For PUTs.
     http_puts: reqwest::Client,
     buckets: Buckets,
+    blocks: Arc<Blocks>,
     library: Arc<Library>,
     link: LinkSlot,
     /// What this session's proofs are made over, until the hub's is checked.
@@ -150,6 +152,7 @@ impl Driver {
             // Nothing comes back before the whole body is sent, which may take long; the relay sees to it that it goes on.
             http_puts: http_client(None)?,
             buckets: Buckets::new(config.limits),
+            blocks: Arc::default(),
             library: Arc::new(Library::new(&config.keypair.seed())),
             link: LinkSlot { number: 0, outbox: None, stuck: false, busy: Arc::default() },
             transcript: None,
@@ -426,8 +429,8 @@ impl Driver {
     // ── Bodies ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn bodies(&self) -> Option<Bodies> {
-        let (http, buckets) = (self.http.clone(), self.buckets.clone());
-        Some(Bodies { http, base: self.config.hub.http_base(), token: self.token?, buckets })
+        let (http, buckets, blocks) = (self.http.clone(), self.buckets.clone(), self.blocks.clone());
+        Some(Bodies { http, base: self.config.hub.http_base(), token: self.token?, buckets, blocks })
     }
 
     fn end_bodies(&mut self) {

@@ -14,12 +14,13 @@ use lanyard_protocol::http::HttpError;
 use lanyard_protocol::limits::MAX_RUN_BYTES;
 use lanyard_protocol::{FailureCode, FileId, GroupRange, Piece, Ticket};
 use reqwest::header::{AUTHORIZATION, RETRY_AFTER};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 use crate::download::{Destination, Download};
 use crate::limit::paced;
 use crate::sink::OpenPart;
 use crate::upload::Bodies;
+use crate::writing::WriterThread;
 
 /// Bytes that are hashed and written at once. Two such blocks a GET: one is filled while the other is written.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -126,9 +127,10 @@ where
     T: Future<Output = ()>,
 {
     let mut cursor = Cursor::new(&download, job.pieces);
-    let turns = download.writing.clone();
+    let transfer = download.clone();
+    let thread = transfer.writer.get_or_init(WriterThread::start);
     let (mut block, mut spare) = (Block::default(), Some((Writer::new(download), Block::default())));
-    let mut writing: Option<JoinHandle<Written>> = None;
+    let mut writing: Option<oneshot::Receiver<Written>> = None;
     loop {
         let next = stream.next().await;
         let ended = !matches!(next, Some(Ok(_)));
@@ -143,12 +145,7 @@ where
             }
             let Some((writer, empty)) = spare.take() else { break };
             let full = std::mem::replace(&mut block, empty);
-            let turn = turns.clone().acquire_owned().await.map_err(io::Error::other)?;
-            writing = Some(tokio::task::spawn_blocking(move || {
-                let written = writer.write(full);
-                drop(turn);
-                written
-            }));
+            writing = Some(thread.run(move || writer.write(full)).await);
         }
         if ended {
             break;
@@ -161,7 +158,7 @@ where
 }
 
 /// Waits for a block to be written and tells of its groups.
-async fn settle<F, T>(task: JoinHandle<Written>, told: &F) -> io::Result<(Writer, Block)>
+async fn settle<F, T>(task: oneshot::Receiver<Written>, told: &F) -> io::Result<(Writer, Block)>
 where
     F: Fn(Fetched) -> T,
     T: Future<Output = ()>,

@@ -3,7 +3,8 @@
 //! [`Device::start`] gives a [`DeviceHandle`] to ask things of it and a channel of [`DeviceEvent`]s. What it decides is
 //! decided by [`lanyard_hub::peer`]; this crate is its hands: sockets, bodies, files. Whole files are never in memory.
 
-pub mod confine;
+mod blocks;
+mod confine;
 mod content;
 mod download;
 mod driver;
@@ -19,6 +20,7 @@ pub mod store;
 mod transfers;
 mod upload;
 mod walk;
+mod writing;
 
 use std::path::PathBuf;
 use std::sync::Arc;

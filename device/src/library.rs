@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -138,19 +138,31 @@ pub fn check(file: &LibraryFile, handle: &File) -> Result<(), ReadError> {
     if file.is_still(&by_path) && file.is_still(&handle.metadata()?) { Ok(()) } else { Err(ReadError::Changed) }
 }
 
-/// The same, to be read on from `offset`.
-pub fn open_at(file: &LibraryFile, offset: u64) -> Result<File, ReadError> {
-    let mut handle = open(file)?;
-    handle.seek(SeekFrom::Start(offset))?;
-    Ok(handle)
+/// Fills `buffer` from `offset`. A file that ends early has changed.
+pub fn read_exact_at(handle: &File, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
+    match read_at(handle, buffer, offset) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(ReadError::Changed),
+        other => Ok(other?),
+    }
 }
 
-/// Appends the next `count` bytes to `block`, which keeps its capacity. A file that ends early has changed.
-pub fn read_on(handle: &File, block: &mut Vec<u8>, count: u64) -> Result<(), ReadError> {
-    match handle.take(count).read_to_end(block)? {
-        read if read as u64 == count => Ok(()),
-        _ => Err(ReadError::Changed),
+#[cfg(unix)]
+fn read_at(handle: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(handle, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_at(handle: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(handle, buffer, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                buffer = &mut buffer[n..];
+                offset += n as u64;
+            }
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

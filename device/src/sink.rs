@@ -316,16 +316,21 @@ impl FileSink {
         let unsaved: Vec<(u32, Option<GroupValue>)> = {
             let mut state = self.state();
             state.saved_at = Some(Instant::now());
-            let groups = std::mem::take(&mut state.unsaved);
+            let mut groups = std::mem::take(&mut state.unsaved);
+            groups.sort_unstable();
+            groups.dedup();
             groups.into_iter().map(|group| (group, state.values[group as usize])).collect()
         };
         if unsaved.is_empty() {
             return Ok(());
         }
         open.part.sync_data()?;
-        for (group, value) in unsaved {
-            let record = value.map_or([0; RECORD_BYTES], |value| self.record(group, &value));
-            write_all_at(table, &record, HEADER_BYTES as u64 + u64::from(group) * RECORD_BYTES as u64)?;
+        for run in unsaved.chunk_by(|(before, _), (group, _)| before + 1 == *group) {
+            let record = |(group, value): &(u32, Option<GroupValue>)| {
+                value.map_or([0; RECORD_BYTES], |value| self.record(*group, &value))
+            };
+            let records: Vec<u8> = run.iter().flat_map(record).collect();
+            write_all_at(table, &records, HEADER_BYTES as u64 + u64::from(run[0].0) * RECORD_BYTES as u64)?;
         }
         Ok(())
     }

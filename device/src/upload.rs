@@ -11,11 +11,9 @@ use lanyard_protocol::group::Groups;
 use lanyard_protocol::{FailureCode, FileId, Piece, SessionToken, Ticket};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH};
 
+use crate::blocks::{Block, Blocks};
 use crate::library::{self, Library, LibraryFile, ReadError};
 use crate::limit::{Buckets, paced};
-
-/// One read: large enough that threads and system calls do not count, small enough for four at once.
-const BLOCK_BYTES: usize = 512 << 10;
 
 /// Where bodies go and come from.
 #[derive(Debug, Clone)]
@@ -25,6 +23,7 @@ pub struct Bodies {
     pub base: String,
     pub token: SessionToken,
     pub buckets: Buckets,
+    pub blocks: Arc<Blocks>,
 }
 
 impl Bodies {
@@ -70,7 +69,7 @@ pub async fn put(
     }
     spans.reverse();
     let stopped = Arc::new(AtomicBool::new(false));
-    let reader = Reader { spans, open: None, stopped: stopped.clone(), unreadable };
+    let reader = Reader { spans, open: None, blocks: bodies.blocks.clone(), stopped: stopped.clone(), unreadable };
     let request = bodies
         .http
         .put(bodies.chunk_url(&ticket))
@@ -112,6 +111,7 @@ struct Reader {
     spans: Vec<Span>,
     /// The file of the present span.
     open: Option<File>,
+    blocks: Arc<Blocks>,
     /// It ended early by itself.
     stopped: Arc<AtomicBool>,
     unreadable: Unreadable,
@@ -135,8 +135,8 @@ impl Reader {
 
     /// The next block; it may reach over several small files.
     fn block(&mut self) -> io::Result<Bytes> {
-        let mut block = Vec::with_capacity(self.left().min(BLOCK_BYTES as u64) as usize);
-        while block.len() < BLOCK_BYTES {
+        let mut block = self.blocks.take();
+        while block.room() > 0 {
             let Some(span) = self.spans.last() else { break };
             let file_id = span.file_id;
             if let Err(error) = self.read_into(&mut block) {
@@ -149,22 +149,18 @@ impl Reader {
                 return Err(io::Error::other(error));
             }
         }
-        Ok(block.into())
-    }
-
-    fn left(&self) -> u64 {
-        self.spans.iter().map(|span| span.end - span.offset).sum()
+        Ok(Bytes::from_owner(block))
     }
 
     /// Reads on in the present span. Its last byte is handed out only when the file is still the listed version.
-    fn read_into(&mut self, block: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn read_into(&mut self, block: &mut Block) -> Result<(), ReadError> {
         let Some(span) = self.spans.last_mut() else { return Ok(()) };
         let handle = match self.open.take() {
             Some(handle) => handle,
-            None => library::open_at(&span.file, span.offset)?,
+            None => library::open(&span.file)?,
         };
-        let count = (span.end - span.offset).min((BLOCK_BYTES - block.len()) as u64);
-        library::read_on(&handle, block, count)?;
+        let count = (span.end - span.offset).min(block.room() as u64);
+        library::read_exact_at(&handle, block.next(count as usize), span.offset)?;
         span.offset += count;
         if span.offset == span.end {
             library::check(&span.file, &handle)?;
@@ -179,6 +175,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocks::BLOCK_BYTES;
     use crate::walk::walk;
     use futures_util::TryStreamExt;
 
@@ -197,7 +194,7 @@ mod tests {
             let told = told.clone();
             Box::new(move |file_id, code| *told.lock().unwrap() = Some((file_id, code)))
         };
-        (Reader { spans, open: None, stopped: Arc::default(), unreadable }, told)
+        (Reader { spans, open: None, blocks: Arc::default(), stopped: Arc::default(), unreadable }, told)
     }
 
     fn shared(dir: &std::path::Path, files: &[(&str, Vec<u8>)]) -> (Library, Vec<FileId>) {
@@ -227,12 +224,12 @@ mod tests {
     #[tokio::test]
     async fn the_last_byte_of_a_changed_file_is_never_sent() {
         let dir = tempfile::tempdir().unwrap();
-        let (library, ids) = shared(dir.path(), &[("a", vec![1; 600_000])]);
-        let (reader, told) = reader(&library, &[(ids[0], 0, 3)]);
+        let (library, ids) = shared(dir.path(), &[("a", vec![1; 1_200_000])]);
+        let (reader, told) = reader(&library, &[(ids[0], 0, 5)]);
         let mut blocks = Box::pin(reader.blocks());
         let first = blocks.try_next().await.unwrap().unwrap();
         assert_eq!(first.len(), BLOCK_BYTES);
-        std::fs::write(dir.path().join("a"), vec![2; 600_001]).unwrap();
+        std::fs::write(dir.path().join("a"), vec![2; 1_200_001]).unwrap();
         assert!(blocks.try_next().await.is_err());
         assert_eq!(*told.lock().unwrap(), Some((ids[0], FailureCode::FileChanged)));
     }
