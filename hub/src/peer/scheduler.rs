@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkReady, RequestChunk, RequestFailed};
-use lanyard_protocol::{DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileId, GroupRange, Piece, TransferId};
+use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileId, GroupRange, Piece, TransferId};
 
 use super::mirror::Catalogue;
 use super::transfer::{JobState, Transfer, Waiting};
@@ -205,9 +205,7 @@ impl Peer {
         if self.scheduler.transfers.contains_key(&transfer_id) {
             return;
         }
-        let owner = self.mirror.catalogue().clients.get(&order.owner);
-        let from_page = owner.is_none_or(|owner| owner.kind == DeviceKind::Browser);
-        self.scheduler.transfers.insert(transfer_id, Transfer::new(&order, from_page));
+        self.scheduler.transfers.insert(transfer_id, Transfer::new(&order));
         for file in &order.files {
             self.close_if_whole(transfer_id, file.file_id);
         }

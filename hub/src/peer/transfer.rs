@@ -139,13 +139,13 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(order: &TransferOrder, from_page: bool) -> Self {
+    pub(super) fn new(order: &TransferOrder) -> Self {
         let mut transfer = Self {
             owner: order.owner,
             jobs: order.files.iter().map(|file| (file.file_id, Job::new(file))).collect(),
             order: order.files.iter().map(|file| file.file_id).collect(),
             queue: VecDeque::new(),
-            window: Window::new(from_page),
+            window: Window::default(),
             paused: false,
             lookahead_bytes: order.lookahead_bytes,
             told: None,

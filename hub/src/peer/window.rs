@@ -5,10 +5,8 @@ use lanyard_protocol::limits::{MAX_RUN_BYTES, MIN_BODY_RATE};
 
 /// What a first run asks for: the plateau of the measurements.
 const START_BYTES: u64 = 1 << 20;
-/// Larger runs from a program bring nothing and cost memory everywhere (measured: 1 MiB × 8 is as fast as 4 MiB × 4).
-const MOST_OF_A_PROGRAM: u64 = 1 << 20;
-/// A page pays a request's price in milliseconds; the relay gives one owner a quarter of its budget: two such runs fit.
-const MOST_OF_A_PAGE: u64 = if MAX_RUN_BYTES < 4 << 20 { MAX_RUN_BYTES } else { 4 << 20 };
+/// Larger runs bring nothing, and the relay gives one owner a quarter of its budget: two such runs fit.
+const MOST_BYTES: u64 = if MAX_RUN_BYTES < 4 << 20 { MAX_RUN_BYTES } else { 4 << 20 };
 /// A run should take about this long: long enough to be worth its messages, short enough to be lost.
 const AIM_MS: u64 = 250;
 const FEWEST_RUNS: usize = 4;
@@ -18,19 +16,18 @@ const MOST_RUNS: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     run_bytes: u64,
-    most_bytes: u64,
     runs: usize,
     /// Good runs since `runs` last changed.
     good: usize,
 }
 
-impl Window {
-    /// For bytes of a page, or of a program.
-    pub fn new(from_page: bool) -> Self {
-        let most_bytes = if from_page { MOST_OF_A_PAGE } else { MOST_OF_A_PROGRAM };
-        Self { run_bytes: START_BYTES, most_bytes, runs: FEWEST_RUNS, good: 0 }
+impl Default for Window {
+    fn default() -> Self {
+        Self { run_bytes: START_BYTES, runs: FEWEST_RUNS, good: 0 }
     }
+}
 
+impl Window {
     /// Bytes that the next run of a large file may have (at least one group goes in any case).
     pub fn run_bytes(&self) -> u64 {
         self.run_bytes
@@ -44,7 +41,7 @@ impl Window {
     /// A run came whole, in `took_ms`.
     pub fn good(&mut self, took_ms: u64, group_bytes: u64) {
         if took_ms <= AIM_MS {
-            self.run_bytes = (self.run_bytes + group_bytes).min(self.most_bytes);
+            self.run_bytes = (self.run_bytes + group_bytes).min(MOST_BYTES);
         } else if took_ms > 2 * AIM_MS {
             self.run_bytes = self.run_bytes.saturating_sub(group_bytes).max(group_bytes);
         }
@@ -98,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_good_run_adds_a_group_a_bad_one_halves() {
-        let mut window = Window::new(true);
+        let mut window = Window::default();
         window.good(10, GROUP);
         assert_eq!(window.run_bytes(), START_BYTES + GROUP);
         window.bad(GROUP);
@@ -107,13 +104,6 @@ mod tests {
             window.bad(GROUP);
         }
         assert_eq!((window.run_bytes(), window.runs()), (GROUP, FEWEST_RUNS));
-    }
-
-    #[test]
-    fn a_program_is_asked_for_less_at_a_time_than_a_page() {
-        let mut window = Window::new(false);
-        (0..100).for_each(|_| window.good(1, GROUP));
-        assert_eq!((window.run_bytes(), window.runs()), (MOST_OF_A_PROGRAM, MOST_RUNS));
     }
 
     #[test]
@@ -133,14 +123,14 @@ mod tests {
 
     #[test]
     fn it_settles_around_the_aim_and_below_the_limits() {
-        let mut window = Window::new(true);
+        let mut window = Window::default();
         for _ in 0..100 {
             window.good(1, GROUP);
         }
-        assert_eq!((window.run_bytes(), window.runs()), (MOST_OF_A_PAGE, MOST_RUNS));
+        assert_eq!((window.run_bytes(), window.runs()), (MOST_BYTES, MOST_RUNS));
         window.good(AIM_MS + 1, GROUP);
-        assert_eq!(window.run_bytes(), MOST_OF_A_PAGE);
+        assert_eq!(window.run_bytes(), MOST_BYTES);
         window.good(3 * AIM_MS, GROUP);
-        assert_eq!(window.run_bytes(), MOST_OF_A_PAGE - GROUP);
+        assert_eq!(window.run_bytes(), MOST_BYTES - GROUP);
     }
 }
