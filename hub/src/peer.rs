@@ -59,6 +59,8 @@ enum Timer {
     Shares,
     /// A file's groups may be asked for again.
     Retry(lanyard_protocol::TransferId, FileId),
+    /// The root of a file whose groups are all here did not come.
+    Root(lanyard_protocol::TransferId, FileId),
     /// A run that nobody spoke of any more.
     Asked(u64),
     /// Shutting down does not wait for ever.
@@ -145,8 +147,8 @@ impl Peer {
             Input::Unshare { file_ids } => self.unshare(now, file_ids),
             Input::Replaced { old, new } => self.replaced(now, old, new),
             Input::UploadRefused { ticket, code, file_id } => self.upload_refused(ticket, code, file_id),
-            Input::StartTransfer { order } => self.start_transfer(order),
-            Input::Stored { transfer_id, file_id, groups } => self.stored(transfer_id, file_id, groups),
+            Input::StartTransfer { order } => self.start_transfer(now, order),
+            Input::Stored { transfer_id, file_id, groups } => self.stored(now, transfer_id, file_id, groups),
             Input::Consumed { transfer_id, file_id, groups } => self.scheduler.consumed(transfer_id, file_id, groups),
             Input::Rejected { transfer_id, file_id, groups } => self.rejected(transfer_id, file_id, &groups),
             Input::FetchEnded { fetch, outcome } => self.fetch_ended(now, fetch, outcome),
@@ -177,6 +179,7 @@ impl Peer {
                 Timer::Request(reference) => self.request_late(reference),
                 Timer::Shares => self.offer_again(),
                 Timer::Retry(transfer_id, file_id) => self.scheduler.retry(transfer_id, file_id),
+                Timer::Root(transfer_id, file_id) => self.root_waited(transfer_id, file_id),
                 Timer::Asked(reference) => self.ask_lapsed(now, reference),
                 Timer::Stop => self.end(EndReason::Stopped),
             }
@@ -263,6 +266,10 @@ impl Peer {
                 if takes_mine {
                     self.reconcile_shares();
                 }
+                if let RelayToDevice::FilesUpdated(m) = message {
+                    let known: Vec<FileId> = m.files.iter().map(|file| file.file_id).collect();
+                    self.roots_known(now, m.public_id, &known);
+                }
             }
             Pushed::Dropped | Pushed::Kept => {}
         }
@@ -303,6 +310,7 @@ impl Peer {
                 self.listed = true;
                 self.reconcile_shares();
                 self.scheduler.owners_listed(self.mirror.catalogue());
+                self.any_root_known(now);
             }
         }
     }

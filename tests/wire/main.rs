@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod copies;
+mod damage;
 mod downloads;
 mod edges;
 mod joining;

@@ -19,6 +19,9 @@ const MOST_BAD_TRIES: u32 = 4;
 /// A file that failed is asked for again after random(0 … min(cap, base · 2^n)).
 const RETRY_BASE_MS: u64 = 200;
 const RETRY_CAP_MS: u64 = 15_000;
+/// A relay that has seen all groups of a file tells the root at once, by way of the master. One that began in the middle does
+/// not; then what is here is what came.
+const ROOT_WAIT_MS: u64 = 2_000;
 /// Who waits for somebody to come back looks by himself as well, in case the word of it was missed.
 const LOOK_AGAIN_MS: u64 = 15_000;
 
@@ -77,6 +80,18 @@ fn take(pieces: &mut Vec<Piece>, taken: &Piece) -> Vec<Piece> {
 impl Scheduler {
     pub(super) fn get(&mut self, transfer_id: TransferId, file_id: FileId) -> Option<&mut super::transfer::Job> {
         self.transfers.get_mut(&transfer_id)?.jobs.get_mut(&file_id)
+    }
+
+    fn of_owner(&self, owner: DeviceId) -> Vec<TransferId> {
+        self.transfers.iter().filter(|(_, transfer)| transfer.owner == owner).map(|(id, _)| *id).collect()
+    }
+
+    fn wanting_roots(&self) -> Vec<(TransferId, FileId)> {
+        let wanting = |(id, transfer): (&TransferId, &Transfer)| {
+            let jobs = transfer.jobs.iter().filter(|(_, job)| job.state == JobState::WantsRoot);
+            jobs.map(|(file_id, _)| (*id, *file_id)).collect::<Vec<_>>()
+        };
+        self.transfers.iter().flat_map(wanting).collect()
     }
 
     fn under_way(&self, transfer_id: TransferId) -> usize {
@@ -200,14 +215,14 @@ impl Scheduler {
 }
 
 impl Peer {
-    pub(super) fn start_transfer(&mut self, order: TransferOrder) {
+    pub(super) fn start_transfer(&mut self, now: Moment, order: TransferOrder) {
         let transfer_id = order.transfer_id;
         if self.scheduler.transfers.contains_key(&transfer_id) {
             return;
         }
         self.scheduler.transfers.insert(transfer_id, Transfer::new(&order));
         for file in &order.files {
-            self.close_if_whole(transfer_id, file.file_id);
+            self.close_if_whole(now, transfer_id, file.file_id);
         }
         self.end_if_over(transfer_id);
     }
@@ -318,7 +333,7 @@ impl Peer {
 
     // ── Bytes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    pub(super) fn stored(&mut self, transfer_id: TransferId, file_id: FileId, groups: GroupRange) {
+    pub(super) fn stored(&mut self, now: Moment, transfer_id: TransferId, file_id: FileId, groups: GroupRange) {
         let Some(job) = self.scheduler.get(transfer_id, file_id) else { return };
         if job.is_over() {
             return;
@@ -326,7 +341,7 @@ impl Peer {
         job.have.insert(groups);
         job.missing.remove(groups);
         job.tries = 0;
-        self.close_if_whole(transfer_id, file_id);
+        self.close_if_whole(now, transfer_id, file_id);
     }
 
     /// Stored groups that are not what the list says.
@@ -419,18 +434,55 @@ impl Peer {
 
     // ── Closing files ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn close_if_whole(&mut self, transfer_id: TransferId, file_id: FileId) {
+    /// A file whose groups are all here is checked against its root, which is waited for a moment if it is not known yet:
+    /// without it nobody would notice what was damaged behind the relay's own check.
+    fn close_if_whole(&mut self, now: Moment, transfer_id: TransferId, file_id: FileId) {
         let owner = self.scheduler.transfers.get(&transfer_id).map(|transfer| transfer.owner);
-        let listed = owner.and_then(|public_id| {
+        let entry = owner.and_then(|public_id| {
             let file = lanyard_protocol::FileRef { public_id, file_id };
-            self.mirror.catalogue().files.get(&file).and_then(|entry| entry.root)
+            self.mirror.catalogue().files.get(&file)
         });
+        let (is_listed, root) = (entry.is_some(), entry.and_then(|entry| entry.root));
+        let may_come = is_listed && self.session.hub_here();
+        let Some(job) = self.scheduler.get(transfer_id, file_id).filter(|job| job.is_whole()) else { return };
+        job.root = root.or(job.root);
+        match (job.state, job.root) {
+            (JobState::Fetching, None) if may_come && job.groups.count() > 0 => {
+                job.state = JobState::WantsRoot;
+                self.timers.set(Timer::Root(transfer_id, file_id), now.plus(ROOT_WAIT_MS));
+            }
+            (JobState::Fetching, _) | (JobState::WantsRoot, Some(_)) => self.close(transfer_id, file_id),
+            _ => {}
+        }
+    }
+
+    fn close(&mut self, transfer_id: TransferId, file_id: FileId) {
+        self.timers.clear(&Timer::Root(transfer_id, file_id));
         let Some(job) = self.scheduler.get(transfer_id, file_id) else { return };
-        if job.state == JobState::Fetching && job.is_whole() {
-            job.state = JobState::Closing;
-            job.root = listed.or(job.root);
-            let root = job.root;
-            self.effects.push(Effect::CloseFile { transfer_id, file_id, root });
+        job.state = JobState::Closing;
+        let root = job.root;
+        self.effects.push(Effect::CloseFile { transfer_id, file_id, root });
+    }
+
+    /// Roots of an owner's files became known.
+    pub(super) fn roots_known(&mut self, now: Moment, owner: DeviceId, files: &[FileId]) {
+        for transfer_id in self.scheduler.of_owner(owner) {
+            files.iter().for_each(|file_id| self.close_if_whole(now, transfer_id, *file_id));
+        }
+    }
+
+    /// After a pull anything may be known.
+    pub(super) fn any_root_known(&mut self, now: Moment) {
+        for (transfer_id, file_id) in self.scheduler.wanting_roots() {
+            self.close_if_whole(now, transfer_id, file_id);
+        }
+    }
+
+    /// No root came.
+    pub(super) fn root_waited(&mut self, transfer_id: TransferId, file_id: FileId) {
+        let job = self.scheduler.get(transfer_id, file_id);
+        if job.is_some_and(|job| job.state == JobState::WantsRoot) {
+            self.close(transfer_id, file_id);
         }
     }
 
@@ -522,6 +574,7 @@ impl Peer {
         job.state = JobState::Failed;
         job.waiting = None;
         self.timers.clear(&Timer::Retry(transfer_id, file_id));
+        self.timers.clear(&Timer::Root(transfer_id, file_id));
         self.effects.push(Effect::FileFailed { transfer_id, file_id, code, message });
         if let Some(transfer) = self.scheduler.transfers.get_mut(&transfer_id) {
             transfer.failed += 1;
@@ -570,6 +623,7 @@ impl Peer {
         let Some(transfer) = self.scheduler.transfers.get_mut(&transfer_id) else { return };
         for file_id in transfer.jobs.keys() {
             self.timers.clear(&Timer::Retry(transfer_id, *file_id));
+            self.timers.clear(&Timer::Root(transfer_id, *file_id));
         }
         transfer.nothing_under_way();
     }

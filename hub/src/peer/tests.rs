@@ -437,13 +437,28 @@ fn the_whole_file_is_closed_once_and_the_transfer_ends() {
     let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
     let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 300_000)]) });
     assert_eq!(asked(&effects), [groups(0, 2)]);
-    let effects = rig.fetch(groups(0, 2));
     let (transfer_id, file_id) = (transfer(1), file_id(1));
-    assert!(effects.contains(&Effect::CloseFile { transfer_id, file_id, root: None }));
+    let closed = |root| Effect::CloseFile { transfer_id, file_id, root };
+    assert!(!rig.fetch(groups(0, 2)).iter().any(|effect| matches!(effect, Effect::CloseFile { .. })));
+    let root = Root([7; 32]);
+    let (public_id, files) = (device(1), vec![KnownRoot { file_id, root }]);
+    let known = FilesUpdated { public_id, files, epoch: 7, revision: 6, audience: Audience::All };
+    let effects = rig.hear(RelayToDevice::FilesUpdated(known), None);
+    assert!(effects.contains(&closed(Some(root))), "it is checked against the root, which comes a moment later");
     let effects = rig.tell(Input::FileClosed { transfer_id, file_id, outcome: Closed::Done });
     let ended = Effect::TransferEnded { transfer_id, done: 1, failed: 0 };
     assert_eq!(effects, [Effect::FileDone { transfer_id, file_id }, ended]);
     assert_eq!(rig.peer.poll_timeout(), None);
+}
+
+#[test]
+fn a_file_whose_root_nobody_tells_is_closed_without_it() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, 300_000)]) });
+    rig.fetch(groups(0, 2));
+    let effects = rig.wait();
+    let (transfer_id, file_id) = (transfer(1), file_id(1));
+    assert!(effects.contains(&Effect::CloseFile { transfer_id, file_id, root: None }));
 }
 
 #[test]
@@ -558,6 +573,7 @@ fn groups_that_do_not_merge_are_found_by_the_list_and_asked_again() {
     let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     rig.fetch(groups(0, 4));
+    rig.wait(); // for its root, which does not come
     let (transfer_id, id) = (transfer(1), file_id(1));
     let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: Closed::Mismatch });
     let [(DeviceToRelay::RequestChunk(ask), _)] = &sent(&effects)[..] else { panic!("{effects:?}") };
@@ -574,12 +590,14 @@ fn without_a_list_all_is_fetched_once_more_and_then_it_has_changed() {
     let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     rig.fetch(groups(0, 4));
+    rig.wait(); // for its root, which does not come
     let (transfer_id, id) = (transfer(1), file_id(1));
     rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: Closed::Mismatch });
     let effects = rig.chunk_failed(groups(0, 4), FailureCode::NoValues);
     assert_eq!(effects[0], Effect::DiscardFile { transfer_id, file_id: id });
     assert_eq!(asked(&effects), [groups(0, 4)]);
     rig.fetch(groups(0, 4));
+    rig.wait(); // for its root, which does not come
     let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: Closed::Mismatch });
     let code = FailureCode::FileChanged;
     assert_eq!(effects[0], Effect::FileFailed { transfer_id, file_id: id, code, message: None });

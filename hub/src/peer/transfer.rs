@@ -28,7 +28,9 @@ pub(super) struct Waiting {
 pub(super) enum JobState {
     /// Groups are missing or on their way.
     Fetching,
-    /// All groups are here; the driver checks and names the file.
+    /// All groups are here, and the root that they must merge to is on its way.
+    WantsRoot,
+    /// The driver checks and names the file.
     Closing,
     /// They do not merge to the root: the list of values shall tell which are wrong.
     WantsValues,
