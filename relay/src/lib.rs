@@ -20,6 +20,7 @@ mod session;
 mod slot;
 mod socket;
 mod tickets;
+mod websocket;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
+use futures_util::StreamExt;
 use lanyard_hub::broker::{Input, SessionId};
 use lanyard_protocol::limits::{MAX_MASTER_FRAME_BYTES, PING_IDLE_MS, REGISTER_TIMEOUT_MS};
 use lanyard_protocol::master_proof::{MasterTranscript, same_mac};
@@ -19,19 +18,17 @@ use crate::edge::Edge;
 use crate::error::ApiError;
 use crate::outbox::{Outbox, Outgoing};
 use crate::socket::{self, Heard, LastHeard};
+use crate::websocket::{self, Sink, Socket, Stream};
 
 /// `GET /ws/master`. No page has business here.
-pub async fn upgrade(State(edge): State<Arc<Edge>>, headers: http::HeaderMap, upgrade: WebSocketUpgrade) -> Response {
-    if headers.contains_key(http::header::ORIGIN) {
+pub async fn upgrade(State(edge): State<Arc<Edge>>, request: Request) -> Response {
+    if request.headers().contains_key(http::header::ORIGIN) {
         return ApiError(FailureCode::OriginDenied).into_response();
     }
-    if !socket::offers_subprotocol(&headers) {
-        return ApiError(FailureCode::BadMessage).into_response();
-    }
-    socket::configure(upgrade, MAX_MASTER_FRAME_BYTES).on_upgrade(move |socket| serve(edge, socket)).into_response()
+    websocket::upgrade(request, MAX_MASTER_FRAME_BYTES, move |socket| serve(edge, socket))
 }
 
-async fn serve(edge: Arc<Edge>, socket: WebSocket) {
+async fn serve(edge: Arc<Edge>, socket: Socket) {
     let (mut sink, mut stream) = socket.split();
     let last = LastHeard::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
@@ -56,12 +53,7 @@ async fn serve(edge: Arc<Edge>, socket: WebSocket) {
 }
 
 /// Challenge and proofs; an error is the code to close with.
-async fn register(
-    edge: &Edge,
-    sink: &mut SplitSink<WebSocket, Message>,
-    stream: &mut SplitStream<WebSocket>,
-    last: &LastHeard,
-) -> Result<(), CloseCode> {
+async fn register(edge: &Edge, sink: &mut Sink, stream: &mut Stream, last: &LastHeard) -> Result<(), CloseCode> {
     let nonce = edge.nonce();
     let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: edge.boot_id, nonce };
     say(sink, RelayToMaster::MasterChallenge(challenge)).await?;
@@ -93,16 +85,16 @@ async fn register(
     say(sink, RelayToMaster::MasterAppRegisterAck(ack)).await
 }
 
-async fn say(sink: &mut SplitSink<WebSocket, Message>, message: RelayToMaster) -> Result<(), CloseCode> {
+async fn say(sink: &mut Sink, message: RelayToMaster) -> Result<(), CloseCode> {
     let text = codec::encode_master(&MasterFrame::plain(message));
-    sink.send(Message::Text(text.into())).await.map_err(|_| CloseCode::TooSlow)
+    websocket::send_text(sink, text.into()).await.map_err(|_| CloseCode::TooSlow)
 }
 
 async fn listen(
     edge: &Edge,
     session: SessionId,
     outbox: &Outbox,
-    stream: &mut SplitStream<WebSocket>,
+    stream: &mut Stream,
     last: &LastHeard,
 ) -> Option<CloseCode> {
     loop {

@@ -3,12 +3,12 @@
 
 use std::collections::VecDeque;
 
-use axum::extract::ws::Utf8Bytes;
 use lanyard_protocol::limits::{OUTBOX_BYTES, OUTBOX_MESSAGES};
 use lanyard_protocol::message::Empty;
 use lanyard_protocol::{CloseCode, RelayToDevice, codec};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// Beyond this many times its bound even answers do not fit: the session is closed as too slow.
 const HARD_FACTOR: usize = 8;

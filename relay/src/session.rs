@@ -6,10 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{ConnectInfo, State};
-use axum::response::{IntoResponse, Response};
-use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::response::Response;
+use futures_util::StreamExt;
 use lanyard_hub::broker::{Identity, Input, SessionId};
 use lanyard_protocol::device::{is_valid_label, is_valid_name};
 use lanyard_protocol::identity::{self, Transcript};
@@ -22,10 +21,10 @@ use lanyard_protocol::{
 
 use crate::accept::FromThisMachine;
 use crate::edge::{Edge, SessionHandle};
-use crate::error::ApiError;
 use crate::hosts::Authority;
 use crate::outbox::{Outbox, Outgoing};
 use crate::socket::{self, Heard, LastHeard};
+use crate::websocket::{self, Sink, Socket, Stream};
 
 /// `GET /ws/device`.
 pub async fn upgrade(
@@ -33,15 +32,10 @@ pub async fn upgrade(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(authority): Extension<Authority>,
     Extension(FromThisMachine(is_local)): Extension<FromThisMachine>,
-    headers: http::HeaderMap,
-    upgrade: WebSocketUpgrade,
+    request: Request,
 ) -> Response {
-    if !socket::offers_subprotocol(&headers) {
-        return ApiError(FailureCode::BadMessage).into_response();
-    }
-    socket::configure(upgrade, MAX_FRAME_BYTES)
-        .on_upgrade(move |socket| serve(edge, Caller { peer, is_local, authority }, socket))
-        .into_response()
+    let caller = Caller { peer, is_local, authority };
+    websocket::upgrade(request, MAX_FRAME_BYTES, move |socket| serve(edge, caller, socket))
 }
 
 /// Where a socket comes from, and where it was sent to.
@@ -51,7 +45,7 @@ struct Caller {
     authority: Authority,
 }
 
-async fn serve(edge: Arc<Edge>, caller: Caller, socket: WebSocket) {
+async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
     let (mut sink, mut stream) = socket.split();
     let last = LastHeard::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
@@ -87,8 +81,8 @@ type Proven = (Identity, lanyard_protocol::Signature);
 async fn register(
     edge: &Edge,
     caller: Caller,
-    sink: &mut SplitSink<WebSocket, Message>,
-    stream: &mut SplitStream<WebSocket>,
+    sink: &mut Sink,
+    stream: &mut Stream,
     last: &LastHeard,
 ) -> Result<Proven, CloseCode> {
     let relay_nonce = edge.nonce();
@@ -122,13 +116,9 @@ async fn register(
     prove(edge, caller, relay_nonce, frame)
 }
 
-async fn say(
-    sink: &mut SplitSink<WebSocket, Message>,
-    message: &RelayToDevice,
-    reference: Option<&Ref>,
-) -> Result<(), CloseCode> {
+async fn say(sink: &mut Sink, message: &RelayToDevice, reference: Option<&Ref>) -> Result<(), CloseCode> {
     let text = codec::encode(message, reference);
-    sink.send(Message::Text(text.into())).await.map_err(|_| CloseCode::TooSlow)
+    websocket::send_text(sink, text.into()).await.map_err(|_| CloseCode::TooSlow)
 }
 
 /// Checks what a device says of itself, and its signature over all of it.
@@ -179,7 +169,7 @@ async fn listen(
     edge: &Arc<Edge>,
     session: SessionId,
     handle: &SessionHandle,
-    stream: &mut SplitStream<WebSocket>,
+    stream: &mut Stream,
     last: &LastHeard,
 ) -> Option<CloseCode> {
     let mut pace = Pace::new();

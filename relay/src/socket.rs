@@ -3,39 +3,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
+use futures_util::{SinkExt, StreamExt};
 use lanyard_protocol::CloseCode;
 use lanyard_protocol::limits::PONG_TIMEOUT_MS;
 
+use tokio_tungstenite::tungstenite::{Error, Message, protocol::CloseFrame};
+
 use crate::outbox::{Next, Outbox};
+use crate::websocket::{Sink, Stream, send_text};
 
 /// A frame that cannot be written for this long ends the session (4408).
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the other side gets to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Small buffers: 8.5 KiB a session instead of 137 (measured with 1,000 idle sockets). Frames above the wire's bound are
-/// still received whole when they are not much larger, so that they can be refused by name.
-pub fn configure(upgrade: WebSocketUpgrade, max_frame: usize) -> WebSocketUpgrade {
-    upgrade
-        .protocols([lanyard_protocol::SUBPROTOCOL])
-        .read_buffer_size(4 * 1024)
-        .write_buffer_size(0)
-        .max_write_buffer_size(4 << 20)
-        .max_message_size(max_frame * 2)
-        .max_frame_size(max_frame * 2)
-}
-
-/// Whether the client offers our subprotocol.
-pub fn offers_subprotocol(headers: &http::HeaderMap) -> bool {
-    headers
-        .get_all(http::header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|offered| offered.trim() == lanyard_protocol::SUBPROTOCOL)
-}
 
 /// What came from the other side: how much, and when last.
 pub struct LastHeard {
@@ -110,7 +90,7 @@ pub enum Heard {
 }
 
 /// The next frame that means something.
-pub async fn hear(stream: &mut SplitStream<WebSocket>, last: &LastHeard) -> Heard {
+pub async fn hear(stream: &mut Stream, last: &LastHeard) -> Heard {
     loop {
         let frame = stream.next().await;
         last.note();
@@ -118,30 +98,21 @@ pub async fn hear(stream: &mut SplitStream<WebSocket>, last: &LastHeard) -> Hear
             Some(Ok(Message::Text(text))) => return Heard::Text(text.as_str().to_owned()),
             Some(Ok(Message::Binary(_))) => return Heard::Binary,
             // A close is answered by the library, but only if the stream is polled to its end.
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_))) => {}
-            Some(Err(error)) => {
-                let text = error.to_string();
-                let too_large = text.contains("too long") || text.contains("Space limit");
-                return if too_large { Heard::TooLarge } else { Heard::Gone };
-            }
-            None => return Heard::Gone,
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
+            Some(Err(Error::Capacity(_))) => return Heard::TooLarge,
+            Some(Err(_)) | None => return Heard::Gone,
         }
     }
 }
 
 /// Writes what the outbox holds, and pings when it has been quiet; returns when the session is to end.
-pub async fn write(
-    sink: &mut SplitSink<WebSocket, Message>,
-    outbox: &Outbox,
-    last: &LastHeard,
-    idle: impl Fn() -> Duration,
-) -> CloseCode {
+pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &LastHeard, idle: impl Fn() -> Duration) -> CloseCode {
     let mut vigil = Vigil::default();
     loop {
         let changed = outbox.changed.notified();
         match outbox.next() {
             Next::Write(text) => {
-                let written = tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Text(text))).await;
+                let written = tokio::time::timeout(WRITE_TIMEOUT, send_text(sink, text)).await;
                 if !matches!(written, Ok(Ok(()))) {
                     return CloseCode::TooSlow;
                 }
@@ -167,8 +138,8 @@ pub async fn write(
 }
 
 /// Says goodbye and waits a moment for the answer, so that the reason arrives.
-pub async fn say_goodbye(mut sink: SplitSink<WebSocket, Message>, mut stream: SplitStream<WebSocket>, code: CloseCode) {
-    let frame = CloseFrame { code: code.number(), reason: code.reason().into() };
+pub async fn say_goodbye(mut sink: Sink, mut stream: Stream, code: CloseCode) {
+    let frame = CloseFrame { code: code.number().into(), reason: code.reason().into() };
     let farewell = async {
         if sink.send(Message::Close(Some(frame))).await.is_ok() {
             while let Some(Ok(_)) = stream.next().await {}

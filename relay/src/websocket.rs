@@ -1,0 +1,98 @@
+//! From an HTTP request to a WebSocket, and large texts in small frames.
+//!
+//! The library keeps a buffer as large as the largest frame that it ever wrote, for each socket: a roster of a thousand
+//! devices, sent once, cost 30 KiB of every session for good (measured). A text therefore goes out in fragments (RFC 6455,
+//! 5.4), for which a framework's sockets have no call.
+
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::SinkExt;
+use futures_util::stream::{SplitSink, SplitStream};
+use http::header;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use lanyard_protocol::FailureCode;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::server::create_response;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+
+use crate::error::ApiError;
+
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Sink = SplitSink<Socket, Message>;
+pub type Stream = SplitStream<Socket>;
+
+/// Bytes of a fragment: what a socket's write buffer grows to.
+const FRAGMENT: usize = 2 * 1024;
+
+/// Answers the request for a socket and serves it in a task of its own. 400 for what asks for none, or not for ours.
+///
+/// Small buffers: 10 KiB a session instead of 137 (measured with 1,000 idle sockets). Messages above the wire's bound are
+/// still received whole when they are not much larger, so that they can be refused by name.
+pub fn upgrade<F>(
+    mut request: Request,
+    max_message: usize,
+    serve: impl FnOnce(Socket) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = ()> + Send,
+{
+    let (Some(answer), true) = (handshake(&request), offers_subprotocol(request.headers())) else {
+        return ApiError(FailureCode::BadMessage).into_response();
+    };
+    let config = WebSocketConfig::default()
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 << 20)
+        .max_message_size(Some(max_message * 2))
+        .max_frame_size(Some(max_message * 2));
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgraded.await {
+            Ok(io) => serve(Socket::from_raw_socket(TokioIo::new(io), Role::Server, Some(config)).await).await,
+            Err(error) => tracing::trace!(%error, "a connection ended before it was a socket"),
+        }
+    });
+    answer
+}
+
+/// The answer of RFC 6455 4.2.2, if the request is one for a socket.
+fn handshake(request: &Request) -> Option<Response> {
+    let mut asked = http::Request::new(());
+    (*asked.method_mut(), *asked.uri_mut()) = (request.method().clone(), request.uri().clone());
+    (*asked.version_mut(), *asked.headers_mut()) = (request.version(), request.headers().clone());
+    let mut answer = create_response(&asked).ok()?.map(|()| axum::body::Body::empty());
+    let ours = http::HeaderValue::from_static(lanyard_protocol::SUBPROTOCOL);
+    answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, ours);
+    Some(answer)
+}
+
+/// Whether the client offers our subprotocol.
+fn offers_subprotocol(headers: &http::HeaderMap) -> bool {
+    headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|offered| offered.trim() == lanyard_protocol::SUBPROTOCOL)
+}
+
+/// Sends one text.
+pub async fn send_text(sink: &mut Sink, text: Utf8Bytes) -> Result<(), Error> {
+    if text.len() <= FRAGMENT {
+        return sink.send(Message::Text(text)).await;
+    }
+    let mut rest = Bytes::from(text);
+    let mut kind = Data::Text;
+    while !rest.is_empty() {
+        let part = rest.split_to(FRAGMENT.min(rest.len()));
+        let frame = Frame::message(part, OpCode::Data(kind), rest.is_empty());
+        sink.send(Message::Frame(frame)).await?;
+        kind = Data::Continue;
+    }
+    Ok(())
+}
