@@ -26,7 +26,7 @@ const QUIET_MS = 200;
 const NO_CHANNEL = "0".repeat(64);
 // What a hub says in place of the changes that it dropped for a session which reads too slowly.
 const DIRTY = Buffer.from('"FEED_DIRTY"');
-const [TEXT, CLOSE, PING, PONG] = [0x1, 0x8, 0x9, 0xa];
+const [CONTINUED, TEXT, CLOSE, PING, PONG] = [0x0, 0x1, 0x8, 0x9, 0xa];
 
 const random = (bytes) => crypto.randomBytes(bytes).toString("hex");
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -59,6 +59,7 @@ class Socket {
   #rest = null;
   #greeted = false;
   #seen = null;
+  #parts = [];
 
   constructor(port, head) {
     this.ended = false;
@@ -101,11 +102,18 @@ class Socket {
     const size = short < 126 ? short : short === 126 ? bytes.readUInt16BE(2) : Number(bytes.readBigUInt64BE(2));
     if (bytes.length < at + size) return 0;
     const payload = bytes.subarray(at, at + size);
-    const opcode = bytes[0] & 0x0f;
-    if (opcode === TEXT) this.#text(payload);
+    const [opcode, isLast] = [bytes[0] & 0x0f, bytes[0] >= 0x80];
+    if (opcode === TEXT && isLast) this.#text(payload);
+    else if (opcode === TEXT || opcode === CONTINUED) this.#fragment(Buffer.from(payload), isLast);
     else if (opcode === PING) this.send(PONG, payload);
     else if (opcode === CLOSE) this.closing = size >= 2 ? payload.readUInt16BE(0) : 1005;
     return at + size;
+  }
+
+  /** A large message comes in parts. */
+  #fragment(part, isLast) {
+    this.#parts.push(part);
+    if (isLast) this.#text(Buffer.concat(this.#parts.splice(0)));
   }
 
   #text(payload) {
