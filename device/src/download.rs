@@ -100,14 +100,14 @@ impl Plan {
         let mut names = Names::default();
         wanted.sort_by(|a, b| (&a.as_path, a.entry.file_ref()).cmp(&(&b.as_path, b.entry.file_ref())));
         let mut by_owner: BTreeMap<(Stage, DeviceId), Sinks> = BTreeMap::new();
-        let (mut already, mut total) = (Vec::new(), 0);
+        let (mut already, mut total, last) = (Vec::new(), 0, Arc::default());
         for Wanted { entry, as_path } in wanted {
             total += entry.size;
             if entry.kind == EntryKind::Folder {
                 already.push(make_folder(&root, names.place_folder(&as_path), entry)?);
                 continue;
             }
-            let sink = FileSink::new(entry, names.place(&as_path));
+            let sink = FileSink::new(entry, names.place(&as_path)).beside(&last);
             match sink.is_there(&root)? {
                 Some(path) => already.push(saved(sink.entry(), Some(path), sink.entry().root)),
                 None => {
@@ -248,6 +248,14 @@ impl Download {
                     Err(error) => tracing::debug!(%error, "a file could not be copied; it is fetched"),
                 }
             }
+        }
+    }
+
+    /// Whether naming a file costs no more than that: nothing is synced.
+    pub fn is_quick_to_finish(&self, file_id: FileId) -> bool {
+        match &self.destination {
+            Destination::Files { sinks, .. } => sinks.get(&file_id).is_some_and(FileSink::is_small),
+            Destination::Reader(_) => false,
         }
     }
 

@@ -20,7 +20,7 @@ use lanyard_protocol::identity::Transcript;
 use lanyard_protocol::message::{ClientRegisterAck, TransferProgress};
 use lanyard_protocol::{
     Channel, DeviceId, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice,
-    SessionToken, Ticket, TransferId,
+    Root, SessionToken, Ticket, TransferId,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -45,6 +45,8 @@ const OUTBOX_MESSAGES: usize = 1_024;
 /// PUTs at once, and files that are checked and named at once.
 const PUTS_AT_ONCE: usize = 4;
 const CLOSINGS_AT_ONCE: usize = 4;
+/// Small files that are named in one go.
+const MOST_CLOSED_AT_ONCE: usize = 64;
 /// News for a reader that does not read; beyond, the oldest is dropped.
 const MOST_NEWS: usize = 20_000;
 /// Beyond so much unread news, progress is not worth telling.
@@ -64,7 +66,7 @@ pub(crate) enum Report {
     Fetched { transfer_id: TransferId, fetched: Fetched },
     FetchEnded { fetch: FetchId, outcome: FetchOutcome },
     Consumed { transfer_id: TransferId, file_id: FileId, groups: u32 },
-    FileClosed { transfer_id: TransferId, file_id: FileId, result: Result<SavedFile, FinishError> },
+    FilesClosed { transfer_id: TransferId, closed: Vec<(FileId, Result<SavedFile, FinishError>)> },
     Copied { order: TransferOrder },
     PutAside { transfer_id: TransferId, done: usize, failed: usize, result: io::Result<()> },
 }
@@ -106,6 +108,8 @@ pub(crate) struct Driver {
     fetches: HashMap<FetchId, AbortHandle>,
     puts: Arc<Semaphore>,
     closings: Arc<Semaphore>,
+    /// Small files of which all is here, in this round of effects.
+    to_close: HashMap<TransferId, Vec<(FileId, Option<Root>)>>,
     /// Files that were closed well, until the machine says that they are done.
     saved: HashMap<(TransferId, FileId), SavedFile>,
     /// What was told last of each transfer's bytes.
@@ -164,6 +168,7 @@ impl Driver {
             fetches: HashMap::new(),
             puts: Arc::new(Semaphore::new(PUTS_AT_ONCE)),
             closings: Arc::new(Semaphore::new(CLOSINGS_AT_ONCE)),
+            to_close: HashMap::new(),
             saved: HashMap::new(),
             shown: HashMap::new(),
             downs: HashMap::new(),
@@ -254,6 +259,7 @@ impl Driver {
             self.close_link();
             self.peer.handle(self.now(), Input::LinkClosed { code: None });
         }
+        self.close_the_rest();
         let busy = !self.downloads.is_empty() || !self.uploads.is_empty();
         self.link.busy.store(busy, Ordering::Relaxed);
     }
@@ -512,19 +518,47 @@ impl Driver {
         self.fetches.insert(fetch, task.abort_handle());
     }
 
-    fn close_file(&mut self, transfer_id: TransferId, file_id: FileId, root: Option<lanyard_protocol::Root>) {
+    /// Small files are named many at a time: a thread woken for each would cost more than the naming.
+    fn close_file(&mut self, transfer_id: TransferId, file_id: FileId, root: Option<Root>) {
+        let Some(download) = self.downloads.get(&transfer_id) else { return };
+        if !download.is_quick_to_finish(file_id) {
+            return self.close_files(transfer_id, vec![(file_id, root)]);
+        }
+        let closing = self.to_close.entry(transfer_id).or_default();
+        closing.push((file_id, root));
+        if closing.len() >= MOST_CLOSED_AT_ONCE {
+            let closing = std::mem::take(closing);
+            self.close_files(transfer_id, closing);
+        }
+    }
+
+    /// What one round of effects wanted closed.
+    fn close_the_rest(&mut self) {
+        for (transfer_id, files) in std::mem::take(&mut self.to_close) {
+            if !files.is_empty() {
+                self.close_files(transfer_id, files);
+            }
+        }
+    }
+
+    fn close_files(&mut self, transfer_id: TransferId, files: Vec<(FileId, Option<Root>)>) {
         let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
         let (closings, reports, content) = (self.closings.clone(), self.reports.clone(), self.content.clone());
         tokio::spawn(async move {
             let _turn = closings.acquire_owned().await;
-            let closed = tokio::task::spawn_blocking(move || {
+            let ids: Vec<FileId> = files.iter().map(|(file_id, _)| *file_id).collect();
+            let finish = move |(file_id, root): (FileId, Option<Root>)| {
                 let finished = download.finish(file_id, root);
                 staged::note_saved(content.as_deref(), finished.as_ref().ok());
-                finished
-            })
-            .await;
-            let result = closed.unwrap_or_else(|error| Err(io::Error::other(error).into()));
-            let _ = reports.send(Report::FileClosed { transfer_id, file_id, result }).await;
+                (file_id, finished)
+            };
+            let closed = tokio::task::spawn_blocking(move || files.into_iter().map(finish).collect()).await;
+            let broken = |error: tokio::task::JoinError| {
+                let why = error.to_string();
+                ids.iter().map(|id| (*id, Err(io::Error::other(why.clone()).into()))).collect()
+            };
+            let closed = closed.unwrap_or_else(broken);
+            let _ = reports.send(Report::FilesClosed { transfer_id, closed }).await;
         });
     }
 
@@ -655,7 +689,9 @@ impl Driver {
             Report::Consumed { transfer_id, file_id, groups } => {
                 self.tell(Input::Consumed { transfer_id, file_id, groups });
             }
-            Report::FileClosed { transfer_id, file_id, result } => self.file_closed(transfer_id, file_id, result),
+            Report::FilesClosed { transfer_id, closed } => {
+                closed.into_iter().for_each(|(file_id, result)| self.file_closed(transfer_id, file_id, result));
+            }
             Report::Copied { order } => self.copied(order),
             Report::PutAside { transfer_id, done, failed, result } => {
                 self.transfer_over(transfer_id, done, failed, &result);

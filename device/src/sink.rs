@@ -58,6 +58,7 @@ pub struct FileSink {
     groups: Groups,
     /// Names of folders, then of the file, below the root.
     place: Vec<String>,
+    last: Arc<LastFolder>,
     /// Of this version of this file: what the table is about.
     key: [u8; 32],
     state: Mutex<State>,
@@ -74,10 +75,39 @@ struct State {
     copied: bool,
 }
 
+/// The folder that was used last: files come in the order of their folders, and each way down costs system calls.
+#[derive(Debug, Default)]
+pub struct LastFolder(Mutex<Option<(Vec<String>, Arc<Folder>)>>);
+
+impl LastFolder {
+    fn inner(&self) -> MutexGuard<'_, Option<(Vec<String>, Arc<Folder>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The folder at `way` below `root`; it is made if it is not there.
+    fn make(&self, root: &Folder, way: &[String]) -> io::Result<Arc<Folder>> {
+        if let Some((_, folder)) = self.inner().as_ref().filter(|(at, _)| at == way) {
+            return Ok(folder.clone());
+        }
+        let mut folder: Option<Folder> = None;
+        for name in way {
+            folder = Some(folder.as_ref().unwrap_or(root).enter(name)?);
+        }
+        let folder = Arc::new(folder.map_or_else(|| Folder::open_root(root.path()), Ok)?);
+        *self.inner() = Some((way.to_vec(), folder.clone()));
+        Ok(folder)
+    }
+
+    /// It may have been removed by somebody.
+    fn forget(&self) {
+        *self.inner() = None;
+    }
+}
+
 /// The unfinished file and its table, open.
 #[derive(Debug)]
 pub struct OpenPart {
-    folder: Folder,
+    folder: Arc<Folder>,
     part: File,
     table: Option<File>,
 }
@@ -128,7 +158,12 @@ impl FileSink {
         let groups = Groups::new(entry.size, entry.group_log);
         let values = vec![None; groups.count() as usize];
         let state = Mutex::new(State { values, ..State::default() });
-        Self { key: key_of(&entry), groups, entry, place, state }
+        Self { key: key_of(&entry), groups, entry, place, last: Arc::default(), state }
+    }
+
+    /// Together with others of one transfer.
+    pub fn beside(self, last: &Arc<LastFolder>) -> Self {
+        Self { last: last.clone(), ..self }
     }
 
     pub fn entry(&self) -> &FileEntry {
@@ -157,7 +192,7 @@ impl FileSink {
         )
     }
 
-    fn is_small(&self) -> bool {
+    pub fn is_small(&self) -> bool {
         self.entry.size <= SMALL_BYTES
     }
 
@@ -175,12 +210,8 @@ impl FileSink {
         }
     }
 
-    fn make_folder(&self, root: &Folder) -> io::Result<Folder> {
-        let mut folder: Option<Folder> = None;
-        for name in &self.place[..self.place.len().saturating_sub(1)] {
-            folder = Some(folder.as_ref().unwrap_or(root).enter(name)?);
-        }
-        folder.map_or_else(|| Folder::open_root(root.path()), Ok)
+    fn make_folder(&self, root: &Folder) -> io::Result<Arc<Folder>> {
+        self.last.make(root, &self.place[..self.place.len().saturating_sub(1)])
     }
 
     // ── What is there already ───────────────────────────────────────────────────────────────────────────────────────
@@ -262,10 +293,18 @@ impl FileSink {
         if let Some(open) = &state.open {
             return Ok(open.clone());
         }
-        let folder = self.make_folder(root)?;
-        let part = folder.open_file(&self.part_name(PART_SUFFIX))?;
+        let part_name = self.part_name(PART_SUFFIX);
+        let mut folder = self.make_folder(root)?;
+        let part = match folder.open_file(&part_name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.last.forget();
+                folder = self.make_folder(root)?;
+                folder.open_file(&part_name)?
+            }
+            opened => opened?,
+        };
         // Who held the lock before may have finished: then this is no longer the unfinished file, but the finished one.
-        if !lock_soon(&part)? || !folder.is_named(&part, &self.part_name(PART_SUFFIX))? {
+        if !lock_soon(&part)? || !folder.is_named(&part, &part_name)? {
             let why = format!("{} is being fetched by another program", folder.path().join(self.name()).display());
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
         }
@@ -306,6 +345,9 @@ impl FileSink {
         };
         if due {
             self.save(open)?;
+        }
+        if self.is_small() && self.state().values.iter().all(Option::is_some) {
+            self.set_time(open);
         }
         Ok(!known)
     }
@@ -382,10 +424,13 @@ impl FileSink {
         if listed.is_some_and(|listed| listed != root) {
             return Err(FinishError::Mismatch);
         }
+        if self.is_small() && self.groups.count() > 0 {
+            // It got its time with its last group.
+            let path = self.name_it(&*self.make_folder(root_folder)?)?;
+            return Ok(Finished { path, root, copied: self.state().copied });
+        }
         let open = self.open(root_folder)?;
-        let modified = SystemTime::UNIX_EPOCH + Duration::from_millis(self.entry.modified_ms);
-        // A time that this disk cannot keep is no reason to fail.
-        let _ = open.part.set_times(FileTimes::new().set_modified(modified));
+        self.set_time(&open);
         if !self.is_small() {
             open.part.sync_all()?;
         }
@@ -399,6 +444,12 @@ impl FileSink {
         let mut state = self.state();
         state.open = None;
         Ok(Finished { path, root, copied: state.copied })
+    }
+
+    fn set_time(&self, open: &OpenPart) {
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_millis(self.entry.modified_ms);
+        // A time that this disk cannot keep is no reason to fail.
+        let _ = open.part.set_times(FileTimes::new().set_modified(modified));
     }
 
     /// Never over something that is there.

@@ -8,7 +8,7 @@ use lanyard_hub::peer::{Input, TransferOrder};
 use lanyard_protocol::{FileId, RelayToDevice, Root, TransferId};
 
 use super::{Driver, Report};
-use crate::content::ContentIndex;
+use crate::content::{self, ContentIndex};
 use crate::download::SavedFile;
 use crate::handle::DeviceEvent;
 use crate::library::LibraryFile;
@@ -30,6 +30,7 @@ pub(super) struct Staged {
 pub(super) fn note_saved(content: Option<&ContentIndex>, file: Option<&SavedFile>) {
     let (Some(content), Some(file)) = (content, file) else { return };
     if let (Some(root), Some(path)) = (file.root, &file.saved_as)
+        && file.size >= content::SMALLEST
         && let Err(error) = content.note(root, path, None)
     {
         tracing::debug!(%error, "where a file lies was not noted");

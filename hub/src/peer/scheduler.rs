@@ -7,7 +7,7 @@ use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkReady, RequestChu
 use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileId, GroupRange, Piece, TransferId};
 
 use super::mirror::Catalogue;
-use super::transfer::{JobState, Transfer, Waiting};
+use super::transfer::{JobState, Transfer};
 use super::window::Pace;
 use super::{Closed, Effect, FetchId, FetchOutcome, Peer, Timer, TransferOrder};
 use crate::machine::Moment;
@@ -424,7 +424,9 @@ impl Peer {
             return self.refetch(id, file_id);
         }
         job.tries = tries.saturating_add(1);
-        job.waiting = Some(Waiting { code });
+        if let Some(transfer) = self.scheduler.transfers.get_mut(&id) {
+            transfer.waits(file_id, code);
+        }
         let wait = match code {
             FailureCode::OwnerAway | FailureCode::ServerNotReady => LOOK_AGAIN_MS + self.ids.below(LOOK_AGAIN_MS),
             _ => self.ids.below((RETRY_BASE_MS << tries.min(10)).min(RETRY_CAP_MS) + 1),

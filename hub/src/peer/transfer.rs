@@ -131,6 +131,8 @@ pub(super) struct Transfer {
     order: Vec<FileId>,
     /// Files with something to ask for; the first few large ones take turns.
     queue: VecDeque<FileId>,
+    /// Files that waited for something, oldest first; some do not any more.
+    waiters: VecDeque<FileId>,
     pub(super) window: Window,
     pub(super) paused: bool,
     lookahead_bytes: Option<u64>,
@@ -147,6 +149,7 @@ impl Transfer {
             jobs: order.files.iter().map(|file| (file.file_id, Job::new(file))).collect(),
             order: order.files.iter().map(|file| file.file_id).collect(),
             queue: VecDeque::new(),
+            waiters: VecDeque::new(),
             window: Window::default(),
             paused: false,
             lookahead_bytes: order.lookahead_bytes,
@@ -176,9 +179,23 @@ impl Transfer {
         }
     }
 
-    /// What a transfer waits for that has nothing to ask.
-    pub(super) fn waits_for(&self) -> Option<FailureCode> {
-        self.jobs.values().find_map(|job| job.waiting.map(|waiting| waiting.code))
+    /// A file waits from now on.
+    pub(super) fn waits(&mut self, file_id: FileId, code: FailureCode) {
+        if let Some(job) = self.jobs.get_mut(&file_id) {
+            job.waiting = Some(Waiting { code });
+            self.waiters.push_back(file_id);
+        }
+    }
+
+    /// What a transfer waits for that has nothing to ask. Of ten thousand files few wait: all are not looked at each time.
+    pub(super) fn waits_for(&mut self) -> Option<FailureCode> {
+        while let Some(first) = self.waiters.front() {
+            match self.jobs.get(first).and_then(|job| job.waiting) {
+                Some(waiting) => return Some(waiting.code),
+                None => drop(self.waiters.pop_front()),
+            }
+        }
+        None
     }
 
     pub(super) fn has_queue(&self) -> bool {
