@@ -199,7 +199,13 @@ impl Driver {
                         self.stop();
                     }
                 },
-                Some(report) = reports.recv() => self.report(report),
+                Some(report) = reports.recv() => {
+                    self.report(report);
+                    // What else is there goes the same way, so that small files are closed many at a time.
+                    while let Ok(report) = reports.try_recv() {
+                        self.report(report);
+                    }
+                }
                 () = sleep_until(wake), if wake.is_some() => {
                     self.peer.handle_timeout(self.now());
                     self.drain();
@@ -213,6 +219,7 @@ impl Driver {
                     self.show_progress();
                 }
             }
+            self.close_the_rest();
         }
         self.finish(&ends.events).await;
         drop(ends.alive);
@@ -259,7 +266,6 @@ impl Driver {
             self.close_link();
             self.peer.handle(self.now(), Input::LinkClosed { code: None });
         }
-        self.close_the_rest();
         let busy = !self.downloads.is_empty() || !self.uploads.is_empty();
         self.link.busy.store(busy, Ordering::Relaxed);
     }

@@ -41,12 +41,17 @@ fn main() -> ExitCode {
             return Exit::Failed.into();
         }
     };
-    let outcome = runtime.block_on(run(&global, command));
+    // As a task: what a runtime of one thread waits for itself costs a system call at each wake-up.
+    let outcome = runtime.block_on(async move { tokio::spawn(async move { run(&global, command).await }).await });
     // A thread that waits for a pipe nobody reads must not keep the process.
     runtime.shutdown_background();
     match outcome {
-        Ok(()) => Exit::Done.into(),
-        Err(failure) => {
+        Ok(Ok(())) => Exit::Done.into(),
+        Err(broken) => {
+            eprintln!("lanyard: {broken}");
+            Exit::Failed.into()
+        }
+        Ok(Err(failure)) => {
             eprintln!("lanyard: {:#}", failure.error);
             failure.exit.into()
         }
