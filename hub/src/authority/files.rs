@@ -20,8 +20,10 @@ use super::catalogue::Listing;
 use super::feed::{Key, file_cost};
 use super::{Asker, Authority, Change, Timer};
 
-/// Roots that become known are told together: a folder of ten thousand small files is a handful of changes.
-const ROOTS_TOGETHER_MS: u64 = 100;
+/// Roots that become known are told together: a folder of ten thousand small files is a handful of changes. Who fetched
+/// waits for them, so it is not for long; and longer where there are many to tell.
+const ROOTS_TOGETHER_MS: u64 = 5;
+const MOST_TOGETHER_MS: u64 = 100;
 /// Room for what surrounds the entries of a frame.
 const FRAME_AROUND: usize = 1_024;
 
@@ -218,7 +220,8 @@ impl Authority {
             Some(None) => {
                 self.new_roots.insert(file, said.root);
                 if self.deadlines.get(&Timer::Roots).is_none() {
-                    self.deadlines.set(Timer::Roots, self.now.plus(ROOTS_TOGETHER_MS));
+                    let together = (ROOTS_TOGETHER_MS + self.online.len() as u64 / 10).min(MOST_TOGETHER_MS);
+                    self.deadlines.set(Timer::Roots, self.now.plus(together));
                 }
                 if self.new_roots.len() >= MAX_FILES_A_MESSAGE {
                     self.tell_roots();
