@@ -137,6 +137,29 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// A name for as long as what was written here without a sync can be read back: this run of the system, and this
+    /// mounting of the disk. `None` where the system does not tell.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub fn life(&self) -> Option<[u8; 32]> {
+        use rustix::fs::StatxFlags;
+        let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+        let stat = rustix::fs::statx(&self.handle, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+        if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+            return None;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&boot).update(&stat.stx_mnt_id.to_le_bytes());
+        hasher.update(&stat.stx_dev_major.to_le_bytes()).update(&stat.stx_dev_minor.to_le_bytes());
+        Some(*hasher.finalize().as_bytes())
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub fn life(&self) -> Option<[u8; 32]> {
+        None
+    }
+}
+
 fn is_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
