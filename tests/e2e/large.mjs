@@ -2,12 +2,12 @@
  * The figures at full size: half an hour, 12 GB of scratch, one line a figure. Not part of `tests/run`.
  *
  *   node large.mjs                      all
- *   node large.mjs memory fan-out      some of: memory, kills, fan-out
+ *   node large.mjs memory fan-out      some of: memory, kills, fan-out, resumes
  *
  * LANYARD_E2E_SEED repeats the points at which processes die.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { onBench } from "./lib/bench.mjs";
@@ -165,7 +165,54 @@ async function fan() {
   console.log(`1 GiB to four askers: owner uploaded ${factor.toFixed(3)} times (at most 1.02), relay ${(peak / MIB).toFixed(1)} MiB (below 64), seconds ${seconds}, the slow one at ${(rate / 1e6).toFixed(1)} MB/s`);
 }
 
-const parts = { memory, kills, "fan-out": fan };
+/** Bytes of groups that the table beside an unfinished file calls good: 48 bytes of head, then 40 a group. */
+function notedBytes(dir, size) {
+  const table = readdirSync(dir).find((name) => name.endsWith(".lanyard-have"));
+  if (!table) return 0;
+  const records = readFileSync(path.join(dir, table)).subarray(48);
+  const group = size / Math.ceil(size / 2 ** Math.max(18, Math.ceil(Math.log2(size)) - 16));
+  let groups = 0;
+  for (let at = 0; at + 40 <= records.length; at += 40) if (records.subarray(at, at + 40).some((byte) => byte !== 0)) groups += 1;
+  return groups * group;
+}
+
+/** What the relay handed to devices so far. */
+async function delivered(hub) {
+  const text = await (await fetch(`${hub.local}/metrics`)).text();
+  return Number(/^lanyard_delivered_bytes_total\{to="device"\} (\d+)$/m.exec(text)[1]);
+}
+
+/** A file of 5 GiB, whose `lanyard get` is killed ten times at random points: what was verified does not travel again. */
+async function resumes() {
+  const seed = Number(process.env.LANYARD_E2E_SEED ?? Date.now() % 1e9);
+  const random = dice(seed);
+  const size = 5 * GIB;
+  await onBench("resumes", async (bench) => {
+    const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+    const [ana, carl] = [await Native.join(bench, hub, "Ana"), await Native.join(bench, hub, "Carl")];
+    await ana.share(film);
+    const dir = bench.dir("get");
+    const points = Array.from({ length: ROUNDS }, random).sort((a, b) => a - b);
+    let [noted, lost] = [0, 0];
+    for (const point of points) {
+      const before = await delivered(hub);
+      const get = carl.get("film.mov", "-o", dir);
+      await until(`${point}`, () => notedBytes(dir, size) >= point * size || get.exit, LONG);
+      await get.kill9();
+      const now = notedBytes(dir, size);
+      lost += (await delivered(hub)) - before - (now - noted);
+      noted = now;
+    }
+    const before = await delivered(hub);
+    assert.equal((await within("lanyard get", carl.get("film.mov", "-o", dir).ended, LONG)).code, 0);
+    assert.equal((await delivered(hub)) - before, size - noted, "the last run took what was missing, to the byte");
+    assert.equal(await sha256(path.join(dir, "film.mov")), await sha256(film));
+    assert.ok(lost / ROUNDS <= 16 * MIB, "what was on its way at each kill");
+    console.log(`5 GiB, killed ${ROUNDS} times: no verified byte travelled twice; ${(lost / ROUNDS / MIB).toFixed(1)} MiB a kill were on their way (seed ${seed})`);
+  });
+}
+
+const parts = { memory, kills, "fan-out": fan, resumes };
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !(name in parts));
 if (unknown.length > 0) throw new Error(`there is no ${unknown.join(", ")}: ${Object.keys(parts).join(", ")}`);
