@@ -1,8 +1,8 @@
 //! How many threads there are: one for a command, and one more for the relay of a hub in one process.
 //!
-//! A relay's work is system calls and hashing, and one core of them carries more than ten gigabits; a second worker made the
-//! same transfer cost a sixth more processor time in wake-ups across threads, and gave each thread a heap of its own that
-//! grew with the file (docs/benchmarks.md). What blocks (disks, SQLite) has threads of its own in any case.
+//! A relay's work is system calls and hashing, and one core of them carries about ten gigabits. A second worker adds wake-ups
+//! across threads, and a heap of its own that grew with the file. What blocks (disks, SQLite) has threads of its own in any
+//! case.
 
 use std::net::SocketAddr;
 
