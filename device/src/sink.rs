@@ -443,8 +443,11 @@ impl FileSink {
             return Err(FinishError::Mismatch);
         }
         if self.is_small() && self.groups.count() > 0 {
-            // It got its time with its last group.
-            let path = self.name_it(&*self.make_folder(root_folder)?)?;
+            // It got its time with its last group. Another program that fetched the same may have named it meanwhile.
+            let path = match self.name_it(&*self.make_folder(root_folder)?) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.is_there(root_folder)?.ok_or(error)?,
+                named => named?,
+            };
             return Ok(Finished { path, root, copied: self.state().copied });
         }
         let open = self.open(root_folder)?;
@@ -643,6 +646,19 @@ mod tests {
         assert_eq!(sink.compare(&list[..32]).unwrap(), None);
         store(&sink, &root, &content, 2..3);
         assert!(sink.finish(&root, Some(right)).is_ok());
+    }
+
+    #[test]
+    fn a_small_file_that_two_programs_fetch_is_there_once_for_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Folder::open_root(dir.path()).unwrap();
+        let content = bytes(100_000);
+        let (first, second) = (sink(100_000), sink(100_000));
+        store(&first, &root, &content, 0..1);
+        store(&second, &root, &content, 0..1);
+        let path = first.finish(&root, None).unwrap().path;
+        assert_eq!(second.finish(&root, None).unwrap().path, path);
+        assert_eq!((fs::read(path).unwrap(), names(&dir.path().join("a")).len()), (content, 1));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Buffers of one size for received bytes, used again. The general allocator kept a third more than the slots' budget after
-//! a while of large buffers coming and going from two threads (measured); this keeps none but a few idle ones.
+//! a while of large buffers coming and going (measured with two threads); this keeps none but a few idle ones.
 
 use std::sync::Arc;
 
