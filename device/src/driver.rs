@@ -1,5 +1,6 @@
 //! The one owner of the Peer: carries messages, moves bytes, keeps the time; decides nothing.
 
+mod closing;
 mod link_task;
 mod staged;
 
@@ -10,8 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lanyard_hub::peer::{
-    Catalogue, Closed, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, Phase, Registration,
-    TransferOrder,
+    Catalogue, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, Phase, Registration, TransferOrder,
 };
 use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::codec::{self, DecodeError};
@@ -30,7 +30,7 @@ use crate::DeviceConfig;
 use crate::blocks::Blocks;
 use crate::content::ContentIndex;
 use crate::download::{Download, SavedFile, Stage};
-use crate::fetch::{self, FetchJob, Fetched, local_failure};
+use crate::fetch::{self, FetchJob, Fetched};
 use staged::Staged;
 
 use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
@@ -45,8 +45,6 @@ const OUTBOX_MESSAGES: usize = 1_024;
 /// PUTs at once, and files that are checked and named at once.
 const PUTS_AT_ONCE: usize = 4;
 const CLOSINGS_AT_ONCE: usize = 4;
-/// Small files that are named in one go.
-const MOST_CLOSED_AT_ONCE: usize = 64;
 /// News for a reader that does not read; beyond, the oldest is dropped.
 const MOST_NEWS: usize = 20_000;
 /// Beyond so much unread news, progress is not worth telling.
@@ -522,62 +520,6 @@ impl Driver {
             let _ = reports.send(Report::FetchEnded { fetch, outcome }).await;
         });
         self.fetches.insert(fetch, task.abort_handle());
-    }
-
-    /// Small files are named many at a time: a thread woken for each would cost more than the naming.
-    fn close_file(&mut self, transfer_id: TransferId, file_id: FileId, root: Option<Root>) {
-        let Some(download) = self.downloads.get(&transfer_id) else { return };
-        if !download.is_quick_to_finish(file_id) {
-            return self.close_files(transfer_id, vec![(file_id, root)]);
-        }
-        let closing = self.to_close.entry(transfer_id).or_default();
-        closing.push((file_id, root));
-        if closing.len() >= MOST_CLOSED_AT_ONCE {
-            let closing = std::mem::take(closing);
-            self.close_files(transfer_id, closing);
-        }
-    }
-
-    /// What one round of effects wanted closed.
-    fn close_the_rest(&mut self) {
-        for (transfer_id, files) in std::mem::take(&mut self.to_close) {
-            if !files.is_empty() {
-                self.close_files(transfer_id, files);
-            }
-        }
-    }
-
-    fn close_files(&mut self, transfer_id: TransferId, files: Vec<(FileId, Option<Root>)>) {
-        let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
-        let (closings, reports, content) = (self.closings.clone(), self.reports.clone(), self.content.clone());
-        tokio::spawn(async move {
-            let _turn = closings.acquire_owned().await;
-            let ids: Vec<FileId> = files.iter().map(|(file_id, _)| *file_id).collect();
-            let finish = move |(file_id, root): (FileId, Option<Root>)| {
-                let finished = download.finish(file_id, root);
-                staged::note_saved(content.as_deref(), finished.as_ref().ok());
-                (file_id, finished)
-            };
-            let closed = tokio::task::spawn_blocking(move || files.into_iter().map(finish).collect()).await;
-            let broken = |error: tokio::task::JoinError| {
-                let why = error.to_string();
-                ids.iter().map(|id| (*id, Err(io::Error::other(why.clone()).into()))).collect()
-            };
-            let closed = closed.unwrap_or_else(broken);
-            let _ = reports.send(Report::FilesClosed { transfer_id, closed }).await;
-        });
-    }
-
-    fn file_closed(&mut self, transfer_id: TransferId, file_id: FileId, result: Result<SavedFile, FinishError>) {
-        let outcome = match result {
-            Ok(file) => {
-                self.saved.insert((transfer_id, file_id), file);
-                Closed::Done
-            }
-            Err(FinishError::Mismatch) => Closed::Mismatch,
-            Err(FinishError::Io(error)) => Closed::LocalFailure { message: local_failure(&error) },
-        };
-        self.tell(Input::FileClosed { transfer_id, file_id, outcome });
     }
 
     fn discard(&mut self, transfer_id: TransferId, file_id: FileId) {

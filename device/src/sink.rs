@@ -8,6 +8,7 @@
 //! named when whole.
 
 mod copy;
+mod last_folder;
 
 use std::fs::{File, FileTimes};
 use std::io;
@@ -21,6 +22,7 @@ use lanyard_protocol::{FileEntry, GroupRange, Root};
 
 use crate::confine::{Folder, lock};
 use crate::names::{HAVE_SUFFIX, PART_SUFFIX, numbered};
+pub use last_folder::LastFolder;
 
 /// Files up to this are not resumed in the middle.
 const SMALL_BYTES: u64 = 1 << 20;
@@ -75,35 +77,6 @@ struct State {
     open: Option<Arc<OpenPart>>,
     /// The missing groups came from another file on this machine.
     copied: bool,
-}
-
-/// The folder that was used last: files come in the order of their folders, and each way down costs system calls.
-#[derive(Debug, Default)]
-pub struct LastFolder(Mutex<Option<(Vec<String>, Arc<Folder>)>>);
-
-impl LastFolder {
-    fn inner(&self) -> MutexGuard<'_, Option<(Vec<String>, Arc<Folder>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The folder at `way` below `root`; it is made if it is not there.
-    fn make(&self, root: &Folder, way: &[String]) -> io::Result<Arc<Folder>> {
-        if let Some((_, folder)) = self.inner().as_ref().filter(|(at, _)| at == way) {
-            return Ok(folder.clone());
-        }
-        let mut folder: Option<Folder> = None;
-        for name in way {
-            folder = Some(folder.as_ref().unwrap_or(root).enter(name)?);
-        }
-        let folder = Arc::new(folder.map_or_else(|| Folder::open_root(root.path()), Ok)?);
-        *self.inner() = Some((way.to_vec(), folder.clone()));
-        Ok(folder)
-    }
-
-    /// It may have been removed by somebody.
-    fn forget(&self) {
-        *self.inner() = None;
-    }
 }
 
 /// The unfinished file and its table, open.

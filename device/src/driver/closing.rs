@@ -1,0 +1,79 @@
+//! Files of which all is here: checked, named, and told to the machine. Large ones one by one, for they are synced; small ones
+//! many at a time.
+
+use std::io;
+
+use lanyard_hub::peer::{Closed, Input};
+use lanyard_protocol::{FileId, Root, TransferId};
+
+use super::staged::note_saved;
+use super::{Driver, Report};
+use crate::download::SavedFile;
+use crate::fetch::local_failure;
+use crate::sink::FinishError;
+
+/// Small files that are named in one go.
+const MOST_CLOSED_AT_ONCE: usize = 64;
+
+impl Driver {
+    /// Small files are named many at a time: a thread woken for each would cost more than the naming.
+    pub(super) fn close_file(&mut self, transfer_id: TransferId, file_id: FileId, root: Option<Root>) {
+        let Some(download) = self.downloads.get(&transfer_id) else { return };
+        if !download.is_quick_to_finish(file_id) {
+            return self.close_files(transfer_id, vec![(file_id, root)]);
+        }
+        let closing = self.to_close.entry(transfer_id).or_default();
+        closing.push((file_id, root));
+        if closing.len() >= MOST_CLOSED_AT_ONCE {
+            let closing = std::mem::take(closing);
+            self.close_files(transfer_id, closing);
+        }
+    }
+
+    /// What one round of effects wanted closed.
+    pub(super) fn close_the_rest(&mut self) {
+        for (transfer_id, files) in std::mem::take(&mut self.to_close) {
+            if !files.is_empty() {
+                self.close_files(transfer_id, files);
+            }
+        }
+    }
+
+    fn close_files(&mut self, transfer_id: TransferId, files: Vec<(FileId, Option<Root>)>) {
+        let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
+        let (closings, reports, content) = (self.closings.clone(), self.reports.clone(), self.content.clone());
+        tokio::spawn(async move {
+            let _turn = closings.acquire_owned().await;
+            let ids: Vec<FileId> = files.iter().map(|(file_id, _)| *file_id).collect();
+            let finish = move |(file_id, root): (FileId, Option<Root>)| {
+                let finished = download.finish(file_id, root);
+                note_saved(content.as_deref(), finished.as_ref().ok());
+                (file_id, finished)
+            };
+            let closed = tokio::task::spawn_blocking(move || files.into_iter().map(finish).collect()).await;
+            let broken = |error: tokio::task::JoinError| {
+                let why = error.to_string();
+                ids.iter().map(|id| (*id, Err(io::Error::other(why.clone()).into()))).collect()
+            };
+            let closed = closed.unwrap_or_else(broken);
+            let _ = reports.send(Report::FilesClosed { transfer_id, closed }).await;
+        });
+    }
+
+    pub(super) fn file_closed(
+        &mut self,
+        transfer_id: TransferId,
+        file_id: FileId,
+        result: Result<SavedFile, FinishError>,
+    ) {
+        let outcome = match result {
+            Ok(file) => {
+                self.saved.insert((transfer_id, file_id), file);
+                Closed::Done
+            }
+            Err(FinishError::Mismatch) => Closed::Mismatch,
+            Err(FinishError::Io(error)) => Closed::LocalFailure { message: local_failure(&error) },
+        };
+        self.tell(Input::FileClosed { transfer_id, file_id, outcome });
+    }
+}
