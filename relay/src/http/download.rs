@@ -186,8 +186,16 @@ async fn serve_file(
         let hash = LinkHash::of(&link);
         let mut puller = Puller::new(edge.clone(), hash, vec![Stretch::new(entry, bytes)]);
         let first = first_news(&mut puller).await?;
-        let report = Report::new(edge, link, hash, file, entry.size, range.start);
-        stream_body(move |sender| file_body(puller, first, report, sender))
+        let mut report = Report::new(edge, link, hash, file, entry.size, range.start);
+        match first {
+            // All of it is there: head and body leave in one write.
+            Some(Pulled::Bytes(bytes)) if bytes.len() as u64 == range.end - range.start => {
+                report.moved(bytes.len() as u64);
+                report.end(TransferState::Done);
+                Body::from(bytes)
+            }
+            first => stream_body(move |sender| file_body(puller, first, report, sender)),
+        }
     };
     let mut response = Response::builder().status(status).body(body).map_err(|_| FailureCode::Internal)?;
     let headers = response.headers_mut();
