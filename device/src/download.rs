@@ -4,19 +4,21 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use lanyard_hub::peer::{GroupSet, TransferOrder, WantedFile};
 use lanyard_protocol::group::{GroupValue, Groups};
 use lanyard_protocol::{DeviceId, EntryKind, FileEntry, FileId, GroupRange, Root, TransferId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
+use crate::DeviceError;
+use crate::bytes_thread::BytesThread;
 use crate::confine::Folder;
 use crate::content::{self, ContentIndex, Held};
 use crate::names::Names;
 use crate::sink::{FileSink, FinishError, Finished, OpenPart};
-use crate::writing::WriterThread;
 
 /// How far ahead of a reader in order groups are fetched: this much waits in memory at most.
 const LOOKAHEAD_BYTES: u64 = 6 << 20;
@@ -68,7 +70,7 @@ pub struct Download {
     pub total: u64,
     pub received: AtomicU64,
     /// Started with the first byte.
-    pub writer: OnceLock<WriterThread>,
+    bytes: OnceLock<BytesThread>,
     pub files: usize,
     pub stage: Stage,
 }
@@ -128,7 +130,7 @@ impl Plan {
     }
 
     /// One file for a reader that takes its bytes in order.
-    pub fn in_order(entry: FileEntry, output: mpsc::Sender<(u32, Vec<Bytes>)>) -> io::Result<Self> {
+    pub fn in_order(entry: FileEntry, output: SyncSender<(u32, Vec<Bytes>)>) -> io::Result<Self> {
         let (owner, total) = (entry.public_id, entry.size);
         let file = wanted_file(&entry, GroupSet::default());
         let reader = Destination::Reader(Ordered::new(entry, output));
@@ -190,9 +192,18 @@ impl Download {
         };
         let received = AtomicU64::new(files.iter().map(have).sum());
         let total = files.iter().map(|file| file.size).sum();
-        let (count, writer) = (files.len(), OnceLock::new());
-        let download = Self { owner, destination, total, received, writer, files: count, stage: Stage::Now };
+        let (count, bytes) = (files.len(), OnceLock::new());
+        let download = Self { owner, destination, total, received, bytes, files: count, stage: Stage::Now };
         Ok((TransferOrder { transfer_id, owner, files, lookahead_bytes }, download))
+    }
+
+    /// Where its bytes are received and written.
+    pub fn bytes_thread(&self) -> Result<&BytesThread, DeviceError> {
+        if let Some(thread) = self.bytes.get() {
+            return Ok(thread);
+        }
+        let thread = BytesThread::start()?;
+        Ok(self.bytes.get_or_init(|| thread))
     }
 
     /// The groups of one of its files.
@@ -293,7 +304,7 @@ pub struct Ordered {
     groups: Groups,
     state: Mutex<OrderedState>,
     /// Towards the reader; bounded by how far ahead is asked.
-    output: mpsc::Sender<(u32, Vec<Bytes>)>,
+    output: SyncSender<(u32, Vec<Bytes>)>,
 }
 
 #[derive(Default)]
@@ -306,7 +317,7 @@ struct OrderedState {
 }
 
 impl Ordered {
-    fn new(entry: FileEntry, output: mpsc::Sender<(u32, Vec<Bytes>)>) -> Self {
+    fn new(entry: FileEntry, output: SyncSender<(u32, Vec<Bytes>)>) -> Self {
         let groups = Groups::new(entry.size, entry.group_log);
         let values = vec![None; groups.count() as usize];
         Self { entry, groups, state: Mutex::new(OrderedState { values, ..OrderedState::default() }), output }
@@ -330,7 +341,7 @@ impl Ordered {
             .and_then(|first| if first == state.next { state.waiting.pop_first() } else { None })
         {
             state.next = group + 1;
-            self.output.blocking_send((group, bytes)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            self.output.send((group, bytes)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         }
         Ok(true)
     }
@@ -349,10 +360,10 @@ impl Ordered {
 /// Writes groups as they come; tells how many are written. Blocks; ends when the sender is gone or the writer fails.
 pub fn write_in_order(
     mut writer: impl Write,
-    mut groups: mpsc::Receiver<(u32, Vec<Bytes>)>,
+    groups: Receiver<(u32, Vec<Bytes>)>,
     written: &watch::Sender<u32>,
 ) -> io::Result<()> {
-    while let Some((group, parts)) = groups.blocking_recv() {
+    while let Ok((group, parts)) = groups.recv() {
         for part in parts {
             writer.write_all(&part)?;
         }

@@ -30,7 +30,8 @@ use crate::DeviceConfig;
 use crate::blocks::Blocks;
 use crate::content::ContentIndex;
 use crate::download::{Download, SavedFile, Stage};
-use crate::fetch::{self, FetchJob, Fetched};
+use crate::fetch::{self, FetchJob, Fetched, Teller};
+use crate::http;
 use staged::Staged;
 
 use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
@@ -49,8 +50,6 @@ const CLOSINGS_AT_ONCE: usize = 4;
 const MOST_NEWS: usize = 20_000;
 /// Beyond so much unread news, progress is not worth telling.
 const PROGRESS_NEWS: usize = 100;
-/// The relay ends what stands still after 20 s, and lets nobody wait longer than 30 s for room.
-const SILENCE: Duration = Duration::from_secs(60);
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// What the tasks of a device tell its driver. Bounded: a driver that is behind makes them wait.
@@ -150,9 +149,9 @@ impl Driver {
         Ok(Self {
             peer: Peer::new(peer, IdSource::new(seed)),
             started: Instant::now(),
-            http: http_client(Some(SILENCE))?,
+            http: http::client(Some(http::SILENCE))?,
             // Nothing comes back before the whole body is sent, which may take long; the relay sees to it that it goes on.
-            http_puts: http_client(None)?,
+            http_puts: http::client(None)?,
             buckets: Buckets::new(config.limits),
             blocks: Arc::default(),
             library: Arc::new(Library::new(&config.keypair.seed())),
@@ -509,14 +508,20 @@ impl Driver {
             let cut = Report::FetchEnded { fetch, outcome: FetchOutcome::Cut };
             return drop(tokio::spawn(async move { reports.send(cut).await }));
         };
-        let task = tokio::spawn(async move {
-            let told = |fetched| {
-                let reports = reports.clone();
-                async move {
-                    let _ = reports.send(Report::Fetched { transfer_id, fetched }).await;
-                }
-            };
-            let outcome = fetch::get(bodies, download, job, told).await;
+        let bytes = match download.bytes_thread() {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let outcome = FetchOutcome::LocalFailure { message: error.to_string() };
+                let failed = Report::FetchEnded { fetch, outcome };
+                return drop(tokio::spawn(async move { reports.send(failed).await }));
+            }
+        };
+        let bodies = Bodies { http: bytes.http.clone(), ..bodies };
+        let (download, thread) = (download.clone(), bytes);
+        let task = thread.spawn(async move {
+            let wrap = Box::new(move |fetched| Report::Fetched { transfer_id, fetched });
+            let teller = Teller { to: reports.clone(), wrap };
+            let outcome = fetch::get(bodies, download, job, &teller).await;
             let _ = reports.send(Report::FetchEnded { fetch, outcome }).await;
         });
         self.fetches.insert(fetch, task.abort_handle());
@@ -624,8 +629,8 @@ impl Driver {
             Report::Uploaded { ticket, outcome } => self.uploaded(ticket, outcome),
             Report::Unreadable { ticket, file_id, code, replaced } => self.unreadable(ticket, file_id, code, replaced),
             Report::Disputed(Replaced { old, new }) => self.tell(Input::Replaced { old, new }),
-            Report::Fetched { transfer_id, fetched: Fetched::Stored { file_id, groups } } => {
-                self.tell(Input::Stored { transfer_id, file_id, groups });
+            Report::Fetched { transfer_id, fetched: Fetched::Stored { pieces } } => {
+                self.tell(Input::Stored { transfer_id, pieces });
             }
             Report::Fetched { transfer_id, fetched: Fetched::Rejected { file_id, groups } } => {
                 self.tell(Input::Rejected { transfer_id, file_id, groups });
@@ -735,22 +740,6 @@ async fn sleep_until(at: Option<Instant>) {
     if let Some(at) = at {
         tokio::time::sleep_until(at).await;
     }
-}
-
-/// HTTP/1.1 straight to the relay: no proxy sees the bodies, no redirect leads elsewhere. An answer that is silent for
-/// longer than `silence` is given up.
-fn http_client(silence: Option<Duration>) -> Result<reqwest::Client, DeviceError> {
-    let client = reqwest::Client::builder()
-        .http1_only()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(10));
-    let client = match silence {
-        Some(silence) => client.read_timeout(silence),
-        None => client,
-    };
-    client.build().map_err(|error| DeviceError::Setup(error.to_string()))
 }
 
 /// Looks at a file that could not be read as listed. `None`: somebody else did.

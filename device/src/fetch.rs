@@ -1,8 +1,10 @@
-//! One GET: bytes as they come, hashed and written in blocks beside the network, each group noted when it is whole.
+//! One GET: bytes as they come, hashed and written in blocks, each group noted when it is whole. It blocks while it writes, so
+//! it runs on the thread of its transfer.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -14,22 +16,37 @@ use lanyard_protocol::http::HttpError;
 use lanyard_protocol::limits::MAX_RUN_BYTES;
 use lanyard_protocol::{FailureCode, FileId, GroupRange, Piece, Ticket};
 use reqwest::header::{AUTHORIZATION, RETRY_AFTER};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use crate::download::{Destination, Download};
 use crate::limit::paced;
 use crate::sink::OpenPart;
 use crate::upload::Bodies;
-use crate::writing::WriterThread;
 
-/// Bytes that are hashed and written at once. Two such blocks a GET: one is filled while the other is written.
+/// The driver hears of what is stored after so many bytes, or so much time.
+const NEWS_BYTES: usize = 1 << 20;
+const NEWS_AFTER: Duration = Duration::from_millis(100);
+/// Bytes that are hashed and written at once.
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// What a fetch tells on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    Stored { file_id: FileId, groups: GroupRange },
+    Stored { pieces: Vec<Piece> },
     Rejected { file_id: FileId, groups: Vec<GroupRange> },
+}
+
+/// Tells of what a fetch did: in order, and waiting while too much is untold.
+pub struct Teller<M> {
+    pub to: mpsc::Sender<M>,
+    pub wrap: Box<dyn Fn(Fetched) -> M + Send + Sync>,
+}
+
+impl<M> Teller<M> {
+    async fn tell(&self, fetched: Fetched) {
+        // Nobody hears when the device has ended.
+        let _ = self.to.send((self.wrap)(fetched)).await;
+    }
 }
 
 /// One body to get.
@@ -41,12 +58,8 @@ pub struct FetchJob {
     pub length: u64,
 }
 
-/// Gets a body into its sinks; `told` hears of each group that is good.
-pub async fn get<F, T>(bodies: Bodies, download: Arc<Download>, job: FetchJob, told: F) -> FetchOutcome
-where
-    F: Fn(Fetched) -> T,
-    T: Future<Output = ()>,
-{
+/// Gets a body into its sinks; `teller` tells of all groups that are good.
+pub async fn get<M>(bodies: Bodies, download: Arc<Download>, job: FetchJob, teller: &Teller<M>) -> FetchOutcome {
     let request = bodies.http.get(bodies.chunk_url(&job.ticket)).header(AUTHORIZATION, bodies.authorization());
     let response = match request.send().await {
         Ok(response) => response,
@@ -59,8 +72,8 @@ where
         return refused(response).await;
     }
     let done = match job.what {
-        What::Bytes => receive(paced(response.bytes_stream(), bodies.buckets.down), download, job, told).await,
-        What::Values => compare(response, download, job, told).await,
+        What::Bytes => receive(paced(response.bytes_stream(), bodies.buckets.down), download, job, teller).await,
+        What::Values => compare(response, download, job, teller).await,
     };
     done.unwrap_or_else(|error| FetchOutcome::LocalFailure { message: local_failure(&error) })
 }
@@ -90,47 +103,33 @@ async fn refused(response: reqwest::Response) -> FetchOutcome {
 }
 
 /// The list of a file's group values.
-async fn compare<F, T>(
+async fn compare<M>(
     response: reqwest::Response,
     download: Arc<Download>,
     job: FetchJob,
-    told: F,
-) -> io::Result<FetchOutcome>
-where
-    F: Fn(Fetched) -> T,
-    T: Future<Output = ()>,
-{
+    teller: &Teller<M>,
+) -> io::Result<FetchOutcome> {
     let Some(file_id) = job.pieces.first().map(|piece| piece.file_id).filter(|_| job.length <= MAX_RUN_BYTES) else {
         return Ok(FetchOutcome::Cut);
     };
     let Ok(list) = response.bytes().await else { return Ok(FetchOutcome::Cut) };
-    let compared = tokio::task::spawn_blocking(move || download.compare(file_id, &list)).await;
-    match compared.map_err(io::Error::other)?? {
+    match download.compare(file_id, &list)? {
         Some(groups) => {
-            told(Fetched::Rejected { file_id, groups }).await;
+            teller.tell(Fetched::Rejected { file_id, groups }).await;
             Ok(FetchOutcome::Complete)
         }
         None => Ok(FetchOutcome::Cut),
     }
 }
 
-type Written = (Writer, Block, io::Result<Vec<(FileId, u32)>>);
-
-async fn receive<F, T>(
+async fn receive<M>(
     mut stream: BoxStream<'static, reqwest::Result<Bytes>>,
     download: Arc<Download>,
     job: FetchJob,
-    told: F,
-) -> io::Result<FetchOutcome>
-where
-    F: Fn(Fetched) -> T,
-    T: Future<Output = ()>,
-{
+    teller: &Teller<M>,
+) -> io::Result<FetchOutcome> {
     let mut cursor = Cursor::new(&download, job.pieces);
-    let transfer = download.clone();
-    let thread = transfer.writer.get_or_init(WriterThread::start);
-    let (mut block, mut spare) = (Block::default(), Some((Writer::new(download), Block::default())));
-    let mut writing: Option<oneshot::Receiver<Written>> = None;
+    let (mut writer, mut block, mut news) = (Writer::new(download), Block::default(), News::new(teller));
     loop {
         let next = stream.next().await;
         let ended = !matches!(next, Some(Ok(_)));
@@ -140,34 +139,72 @@ where
             if !ended && !block.is_full() {
                 break;
             }
-            if let Some(task) = writing.take() {
-                spare = Some(settle(task, &told).await?);
+            // This blocks, as it may on a thread of its own; what comes meanwhile waits in the socket.
+            let written = writer.write(&block);
+            news.add(&block, written?);
+            block.clear();
+            if news.is_due() {
+                let stored = news.take();
+                teller.tell(stored).await;
             }
-            let Some((writer, empty)) = spare.take() else { break };
-            let full = std::mem::replace(&mut block, empty);
-            writing = Some(thread.run(move || writer.write(full)).await);
         }
         if ended {
             break;
         }
     }
-    if let Some(task) = writing {
-        settle(task, &told).await?;
-    }
+    news.end().await;
     Ok(if cursor.is_done() { FetchOutcome::Complete } else { FetchOutcome::Cut })
 }
 
-/// Waits for a block to be written and tells of its groups.
-async fn settle<F, T>(task: oneshot::Receiver<Written>, told: &F) -> io::Result<(Writer, Block)>
-where
-    F: Fn(Fetched) -> T,
-    T: Future<Output = ()>,
-{
-    let (writer, block, stored) = task.await.map_err(io::Error::other)?;
-    for (file_id, group) in stored? {
-        told(Fetched::Stored { file_id, groups: GroupRange::new(group, 1) }).await;
+/// Groups that are stored and not told: to tell of each costs more than to write it.
+struct News<'t, M> {
+    teller: &'t Teller<M>,
+    pieces: Vec<Piece>,
+    bytes: usize,
+    since: Instant,
+}
+
+impl<'t, M> News<'t, M> {
+    fn new(teller: &'t Teller<M>) -> Self {
+        Self { teller, pieces: Vec::new(), bytes: 0, since: Instant::now() }
     }
-    Ok((writer, block))
+
+    fn add(&mut self, block: &Block, stored: Vec<(FileId, u32)>) {
+        self.bytes += block.data.len();
+        for (file_id, group) in stored {
+            match self.pieces.last_mut() {
+                Some(last) if last.file_id == file_id && last.groups.end() == group => last.groups.count += 1,
+                _ => self.pieces.push(Piece::new(file_id, group, 1)),
+            }
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        !self.pieces.is_empty() && (self.bytes >= NEWS_BYTES || self.since.elapsed() >= NEWS_AFTER)
+    }
+
+    fn take(&mut self) -> Fetched {
+        (self.bytes, self.since) = (0, Instant::now());
+        Fetched::Stored { pieces: std::mem::take(&mut self.pieces) }
+    }
+
+    /// The last ones.
+    async fn end(mut self) {
+        if !self.pieces.is_empty() {
+            let stored = self.take();
+            self.teller.tell(stored).await;
+        }
+    }
+}
+
+impl<M> Drop for News<'_, M> {
+    /// A fetch that is called off (a pause) has stored what it has stored. In a queue that is full these travel again.
+    fn drop(&mut self) {
+        if !self.pieces.is_empty() {
+            let stored = self.take();
+            let _ = self.teller.to.try_send((self.teller.wrap)(stored));
+        }
+    }
 }
 
 /// Where in the body the next byte belongs.
@@ -248,6 +285,11 @@ impl Block {
         self.data.is_empty()
     }
 
+    fn clear(&mut self) {
+        self.data.clear();
+        self.cuts.clear();
+    }
+
     fn push(&mut self, bytes: Bytes, cut: Cut) {
         self.data.extend_from_slice(&bytes);
         match self.cuts.last_mut() {
@@ -282,14 +324,8 @@ impl Writer {
         Self { download, group: None, file: None }
     }
 
-    fn write(mut self, mut block: Block) -> Written {
-        let stored = self.write_cuts(&block);
-        block.data.clear();
-        block.cuts.clear();
-        (self, block, stored)
-    }
-
-    fn write_cuts(&mut self, block: &Block) -> io::Result<Vec<(FileId, u32)>> {
+    /// The groups that are whole now.
+    fn write(&mut self, block: &Block) -> io::Result<Vec<(FileId, u32)>> {
         let (mut stored, mut start) = (Vec::new(), 0);
         for cut in &block.cuts {
             let bytes = &block.data[start..start + cut.count];
@@ -400,9 +436,8 @@ mod tests {
             let mut bytes = Bytes::copy_from_slice(part);
             while !bytes.is_empty() {
                 cursor.fill(&mut bytes, &mut block);
-                let (again, empty, groups) = writer.write(block);
-                (writer, block) = (again, empty);
-                stored.extend(groups.unwrap());
+                stored.extend(writer.write(&block).unwrap());
+                block.clear();
             }
         }
         assert!(cursor.is_done());

@@ -232,7 +232,7 @@ impl DeviceHandle {
         entry: FileEntry,
         writer: impl Write + Send + 'static,
     ) -> Result<Started, DeviceError> {
-        let (output, groups) = mpsc::channel(4);
+        let (output, groups) = std::sync::mpsc::sync_channel(4);
         let plan = Plan::in_order(entry, output)?;
         let (transfers, total) = (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
         let (report, written) = watch::channel(0);

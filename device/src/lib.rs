@@ -4,12 +4,14 @@
 //! decided by [`lanyard_hub::peer`]; this crate is its hands: sockets, bodies, files. Whole files are never in memory.
 
 mod blocks;
+mod bytes_thread;
 mod confine;
 mod content;
 mod download;
 mod driver;
 mod fetch;
 mod handle;
+mod http;
 mod library;
 mod limit;
 pub mod link;
@@ -20,7 +22,6 @@ pub mod store;
 mod transfers;
 mod upload;
 mod walk;
-mod writing;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -148,7 +148,7 @@ impl Peer {
             Input::Replaced { old, new } => self.replaced(now, old, new),
             Input::UploadRefused { ticket, code, file_id } => self.upload_refused(ticket, code, file_id),
             Input::StartTransfer { order } => self.start_transfer(now, order),
-            Input::Stored { transfer_id, file_id, groups } => self.stored(now, transfer_id, file_id, groups),
+            Input::Stored { transfer_id, pieces } => self.stored(now, transfer_id, &pieces),
             Input::Consumed { transfer_id, file_id, groups } => self.scheduler.consumed(transfer_id, file_id, groups),
             Input::Rejected { transfer_id, file_id, groups } => self.rejected(transfer_id, file_id, &groups),
             Input::FetchEnded { fetch, outcome } => self.fetch_ended(now, fetch, outcome),

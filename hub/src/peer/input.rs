@@ -109,8 +109,7 @@ pub enum Input {
     /// Whole groups, hashed and written.
     Stored {
         transfer_id: TransferId,
-        file_id: FileId,
-        groups: GroupRange,
+        pieces: Vec<Piece>,
     },
     /// The reader took all groups below this number.
     Consumed {

@@ -124,6 +124,12 @@ impl Scheduler {
     /// Takes groups out of the transfer's asks. If one of them was not asked for, the others are given back: what is said
     /// of them belongs to an older ask, and they must be asked for again.
     fn answered(&mut self, transfer_id: TransferId, pieces: &[Piece]) -> Result<What, Vec<Piece>> {
+        // Nearly always an answer is to one ask, in full: a bundle of 256 pieces is not searched piece by piece.
+        let whole = |ask: &&mut Ask| ask.transfer_id == transfer_id && ask.pieces == pieces;
+        if let Some(ask) = self.asks.values_mut().find(whole) {
+            ask.pieces.clear();
+            return Ok(ask.what);
+        }
         let (mut what, mut all, mut taken) = (None, true, Vec::new());
         for piece in pieces {
             let mut left = piece.groups.count;
@@ -333,15 +339,17 @@ impl Peer {
 
     // ── Bytes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    pub(super) fn stored(&mut self, now: Moment, transfer_id: TransferId, file_id: FileId, groups: GroupRange) {
-        let Some(job) = self.scheduler.get(transfer_id, file_id) else { return };
-        if job.is_over() {
-            return;
+    pub(super) fn stored(&mut self, now: Moment, transfer_id: TransferId, pieces: &[Piece]) {
+        for Piece { file_id, groups } in pieces {
+            let job = self.scheduler.get(transfer_id, *file_id);
+            let Some(job) = job.filter(|job| !job.is_over()) else { continue };
+            job.have.insert(*groups);
+            job.missing.remove(*groups);
+            job.tries = 0;
+            if job.is_whole() {
+                self.close_if_whole(now, transfer_id, *file_id);
+            }
         }
-        job.have.insert(groups);
-        job.missing.remove(groups);
-        job.tries = 0;
-        self.close_if_whole(now, transfer_id, file_id);
     }
 
     /// Stored groups that are not what the list says.

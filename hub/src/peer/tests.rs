@@ -401,7 +401,7 @@ impl Rig {
     }
 
     fn stored(&mut self, piece: Piece) -> Vec<Effect> {
-        self.tell(Input::Stored { transfer_id: transfer(1), file_id: piece.file_id, groups: piece.groups })
+        self.tell(Input::Stored { transfer_id: transfer(1), pieces: vec![piece] })
     }
 
     /// The whole life of one run.

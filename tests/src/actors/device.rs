@@ -723,7 +723,10 @@ impl World {
                 let read = (0..).take_while(|group| stored.values.contains_key(group)).count() as u32;
                 let life = device.life;
                 let streams = device.downloads.get(&transfer_id).is_some_and(|download| download.streams);
-                self.tell_peer(index, Input::Stored { transfer_id, file_id, groups });
+                self.tell_peer(
+                    index,
+                    Input::Stored { transfer_id, pieces: vec![lanyard_protocol::Piece { file_id, groups }] },
+                );
                 if streams {
                     let event = BytesEvent::Consumed { transfer_id, file_id, groups: read };
                     self.after(20, Event::DeviceBytes(index, life, event));

@@ -1,0 +1,55 @@
+//! The thread of a transfer that receives, hashes and writes. All three are done in one place because bytes that change
+//! their core on the way cost a fifth of a receiver's work (measured: 1.05 against 0.86 CPU s/GiB).
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::DeviceError;
+use crate::http;
+
+/// A thread that runs tasks which may block it: nobody else's are there. It ends when this is gone, and its tasks with it.
+pub struct BytesThread {
+    tasks: Handle,
+    /// Its connections belong to its runtime.
+    pub http: reqwest::Client,
+    _stop: oneshot::Sender<()>,
+}
+
+impl BytesThread {
+    pub fn start() -> Result<Self, DeviceError> {
+        let setup = |error: std::io::Error| DeviceError::Setup(error.to_string());
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build().map_err(setup)?;
+        let tasks = runtime.handle().clone();
+        let http = http::client(Some(http::SILENCE))?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serve = move || {
+            let _ = runtime.block_on(stopped);
+        };
+        std::thread::Builder::new().name("bytes".into()).spawn(serve).map_err(setup)?;
+        Ok(Self { tasks, http, _stop: stop })
+    }
+
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.tasks.spawn(task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_blocks_it_blocks_nobody_else_and_its_end_ends_its_tasks() {
+        let bytes = BytesThread::start().unwrap();
+        let (let_go, held) = std::sync::mpsc::channel::<()>();
+        let blocked = bytes.spawn(async move { held.recv().unwrap_or_default() });
+        // This test's own thread goes on.
+        let_go.send(()).unwrap();
+        blocked.await.unwrap();
+
+        let endless = bytes.spawn(std::future::pending());
+        drop(bytes);
+        assert!(endless.await.unwrap_err().is_cancelled());
+    }
+}
