@@ -31,7 +31,7 @@ use crate::blocks::Blocks;
 use crate::content::ContentIndex;
 use crate::download::{Download, SavedFile, Stage};
 use crate::fetch::{self, FetchJob, Fetched, Teller};
-use crate::http;
+use crate::http::Clients;
 use staged::Staged;
 
 use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
@@ -54,7 +54,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// What the tasks of a device tell its driver. Bounded: a driver that is behind makes them wait.
 pub(crate) enum Report {
-    LinkOpened { link: u64 },
+    LinkOpened { link: u64, channel: Channel },
     Text { link: u64, text: String },
     LinkClosed { link: u64, code: Option<u16>, error: Option<String> },
     Uploaded { ticket: Ticket, outcome: Uploaded },
@@ -89,9 +89,8 @@ pub(crate) struct Driver {
     config: DeviceConfig,
     peer: Peer,
     started: Instant,
-    http: reqwest::Client,
-    /// For PUTs.
-    http_puts: reqwest::Client,
+    /// For bodies of this session.
+    clients: Clients,
     buckets: Buckets,
     blocks: Arc<Blocks>,
     library: Arc<Library>,
@@ -149,9 +148,7 @@ impl Driver {
         Ok(Self {
             peer: Peer::new(peer, IdSource::new(seed)),
             started: Instant::now(),
-            http: http::client(Some(http::SILENCE))?,
-            // Nothing comes back before the whole body is sent, which may take long; the relay sees to it that it goes on.
-            http_puts: http::client(None)?,
+            clients: Clients::new(Channel::PLAIN)?,
             buckets: Buckets::new(config.limits),
             blocks: Arc::default(),
             library: Arc::new(Library::new(&config.keypair.seed())),
@@ -390,8 +387,23 @@ impl Driver {
         }
     }
 
+    /// What is sent from now on is bound to the certificate of this link.
+    fn link_opened(&mut self, channel: Channel) {
+        if self.clients.channel != channel {
+            match Clients::new(channel) {
+                Ok(clients) => self.clients = clients,
+                Err(error) => {
+                    self.close_link();
+                    self.event(DeviceEvent::Unreachable { message: error.to_string() });
+                    return self.tell(Input::LinkClosed { code: None });
+                }
+            }
+        }
+        self.tell(Input::LinkOpened);
+    }
+
     fn register(&mut self, registration: &Registration) {
-        let transcript = registration.transcript(&self.config.hub.authority(), Channel::PLAIN);
+        let transcript = registration.transcript(&self.config.hub.authority(), self.clients.channel);
         let signature = transcript.sign_as_device(&self.config.keypair);
         self.transcript = Some(transcript);
         self.send(&DeviceToRelay::ClientRegister(registration.message(signature)), None);
@@ -438,7 +450,7 @@ impl Driver {
     // ── Bodies ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn bodies(&self) -> Option<Bodies> {
-        let (http, buckets, blocks) = (self.http.clone(), self.buckets.clone(), self.blocks.clone());
+        let (http, buckets, blocks) = (self.clients.gets.clone(), self.buckets.clone(), self.blocks.clone());
         Some(Bodies { http, base: self.config.hub.http_base(), token: self.token?, buckets, blocks })
     }
 
@@ -450,7 +462,7 @@ impl Driver {
 
     fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>, length: u64) {
         let Some(bodies) = self.bodies() else { return };
-        let bodies = Bodies { http: self.http_puts.clone(), ..bodies };
+        let bodies = Bodies { http: self.clients.puts.clone(), ..bodies };
         let (library, puts, reports) = (self.library.clone(), self.puts.clone(), self.reports.clone());
         let unreadable = self.on_unreadable(ticket);
         let task = tokio::spawn(async move {
@@ -508,16 +520,17 @@ impl Driver {
             let cut = Report::FetchEnded { fetch, outcome: FetchOutcome::Cut };
             return drop(tokio::spawn(async move { reports.send(cut).await }));
         };
-        let bytes = match download.bytes_thread() {
-            Ok(bytes) => bytes,
+        let channel = self.clients.channel;
+        let started = download.bytes_thread().and_then(|thread| Ok((thread, thread.http(channel)?)));
+        let (thread, http) = match started {
+            Ok(started) => started,
             Err(error) => {
                 let outcome = FetchOutcome::LocalFailure { message: error.to_string() };
                 let failed = Report::FetchEnded { fetch, outcome };
                 return drop(tokio::spawn(async move { reports.send(failed).await }));
             }
         };
-        let bodies = Bodies { http: bytes.http.clone(), ..bodies };
-        let (download, thread) = (download.clone(), bytes);
+        let (bodies, download) = (Bodies { http, ..bodies }, download.clone());
         let task = thread.spawn(async move {
             let wrap = Box::new(move |fetched| Report::Fetched { transfer_id, fetched });
             let teller = Teller { to: reports.clone(), wrap };
@@ -616,7 +629,7 @@ impl Driver {
 
     fn report(&mut self, report: Report) {
         match report {
-            Report::LinkOpened { link } if link == self.link.number => self.tell(Input::LinkOpened),
+            Report::LinkOpened { link, channel } if link == self.link.number => self.link_opened(channel),
             Report::Text { link, text } if link == self.link.number => self.heard(&text),
             Report::LinkClosed { link, code, error } if link == self.link.number => {
                 self.close_link();

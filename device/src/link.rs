@@ -2,18 +2,14 @@
 //!
 //! Reconnecting is the caller's: [`Backoff`] says how long to wait, a new [`Link`] is opened, and the handshake starts anew.
 
-use std::fmt;
-use std::net::Ipv6Addr;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use lanyard_protocol::SUBPROTOCOL;
 use lanyard_protocol::limits::{MAX_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, PING_BUSY_MS, PING_IDLE_MS, PONG_TIMEOUT_MS};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use lanyard_protocol::{Channel, SUBPROTOCOL};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -23,6 +19,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WireCo
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+pub use crate::hub_url::{BadUrl, HubUrl};
+use crate::tls::{self, Stream};
 
 /// Where devices and the master connect.
 pub const DEVICE_PATH: &str = "/ws/device";
@@ -38,106 +37,6 @@ const QUIET_BUSY: Duration = Duration::from_millis(PING_BUSY_MS + 7_000);
 const LOOK: Duration = Duration::from_secs(4);
 const PONG_TIMEOUT: Duration = Duration::from_millis(PONG_TIMEOUT_MS);
 
-/// Where a hub is: `http://host[:port]`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HubUrl {
-    /// Lower case; an IPv6 address stands in brackets.
-    host: String,
-    port: u16,
-}
-
-/// Why a text is no address of a hub.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadUrl {
-    #[error("an address of a hub starts with http://")]
-    Scheme,
-    #[error("https is not spoken yet; use the http address that the hub shows")]
-    Https,
-    #[error("an address of a hub has a host and perhaps a port, and nothing behind it")]
-    Form,
-    #[error("`{0}` is no port")]
-    Port(String),
-}
-
-impl HubUrl {
-    /// What goes into `Host` and into the proofs: lower case, port 80 left out, IPv6 in brackets.
-    pub fn authority(&self) -> String {
-        if self.port == 80 { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
-    }
-
-    /// `http://host[:port]`, without a slash at the end.
-    pub fn http_base(&self) -> String {
-        format!("http://{}", self.authority())
-    }
-
-    /// The WebSocket address of `path` (which starts with `/`).
-    pub fn ws(&self, path: &str) -> String {
-        format!("ws://{}{path}", self.authority())
-    }
-
-    /// What to resolve and connect to.
-    pub fn host_and_port(&self) -> (&str, u16) {
-        let host = self.host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&self.host);
-        (host, self.port)
-    }
-}
-
-fn parse_port(text: &str) -> Result<u16, BadUrl> {
-    text.parse().ok().filter(|port| *port != 0).ok_or_else(|| BadUrl::Port(text.into()))
-}
-
-fn parse_host(host: &str) -> Result<String, BadUrl> {
-    if let Some(inner) = host.strip_prefix('[') {
-        let address: Ipv6Addr = inner.strip_suffix(']').and_then(|a| a.parse().ok()).ok_or(BadUrl::Form)?;
-        return Ok(format!("[{address}]"));
-    }
-    let fits = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    if fits { Ok(host.to_ascii_lowercase()) } else { Err(BadUrl::Form) }
-}
-
-impl FromStr for HubUrl {
-    type Err = BadUrl;
-
-    /// A single slash at the end and a fragment (the hub's key in a QR code) are allowed and left out.
-    fn from_str(text: &str) -> Result<Self, BadUrl> {
-        let text = text.trim();
-        let (scheme, rest) = text.split_once("://").ok_or(BadUrl::Scheme)?;
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" => {}
-            "https" => return Err(BadUrl::Https),
-            _ => return Err(BadUrl::Scheme),
-        }
-        let rest = rest.split('#').next().unwrap_or_default();
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let colon = match rest.rfind(']') {
-            Some(bracket) => rest[bracket..].find(':').map(|at| bracket + at),
-            None => rest.rfind(':'),
-        };
-        match colon {
-            Some(at) => Ok(Self { host: parse_host(&rest[..at])?, port: parse_port(&rest[at + 1..])? }),
-            None => Ok(Self { host: parse_host(rest)?, port: 80 }),
-        }
-    }
-}
-
-impl fmt::Display for HubUrl {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.http_base())
-    }
-}
-
-impl Serialize for HubUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.http_base())
-    }
-}
-
-impl<'de> Deserialize<'de> for HubUrl {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
-
 /// Why a link did not open or broke.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -145,6 +44,9 @@ pub enum LinkError {
     Unreachable { authority: String, source: std::io::Error },
     #[error("no hub answers at {authority} in time")]
     TimedOut { authority: String },
+    /// Something answered, but not with TLS.
+    #[error("{authority} does not speak https as a hub does: {source}")]
+    Unsecured { authority: String, source: std::io::Error },
     /// Something answered, but not with a WebSocket.
     #[error("{authority} answers, but not as a hub does (status {status})")]
     NotAHub { authority: String, status: u16 },
@@ -162,12 +64,14 @@ pub enum Incoming {
     Closed(Option<u16>),
 }
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<Stream>;
 type Sink = Arc<Mutex<SplitSink<Socket, Message>>>;
 
 /// An open WebSocket; [`Link::split`] gives its halves to two tasks.
 #[derive(Debug)]
 pub struct Link {
+    /// What proofs over this link are bound to.
+    pub channel: Channel,
     sender: LinkSender,
     receiver: LinkReceiver,
 }
@@ -208,6 +112,15 @@ async fn connect(url: &HubUrl) -> Result<TcpStream, LinkError> {
     Ok(stream)
 }
 
+/// Over TLS any certificate will do: the hub's proof is made over the one that was seen.
+async fn secure(url: &HubUrl, stream: TcpStream) -> Result<(Stream, Channel), LinkError> {
+    if !url.is_secure() {
+        return Ok((Stream::Plain(stream), Channel::PLAIN));
+    }
+    let failed = |source| LinkError::Unsecured { authority: url.authority(), source };
+    tls::connect(url.host_and_port().0, stream).await.map_err(failed)
+}
+
 /// Small buffers: a socket carries messages, not files. The master's frames may be larger than a device's.
 fn socket_config(path: &str) -> WebSocketConfig {
     let most = if path == MASTER_PATH { MAX_MASTER_FRAME_BYTES } else { MAX_FRAME_BYTES };
@@ -223,9 +136,10 @@ impl Link {
     pub async fn open(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Self, LinkError> {
         let opening = async {
             let stream = connect(url).await?;
+            let (stream, channel) = secure(url, stream).await?;
             let request = upgrade_request(url, path, origin)?;
             match client_async_with_config(request, stream, Some(socket_config(path))).await {
-                Ok((socket, _)) => Ok(Self::over(socket)),
+                Ok((socket, _)) => Ok(Self::over(socket, channel)),
                 Err(tungstenite::Error::Http(response)) => {
                     Err(LinkError::NotAHub { authority: url.authority(), status: response.status().as_u16() })
                 }
@@ -236,12 +150,12 @@ impl Link {
         timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(late))
     }
 
-    fn over(socket: Socket) -> Self {
+    fn over(socket: Socket, channel: Channel) -> Self {
         let (sink, stream) = socket.split();
         let sink = Arc::new(Mutex::new(sink));
         let receiver =
             LinkReceiver { stream, sink: sink.clone(), heard: Instant::now(), pinged: None, busy: Arc::default() };
-        Self { sender: LinkSender { sink }, receiver }
+        Self { channel, sender: LinkSender { sink }, receiver }
     }
 
     pub async fn send(&mut self, text: String) -> Result<(), LinkError> {
@@ -365,39 +279,6 @@ mod tests {
 
     fn url(text: &str) -> HubUrl {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn an_authority_is_what_a_client_sends_as_host() {
-        for (text, authority) in [
-            ("http://Hub.Local", "hub.local"),
-            ("http://hub.local:80/", "hub.local"),
-            ("HTTP://192.168.1.20:7070", "192.168.1.20:7070"),
-            ("http://[FE80::1]:7070/#k=abc", "[fe80::1]:7070"),
-            ("http://[::1]", "[::1]"),
-        ] {
-            assert_eq!(url(text).authority(), authority, "{text}");
-        }
-        assert_eq!(url("http://[::1]:7070").host_and_port(), ("::1", 7070));
-        assert_eq!(url("http://a:81").ws("/ws/device"), "ws://a:81/ws/device");
-        assert_eq!(url("http://a").host_and_port(), ("a", 80));
-    }
-
-    #[test]
-    fn what_is_no_hub_is_said_so() {
-        for text in [
-            "hub.local",
-            "ftp://a",
-            "http://",
-            "http://a/b",
-            "http://a:0",
-            "http://a:99999",
-            "http://u@a",
-            "http://[::1",
-        ] {
-            assert!(text.parse::<HubUrl>().is_err(), "{text}");
-        }
-        assert_eq!("https://a".parse::<HubUrl>(), Err(BadUrl::Https));
     }
 
     #[test]

@@ -91,8 +91,9 @@ impl DeviceStore {
         self.hubs.iter().max_by_key(|hub| hub.joined_ms)
     }
 
+    /// By either scheme: one port speaks both, and the key is the hub's.
     pub fn hub(&self, url: &HubUrl) -> Option<&KnownHub> {
-        self.hubs.iter().find(|hub| hub.url == *url)
+        self.hubs.iter().find(|hub| hub.url.is_same_place(url))
     }
 
     /// Notes a hub that let this device in; it becomes the default. A key other than the pinned one is an error.
@@ -100,7 +101,7 @@ impl DeviceStore {
         if self.hub(&hub.url).is_some_and(|known| known.public_key != hub.public_key) {
             return Err(StoreError::OtherHub { url: hub.url, path: self.dir.join("hubs.json") });
         }
-        self.hubs.retain(|known| known.url != hub.url);
+        self.hubs.retain(|known| !known.url.is_same_place(&hub.url));
         self.hubs.push(hub);
         let text = serde_json::to_vec_pretty(&HubsFile { hubs: self.hubs.clone() })
             .expect("known hubs have string keys and no failing serializers");

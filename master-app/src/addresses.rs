@@ -68,6 +68,16 @@ pub fn own(listen: SocketAddr) -> SocketAddr {
     if listen.ip().is_unspecified() { SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port()) } else { listen }
 }
 
+/// All addresses by which a browser may reach this machine.
+pub fn all() -> Vec<IpAddr> {
+    let found = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut all: Vec<IpAddr> = found.into_iter().map(|interface| interface.ip()).filter(|ip| is_usable(*ip)).collect();
+    all.extend([IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]);
+    all.sort();
+    all.dedup();
+    all
+}
+
 fn url(authority: &str) -> String {
     format!("http://{}", authority.strip_suffix(":80").unwrap_or(authority))
 }

@@ -37,6 +37,9 @@ struct GlobalArgs {
     /// Machine-readable output on standard output, and nothing else there
     #[arg(long, global = true)]
     json: bool,
+    /// Speak plain http to a hub on another machine: anybody on the network can then read and change what is sent
+    #[arg(long, env = "LANYARD_PLAIN", global = true)]
+    plain: bool,
 }
 
 /// What holds for every command.
@@ -44,6 +47,8 @@ struct GlobalArgs {
 pub struct Global {
     pub data_dir: PathBuf,
     pub json: bool,
+    /// Other machines may be spoken to without TLS.
+    pub plain: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,6 +125,13 @@ pub enum Admit {
     Everyone,
 }
 
+impl Global {
+    /// How a hub is really spoken to: by https, which every hub speaks on the same port, unless it is on this machine.
+    pub fn spoken(&self, url: &HubUrl) -> HubUrl {
+        if self.plain || url.is_loopback() { url.clone() } else { url.secured() }
+    }
+}
+
 impl From<Admit> for Admission {
     fn from(admit: Admit) -> Self {
         match admit {
@@ -177,6 +189,9 @@ pub struct ListenArgs {
     /// A name by which people may address this hub, beside its addresses; may be given again
     #[arg(long = "host", value_name = "NAME", value_parser = host_name)]
     pub hosts: Vec<String>,
+    /// Take https only: plain http shows the way there, and nothing else
+    #[arg(long)]
+    pub require_tls: bool,
     /// Memory for bytes on their way, such as 8M: less is slower for many at once [default: 32M]
     #[arg(long, value_name = "BYTES", value_parser = budget)]
     pub budget: Option<u64>,
@@ -253,7 +268,7 @@ fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<(Global, Comman
             "this account has no home directory; say with --data where to keep things",
         )
     })?;
-    Ok((Global { data_dir, json: global.json }, command))
+    Ok((Global { data_dir, json: global.json, plain: global.plain }, command))
 }
 
 /// Puts `serve` where no command stands: the first word that is no option decides.
@@ -264,7 +279,7 @@ fn with_default(mut args: Vec<OsString>) -> Vec<OsString> {
     while let Some(word) = args.get(at).map(|word| word.to_string_lossy().into_owned()) {
         match word.as_str() {
             "--data" => at += 2,
-            "--json" => at += 1,
+            "--json" | "--plain" => at += 1,
             word if word.starts_with("--data=") => at += 1,
             "-h" | "--help" | "-V" | "--version" => return args,
             word if is_command(word) => return args,
@@ -314,7 +329,7 @@ mod tests {
     fn global_flags_stand_anywhere() {
         for line in ["--data /d --json devices", "devices --json --data /d", "--data=/d devices --json"] {
             let (global, command) = parsed(line).unwrap();
-            assert_eq!(global, Global { data_dir: "/d".into(), json: true }, "{line}");
+            assert_eq!(global, Global { data_dir: "/d".into(), json: true, plain: false }, "{line}");
             assert!(matches!(command, Command::Devices), "{line}");
         }
         let (global, _) = parsed("--data /d --json").unwrap();

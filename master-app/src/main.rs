@@ -1,6 +1,7 @@
 //! `lanyard`: the whole hub on this machine, its halves, its desk, and the native device, by subcommand.
 
 mod addresses;
+mod certificates;
 mod cli;
 mod console;
 mod control;

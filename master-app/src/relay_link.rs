@@ -183,7 +183,8 @@ async fn register(
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(StoreError::Randomness)?;
     let term = driver.next_term(at_least).await??;
-    let transcript = MasterTranscript { boot_id, relay_nonce: nonce, master_nonce: Nonce(random), term };
+    let channel = link.channel;
+    let transcript = MasterTranscript { boot_id, relay_nonce: nonce, master_nonce: Nonce(random), term, channel };
     let register = MasterAppRegister {
         protocol: PROTOCOL_VERSION,
         nonce: transcript.master_nonce,
@@ -316,7 +317,13 @@ mod tests {
         socket.send(Message::text(text(RelayToMaster::MasterChallenge(challenge)))).await.unwrap();
         let Some(Ok(Message::Text(said))) = socket.recv().await else { return };
         let MasterToRelay::MasterAppRegister(said) = codec::decode_master(&said).unwrap().message else { return };
-        let transcript = MasterTranscript { boot_id, relay_nonce: nonce, master_nonce: said.nonce, term: said.term };
+        let transcript = MasterTranscript {
+            boot_id,
+            relay_nonce: nonce,
+            master_nonce: said.nonce,
+            term: said.term,
+            channel: lanyard_protocol::Channel::PLAIN,
+        };
         let close = |code| Message::Close(Some(CloseFrame { code, reason: "".into() }));
         if !same_mac(&said.mac, &transcript.master_mac(&secret)) {
             let _ = socket.send(close(4401)).await;

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::Context;
 use lanyard_device::link::HubUrl;
@@ -14,6 +15,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::Certificates;
 use crate::cli::{DeskArgs, Global, ListenArgs, MasterArgs, RelayArgs, ServeArgs};
 use crate::console::{Console, ConsoleInfo, Door};
 use crate::control::{Control, HUB, Listener};
@@ -36,15 +38,19 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     let name = args.desk.name.clone().unwrap_or_else(machine_name);
     let secret = data_dir::master_secret(&data_dir::secret_path(dir, None))?;
     let key = lanyard_device::store::load_key(&data_dir::hub_key_path(dir))?;
-    let config = relay_config(&args.listen, name.clone(), key, secret);
+    let stop = CancellationToken::new();
+    let (config, authority) = relay_config(dir, &args.listen, name.clone(), key, secret, &stop)?;
     let relay = threads::start_relay(config).await?.map_err(port_trouble)?;
     let listen = relay.listen;
-    let url: HubUrl = format!("http://{}", addresses::own(listen)).parse().context("the relay's own address")?;
+    let own = HubUrl::from_str(&format!("http://{}", addresses::own(listen))).context("the relay's own address")?;
+    // A relay on one address of this machine cannot be told by the loopback.
+    let url = if own.is_loopback() { own } else { own.secured() };
     let urls = addresses::urls(listen, &args.listen.hosts);
     let ready = json!({ "event": "ready", "listen": listen.to_string(), "urls": &urls });
 
-    let hub = MasterSetup { url, secret, name, urls, ready, paths, desk: args.desk };
+    let hub = MasterSetup { url, secret, name, urls, ready, paths, desk: args.desk, authority: Some(authority) };
     let outcome = run_master(global, hub).await;
+    stop.cancel();
     // The master goes first: its goodbye still passes the relay.
     if tokio::time::timeout(LAST_WORDS, relay.stop()).await.is_err() {
         tracing::debug!("the relay did not end in time");
@@ -61,7 +67,8 @@ pub async fn relay(global: &Global, args: RelayArgs) -> Outcome {
     let secret = data_dir::master_secret(&secret_path)?;
     let key = lanyard_device::store::load_key(&data_dir::hub_key_path(dir))?;
     let name = args.name.clone().unwrap_or_else(machine_name);
-    let config = relay_config(&args.listen, name, key, secret);
+    let stop = CancellationToken::new();
+    let (config, authority) = relay_config(dir, &args.listen, name, key, secret, &stop)?;
     let relay = Relay::bind(config).await.map_err(port_trouble)?;
     let listen = relay.local_addr();
     let urls = addresses::urls(listen, &args.listen.hosts);
@@ -70,15 +77,31 @@ pub async fn relay(global: &Global, args: RelayArgs) -> Outcome {
     } else {
         println!("relay on {listen}");
         urls.iter().for_each(|url| println!("  {url}"));
+        println!("https on the same port; certificate authority, SHA-256:\n  {authority}");
         println!("its master proves itself with {}", secret_path.display());
     }
     relay.run(stop_signal()).await;
+    stop.cancel();
     Ok(())
 }
 
-fn relay_config(args: &ListenArgs, name: String, key: identity::Keypair, secret: [u8; 32]) -> RelayConfig {
+/// With the SHA-256 of the authority behind its certificate, which is kept up to date until `stop`.
+fn relay_config(
+    dir: &Path,
+    args: &ListenArgs,
+    name: String,
+    key: identity::Keypair,
+    secret: [u8; 32],
+    stop: &CancellationToken,
+) -> anyhow::Result<(RelayConfig, String)> {
+    let names = lanyard_relay::own_names(&args.hosts);
+    let mut certificates = Certificates::open(dir, identity::fingerprint(&key.public()), names)?;
+    certificates.identity().context("make a certificate for https")?;
+    let authority = certificates.authority_sha256();
+    let tls = Some(certificates.keep(stop.clone())?);
     let usual = RelayConfig::new(args.listen, name, key, secret);
-    RelayConfig { hosts: args.hosts.clone(), budget_bytes: args.budget.unwrap_or(usual.budget_bytes), ..usual }
+    let (hosts, budget_bytes) = (args.hosts.clone(), args.budget.unwrap_or(usual.budget_bytes));
+    Ok((RelayConfig { hosts, budget_bytes, tls, require_tls: args.require_tls, ..usual }, authority))
 }
 
 /// `lanyard master`: the desk alone, against a relay elsewhere.
@@ -88,10 +111,11 @@ pub async fn master(global: &Global, args: MasterArgs) -> Outcome {
     data_dir::create(dir)?;
     let _lock = data_dir::lock(dir, Half::Master)?;
     let secret = data_dir::master_secret(&data_dir::secret_path(dir, args.secret.as_ref()))?;
+    let relay = global.spoken(&args.relay);
     let urls = vec![args.relay.http_base()];
     let ready = json!({ "event": "ready", "listen": args.relay.authority(), "urls": &urls });
     let name = args.desk.name.clone().unwrap_or_else(machine_name);
-    let hub = MasterSetup { url: args.relay, secret, name, urls, ready, paths, desk: args.desk };
+    let hub = MasterSetup { url: relay, secret, name, urls, ready, paths, desk: args.desk, authority: None };
     run_master(global, hub).await
 }
 
@@ -105,6 +129,8 @@ struct MasterSetup {
     ready: serde_json::Value,
     paths: Vec<PathBuf>,
     desk: DeskArgs,
+    /// SHA-256 of the relay's certificate authority, where the relay is ours.
+    authority: Option<String>,
 }
 
 type Parts = JoinSet<anyhow::Result<()>>;
@@ -246,6 +272,12 @@ async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &Door, prompt: b
     text.push_str(&format!(
         "         (good for one opening within a minute; `{another}` makes another)\nhub key: {key}\n"
     ));
+    if let Some(authority) = &hub.authority {
+        let (first, second) = authority.split_at(authority.len().div_ceil(2));
+        text.push_str(&format!(
+            "https:   the same addresses with https:// are encrypted; certificate authority, SHA-256\n         {first}\n         {second}\n"
+        ));
+    }
     let named: Vec<String> = hub.paths.iter().map(|path| visible(&path.to_string_lossy())).collect();
     match (named.is_empty(), files) {
         (true, 0) => text.push_str("shared:  nothing yet\n"),

@@ -52,6 +52,8 @@ pub enum FailureCode {
     UnsupportedEncoding,
     HostDenied,
     OriginDenied,
+    /// This hub takes https only.
+    TlsRequired,
     /// A bug or a broken disk of ours; the log says more.
     Internal,
 }
@@ -89,6 +91,7 @@ impl FailureCode {
             UnsupportedEncoding => "UNSUPPORTED_ENCODING",
             HostDenied => "HOST_DENIED",
             OriginDenied => "ORIGIN_DENIED",
+            TlsRequired => "TLS_REQUIRED",
             Internal => "INTERNAL",
         }
     }
@@ -117,6 +120,7 @@ impl FailureCode {
             LengthRequired => 411,
             UnsupportedEncoding => 415,
             HostDenied => 421,
+            TlsRequired => 426,
             Internal => 500,
         }
     }
@@ -153,6 +157,7 @@ impl FailureCode {
             UnsupportedEncoding => "bodies must not be encoded",
             HostDenied => "this hub does not answer to that name",
             OriginDenied => "this page may not speak to the hub",
+            TlsRequired => "this hub takes https only",
             Internal => "something broke in the hub; its log says more",
         }
     }

@@ -131,6 +131,7 @@ fn a_small_order_key_proves_nothing() {
 fn master_and_relay_prove_one_secret() {
     for case in cases("master") {
         let transcript = MasterTranscript {
+            channel: lanyard_protocol::Channel::PLAIN,
             boot_id: id(&case, "boot_id"),
             relay_nonce: id(&case, "relay_nonce"),
             master_nonce: id(&case, "master_nonce"),

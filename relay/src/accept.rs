@@ -1,5 +1,5 @@
 //! Our own accept loop: a first byte within 5 s, a whole head within 10 s (`axum::serve` has neither), TCP_NODELAY on every
-//! socket (else small writes wait for delayed acknowledgements).
+//! socket (else small writes wait for delayed acknowledgements), and TLS beside plain HTTP on one port.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,9 +8,13 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::tls::{self, TlsIdentities, Transport};
 
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 const WHOLE_HEAD: Duration = Duration::from_secs(10);
@@ -47,8 +51,14 @@ fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// How connections may come in.
+#[derive(Clone)]
+pub struct Doors {
+    pub tls: Option<TlsIdentities>,
+}
+
 /// Accepts until `stop`, then lets open requests end for a moment.
-pub async fn run(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -57,7 +67,7 @@ pub async fn run(listener: TcpListener, router: Router, stop: CancellationToken)
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(serve(stream, peer, router.clone(), stop.clone()));
+                connections.spawn(welcome(stream, peer, doors.clone(), router.clone(), stop.clone()));
             }
             Err(error) => {
                 // Out of descriptors, most likely: accepting again at once would only spin.
@@ -80,18 +90,46 @@ fn is_local(peer: SocketAddr, ours: Option<SocketAddr>) -> bool {
     peer.is_loopback() || ours.is_some_and(|ours| ours.ip().to_canonical() == peer)
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+/// Waits for the first byte, which says whether a connection is TLS, and serves it.
+async fn welcome(stream: TcpStream, peer: SocketAddr, doors: Doors, router: Router, stop: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
-    let first = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut [0u8])).await;
-    if !matches!(first, Ok(Ok(1..))) {
+    let mut first = [0u8];
+    let heard = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut first)).await;
+    if !matches!(heard, Ok(Ok(1..))) {
         return;
     }
     let from_this_machine = FromThisMachine(is_local(peer, stream.local_addr().ok()));
+    let identity = doors.tls.filter(|_| first[0] == tls::FIRST_BYTE).map(|tls| tls.borrow().clone());
+    let Some(identity) = identity else {
+        return serve(stream, Came { peer, from_this_machine, transport: Transport::Plain }, router, stop).await;
+    };
+    let transport = Transport::Tls { channel: identity.channel };
+    let shaken = tokio::time::timeout(WHOLE_HEAD, TlsAcceptor::from(identity.config).accept(stream)).await;
+    match shaken {
+        Ok(Ok(stream)) => serve(stream, Came { peer, from_this_machine, transport }, router, stop).await,
+        Ok(Err(error)) => tracing::trace!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::trace!("a TLS handshake took too long"),
+    }
+}
+
+/// Where a connection is from, and how it came.
+#[derive(Clone, Copy)]
+struct Came {
+    peer: SocketAddr,
+    from_this_machine: FromThisMachine,
+    transport: Transport,
+}
+
+async fn serve<S>(stream: S, came: Came, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        request.extensions_mut().insert(from_this_machine);
+        request.extensions_mut().insert(ConnectInfo(came.peer));
+        request.extensions_mut().insert(came.from_this_machine);
+        request.extensions_mut().insert(came.transport);
         tower::ServiceExt::oneshot(router.clone(), request)
     });
     let connection = hyper::server::conn::http1::Builder::new()

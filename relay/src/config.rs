@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::limits::DEFAULT_BUDGET_BYTES;
 
+use crate::tls::TlsIdentities;
+
 /// Everything a relay needs; nothing is read from the environment later.
 #[derive(Clone)]
 pub struct RelayConfig {
@@ -19,10 +21,15 @@ pub struct RelayConfig {
     pub hosts: Vec<String>,
     /// Bytes that all slots together may hold.
     pub budget_bytes: u64,
+    /// The certificate for https on the same port; without, https is not spoken.
+    pub tls: Option<TlsIdentities>,
+    /// Plain http is served to this machine only; others are shown the way to https.
+    pub require_tls: bool,
 }
 
 impl RelayConfig {
     pub fn new(listen: SocketAddr, name: String, key: Keypair, master_secret: [u8; 32]) -> Self {
-        Self { listen, name, key, master_secret, hosts: Vec::new(), budget_bytes: DEFAULT_BUDGET_BYTES }
+        let (budget_bytes, tls, require_tls) = (DEFAULT_BUDGET_BYTES, None, false);
+        Self { listen, name, key, master_secret, hosts: Vec::new(), budget_bytes, tls, require_tls }
     }
 }

@@ -11,33 +11,38 @@ use http::{HeaderMap, Method, StatusCode, header};
 use lanyard_protocol::FailureCode;
 
 use crate::error::ApiError;
+use crate::tls::Transport;
 
 /// Names that requests may be addressed to, lower case.
 #[derive(Debug, Clone)]
 pub struct Hosts(Arc<[String]>);
 
 impl Hosts {
-    /// `localhost`, this machine's name with and without `.local`, and `more`.
     pub fn new(more: &[String]) -> Self {
-        let mut names = vec!["localhost".to_owned()];
-        let machine = std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .ok()
-            .or_else(|| std::env::var("COMPUTERNAME").ok())
-            .or_else(|| std::env::var("HOSTNAME").ok())
-            .map(|name| name.trim().to_lowercase())
-            .filter(|name| !name.is_empty());
-        if let Some(machine) = machine {
-            let short = machine.split('.').next().unwrap_or(&machine).to_owned();
-            names.extend([format!("{short}.local"), short, machine]);
-        }
-        names.extend(more.iter().map(|name| name.to_lowercase()));
-        Self(names.into())
+        Self(own_names(more).into())
     }
 
     fn allows(&self, host: &str) -> bool {
         let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         literal.parse::<IpAddr>().is_ok() || self.0.iter().any(|name| name == host)
     }
+}
+
+/// `localhost`, this machine's name with and without `.local`, and `more`: all lower case.
+pub fn own_names(more: &[String]) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned()];
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("COMPUTERNAME").ok())
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .map(|name| name.trim().to_lowercase())
+        .filter(|name| !name.is_empty());
+    if let Some(machine) = machine {
+        let short = machine.split('.').next().unwrap_or(&machine).to_owned();
+        names.extend([format!("{short}.local"), short, machine]);
+    }
+    names.extend(more.iter().map(|name| name.to_lowercase()));
+    names
 }
 
 /// The authority a request was sent to, as both sides sign it: lower case, the default port left out, IPv6 in brackets.
@@ -61,7 +66,7 @@ fn split(authority: &str) -> Option<(&str, Option<u16>)> {
 }
 
 /// Reads the one Host header of a request and brings it to its canonical form.
-fn authority(headers: &HeaderMap, target: Option<&str>) -> Result<(String, Authority), FailureCode> {
+fn authority(headers: &HeaderMap, target: Option<&str>, default_port: u16) -> Result<(String, Authority), FailureCode> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(FailureCode::BadMessage) };
     let host = host.to_str().map_err(|_| FailureCode::BadMessage)?.to_lowercase();
@@ -70,7 +75,7 @@ fn authority(headers: &HeaderMap, target: Option<&str>) -> Result<(String, Autho
     }
     let (name, port) = split(&host).ok_or(FailureCode::BadMessage)?;
     let canonical = match port {
-        Some(port) if port != 80 => format!("{name}:{port}"),
+        Some(port) if port != default_port => format!("{name}:{port}"),
         _ => name.to_owned(),
     };
     Ok((name.to_owned(), Authority(canonical)))
@@ -78,7 +83,13 @@ fn authority(headers: &HeaderMap, target: Option<&str>) -> Result<(String, Autho
 
 /// Whether a request's Origin and fetch metadata are those of our own page, of no page at all, or of a person who followed
 /// a link.
-fn comes_from_us(method: &Method, path: &str, headers: &HeaderMap, authority: &Authority) -> bool {
+fn comes_from_us(
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    authority: &Authority,
+    (scheme, default_port): (&str, u16),
+) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
         (None, _) => {}
@@ -86,8 +97,8 @@ fn comes_from_us(method: &Method, path: &str, headers: &HeaderMap, authority: &A
             let own = origin
                 .to_str()
                 .ok()
-                .and_then(|text| text.strip_prefix("http://"))
-                .is_some_and(|rest| rest.strip_suffix(":80").unwrap_or(rest) == authority.0);
+                .and_then(|text| text.strip_prefix(scheme)?.strip_prefix("://"))
+                .is_some_and(|rest| rest.strip_suffix(&format!(":{default_port}")).unwrap_or(rest) == authority.0);
             if !own {
                 return false;
             }
@@ -105,7 +116,8 @@ fn comes_from_us(method: &Method, path: &str, headers: &HeaderMap, authority: &A
 /// The layer.
 pub async fn guard(State(hosts): State<Hosts>, mut request: Request, next: Next) -> Response {
     let target = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    let (name, authority) = match authority(request.headers(), target.as_deref()) {
+    let scheme = request.extensions().get::<Transport>().copied().unwrap_or(Transport::Plain).scheme();
+    let (name, authority) = match authority(request.headers(), target.as_deref(), scheme.1) {
         Ok(found) => found,
         Err(_) => return (StatusCode::BAD_REQUEST, "exactly one Host header\n").into_response(),
     };
@@ -117,7 +129,7 @@ pub async fn guard(State(hosts): State<Hosts>, mut request: Request, next: Next)
         }
         return response;
     }
-    if !comes_from_us(request.method(), request.uri().path(), request.headers(), &authority) {
+    if !comes_from_us(request.method(), request.uri().path(), request.headers(), &authority, scheme) {
         return ApiError(FailureCode::OriginDenied).into_response();
     }
     request.extensions_mut().insert(authority);
@@ -149,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_authority_is_canonical() {
-        let of = |host: &str| authority(&headers(&[("host", host)]), None).map(|(_, a)| a.0);
+        let of = |host: &str| authority(&headers(&[("host", host)]), None, 80).map(|(_, a)| a.0);
         assert_eq!(of("Hub.Local:80").as_deref(), Ok("hub.local"));
         assert_eq!(of("192.168.1.10:7070").as_deref(), Ok("192.168.1.10:7070"));
         assert_eq!(of("[FE80::1]:7070").as_deref(), Ok("[fe80::1]:7070"));
@@ -159,15 +171,21 @@ mod tests {
                 assert!(of(bad).is_err(), "{bad}");
             }
         }
-        assert!(authority(&headers(&[("host", "a"), ("host", "b")]), None).is_err());
-        assert!(authority(&HeaderMap::new(), None).is_err());
-        assert!(authority(&headers(&[("host", "a")]), Some("b")).is_err());
+        assert!(authority(&headers(&[("host", "a"), ("host", "b")]), None, 80).is_err());
+        assert!(authority(&HeaderMap::new(), None, 80).is_err());
+        assert!(authority(&headers(&[("host", "a")]), Some("b"), 80).is_err());
     }
 
     #[test]
     fn a_foreign_page_is_refused_and_our_own_is_not() {
         let own = Authority("10.0.0.1:7070".into());
-        let from = |pairs: &[(&'static str, &str)]| comes_from_us(&Method::POST, "/links", &headers(pairs), &own);
+        let came = |scheme, pairs: &[(&'static str, &str)]| {
+            comes_from_us(&Method::POST, "/links", &headers(pairs), &own, scheme)
+        };
+        let from = |pairs: &[(&'static str, &str)]| came(("http", 80), pairs);
+        let secure = |origin| came(("https", 443), &[("origin", origin)]);
+        assert!(secure("https://10.0.0.1:7070"));
+        assert!(!secure("http://10.0.0.1:7070"), "a page that anybody may have changed");
         assert!(from(&[]));
         assert!(from(&[("origin", "http://10.0.0.1:7070")]));
         for origin in ["null", "http://10.0.0.1", "https://10.0.0.1:7070", "http://10.0.0.1:7070.evil", "http://evil"] {
@@ -175,7 +193,7 @@ mod tests {
         }
         assert!(!from(&[("sec-fetch-site", "cross-site")]));
         let followed = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
-        assert!(comes_from_us(&Method::GET, "/", &headers(&followed), &own));
-        assert!(!comes_from_us(&Method::GET, "/ws/device", &headers(&followed), &own));
+        assert!(comes_from_us(&Method::GET, "/", &headers(&followed), &own, ("http", 80)));
+        assert!(!comes_from_us(&Method::GET, "/ws/device", &headers(&followed), &own, ("http", 80)));
     }
 }

@@ -1,4 +1,4 @@
-//! Plain HTTP: chunk bodies, links, downloads, the web client, liveness (PROTOCOL.md 7).
+//! Plain HTTP: chunk bodies, links, downloads, the web client, liveness, the way to https (PROTOCOL.md 7).
 
 pub mod assets;
 pub mod chunks;
@@ -7,4 +7,5 @@ pub mod health;
 pub mod links;
 pub mod metrics;
 pub mod pull;
+pub mod secure;
 pub mod zip;

@@ -20,6 +20,7 @@ mod session;
 mod slot;
 mod socket;
 mod tickets;
+mod tls;
 mod websocket;
 
 use std::future::Future;
@@ -29,6 +30,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::RelayConfig;
+pub use hosts::own_names;
+pub use tls::{TlsIdentities, TlsIdentity, channel_of};
 
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -67,10 +70,11 @@ impl Relay {
     /// Serves until `shutdown` ends; then says so to every session (4503) and returns.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
         let stop = CancellationToken::new();
+        let doors = accept::Doors { tls: self.config.tls.clone() };
         let (edge, inputs) = edge::Edge::new(self.config, self.seed);
         let driver = tokio::spawn(driver::run(edge.clone(), inputs, stop.clone()));
         let watch = tokio::spawn(edge::watch(edge.clone(), stop.clone()));
-        let accept = tokio::spawn(accept::run(self.listener, router::router(edge.clone()), stop.clone()));
+        let accept = tokio::spawn(accept::run(self.listener, doors, router::router(edge.clone()), stop.clone()));
         shutdown.await;
         edge.close_all();
         stop.cancel();

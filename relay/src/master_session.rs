@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
@@ -14,25 +15,36 @@ use lanyard_protocol::{
     CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, PROTOCOL_VERSION, RelayToMaster, codec,
 };
 
+use crate::accept::FromThisMachine;
 use crate::edge::Edge;
 use crate::error::ApiError;
 use crate::outbox::{Outbox, Outgoing};
 use crate::socket::{self, Heard, LastHeard};
+use crate::tls::Transport;
 use crate::websocket::{self, Sink, Socket, Stream};
 
 /// `GET /ws/master`. No page has business here.
-pub async fn upgrade(State(edge): State<Arc<Edge>>, request: Request) -> Response {
+pub async fn upgrade(
+    State(edge): State<Arc<Edge>>,
+    Extension(FromThisMachine(is_local)): Extension<FromThisMachine>,
+    Extension(transport): Extension<Transport>,
+    request: Request,
+) -> Response {
+    // Everything that the hub knows goes over this socket.
+    if !is_local && !transport.is_secure() {
+        return ApiError(FailureCode::TlsRequired).into_response();
+    }
     if request.headers().contains_key(http::header::ORIGIN) {
         return ApiError(FailureCode::OriginDenied).into_response();
     }
-    websocket::upgrade(request, MAX_MASTER_FRAME_BYTES, move |socket| serve(edge, socket))
+    websocket::upgrade(request, MAX_MASTER_FRAME_BYTES, move |socket| serve(edge, transport, socket))
 }
 
-async fn serve(edge: Arc<Edge>, socket: Socket) {
+async fn serve(edge: Arc<Edge>, transport: Transport, socket: Socket) {
     let (mut sink, mut stream) = socket.split();
     let last = LastHeard::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
-    match tokio::time::timeout(deadline, register(&edge, &mut sink, &mut stream, &last)).await {
+    match tokio::time::timeout(deadline, register(&edge, transport, &mut sink, &mut stream, &last)).await {
         Ok(Ok(())) => {}
         Ok(Err(code)) => return socket::say_goodbye(sink, stream, code).await,
         Err(_silent) => return socket::say_goodbye(sink, stream, CloseCode::Unauthenticated).await,
@@ -53,7 +65,13 @@ async fn serve(edge: Arc<Edge>, socket: Socket) {
 }
 
 /// Challenge and proofs; an error is the code to close with.
-async fn register(edge: &Edge, sink: &mut Sink, stream: &mut Stream, last: &LastHeard) -> Result<(), CloseCode> {
+async fn register(
+    edge: &Edge,
+    transport: Transport,
+    sink: &mut Sink,
+    stream: &mut Stream,
+    last: &LastHeard,
+) -> Result<(), CloseCode> {
     let nonce = edge.nonce();
     let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: edge.boot_id, nonce };
     say(sink, RelayToMaster::MasterChallenge(challenge)).await?;
@@ -68,6 +86,7 @@ async fn register(edge: &Edge, sink: &mut Sink, stream: &mut Stream, last: &Last
         relay_nonce: nonce,
         master_nonce: register.nonce,
         term: register.term,
+        channel: transport.channel(),
     };
     let secret = &edge.config.master_secret;
     if register.protocol != PROTOCOL_VERSION || !same_mac(&register.mac, &transcript.master_mac(secret)) {

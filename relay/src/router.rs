@@ -7,7 +7,7 @@ use axum::{Router, middleware};
 
 use crate::edge::Edge;
 use crate::hosts::{self, Hosts};
-use crate::http::{assets, chunks, download, health, links, metrics};
+use crate::http::{assets, chunks, download, health, links, metrics, secure};
 use crate::{master_session, session};
 
 pub fn router(edge: Arc<Edge>) -> Router {
@@ -22,7 +22,10 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/d/{link}", get(download::get_unnamed))
         .route("/healthz", get(health::get))
         .route("/metrics", get(metrics::get))
+        .route("/ca.crt", get(secure::certificate))
+        .route("/secure", get(secure::redirect))
         .fallback(assets::get)
+        .layer(middleware::from_fn_with_state(edge.clone(), secure::gate))
         .layer(middleware::from_fn_with_state(hosts, hosts::guard))
         .with_state(edge)
 }

@@ -24,6 +24,7 @@ use crate::edge::{Edge, SessionHandle};
 use crate::hosts::Authority;
 use crate::outbox::{Outbox, Outgoing};
 use crate::socket::{self, Heard, LastHeard};
+use crate::tls::Transport;
 use crate::websocket::{self, Sink, Socket, Stream};
 
 /// `GET /ws/device`.
@@ -32,9 +33,10 @@ pub async fn upgrade(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(authority): Extension<Authority>,
     Extension(FromThisMachine(is_local)): Extension<FromThisMachine>,
+    Extension(transport): Extension<Transport>,
     request: Request,
 ) -> Response {
-    let caller = Caller { peer, is_local, authority };
+    let caller = Caller { peer, is_local, authority, transport };
     websocket::upgrade(request, MAX_FRAME_BYTES, move |socket| serve(edge, caller, socket))
 }
 
@@ -43,6 +45,7 @@ struct Caller {
     peer: SocketAddr,
     is_local: bool,
     authority: Authority,
+    transport: Transport,
 }
 
 async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
@@ -92,7 +95,7 @@ async fn register(
         boot_id: edge.boot_id,
         nonce: relay_nonce,
         hub,
-        mode: TransportMode::Open,
+        mode: if caller.transport.is_secure() { TransportMode::Encrypted } else { TransportMode::Open },
     };
     say(sink, &RelayToDevice::Challenge(challenge), None).await?;
     let text = match socket::hear(stream, last).await {
@@ -124,7 +127,7 @@ async fn say(sink: &mut Sink, message: &RelayToDevice, reference: Option<&Ref>) 
 /// Checks what a device says of itself, and its signature over all of it.
 fn prove(
     edge: &Edge,
-    Caller { peer, is_local, authority: Authority(authority) }: Caller,
+    Caller { peer, is_local, authority: Authority(authority), transport }: Caller,
     relay_nonce: Nonce,
     register: ClientRegister,
 ) -> Result<Proven, CloseCode> {
@@ -142,7 +145,7 @@ fn prove(
         hub_key: edge.config.key.public(),
         device_key: register.public_key,
         authority,
-        channel: Channel::PLAIN,
+        channel: channel_of(transport, register.kind),
     };
     if !transcript.device_signed(&register.signature) {
         return Err(CloseCode::Unauthenticated);
@@ -162,6 +165,14 @@ fn prove(
         resume: register.resume,
     };
     Ok((identity, signature))
+}
+
+/// A page cannot see its certificate; everybody else signs the one that it saw.
+fn channel_of(transport: Transport, kind: DeviceKind) -> Channel {
+    match kind {
+        DeviceKind::Browser => Channel::PLAIN,
+        DeviceKind::Native | DeviceKind::Master => transport.channel(),
+    }
 }
 
 /// Messages of the device until its socket ends; `Some` when it is we who end it.

@@ -9,6 +9,7 @@ mod edges;
 mod joining;
 mod limits;
 mod native;
+mod secure;
 mod steering;
 mod transfers;
 mod world;

@@ -35,7 +35,7 @@ pub fn config(hub: &Hub, seed: u8) -> DeviceConfig {
 }
 
 impl Native {
-    fn start(config: DeviceConfig) -> Self {
+    pub fn start(config: DeviceConfig) -> Self {
         let (handle, events) = Device::start(config).unwrap();
         Self { handle, events }
     }

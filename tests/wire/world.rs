@@ -14,8 +14,8 @@ use lanyard_protocol::identity::{self, Keypair, Transcript};
 use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
-use lanyard_relay::{Relay, RelayConfig};
-use tokio::sync::{mpsc, oneshot};
+use lanyard_relay::{Relay, RelayConfig, TlsIdentity};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// A condition that does not come by then never comes: the test fails.
 pub const NEVER: Duration = Duration::from_secs(20);
@@ -47,9 +47,19 @@ impl Hub {
     }
 
     pub async fn with_budget(budget_bytes: u64) -> Self {
+        Self::with(|config| config.budget_bytes = budget_bytes).await
+    }
+
+    /// One that speaks https too, with a certificate of its own.
+    pub async fn with_tls() -> Self {
+        let (_, identity) = watch::channel(certificate());
+        Self::with(|config| config.tls = Some(identity)).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut RelayConfig)) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
         let mut config = RelayConfig::new(listen, "test hub".into(), Keypair::from_seed(&[200; 32]), SECRET);
-        config.budget_bytes = budget_bytes;
+        change(&mut config);
         let relay = Relay::bind(config).await.unwrap();
         let address = relay.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -90,6 +100,13 @@ impl Hub {
     pub fn http(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
+}
+
+/// A new certificate that nobody vouches for.
+pub fn certificate() -> TlsIdentity {
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+    let (leaf, public_key) = (cert.der().to_vec(), rcgen::PublicKeyData::subject_public_key_info(&signing_key));
+    TlsIdentity::new(leaf.clone(), signing_key.serialize_der(), &public_key, leaf).unwrap()
 }
 
 /// The master app without disk and screens.
@@ -164,6 +181,7 @@ async fn register(url: &HubUrl, term: u64) -> (LinkSender, LinkReceiver, PublicK
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("no challenge: {text}") };
     let transcript = MasterTranscript {
+        channel: link.channel,
         boot_id: challenge.boot_id,
         relay_nonce: challenge.nonce,
         master_nonce: Nonce([4; 32]),
@@ -182,6 +200,13 @@ async fn register(url: &HubUrl, term: u64) -> (LinkSender, LinkReceiver, PublicK
     assert_eq!(ack.mac, transcript.relay_mac(&SECRET));
     let (sender, receiver) = link.split();
     (sender, receiver, ack.hub.public_key)
+}
+
+/// A client that takes any certificate, as one may that has nothing to lose.
+pub fn http_client() -> reqwest::Client {
+    static PROVIDER: std::sync::Once = std::sync::Once::new();
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap()
 }
 
 /// A device that does nothing by itself.
@@ -233,7 +258,7 @@ impl Device {
             name,
             sender,
             receiver,
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            http: http_client(),
             base: format!("http://{}", hub.address),
             refs: 0,
             files: HashMap::new(),

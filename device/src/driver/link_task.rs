@@ -21,9 +21,10 @@ impl LinkTask {
         let link = self.number;
         let (code, error) = match Link::open(&self.hub, DEVICE_PATH, None).await {
             Ok(open) => {
+                let channel = open.channel;
                 let (sender, mut receiver) = open.split();
                 receiver.watch(self.busy.clone());
-                if self.reports.send(Report::LinkOpened { link }).await.is_err() {
+                if self.reports.send(Report::LinkOpened { link, channel }).await.is_err() {
                     return;
                 }
                 tokio::select! {

@@ -52,7 +52,7 @@ impl Connection {
         let known = store.hub(&url);
         let name = name.or_else(|| known.map(|known| known.device_name.clone())).unwrap_or_else(machine_name);
         let config = DeviceConfig {
-            hub: url.clone(),
+            hub: global.spoken(&url),
             keypair: store.keypair().clone(),
             name: name.clone(),
             kind: DeviceKind::Native,

@@ -1,0 +1,141 @@
+//! The way to https: the authority's certificate for who wants to install it, and, on a hub that takes https only, a page in
+//! place of everything else for who comes by plain http.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, Method, StatusCode, header};
+use lanyard_protocol::FailureCode;
+
+use crate::accept::FromThisMachine;
+use crate::edge::Edge;
+use crate::error::ApiError;
+use crate::hosts::Authority;
+use crate::tls::Transport;
+
+/// Says what to expect; holds nothing of the request.
+const PAGE: &str = include_str!("secure.html");
+const PAGE_POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// `GET /ca.crt`: the certificate that a browser or a system can be told to trust.
+pub async fn certificate(State(edge): State<Arc<Edge>>) -> Response {
+    let Some(tls) = &edge.config.tls else { return ApiError(FailureCode::NotFound).into_response() };
+    let der = tls.borrow().authority.to_vec();
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-x509-ca-cert"),
+        (header::CONTENT_DISPOSITION, "attachment; filename=\"lanyard-ca.crt\""),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, der).into_response()
+}
+
+/// `GET /secure`: the same hub by https.
+pub async fn redirect(
+    State(edge): State<Arc<Edge>>,
+    Extension(Authority(authority)): Extension<Authority>,
+) -> Response {
+    if edge.config.tls.is_none() {
+        return ApiError(FailureCode::NotFound).into_response();
+    }
+    // A host without a port is port 80 in plain http, and the same port speaks https.
+    let has_port = authority.rsplit(':').next().is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
+        && (authority.contains("]:") || authority.matches(':').count() == 1);
+    let to = if has_port { format!("https://{authority}/") } else { format!("https://{authority}:80/") };
+    match HeaderValue::from_str(&to) {
+        Ok(to) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response(),
+        Err(_) => ApiError(FailureCode::BadMessage).into_response(),
+    }
+}
+
+/// The layer of a hub that takes https only. This machine itself may still speak plain http: its halves do.
+pub async fn gate(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
+    let extensions = request.extensions();
+    let is_local = extensions.get::<FromThisMachine>().is_some_and(|FromThisMachine(local)| *local);
+    let is_secure = extensions.get::<Transport>().is_some_and(|transport| transport.is_secure());
+    if !edge.config.require_tls || is_secure || is_local {
+        return next.run(request).await;
+    }
+    match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/ca.crt" | "/secure") => next.run(request).await,
+        (&Method::GET | &Method::HEAD, "/") => {
+            let headers = [
+                (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+                (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+                (header::CACHE_CONTROL, "no-store"),
+                (header::REFERRER_POLICY, "no-referrer"),
+                (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            ];
+            (headers, PAGE).into_response()
+        }
+        _ => ApiError(FailureCode::TlsRequired).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::body::Body;
+    use axum::extract::ConnectInfo;
+    use lanyard_protocol::Channel;
+    use lanyard_protocol::identity::Keypair;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::config::RelayConfig;
+
+    const ELSEWHERE: FromThisMachine = FromThisMachine(false);
+    const SECURE: Transport = Transport::Tls { channel: Channel([7; 32]) };
+
+    async fn status(require_tls: bool, local: FromThisMachine, transport: Transport, request: (&str, &str)) -> u16 {
+        let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let usual = RelayConfig::new(listen, "hub".into(), Keypair::from_seed(&[1; 32]), [2; 32]);
+        let (edge, mut inputs) = Edge::new(RelayConfig { require_tls, ..usual }, [3; 32]);
+        tokio::spawn(async move { while inputs.recv().await.is_some() {} });
+        let mut asked = Request::builder().method(request.0).uri(request.1).header("host", "10.0.0.1:7070");
+        let extensions = asked.extensions_mut().unwrap();
+        extensions.insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 2], 5000))));
+        extensions.insert(local);
+        extensions.insert(transport);
+        let asked = asked.body(Body::empty()).unwrap();
+        crate::router::router(edge).oneshot(asked).await.unwrap().status().as_u16()
+    }
+
+    /// A54: there is no way around, neither for pages nor for programs.
+    #[tokio::test]
+    async fn a54_a_hub_that_takes_https_only_serves_plain_http_nothing_but_the_way_there() {
+        let everything = [
+            ("GET", "/index.html"),
+            ("GET", "/ws/device"),
+            ("GET", "/ws/master"),
+            ("GET", "/healthz"),
+            ("GET", "/metrics"),
+            ("GET", "/d/00000000000000000000000000000000/x"),
+            ("POST", "/links"),
+            ("PUT", "/chunks/00000000000000000000000000000000"),
+            ("GET", "/chunks/00000000000000000000000000000000"),
+            ("DELETE", "/links/00000000000000000000000000000000"),
+            ("POST", "/"),
+        ];
+        for request in everything {
+            assert_eq!(status(true, ELSEWHERE, Transport::Plain, request).await, 426, "{request:?}");
+        }
+        assert_eq!(status(true, ELSEWHERE, Transport::Plain, ("GET", "/")).await, 200);
+        assert_eq!(status(true, ELSEWHERE, SECURE, ("GET", "/healthz")).await, 200);
+        assert_eq!(status(true, FromThisMachine(true), Transport::Plain, ("GET", "/healthz")).await, 200);
+        assert_eq!(status(false, ELSEWHERE, Transport::Plain, ("GET", "/healthz")).await, 200);
+    }
+
+    /// A25: everything that a hub knows goes over the master's socket.
+    #[tokio::test]
+    async fn a25_a_master_on_another_machine_needs_tls() {
+        assert_eq!(status(false, ELSEWHERE, Transport::Plain, ("GET", "/ws/master")).await, 426);
+        // No upgrade was asked for, but it got that far.
+        assert_eq!(status(false, ELSEWHERE, SECURE, ("GET", "/ws/master")).await, 400);
+        assert_eq!(status(false, FromThisMachine(true), Transport::Plain, ("GET", "/ws/master")).await, 400);
+    }
+}
