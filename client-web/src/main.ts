@@ -7,9 +7,17 @@ import { Driver } from "./hub/driver";
 import { HubStore, type Verbs } from "./hub/store.svelte";
 import { claimInstance } from "./identity/instance";
 import { loadKeys } from "./identity/keystore";
-import type { Keys } from "./identity/proof";
+import { type Keys, invitationIn } from "./identity/proof";
 
 const page = new AbortController();
+const invitation = takeInvitation();
+
+/** Out of the address, so that no history keeps it and no reload shows it again. */
+function takeInvitation() {
+  const found = invitationIn(location.hash);
+  if (found !== null) history.replaceState(null, "", location.pathname);
+  return found;
+}
 
 async function start(target: HTMLElement): Promise<void> {
   let keys: Keys;
@@ -21,7 +29,7 @@ async function start(target: HTMLElement): Promise<void> {
     mount(App, { target, props: { hub } });
     return;
   }
-  const driver = new Driver(keys, await claimInstance(page.signal), page.signal);
+  const driver = new Driver(keys, await claimInstance(page.signal), page.signal, invitation);
   mount(App, { target, props: { hub: driver.store } });
   driver.start();
 }

@@ -144,6 +144,7 @@ impl Driver {
             name: config.name.clone(),
             kind: config.kind,
             platform: config.platform.clone(),
+            invitation: config.invitation,
         };
         Ok(Self {
             peer: Peer::new(peer, IdSource::new(seed)),

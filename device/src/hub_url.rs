@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
+use lanyard_protocol::{InvitationId, InvitationSecret};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The address of a hub.
@@ -24,6 +25,8 @@ pub enum BadUrl {
     Form,
     #[error("`{0}` is no port")]
     Port(String),
+    #[error("the invitation in this address is not whole")]
+    Invitation,
 }
 
 impl HubUrl {
@@ -112,6 +115,30 @@ impl FromStr for HubUrl {
     }
 }
 
+/// An address as a hub gives it to somebody: perhaps with an invitation behind it (`#i=`, beside the hub's key).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUrl {
+    pub url: HubUrl,
+    pub invitation: Option<(InvitationId, InvitationSecret)>,
+}
+
+impl FromStr for GivenUrl {
+    type Err = BadUrl;
+
+    fn from_str(text: &str) -> Result<Self, BadUrl> {
+        let parts = text.split_once('#').map_or("", |(_, fragment)| fragment).split('&');
+        let invitation = match parts.filter_map(|part| part.trim().strip_prefix("i=")).next() {
+            Some(words) => Some(words.split_at_checked(16).and_then(parsed).ok_or(BadUrl::Invitation)?),
+            None => None,
+        };
+        Ok(Self { url: text.parse()?, invitation })
+    }
+}
+
+fn parsed((id, secret): (&str, &str)) -> Option<(InvitationId, InvitationSecret)> {
+    Some((id.parse().ok()?, secret.parse().ok()?))
+}
+
 impl fmt::Display for HubUrl {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.http_base())
@@ -172,6 +199,17 @@ mod tests {
         }
         for text in ["http://localhost.evil:1", "http://192.168.0.1:1", "http://127.0.0.1.evil:1"] {
             assert!(!url(text).is_loopback(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_invitation_stands_behind_the_address() {
+        let given: GivenUrl = format!("http://a:1/#k=00&i={}{}", "ab".repeat(8), "cd".repeat(16)).parse().unwrap();
+        assert_eq!(given.url, url("http://a:1"));
+        assert_eq!(given.invitation, Some((InvitationId([0xab; 8]), InvitationSecret([0xcd; 16]))));
+        assert_eq!("http://a:1/#k=00".parse::<GivenUrl>().unwrap().invitation, None);
+        for broken in ["http://a/#i=", "http://a/#i=abcd", "http://a/#i=zz"] {
+            assert_eq!(broken.parse::<GivenUrl>(), Err(BadUrl::Invitation), "{broken}");
         }
     }
 

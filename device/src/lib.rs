@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lanyard_protocol::identity::Keypair;
-use lanyard_protocol::{DeviceKind, Instance, PublicKey};
+use lanyard_protocol::{DeviceKind, Instance, InvitationId, InvitationSecret, PublicKey};
 use tokio::sync::{mpsc, watch};
 
 pub use download::{SavedFile, Wanted};
@@ -62,6 +62,8 @@ pub struct DeviceConfig {
     pub instance: Instance,
     /// The hub's key as it was when this device joined; another one is refused.
     pub pinned_hub: Option<PublicKey>,
+    /// What it was given to show at the door: who brings one need not be asked about.
+    pub invitation: Option<(InvitationId, InvitationSecret)>,
     /// What all its transfers together may send and take at first; [`DeviceHandle::limit`] changes it.
     pub limits: RateLimits,
     /// The folder in which it notes which content lies where, so as to copy what it would fetch again.

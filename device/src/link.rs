@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-pub use crate::hub_url::{BadUrl, HubUrl};
+pub use crate::hub_url::{BadUrl, GivenUrl, HubUrl};
 use crate::tls::{self, Stream};
 
 /// Where devices and the master connect.

@@ -36,6 +36,7 @@ pub use roster::{Member, Verdict};
 
 use crate::idsource::IdSource;
 use crate::machine::{Deadlines, EffectQueue, Moment};
+use admission::Invitations;
 use catalogue::Catalogue;
 use feed::{Feed, Key};
 use knocks::Knocks;
@@ -182,6 +183,8 @@ enum Timer {
     /// Roots wait to be told together.
     Roots,
     Sweep,
+    /// Somebody's time is over.
+    End,
 }
 
 /// The machine. One driver owns it; see the crate's documentation for the four verbs.
@@ -201,6 +204,7 @@ pub struct Authority {
     catalogue: Catalogue,
     links: Links,
     knocks: Knocks,
+    invitations: Invitations,
     /// Approved sessions that are there.
     online: BTreeMap<DeviceId, BTreeSet<Instance>>,
     /// Known since the last FILES_UPDATED.
@@ -226,6 +230,7 @@ impl Authority {
             catalogue: Catalogue::default(),
             links: Links::default(),
             knocks: Knocks::default(),
+            invitations: Invitations::default(),
             online: BTreeMap::new(),
             new_roots: BTreeMap::new(),
             hub_key: None,
@@ -277,6 +282,7 @@ impl Authority {
                 Timer::Grace(session) => self.withdraw_session(session),
                 Timer::Roots => self.tell_roots(),
                 Timer::Sweep => self.sweep(),
+                Timer::End => self.watch_ends(),
             }
         }
     }
@@ -325,6 +331,8 @@ impl Authority {
         if self.hub_key.is_some() {
             self.relay_lost();
         }
+        // Before the relay learns who belongs.
+        self.watch_ends();
         self.hub_key = Some(hub_key);
         self.begin_settling();
         for page in self.roster.pages(self.epoch, self.revision) {

@@ -18,7 +18,10 @@ mod testing;
 use std::collections::BTreeMap;
 
 use lanyard_protocol::message::RequestFailed;
-use lanyard_protocol::{DeviceId, DeviceKind, DeviceToRelay, FileId, Frame, Instance, PublicKey, Ref, RelayToDevice};
+use lanyard_protocol::{
+    DeviceId, DeviceKind, DeviceToRelay, FileId, Frame, Instance, InvitationId, InvitationSecret, PublicKey, Ref,
+    RelayToDevice,
+};
 
 pub use groupset::GroupSet;
 pub use input::{
@@ -42,6 +45,8 @@ pub struct PeerConfig {
     pub name: String,
     pub kind: DeviceKind,
     pub platform: String,
+    /// What it may show at the door.
+    pub invitation: Option<(InvitationId, InvitationSecret)>,
 }
 
 /// What the machine waits for, one deadline each.
@@ -225,6 +230,7 @@ impl Peer {
             RelayToDevice::Membership(notice) => self.membership_said(now, notice.membership),
             RelayToDevice::ApprovalChallenge(m) => self.approval_challenged(m.request_id, m.nonce),
             RelayToDevice::ApprovalRestart(m) => self.approval_restarted(m.request_id, m.nonce),
+            RelayToDevice::ApprovalClosed(m) => self.approval_closed(m.request_id),
             RelayToDevice::Presence(presence) => self.presence(presence.online),
             RelayToDevice::ClientReconnected(m) => self.presence_changed(m.public_id, true),
             RelayToDevice::ClientDisconnected(m) => self.presence_changed(m.public_id, false),

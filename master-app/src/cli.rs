@@ -69,6 +69,23 @@ pub enum Command {
         /// The six digits that it shows; without them it is enough that you name it
         #[arg(long, value_name = "DIGITS")]
         code: Option<String>,
+        /// Turn it away by itself after so long: 30m, 8h, 2d, 1w
+        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        stay: Option<u64>,
+    },
+    /// Print an address that lets one device in without a question, once
+    Invite {
+        /// How long it can be used
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+        valid: u64,
+        /// Turn who comes with it away by itself after so long: 30m, 8h, 2d, 1w
+        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        stay: Option<u64>,
+    },
+    /// Show or set whom the hub lets in, until it is started anew
+    Door {
+        /// The new way
+        admission: Option<Admit>,
     },
     /// Turn a device away, for good
     Refuse {
@@ -123,6 +140,8 @@ pub enum Admit {
     Ask,
     /// Let everybody in who was not turned away before
     Everyone,
+    /// Let nobody in, but who brings an invitation
+    Closed,
 }
 
 impl Global {
@@ -137,6 +156,7 @@ impl From<Admit> for Admission {
         match admit {
             Admit::Ask => Admission::Ask,
             Admit::Everyone => Admission::Everyone,
+            Admit::Closed => Admission::Closed,
         }
     }
 }
@@ -236,6 +256,23 @@ fn name(text: &str) -> Result<String, String> {
     } else {
         Err("a name has 1 to 255 bytes and no control characters".into())
     }
+}
+
+/// `90s`, `30m`, `8h`, `2d`, `1w`, in milliseconds.
+fn duration(text: &str) -> Result<u64, String> {
+    let unit = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3_600,
+        Some('d') => 86_400,
+        Some('w') => 604_800,
+        _ => 0,
+    };
+    let count = text.get(..text.len().saturating_sub(1)).and_then(|digits| digits.parse::<u64>().ok());
+    let seconds = count.filter(|count| *count > 0 && unit > 0).and_then(|count| count.checked_mul(unit));
+    // A year is more than anybody means by "for a while".
+    let fits = seconds.filter(|seconds| *seconds <= 366 * 86_400);
+    fits.map(|seconds| seconds * 1_000).ok_or_else(|| "a time such as 30m, 8h, 2d or 1w".into())
 }
 
 /// At least two groups of a small file, at most what no hub has any use for.
@@ -339,7 +376,9 @@ mod tests {
     #[test]
     fn commands_for_the_host_take_what_they_say() {
         let (_, approve) = parsed("approve abcd --code 123456").unwrap();
-        assert!(matches!(approve, Command::Approve { id, code: Some(code) } if id == "abcd" && code == "123456"));
+        assert!(
+            matches!(approve, Command::Approve { id, code: Some(code), stay: None } if id == "abcd" && code == "123456")
+        );
         assert!(matches!(parsed("refuse abcd").unwrap().1, Command::Refuse { .. }));
         for (line, wanted) in [("console", "Console"), ("files", "Files"), ("status", "Status")] {
             assert_eq!(format!("{:?}", parsed(line).unwrap().1), wanted);

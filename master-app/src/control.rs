@@ -6,10 +6,14 @@ mod device_client;
 mod server;
 mod transport;
 
+use lanyard_protocol::identity;
+use lanyard_protocol::message::Admission;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use client::{approve, console, devices, devices_table, files, files_table, forget, kind, refuse, status};
+pub use client::{
+    approve, console, devices, devices_table, door, files, files_table, forget, invite, kind, refuse, status,
+};
 pub use device_client::{cancel, limit, pause, resume, transfers};
 pub use transport::Listener;
 
@@ -28,9 +32,25 @@ pub enum Request {
     Files,
     Status,
     Console,
-    Approve { id: String, code: Option<String> },
-    Refuse { id: String },
-    Forget { id: String },
+    Approve {
+        id: String,
+        code: Option<String>,
+        for_ms: Option<u64>,
+    },
+    Invite {
+        valid_ms: u64,
+        for_ms: Option<u64>,
+    },
+    /// Without a word: how it is.
+    Door {
+        admission: Option<Admission>,
+    },
+    Refuse {
+        id: String,
+    },
+    Forget {
+        id: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +75,14 @@ pub struct Status {
     pub waiting: usize,
     pub files: usize,
     pub console: String,
+    pub admission: Admission,
+}
+
+/// An invitation as its maker passes it on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invited {
+    pub url: String,
+    pub expires_ms: u64,
 }
 
 /// What commands may reach.
@@ -87,9 +115,22 @@ impl Control {
                 let link = self.door.link().map_err(|error| Refusal::new(Exit::Failed, error.to_string()))?;
                 Ok(json(link))
             }
-            Request::Approve { id, code } => {
+            Request::Invite { valid_ms, for_ms } => {
+                let (words, expires_ms) = desk::invite(driver, valid_ms, for_ms).await?;
+                let best = self.urls.first().cloned().unwrap_or_default();
+                let key = driver.look(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key))).await?;
+                let url = format!("{best}/#k={}&i={words}", key.unwrap_or_default());
+                Ok(json(Invited { url, expires_ms }))
+            }
+            Request::Door { admission } => {
+                if let Some(admission) = admission {
+                    desk::set_door(driver, admission).await?;
+                }
+                Ok(json(driver.look(|authority, _| authority.admission()).await?))
+            }
+            Request::Approve { id, code, for_ms } => {
                 let id = desk::resolve_live(driver, &id).await?;
-                desk::approve(driver, id, None, code).await.map(|()| done)
+                desk::approve(driver, id, None, code, for_ms).await.map(|()| done)
             }
             Request::Refuse { id } => desk::refuse(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
             Request::Forget { id } => desk::forget(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
@@ -112,6 +153,7 @@ impl Control {
                 waiting: authority.knocks(false).knocks.len(),
                 files: authority.file_count(),
                 console,
+                admission: authority.admission(),
             }
         };
         Ok(self.driver.look(look).await?)

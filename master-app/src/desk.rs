@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lanyard_hub::authority::{Authority, Command, Verdict, Word};
+use lanyard_protocol::message::Admission;
 use lanyard_protocol::{DeviceId, DeviceKind, FailureCode, FileId, MasterToConsole, Membership, RequestId, Root};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,9 @@ pub struct DeviceRow {
     /// Where a knock comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// When it is turned away by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +92,7 @@ pub fn devices(authority: &Authority) -> Vec<DeviceRow> {
         presence: PresenceWord::Online,
         code: knock.code,
         address: Some(knock.address),
+        until_ms: None,
     });
     let mut members: Vec<DeviceRow> = authority
         .members()
@@ -102,6 +107,7 @@ pub fn devices(authority: &Authority) -> Vec<DeviceRow> {
                 presence: if authority.is_online(id) { PresenceWord::Online } else { PresenceWord::Away },
                 code: None,
                 address: None,
+                until_ms: member.until_ms,
             }
         })
         .collect();
@@ -167,11 +173,12 @@ pub async fn approve(
     public_id: DeviceId,
     request_id: Option<RequestId>,
     code: Option<String>,
+    for_ms: Option<u64>,
 ) -> Result<(), Refusal> {
     let word = code.map_or(Word::Named, Word::Typed);
     let deadline = tokio::time::Instant::now() + REVEAL_TIMEOUT;
     loop {
-        let command = Command::Approve { public_id, request_id, word: word.clone() };
+        let command = Command::Approve { public_id, request_id, word: word.clone(), for_ms };
         let answer = driver.wish(command).await?;
         let is_early = matches!(&answer, MasterToConsole::RequestFailed(no) if no.code == FailureCode::Busy);
         if !is_early || tokio::time::Instant::now() > deadline {
@@ -195,6 +202,31 @@ async fn told(driver: &DriverHandle, public_id: DeviceId, answer: MasterToConsol
         FailureCode::ServerNotReady => Refusal::new(Exit::Failed, "the relay is away; try again when it is back"),
         code => Refusal::of(code, no.message),
     })
+}
+
+/// Makes an invitation: what stands behind `i=` in its address, and until when it is good.
+pub async fn invite(driver: &DriverHandle, valid_ms: u64, for_ms: Option<u64>) -> Result<(String, u64), Refusal> {
+    match driver.wish(Command::Invite { valid_ms, for_ms }).await? {
+        MasterToConsole::Invitation(made) => {
+            Ok((format!("{}{}", made.id.to_hex(), made.secret.to_hex()), made.expires_ms))
+        }
+        MasterToConsole::RequestFailed(no) => Err(Refusal::of(no.code, "too many invitations are out already".into())),
+        _ => Err(Refusal::new(Exit::Failed, "no invitation came to be")),
+    }
+}
+
+/// Whom to let in from now on.
+pub async fn set_door(driver: &DriverHandle, admission: Admission) -> Result<(), Refusal> {
+    driver.wish(Command::SetDoor(admission)).await.map(drop).map_err(Refusal::from)
+}
+
+/// What the host is told of whom it lets in.
+pub fn door_words(admission: Admission) -> &'static str {
+    match admission {
+        Admission::Ask => "each new device is asked about",
+        Admission::Everyone => "EVERYBODY on this network is let in without a question",
+        Admission::Closed => "nobody new is let in, but who brings an invitation",
+    }
 }
 
 /// Turns a device away, for good.
@@ -229,6 +261,7 @@ mod tests {
             presence: PresenceWord::Away,
             code: None,
             address: None,
+            until_ms: None,
         }
     }
 

@@ -10,7 +10,7 @@ mod share;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use lanyard_device::link::HubUrl;
+use lanyard_device::link::{GivenUrl, HubUrl};
 use lanyard_device::{Catalogue, DeviceError, RateLimits};
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::{EntryKind, FailureCode, FileEntry};
@@ -39,8 +39,8 @@ pub enum DeviceCommand {
 
 #[derive(Debug, Clone, Args)]
 pub struct JoinArgs {
-    /// The hub's address, as it shows it
-    pub url: HubUrl,
+    /// The hub's address, as it shows it; one with an invitation (`lanyard invite`) lets this device in at once
+    pub url: GivenUrl,
     /// What others see this device called [default: the machine's name]
     #[arg(long, value_parser = device_name)]
     pub name: Option<String>,

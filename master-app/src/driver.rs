@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lanyard_device::store::now_ms;
 use lanyard_hub::Moment;
 use lanyard_hub::authority::{Ask, Authority, AuthorityConfig, Change, Command, Effect, Event, Input};
-use lanyard_protocol::message::RequestFailed;
+use lanyard_protocol::message::{DoorState, RequestFailed};
 use lanyard_protocol::{FailureCode, HubInfo, MasterFrame, MasterToConsole, MasterToRelay, Ref, RelayToMaster};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -287,10 +287,11 @@ impl Driver {
             MasterToConsole::Knocks(self.authority.knocks(self.config.tap_to_approve)),
             MasterToConsole::Refused(self.authority.refused()),
             MasterToConsole::Presence(self.authority.presence()),
+            MasterToConsole::Door(DoorState { admission: self.authority.admission() }),
         ];
         for message in standing {
             let shown = Shown::Message { message: Arc::new(message), reference: None };
-            sender.try_send(shown).expect("a new channel has room for three");
+            sender.try_send(shown).expect("a new channel has room for these");
         }
         if reply.send(Screen { id, shown }).is_ok() {
             self.screens.insert(id, sender);
@@ -492,7 +493,7 @@ pub mod tests {
             let nonce =
                 self.next(|m| if let MasterToRelay::ApprovalChallenge(c) = m { Some(c.nonce) } else { None }).await;
             let request_id = request.request_id;
-            self.said(RelayToMaster::ApprovalReveal(ApprovalReveal { request_id, reveal })).await;
+            self.said(RelayToMaster::ApprovalReveal(ApprovalReveal { request_id, reveal, invitation: None })).await;
             (request, approval::code(&HUB, &public_key, &request_id, &reveal, &nonce))
         }
 
@@ -509,8 +510,9 @@ pub mod tests {
             let public_id = request.client.public_id;
             let word = lanyard_hub::authority::Word::Typed(code);
             let driver = self.driver.clone();
-            let wish =
-                tokio::spawn(async move { driver.wish(Command::Approve { public_id, request_id: None, word }).await });
+            let wish = tokio::spawn(async move {
+                driver.wish(Command::Approve { public_id, request_id: None, word, for_ms: None }).await
+            });
             self.ack_approval().await;
             assert!(matches!(wish.await.unwrap().unwrap(), MasterToConsole::ClientApproved(_)));
             SessionAddress { public_id, instance: request.instance }
@@ -552,8 +554,9 @@ pub mod tests {
         let public_id = request.client.public_id;
         let word = lanyard_hub::authority::Word::Typed(code);
         let driver = bench.driver.clone();
-        let wish =
-            tokio::spawn(async move { driver.wish(Command::Approve { public_id, request_id: None, word }).await });
+        let wish = tokio::spawn(async move {
+            driver.wish(Command::Approve { public_id, request_id: None, word, for_ms: None }).await
+        });
         bench.ack_approval().await;
         bench.next(|m| matches!(m, MasterToRelay::ClientApproved(_)).then_some(())).await;
         // A second reader of the file, at the moment of the word: as after a kill.

@@ -32,6 +32,7 @@ pub async fn run(
         instance: instance(&keypair.public()),
         keypair,
         pinned_hub: None,
+        invitation: None,
         limits,
         content_dir: Some(dir.clone()),
     };

@@ -418,6 +418,7 @@ mod tests {
             platform: "Test".into(),
             instance: lanyard_device::new_instance().unwrap(),
             pinned_hub: None,
+            invitation: None,
             limits: Default::default(),
             content_dir: None,
         };
@@ -429,7 +430,7 @@ mod tests {
         let code = code.await;
         let id = desk::resolve_live(&driver, "laptop").await.unwrap();
         assert_eq!(id, device.public_id());
-        desk::approve(&driver, id, None, Some(code)).await.unwrap();
+        desk::approve(&driver, id, None, Some(code), None).await.unwrap();
         let approved = |event: &DeviceEvent| matches!(event, DeviceEvent::Phase(Phase::Approved { .. })).then_some(());
         until(&mut events, approved).await;
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 /// "LANY": says whose file this is.
 const APPLICATION_ID: i64 = 0x4c41_4e59;
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Older ones can lose a commit in WAL mode under rare interleavings of checkpoints.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
@@ -22,7 +22,8 @@ const SCHEMA: &str = "
 CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
 CREATE TABLE members (
     public_id BLOB PRIMARY KEY, public_key BLOB NOT NULL, name TEXT NOT NULL, kind INTEGER NOT NULL,
-    platform TEXT NOT NULL, refused INTEGER NOT NULL, revision INTEGER NOT NULL, since_ms INTEGER NOT NULL
+    platform TEXT NOT NULL, refused INTEGER NOT NULL, revision INTEGER NOT NULL, since_ms INTEGER NOT NULL,
+    until_ms INTEGER
 ) WITHOUT ROWID, STRICT;
 CREATE TABLE files (
     public_id BLOB NOT NULL, file_id BLOB NOT NULL, instance BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL,
@@ -108,7 +109,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the tables in a new file.
+    /// Makes the tables in a new file, and brings those of an older one up to date.
     fn begin(&mut self, epoch: u64) -> Result<(), rusqlite::Error> {
         let transaction = self.connection.transaction()?;
         let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -116,6 +117,10 @@ impl Store {
             transaction.execute_batch(SCHEMA)?;
             transaction.execute("INSERT INTO numbers VALUES ('epoch', ?1), ('revision', 0), ('term', 0)", [epoch])?;
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        if version == 1 {
+            transaction.execute_batch("ALTER TABLE members ADD COLUMN until_ms INTEGER")?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         }
         transaction.commit()
@@ -242,10 +247,10 @@ fn run(db: &Transaction, sql: &str, values: impl rusqlite::Params) -> Result<(),
 }
 
 fn put_member(db: &Transaction, member: &Member) -> Result<(), rusqlite::Error> {
-    let Member { client, public_key, verdict, revision, since_ms } = member;
+    let Member { client, public_key, verdict, revision, since_ms, until_ms } = member;
     run(
         db,
-        "INSERT OR REPLACE INTO members VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT OR REPLACE INTO members VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             blob(&client.public_id),
             public_key.0,
@@ -254,7 +259,8 @@ fn put_member(db: &Transaction, member: &Member) -> Result<(), rusqlite::Error> 
             client.platform,
             *verdict == Verdict::Refused,
             revision,
-            since_ms
+            since_ms,
+            until_ms
         ],
     )
 }
@@ -332,6 +338,7 @@ fn member_of(row: &Row) -> Result<Member, rusqlite::Error> {
         verdict,
         revision: row.get("revision")?,
         since_ms: row.get("since_ms")?,
+        until_ms: row.get("until_ms")?,
     })
 }
 
@@ -386,7 +393,14 @@ mod tests {
     fn member(n: u8, verdict: Verdict) -> Member {
         let client =
             Client { public_id: id(n), name: "Ana’s 📱".into(), kind: DeviceKind::Browser, platform: "".into() };
-        Member { client, public_key: PublicKey([n; 32]), verdict, revision: 3, since_ms: 1_700_000_000_000 }
+        Member {
+            client,
+            public_key: PublicKey([n; 32]),
+            verdict,
+            revision: 3,
+            since_ms: 1_700_000_000_000,
+            until_ms: Some(1_800_000_000_000),
+        }
     }
 
     fn entry(n: u8) -> FileEntry {

@@ -229,7 +229,7 @@ impl Terminal {
                 (knock.public_id, Some(knock.request_id))
             }
         };
-        desk::approve(&self.driver, meant.0, meant.1, Some(code)).await
+        desk::approve(&self.driver, meant.0, meant.1, Some(code), None).await
     }
 }
 
@@ -247,6 +247,9 @@ fn prompt(knock: &Knock, waiting: usize) -> String {
     );
     if let Some(other) = &knock.looks_like {
         text.push_str(&format!("  Careful: that looks like {}, who is in already.\n", visible(other)));
+    }
+    if let Some(other) = &knock.like_refused {
+        text.push_str(&format!("  Careful: that looks like {}, who was turned away.\n", visible(&other.name)));
     }
     if waiting > 1 {
         text.push_str(&format!("  ({waiting} wait in all; one after the other)\n"));
@@ -334,6 +337,7 @@ mod tests {
             asked_ms: 0,
             ready: true,
             tries_left: 3,
+            like_refused: None,
             looks_like: Some("Ana".into()),
             code: Some("123456".into()),
         };

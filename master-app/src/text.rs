@@ -47,6 +47,17 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// How long, in the largest unit that says it well: `50 min`, `8 h`, `2 days`.
+pub fn duration(ms: u64) -> String {
+    let seconds = ms.div_ceil(1_000);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds.div_ceil(60)),
+        7_200..172_800 => format!("{} h", seconds.div_ceil(3_600)),
+        _ => format!("{} days", seconds.div_ceil(86_400)),
+    }
+}
+
 /// Columns padded to their widest cell; the last one is left as it is.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |text: &str| text.chars().count();

@@ -1,6 +1,6 @@
 //! Letting a device in: commit, reveal, six digits on the device's screen (PROTOCOL.md 3).
 
-use crate::ids::{Commit, Nonce, PublicKey, RequestId, Reveal};
+use crate::ids::{Commit, InvitationSecret, Mac, Nonce, PublicKey, RequestId, Reveal};
 
 fn hash_lines(lines: &[&str]) -> blake3::Hash {
     blake3::hash(lines.join("\n").as_bytes())
@@ -38,4 +38,22 @@ pub fn code(
     let mut first = [0u8; 8];
     first.copy_from_slice(&hash.as_bytes()[..8]);
     format!("{:06}", u64::from_be_bytes(first) % 1_000_000)
+}
+
+/// That who knocks holds the secret of an invitation: good for this knock only, whoever hears it.
+pub fn invitation_proof(secret: &InvitationSecret, request_id: &RequestId) -> Mac {
+    let key = blake3::derive_key("lanyard/1 invitation", &secret.0);
+    Mac(*blake3::keyed_hash(&key, request_id.to_hex().as_bytes()).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The web client's tests hold the same value.
+    #[test]
+    fn an_invitations_proof_is_the_same_everywhere() {
+        let proof = invitation_proof(&InvitationSecret([0xb2; 16]), &RequestId([0x5a; 16]));
+        assert_eq!(proof.to_hex(), "547bfd2478c7fa693148b8e26132d3fc3e8de4156fe9019c97166c67012f0164");
+    }
 }

@@ -150,6 +150,14 @@ hex_id!(
     Link, 16);
 secret!(Link);
 hex_id!(
+    /// Names one invitation.
+    InvitationId, 8);
+shown!(InvitationId);
+hex_id!(
+    /// What the bearer of an invitation proves to hold; it never crosses the wire.
+    InvitationSecret, 16);
+secret!(InvitationSecret);
+hex_id!(
     /// BLAKE3 of a link's text: what the master keeps of a link.
     LinkHash, 32);
 shown!(LinkHash);

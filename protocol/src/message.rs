@@ -62,6 +62,23 @@ wire! {
     pub struct ApprovalReveal {
         pub request_id: RequestId,
         pub reveal: Reveal,
+        /// Who brings one need not be asked about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub invitation: Option<InvitationProof>,
+    }
+
+    /// That the sender holds an invitation, for this very knock.
+    #[serde(deny_unknown_fields)]
+    pub struct InvitationProof {
+        pub id: InvitationId,
+        pub proof: Mac,
+    }
+
+    /// The host lets nobody in at the moment. The knock is over; when that changes, an APPROVAL_RESTART comes.
+    #[serde(deny_unknown_fields)]
+    pub struct ApprovalClosed {
+        pub request_id: RequestId,
     }
 
     /// A device was let in, or its entry as it is after that.

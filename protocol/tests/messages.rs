@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Messages whose unknown fields close the socket.
-const STRICT: [&str; 16] = [
+const STRICT: [&str; 17] = [
     "CHALLENGE",
     "CLIENT_REGISTER",
     "CLIENT_REGISTER_ACK",
@@ -30,6 +30,7 @@ const STRICT: [&str; 16] = [
     "APPROVAL_REVEAL",
     "APPROVAL_COMMIT",
     "APPROVAL_RESTART",
+    "APPROVAL_CLOSED",
     "APPROVE_CLIENT",
     "DIS_APPROVE_CLIENT",
     "CLIENT_APPROVED",

@@ -245,6 +245,7 @@ impl Model {
             Phase::Connecting => "peer connecting",
             Phase::HostAway => "peer finds the host away",
             Phase::Waiting { .. } => "peer waiting",
+            Phase::Closed => "peer finds the door closed",
             Phase::Entering => "peer entering",
             Phase::Approved { host_away: false } => "peer approved",
             Phase::Approved { host_away: true } => "peer approved, host away",

@@ -29,6 +29,7 @@ pub fn config(hub: &Hub, seed: u8) -> DeviceConfig {
         platform: "test".into(),
         instance: new_instance().unwrap(),
         pinned_hub: None,
+        invitation: None,
         limits: RateLimits::default(),
         content_dir: None,
     }
@@ -55,7 +56,7 @@ impl Native {
             .await;
         let public_id = native.handle.public_id();
         assert_eq!(hub.code_of(public_id).await, code, "both screens show the same digits");
-        hub.operator(Command::Approve { public_id, request_id: None, word: Word::Typed(code) }).await;
+        hub.operator(Command::Approve { public_id, request_id: None, word: Word::Typed(code), for_ms: None }).await;
         native.approved().await;
         native
     }

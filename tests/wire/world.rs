@@ -91,7 +91,13 @@ impl Hub {
         device.knock_through().await;
         let code = self.code_of(device.id).await;
         assert_eq!(device.code.as_deref(), Some(code.as_str()), "both screens show the same digits");
-        self.operator(Command::Approve { public_id: device.id, request_id: None, word: Word::Typed(code) }).await;
+        self.operator(Command::Approve {
+            public_id: device.id,
+            request_id: None,
+            word: Word::Typed(code),
+            for_ms: None,
+        })
+        .await;
         let id = device.id;
         device.until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id)).await;
         device
@@ -334,7 +340,7 @@ impl Device {
         let commit = approval::commit(&public, &self.reveal);
         assert_eq!(challenge.request_id, approval::request_id(&public, &commit, &self.relay_nonce, &self.name));
         self.code = Some(approval::code(&self.hub_key, &public, &challenge.request_id, &self.reveal, &challenge.nonce));
-        let reveal = ApprovalReveal { request_id: challenge.request_id, reveal: self.reveal };
+        let reveal = ApprovalReveal { request_id: challenge.request_id, reveal: self.reveal, invitation: None };
         self.say(DeviceToRelay::ApprovalReveal(reveal)).await;
     }
 

@@ -8,7 +8,7 @@ import type { Notice } from "../hub/store.svelte";
 import { tidyName } from "../identity/names";
 import { Soon } from "../lib/soon";
 import { sentence } from "../lib/words";
-import type { ConsoleToMaster, Incoming, MasterToConsole } from "../protocol/wire";
+import type { Admission, ConsoleToMaster, Incoming, MasterToConsole } from "../protocol/wire";
 import { copyText } from "../transfer/links";
 import { forgetToken, takeSecret, tokenFor } from "./session";
 import { DeskStore, type DeskVerbs } from "./store.svelte";
@@ -17,6 +17,8 @@ import { facing, refused, typed } from "./typing";
 type Heard = Incoming<MasterToConsole>;
 
 const NOTICE_MS = 8_000;
+/** How long an invitation of the console can be used. */
+const INVITATION_MS = 3_600_000;
 
 export class DeskDriver implements DeskVerbs {
   readonly store = new DeskStore(this);
@@ -76,12 +78,15 @@ export class DeskDriver implements DeskVerbs {
     const code = typing.digits.length === 6 ? { code: typing.digits } : {};
     this.store.asking = true;
     this.#ask(
-      { opcode: "APPROVE_CLIENT", data: { public_id, request_id, ...code } },
+      { opcode: "APPROVE_CLIENT", data: { public_id, request_id, ...code, ...(this.store.stay === null ? {} : { for_ms: this.store.stay }) } },
       {
         answered: (answer) => {
           this.store.asking = false;
           if (answer.opcode === "REQUEST_FAILED") this.#wrong(request_id, answer.data.code);
-          else this.#notify({ tone: "ok", title: `${name} is in` });
+          else {
+            this.store.stay = null;
+            this.#notify({ tone: "ok", title: `${name} is in` });
+          }
         },
         overdue: () => {
           this.store.asking = false;
@@ -106,6 +111,30 @@ export class DeskDriver implements DeskVerbs {
   copy(text: string): void {
     const copied = copyText(text);
     this.#notify(copied ? { tone: "ok", title: "Link copied" } : { tone: "error", title: "This browser did not copy it", text });
+  }
+
+  setDoor(admission: Admission): void {
+    this.#ask({ opcode: "SET_DOOR", data: { admission } }, this.#complains("The door stayed as it was"));
+  }
+
+  invite(): void {
+    const failed = this.#complains("No invitation was made");
+    this.#ask(
+      { opcode: "INVITE", data: { valid_ms: INVITATION_MS } },
+      {
+        ...failed,
+        answered: (answer) => {
+          if (answer.opcode !== "INVITATION") return failed.answered(answer);
+          const { id, secret, expires_ms } = answer.data;
+          this.store.invitation = { words: `${id}${secret}`, until: expires_ms };
+          this.store.announcement = "The QR code now lets one device in without a question";
+        },
+      },
+    );
+  }
+
+  hideInvitation(): void {
+    this.store.invitation = null;
   }
 
   tryNow(): void {
@@ -135,6 +164,9 @@ export class DeskDriver implements DeskVerbs {
         return this.#knocking(message.data.knocks);
       case "REFUSED":
         store.refused = message.data.clients;
+        return;
+      case "DOOR":
+        store.admission = message.data.admission;
         return;
       case "RELAY_STATE":
         store.relayReady = message.data.ready;
@@ -206,6 +238,7 @@ export class DeskDriver implements DeskVerbs {
     this.#requests.tick();
     if (this.#socket.state.at === "open") this.#feed.tick();
     this.store.now = Date.now();
+    if (this.store.invitation !== null && this.store.invitation.until <= this.store.now) this.hideInvitation();
   }
 
   #showList(): void {

@@ -3,7 +3,7 @@ import { getContext, setContext } from "svelte";
 import type { LinkState } from "../connection/socket";
 import { type FileItem, type Item, PLAIN_VIEW, browse } from "../hub/catalogue";
 import type { Notice } from "../hub/store.svelte";
-import type { Client, HubInfo, Knock, RefusedClient } from "../protocol/wire";
+import type { Admission, Client, HubInfo, Knock, RefusedClient } from "../protocol/wire";
 import { NOTHING_TYPED, type Typing } from "./typing";
 
 export type Desk = "opening" | "open" | "denied" | "version";
@@ -15,6 +15,11 @@ export interface DeskVerbs {
   forget(publicId: string): void;
   rename(publicId: string, name: string): void;
   copy(text: string): void;
+  /** Whom to let in from now on. */
+  setDoor(admission: Admission): void;
+  /** Makes an invitation for one device, or takes the one shown out of sight. */
+  invite(): void;
+  hideInvitation(): void;
   tryNow(): void;
   dismiss(noticeId: number): void;
 }
@@ -27,6 +32,11 @@ export class DeskStore {
   urls = $state.raw<string[]>([]);
   relayReady = $state(true);
   tapToApprove = $state(false);
+  admission = $state<Admission>("ask");
+  /** How long the next one stays; null: until turned away. */
+  stay = $state<number | null>(null);
+  /** The invitation on the screen: what stands behind `i=`, and its end. */
+  invitation = $state.raw<{ words: string; until: number } | null>(null);
   loaded = $state(false);
   knocks = $state.raw<Knock[]>([]);
   typing = $state.raw<Typing>(NOTHING_TYPED);

@@ -8,7 +8,7 @@ import { systemRandom } from "../identity/bytes";
 import { type Instance, renewInstance } from "../identity/instance";
 import { recall, remember } from "../identity/memory";
 import { defaultName, platformOf, tidyName } from "../identity/names";
-import { type Keys, fileIds } from "../identity/proof";
+import { type Invitation, type Keys, fileIds } from "../identity/proof";
 import { Soon } from "../lib/soon";
 import { sentence } from "../lib/words";
 import type { DeviceToRelay, Incoming, RelayToDevice } from "../protocol/wire";
@@ -60,6 +60,7 @@ export class Driver implements Verbs {
     private readonly keys: Keys,
     instance: Instance,
     private readonly signal: AbortSignal,
+    invitation: Invitation | null,
   ) {
     const agent = navigator.userAgent;
     const touch = navigator.maxTouchPoints;
@@ -73,6 +74,7 @@ export class Driver implements Verbs {
       random: systemRandom,
       now: () => Date.now(),
       resume: () => this.#feed.mirror.resume,
+      invitation,
     });
     this.#socket = new Socket<RelayToDevice>(socketUrl("/ws/device"), {
       message: (message) => this.#hear(message),

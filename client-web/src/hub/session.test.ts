@@ -3,7 +3,7 @@ import { ed25519 } from "@noble/curves/ed25519.js";
 import { beforeEach, describe, expect, test } from "vitest";
 import { toHex } from "../identity/bytes";
 import type { Door, Remembered } from "../identity/memory";
-import { codeOf, commitOf, deviceText, hubText, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
+import { type Invitation, codeOf, commitOf, deviceText, hubText, invitationIn, invitationProof, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
 import type { DataOf, DeviceToRelay, Membership } from "../protocol/wire";
 import { type Effect, Session } from "./session";
 
@@ -14,9 +14,9 @@ const NONCE = "0a".repeat(32);
 let count = 0;
 const random = (size: number) => new Uint8Array(size).fill((count += 1));
 
-function session(door: Door = "new", more: Partial<Remembered> = {}): Session {
+function session(door: Door = "new", more: Partial<Remembered> = {}, invitation: Invitation | null = null): Session {
   const remembered = { door, name: "Pixel 8", hubKey: null, hubName: null, ...more };
-  return new Session({ keys: KEYS, authority: "192.168.1.10:7070", platform: "Chrome on Android", instance: "11".repeat(16), remembered, suggestion: "Android", random, now: () => 5_000, resume: () => undefined });
+  return new Session({ keys: KEYS, authority: "192.168.1.10:7070", platform: "Chrome on Android", instance: "11".repeat(16), remembered, suggestion: "Android", random, now: () => 5_000, resume: () => undefined, invitation });
 }
 
 function challenge(key = HUB.publicKey, protocol = 1) {
@@ -57,6 +57,34 @@ describe("at the door", () => {
     expect(register).toMatchObject({ name: "Ana’s iPhone", kind: "browser", instance: "11".repeat(16) });
     expect(verifies(KEYS.publicKey, deviceText(handshake), register.signature)).toBe(true);
     expect(one.remembered).toMatchObject({ door: "knocking", name: "Ana’s iPhone" });
+  });
+
+  test("an invitation is proven for this knock and never said", () => {
+    const invitation = { id: "a1".repeat(8), secret: "b2".repeat(16) };
+    const one = session("knocking", {}, invitation);
+    const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
+    const request_id = requestIdOf(KEYS.publicKey, register.commit, NONCE, "Pixel 8");
+    const said = one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id, nonce: "0c".repeat(32) } });
+    const proof = invitationProof(invitation.secret, request_id);
+    expect(said).toMatchObject([{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id, invitation: { id: invitation.id, proof } } } }]);
+    expect(JSON.stringify(said)).not.toContain(invitation.secret);
+    expect(invitationIn(`#k=00ff&i=${invitation.id}${invitation.secret}`)).toEqual(invitation);
+    expect(invitationIn("#i=a1")).toBeNull();
+    // The Rust side holds the same value.
+    expect(invitationProof("b2".repeat(16), "5a".repeat(16))).toBe("547bfd2478c7fa693148b8e26132d3fc3e8de4156fe9019c97166c67012f0164");
+  });
+
+  test("a closed door is told, and a new challenge opens it", () => {
+    const one = session("knocking");
+    const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
+    one.hear(ack(register, "pending"));
+    const request_id = requestIdOf(KEYS.publicKey, register.commit, NONCE, "Pixel 8");
+    one.hear({ opcode: "APPROVAL_CLOSED", data: { request_id: "00".repeat(16) } });
+    expect(one.place).not.toMatchObject({ closed: true });
+    one.hear({ opcode: "APPROVAL_CLOSED", data: { request_id } });
+    expect(one.place).toMatchObject({ at: "knocking", closed: true, code: null });
+    one.hear({ opcode: "APPROVAL_RESTART", data: { request_id, nonce: "0d".repeat(32) } });
+    expect(one.place).not.toMatchObject({ closed: true });
   });
 
   test("stopping leaves nothing knocking, also after a reload", () => {

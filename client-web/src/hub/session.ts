@@ -5,7 +5,7 @@
 import type { Random } from "../identity/bytes";
 import { toHex } from "../identity/bytes";
 import type { Remembered } from "../identity/memory";
-import { type Handshake, type Keys, NO_CHANNEL, deviceText, hubText, sign, verifies } from "../identity/proof";
+import { type Handshake, type Invitation, type Keys, NO_CHANNEL, deviceText, hubText, invitationProof, sign, verifies } from "../identity/proof";
 import { PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership, RelayToDevice, Resume, TransportMode } from "../protocol/wire";
 import { type Knock, answerChallenge, newKnock, requestOf, restart } from "./knock";
@@ -15,7 +15,8 @@ export type Stop = "version" | "refused-proof" | "protocol" | "superseded" | "im
 /** Which of the screens, before the state of the connection is laid over it. */
 export type Place =
   | { at: "door" }
-  | { at: "knocking"; since: number; code: string | null }
+  /** `closed`: the host lets nobody in at the moment. */
+  | { at: "knocking"; since: number; code: string | null; closed?: boolean }
   | { at: "inside" }
   | { at: "refused" }
   | { at: "stranger"; known: string; offered: string }
@@ -45,6 +46,8 @@ export interface SessionSetup {
   random: Random;
   now(): number;
   resume(): Resume | undefined;
+  /** What was behind the address: who brings it need not be asked about. */
+  invitation: Invitation | null;
 }
 
 export class Session {
@@ -130,6 +133,8 @@ export class Session {
         return this.#reveal(message.data);
       case "APPROVAL_RESTART":
         return this.#restart(message.data);
+      case "APPROVAL_CLOSED":
+        return this.#shut(message.data.request_id);
       case "CLIENT_APPROVED":
         return message.data.client.public_id === this.setup.keys.publicId ? this.#belongs("approved") : [];
       case "CLIENT_DIS_APPROVED":
@@ -232,7 +237,15 @@ export class Session {
     const knock = this.#knock && answerChallenge(this.#knock, data.request_id, data.nonce);
     if (!knock) return [];
     this.#show(knock);
-    return [{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id: requestOf(knock), reveal: knock.reveal } } }];
+    const { invitation } = this.setup;
+    const { request_id } = data;
+    const shown = invitation && { invitation: { id: invitation.id, proof: invitationProof(invitation.secret, request_id) } };
+    return [{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id, reveal: knock.reveal, ...shown } } }];
+  }
+
+  #shut(requestId: string): Effect[] {
+    if (this.#knock && requestOf(this.#knock) === requestId) this.#show({ ...this.#knock, code: null }, true);
+    return [];
   }
 
   #restart(data: DataOf<RelayToDevice, "APPROVAL_RESTART">): Effect[] {
@@ -242,9 +255,9 @@ export class Session {
     return [{ do: "send", message: { opcode: "APPROVAL_COMMIT", data: { commit: knock.commit } } }];
   }
 
-  #show(knock: Knock): void {
+  #show(knock: Knock, closed = false): void {
     this.#knock = knock;
-    if (this.place.at === "knocking") this.place = { ...this.place, code: knock.code };
+    if (this.place.at === "knocking") this.place = { ...this.place, code: knock.code, closed };
   }
 
   #failed(code: string): Effect[] {

@@ -52,6 +52,23 @@ export function codeOf(hubKey: string, publicKey: string, requestId: string, rev
   return (number % 1_000_000n).toString().padStart(6, "0");
 }
 
+export interface Invitation {
+  id: string;
+  secret: string;
+}
+
+/** What stands behind the address of an invited device: `#i=`, beside the hub's key. */
+export function invitationIn(hash: string): Invitation | null {
+  const [, id, secret] = /\bi=(\w{16})(\w{32})\b/.exec(hash) ?? [];
+  return id && secret ? { id, secret } : null;
+}
+
+/** That this device holds the secret; good for one knock only, and says nothing of the secret itself. */
+export function invitationProof(secret: string, requestId: string): string {
+  const key = blake3(fromHex(secret), { context: utf8.encode("lanyard/1 invitation") });
+  return toHex(blake3(utf8.encode(requestId), { key }));
+}
+
 export interface Handshake {
   bootId: string;
   relayNonce: string;

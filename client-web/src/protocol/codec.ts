@@ -6,6 +6,7 @@ import type { ConsoleToMaster, DeviceToRelay, Incoming, MasterToConsole, RelayTo
 const HEARD: Record<(RelayToDevice | MasterToConsole)["opcode"], true> = {
   ADD_FILES_ACK: true,
   APPROVAL_CHALLENGE: true,
+  APPROVAL_CLOSED: true,
   APPROVAL_RESTART: true,
   CHALLENGE: true,
   CHUNK_FAILED: true,
@@ -32,6 +33,8 @@ const HEARD: Record<(RelayToDevice | MasterToConsole)["opcode"], true> = {
   PRESENCE: true,
   REFUSED: true,
   RELAY_STATE: true,
+  DOOR: true,
+  INVITATION: true,
   REMOVE_FILE_ACK: true,
   REQUEST_FAILED: true,
   SERVER_NOT_READY: true,

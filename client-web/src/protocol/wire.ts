@@ -1,4 +1,5 @@
 /** The wire's types under one roof, and how to take one message out of a union. All of them are generated from Rust. */
+export type { Admission } from "./generated/Admission";
 export type { Client } from "./generated/Client";
 export type { ConsoleToMaster } from "./generated/ConsoleToMaster";
 export type { DeviceKind } from "./generated/DeviceKind";

@@ -1,19 +1,14 @@
 //! The only place where it is decided who comes in, and by which word of the person at the host.
 
-use lanyard_protocol::DeviceId;
+use std::collections::BTreeMap;
+
 use lanyard_protocol::limits::CODE_TRIES;
+pub use lanyard_protocol::message::Admission;
+use lanyard_protocol::message::InvitationProof;
+use lanyard_protocol::{DeviceId, InvitationId, InvitationSecret, RequestId, approval, master_proof};
 
 use super::knocks::Knock;
 use super::roster::{Roster, Verdict};
-
-/// Whether the person at the host is asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Admission {
-    #[default]
-    Ask,
-    /// Everybody who knocks and was not turned away before is let in.
-    Everyone,
-}
 
 /// What becomes of a knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,3 +64,56 @@ pub(super) fn judge(knock: &Knock, word: &Word) -> Judgement {
 }
 
 pub(super) const TRIES: u32 = CODE_TRIES;
+
+/// An invitation that was given out: one device, once, one guess.
+#[derive(Debug, Clone)]
+struct Invited {
+    secret: InvitationSecret,
+    until_ms: u64,
+    for_ms: Option<u64>,
+    /// The knock that showed it; another one must wait whether that comes through.
+    shown_by: Option<RequestId>,
+}
+
+/// What is given out. It dies with the master.
+#[derive(Debug, Default)]
+pub(super) struct Invitations(BTreeMap<InvitationId, Invited>);
+
+impl Invitations {
+    pub fn give(&mut self, id: InvitationId, secret: InvitationSecret, until_ms: u64, for_ms: Option<u64>) {
+        self.0.insert(id, Invited { secret, until_ms, for_ms, shown_by: None });
+    }
+
+    pub fn forget_old(&mut self, wall_ms: u64) {
+        self.0.retain(|_, invited| invited.until_ms > wall_ms);
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether `request` brings a good one: how long its bearer may stay. A wrong proof costs the invitation.
+    pub fn show(
+        &mut self,
+        brought: &InvitationProof,
+        request: RequestId,
+        wall_ms: u64,
+        is_pending: impl Fn(&RequestId) -> bool,
+    ) -> Option<Option<u64>> {
+        let invited = self.0.get_mut(&brought.id).filter(|invited| invited.until_ms > wall_ms)?;
+        if !master_proof::same_mac(&brought.proof, &approval::invitation_proof(&invited.secret, &request)) {
+            self.0.remove(&brought.id);
+            return None;
+        }
+        if invited.shown_by.is_some_and(|other| other != request && is_pending(&other)) {
+            return None;
+        }
+        invited.shown_by = Some(request);
+        Some(invited.for_ms)
+    }
+
+    /// The knock that showed it came through.
+    pub fn used_by(&mut self, request: RequestId) {
+        self.0.retain(|_, invited| invited.shown_by != Some(request));
+    }
+}

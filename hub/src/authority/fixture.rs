@@ -36,7 +36,7 @@ pub(super) fn client(n: u32) -> Client {
 }
 
 pub(super) fn member(n: u32, verdict: Verdict) -> Member {
-    Member { client: client(n), public_key: key(n), verdict, revision: 1, since_ms: NOON }
+    Member { client: client(n), public_key: key(n), verdict, revision: 1, since_ms: NOON, until_ms: None }
 }
 
 pub(super) fn file_id(n: u32) -> FileId {

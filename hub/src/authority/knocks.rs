@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::{CODE_LIFETIME_MS, MAX_PENDING, REQUEST_TIMEOUT_MS};
 use lanyard_protocol::message::{
-    self, ApprovalChallenge, ApprovalRestartRequest, ApprovalReveal, ApproveClient, ApproveClientAck, Audience,
-    ClientApproved, DisApproveClient, NewClientRegistered,
+    self, ApprovalChallenge, ApprovalClosed, ApprovalRestartRequest, ApprovalReveal, ApproveClient, ApproveClientAck,
+    Audience, ClientApproved, DisApproveClient, DoorState, NewClientRegistered,
 };
 use lanyard_protocol::{
     DeviceId, FailureCode, MasterToConsole, MasterToRelay, Nonce, PublicKey, Recipient, Ref, RequestId, Resume,
@@ -15,7 +15,7 @@ use lanyard_protocol::{
 use super::admission::{self, Admission, Course, Judgement, Word};
 use super::feed::Key;
 use super::roster::{Member, Verdict};
-use super::{Ask, Asker, Authority, Change, Event, Timer};
+use super::{Ask, Asker, Authority, Change, Effect, Event, Timer};
 
 /// One knock.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub(super) struct Knock {
     tries_left: u32,
     /// Whether APPROVE_CLIENT is on its way, and who waits for what comes of it.
     approving: Option<Option<Ask>>,
+    /// How long it may stay when it is let in.
+    for_ms: Option<u64>,
 }
 
 impl Knock {
@@ -46,6 +48,8 @@ pub(super) struct Knocks {
     /// master never answers a challenge for the same promise, so each is asked to promise anew, once.
     settling: bool,
     restarted: BTreeSet<SessionAddress>,
+    /// Knocks that ended because nobody is let in at the moment.
+    closed: BTreeSet<RequestId>,
     /// Sessions at the door, also those whose knock is over and that have not knocked anew: an approval lets all of a
     /// device's sessions in.
     at_door: BTreeSet<SessionAddress>,
@@ -90,6 +94,7 @@ impl Authority {
             ready: knock.code.is_some(),
             tries_left: knock.tries_left,
             looks_like: self.roster.looks_like(&knock.request.client),
+            like_refused: self.roster.like_refused(&knock.request.client),
             code: knock.code.clone().filter(|_| with_codes),
         };
         message::Knocks { knocks: self.knocks.sorted().into_iter().map(view).collect() }
@@ -114,6 +119,7 @@ impl Authority {
     /// The relay is away and with it everybody at the door; who waited for an approval hears so.
     pub(super) fn drop_all_knocks(&mut self) {
         self.knocks.at_door.clear();
+        self.knocks.closed.clear();
         let knocks = std::mem::take(&mut self.knocks.by_request);
         if knocks.is_empty() {
             return;
@@ -143,7 +149,7 @@ impl Authority {
             Course::LetIn => {
                 let id = request.request_id;
                 self.keep_knock(request);
-                self.ask_relay_to_freeze(id, None);
+                self.ask_relay_to_freeze(id, None, None);
             }
             Course::Challenge => self.challenge(request),
         }
@@ -188,6 +194,7 @@ impl Authority {
             code: None,
             tries_left: admission::TRIES,
             approving: None,
+            for_ms: None,
             request,
         };
         self.knocks.by_request.insert(knock.request.request_id, knock);
@@ -211,15 +218,56 @@ impl Authority {
         let client = knock.request.client.clone();
         let address = knock.request.address.clone();
         self.deadlines.set(Timer::Knock(said.request_id), self.now.plus(CODE_LIFETIME_MS));
-        if self.config.admission == Admission::Everyone {
-            return self.ask_relay_to_freeze(said.request_id, None);
+        let (knocks, wall_ms) = (&self.knocks.by_request, self.wall_ms);
+        let is_pending = |other: &RequestId| knocks.contains_key(other);
+        let shown = said.invitation.as_ref();
+        let shown = shown.and_then(|i| self.invitations.show(i, said.request_id, wall_ms, is_pending));
+        match (shown, self.config.admission) {
+            (Some(for_ms), _) => return self.ask_relay_to_freeze(said.request_id, None, for_ms),
+            (None, Admission::Everyone) => return self.ask_relay_to_freeze(said.request_id, None, None),
+            (None, Admission::Closed) => return self.close_knock(said.request_id),
+            (None, Admission::Ask) => {}
         }
         self.publish_knocks();
         self.event(Event::DevicePending { client, address, request_id: said.request_id });
     }
 
+    /// Nobody is let in at the moment; the device hears so and waits.
+    fn close_knock(&mut self, request_id: RequestId) {
+        self.drop_knock(request_id);
+        self.knocks.closed.insert(request_id);
+        self.send(MasterToRelay::ApprovalClosed(ApprovalClosed { request_id }));
+        self.publish_knocks();
+    }
+
+    /// Whom the host lets in from now on: who waited may knock anew, who waits is let in or hears that nobody is.
+    pub(super) fn set_door(&mut self, ask: Ask, admission: Admission) {
+        self.config.admission = admission;
+        if admission != Admission::Closed {
+            for request_id in std::mem::take(&mut self.knocks.closed) {
+                self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
+            }
+        }
+        let waiting: Vec<RequestId> = self.knocks.sorted().iter().map(|knock| knock.request.request_id).collect();
+        for request in waiting {
+            let knock = &self.knocks.by_request[&request];
+            match admission {
+                _ if knock.code.is_none() || knock.approving.is_some() => {}
+                Admission::Ask => {}
+                Admission::Everyone => self.ask_relay_to_freeze(request, None, None),
+                Admission::Closed => self.close_knock(request),
+            }
+        }
+        self.effects.push(Effect::Publish { message: MasterToConsole::Door(DoorState { admission }), ask: Some(ask) });
+    }
+
+    pub fn admission(&self) -> Admission {
+        self.config.admission
+    }
+
     /// The knock ended with its session.
     pub(super) fn knock_left(&mut self, request: RequestId) {
+        self.knocks.closed.remove(&request);
         if self.knocks.get(&request).is_some() {
             self.drop_knock(request);
             self.publish_knocks();
@@ -248,7 +296,14 @@ impl Authority {
     }
 
     /// The person at the host lets a device in.
-    pub(super) fn approve(&mut self, ask: Ask, device: DeviceId, request: Option<RequestId>, word: &Word) {
+    pub(super) fn approve(
+        &mut self,
+        ask: Ask,
+        device: DeviceId,
+        request: Option<RequestId>,
+        word: &Word,
+        for_ms: Option<u64>,
+    ) {
         if let Some(member) = self.roster.get(device).filter(|member| member.verdict == Verdict::Approved) {
             let message = MasterToConsole::ClientApproved(self.approval_of(member));
             return self.answer(ask, message);
@@ -270,7 +325,7 @@ impl Authority {
             return self.refuse_ask(ask, FailureCode::Busy);
         }
         match admission::judge(knock, word) {
-            Judgement::Right => self.ask_relay_to_freeze(request, Some(ask)),
+            Judgement::Right => self.ask_relay_to_freeze(request, Some(ask), for_ms),
             Judgement::Wrong => self.tried_in_vain(ask, request),
             Judgement::NotDigits => self.refuse_ask(ask, FailureCode::BadMessage),
             Judgement::TooEarly => self.refuse_ask(ask, FailureCode::Busy),
@@ -297,9 +352,9 @@ impl Authority {
     }
 
     /// The relay must still hold this very knock; from its ack on the approval cannot meet another.
-    fn ask_relay_to_freeze(&mut self, request_id: RequestId, ask: Option<Ask>) {
+    fn ask_relay_to_freeze(&mut self, request_id: RequestId, ask: Option<Ask>, for_ms: Option<u64>) {
         let Some(knock) = self.knocks.by_request.get_mut(&request_id) else { return };
-        knock.approving = Some(ask);
+        (knock.approving, knock.for_ms) = (Some(ask), for_ms);
         let public_id = knock.request.client.public_id;
         self.deadlines.set(Timer::Approve(request_id), self.now.plus(REQUEST_TIMEOUT_MS));
         let message = MasterToRelay::ApproveClient(ApproveClient { public_id, request_id });
@@ -318,16 +373,20 @@ impl Authority {
         let Some(knock) = self.knocks.by_request.get_mut(&ack.request_id) else { return };
         let Some(ask) = knock.approving.take() else { return };
         let NewClientRegistered { client, public_key, .. } = knock.request.clone();
+        let until_ms = knock.for_ms.map(|for_ms| self.wall_ms.saturating_add(for_ms));
         if client.public_id != ack.public_id {
             return;
         }
+        self.invitations.used_by(ack.request_id);
         let device = client.public_id;
         let revision = self.next_revision();
-        let member = Member { client, public_key, verdict: Verdict::Approved, revision, since_ms: self.wall_ms };
+        let member =
+            Member { client, public_key, verdict: Verdict::Approved, revision, since_ms: self.wall_ms, until_ms };
         self.save(Change::MemberPut(member.clone()));
         let approved = self.approval_of(&member);
         self.roster.put(member);
         self.feed.list(Key::Client(device), revision);
+        self.watch_ends();
         // All its sessions come in with it.
         for session in self.take_from_door(device) {
             self.present(session);

@@ -2,12 +2,18 @@
 
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::message::{
-    Audience, ClientDisApproved, ClientUpdated, DisApproveClient, Empty, FeedAck, FeedPull, ForgetClient,
+    Admission, Audience, ClientDisApproved, ClientUpdated, DisApproveClient, Empty, FeedAck, FeedPull, ForgetClient,
+    Invitation,
 };
-use lanyard_protocol::{DeviceId, FailureCode, MasterToConsole, MasterToRelay, RequestId};
+use lanyard_protocol::{
+    DeviceId, FailureCode, InvitationId, InvitationSecret, MasterToConsole, MasterToRelay, RequestId,
+};
 
 use super::feed::Key;
-use super::{Ask, Asker, Authority, Change, Member, Verdict, Word};
+use super::{Ask, Asker, Authority, Change, Member, Timer, Verdict, Word};
+
+/// Invitations that may be out at once.
+const MAX_INVITATIONS: usize = 1_000;
 
 /// One wish of the person at the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +23,8 @@ pub enum Command {
         public_id: DeviceId,
         request_id: Option<RequestId>,
         word: Word,
+        /// How long it may stay; then it is turned away.
+        for_ms: Option<u64>,
     },
     /// Turn away: final.
     Refuse {
@@ -30,16 +38,23 @@ pub enum Command {
         public_id: DeviceId,
         name: String,
     },
+    /// Make an invitation.
+    Invite {
+        valid_ms: u64,
+        for_ms: Option<u64>,
+    },
+    /// Whom to let in from now on.
+    SetDoor(Admission),
     Pull(FeedPull),
 }
 
 impl Authority {
     pub(super) fn operator_said(&mut self, ask: Ask, command: Command) {
         match command {
-            Command::Approve { public_id, request_id, word } => {
+            Command::Approve { public_id, request_id, word, for_ms } => {
                 let may_name = word != Word::Named || request_id.is_none() || self.config.tap_to_approve;
                 if may_name {
-                    self.approve(ask, public_id, request_id, &word);
+                    self.approve(ask, public_id, request_id, &word, for_ms);
                 } else {
                     self.refuse_ask(ask, FailureCode::BadMessage);
                 }
@@ -47,6 +62,8 @@ impl Authority {
             Command::Refuse { public_id } => self.refuse(ask, public_id),
             Command::Forget { public_id } => self.forget(ask, public_id),
             Command::Rename { public_id, name } => self.rename_by_host(ask, public_id, name),
+            Command::Invite { valid_ms, for_ms } => self.invite(ask, valid_ms, for_ms),
+            Command::SetDoor(admission) => self.set_door(ask, admission),
             Command::Pull(pull) => match self.answer_pull(&pull) {
                 Ok(page) => self.answer(ask, MasterToConsole::FeedPage(page)),
                 Err(code) => self.refuse_ask(ask, code),
@@ -69,12 +86,19 @@ impl Authority {
             });
             return self.answer(ask, message);
         }
+        if self.turn_away(device, Some(ask)).is_none() {
+            self.refuse_ask(ask, FailureCode::NotFound);
+        }
+    }
+
+    /// On disk first, then everywhere. `None`: nobody knows it.
+    fn turn_away(&mut self, device: DeviceId, ask: Option<Ask>) -> Option<()> {
+        let known = self.roster.get(device).cloned();
         let who = known.as_ref().map(|member| (member.client.clone(), member.public_key));
-        let Some((client, public_key)) = who.or_else(|| self.knocker(device)) else {
-            return self.refuse_ask(ask, FailureCode::NotFound);
-        };
+        let (client, public_key) = who.or_else(|| self.knocker(device))?;
         let revision = self.next_revision();
-        let member = Member { client, public_key, verdict: Verdict::Refused, revision, since_ms: self.wall_ms };
+        let (verdict, since_ms) = (Verdict::Refused, self.wall_ms);
+        let member = Member { client, public_key, verdict, revision, since_ms, until_ms: None };
         self.save(Change::MemberPut(member.clone()));
         self.roster.put(member);
         if known.is_some() {
@@ -82,9 +106,34 @@ impl Authority {
             self.drop_belongings(device, revision);
         }
         let no = DisApproveClient { public_id: device, epoch: self.epoch, revision };
-        self.broadcast(MasterToRelay::DisApproveClient(no), Asker::operator(Some(ask)));
+        self.broadcast(MasterToRelay::DisApproveClient(no), Asker::operator(ask));
         self.drop_knocks_of(device);
         self.publish(MasterToConsole::Refused(self.refused()), None);
+        Some(())
+    }
+
+    /// Turns away whose time is over, and sets the alarm for the next.
+    pub(super) fn watch_ends(&mut self) {
+        for device in self.roster.overdue(self.wall_ms) {
+            self.turn_away(device, None);
+        }
+        self.deadlines.clear(&Timer::End);
+        if let Some(next) = self.roster.next_end() {
+            // The time of day may jump: looked at again within the hour.
+            let wait = next.saturating_sub(self.wall_ms).min(3_600_000);
+            self.deadlines.set(Timer::End, self.now.plus(wait));
+        }
+    }
+
+    fn invite(&mut self, ask: Ask, valid_ms: u64, for_ms: Option<u64>) {
+        self.invitations.forget_old(self.wall_ms);
+        if self.invitations.len() >= MAX_INVITATIONS {
+            return self.refuse_ask(ask, FailureCode::RateLimited);
+        }
+        let (id, secret) = (InvitationId(self.ids.bytes()), InvitationSecret(self.ids.bytes()));
+        let expires_ms = self.wall_ms.saturating_add(valid_ms);
+        self.invitations.give(id, secret, expires_ms, for_ms);
+        self.answer(ask, MasterToConsole::Invitation(Invitation { id, secret, expires_ms }));
     }
 
     fn drop_belongings(&mut self, device: DeviceId, revision: u64) {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use lanyard_protocol::limits::MAX_ROSTER_IDS;
-use lanyard_protocol::message::{MasterRoster, Refused, RefusedClient};
+use lanyard_protocol::message::{LikeRefused, MasterRoster, Refused, RefusedClient};
 use lanyard_protocol::{Client, DeviceId, PublicKey};
+use unicode_normalization::UnicodeNormalization;
 
 /// How a device stands with the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Member {
     pub revision: u64,
     /// When it was let in or turned away.
     pub since_ms: u64,
+    /// When it is turned away by itself; milliseconds since 1970.
+    pub until_ms: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +103,28 @@ impl Roster {
         Refused { clients }
     }
 
+    /// Approved devices whose time is over.
+    pub fn overdue(&self, wall_ms: u64) -> Vec<DeviceId> {
+        let over = |m: &&Member| m.verdict == Verdict::Approved && m.until_ms.is_some_and(|until| until <= wall_ms);
+        self.members.values().filter(over).map(|m| m.client.public_id).collect()
+    }
+
+    /// When the next approval ends.
+    pub fn next_end(&self) -> Option<u64> {
+        self.members.values().filter(|m| m.verdict == Verdict::Approved).filter_map(|m| m.until_ms).min()
+    }
+
+    /// Another device that was turned away and that a person could take `client` for; of several, the last.
+    pub fn like_refused(&self, client: &Client) -> Option<LikeRefused> {
+        let skeleton = skeleton(&client.name);
+        self.members
+            .values()
+            .filter(|m| m.verdict == Verdict::Refused && m.client.public_id != client.public_id)
+            .filter(|m| !skeleton.is_empty() && self::skeleton(&m.client.name) == skeleton)
+            .max_by_key(|m| m.since_ms)
+            .map(|m| LikeRefused { name: m.client.name.clone(), refused_ms: m.since_ms })
+    }
+
     /// The name of another approved device that a person could take `client` for.
     pub fn looks_like(&self, client: &Client) -> Option<String> {
         let skeleton = skeleton(&client.name);
@@ -111,20 +136,19 @@ impl Roster {
     }
 }
 
-/// What remains of a name when looks alone count: no case, spaces or marks, and the usual doubles folded together.
+/// What remains of a name when looks alone count: forms folded together (NFKC), no case, no marks, no spaces, nothing that
+/// is not seen, and letters of all scripts that look alike made one (UTS 39, 4).
 fn skeleton(name: &str) -> String {
-    name.chars()
-        .flat_map(char::to_lowercase)
+    let folded: String = name.nfkc().flat_map(char::to_lowercase).collect();
+    // Some doubles are alike only in lower case, so both orders: case, doubles, case.
+    let alike = unicode_security::skeleton(&folded).flat_map(char::to_lowercase).collect::<String>();
+    alike
+        .nfkd()
         .filter(|c| c.is_alphanumeric())
         .map(|c| match c {
-            '0' | 'о' | 'ο' => 'o',
-            '1' | 'l' | 'і' | 'ı' | '|' => 'i',
-            'а' | 'α' => 'a',
-            'е' => 'e',
-            'р' => 'p',
-            'с' => 'c',
-            'у' => 'y',
-            'х' => 'x',
+            // Alike on a screen, though not to UTS 39.
+            '0' => 'o',
+            '1' | 'l' | '|' => 'i',
             other => other,
         })
         .collect()
@@ -155,7 +179,19 @@ mod tests {
         known.client.name = "Ana's iPhone".into();
         roster.put(known);
         let mut other = member(2, Verdict::Approved).client;
-        for (name, alike) in [("ANAS lPh0ne", true), ("Аna's iPhone", true), ("Bob", false), ("…", false)] {
+        for (name, alike) in [
+            ("Ana's iPhone", true),
+            ("ANAS lPh0ne", true),
+            ("Аna's iPhone", true),
+            ("Ana\u{200b}'s i\u{2060}Phone", true),
+            ("Ａｎａ＇ｓ ｉＰｈｏｎｅ", true),
+            ("A\u{0301}na's iPhone", true),
+            ("𝐀𝐧𝐚'𝐬 𝐢𝐏𝐡𝐨𝐧𝐞", true),
+            ("Ana's iPh\u{043e}ne", true),
+            ("Ana's iPhone 2", false),
+            ("Bob", false),
+            ("…", false),
+        ] {
             other.name = name.into();
             assert_eq!(roster.looks_like(&other).is_some(), alike, "{name}");
         }

@@ -4,13 +4,13 @@
 use lanyard_protocol::limits::{CODE_LIFETIME_MS, GRACE_MS, LINK_UNUSED_MS, MAX_FILES_A_MESSAGE, REQUEST_TIMEOUT_MS};
 use lanyard_protocol::message::Knocks;
 use lanyard_protocol::message::*;
-use lanyard_protocol::{DeviceKind, FeedMode, LinkHash, RelayToMaster, Reveal, approval};
+use lanyard_protocol::{DeviceKind, FeedMode, InvitationSecret, LinkHash, RelayToMaster, Reveal, approval};
 
 use super::fixture::*;
 use super::*;
 
 fn approve(n: u32, word: Word) -> Command {
-    Command::Approve { public_id: device(n), request_id: None, word }
+    Command::Approve { public_id: device(n), request_id: None, word, for_ms: None }
 }
 
 fn nonce_in(effects: &[Effect]) -> lanyard_protocol::Nonce {
@@ -24,7 +24,7 @@ fn nonce_in(effects: &[Effect]) -> lanyard_protocol::Nonce {
 fn knock_with_code(desk: &mut Desk, n: u32) -> (RequestId, String) {
     let request = knock(n, 1);
     let nonce = nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(request.clone())));
-    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(n) };
+    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(n), invitation: None };
     desk.relay(RelayToMaster::ApprovalReveal(said));
     let code = approval::code(&HUB, &key(n), &request.request_id, &reveal(n), &nonce);
     (request.request_id, code)
@@ -134,7 +134,7 @@ fn a_broken_promise_ends_the_knock() {
     let mut desk = Desk::with_members(1);
     let request = knock(2, 1);
     desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
-    let said = ApprovalReveal { request_id: request.request_id, reveal: Reveal([99; 32]) };
+    let said = ApprovalReveal { request_id: request.request_id, reveal: Reveal([99; 32]), invitation: None };
     desk.relay(RelayToMaster::ApprovalReveal(said));
     assert!(desk.authority.knocks(true).knocks.is_empty());
     let mut forged = knock(3, 1);
@@ -150,6 +150,7 @@ fn an_approval_of_another_request_is_stale() {
         public_id: device(2),
         request_id: Some(RequestId([5; 16])),
         word: Word::Typed(code.clone()),
+        for_ms: None,
     };
     assert_eq!(refusal_of(&desk.operator(command)), Some(FailureCode::StaleRequest));
     desk.operator(approve(2, Word::Typed(code)));
@@ -225,7 +226,7 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
     let mut desk = Desk::ready(config, Saved::default());
     let request = knock(2, 1);
     nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(request.clone())));
-    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(2) };
+    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(2), invitation: None };
     let effects = desk.relay(RelayToMaster::ApprovalReveal(said));
     let approve = MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id: request.request_id });
     assert_eq!(
@@ -682,4 +683,164 @@ fn saves_stand_before_what_depends_on_them() {
         let first_word = effects.iter().position(|e| !matches!(e, Effect::Save(_)));
         assert!(last_save < first_word, "{effects:?}");
     }
+}
+
+// ── Who comes in without being asked about, who does not although he asks, and who leaves by himself ────────────────────
+
+fn invitation(effects: &[Effect]) -> Invitation {
+    let made = effects.iter().find_map(|effect| match effect {
+        Effect::Answer { message: MasterToConsole::Invitation(made), .. } => Some(made.clone()),
+        _ => None,
+    });
+    made.expect("an invitation")
+}
+
+/// Knocks and reveals as device `n` with an invitation; `secret` may be another than it has.
+fn brings(desk: &mut Desk, n: u32, made: &Invitation, secret: InvitationSecret) -> (RequestId, Vec<Effect>) {
+    let request = knock(n, 1);
+    desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
+    let request_id = request.request_id;
+    let proof = approval::invitation_proof(&secret, &request_id);
+    let invitation = Some(InvitationProof { id: made.id, proof });
+    let said = ApprovalReveal { request_id, reveal: reveal(n), invitation };
+    (request_id, desk.relay(RelayToMaster::ApprovalReveal(said)))
+}
+
+fn is_let_in(effects: &[Effect]) -> bool {
+    sent(effects).iter().any(|message| matches!(message, MasterToRelay::ApproveClient(_)))
+}
+
+#[test]
+fn an_invitation_lets_one_device_in_once_also_through_a_closed_door() {
+    let mut desk = Desk::with_members(1);
+    desk.operator(Command::SetDoor(Admission::Closed));
+    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let (request_id, effects) = brings(&mut desk, 2, &made, made.secret);
+    assert!(is_let_in(&effects), "{effects:?}");
+    desk.relay(ack(2, request_id));
+    assert!(desk.authority.member(device(2)).is_some());
+    let (_, effects) = brings(&mut desk, 3, &made, made.secret);
+    assert!(!is_let_in(&effects), "it was used");
+}
+
+#[test]
+fn an_invitation_allows_one_guess_and_ends() {
+    let mut desk = Desk::with_members(1);
+    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let (_, effects) = brings(&mut desk, 2, &made, InvitationSecret([0; 16]));
+    assert!(!is_let_in(&effects));
+    let (_, effects) = brings(&mut desk, 3, &made, made.secret);
+    assert!(!is_let_in(&effects), "a wrong guess has ended it, even for who has it");
+
+    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    desk.wall_ms += 60_000;
+    let (_, effects) = brings(&mut desk, 4, &made, made.secret);
+    assert!(!is_let_in(&effects), "its time is over");
+}
+
+#[test]
+fn a_proof_of_another_knock_is_none() {
+    let mut desk = Desk::with_members(1);
+    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let request = knock(3, 1);
+    desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
+    // Heard when device 2 showed it.
+    let proof = approval::invitation_proof(&made.secret, &knock(2, 1).request_id);
+    let invitation = Some(InvitationProof { id: made.id, proof });
+    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(3), invitation };
+    assert!(!is_let_in(&desk.relay(RelayToMaster::ApprovalReveal(said))));
+}
+
+#[test]
+fn who_was_turned_away_is_not_let_in_by_an_invitation() {
+    let mut desk = Desk::with_members(1);
+    desk.operator(Command::Refuse { public_id: device(1) });
+    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let (_, effects) = brings(&mut desk, 1, &made, made.secret);
+    assert!(!is_let_in(&effects));
+}
+
+#[test]
+fn a_closed_door_says_so_and_an_opened_one_asks_again() {
+    let mut desk = Desk::with_members(1);
+    let (waiting, _) = knock_with_code(&mut desk, 2);
+    let effects = desk.operator(Command::SetDoor(Admission::Closed));
+    let closed = |request_id| MasterToRelay::ApprovalClosed(ApprovalClosed { request_id });
+    assert_eq!(sent(&effects), vec![&closed(waiting)], "who waits hears it at once");
+    assert!(desk.authority.knocks(false).knocks.is_empty());
+    let (later, _) = knock_with_code(&mut desk, 3);
+    assert!(desk.authority.knocks(false).knocks.is_empty(), "nobody is asked about");
+
+    let effects = desk.operator(Command::SetDoor(Admission::Ask));
+    let restarted: BTreeSet<RequestId> = sent(&effects)
+        .into_iter()
+        .map(|message| match message {
+            MasterToRelay::ApprovalRestart(restart) => restart.request_id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(restarted, BTreeSet::from([waiting, later]));
+}
+
+#[test]
+fn a_door_for_everyone_lets_in_who_waits() {
+    let mut desk = Desk::with_members(1);
+    knock_with_code(&mut desk, 2);
+    assert!(is_let_in(&desk.operator(Command::SetDoor(Admission::Everyone))));
+}
+
+fn lets_in_for(desk: &mut Desk, n: u32, for_ms: u64) {
+    let (request_id, code) = knock_with_code(desk, n);
+    let word = Word::Typed(code);
+    desk.operator(Command::Approve { public_id: device(n), request_id: None, word, for_ms: Some(for_ms) });
+    desk.relay(ack(n, request_id));
+}
+
+#[test]
+fn who_was_let_in_for_a_while_is_turned_away_by_itself() {
+    let mut desk = Desk::with_members(1);
+    lets_in_for(&mut desk, 2, 10_000);
+    assert!(sent(&desk.pass(9_999)).is_empty());
+    let effects = desk.pass(1);
+    let [MasterToRelay::DisApproveClient(no)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(no.public_id, device(2));
+    let saved =
+        effects.iter().position(|e| matches!(e, Effect::Save(Change::MemberPut(m)) if m.verdict == Verdict::Refused));
+    let said = effects.iter().position(|e| matches!(e, Effect::Send(_)));
+    assert!(saved < said, "on disk before it is said");
+    assert_eq!(desk.authority.member(device(1)).unwrap().verdict, Verdict::Approved);
+}
+
+#[test]
+fn a_time_that_ended_while_the_master_was_away_has_ended() {
+    let mut temporary = member(2, Verdict::Approved);
+    temporary.until_ms = Some(NOON - 1);
+    let members = vec![member(1, Verdict::Approved), temporary];
+    let mut desk = Desk::new(AuthorityConfig::default(), Saved { revision: 4, members, ..Saved::default() });
+    let effects = desk.put(Input::RelayReady { hub_key: HUB });
+    let MasterToRelay::MasterRoster(roster) = sent(&effects)[0] else { panic!("{effects:?}") };
+    assert_eq!((&roster.approved, &roster.refused), (&vec![device(1)], &vec![device(2)]));
+}
+
+#[test]
+fn the_time_of_day_may_jump() {
+    let mut desk = Desk::with_members(1);
+    lets_in_for(&mut desk, 2, 7_200_000);
+    // Asleep: the machine's own clock stood still meanwhile.
+    desk.wall_ms += 7_200_000;
+    let effects = desk.pass(3_600_000);
+    assert!(matches!(sent(&effects)[..], [MasterToRelay::DisApproveClient(_)]), "{effects:?}");
+}
+
+#[test]
+fn a_name_like_that_of_one_who_was_turned_away_is_told() {
+    let mut desk = Desk::with_members(1);
+    let name = desk.authority.member(device(1)).unwrap().client.name.clone();
+    desk.operator(Command::Refuse { public_id: device(1) });
+    let mut again = knock(2, 1);
+    again.client.name = name.to_uppercase();
+    again.request_id = approval::request_id(&again.public_key, &again.commit, &again.relay_nonce, &again.client.name);
+    desk.relay(RelayToMaster::NewClientRegistered(again));
+    let knocks = desk.authority.knocks(false).knocks;
+    assert_eq!(knocks[0].like_refused.as_ref().map(|like| (&like.name, like.refused_ms)), Some((&name, NOON)));
 }

@@ -109,6 +109,11 @@ impl Broker {
                     self.send(id, RelayToDevice::ApprovalChallenge(challenge), None);
                 }
             }
+            MasterToRelay::ApprovalClosed(closed) => {
+                if let Some(id) = self.sessions.knocking(&closed.request_id) {
+                    self.send(id, RelayToDevice::ApprovalClosed(closed), None);
+                }
+            }
             MasterToRelay::ApprovalRestart(restart) => self.restart_knock(restart.request_id),
             other => self.pass_on(now, other, to, reference, answer),
         }

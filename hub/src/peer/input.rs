@@ -261,6 +261,8 @@ pub enum Phase {
     HostAway,
     /// Knocked; the digits to show, once there are some.
     Waiting { code: Option<String> },
+    /// Knocked in vain: the host lets nobody in at the moment. It goes on when that changes.
+    Closed,
     /// Let in; the list is on its way.
     Entering,
     /// Belongs, and the list is known. `host_away`: nothing new can be agreed until the host is back.

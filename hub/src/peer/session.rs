@@ -1,9 +1,10 @@
 //! Connecting, knocking, belonging: the life of one session after another.
 
 use lanyard_protocol::limits::REQUEST_TIMEOUT_MS;
-use lanyard_protocol::message::{ApprovalCommit, ApprovalReveal, Challenge, UpdateName};
+use lanyard_protocol::message::{ApprovalCommit, ApprovalReveal, Challenge, InvitationProof, UpdateName};
 use lanyard_protocol::{
-    CloseCode, Commit, DeviceToRelay, Membership, Nonce, PROTOCOL_VERSION, PublicKey, RequestId, Reveal, approval,
+    CloseCode, Commit, DeviceToRelay, InvitationId, InvitationSecret, Membership, Nonce, PROTOCOL_VERSION, PublicKey,
+    RequestId, Reveal, approval,
 };
 
 use super::{Effect, EndReason, Peer, Pending, Phase, Registration, Timer};
@@ -34,6 +35,8 @@ struct Knock {
     reveal: Reveal,
     revealed: bool,
     code: Option<String>,
+    /// The host lets nobody in.
+    closed: bool,
 }
 
 /// Where this device stands with the relay.
@@ -60,6 +63,7 @@ impl Session {
         match self.membership {
             None => Phase::Connecting,
             Some(Membership::Unknown) => Phase::HostAway,
+            Some(Membership::Pending) if self.knock.as_ref().is_some_and(|knock| knock.closed) => Phase::Closed,
             Some(Membership::Pending) => {
                 Phase::Waiting { code: self.knock.as_ref().and_then(|knock| knock.code.clone()) }
             }
@@ -187,7 +191,7 @@ impl Peer {
     fn new_knock(&mut self, relay_nonce: Nonce) -> Knock {
         let reveal = Reveal(self.ids.bytes());
         let commit = approval::commit(&self.config.public_key, &reveal);
-        Knock { relay_nonce, commit, reveal, revealed: false, code: None }
+        Knock { relay_nonce, commit, reveal, revealed: false, code: None, closed: false }
     }
 
     pub(super) fn registered(&mut self, now: Moment, membership: Membership, hub_ready: bool) {
@@ -267,7 +271,20 @@ impl Peer {
         }
         // A challenge comes from the master alone.
         self.session.hub_ready = true;
-        self.send(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal }), None);
+        let proof = |(id, secret): (InvitationId, InvitationSecret)| InvitationProof {
+            id,
+            proof: approval::invitation_proof(&secret, &request_id),
+        };
+        let invitation = self.config.invitation.map(proof);
+        self.send(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal, invitation }), None);
+    }
+
+    /// Nobody is let in at the moment.
+    pub(super) fn approval_closed(&mut self, request_id: RequestId) {
+        let is_ours = self.session.knock.as_ref().is_some_and(|knock| self.request_id(knock) == request_id);
+        if let Some(knock) = self.session.knock.as_mut().filter(|_| is_ours) {
+            (knock.closed, knock.code) = (true, None);
+        }
     }
 
     /// A new promise, bound to the relay's new nonce.

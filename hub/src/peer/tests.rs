@@ -43,6 +43,7 @@ impl Rig {
             name: "laptop".into(),
             kind: DeviceKind::Native,
             platform: "test".into(),
+            invitation: None,
         };
         Self { peer: Peer::new(config, IdSource::new([1; 32])), now: Moment(1_000) }
     }

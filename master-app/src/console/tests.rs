@@ -17,6 +17,13 @@ struct Desk {
     _stop: tokio_util::sync::DropGuard,
 }
 
+/// The console speaks no TLS, but the client is built for it.
+fn http() -> reqwest::Client {
+    static PROVIDER: std::sync::Once = std::sync::Once::new();
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    reqwest::Client::new()
+}
+
 async fn desk() -> Desk {
     let bench = Bench::new().await;
     let info = ConsoleInfo {
@@ -43,7 +50,7 @@ impl Desk {
     }
 
     async fn post(&self, secret: &str, origin: &str) -> reqwest::Response {
-        reqwest::Client::new()
+        http()
             .post(format!("{}/console/session", self.origin()))
             .header("origin", origin)
             .body(serde_json::json!({ "secret": secret }).to_string())
@@ -125,7 +132,7 @@ async fn pages_from_elsewhere_are_refused() {
         assert_eq!(desk.post(&secret, origin).await.status(), 403, "{origin}");
         assert!(desk.socket(origin, "lanyard.v1").await.is_err(), "{origin}");
     }
-    let client = reqwest::Client::new();
+    let client = http();
     let rebound = client.get(desk.origin()).header("host", "evil.example").send().await.unwrap();
     assert_eq!(rebound.status(), 421);
     let without = client.post(format!("{}/console/session", desk.origin())).send().await.unwrap();
@@ -162,7 +169,7 @@ async fn what_is_typed_in_one_tab_is_seen_in_all() {
     }
     let approve = |code: Option<String>| {
         let (public_id, request_id) = (request.client.public_id, request.request_id);
-        ConsoleToMaster::ApproveClient(ConsoleApprove { public_id, request_id, code })
+        ConsoleToMaster::ApproveClient(ConsoleApprove { public_id, request_id, code, for_ms: None })
     };
     let refusal = |m: &MasterToConsole, r: Option<&str>| match m {
         MasterToConsole::RequestFailed(no) => Some((no.code, r.map(str::to_owned))),
@@ -198,8 +205,8 @@ async fn a_tab_pulls_the_feed_and_hears_of_changes() {
 #[tokio::test]
 async fn the_page_is_served_here_and_only_the_consoles() {
     let desk = desk().await;
-    let page = reqwest::get(desk.origin()).await.unwrap();
+    let page = http().get(desk.origin()).send().await.unwrap();
     assert_eq!(page.status(), 200);
     assert!(page.headers().contains_key("content-security-policy"));
-    assert_eq!(reqwest::get(format!("{}/nothing", desk.origin())).await.unwrap().status(), 404);
+    assert_eq!(http().get(format!("{}/nothing", desk.origin())).send().await.unwrap().status(), 404);
 }

@@ -1,16 +1,18 @@
 //! The host's commands: ask the running hub, print for people or for programs.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
+use lanyard_device::store::now_ms;
+use lanyard_protocol::message::Admission;
 use lanyard_protocol::{DeviceKind, Membership};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::transport::Stream;
-use super::{HUB, Request, Response, Status, transport};
+use super::{HUB, Invited, Request, Response, Status, transport};
 use crate::cli::Global;
-use crate::desk::{DeviceRow, FileRow, PresenceWord};
+use crate::desk::{self, DeviceRow, FileRow, PresenceWord};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::text::{self, visible};
 
@@ -72,8 +74,12 @@ pub fn devices_table(rows: &[DeviceRow]) -> String {
             (Membership::Pending, _, Some(code)) => format!("waits, shows {} {}", &code[..3], &code[3..]),
             (Membership::Pending, ..) => "waits".into(),
             (Membership::Disapproved, ..) => "turned away".into(),
-            (_, PresenceWord::Online, _) => "here".into(),
-            (_, PresenceWord::Away, _) => "away".into(),
+            (_, PresenceWord::Online, _) => "here".to_owned(),
+            (_, PresenceWord::Away, _) => "away".to_owned(),
+        };
+        let state = match row.until_ms {
+            Some(until) => format!("{state}, {} left", text::duration(until.saturating_sub(now_ms()))),
+            None => state,
         };
         vec![row.public_id.to_string(), visible(&row.name), kind(row.kind).to_owned(), state]
     };
@@ -113,6 +119,7 @@ pub async fn status(global: &Global) -> Outcome {
     status.urls.iter().for_each(|url| println!("  {url}"));
     println!("relay     {}", if status.relay_ready { "ready" } else { "away" });
     println!("devices   {} let in, {} here, {} waiting", status.approved, status.online, status.waiting);
+    println!("door      {}", desk::door_words(status.admission));
     println!("files     {}", status.files);
     println!("console   {} (opens with the link of `lanyard console`)", status.console);
     if !status.fingerprint.is_empty() {
@@ -132,8 +139,36 @@ pub async fn console(global: &Global) -> Outcome {
     Ok(())
 }
 
-pub async fn approve(global: &Global, id: String, code: Option<String>) -> Outcome {
-    acted(global, Request::Approve { id, code }, "let in").await
+pub async fn approve(global: &Global, id: String, code: Option<String>, for_ms: Option<u64>) -> Outcome {
+    acted(global, Request::Approve { id, code, for_ms }, "let in").await
+}
+
+/// Prints an address that lets one device in; as a QR code, too, on a terminal.
+pub async fn invite(global: &Global, valid_ms: u64, for_ms: Option<u64>) -> Outcome {
+    let invited: Invited = ask(global, Request::Invite { valid_ms, for_ms }).await?;
+    if global.json {
+        println!("{}", serde_json::to_string(&invited)?);
+        return Ok(());
+    }
+    if io::stdout().is_terminal()
+        && let Some(code) = text::qr(&invited.url)
+    {
+        println!("{code}");
+    }
+    println!("{}", invited.url);
+    eprintln!("lets one device in, once, for {}; whoever has it first comes in", text::duration(valid_ms));
+    Ok(())
+}
+
+/// Shows or sets whom the hub lets in.
+pub async fn door(global: &Global, admission: Option<Admission>) -> Outcome {
+    let admission: Admission = ask(global, Request::Door { admission }).await?;
+    if global.json {
+        println!("{}", serde_json::json!({ "admission": admission }));
+    } else {
+        println!("{}", desk::door_words(admission));
+    }
+    Ok(())
 }
 
 pub async fn refuse(global: &Global, id: String) -> Outcome {

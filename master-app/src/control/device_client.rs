@@ -228,6 +228,7 @@ mod tests {
             platform: String::new(),
             instance: lanyard_device::new_instance().unwrap(),
             pinned_hub: None,
+            invitation: None,
             limits: RateLimits::default(),
             content_dir: None,
         };

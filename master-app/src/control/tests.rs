@@ -63,14 +63,14 @@ async fn a_knock_is_listed_with_its_digits_and_let_in_by_name() {
     let approving = tokio::spawn({
         let dir = dir.clone();
         let id = request.client.public_id.to_string();
-        async move { approve(&global(&dir), id[..8].to_owned(), Some(code)).await }
+        async move { approve(&global(&dir), id[..8].to_owned(), Some(code), None).await }
     });
     bench.ack_approval().await;
     approving.await.unwrap().unwrap();
     assert_eq!(rows(&dir).await[0].membership, Membership::Approved);
     refuse(&global(&dir), "ana".into()).await.unwrap();
     assert_eq!(rows(&dir).await[0].membership, Membership::Disapproved);
-    assert_eq!(approve(&global(&dir), "Ana".into(), None).await.unwrap_err().exit, Exit::NotFound);
+    assert_eq!(approve(&global(&dir), "Ana".into(), None, None).await.unwrap_err().exit, Exit::NotFound);
     forget(&global(&dir), "Ana".into()).await.unwrap();
     assert_eq!(rows(&dir).await, vec![]);
 }
@@ -83,7 +83,7 @@ async fn naming_a_device_is_enough_for_the_owner() {
     bench.knock(7, "Ana").await;
     let approving = tokio::spawn({
         let dir = dir.clone();
-        async move { approve(&global(&dir), "Ana".into(), None).await }
+        async move { approve(&global(&dir), "Ana".into(), None, None).await }
     });
     bench.ack_approval().await;
     approving.await.unwrap().unwrap();

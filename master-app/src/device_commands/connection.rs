@@ -5,8 +5,8 @@ use std::time::Duration;
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::{DeviceStore, KnownHub};
 use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits};
-use lanyard_protocol::DeviceKind;
 use lanyard_protocol::device::HubInfo;
+use lanyard_protocol::{DeviceKind, InvitationId, InvitationSecret};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -41,6 +41,17 @@ impl Connection {
         name: Option<String>,
         limits: RateLimits,
     ) -> Result<Self, Failure> {
+        Self::open_with(global, url, name, limits, None)
+    }
+
+    /// The same, with what it may show at the door.
+    pub fn open_with(
+        global: &Global,
+        url: Option<HubUrl>,
+        name: Option<String>,
+        limits: RateLimits,
+        invitation: Option<(InvitationId, InvitationSecret)>,
+    ) -> Result<Self, Failure> {
         let store = DeviceStore::open(&global.data_dir)?;
         let url = match (url, store.default_hub()) {
             (Some(url), _) => url,
@@ -59,6 +70,7 @@ impl Connection {
             platform: platform(),
             instance: lanyard_device::new_instance()?,
             pinned_hub: known.map(|known| known.public_key),
+            invitation,
             limits,
             content_dir: Some(global.data_dir.clone()),
         };
@@ -87,7 +99,7 @@ impl Connection {
             match event {
                 DeviceEvent::Hub { .. } => deadline = start + HOST_PATIENCE,
                 DeviceEvent::Phase(Phase::Approved { .. }) => return self.remember(0),
-                DeviceEvent::Phase(Phase::Waiting { .. }) => {
+                DeviceEvent::Phase(Phase::Waiting { .. } | Phase::Closed) => {
                     let how = format!("this device has not been let in: lanyard join {}", self.url);
                     return Err(Failure::new(Exit::NotApproved, how));
                 }

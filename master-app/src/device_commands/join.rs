@@ -1,5 +1,6 @@
 //! `lanyard join`: knock, show the digits, wait for the host.
 
+use lanyard_device::link::GivenUrl;
 use lanyard_device::store::now_ms;
 use lanyard_device::{DeviceEvent, Phase, RateLimits};
 use serde_json::json;
@@ -15,7 +16,8 @@ use crate::text;
 /// Returns when the host has decided.
 pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
     let output = Output::new(global);
-    let mut connection = Connection::open(global, Some(args.url), args.name, RateLimits::default())?;
+    let GivenUrl { url, invitation } = args.url;
+    let mut connection = Connection::open_with(global, Some(url), args.name, RateLimits::default(), invitation)?;
     wait_for_decision(&mut connection, output).await?;
     connection.remember(now_ms())?;
     let (public_id, hub) = (connection.handle.public_id(), connection.hub_name());
@@ -47,6 +49,7 @@ async fn wait_for_decision(connection: &mut Connection, output: Output) -> Outco
         };
         match event {
             DeviceEvent::Phase(Phase::Waiting { code }) => asked.say(output, code),
+            DeviceEvent::Phase(Phase::Closed) => output.note("the host lets nobody new in at the moment; waiting"),
             DeviceEvent::Phase(Phase::HostAway) => output.note("the host is away; waiting"),
             DeviceEvent::Phase(Phase::Approved { .. }) => return Ok(()),
             DeviceEvent::Phase(Phase::Ended { reason }) => {

@@ -39,10 +39,19 @@ wire! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub looks_like: Option<String>,
+        /// A device that was turned away and has a name like this one's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub like_refused: Option<LikeRefused>,
         /// Only with the setting "tap to approve".
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub code: Option<String>,
+    }
+
+    pub struct LikeRefused {
+        pub name: String,
+        pub refused_ms: u64,
     }
 
     /// All knocks, oldest first, whenever one changes.
@@ -74,6 +83,31 @@ wire! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub code: Option<String>,
+        /// How long it may stay; absent: until it is turned away.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub for_ms: Option<u64>,
+    }
+
+    pub struct ConsoleInvite {
+        /// How long the invitation can be used.
+        pub valid_ms: u64,
+        /// How long who comes with it may stay; absent: until it is turned away.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub for_ms: Option<u64>,
+    }
+
+    /// For one device, once. The secret is told to who asked and to nobody else.
+    pub struct Invitation {
+        pub id: InvitationId,
+        pub secret: InvitationSecret,
+        pub expires_ms: u64,
+    }
+
+    /// Whom the host lets in.
+    pub struct DoorState {
+        pub admission: Admission,
     }
 
     pub struct ConsoleDevice {
@@ -84,6 +118,19 @@ wire! {
         pub public_id: DeviceId,
         pub name: String,
     }
+}
+
+/// Whether the person at the host is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum Admission {
+    #[default]
+    Ask,
+    /// Everybody who knocks and was not turned away before is let in.
+    Everyone,
+    /// Nobody is, but who brings an invitation.
+    Closed,
 }
 
 /// Console → master app.
@@ -97,6 +144,8 @@ pub enum ConsoleToMaster {
     DisApproveClient(ConsoleDevice),
     ForgetClient(ConsoleDevice),
     UpdateName(ConsoleRename),
+    Invite(ConsoleInvite),
+    SetDoor(DoorState),
     Ping(Empty),
 }
 
@@ -109,6 +158,8 @@ pub enum MasterToConsole {
     Knocks(Knocks),
     Refused(Refused),
     RelayState(RelayState),
+    Door(DoorState),
+    Invitation(Invitation),
     FeedPage(FeedPage),
     FeedDirty(Empty),
     ClientApproved(ClientApproved),

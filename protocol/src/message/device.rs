@@ -89,6 +89,7 @@ pub enum RelayToDevice {
     Membership(MembershipNotice),
     ApprovalChallenge(ApprovalChallenge),
     ApprovalRestart(ApprovalChallenge),
+    ApprovalClosed(ApprovalClosed),
     ClientApproved(ClientApproved),
     ClientDisApproved(ClientDisApproved),
     ClientUpdated(ClientUpdated),

@@ -149,6 +149,7 @@ pub enum MasterToRelay {
     MasterRoster(MasterRoster),
     ApprovalChallenge(ApprovalChallenge),
     ApprovalRestart(ApprovalRestartRequest),
+    ApprovalClosed(ApprovalClosed),
     ApproveClient(ApproveClient),
     ClientApproved(ClientApproved),
     DisApproveClient(DisApproveClient),

@@ -219,6 +219,7 @@ impl World {
             name: device.name.clone(),
             kind: device.kind,
             platform: "simulated".into(),
+            invitation: None,
         };
         device.peer = Some(Peer::new(config, IdSource::new(seed)));
         device.phase = Phase::Connecting;

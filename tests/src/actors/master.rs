@@ -214,7 +214,7 @@ impl World {
     /// Types the digits that the device shows (or other ones).
     pub fn approve(&mut self, public_id: DeviceId, code: &str) {
         let word = Word::Typed(code.to_owned());
-        self.operator(Command::Approve { public_id, request_id: None, word }, "approve");
+        self.operator(Command::Approve { public_id, request_id: None, word, for_ms: None }, "approve");
     }
 
     fn tell_authority(&mut self, input: Input) {

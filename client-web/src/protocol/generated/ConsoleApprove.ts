@@ -6,4 +6,8 @@ export type ConsoleApprove = { public_id: DeviceId, request_id: RequestId,
 /**
  * The digits as typed; absent only with "tap to approve".
  */
-code?: string, };
+code?: string, 
+/**
+ * How long it may stay; absent: until it is turned away.
+ */
+for_ms?: number, };

@@ -3,6 +3,7 @@ import type { ClientApproved } from "./ClientApproved";
 import type { ClientDisApproved } from "./ClientDisApproved";
 import type { ClientUpdated } from "./ClientUpdated";
 import type { ConsoleRegisterAck } from "./ConsoleRegisterAck";
+import type { DoorState } from "./DoorState";
 import type { Empty } from "./Empty";
 import type { FeedAck } from "./FeedAck";
 import type { FeedPage } from "./FeedPage";
@@ -10,6 +11,7 @@ import type { FileRemoved } from "./FileRemoved";
 import type { FilesAdded } from "./FilesAdded";
 import type { FilesUpdated } from "./FilesUpdated";
 import type { FilesWithdrawn } from "./FilesWithdrawn";
+import type { Invitation } from "./Invitation";
 import type { Knocks } from "./Knocks";
 import type { Presence } from "./Presence";
 import type { PresenceChange } from "./PresenceChange";
@@ -20,4 +22,4 @@ import type { RequestFailed } from "./RequestFailed";
 /**
  * Master app → console.
  */
-export type MasterToConsole = { "opcode": "CONSOLE_REGISTER_ACK", "data": ConsoleRegisterAck } | { "opcode": "KNOCKS", "data": Knocks } | { "opcode": "REFUSED", "data": Refused } | { "opcode": "RELAY_STATE", "data": RelayState } | { "opcode": "FEED_PAGE", "data": FeedPage } | { "opcode": "FEED_DIRTY", "data": Empty } | { "opcode": "CLIENT_APPROVED", "data": ClientApproved } | { "opcode": "CLIENT_DIS_APPROVED", "data": ClientDisApproved } | { "opcode": "CLIENT_UPDATED", "data": ClientUpdated } | { "opcode": "CLIENT_DISCONNECTED", "data": PresenceChange } | { "opcode": "CLIENT_RECONNECTED", "data": PresenceChange } | { "opcode": "PRESENCE", "data": Presence } | { "opcode": "FILES_ADDED", "data": FilesAdded } | { "opcode": "FILES_UPDATED", "data": FilesUpdated } | { "opcode": "FILE_REMOVED", "data": FileRemoved } | { "opcode": "FILES_WITHDRAWN", "data": FilesWithdrawn } | { "opcode": "UPDATE_NAME_ACK", "data": FeedAck } | { "opcode": "FORGET_CLIENT_ACK", "data": Empty } | { "opcode": "REQUEST_FAILED", "data": RequestFailed } | { "opcode": "PONG", "data": Empty };
+export type MasterToConsole = { "opcode": "CONSOLE_REGISTER_ACK", "data": ConsoleRegisterAck } | { "opcode": "KNOCKS", "data": Knocks } | { "opcode": "REFUSED", "data": Refused } | { "opcode": "RELAY_STATE", "data": RelayState } | { "opcode": "DOOR", "data": DoorState } | { "opcode": "INVITATION", "data": Invitation } | { "opcode": "FEED_PAGE", "data": FeedPage } | { "opcode": "FEED_DIRTY", "data": Empty } | { "opcode": "CLIENT_APPROVED", "data": ClientApproved } | { "opcode": "CLIENT_DIS_APPROVED", "data": ClientDisApproved } | { "opcode": "CLIENT_UPDATED", "data": ClientUpdated } | { "opcode": "CLIENT_DISCONNECTED", "data": PresenceChange } | { "opcode": "CLIENT_RECONNECTED", "data": PresenceChange } | { "opcode": "PRESENCE", "data": Presence } | { "opcode": "FILES_ADDED", "data": FilesAdded } | { "opcode": "FILES_UPDATED", "data": FilesUpdated } | { "opcode": "FILE_REMOVED", "data": FileRemoved } | { "opcode": "FILES_WITHDRAWN", "data": FilesWithdrawn } | { "opcode": "UPDATE_NAME_ACK", "data": FeedAck } | { "opcode": "FORGET_CLIENT_ACK", "data": Empty } | { "opcode": "REQUEST_FAILED", "data": RequestFailed } | { "opcode": "PONG", "data": Empty };
