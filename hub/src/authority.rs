@@ -12,6 +12,7 @@ mod files;
 mod fixture;
 mod knocks;
 mod links;
+mod note;
 mod operator;
 mod roster;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use lanyard_protocol::{
 pub use admission::{Admission, Word};
 pub use catalogue::Listing;
 pub use links::LinkRecord;
+pub use note::{Admitted, Note};
 pub use operator::Command;
 pub use roster::{Member, Verdict};
 
@@ -146,6 +148,8 @@ pub enum Effect {
         message: MasterToConsole,
     },
     Event(Event),
+    /// For the record, once what it is about is on disk.
+    Note(Note),
 }
 
 /// What has no message of its own on the screens.
@@ -334,6 +338,7 @@ impl Authority {
         // Before the relay learns who belongs.
         self.watch_ends();
         self.hub_key = Some(hub_key);
+        self.note(Note::RelayReady);
         self.begin_settling();
         for page in self.roster.pages(self.epoch, self.revision) {
             self.send(MasterToRelay::MasterRoster(page));
@@ -353,6 +358,7 @@ impl Authority {
         if self.hub_key.take().is_none() {
             return;
         }
+        self.note(Note::RelayLost);
         self.drop_all_knocks();
         let sessions: Vec<SessionAddress> = self.catalogue.sessions().collect();
         for session in sessions {
@@ -509,6 +515,10 @@ impl Authority {
     }
 
     /// A change: to the relay, if it is there, and to the screens here.
+    fn note(&mut self, note: Note) {
+        self.effects.push(Effect::Note(note));
+    }
+
     fn broadcast(&mut self, message: MasterToRelay, asker: Asker) {
         if let Some(shown) = towards_screens(&message) {
             self.publish(shown, asker.ask);

@@ -103,6 +103,8 @@ pub enum Command {
     Files,
     /// Show how the hub stands
     Status,
+    /// Print the record of who was let in, by whom, and who was not; ends with 1 if it was changed
+    Audit,
     /// List what this device is fetching and what others fetch from it
     Transfers,
     /// Pause a download of this device

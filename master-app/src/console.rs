@@ -7,6 +7,7 @@ mod door;
 mod tab;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -26,7 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use door::Door;
 
+use crate::audit;
 use crate::driver::DriverHandle;
+
+/// Of a long record the page shows the end; `lanyard audit` shows all.
+const RECORD_LINES: usize = 500;
 
 /// What a tab is told when it registers, beside what the driver knows.
 #[derive(Debug, Clone)]
@@ -35,6 +40,8 @@ pub struct ConsoleInfo {
     pub hub_name: String,
     pub urls: Vec<String>,
     pub tap_to_approve: bool,
+    /// Where the record of decisions lies.
+    pub record: PathBuf,
 }
 
 struct Shared {
@@ -70,6 +77,7 @@ impl Console {
         let stop = self.shared.stop.clone();
         let router = Router::new()
             .route("/console/session", post(open_session))
+            .route("/console/record", get(record))
             .route("/ws/console", get(open_socket))
             .fallback(get(page))
             .layer(DefaultBodyLimit::max(4_096))
@@ -129,6 +137,29 @@ async fn open_session(State(shared): State<Arc<Shared>>, body: Bytes) -> Respons
     match shared.door.open(&secret) {
         Some(token) => ([(header::CACHE_CONTROL, "no-store")], Json(Opened { token })).into_response(),
         None => no(FailureCode::Unauthenticated),
+    }
+}
+
+/// What was decided, the latest last; for who holds a token.
+async fn record(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let token = only(&headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")?.parse().ok());
+    if !token.is_some_and(|token| shared.door.knows(&token)) {
+        return no(FailureCode::Unauthenticated);
+    }
+    let dir = shared.info.record.clone();
+    match tokio::task::spawn_blocking(move || audit::read(&dir)).await {
+        Ok(Ok(lines)) => {
+            let whole = lines.iter().all(|read| read.follows);
+            let last = &lines[lines.len().saturating_sub(RECORD_LINES)..];
+            let lines: Vec<&serde_json::Value> = last.iter().map(|read| &read.line).collect();
+            ([(header::CACHE_CONTROL, "no-store")], Json(serde_json::json!({ "whole": whole, "lines": lines })))
+                .into_response()
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the record cannot be read");
+            no(FailureCode::Internal)
+        }
+        Err(_) => no(FailureCode::Internal),
     }
 }
 

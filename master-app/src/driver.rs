@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use lanyard_device::store::now_ms;
 use lanyard_hub::Moment;
-use lanyard_hub::authority::{Ask, Authority, AuthorityConfig, Change, Command, Effect, Event, Input};
+use lanyard_hub::authority::{Ask, Authority, AuthorityConfig, Change, Command, Effect, Event, Input, Note};
 use lanyard_protocol::message::{DoorState, RequestFailed};
 use lanyard_protocol::{FailureCode, HubInfo, MasterFrame, MasterToConsole, MasterToRelay, Ref, RelayToMaster};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::audit::Audit;
 use crate::store::{Store, StoreError};
 
 /// Inputs that wait for the driver; beyond, who speaks waits.
@@ -140,6 +141,7 @@ impl DriverHandle {
 pub fn start(
     config: AuthorityConfig,
     store: Store,
+    audit: Option<Audit>,
 ) -> Result<(DriverHandle, JoinHandle<Result<(), StoreError>>), StoreError> {
     let authority = begin(&config, &store)?;
     let (sender, inputs) = mpsc::channel(INPUTS);
@@ -147,6 +149,7 @@ pub fn start(
         config,
         authority,
         store: Some(store),
+        audit,
         started: Instant::now(),
         inputs,
         effects: Vec::new(),
@@ -170,6 +173,8 @@ struct Driver {
     authority: Authority,
     /// Away only while it commits.
     store: Option<Store>,
+    /// None in tests; away only while it writes.
+    audit: Option<Audit>,
     started: Instant,
     inputs: mpsc::Receiver<ToDriver>,
     /// Of this batch, not yet let out.
@@ -303,11 +308,11 @@ impl Driver {
         if self.effects.is_empty() {
             return Ok(());
         }
-        let mut changes: Vec<Change> = Vec::new();
-        let mut words = Vec::new();
+        let (mut changes, mut notes, mut words) = (Vec::<Change>::new(), Vec::<Note>::new(), Vec::new());
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Save(change) => changes.push(change),
+                Effect::Note(note) => notes.push(note),
                 other => words.push(other),
             }
         }
@@ -317,10 +322,27 @@ impl Driver {
             tracing::error!(%error, "what was decided could not be kept; starting over from what is on disk");
             return self.begin_anew();
         }
+        if !notes.is_empty() {
+            self.record(notes).await;
+        }
         for effect in words {
             self.say(effect).await;
         }
         Ok(())
+    }
+
+    /// What was decided stands, also where it cannot be recorded: a full disk must not keep a device in.
+    async fn record(&mut self, notes: Vec<Note>) {
+        let Some(mut audit) = self.audit.take() else { return };
+        let work = move || {
+            let result = audit.write(now_ms(), &notes);
+            (audit, result)
+        };
+        let (audit, result) = tokio::task::spawn_blocking(work).await.expect("the record does not panic");
+        if let Err(error) = result {
+            tracing::error!(%error, "a decision could not be recorded");
+        }
+        self.audit = Some(audit);
     }
 
     async fn with_store<T: Send + 'static>(
@@ -359,7 +381,7 @@ impl Driver {
 
     async fn say(&mut self, effect: Effect) {
         match effect {
-            Effect::Save(_) => {}
+            Effect::Save(_) | Effect::Note(_) => {}
             Effect::Send(frame) => self.send(frame).await,
             Effect::Publish { message, ask } => self.publish(message, ask),
             Effect::Answer { ask, message } => self.answer(ask, message),
@@ -452,7 +474,7 @@ pub mod tests {
         pub async fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(&dir.path().join("lanyard.db")).unwrap();
-            let (driver, _task) = start(AuthorityConfig::default(), store).unwrap();
+            let (driver, _task) = start(AuthorityConfig::default(), store, None).unwrap();
             let connection = Connection(1);
             let frames = driver.relay_ready(connection, hub()).await.unwrap();
             let mut bench = Self { driver, frames, dir, connection };

@@ -1,6 +1,8 @@
 //! `lanyard`: the whole hub on this machine, its halves, its desk, and the native device, by subcommand.
 
 mod addresses;
+mod audit;
+mod audit_command;
 mod certificates;
 mod cli;
 mod console;
@@ -73,6 +75,7 @@ async fn run(global: &Global, command: Command) -> Outcome {
         Command::Console => control::console(global).await,
         Command::Files => control::files(global).await,
         Command::Status => control::status(global).await,
+        Command::Audit => audit_command::print(global),
         Command::Transfers => control::transfers(global).await,
         Command::Pause { id } => control::pause(global, id).await,
         Command::Resume { id } => control::resume(global, id).await,

@@ -348,7 +348,7 @@ mod tests {
     fn desk() -> (DriverHandle, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("lanyard.db")).unwrap();
-        (driver::start(AuthorityConfig::default(), store).unwrap().0, dir)
+        (driver::start(AuthorityConfig::default(), store, None).unwrap().0, dir)
     }
 
     #[tokio::test]

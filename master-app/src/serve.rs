@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::certificates::Certificates;
 use crate::cli::{DeskArgs, Global, ListenArgs, MasterArgs, RelayArgs, ServeArgs};
 use crate::console::{Console, ConsoleInfo, Door};
@@ -143,7 +144,8 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let host = device.keypair().public_id();
     let config =
         AuthorityConfig { host: Some(host), admission: hub.desk.admit.into(), tap_to_approve: hub.desk.tap_to_approve };
-    let (driver, driver_task) = driver::start(config, Store::open(&data_dir::store_path(dir))?)?;
+    let audit = Audit::open(dir).with_context(|| format!("open the record in {}", dir.display()))?;
+    let (driver, driver_task) = driver::start(config, Store::open(&data_dir::store_path(dir))?, Some(audit))?;
     let screen = driver.subscribe(events::BEHIND).await?;
     if let Some(name) = hub.desk.name.clone() {
         // A hub that was named anew; before its first run there is nobody to rename yet.
@@ -186,6 +188,7 @@ async fn open_desk(
         hub_name: hub.name.clone(),
         urls: hub.urls.clone(),
         tap_to_approve: hub.desk.tap_to_approve,
+        record: dir.to_owned(),
     };
     let console = Console::bind(driver.clone(), info, stop.clone()).await.context("open a port for the console")?;
     let door = console.door();
@@ -388,7 +391,7 @@ mod tests {
         let url: HubUrl = format!("http://{}", relay.local_addr()).parse().unwrap();
         tokio::spawn(relay.run(stop.clone().cancelled_owned()));
         let store = Store::open(&data_dir::store_path(dir)).unwrap();
-        let (driver, _task) = driver::start(AuthorityConfig::default(), store).unwrap();
+        let (driver, _task) = driver::start(AuthorityConfig::default(), store, None).unwrap();
         tokio::spawn(relay_link::run(url.clone(), [7; 32], driver.clone(), stop.clone()));
         (url, driver)
     }

@@ -47,6 +47,23 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// A moment in UTC: `2026-11-20 18:05:00Z`.
+pub fn date(ms: u64) -> String {
+    let moment = i64::try_from(ms / 1_000).ok().and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok());
+    moment.map_or_else(String::new, |at| {
+        let (date, time) = (at.date(), at.time());
+        format!(
+            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}Z",
+            date.year(),
+            u8::from(date.month()),
+            date.day(),
+            time.hour(),
+            time.minute(),
+            time.second()
+        )
+    })
+}
+
 /// How long, in the largest unit that says it well: `50 min`, `8 h`, `2 days`.
 pub fn duration(ms: u64) -> String {
     let seconds = ms.div_ceil(1_000);

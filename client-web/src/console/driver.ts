@@ -10,6 +10,7 @@ import { Soon } from "../lib/soon";
 import { sentence } from "../lib/words";
 import type { Admission, ConsoleToMaster, Incoming, MasterToConsole } from "../protocol/wire";
 import { copyText } from "../transfer/links";
+import { type Kept, readRecord } from "./record";
 import { forgetToken, takeSecret, tokenFor } from "./session";
 import { DeskStore, type DeskVerbs } from "./store.svelte";
 import { facing, refused, typed } from "./typing";
@@ -135,6 +136,10 @@ export class DeskDriver implements DeskVerbs {
 
   hideInvitation(): void {
     this.store.invitation = null;
+  }
+
+  record(): Promise<Kept> {
+    return readRecord(this.#token, this.signal);
   }
 
   tryNow(): void {

@@ -4,6 +4,7 @@ import type { LinkState } from "../connection/socket";
 import { type FileItem, type Item, PLAIN_VIEW, browse } from "../hub/catalogue";
 import type { Notice } from "../hub/store.svelte";
 import type { Admission, Client, HubInfo, Knock, RefusedClient } from "../protocol/wire";
+import type { Kept } from "./record";
 import { NOTHING_TYPED, type Typing } from "./typing";
 
 export type Desk = "opening" | "open" | "denied" | "version";
@@ -20,6 +21,8 @@ export interface DeskVerbs {
   /** Makes an invitation for one device, or takes the one shown out of sight. */
   invite(): void;
   hideInvitation(): void;
+  /** What was decided, the latest last. */
+  record(): Promise<Kept>;
   tryNow(): void;
   dismiss(noticeId: number): void;
 }

@@ -75,6 +75,17 @@ struct Invited {
     shown_by: Option<RequestId>,
 }
 
+/// What an invitation is worth that was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// How long its bearer may stay.
+    Good { for_ms: Option<u64> },
+    /// That ended it.
+    Wrong,
+    /// Not given out, used, or too old.
+    Unknown,
+}
+
 /// What is given out. It dies with the master.
 #[derive(Debug, Default)]
 pub(super) struct Invitations(BTreeMap<InvitationId, Invited>);
@@ -92,24 +103,26 @@ impl Invitations {
         self.0.len()
     }
 
-    /// Whether `request` brings a good one: how long its bearer may stay. A wrong proof costs the invitation.
+    /// What `request` brings is worth. A wrong proof costs the invitation.
     pub fn show(
         &mut self,
         brought: &InvitationProof,
         request: RequestId,
         wall_ms: u64,
         is_pending: impl Fn(&RequestId) -> bool,
-    ) -> Option<Option<u64>> {
-        let invited = self.0.get_mut(&brought.id).filter(|invited| invited.until_ms > wall_ms)?;
+    ) -> Shown {
+        let Some(invited) = self.0.get_mut(&brought.id).filter(|invited| invited.until_ms > wall_ms) else {
+            return Shown::Unknown;
+        };
         if !master_proof::same_mac(&brought.proof, &approval::invitation_proof(&invited.secret, &request)) {
             self.0.remove(&brought.id);
-            return None;
+            return Shown::Wrong;
         }
         if invited.shown_by.is_some_and(|other| other != request && is_pending(&other)) {
-            return None;
+            return Shown::Unknown;
         }
         invited.shown_by = Some(request);
-        Some(invited.for_ms)
+        Shown::Good { for_ms: invited.for_ms }
     }
 
     /// The knock that showed it came through.

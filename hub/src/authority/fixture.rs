@@ -100,12 +100,20 @@ pub(super) struct Desk {
     pub wall_ms: u64,
     /// Everything that was saved, in order.
     pub saves: Vec<Change>,
+    /// Everything for the record.
+    pub notes: Vec<Note>,
 }
 
 impl Desk {
     pub fn new(config: AuthorityConfig, saved: Saved) -> Self {
         let saved = Saved { epoch: EPOCH, ..saved };
-        Self { authority: Authority::new(config, saved, [9; 32]), now: Moment(0), wall_ms: NOON, saves: Vec::new() }
+        Self {
+            authority: Authority::new(config, saved, [9; 32]),
+            now: Moment(0),
+            wall_ms: NOON,
+            saves: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// With a relay that has told of nobody.
@@ -137,7 +145,10 @@ impl Desk {
             if let Effect::Save(change) = &effect {
                 self.saves.push(change.clone());
             }
-            effects.push(effect);
+            match effect {
+                Effect::Note(note) => self.notes.push(note),
+                other => effects.push(other),
+            }
         }
         effects
     }

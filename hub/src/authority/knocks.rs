@@ -12,10 +12,10 @@ use lanyard_protocol::{
     SessionAddress, approval, identity,
 };
 
-use super::admission::{self, Admission, Course, Judgement, Word};
+use super::admission::{self, Admission, Course, Judgement, Shown, Word};
 use super::feed::Key;
 use super::roster::{Member, Verdict};
-use super::{Ask, Asker, Authority, Change, Effect, Event, Timer};
+use super::{Admitted, Ask, Asker, Authority, Change, Effect, Event, Note, Timer};
 
 /// One knock.
 #[derive(Debug, Clone)]
@@ -32,6 +32,7 @@ pub(super) struct Knock {
     approving: Option<Option<Ask>>,
     /// How long it may stay when it is let in.
     for_ms: Option<u64>,
+    how: Admitted,
 }
 
 impl Knock {
@@ -149,7 +150,7 @@ impl Authority {
             Course::LetIn => {
                 let id = request.request_id;
                 self.keep_knock(request);
-                self.ask_relay_to_freeze(id, None, None);
+                self.let_in_unasked(id, Admitted::AsHost, None);
             }
             Course::Challenge => self.challenge(request),
         }
@@ -195,6 +196,7 @@ impl Authority {
             tries_left: admission::TRIES,
             approving: None,
             for_ms: None,
+            how: Admitted::ByHost,
             request,
         };
         self.knocks.by_request.insert(knock.request.request_id, knock);
@@ -220,13 +222,20 @@ impl Authority {
         self.deadlines.set(Timer::Knock(said.request_id), self.now.plus(CODE_LIFETIME_MS));
         let (knocks, wall_ms) = (&self.knocks.by_request, self.wall_ms);
         let is_pending = |other: &RequestId| knocks.contains_key(other);
-        let shown = said.invitation.as_ref();
-        let shown = shown.and_then(|i| self.invitations.show(i, said.request_id, wall_ms, is_pending));
-        match (shown, self.config.admission) {
-            (Some(for_ms), _) => return self.ask_relay_to_freeze(said.request_id, None, for_ms),
-            (None, Admission::Everyone) => return self.ask_relay_to_freeze(said.request_id, None, None),
-            (None, Admission::Closed) => return self.close_knock(said.request_id),
-            (None, Admission::Ask) => {}
+        let brought = said.invitation.as_ref();
+        let shown = brought.map(|i| (i.id, self.invitations.show(i, said.request_id, wall_ms, is_pending)));
+        let request_id = said.request_id;
+        self.note(Note::Knocked { client: client.clone(), address: address.clone(), request_id });
+        if let Some((id, worth)) = shown {
+            if let Shown::Good { for_ms } = worth {
+                return self.let_in_unasked(request_id, Admitted::ByInvitation, for_ms);
+            }
+            self.note(Note::BadInvitation { id, public_id: client.public_id, burnt: worth == Shown::Wrong });
+        }
+        match self.config.admission {
+            Admission::Everyone => return self.let_in_unasked(request_id, Admitted::ByOpenDoor, None),
+            Admission::Closed => return self.close_knock(request_id),
+            Admission::Ask => {}
         }
         self.publish_knocks();
         self.event(Event::DevicePending { client, address, request_id: said.request_id });
@@ -243,6 +252,7 @@ impl Authority {
     /// Whom the host lets in from now on: who waited may knock anew, who waits is let in or hears that nobody is.
     pub(super) fn set_door(&mut self, ask: Ask, admission: Admission) {
         self.config.admission = admission;
+        self.note(Note::Door { admission });
         if admission != Admission::Closed {
             for request_id in std::mem::take(&mut self.knocks.closed) {
                 self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
@@ -254,7 +264,7 @@ impl Authority {
             match admission {
                 _ if knock.code.is_none() || knock.approving.is_some() => {}
                 Admission::Ask => {}
-                Admission::Everyone => self.ask_relay_to_freeze(request, None, None),
+                Admission::Everyone => self.let_in_unasked(request, Admitted::ByOpenDoor, None),
                 Admission::Closed => self.close_knock(request),
             }
         }
@@ -343,7 +353,9 @@ impl Authority {
     fn tried_in_vain(&mut self, ask: Ask, request: RequestId) {
         let Some(knock) = self.knocks.by_request.get_mut(&request) else { return };
         knock.tries_left = knock.tries_left.saturating_sub(1);
-        if knock.tries_left == 0 {
+        let (public_id, tries_left) = (knock.request.client.public_id, knock.tries_left);
+        self.effects.push(Effect::Note(Note::WrongCode { public_id, request_id: request, tries_left }));
+        if tries_left == 0 {
             self.restart_knock(request);
         } else {
             self.publish_knocks();
@@ -352,6 +364,13 @@ impl Authority {
     }
 
     /// The relay must still hold this very knock; from its ack on the approval cannot meet another.
+    fn let_in_unasked(&mut self, request_id: RequestId, how: Admitted, for_ms: Option<u64>) {
+        if let Some(knock) = self.knocks.by_request.get_mut(&request_id) {
+            knock.how = how;
+        }
+        self.ask_relay_to_freeze(request_id, None, for_ms);
+    }
+
     fn ask_relay_to_freeze(&mut self, request_id: RequestId, ask: Option<Ask>, for_ms: Option<u64>) {
         let Some(knock) = self.knocks.by_request.get_mut(&request_id) else { return };
         (knock.approving, knock.for_ms) = (Some(ask), for_ms);
@@ -377,7 +396,10 @@ impl Authority {
         if client.public_id != ack.public_id {
             return;
         }
+        let how = knock.how;
         self.invitations.used_by(ack.request_id);
+        let (request_id, noted) = (ack.request_id, client.clone());
+        self.note(Note::Approved { client: noted, request_id, how, until_ms });
         let device = client.public_id;
         let revision = self.next_revision();
         let member =

@@ -10,7 +10,7 @@ use lanyard_protocol::{
 };
 
 use super::feed::Key;
-use super::{Ask, Asker, Authority, Change, Member, Timer, Verdict, Word};
+use super::{Ask, Asker, Authority, Change, Member, Note, Timer, Verdict, Word};
 
 /// Invitations that may be out at once.
 const MAX_INVITATIONS: usize = 1_000;
@@ -100,6 +100,7 @@ impl Authority {
         let (verdict, since_ms) = (Verdict::Refused, self.wall_ms);
         let member = Member { client, public_key, verdict, revision, since_ms, until_ms: None };
         self.save(Change::MemberPut(member.clone()));
+        self.note(Note::Refused { client: member.client.clone(), time_over: ask.is_none() });
         self.roster.put(member);
         if known.is_some() {
             self.save(Change::BelongingsGone(device));
@@ -133,6 +134,7 @@ impl Authority {
         let (id, secret) = (InvitationId(self.ids.bytes()), InvitationSecret(self.ids.bytes()));
         let expires_ms = self.wall_ms.saturating_add(valid_ms);
         self.invitations.give(id, secret, expires_ms, for_ms);
+        self.note(Note::Invited { id, expires_ms });
         self.answer(ask, MasterToConsole::Invitation(Invitation { id, secret, expires_ms }));
     }
 
@@ -152,6 +154,7 @@ impl Authority {
             return self.refuse_ask(ask, FailureCode::NotFound);
         }
         self.save(Change::MemberGone(device));
+        self.note(Note::Forgotten { public_id: device });
         self.roster.remove(device);
         self.send(MasterToRelay::ForgetClient(ForgetClient { public_id: device }));
         self.answer(ask, MasterToConsole::ForgetClientAck(Empty {}));
@@ -179,6 +182,7 @@ impl Authority {
         member.client.name = name;
         member.revision = self.next_revision();
         self.save(Change::MemberPut(member.clone()));
+        self.note(Note::Renamed { public_id: device, name: member.client.name.clone() });
         self.feed.list(Key::Client(device), member.revision);
         let updated = ClientUpdated {
             client: member.client.clone(),

@@ -844,3 +844,32 @@ fn a_name_like_that_of_one_who_was_turned_away_is_told() {
     let knocks = desk.authority.knocks(false).knocks;
     assert_eq!(knocks[0].like_refused.as_ref().map(|like| (&like.name, like.refused_ms)), Some((&name, NOON)));
 }
+
+// ── The record ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn every_decision_is_noted_with_its_occasion() {
+    let mut desk = Desk::with_members(1);
+    desk.notes.clear();
+    let (request_id, code) = knock_with_code(&mut desk, 2);
+    let wrong = if code == "000000" { "000001" } else { "000000" };
+    desk.operator(approve(2, Word::Typed(wrong.into())));
+    desk.operator(approve(2, Word::Typed(code)));
+    desk.relay(ack(2, request_id));
+    desk.operator(Command::Refuse { public_id: device(2) });
+    desk.operator(Command::Forget { public_id: device(2) });
+    desk.operator(Command::SetDoor(Admission::Closed));
+    let known = knock(2, 1).client;
+    let public_id = device(2);
+    assert_eq!(
+        desk.notes,
+        [
+            Note::Knocked { client: known.clone(), address: "192.168.1.5".into(), request_id },
+            Note::WrongCode { public_id, request_id, tries_left: 2 },
+            Note::Approved { client: known.clone(), request_id, how: Admitted::ByHost, until_ms: None },
+            Note::Refused { client: known, time_over: false },
+            Note::Forgotten { public_id },
+            Note::Door { admission: Admission::Closed },
+        ]
+    );
+}

@@ -31,6 +31,7 @@ async fn desk() -> Desk {
         hub_name: "Studio PC".into(),
         urls: vec!["http://192.168.1.2:7070".into()],
         tap_to_approve: false,
+        record: bench.dir.path().to_owned(),
     };
     let stop = CancellationToken::new();
     let console = Console::bind(bench.driver.clone(), info, stop.clone()).await.unwrap();

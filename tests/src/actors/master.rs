@@ -288,6 +288,7 @@ impl World {
             }
             Effect::Publish { message, ask } => self.answered(ask, &message),
             Effect::Answer { ask, message } => self.answered(Some(ask), &message),
+            Effect::Note(_) => {}
             Effect::Event(AuthorityEvent::DevicePending { .. }) => self.model.count("the host is asked"),
         }
     }

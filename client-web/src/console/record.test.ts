@@ -1,0 +1,15 @@
+// Promise: every decision of the record is said in words, and a name cannot turn its sentence around.
+import { expect, test } from "vitest";
+import { recordWords } from "./record";
+
+test.each([
+  [{ event: "knocked", name: "Ana", address: "10.0.0.2" }, "\u2068Ana\u2069 knocked, from 10.0.0.2"],
+  [{ event: "approved", name: "Ana", how: "invitation" }, "\u2068Ana\u2069 was let in (by an invitation)"],
+  [{ event: "refused", name: "Ana", how: "time_over" }, "The time of \u2068Ana\u2069 was over"],
+  [{ event: "forgotten", public_id: "7d387cb9-0f77-8043-a39c-d63cb318d883" }, "Device 7d387cb9 may knock again"],
+  [{ event: "door", admission: "closed" }, "The door was closed to new devices"],
+  [{ event: "door", admission: "ask" }, "New devices are asked about"],
+  [{}, "A line that cannot be read"],
+])("%o", (line, words) => {
+  expect(recordWords(line)).toBe(words);
+});

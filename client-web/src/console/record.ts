@@ -1,0 +1,57 @@
+/** The host's record of decisions, as the master app keeps it (`lanyard audit`), in words. */
+
+export interface Line {
+  event?: string;
+  at_ms?: number;
+  name?: string;
+  public_id?: string;
+  address?: string;
+  how?: string;
+  admission?: string;
+  tries_left?: number;
+}
+
+export interface Kept {
+  /** No line was changed or lost. */
+  whole: boolean;
+  lines: Line[];
+}
+
+const HOW: Record<string, string> = { host: "by you", invitation: "by an invitation", open_door: "the door stood open", own: "this computer" };
+
+/** Names are isolated, so that one written from right to left cannot turn the sentence around. */
+export function recordWords(line: Line): string {
+  const who = line.name === undefined ? `Device ${line.public_id?.slice(0, 8) ?? ""}` : `\u2068${line.name}\u2069`;
+  switch (line.event) {
+    case "knocked":
+      return `${who} knocked, from ${line.address ?? ""}`;
+    case "wrong_code":
+      return `Digits were typed that ${who} does not show`;
+    case "approved":
+      return `${who} was let in (${HOW[line.how ?? ""] ?? line.how ?? ""})`;
+    case "refused":
+      return line.how === "time_over" ? `The time of ${who} was over` : `${who} was turned away`;
+    case "forgotten":
+      return `${who} may knock again`;
+    case "renamed":
+      return `A device is called ${who} now`;
+    case "invited":
+      return "An invitation was made";
+    case "bad_invitation":
+      return `${who} showed an invitation that is not good`;
+    case "door":
+      return { everyone: "The door was opened to everybody", closed: "The door was closed to new devices" }[line.admission ?? ""] ?? "New devices are asked about";
+    case "relay_ready":
+      return "The hub is open";
+    case "relay_lost":
+      return "The relay went away";
+    default:
+      return "A line that cannot be read";
+  }
+}
+
+export async function readRecord(token: string | null, signal: AbortSignal): Promise<Kept> {
+  const response = await fetch("/console/record", { headers: { Authorization: `Bearer ${token ?? ""}` }, signal });
+  if (!response.ok) throw new Error(`status ${response.status}`);
+  return (await response.json()) as Kept;
+}

@@ -1,0 +1,246 @@
+//! The record of who was let in, by whom, and who was not: `audit.log` in the data directory, one JSON object a line, only
+//! ever appended to, for its owner only. Each line holds the BLAKE3 of the one before, so that nothing can be taken out or
+//! changed in the middle unnoticed (its last lines can be cut off; nothing kept on the same disk could prevent that). It holds
+//! no secret, no code, and no name of a file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use lanyard_hub::authority::{Admitted, Note};
+use serde_json::{Map, Value, json};
+
+const NAME: &str = "audit.log";
+/// A full file gets a number; so many are kept beside the one in use.
+const MOST_BYTES: u64 = 8 << 20;
+const KEPT: u32 = 4;
+/// What stands in the first line of all in place of a hash.
+const BEGINNING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The file, open for appending.
+#[derive(Debug)]
+pub struct Audit {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    last: String,
+}
+
+impl Audit {
+    /// Opens the record in `dir`, or begins it. A last line that was cut off by a power cut is closed, and stays.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(NAME);
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).read(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&path)?;
+        let text = fs::read(&path)?;
+        if !text.is_empty() && !text.ends_with(b"\n") {
+            file.write_all(b"\n")?;
+        }
+        let last = match text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next() {
+            Some(line) if !line.is_empty() => hash(line),
+            // A new file goes on from the one before.
+            _ => last_line(&numbered(&path, 1))?.map_or_else(|| BEGINNING.to_owned(), |line| hash(&line)),
+        };
+        let bytes = file.metadata()?.len();
+        Ok(Self { path, file, bytes, last })
+    }
+
+    /// Appends notes and has them on disk.
+    pub fn write(&mut self, at_ms: u64, notes: &[Note]) -> io::Result<()> {
+        for note in notes {
+            let mut line = entry(note);
+            line.insert("at_ms".into(), at_ms.into());
+            line.insert("prev".into(), self.last.clone().into());
+            let mut text = Value::Object(line).to_string();
+            self.last = hash(text.as_bytes());
+            text.push('\n');
+            self.file.write_all(text.as_bytes())?;
+            self.bytes += text.len() as u64;
+        }
+        self.file.sync_data()?;
+        if self.bytes >= MOST_BYTES { self.rotate() } else { Ok(()) }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        for number in (1..KEPT).rev() {
+            match fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        fs::rename(&self.path, numbered(&self.path, 1))?;
+        let dir = self.path.parent().unwrap_or(Path::new(".")).to_owned();
+        *self = Self::open(&dir)?;
+        Ok(())
+    }
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    path.with_file_name(format!("{NAME}.{number}"))
+}
+
+fn hash(line: &[u8]) -> String {
+    blake3::hash(line).to_hex().to_string()
+}
+
+fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(text) => Ok(text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().map(<[u8]>::to_vec)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a note says, by stable names.
+fn entry(note: &Note) -> Map<String, Value> {
+    let value = match note {
+        Note::Knocked { client, address, request_id } => json!({
+            "event": "knocked", "public_id": client.public_id, "name": client.name, "kind": client.kind,
+            "platform": client.platform, "address": address, "request_id": request_id,
+        }),
+        Note::WrongCode { public_id, request_id, tries_left } => json!({
+            "event": "wrong_code", "public_id": public_id, "request_id": request_id, "tries_left": tries_left,
+        }),
+        Note::Approved { client, request_id, how, until_ms } => json!({
+            "event": "approved", "public_id": client.public_id, "name": client.name, "request_id": request_id,
+            "how": how_word(*how), "until_ms": until_ms,
+        }),
+        Note::Refused { client, time_over } => json!({
+            "event": "refused", "public_id": client.public_id, "name": client.name,
+            "how": if *time_over { "time_over" } else { "host" },
+        }),
+        Note::Forgotten { public_id } => json!({ "event": "forgotten", "public_id": public_id }),
+        Note::Renamed { public_id, name } => json!({ "event": "renamed", "public_id": public_id, "name": name }),
+        Note::Invited { id, expires_ms } => json!({ "event": "invited", "invitation": id, "expires_ms": expires_ms }),
+        Note::BadInvitation { id, public_id, burnt } => json!({
+            "event": "bad_invitation", "invitation": id, "public_id": public_id, "burnt": burnt,
+        }),
+        Note::Door { admission } => json!({ "event": "door", "admission": admission }),
+        Note::RelayReady => json!({ "event": "relay_ready" }),
+        Note::RelayLost => json!({ "event": "relay_lost" }),
+    };
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn how_word(how: Admitted) -> &'static str {
+    match how {
+        Admitted::ByHost => "host",
+        Admitted::ByInvitation => "invitation",
+        Admitted::ByOpenDoor => "open_door",
+        Admitted::AsHost => "own",
+    }
+}
+
+/// One line as it was read, and whether it follows from the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    pub line: Value,
+    pub follows: bool,
+}
+
+/// All that is kept, oldest first.
+pub fn read(dir: &Path) -> io::Result<Vec<Read>> {
+    let path = dir.join(NAME);
+    let files = (1..=KEPT).rev().map(|number| numbered(&path, number)).chain([path.clone()]);
+    let (mut all, mut expected) = (Vec::new(), None::<String>);
+    for file in files {
+        let file = match File::open(&file) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for line in BufReader::new(file).split(b'\n') {
+            let line = line?;
+            let parsed: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
+            // What came before the oldest file that is kept is not known.
+            let follows = parsed["prev"].as_str().is_some_and(|prev| expected.as_deref().is_none_or(|e| e == prev));
+            expected = Some(hash(&line));
+            all.push(Read { line: parsed, follows });
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notes(count: u8) -> Vec<Note> {
+        let note = |n: u8| Note::Forgotten { public_id: lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([n; 16])) };
+        (0..count).map(note).collect()
+    }
+
+    #[test]
+    fn a_record_goes_on_over_restarts_and_shows_what_was_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        Audit::open(dir.path()).unwrap().write(1, &notes(3)).unwrap();
+        Audit::open(dir.path()).unwrap().write(2, &notes(2)).unwrap();
+        let lines = read(dir.path()).unwrap();
+        assert_eq!(lines.len(), 5);
+        assert!(lines.iter().all(|read| read.follows));
+
+        let path = dir.path().join(NAME);
+        let text = fs::read_to_string(&path).unwrap();
+        let without: Vec<&str> = text.lines().enumerate().filter(|(n, _)| *n != 2).map(|(_, line)| line).collect();
+        fs::write(&path, without.join("\n") + "\n").unwrap();
+        let follows: Vec<bool> = read(dir.path()).unwrap().iter().map(|read| read.follows).collect();
+        assert_eq!(follows, [true, true, false, true], "what followed the missing line tells");
+
+        fs::write(&path, text.replacen("\"at_ms\":1", "\"at_ms\":9", 1)).unwrap();
+        assert!(read(dir.path()).unwrap().iter().any(|read| !read.follows));
+    }
+
+    #[test]
+    fn a_line_cut_off_by_a_power_cut_costs_itself_only() {
+        let dir = tempfile::tempdir().unwrap();
+        Audit::open(dir.path()).unwrap().write(1, &notes(2)).unwrap();
+        let path = dir.path().join(NAME);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..text.len() - 10]).unwrap();
+        Audit::open(dir.path()).unwrap().write(2, &notes(1)).unwrap();
+        let lines = read(dir.path()).unwrap();
+        assert_eq!(lines.iter().map(|read| read.line.is_null()).collect::<Vec<_>>(), [false, true, false]);
+        assert!(lines[2].follows, "the chain goes on over the torn line");
+    }
+
+    #[test]
+    fn a_full_file_is_put_aside_and_the_chain_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut audit = Audit::open(dir.path()).unwrap();
+        audit.write(1, &notes(2)).unwrap();
+        audit.bytes = MOST_BYTES;
+        audit.write(2, &notes(1)).unwrap();
+        audit.write(3, &notes(1)).unwrap();
+        assert!(numbered(&dir.path().join(NAME), 1).exists());
+        let lines = read(dir.path()).unwrap();
+        assert_eq!((lines.len(), lines.iter().all(|read| read.follows)), (4, true));
+    }
+
+    /// A56, A58: one event is one line of JSON, whatever a name holds.
+    #[test]
+    fn a56_a_name_cannot_forge_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = "x\"}\n{\"event\":\"approved\"}\r\u{1b}[2J\u{2028}".to_owned();
+        let public_id = lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([1; 16]));
+        Audit::open(dir.path()).unwrap().write(1, &[Note::Renamed { public_id, name: name.clone() }]).unwrap();
+        let lines = read(dir.path()).unwrap();
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0].line["name"], name);
+        assert!(!fs::read_to_string(dir.path().join(NAME)).unwrap().contains('\u{1b}'));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn it_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        Audit::open(dir.path()).unwrap();
+        assert_eq!(fs::metadata(dir.path().join(NAME)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
