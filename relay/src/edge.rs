@@ -19,6 +19,7 @@ use crate::driver::{Standing, Told};
 use crate::outbox::Outbox;
 use crate::pins::Pins;
 use crate::pool::Pool;
+use crate::refusals::Refusals;
 use crate::slot::{Meter, Slot};
 use crate::tickets::Tickets;
 
@@ -95,6 +96,7 @@ pub struct Edge {
     pub hub_ready: std::sync::atomic::AtomicBool,
     pub pool: Arc<Pool>,
     pub carried: Carried,
+    pub refusals: Refusals,
 }
 
 impl Edge {
@@ -118,6 +120,7 @@ impl Edge {
             hub_ready: false.into(),
             pool: Arc::default(),
             carried: Carried::default(),
+            refusals: Refusals::default(),
         };
         (Arc::new(edge), receiver)
     }

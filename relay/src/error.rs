@@ -6,6 +6,8 @@ use http::{HeaderValue, StatusCode, header};
 use lanyard_protocol::FailureCode;
 use lanyard_protocol::http::HttpError;
 
+use crate::refusals::Refused;
+
 /// A "no" over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApiError(pub FailureCode);
@@ -28,6 +30,7 @@ impl IntoResponse for ApiError {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         }
+        response.extensions_mut().insert(Refused(code));
         response
     }
 }

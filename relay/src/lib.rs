@@ -15,6 +15,7 @@ mod master_session;
 mod outbox;
 mod pins;
 mod pool;
+mod refusals;
 mod router;
 mod session;
 mod slot;

@@ -46,8 +46,8 @@ async fn serve(edge: Arc<Edge>, transport: Transport, socket: Socket) {
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
     match tokio::time::timeout(deadline, register(&edge, transport, &mut sink, &mut stream, &last)).await {
         Ok(Ok(())) => {}
-        Ok(Err(code)) => return socket::say_goodbye(sink, stream, code).await,
-        Err(_silent) => return socket::say_goodbye(sink, stream, CloseCode::Unauthenticated).await,
+        Ok(Err(code)) => return socket::turn_away(&edge, sink, stream, code).await,
+        Err(_silent) => return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await,
     }
     let session = SessionId(edge.number());
     let outbox = Arc::new(Outbox::for_master());
@@ -60,7 +60,7 @@ async fn serve(edge: Arc<Edge>, transport: Transport, socket: Socket) {
     edge.masters.remove(&session);
     edge.tell(Input::MasterClosed { session }).await;
     if let Some(code) = code {
-        socket::say_goodbye(sink, stream, code).await;
+        socket::turn_away(&edge, sink, stream, code).await;
     }
 }
 

@@ -8,7 +8,7 @@ use axum::{Router, middleware};
 use crate::edge::Edge;
 use crate::hosts::{self, Hosts};
 use crate::http::{assets, chunks, download, health, links, metrics, secure};
-use crate::{master_session, session};
+use crate::{master_session, refusals, session};
 
 pub fn router(edge: Arc<Edge>) -> Router {
     let hosts = Hosts::new(&edge.config.hosts);
@@ -27,5 +27,6 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .fallback(assets::get)
         .layer(middleware::from_fn_with_state(edge.clone(), secure::gate))
         .layer(middleware::from_fn_with_state(hosts, hosts::guard))
+        .layer(middleware::from_fn_with_state(edge.clone(), refusals::count))
         .with_state(edge)
 }

@@ -55,8 +55,8 @@ async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
     let registered = tokio::time::timeout(deadline, register(&edge, caller, &mut sink, &mut stream, &last));
     let (identity, signature) = match registered.await {
         Ok(Ok(proven)) => proven,
-        Ok(Err(code)) => return socket::say_goodbye(sink, stream, code).await,
-        Err(_silent) => return socket::say_goodbye(sink, stream, CloseCode::Unauthenticated).await,
+        Ok(Err(code)) => return socket::turn_away(&edge, sink, stream, code).await,
+        Err(_silent) => return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await,
     };
     let session = SessionId(edge.number());
     let handle = Arc::new(SessionHandle::new(Outbox::for_device(), signature, identity.public_id));
@@ -74,7 +74,7 @@ async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
     edge.forget_session(session);
     edge.tell(Input::SessionClosed { session }).await;
     if let Some(code) = code {
-        socket::say_goodbye(sink, stream, code).await;
+        socket::turn_away(&edge, sink, stream, code).await;
     }
 }
 

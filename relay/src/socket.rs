@@ -9,6 +9,7 @@ use lanyard_protocol::limits::PONG_TIMEOUT_MS;
 
 use tokio_tungstenite::tungstenite::{Error, Message, protocol::CloseFrame};
 
+use crate::edge::Edge;
 use crate::outbox::{Next, Outbox};
 use crate::websocket::{Sink, Stream, send_text};
 
@@ -137,8 +138,14 @@ pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &LastHeard, idle: imp
     }
 }
 
+/// Counts the reason, and says it.
+pub async fn turn_away(edge: &Edge, sink: Sink, stream: Stream, code: CloseCode) {
+    edge.refusals.closed(code);
+    say_goodbye(sink, stream, code).await;
+}
+
 /// Says goodbye and waits a moment for the answer, so that the reason arrives.
-pub async fn say_goodbye(mut sink: Sink, mut stream: Stream, code: CloseCode) {
+async fn say_goodbye(mut sink: Sink, mut stream: Stream, code: CloseCode) {
     let frame = CloseFrame { code: code.number().into(), reason: code.reason().into() };
     let farewell = async {
         if sink.send(Message::Close(Some(frame))).await.is_ok() {

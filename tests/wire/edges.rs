@@ -156,3 +156,17 @@ async fn nothing_of_the_hub_is_visible_without_a_session() {
     assert_eq!(client.post(hub.http("/links")).body("{}").send().await.unwrap().status(), 401);
     assert_eq!(client.post(hub.http("/")).body("").send().await.unwrap().status(), 404);
 }
+
+#[tokio::test]
+async fn what_was_refused_is_counted_for_the_hubs_own_machine() {
+    let hub = Hub::start().await;
+    raw(&hub, "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
+    let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+    link.receive().await.unwrap();
+    link.send("[]".into()).await.unwrap();
+    assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4400)));
+    let page = http_client().get(hub.http("/metrics")).send().await.unwrap().text().await.unwrap();
+    for line in ["lanyard_refused_total{code=\"HOST_DENIED\"} 1", "lanyard_closed_total{reason=\"BAD_MESSAGE\"} 1"] {
+        assert!(page.lines().any(|known| known == line), "{line} in {page}");
+    }
+}

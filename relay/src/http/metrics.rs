@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
 use lanyard_protocol::FailureCode;
+use lanyard_protocol::limits::MAX_PENDING;
 
 use crate::accept::FromThisMachine;
 use crate::driver::Standing;
@@ -57,10 +58,14 @@ fn text(edge: &Edge, standing: &Standing) -> String {
         "Files that turned out to be others than listed.",
         &[("", tally.changed_files)],
     );
+    let (answers, closed) = edge.refusals.counts();
+    page.counter("refused_total", "Requests that were answered with a no, by code.", &labelled("code", &answers));
+    page.counter("closed_total", "Sockets that the relay closed, by reason.", &labelled("reason", &closed));
     page.gauge("hub_ready", "Whether a master is there.", u64::from(counts.hub_ready));
     page.gauge("sessions", "Sessions that are open.", counts.sessions as u64);
     page.gauge("sessions_approved", "Sessions of approved devices.", counts.approved_online as u64);
     page.gauge("sessions_pending", "Sessions that wait for the host.", counts.pending as u64);
+    page.gauge("pending_limit", "Sessions that may wait for the host.", MAX_PENDING as u64);
     page.gauge("slots", "Runs in memory or on their way here.", counts.slots as u64);
     page.gauge("slots_filling", "Of these, on their way here.", counts.filling as u64);
     page.gauge("slot_bytes", "Bytes that slots have reserved.", *reserved_bytes);
@@ -70,15 +75,20 @@ fn text(edge: &Edge, standing: &Standing) -> String {
     page.text
 }
 
+fn labelled(label: &str, counts: &[(&'static str, u64)]) -> Vec<(String, u64)> {
+    counts.iter().map(|(name, count)| (format!("{label}=\"{name}\""), *count)).collect()
+}
+
 #[derive(Default)]
 struct Page {
     text: String,
 }
 
 impl Page {
-    fn counter(&mut self, name: &str, help: &str, values: &[(&str, u64)]) {
+    fn counter(&mut self, name: &str, help: &str, values: &[(impl AsRef<str>, u64)]) {
         self.head(name, help, "counter");
         for (labels, value) in values {
+            let labels = labels.as_ref();
             let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
             let _ = writeln!(self.text, "lanyard_{name}{labels} {value}"); // a String takes everything
         }
