@@ -93,7 +93,7 @@ export class Driver implements Verbs {
     this.#offering = new Offering({
       me: keys.publicId,
       instance: () => this.#session.instance,
-      fileId: fileIds(keys.seed),
+      fileId: fileIds(keys.fileKey),
       ready: () => this.#session.entered && this.#session.hubReady && !this.#feed.mirror.pulling,
       token: () => this.#session.token,
       ask: (message, asked) => this.#request(message, asked) !== null,
@@ -307,6 +307,9 @@ export class Driver implements Verbs {
         return this.#socket.settled();
       case "send":
         this.#socket.send(effect.message);
+        return;
+      case "sign":
+        void effect.signed.then((message) => message && this.#socket.send(message));
         return;
       case "remember":
         return remember(localStorage, effect.what);

@@ -3,20 +3,21 @@ import { ed25519 } from "@noble/curves/ed25519.js";
 import { beforeEach, describe, expect, test } from "vitest";
 import { toHex } from "../identity/bytes";
 import type { Door, Remembered } from "../identity/memory";
-import { type Invitation, codeOf, commitOf, deviceText, hubText, invitationIn, invitationProof, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
+import { type Invitation, type Keys, codeOf, commitOf, deviceText, hubText, invitationIn, invitationProof, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
 import type { DataOf, DeviceToRelay, Membership } from "../protocol/wire";
 import { type Effect, Session } from "./session";
 
-const HUB = keysFrom(new Uint8Array(32).fill(2));
+const HUB_SEED = new Uint8Array(32).fill(2);
+const HUB = keysFrom(HUB_SEED);
 const KEYS = keysFrom(new Uint8Array(32).fill(1));
 const NONCE = "0a".repeat(32);
 
 let count = 0;
 const random = (size: number) => new Uint8Array(size).fill((count += 1));
 
-function session(door: Door = "new", more: Partial<Remembered> = {}, invitation: Invitation | null = null): Session {
+function session(door: Door = "new", more: Partial<Remembered> = {}, invitation: Invitation | null = null, keys: Keys = KEYS): Session {
   const remembered = { door, name: "Pixel 8", hubKey: null, hubName: null, ...more };
-  return new Session({ keys: KEYS, authority: "192.168.1.10:7070", platform: "Chrome on Android", instance: "11".repeat(16), remembered, suggestion: "Android", random, now: () => 5_000, resume: () => undefined, invitation });
+  return new Session({ keys, authority: "192.168.1.10:7070", platform: "Chrome on Android", instance: "11".repeat(16), remembered, suggestion: "Android", random, now: () => 5_000, resume: () => undefined, invitation });
 }
 
 function challenge(key = HUB.publicKey, protocol = 1) {
@@ -29,7 +30,7 @@ function sent<Code extends DeviceToRelay["opcode"]>(effects: Effect[], opcode: C
   return found.message.data as DataOf<DeviceToRelay, Code>;
 }
 
-function ack(register: DataOf<DeviceToRelay, "CLIENT_REGISTER">, membership: Membership, seed = HUB.seed) {
+function ack(register: DataOf<DeviceToRelay, "CLIENT_REGISTER">, membership: Membership, seed = HUB_SEED) {
   const handshake = { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL };
   const signature = sign(seed, hubText(handshake, KEYS.publicId));
   return { opcode: "CLIENT_REGISTER_ACK", data: { public_id: KEYS.publicId, membership, hub_ready: true, session_token: "aa".repeat(32), signature } } as const;
@@ -57,6 +58,18 @@ describe("at the door", () => {
     expect(register).toMatchObject({ name: "Ana’s iPhone", kind: "browser", instance: "11".repeat(16) });
     expect(verifies(KEYS.publicKey, deviceText(handshake), register.signature)).toBe(true);
     expect(one.remembered).toMatchObject({ door: "knocking", name: "Ana’s iPhone" });
+  });
+
+  test("a browser that signs later registers all the same, unless the connection has gone", async () => {
+    const later = { ...KEYS, sign: (text: string) => Promise.resolve(KEYS.sign(text)) };
+    for (const gone of [false, true]) {
+      const one = session("knocking", {}, null, later);
+      const [effect] = one.hear(challenge());
+      if (effect?.do !== "sign") throw new Error("nothing is signed");
+      if (gone) one.closed(1006);
+      const message = await effect.signed;
+      expect(message === null).toBe(gone);
+    }
   });
 
   test("an invitation is proven for this knock and never said", () => {

@@ -5,7 +5,7 @@
 import type { Random } from "../identity/bytes";
 import { toHex } from "../identity/bytes";
 import type { Remembered } from "../identity/memory";
-import { type Handshake, type Invitation, type Keys, NO_CHANNEL, deviceText, hubText, invitationProof, sign, verifies } from "../identity/proof";
+import { type Handshake, type Invitation, type Keys, NO_CHANNEL, deviceText, hubText, invitationProof, verifies } from "../identity/proof";
 import { PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership, RelayToDevice, Resume, TransportMode } from "../protocol/wire";
 import { type Knock, answerChallenge, newKnock, requestOf, restart } from "./knock";
@@ -27,6 +27,8 @@ export type Effect =
   | { do: "halt" }
   | { do: "settled" }
   | { do: "send"; message: DeviceToRelay }
+  /** Sent once the browser has signed it; null when the connection that it was for is gone by then. */
+  | { do: "sign"; signed: Promise<DeviceToRelay | null> }
   | { do: "remember"; what: Remembered }
   /** This instance lives elsewhere now. */
   | { do: "superseded" }
@@ -164,10 +166,10 @@ export class Session {
       return [{ do: "halt" }, { do: "cleared" }];
     }
     if (this.place.at === "door") return [{ do: "halt" }];
-    return [{ do: "send", message: this.#register(data) }];
+    return [this.#register(data)];
   }
 
-  #register(data: DataOf<RelayToDevice, "CHALLENGE">): DeviceToRelay {
+  #register(data: DataOf<RelayToDevice, "CHALLENGE">): Effect {
     const { keys, authority, platform, random } = this.setup;
     const handshake: Handshake = {
       bootId: data.boot_id,
@@ -182,7 +184,8 @@ export class Session {
     this.#handshake = handshake;
     this.#knock = newKnock({ publicKey: keys.publicKey, hubKey: handshake.hubKey, name }, data.nonce, random);
     const resume = this.setup.resume();
-    return {
+    const commit = this.#knock.commit;
+    const signed = (signature: string): DeviceToRelay => ({
       opcode: "CLIENT_REGISTER",
       data: {
         protocol: PROTOCOL_VERSION,
@@ -192,11 +195,14 @@ export class Session {
         instance: this.instance,
         public_key: keys.publicKey,
         nonce: handshake.deviceNonce,
-        signature: sign(keys.seed, deviceText(handshake)),
-        commit: this.#knock.commit,
+        signature,
+        commit,
         ...(resume ? { resume } : {}),
       },
-    };
+    });
+    const signature = keys.sign(deviceText(handshake));
+    if (typeof signature === "string") return { do: "send", message: signed(signature) };
+    return { do: "sign", signed: signature.then((text) => (this.#handshake === handshake ? signed(text) : null)) };
   }
 
   #acknowledged(data: DataOf<RelayToDevice, "CLIENT_REGISTER_ACK">): Effect[] {

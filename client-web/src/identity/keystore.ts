@@ -1,16 +1,28 @@
-/** The device's one secret, in IndexedDB, shared by all tabs of this browser. It never leaves it. */
+/**
+ * The device's one secret, in IndexedDB, shared by all tabs of this browser. It never leaves it: on https the browser holds
+ * the key and signs with it (no script can read it), elsewhere the page holds its bytes.
+ */
 import { type Random, systemRandom } from "./bytes";
-import { type Keys, keysFrom } from "./proof";
+import { type Keys, type KeptPair, keysFrom, keysOf, newPair } from "./proof";
 
 const DATABASE = "lanyard";
 const STORE = "identity";
 const KEY = "seed";
 
-/** Two tabs that open at once agree: look and put are one transaction, and those of one store never overlap. */
-export async function loadKeys(random: Random = systemRandom, factory: IDBFactory = indexedDB): Promise<Keys> {
+type Kept = Uint8Array | KeptPair;
+
+export async function loadKeys(
+  random: Random = systemRandom,
+  factory: IDBFactory = indexedDB,
+  makePair: (fileKey: Uint8Array) => Promise<KeptPair | null> = newPair,
+): Promise<Keys> {
   const database = await open(factory);
   try {
-    return keysFrom(await getOrPut(database, random(32)));
+    // A key takes time to make, and no transaction waits for it: two tabs that open at once may both make one, and agree.
+    const known = await getOrPut(database, null);
+    const kept = known ?? (await getOrPut(database, (await makePair(random(32))) ?? random(32)));
+    if (kept === null) throw new Error("the key was not kept");
+    return kept instanceof Uint8Array ? keysFrom(kept) : keysOf(kept);
   } finally {
     database.close();
   }
@@ -26,18 +38,23 @@ function open(factory: IDBFactory): Promise<IDBDatabase> {
   });
 }
 
-function getOrPut(database: IDBDatabase, fresh: Uint8Array): Promise<Uint8Array> {
+/** Look and put are one transaction, and those of one store never overlap: whoever is second gets what is there. */
+function getOrPut(database: IDBDatabase, fresh: Kept | null): Promise<Kept | null> {
   return new Promise((resolve, reject) => {
-    const transaction = database.transaction(STORE, "readwrite");
+    const transaction = database.transaction(STORE, fresh === null ? "readonly" : "readwrite");
     const store = transaction.objectStore(STORE);
-    let seed = fresh;
+    let kept = fresh;
     const known = store.get(KEY);
     known.onsuccess = () => {
-      if (known.result instanceof Uint8Array && known.result.length === 32) seed = known.result;
-      else store.put(fresh, KEY);
+      if (isKept(known.result)) kept = known.result;
+      else if (fresh !== null) store.put(fresh, KEY);
     };
-    transaction.oncomplete = () => resolve(seed);
+    transaction.oncomplete = () => resolve(kept);
     transaction.onerror = () => reject(transaction.error ?? new Error("the key was not kept"));
     transaction.onabort = () => reject(transaction.error ?? new Error("the key was not kept"));
   });
+}
+
+function isKept(found: unknown): found is Kept {
+  return (found instanceof Uint8Array && found.length === 32) || (typeof found === "object" && found !== null && "privateKey" in found);
 }

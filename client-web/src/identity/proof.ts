@@ -10,14 +10,41 @@ const lines = (...texts: string[]) => utf8.encode(texts.join("\n"));
 export const NO_CHANNEL = "0".repeat(64);
 
 export interface Keys {
-  seed: Uint8Array;
   publicKey: string;
   publicId: string;
+  /** A secret of this device that its file ids are derived from. */
+  fileKey: Uint8Array;
+  /** At once where the page itself signs, later where the browser does. */
+  sign(text: string): string | Promise<string>;
 }
 
-export function keysFrom(seed: Uint8Array): Keys {
+/** The device's key as bytes: where the browser keeps none for a page (plain http, and older engines). */
+export function keysFrom(seed: Uint8Array): Keys & { sign(text: string): string } {
   const publicKey = toHex(ed25519.getPublicKey(seed));
-  return { seed, publicKey, publicId: publicIdOf(publicKey) };
+  return { publicKey, publicId: publicIdOf(publicKey), fileKey: seed, sign: (text) => sign(seed, text) };
+}
+
+/** A key that the browser keeps and shows to nobody, script of this page included. */
+export interface KeptPair {
+  privateKey: CryptoKey;
+  publicKey: string;
+  fileKey: Uint8Array;
+}
+
+export function keysOf({ privateKey, publicKey, fileKey }: KeptPair): Keys {
+  const signed = async (text: string) => toHex(new Uint8Array(await crypto.subtle.sign("Ed25519", privateKey, utf8.encode(text))));
+  return { publicKey, publicId: publicIdOf(publicKey), fileKey, sign: signed };
+}
+
+/** Null where the context is not secure or the engine knows no Ed25519. */
+export async function newPair(fileKey: Uint8Array): Promise<KeptPair | null> {
+  try {
+    const pair = (await crypto.subtle.generateKey("Ed25519", false, ["sign", "verify"])) as CryptoKeyPair;
+    const publicKey = toHex(new Uint8Array(await crypto.subtle.exportKey("raw", pair.publicKey)));
+    return { privateKey: pair.privateKey, publicKey, fileKey };
+  } catch {
+    return null;
+  }
 }
 
 export function publicIdOf(publicKey: string): string {
