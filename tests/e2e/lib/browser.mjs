@@ -37,15 +37,15 @@ function flags() {
 }
 
 export class Browser {
-  static async open(bench, name, { profile = bench.dir(`profile-${name}`), viewport = DESKTOP, mobile = false, userAgent } = {}) {
+  static async open(bench, name, { profile = bench.dir(`profile-${name}`), viewport = DESKTOP, mobile = false, userAgent, trusting = false } = {}) {
     const browser = new Browser();
-    Object.assign(browser, { bench, name, profile, downloads: bench.dir(`downloads-${name}`), shape: { viewport, mobile, userAgent } });
+    Object.assign(browser, { bench, name, profile, downloads: bench.dir(`downloads-${name}`), shape: { viewport, mobile, userAgent, trusting } });
     await browser.start();
     return browser;
   }
 
   async start() {
-    const { viewport, mobile, userAgent } = this.shape;
+    const { viewport, mobile, userAgent, trusting } = this.shape;
     this.context = await chromium.launchPersistentContext(this.profile, {
       executablePath: executable(),
       headless: true,
@@ -53,6 +53,8 @@ export class Browser {
       args: flags(),
       viewport,
       ...(userAgent ? { userAgent } : {}),
+      // As a person does who clicks the warning away.
+      ...(trusting ? { ignoreHTTPSErrors: true } : {}),
       ...(mobile ? { isMobile: true, hasTouch: true, deviceScaleFactor: 2 } : {}),
       handleSIGINT: false,
     });
