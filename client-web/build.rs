@@ -5,6 +5,8 @@
 //! `LANYARD_WEB_DIST=dir` embeds a bundle that was built elsewhere, and `LANYARD_WEB=skip` puts a
 //! stub page in its place, in debug builds only.
 
+#![expect(clippy::disallowed_methods, reason = "it writes into the build directory, which is its own")]
+
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Write as _;

@@ -3,6 +3,8 @@
 //! [`Device::start`] gives a [`DeviceHandle`] to ask things of it and a channel of [`DeviceEvent`]s. What it decides is
 //! decided by [`lanyard_hub::peer`]; this crate is its hands: sockets, bodies, files. Whole files are never in memory.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant what they like"))]
+
 mod blocks;
 mod bytes_thread;
 mod confine;

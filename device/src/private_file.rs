@@ -1,5 +1,7 @@
 //! Small files that only their owner may read, replaced whole or not at all: keys, secrets, the list of known hubs.
 
+#![expect(clippy::disallowed_methods, reason = "keys and lists in the program's own folder, by names of its own")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The data directory: its lock, its keys, and what lies where in it.
 
+#![expect(clippy::disallowed_methods, reason = "the program's own folder")]
+
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};

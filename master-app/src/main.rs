@@ -1,5 +1,7 @@
 //! `lanyard`: the whole hub on this machine, its halves, its desk, and the native device, by subcommand.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant what they like"))]
+
 mod addresses;
 mod audit;
 mod audit_command;

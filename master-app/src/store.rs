@@ -2,6 +2,8 @@
 //!
 //! Everything of one [`Store::apply`] is there after it returns, or nothing is (WAL, `synchronous=FULL`).
 
+#![expect(clippy::disallowed_methods, reason = "the database, in the program's own folder")]
+
 use std::path::{Path, PathBuf};
 
 use lanyard_hub::authority::{Change, LinkRecord, Listing, Member, Saved, Verdict};

@@ -1,5 +1,7 @@
 //! Unix: every step is an `openat` of one plain name with `O_NOFOLLOW`, which cannot leave the folder that it starts from.
 
+#![expect(clippy::disallowed_methods, reason = "this is the one place: beneath an open folder")]
+
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;

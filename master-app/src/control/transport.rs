@@ -1,6 +1,8 @@
 //! How commands reach the hub or a device: a Unix socket that only its owner may use; elsewhere loopback TCP and a
 //! private token. Either has a name below the data directory.
 
+#![expect(clippy::disallowed_methods, reason = "sockets in the program's own folder")]
+
 use std::io;
 use std::path::Path;
 
