@@ -6,6 +6,7 @@ mod device_client;
 mod server;
 mod transport;
 
+use lanyard_device::link::HubUrl;
 use lanyard_protocol::identity;
 use lanyard_protocol::message::Admission;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ use crate::console::Door;
 use crate::desk::{self, Refusal};
 use crate::driver::DriverHandle;
 use crate::exit::Exit;
+use crate::relay_metrics::{self, RelayStanding};
 
 /// The name of the hub's own socket.
 pub const HUB: &str = "control";
@@ -76,6 +78,9 @@ pub struct Status {
     pub files: usize,
     pub console: String,
     pub admission: Admission,
+    /// Where the relay is on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayStanding>,
 }
 
 /// An invitation as its maker passes it on.
@@ -92,6 +97,8 @@ pub struct Control {
     pub door: Door,
     pub name: String,
     pub urls: Vec<String>,
+    /// Where the relay is asked how it stands.
+    pub relay: HubUrl,
 }
 
 impl Control {
@@ -154,9 +161,11 @@ impl Control {
                 files: authority.file_count(),
                 console,
                 admission: authority.admission(),
+                relay: None,
             }
         };
-        Ok(self.driver.look(look).await?)
+        let relay = relay_metrics::ask(&self.relay).await;
+        Ok(Status { relay, ..self.driver.look(look).await? })
     }
 }
 

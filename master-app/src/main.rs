@@ -17,6 +17,7 @@ mod events;
 mod exit;
 mod host;
 mod relay_link;
+mod relay_metrics;
 mod serve;
 mod store;
 mod terminal;

@@ -195,8 +195,8 @@ async fn open_desk(
     parts.spawn(async move { console.run().await.context("serve the console") });
     let listener =
         Listener::open(dir, HUB).await.with_context(|| format!("open the control socket in {}", dir.display()))?;
-    let (name, urls) = (hub.name.clone(), hub.urls.clone());
-    let control = Control { driver: driver.clone(), door: door.clone(), name, urls };
+    let (name, urls, relay) = (hub.name.clone(), hub.urls.clone(), hub.url.clone());
+    let control = Control { driver: driver.clone(), door: door.clone(), name, urls, relay };
     let until = stop.clone();
     parts.spawn(async move {
         control.run(listener, until).await;

@@ -121,6 +121,16 @@ pub async fn status(global: &Global) -> Outcome {
     println!("devices   {} let in, {} here, {} waiting", status.approved, status.online, status.waiting);
     println!("door      {}", desk::door_words(status.admission));
     println!("files     {}", status.files);
+    if let Some(relay) = &status.relay {
+        let (bytes, budget) = (text::size(relay.slot_bytes), text::size(relay.slot_budget_bytes));
+        println!("under way {bytes} of {budget}, {} of {} at the door", relay.pending, relay.pending_limit);
+        relay.at_limit().iter().for_each(|full| println!("FULL      {full}"));
+        let refused: Vec<String> =
+            relay.refused.iter().chain(&relay.closed).map(|(why, n)| format!("{why} {n}")).collect();
+        if !refused.is_empty() {
+            println!("refused   {}", refused.join(", "));
+        }
+    }
     println!("console   {} (opens with the link of `lanyard console`)", status.console);
     if !status.fingerprint.is_empty() {
         println!("hub key   {}", status.fingerprint);
