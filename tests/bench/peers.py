@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
 
 from contender import CURL, Contender, curl_get, fan_out, first_line, time_to_bytes
 from core import WrongBytes, check_file, check_tree, free_port, size_of, tree_hash
+
+PIPE = Path(__file__).with_name("pipe.py")
 
 
 def python_packages(program: str, *names: str) -> int:
@@ -38,6 +41,30 @@ class Iperf3(Contender):
 
     def fanout(self, run, data, n, slow_rate=None):
         self._go(run, data["size"], n)
+
+
+class BarePipe(Contender):
+    """File to socket to socket to file, without protocol or checks: the floor of every relay here."""
+    name, scenarios = "bare-pipe", {"single"}
+
+    def missing(self):
+        return None
+
+    def version(self):
+        return f"Python {sys.version.split()[0]}"
+
+    def size(self):
+        return size_of(str(PIPE))
+
+    def single(self, run, data):
+        port, out = free_port(), run.dir("out") / "src.bin"
+        words = [sys.executable, PIPE]
+        run.spawn("hub", [*words, "relay", port], ready="listening")
+        # It must be there before the owner: the relay takes them in this order.
+        receiver = run.spawn("receiver", [*words, "receiver", port, out], ready="connected")
+        with run.timed("download", data["size"]):
+            run.join([run.spawn("sender", [*words, "owner", port, data["path"]]), receiver])
+        check_file(out, data)
 
 
 # ---------------------------------------------------------------- web servers: curl uploads, curl downloads
@@ -353,4 +380,4 @@ class Syncthing(Contender):
         check_tree(self.folders["b"] / "t", data)
 
 
-PEERS = [Iperf3, Nginx, NginxTls, Dufs, Miniserve, Copyparty, Wormhole, Sendme, Syncthing]
+PEERS = [Iperf3, BarePipe, Nginx, NginxTls, Dufs, Miniserve, Copyparty, Wormhole, Sendme, Syncthing]
