@@ -112,15 +112,17 @@ fn disposition(name: &str) -> HeaderValue {
     HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static("attachment"))
 }
 
-/// The file's own type where nothing can script in our origin, else bytes.
+/// The file's own type where nothing can script in our origin, else bytes. A list of types is read by browsers as its last
+/// one, and whatever ends in xml as a document.
 fn content_type(entry: &FileEntry) -> HeaderValue {
     let own = entry.media_type.to_lowercase();
     let essence = own.split(';').next().unwrap_or("").trim();
-    let harmless = (essence.starts_with("image/") && !essence.contains("svg"))
-        || essence.starts_with("audio/")
-        || essence.starts_with("video/")
-        || essence == "application/pdf";
-    let value = if harmless { HeaderValue::from_str(essence).ok() } else { None };
+    let (kind, form) = essence.split_once('/').unwrap_or_default();
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c);
+    let is_one = !form.is_empty() && form.chars().all(is_token);
+    let can_script = form.contains("svg") || form.contains("xml");
+    let harmless = matches!(kind, "image" | "audio" | "video") && !can_script || essence == "application/pdf";
+    let value = if is_one && harmless { HeaderValue::from_str(essence).ok() } else { None };
     value.unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 

@@ -105,11 +105,19 @@ fn names(info: &LinkInfo) -> Vec<String> {
             let path = if count[&file.path.to_lowercase()] > 1 {
                 format!("{}/{}", owner_folder(info, file), file.path)
             } else {
-                file.path.clone()
+                without_drive(&file.path)
             };
             unique(path, &mut used, !file.kind.is_file())
         })
         .collect()
+}
+
+/// What begins with a letter and a colon would be a drive to who unpacks it on Windows.
+fn without_drive(path: &str) -> String {
+    match path.as_bytes() {
+        [letter, b':', ..] if letter.is_ascii_alphabetic() => path.replacen(':', "_", 1),
+        _ => path.to_owned(),
+    }
 }
 
 fn owner_folder(info: &LinkInfo, file: &FileEntry) -> String {
