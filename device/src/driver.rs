@@ -416,7 +416,7 @@ impl Driver {
             Err(DecodeError::BadMessage { opcode, why, .. }) => {
                 return tracing::debug!(opcode, why, "a message of another shape");
             }
-            Err(error) => return tracing::warn!(%error, "the relay sent something that is no message"),
+            Err(error) => return tracing::warn!(?error, "the relay sent something that is no message"),
         };
         let Frame { message, reference } = frame;
         let message = match message {

@@ -126,7 +126,7 @@ async fn listen(
         match codec::decode_master::<MasterToRelay>(&text) {
             Ok(frame) => edge.tell(Input::MasterMessage { session, frame: Box::new(frame) }).await,
             Err(error) => {
-                tracing::warn!(%error, "the master said something this relay does not know");
+                tracing::warn!(?error, "the master said something this relay does not know");
                 let lanyard_protocol::DecodeError::BadMessage { reference, .. } = error else {
                     return Some(CloseCode::BadMessage);
                 };
