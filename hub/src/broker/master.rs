@@ -204,6 +204,8 @@ impl Broker {
     fn project_roster(&mut self, now: Moment) {
         let mut admitted = Vec::new();
         for id in self.sessions.ids() {
+            let Some(session) = self.sessions.get(id) else { continue };
+            let is_crowded = self.sessions.is_crowded(&session.identity.address);
             let Some(session) = self.sessions.get_mut(id) else { continue };
             let device = session.identity.public_id;
             let (old, new) = (session.membership, self.master.membership(device));
@@ -213,6 +215,10 @@ impl Broker {
                     admitted.push((id, device));
                 }
                 Membership::Disapproved => self.turn_away(now, id, self.master.head),
+                // Nobody could be counted among the waiting before there was a roster.
+                Membership::Pending if old == Membership::Unknown && is_crowded => {
+                    self.close(now, id, CloseCode::RateLimited);
+                }
                 Membership::Pending if old != Membership::Pending => {
                     let was_here = session.is_approved() && !session.away;
                     session.membership = Membership::Pending;

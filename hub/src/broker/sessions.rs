@@ -23,6 +23,8 @@ pub(super) struct Session {
     pub knock: Option<RequestId>,
     /// The master says yes to this very knock: it will not change under the approval.
     pub frozen_knock: bool,
+    /// It was asked for a new promise; unasked it gives none, or it could look for a code that suits it.
+    pub restarting: bool,
     /// PUTs in a row that lapsed without a word; at two the session counts as away.
     pub lapses: u32,
     pub away: bool,
@@ -117,6 +119,11 @@ impl Sessions {
         self.live.values().filter(|s| s.membership == Membership::Pending && s.identity.address == address).count()
     }
 
+    /// Whether as many wait already, from there or in all, as may.
+    pub fn is_crowded(&self, address: &str) -> bool {
+        self.pending_count() >= MAX_PENDING || self.pending_at(address) >= MAX_PENDING_AN_ADDRESS
+    }
+
     fn insert(&mut self, id: SessionId, session: Session) {
         let at = session.address();
         self.by_device.entry(at.public_id).or_default().insert(at.instance, id);
@@ -172,7 +179,15 @@ impl Broker {
         }
         let device = identity.public_id;
         let was_present = self.sessions.is_present(device);
-        let session = Session { identity, membership, knock: None, frozen_knock: false, lapses: 0, away: false };
+        let session = Session {
+            identity,
+            membership,
+            knock: None,
+            frozen_knock: false,
+            restarting: false,
+            lapses: 0,
+            away: false,
+        };
         self.sessions.insert(id, session);
         self.effects.push(Effect::Acknowledge { session: id, membership, hub_ready: self.hub_ready() });
         match membership {
@@ -186,9 +201,7 @@ impl Broker {
         match membership {
             Membership::Disapproved => return Some(CloseCode::Revoked),
             Membership::Pending | Membership::Unknown => {
-                let crowded = self.sessions.pending_count() >= MAX_PENDING
-                    || self.sessions.pending_at(&identity.address) >= MAX_PENDING_AN_ADDRESS;
-                if membership == Membership::Pending && crowded {
+                if membership == Membership::Pending && self.sessions.is_crowded(&identity.address) {
                     return Some(CloseCode::RateLimited);
                 }
             }
@@ -363,9 +376,10 @@ impl Broker {
     /// The answer to APPROVAL_RESTART: a new promise, hence a new knock with the nonce of the restart.
     fn committed_anew(&mut self, id: SessionId, commit: ApprovalCommit) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        if session.membership != Membership::Pending || session.frozen_knock {
+        if session.membership != Membership::Pending || session.frozen_knock || !session.restarting {
             return;
         }
+        session.restarting = false;
         session.identity.commit = commit.commit;
         self.knock(id);
     }
@@ -379,6 +393,7 @@ impl Broker {
             return;
         }
         session.identity.relay_nonce = nonce;
+        session.restarting = true;
         let message = lanyard_protocol::message::ApprovalChallenge { request_id: request, nonce };
         self.send(id, RelayToDevice::ApprovalRestart(message), None);
     }
