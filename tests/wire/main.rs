@@ -10,7 +10,9 @@ mod edges;
 mod joining;
 mod limits;
 mod native;
-mod secure;
+mod native_device;
 mod steering;
 mod transfers;
+// `attacks` uses more of it.
+#[allow(dead_code)]
 mod world;

@@ -181,7 +181,8 @@ fn answer_code(authority: &Authority, id: DeviceId, answer: oneshot::Sender<Stri
     }
 }
 
-async fn register(url: &HubUrl, term: u64) -> (LinkSender, LinkReceiver, PublicKey) {
+/// Registers as the master; what the relay said is checked.
+pub async fn register(url: &HubUrl, term: u64) -> (LinkSender, LinkReceiver, PublicKey) {
     let mut link = Link::open(url, "/ws/master", None).await.unwrap();
     let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
@@ -237,13 +238,17 @@ pub struct Device {
 impl Device {
     /// Connects with the key made of `seed`, as the instance made of `tab`, and proves it.
     pub async fn connect(hub: &Hub, seed: u8, tab: u8) -> Self {
-        let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+        Self::connect_to(&hub.url, seed, tab).await
+    }
+
+    pub async fn connect_to(url: &HubUrl, seed: u8, tab: u8) -> Self {
+        let mut link = Link::open(url, "/ws/device", None).await.unwrap();
         let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
         let RelayToDevice::Challenge(challenge) = frame.message else { panic!("no challenge: {text}") };
         let key = Keypair::from_seed(&[seed; 32]);
         let reveal = Reveal([seed; 32]);
-        let (register, transcript) = registration(&hub.url.authority(), &challenge, &key, reveal, Instance([tab; 16]));
+        let (register, transcript) = registration(&url.authority(), &challenge, &key, reveal, Instance([tab; 16]));
         let name = register.name.clone();
         link.send(codec::encode(&DeviceToRelay::ClientRegister(register), None)).await.unwrap();
         let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
@@ -265,7 +270,7 @@ impl Device {
             sender,
             receiver,
             http: http_client(),
-            base: format!("http://{}", hub.address),
+            base: format!("http://{}", url.authority()),
             refs: 0,
             files: HashMap::new(),
         }

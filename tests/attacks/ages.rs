@@ -1,0 +1,96 @@
+//! Who takes long: nothing said, a byte now and then, a body that crawls. All at once, for each has to wait for a true deadline.
+
+use std::time::Duration;
+
+use lanyard_device::link::Incoming;
+use lanyard_protocol::message::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::hands::*;
+use crate::world::*;
+
+/// Longer than the longest deadline of the hub's edge, and a slow machine's share.
+const LATEST: Duration = Duration::from_secs(45);
+const SLOWLY: Duration = Duration::from_millis(500);
+
+/// Waits until the other side ends a connection to which nothing more is sent.
+async fn ends(mut stream: TcpStream) {
+    let mut rest = [0; 1024];
+    let ending = async { while matches!(stream.read(&mut rest).await, Ok(1..)) {} };
+    tokio::time::timeout(LATEST, ending).await.expect("the hub ends it");
+}
+
+/// Sends one byte after the other, far apart, until the other side ends it.
+async fn drips(mut stream: TcpStream, bytes: impl Iterator<Item = u8>) {
+    let dripping = async {
+        for byte in bytes {
+            let mut rest = [0; 1024];
+            tokio::select! {
+                read = stream.read(&mut rest) => if matches!(read, Ok(0) | Err(_)) { return },
+                () = tokio::time::sleep(SLOWLY) => if stream.write_all(&[byte]).await.is_err() { return },
+            }
+        }
+        panic!("all of it was taken");
+    };
+    tokio::time::timeout(LATEST, dripping).await.expect("the hub ends it");
+}
+
+/// A47. A socket that says nothing, in plain and after the first byte of TLS; a head and a registration that drip; a body that
+/// crawls below 8 KiB/s. Each is ended, and who is quick is served all the while.
+#[tokio::test]
+async fn a47_who_is_too_slow_is_ended_and_holds_up_nobody() {
+    let hub = Hub::with_tls().await;
+    let mut ana = hub.approved(1).await;
+    let connect = async || TcpStream::connect(hub.address).await.unwrap();
+    let sent = async |bytes: &[u8]| {
+        let mut stream = connect().await;
+        stream.write_all(bytes).await.unwrap();
+        stream
+    };
+    let head = format!("GET / HTTP/1.1\r\nHost: {}\r\nX: ", hub.address);
+    let dripping = sent(head.as_bytes()).await;
+    let silent_socket = async {
+        let (mut link, _) = challenged(&hub.url).await;
+        assert_eq!(tokio::time::timeout(LATEST, link.receive()).await.unwrap().unwrap(), Incoming::Closed(Some(4401)));
+    };
+    let others = async {
+        for _ in 0..10 {
+            let ping = ana.say(DeviceToRelay::Ping(Empty {})).await;
+            assert!(matches!(ana.answer(&ping).await, RelayToDevice::Pong(_)));
+            assert_eq!(http_client().get(hub.http("/healthz")).send().await.unwrap().status(), 200);
+        }
+    };
+    tokio::join!(
+        ends(connect().await),
+        ends(connect().await),
+        ends(sent(b"\x16").await),
+        ends(sent(b"\x16\x03\x01\x02\x00\x01").await),
+        ends(sent(b"G").await),
+        ends(sent(head.as_bytes()).await),
+        drips(dripping, std::iter::repeat_n(b'x', 200)),
+        silent_socket,
+        crawling_upload(&hub),
+        others,
+    );
+}
+
+/// An owner that sends a byte now and then: its upload ends as too slow, and the asker hears that it may ask again.
+async fn crawling_upload(hub: &Hub) {
+    let (mut owner, mut ana) = (hub.approved(2).await, hub.approved(3).await);
+    let entry = owner.offers("a.bin", 100_000).await;
+    ana.request(&entry, 1, 0, 1).await;
+    let upload = owner.asked().await;
+    let head = format!(
+        "PUT /chunks/{} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: 100000\r\n\r\n",
+        upload.ticket.to_hex(),
+        hub.address,
+        owner.token.to_hex()
+    );
+    let mut stream = TcpStream::connect(hub.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let said = ana.ready().await;
+    let (_, answer) = tokio::join!(drips(stream, std::iter::repeat_n(b'x', 200)), ana.get(&said.ticket).send());
+    let answer = answer.unwrap();
+    assert!(answer.status() == 503 || answer.bytes().await.is_err(), "never whole");
+}

@@ -1,0 +1,29 @@
+//! Attacks on a hub, each by its number: what a hostile page, device, master, hub or program on the network tries, and what must
+//! hold. README.md has the table of all of them; `matrix.txt` says who may do what; `switched-off/` proves that each defence is
+//! what makes its tests pass.
+
+#![allow(clippy::unwrap_used)]
+
+mod ages;
+mod bodies;
+mod content;
+mod frames;
+mod guesses;
+mod hands;
+mod knocks;
+mod logs;
+mod masters;
+mod matrix;
+mod names;
+#[path = "../wire/native_device.rs"]
+#[allow(dead_code)]
+mod native;
+mod origins;
+mod replays;
+mod requests;
+mod revoked;
+mod sources;
+mod tls;
+#[path = "../wire/world.rs"]
+#[allow(dead_code)]
+mod world;
