@@ -3,6 +3,7 @@
 //! what makes its tests pass.
 
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "tests plant what they like")]
 
 mod ages;
 mod bodies;
