@@ -1,5 +1,6 @@
 //! Who takes long: nothing said, a byte now and then, a body that crawls. All at once, for each has to wait for a true deadline.
 
+use std::future::pending;
 use std::time::Duration;
 
 use lanyard_device::link::Incoming;
@@ -89,8 +90,14 @@ async fn crawling_upload(hub: &Hub) {
     );
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
-    let said = ana.ready().await;
-    let (_, answer) = tokio::join!(drips(stream, std::iter::repeat_n(b'x', 200)), ana.get(&said.ticket).send());
-    let answer = answer.unwrap();
+    let ready = ana.ready().await;
+    let get = ana.get(&ready.ticket).send();
+    let crawling = async { tokio::join!(drips(stream, std::iter::repeat_n(b'x', 200)), get).1.unwrap() };
+    // Both answer pings: nothing but the body is at fault.
+    let alive = async { tokio::join!(owner.serve_until(pending()), ana.serve_until(pending())) };
+    let answer = tokio::select! {
+        answer = crawling => answer,
+        _ = alive => unreachable!(),
+    };
     assert!(answer.status() == 503 || answer.bytes().await.is_err(), "never whole");
 }

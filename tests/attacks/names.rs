@@ -189,6 +189,9 @@ async fn a31_nothing_is_written_through_a_planted_link() {
     assert_eq!(fs::read_to_string(outside.path().join("canary")).unwrap(), "untouched");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1, "nothing new is there");
     assert_eq!((saved.len(), failed), (3, vec![]), "beside the links, and not through one");
+    for link in ["album/one", "album/deep/two"] {
+        assert!(fs::symlink_metadata(to.path().join(link)).unwrap().is_symlink(), "{link} is as it was");
+    }
     for file in saved {
         let at = file.saved_as.unwrap();
         assert!(!fs::symlink_metadata(&at).unwrap().is_symlink() && fs::read(&at).unwrap() == content(3_000));
