@@ -121,6 +121,18 @@ mod tests {
         }
     }
 
+    /// A19, A20. Whatever character stands in a name, what is printed moves no cursor, starts no line and turns no text around.
+    #[test]
+    fn a19_a20_no_character_moves_the_cursor_or_turns_the_text() {
+        for c in '\0'..=char::MAX {
+            let shown = visible(&format!("a{c}b"));
+            let deceives = |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{200b}';
+            assert!(!shown.contains(deceives), "{:x}: {shown:?}", c as u32);
+            let isolates = shown.chars().filter(|c| ('\u{2066}'..='\u{2069}').contains(c)).count();
+            assert!(isolates == 0 || (isolates == 2 && shown.starts_with('\u{2068}') && shown.ends_with('\u{2069}')));
+        }
+    }
+
     #[test]
     fn sizes_have_three_figures_at_most() {
         for (bytes, shown) in [
