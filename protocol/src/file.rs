@@ -1,8 +1,11 @@
 //! What is shared: a file as its owner announces it, and as the hub lists it.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::group::group_log;
 use crate::ids::{DeviceId, FileId, Instance, Root};
+use crate::limits::MAX_FILE_BYTES;
+use crate::path;
 
 /// Names a file everywhere and routes itself to its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,8 +52,10 @@ pub struct NewFile {
     pub root: Option<Root>,
 }
 
-/// A file as the hub lists it.
+/// A file as the hub lists it. What it may cost whoever reads it (its groups, the depth
+/// of its path) is checked as it is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct FileEntry {
     pub public_id: DeviceId,
@@ -70,6 +75,23 @@ pub struct FileEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "typescript", ts(optional))]
     pub root: Option<Root>,
+}
+
+impl Serialize for FileEntry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for FileEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let entry = Self::deserialize(deserializer)?;
+        if entry.size > MAX_FILE_BYTES || entry.group_log != group_log(entry.size) {
+            return Err(de::Error::custom("an entry whose size or group_log cannot be"));
+        }
+        path::validate(&entry.path).map_err(de::Error::custom)?;
+        Ok(entry)
+    }
 }
 
 impl FileEntry {

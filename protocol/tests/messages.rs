@@ -457,6 +457,38 @@ fn ids_have_one_spelling() {
     }
 }
 
+/// Groups are counted and tables are made by these two: a hub must not be able to name a file of 2^32 groups.
+#[test]
+fn an_entry_has_the_groups_of_its_size() {
+    let page = sample("relay-to-device", "FILES_ADDED");
+    let size = page["data"]["files"][0]["size"].as_u64().unwrap();
+    let read = |size: u64, group_log: u64| {
+        let mut page = page.clone();
+        page["data"]["files"][0]["size"] = json!(size);
+        page["data"]["files"][0]["group_log"] = json!(group_log);
+        decode::<RelayToDevice>(&page.to_string()).is_ok()
+    };
+    assert!(read(size, 18) && read(1 << 40, 24) && read(0, 18));
+    for (size, group_log) in [(size, 0), (size, 17), (size, 19), (size, 64), (size, 255), (1 << 40, 18), (1 << 41, 24)]
+    {
+        assert!(!read(size, group_log), "{size} bytes in groups of 2^{group_log}");
+    }
+}
+
+#[test]
+fn an_entry_has_a_path_that_may_travel() {
+    let page = sample("relay-to-device", "FILES_ADDED");
+    let read = |path: &str| {
+        let mut page = page.clone();
+        page["data"]["files"][0]["path"] = json!(path);
+        decode::<RelayToDevice>(&page.to_string()).is_ok()
+    };
+    assert!(read("a/b.txt") && read(&vec!["a"; 64].join("/")));
+    for path in ["", "../a", "/a", "a\\b", "a\0", &vec!["a"; 65].join("/"), &"a/".repeat(60_000)] {
+        assert!(!read(path), "{path:.40}");
+    }
+}
+
 #[test]
 fn defaults_stand_for_what_is_left_out() {
     let transfer_id = "f6f3a1d0-5c2b-4f57-8a3e-91c2d4b6e804";
