@@ -2,7 +2,8 @@
 //! socket (else small writes wait for delayed acknowledgements), and TLS beside plain HTTP on one port.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -14,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::lobby::{self, Guest, Lobby};
 use crate::tls::{self, TlsIdentities, Transport};
 
 const FIRST_BYTE: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ pub struct Doors {
 /// Accepts until `stop`, then lets open requests end for a moment.
 pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
+    let lobby = Lobby::new(lobby::most_connections());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -67,7 +70,14 @@ pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: Canc
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(welcome(stream, peer, doors.clone(), router.clone(), stop.clone()));
+                let Some(guest) = lobby.enter(peer.ip().to_canonical(), Instant::now()).map(Arc::new) else { continue };
+                let served = welcome(stream, peer, guest.clone(), doors.clone(), router.clone(), stop.clone());
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = served => {}
+                        () = guest.turned_away() => tracing::trace!("a silent connection gave way to a new one"),
+                    }
+                });
             }
             Err(error) => {
                 // Out of descriptors, most likely: accepting again at once would only spin.
@@ -91,7 +101,14 @@ fn is_local(peer: SocketAddr, ours: Option<SocketAddr>) -> bool {
 }
 
 /// Waits for the first byte, which says whether a connection is TLS, and serves it.
-async fn welcome(stream: TcpStream, peer: SocketAddr, doors: Doors, router: Router, stop: CancellationToken) {
+async fn welcome(
+    stream: TcpStream,
+    peer: SocketAddr,
+    guest: Arc<Guest>,
+    doors: Doors,
+    router: Router,
+    stop: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
@@ -103,12 +120,12 @@ async fn welcome(stream: TcpStream, peer: SocketAddr, doors: Doors, router: Rout
     let from_this_machine = FromThisMachine(is_local(peer, stream.local_addr().ok()));
     let identity = doors.tls.filter(|_| first[0] == tls::FIRST_BYTE).map(|tls| tls.borrow().clone());
     let Some(identity) = identity else {
-        return serve(stream, Came { peer, from_this_machine, transport: Transport::Plain }, router, stop).await;
+        return serve(stream, Came { peer, from_this_machine, transport: Transport::Plain }, guest, router, stop).await;
     };
     let transport = Transport::Tls { channel: identity.channel };
     let shaken = tokio::time::timeout(WHOLE_HEAD, TlsAcceptor::from(identity.config).accept(stream)).await;
     match shaken {
-        Ok(Ok(stream)) => serve(stream, Came { peer, from_this_machine, transport }, router, stop).await,
+        Ok(Ok(stream)) => serve(stream, Came { peer, from_this_machine, transport }, guest, router, stop).await,
         Ok(Err(error)) => tracing::trace!(%error, "a TLS handshake failed"),
         Err(_) => tracing::trace!("a TLS handshake took too long"),
     }
@@ -122,11 +139,13 @@ struct Came {
     transport: Transport,
 }
 
-async fn serve<S>(stream: S, came: Came, router: Router, stop: CancellationToken)
+async fn serve<S>(stream: S, came: Came, guest: Arc<Guest>, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        guest.asked();
+        request.extensions_mut().insert(guest.clone());
         request.extensions_mut().insert(ConnectInfo(came.peer));
         request.extensions_mut().insert(came.from_this_machine);
         request.extensions_mut().insert(came.transport);

@@ -11,6 +11,7 @@ mod edge;
 mod error;
 mod hosts;
 mod http;
+mod lobby;
 mod master_session;
 mod outbox;
 mod pins;

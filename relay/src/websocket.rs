@@ -4,6 +4,8 @@
 //! devices, sent once, cost 30 KiB of every session for good (measured). A text therefore goes out in fragments (RFC 6455,
 //! 5.4), for which a framework's sockets have no call.
 
+use std::sync::Arc;
+
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -21,6 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use crate::error::ApiError;
+use crate::lobby::Guest;
 
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 pub type Sink = SplitSink<Socket, Message>;
@@ -28,6 +31,10 @@ pub type Stream = SplitStream<Socket>;
 
 /// Bytes of a fragment: what a socket's write buffer grows to.
 const FRAGMENT: usize = 2 * 1024;
+
+/// What is kept for a socket that does not read: texts wait in its outbox, so that only answers to pings can fill this, and
+/// those replace each other then. Anybody may open a socket and send pings (48 of them cost 150 MiB, measured at 4 MiB each).
+const MOST_UNWRITTEN: usize = 32 * 1024;
 
 /// Answers the request for a socket and serves it in a task of its own. 400 for what asks for none, or not for ours.
 ///
@@ -47,11 +54,14 @@ where
     let config = WebSocketConfig::default()
         .read_buffer_size(4 * 1024)
         .write_buffer_size(0)
-        .max_write_buffer_size(4 << 20)
+        .max_write_buffer_size(MOST_UNWRITTEN)
         .max_message_size(Some(max_message * 2))
         .max_frame_size(Some(max_message * 2));
     let upgraded = hyper::upgrade::on(&mut request);
+    // The socket outlives its HTTP connection, and is counted as long.
+    let guest = request.extensions_mut().remove::<Arc<Guest>>();
     tokio::spawn(async move {
+        let _counted = guest;
         match upgraded.await {
             Ok(io) => serve(Socket::from_raw_socket(TokioIo::new(io), Role::Server, Some(config)).await).await,
             Err(error) => tracing::trace!(%error, "a connection ended before it was a socket"),

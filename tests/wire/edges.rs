@@ -145,9 +145,36 @@ async fn a_socket_that_says_nothing_is_closed() {
 }
 
 #[tokio::test]
+async fn a_crowd_of_silent_sockets_drives_out_its_own_and_nobody_else() {
+    let hub = Hub::start().await;
+    let mut talker = TcpStream::connect(hub.address).await.unwrap();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address);
+    talker.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    talker.read_exact(&mut answer).await.unwrap();
+    let started = std::time::Instant::now();
+    let mut crowd = Vec::new();
+    for _ in 0..80 {
+        crowd.push(TcpStream::connect(hub.address).await.unwrap());
+    }
+    // What they would have to say would have come by now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(status(&raw(&hub, &request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await), 200);
+    let mut byte = [0];
+    for silent in &mut crowd[..16] {
+        let ended = tokio::time::timeout(NEVER, silent.read(&mut byte)).await.expect("it gives way");
+        assert!(matches!(ended, Ok(0) | Err(_)));
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "before the deadline of the first byte");
+    // Who has asked once stays.
+    talker.write_all(request.as_bytes()).await.unwrap();
+    talker.read_exact(&mut answer).await.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_of_the_hub_is_visible_without_a_session() {
     let hub = Hub::start().await;
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
+    let client = http_client();
     let health = client.get(hub.http("/healthz")).send().await.unwrap().text().await.unwrap();
     assert!(!health.contains("device"), "{health}");
     let get = async |path: &str| client.get(hub.http(path)).send().await.unwrap().status().as_u16();

@@ -1,6 +1,7 @@
 //! `POST /links` and `DELETE /links/{link}`: making and dropping the key to a `/d/` address.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -8,12 +9,15 @@ use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use lanyard_hub::broker::{CallId, Input};
 use lanyard_protocol::http::{LinkMade, LinkOrder};
-use lanyard_protocol::limits::{MAX_LINK_FILES, MAX_LINK_REQUEST_BYTES};
+use lanyard_protocol::limits::{MAX_LINK_FILES, MAX_LINK_REQUEST_BYTES, MIN_BODY_WINDOW_MS};
 use lanyard_protocol::{FailureCode, Link, LinkHash, path};
 use tokio::sync::oneshot;
 
 use crate::edge::{CallAnswer, Edge};
 use crate::error::ApiError;
+
+/// A whole order has to be here by then.
+const WHOLE_ORDER: Duration = Duration::from_millis(MIN_BODY_WINDOW_MS);
 
 /// Asks the broker and waits; if the request goes away meanwhile the broker hears that too.
 pub async fn ask(edge: &Arc<Edge>, input: impl FnOnce(CallId) -> Input) -> Option<CallAnswer> {
@@ -47,7 +51,9 @@ pub async fn make(
     body: axum::body::Body,
 ) -> Result<(StatusCode, Json<LinkMade>), ApiError> {
     let session = edge.session_of(&headers)?;
-    let body = Limited::new(body, MAX_LINK_REQUEST_BYTES).collect().await.map_err(|_| FailureCode::TooLarge)?;
+    let body = Limited::new(body, MAX_LINK_REQUEST_BYTES).collect();
+    let body = tokio::time::timeout(WHOLE_ORDER, body).await.map_err(|_| FailureCode::TimedOut)?;
+    let body = body.map_err(|_| FailureCode::TooLarge)?;
     let order: LinkOrder = serde_json::from_slice(&body.to_bytes()).map_err(|_| FailureCode::BadMessage)?;
     let fits = (1..=MAX_LINK_FILES).contains(&order.files.len());
     let named = order.name.as_deref().is_none_or(|name| path::validate(name).is_ok() && !name.contains('/'));
