@@ -89,13 +89,13 @@ impl Held {
         file.metadata().is_ok_and(|metadata| self.is_still(&metadata)).then_some(file)
     }
 
-    fn line(&self) -> io::Result<String> {
+    pub(crate) fn line(&self) -> io::Result<String> {
         let json = serde_json::to_string(self)?;
         // A torn record before this one does not take it along.
         Ok(format!("\n{} {json}\n", check(json.as_bytes())))
     }
 
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let (said, json) = line.split_at_checked(CHECK_CHARS)?;
         let json = json.strip_prefix(b" ")?;
         (check(json).as_bytes() == said).then(|| serde_json::from_slice(json).ok())?

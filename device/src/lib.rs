@@ -20,6 +20,7 @@ mod limit;
 pub mod link;
 pub mod names;
 pub mod private_file;
+pub mod proving;
 mod sink;
 pub mod store;
 mod tls;

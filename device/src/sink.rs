@@ -226,8 +226,13 @@ impl FileSink {
         let Some(table) = folder.read_file(&self.part_name(HAVE_SUFFIX))?.filter(|_| whole) else { return Ok(have) };
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut io::Read::take(table, self.table_bytes()), &mut bytes)?;
-        let Some(records) = bytes.strip_prefix(&self.header()[..]) else { return Ok(have) };
-        let life = folder.life();
+        self.load_table(&bytes, folder.life(), &mut have);
+        Ok(have)
+    }
+
+    /// Takes from the bytes of a table what is good in them.
+    pub(crate) fn load_table(&self, bytes: &[u8], life: Option<[u8; 32]>, have: &mut GroupSet) {
+        let Some(records) = bytes.strip_prefix(&self.header()[..]) else { return };
         let mut state = self.state();
         for (index, record) in records.chunks_exact(RECORD_BYTES).enumerate() {
             let synced = self.read_record(index as u32, record, None);
@@ -240,10 +245,9 @@ impl FileSink {
                 have.insert(GroupRange::new(index as u32, 1));
             }
         }
-        Ok(have)
     }
 
-    fn header(&self) -> [u8; HEADER_BYTES] {
+    pub(crate) fn header(&self) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
         header[..16].copy_from_slice(MAGIC);
         header[16..].copy_from_slice(&self.key);

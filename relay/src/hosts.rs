@@ -66,7 +66,11 @@ fn split(authority: &str) -> Option<(&str, Option<u16>)> {
 }
 
 /// Reads the one Host header of a request and brings it to its canonical form.
-fn authority(headers: &HeaderMap, target: Option<&str>, default_port: u16) -> Result<(String, Authority), FailureCode> {
+pub fn authority(
+    headers: &HeaderMap,
+    target: Option<&str>,
+    default_port: u16,
+) -> Result<(String, Authority), FailureCode> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(FailureCode::BadMessage) };
     let host = host.to_str().map_err(|_| FailureCode::BadMessage)?.to_lowercase();

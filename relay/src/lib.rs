@@ -16,6 +16,7 @@ mod master_session;
 mod outbox;
 mod pins;
 mod pool;
+pub mod proving;
 mod refusals;
 mod router;
 mod session;

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod actors;
+#[cfg(feature = "wire")]
+pub mod decoders;
 pub mod model;
 pub mod random;
 pub mod scenario;

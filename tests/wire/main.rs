@@ -5,12 +5,14 @@
 
 mod copies;
 mod damage;
+mod decoders;
 mod downloads;
 mod edges;
 mod joining;
 mod limits;
 mod native;
 mod native_device;
+mod paths;
 mod steering;
 mod transfers;
 // `attacks` uses more of it.

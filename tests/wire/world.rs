@@ -70,6 +70,14 @@ impl Hub {
         Self { address, url, operator, _stop: stop }
     }
 
+    /// A hub that runs elsewhere (tests/deep/floods.rs); its host cannot be asked for anything.
+    #[allow(dead_code)]
+    pub fn elsewhere(address: SocketAddr) -> Self {
+        let (operator, _) = mpsc::channel(1);
+        let (stop, _) = oneshot::channel();
+        Self { address, url: format!("http://{address}").parse().unwrap(), operator, _stop: stop }
+    }
+
     pub async fn operator(&self, command: Command) {
         assert!(self.operator.send(Desk::Operator(command)).await.is_ok());
     }

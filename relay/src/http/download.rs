@@ -105,7 +105,7 @@ fn common_headers(headers: &mut HeaderMap, name: &str) {
 }
 
 /// RFC 6266: an ASCII fallback without anything that could end it, and the name itself percent-encoded.
-fn disposition(name: &str) -> HeaderValue {
+pub fn disposition(name: &str) -> HeaderValue {
     let plain: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || " .-_()".contains(c) { c } else { '_' }).collect();
     let value = format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(name, PLAIN));
