@@ -41,11 +41,11 @@ async fn echo(socket: Socket) {
     }
 }
 
-/// In fragments too: a frame of 16 MiB is beyond the write buffer. The relay itself sends no binary ones.
+/// In fragments too: a frame of 16 MiB is far beyond the write buffer. The relay itself sends no binary ones.
 async fn send_binary(sink: &mut Sink, mut rest: Bytes) -> Result<(), Error> {
     let mut kind = Data::Binary;
     loop {
-        let part = rest.split_to(rest.len().min(64 * 1024));
+        let part = rest.split_to(rest.len().min(16 * 1024));
         sink.send(Message::Frame(Frame::message(part, OpCode::Data(kind), rest.is_empty()))).await?;
         if rest.is_empty() {
             return Ok(());
