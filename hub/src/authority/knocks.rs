@@ -1,6 +1,6 @@
 //! Knocks: from a promise at the door to six digits typed at the host, and what comes of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lanyard_protocol::limits::{CODE_LIFETIME_MS, MAX_PENDING, REQUEST_TIMEOUT_MS};
 use lanyard_protocol::message::{
@@ -15,7 +15,15 @@ use lanyard_protocol::{
 use super::admission::{self, Admission, Course, Judgement, Shown, Word};
 use super::feed::Key;
 use super::roster::{Member, Verdict};
+use crate::machine::Moment;
+
 use super::{Admitted, Ask, Asker, Authority, Change, Effect, Event, Note, Timer};
+
+/// Knocks of one address that may end unsaid within the window: a million guesses take half a year.
+const UNSAID_AN_ADDRESS: usize = 32;
+const UNSAID_WINDOW_MS: u64 = 600_000;
+/// How many are remembered in all.
+const UNSAID_KEPT: usize = 4_096;
 
 /// One knock.
 #[derive(Debug, Clone)]
@@ -51,6 +59,9 @@ pub(super) struct Knocks {
     restarted: BTreeSet<SessionAddress>,
     /// Knocks that ended because nobody is let in at the moment.
     closed: BTreeSet<RequestId>,
+    /// When knocks ended that had their challenge and did not reveal, and where they came from. Who sees a challenge knows what
+    /// his digits would be: leaving and knocking anew until they suit him is how a man in the middle would look for them.
+    unsaid: VecDeque<(Moment, String)>,
     /// Sessions at the door, also those whose knock is over and that have not knocked anew: an approval lets all of a
     /// device's sessions in.
     at_door: BTreeSet<SessionAddress>,
@@ -59,6 +70,21 @@ pub(super) struct Knocks {
 impl Knocks {
     pub fn get(&self, request: &RequestId) -> Option<&Knock> {
         self.by_request.get(request)
+    }
+
+    fn left_unsaid(&mut self, now: Moment, address: String) {
+        if self.unsaid.len() >= UNSAID_KEPT {
+            self.unsaid.pop_front();
+        }
+        self.unsaid.push_back((now, address));
+    }
+
+    /// From there so many left of late that no more are challenged for a while.
+    fn leaves_too_often(&mut self, now: Moment, address: &str) -> bool {
+        while self.unsaid.front().is_some_and(|(at, _)| now.since(*at) >= UNSAID_WINDOW_MS) {
+            self.unsaid.pop_front();
+        }
+        self.unsaid.iter().filter(|(_, from)| from == address).count() >= UNSAID_AN_ADDRESS
     }
 
     fn of_session(&self, session: SessionAddress) -> Option<RequestId> {
@@ -175,6 +201,13 @@ impl Authority {
         if let Some(older) = self.knocks.of_session(session) {
             self.drop_knock(older);
         }
+        if self.knocks.leaves_too_often(self.now, &request.address) {
+            tracing::warn!(
+                address = request.address,
+                "too many knocks from there ended before they showed their digits"
+            );
+            return;
+        }
         if self.knocks.by_request.len() >= MAX_PENDING {
             tracing::warn!("more knocks than a person can look at; one was passed over");
             return;
@@ -278,6 +311,10 @@ impl Authority {
     /// The knock ended with its session.
     pub(super) fn knock_left(&mut self, request: RequestId) {
         self.knocks.closed.remove(&request);
+        if let Some(knock) = self.knocks.get(&request).filter(|knock| knock.code.is_none()) {
+            let address = knock.request.address.clone();
+            self.knocks.left_unsaid(self.now, address);
+        }
         if self.knocks.get(&request).is_some() {
             self.drop_knock(request);
             self.publish_knocks();

@@ -873,3 +873,36 @@ fn every_decision_is_noted_with_its_occasion() {
         ]
     );
 }
+
+/// A24: who is challenged knows what his digits would be; he may not look for better ones by leaving.
+#[test]
+fn a24_who_leaves_before_he_reveals_is_not_challenged_for_ever() {
+    let mut desk = Desk::with_members(1);
+    let mut challenged = 0;
+    let knocks = |desk: &mut Desk, nonce: u8| {
+        let request = knock(2, nonce);
+        let effects = desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
+        let was_challenged = !sent(&effects).is_empty();
+        let left = PresenceChange {
+            public_id: device(2),
+            instance: Some(request.instance),
+            resume: None,
+            request_id: Some(request.request_id),
+        };
+        desk.relay(RelayToMaster::ClientDisconnected(left));
+        was_challenged
+    };
+    for nonce in 0..100 {
+        challenged += u32::from(knocks(&mut desk, nonce));
+    }
+    assert_eq!(challenged, 32);
+    desk.pass(600_000);
+    assert!(knocks(&mut desk, 200), "after a while he may again");
+    // Who reveals and leaves is seen by the host, and does not count: each of these has its challenge.
+    for _ in 0..40 {
+        let (request_id, _) = knock_with_code(&mut desk, 3);
+        let instance = Some(knock(3, 1).instance);
+        let left = PresenceChange { public_id: device(3), instance, resume: None, request_id: Some(request_id) };
+        desk.relay(RelayToMaster::ClientDisconnected(left));
+    }
+}
