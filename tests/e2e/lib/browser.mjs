@@ -8,6 +8,8 @@ import { browserPid, canMeasure } from "./measure.mjs";
 import { PATIENCE_MS, until } from "./wait.mjs";
 
 const NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+/** The site of somebody else; its name can be made to mean anything, the hub as well. */
+export const EVIL = "evil.test";
 export const DESKTOP = { width: 1280, height: 800 };
 export const PHONE = { width: 390, height: 844 };
 
@@ -32,7 +34,7 @@ function flags() {
     "--disable-component-update",
     "--disable-sync",
     "--no-proxy-server",
-    `--host-resolver-rules=MAP ${HOST} 127.0.0.1`,
+    `--host-resolver-rules=MAP ${HOST} 127.0.0.1,MAP ${EVIL} 127.0.0.1`,
   ];
 }
 

@@ -6,7 +6,8 @@ import type { Instance } from "./Instance";
 import type { Root } from "./Root";
 
 /**
- * A file as the hub lists it.
+ * A file as the hub lists it. What it may cost whoever reads it (its groups, the depth
+ * of its path) is checked as it is read.
  */
 export type FileEntry = { public_id: DeviceId, 
 /**
