@@ -188,6 +188,8 @@ export class DeskDriver implements DeskVerbs {
     store.knocks = [...knocks].sort((a, b) => a.asked_ms - b.asked_ms);
     const [first] = store.knocks;
     store.typing = facing(store.typing, first, this.#lastDevice);
+    // How long one may stay was chosen for that one.
+    if ((first?.public_id ?? null) !== this.#lastDevice) store.stay = null;
     this.#lastDevice = first?.public_id ?? null;
     const fresh = store.knocks.find(({ public_id }) => !before.has(public_id));
     if (fresh) store.announcement = `${fresh.name} is knocking`;
