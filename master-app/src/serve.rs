@@ -9,6 +9,7 @@ use lanyard_device::link::HubUrl;
 use lanyard_device::store::DeviceStore;
 use lanyard_hub::authority::{AuthorityConfig, Command};
 use lanyard_protocol::device::is_valid_name;
+use lanyard_protocol::message::Admission;
 use lanyard_protocol::{DeviceId, identity};
 use lanyard_relay::{Relay, RelayConfig, RelayError};
 use serde_json::json;
@@ -21,6 +22,7 @@ use crate::cli::{DeskArgs, Global, ListenArgs, MasterArgs, RelayArgs, ServeArgs}
 use crate::console::{Console, ConsoleInfo, Door};
 use crate::control::{Control, HUB, Listener};
 use crate::data_dir::{self, Half};
+use crate::desk;
 use crate::driver::{self, DriverHandle, Screen, Shown};
 use crate::exit::{Failure, Outcome};
 use crate::store::Store;
@@ -286,6 +288,10 @@ async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &Door, prompt: b
         (true, 0) => text.push_str("shared:  nothing yet\n"),
         (true, files) => text.push_str(&format!("shared:  {files} files of this hub's devices\n")),
         (false, _) => text.push_str(&format!("shared:  {}\n", named.join(", "))),
+    }
+    let admission = driver.look(|authority, _| authority.admission()).await?;
+    if admission != Admission::Ask {
+        text.push_str(&format!("door:    {}\n", desk::door_words(admission)));
     }
     match waiting {
         0 => text.push_str("waiting: nobody\n"),
