@@ -119,7 +119,7 @@ class Rounds:
     def _one(self, c, rep, data) -> dict:
         tmp = self.base / f"{rep}-{c.name}"
         tmp.mkdir()
-        run = Run(tmp, self.tools)
+        run = Run(tmp, self.tools, samples=self.a.scenario != "latency")
         try:
             self._play(c, run, data)
             result = run.result()

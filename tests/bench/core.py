@@ -157,9 +157,10 @@ class Proc:
 
 # ---------------------------------------------------------------- one run of one contender
 class Run:
-    """All processes of one run, by role, with what was measured of them."""
+    """All processes of one run, by role, with what was measured of them. Without `samples` nobody looks at their memory: looking
+    takes the interpreter from who takes times of a tenth of a millisecond, the more the more processes there are."""
 
-    def __init__(self, tmp: Path, tools: dict):
+    def __init__(self, tmp: Path, tools: dict, samples=True):
         self.tmp, self.tools = tmp, tools
         self.procs: list[Proc] = []
         self.regions: dict[str, dict] = {}
@@ -167,7 +168,8 @@ class Run:
         self.idle: dict[str, int] = {}
         self._stop = threading.Event()
         self._sampling = threading.Thread(target=self._sampler, daemon=True)
-        self._sampling.start()
+        if samples:
+            self._sampling.start()
 
     def _sampler(self):
         while not self._stop.wait(SAMPLE_S):
@@ -261,7 +263,8 @@ class Run:
 
     def close(self):
         self._stop.set()
-        self._sampling.join()
+        if self._sampling.is_alive():
+            self._sampling.join()
         for p in reversed(self.procs):
             p.stop()
         shutil.rmtree(self.tmp, ignore_errors=True)

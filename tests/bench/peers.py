@@ -12,9 +12,9 @@ import urllib.request
 from pathlib import Path
 
 from contender import CURL, Contender, curl_get, fan_out, first_line, time_to_bytes
-from core import WrongBytes, check_file, check_tree, free_port, size_of, tree_hash
+from core import ROOT, WrongBytes, check_file, check_tree, free_port, size_of, tree_hash
 
-PIPE = Path(__file__).with_name("pipe.py")
+PIPE = ROOT / "target/release/examples/pipe"
 
 
 def python_packages(program: str, *names: str) -> int:
@@ -44,27 +44,31 @@ class Iperf3(Contender):
 
 
 class BarePipe(Contender):
-    """File to socket to socket to file, without protocol or checks: the floor of every relay here."""
-    name, scenarios = "bare-pipe", {"single"}
+    """File to socket to socket to file, without protocol: the floor of every relay here; verified, of every relay that checks."""
+    name, scenarios, how = "bare-pipe", {"single"}, "bare"
 
     def missing(self):
-        return None
+        return None if PIPE.exists() else "cargo build --release -p lanyard-tests --example pipe"
 
     def version(self):
-        return f"Python {sys.version.split()[0]}"
+        return "std::net, blocks of 256 KiB"
 
     def size(self):
         return size_of(str(PIPE))
 
     def single(self, run, data):
         port, out = free_port(), run.dir("out") / "src.bin"
-        words = [sys.executable, PIPE]
+        words = [PIPE, self.how]
         run.spawn("hub", [*words, "relay", port], ready="listening")
         # It must be there before the owner: the relay takes them in this order.
         receiver = run.spawn("receiver", [*words, "receiver", port, out], ready="connected")
         with run.timed("download", data["size"]):
             run.join([run.spawn("sender", [*words, "owner", port, data["path"]]), receiver])
         check_file(out, data)
+
+
+class VerifiedPipe(BarePipe):
+    name, how = "verified-pipe", "verified"
 
 
 # ---------------------------------------------------------------- web servers: curl uploads, curl downloads
@@ -380,4 +384,4 @@ class Syncthing(Contender):
         check_tree(self.folders["b"] / "t", data)
 
 
-PEERS = [Iperf3, BarePipe, Nginx, NginxTls, Dufs, Miniserve, Copyparty, Wormhole, Sendme, Syncthing]
+PEERS = [Iperf3, BarePipe, VerifiedPipe, Nginx, NginxTls, Dufs, Miniserve, Copyparty, Wormhole, Sendme, Syncthing]
