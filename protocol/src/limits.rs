@@ -42,6 +42,9 @@ pub const MAX_PENDING: usize = 64;
 /// Messages of one session: sustained a second, and at once.
 pub const MESSAGES_A_SECOND: u32 = 200;
 pub const MESSAGE_BURST: u32 = 400;
+/// Links that one address may ask for in vain within a window; beyond, what is not there is answered 429 (trust.md 6.8).
+pub const ID_MISSES: u32 = 20;
+pub const ID_MISSES_WINDOW_MS: u64 = 10_000;
 /// Outbox of one session; beyond, its queued changes become one FEED_DIRTY.
 pub const OUTBOX_MESSAGES: usize = 512;
 pub const OUTBOX_BYTES: usize = 2 << 20;

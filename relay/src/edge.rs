@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::RelayConfig;
 use crate::driver::{Standing, Told};
+use crate::guesses::{Misses, WrongSecrets};
 use crate::outbox::Outbox;
 use crate::pins::Pins;
 use crate::pool::Pool;
@@ -97,6 +98,8 @@ pub struct Edge {
     pub pool: Arc<Pool>,
     pub carried: Carried,
     pub refusals: Refusals,
+    pub misses: Misses,
+    pub wrong_secrets: WrongSecrets,
 }
 
 impl Edge {
@@ -121,6 +124,8 @@ impl Edge {
             pool: Arc::default(),
             carried: Carried::default(),
             refusals: Refusals::default(),
+            misses: Misses::default(),
+            wrong_secrets: WrongSecrets::default(),
         };
         (Arc::new(edge), receiver)
     }

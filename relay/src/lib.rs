@@ -9,6 +9,7 @@ mod config;
 mod driver;
 mod edge;
 mod error;
+mod guesses;
 mod hosts;
 mod http;
 mod lobby;

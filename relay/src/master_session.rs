@@ -1,10 +1,11 @@
 //! One task per master socket: both sides prove the shared secret, the higher term wins, then messages.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Extension;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use lanyard_hub::broker::{Input, SessionId};
@@ -28,6 +29,7 @@ pub async fn upgrade(
     State(edge): State<Arc<Edge>>,
     Extension(FromThisMachine(is_local)): Extension<FromThisMachine>,
     Extension(transport): Extension<Transport>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
     // Everything that the hub knows goes over this socket.
@@ -37,15 +39,21 @@ pub async fn upgrade(
     if request.headers().contains_key(http::header::ORIGIN) {
         return ApiError(FailureCode::OriginDenied).into_response();
     }
-    websocket::upgrade(request, MAX_MASTER_FRAME_BYTES, move |socket| serve(edge, transport, socket))
+    websocket::upgrade(request, MAX_MASTER_FRAME_BYTES, move |socket| serve(edge, peer, transport, socket))
 }
 
-async fn serve(edge: Arc<Edge>, transport: Transport, socket: Socket) {
+async fn serve(edge: Arc<Edge>, peer: SocketAddr, transport: Transport, socket: Socket) {
     let (mut sink, mut stream) = socket.split();
     let last = LastHeard::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
     match tokio::time::timeout(deadline, register(&edge, transport, &mut sink, &mut stream, &last)).await {
         Ok(Ok(())) => {}
+        Ok(Err(CloseCode::Unauthenticated)) => {
+            let wait = edge.wrong_secrets.wait(peer.ip().to_canonical(), Instant::now());
+            tracing::warn!(from = %peer.ip(), "somebody who does not know the secret wants to be the master");
+            tokio::time::sleep(wait).await;
+            return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await;
+        }
         Ok(Err(code)) => return socket::turn_away(&edge, sink, stream, code).await,
         Err(_silent) => return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await,
     }

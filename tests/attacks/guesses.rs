@@ -104,7 +104,6 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
         let (ticket, token) = (Ticket(ticket), SessionToken(token));
         assert_eq!(eve.get(&ticket).send().await.unwrap().status(), 403);
         assert_eq!(eve.put(&ticket, "x").send().await.unwrap().status(), 403);
-        assert_eq!(eve.http.get(hub.http(&format!("/d/{}", ticket.to_hex()))).send().await.unwrap().status(), 404);
         let guessed = eve.http.get(eve.chunk_url(&upload.ticket)).bearer_auth(token.to_hex());
         assert_eq!(guessed.send().await.unwrap().status(), 401);
     }
@@ -127,6 +126,29 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     let nobodys = FileRef { public_id: eve.id, file_id: entry.file_id };
     assert_eq!(of(order(strange)).await, of(order(nobodys)).await);
     assert_eq!(of(order(strange)).await.0, 404);
+}
+
+/// A11. Of an address that asks for twenty links in vain within ten seconds, what is not there is answered 429, and shows in
+/// the counts; a link that is there is served to the very same address.
+#[tokio::test]
+async fn a11_who_guesses_links_is_told_to_stop_and_nobody_is_locked_out() {
+    let hub = Hub::start().await;
+    let mut owner = hub.approved(1).await;
+    let entry = owner.offers("a.bin", 1_000).await;
+    let made = owner.link(&[&entry]).await;
+    let guess = async |link: [u8; 16]| {
+        owner.http.get(hub.http(&format!("/d/{}", Link(link).to_hex()))).send().await.unwrap().status().as_u16()
+    };
+    let mut answers = Vec::new();
+    for number in 0..30 {
+        answers.push(guess([number; 16]).await);
+    }
+    let (free, told) = answers.split_at(20);
+    assert!(free.iter().all(|status| *status == 404) && told.iter().all(|status| *status == 429), "{answers:?}");
+    let there = owner.http.head(hub.http(&format!("/d/{}", made.link.to_hex()))).send().await.unwrap();
+    assert_eq!(there.status(), 200);
+    let counted = owner.http.get(hub.http("/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(counted.contains(r#"code="RATE_LIMITED"} 10"#), "{counted}");
 }
 
 /// A17. A ticket in other hands, for the other verb, with any one bit flipped, after its time: the same 403, and the ticket is as

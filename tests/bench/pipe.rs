@@ -49,6 +49,7 @@ fn owner(port: u16, path: &str) -> Result<()> {
     each_block(&mut File::open(path)?, |_, bytes| line.write_all(bytes))
 }
 
+#[expect(clippy::disallowed_methods, reason = "a file of the benchmark's own")]
 fn receiver(port: u16, path: &str, check: fn(u64, &[u8])) -> Result<()> {
     let mut line = TcpStream::connect(("127.0.0.1", port))?;
     println!("connected");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use lanyard_hub::broker::{CallId, Input};
 use lanyard_protocol::http::{LinkMade, LinkOrder};
@@ -51,6 +51,9 @@ pub async fn make(
     body: axum::body::Body,
 ) -> Result<(StatusCode, Json<LinkMade>), ApiError> {
     let session = edge.session_of(&headers)?;
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err(FailureCode::UnsupportedEncoding.into());
+    }
     let body = Limited::new(body, MAX_LINK_REQUEST_BYTES).collect();
     let body = tokio::time::timeout(WHOLE_ORDER, body).await.map_err(|_| FailureCode::TimedOut)?;
     let body = body.map_err(|_| FailureCode::TooLarge)?;
