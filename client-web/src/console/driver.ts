@@ -97,6 +97,11 @@ export class DeskDriver implements DeskVerbs {
     );
   }
 
+  seeTo(publicId: string): void {
+    this.store.chosen = publicId;
+    this.#face();
+  }
+
   turnAway(publicId: string): void {
     this.#ask({ opcode: "DIS_APPROVE_CLIENT", data: { public_id: publicId } }, this.#complains("The device was not turned away"));
   }
@@ -186,13 +191,20 @@ export class DeskDriver implements DeskVerbs {
     const before = new Set(store.knocks.map(({ public_id }) => public_id));
     // Oldest first; a knock in front of the host never gives way to another.
     store.knocks = [...knocks].sort((a, b) => a.asked_ms - b.asked_ms);
-    const [first] = store.knocks;
-    store.typing = facing(store.typing, first, this.#lastDevice);
-    // How long one may stay was chosen for that one.
-    if ((first?.public_id ?? null) !== this.#lastDevice) store.stay = null;
-    this.#lastDevice = first?.public_id ?? null;
+    this.#face();
     const fresh = store.knocks.find(({ public_id }) => !before.has(public_id));
     if (fresh) store.announcement = `${fresh.name} is knocking`;
+  }
+
+  #face(): void {
+    const { store } = this;
+    const { knock } = store;
+    // Who was in front stays there until somebody decides, however the list grows.
+    store.chosen = knock?.public_id ?? null;
+    store.typing = facing(store.typing, knock, this.#lastDevice);
+    // How long one may stay was chosen for that one.
+    if (store.chosen !== this.#lastDevice) store.stay = null;
+    this.#lastDevice = store.chosen;
   }
 
   #wrong(requestId: string, code: string): void {

@@ -12,6 +12,8 @@ export type Desk = "opening" | "open" | "denied" | "version";
 export interface DeskVerbs {
   type(text: string): void;
   letIn(): void;
+  /** Puts another knock in front. */
+  seeTo(publicId: string): void;
   turnAway(publicId: string): void;
   forget(publicId: string): void;
   rename(publicId: string, name: string): void;
@@ -42,6 +44,8 @@ export class DeskStore {
   invitation = $state.raw<{ words: string; until: number } | null>(null);
   loaded = $state(false);
   knocks = $state.raw<Knock[]>([]);
+  /** Whose knock the host put in front; null: the oldest. */
+  chosen = $state<string | null>(null);
   typing = $state.raw<Typing>(NOTHING_TYPED);
   /** An answer of the hub is awaited. */
   asking = $state(false);
@@ -53,7 +57,7 @@ export class DeskStore {
   announcement = $state("");
   now = $state(Date.now());
 
-  readonly knock = $derived(this.knocks[0]);
+  readonly knock = $derived(this.knocks.find(({ public_id }) => public_id === this.chosen) ?? this.knocks[0]);
   readonly rows = $derived<Item[]>(browse(this.files, PLAIN_VIEW));
   readonly fileCounts = $derived.by(() => {
     const byOwner = new Map<string, number>();

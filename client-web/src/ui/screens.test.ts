@@ -247,6 +247,18 @@ describe("the console", () => {
     expect(deskVerbs.turnAway).toHaveBeenCalledTimes(1);
   });
 
+  test("who waits behind can be seen to first, and a flood of one address is turned away at once", async () => {
+    const flood = Array.from({ length: 5 }, (_, number) => ({ ...knock, request_id: `f${number}`, public_id: `flood${number}`, name: `Bot ${number}`, address: "192.168.1.66" }));
+    desk.knocks = [knock, { ...knock, request_id: "r2", public_id: "jonas", name: "Jonas" }, ...flood];
+    render(Console, { desk });
+    await fireEvent.click(screen.getByRole("button", { name: "See to Jonas now" }));
+    expect(deskVerbs.seeTo).toHaveBeenCalledWith("jonas");
+    expect(screen.queryByText("Bot 3")).toBeNull();
+    await fireEvent.click(screen.getByRole("button", { name: "Turn away 5 devices at 192.168.1.66" }));
+    expect(vi.mocked(deskVerbs.turnAway).mock.calls.flat()).toEqual(flood.map(({ public_id }) => public_id));
+    expect(await violations()).toEqual([]);
+  });
+
   test("a name that is here already is a warning", () => {
     desk.knocks = [{ ...knock, looks_like: "Ana’s iPhone" }];
     render(Console, { desk });

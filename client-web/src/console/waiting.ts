@@ -1,0 +1,30 @@
+/** Who waits behind the knock in front: a flood from one address is one line, so that nobody drowns in it. Pure. */
+import type { Knock } from "../protocol/wire";
+
+/** From this many on, knocks of one address are told as one. A household behind one address stays a list of names. */
+const CROWD = 4;
+
+export interface Waiting {
+  address: string;
+  /** The oldest first; a crowd when there are several. */
+  knocks: Knock[];
+}
+
+/** The rest in the order they came; a crowd stands where its first stands. */
+export function waiting(knocks: readonly Knock[], inFront: Knock | undefined): Waiting[] {
+  const rest = knocks.filter((knock) => knock.public_id !== inFront?.public_id);
+  const lines: Waiting[] = [];
+  const crowds = new Map<string, Waiting>();
+  for (const knock of rest) {
+    const { address } = knock;
+    const crowd = crowds.get(address);
+    if (crowd) {
+      crowd.knocks.push(knock);
+      continue;
+    }
+    const line = { address, knocks: [knock] };
+    lines.push(line);
+    if (address !== "" && rest.filter((other) => other.address === address).length >= CROWD) crowds.set(address, line);
+  }
+  return lines;
+}
