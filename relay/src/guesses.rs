@@ -46,7 +46,14 @@ impl Book {
             oldest.map(|oldest| rows.remove(&oldest));
         }
         let new = Tries { since: now, count: 0 };
-        let row = rows.entry(address).and_modify(|row| if is_over(row) { *row = new }).or_insert(new);
+        let row = rows
+            .entry(address)
+            .and_modify(|row| {
+                if is_over(row) {
+                    *row = new
+                }
+            })
+            .or_insert(new);
         row.count = row.count.saturating_add(1);
         row.count
     }

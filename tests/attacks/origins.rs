@@ -244,6 +244,21 @@ async fn a06_no_other_site_changes_anything_and_get_changes_nothing() {
     assert_eq!(gone.status(), 204, "its maker drops it");
 }
 
+/// A02. A socket that does not offer our subprotocol, or another one, is opened by a client that is not ours: 400, no upgrade.
+#[tokio::test]
+async fn a02_only_who_speaks_our_subprotocol_gets_a_socket() {
+    let hub = Hub::start().await;
+    let ours = upgrade("/ws/device", &hub.address.to_string(), "");
+    assert_eq!(status(&head(hub.address, &ours).await.1), 101);
+    let line = "Sec-WebSocket-Protocol: lanyard.v1\r\n";
+    for instead in ["", "Sec-WebSocket-Protocol: chat\r\n", "Sec-WebSocket-Protocol: lanyard.v2, chat\r\n"] {
+        for path in ["/ws/device", "/ws/master"] {
+            let request = ours.replace(line, instead).replace("/ws/device", path);
+            assert_eq!(status(&raw(hub.address, request.as_bytes()).await), 400, "{path} with {instead:?}");
+        }
+    }
+}
+
 /// A07. Another site fetches or asks for leave beforehand: 403, and no answer of any route, to whom ever, has a CORS header.
 #[tokio::test]
 async fn a07_no_answer_opens_the_hub_to_other_sites() {

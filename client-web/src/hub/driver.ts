@@ -62,6 +62,8 @@ export class Driver implements Verbs {
     private readonly signal: AbortSignal,
     invitation: Invitation | null,
   ) {
+    // Encrypted is another origin: what an invited device holds goes along, out of sight of the hub, until it is used.
+    if (invitation) this.store.secureAddress = `/secure#i=${invitation.id}${invitation.secret}`;
     const agent = navigator.userAgent;
     const touch = navigator.maxTouchPoints;
     this.#session = new Session({

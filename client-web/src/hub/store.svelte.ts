@@ -49,6 +49,8 @@ export class HubStore {
   link = $state.raw<LinkState>({ at: "idle" });
   hub = $state.raw<Partial<HubInfo>>({});
   mode = $state.raw<TransportMode | null>(null);
+  /** Where this hub is encrypted, from a page that is not. */
+  secureAddress = $state("/secure");
   hubReady = $state(false);
   /** Approved on the connection that stands. */
   entered = $state(false);

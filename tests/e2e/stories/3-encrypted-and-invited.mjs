@@ -82,6 +82,21 @@ story("an invitation lets one device in, once, and leaves the address at once", 
   assert.deepEqual([...ana.problems, ...late.problems], []);
 });
 
+story("an invited device that would rather come in encrypted is still invited", async (bench) => {
+  const hub = await Hub.start(bench);
+  const { url } = (await hub.cli("invite")).json;
+  const invited = url.replace(/^http:\/\/[^/]+/, hub.url);
+  const browser = await Browser.open(bench, "Ana", ENCRYPTED);
+  const ana = new DevicePage(browser, await browser.tab(), hub, "Ana", invited);
+  await ana.open();
+  await ana.page.getByRole("link", { name: "Come in encrypted" }).click();
+  await ana.page.waitForURL(/^https:/);
+  assert.doesNotMatch(ana.page.url(), /i=/, "no history keeps it");
+  await ana.knock();
+  await ana.isIn();
+  assert.deepEqual(ana.problems, []);
+});
+
 story("a closed door says so, an opened one asks, and the host can read what was decided", async (bench) => {
   const hub = await Hub.start(bench);
   const desk = await ConsolePage.open(await Browser.open(bench, "host"), hub);
