@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod decisions;
 mod random;
 mod stories;
