@@ -73,6 +73,8 @@ pub struct Download {
     bytes: OnceLock<BytesThread>,
     pub files: usize,
     pub stage: Stage,
+    /// What happens to its bytes is logged in here.
+    pub span: tracing::Span,
 }
 
 /// What a plan comes to: a transfer for each owner, and what needs none.
@@ -193,7 +195,8 @@ impl Download {
         let received = AtomicU64::new(files.iter().map(have).sum());
         let total = files.iter().map(|file| file.size).sum();
         let (count, bytes) = (files.len(), OnceLock::new());
-        let download = Self { owner, destination, total, received, bytes, files: count, stage: Stage::Now };
+        let span = tracing::debug_span!("transfer", id = %transfer_id.0, %owner);
+        let download = Self { owner, destination, total, received, bytes, files: count, stage: Stage::Now, span };
         Ok((TransferOrder { transfer_id, owner, files, lookahead_bytes }, download))
     }
 

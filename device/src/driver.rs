@@ -25,6 +25,7 @@ use lanyard_protocol::{
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::Instrument;
 
 use crate::DeviceConfig;
 use crate::blocks::Blocks;
@@ -532,12 +533,15 @@ impl Driver {
             }
         };
         let (bodies, download) = (Bodies { http, ..bodies }, download.clone());
-        let task = thread.spawn(async move {
+        let span = download.span.clone();
+        let running = async move {
             let wrap = Box::new(move |fetched| Report::Fetched { transfer_id, fetched });
             let teller = Teller { to: reports.clone(), wrap };
             let outcome = fetch::get(bodies, download, job, &teller).await;
+            tracing::trace!(?outcome, "a run ended");
             let _ = reports.send(Report::FetchEnded { fetch, outcome }).await;
-        });
+        };
+        let task = thread.spawn(running.instrument(span));
         self.fetches.insert(fetch, task.abort_handle());
     }
 

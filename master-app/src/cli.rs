@@ -40,6 +40,18 @@ struct GlobalArgs {
     /// Speak plain http to a hub on another machine: anybody on the network can then read and change what is sent
     #[arg(long, env = "LANYARD_PLAIN", global = true)]
     plain: bool,
+    /// How the log on standard error is written; LANYARD_LOG says how much of it (error, warn, info, debug, trace)
+    #[arg(long, value_name = "FORM", env = "LANYARD_LOG_FORMAT", global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+/// The form of a line of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    /// One JSON object a line, with the spans that it happened in: a session, a transfer.
+    Json,
 }
 
 /// What holds for every command.
@@ -49,6 +61,7 @@ pub struct Global {
     pub json: bool,
     /// Other machines may be spoken to without TLS.
     pub plain: bool,
+    pub log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -307,7 +320,8 @@ fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<(Global, Comman
             "this account has no home directory; say with --data where to keep things",
         )
     })?;
-    Ok((Global { data_dir, json: global.json, plain: global.plain }, command))
+    let GlobalArgs { json, plain, log_format, .. } = global;
+    Ok((Global { data_dir, json, plain, log_format }, command))
 }
 
 /// Puts `serve` where no command stands: the first word that is no option decides.
@@ -317,9 +331,9 @@ fn with_default(mut args: Vec<OsString>) -> Vec<OsString> {
     let mut at = 1;
     while let Some(word) = args.get(at).map(|word| word.to_string_lossy().into_owned()) {
         match word.as_str() {
-            "--data" => at += 2,
+            "--data" | "--log-format" => at += 2,
             "--json" | "--plain" => at += 1,
-            word if word.starts_with("--data=") => at += 1,
+            word if word.starts_with("--data=") || word.starts_with("--log-format=") => at += 1,
             "-h" | "--help" | "-V" | "--version" => return args,
             word if is_command(word) => return args,
             _ => break,
@@ -368,7 +382,11 @@ mod tests {
     fn global_flags_stand_anywhere() {
         for line in ["--data /d --json devices", "devices --json --data /d", "--data=/d devices --json"] {
             let (global, command) = parsed(line).unwrap();
-            assert_eq!(global, Global { data_dir: "/d".into(), json: true, plain: false }, "{line}");
+            assert_eq!(
+                global,
+                Global { data_dir: "/d".into(), json: true, plain: false, log_format: LogFormat::Text },
+                "{line}"
+            );
             assert!(matches!(command, Command::Devices), "{line}");
         }
         let (global, _) = parsed("--data /d --json").unwrap();

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 
-use cli::{Command, Global};
+use cli::{Command, Global, LogFormat};
 use exit::{Exit, Outcome};
 
 fn main() -> ExitCode {
@@ -39,7 +39,11 @@ fn main() -> ExitCode {
     let colours = std::io::stderr().is_terminal();
     let usual = if colours { "warn" } else { "info" };
     let filter = EnvFilter::try_from_env("LANYARD_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match global.log_format {
+        LogFormat::Text => log.with_ansi(colours).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     let runtime = match threads::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {

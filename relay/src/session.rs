@@ -19,6 +19,8 @@ use lanyard_protocol::{
     Ref, RelayToDevice, TransportMode, codec,
 };
 
+use tracing::Instrument;
+
 use crate::accept::FromThisMachine;
 use crate::edge::{Edge, SessionHandle};
 use crate::hosts::Authority;
@@ -61,8 +63,19 @@ async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
     let session = SessionId(edge.number());
     let handle = Arc::new(SessionHandle::new(Outbox::for_device(), signature, identity.public_id));
     edge.sessions.insert(session, handle.clone());
+    let span = tracing::info_span!("session", session = session.0, device = %identity.public_id);
     edge.tell(Input::SessionOpened { session, identity: Box::new(identity) }).await;
+    live(edge, session, handle, (sink, stream, last)).instrument(span).await;
+}
 
+/// A session that is proven, until either side ends it.
+async fn live(
+    edge: Arc<Edge>,
+    session: SessionId,
+    handle: Arc<SessionHandle>,
+    (mut sink, mut stream, last): (Sink, Stream, LastHeard),
+) {
+    tracing::debug!("opened");
     let idle = || match handle.bodies.load(Ordering::Relaxed) {
         0 => Duration::from_millis(PING_IDLE_MS),
         _ => Duration::from_millis(PING_BUSY_MS),
@@ -73,6 +86,7 @@ async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
     };
     edge.forget_session(session);
     edge.tell(Input::SessionClosed { session }).await;
+    tracing::debug!(?code, "closed");
     if let Some(code) = code {
         socket::turn_away(&edge, sink, stream, code).await;
     }

@@ -34,6 +34,7 @@ const HEARD: Record<(RelayToDevice | MasterToConsole)["opcode"], true> = {
   REFUSED: true,
   RELAY_STATE: true,
   DOOR: true,
+  PROBLEMS: true,
   INVITATION: true,
   REMOVE_FILE_ACK: true,
   REQUEST_FAILED: true,

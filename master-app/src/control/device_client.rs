@@ -238,7 +238,12 @@ mod tests {
     #[tokio::test]
     async fn a_limit_reaches_every_process_and_a_dead_ones_socket_is_taken_away() {
         let dir = tempfile::tempdir().unwrap();
-        let global = Global { data_dir: dir.path().to_owned(), json: true, plain: false };
+        let global = Global {
+            data_dir: dir.path().to_owned(),
+            json: true,
+            plain: false,
+            log_format: crate::cli::LogFormat::Text,
+        };
         assert_eq!(limit(&global, None, None).await.unwrap_err().exit, Exit::NotReachable);
         transfers(&global).await.unwrap();
         let (one, two) = (device(1), device(2));

@@ -14,7 +14,7 @@ use crate::desk::DeviceRow;
 use crate::driver::tests::Bench;
 
 fn global(dir: &Path) -> Global {
-    Global { data_dir: dir.to_owned(), json: true, plain: false }
+    Global { data_dir: dir.to_owned(), json: true, plain: false, log_format: crate::cli::LogFormat::Text }
 }
 
 async fn serve(bench: &Bench, listener: Listener) -> DropGuard {

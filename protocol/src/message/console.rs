@@ -110,6 +110,21 @@ wire! {
         pub admission: Admission,
     }
 
+    /// Something that is wrong with the hub, in words for the person at the host.
+    pub struct Problem {
+        /// Stable: there is one problem of a code at a time.
+        pub code: String,
+        pub what: String,
+        /// What that person can do.
+        pub advice: String,
+        pub since_ms: u64,
+    }
+
+    /// All that is wrong, the oldest first, whenever that changes.
+    pub struct Problems {
+        pub problems: Vec<Problem>,
+    }
+
     pub struct ConsoleDevice {
         pub public_id: DeviceId,
     }
@@ -159,6 +174,7 @@ pub enum MasterToConsole {
     Refused(Refused),
     RelayState(RelayState),
     Door(DoorState),
+    Problems(Problems),
     Invitation(Invitation),
     FeedPage(FeedPage),
     FeedDirty(Empty),

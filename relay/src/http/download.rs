@@ -18,6 +18,7 @@ use lanyard_protocol::range::{Wanted, wanted};
 use lanyard_protocol::{FailureCode, FileEntry, FileRef, Link, LinkHash, path};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use super::links;
 use super::pull::{Pulled, Puller, Stretch, hand_over};
@@ -196,7 +197,7 @@ async fn serve_file(
                 report.end(TransferState::Done);
                 Body::from(bytes)
             }
-            first => stream_body(move |sender| file_body(puller, first, report, sender)),
+            first => stream_body(&link, move |sender| file_body(puller, first, report, sender)),
         }
     };
     let mut response = Response::builder().status(status).body(body).map_err(|_| FailureCode::Internal)?;
@@ -240,12 +241,14 @@ async fn first_news(puller: &mut Puller) -> Result<Option<Pulled>, ApiError> {
 type BodySender = mpsc::Sender<Result<Bytes, std::io::Error>>;
 
 /// A body that a task fills through a bounded channel; the task ends when its reader is gone.
-fn stream_body<F>(fill: impl FnOnce(BodySender) -> F) -> Body
+fn stream_body<F>(link: &Link, fill: impl FnOnce(BodySender) -> F) -> Body
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(BODY_FRAMES);
-    tokio::spawn(fill(sender));
+    // Not the link: who has it can read.
+    let span = tracing::debug_span!("transfer", link = %LinkHash::of(link));
+    tokio::spawn(fill(sender).instrument(span));
     Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|item| (item, receiver))
     }))
@@ -308,7 +311,7 @@ async fn serve_archive(edge: Arc<Edge>, link: Link, info: &LinkInfo, is_head: bo
         let first = if puller.file().is_some() { first_news(&mut puller).await? } else { None };
         let file = info.files[0].file_ref();
         let report = Report::new(edge, link, hash, file, length, 0);
-        stream_body(move |sender| archive_body(archive, puller, first, report, sender))
+        stream_body(&link, move |sender| archive_body(archive, puller, first, report, sender))
     };
     let mut response = body.into_response();
     let headers = response.headers_mut();

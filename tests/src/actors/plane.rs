@@ -66,6 +66,13 @@ pub struct Slot {
     moved_at: u64,
 }
 
+impl Slot {
+    /// Whether this session still owes its bytes.
+    pub fn waits_for(&self, session: SessionId) -> bool {
+        self.holder == Some(session) && self.phase != Phase::Full
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadBy {
     Device { device: DeviceIndex, life: u64, fetch: FetchId },

@@ -148,6 +148,10 @@ impl World {
         relay.conn_of.remove(&session);
         self.model.session_ends(session);
         self.tell_broker(Input::SessionClosed { session });
+        // Its askers hear so at once and ask another source; they do not wait until the lease lapses.
+        let left =
+            self.relay.as_ref().and_then(|relay| relay.plane.slots.values().find(|slot| slot.waits_for(session)));
+        assert!(left.is_none(), "a slot waits for a session that is over: {left:?}");
     }
 
     pub(crate) fn relay_hears_register(&mut self, conn: ConnId, term: u64) {
