@@ -178,6 +178,8 @@ export class DeskDriver implements DeskVerbs {
       case "DOOR":
         store.admission = message.data.admission;
         return;
+      case "PROBLEMS":
+        return this.#wrongs(message.data.problems);
       case "RELAY_STATE":
         store.relayReady = message.data.ready;
         return;
@@ -194,6 +196,13 @@ export class DeskDriver implements DeskVerbs {
     this.#face();
     const fresh = store.knocks.find(({ public_id }) => !before.has(public_id));
     if (fresh) store.announcement = `${fresh.name} is knocking`;
+  }
+
+  #wrongs(problems: DeskStore["problems"]): void {
+    const known = new Set(this.store.problems.map(({ code }) => code));
+    this.store.problems = problems;
+    const fresh = problems.find(({ code }) => !known.has(code));
+    if (fresh) this.store.announcement = `${fresh.what} ${fresh.advice}`;
   }
 
   #face(): void {

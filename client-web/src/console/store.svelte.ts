@@ -3,7 +3,7 @@ import { getContext, setContext } from "svelte";
 import type { LinkState } from "../connection/socket";
 import { type FileItem, type Item, PLAIN_VIEW, browse } from "../hub/catalogue";
 import type { Notice } from "../hub/store.svelte";
-import type { Admission, Client, HubInfo, Knock, RefusedClient } from "../protocol/wire";
+import type { Admission, Client, HubInfo, Knock, Problem, RefusedClient } from "../protocol/wire";
 import type { Kept } from "./record";
 import { NOTHING_TYPED, type Typing } from "./typing";
 
@@ -53,6 +53,8 @@ export class DeskStore {
   clients = $state.raw<Client[]>([]);
   online = $state.raw<ReadonlySet<string>>(new Set());
   files = $state.raw<FileItem[]>([]);
+  /** What is wrong with the hub, the oldest first. */
+  problems = $state.raw<Problem[]>([]);
   notices = $state.raw<Notice[]>([]);
   announcement = $state("");
   now = $state(Date.now());

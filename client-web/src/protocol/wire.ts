@@ -16,6 +16,7 @@ export type { MasterToConsole } from "./generated/MasterToConsole";
 export type { Membership } from "./generated/Membership";
 export type { NewFile } from "./generated/NewFile";
 export type { Piece } from "./generated/Piece";
+export type { Problem } from "./generated/Problem";
 export type { RefusedClient } from "./generated/RefusedClient";
 export type { RelayToDevice } from "./generated/RelayToDevice";
 export type { Resume } from "./generated/Resume";

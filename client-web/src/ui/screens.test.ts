@@ -265,6 +265,26 @@ describe("the console", () => {
     expect(screen.getByText(/who is already here/)).toBeTruthy();
   });
 
+  test("what is wrong is said in words, with what to do about it", async () => {
+    desk.problems = [
+      { code: "database_full", what: "There is no room to write down what you decide.", advice: "Make room on the disk that holds the hub’s folder.", since_ms: Date.now() },
+      { code: "no_network", what: "This computer is on no network.", advice: "Connect it.", since_ms: Date.now() },
+    ];
+    render(Console, { desk });
+    expect(screen.getByText(/There is no room to write down what you decide/).textContent).toContain("And 1 more thing.");
+    await fireEvent.click(screen.getByRole("button", { name: "What to do" }));
+    const list = screen.getByRole("list", { name: "What is wrong" });
+    expect(list.textContent).toContain("Make room on the disk");
+    expect(list.textContent).toContain("This computer is on no network.");
+    expect(await violations()).toEqual([]);
+  });
+
+  test("where nothing is wrong the page says so", async () => {
+    render(Console, { desk });
+    await fireEvent.click(screen.getByRole("button", { name: /how the hub stands/ }));
+    expect(screen.getByRole("list", { name: "What is wrong" }).textContent).toContain("Nothing is wrong.");
+  });
+
   test("a used link says how to get another", () => {
     desk.desk = "denied";
     render(Console, { desk });
