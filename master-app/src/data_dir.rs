@@ -101,6 +101,17 @@ mod tests {
         lock(&dir, Half::Master).unwrap();
     }
 
+    /// A59. No other user of this machine reaches what lies in it: keys, lists, control sockets.
+    #[cfg(unix)]
+    #[test]
+    fn a59_the_directory_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("new");
+        create(&dir).unwrap();
+        assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
     #[test]
     fn the_secret_is_made_once_and_a_broken_one_is_said() {
         let dir = tempfile::tempdir().unwrap();

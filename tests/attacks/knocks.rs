@@ -129,6 +129,9 @@ async fn a22_another_name_is_another_request() {
     let after = master.knock().await;
     assert_eq!((before.client.public_id, after.client.name.as_str()), (after.client.public_id, "Marta (host)"));
     assert_ne!(before.request_id, after.request_id);
+    let under = |name| approval::request_id(&before.public_key, &before.commit, &before.relay_nonce, name);
+    assert_eq!(under("Ana's phone"), before.request_id);
+    assert_ne!(under("Marta (host)"), before.request_id, "the name alone makes another request");
     assert_stale(&mut master, before.client.public_id, before.request_id).await;
 }
 

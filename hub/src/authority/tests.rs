@@ -845,6 +845,33 @@ fn a_name_like_that_of_one_who_was_turned_away_is_told() {
     assert_eq!(knocks[0].like_refused.as_ref().map(|like| (&like.name, like.refused_ms)), Some((&name, NOON)));
 }
 
+/// A18: the host is told for whom of those who belong it could take who knocks.
+#[test]
+fn a18_a_name_like_that_of_one_who_belongs_is_told() {
+    let mut desk = Desk::with_members(1);
+    let name = desk.authority.member(device(1)).unwrap().client.name.clone();
+    let mut alike = knock(2, 1);
+    alike.client.name = name.to_uppercase();
+    alike.request_id = approval::request_id(&alike.public_key, &alike.commit, &alike.relay_nonce, &alike.client.name);
+    desk.relay(RelayToMaster::NewClientRegistered(alike));
+    assert_eq!(desk.authority.knocks(false).knocks[0].looks_like, Some(name));
+}
+
+/// A22: what the host sees of who knocks is what the request's id was made of.
+#[test]
+fn a22_a_knock_under_another_name_than_its_id_has_is_dropped() {
+    let mut desk = Desk::with_members(1);
+    let (mut renamed, mut anothers) = (knock(2, 1), knock(2, 1));
+    renamed.client.name = "Marta (host)".into();
+    anothers.client.public_id = device(3);
+    for lie in [renamed, anothers] {
+        let effects = desk.relay(RelayToMaster::NewClientRegistered(lie.clone()));
+        assert_eq!((effects, desk.authority.knocks(false).knocks), (vec![], vec![]), "{lie:?}");
+    }
+    desk.relay(RelayToMaster::NewClientRegistered(knock(2, 1)));
+    assert_eq!(desk.authority.knocks(false).knocks.len(), 1, "the true one is shown");
+}
+
 // ── The record ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]

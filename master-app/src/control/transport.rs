@@ -207,8 +207,13 @@ mod unix {
         pub async fn accept(&self) -> io::Result<Option<UnixStream>> {
             let (stream, _) = self.listener.accept().await?;
             let uid = stream.peer_cred()?.uid();
-            Ok((uid == self.owner || uid == 0).then_some(stream))
+            Ok(may_use(uid, self.owner).then_some(stream))
         }
+    }
+
+    /// Its owner may, and who may do everything on this machine.
+    fn may_use(user: u32, owner: u32) -> bool {
+        user == owner || user == 0
     }
 
     pub async fn connect(dir: &Path, name: &str) -> io::Result<UnixStream> {
@@ -223,6 +228,12 @@ mod unix {
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        /// A59. Another user is turned away even where nothing keeps him from connecting.
+        #[test]
+        fn a59_only_its_owner_may_use_a_socket() {
+            assert!(may_use(1000, 1000) && may_use(0, 1000) && !may_use(1001, 1000));
+        }
 
         #[test]
         fn a_private_place_is_ours_alone() {
