@@ -5,11 +5,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "the record, in the program's own folder")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use lanyard_hub::authority::{Admitted, Note};
+use lanyard_protocol::DeviceId;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 const NAME: &str = "audit.log";
@@ -169,6 +172,32 @@ pub fn read(dir: &Path) -> io::Result<Vec<Read>> {
     Ok(all)
 }
 
+/// A refusal that the record knows of and nothing after it has lifted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub public_id: DeviceId,
+    pub name: String,
+    pub at_ms: u64,
+}
+
+/// Who is refused by the last word of the record on them.
+pub fn refusals(dir: &Path) -> io::Result<Vec<Refusal>> {
+    let mut refused = BTreeMap::new();
+    for Read { line, .. } in read(dir)? {
+        let Ok(public_id) = DeviceId::deserialize(&line["public_id"]) else { continue };
+        match line["event"].as_str() {
+            Some("refused") => {
+                let name = line["name"].as_str().unwrap_or_default().to_owned();
+                let at_ms = line["at_ms"].as_u64().unwrap_or_default();
+                refused.insert(public_id, Refusal { public_id, name, at_ms });
+            }
+            Some("approved" | "forgotten") => drop(refused.remove(&public_id)),
+            _ => {}
+        }
+    }
+    Ok(refused.into_values().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +264,32 @@ mod tests {
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0].line["name"], name);
         assert!(!fs::read_to_string(dir.path().join(NAME)).unwrap().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn the_last_word_on_a_device_tells_whether_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |n: u8| DeviceId(uuid::Uuid::from_bytes([n; 16]));
+        let kind = lanyard_protocol::DeviceKind::Browser;
+        let client =
+            |n: u8| lanyard_protocol::Client { public_id: id(n), name: "Ana".into(), kind, platform: "".into() };
+        let refused = |n: u8| Note::Refused { client: client(n), time_over: false };
+        let request_id = lanyard_protocol::RequestId([1; 16]);
+        let how = Admitted::ByHost;
+        let approved = |n: u8| Note::Approved { client: client(n), request_id, how, until_ms: None };
+        let notes = [
+            refused(1),
+            refused(2),
+            refused(3),
+            Note::Forgotten { public_id: id(2) },
+            Note::Forgotten { public_id: id(3) },
+            approved(3),
+            approved(4),
+            refused(4),
+        ];
+        Audit::open(dir.path()).unwrap().write(5, &notes).unwrap();
+        let refusal = |n: u8| Refusal { public_id: id(n), name: "Ana".into(), at_ms: 5 };
+        assert_eq!(refusals(dir.path()).unwrap(), [refusal(1), refusal(4)]);
     }
 
     #[cfg(unix)]

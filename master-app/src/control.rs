@@ -22,7 +22,11 @@ use crate::console::Door;
 use crate::desk::{self, Refusal};
 use crate::driver::DriverHandle;
 use crate::exit::Exit;
+use crate::problems::ToldProblem;
 use crate::relay_metrics::{self, RelayStanding};
+
+/// The hub answers at once, unless it waits for its disk.
+const STATUS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// The name of the hub's own socket.
 pub const HUB: &str = "control";
@@ -78,6 +82,9 @@ pub struct Status {
     pub files: usize,
     pub console: String,
     pub admission: Admission,
+    /// What is wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<ToldProblem>,
     /// Where the relay is on this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayStanding>,
@@ -161,11 +168,22 @@ impl Control {
                 files: authority.file_count(),
                 console,
                 admission: authority.admission(),
+                problems: Vec::new(),
                 relay: None,
             }
         };
         let relay = relay_metrics::ask(&self.relay).await;
-        Ok(Status { relay, ..self.driver.look(look).await? })
+        let status = tokio::time::timeout(STATUS_PATIENCE, self.driver.look(look)).await;
+        let problems: Vec<ToldProblem> = self.driver.problems().all().into_iter().map(Into::into).collect();
+        match status {
+            Ok(status) => Ok(Status { relay, problems, ..status? }),
+            // It waits for its disk, and nobody is told what is not on it.
+            Err(_) => {
+                let said: Vec<String> = problems.iter().map(|p| format!("{} {}", p.what, p.advice)).collect();
+                let said = if said.is_empty() { "The hub is busy; ask again.".into() } else { said.join(" ") };
+                Err(Refusal::new(Exit::Failed, said))
+            }
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The only owner of the Authority and of the store: inputs in, one commit for all of a batch, then its effects out.
 //!
-//! Nothing leaves before what it depends on is on disk. If the disk refuses, everything since is unsaid: the authority
-//! starts anew from what is on disk, and the relay and the screens connect again.
+//! Nothing leaves before what it depends on is on disk. While another program holds the database, or the disk is full,
+//! what was decided waits untold and is tried again; what only answers a look-up for a transfer still goes out. If the
+//! disk refuses for good, everything since is unsaid: the authority starts anew from what is on disk, and the relay and
+//! the screens connect again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::audit::Audit;
-use crate::store::{Store, StoreError};
+use crate::problems::{self, Problem, Problems};
+use crate::store::{Hindrance, Store, StoreError};
 
 /// Inputs that wait for the driver; beyond, who speaks waits.
 const INPUTS: usize = 256;
@@ -25,6 +28,12 @@ const BATCH: usize = 256;
 /// Frames that wait for the relay; beyond, the driver waits, and after [`RELAY_STUCK`] gives the connection up.
 const FRAMES: usize = 256;
 const RELAY_STUCK: Duration = Duration::from_secs(10);
+/// A database that is held by another program, or has no room, is tried again after this, then after twice as long …
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// … up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Effects, or questions, that wait for the disk; beyond, who speaks waits.
+const MOST_HELD: usize = 1_024;
 
 /// One life of the connection to a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,11 +83,19 @@ pub struct Over;
 
 /// Speaks to the driver; clones speak to the same one.
 #[derive(Clone)]
-pub struct DriverHandle(mpsc::Sender<ToDriver>);
+pub struct DriverHandle {
+    inputs: mpsc::Sender<ToDriver>,
+    problems: Problems,
+}
 
 impl DriverHandle {
     async fn put(&self, input: ToDriver) -> Result<(), Over> {
-        self.0.send(input).await.map_err(|_| Over)
+        self.inputs.send(input).await.map_err(|_| Over)
+    }
+
+    /// What is wrong with the hub. Known also while the driver waits for its disk.
+    pub fn problems(&self) -> &Problems {
+        &self.problems
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> ToDriver) -> Result<T, Over> {
@@ -140,29 +157,34 @@ impl DriverHandle {
 /// together any more.
 pub fn start(
     config: AuthorityConfig,
-    store: Store,
+    mut store: Store,
     audit: Option<Audit>,
 ) -> Result<(DriverHandle, JoinHandle<Result<(), StoreError>>), StoreError> {
-    let authority = begin(&config, &store)?;
+    let authority = begin(&config, &mut store)?;
     let (sender, inputs) = mpsc::channel(INPUTS);
+    let problems = store.problems().clone();
+    let handle = DriverHandle { inputs: sender, problems: problems.clone() };
     let driver = Driver {
         config,
         authority,
         store: Some(store),
         audit,
+        problems,
         started: Instant::now(),
         inputs,
         effects: Vec::new(),
+        waiting: None,
+        questions: Vec::new(),
         relay: None,
         hub: None,
         screens: BTreeMap::new(),
         asks: BTreeMap::new(),
         next_number: 1,
     };
-    Ok((DriverHandle(sender), tokio::spawn(driver.run())))
+    Ok((handle, tokio::spawn(driver.run())))
 }
 
-fn begin(config: &AuthorityConfig, store: &Store) -> Result<Authority, StoreError> {
+fn begin(config: &AuthorityConfig, store: &mut Store) -> Result<Authority, StoreError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;
     Ok(Authority::new(config.clone(), store.load()?, seed))
@@ -175,10 +197,15 @@ struct Driver {
     store: Option<Store>,
     /// None in tests; away only while it writes.
     audit: Option<Audit>,
+    problems: Problems,
     started: Instant,
     inputs: mpsc::Receiver<ToDriver>,
-    /// Of this batch, not yet let out.
+    /// Of this batch, not yet let out; and all since the disk began to hinder.
     effects: Vec<Effect>,
+    /// The disk hinders.
+    waiting: Option<Waiting>,
+    /// They are answered from what is on disk: when it is.
+    questions: Vec<ToDriver>,
     relay: Option<(Connection, mpsc::Sender<Frame>)>,
     /// Of the relay that was there last.
     hub: Option<HubInfo>,
@@ -187,22 +214,40 @@ struct Driver {
     next_number: u64,
 }
 
+/// Until when nothing is tried.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Waiting {
+    fn after(before: Option<Self>) -> Self {
+        let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
+        Self { until: Instant::now() + pause, pause }
+    }
+}
+
 impl Driver {
     async fn run(mut self) -> Result<(), StoreError> {
         let mut inputs = Vec::with_capacity(BATCH);
         loop {
             let wake = self.authority.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
+            let again = self.waiting.map(|waiting| waiting.until);
+            let has_room = self.effects.len() < MOST_HELD && self.questions.len() < MOST_HELD;
             tokio::select! {
-                count = self.inputs.recv_many(&mut inputs, BATCH) => match count {
+                count = self.inputs.recv_many(&mut inputs, BATCH), if has_room => match count {
                     0 => return Ok(()),
                     _ => self.batch(inputs.drain(..)).await?,
                 },
                 () = sleep_until(wake) => {}
+                () = sleep_until(again) => {}
             }
             // Also after a batch: who speaks all the time must not stop the clock.
             self.authority.handle_timeout(self.now(), now_ms());
             self.drain();
             self.let_out().await?;
+            self.answer_questions().await?;
         }
     }
 
@@ -239,7 +284,7 @@ impl Driver {
                 if self.relay.as_ref().is_none_or(|(live, _)| *live != connection) {
                     return None;
                 }
-                self.relay = None;
+                self.drop_relay();
                 Input::RelayLost
             }
             ToDriver::Asked { command, reply } => {
@@ -260,15 +305,39 @@ impl Driver {
         }
     }
 
+    /// Looks are at what is on disk: they wait for what waits.
+    async fn answer_questions(&mut self) -> Result<(), StoreError> {
+        while self.waiting.is_none() && !self.questions.is_empty() {
+            for question in std::mem::take(&mut self.questions) {
+                self.serve(question).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was meant for it does not go to the next.
+    fn drop_relay(&mut self) {
+        self.relay = None;
+        self.effects.retain(|effect| !matches!(effect, Effect::Send(_)));
+    }
+
     async fn serve(&mut self, input: ToDriver) -> Result<(), StoreError> {
         match input {
+            ToDriver::Look(_) | ToDriver::Subscribe { .. } if self.waiting.is_some() => self.questions.push(input),
             ToDriver::NextTerm { at_least, reply } => {
                 let term = self.with_store(move |store| store.next_term(at_least)).await;
+                match &term {
+                    Ok(_) => self.go_on(),
+                    Err(error) => {
+                        error.hindrance().into_iter().for_each(|h| self.problems.raise(hindrance_told(h, error)));
+                    }
+                }
                 // The connection that asked may be gone.
                 let _ = reply.send(term);
             }
             ToDriver::RelayReady { connection, hub, frames } => {
                 let (sender, receiver) = mpsc::channel(FRAMES);
+                self.drop_relay();
                 self.relay = Some((connection, sender));
                 let hub_key = hub.public_key;
                 self.hub = Some(hub);
@@ -305,6 +374,10 @@ impl Driver {
 
     /// Commits the saves among the effects, then lets the others out in their order.
     async fn let_out(&mut self) -> Result<(), StoreError> {
+        if self.waiting.is_some_and(|waiting| Instant::now() < waiting.until) {
+            self.let_answers_out().await;
+            return Ok(());
+        }
         if self.effects.is_empty() {
             return Ok(());
         }
@@ -316,11 +389,14 @@ impl Driver {
                 other => words.push(other),
             }
         }
-        if !changes.is_empty()
-            && let Err(error) = self.with_store(move |store| store.apply(&changes)).await
-        {
-            tracing::error!(%error, "what was decided could not be kept; starting over from what is on disk");
-            return self.begin_anew();
+        if !changes.is_empty() {
+            let apply = move |store: &mut Store| (store.apply(&changes), changes);
+            let (applied, changes) = self.with_store(apply).await;
+            if let Err(error) = applied {
+                let held = changes.into_iter().map(Effect::Save).chain(notes.into_iter().map(Effect::Note));
+                return self.not_kept(held.chain(words).collect(), error).await;
+            }
+            self.go_on();
         }
         if !notes.is_empty() {
             self.record(notes).await;
@@ -331,6 +407,43 @@ impl Driver {
         Ok(())
     }
 
+    /// What passes is waited for, with all that was decided, untold. Else it is unsaid.
+    async fn not_kept(&mut self, held: Vec<Effect>, error: StoreError) -> Result<(), StoreError> {
+        let Some(hindrance) = error.hindrance() else {
+            tracing::error!(%error, "what was decided could not be kept; starting over from what is on disk");
+            return self.begin_anew(&error).await;
+        };
+        self.effects = held;
+        self.waiting = Some(Waiting::after(self.waiting));
+        self.problems.raise(hindrance_told(hindrance, &error));
+        Ok(())
+    }
+
+    /// The disk takes what it is given.
+    fn go_on(&mut self) {
+        self.waiting = None;
+        self.problems.clear(problems::DATABASE_LOCKED);
+        self.problems.clear(problems::DATABASE_FULL);
+    }
+
+    /// While the disk hinders, look-ups for transfers are still answered, so that transfers go on: such an answer tells
+    /// nobody about a decision. Not if files are to leave: "gone" would be told before it is true.
+    async fn let_answers_out(&mut self) {
+        let takes_away =
+            |effect: &Effect| matches!(effect, Effect::Save(Change::FilesGone { .. } | Change::BelongingsGone(_)));
+        if self.effects.iter().any(takes_away) {
+            return;
+        }
+        let is_answer =
+            |effect: &Effect| matches!(effect, Effect::Send(MasterFrame { message: MasterToRelay::FileGrant(_), .. }));
+        let (answers, held) = std::mem::take(&mut self.effects).into_iter().partition(is_answer);
+        self.effects = held;
+        let answers: Vec<Effect> = answers;
+        for answer in answers {
+            self.say(answer).await;
+        }
+    }
+
     /// What was decided stands, also where it cannot be recorded: a full disk must not keep a device in.
     async fn record(&mut self, notes: Vec<Note>) {
         let Some(mut audit) = self.audit.take() else { return };
@@ -339,16 +452,19 @@ impl Driver {
             (audit, result)
         };
         let (audit, result) = tokio::task::spawn_blocking(work).await.expect("the record does not panic");
-        if let Err(error) = result {
-            tracing::error!(%error, "a decision could not be recorded");
+        match result {
+            Ok(()) => self.problems.clear(problems::RECORD),
+            Err(error) => self.problems.raise(Problem {
+                code: problems::RECORD,
+                what: format!("A decision could not be written into the record: {error}."),
+                advice: "It holds all the same. Check that the disk has room.".into(),
+                since_ms: now_ms(),
+            }),
         }
         self.audit = Some(audit);
     }
 
-    async fn with_store<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
+    async fn with_store<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Store) -> T + Send + 'static) -> T {
         let mut store = self.store.take().expect("the store is back before the next use");
         let work = move || {
             let result = work(&mut store);
@@ -360,9 +476,15 @@ impl Driver {
     }
 
     /// The disk did not keep what memory decided: memory follows the disk. The relay registers us again, screens reload.
-    fn begin_anew(&mut self) -> Result<(), StoreError> {
-        let store = self.store.as_ref().expect("the store is back");
+    async fn begin_anew(&mut self, why: &StoreError) -> Result<(), StoreError> {
+        if why.is_damage() {
+            let store = self.store.take().expect("the store is back");
+            let reopen = tokio::task::spawn_blocking(move || store.reopen()).await;
+            self.store = Some(reopen.expect("the store does not panic")?);
+        }
+        let store = self.store.as_mut().expect("the store is back");
         self.authority = begin(&self.config, store)?;
+        self.go_on();
         self.relay = None;
         self.screens.clear();
         let failed = RequestFailed {
@@ -437,6 +559,23 @@ impl Driver {
     fn show_all(&mut self, mut make: impl FnMut(ScreenId) -> Shown) {
         self.screens.retain(|id, sender| sender.try_send(make(*id)).is_ok());
     }
+}
+
+/// A hindrance in words.
+pub fn hindrance_told(hindrance: Hindrance, error: &StoreError) -> Problem {
+    let (code, what, advice) = match hindrance {
+        Hindrance::Locked => (
+            problems::DATABASE_LOCKED,
+            format!("Another program holds the database ({error})."),
+            "Decisions wait until it lets go, and hold then. Close what looks into the data directory.",
+        ),
+        Hindrance::Full => (
+            problems::DATABASE_FULL,
+            format!("The disk has no room for the database ({error})."),
+            "Decisions wait until there is room, and hold then. Make some on the disk of the data directory.",
+        ),
+    };
+    Problem { code, what, advice: advice.into(), since_ms: now_ms() }
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -634,18 +773,29 @@ pub mod tests {
         assert_eq!(reference(&mut other), Some(None));
     }
 
+    /// Another look at the file, as another program takes it.
+    fn other(dir: &tempfile::TempDir) -> rusqlite::Connection {
+        rusqlite::Connection::open(dir.path().join("lanyard.db")).unwrap()
+    }
+
+    async fn until_problems(driver: &DriverHandle, wanted: impl Fn(&[Problem]) -> bool) -> Vec<Problem> {
+        driver.problems().watch().wait_for(|all| wanted(all)).await.unwrap().clone()
+    }
+
+    fn wish(driver: &DriverHandle, command: Command) -> JoinHandle<MasterToConsole> {
+        let driver = driver.clone();
+        tokio::spawn(async move { driver.wish(command).await.unwrap() })
+    }
+
     #[tokio::test]
     async fn a_refusing_disk_takes_everything_back() {
         let mut bench = Bench::new().await;
         let session = bench.member(7, "Ana").await;
-        // Another writer that never lets go: every commit fails.
-        let path = bench.dir.path().join("lanyard.db");
-        let blocker = rusqlite::Connection::open(&path).unwrap();
-        blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let no = "CREATE TRIGGER no BEFORE INSERT ON members BEGIN SELECT RAISE(ABORT, 'no'); END";
+        other(&bench.dir).execute_batch(no).unwrap();
         let command = Command::Rename { public_id: session.public_id, name: "Ben".into() };
         let answer = bench.driver.wish(command).await.unwrap();
         assert!(matches!(answer, MasterToConsole::RequestFailed(RequestFailed { code: FailureCode::Internal, .. })));
-        drop(blocker);
         while bench.frames.recv().await.is_some() {}
         let name = bench
             .driver
@@ -653,5 +803,122 @@ pub mod tests {
             .await
             .unwrap();
         assert_eq!(name, Some("Ana".into()));
+    }
+
+    /// R33: SQLite is locked by another process.
+    #[tokio::test]
+    async fn a_decision_waits_untold_while_the_database_is_locked_and_then_holds() {
+        let mut bench = Bench::new().await;
+        let session = bench.member(7, "Ana").await;
+        let blocker = other(&bench.dir);
+        blocker.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let waiting = wish(&bench.driver, Command::Refuse { public_id: session.public_id });
+        let told = until_problems(&bench.driver, |all| !all.is_empty()).await;
+        assert_eq!(told[0].code, problems::DATABASE_LOCKED);
+        while let Ok(frame) = bench.frames.try_recv() {
+            assert!(!matches!(frame.message, MasterToRelay::DisApproveClient(_)), "told before it is on disk");
+        }
+        assert!(!waiting.is_finished());
+        // Who looks now is answered from what is on disk, when it is.
+        let driver = bench.driver.clone();
+        let look = tokio::spawn(async move { driver.look(|authority, _| authority.refused().clients.len()).await });
+        blocker.execute_batch("COMMIT").unwrap();
+        bench.next(|m| matches!(m, MasterToRelay::DisApproveClient(_)).then_some(())).await;
+        let saved = Store::open(&bench.dir.path().join("lanyard.db")).unwrap().load().unwrap();
+        assert_eq!(saved.members[0].verdict, lanyard_hub::authority::Verdict::Refused);
+        assert!(matches!(waiting.await.unwrap(), MasterToConsole::ClientDisApproved(_)));
+        assert_eq!(look.await.unwrap().unwrap(), 1);
+        assert!(bench.driver.problems().all().is_empty());
+    }
+
+    #[tokio::test]
+    async fn transfers_go_on_while_a_decision_waits() {
+        let mut bench = Bench::new().await;
+        let session = bench.member(7, "Ana").await;
+        bench.add(session, 1).await;
+        bench.next(|m| matches!(m, MasterToRelay::FilesAdded(_)).then_some(())).await;
+        let blocker = other(&bench.dir);
+        blocker.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let waiting = wish(&bench.driver, Command::Rename { public_id: session.public_id, name: "Ben".into() });
+        until_problems(&bench.driver, |all| !all.is_empty()).await;
+        let file_id = lanyard_protocol::FileId(uuid::Uuid::from_bytes([0; 16]));
+        let files = vec![lanyard_protocol::FileRef { public_id: session.public_id, file_id }];
+        bench.said(RelayToMaster::FileLookup(FileLookup { files })).await;
+        let granted =
+            bench.next(|m| if let MasterToRelay::FileGrant(g) = m { Some(g.files.len()) } else { None }).await;
+        assert_eq!((granted, waiting.is_finished()), (1, false));
+        blocker.execute_batch("COMMIT").unwrap();
+        assert!(matches!(waiting.await.unwrap(), MasterToConsole::ClientUpdated(_)));
+    }
+
+    /// What was meant for a relay that is gone is not said to the next one, which hears the roster first.
+    #[tokio::test]
+    async fn a_relay_that_comes_while_a_decision_waits_hears_it_with_the_roster() {
+        let mut bench = Bench::new().await;
+        let session = bench.member(7, "Ana").await;
+        let blocker = other(&bench.dir);
+        blocker.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let waiting = wish(&bench.driver, Command::Refuse { public_id: session.public_id });
+        until_problems(&bench.driver, |all| !all.is_empty()).await;
+        bench.driver.relay_lost(bench.connection).await.unwrap();
+        let mut frames = bench.driver.relay_ready(Connection(2), hub()).await.unwrap();
+        blocker.execute_batch("COMMIT").unwrap();
+        let MasterToRelay::MasterRoster(page) = frames.recv().await.unwrap().message else {
+            panic!("the roster first")
+        };
+        assert_eq!((page.refused, page.approved), (vec![session.public_id], vec![]));
+        assert!(matches!(waiting.await.unwrap(), MasterToConsole::ClientDisApproved(_)));
+    }
+
+    /// R11: the disk is full for the database.
+    #[tokio::test]
+    async fn a_decision_waits_while_the_disk_is_full_and_holds_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lanyard.db");
+        let store = Store::open(&path).unwrap();
+        // Room that can be given back later.
+        let ballast = other(&dir);
+        let fill = "CREATE TABLE ballast (b BLOB); INSERT INTO ballast VALUES (zeroblob(1000000))";
+        ballast.execute_batch(fill).unwrap();
+        store.allow_no_growth();
+        let (driver, _task) = start(AuthorityConfig::default(), store, None).unwrap();
+        let connection = Connection(1);
+        let frames = driver.relay_ready(connection, hub()).await.unwrap();
+        let mut bench = Bench { driver, frames, dir, connection };
+        bench.next(|m| matches!(m, MasterToRelay::Ping(_)).then_some(())).await;
+        bench.said(RelayToMaster::Pong(Empty {})).await;
+        let session = bench.member(7, "Ana").await;
+        bench.add(session, 200).await;
+        let told = until_problems(&bench.driver, |all| !all.is_empty()).await;
+        assert_eq!(told[0].code, problems::DATABASE_FULL);
+        while let Ok(frame) = bench.frames.try_recv() {
+            assert!(!matches!(frame.message, MasterToRelay::FilesAdded(_)), "told before it is on disk");
+        }
+        ballast.execute_batch("DROP TABLE ballast").unwrap();
+        bench.next(|m| matches!(m, MasterToRelay::FilesAdded(_)).then_some(())).await;
+        assert!(bench.driver.problems().all().is_empty());
+        drop(ballast);
+        let mut store = Store::open(&path).unwrap();
+        assert_eq!((store.load().unwrap().files.len(), store.problems().all()), (200, Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_database_that_breaks_while_it_is_used_is_made_anew() {
+        let mut bench = Bench::new().await;
+        let session = bench.member(7, "Ana").await;
+        let epoch = bench.driver.look(|authority, _| authority.head().epoch).await.unwrap();
+        let breaking = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'rubbish' WHERE name = 'links';
+                        PRAGMA schema_version = 99";
+        other(&bench.dir).execute_batch(breaking).unwrap();
+        let command = Command::Rename { public_id: session.public_id, name: "Ben".into() };
+        let answer = bench.driver.wish(command).await.unwrap();
+        assert!(matches!(answer, MasterToConsole::RequestFailed(RequestFailed { code: FailureCode::Internal, .. })));
+        let look = move |authority: &Authority, _: Option<&HubInfo>| {
+            (authority.member(session.public_id).map(|m| m.client.name.clone()), authority.head().epoch)
+        };
+        let (name, new_epoch) = bench.driver.look(look).await.unwrap();
+        assert_eq!(name, Some("Ana".into()));
+        assert_ne!(new_epoch, epoch);
+        assert_eq!(bench.driver.problems().all()[0].code, problems::DATABASE_REBUILT);
     }
 }

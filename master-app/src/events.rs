@@ -5,10 +5,11 @@ use std::io::Write;
 use lanyard_hub::authority::Event;
 use lanyard_protocol::MasterToConsole;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{DriverHandle, Screen, Shown};
+use crate::problems::{Problem, Problems};
 
 /// Events that wait for whoever reads; beyond, the next line says that some are missing.
 pub const BEHIND: usize = 4_096;
@@ -36,14 +37,59 @@ pub async fn run(driver: DriverHandle, screen: Screen, ready: Value, stop: Cance
         tokio::time::timeout(std::time::Duration::from_secs(1), tokio::task::spawn_blocking(|| printer.join())).await;
 }
 
+/// Problems as they come and go.
+struct Watched {
+    changes: watch::Receiver<Vec<Problem>>,
+    told: Vec<Problem>,
+}
+
+impl Watched {
+    fn new(problems: &Problems) -> Self {
+        let mut changes = problems.watch();
+        // Those that are there already are told first.
+        changes.mark_changed();
+        Self { changes, told: Vec::new() }
+    }
+
+    /// Lines for what changed; waits until something does.
+    async fn next(&mut self) -> Vec<Value> {
+        if self.changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let all = self.changes.borrow_and_update().clone();
+        let over = self.told.iter().filter(|told| all.iter().all(|problem| problem.code != told.code));
+        let over = over.map(|told| json!({ "event": "problem_over", "code": told.code }));
+        let new = all.iter().filter(|problem| !self.told.contains(problem)).map(|problem| {
+            let Problem { code, what, advice, since_ms } = problem;
+            json!({ "event": "problem", "code": code, "what": what, "advice": advice, "since_ms": since_ms })
+        });
+        let lines = over.chain(new).collect();
+        self.told = all;
+        lines
+    }
+}
+
 async fn pass_on(driver: DriverHandle, mut screen: Screen, ready: Value, lines: mpsc::Sender<Value>) {
     if lines.send(ready).await.is_err() {
         return;
     }
+    let mut problems = Watched::new(driver.problems());
     // The `ready` line has said it already.
     let mut relay_is_ready = true;
     loop {
-        while let Some(shown) = screen.shown.recv().await {
+        loop {
+            let shown = tokio::select! {
+                shown = screen.shown.recv() => shown,
+                changed = problems.next() => {
+                    for line in changed {
+                        if lines.send(line).await.is_err() {
+                            return;
+                        }
+                    }
+                    continue;
+                }
+            };
+            let Some(shown) = shown else { break };
             if let Shown::Message { message, .. } = &shown
                 && let MasterToConsole::RelayState(state) = &**message
                 && std::mem::replace(&mut relay_is_ready, state.ready) == state.ready
@@ -157,5 +203,20 @@ mod tests {
         assert_eq!(told[0]["name"], "Ana");
         assert_eq!(told[0]["address"], "192.168.1.5");
         assert_eq!(told[3]["files"][1]["path"], "folder/1.txt");
+    }
+
+    #[tokio::test]
+    async fn problems_are_told_as_they_come_and_go() {
+        let problem = |code| Problem { code, what: "It is full.".into(), advice: "Make room.".into(), since_ms: 5 };
+        let problems = Problems::default();
+        problems.raise(problem("before"));
+        let mut watched = Watched::new(&problems);
+        let expected = json!([{ "event": "problem", "code": "before", "what": "It is full.", "advice": "Make room.", "since_ms": 5 }]);
+        assert_eq!(json!(watched.next().await), expected);
+        problems.clear("before");
+        problems.raise(problem("after"));
+        let lines = watched.next().await;
+        assert_eq!(lines[0], json!({ "event": "problem_over", "code": "before" }));
+        assert_eq!((lines.len(), &lines[1]["code"]), (2, &json!("after")));
     }
 }

@@ -25,12 +25,16 @@ use crate::data_dir::{self, Half};
 use crate::desk;
 use crate::driver::{self, DriverHandle, Screen, Shown};
 use crate::exit::{Failure, Outcome};
-use crate::store::Store;
+use crate::problems::{self, Problems};
+use crate::store::{Hindrance, Store};
 use crate::text::{self, visible};
 use crate::{addresses, events, host, relay_link, terminal, threads};
 
 /// The hub, or what is left of it, has this long to say goodbye.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// At the start, a database that another program holds is tried again after this.
+const LOCKED_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// `lanyard serve`: everything in one process. The halves speak over a socket here too.
 pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
@@ -147,7 +151,7 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let config =
         AuthorityConfig { host: Some(host), admission: hub.desk.admit.into(), tap_to_approve: hub.desk.tap_to_approve };
     let audit = Audit::open(dir).with_context(|| format!("open the record in {}", dir.display()))?;
-    let (driver, driver_task) = driver::start(config, Store::open(&data_dir::store_path(dir))?, Some(audit))?;
+    let (driver, driver_task) = driver::start(config, open_store(dir).await?, Some(audit))?;
     let screen = driver.subscribe(events::BEHIND).await?;
     if let Some(name) = hub.desk.name.clone() {
         // A hub that was named anew; before its first run there is nobody to rename yet.
@@ -174,6 +178,25 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
         tracing::debug!("not everything ended in time");
     }
     Ok(result?)
+}
+
+/// Opens the database, once nobody else holds it.
+async fn open_store(dir: &Path) -> anyhow::Result<Store> {
+    let (path, problems) = (data_dir::store_path(dir), Problems::default());
+    loop {
+        let (at, told) = (path.clone(), problems.clone());
+        let opened = tokio::task::spawn_blocking(move || Store::open_telling(&at, told)).await;
+        match opened.context("the store broke")? {
+            Err(error) if error.hindrance() == Some(Hindrance::Locked) => {
+                problems.raise(driver::hindrance_told(Hindrance::Locked, &error));
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+            opened => {
+                problems.clear(problems::DATABASE_LOCKED);
+                return Ok(opened?);
+            }
+        }
+    }
 }
 
 /// Opens what the host's browser and commands speak to.
@@ -296,6 +319,9 @@ async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &Door, prompt: b
     match waiting {
         0 => text.push_str("waiting: nobody\n"),
         waiting => text.push_str(&format!("waiting: {waiting}\n")),
+    }
+    for problem in driver.problems().all() {
+        text.push_str(&format!("PROBLEM: {}\n         {}\n", visible(&problem.what), visible(&problem.advice)));
     }
     text.push_str(if prompt {
         "`help` lists what can be typed here\n"

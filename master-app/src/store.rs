@@ -1,22 +1,42 @@
 //! The master's memory on disk: roster, refusals, catalogue, links, in one SQLite file with one writer.
 //!
-//! Everything of one [`Store::apply`] is there after it returns, or nothing is (WAL, `synchronous=FULL`).
+//! Everything of one [`Store::apply`] is there after it returns, or nothing is (WAL, `synchronous=FULL`). Who was let in
+//! and who was refused is kept a second time ([`copy`]); from that and from what can still be read, a damaged file is made
+//! anew ([`rescue`]).
 
 #![expect(clippy::disallowed_methods, reason = "the database, in the program's own folder")]
 
+mod copy;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+pub mod fixture;
+#[cfg(test)]
+mod power;
+mod rescue;
+
 use std::path::{Path, PathBuf};
 
+use lanyard_device::private_file::PrivateFileError;
+use lanyard_device::store::now_ms;
 use lanyard_hub::authority::{Change, LinkRecord, Listing, Member, Saved, Verdict};
 use lanyard_protocol::{
     Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkHash, PublicKey, Root,
 };
+use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
-use rusqlite::{Connection, ErrorCode, Row, Transaction, params};
+use rusqlite::{Connection, ErrorCode, Row, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
+
+use crate::problems::{self, Problem, Problems};
+use copy::{Copy, Found, Roster};
+use rescue::Files;
 
 /// "LANY": says whose file this is.
 const APPLICATION_ID: i64 = 0x4c41_4e59;
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
+/// From this one on the `-wal` file stays when the database is closed, so that a missing one tells of a loss.
+const KEEPS_WAL: i64 = 3;
 /// Older ones can lose a commit in WAL mode under rare interleavings of checkpoints.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
@@ -44,19 +64,54 @@ pub enum StoreError {
     Make { path: PathBuf, source: std::io::Error },
     #[error("cannot open {}: {source}; check that the folder belongs to you and has room", path.display())]
     Open { path: PathBuf, source: rusqlite::Error },
-    #[error(
-        "{} is damaged ({why}); restore it from a backup, or move it away to begin with nobody approved and nothing listed",
-        path.display()
-    )]
+    #[error("{} is damaged ({why})", path.display())]
     Damaged { path: PathBuf, why: String },
+    #[error("{} is damaged and cannot be moved aside: {source}; check that the folder belongs to you", path.display())]
+    Aside { path: PathBuf, source: std::io::Error },
+    #[error("{} is another program's database; move it away, or choose another folder with --data", path.display())]
+    Foreign { path: PathBuf },
     #[error("{} was written by a newer Lanyard (schema {found}); start that one", path.display())]
     Newer { path: PathBuf, found: i64 },
     #[error("this build holds SQLite {found}; 3.51.3 or newer is needed to keep what is promised")]
     OldSqlite { found: &'static str },
     #[error("cannot write {}: {source}; check that the disk has room", path.display())]
     Write { path: PathBuf, source: rusqlite::Error },
+    #[error(transparent)]
+    Copy(#[from] PrivateFileError),
     #[error("get randomness from the system: {0}")]
     Randomness(#[from] getrandom::Error),
+}
+
+/// What passes by itself, or when the person at the host does something about it: worth waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// Another program holds the file.
+    Locked,
+    /// There is no room.
+    Full,
+}
+
+impl StoreError {
+    pub fn hindrance(&self) -> Option<Hindrance> {
+        let (Self::Open { source, .. } | Self::Write { source, .. }) = self else { return None };
+        let rusqlite::Error::SqliteFailure(failure, _) = source else { return None };
+        match failure.code {
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Some(Hindrance::Locked),
+            ErrorCode::DiskFull => Some(Hindrance::Full),
+            // The index of the log could not grow.
+            _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => Some(Hindrance::Full),
+            _ => None,
+        }
+    }
+
+    /// The file itself is broken: trying again does not help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Write { source, .. } => is_broken_file(source),
+            _ => false,
+        }
+    }
 }
 
 /// The open file.
@@ -64,30 +119,104 @@ pub enum StoreError {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// What opening has read already.
+    loaded: Option<Saved>,
+    copy: Copy,
+    problems: Problems,
+}
+
+/// What a new database begins with.
+#[derive(Debug, Default)]
+struct Beginning {
+    roster: Roster,
+    links: Vec<LinkRecord>,
 }
 
 impl Store {
     /// Opens or makes the file at `path`.
+    #[cfg(test)]
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_telling(path, Problems::default())
+    }
+
+    /// Opens or makes the file at `path`. A damaged one is moved aside, made anew, and told as a problem.
+    pub fn open_telling(path: &Path, problems: Problems) -> Result<Self, StoreError> {
         if rusqlite::version_number() < OLDEST_SQLITE {
             return Err(StoreError::OldSqlite { found: rusqlite::version() });
         }
-        make_private(path).map_err(|source| StoreError::Make { path: path.into(), source })?;
-        let connection = Connection::open(path).map_err(|source| StoreError::Open { path: path.into(), source })?;
-        let mut store = Self { connection, path: path.into() };
-        store.prepare().map_err(|error| store.opening_failed(error))?;
-        store.check_version()?;
-        let mut random = [0u8; 8];
-        getrandom::fill(&mut random)?;
-        // Never 0: that says "I hold nothing".
-        let epoch = (u64::from_le_bytes(random) >> 12).max(1);
-        store.begin(epoch).map_err(|source| store.writing_failed(source))?;
+        let copy = copy::read(path);
+        let opened = match Self::open_whole(path, &copy, &problems) {
+            Err(StoreError::Damaged { why, .. }) => Self::rebuild(path, &why, copy, &problems),
+            other => other,
+        };
+        let mut store = opened?;
+        if copy::read(path) != Found::Whole(store.copy.roster.clone()) {
+            let written = store.copy.write();
+            store.tell_copy(written);
+        }
         Ok(store)
     }
 
+    /// Closes the file and opens it again: it was found damaged while it was in use.
+    pub fn reopen(self) -> Result<Self, StoreError> {
+        let Self { connection, path, problems, .. } = self;
+        drop(connection);
+        Self::open_telling(&path, problems)
+    }
+
+    pub fn problems(&self) -> &Problems {
+        &self.problems
+    }
+
+    /// From here on the file is as large as it may be: a full disk.
+    #[cfg(test)]
+    pub fn allow_no_growth(&self) {
+        let pages: i64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        let limit = format!("PRAGMA max_page_count = {pages}");
+        self.connection.query_row(&limit, [], |_| Ok(())).unwrap();
+    }
+
+    /// Opens the file if all of it is sound, and as new as its copy.
+    fn open_whole(path: &Path, copy: &Found, problems: &Problems) -> Result<Self, StoreError> {
+        let files = Files::at(path);
+        if let Some(why) = files.loss_before_opening(copy) {
+            return Err(StoreError::Damaged { path: path.into(), why });
+        }
+        let mut store = Self::connect(path, problems)?;
+        let version = store.check_owner(|| files.is_first_start(copy))?;
+        if version >= KEEPS_WAL && !files.has_wal {
+            let why = "its newest part, the -wal file, is gone".into();
+            return Err(StoreError::Damaged { path: path.into(), why });
+        }
+        store.prepare().map_err(|error| store.opening_failed(error))?;
+        store.begin(&Beginning::default())?;
+        store.check_against(copy)?;
+        Ok(store)
+    }
+
+    /// Makes a new file of what is left of the old one, its copy and the record. The copy is made good first: from then on
+    /// a power cut costs no decision.
+    fn rebuild(path: &Path, why: &str, copy: Found, problems: &Problems) -> Result<Self, StoreError> {
+        let rescued = rescue::rescue(path, copy);
+        Copy::of(path, rescued.roster.clone()).write()?;
+        let aside = rescue::move_aside(path).map_err(|source| StoreError::Aside { path: path.into(), source })?;
+        let mut store = Self::connect(path, problems)?;
+        store.prepare().map_err(|error| store.opening_failed(error))?;
+        let problem = rescued.problem(why, aside.as_deref());
+        store.begin(&Beginning { roster: rescued.roster, links: rescued.links })?;
+        store.check_against(&Found::Nothing)?;
+        problems.raise(problem);
+        Ok(store)
+    }
+
+    fn connect(path: &Path, problems: &Problems) -> Result<Self, StoreError> {
+        make_private(path).map_err(|source| StoreError::Make { path: path.into(), source })?;
+        let connection = connect(path).map_err(|source| StoreError::Open { path: path.into(), source })?;
+        let copy = Copy::of(path, Roster::default());
+        Ok(Self { connection, path: path.into(), loaded: None, copy, problems: problems.clone() })
+    }
+
     fn prepare(&self) -> Result<(), rusqlite::Error> {
-        // There is one writer; whoever else looks in is soon done.
-        self.connection.busy_timeout(std::time::Duration::from_secs(1))?;
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
         self.connection.pragma_update(None, "synchronous", "FULL")?;
         self.connection.pragma_update(None, "foreign_keys", "ON")?;
@@ -95,80 +224,115 @@ impl Store {
         if verdict == "ok" { Ok(()) } else { Err(corrupt(verdict)) }
     }
 
-    fn check_version(&self) -> Result<(), StoreError> {
-        let number = |name: &str| {
-            self.connection
-                .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
-                .map_err(|error| self.opening_failed(error))
+    /// Whose file it is, before anything is changed in it; its schema version if it is ours, 0 if it is nobody's yet.
+    fn check_owner(&self, is_first_start: impl FnOnce() -> bool) -> Result<i64, StoreError> {
+        let c = &self.connection;
+        let read = || -> Result<(i64, i64, i64, i64), rusqlite::Error> {
+            let number = |name: &str| c.pragma_query_value(None, name, |row| row.get(0));
+            let tables = "SELECT count(*), count(*) FILTER (WHERE name IN ('members', 'numbers')) FROM sqlite_schema";
+            let (all, ours) = c.query_row(tables, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok((number("application_id")?, number("user_version")?, all, ours))
         };
-        let (application, version) = (number("application_id")?, number("user_version")?);
-        if version > SCHEMA_VERSION {
-            return Err(StoreError::Newer { path: self.path.clone(), found: version });
+        let (application, version, tables, ours) = read().map_err(|error| self.opening_failed(error))?;
+        let (path, is_ours) = (self.path.clone(), application == APPLICATION_ID);
+        let damaged = |why: &str| Err(StoreError::Damaged { path: self.path.clone(), why: why.into() });
+        match (is_ours, version, tables) {
+            (true, version, _) if version > SCHEMA_VERSION => Err(StoreError::Newer { path, found: version }),
+            (true, 1.., 1..) => Ok(version),
+            (false, 0, 0) if is_first_start() => Ok(0),
+            (false, 0, 0) | (true, ..) => damaged("everything in it is gone"),
+            (false, ..) if ours == 2 => damaged("its head was changed"),
+            (false, ..) => Err(StoreError::Foreign { path }),
         }
-        if version != 0 && application != APPLICATION_ID {
-            return Err(StoreError::Damaged { path: self.path.clone(), why: "it is another program's".into() });
-        }
-        Ok(())
     }
 
     /// Makes the tables in a new file, and brings those of an older one up to date.
-    fn begin(&mut self, epoch: u64) -> Result<(), rusqlite::Error> {
-        let transaction = self.connection.transaction()?;
-        let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if version == 0 {
-            transaction.execute_batch(SCHEMA)?;
-            transaction.execute("INSERT INTO numbers VALUES ('epoch', ?1), ('revision', 0), ('term', 0)", [epoch])?;
-            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    fn begin(&mut self, beginning: &Beginning) -> Result<(), StoreError> {
+        let mut random = [0u8; 8];
+        getrandom::fill(&mut random)?;
+        // Never 0: that says "I hold nothing".
+        let epoch = (u64::from_le_bytes(random) >> 12).max(1);
+        let path = &self.path;
+        begin(&mut self.connection, epoch, beginning).map_err(|source| StoreError::Write { path: path.clone(), source })
+    }
+
+    /// Reads all, and finds what a sound file cannot tell: that it is older than its copy, or not what was decided.
+    fn check_against(&mut self, copy: &Found) -> Result<(), StoreError> {
+        let saved = self.load()?;
+        let number = |name| read_number(&self.connection, name).map_err(|error| self.opening_failed(error));
+        let (decisions, term) = (number("decisions")?, number("term")?);
+        let members = saved.members.iter().map(|member| (member.client.public_id, member.clone())).collect();
+        let roster = Roster { decisions, revision: saved.revision, term, members };
+        if let Found::Whole(copy) = copy {
+            let damaged = |why: &str| Err(StoreError::Damaged { path: self.path.clone(), why: why.into() });
+            if copy.decisions > decisions || copy.revision > saved.revision {
+                return damaged("its newest decisions are gone");
+            }
+            if copy.decisions == decisions && copy.members != roster.members {
+                return damaged("it says something else than was decided");
+            }
         }
-        if version == 1 {
-            transaction.execute_batch("ALTER TABLE members ADD COLUMN until_ms INTEGER")?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        transaction.commit()
+        self.copy.roster = Roster { term: roster.term.max(copy.term()), ..roster };
+        self.loaded = Some(saved);
+        Ok(())
     }
 
     /// All that is on disk.
-    pub fn load(&self) -> Result<Saved, StoreError> {
-        self.read_all().map_err(|error| self.opening_failed(error))
-    }
-
-    fn read_all(&self) -> Result<Saved, rusqlite::Error> {
-        let c = &self.connection;
-        let number =
-            |name: &str| c.query_row("SELECT value FROM numbers WHERE name = ?1", [name], |row| row.get::<_, u64>(0));
-        let rows = |sql: &str| c.prepare(sql);
-        Ok(Saved {
-            epoch: number("epoch")?,
-            revision: number("revision")?,
-            members: rows("SELECT * FROM members")?.query_map([], member_of)?.collect::<Result<_, _>>()?,
-            files: rows("SELECT * FROM files")?.query_map([], listing_of)?.collect::<Result<_, _>>()?,
-            links: rows("SELECT * FROM links")?.query_map([], link_of)?.collect::<Result<_, _>>()?,
-        })
+    pub fn load(&mut self) -> Result<Saved, StoreError> {
+        match self.loaded.take() {
+            Some(saved) => Ok(saved),
+            None => read_all(&self.connection).map_err(|error| self.opening_failed(error)),
+        }
     }
 
     /// Everything or nothing, and on the disk when this returns.
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        self.loaded = None;
+        let decides = changes.iter().any(|change| matches!(change, Change::MemberPut(_) | Change::MemberGone(_)));
         let mut write = || {
-            let transaction = self.connection.transaction()?;
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for change in changes {
                 apply_one(&transaction, change)?;
             }
+            if decides {
+                run(&transaction, "UPDATE numbers SET value = value + 1 WHERE name = 'decisions'", [])?;
+            }
             transaction.commit()
         };
-        write().map_err(|source| StoreError::Write { path: self.path.clone(), source })
+        write().map_err(|source| self.writing_failed(source))?;
+        let decisions = self.copy.roster.decisions + u64::from(decides);
+        let written = self.copy.follow(changes, decisions);
+        self.tell_copy(written);
+        Ok(())
     }
 
     /// A term higher than any before, on disk when this returns. `at_least` jumps ahead when a relay has seen higher
     /// ones: the file was restored from a backup.
     pub fn next_term(&mut self, at_least: u64) -> Result<u64, StoreError> {
-        self.connection
+        let at_least = at_least.max(self.copy.roster.term + 1);
+        let term = self
+            .connection
             .query_row(
                 "UPDATE numbers SET value = max(value + 1, ?1) WHERE name = 'term' RETURNING value",
                 [at_least],
                 |row| row.get(0),
             )
-            .map_err(|source| self.writing_failed(source))
+            .map_err(|source| self.writing_failed(source))?;
+        self.copy.roster.term = term;
+        let written = self.copy.write();
+        self.tell_copy(written);
+        Ok(term)
+    }
+
+    /// A decision is kept where the database has it; that its copy is behind is worth knowing.
+    fn tell_copy(&self, written: Result<(), PrivateFileError>) {
+        let Err(error) = written else { return self.problems.clear(problems::ROSTER_COPY) };
+        self.problems.raise(Problem {
+            code: problems::ROSTER_COPY,
+            what: format!("The second copy of who was let in and who was refused is not up to date: {error}."),
+            advice: "Decisions are kept in the database; the copy is tried again with the next change.".into(),
+            since_ms: now_ms(),
+        });
     }
 
     fn writing_failed(&self, source: rusqlite::Error) -> StoreError {
@@ -177,23 +341,82 @@ impl Store {
 
     fn opening_failed(&self, error: rusqlite::Error) -> StoreError {
         let path = self.path.clone();
-        let is_damage = match &error {
-            rusqlite::Error::SqliteFailure(failure, _) => {
-                matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-            }
-            // A row of a shape that this program does not write.
-            rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::QueryReturnedNoRows => true,
-            _ => false,
-        };
-        if is_damage {
+        if is_broken_file(&error) || is_strange_content(&error) {
             StoreError::Damaged { path, why: error.to_string() }
         } else {
             StoreError::Open { path, source: error }
         }
     }
+}
+
+fn is_broken_file(error: &rusqlite::Error) -> bool {
+    let rusqlite::Error::SqliteFailure(failure, _) = error else { return false };
+    matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+}
+
+/// A table or a row of a shape that this program does not write.
+fn is_strange_content(error: &rusqlite::Error) -> bool {
+    match error {
+        // "no such table": what is asked here never changes.
+        rusqlite::Error::SqliteFailure(failure, _) => failure.extended_code == rusqlite::ffi::SQLITE_ERROR,
+        rusqlite::Error::SqlInputError { .. }
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::InvalidColumnName(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::Utf8Error(..)
+        | rusqlite::Error::QueryReturnedNoRows => true,
+        _ => false,
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open(path)?;
+    // There is one writer; whoever else looks in is soon done.
+    connection.busy_timeout(std::time::Duration::from_secs(1))?;
+    // The -wal file stays: one that is missing was lost. It also keeps a damaged file as it was found.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
+}
+
+fn begin(connection: &mut Connection, epoch: u64, beginning: &Beginning) -> Result<(), rusqlite::Error> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if version == 0 {
+        let Roster { decisions, revision, term, members } = &beginning.roster;
+        transaction.execute_batch(SCHEMA)?;
+        let sql = "INSERT INTO numbers VALUES ('epoch', ?1), ('revision', ?2), ('term', ?3), ('decisions', ?4)";
+        transaction.execute(sql, params![epoch, revision, term, decisions])?;
+        members.values().try_for_each(|member| put_member(&transaction, member))?;
+        beginning.links.iter().try_for_each(|link| put_link(&transaction, link))?;
+    }
+    if version == 1 {
+        transaction.execute_batch("ALTER TABLE members ADD COLUMN until_ms INTEGER")?;
+    }
+    if matches!(version, 1 | 2) {
+        transaction.execute("INSERT INTO numbers VALUES ('decisions', 0)", [])?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+fn read_number(connection: &Connection, name: &str) -> Result<u64, rusqlite::Error> {
+    connection.query_row("SELECT value FROM numbers WHERE name = ?1", [name], |row| row.get(0))
+}
+
+fn read_all(connection: &Connection) -> Result<Saved, rusqlite::Error> {
+    let rows = |sql: &str| connection.prepare(sql);
+    Ok(Saved {
+        epoch: read_number(connection, "epoch")?,
+        revision: read_number(connection, "revision")?,
+        members: rows("SELECT * FROM members")?.query_map([], member_of)?.collect::<Result<_, _>>()?,
+        files: rows("SELECT * FROM files")?.query_map([], listing_of)?.collect::<Result<_, _>>()?,
+        links: rows("SELECT * FROM links")?.query_map([], link_of)?.collect::<Result<_, _>>()?,
+    })
 }
 
 /// Makes the file before SQLite does, for its owner alone; what SQLite puts beside it follows its mode.
@@ -382,27 +605,11 @@ mod tests {
 
     use lanyard_protocol::SessionAddress;
 
+    use super::fixture::{id, member};
     use super::*;
-
-    fn id(n: u8) -> DeviceId {
-        DeviceId(Uuid::from_bytes([n; 16]))
-    }
 
     fn file_id(n: u8) -> FileId {
         FileId(Uuid::from_bytes([n; 16]))
-    }
-
-    fn member(n: u8, verdict: Verdict) -> Member {
-        let client =
-            Client { public_id: id(n), name: "Ana’s 📱".into(), kind: DeviceKind::Browser, platform: "".into() };
-        Member {
-            client,
-            public_key: PublicKey([n; 32]),
-            verdict,
-            revision: 3,
-            since_ms: 1_700_000_000_000,
-            until_ms: Some(1_800_000_000_000),
-        }
     }
 
     fn entry(n: u8) -> FileEntry {
@@ -460,7 +667,9 @@ mod tests {
         std::mem::forget(store);
         let saved = Store::open(&path).unwrap().load().unwrap();
         assert_eq!((saved.epoch, saved.revision), (epoch, 8));
-        assert_eq!(saved.members, vec![member(1, Verdict::Approved), member(2, Verdict::Refused)]);
+        assert_eq!(saved.members.len(), 2);
+        let members = saved.members;
+        assert!(members.contains(&member(1, Verdict::Approved)) && members.contains(&member(2, Verdict::Refused)));
         let rooted = FileEntry { root: Some(Root([5; 32])), ..entry(1) };
         assert_eq!(
             saved.files,
@@ -495,16 +704,43 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_newer_file_is_said_and_left_alone() {
+    fn a_newer_file_and_another_programs_are_said_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lanyard.db");
-        let rubbish = vec![b'x'; 8_192];
-        std::fs::write(&path, &rubbish).unwrap();
-        assert!(matches!(Store::open(&path), Err(StoreError::Damaged { .. })));
-        assert_eq!(std::fs::read(&path).unwrap(), rubbish);
-        std::fs::remove_file(&path).unwrap();
         drop(Store::open(&path).unwrap());
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
         assert!(matches!(Store::open(&path), Err(StoreError::Newer { found: 99, .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+
+        for version in [0, 3, 99] {
+            let path = dir.path().join("other.db");
+            let other = Connection::open(&path).unwrap();
+            other.execute_batch("CREATE TABLE songs (name TEXT); INSERT INTO songs VALUES ('a')").unwrap();
+            other.pragma_update(None, "user_version", version).unwrap();
+            drop(other);
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(matches!(Store::open(&path), Err(StoreError::Foreign { .. })), "version {version}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_of_an_older_lanyard_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lanyard.db");
+        let mut store = Store::open(&path).unwrap();
+        store.apply(&all_changes()).unwrap();
+        let saved = store.load().unwrap();
+        drop(store);
+        std::fs::remove_file(copy::path(&path)).unwrap();
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch("DELETE FROM numbers WHERE name = 'decisions'; PRAGMA user_version = 2").unwrap();
+        // It clears its log away.
+        drop(old);
+        let mut store = Store::open(&path).unwrap();
+        assert_eq!((store.load().unwrap(), store.problems().all()), (saved, Vec::new()));
+        assert!(matches!(copy::read(&path), Found::Whole(copy) if copy.members.len() == 2));
     }
 }

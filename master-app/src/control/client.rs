@@ -121,6 +121,9 @@ pub async fn status(global: &Global) -> Outcome {
     println!("devices   {} let in, {} here, {} waiting", status.approved, status.online, status.waiting);
     println!("door      {}", desk::door_words(status.admission));
     println!("files     {}", status.files);
+    for problem in &status.problems {
+        println!("PROBLEM   {}\n          {}", visible(&problem.what), visible(&problem.advice));
+    }
     if let Some(relay) = &status.relay {
         let (bytes, budget) = (text::size(relay.slot_bytes), text::size(relay.slot_budget_bytes));
         println!("under way {bytes} of {budget}, {} of {} at the door", relay.pending, relay.pending_limit);

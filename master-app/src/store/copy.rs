@@ -1,0 +1,232 @@
+//! `roster.json`: a second copy of the decisions beside the database, for the day when the database is damaged.
+//!
+//! A list of files can be offered anew by its owners; a refusal cannot be asked for again. So who was let in and who was
+//! refused is kept twice, with the numbers that may never go back. The copy is replaced whole (a temporary file, synced,
+//! renamed, the folder synced) after each commit that decides about somebody, before the decision is told. It carries a
+//! checksum, so that a torn or changed one is noticed, and the number of decisions it knows of, so that a database that
+//! knows fewer of them is noticed. The database is the truth; the copy may be a step behind it, never ahead.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use lanyard_device::private_file::{self, PrivateFileError};
+use lanyard_hub::authority::{Change, Member, Verdict};
+use lanyard_protocol::{Client, DeviceId, PublicKey};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+const NAME: &str = "roster.json";
+const VERSION: u32 = 1;
+
+/// What the copy holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roster {
+    /// Commits that decided about somebody; only ever more.
+    pub decisions: u64,
+    pub revision: u64,
+    /// The highest that a relay was shown.
+    pub term: u64,
+    pub members: BTreeMap<DeviceId, Member>,
+}
+
+impl Found {
+    pub fn term(&self) -> u64 {
+        if let Self::Whole(roster) = self { roster.term } else { 0 }
+    }
+}
+
+/// What lies where the copy should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// Cut off, changed, or not to be read.
+    Torn,
+    Whole(Roster),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Sealed<T> {
+    /// BLAKE3 of the text of `roster`.
+    blake3: String,
+    roster: T,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    version: u32,
+    decisions: u64,
+    revision: u64,
+    term: u64,
+    members: Vec<Row>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    #[serde(flatten)]
+    client: Client,
+    public_key: PublicKey,
+    verdict: Word,
+    revision: u64,
+    since_ms: u64,
+    until_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Approved,
+    Refused,
+}
+
+/// The copy that goes with an open database.
+#[derive(Debug)]
+pub struct Copy {
+    path: PathBuf,
+    pub roster: Roster,
+    /// It could not be written: tried again with the next commit of any kind.
+    is_due: bool,
+}
+
+impl Copy {
+    /// The copy beside `database`, for what that holds.
+    pub fn of(database: &Path, roster: Roster) -> Self {
+        Self { path: path(database), roster, is_due: false }
+    }
+
+    /// Takes over what was committed, and writes it if it decides about somebody. A new name alone waits for the next
+    /// occasion: devices may change theirs as often as they like.
+    pub fn follow(&mut self, changes: &[Change], decisions: u64) -> Result<(), PrivateFileError> {
+        for change in changes {
+            match change {
+                Change::Revision(revision) => self.roster.revision = *revision,
+                Change::MemberPut(member) => {
+                    let before = self.roster.members.insert(member.client.public_id, member.clone());
+                    self.is_due |= before.is_none_or(|before| decision(&before) != decision(member));
+                }
+                Change::MemberGone(id) => self.is_due |= self.roster.members.remove(id).is_some(),
+                _ => {}
+            }
+        }
+        self.roster.decisions = decisions;
+        if self.is_due { self.write() } else { Ok(()) }
+    }
+
+    /// Replaces the copy; it is on disk when this returns.
+    pub fn write(&mut self) -> Result<(), PrivateFileError> {
+        self.is_due = true;
+        private_file::write(&self.path, &seal(&self.roster))?;
+        self.is_due = false;
+        Ok(())
+    }
+}
+
+fn decision(member: &Member) -> (Verdict, Option<u64>, PublicKey) {
+    (member.verdict, member.until_ms, member.public_key)
+}
+
+pub fn path(database: &Path) -> PathBuf {
+    database.with_file_name(NAME)
+}
+
+fn seal(roster: &Roster) -> Vec<u8> {
+    let row = |member: &Member| Row {
+        client: member.client.clone(),
+        public_key: member.public_key,
+        verdict: if member.verdict == Verdict::Refused { Word::Refused } else { Word::Approved },
+        revision: member.revision,
+        since_ms: member.since_ms,
+        until_ms: member.until_ms,
+    };
+    let Roster { decisions, revision, term, ref members } = *roster;
+    let members = members.values().map(row).collect();
+    let text = serde_json::to_string_pretty(&Written { version: VERSION, decisions, revision, term, members })
+        .expect("a roster has string keys and no failing serializers");
+    let blake3 = blake3::hash(text.as_bytes()).to_hex().to_string();
+    let roster = RawValue::from_string(text).expect("it was made as JSON");
+    serde_json::to_vec(&Sealed { blake3, roster }).expect("made of JSON")
+}
+
+/// The copy beside `database`. One that cannot be read is as good as torn.
+pub fn read(database: &Path) -> Found {
+    match private_file::read(&path(database)) {
+        Ok(None) => Found::Nothing,
+        Ok(Some(bytes)) => unseal(&bytes).map_or(Found::Torn, Found::Whole),
+        Err(error) => {
+            tracing::warn!(%error, "the second copy of the decisions cannot be read");
+            Found::Torn
+        }
+    }
+}
+
+fn unseal(bytes: &[u8]) -> Option<Roster> {
+    let sealed: Sealed<&RawValue> = serde_json::from_slice(bytes).ok()?;
+    let text = sealed.roster.get();
+    if blake3::hash(text.as_bytes()).to_hex().as_str() != sealed.blake3 {
+        return None;
+    }
+    let written: Written = serde_json::from_str(text).ok()?;
+    let member = |row: Row| {
+        let verdict = match row.verdict {
+            Word::Approved => Verdict::Approved,
+            Word::Refused => Verdict::Refused,
+        };
+        let Row { client, public_key, revision, since_ms, until_ms, .. } = row;
+        (client.public_id, Member { client, public_key, verdict, revision, since_ms, until_ms })
+    };
+    let Written { version, decisions, revision, term, members } = written;
+    let members = members.into_iter().map(member).collect();
+    (version == VERSION).then_some(Roster { decisions, revision, term, members })
+}
+
+#[cfg(test)]
+mod tests {
+    //! Promise: a copy is whole or known not to be.
+
+    use super::*;
+    use crate::store::fixture::member;
+
+    fn roster() -> Roster {
+        let members = [member(1, Verdict::Approved), member(2, Verdict::Refused)];
+        let members = members.into_iter().map(|member| (member.client.public_id, member)).collect();
+        Roster { decisions: 4, revision: 9, term: 7, members }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_every_other_byte_is_noticed() {
+        let bytes = seal(&roster());
+        assert_eq!(unseal(&bytes), Some(roster()));
+        for place in 0..bytes.len() {
+            assert_eq!(unseal(&bytes[..place]), None, "cut off at {place}");
+            let mut changed = bytes.clone();
+            changed[place] ^= 1;
+            assert_eq!(unseal(&changed), None, "changed at {place}");
+        }
+    }
+
+    #[test]
+    fn a_decision_is_written_at_once_and_a_name_with_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("lanyard.db");
+        let mut copy = Copy::of(&database, Roster::default());
+        copy.follow(&[Change::MemberPut(member(1, Verdict::Approved))], 2).unwrap();
+        let Found::Whole(first) = read(&database) else { panic!("it is there") };
+        assert_eq!(first, copy.roster);
+        let mut renamed = member(1, Verdict::Approved);
+        renamed.client.name = "Ben".into();
+        copy.follow(&[Change::MemberPut(renamed)], 3).unwrap();
+        assert_eq!(read(&database), Found::Whole(first));
+        copy.follow(&[Change::MemberPut(member(2, Verdict::Refused))], 4).unwrap();
+        assert_eq!(read(&database), Found::Whole(copy.roster.clone()));
+        assert_eq!(copy.roster.members.values().next().unwrap().client.name, "Ben");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn it_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("lanyard.db");
+        Copy::of(&database, roster()).write().unwrap();
+        assert_eq!(std::fs::metadata(path(&database)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

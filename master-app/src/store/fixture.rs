@@ -1,0 +1,103 @@
+//! Members, files and disks for the tests of the store.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use lanyard_hub::authority::{LinkRecord, Member, Saved, Verdict};
+use lanyard_protocol::{
+    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkHash, PublicKey, identity,
+};
+
+use super::Store;
+
+pub fn id(n: u8) -> DeviceId {
+    identity::public_id(&PublicKey([n; 32]))
+}
+
+pub fn member(n: u8, verdict: Verdict) -> Member {
+    let client =
+        Client { public_id: id(n), name: "Ana’s 📱".into(), kind: DeviceKind::Browser, platform: "".into() };
+    Member {
+        client,
+        public_key: PublicKey([n; 32]),
+        verdict,
+        revision: 3,
+        since_ms: 1_700_000_000_000,
+        until_ms: Some(1_800_000_000_000),
+    }
+}
+
+/// The decided ones, by id.
+pub fn roster(saved: &Saved) -> BTreeMap<DeviceId, Member> {
+    saved.members.iter().map(|member| (member.client.public_id, member.clone())).collect()
+}
+
+/// The files of a data directory as they lie there, to be laid out again and again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Disk(pub BTreeMap<String, Vec<u8>>);
+
+impl Disk {
+    /// As after a kill: what SQLite keeps in shared memory is not on a disk.
+    pub fn of(dir: &Path) -> Self {
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if !name.ends_with("-shm") {
+                files.insert(name.clone(), std::fs::read(dir.join(name)).unwrap());
+            }
+        }
+        Self(files)
+    }
+
+    pub fn lay_out(&self) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        self.0.iter().for_each(|(name, bytes)| std::fs::write(dir.path().join(name), bytes).unwrap());
+        dir
+    }
+
+    pub fn with(&self, name: &str, bytes: Vec<u8>) -> Self {
+        let mut files = self.0.clone();
+        files.insert(name.into(), bytes);
+        Self(files)
+    }
+
+    pub fn without(&self, name: &str) -> Self {
+        let mut files = self.0.clone();
+        files.remove(name);
+        Self(files)
+    }
+
+    pub fn file(&self, name: &str) -> &[u8] {
+        &self.0[name]
+    }
+}
+
+pub const DB: &str = "lanyard.db";
+pub const WAL: &str = "lanyard.db-wal";
+pub const COPY: &str = "roster.json";
+
+pub fn open(dir: &Path) -> Store {
+    Store::open(&dir.join(DB)).unwrap()
+}
+
+/// Files of one device.
+pub fn files(owner: u8, count: u8) -> Vec<FileEntry> {
+    let entry = |n: u8| FileEntry {
+        public_id: id(owner),
+        instance: Instance([owner; 16]),
+        file_id: FileId(uuid::Uuid::from_bytes([n; 16])),
+        path: format!("{}/{n}.txt", "folder".repeat(10)),
+        size: 1 << 40,
+        modified_ms: 5,
+        media_type: "text/plain".into(),
+        kind: EntryKind::File,
+        group_log: 24,
+        root: None,
+    };
+    (0..count).map(entry).collect()
+}
+
+pub fn link(maker: u8) -> LinkRecord {
+    let file = FileRef { public_id: id(maker), file_id: FileId(uuid::Uuid::from_bytes([1; 16])) };
+    LinkRecord { hash: LinkHash([maker; 32]), maker: id(maker), name: None, files: vec![file], used_ms: 9 }
+}

@@ -1,0 +1,93 @@
+//! Promise: after a power cut at any moment of a decision, all of it is there or nothing of it, and nothing was damaged.
+
+use lanyard_hub::authority::Saved;
+
+use super::fixture::*;
+use super::*;
+
+const FRAME: usize = 4_096 + 24;
+
+/// The disk and what it says before each decision and after the last: approve, refuse with all that one had, forget.
+fn decisions() -> Vec<(Disk, Saved)> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let approved = |n, revision| Change::MemberPut(Member { revision, ..member(n, Verdict::Approved) });
+    let refused = Change::MemberPut(Member { revision: 4, until_ms: None, ..member(1, Verdict::Refused) });
+    store.apply(&[Change::Revision(1), approved(2, 1)]).unwrap();
+    let steps = [
+        vec![Change::Revision(2), approved(1, 2)],
+        vec![Change::Revision(3), Change::FilesPut { files: files(1, 90), revision: 3 }, Change::LinkPut(link(1))],
+        vec![Change::Revision(4), refused, Change::BelongingsGone(id(1))],
+        vec![Change::MemberGone(id(1))],
+        vec![Change::Revision(5), approved(1, 5)],
+    ];
+    let mut states = vec![(Disk::of(dir.path()), store.load().unwrap())];
+    for step in steps {
+        store.apply(&step).unwrap();
+        states.push((Disk::of(dir.path()), store.load().unwrap()));
+    }
+    states
+}
+
+/// Opens it as after a power cut: nothing is damaged then, so nothing is told.
+fn after_cut(what: &str, disk: &Disk) -> Saved {
+    let dir = disk.lay_out();
+    let mut store = open(dir.path());
+    assert_eq!(store.problems().all(), [], "{what}");
+    let saved = store.load().unwrap();
+    let Found::Whole(copy) = copy::read(&dir.path().join(DB)) else { panic!("{what}: the copy is whole") };
+    assert_eq!(copy.members, roster(&saved), "{what}: the copy follows");
+    saved
+}
+
+#[test]
+fn a_power_cut_at_any_byte_of_the_log_leaves_the_state_before_or_after() {
+    for (n, pair) in decisions().windows(2).enumerate() {
+        let [(disk, before), (next, after)] = pair else { unreachable!("windows of two") };
+        let (start, wal) = (disk.file(WAL).len(), next.file(WAL));
+        assert!(wal.starts_with(disk.file(WAL)) && wal.len() > start, "the log grows");
+        let around = |frame: usize| [start + frame * FRAME, start + frame * FRAME + 24, start + frame * FRAME + 2_000];
+        let mut cuts: Vec<usize> = (0..(wal.len() - start) / FRAME).flat_map(around).collect();
+        cuts.push(wal.len() - 1);
+        for cut in cuts {
+            // What was not synced may also be there as noise.
+            let torn = disk.with(WAL, wal[..cut].to_vec());
+            let noisy = disk.with(WAL, [&wal[..cut], &vec![0xa5; wal.len() - cut]].concat());
+            for disk in [torn, noisy] {
+                let what = format!("step {n}, cut at {cut}");
+                assert!(after_cut(&what, &disk) == *before, "{what}");
+            }
+        }
+        assert!(after_cut("whole", &disk.with(WAL, wal.to_vec())) == *after, "step {n}: committed, not copied");
+    }
+}
+
+#[test]
+fn a_power_cut_while_the_copy_is_written_leaves_the_decision() {
+    for pair in decisions().windows(2) {
+        let [(disk, _), (next, after)] = pair else { unreachable!("windows of two") };
+        let committed = disk.with(WAL, next.file(WAL).to_vec());
+        for cut in [0, 1, next.file(COPY).len() / 2, next.file(COPY).len()] {
+            let temporary = committed.with("roster.json.0123456789abcdef.tmp", next.file(COPY)[..cut].to_vec());
+            assert!(after_cut("a temporary file", &temporary) == *after, "a temporary file of {cut} bytes");
+        }
+        assert!(after_cut("copied", next) == *after, "copied");
+    }
+}
+
+#[test]
+fn a_power_cut_while_the_log_is_taken_over_leaves_the_decision() {
+    for (disk, saved) in decisions() {
+        let dir = disk.lay_out();
+        let other = connect(&dir.path().join(DB)).unwrap();
+        other.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())).unwrap();
+        let taken = std::fs::read(dir.path().join(DB)).unwrap();
+        let old = disk.file(DB);
+        for cut in (0..=taken.len()).step_by(1_024) {
+            // The first bytes are written, the others are not yet.
+            let written = [&taken[..cut], old.get(cut..).unwrap_or_default()].concat();
+            let what = format!("taken over up to {cut}");
+            assert!(after_cut(&what, &disk.with(DB, written)) == saved, "{what}");
+        }
+    }
+}
