@@ -63,6 +63,12 @@ pub fn urls(listen: SocketAddr, names: &[String]) -> Vec<String> {
     urls
 }
 
+/// Whether there is anybody whom a hub that listens on `listen` is to reach, and a network to do so. One that is bound to an
+/// address is where its host wants it.
+pub fn reaches_others(listen: SocketAddr) -> bool {
+    !listen.ip().is_unspecified() || machine().iter().any(|address| !address.ip.is_loopback())
+}
+
 /// How the machine itself reaches the hub that listens on `listen`.
 pub fn own(listen: SocketAddr) -> SocketAddr {
     if listen.ip().is_unspecified() { SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port()) } else { listen }

@@ -8,7 +8,7 @@ mod transport;
 
 use lanyard_device::link::HubUrl;
 use lanyard_protocol::identity;
-use lanyard_protocol::message::Admission;
+use lanyard_protocol::message::{Admission, Problem};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,6 @@ use crate::console::Door;
 use crate::desk::{self, Refusal};
 use crate::driver::DriverHandle;
 use crate::exit::Exit;
-use crate::problems::ToldProblem;
 use crate::relay_metrics::{self, RelayStanding};
 
 /// The hub answers at once, unless it waits for its disk.
@@ -84,7 +83,7 @@ pub struct Status {
     pub admission: Admission,
     /// What is wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<ToldProblem>,
+    pub problems: Vec<Problem>,
     /// Where the relay is on this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayStanding>,
@@ -174,7 +173,7 @@ impl Control {
         };
         let relay = relay_metrics::ask(&self.relay).await;
         let status = tokio::time::timeout(STATUS_PATIENCE, self.driver.look(look)).await;
-        let problems: Vec<ToldProblem> = self.driver.problems().all().into_iter().map(Into::into).collect();
+        let problems: Vec<Problem> = self.driver.problems().all().into_iter().map(Into::into).collect();
         match status {
             Ok(status) => Ok(Status { relay, problems, ..status? }),
             // It waits for its disk, and nobody is told what is not on it.

@@ -595,6 +595,7 @@ pub mod tests {
     };
 
     use super::*;
+    use crate::problems::Problem;
 
     pub const HUB: PublicKey = PublicKey([1; 32]);
 

@@ -16,6 +16,7 @@ mod driver;
 mod events;
 mod exit;
 mod host;
+mod lookout;
 mod problems;
 mod relay_link;
 mod relay_metrics;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::watch;
 
 /// Another program holds the database.
@@ -28,16 +28,8 @@ pub struct Problem {
     pub since_ms: u64,
 }
 
-/// The same as a command reads it from the hub's socket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ToldProblem {
-    pub code: String,
-    pub what: String,
-    pub advice: String,
-    pub since_ms: u64,
-}
-
-impl From<Problem> for ToldProblem {
+/// As the console and a command are told of it.
+impl From<Problem> for lanyard_protocol::message::Problem {
     fn from(problem: Problem) -> Self {
         let Problem { code, what, advice, since_ms } = problem;
         Self { code: code.into(), what, advice, since_ms }

@@ -31,13 +31,17 @@ impl RelayStanding {
     /// What is at its limit, in words.
     pub fn at_limit(&self) -> Vec<&'static str> {
         let mut full = Vec::new();
-        if self.pending_limit > 0 && self.pending >= self.pending_limit {
+        if self.is_door_full() {
             full.push("as many wait at the door as may");
         }
         if self.waiting_asks > 0 && self.slot_bytes * 10 >= self.slot_budget_bytes * 9 {
             full.push("as much is on its way as the budget allows");
         }
         full
+    }
+
+    pub fn is_door_full(&self) -> bool {
+        self.pending_limit > 0 && self.pending >= self.pending_limit
     }
 }
 

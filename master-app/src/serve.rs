@@ -1,6 +1,7 @@
 //! Starting and stopping: the whole hub in one process, or one of its halves.
 
 use std::io::{ErrorKind, IsTerminal};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -25,6 +26,7 @@ use crate::data_dir::{self, Half};
 use crate::desk;
 use crate::driver::{self, DriverHandle, Screen, Shown};
 use crate::exit::{Failure, Outcome};
+use crate::lookout::Lookout;
 use crate::problems::{self, Problems};
 use crate::store::{Hindrance, Store};
 use crate::text::{self, visible};
@@ -55,7 +57,8 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     let urls = addresses::urls(listen, &args.listen.hosts);
     let ready = json!({ "event": "ready", "listen": listen.to_string(), "urls": &urls });
 
-    let hub = MasterSetup { url, secret, name, urls, ready, paths, desk: args.desk, authority: Some(authority) };
+    let (desk, authority) = (args.desk, Some(authority));
+    let hub = MasterSetup { url, secret, name, urls, ready, paths, desk, authority, listen: Some(listen) };
     let outcome = run_master(global, hub).await;
     stop.cancel();
     // The master goes first: its goodbye still passes the relay.
@@ -122,7 +125,8 @@ pub async fn master(global: &Global, args: MasterArgs) -> Outcome {
     let urls = vec![args.relay.http_base()];
     let ready = json!({ "event": "ready", "listen": args.relay.authority(), "urls": &urls });
     let name = args.desk.name.clone().unwrap_or_else(machine_name);
-    let hub = MasterSetup { url: relay, secret, name, urls, ready, paths, desk: args.desk, authority: None };
+    let (desk, authority, listen) = (args.desk, None, None);
+    let hub = MasterSetup { url: relay, secret, name, urls, ready, paths, desk, authority, listen };
     run_master(global, hub).await
 }
 
@@ -138,6 +142,8 @@ struct MasterSetup {
     desk: DeskArgs,
     /// SHA-256 of the relay's certificate authority, where the relay is ours.
     authority: Option<String>,
+    /// Where the relay listens, where it is ours.
+    listen: Option<SocketAddr>,
 }
 
 type Parts = JoinSet<anyhow::Result<()>>;
@@ -162,6 +168,13 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let door = open_desk(dir, &hub, host, &driver, &stop, &mut parts).await?;
     let (url, secret, to_relay, until) = (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
     parts.spawn(async move { Ok(relay_link::run(url, secret, to_relay, until).await?) });
+    let (relay, listen, data_dir) = (hub.url.clone(), hub.listen, dir.to_path_buf());
+    let lookout = Lookout { driver: driver.clone(), relay, listen, data_dir };
+    let until = stop.clone();
+    parts.spawn(async move {
+        lookout.run(until).await;
+        Ok(())
+    });
     let limits = hub.desk.limits.into();
     let (at, url, name, paths) = (dir.to_path_buf(), hub.url.clone(), hub.name.clone(), hub.paths.clone());
     parts.spawn(host::run(at, url, device, name, paths, limits, stop.clone()));

@@ -1,6 +1,5 @@
 //! Bad input gets a clear answer and costs nothing: frames, handshakes, hosts, origins, silence.
 
-
 use lanyard_device::link::{Incoming, Link};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::*;

@@ -7,7 +7,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use lanyard_hub::authority::{Command, Word};
 use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::limits::REGISTER_TIMEOUT_MS;
-use lanyard_protocol::message::{ConsoleRegisterAck, RequestFailed};
+use lanyard_protocol::message::{ConsoleRegisterAck, Problems, RequestFailed};
 use lanyard_protocol::{
     CloseCode, ConsoleToMaster, FailureCode, Frame, HubInfo, MasterToConsole, PublicKey, Ref, SUBPROTOCOL,
 };
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use crate::driver::{Over, Screen, Shown};
+use crate::problems::Problem;
 
 /// Messages that a tab has not taken yet; a tab further behind is closed and begins anew.
 const BEHIND: usize = 512;
@@ -84,8 +85,14 @@ async fn register(shared: &Shared, socket: &mut WebSocket) -> Result<Screen, End
 }
 
 async fn converse(shared: &Shared, socket: &mut WebSocket, mut screen: Screen) -> End {
+    let mut problems = shared.driver.problems().watch();
+    problems.mark_changed();
     loop {
         let step = tokio::select! {
+            Ok(()) = problems.changed() => {
+                let problems = problems.borrow_and_update().iter().cloned().map(Problem::into).collect();
+                send(socket, &MasterToConsole::Problems(Problems { problems }), None).await
+            }
             shown = screen.shown.recv() => match shown {
                 Some(Shown::Message { message, reference }) => send(socket, &message, reference.as_ref()).await,
                 Some(Shown::Event(_)) => Ok(()),

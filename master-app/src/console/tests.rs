@@ -211,3 +211,23 @@ async fn the_page_is_served_here_and_only_the_consoles() {
     assert!(page.headers().contains_key("content-security-policy"));
     assert_eq!(http().get(format!("{}/nothing", desk.origin())).send().await.unwrap().status(), 404);
 }
+
+/// A tab is told what is wrong as soon as it is there, and again whenever that changes, also that it is over.
+#[tokio::test]
+async fn what_is_wrong_is_told_to_every_tab() {
+    let desk = desk().await;
+    let codes = |message: &MasterToConsole| match message {
+        MasterToConsole::Problems(all) => Some(all.problems.iter().map(|p| p.code.clone()).collect::<Vec<_>>()),
+        _ => None,
+    };
+    let mut tab = desk.tab().await;
+    assert!(tab.until(|m, _| codes(m)).await.is_empty());
+    let (what, advice) = ("The disk is full.".to_owned(), "Make room.".to_owned());
+    let problems = desk.bench.driver.problems();
+    problems.raise(crate::problems::Problem { code: "little_room", what, advice, since_ms: 7 });
+    assert_eq!(tab.until(|m, _| codes(m)).await, ["little_room"]);
+    let mut late = desk.tab().await;
+    assert_eq!(late.until(|m, _| codes(m)).await, ["little_room"]);
+    problems.clear("little_room");
+    assert!(tab.until(|m, _| codes(m)).await.is_empty());
+}

@@ -117,6 +117,12 @@ pub async fn status(global: &Global) -> Outcome {
     }
     println!("{}", visible(&status.name));
     status.urls.iter().for_each(|url| println!("  {url}"));
+    let state = match status.problems.len() {
+        0 => "well".to_owned(),
+        1 => "a problem".to_owned(),
+        many => format!("{many} problems"),
+    };
+    println!("state     {state}");
     println!("relay     {}", if status.relay_ready { "ready" } else { "away" });
     println!("devices   {} let in, {} here, {} waiting", status.approved, status.online, status.waiting);
     println!("door      {}", desk::door_words(status.admission));
