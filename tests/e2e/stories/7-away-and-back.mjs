@@ -75,6 +75,55 @@ story("the owner's tab closes: everybody sees it at once, and its browser's retu
   await nobodyAsked(hub, 3);
 });
 
+story("the scripts of the owner's tab stand still, as on a locked phone: the download waits and goes on by itself", async (bench) => {
+  const size = 128 * MIB;
+  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const ana = await DevicePage.enter(bench, hub, "Ana");
+  const line = await Line.open(bench, hub);
+  const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
+  await ana.shareFiles(film);
+  await ben.sees("film.mov");
+  line.rate = SLOW;
+  await ben.startDownload("film.mov");
+  await ben.halfway("film.mov", size / 8);
+  const browser = await ana.browser.context.newCDPSession(ana.page);
+  // Its scripts stand still; its socket is the browser's, which still answers pings. (The real thing happens to hidden tabs of
+  // idle pages only, which a headless browser never is.)
+  await browser.send("Debugger.enable");
+  await browser.send("Debugger.pause");
+  line.rate = Infinity;
+  await ben.row("film.mov").getByText("Waiting for Ana").waitFor({ timeout: MINUTES });
+  assert.ok(ben.have("film.mov") < size, "it was in the middle");
+  await browser.send("Debugger.resume");
+  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
+  assert.equal(await sha256(saved), await sha256(film));
+  await nobodyAsked(hub, 3);
+});
+
+story("the owner's tab crashes: everybody sees it at once, and picking the file again brings the download to its end", async (bench) => {
+  const size = 96 * MIB;
+  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const ana = await DevicePage.enter(bench, hub, "Ana");
+  const line = await Line.open(bench, hub);
+  const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
+  await ana.shareFiles(film);
+  await ben.sees("film.mov");
+  line.rate = SLOW;
+  await ben.startDownload("film.mov");
+  await ben.halfway("film.mov", size / 8);
+  const browser = await ana.browser.context.newCDPSession(ana.page);
+  // Nobody answers for a page that is no more.
+  browser.send("Page.crash").catch(() => undefined);
+  await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
+  await until("the terminal knows", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "away");
+  const back = await ana.anotherTab();
+  await back.shareFiles(film);
+  line.rate = Infinity;
+  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
+  assert.equal(await sha256(saved), await sha256(film));
+  await nobodyAsked(hub, 3);
+});
+
 story("the line drops and comes back: the owner's page and the asker's go on", async (bench) => {
   const size = 96 * MIB;
   const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
