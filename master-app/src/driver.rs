@@ -329,7 +329,7 @@ impl Driver {
                 match &term {
                     Ok(_) => self.go_on(),
                     Err(error) => {
-                        error.hindrance().into_iter().for_each(|h| self.problems.raise(hindrance_told(h, error)));
+                        error.hindrance().into_iter().for_each(|h| self.problems.raise(hindrance_told(h)));
                     }
                 }
                 // The connection that asked may be gone.
@@ -415,7 +415,8 @@ impl Driver {
         };
         self.effects = held;
         self.waiting = Some(Waiting::after(self.waiting));
-        self.problems.raise(hindrance_told(hindrance, &error));
+        tracing::debug!(%error, "what was decided waits for the disk");
+        self.problems.raise(hindrance_told(hindrance));
         Ok(())
     }
 
@@ -562,20 +563,20 @@ impl Driver {
 }
 
 /// A hindrance in words.
-pub fn hindrance_told(hindrance: Hindrance, error: &StoreError) -> Problem {
+pub fn hindrance_told(hindrance: Hindrance) -> Problem {
     let (code, what, advice) = match hindrance {
         Hindrance::Locked => (
             problems::DATABASE_LOCKED,
-            format!("Another program holds the database ({error})."),
+            "Another program holds the database.",
             "Decisions wait until it lets go, and hold then. Close what looks into the data directory.",
         ),
         Hindrance::Full => (
             problems::DATABASE_FULL,
-            format!("The disk has no room for the database ({error})."),
+            "The disk has no room for the database.",
             "Decisions wait until there is room, and hold then. Make some on the disk of the data directory.",
         ),
     };
-    Problem { code, what, advice: advice.into(), since_ms: now_ms() }
+    Problem { code, what: what.into(), advice: advice.into(), since_ms: now_ms() }
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -201,7 +201,7 @@ async fn open_store(dir: &Path) -> anyhow::Result<Store> {
         let opened = tokio::task::spawn_blocking(move || Store::open_telling(&at, told)).await;
         match opened.context("the store broke")? {
             Err(error) if error.hindrance() == Some(Hindrance::Locked) => {
-                problems.raise(driver::hindrance_told(Hindrance::Locked, &error));
+                problems.raise(driver::hindrance_told(Hindrance::Locked));
                 tokio::time::sleep(LOCKED_PAUSE).await;
             }
             opened => {
