@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use lanyard_hub::authority::{Admitted, Note};
+use lanyard_hub::authority::{Admitted, Member, Note, Verdict};
 use lanyard_protocol::DeviceId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -53,19 +53,54 @@ impl Audit {
         Ok(Self { path, file, bytes, last })
     }
 
-    /// Appends notes and has them on disk.
+    /// Appends notes and has them on disk: all of them or none.
     pub fn write(&mut self, at_ms: u64, notes: &[Note]) -> io::Result<()> {
-        for note in notes {
-            let mut line = entry(note);
-            line.insert("at_ms".into(), at_ms.into());
-            line.insert("prev".into(), self.last.clone().into());
-            let mut text = Value::Object(line).to_string();
-            self.last = hash(text.as_bytes());
-            text.push('\n');
-            self.file.write_all(text.as_bytes())?;
-            self.bytes += text.len() as u64;
+        self.append(at_ms, notes.iter().map(entry))
+    }
+
+    /// Appends what is decided and was not recorded: the hub was killed between the one and the other, or the disk was full.
+    /// `members` are all that are on disk. How many lines that took.
+    pub fn catch_up<'a>(&mut self, at_ms: u64, members: impl Iterator<Item = &'a Member>) -> io::Result<usize> {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let mut told = last_words(&read(dir)?);
+        let mut missing = Vec::new();
+        for member in members {
+            let word = match member.verdict {
+                Verdict::Approved => "approved",
+                Verdict::Refused => "refused",
+            };
+            if told.remove(&member.client.public_id).as_deref() != Some(word) {
+                let (id, name, until) = (member.client.public_id, &member.client.name, member.until_ms);
+                missing
+                    .push(json!({ "event": word, "public_id": id, "name": name, "how": "found", "until_ms": until }));
+            }
         }
-        self.file.sync_data()?;
+        // Whoever is refused and not on disk was forgotten.
+        let forgotten = told.into_iter().filter(|(_, word)| word == "refused");
+        missing.extend(forgotten.map(|(id, _)| json!({ "event": "forgotten", "public_id": id, "how": "found" })));
+        if !missing.is_empty() {
+            self.append(at_ms, missing.iter().map(map_of))?;
+        }
+        Ok(missing.len())
+    }
+
+    fn append(&mut self, at_ms: u64, lines: impl Iterator<Item = Map<String, Value>>) -> io::Result<()> {
+        let (mut text, mut last) = (String::new(), self.last.clone());
+        for mut line in lines {
+            line.insert("at_ms".into(), at_ms.into());
+            line.insert("prev".into(), last.into());
+            let line = Value::Object(line).to_string();
+            last = hash(line.as_bytes());
+            text.push_str(&line);
+            text.push('\n');
+        }
+        if let Err(error) = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()) {
+            // What got there of it would stand in the chain as a line that nobody can read.
+            self.file.set_len(self.bytes)?;
+            return Err(error);
+        }
+        self.last = last;
+        self.bytes += text.len() as u64;
         if self.bytes >= MOST_BYTES { self.rotate() } else { Ok(()) }
     }
 
@@ -127,10 +162,11 @@ fn entry(note: &Note) -> Map<String, Value> {
         Note::RelayReady => json!({ "event": "relay_ready" }),
         Note::RelayLost => json!({ "event": "relay_lost" }),
     };
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
+    map_of(&value)
+}
+
+fn map_of(value: &Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
 }
 
 fn how_word(how: Admitted) -> &'static str {
@@ -170,6 +206,15 @@ pub fn read(dir: &Path) -> io::Result<Vec<Read>> {
         }
     }
     Ok(all)
+}
+
+/// The last of "approved", "refused" and "forgotten" on each device.
+fn last_words(lines: &[Read]) -> BTreeMap<DeviceId, String> {
+    let decided = |read: &Read| {
+        let word = read.line["event"].as_str().filter(|word| matches!(*word, "approved" | "refused" | "forgotten"))?;
+        Some((DeviceId::deserialize(&read.line["public_id"]).ok()?, word.to_owned()))
+    };
+    lines.iter().filter_map(decided).collect()
 }
 
 /// A refusal that the record knows of and nothing after it has lifted.

@@ -42,6 +42,9 @@ fn sentence(line: &Value) -> String {
         "wrong_code" => format!("digits were typed that {} does not show; {} tries left", who(), line["tries_left"]),
         "approved" => format!("{} was let in ({}){}", who(), by(&field("how")), until(line)),
         "refused" if line["how"] == "time_over" => format!("the time of {} was over", who()),
+        "refused" if line["how"] == "found" => {
+            format!("{} was turned away (found decided when the hub started)", who())
+        }
         "refused" => format!("{} was turned away", who()),
         "forgotten" => format!("{} may knock again", who()),
         "renamed" => format!("{} has that name now", who()),
@@ -60,6 +63,7 @@ fn by(how: &str) -> &'static str {
         "invitation" => "by an invitation",
         "open_door" => "the door stood open",
         "own" => "the host itself",
+        "found" => "found decided when the hub started",
         _ => "by the host",
     }
 }

@@ -158,12 +158,15 @@ impl DriverHandle {
 pub fn start(
     config: AuthorityConfig,
     mut store: Store,
-    audit: Option<Audit>,
+    mut audit: Option<Audit>,
 ) -> Result<(DriverHandle, JoinHandle<Result<(), StoreError>>), StoreError> {
     let authority = begin(&config, &mut store)?;
     let (sender, inputs) = mpsc::channel(INPUTS);
     let problems = store.problems().clone();
     let handle = DriverHandle { inputs: sender, problems: problems.clone() };
+    if let Some(Err(error)) = audit.as_mut().map(|audit| audit.catch_up(now_ms(), authority.members())) {
+        problems.raise(not_recorded(&error));
+    }
     let driver = Driver {
         config,
         authority,
@@ -455,12 +458,7 @@ impl Driver {
         let (audit, result) = tokio::task::spawn_blocking(work).await.expect("the record does not panic");
         match result {
             Ok(()) => self.problems.clear(problems::RECORD),
-            Err(error) => self.problems.raise(Problem {
-                code: problems::RECORD,
-                what: format!("A decision could not be written into the record: {error}."),
-                advice: "It holds all the same. Check that the disk has room.".into(),
-                since_ms: now_ms(),
-            }),
+            Err(error) => self.problems.raise(not_recorded(&error)),
         }
         self.audit = Some(audit);
     }
@@ -577,6 +575,15 @@ pub fn hindrance_told(hindrance: Hindrance) -> Problem {
         ),
     };
     Problem { code, what: what.into(), advice: advice.into(), since_ms: now_ms() }
+}
+
+fn not_recorded(error: &std::io::Error) -> Problem {
+    Problem {
+        code: problems::RECORD,
+        what: format!("A decision could not be written into the record: {error}."),
+        advice: "It holds all the same, and is recorded when the hub starts anew. Check that the disk has room.".into(),
+        since_ms: now_ms(),
+    }
 }
 
 async fn sleep_until(at: Option<Instant>) {

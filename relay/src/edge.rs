@@ -36,6 +36,8 @@ pub struct SessionHandle {
     token: Mutex<Option<SessionToken>>,
     /// Bodies of this session that run now: while there are any, a dead socket is noticed sooner.
     pub bodies: AtomicUsize,
+    /// Bytes of its PUTs that came: bodies that share one slow line are slow together, and are judged together.
+    pub received: AtomicU64,
     /// Messages that it has good since it last sent one: a ticket that was used gives one back.
     pub earned: AtomicU64,
 }
@@ -48,6 +50,7 @@ impl SessionHandle {
             public_id,
             token: Mutex::new(None),
             bodies: AtomicUsize::new(0),
+            received: AtomicU64::new(0),
             earned: AtomicU64::new(0),
         }
     }

@@ -101,3 +101,41 @@ async fn crawling_upload(hub: &Hub) {
     };
     assert!(answer.status() == 503 || answer.bytes().await.is_err(), "never whole");
 }
+
+/// Two uploads of one device share a line that is slow for both: one comes with less than 8 KiB/s, both together with more. Neither
+/// is ended, for to begin again on the same line would take longer still.
+#[tokio::test]
+async fn a47_bodies_that_share_a_slow_line_are_judged_together() {
+    let hub = Hub::start().await;
+    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let mut uploads = Vec::new();
+    for (transfer, (name, size)) in [("slow.bin", 25_000), ("quicker.bin", 250_000)].into_iter().enumerate() {
+        let entry = owner.offers(name, size).await;
+        ana.request(&entry, transfer as u8 + 1, 0, 1).await;
+        let upload = owner.asked().await;
+        let head = format!(
+            "PUT /chunks/{} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n",
+            upload.ticket.to_hex(),
+            hub.address,
+            owner.token.to_hex()
+        );
+        uploads.push((head, owner.body_of(&upload)));
+    }
+    let sends = async |(head, body): &(String, Vec<u8>)| {
+        let mut stream = TcpStream::connect(hub.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // A little more than one window of twenty seconds.
+        for part in body.chunks(body.len() / 125) {
+            stream.write_all(part).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(180)).await;
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        status(&answer)
+    };
+    let answers = tokio::select! {
+        answers = async { tokio::join!(sends(&uploads[0]), sends(&uploads[1])) } => answers,
+        _ = async { tokio::join!(owner.serve_until(pending()), ana.serve_until(pending())) } => unreachable!(),
+    };
+    assert_eq!(answers, (204, 204));
+}

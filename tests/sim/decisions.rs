@@ -83,7 +83,12 @@ fn play(seed: u64, seen: &mut Seen) {
         Some(Verdict::Refused) => {
             assert_eq!(eyes.ended(), Some(EndReason::Refused), "seed {seed}: turned away, and sees {:?}", eyes.phase);
         }
-        None => assert!(eyes.code().is_some(), "seed {seed}: at the door, and sees {:?}", eyes.phase),
+        None => {
+            assert!(eyes.code().is_some(), "seed {seed}: at the door, and sees {:?}", eyes.phase);
+            // With the digits that it shows now: those are the ones that the host's next master knows.
+            world.let_in(device);
+            assert!(world.device(device).is_approved(), "seed {seed}: the digits of a device at the door open nothing");
+        }
     }
     world.settle();
     seen.decided += u64::from(is_decided);

@@ -74,6 +74,8 @@ impl Broker {
         }
         self.lookups_lost(now);
         self.calls_lost(now);
+        // An approval that it had begun and not decided ends with it: the next master asks anew.
+        self.sessions.thaw_knocks();
     }
 
     pub(super) fn master_message(&mut self, now: Moment, session: SessionId, frame: MasterFrame<MasterToRelay>) {

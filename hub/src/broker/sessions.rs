@@ -148,6 +148,11 @@ impl Sessions {
         Some(session)
     }
 
+    /// No approval is under way any more.
+    pub fn thaw_knocks(&mut self) {
+        self.live.values_mut().for_each(|session| session.frozen_knock = false);
+    }
+
     pub fn set_knock(&mut self, id: SessionId, request: Option<RequestId>) {
         let Some(session) = self.live.get_mut(&id) else { return };
         if let Some(old) = session.knock.take() {

@@ -92,10 +92,10 @@ fn check_form(headers: &HeaderMap, length: u64) -> Result<(), FailureCode> {
 }
 
 /// Takes the body to its end, or to the first thing that is wrong with it, and tells the broker which.
-async fn fill(edge: Arc<Edge>, slot: Arc<Slot>, body: Body, _running: Running) -> Result<(), FailureCode> {
+async fn fill(edge: Arc<Edge>, slot: Arc<Slot>, body: Body, running: Running) -> Result<(), FailureCode> {
     let mut filler = Filler::new(slot.clone());
     let mut changes = slot.changes();
-    let received = receive(&edge, &slot, &mut filler, body, &mut changes).await;
+    let received = receive(&edge, &running.0, &slot, &mut filler, body, &mut changes).await;
     let last = match received {
         Ok(()) => filler.finish(&edge),
         Err(refused) => Err(refused),
@@ -118,6 +118,7 @@ async fn fill(edge: Arc<Edge>, slot: Arc<Slot>, body: Body, _running: Running) -
 
 async fn receive(
     edge: &Edge,
+    holder: &SessionHandle,
     slot: &Slot,
     filler: &mut Filler,
     mut body: Body,
@@ -126,7 +127,7 @@ async fn receive(
     let window = Duration::from_millis(MIN_BODY_WINDOW_MS);
     let enough = MIN_BODY_RATE * MIN_BODY_WINDOW_MS / 1_000;
     let mut deadline = Box::pin(tokio::time::sleep(window));
-    let mut in_window = 0u64;
+    let mut before = holder.received.load(Ordering::Relaxed);
     while filler.missing() > 0 {
         let frame = match next_soon(&mut body, filler.has_unpublished()).await {
             Some(frame) => frame,
@@ -137,10 +138,11 @@ async fn receive(
                     frame = body.frame() => frame,
                     code = ended(slot, changes) => return Err(Refused { code, culprit: None }),
                     () = &mut deadline => {
-                        if in_window < enough {
+                        let received = holder.received.load(Ordering::Relaxed);
+                        if received - before < enough {
                             return Err(Refused { code: FailureCode::TimedOut, culprit: None });
                         }
-                        in_window = 0;
+                        before = received;
                         deadline.as_mut().reset(tokio::time::Instant::now() + window);
                         continue;
                     }
@@ -149,7 +151,7 @@ async fn receive(
         };
         let Some(Ok(frame)) = frame else { return Err(Refused { code: FailureCode::Busy, culprit: None }) };
         if let Ok(data) = frame.into_data() {
-            in_window += data.len() as u64;
+            holder.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             edge.carried.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             filler.push(edge, &data)?;
         }
