@@ -860,6 +860,33 @@ pub mod tests {
         assert!(matches!(waiting.await.unwrap(), MasterToConsole::ClientUpdated(_)));
     }
 
+    #[tokio::test]
+    async fn a_file_is_not_called_gone_before_the_refusal_of_its_owner_is_on_disk() {
+        let mut bench = Bench::new().await;
+        let session = bench.member(7, "Ana").await;
+        bench.add(session, 1).await;
+        bench.next(|m| matches!(m, MasterToRelay::FilesAdded(_)).then_some(())).await;
+        let blocker = other(&bench.dir);
+        blocker.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let waiting = wish(&bench.driver, Command::Refuse { public_id: session.public_id });
+        until_problems(&bench.driver, |all| !all.is_empty()).await;
+        let file_id = lanyard_protocol::FileId(uuid::Uuid::from_bytes([0; 16]));
+        let files = vec![lanyard_protocol::FileRef { public_id: session.public_id, file_id }];
+        bench.said(RelayToMaster::FileLookup(FileLookup { files })).await;
+        // The driver has taken the look-up when it takes what comes after it.
+        let taken = bench.driver.next_term(0).await.unwrap();
+        assert!(taken.is_err(), "the database is locked");
+        assert!(bench.frames.try_recv().is_err(), "told before it is on disk");
+        blocker.execute_batch("COMMIT").unwrap();
+        let word = |m: &MasterToRelay| match m {
+            MasterToRelay::DisApproveClient(_) => Some("refused"),
+            MasterToRelay::FileGrant(_) => Some("gone"),
+            _ => None,
+        };
+        assert_eq!((bench.next(word).await, bench.next(word).await), ("refused", "gone"));
+        assert!(matches!(waiting.await.unwrap(), MasterToConsole::ClientDisApproved(_)));
+    }
+
     /// What was meant for a relay that is gone is not said to the next one, which hears the roster first.
     #[tokio::test]
     async fn a_relay_that_comes_while_a_decision_waits_hears_it_with_the_roster() {

@@ -233,6 +233,15 @@ fn a_copy_that_cannot_be_written_holds_no_decision_up() {
     assert!(matches!(copy::read(&dir.path().join(DB)), Found::Whole(copy) if copy.members.len() == 1));
 }
 
+#[test]
+fn a_damaged_database_stays_in_its_place_until_the_copy_is_good() {
+    let dir = history().disk.without(COPY).with(DB, noise(3, 3 * PAGE)).lay_out();
+    std::fs::create_dir(dir.path().join(COPY)).unwrap();
+    assert!(matches!(Store::open(&dir.path().join(DB)), Err(StoreError::Copy(_))));
+    std::fs::remove_dir(dir.path().join(COPY)).unwrap();
+    assert_eq!(Disk::of(dir.path()).file(DB), noise(3, 3 * PAGE));
+}
+
 /// The copy is good before anything is moved, so each step can be the last.
 #[test]
 fn a_power_cut_while_it_is_made_anew_costs_no_decision() {
