@@ -1,0 +1,455 @@
+"""A hub on one side of a bad link and a device on the other: what arrives, how fast, and what it lives through.
+
+    ladder.py BINARY [NAME…] → Markdown; ends badly if a promise is broken
+
+A NAME takes only what has it in its name. The link is link.py's, one for each part, and several parts run side by side: they
+share nothing but the processors. What may be slow is waited for with generous limits; only what is promised has a bound.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import link as links
+from link import ADDRESS, Link
+
+BINARY = sys.argv[1]
+ONLY = sys.argv[2:]
+PORT, WEB_PORT = 7070, 8080
+HUB = f"http://{ADDRESS['a']}:{PORT}"
+ROAMED = "10.77.0.3"
+PATIENCE = 240  # seconds, for what has no bound of its own
+SIDE_BY_SIDE = 6
+OUTAGE = 30
+# PROTOCOL.md 1: a ping after 5 s without a frame while the session is part of a transfer, 10 s for an answer.
+CLOSED_WITHIN = 15 + 1
+LEAST_RATIO = 0.8
+# What counts as bytes that flow again: more than what a TCP connection tries by itself.
+FLOWS = 64 * 1024
+
+MBIT, KBIT = 1e6, 1e3
+# Delay, jitter and loss are of each direction.
+RUNGS = {
+    "good Wi-Fi": (dict(rate=50 * MBIT, delay=0.003), 40_000_000),
+    "congested Wi-Fi": (dict(rate=10 * MBIT, delay=0.02, jitter=0.015, loss=0.01), 6_000_000),
+    "weak LTE": (dict(rate=5 * MBIT, delay=0.06, jitter=0.03, loss=0.02, burst=6), 3_000_000),
+    "3G": (dict(rate=1.5 * MBIT, delay=0.12, jitter=0.04, loss=0.01), 1_500_000),
+    "satellite": (dict(rate=10 * MBIT, delay=0.3), 6_000_000),
+    "edge": (dict(rate=250 * KBIT, delay=0.3, loss=0.02), 400_000),
+    "5 % loss and 200 ms": (dict(rate=10 * MBIT, delay=0.1, loss=0.05), 1_000_000),
+    "5 % twice, and out of order": (dict(rate=10 * MBIT, delay=0.02, jitter=0.01, duplicate=0.05, reorder=1), 6_000_000),
+}
+BREAKING = dict(rate=5 * MBIT, delay=0.02), 8_000_000
+BESIDE = RUNGS["5 % loss and 200 ms"][0]
+# What controls congestion there, bytes, links, rounds on each. With reno one lost frame more or less is much: many rounds.
+CONTESTS = ((links.CONGESTION, 1_500_000, 5, 2), ("bbr", 8_000_000, 2, 3))
+WORDS = {"asks": "asks", "owns": "owns the file"}
+
+
+class Broken(Exception):
+    pass
+
+
+def until(condition, what, patience=PATIENCE, pause=0.05):
+    """Seconds until it holds, and what it was."""
+    started = time.monotonic()
+    while True:
+        found = condition()
+        took = time.monotonic() - started
+        if found:
+            return took, found
+        if took > patience:
+            raise Broken(f"{what}: not within {patience} s")
+        time.sleep(pause)
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Scene:
+    """A hub in a, a device of its own on each side, all joined over the link as it is."""
+
+    def __init__(self, directory, seed, settings, control=links.CONGESTION):
+        self.directory = directory
+        self.link = Link(seed, control)
+        self.environment = {"LANYARD_LOG": "debug"} | os.environ
+        self.link.set(**settings)
+        self.processes, self.logs = [], []
+
+    def file(self, name, size):
+        path = os.path.join(self.directory, name)
+        with open(path, "wb") as file:
+            file.write(os.urandom(size))
+        return path
+
+    def start(self, where, name, command):
+        self.logs.append(os.path.join(self.directory, f"{name}.log"))
+        with open(self.logs[-1], "wb") as log:
+            process = self.link.popen(where, command, stdout=log, stderr=log, env=self.environment)
+        self.processes.append(process)
+        return process
+
+    def lanyard(self, where, *arguments):
+        """What it prints on standard output."""
+        with self.link.popen(where, [BINARY, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             env=self.environment) as process:
+            out, complaints = process.communicate()
+        if process.returncode:
+            raise Broken(f"lanyard {' '.join(arguments)}: {process.returncode}, {complaints[-400:]}")
+        return out
+
+    def data(self, of):
+        return os.path.join(self.directory, of)
+
+    def serve(self, *paths):
+        self.start("a", "hub", [BINARY, "serve", "--listen", f"{ADDRESS['a']}:{PORT}", "--admit", "everyone", "--headless",
+                                "--data", self.data("hub"), *paths])
+        until(lambda: self.metric("hub_ready"), "the hub is ready")
+
+    def join(self, *options):
+        """Nobody can come in any more afterwards: who would have to ask again is not let in."""
+        self.lanyard("a", "join", HUB, "--name", "near", "--data", self.data("near"), *options)
+        self.lanyard("b", "join", HUB, "--name", "far", "--data", self.data("far"), *options)
+        self.lanyard("a", "door", "closed", "--data", self.data("hub"))
+        self.decided = self.decisions()
+
+    def decisions(self):
+        return sum("knocked" in line or "let in" in line
+                   for line in self.lanyard("a", "audit", "--data", self.data("hub")).splitlines())
+
+    def metric(self, name):
+        connection = http.client.HTTPConnection(ADDRESS["a"], PORT, timeout=5)
+        connection.sock = self.link.socket("a")
+        try:
+            connection.sock.connect((ADDRESS["a"], PORT))
+            connection.request("GET", "/metrics", headers={"Connection": "close"})
+            page = connection.getresponse().read().decode()
+        except OSError:
+            return None
+        finally:
+            connection.close()
+        return next((int(line.split()[-1]) for line in page.splitlines() if line.startswith(f"lanyard_{name} ")), None)
+
+    def listed(self, name):
+        """Where the file is seen from the other side of its owner's wall: the hub's own list."""
+        until(lambda: name in self.lanyard("a", "files", "--data", self.data("hub")), f"{name} is listed", pause=0.2)
+
+    def carried(self, far):
+        """Bytes that have come over the link in the direction of the file."""
+        return self.link.stats()["ab" if far == "asks" else "ba"].get("delivered_bytes", 0)
+
+    def get(self, far, name, *options):
+        where, data = ("b", "far") if far == "asks" else ("a", "near")
+        return self.start(where, f"get {name}", [BINARY, "get", name, "--data", self.data(data), "-o", self.data("came"), *options])
+
+    def got(self, process, path):
+        """The bytes are there and right; a Broken tells what else."""
+        until(lambda: process.poll() is not None, "the get ended", pause=0.02)
+        if process.returncode:
+            raise Broken(f"the get ended with {process.returncode}")
+        if digest(path) != digest(os.path.join(self.data("came"), os.path.basename(path))):
+            raise Broken("other bytes came than were shared")
+
+    def say_why(self):
+        for log in self.logs:
+            with open(log, encoding="utf-8", errors="replace") as file:
+                print(f"--- {os.path.basename(log)}", *file.read().splitlines()[-60:], sep="\n", file=sys.stderr)
+        print(f"--- link {self.link.stats()}", file=sys.stderr, flush=True)
+
+    def end(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.link.close()
+
+
+@contextlib.contextmanager
+def scene(directory, *arguments):
+    one = Scene(directory, *arguments)
+    try:
+        yield one
+    except BaseException:
+        one.say_why()
+        raise
+    finally:
+        one.end()
+
+
+@contextlib.contextmanager
+def shared(directory, seed, settings, size, far):
+    """A file that lies on the side of its owner, and is listed."""
+    with scene(directory, seed, settings) as one:
+        path = one.file("file.bin", size)
+        if far == "asks":
+            one.serve(path)
+            one.join()
+        else:
+            one.serve()
+            one.join()
+            one.start("b", "share", [BINARY, "share", path, "--data", one.data("far")])
+        one.listed("file.bin")
+        yield one, path
+
+
+# --- the parts: each gives back what its tables need ---
+
+def rung(directory, seed, name, far):
+    settings, size = RUNGS[name]
+    with shared(directory, seed, settings, size, far) as (one, path):
+        started = time.monotonic()
+        one.got(one.get(far, "file.bin"), path)
+        took = time.monotonic() - started
+        return {"seconds": took, "late": one.link.stats()["late"]}
+
+
+def half_open(one, far):
+    """Everything is dropped and nobody is told, until the relay has noticed."""
+    sessions = one.metric("sessions_approved")
+    one.link.change(partition=1)
+    took, _ = until(lambda: one.metric("sessions_approved") < sessions, "the session is closed", patience=60)
+    one.link.change(partition=0)
+    return {"closed": took}
+
+
+def outage(one, far):
+    one.link.change(partition=1)
+    time.sleep(OUTAGE)
+    one.link.change(partition=0)
+    return {}
+
+
+def roam(one, far):
+    for words in (f"del {ADDRESS['b']}/24", f"add {ROAMED}/24"):
+        code, out = one.link.run("b", ["ip", "addr", *words.split(), "dev", links.DEVICE])
+        if code:
+            raise Broken(out)
+    return {}
+
+
+BREAKS = {"half-open": half_open, f"{OUTAGE} s of nothing": outage, "another address": roam}
+
+
+def broken_off(directory, seed, name, far):
+    settings, size = BREAKING
+    with shared(directory, seed, settings, size, far) as (one, path):
+        before, started = one.carried(far), time.monotonic()
+        process = one.get(far, "file.bin")
+        until(lambda: process.poll() is not None or one.carried(far) - before > size / 4, "a quarter has come")
+        if process.poll() is not None:
+            raise Broken(f"the get ended with {process.returncode} before anything happened")
+        found = BREAKS[name](one, far)
+        whole, carried = time.monotonic(), one.carried(far)
+        found["flows"] = until(lambda: one.carried(far) - carried > FLOWS, "bytes flow again")[0]
+        one.got(process, path)
+        return found | {"seconds": time.monotonic() - started, "after": time.monotonic() - whole,
+                        "approvals": one.decisions() - one.decided, "late": one.link.stats()["late"]}
+
+
+def beside_curl(directory, seed, control, size, rounds):
+    """The same file by both in turn, over plain http; a new one each round, because what lies here is not fetched again."""
+    with scene(directory, seed, BESIDE, control) as one:
+        paths = [one.file(f"{number}.bin", size) for number in range(rounds)]
+        one.serve(*paths)
+        one.join("--plain")
+        one.start("a", "web", [sys.executable, "-m", "http.server", "--bind", ADDRESS["a"], "--directory", directory, str(WEB_PORT)])
+        took = {"lanyard": [], "curl": []}
+        for number, path in enumerate(paths):
+            name = os.path.basename(path)
+            for who in sorted(took, reverse=number % 2 == 0):
+                started = time.monotonic()
+                if who == "lanyard":
+                    one.got(one.get("asks", name, "--plain"), path)
+                else:
+                    copy = os.path.join(directory, "copy")
+                    code, out = one.link.run("b", ["curl", "-sS", "--retry", "5", "--retry-connrefused", "-o", copy,
+                                                   f"http://{ADDRESS['a']}:{WEB_PORT}/{name}"])
+                    if code or digest(copy) != digest(path):
+                        raise Broken(f"curl: {code} {out}")
+                took[who].append(time.monotonic() - started)
+        return {"took": took, "control": one.link.control, "late": one.link.stats()["late"]}
+
+
+# --- all of them, some at a time ---
+
+def parts():
+    """By name, the longest first: function, arguments, and whether it wants the machine for itself."""
+    found = {}
+    allowed = open("/proc/sys/net/ipv4/tcp_allowed_congestion_control", encoding="ascii").read().split()
+    for far in WORDS:
+        found[f"rung good Wi-Fi {far}"] = (rung, ("good Wi-Fi", far), True)
+    for control, size, count, rounds in CONTESTS:
+        if control == links.CONGESTION or control in allowed:
+            for number in range(count):
+                found[f"curl {control} {number}"] = (beside_curl, (control, size, rounds), False)
+    for name in BREAKS:
+        for far in WORDS:
+            found[f"break {name} {far}"] = (broken_off, (name, far), False)
+    for name in reversed(RUNGS):
+        for far in WORDS:
+            found.setdefault(f"rung {name} {far}", (rung, (name, far), False))
+    return {name: part for name, part in found.items() if not ONLY or any(word in name for word in ONLY)}
+
+
+def play(name, part, seed, directory, out):
+    links.checked(links.libc.prctl(links.PR_SET_PDEATHSIG, links.SIGKILL, 0, 0, 0))
+    directory = os.path.join(directory, str(seed))
+    os.mkdir(directory)
+    function, arguments, _ = part
+    try:
+        out.send(function(directory, seed, *arguments))
+    except Broken as broken:
+        print(f"{name}: {broken}", file=sys.stderr, flush=True)
+        out.send({"broken": str(broken)})
+
+
+def play_all(directory):
+    waiting, running, results = list(enumerate(parts().items(), start=1)), {}, {}
+    while waiting or running:
+        while waiting and len(running) < SIDE_BY_SIDE:
+            alone = waiting[0][1][1][2]
+            if running and (alone or any(each[2] for each in running.values())):
+                break
+            seed, (name, part) = waiting.pop(0)
+            ours, theirs = multiprocessing.Pipe(duplex=False)
+            process = multiprocessing.Process(target=play, args=(name, part, seed, directory, theirs))
+            process.start()
+            theirs.close()
+            running[ours] = (name, process, alone, time.monotonic())
+        for ours in multiprocessing.connection.wait(running):
+            name, process, _, started = running.pop(ours)
+            try:
+                results[name] = ours.recv()
+            except EOFError:
+                results[name] = {"broken": "it ended without a word"}
+            process.join()
+            verdict = results[name].get("broken", "done")
+            print(f"{name}: {verdict}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return results
+
+
+# --- the report ---
+
+class Report:
+    def __init__(self, results):
+        self.results, self.passed, self.failed = results, 0, []
+
+    def check(self, name, good):
+        if good:
+            self.passed += 1
+        else:
+            self.failed.append(name)
+        return good
+
+    def rate(self, settings):
+        rate = settings["rate"]
+        return f"{rate / MBIT:g} Mbit/s" if rate >= MBIT else f"{rate / KBIT:g} kbit/s"
+
+    def delay(self, settings):
+        jitter = settings.get("jitter", 0) * 1000
+        return f"{settings['delay'] * 1000:.0f}" + (f" ± {jitter:.0f}" if jitter else "") + " ms"
+
+    def loss(self, settings):
+        loss = settings.get("loss", 0)
+        return "none" if not loss else f"{loss:.0%}" + (f" in bursts of {settings['burst']}" if "burst" in settings else "")
+
+    def ladder(self):
+        print("\n## The ladder\n\nDelay and loss are of each direction. The far device asks, or owns the file; the hub and the other one are near. "
+              "Seconds are of the whole command, from its start; the hash is compared.\n")
+        print("| Link | Rate | Delay | Loss | The far device | Bytes | Seconds | Goodput | Of the rate |\n|---|---|---|---|---|---|---|---|---|")
+        for name, (settings, size) in RUNGS.items():
+            for far, words in WORDS.items():
+                found = self.results.get(f"rung {name} {far}")
+                if found is None:
+                    continue
+                row = f"| {name} | {self.rate(settings)} | {self.delay(settings)} | {self.loss(settings)} | {words} | {size:,} |"
+                if not self.check(f"{name}, {words}", "broken" not in found):
+                    print(f"{row} **{found['broken']}** | | |")
+                    continue
+                goodput = size * 8 / found["seconds"]
+                print(f"{row} {found['seconds']:.1f} | {goodput / MBIT:.2f} Mbit/s | {goodput / settings['rate']:.0%} |")
+
+    def beside(self):
+        print("\n## Beside curl\n\n`lanyard get --plain` and `curl` from Python's web server, of the same file, in turn, at "
+              f"{self.rate(BESIDE)}, 200 ms there and back, 5 % loss each way; medians of the seconds of the whole command.\n")
+        print("| Congestion control | Bytes | Rounds | `lanyard get` | curl | Goodput beside curl's | At least |\n|---|---|---|---|---|---|---|")
+        for control, size, *_ in CONTESTS:
+            found = [result for name, result in self.results.items() if name.startswith(f"curl {control} ")]
+            if not found:
+                continue
+            broken = [result["broken"] for result in found if "broken" in result]
+            if broken:
+                self.check(f"beside curl, {control}", False)
+                print(f"| {control} | {size:,} | | **{broken[0]}** | | | |")
+                continue
+            all_of = {who: [each for result in found for each in result["took"][who]] for who in ("lanyard", "curl")}
+            ours, theirs = (statistics.median(all_of[who]) for who in ("lanyard", "curl"))
+            ratio = theirs / ours
+            good = self.check(f"beside curl, {control}", ratio >= LEAST_RATIO)
+            spread = lambda who: f"{min(all_of[who]):.1f}–{max(all_of[who]):.1f}"
+            print(f"| {found[0]['control']} | {size:,} | {len(all_of['curl'])} | {ours:.1f} s ({spread('lanyard')}) | "
+                  f"{theirs:.1f} s ({spread('curl')}) | {ratio:.2f} | {LEAST_RATIO}{'' if good else ': **NO**'} |")
+
+    def breaks(self):
+        settings, size = BREAKING
+        print(f"\n## What breaks off\n\n{size:,} bytes at {self.rate(settings)}, {self.delay(settings)} each way; it happens when a quarter has come. "
+              "Half-open: every frame is dropped and nobody is told, until the relay has closed the session. Bytes flow again when 64 KiB have "
+              "come; seconds are from when the link is whole. After the devices joined the door was closed.\n")
+        print("| What | The far device | The relay closed it after | Bytes flow again after | Done after | Asked to be let in again |\n|---|---|---|---|---|---|")
+        for name in BREAKS:
+            for far, words in WORDS.items():
+                found = self.results.get(f"break {name} {far}")
+                if found is None:
+                    continue
+                if not self.check(f"{name}, {words}", "broken" not in found):
+                    print(f"| {name} | {words} | **{found['broken']}** | | | |")
+                    continue
+                self.check(f"{name}, {words}: no new approval", found["approvals"] == 0)
+                closed = ""
+                if "closed" in found:
+                    good = self.check(f"{name}, {words}: closed in time", found["closed"] <= CLOSED_WITHIN)
+                    closed = f"{found['closed']:.1f} s" + ("" if good else f", **NOT within {CLOSED_WITHIN} s**")
+                print(f"| {name} | {words} | {closed} | {found['flows']:.1f} s | {found['after']:.1f} s | {found['approvals'] or 'no'} |")
+
+    def end(self):
+        late = [result["late"] for result in self.results.values() if "late" in result]
+        if late:
+            print(f"\nOf the frames of each of these {len(late)} links, at least {1 - max(late):.1%} came within 5 ms of when the model said "
+                  f"(half of the links: {1 - statistics.median(late):.1%}).")
+        for name in self.failed:
+            print(f"\nNot kept: {name}.")
+
+
+def main():
+    # So that what is temporary is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    good, text = True, ""
+    if not ONLY:
+        text, good = links.measure()
+    with tempfile.TemporaryDirectory() as directory:
+        report = Report(play_all(directory))
+    if text:
+        print(f"## The link itself\n\n{text}", end="")
+        report.check("the link itself", good)
+    names = " ".join(report.results)
+    for word, table in (("rung", report.ladder), ("curl", report.beside), ("break", report.breaks)):
+        if word in names:
+            table()
+    report.end()
+    print(f"\n{report.passed} passed, {len(report.failed)} failed")
+    sys.exit(1 if report.failed else 0)
+
+
+if __name__ == "__main__":
+    main()
