@@ -159,7 +159,8 @@ class Scene:
 
     def get(self, far, name, *options):
         where, data = ("b", "far") if far == "asks" else ("a", "near")
-        return self.start(where, f"get {name}", [BINARY, "get", name, "--data", self.data(data), "-o", self.data("came"), *options])
+        command = [BINARY, "get", name, "--data", self.data(data), "-o", self.data("came"), *options]
+        return self.start(where, f"get {name}", command)
 
     def got(self, process, path):
         """The bytes are there and right; a Broken tells what else."""
@@ -271,7 +272,8 @@ def beside_curl(directory, seed, name, control, size, rounds):
         paths = [one.file(f"{number}.bin", size) for number in range(rounds)]
         one.serve(*paths)
         one.join("--plain")
-        one.start("a", "web", [sys.executable, "-m", "http.server", "--bind", ADDRESS["a"], "--directory", directory, str(WEB_PORT)])
+        one.start("a", "web", [sys.executable, "-m", "http.server", "--bind", ADDRESS["a"], "--directory", directory,
+                               str(WEB_PORT)])
         took = {"lanyard": [], "curl": []}
         for number, path in enumerate(paths):
             name = os.path.basename(path)
@@ -357,6 +359,21 @@ def play_all(directory):
 
 # --- the report ---
 
+def rate(settings):
+    found = settings["rate"]
+    return f"{found / MBIT:g} Mbit/s" if found >= MBIT else f"{found / KBIT:g} kbit/s"
+
+
+def delay(settings):
+    jitter = settings.get("jitter", 0) * 1000
+    return f"{settings['delay'] * 1000:.0f}" + (f" ± {jitter:.0f}" if jitter else "") + " ms"
+
+
+def loss(settings):
+    found = settings.get("loss", 0)
+    return "none" if not found else f"{found:.0%}" + (f" in bursts of {settings['burst']}" if "burst" in settings else "")
+
+
 class Report:
     def __init__(self, results):
         self.results, self.passed, self.failed = results, 0, []
@@ -368,88 +385,88 @@ class Report:
             self.failed.append(name)
         return good
 
-    def rate(self, settings):
-        rate = settings["rate"]
-        return f"{rate / MBIT:g} Mbit/s" if rate >= MBIT else f"{rate / KBIT:g} kbit/s"
+    def bound(self, name, good, text):
+        """What was measured, and loud if it should not be."""
+        return text if self.check(name, good) else f"**{text}: NO**"
 
-    def delay(self, settings):
-        jitter = settings.get("jitter", 0) * 1000
-        return f"{settings['delay'] * 1000:.0f}" + (f" ± {jitter:.0f}" if jitter else "") + " ms"
+    def head(self, title, text, *columns):
+        self.columns = len(columns)
+        print(f"\n## {title}\n\n{text}\n")
+        self.row(*columns)
+        print("|" + "---|" * self.columns)
 
-    def loss(self, settings):
-        loss = settings.get("loss", 0)
-        return "none" if not loss else f"{loss:.0%}" + (f" in bursts of {settings['burst']}" if "burst" in settings else "")
+    def row(self, *cells):
+        print("| " + " | ".join([*map(str, cells), *[""] * (self.columns - len(cells))]) + " |")
+
+    def both(self, kind, names):
+        """The results of these, for either task of the far device."""
+        for name in names:
+            for far, words in WORDS.items():
+                found = self.results.get(f"{kind} {name}: {far}")
+                if found is not None:
+                    yield name, words, f"{name}, {words}", found
 
     def ladder(self):
-        print("\n## The ladder\n\nDelay and loss are of each direction. The far device asks, or owns the file; the hub and the other one are near. "
-              "Seconds are of the whole command, from its start; the hash is compared. Runs that broke off are uploads of the owner that "
-              f"did not come to their end; on the link are the bytes of all frames in the direction of the file, {MOST_CARRIED} times the file at most.\n")
-        print("| Link | Rate | Delay | Loss | The far device | Bytes | Seconds | Goodput | Of the rate | Runs that broke off | On the link |\n|" + "---|" * 11)
-        for name, (settings, size) in RUNGS.items():
-            for far, words in WORDS.items():
-                found = self.results.get(f"rung {name}: {far}")
-                if found is None:
-                    continue
-                row = f"| {name} | {self.rate(settings)} | {self.delay(settings)} | {self.loss(settings)} | {words} | {size:,} |"
-                if not self.check(f"{name}, {words}", "broken" not in found):
-                    print(f"{row} **{found['broken']}** | | | | |")
-                    continue
-                good = self.check(f"{name}, {words}: hardly anything is fetched twice", found["carried"] <= MOST_CARRIED)
-                goodput = size * 8 / found["seconds"]
-                print(f"{row} {found['seconds']:.1f} | {goodput / MBIT:.2f} Mbit/s | {goodput / settings['rate']:.0%} | {found['failed_runs']} | "
-                      f"{found['carried']:.2f} times{'' if good else ', **TOO MUCH**'} |")
+        self.head("The ladder", "Delay and loss are of each direction. The far device asks, or owns the file; the hub and the other one "
+                  "are near. Seconds are of the whole\ncommand, from its start; the hash is compared. Runs that broke off are uploads of "
+                  "the owner that did not come to their end. On the\nlink are the bytes of all frames in the direction of the file, "
+                  f"{MOST_CARRIED} times the file at most.",
+                  "Link", "Rate", "Delay", "Loss", "The far device", "Bytes", "Seconds", "Goodput", "Of the rate",
+                  "Runs that broke off", "On the link")
+        for name, words, which, found in self.both("rung", RUNGS):
+            settings, size = RUNGS[name]
+            cells = name, rate(settings), delay(settings), loss(settings), words, f"{size:,}"
+            if not self.check(which, "broken" not in found):
+                self.row(*cells, f"**{found['broken']}**")
+                continue
+            goodput = size * 8 / found["seconds"]
+            twice = self.bound(f"{which}: hardly anything is fetched twice", found["carried"] <= MOST_CARRIED,
+                               f"{found['carried']:.2f} times")
+            self.row(*cells, f"{found['seconds']:.1f}", f"{goodput / MBIT:.2f} Mbit/s", f"{goodput / settings['rate']:.0%}",
+                     found["failed_runs"], twice)
 
     def beside(self):
-        print("\n## Beside curl\n\n`lanyard get --plain` and `curl` from Python's web server, of the same file, in turn: medians of the seconds of the "
-              "whole command.\n")
-        print("| Link | Congestion control | Bytes | Rounds | `lanyard get` | curl | Goodput beside curl's | At least |\n|" + "---|" * 8)
+        self.head("Beside curl", "`lanyard get --plain` and `curl` from Python's web server, of the same file, in turn: medians of the "
+                  "seconds of the whole command.",
+                  "Link", "Congestion control", "Bytes", "Rounds", "`lanyard get`", "curl", "Goodput beside curl's", "At least")
         for name, control, size, _, _, least in CONTESTS:
             found = [result for part, result in self.results.items() if part.startswith(f"curl {name}, {control}: ")]
-            if not found:
-                continue
             broken = [result["broken"] for result in found if "broken" in result]
             if broken:
                 self.check(f"beside curl, {name}, {control}", False)
-                print(f"| {name} | {control} | {size:,} | | **{broken[0]}** | | | |")
-                continue
-            medians, cells = {}, {}
-            for who in ("lanyard", "curl"):
-                took = [each for result in found for each in result["took"][who]]
-                medians[who] = statistics.median(took)
-                cells[who] = f"{medians[who]:.1f} s ({min(took):.1f}–{max(took):.1f})"
-            ratio = medians["curl"] / medians["lanyard"]
-            promised = ""
-            if least:
-                promised = f"{least}" + ("" if self.check(f"beside curl, {name}, {found[0]['control']}", ratio >= least) else ": **NO**")
-            print(f"| {name} | {found[0]['control']} | {size:,} | {sum(len(result['took']['curl']) for result in found)} | {cells['lanyard']} | "
-                  f"{cells['curl']} | {ratio:.2f} | {promised} |")
+                self.row(name, control, f"{size:,}", "", f"**{broken[0]}**")
+            elif found:
+                took = {who: [each for result in found for each in result["took"][who]] for who in ("lanyard", "curl")}
+                ours, theirs = (statistics.median(took[who]) for who in took)
+                cells = [f"{statistics.median(each):.1f} s ({min(each):.1f}–{max(each):.1f})" for each in took.values()]
+                ratio = f"{theirs / ours:.2f}"
+                if least:
+                    ratio = self.bound(f"beside curl, {name}, {found[0]['control']}", theirs / ours >= least, ratio)
+                self.row(name, found[0]["control"], f"{size:,}", len(took["curl"]), *cells, ratio, least or "")
 
     def breaks(self):
         settings, size = BREAKING
-        print(f"\n## What breaks off\n\n{size:,} bytes at {self.rate(settings)}, {self.delay(settings)} each way; it happens when a quarter has come. "
-              "Half-open: every frame is dropped and nobody is told, until the relay has closed the session. Bytes flow again when 64 KiB have "
-              "come; seconds are from when the link is whole. After the devices joined the door was closed.\n")
-        print("| What | The far device | The relay closed it after | Bytes flow again after | Done after | Asked to be let in again |\n|---|---|---|---|---|---|")
-        for name in BREAKS:
-            for far, words in WORDS.items():
-                found = self.results.get(f"break {name}: {far}")
-                if found is None:
-                    continue
-                if not self.check(f"{name}, {words}", "broken" not in found):
-                    print(f"| {name} | {words} | **{found['broken']}** | | | |")
-                    continue
-                self.check(f"{name}, {words}: no new approval", found["approvals"] == 0)
-                closed = ""
-                if "closed" in found:
-                    good = self.check(f"{name}, {words}: closed in time", found["closed"] <= CLOSED_WITHIN)
-                    closed = f"{found['closed']:.1f} s" + ("" if good else f", **NOT within {CLOSED_WITHIN} s**")
-                print(f"| {name} | {words} | {closed} | {found['flows']:.1f} s | {found['after']:.1f} s | {found['approvals'] or 'no'} |")
+        self.head("What breaks off", f"{size:,} bytes at {rate(settings)}, {delay(settings)} each way; it happens when a quarter has come. "
+                  "Half-open: every frame is dropped and nobody is\ntold, until the relay has closed the session, "
+                  f"{CLOSED_WITHIN} s at most. Bytes flow again when 64 KiB have come; seconds are from when the\nlink is whole. "
+                  "After the devices joined the door was closed.",
+                  "What", "The far device", "The relay closed it after", "Bytes flow again after", "Done after",
+                  "Asked to be let in again")
+        for name, words, which, found in self.both("break", BREAKS):
+            if not self.check(which, "broken" not in found):
+                self.row(name, words, f"**{found['broken']}**")
+                continue
+            closed = ""
+            if "closed" in found:
+                closed = self.bound(f"{which}: closed in time", found["closed"] <= CLOSED_WITHIN, f"{found['closed']:.1f} s")
+            again = self.bound(f"{which}: no new approval", found["approvals"] == 0, found["approvals"] or "no")
+            self.row(name, words, closed, f"{found['flows']:.1f} s", f"{found['after']:.1f} s", again)
 
     def end(self):
         late = [result["late"] for result in self.results.values() if "late" in result]
         if late:
-            print(f"\nOf the frames of each of these {len(late)} links, at least {1 - max(late):.1%} came within 5 ms of when the model said "
-                  f"(half of the links: {1 - statistics.median(late):.1%}).")
+            print(f"\nOf the frames of each of these {len(late)} links, at least {1 - max(late):.1%} came within 5 ms of when "
+                  f"the model said (half of the links: {1 - statistics.median(late):.1%}).")
         for name in self.failed:
             print(f"\nNot kept: {name}.")
 

@@ -5,8 +5,8 @@
 
 Each side, `a` (10.77.0.1) and `b` (10.77.0.2), is a namespace with one TAP device; every frame that one sends is read here,
 goes through the model of its direction, and is written to the other, late, twice or never. The first line on standard
-output is `ready A B CONTROL`: two paths for `nsenter --net=…`, and what controls congestion. Lines on standard input change the link while it runs; each is answered
-by a line:
+output is `ready A B CONTROL`: two paths for `nsenter --net=…`, and what controls congestion. Lines on standard input change
+the link while it runs; each is answered by a line:
 
     both rate=5e6 delay=0.06 jitter=0.03 loss=0.02 burst=8      `ab` and `ba` are the directions alone
     both partition=1
@@ -176,7 +176,8 @@ class Wire:
     def command(self, line):
         words = line.split()
         if words == ["stats"]:
-            return json.dumps({name: way.count for name, way in self.ways.items()} | {"late": self.late / max(1, self.punctual + self.late)})
+            late = self.late / max(1, self.punctual + self.late)
+            return json.dumps({name: way.count for name, way in self.ways.items()} | {"late": late})
         try:
             changes = {key: float(value) for key, value in (word.split("=") for word in words[1:])}
             for name in ("ab", "ba") if words[0] == "both" else (words[0],):
