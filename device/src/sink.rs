@@ -13,7 +13,7 @@ mod last_folder;
 use std::fs::{File, FileTimes};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use lanyard_hub::peer::GroupSet;
@@ -75,6 +75,8 @@ struct State {
     unsaved: Vec<u32>,
     saved_at: Option<Instant>,
     open: Option<Arc<OpenPart>>,
+    /// The same while anybody writes, also of a small file.
+    lent: Weak<OpenPart>,
     /// The missing groups came from another file on this machine.
     copied: bool,
 }
@@ -282,8 +284,9 @@ impl FileSink {
     /// The unfinished file, open; a large one stays open until it is finished.
     pub fn open(&self, root: &Folder) -> io::Result<Arc<OpenPart>> {
         let mut state = self.state();
-        if let Some(open) = &state.open {
-            return Ok(open.clone());
+        // Two bodies may bring parts of one file at once: the second must not wait for the lock of the first.
+        if let Some(open) = state.open.clone().or_else(|| state.lent.upgrade()) {
+            return Ok(open);
         }
         let part_name = self.part_name(PART_SUFFIX);
         let mut folder = self.make_folder(root)?;
@@ -306,6 +309,7 @@ impl FileSink {
         let table = if self.is_small() { None } else { Some(self.open_table(&folder)?) };
         let life = if self.is_small() { None } else { folder.life() };
         let open = Arc::new(OpenPart { folder, part, table, life });
+        state.lent = Arc::downgrade(&open);
         if !self.is_small() {
             state.saved_at = Some(Instant::now());
             state.open = Some(open.clone());
@@ -560,6 +564,22 @@ mod tests {
         store(&second, &root, &content, 3..4);
         store(&second, &root, &content, 5..12);
         assert_eq!(second.finish(&root, None).unwrap().root.0, *blake3::hash(&content).as_bytes());
+    }
+
+    /// A small file of several groups whose bytes come in two bodies at once: they write side by side, and it becomes whole.
+    #[test]
+    fn two_bodies_write_a_small_file_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Folder::open_root(dir.path()).unwrap();
+        let content = bytes(700_000);
+        let file = sink(700_000);
+        let (one, other) = (file.open(&root).unwrap(), file.open(&root).unwrap());
+        assert!(Arc::ptr_eq(&one, &other), "one lock for both");
+        drop((one, other));
+        let again = file.open(&root).unwrap();
+        store(&file, &root, &content, 0..3);
+        drop(again);
+        assert_eq!(file.finish(&root, None).unwrap().root.0, *blake3::hash(&content).as_bytes());
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::console::Door;
 use crate::desk::{self, Refusal};
 use crate::driver::DriverHandle;
 use crate::exit::Exit;
+use crate::problems;
 use crate::relay_metrics::{self, RelayStanding};
 
 /// The hub answers at once, unless it waits for its disk.
@@ -117,7 +118,37 @@ impl Control {
         server::serve(listener, stop, answer).await;
     }
 
+    /// What waits for the hub's disk is said after a moment; it is done all the same, as soon as the disk takes it.
     async fn answer(&self, request: Request) -> Result<serde_json::Value, Refusal> {
+        tokio::select! {
+            biased;
+            answered = self.carry_out(request) => answered,
+            hindered = self.hindered() => Err(hindered),
+        }
+    }
+
+    async fn hindered(&self) -> Refusal {
+        let of_the_disk = |all: &Vec<problems::Problem>| {
+            let codes = [problems::DATABASE_LOCKED, problems::DATABASE_FULL];
+            all.iter().find(|problem| codes.contains(&problem.code)).cloned()
+        };
+        let mut watch = self.driver.problems().watch();
+        loop {
+            if watch.wait_for(|all| of_the_disk(all).is_some()).await.is_err() {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(STATUS_PATIENCE).await;
+            if let Some(problem) = of_the_disk(&watch.borrow()) {
+                let said = format!(
+                    "{} {} What was decided waits, and holds as soon as that is over.",
+                    problem.what, problem.advice
+                );
+                return Refusal::new(Exit::Failed, said);
+            }
+        }
+    }
+
+    async fn carry_out(&self, request: Request) -> Result<serde_json::Value, Refusal> {
         let driver = &self.driver;
         let done = serde_json::Value::Null;
         match request {
@@ -172,17 +203,9 @@ impl Control {
             }
         };
         let relay = relay_metrics::ask(&self.relay).await;
-        let status = tokio::time::timeout(STATUS_PATIENCE, self.driver.look(look)).await;
+        let status = self.driver.look(look).await?;
         let problems: Vec<Problem> = self.driver.problems().all().into_iter().map(Into::into).collect();
-        match status {
-            Ok(status) => Ok(Status { relay, problems, ..status? }),
-            // It waits for its disk, and nobody is told what is not on it.
-            Err(_) => {
-                let said: Vec<String> = problems.iter().map(|p| format!("{} {}", p.what, p.advice)).collect();
-                let said = if said.is_empty() { "The hub is busy; ask again.".into() } else { said.join(" ") };
-                Err(Refusal::new(Exit::Failed, said))
-            }
-        }
+        Ok(Status { relay, problems, ..status })
     }
 }
 
