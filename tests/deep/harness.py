@@ -123,6 +123,14 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def processor_s(pid: int) -> float:
+    """Seconds of a processor that a process has used."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        # The name may hold spaces and brackets: fields are counted from behind it.
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def written(pid: int) -> int:
     """Bytes that a process has written, to sockets and files; readable until somebody has waited for it."""
     with open(f"/proc/{pid}/io", encoding="ascii") as file:
@@ -339,10 +347,8 @@ class Report:
 
 
 # Understood, and not repaired yet; a report names them where a promise is broken.
-FROZEN = ("an approval that the master began and did not finish leaves the knock frozen at the relay (`frozen_knock`): the next master asks for a new "
-          "promise, the relay does not pass that on, and the device waits with old digits until it knocks anew.")
-UNRECORDED = "a decision is on disk before it is in the record; a kill in between leaves it out of `audit.log` for good."
-TORN = "a line of the record that could not be written is taken for written: the chain of hashes is broken from there on."
+HELD = ("while a decision waits for the disk the master tells no list, since the list would tell of the decision; who is connected goes on, who connects anew waits "
+        "until there is room.")
 
 
 def machine() -> str:

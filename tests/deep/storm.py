@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-from harness import KIB, MIB, Hub, Late, Process, Report, descriptors, folder, interruptible, machine, quantile, rss, table, until
+from harness import KIB, MIB, Hub, Late, Process, Report, descriptors, folder, interruptible, machine, processor_s, quantile, rss, table, until
 
 HERE = Path(__file__).resolve().parent
 DEVICES, IDLE = int(os.environ.get("LANYARD_STORM", "1000")), int(os.environ.get("LANYARD_IDLE", "5000"))
@@ -95,6 +95,10 @@ class Swarm:
         at = self.one(f"add {marker}")["at"]
         return at, self.all("seen 30")
 
+    def used(self):
+        """Seconds of a processor: relay, master, clients."""
+        return [processor_s(self.hub.relay.pid), processor_s(self.hub.master.pid), sum(processor_s(one.process.pid) for one in self.clients)]
+
     def quit(self):
         for one in self.clients:
             one.quit()
@@ -127,6 +131,10 @@ def total(found):
     return sum(one["in"] for one in found), sum(one["asked"] for one in found), sorted({code for one in found for code in one["codes"]})
 
 
+def in_words(used):
+    return ", ".join(f"{who} {seconds:.1f}" for who, seconds in zip(("relay", "master", "clients"), used))
+
+
 def storm(base, report):
     swarm = Swarm(base, DEVICES, "hub")
     relay, owner = swarm.hub.relay, base / "owner"
@@ -137,12 +145,14 @@ def storm(base, report):
     empty = rss(relay.pid)
     beside = Beside(relay.pid)
     swarm.all("watch midstorm")
+    before = swarm.used()
     for one in swarm.clients:
         one.tell("connect")
     # A file is added while they come: some hear of it as a change, some find it in the list.
     until("some are in", lambda: swarm.hub.metrics()["lanyard_sessions_approved"] >= DEVICES / 3, PATIENCE_S, 0.001)
     share = Process("share", owner, ["share", base / "midstorm.bin"], swarm.logs).start()
     came = [one.answer() for one in swarm.clients]
+    used = [after - then for after, then in zip(swarm.used(), before)]
     share.event("shared")
     middle = swarm.all("seen 30")
     there, asked, codes = total(came)
@@ -187,7 +197,7 @@ def storm(base, report):
         [["from the start of the storm until in", *(f"{max(one[key] for one in came):.0f} ms" for key in ("p50_ms", "p99_ms", "max_ms"))],
          ["from an addition until seen", f"{p50:.1f} ms", f"{p99:.1f} ms", f"{max(late):.1f} ms"],
          ["a bare loop that writes as much to as many", *(f"{bare[key]:.1f} ms" for key in ("p50_ms", "p99_ms", "max_ms"))]])
-        + f"\nAfter the kill the relay was ready again in {(ready - killed) / 1000:.1f} s (of which it stayed away for 0.5 s), the master in {(master_back - killed) / 1000:.1f} s, "
+        + "\nUntil all were in, seconds of a processor: " + in_words(used) + f".\n\nAfter the kill the relay was ready again in {(ready - killed) / 1000:.1f} s (of which it stayed away for 0.5 s), the master in {(master_back - killed) / 1000:.1f} s, "
           f"and all devices in {(last - killed) / 1000:.1f} s, {(last - ready) / 1000:.1f} s after the relay. They try again after random parts of 0.25, 0.5, 1 … s.\n")
     swarm.quit()
     return swarm
@@ -204,8 +214,10 @@ def idle(base, report):
     empty = rss(relay.pid)
     started = time.monotonic()
     beside = Beside(relay.pid)
+    before = swarm.used()
     came = swarm.all("connect")
     took = time.monotonic() - started
+    used = [after - then for after, then in zip(swarm.used(), before)]
     there, asked, codes = total(came)
     report.promise(f"{IDLE} are in", there == IDLE and asked == 0, f"{there} of {IDLE} after {took:.1f} s, {asked} were asked to knock, closed with {codes or 'nothing'}")
     most = beside.end()
@@ -224,7 +236,7 @@ def idle(base, report):
     lost, twice = sum(one["lost"] for one in found), sum(one["twice"] for one in found)
     report.promise(f"an addition reaches {IDLE}, once", lost == twice == 0, f"{lost} lost, {twice} duplicated")
     report.say(f"## {IDLE} idle devices\n\n" + table(["", ""], [
-        ["joined, eight at a time", f"{joined:.1f} s"], ["came back at once: all in after", f"{took:.1f} s"],
+        ["joined, eight at a time", f"{joined:.1f} s"], ["came back at once: all in after", f"{took:.1f} s"], ["of a processor until then", in_words(used)],
         ["relay, before they came", f"{empty / MIB:.1f} MiB"], ["relay, at most while they came", f"{most / MIB:.1f} MiB"],
         ["relay, all of them idle", f"{quiet / MIB:.1f} MiB"], ["relay, for each", f"{each / KIB:.1f} KiB"],
         ["relay, descriptors", descriptors(relay.pid)], ["master, all of them idle", f"{rss(swarm.hub.master.pid) / MIB:.1f} MiB"],
