@@ -149,6 +149,10 @@ await onBench("screenshots", async (bench) => {
   await hub.relay.kill9();
   await ben.page.getByRole("status").getByText(/stepped away/).first().waitFor();
   await shoot(ben.page, "reconnecting");
+  await desk.page.getByText("The relay does not answer").waitFor();
+  await desk.page.getByRole("button", { name: "What to do" }).click();
+  await shoot(desk.page, "console-problems");
+  await desk.page.getByRole("button", { name: "Close" }).click();
   await hub.startRelay();
   await until("everybody is back", async () => (await hub.devices()).find(({ name }) => name === "Ana’s iPhone").presence === "online");
   await hub.master.kill9();
