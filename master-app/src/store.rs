@@ -172,8 +172,7 @@ impl Store {
     #[cfg(test)]
     pub fn allow_no_growth(&self) {
         let pages: i64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-        let limit = format!("PRAGMA max_page_count = {pages}");
-        self.connection.query_row(&limit, [], |_| Ok(())).unwrap();
+        self.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     }
 
     /// Opens the file if all of it is sound, and as new as its copy.
