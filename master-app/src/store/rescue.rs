@@ -175,18 +175,20 @@ fn salvage(path: &Path) -> Salvage {
         decisions: number("decisions"),
         revision: number("revision"),
         term: number("term"),
-        members: rows(&connection, "members", "public_id", member_of).into_iter().filter(is_sound).collect(),
-        links: rows(&connection, "links", "hash", link_of),
+        members: rows(&connection, MEMBERS, member_of).into_iter().filter(is_sound).collect(),
+        links: rows(&connection, LINKS, link_of),
     }
 }
 
+const MEMBERS: [&str; 2] =
+    ["SELECT * FROM members ORDER BY public_id ASC", "SELECT * FROM members ORDER BY public_id DESC"];
+const LINKS: [&str; 2] = ["SELECT * FROM links ORDER BY hash ASC", "SELECT * FROM links ORDER BY hash DESC"];
+
 /// Every row that can be read, from both ends up to where the table is broken. A row may be there twice.
-fn rows<T>(connection: &Connection, table: &str, key: &str, read: fn(&Row) -> Result<T, rusqlite::Error>) -> Vec<T> {
+fn rows<T>(connection: &Connection, orders: [&str; 2], read: fn(&Row) -> Result<T, rusqlite::Error>) -> Vec<T> {
     let mut found = Vec::new();
-    for order in ["ASC", "DESC"] {
-        let Ok(mut statement) = connection.prepare(&format!("SELECT * FROM {table} ORDER BY {key} {order}")) else {
-            continue;
-        };
+    for order in orders {
+        let Ok(mut statement) = connection.prepare(order) else { continue };
         let Ok(mut rows) = statement.query([]) else { continue };
         let is_whole = loop {
             match rows.next() {
