@@ -253,14 +253,14 @@ impl Broker {
         let budget = self.config.budget_bytes;
         let mut room = Room::default();
         let mut reserved = self.slots.reserved();
-        if reserved + length <= budget {
+        let fits = |reserved: u64| reserved == 0 || reserved + length <= budget;
+        if fits(reserved) {
             return Some(room);
         }
         // When room is short a file's groups come in order: a hole that is filled late drives out what lies ahead of it.
         if self.queue.has_earlier(ask) {
             return None;
         }
-        let fits = |reserved: u64| reserved == 0 || reserved + length <= budget;
         let bytes = |id: &SlotId| self.slots.get(*id).map_or(0, |slot| slot.length);
         for id in self.evictable(now, ask) {
             reserved -= bytes(&id);

@@ -403,6 +403,20 @@ fn the_budget_is_reserved_before_a_holder_is_asked_and_never_exceeded() {
 }
 
 #[test]
+fn a_run_that_is_larger_than_the_whole_budget_goes_alone() {
+    let mut hub = Hub::ready(MIB);
+    hub.opens(1);
+    let a = hub.opens(2);
+    hub.lists(1, 64 * MIB);
+    hub.lists(2, 64 * MIB);
+    hub.take();
+    hub.asks_for(a, vec![Piece::new(file_id(1), 0, 4), Piece::new(file_id(2), 0, 3)]);
+    assert_eq!(hub.opened().len(), 1, "there is nothing that it could wait for");
+    hub.asks(a, 1, 8, 1);
+    assert_eq!(hub.opened().len(), 0);
+}
+
+#[test]
 fn askers_take_turns() {
     let mut hub = Hub::ready(4 * MIB);
     hub.opens(1);

@@ -632,8 +632,8 @@ impl Peer {
         }
         let Some(transfer) = self.scheduler.transfers.get_mut(&transfer_id) else { return };
         for file_id in transfer.jobs.keys() {
+            // A root that is waited for is not asked for: who pauses now still gets what is here.
             self.timers.clear(&Timer::Retry(transfer_id, *file_id));
-            self.timers.clear(&Timer::Root(transfer_id, *file_id));
         }
         transfer.nothing_under_way();
     }
@@ -648,6 +648,9 @@ impl Peer {
     pub(super) fn cancel(&mut self, transfer_id: TransferId) {
         self.stop_asking(transfer_id);
         if let Some(transfer) = self.scheduler.transfers.remove(&transfer_id) {
+            for file_id in transfer.jobs.keys() {
+                self.timers.clear(&Timer::Root(transfer_id, *file_id));
+            }
             let (done, failed) = (transfer.done, transfer.failed);
             self.effects.push(Effect::TransferEnded { transfer_id, done, failed });
         }

@@ -631,6 +631,17 @@ fn paused_it_asks_nothing_and_resumed_it_goes_on() {
 }
 
 #[test]
+fn paused_while_it_waits_for_a_root_it_still_gets_what_is_here() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let (transfer_id, file_id) = (transfer(1), file_id(1));
+    rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
+    rig.fetch(groups(0, 4));
+    rig.tell(Input::Pause { transfer_id });
+    let closed = Effect::CloseFile { transfer_id, file_id, root: None };
+    assert!(rig.wait().contains(&closed), "nobody tells the root");
+}
+
+#[test]
 fn a_limited_device_asks_for_little_at_once_and_for_more_when_it_may() {
     let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::LimitDown { bytes_a_second: Some(500 << 10) });
