@@ -23,13 +23,13 @@ pub fn to_disk(segment: &str) -> String {
         }
     }
     escape_end(&mut name);
-    if is_reserved(&name) || is_ours(&name) {
-        // One escaped letter is enough to make it an ordinary name.
-        let at = if is_ours(&name) { name.len() - PART_SUFFIX.len() } else { 0 };
-        let first = name.remove(at);
-        let mut escaped = String::new();
-        escape(first, &mut escaped);
-        name.insert_str(at, &escaped);
+    // A name may be both.
+    if is_ours(&name) {
+        let suffix = name.len() - PART_SUFFIX.len();
+        escape_letter(&mut name, suffix);
+    }
+    if is_reserved(&name) {
+        escape_letter(&mut name, 0);
     }
     if name.is_empty() { "%".into() } else { shorten(name) }
 }
@@ -38,6 +38,14 @@ fn escape(c: char, out: &mut String) {
     for byte in c.encode_utf8(&mut [0; 4]).bytes() {
         out.push_str(&format!("%{byte:02X}"));
     }
+}
+
+/// One escaped letter is enough to make it an ordinary name.
+fn escape_letter(name: &mut String, at: usize) {
+    let letter = name.remove(at);
+    let mut escaped = String::new();
+    escape(letter, &mut escaped);
+    name.insert_str(at, &escaped);
 }
 
 /// Whether what follows a `%` would make it read as an escape.
@@ -60,14 +68,14 @@ fn escape_end(name: &mut String) {
     ending.chars().for_each(|c| escape(c, name));
 }
 
-/// Names that are devices on Windows, with any ending: `CON`, `nul.txt`, `COM¹`.
+/// Names that are devices on Windows, with any ending: `CON`, `nul.txt`, `COM¹`; of ports any digit counts, whatever its script.
 fn is_reserved(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
     if matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$" | "CLOCK$") {
         return true;
     }
     let number = stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT"));
-    number.is_some_and(|n| matches!(n, "¹" | "²" | "³") || (n.len() == 1 && n.bytes().all(|b| b.is_ascii_digit())))
+    number.is_some_and(|n| n.chars().count() == 1 && n.chars().all(char::is_numeric))
 }
 
 fn is_ours(name: &str) -> bool {
@@ -190,6 +198,8 @@ mod tests {
             ("nul.txt", "%6Eul.txt"),
             ("COM¹", "%43OM¹"),
             ("lpt9 .x", "%6Cpt9 .x"),
+            ("com\u{6f7}.x", "%63om\u{6f7}.x"),
+            ("NUL.x.lanyard-part", "%4EUL.x%2Elanyard-part"),
             ("a:b", "a%3Ab"),
             ("x::$DATA", "x%3A%3A$DATA"),
             ("name.", "name%2E"),
