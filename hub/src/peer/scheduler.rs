@@ -32,6 +32,7 @@ struct Ask {
     what: What,
     /// Of which neither CHUNK_READY nor CHUNK_FAILED spoke.
     pieces: Vec<Piece>,
+    since: Moment,
 }
 
 /// A GET on its way.
@@ -122,28 +123,28 @@ impl Scheduler {
     }
 
     /// Takes groups out of the transfer's asks. If one of them was not asked for, the others are given back: what is said
-    /// of them belongs to an older ask, and they must be asked for again.
-    fn answered(&mut self, transfer_id: TransferId, pieces: &[Piece]) -> Result<What, Vec<Piece>> {
+    /// of them belongs to an older ask, and they must be asked for again. Else what was asked, and when.
+    fn answered(&mut self, transfer_id: TransferId, pieces: &[Piece]) -> Result<(What, Moment), Vec<Piece>> {
         // Nearly always an answer is to one ask, in full: a bundle of 256 pieces is not searched piece by piece.
         let whole = |ask: &&mut Ask| ask.transfer_id == transfer_id && ask.pieces == pieces;
         if let Some(ask) = self.asks.values_mut().find(whole) {
             ask.pieces.clear();
-            return Ok(ask.what);
+            return Ok((ask.what, ask.since));
         }
-        let (mut what, mut all, mut taken) = (None, true, Vec::new());
+        let (mut asked, mut all, mut taken) = (None, true, Vec::new());
         for piece in pieces {
             let mut left = piece.groups.count;
             for ask in self.asks.values_mut().filter(|ask| ask.transfer_id == transfer_id) {
                 let found = take(&mut ask.pieces, piece);
                 if !found.is_empty() {
-                    what = Some(ask.what);
+                    asked = Some((ask.what, ask.since));
                     left = left.saturating_sub(found.iter().map(|part| part.groups.count).sum());
                     taken.extend(found);
                 }
             }
             all &= left == 0;
         }
-        what.filter(|_| all).ok_or(taken)
+        asked.filter(|_| all).ok_or(taken)
     }
 
     /// Asks that are answered in full.
@@ -249,7 +250,7 @@ impl Peer {
         let have = one.and_then(|piece| transfer.jobs.get(&piece.file_id)).map(|job| job.have_bytes());
         let request = RequestChunk { transfer_id, public_id: transfer.owner, pieces: pieces.clone(), what, have };
         let reference = self.next_reference();
-        self.scheduler.asks.insert(reference, Ask { transfer_id, what, pieces });
+        self.scheduler.asks.insert(reference, Ask { transfer_id, what, pieces, since: now });
         self.timers.set(Timer::Asked(reference), now.plus(ASK_LAPSES_MS));
         self.send(DeviceToRelay::RequestChunk(request), Some(reference));
     }
@@ -276,9 +277,11 @@ impl Peer {
         let ChunkReady { transfer_id, pieces, ticket, length } = ready;
         let answered = self.scheduler.answered(transfer_id, &pieces);
         self.drop_answered_asks();
-        let owner = self.scheduler.transfers.get(&transfer_id).map(|transfer| transfer.owner);
-        let (what, owner) = match (answered, owner) {
-            (Ok(what), Some(owner)) => (what, owner),
+        let (what, owner) = match (answered, self.scheduler.transfers.get_mut(&transfer_id)) {
+            (Ok((what, since)), Some(transfer)) => {
+                transfer.window.ready(now.since(since));
+                (what, transfer.owner)
+            }
             (answered, _) => {
                 // Asked for no longer; without a word the relay would keep the bytes for us. The cancel ends newer asks of
                 // these groups, too.

@@ -226,7 +226,8 @@ impl Transfer {
                 self.take_front();
                 continue;
             }
-            if self.lookahead_bytes.is_none() && job.missing_bytes() <= SMALL_BYTES {
+            let shared = self.window.is_late() && job.groups.size > SMALL_BYTES;
+            if self.lookahead_bytes.is_none() && job.missing_bytes() <= SMALL_BYTES && !shared {
                 return Some((What::Bytes, self.bundle(most)));
             }
             if let Some(piece) = self.run_of(file_id, most) {
@@ -267,8 +268,12 @@ impl Transfer {
     /// group as the one before is taken would be a message a group.
     fn run_of(&mut self, file_id: FileId, most: u64) -> Option<Piece> {
         let lookahead = self.lookahead_bytes;
-        let run_bytes = self.window.run_bytes().min(MAX_RUN_BYTES).min(most).min(lookahead.unwrap_or(u64::MAX) / 3);
         let job = self.jobs.get_mut(&file_id)?;
+        let run_bytes = match lookahead {
+            None => self.window.next_bytes(job.missing_bytes()),
+            Some(ahead) => self.window.run_bytes().min(ahead / 3),
+        };
+        let run_bytes = run_bytes.min(MAX_RUN_BYTES).min(most);
         let first = job.missing.first()?;
         let groups_in = |bytes: u64| (bytes >> job.groups.group_log).max(1) as u32;
         let count = first.count.min(groups_in(run_bytes));

@@ -9,6 +9,11 @@ const START_BYTES: u64 = 1 << 20;
 const MOST_BYTES: u64 = if MAX_RUN_BYTES < 4 << 20 { MAX_RUN_BYTES } else { 4 << 20 };
 /// A run should take about this long: long enough to be worth its messages, short enough to be lost.
 const AIM_MS: u64 = 250;
+/// … or as many round trips, if that is longer: two of them pass before its first byte, and shorter runs only leave a late line
+/// empty (`tests/deep/ladder`, satellite).
+const AIM_ROUNDS: u64 = 4;
+/// Round trips of this length are not those of a network of one house.
+const LATE_MS: u64 = 20;
 const START_RUNS: usize = 4;
 const MOST_RUNS: usize = 8;
 
@@ -19,18 +24,44 @@ pub struct Window {
     runs: usize,
     /// Good runs since `runs` last changed.
     good: usize,
+    /// Until a run fails, each that is good lets one more go at once.
+    opening: bool,
+    /// Runs of large files asked for, up to [`START_RUNS`].
+    started: usize,
+    /// The shortest time from a request to the word that its bytes are there.
+    round_ms: u64,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { run_bytes: START_BYTES, runs: START_RUNS, good: 0 }
+        let (run_bytes, runs) = (START_BYTES, START_RUNS);
+        Self { run_bytes, runs, good: 0, opening: true, started: 0, round_ms: u64::MAX }
     }
 }
 
 impl Window {
-    /// Bytes that the next run of a large file may have (at least one group goes in any case).
+    /// Bytes that a run of a large file may have (at least one group goes in any case).
     pub fn run_bytes(&self) -> u64 {
         self.run_bytes
+    }
+
+    /// The same of the next run of a file of which so much is not asked for. The first runs are of different lengths: of one
+    /// length they end at one time, and then nothing is on its way until the next are. On a late line the last ones share what is
+    /// left, so that no long one is waited for (Polychronopoulos and Kuck, Guided self-scheduling, 1987).
+    pub fn next_bytes(&mut self, missing: u64) -> u64 {
+        self.started = (self.started + 1).min(START_RUNS);
+        let bytes = self.run_bytes * self.started as u64 / START_RUNS as u64;
+        if self.is_late() { bytes.min(missing.div_ceil(self.runs as u64)) } else { bytes }
+    }
+
+    /// Whether a run waits longer for its first byte than a network of one house makes it wait.
+    pub fn is_late(&self) -> bool {
+        (LATE_MS..u64::MAX).contains(&self.round_ms)
+    }
+
+    /// What was asked for is there, so long after the request.
+    pub fn ready(&mut self, after_ms: u64) {
+        self.round_ms = self.round_ms.min(after_ms);
     }
 
     /// Runs that may be on their way at once.
@@ -40,13 +71,15 @@ impl Window {
 
     /// A run came whole, in `took_ms`.
     pub fn good(&mut self, took_ms: u64, group_bytes: u64) {
-        if took_ms <= AIM_MS {
+        let rounds = if self.round_ms == u64::MAX { 0 } else { AIM_ROUNDS * self.round_ms };
+        let aim_ms = AIM_MS.max(rounds);
+        if took_ms <= aim_ms {
             self.run_bytes = (self.run_bytes + group_bytes).min(MOST_BYTES);
-        } else if took_ms > 2 * AIM_MS {
+        } else if took_ms > 2 * aim_ms {
             self.run_bytes = self.run_bytes.saturating_sub(group_bytes).max(group_bytes);
         }
         self.good += 1;
-        if self.good >= self.runs && self.runs < MOST_RUNS {
+        if (self.opening || self.good >= self.runs) && self.runs < MOST_RUNS {
             self.runs += 1;
             self.good = 0;
         }
@@ -58,6 +91,7 @@ impl Window {
         self.run_bytes = (self.run_bytes / 2).max(group_bytes);
         self.runs = (self.runs / 2).max(1);
         self.good = 0;
+        self.opening = false;
     }
 }
 
@@ -105,8 +139,20 @@ mod tests {
             window.bad(GROUP);
         }
         assert_eq!((window.run_bytes(), window.runs()), (GROUP, 1));
-        (0..3).for_each(|_| window.good(10, GROUP));
+        (0..3).for_each(|_| window.good(10, GROUP)); // 1, then 2 in a row
         assert_eq!(window.runs(), 3, "what works is tried with more soon");
+    }
+
+    /// On a line where a word takes 600 ms there and back a run of 1 MiB may take two seconds.
+    #[test]
+    fn a_late_line_makes_runs_no_shorter() {
+        let mut window = Window::default();
+        window.ready(600);
+        window.ready(900);
+        (0..4).for_each(|_| window.good(2_000, GROUP));
+        assert_eq!((window.run_bytes(), window.runs()), (START_BYTES + 4 * GROUP, MOST_RUNS));
+        (0..8).for_each(|_| window.good(5_000, GROUP));
+        assert_eq!(window.run_bytes(), GROUP.max(START_BYTES - 4 * GROUP));
     }
 
     #[test]
