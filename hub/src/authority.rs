@@ -129,6 +129,11 @@ pub enum Input {
         ask: Ask,
         command: Command,
     },
+    /// Changes after this revision wait for the disk, and nobody may hear of them: pages tell the list as it was then, if that
+    /// can still be told. `None`: the disk took them.
+    Held {
+        at: Option<u64>,
+    },
 }
 
 /// What the authority wants done.
@@ -203,6 +208,8 @@ pub struct Authority {
     wall_ms: u64,
     epoch: u64,
     revision: u64,
+    /// What comes after it waits for the disk.
+    held_at: Option<u64>,
     feed: Feed,
     roster: Roster,
     catalogue: Catalogue,
@@ -229,6 +236,7 @@ impl Authority {
             wall_ms: 0,
             epoch: saved.epoch,
             revision: saved.revision,
+            held_at: None,
             feed: Feed::starting_at(saved.revision),
             roster: Roster::default(),
             catalogue: Catalogue::default(),
@@ -263,6 +271,7 @@ impl Authority {
             Input::RelayLost => self.relay_lost(),
             Input::Frame(frame) => self.relay_said(*frame),
             Input::Operator { ask, command } => self.operator_said(ask, command),
+            Input::Held { at } => self.held_at = at,
         }
     }
 

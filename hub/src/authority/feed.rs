@@ -36,13 +36,16 @@ pub(super) struct Feed {
     gone: BTreeSet<(u64, Key)>,
     /// Removals up to this revision are forgotten: a delta can start here, not before.
     floor: u64,
+    /// The last revision that took the place of something told before it.
+    replaced: u64,
     max_gone: usize,
 }
 
 impl Feed {
     /// Removals before `floor` are not known.
     pub fn starting_at(floor: u64) -> Self {
-        Self { last: BTreeMap::new(), order: BTreeMap::new(), gone: BTreeSet::new(), floor, max_gone: MAX_GONE }
+        let (last, order, gone) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { last, order, gone, floor, replaced: 0, max_gone: MAX_GONE }
     }
 
     #[cfg(test)]
@@ -51,7 +54,7 @@ impl Feed {
     }
 
     pub fn list(&mut self, key: Key, revision: u64) {
-        let was_gone = self.clear(&key);
+        let was_gone = self.replace(&key, revision);
         if let (Key::Client(_), Some(at)) = (key, was_gone) {
             // Its old files went with it under this one word; a delta that named it as present would keep them alive.
             self.floor = self.floor.max(at);
@@ -60,7 +63,7 @@ impl Feed {
     }
 
     pub fn remove(&mut self, key: Key, revision: u64) {
-        self.clear(&key);
+        self.replace(&key, revision);
         self.put(key, revision, Standing::Gone);
         self.gone.insert((revision, key));
         while self.gone.len() > self.max_gone {
@@ -75,6 +78,14 @@ impl Feed {
     /// Drops the key without a trace: something else says that it is gone.
     pub fn forget(&mut self, key: Key) {
         self.clear(&key);
+    }
+
+    /// The same as [`Feed::clear`], by this revision.
+    fn replace(&mut self, key: &Key, revision: u64) -> Option<u64> {
+        if self.last.contains_key(key) {
+            self.replaced = self.replaced.max(revision);
+        }
+        self.clear(key)
     }
 
     /// Where the key was gone, if it was.
@@ -93,8 +104,13 @@ impl Feed {
         revision >= self.floor
     }
 
-    /// What a pull has still to say, in order.
-    fn rest<'a>(&'a self, pull: &Pull) -> impl Iterator<Item = (u64, Key, Standing)> + 'a {
+    /// Whether the list as it was at this revision can still be told: since then it has only grown.
+    fn can_tell(&self, revision: u64) -> bool {
+        self.replaced <= revision
+    }
+
+    /// What a pull has still to say, in order, up to this revision.
+    fn rest<'a>(&'a self, pull: &Pull, up_to: u64) -> impl Iterator<Item = (u64, Key, Standing)> + 'a {
         let from = match pull.after {
             Some(position) => Bound::Excluded(position),
             None if pull.mode == FeedMode::Delta => {
@@ -105,6 +121,7 @@ impl Feed {
         let low = pull.low;
         self.order
             .range((from, Bound::Unbounded))
+            .take_while(move |((revision, _), _)| *revision <= up_to)
             .map(|((revision, key), standing)| (*revision, *key, *standing))
             .filter(move |(revision, _, standing)| *standing == Standing::Listed || *revision > low)
     }
@@ -187,13 +204,18 @@ pub(super) fn client_cost(client: &Client) -> usize {
 const GONE_COST: usize = 104;
 
 impl Authority {
+    /// The revision that pages tell of: the newest, or while changes wait for the disk the last before them.
+    fn told(&self) -> u64 {
+        self.held_at.filter(|at| self.feed.can_tell(*at)).unwrap_or(self.revision)
+    }
+
     /// The page that answers a pull, or why there is none.
     pub(super) fn answer_pull(&self, pull: &FeedPull) -> Result<FeedPage, FailureCode> {
         let Some(cursor) = &pull.cursor else {
             return Ok(self.first_page(Resume { epoch: pull.epoch, revision: pull.since }));
         };
         let (epoch, known) = Pull::parse(cursor).ok_or(FailureCode::BadMessage)?;
-        if epoch != self.epoch || !self.feed.reaches_back_to(known.low) || known.low > self.revision {
+        if epoch != self.epoch || !self.feed.reaches_back_to(known.low) || known.low > self.told() {
             return Err(FailureCode::StaleRequest);
         }
         Ok(self.page(known))
@@ -201,21 +223,22 @@ impl Authority {
 
     /// The first page for who stands at `held`.
     pub(super) fn first_page(&self, held: Resume) -> FeedPage {
-        let same_epoch = held.epoch == self.epoch && held.revision <= self.revision;
-        if same_epoch && held.revision == self.revision {
+        let told = self.told();
+        let same_epoch = held.epoch == self.epoch && held.revision <= told;
+        if same_epoch && held.revision == told {
             return self.empty_page(FeedMode::UpToDate);
         }
         if same_epoch && self.feed.reaches_back_to(held.revision) {
             return self.page(Pull { mode: FeedMode::Delta, low: held.revision, after: None });
         }
-        self.page(Pull { mode: FeedMode::Snapshot, low: self.revision, after: None })
+        self.page(Pull { mode: FeedMode::Snapshot, low: told, after: None })
     }
 
     fn empty_page(&self, mode: FeedMode) -> FeedPage {
         FeedPage {
             mode,
             epoch: self.epoch,
-            revision: self.revision,
+            revision: self.told(),
             clients: Vec::new(),
             files: Vec::new(),
             gone: Vec::new(),
@@ -228,7 +251,7 @@ impl Authority {
         let mut page = self.empty_page(pull.mode);
         let mut budget = Budget::default();
         let mut reached = None;
-        for (revision, key, standing) in self.feed.rest(&pull) {
+        for (revision, key, standing) in self.feed.rest(&pull, page.revision) {
             if !self.append(&mut page, &mut budget, key, standing) {
                 page.last = false;
                 page.cursor = reached.map(|at| pull.cursor(self.epoch, at));

@@ -24,6 +24,8 @@ use super::{Asker, Authority, Change, Timer};
 /// waits for them, so it is not for long; and longer where there are many to tell.
 const ROOTS_TOGETHER_MS: u64 = 5;
 const MOST_TOGETHER_MS: u64 = 100;
+/// While the disk hinders they are looked at again after this.
+const HELD_ROOTS_MS: u64 = 1_000;
 /// Room for what surrounds the entries of a frame.
 const FRAME_AROUND: usize = 1_024;
 
@@ -234,9 +236,13 @@ impl Authority {
         }
     }
 
-    /// Tells the roots that became known, one change an owner.
+    /// Tells the roots that became known, one change an owner. While changes wait for the disk these wait, too: each takes the
+    /// place of an entry that could be told until then.
     pub(super) fn tell_roots(&mut self) {
         self.deadlines.clear(&Timer::Roots);
+        if self.held_at.is_some() {
+            return self.deadlines.set(Timer::Roots, self.now.plus(HELD_ROOTS_MS));
+        }
         let mut owners: BTreeMap<DeviceId, Vec<KnownRoot>> = BTreeMap::new();
         for (file, root) in std::mem::take(&mut self.new_roots) {
             if self.catalogue.get(&file).is_none() {

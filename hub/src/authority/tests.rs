@@ -552,6 +552,42 @@ fn who_comes_back_gets_its_first_page_unasked() {
     assert!(matches!(&frame.message, MasterToRelay::FeedPage(p) if p.mode == FeedMode::Delta && p.files.len() == 1));
 }
 
+/// Changes that wait for the disk are told to nobody, also not by a page of the list.
+#[test]
+fn while_changes_wait_for_the_disk_pages_tell_of_what_was_before_them() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), files(0..2));
+    let told = desk.head();
+    desk.add(session(1, 1), files(2..5));
+    desk.put(Input::Held { at: Some(told) });
+    let held: Vec<FeedPage> = [0, 1, told].into_iter().flat_map(|since| desk.pull(since)).collect();
+    assert!(held.iter().all(|page| page.revision == told));
+    assert_eq!(held.iter().map(|page| page.files.len()).collect::<Vec<_>>(), [2, 2, 0]);
+    assert_eq!(held[2].mode, FeedMode::UpToDate);
+    // A root would take the place of an entry; it waits, too.
+    let root = Root([1; 32]);
+    desk.relay(RelayToMaster::FileRoot(FileRoot { public_id: device(1), file_id: file_id(0), root }));
+    assert_eq!(sent(&desk.pass(5_000)), [] as [&MasterToRelay; 0]);
+    assert_eq!(desk.pull(0)[0].files.len(), 2);
+
+    desk.put(Input::Held { at: None });
+    let after = desk.pull(told);
+    assert_eq!((after[0].revision, after[0].files.len()), (told + 1, 3));
+    let effects = desk.pass(5_000);
+    assert!(matches!(sent(&effects)[..], [MasterToRelay::FilesUpdated(_)]));
+}
+
+/// What was is known no longer where something took its place; then pages are as new as the list, and wait for the disk with it.
+#[test]
+fn a_list_of_which_something_was_replaced_is_not_told_as_it_was() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), files(0..2));
+    let told = desk.head();
+    desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(0)], keep: false }));
+    desk.put(Input::Held { at: Some(told) });
+    assert_eq!(desk.pull(0)[0].revision, told + 1);
+}
+
 fn link_request(maker: u32, ids: &[u32]) -> LinkRequest {
     let files = ids.iter().map(|n| FileRef { public_id: device(1), file_id: file_id(*n) }).collect();
     LinkRequest { link_hash: LinkHash([3; 32]), public_id: device(maker), files, name: Some("a.zip".into()) }
