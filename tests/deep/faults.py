@@ -20,7 +20,7 @@ import time
 import traceback
 from pathlib import Path
 
-from harness import (HELD, MIB, Hub, Late, Process, Report, call, descriptors, folder, interruptible, is_unfinished, machine, processor_s, seeded, sha256, table, until,
+from harness import (MIB, Hub, Late, Process, Report, call, descriptors, folder, interruptible, is_unfinished, machine, processor_s, seeded, sha256, table, until,
                      write_random)
 
 HERE = Path(__file__).resolve().parent
@@ -195,7 +195,7 @@ def hub_full(base, rng, report):
         found = "SHA-256 compared"
     except Late as late:
         good, found = False, str(late)[:200]
-    report.promise("hub's disk full: who is in can fetch", good and hub.master.runs, found, HELD)
+    report.promise("hub's disk full: who is in can fetch", good and hub.master.runs, found)
     late = Process("join-Late", base / "Late", ["join", hub.url, "--name", "Late"], scene.logs).start()
     report.promise("hub's disk full: it runs, and nobody is let in", hub.master.runs and early.runs and late.runs, "both still wait at the door")
     disk.empty()

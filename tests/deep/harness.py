@@ -326,29 +326,20 @@ class Report:
     def say(self, text: str):
         self.parts.append(text.rstrip("\n") + "\n")
 
-    def promise(self, what: str, kept: bool, found: str, known: str = ""):
-        """`known` is why it is broken, where that is understood; broken it is all the same."""
+    def promise(self, what: str, kept: bool, found: str):
         with self.lock:
-            self.kept.append((what, kept, found, known))
+            self.kept.append((what, kept, found))
         print(f"{'ok    ' if kept else 'BROKEN'} {what}: {found}", flush=True)
 
     def end(self):
-        rows = [[what, found, "kept" if kept else "**broken**"] for what, kept, found, _ in self.kept]
+        rows = [[what, found, "kept" if kept else "**broken**"] for what, kept, found in self.kept]
         self.parts.insert(1, table(["Promise", "Found", ""], rows))
-        failed = sum(not kept for _, kept, _, _ in self.kept)
-        known = dict.fromkeys(why for _, kept, _, why in self.kept if why and not kept)
-        if known:
-            self.parts.insert(2, "".join(f"- Known fault: {why}\n" for why in known))
+        failed = sum(not kept for _, kept, _ in self.kept)
         text = "\n".join(self.parts)
         (REPORTS / f"{self.name}.md").write_text(text, encoding="utf-8")
         print(text)
         print(f"{len(self.kept) - failed} passed, {failed} failed", flush=True)
         sys.exit(1 if failed else 0)
-
-
-# Understood, and not repaired yet; a report names them where a promise is broken.
-HELD = ("while a decision waits for the disk the master tells no list, since the list would tell of the decision; who is connected goes on, who connects anew waits "
-        "until there is room.")
 
 
 def machine() -> str:
