@@ -17,10 +17,10 @@ mod testing;
 
 use std::collections::BTreeMap;
 
-use lanyard_protocol::message::RequestFailed;
+use lanyard_protocol::message::{Empty, RequestFailed};
 use lanyard_protocol::{
-    DeviceId, DeviceKind, DeviceToRelay, FileId, Frame, Instance, InvitationId, InvitationSecret, PublicKey, Ref,
-    RelayToDevice,
+    DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileId, Frame, Instance, InvitationId, InvitationSecret,
+    PublicKey, Ref, RelayToDevice,
 };
 
 pub use groupset::GroupSet;
@@ -103,7 +103,9 @@ pub struct Peer {
 
 impl Peer {
     /// `ids` makes nonces, reveals and jitter.
-    pub fn new(config: PeerConfig, ids: IdSource) -> Self {
+    pub fn new(config: PeerConfig, mut ids: IdSource) -> Self {
+        // An answer may reach the next session of an instance, and a duplicated tab has the same one (PROTOCOL.md 1.4).
+        let references = ids.below(1 << 32);
         let public_id = lanyard_protocol::identity::public_id(&config.public_key);
         Self {
             config,
@@ -114,7 +116,7 @@ impl Peer {
             shares: Shares::default(),
             scheduler: Scheduler::default(),
             pending: BTreeMap::new(),
-            references: 0,
+            references,
             timers: Deadlines::default(),
             effects: EffectQueue::default(),
             told: Phase::Connecting,
@@ -241,6 +243,10 @@ impl Peer {
             RelayToDevice::UploadChunkRequest(request) => self.upload_asked(request),
             RelayToDevice::UploadCancelled(m) => {
                 self.effects.push(Effect::CancelUpload { ticket: m.ticket, code: m.code });
+                // Two that lapse make the relay think that this device sleeps; who has nothing to say would be away for good.
+                if m.code == FailureCode::TimedOut {
+                    self.send(DeviceToRelay::Ping(Empty {}), None);
+                }
             }
             RelayToDevice::ChunkReady(ready) => self.chunk_ready(now, ready),
             RelayToDevice::ChunkFailed(failed) => self.chunk_failed(now, failed),

@@ -231,7 +231,10 @@ export class Driver implements Verbs {
       case "UPLOAD_CHUNK_REQUEST":
         return this.#offering.request(message.data);
       case "UPLOAD_CANCELLED":
-        return this.#offering.uploads.cancel(message.data.ticket);
+        this.#offering.uploads.cancel(message.data.ticket);
+        // Two that lapse make the relay think that this page sleeps; who has nothing to say would be away.
+        if (message.data.code === "TIMED_OUT") this.#socket.send({ opcode: "PING", data: {} });
+        return;
       case "FILE_CHANGED":
         if (message.data.public_id === this.keys.publicId) this.#offering.broken(message.data.file_id, "FILE_CHANGED");
         return;

@@ -1,4 +1,7 @@
-/** Requests that wait for their one answer. After ten seconds the asker is told; a late answer still counts. */
+/**
+ * Requests that wait for their one answer. After ten seconds the asker is told; a late answer still counts. An answer may reach
+ * the page that comes after this one, reloaded or duplicated: so their refs start anywhere (PROTOCOL.md 1.4).
+ */
 import { REQUEST_TIMEOUT_MS } from "../protocol/limits";
 
 export interface Asked<Answer> {
@@ -9,9 +12,14 @@ export interface Asked<Answer> {
 
 export class Requests<Answer extends { ref?: string }> {
   #open = new Map<string, { asked: Asked<Answer>; due: number | null }>();
-  #count = 0;
+  #count: number;
 
-  constructor(private readonly now: () => number) {}
+  constructor(
+    private readonly now: () => number,
+    chance: () => number = Math.random,
+  ) {
+    this.#count = Math.floor(chance() * 2 ** 40);
+  }
 
   open(asked: Asked<Answer>): string {
     const ref = `r${(this.#count += 1)}`;

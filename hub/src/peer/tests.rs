@@ -643,6 +643,17 @@ fn paused_while_it_waits_for_a_root_it_still_gets_what_is_here() {
 }
 
 #[test]
+fn an_owner_whose_upload_was_too_late_says_that_it_is_awake() {
+    let mut rig = Rig::inside(vec![]);
+    for (code, word) in [(FailureCode::TimedOut, Some(DeviceToRelay::Ping(Empty {}))), (FailureCode::FileGone, None)] {
+        let ticket = Ticket([7; 16]);
+        let effects = rig.hear(RelayToDevice::UploadCancelled(UploadCancelled { ticket, code }), None);
+        assert!(effects.contains(&Effect::CancelUpload { ticket, code }));
+        assert_eq!(sent(&effects).first().map(|(message, _)| (*message).clone()), word);
+    }
+}
+
+#[test]
 fn a_limited_device_asks_for_little_at_once_and_for_more_when_it_may() {
     let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::LimitDown { bytes_a_second: Some(500 << 10) });
