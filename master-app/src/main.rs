@@ -16,6 +16,7 @@ mod driver;
 mod events;
 mod exit;
 mod host;
+mod log;
 mod lookout;
 mod problems;
 mod relay_link;
@@ -29,8 +30,6 @@ mod threads;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
-
 use cli::{Command, Global, LogFormat};
 use exit::{Exit, Outcome};
 
@@ -39,9 +38,7 @@ fn main() -> ExitCode {
     // Logs go to standard error: standard output is for what was asked for.
     // A person at a terminal is told the rest by what is printed.
     let colours = std::io::stderr().is_terminal();
-    let usual = if colours { "warn" } else { "info" };
-    let filter = EnvFilter::try_from_env("LANYARD_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(log::filter(colours)).with_writer(std::io::stderr);
     match global.log_format {
         LogFormat::Text => log.with_ansi(colours).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

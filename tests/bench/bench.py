@@ -19,7 +19,7 @@ import product
 import report
 from browsers import BROWSER_PEERS
 from contender import Contender
-from core import GIB, HERE, MIB, Run, make_file, make_tree, raise_file_limit
+from core import GIB, HERE, MIB, Run, make_file, make_hole, make_tree, raise_file_limit
 from peers import PEERS
 
 SIZES = {"single": GIB, "fanout": 256 * MIB, "browser": 256 * MIB}
@@ -41,6 +41,7 @@ def arguments():
     a.add_argument("--reps", type=int, default=5, help="rounds that count (default: 5)")
     a.add_argument("--no-warm-up", action="store_true", help="leave out the round before those")
     a.add_argument("--size", type=bytes_of, help="of the file, such as 64M or 20G (single 1G, fanout and browser 256M)")
+    a.add_argument("--hole", action="store_true", help="the file is a hole: for a size that neither memory nor disk holds twice, and for nothing but memory")
     a.add_argument("--receivers", type=int, default=8, help="of fanout (default: 8)")
     a.add_argument("--slow", type=int, metavar="N", help="fanout: one receiver is N times slower than each was in the warm-up")
     a.add_argument("--files", type=int, default=10000, help="of small (default: 10000)")
@@ -77,7 +78,10 @@ def make_data(a, base: Path):
         return make_tree(base / "tree", a.files, a.each, 7)
     if a.scenario == "latency":
         return {"1 B": make_file(base / "b1.bin", 1, 1), "1 MiB": make_file(base / "m1.bin", MIB, 2)}
-    return None if a.scenario == "control" else make_file(base / "src.bin", a.size or SIZES[a.scenario], 7)
+    if a.scenario == "control":
+        return None
+    size = a.size or SIZES[a.scenario]
+    return make_hole(base / "src.bin", size) if a.hole else make_file(base / "src.bin", size, 7)
 
 
 class Rounds:

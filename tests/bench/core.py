@@ -288,6 +288,17 @@ def make_file(path: Path, size: int, seed: int) -> dict:
     return dict(path=path, size=size, sha256=h.hexdigest())
 
 
+def make_hole(path: Path, size: int) -> dict:
+    """A file of nothing, for sizes that neither memory nor disk would hold twice."""
+    h, left, block = hashlib.sha256(), size, bytes(MIB)
+    while left:
+        h.update(block[:min(left, MIB)])
+        left -= min(left, MIB)
+    with open(path, "wb") as f:
+        f.truncate(size)
+    return dict(path=path, size=size, sha256=h.hexdigest())
+
+
 def make_tree(path: Path, n: int, each: int, seed: int) -> dict:
     r = random.Random(seed)
     for i in range(n):
