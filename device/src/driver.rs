@@ -36,7 +36,7 @@ use crate::http::Clients;
 use staged::Staged;
 
 use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
-use crate::library::Library;
+use crate::library::{Library, ReadError};
 use crate::limit::{Buckets, Rate, RateLimits};
 use crate::sink::FinishError;
 use crate::transfers::{Direction, Down, TransferInfo, Uploads};
@@ -476,13 +476,19 @@ impl Driver {
         self.uploads.insert(ticket, task.abort_handle());
     }
 
-    /// Looks at the file and reports, in a task of its own: the PUT's may be cancelled at any moment.
+    /// Looks at the file and reports, in a task of its own: the PUT's may be cancelled at any moment. What is there and cannot be
+    /// read stays on the list, and the person is told.
     fn on_unreadable(&self, ticket: Ticket) -> upload::Unreadable {
         let (library, reports) = (self.library.clone(), self.reports.clone());
-        Box::new(move |file_id, code| {
+        Box::new(move |file_id, error| {
             let (library, reports) = (library.clone(), reports.clone());
+            let code = error.map_or(FailureCode::FileGone, ReadError::code);
+            let stays = matches!(error, Some(ReadError::Away(_) | ReadError::Broken(_)));
+            if let Some((error, file)) = error.filter(|_| stays).zip(library.get(file_id)) {
+                tracing::warn!(path = %file.path.display(), "a shared file was asked for: {error}");
+            }
             tokio::spawn(async move {
-                let replaced = replace(library, file_id, code).await;
+                let replaced = if stays { None } else { replace(library, file_id, code).await };
                 let _ = reports.send(Report::Unreadable { ticket, file_id, code, replaced }).await;
             });
         })

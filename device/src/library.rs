@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use lanyard_protocol::{EntryKind, FileId, NewFile};
+use lanyard_protocol::{EntryKind, FailureCode, FileId, NewFile};
 
-use crate::walk::{FoundFile, media_type};
+use crate::walk::{FoundFile, Volume, media_type};
 
 /// One version of one file on this disk. Its path never leaves the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct LibraryFile {
     pub size: u64,
     pub modified: SystemTime,
     pub kind: EntryKind,
+    /// What it lay on when it was found.
+    pub volume: Volume,
 }
 
 impl LibraryFile {
@@ -26,7 +28,21 @@ impl LibraryFile {
     fn is_still(&self, metadata: &Metadata) -> bool {
         metadata.is_file() && metadata.len() == self.size && metadata.modified().ok() == Some(self.modified)
     }
+
+    /// What it means that the disk refuses. A file whose volume was pulled is not gone: it is there again with the volume.
+    fn trouble(&self, error: io::Error) -> ReadError {
+        use io::ErrorKind::{NotADirectory, NotFound, OutOfMemory, StaleNetworkFileHandle, TimedOut};
+        match error.kind() {
+            NotFound | NotADirectory if self.volume.holds(&self.path) => ReadError::Gone(error),
+            NotFound | NotADirectory | OutOfMemory | StaleNetworkFileHandle | TimedOut => ReadError::Away(error),
+            _ if NO_DESCRIPTORS.contains(&error.raw_os_error().unwrap_or_default()) => ReadError::Away(error),
+            _ => ReadError::Broken(error),
+        }
+    }
 }
+
+/// ENFILE and EMFILE of Unix; that other platforms call other things so does no harm.
+const NO_DESCRIPTORS: [i32; 2] = [23, 24];
 
 /// Why a file cannot be read as the version that was listed.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +50,24 @@ pub enum ReadError {
     #[error("the file changed")]
     Changed,
     #[error("the file is gone: {0}")]
-    Gone(#[from] io::Error),
+    Gone(io::Error),
+    /// Its volume is not there, or the system has no room to open it: it may be read later.
+    #[error("the file cannot be reached: {0}")]
+    Away(io::Error),
+    /// It is there, and cannot be read.
+    #[error("the file cannot be read: {0}")]
+    Broken(io::Error),
+}
+
+impl ReadError {
+    /// What the relay is told. Who may come again is told to try again.
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::Changed => FailureCode::FileChanged,
+            Self::Gone(_) | Self::Broken(_) => FailureCode::FileGone,
+            Self::Away(_) => FailureCode::Busy,
+        }
+    }
 }
 
 /// The files offered by this device. Shared between the driver and the tasks that read.
@@ -91,8 +124,8 @@ impl Library {
 
     /// Takes a file in; what is to be announced of it.
     pub fn add(&self, found: FoundFile) -> NewFile {
-        let FoundFile { path, wire, size, modified, kind } = found;
-        self.insert(LibraryFile { path, wire, size, modified, kind }, &[])
+        let FoundFile { path, wire, size, modified, kind, volume } = found;
+        self.insert(LibraryFile { path, wire, size, modified, kind, volume }, &[])
     }
 
     pub fn remove(&self, file_id: FileId) -> Option<LibraryFile> {
@@ -128,22 +161,25 @@ impl Library {
 
 /// Opens the listed version of a file for reading.
 pub fn open(file: &LibraryFile) -> Result<File, ReadError> {
-    let handle = File::open(&file.path)?;
-    if file.is_still(&handle.metadata()?) { Ok(handle) } else { Err(ReadError::Changed) }
+    let trouble = |error| file.trouble(error);
+    let handle = File::open(&file.path).map_err(trouble)?;
+    if file.is_still(&handle.metadata().map_err(trouble)?) { Ok(handle) } else { Err(ReadError::Changed) }
 }
 
 /// Whether the file is still the listed version, by its path and by the open handle.
 pub fn check(file: &LibraryFile, handle: &File) -> Result<(), ReadError> {
-    let by_path = fs::metadata(&file.path)?;
-    if file.is_still(&by_path) && file.is_still(&handle.metadata()?) { Ok(()) } else { Err(ReadError::Changed) }
+    let trouble = |error| file.trouble(error);
+    let by_path = fs::metadata(&file.path).map_err(trouble)?;
+    let is_still = file.is_still(&by_path) && file.is_still(&handle.metadata().map_err(trouble)?);
+    if is_still { Ok(()) } else { Err(ReadError::Changed) }
 }
 
 /// Fills `buffer` from `offset`. A file that ends early has changed.
-pub fn read_exact_at(handle: &File, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
-    match read_at(handle, buffer, offset) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(ReadError::Changed),
-        other => Ok(other?),
-    }
+pub fn read_exact_at(file: &LibraryFile, handle: &File, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
+    read_at(handle, buffer, offset).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => ReadError::Changed,
+        _ => file.trouble(error),
+    })
 }
 
 #[cfg(unix)]
@@ -202,6 +238,37 @@ mod tests {
         let replaced = library.replace(new.file_id).unwrap().unwrap();
         assert!(replaced.file_id != new.file_id && replaced.size == 18);
         assert_eq!(library.replace(new.file_id), None, "only once");
+    }
+
+    #[test]
+    fn a_file_whose_volume_was_pulled_is_away_and_one_that_was_removed_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("folder/below")).unwrap();
+        let path = dir.path().join("folder/below/a.txt");
+        fs::write(&path, b"first").unwrap();
+        let library = Library::new(&[1; 32]);
+        let found = walk(&[dir.path().join("folder")]).unwrap().files.remove(0);
+        let new = library.add(found.clone());
+        // What is left of the way to it is another file system, as where a volume was mounted.
+        let pulled = LibraryFile { volume: Volume::default(), ..library.get(new.file_id).unwrap() };
+        let here = library.get(new.file_id).unwrap();
+        fs::remove_dir_all(dir.path().join("folder")).unwrap();
+        assert_eq!(open(&here).unwrap_err().code(), FailureCode::FileGone);
+        if cfg!(unix) {
+            assert!(matches!(open(&pulled), Err(ReadError::Away(_))));
+            assert_eq!(open(&pulled).unwrap_err().code(), FailureCode::Busy);
+        }
+    }
+
+    #[test]
+    fn a_file_that_the_disk_does_not_give_is_broken_and_one_without_a_descriptor_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (library, new) = one(dir.path());
+        let file = library.get(new.file_id).unwrap();
+        let errno = |number| file.trouble(io::Error::from_raw_os_error(number));
+        assert!(matches!(errno(5), ReadError::Broken(_)), "EIO");
+        assert!(matches!(errno(13), ReadError::Broken(_)), "EACCES");
+        assert!(matches!(errno(24), ReadError::Away(_)), "EMFILE");
     }
 
     #[test]

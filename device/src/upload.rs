@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::Stream;
 use lanyard_protocol::group::Groups;
-use lanyard_protocol::{FailureCode, FileId, Piece, SessionToken, Ticket};
+use lanyard_protocol::{FileId, Piece, SessionToken, Ticket};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH};
 
 use crate::blocks::{Block, Blocks};
@@ -47,9 +47,9 @@ pub enum Uploaded {
     Unreadable,
 }
 
-/// Hears that a file cannot be read as listed. Called at once: the relay cancels a broken PUT, and whoever waits for its
-/// end with it.
-pub type Unreadable = Box<dyn Fn(FileId, FailureCode) + Send>;
+/// Hears that a file cannot be read as listed, and why; `None`: it is offered no longer. Called at once: the relay cancels a
+/// broken PUT, and whoever waits for its end with it.
+pub type Unreadable = Box<dyn Fn(FileId, Option<&ReadError>) + Send>;
 
 /// Sends the groups of `pieces` to the relay.
 pub async fn put(
@@ -62,7 +62,7 @@ pub async fn put(
     let mut spans = Vec::new();
     for piece in pieces {
         let Some(file) = library.get(piece.file_id) else {
-            unreadable(piece.file_id, FailureCode::FileGone);
+            unreadable(piece.file_id, None);
             return Uploaded::Unreadable;
         };
         spans.push(Span::new(piece, file));
@@ -140,12 +140,8 @@ impl Reader {
             let Some(span) = self.spans.last() else { break };
             let file_id = span.file_id;
             if let Err(error) = self.read_into(&mut block) {
-                let code = match error {
-                    ReadError::Changed => FailureCode::FileChanged,
-                    ReadError::Gone(_) => FailureCode::FileGone,
-                };
                 self.stopped.store(true, Ordering::Relaxed);
-                (self.unreadable)(file_id, code);
+                (self.unreadable)(file_id, Some(&error));
                 return Err(io::Error::other(error));
             }
         }
@@ -160,7 +156,7 @@ impl Reader {
             None => library::open(&span.file)?,
         };
         let count = (span.end - span.offset).min(block.room() as u64);
-        library::read_exact_at(&handle, block.next(count as usize), span.offset)?;
+        library::read_exact_at(&span.file, &handle, block.next(count as usize), span.offset)?;
         span.offset += count;
         if span.offset == span.end {
             library::check(&span.file, &handle)?;
@@ -178,6 +174,7 @@ mod tests {
     use crate::blocks::BLOCK_BYTES;
     use crate::walk::walk;
     use futures_util::TryStreamExt;
+    use lanyard_protocol::FailureCode;
 
     use std::sync::Mutex;
 
@@ -192,7 +189,7 @@ mod tests {
         let told = Arc::new(Mutex::new(None));
         let unreadable: Unreadable = {
             let told = told.clone();
-            Box::new(move |file_id, code| *told.lock().unwrap() = Some((file_id, code)))
+            Box::new(move |file_id, error| *told.lock().unwrap() = error.map(|error| (file_id, error.code())))
         };
         (Reader { spans, open: None, blocks: Arc::default(), stopped: Arc::default(), unreadable }, told)
     }

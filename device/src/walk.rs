@@ -20,6 +20,33 @@ pub struct FoundFile {
     pub size: u64,
     pub modified: SystemTime,
     pub kind: EntryKind,
+    pub volume: Volume,
+}
+
+/// The file system that something lies on; where the platform has no number for it, all are one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Volume(u64);
+
+impl Volume {
+    pub fn of(metadata: &Metadata) -> Self {
+        Self(device(metadata))
+    }
+
+    /// Whether it is still mounted where `path` was: what is left of the way there lies on it.
+    pub fn holds(self, path: &Path) -> bool {
+        let nearest = path.ancestors().skip(1).find_map(|folder| fs::metadata(folder).ok());
+        nearest.is_some_and(|folder| Self::of(&folder) == self)
+    }
+}
+
+#[cfg(unix)]
+fn device(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::dev(metadata)
+}
+
+#[cfg(not(unix))]
+fn device(_metadata: &Metadata) -> u64 {
+    0
 }
 
 /// Something that cannot be shared, and why. The rest can.
@@ -88,9 +115,9 @@ impl Walked {
     fn visit(&mut self, path: PathBuf, wire: String, metadata: Metadata) {
         let mut folders = Vec::new();
         self.take(path, wire, metadata, &mut folders);
-        while let Some((path, wire, modified)) = folders.pop() {
+        while let Some((path, wire, metadata)) = folders.pop() {
             match entries(&path) {
-                Ok(entries) if entries.is_empty() => self.keep(path, wire, 0, modified, EntryKind::Folder),
+                Ok(entries) if entries.is_empty() => self.keep(path, wire, EntryKind::Folder, &metadata),
                 Ok(entries) => self.entries(&path, &wire, entries, &mut folders),
                 Err(error) => self.skip(&path, error.to_string()),
             }
@@ -116,11 +143,10 @@ impl Walked {
     }
 
     fn take(&mut self, path: PathBuf, wire: String, metadata: Metadata, folders: &mut Vec<FolderToDo>) {
-        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         if metadata.is_dir() {
-            folders.push((path, wire, modified));
+            folders.push((path, wire, metadata));
         } else if metadata.is_file() {
-            self.keep(path, wire, metadata.len(), modified, EntryKind::File);
+            self.keep(path, wire, EntryKind::File, &metadata);
         } else if metadata.is_symlink() {
             self.skip(&path, "it is a link, and links are not followed");
         } else {
@@ -128,18 +154,20 @@ impl Walked {
         }
     }
 
-    fn keep(&mut self, path: PathBuf, wire: String, size: u64, modified: SystemTime, kind: EntryKind) {
+    fn keep(&mut self, path: PathBuf, wire: String, kind: EntryKind, metadata: &Metadata) {
+        let size = if kind == EntryKind::File { metadata.len() } else { 0 };
+        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         if let Err(error) = lanyard_protocol::path::validate(&wire) {
             return self.skip(&path, error.to_string());
         }
         if size > MAX_FILE_BYTES {
             return self.skip(&path, "it is larger than 1 TiB");
         }
-        self.files.push(FoundFile { path, wire, size, modified, kind });
+        self.files.push(FoundFile { path, wire, size, modified, kind, volume: Volume::of(metadata) });
     }
 }
 
-type FolderToDo = (PathBuf, String, SystemTime);
+type FolderToDo = (PathBuf, String, Metadata);
 
 fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
     let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;

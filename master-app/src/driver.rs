@@ -17,7 +17,7 @@ use lanyard_device::store::now_ms;
 use lanyard_hub::Moment;
 use lanyard_hub::authority::{Ask, Authority, AuthorityConfig, Command, Effect, Event, Input};
 use lanyard_protocol::message::DoorState;
-use lanyard_protocol::{FailureCode, HubInfo, MasterFrame, MasterToConsole, MasterToRelay, Ref, RelayToMaster};
+use lanyard_protocol::{HubInfo, MasterFrame, MasterToConsole, MasterToRelay, Ref, RelayToMaster};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 

@@ -626,6 +626,23 @@ mod tests {
         }
     }
 
+    /// R35: who was let in or refused stands also after a cut of power, which is what these two are for (SQLite, "PRAGMA
+    /// synchronous").
+    #[test]
+    fn a_commit_is_on_the_disk_itself_before_it_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("lanyard.db")).unwrap();
+        let pragma = |name| -> String {
+            let read = |row: &rusqlite::Row| row.get::<_, rusqlite::types::Value>(0);
+            match store.connection.pragma_query_value(None, name, read).unwrap() {
+                rusqlite::types::Value::Integer(number) => number.to_string(),
+                rusqlite::types::Value::Text(text) => text,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((pragma("synchronous"), pragma("journal_mode")), ("2".into(), "wal".into()));
+    }
+
     fn all_changes() -> Vec<Change> {
         let session = SessionAddress { public_id: id(1), instance: Instance([1; 16]) };
         let file = FileRef { public_id: id(1), file_id: file_id(1) };

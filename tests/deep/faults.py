@@ -172,6 +172,58 @@ def read_only(base, rng, report):
     scene.close()
 
 
+def pulled(base, rng, report):
+    """The disk that the owner shares from is pulled, and comes back."""
+    volume = Disk(base / "volume", 64)
+    place = base / "shared"
+    place.mkdir()
+
+    def mount():
+        subprocess.run(["mount", "--bind", str(volume.at), str(place)], check=True)
+
+    def pull():
+        subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
+
+    mount()
+    atexit.register(pull)
+    scene = Scene(base, rng, [3 * MIB, 2 * MIB])
+    out, listed = base / "out", sorted(row["file_id"] for row in scene.hub.files())
+    pull()
+    get = scene.get("0.bin", out)
+    said = until("the owner says so", lambda: [line for line in scene.said(scene.owner).splitlines() if "cannot be reached" in line])[0]
+    report.promise("owner's disk pulled: its person is told, with the path", "0.bin" in said, f"“{in_words(said)}”")
+    still = sorted(row["file_id"] for row in scene.hub.files())
+    report.promise("owner's disk pulled: its files stay on the list, who fetches waits", get.runs and still == listed, f"{len(still)} of {len(listed)} are listed")
+    mount()
+    code = get.wait()
+    report.promise("owner's disk is back: the fetch goes on by itself", code == 0 and sha256(out / "0.bin") == scene.hashes["0.bin"],
+                   f"`get` ends with {code}, SHA-256 compared")
+    (place / "1.bin").unlink()
+    code = scene.get("1.bin", out).wait()
+    until("the removed file leaves the list", lambda: len(scene.hub.files()) == len(listed) - 1)
+    report.promise("a file that was really removed leaves the list", code == 1, f"`get` ends with {code}, {len(listed) - 1} listed")
+    scene.close()
+
+
+def bad_sector(base, rng, report):
+    """One file of the owner cannot be read."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        raise Skipped("no C compiler for the bad sector")
+    library = base / "badsector.so"
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(HERE / "badsector.c")], check=True)
+    scene = Scene(base, rng, [300_000] * 20, env={"LD_PRELOAD": str(library), "LANYARD_BAD": "shared/7.bin"})
+    out = base / "out"
+    get = Process("get-all", base / "receiver", ["get", "shared", "-o", out], scene.logs).start()
+    code = get.wait()
+    came = [leaf for leaf, digest in scene.hashes.items() if (out / "shared" / leaf).exists() and sha256(out / "shared" / leaf) == digest]
+    report.promise("one unreadable file: the others come", code == 1 and len(came) == 19 and "7.bin" not in came, f"{len(came)} of 20, `get` ends with {code}")
+    said = next((line for line in scene.said(scene.owner).splitlines() if "cannot be read" in line), "")
+    report.promise("one unreadable file: its owner is told path and reason", "7.bin" in said and "os error 5" in said, f"“{in_words(said)}”")
+    report.promise("one unreadable file: it stays on the list", len(scene.hub.files()) == 20, f"{len(scene.hub.files())} listed")
+    scene.close()
+
+
 def hub_full(base, rng, report):
     """The hub's own disk is full while it runs."""
     disk = Disk(base / "disk", 6)
@@ -435,7 +487,7 @@ def parts(base, rng, report):
     scene.close()
 
 
-FAULTS = {"parts": parts, "room": room, "read-only": read_only, "hub-full": hub_full, "locked": locked, "descriptors": exhausted, "clock": clock}
+FAULTS = {"parts": parts, "room": room, "read-only": read_only, "pulled": pulled, "bad-sector": bad_sector, "hub-full": hub_full, "locked": locked, "descriptors": exhausted, "clock": clock}
 
 
 def main():

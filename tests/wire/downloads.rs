@@ -188,3 +188,31 @@ async fn a_removed_file_is_410_behind_its_link() {
     let status = owner.http.get(hub.http(&link.url)).send().await.unwrap().status().as_u16();
     assert!(status == 410 || status == 404, "{status}");
 }
+
+/// R05: without the master nobody new is served, and says so at once; who was granted reads on.
+#[tokio::test]
+async fn while_the_master_is_away_what_was_granted_is_read_and_nothing_else() {
+    let hub = Hub::start().await;
+    let mut owner = hub.approved(1).await;
+    let entry = owner.offers("a.bin", MIB).await;
+    let link = owner.link(&[&entry]).await;
+    let order = http::LinkOrder { files: vec![entry.file_ref()], name: None };
+    let ordered = owner.http.post(hub.http("/links")).bearer_auth(owner.token.to_hex()).json(&order);
+    let back = hub.without_master().await;
+    owner.until(|m| matches!(m, RelayToDevice::ServerNotReady(_))).await;
+
+    let answer = ordered.try_clone().unwrap().send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let seconds: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&seconds));
+    let error: http::HttpError = answer.json().await.unwrap();
+    assert_eq!(error.code, FailureCode::ServerNotReady);
+
+    let read = owner.http.get(hub.http(&link.url)).send();
+    let (body, _) = while_serving(&mut owner, async { read.await.unwrap().bytes().await.unwrap() }).await;
+    assert_eq!(body, content(MIB));
+
+    drop(back);
+    owner.until(|m| matches!(m, RelayToDevice::HubReady(_))).await;
+    assert_eq!(ordered.send().await.unwrap().status(), 201);
+}

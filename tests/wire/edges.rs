@@ -109,6 +109,25 @@ async fn a_proof_for_another_host_name_or_of_another_key_is_refused() {
     }
 }
 
+/// R45.
+#[tokio::test]
+async fn a_device_of_another_version_hears_why_it_cannot_come_in() {
+    let hub = Hub::start().await;
+    let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+    let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
+    let RelayToDevice::Challenge(challenge) = frame.message else { panic!("{text}") };
+    let key = Keypair::from_seed(&[1; 32]);
+    let (register, _) = registration(&hub.url.authority(), &challenge, &key, Reveal([1; 32]), Instance([1; 16]));
+    let newer = message::ClientRegister { protocol: PROTOCOL_VERSION + 1, ..register };
+    link.send(codec::encode(&DeviceToRelay::ClientRegister(newer), None)).await.unwrap();
+    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no word") };
+    let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
+    let RelayToDevice::RequestFailed(no) = frame.message else { panic!("{text}") };
+    assert_eq!(no.code, FailureCode::UnsupportedVersion);
+    assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4400)));
+}
+
 #[tokio::test]
 async fn strange_messages_are_answered_and_frames_that_are_none_close() {
     let hub = Hub::start().await;

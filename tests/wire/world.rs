@@ -39,6 +39,8 @@ enum Desk {
     /// Waits until the master knows the code of this knock, and gives it.
     Code(DeviceId, oneshot::Sender<String>),
     Restart,
+    /// Leaves, until the other end is used or dropped.
+    Leave(oneshot::Receiver<()>),
 }
 
 impl Hub {
@@ -84,6 +86,14 @@ impl Hub {
 
     pub async fn restart_master(&self) {
         assert!(self.operator.send(Desk::Restart).await.is_ok());
+    }
+
+    /// The master goes; it comes back when what is returned is dropped.
+    #[allow(dead_code)]
+    pub async fn without_master(&self) -> oneshot::Sender<()> {
+        let (back, away) = oneshot::channel();
+        assert!(self.operator.send(Desk::Leave(away)).await.is_ok());
+        back
     }
 
     /// The digits that the host would compare.
@@ -165,6 +175,12 @@ async fn master(url: HubUrl, mut desk: mpsc::Receiver<Desk>) {
                     Some(Desk::Code(id, answer)) => waiting.push((id, answer)),
                     Some(Desk::Restart) => {
                         authority.handle(now(), 1, Input::RelayLost);
+                        continue 'registered;
+                    }
+                    Some(Desk::Leave(away)) => {
+                        authority.handle(now(), 1, Input::RelayLost);
+                        drop((sender, receiver));
+                        let _ = away.await;
                         continue 'registered;
                     }
                     None => return,

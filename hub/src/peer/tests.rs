@@ -224,6 +224,42 @@ fn it_comes_back_by_itself_but_not_after_a_refusal() {
 }
 
 #[test]
+fn a_relay_of_another_version_is_left_for_good() {
+    let mut rig = Rig::new();
+    rig.tell(Input::Start);
+    rig.tell(Input::LinkOpened);
+    let challenge = Challenge {
+        protocol: 2,
+        boot_id: BootId([1; 16]),
+        nonce: Nonce([2; 32]),
+        hub: HubInfo { name: "Kitchen".into(), public_key: PublicKey([3; 32]) },
+        mode: TransportMode::Open,
+    };
+    let effects = rig.hear(RelayToDevice::Challenge(challenge), None);
+    let phase = Phase::Ended { reason: EndReason::Version };
+    assert!(effects.contains(&Effect::PhaseChanged { phase }), "{effects:?}");
+    assert_eq!(rig.peer.poll_timeout(), None, "it does not come again");
+}
+
+/// R04: a relay that is away for ten minutes is not hammered, and not forgotten.
+#[test]
+fn a_relay_that_is_away_is_looked_for_a_few_times_a_minute() {
+    let mut rig = Rig::new();
+    rig.tell(Input::Start);
+    let begun = rig.now;
+    let (mut tries, mut last) = (0, begun);
+    while rig.now.since(begun) < 600_000 {
+        rig.tell(Input::LinkClosed { code: None });
+        rig.wait_until(|effect| *effect == Effect::OpenLink);
+        tries += 1;
+        assert!(rig.now.since(last) <= 15_000);
+        last = rig.now;
+    }
+    // random(0 … 15 s) is 7.5 s on the way (PROTOCOL.md 1.5).
+    assert!((60..=110).contains(&tries), "{tries} in ten minutes");
+}
+
+#[test]
 fn a_relay_that_says_nothing_is_left() {
     let mut rig = Rig::new();
     rig.tell(Input::Start);

@@ -2,7 +2,7 @@
 
 use lanyard_protocol::message::*;
 use lanyard_protocol::{
-    Client, DeviceKind, Instance, NewFile, Nonce, PublicKey, Reveal, SessionAddress, approval, identity,
+    Client, DeviceKind, FailureCode, Instance, NewFile, Nonce, PublicKey, Reveal, SessionAddress, approval, identity,
 };
 
 use super::*;
