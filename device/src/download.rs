@@ -122,6 +122,7 @@ impl Plan {
                 }
             }
         }
+        check_room(&root, by_owner.values().flat_map(|(files, _)| files))?;
         let mut downloads = Vec::new();
         for ((stage, owner), (files, sinks)) in by_owner {
             let destination = Destination::Files { root: Folder::open_root(target)?, sinks };
@@ -162,6 +163,29 @@ impl Stages<'_> {
     }
 }
 
+/// Better said before the first byte than after the last that fits.
+fn check_room<'a>(root: &Folder, files: impl Iterator<Item = &'a WantedFile>) -> io::Result<()> {
+    let needed: u64 = files.map(|file| file.size - have_bytes(file)).sum();
+    match root.room() {
+        Some(room) if room < needed => {
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            let why = format!(
+                "there is no room left on this disk: {:.1} MiB are to come, and {:.1} MiB are free; nothing was fetched",
+                mib(needed),
+                mib(room)
+            );
+            Err(io::Error::new(io::ErrorKind::StorageFull, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of it that are here from an earlier run.
+fn have_bytes(file: &WantedFile) -> u64 {
+    let groups = Groups::new(file.size, file.group_log);
+    file.have.runs().map(|run| groups.span(run.first, run.count)).sum()
+}
+
 fn wanted_file(entry: &FileEntry, have: GroupSet) -> WantedFile {
     WantedFile { file_id: entry.file_id, size: entry.size, group_log: entry.group_log, root: entry.root, have }
 }
@@ -188,11 +212,7 @@ impl Download {
         lookahead_bytes: Option<u64>,
     ) -> io::Result<(TransferOrder, Self)> {
         let transfer_id = new_transfer_id()?;
-        let have = |file: &WantedFile| -> u64 {
-            let groups = Groups::new(file.size, file.group_log);
-            file.have.runs().map(|run| groups.span(run.first, run.count)).sum()
-        };
-        let received = AtomicU64::new(files.iter().map(have).sum());
+        let received = AtomicU64::new(files.iter().map(have_bytes).sum());
         let total = files.iter().map(|file| file.size).sum();
         let (count, bytes) = (files.len(), OnceLock::new());
         let span = tracing::debug_span!("transfer", id = %transfer_id.0, %owner);

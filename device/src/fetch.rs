@@ -81,6 +81,8 @@ pub async fn get<M>(bodies: Bodies, download: Arc<Download>, job: FetchJob, tell
 /// A sentence that a person can act on.
 pub fn local_failure(error: &io::Error) -> String {
     match error.kind() {
+        // Ours, which says how much.
+        io::ErrorKind::StorageFull if error.get_ref().is_some() => error.to_string(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "there is no room left on this disk; what came is kept, and the same command goes on from there".into()
         }
@@ -413,6 +415,20 @@ mod tests {
             kind: EntryKind::File,
             group_log: lanyard_protocol::group::group_log(size),
             root: None,
+        }
+    }
+
+    /// R10: said before a byte is asked for, and in words.
+    #[test]
+    fn more_than_the_disk_has_room_for_is_not_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let most = lanyard_protocol::limits::MAX_FILE_BYTES;
+        let entries = (0..200).map(|n| entry(n, most));
+        let wanted = entries.map(|entry| Wanted { as_path: entry.path.clone(), entry }).collect();
+        let plan = Plan::below(dir.path(), wanted);
+        if cfg!(unix) {
+            let said = local_failure(&plan.err().expect("200 TiB fit nowhere"));
+            assert!(said.contains("no room left") && said.contains("209715200.0 MiB"), "{said}");
         }
     }
 

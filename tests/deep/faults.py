@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import http.client
+import json
 import os
 import random
 import re
@@ -25,6 +27,8 @@ from harness import (MIB, Hub, Late, Process, Report, call, descriptors, folder,
 
 HERE = Path(__file__).resolve().parent
 DAY = 86_400
+# How long another program holds the database.
+LOCKED_S = 60
 
 
 class Skipped(Exception):
@@ -135,22 +139,26 @@ def in_words(text):
 
 
 def room(base, rng, report):
-    """The receiver's disk is full."""
+    """The receiver's disk is too small, then it fills up on the way."""
     scene = Scene(base, rng, [14 * MIB])
     disk = Disk(base / "out", 8)
+    sent = scene.owner.written()
     get = scene.get("0.bin", disk.at)
     code = get.wait()
-    said = scene.said(get)
-    found = names(disk.at)
-    report.promise("receiver's disk full: said in words", code == 1 and "no room left on this disk" in said, f"ends with {code}: “{in_words(said)}”")
-    report.promise("receiver's disk full: what came is kept, and has no final name", "0.bin" not in found and any(map(is_unfinished, found)),
-                   ", ".join(name.replace("0.bin", "…") for name in found) or "nothing is there")
-    kept = sum(os.stat(path).st_blocks * 512 for path in disk.at.iterdir())
-    sent = scene.owner.written()
-    again = scene.get("0.bin", disk.at)
-    code = again.wait()
-    report.promise("receiver's disk still full: said again", code == 1 and "0.bin" not in names(disk.at), f"ends with {code}")
+    said, cost = scene.said(get), scene.owner.written() - sent
+    report.promise("receiver's disk too small: said before a byte is asked for", code == 1 and "no room left on this disk" in said and cost < 64 << 10,
+                   f"ends with {code}: “{in_words(said)}”, {cost} bytes were sent")
     disk.again("size=32m")
+    get = scene.get("0.bin", disk.at, "--limit-down", "3M")
+    until("bytes are on their way", lambda: any(one.get("event") == "progress" and one["done"] > MIB for one in get.events()))
+    disk.fill()
+    code = get.wait()
+    said, found = scene.said(get), names(disk.at)
+    report.promise("receiver's disk full on the way: said in words", code == 1 and "no room left on this disk" in said, f"ends with {code}: “{in_words(said)}”")
+    report.promise("receiver's disk full on the way: what came is kept, and has no final name", "0.bin" not in found and any(map(is_unfinished, found)),
+                   ", ".join(name.replace("0.bin", "…") for name in found if name != "filler") or "nothing is there")
+    kept = sum(os.stat(path).st_blocks * 512 for path in disk.at.iterdir() if is_unfinished(path.name))
+    disk.empty()
     sent = scene.owner.written()
     good = scene.fetched("0.bin", disk.at)
     rest = scene.owner.written() - sent
@@ -300,7 +308,7 @@ def locked(base, rng, report):
     code, _, said = scene.approve(knocked)
     waited = time.monotonic() - began
     report.promise("database locked: a decision that cannot be kept is not called done", code != 0, f"`approve` ends with {code} after {waited:.1f} s: “{in_words(said)}”")
-    time.sleep(max(0, 4 - waited))
+    time.sleep(max(0, LOCKED_S - waited))
     report.promise("database locked: nobody was let in", device.runs, f"`join` still waits after {time.monotonic() - began:.1f} s")
     lock.execute("ROLLBACK")
     lock.close()
@@ -326,6 +334,39 @@ def locked(base, rng, report):
     hub.start()
     until("the owner is back", lambda: (hub.device("Owner") or {}).get("presence") == "online")
     report.promise("database free at its start: files are fetched", scene.fetched("1.bin", out), "SHA-256 compared")
+    scene.close()
+
+
+def damaged(base, rng, report):
+    """The hub's database is rubbish when it starts again."""
+    scene = Scene(base, rng, [2 * MIB, 1 * MIB])
+    hub, out = scene.hub, base / "out"
+    guest, row = scene.knock("Guest")
+    call(hub.data, "refuse", row["public_id"])
+    guest.wait()
+    listed = sorted((row["path"], row["file_id"]) for row in hub.files())
+    link = call(base / "receiver", "link", "shared/0.bin")[1][-1]
+    link = "/" + (link if isinstance(link, str) else link["url"]).split("/", 3)[3]
+    hub.master.kill()
+    database = hub.data / "lanyard.db"
+    length = database.stat().st_size
+    with open(database, "r+b") as file:
+        file.seek(length // 2)
+        file.write(rng.randbytes(length - length // 2))
+    for leaf in ("lanyard.db-wal", "lanyard.db-shm"):
+        (hub.data / leaf).unlink(missing_ok=True)
+    began = time.monotonic()
+    hub.start()
+    until("the owner's files are listed again", lambda: sorted((row["path"], row["file_id"]) for row in hub.files()) == listed)
+    took = time.monotonic() - began
+    report.promise("database damaged: it is made anew, and its owner's files are listed as before, unasked", True, f"{took:.1f} s after the start, {len(listed)} files, the same ids")
+    report.promise("database damaged: the host is told", call(hub.data, "status")[0] == 0 and "database_rebuilt" in json.dumps(call(hub.data, "status")[1]), "`lanyard status` says database_rebuilt")
+    report.promise("database damaged: who was let in is in, and fetches", scene.fetched("0.bin", out), "SHA-256 compared")
+    report.promise("database damaged: who was turned away is not", scene.membership("Guest") == "disapproved", f"Guest is {scene.membership('Guest')}")
+    status, body = hub.get(link)
+    report.promise("database damaged: a link from before works", status == 200 and hashlib.sha256(body).hexdigest() == scene.hashes["0.bin"], f"{status}, SHA-256 compared")
+    knocks = [row for row in hub.devices() if row["membership"] == "pending"]
+    report.promise("database damaged: nobody had to ask again", not knocks, f"{len(knocks)} knocks")
     scene.close()
 
 
@@ -487,7 +528,7 @@ def parts(base, rng, report):
     scene.close()
 
 
-FAULTS = {"parts": parts, "room": room, "read-only": read_only, "pulled": pulled, "bad-sector": bad_sector, "hub-full": hub_full, "locked": locked, "descriptors": exhausted, "clock": clock}
+FAULTS = {"parts": parts, "room": room, "read-only": read_only, "pulled": pulled, "bad-sector": bad_sector, "hub-full": hub_full, "locked": locked, "damaged": damaged, "descriptors": exhausted, "clock": clock}
 
 
 def main():

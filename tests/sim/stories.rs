@@ -3,7 +3,7 @@
 use lanyard_hub::authority::Verdict;
 use lanyard_hub::peer::{EndReason, Phase};
 use lanyard_protocol::message::RemoveFile;
-use lanyard_protocol::{DeviceToRelay, FailureCode, FileRef};
+use lanyard_protocol::{DeviceToRelay, FailureCode, FileId, FileRef};
 use lanyard_tests::actors::device::DeviceIndex;
 use lanyard_tests::actors::links::LinkState;
 use lanyard_tests::{World, WorldConfig};
@@ -177,6 +177,36 @@ fn who_slept_through_many_changes_catches_up() {
     world.run_for(10 * SECOND);
     assert!(world.seen("feed dirty") > 0, "his changes did not fit the outbox");
     assert_eq!(world.device(bob).peer.as_ref().unwrap().catalogue().files.len(), 200);
+    world.settle();
+}
+
+/// R23: twenty devices add and take away at once, ten thousand times, and all see the same list in the end.
+#[test]
+fn what_twenty_devices_add_and_remove_at_once_is_one_list_for_all() {
+    let mut world = World::seeded(15);
+    let devices: Vec<DeviceIndex> = (0..20).map(|n| world.joins(n, &format!("device {n}"))).collect();
+    let mut offered: Vec<Vec<FileId>> = vec![Vec::new(); devices.len()];
+    for change in 0..10_000usize {
+        // Who, and what, in an order without a pattern that matters.
+        let who = change * 7 % devices.len();
+        let own = &mut offered[who];
+        if change * 31 % 10 < 4 && !own.is_empty() {
+            let file_id = own.swap_remove(change * 13 % own.len());
+            world.unshare(devices[who], file_id);
+        } else {
+            own.push(world.share(devices[who], &format!("{who}/{change}.txt"), 10, false));
+        }
+        world.run_for(3);
+    }
+    world.run_for(5 * SECOND);
+    let mut expected: Vec<FileId> = offered.concat();
+    expected.sort();
+    for index in &devices {
+        let listed = &world.device(*index).peer.as_ref().unwrap().catalogue().files;
+        let mut seen: Vec<FileId> = listed.keys().map(|file| file.file_id).collect();
+        seen.sort();
+        assert!(seen == expected, "{} of {} files", seen.len(), expected.len());
+    }
     world.settle();
 }
 

@@ -35,6 +35,12 @@ impl Folder {
         &self.path
     }
 
+    /// Bytes that this account may still write here, where the system tells.
+    pub fn room(&self) -> Option<u64> {
+        let stat = rustix::fs::fstatvfs(&self.handle).ok()?;
+        stat.f_bavail.checked_mul(stat.f_frsize)
+    }
+
     /// The folder `name` in this one; it is made if it is not there.
     pub fn enter(&self, name: &str) -> io::Result<Self> {
         match rustix::fs::mkdirat(&self.handle, check(name)?, Mode::from_raw_mode(0o777)) {

@@ -27,6 +27,11 @@ impl Folder {
         &self.path
     }
 
+    /// Bytes that may still be written here: unknown.
+    pub fn room(&self) -> Option<u64> {
+        None
+    }
+
     /// How long what was written without a sync can be read back: unknown here.
     pub fn life(&self) -> Option<[u8; 32]> {
         None

@@ -24,7 +24,7 @@ pub struct DeviceIndex(pub usize);
 /// The keys that simulated devices have; several processes may share one.
 pub fn device_key(n: usize) -> PublicKey {
     static KEYS: std::sync::OnceLock<Vec<PublicKey>> = std::sync::OnceLock::new();
-    let keys = KEYS.get_or_init(|| (0..16).map(|n| Keypair::from_seed(&[n + 1; 32]).public()).collect());
+    let keys = KEYS.get_or_init(|| (0..20).map(|n| Keypair::from_seed(&[n + 1; 32]).public()).collect());
     keys[n]
 }
 
