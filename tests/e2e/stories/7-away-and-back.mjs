@@ -20,6 +20,30 @@ async function nobodyAsked(hub, approvals) {
   assert.ok(events.filter(({ event }) => event === "device_approved").length <= approvals);
 }
 
+/** Ben's browser is in the midst of a film in Ana's tab, over a line that is slow. */
+async function midFilm(bench, size) {
+  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const ana = await DevicePage.enter(bench, hub, "Ana");
+  const line = await Line.open(bench, hub);
+  const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
+  await ana.shareFiles(film);
+  await ben.sees("film.mov");
+  line.rate = SLOW;
+  await ben.startDownload("film.mov");
+  await ben.halfway("film.mov", size / 8);
+  return { hub, film, size, ana, line, ben };
+}
+
+/** As fast as it goes to the end, which nobody had to approve again. */
+async function comesToItsEnd({ hub, film, size, line, ben }) {
+  line.rate = Infinity;
+  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
+  assert.equal(await sha256(saved), await sha256(film));
+  await nobodyAsked(hub, 3);
+}
+
+const presenceOfAna = async (hub) => (await hub.devices()).find(({ name }) => name === "Ana").presence;
+
 story("the owner's tab reloads in mid-download: it waits, the file is picked again, it goes on by itself", async (bench) => {
   const size = 128 * MIB;
   const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
@@ -51,41 +75,22 @@ story("the owner's tab reloads in mid-download: it waits, the file is picked aga
 });
 
 story("the owner's tab closes: everybody sees it at once, and its browser's return brings the download to its end", async (bench) => {
-  const size = 96 * MIB;
-  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
-  const ana = await DevicePage.enter(bench, hub, "Ana");
-  const line = await Line.open(bench, hub);
-  const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
-  await ana.shareFiles(film);
-  await ben.sees("film.mov");
-  line.rate = SLOW;
-  await ben.startDownload("film.mov");
-  await ben.halfway("film.mov", size / 8);
+  const scene = await midFilm(bench, 96 * MIB);
+  const { hub, film, ana, ben } = scene;
   await ana.page.close();
   await ben.page.getByRole("log", { name: "Messages" }).getByText("Ana left").waitFor();
   await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
-  await until("the terminal knows", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "away");
+  await until("the terminal knows", async () => (await presenceOfAna(hub)) === "away");
 
   const back = await ana.anotherTab();
-  await until("the terminal knows", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "online");
+  await until("the terminal knows", async () => (await presenceOfAna(hub)) === "online");
   await back.shareFiles(film);
-  line.rate = Infinity;
-  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
-  assert.equal(await sha256(saved), await sha256(film));
-  await nobodyAsked(hub, 3);
+  await comesToItsEnd(scene);
 });
 
 story("the scripts of the owner's tab stand still, as on a locked phone: the download waits and goes on by itself", async (bench) => {
-  const size = 128 * MIB;
-  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
-  const ana = await DevicePage.enter(bench, hub, "Ana");
-  const line = await Line.open(bench, hub);
-  const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
-  await ana.shareFiles(film);
-  await ben.sees("film.mov");
-  line.rate = SLOW;
-  await ben.startDownload("film.mov");
-  await ben.halfway("film.mov", size / 8);
+  const scene = await midFilm(bench, 128 * MIB);
+  const { size, ana, line, ben } = scene;
   const browser = await ana.browser.context.newCDPSession(ana.page);
   // Its scripts stand still; its socket is the browser's, which still answers pings. (The real thing happens to hidden tabs of
   // idle pages only, which a headless browser never is.)
@@ -95,33 +100,20 @@ story("the scripts of the owner's tab stand still, as on a locked phone: the dow
   await ben.row("film.mov").getByText("Waiting for Ana").waitFor({ timeout: MINUTES });
   assert.ok(ben.have("film.mov") < size, "it was in the middle");
   await browser.send("Debugger.resume");
-  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
-  assert.equal(await sha256(saved), await sha256(film));
-  await nobodyAsked(hub, 3);
+  await comesToItsEnd(scene);
 });
 
 story("the owner's tab crashes: everybody sees it at once, and picking the file again brings the download to its end", async (bench) => {
-  const size = 96 * MIB;
-  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
-  const ana = await DevicePage.enter(bench, hub, "Ana");
-  const line = await Line.open(bench, hub);
-  const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
-  await ana.shareFiles(film);
-  await ben.sees("film.mov");
-  line.rate = SLOW;
-  await ben.startDownload("film.mov");
-  await ben.halfway("film.mov", size / 8);
+  const scene = await midFilm(bench, 96 * MIB);
+  const { hub, film, ana, ben } = scene;
   const browser = await ana.browser.context.newCDPSession(ana.page);
   // Nobody answers for a page that is no more.
   browser.send("Page.crash").catch(() => undefined);
   await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
-  await until("the terminal knows", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "away");
+  await until("the terminal knows", async () => (await presenceOfAna(hub)) === "away");
   const back = await ana.anotherTab();
   await back.shareFiles(film);
-  line.rate = Infinity;
-  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
-  assert.equal(await sha256(saved), await sha256(film));
-  await nobodyAsked(hub, 3);
+  await comesToItsEnd(scene);
 });
 
 story("the line drops and comes back: the owner's page and the asker's go on", async (bench) => {
@@ -212,7 +204,7 @@ story(
     line.rate = Infinity;
     await hub.startRelay();
     for (const device of [ana, ben]) await device.button(device === ana ? "Stop sharing film.mov" : "More for film.mov").waitFor();
-    await until("the owner's page is back", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "online");
+    await until("the owner's page is back", async () => (await presenceOfAna(hub)) === "online");
     await ben.row("film.mov").getByText(/Resume/).waitFor();
     await downloads.getByRole("button", { name: "More actions" }).click();
     await downloads.getByRole("menuitem", { name: "Resume" }).click();
@@ -239,7 +231,7 @@ story("two tabs of one device both share, and lanyard share lives beside lanyard
   for (const n of [0, 1]) assert.equal(await sha256(await ben.download(names[n], size)), await sha256(files[n]));
   // One tab goes; what it shared goes with it, the rest stays readable.
   await first.page.close();
-  await until("only the other tab is asked", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "online");
+  await until("only the other tab is asked", async () => (await presenceOfAna(hub)) === "online");
 
   const carl = await Native.join(bench, hub, "Carl");
   const sharing = await carl.share(files[2]);
