@@ -45,6 +45,10 @@ pub struct FeedPage {
     pub epoch: u64,
     /// The head when this page was made.
     pub revision: u64,
+    /// Of a delta: what changed after this revision. One that begins after what its reader has belongs to another session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "typescript", ts(optional, type = "number"))]
+    pub since: Option<u64>,
     pub clients: Vec<Client>,
     pub files: Vec<FileEntry>,
     pub gone: Vec<Gone>,

@@ -115,8 +115,8 @@ export class Feed {
     if (this.#ref !== null && ref !== this.#ref) return;
     if (this.#ref === null && ref !== undefined) return;
     if (!this.mirror.pulling && !this.#fits(page)) return;
-    if (this.mirror.pulling && page.mode !== "SNAPSHOT" && page.epoch !== this.#ask.epoch) {
-      // What changed since a position that is not ours: the answer to an earlier session of this tab.
+    if (this.mirror.pulling && !follows(page, this.#ask)) {
+      // What changed since a position that is not ours: the answer to an earlier session of this tab, or to its copy.
       this.pull();
       return;
     }
@@ -133,11 +133,18 @@ export class Feed {
 
   /** An unasked page of a moment at which nothing was expected, such as after the master's return. */
   #fits(page: FeedPage): boolean {
-    return page.mode === "SNAPSHOT" || (page.epoch === this.mirror.epoch && page.revision >= this.mirror.revision);
+    return follows(page, { epoch: this.mirror.epoch, since: this.mirror.revision }) && (page.mode === "SNAPSHOT" || page.revision >= this.mirror.revision);
   }
 
   #send(cursor?: string): void {
     this.#ref = this.tools.pull(cursor === undefined ? this.#ask : { ...this.#ask, cursor });
     this.#due = this.#ref === null ? null : this.now() + ANSWER_MS;
   }
+}
+
+/** Whether the page goes on from there. */
+function follows(page: FeedPage, from: { epoch: number; since: number }): boolean {
+  if (page.mode === "SNAPSHOT") return true;
+  if (page.epoch !== from.epoch) return false;
+  return page.mode === "UP_TO_DATE" ? page.revision === from.since : (page.since ?? 0) <= from.since;
 }

@@ -239,6 +239,7 @@ impl Authority {
             mode,
             epoch: self.epoch,
             revision: self.told(),
+            since: None,
             clients: Vec::new(),
             files: Vec::new(),
             gone: Vec::new(),
@@ -248,7 +249,8 @@ impl Authority {
     }
 
     fn page(&self, pull: Pull) -> FeedPage {
-        let mut page = self.empty_page(pull.mode);
+        let since = (pull.mode == FeedMode::Delta).then_some(pull.low);
+        let mut page = FeedPage { since, ..self.empty_page(pull.mode) };
         let mut budget = Budget::default();
         let mut reached = None;
         for (revision, key, standing) in self.feed.rest(&pull, page.revision) {
@@ -334,6 +336,7 @@ mod tests {
             mode: FeedMode::Snapshot,
             epoch: 1,
             revision: 1,
+            since: None,
             clients: vec![],
             files: vec![],
             gone: vec![],

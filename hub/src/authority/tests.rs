@@ -78,6 +78,7 @@ fn the_right_digits_let_a_device_in_and_are_saved_first() {
         mode: FeedMode::Snapshot,
         epoch: EPOCH,
         revision: 2,
+        since: None,
         clients: vec![client(1), client(2)],
         files: vec![],
         gone: vec![],

@@ -229,8 +229,8 @@ impl Mirror {
             empty => empty.insert(Pull::new(None, from)),
         };
         let head = Resume { epoch: page.epoch, revision: page.revision };
-        if page.mode != FeedMode::Snapshot && page.epoch != pull.from.epoch {
-            // What changed since a position that is not ours: the answer to an earlier session of this instance.
+        if !follows(&page, pull.from) {
+            // What changed since a position that is not ours: the answer to another session of this instance.
             return self.finish_later();
         }
         let (mode, first) = *pull.first.get_or_insert((page.mode, head));
@@ -350,6 +350,15 @@ impl Catalogue {
     }
 }
 
+/// Whether the page goes on from there.
+fn follows(page: &FeedPage, from: Resume) -> bool {
+    match page.mode {
+        FeedMode::Snapshot => true,
+        FeedMode::UpToDate => (page.epoch, page.revision) == (from.epoch, from.revision),
+        FeedMode::Delta => page.epoch == from.epoch && page.since.is_none_or(|since| since <= from.revision),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     //! A mirror ends up with what the feed says, whatever is pushed, dropped or changed between two pages.
@@ -363,7 +372,8 @@ mod tests {
     fn page(mode: FeedMode, revision: u64, files: Vec<FileEntry>, cursor: Option<&str>) -> FeedPage {
         let (clients, gone) = Default::default();
         let cursor = cursor.map(String::from);
-        FeedPage { mode, epoch: 7, revision, clients, files, gone, last: cursor.is_none(), cursor }
+        let since = (mode == FeedMode::Delta).then_some(5);
+        FeedPage { mode, epoch: 7, revision, since, clients, files, gone, last: cursor.is_none(), cursor }
     }
 
     fn names(mirror: &Mirror) -> Vec<&str> {
@@ -390,6 +400,23 @@ mod tests {
         assert_eq!(mirror.push(at(8), removed(2)), Pushed::Gap);
         assert_eq!(mirror.push(Resume { epoch: 8, revision: 7 }, removed(2)), Pushed::Gap);
         assert_eq!(names(&mirror), ["b"]);
+    }
+
+    /// Two tabs with one instance stand elsewhere in the feed, and an answer to one may reach the other (PROTOCOL.md 1.4).
+    #[test]
+    fn a_page_that_goes_on_from_elsewhere_is_pulled_anew() {
+        for stranger in [
+            page(FeedMode::UpToDate, 9, vec![], None),
+            FeedPage { since: Some(7), ..page(FeedMode::Delta, 9, vec![], None) },
+        ] {
+            let mut mirror = pulled();
+            mirror.expect();
+            assert_eq!(mirror.page(stranger, None), Paged::Again);
+            assert_eq!(mirror.resume(), Some(at(5)), "it stands where it stood");
+        }
+        let mut mirror = pulled();
+        mirror.expect();
+        assert_eq!(mirror.page(page(FeedMode::UpToDate, 5, vec![], None), None), Paged::Finished);
     }
 
     #[test]

@@ -123,7 +123,17 @@ impl Rig {
 
 fn snapshot(revision: u64, files: Vec<FileEntry>) -> FeedPage {
     let (clients, gone) = Default::default();
-    FeedPage { mode: FeedMode::Snapshot, epoch: 7, revision, clients, files, gone, cursor: None, last: true }
+    FeedPage {
+        mode: FeedMode::Snapshot,
+        epoch: 7,
+        revision,
+        since: None,
+        clients,
+        files,
+        gone,
+        cursor: None,
+        last: true,
+    }
 }
 
 fn sent(effects: &[Effect]) -> Vec<(DeviceToRelay, Option<Ref>)> {

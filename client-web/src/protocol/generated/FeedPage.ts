@@ -11,7 +11,11 @@ export type FeedPage = { mode: FeedMode, epoch: number,
 /**
  * The head when this page was made.
  */
-revision: number, clients: Array<Client>, files: Array<FileEntry>, gone: Array<Gone>, 
+revision: number, 
+/**
+ * Of a delta: what changed after this revision. One that begins after what its reader has belongs to another session.
+ */
+since?: number, clients: Array<Client>, files: Array<FileEntry>, gone: Array<Gone>, 
 /**
  * Opaque; asks for the next page. Absent on the last.
  */
