@@ -39,7 +39,7 @@ pub const MAX_SESSIONS_A_DEVICE: usize = 8;
 /// Knocks of one address, and in all: a person can look at no more.
 pub const MAX_PENDING_AN_ADDRESS: usize = 16;
 pub const MAX_PENDING: usize = 64;
-/// Messages of one session: sustained a second, and at once.
+/// Messages of one device, all its sessions together: sustained a second, and at once.
 pub const MESSAGES_A_SECOND: u32 = 200;
 pub const MESSAGE_BURST: u32 = 400;
 /// Links that one address may ask for in vain within a window; beyond, what is not there is answered 429 (trust.md 6.8).

@@ -18,6 +18,7 @@ use crate::config::RelayConfig;
 use crate::driver::{Standing, Told};
 use crate::guesses::{Misses, WrongSecrets};
 use crate::outbox::Outbox;
+use crate::pace::Paces;
 use crate::pins::Pins;
 use crate::pool::Pool;
 use crate::refusals::Refusals;
@@ -103,6 +104,7 @@ pub struct Edge {
     pub refusals: Refusals,
     pub misses: Misses,
     pub wrong_secrets: WrongSecrets,
+    pub paces: Paces,
 }
 
 impl Edge {
@@ -129,6 +131,7 @@ impl Edge {
             refusals: Refusals::default(),
             misses: Misses::default(),
             wrong_secrets: WrongSecrets::default(),
+            paces: Paces::default(),
         };
         (Arc::new(edge), receiver)
     }

@@ -15,6 +15,7 @@ mod http;
 mod lobby;
 mod master_session;
 mod outbox;
+mod pace;
 mod pins;
 mod pool;
 pub mod proving;

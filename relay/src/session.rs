@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{ConnectInfo, Request, State};
@@ -197,7 +197,7 @@ async fn listen(
     stream: &mut Stream,
     last: &LastHeard,
 ) -> Option<CloseCode> {
-    let mut pace = Pace::new();
+    let pace = edge.paces.of(handle.public_id);
     loop {
         let text = match socket::hear(stream, last).await {
             Heard::Text(text) => text,
@@ -229,53 +229,4 @@ fn bad_message(why: &str, reference: Option<Ref>) -> Outgoing {
     let no = RequestFailed { code, message, retry_after_ms: None, file_id: None };
     let text = codec::encode(&RelayToDevice::RequestFailed(no), reference.as_ref());
     Outgoing { text: text.into(), is_change: false }
-}
-
-/// 200 messages a second, 400 at once; who sends more is listened to more slowly. A ticket that was used gives one back: runs
-/// of 1 MiB at a gigabyte a second are a thousand requests, and bytes have bounds of their own.
-struct Pace {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { tokens: f64::from(MESSAGE_BURST), at: Instant::now() }
-    }
-
-    async fn wait(&mut self, earned: u64) {
-        if let Some(debt) = self.owes(earned, self.at.elapsed()) {
-            self.at = Instant::now();
-            tokio::time::sleep(debt).await;
-            return;
-        }
-        self.at = Instant::now();
-    }
-
-    /// What one more message has to wait for, `passed` after the one before.
-    fn owes(&mut self, earned: u64, passed: Duration) -> Option<Duration> {
-        let rate = f64::from(MESSAGES_A_SECOND);
-        let earned = earned as f64 + passed.as_secs_f64() * rate;
-        self.tokens = (self.tokens + earned).min(f64::from(MESSAGE_BURST)) - 1.0;
-        (self.tokens < 0.0).then(|| Duration::from_secs_f64(-self.tokens / rate))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_sends_more_than_its_share_is_listened_to_more_slowly() {
-        let mut pace = Pace::new();
-        assert!((0..MESSAGE_BURST).all(|_| pace.owes(0, Duration::ZERO).is_none()));
-        assert_eq!(pace.owes(0, Duration::ZERO), Some(Duration::from_millis(5)));
-        assert_eq!(pace.owes(0, Duration::from_millis(10)), None, "two messages' time has passed");
-    }
-
-    #[test]
-    fn a_request_that_led_to_bytes_costs_nothing() {
-        let mut pace = Pace::new();
-        assert!((0..10 * MESSAGE_BURST).all(|_| pace.owes(1, Duration::ZERO).is_none()));
-    }
 }
