@@ -484,7 +484,8 @@ impl Driver {
             let (library, reports) = (library.clone(), reports.clone());
             let code = error.map_or(FailureCode::FileGone, ReadError::code);
             let stays = matches!(error, Some(ReadError::Away(_) | ReadError::Broken(_)));
-            if let Some((error, file)) = error.filter(|_| stays).zip(library.get(file_id)) {
+            let news = error.filter(|_| stays && library.is_news(file_id, Instant::now().into_std()));
+            if let Some((error, file)) = news.zip(library.get(file_id)) {
                 tracing::warn!(path = %file.path.display(), "a shared file was asked for: {error}");
             }
             tokio::spawn(async move {

@@ -5,7 +5,7 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use lanyard_protocol::{EntryKind, FailureCode, FileId, NewFile};
 
@@ -41,6 +41,8 @@ impl LibraryFile {
     }
 }
 
+/// How often a person is told of one file that cannot be read.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// ENFILE and EMFILE of Unix; that other platforms call other things so does no harm.
 const NO_DESCRIPTORS: [i32; 2] = [23, 24];
 
@@ -76,6 +78,8 @@ pub struct Library {
     /// Makes ids that nobody else can guess or choose.
     id_key: [u8; 32],
     files: Mutex<HashMap<FileId, LibraryFile>>,
+    /// Files that could not be read, and when that was last told.
+    told: Mutex<HashMap<FileId, Instant>>,
 }
 
 fn since_1970(time: SystemTime) -> std::time::Duration {
@@ -86,7 +90,7 @@ impl Library {
     /// `seed` is the device's secret: the same device gives the same version of the same file the same id, also after a
     /// restart, so that transfers and links of it go on.
     pub fn new(seed: &[u8; 32]) -> Self {
-        Self { id_key: blake3::derive_key("lanyard/1 file ids", seed), files: Mutex::default() }
+        Self { id_key: blake3::derive_key("lanyard/1 file ids", seed), files: Mutex::default(), told: Mutex::default() }
     }
 
     fn files(&self) -> MutexGuard<'_, HashMap<FileId, LibraryFile>> {
@@ -130,6 +134,15 @@ impl Library {
 
     pub fn remove(&self, file_id: FileId) -> Option<LibraryFile> {
         self.files().remove(&file_id)
+    }
+
+    /// Whether the person is to be told that this file cannot be read: not each time that somebody asks for it.
+    pub fn is_news(&self, file_id: FileId, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| now.saturating_duration_since(*at) < TOLD_AGAIN);
+        let is_news = !told.contains_key(&file_id);
+        told.entry(file_id).or_insert(now);
+        is_news
     }
 
     pub fn get(&self, file_id: FileId) -> Option<LibraryFile> {
@@ -269,6 +282,9 @@ mod tests {
         assert!(matches!(errno(5), ReadError::Broken(_)), "EIO");
         assert!(matches!(errno(13), ReadError::Broken(_)), "EACCES");
         assert!(matches!(errno(24), ReadError::Away(_)), "EMFILE");
+        let now = Instant::now();
+        assert!(library.is_news(new.file_id, now) && !library.is_news(new.file_id, now + TOLD_AGAIN / 2));
+        assert!(library.is_news(new.file_id, now + TOLD_AGAIN), "once a minute, however often it is asked for");
     }
 
     #[test]

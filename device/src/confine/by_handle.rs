@@ -37,7 +37,8 @@ impl Folder {
 
     /// Bytes that this account may still write here, where the system tells.
     pub fn room(&self) -> Option<u64> {
-        let stat = rustix::fs::fstatvfs(&self.handle).ok()?;
+        // Some file systems have no size at all.
+        let stat = rustix::fs::fstatvfs(&self.handle).ok().filter(|stat| stat.f_blocks > 0)?;
         stat.f_bavail.checked_mul(stat.f_frsize)
     }
 
