@@ -56,24 +56,12 @@ async fn watch(process: &str, name: &str, allowed: u64, flood: impl Future<Outpu
     more <= allowed
 }
 
-async fn member(hub: &Hub, seed: u8, tab: u8) -> Device {
-    let mut device = Device::connect(hub, seed, tab).await;
-    if device.membership == Membership::Approved {
-        return device;
-    }
-    device.knock_through().await;
-    let id = device.id;
-    device.until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id)).await;
-    // The token comes with a new session.
-    Device::connect(hub, seed, tab).await
-}
-
 /// Approved sessions that say as much as they can and read nothing.
 async fn messages(hub: &Hub) -> String {
     let sent = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for tab in 0..32u8 {
-        let mut device = member(hub, 10 + tab / 4, tab).await;
+        let mut device = Device::enters(hub, 10 + tab / 4, tab).await;
         let sent = sent.clone();
         tasks.spawn(async move {
             let until = Instant::now() + LASTS;
@@ -159,7 +147,7 @@ async fn strange_bodies(hub: &Hub) -> String {
 
 /// A large file that many fetch over a link, and read nothing of; its owner sends as fast as it is let.
 async fn stalled_readers(hub: &Hub) -> String {
-    let mut owner = member(hub, 2, 0).await;
+    let mut owner = Device::enters(hub, 2, 0).await;
     let entry = owner.offers("film.mkv", 256 << 20).await;
     let made = owner.link(&[&entry]).await;
     let mut readers = Vec::new();
@@ -176,8 +164,8 @@ async fn stalled_readers(hub: &Hub) -> String {
 
 /// Uploads of an approved owner whose bodies say more than they were asked for.
 async fn bodies_that_are_too_long(hub: &Hub) -> String {
-    let mut owner = member(hub, 3, 0).await;
-    let mut asker = member(hub, 4, 0).await;
+    let mut owner = Device::enters(hub, 3, 0).await;
+    let mut asker = Device::enters(hub, 4, 0).await;
     let entry = owner.offers("lies.bin", 64 << 20).await;
     asker.until(|m| matches!(m, RelayToDevice::FilesAdded(_))).await;
     let (mut refused, mut pushed) = (0, 0u64);

@@ -18,18 +18,6 @@ const POURING: u8 = 3;
 /// As many groups as a request may have in bytes.
 const GROUPS: u32 = 16;
 
-async fn tab(hub: &Hub, tab: u8) -> Device {
-    let mut device = Device::connect(hub, SEED, tab).await;
-    if device.membership == Membership::Approved {
-        return device;
-    }
-    device.knock_through().await;
-    let id = device.id;
-    device.until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id)).await;
-    // The token comes with a new session.
-    Device::connect(hub, SEED, tab).await
-}
-
 async fn pours(mut device: Device) {
     loop {
         let pull = message::FeedPull { epoch: 0, since: 0, cursor: None };
@@ -54,13 +42,13 @@ async fn asks(mut device: Device, largest: FileEntry) {
 async fn main() {
     let port: u16 = std::env::args().nth(1).unwrap().parse().unwrap();
     let hub = Hub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port)));
-    let mut asking = tab(&hub, POURING).await;
+    let mut asking = Device::enters(&hub, SEED, POURING).await;
     let has_files = |m: &RelayToDevice| matches!(m, RelayToDevice::FeedPage(page) if !page.files.is_empty());
     let RelayToDevice::FeedPage(page) = asking.until(has_files).await else { unreachable!() };
     let largest = page.files.into_iter().max_by_key(|file| file.size).unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..POURING {
-        tasks.spawn(pours(tab(&hub, number).await));
+        tasks.spawn(pours(Device::enters(&hub, SEED, number).await));
     }
     tasks.spawn(asks(asking, largest));
     println!("ready");

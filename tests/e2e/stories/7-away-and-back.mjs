@@ -45,19 +45,12 @@ async function comesToItsEnd({ hub, film, size, line, ben }) {
 const presenceOfAna = async (hub) => (await hub.devices()).find(({ name }) => name === "Ana").presence;
 
 story("the owner's tab reloads in mid-download: it waits, the file is picked again, it goes on by itself", async (bench) => {
-  const size = 128 * MIB;
-  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
-  const ana = await DevicePage.enter(bench, hub, "Ana");
-  const line = await Line.open(bench, hub);
-  const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
-  await ana.shareFiles(film);
-  await ben.sees("film.mov");
+  const scene = await midFilm(bench, 128 * MIB);
+  const { hub, film, size, ana, line, ben } = scene;
   const link = hub.outside(await ana.copyLink("film.mov"));
-  line.rate = SLOW;
   const byCurl = path.join(bench.dir("curl"), "film.mov");
   const curl = startCurl(bench, "curl", link, byCurl, "--limit-rate", "20M");
-  await ben.startDownload("film.mov");
-  await ben.halfway("film.mov", size / 8);
+  await until("curl has begun", () => sizeOf(byCurl) > 0);
   await ana.page.reload();
   await ana.row("film.mov").getByText("The browser forgot it after a reload").waitFor();
   await ben.row("film.mov").getByText("continues by itself").waitFor();
