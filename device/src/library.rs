@@ -21,6 +21,32 @@ pub struct LibraryFile {
     pub kind: EntryKind,
     /// What it lay on when it was found.
     pub volume: Volume,
+    first_pass: FirstPass,
+}
+
+/// Until the hub has a file's root, nobody can tell whether the bytes of two runs belong together. So the owner also looks
+/// whether the file was touched meanwhile in a way that kept its size and modification time, as far as its system says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum FirstPass {
+    #[default]
+    NotBegun,
+    /// When its inode had changed last as the first byte was read; nanoseconds since 1970.
+    Begun(i128),
+    /// The root is known: other bytes would be noticed by whoever gets them, and a changed mode, a new link or a note in an
+    /// extended attribute end no transfer.
+    Over,
+}
+
+/// When anything about the file changed last, be it put back afterwards: no program can set this. (Not `std`'s creation time.)
+#[cfg(unix)]
+fn touched(metadata: &Metadata) -> Option<i128> {
+    use std::os::unix::fs::MetadataExt;
+    Some(i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()))
+}
+
+#[cfg(not(unix))]
+fn touched(_: &Metadata) -> Option<i128> {
+    None
 }
 
 impl LibraryFile {
@@ -129,7 +155,7 @@ impl Library {
     /// Takes a file in; what is to be announced of it.
     pub fn add(&self, found: FoundFile) -> NewFile {
         let FoundFile { path, wire, size, modified, kind, volume } = found;
-        self.insert(LibraryFile { path, wire, size, modified, kind, volume }, &[])
+        self.insert(LibraryFile { path, wire, size, modified, kind, volume, first_pass: FirstPass::NotBegun }, &[])
     }
 
     pub fn remove(&self, file_id: FileId) -> Option<LibraryFile> {
@@ -156,6 +182,42 @@ impl Library {
         all
     }
 
+    /// The hub knows the root of this version now.
+    pub fn root_known(&self, file_id: FileId) {
+        if let Some(file) = self.files().get_mut(&file_id) {
+            file.first_pass = FirstPass::Over;
+        }
+    }
+
+    /// Whether what is there now belongs to what was read of this version before.
+    fn is_one_pass(&self, file_id: FileId, metadata: &Metadata) -> bool {
+        let Some(now) = touched(metadata) else { return true };
+        let mut files = self.files();
+        let Some(file) = files.get_mut(&file_id) else { return true };
+        if file.first_pass == FirstPass::NotBegun {
+            file.first_pass = FirstPass::Begun(now);
+        }
+        matches!(file.first_pass, FirstPass::Over) || file.first_pass == FirstPass::Begun(now)
+    }
+
+    /// Opens the listed version of a file for reading.
+    pub fn open(&self, file_id: FileId, file: &LibraryFile) -> Result<File, ReadError> {
+        let trouble = |error| file.trouble(error);
+        let handle = File::open(&file.path).map_err(trouble)?;
+        let metadata = handle.metadata().map_err(trouble)?;
+        let is_still = file.is_still(&metadata) && self.is_one_pass(file_id, &metadata);
+        if is_still { Ok(handle) } else { Err(ReadError::Changed) }
+    }
+
+    /// Whether the file is still the listed version, by its path and by the open handle.
+    pub fn check(&self, file_id: FileId, file: &LibraryFile, handle: &File) -> Result<(), ReadError> {
+        let trouble = |error| file.trouble(error);
+        let by_path = fs::metadata(&file.path).map_err(trouble)?;
+        let read = handle.metadata().map_err(trouble)?;
+        let is_still = file.is_still(&by_path) && file.is_still(&read) && self.is_one_pass(file_id, &read);
+        if is_still { Ok(()) } else { Err(ReadError::Changed) }
+    }
+
     /// Takes a version out that is no longer what lies there, and the present one in under a new id, if there is one.
     /// `None`: somebody did so already.
     pub fn replace(&self, old: FileId) -> Option<Option<NewFile>> {
@@ -164,27 +226,12 @@ impl Library {
         Some(present.map(|metadata| {
             let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let unchanged = file.is_still(&metadata);
-            let file = LibraryFile { size: metadata.len(), modified, ..file };
+            let file = LibraryFile { size: metadata.len(), modified, first_pass: FirstPass::NotBegun, ..file };
             // The same size and time, and yet the hub saw other bytes: a new id all the same.
             let salt = if unchanged { old.0.as_bytes().to_vec() } else { Vec::new() };
             self.insert(file, &salt)
         }))
     }
-}
-
-/// Opens the listed version of a file for reading.
-pub fn open(file: &LibraryFile) -> Result<File, ReadError> {
-    let trouble = |error| file.trouble(error);
-    let handle = File::open(&file.path).map_err(trouble)?;
-    if file.is_still(&handle.metadata().map_err(trouble)?) { Ok(handle) } else { Err(ReadError::Changed) }
-}
-
-/// Whether the file is still the listed version, by its path and by the open handle.
-pub fn check(file: &LibraryFile, handle: &File) -> Result<(), ReadError> {
-    let trouble = |error| file.trouble(error);
-    let by_path = fs::metadata(&file.path).map_err(trouble)?;
-    let is_still = file.is_still(&by_path) && file.is_still(&handle.metadata().map_err(trouble)?);
-    if is_still { Ok(()) } else { Err(ReadError::Changed) }
 }
 
 /// Fills `buffer` from `offset`. A file that ends early has changed.
@@ -243,14 +290,46 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (library, new) = one(dir.path());
         let file = library.get(new.file_id).unwrap();
-        let handle = open(&file).unwrap();
-        assert!(check(&file, &handle).is_ok());
+        let handle = library.open(new.file_id, &file).unwrap();
+        assert!(library.check(new.file_id, &file, &handle).is_ok());
         fs::write(dir.path().join("a.txt"), b"longer than before").unwrap();
-        assert!(matches!(check(&file, &handle), Err(ReadError::Changed)));
-        assert!(matches!(open(&file), Err(ReadError::Changed)));
+        assert!(matches!(library.check(new.file_id, &file, &handle), Err(ReadError::Changed)));
+        assert!(matches!(library.open(new.file_id, &file), Err(ReadError::Changed)));
         let replaced = library.replace(new.file_id).unwrap().unwrap();
         assert!(replaced.file_id != new.file_id && replaced.size == 18);
         assert_eq!(library.replace(new.file_id), None, "only once");
+    }
+
+    /// Writes other bytes into the file and puts its time back, until its inode shows it: how fine that is, the system decides.
+    #[cfg(unix)]
+    fn rewrite_in_place(path: &Path) {
+        let before = fs::metadata(path).unwrap();
+        while touched(&fs::metadata(path).unwrap()) == touched(&before) {
+            fs::write(path, b"world").unwrap();
+            File::options().write(true).open(path).unwrap().set_modified(before.modified().unwrap()).unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn other_bytes_of_the_same_size_and_time_are_noticed_until_the_root_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let (library, new) = one(dir.path());
+        let (id, file, path) = (new.file_id, library.get(new.file_id).unwrap(), dir.path().join("a.txt"));
+        rewrite_in_place(&path);
+        let handle = library.open(id, &file).expect("nothing was read of what was there before");
+        rewrite_in_place(&path);
+        assert!(matches!(library.check(id, &file, &handle), Err(ReadError::Changed)), "while it is read");
+        assert!(matches!(library.open(id, &file), Err(ReadError::Changed)), "between two runs");
+        library.root_known(id);
+        assert!(library.check(id, &file, &handle).is_ok() && library.open(id, &file).is_ok());
+
+        let replaced = library.replace(id).unwrap().unwrap();
+        let (id, file) = (replaced.file_id, library.get(replaced.file_id).unwrap());
+        assert!(
+            replaced.file_id != new.file_id && library.open(id, &file).is_ok(),
+            "a new version has its own first pass"
+        );
     }
 
     #[test]
@@ -266,10 +345,10 @@ mod tests {
         let pulled = LibraryFile { volume: Volume::default(), ..library.get(new.file_id).unwrap() };
         let here = library.get(new.file_id).unwrap();
         fs::remove_dir_all(dir.path().join("folder")).unwrap();
-        assert_eq!(open(&here).unwrap_err().code(), FailureCode::FileGone);
+        assert_eq!(library.open(new.file_id, &here).unwrap_err().code(), FailureCode::FileGone);
         if cfg!(unix) {
-            assert!(matches!(open(&pulled), Err(ReadError::Away(_))));
-            assert_eq!(open(&pulled).unwrap_err().code(), FailureCode::Busy);
+            assert!(matches!(library.open(new.file_id, &pulled), Err(ReadError::Away(_))));
+            assert_eq!(library.open(new.file_id, &pulled).unwrap_err().code(), FailureCode::Busy);
         }
     }
 

@@ -29,12 +29,12 @@ pub const MASTER_PATH: &str = "/ws/master";
 
 /// A relay answers a TCP connect and the upgrade within this, or it is not there.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// The relay pings after `PING_IDLE_MS` of silence; who hears nothing for longer asks by itself.
-const QUIET: Duration = Duration::from_millis(PING_IDLE_MS + 10_000);
-/// While bodies move the relay pings after `PING_BUSY_MS`.
-const QUIET_BUSY: Duration = Duration::from_millis(PING_BUSY_MS + 7_000);
+/// The relay pings who says nothing for `PING_IDLE_MS`; who hears nothing for a little longer asks by itself.
+const QUIET: Duration = Duration::from_millis(PING_IDLE_MS + 2_000);
+/// While bodies move a half-open line is noticed in 15 s: this, and [`PONG_TIMEOUT`].
+const QUIET_BUSY: Duration = Duration::from_millis(PING_BUSY_MS);
 /// How often a listener looks whether it is busy now.
-const LOOK: Duration = Duration::from_secs(4);
+const LOOK: Duration = Duration::from_secs(1);
 const PONG_TIMEOUT: Duration = Duration::from_millis(PONG_TIMEOUT_MS);
 
 /// Why a link did not open or broke.
@@ -291,7 +291,31 @@ mod tests {
         assert!(backoff.wait() <= Backoff::BASE);
     }
 
-    async fn echo_once(listener: TcpListener) {
+    /// How long it takes until a line is given up whose other side says nothing any more, not even that it is gone.
+    async fn until_silent(busy: bool) -> Duration {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hub = url(&format!("http://{}", listener.local_addr().unwrap()));
+        // Everything is taken, nothing answered: what a half-open line looks like from here.
+        let accepted = tokio::spawn(async move { accept(listener).await });
+        let link = Link::open(&hub, "/ws/device", None).await.unwrap();
+        let _there = accepted.await.unwrap();
+        let (_sender, mut receiver) = link.split();
+        receiver.watch(Arc::new(AtomicBool::new(busy)));
+        tokio::time::pause();
+        let started = Instant::now();
+        assert!(matches!(receiver.receive().await, Err(LinkError::Silent)));
+        let took = started.elapsed();
+        tokio::time::resume();
+        took
+    }
+
+    #[tokio::test]
+    async fn a_half_open_line_is_noticed_in_15_s_while_files_move_and_later_otherwise() {
+        assert_eq!(until_silent(true).await.as_secs(), 15);
+        assert_eq!(until_silent(false).await.as_secs(), 37);
+    }
+
+    async fn accept(listener: TcpListener) -> WebSocketStream<TcpStream> {
         use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
         let (stream, _) = listener.accept().await.unwrap();
         #[allow(clippy::result_large_err)]
@@ -300,7 +324,11 @@ mod tests {
             response.headers_mut().insert("sec-websocket-protocol", offered);
             Ok(response)
         };
-        let mut socket = tokio_tungstenite::accept_hdr_async(stream, callback).await.unwrap();
+        tokio_tungstenite::accept_hdr_async(stream, callback).await.unwrap()
+    }
+
+    async fn echo_once(listener: TcpListener) {
+        let mut socket = accept(listener).await;
         let text = socket.next().await.unwrap().unwrap();
         socket.send(text).await.unwrap();
         let goodbye = CloseFrame { code: WireCode::from(4409), reason: "SUPERSEDED".into() };

@@ -69,7 +69,8 @@ pub async fn put(
     }
     spans.reverse();
     let stopped = Arc::new(AtomicBool::new(false));
-    let reader = Reader { spans, open: None, blocks: bodies.blocks.clone(), stopped: stopped.clone(), unreadable };
+    let (blocks, stopping) = (bodies.blocks.clone(), stopped.clone());
+    let reader = Reader { library, spans, open: None, blocks, stopped: stopping, unreadable };
     let request = bodies
         .http
         .put(bodies.chunk_url(&ticket))
@@ -107,6 +108,7 @@ impl Span {
 
 /// Reads spans one after the other.
 struct Reader {
+    library: Arc<Library>,
     /// The next one last.
     spans: Vec<Span>,
     /// The file of the present span.
@@ -153,13 +155,13 @@ impl Reader {
         let Some(span) = self.spans.last_mut() else { return Ok(()) };
         let handle = match self.open.take() {
             Some(handle) => handle,
-            None => library::open(&span.file)?,
+            None => self.library.open(span.file_id, &span.file)?,
         };
         let count = (span.end - span.offset).min(block.room() as u64);
         library::read_exact_at(&span.file, &handle, block.next(count as usize), span.offset)?;
         span.offset += count;
         if span.offset == span.end {
-            library::check(&span.file, &handle)?;
+            self.library.check(span.file_id, &span.file, &handle)?;
             self.spans.pop();
         } else {
             self.open = Some(handle);
@@ -180,7 +182,7 @@ mod tests {
 
     type Told = Arc<Mutex<Option<(FileId, FailureCode)>>>;
 
-    fn reader(library: &Library, pieces: &[(FileId, u32, u32)]) -> (Reader, Told) {
+    fn reader(library: &Arc<Library>, pieces: &[(FileId, u32, u32)]) -> (Reader, Told) {
         let span = |(id, first, count): &(FileId, u32, u32)| {
             Span::new(Piece::new(*id, *first, *count), library.get(*id).unwrap())
         };
@@ -191,11 +193,12 @@ mod tests {
             let told = told.clone();
             Box::new(move |file_id, error| *told.lock().unwrap() = error.map(|error| (file_id, error.code())))
         };
-        (Reader { spans, open: None, blocks: Arc::default(), stopped: Arc::default(), unreadable }, told)
+        let (library, blocks, stopped) = (library.clone(), Arc::default(), Arc::default());
+        (Reader { library, spans, open: None, blocks, stopped, unreadable }, told)
     }
 
-    fn shared(dir: &std::path::Path, files: &[(&str, Vec<u8>)]) -> (Library, Vec<FileId>) {
-        let library = Library::new(&[1; 32]);
+    fn shared(dir: &std::path::Path, files: &[(&str, Vec<u8>)]) -> (Arc<Library>, Vec<FileId>) {
+        let library = Arc::new(Library::new(&[1; 32]));
         let add = |(name, bytes): &(&str, Vec<u8>)| {
             std::fs::write(dir.join(name), bytes).unwrap();
             library.add(walk(&[dir.join(name)]).unwrap().files.remove(0)).file_id

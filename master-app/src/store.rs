@@ -23,6 +23,7 @@ use lanyard_hub::authority::{Change, LinkRecord, Listing, Member, Saved, Verdict
 use lanyard_protocol::{
     Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkHash, PublicKey, Root,
 };
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, ErrorCode, Row, Transaction, TransactionBehavior, params};
@@ -183,11 +184,15 @@ impl Store {
         }
         let mut store = Self::connect(path, problems)?;
         let version = store.check_owner(|| files.is_first_start(copy))?;
-        if version >= KEEPS_WAL && !files.has_wal {
+        // A copy that was put back has none, and says so.
+        if version >= KEEPS_WAL && !files.has_wal && store.is_logged()? {
             let why = "its newest part, the -wal file, is gone".into();
             return Err(StoreError::Damaged { path: path.into(), why });
         }
         store.prepare().map_err(|error| store.opening_failed(error))?;
+        if (1..SCHEMA_VERSION).contains(&version) {
+            store.keep_as_it_was(version)?;
+        }
         store.begin(&Beginning::default())?;
         store.check_against(copy)?;
         Ok(store)
@@ -223,6 +228,12 @@ impl Store {
         if verdict == "ok" { Ok(()) } else { Err(corrupt(verdict)) }
     }
 
+    /// Whether a `-wal` file belongs to it.
+    fn is_logged(&self) -> Result<bool, StoreError> {
+        let mode = self.connection.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
+        Ok(mode.map_err(|error| self.opening_failed(error))? == "wal")
+    }
+
     /// Whose file it is, before anything is changed in it; its schema version if it is ours, 0 if it is nobody's yet.
     fn check_owner(&self, is_first_start: impl FnOnce() -> bool) -> Result<i64, StoreError> {
         let c = &self.connection;
@@ -243,6 +254,26 @@ impl Store {
             (false, ..) if ours == 2 => damaged("its head was changed"),
             (false, ..) => Err(StoreError::Foreign { path }),
         }
+    }
+
+    /// Before an older Lanyard's file is brought up to date: a whole copy of it beside, for who wants to go back to that one.
+    fn keep_as_it_was(&self, version: i64) -> Result<(), StoreError> {
+        let beside = |suffix: &str| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".v{version}{suffix}"));
+            PathBuf::from(name)
+        };
+        let (kept, unfinished) = (beside(""), beside(".unfinished"));
+        let make = |source| StoreError::Make { path: kept.clone(), source };
+        match std::fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(make(error)),
+            _ => make_private(&unfinished).map_err(make)?,
+        }
+        let write = |source| StoreError::Write { path: unfinished.clone(), source };
+        copy_whole(&self.connection, &unfinished).map_err(write)?;
+        std::fs::rename(&unfinished, &kept).map_err(make)?;
+        tracing::info!(kept = %kept.display(), "the database of an older Lanyard is taken over; a copy is kept");
+        Ok(())
     }
 
     /// Makes the tables in a new file, and brings those of an older one up to date.
@@ -376,6 +407,16 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     // The -wal file stays: one that is missing was lost. It also keeps a damaged file as it was found.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
+}
+
+/// All of an open database as one file at `path`, without a log beside it.
+fn copy_whole(from: &Connection, path: &Path) -> Result<(), rusqlite::Error> {
+    let mut to = Connection::open(path)?;
+    if Backup::new(from, &mut to)?.step(-1)? != StepResult::Done {
+        return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None));
+    }
+    to.pragma_update(None, "journal_mode", "DELETE")?;
+    to.close().map_err(|(_, error)| error)
 }
 
 fn begin(connection: &mut Connection, epoch: u64, beginning: &Beginning) -> Result<(), rusqlite::Error> {
@@ -758,5 +799,19 @@ mod tests {
         let mut store = Store::open(&path).unwrap();
         assert_eq!((store.load().unwrap(), store.problems().all()), (saved, Vec::new()));
         assert!(matches!(copy::read(&path), Found::Whole(copy) if copy.members.len() == 2));
+
+        let kept = Connection::open(dir.path().join("lanyard.db.v2")).unwrap();
+        let number = |sql: &str| kept.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        let (version, members) = (number("PRAGMA user_version"), number("SELECT count(*) FROM members"));
+        assert_eq!((version, members), (2, 2), "for who wants to go back");
+        drop(store);
+        drop(Store::open(&path).unwrap());
+        assert!(!dir.path().join("lanyard.db.v3").exists(), "only when something is taken over");
+
+        // Such a copy has no log, and misses none when it is put back.
+        let back = dir.path().join("back.db");
+        copy_whole(&Connection::open(&path).unwrap(), &back).unwrap();
+        let mut store = Store::open(&back).unwrap();
+        assert_eq!((store.load().unwrap().members.len(), store.problems().all()), (2, Vec::new()));
     }
 }

@@ -266,7 +266,12 @@ impl Day {
     }
 
     fn download(&mut self) {
-        let Some(index) = self.some_member() else { return };
+        if let Some(index) = self.some_member() {
+            self.download_by(index);
+        }
+    }
+
+    fn download_by(&mut self, index: DeviceIndex) {
         let Some((owner, files)) = self.some_listed(index) else { return };
         let streams = self.random.one_in(5);
         self.world.download(index, owner, &files, streams);
@@ -336,10 +341,28 @@ impl Day {
             return self.world.cut_master();
         }
         let Some(index) = self.some_device() else { return };
+        if self.random.one_in(3) {
+            return self.wander(index);
+        }
         // A half-open link is noticed late.
         let notices = *self.random.pick(&[0, 200, 35_000]).unwrap();
         self.world.unplug(index, notices);
         self.world.model.count("cable out");
+    }
+
+    /// Says something, and is on another network before it has arrived.
+    fn wander(&mut self, index: DeviceIndex) {
+        match (self.random.below(3), self.some_own_file(index)) {
+            (0, Some(file_id)) => self.world.unshare(index, file_id),
+            (0 | 1, _) => {
+                let size = self.size();
+                self.world.share(index, "folder/last words.bin", size, false);
+            }
+            _ if self.world.device(index).is_approved() => self.download_by(index),
+            _ => {}
+        }
+        let late = *self.random.pick(&[0, 300, 3_000]).unwrap();
+        self.world.wander(index, late);
     }
 
     fn come_back(&mut self) {

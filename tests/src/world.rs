@@ -71,6 +71,8 @@ pub struct Conn {
     pub boot: u64,
     /// Neither side hears the other any more.
     pub cut: bool,
+    /// Its peer is gone; what it had said still comes.
+    pub left: bool,
     pub latency_ms: u64,
     to_relay_at: u64,
     from_relay_at: u64,
@@ -260,6 +262,7 @@ impl World {
             end,
             boot,
             cut: false,
+            left: false,
             latency_ms,
             to_relay_at: self.now,
             from_relay_at: self.now,
@@ -312,7 +315,7 @@ impl World {
     }
 
     fn peer_hears(&mut self, id: ConnId, packet: Packet) {
-        let Some(conn) = self.conns.get(&id).filter(|conn| !conn.cut) else { return };
+        let Some(conn) = self.conns.get(&id).filter(|conn| !conn.cut && !conn.left) else { return };
         let end = conn.end;
         self.trace(|| format!("← {end:?} {} {packet:?}", id.0));
         match (end, packet) {
@@ -334,6 +337,30 @@ impl World {
         self.trace(|| format!("cut {}", id.0));
         self.after(relay_notices_ms, Event::RelayNotices(id));
         self.after(peer_notices_ms, Event::PeerNotices(id, None));
+    }
+
+    /// Its peer goes, to another network or for good. What it had said is still on its way, later by `late_ms`: so it may come
+    /// after what the same peer says over its next connection. Then comes the end.
+    pub fn leave(&mut self, id: ConnId, late_ms: u64) {
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(&id).filter(|conn| !conn.cut && !conn.left) else { return };
+        conn.left = true;
+        conn.to_relay_at = conn.to_relay_at.max(now) + late_ms;
+        let end = conn.to_relay_at;
+        let is_of_it = |event: &Event| matches!(event, Event::ToRelay(conn, _) if *conn == id);
+        let on_the_way: Vec<(u64, u64)> =
+            self.queue.iter().filter(|(_, event)| is_of_it(event)).map(|(key, _)| *key).collect();
+        self.trace(|| format!("left {}, {} still come", id.0, on_the_way.len()));
+        if !on_the_way.is_empty() {
+            self.model.count("came after its sender had left");
+        }
+        for key in on_the_way {
+            if let Some(event) = self.queue.remove(&key) {
+                self.at(key.0 + late_ms, event);
+            }
+        }
+        self.at(end, Event::RelayNotices(id));
+        self.after(0, Event::PeerNotices(id, None));
     }
 
     /// The relay closes after what it said.

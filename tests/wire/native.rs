@@ -1,5 +1,8 @@
 //! The native device over a real relay: what one shares another has, whole, verified, never over something else.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use lanyard_device::{DeviceConfig, DeviceEvent, EndReason, Phase};
@@ -79,6 +82,55 @@ async fn a_file_that_changed_is_never_delivered_and_is_listed_anew() {
     };
     let (saved, _) = bo.fetches(new, to.path()).await;
     assert_eq!(std::fs::read(saved[0].saved_as.as_ref().unwrap()).unwrap(), content(1_000_001));
+}
+
+/// What a person does to a file that somebody is reading.
+fn cut_off(path: &Path) {
+    File::options().write(true).open(path).unwrap().set_len(1 << 20).unwrap();
+}
+
+/// Other bytes of the same length, and the time put back. Again until the inode shows it, however coarse its clock is.
+#[cfg(unix)]
+fn rewrite_in_place(path: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let before = std::fs::metadata(path).unwrap();
+    let touched = |metadata: &std::fs::Metadata| (metadata.ctime(), metadata.ctime_nsec());
+    while touched(&std::fs::metadata(path).unwrap()) == touched(&before) {
+        let mut file = File::options().write(true).open(path).unwrap();
+        file.write_all(&vec![b'!'; before.len() as usize]).unwrap();
+        file.set_modified(before.modified().unwrap()).unwrap();
+    }
+}
+
+/// R26 and R27: whatever happens to a file while its link is read for the first time, the body breaks off: nobody takes for
+/// whole what is made of two versions, and who asks again is told.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_is_changed_while_its_link_is_read_breaks_the_body_off() {
+    for (name, change) in [("cut off", cut_off as fn(&Path)), ("rewritten", rewrite_in_place)] {
+        let hub = Hub::start().await;
+        let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
+        let from = tempfile::tempdir().unwrap();
+        let path = from.path().join(name);
+        // More than fits between the owner and a reader who pauses.
+        let size = 96 << 20;
+        std::fs::write(&path, content(size)).unwrap();
+        ana.shares(&path).await;
+        let wanted = bo.sees(1).await.remove(0);
+        let link = bo.handle.link(vec![wanted.entry.file_ref()], None).await.unwrap();
+        let mut reading = reqwest::get(hub.http(&link.url)).await.unwrap();
+        assert!(reading.chunk().await.unwrap().is_some(), "{name}");
+        change(&path);
+        let is_whole = loop {
+            match reading.chunk().await {
+                Ok(Some(_)) => {}
+                ended => break ended.is_ok(),
+            }
+        };
+        assert!(!is_whole, "{name}");
+        let again = reqwest::get(hub.http(&link.url)).await.unwrap().status().as_u16();
+        assert!(matches!(again, 404 | 410 | 412), "{name}: {again}");
+    }
 }
 
 /// A writer that keeps what it is given.

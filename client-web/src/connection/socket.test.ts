@@ -102,6 +102,18 @@ describe("silence", () => {
     expect(closed).toHaveLength(1);
   });
 
+  test("is not borne for long while others wait for files of this page", () => {
+    now = 5_000;
+    socket.tick(true);
+    expect(last().sent).toEqual([]);
+    now = 5_001;
+    socket.tick(true);
+    expect(last().sent).toHaveLength(1);
+    now = 15_001;
+    socket.tick(true);
+    expect(closed).toHaveLength(1);
+  });
+
   test("after waking up is given five seconds", () => {
     socket.wake();
     now = 5_000;

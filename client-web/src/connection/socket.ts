@@ -10,6 +10,8 @@ import type { ConsoleToMaster, DeviceToRelay, Incoming, MasterToConsole, RelayTo
 import { delayBefore } from "./backoff";
 
 const SILENCE_MS = 25_000;
+/** While files are on their way: a line that is half open is noticed in 15 s. */
+const SILENCE_BUSY_MS = 5_000;
 const PONG_MS = 10_000;
 const PROBE_MS = 5_000;
 const CONNECT_MS = 10_000;
@@ -96,12 +98,13 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
     else if (this.#state.at === "open") this.#ask(PROBE_MS);
   }
 
-  /** Once a second. */
-  tick(): void {
+  /** Once a second. `busy`: others wait for files of this page. */
+  tick(busy = false): void {
     const now = this.tools.now();
+    const silence = busy ? SILENCE_BUSY_MS : SILENCE_MS;
     if (this.#state.at === "waiting" && now >= this.#state.retryAt) this.connect();
     else if (this.#deadline !== null && now >= this.#deadline) this.#lost(UNSEEN);
-    else if (this.#state.at === "open" && this.#deadline === null && now - this.#heard > SILENCE_MS) this.#ask(PONG_MS);
+    else if (this.#state.at === "open" && this.#deadline === null && now - this.#heard > silence) this.#ask(PONG_MS);
   }
 
   #ask(within: number): void {

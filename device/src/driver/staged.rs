@@ -126,6 +126,7 @@ impl Driver {
             }
             _ => return,
         };
+        known.iter().for_each(|(file_id, _)| self.library.root_known(*file_id));
         let Some(content) = self.content.clone() else { return };
         let shared = known.into_iter().filter_map(|(file_id, root)| Some((root, self.library.get(file_id)?)));
         let shared: Vec<(Root, LibraryFile)> = shared.collect();

@@ -244,8 +244,18 @@ impl World {
         device.downloads.clear();
         self.bodies_break(index);
         let notices = self.random.below(50);
-        if let Some(conn) = self.device_mut(index).conn.take() {
-            self.cut(conn, notices, 0);
+        let system_sends_the_rest = self.random.one_in(2);
+        match self.device_mut(index).conn.take() {
+            Some(conn) if system_sends_the_rest => self.leave(conn, notices),
+            Some(conn) => self.cut(conn, notices, 0),
+            None => {}
+        }
+    }
+
+    /// Goes to another network. What it had said over the old one may come after what it says over the new one.
+    pub fn wander(&mut self, index: DeviceIndex, late_ms: u64) {
+        if let Some(conn) = self.device(index).conn {
+            self.leave(conn, late_ms);
         }
     }
 
