@@ -40,7 +40,8 @@ pub struct Model {
     /// Outcomes that may come or not, for the asker said that it does not care.
     waived: BTreeMap<Asked, u32>,
     /// Requests whose one answer is owed; false when the master that should answer was lost.
-    requests: BTreeMap<(SessionId, Ref), Request>,
+    /// Several of one ref: the message came twice, and each is answered.
+    requests: BTreeMap<(SessionId, Ref), Vec<Request>>,
     /// Approved on disk at some time and not refused or forgotten since.
     approved: BTreeSet<DeviceId>,
     /// Refused on disk at some time.
@@ -225,7 +226,7 @@ impl Model {
 
     /// The master will not answer what it was asked and had not answered.
     pub(crate) fn master_lost(&mut self) {
-        self.requests.values_mut().for_each(|request| request.may_lapse = true);
+        self.requests.values_mut().flatten().for_each(|request| request.may_lapse = true);
     }
 
     pub(crate) fn device_hears(&mut self, device: DeviceId, frame: &Frame<RelayToDevice>) {
@@ -285,7 +286,7 @@ impl Model {
         if let (Some(reference), false) = (&frame.reference, what.is_empty()) {
             let may_lapse = what == "REQUEST_CHUNK";
             let request = Request { what, groups, answered: false, may_lapse };
-            self.requests.insert((session, reference.clone()), request);
+            self.requests.entry((session, reference.clone())).or_default().push(request);
         }
     }
 
@@ -337,8 +338,9 @@ impl Model {
     }
 
     fn note_answer(&mut self, session: SessionId, reference: &Ref, message: &RelayToDevice) {
-        let request = self.requests.get_mut(&(session, reference.clone())).filter(|request| !request.answered);
-        let Some(request) = request else {
+        let requests = self.requests.get_mut(&(session, reference.clone())).into_iter().flatten();
+        // Of two, that whose answer was lost with the host does without.
+        let Some(request) = requests.filter(|request| !request.answered).min_by_key(|request| request.may_lapse) else {
             // The master names sessions by instance: the answer to one may reach the next of its kind.
             let had_another = self.sessions[&session].had_another;
             assert!(had_another, "an answer to nothing, or the second to one: {reference:?} {message:?}");
@@ -384,8 +386,10 @@ impl Model {
             assert!(relay.plane.grants.is_empty(), "tickets are left: {:?}", relay.plane.grants);
         }
         assert_eq!(self.owed, BTreeMap::new(), "groups without an outcome");
-        for ((_, reference), request) in &self.requests {
-            assert!(request.answered || request.may_lapse, "{} {reference:?} was never answered", request.what);
+        for ((_, reference), requests) in &self.requests {
+            for request in requests {
+                assert!(request.answered || request.may_lapse, "{} {reference:?} was never answered", request.what);
+            }
         }
         assert!(master.unanswered.is_empty(), "the host waits for an answer: {:?}", master.unanswered);
         self.disk_is_what_the_authority_says(world);

@@ -24,6 +24,9 @@ pub struct WorldConfig {
     pub admit_everyone: bool,
     /// Messages that a slow reader may owe before its changes are dropped.
     pub outbox_messages: usize,
+    /// What is said about people and files comes twice, to the relay and from it. Not what asks for bytes and orders them: each
+    /// of those has an outcome of its own, and no transport doubles within one connection.
+    pub twice: bool,
 }
 
 impl Default for WorldConfig {
@@ -34,6 +37,7 @@ impl Default for WorldConfig {
             tap_to_approve: false,
             admit_everyone: false,
             outbox_messages: 64,
+            twice: false,
         }
     }
 }
@@ -55,6 +59,30 @@ pub enum Packet {
     MasterRegistered,
     /// The last packet of an orderly close.
     Close(Option<CloseCode>),
+}
+
+impl Packet {
+    /// Whether it says something of people and files.
+    fn is_news(&self) -> bool {
+        use DeviceToRelay as From;
+        use RelayToDevice as To;
+        match self {
+            Self::FromDevice(frame) => !matches!(
+                frame.message,
+                From::ClientRegister(_) | From::RequestChunk(_) | From::CancelChunk(_) | From::ChunkUnavailable(_)
+            ),
+            Self::ToDevice(frame) => !matches!(
+                frame.message,
+                To::Challenge(_)
+                    | To::ClientRegisterAck(_)
+                    | To::ChunkReady(_)
+                    | To::ChunkFailed(_)
+                    | To::UploadChunkRequest(_)
+                    | To::UploadCancelled(_)
+            ),
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,6 +307,13 @@ impl World {
     }
 
     pub fn send_to_relay(&mut self, id: ConnId, packet: Packet) {
+        if self.config.twice && packet.is_news() {
+            self.carry_to_relay(id, packet.clone());
+        }
+        self.carry_to_relay(id, packet);
+    }
+
+    fn carry_to_relay(&mut self, id: ConnId, packet: Packet) {
         let Some(conn) = self.conns.get(&id).filter(|conn| !conn.cut) else { return };
         let delay = self.delay(conn.latency_ms);
         let conn = self.conns.get_mut(&id).unwrap();
@@ -288,6 +323,13 @@ impl World {
     }
 
     pub fn send_from_relay(&mut self, id: ConnId, packet: Packet) {
+        if self.config.twice && packet.is_news() {
+            self.carry_from_relay(id, packet.clone());
+        }
+        self.carry_from_relay(id, packet);
+    }
+
+    fn carry_from_relay(&mut self, id: ConnId, packet: Packet) {
         let Some(conn) = self.conns.get(&id).filter(|conn| !conn.cut) else { return };
         let delay = self.delay(conn.latency_ms);
         let conn = self.conns.get_mut(&id).unwrap();
