@@ -78,6 +78,9 @@ pub async fn get<M>(bodies: Bodies, download: Arc<Download>, job: FetchJob, tell
     done.unwrap_or_else(|error| FetchOutcome::LocalFailure { message: local_failure(&error) })
 }
 
+/// EIO, ENXIO and ENODEV of Unix; that other platforms call other things so costs a few words.
+const BROKEN_DISK: [i32; 3] = [5, 6, 19];
+
 /// A sentence that a person can act on.
 pub fn local_failure(error: &io::Error) -> String {
     match error.kind() {
@@ -90,6 +93,9 @@ pub fn local_failure(error: &io::Error) -> String {
             format!("this folder cannot be written to ({error})")
         }
         io::ErrorKind::BrokenPipe => "whoever read the bytes stopped reading".into(),
+        _ if BROKEN_DISK.contains(&error.raw_os_error().unwrap_or_default()) => {
+            format!("the disk is out of order ({error}); what came is kept, and the same command goes on from there")
+        }
         _ => error.to_string(),
     }
 }

@@ -46,8 +46,36 @@ impl Failure {
     }
 }
 
+/// What a person reads: the error, and of its causes those that it does not say itself.
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut said = String::new();
+        for cause in self.error.chain().map(|cause| cause.to_string()) {
+            if !said.contains(&cause) {
+                said = if said.is_empty() { cause } else { format!("{said}: {cause}") };
+            }
+        }
+        f.write_str(&said)
+    }
+}
+
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { exit: Exit::Failed, error: error.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let disk = || std::io::Error::other("the disk is full");
+        let told = anyhow::anyhow!(disk()).context("cannot write a.key: the disk is full; make room");
+        assert_eq!(Failure::from(told).to_string(), "cannot write a.key: the disk is full; make room");
+        let untold = Err::<(), _>(disk()).context("cannot write a.key").unwrap_err();
+        assert_eq!(Failure::from(untold).to_string(), "cannot write a.key: the disk is full");
     }
 }

@@ -61,7 +61,7 @@ fn main() -> ExitCode {
             Exit::Failed.into()
         }
         Ok(Err(failure)) => {
-            eprintln!("lanyard: {:#}", failure.error);
+            eprintln!("lanyard: {failure}");
             failure.exit.into()
         }
     }

@@ -1,6 +1,6 @@
 """Faults of the machine below a hub and its devices, one after the other, each with a hub of its own.
 
-    faults.py [NAME…]      all, or some of: parts, room, read-only, hub-full, locked, descriptors, clock
+    faults.py [NAME…]      all, or some of them by the names in FAULTS, below
 """
 from __future__ import annotations
 
@@ -213,13 +213,58 @@ def pulled(base, rng, report):
     scene.close()
 
 
-def bad_sector(base, rng, report):
-    """One file of the owner cannot be read."""
+def broken_disk(base):
+    """What makes a process see a broken disk."""
     compiler = shutil.which("cc")
     if not compiler:
-        raise Skipped("no C compiler for the bad sector")
+        raise Skipped("no C compiler for the broken disk")
     library = base / "badsector.so"
     subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(HERE / "badsector.c")], check=True)
+    return library
+
+
+def torn_away(base, rng, report):
+    """The disk that a receiver writes to goes in mid-transfer, and comes back."""
+    out, gone = base / "out", base / "gone"
+    library = broken_disk(base)
+    scene = Scene(base, rng, [14 * MIB], env={"LD_PRELOAD": str(library), "LANYARD_TORN": str(out), "LANYARD_TORN_WHEN": str(gone)})
+    get = scene.get("0.bin", out, "--limit-down", "3M")
+    until("bytes are on their way", lambda: any(one.get("event") == "progress" and one["done"] > MIB for one in get.events()))
+    gone.touch()
+    code = get.wait()
+    said, found = scene.said(get), names(out)
+    report.promise("receiver's disk goes: said in words, no final name", code == 1 and "0.bin" in said and "os error 5" in said and "0.bin" not in found,
+                   f"ends with {code}: “{in_words(said)}”, {', '.join(name.replace('0.bin', '…') for name in found) or 'nothing'} is there")
+    gone.unlink()
+    report.promise("receiver's disk is back: the same command brings the file to its end", scene.fetched("0.bin", out), "SHA-256 compared")
+    scene.close()
+
+
+def device_full(base, rng, report):
+    """The disk with a device's own notes is full; the one that it fetches to has room."""
+    own = [Disk(base / name, 2) for name in ("owner", "receiver", "stranger")]
+    scene = Scene(base, rng, [3 * MIB, 2 * MIB])
+    for disk in own:
+        disk.fill()
+    out = base / "out"
+    report.promise("a device's own disk full: it fetches", scene.fetched("0.bin", out), "SHA-256 compared")
+    scene.owner.kill()
+    scene.owner.start().event("shared")
+    report.promise("a device's own disk full: it shares", scene.fetched("1.bin", out), "SHA-256 compared")
+    join = Process("join-stranger", base / "stranger", ["join", scene.hub.url, "--name", "Stranger"], scene.logs).start()
+    code = join.wait()
+    report.promise("no room for a key: said in words, nobody knocks", code == 1 and "room" in scene.said(join) and scene.hub.device("Stranger") is None,
+                   f"`join` ends with {code}: “{in_words(scene.said(join))}”")
+    own[2].empty()
+    join, row = scene.knock("stranger")
+    scene.approve(row)
+    report.promise("there is room: the same command goes on from there", join.wait() == 0 and scene.membership("stranger") == "approved", f"`join` ends with {join.wait()}")
+    scene.close()
+
+
+def bad_sector(base, rng, report):
+    """One file of the owner cannot be read."""
+    library = broken_disk(base)
     scene = Scene(base, rng, [300_000] * 20, env={"LD_PRELOAD": str(library), "LANYARD_BAD": "shared/7.bin"})
     out = base / "out"
     get = Process("get-all", base / "receiver", ["get", "shared", "-o", out], scene.logs).start()
@@ -530,7 +575,7 @@ def parts(base, rng, report):
     scene.close()
 
 
-FAULTS = {"parts": parts, "room": room, "read-only": read_only, "pulled": pulled, "bad-sector": bad_sector, "hub-full": hub_full, "locked": locked, "damaged": damaged, "descriptors": exhausted, "clock": clock}
+FAULTS = {"parts": parts, "room": room, "read-only": read_only, "torn-away": torn_away, "device-full": device_full, "pulled": pulled, "bad-sector": bad_sector, "hub-full": hub_full, "locked": locked, "damaged": damaged, "descriptors": exhausted, "clock": clock}
 
 
 def main():

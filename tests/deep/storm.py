@@ -173,6 +173,7 @@ def storm(base, report):
     most = beside.end()
     report.promise(f"the relay takes less than {RELAY_RSS // MIB} MiB", most < RELAY_RSS, f"{most / MIB:.1f} MiB at most, {empty / MIB:.1f} MiB before they came")
 
+    master_dies(swarm, report)
     relay.kill()
     killed = time.time() * 1000
     time.sleep(0.5)
@@ -201,6 +202,22 @@ def storm(base, report):
           f"and all devices in {(last - killed) / 1000:.1f} s, {(last - ready) / 1000:.1f} s after the relay. They try again after random parts of 0.25, 0.5, 1 … s.\n")
     swarm.quit()
     return swarm
+
+
+def master_dies(swarm, report):
+    """R06: who is connected stays so, hears nothing again of what was listed before, and everything of what comes after."""
+    ready = lambda value: lambda: swarm.hub.metrics().get("lanyard_hub_ready") == value
+    swarm.all("watch added-")
+    swarm.hub.master.kill()
+    until("the relay has noticed", ready(0), PATIENCE_S)
+    swarm.hub.master.start().event("ready")
+    until("the master is back", ready(1), PATIENCE_S)
+    again = sum(one["mentions"] for one in swarm.all("seen 2"))
+    there, asked, codes = total(swarm.all("back"))
+    at, after = swarm.addition("after-the-master-")
+    lost, twice = sum(one["lost"] for one in after), sum(one["twice"] for one in after)
+    report.promise("the master is killed: nobody's line ends, nobody is asked", there == swarm.count and asked == 0 and not codes, f"{there} of {swarm.count}, {asked} were asked to knock, closed with {codes or 'nothing'}")
+    report.promise("nothing listed before is told again, what is added then reaches all, once", again == lost == twice == 0, f"{again} told again, {lost} lost, {twice} duplicated")
 
 
 def idle(base, report):
