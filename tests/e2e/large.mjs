@@ -2,21 +2,21 @@
  * The figures at full size: half an hour, 12 GB of scratch, one line a figure. Not part of `tests/run`.
  *
  *   node large.mjs                      all
- *   node large.mjs memory fan-out      some of: memory, kills, fan-out, resumes
+ *   node large.mjs memory fan-out      some of: memory, kills, fan-out, resumes, list, browser
  *
  * LANYARD_E2E_SEED repeats the points at which processes die.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { onBench } from "./lib/bench.mjs";
 import { fanOut } from "./lib/fan-out.mjs";
-import { GIB, MIB, bytesBelow, makeFile, sha256, sizeOf } from "./lib/files.mjs";
+import { GIB, MIB, bytesBelow, makeFile, makeFolder, sha256, sizeOf } from "./lib/files.mjs";
 import { Halves, Native, binary } from "./lib/hub.mjs";
 import { Line } from "./lib/line.mjs";
 import { peakRssOf, peakWhile, pssOf, rssOf } from "./lib/measure.mjs";
-import { DevicePage } from "./lib/pages.mjs";
+import { DevicePage, watchTasks } from "./lib/pages.mjs";
 import { must } from "./lib/processes.mjs";
 import { curlLoop } from "./lib/tools.mjs";
 import { until, within } from "./lib/wait.mjs";
@@ -78,6 +78,81 @@ async function memory() {
     console.log(`${size / MIB} MiB: relay +${relay.toFixed(1)} MiB (at the end of browser, curl, get: ${byAsker}), owner's browser +${owner.toFixed(1)} MiB, asker's browser +${asker.toFixed(1)} MiB, data directories +${disk} KiB`);
   }
   console.log(`4 GiB against 256 MiB: relay ${(figures[1].relay - figures[0].relay).toFixed(1)} MiB more (at most 4)`);
+}
+
+/** A browser takes one file as large as LANYARD_E2E_GIB says, of zeros, out of `lanyard share`. */
+async function browser() {
+  const size = Number(process.env.LANYARD_E2E_GIB ?? 20) * GIB;
+  await onBench("browser", async (bench) => {
+    const hub = await Halves.start(bench);
+    const film = path.join(bench.dir("ana"), "film.mov");
+    writeFileSync(film, "");
+    truncateSync(film, size);
+    const [ben, carl] = [await DevicePage.enter(bench, hub, "Ben"), await Native.join(bench, hub, "Carl")];
+    await carl.share(film);
+    await ben.sees("film.mov");
+    const before = [rssOf(hub.relayPid), pssOf(ben.browser.pid)];
+    const started = Date.now();
+    const { result: saved, peak } = await peakWhile(() => pssOf(ben.browser.pid), () => ben.download("film.mov", size, 4 * LONG));
+    const seconds = (Date.now() - started) / 1000;
+    const [relay, page] = [(peakRssOf(hub.relayPid) - before[0]) / MIB, (peak - before[1]) / MIB];
+    assert.equal(await sha256(saved), await sha256(film));
+    rmSync(saved);
+    assert.ok(page < 200, `the browser grew by ${page} MiB`);
+    console.log(`${size / GIB} GiB to a browser in ${seconds.toFixed(0)} s: relay +${relay.toFixed(1)} MiB, browser +${page.toFixed(1)} MiB (at most 200)`);
+  });
+}
+
+/** A hundred thousand files: one page is there while they are added, another comes later. */
+async function list() {
+  // As many as a hub lists, but one that comes later.
+  const count = 99_999;
+  const shown = "99,999 files";
+  await onBench("list", async (bench) => {
+    const hub = await Halves.start(bench);
+    const folder = makeFolder(bench.dir("ana"), "Archive", count, 1);
+    const [ben, carl] = [await DevicePage.enter(bench, hub, "Ben"), await Native.join(bench, hub, "Carl")];
+    const whole = (page) => page.row("Archive").getByText(shown).first().waitFor({ timeout: LONG });
+    const worstOfBen = await watchTasks(ben.page);
+    let started = Date.now();
+    await carl.share(folder);
+    const told = Date.now() - started;
+    await whole(ben);
+    const added = Date.now() - started;
+
+    started = Date.now();
+    const dora = await DevicePage.enter(bench, hub, "Dora");
+    const worstOfDora = await watchTasks(dora.page);
+    await whole(dora);
+    const came = Date.now() - started;
+    for (const page of [ben, dora]) {
+      await page.button("Archive").click();
+      await page.button("part 99").click();
+      await page.page.getByRole("row", { name: /^file 49/ }).first().waitFor();
+      await page.button("Archive").click();
+      await page.button("Everything").click();
+      const find = page.page.getByRole("searchbox", { name: "Find a file" });
+      started = Date.now();
+      await find.fill("file 77777");
+      await page.sees("file 77777.bin");
+      page.found = Date.now() - started;
+      await find.fill("");
+      await page.row("Archive").waitFor();
+    }
+    const one = await makeFile(bench.dir("ben"), "one more.txt", 10);
+    started = Date.now();
+    await ben.shareFiles(one);
+    await dora.sees("one more.txt");
+    const more = Date.now() - started;
+    const worst = [await worstOfBen(), await worstOfDora()];
+    console.log(
+      `${count} files: lanyard share says so after ${told} ms, an open page shows them after ${added} ms, one that comes later after ${came} ms with its knock; ` +
+        `found among them in ${ben.found} and ${dora.found} ms, one more seen after ${more} ms; longest tasks ${worst.map(Math.round)} ms; ` +
+        `relay ${(peakRssOf(hub.relayPid) / MIB).toFixed(0)} MiB, browsers ${[ben, dora].map((page) => (pssOf(page.browser.pid) / MIB).toFixed(0))} MiB`,
+    );
+    assert.deepEqual([...ben.problems, ...dora.problems], []);
+    assert.ok(Math.max(...worst) < 1_000, "a page stood still");
+  });
 }
 
 /** Everybody who was let in is in, and the master was asked for nothing since `start`. */
@@ -212,7 +287,7 @@ async function resumes() {
   });
 }
 
-const parts = { memory, kills, "fan-out": fan, resumes };
+const parts = { memory, kills, "fan-out": fan, resumes, list, browser };
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !(name in parts));
 if (unknown.length > 0) throw new Error(`there is no ${unknown.join(", ")}: ${Object.keys(parts).join(", ")}`);

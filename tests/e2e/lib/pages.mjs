@@ -33,6 +33,14 @@ export class DevicePage {
     return device;
   }
 
+  /** The browser's "duplicate": a tab that begins with a copy of what this one keeps for itself. */
+  async duplicate() {
+    const [page] = await Promise.all([this.page.context().waitForEvent("page"), this.page.evaluate(() => void window.open(location.href))]);
+    const device = new DevicePage(this.browser, page, this.hub, this.name, this.url);
+    await device.isIn();
+    return device;
+  }
+
   open() {
     return this.page.goto(this.url);
   }

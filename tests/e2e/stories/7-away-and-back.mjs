@@ -236,3 +236,25 @@ story("two tabs of one device both share, and lanyard share lives beside lanyard
   assert.equal(await sha256(saved), await sha256(files[2]));
   assert.equal(sharing.exit, null, "it shares on");
 });
+
+story("a tab that was duplicated is another tab: both stay, both share, neither takes the other's place", async (bench) => {
+  const size = 3 * MIB;
+  const dir = bench.dir("files");
+  const [hub, one, two] = await Promise.all([Hub.start(bench), makeFile(dir, "one.bin", size), makeFile(dir, "two.bin", size)]);
+  const first = await DevicePage.enter(bench, hub, "Ana");
+  await first.shareFiles(one);
+  await first.sees("one.bin");
+  const kept = (tab, name) => tab.page.evaluate((key) => sessionStorage.getItem(key), name);
+  const instance = (tab) => kept(tab, "lanyard.instance");
+  const before = await instance(first);
+  await first.page.evaluate(() => sessionStorage.setItem("copied", "along"));
+  const copy = await first.duplicate();
+  assert.equal(await kept(copy, "copied"), "along", "it began with all that the first one keeps");
+  assert.equal(await instance(first), before);
+  assert.notEqual(await instance(copy), before);
+  await copy.shareFiles(two);
+  const ben = await DevicePage.enter(bench, hub, "Ben");
+  for (const page of [first, copy, ben]) for (const name of ["one.bin", "two.bin"]) await page.sees(name);
+  for (const file of [one, two]) assert.equal(await sha256(await ben.download(path.basename(file), size)), await sha256(file));
+  assert.equal((await hub.devices()).filter(({ name }) => name === "Ana").length, 1);
+});
