@@ -300,7 +300,6 @@ impl Device {
         }
     }
 
-    /// Sends a message; gives the reference it went with.
     /// Comes into a hub that lets everybody in, as a member with a token.
     #[allow(dead_code)]
     pub async fn enters(hub: &Hub, seed: u8, tab: u8) -> Self {
@@ -315,6 +314,7 @@ impl Device {
         Self::connect(hub, seed, tab).await
     }
 
+    /// Sends a message; gives the reference it went with.
     pub async fn say(&mut self, message: DeviceToRelay) -> Ref {
         self.refs += 1;
         let reference = Ref::number(self.refs);
