@@ -101,6 +101,7 @@ fn play(seed: u64) -> BTreeMap<&'static str, u64> {
         tap_to_approve: random.one_in(8),
         admit_everyone: random.one_in(8),
         outbox_messages: *random.pick(&[1, 3, 64]).unwrap(),
+        // Not drawn: the days of other seeds stay as they were.
         twice: seed % 10 == 9,
     };
     let mut world = World::new(seed, config);

@@ -224,6 +224,8 @@ impl Broker {
                 Membership::Pending if old != Membership::Pending => {
                     let was_here = session.is_approved() && !session.away;
                     session.membership = Membership::Pending;
+                    // Sleeping is for members: who wakes up is greeted as one.
+                    (session.away, session.lapses) = (false, 0);
                     let notice = MembershipNotice { membership: Membership::Pending };
                     self.send(id, RelayToDevice::Membership(notice), None);
                     self.end_asker(now, id);

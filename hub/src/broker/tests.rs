@@ -55,11 +55,15 @@ impl Hub {
     }
 
     fn master_comes(&mut self) {
+        self.master_comes_with(1..=4);
+    }
+
+    fn master_comes_with(&mut self, members: impl Iterator<Item = u8>) {
         self.give(Input::MasterOpened { session: MASTER });
         self.master(MasterToRelay::MasterRoster(MasterRoster {
             page: 0,
             last: true,
-            approved: (1..=4).map(device).collect(),
+            approved: members.map(device).collect(),
             refused: vec![device(9)],
             epoch: 5,
             revision: 7,
@@ -530,6 +534,25 @@ fn a_holder_whose_tickets_lapse_twice_sleeps_until_it_speaks() {
     assert!(Hub::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientReconnected(_))));
     hub.asks(asker, 1, 0, 4);
     assert_eq!(hub.opened().len(), 1);
+}
+
+#[test]
+fn who_was_forgotten_in_its_sleep_wakes_up_as_a_stranger() {
+    let mut hub = Hub::ready(32 * MIB);
+    let (owner, asker) = (hub.opens(1), hub.opens(2));
+    hub.lists(1, 16 * MIB);
+    for _ in 0..2 {
+        hub.asks(asker, 1, 0, 4);
+        hub.passes(11_000);
+    }
+    assert!(hub.take().contains(&Effect::Frozen { session: owner, frozen: true }));
+    hub.give(Input::MasterClosed { session: MASTER });
+    hub.master_comes_with(2..=4);
+    hub.take();
+    hub.says(owner, DeviceToRelay::Ping(Empty {}));
+    let effects = hub.take();
+    assert!(matches!(Hub::told(&effects, owner)[..], [RelayToDevice::Pong(_)]), "not who is here: {effects:?}");
+    assert_eq!(Hub::told(&effects, asker), Vec::<RelayToDevice>::new(), "nor is anybody told that it is");
 }
 
 #[test]
