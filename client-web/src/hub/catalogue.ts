@@ -91,7 +91,7 @@ export function collect(listed: Iterable<Listed>, offers: ReadonlyMap<string, Of
     const offer = mine ? offers.get(file.file_id) : undefined;
     if (mine) shown.add(file.file_id);
     if (file.kind === "folder") continue;
-    items.push(itemOf(file, file.seq, mine, true, offer));
+    items.push(mine ? itemOf(file, file.seq, true, true, offer) : itemOfOthers(file));
   }
   let ahead = Number.MAX_SAFE_INTEGER - offers.size;
   for (const offer of offers.values()) {
@@ -100,6 +100,17 @@ export function collect(listed: Iterable<Listed>, offers: ReadonlyMap<string, Of
     items.push(itemOf({ ...offer, public_id: me }, ahead, true, false, offer));
   }
   return items;
+}
+
+/** Made once for each entry: the mirror replaces entries and never changes them. A list of 100,000 is collected at each addition. */
+const made = new WeakMap<Listed, FileItem>();
+
+function itemOfOthers(file: Listed): FileItem {
+  const known = made.get(file);
+  if (known) return known;
+  const item = itemOf(file, file.seq, false, true, undefined);
+  made.set(file, item);
+  return item;
 }
 
 function itemOf(file: Omit<Listed, "instance" | "group_log" | "seq">, seq: number, mine: boolean, listed: boolean, offer: Offer | undefined): FileItem {
@@ -150,21 +161,27 @@ export function browse(items: FileItem[], view: View): Item[] {
 function folded(files: FileItem[], prefix: string): Item[] {
   const rows: Item[] = [];
   const folders = new Map<string, FolderItem>();
+  const folderOf = (file: FileItem, slash: number): FolderItem => {
+    const below = file.path.slice(0, slash + 1);
+    const key = `${file.owner}/${below}`;
+    const known = folders.get(key);
+    if (known) return known;
+    const name = file.path.slice(prefix.length, slash);
+    const folder: FolderItem = { kind: "folder", key, owner: file.owner, prefix: below, name, count: 0, size: 0, seq: 0, modified_ms: 0, mine: file.mine, listed: false, lost: 0, syncing: 0 };
+    folders.set(key, folder);
+    rows.push(folder);
+    return folder;
+  };
+  let folder: FolderItem | undefined;
   for (const file of files) {
     const slash = file.path.indexOf("/", prefix.length);
     if (slash < 0) {
       rows.push(file);
       continue;
     }
-    const below = file.path.slice(0, slash + 1);
-    const key = `${file.owner}/${below}`;
-    let folder = folders.get(key);
-    if (!folder) {
-      const name = file.path.slice(prefix.length, slash);
-      folder = { kind: "folder", key, owner: file.owner, prefix: below, name, count: 0, size: 0, seq: 0, modified_ms: 0, mine: file.mine, listed: false, lost: 0, syncing: 0 };
-      folders.set(key, folder);
-      rows.push(folder);
-    }
+    // Files of one folder mostly follow each other.
+    const isNext = folder?.owner === file.owner && folder.prefix.length === slash + 1 && file.path.startsWith(folder.prefix);
+    if (!folder || !isNext) folder = folderOf(file, slash);
     folder.count += 1;
     folder.size += file.size;
     folder.seq = Math.max(folder.seq, file.seq);
