@@ -90,7 +90,13 @@ pub async fn relay(global: &Global, args: RelayArgs) -> Outcome {
         println!("https on the same port; certificate authority, SHA-256:\n  {authority}");
         println!("its master proves itself with {}", secret_path.display());
     }
-    relay.run(stop_signal()).await;
+    let json = global.json;
+    relay
+        .run(async move {
+            stop_signal().await;
+            say_stopping(json);
+        })
+        .await;
     stop.cancel();
     Ok(())
 }
@@ -180,7 +186,10 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     parts.spawn(host::run(at, url, device, name, paths, limits, stop.clone()));
 
     let result = tokio::select! {
-        () = stop_signal() => Ok(()),
+        () = stop_signal() => {
+            say_stopping(global.json);
+            Ok(())
+        }
         error = first_failure(&mut parts) => Err(error),
         result = face(global, &hub, &driver, &door, screen, &stop) => result,
     };
@@ -380,6 +389,14 @@ pub fn machine_name() -> String {
     let name = told.or_else(|| std::env::var("COMPUTERNAME").ok()).or_else(asked).unwrap_or_default();
     let name = name.trim().split('.').next().unwrap_or_default();
     if is_valid_name(name) { name.to_owned() } else { "Lanyard".to_owned() }
+}
+
+/// What the person who stops the hub, or reads its log, wants to know.
+fn say_stopping(json: bool) {
+    match json {
+        true => println!("{}", json!({ "event": "stopping" })),
+        false => eprintln!("stopping; transfers wait, and go on by themselves when the hub is back"),
+    }
 }
 
 /// Ctrl-C, or the system's wish that we end.

@@ -22,8 +22,6 @@ const FIRST_BYTE: Duration = Duration::from_secs(5);
 const WHOLE_HEAD: Duration = Duration::from_secs(10);
 /// hyper's read buffer of one connection: large enough for fast bodies, small enough for many connections.
 const READ_BUFFER: usize = 256 * 1024;
-/// What open requests get to end after a shutdown.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Listens; `[::]` takes IPv4 too, and falls back to it where there is no IPv6.
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -57,12 +55,15 @@ fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
 #[derive(Clone)]
 pub struct Doors {
     pub tls: Option<TlsIdentities>,
+    /// What open requests get to end when nobody comes in any more.
+    pub last_words: Duration,
 }
 
 /// Accepts until `stop`, then lets open requests end for a moment.
 pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let lobby = Lobby::new(lobby::most_connections());
+    let last_words = doors.last_words;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -86,8 +87,14 @@ pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: Canc
             }
         }
     }
+    drop(listener);
     connections.close();
-    let _ = tokio::time::timeout(LAST_WORDS, connections.wait()).await;
+    if tokio::time::timeout(last_words, connections.wait()).await.is_err() {
+        tracing::info!(
+            connections = connections.len(),
+            "bodies that were on their way are cut off; they can be resumed"
+        );
+    }
 }
 
 /// Whether a connection comes from this machine itself.

@@ -2,7 +2,7 @@
 //! broker. Secrets are checked here; the broker is told facts. DashMap guards never live to an await.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -13,6 +13,7 @@ use lanyard_protocol::{BootId, CloseCode, FailureCode, FileRef, Nonce, Root, Ses
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::RelayConfig;
 use crate::driver::{Standing, Told};
@@ -98,7 +99,11 @@ pub struct Edge {
     /// The highest term of a master in this boot.
     pub highest_term: Mutex<u64>,
     next: AtomicU64,
-    pub hub_ready: std::sync::atomic::AtomicBool,
+    pub hub_ready: AtomicBool,
+    /// The relay is about to end: nothing new is asked for.
+    pub closing: AtomicBool,
+    /// The tasks of all sockets.
+    pub sockets: TaskTracker,
     pub pool: Arc<Pool>,
     pub carried: Carried,
     pub refusals: Refusals,
@@ -126,6 +131,8 @@ impl Edge {
             highest_term: Mutex::new(0),
             next: AtomicU64::new(1),
             hub_ready: false.into(),
+            closing: false.into(),
+            sockets: TaskTracker::new(),
             pool: Arc::default(),
             carried: Carried::default(),
             refusals: Refusals::default(),

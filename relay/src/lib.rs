@@ -30,6 +30,8 @@ mod websocket;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +39,9 @@ use tokio_util::sync::CancellationToken;
 pub use config::RelayConfig;
 pub use hosts::own_names;
 pub use tls::{TlsIdentities, TlsIdentity, channel_of};
+
+/// What goodbyes get to be written and answered.
+const GOODBYES: Duration = Duration::from_secs(2);
 
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -72,21 +77,29 @@ impl Relay {
         self.address
     }
 
-    /// Serves until `shutdown` ends; then says so to every session (4503) and returns.
+    /// Serves until `shutdown` ends. Then nobody new comes in and nothing new is asked for, bodies on their way get a moment
+    /// to end, and every session hears that the relay goes (4503).
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
-        let stop = CancellationToken::new();
-        let doors = accept::Doors { tls: self.config.tls.clone() };
+        let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
+        let doors = accept::Doors { tls: self.config.tls.clone(), last_words: self.config.last_words };
         let (edge, inputs) = edge::Edge::new(self.config, self.seed);
         let driver = tokio::spawn(driver::run(edge.clone(), inputs, stop.clone()));
         let watch = tokio::spawn(edge::watch(edge.clone(), stop.clone()));
-        let accept = tokio::spawn(accept::run(self.listener, doors, router::router(edge.clone()), stop.clone()));
-        shutdown.await;
-        edge.close_all();
-        stop.cancel();
-        for task in [driver, watch, accept] {
-            if let Err(error) = task.await {
+        let accept = tokio::spawn(accept::run(self.listener, doors, router::router(edge.clone()), closing.clone()));
+        let ended = |task: Result<(), tokio::task::JoinError>| {
+            if let Err(error) = task {
                 tracing::error!(%error, "a task of the relay ended badly");
             }
-        }
+        };
+        shutdown.await;
+        edge.closing.store(true, Ordering::Relaxed);
+        closing.cancel();
+        ended(accept.await);
+        edge.close_all();
+        edge.sockets.close();
+        let _ = tokio::time::timeout(GOODBYES, edge.sockets.wait()).await;
+        stop.cancel();
+        ended(driver.await);
+        ended(watch.await);
     }
 }

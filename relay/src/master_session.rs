@@ -39,7 +39,9 @@ pub async fn upgrade(
     if request.headers().contains_key(http::header::ORIGIN) {
         return ApiError(FailureCode::OriginDenied).into_response();
     }
-    websocket::upgrade(request, MAX_MASTER_FRAME_BYTES, move |socket| serve(edge, peer, transport, socket))
+    websocket::upgrade(request, MAX_MASTER_FRAME_BYTES, move |socket| {
+        edge.sockets.clone().track_future(serve(edge, peer, transport, socket))
+    })
 }
 
 async fn serve(edge: Arc<Edge>, peer: SocketAddr, transport: Transport, socket: Socket) {

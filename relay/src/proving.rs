@@ -1,6 +1,8 @@
 //! What hostile input meets first, for tests that want it without a hub around it: tests/deep feeds the pure functions and
 //! runs an echo behind the very accept loop and sockets of the relay. Nothing here is reachable over the network.
 
+use std::time::Duration;
+
 use axum::Router;
 use http::HeaderMap;
 use lanyard_hub::broker::LinkInfo;
@@ -48,5 +50,6 @@ pub fn archive(info: &LinkInfo) -> Vec<u8> {
 
 /// Serves `router` as the relay serves its own: deadlines, limits and buffers are the same.
 pub async fn serve(listener: TcpListener, router: Router) {
-    accept::run(listener, accept::Doors { tls: None }, router, CancellationToken::new()).await;
+    accept::run(listener, accept::Doors { tls: None, last_words: Duration::ZERO }, router, CancellationToken::new())
+        .await;
 }

@@ -39,7 +39,9 @@ pub async fn upgrade(
     request: Request,
 ) -> Response {
     let caller = Caller { peer, is_local, authority, transport };
-    websocket::upgrade(request, MAX_FRAME_BYTES, move |socket| serve(edge, caller, socket))
+    websocket::upgrade(request, MAX_FRAME_BYTES, move |socket| {
+        edge.sockets.clone().track_future(serve(edge, caller, socket))
+    })
 }
 
 /// Where a socket comes from, and where it was sent to.
@@ -210,6 +212,8 @@ async fn listen(
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         match codec::decode::<DeviceToRelay>(&text) {
+            // It is asked for again where the relay is next.
+            Ok(Frame { message: DeviceToRelay::RequestChunk(_), .. }) if edge.closing.load(Ordering::Relaxed) => {}
             Ok(Frame { message, reference }) => {
                 edge.tell(Input::MessageReceived { session, message, reference }).await;
             }

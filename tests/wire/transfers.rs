@@ -1,11 +1,14 @@
 //! The data plane: bytes arrive whole and right, once from their owner; wrong ones never; tickets serve once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::world::*;
 
@@ -152,6 +155,66 @@ async fn an_upload_of_the_wrong_form_is_refused_and_its_askers_may_ask_again() {
     }
 }
 
+type Feed = mpsc::Sender<Result<Bytes, std::io::Error>>;
+type Put = JoinHandle<reqwest::Result<reqwest::Response>>;
+
+/// A PUT whose body comes as it is fed.
+fn fed(owner: &Device, upload: &UploadChunkRequest) -> (Feed, Put) {
+    let (feed, source) = mpsc::channel(1);
+    let source = futures_util::stream::unfold(source, |mut s| async move { s.recv().await.map(|item| (item, s)) });
+    let request = owner.put(&upload.ticket, reqwest::Body::wrap_stream(source)).header("content-length", upload.length);
+    (feed, tokio::spawn(request.send()))
+}
+
+/// A relay that is told to stop: nobody comes in, nothing new is asked for, what is on its way ends, then everybody hears why.
+#[tokio::test]
+async fn a_relay_that_stops_lets_bodies_end_and_says_goodbye() {
+    // The test decides when it is over.
+    let hub = Hub::with(|config| config.last_words = NEVER).await;
+    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let entry = owner.offers("film.mkv", 4 * 262_144).await;
+    ana.request(&entry, 1, 0, 2).await;
+    let upload = owner.asked().await;
+    let body = owner.body_of(&upload);
+    let (feed, put) = fed(&owner, &upload);
+    feed.send(Ok(Bytes::copy_from_slice(&body[..300_000]))).await.unwrap();
+    let ready = ana.ready().await;
+    let get = ana.get(&ready.ticket).send().await.unwrap();
+
+    let address = hub.address;
+    hub.stop();
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    ana.request(&entry, 2, 2, 2).await;
+    // Sessions stay as long: a body ends with words about it.
+    let ping = ana.say(DeviceToRelay::Ping(Empty {})).await;
+    assert!(matches!(ana.answer(&ping).await, RelayToDevice::Pong(_)));
+    feed.send(Ok(Bytes::copy_from_slice(&body[300_000..]))).await.unwrap();
+    drop(feed);
+    assert_eq!(put.await.unwrap().unwrap().status(), 204);
+    assert!(get.bytes().await.unwrap() == body, "what was on its way is whole");
+    for device in [&mut ana, &mut owner] {
+        let (code, asked) = device.goodbye().await;
+        assert_eq!((code, asked), (Some(4503), 0), "nothing more is asked of anybody");
+    }
+}
+
+/// What does not end is cut off, and nobody hears of it later than of the rest.
+#[tokio::test]
+async fn a_relay_that_stops_does_not_wait_for_ever() {
+    let hub = Hub::with(|config| config.last_words = Duration::ZERO).await;
+    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let entry = owner.offers("film.mkv", 2 * 262_144).await;
+    ana.request(&entry, 1, 0, 2).await;
+    let upload = owner.asked().await;
+    let (_feed, _put) = fed(&owner, &upload);
+    hub.stop();
+    for device in [&mut ana, &mut owner] {
+        assert_eq!(device.goodbye().await.0, Some(4503));
+    }
+}
+
 #[tokio::test]
 async fn an_owner_that_leaves_in_mid_body_cuts_the_reader_and_keeps_whole_groups_good() {
     let hub = Hub::start().await;
@@ -160,10 +223,7 @@ async fn an_owner_that_leaves_in_mid_body_cuts_the_reader_and_keeps_whole_groups
     ana.request(&entry, 1, 0, 2).await;
     let upload = owner.asked().await;
     let body = owner.body_of(&upload);
-    let (feed, source) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
-    let source = futures_util::stream::unfold(source, |mut s| async move { s.recv().await.map(|item| (item, s)) });
-    let request = owner.put(&upload.ticket, reqwest::Body::wrap_stream(source)).header("content-length", upload.length);
-    let _put = tokio::spawn(request.send());
+    let (feed, _put) = fed(&owner, &upload);
     feed.send(Ok(Bytes::copy_from_slice(&body[..300_000]))).await.unwrap();
     let ready = ana.ready().await;
     let mut stream = ana.get(&ready.ticket).send().await.unwrap().bytes_stream();

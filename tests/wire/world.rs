@@ -80,6 +80,12 @@ impl Hub {
         Self { address, url: format!("http://{address}").parse().unwrap(), operator, _stop: stop }
     }
 
+    /// The relay is told to stop. The master does not know.
+    #[allow(dead_code)]
+    pub fn stop(self) {
+        drop(self._stop);
+    }
+
     pub async fn operator(&self, command: Command) {
         assert!(self.operator.send(Desk::Operator(command)).await.is_ok());
     }
@@ -361,6 +367,19 @@ impl Device {
                 Ok(Incoming::Text(_)) => {}
                 Ok(Incoming::Closed(code)) => return code,
                 Err(_) => return None,
+            }
+        }
+    }
+
+    /// Reads until the socket is closed: the code, and how many uploads were asked for on the way.
+    #[allow(dead_code)]
+    pub async fn goodbye(&mut self) -> (Option<u16>, usize) {
+        let mut asked = 0;
+        loop {
+            match tokio::time::timeout(NEVER, self.receiver.receive()).await.expect("it closes") {
+                Ok(Incoming::Text(text)) => asked += usize::from(text.contains("UPLOAD_CHUNK_REQUEST")),
+                Ok(Incoming::Closed(code)) => return (code, asked),
+                Err(_) => return (None, asked),
             }
         }
     }
