@@ -103,13 +103,13 @@ describe("silence", () => {
   });
 
   test("is not borne for long while others wait for files of this page", () => {
-    now = 5_000;
+    now = 3_000;
     socket.tick(true);
     expect(last().sent).toEqual([]);
-    now = 5_001;
+    now = 4_000;
     socket.tick(true);
     expect(last().sent).toHaveLength(1);
-    now = 15_001;
+    now = 14_000;
     socket.tick(true);
     expect(closed).toHaveLength(1);
   });

@@ -10,8 +10,8 @@ import type { ConsoleToMaster, DeviceToRelay, Incoming, MasterToConsole, RelayTo
 import { delayBefore } from "./backoff";
 
 const SILENCE_MS = 25_000;
-/** While files are on their way: a line that is half open is noticed in 15 s. */
-const SILENCE_BUSY_MS = 5_000;
+/** While files are on their way: with the answer's ten seconds and two ticks, a line that is half open is noticed in 15 s. */
+const SILENCE_BUSY_MS = 3_000;
 const PONG_MS = 10_000;
 const PROBE_MS = 5_000;
 const CONNECT_MS = 10_000;
