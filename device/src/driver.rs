@@ -463,7 +463,8 @@ impl Driver {
     }
 
     fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>, length: u64) {
-        let Some(bodies) = self.bodies() else { return };
+        // Said twice, it is one upload; a second task would also hide the first from a cancel.
+        let Some(bodies) = self.bodies().filter(|_| !self.uploads.contains_key(&ticket)) else { return };
         let bodies = Bodies { http: self.clients.puts.clone(), ..bodies };
         let (library, puts, reports) = (self.library.clone(), self.puts.clone(), self.reports.clone());
         let unreadable = self.on_unreadable(ticket);

@@ -56,6 +56,8 @@ struct Live {
     told_approved: bool,
     was_approved: bool,
     had_another: bool,
+    /// The reference of its last REQUEST_CHUNK: the same again asks nothing more.
+    last_ask: Option<Ref>,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,8 @@ impl Model {
 
     pub(crate) fn session_opens(&mut self, session: SessionId, device: DeviceId, instance: Instance) {
         let had_another = !self.instances.insert((device, instance));
-        self.sessions.insert(session, Live { device, told_approved: false, was_approved: false, had_another });
+        self.sessions
+            .insert(session, Live { device, told_approved: false, was_approved: false, had_another, last_ask: None });
     }
 
     pub(crate) fn session_ends(&mut self, session: SessionId) {
@@ -268,11 +271,15 @@ impl Model {
             DeviceToRelay::RequestChunk(_) => "REQUEST_CHUNK",
             _ => "",
         };
-        if !self.sessions.contains_key(&session) {
+        let Some(live) = self.sessions.get_mut(&session) else {
             return; // closed, with its last words still arriving
-        }
+        };
+        let repeats = what == "REQUEST_CHUNK"
+            && frame.reference.is_some()
+            && std::mem::replace(&mut live.last_ask, frame.reference.clone()) == frame.reference;
         let mut groups = Vec::new();
         match &frame.message {
+            DeviceToRelay::RequestChunk(_) if repeats => self.count("groups asked for again by the same message"),
             DeviceToRelay::RequestChunk(request) => {
                 self.count("groups asked for");
                 groups = asked(session, request.transfer_id, request.what, &request.pieces);

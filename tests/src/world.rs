@@ -24,8 +24,7 @@ pub struct WorldConfig {
     pub admit_everyone: bool,
     /// Messages that a slow reader may owe before its changes are dropped.
     pub outbox_messages: usize,
-    /// What is said about people and files comes twice, to the relay and from it. Not what asks for bytes and orders them: each
-    /// of those has an outcome of its own, and no transport doubles within one connection.
+    /// Everything but a handshake comes twice, to the relay and from it.
     pub twice: bool,
 }
 
@@ -62,24 +61,12 @@ pub enum Packet {
 }
 
 impl Packet {
-    /// Whether it says something of people and files.
-    fn is_news(&self) -> bool {
-        use DeviceToRelay as From;
-        use RelayToDevice as To;
+    /// Whether it may come twice: all but a socket's first words, which are said once by what a socket is.
+    fn is_repeatable(&self) -> bool {
+        use RelayToDevice::{Challenge, ClientRegisterAck};
         match self {
-            Self::FromDevice(frame) => !matches!(
-                frame.message,
-                From::ClientRegister(_) | From::RequestChunk(_) | From::CancelChunk(_) | From::ChunkUnavailable(_)
-            ),
-            Self::ToDevice(frame) => !matches!(
-                frame.message,
-                To::Challenge(_)
-                    | To::ClientRegisterAck(_)
-                    | To::ChunkReady(_)
-                    | To::ChunkFailed(_)
-                    | To::UploadChunkRequest(_)
-                    | To::UploadCancelled(_)
-            ),
+            Self::FromDevice(frame) => !matches!(frame.message, DeviceToRelay::ClientRegister(_)),
+            Self::ToDevice(frame) => !matches!(frame.message, Challenge(_) | ClientRegisterAck(_)),
             _ => false,
         }
     }
@@ -307,7 +294,7 @@ impl World {
     }
 
     pub fn send_to_relay(&mut self, id: ConnId, packet: Packet) {
-        if self.config.twice && packet.is_news() {
+        if self.config.twice && packet.is_repeatable() {
             self.carry_to_relay(id, packet.clone());
         }
         self.carry_to_relay(id, packet);
@@ -323,7 +310,7 @@ impl World {
     }
 
     pub fn send_from_relay(&mut self, id: ConnId, packet: Packet) {
-        if self.config.twice && packet.is_news() {
+        if self.config.twice && packet.is_repeatable() {
             self.carry_from_relay(id, packet.clone());
         }
         self.carry_from_relay(id, packet);

@@ -67,6 +67,13 @@ describe("uploading", () => {
     expect(puts[0]).toMatchObject({ url: "/chunks/t1", init: { method: "PUT", headers: { Authorization: "Bearer token" } } });
   });
 
+  test("a request that comes twice is one body, whether it runs or waits", async () => {
+    for (const ticket of ["t1", "t1", "t2", "t3", "t4", "t4"]) ask(ticket);
+    expect([puts.length, owed]).toEqual([3, 4]);
+    puts[0]!.finish();
+    await vi.waitFor(() => expect(puts.map((put) => put.url)).toEqual(["t1", "t2", "t3", "t4"].map((ticket) => `/chunks/${ticket}`)));
+  });
+
   test("three at once, the fourth when one is through", async () => {
     for (const ticket of ["1", "2", "3", "4"]) ask(ticket);
     expect([puts.length, owed]).toEqual([3, 4]);

@@ -47,6 +47,8 @@ export class Uploads {
       this.tools.unavailable({ ticket: request.ticket, code: "NO_VALUES" });
       return;
     }
+    // Said twice, it is one upload.
+    if (this.#open.has(request.ticket) || this.#waiting.some(({ ticket }) => ticket === request.ticket)) return;
     this.#waiting.push(request);
     this.#next();
   }

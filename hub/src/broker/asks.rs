@@ -80,6 +80,10 @@ impl Broker {
         request: RequestChunk,
         reference: Option<Ref>,
     ) {
+        // Two outcomes of one ask would cross: the asker calls off the one that it does not know, and with it the other.
+        if reference.is_some() && self.sessions.set_last_ask(session, &reference) == reference {
+            return;
+        }
         let RequestChunk { transfer_id, public_id, pieces, what, have } = request;
         if let Some(have) = have {
             self.progress.note_have(session, transfer_id, have);

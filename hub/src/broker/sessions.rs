@@ -28,6 +28,8 @@ pub(super) struct Session {
     /// PUTs in a row that lapsed without a word; at two the session counts as away.
     pub lapses: u32,
     pub away: bool,
+    /// The reference of its last REQUEST_CHUNK: who repeats it asks nothing new.
+    pub last_ask: Option<Ref>,
 }
 
 impl Session {
@@ -64,6 +66,11 @@ impl Sessions {
 
     pub fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.live.get_mut(&id)
+    }
+
+    /// Notes the reference of a session's newest ask; gives back the one before.
+    pub fn set_last_ask(&mut self, id: SessionId, reference: &Option<Ref>) -> Option<Ref> {
+        std::mem::replace(&mut self.live.get_mut(&id)?.last_ask, reference.clone())
     }
 
     pub fn count(&self) -> usize {
@@ -192,6 +199,7 @@ impl Broker {
             restarting: false,
             lapses: 0,
             away: false,
+            last_ask: None,
         };
         self.sessions.insert(id, session);
         self.effects.push(Effect::Acknowledge { session: id, membership, hub_ready: self.hub_ready() });

@@ -39,6 +39,8 @@ struct Hub {
     now: Moment,
     effects: Vec<Effect>,
     files: BTreeMap<FileRef, FileEntry>,
+    /// Messages said, each with a reference of its own.
+    said: u32,
 }
 
 impl Hub {
@@ -51,7 +53,7 @@ impl Hub {
 
     fn new(budget_bytes: u64) -> Self {
         let broker = Broker::new(BrokerConfig { budget_bytes }, [9; 32]);
-        Self { broker, now: Moment(1_000), effects: Vec::new(), files: BTreeMap::new() }
+        Self { broker, now: Moment(1_000), effects: Vec::new(), files: BTreeMap::new(), said: 0 }
     }
 
     fn master_comes(&mut self) {
@@ -149,7 +151,12 @@ impl Hub {
     }
 
     fn says(&mut self, session: SessionId, message: DeviceToRelay) {
-        self.give(Input::MessageReceived { session, message, reference: Ref::new("r") });
+        self.said += 1;
+        self.says_as(session, message, &format!("r{}", self.said));
+    }
+
+    fn says_as(&mut self, session: SessionId, message: DeviceToRelay, reference: &str) {
+        self.give(Input::MessageReceived { session, message, reference: Ref::new(reference) });
     }
 
     fn asks(&mut self, session: SessionId, n: u8, first: u32, count: u32) {
@@ -157,14 +164,12 @@ impl Hub {
     }
 
     fn asks_for(&mut self, session: SessionId, pieces: Vec<Piece>) {
-        let request = RequestChunk {
-            transfer_id: transfer(session.0 as u8),
-            public_id: device(1),
-            pieces,
-            what: What::Bytes,
-            have: None,
-        };
-        self.says(session, DeviceToRelay::RequestChunk(request));
+        self.says(session, Self::request(session, pieces));
+    }
+
+    fn request(session: SessionId, pieces: Vec<Piece>) -> DeviceToRelay {
+        let (transfer_id, public_id) = (transfer(session.0 as u8), device(1));
+        DeviceToRelay::RequestChunk(RequestChunk { transfer_id, public_id, pieces, what: What::Bytes, have: None })
     }
 
     fn take(&mut self) -> Vec<Effect> {
@@ -245,6 +250,24 @@ fn a_pending_device_hears_of_nothing_but_its_own_fate() {
         |m: &RelayToDevice| matches!(m, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved);
     assert!(told.iter().all(refused), "{told:?}");
     assert!(!effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
+}
+
+#[test]
+fn a_request_that_comes_twice_has_one_outcome_and_a_new_one_its_own() {
+    let mut hub = Hub::ready(32 * MIB);
+    hub.opens(1);
+    let asker = hub.opens(2);
+    hub.lists(1, MIB);
+    let request = Hub::request(asker, vec![Piece::new(file_id(1), 0, 2)]);
+    hub.take();
+    hub.says_as(asker, request.clone(), "a");
+    hub.says_as(asker, request.clone(), "a");
+    let slot = hub.effects.iter().find_map(|e| if let Effect::OpenSlot(slot) = e { Some(slot.slot) } else { None });
+    hub.give(Input::PutStarted { slot: slot.unwrap() });
+    hub.says_as(asker, request.clone(), "a");
+    assert_eq!(Hub::readies(&hub.take(), asker).len(), 1);
+    hub.says_as(asker, request, "b");
+    assert_eq!(Hub::readies(&hub.take(), asker).len(), 1);
 }
 
 #[test]

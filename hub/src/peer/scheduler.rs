@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkReady, RequestChunk, RequestFailed};
-use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileId, GroupRange, Piece, TransferId};
+use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileId, GroupRange, Piece, Ticket, TransferId};
 
 use super::mirror::Catalogue;
 use super::transfer::{JobState, Transfer};
@@ -41,6 +41,7 @@ struct Fetch {
     transfer_id: TransferId,
     what: What,
     pieces: Vec<Piece>,
+    ticket: Ticket,
     since: Moment,
 }
 
@@ -275,6 +276,9 @@ impl Peer {
 
     pub(super) fn chunk_ready(&mut self, now: Moment, ready: ChunkReady) {
         let ChunkReady { transfer_id, pieces, ticket, length } = ready;
+        if self.scheduler.fetches.values().any(|fetch| fetch.ticket == ticket) {
+            return; // said twice
+        }
         let answered = self.scheduler.answered(transfer_id, &pieces);
         self.drop_answered_asks();
         let (what, owner) = match (answered, self.scheduler.transfers.get_mut(&transfer_id)) {
@@ -293,7 +297,7 @@ impl Peer {
         };
         self.scheduler.last_fetch += 1;
         let fetch = FetchId(self.scheduler.last_fetch);
-        self.scheduler.fetches.insert(fetch, Fetch { transfer_id, what, pieces: pieces.clone(), since: now });
+        self.scheduler.fetches.insert(fetch, Fetch { transfer_id, what, pieces: pieces.clone(), ticket, since: now });
         self.effects.push(Effect::Fetch { fetch, transfer_id, owner, pieces, what, ticket, length });
     }
 
@@ -365,7 +369,9 @@ impl Peer {
     }
 
     pub(super) fn fetch_ended(&mut self, now: Moment, fetch: FetchId, outcome: FetchOutcome) {
-        let Some(Fetch { transfer_id, what, pieces, since }) = self.scheduler.fetches.remove(&fetch) else { return };
+        let Some(Fetch { transfer_id, what, pieces, since, .. }) = self.scheduler.fetches.remove(&fetch) else {
+            return;
+        };
         if what == What::Values {
             return self.values_ended(transfer_id, &pieces, outcome == FetchOutcome::Complete);
         }

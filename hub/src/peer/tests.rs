@@ -599,6 +599,14 @@ fn a_removed_file_ends_its_transfer_and_its_bodies() {
 }
 
 #[test]
+fn a_ticket_that_is_told_twice_is_fetched_once_and_not_called_off() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
+    assert!(matches!(rig.ready(groups(0, 4))[..], [Effect::Fetch { .. }, ..]));
+    assert_eq!(rig.ready(groups(0, 4)), []);
+}
+
+#[test]
 fn bytes_nobody_asked_for_are_sent_back() {
     let mut rig = Rig::inside(vec![]);
     let effects = rig.ready(groups(0, 4));

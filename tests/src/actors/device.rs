@@ -545,7 +545,7 @@ impl World {
 
     fn start_upload(&mut self, index: DeviceIndex, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>) {
         let device = self.device_mut(index);
-        if device.lazy || !device.online {
+        if device.lazy || !device.online || device.uploads.contains_key(&ticket) {
             return;
         }
         let units = pieces.iter().flat_map(|piece| piece.groups.iter().map(|group| (piece.file_id, group))).collect();
