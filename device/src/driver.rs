@@ -7,7 +7,7 @@ mod staged;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lanyard_hub::peer::{
@@ -82,8 +82,6 @@ struct LinkSlot {
     outbox: Option<mpsc::Sender<String>>,
     /// The outbox was full.
     stuck: bool,
-    /// Bodies are on their way: a silent relay is noticed sooner.
-    busy: Arc<AtomicBool>,
 }
 
 pub(crate) struct Driver {
@@ -154,7 +152,7 @@ impl Driver {
             buckets: Buckets::new(config.limits),
             blocks: Arc::default(),
             library: Arc::new(Library::new(&config.keypair.seed())),
-            link: LinkSlot { number: 0, outbox: None, stuck: false, busy: Arc::default() },
+            link: LinkSlot { number: 0, outbox: None, stuck: false },
             transcript: None,
             token: None,
             pinned: config.pinned_hub,
@@ -262,8 +260,6 @@ impl Driver {
             self.close_link();
             self.peer.handle(self.now(), Input::LinkClosed { code: None });
         }
-        let busy = !self.downloads.is_empty() || !self.uploads.is_empty();
-        self.link.busy.store(busy, Ordering::Relaxed);
     }
 
     fn event(&mut self, event: DeviceEvent) {
@@ -364,7 +360,6 @@ impl Driver {
         let task = link_task::LinkTask {
             number: self.link.number,
             hub: self.config.hub.clone(),
-            busy: self.link.busy.clone(),
             reports: self.reports.clone(),
         };
         tokio::spawn(task.run(messages));

@@ -3,12 +3,11 @@
 //! Reconnecting is the caller's: [`Backoff`] says how long to wait, a new [`Link`] is opened, and the handshake starts anew.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use lanyard_protocol::limits::{MAX_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, PING_BUSY_MS, PING_IDLE_MS, PONG_TIMEOUT_MS};
+use lanyard_protocol::limits::{MAX_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, PING_MS, PONG_TIMEOUT_MS};
 use lanyard_protocol::{Channel, SUBPROTOCOL};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -29,12 +28,8 @@ pub const MASTER_PATH: &str = "/ws/master";
 
 /// A relay answers a TCP connect and the upgrade within this, or it is not there.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// The relay pings who says nothing for `PING_IDLE_MS`; who hears nothing for a little longer asks by itself.
-const QUIET: Duration = Duration::from_millis(PING_IDLE_MS + 2_000);
-/// While bodies move a half-open line is noticed in 15 s: this, and [`PONG_TIMEOUT`].
-const QUIET_BUSY: Duration = Duration::from_millis(PING_BUSY_MS);
-/// How often a listener looks whether it is busy now.
-const LOOK: Duration = Duration::from_secs(1);
+/// The relay pings who says nothing for `PING_MS`; who hears nothing for a little longer asks by itself.
+const QUIET: Duration = Duration::from_millis(PING_MS + 1_000);
 const PONG_TIMEOUT: Duration = Duration::from_millis(PONG_TIMEOUT_MS);
 
 /// Why a link did not open or broke.
@@ -90,8 +85,6 @@ pub struct LinkReceiver {
     heard: Instant,
     /// When our own ping went out, if it has no answer yet.
     pinged: Option<Instant>,
-    /// Bodies are on their way beside this link.
-    busy: Arc<AtomicBool>,
 }
 
 fn upgrade_request(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Request<()>, tungstenite::Error> {
@@ -153,8 +146,7 @@ impl Link {
     fn over(socket: Socket, channel: Channel) -> Self {
         let (sink, stream) = socket.split();
         let sink = Arc::new(Mutex::new(sink));
-        let receiver =
-            LinkReceiver { stream, sink: sink.clone(), heard: Instant::now(), pinged: None, busy: Arc::default() };
+        let receiver = LinkReceiver { stream, sink: sink.clone(), heard: Instant::now(), pinged: None };
         Self { channel, sender: LinkSender { sink }, receiver }
     }
 
@@ -189,25 +181,16 @@ impl LinkSender {
 }
 
 impl LinkReceiver {
-    /// While `busy` is set, a silent relay is asked sooner for a sign of life.
-    pub fn watch(&mut self, busy: Arc<AtomicBool>) {
-        self.busy = busy;
-    }
-
     /// When silence has lasted too long.
     fn deadline(&self) -> Instant {
-        let quiet = if self.busy.load(Ordering::Relaxed) { QUIET_BUSY } else { QUIET };
-        self.pinged.map_or(self.heard + quiet, |at| at + PONG_TIMEOUT)
+        self.pinged.map_or(self.heard + QUIET, |at| at + PONG_TIMEOUT)
     }
 
     /// The next text, or the end. May be dropped and called again without losing anything.
     pub async fn receive(&mut self) -> Result<Incoming, LinkError> {
         loop {
-            let look = self.deadline().min(Instant::now() + LOOK);
-            let Ok(next) = timeout_at(look, self.stream.next()).await else {
-                if Instant::now() >= self.deadline() {
-                    self.ask_for_life().await?;
-                }
+            let Ok(next) = timeout_at(self.deadline(), self.stream.next()).await else {
+                self.ask_for_life().await?;
                 continue;
             };
             self.heard = Instant::now();
@@ -291,8 +274,8 @@ mod tests {
         assert!(backoff.wait() <= Backoff::BASE);
     }
 
-    /// How long it takes until a line is given up whose other side says nothing any more, not even that it is gone.
-    async fn until_silent(busy: bool) -> Duration {
+    #[tokio::test]
+    async fn a_line_whose_other_side_says_nothing_any_more_is_given_up_after_15_s() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let hub = url(&format!("http://{}", listener.local_addr().unwrap()));
         // Everything is taken, nothing answered: what a half-open line looks like from here.
@@ -300,19 +283,10 @@ mod tests {
         let link = Link::open(&hub, "/ws/device", None).await.unwrap();
         let _there = accepted.await.unwrap();
         let (_sender, mut receiver) = link.split();
-        receiver.watch(Arc::new(AtomicBool::new(busy)));
         tokio::time::pause();
         let started = Instant::now();
         assert!(matches!(receiver.receive().await, Err(LinkError::Silent)));
-        let took = started.elapsed();
-        tokio::time::resume();
-        took
-    }
-
-    #[tokio::test]
-    async fn a_half_open_line_is_noticed_in_15_s_while_files_move_and_later_otherwise() {
-        assert_eq!(until_silent(true).await.as_secs(), 15);
-        assert_eq!(until_silent(false).await.as_secs(), 37);
+        assert_eq!(started.elapsed().as_secs(), 15);
     }
 
     async fn accept(listener: TcpListener) -> WebSocketStream<TcpStream> {

@@ -53,9 +53,9 @@ pub const OUTBOX_BYTES: usize = 2 << 20;
 pub const REQUEST_TIMEOUT_MS: u64 = 10_000;
 /// First frame of a socket after CHALLENGE.
 pub const REGISTER_TIMEOUT_MS: u64 = 5_000;
-/// A ping after this long without a frame; shorter while the session is part of a transfer.
-pub const PING_IDLE_MS: u64 = 25_000;
-pub const PING_BUSY_MS: u64 = 5_000;
+/// The relay pings after this long without a frame, a device after a second more: with [`PONG_TIMEOUT_MS`] both notice a half-open
+/// line in 15 s, and mostly one ping serves both.
+pub const PING_MS: u64 = 4_000;
 /// Without any frame after a ping the session is over.
 pub const PONG_TIMEOUT_MS: u64 = 10_000;
 /// From away to withdrawn.

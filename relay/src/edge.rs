@@ -2,7 +2,7 @@
 //! broker. Secrets are checked here; the broker is told facts. DashMap guards never live to an await.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -36,8 +36,6 @@ pub struct SessionHandle {
     pub signature: Signature,
     pub public_id: lanyard_protocol::DeviceId,
     token: Mutex<Option<SessionToken>>,
-    /// Bodies of this session that run now: while there are any, a dead socket is noticed sooner.
-    pub bodies: AtomicUsize,
     /// Bytes of its PUTs that came: bodies that share one slow line are slow together, and are judged together.
     pub received: AtomicU64,
     /// Messages that it has good since it last sent one: a ticket that was used gives one back.
@@ -51,7 +49,6 @@ impl SessionHandle {
             signature,
             public_id,
             token: Mutex::new(None),
-            bodies: AtomicUsize::new(0),
             received: AtomicU64::new(0),
             earned: AtomicU64::new(0),
         }

@@ -9,7 +9,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use lanyard_hub::broker::{Input, SessionId};
-use lanyard_protocol::limits::{MAX_MASTER_FRAME_BYTES, PING_IDLE_MS, REGISTER_TIMEOUT_MS};
+use lanyard_protocol::limits::{MAX_MASTER_FRAME_BYTES, REGISTER_TIMEOUT_MS};
 use lanyard_protocol::master_proof::{MasterTranscript, same_mac};
 use lanyard_protocol::message::{MasterAppRegisterAck, MasterChallenge};
 use lanyard_protocol::{
@@ -64,7 +64,7 @@ async fn serve(edge: Arc<Edge>, peer: SocketAddr, transport: Transport, socket: 
     edge.masters.insert(session, outbox.clone());
     edge.tell(Input::MasterOpened { session }).await;
     let code = tokio::select! {
-        code = socket::write(&mut sink, &outbox, &last, || Duration::from_millis(PING_IDLE_MS)) => Some(code),
+        code = socket::write(&mut sink, &outbox, &last) => Some(code),
         code = listen(&edge, session, &outbox, &mut stream, &last) => code,
     };
     edge.masters.remove(&session);

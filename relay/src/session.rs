@@ -78,12 +78,8 @@ async fn live(
     (mut sink, mut stream, last): (Sink, Stream, LastHeard),
 ) {
     tracing::debug!("opened");
-    let idle = || match handle.bodies.load(Ordering::Relaxed) {
-        0 => Duration::from_millis(PING_IDLE_MS),
-        _ => Duration::from_millis(PING_BUSY_MS),
-    };
     let code = tokio::select! {
-        code = socket::write(&mut sink, &handle.outbox, &last, idle) => Some(code),
+        code = socket::write(&mut sink, &handle.outbox, &last) => Some(code),
         code = listen(&edge, session, &handle, &mut stream, &last) => code,
     };
     edge.forget_session(session);

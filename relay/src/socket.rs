@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use lanyard_protocol::CloseCode;
-use lanyard_protocol::limits::PONG_TIMEOUT_MS;
-
+use lanyard_protocol::limits::{PING_MS, PONG_TIMEOUT_MS};
 use tokio_tungstenite::tungstenite::{Error, Message, protocol::CloseFrame};
 
 use crate::edge::Edge;
@@ -61,20 +60,21 @@ struct Vigil {
 }
 
 impl Vigil {
-    fn step(&mut self, now: Instant, frames: u64, silence: Duration, idle: Duration) -> Step {
+    fn step(&mut self, now: Instant, frames: u64, silence: Duration) -> Step {
+        let quiet = Duration::from_millis(PING_MS);
         let timeout = Duration::from_millis(PONG_TIMEOUT_MS);
         match self.pinged {
             Some((at, before)) if frames == before => match timeout.checked_sub(now.duration_since(at)) {
                 Some(left) if !left.is_zero() => Step::Wait(left),
                 _ => Step::GiveUp,
             },
-            _ if silence >= idle => {
+            _ if silence >= quiet => {
                 self.pinged = Some((now, frames));
                 Step::Ping
             }
             _ => {
                 self.pinged = None;
-                Step::Wait(idle - silence)
+                Step::Wait(quiet - silence)
             }
         }
     }
@@ -107,7 +107,7 @@ pub async fn hear(stream: &mut Stream, last: &LastHeard) -> Heard {
 }
 
 /// Writes what the outbox holds, and pings when it has been quiet; returns when the session is to end.
-pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &LastHeard, idle: impl Fn() -> Duration) -> CloseCode {
+pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &LastHeard) -> CloseCode {
     let mut vigil = Vigil::default();
     loop {
         let changed = outbox.changed.notified();
@@ -122,7 +122,7 @@ pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &LastHeard, idle: imp
             Next::Close(code) => return code,
             Next::Nothing => {}
         }
-        let wake = match vigil.step(Instant::now(), last.frames(), last.silence(), idle()) {
+        let wake = match vigil.step(Instant::now(), last.frames(), last.silence()) {
             Step::Wait(wake) => wake,
             Step::GiveUp => return CloseCode::TooSlow,
             Step::Ping => {
@@ -133,8 +133,7 @@ pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &LastHeard, idle: imp
                 continue;
             }
         };
-        // At most a second: `idle` may have become shorter meanwhile.
-        let _ = tokio::time::timeout(wake.min(Duration::from_secs(1)), changed).await;
+        let _ = tokio::time::timeout(wake, changed).await;
     }
 }
 
@@ -159,25 +158,28 @@ async fn say_goodbye(mut sink: Sink, mut stream: Stream, code: CloseCode) {
 mod tests {
     use super::*;
 
-    const IDLE: Duration = Duration::from_secs(25);
+    const QUIET: Duration = Duration::from_millis(PING_MS);
     const TIMEOUT: Duration = Duration::from_millis(PONG_TIMEOUT_MS);
+    const BLINK: Duration = Duration::from_millis(1);
 
     #[test]
     fn an_answer_within_the_same_millisecond_is_an_answer() {
         let (mut vigil, start) = (Vigil::default(), Instant::now());
-        assert_eq!(vigil.step(start, 7, IDLE, IDLE), Step::Ping);
+        assert_eq!(vigil.step(start, 7, QUIET), Step::Ping);
         // The clock of what was heard stands a grain before the ping.
-        assert_eq!(vigil.step(start, 8, Duration::from_millis(1), IDLE), Step::Wait(IDLE - Duration::from_millis(1)));
-        assert_eq!(vigil.step(start + TIMEOUT, 8, TIMEOUT, IDLE), Step::Wait(IDLE - TIMEOUT));
+        assert_eq!(vigil.step(start, 8, BLINK), Step::Wait(QUIET - BLINK));
+        assert_eq!(vigil.step(start + QUIET, 8, QUIET), Step::Ping);
     }
 
     #[test]
-    fn who_answers_nothing_is_given_up_after_the_timeout_and_not_before() {
+    fn who_answers_nothing_is_given_up_within_15_s_and_not_before_the_timeout() {
         let (mut vigil, start) = (Vigil::default(), Instant::now());
-        assert_eq!(vigil.step(start, 7, Duration::ZERO, IDLE), Step::Wait(IDLE));
-        assert_eq!(vigil.step(start, 7, IDLE, IDLE), Step::Ping);
-        let almost = TIMEOUT - Duration::from_millis(1);
-        assert_eq!(vigil.step(start + almost, 7, IDLE + almost, IDLE), Step::Wait(Duration::from_millis(1)));
-        assert_eq!(vigil.step(start + TIMEOUT, 7, IDLE + TIMEOUT, IDLE), Step::GiveUp);
+        assert_eq!(vigil.step(start, 7, Duration::ZERO), Step::Wait(QUIET));
+        let pinged = start + QUIET;
+        assert_eq!(vigil.step(pinged, 7, QUIET), Step::Ping);
+        let almost = TIMEOUT - BLINK;
+        assert_eq!(vigil.step(pinged + almost, 7, QUIET + almost), Step::Wait(BLINK));
+        assert_eq!(vigil.step(pinged + TIMEOUT, 7, QUIET + TIMEOUT), Step::GiveUp);
+        assert!(QUIET + TIMEOUT < Duration::from_secs(15));
     }
 }

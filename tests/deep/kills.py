@@ -1,4 +1,5 @@
-"""Transfers under kill -9: each round 20 at once, and one role of four is killed in their midst and started again.
+"""Transfers under kill -9: each round 20 at once, and one role of four is killed in their midst and started again. Before that,
+one transfer at a time, so that what a kill costs a transfer is its own.
 
 A round lets four receivers fetch five files each, with a `lanyard get` for each file. When the owners have sent a random part
 of it, a random role dies. In every fifth round all receivers want the same files, so that uploads are shared when it happens.
@@ -23,6 +24,11 @@ SMALLEST, LARGEST = 2 * MIB, 40 * MIB
 ROUND_S = 240
 # The dead stay dead for up to so long.
 AWAY_S = 1.0
+# Kills of a transfer that is alone, and its size.
+LONE_KILLS = int(os.environ.get("LANYARD_LONE_KILLS", "40"))
+LONE_SIZE = 32 * MIB
+# Requests and their heads are counted as well.
+SLACK = MIB
 # The relay's budget is what may be on its way; sockets' buffers and groups that broke off in the middle hold as much again.
 SURPLUS_BOUND = 64 * MIB
 
@@ -69,7 +75,7 @@ class Crowd:
         self.base, self.rng, self.logs = base, rng, base / "logs"
         self.logs.mkdir()
         self.hub = Hub(base, self.logs, halves=True).start()
-        self.hashes, self.sizes, self.paths, self.owners = {}, {}, [], []
+        self.hashes, self.sizes, self.paths, self.lone, self.owners = {}, {}, [], [], []
         for number in range(OWNERS):
             name = f"Owner {number + 1}"
             shared = base / f"shared{number + 1}"
@@ -80,6 +86,10 @@ class Crowd:
                 self.hashes[leaf] = write_random(shared / leaf, size, rng)
                 self.sizes[leaf] = size
                 self.paths.append(f"{shared.name}/{leaf}")
+            for file in range(number, LONE_KILLS, OWNERS):
+                leaf = f"lone-{file:02}.bin"
+                self.hashes[leaf] = write_random(shared / leaf, LONE_SIZE, rng)
+                self.lone.append(f"{shared.name}/{leaf}")
             data = base / f"owner{number + 1}"
             self.hub.admit(name, data, self.logs)
             self.owners.append(Process(f"owner{number + 1}", data, ["share", shared], self.logs).start())
@@ -152,16 +162,44 @@ class Crowd:
                     broken=watch.broken, seen=len(watch.seen), looks=watch.looks, left=left, codes=codes, surplus=surplus, payload=once,
                     said=said, waiting=waiting)
 
-    def kill(self, role, gets, away):
+    def lone_kill(self, number):
+        """One transfer, one kill: what its owner sent beyond the file is what the kill cost it. Nothing is sent a second time
+        but what was on its way: sent, until its owner heard of the death, and not in the receiver's unfinished file (which has
+        holes where nothing came). Without the master it goes on, and nothing is."""
+        path, role, limit = self.lone[number], ROLES[number % len(ROLES)], (None, "10M")[number // len(ROLES) % 2]
+        place = self.base / "lone"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        before = self.sent()
+        get = Get(0, f"lone-{number}", path, place, self.receivers[0], self.logs, limit)
+        get.start()
+        get.event("started")
+        part = self.rng.uniform(0.05, 0.9)
+        until("the point of the kill", lambda: self.sent() - before >= part * LONE_SIZE or not get.runs, ROUND_S, 0.001)
+        # Of two owners the one that sends.
+        under_way, owner = get.runs, self.owners[int(path.removeprefix("shared")[0]) - 1]
+        stored, sent = self.stored(place), []
+        self.kill(role, [get], self.rng.uniform(0, AWAY_S), owner, lambda: sent.append(self.sent() - before))
+        get.wait(ROUND_S)
+        good = get.child.returncode == 0 and sha256(get.file) == self.hashes[get.file.name]
+        return dict(role=role, limit=limit, under_way=under_way, good=good, surplus=self.sent() - before - LONE_SIZE,
+                    on_its_way=0 if role == "master" else sent[0] - stored)
+
+    @staticmethod
+    def stored(place):
+        return sum(512 * one.stat().st_blocks for one in place.rglob("*") if one.is_file())
+
+    def kill(self, role, gets, away, owner=None, before_start=lambda: None):
         if role == "receiver":
             running = sorted({get.receiver for get in gets if get.runs}) or [0]
             chosen = self.rng.choice(running)
             dead = [get for get in gets if get.receiver == chosen and get.runs]
         else:
-            dead = {"relay": [self.hub.relay], "master": [self.hub.master], "owner": [self.rng.choice(self.owners)]}[role]
+            dead = {"relay": [self.hub.relay], "master": [self.hub.master], "owner": [owner or self.rng.choice(self.owners)]}[role]
         for process in dead:
             process.kill()
         time.sleep(away)
+        before_start()
         for process in dead:
             process.start()
         for process in dead:
@@ -184,7 +222,12 @@ def main():
                     "part of it, one random role is killed with SIGKILL, stays away for up to a second, and is started again with the same command. "
                     f"Made by `tests/deep/kills`, seed {seed}.")
     crowd = Crowd(base, rng)
-    knocks_at_first, rounds, started = crowd.knocks()[1], [], time.monotonic()
+    knocks_at_first, rounds, singles = crowd.knocks()[1], [], []
+    for number in range(LONE_KILLS):
+        singles.append(crowd.lone_kill(number))
+        print("alone:", singles[-1], flush=True)
+    singles = [one for one in singles if one["under_way"]]
+    started = time.monotonic()
     for number in range(ROUNDS):
         found = crowd.round(number)
         rounds.append(found)
@@ -209,6 +252,12 @@ def main():
                    f"{knocks - knocks_at_first} new knocks, {waiting} waited")
     report.promise("the record is whole", code == 0, f"`lanyard audit` ends with {code}")
     report.promise(f"bytes sent again, at most {SURPLUS_BOUND // MIB} MiB a kill", worst <= SURPLUS_BOUND, f"{worst / MIB:.1f} MiB at most")
+    dearest = max((one["surplus"] for one in singles), default=0)
+    twice = [one for one in singles if one["surplus"] > one["on_its_way"] + SLACK]
+    report.promise("a kill makes a transfer send nothing again but what was on its way, and that once",
+                   len(singles) >= LONE_KILLS // 2 and not twice and all(one["good"] for one in singles),
+                   f"{len(twice)} of {len(singles)} kills of a transfer that is alone; {dearest / MIB:.1f} MiB at most, "
+                   f"{quantile([one['surplus'] / MIB for one in singles], 0.5):.1f} at the median")
     # Whoever is back first goes ahead; those who come later may have to ask alone.
     report.promise("what four want at once costs no more than if each came alone", all(one < RECEIVERS for one in times),
                    f"{max(times, default=0):.2f} times its size at most, {quantile(times, 0.5):.2f} at the median")
@@ -222,6 +271,16 @@ def main():
         if mine:
             rows.append([role, len(mine), sum(one["good"] for one in mine), f"{quantile(took_s, 0.5):.1f} s", f"{max(took_s):.1f} s",
                          f"{quantile(lone, 0.5):.1f} MiB" if lone else "–", f"{max(lone):.1f} MiB" if lone else "–"])
+    lone_rows = []
+    for role in ROLES:
+        for limit in (None, "10M"):
+            mine = [one for one in singles if (one["role"], one["limit"]) == (role, limit)]
+            if mine:
+                sent, way = ([one[what] / MIB for one in mine] for what in ("surplus", "on_its_way"))
+                lone_rows.append([role, f"{limit}iB/s" if limit else "as fast as it goes", len(mine), f"{quantile(way, 0.5):.1f} MiB",
+                                  f"{quantile(sent, 0.5):.1f} MiB", f"{max(sent):.1f} MiB"])
+    report.say(f"## One transfer of {LONE_SIZE // MIB} MiB, one kill\n\n"
+               + table(["Killed", "receiver", "kills", "on its way, p50", "sent again, p50", "most"], lone_rows))
     payload = sum(one["payload"] for one in alone)
     report.say(f"## By role\n\n{ROUNDS} rounds, {took:.0f} s. From the kill until all 20 were there, and what owners sent beyond the files' bytes "
                "(rounds in which each file is wanted once):\n\n"

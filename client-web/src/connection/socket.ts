@@ -9,9 +9,8 @@ import { SUBPROTOCOL } from "../protocol/limits";
 import type { ConsoleToMaster, DeviceToRelay, Incoming, MasterToConsole, RelayToDevice } from "../protocol/wire";
 import { delayBefore } from "./backoff";
 
-const SILENCE_MS = 25_000;
-/** While files are on their way: with the answer's ten seconds and two ticks, a line that is half open is noticed in 15 s. */
-const SILENCE_BUSY_MS = 3_000;
+/** With the answer's ten seconds and two ticks, a line that is half open is noticed in 15 s. */
+const SILENCE_MS = 3_000;
 const PONG_MS = 10_000;
 const PROBE_MS = 5_000;
 const CONNECT_MS = 10_000;
@@ -98,13 +97,12 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
     else if (this.#state.at === "open") this.#ask(PROBE_MS);
   }
 
-  /** Once a second. `busy`: others wait for files of this page. */
-  tick(busy = false): void {
+  /** Once a second. */
+  tick(): void {
     const now = this.tools.now();
-    const silence = busy ? SILENCE_BUSY_MS : SILENCE_MS;
     if (this.#state.at === "waiting" && now >= this.#state.retryAt) this.connect();
     else if (this.#deadline !== null && now >= this.#deadline) this.#lost(UNSEEN);
-    else if (this.#state.at === "open" && this.#deadline === null && now - this.#heard > silence) this.#ask(PONG_MS);
+    else if (this.#state.at === "open" && this.#deadline === null && now - this.#heard > SILENCE_MS) this.#ask(PONG_MS);
   }
 
   #ask(within: number): void {

@@ -366,7 +366,7 @@ export class Driver implements Verbs {
 
   #tick(): void {
     const now = Date.now();
-    this.#socket.tick(this.store.owes > 0);
+    this.#socket.tick();
     this.#requests.tick();
     if (this.#session.entered) this.#feed.tick();
     if (this.#takings.tick(now)) this.#showTakings();

@@ -1,8 +1,5 @@
 //! One socket from its opening to its end: texts out of an outbox, texts into reports.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
 use tokio::sync::mpsc;
 
 use super::Report;
@@ -11,7 +8,6 @@ use crate::link::{DEVICE_PATH, HubUrl, Incoming, Link, LinkError, LinkReceiver, 
 pub(super) struct LinkTask {
     pub number: u64,
     pub hub: HubUrl,
-    pub busy: Arc<AtomicBool>,
     pub reports: mpsc::Sender<Report>,
 }
 
@@ -22,8 +18,7 @@ impl LinkTask {
         let (code, error) = match Link::open(&self.hub, DEVICE_PATH, None).await {
             Ok(open) => {
                 let channel = open.channel;
-                let (sender, mut receiver) = open.split();
-                receiver.watch(self.busy.clone());
+                let (sender, receiver) = open.split();
                 if self.reports.send(Report::LinkOpened { link, channel }).await.is_err() {
                     return;
                 }

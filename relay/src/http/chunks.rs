@@ -28,22 +28,11 @@ const SHORT_PAUSE: Duration = Duration::from_millis(1);
 /// How often everybody else has a turn before that: the connection reads its socket in the first.
 const TURNS: usize = 3;
 
-/// A session's bodies are counted while they run.
-struct Running(Arc<SessionHandle>);
-
-impl Running {
-    fn new(edge: &Edge, session: SessionId) -> Result<Self, FailureCode> {
-        let handle = edge.sessions.get(&session).map(|handle| handle.clone()).ok_or(FailureCode::Unauthenticated)?;
-        handle.bodies.fetch_add(1, Ordering::Relaxed);
-        handle.earned.fetch_add(1, Ordering::Relaxed);
-        Ok(Self(handle))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.bodies.fetch_sub(1, Ordering::Relaxed);
-    }
+/// The session that a body belongs to: a ticket that it uses gives it one message more.
+fn earner(edge: &Edge, session: SessionId) -> Result<Arc<SessionHandle>, FailureCode> {
+    let handle = edge.sessions.get(&session).map(|handle| handle.clone()).ok_or(FailureCode::Unauthenticated)?;
+    handle.earned.fetch_add(1, Ordering::Relaxed);
+    Ok(handle)
 }
 
 /// Redeems a ticket by the head of its request.
@@ -67,14 +56,14 @@ pub async fn put(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let (session, slot, _) = redeem(&edge, &headers, &ticket, true)?;
-    let running = Running::new(&edge, session)?;
+    let owner = earner(&edge, session)?;
     if let Err(code) = check_form(&headers, slot.length) {
         edge.tell(Input::PutFailed { slot: slot.id, code: FailureCode::Busy, culprit: None }).await;
         return Err(code.into());
     }
     edge.tell(Input::PutStarted { slot: slot.id }).await;
     // In a task of its own: if the connection dies the handler is dropped, and the slot must still hear of it.
-    let fill = tokio::spawn(fill(edge.clone(), slot, body, running));
+    let fill = tokio::spawn(fill(edge.clone(), slot, body, owner));
     match fill.await {
         Ok(Ok(())) => Ok(StatusCode::NO_CONTENT),
         Ok(Err(code)) => Err(code.into()),
@@ -92,10 +81,10 @@ fn check_form(headers: &HeaderMap, length: u64) -> Result<(), FailureCode> {
 }
 
 /// Takes the body to its end, or to the first thing that is wrong with it, and tells the broker which.
-async fn fill(edge: Arc<Edge>, slot: Arc<Slot>, body: Body, running: Running) -> Result<(), FailureCode> {
+async fn fill(edge: Arc<Edge>, slot: Arc<Slot>, body: Body, owner: Arc<SessionHandle>) -> Result<(), FailureCode> {
     let mut filler = Filler::new(slot.clone());
     let mut changes = slot.changes();
-    let received = receive(&edge, &running.0, &slot, &mut filler, body, &mut changes).await;
+    let received = receive(&edge, &owner, &slot, &mut filler, body, &mut changes).await;
     let last = match received {
         Ok(()) => filler.finish(&edge),
         Err(refused) => Err(refused),
@@ -197,13 +186,13 @@ pub async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (session, slot, errand) = redeem(&edge, &headers, &ticket, false)?;
-    let running = Running::new(&edge, session)?;
+    earner(&edge, session)?;
     let Errand::Get { reader, ranges } = errand else { return Err(FailureCode::TicketRefused.into()) };
     let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let meter = slot.add_reader(reader);
     edge.tell(Input::ReaderStarted { slot: slot.id, reader }).await;
     let changes = slot.changes();
-    let leaving = Leaving { edge, slot: slot.clone(), reader, meter: meter.clone(), _running: running };
+    let leaving = Leaving { edge, slot: slot.clone(), reader, meter: meter.clone() };
     let mut reading = Reading { slot, ranges: ranges.into(), meter, changes, leaving };
     // The head waits for the first readable byte, or for the failure that becomes the status.
     let first = reading.next().await.transpose()?;
@@ -226,7 +215,6 @@ struct Leaving {
     slot: Arc<Slot>,
     reader: ReaderId,
     meter: Arc<Meter>,
-    _running: Running,
 }
 
 impl Drop for Leaving {
