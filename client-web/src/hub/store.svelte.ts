@@ -93,13 +93,21 @@ export class HubStore {
   readonly running = $derived(this.downloads.filter((download) => !isOver(download)));
   /** The newest download of each row. */
   readonly bySubject = $derived(new Map([...this.downloads].reverse().map((download) => [download.subject, download])));
+  /** Who is here is known: without the relay nobody tells, and others may be as awake as before. */
+  readonly inTouch = $derived(this.link.at === "open" && this.entered);
   /** Everything that needs the hub is usable. */
-  readonly usable = $derived(this.link.at === "open" && this.hubReady && this.entered);
+  readonly usable = $derived(this.inTouch && this.hubReady);
 
   constructor(readonly verbs: Verbs) {}
 
   nameOf(publicId: string): string {
     return this.names.get(publicId) ?? "Someone";
+  }
+
+  whereIs(publicId: string): "here" | "asleep" | "unknown" {
+    if (publicId === this.me) return "here";
+    if (!this.inTouch) return "unknown";
+    return this.online.has(publicId) ? "here" : "asleep";
   }
 
   show(change: Partial<View>): void {

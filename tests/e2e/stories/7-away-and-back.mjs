@@ -118,12 +118,17 @@ story("the line drops and comes back: the owner's page and the asker's go on", a
   const carl = await Native.join(bench, hub, "Carl");
   await ana.shareFiles(film);
   await ben.sees("film.mov");
+  await ben.shareFiles(await makeFile(bench.dir("ben"), "notes.txt", 5));
+  await ana.sees("notes.txt");
   const out = bench.dir("get");
   const get = carl.get("film.mov", "-o", out);
   await ben.startDownload("film.mov");
   await ben.halfway("film.mov", MIB);
   line.cut();
   await ana.page.getByRole("status").getByText(/stepped away|Looking for/).first().waitFor();
+  // What became of Ben she cannot know.
+  await ana.page.getByRole("button", { name: "Ben Out of reach" }).waitFor();
+  assert.equal(await ana.row("notes.txt").getByText("Asleep").count(), 0);
   await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
   line.mend();
   const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
@@ -132,6 +137,7 @@ story("the line drops and comes back: the owner's page and the asker's go on", a
   assert.equal((await within("get is through", get.ended, MINUTES)).code, 0);
   assert.equal(await sha256(path.join(out, "film.mov")), wanted);
   assert.ok(await ana.row("film.mov").isVisible());
+  await ana.page.getByRole("button", { name: "Ben 1 file" }).waitFor();
   await nobodyAsked(hub, 4);
 });
 

@@ -15,7 +15,8 @@ export function presenceWords(hub: HubStore, client: Client): { text: string; to
   const { public_id, kind } = client;
   const mine = public_id === hub.me;
   const count = hub.fileCounts.get(public_id) ?? 0;
-  if (!mine && !hub.online.has(public_id)) return { text: "Asleep, returns on waking", tone: "asleep" };
+  const where = hub.whereIs(public_id);
+  if (where !== "here") return { text: where === "asleep" ? "Asleep, returns on waking" : "Out of reach", tone: "asleep" };
   if (!mine && hub.running.some(({ state, files }) => state === "running" && files.some((file) => file.public_id === public_id))) {
     return { text: "Sending to you", tone: "moving" };
   }

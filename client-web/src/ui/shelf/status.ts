@@ -19,8 +19,10 @@ export interface Facts {
   /** Who takes this row's files right now. */
   takings: Taking[];
   finished: number;
-  ownerHere: boolean;
+  /** Unknown while the relay is out of reach. */
+  owner: "here" | "asleep" | "unknown";
   ownerName: string;
+  hubName: string;
   nameOf(publicId: string): string;
   now: number;
 }
@@ -33,7 +35,7 @@ export function statusOf(item: Item, facts: Facts): Status {
   const fetched = facts.download && ofDownload(facts.download, facts);
   if (fetched) return fetched;
   if (item.mine) return ofMine(item, facts);
-  if (!facts.ownerHere) return { at: "idle", text: "Asleep, returns on waking", asleep: true };
+  if (facts.owner === "asleep") return { at: "idle", text: "Asleep, returns on waking", asleep: true };
   return { at: "idle", text: "", asleep: false };
 }
 
@@ -46,7 +48,7 @@ function ofDownload(download: Download, facts: Facts): Status | undefined {
     case "starting":
       return { at: "queued", text: "Starting…", download: id };
     case "waiting":
-      return { at: "arriving", value, tone: "wait", lead: facts.ownerHere ? "Waiting for its turn" : `Waiting for ${facts.ownerName}`, text: "continues by itself", download: id };
+      return { at: "arriving", value, tone: "wait", lead: awaited(facts), text: "continues by itself", download: id };
     case "paused":
       return { at: "arriving", value, tone: "wait", lead: `${value} %`, text: "Paused in the browser", download: id };
     case "running": {
@@ -62,6 +64,11 @@ function ofDownload(download: Download, facts: Facts): Status | undefined {
     case "cancelled":
       return undefined;
   }
+}
+
+function awaited({ owner, ownerName, hubName }: Facts): string {
+  if (owner === "here") return "Waiting for its turn";
+  return `Waiting for ${owner === "asleep" ? ownerName : hubName}`;
 }
 
 function ofMine(item: Item, facts: Facts): Status {
