@@ -32,8 +32,9 @@ ROAMED = "10.77.0.3"
 PATIENCE = 400  # seconds, for what has no bound of its own
 SIDE_BY_SIDE = 6
 OUTAGE = 30
+REST = 10  # seconds in which nothing moves
 # PROTOCOL.md 1: a ping after 5 s without a frame while the session is part of a transfer, 10 s for an answer.
-CLOSED_WITHIN = 15 + 1
+CLOSED_WITHIN = 15 + 1  # seconds; the relay is asked, and a log read, a few times a second
 LEAST_RATIO = 0.8
 # Bytes on the link for each byte of the file: heads and what is sent again because it was lost, but no run fetched anew.
 MOST_CARRIED = 1.4
@@ -101,8 +102,11 @@ class Scene:
             file.write(os.urandom(size))
         return path
 
+    def log_of(self, name):
+        return os.path.join(self.directory, f"{name}.log")
+
     def start(self, where, name, command):
-        self.logs.append(os.path.join(self.directory, f"{name}.log"))
+        self.logs.append(self.log_of(name))
         with open(self.logs[-1], "wb") as log:
             process = self.link.popen(where, command, stdout=log, stderr=log, env=self.environment)
         self.processes.append(process)
@@ -224,12 +228,35 @@ def rung(directory, seed, name, far):
 
 
 def half_open(one, far):
-    """Everything is dropped and nobody is told, until the relay has noticed."""
-    sessions = one.metric("sessions_approved")
+    """Everything is dropped and nobody is told, until both ends have noticed."""
+    sessions, log = one.metric("sessions_approved"), one.log_of("get file.bin" if far == "asks" else "share")
+    started, noticed = time.monotonic(), {}
     one.link.change(partition=1)
-    took, _ = until(lambda: one.metric("sessions_approved") in range(sessions), "the session is closed", patience=60)
+
+    def look():
+        # Its own log, for nobody can ask a device that is cut off.
+        with open(log, encoding="utf-8", errors="replace") as file:
+            if "the link broke" in file.read():
+                noticed.setdefault("device", time.monotonic() - started)
+        if one.metric("sessions_approved") in range(sessions):
+            noticed.setdefault("relay", time.monotonic() - started)
+        return len(noticed) == 2
+
+    until(look, "both ends have noticed", patience=60)
     one.link.change(partition=0)
-    return {"closed": took}
+    return {"noticed": noticed}
+
+
+def at_rest(directory, seed):
+    """The same while nothing moves: a device that shares, and that nobody asks for anything."""
+    settings, size = BREAKING
+    with shared(directory, seed, settings, size, "owns") as (one, _):
+        sessions = one.metric("sessions_approved")
+        time.sleep(REST)
+        found = half_open(one, "owns")
+        whole = time.monotonic()
+        until(lambda: one.metric("sessions_approved") == sessions, "it is back")
+        return found | {"back": time.monotonic() - whole, "approvals": one.decisions() - one.decided, "late": one.link.stats()["late"]}
 
 
 def outage(one, far):
@@ -304,6 +331,7 @@ def parts():
         if control == links.CONGESTION or control in allowed:
             for number in range(count):
                 found[f"curl {name}, {control}: {number}"] = (beside_curl, (name, control, size, rounds), False)
+    found["rest half-open"] = (at_rest, (), False)
     for name in BREAKS:
         for far in WORDS:
             found[f"break {name}: {far}"] = (broken_off, (name, far), False)
@@ -447,20 +475,30 @@ class Report:
     def breaks(self):
         settings, size = BREAKING
         self.head("What breaks off", f"{size:,} bytes at {rate(settings)}, {delay(settings)} each way; it happens when a quarter has come. "
-                  "Half-open: every frame is dropped and nobody is\ntold, until the relay has closed the session, "
-                  f"{CLOSED_WITHIN} s at most. Bytes flow again when 64 KiB have come; seconds are from when the\nlink is whole. "
-                  "After the devices joined the door was closed.",
-                  "What", "The far device", "The relay closed it after", "Bytes flow again after", "Done after",
+                  "Half-open: every frame is dropped and nobody is\ntold, until relay and device have both closed the session, each within "
+                  f"{CLOSED_WITHIN} s; the device's clock is its log. Bytes flow again when 64 KiB have come;\nseconds are from when the "
+                  "link is whole. After the devices joined the door was closed.",
+                  "What", "The far device", "The relay closed it after", "The device after", "Bytes flow again after", "Done after",
                   "Asked to be let in again")
         for name, words, which, found in self.both("break", BREAKS):
             if not self.check(which, "broken" not in found):
                 self.row(name, words, f"**{found['broken']}**")
                 continue
-            closed = ""
-            if "closed" in found:
-                closed = self.bound(f"{which}: closed in time", found["closed"] <= CLOSED_WITHIN, f"{found['closed']:.1f} s")
-            again = self.bound(f"{which}: no new approval", found["approvals"] == 0, found["approvals"] or "no")
-            self.row(name, words, closed, f"{found['flows']:.1f} s", f"{found['after']:.1f} s", again)
+            self.row(name, words, *self.noticed(which, found), f"{found['flows']:.1f} s", f"{found['after']:.1f} s", self.again(which, found))
+        found = self.results.get("rest half-open")
+        if found and self.check("half-open at rest", "broken" not in found):
+            self.row("half-open", "shares, nobody asks", *self.noticed("half-open at rest", found), "",
+                     f"{found['back']:.1f} s (it is back)", self.again("half-open at rest", found))
+        elif found:
+            self.row("half-open", "shares, nobody asks", f"**{found['broken']}**")
+
+    def noticed(self, which, found):
+        sides = found.get("noticed", {})
+        return [side in sides and self.bound(f"{which}: closed by the {side} in time", sides[side] <= CLOSED_WITHIN, f"{sides[side]:.1f} s") or ""
+                for side in ("relay", "device")]
+
+    def again(self, which, found):
+        return self.bound(f"{which}: no new approval", found["approvals"] == 0, found["approvals"] or "no")
 
     def end(self):
         late = [result["late"] for result in self.results.values() if "late" in result]
@@ -483,8 +521,8 @@ def main():
         print(f"## The link itself\n\n{text}", end="")
         report.check("the link itself", good)
     names = " ".join(report.results)
-    for word, table in (("rung", report.ladder), ("curl", report.beside), ("break", report.breaks)):
-        if word in names:
+    for words, table in (("rung", report.ladder), ("curl", report.beside), ("break rest", report.breaks)):
+        if any(word in names for word in words.split()):
             table()
     report.end()
     print(f"\n{report.passed} passed, {len(report.failed)} failed")
