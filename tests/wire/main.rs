@@ -6,6 +6,7 @@
 mod copies;
 mod damage;
 mod decoders;
+mod doubles;
 mod downloads;
 mod edges;
 mod joining;
