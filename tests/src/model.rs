@@ -274,7 +274,9 @@ impl Model {
         let Some(live) = self.sessions.get_mut(&session) else {
             return; // closed, with its last words still arriving
         };
+        // Of who is not approved each is refused, and none is an ask.
         let repeats = what == "REQUEST_CHUNK"
+            && live.told_approved
             && frame.reference.is_some()
             && std::mem::replace(&mut live.last_ask, frame.reference.clone()) == frame.reference;
         let mut groups = Vec::new();
