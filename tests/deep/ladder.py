@@ -33,7 +33,7 @@ PATIENCE = 400  # seconds, for what has no bound of its own
 SIDE_BY_SIDE = 6
 OUTAGE = 30
 REST = 10  # seconds in which nothing moves
-# PROTOCOL.md 1: a ping after 5 s without a frame while the session is part of a transfer, 10 s for an answer.
+# PROTOCOL.md 1.5: a ping after 4 s without a frame, or 5, and 10 s for an answer.
 CLOSED_WITHIN = 15 + 1  # seconds; the relay is asked, and a log read, a few times a second
 LEAST_RATIO = 0.8
 # Bytes on the link for each byte of the file: heads and what is sent again because it was lost, but no run fetched anew.

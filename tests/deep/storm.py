@@ -18,6 +18,7 @@ from pathlib import Path
 from harness import KIB, MIB, Hub, Late, Process, Report, descriptors, folder, interruptible, machine, processor_s, quantile, rss, table, until
 
 HERE = Path(__file__).resolve().parent
+STILL_S = 20
 DEVICES, IDLE = int(os.environ.get("LANYARD_STORM", "1000")), int(os.environ.get("LANYARD_IDLE", "5000"))
 ROUNDS, FLOOR_ROUNDS = 10, 5
 IN_A_PROCESS = 1250
@@ -247,6 +248,9 @@ def idle(base, report):
 
     quiet = until("the relay's memory stands still", settled, PATIENCE_S)
     each = (quiet - empty) / IDLE
+    before = swarm.used()
+    time.sleep(STILL_S)
+    at_rest = [(after - then) / STILL_S for after, then in zip(swarm.used(), before)]
     report.promise(f"an idle device costs the relay less than {RELAY_A_DEVICE // KIB} KiB", each < RELAY_A_DEVICE, f"{each / KIB:.1f} KiB each")
     at, found = swarm.addition("idle-addition")
     late = [seen - at for one in found for seen in one["at"]]
@@ -256,6 +260,8 @@ def idle(base, report):
         ["joined, eight at a time", f"{joined:.1f} s"], ["came back at once: all in after", f"{took:.1f} s"], ["of a processor until then", in_words(used)],
         ["relay, before they came", f"{empty / MIB:.1f} MiB"], ["relay, at most while they came", f"{most / MIB:.1f} MiB"],
         ["relay, all of them idle", f"{quiet / MIB:.1f} MiB"], ["relay, for each", f"{each / KIB:.1f} KiB"],
+        [f"of a processor in {STILL_S} s in which nothing happens but life signs",
+         ", ".join(f"{who} {part:.0%}" for who, part in zip(("relay", "master", "clients"), at_rest))],
         ["relay, descriptors", descriptors(relay.pid)], ["master, all of them idle", f"{rss(swarm.hub.master.pid) / MIB:.1f} MiB"],
         ["from an addition until seen, p50", f"{quantile(late, 0.5):.0f} ms"], ["p99", f"{quantile(late, 0.99):.0f} ms"]]))
     swarm.quit()
