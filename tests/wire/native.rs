@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use lanyard_device::{DeviceConfig, DeviceEvent, EndReason, Phase};
-use lanyard_protocol::{FailureCode, PublicKey, Root};
+use lanyard_protocol::{FailureCode, FileRef, PublicKey, Root};
 
 pub use crate::native_device::{Native, config};
 use crate::world::{Hub, content};
@@ -204,4 +204,50 @@ async fn a_second_session_of_a_device_needs_no_second_approval() {
     second.sees(1).await;
     second.handle.shutdown().await;
     first.sees(1).await;
+}
+
+/// R23, over real sockets: what each sees at the end is what all offer, and it was told, not asked for by hand.
+#[tokio::test]
+async fn what_twenty_devices_add_and_remove_at_once_is_one_list_for_all() {
+    const DEVICES: u8 = 20;
+    const ROUNDS: usize = 20;
+    let hub = Hub::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut devices = Vec::new();
+    for seed in 1..=DEVICES {
+        devices.push(Native::inside(&hub, seed).await);
+    }
+    let changes = devices.iter().enumerate().map(|(number, device)| {
+        let (handle, folder) = (device.handle.clone(), folder.path().join(number.to_string()));
+        async move {
+            std::fs::create_dir(&folder).unwrap();
+            let mut kept = Vec::new();
+            for round in 0..ROUNDS {
+                let path = folder.join(format!("{round}.txt"));
+                std::fs::write(&path, content(1 + round as u64)).unwrap();
+                let offered = handle.share(vec![path]).await.unwrap();
+                let ids: Vec<_> = offered.files.iter().map(|file| file.file_id).collect();
+                match round % 2 {
+                    0 => kept.extend(ids),
+                    _ => handle.unshare(ids).await.unwrap(),
+                }
+            }
+            (handle.public_id(), kept)
+        }
+    });
+    let mut wanted: Vec<FileRef> = Vec::new();
+    for (public_id, kept) in futures_util::future::join_all(changes).await {
+        wanted.extend(kept.into_iter().map(|file_id| FileRef { public_id, file_id }));
+    }
+    wanted.sort();
+    assert_eq!(wanted.len(), usize::from(DEVICES) * ROUNDS / 2);
+    for device in &mut devices {
+        loop {
+            let catalogue = device.handle.catalogue().await.unwrap();
+            if catalogue.files.keys().copied().eq(wanted.iter().copied()) {
+                break;
+            }
+            device.until(|event| (event == DeviceEvent::CatalogueChanged).then_some(())).await;
+        }
+    }
 }
