@@ -54,7 +54,8 @@ pub const REQUEST_TIMEOUT_MS: u64 = 10_000;
 /// First frame of a socket after CHALLENGE.
 pub const REGISTER_TIMEOUT_MS: u64 = 5_000;
 /// The relay pings after this long without a frame, a device after a second more: with [`PONG_TIMEOUT_MS`] both notice a half-open
-/// line in 15 s, and mostly one ping serves both.
+/// line in 15 s, and mostly one ping serves both. The life signs of 5,000 idle devices take 1 % of a processor of the relay
+/// (`tests/deep/storm`).
 pub const PING_MS: u64 = 4_000;
 /// Without any frame after a ping the session is over.
 pub const PONG_TIMEOUT_MS: u64 = 10_000;
