@@ -10,6 +10,7 @@ pub mod authority;
 pub mod broker;
 pub mod idsource;
 pub mod machine;
+pub mod naming;
 pub mod peer;
 
 pub use idsource::IdSource;

@@ -2,10 +2,11 @@
 //! here because no library can promise a length without the bytes; APPNOTE.TXT 6.3.10 is the format. CRCs follow each
 //! member in a data descriptor and stand in the central directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use lanyard_hub::broker::LinkInfo;
+use lanyard_hub::naming::Naming;
 use lanyard_protocol::{FileEntry, FileRef};
 
 const LOCAL: u32 = 0x0403_4b50;
@@ -71,10 +72,19 @@ pub struct Archive {
 
 impl Archive {
     pub fn new(info: &LinkInfo) -> Self {
+        let mut naming = Naming::default();
+        info.owners.iter().for_each(|owner| naming.owner(owner.public_id, &owner.name));
+        let mut entries = BTreeMap::new();
+        for entry in &info.files {
+            naming.add(entry.file_ref(), &entry.path, !entry.kind.is_file());
+            entries.insert(entry.file_ref(), entry);
+        }
         let mut offset = 0;
         let mut members = Vec::with_capacity(info.files.len());
-        for (entry, name) in info.files.iter().zip(names(info)) {
-            let member = Member { entry: entry.clone(), name, offset, crc: 0 };
+        while let Some(named) = naming.next(u64::MAX).flatten() {
+            let Some(entry) = entries.get(&named.file) else { continue };
+            let slash = if named.is_folder { "/" } else { "" };
+            let member = Member { entry: (*entry).clone(), name: named.name + slash, offset, crc: 0 };
             offset += member.local_length() + entry.size + member.descriptor_length();
             members.push(member);
         }
@@ -90,55 +100,6 @@ impl Archive {
     pub fn length(&self) -> u64 {
         self.central_at + self.central_length + 22 + if self.needs_end64() { 56 + 20 } else { 0 }
     }
-}
-
-/// Members are named by their path; where two are equal all of that name go into a folder of their owner's name.
-fn names(info: &LinkInfo) -> Vec<String> {
-    let mut count: BTreeMap<String, usize> = BTreeMap::new();
-    for file in &info.files {
-        *count.entry(file.path.to_lowercase()).or_default() += 1;
-    }
-    let mut used = BTreeSet::new();
-    info.files
-        .iter()
-        .map(|file| {
-            let path = if count[&file.path.to_lowercase()] > 1 {
-                format!("{}/{}", owner_folder(info, file), file.path)
-            } else {
-                without_drive(&file.path)
-            };
-            unique(path, &mut used, !file.kind.is_file())
-        })
-        .collect()
-}
-
-/// What begins with a letter and a colon would be a drive to who unpacks it on Windows.
-fn without_drive(path: &str) -> String {
-    match path.as_bytes() {
-        [letter, b':', ..] if letter.is_ascii_alphabetic() => path.replacen(':', "_", 1),
-        _ => path.to_owned(),
-    }
-}
-
-fn owner_folder(info: &LinkInfo, file: &FileEntry) -> String {
-    let owner = info.owners.iter().find(|client| client.public_id == file.public_id);
-    let name = owner.map_or_else(|| file.public_id.to_string(), |client| client.name.clone());
-    let name: String =
-        name.chars().map(|c| if c.is_control() || "/\\:*?\"<>|".contains(c) { '_' } else { c }).collect();
-    let name = name.trim().trim_matches('.').to_owned();
-    if name.is_empty() { "device".into() } else { name }
-}
-
-/// Two of one owner, or of owners of one name: a number before the extension.
-fn unique(path: String, used: &mut BTreeSet<String>, is_folder: bool) -> String {
-    let slash = if is_folder { "/" } else { "" };
-    let (stem, extension) = match path.rfind('.').filter(|dot| path[*dot..].find('/').is_none() && *dot > 0) {
-        Some(dot) => (path[..dot].to_owned(), path[dot..].to_owned()),
-        None => (path.clone(), String::new()),
-    };
-    let numbered = (1u32..).map(|n| format!("{stem} ({n}){extension}"));
-    let free = std::iter::once(path).chain(numbered).find(|name| used.insert(name.to_lowercase()));
-    format!("{}{slash}", free.unwrap_or_default())
 }
 
 /// What the archive needs next.
