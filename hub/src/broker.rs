@@ -21,8 +21,9 @@ mod slots;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice};
 
@@ -43,6 +44,7 @@ use master::MasterState;
 use progress::Progress;
 use sessions::Sessions;
 use slots::Slots;
+use work::Work;
 
 /// What a broker is told once.
 #[derive(Debug, Clone)]
@@ -98,6 +100,7 @@ pub struct Broker {
     progress: Progress,
     followers: Followers,
     tally: Tally,
+    work: Work,
 }
 
 impl Broker {
@@ -119,6 +122,7 @@ impl Broker {
             progress: Progress::default(),
             followers: Followers::default(),
             tally: Tally::default(),
+            work: Work::default(),
         }
     }
 
@@ -238,19 +242,33 @@ impl Broker {
         }
     }
 
-    /// A file is no more (or no longer this version): what is in flight of it ends with `code`.
-    fn end_file(&mut self, now: Moment, file: FileRef, code: FailureCode) {
-        self.fail_slots_of(now, &file, code);
-        self.fail_asks_of(now, &file, code);
-        self.effects.push(Effect::ForgetValues { file });
+    /// Ends what is in flight of files that are no more, or no longer this version, with `code`. One walk over the asks
+    /// serves all files: a message may name hundreds.
+    fn end_files(&mut self, now: Moment, files: &BTreeSet<FileRef>, code: FailureCode) {
+        for file in files {
+            self.fail_slots_of(now, file, code);
+        }
+        self.fail_asks_of(now, files, code);
+        for file in files {
+            self.effects.push(Effect::ForgetValues { file: *file });
+        }
+    }
+
+    /// Ends what is in flight of files that are not listed any more, each for its reason.
+    fn end_gone(&mut self, now: Moment, files: &BTreeSet<FileRef>) {
+        let (changed, gone): (BTreeSet<FileRef>, BTreeSet<FileRef>) =
+            files.iter().partition(|file| self.blame.went_for_change(file));
+        self.end_files(now, &changed, FailureCode::FileChanged);
+        self.end_files(now, &gone, FailureCode::FileGone);
     }
 
     /// All that a device that was turned away had in flight, both directions.
     fn end_device(&mut self, now: Moment, device: DeviceId) {
-        for file in self.grants.files_of(device) {
-            self.grants.remove(&file);
-            self.end_file(now, file, FailureCode::PeerRevoked);
+        let files = self.grants.files_of(device);
+        for file in &files {
+            self.grants.remove(file);
         }
+        self.end_files(now, &files, FailureCode::PeerRevoked);
         self.fail_asks_to(now, device, FailureCode::PeerRevoked);
         self.end_links_of(now, device);
     }

@@ -73,6 +73,9 @@ pub const MAX_UNSTARTED_PUTS: usize = 4;
 pub const MAX_WAITING_RUNS: usize = 64;
 pub const MAX_WAITING_BYTES: u64 = 64 << 20;
 pub const WAITING_TIMEOUT_MS: u64 = 30_000;
+/// Look-ups at the master that one asker may wait for, all its requests together; beyond, `BUSY`. An answer takes
+/// milliseconds, and the window of a peer is eight requests a transfer.
+pub const MAX_LOOKUPS_AN_ASKER: usize = 256;
 /// Default byte budget of the relay's slots.
 pub const DEFAULT_BUDGET_BYTES: u64 = 32 << 20;
 /// A reader that takes nothing for this long stands still.
@@ -86,6 +89,10 @@ pub const GRANT_MS: u64 = 600_000;
 pub const MAX_BAD_BODIES: usize = 3;
 pub const BAD_BODIES_WINDOW_MS: u64 = 600_000;
 pub const BAD_BODIES_BAN_MS: u64 = 3_600_000;
+/// Transfers of one session whose progress the relay remembers: a quarter of these run at once in the busiest page.
+pub const MAX_TRANSFERS_A_SESSION: usize = 64;
+/// Files that are remembered to have changed; one more costs the one that was removed first its reason.
+pub const MAX_CHANGED_FILES: usize = 4_096;
 /// TRANSFER_PROGRESS at most every so often: four a second.
 pub const PROGRESS_INTERVAL_MS: u64 = 250;
 /// A link dies after this long without use; an absent owner is waited for as long.

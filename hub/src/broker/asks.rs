@@ -63,6 +63,38 @@ impl Ask {
     }
 }
 
+/// The groups that a CANCEL_CHUNK names, in order: each asked piece is looked up instead of compared with all of them.
+struct Cover {
+    sorted: Vec<Piece>,
+}
+
+impl Cover {
+    /// Neighbours and overlaps become one piece.
+    fn new(mut pieces: Vec<Piece>) -> Self {
+        pieces.sort_unstable();
+        let mut sorted: Vec<Piece> = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match sorted.last_mut() {
+                Some(last) if last.file_id == piece.file_id && piece.groups.first <= last.groups.end() => {
+                    let end = last.groups.end().max(piece.groups.end());
+                    last.groups.count = end - last.groups.first;
+                }
+                _ => sorted.push(piece),
+            }
+        }
+        Self { sorted }
+    }
+
+    fn holds(&self, piece: &Piece) -> bool {
+        let behind =
+            self.sorted.partition_point(|p| (p.file_id, p.groups.first) <= (piece.file_id, piece.groups.first));
+        behind
+            .checked_sub(1)
+            .and_then(|at| self.sorted.get(at))
+            .is_some_and(|p| p.file_id == piece.file_id && piece.groups.end() <= p.groups.end())
+    }
+}
+
 /// Adds a group to pieces, lengthening the last one if it fits.
 fn push_group(pieces: &mut Vec<Piece>, file_id: lanyard_protocol::FileId, group: u32) {
     match pieces.last_mut() {
@@ -119,7 +151,9 @@ impl Broker {
             if !self.hub_ready() {
                 return self.ask_failed(now, ask, FailureCode::ServerNotReady);
             }
-            self.look_up(unknown);
+            if !self.look_up(&ask, unknown) {
+                return self.ask_failed(now, ask, FailureCode::Busy);
+            }
             ask.parked = Parked::Grants;
             self.asks.insert(ask.id, ask);
             return;
@@ -135,33 +169,30 @@ impl Broker {
         }
     }
 
-    /// Within its files, no group twice, and no longer than a run may be.
+    /// Within its files, no group twice, and no longer than a run may be. Visits pieces only: a piece of a list of values
+    /// may stand for 65,536 groups.
     fn has_shape(&self, ask: &Ask) -> bool {
-        let mut seen: BTreeMap<FileRef, BTreeSet<u32>> = BTreeMap::new();
         let mut length = 0u64;
         let mut count = 0u64;
         for piece in &ask.pieces {
+            self.work.visit(1);
             let file = ask.file(piece);
             let Some(groups) = self.grants.groups(&file) else { return false };
             let fits = piece.groups.count > 0
                 && u64::from(piece.groups.first) + u64::from(piece.groups.count) <= u64::from(groups.count());
-            if !fits {
+            // A list of values is of a whole file.
+            if !fits || ask.what == What::Values && piece.groups.count != groups.count() {
                 return false;
             }
-            if ask.what == What::Values && piece.groups.count != groups.count() {
-                return false;
-            }
-            length += groups.span(piece.groups.first, piece.groups.count);
+            length += self.piece_length(&file, piece, ask.what);
             count += u64::from(piece.groups.count);
-            if ask.what == What::Bytes && length > MAX_RUN_BYTES && count > 1 {
-                return false;
-            }
-            let seen = seen.entry(file).or_default();
-            if !piece.groups.iter().all(|group| seen.insert(group)) {
+            if length > MAX_RUN_BYTES && count > 1 {
                 return false;
             }
         }
-        true
+        let mut spans: Vec<&Piece> = ask.pieces.iter().collect();
+        spans.sort_unstable();
+        spans.windows(2).all(|two| two[0].file_id != two[1].file_id || two[0].groups.end() <= two[1].groups.first)
     }
 
     /// Fails the pieces of files that changed, and gives back what is left.
@@ -254,6 +285,17 @@ impl Broker {
         let mut absent = Vec::new();
         for piece in &ask.pieces {
             let file = ask.file(piece);
+            if ask.what == What::Values {
+                // A list is there as a whole or not at all.
+                self.work.visit(1);
+                let pieces = match self.slots.holding(&file, ask.what, piece.groups.first) {
+                    Some(slot) => live.entry(slot).or_default(),
+                    None => &mut absent,
+                };
+                pieces.push(*piece);
+                continue;
+            }
+            self.work.visit(piece.groups.count as usize);
             for group in piece.groups.iter() {
                 match self.slots.holding(&file, ask.what, group) {
                     Some(slot) => push_group(live.entry(slot).or_default(), piece.file_id, group),
@@ -378,7 +420,13 @@ impl Broker {
     }
 
     /// CANCEL_CHUNK: of a transfer, all or some groups; running bodies end too.
-    pub(super) fn chunk_cancelled(&mut self, now: Moment, session: SessionId, cancel: CancelChunk) {
+    pub(super) fn chunk_cancelled(
+        &mut self,
+        now: Moment,
+        session: SessionId,
+        cancel: CancelChunk,
+        reference: Option<Ref>,
+    ) {
         let asker = Asker::Device { session, transfer: cancel.transfer_id };
         match cancel.pieces {
             None => {
@@ -386,22 +434,20 @@ impl Broker {
                 self.progress.cancelled(&mut self.effects, &self.sessions, session, cancel.transfer_id);
                 self.end_asks_where(now, |other| *other == asker, FailureCode::Cancelled);
             }
+            Some(pieces) if pieces.len() > MAX_PIECES => self.fail(session, FailureCode::BadMessage, reference),
             Some(pieces) => {
-                let covered = |asked: &[Piece]| {
-                    asked.iter().all(|ask| {
-                        pieces.iter().any(|p| {
-                            p.file_id == ask.file_id
-                                && p.groups.first <= ask.groups.first
-                                && ask.groups.end() <= p.groups.end()
-                        })
-                    })
-                };
-                self.end_asks_covered(now, asker, covered);
+                let cover = Cover::new(pieces);
+                self.end_asks_covered(now, asker, |asked| asked.iter().all(|piece| cover.holds(piece)));
             }
         }
     }
 
     fn end_asks_covered(&mut self, now: Moment, asker: Asker, covered: impl Fn(&[Piece]) -> bool) {
+        let work = &self.work;
+        let covered = |pieces: &[Piece]| {
+            work.visit(pieces.len());
+            covered(pieces)
+        };
         for ask in self.queue.take_where(|ask| ask.asker == asker && covered(&ask.pieces)) {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
         }
@@ -425,9 +471,16 @@ impl Broker {
         }
     }
 
-    /// Fails what is asked of a file but not yet in a slot.
-    pub(super) fn fail_asks_of(&mut self, now: Moment, file: &FileRef, code: FailureCode) {
-        let about = |ask: &Ask| ask.owner == file.public_id && ask.pieces.iter().any(|p| p.file_id == file.file_id);
+    /// Fails what is asked of these files but not yet in a slot. Each ask is visited once, however many files there are.
+    pub(super) fn fail_asks_of(&mut self, now: Moment, files: &BTreeSet<FileRef>, code: FailureCode) {
+        if files.is_empty() {
+            return;
+        }
+        let work = &self.work;
+        let about = |ask: &Ask| {
+            work.visit(ask.pieces.len());
+            ask.pieces.iter().any(|piece| files.contains(&ask.file(piece)))
+        };
         let mut asks = self.queue.take_where(about);
         for ask in &asks {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
@@ -438,7 +491,8 @@ impl Broker {
             asks.extend(self.asks.remove(&id));
         }
         for ask in asks {
-            let (gone, rest): (Vec<Piece>, Vec<Piece>) = ask.pieces.iter().partition(|p| p.file_id == file.file_id);
+            let (gone, rest): (Vec<Piece>, Vec<Piece>) =
+                ask.pieces.iter().partition(|piece| files.contains(&ask.file(piece)));
             let part = Ask { id: AskId(self.number()), pieces: gone, ..ask.clone() };
             self.ask_failed(now, part, code);
             if !rest.is_empty() {

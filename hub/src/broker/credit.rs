@@ -249,7 +249,7 @@ impl Broker {
 
     /// What must go so that the run fits: cache first, then full slots whose readers all stand still. `None` if it does not
     /// fit even then. A run larger than the whole budget goes alone.
-    fn room_for(&self, now: Moment, ask: &Ask, length: u64) -> Option<Room> {
+    pub(super) fn room_for(&self, now: Moment, ask: &Ask, length: u64) -> Option<Room> {
         let budget = self.config.budget_bytes;
         let mut room = Room::default();
         let mut reserved = self.slots.reserved();
@@ -279,7 +279,7 @@ impl Broker {
         None
     }
 
-    fn make_room(&mut self, room: Room) {
+    pub(super) fn make_room(&mut self, room: Room) {
         for id in room.cached {
             self.drop_slot(id);
         }
@@ -291,7 +291,7 @@ impl Broker {
 
 /// What goes to make room for a run.
 #[derive(Debug, Default)]
-struct Room {
+pub(super) struct Room {
     cached: Vec<SlotId>,
     standing: Vec<SlotId>,
 }

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::group::Groups;
-use lanyard_protocol::limits::{GRANT_MS, MAX_FILES_A_MESSAGE};
+use lanyard_protocol::limits::{GRANT_MS, MAX_FILES_A_MESSAGE, MAX_LOOKUPS_AN_ASKER};
 use lanyard_protocol::message::{FileGrant, FileLookup, FileRoot};
 use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileRef, Ref, RelayToMaster, Root};
 
-use super::asks::Parked;
+use super::asks::{Ask, AskId, Parked};
+use super::credit::AskerKey;
 use super::*;
 
 #[derive(Debug)]
@@ -21,12 +22,23 @@ struct Grant {
     values_refused: bool,
 }
 
+/// One FILE_LOOKUP that the master has not answered.
+#[derive(Debug, Default)]
+struct Lookup {
+    files: Vec<FileRef>,
+    /// Asks that cannot go on without it: its answer visits these and no others.
+    waiting: Vec<(AskId, AskerKey)>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Grants {
     known: BTreeMap<FileRef, Grant>,
     /// Look-ups under way, by their reference.
-    lookups: BTreeMap<Ref, Vec<FileRef>>,
-    asked: BTreeSet<FileRef>,
+    lookups: BTreeMap<Ref, Lookup>,
+    /// The look-up that each file is asked for in.
+    asked: BTreeMap<FileRef, Ref>,
+    /// Places in `waiting` of all look-ups that each asker takes.
+    places: BTreeMap<AskerKey, usize>,
     /// The master is away: grants older than ten minutes are not trusted.
     master_away: bool,
 }
@@ -108,8 +120,27 @@ impl Grants {
         self.known.remove(file);
     }
 
-    pub fn files_of(&self, device: DeviceId) -> Vec<FileRef> {
+    pub fn files_of(&self, device: DeviceId) -> BTreeSet<FileRef> {
         self.known.keys().filter(|file| file.public_id == device).copied().collect()
+    }
+
+    /// Takes out a look-up that was answered.
+    fn end_lookup(&mut self, reference: &Ref) -> Option<Lookup> {
+        let lookup = self.lookups.remove(reference)?;
+        for file in &lookup.files {
+            if self.asked.get(file) == Some(reference) {
+                self.asked.remove(file);
+            }
+        }
+        for (_, key) in &lookup.waiting {
+            if let Some(taken) = self.places.get_mut(key) {
+                *taken -= 1;
+                if *taken == 0 {
+                    self.places.remove(key);
+                }
+            }
+        }
+        Some(lookup)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -122,52 +153,71 @@ impl Grants {
 }
 
 impl Broker {
-    /// Asks the master for files that are not being asked for already.
-    pub(super) fn look_up(&mut self, files: Vec<FileRef>) {
-        let files: Vec<FileRef> = files.into_iter().filter(|file| self.grants.asked.insert(*file)).collect();
-        self.send_lookups(files);
+    /// Asks the master for files that are not being asked for already, and lets the ask wait for all of them. False if its
+    /// asker has too much waiting for the master as it is.
+    pub(super) fn look_up(&mut self, ask: &Ask, files: Vec<FileRef>) -> bool {
+        let key = self.asker_key(&ask.asker);
+        let taken = self.grants.places.get(&key).copied().unwrap_or(0);
+        if taken >= MAX_LOOKUPS_AN_ASKER {
+            return false;
+        }
+        let news = files.iter().filter(|file| !self.grants.asked.contains_key(file)).copied().collect();
+        for (reference, part) in self.send_lookups(news) {
+            self.grants.asked.extend(part.into_iter().map(|file| (file, reference.clone())));
+        }
+        let lookups: BTreeSet<Ref> = files.iter().filter_map(|file| self.grants.asked.get(file).cloned()).collect();
+        *self.grants.places.entry(key).or_default() += lookups.len();
+        for reference in lookups {
+            self.grants.lookups.entry(reference).or_default().waiting.push((ask.id, key));
+        }
+        true
     }
 
-    fn send_lookups(&mut self, files: Vec<FileRef>) {
+    fn send_lookups(&mut self, files: Vec<FileRef>) -> Vec<(Ref, Vec<FileRef>)> {
+        let mut sent = Vec::new();
         for part in files.chunks(MAX_FILES_A_MESSAGE) {
             let reference = Ref::number(self.number());
-            self.grants.lookups.insert(reference.clone(), part.to_vec());
+            let lookup = Lookup { files: part.to_vec(), waiting: Vec::new() };
+            self.grants.lookups.insert(reference.clone(), lookup);
             let message = RelayToMaster::FileLookup(FileLookup { files: part.to_vec() });
-            self.tell_master_from(message, None, Some(reference));
+            self.tell_master_from(message, None, Some(reference.clone()));
+            sent.push((reference, part.to_vec()));
         }
+        sent
     }
 
     /// The answer to one look-up: asked and not in it is gone.
     pub(super) fn files_granted(&mut self, now: Moment, grant: FileGrant, reference: Option<Ref>) {
-        let Some(asked) = reference.and_then(|reference| self.grants.lookups.remove(&reference)) else { return };
+        let Some(lookup) = reference.and_then(|reference| self.grants.end_lookup(&reference)) else { return };
         let granted: BTreeSet<FileRef> = grant.files.iter().map(FileEntry::file_ref).collect();
         let mut roots_to_tell = Vec::new();
         for entry in grant.files {
             let file = entry.file_ref();
+            self.blame.listed(&file);
             let ours = self.grants.root(&file);
             if let (Some(root), None) = (ours, entry.root) {
                 roots_to_tell.push((file, root));
             }
             self.grants.insert(now, entry);
         }
-        for file in &asked {
-            self.grants.asked.remove(file);
-            if !granted.contains(file) {
-                self.grants.remove(file);
-                self.end_file(now, *file, FailureCode::FileGone);
-            }
+        let gone: BTreeSet<FileRef> = lookup.files.iter().filter(|file| !granted.contains(file)).copied().collect();
+        for file in &gone {
+            self.grants.remove(file);
         }
+        self.end_gone(now, &gone);
         for (FileRef { public_id, file_id }, root) in roots_to_tell {
             self.tell_master(RelayToMaster::FileRoot(FileRoot { public_id, file_id, root }));
         }
         self.keep_sweeping(now);
-        self.grants_arrived(now);
+        self.grants_arrived(now, lookup.waiting);
     }
 
-    /// Asks that waited for grants go on with what came.
-    fn grants_arrived(&mut self, now: Moment) {
-        for ask in self.take_parked(|parked| *parked == Parked::Grants) {
-            if ask.files().iter().any(|file| self.grants.asked.contains(file)) {
+    /// Asks that waited for this look-up go on with what came, unless they wait for another one, too.
+    fn grants_arrived(&mut self, now: Moment, waiting: Vec<(AskId, AskerKey)>) {
+        for (id, _) in waiting {
+            let Some(ask) = self.asks.remove(&id) else { continue };
+            self.work.visit(ask.pieces.len());
+            if ask.pieces.iter().any(|piece| self.grants.asked.contains_key(&ask.file(piece))) {
                 self.asks.insert(ask.id, ask);
             } else {
                 self.consider(now, ask);
@@ -176,17 +226,15 @@ impl Broker {
     }
 
     pub(super) fn lookup_failed(&mut self, now: Moment, code: FailureCode, reference: Option<&Ref>) {
-        let Some(asked) = reference.and_then(|reference| self.grants.lookups.remove(reference)) else { return };
-        for file in asked {
-            self.grants.asked.remove(&file);
-            self.fail_asks_of(now, &file, code);
-        }
+        let Some(lookup) = reference.and_then(|reference| self.grants.end_lookup(reference)) else { return };
+        self.fail_asks_of(now, &lookup.files.into_iter().collect(), code);
     }
 
     /// The master went away with look-ups unanswered.
     pub(super) fn lookups_lost(&mut self, now: Moment) {
         self.grants.lookups.clear();
         self.grants.asked.clear();
+        self.grants.places.clear();
         self.grants.master_away = true;
         for ask in self.take_parked(|parked| *parked == Parked::Grants) {
             self.ask_failed(now, ask, FailureCode::ServerNotReady);

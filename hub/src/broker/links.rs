@@ -1,7 +1,7 @@
 //! Links: the relay as the asker behind a `/d/` address. What a link holds is the master's; here it is a copy that may be
 //! asked for again. A link's want waits for an absent owner or master as long as its reader stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lanyard_protocol::chunk::What;
@@ -61,11 +61,11 @@ impl Links {
         self.known.retain(|_, known| now.since(known.used) < LINK_USED_INTERVAL_MS);
     }
 
-    /// A file behind links was removed: who opens them from now on finds it gone.
-    pub fn file_gone(&mut self, file: &FileRef) {
+    /// Files behind links were removed: who opens them from now on finds them gone.
+    pub fn files_gone(&mut self, files: &BTreeSet<FileRef>) {
         for known in self.known.values_mut() {
-            if known.info.files.iter().any(|entry| entry.file_ref() == *file) {
-                Arc::make_mut(&mut known.info).files.retain(|entry| entry.file_ref() != *file);
+            if known.info.files.iter().any(|entry| files.contains(&entry.file_ref())) {
+                Arc::make_mut(&mut known.info).files.retain(|entry| !files.contains(&entry.file_ref()));
             }
         }
     }

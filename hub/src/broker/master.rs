@@ -146,6 +146,7 @@ impl Broker {
             MasterToRelay::FilesAdded(added) => {
                 for entry in &added.files {
                     self.grants.renew(entry);
+                    self.blame.listed(&entry.file_ref());
                 }
                 self.retry_parked(now);
                 Some((added.epoch, added.revision))
@@ -158,9 +159,9 @@ impl Broker {
                 Some((updated.epoch, updated.revision))
             }
             MasterToRelay::FileRemoved(removed) => {
-                for file_id in &removed.file_ids {
-                    self.file_removed(now, FileRef { public_id: removed.public_id, file_id: *file_id });
-                }
+                let public_id = removed.public_id;
+                let files = removed.file_ids.iter().map(|id| FileRef { public_id, file_id: *id }).collect();
+                self.files_removed(now, &files);
                 Some((removed.epoch, removed.revision))
             }
             MasterToRelay::FilesWithdrawn(m) => Some((m.epoch, m.revision)),
@@ -172,11 +173,13 @@ impl Broker {
         }
     }
 
-    fn file_removed(&mut self, now: Moment, file: FileRef) {
-        self.grants.remove(&file);
-        self.links.file_gone(&file);
-        self.blame.forget_file(&file);
-        self.end_file(now, file, FailureCode::FileGone);
+    fn files_removed(&mut self, now: Moment, files: &BTreeSet<FileRef>) {
+        for file in files {
+            self.grants.remove(file);
+            self.blame.removed(now, file);
+        }
+        self.links.files_gone(files);
+        self.end_gone(now, files);
     }
 
     /// One page of who belongs; after the last the hub is ready.
@@ -207,10 +210,13 @@ impl Broker {
         let mut admitted = Vec::new();
         for id in self.sessions.ids() {
             let Some(session) = self.sessions.get(id) else { continue };
-            let is_crowded = self.sessions.is_crowded(&session.identity.address);
-            let Some(session) = self.sessions.get_mut(id) else { continue };
             let device = session.identity.public_id;
             let (old, new) = (session.membership, self.master.membership(device));
+            // Counting walks over all sessions: only who has to be counted is.
+            let is_crowded = new == Membership::Pending
+                && old == Membership::Unknown
+                && self.sessions.is_crowded(&session.identity.address);
+            let Some(session) = self.sessions.get_mut(id) else { continue };
             match new {
                 Membership::Approved if old != Membership::Approved => {
                     self.admit(id);
@@ -218,7 +224,7 @@ impl Broker {
                 }
                 Membership::Disapproved => self.turn_away(now, id, self.master.head),
                 // Nobody could be counted among the waiting before there was a roster.
-                Membership::Pending if old == Membership::Unknown && is_crowded => {
+                Membership::Pending if is_crowded => {
                     self.close(now, id, CloseCode::RateLimited);
                 }
                 Membership::Pending if old != Membership::Pending => {

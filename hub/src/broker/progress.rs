@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lanyard_protocol::limits::PROGRESS_INTERVAL_MS;
+use lanyard_protocol::limits::{MAX_TRANSFERS_A_SESSION, PROGRESS_INTERVAL_MS};
 use lanyard_protocol::message::{TransferProgress, TransferState};
 use lanyard_protocol::{DeviceId, FileRef, RelayToDevice, TransferId};
 
@@ -16,6 +16,8 @@ struct Course {
     delivered: u64,
     file: Option<(FileRef, u64)>,
     reported: Moment,
+    /// When it was last heard of, by a count of all that was heard.
+    touched: u64,
     /// Bytes since the last report.
     since_report: u64,
     rate: u64,
@@ -23,19 +25,41 @@ struct Course {
 
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    courses: BTreeMap<(SessionId, TransferId), Course>,
+    courses: BTreeMap<SessionId, BTreeMap<TransferId, Course>>,
+    heard: u64,
 }
 
 impl Progress {
-    fn course(&mut self, key: (SessionId, TransferId)) -> &mut Course {
-        self.courses.entry(key).or_insert(Course {
+    /// The course of a transfer, new if need be. Transfer ids are the asker's to invent: a session that names more than it
+    /// may loses the one that was not heard of for longest, which costs its screen a few reports.
+    fn course(&mut self, (session, transfer): (SessionId, TransferId)) -> &mut Course {
+        self.heard += 1;
+        let touched = self.heard;
+        let own = self.courses.entry(session).or_default();
+        if own.len() >= MAX_TRANSFERS_A_SESSION && !own.contains_key(&transfer) {
+            let oldest = own.iter().min_by_key(|(_, course)| course.touched).map(|(transfer, _)| *transfer);
+            oldest.map(|oldest| own.remove(&oldest));
+        }
+        let course = own.entry(transfer).or_insert(Course {
             have: 0,
             delivered: 0,
             file: None,
             reported: Moment(0),
+            touched,
             since_report: 0,
             rate: 0,
-        })
+        });
+        course.touched = touched;
+        course
+    }
+
+    fn remove(&mut self, (session, transfer): (SessionId, TransferId)) -> Option<Course> {
+        let own = self.courses.get_mut(&session)?;
+        let course = own.remove(&transfer);
+        if own.is_empty() {
+            self.courses.remove(&session);
+        }
+        course
     }
 
     pub fn note_have(&mut self, session: SessionId, transfer: TransferId, have: u64) {
@@ -75,7 +99,7 @@ impl Progress {
         let rate = course.rate;
         let state = if done >= size { TransferState::Done } else { TransferState::Running };
         if done >= size {
-            self.courses.remove(&key);
+            self.remove(key);
         }
         report(effects, sessions, key, file, (done, size, rate), state);
     }
@@ -87,14 +111,20 @@ impl Progress {
         session: SessionId,
         transfer: TransferId,
     ) {
-        let Some(course) = self.courses.remove(&(session, transfer)) else { return };
+        let Some(course) = self.remove((session, transfer)) else { return };
         let Some((file, size)) = course.file else { return };
         let done = (course.have + course.delivered).min(size);
         report(effects, sessions, (session, transfer), file, (done, size, 0), TransferState::Cancelled);
     }
 
     pub fn forget_session(&mut self, session: SessionId) {
-        self.courses.retain(|(owner, _), _| *owner != session);
+        self.courses.remove(&session);
+    }
+
+    /// How many transfers are remembered.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.courses.values().map(BTreeMap::len).sum()
     }
 }
 

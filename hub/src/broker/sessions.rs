@@ -344,7 +344,7 @@ impl Broker {
         }
         match message {
             DeviceToRelay::RequestChunk(request) => self.chunk_requested(now, id, request, reference),
-            DeviceToRelay::CancelChunk(cancel) => self.chunk_cancelled(now, id, cancel),
+            DeviceToRelay::CancelChunk(cancel) => self.chunk_cancelled(now, id, cancel, reference),
             DeviceToRelay::ChunkUnavailable(no) => self.chunk_unavailable(now, id, no),
             DeviceToRelay::UpdateName(m) => self.ask_master(id, RelayToMaster::UpdateName(m), reference),
             DeviceToRelay::FeedPull(m) => self.ask_master(id, RelayToMaster::FeedPull(m), reference),

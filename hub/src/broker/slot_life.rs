@@ -63,14 +63,18 @@ impl Broker {
         pieces
     }
 
-    /// A list of values that the relay has: full at once.
+    /// A list of values that the relay has: full at once, within the budget like any other body.
     pub(super) fn open_values(&mut self, now: Moment, ask: Ask, file: FileRef) {
         let absent = self.join_live(now, &ask);
         if absent.is_empty() {
             return;
         }
-        let id = SlotId(self.number());
         let length = self.length_of(&ask);
+        let Some(room) = self.room_for(now, &ask, length) else {
+            return self.ask_failed(now, ask, FailureCode::Busy);
+        };
+        self.make_room(room);
+        let id = SlotId(self.number());
         let pieces = self.lay_out(&ask);
         let slot = Slot {
             holder: SessionId(0),
@@ -192,17 +196,18 @@ impl Broker {
     }
 
     pub(super) fn put_failed(&mut self, now: Moment, id: SlotId, code: FailureCode, culprit: Option<FileRef>) {
-        self.fail_slot(now, id, code, culprit, true);
-        match (code, culprit) {
-            (FailureCode::BadBytes, Some(file)) => {
-                self.tally.bad_bodies += 1;
-                self.keep_sweeping(now);
-                if self.blame.differs(now, file) {
-                    self.file_changed(now, file);
-                }
+        let mut code = code;
+        if let (FailureCode::BadBytes, Some(file)) = (code, culprit) {
+            self.tally.bad_bodies += 1;
+            self.keep_sweeping(now);
+            if self.blame.differs(now, file) {
+                // Its readers hear what that means, not that they should ask again: by then the file may be gone.
+                code = FailureCode::FileChanged;
             }
-            (FailureCode::FileChanged, Some(file)) => self.file_changed(now, file),
-            _ => {}
+        }
+        self.fail_slot(now, id, code, culprit, true);
+        if let (FailureCode::FileChanged, Some(file)) = (code, culprit) {
+            self.file_changed(now, file);
         }
     }
 

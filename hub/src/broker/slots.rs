@@ -83,6 +83,14 @@ impl Slot {
     }
 }
 
+/// The groups of a piece that stand in the index: each of its bytes, but one for a whole list of values.
+fn indexed(what: What, piece: &SlotPiece) -> Range<u32> {
+    match what {
+        What::Bytes => piece.groups.iter(),
+        What::Values => piece.groups.first..piece.groups.first + 1,
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     live: BTreeMap<SlotId, Slot>,
@@ -224,7 +232,7 @@ impl Slots {
     pub(super) fn insert(&mut self, id: SlotId, slot: Slot) {
         for piece in &slot.pieces {
             self.by_file.entry(piece.file).or_default().insert(id);
-            for group in piece.groups.iter() {
+            for group in indexed(slot.what, piece) {
                 let old = self.by_group.insert((piece.file, slot.what == What::Values, group), id);
                 debug_assert!(old.is_none(), "a group is in at most one live slot");
             }
@@ -250,7 +258,7 @@ impl Slots {
                     self.by_file.remove(&piece.file);
                 }
             }
-            for group in piece.groups.iter() {
+            for group in indexed(slot.what, piece) {
                 self.by_group.remove(&(piece.file, slot.what == What::Values, group));
             }
         }

@@ -9,6 +9,8 @@ use uuid_bytes as uuid;
 
 use super::*;
 
+mod bounds;
+
 fn uuid_bytes(n: u8) -> [u8; 16] {
     [n; 16]
 }
@@ -598,6 +600,42 @@ fn wrong_bytes_twice_mean_that_the_file_changed_for_good() {
     assert!(effects.contains(&Effect::ForgetValues { file }));
     hub.asks(asker, 1, 0, 4);
     assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::FileChanged);
+}
+
+/// PROTOCOL.md 6.5: the owner removes a changed file at once, and the asker that was cut hears of the change all the same.
+#[test]
+fn whoever_is_cut_by_a_change_hears_of_the_change_and_not_that_the_file_is_gone() {
+    let mut hub = Hub::ready(32 * MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    let file = hub.lists(1, MIB);
+    let entry = hub.files[&file].clone();
+    for code in [FailureCode::BadBytes, FailureCode::FileChanged] {
+        hub.take();
+        hub.asks(asker, 1, 0, 4);
+        let slot = hub.opened().remove(0).slot;
+        hub.give(Input::PutStarted { slot });
+        hub.give(Input::PutFailed { slot, code: FailureCode::BadBytes, culprit: Some(file) });
+        assert!(hub.effects.contains(&Effect::FailSlot { slot, code }), "{:?}", hub.effects);
+    }
+    let removed = FileRemoved {
+        public_id: device(1),
+        file_ids: vec![file.file_id],
+        epoch: 5,
+        revision: 8,
+        audience: Audience::All,
+    };
+    hub.files.remove(&file);
+    hub.master(MasterToRelay::FileRemoved(removed));
+    let hears = |hub: &mut Hub| {
+        hub.take();
+        hub.asks(asker, 1, 0, 4);
+        Hub::failures(&hub.take(), asker).first().map(|(_, code)| *code)
+    };
+    assert_eq!(hears(&mut hub), Some(FailureCode::FileChanged));
+    hub.passes(11 * 60_000);
+    assert_eq!(hears(&mut hub), Some(FailureCode::FileGone), "ten minutes later nobody is left who was cut");
+    hub.files.insert(file, entry);
+    assert_eq!(hears(&mut hub), None, "the same version is listed again");
 }
 
 #[test]

@@ -98,7 +98,10 @@ async fn fill(edge: Arc<Edge>, slot: Arc<Slot>, body: Body, owner: Arc<SessionHa
             Ok(())
         }
         Err(Refused { code, culprit }) => {
-            slot.fail(code);
+            // Whether wrong bytes are an accident or a changed file is the broker's to say: its word ends the slot.
+            if code != FailureCode::BadBytes {
+                slot.fail(code);
+            }
             edge.tell(Input::PutFailed { slot: slot.id, code, culprit }).await;
             Err(code)
         }

@@ -1,0 +1,217 @@
+//! What one message may cost: the broker visits a number of entries that its length bounds, whatever it names.
+
+use super::*;
+
+/// The number of pieces that a message of a device may have.
+const PIECES: u64 = lanyard_protocol::limits::MAX_PIECES as u64;
+const RUNS: u64 = lanyard_protocol::limits::MAX_WAITING_RUNS as u64;
+
+fn numbered(n: u32) -> FileId {
+    format!("00000000-0000-4000-8000-{n:012x}").parse().unwrap()
+}
+
+impl Hub {
+    /// Device 1 lists files `numbers` of one size.
+    fn lists_many(&mut self, numbers: std::ops::Range<u32>, size: u64) {
+        let like = self.lists(200, size);
+        let like = self.files[&like].clone();
+        for n in numbers {
+            let entry = FileEntry { file_id: numbered(n), ..like.clone() };
+            self.files.insert(entry.file_ref(), entry);
+        }
+    }
+
+    /// Asks for pieces or lists, and gives how many entries were visited for it.
+    fn visits(&mut self, session: SessionId, what: What, pieces: Vec<Piece>) -> u64 {
+        self.broker.work.take();
+        let request = RequestChunk { transfer_id: transfer(1), public_id: device(1), pieces, what, have: None };
+        self.says(session, DeviceToRelay::RequestChunk(request));
+        self.broker.work.take()
+    }
+
+    /// Fills the asker's queue: as many runs of as many small files as may wait.
+    fn fills_the_queue(&mut self, asker: SessionId) {
+        self.lists_many(0..(RUNS * PIECES) as u32, 1);
+        for run in 0..RUNS as u32 {
+            let first = run * PIECES as u32;
+            let pieces = (first..first + PIECES as u32).map(|n| Piece::new(numbered(n), 0, 1)).collect();
+            self.visits(asker, What::Bytes, pieces);
+        }
+        assert!(self.broker.queue.len() as u64 >= RUNS - 4, "the holder is asked for four");
+    }
+}
+
+fn whole_lists(files: u32) -> Vec<Piece> {
+    (0..files).map(|n| Piece::new(numbered(n), 0, 65_536)).collect()
+}
+
+fn is_refused(effects: &[Effect], to: SessionId) -> bool {
+    matches!(&Hub::told(effects, to)[..], [RelayToDevice::RequestFailed(no)] if no.code == FailureCode::BadMessage)
+}
+
+#[test]
+fn a_request_for_lists_of_values_visits_its_pieces_and_not_their_groups() {
+    let mut hub = Hub::ready(32 * MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    hub.lists_many(0..256, 1 << 34);
+    hub.take();
+    let visited = hub.visits(asker, What::Values, whole_lists(256));
+    assert!(visited <= 4 * PIECES, "{visited} entries");
+    assert!(is_refused(&hub.take(), asker), "512 MiB of lists are more than a run may have");
+    let visited = hub.visits(asker, What::Values, whole_lists(4));
+    assert!(visited <= 16, "{visited} entries");
+    let told = Hub::failures(&hub.take(), asker);
+    assert!(told.len() == 4 && told.iter().all(|(_, code)| *code == FailureCode::NoValues), "{told:?}");
+    let twice = vec![Piece::new(numbered(1), 0, 65_536); 2];
+    assert!(hub.visits(asker, What::Values, twice) <= 16);
+    assert!(is_refused(&hub.take(), asker), "no file twice");
+}
+
+#[test]
+fn lists_that_are_there_are_entries_of_one_and_stay_within_the_budget() {
+    let mut hub = Hub::ready(8 * MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    hub.lists_many(0..8, 1 << 34);
+    hub.visits(asker, What::Values, whole_lists(4));
+    hub.visits(asker, What::Values, whole_lists(8).split_off(4));
+    for n in 0..8 {
+        hub.give(Input::ValuesKnown { file: FileRef { public_id: device(1), file_id: numbered(n) } });
+    }
+    hub.take();
+    let visited = hub.visits(asker, What::Values, whole_lists(4));
+    assert!(visited <= 16, "{visited} entries");
+    assert_eq!(Hub::readies(&hub.take(), asker).len(), 4);
+    assert_eq!(hub.broker.reserved_bytes(), 8 * MIB);
+    hub.visits(asker, What::Values, whole_lists(8).split_off(4));
+    let told = Hub::failures(&hub.take(), asker);
+    assert!(told.len() == 4 && told.iter().all(|(_, code)| *code == FailureCode::Busy), "{told:?}");
+    assert_eq!(hub.broker.reserved_bytes(), 8 * MIB);
+}
+
+#[test]
+fn a_look_up_that_finds_nothing_walks_once_over_what_waits() {
+    let mut hub = Hub::ready(MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    hub.fills_the_queue(asker);
+    let other = hub.opens(3);
+    let unknown = (0..PIECES as u32).map(|n| Piece::new(numbered(1_000_000 + n), 0, 1)).collect();
+    let visited = hub.visits(other, What::Bytes, unknown);
+    assert!(visited <= (RUNS + 4) * PIECES, "{visited} entries");
+}
+
+#[test]
+fn a_removal_of_many_files_walks_once_over_what_waits() {
+    let mut hub = Hub::ready(MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    hub.fills_the_queue(asker);
+    hub.broker.work.take();
+    let removed = FileRemoved {
+        public_id: device(1),
+        file_ids: (2_000_000..2_000_512).map(numbered).collect(),
+        epoch: 5,
+        revision: 8,
+        audience: Audience::All,
+    };
+    hub.master(MasterToRelay::FileRemoved(removed));
+    let visited = hub.broker.work.take();
+    assert!(visited <= (RUNS + 4) * PIECES, "{visited} entries");
+}
+
+#[test]
+fn a_cancel_looks_its_pieces_up_and_names_no_more_than_a_run() {
+    let mut hub = Hub::ready(MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    hub.fills_the_queue(asker);
+    let waiting = hub.broker.queue.len();
+    let cancel = |hub: &mut Hub, pieces: Vec<Piece>| {
+        hub.take();
+        hub.broker.work.take();
+        let cancel = CancelChunk { transfer_id: transfer(1), pieces: Some(pieces) };
+        hub.says(asker, DeviceToRelay::CancelChunk(cancel));
+        hub.broker.work.take()
+    };
+    let last = ((RUNS - 1) * PIECES) as u32;
+    let run: Vec<Piece> = (last..last + PIECES as u32).rev().map(|n| Piece::new(numbered(n), 0, 1)).collect();
+    let visited = cancel(&mut hub, run);
+    assert!(visited <= (RUNS + 4) * PIECES, "{visited} entries");
+    assert_eq!(hub.broker.queue.len(), waiting - 1, "exactly that run is called off");
+    let visited = cancel(&mut hub, vec![Piece::new(numbered(1), 0, 1); 4_000]);
+    assert!(visited == 0 && is_refused(&hub.take(), asker), "{visited} entries");
+}
+
+#[test]
+fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() {
+    let mut hub = Hub::ready(32 * MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    hub.lists_many(0..2_000, 1);
+    hub.take();
+    let mut lookups = Vec::new();
+    for n in 0..2_000 {
+        let pieces = vec![Piece::new(numbered(n), 0, 1)];
+        let message = Hub::request(asker, pieces);
+        let reference = Ref::new(format!("a{n}"));
+        hub.broker.handle(hub.now, Input::MessageReceived { session: asker, message, reference });
+        while let Some(effect) = hub.broker.poll_effect() {
+            match effect {
+                Effect::SendMaster { frame, .. } => lookups.push(*frame),
+                other => hub.effects.push(other),
+            }
+        }
+    }
+    let limit = lanyard_protocol::limits::MAX_LOOKUPS_AN_ASKER;
+    assert_eq!(lookups.len(), limit, "the others hear that it is busy");
+    let busy = Hub::failures(&hub.take(), asker);
+    assert!(busy.len() == 2_000 - limit && busy.iter().all(|(_, code)| *code == FailureCode::Busy));
+    hub.broker.work.take();
+    for frame in lookups {
+        let RelayToMaster::FileLookup(lookup) = &frame.message else { panic!("{frame:?}") };
+        let files = lookup.files.iter().map(|file| hub.files[file].clone()).collect();
+        let answer = MasterFrame {
+            reference: frame.reference.clone(),
+            ..MasterFrame::plain(MasterToRelay::FileGrant(FileGrant { files }))
+        };
+        hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(answer) });
+    }
+    let visited = hub.broker.work.take();
+    assert!(visited <= 8 * limit as u64, "{visited} entries for {limit} answers");
+    hub.asks_for(asker, vec![Piece::new(numbered(1_999), 0, 1)]);
+    assert_eq!(Hub::failures(&hub.take(), asker).first().map(|(_, code)| *code), Some(FailureCode::Busy), "runs wait");
+    assert!(hub.broker.grants.entry(&FileRef { public_id: device(1), file_id: numbered(1_999) }).is_some());
+}
+
+#[test]
+fn invented_transfers_are_remembered_by_the_dozen_and_no_more() {
+    let mut hub = Hub::ready(32 * MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    hub.lists(1, MIB);
+    for n in 0..10_000 {
+        let request = RequestChunk {
+            transfer_id: numbered(n).to_string().parse().unwrap(),
+            public_id: device(1),
+            pieces: vec![Piece::new(file_id(1), 0, 1)],
+            what: What::Bytes,
+            have: Some(5),
+        };
+        hub.says(asker, DeviceToRelay::RequestChunk(request));
+    }
+    assert!(hub.broker.progress.count() <= lanyard_protocol::limits::MAX_TRANSFERS_A_SESSION);
+    hub.give(Input::SessionClosed { session: asker });
+    assert_eq!(hub.broker.progress.count(), 0);
+}
+
+/// A change that the broker makes known is remembered, but not without end.
+#[test]
+fn files_that_changed_are_remembered_by_the_thousand_and_no_more() {
+    let mut hub = Hub::ready(32 * MIB);
+    let (owner, asker) = (hub.opens(1), hub.opens(2));
+    let limit = lanyard_protocol::limits::MAX_CHANGED_FILES as u32;
+    hub.lists_many(0..limit + 10, 1);
+    for n in 0..limit + 10 {
+        hub.take();
+        hub.asks_for(asker, vec![Piece::new(numbered(n), 0, 1)]);
+        let ticket = hub.opened().remove(0).ticket;
+        let no = ChunkUnavailable { ticket, code: FailureCode::FileChanged, file_id: Some(numbered(n)) };
+        hub.says(owner, DeviceToRelay::ChunkUnavailable(no));
+    }
+    assert_eq!(hub.broker.blame.changed_count(), limit as usize);
+}
