@@ -18,6 +18,7 @@ use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::http::{HttpError, LinkMade, LinkOrder};
 use lanyard_protocol::identity::Transcript;
 use lanyard_protocol::message::{ClientRegisterAck, TransferProgress};
+use lanyard_protocol::session_key::EphemeralSecret;
 use lanyard_protocol::{
     Channel, DeviceId, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice,
     Root, SessionToken, Ticket, TransferId,
@@ -400,10 +401,18 @@ impl Driver {
     }
 
     fn register(&mut self, registration: &Registration) {
-        let transcript = registration.transcript(&self.config.hub.authority(), self.clients.channel);
+        let mut random = [0; 32];
+        if let Err(error) = getrandom::fill(&mut random) {
+            tracing::error!(%error, "the system has no randomness");
+            self.close_link();
+            return self.tell(Input::LinkClosed { code: None });
+        }
+        let ephemeral = EphemeralSecret::new(random);
+        let authority = self.config.hub.authority();
+        let transcript = registration.transcript(&authority, self.clients.channel, ephemeral.public());
         let signature = transcript.sign_as_device(&self.config.keypair);
         self.transcript = Some(transcript);
-        self.send(&DeviceToRelay::ClientRegister(registration.message(signature)), None);
+        self.send(&DeviceToRelay::ClientRegister(registration.message(ephemeral.public(), signature)), None);
     }
 
     fn heard(&mut self, text: &str) {

@@ -20,7 +20,7 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode, header};
 use lanyard_protocol::http::HttpError;
 use lanyard_protocol::limits::MAX_FRAME_BYTES;
-use lanyard_protocol::{DeviceId, FailureCode, SUBPROTOCOL};
+use lanyard_protocol::{DeviceId, FailureCode, chosen_subprotocol};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -165,11 +165,11 @@ async fn record(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
 
 async fn open_socket(State(shared): State<Arc<Shared>>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
     let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    if !offered.flat_map(|value| value.split(',')).any(|one| one.trim() == SUBPROTOCOL) {
+    let Some(chosen) = chosen_subprotocol(offered).map(str::to_owned) else {
         return no(FailureCode::BadMessage);
-    }
+    };
     upgrade
-        .protocols([SUBPROTOCOL])
+        .protocols([chosen])
         .max_message_size(MAX_FRAME_BYTES)
         .max_frame_size(MAX_FRAME_BYTES)
         .on_upgrade(move |socket| tab::serve(shared, socket))

@@ -106,7 +106,7 @@ fn why(reason: EndReason) -> &'static str {
     match reason {
         EndReason::Refused => "this host's device was turned away",
         EndReason::Superseded => "another process with this data directory took its place",
-        EndReason::Version => "the relay speaks another version of the protocol",
+        EndReason::Version => "the relay speaks another version of the protocol: update Lanyard on both",
         EndReason::Rejected => "the relay did not take this host's proof",
         EndReason::UntrustedHub => "the relay is another one than before",
         EndReason::Stopped => "it was stopped",

@@ -8,12 +8,12 @@ fn hash_lines(lines: &[&str]) -> blake3::Hash {
 
 /// The device's promise of `reveal`, made when it knocks.
 pub fn commit(device_key: &PublicKey, reveal: &Reveal) -> Commit {
-    Commit(*hash_lines(&["lanyard/1 commit", &device_key.to_hex(), &reveal.to_hex()]).as_bytes())
+    Commit(*hash_lines(&["lanyard/2 commit", &device_key.to_hex(), &reveal.to_hex()]).as_bytes())
 }
 
 /// Names one knock: key, promise, the relay's nonce and the name on the screen.
 pub fn request_id(device_key: &PublicKey, commit: &Commit, relay_nonce: &Nonce, name: &str) -> RequestId {
-    let hash = hash_lines(&["lanyard/1 request", &device_key.to_hex(), &commit.to_hex(), &relay_nonce.to_hex(), name]);
+    let hash = hash_lines(&["lanyard/2 request", &device_key.to_hex(), &commit.to_hex(), &relay_nonce.to_hex(), name]);
     let mut id = [0u8; 16];
     id.copy_from_slice(&hash.as_bytes()[..16]);
     RequestId(id)
@@ -28,7 +28,7 @@ pub fn code(
     master_nonce: &Nonce,
 ) -> String {
     let hash = hash_lines(&[
-        "lanyard/1 code",
+        "lanyard/2 code",
         &hub_key.to_hex(),
         &device_key.to_hex(),
         &request_id.to_hex(),
@@ -42,7 +42,7 @@ pub fn code(
 
 /// That who knocks holds the secret of an invitation: good for this knock only, whoever hears it.
 pub fn invitation_proof(secret: &InvitationSecret, request_id: &RequestId) -> Mac {
-    let key = blake3::derive_key("lanyard/1 invitation", &secret.0);
+    let key = blake3::derive_key("lanyard/2 invitation", &secret.0);
     Mac(*blake3::keyed_hash(&key, request_id.to_hex().as_bytes()).as_bytes())
 }
 
@@ -54,6 +54,6 @@ mod tests {
     #[test]
     fn an_invitations_proof_is_the_same_everywhere() {
         let proof = invitation_proof(&InvitationSecret([0xb2; 16]), &RequestId([0x5a; 16]));
-        assert_eq!(proof.to_hex(), "547bfd2478c7fa693148b8e26132d3fc3e8de4156fe9019c97166c67012f0164");
+        assert_eq!(proof.to_hex(), "16435bd4f5f1e1f0f07098619858ab0e2690647e2e978d68a58de54d5fc8d987");
     }
 }

@@ -51,7 +51,7 @@ fn is_security_message(opcode: &str) -> bool {
         || opcode.ends_with("REGISTER_ACK")
         || opcode.starts_with("APPROVAL_")
         || matches!(opcode, "CHALLENGE" | "MASTER_CHALLENGE" | "APPROVE_CLIENT" | "DIS_APPROVE_CLIENT")
-        || matches!(opcode, "CLIENT_APPROVED" | "CLIENT_DIS_APPROVED")
+        || matches!(opcode, "CLIENT_APPROVED" | "CLIENT_DIS_APPROVED" | "NEW_CLIENT_REGISTERED")
 }
 
 #[derive(Deserialize)]

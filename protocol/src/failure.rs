@@ -141,7 +141,9 @@ impl FailureCode {
             TimedOut => "the bytes did not come in time; trying again helps",
             BadBytes => "the bytes that came are not the right ones; they were thrown away",
             BadMessage => "the message has a shape this hub does not know",
-            UnsupportedVersion => "this hub speaks another version of the protocol",
+            UnsupportedVersion => {
+                "this hub speaks another version of the protocol: load the page again, or update Lanyard on this device"
+            }
             IdTaken => "this file id already names another version",
             PathRejected => "the path has a form that not every device could keep",
             TooLarge => "too large",

@@ -3,7 +3,7 @@
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use uuid::Uuid;
 
-use crate::ids::{BootId, Channel, DeviceId, Nonce, PublicKey, Signature};
+use crate::ids::{BootId, Channel, DeviceId, EphemeralKey, Nonce, PublicKey, Signature};
 
 /// The public id of the device that holds the key behind `key`: the first 16 bytes of its BLAKE3 as a version 8 UUID.
 pub fn public_id(key: &PublicKey) -> DeviceId {
@@ -31,6 +31,9 @@ pub struct Transcript {
     /// What the client sends as `Host`: lower case, default port left out, IPv6 in brackets.
     pub authority: String,
     pub channel: Channel,
+    /// Made by each side for this connection alone; the session key is agreed with them.
+    pub relay_ephemeral: EphemeralKey,
+    pub device_ephemeral: EphemeralKey,
 }
 
 impl Transcript {
@@ -44,18 +47,20 @@ impl Transcript {
             &self.device_key.to_hex(),
             &self.authority,
             &self.channel.to_hex(),
+            &self.relay_ephemeral.to_hex(),
+            &self.device_ephemeral.to_hex(),
         ]
         .join("\n")
     }
 
     /// What the device signs.
     pub fn device_text(&self) -> String {
-        self.lines("lanyard/1 device")
+        self.lines("lanyard/2 device")
     }
 
     /// What the hub signs in answer.
     pub fn hub_text(&self, public_id: DeviceId) -> String {
-        format!("{}\n{}", self.lines("lanyard/1 hub"), public_id)
+        format!("{}\n{}", self.lines("lanyard/2 hub"), public_id)
     }
 
     pub fn sign_as_device(&self, key: &Keypair) -> Signature {

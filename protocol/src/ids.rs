@@ -106,6 +106,10 @@ hex_id!(
     PublicKey, 32);
 shown!(PublicKey);
 hex_id!(
+    /// An X25519 public key that was made for one connection.
+    EphemeralKey, 32);
+shown!(EphemeralKey);
+hex_id!(
     /// An Ed25519 signature.
     Signature, 64);
 shown!(Signature);

@@ -1,4 +1,4 @@
-//! The language between relay, master and devices, version 1. `PROTOCOL.md` beside this crate is the normative text.
+//! The language between relay, master and devices, version 2. `PROTOCOL.md` beside this crate is the normative text.
 //!
 //! Types, limits and everything that is *computed* on the wire (ids, signature texts, codes, group values), each checked
 //! against `vectors/`. No IO, no clock, no randomness: callers bring those.
@@ -19,6 +19,7 @@ pub mod master_proof;
 pub mod message;
 pub mod path;
 pub mod range;
+pub mod session_key;
 
 pub use chunk::{GroupRange, Piece};
 pub use codec::{DecodeError, Frame, MasterFrame};
@@ -30,6 +31,42 @@ pub use ids::*;
 pub use message::{ConsoleToMaster, DeviceToRelay, MasterToConsole, MasterToRelay, RelayToDevice, RelayToMaster};
 
 /// The one live version of the wire, said once, at the handshake.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// The WebSocket subprotocol that every socket must offer (PROTOCOL.md 1).
-pub const SUBPROTOCOL: &str = "lanyard.v1";
+pub const SUBPROTOCOL: &str = "lanyard.v2";
+/// What the subprotocols of all versions begin with.
+const ANY_SUBPROTOCOL: &str = "lanyard.v";
+
+/// Returns the subprotocol that a socket gets of those in its `Sec-WebSocket-Protocol` headers: ours, or else that of another
+/// version, whose client is then told to update.
+pub fn chosen_subprotocol<'a>(headers: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let offered: Vec<&str> = headers.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let of_a_version = |name: &&str| {
+        let version = name.strip_prefix(ANY_SUBPROTOCOL);
+        version.is_some_and(|version| (1..=4).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let ours = offered.iter().find(|name| **name == SUBPROTOCOL);
+    ours.copied().or_else(|| offered.into_iter().find(of_a_version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_version_is_chosen_before_another_and_nothing_else_is() {
+        for (offered, chosen) in [
+            ("lanyard.v2", Some("lanyard.v2")),
+            ("lanyard.v1, lanyard.v2", Some("lanyard.v2")),
+            ("lanyard.v1", Some("lanyard.v1")),
+            ("chat,lanyard.v31", Some("lanyard.v31")),
+            ("lanyard.v", None),
+            ("lanyard.v1x", None),
+            ("lanyard.v12345", None),
+            ("lanyard", None),
+            ("", None),
+        ] {
+            assert_eq!(chosen_subprotocol([offered].into_iter()), chosen, "{offered}");
+        }
+    }
+}

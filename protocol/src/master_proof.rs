@@ -31,11 +31,11 @@ impl MasterTranscript {
     }
 
     pub fn master_mac(&self, secret: &[u8; 32]) -> Mac {
-        self.mac("lanyard/1 master", secret)
+        self.mac("lanyard/2 master", secret)
     }
 
     pub fn relay_mac(&self, secret: &[u8; 32]) -> Mac {
-        self.mac("lanyard/1 relay", secret)
+        self.mac("lanyard/2 relay", secret)
     }
 }
 

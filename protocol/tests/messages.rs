@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Messages whose unknown fields close the socket.
-const STRICT: [&str; 17] = [
+const STRICT: [&str; 18] = [
     "CHALLENGE",
     "CLIENT_REGISTER",
     "CLIENT_REGISTER_ACK",
@@ -26,6 +26,7 @@ const STRICT: [&str; 17] = [
     "MASTER_APP_REGISTER_ACK",
     "CONSOLE_REGISTER",
     "CONSOLE_REGISTER_ACK",
+    "NEW_CLIENT_REGISTERED",
     "APPROVAL_CHALLENGE",
     "APPROVAL_REVEAL",
     "APPROVAL_COMMIT",
@@ -195,6 +196,8 @@ fn the_samples_of_the_door_are_one_true_story() {
         device_key: of(&register["public_key"]),
         authority: "192.168.1.10:7777".into(),
         channel: Channel::PLAIN,
+        relay_ephemeral: of(&challenge["ephemeral_key"]),
+        device_ephemeral: of(&register["ephemeral_key"]),
     };
     let device: DeviceId = of(&ack["public_id"]);
     assert_eq!(device, public_id(&transcript.device_key));

@@ -74,6 +74,8 @@ fn transcript(case: &Value) -> Transcript {
         device_key: id(case, "device_public_key"),
         authority: text(case, "authority").into(),
         channel: id(case, "channel"),
+        relay_ephemeral: id(case, "relay_ephemeral_key"),
+        device_ephemeral: id(case, "device_ephemeral_key"),
     }
 }
 
@@ -113,6 +115,8 @@ fn one_part_differs(of: &Transcript) -> Vec<Transcript> {
         Transcript { device_key: other_key, ..of.clone() },
         Transcript { authority: "evil.example".into(), ..of.clone() },
         Transcript { channel: Channel([7; 32]), ..of.clone() },
+        Transcript { relay_ephemeral: EphemeralKey([7; 32]), ..of.clone() },
+        Transcript { device_ephemeral: EphemeralKey([7; 32]), ..of.clone() },
     ]
 }
 

@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId, SlotPiece};
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
+use lanyard_protocol::session_key::EphemeralSecret;
 use lanyard_protocol::{BootId, CloseCode, FailureCode, FileRef, Nonce, Root, SessionToken, Signature};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -147,6 +148,11 @@ impl Edge {
 
     pub fn nonce(&self) -> Nonce {
         Nonce(random())
+    }
+
+    /// Draws this side's half of one session's key.
+    pub fn ephemeral(&self) -> EphemeralSecret {
+        EphemeralSecret::new(random())
     }
 
     /// Tells the broker; waits while its channel is full. After the driver ended there is nobody to tell.

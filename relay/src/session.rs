@@ -14,9 +14,10 @@ use lanyard_protocol::device::{is_valid_label, is_valid_name};
 use lanyard_protocol::identity::{self, Transcript};
 use lanyard_protocol::limits::*;
 use lanyard_protocol::message::{Challenge, ClientRegister, RequestFailed};
+use lanyard_protocol::session_key::EphemeralSecret;
 use lanyard_protocol::{
-    Channel, CloseCode, DecodeError, DeviceKind, DeviceToRelay, FailureCode, Frame, HubInfo, Nonce, PROTOCOL_VERSION,
-    Ref, RelayToDevice, TransportMode, codec,
+    Channel, CloseCode, DecodeError, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode, Frame, HubInfo, Nonce,
+    PROTOCOL_VERSION, Ref, RelayToDevice, TransportMode, codec,
 };
 
 use tracing::Instrument;
@@ -39,8 +40,15 @@ pub async fn upgrade(
     request: Request,
 ) -> Response {
     let caller = Caller { peer, is_local, authority, transport };
+    let is_old = websocket::is_of_another_version(request.headers());
     websocket::upgrade(request, MAX_FRAME_BYTES, move |socket| {
-        edge.sockets.clone().track_future(serve(edge, caller, socket))
+        let sockets = edge.sockets.clone();
+        sockets.track_future(async move {
+            match is_old {
+                true => send_home(&edge, caller, socket).await,
+                false => serve(edge, caller, socket).await,
+            }
+        })
     })
 }
 
@@ -90,6 +98,45 @@ async fn live(
     }
 }
 
+/// Tells a client of another version to update. It is told in the words of version 1, which each version understands: a
+/// CHALLENGE without `ephemeral_key`, whose `protocol` makes a page offer to load itself again.
+async fn send_home(edge: &Edge, caller: Caller, socket: Socket) {
+    let (mut sink, stream) = socket.split();
+    let challenge = challenge_of(edge, caller.transport, edge.nonce(), edge.ephemeral().public());
+    let mut first = serde_json::json!(RelayToDevice::Challenge(challenge));
+    if let Some(data) = first["data"].as_object_mut() {
+        data.remove("ephemeral_key");
+    }
+    let said = async {
+        websocket::send_text(&mut sink, first.to_string().into()).await.map_err(|_| CloseCode::TooSlow)?;
+        say(&mut sink, &unsupported_version(), None).await
+    };
+    let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
+    let code = match tokio::time::timeout(deadline, said).await {
+        Ok(Ok(())) => CloseCode::BadMessage,
+        Ok(Err(code)) => code,
+        Err(_slow) => CloseCode::TooSlow,
+    };
+    socket::turn_away(edge, sink, stream, code).await;
+}
+
+fn challenge_of(edge: &Edge, transport: Transport, nonce: Nonce, ephemeral_key: EphemeralKey) -> Challenge {
+    Challenge {
+        protocol: PROTOCOL_VERSION,
+        boot_id: edge.boot_id,
+        nonce,
+        ephemeral_key,
+        hub: HubInfo { name: edge.config.name.clone(), public_key: edge.config.key.public() },
+        mode: if transport.is_secure() { TransportMode::Encrypted } else { TransportMode::Open },
+    }
+}
+
+fn unsupported_version() -> RelayToDevice {
+    let code = FailureCode::UnsupportedVersion;
+    let message = code.sentence().into();
+    RelayToDevice::RequestFailed(RequestFailed { code, message, retry_after_ms: None, file_id: None })
+}
+
 type Proven = (Identity, lanyard_protocol::Signature);
 
 /// Challenge and proof; an error is the code to close with.
@@ -101,14 +148,8 @@ async fn register(
     last: &LastHeard,
 ) -> Result<Proven, CloseCode> {
     let relay_nonce = edge.nonce();
-    let hub = HubInfo { name: edge.config.name.clone(), public_key: edge.config.key.public() };
-    let challenge = Challenge {
-        protocol: PROTOCOL_VERSION,
-        boot_id: edge.boot_id,
-        nonce: relay_nonce,
-        hub,
-        mode: if caller.transport.is_secure() { TransportMode::Encrypted } else { TransportMode::Open },
-    };
+    let ephemeral = edge.ephemeral();
+    let challenge = challenge_of(edge, caller.transport, relay_nonce, ephemeral.public());
     say(sink, &RelayToDevice::Challenge(challenge), None).await?;
     let text = match socket::hear(stream, last).await {
         Heard::Text(text) => text,
@@ -123,12 +164,10 @@ async fn register(
         Err(_) => return Err(CloseCode::BadMessage),
     };
     if frame.protocol != PROTOCOL_VERSION {
-        let code = FailureCode::UnsupportedVersion;
-        let no = RequestFailed { code, message: code.sentence().into(), retry_after_ms: None, file_id: None };
-        say(sink, &RelayToDevice::RequestFailed(no), reference.as_ref()).await?;
+        say(sink, &unsupported_version(), reference.as_ref()).await?;
         return Err(CloseCode::BadMessage);
     }
-    prove(edge, caller, relay_nonce, frame)
+    prove(edge, caller, relay_nonce, &ephemeral, frame)
 }
 
 async fn say(sink: &mut Sink, message: &RelayToDevice, reference: Option<&Ref>) -> Result<(), CloseCode> {
@@ -141,6 +180,7 @@ fn prove(
     edge: &Edge,
     Caller { peer, is_local, authority: Authority(authority), transport }: Caller,
     relay_nonce: Nonce,
+    ephemeral: &EphemeralSecret,
     register: ClientRegister,
 ) -> Result<Proven, CloseCode> {
     let well_formed = is_valid_name(&register.name) && is_valid_label(&register.platform);
@@ -158,6 +198,8 @@ fn prove(
         device_key: register.public_key,
         authority,
         channel: channel_of(transport, register.kind),
+        relay_ephemeral: ephemeral.public(),
+        device_ephemeral: register.ephemeral_key,
     };
     if !transcript.device_signed(&register.signature) {
         return Err(CloseCode::Unauthenticated);
@@ -172,6 +214,7 @@ fn prove(
         platform: register.platform,
         instance: register.instance,
         commit: register.commit,
+        invitation: register.invitation,
         relay_nonce,
         address: peer.ip().to_canonical().to_string(),
         resume: register.resume,

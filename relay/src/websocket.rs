@@ -48,7 +48,7 @@ pub fn upgrade<F>(
 where
     F: Future<Output = ()> + Send,
 {
-    let (Some(answer), true) = (handshake(&request), offers_subprotocol(request.headers())) else {
+    let Some(answer) = handshake(&request) else {
         return ApiError(FailureCode::BadMessage).into_response();
     };
     let config = WebSocketConfig::default()
@@ -76,19 +76,20 @@ fn handshake(request: &Request) -> Option<Response> {
     (*asked.method_mut(), *asked.uri_mut()) = (request.method().clone(), request.uri().clone());
     (*asked.version_mut(), *asked.headers_mut()) = (request.version(), request.headers().clone());
     let mut answer = create_response(&asked).ok()?.map(|()| axum::body::Body::empty());
-    let ours = http::HeaderValue::from_static(lanyard_protocol::SUBPROTOCOL);
-    answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, ours);
+    let chosen = http::HeaderValue::from_str(subprotocol(request.headers())?).ok()?;
+    answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
     Some(answer)
 }
 
-/// Whether the client offers our subprotocol.
-fn offers_subprotocol(headers: &http::HeaderMap) -> bool {
-    headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|offered| offered.trim() == lanyard_protocol::SUBPROTOCOL)
+/// Returns what the socket will speak: our subprotocol where it is offered, else that of another version.
+fn subprotocol(headers: &http::HeaderMap) -> Option<&str> {
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    lanyard_protocol::chosen_subprotocol(offered.iter().filter_map(|value| value.to_str().ok()))
+}
+
+/// Whether the client offers other versions only.
+pub fn is_of_another_version(headers: &http::HeaderMap) -> bool {
+    subprotocol(headers).is_some_and(|chosen| chosen != lanyard_protocol::SUBPROTOCOL)
 }
 
 /// Sends one text.

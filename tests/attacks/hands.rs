@@ -62,7 +62,7 @@ pub fn upgrade(path: &str, host: &str, headers: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         Sec-WebSocket-Protocol: lanyard.v1\r\n{headers}\r\n"
+         Sec-WebSocket-Protocol: lanyard.v2\r\n{headers}\r\n"
     )
 }
 

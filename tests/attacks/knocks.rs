@@ -247,7 +247,7 @@ async fn a24_the_doors_messages_in_another_order_open_nothing() {
     };
     link.send(reveal(RequestId([9; 16]), 1)).await.unwrap();
     let commit = approval::commit(&knocked.public_key, &Reveal([8; 32]));
-    let unasked = codec::encode(&DeviceToRelay::ApprovalCommit(ApprovalCommit { commit }), None);
+    let unasked = codec::encode(&DeviceToRelay::ApprovalCommit(ApprovalCommit { commit, invitation: None }), None);
     link.send(unasked).await.unwrap();
     link.send(codec::encode(&DeviceToRelay::Ping(Empty {}), None)).await.unwrap();
     while !matches!(within(link.receive()).await.unwrap(), Incoming::Text(text) if text.contains("PONG")) {}

@@ -242,7 +242,8 @@ async fn master_link(url: &HubUrl, term: u64) -> Link {
     let (boot_id, relay_nonce, channel) = (challenge.boot_id, challenge.nonce, link.channel);
     let transcript = master_proof::MasterTranscript { boot_id, relay_nonce, master_nonce: nonce, term, channel };
     let mac = transcript.master_mac(&SECRET);
-    let register = MasterToRelay::MasterAppRegister(message::MasterAppRegister { protocol: 1, nonce, term, mac });
+    let register =
+        MasterToRelay::MasterAppRegister(message::MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });
     link.send(codec::encode_master(&MasterFrame::plain(register))).await.unwrap();
     assert!(matches!(within(link.receive()).await.unwrap(), Incoming::Text(_)));
     let roster =

@@ -250,8 +250,8 @@ async fn a02_only_who_speaks_our_subprotocol_gets_a_socket() {
     let hub = Hub::start().await;
     let ours = upgrade("/ws/device", &hub.address.to_string(), "");
     assert_eq!(status(&head(hub.address, &ours).await.1), 101);
-    let line = "Sec-WebSocket-Protocol: lanyard.v1\r\n";
-    for instead in ["", "Sec-WebSocket-Protocol: chat\r\n", "Sec-WebSocket-Protocol: lanyard.v2, chat\r\n"] {
+    let line = "Sec-WebSocket-Protocol: lanyard.v2\r\n";
+    for instead in ["", "Sec-WebSocket-Protocol: chat\r\n", "Sec-WebSocket-Protocol: lanyard.v, chat\r\n"] {
         for path in ["/ws/device", "/ws/master"] {
             let request = ours.replace(line, instead).replace("/ws/device", path);
             assert_eq!(status(&raw(hub.address, request.as_bytes()).await), 400, "{path} with {instead:?}");

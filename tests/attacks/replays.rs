@@ -83,7 +83,7 @@ async fn a13_a_recorded_handshake_of_the_master_is_none() {
     let term = 1_000;
     let transcript = MasterTranscript { boot_id, relay_nonce, master_nonce: nonce, term, channel: Channel::PLAIN };
     let mac = transcript.master_mac(&SECRET);
-    let register = MasterToRelay::MasterAppRegister(MasterAppRegister { protocol: 1, nonce, term, mac });
+    let register = MasterToRelay::MasterAppRegister(MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });
     let text = codec::encode_master(&MasterFrame::plain(register));
     assert_eq!(replayed(&relay, "/ws/master", &text).await, Incoming::Closed(Some(4401)), "on another socket");
     link.send(text.clone()).await.unwrap();

@@ -133,6 +133,7 @@ impl Hub {
                 instance: Instance([1; 16]),
                 commit: approval::commit(&key.public(), &Reveal([1; 32])),
                 relay_nonce: Nonce([1; 32]),
+                invitation: None,
                 address: "10.0.0.1".into(),
                 resume: None,
             };

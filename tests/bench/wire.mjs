@@ -10,6 +10,8 @@ import net from "node:net";
 
 const { blake3 } = createRequire(new URL("../e2e/package.json", import.meta.url))("hash-wasm");
 const NO_CHANNEL = "0".repeat(64);
+/** The base point of X25519: a key like any other for who sends no bodies. */
+const EPHEMERAL = "09".padEnd(64, "0");
 const [CONTINUED, CLOSE, PING, PONG] = [0x0, 0x8, 0x9, 0xa];
 export const TEXT = 0x1;
 /** What a hub says in place of the changes that it dropped for a session which reads too slowly. */
@@ -119,26 +121,28 @@ export class Identity {
   upgrade() {
     return (
       `GET /ws/device HTTP/1.1\r\nHost: ${this.authority}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n` +
-      `Sec-WebSocket-Key: ${crypto.randomBytes(16).toString("base64")}\r\nSec-WebSocket-Protocol: lanyard.v1\r\n\r\n`
+      `Sec-WebSocket-Key: ${crypto.randomBytes(16).toString("base64")}\r\nSec-WebSocket-Protocol: lanyard.v2\r\n\r\n`
     );
   }
 
   commit() {
-    return blake3(["lanyard/1 commit", this.publicKey, this.reveal].join("\n"));
+    return blake3(["lanyard/2 commit", this.publicKey, this.reveal].join("\n"));
   }
 
   /** A CLIENT_REGISTER. The hub's own signature is not checked. */
-  register({ boot_id, nonce, hub }, more) {
+  register({ boot_id, nonce, ephemeral_key, hub }, more) {
     const own = random(32);
-    const text = ["lanyard/1 device", boot_id, nonce, own, hub.public_key, this.publicKey, this.authority, NO_CHANNEL].join("\n");
+    const signed = [boot_id, nonce, own, hub.public_key, this.publicKey, this.authority, NO_CHANNEL, ephemeral_key, EPHEMERAL];
+    const text = ["lanyard/2 device", ...signed].join("\n");
     return {
-      protocol: 1,
+      protocol: 2,
       name: this.name,
       kind: "native",
       platform: "",
       instance: this.#instance,
       public_key: this.publicKey,
       nonce: own,
+      ephemeral_key: EPHEMERAL,
       signature: crypto.sign(null, Buffer.from(text), this.#key.privateKey).toString("hex"),
       ...more,
     };

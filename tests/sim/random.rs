@@ -523,7 +523,9 @@ impl Day {
                     ApprovalReveal { request_id: RequestId([3; 16]), reveal: Reveal([4; 32]), invitation: None };
                 DeviceToRelay::ApprovalReveal(reveal)
             }
-            _ if self.random.one_in(2) => DeviceToRelay::ApprovalCommit(ApprovalCommit { commit: Commit([5; 32]) }),
+            _ if self.random.one_in(2) => {
+                DeviceToRelay::ApprovalCommit(ApprovalCommit { commit: Commit([5; 32]), invitation: None })
+            }
             _ => DeviceToRelay::Ping(Empty {}),
         };
         self.world.model.count("strange words");

@@ -1,10 +1,13 @@
 //! Bad input gets a clear answer and costs nothing: frames, handshakes, hosts, origins, silence.
 
+use futures_util::StreamExt;
 use lanyard_device::link::{Incoming, Link};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::world::*;
 
@@ -126,6 +129,37 @@ async fn a_device_of_another_version_hears_why_it_cannot_come_in() {
     let RelayToDevice::RequestFailed(no) = frame.message else { panic!("{text}") };
     assert_eq!(no.code, FailureCode::UnsupportedVersion);
     assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4400)));
+}
+
+/// R45. An older page shows its button for loading anew when the challenge names another version, and an older program ends.
+#[tokio::test]
+async fn a_client_of_version_1_is_told_to_update_in_words_that_it_knows() {
+    let hub = Hub::start().await;
+    let mut request = format!("ws://{}/ws/device", hub.url.authority()).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "lanyard.v1".parse().unwrap());
+    let (mut socket, answer) = tokio_tungstenite::connect_async(request).await.unwrap();
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "lanyard.v1", "a browser takes no other");
+    let mut said: Vec<serde_json::Value> = Vec::new();
+    let closed = loop {
+        match socket.next().await.unwrap().unwrap() {
+            Message::Text(text) => said.push(serde_json::from_str(&text).unwrap()),
+            Message::Close(frame) => break frame.map(|frame| u16::from(frame.code)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut fields: Vec<&String> = said[0]["data"].as_object().unwrap().keys().collect();
+    fields.sort();
+    assert_eq!(said[0]["opcode"], "CHALLENGE");
+    assert_eq!(
+        fields,
+        ["boot_id", "hub", "mode", "nonce", "protocol"],
+        "version 1 refuses fields that it does not know"
+    );
+    assert_eq!(said[0]["data"]["protocol"], PROTOCOL_VERSION);
+    assert_eq!(said[1]["opcode"], "REQUEST_FAILED");
+    assert_eq!(said[1]["data"]["code"], "UNSUPPORTED_VERSION");
+    assert!(said[1]["data"]["message"].as_str().unwrap().contains("update"), "{}", said[1]);
+    assert_eq!((said.len(), closed), (2, Some(4400)));
 }
 
 #[tokio::test]

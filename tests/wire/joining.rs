@@ -73,7 +73,8 @@ async fn a_master_without_the_secret_or_with_an_old_term_is_refused() {
         let (boot_id, relay_nonce) = (challenge.boot_id, challenge.nonce);
         let transcript = MasterTranscript { boot_id, relay_nonce, master_nonce: nonce, term, channel: link.channel };
         let mac = transcript.master_mac(&secret);
-        let register = MasterToRelay::MasterAppRegister(MasterAppRegister { protocol: 1, nonce, term, mac });
+        let register =
+            MasterToRelay::MasterAppRegister(MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });
         link.send(codec::encode_master(&MasterFrame::plain(register))).await.unwrap();
         assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(expected)));
     }

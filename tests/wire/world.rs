@@ -13,6 +13,7 @@ use lanyard_protocol::http::{LinkMade, LinkOrder};
 use lanyard_protocol::identity::{self, Keypair, Transcript};
 use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
+use lanyard_protocol::session_key::EphemeralSecret;
 use lanyard_protocol::*;
 use lanyard_relay::{Relay, RelayConfig, TlsIdentity};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -394,7 +395,7 @@ impl Device {
                     self.relay_nonce = restart.nonce;
                     self.reveal = Reveal([self.reveal.0[0] ^ 0x80; 32]);
                     let commit = approval::commit(&public, &self.reveal);
-                    self.say(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit })).await;
+                    self.say(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit, invitation: None })).await;
                 }
                 _ => {}
             }
@@ -526,6 +527,8 @@ pub fn registration(
         device_key: key.public(),
         authority: authority.into(),
         channel: Channel::PLAIN,
+        relay_ephemeral: challenge.ephemeral_key,
+        device_ephemeral: EphemeralSecret::new([6; 32]).public(),
     };
     let register = ClientRegister {
         protocol: PROTOCOL_VERSION,
@@ -535,8 +538,11 @@ pub fn registration(
         instance,
         public_key: key.public(),
         nonce: transcript.device_nonce,
+        ephemeral_key: transcript.device_ephemeral,
         signature: transcript.sign_as_device(key),
         commit: approval::commit(&key.public(), &reveal),
+        invitation: None,
+        host_proof: None,
         resume: None,
     };
     (register, transcript)

@@ -5,7 +5,7 @@
  * silence is answered with a PING and a PING without answer ends the connection.
  */
 import { decode, encode } from "../protocol/codec";
-import { SUBPROTOCOL } from "../protocol/limits";
+import { OLD_SUBPROTOCOL, SUBPROTOCOL } from "../protocol/limits";
 import type { ConsoleToMaster, DeviceToRelay, Incoming, MasterToConsole, RelayToDevice } from "../protocol/wire";
 import { delayBefore } from "./backoff";
 
@@ -37,7 +37,7 @@ export interface SocketTools {
 export const realTools: SocketTools = {
   now: () => Date.now(),
   chance: () => Math.random(),
-  open: (url) => new WebSocket(url, SUBPROTOCOL),
+  open: (url) => new WebSocket(url, [SUBPROTOCOL, OLD_SUBPROTOCOL]),
 };
 
 export class Socket<Message extends RelayToDevice | MasterToConsole> {

@@ -1,5 +1,6 @@
 /** The one owner of what happens in the console: the master's messages and the host's hand go in, the store is told what is so. */
 import { startClock } from "../connection/clock";
+import { Reloads } from "../connection/reload";
 import { Socket, socketUrl } from "../connection/socket";
 import { collect } from "../hub/catalogue";
 import { Feed } from "../hub/feed";
@@ -27,6 +28,7 @@ export class DeskDriver implements DeskVerbs {
   readonly #requests = new Requests<Heard>(() => Date.now());
   readonly #feed: Feed;
   readonly #list = new Soon(() => this.#showList(), 60);
+  readonly #reloads = new Reloads(sessionStorage, () => location.reload());
   #token: string | null = null;
   #lastDevice: string | null = null;
   #notices = 0;
@@ -162,6 +164,7 @@ export class DeskDriver implements DeskVerbs {
     const { store } = this;
     switch (message.opcode) {
       case "CONSOLE_REGISTER_ACK":
+        this.#reloads.settled();
         this.#socket.settled();
         store.desk = "open";
         store.me = message.data.public_id;
@@ -230,6 +233,7 @@ export class DeskDriver implements DeskVerbs {
     if (code === 4400) {
       this.store.desk = "version";
       this.#socket.halt();
+      this.#reloads.outdated("another");
     }
   }
 

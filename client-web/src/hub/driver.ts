@@ -3,6 +3,7 @@
  * person's wishes go in, effects come out, and the store is told what is so.
  */
 import { startClock } from "../connection/clock";
+import { Reloads } from "../connection/reload";
 import { Socket, socketUrl } from "../connection/socket";
 import { systemRandom } from "../identity/bytes";
 import { type Instance, renewInstance } from "../identity/instance";
@@ -45,6 +46,7 @@ export class Driver implements Verbs {
   readonly #takings = new Takings();
   readonly #requests = new Requests<Heard>(() => Date.now());
   readonly #wakeLock = new WakeLock();
+  readonly #reloads = new Reloads(sessionStorage, () => location.reload());
   readonly #list = new Soon(() => this.#showList(), 60);
   readonly #keep = new Soon(() => this.#keepForReload(), 500);
   /** Rows that left a moment ago. */
@@ -309,6 +311,7 @@ export class Driver implements Verbs {
         this.#offering.disconnected();
         return this.#socket.halt();
       case "settled":
+        this.#reloads.settled();
         return this.#socket.settled();
       case "send":
         this.#socket.send(effect.message);
@@ -318,6 +321,8 @@ export class Driver implements Verbs {
         return;
       case "remember":
         return remember(localStorage, effect.what);
+      case "outdated":
+        return this.#reloads.outdated(effect.met);
       case "superseded":
         return this.#superseded();
       case "entered":

@@ -3,7 +3,8 @@ import { ed25519 } from "@noble/curves/ed25519.js";
 import { beforeEach, describe, expect, test } from "vitest";
 import { toHex } from "../identity/bytes";
 import type { Door, Remembered } from "../identity/memory";
-import { type Invitation, type Keys, codeOf, commitOf, deviceText, hubText, invitationIn, invitationProof, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
+import { type Invitation, type Keys, codeOf, commitOf, deviceText, ephemeralFrom, hubText, invitationIn, invitationProof, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
+import { PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership } from "../protocol/wire";
 import { type Effect, Session } from "./session";
 
@@ -11,6 +12,7 @@ const HUB_SEED = new Uint8Array(32).fill(2);
 const HUB = keysFrom(HUB_SEED);
 const KEYS = keysFrom(new Uint8Array(32).fill(1));
 const NONCE = "0a".repeat(32);
+const RELAY_EPHEMERAL = ephemeralFrom(new Uint8Array(32).fill(3)).publicKey;
 
 let count = 0;
 const random = (size: number) => new Uint8Array(size).fill((count += 1));
@@ -20,8 +22,8 @@ function session(door: Door = "new", more: Partial<Remembered> = {}, invitation:
   return new Session({ keys, authority: "192.168.1.10:7070", platform: "Chrome on Android", instance: "11".repeat(16), remembered, suggestion: "Android", random, now: () => 5_000, resume: () => undefined, invitation });
 }
 
-function challenge(key = HUB.publicKey, protocol = 1) {
-  return { opcode: "CHALLENGE", data: { protocol, boot_id: "0b".repeat(16), nonce: NONCE, hub: { name: "Studio PC", public_key: key }, mode: "open" } } as const;
+function challenge(key = HUB.publicKey, protocol = PROTOCOL_VERSION) {
+  return { opcode: "CHALLENGE", data: { protocol, boot_id: "0b".repeat(16), nonce: NONCE, ephemeral_key: RELAY_EPHEMERAL, hub: { name: "Studio PC", public_key: key }, mode: "open" } } as const;
 }
 
 function sent<Code extends DeviceToRelay["opcode"]>(effects: Effect[], opcode: Code): DataOf<DeviceToRelay, Code> {
@@ -31,7 +33,7 @@ function sent<Code extends DeviceToRelay["opcode"]>(effects: Effect[], opcode: C
 }
 
 function ack(register: DataOf<DeviceToRelay, "CLIENT_REGISTER">, membership: Membership, seed = HUB_SEED) {
-  const handshake = { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL };
+  const handshake = { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL, relayEphemeral: RELAY_EPHEMERAL, deviceEphemeral: register.ephemeral_key };
   const signature = sign(seed, hubText(handshake, KEYS.publicId));
   return { opcode: "CLIENT_REGISTER_ACK", data: { public_id: KEYS.publicId, membership, hub_ready: true, session_token: "aa".repeat(32), signature } } as const;
 }
@@ -54,7 +56,7 @@ describe("at the door", () => {
     const one = session();
     one.knock("Ana’s iPhone");
     const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
-    const handshake = { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL };
+    const handshake = { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL, relayEphemeral: RELAY_EPHEMERAL, deviceEphemeral: register.ephemeral_key };
     expect(register).toMatchObject({ name: "Ana’s iPhone", kind: "browser", instance: "11".repeat(16) });
     expect(verifies(KEYS.publicKey, deviceText(handshake), register.signature)).toBe(true);
     expect(one.remembered).toMatchObject({ door: "knocking", name: "Ana’s iPhone" });
@@ -84,7 +86,7 @@ describe("at the door", () => {
     expect(invitationIn(`#k=00ff&i=${invitation.id}${invitation.secret}`)).toEqual(invitation);
     expect(invitationIn("#i=a1")).toBeNull();
     // The Rust side holds the same value.
-    expect(invitationProof("b2".repeat(16), "5a".repeat(16))).toBe("547bfd2478c7fa693148b8e26132d3fc3e8de4156fe9019c97166c67012f0164");
+    expect(invitationProof("b2".repeat(16), "5a".repeat(16))).toBe("16435bd4f5f1e1f0f07098619858ab0e2690647e2e978d68a58de54d5fc8d987");
   });
 
   test("a closed door is told, and a new challenge opens it", () => {
@@ -187,9 +189,20 @@ describe("the hub", () => {
   });
 
   test("of another version is said to be of another version", () => {
+    for (const door of ["new", "knocking", "approved", "refused"] as const) {
+      for (const met of [1, PROTOCOL_VERSION + 1]) {
+        const one = session(door);
+        expect(one.hear(challenge(HUB.publicKey, met))).toEqual([{ do: "halt" }, { do: "outdated", met: String(met) }]);
+        expect(one.place).toEqual({ at: "stopped", why: "version" });
+      }
+    }
+  });
+
+  test("that says so in answer to the registration is of another version, too", () => {
     const one = session("approved");
-    one.hear(challenge(HUB.publicKey, 2));
-    expect(one.place).toEqual({ at: "stopped", why: "version" });
+    one.hear(challenge());
+    const no = one.hear({ opcode: "REQUEST_FAILED", data: { code: "UNSUPPORTED_VERSION", message: "" } });
+    expect(does(no)).toEqual(["halt", "outdated"]);
   });
 });
 

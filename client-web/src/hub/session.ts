@@ -5,7 +5,7 @@
 import type { Random } from "../identity/bytes";
 import { toHex } from "../identity/bytes";
 import type { Remembered } from "../identity/memory";
-import { type Handshake, type Invitation, type Keys, NO_CHANNEL, deviceText, hubText, invitationProof, verifies } from "../identity/proof";
+import { type Handshake, type Invitation, type Keys, NO_CHANNEL, deviceText, ephemeralFrom, hubText, invitationProof, verifies } from "../identity/proof";
 import { PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership, RelayToDevice, Resume, TransportMode } from "../protocol/wire";
 import { type Knock, answerChallenge, newKnock, requestOf, restart } from "./knock";
@@ -35,7 +35,9 @@ export type Effect =
   /** Approved on this connection: the feed follows. */
   | { do: "entered" }
   /** Nothing of the hub may stay on the screen. */
-  | { do: "cleared" };
+  | { do: "cleared" }
+  /** The hub is of another version, named by `met`: its page is another one, too. */
+  | { do: "outdated"; met: string };
 
 export interface SessionSetup {
   keys: Keys;
@@ -159,7 +161,7 @@ export class Session {
   #challenge(data: DataOf<RelayToDevice, "CHALLENGE">): Effect[] {
     this.mode = data.mode;
     this.hubName = data.hub.name;
-    if (data.protocol !== PROTOCOL_VERSION) return this.#stop("version");
+    if (data.protocol !== PROTOCOL_VERSION) return this.#outdated(String(data.protocol));
     const known = this.remembered.hubKey;
     if (known !== null && known !== data.hub.public_key) {
       this.place = { at: "stranger", known, offered: data.hub.public_key };
@@ -171,6 +173,7 @@ export class Session {
 
   #register(data: DataOf<RelayToDevice, "CHALLENGE">): Effect {
     const { keys, authority, platform, random } = this.setup;
+    const ephemeral = ephemeralFrom(random(32));
     const handshake: Handshake = {
       bootId: data.boot_id,
       relayNonce: data.nonce,
@@ -179,6 +182,8 @@ export class Session {
       deviceKey: keys.publicKey,
       authority,
       channel: NO_CHANNEL,
+      relayEphemeral: data.ephemeral_key,
+      deviceEphemeral: ephemeral.publicKey,
     };
     const name = this.name;
     this.#handshake = handshake;
@@ -195,6 +200,7 @@ export class Session {
         instance: this.instance,
         public_key: keys.publicKey,
         nonce: handshake.deviceNonce,
+        ephemeral_key: handshake.deviceEphemeral,
         signature,
         commit,
         ...(resume ? { resume } : {}),
@@ -267,7 +273,7 @@ export class Session {
   }
 
   #failed(code: string): Effect[] {
-    if (code === "UNSUPPORTED_VERSION") return this.#stop("version");
+    if (code === "UNSUPPORTED_VERSION") return this.#outdated("another");
     if (code === "RATE_LIMITED") this.busy = true;
     return [];
   }
@@ -276,6 +282,10 @@ export class Session {
     this.#forgetConnection();
     this.place = { at: "refused" };
     return [this.#remember({ door: "refused" }), { do: "halt" }, { do: "cleared" }];
+  }
+
+  #outdated(met: string): Effect[] {
+    return [...this.#stop("version"), { do: "outdated", met }];
   }
 
   #stop(why: Stop): Effect[] {

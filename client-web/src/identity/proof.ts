@@ -1,5 +1,5 @@
 /** Everything computed at the door: ids, commitments, codes, the two signatures. Pure, checked against the golden vectors. */
-import { ed25519 } from "@noble/curves/ed25519.js";
+import { ed25519, x25519 } from "@noble/curves/ed25519.js";
 import { blake3 } from "@noble/hashes/blake3.js";
 import { fromHex, toHex, uuidOf } from "./bytes";
 
@@ -66,15 +66,15 @@ export function fileIds(seed: Uint8Array): (version: Version) => string {
 }
 
 export function commitOf(publicKey: string, reveal: string): string {
-  return toHex(blake3(lines("lanyard/1 commit", publicKey, reveal)));
+  return toHex(blake3(lines("lanyard/2 commit", publicKey, reveal)));
 }
 
 export function requestIdOf(publicKey: string, commit: string, relayNonce: string, name: string): string {
-  return toHex(blake3(lines("lanyard/1 request", publicKey, commit, relayNonce, name)).slice(0, 16));
+  return toHex(blake3(lines("lanyard/2 request", publicKey, commit, relayNonce, name)).slice(0, 16));
 }
 
 export function codeOf(hubKey: string, publicKey: string, requestId: string, reveal: string, masterNonce: string): string {
-  const digest = blake3(lines("lanyard/1 code", hubKey, publicKey, requestId, reveal, masterNonce));
+  const digest = blake3(lines("lanyard/2 code", hubKey, publicKey, requestId, reveal, masterNonce));
   const number = new DataView(digest.buffer, digest.byteOffset, 8).getBigUint64(0);
   return (number % 1_000_000n).toString().padStart(6, "0");
 }
@@ -92,8 +92,19 @@ export function invitationIn(hash: string): Invitation | null {
 
 /** That this device holds the secret; good for one knock only, and says nothing of the secret itself. */
 export function invitationProof(secret: string, requestId: string): string {
-  const key = blake3(fromHex(secret), { context: utf8.encode("lanyard/1 invitation") });
+  const key = blake3(fromHex(secret), { context: utf8.encode("lanyard/2 invitation") });
   return toHex(blake3(utf8.encode(requestId), { key }));
+}
+
+/** This page's half of the key of one session. */
+export interface Ephemeral {
+  secret: Uint8Array;
+  publicKey: string;
+}
+
+/** `random` must be fresh for each connection. */
+export function ephemeralFrom(random: Uint8Array): Ephemeral {
+  return { secret: random, publicKey: toHex(x25519.getPublicKey(random)) };
 }
 
 export interface Handshake {
@@ -104,14 +115,17 @@ export interface Handshake {
   deviceKey: string;
   authority: string;
   channel: string;
+  /** The X25519 keys that both sides made for this connection. */
+  relayEphemeral: string;
+  deviceEphemeral: string;
 }
 
 export function deviceText(h: Handshake): string {
-  return ["lanyard/1 device", ...seven(h)].join("\n");
+  return ["lanyard/2 device", ...signed(h)].join("\n");
 }
 
 export function hubText(h: Handshake, publicId: string): string {
-  return ["lanyard/1 hub", ...seven(h), publicId].join("\n");
+  return ["lanyard/2 hub", ...signed(h), publicId].join("\n");
 }
 
 export function sign(seed: Uint8Array, text: string): string {
@@ -127,6 +141,7 @@ export function verifies(publicKey: string, text: string, signature: string): bo
   }
 }
 
-function seven(h: Handshake): string[] {
-  return [h.bootId, h.relayNonce, h.deviceNonce, h.hubKey, h.deviceKey, h.authority, h.channel];
+/** What both sides sign, each behind its role. */
+function signed(h: Handshake): string[] {
+  return [h.bootId, h.relayNonce, h.deviceNonce, h.hubKey, h.deviceKey, h.authority, h.channel, h.relayEphemeral, h.deviceEphemeral];
 }

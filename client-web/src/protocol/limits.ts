@@ -1,6 +1,8 @@
 /** The bounds of the wire that a page has to respect. The Rust side holds the whole list, with reasons. */
-export const PROTOCOL_VERSION = 1;
-export const SUBPROTOCOL = "lanyard.v1";
+export const PROTOCOL_VERSION = 2;
+export const SUBPROTOCOL = "lanyard.v2";
+/** Offered too, so that a hub that went back to version 1 answers: this page hears that it is another and loads its own. */
+export const OLD_SUBPROTOCOL = "lanyard.v1";
 export const MAX_FRAME_BYTES = 256 * 1024;
 export const MAX_FILES_A_MESSAGE = 512;
 export const MAX_LIST_BYTES = 192 * 1024;

@@ -3,12 +3,12 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { fromHex, toHex } from "../identity/bytes";
-import { codeOf, commitOf, deviceText, hubText, keysFrom, publicIdOf, requestIdOf, sign, verifies, type Handshake } from "../identity/proof";
+import { codeOf, commitOf, deviceText, ephemeralFrom, hubText, keysFrom, publicIdOf, requestIdOf, sign, verifies, type Handshake } from "../identity/proof";
 import { groupLog } from "./limits";
 
 interface Vectors {
   public_id: { seed: string; public_key: string; public_id: string }[];
-  register: Record<"device_seed" | "hub_seed" | "boot_id" | "relay_nonce" | "device_nonce" | "hub_public_key" | "device_public_key" | "authority" | "channel" | "device_text" | "device_signature" | "hub_text" | "hub_signature", string>[];
+  register: Record<"device_seed" | "hub_seed" | "boot_id" | "relay_nonce" | "device_nonce" | "hub_public_key" | "device_public_key" | "authority" | "channel" | "relay_ephemeral_key" | "device_ephemeral_secret" | "device_ephemeral_key" | "device_text" | "device_signature" | "hub_text" | "hub_signature", string>[];
   approval: Record<"hub_public_key" | "device_public_key" | "name" | "reveal" | "commit" | "relay_nonce" | "request_id" | "master_nonce" | "code", string>[];
   group_log: { size: number; group_log: number }[];
 }
@@ -29,6 +29,8 @@ describe.each(vectors.register)("the handshake at $authority", (vector) => {
     deviceKey: vector.device_public_key,
     authority: vector.authority,
     channel: vector.channel,
+    relayEphemeral: vector.relay_ephemeral_key,
+    deviceEphemeral: ephemeralFrom(fromHex(vector.device_ephemeral_secret)).publicKey,
   };
   const publicId = publicIdOf(vector.device_public_key);
 

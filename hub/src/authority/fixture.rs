@@ -91,6 +91,7 @@ pub(super) fn knock(n: u32, relay_nonce: u8) -> NewClientRegistered {
         commit,
         relay_nonce,
         request_id: approval::request_id(&key(n), &commit, &relay_nonce, &client(n).name),
+        invitation: None,
     }
 }
 

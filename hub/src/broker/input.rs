@@ -2,7 +2,8 @@
 
 use lanyard_protocol::{
     Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileRef, GroupRange, Instance, LinkHash, MasterFrame,
-    MasterToRelay, Nonce, PublicKey, Ref, Resume, Root, message::TransferState,
+    MasterToRelay, Nonce, PublicKey, Ref, Resume, Root,
+    message::{InvitationProof, TransferState},
 };
 
 /// The generation of one WebSocket; never used twice in one life of a broker.
@@ -35,6 +36,8 @@ pub struct Identity {
     pub platform: String,
     pub instance: Instance,
     pub commit: Commit,
+    /// Passed on to the master with the knock.
+    pub invitation: Option<InvitationProof>,
     /// The nonce of the challenge that it answered.
     pub relay_nonce: Nonce,
     /// Where it comes from, without port.

@@ -244,6 +244,7 @@ impl Broker {
             commit: who.commit,
             relay_nonce: who.relay_nonce,
             request_id,
+            invitation: who.invitation.clone(),
         });
         self.tell_master(message);
     }
@@ -394,6 +395,7 @@ impl Broker {
         }
         session.restarting = false;
         session.identity.commit = commit.commit;
+        session.identity.invitation = commit.invitation;
         self.knock(id);
     }
 

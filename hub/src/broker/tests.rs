@@ -121,6 +121,7 @@ impl Hub {
             instance: Instance([tab; 16]),
             commit: approval::commit(&key.public(), &Reveal([n; 32])),
             relay_nonce: Nonce([n; 32]),
+            invitation: None,
             address: format!("10.0.0.{n}"),
             resume: None,
         };

@@ -3,9 +3,9 @@
 use lanyard_protocol::identity::Transcript;
 use lanyard_protocol::message::{Challenge, ClientRegister, TransferProgress};
 use lanyard_protocol::{
-    Channel, CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileId, Frame, GroupRange, Instance,
-    NewFile, Nonce, PROTOCOL_VERSION, Piece, PublicKey, Ref, RelayToDevice, Resume, Root, Signature, Ticket,
-    TransferId,
+    Channel, CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode, FileId, Frame,
+    GroupRange, Instance, NewFile, Nonce, PROTOCOL_VERSION, Piece, PublicKey, Ref, RelayToDevice, Resume, Root,
+    Signature, Ticket, TransferId,
 };
 
 use super::groupset::GroupSet;
@@ -297,7 +297,7 @@ pub enum ShareState {
     Removed,
 }
 
-/// All of CLIENT_REGISTER but the signature, and what it answers.
+/// All of CLIENT_REGISTER but the ephemeral key and the signature, and what it answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {
     pub challenge: Challenge,
@@ -313,7 +313,7 @@ pub struct Registration {
 
 impl Registration {
     /// What both sides sign.
-    pub fn transcript(&self, authority: &str, channel: Channel) -> Transcript {
+    pub fn transcript(&self, authority: &str, channel: Channel, ephemeral: EphemeralKey) -> Transcript {
         Transcript {
             boot_id: self.challenge.boot_id,
             relay_nonce: self.challenge.nonce,
@@ -322,11 +322,13 @@ impl Registration {
             device_key: self.public_key,
             authority: authority.into(),
             channel,
+            relay_ephemeral: self.challenge.ephemeral_key,
+            device_ephemeral: ephemeral,
         }
     }
 
-    /// The message, with the signature that the edge made.
-    pub fn message(&self, signature: Signature) -> ClientRegister {
+    /// The message, with the key and the signature that the edge made.
+    pub fn message(&self, ephemeral_key: EphemeralKey, signature: Signature) -> ClientRegister {
         ClientRegister {
             protocol: PROTOCOL_VERSION,
             name: self.name.clone(),
@@ -335,8 +337,11 @@ impl Registration {
             instance: self.instance,
             public_key: self.public_key,
             nonce: self.nonce,
+            ephemeral_key,
             signature,
             commit: self.commit,
+            invitation: None,
+            host_proof: None,
             resume: self.resume,
         }
     }

@@ -296,7 +296,7 @@ impl Peer {
         let knock = self.new_knock(nonce);
         let commit = knock.commit;
         self.session.knock = Some(knock);
-        self.send(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit }), None);
+        self.send(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit, invitation: None }), None);
     }
 
     // ── Name, end ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -79,9 +79,10 @@ impl Rig {
 
     fn challenge(&mut self) -> Registration {
         let challenge = Challenge {
-            protocol: 1,
+            protocol: PROTOCOL_VERSION,
             boot_id: BootId([1; 16]),
             nonce: Nonce([2; 32]),
+            ephemeral_key: EphemeralKey([4; 32]),
             hub: HubInfo { name: "Kitchen".into(), public_key: PublicKey([3; 32]) },
             mode: TransportMode::Open,
         };
@@ -239,9 +240,10 @@ fn a_relay_of_another_version_is_left_for_good() {
     rig.tell(Input::Start);
     rig.tell(Input::LinkOpened);
     let challenge = Challenge {
-        protocol: 2,
+        protocol: PROTOCOL_VERSION + 1,
         boot_id: BootId([1; 16]),
         nonce: Nonce([2; 32]),
+        ephemeral_key: EphemeralKey([4; 32]),
         hub: HubInfo { name: "Kitchen".into(), public_key: PublicKey([3; 32]) },
         mode: TransportMode::Open,
     };

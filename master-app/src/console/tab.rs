@@ -35,6 +35,7 @@ impl From<Over> for End {
 }
 
 pub(super) async fn serve(shared: Arc<Shared>, mut socket: WebSocket) {
+    // A page of another version loads itself again when it hears this.
     if socket.protocol().is_none_or(|protocol| protocol != SUBPROTOCOL) {
         return close(&mut socket, CloseCode::BadMessage).await;
     }

@@ -3,7 +3,7 @@
 
 use futures_util::{SinkExt, StreamExt};
 use lanyard_protocol::message::*;
-use lanyard_protocol::{ConsoleToMaster, MasterToConsole, Ref, SessionToken, codec};
+use lanyard_protocol::{ConsoleToMaster, MasterToConsole, Ref, SUBPROTOCOL, SessionToken, codec};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
@@ -67,7 +67,7 @@ impl Desk {
     }
 
     async fn tab(&self) -> Tab {
-        let mut tab = Tab(self.socket(&self.origin(), "lanyard.v1").await.unwrap());
+        let mut tab = Tab(self.socket(&self.origin(), SUBPROTOCOL).await.unwrap());
         let token = self.token().await;
         tab.say(ConsoleToMaster::ConsoleRegister(ConsoleRegister { token }), "r0").await;
         tab.until(|m, _| matches!(m, MasterToConsole::ConsoleRegisterAck(_)).then_some(())).await;
@@ -131,7 +131,7 @@ async fn pages_from_elsewhere_are_refused() {
     let secret = desk.secret();
     for origin in ["http://evil.example", "null", "http://localhost:1", "https://127.0.0.1"] {
         assert_eq!(desk.post(&secret, origin).await.status(), 403, "{origin}");
-        assert!(desk.socket(origin, "lanyard.v1").await.is_err(), "{origin}");
+        assert!(desk.socket(origin, SUBPROTOCOL).await.is_err(), "{origin}");
     }
     let client = http();
     let rebound = client.get(desk.origin()).header("host", "evil.example").send().await.unwrap();
@@ -145,11 +145,11 @@ async fn pages_from_elsewhere_are_refused() {
 #[tokio::test]
 async fn a_tab_without_a_token_is_closed() {
     let desk = desk().await;
-    let mut tab = Tab(desk.socket(&desk.origin(), "lanyard.v1").await.unwrap());
+    let mut tab = Tab(desk.socket(&desk.origin(), SUBPROTOCOL).await.unwrap());
     let token = SessionToken([0; 32]);
     tab.say(ConsoleToMaster::ConsoleRegister(ConsoleRegister { token }), "r").await;
     assert_eq!(tab.close_code().await, 4401);
-    let mut tab = Tab(desk.socket(&desk.origin(), "lanyard.v1").await.unwrap());
+    let mut tab = Tab(desk.socket(&desk.origin(), SUBPROTOCOL).await.unwrap());
     tab.say(ConsoleToMaster::Ping(Empty {}), "r").await;
     assert_eq!(tab.close_code().await, 4400);
 }

@@ -136,7 +136,10 @@ impl Connection {
                 let why = "is not the hub that this device joined: its key is another one, or it cannot prove it";
                 (Exit::Failed, format!("what answers at {} {why}", self.url))
             }
-            EndReason::Version => (Exit::Failed, "the hub speaks another version of the protocol".into()),
+            EndReason::Version => (
+                Exit::Failed,
+                "the hub speaks another version of the protocol: update Lanyard on this device and at the hub".into(),
+            ),
             EndReason::Superseded => (Exit::Failed, "another session took the place of this one".into()),
             EndReason::Rejected => (Exit::Failed, "the hub did not take this device's words for right ones".into()),
             EndReason::Stopped => (Exit::Failed, "the device has ended".into()),

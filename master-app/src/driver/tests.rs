@@ -61,6 +61,7 @@ impl Bench {
             commit,
             relay_nonce,
             request_id: approval::request_id(&public_key, &commit, &relay_nonce, name),
+            invitation: None,
         };
         self.said(RelayToMaster::NewClientRegistered(request.clone())).await;
         let nonce = self.next(|m| if let MasterToRelay::ApprovalChallenge(c) = m { Some(c.nonce) } else { None }).await;

@@ -13,6 +13,8 @@ wire! {
         pub protocol: u32,
         pub boot_id: BootId,
         pub nonce: Nonce,
+        /// The relay's half of the session key.
+        pub ephemeral_key: EphemeralKey,
         pub hub: HubInfo,
         pub mode: TransportMode,
     }
@@ -27,8 +29,18 @@ wire! {
         pub instance: Instance,
         pub public_key: PublicKey,
         pub nonce: Nonce,
+        /// The device's half of the session key.
+        pub ephemeral_key: EphemeralKey,
         pub signature: Signature,
         pub commit: Commit,
+        /// Whoever brings one need not be asked about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub invitation: Option<InvitationProof>,
+        /// Proves the host's own device, with the secret that master and relay share.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub host_proof: Option<Mac>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub resume: Option<Resume>,
@@ -54,6 +66,9 @@ wire! {
     #[serde(deny_unknown_fields)]
     pub struct ApprovalCommit {
         pub commit: Commit,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub invitation: Option<InvitationProof>,
     }
 
     pub struct ServerNotReady {

@@ -41,6 +41,7 @@ wire! {
     }
 
     /// Somebody knocks.
+    #[serde(deny_unknown_fields)]
     pub struct NewClientRegistered {
         pub client: Client,
         /// As the relay sees it; towards the master only.
@@ -50,6 +51,9 @@ wire! {
         pub commit: Commit,
         pub relay_nonce: Nonce,
         pub request_id: RequestId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub invitation: Option<InvitationProof>,
     }
 
     #[serde(deny_unknown_fields)]

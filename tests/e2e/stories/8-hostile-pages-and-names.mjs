@@ -40,7 +40,7 @@ function attack(page, target) {
         ws.onopen = () => resolve(true);
         ws.onerror = () => resolve(false);
       });
-    for (const path of ["/ws/device", "/ws/master", "/ws/console"]) if (await socket(path, ["lanyard.v1"])) got.push(`socket ${path}`);
+    for (const path of ["/ws/device", "/ws/master", "/ws/console"]) if (await socket(path, ["lanyard.v2"])) got.push(`socket ${path}`);
     const framed = await new Promise((resolve) => {
       const frame = document.createElement("iframe");
       frame.src = target;

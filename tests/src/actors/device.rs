@@ -11,8 +11,8 @@ use lanyard_hub::peer::{
 use lanyard_protocol::group::{GroupValue, Groups};
 use lanyard_protocol::identity::{Keypair, public_id};
 use lanyard_protocol::{
-    DeviceId, DeviceKind, DeviceToRelay, EntryKind, FailureCode, FileEntry, FileId, FileRef, Frame, GroupRange,
-    Instance, NewFile, PublicKey, Ref, RelayToDevice, Root, Signature, Ticket, TransferId,
+    DeviceId, DeviceKind, DeviceToRelay, EntryKind, EphemeralKey, FailureCode, FileEntry, FileId, FileRef, Frame,
+    GroupRange, Instance, NewFile, PublicKey, Ref, RelayToDevice, Root, Signature, Ticket, TransferId,
 };
 
 use super::plane::{Body, PlaneEvent, ReadBy, Unit};
@@ -382,7 +382,7 @@ impl World {
                 }
             }
             Effect::Register { registration } => {
-                let register = registration.message(Signature([0; 64]));
+                let register = registration.message(EphemeralKey([2; 32]), Signature([0; 64]));
                 self.send(index, DeviceToRelay::ClientRegister(register), None);
             }
             Effect::Send { message, reference } => self.send(index, message, reference),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, SessionId};
 use lanyard_protocol::message::{Challenge, ClientRegister, ClientRegisterAck, Empty};
 use lanyard_protocol::{
-    BootId, CloseCode, DeviceToRelay, Frame, HubInfo, MasterFrame, MasterToRelay, Membership, Nonce, PROTOCOL_VERSION,
-    RelayToDevice, SessionToken, Signature, TransportMode, codec, identity,
+    BootId, CloseCode, DeviceToRelay, EphemeralKey, Frame, HubInfo, MasterFrame, MasterToRelay, Membership, Nonce,
+    PROTOCOL_VERSION, RelayToDevice, SessionToken, Signature, TransportMode, codec, identity,
 };
 
 use super::plane::Plane;
@@ -94,6 +94,7 @@ impl World {
             protocol: PROTOCOL_VERSION,
             boot_id: relay.boot_id,
             nonce,
+            ephemeral_key: EphemeralKey([1; 32]),
             hub: HubInfo { name: "Hub".into(), public_key: crate::actors::master::hub_key() },
             mode: TransportMode::Open,
         };
@@ -131,6 +132,7 @@ impl World {
             platform: register.platform,
             instance: register.instance,
             commit: register.commit,
+            invitation: register.invitation,
             relay_nonce,
             address: "192.168.1.23".into(),
             resume: register.resume,
