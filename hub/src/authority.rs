@@ -12,8 +12,11 @@ mod files;
 mod fixture;
 mod knocks;
 mod links;
+#[cfg(test)]
+mod memory_tests;
 mod note;
 mod operator;
+mod quota;
 mod roster;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,7 @@ pub use catalogue::Listing;
 pub use links::LinkRecord;
 pub use note::{Admitted, Note};
 pub use operator::Command;
+pub use quota::Remembered;
 pub use roster::{Member, Verdict};
 
 use crate::idsource::IdSource;
@@ -83,12 +87,6 @@ pub enum Change {
     FilesWithdrawn {
         public_id: DeviceId,
         file_ids: Vec<FileId>,
-        revision: u64,
-        at_ms: u64,
-    },
-    /// All that this session lists.
-    SessionWithdrawn {
-        session: SessionAddress,
         revision: u64,
         at_ms: u64,
     },
@@ -569,6 +567,12 @@ impl Authority {
         reference: Option<Ref>,
     ) {
         self.answer_device(device, MasterToRelay::RequestFailed(failure(code, file_id)), reference);
+    }
+
+    /// Refuses for want of room, in words that say which.
+    fn fail_full(&mut self, device: SessionAddress, message: String, file_id: Option<FileId>, reference: Option<Ref>) {
+        let failed = RequestFailed { message, ..failure(FailureCode::Quota, file_id) };
+        self.answer_device(device, MasterToRelay::RequestFailed(failed), reference);
     }
 
     fn push_frame(&mut self, frame: MasterFrame<MasterToRelay>) {

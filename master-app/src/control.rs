@@ -19,7 +19,7 @@ pub use device_client::{cancel, limit, pause, resume, transfers};
 pub use transport::Listener;
 
 use crate::console::Door;
-use crate::desk::{self, Refusal};
+use crate::desk::{self, ListUsage, Refusal};
 use crate::driver::DriverHandle;
 use crate::exit::Exit;
 use crate::problems;
@@ -80,6 +80,9 @@ pub struct Status {
     pub online: usize,
     pub waiting: usize,
     pub files: usize,
+    /// How full the list is.
+    #[serde(default)]
+    pub list: ListUsage,
     pub console: String,
     pub admission: Admission,
     /// What is wrong.
@@ -196,6 +199,7 @@ impl Control {
                 online: authority.presence().online.len(),
                 waiting: authority.knocks(false).knocks.len(),
                 files: authority.file_count(),
+                list: desk::usage(authority),
                 console,
                 admission: authority.admission(),
                 problems: Vec::new(),

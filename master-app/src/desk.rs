@@ -53,6 +53,23 @@ pub struct FileRow {
     pub root: Option<Root>,
 }
 
+/// Bytes that the hub remembers for its devices, and how many it may.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListUsage {
+    pub bytes: u64,
+    pub limit_bytes: u64,
+    pub device_limit_bytes: u64,
+    /// Those with the most first.
+    pub devices: Vec<DeviceUsage>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceUsage {
+    pub public_id: DeviceId,
+    pub name: String,
+    pub bytes: u64,
+}
+
 /// Why a wish of the host came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
@@ -132,6 +149,21 @@ pub fn files(authority: &Authority) -> Vec<FileRow> {
         .collect();
     rows.sort_by(|a, b| (&a.owner_name, a.owner, &a.path).cmp(&(&b.owner_name, b.owner, &b.path)));
     rows
+}
+
+/// How full the list is, and by whom.
+pub fn usage(authority: &Authority) -> ListUsage {
+    let remembered = authority.remembered();
+    let name = |id| authority.member(id).map_or_else(String::new, |member| member.client.name.clone());
+    let row = |(public_id, bytes)| DeviceUsage { public_id, name: name(public_id), bytes };
+    let mut devices: Vec<DeviceUsage> = remembered.devices.into_iter().map(row).collect();
+    devices.sort_by_key(|row| (std::cmp::Reverse(row.bytes), row.public_id));
+    ListUsage {
+        bytes: remembered.bytes,
+        limit_bytes: remembered.limit,
+        device_limit_bytes: remembered.device_limit,
+        devices,
+    }
 }
 
 /// The device that a person means by a name or an id, or the beginning of an id that only one has.

@@ -482,11 +482,6 @@ fn apply_one(db: &Transaction, change: &Change) -> Result<(), rusqlite::Error> {
             let sql = "UPDATE files SET withdrawn_ms = ?3, revision = ?4 WHERE public_id = ?1 AND file_id = ?2";
             run(db, sql, params![blob(public_id), file_id.0.as_bytes(), at_ms, revision])
         }),
-        Change::SessionWithdrawn { session, revision, at_ms } => {
-            let sql = "UPDATE files SET withdrawn_ms = ?3, revision = ?4
-                       WHERE public_id = ?1 AND instance = ?2 AND withdrawn_ms IS NULL";
-            run(db, sql, params![blob(&session.public_id), session.instance.0, at_ms, revision])
-        }
         Change::FilesGone { public_id, file_ids } => file_ids.iter().try_for_each(|file_id| {
             let sql = "DELETE FROM files WHERE public_id = ?1 AND file_id = ?2";
             run(db, sql, params![blob(public_id), file_id.0.as_bytes()])
@@ -643,8 +638,6 @@ fn link_of(row: &Row) -> Result<LinkRecord, rusqlite::Error> {
 mod tests {
     //! Promise: what was applied is there after any end of the process, whole; what is broken is said, never replaced.
 
-    use lanyard_protocol::SessionAddress;
-
     use super::fixture::{id, member};
     use super::*;
 
@@ -685,7 +678,6 @@ mod tests {
     }
 
     fn all_changes() -> Vec<Change> {
-        let session = SessionAddress { public_id: id(1), instance: Instance([1; 16]) };
         let file = FileRef { public_id: id(1), file_id: file_id(1) };
         let link = |n: u8| LinkRecord {
             hash: LinkHash([n; 32]),
@@ -703,7 +695,7 @@ mod tests {
             Change::FilesPut { files: (1..=4).map(entry).collect(), revision: 4 },
             Change::FilesGone { public_id: id(1), file_ids: vec![file_id(2)] },
             Change::FilesWithdrawn { public_id: id(1), file_ids: vec![file_id(3)], revision: 6, at_ms: 10 },
-            Change::SessionWithdrawn { session, revision: 7, at_ms: 11 },
+            Change::FilesWithdrawn { public_id: id(1), file_ids: vec![file_id(1), file_id(4)], revision: 7, at_ms: 11 },
             Change::RootKnown { file, root: Root([5; 32]), revision: 8 },
             Change::FilesPut { files: vec![entry(4)], revision: 8 },
             Change::LinkPut(link(1)),

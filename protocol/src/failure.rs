@@ -37,7 +37,7 @@ pub enum FailureCode {
     /// A path that not every system could hold.
     PathRejected,
     TooLarge,
-    /// More entries than one device may list.
+    /// More than the hub remembers for one device, or for all.
     Quota,
     NotFound,
     /// The knock on the screen is no longer this one.
@@ -147,7 +147,7 @@ impl FailureCode {
             IdTaken => "this file id already names another version",
             PathRejected => "the path has a form that not every device could keep",
             TooLarge => "too large",
-            Quota => "this device lists as many files as it may",
+            Quota => "the hub keeps no more files and links for this device",
             NotFound => "there is no such thing here",
             StaleRequest => "the device knocked anew; look again",
             WrongCode => "that is not the code on their screen",

@@ -16,6 +16,18 @@ pub const MAX_LIST_BYTES: usize = 192 * 1024;
 pub const MAX_ROSTER_IDS: usize = 4_096;
 /// Files that one device may list.
 pub const MAX_FILES_A_DEVICE: usize = 100_000;
+/// Bytes that one device can make the hub remember: its files, those it withdrew, its links; texts and what each entry takes
+/// beside them. 100,000 files with 150 bytes of path and type fit.
+pub const MAX_REMEMBERED_BYTES_A_DEVICE: u64 = 64 << 20;
+/// The same for all devices together: four that list as much as they may, or 90 with 5,000 files each.
+pub const MAX_REMEMBERED_BYTES: u64 = 256 << 20;
+/// Part of it that a device can use only as long as less than [`SMALL_DEVICE_BYTES`] are remembered for it: a few that fill the
+/// list keep nobody else from sharing.
+pub const RESERVED_FOR_SMALL_DEVICES: u64 = 32 << 20;
+pub const SMALL_DEVICE_BYTES: u64 = 1 << 20;
+/// Removals that are remembered, about 20 MB: one device that takes 100,000 files away at once is still a delta. A pull from
+/// before the oldest is a snapshot.
+pub const MAX_REMOVALS: usize = 131_072;
 /// Largest file: group_log 24 still gives at most 65,536 groups.
 pub const MAX_FILE_BYTES: u64 = 1 << 40;
 /// A device's name, UTF-8.

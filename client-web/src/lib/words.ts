@@ -15,6 +15,10 @@ const SENTENCES: Record<string, string> = {
   TIMED_OUT: "Nobody answered in time.",
 };
 
+/** Codes with several causes: the hub's own message says which bound is reached, and whose. */
+const SAID_BY_THE_HUB = new Set(["QUOTA"]);
+
 export function sentence(code: string, message = ""): string {
+  if (SAID_BY_THE_HUB.has(code) && message) return `${message.charAt(0).toUpperCase()}${message.slice(1)}.`;
   return SENTENCES[code] ?? (message || "It did not work.");
 }

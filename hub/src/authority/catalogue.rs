@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lanyard_protocol::{DeviceId, FileEntry, FileId, FileRef, SessionAddress};
+use lanyard_protocol::{DeviceId, FileEntry, FileId, FileRef, Instance, SessionAddress};
+
+use super::quota::{Ledger, file_bytes};
 
 /// A withdrawn file is still granted for this long: a download that waits for its owner overnight goes on.
 pub(super) const WITHDRAWN_KEPT_MS: u64 = 24 * 3_600_000;
@@ -26,11 +28,17 @@ pub(super) struct Catalogue {
     counts: BTreeMap<DeviceId, usize>,
     /// The others, the longest withdrawn first.
     withdrawn: BTreeMap<DeviceId, BTreeSet<(u64, FileId)>>,
+    /// Of listed and withdrawn files.
+    bytes: Ledger,
 }
 
 impl Catalogue {
     pub fn get(&self, file: &FileRef) -> Option<&Listing> {
         self.files.get(file)
+    }
+
+    pub fn bytes(&self) -> &Ledger {
+        &self.bytes
     }
 
     pub fn is_listed(&self, file: &FileRef) -> bool {
@@ -59,6 +67,7 @@ impl Catalogue {
     pub fn put(&mut self, listing: Listing) {
         let file = listing.entry.file_ref();
         self.remove(&file);
+        self.bytes.add(file.public_id, file_bytes(&listing.entry));
         match listing.withdrawn_ms {
             None => {
                 self.by_session.entry(session_of(&listing.entry)).or_default().insert(file.file_id);
@@ -86,6 +95,7 @@ impl Catalogue {
 
     pub fn remove(&mut self, file: &FileRef) -> Option<Listing> {
         let listing = self.files.remove(file)?;
+        self.bytes.subtract(file.public_id, file_bytes(&listing.entry));
         match listing.withdrawn_ms {
             None => {
                 remove_from(&mut self.by_session, session_of(&listing.entry), &file.file_id);
@@ -106,6 +116,13 @@ impl Catalogue {
         self.by_session.keys().copied()
     }
 
+    /// Those of one device.
+    pub fn sessions_of(&self, public_id: DeviceId) -> impl Iterator<Item = SessionAddress> {
+        let first = SessionAddress { public_id, instance: Instance([0; 16]) };
+        let of_device = self.by_session.range(first..).take_while(move |(session, _)| session.public_id == public_id);
+        of_device.map(|(session, _)| *session)
+    }
+
     pub fn listed_by(&self, session: &SessionAddress) -> Vec<FileRef> {
         let ids = self.by_session.get(session).into_iter().flatten();
         ids.map(|file_id| FileRef { public_id: session.public_id, file_id: *file_id }).collect()
@@ -121,9 +138,9 @@ impl Catalogue {
         self.files.range(from..).take_while(|(file, _)| file.public_id == device).map(|(file, _)| *file).collect()
     }
 
-    /// The longest withdrawn of a device, `count` of them.
-    pub fn longest_withdrawn(&self, device: DeviceId, count: usize) -> Vec<FileId> {
-        self.withdrawn.get(&device).into_iter().flatten().take(count).map(|(_, file_id)| *file_id).collect()
+    /// Withdrawn files of a device, the longest withdrawn first.
+    pub fn withdrawn_of(&self, device: DeviceId) -> impl Iterator<Item = FileId> {
+        self.withdrawn.get(&device).into_iter().flatten().map(|(_, file_id)| *file_id)
     }
 
     /// Withdrawn too long ago to be granted, by owner.
@@ -134,6 +151,11 @@ impl Catalogue {
             (*owner, ids)
         };
         self.withdrawn.iter().map(of_owner).filter(|(_, ids)| !ids.is_empty()).collect()
+    }
+
+    #[cfg(test)]
+    pub fn listings(&self) -> impl Iterator<Item = &Listing> {
+        self.files.values()
     }
 
     /// Every listed file, by owner and id.
@@ -178,6 +200,7 @@ mod tests {
         assert_eq!(catalogue.lapsed(100 + WITHDRAWN_KEPT_MS), vec![(file.public_id, vec![file.file_id])]);
         catalogue.remove(&file);
         assert!(catalogue.files.is_empty() && catalogue.by_session.is_empty());
+        assert_eq!(catalogue.bytes().total(), 0);
         assert!(catalogue.counts.is_empty() && !catalogue.has_withdrawn());
     }
 }

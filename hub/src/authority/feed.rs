@@ -5,15 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use lanyard_protocol::limits::{MAX_CURSOR_CHARS, MAX_FILES_A_MESSAGE, MAX_LIST_BYTES};
+use lanyard_protocol::limits::{MAX_CURSOR_CHARS, MAX_FILES_A_MESSAGE, MAX_LIST_BYTES, MAX_REMOVALS};
 use lanyard_protocol::message::FeedPull;
 use lanyard_protocol::{Client, DeviceId, FailureCode, FeedMode, FeedPage, FileEntry, FileId, FileRef, Gone, Resume};
 
 use super::Authority;
-
-/// How many removals are remembered. Two and a half devices that each take 100,000 files away at once; who was away for
-/// more gets a snapshot.
-const MAX_GONE: usize = 262_144;
 
 /// What an entry of the feed is about. The order is that of pages: by revision first, then by this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,24 +24,36 @@ pub(super) enum Standing {
     Gone,
 }
 
-/// Every key stands once: at the revision of its last change.
+/// Every key stands once: at the revision of its last change. Removals have an order of their own, so that a page never
+/// walks over those that it does not tell.
 #[derive(Debug)]
 pub(super) struct Feed {
     last: BTreeMap<Key, u64>,
-    order: BTreeMap<(u64, Key), Standing>,
+    listed: BTreeSet<(u64, Key)>,
     gone: BTreeSet<(u64, Key)>,
     /// Removals up to this revision are forgotten: a delta can start here, not before.
     floor: u64,
     /// The last revision that took the place of something told before it.
     replaced: u64,
     max_gone: usize,
+    /// Entries that pages looked at.
+    #[cfg(test)]
+    pub visited: std::cell::Cell<usize>,
 }
 
 impl Feed {
     /// Removals before `floor` are not known.
     pub fn starting_at(floor: u64) -> Self {
-        let (last, order, gone) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { last, order, gone, floor, replaced: 0, max_gone: MAX_GONE }
+        Self {
+            last: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            floor,
+            replaced: 0,
+            max_gone: MAX_REMOVALS,
+            #[cfg(test)]
+            visited: Default::default(),
+        }
     }
 
     #[cfg(test)]
@@ -59,16 +67,16 @@ impl Feed {
             // Its old files went with it under this one word; a delta that named it as present would keep them alive.
             self.floor = self.floor.max(at);
         }
-        self.put(key, revision, Standing::Listed);
+        self.last.insert(key, revision);
+        self.listed.insert((revision, key));
     }
 
     pub fn remove(&mut self, key: Key, revision: u64) {
         self.replace(&key, revision);
-        self.put(key, revision, Standing::Gone);
+        self.last.insert(key, revision);
         self.gone.insert((revision, key));
         while self.gone.len() > self.max_gone {
             if let Some(oldest) = self.gone.pop_first() {
-                self.order.remove(&oldest);
                 self.last.remove(&oldest.1);
                 self.floor = self.floor.max(oldest.0);
             }
@@ -91,13 +99,8 @@ impl Feed {
     /// Where the key was gone, if it was.
     fn clear(&mut self, key: &Key) -> Option<u64> {
         let at = self.last.remove(key)?;
-        self.order.remove(&(at, *key));
+        self.listed.remove(&(at, *key));
         self.gone.remove(&(at, *key)).then_some(at)
-    }
-
-    fn put(&mut self, key: Key, revision: u64, standing: Standing) {
-        self.last.insert(key, revision);
-        self.order.insert((revision, key), standing);
     }
 
     fn reaches_back_to(&self, revision: u64) -> bool {
@@ -111,19 +114,32 @@ impl Feed {
 
     /// What a pull has still to say, in order, up to this revision.
     fn rest<'a>(&'a self, pull: &Pull, up_to: u64) -> impl Iterator<Item = (u64, Key, Standing)> + 'a {
+        let after_low = Bound::Included((pull.low + 1, Key::Client(DeviceId(Default::default()))));
         let from = match pull.after {
             Some(position) => Bound::Excluded(position),
-            None if pull.mode == FeedMode::Delta => {
-                Bound::Included((pull.low + 1, Key::Client(DeviceId(Default::default()))))
-            }
+            None if pull.mode == FeedMode::Delta => after_low,
             None => Bound::Unbounded,
         };
-        let low = pull.low;
-        self.order
-            .range((from, Bound::Unbounded))
-            .take_while(move |((revision, _), _)| *revision <= up_to)
-            .map(|((revision, key), standing)| (*revision, *key, *standing))
-            .filter(move |(revision, _, standing)| *standing == Standing::Listed || *revision > low)
+        let removals_from = match pull.after {
+            Some(position) if position.0 > pull.low => Bound::Excluded(position),
+            _ => after_low,
+        };
+        let mut listed = self.listed.range((from, Bound::Unbounded)).copied().peekable();
+        let mut gone = self.gone.range((removals_from, Bound::Unbounded)).copied().peekable();
+        let next = move || {
+            let is_removal = match (listed.peek(), gone.peek()) {
+                (Some(entry), Some(removal)) => removal < entry,
+                (entry, removal) => entry.is_none() && removal.is_some(),
+            };
+            #[cfg(test)]
+            self.visited.set(self.visited.get() + 1);
+            if is_removal {
+                gone.next().map(|(revision, key)| (revision, key, Standing::Gone))
+            } else {
+                listed.next().map(|(revision, key)| (revision, key, Standing::Listed))
+            }
+        };
+        std::iter::from_fn(next).take_while(move |(revision, ..)| *revision <= up_to)
     }
 }
 
@@ -365,7 +381,7 @@ mod tests {
         }
         assert!(!feed.reaches_back_to(0));
         assert!(feed.reaches_back_to(1));
-        assert_eq!(feed.order.len(), 2);
+        assert_eq!(feed.gone.len(), 2);
         assert_eq!(feed.last.len(), 2);
     }
 }

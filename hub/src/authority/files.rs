@@ -18,6 +18,7 @@ use lanyard_protocol::{
 
 use super::catalogue::Listing;
 use super::feed::{Key, file_cost};
+use super::quota::file_bytes;
 use super::{Asker, Authority, Change, Timer};
 
 /// Roots that become known are told together: a folder of ten thousand small files is a handful of changes. Who fetched
@@ -37,14 +38,60 @@ struct Culprit {
 
 impl Authority {
     pub(super) fn files_offered(&mut self, from: SessionAddress, said: AddFiles, reference: Option<Ref>) {
-        match self.changed_by(from, said) {
-            Err(Culprit { code, file_id }) => self.fail_device(from, code, file_id, reference),
-            Ok(changed) if changed.is_empty() => {
-                let ack = FeedAck { epoch: self.epoch, revision: self.revision };
-                self.answer_device(from, MasterToRelay::AddFilesAck(ack), reference);
+        let files = match self.changed_by(from, said) {
+            Err(Culprit { code: FailureCode::Quota, file_id }) => {
+                let words = format!("a device lists at most {MAX_FILES_A_DEVICE} files");
+                return self.fail_full(from, words, file_id, reference);
             }
-            Ok(files) => self.list_files(from, files, reference),
+            Err(Culprit { code, file_id }) => return self.fail_device(from, code, file_id, reference),
+            Ok(files) => files,
+        };
+        if files.is_empty() {
+            let ack = FeedAck { epoch: self.epoch, revision: self.revision };
+            return self.answer_device(from, MasterToRelay::AddFilesAck(ack), reference);
         }
+        match self.make_room(from.public_id, &files) {
+            Ok(()) => self.list_files(from, files, reference),
+            Err(culprit) => self.fail_full(from, self.words_when_full(from.public_id), Some(culprit), reference),
+        }
+    }
+
+    /// Finds room for what `files` need beyond what is remembered of them; the owner's longest withdrawn files make way. Else
+    /// the first file that does not fit.
+    fn make_room(&mut self, owner: DeviceId, files: &[FileEntry]) -> Result<(), FileId> {
+        let mut room = self.room_for(owner);
+        let is_new = |entry: &&FileEntry| self.catalogue.get(&entry.file_ref()).is_none();
+        let needed: u64 = files.iter().filter(is_new).map(file_bytes).sum();
+        if needed <= room {
+            return Ok(());
+        }
+        let staying: BTreeSet<FileId> = files.iter().map(|entry| entry.file_id).collect();
+        let mut leaving = Vec::new();
+        for file_id in self.catalogue.withdrawn_of(owner) {
+            let file = FileRef { public_id: owner, file_id };
+            if needed <= room {
+                break;
+            }
+            if !staying.contains(&file_id) {
+                room += self.catalogue.get(&file).map_or(0, |listing| file_bytes(&listing.entry));
+                leaving.push(file_id);
+            }
+        }
+        if needed > room {
+            let mut left = room;
+            let fits = |entry: &&FileEntry| {
+                let bytes = file_bytes(entry);
+                let does = bytes <= left;
+                left = left.saturating_sub(bytes);
+                does
+            };
+            let first_beyond = files.iter().filter(is_new).skip_while(fits).next();
+            return Err(first_beyond.map_or(files[0].file_id, |entry| entry.file_id));
+        }
+        for some in leaving.chunks(MAX_FILES_A_MESSAGE) {
+            self.remove_files(owner, some.to_vec(), Asker::default());
+        }
+        Ok(())
     }
 
     /// The entries that an ADD_FILES would make or change; all or nothing.
@@ -159,7 +206,9 @@ impl Authority {
             return;
         }
         let (revision, at_ms) = (self.next_revision(), self.wall_ms);
-        self.save(Change::SessionWithdrawn { session, revision, at_ms });
+        // By their ids: the database has no index by session, and would look at all files of the device.
+        let file_ids = files.iter().map(|file| file.file_id).collect();
+        self.save(Change::FilesWithdrawn { public_id: session.public_id, file_ids, revision, at_ms });
         self.take_off_the_list(&files, revision, at_ms);
         let withdrawn = FilesWithdrawn {
             public_id: session.public_id,
@@ -184,7 +233,7 @@ impl Authority {
     /// What a device withdrew is bounded like what it lists; the oldest go for good.
     fn trim_withdrawn(&mut self, device: DeviceId) {
         let excess = self.catalogue.withdrawn_count(device).saturating_sub(MAX_FILES_A_DEVICE);
-        let oldest = self.catalogue.longest_withdrawn(device, excess);
+        let oldest: Vec<FileId> = self.catalogue.withdrawn_of(device).take(excess).collect();
         for some in oldest.chunks(MAX_FILES_A_MESSAGE) {
             self.remove_files(device, some.to_vec(), Asker::default());
         }

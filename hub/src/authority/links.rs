@@ -8,10 +8,13 @@ use lanyard_protocol::message::{LinkDrop, LinkDropAck, LinkGrant, LinkLookup, Li
 use lanyard_protocol::{Client, DeviceId, FailureCode, FileRef, LinkHash, MasterToRelay, Ref};
 
 use super::feed::{Budget, client_cost, file_cost};
+use super::quota::Ledger;
 use super::{Authority, Change};
 
-/// Files behind all links of one maker together: a bound for memory and disk that no person meets.
-const MAX_LINKED_FILES_A_DEVICE: usize = 1_000_000;
+/// A link beside its name and its files: its record, its places in three indexes, and what an allocator adds.
+const LINK_OVERHEAD: u64 = 384;
+/// One file of a link.
+const LINKED_FILE_BYTES: u64 = 32;
 
 /// One link as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,12 @@ impl LinkRecord {
     fn expires_ms(&self) -> u64 {
         self.used_ms.saturating_add(LINK_UNUSED_MS)
     }
+
+    /// Memory that it takes.
+    fn bytes(&self) -> u64 {
+        let name = self.name.as_ref().map_or(0, String::len) as u64;
+        LINK_OVERHEAD + name + LINKED_FILE_BYTES * self.files.len() as u64
+    }
 }
 
 #[derive(Debug, Default)]
@@ -35,12 +44,21 @@ pub(super) struct Links {
     links: BTreeMap<LinkHash, LinkRecord>,
     by_maker: BTreeMap<DeviceId, BTreeSet<LinkHash>>,
     by_use: BTreeSet<(u64, LinkHash)>,
-    linked_files: BTreeMap<DeviceId, usize>,
+    bytes: Ledger,
 }
 
 impl Links {
     pub fn get(&self, hash: &LinkHash) -> Option<&LinkRecord> {
         self.links.get(hash)
+    }
+
+    pub fn bytes(&self) -> &Ledger {
+        &self.bytes
+    }
+
+    #[cfg(test)]
+    pub fn records(&self) -> impl Iterator<Item = &LinkRecord> {
+        self.links.values()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -51,7 +69,7 @@ impl Links {
         self.remove(&link.hash);
         self.by_maker.entry(link.maker).or_default().insert(link.hash);
         self.by_use.insert((link.used_ms, link.hash));
-        *self.linked_files.entry(link.maker).or_default() += link.files.len();
+        self.bytes.add(link.maker, link.bytes());
         self.links.insert(link.hash, link);
     }
 
@@ -64,12 +82,7 @@ impl Links {
                 self.by_maker.remove(&link.maker);
             }
         }
-        if let Some(count) = self.linked_files.get_mut(&link.maker) {
-            *count -= link.files.len();
-            if *count == 0 {
-                self.linked_files.remove(&link.maker);
-            }
-        }
+        self.bytes.subtract(link.maker, link.bytes());
         Some(link)
     }
 
@@ -83,10 +96,6 @@ impl Links {
         if let Some(link) = self.remove(hash) {
             self.put(LinkRecord { used_ms: at_ms, ..link });
         }
-    }
-
-    fn linked_files(&self, maker: DeviceId) -> usize {
-        self.linked_files.get(&maker).copied().unwrap_or(0)
     }
 
     pub fn expired(&self, wall_ms: u64) -> Vec<LinkHash> {
@@ -131,11 +140,12 @@ impl Authority {
         if files.len() > MAX_LINK_FILES {
             return Err(FailureCode::BadMessage);
         }
-        if self.links.linked_files(request.public_id) + files.len() - before.len() > MAX_LINKED_FILES_A_DEVICE {
+        let name = request.name.clone().or_else(|| known.and_then(|link| link.name.clone()));
+        let link = LinkRecord { hash: request.link_hash, maker: request.public_id, name, files, used_ms: self.wall_ms };
+        if link.bytes().saturating_sub(known.map_or(0, LinkRecord::bytes)) > self.room_for(request.public_id) {
             return Err(FailureCode::Quota);
         }
-        let name = request.name.clone().or_else(|| known.and_then(|link| link.name.clone()));
-        Ok(LinkRecord { hash: request.link_hash, maker: request.public_id, name, files, used_ms: self.wall_ms })
+        Ok(link)
     }
 
     fn live_link(&self, hash: &LinkHash) -> Option<&LinkRecord> {

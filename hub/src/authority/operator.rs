@@ -139,7 +139,7 @@ impl Authority {
     }
 
     fn drop_belongings(&mut self, device: DeviceId, revision: u64) {
-        let offering: Vec<_> = self.catalogue.sessions().filter(|session| session.public_id == device).collect();
+        let offering: Vec<_> = self.catalogue.sessions_of(device).collect();
         for session in offering {
             self.deadlines.clear(&super::Timer::Grace(session));
         }

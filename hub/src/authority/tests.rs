@@ -411,7 +411,7 @@ fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
         audience: Audience::All,
     };
     assert_eq!(sent(&effects), vec![&MasterToRelay::FilesWithdrawn(withdrawn)]);
-    assert!(matches!(effects[1], Effect::Save(Change::SessionWithdrawn { revision: 3, .. })));
+    assert!(matches!(effects[1], Effect::Save(Change::FilesWithdrawn { revision: 3, .. })));
     let pages = desk.pull(2);
     assert_eq!(pages[0].gone.len(), 2);
 

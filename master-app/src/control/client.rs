@@ -12,9 +12,13 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use super::transport::Stream;
 use super::{HUB, Invited, Request, Response, Status, transport};
 use crate::cli::Global;
-use crate::desk::{self, DeviceRow, FileRow, PresenceWord};
+use crate::desk::{self, DeviceRow, FileRow, ListUsage, PresenceWord};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::text::{self, visible};
+
+/// Devices that `status` names with what they take of the list, and from how many bytes on.
+const LARGEST_SHOWN: usize = 5;
+const WORTH_SHOWING: u64 = 1_000_000;
 
 async fn ask<T: DeserializeOwned>(global: &Global, request: Request) -> Result<T, Failure> {
     let dir = &global.data_dir;
@@ -127,6 +131,7 @@ pub async fn status(global: &Global) -> Outcome {
     println!("devices   {} let in, {} here, {} waiting", status.approved, status.online, status.waiting);
     println!("door      {}", desk::door_words(status.admission));
     println!("files     {}", status.files);
+    print!("{}", usage_lines(&status.list));
     for problem in &status.problems {
         println!("PROBLEM   {}\n          {}", visible(&problem.what), visible(&problem.advice));
     }
@@ -145,6 +150,16 @@ pub async fn status(global: &Global) -> Outcome {
         println!("hub key   {}", status.fingerprint);
     }
     Ok(())
+}
+
+/// What the list takes, and the devices that take most of it.
+fn usage_lines(list: &ListUsage) -> String {
+    let mut lines = format!("list      {} of {}\n", text::size(list.bytes), text::size(list.limit_bytes));
+    let limit = text::size(list.device_limit_bytes);
+    for row in list.devices.iter().take(LARGEST_SHOWN).filter(|row| row.bytes >= WORTH_SHOWING) {
+        lines.push_str(&format!("          by {}: {} of {limit}\n", visible(&row.name), text::size(row.bytes)));
+    }
+    lines
 }
 
 pub async fn console(global: &Global) -> Outcome {
@@ -206,4 +221,27 @@ async fn acted(global: &Global, request: Request, done: &str) -> Outcome {
         println!("{done}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::DeviceUsage;
+
+    /// Who fills the list is named beside how much that is; a name cannot forge a line.
+    #[test]
+    fn status_names_those_who_take_most_of_the_list() {
+        let row = |n: u8, name: &str, bytes| DeviceUsage {
+            public_id: lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([n; 16])),
+            name: name.into(),
+            bytes,
+        };
+        let list = ListUsage {
+            bytes: 12_100_000,
+            limit_bytes: 256 << 20,
+            device_limit_bytes: 64 << 20,
+            devices: vec![row(1, "Ana\n", 12_000_000), row(2, "Ben", 100_000)],
+        };
+        assert_eq!(usage_lines(&list), "list      12.1 MB of 268 MB\n          by Ana\\u{a}: 12.0 MB of 67.1 MB\n");
+    }
 }

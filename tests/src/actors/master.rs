@@ -76,15 +76,6 @@ impl Disk {
                     }
                 }
             }
-            Change::SessionWithdrawn { session, revision, at_ms } => {
-                for listing in self.files.values_mut() {
-                    let of_session =
-                        (listing.entry.public_id, listing.entry.instance) == (session.public_id, session.instance);
-                    if of_session && listing.withdrawn_ms.is_none() {
-                        (listing.revision, listing.withdrawn_ms) = (revision, Some(at_ms));
-                    }
-                }
-            }
             Change::FilesGone { public_id, file_ids } => {
                 for file_id in file_ids {
                     self.files.remove(&FileRef { public_id, file_id });

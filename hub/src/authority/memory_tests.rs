@@ -1,0 +1,175 @@
+//! Promises: what a device makes the hub remember is bounded in bytes, also after a restart, and the last room is for those
+//! who hold little; a pull costs what it returns.
+
+use lanyard_protocol::limits::{
+    GRACE_MS, MAX_REMEMBERED_BYTES, MAX_REMEMBERED_BYTES_A_DEVICE, RESERVED_FOR_SMALL_DEVICES, SMALL_DEVICE_BYTES,
+};
+use lanyard_protocol::message::*;
+use lanyard_protocol::{FeedMode, LinkHash, RelayToMaster};
+
+use super::fixture::*;
+use super::*;
+
+/// Paths about as long as they may be.
+fn long_files(range: std::ops::Range<u32>) -> Vec<lanyard_protocol::NewFile> {
+    let path = |n: u32| {
+        let folders = format!("{}/", "f".repeat(254)).repeat(15);
+        format!("{folders}{n:0>250}")
+    };
+    range.map(|n| new_file(n, &path(n))).collect()
+}
+
+fn failure_in(effects: &[Effect]) -> Option<RequestFailed> {
+    sent(effects)
+        .into_iter()
+        .find_map(|m| if let MasterToRelay::RequestFailed(no) = m { Some(no.clone()) } else { None })
+}
+
+/// Lists files of 4 KiB of path until something is refused.
+fn fill(desk: &mut Desk, n: u32) -> RequestFailed {
+    for start in (0..).step_by(50) {
+        let effects = desk.add(session(n, 1), long_files(start..start + 50));
+        if let Some(failed) = failure_in(&effects) {
+            return failed;
+        }
+        desk.saves.clear();
+    }
+    unreachable!("the numbers go on")
+}
+
+/// What a restart finds on disk.
+fn on_disk(desk: &Desk, members: u32) -> Saved {
+    Saved {
+        epoch: EPOCH,
+        revision: desk.head(),
+        members: (1..=members).map(|n| member(n, Verdict::Approved)).collect(),
+        files: desk.authority.catalogue.listings().cloned().collect(),
+        links: desk.authority.links.records().cloned().collect(),
+    }
+}
+
+#[test]
+fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
+    let mut desk = Desk::with_members(2);
+    let refused = fill(&mut desk, 1);
+    assert_eq!((refused.code, refused.file_id.is_some()), (FailureCode::Quota, true));
+    assert!(refused.message.contains("64 MiB that the hub keeps for one device"), "{}", refused.message);
+    let held = desk.authority.remembered().devices[&device(1)];
+    let a_message = 50 * 5_000;
+    assert!((MAX_REMEMBERED_BYTES_A_DEVICE - a_message..=MAX_REMEMBERED_BYTES_A_DEVICE).contains(&held), "{held}");
+    let revision = desk.head();
+    fill(&mut desk, 1);
+    assert_eq!(desk.head(), revision, "all or nothing of a message is listed");
+
+    let link = LinkRequest {
+        link_hash: LinkHash([1; 32]),
+        public_id: device(1),
+        name: None,
+        files: (0..9_000).map(|n| FileRef { public_id: device(1), file_id: file_id(n) }).collect(),
+    };
+    let effects = desk.relay_asks(RelayToMaster::LinkRequest(link));
+    assert_eq!(refusal_of(&effects), Some(FailureCode::Quota), "links take of the same room");
+    assert_eq!(refusal_of(&desk.add(session(2, 1), files(0..500))), None, "others are not affected");
+
+    let mut again = Desk::ready(AuthorityConfig::default(), on_disk(&desk, 2));
+    again.came(session(1, 1));
+    assert_eq!(again.authority.remembered(), desk.authority.remembered());
+    let more = again.add(session(1, 1), long_files(50_000..50_050));
+    assert_eq!(refusal_of(&more), Some(FailureCode::Quota));
+    let all: Vec<FileId> = again.authority.files().map(|entry| entry.file_id).take(512).collect();
+    again.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: all, keep: false }));
+    assert_eq!(refusal_of(&again.add(session(1, 1), long_files(50_000..50_050))), None, "what is gone makes room");
+}
+
+#[test]
+fn all_together_are_bounded_and_the_last_room_is_for_those_who_hold_little() {
+    let mut desk = Desk::with_members(7);
+    for n in 1..=4 {
+        fill(&mut desk, n);
+    }
+    let refused = fill(&mut desk, 5);
+    assert_eq!(refused.code, FailureCode::Quota);
+    assert!(refused.message.contains("256 MiB for all devices together"), "{}", refused.message);
+    let total = desk.authority.remembered().bytes;
+    let a_message = 50 * 5_000;
+    let open_to_large = MAX_REMEMBERED_BYTES - RESERVED_FOR_SMALL_DEVICES;
+    assert!(total <= open_to_large + SMALL_DEVICE_BYTES + a_message, "{total}");
+    assert_eq!(refusal_of(&desk.add(session(6, 1), files(0..500))), None);
+    assert_eq!(fill(&mut desk, 7).code, FailureCode::Quota);
+    let held = desk.authority.remembered().devices[&device(7)];
+    assert!((SMALL_DEVICE_BYTES / 2..SMALL_DEVICE_BYTES + a_message).contains(&held), "{held}");
+    assert!(desk.authority.remembered().bytes <= MAX_REMEMBERED_BYTES);
+}
+
+#[test]
+fn longest_withdrawn_files_make_way_for_new_ones_of_their_owner() {
+    let mut desk = Desk::with_members(1);
+    fill(&mut desk, 1);
+    desk.left(session(1, 1));
+    desk.pass(GRACE_MS);
+    let before = desk.authority.remembered().bytes;
+    assert!(desk.authority.file_count() == 0 && before > MAX_REMEMBERED_BYTES_A_DEVICE / 2, "withdrawn ones count");
+    desk.came(session(1, 2));
+    let effects = desk.add(session(1, 2), long_files(60_000..60_050));
+    assert_eq!(refusal_of(&effects), None);
+    let removed: usize = sent(&effects)
+        .iter()
+        .map(|m| if let MasterToRelay::FileRemoved(removed) = m { removed.file_ids.len() } else { 0 })
+        .sum();
+    assert!((1..=51).contains(&removed), "no more than is needed: {removed}");
+}
+
+/// F10. Before, a pull walked over every removal since the hub started.
+#[test]
+fn a_pull_visits_what_it_returns_however_much_is_gone() {
+    let mut desk = Desk::with_members(1);
+    for start in (0..20_000).step_by(500) {
+        desk.add(session(1, 1), files(start..start + 500));
+        let file_ids = (start..start + 500).map(file_id).collect();
+        desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids, keep: false }));
+    }
+    desk.add(session(1, 1), files(60_000..60_200));
+    desk.add(session(1, 1), files(50_000..50_500));
+    let head = desk.head();
+    let mut visits = |since| {
+        desk.authority.feed.visited.set(0);
+        let pages = desk.pull(since);
+        let returned: usize = pages.iter().map(|page| page.clients.len() + page.files.len() + page.gone.len()).sum();
+        let visited = desk.authority.feed.visited.get();
+        assert!(visited <= returned + pages.len(), "visited {visited} for {returned} in {} pages", pages.len());
+        (pages[0].mode, returned)
+    };
+    assert_eq!(visits(head + 5), (FeedMode::Snapshot, 701));
+    assert_eq!(visits(head - 1), (FeedMode::Delta, 500));
+    assert_eq!(visits(head - 3), (FeedMode::Delta, 1_200));
+}
+
+#[test]
+fn who_was_away_for_more_removals_than_are_remembered_gets_a_snapshot() {
+    let mut desk = Desk::with_members(1);
+    desk.authority.feed.remember_at_most(4);
+    desk.add(session(1, 1), files(0..10));
+    let since = desk.head();
+    for n in 0..5 {
+        let file_ids = vec![file_id(n)];
+        desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids, keep: false }));
+    }
+    assert_eq!(desk.pull(since).remove(0).mode, FeedMode::Snapshot);
+    let page = desk.pull(since + 1).remove(0);
+    assert_eq!((page.mode, page.gone.len()), (FeedMode::Delta, 4));
+}
+
+/// The database has no index by session, and looked at all files of the device for each session that ended.
+#[test]
+fn the_end_of_a_session_writes_its_own_files_alone() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), files(0..500));
+    desk.add(session(1, 2), files(500..502));
+    desk.left(session(1, 2));
+    desk.pass(GRACE_MS);
+    let named = desk.saves.iter().filter_map(|change| match change {
+        Change::FilesWithdrawn { file_ids, .. } => Some(file_ids.clone()),
+        _ => None,
+    });
+    assert_eq!(named.collect::<Vec<_>>(), [vec![file_id(500), file_id(501)]]);
+}
