@@ -4,26 +4,109 @@
 //! step, which is weaker against somebody who changes the folder at the same moment.
 
 #[cfg(unix)]
+mod anchor;
+#[cfg(any(not(unix), test))]
+#[cfg_attr(unix, allow(dead_code))]
+mod anchor_by_path;
+#[cfg(unix)]
 mod by_handle;
 #[cfg(any(not(unix), test))]
 #[cfg_attr(unix, allow(dead_code))]
 mod by_path;
+mod root;
 
+#[cfg(unix)]
+pub use anchor::Anchor;
+#[cfg(not(unix))]
+pub use anchor_by_path::Anchor;
 #[cfg(unix)]
 pub use by_handle::Folder;
 #[cfg(not(unix))]
 pub use by_path::Folder;
+pub use root::{DataDir, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir};
 
+use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Folder,
+    Link,
+    /// A pipe, a socket, a device.
+    Other,
+}
 
 /// What stands under a name; links are not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
-    pub is_file: bool,
+    pub kind: Kind,
     pub size: u64,
     pub modified: Option<SystemTime>,
+    /// When anything about it changed last, in nanoseconds since 1970: no program can set this. `None` where the system does
+    /// not tell.
+    pub touched: Option<i128>,
+    /// The file system that it lies on, and its number there; 0 where the platform has none.
+    pub volume: u64,
+    pub inode: u64,
+}
+
+impl Found {
+    pub fn is_file(&self) -> bool {
+        self.kind == Kind::File
+    }
+}
+
+/// An entry of a folder.
+#[derive(Debug)]
+pub struct Entry {
+    pub name: OsString,
+    pub found: io::Result<Found>,
+}
+
+/// Something else than a file or a folder stands there or on the way there: a link, a pipe, a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a link, or something else than a file, stands in its place")]
+pub struct NotBeneath;
+
+impl NotBeneath {
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
+impl From<NotBeneath> for io::Error {
+    fn from(error: NotBeneath) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+/// Opens a file by an absolute path for reading, if no link stands anywhere on the way, and describes it.
+pub fn read_unlinked(path: &Path) -> io::Result<(File, Found)> {
+    let top = path.ancestors().last().unwrap_or(path);
+    let below = path.strip_prefix(top).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    Anchor::open(top)?.read(below)
+}
+
+/// Describes what stands at an absolute path, if no link stands anywhere on the way.
+pub fn look_unlinked(path: &Path) -> io::Result<Found> {
+    let top = path.ancestors().last().unwrap_or(path);
+    let below = path.strip_prefix(top).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    Anchor::open(top)?.look(below)
+}
+
+/// A moment as Unix systems count it, also before 1970.
+#[cfg(unix)]
+fn since_1970(seconds: i64, nanoseconds: u32) -> Option<SystemTime> {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let start = match seconds < 0 {
+        true => SystemTime::UNIX_EPOCH.checked_sub(whole)?,
+        false => SystemTime::UNIX_EPOCH.checked_add(whole)?,
+    };
+    start.checked_add(Duration::from_nanos(nanoseconds.into()))
 }
 
 /// Whether this process is the only one that works on the file. The lock goes with the handle.
@@ -66,7 +149,7 @@ mod tests {
                     deep.open_file("x").unwrap().write_all(b"1").unwrap();
                     assert_eq!(fs::read(dir.path().join("new/root/a/b/x")).unwrap(), b"1");
                     assert_eq!(root.look("x").unwrap(), None);
-                    assert!(deep.look("x").unwrap().unwrap().is_file);
+                    assert!(deep.look("x").unwrap().unwrap().is_file());
                     assert!(root.existing("a").unwrap().is_some() && root.existing("c").unwrap().is_none());
                     let file = deep.open_file("x").unwrap();
                     assert!(deep.is_named(&file, "x").unwrap() && !deep.is_named(&file, "y").unwrap());
@@ -124,4 +207,103 @@ mod tests {
     #[cfg(unix)]
     promises!(handles, crate::confine::by_handle::Folder);
     promises!(paths, crate::confine::by_path::Folder);
+
+    /// What is read of a shared folder is read beneath it, in each of the ways that there are.
+    macro_rules! reads {
+        ($module:ident, $open:path) => {
+            mod $module {
+                use std::fs;
+                use std::path::Path;
+
+                use crate::confine::{Kind, NotBeneath};
+
+                /// A folder `root` with `a/b/file` in it, and `outside` with another file.
+                fn ground() -> tempfile::TempDir {
+                    let dir = tempfile::tempdir().unwrap();
+                    fs::create_dir_all(dir.path().join("root/a/b")).unwrap();
+                    fs::create_dir_all(dir.path().join("outside/b")).unwrap();
+                    fs::write(dir.path().join("root/a/b/file"), b"inside").unwrap();
+                    fs::write(dir.path().join("outside/b/file"), b"canary").unwrap();
+                    dir
+                }
+
+                fn root(dir: &tempfile::TempDir) -> std::path::PathBuf {
+                    fs::canonicalize(dir.path()).unwrap().join("root")
+                }
+
+                #[test]
+                fn what_lies_beneath_is_read_looked_at_and_listed() {
+                    let dir = ground();
+                    let anchor = $open(&root(&dir)).unwrap();
+                    let (file, found) = anchor.read(Path::new("a/b/file")).unwrap();
+                    assert_eq!(std::io::read_to_string(file).unwrap(), "inside");
+                    assert_eq!((found.kind, found.size), (Kind::File, 6));
+                    assert_eq!(anchor.look(Path::new("a/b/file")).unwrap(), found);
+                    assert_eq!(anchor.look(Path::new("")).unwrap(), anchor.itself().unwrap());
+                    let listed = anchor.list(Path::new("a")).unwrap();
+                    let names: Vec<_> = listed.iter().map(|entry| entry.name.to_str().unwrap()).collect();
+                    assert_eq!(names, ["b"]);
+                    let error = anchor.read(Path::new("a/none")).unwrap_err();
+                    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+                    assert!(anchor.list(Path::new("a/b/file")).is_err());
+                    assert!(NotBeneath::is(&anchor.read(Path::new("a/b")).unwrap_err()), "a folder is no file");
+                }
+
+                #[test]
+                fn no_path_leads_out() {
+                    let dir = ground();
+                    let anchor = $open(&root(&dir)).unwrap();
+                    for path in ["..", "../outside/b/file", "a/../../outside/b/file", "/etc/passwd", "a/b/../b/file/.."]
+                    {
+                        assert!(anchor.read(Path::new(path)).is_err(), "{path}");
+                        assert!(anchor.list(Path::new(path)).is_err(), "{path}");
+                    }
+                }
+
+                #[cfg(unix)]
+                #[test]
+                fn no_link_is_followed_in_any_component() {
+                    use std::os::unix::fs::symlink;
+                    let dir = ground();
+                    let (root, outside) = (root(&dir), fs::canonicalize(dir.path()).unwrap().join("outside"));
+                    let anchor = $open(&root).unwrap();
+                    symlink(&outside, root.join("first")).unwrap();
+                    symlink("../../outside/b", root.join("a/middle")).unwrap();
+                    symlink(outside.join("b/file"), root.join("a/b/last")).unwrap();
+                    // Not even one that stays beneath.
+                    symlink("file", root.join("a/b/here")).unwrap();
+                    for path in ["first/b/file", "a/middle/file", "a/b/last", "a/b/here"] {
+                        assert!(anchor.read(Path::new(path)).is_err(), "{path}");
+                        let looked = anchor.look(Path::new(path));
+                        assert!(looked.is_err() || looked.is_ok_and(|found| found.kind == Kind::Link), "{path}");
+                    }
+                    assert!(NotBeneath::is(&anchor.read(Path::new("a/b/last")).unwrap_err()));
+                    for path in ["first", "a/middle"] {
+                        assert!(anchor.list(Path::new(path)).is_err(), "{path}");
+                    }
+                    symlink(&root, outside.join("to-root")).unwrap();
+                    assert!($open(&outside.join("to-root/a")).is_err(), "nor on the way to the root");
+                }
+
+                #[cfg(unix)]
+                #[test]
+                fn what_is_no_file_is_not_waited_for() {
+                    let dir = ground();
+                    let (root, pipe) = (root(&dir), root(&dir).join("pipe"));
+                    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+                    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+                    let anchor = $open(&root).unwrap();
+                    for name in ["pipe", "socket"] {
+                        assert!(NotBeneath::is(&anchor.read(Path::new(name)).unwrap_err()), "{name}");
+                        assert!(anchor.look(Path::new(name)).is_ok_and(|found| found.kind == Kind::Other), "{name}");
+                    }
+                }
+            }
+        };
+    }
+    #[cfg(unix)]
+    reads!(one_call, crate::confine::anchor::Anchor::open);
+    #[cfg(unix)]
+    reads!(steps, crate::confine::anchor::Anchor::open_stepwise);
+    reads!(looks, crate::confine::anchor_by_path::Anchor::open);
 }

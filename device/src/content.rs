@@ -6,7 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "its own note, in the program's own folder")]
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use lanyard_protocol::{FileEntry, Root};
 use serde::{Deserialize, Serialize};
 
+use crate::confine::{Found, look_unlinked, read_unlinked};
 use crate::private_file;
 
 const NAME: &str = "content.index";
@@ -47,46 +48,29 @@ fn nanoseconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-#[cfg(unix)]
-fn inode(metadata: &Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(metadata)
-}
-
-#[cfg(not(unix))]
-fn inode(_: &Metadata) -> u64 {
-    0
-}
-
 impl Held {
     /// How the file at `path` looks now; `None` if it is no file, or its name cannot be written down.
-    fn look(root: Root, path: &Path) -> io::Result<Option<Self>> {
-        let path = fs::canonicalize(path)?;
-        let metadata = fs::symlink_metadata(&path)?;
-        let modified_ns = nanoseconds(metadata.modified()?);
-        let (size, inode) = (metadata.len(), inode(&metadata));
-        let is_sound = metadata.is_file() && path.to_str().is_some();
-        Ok(is_sound.then_some(Self { root, path, size, modified_ns, inode }))
+    fn look(root: Root, path: PathBuf) -> io::Result<Option<Self>> {
+        let found = look_unlinked(&path)?;
+        let modified_ns = found.modified.map_or(0, nanoseconds);
+        let is_sound = found.is_file() && path.to_str().is_some();
+        Ok(is_sound.then_some(Self { root, path, size: found.size, modified_ns, inode: found.inode }))
     }
 
-    fn is_still(&self, metadata: &Metadata) -> bool {
-        let modified_ns = metadata.modified().map_or(0, nanoseconds);
-        metadata.is_file()
-            && (metadata.len(), modified_ns, inode(metadata)) == (self.size, self.modified_ns, self.inode)
+    fn is_still(&self, found: &Found) -> bool {
+        let modified_ns = found.modified.map_or(0, nanoseconds);
+        found.is_file() && (found.size, modified_ns, found.inode) == (self.size, self.modified_ns, self.inode)
     }
 
     /// Whether it looks as it did, at the very place: nothing on the way became a link since.
     fn seems_there(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|metadata| self.is_still(&metadata))
-            && fs::canonicalize(&self.path).is_ok_and(|path| path == self.path)
+        look_unlinked(&self.path).is_ok_and(|found| self.is_still(&found))
     }
 
     /// Opens it if it looks as it did. What it holds is another question.
     pub fn open(&self) -> Option<File> {
-        if !self.seems_there() {
-            return None;
-        }
-        let file = File::open(&self.path).ok()?;
-        file.metadata().is_ok_and(|metadata| self.is_still(&metadata)).then_some(file)
+        let (file, found) = read_unlinked(&self.path).ok()?;
+        self.is_still(&found).then_some(file)
     }
 
     pub(crate) fn line(&self) -> io::Result<String> {
@@ -119,6 +103,11 @@ impl ContentIndex {
 
     /// Notes that the file at `path` has this root. `size` and `modified`, if known, are those of the version it was.
     pub fn note(&self, root: Root, path: &Path, version: Option<(u64, SystemTime)>) -> io::Result<()> {
+        let path = match (version, path.parent(), path.file_name()) {
+            // A received file: its folder is one that a person named, perhaps by a link.
+            (None, Some(folder), Some(name)) => fs::canonicalize(folder)?.join(name),
+            _ => path.to_path_buf(),
+        };
         let Some(held) = Held::look(root, path)? else { return Ok(()) };
         let is_it = version.is_none_or(|(size, at)| (held.size, held.modified_ns) == (size, nanoseconds(at)));
         if !is_it || held.size < SMALLEST {
@@ -262,7 +251,8 @@ mod tests {
         assert!(held.open().is_some());
         fs::rename(home.join("folder"), home.join("elsewhere")).unwrap();
         std::os::unix::fs::symlink(home.join("elsewhere"), home.join("folder")).unwrap();
-        assert!(held.is_still(&fs::metadata(&path).unwrap()), "only the way there is another");
+        let at = fs::canonicalize(&path).unwrap();
+        assert!(held.is_still(&look_unlinked(&at).unwrap()), "only the way there is another");
         assert!(held.open().is_none() && bench.paths(1).is_empty());
     }
 
@@ -292,7 +282,7 @@ mod tests {
     fn it_stays_small_and_keeps_the_youngest() {
         let bench = Bench::new();
         let path = bench.noted("a", 1);
-        let held = Held::look(Root([2; 32]), &path).unwrap().unwrap();
+        let held = Held::look(Root([2; 32]), path).unwrap().unwrap();
         let many: String = (0..120_000u32)
             .map(|n| Held { path: format!("/gone/{n:0100}").into(), ..held.clone() }.line().unwrap())
             .collect();

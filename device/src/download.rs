@@ -125,7 +125,7 @@ impl Plan {
         check_room(&root, by_owner.values().flat_map(|(files, _)| files))?;
         let mut downloads = Vec::new();
         for ((stage, owner), (files, sinks)) in by_owner {
-            let destination = Destination::Files { root: Folder::open_root(target)?, sinks };
+            let destination = Destination::Files { root: root.another()?, sinks };
             let (order, download) = Download::new(owner, files, destination, None)?;
             downloads.push((order, Download { stage, ..download }));
         }

@@ -30,6 +30,7 @@ use tracing::Instrument;
 
 use crate::DeviceConfig;
 use crate::blocks::Blocks;
+use crate::confine::SharedRoots;
 use crate::content::ContentIndex;
 use crate::download::{Download, SavedFile, Stage};
 use crate::fetch::{self, FetchJob, Fetched, Teller};
@@ -134,6 +135,7 @@ impl Driver {
     pub(crate) fn new(
         config: DeviceConfig,
         content: Option<Arc<ContentIndex>>,
+        roots: Arc<SharedRoots>,
         reports: mpsc::Sender<Report>,
     ) -> Result<Self, DeviceError> {
         let mut seed = [0; 32];
@@ -152,7 +154,7 @@ impl Driver {
             clients: Clients::new(Channel::PLAIN)?,
             buckets: Buckets::new(config.limits),
             blocks: Arc::default(),
-            library: Arc::new(Library::new(&config.keypair.seed())),
+            library: Arc::new(Library::new(&config.keypair.seed(), roots)),
             link: LinkSlot { number: 0, outbox: None, stuck: false },
             transcript: None,
             token: None,
@@ -491,7 +493,7 @@ impl Driver {
             let stays = matches!(error, Some(ReadError::Away(_) | ReadError::Broken(_)));
             let news = error.filter(|_| stays && library.is_news(file_id, Instant::now().into_std()));
             if let Some((error, file)) = news.zip(library.get(file_id)) {
-                tracing::warn!(path = %file.path.display(), "a shared file was asked for: {error}");
+                tracing::warn!(path = %file.path().display(), "a shared file was asked for: {error}");
             }
             tokio::spawn(async move {
                 let replaced = if stays { None } else { replace(library, file_id, code).await };
@@ -751,7 +753,7 @@ impl Driver {
         let states: HashMap<FileId, _> = self.peer.shares().collect();
         let shared = |(file_id, file): (FileId, crate::library::LibraryFile)| {
             let state = *states.get(&file_id)?;
-            Some(SharedFile { file_id, path: file.path, wire: file.wire, size: file.size, state })
+            Some(SharedFile { file_id, path: file.path(), wire: file.wire, size: file.size, state })
         };
         self.library.list().into_iter().filter_map(shared).collect()
     }

@@ -12,6 +12,7 @@ use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileId, FileRef, NewFil
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::confine::SharedRoots;
 use crate::content::{self, ContentIndex};
 use crate::download::{Plan, SavedFile, Wanted, write_in_order};
 use crate::fetch::local_failure;
@@ -172,6 +173,7 @@ pub struct DeviceHandle {
     /// Closed when the device has ended.
     pub(crate) alive: watch::Receiver<()>,
     pub(crate) content: Option<Arc<ContentIndex>>,
+    pub(crate) roots: Arc<SharedRoots>,
 }
 
 impl DeviceHandle {
@@ -192,7 +194,8 @@ impl DeviceHandle {
     /// Offers files and whole folders. A path that is not there is an error and nothing is offered; what cannot be read
     /// or named below them is left out and reported.
     pub async fn share(&self, paths: Vec<PathBuf>) -> Result<Offered, DeviceError> {
-        let walked = tokio::task::spawn_blocking(move || walk(&paths)).await.map_err(io::Error::other)??;
+        let roots = self.roots.clone();
+        let walked = tokio::task::spawn_blocking(move || walk(&paths, &roots)).await.map_err(io::Error::other)??;
         let files = self.ask(|reply| Command::Offer { found: walked.files, reply }).await?;
         Ok(Offered { files, skipped: walked.skipped })
     }

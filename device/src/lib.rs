@@ -42,6 +42,7 @@ pub use limit::{Rate, RateError, RateLimits, bytes_of};
 pub use transfers::{Direction, Standing, TransferInfo};
 pub use walk::{Skipped, WalkError};
 
+use confine::SharedRoots;
 use content::ContentIndex;
 use driver::{Driver, Ends};
 use link::HubUrl;
@@ -69,7 +70,8 @@ pub struct DeviceConfig {
     pub invitation: Option<(InvitationId, InvitationSecret)>,
     /// What all its transfers together may send and take at first; [`DeviceHandle::limit`] changes it.
     pub limits: RateLimits,
-    /// The folder in which it notes which content lies where, so as to copy what it would fetch again.
+    /// The data directory of this process, which is never shared. In it the device notes which content lies where, so as to
+    /// copy what it would fetch again.
     pub content_dir: Option<PathBuf>,
 }
 
@@ -84,12 +86,13 @@ impl Device {
         let public_id = config.keypair.public_id();
         let content = config.content_dir.as_deref().map(ContentIndex::new).map(Arc::new);
         let (reports, reported) = mpsc::channel(REPORTS);
-        let driver = Driver::new(config, content.clone(), reports)?;
+        let roots = Arc::new(SharedRoots::new(config.content_dir.clone()));
+        let driver = Driver::new(config, content.clone(), roots.clone(), reports)?;
         let (commands, commanded) = mpsc::channel(COMMANDS);
         let (events, news) = mpsc::channel(EVENTS);
         let (living, alive) = watch::channel(());
         tokio::spawn(driver.run(Ends { commands: commanded, events, alive: living }, reported));
-        Ok((DeviceHandle { commands, public_id, alive, content }, news))
+        Ok((DeviceHandle { commands, public_id, alive, content, roots }, news))
     }
 }
 

@@ -1,26 +1,29 @@
 //! What this device offers: from a file's id to its place on this disk, and whether that is still the version it was.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use lanyard_protocol::{EntryKind, FailureCode, FileId, NewFile};
 
-use crate::walk::{FoundFile, Volume, media_type};
+use crate::confine::{Found, NotBeneath, SharedRoot, SharedRoots, leads_through_data_dir};
+use crate::walk::{FoundFile, media_type};
 
 /// One version of one file on this disk. Its path never leaves the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LibraryFile {
-    pub path: PathBuf,
+    pub root: Arc<SharedRoot>,
+    /// The way from the root.
+    pub below: PathBuf,
     pub wire: String,
     pub size: u64,
     pub modified: SystemTime,
     pub kind: EntryKind,
-    /// What it lay on when it was found.
-    pub volume: Volume,
+    /// The file system that it lay on when it was found.
+    volume: u64,
     first_pass: FirstPass,
 }
 
@@ -37,33 +40,35 @@ enum FirstPass {
     Over,
 }
 
-/// When anything about the file changed last, be it put back afterwards: no program can set this. (Not `std`'s creation time.)
-#[cfg(unix)]
-fn touched(metadata: &Metadata) -> Option<i128> {
-    use std::os::unix::fs::MetadataExt;
-    Some(i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()))
-}
-
-#[cfg(not(unix))]
-fn touched(_: &Metadata) -> Option<i128> {
-    None
-}
-
 impl LibraryFile {
+    /// For showing.
+    pub fn path(&self) -> PathBuf {
+        self.root.path().join(&self.below)
+    }
+
     /// Whether what is on the disk is this version, as far as size and modification time tell.
-    fn is_still(&self, metadata: &Metadata) -> bool {
-        metadata.is_file() && metadata.len() == self.size && metadata.modified().ok() == Some(self.modified)
+    fn is_still(&self, found: &Found) -> bool {
+        found.is_file() && found.size == self.size && found.modified == Some(self.modified)
     }
 
     /// What it means that the disk refuses. A file whose volume was pulled is not gone: it is there again with the volume.
     fn trouble(&self, error: io::Error) -> ReadError {
         use io::ErrorKind::{NotADirectory, NotFound, OutOfMemory, StaleNetworkFileHandle, TimedOut};
+        let number = error.raw_os_error().unwrap_or_default();
         match error.kind() {
-            NotFound | NotADirectory if self.volume.holds(&self.path) => ReadError::Gone(error),
+            _ if NotBeneath::is(&error) => ReadError::Gone(error),
+            NotFound | NotADirectory if self.is_volume_there() => ReadError::Gone(error),
             NotFound | NotADirectory | OutOfMemory | StaleNetworkFileHandle | TimedOut => ReadError::Away(error),
-            _ if NO_DESCRIPTORS.contains(&error.raw_os_error().unwrap_or_default()) => ReadError::Away(error),
+            _ if NO_DESCRIPTORS.contains(&number) => ReadError::Away(error),
+            _ if BROKEN_DISK.contains(&number) && self.root.mounted_again() => ReadError::Away(error),
             _ => ReadError::Broken(error),
         }
+    }
+
+    /// Whether its volume is still mounted where it was: what is left of the way there lies on it.
+    fn is_volume_there(&self) -> bool {
+        let nearest = self.below.ancestors().skip(1).find_map(|folder| self.root.look(folder).ok());
+        nearest.is_some_and(|folder| folder.volume == self.volume)
     }
 }
 
@@ -71,6 +76,8 @@ impl LibraryFile {
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// ENFILE and EMFILE of Unix; that other platforms call other things so does no harm.
 const NO_DESCRIPTORS: [i32; 2] = [23, 24];
+/// EIO, ENXIO and ENODEV of Unix: what a disk gives that was pulled.
+const BROKEN_DISK: [i32; 3] = [5, 6, 19];
 
 /// Why a file cannot be read as the version that was listed.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +110,7 @@ impl ReadError {
 pub struct Library {
     /// Makes ids that nobody else can guess or choose.
     id_key: [u8; 32],
+    roots: Arc<SharedRoots>,
     files: Mutex<HashMap<FileId, LibraryFile>>,
     /// Files that could not be read, and when that was last told.
     told: Mutex<HashMap<FileId, Instant>>,
@@ -115,8 +123,9 @@ fn since_1970(time: SystemTime) -> std::time::Duration {
 impl Library {
     /// `seed` is the device's secret: the same device gives the same version of the same file the same id, also after a
     /// restart, so that transfers and links of it go on.
-    pub fn new(seed: &[u8; 32]) -> Self {
-        Self { id_key: blake3::derive_key("lanyard/1 file ids", seed), files: Mutex::default(), told: Mutex::default() }
+    pub fn new(seed: &[u8; 32], roots: Arc<SharedRoots>) -> Self {
+        let id_key = blake3::derive_key("lanyard/1 file ids", seed);
+        Self { id_key, roots, files: Mutex::default(), told: Mutex::default() }
     }
 
     fn files(&self) -> MutexGuard<'_, HashMap<FileId, LibraryFile>> {
@@ -127,8 +136,10 @@ impl Library {
     fn id_of(&self, file: &LibraryFile, salt: &[u8]) -> FileId {
         let mut hasher = blake3::Hasher::new_keyed(&self.id_key);
         let modified = since_1970(file.modified).as_nanos().to_le_bytes();
-        let path = file.path.as_os_str().as_encoded_bytes();
-        for part in [path, file.wire.as_bytes(), &file.size.to_le_bytes(), &modified, salt] {
+        let path = file.path();
+        for part in
+            [path.as_os_str().as_encoded_bytes(), file.wire.as_bytes(), &file.size.to_le_bytes(), &modified, salt]
+        {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
@@ -137,7 +148,7 @@ impl Library {
         FileId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
     }
 
-    fn insert(&self, file: LibraryFile, salt: &[u8]) -> NewFile {
+    fn insert(&self, mut file: LibraryFile, salt: &[u8]) -> NewFile {
         let file_id = self.id_of(&file, salt);
         let new = NewFile {
             file_id,
@@ -148,14 +159,20 @@ impl Library {
             kind: file.kind,
             root: None,
         };
-        self.files().insert(file_id, file);
+        let mut files = self.files();
+        if let Some(known) = files.get(&file_id) {
+            // Offered once more: what was read of this version belongs to it as before.
+            file.first_pass = known.first_pass;
+        }
+        files.insert(file_id, file);
         new
     }
 
     /// Takes a file in; what is to be announced of it.
     pub fn add(&self, found: FoundFile) -> NewFile {
-        let FoundFile { path, wire, size, modified, kind, volume } = found;
-        self.insert(LibraryFile { path, wire, size, modified, kind, volume, first_pass: FirstPass::NotBegun }, &[])
+        let FoundFile { root, below, wire, size, modified, kind, volume } = found;
+        let first_pass = FirstPass::NotBegun;
+        self.insert(LibraryFile { root, below, wire, size, modified, kind, volume, first_pass }, &[])
     }
 
     pub fn remove(&self, file_id: FileId) -> Option<LibraryFile> {
@@ -190,8 +207,8 @@ impl Library {
     }
 
     /// Whether what is there now belongs to what was read of this version before.
-    fn is_one_pass(&self, file_id: FileId, metadata: &Metadata) -> bool {
-        let Some(now) = touched(metadata) else { return true };
+    fn is_one_pass(&self, file_id: FileId, found: &Found) -> bool {
+        let Some(now) = found.touched else { return true };
         let mut files = self.files();
         let Some(file) = files.get_mut(&file_id) else { return true };
         if file.first_pass == FirstPass::NotBegun {
@@ -202,31 +219,40 @@ impl Library {
 
     /// Opens the listed version of a file for reading.
     pub fn open(&self, file_id: FileId, file: &LibraryFile) -> Result<File, ReadError> {
-        let trouble = |error| file.trouble(error);
-        let handle = File::open(&file.path).map_err(trouble)?;
-        let metadata = handle.metadata().map_err(trouble)?;
-        let is_still = file.is_still(&metadata) && self.is_one_pass(file_id, &metadata);
+        let (handle, found) = file.root.read(&file.below).map_err(|error| file.trouble(error))?;
+        let is_still = file.is_still(&found) && self.is_one_pass(file_id, &found);
         if is_still { Ok(handle) } else { Err(ReadError::Changed) }
     }
 
-    /// Whether the file is still the listed version, by its path and by the open handle.
+    /// Whether the file is still the listed version, where it lies and by the open handle.
     pub fn check(&self, file_id: FileId, file: &LibraryFile, handle: &File) -> Result<(), ReadError> {
         let trouble = |error| file.trouble(error);
-        let by_path = fs::metadata(&file.path).map_err(trouble)?;
-        let read = handle.metadata().map_err(trouble)?;
-        let is_still = file.is_still(&by_path) && file.is_still(&read) && self.is_one_pass(file_id, &read);
+        let there = file.root.look(&file.below).map_err(trouble)?;
+        if !there.is_file() {
+            return Err(ReadError::Gone(NotBeneath.into()));
+        }
+        let read = Found::of(handle).map_err(trouble)?;
+        let is_still = file.is_still(&there) && file.is_still(&read) && self.is_one_pass(file_id, &read);
         if is_still { Ok(()) } else { Err(ReadError::Changed) }
+    }
+
+    /// What lies in the place of a file and may be listed: a file, and none of a data directory that came there since.
+    fn present(&self, file: &LibraryFile) -> Option<Found> {
+        let found = file.root.look(&file.below).ok().filter(Found::is_file)?;
+        let (in_use, folder) = (self.roots.in_use(), file.below.parent().unwrap_or(Path::new("")));
+        let look = |below: &Path| file.root.look(below);
+        let is_private = leads_through_data_dir(in_use.as_ref(), file.root.path(), folder, look);
+        (!is_private).then_some(found)
     }
 
     /// Takes a version out that is no longer what lies there, and the present one in under a new id, if there is one.
     /// `None`: somebody did so already.
     pub fn replace(&self, old: FileId) -> Option<Option<NewFile>> {
         let file = self.remove(old)?;
-        let present = fs::metadata(&file.path).ok().filter(Metadata::is_file);
-        Some(present.map(|metadata| {
-            let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            let unchanged = file.is_still(&metadata);
-            let file = LibraryFile { size: metadata.len(), modified, first_pass: FirstPass::NotBegun, ..file };
+        Some(self.present(&file).map(|found| {
+            let modified = found.modified.unwrap_or(SystemTime::UNIX_EPOCH);
+            let unchanged = file.is_still(&found);
+            let file = LibraryFile { size: found.size, modified, first_pass: FirstPass::NotBegun, ..file };
             // The same size and time, and yet the hub saw other bytes: a new id all the same.
             let salt = if unchanged { old.0.as_bytes().to_vec() } else { Vec::new() };
             self.insert(file, &salt)
@@ -264,13 +290,21 @@ fn read_at(handle: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::walk::walk;
-    use std::path::Path;
+    use crate::walk::{Walked, walk};
+    use std::fs;
+
+    fn walked(path: PathBuf) -> Walked {
+        walk(&[path], &SharedRoots::default()).unwrap()
+    }
+
+    fn library(seed: u8) -> Library {
+        Library::new(&[seed; 32], Arc::default())
+    }
 
     fn one(dir: &Path) -> (Library, NewFile) {
         fs::write(dir.join("a.txt"), b"hello").unwrap();
-        let library = Library::new(&[1; 32]);
-        let found = walk(&[dir.join("a.txt")]).unwrap().files.remove(0);
+        let library = library(1);
+        let found = walked(dir.join("a.txt")).files.remove(0);
         let new = library.add(found);
         (library, new)
     }
@@ -279,9 +313,9 @@ mod tests {
     fn the_same_version_has_the_same_id_on_this_device_only() {
         let dir = tempfile::tempdir().unwrap();
         let (_, new) = one(dir.path());
-        let found = walk(&[dir.path().join("a.txt")]).unwrap().files.remove(0);
-        assert_eq!(Library::new(&[1; 32]).add(found.clone()).file_id, new.file_id);
-        assert_ne!(Library::new(&[2; 32]).add(found).file_id, new.file_id);
+        let found = walked(dir.path().join("a.txt")).files.remove(0);
+        assert_eq!(library(1).add(found.clone()).file_id, new.file_id);
+        assert_ne!(library(2).add(found).file_id, new.file_id);
         assert_eq!((new.size, new.media_type.as_str()), (5, "text/plain"));
     }
 
@@ -303,8 +337,9 @@ mod tests {
     /// Writes other bytes into the file and puts its time back, until its inode shows it: how fine that is, the system decides.
     #[cfg(unix)]
     fn rewrite_in_place(path: &Path) {
+        use std::os::unix::fs::MetadataExt;
         let before = fs::metadata(path).unwrap();
-        while touched(&fs::metadata(path).unwrap()) == touched(&before) {
+        while fs::metadata(path).unwrap().ctime_nsec() == before.ctime_nsec() {
             fs::write(path, b"world").unwrap();
             File::options().write(true).open(path).unwrap().set_modified(before.modified().unwrap()).unwrap();
         }
@@ -332,17 +367,71 @@ mod tests {
         );
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_place_of_a_file_or_of_its_folder_is_gone_and_never_a_new_version() {
+        use std::os::unix::fs::symlink;
+        for is_same in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let (shared, outside) = (dir.path().join("d"), dir.path().join("outside"));
+            for folder in [shared.join("e"), outside.clone()] {
+                fs::create_dir_all(folder).unwrap();
+            }
+            for path in [shared.join("x"), shared.join("e/y")] {
+                fs::write(path, b"first").unwrap();
+            }
+            let modified = fs::metadata(shared.join("x")).unwrap().modified().unwrap();
+            for name in ["x", "y"] {
+                fs::write(outside.join(name), if is_same { "other" } else { "longer than it" }).unwrap();
+                let canary = File::options().write(true).open(outside.join(name)).unwrap();
+                canary.set_modified(if is_same { modified } else { SystemTime::UNIX_EPOCH }).unwrap();
+            }
+            let library = library(1);
+            let ids: Vec<FileId> = walked(shared.clone()).files.into_iter().map(|f| library.add(f).file_id).collect();
+            let files: Vec<LibraryFile> = ids.iter().map(|id| library.get(*id).unwrap()).collect();
+            let handles: Vec<File> =
+                ids.iter().zip(&files).map(|(id, file)| library.open(*id, file).unwrap()).collect();
+            fs::rename(shared.join("e"), dir.path().join("aside")).unwrap();
+            symlink(&outside, shared.join("e")).unwrap();
+            fs::remove_file(shared.join("x")).unwrap();
+            symlink(outside.join("x"), shared.join("x")).unwrap();
+            for ((id, file), handle) in ids.iter().zip(&files).zip(&handles) {
+                assert_eq!(library.open(*id, file).unwrap_err().code(), FailureCode::FileGone, "{}", file.wire);
+                assert_eq!(library.check(*id, file, handle).unwrap_err().code(), FailureCode::FileGone);
+                assert_eq!(library.replace(*id), Some(None), "{}", file.wire);
+            }
+            assert!(library.list().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_data_directory_that_came_into_the_way_is_not_listed_as_a_new_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = dir.path().join("d");
+        fs::create_dir_all(shared.join("e")).unwrap();
+        fs::write(shared.join("e/tls.json"), b"mine").unwrap();
+        let library = library(1);
+        let id = library.add(walked(shared.clone()).files.remove(0)).file_id;
+        fs::create_dir(shared.join("data")).unwrap();
+        fs::write(shared.join("data/hub.key"), [1; 32]).unwrap();
+        fs::write(shared.join("data/tls.json"), b"a key").unwrap();
+        fs::rename(shared.join("e"), shared.join("aside")).unwrap();
+        fs::rename(shared.join("data"), shared.join("e")).unwrap();
+        assert!(matches!(library.open(id, &library.get(id).unwrap()), Err(ReadError::Changed)));
+        assert_eq!(library.replace(id), Some(None));
+    }
+
     #[test]
     fn a_file_whose_volume_was_pulled_is_away_and_one_that_was_removed_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("folder/below")).unwrap();
         let path = dir.path().join("folder/below/a.txt");
         fs::write(&path, b"first").unwrap();
-        let library = Library::new(&[1; 32]);
-        let found = walk(&[dir.path().join("folder")]).unwrap().files.remove(0);
+        let library = library(1);
+        let found = walked(dir.path().join("folder")).files.remove(0);
         let new = library.add(found.clone());
         // What is left of the way to it is another file system, as where a volume was mounted.
-        let pulled = LibraryFile { volume: Volume::default(), ..library.get(new.file_id).unwrap() };
+        let pulled = LibraryFile { volume: u64::MAX, ..library.get(new.file_id).unwrap() };
         let here = library.get(new.file_id).unwrap();
         fs::remove_dir_all(dir.path().join("folder")).unwrap();
         assert_eq!(library.open(new.file_id, &here).unwrap_err().code(), FailureCode::FileGone);

@@ -185,7 +185,7 @@ impl FileSink {
         }
         match folder {
             Some(folder) => Ok(Some(folder)),
-            None => Ok(Some(Folder::open_root(root.path())?)),
+            None => Ok(Some(root.another()?)),
         }
     }
 
@@ -201,7 +201,7 @@ impl FileSink {
         let same = folder.look(self.name())?.is_some_and(|found| {
             let modified = found.modified.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
             let same_time = modified.is_some_and(|at| at.as_millis() as u64 == self.entry.modified_ms);
-            found.is_file && found.size == self.entry.size && same_time
+            found.is_file() && found.size == self.entry.size && same_time
         });
         if !same || !self.has_root(&folder)? {
             return Ok(None);

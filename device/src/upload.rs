@@ -174,6 +174,7 @@ impl Reader {
 mod tests {
     use super::*;
     use crate::blocks::BLOCK_BYTES;
+    use crate::confine::SharedRoots;
     use crate::walk::walk;
     use futures_util::TryStreamExt;
     use lanyard_protocol::FailureCode;
@@ -198,10 +199,10 @@ mod tests {
     }
 
     fn shared(dir: &std::path::Path, files: &[(&str, Vec<u8>)]) -> (Arc<Library>, Vec<FileId>) {
-        let library = Arc::new(Library::new(&[1; 32]));
+        let library = Arc::new(Library::new(&[1; 32], Arc::default()));
         let add = |(name, bytes): &(&str, Vec<u8>)| {
             std::fs::write(dir.join(name), bytes).unwrap();
-            library.add(walk(&[dir.join(name)]).unwrap().files.remove(0)).file_id
+            library.add(walk(&[dir.join(name)], &SharedRoots::default()).unwrap().files.remove(0)).file_id
         };
         let ids = files.iter().map(add).collect();
         (library, ids)

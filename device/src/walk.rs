@@ -1,52 +1,34 @@
 //! From paths that a person named to the files below them, with the paths they have on the wire.
 
-use std::collections::HashSet;
-use std::fs::{self, Metadata};
+use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use lanyard_protocol::EntryKind;
 use lanyard_protocol::limits::MAX_FILE_BYTES;
 
+use crate::confine::{
+    Anchor, DataDir, Entry, Found, Kind, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir,
+};
 use crate::names::{HAVE_SUFFIX, PART_SUFFIX, numbered};
 
 /// A file, or an empty folder, as it stands on this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundFile {
-    pub path: PathBuf,
+    /// What a person named, or the folder of a file that was named.
+    pub root: Arc<SharedRoot>,
+    /// The way from there.
+    pub below: PathBuf,
     /// On the wire: the name of what was given, and the way from there.
     pub wire: String,
     pub size: u64,
     pub modified: SystemTime,
     pub kind: EntryKind,
-    pub volume: Volume,
-}
-
-/// The file system that something lies on; where the platform has no number for it, all are one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Volume(u64);
-
-impl Volume {
-    pub fn of(metadata: &Metadata) -> Self {
-        Self(device(metadata))
-    }
-
-    /// Whether it is still mounted where `path` was: what is left of the way there lies on it.
-    pub fn holds(self, path: &Path) -> bool {
-        let nearest = path.ancestors().skip(1).find_map(|folder| fs::metadata(folder).ok());
-        nearest.is_some_and(|folder| Self::of(&folder) == self)
-    }
-}
-
-#[cfg(unix)]
-fn device(metadata: &Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::dev(metadata)
-}
-
-#[cfg(not(unix))]
-fn device(_metadata: &Metadata) -> u64 {
-    0
+    /// The file system that it lies on.
+    pub volume: u64,
 }
 
 /// Something that cannot be shared, and why. The rest can.
@@ -56,12 +38,14 @@ pub struct Skipped {
     pub why: String,
 }
 
-/// A path that was given is not there, or cannot be looked at.
+/// A path that was given cannot be shared, and so nothing is.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot share {}: {source}", path.display())]
-pub struct WalkError {
-    pub path: PathBuf,
-    pub source: io::Error,
+pub enum WalkError {
+    /// It is not there, or cannot be looked at.
+    #[error("cannot share {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("cannot share {}: it lies in a data directory of Lanyard, which holds keys and is never shared", path.display())]
+    DataDirectory { path: PathBuf },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,23 +54,56 @@ pub struct Walked {
     pub skipped: Vec<Skipped>,
 }
 
-/// All files below `paths`, in the order of their names. Links are followed where a person named them, not below.
-pub fn walk(paths: &[PathBuf]) -> Result<Walked, WalkError> {
-    let (mut walked, mut names, mut seen) = (Walked::default(), HashSet::new(), HashSet::new());
+/// Lists all files below `paths`, in the order of their names. Links are followed where a person named them, once, and not below.
+pub fn walk(paths: &[PathBuf], roots: &SharedRoots) -> Result<Walked, WalkError> {
+    let (mut names, mut seen, mut checked) = (HashSet::new(), HashSet::new(), HashMap::new());
+    let mut walk = Walk { walked: Walked::default(), in_use: roots.in_use() };
     for path in paths {
-        let absolute = fs::canonicalize(path).map_err(|source| WalkError { path: path.clone(), source })?;
-        let metadata = fs::metadata(&absolute).map_err(|source| WalkError { path: path.clone(), source })?;
+        let unreadable = |source| WalkError::Unreadable { path: path.clone(), source };
+        let absolute = fs::canonicalize(path).map_err(unreadable)?;
         if !seen.insert(absolute.clone()) {
             continue;
         }
-        let Some(name) = root_name(path, &absolute) else {
-            walked.skip(&absolute, "its name is not UTF-8");
+        let named = Named::resolve(absolute, roots).map_err(unreadable)?;
+        if *checked.entry(named.folder().to_path_buf()).or_insert_with(|| walk.is_private(named.folder())) {
+            return Err(WalkError::DataDirectory { path: path.clone() });
+        }
+        let Some(name) = root_name(path, &named.absolute) else {
+            walk.skip(&named.absolute, "its name is not UTF-8");
             continue;
         };
-        let name = free_name(name, &mut names);
-        walked.visit(absolute, name, metadata);
+        walk.visit(named, free_name(name, &mut names));
     }
-    Ok(walked)
+    Ok(walk.walked)
+}
+
+/// A path that a person named, resolved.
+struct Named {
+    absolute: PathBuf,
+    root: Arc<SharedRoot>,
+    below: PathBuf,
+    found: Found,
+}
+
+impl Named {
+    /// The root of a folder is the folder, of a file the folder that holds it.
+    fn resolve(absolute: PathBuf, roots: &SharedRoots) -> io::Result<Self> {
+        if fs::symlink_metadata(&absolute)?.is_dir() {
+            let root = roots.at(&absolute)?;
+            let found = root.look(Path::new(""))?;
+            return Ok(Self { absolute, root, below: PathBuf::new(), found });
+        }
+        let (Some(folder), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let (root, below) = (roots.at(folder)?, PathBuf::from(name));
+        let found = root.look(&below)?;
+        Ok(Self { absolute, root, below, found })
+    }
+
+    fn folder(&self) -> &Path {
+        self.root.path()
+    }
 }
 
 /// The name that was given (`.` and `..` have none of their own), else that of what it leads to.
@@ -107,72 +124,95 @@ fn free_name(wanted: String, taken: &mut HashSet<String>) -> String {
     name
 }
 
-impl Walked {
-    fn skip(&mut self, path: &Path, why: impl Into<String>) {
-        self.skipped.push(Skipped { path: path.into(), why: why.into() });
+/// One walk, and what it has found.
+struct Walk {
+    walked: Walked,
+    in_use: Option<DataDir>,
+}
+
+/// Something that was found below a root.
+struct Place<'r> {
+    root: &'r Arc<SharedRoot>,
+    below: PathBuf,
+    wire: String,
+    found: Found,
+}
+
+impl Place<'_> {
+    fn path(&self) -> PathBuf {
+        self.root.path().join(&self.below)
+    }
+}
+
+impl Walk {
+    /// Whether a folder that a person named is a data directory, or lies in one.
+    fn is_private(&self, folder: &Path) -> bool {
+        let top = folder.ancestors().last().unwrap_or(folder);
+        let (Ok(anchor), Ok(below)) = (Anchor::open(top), folder.strip_prefix(top)) else { return false };
+        leads_through_data_dir(self.in_use.as_ref(), top, below, |below| anchor.look(below))
     }
 
-    fn visit(&mut self, path: PathBuf, wire: String, metadata: Metadata) {
+    fn skip(&mut self, path: &Path, why: impl Into<String>) {
+        self.walked.skipped.push(Skipped { path: path.into(), why: why.into() });
+    }
+
+    fn visit(&mut self, named: Named, wire: String) {
         let mut folders = Vec::new();
-        self.take(path, wire, metadata, &mut folders);
-        while let Some((path, wire, metadata)) = folders.pop() {
-            match entries(&path) {
-                Ok(entries) if entries.is_empty() => self.keep(path, wire, EntryKind::Folder, &metadata),
-                Ok(entries) => self.entries(&path, &wire, entries, &mut folders),
-                Err(error) => self.skip(&path, error.to_string()),
+        let Named { root, below, found, .. } = named;
+        self.take(Place { root: &root, below, wire, found }, &mut folders);
+        while let Some(place) = folders.pop() {
+            match root.list(&place.below) {
+                Ok(entries) if entries.is_empty() => self.keep(place, EntryKind::Folder),
+                Ok(entries) if is_data_dir(self.in_use.as_ref(), &place.path(), &place.found, &entries) => {
+                    self.skip(&place.path(), "it is a data directory of Lanyard, which holds keys");
+                }
+                Ok(entries) => self.entries(&place, entries, &mut folders),
+                Err(error) => self.skip(&place.path(), error.to_string()),
             }
         }
-        self.files.sort_by(|a, b| a.wire.cmp(&b.wire));
+        self.walked.files.sort_by(|a, b| a.wire.cmp(&b.wire));
     }
 
-    fn entries(&mut self, folder: &Path, wire: &str, entries: Vec<fs::DirEntry>, folders: &mut Vec<FolderToDo>) {
-        for entry in entries {
-            let path = folder.join(entry.file_name());
-            let Some(name) = entry.file_name().to_str().map(String::from) else {
-                self.skip(&path, "its name is not UTF-8");
+    fn entries<'r>(&mut self, folder: &Place<'r>, entries: Vec<Entry>, folders: &mut Vec<Place<'r>>) {
+        for Entry { name, found } in entries {
+            let below = folder.below.join(&name);
+            let Some(name) = name.to_str() else {
+                self.skip(&folder.root.path().join(below), "its name is not UTF-8");
                 continue;
             };
             if name.ends_with(PART_SUFFIX) || name.ends_with(HAVE_SUFFIX) {
                 continue;
             }
-            match entry.metadata() {
-                Ok(metadata) => self.take(path, format!("{wire}/{name}"), metadata, folders),
-                Err(error) => self.skip(&path, error.to_string()),
+            let wire = format!("{}/{name}", folder.wire);
+            match found {
+                Ok(found) => self.take(Place { root: folder.root, below, wire, found }, folders),
+                Err(error) => self.skip(&folder.root.path().join(below), error.to_string()),
             }
         }
     }
 
-    fn take(&mut self, path: PathBuf, wire: String, metadata: Metadata, folders: &mut Vec<FolderToDo>) {
-        if metadata.is_dir() {
-            folders.push((path, wire, metadata));
-        } else if metadata.is_file() {
-            self.keep(path, wire, EntryKind::File, &metadata);
-        } else if metadata.is_symlink() {
-            self.skip(&path, "it is a link, and links are not followed");
-        } else {
-            self.skip(&path, "it is neither a file nor a folder");
+    fn take<'r>(&mut self, place: Place<'r>, folders: &mut Vec<Place<'r>>) {
+        match place.found.kind {
+            Kind::Folder => folders.push(place),
+            Kind::File => self.keep(place, EntryKind::File),
+            Kind::Link => self.skip(&place.path(), "it is a link, and links are not followed"),
+            Kind::Other => self.skip(&place.path(), "it is neither a file nor a folder"),
         }
     }
 
-    fn keep(&mut self, path: PathBuf, wire: String, kind: EntryKind, metadata: &Metadata) {
-        let size = if kind == EntryKind::File { metadata.len() } else { 0 };
-        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        if let Err(error) = lanyard_protocol::path::validate(&wire) {
-            return self.skip(&path, error.to_string());
+    fn keep(&mut self, place: Place, kind: EntryKind) {
+        if let Err(error) = lanyard_protocol::path::validate(&place.wire) {
+            return self.skip(&place.path(), error.to_string());
         }
+        let Place { root, below, wire, found } = place;
+        let size = if kind == EntryKind::File { found.size } else { 0 };
+        let modified = found.modified.unwrap_or(SystemTime::UNIX_EPOCH);
         if size > MAX_FILE_BYTES {
-            return self.skip(&path, "it is larger than 1 TiB");
+            return self.skip(&root.path().join(below), "it is larger than 1 TiB");
         }
-        self.files.push(FoundFile { path, wire, size, modified, kind, volume: Volume::of(metadata) });
+        let root = root.clone();
+        self.walked.files.push(FoundFile { root, below, wire, size, modified, kind, volume: found.volume });
     }
-}
-
-type FolderToDo = (PathBuf, String, Metadata);
-
-fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
-    let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    Ok(entries)
 }
 
 /// A media type by the ending of a name, for what browsers show by themselves; else nothing.
@@ -213,6 +253,10 @@ pub fn media_type(name: &str) -> &'static str {
 mod tests {
     use super::*;
 
+    fn walked(paths: &[PathBuf]) -> Result<Walked, WalkError> {
+        walk(paths, &SharedRoots::default())
+    }
+
     fn wires(walked: &Walked) -> Vec<&str> {
         walked.files.iter().map(|file| file.wire.as_str()).collect()
     }
@@ -225,7 +269,7 @@ mod tests {
         fs::write(root.join("b/2.jpg"), b"22").unwrap();
         fs::write(root.join("1.jpg"), b"1").unwrap();
         fs::write(root.join("x.12345678.lanyard-part"), b"1").unwrap();
-        let walked = walk(std::slice::from_ref(&root)).unwrap();
+        let walked = walked(std::slice::from_ref(&root)).unwrap();
         assert_eq!(wires(&walked), ["album/1.jpg", "album/b/2.jpg", "album/b/empty"]);
         assert_eq!((walked.files[1].size, walked.files[2].kind), (2, EntryKind::Folder));
         assert_eq!(walked.skipped, []);
@@ -239,15 +283,15 @@ mod tests {
             fs::write(dir.path().join(folder).join("a.txt"), folder).unwrap();
         }
         let paths = ["x/a.txt", "y/a.txt", "x/../x/a.txt"].map(|path| dir.path().join(path));
-        let mut walked = walk(&paths).unwrap();
-        walked.files.sort_by_key(|file| file.path.clone());
+        let mut walked = walked(&paths).unwrap();
+        walked.files.sort_by_key(|file| file.root.path().join(&file.below));
         assert_eq!(wires(&walked), ["a.txt", "a (1).txt"]);
     }
 
     #[test]
     fn a_missing_path_is_an_error_and_nothing_is_shared() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(walk(&[dir.path().to_path_buf(), dir.path().join("nothing")]).is_err());
+        assert!(walked(&[dir.path().to_path_buf(), dir.path().join("nothing")]).is_err());
     }
 
     #[cfg(unix)]
@@ -260,7 +304,7 @@ mod tests {
         symlink("../real", dir.path().join("folder/inside")).unwrap();
         symlink("folder", dir.path().join("folder/loop")).unwrap();
         symlink("real", dir.path().join("named")).unwrap();
-        let walked = walk(&[dir.path().join("named"), dir.path().join("folder")]).unwrap();
+        let walked = walked(&[dir.path().join("named"), dir.path().join("folder")]).unwrap();
         assert_eq!(wires(&walked), ["named"]);
         assert_eq!(walked.skipped.len(), 2);
     }
@@ -275,7 +319,7 @@ mod tests {
         for name in [&b"ok"[..], b"not-utf8-\xff", b"back\\slash", b"new\nline"] {
             fs::write(root.join(std::ffi::OsStr::from_bytes(name)), b"x").unwrap();
         }
-        let walked = walk(&[root]).unwrap();
+        let walked = walked(&[root]).unwrap();
         assert_eq!(wires(&walked), ["r/ok"]);
         assert_eq!(walked.skipped.len(), 3);
     }

@@ -20,6 +20,7 @@ mod names;
 #[allow(dead_code)]
 mod native;
 mod origins;
+mod planted;
 mod replays;
 mod requests;
 mod revoked;

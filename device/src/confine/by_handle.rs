@@ -6,11 +6,11 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::anchor::found;
 use super::{Found, check};
 
 /// An open folder.
@@ -29,6 +29,11 @@ impl Folder {
         fs::create_dir_all(path)?;
         let handle = rustix::fs::open(path, FOLDER, Mode::empty())?;
         Ok(Self { handle, path: path.into() })
+    }
+
+    /// The same folder, by a handle of its own.
+    pub fn another(&self) -> io::Result<Self> {
+        Ok(Self { handle: self.handle.try_clone()?, path: self.path.clone() })
     }
 
     pub fn path(&self) -> &Path {
@@ -65,7 +70,7 @@ impl Folder {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = rustix::fs::openat(&self.handle, check(name)?, flags, Mode::from_raw_mode(0o666))?;
         let stat = rustix::fs::fstat(&file)?;
-        if !is_file(&stat) || stat.st_nlink > 1 {
+        if !found(&stat).is_file() || stat.st_nlink > 1 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "something else than a file of its own is there"));
         }
         Ok(File::from(file))
@@ -75,7 +80,8 @@ impl Folder {
     pub fn read_file(&self, name: &str) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         match rustix::fs::openat(&self.handle, check(name)?, flags, Mode::empty()) {
-            Ok(file) => Ok(Some(File::from(file))),
+            Ok(file) if found(&rustix::fs::fstat(&file)?).is_file() => Ok(Some(File::from(file))),
+            Ok(_) => Err(super::NotBeneath.into()),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -84,9 +90,7 @@ impl Folder {
     /// What stands under `name`.
     pub fn look(&self, name: &str) -> io::Result<Option<Found>> {
         match rustix::fs::statat(&self.handle, check(name)?, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => {
-                Ok(Some(Found { is_file: is_file(&stat), size: stat.st_size as u64, modified: modified(&stat) }))
-            }
+            Ok(stat) => Ok(Some(found(&stat))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -167,13 +171,4 @@ impl Folder {
     pub fn life(&self) -> Option<[u8; 32]> {
         None
     }
-}
-
-fn is_file(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-}
-
-fn modified(stat: &Stat) -> Option<SystemTime> {
-    let seconds = u64::try_from(stat.st_mtime).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, u32::try_from(stat.st_mtime_nsec).ok()?))
 }

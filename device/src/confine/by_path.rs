@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Found, check};
+use super::{Found, anchor_by_path::found, check};
 
 /// A folder, by its path.
 #[derive(Debug)]
@@ -21,6 +21,11 @@ impl Folder {
     pub fn open_root(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         Ok(Self { path: fs::canonicalize(path)? })
+    }
+
+    /// The same folder once more.
+    pub fn another(&self) -> io::Result<Self> {
+        Ok(Self { path: self.path.clone() })
     }
 
     pub fn path(&self) -> &Path {
@@ -58,7 +63,7 @@ impl Folder {
 
     /// Opens the file `name` for reading and writing; it is made if it is not there.
     pub fn open_file(&self, name: &str) -> io::Result<File> {
-        if self.look(name)?.is_some_and(|found| !found.is_file) {
+        if self.look(name)?.is_some_and(|found| !found.is_file()) {
             return Err(refused("something else than a file is there"));
         }
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.path.join(name))?;
@@ -72,7 +77,7 @@ impl Folder {
     /// Opens the file `name` for reading, if there is one.
     pub fn read_file(&self, name: &str) -> io::Result<Option<File>> {
         match self.look(name)? {
-            Some(found) if found.is_file => File::open(self.path.join(name)).map(Some),
+            Some(found) if found.is_file() => File::open(self.path.join(name)).map(Some),
             Some(_) => Err(refused("something else than a file is there")),
             None => Ok(None),
         }
@@ -81,9 +86,7 @@ impl Folder {
     /// What stands under `name`.
     pub fn look(&self, name: &str) -> io::Result<Option<Found>> {
         match fs::symlink_metadata(self.path.join(check(name)?)) {
-            Ok(found) => {
-                Ok(Some(Found { is_file: found.is_file(), size: found.len(), modified: found.modified().ok() }))
-            }
+            Ok(metadata) => Ok(Some(found(&metadata))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

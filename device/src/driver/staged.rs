@@ -135,7 +135,7 @@ impl Driver {
         }
         tokio::task::spawn_blocking(move || {
             for (root, file) in shared {
-                if let Err(error) = content.note(root, &file.path, Some((file.size, file.modified))) {
+                if let Err(error) = content.note(root, &file.path(), Some((file.size, file.modified))) {
                     tracing::debug!(%error, "where a shared file lies was not noted");
                 }
             }

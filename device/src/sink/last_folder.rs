@@ -23,7 +23,7 @@ impl LastFolder {
         for name in way {
             folder = Some(folder.as_ref().unwrap_or(root).enter(name)?);
         }
-        let folder = Arc::new(folder.map_or_else(|| Folder::open_root(root.path()), Ok)?);
+        let folder = Arc::new(folder.map_or_else(|| root.another(), Ok)?);
         *self.inner() = Some((way.to_vec(), folder.clone()));
         Ok(folder)
     }
