@@ -145,6 +145,7 @@ impl Broker {
             Input::ReaderStill { slot, reader, still } => self.reader_still(slot, reader, still),
             Input::RootKnown { file, root } => self.root_known(file, root),
             Input::ValuesKnown { file } => self.grants.note_values(&file),
+            Input::ValuesLost { file } => self.grants.forget_values(&file),
             Input::LinkOrdered { call, session, hash, files, name } => {
                 self.link_ordered(call, session, hash, files, name)
             }

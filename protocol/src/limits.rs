@@ -97,6 +97,9 @@ pub const MIN_BODY_RATE: u64 = 8 * 1024;
 pub const MIN_BODY_WINDOW_MS: u64 = 20_000;
 /// How long the relay serves from a grant while the master is away, and keeps an unused one.
 pub const GRANT_MS: u64 = 600_000;
+/// How long the relay keeps the group hashes of a file after its owner and all its askers have gone: a page that is
+/// reloaded, or a line that drops, is back by then. All together take a quarter of the byte budget beside it.
+pub const GROUP_HASHES_MS: u64 = 60_000;
 /// Wrong bodies of one holder within the window, and how long it is not asked afterwards.
 pub const MAX_BAD_BODIES: usize = 3;
 pub const BAD_BODIES_WINDOW_MS: u64 = 600_000;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lanyard_hub::Moment;
 use lanyard_hub::broker::{Broker, BrokerConfig, Counts, Effect, Input, SessionId, Tally};
+use lanyard_protocol::chunk::What;
 use lanyard_protocol::message::ClientRegisterAck;
 use lanyard_protocol::{FailureCode, Membership, Ref, RelayToDevice, codec};
 use tokio::sync::{mpsc, oneshot};
@@ -139,7 +140,7 @@ fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
                 slot.cut_reader(reader, code);
             }
         }
-        Effect::ForgetValues { file } => edge.forget_pins(&file),
+        Effect::ForgetValues { file } => edge.hashes.forget(&file),
         Effect::LinkReady { reader, want, slot, slice, parts } => {
             if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
                 tell_link(edge, reader, want, LinkEvent::Ready { slot, slice, parts });
@@ -220,10 +221,14 @@ fn tell_link(edge: &Arc<Edge>, reader: lanyard_hub::broker::LinkReader, want: u6
 }
 
 fn open_values(edge: &Arc<Edge>, id: lanyard_hub::broker::SlotId, file: lanyard_protocol::FileRef) {
-    match edge.list_of(&file) {
-        Some(list) => {
-            edge.slots.insert(id, Arc::new(Slot::full(id, list.into())));
-        }
-        None => edge.tell_soon(Input::PutFailed { slot: id, code: FailureCode::NoValues, culprit: Some(file) }),
+    if let Some(list) = edge.hashes.list(&file) {
+        edge.slots.insert(id, Arc::new(Slot::full(id, list.into())));
+        return;
     }
+    // The list went while the broker counted on it. Its askers ask again, and then the broker knows.
+    let slot = Slot::new(id, What::Values, Vec::new(), 0);
+    slot.fail(FailureCode::Busy);
+    edge.slots.insert(id, Arc::new(slot));
+    edge.tell_soon(Input::ValuesLost { file });
+    edge.tell_soon(Input::PutFailed { slot: id, code: FailureCode::Busy, culprit: None });
 }

@@ -1,16 +1,16 @@
 //! What all tasks of the relay share: live sessions and their tokens, tickets, slots, pins, and who waits for an answer of the
 //! broker. Secrets are checked here; the broker is told facts. DashMap guards never live to an await.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId, SlotPiece};
-use lanyard_protocol::group::Groups;
+use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::session_key::EphemeralSecret;
-use lanyard_protocol::{BootId, CloseCode, FailureCode, FileRef, Nonce, Root, SessionToken, Signature};
+use lanyard_protocol::{BootId, CloseCode, DeviceId, FailureCode, FileRef, Nonce, Root, SessionToken, Signature};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use crate::driver::{Standing, Told};
 use crate::guesses::{Misses, WrongSecrets};
 use crate::outbox::Outbox;
 use crate::pace::Paces;
-use crate::pins::Pins;
+use crate::pins::{GroupHashes, LostLists};
 use crate::pool::Pool;
 use crate::refusals::Refusals;
 use crate::slot::{Meter, Slot};
@@ -91,7 +91,7 @@ pub struct Edge {
     tokens: DashMap<SessionToken, SessionId>,
     pub tickets: Tickets,
     pub slots: DashMap<SlotId, Arc<Slot>>,
-    pins: DashMap<FileRef, (Arc<Mutex<Pins>>, Instant)>,
+    pub hashes: GroupHashes,
     pub link_readers: DashMap<LinkReader, mpsc::Sender<(u64, LinkEvent)>>,
     pub calls: DashMap<CallId, oneshot::Sender<CallAnswer>>,
     /// The highest term of a master in this boot.
@@ -113,6 +113,7 @@ pub struct Edge {
 impl Edge {
     pub fn new(config: RelayConfig, seed: [u8; 32]) -> (Arc<Self>, mpsc::Receiver<Told>) {
         let (inputs, receiver) = mpsc::channel(INPUTS);
+        let hashes = GroupHashes::new(usize::try_from(config.budget_bytes / 4).unwrap_or(usize::MAX));
         let edge = Self {
             config,
             boot_id: BootId(random()),
@@ -123,7 +124,7 @@ impl Edge {
             tokens: DashMap::new(),
             tickets: Tickets::default(),
             slots: DashMap::new(),
-            pins: DashMap::new(),
+            hashes,
             link_readers: DashMap::new(),
             calls: DashMap::new(),
             highest_term: Mutex::new(0),
@@ -161,7 +162,7 @@ impl Edge {
     }
 
     /// Tells the broker from a place that cannot wait (a `Drop`).
-    pub fn tell_soon(self: &Arc<Self>, input: Input) {
+    pub fn tell_soon(&self, input: Input) {
         if let Err(mpsc::error::TrySendError::Full(told)) = self.inputs.try_send(Told::Input(input)) {
             let inputs = self.inputs.clone();
             tokio::spawn(async move { inputs.send(told).await });
@@ -170,10 +171,13 @@ impl Edge {
 
     /// Told from within a synchronous step of a PUT; the root may be told late, never wrongly.
     pub fn root_known(&self, file: FileRef, root: Root) {
-        let told = Told::Input(Input::RootKnown { file, root });
-        if let Err(mpsc::error::TrySendError::Full(told)) = self.inputs.try_send(told) {
-            let inputs = self.inputs.clone();
-            tokio::spawn(async move { inputs.send(told).await });
+        self.tell_soon(Input::RootKnown { file, root });
+    }
+
+    /// Tells the broker of lists that it can no longer count on.
+    pub fn lists_lost(&self, files: LostLists) {
+        for file in files {
+            self.tell_soon(Input::ValuesLost { file });
         }
     }
 
@@ -223,28 +227,6 @@ impl Edge {
             master.value().close(CloseCode::ServerNotReady);
         }
     }
-
-    /// What a piece's groups must hash to.
-    pub fn pins_of(&self, piece: &SlotPiece) -> Arc<Mutex<Pins>> {
-        let mut entry = self.pins.entry(piece.file).or_insert_with(|| {
-            let pins = Pins::new(Groups::new(piece.size, piece.group_log), piece.root);
-            (Arc::new(Mutex::new(pins)), Instant::now())
-        });
-        entry.1 = Instant::now();
-        if let Some(root) = piece.root {
-            entry.0.lock().learn_root(root);
-        }
-        entry.0.clone()
-    }
-
-    pub fn list_of(&self, file: &FileRef) -> Option<Vec<u8>> {
-        let pins = self.pins.get(file).map(|entry| entry.0.clone())?;
-        pins.lock().list()
-    }
-
-    pub fn forget_pins(&self, file: &FileRef) {
-        self.pins.remove(file);
-    }
 }
 
 /// Random bytes; a system without randomness was refused at start.
@@ -253,6 +235,9 @@ fn random<const N: usize>() -> [u8; N] {
     getrandom::fill(&mut bytes).expect("the system had randomness when the relay started");
     bytes
 }
+
+/// How often what is old is looked for: it walks over all sessions and slots.
+const FORGET_EVERY: Duration = Duration::from_secs(5);
 
 /// How one reader did at the last look.
 struct Look {
@@ -263,8 +248,9 @@ struct Look {
 }
 
 /// Looks at running bodies twice a second: tells the broker who stands still, ends who is too slow, forgets used tickets and
-/// pins that nobody needed for ten minutes.
+/// group hashes that nobody needs.
 pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
+    let mut forgotten = Instant::now();
     let mut looks: std::collections::HashMap<(SlotId, ReaderId), Look> = std::collections::HashMap::new();
     let mut ticks = tokio::time::interval(Duration::from_millis(500));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -291,7 +277,10 @@ pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
             }
         }
         looks.retain(|key, _| seen.contains(key));
-        forget_old(&edge, now);
+        if now.duration_since(forgotten) >= FORGET_EVERY {
+            forgotten = now;
+            forget_old(&edge, now);
+        }
     }
 }
 
@@ -319,6 +308,10 @@ fn look_at(slot: &Slot, reader: ReaderId, meter: &Meter, look: &mut Look, now: I
 
 fn forget_old(edge: &Edge, now: Instant) {
     edge.tickets.sweep(now);
-    let kept = Duration::from_millis(lanyard_protocol::limits::GRANT_MS);
-    edge.pins.retain(|_, (_, used)| now.duration_since(*used) < kept);
+    // An asker that waits has no body here, but is no reason to keep a table: the owner's return begins it anew.
+    let owners: HashSet<DeviceId> = edge.sessions.iter().map(|session| session.public_id).collect();
+    let moving: HashSet<FileRef> =
+        edge.slots.iter().flat_map(|slot| slot.pieces.iter().map(|piece| piece.file).collect::<Vec<_>>()).collect();
+    let lost = edge.hashes.sweep(now, |file| owners.contains(&file.public_id) || moving.contains(file));
+    edge.lists_lost(lost);
 }

@@ -15,9 +15,13 @@ const IDLE: usize = 8;
 pub struct Pool(Mutex<Vec<Vec<u8>>>);
 
 impl Pool {
-    /// An empty buffer of [`SEGMENT`] bytes.
-    pub fn take(self: &Arc<Self>) -> Buffer {
-        let bytes = self.0.lock().pop().unwrap_or_else(|| Vec::with_capacity(SEGMENT));
+    /// An empty buffer of [`SEGMENT`] bytes; for fewer bytes to come one that grows with them, or many small bodies would
+    /// take far more than they reserved.
+    pub fn take(self: &Arc<Self>, to_come: u64) -> Buffer {
+        let bytes = match to_come {
+            few if few < SEGMENT as u64 / 2 => Vec::new(),
+            _ => self.0.lock().pop().unwrap_or_else(|| Vec::with_capacity(SEGMENT)),
+        };
         Buffer { bytes, pool: self.clone() }
     }
 
@@ -95,7 +99,7 @@ mod tests {
     #[test]
     fn a_buffer_is_used_again_once_nobody_reads_it() {
         let pool = Arc::new(Pool::default());
-        let mut buffer = pool.take();
+        let mut buffer = pool.take(SEGMENT as u64);
         assert_eq!(buffer.fill(&vec![7; SEGMENT + 5]), SEGMENT);
         assert!(buffer.is_full());
         let frozen = buffer.freeze();
@@ -105,13 +109,24 @@ mod tests {
         assert_eq!(&slice[..], [7; 10]);
         drop(slice);
         assert_eq!(pool.0.lock().len(), 1);
-        assert_eq!(pool.take().len(), 0, "it comes back empty");
+        assert_eq!(pool.take(SEGMENT as u64).len(), 0, "it comes back empty");
+    }
+
+    /// A70: a body of one byte reserves one byte.
+    #[test]
+    fn a70_a_small_body_takes_no_large_buffer() {
+        let pool = Arc::new(Pool::default());
+        let mut buffer = pool.take(1);
+        buffer.fill(&[1]);
+        assert!(buffer.bytes.capacity() <= 64, "{} bytes", buffer.bytes.capacity());
+        assert_eq!(&buffer.freeze()[..], [1]);
+        assert!(pool.0.lock().is_empty(), "nor is it kept");
     }
 
     #[test]
     fn a_nearly_empty_buffer_is_not_held_for_a_few_bytes() {
         let pool = Arc::new(Pool::default());
-        let mut buffer = pool.take();
+        let mut buffer = pool.take(SEGMENT as u64);
         buffer.fill(&[1, 2, 3]);
         let frozen = buffer.freeze();
         assert_eq!(&frozen[..], [1, 2, 3]);

@@ -238,7 +238,8 @@ impl Filler {
             return Err(Refused { code: FailureCode::BadMessage, culprit: None });
         }
         while !bytes.is_empty() {
-            let buffer = self.buffer.get_or_insert_with(|| edge.pool.take());
+            let missing = self.slot.length - self.taken;
+            let buffer = self.buffer.get_or_insert_with(|| edge.pool.take(missing));
             let count = buffer.fill(bytes);
             let is_full = buffer.is_full();
             self.taken += count as u64;
@@ -286,7 +287,9 @@ impl Filler {
             list.extend_from_slice(bytes);
         }
         list.extend_from_slice(&segment);
-        if !edge.pins_of(piece).lock().accept_list(&list) {
+        let (is_right, lost) = edge.hashes.accept_list(piece, &list);
+        edge.lists_lost(lost);
+        if !is_right {
             return Err(Refused { code: FailureCode::BadBytes, culprit: Some(piece.file) });
         }
         Ok(LastSegment { slot: self.slot.clone(), segment, passed: self.slot.length })
@@ -321,7 +324,8 @@ impl Filler {
         let Some(done) = self.cursor.take() else { return Ok(()) };
         let piece = &self.slot.pieces[done.piece];
         let value = done.hasher.finish();
-        let verdict = edge.pins_of(piece).lock().check(done.group, value);
+        let (verdict, lost) = edge.hashes.check(piece, done.group, value);
+        edge.lists_lost(lost);
         self.cursor = Cursor::at(&self.slot, done.piece, Some(done.group + 1));
         match verdict {
             Verdict::Good => Ok(()),

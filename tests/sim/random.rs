@@ -103,6 +103,7 @@ fn play(seed: u64) -> BTreeMap<&'static str, u64> {
         outbox_messages: *random.pick(&[1, 3, 64]).unwrap(),
         // Not drawn: the days of other seeds stay as they were.
         twice: seed % 10 == 9,
+        tables_drop: seed % 10 == 7,
     };
     let mut world = World::new(seed, config);
     world.run_for(random.below(500));

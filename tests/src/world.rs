@@ -26,6 +26,8 @@ pub struct WorldConfig {
     pub outbox_messages: usize,
     /// Everything but a handshake comes twice, to the relay and from it.
     pub twice: bool,
+    /// Tables of group hashes go for want of room.
+    pub tables_drop: bool,
 }
 
 impl Default for WorldConfig {
@@ -37,6 +39,7 @@ impl Default for WorldConfig {
             admit_everyone: false,
             outbox_messages: 64,
             twice: false,
+            tables_drop: false,
         }
     }
 }

@@ -67,6 +67,13 @@ impl Grants {
         }
     }
 
+    /// The data plane had to drop its list.
+    pub fn forget_values(&mut self, file: &FileRef) {
+        if let Some(grant) = self.known.get_mut(file) {
+            grant.has_values = false;
+        }
+    }
+
     pub fn values_refused(&self, file: &FileRef) -> bool {
         self.known.get(file).is_some_and(|grant| grant.values_refused)
     }

@@ -115,6 +115,10 @@ pub enum Input {
     ValuesKnown {
         file: FileRef,
     },
+    /// The relay had to drop its list of the file's group values.
+    ValuesLost {
+        file: FileRef,
+    },
 
     LinkOrdered {
         call: CallId,

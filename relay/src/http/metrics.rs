@@ -70,6 +70,8 @@ fn text(edge: &Edge, standing: &Standing) -> String {
     page.gauge("slots_filling", "Of these, on their way here.", counts.filling as u64);
     page.gauge("slot_bytes", "Bytes that slots have reserved.", *reserved_bytes);
     page.gauge("slot_budget_bytes", "Bytes that slots may reserve.", edge.config.budget_bytes);
+    page.gauge("group_hash_bytes", "Bytes that tables of group hashes take.", edge.hashes.bytes() as u64);
+    page.gauge("group_hash_limit_bytes", "Bytes that they may take.", edge.config.budget_bytes / 4);
     page.gauge("readers", "Askers that read or may read a slot now.", counts.readers as u64);
     page.gauge("waiting_asks", "Runs that wait for room, an owner or the master.", counts.asks as u64);
     page.text

@@ -24,6 +24,8 @@ pub struct Plane {
     pub slots: BTreeMap<SlotId, Slot>,
     pub grants: BTreeMap<Ticket, Grant>,
     values: BTreeMap<FileRef, Values>,
+    /// Units that were compared so far.
+    compared: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,8 +272,12 @@ impl World {
 
     fn open_values(&mut self, id: SlotId, file: FileRef, length: u64) {
         let now = self.now;
-        let values = self.plane().values.get(&file).expect("the plane said that it has the list");
-        let list = values.list().expect("the plane said that the list is whole");
+        let may_be_gone = self.config.tables_drop;
+        let Some(values) = self.plane().values.get(&file).filter(|values| values.list().is_some()) else {
+            assert!(may_be_gone, "the plane said that it has the list");
+            return self.open_nothing(id, length);
+        };
+        let list = values.list().expect("it was looked at");
         assert_eq!(32 * list.len() as u64, length);
         let unit = Unit {
             file,
@@ -296,6 +302,24 @@ impl World {
         };
         self.model.count("values from memory");
         self.plane().slots.insert(id, slot);
+    }
+
+    /// The list went while the broker counted on it: its askers ask again.
+    fn open_nothing(&mut self, id: SlotId, length: u64) {
+        let moved_at = self.now;
+        let slot = Slot {
+            what: What::Values,
+            length,
+            holder: None,
+            ticket: None,
+            phase: Phase::Full,
+            units: Vec::new(),
+            passed: 0,
+            readers: BTreeMap::new(),
+            moved_at,
+        };
+        self.plane().slots.insert(id, slot);
+        self.tell_later(Input::PutFailed { slot: id, code: FailureCode::Busy, culprit: None });
     }
 
     fn fail_slot(&mut self, id: SlotId, code: FailureCode) {
@@ -390,6 +414,7 @@ impl World {
             }
             Passed::Good => {}
         }
+        self.drop_a_table();
         let slot = self.plane().slots.get_mut(&id).unwrap();
         slot.units[index].body = Some(body);
         slot.passed += 1;
@@ -400,6 +425,22 @@ impl World {
         }
         let readers: Vec<ReaderId> = self.plane().slots[&id].readers.keys().copied().collect();
         readers.into_iter().for_each(|reader| self.push_reader(id, reader));
+    }
+
+    /// As if there were no more room for it, now and then some file's table of group hashes goes, in use or not.
+    fn drop_a_table(&mut self) {
+        let is_tight = self.config.tables_drop;
+        let plane = self.plane();
+        plane.compared += 1;
+        if !is_tight || !plane.compared.is_multiple_of(5) {
+            return;
+        }
+        let at = plane.compared as usize % plane.values.len().max(1);
+        let Some(file) = plane.values.keys().nth(at).copied() else { return };
+        if plane.values.remove(&file).is_some_and(|values| values.list().is_some()) {
+            self.model.count("values lost");
+            self.tell_later(Input::ValuesLost { file });
+        }
     }
 
     fn check(&mut self, unit: &Unit, body: &Body) -> Passed {
