@@ -6,7 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "its own note, in the program's own folder")]
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -113,11 +113,7 @@ impl ContentIndex {
         if !is_it || held.size < SMALLEST {
             return Ok(());
         }
-        let mut options = OpenOptions::new();
-        options.append(true).create(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&self.path)?;
+        let mut file = private_file::open(&self.path, File::options().append(true).create(true))?;
         file.write_all(held.line()?.as_bytes())?;
         if file.metadata()?.len() > MOST_BYTES { self.compact() } else { Ok(()) }
     }
@@ -144,7 +140,7 @@ impl ContentIndex {
     }
 
     fn each(&self, mut told: impl FnMut(Held)) -> io::Result<()> {
-        let file = match File::open(&self.path) {
+        let file = match private_file::open(&self.path, File::options().read(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file?,
         };
@@ -262,7 +258,7 @@ mod tests {
         let a = bench.noted("a", 1);
         let torn = fs::read(&bench.index.path).unwrap();
         let append =
-            |bytes: &[u8]| OpenOptions::new().append(true).open(&bench.index.path).unwrap().write_all(bytes).unwrap();
+            |bytes: &[u8]| File::options().append(true).open(&bench.index.path).unwrap().write_all(bytes).unwrap();
         append(&torn[..torn.len() / 2]);
         let b = bench.noted("b", 2);
         append(&[0xff; 200_000]);

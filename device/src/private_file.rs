@@ -1,4 +1,5 @@
-//! Small files that only their owner may read, replaced whole or not at all: keys, secrets, the list of known hubs.
+//! Files of the program's own folder, which only their owner may read. A link in the place of one is refused, and one that
+//! others may read is narrowed to its owner. Small ones are replaced whole or not at all: keys, secrets, the list of known hubs.
 
 #![expect(clippy::disallowed_methods, reason = "keys and lists in the program's own folder, by names of its own")]
 
@@ -13,6 +14,62 @@ pub enum PrivateFileError {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}: {source}; check that the folder exists, belongs to you and has room", path.display())]
     Write { path: PathBuf, source: io::Error },
+}
+
+/// Opens a file as `options` say. A link in its place, or anything else that is no file, is an error. What is made is for its
+/// owner only; a file that others may read is narrowed, and that is logged.
+pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Without NONBLOCK a planted pipe would hold the program until somebody writes into it.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        options.mode(0o600).custom_flags(flags.bits() as i32);
+    }
+    #[cfg(not(unix))]
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+        return Err(no_file("a symbolic link"));
+    }
+    let file = options.open(path).map_err(refused_link)?;
+    if !file.metadata()?.is_file() {
+        return Err(no_file("something else"));
+    }
+    #[cfg(unix)]
+    narrow(&file, path)?;
+    Ok(file)
+}
+
+fn no_file(found: &str) -> io::Error {
+    let said = format!("{found} stands where a file of this program should; look at it, and move it away");
+    io::Error::new(io::ErrorKind::InvalidInput, said)
+}
+
+fn refused_link(error: io::Error) -> io::Error {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+        return no_file("a symbolic link");
+    }
+    error
+}
+
+/// Takes away what others may do with it. Some disks know no owners, and some files are another user's: that is only said.
+#[cfg(unix)]
+fn narrow(file: &File, path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    match file.set_permissions(fs::Permissions::from_mode(mode & !0o077)) {
+        Ok(()) => tracing::warn!(
+            "{} was open to other users of this machine (mode {mode:o}); it is its owner's alone from now on",
+            path.display()
+        ),
+        Err(error) => {
+            tracing::warn!("{} is open to other users of this machine (mode {mode:o}): {error}", path.display());
+        }
+    }
+    Ok(())
 }
 
 /// The file's bytes; if there is no file yet, it is made of what `make` returns. Two processes that race get the same bytes.
@@ -36,7 +93,7 @@ pub fn read_or_create(path: &Path, make: impl FnOnce() -> Vec<u8>) -> Result<Vec
 /// The file's bytes, or `None` if there is none.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, PrivateFileError> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+    match open(path, File::options().read(true)).and_then(|mut file| file.read_to_end(&mut bytes)) {
         Ok(_) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(PrivateFileError::Read { path: path.into(), source }),
@@ -74,11 +131,7 @@ fn write_temporary(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{:016x}.tmp", u64::from_le_bytes(random)));
     let temporary = path.with_file_name(name);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&temporary)?;
+    let mut file = open(&temporary, File::options().write(true).create_new(true))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     written.inspect_err(|_| drop(fs::remove_file(&temporary)))?;
     Ok(temporary)
@@ -116,6 +169,42 @@ mod tests {
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
         write(&path, &[2]).unwrap();
         assert_eq!(mode(&path), 0o600);
+    }
+
+    /// A73. A link is another's word on where our bytes go, and where they come from.
+    #[cfg(unix)]
+    #[test]
+    fn a73_a_planted_link_is_neither_read_nor_written_through() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (path, target) = (dir.path().join("hub.key"), outside.path().join("precious"));
+        fs::write(&target, b"theirs").unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        let said = read(&path).unwrap_err().to_string();
+        assert!(said.contains("a symbolic link stands where a file of this program should"), "{said}");
+        assert!(read_or_create(&path, || b"new".to_vec()).is_err());
+        assert!(open(&path, File::options().create(true).append(true)).is_err());
+        write(&path, b"ours").unwrap();
+        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink(), "the link itself is replaced");
+        assert_eq!(fs::read(&target).unwrap(), b"theirs");
+
+        let dangling = dir.path().join("audit.log");
+        std::os::unix::fs::symlink(outside.path().join("made"), &dangling).unwrap();
+        assert!(open(&dangling, File::options().create(true).append(true)).is_err());
+        assert!(!outside.path().join("made").exists());
+        assert!(open(dir.path(), File::options().read(true)).is_err(), "nor is a folder a file");
+    }
+
+    /// A73. Whoever could read it before may have done so; from now on nobody else can.
+    #[cfg(unix)]
+    #[test]
+    fn a73_what_others_may_read_is_narrowed_to_its_owner() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hub.key");
+        write(&path, &[7; 32]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap(), [7; 32]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

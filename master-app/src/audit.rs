@@ -1,13 +1,15 @@
-//! The record of who was let in, by whom, and who was not: `audit.log` in the data directory, one JSON object a line, only
-//! ever appended to, for its owner only. Each line holds the BLAKE3 of the one before, so that nothing can be taken out or
-//! changed in the middle unnoticed (its last lines can be cut off; nothing kept on the same disk could prevent that). It holds
-//! no secret, no code, and no name of a file.
+//! The record of who was let in, by whom, and who was not: JSON lines in the data directory, for its owner only. Each line
+//! holds the BLAKE3 of the one before, so that nothing can be taken out or changed in the middle unnoticed (its last lines can
+//! be cut off; nothing kept on the same disk could prevent that). It holds no secret, no code, and no name of a file.
+//!
+//! `audit.log` has the decisions. What others cause as often as they like (knocks, names, wrong digits) lies in
+//! `activity.log`, so that it pushes no decision out; what repeats is counted. Until 0.1 `audit.log` had both.
 
-#![expect(clippy::disallowed_methods, reason = "the record, in the program's own folder")]
+mod log;
+mod repeats;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use lanyard_hub::authority::{Admitted, Member, Note, Verdict};
@@ -15,54 +17,48 @@ use lanyard_protocol::DeviceId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-const NAME: &str = "audit.log";
-/// A full file gets a number; so many are kept beside the one in use.
-const MOST_BYTES: u64 = 8 << 20;
-const KEPT: u32 = 4;
-/// What stands in the first line of all in place of a hash.
-const BEGINNING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+pub use log::Read;
+use log::{Kind, Log};
+use repeats::Repeats;
 
-/// The file, open for appending.
+/// Some 200,000 decisions.
+const DECISIONS: Kind = Kind { name: "audit.log", most_bytes: 8 << 20, kept: 4 };
+/// Some 30,000 occasions.
+const ACTIVITY: Kind = Kind { name: "activity.log", most_bytes: 2 << 20, kept: 2 };
+
+/// The record, open for appending.
 #[derive(Debug)]
 pub struct Audit {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-    last: String,
+    dir: PathBuf,
+    decisions: Log,
+    activity: Log,
+    repeats: Repeats,
 }
 
 impl Audit {
-    /// Opens the record in `dir`, or begins it. A last line that was cut off by a power cut is closed, and stays.
+    /// Opens the record in `dir`, or begins it.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let path = dir.join(NAME);
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).read(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&path)?;
-        let text = fs::read(&path)?;
-        if !text.is_empty() && !text.ends_with(b"\n") {
-            file.write_all(b"\n")?;
-        }
-        let last = match text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next() {
-            Some(line) if !line.is_empty() => hash(line),
-            // A new file goes on from the one before.
-            _ => last_line(&numbered(&path, 1))?.map_or_else(|| BEGINNING.to_owned(), |line| hash(&line)),
-        };
-        let bytes = file.metadata()?.len();
-        Ok(Self { path, file, bytes, last })
+        let (decisions, activity) = (Log::open(dir, &DECISIONS)?, Log::open(dir, &ACTIVITY)?);
+        Ok(Self { dir: dir.into(), decisions, activity, repeats: Repeats::default() })
     }
 
-    /// Appends notes and has them on disk: all of them or none.
+    /// Has notes on disk: all decisions among them or none, then the occasions.
     pub fn write(&mut self, at_ms: u64, notes: &[Note]) -> io::Result<()> {
-        self.append(at_ms, notes.iter().map(entry))
+        let (decisions, occasions): (Vec<&Note>, Vec<&Note>) = notes.iter().partition(|note| is_decision(note));
+        self.decide(at_ms, decisions.into_iter().map(entry))?;
+        let repeats = &mut self.repeats;
+        self.activity.append(occasions.into_iter().flat_map(|note| repeats.take(at_ms, entry(note))))
+    }
+
+    /// Writes what is counted and not told yet.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.activity.append(self.repeats.finish().into_iter())
     }
 
     /// Appends what is decided and was not recorded: the hub was killed between the one and the other, or the disk was full.
     /// `members` are all that are on disk. How many lines that took.
     pub fn catch_up<'a>(&mut self, at_ms: u64, members: impl Iterator<Item = &'a Member>) -> io::Result<usize> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let mut told = last_words(&read(dir)?);
+        let mut told = last_words(&log::read(&self.dir, &DECISIONS)?);
         let mut missing = Vec::new();
         for member in members {
             let word = match member.verdict {
@@ -79,58 +75,33 @@ impl Audit {
         let forgotten = told.into_iter().filter(|(_, word)| word == "refused");
         missing.extend(forgotten.map(|(id, _)| json!({ "event": "forgotten", "public_id": id, "how": "found" })));
         if !missing.is_empty() {
-            self.append(at_ms, missing.iter().map(map_of))?;
+            self.decide(at_ms, missing.iter().map(map_of))?;
         }
         Ok(missing.len())
     }
 
-    fn append(&mut self, at_ms: u64, lines: impl Iterator<Item = Map<String, Value>>) -> io::Result<()> {
-        let (mut text, mut last) = (String::new(), self.last.clone());
-        for mut line in lines {
+    fn decide(&mut self, at_ms: u64, lines: impl Iterator<Item = Map<String, Value>>) -> io::Result<()> {
+        self.decisions.append(lines.map(|mut line| {
             line.insert("at_ms".into(), at_ms.into());
-            line.insert("prev".into(), last.into());
-            let line = Value::Object(line).to_string();
-            last = hash(line.as_bytes());
-            text.push_str(&line);
-            text.push('\n');
-        }
-        if let Err(error) = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()) {
-            // What got there of it would stand in the chain as a line that nobody can read.
-            self.file.set_len(self.bytes)?;
-            return Err(error);
-        }
-        self.last = last;
-        self.bytes += text.len() as u64;
-        if self.bytes >= MOST_BYTES { self.rotate() } else { Ok(()) }
-    }
-
-    fn rotate(&mut self) -> io::Result<()> {
-        for number in (1..KEPT).rev() {
-            match fs::rename(numbered(&self.path, number), numbered(&self.path, number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        fs::rename(&self.path, numbered(&self.path, 1))?;
-        let dir = self.path.parent().unwrap_or(Path::new(".")).to_owned();
-        *self = Self::open(&dir)?;
-        Ok(())
+            line
+        }))
     }
 }
 
-fn numbered(path: &Path, number: u32) -> PathBuf {
-    path.with_file_name(format!("{NAME}.{number}"))
-}
-
-fn hash(line: &[u8]) -> String {
-    blake3::hash(line).to_hex().to_string()
-}
-
-fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(text) => Ok(text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().map(<[u8]>::to_vec)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+/// Whether it is the host's word, or what became of one, and must not be lost among what others cause.
+fn is_decision(note: &Note) -> bool {
+    match note {
+        Note::Approved { .. }
+        | Note::Refused { .. }
+        | Note::Forgotten { .. }
+        | Note::Invited { .. }
+        | Note::Door { .. } => true,
+        Note::Knocked { .. }
+        | Note::WrongCode { .. }
+        | Note::Renamed { .. }
+        | Note::BadInvitation { .. }
+        | Note::RelayReady
+        | Note::RelayLost => false,
     }
 }
 
@@ -178,34 +149,57 @@ fn how_word(how: Admitted) -> &'static str {
     }
 }
 
-/// One line as it was read, and whether it follows from the one before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Read {
-    pub line: Value,
-    pub follows: bool,
+/// All that is kept, oldest first. Of occasions that repeat: the first, and the last with their number.
+pub fn read(dir: &Path) -> io::Result<Vec<Read>> {
+    Ok(merge(log::read(dir, &DECISIONS)?, latest_counts(log::read(dir, &ACTIVITY)?)))
 }
 
-/// All that is kept, oldest first.
-pub fn read(dir: &Path) -> io::Result<Vec<Read>> {
-    let path = dir.join(NAME);
-    let files = (1..=KEPT).rev().map(|number| numbered(&path, number)).chain([path.clone()]);
-    let (mut all, mut expected) = (Vec::new(), None::<String>);
-    for file in files {
-        let file = match File::open(&file) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+/// The end of a long record, so much of either kind, and whether all of it is whole. Occasions push no decision out here
+/// either.
+pub fn recent(dir: &Path, decisions: usize, occasions: usize) -> io::Result<(Vec<Read>, bool)> {
+    let mut decided = log::read(dir, &DECISIONS)?;
+    let mut happened = latest_counts(log::read(dir, &ACTIVITY)?);
+    let is_whole = decided.iter().chain(&happened).all(|read| read.follows);
+    decided.drain(..decided.len().saturating_sub(decisions));
+    happened.drain(..happened.len().saturating_sub(occasions));
+    Ok((merge(decided, happened), is_whole))
+}
+
+/// Puts both in the order of time. Each stays in its own order, also where a clock jumped.
+fn merge(decisions: Vec<Read>, activity: Vec<Read>) -> Vec<Read> {
+    let mut all = Vec::with_capacity(decisions.len() + activity.len());
+    let (mut decisions, mut activity) = (decisions.into_iter().peekable(), activity.into_iter().peekable());
+    loop {
+        let is_activity = match (decisions.peek(), activity.peek()) {
+            (Some(decision), Some(occasion)) => occasion.at_ms() <= decision.at_ms(),
+            (decision, _) => decision.is_none(),
         };
-        for line in BufReader::new(file).split(b'\n') {
-            let line = line?;
-            let parsed: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
-            // What came before the oldest file that is kept is not known.
-            let follows = parsed["prev"].as_str().is_some_and(|prev| expected.as_deref().is_none_or(|e| e == prev));
-            expected = Some(hash(&line));
-            all.push(Read { line: parsed, follows });
+        match if is_activity { activity.next() } else { decisions.next() } {
+            Some(read) => all.push(read),
+            None => return all,
         }
     }
-    Ok(all)
+}
+
+/// Leaves out lines that a later one of the same series counts in.
+fn latest_counts(lines: Vec<Read>) -> Vec<Read> {
+    let series = |read: &Read| {
+        let line = &read.line;
+        let first_ms = line["first_ms"].as_u64()?;
+        let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        Some((text("event"), text("public_id"), text("address"), first_ms))
+    };
+    let last: BTreeMap<_, usize> =
+        lines.iter().enumerate().filter_map(|(at, read)| Some((series(read)?, at))).collect();
+    let (mut kept, mut unbroken) = (Vec::with_capacity(lines.len()), true);
+    for (at, mut read) in lines.into_iter().enumerate() {
+        unbroken &= read.follows;
+        if series(&read).is_none_or(|series| last[&series] == at) {
+            read.follows = std::mem::replace(&mut unbroken, true);
+            kept.push(read);
+        }
+    }
+    kept
 }
 
 /// The last of "approved", "refused" and "forgotten" on each device.
@@ -228,7 +222,7 @@ pub struct Refusal {
 /// Who is refused by the last word of the record on them.
 pub fn refusals(dir: &Path) -> io::Result<Vec<Refusal>> {
     let mut refused = BTreeMap::new();
-    for Read { line, .. } in read(dir)? {
+    for Read { line, .. } in log::read(dir, &DECISIONS)? {
         let Ok(public_id) = DeviceId::deserialize(&line["public_id"]) else { continue };
         match line["event"].as_str() {
             Some("refused") => {
@@ -245,6 +239,8 @@ pub fn refusals(dir: &Path) -> io::Result<Vec<Refusal>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn notes(count: u8) -> Vec<Note> {
@@ -261,7 +257,7 @@ mod tests {
         assert_eq!(lines.len(), 5);
         assert!(lines.iter().all(|read| read.follows));
 
-        let path = dir.path().join(NAME);
+        let path = dir.path().join(DECISIONS.name);
         let text = fs::read_to_string(&path).unwrap();
         let without: Vec<&str> = text.lines().enumerate().filter(|(n, _)| *n != 2).map(|(_, line)| line).collect();
         fs::write(&path, without.join("\n") + "\n").unwrap();
@@ -276,7 +272,7 @@ mod tests {
     fn a_line_cut_off_by_a_power_cut_costs_itself_only() {
         let dir = tempfile::tempdir().unwrap();
         Audit::open(dir.path()).unwrap().write(1, &notes(2)).unwrap();
-        let path = dir.path().join(NAME);
+        let path = dir.path().join(DECISIONS.name);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, &text[..text.len() - 10]).unwrap();
         Audit::open(dir.path()).unwrap().write(2, &notes(1)).unwrap();
@@ -290,10 +286,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut audit = Audit::open(dir.path()).unwrap();
         audit.write(1, &notes(2)).unwrap();
-        audit.bytes = MOST_BYTES;
+        audit.decisions.bytes = DECISIONS.most_bytes;
         audit.write(2, &notes(1)).unwrap();
         audit.write(3, &notes(1)).unwrap();
-        assert!(numbered(&dir.path().join(NAME), 1).exists());
+        assert!(log::numbered(&dir.path().join(DECISIONS.name), 1).exists());
         let lines = read(dir.path()).unwrap();
         assert_eq!((lines.len(), lines.iter().all(|read| read.follows)), (4, true));
     }
@@ -308,7 +304,7 @@ mod tests {
         let lines = read(dir.path()).unwrap();
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0].line["name"], name);
-        assert!(!fs::read_to_string(dir.path().join(NAME)).unwrap().contains('\u{1b}'));
+        assert!(!fs::read_to_string(dir.path().join(ACTIVITY.name)).unwrap().contains('\u{1b}'));
     }
 
     #[test]
@@ -337,12 +333,105 @@ mod tests {
         assert_eq!(refusals(dir.path()).unwrap(), [refusal(1), refusal(4)]);
     }
 
+    /// A73, F7. Whatever others cause, and however often, what the host decided stays to be read.
+    #[test]
+    fn a73_fifty_thousand_knocks_and_renames_push_no_decision_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |n: u32| DeviceId(uuid::Uuid::from_u128(u128::from(n)));
+        // As long in JSON as a name can be.
+        let name = || "\"".repeat(255);
+        let client = |n: u32| lanyard_protocol::Client {
+            public_id: id(n),
+            name: name(),
+            kind: lanyard_protocol::DeviceKind::Browser,
+            platform: name(),
+        };
+        let request_id = lanyard_protocol::RequestId([1; 16]);
+        let approved = Note::Approved { client: client(1), request_id, how: Admitted::ByHost, until_ms: None };
+        let mut audit = Audit::open(dir.path()).unwrap();
+        audit.write(1, &[approved]).unwrap();
+        for at in 2..=100u64 {
+            let notes = (0..512u32).map(|n| match n % 2 {
+                0 => Note::Renamed { public_id: id(1), name: name() },
+                _ => Note::Knocked { client: client(at as u32 * 512 + n), address: "fe80::1".into(), request_id },
+            });
+            audit.write(at, &notes.collect::<Vec<_>>()).unwrap();
+        }
+        audit.finish().unwrap();
+        let lines = read(dir.path()).unwrap();
+        let oldest_knock = lines.iter().find(|read| read.line["event"] == "knocked").unwrap();
+        assert!(oldest_knock.at_ms() > 2, "more came than is kept of it");
+        assert!(lines.iter().any(|read| read.line["event"] == "approved"), "the approval was pushed out");
+        let (shown, is_whole) = recent(dir.path(), 10, 20).unwrap();
+        assert_eq!((shown.len(), &shown[0].line["event"], is_whole), (21, &json!("approved"), true));
+        let renamed: Vec<&Read> = lines.iter().filter(|read| read.line["event"] == "renamed").collect();
+        assert_eq!(renamed.last().unwrap().line["count"], 99 * 256);
+        let bytes = |entry: io::Result<fs::DirEntry>| entry.unwrap().metadata().unwrap().len();
+        let total: u64 = fs::read_dir(dir.path()).unwrap().map(bytes).sum();
+        assert!(total < u64::from(ACTIVITY.kept + 1) * (ACTIVITY.most_bytes + (1 << 20)), "{total}");
+        assert!(lines.iter().all(|read| read.follows));
+    }
+
+    #[test]
+    fn both_files_are_told_in_the_order_of_time_and_repeats_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([1; 16]));
+        let renamed = |name: &str| Note::Renamed { public_id: id, name: name.into() };
+        let mut audit = Audit::open(dir.path()).unwrap();
+        audit.write(1, &[Note::RelayReady]).unwrap();
+        audit.write(2, &notes(1)).unwrap();
+        (3..20).for_each(|at| audit.write(at, &[renamed(&at.to_string())]).unwrap());
+        audit.write(20, &notes(1)).unwrap();
+        drop(audit);
+        let lines = read(dir.path()).unwrap();
+        let told: Vec<(&str, u64)> =
+            lines.iter().map(|read| (read.line["event"].as_str().unwrap(), read.at_ms())).collect();
+        let counted = ("renamed", 18);
+        assert_eq!(told, [("relay_ready", 1), ("forgotten", 2), ("renamed", 3), counted, ("forgotten", 20)]);
+        assert_eq!((&lines[3].line["count"], &lines[3].line["first_ms"]), (&json!(16), &json!(3)));
+        assert!(lines.iter().all(|read| read.follows));
+    }
+
+    /// Until 0.1 one file had both.
+    #[test]
+    fn an_older_record_is_read_and_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut old = Log::open(dir.path(), &DECISIONS).unwrap();
+        let line = |event: &str| map_of(&json!({ "event": event, "at_ms": 1, "public_id": "x" }));
+        old.append([line("knocked"), line("renamed"), line("approved")].into_iter()).unwrap();
+        drop(old);
+        let mut audit = Audit::open(dir.path()).unwrap();
+        audit.write(2, &notes(1)).unwrap();
+        let lines = read(dir.path()).unwrap();
+        assert_eq!(
+            lines.iter().map(|read| read.line["event"].as_str().unwrap()).collect::<Vec<_>>(),
+            ["knocked", "renamed", "approved", "forgotten"]
+        );
+        assert!(lines.iter().all(|read| read.follows));
+    }
+
+    /// A73. A link in the place of the record is not followed: neither is a foreign file appended to, nor read.
+    #[cfg(unix)]
+    #[test]
+    fn a73_a_linked_record_is_refused() {
+        for kind in [&DECISIONS, &ACTIVITY] {
+            let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let target = outside.path().join("theirs");
+            fs::write(&target, b"secret\n").unwrap();
+            std::os::unix::fs::symlink(&target, dir.path().join(kind.name)).unwrap();
+            assert!(Audit::open(dir.path()).is_err() && read(dir.path()).is_err(), "{}", kind.name);
+            assert_eq!(fs::read(&target).unwrap(), b"secret\n");
+        }
+    }
+
     #[cfg(unix)]
     #[test]
     fn it_is_for_its_owner_only() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         Audit::open(dir.path()).unwrap();
-        assert_eq!(fs::metadata(dir.path().join(NAME)).unwrap().permissions().mode() & 0o777, 0o600);
+        for kind in [&DECISIONS, &ACTIVITY] {
+            assert_eq!(fs::metadata(dir.path().join(kind.name)).unwrap().permissions().mode() & 0o777, 0o600);
+        }
     }
 }

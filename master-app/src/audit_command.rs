@@ -55,7 +55,15 @@ fn sentence(line: &Value) -> String {
         "relay_lost" => "the relay is away".into(),
         _ => "a line that cannot be read".into(),
     };
-    format!("{when}  {what}")
+    format!("{when}  {what}{}", repeated(line))
+}
+
+/// How often that came, and since when.
+fn repeated(line: &Value) -> String {
+    match line["count"].as_u64() {
+        Some(count) => format!("; {count} times since {}", date_of(line, "first_ms")),
+        None => String::new(),
+    }
 }
 
 fn by(how: &str) -> &'static str {

@@ -31,7 +31,8 @@ use crate::audit;
 use crate::driver::DriverHandle;
 
 /// Of a long record the page shows the end; `lanyard audit` shows all.
-const RECORD_LINES: usize = 500;
+const DECISIONS_SHOWN: usize = 500;
+const OCCASIONS_SHOWN: usize = 250;
 
 /// What a tab is told when it registers, beside what the driver knows.
 #[derive(Debug, Clone)]
@@ -147,11 +148,9 @@ async fn record(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
         return no(FailureCode::Unauthenticated);
     }
     let dir = shared.info.record.clone();
-    match tokio::task::spawn_blocking(move || audit::read(&dir)).await {
-        Ok(Ok(lines)) => {
-            let whole = lines.iter().all(|read| read.follows);
-            let last = &lines[lines.len().saturating_sub(RECORD_LINES)..];
-            let lines: Vec<&serde_json::Value> = last.iter().map(|read| &read.line).collect();
+    match tokio::task::spawn_blocking(move || audit::recent(&dir, DECISIONS_SHOWN, OCCASIONS_SHOWN)).await {
+        Ok(Ok((lines, whole))) => {
+            let lines: Vec<&serde_json::Value> = lines.iter().map(|read| &read.line).collect();
             ([(header::CACHE_CONTROL, "no-store")], Json(serde_json::json!({ "whole": whole, "lines": lines })))
                 .into_response()
         }

@@ -216,6 +216,12 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) -> Result<(), StoreError> {
+        let ended = self.serve_inputs().await;
+        self.finish_record().await;
+        ended
+    }
+
+    async fn serve_inputs(&mut self) -> Result<(), StoreError> {
         let mut inputs = Vec::with_capacity(BATCH);
         loop {
             let wake = self.authority.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));

@@ -13,3 +13,9 @@ test.each([
 ])("%o", (line, words) => {
   expect(recordWords(line)).toBe(words);
 });
+
+test("what repeated says how often", () => {
+  const line = { event: "renamed", name: "Ana", count: 40, first_ms: 0 };
+  expect(recordWords(line)).toContain("40 times since");
+  expect(recordWords({ event: "renamed", name: "Ana" })).not.toContain("times");
+});

@@ -9,6 +9,9 @@ export interface Line {
   how?: string;
   admission?: string;
   tries_left?: number;
+  /** How often it came since `first_ms`, where it came more than once. */
+  count?: number;
+  first_ms?: number;
 }
 
 export interface Kept {
@@ -21,6 +24,11 @@ const HOW: Record<string, string> = { host: "by you", invitation: "by an invitat
 
 /** Names are isolated, so that one written from right to left cannot turn the sentence around. */
 export function recordWords(line: Line): string {
+  const times = line.count === undefined ? "" : `, ${String(line.count)} times since ${new Date(line.first_ms ?? 0).toLocaleString()}`;
+  return what(line) + times;
+}
+
+function what(line: Line): string {
   const who = line.name === undefined ? `Device ${line.public_id?.slice(0, 8) ?? ""}` : `\u2068${line.name}\u2069`;
   switch (line.event) {
     case "knocked":

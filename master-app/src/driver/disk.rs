@@ -142,6 +142,14 @@ impl Driver {
         self.audit = Some(audit);
     }
 
+    /// What repeated is counted in memory: told before the end.
+    pub(super) async fn finish_record(&mut self) {
+        let Some(mut audit) = self.audit.take() else { return };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || audit.finish()).await {
+            tracing::warn!(%error, "how often something repeated could not be recorded");
+        }
+    }
+
     pub(super) async fn with_store<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Store) -> T + Send + 'static,
