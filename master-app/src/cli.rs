@@ -34,6 +34,9 @@ struct GlobalArgs {
     /// Where this hub or this device keeps its keys and its state [default: the platform's data directory]
     #[arg(long = "data", value_name = "DIR", env = "LANYARD_DATA", global = true)]
     data: Option<PathBuf>,
+    /// Use the data directory although other users of this machine can write in it, or it belongs to another user
+    #[arg(long, env = "LANYARD_INSECURE_DATA", global = true)]
+    insecure_data: bool,
     /// Machine-readable output on standard output, and nothing else there
     #[arg(long, global = true)]
     json: bool,
@@ -58,6 +61,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Global {
     pub data_dir: PathBuf,
+    /// Others may write in it.
+    pub insecure_data: bool,
     pub json: bool,
     /// Other machines may be spoken to without TLS.
     pub plain: bool,
@@ -320,8 +325,8 @@ fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<(Global, Comman
             "this account has no home directory; say with --data where to keep things",
         )
     })?;
-    let GlobalArgs { json, plain, log_format, .. } = global;
-    Ok((Global { data_dir, json, plain, log_format }, command))
+    let GlobalArgs { insecure_data, json, plain, log_format, .. } = global;
+    Ok((Global { data_dir, insecure_data, json, plain, log_format }, command))
 }
 
 /// Puts `serve` where no command stands: the first word that is no option decides.
@@ -332,7 +337,7 @@ fn with_default(mut args: Vec<OsString>) -> Vec<OsString> {
     while let Some(word) = args.get(at).map(|word| word.to_string_lossy().into_owned()) {
         match word.as_str() {
             "--data" | "--log-format" => at += 2,
-            "--json" | "--plain" => at += 1,
+            "--json" | "--plain" | "--insecure-data" => at += 1,
             word if word.starts_with("--data=") || word.starts_with("--log-format=") => at += 1,
             "-h" | "--help" | "-V" | "--version" => return args,
             word if is_command(word) => return args,
@@ -384,7 +389,13 @@ mod tests {
             let (global, command) = parsed(line).unwrap();
             assert_eq!(
                 global,
-                Global { data_dir: "/d".into(), json: true, plain: false, log_format: LogFormat::Text },
+                Global {
+                    data_dir: "/d".into(),
+                    insecure_data: false,
+                    json: true,
+                    plain: false,
+                    log_format: LogFormat::Text
+                },
                 "{line}"
             );
             assert!(matches!(command, Command::Devices), "{line}");

@@ -42,7 +42,7 @@ const LOCKED_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     let paths = check_paths(&args.desk.paths)?;
     let dir = &global.data_dir;
-    data_dir::create(dir)?;
+    data_dir::create(dir, global.insecure_data)?;
     let _locks = (data_dir::lock(dir, Half::Relay)?, data_dir::lock(dir, Half::Master)?);
     let name = args.desk.name.clone().unwrap_or_else(machine_name);
     let secret = data_dir::master_secret(&data_dir::secret_path(dir, None))?;
@@ -71,7 +71,7 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
 /// `lanyard relay`: the post office alone.
 pub async fn relay(global: &Global, args: RelayArgs) -> Outcome {
     let dir = &global.data_dir;
-    data_dir::create(dir)?;
+    data_dir::create(dir, global.insecure_data)?;
     let _lock = data_dir::lock(dir, Half::Relay)?;
     let secret_path = data_dir::secret_path(dir, args.secret.as_ref());
     let secret = data_dir::master_secret(&secret_path)?;
@@ -124,7 +124,7 @@ fn relay_config(
 pub async fn master(global: &Global, args: MasterArgs) -> Outcome {
     let paths = check_paths(&args.desk.paths)?;
     let dir = &global.data_dir;
-    data_dir::create(dir)?;
+    data_dir::create(dir, global.insecure_data)?;
     let _lock = data_dir::lock(dir, Half::Master)?;
     let secret = data_dir::master_secret(&data_dir::secret_path(dir, args.secret.as_ref()))?;
     let relay = global.spoken(&args.relay);
@@ -500,8 +500,9 @@ mod tests {
         until(&mut events, approved).await;
 
         let mut screen = driver.subscribe(64).await.unwrap();
-        std::fs::write(dir.path().join("a.txt"), "hello").unwrap();
-        device.share(vec![dir.path().join("a.txt")]).await.unwrap();
+        let shared = tempfile::tempdir().unwrap();
+        std::fs::write(shared.path().join("a.txt"), "hello").unwrap();
+        device.share(vec![shared.path().join("a.txt")]).await.unwrap();
         let added = driver::tests::shown(&mut screen, |message| match message {
             MasterToConsole::FilesAdded(added) => Some(added.files[0].path.clone()),
             _ => None,

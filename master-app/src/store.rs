@@ -17,7 +17,7 @@ mod rescue;
 
 use std::path::{Path, PathBuf};
 
-use lanyard_device::private_file::PrivateFileError;
+use lanyard_device::private_file::{self, PrivateFileError};
 use lanyard_device::store::now_ms;
 use lanyard_hub::authority::{Change, LinkRecord, Listing, Member, Saved, Verdict};
 use lanyard_protocol::{
@@ -26,7 +26,7 @@ use lanyard_protocol::{
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
-use rusqlite::{Connection, ErrorCode, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
 use crate::problems::{self, Problem, Problems};
@@ -401,7 +401,8 @@ fn is_strange_content(error: &rusqlite::Error) -> bool {
 }
 
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let connection = Connection::open(path)?;
+    let connection =
+        Connection::open_with_flags(resolved(path), OpenFlags::default() | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
     // There is one writer; whoever else looks in is soon done.
     connection.busy_timeout(std::time::Duration::from_secs(1))?;
     // The -wal file stays: one that is missing was lost. It also keeps a damaged file as it was found.
@@ -409,9 +410,15 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
+/// The path with the links on the way to its folder resolved: SQLite refuses a link anywhere, and those are the person's own.
+fn resolved(path: &Path) -> PathBuf {
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    folder.zip(path.file_name()).map_or_else(|| path.to_path_buf(), |(folder, name)| folder.join(name))
+}
+
 /// All of an open database as one file at `path`, without a log beside it.
 fn copy_whole(from: &Connection, path: &Path) -> Result<(), rusqlite::Error> {
-    let mut to = Connection::open(path)?;
+    let mut to = Connection::open_with_flags(resolved(path), OpenFlags::default() | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
     if Backup::new(from, &mut to)?.step(-1)? != StepResult::Done {
         return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None));
     }
@@ -459,13 +466,19 @@ fn read_all(connection: &Connection) -> Result<Saved, rusqlite::Error> {
     })
 }
 
-/// Makes the file before SQLite does, for its owner alone; what SQLite puts beside it follows its mode.
+/// Makes the file before SQLite does, for its owner alone; what SQLite puts beside it follows its mode. Links in their places
+/// are refused, and what others may read is narrowed.
 fn make_private(path: &Path) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    private_file::open(path, std::fs::File::options().create(true).append(true))?;
+    for beside in ["-wal", "-shm"] {
+        let mut name = path.as_os_str().to_os_string();
+        name.push(beside);
+        match private_file::open(Path::new(&name), std::fs::File::options().read(true)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn corrupt(why: String) -> rusqlite::Error {
@@ -772,6 +785,44 @@ mod tests {
             assert!(matches!(Store::open(&path), Err(StoreError::Foreign { .. })), "version {version}");
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
             std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    /// A73. Neither the database nor what lies beside it is another program's file, however it came there.
+    #[cfg(unix)]
+    #[test]
+    fn a73_a_linked_database_is_refused_and_its_target_left_alone() {
+        let outside = tempfile::tempdir().unwrap();
+        let target = outside.path().join("theirs.db");
+        drop(Store::open(&target).unwrap());
+        for name in ["lanyard.db", "lanyard.db-wal", "roster.json"] {
+            let dir = tempfile::tempdir().unwrap();
+            let before = std::fs::read(&target).unwrap();
+            drop(Store::open(&dir.path().join("lanyard.db")).unwrap());
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+            std::os::unix::fs::symlink(&target, dir.path().join(name)).unwrap();
+            let opened = Store::open(&dir.path().join("lanyard.db"));
+            let is_refused = matches!(opened, Err(StoreError::Make { .. } | StoreError::Open { .. }));
+            // A copy that cannot be read is as good as torn: it is replaced, and the link with it.
+            assert!(is_refused || name == "roster.json", "{name}: {opened:?}");
+            assert_eq!(std::fs::read(&target).unwrap(), before, "{name}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_database_in_a_folder_behind_a_link_opens_and_is_narrowed() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("named")).unwrap();
+        let path = dir.path().join("named/lanyard.db");
+        drop(Store::open(&path).unwrap());
+        let files = ["lanyard.db", "lanyard.db-wal", "roster.json"].map(|name| dir.path().join("real").join(name));
+        files.iter().for_each(|file| std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap());
+        drop(Store::open(&path).unwrap());
+        for file in files {
+            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
         }
     }
 

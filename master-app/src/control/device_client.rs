@@ -240,6 +240,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let global = Global {
             data_dir: dir.path().to_owned(),
+            insecure_data: false,
             json: true,
             plain: false,
             log_format: crate::cli::LogFormat::Text,

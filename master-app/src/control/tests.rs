@@ -14,7 +14,13 @@ use crate::desk::DeviceRow;
 use crate::driver::tests::Bench;
 
 fn global(dir: &Path) -> Global {
-    Global { data_dir: dir.to_owned(), json: true, plain: false, log_format: crate::cli::LogFormat::Text }
+    Global {
+        data_dir: dir.to_owned(),
+        insecure_data: false,
+        json: true,
+        plain: false,
+        log_format: crate::cli::LogFormat::Text,
+    }
 }
 
 async fn serve(bench: &Bench, listener: Listener) -> DropGuard {

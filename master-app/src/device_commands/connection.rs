@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cli::Global;
+use crate::data_dir;
 use crate::exit::{Exit, Failure};
 use crate::serve::machine_name;
 
@@ -52,6 +53,7 @@ impl Connection {
         limits: RateLimits,
         invitation: Option<(InvitationId, InvitationSecret)>,
     ) -> Result<Self, Failure> {
+        data_dir::create(&global.data_dir, global.insecure_data)?;
         let store = DeviceStore::open(&global.data_dir)?;
         let url = match (url, store.default_hub()) {
             (Some(url), _) => url,
