@@ -18,10 +18,10 @@ use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::http::{HttpError, LinkMade, LinkOrder};
 use lanyard_protocol::identity::Transcript;
 use lanyard_protocol::message::{ClientRegisterAck, TransferProgress};
-use lanyard_protocol::session_key::EphemeralSecret;
+use lanyard_protocol::session_key::{EphemeralSecret, Signer};
 use lanyard_protocol::{
     Channel, DeviceId, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice,
-    Root, SessionToken, Ticket, TransferId,
+    Root, Ticket, TransferId,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -98,7 +98,10 @@ pub(crate) struct Driver {
     link: LinkSlot,
     /// What this session's proofs are made over, until the hub's is checked.
     transcript: Option<Transcript>,
-    token: Option<SessionToken>,
+    /// This side's half of the key of the session that is being agreed.
+    ephemeral: Option<EphemeralSecret>,
+    /// Proves the HTTP requests of the live session.
+    signer: Option<Arc<Signer>>,
     pinned: Option<PublicKey>,
     downloads: HashMap<TransferId, Arc<Download>>,
     uploads: HashMap<Ticket, AbortHandle>,
@@ -157,7 +160,8 @@ impl Driver {
             library: Arc::new(Library::new(&config.keypair.seed(), roots)),
             link: LinkSlot { number: 0, outbox: None, stuck: false },
             transcript: None,
-            token: None,
+            ephemeral: None,
+            signer: None,
             pinned: config.pinned_hub,
             config,
             downloads: HashMap::new(),
@@ -372,7 +376,8 @@ impl Driver {
     fn close_link(&mut self) {
         self.link.outbox = None;
         self.link.number += 1;
-        self.token = None;
+        self.ephemeral = None;
+        self.signer = None;
     }
 
     fn send(&mut self, message: &DeviceToRelay, reference: Option<&Ref>) {
@@ -415,6 +420,7 @@ impl Driver {
         let signature = transcript.sign_as_device(&self.config.keypair);
         self.transcript = Some(transcript);
         self.send(&DeviceToRelay::ClientRegister(registration.message(ephemeral.public(), signature)), None);
+        self.ephemeral = Some(ephemeral);
     }
 
     fn heard(&mut self, text: &str) {
@@ -444,14 +450,15 @@ impl Driver {
         self.tell(Input::Received { frame: Frame::new(message, reference) });
     }
 
-    /// The hub's proof is right: keeps the token. The machine gets the rest.
-    fn acknowledged(&mut self, mut ack: ClientRegisterAck) -> Option<ClientRegisterAck> {
+    /// The hub's proof is right: keeps what proves this session's requests. The machine gets the rest.
+    fn acknowledged(&mut self, ack: ClientRegisterAck) -> Option<ClientRegisterAck> {
         let transcript = self.transcript.as_ref()?;
         let proven = ack.public_id == self.peer.public_id() && transcript.hub_signed(ack.public_id, &ack.signature);
         if !proven {
             return None;
         }
-        self.token = ack.session_token.take();
+        let key = self.ephemeral.take()?.agree(&transcript.relay_ephemeral, &transcript.device_text())?;
+        self.signer = ack.session_id.map(|session_id| Arc::new(Signer::new(session_id, key)));
         Some(ack)
     }
 
@@ -459,11 +466,11 @@ impl Driver {
 
     fn bodies(&self) -> Option<Bodies> {
         let (http, buckets, blocks) = (self.clients.gets.clone(), self.buckets.clone(), self.blocks.clone());
-        Some(Bodies { http, base: self.config.hub.http_base(), token: self.token?, buckets, blocks })
+        Some(Bodies { http, base: self.config.hub.http_base(), signer: self.signer.clone()?, buckets, blocks })
     }
 
     fn end_bodies(&mut self) {
-        self.token = None;
+        self.signer = None;
         self.uploads.drain().for_each(|(_, task)| task.abort());
         self.fetches.drain().for_each(|(_, task)| task.abort());
     }
@@ -800,9 +807,8 @@ async fn report_written(
 }
 
 async fn post_link(bodies: Bodies, order: LinkOrder) -> Result<LinkMade, DeviceError> {
-    let request = bodies.http.post(format!("{}/links", bodies.base));
-    let request = request.header(reqwest::header::AUTHORIZATION, bodies.authorization()).json(&order);
-    let response = request.send().await.map_err(|_| DeviceError::NotConnected)?;
+    let body = serde_json::to_vec(&order).map_err(|_| DeviceError::NotConnected)?;
+    let response = bodies.post("/links", body).send().await.map_err(|_| DeviceError::NotConnected)?;
     if response.status().is_success() {
         return response.json().await.map_err(|_| DeviceError::NotConnected);
     }

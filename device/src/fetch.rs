@@ -15,7 +15,7 @@ use lanyard_protocol::group::{GroupHasher, Groups};
 use lanyard_protocol::http::HttpError;
 use lanyard_protocol::limits::MAX_RUN_BYTES;
 use lanyard_protocol::{FailureCode, FileId, GroupRange, Piece, Ticket};
-use reqwest::header::{AUTHORIZATION, RETRY_AFTER};
+use reqwest::header::RETRY_AFTER;
 use tokio::sync::mpsc;
 
 use crate::download::{Destination, Download};
@@ -60,8 +60,7 @@ pub struct FetchJob {
 
 /// Gets a body into its sinks; `teller` tells of all groups that are good.
 pub async fn get<M>(bodies: Bodies, download: Arc<Download>, job: FetchJob, teller: &Teller<M>) -> FetchOutcome {
-    let request = bodies.http.get(bodies.chunk_url(&job.ticket)).header(AUTHORIZATION, bodies.authorization());
-    let response = match request.send().await {
+    let response = match bodies.chunk(reqwest::Method::GET, &job.ticket).send().await {
         Ok(response) => response,
         Err(error) => {
             tracing::debug!(%error, "a GET broke");

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::Stream;
 use lanyard_protocol::group::Groups;
-use lanyard_protocol::{FileId, Piece, SessionToken, Ticket};
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH};
+use lanyard_protocol::session_key::{BODY_HEADER, Signer};
+use lanyard_protocol::{FileId, Piece, Ticket};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::{Method, RequestBuilder};
 
 use crate::blocks::{Block, Blocks};
 use crate::library::{self, Library, LibraryFile, ReadError};
@@ -21,18 +23,26 @@ pub struct Bodies {
     pub http: reqwest::Client,
     /// `http://host:port`.
     pub base: String,
-    pub token: SessionToken,
+    /// Proves each request with the session's key.
+    pub signer: Arc<Signer>,
     pub buckets: Buckets,
     pub blocks: Arc<Blocks>,
 }
 
 impl Bodies {
-    pub fn chunk_url(&self, ticket: &Ticket) -> String {
-        format!("{}/chunks/{}", self.base, ticket.to_hex())
+    /// A request for the body of a ticket, proven.
+    pub fn chunk(&self, method: Method, ticket: &Ticket) -> RequestBuilder {
+        let target = format!("/chunks/{}", ticket.to_hex());
+        let authorization = self.signer.authorize(method.as_str(), &target, None);
+        self.http.request(method, self.base.clone() + &target).header(AUTHORIZATION, authorization.to_string())
     }
 
-    pub fn authorization(&self) -> String {
-        format!("Bearer {}", self.token.to_hex())
+    /// A POST of this body, proven.
+    pub fn post(&self, target: &str, body: Vec<u8>) -> RequestBuilder {
+        let authorization = self.signer.authorize("POST", target, Some(&body));
+        let hash = blake3::hash(&body).to_hex();
+        let request = self.http.post(self.base.clone() + target).header(AUTHORIZATION, authorization.to_string());
+        request.header(BODY_HEADER, hash.as_str()).header(CONTENT_TYPE, "application/json").body(body)
     }
 }
 
@@ -72,9 +82,7 @@ pub async fn put(
     let (blocks, stopping) = (bodies.blocks.clone(), stopped.clone());
     let reader = Reader { library, spans, open: None, blocks, stopped: stopping, unreadable };
     let request = bodies
-        .http
-        .put(bodies.chunk_url(&ticket))
-        .header(AUTHORIZATION, bodies.authorization())
+        .chunk(Method::PUT, &ticket)
         .header(CONTENT_LENGTH, length)
         .body(reqwest::Body::wrap_stream(paced(reader.blocks(), bodies.buckets.up)));
     let answer = request.send().await;

@@ -142,7 +142,11 @@ hex_id!(
     Root, 32);
 shown!(Root);
 hex_id!(
-    /// What one live session shows on HTTP; dies with it; never logged.
+    /// Names the key of one live session on HTTP. Everybody may hear it: it proves nothing.
+    KeyId, 16);
+shown!(KeyId);
+hex_id!(
+    /// What a tab of the host's console shows to the master app, on the loopback; never logged.
     SessionToken, 32);
 secret!(SessionToken);
 hex_id!(

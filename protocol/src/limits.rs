@@ -8,6 +8,9 @@ pub const MAX_MASTER_FRAME_BYTES: usize = 2 << 20;
 pub const MAX_JSON_DEPTH: usize = 16;
 /// Largest integer that survives JavaScript: 2^53 - 1.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+/// Counters of a session's HTTP requests that the relay tells used from unused. A session has dozens of requests under way at
+/// most; this is a long way behind them, and 264 bytes.
+pub const SESSION_COUNTERS: u64 = 2_048;
 /// Entries of one ADD_FILES, REMOVE_FILE, FILE_LOOKUP or FEED_PAGE.
 pub const MAX_FILES_A_MESSAGE: usize = 512;
 /// Bytes of the entries of one such message, so that the frame around them still fits.

@@ -514,16 +514,16 @@ fn defaults_stand_for_what_is_left_out() {
 
 #[test]
 fn secrets_do_not_show_in_debug_output() {
-    let ack = sample("relay-to-device", "CLIENT_REGISTER_ACK");
+    let console = sample("console-to-master", "CONSOLE_REGISTER");
     let reveal = sample("device-to-relay", "APPROVAL_REVEAL");
     let ready = sample("relay-to-device", "CHUNK_READY");
     let shown = [
-        format!("{:?}", decode::<RelayToDevice>(&ack.to_string()).unwrap()),
+        format!("{:?}", decode::<ConsoleToMaster>(&console.to_string()).unwrap()),
         format!("{:?}", decode::<DeviceToRelay>(&reveal.to_string()).unwrap()),
         format!("{:?}", decode::<RelayToDevice>(&ready.to_string()).unwrap()),
     ]
     .concat();
-    for secret in [&ack["data"]["session_token"], &reveal["data"]["reveal"], &ready["data"]["ticket"]] {
+    for secret in [&console["data"]["token"], &reveal["data"]["reveal"], &ready["data"]["ticket"]] {
         assert!(!shown.contains(&secret.as_str().unwrap()[..6]), "{shown}");
     }
 }

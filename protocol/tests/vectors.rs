@@ -9,6 +9,7 @@ use lanyard_protocol::group::{GroupValue, Groups};
 use lanyard_protocol::identity::{Keypair, Transcript, fingerprint, public_id, verify};
 use lanyard_protocol::master_proof::{MasterTranscript, same_mac};
 use lanyard_protocol::range::{Wanted, wanted};
+use lanyard_protocol::session_key::{Authorization, EphemeralSecret, Proved};
 use lanyard_protocol::*;
 use serde_json::Value;
 
@@ -101,6 +102,34 @@ fn both_sides_prove_their_keys_over_one_transcript() {
             assert!(!other.device_signed(&by_device), "{other:?}");
             assert!(!other.hub_signed(device.public_id(), &by_hub), "{other:?}");
         }
+    }
+}
+
+#[test]
+fn both_sides_agree_on_a_session_key_and_prove_requests_with_it() {
+    for case in cases("session") {
+        let secret = |key| EphemeralSecret::new(seed(&case, key));
+        let (relay, device) = (secret("relay_ephemeral_secret"), secret("device_ephemeral_secret"));
+        let (relay_key, device_key) = (id(&case, "relay_ephemeral_key"), id(&case, "device_ephemeral_key"));
+        assert_eq!((relay.public(), device.public()), (relay_key, device_key));
+        let device_text = text(&case, "device_text");
+        let key = relay.agree(&device_key, device_text).unwrap();
+        assert_eq!(*key.bytes(), seed(&case, "session_key"));
+        assert_eq!(*device.agree(&relay_key, device_text).unwrap().bytes(), seed(&case, "session_key"));
+        for request in case["requests"].as_array().unwrap() {
+            let body = request["body"].as_str();
+            let (method, target) = (text(request, "method"), text(request, "target"));
+            let proved = Proved { method, target, body: body.map(|body| blake3::hash(body.as_bytes())) };
+            assert_eq!(key.mac(&proved, number(request, "counter")), id(request, "mac"));
+            let authorization: Authorization = text(request, "authorization").parse().unwrap();
+            assert_eq!(authorization.to_string(), text(request, "authorization"));
+            assert_eq!(authorization.session_id, id(&case, "session_id"));
+            assert!(key.proves(&proved, &authorization));
+        }
+    }
+    for weak in cases("weak_ephemeral_keys") {
+        let weak = weak.as_str().unwrap().parse().unwrap();
+        assert!(EphemeralSecret::new([9; 32]).agree(&weak, "text").is_none(), "{weak}");
     }
 }
 
@@ -283,6 +312,8 @@ fn no_kind_of_vector_is_left_unread() {
     let read = [
         "public_id",
         "register",
+        "session",
+        "weak_ephemeral_keys",
         "master",
         "approval",
         "group_log",

@@ -154,12 +154,12 @@ fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
 
 fn acknowledge(edge: &Edge, session: SessionId, membership: Membership, hub_ready: bool) {
     let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
-    let token = (membership != Membership::Disapproved).then(|| edge.mint_token(session, &handle));
+    let session_id = (membership != Membership::Disapproved).then(|| edge.name_key(session, &handle));
     let ack = ClientRegisterAck {
         public_id: handle.public_id,
         membership,
         hub_ready,
-        session_token: token,
+        session_id,
         signature: handle.signature,
     };
     send(edge, session, &RelayToDevice::ClientRegisterAck(ack), None);

@@ -1,4 +1,4 @@
-//! What all tasks of the relay share: live sessions and their tokens, tickets, slots, pins, and who waits for an answer of the
+//! What all tasks of the relay share: live sessions and their keys, tickets, slots, pins, and who waits for an answer of the
 //! broker. Secrets are checked here; the broker is told facts. DashMap guards never live to an await.
 
 use std::collections::HashSet;
@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::extract::FromRequestParts;
 use dashmap::DashMap;
 use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
-use lanyard_protocol::session_key::EphemeralSecret;
-use lanyard_protocol::{BootId, CloseCode, DeviceId, FailureCode, FileRef, Nonce, Root, SessionToken, Signature};
+use lanyard_protocol::session_key::{Authorization, BODY_HEADER, EphemeralSecret, Proved, SessionKey};
+use lanyard_protocol::{BootId, CloseCode, DeviceId, FailureCode, FileRef, KeyId, Nonce, Root, Signature};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::RelayConfig;
 use crate::driver::{Standing, Told};
+use crate::error::ApiError;
 use crate::guesses::{Misses, WrongSecrets};
 use crate::outbox::Outbox;
 use crate::pace::Paces;
@@ -26,6 +28,7 @@ use crate::pool::Pool;
 use crate::refusals::Refusals;
 use crate::slot::{Meter, Slot};
 use crate::tickets::Tickets;
+use crate::window::Window;
 
 /// Inputs that may wait for the driver; a full channel makes its senders wait.
 const INPUTS: usize = 4_096;
@@ -36,7 +39,11 @@ pub struct SessionHandle {
     /// The hub's proof for this session, sent with its ACK.
     pub signature: Signature,
     pub public_id: lanyard_protocol::DeviceId,
-    token: Mutex<Option<SessionToken>>,
+    key: SessionKey,
+    /// Which counters its HTTP requests have used.
+    window: Mutex<Window>,
+    /// Names the key, once the session was acknowledged.
+    key_id: Mutex<Option<KeyId>>,
     /// Bytes of its PUTs that came: bodies that share one slow line are slow together, and are judged together.
     pub received: AtomicU64,
     /// Messages that it has good since it last sent one: a ticket that was used gives one back.
@@ -44,16 +51,52 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
-    pub fn new(outbox: Outbox, signature: Signature, public_id: lanyard_protocol::DeviceId) -> Self {
+    pub fn new(outbox: Outbox, proven: (Signature, SessionKey), public_id: lanyard_protocol::DeviceId) -> Self {
+        let (signature, key) = proven;
         Self {
             outbox,
             signature,
             public_id,
-            token: Mutex::new(None),
+            key,
+            window: Mutex::default(),
+            key_id: Mutex::new(None),
             received: AtomicU64::new(0),
             earned: AtomicU64::new(0),
         }
     }
+}
+
+/// The live session that proved the head of an HTTP request.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    pub session: SessionId,
+    /// The BLAKE3 that the body must have.
+    body: Option<blake3::Hash>,
+}
+
+impl Caller {
+    /// Whether the body is the one that the session meant.
+    pub fn sent(&self, body: &[u8]) -> Result<(), FailureCode> {
+        match self.body {
+            Some(hash) if blake3::hash(body) == hash => Ok(()),
+            Some(_) | None => Err(FailureCode::Unauthenticated),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Edge>> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, edge: &Arc<Edge>) -> Result<Self, ApiError> {
+        Ok(edge.caller(parts)?)
+    }
+}
+
+/// Returns a header that stands exactly once.
+fn only(headers: &http::HeaderMap, name: impl http::header::AsHeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    value.to_str().ok()
 }
 
 /// What a link's response hears of its wants.
@@ -88,7 +131,7 @@ pub struct Edge {
     inputs: mpsc::Sender<Told>,
     pub sessions: DashMap<SessionId, Arc<SessionHandle>>,
     pub masters: DashMap<SessionId, Arc<Outbox>>,
-    tokens: DashMap<SessionToken, SessionId>,
+    keys: DashMap<KeyId, SessionId>,
     pub tickets: Tickets,
     pub slots: DashMap<SlotId, Arc<Slot>>,
     pub hashes: GroupHashes,
@@ -121,7 +164,7 @@ impl Edge {
             inputs,
             sessions: DashMap::new(),
             masters: DashMap::new(),
-            tokens: DashMap::new(),
+            keys: DashMap::new(),
             tickets: Tickets::default(),
             slots: DashMap::new(),
             hashes,
@@ -188,27 +231,38 @@ impl Edge {
         answer.await.ok()
     }
 
-    /// A session token for a session that was acknowledged.
-    pub fn mint_token(&self, session: SessionId, handle: &SessionHandle) -> SessionToken {
-        let token = SessionToken(random());
-        *handle.token.lock() = Some(token);
-        self.tokens.insert(token, session);
-        token
+    /// Names the key of a session that was acknowledged: from now on its requests are taken.
+    pub fn name_key(&self, session: SessionId, handle: &SessionHandle) -> KeyId {
+        let key_id = KeyId(random());
+        *handle.key_id.lock() = Some(key_id);
+        self.keys.insert(key_id, session);
+        key_id
     }
 
-    /// The live session that shows this `Authorization` value.
-    pub fn session_of(&self, headers: &http::HeaderMap) -> Result<SessionId, FailureCode> {
-        let value = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = value.and_then(|value| value.strip_prefix("Bearer ")).and_then(|token| token.parse().ok());
-        let found = token.and_then(|token: SessionToken| self.tokens.get(&token).map(|session| *session));
-        found.ok_or(FailureCode::Unauthenticated)
+    /// Finds the live session that proves this request with its key, and uses the request's counter up. Looks at nothing but
+    /// the head, so that nobody else's body is ever read.
+    pub fn caller(&self, head: &http::request::Parts) -> Result<Caller, FailureCode> {
+        let no = FailureCode::Unauthenticated;
+        let authorization: Authorization =
+            only(&head.headers, http::header::AUTHORIZATION).and_then(|value| value.parse().ok()).ok_or(no)?;
+        let body = match head.headers.contains_key(BODY_HEADER) {
+            true => Some(only(&head.headers, BODY_HEADER).and_then(|hex| blake3::Hash::from_hex(hex).ok()).ok_or(no)?),
+            false => None,
+        };
+        let session = self.keys.get(&authorization.session_id).map(|session| *session).ok_or(no)?;
+        let handle = self.sessions.get(&session).map(|handle| handle.clone()).ok_or(no)?;
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let proved = Proved { method: head.method.as_str(), target, body };
+        let is_good =
+            handle.key.proves(&proved, &authorization) && handle.window.lock().use_once(authorization.counter);
+        if is_good { Ok(Caller { session, body }) } else { Err(no) }
     }
 
-    /// Ends what the edge holds of a session: its token first, so that nothing more can begin.
+    /// Ends what the edge holds of a session: its key first, so that nothing more can begin.
     pub fn forget_session(&self, session: SessionId) -> Option<Arc<SessionHandle>> {
         let (_, handle) = self.sessions.remove(&session)?;
-        if let Some(token) = handle.token.lock().take() {
-            self.tokens.remove(&token);
+        if let Some(key_id) = handle.key_id.lock().take() {
+            self.keys.remove(&key_id);
         }
         Some(handle)
     }

@@ -27,6 +27,7 @@ mod socket;
 mod tickets;
 mod tls;
 mod websocket;
+mod window;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -14,7 +14,7 @@ use lanyard_protocol::device::{is_valid_label, is_valid_name};
 use lanyard_protocol::identity::{self, Transcript};
 use lanyard_protocol::limits::*;
 use lanyard_protocol::message::{Challenge, ClientRegister, RequestFailed};
-use lanyard_protocol::session_key::EphemeralSecret;
+use lanyard_protocol::session_key::{EphemeralSecret, SessionKey};
 use lanyard_protocol::{
     Channel, CloseCode, DecodeError, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode, Frame, HubInfo, Nonce,
     PROTOCOL_VERSION, Ref, RelayToDevice, TransportMode, codec,
@@ -65,13 +65,13 @@ async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
     let last = LastHeard::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
     let registered = tokio::time::timeout(deadline, register(&edge, caller, &mut sink, &mut stream, &last));
-    let (identity, signature) = match registered.await {
+    let (identity, proof) = match registered.await {
         Ok(Ok(proven)) => proven,
         Ok(Err(code)) => return socket::turn_away(&edge, sink, stream, code).await,
         Err(_silent) => return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await,
     };
     let session = SessionId(edge.number());
-    let handle = Arc::new(SessionHandle::new(Outbox::for_device(), signature, identity.public_id));
+    let handle = Arc::new(SessionHandle::new(Outbox::for_device(), proof, identity.public_id));
     edge.sessions.insert(session, handle.clone());
     let span = tracing::info_span!("session", session = session.0, device = %identity.public_id);
     edge.tell(Input::SessionOpened { session, identity: Box::new(identity) }).await;
@@ -137,7 +137,8 @@ fn unsupported_version() -> RelayToDevice {
     RelayToDevice::RequestFailed(RequestFailed { code, message, retry_after_ms: None, file_id: None })
 }
 
-type Proven = (Identity, lanyard_protocol::Signature);
+/// Who it is, the hub's own proof, and the key that both sides agreed on.
+type Proven = (Identity, (lanyard_protocol::Signature, SessionKey));
 
 /// Challenge and proof; an error is the code to close with.
 async fn register(
@@ -167,7 +168,7 @@ async fn register(
         say(sink, &unsupported_version(), reference.as_ref()).await?;
         return Err(CloseCode::BadMessage);
     }
-    prove(edge, caller, relay_nonce, &ephemeral, frame)
+    prove(edge, caller, relay_nonce, ephemeral, frame)
 }
 
 async fn say(sink: &mut Sink, message: &RelayToDevice, reference: Option<&Ref>) -> Result<(), CloseCode> {
@@ -180,7 +181,7 @@ fn prove(
     edge: &Edge,
     Caller { peer, is_local, authority: Authority(authority), transport }: Caller,
     relay_nonce: Nonce,
-    ephemeral: &EphemeralSecret,
+    ephemeral: EphemeralSecret,
     register: ClientRegister,
 ) -> Result<Proven, CloseCode> {
     let well_formed = is_valid_name(&register.name) && is_valid_label(&register.platform);
@@ -204,6 +205,8 @@ fn prove(
     if !transcript.device_signed(&register.signature) {
         return Err(CloseCode::Unauthenticated);
     }
+    let agreed = ephemeral.agree(&register.ephemeral_key, &transcript.device_text());
+    let key = agreed.ok_or(CloseCode::Unauthenticated)?;
     let public_id = identity::public_id(&register.public_key);
     let signature = transcript.sign_as_hub(&edge.config.key, public_id);
     let identity = Identity {
@@ -219,7 +222,7 @@ fn prove(
         address: peer.ip().to_canonical().to_string(),
         resume: register.resume,
     };
-    Ok((identity, signature))
+    Ok((identity, (signature, key)))
 }
 
 /// A page cannot see its certificate; everybody else signs the one that it saw.

@@ -82,11 +82,11 @@ async fn crawling_upload(hub: &Hub) {
     let entry = owner.offers("a.bin", 100_000).await;
     ana.request(&entry, 1, 0, 1).await;
     let upload = owner.asked().await;
+    let target = format!("/chunks/{}", upload.ticket.to_hex());
     let head = format!(
-        "PUT /chunks/{} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: 100000\r\n\r\n",
-        upload.ticket.to_hex(),
+        "PUT {target} HTTP/1.1\r\nHost: {}\r\n{}\r\nContent-Length: 100000\r\n\r\n",
         hub.address,
-        owner.token.to_hex()
+        owner.proof("PUT", &target)
     );
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -113,11 +113,11 @@ async fn a47_bodies_that_share_a_slow_line_are_judged_together() {
         let entry = owner.offers(name, size).await;
         ana.request(&entry, transfer as u8 + 1, 0, 1).await;
         let upload = owner.asked().await;
+        let target = format!("/chunks/{}", upload.ticket.to_hex());
         let head = format!(
-            "PUT /chunks/{} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n",
-            upload.ticket.to_hex(),
+            "PUT {target} HTTP/1.1\r\nHost: {}\r\n{}\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n",
             hub.address,
-            owner.token.to_hex()
+            owner.proof("PUT", &target)
         );
         uploads.push((head, owner.body_of(&upload)));
     }

@@ -115,7 +115,7 @@ async fn a43_what_is_listed_under_an_id_never_changes() {
     assert_eq!(page.files, [entry]);
 }
 
-/// A45, A46. Uploads without a token or a ticket, longer and shorter than was asked, without a length, coded, cut in the middle:
+/// A45, A46. Uploads without a proof or a ticket, longer and shorter than was asked, without a length, coded, cut in the middle:
 /// each has its status, the asker may ask again, and what the relay holds never grows.
 #[tokio::test]
 async fn a45_a46_only_the_bytes_that_were_asked_for_are_taken() {
@@ -143,10 +143,10 @@ async fn a45_a46_only_the_bytes_that_were_asked_for_are_taken() {
     for (form, body, expected) in forms {
         ana.request(&entry, 1, 0, 1).await;
         let upload = owner.asked().await;
+        let target = format!("/chunks/{}", upload.ticket.to_hex());
         let mut request = format!(
-            "PUT /chunks/{} HTTP/1.1\r\nHost: {at}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n{form}\r\n\r\n",
-            upload.ticket.to_hex(),
-            owner.token.to_hex()
+            "PUT {target} HTTP/1.1\r\nHost: {at}\r\n{}\r\nConnection: close\r\n{form}\r\n\r\n",
+            owner.proof("PUT", &target)
         )
         .into_bytes();
         request.extend_from_slice(body);
@@ -154,15 +154,15 @@ async fn a45_a46_only_the_bytes_that_were_asked_for_are_taken() {
         let failed = ana.failed().await;
         assert!(failed.retry, "{form}: {failed:?}");
     }
-    let order = ana.http.post(hub.http("/links")).bearer_auth(ana.token.to_hex()).header("Content-Encoding", "gzip");
-    assert_eq!(order.body(r#"{"files":[]}"#).send().await.unwrap().status(), 415, "a coded order for a link");
+    let order = ana.post(&hub.http("/links"), r#"{"files":[]}"#).header("Content-Encoding", "gzip");
+    assert_eq!(order.send().await.unwrap().status(), 415, "a coded order for a link");
     // A length that is a lie: the body ends before it.
     ana.request(&entry, 2, 0, 1).await;
     let upload = owner.asked().await;
+    let target = format!("/chunks/{}", upload.ticket.to_hex());
     let head = format!(
-        "PUT /chunks/{} HTTP/1.1\r\nHost: {at}\r\nAuthorization: Bearer {}\r\nContent-Length: 1000\r\n\r\n",
-        upload.ticket.to_hex(),
-        owner.token.to_hex()
+        "PUT {target} HTTP/1.1\r\nHost: {at}\r\n{}\r\nContent-Length: 1000\r\n\r\n",
+        owner.proof("PUT", &target)
     );
     let mut stream = TcpStream::connect(at).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();

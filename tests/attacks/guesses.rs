@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::message::*;
+use lanyard_protocol::session_key::{Authorization, SessionKey};
 use lanyard_protocol::*;
 
 use crate::hands::*;
@@ -47,8 +48,11 @@ async fn answers_to_the_unapproved(hub: &Hub, file: FileRef) -> Vec<String> {
         ("PUT", format!("/chunks/{zeros}")),
     ] {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let request = eve.http.request(method.clone(), hub.http(&path)).bearer_auth(eve.token.to_hex());
-        let answer = look(request.body(order.clone()).send().await.unwrap()).await;
+        let request = match path.as_str() {
+            "/links" => eve.post(&hub.http(&path), order.clone()),
+            _ => eve.ask(method.clone(), &hub.http(&path)).body(order.clone()),
+        };
+        let answer = look(request.send().await.unwrap()).await;
         assert_eq!(answer.0, 403, "{method} {path}");
         answers.push(format!("{answer:?}"));
     }
@@ -84,12 +88,12 @@ async fn a10_the_unapproved_learn_nothing_of_what_there_is() {
     }
 }
 
-/// A11. Tokens, tickets, links, ids are guessed: none is hit, each is at least 128 bits wide, and of what exists and is
+/// A11. Proofs, tickets, links, ids are guessed: none is hit, each is at least 128 bits wide, and of what exists and is
 /// forbidden the answer is that of what was never there, byte for byte.
 #[tokio::test]
 async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     assert!(size_of::<Ticket>() >= 16 && size_of::<Link>() >= 16 && size_of::<FileId>() >= 16);
-    assert!(size_of::<SessionToken>() >= 32 && size_of::<DeviceId>() >= 16);
+    assert!(size_of::<Mac>() >= 32 && size_of::<SessionKey>() >= 32 && size_of::<DeviceId>() >= 16);
     let hub = Hub::start().await;
     let (mut owner, mut ana, eve) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
     let entry = owner.offers("a.bin", 1_000).await;
@@ -98,13 +102,15 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     let upload = owner.asked().await;
     let mut guess = blake3::Hasher::new().update(b"guesses").finalize_xof();
     for _ in 0..500 {
-        let (mut ticket, mut token) = ([0; 16], [0; 32]);
+        let (mut ticket, mut mac) = ([0; 16], [0; 32]);
         guess.fill(&mut ticket);
-        guess.fill(&mut token);
-        let (ticket, token) = (Ticket(ticket), SessionToken(token));
+        guess.fill(&mut mac);
+        let ticket = Ticket(ticket);
+        let known = ana.signer.authorize("GET", "/", None);
+        let guessed = Authorization { mac: Mac(mac), ..known };
         assert_eq!(eve.get(&ticket).send().await.unwrap().status(), 403);
         assert_eq!(eve.put(&ticket, "x").send().await.unwrap().status(), 403);
-        let guessed = eve.http.get(eve.chunk_url(&upload.ticket)).bearer_auth(token.to_hex());
+        let guessed = eve.http.get(eve.chunk_url(&upload.ticket)).header("authorization", guessed.to_string());
         assert_eq!(guessed.send().await.unwrap().status(), 401);
     }
     let unknown = Ticket([7; 16]);
@@ -113,14 +119,14 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     assert_eq!(of(eve.put(&upload.ticket, body())).await, of(eve.put(&unknown, body())).await, "another's ticket");
     assert_eq!(of(eve.get(&upload.ticket)).await, of(eve.get(&unknown)).await);
     let link = |link: &str| hub.http(&format!("/links/{link}"));
-    let drop = |url: String| eve.http.delete(url).bearer_auth(eve.token.to_hex());
+    let drop = |url: String| eve.ask(reqwest::Method::DELETE, &url);
     let others = of(drop(link(&made.link.to_hex()))).await;
     assert_eq!(others.0, 404);
     assert_eq!(others, of(drop(link(&"7".repeat(32)))).await, "another's link");
     assert_eq!(others, of(drop(link("no-link-at-all"))).await);
     let order = |file: FileRef| {
         let text = format!(r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#, file.public_id, file.file_id);
-        eve.http.post(hub.http("/links")).bearer_auth(eve.token.to_hex()).body(text)
+        eve.post(&hub.http("/links"), text)
     };
     let strange = FileRef { public_id: owner.id, file_id: "99999999-0000-4000-8000-000000000001".parse().unwrap() };
     let nobodys = FileRef { public_id: eve.id, file_id: entry.file_id };
@@ -178,7 +184,7 @@ async fn a17_a_ticket_serves_nobody_else_for_nothing_else() {
     }
     for text in ["", "0", &"G".repeat(32), &upload.ticket.to_hex().to_uppercase(), "%00", "..%2f..%2fhealthz"] {
         let url = hub.http(&format!("/chunks/{text}"));
-        let answer = owner.http.put(url).bearer_auth(owner.token.to_hex()).body(body()).send().await.unwrap();
+        let answer = owner.ask(reqwest::Method::PUT, &url).body(body()).send().await.unwrap();
         let as_expected =
             matches!(answer.status().as_u16(), 403 | 404) || upload.ticket.to_hex() == text.to_lowercase();
         assert!(as_expected, "{text:?}: {answer:?}");
@@ -230,18 +236,19 @@ async fn outcomes(requests: Vec<Sent>) -> (usize, usize) {
     (won, used)
 }
 
-/// A57. No difference in time between a token whose first bytes are right and one whose last are. Not measured here: what is
+/// A57. No difference in time between a proof whose first bytes are right and one whose last are. Not measured here: what is
 /// compared is looked up by its hash or compared as one (`dashmap`, `blake3::Hash`), and over sockets the noise is a thousand
 /// times what could be seen. What holds instead: secrets are wide, and a wrong one is answered alike wherever it differs.
 #[tokio::test]
-async fn a57_a_wrong_token_is_answered_alike_wherever_it_differs() {
+async fn a57_a_wrong_proof_is_answered_alike_wherever_it_differs() {
     let hub = Hub::start().await;
     let ana = hub.approved(1).await;
     let mut answers = Vec::new();
     for at in [0, 1, 15, 30, 31] {
-        let mut token = ana.token;
-        token.0[at] ^= 1;
-        let request = ana.http.get(ana.chunk_url(&Ticket([0; 16]))).bearer_auth(token.to_hex());
+        let target = format!("/chunks/{}", "0".repeat(32));
+        let mut wrong = ana.signer.authorize("GET", &target, None);
+        wrong.mac.0[at] ^= 1;
+        let request = ana.http.get(hub.http(&target)).header("authorization", wrong.to_string());
         answers.push(look(request.timeout(Duration::from_secs(20)).send().await.unwrap()).await);
     }
     assert!(answers.iter().all(|answer| answer.0 == 401 && *answer == answers[0]), "{answers:?}");

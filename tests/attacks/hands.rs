@@ -1,6 +1,7 @@
 //! What an attacker has at hand: raw requests, raw frames, a relay without a master, a master of one's own, other addresses.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
 use lanyard_device::link::{HubUrl, Incoming, Link, LinkReceiver, LinkSender};
 use lanyard_protocol::identity::{Keypair, Transcript};
@@ -253,6 +254,90 @@ pub async fn from_address(to: SocketAddr, from: Ipv4Addr) -> HubUrl {
         }
     });
     url
+}
+
+/// Somebody on the way who records every byte in both directions, as a listener on plain http does.
+pub struct Tap {
+    pub url: HubUrl,
+    /// For each connection what went up, and what came down.
+    heard: Arc<Mutex<Vec<[Vec<u8>; 2]>>>,
+}
+
+impl Tap {
+    pub async fn on(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let heard: Arc<Mutex<Vec<[Vec<u8>; 2]>>> = Arc::default();
+        let all = heard.clone();
+        tokio::spawn(async move {
+            while let Ok((here, _)) = listener.accept().await {
+                let there = TcpStream::connect(to).await.unwrap();
+                let connection = {
+                    let mut all = all.lock().unwrap();
+                    all.push(Default::default());
+                    all.len() - 1
+                };
+                let ((here_out, here_in), (there_out, there_in)) = (here.into_split(), there.into_split());
+                tokio::spawn(record(here_out, there_in, all.clone(), (connection, 0)));
+                tokio::spawn(record(there_out, here_in, all.clone(), (connection, 1)));
+            }
+        });
+        Self { url, heard }
+    }
+
+    /// All bytes of all connections.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.heard.lock().unwrap().iter().flatten().flatten().copied().collect()
+    }
+
+    /// All HTTP requests that prove a session, whole.
+    pub fn proven_requests(&self) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        for [up, _] in self.heard.lock().unwrap().iter() {
+            let mut rest = &up[..];
+            while let Some(end) = rest.windows(4).position(|four| four == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&rest[..end]).to_lowercase();
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                let whole = end + 4 + length.map_or(0, |length| length.parse::<usize>().unwrap());
+                if head.contains("authorization: lanyard ") {
+                    found.push(rest[..whole].to_vec());
+                }
+                rest = if head.contains("upgrade: websocket") { &[] } else { &rest[whole..] };
+            }
+        }
+        found
+    }
+}
+
+/// Passes one direction on and keeps it.
+async fn record(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    all: Arc<Mutex<Vec<[Vec<u8>; 2]>>>,
+    (connection, direction): (usize, usize),
+) {
+    let mut part = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut part).await {
+        all.lock().unwrap()[connection][direction].extend_from_slice(&part[..count]);
+        if to.write_all(&part[..count]).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// The status of what is sent from this address of the loopback.
+pub async fn status_from(address: SocketAddr, from: Ipv4Addr, request: &[u8]) -> u16 {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    // A server that has heard enough may have closed already.
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"\r\n\r\n") && matches!(within(stream.read(&mut byte)).await, Ok(1)) {
+        answer.push(byte[0]);
+    }
+    status(&String::from_utf8_lossy(&answer))
 }
 
 /// A WebSocket whose frames are made by hand.

@@ -202,7 +202,7 @@ async fn a24_security_messages_say_exactly_what_they_must() {
         r#""approved":true"#,
         r#""membership":"approved""#,
         r#""public_id":"00000000-0000-8000-8000-000000000000""#,
-        r#""session_token":null"#,
+        r#""session_id":null"#,
         r#""resume":{"epoch":0,"revision":0,"approved":true}"#,
     ];
     for lie in lies {

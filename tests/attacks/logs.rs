@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use lanyard_protocol::Reveal;
+use lanyard_protocol::{Nonce, Reveal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tracing_subscriber::EnvFilter;
@@ -75,7 +75,11 @@ async fn a51_no_secret_is_ever_logged() {
     let made = ana.link(&[&entry]).await;
     let url = hub.http(&made.url);
     owner.serve_until(async { drop(http_client().get(url).send().await.unwrap().bytes().await) }).await;
-    ana.say_text(format!(r#"{{"opcode":"NO_SUCH_THING","data":{{"token":"{}"}}}}"#, ana.token.to_hex())).await;
+    ana.say_text(format!(
+        r#"{{"opcode":"NO_SUCH_THING","data":{{"token":"{}"}}}}"#,
+        Nonce(*ana.session_key.bytes()).to_hex()
+    ))
+    .await;
     logged("NO_SUCH_THING").await;
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     std::fs::write(from.path().join("a"), content(300_000)).unwrap();
@@ -87,8 +91,8 @@ async fn a51_no_secret_is_ever_logged() {
     assert_eq!(other.fetches(wanted, to.path()).await.0.len(), 1);
     other.handle.shutdown().await;
     let secrets = [
-        ("a session's token", owner.token.to_hex()),
-        ("a session's token", ana.token.to_hex()),
+        ("a session's key", Nonce(*owner.session_key.bytes()).to_hex()),
+        ("a session's key", Nonce(*ana.session_key.bytes()).to_hex()),
         ("an upload's ticket", upload.ticket.to_hex()),
         ("a download's ticket", ready.ticket.to_hex()),
         ("a link", made.link.to_hex()),
@@ -102,7 +106,15 @@ async fn a51_no_secret_is_ever_logged() {
         let found = all.iter().find(|event| event.to_lowercase().contains(secret.as_str()));
         assert_eq!(found, None, "{what} is logged");
     }
-    let shown = format!("{:?} {:?} {:?} {:?} {:?}", ana.token, upload.ticket, made.link, owner.key, Reveal([0xab; 32]));
+    let shown = format!(
+        "{:?} {:?} {:?} {:?} {:?} {:?}",
+        ana.session_key,
+        ana.signer,
+        upload.ticket,
+        made.link,
+        owner.key,
+        Reveal([0xab; 32])
+    );
     for (what, secret) in &secrets {
         assert!(!shown.contains(secret.as_str()), "{what} prints as itself: {shown}");
     }

@@ -62,14 +62,12 @@ async fn routes_by_everybody() -> Vec<String> {
     asker.request(&file, 1, 0, 1).await;
     let ticket = owner.asked().await.ticket.to_hex();
     let order = format!(r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#, file.public_id, file.file_id);
-    let tokens = [
-        None,
-        Some(unapproved.token.to_hex()),
-        Some(refused.token.to_hex()),
-        Some(other.token.to_hex()),
-        // The master proves itself on its socket, and has no token: its secret is none.
-        Some("03".repeat(32)),
-    ];
+    // The master proves itself on its socket, and has no session: its secret is no key of one.
+    let master = || Some(format!("Authorization: Lanyard {}.1.{}\r\n", "03".repeat(16), "03".repeat(32)));
+    let by = |device: &Device, method: &str, target: &str| match method {
+        "POST" => Some(device.proof_of(method, target, &order) + "\r\n"),
+        _ => Some(device.proof(method, target) + "\r\n"),
+    };
     let mut all = routes();
     all.extend(["/", "/no/such/thing"].map(|path| (path.to_owned(), vec!["get"])));
     let mut rows = Vec::new();
@@ -79,14 +77,20 @@ async fn routes_by_everybody() -> Vec<String> {
             let known =
                 methods.contains(&method.to_lowercase().as_str()) || (method == "HEAD" && methods.contains(&"get"));
             let mut outcomes = Vec::new();
-            for token in &tokens {
-                let bearer =
-                    token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+            let proofs = [
+                None,
+                by(&unapproved, method, &target),
+                by(&refused, method, &target),
+                by(&other, method, &target),
+                master(),
+            ];
+            for proof in proofs {
+                let line = proof.unwrap_or_default();
                 let request = if method == "GET" && path.starts_with("/ws/") {
-                    upgrade(&target, &hub.address.to_string(), &bearer)
+                    upgrade(&target, &hub.address.to_string(), &line)
                 } else {
                     format!(
-                        "{method} {target} HTTP/1.1\r\nHost: {}\r\n{bearer}Connection: close\r\nContent-Length: {}\r\n\r\n{order}",
+                        "{method} {target} HTTP/1.1\r\nHost: {}\r\n{line}Connection: close\r\nContent-Length: {}\r\n\r\n{order}",
                         hub.address,
                         order.len()
                     )

@@ -89,23 +89,27 @@ async fn a01_a02_no_foreign_page_opens_a_socket_or_calls_anything() {
     assert!(Link::open(&hub.url, "/ws/device", Some("http://evil.example")).await.is_err());
 }
 
-/// A03. A program sends no Origin but a cookie: nothing counts but a proof or a token in its own header.
+/// A03. A program sends no Origin but a cookie: nothing counts but a proof in its own header, which stands there once.
 #[tokio::test]
 async fn a03_a_cookie_is_no_proof() {
     let hub = Hub::start().await;
     let ana = hub.approved(1).await;
-    let token = ana.token.to_hex();
     let zeros = "0".repeat(32);
     for (method, path) in
         [("POST", "/links".into()), ("GET", format!("/chunks/{zeros}")), ("DELETE", format!("/links/{zeros}"))]
     {
+        let target = format!("{path}?x");
+        let proof = ana.signer.authorize(method, &target, None).to_string();
+        let bare = proof.trim_start_matches("Lanyard ");
         for carrier in [
-            format!("Cookie: token={token}; Authorization={token}"),
-            format!("Authorization: Basic {token}"),
-            format!("X-Token: {token}"),
+            format!("Cookie: token={bare}; Authorization={proof}"),
+            format!("Authorization: Basic {bare}"),
+            format!("Authorization: Bearer {bare}"),
+            format!("X-Authorization: {proof}"),
+            format!("Authorization: {proof}\r\nAuthorization: {proof}"),
         ] {
             let request = format!(
-                "{method} {path}?token={token} HTTP/1.1\r\nHost: {}\r\n{carrier}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                "{method} {target} HTTP/1.1\r\nHost: {}\r\n{carrier}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
                 hub.address
             );
             assert_eq!(status(&raw(hub.address, request.as_bytes()).await), 401, "{method} {path} with {carrier}");
@@ -114,7 +118,7 @@ async fn a03_a_cookie_is_no_proof() {
 }
 
 /// A04. A name of the attacker's that resolves to the hub (DNS rebinding): 421 on every route, static and unknown ones too, by
-/// http and by https, with and without a token; a person who navigates is told how the host may allow it.
+/// http and by https, also with a proof; a person who navigates is told how the host may allow it.
 #[tokio::test]
 async fn a04_a_name_that_is_not_the_hubs_is_answered_nowhere() {
     let hub = Hub::with_tls().await;
@@ -129,7 +133,11 @@ async fn a04_a_name_that_is_not_the_hubs_is_answered_nowhere() {
                 let url = format!("{scheme}://{}{path}", hub.address);
                 for method in [reqwest::Method::GET, reqwest::Method::POST] {
                     let request = client.request(method.clone(), &url).header("host", format!("{host}:{port}"));
-                    let answer = request.bearer_auth(ana.token.to_hex()).send().await.unwrap();
+                    let answer = request
+                        .header("authorization", ana.signer.authorize(method.as_str(), path.as_str(), None).to_string())
+                        .send()
+                        .await
+                        .unwrap();
                     assert_eq!(answer.status(), 421, "{method} {url} as {host}");
                 }
             }
@@ -201,7 +209,7 @@ async fn a05_only_one_host_that_means_the_hub_is_answered() {
     assert!(!old.contains(" 200 "), "{old}");
 }
 
-/// A06. A form, a text/plain body, an image of another site towards everything that changes something: refused before a token is
+/// A06. A form, a text/plain body, an image of another site towards everything that changes something: refused before a proof is
 /// looked at, and nothing is changed by GET or HEAD.
 #[tokio::test]
 async fn a06_no_other_site_changes_anything_and_get_changes_nothing() {
@@ -211,14 +219,16 @@ async fn a06_no_other_site_changes_anything_and_get_changes_nothing() {
     let made = ana.link(&[&entry]).await;
     let drop_url = hub.http(&format!("/links/{}", made.link.to_hex()));
     let body = format!(r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#, entry.public_id, entry.file_id);
-    let token = ana.token.to_hex();
     let zeros = hub.http(&format!("/chunks/{}", "0".repeat(32)));
     for (method, url) in [("POST", hub.http("/links")), ("DELETE", drop_url.clone()), ("PUT", zeros)] {
         for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json"] {
             let ask = || {
                 let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-                let request = ana.http.request(method, &url).bearer_auth(&token);
-                request.header("content-type", kind).body(body.clone())
+                let request = match method {
+                    reqwest::Method::POST => ana.post(&url, body.clone()),
+                    _ => ana.ask(method, &url).body(body.clone()),
+                };
+                request.header("content-type", kind)
             };
             for (name, value) in [
                 ("origin", "http://evil.example"),
@@ -234,13 +244,13 @@ async fn a06_no_other_site_changes_anything_and_get_changes_nothing() {
         }
     }
     for url in [hub.http("/links"), drop_url.clone()] {
-        for request in [ana.http.get(&url), ana.http.head(&url)] {
-            let status = request.bearer_auth(&token).send().await.unwrap().status();
+        for method in [reqwest::Method::GET, reqwest::Method::HEAD] {
+            let status = ana.ask(method, &url).send().await.unwrap().status();
             assert_eq!(status, 405, "{url}");
         }
     }
     assert_eq!(ana.http.get(hub.http(&made.url)).send().await.unwrap().status(), 200, "the link is as it was");
-    let gone = ana.http.delete(drop_url).bearer_auth(token).send().await.unwrap();
+    let gone = ana.ask(reqwest::Method::DELETE, &drop_url).send().await.unwrap();
     assert_eq!(gone.status(), 204, "its maker drops it");
 }
 

@@ -95,9 +95,9 @@ async fn a13_a_recorded_handshake_of_the_master_is_none() {
     Master::register(&relay.url, 1, vec![], vec![]).await;
 }
 
-/// A13. Tickets and tokens of a session that ended are worth nothing to the next one of the same device.
+/// A13. Tickets and the key of a session that ended are worth nothing to the next one of the same device.
 #[tokio::test]
-async fn a13_tickets_and_tokens_end_with_their_session() {
+async fn a13_tickets_and_keys_end_with_their_session() {
     let hub = Hub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("a.bin", 1_000).await;
@@ -107,6 +107,116 @@ async fn a13_tickets_and_tokens_end_with_their_session() {
     let ready = ana.ready().await;
     let again = Device::connect(&hub, 2, 2).await;
     assert_eq!(ana.closed().await, Some(4409));
-    assert_eq!(ana.get(&ready.ticket).send().await.unwrap().status(), 401, "the old token");
+    assert_eq!(ana.get(&ready.ticket).send().await.unwrap().status(), 401, "the old key");
     assert_eq!(again.get(&ready.ticket).send().await.unwrap().status(), 403, "the old ticket");
+}
+
+/// All that a listener may try with one request that it recorded: the same again, and the same for something else.
+fn tries_with(recorded: &str, tickets: &[Ticket], links: &[lanyard_protocol::Link]) -> Vec<String> {
+    let (line, rest) = recorded.split_once("\r\n").unwrap();
+    let [method, target, _] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+    let mut tries = vec![recorded.to_owned()];
+    let mut targets = vec!["/links".to_owned(), format!("{target}?again"), format!("{target}/")];
+    targets.extend(tickets.iter().map(|ticket| format!("/chunks/{}", ticket.to_hex())));
+    targets.extend(links.iter().map(|link| format!("/links/{}", link.to_hex())));
+    for other in targets {
+        let methods = if other.starts_with("/chunks") { ["PUT", "GET"] } else { ["POST", "DELETE"] };
+        tries.extend(methods.map(|method| format!("{method} {other} HTTP/1.1\r\n{rest}")));
+    }
+    let proof = rest.split_once("Lanyard ").unwrap().1.split_once("\r\n").unwrap().0;
+    let parts: Vec<&str> = proof.split('.').collect();
+    for counter in [1, 2, 3, 100, 4_000, 9_007_199_254_740_991_u64] {
+        let later = format!("{}.{counter}.{}", parts[0], parts[2]);
+        tries.push(format!("{method} {target} HTTP/1.1\r\n{}", rest.replace(proof, &later)));
+    }
+    tries
+}
+
+/// A66. Somebody on the network records all that members say and hear by plain http, and uses it: the same requests again, for
+/// other things, with other counters and bodies, from the same and from another address. What it heard is all it has.
+#[tokio::test]
+async fn a66_what_a_listener_recorded_proves_nothing() {
+    let hub = Hub::start().await;
+    let tap = Tap::on(hub.address).await;
+    drop((hub.approved(1).await, hub.approved(2).await));
+    let mut owner = Device::connect_to(&tap.url, 1, 11).await;
+    let mut ana = Device::connect_to(&tap.url, 2, 12).await;
+    let entry = owner.offers("a.bin", 1_000).await;
+    ana.request(&entry, 1, 0, 1).await;
+    let upload = owner.asked().await;
+    assert_eq!(owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(), 204);
+    let ready = ana.ready().await;
+    assert_eq!(ana.get(&ready.ticket).send().await.unwrap().bytes().await.unwrap(), content(1_000));
+    let (kept, dropped) = (ana.link(&[&entry]).await, ana.link(&[&entry]).await);
+    let drop_url = format!("{}/links/{}", tap.url, dropped.link.to_hex());
+    assert_eq!(ana.ask(reqwest::Method::DELETE, &drop_url).send().await.unwrap().status(), 204);
+    // Not used yet, and heard by the listener as well.
+    let second = owner.offers("b.bin", 1_000).await;
+    ana.request(&second, 2, 0, 1).await;
+    let open = owner.asked().await;
+
+    let recorded = tap.proven_requests();
+    let methods: Vec<&str> = ["PUT", "GET", "POST", "POST", "DELETE"].into();
+    let verb = |request: &Vec<u8>| String::from_utf8_lossy(request).split(' ').next().unwrap().to_owned();
+    let mut heard: Vec<String> = recorded.iter().map(verb).collect();
+    heard.sort();
+    assert_eq!(heard.len(), methods.len());
+    assert!(methods.iter().all(|method| heard.iter().any(|verb| verb == method)), "{heard:?}");
+    let mut tried = 0;
+    for request in &recorded {
+        let request = String::from_utf8_lossy(request).into_owned();
+        for again in tries_with(&request, &[open.ticket, ready.ticket], &[kept.link, dropped.link]) {
+            for from in [[127, 0, 0, 1], [127, 0, 0, 77]] {
+                let status = status_from(hub.address, from.into(), again.as_bytes()).await;
+                assert!([401, 404, 405].contains(&status), "{status} for {again}");
+                assert!(again != request || status == 401, "{status} for {again}");
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 150, "{tried}");
+    // Nothing of it used anything up, and what is there is there.
+    let by = http_client();
+    assert_eq!(by.head(hub.http(&kept.url)).send().await.unwrap().status(), 200, "a heard link reads its file");
+    assert_eq!(by.head(hub.http(&dropped.url)).send().await.unwrap().status(), 404);
+    assert_eq!(owner.put(&open.ticket, owner.body_of(&open)).send().await.unwrap().status(), 204);
+
+    let heard = tap.bytes();
+    let says = |needle: &[u8]| heard.windows(needle.len()).any(|part| part == needle);
+    assert!(says(open.ticket.to_hex().as_bytes()), "the listener hears what is said");
+    for key in [owner.session_key.bytes(), ana.session_key.bytes()] {
+        assert!(!says(key) && !says(Nonce(*key).to_hex().as_bytes()), "a session's key crossed the wire");
+    }
+}
+
+/// A66. A request whose body is not the one that its head proves, is none, or is proved without one: nothing is made of it.
+#[tokio::test]
+async fn a66_a_body_is_the_one_that_was_proved() {
+    let hub = Hub::start().await;
+    let mut ana = hub.approved(1).await;
+    let entry = ana.offers("a.bin", 0).await;
+    let order = format!(r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#, entry.public_id, entry.file_id);
+    let url = hub.http("/links");
+    let right = || ana.post(&url, order.clone());
+    let status = async |request: reqwest::RequestBuilder| request.send().await.unwrap().status().as_u16();
+    assert_eq!(status(right().body(order.clone() + " ")).await, 401, "another body");
+    assert_eq!(status(right().body("")).await, 401, "no body");
+    assert_eq!(status(ana.ask(reqwest::Method::POST, &url).body(order.clone())).await, 401, "a head without a hash");
+    let other = blake3::hash(b"other").to_hex();
+    assert_eq!(status(right().header("lanyard-body", other.as_str())).await, 401, "two hashes");
+    let without = ana.ask(reqwest::Method::POST, &url).header("lanyard-body", other.as_str());
+    assert_eq!(status(without.body(order.clone())).await, 401, "a hash that is not proved");
+    assert_eq!(status(right()).await, 201);
+}
+
+/// A66. The end of a session ends its key, also for requests that it proved and did not send.
+#[tokio::test]
+async fn a66_a_key_ends_with_its_session() {
+    let hub = Hub::start().await;
+    let mut ana = hub.approved(1).await;
+    let (before, after) = (ana.get(&Ticket([0; 16])), ana.get(&Ticket([0; 16])));
+    assert_eq!(before.send().await.unwrap().status(), 403, "the session is known, and the ticket is not");
+    let _again = Device::connect(&hub, 1, 1).await;
+    assert_eq!(ana.closed().await, Some(4409));
+    assert_eq!(after.send().await.unwrap().status(), 401);
 }

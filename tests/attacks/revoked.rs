@@ -45,12 +45,12 @@ async fn assert_turned_away(url: &lanyard_device::link::HubUrl, tab: u8, name: &
     let Incoming::Text(text) = first else { panic!("{first:?}") };
     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
     let RelayToDevice::ClientRegisterAck(ack) = frame.message else { panic!("{text}") };
-    assert_eq!((ack.membership, ack.session_token), (Membership::Disapproved, None));
+    assert_eq!((ack.membership, ack.session_id), (Membership::Disapproved, None));
     assert_eq!(close_code(&mut link).await, Some(4403));
 }
 
 /// A15. An asker is turned away in mid-transfer: its socket, its running body, its queued ticket and its links end, and its
-/// token with them. How long that took is printed.
+/// key with them. How long that took is printed.
 #[tokio::test]
 async fn a15_everything_of_an_asker_that_is_turned_away_ends() {
     let hub = Hub::start().await;

@@ -27,7 +27,7 @@ async fn a_refusal_closes_the_device_and_outlives_the_master() {
     ana.until(|m| matches!(m, RelayToDevice::ClientDisApproved(_))).await;
     assert_eq!(ana.closed().await, Some(4403));
     let status = ana.get(&Ticket([0; 16])).send().await.unwrap().status();
-    assert_eq!(status, 401, "its token died with its session");
+    assert_eq!(status, 401, "its key died with its session");
     hub.restart_master().await;
     let mut again = Device::connect(&hub, 1, 9).await;
     while again.membership == Membership::Unknown {

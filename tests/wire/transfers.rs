@@ -125,7 +125,7 @@ async fn tickets_serve_their_own_session_once_and_all_other_tries_look_alike() {
     assert_eq!(status(owner.get(&upload.ticket)).await, 403, "the wrong verb");
     assert_eq!(status(owner.put(&Ticket([7; 16]), vec![0; 1_000])).await, 403, "one that never was");
     let nobody = owner.http.put(owner.chunk_url(&upload.ticket)).body(vec![0; 1_000]);
-    assert_eq!(status(nobody).await, 401, "no token");
+    assert_eq!(status(nobody).await, 401, "no proof");
     let put = owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap();
     assert_eq!(put.status(), 204, "none of that used it up");
     assert_eq!(status(owner.put(&upload.ticket, vec![0; 1_000])).await, 409);

@@ -13,7 +13,7 @@ use lanyard_protocol::http::{LinkMade, LinkOrder};
 use lanyard_protocol::identity::{self, Keypair, Transcript};
 use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
-use lanyard_protocol::session_key::EphemeralSecret;
+use lanyard_protocol::session_key::{BODY_HEADER, EphemeralSecret, SessionKey, Signer};
 use lanyard_protocol::*;
 use lanyard_relay::{Relay, RelayConfig, TlsIdentity};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -252,7 +252,10 @@ pub struct Device {
     pub id: DeviceId,
     pub key: Keypair,
     pub membership: Membership,
-    pub token: SessionToken,
+    /// Proves its HTTP requests; of a device that was turned away, with a key that nobody knows.
+    pub signer: Signer,
+    /// The same key, for tests that look for it.
+    pub session_key: SessionKey,
     pub code: Option<String>,
     hub_key: PublicKey,
     reveal: Reveal,
@@ -287,12 +290,15 @@ impl Device {
         let RelayToDevice::ClientRegisterAck(ack) = frame.message else { panic!("no ack: {text}") };
         assert!(transcript.hub_signed(ack.public_id, &ack.signature), "the hub proves its key");
         assert_eq!(ack.public_id, identity::public_id(&key.public()));
+        let agreed = ephemeral().agree(&challenge.ephemeral_key, &transcript.device_text());
+        let session_key = agreed.expect("the hub's key is no weak one");
         let (sender, receiver) = link.split();
         Self {
             id: ack.public_id,
             key,
             membership: ack.membership,
-            token: ack.session_token.unwrap_or(SessionToken([0; 32])),
+            signer: Signer::new(ack.session_id.unwrap_or(KeyId([0; 16])), session_key.clone()),
+            session_key,
             code: None,
             hub_key: challenge.hub.public_key,
             reveal,
@@ -307,7 +313,7 @@ impl Device {
         }
     }
 
-    /// Comes into a hub that lets everybody in, as a member with a token.
+    /// Comes into a hub that lets everybody in, as a member with a key.
     #[allow(dead_code)]
     pub async fn enters(hub: &Hub, seed: u8, tab: u8) -> Self {
         let mut device = Self::connect(hub, seed, tab).await;
@@ -317,7 +323,7 @@ impl Device {
         device.knock_through().await;
         let id = device.id;
         device.until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id)).await;
-        // The token comes with a new session.
+        // The key comes with a new session.
         Self::connect(hub, seed, tab).await
     }
 
@@ -471,11 +477,39 @@ impl Device {
     }
 
     pub fn put(&self, ticket: &Ticket, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
-        self.http.put(self.chunk_url(ticket)).bearer_auth(self.token.to_hex()).body(body)
+        self.ask(reqwest::Method::PUT, &self.chunk_url(ticket)).body(body)
     }
 
     pub fn get(&self, ticket: &Ticket) -> reqwest::RequestBuilder {
-        self.http.get(self.chunk_url(ticket)).bearer_auth(self.token.to_hex())
+        self.ask(reqwest::Method::GET, &self.chunk_url(ticket))
+    }
+
+    /// A request that this session proves, to be sent once.
+    pub fn ask(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
+        let proof = self.signer.authorize(method.as_str(), &target_of(url), None).to_string();
+        self.http.request(method, url).header("authorization", proof)
+    }
+
+    /// The same with a body that is proved, too.
+    pub fn post(&self, url: &str, body: impl Into<Vec<u8>>) -> reqwest::RequestBuilder {
+        let body = body.into();
+        let proof = self.signer.authorize("POST", &target_of(url), Some(&body)).to_string();
+        let hash = blake3::hash(&body).to_hex();
+        let request = self.http.post(url).header("authorization", proof).header(BODY_HEADER, hash.as_str());
+        request.body(body)
+    }
+
+    /// The line that proves a request written by hand.
+    #[allow(dead_code)]
+    pub fn proof(&self, method: &str, target: &str) -> String {
+        format!("Authorization: {}", self.signer.authorize(method, target, None))
+    }
+
+    /// The lines that prove such a request with its body.
+    #[allow(dead_code)]
+    pub fn proof_of(&self, method: &str, target: &str, body: &str) -> String {
+        let authorization = self.signer.authorize(method, target, Some(body.as_bytes()));
+        format!("Authorization: {authorization}\r\n{BODY_HEADER}: {}", blake3::hash(body.as_bytes()).to_hex())
     }
 
     pub fn chunk_url(&self, ticket: &Ticket) -> String {
@@ -505,10 +539,21 @@ impl Device {
     pub async fn link(&self, files: &[&FileEntry]) -> LinkMade {
         let order = LinkOrder { files: files.iter().map(|entry| entry.file_ref()).collect(), name: None };
         let url = format!("{}/links", self.base);
-        let answer = self.http.post(url).bearer_auth(self.token.to_hex()).json(&order).send().await.unwrap();
+        let answer = self.post(&url, serde_json::to_vec(&order).unwrap()).send().await.unwrap();
         assert_eq!(answer.status(), 201, "{:?}", answer.text().await);
         answer.json().await.unwrap()
     }
+}
+
+/// Path and query of an address, as they stand in the request line.
+fn target_of(url: &str) -> String {
+    let url = reqwest::Url::parse(url).unwrap();
+    url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))
+}
+
+/// What all devices of the tests agree their session keys with: each hub has a new key for each.
+pub fn ephemeral() -> EphemeralSecret {
+    EphemeralSecret::new([6; 32])
 }
 
 /// A right CLIENT_REGISTER and what it signs.
@@ -528,7 +573,7 @@ pub fn registration(
         authority: authority.into(),
         channel: Channel::PLAIN,
         relay_ephemeral: challenge.ephemeral_key,
-        device_ephemeral: EphemeralSecret::new([6; 32]).public(),
+        device_ephemeral: ephemeral().public(),
     };
     let register = ClientRegister {
         protocol: PROTOCOL_VERSION,

@@ -99,7 +99,7 @@ export class Driver implements Verbs {
       instance: () => this.#session.instance,
       fileId: fileIds(keys.fileKey),
       ready: () => this.#session.entered && this.#session.hubReady && !this.#feed.mirror.pulling,
-      token: () => this.#session.token,
+      signer: () => this.#session.signer,
       ask: (message, asked) => this.#request(message, asked) !== null,
       say: (message) => this.#socket.send(message),
       changed: () => {
@@ -111,7 +111,7 @@ export class Driver implements Verbs {
     });
     this.#fetching = new Fetching({
       now: () => Date.now(),
-      token: () => (this.#session.entered ? this.#session.token : null),
+      signer: () => (this.#session.entered ? this.#session.signer : null),
       changed: () => {
         this.store.downloads = this.#fetching.downloads.list;
         this.#keep.wish();
@@ -391,7 +391,7 @@ export class Driver implements Verbs {
     store.mode = session.mode;
     store.hubReady = session.hubReady;
     store.entered = session.entered;
-    store.registered = session.token !== null;
+    store.registered = session.signer !== null;
     store.busy = session.busy;
     store.name = session.name;
   }

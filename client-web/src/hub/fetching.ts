@@ -1,5 +1,6 @@
 /** Downloading as it happens: links are made, the browser fetches them, two at a time, and the relay says how far it is. */
 import { uuidV4 } from "../identity/bytes";
+import type { Signer } from "../identity/signer";
 import { sentence } from "../lib/words";
 import { MAX_LINK_FILES } from "../protocol/limits";
 import type { FileRef, LinkMade, TransferProgress } from "../protocol/wire";
@@ -10,7 +11,7 @@ import type { LinkShown, Notice } from "./store.svelte";
 
 export interface FetchingTools {
   now(): number;
-  token(): string | null;
+  signer(): Signer | null;
   changed(): void;
   notify(notice: Omit<Notice, "id">): void;
   say(text: string): void;
@@ -41,7 +42,7 @@ export class Fetching {
 
   /** Starts whoever's turn it is. */
   next(): void {
-    if (this.tools.token() !== null) {
+    if (this.tools.signer() !== null) {
       for (const download of this.downloads.takeTurns(this.tools.now())) void this.#start(download);
     }
     this.tools.changed();
@@ -62,10 +63,10 @@ export class Fetching {
 
   cancel(id: string): void {
     const cancelled = this.downloads.cancel(id, this.tools.now());
-    const token = this.tools.token();
-    if (cancelled?.link && token) {
+    const signer = this.tools.signer();
+    if (cancelled?.link && signer) {
       this.#forget(cancelled.link);
-      dropLink(token, cancelled.link, this.tools.signal).catch(() => undefined);
+      dropLink(signer, cancelled.link, this.tools.signal).catch(() => undefined);
     }
     this.next();
   }
@@ -99,9 +100,9 @@ export class Fetching {
 
   /** A link of its own for each download, so that cancelling one ends no other. */
   #make(files: FileRef[], name: string | undefined): Promise<LinkMade> {
-    const token = this.tools.token();
-    if (token === null) return Promise.reject(new LinkRefused(NO_CONNECTION, "The hub is away."));
-    return makeLink(token, files, name, this.tools.signal);
+    const signer = this.tools.signer();
+    if (signer === null) return Promise.reject(new LinkRefused(NO_CONNECTION, "The hub is away."));
+    return makeLink(signer, files, name, this.tools.signal);
   }
 
   async #linkOf(items: FileItem[], title: string): Promise<LinkMade | null> {

@@ -1,5 +1,6 @@
 /** Sharing as it happens: gathers files, announces them in batches, answers what becomes of them, serves their bytes. */
 import type { Version } from "../identity/proof";
+import type { Signer } from "../identity/signer";
 import { breath } from "../lib/soon";
 import { sentence } from "../lib/words";
 import { MAX_FILES_A_MESSAGE } from "../protocol/limits";
@@ -21,7 +22,7 @@ export interface OfferingTools {
   fileId(version: Version): string;
   /** In, and the hub is there: what is said is heard. */
   ready(): boolean;
-  token(): string | null;
+  signer(): Signer | null;
   ask(message: DeviceToRelay, asked: Asked<Answer>): boolean;
   say(message: DeviceToRelay): void;
   changed(): void;
@@ -39,7 +40,7 @@ export class Offering {
   constructor(private readonly tools: OfferingTools) {
     this.uploads = new Uploads({
       held: (fileId) => this.#held(fileId),
-      token: tools.token,
+      signer: tools.signer,
       unavailable: (data) => tools.say({ opcode: "CHUNK_UNAVAILABLE", data }),
       broken: (fileId, code) => this.broken(fileId, code),
       owes: tools.owes,

@@ -3,7 +3,8 @@ import { ed25519 } from "@noble/curves/ed25519.js";
 import { beforeEach, describe, expect, test } from "vitest";
 import { toHex } from "../identity/bytes";
 import type { Door, Remembered } from "../identity/memory";
-import { type Invitation, type Keys, codeOf, commitOf, deviceText, ephemeralFrom, hubText, invitationIn, invitationProof, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
+import { type Invitation, type Keys, codeOf, commitOf, deviceText, hubText, invitationIn, invitationProof, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
+import { Signer, ephemeralFrom, sessionKeyOf } from "../identity/signer";
 import { PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership } from "../protocol/wire";
 import { type Effect, Session } from "./session";
@@ -12,7 +13,8 @@ const HUB_SEED = new Uint8Array(32).fill(2);
 const HUB = keysFrom(HUB_SEED);
 const KEYS = keysFrom(new Uint8Array(32).fill(1));
 const NONCE = "0a".repeat(32);
-const RELAY_EPHEMERAL = ephemeralFrom(new Uint8Array(32).fill(3)).publicKey;
+const relay = () => ephemeralFrom(new Uint8Array(32).fill(3));
+const RELAY_EPHEMERAL = relay().publicKey;
 
 let count = 0;
 const random = (size: number) => new Uint8Array(size).fill((count += 1));
@@ -32,10 +34,14 @@ function sent<Code extends DeviceToRelay["opcode"]>(effects: Effect[], opcode: C
   return found.message.data as DataOf<DeviceToRelay, Code>;
 }
 
+function handshakeOf(register: DataOf<DeviceToRelay, "CLIENT_REGISTER">) {
+  return { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL, relayEphemeral: RELAY_EPHEMERAL, deviceEphemeral: register.ephemeral_key };
+}
+
 function ack(register: DataOf<DeviceToRelay, "CLIENT_REGISTER">, membership: Membership, seed = HUB_SEED) {
-  const handshake = { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL, relayEphemeral: RELAY_EPHEMERAL, deviceEphemeral: register.ephemeral_key };
+  const handshake = handshakeOf(register);
   const signature = sign(seed, hubText(handshake, KEYS.publicId));
-  return { opcode: "CLIENT_REGISTER_ACK", data: { public_id: KEYS.publicId, membership, hub_ready: true, session_token: "aa".repeat(32), signature } } as const;
+  return { opcode: "CLIENT_REGISTER_ACK", data: { public_id: KEYS.publicId, membership, hub_ready: true, session_id: "aa".repeat(16), signature } } as const;
 }
 
 const does = (effects: Effect[]) => effects.map((effect) => effect.do);
@@ -56,7 +62,7 @@ describe("at the door", () => {
     const one = session();
     one.knock("Ana’s iPhone");
     const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
-    const handshake = { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL, relayEphemeral: RELAY_EPHEMERAL, deviceEphemeral: register.ephemeral_key };
+    const handshake = handshakeOf(register);
     expect(register).toMatchObject({ name: "Ana’s iPhone", kind: "browser", instance: "11".repeat(16) });
     expect(verifies(KEYS.publicKey, deviceText(handshake), register.signature)).toBe(true);
     expect(one.remembered).toMatchObject({ door: "knocking", name: "Ana’s iPhone" });
@@ -185,7 +191,31 @@ describe("the hub", () => {
     const one = session("approved");
     const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
     expect(does(one.hear(ack(register, "approved", new Uint8Array(32).fill(7))))).toEqual(["halt"]);
-    expect(one).toMatchObject({ place: { at: "stopped", why: "impostor" }, token: null });
+    expect(one).toMatchObject({ place: { at: "stopped", why: "impostor" }, signer: null });
+  });
+
+  test("proves requests with the key that both sides agreed on, which was never sent", () => {
+    const one = session("approved");
+    const heard = challenge();
+    const effects = one.hear(heard);
+    const register = sent(effects, "CLIENT_REGISTER");
+    const answer = ack(register, "approved");
+    one.hear(answer);
+    const key = sessionKeyOf(relay(), register.ephemeral_key, deviceText(handshakeOf(register)));
+    if (!key) throw new Error("no key");
+    const theirs = new Signer(answer.data.session_id, key);
+    for (const body of [undefined, "{}"]) expect(one.signer?.headers("POST", "/links", body)).toEqual(theirs.headers("POST", "/links", body));
+    const said = JSON.stringify([heard, effects, answer]);
+    expect(said).not.toContain(toHex(key));
+  });
+
+  test("whose half of the key is one that everybody could guess is left", () => {
+    const weak = { ...challenge(), data: { ...challenge().data, ephemeral_key: "00".repeat(32) } };
+    const one = session("approved");
+    const register = sent(one.hear(weak), "CLIENT_REGISTER");
+    const signature = sign(HUB_SEED, hubText({ ...handshakeOf(register), relayEphemeral: "00".repeat(32) }, KEYS.publicId));
+    one.hear({ opcode: "CLIENT_REGISTER_ACK", data: { public_id: KEYS.publicId, membership: "approved", hub_ready: true, session_id: "aa".repeat(16), signature } });
+    expect(one).toMatchObject({ place: { at: "stopped", why: "impostor" }, signer: null });
   });
 
   test("of another version is said to be of another version", () => {
@@ -226,7 +256,7 @@ describe("membership", () => {
     one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), "approved"));
     const effects = one.hear({ opcode: "CLIENT_DIS_APPROVED", data: { public_id: KEYS.publicId, epoch: 1, revision: 3, audience: "all" } });
     expect(does(effects)).toEqual(["remember", "halt", "cleared"]);
-    expect(one).toMatchObject({ place: { at: "refused" }, token: null, remembered: { door: "refused" } });
+    expect(one).toMatchObject({ place: { at: "refused" }, signer: null, remembered: { door: "refused" } });
   });
 
   test("a refused page asks once when it is loaded, and waits for nobody", () => {
@@ -252,11 +282,11 @@ describe("a closed socket", () => {
     expect(crowded.busy).toBe(true);
   });
 
-  test("takes the token with it", () => {
+  test("takes the key with it", () => {
     const one = session("approved");
     one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), "approved"));
-    expect(one.token).not.toBeNull();
+    expect(one.signer).not.toBeNull();
     one.closed(1006);
-    expect(one).toMatchObject({ token: null, entered: false, place: { at: "inside" } });
+    expect(one).toMatchObject({ signer: null, entered: false, place: { at: "inside" } });
   });
 });

@@ -5,7 +5,8 @@
 import type { Random } from "../identity/bytes";
 import { toHex } from "../identity/bytes";
 import type { Remembered } from "../identity/memory";
-import { type Handshake, type Invitation, type Keys, NO_CHANNEL, deviceText, ephemeralFrom, hubText, invitationProof, verifies } from "../identity/proof";
+import { type Handshake, type Invitation, type Keys, NO_CHANNEL, deviceText, hubText, invitationProof, verifies } from "../identity/proof";
+import { type Ephemeral, Signer, ephemeralFrom, sessionKeyOf } from "../identity/signer";
 import { PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership, RelayToDevice, Resume, TransportMode } from "../protocol/wire";
 import { type Knock, answerChallenge, newKnock, requestOf, restart } from "./knock";
@@ -59,12 +60,14 @@ export class Session {
   hubName: string | null;
   hubReady = false;
   mode: TransportMode | null = null;
-  token: string | null = null;
+  /** Proves the HTTP requests of the connection that stands. */
+  signer: Signer | null = null;
   /** Too many knocks, or too many words: said by the hub, forgotten at the next answer. */
   busy = false;
   remembered: Remembered;
   instance: string;
   #handshake: Handshake | null = null;
+  #ephemeral: Ephemeral | null = null;
   #knock: Knock | null = null;
   #entered = false;
 
@@ -187,6 +190,7 @@ export class Session {
     };
     const name = this.name;
     this.#handshake = handshake;
+    this.#ephemeral = ephemeral;
     this.#knock = newKnock({ publicKey: keys.publicKey, hubKey: handshake.hubKey, name }, data.nonce, random);
     const resume = this.setup.resume();
     const commit = this.#knock.commit;
@@ -214,10 +218,14 @@ export class Session {
   #acknowledged(data: DataOf<RelayToDevice, "CLIENT_REGISTER_ACK">): Effect[] {
     const { publicId } = this.setup.keys;
     const handshake = this.#handshake;
-    if (!handshake || data.public_id !== publicId) return this.#stop("impostor");
+    const ephemeral = this.#ephemeral;
+    this.#ephemeral = null;
+    if (!handshake || !ephemeral || data.public_id !== publicId) return this.#stop("impostor");
     if (!verifies(handshake.hubKey, hubText(handshake, publicId), data.signature)) return this.#stop("impostor");
+    const key = sessionKeyOf(ephemeral, handshake.relayEphemeral, deviceText(handshake));
+    if (!key) return this.#stop("impostor");
     this.busy = false;
-    this.token = data.session_token ?? null;
+    this.signer = data.session_id === undefined ? null : new Signer(data.session_id, key);
     this.hubReady = data.hub_ready;
     return [{ do: "settled" }, ...this.#belongs(data.membership)];
   }
@@ -300,7 +308,8 @@ export class Session {
   }
 
   #forgetConnection(): void {
-    this.token = null;
+    this.signer = null;
+    this.#ephemeral = null;
     this.#entered = false;
     this.#handshake = null;
     this.#knock = null;

@@ -1,5 +1,5 @@
 /** Everything computed at the door: ids, commitments, codes, the two signatures. Pure, checked against the golden vectors. */
-import { ed25519, x25519 } from "@noble/curves/ed25519.js";
+import { ed25519 } from "@noble/curves/ed25519.js";
 import { blake3 } from "@noble/hashes/blake3.js";
 import { fromHex, toHex, uuidOf } from "./bytes";
 
@@ -94,17 +94,6 @@ export function invitationIn(hash: string): Invitation | null {
 export function invitationProof(secret: string, requestId: string): string {
   const key = blake3(fromHex(secret), { context: utf8.encode("lanyard/2 invitation") });
   return toHex(blake3(utf8.encode(requestId), { key }));
-}
-
-/** This page's half of the key of one session. */
-export interface Ephemeral {
-  secret: Uint8Array;
-  publicKey: string;
-}
-
-/** `random` must be fresh for each connection. */
-export function ephemeralFrom(random: Uint8Array): Ephemeral {
-  return { secret: random, publicKey: toHex(x25519.getPublicKey(random)) };
 }
 
 export interface Handshake {

@@ -3,12 +3,17 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { fromHex, toHex } from "../identity/bytes";
-import { codeOf, commitOf, deviceText, ephemeralFrom, hubText, keysFrom, publicIdOf, requestIdOf, sign, verifies, type Handshake } from "../identity/proof";
+import { codeOf, commitOf, deviceText, hubText, keysFrom, publicIdOf, requestIdOf, sign, verifies, type Handshake } from "../identity/proof";
+import { Signer, ephemeralFrom, macOf, sessionKeyOf } from "../identity/signer";
 import { groupLog } from "./limits";
 
 interface Vectors {
   public_id: { seed: string; public_key: string; public_id: string }[];
   register: Record<"device_seed" | "hub_seed" | "boot_id" | "relay_nonce" | "device_nonce" | "hub_public_key" | "device_public_key" | "authority" | "channel" | "relay_ephemeral_key" | "device_ephemeral_secret" | "device_ephemeral_key" | "device_text" | "device_signature" | "hub_text" | "hub_signature", string>[];
+  session: (Record<"relay_ephemeral_secret" | "relay_ephemeral_key" | "device_ephemeral_secret" | "device_ephemeral_key" | "device_text" | "session_key" | "session_id", string> & {
+    requests: { method: string; target: string; counter: number; body?: string; mac: string; authorization: string }[];
+  })[];
+  weak_ephemeral_keys: string[];
   approval: Record<"hub_public_key" | "device_public_key" | "name" | "reveal" | "commit" | "relay_nonce" | "request_id" | "master_nonce" | "code", string>[];
   group_log: { size: number; group_log: number }[];
 }
@@ -52,6 +57,30 @@ describe.each(vectors.register)("the handshake at $authority", (vector) => {
     expect(verifies(vector.hub_public_key, vector.hub_text, toHex(flipped))).toBe(false);
     expect(verifies(vector.hub_public_key, vector.hub_text, "no hex")).toBe(false);
   });
+});
+
+describe.each(vectors.session)("the key of a session, $session_id", (vector) => {
+  test("is the same on both sides", () => {
+    const device = ephemeralFrom(fromHex(vector.device_ephemeral_secret));
+    const relay = ephemeralFrom(fromHex(vector.relay_ephemeral_secret));
+    expect([device.publicKey, relay.publicKey]).toEqual([vector.device_ephemeral_key, vector.relay_ephemeral_key]);
+    expect(toHex(sessionKeyOf(device, vector.relay_ephemeral_key, vector.device_text) ?? new Uint8Array())).toBe(vector.session_key);
+    expect(toHex(sessionKeyOf(relay, vector.device_ephemeral_key, vector.device_text) ?? new Uint8Array())).toBe(vector.session_key);
+  });
+
+  test("proves each request", () => {
+    const key = fromHex(vector.session_key);
+    for (const { method, target, counter, body, mac } of vector.requests) expect(macOf(key, method, target, counter, body)).toBe(mac);
+    const signer = new Signer(vector.session_id, key);
+    for (const { method, target, counter, body, authorization } of vector.requests.slice(0, 4)) {
+      expect(signer.headers(method, target, body)).toMatchObject({ Authorization: authorization });
+      expect(authorization).toContain(`.${counter}.`);
+    }
+  });
+});
+
+test.each(vectors.weak_ephemeral_keys)("a weak key agrees on nothing: %s", (weak) => {
+  expect(sessionKeyOf(ephemeralFrom(new Uint8Array(32).fill(9)), weak, "text")).toBeNull();
 });
 
 test.each(vectors.approval)("a knock's commit, request and code: $code", (vector) => {

@@ -1,4 +1,5 @@
 /** Links: how a shared file becomes a URL, and how the browser is told to fetch it. */
+import type { Signer } from "../identity/signer";
 import type { FileRef, LinkMade } from "../protocol/wire";
 
 export class LinkRefused extends Error {
@@ -10,12 +11,12 @@ export class LinkRefused extends Error {
   }
 }
 
-export async function makeLink(token: string, files: FileRef[], name: string | undefined, signal: AbortSignal): Promise<LinkMade> {
+export async function makeLink(signer: Signer, files: FileRef[], name: string | undefined, signal: AbortSignal): Promise<LinkMade> {
   const body = JSON.stringify({
     files: files.map(({ public_id, file_id }) => ({ public_id, file_id })),
     ...(name === undefined ? {} : { name }),
   });
-  const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
+  const headers = { ...signer.headers("POST", "/links", body), "Content-Type": "application/json" };
   const response = await fetch("/links", { method: "POST", headers, body, signal });
   const answer = (await response.json().catch(() => ({}))) as Partial<LinkMade & { code: string; message: string }>;
   if (response.status === 201 && answer.link && answer.url?.startsWith("/")) {
@@ -24,8 +25,9 @@ export async function makeLink(token: string, files: FileRef[], name: string | u
   throw new LinkRefused(answer.code ?? `HTTP_${response.status}`, answer.message ?? response.statusText);
 }
 
-export async function dropLink(token: string, link: string, signal: AbortSignal): Promise<void> {
-  await fetch(`/links/${link}`, { method: "DELETE", headers: { Authorization: `Bearer ${token}` }, signal });
+export async function dropLink(signer: Signer, link: string, signal: AbortSignal): Promise<void> {
+  const target = `/links/${link}`;
+  await fetch(target, { method: "DELETE", headers: signer.headers("DELETE", target), signal });
 }
 
 /** Hands a URL to the browser's own downloads. */

@@ -1,5 +1,6 @@
 // Promise: a run's body is exactly its groups, at most three go at once, and a failed body is told apart from a changed file.
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { Signer, macOf } from "../identity/signer";
 import type { Piece } from "../protocol/wire";
 import { type Held, Uploads, bodyOf, whyUnreadable } from "./upload";
 
@@ -36,20 +37,24 @@ describe("a body", () => {
   });
 });
 
+const KEY = new Uint8Array(32).fill(7);
+
 describe("uploading", () => {
   let puts: { url: string; init: RequestInit; finish(): void; fail(): void }[];
   const said: unknown[] = [];
   const broken: unknown[] = [];
   let owed = 0;
   let uploads: Uploads;
+  let signer: Signer;
   const ask = (ticket: string, pieces: Piece[] = [["small", 0, 1]], length = 5) => uploads.request({ ticket, public_id: "me", pieces, what: "bytes", length });
 
   beforeEach(() => {
     puts = [];
+    signer = new Signer("5e".repeat(16), KEY);
     said.length = broken.length = 0;
     uploads = new Uploads({
       held: (id) => held.get(id),
-      token: () => "token",
+      signer: () => signer,
       unavailable: (answer) => said.push(answer),
       broken: (...what) => broken.push(what),
       owes: (count) => (owed = count),
@@ -62,9 +67,14 @@ describe("uploading", () => {
   });
   afterEach(() => vi.restoreAllMocks());
 
-  test("carries the token and nothing else of ours", () => {
+  test("carries a proof of its own and nothing else of ours", () => {
     ask("t1");
-    expect(puts[0]).toMatchObject({ url: "/chunks/t1", init: { method: "PUT", headers: { Authorization: "Bearer token" } } });
+    ask("t2");
+    for (const [at, ticket] of ["t1", "t2"].entries()) {
+      const headers = { Authorization: `Lanyard ${"5e".repeat(16)}.${at + 1}.${macOf(KEY, "PUT", `/chunks/${ticket}`, at + 1)}` };
+      expect(puts[at]).toMatchObject({ url: `/chunks/${ticket}`, init: { method: "PUT", headers } });
+      expect(Object.keys(puts[at]?.init.headers ?? {})).toEqual(["Authorization"]);
+    }
   });
 
   test("a request that comes twice is one body, whether it runs or waits", async () => {

@@ -4,6 +4,7 @@
  * Bytes never enter JavaScript. The body is a slice of the file, and the browser reads it as it
  * sends. At most three at a time; the rest wait here, where the relay can still take them back.
  */
+import type { Signer } from "../identity/signer";
 import { MAX_UPLOADS, groupLog } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Piece, RelayToDevice } from "../protocol/wire";
 
@@ -18,7 +19,7 @@ export interface Held {
 
 export interface UploadTools {
   held(fileId: string): Held | undefined;
-  token(): string | null;
+  signer(): Signer | null;
   unavailable(answer: Unavailable): void;
   /** The file can no longer be read as it was listed. */
   broken(fileId: string, code: "FILE_CHANGED" | "FILE_GONE"): void;
@@ -80,10 +81,11 @@ export class Uploads {
     this.#open.set(request.ticket, controller);
     try {
       const body = bodyOf(request, this.tools.held);
-      await this.tools.put(`/chunks/${request.ticket}`, {
+      const target = `/chunks/${request.ticket}`;
+      await this.tools.put(target, {
         method: "PUT",
         body,
-        headers: { Authorization: `Bearer ${this.tools.token() ?? ""}` },
+        headers: this.tools.signer()?.headers("PUT", target) ?? {},
         signal: controller.signal,
       });
       // Whatever the answer says, the relay also says it on the socket.

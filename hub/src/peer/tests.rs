@@ -95,7 +95,7 @@ impl Rig {
 
     fn ack(&mut self, membership: Membership, hub_ready: bool) -> Vec<Effect> {
         let (public_id, signature) = (self.peer.public_id(), Signature([0; 64]));
-        let ack = ClientRegisterAck { public_id, membership, hub_ready, session_token: None, signature };
+        let ack = ClientRegisterAck { public_id, membership, hub_ready, session_id: None, signature };
         self.hear(RelayToDevice::ClientRegisterAck(ack), None)
     }
 

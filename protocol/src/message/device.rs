@@ -54,7 +54,7 @@ wire! {
         /// Absent for a device that was turned away.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
-        pub session_token: Option<SessionToken>,
+        pub session_id: Option<KeyId>,
         pub signature: Signature,
     }
 

@@ -18,7 +18,7 @@ use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS};
 use lanyard_protocol::{FailureCode, Ticket};
 use tokio::sync::watch;
 
-use crate::edge::{Edge, SessionHandle};
+use crate::edge::{Caller, Edge, SessionHandle};
 use crate::error::ApiError;
 use crate::slot::{Filler, Mark, Meter, Read, Refused, Slot};
 use crate::tickets::Errand;
@@ -36,27 +36,21 @@ fn earner(edge: &Edge, session: SessionId) -> Result<Arc<SessionHandle>, Failure
 }
 
 /// Redeems a ticket by the head of its request.
-fn redeem(
-    edge: &Edge,
-    headers: &HeaderMap,
-    ticket: &str,
-    is_put: bool,
-) -> Result<(SessionId, Arc<Slot>, Errand), FailureCode> {
-    let session = edge.session_of(headers)?;
+fn redeem(edge: &Edge, caller: Caller, ticket: &str, is_put: bool) -> Result<(Arc<Slot>, Errand), FailureCode> {
     let ticket: Ticket = ticket.parse().map_err(|_| FailureCode::TicketRefused)?;
-    let (slot, errand) = edge.tickets.redeem(&ticket, session, is_put)?;
-    Ok((session, slot, errand))
+    edge.tickets.redeem(&ticket, caller.session, is_put)
 }
 
 /// A holder uploads one run.
 pub async fn put(
     State(edge): State<Arc<Edge>>,
+    caller: Caller,
     Path(ticket): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    let (session, slot, _) = redeem(&edge, &headers, &ticket, true)?;
-    let owner = earner(&edge, session)?;
+    let (slot, _) = redeem(&edge, caller, &ticket, true)?;
+    let owner = earner(&edge, caller.session)?;
     if let Err(code) = check_form(&headers, slot.length) {
         edge.tell(Input::PutFailed { slot: slot.id, code: FailureCode::Busy, culprit: None }).await;
         return Err(code.into());
@@ -185,11 +179,11 @@ async fn ended(slot: &Slot, changes: &mut watch::Receiver<u64>) -> FailureCode {
 /// An asker takes its slice.
 pub async fn get(
     State(edge): State<Arc<Edge>>,
+    caller: Caller,
     Path(ticket): Path<String>,
-    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (session, slot, errand) = redeem(&edge, &headers, &ticket, false)?;
-    earner(&edge, session)?;
+    let (slot, errand) = redeem(&edge, caller, &ticket, false)?;
+    earner(&edge, caller.session)?;
     let Errand::Get { reader, ranges } = errand else { return Err(FailureCode::TicketRefused.into()) };
     let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let meter = slot.add_reader(reader);

@@ -13,7 +13,7 @@ use lanyard_protocol::limits::{MAX_LINK_FILES, MAX_LINK_REQUEST_BYTES, MIN_BODY_
 use lanyard_protocol::{FailureCode, Link, LinkHash, path};
 use tokio::sync::oneshot;
 
-use crate::edge::{CallAnswer, Edge};
+use crate::edge::{CallAnswer, Caller, Edge};
 use crate::error::ApiError;
 
 /// A whole order has to be here by then.
@@ -47,17 +47,20 @@ impl Drop for LeftCall {
 /// A link to files that anybody with it may read.
 pub async fn make(
     State(edge): State<Arc<Edge>>,
+    caller: Caller,
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> Result<(StatusCode, Json<LinkMade>), ApiError> {
-    let session = edge.session_of(&headers)?;
+    let session = caller.session;
     if headers.contains_key(header::CONTENT_ENCODING) {
         return Err(FailureCode::UnsupportedEncoding.into());
     }
     let body = Limited::new(body, MAX_LINK_REQUEST_BYTES).collect();
     let body = tokio::time::timeout(WHOLE_ORDER, body).await.map_err(|_| FailureCode::TimedOut)?;
     let body = body.map_err(|_| FailureCode::TooLarge)?;
-    let order: LinkOrder = serde_json::from_slice(&body.to_bytes()).map_err(|_| FailureCode::BadMessage)?;
+    let body = body.to_bytes();
+    caller.sent(&body)?;
+    let order: LinkOrder = serde_json::from_slice(&body).map_err(|_| FailureCode::BadMessage)?;
     let fits = (1..=MAX_LINK_FILES).contains(&order.files.len());
     let named = order.name.as_deref().is_none_or(|name| path::validate(name).is_ok() && !name.contains('/'));
     if !fits || !named {
@@ -84,10 +87,10 @@ fn new_link() -> Result<Link, FailureCode> {
 /// Its maker takes it back; whoever reads is cut.
 pub async fn drop(
     State(edge): State<Arc<Edge>>,
+    caller: Caller,
     Path(link): Path<String>,
-    headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let session = edge.session_of(&headers)?;
+    let session = caller.session;
     let link: Link = link.parse().map_err(|_| FailureCode::NotFound)?;
     let hash = LinkHash::of(&link);
     match ask(&edge, |call| Input::LinkDropped { call, session, hash }).await {

@@ -25,7 +25,7 @@ function attack(page, target) {
       ["GET", "/healthz", {}],
       ["GET", "/metrics", {}],
       ["POST", "/links", { body: "{}", headers: { "Content-Type": "text/plain" } }],
-      ["POST", "/links", { body: "{}", headers: { Authorization: `Bearer ${"0".repeat(64)}` } }],
+      ["POST", "/links", { body: "{}", headers: { Authorization: `Lanyard ${"0".repeat(32)}.1.${"0".repeat(64)}` } }],
       ["PUT", `/chunks/${"0".repeat(32)}`, { body: "x" }],
       ["DELETE", `/links/${"0".repeat(32)}`, {}],
     ];

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, SessionId};
 use lanyard_protocol::message::{Challenge, ClientRegister, ClientRegisterAck, Empty};
 use lanyard_protocol::{
-    BootId, CloseCode, DeviceToRelay, EphemeralKey, Frame, HubInfo, MasterFrame, MasterToRelay, Membership, Nonce,
-    PROTOCOL_VERSION, RelayToDevice, SessionToken, Signature, TransportMode, codec, identity,
+    BootId, CloseCode, DeviceToRelay, EphemeralKey, Frame, HubInfo, KeyId, MasterFrame, MasterToRelay, Membership,
+    Nonce, PROTOCOL_VERSION, RelayToDevice, Signature, TransportMode, codec, identity,
 };
 
 use super::plane::Plane;
@@ -227,9 +227,9 @@ impl World {
         let Some(conn) = self.relay.as_ref().unwrap().conn_of.get(&session).copied() else { return };
         let public_id = self.model.device_of(session);
         self.model.acknowledges(session, membership, &self.disk);
-        let session_token = (membership != Membership::Disapproved).then_some(SessionToken([7; 32]));
+        let session_id = (membership != Membership::Disapproved).then_some(KeyId([7; 16]));
         let signature = Signature([0; 64]);
-        let ack = ClientRegisterAck { public_id, membership, hub_ready, session_token, signature };
+        let ack = ClientRegisterAck { public_id, membership, hub_ready, session_id, signature };
         self.deliver(conn, RelayToDevice::ClientRegisterAck(ack), None);
     }
 
