@@ -1,8 +1,9 @@
 //! The hub's own certificate authority, and the certificate that it gives this machine.
 //!
-//! Nobody else vouches for a hub on a local network. Who installs this authority lets it vouch for little: names below
-//! `.local` and `.home.arpa`, this machine's names and addresses, and those of private networks (RFC 5280, 4.2.1.10). Its key lies in
-//! the data directory, for its owner only. The machine's certificate is made anew when its names or addresses change.
+//! Nobody else vouches for a hub on a local network. Who installs this authority lets it vouch for little: web servers only
+//! (RFC 5280, 4.2.1.12), with names below `.local` and `.home.arpa`, this machine's names and addresses, and those of private
+//! networks, and for no mail address and no URI (4.2.1.10). Its key lies in the data directory, for its owner only. The
+//! machine's certificate is made anew when its names or addresses change.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ use anyhow::Context;
 use lanyard_device::private_file;
 use lanyard_relay::{TlsIdentities, TlsIdentity};
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SerialNumber,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -36,6 +37,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Names that belong to no one on the internet (RFC 6762, RFC 8375).
 const LOCAL_ZONES: [&str; 2] = ["local", "home.arpa"];
 
+/// What an authority may vouch for changes with this number: an older one is replaced.
+const FORM: u32 = 2;
+/// A host that is nobody's (RFC 2606): names of a kind that is permitted there only are permitted nowhere.
+const NOWHERE: &str = "invalid";
+
 /// What lies in the data directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Kept {
@@ -45,6 +51,9 @@ struct Kept {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Authority {
+    /// Absent in the first.
+    #[serde(default)]
+    form: u32,
     /// PKCS #8, PEM.
     key: String,
     /// DER, hex.
@@ -114,16 +123,10 @@ impl Authority {
         params.not_after = date(until)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let ips = names.iter().filter_map(|name| name.parse::<IpAddr>().ok());
-        let hosts = names.iter().filter(|name| name.parse::<IpAddr>().is_err()).cloned();
-        let zones = LOCAL_ZONES.iter().map(|zone| (*zone).to_owned()).chain(hosts);
-        let mut permitted_subtrees: Vec<GeneralSubtree> = zones.map(GeneralSubtree::DnsName).collect();
-        let single = ips.map(|ip| (ip, if ip.is_ipv4() { 32 } else { 128 }));
-        let subnets = networks().into_iter().chain(single).map(|(ip, prefix)| CidrSubnet::from_addr_prefix(ip, prefix));
-        permitted_subtrees.extend(subnets.map(GeneralSubtree::IpAddress));
-        params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.custom_extensions = vec![name_constraints(names)];
         let certificate = hex::encode(params.self_signed(&key)?.der());
-        Ok(Self { key: key.serialize_pem(), certificate, names: names.to_vec(), until })
+        Ok(Self { form: FORM, key: key.serialize_pem(), certificate, names: names.to_vec(), until })
     }
 
     /// Whether it may vouch for a name or an address.
@@ -158,6 +161,65 @@ impl Authority {
     }
 }
 
+/// The extension that says for which names an authority may vouch: those of [`LOCAL_ZONES`] and [`networks`], and `names`.
+///
+/// Mail addresses and URIs are permitted at [`NOWHERE`] only. Directory names are left out: rustls and Go refuse every
+/// certificate below an authority that has a word on them, and for a web server they mean nothing.
+fn name_constraints(names: &[String]) -> CustomExtension {
+    let (ips, hosts): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| name.parse::<IpAddr>().is_ok());
+    let zones = LOCAL_ZONES.iter().copied().chain(hosts.iter().map(|host| host.as_str()));
+    let single =
+        ips.iter().filter_map(|name| name.parse().ok()).map(|ip: IpAddr| (ip, if ip.is_ipv4() { 32 } else { 128 }));
+    let mut permitted: Vec<u8> = zones.flat_map(|zone| subtree(DNS_NAME, zone.as_bytes())).collect();
+    permitted.extend(networks().into_iter().chain(single).flat_map(|network| subtree(IP_ADDRESS, &range(network))));
+    permitted.extend([MAIL_ADDRESS, URI].into_iter().flat_map(|kind| subtree(kind, NOWHERE.as_bytes())));
+    let mut extension = CustomExtension::from_oid_content(NAME_CONSTRAINTS, tlv(SEQUENCE, &tlv(PERMITTED, &permitted)));
+    extension.set_criticality(true);
+    extension
+}
+
+/// RFC 5280, 4.2.1.10, and the kinds of names of 4.2.1.6.
+const NAME_CONSTRAINTS: &[u64] = &[2, 5, 29, 30];
+const SEQUENCE: u8 = 0x30;
+const PERMITTED: u8 = 0xa0;
+const MAIL_ADDRESS: u8 = 0x81;
+const DNS_NAME: u8 = 0x82;
+const URI: u8 = 0x86;
+const IP_ADDRESS: u8 = 0x87;
+
+fn subtree(kind: u8, base: &[u8]) -> Vec<u8> {
+    tlv(SEQUENCE, &tlv(kind, base))
+}
+
+/// Address and mask.
+fn range((network, prefix): (IpAddr, u8)) -> Vec<u8> {
+    match network {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            [ip.octets(), mask.to_be_bytes()].concat()
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            [ip.octets(), mask.to_be_bytes()].concat()
+        }
+    }
+}
+
+/// One value of DER.
+fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len();
+    let mut der = vec![tag];
+    if length < 0x80 {
+        der.push(length as u8);
+    } else {
+        let bytes: Vec<u8> = length.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect();
+        der.push(0x80 | bytes.len() as u8);
+        der.extend(bytes);
+    }
+    der.extend(content);
+    der
+}
+
 fn subject(fingerprint: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     let short = fingerprint.get(..8).unwrap_or(fingerprint);
@@ -185,8 +247,10 @@ impl Certificates {
 
     fn identity_for(&mut self, addresses: Vec<IpAddr>) -> anyhow::Result<TlsIdentity> {
         let soon = now() + RENEW_DAYS * DAY;
-        let old = self.kept.take().filter(|kept| kept.authority.until > soon);
-        let (authority, leaf) = match old {
+        let before = self.kept.take();
+        let had_one = before.is_some();
+        let fits = |kept: &Kept| kept.authority.until > soon && kept.authority.form == FORM;
+        let (authority, leaf) = match before.filter(fits) {
             Some(Kept { authority, leaf }) => (authority, leaf),
             None => {
                 let outside =
@@ -194,6 +258,12 @@ impl Certificates {
                 let mut names: Vec<String> = self.names.iter().cloned().chain(outside.map(IpAddr::to_string)).collect();
                 names.sort();
                 names.dedup();
+                if had_one {
+                    tracing::warn!(
+                        "the hub has a new certificate authority: the old one was too old, or may vouch for more than it needs; \
+                         whoever installed it removes it and installs the new one from /ca.crt"
+                    );
+                }
                 (Authority::new(&self.fingerprint, &names)?, None)
             }
         };
@@ -313,6 +383,130 @@ mod tests {
         {
             assert!(!authority.covers(foreign), "{foreign}");
         }
+    }
+
+    /// A leaf as whoever has the authority's key could make it.
+    fn forged(
+        hub: &Certificates,
+        usages: &[ExtendedKeyUsagePurpose],
+        name: Option<rcgen::SanType>,
+    ) -> rcgen::Certificate {
+        let authority = &hub.kept.as_ref().unwrap().authority;
+        let mut issuer = CertificateParams::default();
+        issuer.distinguished_name = subject(&hub.fingerprint);
+        issuer.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let issuer = Issuer::new(issuer, KeyPair::from_pem(&authority.key).unwrap());
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = name.into_iter().collect();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "forged");
+        (params.not_before, params.not_after) = (date(now() - DAY).unwrap(), date(now() + DAY).unwrap());
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages.to_vec();
+        params.use_authority_key_identifier_extension = true;
+        params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap()
+    }
+
+    fn der(hex: &str) -> Vec<u8> {
+        hex::decode(hex).unwrap()
+    }
+
+    /// A73, F13. Whoever installs it lets it vouch for web servers of this network, and for nothing else.
+    #[test]
+    fn a73_the_authority_is_for_servers_alone_and_for_no_mail_address_or_uri() {
+        use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+        let dir = tempfile::tempdir().unwrap();
+        let mut hub = open(dir.path());
+        hub.identity_for(ips(&["192.168.1.20", "203.0.113.9", "2001:db8::1"])).unwrap();
+        let kept = hub.kept.as_ref().unwrap();
+        let authority = der(&kept.authority.certificate);
+        for certificate in [&authority, &der(&kept.leaf.as_ref().unwrap().certificate)] {
+            let (_, parsed) = X509Certificate::from_der(certificate).unwrap();
+            let usage = parsed.extended_key_usage().unwrap().expect("it says what it is for").value;
+            assert!(usage.server_auth && usage.other.is_empty());
+            let others =
+                [usage.any, usage.client_auth, usage.code_signing, usage.email_protection, usage.time_stamping];
+            assert_eq!((others, usage.ocsp_signing), ([false; 5], false));
+        }
+        let (_, parsed) = X509Certificate::from_der(&authority).unwrap();
+        let extension = parsed.name_constraints().unwrap().expect("it says which names");
+        assert!(extension.critical);
+        let permitted: Vec<&GeneralName> =
+            extension.value.permitted_subtrees.as_ref().unwrap().iter().map(|subtree| &subtree.base).collect();
+        let dns = |name: &str| permitted.iter().any(|base| matches!(base, GeneralName::DNSName(base) if *base == name));
+        assert!(dns("local") && dns("home.arpa") && dns("files.example") && !dns(""));
+        let single = [[203, 0, 113, 9], [255; 4]].concat();
+        let ip =
+            |range: &[u8]| permitted.iter().any(|base| matches!(base, GeneralName::IPAddress(base) if *base == range));
+        assert!(ip(&single) && ip(&[10, 0, 0, 0, 255, 0, 0, 0]) && ip(&[172, 16, 0, 0, 255, 240, 0, 0]));
+        let unique_local = range(("fc00::".parse().unwrap(), 7));
+        assert!(unique_local.len() == 32 && unique_local[16..18] == [0xfe, 0] && ip(&unique_local));
+        let has = |wanted: &GeneralName| permitted.iter().any(|base| *base == wanted);
+        assert!(has(&GeneralName::RFC822Name("invalid")) && has(&GeneralName::URI("invalid")));
+    }
+
+    /// The same, as another program judges it.
+    #[test]
+    fn a73_openssl_takes_it_for_servers_and_for_nothing_else() {
+        use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, EmailProtection, ServerAuth};
+        let dir = tempfile::tempdir().unwrap();
+        if std::process::Command::new("openssl").arg("version").output().is_err() {
+            eprintln!("there is no openssl here");
+            return;
+        }
+        let mut hub = open(dir.path());
+        hub.identity_for(ips(&["192.168.1.20"])).unwrap();
+        let pem = |der: &[u8]| pem::encode(&pem::Pem::new("CERTIFICATE", der));
+        let kept = hub.kept.as_ref().unwrap();
+        let authority = dir.path().join("ca.pem");
+        std::fs::write(&authority, pem(&der(&kept.authority.certificate))).unwrap();
+        let verifies = |certificate: &[u8], purpose: &str| {
+            let leaf = dir.path().join("leaf.pem");
+            std::fs::write(&leaf, pem(certificate)).unwrap();
+            let mut openssl = std::process::Command::new("openssl");
+            openssl.args(["verify", "-purpose", purpose, "-CAfile"]).arg(&authority).arg(&leaf);
+            openssl.output().unwrap().status.success()
+        };
+        let own = der(&kept.leaf.as_ref().unwrap().certificate);
+        let purposes = ["sslserver", "sslclient", "smimesign", "timestampsign"];
+        assert_eq!(purposes.map(|purpose| verifies(&own, purpose)), [true, false, false, false]);
+        // Whoever stole its key can make no others, either. (For time stamps OpenSSL does not ask what an authority is for.)
+        for usages in [&[][..], &[ClientAuth, EmailProtection]] {
+            let leaf = forged(&hub, usages, None);
+            for purpose in ["sslclient", "smimesign"] {
+                assert!(!verifies(leaf.der(), purpose), "{purpose} {usages:?}");
+            }
+        }
+        let name = |text: &str| text.try_into().unwrap();
+        for foreign in [
+            rcgen::SanType::DnsName(name("bank.example")),
+            rcgen::SanType::Rfc822Name(name("ana@bank.example")),
+            rcgen::SanType::URI(name("https://bank.example/")),
+            rcgen::SanType::IpAddress("198.51.100.7".parse().unwrap()),
+        ] {
+            let said = format!("{foreign:?}");
+            assert!(!verifies(forged(&hub, &[ServerAuth], Some(foreign)).der(), "sslserver"), "{said}");
+        }
+        let inside = rcgen::SanType::DnsName(name("tv.local"));
+        assert!(verifies(forged(&hub, &[ServerAuth], Some(inside)).der(), "sslserver"));
+    }
+
+    #[test]
+    fn an_authority_of_an_older_hub_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut hub = open(dir.path());
+        hub.identity_for(Vec::new()).unwrap();
+        let before = hub.authority_sha256();
+        let path = dir.path().join("tls.json");
+        let mut kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        kept["authority"].as_object_mut().unwrap().remove("form").expect("a new one has it");
+        std::fs::write(&path, kept.to_string()).unwrap();
+        let mut again = open(dir.path());
+        again.identity_for(Vec::new()).unwrap();
+        assert_ne!(again.authority_sha256(), before);
+        let mut third = open(dir.path());
+        third.identity_for(Vec::new()).unwrap();
+        assert_eq!(third.authority_sha256(), again.authority_sha256(), "once");
     }
 
     #[cfg(unix)]
