@@ -114,31 +114,65 @@ fn folded(name: &str) -> String {
     upper.to_lowercase().nfkc().collect()
 }
 
-/// Gives each file of one download its place; no two get the same on any platform.
+/// Names that are taken, by what makes two of them one. Each name that is wanted goes on counting where it stopped: as many
+/// equal names cost as many steps, and not their square.
 #[derive(Debug, Default)]
+pub(crate) struct TakenNames {
+    taken: HashSet<String>,
+    /// Of each name that was wanted before, the number to try first.
+    next: HashMap<String, u32>,
+    #[cfg(test)]
+    looks: usize,
+}
+
+impl TakenNames {
+    /// Takes `wanted`, or with a number behind it the first that is free. `key` says what two names have in common that are one.
+    pub(crate) fn take(&mut self, wanted: String, key: impl Fn(&str) -> String) -> String {
+        let wanted_key = key(&wanted);
+        if !self.next.contains_key(&wanted_key) {
+            self.next.insert(wanted_key.clone(), 1);
+            if self.is_new(wanted_key.clone()) {
+                return wanted;
+            }
+        }
+        let mut number = self.next.get(&wanted_key).copied().unwrap_or(1);
+        let name = loop {
+            let name = numbered(&wanted, number);
+            number = number.saturating_add(1);
+            if self.is_new(key(&name)) {
+                break name;
+            }
+        };
+        self.next.insert(wanted_key, number);
+        name
+    }
+
+    fn is_new(&mut self, key: String) -> bool {
+        #[cfg(test)]
+        {
+            self.looks += 1;
+        }
+        self.taken.insert(key)
+    }
+}
+
+/// Gives each file of one download its place; no two get the same on any platform.
+#[derive(Debug)]
 pub struct Names {
-    /// By path of the folder on disk.
-    folders: HashMap<Vec<String>, Folder>,
+    /// The first is the root; the others are named by their place in here.
+    folders: Vec<Folder>,
 }
 
 #[derive(Debug, Default)]
 struct Folder {
     /// Folders of the wire that have a name here.
-    subfolders: HashMap<String, String>,
-    /// All names that are taken, folded.
-    taken: HashSet<String>,
+    subfolders: HashMap<String, (String, usize)>,
+    names: TakenNames,
 }
 
-impl Folder {
-    fn take(&mut self, wanted: String) -> String {
-        let mut name = wanted.clone();
-        for n in 1.. {
-            if self.taken.insert(folded(&name)) {
-                break;
-            }
-            name = numbered(&wanted, n);
-        }
-        name
+impl Default for Names {
+    fn default() -> Self {
+        Self { folders: vec![Folder::default()] }
     }
 }
 
@@ -147,33 +181,37 @@ impl Names {
     pub fn place(&mut self, wire: &str) -> Vec<String> {
         let mut segments: Vec<&str> = wire.split('/').filter(|segment| !segment.is_empty()).collect();
         let own = segments.pop().unwrap_or_default();
-        let mut path = self.folder_of(&segments);
-        let name = self.folders.entry(path.clone()).or_default().take(to_disk(own));
-        path.push(name);
+        let (mut path, folder) = self.folder_of(&segments);
+        path.push(self.folders[folder].names.take(to_disk(own), folded));
         path
     }
 
     /// Where this folder goes; the same one each time.
     pub fn place_folder(&mut self, wire: &str) -> Vec<String> {
         let segments: Vec<&str> = wire.split('/').filter(|segment| !segment.is_empty()).collect();
-        self.folder_of(&segments)
+        self.folder_of(&segments).0
     }
 
-    fn folder_of(&mut self, segments: &[&str]) -> Vec<String> {
-        let mut path: Vec<String> = Vec::new();
+    fn folder_of(&mut self, segments: &[&str]) -> (Vec<String>, usize) {
+        let (mut path, mut at) = (Vec::with_capacity(segments.len() + 1), 0);
         for segment in segments {
-            let folder = self.folders.entry(path.clone()).or_default();
-            let name = match folder.subfolders.get(*segment) {
-                Some(name) => name.clone(),
-                None => {
-                    let name = folder.take(to_disk(segment));
-                    folder.subfolders.insert((*segment).into(), name.clone());
-                    name
-                }
+            let (name, below) = match self.folders[at].subfolders.get(*segment) {
+                Some(known) => known.clone(),
+                None => self.make_folder(at, segment),
             };
             path.push(name);
+            at = below;
         }
-        path
+        (path, at)
+    }
+
+    fn make_folder(&mut self, above: usize, segment: &str) -> (String, usize) {
+        let below = self.folders.len();
+        let folder = &mut self.folders[above];
+        let made = (folder.names.take(to_disk(segment), folded), below);
+        folder.subfolders.insert(segment.into(), made.clone());
+        self.folders.push(Folder::default());
+        made
     }
 }
 
@@ -261,5 +299,31 @@ mod tests {
             .map(|wire| names.place(wire).join("/"))
             .collect();
         assert_eq!(placed, ["Pics/a", "pics (1)/a", "Pics/b", "pics (1)/b", "Pics (2)", "%4EUL/x"]);
+    }
+
+    fn looks(names: &Names) -> usize {
+        names.folders.iter().map(|folder| folder.names.looks).sum()
+    }
+
+    /// F11. What others call their files decides how many looks it takes to name them: a constant for each.
+    #[test]
+    fn equal_names_cost_as_many_looks_as_there_are_names() {
+        const MANY: usize = 4_000;
+        let equal = |_: usize| "notes.txt".to_string();
+        // Equal on some disks only.
+        let folding = |n: usize| if n.is_multiple_of(2) { "Notes.txt".to_string() } else { "NOTES.TXT".into() };
+        // Half of them are the very names that the other half would get.
+        let in_the_way = |n: usize| match n < MANY / 2 {
+            true => format!("notes ({}).txt", n + 1),
+            false => "notes.txt".into(),
+        };
+        let folders = |n: usize| format!("{}/x", if n.is_multiple_of(2) { "a" } else { "A" });
+        let kinds: [&dyn Fn(usize) -> String; 4] = [&equal, &folding, &in_the_way, &folders];
+        for (kind, wire) in kinds.iter().enumerate() {
+            let mut names = Names::default();
+            let placed: HashSet<String> = (0..MANY).map(|n| folded(&names.place(&wire(n)).join("/"))).collect();
+            assert_eq!(placed.len(), MANY, "no two meet");
+            assert!(looks(&names) <= 3 * MANY, "{kind}: {} looks for {MANY} names", looks(&names));
+        }
     }
 }

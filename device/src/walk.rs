@@ -13,7 +13,7 @@ use lanyard_protocol::limits::MAX_FILE_BYTES;
 use crate::confine::{
     Anchor, DataDir, Entry, Found, Kind, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir,
 };
-use crate::names::{HAVE_SUFFIX, PART_SUFFIX, numbered};
+use crate::names::{HAVE_SUFFIX, PART_SUFFIX, TakenNames};
 
 /// A file, or an empty folder, as it stands on this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub struct Walked {
 
 /// Lists all files below `paths`, in the order of their names. Links are followed where a person named them, once, and not below.
 pub fn walk(paths: &[PathBuf], roots: &SharedRoots) -> Result<Walked, WalkError> {
-    let (mut names, mut seen, mut checked) = (HashSet::new(), HashSet::new(), HashMap::new());
+    let (mut names, mut seen, mut checked) = (TakenNames::default(), HashSet::new(), HashMap::new());
     let mut walk = Walk { walked: Walked::default(), in_use: roots.in_use() };
     for path in paths {
         let unreadable = |source| WalkError::Unreadable { path: path.clone(), source };
@@ -72,7 +72,8 @@ pub fn walk(paths: &[PathBuf], roots: &SharedRoots) -> Result<Walked, WalkError>
             walk.skip(&named.absolute, "its name is not UTF-8");
             continue;
         };
-        walk.visit(named, free_name(name, &mut names));
+        // Two things with one name are shared under two.
+        walk.visit(named, names.take(name, str::to_owned));
     }
     Ok(walk.walked)
 }
@@ -110,18 +111,6 @@ impl Named {
 fn root_name(given: &Path, absolute: &Path) -> Option<String> {
     let name = given.file_name().or_else(|| absolute.file_name());
     name.map_or(Some("files"), |name| name.to_str()).map(String::from)
-}
-
-/// Two things with one name are shared under two.
-fn free_name(wanted: String, taken: &mut HashSet<String>) -> String {
-    let mut name = wanted.clone();
-    for n in 1.. {
-        if taken.insert(name.clone()) {
-            break;
-        }
-        name = numbered(&wanted, n);
-    }
-    name
 }
 
 /// One walk, and what it has found.
