@@ -22,6 +22,8 @@ const NAME: &str = "content.index";
 pub const SMALLEST: u64 = 256 << 10;
 /// Beyond, the older half is forgotten: room for about 100,000 files.
 const MOST_BYTES: u64 = 24 << 20;
+/// Places of one content that are looked at.
+const MAX_PLACES: usize = 8;
 /// A record longer than the longest path is none.
 const LONGEST_LINE: u64 = 64 << 10;
 const CHECK_CHARS: usize = 16;
@@ -120,6 +122,14 @@ impl ContentIndex {
 
     /// What seems to be there of these contents, the youngest first.
     pub fn find(&self, roots: &HashSet<Root>) -> HashMap<Root, Vec<Held>> {
+        let mut found = self.places(roots);
+        found.values_mut().for_each(|places| places.retain(Held::seems_there));
+        found.retain(|_, places| !places.is_empty());
+        found
+    }
+
+    /// Where these contents were noted last, the youngest first.
+    fn places(&self, roots: &HashSet<Root>) -> HashMap<Root, Vec<Held>> {
         let mut found: HashMap<Root, Vec<Held>> = HashMap::new();
         if roots.is_empty() {
             return found;
@@ -129,13 +139,13 @@ impl ContentIndex {
                 let places = found.entry(held.root).or_default();
                 places.retain(|place| place.path != held.path);
                 places.insert(0, held);
+                // One content may lie in as many files as others made of it: the youngest are enough.
+                places.truncate(MAX_PLACES);
             }
         });
         if let Err(error) = read {
             tracing::debug!(%error, "the index of contents is of no use");
         }
-        found.values_mut().for_each(|places| places.retain(Held::seems_there));
-        found.retain(|_, places| !places.is_empty());
         found
     }
 
@@ -223,6 +233,18 @@ mod tests {
         assert_eq!(bench.paths(1), [a.clone(), b.clone()]);
         fs::write(&a, vec![9; SMALLEST as usize + 1]).unwrap();
         assert_eq!(bench.paths(1), [b]);
+    }
+
+    #[test]
+    fn of_one_content_in_many_files_few_places_are_looked_at() {
+        let bench = Bench::new();
+        let path = bench.noted("a", 1);
+        let held = Held::look(Root([1; 32]), path).unwrap().unwrap();
+        let gone: String =
+            (0..3_000).map(|n| Held { path: format!("/gone/{n}").into(), ..held.clone() }.line().unwrap()).collect();
+        fs::write(&bench.index.path, gone + &held.line().unwrap()).unwrap();
+        assert_eq!(bench.index.places(&HashSet::from([Root([1; 32])]))[&Root([1; 32])].len(), MAX_PLACES);
+        assert_eq!(bench.paths(1).len(), 1, "and the youngest is among them");
     }
 
     #[test]

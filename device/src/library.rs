@@ -1,6 +1,6 @@
 //! What this device offers: from a file's id to its place on this disk, and whether that is still the version it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,8 +112,15 @@ pub struct Library {
     id_key: [u8; 32],
     roots: Arc<SharedRoots>,
     files: Mutex<HashMap<FileId, LibraryFile>>,
-    /// Files that could not be read, and when that was last told.
-    told: Mutex<HashMap<FileId, Instant>>,
+    /// Files that could not be read and were told of, the oldest first.
+    told: Mutex<Told>,
+}
+
+/// Files that a person was told of in the last minute.
+#[derive(Debug, Default)]
+struct Told {
+    files: HashSet<FileId>,
+    order: VecDeque<(Instant, FileId)>,
 }
 
 fn since_1970(time: SystemTime) -> std::time::Duration {
@@ -182,9 +189,18 @@ impl Library {
     /// Whether the person is to be told that this file cannot be read: not each time that somebody asks for it.
     pub fn is_news(&self, file_id: FileId, now: Instant) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, at| now.saturating_duration_since(*at) < TOLD_AGAIN);
-        let is_news = !told.contains_key(&file_id);
-        told.entry(file_id).or_insert(now);
+        // Others ask for files as often as they like: each of them is looked at twice, not once for each of the others.
+        while let Some((at, old)) = told.order.front().copied() {
+            if now.saturating_duration_since(at) < TOLD_AGAIN {
+                break;
+            }
+            told.files.remove(&old);
+            told.order.pop_front();
+        }
+        let is_news = told.files.insert(file_id);
+        if is_news {
+            told.order.push_back((now, file_id));
+        }
         is_news
     }
 

@@ -8,6 +8,7 @@
 //! named when whole.
 
 mod copy;
+mod hashes;
 mod last_folder;
 
 use std::fs::{File, FileTimes};
@@ -22,6 +23,7 @@ use lanyard_protocol::{FileEntry, GroupRange, Root};
 
 use crate::confine::{Folder, lock};
 use crate::names::{HAVE_SUFFIX, PART_SUFFIX, numbered};
+use hashes::StoredHashes;
 pub use last_folder::LastFolder;
 
 /// Files up to this are not resumed in the middle.
@@ -68,9 +70,9 @@ pub struct FileSink {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    values: Vec<Option<GroupValue>>,
+    values: StoredHashes,
     /// Good groups that the table does not know.
     unsaved: Vec<u32>,
     saved_at: Option<Instant>,
@@ -135,8 +137,9 @@ impl FileSink {
     /// A sink for `entry` at `place` (names from [`crate::names::Names`]) below some root.
     pub fn new(entry: FileEntry, place: Vec<String>) -> Self {
         let groups = Groups::new(entry.size, entry.group_log);
-        let values = vec![None; groups.count() as usize];
-        let state = Mutex::new(State { values, ..State::default() });
+        let values = StoredHashes::new(groups.count());
+        let (unsaved, saved_at, open, lent) = Default::default();
+        let state = Mutex::new(State { values, unsaved, saved_at, open, lent, copied: false });
         Self { key: key_of(&entry), groups, entry, place, last: Arc::default(), state }
     }
 
@@ -243,7 +246,7 @@ impl FileSink {
                 if synced.is_none() {
                     state.unsaved.push(index as u32);
                 }
-                state.values[index] = Some(value);
+                state.values.set(index as u32, Some(value));
                 have.insert(GroupRange::new(index as u32, 1));
             }
         }
@@ -330,22 +333,19 @@ impl FileSink {
 
     /// A group is written whole and this is its value. `false`: it was good before.
     pub fn mark(&self, open: &OpenPart, group: u32, value: GroupValue) -> io::Result<bool> {
-        let mut known = false;
-        let due = {
+        let (known, due) = {
             let mut state = self.state();
-            if let Some(place) = state.values.get_mut(group as usize) {
-                known = place.replace(value).is_some();
-            }
+            let known = state.values.set(group, Some(value)).is_some();
             state.unsaved.push(group);
             let bytes = (state.unsaved.len() as u64) << self.groups.group_log;
-            bytes >= SAVE_BYTES || state.saved_at.is_some_and(|at| at.elapsed() >= SAVE_AFTER)
+            (known, bytes >= SAVE_BYTES || state.saved_at.is_some_and(|at| at.elapsed() >= SAVE_AFTER))
         };
         if due {
             self.save(open)?;
         } else if let (Some(table), Some(life), false) = (&open.table, &open.life, known) {
             write_all_at(table, &self.record(group, &value, Some(life)), Self::place_of_record(group))?;
         }
-        if self.is_small() && self.state().values.iter().all(Option::is_some) {
+        if self.is_small() && self.state().values.is_whole() {
             self.set_time(open);
         }
         Ok(!known)
@@ -360,7 +360,7 @@ impl FileSink {
             let mut groups = std::mem::take(&mut state.unsaved);
             groups.sort_unstable();
             groups.dedup();
-            groups.into_iter().map(|group| (group, state.values[group as usize])).collect()
+            groups.into_iter().map(|group| (group, state.values.get(group))).collect()
         };
         if unsaved.is_empty() {
             return Ok(());
@@ -385,15 +385,15 @@ impl FileSink {
     /// Compares with the list of values; what differs is no longer good. `None`: it is no list of this file.
     pub fn compare(&self, list: &[u8]) -> io::Result<Option<Vec<GroupRange>>> {
         let mut state = self.state();
-        if list.len() != 32 * state.values.len() {
+        if list.len() != 32 * state.values.count() {
             return Ok(None);
         }
+        let differs = |(group, value): &(u32, GroupValue)| value.0 != list[32 * *group as usize..][..32];
+        let differing: Vec<u32> = state.values.stored().filter(differs).map(|(group, _)| group).collect();
         let mut wrong = GroupSet::default();
-        for (index, (value, right)) in state.values.iter_mut().zip(list.chunks_exact(32)).enumerate() {
-            if value.is_some_and(|value| value.0 != right) {
-                *value = None;
-                wrong.insert(GroupRange::new(index as u32, 1));
-            }
+        for group in differing {
+            state.values.set(group, None);
+            wrong.insert(GroupRange::new(group, 1));
         }
         let ranges: Vec<GroupRange> = wrong.runs().collect();
         state.copied &= ranges.is_empty();
@@ -407,7 +407,7 @@ impl FileSink {
     /// Nothing of it is good.
     pub fn discard(&self) -> io::Result<()> {
         let mut state = self.state();
-        state.values.fill(None);
+        state.values.clear();
         state.unsaved.clear();
         state.copied = false;
         let Some(table) = state.open.as_ref().and_then(|open| open.table.as_ref()) else { return Ok(()) };
@@ -418,7 +418,7 @@ impl FileSink {
 
     /// All groups are there: checks them against the root if one is listed, and gives the file its name.
     pub fn finish(&self, root_folder: &Folder, listed: Option<Root>) -> Result<Finished, FinishError> {
-        let values: Option<Vec<GroupValue>> = self.state().values.iter().copied().collect();
+        let values = self.state().values.whole();
         let root = values.and_then(|values| self.groups.root(&values)).ok_or(FinishError::Mismatch)?;
         if listed.is_some_and(|listed| listed != root) {
             return Err(FinishError::Mismatch);

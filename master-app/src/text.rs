@@ -2,15 +2,22 @@
 
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
+use unicode_normalization::char::is_combining_mark;
 
-/// A name as the terminal may print it: control, bidi and invisible characters show as escapes, and text that runs from
-/// right to left is kept from rearranging what stands around it.
+/// Marks on one letter that are printed: Vietnamese, Hebrew and Tibetan need three; hundreds paint over other lines.
+const MAX_MARKS: usize = 4;
+
+/// A name as the terminal may print it: control, bidi and invisible characters show as escapes, a letter keeps its first few
+/// marks, and text that runs from right to left is kept from rearranging what stands around it.
 pub fn visible(name: &str) -> String {
     let mut shown = String::with_capacity(name.len());
+    let mut marks = 0;
     for c in name.chars() {
+        let is_mark = is_combining_mark(c);
+        marks = if is_mark { marks + 1 } else { 0 };
         if is_deceiving(c) {
             shown.push_str(&format!("\\u{{{:x}}}", c as u32));
-        } else {
+        } else if !is_mark || marks <= MAX_MARKS {
             shown.push(c);
         }
     }
@@ -118,6 +125,22 @@ mod tests {
             ("שלום", "\u{2068}שלום\u{2069}"),
         ] {
             assert_eq!(visible(name), shown, "{name:?}");
+        }
+    }
+
+    /// A20. What somebody stacks on a letter stays on its line.
+    #[test]
+    fn a20_a_letter_keeps_its_first_marks_and_no_tower_of_them() {
+        for mark in ['\u{301}', '\u{489}', '\u{34f}', '\u{5b8}', '\u{e37}'] {
+            for name in [format!("Z{}", mark.to_string().repeat(120)), mark.to_string().repeat(120)] {
+                let shown = visible(&format!("{name}, and more"));
+                assert_eq!(shown.chars().filter(|c| *c == mark).count(), MAX_MARKS, "{mark:?}");
+                assert!(shown.contains(", and more"), "{shown:?}");
+            }
+        }
+        for whole in ["Việt Nam", "e\u{323}\u{302}", "ཀྵྨྱ", "👩‍🚀".trim_end_matches('\u{200d}')] {
+            let plain = whole.replace('\u{200d}', "\\u{200d}");
+            assert_eq!(visible(whole), plain, "what languages need stays");
         }
     }
 

@@ -50,6 +50,7 @@ pub struct FeedPage {
     #[cfg_attr(feature = "typescript", ts(optional, type = "number"))]
     pub since: Option<u64>,
     pub clients: Vec<Client>,
+    #[serde(deserialize_with = "crate::file::entries")]
     pub files: Vec<FileEntry>,
     pub gone: Vec<Gone>,
     /// Opaque; asks for the next page. Absent on the last.

@@ -86,15 +86,37 @@ impl Serialize for FileEntry {
 impl<'de> Deserialize<'de> for FileEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let entry = Self::deserialize(deserializer)?;
-        if entry.size > MAX_FILE_BYTES || entry.group_log != group_log(entry.size) {
-            return Err(de::Error::custom("an entry whose size or group_log cannot be"));
+        if entry.can_be() {
+            Ok(entry)
+        } else {
+            Err(de::Error::custom("an entry whose path, size or group_log cannot be"))
         }
-        path::validate(&entry.path).map_err(de::Error::custom)?;
-        Ok(entry)
     }
 }
 
+/// An entry of a list, or nothing where it cannot be.
+struct Listed(Option<FileEntry>);
+
+impl<'de> Deserialize<'de> for Listed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let entry = FileEntry::deserialize(deserializer)?;
+        Ok(Self(entry.can_be().then_some(entry)))
+    }
+}
+
+/// Reads the list of a message. An entry that cannot be is read as no entry, and takes none of the others along
+/// (PROTOCOL.md 5.2).
+pub(crate) fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileEntry>, D::Error> {
+    let listed = Vec::<Listed>::deserialize(deserializer)?;
+    Ok(listed.into_iter().filter_map(|listed| listed.0).collect())
+}
+
 impl FileEntry {
+    /// Whether its path may travel, and its size and group size are such as may be.
+    pub fn can_be(&self) -> bool {
+        self.size <= MAX_FILE_BYTES && self.group_log == group_log(self.size) && path::validate(&self.path).is_ok()
+    }
+
     pub fn file_ref(&self) -> FileRef {
         FileRef { public_id: self.public_id, file_id: self.file_id }
     }

@@ -133,6 +133,7 @@ wire! {
 
     pub struct FilesAdded {
         pub public_id: DeviceId,
+        #[serde(deserialize_with = "crate::file::entries")]
         pub files: Vec<FileEntry>,
         pub epoch: u64,
         pub revision: u64,

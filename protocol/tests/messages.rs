@@ -460,35 +460,55 @@ fn ids_have_one_spelling() {
     }
 }
 
-/// Groups are counted and tables are made by these two: a hub must not be able to name a file of 2^32 groups.
-#[test]
-fn an_entry_has_the_groups_of_its_size() {
-    let page = sample("relay-to-device", "FILES_ADDED");
-    let size = page["data"]["files"][0]["size"].as_u64().unwrap();
-    let read = |size: u64, group_log: u64| {
-        let mut page = page.clone();
-        page["data"]["files"][0]["size"] = json!(size);
-        page["data"]["files"][0]["group_log"] = json!(group_log);
-        decode::<RelayToDevice>(&page.to_string()).is_ok()
-    };
-    assert!(read(size, 18) && read(1 << 40, 24) && read(0, 18));
-    for (size, group_log) in [(size, 0), (size, 17), (size, 19), (size, 64), (size, 255), (1 << 40, 18), (1 << 41, 24)]
-    {
-        assert!(!read(size, group_log), "{size} bytes in groups of 2^{group_log}");
-    }
+/// The entries that are read of this message, whose list is at `list`, when its first entry has another `field`, and a second one
+/// is as it was.
+fn entries_read<M: Serialize>(
+    message: &Value,
+    decoded: impl Fn(&str) -> Result<M, codec::DecodeError>,
+    field: &str,
+    value: Value,
+) -> usize {
+    let mut message = message.clone();
+    let sound = message["data"]["files"][0].clone();
+    message["data"]["files"] = json!([sound.clone(), sound]);
+    message["data"]["files"][0][field] = value;
+    let read = decoded(&message.to_string()).expect("the message itself is one");
+    serde_json::to_value(&read).unwrap()["data"]["files"].as_array().unwrap().len()
 }
 
+/// In each message that carries entries. Groups are counted and tables are made by size and `group_log`: a hub must not be able to
+/// name a file of 2^32 groups. And one entry that cannot be does not hide the others.
 #[test]
-fn an_entry_has_a_path_that_may_travel() {
-    let page = sample("relay-to-device", "FILES_ADDED");
-    let read = |path: &str| {
-        let mut page = page.clone();
-        page["data"]["files"][0]["path"] = json!(path);
-        decode::<RelayToDevice>(&page.to_string()).is_ok()
-    };
-    assert!(read("a/b.txt") && read(&vec!["a"; 64].join("/")));
-    for path in ["", "../a", "/a", "a\\b", "a\0", &vec!["a"; 65].join("/"), &"a/".repeat(60_000)] {
-        assert!(!read(path), "{path:.40}");
+fn an_entry_that_cannot_be_is_read_as_no_entry_and_takes_no_other_along() {
+    let deep = vec!["a"; 65].join("/");
+    let long = "a/".repeat(5_000);
+    let size = 1_048_579u64;
+    let mut bad: Vec<(&str, Value)> =
+        ["", "../a", "/a", "a\\b", "a\0", &deep, &long].iter().map(|path| ("path", json!(path))).collect();
+    bad.extend([0, 17, 19, 64, 255].map(|log| ("group_log", json!(log))));
+    bad.push(("size", json!((1u64 << 40) + 1)));
+    let good = [("path", json!(vec!["a"; 64].join("/"))), ("path", json!("a/b.txt")), ("group_log", json!(18))];
+    for (from, opcode) in [
+        ("relay-to-device", "FILES_ADDED"),
+        ("relay-to-device", "FEED_PAGE"),
+        ("master-to-relay", "FILE_GRANT"),
+        ("master-to-relay", "LINK_GRANT"),
+    ] {
+        let mut message = sample(from, opcode);
+        message["data"]["files"] = json!([sample("relay-to-device", "FILES_ADDED")["data"]["files"][0]]);
+        message["data"]["files"][0]["size"] = json!(size);
+        let read = |field: &str, value: &Value| match from {
+            "relay-to-device" => {
+                let decoded = |text: &str| decode::<RelayToDevice>(text).map(|frame| frame.message);
+                entries_read(&message, decoded, field, value.clone())
+            }
+            _ => {
+                let decoded = |text: &str| decode_master::<MasterToRelay>(text).map(|frame| frame.message);
+                entries_read(&message, decoded, field, value.clone())
+            }
+        };
+        good.iter().for_each(|(field, value)| assert_eq!(read(field, value), 2, "{opcode}: {field} {value:.40}"));
+        bad.iter().for_each(|(field, value)| assert_eq!(read(field, value), 1, "{opcode}: {field} {value:.40}"));
     }
 }
 

@@ -204,9 +204,16 @@ function sort(rows: Item[], order: Order): Item[] {
   return rows.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
 }
 
-/** All files that rows stand for. */
+/** All files that rows stand for. Each file is looked at once, however many folders are meant. */
 export function filesOf(rows: Item[], items: FileItem[]): FileItem[] {
-  return rows.flatMap((row) =>
-    row.kind === "file" ? [row] : items.filter((item) => item.owner === row.owner && item.path.startsWith(row.prefix)),
-  );
+  const below = new Map<string, FileItem[]>();
+  for (const row of rows) if (row.kind === "folder") below.set(`${row.owner}/${row.prefix}`, []);
+  if (below.size > 0) {
+    for (const item of items) {
+      for (let slash = item.path.indexOf("/"); slash >= 0; slash = item.path.indexOf("/", slash + 1)) {
+        below.get(`${item.owner}/${item.path.slice(0, slash + 1)}`)?.push(item);
+      }
+    }
+  }
+  return rows.flatMap((row) => (row.kind === "file" ? [row] : (below.get(`${row.owner}/${row.prefix}`) ?? [])));
 }

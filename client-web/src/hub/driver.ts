@@ -18,7 +18,7 @@ import { type FileItem, collect } from "./catalogue";
 import type { Download } from "./downloads";
 import { Feed } from "./feed";
 import { Fetching } from "./fetching";
-import type { Left } from "./mirror";
+import { type Left, keyOf } from "./mirror";
 import { Offering } from "./offering";
 import { type Asked, Requests } from "./requests";
 import { type Effect, Session } from "./session";
@@ -267,20 +267,24 @@ export class Driver implements Verbs {
 
   #left(left: Left): void {
     this.#offering.left(left);
+    // Others decide how many leave at once: the list is not looked through for each.
+    const shown = new Map(this.store.files.map((item) => [item.key, item]));
+    const arriving = this.#arriving();
     for (const file of left.files) {
       this.#takings.drop(file.file_id);
       if (file.kind === "folder" || left.public_id === this.keys.publicId) continue;
-      const item = this.store.files.find(({ key }) => key === `${file.public_id}/${file.file_id}`);
+      const item = shown.get(keyOf(file));
       if (left.withdrawn) {
-        if (item && this.#isArriving(item)) this.#awaited.set(item.key, { ...item, listed: false });
+        if (item && arriving.has(item.key)) this.#awaited.set(item.key, { ...item, listed: false });
         continue;
       }
       if (item && this.#ghosts.size < 50) this.#ghosts.set(item.key, { item: { ...item, gone: "removed", listed: false }, until: Date.now() + FOLD_MS });
     }
   }
 
-  #isArriving(item: FileItem): boolean {
-    return this.store.running.some(({ files }) => files.some((file) => file.public_id === item.owner && file.file_id === item.file_id));
+  /** Keys of the files that are being fetched. */
+  #arriving(): Set<string> {
+    return new Set(this.store.running.flatMap(({ files }) => files.map(keyOf)));
   }
 
   /** One word per device, not per file, when somebody whose files are on their way goes or comes back. */
@@ -403,8 +407,9 @@ export class Driver implements Verbs {
       if (mirror.files.has(key)) this.#ghosts.delete(key);
       else items.push(item);
     }
+    const arriving = this.#awaited.size > 0 ? this.#arriving() : new Set<string>();
     for (const [key, item] of this.#awaited) {
-      if (mirror.files.has(key) || !this.#isArriving(item)) this.#awaited.delete(key);
+      if (mirror.files.has(key) || !arriving.has(key)) this.#awaited.delete(key);
       else items.push(item);
     }
     this.store.files = items;

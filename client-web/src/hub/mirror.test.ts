@@ -27,6 +27,49 @@ beforeEach(() => {
   mirror.page(page({ clients: [client(ANA), client(BEN)], files: [file(ANA, "a"), file(BEN, "b")] }));
 });
 
+describe("an entry that cannot be", () => {
+  const bad = { ...file(ANA, "bad"), path: "../up" };
+
+  test("is no entry of a page, and takes no other along", () => {
+    mirror.beginPull();
+    mirror.page(page({ revision: 11, clients: [client(ANA)], files: [file(ANA, "c"), bad, file(ANA, "d")] }));
+    expect(ids(mirror)).toEqual(["c", "d"]);
+    expect(mirror.resume).toEqual({ epoch: 7, revision: 11 });
+  });
+
+  test("is none of a change", () => {
+    const change = added(11, "c");
+    if (change.opcode === "FILES_ADDED") change.data.files.unshift(bad);
+    expect(mirror.hear(change)).toMatchObject({ gap: false, changed: true });
+    expect(ids(mirror)).toEqual(["a", "b", "c"]);
+  });
+});
+
+describe("what others do costs what it says", () => {
+  test("a device that goes takes its own files, of however many", () => {
+    mirror.beginPull();
+    const files = [file(ANA, "a"), ...Array.from({ length: 3_000 }, (_, n) => file(BEN, `b${n}`))];
+    mirror.page(page({ revision: 11, clients: [client(ANA), client(BEN)], files }));
+    let looks = 0;
+    const values = mirror.files.values.bind(mirror.files);
+    mirror.files.values = () => {
+      looks += mirror.files.size;
+      return values();
+    };
+    for (let revision = 12; revision < 112; revision += 1) {
+      mirror.hear({ opcode: "CLIENT_DIS_APPROVED", data: { public_id: revision === 50 ? ANA : `nobody ${revision}`, epoch: 7, revision, audience: "all" } });
+    }
+    expect(looks).toBe(0);
+    expect([mirror.files.size, mirror.clients.size]).toEqual([3_000, 1]);
+  });
+
+  test("changes without end during a pull are dropped and pulled again", () => {
+    mirror.beginPull();
+    for (let revision = 11; revision < 11 + 4_097; revision += 1) mirror.hear(added(revision, "x"));
+    expect(mirror.page(page({ revision: 12, clients: [client(ANA)], files: [] })).gap).toBe(true);
+  });
+});
+
 describe("pushed changes", () => {
   test("the next one is applied", () => {
     expect(mirror.hear(added(11, "c"))).toMatchObject({ gap: false, changed: true });

@@ -4,6 +4,7 @@
  * A change that is the next one is applied, an old one dropped, anything else is a gap and asks for
  * a pull. During a pull changes are kept and applied behind the last page.
  */
+import { canBe } from "./entries";
 import type { Client, FeedChange, FeedPage, FileEntry, Resume } from "../protocol/wire";
 
 export interface Listed extends FileEntry {
@@ -19,6 +20,9 @@ export interface Left {
   withdrawn: boolean;
 }
 
+/** Changes that are kept during a pull; beyond, they are dropped and pulled again. */
+const MOST_KEPT = 4_096;
+
 export type Heard = { gap: boolean; changed: boolean; left?: Left };
 
 export function keyOf(file: { public_id: string; file_id: string }): string {
@@ -32,7 +36,10 @@ export class Mirror {
   revision = 0;
   /** At least one pull was completed. */
   loaded = false;
-  #pull: { named: Set<string> | null; kept: FeedChange[] } | null = null;
+  /** `missed`: changes were dropped meanwhile. */
+  #pull: { named: Set<string> | null; kept: FeedChange[]; missed: boolean } | null = null;
+  /** Keys by owner: a device that goes costs what it had, not what is listed. */
+  readonly #keys = new Map<string, Set<string>>();
   #seq = 0;
 
   get pulling(): boolean {
@@ -45,7 +52,7 @@ export class Mirror {
 
   /** From here on changes are kept until the last page. The answer is what FEED_PULL asks. */
   beginPull(): { epoch: number; since: number } {
-    this.#pull = { named: null, kept: this.#pull?.kept ?? [] };
+    this.#pull = { named: null, kept: this.#pull?.kept ?? [], missed: false };
     return this.loaded ? { epoch: this.epoch, since: this.revision } : { epoch: 0, since: 0 };
   }
 
@@ -57,6 +64,7 @@ export class Mirror {
   clear(): void {
     this.clients.clear();
     this.files.clear();
+    this.#keys.clear();
     this.epoch = this.revision = 0;
     this.loaded = false;
     this.#pull = null;
@@ -64,7 +72,7 @@ export class Mirror {
 
   /** Applies one page. `more` is the cursor of the next; a gap behind the last page asks for another pull. */
   page(page: FeedPage): { more: string | null; gap: boolean } {
-    const pull = (this.#pull ??= { named: null, kept: [] });
+    const pull = (this.#pull ??= { named: null, kept: [], missed: false });
     if (page.mode === "SNAPSHOT") pull.named ??= new Set();
     for (const client of page.clients) {
       this.clients.set(client.public_id, client);
@@ -85,11 +93,15 @@ export class Mirror {
     for (const change of pull.kept) {
       if (this.hear(change).gap) return { more: null, gap: true };
     }
-    return { more: null, gap: false };
+    return { more: null, gap: pull.missed };
   }
 
   hear(change: FeedChange): Heard {
     if (this.#pull) {
+      if (this.#pull.kept.length >= MOST_KEPT) {
+        this.#pull.kept = [];
+        this.#pull.missed = true;
+      }
       this.#pull.kept.push(change);
       return { gap: false, changed: false };
     }
@@ -130,25 +142,40 @@ export class Mirror {
     }
   }
 
+  /** What cannot be is read as no entry, and takes no other along (PROTOCOL.md 5.2). */
   #put(file: FileEntry): void {
+    if (!canBe(file)) return;
     const key = keyOf(file);
     const known = this.files.get(key);
     this.files.set(key, { ...file, seq: known?.seq ?? (this.#seq += 1) });
+    const keys = this.#keys.get(file.public_id);
+    if (keys) keys.add(key);
+    else this.#keys.set(file.public_id, new Set([key]));
   }
 
   /** Without `fileId` the device goes, and its files with it. */
   #remove(publicId: string, fileId?: string): Listed[] {
     if (fileId === undefined) this.clients.delete(publicId);
-    const files = fileId === undefined ? this.#of(publicId) : [this.files.get(keyOf({ public_id: publicId, file_id: fileId }))];
-    return files.filter((file) => file !== undefined && this.files.delete(keyOf(file))) as Listed[];
+    const keys = fileId === undefined ? [...(this.#keys.get(publicId) ?? [])] : [keyOf({ public_id: publicId, file_id: fileId })];
+    return keys.flatMap((key) => this.#drop(key) ?? []);
+  }
+
+  #drop(key: string): Listed | undefined {
+    const file = this.files.get(key);
+    if (!file) return undefined;
+    this.files.delete(key);
+    const keys = this.#keys.get(file.public_id);
+    keys?.delete(key);
+    if (keys?.size === 0) this.#keys.delete(file.public_id);
+    return file;
   }
 
   #of(publicId: string): Listed[] {
-    return [...this.files.values()].filter((file) => file.public_id === publicId);
+    return [...(this.#keys.get(publicId) ?? [])].flatMap((key) => this.files.get(key) ?? []);
   }
 
   #keepOnly(named: Set<string>): void {
-    for (const key of this.files.keys()) if (!named.has(key)) this.files.delete(key);
+    for (const key of [...this.files.keys()]) if (!named.has(key)) this.#drop(key);
     for (const id of this.clients.keys()) if (!named.has(id)) this.clients.delete(id);
   }
 }

@@ -26,4 +26,5 @@ test("names lose control and direction characters and stop at forty visible ones
   expect(tidyName("👩‍👩‍👧".repeat(50))).toBe("👩‍👩‍👧".repeat(Math.floor(255 / new TextEncoder().encode("👩‍👩‍👧").length)));
   expect([...tidyName("x".repeat(99))]).toHaveLength(40);
   expect(tidyName("\u200b \u2066")).toBe("");
+  expect(tidyName(`Z${"\u0301".repeat(120)}oe Việt`)).toBe("Z\u0301\u0301\u0301\u0301oe Việt");
 });

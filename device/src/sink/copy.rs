@@ -28,10 +28,7 @@ impl FileSink {
     /// nothing of it was kept. `received` counts the bytes that are here. Blocks.
     pub fn fill(&self, root: &Folder, source: &File, received: &AtomicU64, stop: &AtomicBool) -> io::Result<bool> {
         let open = self.open(root)?;
-        let missing: Vec<u32> = {
-            let state = self.state();
-            (0..self.groups.count()).filter(|group| state.values[*group as usize].is_none()).collect()
-        };
+        let missing: Vec<u32> = self.state().values.missing().collect();
         let mut filled = Vec::new();
         let copied = self.fill_groups(&open, source, &missing, &mut filled, (received, stop));
         let good = matches!(copied, Ok(true)) && self.has_listed_root();
@@ -87,7 +84,7 @@ impl FileSink {
     }
 
     fn has_listed_root(&self) -> bool {
-        let values: Option<Vec<_>> = self.state().values.iter().copied().collect();
+        let values = self.state().values.whole();
         let root = values.and_then(|values| self.groups.root(&values));
         root.is_some() && root == self.entry.root
     }
@@ -95,7 +92,7 @@ impl FileSink {
     fn forget(&self, open: &OpenPart, groups: &[u32]) -> io::Result<()> {
         let mut state = self.state();
         for group in groups {
-            state.values[*group as usize] = None;
+            state.values.set(*group, None);
         }
         state.unsaved.extend(groups);
         drop(state);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use lanyard_protocol::GroupRange;
+use lanyard_protocol::group::Groups;
 
 /// Group numbers as disjoint, non-touching runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,14 +86,24 @@ impl GroupSet {
         }
     }
 
-    /// The parts of `range` that are not in the set.
+    /// The parts of `range` that are not in the set. Looks at the runs that touch it, and no others.
     pub fn gaps(&self, range: GroupRange) -> Vec<GroupRange> {
         let mut gaps = GroupSet::default();
         gaps.insert(range);
-        for run in self.runs() {
-            gaps.remove(run);
+        for (first, end) in self.runs.range(..range.end()).rev().take_while(|(_, end)| **end > range.first) {
+            #[cfg(test)]
+            super::testing::visit();
+            gaps.remove(GroupRange::new(*first, end - first));
         }
         gaps.runs().collect()
+    }
+
+    /// Bytes of its groups in a file that divides so. However many runs it has, this looks at one.
+    pub fn bytes(&self, groups: Groups) -> u64 {
+        let Some(last) = groups.count().checked_sub(1) else { return 0 };
+        let whole = u64::from(self.len) << groups.group_log;
+        let short = (1 << groups.group_log) - groups.len(last);
+        if self.contains(last) { whole - short } else { whole }
     }
 }
 
@@ -127,6 +138,32 @@ mod tests {
         assert_eq!(set.gaps(range(2, 6)), [range(3, 5)]);
         set.remove(range(0, 10));
         assert!(set.is_empty());
+    }
+
+    /// Every second group of a large file is here: what is asked of one group costs one look, not one a run.
+    #[test]
+    fn work_on_a_set_with_holes_does_not_grow_with_them() {
+        const RUNS: u32 = 20_000;
+        let mut set = GroupSet::default();
+        (0..RUNS).for_each(|n| set.insert(GroupRange::new(2 * n, 1)));
+        crate::peer::testing::visited();
+        for n in 0..RUNS {
+            assert_eq!(set.gaps(range(2 * n, 2 * n + 2)), [range(2 * n + 1, 2 * n + 2)]);
+        }
+        assert!(crate::peer::testing::visited() <= 2 * RUNS as usize);
+    }
+
+    #[test]
+    fn its_bytes_are_those_of_its_groups() {
+        for size in [0, 1, 1 << 18, (1 << 18) + 1, 5 << 18] {
+            let groups = Groups::of(size);
+            for first in 0..groups.count() {
+                let mut set = GroupSet::full(groups.count());
+                set.remove(range(0, first));
+                assert_eq!(set.bytes(groups), set.runs().map(|run| groups.span(run.first, run.count)).sum::<u64>());
+            }
+            assert_eq!(GroupSet::full(groups.count()).bytes(groups), size);
+        }
     }
 
     #[test]

@@ -323,7 +323,19 @@ impl Catalogue {
 
     fn drop_client(&mut self, id: DeviceId) {
         self.clients.remove(&id);
-        self.files.retain(|file, _| file.public_id != id);
+        self.drop_files(id, |_| true);
+    }
+
+    /// Looks at the files of this device only: a page may name thousands that are gone.
+    fn drop_files(&mut self, owner: DeviceId, is_gone: impl Fn(&FileEntry) -> bool) {
+        let visited = self.files_of(owner).inspect(|_| {
+            #[cfg(test)]
+            crate::peer::testing::visit();
+        });
+        let gone: Vec<FileRef> = visited.filter(|entry| is_gone(entry)).map(FileEntry::file_ref).collect();
+        for file in gone {
+            self.files.remove(&file);
+        }
     }
 
     fn apply(&mut self, change: Change) {
@@ -343,9 +355,9 @@ impl Catalogue {
                     self.files.remove(&FileRef { public_id: owner, file_id });
                 }
             }
-            Change::Withdrawn { owner, file_ids: None, instance } => self
-                .files
-                .retain(|file, entry| file.public_id != owner || instance.is_some_and(|one| entry.instance != one)),
+            Change::Withdrawn { owner, file_ids: None, instance } => {
+                self.drop_files(owner, |entry| instance.is_none_or(|one| entry.instance == one));
+            }
         }
     }
 }
@@ -485,5 +497,20 @@ mod tests {
         let change = Change::Withdrawn { owner: device(1), file_ids: None, instance: Some(Instance([9; 16])) };
         mirror.push(at(7), change);
         assert_eq!(names(&mirror), ["a", "b"]);
+    }
+
+    /// A page of devices that are gone, and a list of others' files: each device costs what it had.
+    #[test]
+    fn devices_that_go_cost_what_they_had_and_not_what_is_listed() {
+        let mut mirror = pulled();
+        let many = (0..200).map(|n| entry(9, n, "x")).collect();
+        assert_eq!(mirror.push(at(6), Change::Files(many)), Pushed::Applied);
+        mirror.begin(1);
+        crate::peer::testing::visited();
+        let gone = (10..250).chain([1]).map(|n| lanyard_protocol::Gone { public_id: device(n), file_id: None });
+        let page = FeedPage { gone: gone.collect(), ..page(FeedMode::Delta, 9, vec![], None) };
+        assert_eq!(mirror.page(page, Some(1)), Paged::Finished);
+        assert_eq!(mirror.catalogue().files.len(), 200);
+        assert_eq!(crate::peer::testing::visited(), 2, "the two files of the one that had any");
     }
 }

@@ -177,13 +177,7 @@ impl Scheduler {
 
     fn wake(&mut self, code: FailureCode, owner: Option<DeviceId>) {
         for transfer in self.transfers.values_mut().filter(|transfer| owner.is_none_or(|id| transfer.owner == id)) {
-            let waiting = transfer.jobs.iter().filter(|(_, job)| job.waiting.is_some_and(|w| w.code == code));
-            for file_id in waiting.map(|(file_id, _)| *file_id).collect::<Vec<_>>() {
-                if let Some(job) = transfer.jobs.get_mut(&file_id) {
-                    job.waiting = None;
-                }
-                transfer.enqueue(file_id);
-            }
+            transfer.wake(code);
         }
     }
 
@@ -574,9 +568,12 @@ impl Peer {
     }
 
     pub(super) fn owner_revoked(&mut self, owner: DeviceId) {
-        let of_owner = self.scheduler.transfers.values().filter(|transfer| transfer.owner == owner);
-        let files: Vec<FileId> = of_owner.flat_map(|transfer| transfer.jobs.keys().copied()).collect();
-        self.fail_files(owner, &files, FailureCode::PeerRevoked);
+        for transfer_id in self.scheduler.of_owner(owner) {
+            let Some(transfer) = self.scheduler.transfers.get(&transfer_id) else { continue };
+            for file_id in transfer.jobs.keys().copied().collect::<Vec<_>>() {
+                self.fail_file(transfer_id, file_id, FailureCode::PeerRevoked, None);
+            }
+        }
     }
 
     fn fail_transfer(&mut self, transfer_id: TransferId, message: &str) {

@@ -34,7 +34,7 @@ pub(super) struct Shares {
     /// Taken back here, but perhaps listed still.
     removing: BTreeSet<FileId>,
     /// Those of `removing` that a request must name.
-    unsaid: Vec<FileId>,
+    unsaid: VecDeque<FileId>,
     /// ADD_FILES without an answer.
     requests: usize,
     /// The hub had no ear; `Timer::Shares` ends it.
@@ -170,7 +170,7 @@ impl Peer {
         for file_id in file_ids {
             if self.shares.files.remove(&file_id).is_some() {
                 self.shares.removing.insert(file_id);
-                self.shares.unsaid.push(file_id);
+                self.shares.unsaid.push_back(file_id);
                 gone.push(file_id);
             }
         }

@@ -3,6 +3,20 @@
 use lanyard_protocol::group::group_log;
 use lanyard_protocol::{Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, Instance, NewFile};
 
+thread_local! {
+    static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts an entry that a loop over what others said has looked at.
+pub fn visit() {
+    VISITED.set(VISITED.get() + 1);
+}
+
+/// Entries that were looked at since the last call, in this test.
+pub fn visited() -> usize {
+    VISITED.take()
+}
+
 /// A UUID as text; this crate has no need of the crate for them.
 fn uuid(kind: u8, n: u8) -> String {
     format!("{kind:08x}-0000-8000-8000-0000000000{n:02x}")

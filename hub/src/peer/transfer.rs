@@ -58,6 +58,8 @@ pub(super) struct Job {
     pub(super) mismatches: u32,
     /// Stands in the transfer's queue.
     queued: bool,
+    /// Stands among those that waited.
+    among_waiters: bool,
 }
 
 impl Job {
@@ -76,6 +78,7 @@ impl Job {
             consumed: 0,
             mismatches: 0,
             queued: false,
+            among_waiters: false,
         }
     }
 
@@ -89,11 +92,11 @@ impl Job {
 
     /// Bytes stored, for the owner's screen.
     pub(super) fn have_bytes(&self) -> u64 {
-        self.have.runs().map(|run| self.groups.span(run.first, run.count)).sum()
+        self.have.bytes(self.groups)
     }
 
     fn missing_bytes(&self) -> u64 {
-        self.missing.runs().map(|run| self.groups.span(run.first, run.count)).sum()
+        self.missing.bytes(self.groups)
     }
 
     /// Everything that is not stored is missing again.
@@ -183,19 +186,42 @@ impl Transfer {
     pub(super) fn waits(&mut self, file_id: FileId, code: FailureCode) {
         if let Some(job) = self.jobs.get_mut(&file_id) {
             job.waiting = Some(Waiting { code });
-            self.waiters.push_back(file_id);
+            if !job.among_waiters {
+                job.among_waiters = true;
+                self.waiters.push_back(file_id);
+            }
         }
     }
 
     /// What a transfer waits for that has nothing to ask. Of ten thousand files few wait: all are not looked at each time.
     pub(super) fn waits_for(&mut self) -> Option<FailureCode> {
         while let Some(first) = self.waiters.front() {
-            match self.jobs.get(first).and_then(|job| job.waiting) {
-                Some(waiting) => return Some(waiting.code),
-                None => drop(self.waiters.pop_front()),
+            let Some(job) = self.jobs.get_mut(first) else { return None };
+            if let Some(waiting) = job.waiting {
+                return Some(waiting.code);
             }
+            job.among_waiters = false;
+            self.waiters.pop_front();
         }
         None
+    }
+
+    /// What waits for this waits no longer. Only those are looked at that waited.
+    pub(super) fn wake(&mut self, code: FailureCode) {
+        for file_id in std::mem::take(&mut self.waiters) {
+            #[cfg(test)]
+            super::testing::visit();
+            let Some(job) = self.jobs.get_mut(&file_id) else { continue };
+            match job.waiting {
+                Some(waiting) if waiting.code != code => self.waiters.push_back(file_id),
+                _ => {
+                    job.among_waiters = false;
+                    if job.waiting.take().is_some() {
+                        self.enqueue(file_id);
+                    }
+                }
+            }
+        }
     }
 
     pub(super) fn has_queue(&self) -> bool {
@@ -315,5 +341,41 @@ impl Transfer {
             self.enqueue(file_id);
             self.order.push(file_id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::testing::{device, file_id, visited};
+
+    fn transfer(files: u8) -> Transfer {
+        let file =
+            |n| WantedFile { file_id: file_id(n), size: 1, group_log: 18, root: None, have: GroupSet::default() };
+        let files = (0..files).map(file).collect();
+        let transfer_id = lanyard_protocol::TransferId("00000003-0000-8000-8000-000000000001".parse().unwrap());
+        Transfer::new(&TransferOrder { transfer_id, owner: device(1), files, lookahead_bytes: None })
+    }
+
+    /// Whoever lists something wakes what waits for him: as often as he likes, so it must cost what waits.
+    #[test]
+    fn waking_looks_at_what_waits_and_a_file_waits_once_however_often() {
+        let mut transfer = transfer(200);
+        while transfer.next_run(u64::MAX).is_some() {}
+        for n in [7, 8] {
+            transfer.jobs.get_mut(&file_id(n)).unwrap().give_back(GroupRange::new(0, 1));
+        }
+        visited();
+        for _ in 0..1_000 {
+            transfer.waits(file_id(7), FailureCode::OwnerAway);
+            transfer.waits(file_id(8), FailureCode::ServerNotReady);
+        }
+        assert_eq!(transfer.waiters.len(), 2);
+        transfer.wake(FailureCode::OwnerAway);
+        assert_eq!((visited(), transfer.queue.len(), transfer.waiters.len()), (2, 1, 1));
+        transfer.wake(FailureCode::OwnerAway);
+        assert_eq!((visited(), transfer.waits_for()), (1, Some(FailureCode::ServerNotReady)));
+        transfer.wake(FailureCode::ServerNotReady);
+        assert_eq!((transfer.queue.len(), transfer.waits_for()), (2, None), "both are asked for again");
     }
 }

@@ -20,7 +20,10 @@ pub async fn share(global: &Global, args: ShareArgs) -> Outcome {
     let paths: Vec<PathBuf> = words.into_iter().map(PathBuf::from).collect();
     for path in &paths {
         if let Err(error) = std::fs::metadata(path) {
-            return Err(Failure::new(Exit::NotFound, format!("cannot share {}: {error}", path.display())));
+            return Err(Failure::new(
+                Exit::NotFound,
+                format!("cannot share {}: {error}", text::visible(&path.to_string_lossy())),
+            ));
         }
     }
     let mut connection = Connection::open(global, url, None, args.limits.into())?;
@@ -40,7 +43,7 @@ async fn serve(global: &Global, connection: &mut Connection, paths: Vec<PathBuf>
     let output = Output::new(global);
     let offered = connection.handle.share(paths).await.map_err(failure_of)?;
     for skipped in &offered.skipped {
-        output.note(&format!("not shared: {} ({})", skipped.path.display(), skipped.why));
+        output.note(&format!("not shared: {} ({})", text::visible(&skipped.path.to_string_lossy()), skipped.why));
     }
     if offered.files.is_empty() {
         return Err(Failure::new(Exit::Failed, "there is nothing to share in there"));

@@ -90,6 +90,7 @@ wire! {
 
     /// Answers one FILE_LOOKUP: asked and not in it is gone.
     pub struct FileGrant {
+        #[serde(deserialize_with = "crate::file::entries")]
         pub files: Vec<FileEntry>,
     }
 
@@ -119,6 +120,7 @@ wire! {
         pub name: Option<String>,
         /// How many files the link was made of: fewer in `files` means that some are gone for good.
         pub made_of: u32,
+        #[serde(deserialize_with = "crate::file::entries")]
         pub files: Vec<FileEntry>,
         /// The names of the owners, for the folders of an archive.
         pub owners: Vec<Client>,
