@@ -9,15 +9,18 @@ mod audience;
 mod blame;
 mod credit;
 mod effect;
-mod followers;
+#[cfg(test)]
+mod flows;
 mod grants;
 mod input;
+mod joining;
 mod links;
 mod master;
 mod progress;
 mod sessions;
 mod slot_life;
 mod slots;
+mod speed;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -30,6 +33,7 @@ use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice};
 pub use effect::{Effect, LinkInfo, LinkPart, NewSlot, SlotPiece};
 pub use input::{CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, SessionId, SlotId, WantedPiece};
 
+pub use speed::SpeedGroup;
 pub use tally::Tally;
 
 use crate::idsource::IdSource;
@@ -37,13 +41,13 @@ use crate::machine::{Deadlines, EffectQueue, Moment};
 use asks::{Ask, AskId};
 use blame::Blame;
 use credit::Queue;
-use followers::Followers;
 use grants::Grants;
 use links::Links;
 use master::MasterState;
 use progress::Progress;
 use sessions::Sessions;
 use slots::Slots;
+use speed::Speeds;
 use work::Work;
 
 /// What a broker is told once.
@@ -74,7 +78,7 @@ enum Timer {
     AskRetry(AskId),
     /// A call about a link waited long enough for the master.
     Call(CallId),
-    /// Blocked asks look whether who they wait for still moves.
+    /// Speeds are looked at, and blocked asks look whether who they wait for still moves.
     LookAgain,
     /// Unused grants and links go.
     Sweep,
@@ -98,7 +102,7 @@ pub struct Broker {
     links: Links,
     blame: Blame,
     progress: Progress,
-    followers: Followers,
+    speeds: Speeds,
     tally: Tally,
     work: Work,
 }
@@ -120,7 +124,7 @@ impl Broker {
             links: Links::default(),
             blame: Blame::default(),
             progress: Progress::default(),
-            followers: Followers::default(),
+            speeds: Speeds::default(),
             tally: Tally::default(),
             work: Work::default(),
         }
@@ -142,6 +146,7 @@ impl Broker {
             Input::PutFailed { slot, code, culprit } => self.put_failed(now, slot, code, culprit),
             Input::ReaderStarted { slot, reader } => self.reader_started(slot, reader),
             Input::ReaderLeft { slot, reader, delivered } => self.reader_left(now, slot, reader, delivered),
+            Input::ReadersMoved { moved } => self.readers_moved(now, moved),
             Input::ReaderStill { slot, reader, still } => self.reader_still(slot, reader, still),
             Input::RootKnown { file, root } => self.root_known(file, root),
             Input::ValuesKnown { file } => self.grants.note_values(&file),
@@ -179,7 +184,7 @@ impl Broker {
                 Timer::AskWaited(ask) => self.ask_waited(now, ask),
                 Timer::AskRetry(ask) => self.ask_retried(now, ask),
                 Timer::Call(call) => self.call_waited(now, call),
-                Timer::LookAgain => {} // the pump below looks
+                Timer::LookAgain => self.look_unreported(now), // and the pump below serves
                 Timer::Sweep => self.sweep(now),
             }
         }
@@ -231,7 +236,7 @@ impl Broker {
         self.grants.sweep(now);
         self.links.sweep(now);
         self.blame.sweep(now);
-        self.followers.sweep(now);
+        self.speeds.sweep(now);
         if !(self.grants.is_empty() && self.links.is_empty() && self.blame.is_empty()) {
             self.keep_sweeping(now);
         }

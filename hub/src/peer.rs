@@ -250,6 +250,7 @@ impl Peer {
             }
             RelayToDevice::ChunkReady(ready) => self.chunk_ready(now, ready),
             RelayToDevice::ChunkFailed(failed) => self.chunk_failed(now, failed),
+            RelayToDevice::JoinAt(at) => self.scheduler.join_at(at.transfer_id, at.file_id, at.group),
             RelayToDevice::TransferProgress(progress) => self.effects.push(Effect::Progress { progress }),
             RelayToDevice::FileChanged(m) if m.public_id == self.public_id => {
                 self.effects.push(Effect::FileDisputed { file_id: m.file_id });

@@ -249,6 +249,14 @@ wire! {
         pub retry_after_ms: Option<u64>,
     }
 
+    /// Others read a file from here on: whoever can take it out of order goes on here and fetches the rest afterwards.
+    pub struct JoinAt {
+        pub transfer_id: TransferId,
+        pub file_id: FileId,
+        /// The first group to ask for.
+        pub group: u32,
+    }
+
     pub struct ChunkUnavailable {
         pub ticket: Ticket,
         pub code: FailureCode,

@@ -301,8 +301,8 @@ struct Look {
     window: (Instant, u64),
 }
 
-/// Looks at running bodies twice a second: tells the broker who stands still, ends who is too slow, forgets used tickets and
-/// group hashes that nobody needs.
+/// Looks at running bodies twice a second: tells the broker how far they have come and who stands still, ends who is too slow,
+/// forgets used tickets and group hashes that nobody needs.
 pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
     let mut forgotten = Instant::now();
     let mut looks: std::collections::HashMap<(SlotId, ReaderId), Look> = std::collections::HashMap::new();
@@ -316,9 +316,11 @@ pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
         let now = Instant::now();
         let slots: Vec<Arc<Slot>> = edge.slots.iter().map(|entry| entry.value().clone()).collect();
         let mut seen = std::collections::HashSet::new();
+        let mut moved = Vec::new();
         for slot in slots {
             for (reader, meter) in slot.readers() {
                 seen.insert((slot.id, reader));
+                moved.push((slot.id, reader, meter.delivered.load(Ordering::Relaxed)));
                 let look = looks.entry((slot.id, reader)).or_insert_with(|| Look {
                     delivered: 0,
                     moved: now,
@@ -331,6 +333,9 @@ pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
             }
         }
         looks.retain(|key, _| seen.contains(key));
+        if !moved.is_empty() {
+            edge.tell(Input::ReadersMoved { moved }).await;
+        }
         if now.duration_since(forgotten) >= FORGET_EVERY {
             forgotten = now;
             forget_old(&edge, now);

@@ -27,6 +27,7 @@ const HEARD: Record<(RelayToDevice | MasterToConsole)["opcode"], true> = {
   FILE_REMOVED: true,
   FORGET_CLIENT_ACK: true,
   HUB_READY: true,
+  JOIN_AT: true,
   KNOCKS: true,
   MEMBERSHIP: true,
   PONG: true,

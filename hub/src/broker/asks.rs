@@ -10,6 +10,7 @@ use lanyard_protocol::limits::{MAX_PIECES, MAX_RUN_BYTES, WAITING_TIMEOUT_MS};
 use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkUnavailable, RequestChunk};
 use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, Piece, Ref, RelayToDevice, TransferId};
 
+use super::speed::SpeedGroup;
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,6 +52,8 @@ pub(super) struct Ask {
     pub reference: Option<Ref>,
     pub tries: u32,
     pub parked: Parked,
+    /// Whose upload it joins or causes.
+    pub group: SpeedGroup,
 }
 
 impl Ask {
@@ -134,7 +137,8 @@ impl Broker {
         reference: Option<Ref>,
     ) {
         let id = AskId(self.number());
-        let ask = Ask { id, asker, owner, what, pieces, reference, tries: 0, parked: Parked::Retry };
+        let ask =
+            Ask { id, asker, owner, what, pieces, reference, tries: 0, parked: Parked::Retry, group: SpeedGroup::ALL };
         self.consider(now, ask);
     }
 
@@ -246,10 +250,17 @@ impl Broker {
         }
     }
 
-    /// Joins what is live; what is absent goes into the queue, a run per holder. Joining and queueing are one step, and
-    /// the queue opens slots in the same mutation: no group is ever in two live slots.
+    /// Joins what is live of the asker's groups of speed; what is absent goes into the queue, a run per holder. Joining and
+    /// queueing are one step, and the queue opens slots in the same mutation: no group of bytes is ever in two live slots of
+    /// one group of speed.
     pub(super) fn place(&mut self, now: Moment, ask: Ask) {
-        self.followers.asked(now, &ask);
+        for (group, pieces) in self.by_speed(now, &ask) {
+            let part = Ask { id: AskId(self.number()), pieces, group, ..ask.clone() };
+            self.place_part(now, part);
+        }
+    }
+
+    fn place_part(&mut self, now: Moment, ask: Ask) {
         let absent = self.join_live(now, &ask);
         let mut by_holder: BTreeMap<SessionId, Vec<Piece>> = BTreeMap::new();
         let mut away = Vec::new();
@@ -288,7 +299,7 @@ impl Broker {
             if ask.what == What::Values {
                 // A list is there as a whole or not at all.
                 self.work.visit(1);
-                let pieces = match self.slots.holding(&file, ask.what, piece.groups.first) {
+                let pieces = match self.slots.holding(&file, ask.what, ask.group, piece.groups.first) {
                     Some(slot) => live.entry(slot).or_default(),
                     None => &mut absent,
                 };
@@ -297,7 +308,7 @@ impl Broker {
             }
             self.work.visit(piece.groups.count as usize);
             for group in piece.groups.iter() {
-                match self.slots.holding(&file, ask.what, group) {
+                match self.slots.holding(&file, ask.what, ask.group, group) {
                     Some(slot) => push_group(live.entry(slot).or_default(), piece.file_id, group),
                     None => push_group(&mut absent, piece.file_id, group),
                 }
@@ -430,7 +441,7 @@ impl Broker {
         let asker = Asker::Device { session, transfer: cancel.transfer_id };
         match cancel.pieces {
             None => {
-                self.followers.forget_transfer(session, cancel.transfer_id);
+                self.speeds.forget_transfer(session, cancel.transfer_id);
                 self.progress.cancelled(&mut self.effects, &self.sessions, session, cancel.transfer_id);
                 self.end_asks_where(now, |other| *other == asker, FailureCode::Cancelled);
             }

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use lanyard_protocol::chunk::What;
 use lanyard_protocol::limits::{MAX_UNSTARTED_PUTS, MAX_WAITING_BYTES, MAX_WAITING_RUNS};
-use lanyard_protocol::{DeviceId, FailureCode, TransferId};
+use lanyard_protocol::{DeviceId, FailureCode, Piece, TransferId};
 
 use super::asks::{Ask, AskId, Asker};
+use super::speed::{self, SpeedGroup};
 use super::*;
 
 /// What one transfer may have ahead of it with any budget: runs from a page are as large.
@@ -35,6 +37,8 @@ struct Waiting {
 pub(super) struct Queue {
     waiting: BTreeMap<AskerKey, Waiting>,
     rotation: VecDeque<AskerKey>,
+    /// Groups of speed that wait for nothing but a holder's turn, since the last look at speeds.
+    pub kept_waiting: BTreeSet<(SessionId, SpeedGroup)>,
 }
 
 impl Queue {
@@ -99,8 +103,12 @@ impl Queue {
         self.rotation.retain(|key| waiting.contains_key(key));
     }
 
-    fn others_wait(&self, key: AskerKey) -> bool {
-        self.waiting.keys().any(|other| *other != key)
+    /// Everybody who waits for a group of speed that `counts`.
+    fn waiting_for(&self, counts: impl Fn(SpeedGroup) -> bool) -> impl Iterator<Item = AskerKey> {
+        let counted = move |waiting: &Waiting| {
+            waiting.lanes.iter().any(|(_, asks)| asks.front().is_some_and(|(ask, _)| counts(ask.group)))
+        };
+        self.waiting.iter().filter(move |(_, waiting)| counted(waiting)).map(|(key, _)| *key)
     }
 
     /// The first ask of each lane of `key`, in turn order.
@@ -136,10 +144,10 @@ impl Queue {
     }
 }
 
-/// Whether `a` wants earlier groups of the file that `b` wants.
+/// Whether `a` wants earlier groups of the file that `b` wants, of the same upload.
 fn is_earlier(a: &Ask, b: &Ask) -> bool {
     match (a.pieces.first(), b.pieces.first()) {
-        (Some(x), Some(y)) => a.file(x) == b.file(y) && x.groups.first < y.groups.first,
+        (Some(x), Some(y)) => a.group == b.group && a.file(x) == b.file(y) && x.groups.first < y.groups.first,
         _ => false,
     }
 }
@@ -180,17 +188,99 @@ impl Broker {
                 self.leave_queue(now, key, id, FailureCode::OwnerAway);
                 return true;
             };
-            if !self.may_open(key, holder, length) || self.has_enough_to_read(ask, length) {
+            let part = self.first_part(ask, length);
+            let length = part.as_ref().map_or(length, |part| self.length_of(part));
+            if self.has_enough_to_read(ask, length) {
                 continue;
             }
-            let Some(room) = self.room_for(now, ask, length) else { continue };
+            if self.is_over_share(key, ask.group, length) {
+                self.note_held(now, key, id);
+                continue;
+            }
+            let waits = (holder, ask.group);
+            if self.is_holder_full(holder, ask.group, length) {
+                if self.reserved_for(ask.group).fits(length) {
+                    self.queue.kept_waiting.insert(waits);
+                }
+                continue;
+            }
+            let Some(room) = self.room_for(now, ask, length) else {
+                self.note_held(now, key, id);
+                continue;
+            };
+            self.queue.kept_waiting.remove(&waits);
             let Some(ask) = self.queue.take_head(key, id) else { continue };
-            self.deadlines.clear(&Timer::AskWaited(id));
             self.make_room(room);
-            self.open_slot(now, &ask, holder, length);
+            match part {
+                Some(part) => self.open_part(now, key, ask, &part, holder, length),
+                None => {
+                    self.deadlines.clear(&Timer::AskWaited(id));
+                    self.open_slot(now, &ask, holder, length);
+                }
+            }
             return true;
         }
         false
+    }
+
+    /// The beginning of an ask that is longer than a run of its group may be; `None` if all of it may go.
+    fn first_part(&self, ask: &Ask, length: u64) -> Option<Ask> {
+        let most = self.longest_run(ask);
+        if length <= most || ask.what == What::Values {
+            return None;
+        }
+        let (mut pieces, mut left): (Vec<Piece>, u64) = (Vec::new(), most);
+        for piece in &ask.pieces {
+            let Some(groups) = self.grants.groups(&ask.file(piece)) else { break };
+            let fit = (left >> groups.group_log) as u32;
+            let fit = if pieces.is_empty() { fit.max(1) } else { fit };
+            let count = piece.groups.count.min(fit);
+            if count == 0 {
+                break;
+            }
+            pieces.push(Piece::new(piece.file_id, piece.groups.first, count));
+            left = left.saturating_sub(groups.span(piece.groups.first, count));
+            if count < piece.groups.count {
+                break;
+            }
+        }
+        (pieces != ask.pieces).then(|| Ask { pieces, ..ask.clone() })
+    }
+
+    /// Opens a slot for the beginning of an ask; the rest goes on waiting.
+    fn open_part(&mut self, now: Moment, key: AskerKey, mut ask: Ask, part: &Ask, holder: SessionId, length: u64) {
+        let Some(last) = part.pieces.last() else { return };
+        let mut rest: Vec<Piece> = ask.pieces.split_off(part.pieces.len() - 1);
+        match rest.first_mut() {
+            Some(cut) if cut.groups.count > last.groups.count => {
+                let taken = last.groups.count;
+                *cut = Piece::new(cut.file_id, cut.groups.first + taken, cut.groups.count - taken);
+            }
+            _ => drop(rest.remove(0)),
+        }
+        ask.pieces = rest;
+        let left = self.length_of(&ask);
+        self.queue.push(key, ask, left);
+        self.open_slot(now, part, holder, length);
+    }
+
+    /// A head that finds no room: its lane is held up, if it has nothing else to read until this comes.
+    fn note_held(&mut self, now: Moment, key: AskerKey, id: AskId) {
+        let Some(ask) = self.queue.get(key, id) else { return };
+        let (Some(lane), Some(first)) = (speed::Lane::of(&ask.asker), ask.pieces.first()) else { return };
+        if !self.reads_meanwhile(lane, ask) {
+            let (file, group) = (ask.file(first), ask.group);
+            self.speeds.is_held(now, &file, lane, group);
+        }
+    }
+
+    /// Whether a lane has something to read while an ask of it waits. A link reads in order: what it was given of later bytes
+    /// does not help it.
+    fn reads_meanwhile(&self, lane: speed::Lane, ask: &Ask) -> bool {
+        match (lane, ask.pieces.first()) {
+            (speed::Lane::Link(_), Some(first)) => self.slots.reads_before(lane, &ask.file(first), first.groups.first),
+            (speed::Lane::Link(_) | speed::Lane::Transfer(..), _) => self.slots.unread(lane) > 0,
+        }
     }
 
     fn leave_queue(&mut self, now: Moment, key: AskerKey, id: AskId, code: FailureCode) {
@@ -203,9 +293,10 @@ impl Broker {
     /// Asks in the queue for groups of a slot that was just opened join it now: it may be gone at their turn.
     pub(super) fn join_queued(&mut self, now: Moment, slot: SlotId) {
         let Some(opened) = self.slots.get(slot) else { return };
-        let what = opened.what;
+        let (what, group) = (opened.what, opened.group);
         let holds = |ask: &Ask| {
             ask.what == what
+                && ask.group == group
                 && ask.pieces.iter().any(|piece| {
                     let file = ask.file(piece);
                     opened.pieces.iter().any(|p| {
@@ -213,70 +304,151 @@ impl Broker {
                     })
                 })
         };
-        for mut ask in self.queue.take_where(holds) {
-            ask.pieces = self.join_live(now, &ask);
-            if ask.pieces.is_empty() {
-                self.deadlines.clear(&Timer::AskWaited(ask.id));
-                continue;
-            }
-            let (key, length) = (self.asker_key(&ask.asker), self.length_of(&ask));
-            self.queue.push(key, ask, length);
+        for ask in self.queue.take_where(holds) {
+            self.join_or_wait(now, ask);
         }
     }
 
-    fn may_open(&self, key: AskerKey, holder: SessionId, length: u64) -> bool {
-        let budget = self.config.budget_bytes;
-        let (runs, bytes) = self.slots.load(holder);
-        let holder_full = runs >= MAX_UNSTARTED_PUTS || (bytes > 0 && bytes + length > budget / 4);
-        let mut askers: BTreeSet<AskerKey> = self.slots.askers().copied().collect();
-        askers.extend(self.queue.waiting.keys());
-        let share = length.max(budget / askers.len().max(1) as u64);
+    /// An ask that was in the queue joins what is live; the rest of it goes on waiting.
+    pub(super) fn join_or_wait(&mut self, now: Moment, mut ask: Ask) {
+        ask.pieces = self.join_live(now, &ask);
+        if ask.pieces.is_empty() {
+            self.deadlines.clear(&Timer::AskWaited(ask.id));
+            return;
+        }
+        let (key, length) = (self.asker_key(&ask.asker), self.length_of(&ask));
+        self.queue.push(key, ask, length);
+    }
+
+    /// Whether a holder has as much to upload as it may: in all, and in turn with other groups of speed that want its line.
+    /// With as many bodies each, they share that line evenly, and what one of them does not use is the others'.
+    fn is_holder_full(&self, holder: SessionId, group: SpeedGroup, length: u64) -> bool {
+        let (mut runs, mut bytes) = (0, 0);
+        let (mut own_runs, mut own_bytes) = (0, 0);
+        let mut rivals: BTreeSet<SpeedGroup> = BTreeSet::new();
+        for (other, its_runs, its_bytes) in self.slots.loads(holder) {
+            runs += its_runs;
+            bytes += its_bytes;
+            if other == group {
+                (own_runs, own_bytes) = (its_runs, its_bytes);
+            } else {
+                rivals.insert(other);
+            }
+        }
+        let waiting = self.queue.kept_waiting.range((holder, SpeedGroup::ALL)..=(holder, SpeedGroup(u64::MAX)));
+        rivals.extend(waiting.map(|(_, other)| *other).filter(|other| *other != group));
+        let all = 1 + rivals.len();
+        let most = self.config.budget_bytes / 4;
+        let over = |held: u64, most: u64| held > 0 && held + length > most;
+        runs >= MAX_UNSTARTED_PUTS
+            || over(bytes, most)
+            || all > 1 && (own_runs >= (MAX_UNSTARTED_PUTS / all).max(1) || over(own_bytes, most / all as u64))
+    }
+
+    /// Whether an asker holds its share while others wait. Slower groups of speed have caps instead, and leave the rest to
+    /// the first ones.
+    fn is_over_share(&self, key: AskerKey, group: SpeedGroup, length: u64) -> bool {
+        if self.speeds.cap(group).is_some() {
+            return false;
+        }
+        let counts = |group: SpeedGroup| self.speeds.cap(group).is_none();
+        let mut askers: BTreeSet<AskerKey> = self.queue.waiting_for(counts).collect();
+        if !askers.iter().any(|other| *other != key) {
+            return false;
+        }
+        let holding = self.slots.askers().filter(|(_, group)| counts(*group));
+        askers.extend(holding.map(|(key, _)| *key));
+        let room = self.config.budget_bytes - self.speeds.caps().min(self.config.budget_bytes);
+        let share = length.max(room / askers.len().max(1) as u64);
         // What stands still gives way to whoever needs the room: it must not keep its cause from going on.
         let standing = self.slots.standing().into_iter().filter_map(|id| self.slots.get(id));
         let gives_way: u64 = standing.filter(|slot| slot.cause == key).map(|slot| slot.length).sum();
-        let held = self.slots.held(key).saturating_sub(gives_way);
-        let over_share = self.queue.others_wait(key) && held + length > share;
-        !holder_full && !over_share
+        let held = self.slots.held(key, counts).saturating_sub(gives_way);
+        held + length > share
     }
 
     /// One transfer or response is given a quarter of the budget to read, and its next run when it has read: what lies ready
-    /// beyond that is memory without speed.
+    /// beyond that is memory without speed. Beside others it is given what it reads in two seconds, or twice what it has read
+    /// so far while its speed is not known: what it was given cannot be taken back when others need the room.
     fn has_enough_to_read(&self, ask: &Ask, length: u64) -> bool {
-        let Some(lane) = followers::Lane::of(&ask.asker) else { return false };
-        let unread = self.slots.unread(lane);
-        unread > 0 && unread + length > (self.config.budget_bytes / 4).max(LEAST_AHEAD)
+        let Some(lane) = speed::Lane::of(&ask.asker) else { return false };
+        let quarter = (self.config.budget_bytes / 4).max(LEAST_AHEAD);
+        let has_others = self.speeds.has_others(lane);
+        let file = ask.pieces.first().filter(|_| has_others).map(|piece| ask.file(piece));
+        let most = match (self.speeds.cap(ask.group), file.and_then(|file| self.speeds.member(&file, lane))) {
+            (Some(cap), _) => cap,
+            (None, None) => quarter,
+            (None, Some(member)) => match member.sure_rate() {
+                Some(rate) => quarter.min((2 * rate).max(LEAST_AHEAD / 2)),
+                None => quarter.min((2 * member.read).max(LEAST_AHEAD)),
+            },
+        };
+        self.slots.unread(lane) + length > most && self.reads_meanwhile(lane, ask)
     }
 
     /// What must go so that the run fits: cache first, then full slots whose readers all stand still. `None` if it does not
-    /// fit even then. A run larger than the whole budget goes alone.
+    /// fit even then. A run larger than the whole budget goes alone. A slower group has its cap, the first groups what all
+    /// caps leave.
     pub(super) fn room_for(&self, now: Moment, ask: &Ask, length: u64) -> Option<Room> {
-        let budget = self.config.budget_bytes;
         let mut room = Room::default();
-        let mut reserved = self.slots.reserved();
-        let fits = |reserved: u64| reserved == 0 || reserved + length <= budget;
-        if fits(reserved) {
+        let mut reserved = self.reserved_for(ask.group);
+        if reserved.fits(length) {
             return Some(room);
         }
         // When room is short a file's groups come in order: a hole that is filled late drives out what lies ahead of it.
         if self.queue.has_earlier(ask) {
             return None;
         }
-        let bytes = |id: &SlotId| self.slots.get(*id).map_or(0, |slot| slot.length);
         for id in self.evictable(now, ask) {
-            reserved -= bytes(&id);
-            room.cached.push(id);
-            if fits(reserved) {
+            if self.give_up(&mut reserved, ask.group, length, id) {
+                room.cached.push(id);
+            }
+            if reserved.fits(length) {
                 return Some(room);
             }
         }
         for id in self.slots.standing() {
-            reserved -= bytes(&id);
-            room.standing.push(id);
-            if fits(reserved) {
+            if self.give_up(&mut reserved, ask.group, length, id) {
+                room.standing.push(id);
+            }
+            if reserved.fits(length) {
                 return Some(room);
             }
         }
         None
+    }
+
+    /// Takes a slot out of what is reserved, if its going makes room for the group's run.
+    fn give_up(&self, reserved: &mut Reserved, group: SpeedGroup, length: u64, id: SlotId) -> bool {
+        let Some(slot) = self.slots.get(id) else { return false };
+        let is_slower = |group: SpeedGroup| self.speeds.cap(group).is_some();
+        let is_own = slot.group == group || !is_slower(slot.group) && !is_slower(group);
+        if !is_own && reserved.in_all + length <= reserved.budget {
+            return false;
+        }
+        let out_of = |reserved: &mut u64| *reserved = reserved.saturating_sub(slot.length);
+        out_of(&mut reserved.in_all);
+        if is_own {
+            out_of(&mut reserved.own);
+        }
+        if is_slower(slot.group) {
+            out_of(&mut reserved.slower);
+        }
+        true
+    }
+
+    fn reserved_for(&self, group: SpeedGroup) -> Reserved {
+        let budget = self.config.budget_bytes;
+        let in_all = self.slots.reserved();
+        let slower: u64 = self.speeds.slower().map(|group| self.slots.reserved_by(group)).sum();
+        let most_slower = self.speeds.caps();
+        match self.speeds.cap(group) {
+            Some(most) => Reserved { budget, in_all, own: self.slots.reserved_by(group), most, slower, most_slower },
+            None => {
+                let most = budget - most_slower.min(budget);
+                Reserved { budget, in_all, own: in_all - slower, most, slower: 0, most_slower: u64::MAX }
+            }
+        }
     }
 
     pub(super) fn make_room(&mut self, room: Room) {
@@ -294,4 +466,24 @@ impl Broker {
 pub(super) struct Room {
     cached: Vec<SlotId>,
     standing: Vec<SlotId>,
+}
+
+/// What is reserved, as the run of one group of speed sees it.
+#[derive(Debug)]
+struct Reserved {
+    budget: u64,
+    in_all: u64,
+    /// By the run's own group, or by all first groups together; and the most that may be.
+    own: u64,
+    most: u64,
+    /// By all slower groups, if the run's is one.
+    slower: u64,
+    most_slower: u64,
+}
+
+impl Reserved {
+    fn fits(&self, length: u64) -> bool {
+        let fits = |reserved: u64, most: u64| reserved == 0 || reserved.saturating_add(length) <= most;
+        fits(self.in_all, self.budget) && fits(self.own, self.most) && fits(self.slower, self.most_slower)
+    }
 }

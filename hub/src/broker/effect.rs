@@ -10,6 +10,7 @@ use lanyard_protocol::{
 };
 
 use super::input::{CallId, LinkReader, ReaderId, SessionId, SlotId};
+use super::speed::SpeedGroup;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -134,6 +135,8 @@ pub struct NewSlot {
     pub pieces: Vec<SlotPiece>,
     /// Bytes of the whole body.
     pub length: u64,
+    /// Whose upload it is part of.
+    pub group: SpeedGroup,
 }
 
 /// Groups of one file within a slot's body.

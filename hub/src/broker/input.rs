@@ -100,6 +100,10 @@ pub enum Input {
         reader: ReaderId,
         delivered: u64,
     },
+    /// How many bytes running bodies have delivered so far, looked at about twice a second, all at once.
+    ReadersMoved {
+        moved: Vec<(SlotId, ReaderId, u64)>,
+    },
     /// A reader took nothing for two seconds, or moves again.
     ReaderStill {
         slot: SlotId,

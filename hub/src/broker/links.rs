@@ -285,7 +285,7 @@ impl Broker {
     }
 
     pub(super) fn link_left(&mut self, now: Moment, reader: LinkReader, up_to: u64) {
-        self.followers.forget_link(reader);
+        self.speeds.forget_link(reader);
         let ours =
             |asker: &Asker| matches!(asker, Asker::Link { reader: r, want, .. } if *r == reader && *want <= up_to);
         self.end_asks_where(now, ours, FailureCode::Cancelled);

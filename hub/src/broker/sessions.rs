@@ -292,7 +292,7 @@ impl Broker {
         self.end_asker(now, id);
         self.end_holder(now, id, FailureCode::OwnerAway);
         self.progress.forget_session(id);
-        self.followers.forget_session(id);
+        self.speeds.forget_session(id);
         let device = session.identity.public_id;
         let here = session.is_approved() && !session.away;
         if here && !self.sessions.is_present(device) {

@@ -11,6 +11,7 @@ use lanyard_protocol::{FailureCode, FileRef, Piece, RelayToDevice, Ticket};
 
 use super::asks::{Ask, Asker};
 use super::slots::{Phase, Slot, Waiter};
+use super::speed::{Lane, SpeedGroup};
 use super::*;
 
 impl Broker {
@@ -20,7 +21,8 @@ impl Broker {
         let ticket = Ticket(self.ids.bytes());
         let pieces = self.lay_out(ask);
         let cause = self.asker_key(&ask.asker);
-        let new = NewSlot { slot: id, holder, ticket, what: ask.what, pieces: pieces.clone(), length };
+        let group = ask.group;
+        let new = NewSlot { slot: id, holder, ticket, what: ask.what, pieces: pieces.clone(), length, group };
         let slot = Slot {
             holder,
             ticket,
@@ -29,6 +31,7 @@ impl Broker {
             length,
             phase: Phase::Asked,
             cause,
+            group,
             waiters: BTreeMap::new(),
             cached_since: None,
         };
@@ -84,6 +87,7 @@ impl Broker {
             length,
             phase: Phase::Full,
             cause: self.asker_key(&ask.asker),
+            group: ask.group,
             waiters: BTreeMap::new(),
             cached_since: None,
         };
@@ -111,8 +115,11 @@ impl Broker {
             told: false,
             started: false,
             still: false,
-            told_at: now,
+            taken: 0,
         };
+        if let Some(lane) = Lane::of(&asker) {
+            self.speeds.is_released(now, lane);
+        }
         let (is_first, is_full, is_coming) =
             (slot.waiters.is_empty(), slot.phase == Phase::Full, slot.phase != Phase::Asked);
         match (is_full, is_first) {
@@ -136,7 +143,6 @@ impl Broker {
             return;
         }
         waiter.told = true;
-        waiter.told_at = now;
         match waiter.asker {
             Asker::Device { session, transfer } => {
                 waiter.ticket = Some(ticket);
@@ -236,12 +242,32 @@ impl Broker {
         }
     }
 
+    /// How far running bodies have come, all looked at in one moment: what a reader took counts as it takes it.
+    pub(super) fn readers_moved(&mut self, now: Moment, moved: Vec<(SlotId, ReaderId, u64)>) {
+        for (id, reader, delivered) in moved {
+            let Some(slot) = self.slots.live_mut(id) else { continue };
+            let Some(waiter) = slot.waiters.get_mut(&reader) else { continue };
+            let more = delivered.min(waiter.bytes()).saturating_sub(waiter.taken);
+            waiter.taken += more;
+            let (asker, wanted) = (waiter.asker, waiter.pieces.first().map(|piece| piece.file_id));
+            let file = slot.pieces.iter().map(|piece| piece.file).find(|file| Some(file.file_id) == wanted);
+            if let (Some(lane), Some(file)) = (Lane::of(&asker), file) {
+                self.speeds.took(now, &file, lane, more);
+            }
+        }
+        self.look_at_speeds(now);
+    }
+
     /// A reader has all its bytes, or is gone.
     pub(super) fn reader_left(&mut self, now: Moment, id: SlotId, reader: ReaderId, delivered: u64) {
         self.deadlines.clear(&Timer::GetStart(id, reader));
         let Some(waiter) = self.slots.take_waiter(id, reader) else { return };
         let Some(slot) = self.slots.get(id) else { return };
-        self.followers.took(now, &waiter.asker, waiter.bytes(), waiter.told_at);
+        let file = slot.pieces.iter().find(|p| waiter.pieces.first().is_some_and(|w| w.file_id == p.file.file_id));
+        if let (Some(lane), Some(file)) = (Lane::of(&waiter.asker), file) {
+            let more = delivered.min(waiter.bytes()).saturating_sub(waiter.taken);
+            self.speeds.took(now, &file.file, lane, more);
+        }
         if let (Asker::Device { session, transfer }, Some(piece)) = (waiter.asker, waiter.pieces.last())
             && slot.what == What::Bytes
             && let Some(file) = slot.pieces.iter().find(|p| p.file.file_id == piece.file_id)
@@ -260,10 +286,10 @@ impl Broker {
             return;
         }
         if slot.phase == Phase::Full {
-            let file = slot.only_file();
+            let (file, slot_group) = (slot.only_file(), slot.group);
             self.slots.enter_cache(id, now);
             self.deadlines.set(Timer::CacheEnd(id), now.plus(GET_TICKET_MS));
-            file.into_iter().for_each(|file| self.trim_leftovers(now, file));
+            file.into_iter().for_each(|file| self.trim_leftovers(now, file, slot_group));
         } else {
             self.fail_slot(now, id, FailureCode::Cancelled, None, true);
         }
@@ -346,7 +372,17 @@ impl Broker {
 
     fn ask_again(&mut self, asker: Asker, owner: lanyard_protocol::DeviceId, what: What, pieces: Vec<Piece>) -> Ask {
         let id = super::asks::AskId(self.number());
-        Ask { id, asker, owner, what, pieces, reference: None, tries: 0, parked: super::asks::Parked::Retry }
+        Ask {
+            id,
+            asker,
+            owner,
+            what,
+            pieces,
+            reference: None,
+            tries: 0,
+            parked: super::asks::Parked::Retry,
+            group: SpeedGroup::ALL,
+        }
     }
 
     pub(super) fn fail_slots_of(&mut self, now: Moment, file: &FileRef, code: FailureCode) {

@@ -9,7 +9,7 @@ use lanyard_protocol::{FileRef, GroupRange, Piece, Ticket};
 
 use super::asks::Asker;
 use super::credit::AskerKey;
-use super::followers::Lane;
+use super::speed::{Lane, SpeedGroup};
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,8 @@ pub(super) struct Waiter {
     pub told: bool,
     pub started: bool,
     pub still: bool,
-    pub told_at: Moment,
+    /// Bytes that it took, as far as the relay said.
+    pub taken: u64,
 }
 
 impl Waiter {
@@ -52,6 +53,8 @@ pub(super) struct Slot {
     pub phase: Phase,
     /// Who caused it: it counts for them.
     pub cause: AskerKey,
+    /// Whose upload it is part of; only members read it.
+    pub group: SpeedGroup,
     pub waiters: BTreeMap<ReaderId, Waiter>,
     /// In the cache since; `None` while read or filling.
     pub cached_since: Option<Moment>,
@@ -94,17 +97,20 @@ fn indexed(what: What, piece: &SlotPiece) -> Range<u32> {
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     live: BTreeMap<SlotId, Slot>,
-    by_group: BTreeMap<(FileRef, bool, u32), SlotId>,
+    /// Each group of bytes is in at most one live slot of each group of speed.
+    by_group: BTreeMap<(FileRef, bool, SpeedGroup, u32), SlotId>,
     by_ticket: BTreeMap<Ticket, SlotId>,
     by_file: BTreeMap<FileRef, BTreeSet<SlotId>>,
     cache: BTreeSet<(Moment, SlotId)>,
     reserved: u64,
-    /// Bytes that each asker's slots hold, cache left out.
-    held: BTreeMap<AskerKey, u64>,
+    /// Bytes that each asker's slots hold, by group of speed, cache left out.
+    held: BTreeMap<(AskerKey, SpeedGroup), u64>,
+    /// Bytes that each group of speed reserves, cache included.
+    of_groups: BTreeMap<SpeedGroup, u64>,
     /// Bytes that each transfer or response was promised and has not read.
     unread: BTreeMap<Lane, u64>,
-    /// Runs and bytes that each holder is asked for or filling.
-    loads: BTreeMap<SessionId, (usize, u64)>,
+    /// Runs and bytes that each holder is asked for or filling, by group of speed.
+    loads: BTreeMap<(SessionId, SpeedGroup), (usize, u64)>,
 }
 
 impl Slots {
@@ -133,30 +139,58 @@ impl Slots {
         self.cache.iter().map(|(_, id)| *id).collect()
     }
 
-    pub fn held(&self, asker: AskerKey) -> u64 {
-        self.held.get(&asker).copied().unwrap_or(0)
+    /// What an asker's slots hold for the groups of speed that `counts`.
+    pub fn held(&self, asker: AskerKey, counts: impl Fn(SpeedGroup) -> bool) -> u64 {
+        let groups = self.held.range((asker, SpeedGroup::ALL)..=(asker, SpeedGroup(u64::MAX)));
+        groups.filter(|((_, group), _)| counts(*group)).map(|(_, bytes)| bytes).sum()
     }
 
-    /// Everybody who holds slots.
-    pub fn askers(&self) -> impl Iterator<Item = &AskerKey> {
+    /// Everybody who holds slots, and for which group of speed.
+    pub fn askers(&self) -> impl Iterator<Item = &(AskerKey, SpeedGroup)> {
         self.held.keys()
     }
 
-    pub fn load(&self, holder: SessionId) -> (usize, u64) {
-        self.loads.get(&holder).copied().unwrap_or((0, 0))
+    /// What a group of speed reserves.
+    pub fn reserved_by(&self, group: SpeedGroup) -> u64 {
+        self.of_groups.get(&group).copied().unwrap_or(0)
+    }
+
+    /// Runs and bytes that a holder is asked for, by group of speed.
+    pub fn loads(&self, holder: SessionId) -> impl Iterator<Item = (SpeedGroup, usize, u64)> {
+        let groups = self.loads.range((holder, SpeedGroup::ALL)..=(holder, SpeedGroup(u64::MAX)));
+        groups.map(|((_, group), (runs, bytes))| (*group, *runs, *bytes))
     }
 
     pub fn unread(&self, lane: Lane) -> u64 {
         self.unread.get(&lane).copied().unwrap_or(0)
     }
 
-    pub fn holding(&self, file: &FileRef, what: What, group: u32) -> Option<SlotId> {
-        self.by_group.get(&(*file, what == What::Values, group)).copied()
+    pub fn holding(&self, file: &FileRef, what: What, speed: SpeedGroup, group: u32) -> Option<SlotId> {
+        self.by_group.get(&(*file, what == What::Values, speed, group)).copied()
     }
 
-    /// Whether any of these groups' bytes lies in a live slot.
-    pub fn has_any(&self, file: &FileRef, groups: Range<u32>) -> bool {
-        self.by_group.range((*file, false, groups.start)..(*file, false, groups.end)).next().is_some()
+    /// The first of these groups whose bytes lie in a live slot of a group of speed.
+    pub fn first_live(&self, file: &FileRef, speed: SpeedGroup, groups: Range<u32>) -> Option<u32> {
+        let range = (*file, false, speed, groups.start)..(*file, false, speed, groups.end.max(groups.start));
+        self.by_group.range(range).next().map(|((_, _, _, group), _)| *group)
+    }
+
+    /// The groups of speed that have a live slot with the bytes of a group.
+    pub fn groups_with(&self, file: &FileRef, group: u32) -> Vec<SpeedGroup> {
+        let of_file = self.by_file.get(file).into_iter().flatten().filter_map(|id| self.live.get(id));
+        let has = |slot: &&Slot| {
+            let here = |piece: &SlotPiece| piece.file == *file && piece.groups.contains(group);
+            slot.what == What::Bytes && slot.pieces.iter().any(here)
+        };
+        of_file.filter(has).map(|slot| slot.group).collect()
+    }
+
+    /// Whether a lane still reads groups of a file that lie before this one.
+    pub fn reads_before(&self, lane: Lane, file: &FileRef, group: u32) -> bool {
+        let of_file = self.by_file.get(file).into_iter().flatten().filter_map(|id| self.live.get(id));
+        let its = |waiter: &&Waiter| Lane::of(&waiter.asker) == Some(lane);
+        let earlier = |piece: &Piece| piece.file_id == file.file_id && piece.groups.first < group;
+        of_file.flat_map(|slot| slot.waiters.values()).filter(its).any(|waiter| waiter.pieces.iter().any(earlier))
     }
 
     pub fn by_ticket(&self, ticket: &Ticket) -> Option<SlotId> {
@@ -221,27 +255,23 @@ impl Slots {
 
     fn nothing_to_read(&mut self, waiter: &Waiter) {
         let Some(lane) = Lane::of(&waiter.asker) else { return };
-        if let Some(unread) = self.unread.get_mut(&lane) {
-            *unread = unread.saturating_sub(waiter.bytes());
-            if *unread == 0 {
-                self.unread.remove(&lane);
-            }
-        }
+        reduce(&mut self.unread, &lane, waiter.bytes());
     }
 
     pub(super) fn insert(&mut self, id: SlotId, slot: Slot) {
         for piece in &slot.pieces {
             self.by_file.entry(piece.file).or_default().insert(id);
             for group in indexed(slot.what, piece) {
-                let old = self.by_group.insert((piece.file, slot.what == What::Values, group), id);
-                debug_assert!(old.is_none(), "a group is in at most one live slot");
+                let old = self.by_group.insert((piece.file, slot.what == What::Values, slot.group, group), id);
+                debug_assert!(old.is_none(), "a group is in at most one live slot of each group of speed");
             }
         }
         self.by_ticket.insert(slot.ticket, id);
         self.reserved += slot.length;
-        *self.held.entry(slot.cause).or_default() += slot.length;
+        *self.held.entry((slot.cause, slot.group)).or_default() += slot.length;
+        *self.of_groups.entry(slot.group).or_default() += slot.length;
         if slot.phase != Phase::Full {
-            let load = self.loads.entry(slot.holder).or_default();
+            let load = self.loads.entry((slot.holder, slot.group)).or_default();
             *load = (load.0 + 1, load.1 + slot.length);
         }
         self.live.insert(id, slot);
@@ -259,31 +289,27 @@ impl Slots {
                 }
             }
             for group in indexed(slot.what, piece) {
-                self.by_group.remove(&(piece.file, slot.what == What::Values, group));
+                self.by_group.remove(&(piece.file, slot.what == What::Values, slot.group, group));
             }
         }
         self.by_ticket.remove(&slot.ticket);
         self.reserved -= slot.length;
-        self.release_held(slot.cause, slot.length);
+        self.release_held((slot.cause, slot.group), slot.length);
+        reduce(&mut self.of_groups, &slot.group, slot.length);
         slot.waiters.values().for_each(|waiter| self.nothing_to_read(waiter));
         Some(slot)
     }
 
-    fn release_held(&mut self, cause: AskerKey, length: u64) {
-        if let Some(held) = self.held.get_mut(&cause) {
-            *held = held.saturating_sub(length);
-            if *held == 0 {
-                self.held.remove(&cause);
-            }
-        }
+    fn release_held(&mut self, holds: (AskerKey, SpeedGroup), length: u64) {
+        reduce(&mut self.held, &holds, length);
     }
 
     pub(super) fn enter_cache(&mut self, id: SlotId, now: Moment) {
         let Some(slot) = self.live.get_mut(&id) else { return };
         if slot.cached_since.replace(now).is_none() {
-            let (cause, length) = (slot.cause, slot.length);
+            let (holds, length) = ((slot.cause, slot.group), slot.length);
             self.cache.insert((now, id));
-            self.release_held(cause, length);
+            self.release_held(holds, length);
         }
     }
 
@@ -291,7 +317,7 @@ impl Slots {
         let Some(slot) = self.live.get_mut(&id) else { return };
         if let Some(since) = slot.cached_since.take() {
             self.cache.remove(&(since, id));
-            *self.held.entry(slot.cause).or_default() += slot.length;
+            *self.held.entry((slot.cause, slot.group)).or_default() += slot.length;
         }
     }
 
@@ -301,11 +327,22 @@ impl Slots {
         if slot.phase == Phase::Full {
             return;
         }
-        if let Some(load) = self.loads.get_mut(&slot.holder) {
+        let key = (slot.holder, slot.group);
+        if let Some(load) = self.loads.get_mut(&key) {
             *load = (load.0.saturating_sub(1), load.1.saturating_sub(slot.length));
             if load.0 == 0 {
-                self.loads.remove(&slot.holder);
+                self.loads.remove(&key);
             }
+        }
+    }
+}
+
+/// Takes bytes from an entry, and the entry away when nothing is left.
+fn reduce<K: Ord>(bytes: &mut BTreeMap<K, u64>, key: &K, length: u64) {
+    if let Some(left) = bytes.get_mut(key) {
+        *left = left.saturating_sub(length);
+        if *left == 0 {
+            bytes.remove(key);
         }
     }
 }

@@ -44,6 +44,14 @@ impl GroupSet {
         self.runs().next()
     }
 
+    /// What of the first run that reaches beyond a group lies at or beyond it.
+    pub fn first_from(&self, group: u32) -> Option<GroupRange> {
+        let around = self.runs.range(..=group).next_back().filter(|(_, end)| **end > group);
+        let (first, end) = around.or_else(|| self.runs.range(group..).next())?;
+        let first = (*first).max(group);
+        Some(GroupRange::new(first, end - first))
+    }
+
     pub fn insert(&mut self, range: GroupRange) {
         let (mut first, mut end) = (range.first, range.end());
         if first == end {
@@ -126,6 +134,16 @@ mod tests {
             set.insert(part);
         }
         assert_eq!((runs(&set), set.len()), (vec![(0, 9)], 9));
+    }
+
+    #[test]
+    fn the_first_from_a_group_on_may_begin_within_a_run() {
+        let mut set = GroupSet::default();
+        set.insert(range(2, 5));
+        set.insert(range(8, 9));
+        for (group, found) in [(0, Some(range(2, 5))), (3, Some(range(3, 5))), (5, Some(range(8, 9))), (9, None)] {
+            assert_eq!(set.first_from(group), found, "{group}");
+        }
     }
 
     #[test]

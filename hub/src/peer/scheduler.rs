@@ -204,6 +204,13 @@ impl Scheduler {
         }
     }
 
+    /// Others read this file from here on: who goes on here shares their uploads, and what is left comes afterwards.
+    pub(super) fn join_at(&mut self, transfer_id: TransferId, file_id: FileId, group: u32) {
+        if let Some(job) = self.get(transfer_id, file_id) {
+            job.from = group;
+        }
+    }
+
     /// All together take no more than this a second.
     pub(super) fn limit(&mut self, bytes_a_second: Option<u64>) {
         self.pace = Pace::of(bytes_a_second);

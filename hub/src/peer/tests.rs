@@ -733,6 +733,39 @@ fn an_ordered_reader_is_not_run_away_from() {
 }
 
 #[test]
+fn who_is_told_where_others_read_goes_on_there_and_fetches_the_rest_afterwards() {
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 64 * MIB)]) });
+    let first = asked(&effects);
+    assert_eq!(first[0], groups(0, 1));
+    let at = JoinAt { transfer_id: transfer(1), file_id: file_id(1), group: 250 };
+    rig.hear(RelayToDevice::JoinAt(at), None);
+    let mut asks: Vec<Piece> = Vec::new();
+    for piece in first {
+        asks.extend(asked(&rig.fetch(piece)).concat());
+    }
+    let behind = first_groups(&asks);
+    assert_eq!(behind[0], 250, "{behind:?}");
+    let wrapped = behind.iter().position(|group| *group < 250).expect("the file's end is near");
+    assert_eq!(asks[wrapped].groups.first, 10, "the rest of the beginning: {behind:?}");
+    assert!(behind[..wrapped].is_sorted() && behind[wrapped..].is_sorted(), "{behind:?}");
+
+    // A place that is not in the file, or a reader in order: nothing changes.
+    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let ahead = TransferOrder { lookahead_bytes: Some(3 * MIB), ..order(&[(1, 64 * MIB)]) };
+    rig.tell(Input::StartTransfer { order: ahead });
+    rig.hear(RelayToDevice::JoinAt(JoinAt { transfer_id: transfer(1), file_id: file_id(1), group: u32::MAX }), None);
+    rig.hear(RelayToDevice::JoinAt(JoinAt { transfer_id: transfer(1), file_id: file_id(1), group: 250 }), None);
+    rig.fetch(groups(0, 4));
+    let taken = Input::Consumed { transfer_id: transfer(1), file_id: file_id(1), groups: 4 };
+    assert_eq!(asked(&rig.tell(taken)), [groups(12, 4)]);
+}
+
+fn first_groups(pieces: &[Piece]) -> Vec<u32> {
+    pieces.iter().map(|piece| piece.groups.first).collect()
+}
+
+#[test]
 fn an_empty_file_is_there_at_once() {
     let mut rig = Rig::inside(vec![]);
     let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 0)]) });

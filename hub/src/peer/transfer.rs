@@ -56,6 +56,8 @@ pub(super) struct Job {
     pub(super) consumed: u32,
     /// How often the groups did not merge to the root.
     pub(super) mismatches: u32,
+    /// Groups from here on are asked for first: others read them now (`JOIN_AT`).
+    pub(super) from: u32,
     /// Stands in the transfer's queue.
     queued: bool,
     /// Stands among those that waited.
@@ -77,6 +79,7 @@ impl Job {
             waiting: None,
             consumed: 0,
             mismatches: 0,
+            from: 0,
             queued: false,
             among_waiters: false,
         }
@@ -300,7 +303,9 @@ impl Transfer {
             Some(ahead) => self.window.run_bytes().min(ahead / 3),
         };
         let run_bytes = run_bytes.min(MAX_RUN_BYTES).min(most);
-        let first = job.missing.first()?;
+        // A reader in order takes the first that is missing, wherever others are.
+        let from = if lookahead.is_none() { job.from } else { 0 };
+        let first = job.missing.first_from(from).or_else(|| job.missing.first())?;
         let groups_in = |bytes: u64| (bytes >> job.groups.group_log).max(1) as u32;
         let count = first.count.min(groups_in(run_bytes));
         let room = lookahead.map(|ahead| job.consumed.saturating_add(groups_in(ahead)).saturating_sub(first.first));

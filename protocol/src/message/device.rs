@@ -126,6 +126,7 @@ pub enum RelayToDevice {
     UploadCancelled(UploadCancelled),
     ChunkReady(ChunkReady),
     ChunkFailed(ChunkFailed),
+    JoinAt(JoinAt),
     TransferProgress(TransferProgress),
     FileChanged(FileChanged),
     RequestFailed(RequestFailed),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lanyard_hub::broker::{Input, LinkPart, LinkReader, ReaderId, WantedPiece};
@@ -17,9 +17,15 @@ use tokio::sync::{mpsc, watch};
 use crate::edge::{Edge, LinkEvent};
 use crate::slot::{Mark, Meter, Read, Slot};
 
-/// First run of a response; a run doubles after each that came, up to the largest.
+/// First run of a response. A run doubles after each that its reader took quickly, up to the largest, and halves after each
+/// that it took slowly: what a slow reader was promised and did not take yet is room that others lack.
 const FIRST_RUN: u64 = 1 << 20;
 const LARGEST_RUN: u64 = 4 << 20;
+/// Two runs of each of four responses fit the budget.
+const RUNS_IN_BUDGET: u64 = 8;
+const SMALLEST_RUN: u64 = 256 << 10;
+const QUICK: Duration = Duration::from_millis(250);
+const SLOW: Duration = Duration::from_millis(500);
 /// Runs asked for at once.
 const AHEAD: usize = 2;
 /// Events that may wait for a response: two wants with a few parts each.
@@ -82,6 +88,9 @@ pub struct Puller {
     slices: BTreeMap<ReaderId, Slice>,
     run: u64,
     next_want: u64,
+    /// When the reader was given bytes last, and how long it has taken for those of the oldest want.
+    handed: Option<Instant>,
+    taking: Duration,
 }
 
 impl Puller {
@@ -102,6 +111,8 @@ impl Puller {
             slices: BTreeMap::new(),
             run: FIRST_RUN,
             next_want: 0,
+            handed: None,
+            taking: Duration::ZERO,
         };
         puller.rewind();
         puller
@@ -114,6 +125,9 @@ impl Puller {
 
     /// The next bytes in order, or what there is to say instead. Loses nothing when dropped before it ends.
     pub async fn next(&mut self) -> Pulled {
+        if let Some(handed) = self.handed.take() {
+            self.taking += handed.elapsed();
+        }
         loop {
             let Some(stretch) = self.stretches.front().cloned() else { return Pulled::End };
             self.want_more();
@@ -134,7 +148,9 @@ impl Puller {
             match slot.read(from..to, Mark::Passed, &meter) {
                 Read::Bytes(bytes) => {
                     meter.starved.store(true, Ordering::Relaxed); // this task's own pace is watched elsewhere
+                    meter.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     self.advance(bytes.len() as u64);
+                    self.handed = Some(Instant::now());
                     self.edge.carried.to_links.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return Pulled::Bytes(bytes);
                 }
@@ -174,7 +190,7 @@ impl Puller {
         if !self.wants.iter().any(|(known, _)| *known == want) {
             // Of a want that was given up: its slice goes back.
             if let LinkEvent::Ready { slot, slice, .. } = event {
-                self.give_back(&slot, slice);
+                self.give_back(&slot, slice, &Meter::default());
             }
             return None;
         }
@@ -196,7 +212,6 @@ impl Puller {
         for (file, groups, range) in parts {
             self.parts.insert((file, groups.first), Part { slot: slot.clone(), slice, groups, range });
         }
-        self.run = (self.run * 2).min(LARGEST_RUN);
     }
 
     fn part_of(&self, file: FileRef, group: u32) -> Option<&Part> {
@@ -239,6 +254,18 @@ impl Puller {
                 return;
             }
             self.wants.pop_front();
+            self.adapt();
+        }
+    }
+
+    /// The next run's length follows from how long the reader took for the last.
+    fn adapt(&mut self) {
+        let largest = LARGEST_RUN.min(self.edge.config.budget_bytes / RUNS_IN_BUDGET).max(SMALLEST_RUN);
+        let taking = std::mem::take(&mut self.taking);
+        if taking <= QUICK {
+            self.run = (self.run * 2).min(largest);
+        } else if taking > SLOW {
+            self.run = (self.run / 2).max(SMALLEST_RUN);
         }
     }
 
@@ -246,28 +273,29 @@ impl Puller {
         let Some(slice) = self.slices.get_mut(&id) else { return };
         slice.parts -= 1;
         if slice.parts == 0 {
-            let slot = slice.slot.clone();
+            let (slot, meter) = (slice.slot.clone(), slice.meter.clone());
             self.slices.remove(&id);
-            self.give_back(&slot, id);
+            self.give_back(&slot, id, &meter);
         }
     }
 
-    fn give_back(&self, slot: &Slot, reader: ReaderId) {
+    fn give_back(&self, slot: &Slot, reader: ReaderId, meter: &Meter) {
         slot.remove_reader(reader);
-        self.edge.tell_soon(Input::ReaderLeft { slot: slot.id, reader, delivered: 0 });
+        let delivered = meter.delivered.load(Ordering::Relaxed);
+        self.edge.tell_soon(Input::ReaderLeft { slot: slot.id, reader, delivered });
     }
 
     /// Gives everything back and begins anew at the place reached.
     pub fn rewind(&mut self) {
         self.parts.clear();
         for (id, slice) in std::mem::take(&mut self.slices) {
-            self.give_back(&slice.slot, id);
+            self.give_back(&slice.slot, id, &slice.meter);
         }
         if !self.wants.is_empty() {
             self.wants.clear();
             self.edge.tell_soon(Input::LinkLeft { reader: self.reader, up_to: self.next_want });
         }
-        self.run = FIRST_RUN;
+        self.run = self.run.min(FIRST_RUN);
         let at = self.stretches.front().map_or(0, |stretch| stretch.groups.at(stretch.bytes.start));
         self.wanted_to = (0, at);
     }

@@ -377,6 +377,9 @@ impl World {
         let now = self.now;
         let held = &mut self.links[link].slices[slice];
         held.moved_at = now;
+        let (slot, reader) = (held.slot, held.reader);
+        self.link_took(slot, reader, unit.length);
+        let held = &mut self.links[link].slices[slice];
         if std::mem::take(&mut held.still) {
             let (slot, reader) = (held.slot, held.reader);
             self.tell_later(Input::ReaderStill { slot, reader, still: false });
@@ -396,8 +399,8 @@ impl World {
     }
 
     fn give_back(&mut self, slot: SlotId, reader: ReaderId) {
-        self.remove_reader(slot, reader);
-        self.tell_later(Input::ReaderLeft { slot, reader, delivered: 0 });
+        let delivered = self.remove_reader(slot, reader);
+        self.tell_later(Input::ReaderLeft { slot, reader, delivered });
     }
 
     /// Gives everything back and wants it anew from the place reached.

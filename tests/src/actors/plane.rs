@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use lanyard_hub::broker::{Effect, Input, NewSlot, ReaderId, SessionId, SlotId};
+use lanyard_hub::broker::{Effect, Input, NewSlot, ReaderId, SessionId, SlotId, SpeedGroup};
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::group::{GroupValue, Groups};
 use lanyard_protocol::{FailureCode, FileRef, Root, Ticket};
@@ -18,6 +18,8 @@ const SLOW_MS: u64 = 20_000;
 const STILL_MS: u64 = 2_000;
 /// A reader that cannot go on looks again after this.
 const LOOK_AGAIN_MS: u64 = 500;
+/// How often the broker hears how far bodies have come.
+const REPORT_MS: u64 = 500;
 
 #[derive(Debug, Default)]
 pub struct Plane {
@@ -26,6 +28,8 @@ pub struct Plane {
     values: BTreeMap<FileRef, Values>,
     /// Units that were compared so far.
     compared: u64,
+    /// The next report is on its way.
+    reports: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub enum Body {
 #[derive(Debug)]
 pub struct Slot {
     pub what: What,
+    /// Whose upload it is part of.
+    pub group: SpeedGroup,
     pub length: u64,
     /// None when the bytes are the relay's own.
     pub holder: Option<SessionId>,
@@ -123,6 +129,7 @@ pub enum PlaneEvent {
     GetHead { conn: ConnId, ticket: Ticket, by: ReadBy },
     GetBroken { fetch: FetchId, device: DeviceIndex },
     ReaderStep { slot: SlotId, reader: ReaderId },
+    Report,
 }
 
 impl Slot {
@@ -155,6 +162,7 @@ impl Slot {
         assert_eq!(length, new.length, "a slot's length is that of its pieces: {new:?}");
         Self {
             what: new.what,
+            group: new.group,
             length,
             holder: Some(new.holder),
             ticket: Some(new.ticket),
@@ -236,6 +244,7 @@ impl World {
             PlaneEvent::GetHead { conn, ticket, by } => self.get_head(conn, ticket, by),
             PlaneEvent::GetBroken { fetch, device } => self.get_broken(device, fetch),
             PlaneEvent::ReaderStep { slot, reader } => self.reader_steps(slot, reader),
+            PlaneEvent::Report => self.report_readers(),
         }
     }
 
@@ -291,6 +300,7 @@ impl World {
         };
         let slot = Slot {
             what: What::Values,
+            group: SpeedGroup::ALL,
             length,
             holder: None,
             ticket: None,
@@ -309,6 +319,7 @@ impl World {
         let moved_at = self.now;
         let slot = Slot {
             what: What::Values,
+            group: SpeedGroup::ALL,
             length,
             holder: None,
             ticket: None,
@@ -534,6 +545,9 @@ impl World {
         let units = slot.units_in(ranges);
         let state = Reader { by, ticket, units, next: 0, delivered: 0, moved_at: now, still: false, busy: false };
         slot.readers.insert(reader, state);
+        if !std::mem::replace(&mut self.plane().reports, true) {
+            self.plane_later(REPORT_MS, PlaneEvent::Report);
+        }
         self.push_reader(id, reader);
     }
 
@@ -615,10 +629,31 @@ impl World {
         self.tell_later(Input::ReaderLeft { slot, reader, delivered: state.delivered });
     }
 
-    /// A link's response needs the slice no more.
-    pub(crate) fn remove_reader(&mut self, slot: SlotId, reader: ReaderId) {
-        if let Some(slot) = self.relay.as_mut().and_then(|relay| relay.plane.slots.get_mut(&slot)) {
-            slot.readers.remove(&reader);
+    /// A link's response needs the slice no more; gives what it took of it.
+    pub(crate) fn remove_reader(&mut self, slot: SlotId, reader: ReaderId) -> u64 {
+        let slot = self.relay.as_mut().and_then(|relay| relay.plane.slots.get_mut(&slot));
+        slot.and_then(|slot| slot.readers.remove(&reader)).map_or(0, |reader| reader.delivered)
+    }
+
+    /// A link's response took a unit of a slice.
+    pub(crate) fn link_took(&mut self, slot: SlotId, reader: ReaderId, bytes: u64) {
+        let slot = self.relay.as_mut().and_then(|relay| relay.plane.slots.get_mut(&slot));
+        if let Some(reader) = slot.and_then(|slot| slot.readers.get_mut(&reader)) {
+            reader.delivered += bytes;
+        }
+    }
+
+    /// How far all bodies have come; said again while there are any.
+    fn report_readers(&mut self) {
+        let slots = self.plane().slots.iter();
+        let of_slot = |(id, slot): (&SlotId, &Slot)| -> Vec<(SlotId, ReaderId, u64)> {
+            slot.readers.iter().map(|(reader, state)| (*id, *reader, state.delivered)).collect()
+        };
+        let moved: Vec<(SlotId, ReaderId, u64)> = slots.flat_map(of_slot).collect();
+        self.plane().reports = !moved.is_empty();
+        if !moved.is_empty() {
+            self.tell_broker(Input::ReadersMoved { moved });
+            self.plane_later(REPORT_MS, PlaneEvent::Report);
         }
     }
 

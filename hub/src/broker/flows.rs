@@ -1,0 +1,629 @@
+//! Readers of given speeds over a virtual clock: a data plane of numbers around a real broker. It counts what the owner
+//! uploads and when each reader is through, and holds at every step that the budget is kept and that no reader is given a
+//! group of bytes twice.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+
+use lanyard_protocol::message::*;
+use lanyard_protocol::*;
+
+use super::tests::{Hub, MASTER, MIB, device, file_id, transfer};
+use super::*;
+
+/// A step of the clock.
+const TICK_MS: u64 = 10;
+/// Whoever is not through after an hour is stuck.
+const LONGEST_MS: u64 = 3_600_000;
+const GROUP: u64 = 256 << 10;
+/// Where readers are numbered from; the fixture's roster refuses device 9.
+const FIRST_READER: u8 = 10;
+
+/// How a reader takes the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A device that takes groups in any order.
+    Device,
+    /// A device that reads in order whatever it is told.
+    InOrder,
+    Link,
+}
+
+/// A reader of a scenario. Speeds are bytes a second, each from a moment on.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub kind: Kind,
+    pub starts_ms: u64,
+    pub speeds: Vec<(u64, u64)>,
+    /// Bytes that lie in sockets between the relay and the reader.
+    pub sockets: u64,
+}
+
+impl Plan {
+    pub fn of(kind: Kind, speed: u64) -> Self {
+        Self { kind, starts_ms: 0, speeds: vec![(0, speed)], sockets: 0 }
+    }
+
+    pub fn device(speed: u64) -> Self {
+        Self::of(Kind::Device, speed)
+    }
+
+    pub fn link(speed: u64) -> Self {
+        Self::of(Kind::Link, speed)
+    }
+
+    pub fn from(self, starts_ms: u64) -> Self {
+        Self { starts_ms, ..self }
+    }
+
+    pub fn with_sockets(self, sockets: u64) -> Self {
+        Self { sockets, ..self }
+    }
+
+    fn speed(&self, ms: u64) -> u64 {
+        self.speeds.iter().rev().find(|(from, _)| *from <= ms).map_or(0, |(_, speed)| *speed)
+    }
+}
+
+/// What a scenario is.
+#[derive(Debug, Clone)]
+pub(super) struct Scene {
+    pub budget: u64,
+    pub size: u64,
+    /// Bytes a second that the owner uploads.
+    pub owner: u64,
+    pub readers: Vec<Plan>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// Uploads of the owner, in sizes of the file.
+    pub uploads: f64,
+    /// How long each reader took.
+    pub took_ms: Vec<u64>,
+}
+
+impl Outcome {
+    /// Whether some readers took at most a ninth longer than in another outcome: they kept 0.9 of their speed.
+    fn keeps(&self, readers: Range<usize>, alone: &Outcome, first_alone: usize) -> bool {
+        let first = readers.start;
+        readers.into_iter().all(|n| alone.took_ms[first_alone + n - first] * 10 >= self.took_ms[n] * 9)
+    }
+}
+
+/// One body on its way to a reader.
+#[derive(Debug)]
+struct Get {
+    slot: SlotId,
+    id: ReaderId,
+    ranges: Vec<Range<u64>>,
+    pieces: Vec<Piece>,
+    delivered: u64,
+    since: u64,
+    /// What of it the reader took out of its sockets.
+    taken: u64,
+    /// The relay knows that it is over.
+    left: bool,
+}
+
+impl Get {
+    fn length(&self) -> u64 {
+        self.ranges.iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// How many of its bytes are there when a slot has received so much.
+    fn there(&self, received: u64) -> u64 {
+        self.ranges.iter().map(|range| received.clamp(range.start, range.end) - range.start).sum()
+    }
+}
+
+#[derive(Debug)]
+struct Reader {
+    plan: Plan,
+    session: SessionId,
+    link: LinkReader,
+    hash: LinkHash,
+    /// Neither taken nor asked for.
+    missing: BTreeSet<u32>,
+    have: BTreeSet<u32>,
+    from: u32,
+    run: u64,
+    /// Of each run that was asked for, what did not come yet.
+    asked: Vec<BTreeSet<u32>>,
+    gets: VecDeque<Get>,
+    want: u64,
+    done_ms: Option<u64>,
+    unused: f64,
+    /// When the body before the first one was through.
+    front_since: u64,
+}
+
+impl Reader {
+    /// Groups came, or will not: runs of which nothing is left are over.
+    fn settle(&mut self, groups: impl Iterator<Item = u32>) {
+        for group in groups {
+            for run in &mut self.asked {
+                run.remove(&group);
+            }
+        }
+        self.asked.retain(|run| !run.is_empty());
+    }
+}
+
+#[derive(Debug)]
+struct Put {
+    length: u64,
+    received: u64,
+    started: bool,
+    pieces: Vec<SlotPiece>,
+}
+
+pub(super) struct World {
+    hub: Hub,
+    scene: Scene,
+    count: u32,
+    now_ms: u64,
+    readers: Vec<Reader>,
+    puts: BTreeMap<SlotId, Put>,
+    opened: u64,
+}
+
+impl World {
+    /// When a reader is through; the others are left where they are then.
+    pub fn until(scene: &Scene, reader: usize) -> u64 {
+        let mut world = World::new(scene.clone());
+        while world.readers[reader].done_ms.is_none() {
+            assert!(world.now_ms < LONGEST_MS, "stuck: {:?}", world.readers[reader].plan);
+            world.tick();
+        }
+        world.now_ms - world.readers[reader].plan.starts_ms
+    }
+
+    pub fn play(scene: &Scene) -> Outcome {
+        let mut world = World::new(scene.clone());
+        while world.now_ms < LONGEST_MS && world.readers.iter().any(|reader| reader.done_ms.is_none()) {
+            world.tick();
+        }
+        let took = |reader: &Reader| {
+            reader.done_ms.unwrap_or_else(|| panic!("stuck: {:?} at {} ms", reader.plan, world.now_ms))
+                - reader.plan.starts_ms
+        };
+        let took_ms = world.readers.iter().map(took).collect();
+        Outcome { uploads: world.opened as f64 / scene.size as f64, took_ms }
+    }
+
+    fn new(scene: Scene) -> Self {
+        let mut hub = Hub::new(scene.budget);
+        hub.master_comes_with(1..=200);
+        hub.opens(1);
+        let file = hub.lists(1, scene.size);
+        let count = (scene.size).div_ceil(GROUP) as u32;
+        let mut readers = Vec::new();
+        for (n, plan) in scene.readers.iter().enumerate() {
+            let number = FIRST_READER + n as u8;
+            let session = hub.opens(number);
+            let hash = LinkHash([number; 32]);
+            if plan.kind == Kind::Link {
+                Self::make_link(&mut hub, number, hash, file);
+            }
+            readers.push(Reader {
+                plan: plan.clone(),
+                session,
+                link: LinkReader(u64::from(number)),
+                hash,
+                missing: (0..count).collect(),
+                have: BTreeSet::new(),
+                from: 0,
+                run: 1 << 20,
+                asked: Vec::new(),
+                gets: VecDeque::new(),
+                want: 0,
+                done_ms: None,
+                unused: 0.0,
+                front_since: 0,
+            });
+        }
+        hub.take();
+        Self { hub, scene, count, now_ms: 0, readers, puts: BTreeMap::new(), opened: 0 }
+    }
+
+    fn make_link(hub: &mut Hub, number: u8, hash: LinkHash, file: FileRef) {
+        let call = CallId(u64::from(number));
+        hub.take();
+        hub.give(Input::LinkOpened { call, hash });
+        let asked = hub.take().into_iter().find_map(|effect| match effect {
+            Effect::SendMaster { frame, .. } if matches!(frame.message, RelayToMaster::LinkLookup(_)) => {
+                frame.reference.clone()
+            }
+            _ => None,
+        });
+        let grant = LinkGrant {
+            link_hash: hash,
+            public_id: device(1),
+            expires_ms: 0,
+            name: None,
+            made_of: 1,
+            files: vec![hub.files[&file].clone()],
+            owners: vec![],
+            last: true,
+        };
+        let frame = MasterFrame { reference: asked, ..MasterFrame::plain(MasterToRelay::LinkGrant(grant)) };
+        hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
+    }
+
+    fn tick(&mut self) {
+        self.hub.passes(TICK_MS);
+        self.now_ms += TICK_MS;
+        self.effects();
+        self.upload();
+        self.effects();
+        for n in 0..self.readers.len() {
+            if self.readers[n].plan.starts_ms <= self.now_ms && self.readers[n].done_ms.is_none() {
+                self.read(n);
+                self.effects();
+                self.ask(n);
+                self.effects();
+            }
+        }
+        if self.now_ms.is_multiple_of(500) {
+            self.report();
+            self.effects();
+        }
+        let reserved = self.hub.broker.reserved_bytes();
+        let longest = self.puts.values().map(|put| put.length).max().unwrap_or(0);
+        assert!(reserved <= self.scene.budget.max(longest), "the budget is exceeded: {reserved}");
+    }
+
+    fn report(&mut self) {
+        let gets = self.readers.iter().flat_map(|reader| &reader.gets);
+        let moved = gets.map(|get| (get.slot, get.id, get.delivered)).collect();
+        self.hub.give(Input::ReadersMoved { moved });
+    }
+
+    /// The owner's line is shared evenly by its bodies.
+    fn upload(&mut self) {
+        let asked: Vec<SlotId> = self.puts.iter().filter(|(_, put)| !put.started).map(|(id, _)| *id).collect();
+        for slot in asked {
+            self.puts.get_mut(&slot).unwrap().started = true;
+            self.hub.give(Input::PutStarted { slot });
+        }
+        let mut left = self.scene.owner * TICK_MS / 1_000;
+        loop {
+            let open: Vec<SlotId> = self
+                .puts
+                .iter()
+                .filter(|(_, put)| put.started && put.received < put.length)
+                .map(|(id, _)| *id)
+                .collect();
+            if open.is_empty() || left < open.len() as u64 {
+                return;
+            }
+            let each = left / open.len() as u64;
+            for slot in open {
+                let put = self.puts.get_mut(&slot).unwrap();
+                let now = each.min(put.length - put.received);
+                put.received += now;
+                left -= now;
+                if put.received == put.length {
+                    self.hub.give(Input::PutFinished { slot });
+                    self.effects();
+                }
+            }
+        }
+    }
+
+    /// A reader takes what its speed allows: a device from all its bodies at once, a link from the first.
+    fn read(&mut self, n: usize) {
+        let speed = self.readers[n].plan.speed(self.now_ms);
+        let reader = &mut self.readers[n];
+        let mut left = speed as f64 * TICK_MS as f64 / 1_000.0 + std::mem::take(&mut reader.unused);
+        let at_once = if reader.plan.kind == Kind::Link { 1 } else { usize::MAX };
+        // What lies in sockets was delivered, and is taken at the reader's own speed.
+        for get in &mut reader.gets {
+            let there = self.puts.get(&get.slot).map_or(0, |put| get.there(put.received));
+            get.delivered = get.delivered.max(there.min(get.taken + reader.plan.sockets));
+        }
+        let mut taken = true;
+        while left >= 1.0 && taken {
+            taken = false;
+            let open = reader.gets.iter().take(at_once).filter(|get| get.taken < get.length()).count().max(1);
+            let each = (left / open as f64).ceil();
+            for get in reader.gets.iter_mut().take(at_once) {
+                let there = self.puts.get(&get.slot).map_or(get.delivered, |put| get.there(put.received));
+                let now = (each.min(left) as u64).min(there - get.taken);
+                if now > 0 {
+                    get.taken += now;
+                    left -= now as f64;
+                    get.delivered = get.delivered.max(there.min(get.taken + reader.plan.sockets));
+                    taken = true;
+                }
+            }
+        }
+        reader.unused = left.min(1.0);
+        self.leave(n);
+    }
+
+    /// A body ends for the relay when its last byte is with the transport, for the reader when it took that.
+    fn leave(&mut self, n: usize) {
+        let now_ms = self.now_ms;
+        for at in 0..self.readers[n].gets.len() {
+            let get = &mut self.readers[n].gets[at];
+            if get.delivered == get.length() && !std::mem::replace(&mut get.left, true) {
+                let left = Input::ReaderLeft { slot: get.slot, reader: get.id, delivered: get.delivered };
+                self.hub.give(left);
+            }
+        }
+        let reader = &mut self.readers[n];
+        let (over, open): (Vec<Get>, Vec<Get>) = reader.gets.drain(..).partition(|get| get.taken == get.length());
+        reader.gets = open.into();
+        for get in over {
+            let largest = if reader.plan.kind == Kind::Link { self.scene.budget / 8 } else { 4 << 20 }.min(4 << 20);
+            let took = now_ms - get.since;
+            let began = std::mem::replace(&mut reader.front_since, now_ms).max(get.since);
+            reader.run = match (reader.plan.kind, took, now_ms - began) {
+                (Kind::Link, _, 0..=250) => (reader.run * 2).min(largest),
+                (Kind::Link, _, 501..) => (reader.run / 2).max(GROUP),
+                (Kind::Device | Kind::InOrder, 0..=250, _) => (reader.run + GROUP).min(largest),
+                (Kind::Device | Kind::InOrder, 501.., _) => reader.run.saturating_sub(GROUP).max(GROUP),
+                _ => reader.run,
+            };
+            let groups: Vec<u32> = get.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
+            for group in &groups {
+                assert!(reader.have.insert(*group), "group {group} came twice to {:?}", reader.plan);
+            }
+            reader.settle(groups.into_iter());
+        }
+        let reader = &mut self.readers[n];
+        if reader.have.len() == self.count as usize {
+            reader.done_ms = Some(now_ms);
+            let over = Input::LinkLeft { reader: reader.link, up_to: u64::MAX };
+            let cancel = CancelChunk { transfer_id: transfer(reader.session.0 as u8), pieces: None };
+            match reader.plan.kind {
+                Kind::Link => self.hub.give(over),
+                Kind::Device | Kind::InOrder => self.hub.says(reader.session, DeviceToRelay::CancelChunk(cancel)),
+            }
+        }
+    }
+
+    fn ask(&mut self, n: usize) {
+        let reader = &mut self.readers[n];
+        if reader.done_ms.is_some() {
+            return;
+        }
+        let most = if reader.plan.kind == Kind::Link { 2 } else { 4 };
+        while self.readers[n].asked.len() < most {
+            let reader = &mut self.readers[n];
+            let from = if reader.plan.kind == Kind::Device { reader.from } else { 0 };
+            let first = reader.missing.range(from..).next().or_else(|| reader.missing.first());
+            let Some(first) = first.copied() else { return };
+            let room = (reader.run / GROUP).max(1) as u32;
+            let count = (first..first + room).take_while(|group| reader.missing.contains(group)).count() as u32;
+            reader.missing.retain(|group| !(first..first + count).contains(group));
+            reader.asked.push((first..first + count).collect());
+            let pieces = vec![Piece::new(file_id(1), first, count)];
+            if reader.plan.kind == Kind::Link {
+                reader.want += 1;
+                let file = FileRef { public_id: device(1), file_id: file_id(1) };
+                let pieces = vec![(file, GroupRange::new(first, count))];
+                let (link, hash, want) = (reader.link, reader.hash, reader.want);
+                self.hub.give(Input::LinkWanted { reader: link, hash, want, pieces });
+            } else {
+                let session = reader.session;
+                self.hub.asks_for(session, pieces);
+            }
+            self.effects();
+        }
+    }
+
+    /// Gives everything that the broker wants done to who does it.
+    fn effects(&mut self) {
+        for effect in self.hub.take() {
+            match effect {
+                Effect::OpenSlot(new) => {
+                    self.opened += new.length;
+                    let put = Put { length: new.length, received: 0, started: false, pieces: new.pieces };
+                    self.puts.insert(new.slot, put);
+                }
+                Effect::DropSlot { slot } => drop(self.puts.remove(&slot)),
+                Effect::GrantRead { session, slot, reader, ranges, .. } => {
+                    let n = self.readers.iter().position(|reader| reader.session == session).unwrap();
+                    let pieces = self.pieces_in(slot, &ranges);
+                    self.gets(n, slot, reader, ranges, pieces);
+                    self.hub.give(Input::ReaderStarted { slot, reader });
+                }
+                Effect::LinkReady { reader: link, slot, slice, parts, .. } => {
+                    let n = self.readers.iter().position(|reader| reader.link == link).unwrap();
+                    let pieces = parts.iter().map(|(_, groups, _)| Piece { file_id: file_id(1), groups: *groups });
+                    let pieces: Vec<Piece> = pieces.collect();
+                    let ranges = parts.into_iter().map(|(_, _, range)| range).collect();
+                    self.gets(n, slot, slice, ranges, pieces);
+                }
+                Effect::Send { session, message: RelayToDevice::JoinAt(at), .. } => {
+                    let reader = self.readers.iter_mut().find(|reader| reader.session == session).unwrap();
+                    reader.from = at.group;
+                }
+                Effect::Send { session, message: RelayToDevice::ChunkFailed(failed), .. } => {
+                    let reader = self.readers.iter_mut().find(|reader| reader.session == session).unwrap();
+                    let groups: Vec<u32> = failed.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
+                    reader.settle(groups.iter().copied());
+                    reader.missing.extend(groups);
+                }
+                Effect::CutReader { slot, reader: id, .. } => self.cut(slot, id),
+                Effect::FailSlot { slot, .. } => drop(self.puts.remove(&slot)),
+                _ => {}
+            }
+        }
+    }
+
+    /// A body that is cut: what of it did not come whole is missing again.
+    fn cut(&mut self, slot: SlotId, id: ReaderId) {
+        for reader in &mut self.readers {
+            let Some(at) = reader.gets.iter().position(|get| (get.slot, get.id) == (slot, id)) else { continue };
+            let get = reader.gets.remove(at).unwrap();
+            let groups: Vec<u32> = get.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
+            reader.settle(groups.iter().copied());
+            reader.missing.extend(groups);
+        }
+    }
+
+    fn pieces_in(&self, slot: SlotId, ranges: &[Range<u64>]) -> Vec<Piece> {
+        let piece = &self.puts[&slot].pieces[0];
+        let first = |range: &Range<u64>| piece.groups.first + (range.start / GROUP) as u32;
+        let of =
+            |range: &Range<u64>| Piece::new(file_id(1), first(range), (range.end - range.start).div_ceil(GROUP) as u32);
+        ranges.iter().map(of).collect()
+    }
+
+    fn gets(&mut self, n: usize, slot: SlotId, id: ReaderId, ranges: Vec<Range<u64>>, pieces: Vec<Piece>) {
+        let reader = &mut self.readers[n];
+        let get = Get { slot, id, ranges, pieces, delivered: 0, since: self.now_ms, taken: 0, left: false };
+        let first = get.pieces[0].groups.first;
+        let at = reader.gets.iter().position(|other| other.pieces[0].groups.first > first);
+        reader.gets.insert(at.unwrap_or(reader.gets.len()), get);
+    }
+}
+
+fn scene(readers: Vec<Plan>) -> Scene {
+    Scene { budget: 32 * MIB, size: 64 * MIB, owner: 400 * MIB, readers }
+}
+
+fn many(plan: Plan, count: usize) -> Vec<Plan> {
+    vec![plan; count]
+}
+
+fn with(mut readers: Vec<Plan>, more: Vec<Plan>) -> Vec<Plan> {
+    readers.extend(more);
+    readers
+}
+
+#[test]
+fn all_alike_are_served_by_one_upload() {
+    for kind in [Kind::Device, Kind::InOrder, Kind::Link] {
+        for (speed, sockets) in [(20 * MIB, 0), (2 * MIB, MIB), (100 * MIB, 0)] {
+            let out = World::play(&scene(many(Plan::of(kind, speed).with_sockets(sockets), 8)));
+            assert!(out.uploads <= 1.01, "{kind:?} {speed} {sockets}: {out:?}");
+        }
+    }
+}
+
+/// Readers one after the other, alone.
+fn each_alone(scene: &Scene) -> Vec<u64> {
+    let alone = |plan: &Plan| {
+        let plan = Plan { starts_ms: 0, ..plan.clone() };
+        World::play(&Scene { readers: vec![plan], ..scene.clone() }).took_ms[0]
+    };
+    scene.readers.iter().map(alone).collect()
+}
+
+#[test]
+fn one_that_is_twenty_times_slower_slows_nobody_and_costs_one_upload() {
+    for kind in [Kind::Device, Kind::InOrder, Kind::Link] {
+        for (speed, sockets) in [(20 * MIB, 0), (100 * MIB, 0), (10 * MIB, MIB), (4 * MIB, MIB / 2)] {
+            let quick = many(Plan::of(kind, speed).with_sockets(sockets), 7);
+            let slow = Plan::of(kind, speed / 20).with_sockets(sockets);
+            let scene = |readers| Scene { size: (5 * speed / 2).max(64 * MIB), ..scene(readers) };
+            let alone = World::play(&scene(quick.clone()));
+            let slow_alone = World::play(&scene(vec![slow.clone()]));
+            let out = World::play(&scene(with(quick, vec![slow])));
+            assert!(out.keeps(0..7, &alone, 0), "{kind:?} {speed} {sockets}: {alone:?} {out:?}");
+            assert!(out.keeps(7..8, &slow_alone, 0), "{kind:?} {speed} {sockets}: {slow_alone:?} {out:?}");
+            assert!(out.uploads <= 2.0, "{kind:?} {speed} {sockets}: {out:?}");
+        }
+    }
+}
+
+#[test]
+fn four_speeds_are_four_groups_and_each_keeps_its_own() {
+    for kind in [Kind::Device, Kind::InOrder, Kind::Link] {
+        let speeds = [50 * MIB, 10 * MIB, 2 * MIB, 2 * MIB / 5];
+        let plans: Vec<Plan> = speeds.iter().flat_map(|speed| many(Plan::of(kind, *speed), 2)).collect();
+        let scene = scene(plans);
+        let (out, alone) = (World::play(&scene), each_alone(&scene));
+        for (n, alone) in alone.iter().enumerate() {
+            assert!(alone * 10 >= out.took_ms[n] * 9, "{kind:?} {n}: alone {alone} ms, {out:?}");
+        }
+        assert!(out.uploads <= 4.0, "{kind:?} {out:?}");
+    }
+}
+
+#[test]
+fn slower_ones_within_a_factor_of_four_share_an_upload_at_the_pace_of_the_slowest() {
+    for kind in [Kind::Device, Kind::Link] {
+        // While there is somebody quicker: one after the other, and each comes before the last is through.
+        let quick: Vec<Plan> = (0..7).map(|n| Plan::of(kind, 4 * MIB).from(n * 13_000)).collect();
+        let slow = [3 * MIB / 2, MIB, 3 * MIB / 4].map(|speed| Plan::of(kind, speed)).to_vec();
+        let scene = scene(with(slow, quick));
+        let (out, alone) = (World::play(&scene), each_alone(&scene));
+        for n in 0..10 {
+            let slowest = if n < 3 { alone[2] } else { alone[n] };
+            assert!(slowest * 10 >= out.took_ms[n] * 9, "{kind:?} {n}: alone {alone:?}, {out:?}");
+        }
+        assert!(out.uploads <= 8.05, "seven for the quick ones and one for all others, {kind:?}: {out:?}");
+    }
+}
+
+#[test]
+fn a_later_get_joins_where_its_group_is_and_fetches_the_beginning_afterwards() {
+    let late = Plan::device(10 * MIB).from(3_000);
+    let scene = scene(with(many(Plan::device(10 * MIB), 3), many(late, 2)));
+    let out = World::play(&scene);
+    let passed = 3.0 * 10.0 / 64.0;
+    assert!(out.uploads <= 1.01 + passed, "{out:?}");
+    assert!(out.uploads >= 1.3, "the beginning is uploaded once more: {out:?}");
+    let (out, alone) = (&out, each_alone(&scene));
+    assert!((0..5).all(|n| alone[n] * 10 >= out.took_ms[n] * 9), "{alone:?} {out:?}");
+}
+
+#[test]
+fn a_later_link_is_a_group_of_its_own() {
+    let scene = scene(with(many(Plan::link(10 * MIB), 3), vec![Plan::link(10 * MIB).from(3_000)]));
+    let (out, alone) = (World::play(&scene), each_alone(&scene));
+    assert!((0..4).all(|n| alone[n] * 10 >= out.took_ms[n] * 9), "{alone:?} {out:?}");
+    assert!(out.uploads <= 2.0, "{out:?}");
+}
+
+#[test]
+fn in_a_small_budget_twenty_slow_ones_leave_the_quick_one_its_speed() {
+    for kind in [Kind::Device, Kind::Link] {
+        let slow: Vec<Plan> = (0..20).map(|n| Plan::of(kind, MIB).from(300 * n)).collect();
+        let quick = Plan::of(kind, 20 * MIB).from(7_000);
+        let scene = Scene { budget: 8 * MIB, size: 400 * MIB, ..scene(with(vec![quick.clone()], slow)) };
+        let (took, alone) = (World::until(&scene, 0), World::until(&Scene { readers: vec![quick], ..scene }, 0));
+        assert!(alone * 10 >= took * 9, "{kind:?}: {alone} ms alone, {took} beside slow ones");
+    }
+}
+
+#[test]
+fn at_an_owners_slow_line_groups_share_it_evenly_and_what_one_leaves_is_the_others() {
+    for kind in [Kind::Device, Kind::Link] {
+        let readers = vec![Plan::of(kind, 100 * MIB), Plan::of(kind, 100 * MIB), Plan::of(kind, MIB)];
+        let scene = Scene { owner: 6 * MIB, ..scene(readers) };
+        let out = World::play(&scene);
+        // 1 MiB/s for the slow one, 5 MiB/s for the quick ones.
+        assert!(out.took_ms[2] <= 64_000 * 10 / 9, "{kind:?} {out:?}");
+        assert!(out.took_ms[0] <= 12_800 * 10 / 9, "{kind:?} {out:?}");
+    }
+}
+
+#[test]
+fn whoever_becomes_quick_again_goes_forwards() {
+    let phone = Plan { speeds: vec![(0, MIB / 2), (6_000, 10 * MIB)], ..Plan::device(0) };
+    let scene = Scene { size: 256 * MIB, ..scene(with(many(Plan::device(10 * MIB), 3), vec![phone])) };
+    let out = World::play(&scene);
+    // From 6 s on it is as quick as the others: it joins them where they are and shares what is left.
+    assert!(out.took_ms[3] <= 36_000, "{out:?}");
+    assert!(out.uploads <= 1.6, "{out:?}");
+}
+
+#[test]
+fn whoever_alternates_its_speed_holds_others_up_ever_more_seldom() {
+    let speeds: Vec<(u64, u64)> = (0..60).map(|n| (n * 3_000, if n % 2 == 0 { 10 * MIB } else { 0 })).collect();
+    for kind in [Kind::Device, Kind::Link] {
+        let quick = many(Plan::of(kind, 10 * MIB), 3);
+        let hostile = many(Plan { speeds: speeds.clone(), ..Plan::of(kind, 0) }, 4);
+        let alone = World::play(&Scene { size: 256 * MIB, ..scene(quick.clone()) });
+        let out = World::play(&Scene { size: 256 * MIB, ..scene(with(quick, hostile)) });
+        assert!(out.keeps(0..3, &alone, 0), "{kind:?} {alone:?} {out:?}");
+    }
+}

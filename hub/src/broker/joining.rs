@@ -1,0 +1,318 @@
+//! How the rule of `speed` meets slots: whose upload an ask joins, what of it is kept for those behind, who is told where its
+//! group is, and how much room each group has.
+
+use std::collections::BTreeMap;
+
+use lanyard_protocol::chunk::What;
+use lanyard_protocol::message::JoinAt;
+use lanyard_protocol::{FileRef, GroupRange, Piece, RelayToDevice};
+
+use super::asks::Ask;
+use super::speed::{Lane, Move, SpeedGroup};
+use super::*;
+
+/// Files up to this size have no groups of speed: devices fetch them in bundles, and nobody waits for anybody.
+const SMALL_BYTES: u64 = 1 << 20;
+/// What of the budget leftovers of one file may take: a quarter, the beginning, for who starts a moment later. It is also how
+/// far from its group a reader may be and still share its uploads.
+const LEFTOVER_PART: u64 = 4;
+/// Runs of this length are not split while all readers of a file are alike.
+const LEAST_RUN: u64 = 2 << 20;
+/// How often blocked asks look whether who they wait for still moves.
+const LOOK_AGAIN_MS: u64 = 500;
+/// While bodies run the relay reports them twice a second; without its word speeds are looked at after this.
+const UNREPORTED_MS: u64 = 900;
+
+/// Somebody who will want bytes of its group's uploads.
+struct Awaiting {
+    file: FileRef,
+    group: SpeedGroup,
+    next: u32,
+    /// Others wait for it.
+    firmly: bool,
+}
+
+impl Broker {
+    /// The pieces of an ask by the group of speed that they are read in. The asker becomes a member where it was none.
+    pub(super) fn by_speed(&mut self, now: Moment, ask: &Ask) -> BTreeMap<SpeedGroup, Vec<Piece>> {
+        let mut parts: BTreeMap<SpeedGroup, Vec<Piece>> = BTreeMap::new();
+        for piece in &ask.pieces {
+            let file = ask.file(piece);
+            let is_large = self.grants.groups(&file).is_some_and(|groups| groups.size > SMALL_BYTES);
+            let lane = Lane::of(&ask.asker).filter(|_| ask.what == What::Bytes && is_large);
+            let group = lane.map_or(SpeedGroup::ALL, |lane| self.group_of(now, &file, lane, piece.groups));
+            parts.entry(group).or_default().push(*piece);
+        }
+        parts
+    }
+
+    /// The group in which a lane reads these groups of bytes.
+    fn group_of(&mut self, now: Moment, file: &FileRef, lane: Lane, wanted: GroupRange) -> SpeedGroup {
+        if let Some(group) = self.speeds.asks_before_its_place(now, file, lane, wanted.first) {
+            return group;
+        }
+        let own = self.speeds.member(file, lane).map(|member| member.group);
+        let stays = own.filter(|group| self.is_near(now, file, *group, wanted.first));
+        let group = match stays {
+            Some(group) => group,
+            None => {
+                let (group, place) = self.choose(now, file, lane, wanted.first);
+                let is_young = self.speeds.read_most(file, group) < self.config.budget_bytes / LEFTOVER_PART;
+                let cap = self.cap_of_unknown(now, file, lane);
+                self.speeds.enter(now, file, lane, group, is_young, cap);
+                if let Some(place) = place {
+                    self.tell_place(now, file, lane, place);
+                    return group;
+                }
+                group
+            }
+        };
+        self.speeds.asked(now, file, lane, wanted.end());
+        group
+    }
+
+    /// How many groups of bytes of a file a part of the budget holds.
+    fn reach(&self, file: &FileRef, bytes: u64) -> u32 {
+        let log = self.grants.groups(file).map_or(lanyard_protocol::group::MIN_GROUP_LOG, |groups| groups.group_log);
+        u32::try_from(bytes >> log).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Whether a group of speed is where these bytes are: they are in one of its slots, or some member is close to them.
+    fn is_near(&self, now: Moment, file: &FileRef, group: SpeedGroup, first: u32) -> bool {
+        let reach = self.reach(file, self.config.budget_bytes / LEFTOVER_PART);
+        self.slots.holding(file, What::Bytes, group, first).is_some()
+            || self.speeds.places(now, file, group).any(|next| next.abs_diff(first) <= reach)
+    }
+
+    /// Which group a lane reads in from here on, and where that group is if it is elsewhere.
+    fn choose(&mut self, now: Moment, file: &FileRef, lane: Lane, first: u32) -> (SpeedGroup, Option<u32>) {
+        let own = self.speeds.member(file, lane).map(|member| member.group);
+        let is_new = own.is_none();
+        let others: Vec<SpeedGroup> =
+            self.speeds.fitting(now, file, lane).into_iter().filter(|group| Some(*group) != own).collect();
+        if let Some(group) = others.iter().find(|group| self.is_near(now, file, **group, first)) {
+            return (*group, None);
+        }
+        let left = self.slots.groups_with(file, first).into_iter();
+        if let Some(group) = left.filter(|group| !self.speeds.has_members(*group)).max() {
+            return (group, None); // what others read before it is still there
+        }
+        if is_new && matches!(lane, Lane::Transfer(..)) {
+            let place = |group: &SpeedGroup| Some((*group, Some(self.place_of(now, file, *group, first)?)));
+            if let Some(found) = others.iter().find_map(place) {
+                return found;
+            }
+        }
+        let alone = own.filter(|group| self.speeds.is_alone(file, *group));
+        (alone.unwrap_or_else(|| SpeedGroup(self.number())), None)
+    }
+
+    /// Where a group of speed that is ahead can be joined: at the first bytes that some member still wants.
+    fn place_of(&self, now: Moment, file: &FileRef, group: SpeedGroup, after: u32) -> Option<u32> {
+        let count = self.grants.groups(file)?.count();
+        self.speeds.places(now, file, group).min().filter(|place| *place > after && *place < count)
+    }
+
+    fn tell_place(&mut self, now: Moment, file: &FileRef, lane: Lane, place: u32) {
+        let Lane::Transfer(session, transfer_id) = lane else { return };
+        self.speeds.told(now, file, lane, place);
+        let message = JoinAt { transfer_id, file_id: file.file_id, group: place };
+        self.send(session, RelayToDevice::JoinAt(message), None);
+    }
+
+    /// Takes speeds, moves those who are in the wrong group, and gives each group its room.
+    pub(super) fn look_at_speeds(&mut self, now: Moment) {
+        let units = |file: &FileRef| self.grants.groups(file).map_or(0, |groups| 1 << groups.group_log);
+        self.speeds.sample(now, units);
+        self.queue.kept_waiting.clear();
+        for file in self.speeds.files() {
+            let behind = self.behind(now, &file);
+            let room = self.config.budget_bytes / LEFTOVER_PART;
+            let far = |lane: &Lane| behind.get(lane).copied().unwrap_or(0);
+            for (lane, way) in self.speeds.moves(now, &file, room, far) {
+                self.moves_on(now, &file, lane, way);
+            }
+        }
+        self.set_caps(now);
+        self.speeds.looked(now);
+    }
+
+    /// Without a report of the relay for a while: nobody reads, and some may wait for that.
+    pub(super) fn look_unreported(&mut self, now: Moment) {
+        if now.since(self.speeds.last_look()) >= UNREPORTED_MS {
+            self.look_at_speeds(now);
+        }
+    }
+
+    /// Bytes by which each member is behind the head of its group, of those for whom something is kept.
+    fn behind(&self, now: Moment, file: &FileRef) -> BTreeMap<Lane, u64> {
+        let Some(groups) = self.grants.groups(file) else { return BTreeMap::new() };
+        let mut behind = BTreeMap::new();
+        for (lane, member) in self.speeds.of_file(file) {
+            let head = self.speeds.places(now, file, member.group).max().unwrap_or(member.next);
+            if head > member.next && self.keeps_something(file, member.group, member.next) {
+                behind.insert(*lane, u64::from(head - member.next) << groups.group_log);
+            }
+        }
+        behind
+    }
+
+    /// Whether what somebody wants next is live, or so close that a budget spans the gap: runs open out of order, and holes
+    /// fill.
+    fn keeps_something(&self, file: &FileRef, group: SpeedGroup, next: u32) -> bool {
+        let reach = self.reach(file, self.config.budget_bytes);
+        self.slots.first_live(file, group, next..next.saturating_add(reach)).is_some()
+    }
+
+    /// A member leaves its group: back to a slower one, or forwards. What it asked for and did not get it asks there.
+    fn moves_on(&mut self, now: Moment, file: &FileRef, lane: Lane, way: Move) {
+        let Some((old, next)) = self.speeds.member(file, lane).map(|member| (member.group, member.next)) else {
+            return;
+        };
+        let fitting: Vec<SpeedGroup> =
+            self.speeds.fitting(now, file, lane).into_iter().filter(|group| *group != old).collect();
+        let near = fitting.iter().find(|group| self.is_near(now, file, **group, next)).map(|group| (*group, None));
+        let ahead = || {
+            let place = |group: &SpeedGroup| self.place_of(now, file, *group, next).map(|place| (*group, Some(place)));
+            let may_jump = |found: &(SpeedGroup, Option<u32>)| {
+                found.1.is_some_and(|place| self.speeds.may_jump(file, lane, place))
+            };
+            fitting.iter().filter_map(place).find(may_jump)
+        };
+        let (group, place) = match (near.or_else(ahead), way) {
+            (Some(found), _) => found,
+            (None, Move::Forward) if self.speeds.is_alone(file, old) => return,
+            (None, _) => (SpeedGroup(self.number()), None),
+        };
+        let cap = self.cap_of_unknown(now, file, lane);
+        self.speeds.moves_to(file, lane, group, cap);
+        if let Some(place) = place {
+            self.tell_place(now, file, lane, place);
+        }
+        self.ask_in(now, file, lane, old, group);
+    }
+
+    /// What a lane asked for in its old group and did not get is asked for in the new one.
+    fn ask_in(&mut self, now: Moment, file: &FileRef, lane: Lane, old: SpeedGroup, group: SpeedGroup) {
+        let its = |ask: &Ask| {
+            ask.group == old && Lane::of(&ask.asker) == Some(lane) && ask.pieces.iter().all(|p| ask.file(p) == *file)
+        };
+        for mut ask in self.queue.take_where(its) {
+            ask.group = group;
+            self.join_or_wait(now, ask);
+        }
+    }
+
+    /// The longest run that is opened for an ask: a part of what first groups may reserve, so that several fit and slow
+    /// readers of the same slots do not take all of it, or half of a slower group's cap. One group of bytes goes in any case.
+    pub(super) fn longest_run(&self, ask: &Ask) -> u64 {
+        let budget = self.config.budget_bytes;
+        let caps = self.speeds.caps().min(budget);
+        match self.speeds.cap(ask.group) {
+            Some(cap) => cap / 2,
+            None if caps > 0 => (budget - caps) / 4,
+            None => (budget / 8).max(LEAST_RUN),
+        }
+    }
+
+    /// What a slower group whose speed is not known yet may reserve; `None` if it would be the only one of its file.
+    fn cap_of_unknown(&self, now: Moment, file: &FileRef, lane: Lane) -> Option<u64> {
+        let others_known = self.speeds.quickest_beside(now, file, lane).is_some();
+        others_known.then(|| self.grants.groups(file).map_or(0, |groups| 2 << groups.group_log))
+    }
+
+    fn set_caps(&mut self, now: Moment) {
+        let units = |file: &FileRef| self.grants.groups(file).map_or(0, |groups| 1 << groups.group_log);
+        self.speeds.set_caps(now, self.config.budget_bytes, units);
+    }
+
+    /// Members whose next bytes are kept or close, by group of speed; without the asker's own.
+    fn awaiting(&self, now: Moment, ask: &Ask) -> Vec<Awaiting> {
+        let own = Lane::of(&ask.asker);
+        let others = self.speeds.all().filter(|(_, lane, _)| Some(**lane) != own);
+        others
+            .filter(|(file, _, member)| member.is_moving(now) && self.keeps_something(file, member.group, member.next))
+            .map(|(file, _, member)| Awaiting {
+                file: *file,
+                group: member.group,
+                next: member.next,
+                firmly: member.is_awaited,
+            })
+            .collect()
+    }
+
+    /// Of what of a large file was read to its end, only so much stays that nobody of its group of speed still needs: the
+    /// beginning, for who starts a moment later. What one asker reads is gone as it is read.
+    pub(super) fn trim_leftovers(&mut self, now: Moment, file: FileRef, group: SpeedGroup) {
+        let behind: Vec<u32> = self.speeds.on_the_way(now, &file, group);
+        let mut leftovers: Vec<(u32, u64, SlotId)> = Vec::new();
+        for id in self.slots.of_file(&file) {
+            let Some(slot) = self.slots.get(id).filter(|slot| slot.cached_since.is_some()) else { continue };
+            let (Some(_), Some(first), Some(last)) = (slot.only_file(), slot.pieces.first(), slot.pieces.last()) else {
+                continue;
+            };
+            if slot.group == group && !behind.iter().any(|next| *next < last.groups.end()) {
+                leftovers.push((first.groups.first, slot.length, id));
+            }
+        }
+        leftovers.sort_unstable();
+        let most = if self.speeds.cap(group).is_some() { 0 } else { self.config.budget_bytes / LEFTOVER_PART };
+        let mut kept = 0;
+        for (_, length, id) in leftovers {
+            kept += length;
+            if kept > most {
+                self.drop_slot(id);
+            }
+        }
+    }
+
+    /// Cached slots in the order in which they may go to make room for an ask: what nobody awaits, then what members of
+    /// other groups await, or members who have not shown their speed, then what lies ahead of the ask in its own group, the
+    /// farthest first. What lies behind it and is awaited stays, and so does what members of a slower group await, if that
+    /// group keeps to its cap.
+    pub(super) fn evictable(&self, now: Moment, ask: &Ask) -> Vec<SlotId> {
+        let cached = self.slots.cached();
+        let awaiting = self.awaiting(now, ask);
+        if awaiting.is_empty() {
+            return cached;
+        }
+        let first = ask.pieces.first().map(|piece| (ask.file(piece), piece.groups.first));
+        let mut ranked: Vec<(u8, u32, SlotId)> = Vec::new();
+        for id in cached {
+            let Some(slot) = self.slots.get(id) else { continue };
+            let needs = |who: &&Awaiting| {
+                let here = |piece: &SlotPiece| piece.file == who.file && who.next < piece.groups.end();
+                who.group == slot.group && slot.pieces.iter().any(here)
+            };
+            let mut needing = awaiting.iter().filter(needs).peekable();
+            let is_awaited = needing.peek().is_some();
+            let firmly = needing.any(|who| who.firmly);
+            let is_own = slot.group == ask.group;
+            let own = slot.pieces.iter().find(|piece| is_own && first.is_some_and(|(file, _)| file == piece.file));
+            let begin = own.map_or(0, |piece| piece.groups.first);
+            let is_ahead = own.is_some() && first.is_some_and(|(_, group)| begin > group);
+            match (is_awaited, is_own, firmly, is_ahead) {
+                (false, ..) => ranked.push((0, 0, id)),
+                (true, false, ..) if self.is_within_cap(slot.group) => {}
+                (true, false, ..) | (true, true, false, false) => ranked.push((1, 0, id)),
+                (true, true, _, true) => ranked.push((2, u32::MAX - begin, id)),
+                (true, true, true, false) => {}
+            }
+        }
+        // The sort is stable: within a rank the oldest use goes first.
+        ranked.sort_by_key(|(rank, order, _)| (*rank, *order));
+        ranked.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    /// Whether a slower group reserves no more than it may: what its members await is safe from others.
+    fn is_within_cap(&self, group: SpeedGroup) -> bool {
+        self.speeds.cap(group).is_some_and(|cap| self.slots.reserved_by(group) <= cap)
+    }
+
+    /// While somebody is waited for, looks again soon whether it still moves.
+    pub(super) fn look_again(&mut self, now: Moment) {
+        if self.deadlines.get(&Timer::LookAgain).is_none() && self.queue.len() > 0 && !self.speeds.is_empty() {
+            self.deadlines.set(Timer::LookAgain, now.plus(LOOK_AGAIN_MS));
+        }
+    }
+}

@@ -1,0 +1,611 @@
+//! Groups of speed: nobody is slowed by a slower one.
+//!
+//! All who read one large file alike share its uploads; they are a group of speed. The rule, for each file:
+//!
+//! 1. The *first* groups are those that are as quick as the file's quickest reader, within 10 %. In a first group the quick
+//!    ones wait for a member only while it is within 10 % of the quickest member. In every *slower* group they wait for
+//!    members within a factor of four: its uploads are shared more widely, because slow uploads cost the owner longer.
+//! 2. A member that was too slow for its group for two seconds, and has fallen back so far that it takes room from the
+//!    others, moves to a slower group that fits it, or to a new one. Half a second is enough for a member that is not half as
+//!    quick and holds others up, or is about to.
+//! 3. A member that was too quick for its slower group for two seconds leaves it forwards.
+//! 4. Who comes later joins where its group is (`JOIN_AT`) and fetches the beginning afterwards. Who reads in order and comes
+//!    later is a group of its own.
+//! 5. The budget comes first. Slower groups have caps: what they read in about two seconds, at least one group of bytes, at
+//!    most five eighths of the budget together. The rest is the first groups'.
+//!
+//! A group's identity is part of each slot, so a slow reader never reads from, and so never holds, a slot that a quick group
+//! opened after it left. Speeds are bytes of one file that left the relay, over the time in which the reader was not held up
+//! for room. How long an owner takes counts for all members alike.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use lanyard_protocol::limits::STANDING_STILL_MS;
+use lanyard_protocol::{FileRef, TransferId};
+
+use super::asks::Asker;
+use super::*;
+
+/// Looks are about half a second apart; a shorter time is no sample.
+const SAMPLE_MS: u64 = 400;
+/// Samples that make a speed sure: two seconds, with looks half a second apart.
+const SAMPLES: usize = 4;
+/// Two seconds, less what timers are early by.
+const SURE_MS: u64 = 1_900;
+/// Who has not moved for this long is not on its way any more.
+const GONE_MS: u64 = 60_000;
+/// A reader that was held up for more than this part of a sample (one fifth) keeps its former speed.
+const HELD_PART: u64 = 5;
+/// A member that left its group for being slow must be quick for two seconds before it returns, then for four, eight, … up
+/// to two seconds times 2^6. So whoever alternates its speed holds others up ever more seldom.
+const MOST_DOUBLINGS: u32 = 6;
+/// How long asks below the place of a `JOIN_AT` may still be on their way.
+const HINT_MS: u64 = 1_000;
+
+/// One transfer or one link's response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lane {
+    Transfer(SessionId, TransferId),
+    Link(LinkReader),
+}
+
+impl Lane {
+    pub fn of(asker: &Asker) -> Option<Self> {
+        match asker {
+            Asker::Device { session, transfer } => Some(Self::Transfer(*session, *transfer)),
+            Asker::Link { reader, .. } => Some(Self::Link(*reader)),
+            Asker::Relay => None,
+        }
+    }
+}
+
+/// The identity of a group of speed; never used twice in one life of a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpeedGroup(pub u64);
+
+impl SpeedGroup {
+    /// Shared by everybody: lists of values, bundles and small files, which nobody waits for.
+    pub const ALL: Self = Self(0);
+}
+
+/// How fast a reader took bytes lately, in samples of about half a second.
+#[derive(Debug, Clone, Default)]
+struct Speed(VecDeque<(u64, u64)>);
+
+impl Speed {
+    /// What a reader took in `ms`, of which it was held up for `held_ms`. A held reader could not show its speed, unless it
+    /// took `much` all the same: then that alone is what is known of it.
+    fn add(&mut self, bytes: u64, ms: u64, held_ms: u64, much: u64) {
+        let was_held = held_ms * HELD_PART > ms;
+        if let Some(rate) = self.rate().filter(|_| was_held) {
+            if bytes < much || bytes * 1_000 / ms.max(1) <= rate {
+                return;
+            }
+            self.0.clear();
+        }
+        self.0.push_back((bytes, ms));
+        if self.0.len() > SAMPLES {
+            self.0.pop_front();
+        }
+    }
+
+    /// Bytes a second; `None` before the first sample.
+    fn rate(&self) -> Option<u64> {
+        let (bytes, ms) = self.0.iter().fold((0, 0), |(bytes, ms), sample| (bytes + sample.0, ms + sample.1));
+        (ms > 0).then(|| bytes * 1_000 / ms)
+    }
+
+    fn is_sure(&self) -> bool {
+        self.0.iter().map(|(_, ms)| ms).sum::<u64>() >= SURE_MS
+    }
+}
+
+/// One lane on its way through one file.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub group: SpeedGroup,
+    /// The first group of bytes that it has not asked for yet.
+    pub next: u32,
+    moved: Moment,
+    /// Bytes of the file that it took, in all and up to the last sample; how long it was held up until then.
+    pub read: u64,
+    read_before: u64,
+    held_before: u64,
+    sampled: Moment,
+    speed: Speed,
+    /// Others wait for it. Who comes later must show its speed before.
+    pub is_awaited: bool,
+    /// It reads in order: a place to join at means nothing to it.
+    in_order: bool,
+    /// Where it was told to join, and when; until it asks for that.
+    told: Option<(u32, Moment)>,
+    /// The first place where it joined: it has, or asked for, what lies behind that.
+    joined_at: Option<u32>,
+    /// How often it left a group for being slow.
+    fell_back: u32,
+    /// Looks in a row at which it was as quick as the file's quickest.
+    quick_looks: u32,
+}
+
+impl Member {
+    fn new(now: Moment, group: SpeedGroup, held_ms: u64) -> Self {
+        Self {
+            group,
+            next: 0,
+            moved: now,
+            read: 0,
+            read_before: 0,
+            held_before: held_ms,
+            sampled: now,
+            speed: Speed::default(),
+            is_awaited: false,
+            in_order: false,
+            told: None,
+            joined_at: None,
+            fell_back: 0,
+            quick_looks: 0,
+        }
+    }
+
+    pub fn is_moving(&self, now: Moment) -> bool {
+        now.since(self.moved) < STANDING_STILL_MS
+    }
+
+    /// Bytes a second, if they were measured for two seconds.
+    pub fn sure_rate(&self) -> Option<u64> {
+        self.speed.rate().filter(|_| self.speed.is_sure())
+    }
+
+    /// Whether it lacks what lies at a place and behind it.
+    fn lacks(&self, place: u32) -> bool {
+        let end = self.joined_at.filter(|joined| self.next < *joined).unwrap_or(u32::MAX);
+        (self.next..end).contains(&place)
+    }
+}
+
+/// A group of speed that has members.
+#[derive(Debug, Clone, Default)]
+struct Group {
+    /// Some member waited for room since the last look.
+    is_held: bool,
+    /// What a slower group may reserve; `None` of a first group.
+    cap: Option<u64>,
+}
+
+/// The speeds of a group's members at one look.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    quickest: u64,
+    slowest: u64,
+}
+
+/// How long a lane was held up for room.
+#[derive(Debug, Default)]
+struct Held {
+    since: Option<Moment>,
+    ms: u64,
+}
+
+impl Held {
+    fn until(&self, now: Moment) -> u64 {
+        self.ms + self.since.map_or(0, |since| now.since(since))
+    }
+}
+
+/// Where a member goes at a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Move {
+    /// To a slower group.
+    Back,
+    /// Out of a group that is slower than it.
+    Forward,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Speeds {
+    members: BTreeMap<FileRef, BTreeMap<Lane, Member>>,
+    groups: BTreeMap<SpeedGroup, Group>,
+    held: BTreeMap<Lane, Held>,
+    /// The last known speed of a lane, for the next file of the same transfer.
+    known: BTreeMap<Lane, u64>,
+    /// What all slower groups together may reserve.
+    caps: u64,
+    looked: Moment,
+}
+
+impl Speeds {
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub fn last_look(&self) -> Moment {
+        self.looked
+    }
+
+    pub fn looked(&mut self, now: Moment) {
+        self.looked = now;
+        self.groups.values_mut().for_each(|group| group.is_held = false);
+    }
+
+    fn forget(&mut self, matches: impl Fn(&Lane) -> bool) {
+        for members in self.members.values_mut() {
+            members.retain(|lane, _| !matches(lane));
+        }
+        self.held.retain(|lane, _| !matches(lane));
+        self.known.retain(|lane, _| !matches(lane));
+        self.tidy();
+    }
+
+    pub fn forget_session(&mut self, session: SessionId) {
+        self.forget(|lane| matches!(lane, Lane::Transfer(s, _) if *s == session));
+    }
+
+    pub fn forget_transfer(&mut self, session: SessionId, transfer: TransferId) {
+        self.forget(|lane| *lane == Lane::Transfer(session, transfer));
+    }
+
+    pub fn forget_link(&mut self, reader: LinkReader) {
+        self.forget(|lane| *lane == Lane::Link(reader));
+    }
+
+    /// Drops groups without members, and gives their caps back.
+    fn tidy(&mut self) {
+        self.members.retain(|_, members| !members.is_empty());
+        let of_members: BTreeSet<SpeedGroup> = self.all().map(|(_, _, member)| member.group).collect();
+        self.groups.retain(|group, _| of_members.contains(group));
+        self.caps = self.caps.min(self.groups.values().filter_map(|group| group.cap).sum());
+    }
+
+    pub fn sweep(&mut self, now: Moment) {
+        for members in self.members.values_mut() {
+            members.retain(|_, member| now.since(member.moved) < GONE_MS);
+        }
+        self.tidy();
+        let Self { members, held, known, .. } = self;
+        let is_there = |lane: &Lane| members.values().any(|members| members.contains_key(lane));
+        held.retain(|lane, _| is_there(lane));
+        known.retain(|lane, _| is_there(lane));
+    }
+
+    // ── Who is where ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub fn files(&self) -> Vec<FileRef> {
+        self.members.keys().copied().collect()
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = (&FileRef, &Lane, &Member)> {
+        self.members.iter().flat_map(|(file, members)| members.iter().map(move |(lane, member)| (file, lane, member)))
+    }
+
+    pub fn of_file(&self, file: &FileRef) -> impl Iterator<Item = (&Lane, &Member)> {
+        self.members.get(file).into_iter().flatten()
+    }
+
+    pub fn member(&self, file: &FileRef, lane: Lane) -> Option<&Member> {
+        self.members.get(file)?.get(&lane)
+    }
+
+    fn member_mut(&mut self, file: &FileRef, lane: Lane) -> Option<&mut Member> {
+        self.members.get_mut(file)?.get_mut(&lane)
+    }
+
+    fn of_group(&self, file: &FileRef, group: SpeedGroup) -> impl Iterator<Item = &Member> {
+        self.of_file(file).map(|(_, member)| member).filter(move |member| member.group == group)
+    }
+
+    fn groups_of(&self, file: &FileRef) -> BTreeSet<SpeedGroup> {
+        self.of_file(file).map(|(_, member)| member.group).collect()
+    }
+
+    pub fn has_members(&self, group: SpeedGroup) -> bool {
+        self.groups.contains_key(&group)
+    }
+
+    pub fn is_alone(&self, file: &FileRef, group: SpeedGroup) -> bool {
+        self.of_group(file, group).count() == 1
+    }
+
+    /// The next groups of bytes of a group's moving members.
+    pub fn places(&self, now: Moment, file: &FileRef, group: SpeedGroup) -> impl Iterator<Item = u32> {
+        self.of_group(file, group).filter(move |member| member.is_moving(now)).map(|member| member.next)
+    }
+
+    /// The next groups of bytes of all members that may come back.
+    pub fn on_the_way(&self, now: Moment, file: &FileRef, group: SpeedGroup) -> Vec<u32> {
+        let members = self.of_group(file, group).filter(|member| now.since(member.moved) < GONE_MS);
+        members.map(|member| member.next).collect()
+    }
+
+    /// Whether anybody else reads a large file.
+    pub fn has_others(&self, lane: Lane) -> bool {
+        self.all().any(|(_, other, _)| *other != lane)
+    }
+
+    /// How much of the file the member that read most has read.
+    pub fn read_most(&self, file: &FileRef, group: SpeedGroup) -> u64 {
+        self.of_group(file, group).map(|member| member.read).max().unwrap_or(0)
+    }
+
+    // ── What happens ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// An ask for what lies before the place where the lane was told to join, and the group that it joined: asks of before
+    /// are still on their way. Later ones mean that it reads in order.
+    pub fn asks_before_its_place(&mut self, now: Moment, file: &FileRef, lane: Lane, first: u32) -> Option<SpeedGroup> {
+        let member = self.member_mut(file, lane)?;
+        let (place, since) = member.told?;
+        if first >= place {
+            member.told = None;
+            return None;
+        }
+        if now.since(since) < HINT_MS {
+            return Some(member.group);
+        }
+        member.told = None;
+        member.joined_at = None;
+        member.in_order = true;
+        member.next = first;
+        None
+    }
+
+    /// A lane reads a file in a group from here on.
+    pub fn enter(
+        &mut self,
+        now: Moment,
+        file: &FileRef,
+        lane: Lane,
+        group: SpeedGroup,
+        is_awaited: bool,
+        cap: Option<u64>,
+    ) {
+        let held_ms = self.held.get(&lane).map_or(0, |held| held.until(now));
+        let members = self.members.entry(*file).or_default();
+        let member = members.entry(lane).or_insert_with(|| Member::new(now, group, held_ms));
+        member.in_order |= matches!(lane, Lane::Link(_));
+        member.is_awaited |= is_awaited;
+        member.moved = now;
+        self.moves_to(file, lane, group, cap);
+    }
+
+    /// A member is of another group from here on; a new group has this cap until the next look.
+    pub fn moves_to(&mut self, file: &FileRef, lane: Lane, group: SpeedGroup, cap: Option<u64>) {
+        if let Some(member) = self.member_mut(file, lane) {
+            member.group = group;
+            member.quick_looks = 0;
+        }
+        self.groups.entry(group).or_insert_with(|| Group { is_held: false, cap });
+        self.tidy();
+    }
+
+    pub fn asked(&mut self, now: Moment, file: &FileRef, lane: Lane, next: u32) {
+        if let Some(member) = self.member_mut(file, lane) {
+            member.next = next;
+            member.moved = now;
+        }
+    }
+
+    /// A lane was told where its group is.
+    pub fn told(&mut self, now: Moment, file: &FileRef, lane: Lane, place: u32) {
+        if let Some(member) = self.member_mut(file, lane) {
+            member.told = Some((place, now));
+            member.joined_at = Some(member.joined_at.map_or(place, |joined| joined.min(place)));
+            member.next = place;
+        }
+    }
+
+    /// Whether a lane can go on at a place: it takes hints, and lacks what is there.
+    pub fn may_jump(&self, file: &FileRef, lane: Lane, place: u32) -> bool {
+        self.member(file, lane).is_some_and(|member| !member.in_order && member.told.is_none() && member.lacks(place))
+    }
+
+    /// A reader took bytes of a file.
+    pub fn took(&mut self, now: Moment, file: &FileRef, lane: Lane, bytes: u64) {
+        let Some(member) = self.member_mut(file, lane).filter(|_| bytes > 0) else { return };
+        member.read += bytes;
+        member.moved = now;
+    }
+
+    /// A lane has nothing to read of a file and waits for room: it is still on its way.
+    pub fn is_held(&mut self, now: Moment, file: &FileRef, lane: Lane, group: SpeedGroup) {
+        self.held.entry(lane).or_default().since.get_or_insert(now);
+        if let Some(member) = self.member_mut(file, lane) {
+            member.moved = now;
+        }
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.is_held = true;
+        }
+    }
+
+    /// A lane has something to read, or asks for nothing any more.
+    pub fn is_released(&mut self, now: Moment, lane: Lane) {
+        if let Some(held) = self.held.get_mut(&lane) {
+            held.ms = held.until(now);
+            held.since = None;
+        }
+    }
+
+    // ── The rule ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The speeds of a group's moving members, if any is known.
+    fn range(&self, now: Moment, file: &FileRef, group: SpeedGroup) -> Option<Range> {
+        let rates = self.of_group(file, group).filter(|member| member.is_moving(now));
+        rates.filter_map(|member| member.speed.rate()).fold(None, |range: Option<Range>, rate| {
+            let range = range.unwrap_or(Range { quickest: rate, slowest: rate });
+            Some(Range { quickest: range.quickest.max(rate), slowest: range.slowest.min(rate) })
+        })
+    }
+
+    /// The speed of a file's quickest reader beside one lane.
+    pub fn quickest_beside(&self, now: Moment, file: &FileRef, lane: Lane) -> Option<u64> {
+        let others = self.of_file(file).filter(|(other, member)| **other != lane && member.is_moving(now));
+        others.filter_map(|(_, member)| member.speed.rate()).max()
+    }
+
+    fn quickest(&self, now: Moment, file: &FileRef) -> Option<u64> {
+        let moving = self.of_file(file).filter(|(_, member)| member.is_moving(now));
+        moving.filter_map(|(_, member)| member.speed.rate()).max()
+    }
+
+    /// The groups of a file that a lane may share, the quickest first. Whose speed is not known may try a first one.
+    pub fn fitting(&self, now: Moment, file: &FileRef, lane: Lane) -> Vec<SpeedGroup> {
+        let own = self.member(file, lane).and_then(|member| member.speed.rate());
+        let rate = own.or_else(|| self.known.get(&lane).copied());
+        let mut found: Vec<(u64, SpeedGroup)> = Vec::new();
+        for group in self.groups_of(file) {
+            let range = self.range(now, file, group);
+            let is_first = self.cap(group).is_none();
+            let fits = match (rate, range, is_first) {
+                (None, _, is_first) => is_first,
+                (Some(_), None, _) => true,
+                (Some(rate), Some(range), true) => is_alike(rate, range.quickest) && is_alike(range.quickest, rate),
+                (Some(rate), Some(range), false) => range.slowest.min(rate) * 4 >= range.quickest.max(rate),
+            };
+            if fits {
+                found.push((range.map_or(0, |range| range.quickest), group));
+            }
+        }
+        found.sort_unstable();
+        found.into_iter().rev().map(|(_, group)| group).collect()
+    }
+
+    /// Takes a sample of each member's speed. `unit` is the size of a file's groups of bytes.
+    pub fn sample(&mut self, now: Moment, unit: impl Fn(&FileRef) -> u64) {
+        for (file, members) in &mut self.members {
+            for (lane, member) in members {
+                let ms = now.since(member.sampled);
+                if ms < SAMPLE_MS {
+                    continue;
+                }
+                let held = self.held.get(lane).map_or(0, |held| held.until(now));
+                let (bytes, held_ms) = (member.read - member.read_before, held.saturating_sub(member.held_before));
+                member.read_before = member.read;
+                member.held_before = held;
+                member.sampled = now;
+                if !member.is_moving(now) && bytes == 0 && member.speed.rate().is_none() {
+                    continue; // it has not begun
+                }
+                member.speed.add(bytes, ms, held_ms.min(ms), 4 * unit(file));
+                if let Some(rate) = member.speed.rate().filter(|_| member.is_moving(now)) {
+                    self.known.insert(*lane, rate);
+                }
+            }
+        }
+    }
+
+    /// Who is in the wrong group of a file, and which way it goes. `far` tells how many bytes a member is behind its group;
+    /// who is behind by `room` takes room from the others.
+    pub fn moves(&mut self, now: Moment, file: &FileRef, room: u64, far: impl Fn(&Lane) -> u64) -> Vec<(Lane, Move)> {
+        let Some(best) = self.quickest(now, file) else { return Vec::new() };
+        let mut moves = Vec::new();
+        for group in self.groups_of(file) {
+            let Some(range) = self.range(now, file, group) else { continue };
+            let is_held = self.groups.get(&group).is_some_and(|group| group.is_held);
+            let is_shared = !self.is_alone(file, group);
+            let is_first = is_alike(range.quickest, best);
+            let members = self.members.get_mut(file).into_iter().flatten();
+            for (lane, member) in members.filter(|(_, member)| member.group == group) {
+                let situation = Situation { range, best, is_held, is_shared, is_first, far: far(lane), room };
+                if let Some(way) = member.judge(&situation) {
+                    moves.push((*lane, way));
+                }
+            }
+        }
+        moves
+    }
+
+    // ── Room ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What a slower group may reserve; `None` of a first group, and of what everybody shares.
+    pub fn cap(&self, group: SpeedGroup) -> Option<u64> {
+        self.groups.get(&group)?.cap
+    }
+
+    /// What all slower groups together may reserve.
+    pub fn caps(&self) -> u64 {
+        self.caps
+    }
+
+    /// All slower groups.
+    pub fn slower(&self) -> impl Iterator<Item = SpeedGroup> {
+        self.groups.iter().filter(|(_, group)| group.cap.is_some()).map(|(id, _)| *id)
+    }
+
+    /// Tells first groups from slower ones, and gives each slower one its cap: what it reads in two seconds, or what it has
+    /// read so far while its speed is not known; the smallest wish first, until five eighths of the budget are given away.
+    pub fn set_caps(&mut self, now: Moment, budget: u64, unit: impl Fn(&FileRef) -> u64) {
+        let mut wishes: Vec<(u64, u64, SpeedGroup)> = Vec::new();
+        for file in self.files() {
+            let best = self.quickest(now, &file);
+            for id in self.groups_of(&file) {
+                let rate = self.range(now, &file, id).map(|range| range.quickest);
+                let is_first = match (rate, best) {
+                    (Some(rate), Some(best)) => is_alike(rate, best),
+                    (None, Some(_)) => false,
+                    (_, None) => true,
+                };
+                let least = unit(&file);
+                let wish = rate.map_or(self.read_most(&file, id), |rate| rate.saturating_mul(2));
+                let wish = wish.clamp(2 * least, (budget / 8).max(2 * least));
+                match (is_first, self.groups.get_mut(&id)) {
+                    (true, Some(group)) => group.cap = None,
+                    (false, Some(_)) => wishes.push((wish, least, id)),
+                    (_, None) => {}
+                }
+            }
+        }
+        wishes.sort_unstable();
+        let most = budget / 8 * 5;
+        let (mut left, mut count) = (most, wishes.len() as u64);
+        for (wish, least, id) in wishes {
+            let cap = wish.min(left / count.max(1)).max(least);
+            left = left.saturating_sub(cap);
+            count -= 1;
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.cap = Some(cap);
+            }
+        }
+        self.caps = self.groups.values().filter_map(|group| group.cap).sum::<u64>().min(most);
+    }
+}
+
+/// How a member's group stands at a look.
+struct Situation {
+    range: Range,
+    /// The speed of the file's quickest reader.
+    best: u64,
+    is_held: bool,
+    is_shared: bool,
+    is_first: bool,
+    /// Bytes by which the member is behind its group, and those from which on it takes room from the others.
+    far: u64,
+    room: u64,
+}
+
+impl Member {
+    /// Whether it is in the wrong group, and which way it goes.
+    fn judge(&mut self, at: &Situation) -> Option<Move> {
+        let rate = self.speed.rate()?;
+        let fits = match at.is_first {
+            true => is_alike(rate, at.range.quickest),
+            false => rate.saturating_mul(4) >= at.range.quickest,
+        };
+        self.is_awaited |= fits;
+        self.quick_looks = if is_alike(rate, at.best) { self.quick_looks + 1 } else { 0 };
+        let takes_much = at.is_held || at.far >= 2 * at.room;
+        let is_clear = takes_much && rate.saturating_mul(2) < at.range.quickest;
+        let is_behind = self.speed.is_sure() && (at.is_held || at.far >= at.room);
+        if at.is_shared && !fits && (is_clear || is_behind) {
+            self.fell_back += 1;
+            self.is_awaited = false;
+            return Some(Move::Back);
+        }
+        let is_ahead = at.is_shared && !at.is_first && rate > at.range.slowest.saturating_mul(4);
+        let looks = (SAMPLES as u32) << self.fell_back.min(MOST_DOUBLINGS);
+        let is_quick = !at.is_shared && !self.in_order && self.fell_back > 0 && self.quick_looks >= looks;
+        (is_ahead || is_quick).then_some(Move::Forward)
+    }
+}
+
+/// Whether a speed is within 10 % of another.
+fn is_alike(rate: u64, quickest: u64) -> bool {
+    rate.saturating_mul(10) >= quickest.saturating_mul(9)
+}
