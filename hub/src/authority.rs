@@ -521,6 +521,10 @@ impl Authority {
         self.answer(ask, MasterToConsole::RequestFailed(failure(code, None)));
     }
 
+    fn refuse_ask_saying(&mut self, ask: Ask, code: FailureCode, message: String) {
+        self.answer(ask, MasterToConsole::RequestFailed(RequestFailed { message, ..failure(code, None) }));
+    }
+
     /// A change: to the relay, if it is there, and to the screens here.
     fn note(&mut self, note: Note) {
         self.effects.push(Effect::Note(note));

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub use door::Door;
 
 use crate::audit;
+use crate::desk;
 use crate::driver::DriverHandle;
 
 /// Of a long record the page shows the end; `lanyard audit` shows all.
@@ -79,6 +80,7 @@ impl Console {
         let router = Router::new()
             .route("/console/session", post(open_session))
             .route("/console/record", get(record))
+            .route("/console/usage", get(usage))
             .route("/ws/console", get(open_socket))
             .fallback(get(page))
             .layer(DefaultBodyLimit::max(4_096))
@@ -141,10 +143,26 @@ async fn open_session(State(shared): State<Arc<Shared>>, body: Bytes) -> Respons
     }
 }
 
+/// Whether a tab that was let in asks.
+fn is_a_tab(shared: &Shared, headers: &HeaderMap) -> bool {
+    let token = only(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")?.parse().ok());
+    token.is_some_and(|token| shared.door.knows(&token))
+}
+
+/// How full the list is, and by whom; for who holds a token.
+async fn usage(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    if !is_a_tab(&shared, &headers) {
+        return no(FailureCode::Unauthenticated);
+    }
+    match shared.driver.look(|authority, _| desk::usage(authority)).await {
+        Ok(usage) => ([(header::CACHE_CONTROL, "no-store")], Json(usage)).into_response(),
+        Err(_) => no(FailureCode::ServerNotReady),
+    }
+}
+
 /// What was decided, the latest last; for who holds a token.
 async fn record(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let token = only(&headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")?.parse().ok());
-    if !token.is_some_and(|token| shared.door.knows(&token)) {
+    if !is_a_tab(&shared, &headers) {
         return no(FailureCode::Unauthenticated);
     }
     let dir = shared.info.record.clone();

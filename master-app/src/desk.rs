@@ -242,7 +242,7 @@ pub async fn invite(driver: &DriverHandle, valid_ms: u64, for_ms: Option<u64>) -
         MasterToConsole::Invitation(made) => {
             Ok((format!("{}{}", made.id.to_hex(), made.secret.to_hex()), made.expires_ms))
         }
-        MasterToConsole::RequestFailed(no) => Err(Refusal::of(no.code, "too many invitations are out already".into())),
+        MasterToConsole::RequestFailed(no) => Err(Refusal::of(no.code, no.message)),
         _ => Err(Refusal::new(Exit::Failed, "no invitation came to be")),
     }
 }

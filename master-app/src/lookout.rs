@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::now_ms;
+use lanyard_hub::authority::Authority;
+use lanyard_protocol::HubInfo;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::desk::{self, ListUsage};
 use crate::driver::DriverHandle;
 use crate::problems::Problem;
 use crate::relay_metrics::{self, RelayStanding};
@@ -26,7 +29,10 @@ const CLOCK_STEP: Duration = Duration::from_secs(60);
 /// How long a jump is shown.
 const CLOCK_SHOWN: Duration = Duration::from_secs(600);
 
-const CODES: [&str; 5] = ["relay_away", "no_network", "little_room", "door_full", "clock_jumped"];
+/// From this part of the list's bound on, in percent, devices that list much are refused (`RESERVED_FOR_SMALL_DEVICES`).
+const LIST_FULL_PERCENT: u64 = 85;
+
+const CODES: [&str; 6] = ["relay_away", "no_network", "little_room", "door_full", "list_full", "clock_jumped"];
 
 /// Where to look.
 pub struct Lookout {
@@ -44,6 +50,7 @@ struct Seen {
     has_network: Option<bool>,
     free_bytes: Option<u64>,
     relay: Option<RelayStanding>,
+    list: ListUsage,
     /// By how much the clock was moved, forward or back, if it was of late.
     clock_jump_s: Option<i64>,
 }
@@ -60,13 +67,16 @@ impl Lookout {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            let Ok(relay_ready) = self.driver.look(|authority, _| authority.is_relay_ready()).await else { return };
+            let look =
+                |authority: &Authority, _: Option<&HubInfo>| (authority.is_relay_ready(), desk::usage(authority));
+            let Ok((relay_ready, list)) = self.driver.look(look).await else { return };
             away_since = if relay_ready { None } else { away_since.or(Some(Instant::now())) };
             let seen = Seen {
                 relay_away_for: away_since.map(|since| since.elapsed()),
                 has_network: self.listen.map(addresses::reaches_others),
                 free_bytes: free_bytes(self.data_dir.clone()).await,
                 relay: if relay_ready { relay_metrics::ask(&self.relay).await } else { None },
+                list,
                 clock_jump_s: clock.look(now_ms(), Instant::now()),
             };
             let (found, all) = (seen.problems(now_ms()), self.driver.problems());
@@ -104,6 +114,15 @@ impl Seen {
         if let Some(relay) = self.relay.as_ref().filter(|relay| relay.is_door_full()) {
             let what = format!("{} devices wait at the door, which is as many as may.", relay.pending);
             say("door_full", what, "Let them in or turn them away; others can knock when there is room.");
+        }
+        if self.list.limit_bytes > 0 && self.list.bytes >= self.list.limit_bytes / 100 * LIST_FULL_PERCENT {
+            let most = self.list.devices.first();
+            let by = most.map_or_else(String::new, |row| {
+                format!("; most of it is by {}: {}", text::visible(&row.name), text::size(row.bytes))
+            });
+            let (bytes, limit) = (text::size(self.list.bytes), text::size(self.list.limit_bytes));
+            let what = format!("The list takes {bytes} of {limit}, and devices that list much can add nothing{by}.");
+            say("list_full", what, "Ask for fewer files or for folders as archives, or turn a device away.");
         }
         if let Some(seconds) = self.clock_jump_s {
             let way = if seconds > 0 { "forward" } else { "back" };
@@ -179,6 +198,7 @@ mod tests {
             has_network: Some(false),
             free_bytes: Some(1 << 20),
             relay: Some(relay),
+            list: ListUsage { bytes: 230 << 20, limit_bytes: 256 << 20, ..Default::default() },
             clock_jump_s: Some(-7_200),
         };
         let problems = seen.problems(1);

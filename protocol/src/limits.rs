@@ -31,6 +31,12 @@ pub const SMALL_DEVICE_BYTES: u64 = 1 << 20;
 /// Removals that are remembered, about 20 MB: one device that takes 100,000 files away at once is still a delta. A pull from
 /// before the oldest is a snapshot.
 pub const MAX_REMOVALS: usize = 131_072;
+/// Invitations that are out at once: a class or a party, and few enough that a person still knows them.
+pub const MAX_INVITATIONS: usize = 256;
+/// How long an invitation can be used: whoever finds it comes in with it.
+pub const MAX_INVITATION_MS: u64 = 30 * 24 * 3_600_000;
+/// How long an approval that has an end may last: a year is more than anybody means by "for a while".
+pub const MAX_STAY_MS: u64 = 366 * 24 * 3_600_000;
 /// Largest file: group_log 24 still gives at most 65,536 groups.
 pub const MAX_FILE_BYTES: u64 = 1 << 40;
 /// A device's name, UTF-8.

@@ -15,6 +15,7 @@ import { type Kept, readRecord } from "./record";
 import { forgetToken, takeSecret, tokenFor } from "./session";
 import { DeskStore, type DeskVerbs } from "./store.svelte";
 import { facing, refused, typed } from "./typing";
+import { readUsage, type Usage } from "./usage";
 
 type Heard = Incoming<MasterToConsole>;
 
@@ -147,6 +148,10 @@ export class DeskDriver implements DeskVerbs {
 
   record(): Promise<Kept> {
     return readRecord(this.#token, this.signal);
+  }
+
+  usage(): Promise<Usage> {
+    return readUsage(this.#token, this.signal);
   }
 
   tryNow(): void {

@@ -5,6 +5,7 @@ import { type FileItem, type Item, PLAIN_VIEW, browse } from "../hub/catalogue";
 import type { Notice } from "../hub/store.svelte";
 import type { Admission, Client, HubInfo, Knock, Problem, RefusedClient } from "../protocol/wire";
 import type { Kept } from "./record";
+import type { Usage } from "./usage";
 import { NOTHING_TYPED, type Typing } from "./typing";
 
 export type Desk = "opening" | "open" | "denied" | "version";
@@ -25,6 +26,7 @@ export interface DeskVerbs {
   hideInvitation(): void;
   /** What was decided, the latest last. */
   record(): Promise<Kept>;
+  usage(): Promise<Usage>;
   tryNow(): void;
   dismiss(noticeId: number): void;
 }

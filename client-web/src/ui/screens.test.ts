@@ -259,6 +259,19 @@ describe("the console", () => {
     expect(await violations()).toEqual([]);
   });
 
+  test("who takes how much of the list is one click away", async () => {
+    const usage = { bytes: 12_100_000, limit_bytes: 268_435_456, device_limit_bytes: 67_108_864, devices: [{ public_id: ANA, name: "Ana", bytes: 12_000_000 }] };
+    vi.mocked(deskVerbs.usage).mockResolvedValue(usage);
+    HTMLDialogElement.prototype.showModal = function () {
+      this.open = true;
+    };
+    render(Console, { desk });
+    await fireEvent.click(screen.getByRole("button", { name: "Room on the list" }));
+    expect(await screen.findByText(/Listed by .Ana.: 12\.0 MB of 67\.1 MB/)).toBeTruthy();
+    expect(screen.getByText(/The list takes 12\.1 MB of 268 MB/)).toBeTruthy();
+    expect(await violations()).toEqual([]);
+  });
+
   test("a name that is here already is a warning", () => {
     desk.knocks = [{ ...knock, looks_like: "Ana’s iPhone" }];
     render(Console, { desk });

@@ -173,3 +173,35 @@ fn the_end_of_a_session_writes_its_own_files_alone() {
     });
     assert_eq!(named.collect::<Vec<_>>(), [vec![file_id(500), file_id(501)]]);
 }
+
+/// F16. Before, 1,000 were accepted, and an end in 285,000 years.
+#[test]
+fn invitations_are_bounded_in_number_and_time() {
+    use lanyard_protocol::limits::{MAX_INVITATION_MS, MAX_INVITATIONS, MAX_STAY_MS};
+    let mut desk = Desk::with_members(1);
+    let refused = |effects: &[Effect]| match effects {
+        [Effect::Answer { message: MasterToConsole::RequestFailed(no), .. }] => Some((no.code, no.message.clone())),
+        _ => None,
+    };
+    for (valid_ms, for_ms, words) in [
+        (MAX_INVITATION_MS + 1, None, "30 days at most"),
+        (0, None, "30 days at most"),
+        (1 << 53, None, "30 days at most"),
+        (1_000, Some(MAX_STAY_MS + 1), "366 days at most"),
+        (1_000, Some(0), "366 days at most"),
+    ] {
+        let (code, said) = refused(&desk.operator(Command::Invite { valid_ms, for_ms })).expect("refused");
+        assert!(code == FailureCode::BadMessage && said.contains(words), "{valid_ms} {for_ms:?}: {said}");
+    }
+    for _ in 0..MAX_INVITATIONS {
+        assert_eq!(refused(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: Some(MAX_STAY_MS) })), None);
+    }
+    let one_more = Command::Invite { valid_ms: MAX_INVITATION_MS, for_ms: None };
+    let (code, said) = refused(&desk.operator(one_more.clone())).expect("no more are out at once");
+    assert!(code == FailureCode::Quota && said.contains("256 invitations are out"), "{said}");
+    desk.pass(60_001);
+    assert_eq!(refused(&desk.operator(one_more)), None, "old ones make room");
+    let word = Word::Named;
+    let approve = Command::Approve { public_id: device(9), request_id: None, word, for_ms: Some(1 << 53) };
+    assert_eq!(refused(&desk.operator(approve)).expect("refused").0, FailureCode::BadMessage);
+}

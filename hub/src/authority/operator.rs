@@ -1,6 +1,7 @@
 //! What the person at the host may do, by whatever screen: terminal, console, control socket. All see one truth.
 
 use lanyard_protocol::device::is_valid_name;
+use lanyard_protocol::limits::{MAX_INVITATION_MS, MAX_INVITATIONS, MAX_STAY_MS};
 use lanyard_protocol::message::{
     Admission, Audience, ClientDisApproved, ClientUpdated, DisApproveClient, Empty, FeedAck, FeedPull, ForgetClient,
     Invitation,
@@ -11,9 +12,6 @@ use lanyard_protocol::{
 
 use super::feed::Key;
 use super::{Ask, Asker, Authority, Change, Member, Note, Timer, Verdict, Word};
-
-/// Invitations that may be out at once.
-const MAX_INVITATIONS: usize = 1_000;
 
 /// One wish of the person at the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +48,13 @@ pub enum Command {
 
 impl Authority {
     pub(super) fn operator_said(&mut self, ask: Ask, command: Command) {
+        if let Command::Approve { for_ms: Some(for_ms), .. } | Command::Invite { for_ms: Some(for_ms), .. } = command
+            && !(1..=MAX_STAY_MS).contains(&for_ms)
+        {
+            let days = MAX_STAY_MS / 86_400_000;
+            let words = format!("a stay that ends lasts {days} days at most; leave its end out for one without");
+            return self.refuse_ask_saying(ask, FailureCode::BadMessage, words);
+        }
         match command {
             Command::Approve { public_id, request_id, word, for_ms } => {
                 let may_name = word != Word::Named || request_id.is_none() || self.config.tap_to_approve;
@@ -127,9 +132,17 @@ impl Authority {
     }
 
     fn invite(&mut self, ask: Ask, valid_ms: u64, for_ms: Option<u64>) {
+        if !(1..=MAX_INVITATION_MS).contains(&valid_ms) {
+            let days = MAX_INVITATION_MS / 86_400_000;
+            let words = format!("an invitation can be used for {days} days at most");
+            return self.refuse_ask_saying(ask, FailureCode::BadMessage, words);
+        }
         self.invitations.forget_old(self.wall_ms);
         if self.invitations.len() >= MAX_INVITATIONS {
-            return self.refuse_ask(ask, FailureCode::RateLimited);
+            let words = format!(
+                "{MAX_INVITATIONS} invitations are out, and no more can be; one that is used or too old makes room"
+            );
+            return self.refuse_ask_saying(ask, FailureCode::Quota, words);
         }
         let (id, secret) = (InvitationId(self.ids.bytes()), InvitationSecret(self.ids.bytes()));
         let expires_ms = self.wall_ms.saturating_add(valid_ms);

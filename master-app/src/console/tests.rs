@@ -231,3 +231,16 @@ async fn what_is_wrong_is_told_to_every_tab() {
     problems.clear("little_room");
     assert!(tab.until(|m, _| codes(m)).await.is_empty());
 }
+
+/// How full the list is concerns the host alone.
+#[tokio::test]
+async fn who_takes_how_much_of_the_list_is_told_to_tabs_only() {
+    let desk = desk().await;
+    let url = format!("{}/console/usage", desk.origin());
+    assert_eq!(http().get(&url).send().await.unwrap().status(), 401);
+    let answer = http().get(&url).header("authorization", format!("Bearer {}", desk.token().await.to_hex()));
+    let answer = answer.send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers()["cache-control"].to_str().unwrap()), (200, "no-store"));
+    let usage: crate::desk::ListUsage = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    assert_eq!((usage.bytes, usage.limit_bytes, usage.devices.len()), (0, 256 << 20, 0));
+}
