@@ -56,11 +56,14 @@ fn refused_link(error: io::Error) -> io::Error {
 #[cfg(unix)]
 fn narrow(file: &File, path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    let about = file.metadata()?;
+    let mode = about.permissions().mode() & 0o7777;
     if mode & 0o077 == 0 {
         return Ok(());
     }
     match file.set_permissions(fs::Permissions::from_mode(mode & !0o077)) {
+        // An empty one told nobody anything: locks of older versions are such.
+        Ok(()) if about.len() == 0 => {}
         Ok(()) => tracing::warn!(
             "{} was open to other users of this machine (mode {mode:o}); it is its owner's alone from now on",
             path.display()

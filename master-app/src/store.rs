@@ -788,6 +788,69 @@ mod tests {
         }
     }
 
+    /// Schema 3 as the first release candidate wrote it, in its own words: what this program writes today must not stand in for it.
+    const SCHEMA_3: &str = "
+        CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
+        CREATE TABLE members (
+            public_id BLOB PRIMARY KEY, public_key BLOB NOT NULL, name TEXT NOT NULL, kind INTEGER NOT NULL,
+            platform TEXT NOT NULL, refused INTEGER NOT NULL, revision INTEGER NOT NULL, since_ms INTEGER NOT NULL,
+            until_ms INTEGER
+        ) WITHOUT ROWID, STRICT;
+        CREATE TABLE files (
+            public_id BLOB NOT NULL, file_id BLOB NOT NULL, instance BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL,
+            modified_ms INTEGER NOT NULL, media_type TEXT NOT NULL, folder INTEGER NOT NULL, group_log INTEGER NOT NULL,
+            root BLOB, revision INTEGER NOT NULL, withdrawn_ms INTEGER, PRIMARY KEY (public_id, file_id)
+        ) WITHOUT ROWID, STRICT;
+        CREATE TABLE links (
+            hash BLOB PRIMARY KEY, maker BLOB NOT NULL, name TEXT, used_ms INTEGER NOT NULL, files BLOB NOT NULL
+        ) WITHOUT ROWID, STRICT;
+        INSERT INTO numbers VALUES ('epoch', 77), ('revision', 9), ('term', 4), ('decisions', 2);
+    ";
+
+    /// A data directory of schema 3: one device that belongs and one that was refused, a listed and a withdrawn file, a link.
+    fn directory_of_schema_3(dir: &Path) {
+        let old = Connection::open(dir.join("lanyard.db")).unwrap();
+        old.pragma_update(None, "journal_mode", "WAL").unwrap();
+        old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        old.execute_batch(SCHEMA_3).unwrap();
+        old.pragma_update(None, "application_id", 0x4c41_4e59).unwrap();
+        old.pragma_update(None, "user_version", 3).unwrap();
+        let members = "INSERT INTO members VALUES (?1, ?2, ?3, 0, '', ?4, 3, 1700000000000, ?5)";
+        for (n, refused, until_ms) in [(1u8, false, Some(1_800_000_000_000u64)), (2, true, None)] {
+            old.execute(members, params![blob(&id(n)), [n; 32], "Ana’s 📱", refused, until_ms]).unwrap();
+        }
+        let files =
+            "INSERT INTO files VALUES (?1, ?2, ?3, 'Küche/é.txt', 1099511627776, 5, 'text/plain', 0, 24, NULL, 4, ?4)";
+        for (n, withdrawn_ms) in [(1u8, None), (2, Some(10u64))] {
+            old.execute(files, params![blob(&id(1)), [n; 16], [1u8; 16], withdrawn_ms]).unwrap();
+        }
+        let linked = [*id(1).0.as_bytes(), [1u8; 16]].concat();
+        let links = "INSERT INTO links VALUES (?1, ?2, 'a.zip', 9, ?3)";
+        old.execute(links, params![[8u8; 32], blob(&id(1)), linked]).unwrap();
+    }
+
+    /// Whoever updates keeps everybody who was let in, and everybody who was not.
+    #[test]
+    fn a_data_directory_of_the_version_before_opens_and_its_members_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lanyard.db");
+        directory_of_schema_3(dir.path());
+        let refused = Member { until_ms: None, ..member(2, Verdict::Refused) };
+        for start in 1..=2 {
+            let mut store = Store::open(&path).unwrap();
+            let saved = store.load().unwrap();
+            assert_eq!(store.problems().all(), Vec::new(), "start {start}");
+            assert_eq!((saved.epoch, saved.revision, store.copy.roster.decisions), (77, 9, 2));
+            assert_eq!(saved.members.len(), 2);
+            assert!(saved.members.contains(&member(1, Verdict::Approved)) && saved.members.contains(&refused));
+            let listed = Listing { entry: entry(1), revision: 4, withdrawn_ms: None };
+            let withdrawn = Listing { entry: entry(2), revision: 4, withdrawn_ms: Some(10) };
+            assert_eq!(saved.files, [listed, withdrawn]);
+            assert_eq!((saved.links.len(), saved.links[0].hash, saved.links[0].maker), (1, LinkHash([8; 32]), id(1)));
+            assert!(matches!(copy::read(&path), Found::Whole(copy) if copy.members.len() == 2));
+        }
+    }
+
     /// A73. Neither the database nor what lies beside it is another program's file, however it came there.
     #[cfg(unix)]
     #[test]
