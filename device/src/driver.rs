@@ -17,7 +17,7 @@ use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::http::{HttpError, LinkMade, LinkOrder};
 use lanyard_protocol::identity::Transcript;
-use lanyard_protocol::message::{ClientRegisterAck, TransferProgress};
+use lanyard_protocol::message::{ChunkUnavailable, ClientRegisterAck, TransferProgress};
 use lanyard_protocol::session_key::{EphemeralSecret, Signer};
 use lanyard_protocol::{
     Channel, DeviceId, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice,
@@ -34,7 +34,7 @@ use crate::confine::SharedRoots;
 use crate::content::ContentIndex;
 use crate::download::{Download, SavedFile, Stage};
 use crate::fetch::{self, FetchJob, Fetched, Teller};
-use crate::http::Clients;
+use crate::http::{self, Clients};
 use staged::Staged;
 
 use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
@@ -49,6 +49,8 @@ const OUTBOX_MESSAGES: usize = 1_024;
 /// PUTs at once, and files that are checked and named at once.
 const PUTS_AT_ONCE: usize = 4;
 const CLOSINGS_AT_ONCE: usize = 4;
+/// Uploads that the relay may ask for before others of them are over. It asks for what fits its budget.
+const MAX_UPLOADS: usize = 4_096;
 /// News for a reader that does not read; beyond, the oldest is dropped.
 const MOST_NEWS: usize = 20_000;
 /// Beyond so much unread news, progress is not worth telling.
@@ -478,6 +480,10 @@ impl Driver {
     fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>, length: u64) {
         // Said twice, it is one upload; a second task would also hide the first from a cancel.
         let Some(bodies) = self.bodies().filter(|_| !self.uploads.contains_key(&ticket)) else { return };
+        if self.uploads.len() >= MAX_UPLOADS {
+            let busy = ChunkUnavailable { ticket, code: FailureCode::Busy, file_id: None };
+            return self.send(&DeviceToRelay::ChunkUnavailable(busy), None);
+        }
         let bodies = Bodies { http: self.clients.puts.clone(), ..bodies };
         let (library, puts, reports) = (self.library.clone(), self.puts.clone(), self.reports.clone());
         let unreadable = self.on_unreadable(ticket);
@@ -810,10 +816,10 @@ async fn post_link(bodies: Bodies, order: LinkOrder) -> Result<LinkMade, DeviceE
     let body = serde_json::to_vec(&order).map_err(|_| DeviceError::NotConnected)?;
     let response = bodies.post("/links", body).send().await.map_err(|_| DeviceError::NotConnected)?;
     if response.status().is_success() {
-        return response.json().await.map_err(|_| DeviceError::NotConnected);
+        return http::answer(response).await.ok_or(DeviceError::NotConnected);
     }
-    match response.json::<HttpError>().await {
-        Ok(HttpError { code, message }) => Err(DeviceError::Refused { code, message }),
-        Err(_) => Err(DeviceError::NotConnected),
+    match http::answer::<HttpError>(response).await {
+        Some(HttpError { code, message }) => Err(DeviceError::Refused { code, message }),
+        None => Err(DeviceError::NotConnected),
     }
 }

@@ -19,6 +19,7 @@ use reqwest::header::RETRY_AFTER;
 use tokio::sync::mpsc;
 
 use crate::download::{Destination, Download};
+use crate::http;
 use crate::limit::paced;
 use crate::sink::OpenPart;
 use crate::upload::Bodies;
@@ -102,10 +103,7 @@ pub fn local_failure(error: &io::Error) -> String {
 async fn refused(response: reqwest::Response) -> FetchOutcome {
     let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let retry_after_ms = seconds.map(|seconds| seconds.saturating_mul(1_000));
-    let code = match response.json::<HttpError>().await {
-        Ok(error) => error.code,
-        Err(_) => FailureCode::Busy,
-    };
+    let code = http::answer::<HttpError>(response).await.map_or(FailureCode::Busy, |error| error.code);
     FetchOutcome::Refused { code, retry_after_ms }
 }
 
@@ -119,7 +117,7 @@ async fn compare<M>(
     let Some(file_id) = job.pieces.first().map(|piece| piece.file_id).filter(|_| job.length <= MAX_RUN_BYTES) else {
         return Ok(FetchOutcome::Cut);
     };
-    let Ok(list) = response.bytes().await else { return Ok(FetchOutcome::Cut) };
+    let Some(list) = http::whole(response, job.length).await else { return Ok(FetchOutcome::Cut) };
     match download.compare(file_id, &list)? {
         Some(groups) => {
             teller.tell(Fetched::Rejected { file_id, groups }).await;
@@ -139,9 +137,10 @@ async fn receive<M>(
     let (mut writer, mut block, mut news) = (Writer::new(download), Block::default(), News::new(teller));
     loop {
         let next = stream.next().await;
-        let ended = !matches!(next, Some(Ok(_)));
+        // Behind what was asked for nothing is read.
+        let ended = !matches!(next, Some(Ok(_))) || cursor.is_done();
         let mut bytes = next.and_then(Result::ok).unwrap_or_default();
-        while !bytes.is_empty() || (ended && !block.is_empty()) {
+        while !(bytes.is_empty() || cursor.is_done()) || (ended && !block.is_empty()) {
             cursor.fill(&mut bytes, &mut block);
             if !ended && !block.is_full() {
                 break;

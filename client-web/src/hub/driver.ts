@@ -271,7 +271,7 @@ export class Driver implements Verbs {
     const shown = new Map(this.store.files.map((item) => [item.key, item]));
     const arriving = this.#arriving();
     for (const file of left.files) {
-      this.#takings.drop(file.file_id);
+      this.#takings.drop(file.file_id, !left.withdrawn);
       if (file.kind === "folder" || left.public_id === this.keys.publicId) continue;
       const item = shown.get(keyOf(file));
       if (left.withdrawn) {

@@ -44,8 +44,10 @@ export class Takings {
     return changed;
   }
 
-  drop(fileId: string): void {
+  /** The file left the list; `forGood`: it does not come back under this id. */
+  drop(fileId: string, forGood: boolean): void {
     this.#open.delete(fileId);
+    if (forGood) this.finished.delete(fileId);
   }
 
   clear(): void {

@@ -9,6 +9,9 @@ use lanyard_protocol::{DeviceId, FileEntry, FileId};
 use crate::exit::{Exit, Failure};
 use crate::text;
 
+/// Of what a word may mean, so much is printed: others decide how many files have one name.
+const MAX_CANDIDATES: usize = 20;
+
 /// What was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
@@ -67,7 +70,12 @@ fn matches_of<'a>(catalogue: &'a Catalogue, owner: Option<DeviceId>, path: &str)
     if path.is_empty() {
         return matches;
     }
-    for entry in catalogue.files.values().filter(|entry| owner.is_none_or(|owner| entry.public_id == owner)) {
+    // Many may have the name that was meant: of each only the files of that one are looked at.
+    let entries: Box<dyn Iterator<Item = &FileEntry>> = match owner {
+        Some(owner) => Box::new(catalogue.files_of(owner)),
+        None => Box::new(catalogue.files.values()),
+    };
+    for entry in entries {
         if entry.path == path {
             matches.push(Match::file(entry));
         } else if entry.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')) {
@@ -88,8 +96,14 @@ fn one_of(catalogue: &Catalogue, word: &str, mut matches: Vec<Match>) -> Result<
     };
     if matches.len() > 1 {
         let twice = |one: &Match| matches.iter().filter(|m| (m.owner, &m.path) == (one.owner, &one.path)).count() > 1;
-        let lines: Vec<String> =
-            matches.iter().map(|one| format!("  {}", one.candidate(catalogue, twice(one)))).collect();
+        let mut lines: Vec<String> = matches
+            .iter()
+            .take(MAX_CANDIDATES)
+            .map(|one| format!("  {}", one.candidate(catalogue, twice(one))))
+            .collect();
+        if matches.len() > MAX_CANDIDATES {
+            lines.push(format!("  and {} more", matches.len() - MAX_CANDIDATES));
+        }
         let why = format!("{} may mean any of these:\n{}", text::visible(word), lines.join("\n"));
         return Err(Failure::usage(why));
     }
@@ -171,5 +185,13 @@ mod tests {
         let catalogue = catalogue(&[(1, 1, "a.txt"), (1, 2, "a.txt")]);
         let said = choose(&catalogue, "a.txt").unwrap_err().error.to_string();
         assert!(said.contains(&file_id(1)) && said.contains(&file_id(2)), "{said}");
+    }
+
+    #[test]
+    fn of_thousands_of_one_name_a_few_are_told() {
+        let files: Vec<(u8, u8, &str)> = (0..200).map(|n| (1, n, "a.txt")).collect();
+        let said = choose(&catalogue(&files), "a.txt").unwrap_err().error.to_string();
+        assert_eq!(said.lines().count(), 1 + MAX_CANDIDATES + 1, "{said}");
+        assert!(said.ends_with("  and 180 more"), "{said}");
     }
 }
