@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lanyard_hub::peer::{
-    Catalogue, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, Phase, Registration, TransferOrder,
+    Catalogue, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, Phase, Registration, Reveals,
+    TransferOrder,
 };
 use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::codec::{self, DecodeError};
@@ -152,6 +153,7 @@ impl Driver {
             kind: config.kind,
             platform: config.platform.clone(),
             invitation: config.invitation,
+            reveals: config.reveals.read().map_err(|error| DeviceError::Setup(error.to_string()))?,
         };
         Ok(Self {
             peer: Peer::new(peer, IdSource::new(seed)),
@@ -286,6 +288,8 @@ impl Driver {
             Effect::CloseLink { .. } => self.close_link(),
             Effect::Register { registration } => self.register(&registration),
             Effect::Send { message, reference } => self.send(&message, reference.as_ref()),
+            Effect::Revealing => self.count_reveal(Reveals::give),
+            Effect::Opened => self.count_reveal(Reveals::opened),
             Effect::PhaseChanged { phase } => self.phase(phase),
             Effect::Upload { ticket, pieces, length } => self.upload(ticket, pieces, length),
             Effect::CancelUpload { ticket, code } => {
@@ -380,6 +384,15 @@ impl Driver {
         self.link.number += 1;
         self.ephemeral = None;
         self.signer = None;
+    }
+
+    /// What cannot be counted is not revealed: the link is left before the reveal goes out.
+    fn count_reveal(&mut self, change: fn(&mut Reveals)) {
+        if let Err(error) = self.config.reveals.note(change) {
+            self.event(DeviceEvent::Unreachable { message: error.to_string() });
+            self.close_link();
+            self.link.stuck = true;
+        }
     }
 
     fn send(&mut self, message: &DeviceToRelay, reference: Option<&Ref>) {

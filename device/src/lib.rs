@@ -21,6 +21,7 @@ pub mod link;
 pub mod names;
 pub mod private_file;
 pub mod proving;
+mod reveals;
 mod sink;
 pub mod store;
 mod tls;
@@ -39,6 +40,7 @@ pub use download::{SavedFile, Wanted};
 pub use handle::{DeviceError, DeviceEvent, DeviceHandle, Offered, SharedFile, Started};
 pub use lanyard_hub::peer::{Catalogue, EndReason, Phase, ShareState};
 pub use limit::{Rate, RateError, RateLimits, bytes_of};
+pub use reveals::RevealBook;
 pub use transfers::{Direction, Standing, TransferInfo};
 pub use walk::{Skipped, WalkError};
 
@@ -68,6 +70,8 @@ pub struct DeviceConfig {
     pub pinned_hub: Option<PublicKey>,
     /// What it was given to show at the door: who brings one need not be asked about.
     pub invitation: Option<(InvitationId, InvitationSecret)>,
+    /// Where it counts what it reveals at doors.
+    pub reveals: RevealBook,
     /// What all its transfers together may send and take at first; [`DeviceHandle::limit`] changes it.
     pub limits: RateLimits,
     /// The data directory of this process, which is never shared. In it the device notes which content lies where, so as to

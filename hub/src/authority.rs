@@ -10,12 +10,15 @@ mod feed;
 mod files;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod joining_tests;
 mod knocks;
 mod links;
 #[cfg(test)]
 mod memory_tests;
 mod note;
 mod operator;
+mod prompts;
 mod quota;
 mod roster;
 #[cfg(test)]
@@ -160,6 +163,8 @@ pub enum Effect {
 pub enum Event {
     /// The device shows its digits: time to ask the person.
     DevicePending { client: Client, address: String, request_id: RequestId },
+    /// It left while the person was asked about it.
+    DeviceLeft { client: Client, address: String },
 }
 
 /// Who gets the `ref` of a change.
@@ -181,8 +186,14 @@ impl Asker {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    /// The code is too old.
+    /// The code is too old, the reveal is late, or who left was in sight long enough.
     Knock(RequestId),
+    /// More may be asked about.
+    Prompts,
+    /// The number of those who wait has changed.
+    Waiting,
+    /// No more than usual are asked about any longer.
+    More,
     /// The relay owes an APPROVE_CLIENT_ACK.
     Approve(RequestId),
     /// The session is away; its files leave the list.
@@ -288,7 +299,10 @@ impl Authority {
         (self.now, self.wall_ms) = (now, wall_ms);
         while let Some(timer) = self.deadlines.pop_due(now) {
             match timer {
-                Timer::Knock(request) => self.restart_knock(request),
+                Timer::Knock(request) => self.knock_is_due(request),
+                Timer::Prompts => self.ask_about_more(),
+                Timer::Waiting => self.tell_waiting(),
+                Timer::More => self.publish_knocks(),
                 Timer::Approve(request) => self.approve_waited(request),
                 Timer::Grace(session) => self.withdraw_session(session),
                 Timer::Roots => self.tell_roots(),

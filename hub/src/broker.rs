@@ -16,6 +16,7 @@ mod input;
 mod joining;
 mod links;
 mod master;
+mod pending;
 mod progress;
 mod sessions;
 mod slot_life;

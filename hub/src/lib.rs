@@ -12,6 +12,7 @@ pub mod idsource;
 pub mod machine;
 pub mod naming;
 pub mod peer;
+pub mod source;
 
 pub use idsource::IdSource;
 pub use machine::{Deadlines, EffectQueue, Moment};

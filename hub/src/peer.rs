@@ -33,6 +33,7 @@ use crate::idsource::IdSource;
 use crate::machine::{Deadlines, EffectQueue, Moment};
 use mirror::{Change, Mirror, Paged, Pushed};
 use scheduler::Scheduler;
+pub use session::Reveals;
 use session::Session;
 use shares::Shares;
 
@@ -47,6 +48,8 @@ pub struct PeerConfig {
     pub platform: String,
     /// What it may show at the door.
     pub invitation: Option<(InvitationId, InvitationSecret)>,
+    /// What earlier runs of this device revealed.
+    pub reveals: Reveals,
 }
 
 /// What the machine waits for, one deadline each.
@@ -56,6 +59,8 @@ enum Timer {
     Reconnect,
     /// The relay must have answered the handshake.
     Handshake,
+    /// The master must have opened what it promised.
+    Opening,
     /// The page that a pull waits for.
     Pull,
     /// An answer to our request.
@@ -182,6 +187,7 @@ impl Peer {
             match timer {
                 Timer::Reconnect => self.open_link(),
                 Timer::Handshake => self.handshake_late(now),
+                Timer::Opening => self.opening_late(now),
                 Timer::Pull => self.pull(now),
                 Timer::Request(reference) => self.request_late(reference),
                 Timer::Shares => self.offer_again(),
@@ -230,7 +236,8 @@ impl Peer {
             RelayToDevice::Challenge(challenge) => self.challenged(now, challenge),
             RelayToDevice::ClientRegisterAck(ack) => self.registered(now, ack.membership, ack.hub_ready),
             RelayToDevice::Membership(notice) => self.membership_said(now, notice.membership),
-            RelayToDevice::ApprovalChallenge(m) => self.approval_challenged(m.request_id, m.nonce),
+            RelayToDevice::ApprovalChallenge(m) => self.approval_challenged(now, m.request_id, m.commit),
+            RelayToDevice::ApprovalOpen(m) => self.approval_opened(m.request_id, m.nonce),
             RelayToDevice::ApprovalRestart(m) => self.approval_restarted(m.request_id, m.nonce),
             RelayToDevice::ApprovalClosed(m) => self.approval_closed(m.request_id),
             RelayToDevice::Presence(presence) => self.presence(presence.online),

@@ -95,8 +95,10 @@ fn is_decision(note: &Note) -> bool {
         | Note::Refused { .. }
         | Note::Forgotten { .. }
         | Note::Invited { .. }
+        | Note::MoreAllowed
         | Note::Door { .. } => true,
         Note::Knocked { .. }
+        | Note::Left { .. }
         | Note::WrongCode { .. }
         | Note::Renamed { .. }
         | Note::BadInvitation { .. }
@@ -126,9 +128,13 @@ fn entry(note: &Note) -> Map<String, Value> {
         Note::Forgotten { public_id } => json!({ "event": "forgotten", "public_id": public_id }),
         Note::Renamed { public_id, name } => json!({ "event": "renamed", "public_id": public_id, "name": name }),
         Note::Invited { id, expires_ms } => json!({ "event": "invited", "invitation": id, "expires_ms": expires_ms }),
-        Note::BadInvitation { id, public_id, burnt } => json!({
-            "event": "bad_invitation", "invitation": id, "public_id": public_id, "burnt": burnt,
+        Note::Left { public_id, request_id } => json!({
+            "event": "left", "public_id": public_id, "request_id": request_id,
         }),
+        Note::BadInvitation { id, public_id } => json!({
+            "event": "bad_invitation", "invitation": id, "public_id": public_id,
+        }),
+        Note::MoreAllowed => json!({ "event": "more_allowed" }),
         Note::Door { admission } => json!({ "event": "door", "admission": admission }),
         Note::RelayReady => json!({ "event": "relay_ready" }),
         Note::RelayLost => json!({ "event": "relay_lost" }),

@@ -40,6 +40,8 @@ fn sentence(line: &Value) -> String {
     let what = match line["event"].as_str().unwrap_or_default() {
         "knocked" => format!("{} knocked, from {}", who(), field("address")),
         "wrong_code" => format!("digits were typed that {} does not show; {} tries left", who(), line["tries_left"]),
+        "left" => format!("{} left before anybody answered", who()),
+        "more_allowed" => "more new devices than usual were allowed to ask, for ten minutes".into(),
         "approved" => format!("{} was let in ({}){}", who(), by(&field("how")), until(line)),
         "refused" if line["how"] == "time_over" => format!("the time of {} was over", who()),
         "refused" if line["how"] == "found" => {

@@ -105,6 +105,8 @@ pub enum Command {
         /// The new way
         admission: Option<Admit>,
     },
+    /// Be asked about more new devices than usual, for ten minutes: a class behind one address
+    AllowMore,
     /// Turn a device away, for good
     Refuse {
         /// Its name, its id, or the beginning of that

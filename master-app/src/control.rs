@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{
-    approve, console, devices, devices_table, door, files, files_table, forget, invite, kind, refuse, status,
+    allow_more, approve, console, devices, devices_table, door, files, files_table, forget, invite, kind, refuse,
+    status,
 };
 pub use device_client::{cancel, limit, pause, resume, transfers};
 pub use transport::Listener;
@@ -51,6 +52,8 @@ pub enum Request {
     Door {
         admission: Option<Admission>,
     },
+    /// To be asked about more devices than usual, for a while.
+    AllowMore,
     Refuse {
         id: String,
     },
@@ -179,6 +182,7 @@ impl Control {
                 let id = desk::resolve_live(driver, &id).await?;
                 desk::approve(driver, id, None, code, for_ms).await.map(|()| done)
             }
+            Request::AllowMore => desk::allow_more(driver).await.map(|()| done),
             Request::Refuse { id } => desk::refuse(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
             Request::Forget { id } => desk::forget(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
         }
@@ -197,7 +201,7 @@ impl Control {
                 revision: authority.head().revision,
                 approved: authority.members().filter(approved).count(),
                 online: authority.presence().online.len(),
-                waiting: authority.knocks(false).knocks.len(),
+                waiting: desk::waiting(authority),
                 files: authority.file_count(),
                 list: desk::usage(authority),
                 console,

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use lanyard_hub::authority::{Authority, Command, Verdict, Word};
-use lanyard_protocol::message::Admission;
-use lanyard_protocol::{DeviceId, DeviceKind, FailureCode, FileId, MasterToConsole, Membership, RequestId, Root};
+use lanyard_protocol::message::{Admission, Knock};
+use lanyard_protocol::{
+    Client, DeviceId, DeviceKind, FailureCode, FileId, MasterToConsole, Membership, RequestId, Root,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::{DriverHandle, Over};
@@ -101,16 +103,23 @@ impl From<Over> for Refusal {
 
 /// Everybody the hub knows of, those who wait first.
 pub fn devices(authority: &Authority) -> Vec<DeviceRow> {
-    let knocks = authority.knocks(true).knocks.into_iter().map(|knock| DeviceRow {
-        public_id: knock.public_id,
-        name: knock.name,
-        kind: knock.kind,
+    let pending = |client: Client, presence, code, address| DeviceRow {
+        public_id: client.public_id,
+        name: client.name,
+        kind: client.kind,
         membership: Membership::Pending,
-        presence: PresenceWord::Online,
-        code: knock.code,
-        address: Some(knock.address),
+        presence,
+        code,
+        address: Some(address),
         until_ms: None,
+    };
+    let knocks = authority.knocks(true).knocks.into_iter().map(|knock| {
+        let Knock { public_id, name, kind, platform, .. } = knock;
+        let presence = if knock.left { PresenceWord::Away } else { PresenceWord::Online };
+        pending(Client { public_id, name, kind, platform }, presence, knock.code, knock.address)
     });
+    let in_line = authority.waiting().into_iter();
+    let in_line = in_line.map(|one| pending(one.client.clone(), PresenceWord::Online, None, one.address.clone()));
     let mut members: Vec<DeviceRow> = authority
         .members()
         .map(|member| {
@@ -129,7 +138,12 @@ pub fn devices(authority: &Authority) -> Vec<DeviceRow> {
         })
         .collect();
     members.sort_by_key(|row| (row.membership == Membership::Disapproved, row.name.to_lowercase(), row.public_id));
-    knocks.chain(members).collect()
+    knocks.chain(in_line).chain(members).collect()
+}
+
+/// How many devices are at the door.
+pub fn waiting(authority: &Authority) -> usize {
+    authority.knocks(false).knocks.iter().filter(|knock| !knock.left).count() + authority.waiting().len()
 }
 
 /// Every listed file, by owner and path.
@@ -250,6 +264,14 @@ pub async fn invite(driver: &DriverHandle, valid_ms: u64, for_ms: Option<u64>) -
 /// Whom to let in from now on.
 pub async fn set_door(driver: &DriverHandle, admission: Admission) -> Result<(), Refusal> {
     driver.wish(Command::SetDoor(admission)).await.map(drop).map_err(Refusal::from)
+}
+
+/// What the host is told when it wants to be asked about more devices than usual.
+pub const MORE_ALLOWED: &str = "more devices may ask now, for ten minutes";
+
+/// Lets more devices ask than usual, for ten minutes.
+pub async fn allow_more(driver: &DriverHandle) -> Result<(), Refusal> {
+    driver.wish(Command::AllowMore).await.map(drop).map_err(Refusal::from)
 }
 
 /// What the host is told of whom it lets in.

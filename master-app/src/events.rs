@@ -118,9 +118,13 @@ pub fn line(shown: &Shown) -> Option<Value> {
     }
 }
 
-fn event_line(Event::DevicePending { client, address, .. }: &Event) -> Value {
+fn event_line(event: &Event) -> Value {
+    let (name, client, address) = match event {
+        Event::DevicePending { client, address, .. } => ("device_pending", client, address),
+        Event::DeviceLeft { client, address } => ("device_left", client, address),
+    };
     json!({
-        "event": "device_pending",
+        "event": name,
         "public_id": client.public_id,
         "name": client.name,
         "kind": client.kind,
@@ -173,7 +177,9 @@ pub fn log(shown: &Shown) {
     let field = |name: &str| line[name].as_str().map(crate::text::visible).unwrap_or_default();
     let (event, device) = (field("event").replace('_', " "), field("public_id"));
     match event.as_str() {
-        "device pending" => tracing::info!(device, name = field("name"), address = field("address"), "{event}"),
+        "device pending" | "device left" => {
+            tracing::info!(device, name = field("name"), address = field("address"), "{event}")
+        }
         "device approved" | "device renamed" => tracing::info!(device, name = field("name"), "{event}"),
         "relay ready" | "relay away" => tracing::info!("{event}"),
         _ => tracing::info!(device, "{event}"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::DeviceStore;
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits};
+use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits, RevealBook};
 use lanyard_protocol::{DeviceKind, Instance, PublicKey};
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,8 @@ pub async fn run(
         keypair,
         pinned_hub: None,
         invitation: None,
+        // The authority lets it in by its key: no digits.
+        reveals: RevealBook::never(),
         limits,
         content_dir: Some(dir.clone()),
     };
@@ -109,6 +111,7 @@ fn why(reason: EndReason) -> &'static str {
         EndReason::Version => "the relay speaks another version of the protocol: update Lanyard on both",
         EndReason::Rejected => "the relay did not take this host's proof",
         EndReason::UntrustedHub => "the relay is another one than before",
+        EndReason::NotOpened => "the hub wants to be asked for it, as if it were another device",
         EndReason::Stopped => "it was stopped",
     }
 }

@@ -75,6 +75,7 @@ async fn run(global: &Global, command: Command) -> Outcome {
         Command::Devices => control::devices(global).await,
         Command::Approve { id, code, stay } => control::approve(global, id, code, stay).await,
         Command::Invite { valid, stay } => control::invite(global, valid, stay).await,
+        Command::AllowMore => control::allow_more(global).await,
         Command::Door { admission } => control::door(global, admission.map(Into::into)).await,
         Command::Refuse { id } => control::refuse(global, id).await,
         Command::Forget { id } => control::forget(global, id).await,

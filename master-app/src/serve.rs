@@ -484,6 +484,7 @@ mod tests {
             instance: lanyard_device::new_instance().unwrap(),
             pinned_hub: None,
             invitation: None,
+            reveals: Default::default(),
             limits: Default::default(),
             content_dir: None,
         };

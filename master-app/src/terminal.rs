@@ -23,6 +23,7 @@ const HELP: &str = "\
   123456          let in the device that shows these digits
   NAME 123456     the same, when several wait
   refuse NAME     turn a device away, for good (a name, an id or its beginning)
+  more            let more devices ask than usual, for ten minutes
   devices         who is in, who waits, who was turned away
   files           what is shared
   console         a link to this desk in the browser
@@ -39,6 +40,7 @@ enum Typed {
         code: String,
     },
     Refuse(String),
+    AllowMore,
     Devices,
     Files,
     Console,
@@ -55,6 +57,7 @@ fn understand(line: &str) -> Typed {
     let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     match (first.to_lowercase().as_str(), rest.trim()) {
         ("refuse" | "turn-away", id) if !id.is_empty() => return Typed::Refuse(id.to_owned()),
+        ("more", "") | ("allow-more", "") | ("allow", "more") => return Typed::AllowMore,
         ("devices", "") => return Typed::Devices,
         ("files", "") => return Typed::Files,
         ("console", "") => return Typed::Console,
@@ -84,6 +87,8 @@ struct Terminal {
     driver: DriverHandle,
     door: Door,
     knocks: Vec<Knock>,
+    /// How many wait until they may be asked about.
+    in_line: u32,
     /// The knock that the person was told of last: bare digits are for this one.
     asked_about: Option<RequestId>,
 }
@@ -91,7 +96,7 @@ struct Terminal {
 /// Watches and answers until the person quits, or the hub ends.
 pub async fn run(driver: DriverHandle, door: Door, mut screen: Screen) {
     let mut lines = typed_lines();
-    let mut terminal = Terminal { driver, door, knocks: Vec::new(), asked_about: None };
+    let mut terminal = Terminal { driver, door, knocks: Vec::new(), in_line: 0, asked_about: None };
     let mut input_open = true;
     loop {
         tokio::select! {
@@ -144,7 +149,10 @@ fn say(text: &str) -> Result<(), Refusal> {
 impl Terminal {
     fn told(&mut self, message: &MasterToConsole) {
         match message {
-            MasterToConsole::Knocks(said) => self.knocks_are(said.knocks.clone()),
+            MasterToConsole::Knocks(said) => {
+                self.knocks_are(said.knocks.clone());
+                self.in_line_are(said.waiting);
+            }
             MasterToConsole::ClientApproved(said) if said.client.kind == DeviceKind::Master => {}
             MasterToConsole::ClientApproved(said) => print(&format!("{} is in\n", visible(&said.client.name))),
             MasterToConsole::Refused(_) => {}
@@ -154,24 +162,44 @@ impl Terminal {
         }
     }
 
-    fn ready(&self) -> impl Iterator<Item = &Knock> {
-        self.knocks.iter().filter(|knock| knock.ready)
+    fn present(&self) -> impl Iterator<Item = &Knock> {
+        self.knocks.iter().filter(|knock| !knock.left)
     }
 
     /// Shows the oldest that waits, when that is another one than before.
     fn knocks_are(&mut self, knocks: Vec<Knock>) {
-        let came = knocks.iter().filter(|knock| knock.ready).count() > self.ready().count();
+        let came = knocks.iter().filter(|knock| !knock.left).count() > self.present().count();
+        for gone in knocks.iter().filter(|knock| knock.left && !self.knows_as_left(knock)) {
+            print(&left_words(gone));
+        }
         self.knocks = knocks;
-        let Some(oldest) = self.ready().next().cloned() else {
+        let Some(oldest) = self.present().next().cloned() else {
             self.asked_about = None;
             return;
         };
         if self.asked_about != Some(oldest.request_id) {
             self.asked_about = Some(oldest.request_id);
-            print(&prompt(&oldest, self.ready().count()));
+            print(&prompt(&oldest, self.present().count()));
         } else if came {
-            print(&format!("({} wait in all; one after the other)\n", self.ready().count()));
+            print(&format!("({} wait in all; one after the other)\n", self.present().count()));
         }
+    }
+
+    fn knows_as_left(&self, knock: &Knock) -> bool {
+        self.knocks.iter().any(|known| known.left && known.request_id == knock.request_id)
+    }
+
+    /// Says once that a crowd waits behind those who are shown, and what can be done for it.
+    fn in_line_are(&mut self, in_line: u32) {
+        if in_line > 0 && self.in_line == 0 {
+            print(&crowd_words(in_line));
+        }
+        self.in_line = in_line;
+    }
+
+    async fn allow_more(&self) -> Result<(), Refusal> {
+        desk::allow_more(&self.driver).await?;
+        say(&format!("{}\n", desk::MORE_ALLOWED))
     }
 
     /// Whether the person wants to stop.
@@ -181,6 +209,7 @@ impl Terminal {
             Typed::Quit => return true,
             Typed::Help => say(HELP),
             Typed::Console => self.console(),
+            Typed::AllowMore => self.allow_more().await,
             Typed::Devices => self.devices().await,
             Typed::Files => self.files().await,
             Typed::Refuse(id) => self.refuse(&id).await,
@@ -233,6 +262,20 @@ impl Terminal {
     }
 }
 
+/// Who asked and was gone again: whoever tries digits that way is seen.
+fn left_words(knock: &Knock) -> String {
+    let (name, address) = (visible(&knock.name), visible(&knock.address));
+    format!("{name} (from {address}) left before you answered\n")
+}
+
+fn crowd_words(in_line: u32) -> String {
+    let devices = if in_line == 1 { "1 more device is".into() } else { format!("{in_line} more devices are") };
+    format!(
+        "{devices} waiting; they are shown little by little, so that nobody can flood you.\n  \
+         Expecting many? Type `more` to be asked about more of them for ten minutes.\n"
+    )
+}
+
 /// What the person is asked: who, whence, and what to type.
 fn prompt(knock: &Knock, waiting: usize) -> String {
     let platform = match knock.platform.as_str() {
@@ -278,6 +321,8 @@ mod tests {
             ("Ana 123 456", code(Some("Ana"), "123456")),
             ("refuse Ana’s iPhone", Typed::Refuse("Ana’s iPhone".into())),
             ("devices", Typed::Devices),
+            ("more", Typed::AllowMore),
+            ("Allow more", Typed::AllowMore),
             ("QUIT", Typed::Quit),
             ("refuse", Typed::Unknown("refuse".into())),
             ("12345", Typed::Unknown("12345".into())),
@@ -292,7 +337,7 @@ mod tests {
     async fn terminal(bench: &Bench) -> (Terminal, Screen) {
         let screen = bench.driver.subscribe(BEHIND).await.unwrap();
         let door = Door::new(([127, 0, 0, 1], 1).into());
-        (Terminal { driver: bench.driver.clone(), door, knocks: vec![], asked_about: None }, screen)
+        (Terminal { driver: bench.driver.clone(), door, knocks: vec![], in_line: 0, asked_about: None }, screen)
     }
 
     fn catch_up(terminal: &mut Terminal, screen: &mut Screen) {
@@ -335,8 +380,8 @@ mod tests {
             platform: "Safari".into(),
             address: "192.168.1.5".into(),
             asked_ms: 0,
-            ready: true,
             tries_left: 3,
+            left: false,
             like_refused: None,
             looks_like: Some("Ana".into()),
             code: Some("123456".into()),

@@ -1,4 +1,4 @@
-//! Letting a device in: commit, reveal, six digits on the device's screen (PROTOCOL.md 3).
+//! Letting a device in: two commits, a reveal, an opening, six digits on the device's screen (PROTOCOL.md 3).
 
 use crate::ids::{Commit, InvitationSecret, Mac, Nonce, PublicKey, RequestId, Reveal};
 
@@ -17,6 +17,12 @@ pub fn request_id(device_key: &PublicKey, commit: &Commit, relay_nonce: &Nonce, 
     let mut id = [0u8; 16];
     id.copy_from_slice(&hash.as_bytes()[..16]);
     RequestId(id)
+}
+
+/// The master's promise of `nonce`, made before the device reveals.
+pub fn master_commit(hub_key: &PublicKey, request_id: &RequestId, nonce: &Nonce) -> Commit {
+    let lines = ["lanyard/2 master commit", &hub_key.to_hex(), &request_id.to_hex(), &nonce.to_hex()];
+    Commit(*hash_lines(&lines).as_bytes())
 }
 
 /// Six digits that device and master compute alike; the person at the host types what the device shows.

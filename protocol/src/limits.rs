@@ -127,5 +127,32 @@ pub const LINK_USED_INTERVAL_MS: u64 = 3_600_000;
 pub const LINK_LOOKUP_WAIT_MS: u64 = 30_000;
 /// Wrong codes that a knock survives at the host.
 pub const CODE_TRIES: u32 = 3;
+/// Prompts that are opened within the window: of one address (IPv4, or one IPv6 address), of one network (a /64) and in all.
+/// Each is a guess of six digits for whoever is behind it, and a person looks at no more.
+pub const PROMPTS_WINDOW_MS: u64 = 600_000;
+pub const PROMPTS_AN_ADDRESS: usize = 16;
+pub const PROMPTS_A_NETWORK: usize = 64;
+pub const PROMPTS: usize = 64;
+/// Beyond the sum one prompt is opened every so often, so that nobody waits for ever.
+pub const PROMPT_TURN_MS: u64 = 10_000;
+/// How much more and how long, when the host allows more: a class behind one address is let in by it.
+pub const ALLOW_MORE_FACTOR: usize = 4;
+pub const ALLOW_MORE_MS: u64 = 600_000;
+/// Challenges that wait for their reveal, of one address and in all: an honest answer is a round trip away.
+pub const CHALLENGES_AN_ADDRESS: usize = 4;
+pub const CHALLENGES_AT_ONCE: usize = 8;
+/// A device answers a challenge within this, and a master a reveal.
+pub const REVEAL_TIMEOUT_MS: u64 = 10_000;
+pub const OPENING_TIMEOUT_MS: u64 = 10_000;
+/// A prompt whose device left stays in sight for this long: an abort is seen by the person.
+pub const LEFT_PROMPT_MS: u64 = 10_000;
+/// Reveals that nobody opened, and reveals in all, that a device makes before a person says "try again". A false hub that looks
+/// for digits has as many tries.
+pub const MAX_UNOPENED_REVEALS: u32 = 3;
+pub const MAX_REVEALS: u32 = 32;
+/// Wrong proofs of invitations within the window that are noted, of one address, one key and in all.
+pub const WRONG_PROOFS_AN_ADDRESS: usize = 16;
+pub const WRONG_PROOFS_A_KEY: usize = 3;
+pub const WRONG_PROOFS: usize = 64;
 /// A code is good for this long, then APPROVAL_RESTART.
 pub const CODE_LIFETIME_MS: u64 = 600_000;

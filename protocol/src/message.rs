@@ -50,22 +50,24 @@ wire! {
         pub revision: u64,
     }
 
-    /// APPROVAL_CHALLENGE and APPROVAL_RESTART. Towards a device both carry a nonce: the master's in a challenge, the
-    /// relay's new one in a restart (the master sends a restart without).
+    /// The master binds itself to its nonce before the device reveals: whoever learns the digits last cannot choose them.
     #[serde(deny_unknown_fields)]
     pub struct ApprovalChallenge {
         pub request_id: RequestId,
-        pub nonce: Nonce,
+        pub commit: Commit,
     }
 
     #[serde(deny_unknown_fields)]
     pub struct ApprovalReveal {
         pub request_id: RequestId,
         pub reveal: Reveal,
-        /// Who brings one need not be asked about.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[cfg_attr(feature = "typescript", ts(optional))]
-        pub invitation: Option<InvitationProof>,
+    }
+
+    /// What the master had committed itself to: from here on both sides know the digits.
+    #[serde(deny_unknown_fields)]
+    pub struct ApprovalOpen {
+        pub request_id: RequestId,
+        pub nonce: Nonce,
     }
 
     /// That the sender holds an invitation, for this very knock.

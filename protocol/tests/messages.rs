@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Messages whose unknown fields close the socket.
-const STRICT: [&str; 18] = [
+const STRICT: [&str; 19] = [
     "CHALLENGE",
     "CLIENT_REGISTER",
     "CLIENT_REGISTER_ACK",
@@ -29,6 +29,7 @@ const STRICT: [&str; 18] = [
     "NEW_CLIENT_REGISTERED",
     "APPROVAL_CHALLENGE",
     "APPROVAL_REVEAL",
+    "APPROVAL_OPEN",
     "APPROVAL_COMMIT",
     "APPROVAL_RESTART",
     "APPROVAL_CLOSED",
@@ -205,14 +206,18 @@ fn the_samples_of_the_door_are_one_true_story() {
     assert!(transcript.hub_signed(device, &of(&ack["signature"])));
 
     let knock = data("relay-to-master", "NEW_CLIENT_REGISTERED");
-    let asked = data("master-to-relay", "APPROVAL_CHALLENGE");
+    let promised = data("master-to-relay", "APPROVAL_CHALLENGE");
+    let opened = data("relay-to-device", "APPROVAL_OPEN");
     let revealed = data("device-to-relay", "APPROVAL_REVEAL");
     let (commit, reveal): (Commit, Reveal) = (of(&register["commit"]), of(&revealed["reveal"]));
     assert_eq!(approval::commit(&transcript.device_key, &reveal), commit);
     let name = register["name"].as_str().unwrap();
     let request = approval::request_id(&transcript.device_key, &commit, &transcript.relay_nonce, name);
     assert_eq!(request, of(&knock["request_id"]));
-    let code = approval::code(&transcript.hub_key, &transcript.device_key, &request, &reveal, &of(&asked["nonce"]));
+    let nonce: Nonce = of(&opened["nonce"]);
+    let master_commit = approval::master_commit(&transcript.hub_key, &request, &nonce);
+    assert_eq!(json!(master_commit), promised["commit"]);
+    let code = approval::code(&transcript.hub_key, &transcript.device_key, &request, &reveal, &nonce);
     assert_eq!(json!(code), data("console-to-master", "APPROVE_CLIENT")["code"]);
 
     let link: Link = of(&data("relay-to-device", "TRANSFER_PROGRESS")["link"]);

@@ -195,7 +195,10 @@ fn device_and_master_compute_the_same_digits() {
         let request = approval::request_id(&device_key, &commit, &id(&case, "relay_nonce"), text(&case, "name"));
         assert_eq!(request, id(&case, "request_id"));
         let hub_key = id(&case, "hub_public_key");
-        let code = approval::code(&hub_key, &device_key, &request, &reveal, &id(&case, "master_nonce"));
+        let master_nonce = id(&case, "master_nonce");
+        let master_commit = approval::master_commit(&hub_key, &request, &master_nonce);
+        assert_eq!(master_commit, id(&case, "master_commit"));
+        let code = approval::code(&hub_key, &device_key, &request, &reveal, &master_nonce);
         assert_eq!(code, text(&case, "code"));
 
         let hash = blake3::hash(text(&case, "code_text").as_bytes());

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use lanyard_device::link::{HubUrl, Incoming, Link};
+use lanyard_device::{Device as NativeDevice, DeviceConfig, DeviceEvent, EndReason, Phase, RevealBook};
 use lanyard_hub::authority::{Command, Word};
 use lanyard_protocol::limits::{MAX_PENDING, MAX_PENDING_AN_ADDRESS};
 use lanyard_protocol::message::*;
@@ -148,8 +149,24 @@ async fn flood(url: &HubUrl, seeds: std::ops::Range<u8>) -> (Vec<Link>, Vec<Opti
     (waiting, refused)
 }
 
+/// Whether a device waits still, or was closed with 4429 meanwhile.
+async fn still_waits(link: &mut Link) -> bool {
+    link.send(codec::encode(&DeviceToRelay::Ping(Empty {}), None)).await.unwrap_or_default();
+    loop {
+        match within(link.receive()).await {
+            Ok(Incoming::Text(text)) if text.contains("PONG") => return true,
+            Ok(Incoming::Text(_)) => {}
+            Ok(Incoming::Closed(code)) => {
+                assert_eq!(code, Some(4429));
+                return false;
+            }
+            Err(_) => return false,
+        }
+    }
+}
+
 /// A23. A flood of knocks from one address, and from many: 16 and 64 wait, all others are turned away with 4429, and who belongs
-/// comes and goes as before.
+/// comes and goes as before. Whoever comes from where few wait gets a place, in place of one of a crowd.
 #[tokio::test]
 async fn a23_a_flood_of_knocks_has_an_end_and_disturbs_nobody() {
     let hub = Hub::start().await;
@@ -162,7 +179,14 @@ async fn a23_a_flood_of_knocks_has_an_end_and_disturbs_nobody() {
         waiting.extend(more);
         assert!(refused.len() >= 2 && refused.iter().all(|code| *code == Some(4429)), "{refused:?}");
     }
-    assert_eq!(waiting.len(), MAX_PENDING);
+    let elsewhere = from_address(hub.address, Ipv4Addr::new(127, 0, 0, 9)).await;
+    let (late, refused) = flood(&elsewhere, 220..221).await;
+    assert_eq!((late.len(), refused), (1, vec![]), "another address is heard");
+    let mut pending = late.len();
+    for mut link in waiting {
+        pending += usize::from(still_waits(&mut link).await);
+    }
+    assert_eq!(pending, MAX_PENDING);
     let ping = ana.say(DeviceToRelay::Ping(Empty {})).await;
     assert!(matches!(ana.answer(&ping).await, RelayToDevice::Pong(_)));
     ana.offers("still.bin", 10).await;
@@ -177,18 +201,7 @@ async fn a23_a_flood_before_the_master_is_there_has_the_same_end() {
     let mut master = Master::register(&relay.url, 1, vec![], vec![]).await;
     let mut pending = 0;
     for mut link in waiting {
-        link.send(codec::encode(&DeviceToRelay::Ping(Empty {}), None)).await.unwrap_or_default();
-        pending += usize::from(loop {
-            match within(link.receive()).await {
-                Ok(Incoming::Text(text)) if text.contains("PONG") => break true,
-                Ok(Incoming::Text(_)) => {}
-                Ok(Incoming::Closed(code)) => {
-                    assert_eq!(code, Some(4429));
-                    break false;
-                }
-                Err(_) => break false,
-            }
-        });
+        pending += usize::from(still_waits(&mut link).await);
     }
     assert_eq!(pending, MAX_PENDING_AN_ADDRESS);
     master.settle().await;
@@ -233,6 +246,71 @@ async fn a24_security_messages_say_exactly_what_they_must() {
     assert_eq!(Device::connect(&hub, 1, 1).await.membership, Membership::Pending);
 }
 
+/// A63. A hub that breaks off once it knows the digits is given three reveals by a device, however often the device's process
+/// begins anew; then a person is asked, and only that person gives it more.
+#[tokio::test]
+async fn a63_a_new_process_gives_a_false_hub_no_more_reveals() {
+    let relay = Bare::start().await;
+    let mut master = Master::register(&relay.url, 1, vec![], vec![]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let book = RevealBook::in_folder(dir.path());
+    let mut total = 0;
+    for person_asks in [false, true] {
+        if person_asks {
+            book.begin_anew().unwrap();
+        }
+        let mut reveals = 0;
+        for process in 0..6 {
+            let is_revealed = a_false_hub_is_shown_a_reveal(&relay.url, &mut master, book.clone()).await;
+            assert_eq!(is_revealed, process < 3, "process {process}");
+            reveals += u32::from(is_revealed);
+        }
+        total += reveals;
+    }
+    assert_eq!(total, 6);
+}
+
+/// One life of a native device at a hub that is not what it says: whether it revealed.
+async fn a_false_hub_is_shown_a_reveal(url: &HubUrl, master: &mut Master, reveals: RevealBook) -> bool {
+    let config = DeviceConfig {
+        hub: url.clone(),
+        keypair: identity::Keypair::from_seed(&[63; 32]),
+        name: "laptop".into(),
+        kind: DeviceKind::Native,
+        platform: "test".into(),
+        instance: lanyard_device::new_instance().unwrap(),
+        pinned_hub: None,
+        invitation: None,
+        reveals,
+        limits: Default::default(),
+        content_dir: None,
+    };
+    let (device, mut events) = NativeDevice::start(config).unwrap();
+    let is_revealed = loop {
+        tokio::select! {
+            frame = master.next() => match frame.unwrap().message {
+                RelayToMaster::NewClientRegistered(knocked) => {
+                    let (request_id, commit) = (knocked.request_id, Commit([1; 32]));
+                    let challenge = ApprovalChallenge { request_id, commit };
+                    master.say(MasterToRelay::ApprovalChallenge(challenge)).await;
+                }
+                RelayToMaster::ApprovalReveal(_) => break true,
+                _ => {}
+            },
+            event = events.recv() => {
+                let ended = DeviceEvent::Phase(Phase::Ended { reason: EndReason::NotOpened });
+                if event.expect("it says why it ends") == ended {
+                    break false;
+                }
+            }
+        }
+    };
+    // Its process ends here, as if it were killed.
+    drop(device);
+    while events.recv().await.is_some() {}
+    is_revealed
+}
+
 /// A24. Messages in another order than the door's: a reveal before its challenge, a second promise unasked, a second
 /// registration. Nothing of it lets anybody in.
 #[tokio::test]
@@ -242,7 +320,7 @@ async fn a24_the_doors_messages_in_another_order_open_nothing() {
     let mut link = knock(&relay.url, 1, "Eve").await;
     let knocked = master.knock().await;
     let reveal = |request_id, byte| {
-        let reveal = ApprovalReveal { request_id, reveal: Reveal([byte; 32]), invitation: None };
+        let reveal = ApprovalReveal { request_id, reveal: Reveal([byte; 32]) };
         codec::encode(&DeviceToRelay::ApprovalReveal(reveal), None)
     };
     link.send(reveal(RequestId([9; 16]), 1)).await.unwrap();

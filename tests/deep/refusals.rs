@@ -23,12 +23,7 @@ const BOUND: Duration = Duration::from_millis(100);
 const FIRST: u8 = 2;
 
 async fn member(hub: &Hub, seed: u8) -> Device {
-    let mut device = Device::connect(hub, seed, 0).await;
-    device.knock_through().await;
-    let id = device.id;
-    device.until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id)).await;
-    // The token comes with a new session.
-    Device::connect(hub, seed, 0).await
+    Device::enters(hub, seed, 0).await
 }
 
 /// A body of a link that has begun to come.

@@ -520,8 +520,7 @@ impl Day {
             8 => DeviceToRelay::UpdateName(UpdateName { name: "\u{7}".into() }),
             9 => DeviceToRelay::RemoveFile(RemoveFile { file_ids: vec![file.file_id], keep: false }),
             10 => {
-                let reveal =
-                    ApprovalReveal { request_id: RequestId([3; 16]), reveal: Reveal([4; 32]), invitation: None };
+                let reveal = ApprovalReveal { request_id: RequestId([3; 16]), reveal: Reveal([4; 32]) };
                 DeviceToRelay::ApprovalReveal(reveal)
             }
             _ if self.random.one_in(2) => {

@@ -175,7 +175,8 @@ impl Model {
                 }
             }
             RelayToDevice::ApprovalChallenge(_) => self.count("knock challenged"),
-            RelayToDevice::ApprovalRestart(_)
+            RelayToDevice::ApprovalOpen(_)
+            | RelayToDevice::ApprovalRestart(_)
             | RelayToDevice::ServerNotReady(_)
             | RelayToDevice::Pong(_)
             | RelayToDevice::RequestFailed(_) => {}
@@ -259,6 +260,7 @@ impl Model {
             Phase::Approved { host_away: true } => "peer approved, host away",
             Phase::Ended { reason: EndReason::Refused } => "peer refused",
             Phase::Ended { reason: EndReason::Superseded } => "peer superseded",
+            Phase::Ended { reason: EndReason::NotOpened } => "peer asks its person",
             Phase::Ended { .. } => "peer ended",
         });
     }

@@ -109,6 +109,8 @@ pub enum Event {
     PeerNotices(ConnId, Option<u16>),
     /// A device's socket opens, or does not.
     Connect(DeviceIndex, u64),
+    /// The person at a device asks it to try again.
+    TryAgain(DeviceIndex, u64),
     MasterConnect(u64),
     RelayStart,
     MasterStart,
@@ -257,6 +259,7 @@ impl World {
             Event::RelayNotices(conn) => self.relay_lost_conn(conn),
             Event::PeerNotices(conn, code) => self.peer_lost_conn(conn, code),
             Event::Connect(device, life) => self.device_connects(device, life),
+            Event::TryAgain(device, life) => self.tries_again(device, life),
             Event::MasterConnect(life) => self.master_connects(life),
             Event::RelayStart => self.start_relay(),
             Event::MasterStart => self.start_master(),

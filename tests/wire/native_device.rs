@@ -28,6 +28,7 @@ pub fn config(hub: &Hub, seed: u8) -> DeviceConfig {
         instance: new_instance().unwrap(),
         pinned_hub: None,
         invitation: None,
+        reveals: Default::default(),
         limits: RateLimits::default(),
         content_dir: None,
     }

@@ -203,7 +203,7 @@ type Waiting = (DeviceId, oneshot::Sender<String>);
 /// Gives the code to who waits for it, or the wait back.
 fn answer_code(authority: &Authority, id: DeviceId, answer: oneshot::Sender<String>) -> Option<Waiting> {
     let mut knocks = authority.knocks(true).knocks.into_iter();
-    match knocks.find(|knock| knock.public_id == id && knock.ready).and_then(|knock| knock.code) {
+    match knocks.find(|knock| knock.public_id == id && !knock.left).and_then(|knock| knock.code) {
         Some(code) => {
             let _ = answer.send(code);
             None
@@ -320,9 +320,14 @@ impl Device {
         if device.membership == Membership::Approved {
             return device;
         }
-        device.knock_through().await;
-        let id = device.id;
-        device.until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id)).await;
+        // Nobody is asked, so there are no digits.
+        loop {
+            match device.next().await.message {
+                RelayToDevice::ClientApproved(said) if said.client.public_id == device.id => break,
+                RelayToDevice::ApprovalRestart(restart) => device.promises_anew(restart.nonce).await,
+                _ => {}
+            }
+        }
         // The key comes with a new session.
         Self::connect(hub, seed, tab).await
     }
@@ -391,26 +396,35 @@ impl Device {
         }
     }
 
-    /// Answers the master's challenge and shows the digits. A knock that is older than the master begins anew.
+    /// Answers the master's challenge, and shows the digits once it has opened them. A knock that is older than the master begins anew.
     pub async fn knock_through(&mut self) {
         let public = self.key.public();
         let challenge = loop {
             match self.next().await.message {
                 RelayToDevice::ApprovalChallenge(challenge) => break challenge,
-                RelayToDevice::ApprovalRestart(restart) => {
-                    self.relay_nonce = restart.nonce;
-                    self.reveal = Reveal([self.reveal.0[0] ^ 0x80; 32]);
-                    let commit = approval::commit(&public, &self.reveal);
-                    self.say(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit, invitation: None })).await;
-                }
+                RelayToDevice::ApprovalRestart(restart) => self.promises_anew(restart.nonce).await,
                 _ => {}
             }
         };
         let commit = approval::commit(&public, &self.reveal);
         assert_eq!(challenge.request_id, approval::request_id(&public, &commit, &self.relay_nonce, &self.name));
-        self.code = Some(approval::code(&self.hub_key, &public, &challenge.request_id, &self.reveal, &challenge.nonce));
-        let reveal = ApprovalReveal { request_id: challenge.request_id, reveal: self.reveal, invitation: None };
-        self.say(DeviceToRelay::ApprovalReveal(reveal)).await;
+        let request_id = challenge.request_id;
+        self.say(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal: self.reveal })).await;
+        let nonce = loop {
+            match self.next().await.message {
+                RelayToDevice::ApprovalOpen(opening) if opening.request_id == request_id => break opening.nonce,
+                _ => {}
+            }
+        };
+        assert_eq!(approval::master_commit(&self.hub_key, &request_id, &nonce), challenge.commit, "as promised");
+        self.code = Some(approval::code(&self.hub_key, &public, &request_id, &self.reveal, &nonce));
+    }
+
+    async fn promises_anew(&mut self, relay_nonce: Nonce) {
+        self.relay_nonce = relay_nonce;
+        self.reveal = Reveal([self.reveal.0[0] ^ 0x80; 32]);
+        let commit = approval::commit(&self.key.public(), &self.reveal);
+        self.say(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit, invitation: None })).await;
     }
 
     /// Lists a file of `size` bytes and waits for its announcement.

@@ -76,7 +76,7 @@ export class DeskDriver implements DeskVerbs {
 
   letIn(): void {
     const { knock, typing, tapToApprove, asking } = this.store;
-    if (!knock || asking) return;
+    if (!knock || knock.left || asking) return;
     if (typing.digits.length !== 6 && !(tapToApprove && knock.code !== undefined)) return;
     const { public_id, request_id, name } = knock;
     const code = typing.digits.length === 6 ? { code: typing.digits } : {};
@@ -124,6 +124,10 @@ export class DeskDriver implements DeskVerbs {
 
   setDoor(admission: Admission): void {
     this.#ask({ opcode: "SET_DOOR", data: { admission } }, this.#complains("The door stayed as it was"));
+  }
+
+  allowMore(): void {
+    this.#ask({ opcode: "ALLOW_MORE", data: {} }, this.#complains("That didn’t work"));
   }
 
   invite(): void {
@@ -179,6 +183,8 @@ export class DeskDriver implements DeskVerbs {
         store.tapToApprove = message.data.tap_to_approve;
         return this.#feed.pull();
       case "KNOCKS":
+        store.inLine = message.data.waiting;
+        store.moreUntil = message.data.more_for_ms === undefined ? null : Date.now() + message.data.more_for_ms;
         return this.#knocking(message.data.knocks);
       case "REFUSED":
         store.refused = message.data.clients;
@@ -199,10 +205,13 @@ export class DeskDriver implements DeskVerbs {
   #knocking(knocks: DeskStore["knocks"]): void {
     const { store } = this;
     const before = new Set(store.knocks.map(({ public_id }) => public_id));
+    const goneBefore = new Set(store.knocks.filter(({ left }) => left).map(({ request_id }) => request_id));
     // Oldest first; a knock in front of the host never gives way to another.
     store.knocks = [...knocks].sort((a, b) => a.asked_ms - b.asked_ms);
     this.#face();
     const fresh = store.knocks.find(({ public_id }) => !before.has(public_id));
+    const gone = store.knocks.find(({ request_id, left }) => left && !goneBefore.has(request_id));
+    if (gone) store.announcement = `${gone.name} left before you answered`;
     if (fresh) store.announcement = `${fresh.name} is knocking`;
   }
 

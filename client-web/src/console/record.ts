@@ -33,6 +33,10 @@ function what(line: Line): string {
   switch (line.event) {
     case "knocked":
       return `${who} knocked, from ${line.address ?? ""}`;
+    case "left":
+      return `${who} left before you answered`;
+    case "more_allowed":
+      return "More people than usual could ask for ten minutes";
     case "wrong_code":
       return `Digits were typed that ${who} does not show`;
     case "approved":

@@ -6,6 +6,7 @@ import type { Notice } from "../hub/store.svelte";
 import type { Admission, Client, HubInfo, Knock, Problem, RefusedClient } from "../protocol/wire";
 import type { Kept } from "./record";
 import type { Usage } from "./usage";
+import { inFront } from "./waiting";
 import { NOTHING_TYPED, type Typing } from "./typing";
 
 export type Desk = "opening" | "open" | "denied" | "version";
@@ -21,6 +22,8 @@ export interface DeskVerbs {
   copy(text: string): void;
   /** Whom to let in from now on. */
   setDoor(admission: Admission): void;
+  /** To be asked about more devices than usual, for ten minutes. */
+  allowMore(): void;
   /** Makes an invitation for one device, or takes the one shown out of sight. */
   invite(): void;
   hideInvitation(): void;
@@ -46,6 +49,9 @@ export class DeskStore {
   invitation = $state.raw<{ words: string; until: number } | null>(null);
   loaded = $state(false);
   knocks = $state.raw<Knock[]>([]);
+  /** How many wait until the host may be asked about them, and how long more of them than usual may ask. */
+  inLine = $state(0);
+  moreUntil = $state<number | null>(null);
   /** Whose knock the host put in front; null: the oldest. */
   chosen = $state<string | null>(null);
   typing = $state.raw<Typing>(NOTHING_TYPED);
@@ -61,7 +67,7 @@ export class DeskStore {
   announcement = $state("");
   now = $state(Date.now());
 
-  readonly knock = $derived(this.knocks.find(({ public_id }) => public_id === this.chosen) ?? this.knocks[0]);
+  readonly knock = $derived(inFront(this.knocks, this.chosen));
   readonly rows = $derived<Item[]>(browse(this.files, PLAIN_VIEW));
   readonly fileCounts = $derived.by(() => {
     const byOwner = new Map<string, number>();

@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
 import type { Knock } from "../protocol/wire";
-import { waiting } from "./waiting";
+import { inFront, waiting } from "./waiting";
 
-const knock = (number: number, address: string): Knock => ({ request_id: `r${number}`, public_id: `d${number}`, name: `Device ${number}`, kind: "browser", platform: "", address, asked_ms: number, ready: true, tries_left: 3 });
+const knock = (number: number, address: string): Knock => ({ request_id: `r${number}`, public_id: `d${number}`, name: `Device ${number}`, kind: "browser", platform: "", address, asked_ms: number, tries_left: 3 });
 
 test("a flood of one address is one line, and who knocks from elsewhere stays to be seen", () => {
   const flood = Array.from({ length: 16 }, (_, number) => knock(number, "192.168.1.66"));
@@ -19,4 +19,14 @@ test("a few behind one address are named one by one, and who stands in front is 
 test("knocks without an address are never taken for one sender", () => {
   const unknown = [1, 2, 3, 4, 5, 6].map((number) => knock(number, ""));
   expect(waiting(unknown, undefined)).toHaveLength(6);
+});
+
+test("who is there comes before who left, and who left before nobody", () => {
+  const [ana, ben] = [knock(1, "a"), knock(2, "b")];
+  const gone = { ...ana, left: true };
+  expect(inFront([gone, ben], null)).toBe(ben);
+  expect(inFront([gone, ben], gone.public_id)).toBe(gone);
+  expect(inFront([gone, { ...ana, request_id: "again" }], ana.public_id)?.request_id).toBe("again");
+  expect(inFront([gone], null)).toBe(gone);
+  expect(inFront([], null)).toBeUndefined();
 });

@@ -10,6 +10,13 @@ export interface Waiting {
   knocks: Knock[];
 }
 
+/** Whom the card is about: the one the host put there, else the oldest; somebody who left only when nobody else is there. */
+export function inFront(knocks: readonly Knock[], chosen: string | null): Knock | undefined {
+  const here = knocks.filter((knock) => !knock.left);
+  const isChosen = ({ public_id }: Knock) => public_id === chosen;
+  return here.find(isChosen) ?? knocks.find(isChosen) ?? here[0] ?? knocks[0];
+}
+
 /** The rest in the order they came; a crowd stands where its first stands. */
 export function waiting(knocks: readonly Knock[], inFront: Knock | undefined): Waiting[] {
   const rest = knocks.filter((knock) => knock.public_id !== inFront?.public_id);

@@ -8,6 +8,7 @@ import { Socket, socketUrl } from "../connection/socket";
 import { systemRandom } from "../identity/bytes";
 import { type Instance, renewInstance } from "../identity/instance";
 import { recall, remember } from "../identity/memory";
+import { revealBook } from "../identity/reveals";
 import { defaultName, platformOf, tidyName } from "../identity/names";
 import { type Invitation, type Keys, fileIds } from "../identity/proof";
 import { Soon } from "../lib/soon";
@@ -79,6 +80,7 @@ export class Driver implements Verbs {
       now: () => Date.now(),
       resume: () => this.#feed.mirror.resume,
       invitation,
+      reveals: revealBook(localStorage),
     });
     this.#socket = new Socket<RelayToDevice>(socketUrl("/ws/device"), {
       message: (message) => this.#hear(message),
@@ -345,7 +347,7 @@ export class Driver implements Verbs {
     const again = this.#renewedAt !== null && now - this.#renewedAt < SUPERSEDED_MS;
     if (again || document.visibilityState !== "visible") return this.#session.supersededForGood();
     this.#renewedAt = now;
-    this.#perform(this.#session.tryAgain(renewInstance()));
+    this.#perform(this.#session.goOn(renewInstance()));
   }
 
   #wake(): void {
@@ -376,6 +378,8 @@ export class Driver implements Verbs {
   #tick(): void {
     const now = Date.now();
     this.#socket.tick();
+    const late = this.#session.tick();
+    if (late.length > 0) this.#perform(late);
     this.#requests.tick();
     if (this.#session.entered) this.#feed.tick();
     if (this.#takings.tick(now)) this.#showTakings();

@@ -3,9 +3,10 @@ import { ed25519 } from "@noble/curves/ed25519.js";
 import { beforeEach, describe, expect, test } from "vitest";
 import { toHex } from "../identity/bytes";
 import type { Door, Remembered } from "../identity/memory";
-import { type Invitation, type Keys, codeOf, commitOf, deviceText, hubText, invitationIn, invitationProof, keysFrom, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
+import { type Invitation, type Keys, codeOf, commitOf, deviceText, hubText, invitationIn, invitationProof, keysFrom, masterCommitOf, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
 import { Signer, ephemeralFrom, sessionKeyOf } from "../identity/signer";
-import { PROTOCOL_VERSION } from "../protocol/limits";
+import { type Reveals, revealBook } from "../identity/reveals";
+import { MAX_REVEALS, OPENING_TIMEOUT_MS, PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership } from "../protocol/wire";
 import { type Effect, Session } from "./session";
 
@@ -19,9 +20,14 @@ const RELAY_EPHEMERAL = relay().publicKey;
 let count = 0;
 const random = (size: number) => new Uint8Array(size).fill((count += 1));
 
+/** What this browser keeps, and the time. */
+let kept: Map<string, string>;
+let now = 5_000;
+const storage = () => ({ getItem: (name: string) => kept.get(name) ?? null, setItem: (name: string, value: string) => void kept.set(name, value) });
+
 function session(door: Door = "new", more: Partial<Remembered> = {}, invitation: Invitation | null = null, keys: Keys = KEYS): Session {
   const remembered = { door, name: "Pixel 8", hubKey: null, hubName: null, ...more };
-  return new Session({ keys, authority: "192.168.1.10:7070", platform: "Chrome on Android", instance: "11".repeat(16), remembered, suggestion: "Android", random, now: () => 5_000, resume: () => undefined, invitation });
+  return new Session({ keys, authority: "192.168.1.10:7070", platform: "Chrome on Android", instance: "11".repeat(16), remembered, suggestion: "Android", random, now: () => now, resume: () => undefined, invitation, reveals: revealBook(storage()) });
 }
 
 function challenge(key = HUB.publicKey, protocol = PROTOCOL_VERSION) {
@@ -46,8 +52,14 @@ function ack(register: DataOf<DeviceToRelay, "CLIENT_REGISTER">, membership: Mem
 
 const does = (effects: Effect[]) => effects.map((effect) => effect.do);
 
+/** The master's half: bound to a nonce, and opening it. */
+const promise = (request_id: string, nonce = "0c") => ({ opcode: "APPROVAL_CHALLENGE", data: { request_id, commit: masterCommitOf(HUB.publicKey, request_id, nonce.repeat(32)) } }) as const;
+const opening = (request_id: string, nonce = "0c") => ({ opcode: "APPROVAL_OPEN", data: { request_id, nonce: nonce.repeat(32) } }) as const;
+
 beforeEach(() => {
   count = 0;
+  now = 5_000;
+  kept = new Map();
 });
 
 describe("at the door", () => {
@@ -85,9 +97,14 @@ describe("at the door", () => {
     const one = session("knocking", {}, invitation);
     const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
     const request_id = requestIdOf(KEYS.publicKey, register.commit, NONCE, "Pixel 8");
-    const said = one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id, nonce: "0c".repeat(32) } });
     const proof = invitationProof(invitation.secret, request_id);
-    expect(said).toMatchObject([{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id, invitation: { id: invitation.id, proof } } } }]);
+    expect(register.invitation).toEqual({ id: invitation.id, proof });
+    one.hear(ack(register, "pending"));
+    const said = one.hear({ opcode: "APPROVAL_RESTART", data: { request_id, nonce: "0d".repeat(32) } });
+    const again = sent(said, "APPROVAL_COMMIT");
+    const next = requestIdOf(KEYS.publicKey, again.commit, "0d".repeat(32), "Pixel 8");
+    expect(again.invitation).toEqual({ id: invitation.id, proof: invitationProof(invitation.secret, next) });
+    expect(JSON.stringify(register)).not.toContain(invitation.secret);
     expect(JSON.stringify(said)).not.toContain(invitation.secret);
     expect(invitationIn(`#k=00ff&i=${invitation.id}${invitation.secret}`)).toEqual(invitation);
     expect(invitationIn("#i=a1")).toBeNull();
@@ -104,6 +121,7 @@ describe("at the door", () => {
     expect(one.place).not.toMatchObject({ closed: true });
     one.hear({ opcode: "APPROVAL_CLOSED", data: { request_id } });
     expect(one.place).toMatchObject({ at: "knocking", closed: true, code: null });
+    expect(one.hear(promise(request_id))).toEqual([]);
     one.hear({ opcode: "APPROVAL_RESTART", data: { request_id, nonce: "0d".repeat(32) } });
     expect(one.place).not.toMatchObject({ closed: true });
   });
@@ -125,41 +143,50 @@ describe("knocking", () => {
     return { one, register, request };
   }
 
-  test("the digits follow the master's challenge, and the promise is opened", () => {
+  test("the digits are shown once the master has opened what it had promised", () => {
     const { one, register, request } = knocking();
-    const { reveal, request_id } = sent(one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0c".repeat(32) } }), "APPROVAL_REVEAL");
+    const { reveal, request_id } = sent(one.hear(promise(request)), "APPROVAL_REVEAL");
     expect(request_id).toBe(request);
     expect(commitOf(KEYS.publicKey, reveal)).toBe(register.commit);
+    expect(one.place).toMatchObject({ at: "knocking", code: null });
+    one.hear(opening(request, "0d"));
+    expect(one.place).toMatchObject({ code: null });
+    one.hear(opening(request));
     expect(one.place).toMatchObject({ at: "knocking", code: codeOf(HUB.publicKey, KEYS.publicKey, request, reveal, "0c".repeat(32)) });
   });
 
   test("another request's challenge is not answered", () => {
     const { one } = knocking();
-    expect(one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: "00".repeat(16), nonce: "0c".repeat(32) } })).toEqual([]);
+    expect(one.hear(promise("00".repeat(16)))).toEqual([]);
     expect(one.place).toMatchObject({ code: null });
   });
 
-  test("a second challenge for the same promise is never answered", () => {
+  test("a second challenge for the same promise is never answered, nor a second opening", () => {
     const { one, request } = knocking();
-    one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0c".repeat(32) } });
+    one.hear(promise(request));
+    expect(one.hear(promise(request, "0d"))).toEqual([]);
+    one.hear(opening(request));
     const shown = one.place;
-    expect(one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0d".repeat(32) } })).toEqual([]);
+    expect(one.hear(promise(request, "0d"))).toEqual([]);
+    one.hear(opening(request, "0d"));
     expect(one.place).toEqual(shown);
   });
 
   test("a restart makes a new promise under the new nonce", () => {
     const { one, register, request } = knocking();
-    one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0c".repeat(32) } });
+    one.hear(promise(request));
+    one.hear(opening(request));
     const { commit } = sent(one.hear({ opcode: "APPROVAL_RESTART", data: { request_id: request, nonce: "0e".repeat(32) } }), "APPROVAL_COMMIT");
     expect(commit).not.toBe(register.commit);
     expect(one.place).toMatchObject({ code: null });
     const next = requestIdOf(KEYS.publicKey, commit, "0e".repeat(32), "Pixel 8");
-    expect(does(one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: next, nonce: "0f".repeat(32) } }))).toEqual(["send"]);
+    expect(does(one.hear(promise(next)))).toEqual(["send"]);
   });
 
   test("a lost connection takes the digits off the screen, not the knock", () => {
     const { one, request } = knocking();
-    one.hear({ opcode: "APPROVAL_CHALLENGE", data: { request_id: request, nonce: "0c".repeat(32) } });
+    one.hear(promise(request));
+    one.hear(opening(request));
     expect(one.closed(1006)).toEqual([]);
     expect(one.place).toMatchObject({ at: "knocking", since: 5_000, code: null });
   });
@@ -177,6 +204,95 @@ describe("knocking", () => {
     const { one } = knocking();
     const client = { public_id: HUB.publicId, name: "x", kind: "browser", platform: "" } as const;
     expect(one.hear({ opcode: "CLIENT_APPROVED", data: { client, epoch: 1, revision: 2, audience: "all" } })).toEqual([]);
+  });
+});
+
+describe("a false hub that leaves once it knows the digits", () => {
+  type Abort = "close" | "restart" | "shut" | "silence" | "wrong opening" | "admit" | "reload" | "other tab";
+  const ABORTS: Abort[] = ["close", "restart", "shut", "silence", "wrong opening", "admit", "reload", "other tab"];
+
+  /** Plays it until the page says no more; how often it was given a reveal. */
+  function reveals(aborts: Iterable<Abort>): { given: number; one: Session } {
+    let one = session("knocking");
+    let given = 0;
+    let request: string | null = null;
+    const isOver = () => one.place.at === "stopped";
+    for (const abort of aborts) {
+      if (isOver()) break;
+      if (request === null) {
+        const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
+        one.hear(ack(register, "pending"));
+        request = requestIdOf(KEYS.publicKey, register.commit, NONCE, "Pixel 8");
+      }
+      const said = one.hear(promise(request));
+      given += said.filter((effect) => effect.do === "send" && effect.message.opcode === "APPROVAL_REVEAL").length;
+      if (isOver()) break;
+      const old: string = request;
+      request = null;
+      if (abort === "restart") {
+        const restarted = one.hear({ opcode: "APPROVAL_RESTART", data: { request_id: old, nonce: "0e".repeat(32) } });
+        const [effect] = restarted;
+        if (effect?.do === "send" && effect.message.opcode === "APPROVAL_COMMIT") request = requestIdOf(KEYS.publicKey, effect.message.data.commit, "0e".repeat(32), "Pixel 8");
+        continue;
+      }
+      if (abort === "shut") one.hear({ opcode: "APPROVAL_CLOSED", data: { request_id: old } });
+      if (abort === "wrong opening") one.hear(opening(old, "0d"));
+      if (abort === "silence" || abort === "wrong opening") {
+        now += OPENING_TIMEOUT_MS;
+        one.tick();
+        continue;
+      }
+      if (abort === "admit") {
+        const client = { public_id: KEYS.publicId, name: "Pixel 8", kind: "browser", platform: "" } as const;
+        one.hear({ opcode: "CLIENT_APPROVED", data: { client, epoch: 1, revision: 2, audience: "all" } });
+      }
+      if (abort === "reload" || abort === "other tab") one = session("knocking");
+      else one.closed(1006);
+    }
+    return { given, one };
+  }
+  const times = (abort: Abort, count: number) => Array<Abort>(count).fill(abort);
+
+  test.each(ABORTS)("is given three reveals in 5,000 tries: %s", (abort) => {
+    const { given, one } = reveals(times(abort, 5_000));
+    expect(given).toBe(3);
+    expect(one.place).toEqual({ at: "stopped", why: "not-opened" });
+  });
+
+  test("is given three reveals whatever it mixes", () => {
+    expect(reveals(Array.from({ length: 5_000 }, (_, n) => ABORTS[n % ABORTS.length] ?? "close")).given).toBe(3);
+  });
+
+  test("wins nothing by openings in between, and a person begins anew", () => {
+    const left: Reveals = { unopened: 2, given: 4 };
+    kept.set("lanyard.reveals", JSON.stringify(left));
+    const one = session("knocking");
+    const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
+    one.hear(ack(register, "pending"));
+    const request = requestIdOf(KEYS.publicKey, register.commit, NONCE, "Pixel 8");
+    one.hear(promise(request));
+    one.hear(opening(request));
+    expect(JSON.parse(kept.get("lanyard.reveals") ?? "")).toEqual({ unopened: 2, given: 5 });
+    one.closed(1006);
+    expect(reveals(times("close", 10)).given).toBe(1);
+    const stopped = session("knocking");
+    stopped.hear(ack(sent(stopped.hear(challenge()), "CLIENT_REGISTER"), "pending"));
+    stopped.tryAgain();
+    expect(reveals(times("close", 10)).given).toBe(3);
+  });
+
+  test("is not shown digits for ever, and a count that was tampered with is a full one", () => {
+    for (const text of [JSON.stringify({ unopened: 0, given: MAX_REVEALS }), "{}", "nonsense", '{"unopened":-1,"given":0}']) {
+      kept.set("lanyard.reveals", text);
+      expect(reveals(times("close", 10)).given).toBe(0);
+    }
+  });
+
+  test("does not get more when the tab is taken over by itself", () => {
+    reveals(times("close", 10));
+    const one = session("knocking");
+    one.goOn("22".repeat(16));
+    expect(reveals(times("close", 10)).given).toBe(0);
   });
 });
 

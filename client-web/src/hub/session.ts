@@ -7,17 +7,18 @@ import { toHex } from "../identity/bytes";
 import type { Remembered } from "../identity/memory";
 import { type Handshake, type Invitation, type Keys, NO_CHANNEL, deviceText, hubText, invitationProof, verifies } from "../identity/proof";
 import { type Ephemeral, Signer, ephemeralFrom, sessionKeyOf } from "../identity/signer";
-import { PROTOCOL_VERSION } from "../protocol/limits";
+import { type RevealBook, beginAnew, give, isSpent, opened } from "../identity/reveals";
+import { OPENING_TIMEOUT_MS, PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership, RelayToDevice, Resume, TransportMode } from "../protocol/wire";
-import { type Knock, answerChallenge, newKnock, requestOf, restart } from "./knock";
+import { type Knock, answerChallenge, codeIn, newKnock, open, requestOf, restart } from "./knock";
 
-export type Stop = "version" | "refused-proof" | "protocol" | "superseded" | "impostor";
+export type Stop = "version" | "refused-proof" | "protocol" | "superseded" | "impostor" | "not-opened";
 
 /** Which of the screens, before the state of the connection is laid over it. */
 export type Place =
   | { at: "door" }
-  /** `closed`: the host lets nobody in at the moment. */
-  | { at: "knocking"; since: number; code: string | null; closed?: boolean }
+  /** `closed`: the host lets nobody in at the moment. `asked`: since when this very knock waits for its digits. */
+  | { at: "knocking"; since: number; code: string | null; closed?: boolean; asked?: number }
   | { at: "inside" }
   | { at: "refused" }
   | { at: "stranger"; known: string; offered: string }
@@ -53,6 +54,8 @@ export interface SessionSetup {
   resume(): Resume | undefined;
   /** What was behind the address: who brings it need not be asked about. */
   invitation: Invitation | null;
+  /** What was revealed at this door. */
+  reveals: RevealBook;
 }
 
 export class Session {
@@ -97,6 +100,7 @@ export class Session {
   }
 
   knock(name: string): Effect[] {
+    beginAnew(this.setup.reveals);
     this.place = { at: "knocking", since: this.setup.now(), code: null };
     return [this.#remember({ name, door: "knocking" }), { do: "connect" }];
   }
@@ -109,6 +113,12 @@ export class Session {
 
   /** The person asks for another try where nothing happens by itself. */
   tryAgain(instance = this.instance): Effect[] {
+    beginAnew(this.setup.reveals);
+    return this.goOn(instance);
+  }
+
+  /** The same, when nobody asked for it. */
+  goOn(instance: string): Effect[] {
     this.instance = instance;
     if (this.place.at === "stopped") this.place = this.#placeFrom(this.remembered);
     return [{ do: "connect" }];
@@ -116,11 +126,13 @@ export class Session {
 
   closed(code: number): Effect[] {
     const wasKnocking = this.place.at === "knocking";
+    const isLost = this.#isRevealed;
     this.#forgetConnection();
     if (code === 4403) return this.#refuse();
     if (code === 4409) return [{ do: "halt" }, { do: "superseded" }];
     if (code === 4400) return this.#stop("protocol");
     if (code === 4401) return this.#stop("refused-proof");
+    if (isLost && isSpent(this.setup.reveals.read())) return this.#stop("not-opened");
     if (code === 4429) this.busy = true;
     // Nobody waits at these two for a connection: the person decides.
     if (this.place.at === "door" || this.place.at === "refused") return [{ do: "halt" }];
@@ -138,6 +150,8 @@ export class Session {
         return this.#belongs(message.data.membership);
       case "APPROVAL_CHALLENGE":
         return this.#reveal(message.data);
+      case "APPROVAL_OPEN":
+        return this.#opened(message.data);
       case "APPROVAL_RESTART":
         return this.#restart(message.data);
       case "APPROVAL_CLOSED":
@@ -194,6 +208,7 @@ export class Session {
     this.#knock = newKnock({ publicKey: keys.publicKey, hubKey: handshake.hubKey, name }, data.nonce, random);
     const resume = this.setup.resume();
     const commit = this.#knock.commit;
+    const invitation = this.#invitationFor(this.#knock);
     const signed = (signature: string): DeviceToRelay => ({
       opcode: "CLIENT_REGISTER",
       data: {
@@ -207,6 +222,7 @@ export class Session {
         ephemeral_key: handshake.deviceEphemeral,
         signature,
         commit,
+        ...invitation,
         ...(resume ? { resume } : {}),
       },
     });
@@ -242,7 +258,7 @@ export class Session {
       case "pending": {
         const since = this.place.at === "knocking" ? this.place.since : this.setup.now();
         const wasInside = this.place.at === "inside";
-        this.place = { at: "knocking", since, code: this.#knock?.code ?? null };
+        this.place = { at: "knocking", since, code: codeIn(this.#knock), asked: this.setup.now() };
         return [this.#remember({ door: "knocking" }), ...(wasInside ? [{ do: "cleared" } as const] : [])];
       }
       case "disapproved":
@@ -253,31 +269,68 @@ export class Session {
     }
   }
 
-  #reveal(data: DataOf<RelayToDevice, "APPROVAL_CHALLENGE">): Effect[] {
-    const knock = this.#knock && answerChallenge(this.#knock, data.request_id, data.nonce);
-    if (!knock) return [];
-    this.#show(knock);
+  /** What this device was given to show, for this knock. */
+  #invitationFor(knock: Knock): { invitation?: { id: string; proof: string } } {
     const { invitation } = this.setup;
-    const { request_id } = data;
-    const shown = invitation && { invitation: { id: invitation.id, proof: invitationProof(invitation.secret, request_id) } };
-    return [{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id, reveal: knock.reveal, ...shown } } }];
+    return invitation ? { invitation: { id: invitation.id, proof: invitationProof(invitation.secret, requestOf(knock)) } } : {};
   }
 
-  #shut(requestId: string): Effect[] {
-    if (this.#knock && requestOf(this.#knock) === requestId) this.#show({ ...this.#knock, code: null }, true);
+  /** The hub knows the digits, and this page does not. */
+  get #isRevealed(): boolean {
+    return this.#knock?.stage.at === "revealed";
+  }
+
+  /** The master is bound; so the reveal can be made, once. It counts before it is made. */
+  #reveal(data: DataOf<RelayToDevice, "APPROVAL_CHALLENGE">): Effect[] {
+    const { reveals, now } = this.setup;
+    const knock = this.#knock && answerChallenge(this.#knock, data.request_id, data.commit, now());
+    if (!knock) return [];
+    if (isSpent(reveals.read())) return this.#stop("not-opened");
+    give(reveals);
+    this.#show(knock);
+    return [{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id: data.request_id, reveal: knock.reveal } } }];
+  }
+
+  /** What the master had promised: only now the page knows its digits. Anything else is no opening. */
+  #opened(data: DataOf<RelayToDevice, "APPROVAL_OPEN">): Effect[] {
+    const knock = this.#knock && open(this.#knock, data.request_id, data.nonce);
+    if (!knock) return [];
+    opened(this.setup.reveals);
+    this.#show(knock);
     return [];
   }
 
-  #restart(data: DataOf<RelayToDevice, "APPROVAL_RESTART">): Effect[] {
-    const knock = this.#knock && restart(this.#knock, data.request_id, data.nonce, this.setup.random);
-    if (!knock) return [];
-    this.#show(knock);
-    return [{ do: "send", message: { opcode: "APPROVAL_COMMIT", data: { commit: knock.commit } } }];
+  /** Once a second: a reveal that nobody opens in time is lost, and so is this connection. */
+  tick(): Effect[] {
+    const stage = this.#knock?.stage;
+    if (stage?.at !== "revealed" || this.setup.now() - stage.since < OPENING_TIMEOUT_MS) return [];
+    if (isSpent(this.setup.reveals.read())) return this.#stop("not-opened");
+    this.#forgetConnection();
+    return [{ do: "halt" }, { do: "connect" }];
   }
 
-  #show(knock: Knock, closed = false): void {
+  #shut(requestId: string): Effect[] {
+    if (!this.#knock || requestOf(this.#knock) !== requestId) return [];
+    const isLost = this.#isRevealed;
+    this.#show({ ...this.#knock, stage: { at: "closed" } });
+    return isLost && isSpent(this.setup.reveals.read()) ? this.#stop("not-opened") : [];
+  }
+
+  #restart(data: DataOf<RelayToDevice, "APPROVAL_RESTART">): Effect[] {
+    const isLost = this.#isRevealed;
+    const knock = this.#knock && restart(this.#knock, data.request_id, data.nonce, this.setup.random);
+    if (!knock) return [];
+    if (isLost && isSpent(this.setup.reveals.read())) return this.#stop("not-opened");
+    this.#show(knock);
+    return [{ do: "send", message: { opcode: "APPROVAL_COMMIT", data: { commit: knock.commit, ...this.#invitationFor(knock) } } }];
+  }
+
+  #show(knock: Knock): void {
     this.#knock = knock;
-    if (this.place.at === "knocking") this.place = { ...this.place, code: knock.code, closed };
+    if (this.place.at !== "knocking") return;
+    const closed = knock.stage.at === "closed";
+    const asked = knock.stage.at === "committed" ? this.setup.now() : this.place.asked;
+    this.place = { ...this.place, code: codeIn(knock), closed, ...(asked === undefined ? {} : { asked }) };
   }
 
   #failed(code: string): Effect[] {

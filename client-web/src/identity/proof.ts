@@ -73,6 +73,11 @@ export function requestIdOf(publicKey: string, commit: string, relayNonce: strin
   return toHex(blake3(lines("lanyard/2 request", publicKey, commit, relayNonce, name)).slice(0, 16));
 }
 
+/** What the master binds itself to before the device reveals. */
+export function masterCommitOf(hubKey: string, requestId: string, masterNonce: string): string {
+  return toHex(blake3(lines("lanyard/2 master commit", hubKey, requestId, masterNonce)));
+}
+
 export function codeOf(hubKey: string, publicKey: string, requestId: string, reveal: string, masterNonce: string): string {
   const digest = blake3(lines("lanyard/2 code", hubKey, publicKey, requestId, reveal, masterNonce));
   const number = new DataView(digest.buffer, digest.byteOffset, 8).getBigUint64(0);

@@ -7,6 +7,7 @@ const HEARD: Record<(RelayToDevice | MasterToConsole)["opcode"], true> = {
   ADD_FILES_ACK: true,
   APPROVAL_CHALLENGE: true,
   APPROVAL_CLOSED: true,
+  APPROVAL_OPEN: true,
   APPROVAL_RESTART: true,
   CHALLENGE: true,
   CHUNK_FAILED: true,

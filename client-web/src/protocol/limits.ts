@@ -16,6 +16,11 @@ export const MAX_PATH_BYTES = 4_096;
 export const MAX_SEGMENT_BYTES = 255;
 export const MAX_SEGMENTS = 64;
 export const MAX_LINK_FILES = 10_000;
+/** A master opens a reveal within this. */
+export const OPENING_TIMEOUT_MS = 10_000;
+/** Reveals that nobody opened, and reveals in all, until a person asks for more. */
+export const MAX_UNOPENED_REVEALS = 3;
+export const MAX_REVEALS = 32;
 export const REQUEST_TIMEOUT_MS = 10_000;
 /** On HTTP/1.1 an origin has six connections: these two leave one for the page. */
 export const MAX_UPLOADS = 3;

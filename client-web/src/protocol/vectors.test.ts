@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { fromHex, toHex } from "../identity/bytes";
-import { codeOf, commitOf, deviceText, hubText, keysFrom, publicIdOf, requestIdOf, sign, verifies, type Handshake } from "../identity/proof";
+import { codeOf, commitOf, deviceText, hubText, keysFrom, masterCommitOf, publicIdOf, requestIdOf, sign, verifies, type Handshake } from "../identity/proof";
 import { Signer, ephemeralFrom, macOf, sessionKeyOf } from "../identity/signer";
 import { groupLog } from "./limits";
 
@@ -14,7 +14,7 @@ interface Vectors {
     requests: { method: string; target: string; counter: number; body?: string; mac: string; authorization: string }[];
   })[];
   weak_ephemeral_keys: string[];
-  approval: Record<"hub_public_key" | "device_public_key" | "name" | "reveal" | "commit" | "relay_nonce" | "request_id" | "master_nonce" | "code", string>[];
+  approval: Record<"hub_public_key" | "device_public_key" | "name" | "reveal" | "commit" | "relay_nonce" | "request_id" | "master_nonce" | "master_commit" | "code", string>[];
   group_log: { size: number; group_log: number }[];
 }
 
@@ -86,6 +86,7 @@ test.each(vectors.weak_ephemeral_keys)("a weak key agrees on nothing: %s", (weak
 test.each(vectors.approval)("a knock's commit, request and code: $code", (vector) => {
   expect(commitOf(vector.device_public_key, vector.reveal)).toBe(vector.commit);
   expect(requestIdOf(vector.device_public_key, vector.commit, vector.relay_nonce, vector.name)).toBe(vector.request_id);
+  expect(masterCommitOf(vector.hub_public_key, vector.request_id, vector.master_nonce)).toBe(vector.master_commit);
   expect(codeOf(vector.hub_public_key, vector.device_public_key, vector.request_id, vector.reveal, vector.master_nonce)).toBe(vector.code);
 });
 

@@ -76,6 +76,25 @@ describe("before the shelf", () => {
     expect(screen.getByText("Nobody has answered yet. Is somebody at Studio PC?")).toBeTruthy();
   });
 
+  test("who has no digits yet is told that a crowd is knocking, and nothing bad", async () => {
+    hub.screen = { at: "knocking", since: Date.now() - 6_000, asked: Date.now() - 6_000, code: null };
+    hub.link = { at: "open" };
+    hub.hubReady = hub.registered = true;
+    show();
+    expect(screen.getByRole("heading", { name: "A lot of people are knocking" })).toBeTruthy();
+    expect(screen.getByText("Your six digits will appear here when it’s your turn. Keep this page open.")).toBeTruthy();
+    expect(await violations()).toEqual([]);
+  });
+
+  test("after three reveals that nobody opened a person is asked, and may try again", async () => {
+    hub.screen = { at: "stopped", why: "not-opened" };
+    show();
+    expect(screen.getByText(/Someone could be in between/)).toBeTruthy();
+    await fireEvent.click(screen.getByRole("button", { name: "Try again" }));
+    expect(verbs.tryNow).toHaveBeenCalled();
+    expect(await violations()).toEqual([]);
+  });
+
   test("turned away is final: no button, no way to try again", async () => {
     hub.screen = { at: "refused" };
     show();
@@ -203,7 +222,7 @@ describe("the shelf", () => {
 });
 
 describe("the console", () => {
-  const knock = { request_id: "r1", public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "Safari on iPhone", address: "192.168.1.34", asked_ms: Date.now(), ready: true, tries_left: 3 } as const;
+  const knock = { request_id: "r1", public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "Safari on iPhone", address: "192.168.1.34", asked_ms: Date.now(), tries_left: 3 } as const;
   let deskVerbs: DeskVerbs;
   let desk: DeskStore;
 
@@ -233,6 +252,32 @@ describe("the console", () => {
     await fireEvent.click(letIn);
     expect(deskVerbs.letIn).toHaveBeenCalled();
     expect(await violations()).toEqual([]);
+  });
+
+  test("who left before anybody answered is seen for a moment, and cannot be let in", async () => {
+    desk.knocks = [{ ...knock, left: true }];
+    render(Console, { desk });
+    expect(screen.getByText("Someone knocked and left")).toBeTruthy();
+    expect(screen.queryByRole("button", { name: "Let in" })).toBeNull();
+    await fireEvent.click(screen.getByRole("button", { name: "Turn away" }));
+    expect(deskVerbs.turnAway).toHaveBeenCalledWith(ANA);
+    expect(await violations()).toEqual([]);
+  });
+
+  test("a crowd that waits for its turn is told of, with a way to be asked about more", async () => {
+    desk.knocks = [knock];
+    desk.inLine = 14;
+    const { unmount } = render(Console, { desk });
+    expect(screen.getByText(/14 more devices are waiting/)).toBeTruthy();
+    await fireEvent.click(screen.getByRole("button", { name: "Allow more for ten minutes" }));
+    expect(deskVerbs.allowMore).toHaveBeenCalled();
+    expect(await violations()).toEqual([]);
+    unmount();
+    desk.inLine = 0;
+    desk.moreUntil = Date.now() + 8.5 * 60_000;
+    render(Console, { desk });
+    expect(screen.getByText(/More devices can ask for the next 9 minutes/)).toBeTruthy();
+    expect(screen.queryByRole("button", { name: "Allow more for ten minutes" })).toBeNull();
   });
 
   test("turning away needs no digits at the door, and a second look inside", async () => {

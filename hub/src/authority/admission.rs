@@ -51,7 +51,7 @@ pub(super) enum Judgement {
 }
 
 pub(super) fn judge(knock: &Knock, word: &Word) -> Judgement {
-    let Some(code) = &knock.code else { return Judgement::TooEarly };
+    let Some(code) = knock.code() else { return Judgement::TooEarly };
     let Word::Typed(typed) = word else { return Judgement::Right };
     let digits: String = typed.chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
     if digits.len() != 6 || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -65,7 +65,7 @@ pub(super) fn judge(knock: &Knock, word: &Word) -> Judgement {
 
 pub(super) const TRIES: u32 = CODE_TRIES;
 
-/// An invitation that was given out: one device, once, one guess.
+/// An invitation that was given out: one device, once.
 #[derive(Debug, Clone)]
 struct Invited {
     secret: InvitationSecret,
@@ -80,7 +80,7 @@ struct Invited {
 pub(super) enum Shown {
     /// How long its bearer may stay.
     Good { for_ms: Option<u64> },
-    /// That ended it.
+    /// The secret behind it is another one.
     Wrong,
     /// Not given out, used, or too old.
     Unknown,
@@ -103,7 +103,7 @@ impl Invitations {
         self.0.len()
     }
 
-    /// What `request` brings is worth. A wrong proof costs the invitation.
+    /// What `request` brings is worth. A wrong proof leaves the invitation as it is: the id can be read on plain http.
     pub fn show(
         &mut self,
         brought: &InvitationProof,
@@ -115,7 +115,6 @@ impl Invitations {
             return Shown::Unknown;
         };
         if !master_proof::same_mac(&brought.proof, &approval::invitation_proof(&invited.secret, &request)) {
-            self.0.remove(&brought.id);
             return Shown::Wrong;
         }
         if invited.shown_by.is_some_and(|other| other != request && is_pending(&other)) {

@@ -171,6 +171,34 @@ impl Desk {
         self.put(Input::Operator { ask: Ask(1), command })
     }
 
+    /// Knocks; gives back what the master promised, if it challenged.
+    pub fn knocks(&mut self, request: &NewClientRegistered) -> Option<lanyard_protocol::Commit> {
+        let effects = self.relay(RelayToMaster::NewClientRegistered(request.clone()));
+        challenge_of(&effects, request.request_id)
+    }
+
+    /// Keeps the promise of device `n`; gives back what happens and the digits, if the master opened what it had promised.
+    pub fn reveals(&mut self, n: u32, request_id: RequestId) -> (Vec<Effect>, Option<String>) {
+        let said = ApprovalReveal { request_id, reveal: reveal(n) };
+        let effects = self.relay(RelayToMaster::ApprovalReveal(said));
+        let opened = sent(&effects).into_iter().find_map(|message| match message {
+            MasterToRelay::ApprovalOpen(opening) if opening.request_id == request_id => Some(opening.nonce),
+            _ => None,
+        });
+        let code = opened.map(|nonce| approval::code(&HUB, &key(n), &request_id, &reveal(n), &nonce));
+        (effects, code)
+    }
+
+    /// The session behind a knock ends.
+    pub fn leaves(&mut self, request: &NewClientRegistered) -> Vec<Effect> {
+        self.relay(RelayToMaster::ClientDisconnected(PresenceChange {
+            public_id: request.client.public_id,
+            instance: Some(request.instance),
+            resume: None,
+            request_id: Some(request.request_id),
+        }))
+    }
+
     pub fn came(&mut self, at: SessionAddress) -> Vec<Effect> {
         let SessionAddress { public_id, instance } = at;
         let change = PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
@@ -223,6 +251,14 @@ impl Desk {
             }
         }
     }
+}
+
+/// The master's promise for that knock.
+pub(super) fn challenge_of(effects: &[Effect], request: RequestId) -> Option<lanyard_protocol::Commit> {
+    sent(effects).into_iter().find_map(|message| match message {
+        MasterToRelay::ApprovalChallenge(challenge) if challenge.request_id == request => Some(challenge.commit),
+        _ => None,
+    })
 }
 
 /// The frames among the effects.

@@ -1,11 +1,13 @@
 //! Knocks: from a promise at the door to six digits typed at the host, and what comes of it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use lanyard_protocol::limits::{CODE_LIFETIME_MS, MAX_PENDING, REQUEST_TIMEOUT_MS};
+use lanyard_protocol::limits::{
+    ALLOW_MORE_MS, CODE_LIFETIME_MS, LEFT_PROMPT_MS, MAX_PENDING, REQUEST_TIMEOUT_MS, REVEAL_TIMEOUT_MS,
+};
 use lanyard_protocol::message::{
-    self, ApprovalChallenge, ApprovalClosed, ApprovalRestartRequest, ApprovalReveal, ApproveClient, ApproveClientAck,
-    Audience, ClientApproved, DisApproveClient, DoorState, NewClientRegistered,
+    self, ApprovalChallenge, ApprovalClosed, ApprovalOpen, ApprovalRestartRequest, ApprovalReveal, ApproveClient,
+    ApproveClientAck, Audience, ClientApproved, DisApproveClient, DoorState, NewClientRegistered,
 };
 use lanyard_protocol::{
     DeviceId, FailureCode, MasterToConsole, MasterToRelay, Nonce, PublicKey, Recipient, Ref, RequestId, Resume,
@@ -14,27 +16,42 @@ use lanyard_protocol::{
 
 use super::admission::{self, Admission, Course, Judgement, Shown, Word};
 use super::feed::Key;
-use super::roster::{Member, Verdict};
-use crate::machine::Moment;
+use super::prompts::{Candidate, Prompts, Wrong};
+use super::roster::{Member, Verdict, skeleton};
+use crate::source::Source;
 
 use super::{Admitted, Ask, Asker, Authority, Change, Effect, Event, Note, Timer};
 
-/// Knocks of one address that may end unsaid within the window: a million guesses take half a year.
-const UNSAID_AN_ADDRESS: usize = 32;
-const UNSAID_WINDOW_MS: u64 = 600_000;
-/// How many are remembered in all.
-const UNSAID_KEPT: usize = 4_096;
+/// The number of those who wait is told again this long after it changed.
+const WAITING_TOLD_MS: u64 = 1_000;
+
+/// How far a knock has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Until the person may be asked about it.
+    Waiting,
+    /// The device has the master's commitment and owes its reveal.
+    Challenged,
+    /// Both sides know these digits, and the person is asked.
+    Shown { code: String },
+    /// Its device left after the person was asked.
+    Left,
+}
 
 /// One knock.
 #[derive(Debug, Clone)]
 pub(super) struct Knock {
     pub request: NewClientRegistered,
+    source: Source,
+    /// What its name looks like.
+    look: String,
     /// Where it stands in the queue; the oldest is shown first.
     order: u64,
     asked_ms: u64,
     nonce: Nonce,
-    /// The digits, once the device has revealed its promise.
-    pub code: Option<String>,
+    stage: Stage,
+    /// It takes the place of a prompt that stood.
+    restarts: bool,
     tries_left: u32,
     /// Whether APPROVE_CLIENT is on its way, and who waits for what comes of it.
     approving: Option<Option<Ask>>,
@@ -47,24 +64,53 @@ impl Knock {
     fn session(&self) -> SessionAddress {
         SessionAddress { public_id: self.request.client.public_id, instance: self.request.instance }
     }
+
+    /// The digits that the device shows.
+    pub fn code(&self) -> Option<&String> {
+        match &self.stage {
+            Stage::Shown { code } => Some(code),
+            Stage::Waiting | Stage::Challenged | Stage::Left => None,
+        }
+    }
+
+    fn has_left(&self) -> bool {
+        self.stage == Stage::Left
+    }
+
+    /// Until the person may be asked about it, unless it is let in unasked.
+    fn waits(&self) -> bool {
+        self.stage == Stage::Waiting && self.approving.is_none()
+    }
+
+    fn candidate(&self) -> Candidate {
+        Candidate {
+            request: self.request.request_id,
+            source: self.source,
+            key: self.request.client.public_id,
+            order: self.order,
+            restarts: self.restarts,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Knocks {
     by_request: BTreeMap<RequestId, Knock>,
     next_order: u64,
+    prompts: Prompts,
     /// While this relay still tells of knocks from before us (until its PONG): a device that revealed to an earlier
     /// master never answers a challenge for the same promise, so each is asked to promise anew, once.
     settling: bool,
     restarted: BTreeSet<SessionAddress>,
+    /// Sessions whose prompt was ended by the master itself: their next one takes its place.
+    replaced: BTreeSet<SessionAddress>,
     /// Knocks that ended because nobody is let in at the moment.
     closed: BTreeSet<RequestId>,
-    /// When knocks ended that had their challenge and did not reveal, and where they came from. Who sees a challenge knows what
-    /// his digits would be: leaving and knocking anew until they suit him is how a man in the middle would look for them.
-    unsaid: VecDeque<(Moment, String)>,
     /// Sessions at the door, also those whose knock is over and that have not knocked anew: an approval lets all of a
     /// device's sessions in.
     at_door: BTreeSet<SessionAddress>,
+    /// How many the screens were told that wait.
+    told_waiting: u32,
 }
 
 impl Knocks {
@@ -72,23 +118,9 @@ impl Knocks {
         self.by_request.get(request)
     }
 
-    fn left_unsaid(&mut self, now: Moment, address: String) {
-        if self.unsaid.len() >= UNSAID_KEPT {
-            self.unsaid.pop_front();
-        }
-        self.unsaid.push_back((now, address));
-    }
-
-    /// From there so many left of late that no more are challenged for a while.
-    fn leaves_too_often(&mut self, now: Moment, address: &str) -> bool {
-        while self.unsaid.front().is_some_and(|(at, _)| now.since(*at) >= UNSAID_WINDOW_MS) {
-            self.unsaid.pop_front();
-        }
-        self.unsaid.iter().filter(|(_, from)| from == address).count() >= UNSAID_AN_ADDRESS
-    }
-
     fn of_session(&self, session: SessionAddress) -> Option<RequestId> {
-        self.by_request.values().find(|knock| knock.session() == session).map(|knock| knock.request.request_id)
+        let of_it = |knock: &&Knock| knock.session() == session && !knock.has_left();
+        self.by_request.values().find(of_it).map(|knock| knock.request.request_id)
     }
 
     /// All of a device, oldest first.
@@ -105,10 +137,19 @@ impl Knocks {
         knocks.sort_by_key(|knock| knock.order);
         knocks
     }
+
+    fn waiting(&self) -> u32 {
+        self.by_request.values().filter(|knock| knock.waits()).count() as u32
+    }
+
+    fn still_here(&self) -> usize {
+        self.by_request.values().filter(|knock| !knock.has_left()).count()
+    }
 }
 
 impl Authority {
-    /// All knocks as the host sees them, oldest first. With the digits: only for eyes that may see them.
+    /// All knocks as the host sees them, oldest first: those whose devices show their digits, or did and left. With the digits:
+    /// only for eyes that may see them.
     pub fn knocks(&self, with_codes: bool) -> message::Knocks {
         let view = |knock: &Knock| message::Knock {
             request_id: knock.request.request_id,
@@ -118,18 +159,47 @@ impl Authority {
             platform: knock.request.client.platform.clone(),
             address: knock.request.address.clone(),
             asked_ms: knock.asked_ms,
-            ready: knock.code.is_some(),
             tries_left: knock.tries_left,
-            looks_like: self.roster.looks_like(&knock.request.client),
-            like_refused: self.roster.like_refused(&knock.request.client),
-            code: knock.code.clone().filter(|_| with_codes),
+            left: knock.has_left(),
+            looks_like: self.roster.looks_like(knock.request.client.public_id, &knock.look),
+            like_refused: self.roster.like_refused(knock.request.client.public_id, &knock.look),
+            code: knock.code().cloned().filter(|_| with_codes),
         };
-        message::Knocks { knocks: self.knocks.sorted().into_iter().map(view).collect() }
+        let in_sight = |knock: &&Knock| matches!(knock.stage, Stage::Shown { .. } | Stage::Left);
+        message::Knocks {
+            knocks: self.knocks.sorted().into_iter().filter(in_sight).map(view).collect(),
+            waiting: self.knocks.waiting(),
+            more_for_ms: self.knocks.prompts.more_for(self.now),
+        }
     }
 
-    fn publish_knocks(&mut self) {
+    /// The devices that wait until the person may be asked about them, or are about to show their digits; oldest first.
+    pub fn waiting(&self) -> Vec<&NewClientRegistered> {
+        let waits = |knock: &&Knock| knock.waits() || knock.stage == Stage::Challenged;
+        self.knocks.sorted().into_iter().filter(waits).map(|knock| &knock.request).collect()
+    }
+
+    pub(super) fn publish_knocks(&mut self) {
         let knocks = self.knocks(self.config.tap_to_approve);
+        self.knocks.told_waiting = knocks.waiting;
         self.publish(MasterToConsole::Knocks(knocks), None);
+    }
+
+    /// Tells that somebody waits, at once, and how many they are a little later: who comes and goes all the time is not worth
+    /// a message each time.
+    fn watch_waiting(&mut self) {
+        let waiting = self.knocks.waiting();
+        if waiting > 0 && self.knocks.told_waiting == 0 {
+            self.publish_knocks();
+        } else if waiting != self.knocks.told_waiting && self.deadlines.get(&Timer::Waiting).is_none() {
+            self.deadlines.set(Timer::Waiting, self.now.plus(WAITING_TOLD_MS));
+        }
+    }
+
+    pub(super) fn tell_waiting(&mut self) {
+        if self.knocks.waiting() != self.knocks.told_waiting {
+            self.publish_knocks();
+        }
     }
 
     /// The relay is there: whatever it tells until its PONG was pending before.
@@ -147,6 +217,9 @@ impl Authority {
     pub(super) fn drop_all_knocks(&mut self) {
         self.knocks.at_door.clear();
         self.knocks.closed.clear();
+        self.knocks.replaced.clear();
+        self.knocks.prompts.drop_all();
+        self.deadlines.clear(&Timer::Prompts);
         let knocks = std::mem::take(&mut self.knocks.by_request);
         if knocks.is_empty() {
             return;
@@ -178,7 +251,7 @@ impl Authority {
                 self.keep_knock(request);
                 self.let_in_unasked(id, Admitted::AsHost, None);
             }
-            Course::Challenge => self.challenge(request),
+            Course::Challenge => self.asks_to_come_in(request),
         }
     }
 
@@ -188,7 +261,8 @@ impl Authority {
         self.send(MasterToRelay::DisApproveClient(DisApproveClient { public_id, epoch, revision }));
     }
 
-    fn challenge(&mut self, request: NewClientRegistered) {
+    /// An unknown device is at the door: it is let in by what it brings, hears that nobody is, or waits for the person.
+    fn asks_to_come_in(&mut self, request: NewClientRegistered) {
         let request_id = request.request_id;
         let session = SessionAddress { public_id: request.client.public_id, instance: request.instance };
         self.knocks.at_door.insert(session);
@@ -201,31 +275,87 @@ impl Authority {
         if let Some(older) = self.knocks.of_session(session) {
             self.drop_knock(older);
         }
-        if self.knocks.leaves_too_often(self.now, &request.address) {
-            tracing::warn!(
-                address = request.address,
-                "too many knocks from there ended before they showed their digits"
-            );
-            return;
-        }
-        if self.knocks.by_request.len() >= MAX_PENDING {
+        if self.knocks.still_here() >= MAX_PENDING {
             tracing::warn!("more knocks than a person can look at; one was passed over");
             return;
         }
-        let nonce = self.keep_knock(request);
-        self.deadlines.set(Timer::Knock(request_id), self.now.plus(CODE_LIFETIME_MS));
-        self.send(MasterToRelay::ApprovalChallenge(ApprovalChallenge { request_id, nonce }));
-        self.publish_knocks();
+        self.knocks.prompts.expire(self.now);
+        let brought = self.weigh_invitation(&request);
+        if brought == Brought::TooManyWrong {
+            return;
+        }
+        self.keep_knock(request);
+        match (brought, self.config.admission) {
+            (Brought::Good { for_ms }, _) => self.let_in_as_known(request_id, Admitted::ByInvitation, for_ms),
+            (_, Admission::Everyone) => self.let_in_as_known(request_id, Admitted::ByOpenDoor, None),
+            (_, Admission::Closed) => self.close_knock(request_id),
+            (_, Admission::Ask) => self.ask_about_more(),
+        }
     }
 
-    fn keep_knock(&mut self, request: NewClientRegistered) -> Nonce {
+    fn let_in_as_known(&mut self, request_id: RequestId, how: Admitted, for_ms: Option<u64>) {
+        self.note_knock(request_id);
+        self.let_in_unasked(request_id, how, for_ms);
+    }
+
+    /// A wrong proof says nothing about the invitation: its id can be heard, its secret not guessed. It counts against whoever
+    /// sent it.
+    fn weigh_invitation(&mut self, request: &NewClientRegistered) -> Brought {
+        let Some(brought) = &request.invitation else { return Brought::Nothing };
+        let (by_request, wall_ms) = (&self.knocks.by_request, self.wall_ms);
+        let is_pending = |other: &RequestId| by_request.get(other).is_some_and(|knock| !knock.has_left());
+        match self.invitations.show(brought, request.request_id, wall_ms, is_pending) {
+            Shown::Good { for_ms } => return Brought::Good { for_ms },
+            Shown::Wrong | Shown::Unknown => {}
+        }
+        let (id, public_id, source) = (brought.id, request.client.public_id, Source::of(&request.address));
+        match self.knocks.prompts.proved_wrongly(self.now, source, public_id) {
+            Wrong::Noted => self.note(Note::BadInvitation { id, public_id }),
+            Wrong::Unnoted => {}
+            Wrong::TooOften => return Brought::TooManyWrong,
+        }
+        Brought::Nothing
+    }
+
+    /// Challenges those whose turn it is, as long as more may be asked about.
+    pub(super) fn ask_about_more(&mut self) {
+        self.knocks.prompts.expire(self.now);
+        loop {
+            let waiting = self.knocks.by_request.values().filter(|knock| knock.waits());
+            let Some(next) = self.knocks.prompts.next(self.now, waiting.map(Knock::candidate)) else { break };
+            self.challenge(next);
+        }
+        self.deadlines.clear(&Timer::Prompts);
+        if self.knocks.waiting() > 0 {
+            self.deadlines.set(Timer::Prompts, self.knocks.prompts.next_chance(self.now));
+        }
+        self.watch_waiting();
+    }
+
+    /// Binds this side to its nonce before the device reveals.
+    fn challenge(&mut self, request_id: RequestId) {
+        let Some(hub_key) = self.hub_key else { return };
+        let Some(knock) = self.knocks.by_request.get_mut(&request_id) else { return };
+        knock.stage = Stage::Challenged;
+        let commit = approval::master_commit(&hub_key, &request_id, &knock.nonce);
+        let candidate = knock.candidate();
+        self.knocks.prompts.challenged(self.now, &candidate);
+        self.deadlines.set(Timer::Knock(request_id), self.now.plus(REVEAL_TIMEOUT_MS));
+        self.send(MasterToRelay::ApprovalChallenge(ApprovalChallenge { request_id, commit }));
+    }
+
+    fn keep_knock(&mut self, request: NewClientRegistered) {
         let nonce = Nonce(self.ids.bytes());
         self.knocks.next_order += 1;
+        let session = SessionAddress { public_id: request.client.public_id, instance: request.instance };
         let knock = Knock {
+            source: Source::of(&request.address),
+            look: skeleton(&request.client.name),
             order: self.knocks.next_order,
             asked_ms: self.wall_ms,
             nonce,
-            code: None,
+            stage: Stage::Waiting,
+            restarts: self.knocks.replaced.remove(&session),
             tries_left: admission::TRIES,
             approving: None,
             for_ms: None,
@@ -233,53 +363,61 @@ impl Authority {
             request,
         };
         self.knocks.by_request.insert(knock.request.request_id, knock);
-        nonce
     }
 
-    /// The device keeps its promise: from here on both sides know the digits.
+    fn note_knock(&mut self, request_id: RequestId) {
+        let Some(NewClientRegistered { client, address, .. }) = self.knocks.get(&request_id).map(|k| &k.request) else {
+            return;
+        };
+        let (client, address) = (client.clone(), address.clone());
+        self.note(Note::Knocked { client, address, request_id });
+    }
+
+    /// The device keeps its promise. The prompt counts, is in the record and on the screens before the device can know its
+    /// digits, so that leaving now is seen.
     pub(super) fn revealed(&mut self, said: ApprovalReveal) {
         let Some(hub_key) = self.hub_key else { return };
-        let Some(knock) = self.knocks.by_request.get_mut(&said.request_id) else { return };
-        if knock.code.is_some() {
+        let request_id = said.request_id;
+        let Some(knock) = self.knocks.by_request.get_mut(&request_id) else { return };
+        if knock.stage != Stage::Challenged {
             return;
         }
         let NewClientRegistered { public_key, commit, .. } = knock.request;
         if approval::commit(&public_key, &said.reveal) != commit {
             tracing::warn!(device = %knock.request.client.public_id, "a reveal that breaks its promise");
-            self.drop_knock(said.request_id);
-            return self.publish_knocks();
+            self.drop_knock(request_id);
+            return self.ask_about_more();
         }
-        knock.code = Some(code_of(&hub_key, &public_key, &said, &knock.nonce));
-        let client = knock.request.client.clone();
-        let address = knock.request.address.clone();
-        self.deadlines.set(Timer::Knock(said.request_id), self.now.plus(CODE_LIFETIME_MS));
-        let (knocks, wall_ms) = (&self.knocks.by_request, self.wall_ms);
-        let is_pending = |other: &RequestId| knocks.contains_key(other);
-        let brought = said.invitation.as_ref();
-        let shown = brought.map(|i| (i.id, self.invitations.show(i, said.request_id, wall_ms, is_pending)));
-        let request_id = said.request_id;
-        self.note(Note::Knocked { client: client.clone(), address: address.clone(), request_id });
-        if let Some((id, worth)) = shown {
-            if let Shown::Good { for_ms } = worth {
-                return self.let_in_unasked(request_id, Admitted::ByInvitation, for_ms);
-            }
-            self.note(Note::BadInvitation { id, public_id: client.public_id, burnt: worth == Shown::Wrong });
+        let nonce = knock.nonce;
+        let code = approval::code(&hub_key, &public_key, &request_id, &said.reveal, &nonce);
+        knock.stage = Stage::Shown { code };
+        let (client, address) = (knock.request.client.clone(), knock.request.address.clone());
+        self.knocks.prompts.revealed(self.now, request_id);
+        self.note_knock(request_id);
+        self.deadlines.set(Timer::Knock(request_id), self.now.plus(CODE_LIFETIME_MS));
+        let is_asked_about = self.config.admission == Admission::Ask;
+        if is_asked_about {
+            self.publish_knocks();
+            self.event(Event::DevicePending { client, address, request_id });
         }
+        self.send(MasterToRelay::ApprovalOpen(ApprovalOpen { request_id, nonce }));
         match self.config.admission {
-            Admission::Everyone => return self.let_in_unasked(request_id, Admitted::ByOpenDoor, None),
-            Admission::Closed => return self.close_knock(request_id),
+            Admission::Everyone => self.let_in_unasked(request_id, Admitted::ByOpenDoor, None),
+            Admission::Closed => self.close_knock(request_id),
             Admission::Ask => {}
         }
-        self.publish_knocks();
-        self.event(Event::DevicePending { client, address, request_id: said.request_id });
+        self.ask_about_more();
     }
 
     /// Nobody is let in at the moment; the device hears so and waits.
     fn close_knock(&mut self, request_id: RequestId) {
+        let was_in_sight = self.knocks.get(&request_id).is_some_and(|knock| knock.code().is_some());
         self.drop_knock(request_id);
         self.knocks.closed.insert(request_id);
         self.send(MasterToRelay::ApprovalClosed(ApprovalClosed { request_id }));
-        self.publish_knocks();
+        if was_in_sight {
+            self.publish_knocks();
+        }
     }
 
     /// Whom the host lets in from now on: who waited may knock anew, who waits is let in or hears that nobody is.
@@ -294,44 +432,90 @@ impl Authority {
         let waiting: Vec<RequestId> = self.knocks.sorted().iter().map(|knock| knock.request.request_id).collect();
         for request in waiting {
             let knock = &self.knocks.by_request[&request];
+            // Who owes a reveal is looked at when it comes.
+            if knock.approving.is_some() || matches!(knock.stage, Stage::Challenged | Stage::Left) {
+                continue;
+            }
+            let was_asked_about = knock.code().is_some();
             match admission {
-                _ if knock.code.is_none() || knock.approving.is_some() => {}
                 Admission::Ask => {}
-                Admission::Everyone => self.let_in_unasked(request, Admitted::ByOpenDoor, None),
+                Admission::Everyone if was_asked_about => {
+                    self.let_in_unasked(request, Admitted::ByOpenDoor, None);
+                }
+                Admission::Everyone => self.let_in_as_known(request, Admitted::ByOpenDoor, None),
                 Admission::Closed => self.close_knock(request),
             }
         }
+        self.ask_about_more();
         self.effects.push(Effect::Publish { message: MasterToConsole::Door(DoorState { admission }), ask: Some(ask) });
+    }
+
+    /// The person wants to be asked about more devices than usual, for a while.
+    pub(super) fn allow_more(&mut self, ask: Ask) {
+        self.knocks.prompts.allow_more(self.now);
+        self.note(Note::MoreAllowed);
+        self.deadlines.set(Timer::More, self.now.plus(ALLOW_MORE_MS));
+        self.ask_about_more();
+        let knocks = self.knocks(self.config.tap_to_approve);
+        self.knocks.told_waiting = knocks.waiting;
+        self.effects.push(Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: Some(ask) });
     }
 
     pub fn admission(&self) -> Admission {
         self.config.admission
     }
 
-    /// The knock ended with its session.
+    /// The knock ended with its session. If the person was asked about it, it stays in sight for a moment.
     pub(super) fn knock_left(&mut self, request: RequestId) {
         self.knocks.closed.remove(&request);
-        if let Some(knock) = self.knocks.get(&request).filter(|knock| knock.code.is_none()) {
-            let address = knock.request.address.clone();
-            self.knocks.left_unsaid(self.now, address);
-        }
-        if self.knocks.get(&request).is_some() {
+        let Some(knock) = self.knocks.by_request.get_mut(&request) else { return };
+        if knock.code().is_none() {
             self.drop_knock(request);
-            self.publish_knocks();
+            return self.ask_about_more();
+        }
+        knock.stage = Stage::Left;
+        let waited = knock.approving.take().flatten();
+        let (client, address) = (knock.request.client.clone(), knock.request.address.clone());
+        self.forget_deadlines(request);
+        self.deadlines.set(Timer::Knock(request), self.now.plus(LEFT_PROMPT_MS));
+        self.note(Note::Left { public_id: client.public_id, request_id: request });
+        if let Some(ask) = waited {
+            self.refuse_ask(ask, FailureCode::StaleRequest);
+        }
+        self.publish_knocks();
+        self.event(Event::DeviceLeft { client, address });
+    }
+
+    /// A knock's time is over: its code is too old, its device owes a reveal, or it left.
+    pub(super) fn knock_is_due(&mut self, request_id: RequestId) {
+        match self.knocks.get(&request_id).map(|knock| &knock.stage) {
+            Some(Stage::Shown { .. }) => self.restart_knock(request_id),
+            Some(Stage::Challenged) => {
+                self.knocks.prompts.lapsed(self.now, request_id);
+                self.drop_knock(request_id);
+                self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
+                self.ask_about_more();
+            }
+            Some(Stage::Left) => {
+                self.drop_knock(request_id);
+                self.publish_knocks();
+            }
+            Some(Stage::Waiting) | None => {}
         }
     }
 
-    /// Its code is too old, or was guessed at three times: the device promises anew.
-    pub(super) fn restart_knock(&mut self, request_id: RequestId) {
-        if self.knocks.get(&request_id).is_some() {
-            self.drop_knock(request_id);
-            self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
-            self.publish_knocks();
-        }
+    /// Its code is too old, or was guessed at three times: the device promises anew, in place of this prompt.
+    fn restart_knock(&mut self, request_id: RequestId) {
+        let Some(session) = self.knocks.get(&request_id).map(Knock::session) else { return };
+        self.drop_knock(request_id);
+        self.knocks.replaced.insert(session);
+        self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
+        self.publish_knocks();
     }
 
     fn drop_knock(&mut self, request: RequestId) {
         self.forget_deadlines(request);
+        self.knocks.prompts.dropped(request);
         if let Some(Knock { approving: Some(Some(ask)), .. }) = self.knocks.by_request.remove(&request) {
             self.refuse_ask(ask, FailureCode::StaleRequest);
         }
@@ -358,7 +542,8 @@ impl Authority {
         if self.hub_key.is_none() {
             return self.refuse_ask(ask, FailureCode::ServerNotReady);
         }
-        let knocks = self.knocks.of_device(device);
+        let is_here = |request: &RequestId| self.knocks.get(request).is_some_and(|knock| !knock.has_left());
+        let knocks: Vec<RequestId> = self.knocks.of_device(device).into_iter().filter(is_here).collect();
         let meant = match request {
             Some(request) => knocks.into_iter().find(|known| *known == request),
             None => self.best_fit(knocks, word),
@@ -451,8 +636,7 @@ impl Authority {
             self.present(session);
         }
         for request in self.knocks.of_device(device) {
-            if let Some(knock) = self.knocks.by_request.get(&request) {
-                let session = knock.session();
+            if let Some(session) = self.knocks.get(&request).filter(|knock| !knock.has_left()).map(Knock::session) {
                 self.present(session);
             }
             self.drop_knock(request);
@@ -461,6 +645,7 @@ impl Authority {
         let page = self.first_page(Resume::default());
         self.send_to(MasterToRelay::FeedPage(page), Recipient { public_id: device, instance: None }, None);
         self.publish_knocks();
+        self.ask_about_more();
     }
 
     fn approval_of(&self, member: &Member) -> ClientApproved {
@@ -478,17 +663,20 @@ impl Authority {
         let Some(request) = request else { return };
         if code == FailureCode::StaleRequest {
             self.drop_knock(request);
-            return self.publish_knocks();
+            self.publish_knocks();
+            return self.ask_about_more();
         }
         let knock = self.knocks.by_request.get_mut(&request).expect("it was found here");
         if let Some(ask) = knock.approving.take().flatten() {
             self.refuse_ask(ask, code);
         }
+        self.ask_about_more();
     }
 
     /// A session that may have been at the door is gone.
     pub(super) fn left_the_door(&mut self, session: SessionAddress) {
         self.knocks.at_door.remove(&session);
+        self.knocks.replaced.remove(&session);
     }
 
     fn take_from_door(&mut self, device: DeviceId) -> Vec<SessionAddress> {
@@ -508,6 +696,7 @@ impl Authority {
         }
         if any {
             self.publish_knocks();
+            self.ask_about_more();
         }
     }
 
@@ -518,8 +707,15 @@ impl Authority {
     }
 }
 
-fn code_of(hub: &PublicKey, device: &PublicKey, said: &ApprovalReveal, nonce: &Nonce) -> String {
-    approval::code(hub, device, &said.request_id, &said.reveal, nonce)
+/// What a device at the door brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    Nothing,
+    Good {
+        for_ms: Option<u64>,
+    },
+    /// One wrong proof more than its sender may send.
+    TooManyWrong,
 }
 
 /// The `ref` of an APPROVE_CLIENT names its knock.

@@ -18,10 +18,15 @@ pub enum Admitted {
 /// One line of the record. It holds no secret and no name of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
-    /// It shows its digits.
+    /// It asks to come in: it is about to show its digits, or needs none.
     Knocked {
         client: Client,
         address: String,
+        request_id: RequestId,
+    },
+    /// It left while the person was asked about it.
+    Left {
+        public_id: DeviceId,
         request_id: RequestId,
     },
     /// Digits were typed that it does not show.
@@ -52,12 +57,13 @@ pub enum Note {
         id: InvitationId,
         expires_ms: u64,
     },
-    /// A wrong proof, or one that came too late: `burnt` when that ended the invitation.
+    /// A wrong proof, or one that came too late.
     BadInvitation {
         id: InvitationId,
         public_id: DeviceId,
-        burnt: bool,
     },
+    /// The host wants to be asked about more devices than usual, for a while.
+    MoreAllowed,
     Door {
         admission: Admission,
     },

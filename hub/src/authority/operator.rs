@@ -43,6 +43,8 @@ pub enum Command {
     },
     /// Whom to let in from now on.
     SetDoor(Admission),
+    /// Ask about more devices than usual, for ten minutes.
+    AllowMore,
     Pull(FeedPull),
 }
 
@@ -69,6 +71,7 @@ impl Authority {
             Command::Rename { public_id, name } => self.rename_by_host(ask, public_id, name),
             Command::Invite { valid_ms, for_ms } => self.invite(ask, valid_ms, for_ms),
             Command::SetDoor(admission) => self.set_door(ask, admission),
+            Command::AllowMore => self.allow_more(ask),
             Command::Pull(pull) => match self.answer_pull(&pull) {
                 Ok(page) => self.answer(ask, MasterToConsole::FeedPage(page)),
                 Err(code) => self.refuse_ask(ask, code),

@@ -1,6 +1,6 @@
 //! Who belongs and who was turned away. A refusal is final until it is forgotten by the person at the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::MAX_ROSTER_IDS;
 use lanyard_protocol::message::{LikeRefused, MasterRoster, Refused, RefusedClient};
@@ -31,11 +31,27 @@ pub struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     members: BTreeMap<DeviceId, Member>,
+    /// Who looks alike, by what their names look like: found at every knock, whatever the length of the list.
+    approved_looks: BTreeMap<String, BTreeSet<DeviceId>>,
+    /// The same of those who were turned away, the last of them last.
+    refused_looks: BTreeMap<String, BTreeSet<(u64, DeviceId)>>,
+    /// When approvals end, the next first: looked at whenever one is added.
+    ends: BTreeSet<(u64, DeviceId)>,
 }
 
 impl Roster {
     pub fn put(&mut self, member: Member) {
-        self.members.insert(member.client.public_id, member);
+        let id = member.client.public_id;
+        self.remove(id);
+        let look = skeleton(&member.client.name);
+        if let (Verdict::Approved, Some(until_ms)) = (member.verdict, member.until_ms) {
+            self.ends.insert((until_ms, id));
+        }
+        match member.verdict {
+            Verdict::Approved => self.approved_looks.entry(look).or_default().insert(id),
+            Verdict::Refused => self.refused_looks.entry(look).or_default().insert((member.since_ms, id)),
+        };
+        self.members.insert(id, member);
     }
 
     pub fn get(&self, id: DeviceId) -> Option<&Member> {
@@ -43,7 +59,16 @@ impl Roster {
     }
 
     pub fn remove(&mut self, id: DeviceId) -> Option<Member> {
-        self.members.remove(&id)
+        let member = self.members.remove(&id)?;
+        if let Some(until_ms) = member.until_ms {
+            self.ends.remove(&(until_ms, id));
+        }
+        let look = skeleton(&member.client.name);
+        match member.verdict {
+            Verdict::Approved => take_out(&mut self.approved_looks, &look, &id),
+            Verdict::Refused => take_out(&mut self.refused_looks, &look, &(member.since_ms, id)),
+        }
+        Some(member)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
@@ -105,40 +130,42 @@ impl Roster {
 
     /// Approved devices whose time is over.
     pub fn overdue(&self, wall_ms: u64) -> Vec<DeviceId> {
-        let over = |m: &&Member| m.verdict == Verdict::Approved && m.until_ms.is_some_and(|until| until <= wall_ms);
-        self.members.values().filter(over).map(|m| m.client.public_id).collect()
+        self.ends.iter().take_while(|(until, _)| *until <= wall_ms).map(|(_, id)| *id).collect()
     }
 
     /// When the next approval ends.
     pub fn next_end(&self) -> Option<u64> {
-        self.members.values().filter(|m| m.verdict == Verdict::Approved).filter_map(|m| m.until_ms).min()
+        self.ends.first().map(|(until, _)| *until)
     }
 
-    /// Another device that was turned away and that a person could take `client` for; of several, the last.
-    pub fn like_refused(&self, client: &Client) -> Option<LikeRefused> {
-        let skeleton = skeleton(&client.name);
-        self.members
-            .values()
-            .filter(|m| m.verdict == Verdict::Refused && m.client.public_id != client.public_id)
-            .filter(|m| !skeleton.is_empty() && self::skeleton(&m.client.name) == skeleton)
-            .max_by_key(|m| m.since_ms)
-            .map(|m| LikeRefused { name: m.client.name.clone(), refused_ms: m.since_ms })
+    /// Another device that was turned away and that a person could take this one for; of several, the last.
+    pub fn like_refused(&self, device: DeviceId, look: &str) -> Option<LikeRefused> {
+        let alike = self.refused_looks.get(look).filter(|_| !look.is_empty())?;
+        let (_, id) = alike.iter().rev().find(|(_, id)| *id != device)?;
+        let member = self.members.get(id)?;
+        Some(LikeRefused { name: member.client.name.clone(), refused_ms: member.since_ms })
     }
 
-    /// The name of another approved device that a person could take `client` for.
-    pub fn looks_like(&self, client: &Client) -> Option<String> {
-        let skeleton = skeleton(&client.name);
-        self.members
-            .values()
-            .filter(|m| m.verdict == Verdict::Approved && m.client.public_id != client.public_id)
-            .find(|m| !skeleton.is_empty() && self::skeleton(&m.client.name) == skeleton)
-            .map(|m| m.client.name.clone())
+    /// The name of another approved device that a person could take this one for.
+    pub fn looks_like(&self, device: DeviceId, look: &str) -> Option<String> {
+        let alike = self.approved_looks.get(look).filter(|_| !look.is_empty())?;
+        let id = alike.iter().find(|id| **id != device)?;
+        self.members.get(id).map(|member| member.client.name.clone())
+    }
+}
+
+fn take_out<T: Ord>(looks: &mut BTreeMap<String, BTreeSet<T>>, look: &str, one: &T) {
+    if let Some(alike) = looks.get_mut(look) {
+        alike.remove(one);
+        if alike.is_empty() {
+            looks.remove(look);
+        }
     }
 }
 
 /// What remains of a name when looks alone count: forms folded together (NFKC), no case, no marks, no spaces, nothing that
 /// is not seen, and letters of all scripts that look alike made one (UTS 39, 4).
-fn skeleton(name: &str) -> String {
+pub(super) fn skeleton(name: &str) -> String {
     let folded: String = name.nfkc().flat_map(char::to_lowercase).collect();
     // Some doubles are alike only in lower case, so both orders: case, doubles, case.
     let alike = unicode_security::skeleton(&folded).flat_map(char::to_lowercase).collect::<String>();
@@ -172,6 +199,34 @@ mod tests {
         assert_eq!(Roster::default().pages(5, 9).len(), 1);
     }
 
+    /// What is asked at every knock and every approval is found, not looked for: as many entries as there are answers.
+    #[test]
+    fn a_long_list_is_not_walked_for_one_name_or_one_end() {
+        let mut roster = Roster::default();
+        for n in 0..5_000 {
+            let verdict = if n % 2 == 0 { Verdict::Approved } else { Verdict::Refused };
+            roster.put(Member { until_ms: Some(u64::from(n)), since_ms: u64::from(n), ..member(n, verdict) });
+        }
+        assert_eq!((roster.ends.len(), roster.next_end()), (2_500, Some(0)));
+        assert_eq!(
+            roster.overdue(4),
+            [member(0, Verdict::Approved), member(2, Verdict::Approved), member(4, Verdict::Approved)]
+                .map(|m| m.client.public_id)
+        );
+        let other = member(9_999, Verdict::Approved).client.public_id;
+        let look = skeleton("Device 77");
+        assert_eq!(roster.refused_looks[&look].len(), 1);
+        assert_eq!(roster.like_refused(other, &look).map(|like| like.refused_ms), Some(77));
+        // Whoever goes, or is decided about anew, leaves nothing behind.
+        roster.put(member(77, Verdict::Approved));
+        assert_eq!((roster.like_refused(other, &look), roster.looks_like(other, &look).is_some()), (None, true));
+        for n in 0..5_000 {
+            roster.remove(member(n, Verdict::Approved).client.public_id);
+        }
+        let left = (roster.approved_looks.len(), roster.refused_looks.len(), roster.ends.len());
+        assert_eq!(left, (0, 0, 0));
+    }
+
     #[test]
     fn lookalikes_are_named() {
         let mut roster = Roster::default();
@@ -193,7 +248,7 @@ mod tests {
             ("…", false),
         ] {
             other.name = name.into();
-            assert_eq!(roster.looks_like(&other).is_some(), alike, "{name}");
+            assert_eq!(roster.looks_like(other.public_id, &skeleton(&other.name)).is_some(), alike, "{name}");
         }
     }
 }

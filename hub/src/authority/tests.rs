@@ -1,7 +1,10 @@
 //! Promises: what is said was saved before; nobody comes in but by the host's word; a refusal is final; away is not
 //! removed; every list can be caught up with by number.
 
-use lanyard_protocol::limits::{CODE_LIFETIME_MS, GRACE_MS, LINK_UNUSED_MS, MAX_FILES_A_MESSAGE, REQUEST_TIMEOUT_MS};
+use lanyard_protocol::limits::{
+    CODE_LIFETIME_MS, GRACE_MS, LEFT_PROMPT_MS, LINK_UNUSED_MS, MAX_FILES_A_MESSAGE, REQUEST_TIMEOUT_MS,
+    WRONG_PROOFS_A_KEY, WRONG_PROOFS_AN_ADDRESS,
+};
 use lanyard_protocol::message::Knocks;
 use lanyard_protocol::message::*;
 use lanyard_protocol::{DeviceKind, FeedMode, InvitationSecret, LinkHash, RelayToMaster, Reveal, approval};
@@ -13,21 +16,16 @@ fn approve(n: u32, word: Word) -> Command {
     Command::Approve { public_id: device(n), request_id: None, word, for_ms: None }
 }
 
-fn nonce_in(effects: &[Effect]) -> lanyard_protocol::Nonce {
-    match sent(effects)[..] {
-        [MasterToRelay::ApprovalChallenge(challenge)] => challenge.nonce,
-        ref other => panic!("no challenge: {other:?}"),
-    }
-}
-
 /// Knocks and reveals as device `n`; returns the request and the digits.
 fn knock_with_code(desk: &mut Desk, n: u32) -> (RequestId, String) {
     let request = knock(n, 1);
-    let nonce = nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(request.clone())));
-    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(n), invitation: None };
-    desk.relay(RelayToMaster::ApprovalReveal(said));
-    let code = approval::code(&HUB, &key(n), &request.request_id, &reveal(n), &nonce);
-    (request.request_id, code)
+    desk.knocks(&request).expect("a challenge");
+    let (_, code) = desk.reveals(n, request.request_id);
+    (request.request_id, code.expect("an opening"))
+}
+
+fn none_waits() -> MasterToConsole {
+    MasterToConsole::Knocks(Knocks { knocks: vec![], waiting: 0, more_for_ms: None })
 }
 
 fn ack(n: u32, request_id: RequestId) -> RelayToMaster {
@@ -95,7 +93,7 @@ fn the_right_digits_let_a_device_in_and_are_saved_first() {
             Effect::Publish { message: MasterToConsole::ClientApproved(approved.clone()), ask: Some(Ask(1)) },
             plain(MasterToRelay::ClientApproved(approved)),
             Effect::Send(MasterFrame { to, ..MasterFrame::plain(MasterToRelay::FeedPage(page)) }),
-            Effect::Publish { message: MasterToConsole::Knocks(Knocks { knocks: vec![] }), ask: None },
+            Effect::Publish { message: none_waits(), ask: None },
         ]
     );
     assert!(desk.authority.is_online(device(2)));
@@ -135,8 +133,9 @@ fn a_broken_promise_ends_the_knock() {
     let mut desk = Desk::with_members(1);
     let request = knock(2, 1);
     desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
-    let said = ApprovalReveal { request_id: request.request_id, reveal: Reveal([99; 32]), invitation: None };
-    desk.relay(RelayToMaster::ApprovalReveal(said));
+    let said = ApprovalReveal { request_id: request.request_id, reveal: Reveal([99; 32]) };
+    assert_eq!(desk.relay(RelayToMaster::ApprovalReveal(said)), vec![], "nothing is opened");
+    assert_eq!(desk.reveals(2, request.request_id).1, None, "it is over");
     assert!(desk.authority.knocks(true).knocks.is_empty());
     let mut forged = knock(3, 1);
     forged.client.name = "Ana".into();
@@ -175,22 +174,34 @@ fn a_silent_relay_is_reported_but_its_late_word_counts() {
 }
 
 #[test]
-fn a_knock_ends_with_its_session() {
+fn a_knock_ends_with_its_session_and_is_seen_to() {
     let mut desk = Desk::with_members(1);
-    let (request_id, _) = knock_with_code(&mut desk, 2);
-    let change = PresenceChange {
-        public_id: device(2),
-        instance: Some(session(2, 1).instance),
-        resume: None,
-        request_id: Some(request_id),
-    };
-    let effects = desk.relay(RelayToMaster::ClientDisconnected(change));
-    assert_eq!(
-        effects,
-        vec![Effect::Publish { message: MasterToConsole::Knocks(Knocks { knocks: vec![] }), ask: None }]
-    );
-    assert_eq!(desk.authority.poll_timeout(), None);
+    let (request_id, code) = knock_with_code(&mut desk, 2);
+    let in_sight = desk.authority.knocks(true).knocks[0].clone();
+    desk.notes.clear();
+    let effects = desk.leaves(&knock(2, 1));
+    let left = lanyard_protocol::message::Knock { left: true, code: None, ..in_sight };
+    let knocks = Knocks { knocks: vec![left], waiting: 0, more_for_ms: None };
+    let seen = Event::DeviceLeft { client: client(2), address: "192.168.1.5".into() };
+    let published = Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: None };
+    assert_eq!(effects, vec![published, Effect::Event(seen)]);
+    assert_eq!(desk.notes, [Note::Left { public_id: device(2), request_id }]);
+    // Nobody is let in who is gone.
+    assert_eq!(refusal_of(&desk.operator(approve(2, Word::Typed(code)))), Some(FailureCode::NotFound));
     assert_eq!(desk.relay(ack(2, request_id)), vec![]);
+    assert_eq!(desk.pass(LEFT_PROMPT_MS - 1), vec![]);
+    assert_eq!(desk.pass(1), vec![Effect::Publish { message: none_waits(), ask: None }]);
+    assert_eq!(desk.authority.poll_timeout(), None);
+}
+
+#[test]
+fn who_left_can_still_be_turned_away() {
+    let mut desk = Desk::with_members(1);
+    knock_with_code(&mut desk, 2);
+    desk.leaves(&knock(2, 1));
+    desk.operator(Command::Refuse { public_id: device(2) });
+    assert_eq!(desk.authority.member(device(2)).map(|m| m.verdict), Some(Verdict::Refused));
+    assert!(desk.authority.knocks(false).knocks.is_empty());
 }
 
 #[test]
@@ -200,10 +211,9 @@ fn knocks_from_before_this_master_promise_anew_once() {
     let old = knock(2, 1);
     let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id: old.request_id });
     assert_eq!(sent(&desk.relay(RelayToMaster::NewClientRegistered(old))), vec![&restart]);
-    let renewed = desk.relay(RelayToMaster::NewClientRegistered(knock(2, 2)));
-    nonce_in(&renewed);
+    assert!(desk.knocks(&knock(2, 2)).is_some());
     desk.relay(RelayToMaster::Pong(Empty {}));
-    nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(knock(3, 1))));
+    assert!(desk.knocks(&knock(3, 1)).is_some());
 }
 
 #[test]
@@ -221,14 +231,12 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
 
     let mut impostor = knock(2, 1);
     impostor.client.kind = DeviceKind::Master;
-    nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(impostor)));
+    assert!(desk.knocks(&impostor).is_some());
 
     let config = AuthorityConfig { admission: Admission::Everyone, ..AuthorityConfig::default() };
     let mut desk = Desk::ready(config, Saved::default());
     let request = knock(2, 1);
-    nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(request.clone())));
-    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(2), invitation: None };
-    let effects = desk.relay(RelayToMaster::ApprovalReveal(said));
+    let effects = desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
     let approve = MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id: request.request_id });
     assert_eq!(
         effects,
@@ -292,7 +300,7 @@ fn a_pending_device_can_be_turned_away_and_forgotten() {
             Effect::Publish { message: MasterToConsole::Refused(Refused { clients: vec![] }), ask: None },
         ]
     );
-    nonce_in(&desk.relay(RelayToMaster::NewClientRegistered(knock(2, 2))));
+    assert!(desk.knocks(&knock(2, 2)).is_some());
     assert_eq!(refusal_of(&desk.operator(Command::Forget { public_id: device(1) })), Some(FailureCode::NotFound));
     assert_eq!(refusal_of(&desk.operator(Command::Refuse { public_id: device(9) })), Some(FailureCode::NotFound));
 }
@@ -732,15 +740,13 @@ fn invitation(effects: &[Effect]) -> Invitation {
     made.expect("an invitation")
 }
 
-/// Knocks and reveals as device `n` with an invitation; `secret` may be another than it has.
+/// Knocks as device `n` with an invitation; `secret` may be another than it has.
 fn brings(desk: &mut Desk, n: u32, made: &Invitation, secret: InvitationSecret) -> (RequestId, Vec<Effect>) {
-    let request = knock(n, 1);
-    desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
-    let request_id = request.request_id;
+    let request_id = knock(n, 1).request_id;
     let proof = approval::invitation_proof(&secret, &request_id);
     let invitation = Some(InvitationProof { id: made.id, proof });
-    let said = ApprovalReveal { request_id, reveal: reveal(n), invitation };
-    (request_id, desk.relay(RelayToMaster::ApprovalReveal(said)))
+    let request = NewClientRegistered { invitation, ..knock(n, 1) };
+    (request_id, desk.relay(RelayToMaster::NewClientRegistered(request)))
 }
 
 fn is_let_in(effects: &[Effect]) -> bool {
@@ -761,31 +767,52 @@ fn an_invitation_lets_one_device_in_once_also_through_a_closed_door() {
 }
 
 #[test]
-fn an_invitation_allows_one_guess_and_ends() {
+fn an_invitation_outlives_wrong_proofs_and_ends_with_its_time() {
     let mut desk = Desk::with_members(1);
     let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
-    let (_, effects) = brings(&mut desk, 2, &made, InvitationSecret([0; 16]));
-    assert!(!is_let_in(&effects));
-    let (_, effects) = brings(&mut desk, 3, &made, made.secret);
-    assert!(!is_let_in(&effects), "a wrong guess has ended it, even for who has it");
+    for n in 2..40 {
+        let (_, effects) = brings(&mut desk, n, &made, InvitationSecret([0; 16]));
+        assert!(!is_let_in(&effects));
+    }
+    let noted = desk.notes.iter().filter(|note| matches!(note, Note::BadInvitation { .. })).count();
+    assert_eq!(noted, WRONG_PROOFS_AN_ADDRESS, "of one address no more are worth a line");
+    let (_, effects) = brings(&mut desk, 50, &made, made.secret);
+    assert!(is_let_in(&effects), "whoever has it comes in, whatever others guessed");
 
     let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
     desk.wall_ms += 60_000;
-    let (_, effects) = brings(&mut desk, 4, &made, made.secret);
+    let (_, effects) = brings(&mut desk, 60, &made, made.secret);
     assert!(!is_let_in(&effects), "its time is over");
+}
+
+/// Whoever sends too many wrong proofs is not asked about for a while: they count against the key, and against the address.
+#[test]
+fn wrong_proofs_count_against_their_sender() {
+    let mut desk = Desk::with_members(1);
+    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let mut tries = |nonce: u8, n: u32, address: &str| {
+        let known = NewClientRegistered { address: address.into(), ..knock(n, nonce) };
+        let proof = approval::invitation_proof(&InvitationSecret([0; 16]), &known.request_id);
+        let request = NewClientRegistered { invitation: Some(InvitationProof { id: made.id, proof }), ..known };
+        let is_challenged = desk.knocks(&request).is_some();
+        desk.leaves(&request);
+        is_challenged
+    };
+    let of_key = (0..20).filter(|nonce| tries(*nonce, 2, &format!("10.0.0.{nonce}"))).count();
+    assert_eq!(of_key, WRONG_PROOFS_A_KEY);
+    let of_address = (0..60).filter(|n| tries(1, 100 + n, "10.0.1.1")).count();
+    assert_eq!(of_address, WRONG_PROOFS_AN_ADDRESS);
+    assert!(tries(1, 200, "10.0.1.2"), "another one is listened to");
 }
 
 #[test]
 fn a_proof_of_another_knock_is_none() {
     let mut desk = Desk::with_members(1);
     let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
-    let request = knock(3, 1);
-    desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
     // Heard when device 2 showed it.
     let proof = approval::invitation_proof(&made.secret, &knock(2, 1).request_id);
-    let invitation = Some(InvitationProof { id: made.id, proof });
-    let said = ApprovalReveal { request_id: request.request_id, reveal: reveal(3), invitation };
-    assert!(!is_let_in(&desk.relay(RelayToMaster::ApprovalReveal(said))));
+    let request = NewClientRegistered { invitation: Some(InvitationProof { id: made.id, proof }), ..knock(3, 1) };
+    assert!(!is_let_in(&desk.relay(RelayToMaster::NewClientRegistered(request))));
 }
 
 #[test]
@@ -805,7 +832,9 @@ fn a_closed_door_says_so_and_an_opened_one_asks_again() {
     let closed = |request_id| MasterToRelay::ApprovalClosed(ApprovalClosed { request_id });
     assert_eq!(sent(&effects), vec![&closed(waiting)], "who waits hears it at once");
     assert!(desk.authority.knocks(false).knocks.is_empty());
-    let (later, _) = knock_with_code(&mut desk, 3);
+    let later = knock(3, 1).request_id;
+    let effects = desk.relay(RelayToMaster::NewClientRegistered(knock(3, 1)));
+    assert_eq!(sent(&effects), vec![&closed(later)], "nobody is asked to reveal for nothing");
     assert!(desk.authority.knocks(false).knocks.is_empty(), "nobody is asked about");
 
     let effects = desk.operator(Command::SetDoor(Admission::Ask));
@@ -877,7 +906,8 @@ fn a_name_like_that_of_one_who_was_turned_away_is_told() {
     let mut again = knock(2, 1);
     again.client.name = name.to_uppercase();
     again.request_id = approval::request_id(&again.public_key, &again.commit, &again.relay_nonce, &again.client.name);
-    desk.relay(RelayToMaster::NewClientRegistered(again));
+    desk.knocks(&again);
+    desk.reveals(2, again.request_id);
     let knocks = desk.authority.knocks(false).knocks;
     assert_eq!(knocks[0].like_refused.as_ref().map(|like| (&like.name, like.refused_ms)), Some((&name, NOON)));
 }
@@ -890,7 +920,8 @@ fn a18_a_name_like_that_of_one_who_belongs_is_told() {
     let mut alike = knock(2, 1);
     alike.client.name = name.to_uppercase();
     alike.request_id = approval::request_id(&alike.public_key, &alike.commit, &alike.relay_nonce, &alike.client.name);
-    desk.relay(RelayToMaster::NewClientRegistered(alike));
+    desk.knocks(&alike);
+    desk.reveals(2, alike.request_id);
     assert_eq!(desk.authority.knocks(false).knocks[0].looks_like, Some(name));
 }
 
@@ -905,7 +936,7 @@ fn a22_a_knock_under_another_name_than_its_id_has_is_dropped() {
         let effects = desk.relay(RelayToMaster::NewClientRegistered(lie.clone()));
         assert_eq!((effects, desk.authority.knocks(false).knocks), (vec![], vec![]), "{lie:?}");
     }
-    desk.relay(RelayToMaster::NewClientRegistered(knock(2, 1)));
+    knock_with_code(&mut desk, 2);
     assert_eq!(desk.authority.knocks(false).knocks.len(), 1, "the true one is shown");
 }
 
@@ -936,37 +967,4 @@ fn every_decision_is_noted_with_its_occasion() {
             Note::Door { admission: Admission::Closed },
         ]
     );
-}
-
-/// A24: who is challenged knows what his digits would be; he may not look for better ones by leaving.
-#[test]
-fn a24_who_leaves_before_he_reveals_is_not_challenged_for_ever() {
-    let mut desk = Desk::with_members(1);
-    let mut challenged = 0;
-    let knocks = |desk: &mut Desk, nonce: u8| {
-        let request = knock(2, nonce);
-        let effects = desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
-        let was_challenged = !sent(&effects).is_empty();
-        let left = PresenceChange {
-            public_id: device(2),
-            instance: Some(request.instance),
-            resume: None,
-            request_id: Some(request.request_id),
-        };
-        desk.relay(RelayToMaster::ClientDisconnected(left));
-        was_challenged
-    };
-    for nonce in 0..100 {
-        challenged += u32::from(knocks(&mut desk, nonce));
-    }
-    assert_eq!(challenged, 32);
-    desk.pass(600_000);
-    assert!(knocks(&mut desk, 200), "after a while he may again");
-    // Who reveals and leaves is seen by the host, and does not count: each of these has its challenge.
-    for _ in 0..40 {
-        let (request_id, _) = knock_with_code(&mut desk, 3);
-        let instance = Some(knock(3, 1).instance);
-        let left = PresenceChange { public_id: device(3), instance, resume: None, request_id: Some(request_id) };
-        desk.relay(RelayToMaster::ClientDisconnected(left));
-    }
 }

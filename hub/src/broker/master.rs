@@ -111,6 +111,11 @@ impl Broker {
                     self.send(id, RelayToDevice::ApprovalChallenge(challenge), None);
                 }
             }
+            MasterToRelay::ApprovalOpen(opening) => {
+                if let Some(id) = self.sessions.knocking(&opening.request_id) {
+                    self.send(id, RelayToDevice::ApprovalOpen(opening), None);
+                }
+            }
             MasterToRelay::ApprovalClosed(closed) => {
                 if let Some(id) = self.sessions.knocking(&closed.request_id) {
                     self.send(id, RelayToDevice::ApprovalClosed(closed), None);
@@ -210,13 +215,8 @@ impl Broker {
         let mut admitted = Vec::new();
         for id in self.sessions.ids() {
             let Some(session) = self.sessions.get(id) else { continue };
-            let device = session.identity.public_id;
-            let (old, new) = (session.membership, self.master.membership(device));
-            // Counting walks over all sessions: only who has to be counted is.
-            let is_crowded = new == Membership::Pending
-                && old == Membership::Unknown
-                && self.sessions.is_crowded(&session.identity.address);
-            let Some(session) = self.sessions.get_mut(id) else { continue };
+            let (device, source, old) = (session.identity.public_id, session.source, session.membership);
+            let new = self.master.membership(device);
             match new {
                 Membership::Approved if old != Membership::Approved => {
                     self.admit(id);
@@ -224,12 +224,13 @@ impl Broker {
                 }
                 Membership::Disapproved => self.turn_away(now, id, self.master.head),
                 // Nobody could be counted among the waiting before there was a roster.
-                Membership::Pending if is_crowded => {
+                Membership::Pending if old == Membership::Unknown && !self.makes_room(now, source) => {
                     self.close(now, id, CloseCode::RateLimited);
                 }
                 Membership::Pending if old != Membership::Pending => {
-                    let was_here = session.is_approved() && !session.away;
-                    session.membership = Membership::Pending;
+                    self.sessions.set_membership(id, Membership::Pending);
+                    let Some(session) = self.sessions.get_mut(id) else { continue };
+                    let was_here = old == Membership::Approved && !session.away;
                     // Sleeping is for members: who wakes up is greeted as one.
                     (session.away, session.lapses) = (false, 0);
                     let notice = MembershipNotice { membership: Membership::Pending };
@@ -321,10 +322,10 @@ impl Broker {
     }
 
     fn turn_away(&mut self, now: Moment, id: SessionId, head: Resume) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(session) = self.sessions.get(id) else { return };
         let device = session.identity.public_id;
         let was_here = session.is_approved() && !session.away;
-        session.membership = Membership::Disapproved;
+        self.sessions.set_membership(id, Membership::Disapproved);
         self.send(id, refusal(device, head), None);
         self.close(now, id, CloseCode::Revoked);
         if was_here && !self.sessions.is_present(device) {

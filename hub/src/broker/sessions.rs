@@ -3,21 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lanyard_protocol::limits::{MAX_PENDING, MAX_PENDING_AN_ADDRESS, MAX_SESSIONS_A_DEVICE};
+use lanyard_protocol::limits::MAX_SESSIONS_A_DEVICE;
 use lanyard_protocol::message::{
-    ApprovalCommit, ApprovalReveal, MembershipNotice, Presence, PresenceChange, RequestFailed,
+    ApprovalCommit, ApprovalRestart, ApprovalReveal, MembershipNotice, Presence, PresenceChange, RequestFailed,
 };
 use lanyard_protocol::{
     Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, Instance, Membership, Nonce, Ref, RelayToDevice,
     RelayToMaster, RequestId, SessionAddress, approval,
 };
 
+use super::pending::{Room, Waiting};
 use super::*;
+use crate::source::Source;
 
 /// One live session of a device.
 #[derive(Debug)]
 pub(super) struct Session {
     pub identity: Identity,
+    /// Its address, as bounds see it.
+    pub source: Source,
+    /// Changed by [`Sessions::set_membership`] alone.
     pub membership: Membership,
     /// Its knock, while it is pending.
     pub knock: Option<RequestId>,
@@ -57,6 +62,7 @@ pub(super) struct Sessions {
     live: BTreeMap<SessionId, Session>,
     by_device: BTreeMap<DeviceId, BTreeMap<Instance, SessionId>>,
     by_knock: BTreeMap<RequestId, SessionId>,
+    waiting: Waiting,
 }
 
 impl Sessions {
@@ -82,7 +88,7 @@ impl Sessions {
     }
 
     pub fn pending_count(&self) -> usize {
-        self.live.values().filter(|s| s.membership == Membership::Pending).count()
+        self.waiting.count()
     }
 
     pub fn ids(&self) -> Vec<SessionId> {
@@ -122,23 +128,32 @@ impl Sessions {
         online.into_iter().collect()
     }
 
-    fn pending_at(&self, address: &str) -> usize {
-        self.live.values().filter(|s| s.membership == Membership::Pending && s.identity.address == address).count()
+    /// Whether one more may wait from there.
+    pub fn room_for(&self, source: Source) -> Room {
+        self.waiting.room_for(source, |id| self.live.get(&id).is_some_and(|session| session.frozen_knock))
     }
 
-    /// Whether as many wait already, from there or in all, as may.
-    pub fn is_crowded(&self, address: &str) -> bool {
-        self.pending_count() >= MAX_PENDING || self.pending_at(address) >= MAX_PENDING_AN_ADDRESS
+    pub fn set_membership(&mut self, id: SessionId, membership: Membership) {
+        let Some(session) = self.live.get_mut(&id) else { return };
+        session.membership = membership;
+        if membership == Membership::Pending {
+            self.waiting.add(session.source, id);
+        } else {
+            self.waiting.remove(session.source, id);
+        }
     }
 
     fn insert(&mut self, id: SessionId, session: Session) {
         let at = session.address();
         self.by_device.entry(at.public_id).or_default().insert(at.instance, id);
+        let membership = session.membership;
         self.live.insert(id, session);
+        self.set_membership(id, membership);
     }
 
     fn remove(&mut self, id: SessionId) -> Option<Session> {
         let session = self.live.remove(&id)?;
+        self.waiting.remove(session.source, id);
         if let Some(request) = session.knock {
             self.by_knock.remove(&request);
         }
@@ -182,7 +197,8 @@ impl Broker {
             self.session_closed(now, old);
         }
         let membership = self.master.membership(identity.public_id);
-        if let Some(code) = self.refuses(&identity, membership) {
+        let source = Source::of(&identity.address);
+        if let Some(code) = self.refuses(now, &identity, source, membership) {
             if membership == Membership::Disapproved {
                 self.effects.push(Effect::Acknowledge { session: id, membership, hub_ready: self.hub_ready() });
             }
@@ -193,6 +209,7 @@ impl Broker {
         let was_present = self.sessions.is_present(device);
         let session = Session {
             identity,
+            source,
             membership,
             knock: None,
             frozen_knock: false,
@@ -210,18 +227,32 @@ impl Broker {
         }
     }
 
-    fn refuses(&self, identity: &Identity, membership: Membership) -> Option<CloseCode> {
-        match membership {
-            Membership::Disapproved => return Some(CloseCode::Revoked),
-            Membership::Pending | Membership::Unknown => {
-                if membership == Membership::Pending && self.sessions.is_crowded(&identity.address) {
-                    return Some(CloseCode::RateLimited);
-                }
-            }
-            Membership::Approved => {}
+    fn refuses(
+        &mut self,
+        now: Moment,
+        identity: &Identity,
+        source: Source,
+        membership: Membership,
+    ) -> Option<CloseCode> {
+        if membership == Membership::Disapproved {
+            return Some(CloseCode::Revoked);
         }
-        let sessions = self.sessions.of_device(identity.public_id).len();
-        (sessions >= MAX_SESSIONS_A_DEVICE).then_some(CloseCode::RateLimited)
+        if self.sessions.of_device(identity.public_id).len() >= MAX_SESSIONS_A_DEVICE {
+            return Some(CloseCode::RateLimited);
+        }
+        (membership == Membership::Pending && !self.makes_room(now, source)).then_some(CloseCode::RateLimited)
+    }
+
+    /// Whether one more may wait from there; somebody of a larger crowd may have to go for it.
+    pub(super) fn makes_room(&mut self, now: Moment, source: Source) -> bool {
+        match self.sessions.room_for(source) {
+            Room::Free => true,
+            Room::InPlaceOf(other) => {
+                self.close(now, other, CloseCode::RateLimited);
+                true
+            }
+            Room::None => false,
+        }
     }
 
     /// Makes a session's knock and tells the master of it.
@@ -409,15 +440,14 @@ impl Broker {
         }
         session.identity.relay_nonce = nonce;
         session.restarting = true;
-        let message = lanyard_protocol::message::ApprovalChallenge { request_id: request, nonce };
+        let message = ApprovalRestart { request_id: request, nonce };
         self.send(id, RelayToDevice::ApprovalRestart(message), None);
     }
 
     /// A session that was pending or unknown belongs now.
     pub(super) fn admit(&mut self, id: SessionId) {
         self.sessions.set_knock(id, None);
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        session.membership = Membership::Approved;
+        self.sessions.set_membership(id, Membership::Approved);
         self.send(id, RelayToDevice::Membership(MembershipNotice { membership: Membership::Approved }), None);
     }
 

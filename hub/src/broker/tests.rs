@@ -328,10 +328,7 @@ fn a_reveal_that_is_not_the_promised_one_ends_the_session() {
     let stranger = hub.opens(7);
     let request_id = hub.broker.sessions.get(stranger).unwrap().knock.unwrap();
     hub.take();
-    hub.says(
-        stranger,
-        DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal: Reveal([1; 32]), invitation: None }),
-    );
+    hub.says(stranger, DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal: Reveal([1; 32]) }));
     assert!(hub.take().contains(&Effect::Close { session: stranger, code: CloseCode::Unauthenticated }));
 }
 

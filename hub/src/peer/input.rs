@@ -1,7 +1,7 @@
 //! What the Peer is told and what it wants done.
 
 use lanyard_protocol::identity::Transcript;
-use lanyard_protocol::message::{Challenge, ClientRegister, TransferProgress};
+use lanyard_protocol::message::{Challenge, ClientRegister, InvitationProof, TransferProgress};
 use lanyard_protocol::{
     Channel, CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode, FileId, Frame,
     GroupRange, Instance, NewFile, Nonce, PROTOCOL_VERSION, Piece, PublicKey, Ref, RelayToDevice, Resume, Root,
@@ -163,6 +163,10 @@ pub enum Effect {
     Register {
         registration: Registration,
     },
+    /// A reveal is about to be sent: that is on disk before it is ([`super::Reveals::give`]).
+    Revealing,
+    /// It was opened ([`super::Reveals::opened`]).
+    Opened,
     Send {
         message: DeviceToRelay,
         reference: Option<Ref>,
@@ -284,6 +288,8 @@ pub enum EndReason {
     Rejected,
     /// Another hub than the one this device knows.
     UntrustedHub,
+    /// Reveals were not opened, or too many were made: a person must ask for more.
+    NotOpened,
     /// As told.
     Stopped,
 }
@@ -303,6 +309,7 @@ pub struct Registration {
     pub challenge: Challenge,
     pub nonce: Nonce,
     pub commit: Commit,
+    pub invitation: Option<InvitationProof>,
     pub name: String,
     pub kind: DeviceKind,
     pub platform: String,
@@ -340,7 +347,7 @@ impl Registration {
             ephemeral_key,
             signature,
             commit: self.commit,
-            invitation: None,
+            invitation: self.invitation.clone(),
             host_proof: None,
             resume: self.resume,
         }

@@ -1,10 +1,9 @@
 //! Connecting, knocking, belonging: the life of one session after another.
 
-use lanyard_protocol::limits::REQUEST_TIMEOUT_MS;
+use lanyard_protocol::limits::{MAX_REVEALS, MAX_UNOPENED_REVEALS, OPENING_TIMEOUT_MS, REQUEST_TIMEOUT_MS};
 use lanyard_protocol::message::{ApprovalCommit, ApprovalReveal, Challenge, InvitationProof, UpdateName};
 use lanyard_protocol::{
-    CloseCode, Commit, DeviceToRelay, InvitationId, InvitationSecret, Membership, Nonce, PROTOCOL_VERSION, PublicKey,
-    RequestId, Reveal, approval,
+    CloseCode, Commit, DeviceToRelay, Membership, Nonce, PROTOCOL_VERSION, PublicKey, RequestId, Reveal, approval,
 };
 
 use super::{Effect, EndReason, Peer, Pending, Phase, Registration, Timer};
@@ -26,17 +25,68 @@ enum LinkState {
     Open,
 }
 
+/// How far a knock has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    /// The device is bound to its reveal.
+    Committed,
+    /// The master was bound before, and owes the opening. Now the hub knows the digits, and this device does not.
+    Revealed { commit: Commit },
+    /// The digits stand on the screen.
+    Opened { code: String },
+    /// The host lets nobody in. A promise serves once, so only a new knock goes on.
+    Closed,
+}
+
 /// One knock: a promise, and what was said of it.
 #[derive(Debug, Clone)]
 struct Knock {
     relay_nonce: Nonce,
     commit: Commit,
-    /// Kept until it is revealed, once.
+    /// Revealed once.
     reveal: Reveal,
-    revealed: bool,
-    code: Option<String>,
-    /// The host lets nobody in.
-    closed: bool,
+    stage: Stage,
+}
+
+impl Knock {
+    fn code(&self) -> Option<String> {
+        match &self.stage {
+            Stage::Opened { code } => Some(code.clone()),
+            Stage::Committed | Stage::Revealed { .. } | Stage::Closed => None,
+        }
+    }
+
+    fn awaits_opening(&self) -> bool {
+        matches!(self.stage, Stage::Revealed { .. })
+    }
+}
+
+/// What this device revealed since a person last asked it to try: to whatever hub, in whatever process. A hub that is in
+/// between two others learns the digits first and could leave until they suit it; so it gets few reveals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reveals {
+    /// Those that no valid opening followed. One counts from before it is made, and no success makes up for it: a false hub
+    /// could open some to be shown others.
+    pub unopened: u32,
+    pub given: u32,
+}
+
+impl Reveals {
+    /// A person must ask for more.
+    pub fn is_spent(self) -> bool {
+        self.unopened >= MAX_UNOPENED_REVEALS || self.given >= MAX_REVEALS
+    }
+
+    /// One more, before it is made.
+    pub fn give(&mut self) {
+        self.unopened = self.unopened.saturating_add(1);
+        self.given = self.given.saturating_add(1);
+    }
+
+    /// The last was opened as it was promised.
+    pub fn opened(&mut self) {
+        self.unopened = self.unopened.saturating_sub(1);
+    }
 }
 
 /// Where this device stands with the relay.
@@ -63,10 +113,10 @@ impl Session {
         match self.membership {
             None => Phase::Connecting,
             Some(Membership::Unknown) => Phase::HostAway,
-            Some(Membership::Pending) if self.knock.as_ref().is_some_and(|knock| knock.closed) => Phase::Closed,
-            Some(Membership::Pending) => {
-                Phase::Waiting { code: self.knock.as_ref().and_then(|knock| knock.code.clone()) }
+            Some(Membership::Pending) if self.knock.as_ref().is_some_and(|knock| knock.stage == Stage::Closed) => {
+                Phase::Closed
             }
+            Some(Membership::Pending) => Phase::Waiting { code: self.knock.as_ref().and_then(Knock::code) },
             Some(Membership::Disapproved) => Phase::Ended { reason: EndReason::Refused },
             Some(Membership::Approved) if !complete => Phase::Entering,
             Some(Membership::Approved) => Phase::Approved { host_away: !self.hub_ready },
@@ -125,9 +175,9 @@ impl Peer {
     /// What dies with a session: its knock, its requests, its bodies.
     fn session_over(&mut self) {
         let was_registered = self.session.membership.take().is_some();
-        self.session.knock = None;
+        let is_lost = self.session.knock.take().is_some_and(|knock| knock.awaits_opening());
         self.session.hub_ready = false;
-        for timer in [Timer::Handshake, Timer::Pull, Timer::Reconnect] {
+        for timer in [Timer::Handshake, Timer::Pull, Timer::Reconnect, Timer::Opening] {
             self.timers.clear(&timer);
         }
         for reference in std::mem::take(&mut self.pending).into_keys() {
@@ -140,6 +190,9 @@ impl Peer {
         }
         for timer in self.scheduler.session_over() {
             self.timers.clear(&timer);
+        }
+        if is_lost {
+            self.reveal_lost();
         }
     }
 
@@ -174,6 +227,7 @@ impl Peer {
         let registration = Registration {
             nonce: Nonce(self.ids.bytes()),
             commit: knock.commit,
+            invitation: self.invitation_for(&knock),
             name: self.config.name.clone(),
             kind: self.config.kind,
             platform: self.config.platform.clone(),
@@ -191,7 +245,7 @@ impl Peer {
     fn new_knock(&mut self, relay_nonce: Nonce) -> Knock {
         let reveal = Reveal(self.ids.bytes());
         let commit = approval::commit(&self.config.public_key, &reveal);
-        Knock { relay_nonce, commit, reveal, revealed: false, code: None, closed: false }
+        Knock { relay_nonce, commit, reveal, stage: Stage::Committed }
     }
 
     pub(super) fn registered(&mut self, now: Moment, membership: Membership, hub_ready: bool) {
@@ -214,6 +268,7 @@ impl Peer {
         match membership {
             Membership::Approved => {
                 self.session.knock = None;
+                self.timers.clear(&Timer::Opening);
                 if self.session.hub_ready {
                     self.expect_page(now);
                 }
@@ -256,47 +311,93 @@ impl Peer {
         approval::request_id(&self.config.public_key, &knock.commit, &knock.relay_nonce, &self.config.name)
     }
 
-    /// One commit, one challenge: who knows the reveal could choose the nonce, so a second one is never answered.
-    pub(super) fn approval_challenged(&mut self, request_id: RequestId, nonce: Nonce) {
-        let (Some(knock), Some(hub_key)) = (&self.session.knock, self.session.hub_key) else { return };
-        if knock.revealed || self.request_id(knock) != request_id {
+    /// Shows what was given to this device, for this knock.
+    fn invitation_for(&self, knock: &Knock) -> Option<InvitationProof> {
+        let (id, secret) = self.config.invitation?;
+        Some(InvitationProof { id, proof: approval::invitation_proof(&secret, &self.request_id(knock)) })
+    }
+
+    fn is_ours(&self, request_id: RequestId) -> bool {
+        self.session.knock.as_ref().is_some_and(|knock| self.request_id(knock) == request_id)
+    }
+
+    /// The master is bound; so the reveal can be made, once. It counts before it is made.
+    pub(super) fn approval_challenged(&mut self, now: Moment, request_id: RequestId, commit: Commit) {
+        if !self.is_ours(request_id) {
             return;
         }
-        let reveal = knock.reveal;
-        let code = approval::code(&hub_key, &self.config.public_key, &request_id, &reveal, &nonce);
-        if let Some(knock) = &mut self.session.knock {
-            knock.revealed = true;
-            knock.reveal = Reveal([0; 32]);
-            knock.code = Some(code);
+        let Some(knock) = self.session.knock.as_mut().filter(|knock| knock.stage == Stage::Committed) else { return };
+        if self.config.reveals.is_spent() {
+            return self.end(EndReason::NotOpened);
         }
+        knock.stage = Stage::Revealed { commit };
+        let reveal = knock.reveal;
         // A challenge comes from the master alone.
         self.session.hub_ready = true;
-        let proof = |(id, secret): (InvitationId, InvitationSecret)| InvitationProof {
-            id,
-            proof: approval::invitation_proof(&secret, &request_id),
-        };
-        let invitation = self.config.invitation.map(proof);
-        self.send(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal, invitation }), None);
+        self.config.reveals.give();
+        self.effects.push(Effect::Revealing);
+        self.timers.set(Timer::Opening, now.plus(OPENING_TIMEOUT_MS));
+        self.send(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal }), None);
+    }
+
+    /// What the master had promised: only now this device knows its digits. Anything else is no opening.
+    pub(super) fn approval_opened(&mut self, request_id: RequestId, nonce: Nonce) {
+        if !self.is_ours(request_id) {
+            return;
+        }
+        let (Some(knock), Some(hub_key)) = (self.session.knock.as_mut(), self.session.hub_key) else { return };
+        let promised = Stage::Revealed { commit: approval::master_commit(&hub_key, &request_id, &nonce) };
+        if knock.stage != promised {
+            return;
+        }
+        let code = approval::code(&hub_key, &self.config.public_key, &request_id, &knock.reveal, &nonce);
+        knock.stage = Stage::Opened { code };
+        self.timers.clear(&Timer::Opening);
+        self.config.reveals.opened();
+        self.effects.push(Effect::Opened);
+    }
+
+    /// The opening did not come in time.
+    pub(super) fn opening_late(&mut self, now: Moment) {
+        self.effects.push(Effect::CloseLink { code: None });
+        self.link_closed(now, None);
+    }
+
+    /// A reveal that nobody opened stays counted; it may have been the last.
+    fn reveal_lost(&mut self) {
+        self.timers.clear(&Timer::Opening);
+        if self.config.reveals.is_spent() {
+            self.end(EndReason::NotOpened);
+        }
     }
 
     /// Nobody is let in at the moment.
     pub(super) fn approval_closed(&mut self, request_id: RequestId) {
-        let is_ours = self.session.knock.as_ref().is_some_and(|knock| self.request_id(knock) == request_id);
-        if let Some(knock) = self.session.knock.as_mut().filter(|_| is_ours) {
-            (knock.closed, knock.code) = (true, None);
+        if !self.is_ours(request_id) {
+            return;
+        }
+        let Some(knock) = self.session.knock.as_mut() else { return };
+        let is_lost = knock.awaits_opening();
+        knock.stage = Stage::Closed;
+        if is_lost {
+            self.reveal_lost();
         }
     }
 
     /// A new promise, bound to the relay's new nonce.
     pub(super) fn approval_restarted(&mut self, request_id: RequestId, nonce: Nonce) {
-        let Some(knock) = &self.session.knock else { return };
-        if self.request_id(knock) != request_id {
+        if !self.is_ours(request_id) {
             return;
         }
         let knock = self.new_knock(nonce);
         let commit = knock.commit;
-        self.session.knock = Some(knock);
-        self.send(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit, invitation: None }), None);
+        let invitation = self.invitation_for(&knock);
+        if self.session.knock.replace(knock).is_some_and(|knock| knock.awaits_opening()) {
+            self.reveal_lost();
+        }
+        if self.session.ended.is_none() {
+            self.send(DeviceToRelay::ApprovalCommit(ApprovalCommit { commit, invitation }), None);
+        }
     }
 
     // ── Name, end ───────────────────────────────────────────────────────────────────────────────────────────────────

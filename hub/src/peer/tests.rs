@@ -3,6 +3,7 @@
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::device::{HubInfo, TransportMode};
 use lanyard_protocol::group::Groups;
+use lanyard_protocol::limits::MAX_REVEALS;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
@@ -44,6 +45,7 @@ impl Rig {
             kind: DeviceKind::Native,
             platform: "test".into(),
             invitation: None,
+            reveals: Reveals::default(),
         };
         Self { peer: Peer::new(config, IdSource::new([1; 32])), now: Moment(1_000) }
     }
@@ -166,19 +168,35 @@ fn a_knock_shows_its_digits_and_reveals_once() {
     let registration = rig.challenge();
     assert_eq!(rig.ack(Membership::Pending, true), [Effect::PhaseChanged { phase: Phase::Waiting { code: None } }]);
     let request_id = approval::request_id(&key(), &registration.commit, &Nonce([2; 32]), "laptop");
-    let challenge = ApprovalChallenge { request_id, nonce: Nonce([9; 32]) };
+    let challenge = ApprovalChallenge { request_id, commit: promise(request_id, 9) };
 
     let strange = ApprovalChallenge { request_id: RequestId([0; 16]), ..challenge.clone() };
     assert_eq!(rig.hear(RelayToDevice::ApprovalChallenge(strange), None), []);
 
     let effects = rig.hear(RelayToDevice::ApprovalChallenge(challenge.clone()), None);
+    assert_eq!(effects[0], Effect::Revealing, "counted before it is said: {effects:?}");
     let [(DeviceToRelay::ApprovalReveal(said), None)] = &sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(approval::commit(&key(), &said.reveal), registration.commit);
-    let code = approval::code(&PublicKey([3; 32]), &key(), &request_id, &said.reveal, &Nonce([9; 32]));
-    assert_eq!(*rig.peer.phase(), Phase::Waiting { code: Some(code) });
+    assert_eq!(*rig.peer.phase(), Phase::Waiting { code: None }, "no digits before the hub is bound to them");
 
-    let again = ApprovalChallenge { nonce: Nonce([8; 32]), ..challenge };
+    assert_eq!(open(&mut rig, request_id, 8), [], "that is not what was promised");
+    let code = approval::code(&PublicKey([3; 32]), &key(), &request_id, &said.reveal, &Nonce([9; 32]));
+    let phase = Phase::Waiting { code: Some(code) };
+    assert_eq!(open(&mut rig, request_id, 9), [Effect::Opened, Effect::PhaseChanged { phase: phase.clone() }]);
+
+    let again = ApprovalChallenge { commit: promise(request_id, 8), ..challenge };
     assert_eq!(rig.hear(RelayToDevice::ApprovalChallenge(again), None), [], "a second challenge is never answered");
+    assert_eq!(open(&mut rig, request_id, 8), []);
+    assert_eq!(*rig.peer.phase(), phase);
+}
+
+/// What the master commits itself to.
+fn promise(request_id: RequestId, nonce: u8) -> Commit {
+    approval::master_commit(&PublicKey([3; 32]), &request_id, &Nonce([nonce; 32]))
+}
+
+fn open(rig: &mut Rig, request_id: RequestId, nonce: u8) -> Vec<Effect> {
+    rig.hear(RelayToDevice::ApprovalOpen(ApprovalOpen { request_id, nonce: Nonce([nonce; 32]) }), None)
 }
 
 #[test]
@@ -188,13 +206,134 @@ fn a_restart_makes_a_new_promise_bound_to_the_new_nonce() {
     let registration = rig.challenge();
     rig.ack(Membership::Pending, true);
     let old = approval::request_id(&key(), &registration.commit, &Nonce([2; 32]), "laptop");
-    let restart = ApprovalChallenge { request_id: old, nonce: Nonce([5; 32]) };
+    let restart = ApprovalRestart { request_id: old, nonce: Nonce([5; 32]) };
     let effects = rig.hear(RelayToDevice::ApprovalRestart(restart), None);
     let [(DeviceToRelay::ApprovalCommit(said), None)] = &sent(&effects)[..] else { panic!("{effects:?}") };
     assert_ne!(said.commit, registration.commit);
     let request_id = approval::request_id(&key(), &said.commit, &Nonce([5; 32]), "laptop");
-    let challenge = ApprovalChallenge { request_id, nonce: Nonce([9; 32]) };
+    let challenge = ApprovalChallenge { request_id, commit: promise(request_id, 9) };
     assert_eq!(sent(&rig.hear(RelayToDevice::ApprovalChallenge(challenge), None)).len(), 1);
+}
+
+/// How a false hub may leave once it knows the digits.
+#[derive(Debug, Clone, Copy)]
+enum Abort {
+    Close,
+    Restart,
+    Shut,
+    Silence,
+    WrongOpening,
+    /// Lets the device in without an opening, and turns it out again.
+    Admit,
+}
+
+/// Plays a false hub that aborts as soon as it knows the digits; how many reveals it was given.
+fn reveals_before_it_ends(rig: &mut Rig, aborts: impl Iterator<Item = Abort>) -> usize {
+    let mut reveals = 0;
+    rig.tell(Input::Start);
+    let mut request_id = None;
+    for abort in aborts {
+        let of_knock = |commit: &Commit, nonce: u8| approval::request_id(&key(), commit, &Nonce([nonce; 32]), "laptop");
+        let id = match request_id.take() {
+            Some(id) => id,
+            None => {
+                let registration = rig.challenge();
+                rig.ack(Membership::Pending, true);
+                of_knock(&registration.commit, 2)
+            }
+        };
+        let challenge = ApprovalChallenge { request_id: id, commit: promise(id, 9) };
+        let effects = rig.hear(RelayToDevice::ApprovalChallenge(challenge), None);
+        reveals += sent(&effects).iter().filter(|(said, _)| matches!(said, DeviceToRelay::ApprovalReveal(_))).count();
+        match abort {
+            Abort::Restart => {
+                let restart = ApprovalRestart { request_id: id, nonce: Nonce([5; 32]) };
+                let effects = rig.hear(RelayToDevice::ApprovalRestart(restart), None);
+                if let [(DeviceToRelay::ApprovalCommit(said), None)] = &sent(&effects)[..] {
+                    request_id = Some(of_knock(&said.commit, 5));
+                }
+            }
+            Abort::Shut => {
+                rig.hear(RelayToDevice::ApprovalClosed(ApprovalClosed { request_id: id }), None);
+            }
+            Abort::WrongOpening => {
+                open(rig, id, 77);
+            }
+            Abort::Admit => {
+                rig.hear(RelayToDevice::Membership(MembershipNotice { membership: Membership::Approved }), None);
+            }
+            Abort::Close | Abort::Silence => {}
+        }
+        if matches!(rig.peer.phase(), Phase::Ended { .. }) {
+            break;
+        }
+        if request_id.is_none() {
+            if !matches!(abort, Abort::Silence | Abort::WrongOpening) {
+                rig.tell(Input::LinkClosed { code: None });
+            }
+            if !matches!(rig.peer.phase(), Phase::Ended { .. }) {
+                // Silence, too, has an end: the device leaves and comes back by itself.
+                for _ in 0..10 {
+                    if rig.peer.poll_timeout().is_none() || rig.wait().contains(&Effect::OpenLink) {
+                        break;
+                    }
+                }
+            }
+        }
+        if matches!(rig.peer.phase(), Phase::Ended { .. }) {
+            break;
+        }
+    }
+    reveals
+}
+
+/// A63: whatever way a false hub leaves after it has learnt the digits, in 5,000 tries it is given three reveals.
+#[test]
+fn a63_5000_aborts_give_three_reveals() {
+    let all = [Abort::Close, Abort::Restart, Abort::Shut, Abort::Silence, Abort::WrongOpening, Abort::Admit];
+    for abort in all {
+        let mut rig = Rig::new();
+        assert_eq!(reveals_before_it_ends(&mut rig, std::iter::repeat_n(abort, 5_000)), 3, "{abort:?}");
+        assert_eq!(*rig.peer.phase(), Phase::Ended { reason: EndReason::NotOpened }, "{abort:?}");
+    }
+    let mut rig = Rig::new();
+    assert_eq!(reveals_before_it_ends(&mut rig, all.into_iter().cycle().take(5_000)), 3);
+}
+
+/// A63: openings in between win a false hub nothing: no success makes up for an abort, and all reveals together have a bound.
+#[test]
+fn a63_openings_do_not_buy_more_reveals() {
+    let mut rig = Rig::new();
+    rig.tell(Input::Start);
+    let registration = rig.challenge();
+    rig.ack(Membership::Pending, true);
+    let (mut commit, mut nonce, mut reveals) = (registration.commit, 2, 0);
+    for n in 0..5_000 {
+        let request_id = approval::request_id(&key(), &commit, &Nonce([nonce; 32]), "laptop");
+        let challenge = ApprovalChallenge { request_id, commit: promise(request_id, 9) };
+        reveals += sent(&rig.hear(RelayToDevice::ApprovalChallenge(challenge), None)).len();
+        // Two of three are opened.
+        if n % 3 != 0 {
+            open(&mut rig, request_id, 9);
+        }
+        let restart = ApprovalRestart { request_id, nonce: Nonce([5; 32]) };
+        let effects = rig.hear(RelayToDevice::ApprovalRestart(restart), None);
+        let [(DeviceToRelay::ApprovalCommit(said), None)] = &sent(&effects)[..] else { break };
+        (commit, nonce) = (said.commit, 5);
+    }
+    assert_eq!(reveals, 7, "three are lost, four were opened");
+
+    let mut rig = Rig::new();
+    rig.peer.config.reveals = Reveals { unopened: 0, given: MAX_REVEALS };
+    assert_eq!(reveals_before_it_ends(&mut rig, std::iter::repeat_n(Abort::Close, 5)), 0);
+}
+
+/// A63: what earlier runs revealed counts in this one.
+#[test]
+fn a63_a_new_process_does_not_begin_anew() {
+    let mut rig = Rig::new();
+    rig.peer.config.reveals = Reveals { unopened: 2, given: 2 };
+    assert_eq!(reveals_before_it_ends(&mut rig, std::iter::repeat_n(Abort::Close, 5_000)), 1);
 }
 
 #[test]

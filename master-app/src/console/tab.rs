@@ -146,6 +146,7 @@ async fn heard(shared: &Shared, socket: &mut WebSocket, screen: &Screen, text: &
         },
         ConsoleToMaster::Invite(said) => Command::Invite { valid_ms: said.valid_ms, for_ms: said.for_ms },
         ConsoleToMaster::SetDoor(said) => Command::SetDoor(said.admission),
+        ConsoleToMaster::AllowMore(_) => Command::AllowMore,
         ConsoleToMaster::DisApproveClient(said) => Command::Refuse { public_id: said.public_id },
         ConsoleToMaster::ForgetClient(said) => Command::Forget { public_id: said.public_id },
         ConsoleToMaster::UpdateName(said) => Command::Rename { public_id: said.public_id, name: said.name },

@@ -76,6 +76,7 @@ pub fn devices_table(rows: &[DeviceRow]) -> String {
     let cells = |row: &DeviceRow| {
         let state = match (row.membership, row.presence, &row.code) {
             (Membership::Pending, _, Some(code)) => format!("waits, shows {} {}", &code[..3], &code[3..]),
+            (Membership::Pending, PresenceWord::Away, _) => "left before anybody answered".into(),
             (Membership::Pending, ..) => "waits".into(),
             (Membership::Disapproved, ..) => "turned away".into(),
             (_, PresenceWord::Online, _) => "here".to_owned(),
@@ -203,6 +204,11 @@ pub async fn door(global: &Global, admission: Option<Admission>) -> Outcome {
         println!("{}", desk::door_words(admission));
     }
     Ok(())
+}
+
+/// Lets the hub ask about more devices than usual, for ten minutes.
+pub async fn allow_more(global: &Global) -> Outcome {
+    acted(global, Request::AllowMore, desk::MORE_ALLOWED).await
 }
 
 pub async fn refuse(global: &Global, id: String) -> Outcome {

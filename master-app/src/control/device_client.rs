@@ -229,6 +229,7 @@ mod tests {
             instance: lanyard_device::new_instance().unwrap(),
             pinned_hub: None,
             invitation: None,
+            reveals: Default::default(),
             limits: RateLimits::default(),
             content_dir: None,
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::{DeviceStore, KnownHub};
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits};
+use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits, RevealBook};
 use lanyard_protocol::device::HubInfo;
 use lanyard_protocol::{DeviceKind, InvitationId, InvitationSecret};
 use tokio::sync::mpsc;
@@ -17,8 +17,18 @@ use crate::serve::machine_name;
 
 /// A hub that is there answers within this; then the command gives up.
 const HUB_PATIENCE: Duration = Duration::from_secs(5);
+/// Why a device shows no more digits until a person asks it to.
+const NOT_OPENED: &str = "the hub asked for new digits too often; somebody may be in between. \
+Compare the hub's key with the one on the host's screen, then try again:";
 /// The relay is there, but the host is not: it may be restarting.
 const HOST_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What a device may show at the door.
+#[derive(Debug)]
+pub struct AtTheDoor {
+    pub invitation: Option<(InvitationId, InvitationSecret)>,
+    pub reveals: RevealBook,
+}
 
 /// A device on its way into a hub, or inside.
 #[derive(Debug)]
@@ -42,16 +52,17 @@ impl Connection {
         name: Option<String>,
         limits: RateLimits,
     ) -> Result<Self, Failure> {
-        Self::open_with(global, url, name, limits, None)
+        // Whoever is not inside is told how to join, and shows no digits meanwhile.
+        Self::open_with(global, url, name, limits, AtTheDoor { invitation: None, reveals: RevealBook::never() })
     }
 
-    /// The same, with what it may show at the door.
+    /// The same, for a device that may ask to come in.
     pub fn open_with(
         global: &Global,
         url: Option<HubUrl>,
         name: Option<String>,
         limits: RateLimits,
-        invitation: Option<(InvitationId, InvitationSecret)>,
+        AtTheDoor { invitation, reveals }: AtTheDoor,
     ) -> Result<Self, Failure> {
         data_dir::create(&global.data_dir, global.insecure_data)?;
         let store = DeviceStore::open(&global.data_dir)?;
@@ -73,6 +84,7 @@ impl Connection {
             instance: lanyard_device::new_instance()?,
             pinned_hub: known.map(|known| known.public_key),
             invitation,
+            reveals,
             limits,
             content_dir: Some(global.data_dir.clone()),
         };
@@ -144,6 +156,7 @@ impl Connection {
             ),
             EndReason::Superseded => (Exit::Failed, "another session took the place of this one".into()),
             EndReason::Rejected => (Exit::Failed, "the hub did not take this device's words for right ones".into()),
+            EndReason::NotOpened => (Exit::Failed, format!("{NOT_OPENED} lanyard join {}", self.url)),
             EndReason::Stopped => (Exit::Failed, "the device has ended".into()),
         };
         Failure::new(exit, why)

@@ -2,12 +2,12 @@
 
 use lanyard_device::link::GivenUrl;
 use lanyard_device::store::now_ms;
-use lanyard_device::{DeviceEvent, Phase, RateLimits};
+use lanyard_device::{DeviceEvent, Phase, RateLimits, RevealBook};
 use serde_json::json;
 use tokio::time::timeout_at;
 
 use super::JoinArgs;
-use super::connection::{Connection, interrupted};
+use super::connection::{AtTheDoor, Connection, interrupted};
 use super::output::Output;
 use crate::cli::Global;
 use crate::exit::{Exit, Failure, Outcome};
@@ -17,7 +17,11 @@ use crate::text;
 pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
     let output = Output::new(global);
     let GivenUrl { url, invitation } = args.url;
-    let mut connection = Connection::open_with(global, Some(url), args.name, RateLimits::default(), invitation)?;
+    // Whoever types the command asks to try again.
+    let reveals = RevealBook::in_folder(&global.data_dir);
+    reveals.begin_anew()?;
+    let at_the_door = AtTheDoor { invitation, reveals };
+    let mut connection = Connection::open_with(global, Some(url), args.name, RateLimits::default(), at_the_door)?;
     wait_for_decision(&mut connection, output).await?;
     connection.remember(now_ms())?;
     let (public_id, hub) = (connection.handle.public_id(), connection.hub_name());

@@ -64,9 +64,10 @@ impl Bench {
             invitation: None,
         };
         self.said(RelayToMaster::NewClientRegistered(request.clone())).await;
-        let nonce = self.next(|m| if let MasterToRelay::ApprovalChallenge(c) = m { Some(c.nonce) } else { None }).await;
+        self.next(|m| if let MasterToRelay::ApprovalChallenge(c) = m { Some(c.commit) } else { None }).await;
         let request_id = request.request_id;
-        self.said(RelayToMaster::ApprovalReveal(ApprovalReveal { request_id, reveal, invitation: None })).await;
+        self.said(RelayToMaster::ApprovalReveal(ApprovalReveal { request_id, reveal })).await;
+        let nonce = self.next(|m| if let MasterToRelay::ApprovalOpen(o) = m { Some(o.nonce) } else { None }).await;
         (request, approval::code(&HUB, &public_key, &request_id, &reveal, &nonce))
     }
 

@@ -32,9 +32,11 @@ wire! {
         pub platform: String,
         pub address: String,
         pub asked_ms: u64,
-        /// The device shows its digits.
-        pub ready: bool,
         pub tries_left: u32,
+        /// Its device has left; it stays in sight for a moment, so that the person sees who asked and was gone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<bool>", optional))]
+        pub left: bool,
         /// The name of an approved device that this one's name resembles.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
@@ -54,9 +56,15 @@ wire! {
         pub refused_ms: u64,
     }
 
-    /// All knocks, oldest first, whenever one changes.
+    /// All knocks whose devices show their digits, oldest first, whenever one changes.
     pub struct Knocks {
         pub knocks: Vec<Knock>,
+        /// How many wait until they may be asked about.
+        pub waiting: u32,
+        /// For how long more of them are asked about than usual.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub more_for_ms: Option<u64>,
     }
 
     pub struct RefusedClient {
@@ -161,6 +169,7 @@ pub enum ConsoleToMaster {
     UpdateName(ConsoleRename),
     Invite(ConsoleInvite),
     SetDoor(DoorState),
+    AllowMore(Empty),
     Ping(Empty),
 }
 

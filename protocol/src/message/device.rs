@@ -71,6 +71,13 @@ wire! {
         pub invitation: Option<InvitationProof>,
     }
 
+    /// The knock is to be made anew, with this nonce of the relay.
+    #[serde(deny_unknown_fields)]
+    pub struct ApprovalRestart {
+        pub request_id: RequestId,
+        pub nonce: Nonce,
+    }
+
     pub struct ServerNotReady {
         pub retry_after_ms: u64,
     }
@@ -103,7 +110,8 @@ pub enum RelayToDevice {
     ClientRegisterAck(ClientRegisterAck),
     Membership(MembershipNotice),
     ApprovalChallenge(ApprovalChallenge),
-    ApprovalRestart(ApprovalChallenge),
+    ApprovalOpen(ApprovalOpen),
+    ApprovalRestart(ApprovalRestart),
     ApprovalClosed(ApprovalClosed),
     ClientApproved(ClientApproved),
     ClientDisApproved(ClientDisApproved),

@@ -154,6 +154,7 @@ pub enum MasterToRelay {
     MasterAppRegister(MasterAppRegister),
     MasterRoster(MasterRoster),
     ApprovalChallenge(ApprovalChallenge),
+    ApprovalOpen(ApprovalOpen),
     ApprovalRestart(ApprovalRestartRequest),
     ApprovalClosed(ApprovalClosed),
     ApproveClient(ApproveClient),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lanyard_hub::IdSource;
 use lanyard_hub::peer::{
-    Closed, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, Peer, PeerConfig, Phase, ShareState,
+    Closed, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, Peer, PeerConfig, Phase, Reveals, ShareState,
     TransferOrder, WantedFile,
 };
 use lanyard_protocol::group::{GroupValue, Groups};
@@ -17,6 +17,9 @@ use lanyard_protocol::{
 
 use super::plane::{Body, PlaneEvent, ReadBy, Unit};
 use crate::world::{ConnId, End, Event, Packet, World};
+
+/// A person who reads why a device ended takes so long to ask again.
+const TRIES_AGAIN_MS: u64 = 3_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeviceIndex(pub usize);
@@ -116,6 +119,8 @@ pub struct Device {
     pub stored: BTreeMap<(TransferId, FileId), Stored>,
     pub downloads: BTreeMap<TransferId, Download>,
     pub phase: Phase,
+    /// On its disk: what it revealed since its person asked it to try.
+    reveals: Reveals,
     /// Milliseconds a group takes to be sent and to be received.
     pub put_ms: u64,
     pub get_ms: u64,
@@ -187,6 +192,7 @@ impl World {
             stored: BTreeMap::new(),
             downloads: BTreeMap::new(),
             phase: Phase::Connecting,
+            reveals: Reveals::default(),
             put_ms: 2,
             get_ms: 2,
             lazy: false,
@@ -220,6 +226,7 @@ impl World {
             kind: device.kind,
             platform: "simulated".into(),
             invitation: None,
+            reveals: device.reveals,
         };
         device.peer = Some(Peer::new(config, IdSource::new(seed)));
         device.phase = Phase::Connecting;
@@ -227,6 +234,16 @@ impl World {
         self.tell_peer(index, Input::Start);
         if !files.is_empty() {
             self.tell_peer(index, Input::Share { files });
+        }
+    }
+
+    /// A person reads why it ended, and asks it to try again.
+    pub fn tries_again(&mut self, index: DeviceIndex, life: u64) {
+        let device = self.device_mut(index);
+        if device.life == life && device.ended() == Some(EndReason::NotOpened) {
+            device.reveals = Reveals::default();
+            self.kill_device(index);
+            self.start_device(index);
         }
     }
 
@@ -386,8 +403,13 @@ impl World {
                 self.send(index, DeviceToRelay::ClientRegister(register), None);
             }
             Effect::Send { message, reference } => self.send(index, message, reference),
+            Effect::Revealing => self.device_mut(index).reveals.give(),
+            Effect::Opened => self.device_mut(index).reveals.opened(),
             Effect::PhaseChanged { phase } => {
                 self.model.phase_changes(&phase);
+                if phase == (Phase::Ended { reason: EndReason::NotOpened }) {
+                    self.after(TRIES_AGAIN_MS, Event::TryAgain(index, self.device(index).life));
+                }
                 self.device_mut(index).phase = phase;
             }
             Effect::CatalogueChanged | Effect::Renamed { .. } | Effect::RenameFailed { .. } => {}

@@ -8,7 +8,7 @@ use lanyard_hub::authority::{
 };
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::{
-    DeviceId, FileRef, LinkHash, MasterFrame, MasterToConsole, MasterToRelay, PublicKey, RelayToMaster,
+    DeviceId, FileRef, LinkHash, MasterFrame, MasterToConsole, MasterToRelay, PublicKey, RelayToMaster, message,
 };
 
 use crate::world::{ConnId, End, Event, Packet, World};
@@ -281,6 +281,7 @@ impl World {
             Effect::Answer { ask, message } => self.answered(Some(ask), &message),
             Effect::Note(_) => {}
             Effect::Event(AuthorityEvent::DevicePending { .. }) => self.model.count("the host is asked"),
+            Effect::Event(AuthorityEvent::DeviceLeft { .. }) => self.model.count("a prompt is left"),
         }
     }
 
@@ -321,6 +322,13 @@ impl World {
     fn note_said(&mut self, message: &MasterToRelay) {
         let name = match message {
             MasterToRelay::ApprovalRestart(_) => "knock restarted",
+            MasterToRelay::ApprovalOpen(opening) => {
+                // Whoever leaves now was seen.
+                let knocks = self.master.as_ref().map(|master| master.authority.knocks(false).knocks);
+                let is_shown = |knock: &message::Knock| knock.request_id == opening.request_id;
+                assert!(knocks.is_some_and(|knocks| knocks.iter().any(is_shown)), "opened before it was shown");
+                "knock opened"
+            }
             MasterToRelay::ClientApproved(_) => "approved",
             MasterToRelay::DisApproveClient(_) => "refused",
             MasterToRelay::ForgetClient(_) => "forgotten",

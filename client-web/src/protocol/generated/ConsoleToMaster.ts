@@ -11,4 +11,4 @@ import type { FeedPull } from "./FeedPull";
 /**
  * Console → master app.
  */
-export type ConsoleToMaster = { "opcode": "CONSOLE_REGISTER", "data": ConsoleRegister } | { "opcode": "FEED_PULL", "data": FeedPull } | { "opcode": "APPROVE_CLIENT", "data": ConsoleApprove } | { "opcode": "DIS_APPROVE_CLIENT", "data": ConsoleDevice } | { "opcode": "FORGET_CLIENT", "data": ConsoleDevice } | { "opcode": "UPDATE_NAME", "data": ConsoleRename } | { "opcode": "INVITE", "data": ConsoleInvite } | { "opcode": "SET_DOOR", "data": DoorState } | { "opcode": "PING", "data": Empty };
+export type ConsoleToMaster = { "opcode": "CONSOLE_REGISTER", "data": ConsoleRegister } | { "opcode": "FEED_PULL", "data": FeedPull } | { "opcode": "APPROVE_CLIENT", "data": ConsoleApprove } | { "opcode": "DIS_APPROVE_CLIENT", "data": ConsoleDevice } | { "opcode": "FORGET_CLIENT", "data": ConsoleDevice } | { "opcode": "UPDATE_NAME", "data": ConsoleRename } | { "opcode": "INVITE", "data": ConsoleInvite } | { "opcode": "SET_DOOR", "data": DoorState } | { "opcode": "ALLOW_MORE", "data": Empty } | { "opcode": "PING", "data": Empty };

@@ -7,11 +7,11 @@ import type { RequestId } from "./RequestId";
 /**
  * One knock as the host sees it.
  */
-export type Knock = { request_id: RequestId, public_id: DeviceId, name: string, kind: DeviceKind, platform: string, address: string, asked_ms: number, 
+export type Knock = { request_id: RequestId, public_id: DeviceId, name: string, kind: DeviceKind, platform: string, address: string, asked_ms: number, tries_left: number, 
 /**
- * The device shows its digits.
+ * Its device has left; it stays in sight for a moment, so that the person sees who asked and was gone.
  */
-ready: boolean, tries_left: number, 
+left?: boolean, 
 /**
  * The name of an approved device that this one's name resembles.
  */

@@ -2,6 +2,14 @@
 import type { Knock } from "./Knock";
 
 /**
- * All knocks, oldest first, whenever one changes.
+ * All knocks whose devices show their digits, oldest first, whenever one changes.
  */
-export type Knocks = { knocks: Array<Knock>, };
+export type Knocks = { knocks: Array<Knock>, 
+/**
+ * How many wait until they may be asked about.
+ */
+waiting: number, 
+/**
+ * For how long more of them are asked about than usual.
+ */
+more_for_ms?: number, };

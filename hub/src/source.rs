@@ -1,0 +1,58 @@
+//! Where a device comes from, as far as bounds are concerned: an address, and the network in which it can choose others.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// An address that counts as one: IPv4, or a single IPv6 address. An IPv4 address that is written as IPv6 is the IPv4 one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source(IpAddr);
+
+/// What one machine can take any address of: a /64 of IPv6 (that of all link-local addresses, too), or one IPv4 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Network(IpAddr);
+
+impl Source {
+    /// Reads an address as the relay writes it, with or without a zone. What is none shares one place, so that nobody gains
+    /// by writing it in many ways.
+    pub fn of(text: &str) -> Self {
+        let bare = text.split('%').next().unwrap_or_default();
+        Self(bare.parse::<IpAddr>().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.to_canonical()))
+    }
+
+    pub fn network(self) -> Network {
+        Network(match self.0 {
+            IpAddr::V4(_) => self.0,
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Promise: who writes his address in another way, or takes another of his own network, stays whom he was.
+
+    use super::*;
+
+    #[test]
+    fn spellings_of_an_address_are_one_source() {
+        for (a, b) in [
+            ("::ffff:192.168.1.5", "192.168.1.5"),
+            ("::ffff:c0a8:105", "192.168.1.5"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("FE80:0:0:0:0:0:0:1", "fe80::1"),
+            ("nonsense", "other nonsense"),
+        ] {
+            assert_eq!(Source::of(a), Source::of(b), "{a} {b}");
+        }
+        assert_ne!(Source::of("2001:db8::1"), Source::of("2001:db8::2"));
+    }
+
+    #[test]
+    fn a_network_is_a_64_or_one_address() {
+        let network = |text| Source::of(text).network();
+        assert_eq!(network("2001:db8:1:2::1"), network("2001:db8:1:2:ffff:ffff:ffff:ffff"));
+        assert_eq!(network("fe80::1%eth0"), network("fe80::2%wlan0"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_ne!(network("192.168.1.5"), network("192.168.1.6"));
+        assert_eq!(network("::ffff:192.168.1.5"), network("192.168.1.5"));
+    }
+}
