@@ -97,6 +97,8 @@ pub const WAITING_TIMEOUT_MS: u64 = 30_000;
 /// Look-ups at the master that one asker may wait for, all its requests together; beyond, `BUSY`. An answer takes
 /// milliseconds, and the window of a peer is eight requests a transfer.
 pub const MAX_LOOKUPS_AN_ASKER: usize = 256;
+/// Large files that one session is known to be on its way through at once: a device fetches three of a transfer at a time.
+pub const MAX_READ_AT_ONCE: usize = 64;
 /// Default byte budget of the relay's slots.
 pub const DEFAULT_BUDGET_BYTES: u64 = 32 << 20;
 /// A reader that takes nothing for this long stands still.

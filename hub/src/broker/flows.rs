@@ -467,12 +467,18 @@ impl World {
         }
     }
 
+    /// The groups that lie in ranges of a slot's body; all but a file's last are of one size.
     fn pieces_in(&self, slot: SlotId, ranges: &[Range<u64>]) -> Vec<Piece> {
-        let piece = &self.puts[&slot].pieces[0];
-        let first = |range: &Range<u64>| piece.groups.first + (range.start / GROUP) as u32;
-        let of =
-            |range: &Range<u64>| Piece::new(file_id(1), first(range), (range.end - range.start).div_ceil(GROUP) as u32);
-        ranges.iter().map(of).collect()
+        let mut found = Vec::new();
+        for (range, piece) in ranges.iter().flat_map(|range| self.puts[&slot].pieces.iter().map(move |p| (range, p))) {
+            let first = range.start.max(piece.offset);
+            let end = range.end.min(piece.offset + u64::from(piece.groups.count) * GROUP);
+            if first < end {
+                let from = piece.groups.first + ((first - piece.offset) / GROUP) as u32;
+                found.push(Piece::new(file_id(1), from, (end - first).div_ceil(GROUP) as u32));
+            }
+        }
+        found
     }
 
     fn gets(&mut self, n: usize, slot: SlotId, id: ReaderId, ranges: Vec<Range<u64>>, pieces: Vec<Piece>) {
@@ -625,5 +631,95 @@ fn whoever_alternates_its_speed_holds_others_up_ever_more_seldom() {
         let alone = World::play(&Scene { size: 256 * MIB, ..scene(quick.clone()) });
         let out = World::play(&Scene { size: 256 * MIB, ..scene(with(quick, hostile)) });
         assert!(out.keeps(0..3, &alone, 0), "{kind:?} {alone:?} {out:?}");
+    }
+}
+
+/// How many groups of speed steady readers make, counted as generously as can be: when the quickest are through, the next
+/// are the first group and share within 10 % only.
+fn groups_of(mut speeds: Vec<u64>) -> usize {
+    speeds.sort_unstable();
+    let mut groups = 0;
+    while let Some(quickest) = speeds.last().copied() {
+        speeds.retain(|speed| *speed * 10 < quickest * 9);
+        groups += 1;
+    }
+    groups
+}
+
+fn random_readers(ids: &mut IdSource, quick: u64) -> Vec<Plan> {
+    let count = 2 + ids.below(7);
+    let kinds = [Kind::Device, Kind::Device, Kind::Link, Kind::InOrder];
+    let mut plans = vec![Plan::of(kinds[ids.below(4) as usize], quick)];
+    for _ in 0..count {
+        let speed = quick * [100, 97, 80, 50, 20, 10, 4][ids.below(7) as usize] / 100;
+        let sockets = [0, 256 << 10, MIB][ids.below(3) as usize].min(speed / 4);
+        plans.push(Plan::of(kinds[ids.below(4) as usize], speed).with_sockets(sockets));
+    }
+    plans
+}
+
+fn random_scene(ids: &mut IdSource) -> Scene {
+    let quick = [8 * MIB, 20 * MIB, 40 * MIB][ids.below(3) as usize];
+    let budget = [16 * MIB, 32 * MIB, 64 * MIB][ids.below(3) as usize];
+    Scene { budget, size: 4 * quick, owner: 800 * MIB, readers: random_readers(ids, quick) }
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let given = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match given("LANYARD_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..given("LANYARD_FLOWS").unwrap_or(6),
+    }
+}
+
+fn source(seed: u64) -> IdSource {
+    IdSource::new([seed as u8 ^ (seed >> 8) as u8 ^ 0x5a; 32].map(|byte| byte.wrapping_add(seed as u8)))
+}
+
+/// With any steady speeds the quick ones keep theirs, the others that of the slowest in their group, and the owner uploads as
+/// often as there are groups.
+#[test]
+fn at_random_steady_speeds_everybody_keeps_its_own() {
+    for seed in seeds() {
+        let scene = random_scene(&mut source(seed));
+        let speeds: Vec<u64> = scene.readers.iter().map(|plan| plan.speed(0)).collect();
+        let best = *speeds.iter().max().unwrap();
+        let quick: Vec<Plan> = scene.readers.iter().filter(|plan| plan.speed(0) * 10 >= best * 9).cloned().collect();
+        let alone = World::play(&Scene { readers: quick, ..scene.clone() });
+        let alone = *alone.took_ms.iter().max().unwrap();
+        let out = World::play(&scene);
+        for (n, plan) in scene.readers.iter().enumerate() {
+            let slowest = speeds.iter().filter(|speed| **speed * 4 >= plan.speed(0)).min().unwrap();
+            let may_take = if plan.speed(0) * 10 >= best * 9 { alone } else { scene.size * 1_000 / slowest };
+            // A move takes up to half a second.
+            assert!(
+                may_take * 10 / 9 + 500 >= out.took_ms[n],
+                "seed {seed}, reader {n}: {may_take} ms, {out:?} {scene:?}"
+            );
+        }
+        let groups = groups_of(speeds) as f64;
+        assert!(out.uploads <= groups + 0.05, "seed {seed}: {groups} groups, {} uploads, {scene:?}", out.uploads);
+    }
+}
+
+/// Whatever speeds do: everybody gets everything once, the budget holds, and nobody costs more than one upload.
+#[test]
+fn with_changing_speeds_nobody_is_stuck_and_each_costs_one_upload_at_most() {
+    for seed in seeds() {
+        let ids = &mut source(1_000 + seed);
+        let mut scene = random_scene(ids);
+        scene.budget = [4 * MIB, 8 * MIB, 32 * MIB][ids.below(3) as usize];
+        for plan in &mut scene.readers {
+            let base = plan.speed(0);
+            plan.starts_ms = [0, 0, 700, 3_000][ids.below(4) as usize];
+            for change in 1..ids.below(6) {
+                let factor = [0, 5, 30, 100, 300][ids.below(5) as usize];
+                plan.speeds.push((change * (500 + ids.below(3_000)), base * factor / 100));
+            }
+            plan.speeds.sort_unstable();
+            plan.speeds.push((40_000, base)); // and then it goes on
+        }
+        let out = World::play(&scene);
+        assert!(out.uploads <= scene.readers.len() as f64, "seed {seed}: {out:?} {scene:?}");
     }
 }

@@ -8,7 +8,7 @@ use lanyard_protocol::message::JoinAt;
 use lanyard_protocol::{FileRef, GroupRange, Piece, RelayToDevice};
 
 use super::asks::Ask;
-use super::speed::{Lane, Move, SpeedGroup};
+use super::speed::{Lane, Move, SpeedGroup, Summary};
 use super::*;
 
 /// Files up to this size have no groups of speed: devices fetch them in bundles, and nobody waits for anybody.
@@ -35,12 +35,16 @@ struct Awaiting {
 impl Broker {
     /// The pieces of an ask by the group of speed that they are read in. The asker becomes a member where it was none.
     pub(super) fn by_speed(&mut self, now: Moment, ask: &Ask) -> BTreeMap<SpeedGroup, Vec<Piece>> {
+        // One ask is for one large file, or for many small ones: it makes one member at most.
+        let first = ask.pieces.first().map(|piece| ask.file(piece)).filter(|_| ask.what == What::Bytes);
+        let file = first.filter(|file| ask.pieces.iter().all(|piece| piece.file_id == file.file_id));
+        let large = file.filter(|file| self.grants.groups(file).is_some_and(|groups| groups.size > SMALL_BYTES));
+        let (Some(file), Some(lane)) = (large, Lane::of(&ask.asker)) else {
+            return BTreeMap::from([(SpeedGroup::ALL, ask.pieces.clone())]);
+        };
         let mut parts: BTreeMap<SpeedGroup, Vec<Piece>> = BTreeMap::new();
         for piece in &ask.pieces {
-            let file = ask.file(piece);
-            let is_large = self.grants.groups(&file).is_some_and(|groups| groups.size > SMALL_BYTES);
-            let lane = Lane::of(&ask.asker).filter(|_| ask.what == What::Bytes && is_large);
-            let group = lane.map_or(SpeedGroup::ALL, |lane| self.group_of(now, &file, lane, piece.groups));
+            let group = self.group_of(now, &file, lane, piece.groups);
             parts.entry(group).or_default().push(*piece);
         }
         parts
@@ -57,7 +61,8 @@ impl Broker {
             Some(group) => group,
             None => {
                 let (group, place) = self.choose(now, file, lane, wanted.first);
-                let is_young = self.speeds.read_most(file, group) < self.config.budget_bytes / LEFTOVER_PART;
+                let read = self.speeds.groups_of(now, file).get(&group).map_or(0, |at| at.read_most);
+                let is_young = read < self.config.budget_bytes / LEFTOVER_PART;
                 let cap = self.cap_of_unknown(now, file, lane);
                 self.speeds.enter(now, file, lane, group, is_young, cap);
                 if let Some(place) = place {
@@ -79,18 +84,23 @@ impl Broker {
 
     /// Whether a group of speed is where these bytes are: they are in one of its slots, or some member is close to them.
     fn is_near(&self, now: Moment, file: &FileRef, group: SpeedGroup, first: u32) -> bool {
+        let places: Vec<u32> = self.speeds.places(now, file, group).collect();
+        self.is_there(file, group, &places, first)
+    }
+
+    fn is_there(&self, file: &FileRef, group: SpeedGroup, places: &[u32], first: u32) -> bool {
         let reach = self.reach(file, self.config.budget_bytes / LEFTOVER_PART);
         self.slots.holding(file, What::Bytes, group, first).is_some()
-            || self.speeds.places(now, file, group).any(|next| next.abs_diff(first) <= reach)
+            || places.iter().any(|next| next.abs_diff(first) <= reach)
     }
 
     /// Which group a lane reads in from here on, and where that group is if it is elsewhere.
     fn choose(&mut self, now: Moment, file: &FileRef, lane: Lane, first: u32) -> (SpeedGroup, Option<u32>) {
         let own = self.speeds.member(file, lane).map(|member| member.group);
         let is_new = own.is_none();
-        let others: Vec<SpeedGroup> =
-            self.speeds.fitting(now, file, lane).into_iter().filter(|group| Some(*group) != own).collect();
-        if let Some(group) = others.iter().find(|group| self.is_near(now, file, **group, first)) {
+        let mut others = self.speeds.fitting(now, file, lane);
+        others.retain(|(group, _)| Some(*group) != own);
+        if let Some((group, _)) = others.iter().find(|(group, at)| self.is_there(file, *group, &at.places, first)) {
             return (*group, None);
         }
         let left = self.slots.groups_with(file, first).into_iter();
@@ -98,7 +108,7 @@ impl Broker {
             return (group, None); // what others read before it is still there
         }
         if is_new && matches!(lane, Lane::Transfer(..)) {
-            let place = |group: &SpeedGroup| Some((*group, Some(self.place_of(now, file, *group, first)?)));
+            let place = |(group, at): &(SpeedGroup, Summary)| Some((*group, Some(self.place_of(file, at, first)?)));
             if let Some(found) = others.iter().find_map(place) {
                 return found;
             }
@@ -108,9 +118,9 @@ impl Broker {
     }
 
     /// Where a group of speed that is ahead can be joined: at the first bytes that some member still wants.
-    fn place_of(&self, now: Moment, file: &FileRef, group: SpeedGroup, after: u32) -> Option<u32> {
+    fn place_of(&self, file: &FileRef, at: &Summary, after: u32) -> Option<u32> {
         let count = self.grants.groups(file)?.count();
-        self.speeds.places(now, file, group).min().filter(|place| *place > after && *place < count)
+        at.places.iter().min().copied().filter(|place| *place > after && *place < count)
     }
 
     fn tell_place(&mut self, now: Moment, file: &FileRef, lane: Lane, place: u32) {
@@ -147,9 +157,10 @@ impl Broker {
     /// Bytes by which each member is behind the head of its group, of those for whom something is kept.
     fn behind(&self, now: Moment, file: &FileRef) -> BTreeMap<Lane, u64> {
         let Some(groups) = self.grants.groups(file) else { return BTreeMap::new() };
+        let at = self.speeds.groups_of(now, file);
         let mut behind = BTreeMap::new();
         for (lane, member) in self.speeds.of_file(file) {
-            let head = self.speeds.places(now, file, member.group).max().unwrap_or(member.next);
+            let head = at.get(&member.group).map_or(0, |at| at.head);
             if head > member.next && self.keeps_something(file, member.group, member.next) {
                 behind.insert(*lane, u64::from(head - member.next) << groups.group_log);
             }
@@ -169,15 +180,16 @@ impl Broker {
         let Some((old, next)) = self.speeds.member(file, lane).map(|member| (member.group, member.next)) else {
             return;
         };
-        let fitting: Vec<SpeedGroup> =
-            self.speeds.fitting(now, file, lane).into_iter().filter(|group| *group != old).collect();
-        let near = fitting.iter().find(|group| self.is_near(now, file, **group, next)).map(|group| (*group, None));
+        let mut fitting = self.speeds.fitting(now, file, lane);
+        fitting.retain(|(group, _)| *group != old);
+        let near = fitting.iter().find(|(group, at)| self.is_there(file, *group, &at.places, next));
+        let near = near.map(|(group, _)| (*group, None));
         let ahead = || {
-            let place = |group: &SpeedGroup| self.place_of(now, file, *group, next).map(|place| (*group, Some(place)));
-            let may_jump = |found: &(SpeedGroup, Option<u32>)| {
-                found.1.is_some_and(|place| self.speeds.may_jump(file, lane, place))
+            let place = |(group, at): &(SpeedGroup, Summary)| {
+                let place = self.place_of(file, at, next)?;
+                self.speeds.may_jump(file, lane, place).then_some((*group, Some(place)))
             };
-            fitting.iter().filter_map(place).find(may_jump)
+            fitting.iter().find_map(place)
         };
         let (group, place) = match (near.or_else(ahead), way) {
             (Some(found), _) => found,

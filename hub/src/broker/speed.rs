@@ -20,7 +20,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lanyard_protocol::limits::STANDING_STILL_MS;
+use lanyard_protocol::limits::{MAX_READ_AT_ONCE, STANDING_STILL_MS};
 use lanyard_protocol::{FileRef, TransferId};
 
 use super::asks::Asker;
@@ -179,6 +179,39 @@ struct Range {
     slowest: u64,
 }
 
+/// A group of speed at one moment, as its moving members stand.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    members: usize,
+    range: Option<Range>,
+    /// The next groups of bytes of its moving members.
+    pub places: Vec<u32>,
+    /// The farthest of these places.
+    pub head: u32,
+    /// How much of the file the member that read most has read.
+    pub read_most: u64,
+}
+
+impl Summary {
+    fn add(&mut self, now: Moment, member: &Member) {
+        self.members += 1;
+        self.read_most = self.read_most.max(member.read);
+        if !member.is_moving(now) {
+            return;
+        }
+        self.places.push(member.next);
+        self.head = self.head.max(member.next);
+        if let Some(rate) = member.speed.rate() {
+            let range = self.range.unwrap_or(Range { quickest: rate, slowest: rate });
+            self.range = Some(Range { quickest: range.quickest.max(rate), slowest: range.slowest.min(rate) });
+        }
+    }
+
+    fn quickest(&self) -> Option<u64> {
+        self.range.map(|range| range.quickest)
+    }
+}
+
 /// How long a lane was held up for room.
 #[derive(Debug, Default)]
 struct Held {
@@ -211,6 +244,8 @@ pub(super) struct Speeds {
     /// What all slower groups together may reserve.
     caps: u64,
     looked: Moment,
+    /// Files and transfers in the order in which each session began to read them.
+    entered: BTreeMap<SessionId, VecDeque<(FileRef, Lane)>>,
 }
 
 impl Speeds {
@@ -237,6 +272,7 @@ impl Speeds {
     }
 
     pub fn forget_session(&mut self, session: SessionId) {
+        self.entered.remove(&session);
         self.forget(|lane| matches!(lane, Lane::Transfer(s, _) if *s == session));
     }
 
@@ -293,8 +329,13 @@ impl Speeds {
         self.of_file(file).map(|(_, member)| member).filter(move |member| member.group == group)
     }
 
-    fn groups_of(&self, file: &FileRef) -> BTreeSet<SpeedGroup> {
-        self.of_file(file).map(|(_, member)| member.group).collect()
+    /// The groups of speed of a file, from one walk over its readers.
+    pub fn groups_of(&self, now: Moment, file: &FileRef) -> BTreeMap<SpeedGroup, Summary> {
+        let mut groups: BTreeMap<SpeedGroup, Summary> = BTreeMap::new();
+        for (_, member) in self.of_file(file) {
+            groups.entry(member.group).or_default().add(now, member);
+        }
+        groups
     }
 
     pub fn has_members(&self, group: SpeedGroup) -> bool {
@@ -319,11 +360,6 @@ impl Speeds {
     /// Whether anybody else reads a large file.
     pub fn has_others(&self, lane: Lane) -> bool {
         self.all().any(|(_, other, _)| *other != lane)
-    }
-
-    /// How much of the file the member that read most has read.
-    pub fn read_most(&self, file: &FileRef, group: SpeedGroup) -> u64 {
-        self.of_group(file, group).map(|member| member.read).max().unwrap_or(0)
     }
 
     // ── What happens ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -358,12 +394,28 @@ impl Speeds {
         cap: Option<u64>,
     ) {
         let held_ms = self.held.get(&lane).map_or(0, |held| held.until(now));
+        if self.member(file, lane).is_none() {
+            self.make_room(file, lane);
+        }
         let members = self.members.entry(*file).or_default();
         let member = members.entry(lane).or_insert_with(|| Member::new(now, group, held_ms));
         member.in_order |= matches!(lane, Lane::Link(_));
         member.is_awaited |= is_awaited;
         member.moved = now;
         self.moves_to(file, lane, group, cap);
+    }
+
+    /// One session reads so many files at once at most; of more, the oldest is forgotten.
+    fn make_room(&mut self, file: &FileRef, lane: Lane) {
+        let Lane::Transfer(session, _) = lane else { return };
+        let entered = self.entered.entry(session).or_default();
+        entered.push_back((*file, lane));
+        if entered.len() > MAX_READ_AT_ONCE
+            && let Some((file, lane)) = entered.pop_front()
+            && let Some(members) = self.members.get_mut(&file)
+        {
+            members.remove(&lane);
+        }
     }
 
     /// A member is of another group from here on; a new group has this cap until the next look.
@@ -425,46 +477,30 @@ impl Speeds {
 
     // ── The rule ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The speeds of a group's moving members, if any is known.
-    fn range(&self, now: Moment, file: &FileRef, group: SpeedGroup) -> Option<Range> {
-        let rates = self.of_group(file, group).filter(|member| member.is_moving(now));
-        rates.filter_map(|member| member.speed.rate()).fold(None, |range: Option<Range>, rate| {
-            let range = range.unwrap_or(Range { quickest: rate, slowest: rate });
-            Some(Range { quickest: range.quickest.max(rate), slowest: range.slowest.min(rate) })
-        })
-    }
-
     /// The speed of a file's quickest reader beside one lane.
     pub fn quickest_beside(&self, now: Moment, file: &FileRef, lane: Lane) -> Option<u64> {
         let others = self.of_file(file).filter(|(other, member)| **other != lane && member.is_moving(now));
         others.filter_map(|(_, member)| member.speed.rate()).max()
     }
 
-    fn quickest(&self, now: Moment, file: &FileRef) -> Option<u64> {
-        let moving = self.of_file(file).filter(|(_, member)| member.is_moving(now));
-        moving.filter_map(|(_, member)| member.speed.rate()).max()
-    }
-
-    /// The groups of a file that a lane may share, the quickest first. Whose speed is not known may try a first one.
-    pub fn fitting(&self, now: Moment, file: &FileRef, lane: Lane) -> Vec<SpeedGroup> {
+    /// The groups of a file that a lane may share, the quickest first, and where they are. Whose speed is not known may try a
+    /// first one.
+    pub fn fitting(&self, now: Moment, file: &FileRef, lane: Lane) -> Vec<(SpeedGroup, Summary)> {
         let own = self.member(file, lane).and_then(|member| member.speed.rate());
         let rate = own.or_else(|| self.known.get(&lane).copied());
-        let mut found: Vec<(u64, SpeedGroup)> = Vec::new();
-        for group in self.groups_of(file) {
-            let range = self.range(now, file, group);
+        let fits = |group: SpeedGroup, range: Option<Range>| {
             let is_first = self.cap(group).is_none();
-            let fits = match (rate, range, is_first) {
+            match (rate, range, is_first) {
                 (None, _, is_first) => is_first,
                 (Some(_), None, _) => true,
                 (Some(rate), Some(range), true) => is_alike(rate, range.quickest) && is_alike(range.quickest, rate),
                 (Some(rate), Some(range), false) => range.slowest.min(rate) * 4 >= range.quickest.max(rate),
-            };
-            if fits {
-                found.push((range.map_or(0, |range| range.quickest), group));
             }
-        }
-        found.sort_unstable();
-        found.into_iter().rev().map(|(_, group)| group).collect()
+        };
+        let groups = self.groups_of(now, file).into_iter();
+        let mut found: Vec<(SpeedGroup, Summary)> = groups.filter(|(group, at)| fits(*group, at.range)).collect();
+        found.sort_by_key(|(group, at)| std::cmp::Reverse((at.quickest(), *group)));
+        found
     }
 
     /// Takes a sample of each member's speed. `unit` is the size of a file's groups of bytes.
@@ -494,19 +530,17 @@ impl Speeds {
     /// Who is in the wrong group of a file, and which way it goes. `far` tells how many bytes a member is behind its group;
     /// who is behind by `room` takes room from the others.
     pub fn moves(&mut self, now: Moment, file: &FileRef, room: u64, far: impl Fn(&Lane) -> u64) -> Vec<(Lane, Move)> {
-        let Some(best) = self.quickest(now, file) else { return Vec::new() };
+        let groups = self.groups_of(now, file);
+        let Some(best) = groups.values().filter_map(Summary::quickest).max() else { return Vec::new() };
         let mut moves = Vec::new();
-        for group in self.groups_of(file) {
-            let Some(range) = self.range(now, file, group) else { continue };
-            let is_held = self.groups.get(&group).is_some_and(|group| group.is_held);
-            let is_shared = !self.is_alone(file, group);
+        for (lane, member) in self.members.get_mut(file).into_iter().flatten() {
+            let Some((at, range)) = groups.get(&member.group).and_then(|at| Some((at, at.range?))) else { continue };
+            let is_held = self.groups.get(&member.group).is_some_and(|group| group.is_held);
             let is_first = is_alike(range.quickest, best);
-            let members = self.members.get_mut(file).into_iter().flatten();
-            for (lane, member) in members.filter(|(_, member)| member.group == group) {
-                let situation = Situation { range, best, is_held, is_shared, is_first, far: far(lane), room };
-                if let Some(way) = member.judge(&situation) {
-                    moves.push((*lane, way));
-                }
+            let (is_shared, far) = (at.members > 1, far(lane));
+            let situation = Situation { range, best, is_held, is_shared, is_first, far, room };
+            if let Some(way) = member.judge(&situation) {
+                moves.push((*lane, way));
             }
         }
         moves
@@ -534,16 +568,17 @@ impl Speeds {
     pub fn set_caps(&mut self, now: Moment, budget: u64, unit: impl Fn(&FileRef) -> u64) {
         let mut wishes: Vec<(u64, u64, SpeedGroup)> = Vec::new();
         for file in self.files() {
-            let best = self.quickest(now, &file);
-            for id in self.groups_of(&file) {
-                let rate = self.range(now, &file, id).map(|range| range.quickest);
+            let groups = self.groups_of(now, &file);
+            let best = groups.values().filter_map(Summary::quickest).max();
+            for (id, at) in groups {
+                let rate = at.quickest();
                 let is_first = match (rate, best) {
                     (Some(rate), Some(best)) => is_alike(rate, best),
                     (None, Some(_)) => false,
                     (_, None) => true,
                 };
                 let least = unit(&file);
-                let wish = rate.map_or(self.read_most(&file, id), |rate| rate.saturating_mul(2));
+                let wish = rate.map_or(at.read_most, |rate| rate.saturating_mul(2));
                 let wish = wish.clamp(2 * least, (budget / 8).max(2 * least));
                 match (is_first, self.groups.get_mut(&id)) {
                     (true, Some(group)) => group.cap = None,

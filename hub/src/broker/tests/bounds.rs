@@ -215,3 +215,20 @@ fn files_that_changed_are_remembered_by_the_thousand_and_no_more() {
     }
     assert_eq!(hub.broker.blame.changed_count(), limit as usize);
 }
+
+/// A device invents transfers and begins ever more large files: what is remembered of its readers has a bound.
+#[test]
+fn a_session_is_on_its_way_through_a_bounded_number_of_files() {
+    let mut hub = Hub::ready(32 * MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    hub.lists_many(0..1_000, 64 * MIB);
+    for n in 0..1_000 {
+        hub.visits(asker, What::Bytes, vec![Piece::new(numbered(n), 0, 1)]);
+        hub.says(asker, DeviceToRelay::CancelChunk(CancelChunk { transfer_id: transfer(9), pieces: None }));
+    }
+    let many = (0..200).map(|n| Piece::new(numbered(n), 1, 1)).collect();
+    hub.visits(asker, What::Bytes, many);
+    assert!(hub.broker.speeds.all().count() <= limits::MAX_READ_AT_ONCE);
+    hub.give(Input::SessionClosed { session: asker });
+    assert_eq!(hub.broker.speeds.all().count(), 0);
+}
