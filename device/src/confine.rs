@@ -29,7 +29,7 @@ use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -101,6 +101,7 @@ pub fn look_unlinked(path: &Path) -> io::Result<Found> {
 /// A moment as Unix systems count it, also before 1970.
 #[cfg(unix)]
 fn since_1970(seconds: i64, nanoseconds: u32) -> Option<SystemTime> {
+    use std::time::Duration;
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let start = match seconds < 0 {
         true => SystemTime::UNIX_EPOCH.checked_sub(whole)?,
@@ -257,6 +258,7 @@ mod tests {
                     {
                         assert!(anchor.read(Path::new(path)).is_err(), "{path}");
                         assert!(anchor.list(Path::new(path)).is_err(), "{path}");
+                        assert!(anchor.look(Path::new(path)).is_err(), "{path}");
                     }
                 }
 

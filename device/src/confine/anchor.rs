@@ -61,18 +61,40 @@ impl Anchor {
 
     /// Opens the file at `below` for reading, and describes it.
     pub fn read(&self, below: &Path) -> io::Result<(File, Found)> {
-        let file = File::from(self.open_beneath(below, READ)?);
-        let found = Found::of(&file)?;
-        if found.kind == Kind::File { Ok((file, found)) } else { Err(NotBeneath.into()) }
+        let opened = self.open_beneath(below, READ).and_then(|handle| {
+            let file = File::from(handle);
+            let found = Found::of(&file)?;
+            Ok((file, found))
+        });
+        match opened {
+            Ok((file, found)) if found.is_file() => Ok((file, found)),
+            Ok(_) => Err(NotBeneath.into()),
+            // Of a socket some systems say that no such device is there, others that it cannot be opened.
+            Err(_) if self.look(below).is_ok_and(|found| !found.is_file()) => Err(NotBeneath.into()),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Describes what stands at `below`. A link is described, or is [`NotBeneath`].
+    /// Describes what stands at `below`, if no link stands on the way there.
     pub fn look(&self, below: &Path) -> io::Result<Found> {
         if below.as_os_str().is_empty() {
             return self.itself();
         }
-        let flags = if PASS == OFlags::RDONLY { READ } else { PASS };
-        Ok(found(&rustix::fs::fstat(self.open_beneath(below, flags)?)?))
+        let (Some(name), Some(folder)) = (below.file_name(), below.parent()) else { return Err(NotBeneath.into()) };
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if self.goes_in_one_call() {
+            return Ok(found(&rustix::fs::fstat(self.open_beneath(below, PASS)?)?));
+        }
+        let folder = self.open_beneath(folder, PASS | OFlags::DIRECTORY)?;
+        Ok(found(&rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?))
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn goes_in_one_call(&self) -> bool {
+        #[cfg(test)]
+        return !self.stepwise;
+        #[cfg(not(test))]
+        true
     }
 
     /// Lists the folder at `below`, in the order of names.
@@ -104,8 +126,7 @@ impl Anchor {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn in_one_call(&self, below: &Path, flags: OFlags) -> Option<rustix::io::Result<OwnedFd>> {
         use rustix::fs::ResolveFlags;
-        #[cfg(test)]
-        if self.stepwise {
+        if !self.goes_in_one_call() {
             return None;
         }
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -141,8 +162,8 @@ impl Anchor {
 /// A link, and a way that leads out, are one and the same to whoever reads.
 fn no_link(error: Errno) -> io::Error {
     match error {
-        // EMLINK: a link on FreeBSD. ENXIO: a socket, or a pipe of which nobody holds the other end.
-        Errno::LOOP | Errno::MLINK | Errno::XDEV | Errno::NXIO => NotBeneath.into(),
+        // EMLINK: a link on FreeBSD.
+        Errno::LOOP | Errno::MLINK | Errno::XDEV => NotBeneath.into(),
         error => error.into(),
     }
 }
