@@ -26,9 +26,9 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lanyard_protocol::limits::GRACE_MS;
+use lanyard_protocol::limits::{GRACE_MS, MAX_MEMBERS_UNASKED};
 use lanyard_protocol::message::{
-    Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayState, RequestFailed, UpdateName,
+    DoorState, Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayState, RequestFailed, UpdateName,
 };
 use lanyard_protocol::{
     Client, DeviceId, FailureCode, FileEntry, FileId, FileRef, Instance, LinkHash, MasterFrame, MasterToConsole,
@@ -282,6 +282,18 @@ impl Authority {
             Input::Operator { ask, command } => self.operator_said(ask, command),
             Input::Held { at } => self.held_at = at,
         }
+        self.shut_full_door();
+    }
+
+    /// An open door lets in whoever comes, so that anybody with enough keys could fill the roster: from a number on the person
+    /// is asked again.
+    fn shut_full_door(&mut self) {
+        if self.config.admission != Admission::Everyone || self.roster.len() < MAX_MEMBERS_UNASKED {
+            return;
+        }
+        self.config.admission = Admission::Ask;
+        self.note(Note::Door { admission: Admission::Ask });
+        self.publish(MasterToConsole::Door(DoorState { admission: Admission::Ask }), None);
     }
 
     /// The next thing to do; drain to `None` before the next mutation.

@@ -38,6 +38,10 @@ const APPLICATION_ID: i64 = 0x4c41_4e59;
 const SCHEMA_VERSION: i64 = 3;
 /// From this one on the `-wal` file stays when the database is closed, so that a missing one tells of a loss.
 const KEEPS_WAL: i64 = 3;
+/// A database of which more than half is free, and more than this, is made small when it is opened.
+const FREE_BYTES_KEPT: u64 = 8 << 20;
+/// What the -wal file is cut to when all of it is in the database: a large commit does not keep its size for ever.
+const WAL_BYTES_KEPT: u64 = 16 << 20;
 /// Older ones can lose a commit in WAL mode under rare interleavings of checkpoints.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
@@ -195,7 +199,24 @@ impl Store {
         }
         store.begin(&Beginning::default())?;
         store.check_against(copy)?;
+        if let Err(error) = store.shrink() {
+            // It needs room beside it; what is kept is whole all the same.
+            tracing::debug!(%error, "the database stays as large as it is");
+        }
         Ok(store)
+    }
+
+    /// Gives free space back to the disk if it is most of the file. What devices list is bounded, so the file is, too; but it
+    /// stays as large as it ever was.
+    fn shrink(&self) -> Result<(), rusqlite::Error> {
+        let number = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+        let (pages, free, page_bytes) = (number("page_count")?, number("freelist_count")?, number("page_size")?);
+        if free * page_bytes > FREE_BYTES_KEPT && free * 2 > pages {
+            // Not TRUNCATE: a -wal file that holds nothing tells of a loss.
+            self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(RESTART)")?;
+            tracing::info!(before = pages * page_bytes, freed = free * page_bytes, "the database was made small");
+        }
+        Ok(())
     }
 
     /// Makes a new file of what is left of the old one, its copy and the record. The copy is made good first: from then on
@@ -224,6 +245,7 @@ impl Store {
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
         self.connection.pragma_update(None, "synchronous", "FULL")?;
         self.connection.pragma_update(None, "foreign_keys", "ON")?;
+        self.connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES_KEPT, |_| Ok(()))?;
         let verdict: String = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if verdict == "ok" { Ok(()) } else { Err(corrupt(verdict)) }
     }
@@ -786,6 +808,41 @@ mod tests {
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
             std::fs::remove_file(&path).unwrap();
         }
+    }
+
+    /// A73. What a device listed once does not stay on the host's disk for ever.
+    #[test]
+    fn a_database_that_held_much_is_small_again_after_a_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lanyard.db");
+        let mut store = Store::open(&path).unwrap();
+        let file =
+            |n: u32| FileEntry { file_id: FileId(Uuid::from_u128(n.into())), path: "f".repeat(4_000), ..entry(1) };
+        let files: Vec<FileEntry> = (0..5_000).map(file).collect();
+        let file_ids: Vec<FileId> = files.iter().map(|entry| entry.file_id).collect();
+        store.apply(&all_changes()).unwrap();
+        store.apply(&[Change::FilesPut { files, revision: 9 }]).unwrap();
+        store.apply(&[Change::FilesGone { public_id: id(1), file_ids }, Change::Revision(9)]).unwrap();
+        let saved = store.load().unwrap();
+        drop(store);
+        let bytes = |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |about| about.len());
+        let before = bytes("lanyard.db") + bytes("lanyard.db-wal");
+        assert!(before > 20_000_000, "{before}");
+        let mut store = Store::open(&path).unwrap();
+        assert_eq!((store.load().unwrap(), store.problems().all()), (saved.clone(), Vec::new()));
+        assert!(bytes("lanyard.db") < 1_000_000, "{}", bytes("lanyard.db"));
+        drop(store);
+        let mut store = Store::open(&path).unwrap();
+        assert_eq!(
+            (store.load().unwrap(), store.problems().all()),
+            (saved.clone(), Vec::new()),
+            "nothing was written since"
+        );
+        store.apply(&[Change::Revision(9)]).unwrap();
+        assert!(bytes("lanyard.db-wal") <= WAL_BYTES_KEPT, "{}", bytes("lanyard.db-wal"));
+        drop(store);
+        let mut store = Store::open(&path).unwrap();
+        assert_eq!((store.load().unwrap(), store.problems().all()), (saved, Vec::new()));
     }
 
     /// Schema 3 as the first release candidate wrote it, in its own words: what this program writes today must not stand in for it.

@@ -31,6 +31,9 @@ pub const SMALL_DEVICE_BYTES: u64 = 1 << 20;
 /// Removals that are remembered, about 20 MB: one device that takes 100,000 files away at once is still a delta. A pull from
 /// before the oldest is a snapshot.
 pub const MAX_REMOVALS: usize = 131_072;
+/// Devices that the hub knows, let in or refused, from which on an open door lets nobody in unasked: each costs a key, a name
+/// and a row of `roster.json`, which is written whole. A person's own word still counts.
+pub const MAX_MEMBERS_UNASKED: usize = 10_000;
 /// Invitations that are out at once: a class or a party, and few enough that a person still knows them.
 pub const MAX_INVITATIONS: usize = 256;
 /// How long an invitation can be used: whoever finds it comes in with it.

@@ -205,3 +205,28 @@ fn invitations_are_bounded_in_number_and_time() {
     let approve = Command::Approve { public_id: device(9), request_id: None, word, for_ms: Some(1 << 53) };
     assert_eq!(refused(&desk.operator(approve)).expect("refused").0, FailureCode::BadMessage);
 }
+
+/// Before, an open door let in as many keys as somebody cared to make, each of them for ever.
+#[test]
+fn an_open_door_asks_again_when_very_many_are_in() {
+    use lanyard_protocol::limits::MAX_MEMBERS_UNASKED;
+    let almost = MAX_MEMBERS_UNASKED as u32 - 1;
+    let members: Vec<Member> = (1..=almost).map(|n| member(n, Verdict::Approved)).collect();
+    let config = AuthorityConfig { admission: Admission::Everyone, ..AuthorityConfig::default() };
+    let mut desk = Desk::ready(config, Saved { revision: 1, members, ..Saved::default() });
+    assert_eq!(desk.authority.admission(), Admission::Everyone);
+    let mut come = |n: u32| {
+        let request = knock(n, 1);
+        let request_id = request.request_id;
+        desk.relay(RelayToMaster::NewClientRegistered(request));
+        let effects =
+            desk.relay(RelayToMaster::ApproveClientAck(ApproveClientAck { public_id: device(n), request_id }));
+        let said =
+            effects.iter().any(|effect| matches!(effect, Effect::Publish { message: MasterToConsole::Door(_), .. }));
+        (desk.authority.roster.is_approved(device(n)), said)
+    };
+    assert_eq!(come(almost + 1), (true, true), "the last one, and the host is told");
+    assert_eq!(come(almost + 2), (false, false));
+    assert_eq!(desk.authority.admission(), Admission::Ask);
+    assert!(desk.notes.iter().any(|note| matches!(note, Note::Door { admission: Admission::Ask })));
+}

@@ -71,6 +71,10 @@ impl Roster {
         Some(member)
     }
 
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
         self.members.values()
     }
