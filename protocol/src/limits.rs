@@ -63,6 +63,20 @@ pub const MAX_SESSIONS_A_DEVICE: usize = 8;
 /// Knocks of one address, and in all: a person can look at no more.
 pub const MAX_PENDING_AN_ADDRESS: usize = 16;
 pub const MAX_PENDING: usize = 64;
+/// A request's head: browsers send less than 4 KiB.
+pub const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// The first frame of a socket, and all until it is registered: a registration is less than 4 KiB with the longest names.
+pub const MAX_FIRST_FRAME_BYTES: usize = 6 * 1024;
+/// Connections of one address, and of one IPv6 network of 64 bits, whose last request anybody may make: twenty browsers load
+/// the page at once.
+pub const MAX_UNKNOWN_AN_ADDRESS: usize = 128;
+pub const MAX_UNKNOWN_A_NET: usize = 512;
+/// Connections of one device: eight sessions, and what their pages open beside.
+pub const MAX_CONNECTIONS_A_DEVICE: usize = 64;
+/// Connections of one address that read links; they may pause for a day.
+pub const MAX_LINK_CONNECTIONS_AN_ADDRESS: usize = 128;
+/// An answer of which the other side takes nothing for this long ends, bodies of links and tickets apart.
+pub const UNREAD_ANSWER_MS: u64 = 30_000;
 /// Messages of one device, all its sessions together: sustained a second, and at once.
 pub const MESSAGES_A_SECOND: u32 = 200;
 pub const MESSAGE_BURST: u32 = 400;

@@ -1,12 +1,15 @@
 //! Our own accept loop: a first byte within 5 s, a whole head within 10 s (`axum::serve` has neither), TCP_NODELAY on every
 //! socket (else small writes wait for delayed acknowledgements), and TLS beside plain HTTP on one port.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::{Body, HttpBody};
 use axum::extract::ConnectInfo;
+use http_body_util::BodyExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,12 +18,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::lobby::{self, Guest, Lobby};
+use crate::connections::{ConnectionLimiter, ConnectionPermit};
+use crate::metered::{Answers, Metered};
 use crate::tls::{self, TlsIdentities, Transport};
 
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 const WHOLE_HEAD: Duration = Duration::from_secs(10);
-/// hyper's read buffer of one connection: large enough for fast bodies, small enough for many connections.
+/// hyper's read buffer of one connection: large enough for fast bodies. Heads are bounded before it (`metered.rs`), so that only
+/// a connection that uploads makes use of it.
 const READ_BUFFER: usize = 256 * 1024;
 
 /// Listens; `[::]` takes IPv4 too, and falls back to it where there is no IPv6.
@@ -55,6 +60,8 @@ fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
 #[derive(Clone)]
 pub struct Doors {
     pub tls: Option<TlsIdentities>,
+    /// Connections that there may be at once.
+    pub most_connections: usize,
     /// What open requests get to end when nobody comes in any more.
     pub last_words: Duration,
 }
@@ -62,7 +69,7 @@ pub struct Doors {
 /// Accepts until `stop`, then lets open requests end for a moment.
 pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
-    let lobby = Lobby::new(lobby::most_connections());
+    let limiter = ConnectionLimiter::new(doors.most_connections);
     let last_words = doors.last_words;
     loop {
         let accepted = tokio::select! {
@@ -71,12 +78,13 @@ pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: Canc
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(guest) = lobby.enter(peer.ip().to_canonical(), Instant::now()).map(Arc::new) else { continue };
-                let served = welcome(stream, peer, guest.clone(), doors.clone(), router.clone(), stop.clone());
+                let Some(permit) = limiter.enter(peer.ip().to_canonical(), Instant::now()) else { continue };
+                let served = welcome(stream, peer, permit.clone(), doors.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
                     tokio::select! {
                         () = served => {}
-                        () = guest.turned_away() => tracing::trace!("a silent connection gave way to a new one"),
+                        () = permit.evicted() => tracing::trace!("a connection gave way to a new one"),
+                        () = permit.unread() => tracing::trace!("an answer was not taken in time"),
                     }
                 });
             }
@@ -111,7 +119,7 @@ fn is_local(peer: SocketAddr, ours: Option<SocketAddr>) -> bool {
 async fn welcome(
     stream: TcpStream,
     peer: SocketAddr,
-    guest: Arc<Guest>,
+    permit: Arc<ConnectionPermit>,
     doors: Doors,
     router: Router,
     stop: CancellationToken,
@@ -127,12 +135,13 @@ async fn welcome(
     let from_this_machine = FromThisMachine(is_local(peer, stream.local_addr().ok()));
     let identity = doors.tls.filter(|_| first[0] == tls::FIRST_BYTE).map(|tls| tls.borrow().clone());
     let Some(identity) = identity else {
-        return serve(stream, Came { peer, from_this_machine, transport: Transport::Plain }, guest, router, stop).await;
+        return serve(stream, Came { peer, from_this_machine, transport: Transport::Plain }, permit, router, stop)
+            .await;
     };
     let transport = Transport::Tls { channel: identity.channel };
     let shaken = tokio::time::timeout(WHOLE_HEAD, TlsAcceptor::from(identity.config).accept(stream)).await;
     match shaken {
-        Ok(Ok(stream)) => serve(stream, Came { peer, from_this_machine, transport }, guest, router, stop).await,
+        Ok(Ok(stream)) => serve(stream, Came { peer, from_this_machine, transport }, permit, router, stop).await,
         Ok(Err(error)) => tracing::trace!(%error, "a TLS handshake failed"),
         Err(_) => tracing::trace!("a TLS handshake took too long"),
     }
@@ -146,17 +155,32 @@ struct Came {
     transport: Transport,
 }
 
-async fn serve<S>(stream: S, came: Came, guest: Arc<Guest>, router: Router, stop: CancellationToken)
+async fn serve<S>(stream: S, came: Came, permit: Arc<ConnectionPermit>, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let answers = Arc::new(Answers::default());
+    let stream = Metered::new(stream, permit.clone(), answers.clone());
     let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        guest.asked();
-        request.extensions_mut().insert(guest.clone());
+        let body_bytes = request.body().size_hint().upper().map_or(usize::MAX, |bytes| bytes as usize);
+        permit.request_begins(body_bytes);
+        let open = answers.begin();
+        request.extensions_mut().insert(permit.clone());
         request.extensions_mut().insert(ConnectInfo(came.peer));
         request.extensions_mut().insert(came.from_this_machine);
         request.extensions_mut().insert(came.transport);
-        tower::ServiceExt::oneshot(router.clone(), request)
+        let (answer, permit) = (tower::ServiceExt::oneshot(router.clone(), request), permit.clone());
+        async move {
+            let response = answer.await?;
+            permit.request_answered();
+            // The guard goes with the body, when that is through or broken off.
+            Ok::<_, Infallible>(response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _in_hand = &open;
+                    frame
+                }))
+            }))
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -26,6 +26,8 @@ pub struct RelayConfig {
     pub tls: Option<TlsIdentities>,
     /// Plain http is served to this machine only; others are shown the way to https.
     pub require_tls: bool,
+    /// Connections that there may be at once; without, what the bound on descriptors leaves room for.
+    pub max_connections: Option<usize>,
     /// What bodies on their way get to end when the relay is told to stop.
     pub last_words: Duration,
 }
@@ -37,6 +39,17 @@ impl RelayConfig {
     pub fn new(listen: SocketAddr, name: String, key: Keypair, master_secret: [u8; 32]) -> Self {
         let (budget_bytes, tls, require_tls) = (DEFAULT_BUDGET_BYTES, None, false);
         let last_words = LAST_WORDS;
-        Self { listen, name, key, master_secret, hosts: Vec::new(), budget_bytes, tls, require_tls, last_words }
+        Self {
+            listen,
+            name,
+            key,
+            master_secret,
+            hosts: Vec::new(),
+            budget_bytes,
+            tls,
+            require_tls,
+            max_connections: None,
+            last_words,
+        }
     }
 }

@@ -154,6 +154,10 @@ fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
 
 fn acknowledge(edge: &Edge, session: SessionId, membership: Membership, hub_ready: bool) {
     let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
+    // Who waits at the door is bounded there; without a roster nobody is.
+    if matches!(membership, Membership::Approved | Membership::Pending) {
+        handle.is_counted();
+    }
     let session_id = (membership != Membership::Disapproved).then(|| edge.name_key(session, &handle));
     let ack = ClientRegisterAck {
         public_id: handle.public_id,
@@ -162,11 +166,14 @@ fn acknowledge(edge: &Edge, session: SessionId, membership: Membership, hub_read
         session_id,
         signature: handle.signature,
     };
-    send(edge, session, &RelayToDevice::ClientRegisterAck(ack), None);
+    send(edge, session, &RelayToDevice::ClientRegisterAck(ack), handle.reference.clone());
 }
 
 fn send(edge: &Edge, session: SessionId, message: &RelayToDevice, reference: Option<Ref>) {
     let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
+    if matches!(message, RelayToDevice::Membership(_)) {
+        handle.is_counted(); // the roster came
+    }
     let text = codec::encode(message, reference.as_ref());
     handle.outbox.push(Outgoing { text: text.into(), is_change: reference.is_none() && is_change(message) });
 }

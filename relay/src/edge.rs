@@ -11,13 +11,14 @@ use dashmap::DashMap;
 use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::session_key::{Authorization, BODY_HEADER, EphemeralSecret, Proved, SessionKey};
-use lanyard_protocol::{BootId, CloseCode, DeviceId, FailureCode, FileRef, KeyId, Nonce, Root, Signature};
+use lanyard_protocol::{BootId, CloseCode, DeviceId, FailureCode, FileRef, KeyId, Nonce, Ref, Root, Signature};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::RelayConfig;
+use crate::connections::{ConnectionPermit, Standing as ConnectionStanding};
 use crate::driver::{Standing, Told};
 use crate::error::ApiError;
 use crate::guesses::{Misses, WrongSecrets};
@@ -44,6 +45,10 @@ pub struct SessionHandle {
     window: Mutex<Window>,
     /// Names the key, once the session was acknowledged.
     key_id: Mutex<Option<KeyId>>,
+    /// Of its CLIENT_REGISTER, for its ACK.
+    pub reference: Option<Ref>,
+    /// Its place among all connections.
+    pub permit: Option<Arc<ConnectionPermit>>,
     /// Bytes of its PUTs that came: bodies that share one slow line are slow together, and are judged together.
     pub received: AtomicU64,
     /// Messages that it has good since it last sent one: a ticket that was used gives one back.
@@ -60,8 +65,27 @@ impl SessionHandle {
             key,
             window: Mutex::default(),
             key_id: Mutex::new(None),
+            reference: None,
+            permit: None,
             received: AtomicU64::new(0),
             earned: AtomicU64::new(0),
+        }
+    }
+}
+
+impl SessionHandle {
+    /// The session counts as its device's from here on, no longer as one of its address.
+    pub fn is_counted(&self) {
+        if let Some(permit) = &self.permit {
+            permit.claim(ConnectionStanding::Device(self.public_id));
+        }
+    }
+
+    /// Ends when its connection has to give way; one that is counted never has to.
+    pub async fn evicted(&self) {
+        match &self.permit {
+            Some(permit) => permit.evicted().await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -88,7 +112,13 @@ impl FromRequestParts<Arc<Edge>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut http::request::Parts, edge: &Arc<Edge>) -> Result<Self, ApiError> {
-        Ok(edge.caller(parts)?)
+        let caller = edge.caller(parts)?;
+        if let (Some(permit), Some(handle)) =
+            (parts.extensions.get::<Arc<ConnectionPermit>>(), edge.sessions.get(&caller.session))
+        {
+            permit.claim(ConnectionStanding::Device(handle.public_id));
+        }
+        Ok(caller)
     }
 }
 

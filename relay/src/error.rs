@@ -20,8 +20,15 @@ impl From<FailureCode> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        self.into_response_saying(self.0.sentence())
+    }
+}
+
+impl ApiError {
+    /// The same "no" in words that fit better.
+    pub fn into_response_saying(self, message: &str) -> Response {
         let Self(code) = self;
-        let body = HttpError { code, message: code.sentence().into() };
+        let body = HttpError { code, message: message.into() };
         let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
@@ -38,4 +45,45 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(Refused(code));
         response
     }
+}
+
+/// Makes JSON of a "no" that the framework said in its own words, or without any. Its headers stay: a 405 says what is allowed.
+pub async fn as_json(response: Response) -> Response {
+    let status = response.status();
+    let is_json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    if !(status.is_client_error() || status.is_server_error()) || is_json {
+        return response;
+    }
+    let (code, message) = meaning(status);
+    let (mut parts, _) = response.into_parts();
+    let (ours, body) = ApiError(code).into_response_saying(message).into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.extend(ours.headers);
+    parts.extensions.insert(Refused(code));
+    Response::from_parts(parts, body)
+}
+
+/// The code of a bare status, and its sentence.
+fn meaning(status: StatusCode) -> (FailureCode, &'static str) {
+    let code = match status.as_u16() {
+        401 => FailureCode::Unauthenticated,
+        403 => FailureCode::OriginDenied,
+        404 => FailureCode::NotFound,
+        405 => return (FailureCode::BadMessage, "this address does not take that method; Allow says which it takes"),
+        408 => FailureCode::TimedOut,
+        411 => FailureCode::LengthRequired,
+        413 => FailureCode::TooLarge,
+        414 => return (FailureCode::TooLarge, "the address is too long"),
+        415 => FailureCode::UnsupportedEncoding,
+        421 => FailureCode::HostDenied,
+        426 => return (FailureCode::BadMessage, "this address takes WebSockets only"),
+        431 => return (FailureCode::TooLarge, "the head of the request is too long"),
+        503 => FailureCode::Busy,
+        400..=499 => return (FailureCode::BadMessage, "the request has a form that this hub does not know"),
+        _ => FailureCode::Internal,
+    };
+    (code, code.sentence())
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, header};
 use lanyard_protocol::FailureCode;
 
 use crate::error::ApiError;
@@ -117,21 +117,19 @@ fn comes_from_us(
     !foreign || followed_a_link
 }
 
+/// For the person who typed the name, too.
+const NAME_DENIED: &str = "this hub does not answer to that name; its host can allow it: lanyard --host NAME";
+
 /// The layer.
 pub async fn guard(State(hosts): State<Hosts>, mut request: Request, next: Next) -> Response {
     let target = request.uri().authority().map(|authority| authority.as_str().to_owned());
     let scheme = request.extensions().get::<Transport>().copied().unwrap_or(Transport::Plain).scheme();
     let (name, authority) = match authority(request.headers(), target.as_deref(), scheme.1) {
         Ok(found) => found,
-        Err(_) => return (StatusCode::BAD_REQUEST, "exactly one Host header\n").into_response(),
+        Err(code) => return ApiError(code).into_response_saying("a request needs exactly one Host header"),
     };
     if !hosts.allows(&name) {
-        let text = "This hub does not answer to that name.\nIts host can allow it: lanyard --host NAME\n";
-        let mut response = ApiError(FailureCode::HostDenied).into_response();
-        if request.headers().get("sec-fetch-mode").is_some_and(|mode| mode == "navigate") {
-            response = (StatusCode::MISDIRECTED_REQUEST, text).into_response();
-        }
-        return response;
+        return ApiError(FailureCode::HostDenied).into_response_saying(NAME_DENIED);
     }
     if !comes_from_us(request.method(), request.uri().path(), request.headers(), &authority, scheme) {
         return ApiError(FailureCode::OriginDenied).into_response();

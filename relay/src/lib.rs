@@ -6,14 +6,15 @@
 
 mod accept;
 mod config;
+pub mod connections;
 mod driver;
 mod edge;
 mod error;
 mod guesses;
 mod hosts;
 mod http;
-mod lobby;
 mod master_session;
+mod metered;
 mod outbox;
 mod pace;
 mod pins;
@@ -82,7 +83,11 @@ impl Relay {
     /// to end, and every session hears that the relay goes (4503).
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
-        let doors = accept::Doors { tls: self.config.tls.clone(), last_words: self.config.last_words };
+        let doors = accept::Doors {
+            tls: self.config.tls.clone(),
+            most_connections: self.config.max_connections.unwrap_or_else(connections::most_connections),
+            last_words: self.config.last_words,
+        };
         let (edge, inputs) = edge::Edge::new(self.config, self.seed);
         let driver = tokio::spawn(driver::run(edge.clone(), inputs, stop.clone()));
         let watch = tokio::spawn(edge::watch(edge.clone(), stop.clone()));

@@ -9,7 +9,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use lanyard_hub::broker::{Input, SessionId};
-use lanyard_protocol::limits::{MAX_MASTER_FRAME_BYTES, REGISTER_TIMEOUT_MS};
+use lanyard_protocol::limits::{MAX_FIRST_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, REGISTER_TIMEOUT_MS};
 use lanyard_protocol::master_proof::{MasterTranscript, same_mac};
 use lanyard_protocol::message::{MasterAppRegisterAck, MasterChallenge};
 use lanyard_protocol::{
@@ -39,7 +39,7 @@ pub async fn upgrade(
     if request.headers().contains_key(http::header::ORIGIN) {
         return ApiError(FailureCode::OriginDenied).into_response();
     }
-    websocket::upgrade(request, MAX_MASTER_FRAME_BYTES, move |socket| {
+    websocket::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
         edge.sockets.clone().track_future(serve(edge, peer, transport, socket))
     })
 }
@@ -59,6 +59,7 @@ async fn serve(edge: Arc<Edge>, peer: SocketAddr, transport: Transport, socket: 
         Ok(Err(code)) => return socket::turn_away(&edge, sink, stream, code).await,
         Err(_silent) => return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await,
     }
+    let Some((mut sink, mut stream)) = websocket::admitted(sink, stream, MAX_MASTER_FRAME_BYTES).await else { return };
     let session = SessionId(edge.number());
     let outbox = Arc::new(Outbox::for_master());
     edge.masters.insert(session, outbox.clone());
@@ -86,8 +87,10 @@ async fn register(
     let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: edge.boot_id, nonce };
     say(sink, RelayToMaster::MasterChallenge(challenge)).await?;
     let Heard::Text(text) = socket::hear(stream, last).await else { return Err(CloseCode::Unauthenticated) };
-    let register = match codec::decode_master::<MasterToRelay>(&text) {
-        Ok(MasterFrame { message: MasterToRelay::MasterAppRegister(register), from: None, .. }) => register,
+    let (register, reference) = match codec::decode_master::<MasterToRelay>(&text) {
+        Ok(MasterFrame { message: MasterToRelay::MasterAppRegister(register), reference, from: None, .. }) => {
+            (register, reference)
+        }
         Ok(_) => return Err(CloseCode::Unauthenticated),
         Err(_) => return Err(CloseCode::BadMessage),
     };
@@ -111,11 +114,16 @@ async fn register(
     }
     let hub = HubInfo { name: edge.config.name.clone(), public_key: edge.config.key.public() };
     let ack = MasterAppRegisterAck { boot_id: edge.boot_id, hub, mac: transcript.relay_mac(secret) };
-    say(sink, RelayToMaster::MasterAppRegisterAck(ack)).await
+    let ack = MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::MasterAppRegisterAck(ack)) };
+    send(sink, ack).await
 }
 
 async fn say(sink: &mut Sink, message: RelayToMaster) -> Result<(), CloseCode> {
-    let text = codec::encode_master(&MasterFrame::plain(message));
+    send(sink, MasterFrame::plain(message)).await
+}
+
+async fn send(sink: &mut Sink, frame: MasterFrame<RelayToMaster>) -> Result<(), CloseCode> {
+    let text = codec::encode_master(&frame);
     websocket::send_text(sink, text.into()).await.map_err(|_| CloseCode::TooSlow)
 }
 

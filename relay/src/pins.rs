@@ -399,7 +399,7 @@ mod tests {
         let (groups, values) = file(600_000);
         let list: Vec<u8> = values.iter().flat_map(|v| v.0).collect();
         let listed = piece(1, 600_000, groups.root(&values));
-        let hashes = GroupHashes::new(1_000);
+        let hashes = GroupHashes::new(2_000);
         assert_eq!(hashes.accept_list(&listed, &list), (true, vec![]));
         let (_, lost) = hashes.check(&piece(2, 600_000, None), 0, values[0]);
         assert_eq!(lost, [listed.file]);

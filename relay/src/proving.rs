@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::websocket::{Sink, Socket, send_text, upgrade};
 
 use crate::http::{download, zip};
-use crate::{accept, hosts};
+use crate::{accept, connections, hosts};
 
 /// The `Content-Disposition` of a file of this name.
 pub fn disposition(name: &str) -> http::HeaderValue {
@@ -50,6 +50,11 @@ pub fn archive(info: &LinkInfo) -> Vec<u8> {
 
 /// Serves `router` as the relay serves its own: deadlines, limits and buffers are the same.
 pub async fn serve(listener: TcpListener, router: Router) {
-    accept::run(listener, accept::Doors { tls: None, last_words: Duration::ZERO }, router, CancellationToken::new())
-        .await;
+    accept::run(
+        listener,
+        accept::Doors { tls: None, most_connections: connections::most_connections(), last_words: Duration::ZERO },
+        router,
+        CancellationToken::new(),
+    )
+    .await;
 }

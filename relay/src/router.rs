@@ -8,7 +8,7 @@ use axum::{Router, middleware};
 use crate::edge::Edge;
 use crate::hosts::{self, Hosts};
 use crate::http::{assets, chunks, download, health, links, metrics, secure};
-use crate::{guesses, master_session, refusals, session};
+use crate::{connections, error, guesses, master_session, refusals, session};
 
 pub fn router(edge: Arc<Edge>) -> Router {
     let hosts = Hosts::new(&edge.config.hosts);
@@ -25,9 +25,11 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/ca.crt", get(secure::certificate))
         .route("/secure", get(secure::redirect))
         .fallback(assets::get)
+        .layer(middleware::from_fn(connections::note_links))
         .layer(middleware::from_fn_with_state(edge.clone(), guesses::limit))
         .layer(middleware::from_fn_with_state(edge.clone(), secure::gate))
         .layer(middleware::from_fn_with_state(hosts, hosts::guard))
+        .layer(middleware::map_response(error::as_json))
         .layer(middleware::from_fn_with_state(edge.clone(), refusals::count))
         .with_state(edge)
 }

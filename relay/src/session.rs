@@ -41,7 +41,7 @@ pub async fn upgrade(
 ) -> Response {
     let caller = Caller { peer, is_local, authority, transport };
     let is_old = websocket::is_of_another_version(request.headers());
-    websocket::upgrade(request, MAX_FRAME_BYTES, move |socket| {
+    websocket::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
         let sockets = edge.sockets.clone();
         sockets.track_future(async move {
             match is_old {
@@ -61,17 +61,22 @@ struct Caller {
 }
 
 async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
+    let permit = socket.get_ref().permit();
     let (mut sink, mut stream) = socket.split();
     let last = LastHeard::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
     let registered = tokio::time::timeout(deadline, register(&edge, caller, &mut sink, &mut stream, &last));
-    let (identity, proof) = match registered.await {
+    let (identity, proof, reference) = match registered.await {
         Ok(Ok(proven)) => proven,
         Ok(Err(code)) => return socket::turn_away(&edge, sink, stream, code).await,
         Err(_silent) => return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await,
     };
+    let Some((sink, stream)) = websocket::admitted(sink, stream, MAX_FRAME_BYTES).await else { return };
     let session = SessionId(edge.number());
-    let handle = Arc::new(SessionHandle::new(Outbox::for_device(), proof, identity.public_id));
+    let mut handle = SessionHandle::new(Outbox::for_device(), proof, identity.public_id);
+    handle.reference = reference;
+    handle.permit = permit;
+    let handle = Arc::new(handle);
     edge.sessions.insert(session, handle.clone());
     let span = tracing::info_span!("session", session = session.0, device = %identity.public_id);
     edge.tell(Input::SessionOpened { session, identity: Box::new(identity) }).await;
@@ -89,6 +94,7 @@ async fn live(
     let code = tokio::select! {
         code = socket::write(&mut sink, &handle.outbox, &last) => Some(code),
         code = listen(&edge, session, &handle, &mut stream, &last) => code,
+        () = handle.evicted() => Some(CloseCode::RateLimited),
     };
     edge.forget_session(session);
     edge.tell(Input::SessionClosed { session }).await;
@@ -138,7 +144,7 @@ fn unsupported_version() -> RelayToDevice {
 }
 
 /// Who it is, the hub's own proof, and the key that both sides agreed on.
-type Proven = (Identity, (lanyard_protocol::Signature, SessionKey));
+type Proven = (Identity, (lanyard_protocol::Signature, SessionKey), Option<Ref>);
 
 /// Challenge and proof; an error is the code to close with.
 async fn register(
@@ -168,7 +174,8 @@ async fn register(
         say(sink, &unsupported_version(), reference.as_ref()).await?;
         return Err(CloseCode::BadMessage);
     }
-    prove(edge, caller, relay_nonce, ephemeral, frame)
+    let (identity, proof) = prove(edge, caller, relay_nonce, ephemeral, frame)?;
+    Ok((identity, proof, reference))
 }
 
 async fn say(sink: &mut Sink, message: &RelayToDevice, reference: Option<&Ref>) -> Result<(), CloseCode> {
@@ -183,7 +190,7 @@ fn prove(
     relay_nonce: Nonce,
     ephemeral: EphemeralSecret,
     register: ClientRegister,
-) -> Result<Proven, CloseCode> {
+) -> Result<(Identity, (lanyard_protocol::Signature, SessionKey)), CloseCode> {
     let well_formed = is_valid_name(&register.name) && is_valid_label(&register.platform);
     if !well_formed {
         return Err(CloseCode::BadMessage);

@@ -7,6 +7,7 @@
 
 mod ages;
 mod bodies;
+mod connections;
 mod content;
 mod frames;
 mod guesses;

@@ -196,15 +196,11 @@ async fn a_socket_that_says_nothing_is_closed() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_silent_sockets_drives_out_its_own_and_nobody_else() {
+async fn a_crowd_of_silent_sockets_drives_out_its_own_and_nobody_who_belongs() {
     let hub = Hub::start().await;
-    let mut talker = TcpStream::connect(hub.address).await.unwrap();
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address);
-    talker.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = [0; 12];
-    talker.read_exact(&mut answer).await.unwrap();
+    let mut member = hub.approved(1).await;
     let mut crowd = Vec::new();
-    for _ in 0..80 {
+    for _ in 0..limits::MAX_UNKNOWN_AN_ADDRESS + 16 {
         crowd.push(TcpStream::connect(hub.address).await.unwrap());
     }
     // As others come, the oldest of the crowd give way to them.
@@ -212,6 +208,7 @@ async fn a_crowd_of_silent_sockets_drives_out_its_own_and_nobody_else() {
         Ok(read) => read == 0,
         Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
     };
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address);
     let last_words = request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     tokio::time::timeout(NEVER, async {
         while !crowd[..16].iter().all(has_ended) {
@@ -221,12 +218,13 @@ async fn a_crowd_of_silent_sockets_drives_out_its_own_and_nobody_else() {
     .await
     .expect("they give way");
     // It was not the deadline, which the youngest have too: they are still listened to.
+    let mut answer = [0; 12];
     let youngest = crowd.last_mut().unwrap();
     youngest.write_all(request.as_bytes()).await.unwrap();
     youngest.read_exact(&mut answer).await.unwrap();
-    // Who has asked once stays.
-    talker.write_all(request.as_bytes()).await.unwrap();
-    talker.read_exact(&mut answer).await.unwrap();
+    // Who belongs stays.
+    let reference = member.say(DeviceToRelay::Ping(message::Empty {})).await;
+    assert!(matches!(member.answer(&reference).await, RelayToDevice::Pong(_)));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +19,7 @@ use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS};
 use lanyard_protocol::{FailureCode, Ticket};
 use tokio::sync::watch;
 
+use crate::connections::{ConnectionPermit, Standing};
 use crate::edge::{Caller, Edge, SessionHandle};
 use crate::error::ApiError;
 use crate::slot::{Filler, Mark, Meter, Read, Refused, Slot};
@@ -47,10 +49,12 @@ pub async fn put(
     caller: Caller,
     Path(ticket): Path<String>,
     headers: HeaderMap,
+    permit: Option<Extension<Arc<ConnectionPermit>>>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let (slot, _) = redeem(&edge, caller, &ticket, true)?;
     let owner = earner(&edge, caller.session)?;
+    permit.iter().for_each(|permit| permit.claim_body(Standing::Device(owner.public_id)));
     if let Err(code) = check_form(&headers, slot.length) {
         edge.tell(Input::PutFailed { slot: slot.id, code: FailureCode::Busy, culprit: None }).await;
         return Err(code.into());
@@ -181,9 +185,11 @@ pub async fn get(
     State(edge): State<Arc<Edge>>,
     caller: Caller,
     Path(ticket): Path<String>,
+    permit: Option<Extension<Arc<ConnectionPermit>>>,
 ) -> Result<Response, ApiError> {
     let (slot, errand) = redeem(&edge, caller, &ticket, false)?;
-    earner(&edge, caller.session)?;
+    let asker = earner(&edge, caller.session)?;
+    permit.iter().for_each(|permit| permit.claim_body(Standing::Device(asker.public_id)));
     let Errand::Get { reader, ranges } = errand else { return Err(FailureCode::TicketRefused.into()) };
     let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let meter = slot.add_reader(reader);
