@@ -9,6 +9,7 @@ mod tab;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::ws::WebSocketUpgrade;
@@ -16,11 +17,12 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use http::{HeaderMap, StatusCode, header};
 use lanyard_protocol::http::HttpError;
 use lanyard_protocol::limits::MAX_FRAME_BYTES;
 use lanyard_protocol::{DeviceId, FailureCode, chosen_subprotocol};
+use lanyard_relay::connections::ConnectionPermit;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +33,11 @@ use crate::audit;
 use crate::desk;
 use crate::driver::DriverHandle;
 
+/// Connections that the console may have: a few tabs of the host's browser. They come out of the descriptors that the relay
+/// leaves for the hub's own needs, and any program on this machine may open some.
+const CONNECTIONS: usize = 48;
+/// What answers on their way get to end when the hub is told to stop.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Of a long record the page shows the end; `lanyard audit` shows all.
 const DECISIONS_SHOWN: usize = 500;
 const OCCASIONS_SHOWN: usize = 250;
@@ -86,7 +93,8 @@ impl Console {
             .layer(DefaultBodyLimit::max(4_096))
             .layer(middleware::from_fn_with_state(self.shared.clone(), only_here))
             .with_state(self.shared);
-        axum::serve(self.listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        lanyard_relay::serve_beside(self.listener, router, CONNECTIONS, LAST_WORDS, stop).await;
+        Ok(())
     }
 }
 
@@ -180,16 +188,23 @@ async fn record(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
     }
 }
 
-async fn open_socket(State(shared): State<Arc<Shared>>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+async fn open_socket(
+    State(shared): State<Arc<Shared>>,
+    Extension(permit): Extension<Arc<ConnectionPermit>>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     let Some(chosen) = chosen_subprotocol(offered).map(str::to_owned) else {
         return no(FailureCode::BadMessage);
     };
+    permit.upgraded();
     upgrade
         .protocols([chosen])
+        .read_buffer_size(4 * 1024)
         .max_message_size(MAX_FRAME_BYTES)
         .max_frame_size(MAX_FRAME_BYTES)
-        .on_upgrade(move |socket| tab::serve(shared, socket))
+        .on_upgrade(move |socket| async move { tab::serve(shared, &permit, socket).await })
 }
 
 #[cfg(test)]

@@ -55,6 +55,20 @@ pub enum RelayError {
     Randomness(getrandom::Error),
 }
 
+/// Serves another port of the same process as the relay serves its own, until `stop`: its deadlines, its limits, and refusals
+/// that are JSON. The descriptors for its connections come out of what the relay leaves for the hub itself.
+pub async fn serve_beside(
+    listener: TcpListener,
+    router: axum::Router,
+    most_connections: usize,
+    last_words: Duration,
+    stop: CancellationToken,
+) {
+    let doors = accept::Doors { tls: None, most_connections, last_words };
+    let router = router.layer(axum::middleware::map_response(error::as_json));
+    accept::run(listener, doors, router, stop).await;
+}
+
 /// A relay that listens; [`Relay::run`] serves.
 pub struct Relay {
     listener: TcpListener,

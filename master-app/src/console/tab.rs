@@ -11,6 +11,7 @@ use lanyard_protocol::message::{ConsoleRegisterAck, Problems, RequestFailed};
 use lanyard_protocol::{
     CloseCode, ConsoleToMaster, FailureCode, Frame, HubInfo, MasterToConsole, PublicKey, Ref, SUBPROTOCOL,
 };
+use lanyard_relay::connections::{ConnectionPermit, Standing};
 use tokio::time::timeout;
 
 use super::Shared;
@@ -34,14 +35,15 @@ impl From<Over> for End {
     }
 }
 
-pub(super) async fn serve(shared: Arc<Shared>, mut socket: WebSocket) {
+pub(super) async fn serve(shared: Arc<Shared>, permit: &ConnectionPermit, mut socket: WebSocket) {
     // A page of another version loads itself again when it hears this.
     if socket.protocol().is_none_or(|protocol| protocol != SUBPROTOCOL) {
         return close(&mut socket, CloseCode::BadMessage).await;
     }
     let stop = shared.stop.clone();
     let end = tokio::select! {
-        end = live(&shared, &mut socket) => end,
+        end = live(&shared, permit, &mut socket) => end,
+        () = permit.evicted() => End::Code(CloseCode::RateLimited),
         () = stop.cancelled() => End::Code(CloseCode::ServerNotReady),
     };
     if let End::Code(code) = end {
@@ -55,9 +57,12 @@ async fn close(socket: &mut WebSocket, code: CloseCode) {
     let _ = timeout(STUCK, socket.send(Message::Close(Some(frame)))).await;
 }
 
-async fn live(shared: &Shared, socket: &mut WebSocket) -> End {
+async fn live(shared: &Shared, permit: &ConnectionPermit, socket: &mut WebSocket) -> End {
     match register(shared, socket).await {
-        Ok(screen) => converse(shared, socket, screen).await,
+        Ok(screen) => {
+            permit.claim(Standing::Device(shared.info.host));
+            converse(shared, socket, screen).await
+        }
         Err(end) => end,
     }
 }

@@ -244,3 +244,61 @@ async fn who_takes_how_much_of_the_list_is_told_to_tabs_only() {
     let usage: crate::desk::ListUsage = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
     assert_eq!((usage.bytes, usage.limit_bytes, usage.devices.len()), (0, 256 << 20, 0));
 }
+
+/// A71: the console's port is within reach of each program on this machine. It keeps to a few descriptors, and the host's page is
+/// served all the while.
+#[tokio::test]
+async fn a71_a_program_here_does_not_take_the_descriptors_through_the_console() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let desk = desk().await;
+    let mut tab = desk.tab().await;
+    let mut crowd = Vec::new();
+    for number in 0..4 * CONNECTIONS {
+        let mut half = tokio::net::TcpStream::connect(desk.door.address()).await.unwrap();
+        half.write_all(b"GET / HTTP/1.1\r\nX: y").await.unwrap();
+        crowd.push(half);
+        if number % 48 == 47 {
+            let answer = http().get(format!("{}/", desk.origin())).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "after {number}");
+        }
+    }
+    // All but as many as may be were closed.
+    let mut ended = 0;
+    while ended < crowd.len() - CONNECTIONS {
+        ended = crowd
+            .iter()
+            .filter(
+                |half| !matches!(half.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+            )
+            .count();
+        tokio::task::yield_now().await;
+    }
+    tab.say(ConsoleToMaster::Ping(Empty {}), "p1").await;
+    tab.until(|m, _| matches!(m, MasterToConsole::Pong(_)).then_some(())).await;
+    drop(crowd.pop().unwrap().read(&mut [0]).await);
+}
+
+/// A72: refusals of the framework are JSON here, too.
+#[tokio::test]
+async fn a72_every_refusal_of_the_console_says_why() {
+    let desk = desk().await;
+    let origin = desk.origin();
+    let client = http();
+    let large = "x".repeat(10_000);
+    for (request, expected) in [
+        (client.put(format!("{origin}/console/record")), 405),
+        (client.get(format!("{origin}/console/session")), 405),
+        (client.post(format!("{origin}/console/session")).body(large), 413),
+        (client.post(format!("{origin}/console/session")).body("{"), 400),
+        (client.get(format!("{origin}/ws/console")), 400),
+        (client.get(format!("{origin}/nothing")), 404),
+        (client.get(format!("{origin}/console/record")), 401),
+    ] {
+        let answer = request.header("origin", &origin).send().await.unwrap();
+        let (status, allow) = (answer.status().as_u16(), answer.headers().contains_key("allow"));
+        let text = answer.text().await.unwrap();
+        assert_eq!((status, allow), (expected, expected == 405), "{text}");
+        let error: HttpError = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(error.message.contains(' '), "{text}");
+    }
+}
