@@ -229,28 +229,28 @@ async fn a62_no_data_directory_is_ever_shared() {
     let hub = Hub::start().await;
     let ground = Ground::new();
     ground.writes("plain");
-    let [in_use, others, hubs] = ["deep/in-use", "others", "hub"].map(|name| ground.root().join(name));
-    for folder in [&in_use, &others, &hubs] {
+    let [in_use, others, hubs, relays] = ["deep/in-use", "others", "hub", "relay"].map(|name| ground.root().join(name));
+    for folder in [&in_use, &others, &hubs, &relays] {
         fs::create_dir_all(folder.join("more")).unwrap();
         fs::write(folder.join("hubs.json"), CANARY).unwrap();
         fs::write(folder.join("more/file"), CANARY).unwrap();
     }
     fs::write(others.join("device.key"), [7; 32]).unwrap();
     fs::write(hubs.join("lanyard.db"), CANARY).unwrap();
+    fs::write(relays.join("master.secret"), [7; 32]).unwrap();
     let config = DeviceConfig { content_dir: Some(in_use.clone()), ..config(&hub, 1) };
-    let (ana, bo) = (Native::inside_as(&hub, config).await, Native::inside(&hub, 2).await);
+    let (ana, mut bo) = (Native::inside_as(&hub, config).await, Native::inside(&hub, 2).await);
     let offered = ana.handle.share(vec![ground.root()]).await.unwrap();
     let paths: Vec<&str> = offered.files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["d/plain"]);
-    assert_eq!(offered.skipped.len(), 3);
+    assert_eq!(offered.skipped.len(), 4);
     assert!(offered.skipped.iter().all(|skipped| skipped.why.contains("data directory")), "{:?}", offered.skipped);
-    for folder in [&in_use, &others, &hubs] {
+    for folder in [&in_use, &others, &hubs, &relays] {
         for named in [folder.clone(), folder.join("hubs.json"), folder.join("more")] {
             let refused = ana.handle.share(vec![named.clone()]).await;
             let Err(DeviceError::Walk(why)) = refused else { panic!("{} was shared", named.display()) };
             assert!(why.to_string().contains("data directory"), "{why}");
         }
     }
-    let mut bo = bo;
     assert_eq!(bo.sees(1).await[0].as_path, "d/plain");
 }

@@ -148,7 +148,7 @@ impl KnownRoots {
 }
 
 /// Files by which a data directory of this program is known: keys have this length.
-const KEYS: [&str; 2] = ["hub.key", "device.key"];
+const KEYS: [&str; 3] = ["hub.key", "device.key", "master.secret"];
 const KEY_BYTES: u64 = 32;
 const DATABASE: &str = "lanyard.db";
 
