@@ -18,6 +18,7 @@ use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::http::{HttpError, LinkMade, LinkOrder};
 use lanyard_protocol::identity::Transcript;
+use lanyard_protocol::master_proof;
 use lanyard_protocol::message::{ChunkUnavailable, ClientRegisterAck, TransferProgress};
 use lanyard_protocol::session_key::{EphemeralSecret, Signer};
 use lanyard_protocol::{
@@ -41,6 +42,7 @@ use staged::Staged;
 use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
 use crate::library::{Library, ReadError};
 use crate::limit::{Buckets, Rate, RateLimits};
+use crate::link::LinkError;
 use crate::sink::FinishError;
 use crate::transfers::{Direction, Down, TransferInfo, Uploads};
 use crate::upload::{self, Bodies, Uploaded};
@@ -62,7 +64,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 pub(crate) enum Report {
     LinkOpened { link: u64, channel: Channel },
     Text { link: u64, text: String },
-    LinkClosed { link: u64, code: Option<u16>, error: Option<String> },
+    LinkClosed { link: u64, code: Option<u16>, error: Option<LinkError> },
     Uploaded { ticket: Ticket, outcome: Uploaded },
     Unreadable { ticket: Ticket, file_id: FileId, code: FailureCode, replaced: Option<Replaced> },
     Disputed(Replaced),
@@ -434,8 +436,16 @@ impl Driver {
         let transcript = registration.transcript(&authority, self.clients.channel, ephemeral.public());
         let signature = transcript.sign_as_device(&self.config.keypair);
         self.transcript = Some(transcript);
-        self.send(&DeviceToRelay::ClientRegister(registration.message(ephemeral.public(), signature)), None);
+        let mut register = registration.message(ephemeral.public(), signature);
+        register.host_proof = self.host_proof();
+        self.send(&DeviceToRelay::ClientRegister(register), None);
         self.ephemeral = Some(ephemeral);
+    }
+
+    /// That this is the host's own device, where it is.
+    fn host_proof(&self) -> Option<lanyard_protocol::Mac> {
+        let (secret, transcript) = (self.config.host_secret.as_ref()?, self.transcript.as_ref()?);
+        Some(master_proof::host_proof(&secret.0, transcript))
     }
 
     fn heard(&mut self, text: &str) {
@@ -678,8 +688,11 @@ impl Driver {
             Report::Text { link, text } if link == self.link.number => self.heard(&text),
             Report::LinkClosed { link, code, error } if link == self.link.number => {
                 self.close_link();
-                if let Some(message) = error {
-                    self.event(DeviceEvent::Unreachable { message });
+                match error {
+                    // A hub on this machine is spoken to without TLS, unless it takes nothing else.
+                    Some(LinkError::TlsRequired { .. }) => self.config.hub = self.config.hub.secured(),
+                    Some(error) => self.event(DeviceEvent::Unreachable { message: error.to_string() }),
+                    None => {}
                 }
                 self.tell(Input::LinkClosed { code });
             }

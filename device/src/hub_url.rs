@@ -55,7 +55,8 @@ impl HubUrl {
         self.secure
     }
 
-    /// Whether it is this very machine, by an address that needs no resolving.
+    /// Whether it is this very machine, by an address that needs no resolving. Plain http stays on the machine then; who answers
+    /// there proves itself as anywhere.
     pub fn is_loopback(&self) -> bool {
         let (host, _) = self.host_and_port();
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())

@@ -62,6 +62,8 @@ pub struct DeviceConfig {
     pub keypair: Keypair,
     pub name: String,
     pub kind: DeviceKind,
+    /// The secret of master and relay, which proves the kind `Master`; other kinds have none.
+    pub host_secret: Option<HostSecret>,
     /// Free text such as "Linux"; may be empty.
     pub platform: String,
     /// Of this process: [`new_instance`].
@@ -77,6 +79,16 @@ pub struct DeviceConfig {
     /// The data directory of this process, which is never shared. In it the device notes which content lies where, so as to
     /// copy what it would fetch again.
     pub content_dir: Option<PathBuf>,
+}
+
+/// The secret that master and relay share, as the host's own device proves it. It never shows.
+#[derive(Clone)]
+pub struct HostSecret(pub [u8; 32]);
+
+impl std::fmt::Debug for HostSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("HostSecret(…)")
+    }
 }
 
 /// A running device.

@@ -9,6 +9,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use lanyard_protocol::limits::{MAX_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, PING_MS, PONG_TIMEOUT_MS};
 use lanyard_protocol::{Channel, SUBPROTOCOL};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -42,6 +43,9 @@ pub enum LinkError {
     /// Something answered, but not with TLS.
     #[error("{authority} does not speak https as a hub does: {source}")]
     Unsecured { authority: String, source: std::io::Error },
+    /// A hub, which takes https only.
+    #[error("the hub at {authority} takes https only")]
+    TlsRequired { authority: String },
     /// Something answered, but not with a WebSocket.
     #[error("{authority} answers, but not as a hub does (status {status})")]
     NotAHub { authority: String, status: u16 },
@@ -124,6 +128,11 @@ fn socket_config(path: &str) -> WebSocketConfig {
         .max_frame_size(Some(most))
 }
 
+/// Opens a connection for a plain request of HTTP. Over TLS any certificate will do: nothing secret of a device goes here.
+pub async fn connection(url: &HubUrl) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, LinkError> {
+    Ok(secure(url, connect(url).await?).await?.0)
+}
+
 impl Link {
     /// Connects and upgrades. `path` starts with `/`; `origin` is for who poses as a page.
     pub async fn open(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Self, LinkError> {
@@ -133,6 +142,9 @@ impl Link {
             let request = upgrade_request(url, path, origin)?;
             match client_async_with_config(request, stream, Some(socket_config(path))).await {
                 Ok((socket, _)) => Ok(Self::over(socket, channel)),
+                Err(tungstenite::Error::Http(response)) if response.status() == 426 && !url.is_secure() => {
+                    Err(LinkError::TlsRequired { authority: url.authority() })
+                }
                 Err(tungstenite::Error::Http(response)) => {
                     Err(LinkError::NotAHub { authority: url.authority(), status: response.status().as_u16() })
                 }

@@ -167,7 +167,8 @@ pub enum Admit {
 }
 
 impl Global {
-    /// How a hub is really spoken to: by https, which every hub speaks on the same port, unless it is on this machine.
+    /// How a hub is really spoken to: by https, which every hub speaks on the same port, unless it is on this machine. That saves
+    /// work and grants nothing: the hub proves its key in both cases, and one that takes https only is then spoken to so.
     pub fn spoken(&self, url: &HubUrl) -> HubUrl {
         if self.plain || url.is_loopback() { url.clone() } else { url.secured() }
     }

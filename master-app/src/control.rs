@@ -6,7 +6,6 @@ mod device_client;
 mod server;
 mod transport;
 
-use lanyard_device::link::HubUrl;
 use lanyard_protocol::identity;
 use lanyard_protocol::message::{Admission, Problem};
 use serde::{Deserialize, Serialize};
@@ -24,7 +23,7 @@ use crate::desk::{self, ListUsage, Refusal};
 use crate::driver::DriverHandle;
 use crate::exit::Exit;
 use crate::problems;
-use crate::relay_metrics::{self, RelayStanding};
+use crate::relay_metrics::{RelayMetrics, RelayStanding};
 
 /// The hub answers at once, unless it waits for its disk.
 const STATUS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
@@ -111,7 +110,7 @@ pub struct Control {
     pub name: String,
     pub urls: Vec<String>,
     /// Where the relay is asked how it stands.
-    pub relay: HubUrl,
+    pub relay: RelayMetrics,
 }
 
 impl Control {
@@ -210,7 +209,7 @@ impl Control {
                 relay: None,
             }
         };
-        let relay = relay_metrics::ask(&self.relay).await;
+        let relay = self.relay.ask().await;
         let status = self.driver.look(look).await?;
         let problems: Vec<Problem> = self.driver.problems().all().into_iter().map(Into::into).collect();
         Ok(Status { relay, problems, ..status })

@@ -174,6 +174,12 @@ pub fn secret_path(dir: &Path, named: Option<&PathBuf>) -> PathBuf {
     }
 }
 
+/// What `GET /metrics` wants, for programs of the hub's owner: in a file that only that account reads.
+pub fn write_metrics_token(dir: &Path, secret: &[u8; 32]) -> anyhow::Result<()> {
+    let token = lanyard_protocol::master_proof::metrics_token(secret);
+    Ok(private_file::write(&dir.join("metrics.token"), token.as_bytes())?)
+}
+
 pub fn hub_key_path(dir: &Path) -> PathBuf {
     dir.join("hub.key")
 }

@@ -1,12 +1,13 @@
 //! The host's own files: an ordinary device, embedded, with the key that the authority lets in by itself.
 
-use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::DeviceStore;
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits, RevealBook};
+use lanyard_device::{
+    Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, HostSecret, Phase, RateLimits, RevealBook,
+};
 use lanyard_protocol::{DeviceKind, Instance, PublicKey};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,7 @@ use crate::text::visible;
 /// Offers `paths` to the hub until `stop`; commands reach the device on `dir`.
 pub async fn run(
     dir: PathBuf,
-    url: HubUrl,
+    (url, secret): (HubUrl, [u8; 32]),
     store: DeviceStore,
     name: String,
     paths: Vec<PathBuf>,
@@ -25,7 +26,8 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let keypair = store.keypair().clone();
     let config = DeviceConfig {
-        kind: kind_towards(&url),
+        kind: DeviceKind::Master,
+        host_secret: Some(HostSecret(secret)),
         hub: url,
         name,
         platform: platform().into(),
@@ -77,15 +79,6 @@ async fn offer(device: &DeviceHandle, paths: Vec<PathBuf>) -> anyhow::Result<()>
     Ok(())
 }
 
-/// The relay takes the host's kind from its own machine only.
-fn kind_towards(url: &HubUrl) -> DeviceKind {
-    let (host, _) = url.host_and_port();
-    // An address that a socket of ours can be bound to is this machine's.
-    let is_ours = |ip: IpAddr| ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok();
-    let is_here = host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(is_ours);
-    if is_here { DeviceKind::Master } else { DeviceKind::Native }
-}
-
 /// The same after every restart, so that what an earlier run listed is ours to keep or to take back. There is one hub
 /// to a data directory, so nobody else uses it.
 fn instance(key: &PublicKey) -> Instance {
@@ -119,18 +112,6 @@ fn why(reason: EndReason) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_host_is_the_host_only_on_its_own_machine() {
-        for (url, kind) in [
-            ("http://127.0.0.1:7070", DeviceKind::Master),
-            ("http://[::1]:7070", DeviceKind::Master),
-            ("http://192.168.1.5:7070", DeviceKind::Native),
-            ("http://hub.lan", DeviceKind::Native),
-        ] {
-            assert_eq!(kind_towards(&url.parse().unwrap()), kind, "{url}");
-        }
-    }
 
     #[test]
     fn an_instance_outlives_the_process() {

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lanyard_device::link::HubUrl;
 use lanyard_device::store::now_ms;
 use lanyard_hub::authority::Authority;
 use lanyard_protocol::HubInfo;
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::desk::{self, ListUsage};
 use crate::driver::DriverHandle;
 use crate::problems::Problem;
-use crate::relay_metrics::{self, RelayStanding};
+use crate::relay_metrics::{RelayMetrics, RelayStanding};
 use crate::{addresses, text};
 
 /// A problem is on the screen within three seconds of its beginning (the fault table's rule f).
@@ -37,7 +36,7 @@ const CODES: [&str; 6] = ["relay_away", "no_network", "little_room", "door_full"
 /// Where to look.
 pub struct Lookout {
     pub driver: DriverHandle,
-    pub relay: HubUrl,
+    pub relay: RelayMetrics,
     /// The address that this process itself listens on, if its relay is here.
     pub listen: Option<SocketAddr>,
     pub data_dir: PathBuf,
@@ -75,7 +74,7 @@ impl Lookout {
                 relay_away_for: away_since.map(|since| since.elapsed()),
                 has_network: self.listen.map(addresses::reaches_others),
                 free_bytes: free_bytes(self.data_dir.clone()).await,
-                relay: if relay_ready { relay_metrics::ask(&self.relay).await } else { None },
+                relay: if relay_ready { self.relay.ask().await } else { None },
                 list,
                 clock_jump_s: clock.look(now_ms(), Instant::now()),
             };

@@ -84,7 +84,7 @@ impl From<Over> for Trouble {
 
 /// Serves the relay at `url` until `stop`, or until it makes no sense any more.
 pub async fn run(
-    url: HubUrl,
+    mut url: HubUrl,
     secret: [u8; 32],
     driver: DriverHandle,
     stop: CancellationToken,
@@ -107,6 +107,7 @@ pub async fn run(
             Trouble::Again(Ended::NotProven) if not_proven + 1 >= NOT_PROVEN_TRIES => {
                 return Err(RelayLinkError::WrongSecret(url));
             }
+            Trouble::Again(Ended::Link(LinkError::TlsRequired { .. })) if !url.is_secure() => url = url.secured(),
             Trouble::Again(ended) => {
                 not_proven = if matches!(ended, Ended::NotProven) { not_proven + 1 } else { 0 };
                 log_once(&url, &ended, &mut said);
@@ -184,7 +185,8 @@ async fn register(
     getrandom::fill(&mut random).map_err(StoreError::Randomness)?;
     let term = driver.next_term(at_least).await??;
     let channel = link.channel;
-    let transcript = MasterTranscript { boot_id, relay_nonce: nonce, master_nonce: Nonce(random), term, channel };
+    let (master_nonce, authority) = (Nonce(random), url.authority());
+    let transcript = MasterTranscript { boot_id, relay_nonce: nonce, master_nonce, term, authority, channel };
     let register = MasterAppRegister {
         protocol: PROTOCOL_VERSION,
         nonce: transcript.master_nonce,
@@ -293,20 +295,21 @@ mod tests {
     /// A relay that registers masters who know `secret` with a term above `floor`, tells their terms, and hangs up.
     async fn relay(secret: [u8; 32], floor: u64, closing: Option<u16>) -> (HubUrl, mpsc::Receiver<u64>) {
         let (terms, heard) = mpsc::channel(16);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let url = format!("http://{authority}").parse().unwrap();
         let serve = move |upgrade: WebSocketUpgrade| async move {
             upgrade.protocols([lanyard_protocol::SUBPROTOCOL]).on_upgrade(move |socket| async move {
-                serve_master(socket, secret, floor, closing, terms).await;
+                serve_master(socket, (secret, authority), floor, closing, terms).await;
             })
         };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(async move { axum::serve(listener, Router::new().route("/ws/master", get(serve))).await });
         (url, heard)
     }
 
     async fn serve_master(
         mut socket: WebSocket,
-        secret: [u8; 32],
+        (secret, authority): ([u8; 32], String),
         floor: u64,
         closing: Option<u16>,
         terms: mpsc::Sender<u64>,
@@ -322,6 +325,7 @@ mod tests {
             relay_nonce: nonce,
             master_nonce: said.nonce,
             term: said.term,
+            authority,
             channel: lanyard_protocol::Channel::PLAIN,
         };
         let close = |code| Message::Close(Some(CloseFrame { code, reason: "".into() }));

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use lanyard_device::link::HubUrl;
+use lanyard_device::link::{HubUrl, connection};
+use lanyard_protocol::master_proof::metrics_token;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// It is on this machine, and answers at once or not at all.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -45,17 +45,35 @@ impl RelayStanding {
     }
 }
 
-/// Asks the relay at `url`; `None` where it is on another machine, or away.
-pub async fn ask(url: &HubUrl) -> Option<RelayStanding> {
-    if !url.is_loopback() || url.is_secure() {
-        return None;
-    }
-    tokio::time::timeout(PATIENCE, fetch(url)).await.ok()?.ok().map(|text| parse(&text))
+/// Where the relay is asked, and what it wants to see.
+#[derive(Clone)]
+pub struct RelayMetrics {
+    url: HubUrl,
+    token: String,
 }
 
-async fn fetch(url: &HubUrl) -> io::Result<String> {
-    let mut stream = TcpStream::connect(url.host_and_port()).await?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", url.authority());
+impl RelayMetrics {
+    /// `secret` is that of master and relay, of which the token is made.
+    pub fn of(url: &HubUrl, secret: &[u8; 32]) -> Self {
+        Self { url: url.clone(), token: metrics_token(secret) }
+    }
+
+    /// Asks the relay; `None` where it is away, or on another machine, where the token would have to travel.
+    pub async fn ask(&self) -> Option<RelayStanding> {
+        if !self.url.is_loopback() {
+            return None;
+        }
+        let page = tokio::time::timeout(PATIENCE, fetch(&self.url, &self.token)).await.ok()?;
+        page.ok().map(|text| parse(&text))
+    }
+}
+
+async fn fetch(url: &HubUrl, token: &str) -> io::Result<String> {
+    let mut stream = connection(url).await.map_err(io::Error::other)?;
+    let request = format!(
+        "GET /metrics HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n",
+        url.authority()
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.take(MOST_BYTES).read_to_string(&mut answer).await?;

@@ -28,6 +28,7 @@ use crate::driver::{self, DriverHandle, Screen, Shown};
 use crate::exit::{Failure, Outcome};
 use crate::lookout::Lookout;
 use crate::problems::{self, Problems};
+use crate::relay_metrics::RelayMetrics;
 use crate::store::{Hindrance, Store};
 use crate::text::{self, visible};
 use crate::{addresses, events, host, relay_link, terminal, threads};
@@ -52,8 +53,8 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     let relay = threads::start_relay(config).await?.map_err(port_trouble)?;
     let listen = relay.listen;
     let own = HubUrl::from_str(&format!("http://{}", addresses::own(listen))).context("the relay's own address")?;
-    // A relay on one address of this machine cannot be told by the loopback.
-    let url = if own.is_loopback() { own } else { own.secured() };
+    // A relay takes plain http from a master that means its own machine, unless it takes https only.
+    let url = if own.is_loopback() && !args.listen.require_tls { own } else { own.secured() };
     let urls = addresses::urls(listen, &args.listen.hosts);
     let ready = json!({ "event": "ready", "listen": listen.to_string(), "urls": &urls });
 
@@ -110,6 +111,7 @@ fn relay_config(
     secret: [u8; 32],
     stop: &CancellationToken,
 ) -> anyhow::Result<(RelayConfig, String)> {
+    data_dir::write_metrics_token(dir, &secret)?;
     let names = lanyard_relay::own_names(&args.hosts);
     let mut certificates = Certificates::open(dir, identity::fingerprint(&key.public()), names)?;
     certificates.identity().context("make a certificate for https")?;
@@ -174,7 +176,7 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let door = open_desk(dir, &hub, host, &driver, &stop, &mut parts).await?;
     let (url, secret, to_relay, until) = (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
     parts.spawn(async move { Ok(relay_link::run(url, secret, to_relay, until).await?) });
-    let (relay, listen, data_dir) = (hub.url.clone(), hub.listen, dir.to_path_buf());
+    let (relay, listen, data_dir) = (RelayMetrics::of(&hub.url, &hub.secret), hub.listen, dir.to_path_buf());
     let lookout = Lookout { driver: driver.clone(), relay, listen, data_dir };
     let until = stop.clone();
     parts.spawn(async move {
@@ -182,8 +184,8 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
         Ok(())
     });
     let limits = hub.desk.limits.into();
-    let (at, url, name, paths) = (dir.to_path_buf(), hub.url.clone(), hub.name.clone(), hub.paths.clone());
-    parts.spawn(host::run(at, url, device, name, paths, limits, stop.clone()));
+    let (at, name, paths) = (dir.to_path_buf(), hub.name.clone(), hub.paths.clone());
+    parts.spawn(host::run(at, (hub.url.clone(), hub.secret), device, name, paths, limits, stop.clone()));
 
     let result = tokio::select! {
         () = stop_signal() => {
@@ -242,7 +244,7 @@ async fn open_desk(
     parts.spawn(async move { console.run().await.context("serve the console") });
     let listener =
         Listener::open(dir, HUB).await.with_context(|| format!("open the control socket in {}", dir.display()))?;
-    let (name, urls, relay) = (hub.name.clone(), hub.urls.clone(), hub.url.clone());
+    let (name, urls, relay) = (hub.name.clone(), hub.urls.clone(), RelayMetrics::of(&hub.url, &hub.secret));
     let control = Control { driver: driver.clone(), door: door.clone(), name, urls, relay };
     let until = stop.clone();
     parts.spawn(async move {
@@ -480,6 +482,7 @@ mod tests {
             keypair: Keypair::from_seed(&[6; 32]),
             name: "Laptop".into(),
             kind: DeviceKind::Native,
+            host_secret: None,
             platform: "Test".into(),
             instance: lanyard_device::new_instance().unwrap(),
             pinned_hub: None,

@@ -12,7 +12,7 @@ use crate::limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
 pub enum DeviceKind {
     Browser,
     Native,
-    /// The host's own files; taken from the loopback only.
+    /// The host's own files; proved with the secret that master and relay share.
     Master,
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use lanyard_protocol::group::{GroupValue, Groups};
 use lanyard_protocol::identity::{Keypair, Transcript, fingerprint, public_id, verify};
-use lanyard_protocol::master_proof::{MasterTranscript, same_mac};
+use lanyard_protocol::master_proof::{MasterTranscript, host_proof, metrics_token, same_mac};
 use lanyard_protocol::range::{Wanted, wanted};
 use lanyard_protocol::session_key::{Authorization, EphemeralSecret, Proved};
 use lanyard_protocol::*;
@@ -93,6 +93,8 @@ fn both_sides_prove_their_keys_over_one_transcript() {
         assert_eq!(transcript.hub_text(device.public_id()), text(&case, "hub_text"));
         assert_eq!(transcript.sign_as_device(&device), by_device);
         assert_eq!(transcript.sign_as_hub(&hub, device.public_id()), by_hub);
+        let secret = seed(&case, "master_secret");
+        assert_eq!(host_proof(&secret, &transcript), id(&case, "host_proof"));
         assert!(transcript.device_signed(&by_device));
         assert!(transcript.hub_signed(device.public_id(), &by_hub));
 
@@ -165,6 +167,7 @@ fn master_and_relay_prove_one_secret() {
     for case in cases("master") {
         let transcript = MasterTranscript {
             channel: lanyard_protocol::Channel::PLAIN,
+            authority: text(&case, "authority").into(),
             boot_id: id(&case, "boot_id"),
             relay_nonce: id(&case, "relay_nonce"),
             master_nonce: id(&case, "master_nonce"),
@@ -182,6 +185,7 @@ fn master_and_relay_prove_one_secret() {
         assert!(!same_mac(&transcript.master_mac(&secret), &transcript.relay_mac(&secret)), "a reflected proof");
         let later = MasterTranscript { term: transcript.term - 1, ..transcript.clone() };
         assert!(!same_mac(&transcript.master_mac(&secret), &later.master_mac(&secret)));
+        assert_eq!(metrics_token(&secret), text(&case, "metrics_token"));
     }
 }
 

@@ -105,16 +105,6 @@ pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: Canc
     }
 }
 
-/// Whether a connection comes from this machine itself.
-#[derive(Debug, Clone, Copy)]
-pub struct FromThisMachine(pub bool);
-
-/// From the loopback, or from the very address that it was made to.
-fn is_local(peer: SocketAddr, ours: Option<SocketAddr>) -> bool {
-    let peer = peer.ip().to_canonical();
-    peer.is_loopback() || ours.is_some_and(|ours| ours.ip().to_canonical() == peer)
-}
-
 /// Waits for the first byte, which says whether a connection is TLS, and serves it.
 async fn welcome(
     stream: TcpStream,
@@ -132,16 +122,14 @@ async fn welcome(
     if !matches!(heard, Ok(Ok(1..))) {
         return;
     }
-    let from_this_machine = FromThisMachine(is_local(peer, stream.local_addr().ok()));
     let identity = doors.tls.filter(|_| first[0] == tls::FIRST_BYTE).map(|tls| tls.borrow().clone());
     let Some(identity) = identity else {
-        return serve(stream, Came { peer, from_this_machine, transport: Transport::Plain }, permit, router, stop)
-            .await;
+        return serve(stream, Came { peer, transport: Transport::Plain }, permit, router, stop).await;
     };
     let transport = Transport::Tls { channel: identity.channel };
     let shaken = tokio::time::timeout(WHOLE_HEAD, TlsAcceptor::from(identity.config).accept(stream)).await;
     match shaken {
-        Ok(Ok(stream)) => serve(stream, Came { peer, from_this_machine, transport }, permit, router, stop).await,
+        Ok(Ok(stream)) => serve(stream, Came { peer, transport }, permit, router, stop).await,
         Ok(Err(error)) => tracing::trace!(%error, "a TLS handshake failed"),
         Err(_) => tracing::trace!("a TLS handshake took too long"),
     }
@@ -151,7 +139,6 @@ async fn welcome(
 #[derive(Clone, Copy)]
 struct Came {
     peer: SocketAddr,
-    from_this_machine: FromThisMachine,
     transport: Transport,
 }
 
@@ -167,7 +154,6 @@ where
         let open = answers.begin();
         request.extensions_mut().insert(permit.clone());
         request.extensions_mut().insert(ConnectInfo(came.peer));
-        request.extensions_mut().insert(came.from_this_machine);
         request.extensions_mut().insert(came.transport);
         let (answer, permit) = (tower::ServiceExt::oneshot(router.clone(), request), permit.clone());
         async move {

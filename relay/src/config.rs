@@ -24,7 +24,7 @@ pub struct RelayConfig {
     pub budget_bytes: u64,
     /// The certificate for https on the same port; without, https is not spoken.
     pub tls: Option<TlsIdentities>,
-    /// Plain http is served to this machine only; others are shown the way to https.
+    /// Nothing is served by plain http but the way to https.
     pub require_tls: bool,
     /// Connections that there may be at once; without, what the bound on descriptors leaves room for.
     pub max_connections: Option<usize>,

@@ -10,15 +10,15 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use lanyard_hub::broker::{Input, SessionId};
 use lanyard_protocol::limits::{MAX_FIRST_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, REGISTER_TIMEOUT_MS};
-use lanyard_protocol::master_proof::{MasterTranscript, same_mac};
+use lanyard_protocol::master_proof::{MasterTranscript, means_own_machine, same_mac};
 use lanyard_protocol::message::{MasterAppRegisterAck, MasterChallenge};
 use lanyard_protocol::{
     CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, PROTOCOL_VERSION, RelayToMaster, codec,
 };
 
-use crate::accept::FromThisMachine;
 use crate::edge::Edge;
 use crate::error::ApiError;
+use crate::hosts::Authority;
 use crate::outbox::{Outbox, Outgoing};
 use crate::socket::{self, Heard, LastHeard};
 use crate::tls::Transport;
@@ -27,28 +27,29 @@ use crate::websocket::{self, Sink, Socket, Stream};
 /// `GET /ws/master`. No page has business here.
 pub async fn upgrade(
     State(edge): State<Arc<Edge>>,
-    Extension(FromThisMachine(is_local)): Extension<FromThisMachine>,
+    Extension(Authority(authority)): Extension<Authority>,
     Extension(transport): Extension<Transport>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    // Everything that the hub knows goes over this socket.
-    if !is_local && !transport.is_secure() {
+    // Everything that the hub knows goes over this socket. A plain one is for a master that means its own machine; it proves
+    // that it does, so that a proxy or a tunnel which ends on this machine opens nothing.
+    if !transport.is_secure() && !means_own_machine(&authority) {
         return ApiError(FailureCode::TlsRequired).into_response();
     }
     if request.headers().contains_key(http::header::ORIGIN) {
         return ApiError(FailureCode::OriginDenied).into_response();
     }
     websocket::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
-        edge.sockets.clone().track_future(serve(edge, peer, transport, socket))
+        edge.sockets.clone().track_future(serve(edge, peer, (transport, authority), socket))
     })
 }
 
-async fn serve(edge: Arc<Edge>, peer: SocketAddr, transport: Transport, socket: Socket) {
+async fn serve(edge: Arc<Edge>, peer: SocketAddr, way: (Transport, String), socket: Socket) {
     let (mut sink, mut stream) = socket.split();
     let last = LastHeard::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
-    match tokio::time::timeout(deadline, register(&edge, transport, &mut sink, &mut stream, &last)).await {
+    match tokio::time::timeout(deadline, register(&edge, way, &mut sink, &mut stream, &last)).await {
         Ok(Ok(())) => {}
         Ok(Err(CloseCode::Unauthenticated)) => {
             let wait = edge.wrong_secrets.wait(peer.ip().to_canonical(), Instant::now());
@@ -78,7 +79,7 @@ async fn serve(edge: Arc<Edge>, peer: SocketAddr, transport: Transport, socket: 
 /// Challenge and proofs; an error is the code to close with.
 async fn register(
     edge: &Edge,
-    transport: Transport,
+    (transport, authority): (Transport, String),
     sink: &mut Sink,
     stream: &mut Stream,
     last: &LastHeard,
@@ -99,6 +100,7 @@ async fn register(
         relay_nonce: nonce,
         master_nonce: register.nonce,
         term: register.term,
+        authority,
         channel: transport.channel(),
     };
     let secret = &edge.config.master_secret;

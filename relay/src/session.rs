@@ -13,6 +13,7 @@ use lanyard_hub::broker::{Identity, Input, SessionId};
 use lanyard_protocol::device::{is_valid_label, is_valid_name};
 use lanyard_protocol::identity::{self, Transcript};
 use lanyard_protocol::limits::*;
+use lanyard_protocol::master_proof::{host_proof, same_mac};
 use lanyard_protocol::message::{Challenge, ClientRegister, RequestFailed};
 use lanyard_protocol::session_key::{EphemeralSecret, SessionKey};
 use lanyard_protocol::{
@@ -22,7 +23,6 @@ use lanyard_protocol::{
 
 use tracing::Instrument;
 
-use crate::accept::FromThisMachine;
 use crate::edge::{Edge, SessionHandle};
 use crate::hosts::Authority;
 use crate::outbox::{Outbox, Outgoing};
@@ -35,11 +35,10 @@ pub async fn upgrade(
     State(edge): State<Arc<Edge>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(authority): Extension<Authority>,
-    Extension(FromThisMachine(is_local)): Extension<FromThisMachine>,
     Extension(transport): Extension<Transport>,
     request: Request,
 ) -> Response {
-    let caller = Caller { peer, is_local, authority, transport };
+    let caller = Caller { peer, authority, transport };
     let is_old = websocket::is_of_another_version(request.headers());
     websocket::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
         let sockets = edge.sockets.clone();
@@ -55,7 +54,6 @@ pub async fn upgrade(
 /// Where a socket comes from, and where it was sent to.
 struct Caller {
     peer: SocketAddr,
-    is_local: bool,
     authority: Authority,
     transport: Transport,
 }
@@ -186,7 +184,7 @@ async fn say(sink: &mut Sink, message: &RelayToDevice, reference: Option<&Ref>) 
 /// Checks what a device says of itself, and its signature over all of it.
 fn prove(
     edge: &Edge,
-    Caller { peer, is_local, authority: Authority(authority), transport }: Caller,
+    Caller { peer, authority: Authority(authority), transport }: Caller,
     relay_nonce: Nonce,
     ephemeral: EphemeralSecret,
     register: ClientRegister,
@@ -194,9 +192,6 @@ fn prove(
     let well_formed = is_valid_name(&register.name) && is_valid_label(&register.platform);
     if !well_formed {
         return Err(CloseCode::BadMessage);
-    }
-    if register.kind == DeviceKind::Master && !is_local {
-        return Err(CloseCode::Unauthenticated);
     }
     let transcript = Transcript {
         boot_id: edge.boot_id,
@@ -209,7 +204,7 @@ fn prove(
         relay_ephemeral: ephemeral.public(),
         device_ephemeral: register.ephemeral_key,
     };
-    if !transcript.device_signed(&register.signature) {
+    if !transcript.device_signed(&register.signature) || !is_of_its_kind(edge, &register, &transcript) {
         return Err(CloseCode::Unauthenticated);
     }
     let agreed = ephemeral.agree(&register.ephemeral_key, &transcript.device_text());
@@ -230,6 +225,15 @@ fn prove(
         resume: register.resume,
     };
     Ok((identity, (signature, key)))
+}
+
+/// The host's own device proves that it knows the secret of master and relay; nobody else says that it does.
+fn is_of_its_kind(edge: &Edge, register: &ClientRegister, transcript: &Transcript) -> bool {
+    match (register.kind, &register.host_proof) {
+        (DeviceKind::Master, Some(proof)) => same_mac(proof, &host_proof(&edge.config.master_secret, transcript)),
+        (DeviceKind::Browser | DeviceKind::Native, None) => true,
+        (DeviceKind::Master, None) | (DeviceKind::Browser | DeviceKind::Native, Some(_)) => false,
+    }
 }
 
 /// A page cannot see its certificate; everybody else signs the one that it saw.

@@ -176,7 +176,7 @@ async fn a45_a46_only_the_bytes_that_were_asked_for_are_taken() {
     assert_eq!(owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(), 204);
     let ready = ana.ready().await;
     assert_eq!(ana.get(&ready.ticket).send().await.unwrap().bytes().await.unwrap(), content(1_000));
-    let metrics = http_client().get(hub.http("/metrics")).send().await.unwrap().text().await.unwrap();
+    let metrics = hub.metrics().await;
     assert!(metrics.contains("received_bytes_total"), "{metrics}");
 }
 

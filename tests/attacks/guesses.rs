@@ -153,7 +153,7 @@ async fn a11_who_guesses_links_is_told_to_stop_and_nobody_is_locked_out() {
     assert!(free.iter().all(|status| *status == 404) && told.iter().all(|status| *status == 429), "{answers:?}");
     let there = owner.http.head(hub.http(&format!("/d/{}", made.link.to_hex()))).send().await.unwrap();
     assert_eq!(there.status(), 200);
-    let counted = owner.http.get(hub.http("/metrics")).send().await.unwrap().text().await.unwrap();
+    let counted = hub.metrics().await;
     assert!(counted.contains(r#"code="RATE_LIMITED"} 10"#), "{counted}");
 }
 

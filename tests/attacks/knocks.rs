@@ -277,6 +277,7 @@ async fn a_false_hub_is_shown_a_reveal(url: &HubUrl, master: &mut Master, reveal
         keypair: identity::Keypair::from_seed(&[63; 32]),
         name: "laptop".into(),
         kind: DeviceKind::Native,
+        host_secret: None,
         platform: "test".into(),
         instance: lanyard_device::new_instance().unwrap(),
         pinned_hub: None,

@@ -22,6 +22,7 @@ mod names;
 mod native;
 mod origins;
 mod planted;
+mod proxies;
 mod replays;
 mod requests;
 mod revoked;

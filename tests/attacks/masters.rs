@@ -16,7 +16,14 @@ async fn tries(url: &HubUrl, term: u64, mac: impl Fn(&MasterTranscript) -> Mac) 
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
     let nonce = Nonce([4; 32]);
     let (boot_id, relay_nonce) = (challenge.boot_id, challenge.nonce);
-    let transcript = MasterTranscript { boot_id, relay_nonce, master_nonce: nonce, term, channel: link.channel };
+    let transcript = MasterTranscript {
+        boot_id,
+        relay_nonce,
+        master_nonce: nonce,
+        term,
+        authority: url.authority(),
+        channel: link.channel,
+    };
     let register = MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac: mac(&transcript) };
     let register = MasterToRelay::MasterAppRegister(register);
     link.send(codec::encode_master(&MasterFrame::plain(register))).await.unwrap();

@@ -244,7 +244,14 @@ async fn master_link(url: &HubUrl, term: u64) -> Link {
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
     let nonce = Nonce([4; 32]);
     let (boot_id, relay_nonce, channel) = (challenge.boot_id, challenge.nonce, link.channel);
-    let transcript = master_proof::MasterTranscript { boot_id, relay_nonce, master_nonce: nonce, term, channel };
+    let transcript = master_proof::MasterTranscript {
+        boot_id,
+        relay_nonce,
+        master_nonce: nonce,
+        term,
+        authority: url.authority(),
+        channel,
+    };
     let mac = transcript.master_mac(&SECRET);
     let register =
         MasterToRelay::MasterAppRegister(message::MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });

@@ -81,7 +81,14 @@ async fn a13_a_recorded_handshake_of_the_master_is_none() {
     let (boot_id, relay_nonce, nonce) = (challenge.boot_id, challenge.nonce, Nonce([4; 32]));
     // A term far ahead: what is refused is the proof and not the term.
     let term = 1_000;
-    let transcript = MasterTranscript { boot_id, relay_nonce, master_nonce: nonce, term, channel: Channel::PLAIN };
+    let transcript = MasterTranscript {
+        boot_id,
+        relay_nonce,
+        master_nonce: nonce,
+        term,
+        authority: relay.url.authority(),
+        channel: Channel::PLAIN,
+    };
     let mac = transcript.master_mac(&SECRET);
     let register = MasterToRelay::MasterAppRegister(MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });
     let text = codec::encode_master(&MasterFrame::plain(register));

@@ -116,7 +116,12 @@ class Product(Contender):
         """How many bytes the hub has taken from owners; None while it does not say."""
         asked = self.spec["received_bytes"]
         try:
-            with urllib.request.urlopen(self._command([asked["url"]])[0], timeout=5) as answer:
+            request = urllib.request.Request(self._command([asked["url"]])[0])
+            token = Path(self._command([asked["token"]])[0]) if "token" in asked else None
+            # A hub of an older version makes none, and wants none.
+            if token is not None and token.exists():
+                request.add_header("Authorization", f"Bearer {token.read_text().strip()}")
+            with urllib.request.urlopen(request, timeout=5) as answer:
                 lines = answer.read().decode().splitlines()
         except urllib.error.HTTPError:
             return None

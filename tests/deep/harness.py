@@ -253,17 +253,18 @@ class Hub:
         self.master.stop()
         self.relay.stop()
 
-    def get(self, path: str, seconds=PATIENCE_S):
+    def get(self, path: str, seconds=PATIENCE_S, headers: dict | None = None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
-            connection.request("GET", path, headers={"Connection": "close"})
+            connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
             connection.close()
 
     def metrics(self) -> dict[str, float]:
-        text = self.get("/metrics")[1].decode()
+        token = (self.data / "metrics.token").read_text()
+        text = self.get("/metrics", headers={"Authorization": f"Bearer {token}"})[1].decode()
         return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line and line[0] != "#"}
 
     def devices(self) -> list[dict]:

@@ -145,7 +145,9 @@ class Scene:
         connection.sock = self.link.socket("a")
         try:
             connection.sock.connect((ADDRESS["a"], PORT))
-            connection.request("GET", "/metrics", headers={"Connection": "close"})
+            with open(os.path.join(self.data("hub"), "metrics.token")) as file:
+                token = file.read()
+            connection.request("GET", "/metrics", headers={"Connection": "close", "Authorization": f"Bearer {token}"})
             page = connection.getresponse().read().decode()
         except OSError:
             return None

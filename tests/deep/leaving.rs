@@ -56,7 +56,9 @@ async fn half_a_body(asker: &mut Device, length: u64) -> reqwest::Response {
 
 /// The value of one line of `/metrics`.
 async fn metric(hub: &Hub, name: &str) -> u64 {
-    let page = reqwest::get(hub.http("/metrics")).await.unwrap().text().await.unwrap();
+    let token = std::fs::read_to_string(std::env::args().nth(3).unwrap()).unwrap();
+    let asked = reqwest::Client::new().get(hub.http("/metrics")).bearer_auth(token);
+    let page = asked.send().await.unwrap().text().await.unwrap();
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect("the metric is there");
     line.parse().unwrap()
 }
@@ -125,7 +127,7 @@ async fn asker_leaves(hub: &Hub, owner: &mut Device, entry: &FileEntry, tab: u8)
 #[tokio::main]
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [port, pid] = words.as_slice() else { panic!("leaving PORT PID") };
+    let [port, pid, _token] = words.as_slice() else { panic!("leaving PORT PID TOKEN_FILE") };
     let hub = Hub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())));
     for seed in [OWNER, ASKER] {
         drop(Device::enters(&hub, seed, 0).await);

@@ -253,7 +253,8 @@ function notedBytes(dir, size) {
 
 /** What the relay handed to devices so far. */
 async function delivered(hub) {
-  const text = await (await fetch(`${hub.local}/metrics`)).text();
+  const token = readFileSync(path.join(hub.data, "metrics.token"), "utf8");
+  const text = await (await fetch(`${hub.local}/metrics`, { headers: { Authorization: `Bearer ${token}` } })).text();
   return Number(/^lanyard_delivered_bytes_total\{to="device"\} (\d+)$/m.exec(text)[1]);
 }
 

@@ -248,7 +248,7 @@ async fn what_was_refused_is_counted_for_the_hubs_own_machine() {
     link.receive().await.unwrap();
     link.send("[]".into()).await.unwrap();
     assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4400)));
-    let page = http_client().get(hub.http("/metrics")).send().await.unwrap().text().await.unwrap();
+    let page = hub.metrics().await;
     for line in ["lanyard_refused_total{code=\"HOST_DENIED\"} 1", "lanyard_closed_total{reason=\"BAD_MESSAGE\"} 1"] {
         assert!(page.lines().any(|known| known == line), "{line} in {page}");
     }

@@ -71,7 +71,14 @@ async fn a_master_without_the_secret_or_with_an_old_term_is_refused() {
         let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
         let nonce = Nonce([4; 32]);
         let (boot_id, relay_nonce) = (challenge.boot_id, challenge.nonce);
-        let transcript = MasterTranscript { boot_id, relay_nonce, master_nonce: nonce, term, channel: link.channel };
+        let transcript = MasterTranscript {
+            boot_id,
+            relay_nonce,
+            master_nonce: nonce,
+            term,
+            authority: hub.url.authority(),
+            channel: link.channel,
+        };
         let mac = transcript.master_mac(&secret);
         let register =
             MasterToRelay::MasterAppRegister(MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });

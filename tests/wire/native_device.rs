@@ -24,6 +24,7 @@ pub fn config(hub: &Hub, seed: u8) -> DeviceConfig {
         keypair: Keypair::from_seed(&[seed; 32]),
         name: format!("native {seed}"),
         kind: DeviceKind::Native,
+        host_secret: None,
         platform: "test".into(),
         instance: new_instance().unwrap(),
         pinned_hub: None,

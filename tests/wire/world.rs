@@ -59,15 +59,24 @@ impl Hub {
         Self::with(|config| config.tls = Some(identity)).await
     }
 
+    /// One that takes https only. Its master speaks it, too.
+    #[allow(dead_code)]
+    pub async fn with_tls_only() -> Self {
+        let (_, identity) = watch::channel(certificate());
+        Self::with(|config| (config.tls, config.require_tls) = (Some(identity), true)).await
+    }
+
     pub async fn with(change: impl FnOnce(&mut RelayConfig)) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
         let mut config = RelayConfig::new(listen, "test hub".into(), Keypair::from_seed(&[200; 32]), SECRET);
         change(&mut config);
+        let require_tls = config.require_tls;
         let relay = Relay::bind(config).await.unwrap();
         let address = relay.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(relay.run(async { drop(stopped.await) }));
-        let url: HubUrl = format!("http://{address}").parse().unwrap();
+        let plain: HubUrl = format!("http://{address}").parse().unwrap();
+        let url = if require_tls { plain.secured() } else { plain };
         let (operator, desk) = mpsc::channel(16);
         tokio::spawn(master(url.clone(), desk));
         Self { address, url, operator, _stop: stop }
@@ -126,6 +135,15 @@ impl Hub {
         let id = device.id;
         device.until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id)).await;
         device
+    }
+
+    /// What the relay says of itself to who has the host's token.
+    #[allow(dead_code)]
+    pub async fn metrics(&self) -> String {
+        let token = lanyard_protocol::master_proof::metrics_token(&SECRET);
+        let answer = http_client().get(self.http("/metrics")).bearer_auth(token).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.text().await.unwrap()
     }
 
     pub fn http(&self, path: &str) -> String {
@@ -220,6 +238,7 @@ pub async fn register(url: &HubUrl, term: u64) -> (LinkSender, LinkReceiver, Pub
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("no challenge: {text}") };
     let transcript = MasterTranscript {
         channel: link.channel,
+        authority: url.authority(),
         boot_id: challenge.boot_id,
         relay_nonce: challenge.nonce,
         master_nonce: Nonce([4; 32]),

@@ -27,7 +27,7 @@ impl LinkTask {
                     code = self.read(receiver) => (code, None),
                 }
             }
-            Err(error) => (None, Some(error.to_string())),
+            Err(error) => (None, Some(error)),
         };
         let _ = self.reports.send(Report::LinkClosed { link, code, error }).await;
     }

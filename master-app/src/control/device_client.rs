@@ -225,6 +225,7 @@ mod tests {
             keypair: Keypair::from_seed(&[seed; 32]),
             name: "x".into(),
             kind: lanyard_protocol::DeviceKind::Native,
+            host_secret: None,
             platform: String::new(),
             instance: lanyard_device::new_instance().unwrap(),
             pinned_hub: None,

@@ -80,6 +80,7 @@ impl Connection {
             keypair: store.keypair().clone(),
             name: name.clone(),
             kind: DeviceKind::Native,
+            host_secret: None,
             platform: platform(),
             instance: lanyard_device::new_instance()?,
             pinned_hub: known.map(|known| known.public_key),

@@ -10,7 +10,6 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use lanyard_protocol::FailureCode;
 
-use crate::accept::FromThisMachine;
 use crate::edge::Edge;
 use crate::error::ApiError;
 use crate::hosts::Authority;
@@ -51,12 +50,11 @@ pub async fn redirect(
     }
 }
 
-/// The layer of a hub that takes https only. This machine itself may still speak plain http: its halves do.
+/// The layer of a hub that takes https only, from wherever a request comes: a proxy or a tunnel which ends on this machine looks
+/// like the machine itself. The hub's own halves and devices speak https too.
 pub async fn gate(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
-    let extensions = request.extensions();
-    let is_local = extensions.get::<FromThisMachine>().is_some_and(|FromThisMachine(local)| *local);
-    let is_secure = extensions.get::<Transport>().is_some_and(|transport| transport.is_secure());
-    if !edge.config.require_tls || is_secure || is_local {
+    let is_secure = request.extensions().get::<Transport>().is_some_and(|transport| transport.is_secure());
+    if !edge.config.require_tls || is_secure {
         return next.run(request).await;
     }
     match (request.method(), request.uri().path()) {
@@ -88,18 +86,28 @@ mod tests {
     use super::*;
     use crate::config::RelayConfig;
 
-    const ELSEWHERE: FromThisMachine = FromThisMachine(false);
+    const ELSEWHERE: [u8; 4] = [10, 0, 0, 2];
+    const HERE: [u8; 4] = [127, 0, 0, 1];
     const SECURE: Transport = Transport::Tls { channel: Channel([7; 32]) };
 
-    async fn status(require_tls: bool, local: FromThisMachine, transport: Transport, request: (&str, &str)) -> u16 {
+    async fn status(require_tls: bool, from: [u8; 4], transport: Transport, request: (&str, &str)) -> u16 {
+        status_at("10.0.0.1:7070", require_tls, from, transport, request).await
+    }
+
+    async fn status_at(
+        host: &str,
+        require_tls: bool,
+        from: [u8; 4],
+        transport: Transport,
+        request: (&str, &str),
+    ) -> u16 {
         let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let usual = RelayConfig::new(listen, "hub".into(), Keypair::from_seed(&[1; 32]), [2; 32]);
         let (edge, mut inputs) = Edge::new(RelayConfig { require_tls, ..usual }, [3; 32]);
         tokio::spawn(async move { while inputs.recv().await.is_some() {} });
-        let mut asked = Request::builder().method(request.0).uri(request.1).header("host", "10.0.0.1:7070");
+        let mut asked = Request::builder().method(request.0).uri(request.1).header("host", host);
         let extensions = asked.extensions_mut().unwrap();
-        extensions.insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 2], 5000))));
-        extensions.insert(local);
+        extensions.insert(ConnectInfo(SocketAddr::from((from, 5000))));
         extensions.insert(transport);
         let asked = asked.body(Body::empty()).unwrap();
         crate::router::router(edge).oneshot(asked).await.unwrap().status().as_u16()
@@ -122,11 +130,14 @@ mod tests {
             ("POST", "/"),
         ];
         for request in everything {
-            assert_eq!(status(true, ELSEWHERE, Transport::Plain, request).await, 426, "{request:?}");
+            for from in [ELSEWHERE, HERE] {
+                assert_eq!(status(true, from, Transport::Plain, request).await, 426, "{request:?}");
+                let host = "127.0.0.1:7070";
+                assert_eq!(status_at(host, true, from, Transport::Plain, request).await, 426, "{request:?}");
+            }
         }
         assert_eq!(status(true, ELSEWHERE, Transport::Plain, ("GET", "/")).await, 200);
         assert_eq!(status(true, ELSEWHERE, SECURE, ("GET", "/healthz")).await, 200);
-        assert_eq!(status(true, FromThisMachine(true), Transport::Plain, ("GET", "/healthz")).await, 200);
         assert_eq!(status(false, ELSEWHERE, Transport::Plain, ("GET", "/healthz")).await, 200);
     }
 
@@ -136,6 +147,8 @@ mod tests {
         assert_eq!(status(false, ELSEWHERE, Transport::Plain, ("GET", "/ws/master")).await, 426);
         // No upgrade was asked for, but it got that far.
         assert_eq!(status(false, ELSEWHERE, SECURE, ("GET", "/ws/master")).await, 400);
-        assert_eq!(status(false, FromThisMachine(true), Transport::Plain, ("GET", "/ws/master")).await, 400);
+        assert_eq!(status(false, HERE, Transport::Plain, ("GET", "/ws/master")).await, 426, "whatever it comes from");
+        let own = status_at("127.0.0.1:7070", false, HERE, Transport::Plain, ("GET", "/ws/master")).await;
+        assert_eq!(own, 400, "it means its own machine, and will have to prove that");
     }
 }
