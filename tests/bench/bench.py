@@ -44,6 +44,8 @@ def arguments():
     a.add_argument("--hole", action="store_true", help="the file is a hole: for a size that neither memory nor disk holds twice, and for nothing but memory")
     a.add_argument("--receivers", type=int, default=8, help="of fanout (default: 8)")
     a.add_argument("--slow", type=int, metavar="N", help="fanout: one receiver is N times slower than each was in the warm-up")
+    a.add_argument("--rates", type=lambda text: [bytes_of(rate) for rate in text.split(",")], metavar="R,R,…",
+                   help="fanout: receivers are limited to these rates a second, in turn, such as 20M,4M; each rate is timed")
     a.add_argument("--files", type=int, default=10000, help="of small (default: 10000)")
     a.add_argument("--each", type=bytes_of, default=4096, help="bytes of each of them (default: 4096)")
     a.add_argument("--clients", type=int, default=1000, help="of control (default: 1000)")
@@ -56,6 +58,8 @@ def arguments():
     a.ref = a.ref or ("webrtc-datachannel" if a.scenario == "browser" else "nginx")
     if a.slow and (a.scenario != "fanout" or a.no_warm_up or a.receivers < 2):
         sys.exit("--slow is for a fanout to at least 2, and takes its rate from the warm-up")
+    if a.rates and (a.scenario != "fanout" or a.slow):
+        sys.exit("--rates is for a fanout, without --slow")
     return a
 
 
@@ -66,7 +70,7 @@ def contenders(a) -> tuple[list[Contender], dict]:
         found += product.load(file, tools)
     wanted = [w for w in a.only.split(",") if w]
     found = [c for c in found if a.scenario in c.scenarios and (not wanted or any(c.name == w or w.endswith("*") and c.name.startswith(w[:-1]) for w in wanted))]
-    found = [c for c in found if not a.slow or c.can_slow]
+    found = [c for c in found if not (a.slow or a.rates) or c.can_slow]
     absent = {c.name: what for c in found if (what := c.missing())}
     for name, what in absent.items():
         print(f"skip {name}: no {what}", file=sys.stderr)
@@ -135,7 +139,7 @@ class Rounds:
 
     def _play(self, c, run, data):
         if self.a.scenario == "fanout":
-            rate = self.slow_rates.get(c.name)
+            rate = self.a.rates or self.slow_rates.get(c.name)
             c.fanout(run, data, self.a.receivers, rate)
             if rate:
                 run.extra["slow_rate"] = rate

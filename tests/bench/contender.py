@@ -60,8 +60,11 @@ def curl_get(run, url, out, insecure=False, rate: int | None = None):
     return run.spawn("receiver", [run.tool("curl"), *CURL, *extra, "-o", out, url])
 
 
-def fan_out(run, size: int, n: int, start, slow_rate: int | None):
-    """`start(i, rate)` starts receiver i. With a rate the last one is slow, and the wait of the quick ones is a region of its own."""
+def fan_out(run, size: int, n: int, start, slow_rate):
+    """`start(i, rate)` starts receiver i. With a rate the last one is slow, and the wait of the quick ones is a region of its own;
+    with a list of rates each receiver has the next of them, and each rate is a region."""
+    if isinstance(slow_rate, list):
+        return fan_out_limited(run, size, [slow_rate[i % len(slow_rate)] for i in range(n)], start)
     if not slow_rate:
         with run.timed("download", size * n):
             run.join([start(i, None) for i in range(n)])
@@ -71,6 +74,24 @@ def fan_out(run, size: int, n: int, start, slow_rate: int | None):
             slow = start(n - 1, slow_rate)
             run.join([start(i, None) for i in range(n - 1)])
         run.join([slow])
+
+
+def fan_out_limited(run, size: int, rates: list[int], start):
+    """All receivers at once, each with its rate; how long the last of each rate took."""
+    began = time.perf_counter()
+    procs = [start(i, rate) for i, rate in enumerate(rates)]
+    took = {}
+    with run.timed("all", size * len(rates)):
+        while len(took) < len(procs):
+            for i, proc in enumerate(procs):
+                if i not in took and proc.poll() is not None:
+                    took[i] = time.perf_counter() - began
+            time.sleep(0.005)
+        run.join(procs)
+    for rate in sorted(set(rates), reverse=True):
+        of_rate = [took[i] for i in range(len(rates)) if rates[i] == rate]
+        with run.timed(f"at {rate / (1 << 20):.3g} MiB/s", size * len(of_rate)) as own:
+            own["wall"] = max(of_rate)
 
 
 def time_to_bytes(port: int, path: str, size: int, tls=False) -> dict:

@@ -98,8 +98,7 @@ class Product(Contender):
         return self.run.command(self._command(self.spec["link"], member=LINKER, name=name)).strip()
 
     def _receivers(self, name, n):
-        """Readies n receivers of a file or folder; the function that starts number i, and where its copy will lie. A receiver
-        that is to be slow is curl, for our own program has no brake."""
+        """Readies n receivers of a file or folder; the function that starts number i, and where its copy will lie."""
         outs = [self.run.dir(f"out{i}") for i in range(n)]
         link = self._link(name)
         if self.to == "native":
@@ -107,9 +106,11 @@ class Product(Contender):
                 self._join(f"receiver{i}")
 
         def start(i, rate=None):
-            if rate or self.to == "link":
+            if self.to == "link":
                 return curl_get(self.run, link, outs[i] / name, self.tls, rate)
-            return self.run.spawn("receiver", self._command(self.spec["receiver"], member=f"receiver{i}", name=name, out=outs[i]))
+            brake = self.fill(self.spec["brake"], rate=rate) if rate else []
+            command = self._command(self.spec["receiver"], member=f"receiver{i}", name=name, out=outs[i])
+            return self.run.spawn("receiver", [*command, *brake])
         return start, [out / name for out in outs]
 
     def _received(self) -> int | None:

@@ -10,7 +10,7 @@ use lanyard_protocol::limits::{MAX_PIECES, MAX_RUN_BYTES, WAITING_TIMEOUT_MS};
 use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkUnavailable, RequestChunk};
 use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, Piece, Ref, RelayToDevice, TransferId};
 
-use super::speed::SpeedGroup;
+use super::speed::{Lane, SpeedGroup};
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -417,11 +417,17 @@ impl Broker {
         }
     }
 
-    /// The queue had no room for it for 30 s.
+    /// The queue had no room for it for 30 s. A member of a slower group that still has something to read waits for itself:
+    /// its group's cap lets it have no more at once.
     pub(super) fn ask_waited(&mut self, now: Moment, id: AskId) {
-        if let Some(ask) = self.queue.take(id) {
-            self.ask_failed(now, ask, FailureCode::TimedOut);
+        let Some(ask) = self.queue.take(id) else { return };
+        let reads = Lane::of(&ask.asker).is_some_and(|lane| self.slots.unread(lane) > 0);
+        if reads && self.speeds.cap(ask.group).is_some() {
+            let (key, length) = (self.asker_key(&ask.asker), self.length_of(&ask));
+            self.deadlines.set(Timer::AskWaited(id), now.plus(WAITING_TIMEOUT_MS));
+            return self.queue.push(key, ask, length);
         }
+        self.ask_failed(now, ask, FailureCode::TimedOut);
     }
 
     /// Ends everything of a session that asks: its tickets, bodies and asks.

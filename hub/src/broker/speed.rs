@@ -603,6 +603,7 @@ impl Speeds {
 }
 
 /// How a member's group stands at a look.
+#[derive(Clone, Copy)]
 struct Situation {
     range: Range,
     /// The speed of the file's quickest reader.
@@ -634,7 +635,7 @@ impl Member {
             return Some(Move::Back);
         }
         let is_ahead = at.is_shared && !at.is_first && rate > at.range.slowest.saturating_mul(4);
-        let looks = (SAMPLES as u32) << self.fell_back.min(MOST_DOUBLINGS);
+        let looks = (SAMPLES as u32) << self.fell_back.saturating_sub(1).min(MOST_DOUBLINGS);
         let is_quick = !at.is_shared && !self.in_order && self.fell_back > 0 && self.quick_looks >= looks;
         (is_ahead || is_quick).then_some(Move::Forward)
     }
@@ -643,4 +644,81 @@ impl Member {
 /// Whether a speed is within 10 % of another.
 fn is_alike(rate: u64, quickest: u64) -> bool {
     rate.saturating_mul(10) >= quickest.saturating_mul(9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn at(range: (u64, u64), best: u64) -> Situation {
+        let range = Range { quickest: range.0, slowest: range.1 };
+        let is_first = is_alike(range.quickest, best);
+        Situation { range, best, is_held: false, is_shared: true, is_first, far: 0, room: 8 * MIB }
+    }
+
+    /// A member that took `rate` a second in so many samples of half a second.
+    fn member(rate: u64, samples: usize) -> Member {
+        let mut member = Member::new(Moment(0), SpeedGroup(7), 0);
+        (0..samples).for_each(|_| member.speed.add(rate / 2, 500, 0, MIB));
+        member
+    }
+
+    #[test]
+    fn what_a_reader_waits_for_does_not_count_against_it() {
+        let mut speed = Speed::default();
+        speed.add(10 * MIB, 500, 0, MIB);
+        (0..8).for_each(|_| speed.add(0, 500, 400, MIB));
+        assert_eq!(speed.rate(), Some(20 * MIB), "it was held up for room");
+        speed.add(15 * MIB, 500, 400, MIB);
+        assert_eq!(speed.rate(), Some(30 * MIB), "it was held up and took more all the same");
+        speed.add(MIB / 2, 500, 400, MIB);
+        (0..4).for_each(|_| speed.add(5 * MIB, 500, 50, MIB));
+        assert_eq!((speed.rate(), speed.is_sure()), (Some(10 * MIB), true));
+    }
+
+    #[test]
+    fn a_reader_in_bursts_is_judged_by_two_seconds() {
+        let mut bursts = member(0, 0);
+        [4, 0, 0, 0, 4, 0, 0, 0].into_iter().for_each(|mib| bursts.speed.add(mib * MIB, 500, 0, MIB));
+        assert_eq!(bursts.judge(&Situation { far: 32 * MIB, ..at((2 * MIB, 2 * MIB), 2 * MIB) }), None);
+    }
+
+    #[test]
+    fn slower_by_more_than_a_tenth_for_two_seconds_and_far_behind_leaves_a_first_group() {
+        let best = 20 * MIB;
+        let far = Situation { far: 8 * MIB, ..at((best, MIB), best) };
+        assert_eq!(member(18 * MIB, 4).judge(&far), None, "within a tenth");
+        assert_eq!(member(17 * MIB, 4).judge(&far), Some(Move::Back));
+        assert_eq!(member(17 * MIB, 2).judge(&far), None, "not sure yet");
+        assert_eq!(member(17 * MIB, 4).judge(&Situation { far: MIB, ..far }), None, "it holds nobody up");
+        assert_eq!(member(17 * MIB, 4).judge(&Situation { is_shared: false, ..far }), None, "it is alone");
+    }
+
+    #[test]
+    fn who_is_not_half_as_quick_and_holds_others_up_leaves_at_once() {
+        let held = Situation { is_held: true, ..at((20 * MIB, MIB), 20 * MIB) };
+        assert_eq!(member(9 * MIB, 1).judge(&held), Some(Move::Back));
+        assert_eq!(member(11 * MIB, 1).judge(&held), None);
+    }
+
+    #[test]
+    fn a_slower_group_is_left_beyond_a_factor_of_four_both_ways() {
+        let slower = Situation { far: 8 * MIB, ..at((4 * MIB, MIB), 20 * MIB) };
+        assert_eq!(member(MIB, 4).judge(&slower), None);
+        assert_eq!(member(MIB - MIB / 8, 4).judge(&slower), Some(Move::Back));
+        assert_eq!(member(4 * MIB, 4).judge(&slower), None);
+        assert_eq!(member(5 * MIB, 4).judge(&slower), Some(Move::Forward));
+    }
+
+    #[test]
+    fn who_fell_back_returns_after_two_seconds_then_four_then_eight() {
+        let alone = Situation { is_shared: false, ..at((20 * MIB, 20 * MIB), 20 * MIB) };
+        for (fell_back, looks) in [(1, 4), (2, 8), (3, 16), (9, 256)] {
+            let mut member = Member { fell_back, ..member(20 * MIB, 4) };
+            assert!((1..looks).all(|_| member.judge(&alone).is_none()));
+            assert_eq!(member.judge(&alone), Some(Move::Forward), "{fell_back}");
+        }
+    }
 }
