@@ -16,7 +16,7 @@ export default defineConfig(({ mode }) => ({
   worker: { format: "es" as const },
   server: {
     proxy: Object.fromEntries(
-      ["/ws", "/chunks", "/links", "/d"].map((path) => [path, { target: "http://127.0.0.1:7070", ws: path === "/ws" }]),
+      ["/ws", "/chunks", "/d"].map((path) => [path, { target: "http://127.0.0.1:7070", ws: path === "/ws" }]),
     ),
   },
   test: {

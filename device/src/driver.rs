@@ -16,7 +16,6 @@ use lanyard_hub::peer::{
 };
 use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::codec::{self, DecodeError};
-use lanyard_protocol::http::{HttpError, LinkMade, LinkOrder};
 use lanyard_protocol::identity::Transcript;
 use lanyard_protocol::master_proof;
 use lanyard_protocol::message::{ChunkUnavailable, ClientRegisterAck, TransferProgress};
@@ -36,10 +35,10 @@ use crate::confine::SharedRoots;
 use crate::content::ContentIndex;
 use crate::download::{Download, SavedFile, Stage};
 use crate::fetch::{self, FetchJob, Fetched, Teller};
-use crate::http::{self, Clients};
+use crate::http::Clients;
 use staged::Staged;
 
-use crate::handle::{Command, DeviceError, DeviceEvent, SharedFile};
+use crate::handle::{Answer, Command, DeviceError, DeviceEvent, SharedFile};
 use crate::library::{Library, ReadError};
 use crate::limit::{Buckets, Rate, RateLimits};
 use crate::link::LinkError;
@@ -101,6 +100,9 @@ pub(crate) struct Driver {
     blocks: Arc<Blocks>,
     library: Arc<Library>,
     link: LinkSlot,
+    last_ask: u64,
+    /// Requests that wait for their answers.
+    asked: HashMap<u64, oneshot::Sender<Answer>>,
     /// What this session's proofs are made over, until the hub's is checked.
     transcript: Option<Transcript>,
     /// This side's half of the key of the session that is being agreed.
@@ -165,6 +167,8 @@ impl Driver {
             blocks: Arc::default(),
             library: Arc::new(Library::new(&config.keypair.seed(), roots)),
             link: LinkSlot { number: 0, outbox: None, stuck: false },
+            last_ask: 0,
+            asked: HashMap::new(),
             transcript: None,
             ephemeral: None,
             signer: None,
@@ -313,6 +317,11 @@ impl Driver {
             Effect::CloseFile { transfer_id, file_id, root } => self.close_file(transfer_id, file_id, root),
             Effect::DiscardFile { transfer_id, file_id } => self.discard(transfer_id, file_id),
             Effect::TransferEnded { transfer_id, done, failed } => self.put_aside(transfer_id, done, failed),
+            Effect::Answered { ask, answer } => {
+                if let Some(reply) = self.asked.remove(&ask) {
+                    let _ = reply.send(answer); // who asked is gone: nobody wants it
+                }
+            }
             other => self.news_of(other),
         }
     }
@@ -749,7 +758,7 @@ impl Driver {
             Command::Cancel { transfer_id } => self.tell(Input::Cancel { transfer_id }),
             Command::Limit { up, down, reply } => drop(reply.send(self.limit(up, down))),
             Command::Rename { name } => self.tell(Input::Rename { name }),
-            Command::Link { order, reply } => self.make_link(order, reply),
+            Command::Request { message, reply } => self.request(message, reply),
             Command::Catalogue { reply } => {
                 let known = || Arc::new(self.peer.catalogue().clone());
                 let _ = reply.send(self.catalogue.get_or_insert_with(known).clone());
@@ -797,13 +806,11 @@ impl Driver {
         self.library.list().into_iter().filter_map(shared).collect()
     }
 
-    fn make_link(&self, order: LinkOrder, reply: oneshot::Sender<Result<LinkMade, DeviceError>>) {
-        let Some(bodies) = self.bodies() else {
-            return drop(reply.send(Err(DeviceError::NotConnected)));
-        };
-        tokio::spawn(async move {
-            let _ = reply.send(post_link(bodies, order).await);
-        });
+    fn request(&mut self, message: Box<DeviceToRelay>, reply: oneshot::Sender<Answer>) {
+        self.last_ask += 1;
+        let ask = self.last_ask;
+        self.asked.insert(ask, reply);
+        self.tell(Input::Ask { ask, message });
     }
 }
 
@@ -835,17 +842,5 @@ async fn report_written(
         if reports.send(Report::Consumed { transfer_id, file_id, groups }).await.is_err() {
             return;
         }
-    }
-}
-
-async fn post_link(bodies: Bodies, order: LinkOrder) -> Result<LinkMade, DeviceError> {
-    let body = serde_json::to_vec(&order).map_err(|_| DeviceError::NotConnected)?;
-    let response = bodies.post("/links", body).send().await.map_err(|_| DeviceError::NotConnected)?;
-    if response.status().is_success() {
-        return http::answer(response).await.ok_or(DeviceError::NotConnected);
-    }
-    match http::answer::<HttpError>(response).await {
-        Some(HttpError { code, message }) => Err(DeviceError::Refused { code, message }),
-        None => Err(DeviceError::NotConnected),
     }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use lanyard_hub::peer::{Catalogue, Phase, ShareState};
 use lanyard_protocol::device::HubInfo;
-use lanyard_protocol::http::{LinkMade, LinkOrder};
-use lanyard_protocol::message::TransferProgress;
-use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileId, FileRef, NewFile, TransferId};
+use lanyard_protocol::message::{RequestFailed, TransferProgress};
+use lanyard_protocol::{
+    DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, NewFile, RelayToDevice, TransferId,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -122,6 +123,9 @@ pub struct Started {
     pub writer: Option<JoinHandle<io::Result<()>>>,
 }
 
+/// What came of a request.
+pub(crate) type Answer = Result<Box<RelayToDevice>, RequestFailed>;
+
 /// What the driver is asked.
 pub(crate) enum Command {
     Offer { found: Vec<FoundFile>, reply: oneshot::Sender<Vec<NewFile>> },
@@ -132,7 +136,7 @@ pub(crate) enum Command {
     Cancel { transfer_id: TransferId },
     Limit { up: Option<Rate>, down: Option<Rate>, reply: oneshot::Sender<RateLimits> },
     Rename { name: String },
-    Link { order: LinkOrder, reply: oneshot::Sender<Result<LinkMade, DeviceError>> },
+    Request { message: Box<DeviceToRelay>, reply: oneshot::Sender<Answer> },
     Catalogue { reply: oneshot::Sender<Arc<Catalogue>> },
     Transfers { reply: oneshot::Sender<Vec<TransferInfo>> },
     Shares { reply: oneshot::Sender<Vec<SharedFile>> },
@@ -185,7 +189,7 @@ impl DeviceHandle {
         self.commands.send(command).await.map_err(|_| DeviceError::Ended)
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DeviceError> {
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DeviceError> {
         let (reply, answer) = oneshot::channel();
         self.tell(command(reply)).await?;
         answer.await.map_err(|_| DeviceError::Ended)
@@ -270,11 +274,6 @@ impl DeviceHandle {
 
     pub async fn rename(&self, name: String) -> Result<(), DeviceError> {
         self.tell(Command::Rename { name }).await
-    }
-
-    /// Makes an address under which anybody who knows it may fetch these files. `url` is a path on the hub.
-    pub async fn link(&self, files: Vec<FileRef>, name: Option<String>) -> Result<LinkMade, DeviceError> {
-        self.ask(|reply| Command::Link { order: LinkOrder { files, name }, reply }).await?
     }
 
     /// Takes back what is shared, notes what was fetched, says goodbye. Returns when that is done.

@@ -22,6 +22,7 @@ pub mod names;
 pub mod private_file;
 pub mod proving;
 mod reveals;
+mod shared_links;
 mod sink;
 pub mod store;
 mod tls;
@@ -41,6 +42,7 @@ pub use handle::{DeviceError, DeviceEvent, DeviceHandle, Offered, SharedFile, St
 pub use lanyard_hub::peer::{Catalogue, EndReason, Phase, ShareState};
 pub use limit::{Rate, RateError, RateLimits, bytes_of};
 pub use reveals::RevealBook;
+pub use shared_links::{LinkWish, Linked, MadeLink};
 pub use transfers::{Direction, Standing, TransferInfo};
 pub use walk::{Skipped, WalkError};
 

@@ -152,7 +152,7 @@ mod tests {
     fn progress(transfer: u8, file: u8, done: u64, state: TransferState) -> TransferProgress {
         let id = |kind: u8, n: u8| format!("{kind:08x}-0000-8000-8000-0000000000{n:02x}");
         TransferProgress {
-            link: None,
+            link_hash: None,
             transfer_id: Some(TransferId(id(3, transfer).parse().unwrap())),
             asker: id(1, 2).parse().unwrap(),
             public_id: id(1, 1).parse().unwrap(),

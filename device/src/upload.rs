@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::Stream;
 use lanyard_protocol::group::Groups;
-use lanyard_protocol::session_key::{BODY_HEADER, Signer};
+use lanyard_protocol::session_key::Signer;
 use lanyard_protocol::{FileId, Piece, Ticket};
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH};
 use reqwest::{Method, RequestBuilder};
 
 use crate::blocks::{Block, Blocks};
@@ -35,14 +35,6 @@ impl Bodies {
         let target = format!("/chunks/{}", ticket.to_hex());
         let authorization = self.signer.authorize(method.as_str(), &target, None);
         self.http.request(method, self.base.clone() + &target).header(AUTHORIZATION, authorization.to_string())
-    }
-
-    /// A POST of this body, proven.
-    pub fn post(&self, target: &str, body: Vec<u8>) -> RequestBuilder {
-        let authorization = self.signer.authorize("POST", target, Some(&body));
-        let hash = blake3::hash(&body).to_hex();
-        let request = self.http.post(self.base.clone() + target).header(AUTHORIZATION, authorization.to_string());
-        request.header(BODY_HEADER, hash.as_str()).header(CONTENT_TYPE, "application/json").body(body)
     }
 }
 

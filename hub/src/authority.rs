@@ -37,7 +37,7 @@ use lanyard_protocol::{
 
 pub use admission::{Admission, Word};
 pub use catalogue::Listing;
-pub use links::LinkRecord;
+pub use links::{LinkRecord, Linked};
 pub use note::{Admitted, Note};
 pub use operator::Command;
 pub use quota::Remembered;
@@ -49,7 +49,7 @@ use admission::Invitations;
 use catalogue::Catalogue;
 use feed::{Feed, Key};
 use knocks::Knocks;
-use links::Links;
+use links::{Archives, Links};
 use roster::Roster;
 
 /// Lapsed links and withdrawn files are looked for this often. Lookups do not wait for it.
@@ -108,6 +108,7 @@ pub enum Change {
     LinkUsed {
         hash: LinkHash,
         used_ms: u64,
+        uses_left: Option<u32>,
     },
     LinkGone(LinkHash),
 }
@@ -203,6 +204,8 @@ enum Timer {
     Sweep,
     /// Somebody's time is over.
     End,
+    /// A layout is built further.
+    Layout,
 }
 
 /// The machine. One driver owns it; see the crate's documentation for the four verbs.
@@ -223,6 +226,7 @@ pub struct Authority {
     roster: Roster,
     catalogue: Catalogue,
     links: Links,
+    archives: Archives,
     knocks: Knocks,
     invitations: Invitations,
     /// Approved sessions that are there.
@@ -250,6 +254,7 @@ impl Authority {
             roster: Roster::default(),
             catalogue: Catalogue::default(),
             links: Links::default(),
+            archives: Archives::default(),
             knocks: Knocks::default(),
             invitations: Invitations::default(),
             online: BTreeMap::new(),
@@ -268,7 +273,12 @@ impl Authority {
             }
             authority.catalogue.put(listing);
         }
-        saved.links.into_iter().for_each(|link| authority.links.put(link));
+        for mut link in saved.links {
+            if link.name.is_empty() {
+                link.name = authority.download_name(&link.linked, None);
+            }
+            authority.links.put(link);
+        }
         authority
     }
 
@@ -320,6 +330,7 @@ impl Authority {
                 Timer::Roots => self.tell_roots(),
                 Timer::Sweep => self.sweep(),
                 Timer::End => self.watch_ends(),
+                Timer::Layout => self.build_some(),
             }
         }
     }
@@ -393,6 +404,7 @@ impl Authority {
         }
         self.note(Note::RelayLost);
         self.drop_all_knocks();
+        self.archives.relay_lost();
         let sessions: Vec<SessionAddress> = self.catalogue.sessions().collect();
         for session in sessions {
             self.deadlines.clear(&Timer::Grace(session));
@@ -417,10 +429,9 @@ impl Authority {
             RelayToMaster::FileLookup(lookup) => self.files_looked_up(lookup, reference),
             RelayToMaster::FileRoot(known) => self.root_known(known),
             RelayToMaster::FileChanged(changed) => self.file_changed(changed),
-            RelayToMaster::LinkRequest(request) => self.link_requested(request, reference),
             RelayToMaster::LinkLookup(lookup) => self.link_looked_up(lookup, reference),
             RelayToMaster::LinkUsed(used) => self.link_used(used),
-            RelayToMaster::LinkDrop(drop) => self.link_dropped(drop, reference),
+            RelayToMaster::LinkPage(page) => self.link_page_asked(page, reference),
             RelayToMaster::Pong(_) => self.settled(),
             RelayToMaster::MasterChallenge(_) | RelayToMaster::MasterAppRegisterAck(_) => {
                 tracing::warn!("a handshake message after the handshake");
@@ -439,6 +450,9 @@ impl Authority {
             RelayToMaster::FeedPull(pull) => self.pulled(from, pull, reference),
             RelayToMaster::AddFiles(said) => self.files_offered(from, said, reference),
             RelayToMaster::RemoveFile(said) => self.files_taken_away(from, said, reference),
+            RelayToMaster::LinkRequest(request) => self.link_requested(from, request, reference),
+            RelayToMaster::LinksPull(pull) => self.links_pulled(from, pull, reference),
+            RelayToMaster::LinkDrop(drop) => self.link_dropped_by(from, drop, reference),
             _ => {}
         }
     }
@@ -514,9 +528,15 @@ impl Authority {
     }
 
     fn keep_sweeping(&mut self) {
-        let any = !self.links.is_empty() || self.catalogue.has_withdrawn();
-        if any && self.deadlines.get(&Timer::Sweep).is_none() {
-            self.deadlines.set(Timer::Sweep, self.now.plus(SWEEP_MS));
+        let next_end = self.links.next_end();
+        if next_end.is_none() && !self.catalogue.has_withdrawn() {
+            return;
+        }
+        // A link with an end is cut when that comes. The time of day may jump: looked at again within ten minutes.
+        let to_end = next_end.map_or(SWEEP_MS, |end| end.saturating_sub(self.wall_ms).max(1));
+        let at = self.now.plus(to_end.min(SWEEP_MS));
+        if self.deadlines.get(&Timer::Sweep).is_none_or(|known| at < known) {
+            self.deadlines.set(Timer::Sweep, at);
         }
     }
 
@@ -630,6 +650,8 @@ fn towards_screens(message: &MasterToRelay) -> Option<MasterToConsole> {
         MasterToRelay::FilesUpdated(m) => MasterToConsole::FilesUpdated(m),
         MasterToRelay::FileRemoved(m) => MasterToConsole::FileRemoved(m),
         MasterToRelay::FilesWithdrawn(m) => MasterToConsole::FilesWithdrawn(m),
+        MasterToRelay::LinkMade(m) => MasterToConsole::LinkMade(m),
+        MasterToRelay::LinkDropped(m) => MasterToConsole::LinkDropped(m),
         MasterToRelay::DisApproveClient(m) => {
             MasterToConsole::ClientDisApproved(lanyard_protocol::message::ClientDisApproved {
                 public_id: m.public_id,

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice};
 
-pub use effect::{Effect, LinkInfo, LinkPart, NewSlot, SlotPiece};
+pub use effect::{Effect, LinkInfo, LinkPart, LinkedTo, NewSlot, SlotPiece};
 pub use input::{CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, SessionId, SlotId, WantedPiece};
 
 pub use speed::SpeedGroup;
@@ -152,11 +152,10 @@ impl Broker {
             Input::RootKnown { file, root } => self.root_known(file, root),
             Input::ValuesKnown { file } => self.grants.note_values(&file),
             Input::ValuesLost { file } => self.grants.forget_values(&file),
-            Input::LinkOrdered { call, session, hash, files, name } => {
-                self.link_ordered(call, session, hash, files, name)
-            }
             Input::LinkOpened { call, hash } => self.link_opened(now, call, hash),
-            Input::LinkDropped { call, session, hash } => self.link_dropped(now, call, session, hash),
+            Input::LinkBegun { call, hash, whole, bytes } => self.link_begun(now, call, hash, whole, bytes),
+            Input::LinkUnread { hash, bytes } => self.link_unread(&hash, bytes),
+            Input::LinkPageWanted { call, reader, page } => self.link_page_wanted(now, call, reader, page),
             Input::CallLeft { call } => self.call_left(call),
             Input::LinkWanted { reader, hash, want, pieces } => self.link_wanted(now, reader, hash, want, pieces),
             Input::LinkLeft { reader, up_to } => self.link_left(now, reader, up_to),
@@ -184,7 +183,7 @@ impl Broker {
                 Timer::CacheEnd(slot) => self.cache_ended(slot),
                 Timer::AskWaited(ask) => self.ask_waited(now, ask),
                 Timer::AskRetry(ask) => self.ask_retried(now, ask),
-                Timer::Call(call) => self.call_waited(now, call),
+                Timer::Call(call) => self.call_waited(call),
                 Timer::LookAgain => self.look_unreported(now), // and the pump below serves
                 Timer::Sweep => self.sweep(now),
             }
@@ -218,6 +217,7 @@ impl Broker {
             readers: self.slots.reader_count(),
             asks: self.asks.len() + self.queue.len(),
             calls: self.links.call_count(),
+            grants: self.grants.count(),
             hub_ready: self.hub_ready(),
         }
     }
@@ -292,5 +292,6 @@ pub struct Counts {
     pub readers: usize,
     pub asks: usize,
     pub calls: usize,
+    pub grants: usize,
     pub hub_ready: bool,
 }

@@ -9,6 +9,7 @@
 pub mod authority;
 pub mod broker;
 pub mod idsource;
+pub mod layout;
 pub mod machine;
 pub mod naming;
 pub mod peer;

@@ -152,7 +152,7 @@ impl Naming {
         if let Some(folder) = self.folders.get(&owner) {
             return folder.clone();
         }
-        let name = self.owners.get(&owner).map_or_else(|| owner.to_string(), |name| safe_folder(name));
+        let name = self.owners.get(&owner).map_or_else(|| owner.to_string(), |name| safe_name(name));
         let key = folded(&name);
         let folder = if self.is_free(&key) && !self.is_folder_of_others(&key) {
             self.invented.insert(key);
@@ -215,7 +215,8 @@ fn without_drive(path: &str) -> String {
     }
 }
 
-fn safe_folder(name: &str) -> String {
+/// Replaces what is no part of a name on some system.
+pub fn safe_name(name: &str) -> String {
     let is_bad = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
     let name: String = name.chars().map(|c| if is_bad(c) { '_' } else { c }).collect();
     let name = name.trim().trim_matches('.').trim();

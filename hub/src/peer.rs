@@ -83,6 +83,7 @@ enum Pending {
     Add(Vec<FileId>),
     Remove(Vec<FileId>),
     Rename(String),
+    Ask(u64),
 }
 
 /// The device as a pure machine. See the crate's documentation for the four verbs.
@@ -155,6 +156,7 @@ impl Peer {
             Input::HubRefused => self.end(EndReason::UntrustedHub),
             Input::Received { frame } => self.received(now, frame),
             Input::Rename { name } => self.rename(now, name),
+            Input::Ask { ask, message } => self.ask_for_driver(now, ask, *message),
             Input::Share { files } => self.share(files),
             Input::Unshare { file_ids } => self.unshare(now, file_ids),
             Input::Replaced { old, new } => self.replaced(now, old, new),
@@ -225,7 +227,7 @@ impl Peer {
             self.change(now, at, change, &frame.message);
         }
         if let Some(pending) = answered {
-            self.request_done(pending);
+            self.request_done(pending, &frame.message);
         }
         self.message(now, frame.message, reference);
     }
@@ -376,11 +378,14 @@ impl Peer {
         self.pending.remove(&reference)
     }
 
-    fn request_done(&mut self, pending: Pending) {
+    fn request_done(&mut self, pending: Pending, answer: &RelayToDevice) {
         match pending {
             Pending::Add(file_ids) => self.added(file_ids),
             Pending::Remove(file_ids) => self.shares.removed(&file_ids),
             Pending::Rename(name) => self.effects.push(Effect::Renamed { name }),
+            Pending::Ask(ask) => {
+                self.effects.push(Effect::Answered { ask, answer: Ok(Box::new(answer.clone())) });
+            }
         }
     }
 
@@ -396,8 +401,25 @@ impl Peer {
                 let message = code.sentence().into();
                 self.effects.push(Effect::RenameFailed { code, message });
             }
+            Some(Pending::Ask(ask)) => {
+                self.pending.remove(&reference);
+                self.refuse_driver(ask, code);
+            }
             Some(Pending::Remove(_)) | None => {}
         }
+    }
+
+    fn ask_for_driver(&mut self, now: Moment, ask: u64, message: DeviceToRelay) {
+        if !self.session.hub_here() {
+            return self.refuse_driver(ask, lanyard_protocol::FailureCode::ServerNotReady);
+        }
+        self.request(now, message, Pending::Ask(ask));
+    }
+
+    fn refuse_driver(&mut self, ask: u64, code: lanyard_protocol::FailureCode) {
+        let message = code.sentence().into();
+        let no = RequestFailed { code, message, retry_after_ms: None, file_id: None };
+        self.effects.push(Effect::Answered { ask, answer: Err(no) });
     }
 
     fn request_failed(&mut self, now: Moment, failed: RequestFailed, reference: Option<u64>) {
@@ -416,6 +438,7 @@ impl Peer {
             Some(Pending::Rename(_)) => {
                 self.effects.push(Effect::RenameFailed { code: failed.code, message: failed.message });
             }
+            Some(Pending::Ask(ask)) => self.effects.push(Effect::Answered { ask, answer: Err(failed) }),
             None => self.ask_refused(now, reference, failed),
         }
     }

@@ -282,7 +282,7 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 /// `90s`, `30m`, `8h`, `2d`, `1w`, in milliseconds.
-fn duration(text: &str) -> Result<u64, String> {
+pub fn duration(text: &str) -> Result<u64, String> {
     let unit = match text.chars().last() {
         Some('s') => 1,
         Some('m') => 60,

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{
-    allow_more, approve, console, devices, devices_table, door, files, files_table, forget, invite, kind, refuse,
-    status,
+    allow_more, approve, console, devices, devices_table, door, drop_links, dropped_words, failure, files, files_table,
+    forget, invite, kind, links, links_table, refuse, status,
 };
 pub use device_client::{cancel, limit, pause, resume, transfers};
 pub use transport::Listener;
@@ -58,6 +58,12 @@ pub enum Request {
     },
     Forget {
         id: String,
+    },
+    /// Everybody's links.
+    Links,
+    /// Ends links by the beginning of their ids, or all.
+    DropLinks {
+        ids: Vec<String>,
     },
 }
 
@@ -182,6 +188,8 @@ impl Control {
                 desk::approve(driver, id, None, code, for_ms).await.map(|()| done)
             }
             Request::AllowMore => desk::allow_more(driver).await.map(|()| done),
+            Request::Links => Ok(json(desk::links(driver).await?)),
+            Request::DropLinks { ids } => Ok(json(desk::drop_links(driver, &ids).await?)),
             Request::Refuse { id } => desk::refuse(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
             Request::Forget { id } => desk::forget(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
         }

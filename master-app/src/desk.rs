@@ -1,11 +1,12 @@
 //! What the host sees and does, in the words of people: shared by the terminal, the control socket and its commands.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lanyard_hub::authority::{Authority, Command, Verdict, Word};
-use lanyard_protocol::message::{Admission, Knock};
+use lanyard_protocol::message::{Admission, Knock, LinkListed, LinksPull};
 use lanyard_protocol::{
-    Client, DeviceId, DeviceKind, FailureCode, FileId, MasterToConsole, Membership, RequestId, Root,
+    Client, DeviceId, DeviceKind, FailureCode, FileId, LinkHash, MasterToConsole, Membership, RequestId, Root,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,14 @@ pub struct DeviceUsage {
     pub public_id: DeviceId,
     pub name: String,
     pub bytes: u64,
+}
+
+/// One link of the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRow {
+    #[serde(flatten)]
+    pub link: LinkListed,
+    pub maker_name: String,
 }
 
 /// Why a wish of the host came to nothing.
@@ -300,6 +309,71 @@ pub async fn forget(driver: &DriverHandle, public_id: DeviceId) -> Result<(), Re
         MasterToConsole::RequestFailed(_) => Err(Refusal::new(Exit::NotFound, "that device was not turned away")),
         _ => Ok(()),
     }
+}
+
+/// Everybody's links, the newest first.
+pub async fn links(driver: &DriverHandle) -> Result<Vec<LinkRow>, Refusal> {
+    let mut links = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = match driver.wish(Command::PullLinks(LinksPull { cursor })).await? {
+            MasterToConsole::LinksPage(page) => page,
+            MasterToConsole::RequestFailed(no) => return Err(Refusal::of(no.code, no.message)),
+            _ => return Err(Refusal::new(Exit::Failed, "the hub did not list its links")),
+        };
+        links.extend(page.links);
+        cursor = page.cursor;
+        if page.last || cursor.is_none() {
+            break;
+        }
+    }
+    let names = driver.look(|authority, _| {
+        authority.members().map(|member| (member.client.public_id, member.client.name.clone())).collect()
+    });
+    let names: BTreeMap<DeviceId, String> = names.await?;
+    let row = |link: LinkListed| LinkRow { maker_name: names.get(&link.public_id).cloned().unwrap_or_default(), link };
+    Ok(links.into_iter().map(row).collect())
+}
+
+/// Ends links of anybody; gives how many.
+pub async fn drop_links(driver: &DriverHandle, ids: &[String]) -> Result<usize, Refusal> {
+    let rows = links(driver).await?;
+    let hashes = meant_links(rows.iter().map(|row| &row.link), ids)?;
+    for hash in &hashes {
+        match driver.wish(Command::DropLink(*hash)).await? {
+            // It ended by itself meanwhile.
+            MasterToConsole::RequestFailed(no) if no.code == FailureCode::NotFound => {}
+            MasterToConsole::RequestFailed(no) => return Err(Refusal::of(no.code, no.message)),
+            _ => {}
+        }
+    }
+    Ok(hashes.len())
+}
+
+/// Which links are meant by the beginnings of ids, or by `all`.
+pub fn meant_links<'a>(
+    links: impl Iterator<Item = &'a LinkListed> + Clone,
+    ids: &[String],
+) -> Result<Vec<LinkHash>, Refusal> {
+    let mut meant = Vec::new();
+    for id in ids {
+        let found: Vec<LinkHash> = links
+            .clone()
+            .map(|link| link.link_hash)
+            .filter(|hash| id == "all" || hash.to_hex().starts_with(id.as_str()))
+            .collect();
+        let shown = crate::text::visible(id);
+        match found.len() {
+            0 if id == "all" => {}
+            0 => return Err(Refusal::new(Exit::NotFound, format!("no link begins with `{shown}`"))),
+            1 => meant.extend(found),
+            _ if id == "all" => meant.extend(found),
+            _ => return Err(Refusal::new(Exit::Usage, format!("several links begin with `{shown}`"))),
+        }
+    }
+    meant.sort_unstable();
+    meant.dedup();
+    Ok(meant)
 }
 
 #[cfg(test)]

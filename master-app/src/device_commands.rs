@@ -11,14 +11,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use lanyard_device::link::{GivenUrl, HubUrl};
-use lanyard_device::{Catalogue, DeviceError, RateLimits};
+use lanyard_device::{Catalogue, DeviceError, LinkWish, Linked, RateLimits};
 use lanyard_protocol::device::is_valid_name;
+use lanyard_protocol::limits::MAX_LINK_USES;
+use lanyard_protocol::message::LinkFolder;
 use lanyard_protocol::{EntryKind, FailureCode, FileEntry};
 use serde_json::json;
 
 use crate::cli::{Global, LimitArgs};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::text;
+use crate::{control, desk, text};
 use connection::Connection;
 use output::Output;
 
@@ -35,6 +37,8 @@ pub enum DeviceCommand {
     Get(GetArgs),
     /// Print an address under which any browser or player can fetch a file or folder
     Link(LinkArgs),
+    /// List this device's links, or end some: `lanyard links drop ID`
+    Links(LinksArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -78,6 +82,22 @@ pub struct LinkArgs {
     /// The path or id of a file, the path of a folder, or OWNER/PATH; a word with `://` is the hub's address
     #[arg(required = true, value_name = "[URL] PATH|ID")]
     pub words: Vec<String>,
+    /// End it after so long, used or not: 30m, 8h, 2d, 1w [default: when nobody used it for a day]
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::cli::duration)]
+    pub valid: Option<u64>,
+    /// How often it may be used; going on with a download counts once
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LINK_USES)))]
+    pub uses: Option<u32>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct LinksArgs {
+    /// Nothing to list them; `drop` and the ids of links, their beginnings, or `all`; a word with `://` is the hub's address
+    #[arg(value_name = "[URL] [drop ID]")]
+    pub words: Vec<String>,
+    /// Those of everybody, at the hub that runs on this machine
+    #[arg(long)]
+    pub everybody: bool,
 }
 
 fn device_name(text: &str) -> Result<String, String> {
@@ -97,6 +117,7 @@ pub async fn run(command: DeviceCommand, global: &Global) -> Outcome {
         DeviceCommand::Share(args) => share::share(global, args).await,
         DeviceCommand::Get(args) => get::get(global, args).await,
         DeviceCommand::Link(args) => link(global, args).await,
+        DeviceCommand::Links(args) => links(global, args).await,
     }
 }
 
@@ -185,14 +206,78 @@ async fn link(global: &Global, args: LinkArgs) -> Outcome {
     connection.enter().await?;
     let catalogue = connection.handle.catalogue().await.map_err(failure_of)?;
     let chosen = choose::choose(&catalogue, &words[0])?;
-    let files = chosen.files.iter().map(|wanted| wanted.entry.file_ref()).collect();
-    let made = connection.handle.link(files, Some(chosen.name)).await.map_err(failure_of)?;
+    let linked = match chosen.folder {
+        Some((public_id, path)) => Linked::Folder(LinkFolder { public_id, path }),
+        None => Linked::Files(chosen.files.iter().map(|wanted| wanted.entry.file_ref()).collect()),
+    };
+    let wish = LinkWish { linked, name: None, valid_ms: args.valid, uses: args.uses };
+    let made = connection.handle.link(wish).await.map_err(failure_of)?;
     let address = format!("{}{}", connection.url.http_base(), made.url);
     let output = Output::new(global);
     if global.json {
-        output.value(&json!({ "url": address, "expires_ms": made.expires_ms }));
+        output.value(
+            &json!({ "url": address, "expires_ms": made.listed.expires_ms, "link_hash": made.listed.link_hash }),
+        );
     } else {
         output.print(&format!("{address}\n"));
+    }
+    connection.handle.shutdown().await;
+    Ok(())
+}
+
+/// What the words after `links` ask for.
+#[derive(Debug, PartialEq, Eq)]
+enum LinksWish {
+    List,
+    Drop(Vec<String>),
+}
+
+fn links_wish(mut words: Vec<String>) -> Result<(Option<HubUrl>, LinksWish), Failure> {
+    let url = match words.iter().position(|word| word.contains("://")) {
+        Some(at) => Some(words.remove(at)),
+        None => None,
+    };
+    let parsed = url.as_ref().map(|url| url.parse::<HubUrl>()).transpose();
+    let url = parsed.map_err(|error| Failure::usage(format!("{}: {error}", url.unwrap_or_default())))?;
+    match words.split_first() {
+        None => Ok((url, LinksWish::List)),
+        Some((first, ids)) if first == "drop" && !ids.is_empty() => Ok((url, LinksWish::Drop(ids.to_vec()))),
+        Some((first, _)) if first == "drop" => {
+            Err(Failure::usage("say which: the beginning of a link's id, or `all`; `lanyard links` shows them"))
+        }
+        Some(_) => Err(Failure::usage("`lanyard links` lists them, `lanyard links drop ID` ends one")),
+    }
+}
+
+async fn links(global: &Global, args: LinksArgs) -> Outcome {
+    let (url, wish) = links_wish(args.words)?;
+    if args.everybody {
+        if url.is_some() {
+            return Err(Failure::usage("--everybody asks the hub on this machine; it takes no address"));
+        }
+        return match wish {
+            LinksWish::List => control::links(global).await,
+            LinksWish::Drop(ids) => control::drop_links(global, ids).await,
+        };
+    }
+    let mut connection = Connection::open(global, url, None, RateLimits::default())?;
+    connection.enter().await?;
+    let links = connection.handle.links().await.map_err(failure_of)?;
+    let output = Output::new(global);
+    match wish {
+        LinksWish::List if global.json => output.value(&json!(links)),
+        LinksWish::List => output.print(&control::links_table(links.iter().map(|link| (link, None)))),
+        LinksWish::Drop(ids) => {
+            let hashes = desk::meant_links(links.iter(), &ids).map_err(|refusal| control::failure(refusal))?;
+            for hash in &hashes {
+                match connection.handle.drop_link(*hash).await {
+                    // It ended by itself meanwhile.
+                    Ok(()) | Err(DeviceError::Refused { code: FailureCode::NotFound, .. }) => {}
+                    Err(error) => return Err(failure_of(error)),
+                }
+            }
+            output.print(&format!("{}\n", control::dropped_words(hashes.len(), global.json)));
+        }
     }
     connection.handle.shutdown().await;
     Ok(())

@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 use lanyard_device::private_file::{self, PrivateFileError};
 use lanyard_device::store::now_ms;
-use lanyard_hub::authority::{Change, LinkRecord, Listing, Member, Saved, Verdict};
+use lanyard_hub::authority::{Change, LinkRecord, Linked, Listing, Member, Saved, Verdict};
+use lanyard_protocol::message::LinkFolder;
 use lanyard_protocol::{
     Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkHash, PublicKey, Root,
 };
@@ -35,7 +36,7 @@ use rescue::Files;
 
 /// "LANY": says whose file this is.
 const APPLICATION_ID: i64 = 0x4c41_4e59;
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 /// From this one on the `-wal` file stays when the database is closed, so that a missing one tells of a loss.
 const KEEPS_WAL: i64 = 3;
 /// A database of which more than half is free, and more than this, is made small when it is opened.
@@ -58,7 +59,8 @@ CREATE TABLE files (
     root BLOB, revision INTEGER NOT NULL, withdrawn_ms INTEGER, PRIMARY KEY (public_id, file_id)
 ) WITHOUT ROWID, STRICT;
 CREATE TABLE links (
-    hash BLOB PRIMARY KEY, maker BLOB NOT NULL, name TEXT, used_ms INTEGER NOT NULL, files BLOB NOT NULL
+    hash BLOB PRIMARY KEY, maker BLOB NOT NULL, name TEXT, used_ms INTEGER NOT NULL, files BLOB NOT NULL,
+    made_ms INTEGER NOT NULL DEFAULT 0, folder_owner BLOB, folder_path TEXT, ends_ms INTEGER, uses_left INTEGER
 ) WITHOUT ROWID, STRICT;
 ";
 
@@ -465,6 +467,16 @@ fn begin(connection: &mut Connection, epoch: u64, beginning: &Beginning) -> Resu
     if version == 1 {
         transaction.execute_batch("ALTER TABLE members ADD COLUMN until_ms INTEGER")?;
     }
+    if matches!(version, 1..=3) {
+        transaction.execute_batch(
+            "ALTER TABLE links ADD COLUMN made_ms INTEGER NOT NULL DEFAULT 0;
+             ALTER TABLE links ADD COLUMN folder_owner BLOB;
+             ALTER TABLE links ADD COLUMN folder_path TEXT;
+             ALTER TABLE links ADD COLUMN ends_ms INTEGER;
+             ALTER TABLE links ADD COLUMN uses_left INTEGER;
+             UPDATE links SET made_ms = used_ms;",
+        )?;
+    }
     if matches!(version, 1 | 2) {
         transaction.execute("INSERT INTO numbers VALUES ('decisions', 0)", [])?;
     }
@@ -530,8 +542,9 @@ fn apply_one(db: &Transaction, change: &Change) -> Result<(), rusqlite::Error> {
             run(db, sql, params![blob(&file.public_id), file.file_id.0.as_bytes(), root.0, revision])
         }
         Change::LinkPut(link) => put_link(db, link),
-        Change::LinkUsed { hash, used_ms } => {
-            run(db, "UPDATE links SET used_ms = ?2 WHERE hash = ?1", params![hash.0, used_ms])
+        Change::LinkUsed { hash, used_ms, uses_left } => {
+            let sql = "UPDATE links SET used_ms = ?2, uses_left = ?3 WHERE hash = ?1";
+            run(db, sql, params![hash.0, used_ms, uses_left])
         }
         Change::LinkGone(hash) => run(db, "DELETE FROM links WHERE hash = ?1", [hash.0]),
     }
@@ -581,13 +594,18 @@ fn put_file(db: &Transaction, entry: &FileEntry, revision: u64) -> Result<(), ru
 }
 
 fn put_link(db: &Transaction, link: &LinkRecord) -> Result<(), rusqlite::Error> {
+    let (files, folder) = match &link.linked {
+        Linked::Files(files) => (files.as_slice(), None),
+        Linked::Folder(folder) => (&[][..], Some(folder)),
+    };
     let files: Vec<u8> =
-        link.files.iter().flat_map(|f| [*f.public_id.0.as_bytes(), *f.file_id.0.as_bytes()].concat()).collect();
-    run(
-        db,
-        "INSERT OR REPLACE INTO links VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![link.hash.0, blob(&link.maker), link.name, link.used_ms, files],
-    )
+        files.iter().flat_map(|f| [*f.public_id.0.as_bytes(), *f.file_id.0.as_bytes()].concat()).collect();
+    let sql = "INSERT OR REPLACE INTO links
+        (hash, maker, name, used_ms, files, made_ms, folder_owner, folder_path, ends_ms, uses_left)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let (owner, path) = (folder.map(|f| blob(&f.public_id)), folder.map(|f| &f.path));
+    let LinkRecord { hash, maker, name, used_ms, made_ms, ends_ms, uses_left, .. } = link;
+    run(db, sql, params![hash.0, blob(maker), name, used_ms, files, made_ms, owner, path, ends_ms, uses_left])
 }
 
 fn blob(id: &DeviceId) -> &[u8; 16] {
@@ -660,12 +678,24 @@ fn link_of(row: &Row) -> Result<LinkRecord, rusqlite::Error> {
         .chunks_exact(32)
         .map(|pair| FileRef { public_id: DeviceId(id(&pair[..16])), file_id: FileId(id(&pair[16..])) })
         .collect();
+    let owner: Option<[u8; 16]> = row.get("folder_owner")?;
+    let linked = match owner {
+        Some(owner) => {
+            let path = row.get::<_, Option<String>>("folder_path")?.unwrap_or_default();
+            Linked::Folder(LinkFolder { public_id: DeviceId(Uuid::from_bytes(owner)), path })
+        }
+        None => Linked::Files(files),
+    };
     Ok(LinkRecord {
         hash: LinkHash(row.get("hash")?),
         maker: device(row, "maker")?,
-        name: row.get("name")?,
-        files,
+        // One that an older version made without a name is given one when it is loaded.
+        name: row.get::<_, Option<String>>("name")?.unwrap_or_default(),
+        linked,
+        made_ms: row.get("made_ms")?,
         used_ms: row.get("used_ms")?,
+        ends_ms: row.get("ends_ms")?,
+        uses_left: row.get("uses_left")?,
     })
 }
 
@@ -717,9 +747,12 @@ mod tests {
         let link = |n: u8| LinkRecord {
             hash: LinkHash([n; 32]),
             maker: id(1),
-            name: Some("a.zip".into()),
-            files: vec![file, FileRef { public_id: id(2), file_id: file_id(7) }],
+            name: "a.zip".into(),
+            linked: Linked::Files(vec![file, FileRef { public_id: id(2), file_id: file_id(7) }]),
+            made_ms: 8,
             used_ms: 9,
+            ends_ms: Some(99),
+            uses_left: Some(3),
         };
         vec![
             Change::Revision(8),
@@ -735,7 +768,7 @@ mod tests {
             Change::FilesPut { files: vec![entry(4)], revision: 8 },
             Change::LinkPut(link(1)),
             Change::LinkPut(link(2)),
-            Change::LinkUsed { hash: LinkHash([1; 32]), used_ms: 20 },
+            Change::LinkUsed { hash: LinkHash([1; 32]), used_ms: 20, uses_left: Some(2) },
             Change::LinkGone(LinkHash([2; 32])),
         ]
     }
@@ -763,7 +796,9 @@ mod tests {
                 Listing { entry: entry(4), revision: 8, withdrawn_ms: None },
             ]
         );
-        assert_eq!((saved.links.len(), saved.links[0].used_ms, saved.links[0].files.len()), (1, 20, 2));
+        let [link] = &saved.links[..] else { panic!("{:?}", saved.links) };
+        assert_eq!((link.used_ms, link.made_ms, link.ends_ms, link.uses_left), (20, 8, Some(99), Some(2)));
+        assert!(matches!(&link.linked, Linked::Files(files) if files.len() == 2));
     }
 
     #[test]
@@ -956,11 +991,20 @@ mod tests {
         drop(store);
         std::fs::remove_file(copy::path(&path)).unwrap();
         let old = Connection::open(&path).unwrap();
-        old.execute_batch("DELETE FROM numbers WHERE name = 'decisions'; PRAGMA user_version = 2").unwrap();
+        // What came with the fourth shape, and with the third.
+        let without = ["made_ms", "folder_owner", "folder_path", "ends_ms", "uses_left"]
+            .map(|column| format!("ALTER TABLE links DROP COLUMN {column};"));
+        let without = without.concat() + "DELETE FROM numbers WHERE name = 'decisions'; PRAGMA user_version = 2";
+        old.execute_batch(&without).unwrap();
         // It clears its log away.
         drop(old);
         let mut store = Store::open(&path).unwrap();
-        assert_eq!((store.load().unwrap(), store.problems().all()), (saved, Vec::new()));
+        // Its links stay: each had neither an end nor a number of uses.
+        let mut expected = saved;
+        for link in &mut expected.links {
+            (link.made_ms, link.ends_ms, link.uses_left) = (link.used_ms, None, None);
+        }
+        assert_eq!((store.load().unwrap(), store.problems().all()), (expected, Vec::new()));
         assert!(matches!(copy::read(&path), Found::Whole(copy) if copy.members.len() == 2));
 
         let kept = Connection::open(dir.path().join("lanyard.db.v2")).unwrap();
@@ -969,7 +1013,7 @@ mod tests {
         assert_eq!((version, members), (2, 2), "for who wants to go back");
         drop(store);
         drop(Store::open(&path).unwrap());
-        assert!(!dir.path().join("lanyard.db.v3").exists(), "only when something is taken over");
+        assert!(!dir.path().join("lanyard.db.v4").exists(), "only when something is taken over");
 
         // Such a copy has no log, and misses none when it is put back.
         let back = dir.path().join("back.db");

@@ -40,6 +40,8 @@ pub enum FailureCode {
     /// More than the hub remembers for one device, or for all.
     Quota,
     NotFound,
+    /// A link was used as often as it may be.
+    LinkUsedUp,
     /// The knock on the screen is no longer this one.
     StaleRequest,
     /// Not the digits that the device shows.
@@ -81,6 +83,7 @@ impl FailureCode {
             TooLarge => "TOO_LARGE",
             Quota => "QUOTA",
             NotFound => "NOT_FOUND",
+            LinkUsedUp => "LINK_USED_UP",
             StaleRequest => "STALE_REQUEST",
             WrongCode => "WRONG_CODE",
             RateLimited => "RATE_LIMITED",
@@ -107,7 +110,7 @@ impl FailureCode {
         use FailureCode::*;
         match self {
             NotApproved | TicketRefused | OriginDenied => 403,
-            PeerRevoked | FileGone => 410,
+            PeerRevoked | FileGone | LinkUsedUp => 410,
             FileChanged => 412,
             BadBytes => 422,
             Cancelled | TicketUsed | StaleRequest | IdTaken => 409,
@@ -149,6 +152,7 @@ impl FailureCode {
             TooLarge => "too large",
             Quota => "the hub keeps no more files and links for this device",
             NotFound => "there is no such thing here",
+            LinkUsedUp => "this link was used as often as it may be; ask for another",
             StaleRequest => "the device knocked anew; look again",
             WrongCode => "that is not the code on their screen",
             RateLimited => "too many at once; wait a moment",

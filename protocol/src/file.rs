@@ -111,6 +111,11 @@ pub(crate) fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
     Ok(listed.into_iter().filter_map(|listed| listed.0).collect())
 }
 
+/// Reads the one entry of a message in the same way: one that cannot be is none.
+pub(crate) fn entry<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FileEntry>, D::Error> {
+    Ok(Option::<Listed>::deserialize(deserializer)?.and_then(|listed| listed.0))
+}
+
 impl FileEntry {
     /// Whether its path may travel, and its size and group size are such as may be.
     pub fn can_be(&self) -> bool {

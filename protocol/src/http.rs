@@ -1,30 +1,20 @@
-//! Plain HTTP: paths and bodies (PROTOCOL.md 7).
+//! Plain HTTP: addresses and bodies (PROTOCOL.md 7).
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::FailureCode;
-use crate::file::FileRef;
 use crate::ids::Link;
 
-/// Body of `POST /links`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
-pub struct LinkOrder {
-    pub files: Vec<FileRef>,
-    /// What the archive of several files is called.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "typescript", ts(optional))]
-    pub name: Option<String>,
-}
-
-/// Answer of `POST /links`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
-pub struct LinkMade {
-    pub link: Link,
-    /// A path on this relay: `/d/{link}/{name}`.
-    pub url: String,
-    pub expires_ms: u64,
+/// The path of a link on its hub. The name at its end is decoration, but what `curl -O` calls the file.
+pub fn link_path(link: &Link, name: &str) -> String {
+    let mut path = format!("/d/{}/", link.to_hex());
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => path.push(char::from(byte)),
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    path
 }
 
 /// Body of every HTTP error.

@@ -169,6 +169,10 @@ hex_id!(
     /// BLAKE3 of a link's text: what the master keeps of a link.
     LinkHash, 32);
 shown!(LinkHash);
+hex_id!(
+    /// Names one layout of an archive: its members, their order and their names.
+    LayoutId, 16);
+shown!(LayoutId);
 
 impl Channel {
     /// Of pages and of plain http.

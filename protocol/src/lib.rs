@@ -4,6 +4,7 @@
 //! against `vectors/`. No IO, no clock, no randomness: callers bring those.
 
 pub mod approval;
+pub mod archive;
 pub mod chunk;
 pub mod codec;
 pub mod device;

@@ -2,7 +2,7 @@
 
 /// A text frame, both ways: control plane only, lists are paged (PROTOCOL.md 1).
 pub const MAX_FRAME_BYTES: usize = 256 * 1024;
-/// A text frame on the master's socket, both ways: a link of 10,000 files is one request.
+/// A text frame on the master's socket, both ways: a device's frame and the addresses beside it fit, and FILE_GRANT.
 pub const MAX_MASTER_FRAME_BYTES: usize = 2 << 20;
 /// Nesting of JSON; the frame's own object is 1.
 pub const MAX_JSON_DEPTH: usize = 16;
@@ -54,9 +54,29 @@ pub const MAX_CURSOR_CHARS: usize = 256;
 pub const MAX_PIECES: usize = 256;
 /// Bytes of one run, unless a single group is larger.
 pub const MAX_RUN_BYTES: u64 = 8 << 20;
-/// Files behind one link, and bytes of its request.
+/// Files that one link names; a folder's number is not bounded by this.
 pub const MAX_LINK_FILES: usize = 10_000;
-pub const MAX_LINK_REQUEST_BYTES: usize = 1 << 20;
+/// How long a link with an end may live: a term of school; a link is no archive.
+pub const MAX_LINK_VALID_MS: u64 = 180 * 24 * 3_600_000;
+/// Uses that a link may be given.
+pub const MAX_LINK_USES: u32 = 1_000_000;
+/// Members of one LINK_MEMBERS, and bytes of them: a response holds two such pages.
+pub const MAX_LINK_PAGE: usize = 256;
+pub const MAX_LINK_PAGE_BYTES: usize = 96 * 1024;
+/// Bytes that one response may hold of an archive's members, their checksums included.
+pub const MAX_ARCHIVE_WINDOW_BYTES: usize = 1 << 20;
+/// Layouts of archives that the master keeps, in all and one: rebuilt when they are asked for again.
+pub const MAX_LAYOUT_BYTES: usize = 64 << 20;
+pub const MAX_ONE_LAYOUT_BYTES: usize = 32 << 20;
+/// Links that the relay asks the master for at once; who asks for another one meanwhile is told to come again.
+pub const MAX_LINK_LOOKUPS: usize = 64;
+/// Calls about links that wait in the relay.
+pub const MAX_LINK_CALLS: usize = 4_096;
+/// Links that the relay knows, in bytes; the longest unused goes first.
+pub const MAX_KNOWN_LINK_BYTES: usize = 4 << 20;
+/// Links that are not there: as many as are remembered, and for how long. Guesses are not asked twice.
+pub const MAX_MISSING_LINKS: usize = 4_096;
+pub const MISSING_LINK_MS: u64 = 10_000;
 
 /// Sessions of one device at once: tabs and commands.
 pub const MAX_SESSIONS_A_DEVICE: usize = 8;

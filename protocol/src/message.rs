@@ -6,6 +6,7 @@
 
 mod console;
 mod device;
+mod link;
 mod master;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use crate::ids::*;
 
 pub use console::*;
 pub use device::*;
+pub use link::*;
 pub use master::*;
 
 macro_rules! wire {
@@ -273,11 +275,11 @@ wire! {
         pub code: FailureCode,
     }
 
-    /// From the relay, which sees all bytes. `link` (it is the key) only towards its maker.
+    /// From the relay, which sees all bytes. `link_hash` only towards the link's maker.
     pub struct TransferProgress {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
-        pub link: Option<Link>,
+        pub link_hash: Option<LinkHash>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub transfer_id: Option<TransferId>,

@@ -220,8 +220,10 @@ fn the_samples_of_the_door_are_one_true_story() {
     let code = approval::code(&transcript.hub_key, &transcript.device_key, &request, &reveal, &nonce);
     assert_eq!(json!(code), data("console-to-master", "APPROVE_CLIENT")["code"]);
 
-    let link: Link = of(&data("relay-to-device", "TRANSFER_PROGRESS")["link"]);
-    assert_eq!(LinkHash::of(&link), of(&data("relay-to-master", "LINK_REQUEST")["link_hash"]));
+    // The key itself stands in no message.
+    let link: Link = of(&json!("5be0c94d7f2a48e1b36d9a07c5f81e42"));
+    assert_eq!(LinkHash::of(&link), of(&data("device-to-relay", "LINK_REQUEST")["link_hash"]));
+    assert_eq!(LinkHash::of(&link), of(&data("relay-to-device", "TRANSFER_PROGRESS")["link_hash"]));
 }
 
 fn object_paths(value: &Value, here: &str, found: &mut Vec<String>) {
@@ -493,12 +495,9 @@ fn an_entry_that_cannot_be_is_read_as_no_entry_and_takes_no_other_along() {
     bad.extend([0, 17, 19, 64, 255].map(|log| ("group_log", json!(log))));
     bad.push(("size", json!((1u64 << 40) + 1)));
     let good = [("path", json!(vec!["a"; 64].join("/"))), ("path", json!("a/b.txt")), ("group_log", json!(18))];
-    for (from, opcode) in [
-        ("relay-to-device", "FILES_ADDED"),
-        ("relay-to-device", "FEED_PAGE"),
-        ("master-to-relay", "FILE_GRANT"),
-        ("master-to-relay", "LINK_GRANT"),
-    ] {
+    for (from, opcode) in
+        [("relay-to-device", "FILES_ADDED"), ("relay-to-device", "FEED_PAGE"), ("master-to-relay", "FILE_GRANT")]
+    {
         let mut message = sample(from, opcode);
         message["data"]["files"] = json!([sample("relay-to-device", "FILES_ADDED")["data"]["files"][0]]);
         message["data"]["files"][0]["size"] = json!(size);
@@ -515,6 +514,15 @@ fn an_entry_that_cannot_be_is_read_as_no_entry_and_takes_no_other_along() {
         good.iter().for_each(|(field, value)| assert_eq!(read(field, value), 2, "{opcode}: {field} {value:.40}"));
         bad.iter().for_each(|(field, value)| assert_eq!(read(field, value), 1, "{opcode}: {field} {value:.40}"));
     }
+    let read = |field: &str, value: &Value| {
+        let mut message = sample("master-to-relay", "LINK_MEMBERS");
+        message["data"]["members"][0]["file"][field] = value.clone();
+        let MasterToRelay::LinkMembers(page) = decode_master(&message.to_string()).unwrap().message else { panic!() };
+        assert_eq!(page.members.len(), 2, "its neighbour is not affected");
+        page.members[0].file.is_some()
+    };
+    assert!(read("path", &json!("a/b.txt")));
+    bad.iter().for_each(|(field, value)| assert!(!read(field, value), "LINK_MEMBERS: {field} {value:.40}"));
 }
 
 #[test]

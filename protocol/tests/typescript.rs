@@ -19,8 +19,6 @@ fn generated(dir: &Path) {
     MasterToConsole::export_all(&config).unwrap();
     FileRef::export_all(&config).unwrap();
     Ref::export_all(&config).unwrap();
-    http::LinkOrder::export_all(&config).unwrap();
-    http::LinkMade::export_all(&config).unwrap();
     http::HttpError::export_all(&config).unwrap();
 }
 

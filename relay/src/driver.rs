@@ -89,9 +89,9 @@ fn apply(edge: &Arc<Edge>, effect: Effect) {
             }
         }
         Effect::Frozen { session, frozen } => tracing::info!(?session, frozen, "a session sleeps or woke up"),
-        Effect::LinkMade { call, result } => answer(edge, call, CallAnswer::Made(result)),
         Effect::LinkFound { call, result } => answer(edge, call, CallAnswer::Found(result)),
-        Effect::LinkGone { call, result } => answer(edge, call, CallAnswer::Gone(result)),
+        Effect::LinkBegun { call, result } => answer(edge, call, CallAnswer::Begun(result)),
+        Effect::LinkMembers { call, result } => answer(edge, call, CallAnswer::Members(result)),
         other => apply_to_bytes(edge, other),
     }
 }

@@ -10,6 +10,7 @@ use axum::extract::FromRequestParts;
 use dashmap::DashMap;
 use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
+use lanyard_protocol::message::LinkMember;
 use lanyard_protocol::session_key::{Authorization, BODY_HEADER, EphemeralSecret, Proved, SessionKey};
 use lanyard_protocol::{BootId, CloseCode, DeviceId, FailureCode, FileRef, KeyId, Nonce, Ref, Root, Signature};
 use parking_lot::Mutex;
@@ -94,18 +95,6 @@ impl SessionHandle {
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
     pub session: SessionId,
-    /// The BLAKE3 that the body must have.
-    body: Option<blake3::Hash>,
-}
-
-impl Caller {
-    /// Whether the body is the one that the session meant.
-    pub fn sent(&self, body: &[u8]) -> Result<(), FailureCode> {
-        match self.body {
-            Some(hash) if blake3::hash(body) == hash => Ok(()),
-            Some(_) | None => Err(FailureCode::Unauthenticated),
-        }
-    }
 }
 
 impl FromRequestParts<Arc<Edge>> for Caller {
@@ -138,9 +127,9 @@ pub enum LinkEvent {
 
 /// The broker's answer to an HTTP call about a link.
 pub enum CallAnswer {
-    Made(Result<u64, FailureCode>),
     Found(Result<Arc<LinkInfo>, FailureCode>),
-    Gone(Result<(), FailureCode>),
+    Begun(Result<(), FailureCode>),
+    Members(Result<Vec<LinkMember>, FailureCode>),
 }
 
 /// Bytes of bodies that went through, since the relay began.
@@ -152,6 +141,8 @@ pub struct Carried {
     pub to_devices: AtomicU64,
     /// Of links, to whatever opened them.
     pub to_links: AtomicU64,
+    /// The most that one response held of an archive's members and their checksums.
+    pub archive_window: AtomicU64,
 }
 
 pub struct Edge {
@@ -285,7 +276,7 @@ impl Edge {
         let proved = Proved { method: head.method.as_str(), target, body };
         let is_good =
             handle.key.proves(&proved, &authorization) && handle.window.lock().use_once(authorization.counter);
-        if is_good { Ok(Caller { session, body }) } else { Err(no) }
+        if is_good { Ok(Caller { session }) } else { Err(no) }
     }
 
     /// Ends what the edge holds of a session: its key first, so that nothing more can begin.

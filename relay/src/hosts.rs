@@ -182,7 +182,7 @@ mod tests {
     fn a_foreign_page_is_refused_and_our_own_is_not() {
         let own = Authority("10.0.0.1:7070".into());
         let came = |scheme, pairs: &[(&'static str, &str)]| {
-            comes_from_us(&Method::POST, "/links", &headers(pairs), &own, scheme)
+            comes_from_us(&Method::PUT, "/chunks/1", &headers(pairs), &own, scheme)
         };
         let from = |pairs: &[(&'static str, &str)]| came(("http", 80), pairs);
         let secure = |origin| came(("https", 443), &[("origin", origin)]);

@@ -1,5 +1,6 @@
 //! Plain HTTP: chunk bodies, links, downloads, the web client, liveness, the way to https (PROTOCOL.md 7).
 
+pub mod archive;
 pub mod assets;
 pub mod chunks;
 pub mod download;

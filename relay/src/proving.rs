@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use axum::Router;
 use http::HeaderMap;
-use lanyard_hub::broker::LinkInfo;
+use lanyard_hub::layout::{Layout, Placed};
+use lanyard_protocol::archive::Extent;
+use lanyard_protocol::message::LinkMember;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -25,27 +27,30 @@ pub fn authority(headers: &HeaderMap, target: Option<&str>, default_port: u16) -
     Some((name, authority.0))
 }
 
-/// The promised length of an archive of these files.
-pub fn archive_length(info: &LinkInfo) -> u64 {
-    zip::Archive::new(info).length()
-}
-
-/// The archive itself; the members hold zeros.
-pub fn archive(info: &LinkInfo) -> Vec<u8> {
-    let mut writer = zip::Writer::new(zip::Archive::new(info));
-    let mut out = Vec::new();
-    while let Some(step) = writer.next() {
-        match step {
-            zip::Step::Write(bytes) => out.extend_from_slice(&bytes),
-            zip::Step::NeedBytes(file) => {
-                let size = info.files.iter().find(|entry| entry.file_ref() == file).map_or(0, |entry| entry.size);
-                let zeros = vec![0; size as usize];
-                writer.member_bytes(&zeros);
-                out.extend_from_slice(&zeros);
-            }
-        }
+/// The archive of a layout; the members hold zeros.
+pub fn archive(layout: &Layout) -> Vec<u8> {
+    let member = |placed: &Placed| LinkMember {
+        name: placed.name.clone(),
+        size: placed.size,
+        modified_ms: placed.modified_ms,
+        kind: placed.kind,
+        file: None,
+    };
+    let members: Vec<LinkMember> = layout.members.iter().map(member).collect();
+    let (mut out, mut directory) = (bytes::BytesMut::new(), bytes::BytesMut::new());
+    let mut extent = Extent::default();
+    for member in &members {
+        let offset = extent.add(&zip::shape(member));
+        out.extend_from_slice(&zip::local_header(member, offset));
+        let zeros = vec![0; member.size as usize];
+        out.extend_from_slice(&zeros);
+        let crc = crc32fast::hash(&zeros);
+        out.extend_from_slice(&zip::descriptor(member, crc));
+        zip::central_header(&mut directory, member, offset, crc);
     }
-    out
+    out.extend_from_slice(&directory);
+    out.extend_from_slice(&zip::end(&extent));
+    out.to_vec()
 }
 
 /// Serves `router` as the relay serves its own: deadlines, limits and buffers are the same.

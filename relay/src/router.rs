@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, put};
 use axum::{Router, middleware};
 
 use crate::edge::Edge;
 use crate::hosts::{self, Hosts};
-use crate::http::{assets, chunks, download, health, links, metrics, secure};
+use crate::http::{assets, chunks, download, health, metrics, secure};
 use crate::{connections, error, guesses, master_session, refusals, session};
 
 pub fn router(edge: Arc<Edge>) -> Router {
@@ -16,8 +16,6 @@ pub fn router(edge: Arc<Edge>) -> Router {
         .route("/ws/device", get(session::upgrade))
         .route("/ws/master", get(master_session::upgrade))
         .route("/chunks/{ticket}", put(chunks::put).get(chunks::get))
-        .route("/links", post(links::make))
-        .route("/links/{link}", delete(links::drop))
         .route("/d/{link}/{*name}", get(download::get))
         .route("/d/{link}", get(download::get_unnamed))
         .route("/healthz", get(health::get))

@@ -28,6 +28,9 @@ async fn answers_to_the_unapproved(hub: &Hub, file: FileRef) -> Vec<String> {
         DeviceToRelay::AddFiles(AddFiles { files: vec![] }),
         DeviceToRelay::RemoveFile(RemoveFile { file_ids: vec![file.file_id], keep: false }),
         DeviceToRelay::UpdateName(UpdateName { name: "Ana's phone".into() }),
+        DeviceToRelay::LinkRequest(LinkRequest { files: vec![file], ..link_request(LinkHash([8; 32])) }),
+        DeviceToRelay::LinksPull(LinksPull { cursor: None }),
+        DeviceToRelay::LinkDrop(LinkDrop { link_hash: LinkHash([8; 32]) }),
     ];
     let mut answers = Vec::new();
     for ask in asks {
@@ -41,12 +44,7 @@ async fn answers_to_the_unapproved(hub: &Hub, file: FileRef) -> Vec<String> {
     }
     let zeros = "0".repeat(32);
     let order = format!(r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#, file.public_id, file.file_id);
-    for (method, path) in [
-        ("POST", "/links".to_owned()),
-        ("DELETE", format!("/links/{zeros}")),
-        ("GET", format!("/chunks/{zeros}")),
-        ("PUT", format!("/chunks/{zeros}")),
-    ] {
+    for (method, path) in [("GET", format!("/chunks/{zeros}")), ("PUT", format!("/chunks/{zeros}"))] {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let request = match path.as_str() {
             "/links" => eve.post(&hub.http(&path), order.clone()),
@@ -95,7 +93,7 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     assert!(size_of::<Ticket>() >= 16 && size_of::<Link>() >= 16 && size_of::<FileId>() >= 16);
     assert!(size_of::<Mac>() >= 32 && size_of::<SessionKey>() >= 32 && size_of::<DeviceId>() >= 16);
     let hub = Hub::start().await;
-    let (mut owner, mut ana, eve) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
+    let (mut owner, mut ana, mut eve) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
     let entry = owner.offers("a.bin", 1_000).await;
     let made = ana.link(&[&entry]).await;
     ana.request(&entry, 1, 0, 1).await;
@@ -118,20 +116,24 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     let body = || vec![0; 1_000];
     assert_eq!(of(eve.put(&upload.ticket, body())).await, of(eve.put(&unknown, body())).await, "another's ticket");
     assert_eq!(of(eve.get(&upload.ticket)).await, of(eve.get(&unknown)).await);
-    let link = |link: &str| hub.http(&format!("/links/{link}"));
-    let drop = |url: String| eve.ask(reqwest::Method::DELETE, &url);
-    let others = of(drop(link(&made.link.to_hex()))).await;
-    assert_eq!(others.0, 404);
-    assert_eq!(others, of(drop(link(&"7".repeat(32)))).await, "another's link");
-    assert_eq!(others, of(drop(link("no-link-at-all"))).await);
-    let order = |file: FileRef| {
-        let text = format!(r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#, file.public_id, file.file_id);
-        eve.post(&hub.http("/links"), text)
+    let mut drops = async |link_hash| {
+        let reference = eve.say(DeviceToRelay::LinkDrop(LinkDrop { link_hash })).await;
+        format!("{:?}", eve.answer(&reference).await)
+    };
+    let others = drops(LinkHash::of(&made.link)).await;
+    assert!(others.contains("NotFound"), "{others}");
+    assert_eq!(others, drops(LinkHash([7; 32])).await, "another's link");
+    let own_id = eve.id;
+    let mut orders = async |file: FileRef| {
+        let request = LinkRequest { files: vec![file], ..link_request(LinkHash([8; 32])) };
+        let reference = eve.say(DeviceToRelay::LinkRequest(request)).await;
+        format!("{:?}", eve.answer(&reference).await)
     };
     let strange = FileRef { public_id: owner.id, file_id: "99999999-0000-4000-8000-000000000001".parse().unwrap() };
-    let nobodys = FileRef { public_id: eve.id, file_id: entry.file_id };
-    assert_eq!(of(order(strange)).await, of(order(nobodys)).await);
-    assert_eq!(of(order(strange)).await.0, 404);
+    let nobodys = FileRef { public_id: own_id, file_id: entry.file_id };
+    let refused = orders(strange).await;
+    assert!(refused.contains("NotFound"), "{refused}");
+    assert_eq!(refused, orders(nobodys).await);
 }
 
 /// A11. Of an address that asks for twenty links in vain within ten seconds, what is not there is answered 429, and shows in

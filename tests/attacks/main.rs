@@ -13,6 +13,7 @@ mod frames;
 mod guesses;
 mod hands;
 mod knocks;
+mod links;
 mod logs;
 mod masters;
 mod matrix;

@@ -22,64 +22,64 @@ async fn a49_one_request_is_one_request() {
         (
             "CL.TE",
             format!(
-                "POST /links HTTP/1.1\r\n{host}Content-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}",
+                "PUT {CHUNK} HTTP/1.1\r\n{host}Content-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}",
                 hidden + 5
             ),
         ),
         (
             "TE.CL",
             format!(
-                "POST /links HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{hidden:x}\r\n{SMUGGLED}\r\n0\r\n\r\n"
+                "PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{hidden:x}\r\n{SMUGGLED}\r\n0\r\n\r\n"
             ),
         ),
         (
             "TE.TE",
             format!(
-                "POST /links HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n{SMUGGLED}"
+                "PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n{SMUGGLED}"
             ),
         ),
         (
             "TE identity",
-            format!("POST /links HTTP/1.1\r\n{host}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n{SMUGGLED}"),
+            format!("PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n{SMUGGLED}"),
         ),
-        ("TE spelled", format!("POST /links HTTP/1.1\r\n{host}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n{SMUGGLED}")),
+        ("TE spelled", format!("PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n{SMUGGLED}")),
         ("TE on GET of 1.0", format!("GET / HTTP/1.0\r\n{host}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{SMUGGLED}")),
         (
             "TE before a space",
-            format!("POST /links HTTP/1.1\r\n{host}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"),
+            format!("PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"),
         ),
         (
             "two lengths",
-            format!("POST /links HTTP/1.1\r\n{host}Content-Length: 0\r\nContent-Length: {hidden}\r\n\r\n{SMUGGLED}"),
+            format!("PUT {CHUNK} HTTP/1.1\r\n{host}Content-Length: 0\r\nContent-Length: {hidden}\r\n\r\n{SMUGGLED}"),
         ),
-        ("a list of lengths", format!("POST /links HTTP/1.1\r\n{host}Content-Length: 0, {hidden}\r\n\r\n{SMUGGLED}")),
-        ("a signed length", format!("POST /links HTTP/1.1\r\n{host}Content-Length: +0\r\n\r\n{SMUGGLED}")),
-        ("a negative length", format!("POST /links HTTP/1.1\r\n{host}Content-Length: -1\r\n\r\n{SMUGGLED}")),
-        ("a folded line", format!("POST /links HTTP/1.1\r\n{host}X: a\r\n Content-Length: {hidden}\r\n\r\n{SMUGGLED}")),
+        ("a list of lengths", format!("PUT {CHUNK} HTTP/1.1\r\n{host}Content-Length: 0, {hidden}\r\n\r\n{SMUGGLED}")),
+        ("a signed length", format!("PUT {CHUNK} HTTP/1.1\r\n{host}Content-Length: +0\r\n\r\n{SMUGGLED}")),
+        ("a negative length", format!("PUT {CHUNK} HTTP/1.1\r\n{host}Content-Length: -1\r\n\r\n{SMUGGLED}")),
+        ("a folded line", format!("PUT {CHUNK} HTTP/1.1\r\n{host}X: a\r\n Content-Length: {hidden}\r\n\r\n{SMUGGLED}")),
         (
             "a folded TE",
-            format!("POST /links HTTP/1.1\r\n{host}Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"),
+            format!("PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n{SMUGGLED}"),
         ),
-        ("NUL in a value", format!("POST /links HTTP/1.1\r\n{host}X: a\0b\r\n\r\n{SMUGGLED}")),
-        ("CR alone in a value", format!("POST /links HTTP/1.1\r\n{host}X: a\rContent-Length: 9\r\n\r\n{SMUGGLED}")),
+        ("NUL in a value", format!("PUT {CHUNK} HTTP/1.1\r\n{host}X: a\0b\r\n\r\n{SMUGGLED}")),
+        ("CR alone in a value", format!("PUT {CHUNK} HTTP/1.1\r\n{host}X: a\rContent-Length: 9\r\n\r\n{SMUGGLED}")),
         (
             "a length of a chunk beyond all",
-            format!("POST /links HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{SMUGGLED}"),
+            format!("PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{SMUGGLED}"),
         ),
         (
             "a chunk that is no number",
-            format!("POST /links HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n{SMUGGLED}"),
+            format!("PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n{SMUGGLED}"),
         ),
         (
             "an endless chunk-ext",
             format!(
-                "POST /links HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n1;{}\r\nA\r\n",
+                "PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n1;{}\r\nA\r\n",
                 "x".repeat(100_000)
             ),
         ),
         (
             "a line without its CR in a chunk",
-            format!("POST /links HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n0\n\n{SMUGGLED}"),
+            format!("PUT {CHUNK} HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\n0\n\n{SMUGGLED}"),
         ),
         (
             "a socket with a body",
@@ -93,9 +93,12 @@ async fn a49_one_request_is_one_request() {
         assert!(statuses.len() <= 1 || statuses[1..] == [400], "{kind}: {answer}");
     }
     // The control: two honest requests on one connection are two.
-    let honest = format!("POST /links HTTP/1.1\r\n{host}Content-Length: 0\r\n\r\n{SMUGGLED}");
+    let honest = format!("PUT {CHUNK} HTTP/1.1\r\n{host}Content-Length: 0\r\n\r\n{SMUGGLED}");
     assert_eq!(statuses(&raw_then_close(&hub, honest.as_bytes()).await), [401, 200]);
 }
+
+/// A route that takes a body.
+const CHUNK: &str = "/chunks/00000000000000000000000000000000";
 
 /// Sends all of it and its end, and reads all that comes.
 async fn raw_then_close(hub: &Hub, request: &[u8]) -> String {

@@ -119,7 +119,7 @@ async fn strange_bodies(hub: &Hub) -> String {
             let until = Instant::now() + LASTS;
             while Instant::now() < until {
                 let Ok(mut stream) = TcpStream::connect(address).await else { continue };
-                let path = if number % 2 == 0 { "/chunks/00000000000000000000000000000000" } else { "/links" };
+                let path = if number % 2 == 0 { "/chunks/00000000000000000000000000000000" } else { "/d/" };
                 let method = if number % 2 == 0 { "PUT" } else { "POST" };
                 let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nTransfer-Encoding: chunked\r\n\r\n");
                 let chunk = [b"10000\r\n".as_slice(), &vec![7; 0x10000], b"\r\n"].concat();

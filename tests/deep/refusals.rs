@@ -75,7 +75,7 @@ async fn main() {
     let hub = Hub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())));
     let mut owner = member(&hub, 1).await;
     let entry = owner.offers("film.mkv", 512 << 20).await;
-    let stays = member(&hub, 255).await;
+    let mut stays = member(&hub, 255).await;
     let kept = body(&hub, &stays.link(&[&entry]).await.url).await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(async move { owner.serve_until(async { drop(stopped.await) }).await });

@@ -22,7 +22,7 @@ CLOSED_WITHIN = 25
 BESIDE = 12
 
 HEAD = f"GET /healthz HTTP/1.1\r\nHost: {HOST}\r\nX: {'x' * 500}\r\n\r\n".encode()
-BODY = f"POST /links HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\n".encode()
+BODY = f"PUT /chunks/00000000000000000000000000000000 HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\n".encode()
 SOCKET = (f"GET /ws/device HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
           "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: lanyard.v2\r\n\r\n").encode()
 READER = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()

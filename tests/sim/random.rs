@@ -15,8 +15,8 @@ use lanyard_hub::authority::{Command, Verdict};
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::message::{
-    ApprovalCommit, ApprovalReveal, CancelChunk, ChunkUnavailable, Empty, FeedPull, RemoveFile, RequestChunk,
-    UpdateName,
+    ApprovalCommit, ApprovalReveal, CancelChunk, ChunkUnavailable, Empty, FeedPull, LinkFolder, RemoveFile,
+    RequestChunk, UpdateName,
 };
 use lanyard_protocol::{
     Commit, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Piece, RequestId, Reveal, Ticket,
@@ -316,7 +316,14 @@ impl Day {
             files.sort();
             files.dedup();
         }
-        self.world.make_link(index, files);
+        let folder = self.random.one_in(3).then(|| LinkFolder {
+            public_id: files.first().map_or(self.world.device(index).public_id, |file| file.public_id),
+            path: String::new(),
+        });
+        let files = if folder.is_some() { Vec::new() } else { files };
+        let uses = self.random.one_in(4).then(|| self.random.between(1, 3) as u32);
+        let valid_ms = self.random.one_in(6).then(|| self.random.between(5_000, 600_000));
+        self.world.request_link(index, files, folder, valid_ms, uses);
     }
 
     fn read_link(&mut self) {
@@ -335,6 +342,7 @@ impl Day {
             (LinkState::Reading, 1 | 2) => self.world.links[link].paused ^= true,
             (LinkState::Reading | LinkState::Done, 3) => self.world.drop_link(link),
             (LinkState::Opening, 0) => self.world.leave_link(link),
+            (LinkState::Failed(_) | LinkState::Left, 0) => self.world.list_links(link),
             _ => {}
         }
     }

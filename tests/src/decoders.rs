@@ -8,10 +8,9 @@ use std::str::FromStr;
 use lanyard_device::link::{GivenUrl, HubUrl};
 use lanyard_device::names::Names;
 use lanyard_device::{Rate, proving as device};
-use lanyard_hub::broker::LinkInfo;
+use lanyard_hub::layout::lay_out;
 use lanyard_protocol::codec::{DecodeError, decode, decode_master, encode, encode_master};
 use lanyard_protocol::group::{GroupValue, Groups};
-use lanyard_protocol::http::LinkOrder;
 use lanyard_protocol::limits::MAX_FILE_BYTES;
 use lanyard_protocol::range::{Wanted, wanted};
 use lanyard_protocol::*;
@@ -26,7 +25,6 @@ pub type Decoder = fn(&[u8]);
 pub const ALL: &[(&str, Decoder, &[&[u8]])] = &[
     ("frames", frames, &[b"0{\"opcode\":\"PING\",\"data\":{},\"ref\":\"1\"}", b"1{\"opcode\":\"PONG\",\"data\":{}}"]),
     ("master_frames", master_frames, &[b"0{\"opcode\":\"PING\",\"data\":{}}", b"1{\"opcode\":\"PONG\",\"data\":{}}"]),
-    ("link_order", link_order, &[b"{\"files\":[],\"name\":\"a\"}"]),
     ("range", range, &[b"\0\x01\0\0\0\0\0\0bytes=0-99", b"\0\x01\0\0\0\0\0\0bytes=-5", b"\0\0\0\0\0\0\0\0bytes=7-"]),
     ("paths", paths, &[b"a/b.txt", "K\u{fc}che/\u{e9}.bin".as_bytes(), b"CON/nul.txt", b"a/../b", b"C:\\x"]),
     ("names", names, &[b"A.txt\na.TXT\na (1).TXT", b"Pics/a\npics/a\nPics", b"x.lanyard-part\nCOM1\na%41"]),
@@ -99,14 +97,6 @@ pub fn master_frames(data: &[u8]) {
     match direction % 2 {
         0 => again_master::<MasterToRelay>(&frame),
         _ => again_master::<RelayToMaster>(&frame),
-    }
-}
-
-/// The body of `POST /links`.
-pub fn link_order(data: &[u8]) {
-    if let Ok(order) = serde_json::from_slice::<LinkOrder>(data) {
-        let written = serde_json::to_vec(&order).unwrap();
-        assert_eq!(serde_json::from_slice::<LinkOrder>(&written).unwrap(), order);
     }
 }
 
@@ -309,21 +299,11 @@ pub fn archive(data: &[u8]) {
         .zip(1u128..)
         .map(|(path, number)| entry(path, number as u64 * 7 % 50, number))
         .collect();
-    let mut info = LinkInfo {
-        hash: LinkHash([0; 32]),
-        maker: DeviceId(uuid(1)),
-        expires_ms: 0,
-        name: None,
-        made_of: files.len() as u32,
-        files,
-        owners: Vec::new(),
-    };
-    let bytes = relay::archive(&info);
-    assert_eq!(bytes.len() as u64, relay::archive_length(&info));
+    let layout = lay_out(&files, []).expect("few names");
+    let bytes = relay::archive(&layout);
+    assert_eq!(bytes.len() as u64, layout.length);
     let members = zip::ZipArchive::new(std::io::Cursor::new(&bytes)).expect("an archive");
-    assert_eq!(members.len(), info.files.len());
-    for file in &mut info.files {
-        file.size = MAX_FILE_BYTES;
-    }
-    assert!(relay::archive_length(&info) >= MAX_FILE_BYTES * info.files.len() as u64);
+    assert_eq!(members.len(), files.len());
+    let large: Vec<FileEntry> = files.iter().map(|file| FileEntry { size: MAX_FILE_BYTES, ..file.clone() }).collect();
+    assert!(lay_out(&large, []).expect("few names").length >= MAX_FILE_BYTES * files.len() as u64);
 }

@@ -228,6 +228,7 @@ impl Model {
             RelayToMaster::FileChanged(_) => self.count("file found changed"),
             RelayToMaster::LinkUsed(_) => self.count("link use told"),
             RelayToMaster::LinkLookup(_) => self.count("link looked up"),
+            RelayToMaster::LinkPage(_) => self.count("archive page asked"),
             _ => {}
         }
     }
@@ -273,6 +274,9 @@ impl Model {
             DeviceToRelay::FeedPull(_) => "FEED_PULL",
             DeviceToRelay::AddFiles(_) => "ADD_FILES",
             DeviceToRelay::RemoveFile(_) => "REMOVE_FILE",
+            DeviceToRelay::LinkRequest(_) => "LINK_REQUEST",
+            DeviceToRelay::LinksPull(_) => "LINKS_PULL",
+            DeviceToRelay::LinkDrop(_) => "LINK_DROP",
             DeviceToRelay::Ping(_) => "PING",
             DeviceToRelay::RequestChunk(_) => "REQUEST_CHUNK",
             _ => "",
@@ -534,13 +538,14 @@ impl Model {
         for link in &world.links {
             match &link.state {
                 LinkState::Done => {
-                    let clean = link.files.iter().all(|file| self.truth.get(file).is_some_and(|(_, tainted)| !tainted));
+                    let clean = link.read.iter().all(|file| self.truth.get(file).is_some_and(|(_, tainted)| !tainted));
                     if clean {
-                        let right: Vec<_> = link.files.iter().flat_map(|file| self.truth[file].0.values()).collect();
+                        let right: Vec<_> = link.read.iter().flat_map(|file| self.truth[file].0.values()).collect();
                         assert!(link.values == right, "a link gives what its owners share");
                     }
                 }
                 LinkState::Reading | LinkState::Opening if !link.paused => {
+                    let known = if link.files.is_empty() { &link.read } else { &link.files };
                     let owner_there = |file: &FileRef| {
                         world.disk.files.get(file).is_some_and(|listing| {
                             world.devices.iter().any(|owner| {
@@ -551,10 +556,7 @@ impl Model {
                             })
                         })
                     };
-                    assert!(
-                        !link.files.iter().all(owner_there),
-                        "a link waits though all its owners are there: {link:?}"
-                    );
+                    assert!(!known.iter().all(owner_there), "a link waits though all its owners are there: {link:?}");
                 }
                 _ => {}
             }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lanyard_hub::Moment;
+use lanyard_hub::broker::{CallId, LinkInfo};
 use lanyard_protocol::{CloseCode, DeviceToRelay, Frame, MasterFrame, MasterToRelay, RelayToDevice, RelayToMaster};
 
 use crate::actors::device::{Device, DeviceIndex};
@@ -140,6 +141,8 @@ pub struct World {
     pub disk: Disk,
     pub devices: Vec<Device>,
     pub links: Vec<LinkReading>,
+    /// What the calls that begin uses are about.
+    pub(crate) begun: BTreeMap<CallId, std::sync::Arc<LinkInfo>>,
     pub model: Model,
     steps_here: u64,
     tracing: bool,
@@ -165,6 +168,7 @@ impl World {
             disk: Disk::default(),
             devices: Vec::new(),
             links: Vec::new(),
+            begun: Default::default(),
             model: Model::default(),
             steps_here: 0,
             tracing: std::env::var_os("LANYARD_TRACE").is_some(),

@@ -99,7 +99,7 @@ async fn a_resource_can_be_resumed_and_asked_about() {
 #[tokio::test]
 async fn a_download_waits_for_its_owner_and_goes_on_with_the_bytes_it_lacks() {
     let hub = Hub::start().await;
-    let (mut owner, ana) = (hub.approved(1).await, hub.approved(2).await);
+    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     // More than the sockets between relay and reader hold: the reader sees the owner go.
     let entry = owner.offers("film.mkv", SIZE).await;
     let link = ana.link(&[&entry]).await;
@@ -165,14 +165,18 @@ async fn several_files_are_one_archive_of_the_promised_length() {
 #[tokio::test]
 async fn a_dropped_link_is_gone_and_only_its_maker_can_drop_it() {
     let hub = Hub::start().await;
-    let (mut owner, ana) = (hub.approved(1).await, hub.approved(2).await);
+    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("a.bin", 10).await;
     let link = owner.link(&[&entry]).await;
-    let url = hub.http(&format!("/links/{}", link.link.to_hex()));
-    let drop_as = |device: &Device| device.ask(reqwest::Method::DELETE, &url).send();
-    assert_eq!(drop_as(&ana).await.unwrap().status(), 404, "unknown and forbidden look alike");
+    let link_hash = LinkHash::of(&link.link);
+    let dropping = || DeviceToRelay::LinkDrop(message::LinkDrop { link_hash });
+    let refused = ana.say(dropping()).await;
+    let answer = ana.answer(&refused).await;
+    let is_unknown = matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotFound);
+    assert!(is_unknown, "unknown and forbidden look alike: {answer:?}");
     assert_eq!(ana.http.head(hub.http(&link.url)).send().await.unwrap().status(), 200);
-    assert_eq!(drop_as(&owner).await.unwrap().status(), 204);
+    let dropped = owner.say(dropping()).await;
+    assert!(matches!(owner.answer(&dropped).await, RelayToDevice::LinkDropped(_)));
     assert_eq!(ana.http.head(hub.http(&link.url)).send().await.unwrap().status(), 404);
 }
 
@@ -196,17 +200,17 @@ async fn while_the_master_is_away_what_was_granted_is_read_and_nothing_else() {
     let mut owner = hub.approved(1).await;
     let entry = owner.offers("a.bin", MIB).await;
     let link = owner.link(&[&entry]).await;
-    let order = http::LinkOrder { files: vec![entry.file_ref()], name: None };
-    let order = serde_json::to_vec(&order).unwrap();
+    // From here on the relay knows it.
+    assert_eq!(owner.http.head(hub.http(&link.url)).send().await.unwrap().status(), 200);
     let back = hub.without_master().await;
     owner.until(|m| matches!(m, RelayToDevice::ServerNotReady(_))).await;
 
-    let answer = owner.post(&hub.http("/links"), order.clone()).send().await.unwrap();
-    assert_eq!(answer.status(), 503);
-    let seconds: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((1..=60).contains(&seconds));
-    let error: http::HttpError = answer.json().await.unwrap();
-    assert_eq!(error.code, FailureCode::ServerNotReady);
+    let request = message::LinkRequest { files: vec![entry.file_ref()], ..link_request(LinkHash([5; 32])) };
+    let asked = owner.say(DeviceToRelay::LinkRequest(request)).await;
+    let answer = owner.answer(&asked).await;
+    let waits = matches!(&answer, RelayToDevice::RequestFailed(no)
+        if no.code == FailureCode::ServerNotReady && no.retry_after_ms.is_some());
+    assert!(waits, "{answer:?}");
 
     let read = owner.http.get(hub.http(&link.url)).send();
     let (body, _) = while_serving(&mut owner, async { read.await.unwrap().bytes().await.unwrap() }).await;
@@ -214,5 +218,5 @@ async fn while_the_master_is_away_what_was_granted_is_read_and_nothing_else() {
 
     drop(back);
     owner.until(|m| matches!(m, RelayToDevice::HubReady(_))).await;
-    assert_eq!(owner.post(&hub.http("/links"), order).send().await.unwrap().status(), 201);
+    owner.link(&[&entry]).await;
 }

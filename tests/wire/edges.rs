@@ -236,7 +236,10 @@ async fn nothing_of_the_hub_is_visible_without_a_session() {
     let get = async |path: &str| client.get(hub.http(path)).send().await.unwrap().status().as_u16();
     assert_eq!(get("/chunks/00000000000000000000000000000000").await, 401);
     assert_eq!(get("/nothing/here").await, 404);
-    assert_eq!(client.post(hub.http("/links")).body("{}").send().await.unwrap().status(), 401);
+    assert_eq!(
+        client.put(hub.http(&format!("/chunks/{}", "0".repeat(32)))).body("{}").send().await.unwrap().status(),
+        401
+    );
     assert_eq!(client.post(hub.http("/")).body("").send().await.unwrap().status(), 404);
 }
 

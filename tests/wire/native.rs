@@ -117,7 +117,7 @@ async fn a_file_that_is_changed_while_its_link_is_read_breaks_the_body_off() {
         std::fs::write(&path, content(size)).unwrap();
         ana.shares(&path).await;
         let wanted = bo.sees(1).await.remove(0);
-        let link = bo.handle.link(vec![wanted.entry.file_ref()], None).await.unwrap();
+        let link = bo.handle.link(lanyard_device::LinkWish::files(vec![wanted.entry.file_ref()])).await.unwrap();
         let mut reading = reqwest::get(hub.http(&link.url)).await.unwrap();
         assert!(reading.chunk().await.unwrap().is_some(), "{name}");
         change(&path);
@@ -167,7 +167,7 @@ async fn a_reader_in_order_and_a_link_get_the_same_bytes() {
     assert_eq!(ended, (1, 0));
     started.writer.unwrap().await.unwrap().unwrap();
     assert!(*kept.0.lock().unwrap() == content(20_000_000));
-    let link = bo.handle.link(vec![wanted.entry.file_ref()], None).await.unwrap();
+    let link = bo.handle.link(lanyard_device::LinkWish::files(vec![wanted.entry.file_ref()])).await.unwrap();
     let body = reqwest::get(hub.http(&link.url)).await.unwrap().bytes().await.unwrap();
     assert!(body == content(20_000_000));
 }

@@ -9,12 +9,11 @@ use lanyard_device::link::{HubUrl, Incoming, Link, LinkReceiver, LinkSender};
 use lanyard_hub::Moment;
 use lanyard_hub::authority::{Ask, Authority, AuthorityConfig, Command, Effect, Input, Saved, Word};
 use lanyard_protocol::chunk::What;
-use lanyard_protocol::http::{LinkMade, LinkOrder};
 use lanyard_protocol::identity::{self, Keypair, Transcript};
 use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
 use lanyard_protocol::session_key::{BODY_HEADER, EphemeralSecret, SessionKey, Signer};
-use lanyard_protocol::*;
+use lanyard_protocol::{Link as LinkKey, *};
 use lanyard_relay::{Relay, RelayConfig, TlsIdentity};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -569,13 +568,40 @@ impl Device {
     }
 
     /// A link to files.
-    pub async fn link(&self, files: &[&FileEntry]) -> LinkMade {
-        let order = LinkOrder { files: files.iter().map(|entry| entry.file_ref()).collect(), name: None };
-        let url = format!("{}/links", self.base);
-        let answer = self.post(&url, serde_json::to_vec(&order).unwrap()).send().await.unwrap();
-        assert_eq!(answer.status(), 201, "{:?}", answer.text().await);
-        answer.json().await.unwrap()
+    /// A key of its own, as a maker draws it.
+    pub fn new_link(&mut self) -> LinkKey {
+        self.refs += 1;
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.id.0.as_bytes()[..8]);
+        bytes[8..].copy_from_slice(&self.refs.to_be_bytes());
+        LinkKey(bytes)
     }
+
+    pub async fn link(&mut self, files: &[&FileEntry]) -> MadeLink {
+        let files = files.iter().map(|entry| entry.file_ref()).collect();
+        self.link_of(|link_hash| LinkRequest { files, ..link_request(link_hash) }).await
+    }
+
+    /// Makes a link and draws its key.
+    pub async fn link_of(&mut self, request: impl FnOnce(LinkHash) -> LinkRequest) -> MadeLink {
+        let link = self.new_link();
+        let reference = self.say(DeviceToRelay::LinkRequest(request(LinkHash::of(&link)))).await;
+        let RelayToDevice::LinkMade(made) = self.answer(&reference).await else { panic!("no link") };
+        MadeLink { link, url: http::link_path(&link, &made.link.name), listed: made.link }
+    }
+}
+
+/// A link that was made, with its key.
+pub struct MadeLink {
+    pub link: LinkKey,
+    pub url: String,
+    #[allow(dead_code)]
+    pub listed: LinkListed,
+}
+
+/// A request for a link of nothing.
+pub fn link_request(link_hash: LinkHash) -> LinkRequest {
+    LinkRequest { link_hash, files: Vec::new(), folder: None, name: None, valid_ms: None, uses: None }
 }
 
 /// Path and query of an address, as they stand in the request line.

@@ -9,7 +9,7 @@ import type { Notice } from "../hub/store.svelte";
 import { tidyName } from "../identity/names";
 import { Soon } from "../lib/soon";
 import { sentence } from "../lib/words";
-import type { Admission, ConsoleToMaster, Incoming, MasterToConsole } from "../protocol/wire";
+import type { Admission, ConsoleToMaster, Incoming, LinkListed, MasterToConsole } from "../protocol/wire";
 import { copyText } from "../transfer/links";
 import { type Kept, readRecord } from "./record";
 import { forgetToken, takeSecret, tokenFor } from "./session";
@@ -158,6 +158,33 @@ export class DeskDriver implements DeskVerbs {
     return readUsage(this.#token, this.signal);
   }
 
+  loadLinks(): void {
+    this.store.linksState = "loading";
+    this.#pullLinks([], undefined);
+  }
+
+  dropLink(linkHash: string, name: string): void {
+    const failed = this.#complains(`The link to ${name} still works`);
+    this.#ask({ opcode: "LINK_DROP", data: { link_hash: linkHash } }, failed);
+  }
+
+  #pullLinks(before: LinkListed[], cursor: string | undefined): void {
+    const failed = () => void (this.store.linksState = "failed");
+    this.#ask(
+      { opcode: "LINKS_PULL", data: cursor === undefined ? {} : { cursor } },
+      {
+        answered: (answer) => {
+          if (answer.opcode !== "LINKS_PAGE") return failed();
+          const links = [...before, ...answer.data.links];
+          if (!answer.data.last && answer.data.cursor !== undefined) return this.#pullLinks(links, answer.data.cursor);
+          this.store.links = links;
+          this.store.linksState = "known";
+        },
+        overdue: failed,
+      },
+    );
+  }
+
   tryNow(): void {
     this.#socket.connect();
   }
@@ -194,6 +221,14 @@ export class DeskDriver implements DeskVerbs {
         return;
       case "PROBLEMS":
         return this.#wrongs(message.data.problems);
+      case "LINK_MADE": {
+        const { link } = message.data;
+        store.links = [link, ...store.links.filter(({ link_hash }) => link_hash !== link.link_hash)].sort((a, b) => b.made_ms - a.made_ms);
+        return;
+      }
+      case "LINK_DROPPED":
+        store.links = store.links.filter(({ link_hash }) => link_hash !== message.data.link_hash);
+        return;
       case "RELAY_STATE":
         store.relayReady = message.data.ready;
         return;

@@ -3,7 +3,7 @@ import { getContext, setContext } from "svelte";
 import type { LinkState } from "../connection/socket";
 import { type FileItem, type Item, PLAIN_VIEW, browse } from "../hub/catalogue";
 import type { Notice } from "../hub/store.svelte";
-import type { Admission, Client, HubInfo, Knock, Problem, RefusedClient } from "../protocol/wire";
+import type { Admission, Client, HubInfo, Knock, Problem, RefusedClient, LinkListed } from "../protocol/wire";
 import type { Kept } from "./record";
 import type { Usage } from "./usage";
 import { inFront } from "./waiting";
@@ -30,6 +30,9 @@ export interface DeskVerbs {
   /** What was decided, the latest last. */
   record(): Promise<Kept>;
   usage(): Promise<Usage>;
+  /** Everybody's links. */
+  loadLinks(): void;
+  dropLink(linkHash: string, name: string): void;
   tryNow(): void;
   dismiss(noticeId: number): void;
 }
@@ -61,6 +64,9 @@ export class DeskStore {
   clients = $state.raw<Client[]>([]);
   online = $state.raw<ReadonlySet<string>>(new Set());
   files = $state.raw<FileItem[]>([]);
+  /** Everybody's links, the newest first, once they were asked for. */
+  links = $state.raw<LinkListed[]>([]);
+  linksState = $state.raw<"unknown" | "loading" | "known" | "failed">("unknown");
   /** What is wrong with the hub, the oldest first. */
   problems = $state.raw<Problem[]>([]);
   notices = $state.raw<Notice[]>([]);

@@ -9,8 +9,8 @@ let downloads: Downloads;
 function add(id: string, now = 0) {
   downloads.add({ id, subject: id, title: id, files: [{ public_id: OWNER, file_id: id }], zip: false, size: 100 }, now);
 }
-function progress(link: string, state: TransferProgress["state"], done = 0, rate = 10): TransferProgress {
-  return { link, asker: "me", public_id: OWNER, file_id: "f", done, total: 100, rate, state };
+function progress(link_hash: string, state: TransferProgress["state"], done = 0, rate = 10): TransferProgress {
+  return { link_hash, asker: "me", public_id: OWNER, file_id: "f", done, total: 100, rate, state };
 }
 function start(now = 0): string[] {
   const turns = downloads.takeTurns(now);

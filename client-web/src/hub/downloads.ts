@@ -1,5 +1,6 @@
 /** What this page asked the browser to fetch, and what the relay says of it. Pure: a table and its rules. */
 import { MAX_DOWNLOADS } from "../protocol/limits";
+import type { LinkFolder } from "../protocol/generated/LinkFolder";
 import type { FileRef, TransferProgress } from "../protocol/wire";
 
 export type DownloadState = "queued" | "starting" | "waiting" | "running" | "paused" | "done" | "failed" | "cancelled";
@@ -14,6 +15,9 @@ export interface Download {
   zip: boolean;
   size: number;
   state: DownloadState;
+  /** A whole folder, as it is when the browser fetches it. */
+  folder?: LinkFolder;
+  /** The hash of its link. */
   link: string | null;
   url: string | null;
   done: number;
@@ -36,7 +40,7 @@ export class Downloads {
   /** Newest first. */
   list: Download[] = [];
 
-  add(what: Pick<Download, "id" | "subject" | "title" | "files" | "zip" | "size">, now: number): void {
+  add(what: Pick<Download, "id" | "subject" | "title" | "files" | "zip" | "size" | "folder">, now: number): void {
     const blank = { state: "queued", link: null, url: null, done: 0, rate: 0, startedMs: now, heardMs: now, endedMs: null, problem: null } as const;
     this.list = [{ ...what, ...blank }, ...this.list].slice(0, KEPT);
   }
@@ -59,7 +63,7 @@ export class Downloads {
   }
 
   progress(progress: TransferProgress, now: number): boolean {
-    const one = this.list.find(({ link }) => link !== null && link === progress.link);
+    const one = this.list.find(({ link }) => link !== null && link === progress.link_hash);
     if (!one || one.state === "cancelled") return false;
     const ended = progress.state === "done" || progress.state === "failed" || progress.state === "cancelled";
     this.#set(one.id, {

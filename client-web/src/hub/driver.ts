@@ -14,11 +14,14 @@ import { type Invitation, type Keys, fileIds } from "../identity/proof";
 import { Soon } from "../lib/soon";
 import { sentence } from "../lib/words";
 import type { DeviceToRelay, Incoming, RelayToDevice } from "../protocol/wire";
+import type { LinkFolder } from "../protocol/generated/LinkFolder";
 import { fromDrop, fromPaste } from "../transfer/gather";
+import { LinkRefused, copyText } from "../transfer/links";
 import { type FileItem, collect } from "./catalogue";
 import type { Download } from "./downloads";
 import { Feed } from "./feed";
-import { Fetching } from "./fetching";
+import { Fetching, type LinkLimits } from "./fetching";
+import { Links, type OwnLink } from "./links";
 import { type Left, keyOf } from "./mirror";
 import { Offering } from "./offering";
 import { type Asked, Requests } from "./requests";
@@ -44,6 +47,7 @@ export class Driver implements Verbs {
   readonly #feed: Feed;
   readonly #offering: Offering;
   readonly #fetching: Fetching;
+  readonly #links: Links;
   readonly #takings = new Takings();
   readonly #requests = new Requests<Heard>(() => Date.now());
   readonly #wakeLock = new WakeLock();
@@ -111,9 +115,17 @@ export class Driver implements Verbs {
       notify: (notice) => this.#notify(notice),
       owes: (count) => this.#owes(count),
     });
+    this.#links = new Links({
+      now: () => Date.now(),
+      random: systemRandom,
+      ask: (message, answered, overdue) => this.#session.entered && this.#request(message, { answered, overdue }) !== null,
+      changed: () => this.#showLinks(),
+      storage: localStorage,
+    });
     this.#fetching = new Fetching({
       now: () => Date.now(),
-      signer: () => (this.#session.entered ? this.#session.signer : null),
+      ready: () => this.#session.entered,
+      links: this.#links,
       changed: () => {
         this.store.downloads = this.#fetching.downloads.list;
         this.#keep.wish();
@@ -123,7 +135,6 @@ export class Driver implements Verbs {
       showLink: (link) => (this.store.linkShown = link),
       play: (link) => (this.store.playing = link),
       origin: location.origin,
-      signal,
     });
     if (instance.reloaded) this.#restore();
   }
@@ -184,8 +195,8 @@ export class Driver implements Verbs {
     this.#offering.stop(fileIds);
   }
 
-  download(items: FileItem[], title: string, subject: string): void {
-    this.#fetching.download(items, title, subject);
+  download(items: FileItem[], title: string, subject: string, folder?: LinkFolder): void {
+    this.#fetching.download(items, title, subject, folder);
   }
 
   cancel(downloadId: string): void {
@@ -197,8 +208,26 @@ export class Driver implements Verbs {
     this.#fetching.next();
   }
 
-  copyLink(items: FileItem[], title: string): void {
-    void this.#fetching.copyLink(items, title);
+  copyLink(items: FileItem[], title: string, folder?: LinkFolder, limits?: LinkLimits): void {
+    void this.#fetching.copyLink(items, title, folder, limits);
+  }
+
+  loadLinks(): void {
+    void this.#links.load();
+  }
+
+  copyAgain(link: OwnLink): void {
+    if (link.url === null) return;
+    const url = location.origin + link.url;
+    if (copyText(url)) this.#notify({ tone: "ok", title: "Link copied" });
+    else this.store.linkShown = { title: link.name, url };
+  }
+
+  dropLink(link: OwnLink): void {
+    this.#links.drop(link.link_hash).catch((error: unknown) => {
+      const text = error instanceof LinkRefused ? sentence(error.code, error.message) : sentence("TIMED_OUT");
+      this.#notify({ tone: "error", title: `${link.name} can still be downloaded`, text });
+    });
   }
 
   play(item: FileItem): void {
@@ -243,12 +272,22 @@ export class Driver implements Verbs {
         if (message.data.public_id === this.keys.publicId) this.#offering.broken(message.data.file_id, "FILE_CHANGED");
         return;
       case "TRANSFER_PROGRESS":
-        if (message.data.link !== undefined) return this.#fetching.progress(message.data);
+        if (message.data.link_hash !== undefined) return this.#fetching.progress(message.data);
         if (message.data.public_id === this.keys.publicId) this.#takings.progress(message.data, Date.now());
         return this.#showTakings();
+      case "LINK_MADE":
+      case "LINK_DROPPED":
+        this.#links.hear(message);
+        if (message.opcode === "LINK_DROPPED") this.#fetching.dropped(message.data.link_hash);
+        return;
       default:
         return;
     }
+  }
+
+  #showLinks(): void {
+    this.store.links = this.#links.list;
+    this.store.linksState = this.#links.state;
   }
 
   #closed(code: number): void {

@@ -3,22 +3,31 @@ import { uuidV4 } from "../identity/bytes";
 import type { Signer } from "../identity/signer";
 import { sentence } from "../lib/words";
 import { MAX_LINK_FILES } from "../protocol/limits";
-import type { FileRef, LinkMade, TransferProgress } from "../protocol/wire";
-import { LinkRefused, copyText, dropLink, makeLink, startDownload } from "../transfer/links";
+import type { LinkFolder } from "../protocol/generated/LinkFolder";
+import type { TransferProgress } from "../protocol/wire";
+import { LinkRefused, copyText, startDownload } from "../transfer/links";
 import type { FileItem } from "./catalogue";
 import { type Download, Downloads } from "./downloads";
+import type { Links, Made } from "./links";
 import type { LinkShown, Notice } from "./store.svelte";
 
 export interface FetchingTools {
   now(): number;
-  signer(): Signer | null;
+  /** The hub can be asked. */
+  ready(): boolean;
+  links: Links;
   changed(): void;
   notify(notice: Omit<Notice, "id">): void;
   say(text: string): void;
   showLink(link: LinkShown): void;
   play(link: LinkShown): void;
   origin: string;
-  signal: AbortSignal;
+}
+
+/** How long and how often a link works; neither: until nobody used it for a day. */
+export interface LinkLimits {
+  validMs?: number | undefined;
+  uses?: number | undefined;
 }
 
 /** Why a download has to wait for a connection rather than fail. */
@@ -27,31 +36,31 @@ const NO_CONNECTION = "OFFLINE";
 export class Fetching {
   readonly downloads = new Downloads();
   /** Links already made for one file: a version never changes under its id. */
-  #links = new Map<string, LinkMade>();
+  #made = new Map<string, Made>();
 
   constructor(private readonly tools: FetchingTools) {}
 
-  download(items: FileItem[], title: string, subject: string): void {
-    if (items.length === 0 || this.#tooMany(items)) return;
+  download(items: FileItem[], title: string, subject: string, folder?: LinkFolder): void {
+    if (items.length === 0 || (!folder && this.#tooMany(items))) return;
     const files = items.map(({ owner, file_id }) => ({ public_id: owner, file_id }));
     const size = items.reduce((sum, item) => sum + item.size, 0);
     const zip = items.length > 1 || subject !== items[0]?.key;
-    this.downloads.add({ id: uuidV4(), subject, title, files, zip, size }, this.tools.now());
+    this.downloads.add({ id: uuidV4(), subject, title, files, zip, size, ...(folder ? { folder } : {}) }, this.tools.now());
     this.next();
   }
 
   /** Starts whoever's turn it is. */
   next(): void {
-    if (this.tools.signer() !== null) {
+    if (this.tools.ready()) {
       for (const download of this.downloads.takeTurns(this.tools.now())) void this.#start(download);
     }
     this.tools.changed();
   }
 
   progress(progress: TransferProgress): void {
-    const before = this.downloads.list.find(({ link }) => link === progress.link)?.state;
+    const before = this.downloads.list.find(({ link }) => link === progress.link_hash)?.state;
     if (!this.downloads.progress(progress, this.tools.now())) return;
-    const one = this.downloads.list.find(({ link }) => link === progress.link);
+    const one = this.downloads.list.find(({ link }) => link === progress.link_hash);
     if (one && before !== "done" && one.state === "done") this.tools.say(`${one.title}, saved`);
     this.next();
   }
@@ -63,31 +72,34 @@ export class Fetching {
 
   cancel(id: string): void {
     const cancelled = this.downloads.cancel(id, this.tools.now());
-    const signer = this.tools.signer();
-    if (cancelled?.link && signer) {
-      this.#forget(cancelled.link);
-      dropLink(signer, cancelled.link, this.tools.signal).catch(() => undefined);
-    }
+    if (cancelled?.link) this.tools.links.drop(cancelled.link).catch(() => undefined);
     this.next();
   }
 
-  async copyLink(items: FileItem[], title: string): Promise<void> {
-    const link = await this.#linkOf(items, title);
+  async copyLink(items: FileItem[], title: string, folder?: LinkFolder, limits: LinkLimits = {}): Promise<void> {
+    const link = await this.#linkOf(items, title, folder, limits);
     if (!link) return;
     const url = this.tools.origin + link.url;
-    if (copyText(url)) this.tools.notify({ tone: "ok", title: "Link copied", text: "It works for anyone on this network, for 24 hours after its last use." });
+    if (copyText(url)) this.tools.notify({ tone: "ok", title: "Link copied", text: promise(limits) });
     else this.tools.showLink({ title, url });
   }
 
   async play(item: FileItem): Promise<void> {
-    const link = await this.#linkOf([item], item.name);
+    const link = await this.#linkOf([item], item.name, undefined, {});
     if (link) this.tools.play({ title: item.name, url: link.url });
   }
 
+  /** The link of this hash is over, whoever ended it. */
+  dropped(hash: string): void {
+    for (const [key, made] of this.#made) if (made.hash === hash) this.#made.delete(key);
+  }
+
+  /** A link of its own for each download, so that cancelling one ends no other. */
   async #start(download: Download): Promise<void> {
     try {
-      const link = await this.#make(download.files, download.zip ? `${download.title}.zip` : undefined);
-      if (!this.downloads.linked(download.id, link.link, link.url)) return;
+      const { files, folder, title } = download;
+      const link = await this.tools.links.make({ files, folder, name: download.zip ? `${title}.zip` : undefined }, "download");
+      if (!this.downloads.linked(download.id, link.hash, link.url)) return;
       const current = this.downloads.list.find(({ id }) => id === download.id);
       if (current?.state !== "starting") return;
       startDownload(link.url);
@@ -98,23 +110,17 @@ export class Fetching {
     }
   }
 
-  /** A link of its own for each download, so that cancelling one ends no other. */
-  #make(files: FileRef[], name: string | undefined): Promise<LinkMade> {
-    const signer = this.tools.signer();
-    if (signer === null) return Promise.reject(new LinkRefused(NO_CONNECTION, "The hub is away."));
-    return makeLink(signer, files, name, this.tools.signal);
-  }
-
-  async #linkOf(items: FileItem[], title: string): Promise<LinkMade | null> {
+  async #linkOf(items: FileItem[], title: string, folder: LinkFolder | undefined, limits: LinkLimits): Promise<Made | null> {
     const [first] = items;
-    if (!first || this.#tooMany(items)) return null;
-    const single = items.length === 1 && title === first.name;
-    const known = single ? this.#links.get(first.key) : undefined;
-    if (known && known.expires_ms > this.tools.now()) return known;
+    if (!first || (!folder && this.#tooMany(items))) return null;
+    const single = !folder && items.length === 1 && title === first.name;
+    const plain = limits.validMs === undefined && limits.uses === undefined;
+    const known = single && plain ? this.#made.get(first.key) : undefined;
+    if (known && known.expiresMs > this.tools.now()) return known;
     try {
       const files = items.map(({ owner, file_id }) => ({ public_id: owner, file_id }));
-      const made = await this.#make(files, single ? undefined : `${title}.zip`);
-      if (single) this.#links.set(first.key, made);
+      const made = await this.tools.links.make({ files, folder, name: single ? undefined : `${title}.zip`, ...limits }, "given");
+      if (single && plain) this.#made.set(first.key, made);
       return made;
     } catch (error) {
       this.tools.notify({ tone: "error", title: `No link for ${title}`, text: sentence(codeOf(error), messageOf(error)) });
@@ -122,15 +128,24 @@ export class Fetching {
     }
   }
 
-  #forget(link: string): void {
-    for (const [key, made] of this.#links) if (made.link === link) this.#links.delete(key);
-  }
-
   #tooMany(items: FileItem[]): boolean {
     if (items.length <= MAX_LINK_FILES) return false;
     this.tools.notify({ tone: "error", title: "That is more than one download holds", text: "Choose at most 10,000 files at a time." });
     return true;
   }
+}
+
+/** What the person may expect of a link. */
+function promise({ validMs, uses }: LinkLimits): string {
+  const end = validMs === undefined ? "until nobody has used it for 24 hours" : `for ${span(validMs)}`;
+  const count = uses === undefined ? "" : uses === 1 ? ", for one download" : `, for ${uses} downloads`;
+  return `It works for anyone on this network ${end}${count}.`;
+}
+
+function span(ms: number): string {
+  const hours = Math.round(ms / 3_600_000);
+  if (hours < 24) return hours === 1 ? "one hour" : `${hours} hours`;
+  return hours === 24 ? "one day" : `${Math.round(hours / 24)} days`;
 }
 
 function codeOf(error: unknown): string {

@@ -1,9 +1,12 @@
 /** The only reactive object of the device's page: what is so, for components to read, and the verbs they may call. */
 import { getContext, setContext } from "svelte";
 import type { LinkState } from "../connection/socket";
+import type { LinkFolder } from "../protocol/generated/LinkFolder";
 import type { Client, HubInfo, TransportMode } from "../protocol/wire";
 import { type FileItem, type Item, PLAIN_VIEW, type View, browse, counts, filesOf, scope } from "./catalogue";
 import { type Download, isOver } from "./downloads";
+import type { LinkLimits } from "./fetching";
+import type { OwnLink } from "./links";
 import type { Place, Stop } from "./session";
 import type { Taking } from "./takings";
 
@@ -36,10 +39,14 @@ export interface Verbs {
   sharePaste(transfer: DataTransfer | null): void;
   announceAgain(fileIds: string[]): void;
   stopSharing(fileIds: string[]): void;
-  download(items: FileItem[], title: string, subject: string): void;
+  /** With `folder`: all that lies in it. */
+  download(items: FileItem[], title: string, subject: string, folder?: LinkFolder): void;
   cancel(downloadId: string): void;
   clearHistory(): void;
-  copyLink(items: FileItem[], title: string): void;
+  copyLink(items: FileItem[], title: string, folder?: LinkFolder, limits?: LinkLimits): void;
+  loadLinks(): void;
+  copyAgain(link: OwnLink): void;
+  dropLink(link: OwnLink): void;
   play(item: FileItem): void;
   dismiss(noticeId: number): void;
 }
@@ -76,6 +83,9 @@ export class HubStore {
   notices = $state.raw<Notice[]>([]);
   announcement = $state("");
   linkShown = $state.raw<LinkShown | null>(null);
+  /** This device's links, the newest first, once they were asked for. */
+  links = $state.raw<OwnLink[]>([]);
+  linksState = $state.raw<"unknown" | "loading" | "known" | "failed">("unknown");
   playing = $state.raw<LinkShown | null>(null);
   now = $state(Date.now());
 

@@ -11,7 +11,7 @@ export type { FileEntry } from "./generated/FileEntry";
 export type { FileRef } from "./generated/FileRef";
 export type { HubInfo } from "./generated/HubInfo";
 export type { Knock } from "./generated/Knock";
-export type { LinkMade } from "./generated/LinkMade";
+export type { LinkListed } from "./generated/LinkListed";
 export type { MasterToConsole } from "./generated/MasterToConsole";
 export type { Membership } from "./generated/Membership";
 export type { NewFile } from "./generated/NewFile";

@@ -1,6 +1,6 @@
-/** Links: how a shared file becomes a URL, and how the browser is told to fetch it. */
-import type { Signer } from "../identity/signer";
-import type { FileRef, LinkMade } from "../protocol/wire";
+/** Links: the key that opens one, its hash that names it on the wire, and how the browser is told to fetch it. */
+import { blake3 } from "@noble/hashes/blake3.js";
+import { toHex } from "../identity/bytes";
 
 export class LinkRefused extends Error {
   constructor(
@@ -11,23 +11,24 @@ export class LinkRefused extends Error {
   }
 }
 
-export async function makeLink(signer: Signer, files: FileRef[], name: string | undefined, signal: AbortSignal): Promise<LinkMade> {
-  const body = JSON.stringify({
-    files: files.map(({ public_id, file_id }) => ({ public_id, file_id })),
-    ...(name === undefined ? {} : { name }),
-  });
-  const headers = { ...signer.headers("POST", "/links", body), "Content-Type": "application/json" };
-  const response = await fetch("/links", { method: "POST", headers, body, signal });
-  const answer = (await response.json().catch(() => ({}))) as Partial<LinkMade & { code: string; message: string }>;
-  if (response.status === 201 && answer.link && answer.url?.startsWith("/")) {
-    return { link: answer.link, url: answer.url, expires_ms: answer.expires_ms ?? 0 };
-  }
-  throw new LinkRefused(answer.code ?? `HTTP_${response.status}`, answer.message ?? response.statusText);
+export interface LinkKey {
+  /** Opens it; never sent before it is used. */
+  key: string;
+  hash: string;
 }
 
-export async function dropLink(signer: Signer, link: string, signal: AbortSignal): Promise<void> {
-  const target = `/links/${link}`;
-  await fetch(target, { method: "DELETE", headers: signer.headers("DELETE", target), signal });
+export function drawLink(random: (length: number) => Uint8Array): LinkKey {
+  const key = toHex(random(16));
+  return { key, hash: hashOf(key) };
+}
+
+export function hashOf(key: string): string {
+  return toHex(blake3(new TextEncoder().encode(key)));
+}
+
+/** The name at the end is decoration, and what the browser calls the file. */
+export function linkPath(key: string, name: string): string {
+  return `/d/${key}/${encodeURIComponent(name)}`;
 }
 
 /** Hands a URL to the browser's own downloads. */

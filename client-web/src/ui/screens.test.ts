@@ -154,7 +154,7 @@ describe("the shelf", () => {
   test("a folder opens, and downloads as one", async () => {
     show();
     await fireEvent.click(screen.getByRole("button", { name: "Download Tax 2025 as zip" }));
-    expect(verbs.download).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", `${ANA}/Tax 2025/`);
+    expect(verbs.download).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", `${ANA}/Tax 2025/`, { public_id: ANA, path: "Tax 2025" });
     await fireEvent.click(screen.getByRole("button", { name: "Tax 2025" }));
     expect(screen.getByRole("row", { name: "a.pdf" })).toBeTruthy();
     expect(screen.queryByRole("row", { name: "Ridge walk.jpg" })).toBeNull();

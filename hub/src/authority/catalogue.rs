@@ -1,6 +1,7 @@
 //! What is shared: files by owner, by the session that offers them, and those taken off the list but not gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use lanyard_protocol::{DeviceId, FileEntry, FileId, FileRef, Instance, SessionAddress};
 
@@ -30,6 +31,9 @@ pub(super) struct Catalogue {
     withdrawn: BTreeMap<DeviceId, BTreeSet<(u64, FileId)>>,
     /// Of listed and withdrawn files.
     bytes: Ledger,
+    /// The number of the last change of each device's files, of all changes; roots are none.
+    versions: BTreeMap<DeviceId, u64>,
+    changes: u64,
 }
 
 impl Catalogue {
@@ -64,10 +68,29 @@ impl Catalogue {
         !self.withdrawn.is_empty()
     }
 
+    /// Another number than before when files of this device were listed, withdrawn or removed, or its name changed.
+    pub fn version(&self, device: DeviceId) -> u64 {
+        self.versions.get(&device).copied().unwrap_or(0)
+    }
+
+    pub fn note_change(&mut self, device: DeviceId) {
+        self.changes += 1;
+        self.versions.insert(device, self.changes);
+    }
+
+    /// The file of this device that comes after that one, withdrawn ones too.
+    pub fn next_of(&self, device: DeviceId, after: Option<FileId>) -> Option<&Listing> {
+        let file = |file_id| FileRef { public_id: device, file_id };
+        let from = after.map_or(Bound::Included(file(FileId(Default::default()))), |id| Bound::Excluded(file(id)));
+        let (file, listing) = self.files.range((from, Bound::Unbounded)).next()?;
+        (file.public_id == device).then_some(listing)
+    }
+
     pub fn put(&mut self, listing: Listing) {
         let file = listing.entry.file_ref();
         self.remove(&file);
         self.bytes.add(file.public_id, file_bytes(&listing.entry));
+        self.note_change(file.public_id);
         match listing.withdrawn_ms {
             None => {
                 self.by_session.entry(session_of(&listing.entry)).or_default().insert(file.file_id);
@@ -96,6 +119,7 @@ impl Catalogue {
     pub fn remove(&mut self, file: &FileRef) -> Option<Listing> {
         let listing = self.files.remove(file)?;
         self.bytes.subtract(file.public_id, file_bytes(&listing.entry));
+        self.note_change(file.public_id);
         match listing.withdrawn_ms {
             None => {
                 remove_from(&mut self.by_session, session_of(&listing.entry), &file.file_id);

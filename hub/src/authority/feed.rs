@@ -204,7 +204,7 @@ impl Budget {
 }
 
 /// Bytes of a text in JSON. Control characters do not travel, so only these two are escaped.
-fn text_cost(text: &str) -> usize {
+pub(super) fn text_cost(text: &str) -> usize {
     text.len() + text.bytes().filter(|b| matches!(b, b'"' | b'\\')).count()
 }
 

@@ -1,49 +1,114 @@
-//! Links: which files a `/d/` address opens, who made it, and when it was used last. Only its hash is known here.
+//! Links: which files a `/d/` address opens, who made it, when it ends and how often it may be used. Only its hash is known
+//! here.
+
+mod archives;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::device::is_valid_name;
-use lanyard_protocol::limits::{LINK_UNUSED_MS, MAX_LINK_FILES};
-use lanyard_protocol::message::{LinkDrop, LinkDropAck, LinkGrant, LinkLookup, LinkRequest, LinkUsed};
-use lanyard_protocol::{Client, DeviceId, FailureCode, FileRef, LinkHash, MasterToRelay, Ref};
+use lanyard_protocol::limits::{
+    LINK_UNUSED_MS, LINK_USED_INTERVAL_MS, MAX_FILES_A_MESSAGE, MAX_LINK_FILES, MAX_LINK_USES, MAX_LINK_VALID_MS,
+};
+use lanyard_protocol::message::{
+    LinkDrop, LinkDropped, LinkFolder, LinkGrant, LinkListed, LinkLookup, LinkMade, LinkRequest, LinkUsed, LinksPage,
+    LinksPull,
+};
+use lanyard_protocol::{
+    DeviceId, FailureCode, FileRef, LinkHash, MasterToConsole, MasterToRelay, Ref, SessionAddress, path,
+};
 
-use super::feed::{Budget, client_cost, file_cost};
+use super::feed::{Budget, text_cost};
 use super::quota::Ledger;
-use super::{Authority, Change};
+use super::{Ask, Asker, Authority, Change};
+pub(super) use archives::Archives;
 
 /// A link beside its name and its files: its record, its places in three indexes, and what an allocator adds.
-const LINK_OVERHEAD: u64 = 384;
+const LINK_OVERHEAD: u64 = 512;
 /// One file of a link.
 const LINKED_FILE_BYTES: u64 = 32;
+/// What a link is on the wire beside its texts.
+const LISTED_COST: usize = 420;
+
+/// What a link names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Linked {
+    /// These versions, in the order they were asked for, none twice.
+    Files(Vec<FileRef>),
+    /// What the owner shares there when somebody reads it.
+    Folder(LinkFolder),
+}
 
 /// One link as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkRecord {
     pub hash: LinkHash,
     pub maker: DeviceId,
-    pub name: Option<String>,
-    /// In the order they were asked for, none twice.
-    pub files: Vec<FileRef>,
+    /// What its download is called.
+    pub name: String,
+    pub linked: Linked,
+    pub made_ms: u64,
     pub used_ms: u64,
+    /// The end that its maker chose.
+    pub ends_ms: Option<u64>,
+    pub uses_left: Option<u32>,
 }
 
 impl LinkRecord {
     fn expires_ms(&self) -> u64 {
-        self.used_ms.saturating_add(LINK_UNUSED_MS)
+        self.ends_ms.unwrap_or_else(|| self.used_ms.saturating_add(LINK_UNUSED_MS))
     }
 
     /// Memory that it takes.
-    fn bytes(&self) -> u64 {
-        let name = self.name.as_ref().map_or(0, String::len) as u64;
-        LINK_OVERHEAD + name + LINKED_FILE_BYTES * self.files.len() as u64
+    pub fn bytes(&self) -> u64 {
+        let named = match &self.linked {
+            Linked::Files(files) => LINKED_FILE_BYTES * files.len() as u64,
+            Linked::Folder(folder) => folder.path.len() as u64,
+        };
+        LINK_OVERHEAD + self.name.len() as u64 + named
+    }
+
+    /// The only file that it names.
+    fn one_file(&self) -> Option<FileRef> {
+        match &self.linked {
+            Linked::Files(files) if files.len() == 1 => files.first().copied(),
+            Linked::Files(_) | Linked::Folder(_) => None,
+        }
+    }
+
+    fn is_one_file(&self) -> bool {
+        self.one_file().is_some()
+    }
+
+    fn listed(&self) -> LinkListed {
+        let (files, folder) = match &self.linked {
+            Linked::Files(files) => (files.len() as u32, None),
+            Linked::Folder(folder) => (0, Some(folder.clone())),
+        };
+        LinkListed {
+            link_hash: self.hash,
+            public_id: self.maker,
+            name: self.name.clone(),
+            files,
+            folder,
+            made_ms: self.made_ms,
+            expires_ms: self.expires_ms(),
+            ends: self.ends_ms.is_some(),
+            uses_left: self.uses_left,
+        }
     }
 }
+
+/// Where a link stands in the lists: by the time it was made.
+type Place = (u64, LinkHash);
 
 #[derive(Debug, Default)]
 pub(super) struct Links {
     links: BTreeMap<LinkHash, LinkRecord>,
-    by_maker: BTreeMap<DeviceId, BTreeSet<LinkHash>>,
-    by_use: BTreeSet<(u64, LinkHash)>,
+    by_maker: BTreeMap<DeviceId, BTreeSet<Place>>,
+    by_age: BTreeSet<Place>,
+    by_end: BTreeSet<(u64, LinkHash)>,
     bytes: Ledger,
 }
 
@@ -61,24 +126,24 @@ impl Links {
         self.links.values()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.links.is_empty()
-    }
-
     pub fn put(&mut self, link: LinkRecord) {
         self.remove(&link.hash);
-        self.by_maker.entry(link.maker).or_default().insert(link.hash);
-        self.by_use.insert((link.used_ms, link.hash));
+        let place = (link.made_ms, link.hash);
+        self.by_maker.entry(link.maker).or_default().insert(place);
+        self.by_age.insert(place);
+        self.by_end.insert((link.expires_ms(), link.hash));
         self.bytes.add(link.maker, link.bytes());
         self.links.insert(link.hash, link);
     }
 
     pub fn remove(&mut self, hash: &LinkHash) -> Option<LinkRecord> {
         let link = self.links.remove(hash)?;
-        self.by_use.remove(&(link.used_ms, *hash));
-        if let Some(hashes) = self.by_maker.get_mut(&link.maker) {
-            hashes.remove(hash);
-            if hashes.is_empty() {
+        let place = (link.made_ms, *hash);
+        self.by_age.remove(&place);
+        self.by_end.remove(&(link.expires_ms(), *hash));
+        if let Some(places) = self.by_maker.get_mut(&link.maker) {
+            places.remove(&place);
+            if places.is_empty() {
                 self.by_maker.remove(&link.maker);
             }
         }
@@ -87,65 +152,154 @@ impl Links {
     }
 
     pub fn remove_of(&mut self, maker: DeviceId) {
-        for hash in self.by_maker.get(&maker).cloned().unwrap_or_default() {
+        for (_, hash) in self.by_maker.get(&maker).cloned().unwrap_or_default() {
             self.remove(&hash);
         }
     }
 
-    fn used(&mut self, hash: &LinkHash, at_ms: u64) {
+    /// Changes what use changes.
+    fn set(&mut self, hash: &LinkHash, used_ms: u64, uses_left: Option<u32>) {
         if let Some(link) = self.remove(hash) {
-            self.put(LinkRecord { used_ms: at_ms, ..link });
+            self.put(LinkRecord { used_ms, uses_left, ..link });
         }
     }
 
-    pub fn expired(&self, wall_ms: u64) -> Vec<LinkHash> {
-        let is_expired = |used: u64| used.saturating_add(LINK_UNUSED_MS) <= wall_ms;
-        self.by_use.iter().take_while(|(used, _)| is_expired(*used)).map(|(_, hash)| *hash).collect()
+    fn expired(&self, wall_ms: u64) -> Vec<LinkHash> {
+        self.by_end.iter().take_while(|(end, _)| *end <= wall_ms).map(|(_, hash)| *hash).collect()
+    }
+
+    pub fn next_end(&self) -> Option<u64> {
+        self.by_end.first().map(|(end, _)| *end)
+    }
+
+    /// Links before this place, the newest first.
+    fn before(&self, maker: Option<DeviceId>, place: Option<Place>) -> impl Iterator<Item = &LinkRecord> {
+        let places = match maker {
+            Some(maker) => self.by_maker.get(&maker),
+            None => Some(&self.by_age),
+        };
+        let end = place.unwrap_or((u64::MAX, LinkHash([0xff; 32])));
+        places
+            .into_iter()
+            .flat_map(move |places| places.range(..end).rev())
+            .filter_map(|(_, hash)| self.links.get(hash))
     }
 }
 
+/// Where the next page of a list of links begins.
+fn place_of(cursor: &str) -> Option<Place> {
+    let (made, hash) = cursor.split_once('.')?;
+    Some((made.parse().ok()?, hash.parse().ok()?))
+}
+
 impl Authority {
-    /// Makes a link, or adds files to the maker's link of that hash: a long order may come in several requests.
-    pub(super) fn link_requested(&mut self, request: LinkRequest, reference: Option<Ref>) {
-        match self.extended_link(&request) {
-            Err(code) => self.fail_relay(code, reference),
-            Ok(link) => {
-                self.save(Change::LinkPut(link.clone()));
-                self.links.put(link);
-                self.keep_sweeping();
-                self.grant_link(&request.link_hash, &request.files, reference);
+    /// Makes a link, or adds files to the maker's link of that hash: a long list comes in several requests.
+    pub(super) fn link_requested(&mut self, from: SessionAddress, request: LinkRequest, reference: Option<Ref>) {
+        let link = match self.link_of(from.public_id, request) {
+            Ok(link) => link,
+            Err(FailureCode::Quota) => {
+                return self.fail_full(from, self.words_when_full(from.public_id), None, reference);
             }
-        }
+            Err(code) => return self.fail_device(from, code, None, reference),
+        };
+        let hash = link.hash;
+        self.save(Change::LinkPut(link.clone()));
+        let listed = link.listed();
+        self.links.put(link);
+        self.archives.forget(&hash);
+        self.keep_sweeping();
+        self.tell_link_made(LinkMade { link: listed }, Asker::device(from, reference));
     }
 
-    fn extended_link(&self, request: &LinkRequest) -> Result<LinkRecord, FailureCode> {
-        if !self.roster.is_approved(request.public_id) {
-            return Err(FailureCode::NotApproved);
-        }
-        let bad_name = request.name.as_ref().is_some_and(|name| !is_valid_name(name));
-        if request.files.is_empty() || request.files.len() > MAX_LINK_FILES || bad_name {
+    fn tell_link_made(&mut self, made: LinkMade, asker: Asker) {
+        self.broadcast(MasterToRelay::LinkMade(made), asker);
+    }
+
+    /// The link that a request makes, or what it makes of the one that is there.
+    fn link_of(&self, maker: DeviceId, request: LinkRequest) -> Result<LinkRecord, FailureCode> {
+        let LinkRequest { link_hash, files, folder, name, valid_ms, uses } = request;
+        if files.len() > MAX_FILES_A_MESSAGE || files.is_empty() == folder.is_none() {
             return Err(FailureCode::BadMessage);
         }
-        if !request.files.iter().all(|file| self.catalogue.is_listed(file)) {
-            return Err(FailureCode::NotFound);
-        }
-        let known = self.live_link(&request.link_hash);
-        if known.is_some_and(|link| link.maker != request.public_id) {
-            return Err(FailureCode::NotFound);
-        }
-        let before = known.map_or(&[][..], |link| &link.files);
-        let mut seen: BTreeSet<FileRef> = before.iter().copied().collect();
-        let mut files = before.to_vec();
-        files.extend(request.files.iter().copied().filter(|file| seen.insert(*file)));
-        if files.len() > MAX_LINK_FILES {
+        if name.as_deref().is_some_and(|name| !is_file_name(name)) {
             return Err(FailureCode::BadMessage);
         }
-        let name = request.name.clone().or_else(|| known.and_then(|link| link.name.clone()));
-        let link = LinkRecord { hash: request.link_hash, maker: request.public_id, name, files, used_ms: self.wall_ms };
-        if link.bytes().saturating_sub(known.map_or(0, LinkRecord::bytes)) > self.room_for(request.public_id) {
+        let is_length = valid_ms.is_none_or(|valid| (1..=MAX_LINK_VALID_MS).contains(&valid));
+        if !is_length || uses.is_some_and(|uses| !(1..=MAX_LINK_USES).contains(&uses)) {
+            return Err(FailureCode::BadMessage);
+        }
+        // An ended link may not be swept yet: its hash was told, and serves nobody again.
+        let known = self.links.get(&link_hash);
+        if known.is_some_and(|link| link.maker != maker || self.wall_ms >= link.expires_ms()) {
+            return Err(FailureCode::NotFound);
+        }
+        let linked = match (folder, known.map(|link| &link.linked)) {
+            (Some(folder), None) => self.linked_folder(folder)?,
+            // Asked for again.
+            (Some(folder), Some(Linked::Folder(known))) if *known == folder => Linked::Folder(folder),
+            (None, None) => self.linked_files(&[], files)?,
+            (None, Some(Linked::Files(known))) => self.linked_files(known, files)?,
+            (Some(_), Some(_)) | (None, Some(Linked::Folder(_))) => return Err(FailureCode::BadMessage),
+        };
+        let ends_ms = valid_ms.map(|valid| self.wall_ms.saturating_add(valid));
+        let link = match known {
+            // A file of its own became an archive.
+            Some(known) if known.is_one_file() => {
+                LinkRecord { name: self.download_name(&linked, name), linked, ..known.clone() }
+            }
+            Some(known) => LinkRecord { linked, ..known.clone() },
+            None => {
+                let name = self.download_name(&linked, name);
+                let (made_ms, used_ms) = (self.wall_ms, self.wall_ms);
+                LinkRecord { hash: link_hash, maker, name, linked, made_ms, used_ms, ends_ms, uses_left: uses }
+            }
+        };
+        if link.bytes().saturating_sub(known.map_or(0, LinkRecord::bytes)) > self.room_for(maker) {
             return Err(FailureCode::Quota);
         }
         Ok(link)
+    }
+
+    fn linked_folder(&self, folder: LinkFolder) -> Result<Linked, FailureCode> {
+        if !folder.path.is_empty() && path::validate(&folder.path).is_err() {
+            return Err(FailureCode::BadMessage);
+        }
+        // What it holds is found when it is read: an owner may share there later.
+        if self.roster.is_approved(folder.public_id) { Ok(Linked::Folder(folder)) } else { Err(FailureCode::NotFound) }
+    }
+
+    fn linked_files(&self, before: &[FileRef], more: Vec<FileRef>) -> Result<Linked, FailureCode> {
+        if !more.iter().all(|file| self.catalogue.is_listed(file)) {
+            return Err(FailureCode::NotFound);
+        }
+        let mut seen: BTreeSet<FileRef> = before.iter().copied().collect();
+        let mut files = before.to_vec();
+        files.extend(more.into_iter().filter(|file| seen.insert(*file)));
+        if files.len() > MAX_LINK_FILES { Err(FailureCode::BadMessage) } else { Ok(Linked::Files(files)) }
+    }
+
+    /// What the browser calls what it downloads.
+    pub(super) fn download_name(&self, linked: &Linked, given: Option<String>) -> String {
+        let entry_of = |file: &FileRef| self.catalogue.get(file).map(|listing| &listing.entry);
+        if let Linked::Files(files) = linked
+            && let [file] = files[..]
+            && let Some(entry) = entry_of(&file).filter(|entry| entry.kind.is_file())
+        {
+            return path::file_name(&entry.path).to_owned();
+        }
+        let own = || match linked {
+            Linked::Folder(folder) if folder.path.is_empty() => {
+                self.roster.get(folder.public_id).map(|member| crate::naming::safe_name(&member.client.name))
+            }
+            Linked::Folder(folder) => Some(path::file_name(&folder.path).to_owned()),
+            Linked::Files(files) => {
+                let top = |file: &FileRef| Some(entry_of(file)?.path.split_once('/')?.0);
+                let first = files.first().and_then(top)?;
+                files.iter().all(|file| top(file) == Some(first)).then(|| first.to_owned())
+            }
+        };
+        let name = given.or_else(own).unwrap_or_else(|| "files".into());
+        if name.to_lowercase().ends_with(".zip") { name } else { format!("{name}.zip") }
     }
 
     fn live_link(&self, hash: &LinkHash) -> Option<&LinkRecord> {
@@ -156,73 +310,138 @@ impl Authority {
         let Some(link) = self.live_link(&lookup.link_hash) else {
             return self.fail_relay(FailureCode::NotFound, reference);
         };
-        let files = link.files.clone();
-        self.grant_link(&lookup.link_hash, &files, reference);
+        let (hash, one_file) = (link.hash, link.one_file());
+        if lookup.begins && !self.take_a_use(&hash) {
+            return self.fail_relay(FailureCode::LinkUsedUp, reference);
+        }
+        self.note_link_use(&hash);
+        match one_file {
+            Some(file) => self.grant_file(&hash, &file, reference),
+            None => self.grant_archive(hash, reference),
+        }
     }
 
-    /// Grants what is left of `files` in as many pages as it takes.
-    fn grant_link(&mut self, hash: &LinkHash, files: &[FileRef], reference: Option<Ref>) {
-        let Some(link) = self.links.get(hash) else { return };
-        let blank = LinkGrant {
-            link_hash: *hash,
-            public_id: link.maker,
-            expires_ms: link.expires_ms(),
-            name: link.name.clone(),
-            made_of: link.files.len() as u32,
-            files: Vec::new(),
-            owners: Vec::new(),
-            last: false,
-        };
-        let mut seen = BTreeSet::new();
-        let mut pages = vec![blank.clone()];
-        let mut budget = Budget::default();
-        for entry in files.iter().filter_map(|file| self.catalogue.grantable(file, self.wall_ms)) {
-            if !seen.insert(entry.file_ref()) {
-                continue;
-            }
-            let owner = &self.roster.get(entry.public_id).expect("a file's owner is approved").client;
-            // An owner is counted with each of its files: simpler than exact, and only by a little too much.
-            if !budget.takes(file_cost(entry) + client_cost(owner)) {
-                budget = Budget::default();
-                budget.takes(file_cost(entry) + client_cost(owner));
-                pages.push(blank.clone());
-            }
-            let page = pages.last_mut().expect("there is one from the start");
-            name_owner(&mut page.owners, owner);
-            page.files.push(entry.clone());
+    fn grant_file(&mut self, hash: &LinkHash, file: &FileRef, reference: Option<Ref>) {
+        let Some(blank) = self.blank_grant(hash) else { return };
+        let file = self.catalogue.grantable(file, self.wall_ms).cloned();
+        // A link of one folder that is empty is an archive of nothing but that.
+        if file.as_ref().is_some_and(|entry| !entry.kind.is_file()) {
+            return self.grant_archive(*hash, reference);
         }
-        pages.last_mut().expect("there is one from the start").last = true;
-        for page in pages {
-            self.answer_relay(MasterToRelay::LinkGrant(page), reference.clone());
+        self.answer_relay(MasterToRelay::LinkGrant(LinkGrant { file, ..blank }), reference);
+    }
+
+    /// A grant that says that all is gone.
+    fn blank_grant(&self, hash: &LinkHash) -> Option<LinkGrant> {
+        let link = self.links.get(hash)?;
+        Some(LinkGrant {
+            link_hash: link.hash,
+            public_id: link.maker,
+            lives_ms: link.expires_ms().saturating_sub(self.wall_ms),
+            limited: link.uses_left.is_some(),
+            file: None,
+            archive: None,
+        })
+    }
+
+    /// Counts one use down. False: there is none left.
+    fn take_a_use(&mut self, hash: &LinkHash) -> bool {
+        let Some(link) = self.links.get(hash) else { return false };
+        let Some(left) = link.uses_left else { return true };
+        let Some(left) = left.checked_sub(1) else { return false };
+        self.set_link_use(*hash, Some(left));
+        if let Some(link) = self.links.get(hash) {
+            let made = LinkMade { link: link.listed() };
+            self.tell_link_made(made, Asker::default());
+        }
+        true
+    }
+
+    fn set_link_use(&mut self, hash: LinkHash, uses_left: Option<u32>) {
+        let used_ms = self.wall_ms;
+        self.save(Change::LinkUsed { hash, used_ms, uses_left });
+        self.links.set(&hash, used_ms, uses_left);
+    }
+
+    /// Use is noted by the hour.
+    fn note_link_use(&mut self, hash: &LinkHash) {
+        let Some(link) = self.live_link(hash) else { return };
+        let uses_left = link.uses_left;
+        if self.wall_ms.saturating_sub(link.used_ms) >= LINK_USED_INTERVAL_MS {
+            self.set_link_use(*hash, uses_left);
         }
     }
 
     pub(super) fn link_used(&mut self, used: LinkUsed) {
-        if self.live_link(&used.link_hash).is_some() {
-            self.save(Change::LinkUsed { hash: used.link_hash, used_ms: self.wall_ms });
-            self.links.used(&used.link_hash, self.wall_ms);
-        }
+        self.note_link_use(&used.link_hash);
     }
 
-    pub(super) fn link_dropped(&mut self, drop: LinkDrop, reference: Option<Ref>) {
-        if self.live_link(&drop.link_hash).is_none_or(|link| link.maker != drop.public_id) {
-            return self.fail_relay(FailureCode::NotFound, reference);
+    /// LINK_DROP of a device: its own links only.
+    pub(super) fn link_dropped_by(&mut self, from: SessionAddress, drop: LinkDrop, reference: Option<Ref>) {
+        if self.live_link(&drop.link_hash).is_none_or(|link| link.maker != from.public_id) {
+            return self.fail_device(from, FailureCode::NotFound, None, reference);
         }
-        self.save(Change::LinkGone(drop.link_hash));
-        self.links.remove(&drop.link_hash);
-        self.answer_relay(MasterToRelay::LinkDropAck(LinkDropAck { link_hash: drop.link_hash }), reference);
+        self.end_link(drop.link_hash, Asker::device(from, reference));
+    }
+
+    /// The host drops anybody's.
+    pub(super) fn link_dropped_by_host(&mut self, ask: Ask, hash: LinkHash) {
+        if self.live_link(&hash).is_none() {
+            return self.refuse_ask(ask, FailureCode::NotFound);
+        }
+        self.end_link(hash, Asker::operator(Some(ask)));
+    }
+
+    fn end_link(&mut self, hash: LinkHash, asker: Asker) {
+        let Some(link) = self.links.remove(&hash) else { return };
+        self.archives.forget(&hash);
+        self.save(Change::LinkGone(hash));
+        let dropped = LinkDropped { link_hash: hash, public_id: link.maker };
+        self.broadcast(MasterToRelay::LinkDropped(dropped), asker);
     }
 
     pub(super) fn drop_expired_links(&mut self) {
         for hash in self.links.expired(self.wall_ms) {
-            self.save(Change::LinkGone(hash));
-            self.links.remove(&hash);
+            self.end_link(hash, Asker::default());
         }
+    }
+
+    pub(super) fn links_pulled(&mut self, from: SessionAddress, pull: LinksPull, reference: Option<Ref>) {
+        match self.links_page(Some(from.public_id), &pull) {
+            Ok(page) => self.answer_device(from, MasterToRelay::LinksPage(page), reference),
+            Err(code) => self.fail_device(from, code, None, reference),
+        }
+    }
+
+    pub(super) fn links_pulled_by_host(&mut self, ask: Ask, pull: &LinksPull) {
+        match self.links_page(None, pull) {
+            Ok(page) => self.answer(ask, MasterToConsole::LinksPage(page)),
+            Err(code) => self.refuse_ask(ask, code),
+        }
+    }
+
+    fn links_page(&self, maker: Option<DeviceId>, pull: &LinksPull) -> Result<LinksPage, FailureCode> {
+        let place = match &pull.cursor {
+            Some(cursor) => Some(place_of(cursor).ok_or(FailureCode::BadMessage)?),
+            None => None,
+        };
+        let mut budget = Budget::default();
+        let mut page = LinksPage { links: Vec::new(), cursor: None, last: true };
+        for link in self.links.before(maker, place).filter(|link| self.wall_ms < link.expires_ms()) {
+            let listed = link.listed();
+            let path = listed.folder.as_ref().map_or(0, |folder| text_cost(&folder.path));
+            if !budget.takes(LISTED_COST + text_cost(&listed.name) + path) {
+                page.last = false;
+                page.cursor = page.links.last().map(|last| format!("{}.{}", last.made_ms, last.link_hash));
+                break;
+            }
+            page.links.push(listed);
+        }
+        Ok(page)
     }
 }
 
-fn name_owner(owners: &mut Vec<Client>, owner: &Client) {
-    if !owners.iter().any(|known| known.public_id == owner.public_id) {
-        owners.push(owner.clone());
-    }
+/// One segment of a path.
+fn is_file_name(name: &str) -> bool {
+    path::validate(name).is_ok() && !name.contains('/') && is_valid_name(name)
 }

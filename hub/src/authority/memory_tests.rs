@@ -61,13 +61,13 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
     fill(&mut desk, 1);
     assert_eq!(desk.head(), revision, "all or nothing of a message is listed");
 
-    let link = LinkRequest {
-        link_hash: LinkHash([1; 32]),
-        public_id: device(1),
-        name: None,
-        files: (0..9_000).map(|n| FileRef { public_id: device(1), file_id: file_id(n) }).collect(),
+    let mut link = |start: u32| {
+        let files = (start..start + 512).map(|n| FileRef { public_id: device(1), file_id: file_id(n) }).collect();
+        let link_hash = LinkHash([1; 32]);
+        let request = LinkRequest { link_hash, files, folder: None, name: None, valid_ms: None, uses: None };
+        desk.device(session(1, 1), RelayToMaster::LinkRequest(request))
     };
-    let effects = desk.relay_asks(RelayToMaster::LinkRequest(link));
+    let effects = (0..18).map(|n| link(n * 512)).find(|effects| refusal_of(effects).is_some()).unwrap_or_default();
     assert_eq!(refusal_of(&effects), Some(FailureCode::Quota), "links take of the same room");
     assert_eq!(refusal_of(&desk.add(session(2, 1), files(0..500))), None, "others are not affected");
 

@@ -4,10 +4,10 @@ use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::limits::{MAX_INVITATION_MS, MAX_INVITATIONS, MAX_STAY_MS};
 use lanyard_protocol::message::{
     Admission, Audience, ClientDisApproved, ClientUpdated, DisApproveClient, Empty, FeedAck, FeedPull, ForgetClient,
-    Invitation,
+    Invitation, LinksPull,
 };
 use lanyard_protocol::{
-    DeviceId, FailureCode, InvitationId, InvitationSecret, MasterToConsole, MasterToRelay, RequestId,
+    DeviceId, FailureCode, InvitationId, InvitationSecret, LinkHash, MasterToConsole, MasterToRelay, RequestId,
 };
 
 use super::feed::Key;
@@ -46,6 +46,9 @@ pub enum Command {
     /// Ask about more devices than usual, for ten minutes.
     AllowMore,
     Pull(FeedPull),
+    /// Everybody's links.
+    PullLinks(LinksPull),
+    DropLink(LinkHash),
 }
 
 impl Authority {
@@ -72,6 +75,8 @@ impl Authority {
             Command::Invite { valid_ms, for_ms } => self.invite(ask, valid_ms, for_ms),
             Command::SetDoor(admission) => self.set_door(ask, admission),
             Command::AllowMore => self.allow_more(ask),
+            Command::PullLinks(pull) => self.links_pulled_by_host(ask, &pull),
+            Command::DropLink(hash) => self.link_dropped_by_host(ask, hash),
             Command::Pull(pull) => match self.answer_pull(&pull) {
                 Ok(page) => self.answer(ask, MasterToConsole::FeedPage(page)),
                 Err(code) => self.refuse_ask(ask, code),
@@ -207,6 +212,8 @@ impl Authority {
             audience: Audience::All,
         };
         self.roster.put(member);
+        // An archive's folders are called by it.
+        self.catalogue.note_change(device);
         self.broadcast(MasterToRelay::ClientUpdated(updated), asker);
         true
     }

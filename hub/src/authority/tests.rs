@@ -2,8 +2,8 @@
 //! removed; every list can be caught up with by number.
 
 use lanyard_protocol::limits::{
-    CODE_LIFETIME_MS, GRACE_MS, LEFT_PROMPT_MS, LINK_UNUSED_MS, MAX_FILES_A_MESSAGE, REQUEST_TIMEOUT_MS,
-    WRONG_PROOFS_A_KEY, WRONG_PROOFS_AN_ADDRESS,
+    CODE_LIFETIME_MS, GRACE_MS, LEFT_PROMPT_MS, MAX_FILES_A_MESSAGE, REQUEST_TIMEOUT_MS, WRONG_PROOFS_A_KEY,
+    WRONG_PROOFS_AN_ADDRESS,
 };
 use lanyard_protocol::message::Knocks;
 use lanyard_protocol::message::*;
@@ -253,8 +253,8 @@ fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
     desk.add(session(2, 1), files(0..2));
     let link_hash = LinkHash([3; 32]);
     let wanted = vec![FileRef { public_id: device(2), file_id: file_id(0) }];
-    let request = LinkRequest { link_hash, public_id: device(2), files: wanted, name: None };
-    desk.relay_asks(RelayToMaster::LinkRequest(request));
+    let request = LinkRequest { link_hash, files: wanted, folder: None, name: None, valid_ms: None, uses: None };
+    desk.device(session(2, 1), RelayToMaster::LinkRequest(request));
     let effects = desk.operator(Command::Refuse { public_id: device(2) });
     let no = DisApproveClient { public_id: device(2), epoch: EPOCH, revision: 3 };
     let shown = ClientDisApproved { public_id: device(2), epoch: EPOCH, revision: 3, audience: Audience::All };
@@ -273,7 +273,7 @@ fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
     assert_eq!(desk.authority.file_count(), 0);
     let pages = desk.pull(1);
     assert_eq!(pages[0].gone, vec![lanyard_protocol::Gone { public_id: device(2), file_id: None }]);
-    let lookup = desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash }));
+    let lookup = desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash, begins: false }));
     assert_eq!(refusal_of(&lookup), Some(FailureCode::NotFound));
 
     // It knocks again: never a prompt.
@@ -597,81 +597,6 @@ fn a_list_of_which_something_was_replaced_is_not_told_as_it_was() {
     assert_eq!(desk.pull(0)[0].revision, told + 1);
 }
 
-fn link_request(maker: u32, ids: &[u32]) -> LinkRequest {
-    let files = ids.iter().map(|n| FileRef { public_id: device(1), file_id: file_id(*n) }).collect();
-    LinkRequest { link_hash: LinkHash([3; 32]), public_id: device(maker), files, name: Some("a.zip".into()) }
-}
-
-#[test]
-fn a_link_is_kept_used_and_ends_by_its_maker_or_unused() {
-    let mut desk = Desk::with_members(2);
-    desk.add(session(1, 1), files(0..3));
-    let effects = desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[0, 1, 1])));
-    assert!(matches!(&effects[0], Effect::Save(Change::LinkPut(link)) if link.files.len() == 2));
-    let [MasterToRelay::LinkGrant(grant)] = sent(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!((grant.files.len(), grant.made_of, grant.last), (2, 2, true));
-    assert_eq!((grant.expires_ms, grant.owners.clone()), (NOON + LINK_UNUSED_MS, vec![client(1)]));
-
-    let link_hash = LinkHash([3; 32]);
-    let lookup = || RelayToMaster::LinkLookup(LinkLookup { link_hash });
-    desk.relay(RelayToMaster::FileChanged(FileChanged { public_id: device(1), file_id: file_id(0) }));
-    let effects = desk.relay_asks(lookup());
-    let [MasterToRelay::LinkGrant(grant)] = sent(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!((grant.files.len(), grant.made_of), (1, 2));
-
-    desk.pass(LINK_UNUSED_MS - 1_000);
-    desk.relay(RelayToMaster::LinkUsed(LinkUsed { link_hash }));
-    desk.pass(LINK_UNUSED_MS - 1_000);
-    assert_eq!(refusal_of(&desk.relay_asks(lookup())), None);
-    let strange = LinkDrop { link_hash, public_id: device(1) };
-    assert_eq!(refusal_of(&desk.relay_asks(RelayToMaster::LinkDrop(strange))), Some(FailureCode::NotFound));
-    desk.pass(1_000);
-    assert_eq!(refusal_of(&desk.relay_asks(lookup())), Some(FailureCode::NotFound));
-    desk.pass(SWEEP_MS);
-    assert!(desk.saves.contains(&Change::LinkGone(link_hash)));
-
-    desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[1])));
-    let drop = LinkDrop { link_hash, public_id: device(2) };
-    let effects = desk.relay_asks(RelayToMaster::LinkDrop(drop));
-    assert!(matches!(sent(&effects)[..], [MasterToRelay::LinkDropAck(_)]));
-}
-
-#[test]
-fn a_link_takes_only_what_is_listed_and_grows_by_parts() {
-    let mut desk = Desk::with_members(2);
-    desk.add(session(1, 1), files(0..3));
-    let refused = desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[0, 9])));
-    assert_eq!(refusal_of(&refused), Some(FailureCode::NotFound));
-    let refused = desk.relay_asks(RelayToMaster::LinkRequest(link_request(9, &[0])));
-    assert_eq!(refusal_of(&refused), Some(FailureCode::NotApproved));
-    desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[0, 1])));
-    let effects = desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[1, 2])));
-    let [MasterToRelay::LinkGrant(grant)] = sent(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!((grant.files.len(), grant.made_of), (2, 3), "the answer names what was asked in this part");
-    let other_maker = desk.relay_asks(RelayToMaster::LinkRequest(link_request(1, &[0])));
-    assert_eq!(refusal_of(&other_maker), Some(FailureCode::NotFound));
-}
-
-#[test]
-fn a_large_grant_comes_in_frames_that_fit() {
-    let mut desk = Desk::with_members(1);
-    for start in (0..2_000).step_by(500) {
-        desk.add(session(1, 1), files(start..start + 500));
-    }
-    let ids: Vec<u32> = (0..2_000).collect();
-    let effects = desk.relay_asks(RelayToMaster::LinkRequest(link_request(1, &ids)));
-    let frames: Vec<_> = effects
-        .iter()
-        .filter_map(|e| {
-            if let Effect::Send(frame) = e { Some(lanyard_protocol::codec::encode_master(frame)) } else { None }
-        })
-        .collect();
-    assert!(frames.len() > 3 && frames.iter().all(|frame| frame.len() <= lanyard_protocol::limits::MAX_FRAME_BYTES));
-    let lasts: Vec<bool> = sent(&effects).iter().map(|m| matches!(m, MasterToRelay::LinkGrant(g) if g.last)).collect();
-    assert_eq!(lasts.iter().filter(|last| **last).count(), 1);
-    assert_eq!(lasts.last(), Some(&true));
-}
-
 #[test]
 fn after_a_restart_everything_stands_and_the_graces_start_with_the_relay() {
     let mut before = Desk::with_members(1);
@@ -717,7 +642,17 @@ fn saves_stand_before_what_depends_on_them() {
     let mut desk = Desk::with_members(2);
     let mut streams = vec![
         desk.add(session(1, 1), files(0..3)),
-        desk.relay_asks(RelayToMaster::LinkRequest(link_request(2, &[0]))),
+        desk.device(
+            session(2, 1),
+            RelayToMaster::LinkRequest(LinkRequest {
+                link_hash: LinkHash([3; 32]),
+                files: vec![FileRef { public_id: device(1), file_id: file_id(0) }],
+                folder: None,
+                name: None,
+                valid_ms: None,
+                uses: None,
+            }),
+        ),
         desk.device(session(1, 1), RelayToMaster::UpdateName(UpdateName { name: "New".into() })),
     ];
     desk.left(session(1, 1));

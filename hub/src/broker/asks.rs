@@ -150,6 +150,9 @@ impl Broker {
         if self.master.is_refused(ask.owner) {
             return self.ask_failed(now, ask, FailureCode::PeerRevoked);
         }
+        if !matches!(ask.asker, Asker::Link { .. }) {
+            self.grants.note_wanted(&ask.files());
+        }
         let unknown = self.grants.unknown(now, ask.files());
         if !unknown.is_empty() {
             if !self.hub_ready() {

@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use lanyard_protocol::chunk::What;
+use lanyard_protocol::message::{LinkArchive, LinkGrant, LinkMember};
 use lanyard_protocol::{
-    Client, CloseCode, DeviceId, FailureCode, FileEntry, FileRef, GroupRange, LinkHash, MasterFrame, Membership, Ref,
+    CloseCode, DeviceId, FailureCode, FileEntry, FileRef, GroupRange, LinkHash, MasterFrame, Membership, Ref,
     RelayToDevice, RelayToMaster, Root, Ticket,
 };
 
@@ -108,17 +109,17 @@ pub enum Effect {
         want: u64,
         code: FailureCode,
     },
-    LinkMade {
-        call: CallId,
-        result: Result<u64, FailureCode>,
-    },
     LinkFound {
         call: CallId,
         result: Result<Arc<LinkInfo>, FailureCode>,
     },
-    LinkGone {
+    LinkBegun {
         call: CallId,
         result: Result<(), FailureCode>,
+    },
+    LinkMembers {
+        call: CallId,
+        result: Result<Vec<LinkMember>, FailureCode>,
     },
 }
 
@@ -152,15 +153,41 @@ pub struct SlotPiece {
     pub root: Option<Root>,
 }
 
+/// What a link opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkedTo {
+    File(FileEntry),
+    Archive(LinkArchive),
+    /// What it was made of is gone.
+    Nothing,
+}
+
 /// What is behind a link, as the master granted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkInfo {
     pub hash: LinkHash,
     pub maker: DeviceId,
-    pub expires_ms: u64,
-    pub name: Option<String>,
-    /// How many files it was made of; fewer in `files` means that some are gone for good.
-    pub made_of: u32,
-    pub files: Vec<FileEntry>,
-    pub owners: Vec<Client>,
+    /// Its uses are counted.
+    pub limited: bool,
+    pub what: LinkedTo,
+}
+
+impl LinkInfo {
+    pub(super) fn of(grant: LinkGrant) -> Self {
+        let what = match (grant.file, grant.archive) {
+            (Some(file), _) => LinkedTo::File(file),
+            (None, Some(archive)) => LinkedTo::Archive(archive),
+            (None, None) => LinkedTo::Nothing,
+        };
+        Self { hash: grant.link_hash, maker: grant.public_id, limited: grant.limited, what }
+    }
+
+    /// Bytes of its texts.
+    pub(super) fn text_bytes(&self) -> usize {
+        match &self.what {
+            LinkedTo::File(entry) => entry.path.len() + entry.media_type.len(),
+            LinkedTo::Archive(archive) => archive.name.len(),
+            LinkedTo::Nothing => 0,
+        }
+    }
 }

@@ -241,12 +241,10 @@ impl World {
         let grant = LinkGrant {
             link_hash: hash,
             public_id: device(1),
-            expires_ms: 0,
-            name: None,
-            made_of: 1,
-            files: vec![hub.files[&file].clone()],
-            owners: vec![],
-            last: true,
+            lives_ms: 3_600_000,
+            limited: false,
+            file: Some(hub.files[&file].clone()),
+            archive: None,
         };
         let frame = MasterFrame { reference: asked, ..MasterFrame::plain(MasterToRelay::LinkGrant(grant)) };
         hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });

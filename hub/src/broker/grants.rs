@@ -20,6 +20,9 @@ struct Grant {
     confirmed: Moment,
     has_values: bool,
     values_refused: bool,
+    /// Pages of archives that hold it. When the last is read it goes, unless a device wants it too.
+    pages: u32,
+    is_wanted: bool,
 }
 
 /// One FILE_LOOKUP that the master has not answered.
@@ -110,9 +113,45 @@ impl Grants {
         let old = self.known.remove(&file);
         let has_values = old.as_ref().is_some_and(|grant| grant.has_values);
         let values_refused = old.as_ref().is_some_and(|grant| grant.values_refused);
+        let pages = old.as_ref().map_or(0, |grant| grant.pages);
         let root = entry.root.or(old.and_then(|grant| grant.entry.root));
         let entry = FileEntry { root, ..entry };
-        self.known.insert(file, Grant { entry, used: now, confirmed: now, has_values, values_refused });
+        let is_wanted = true;
+        self.known
+            .insert(file, Grant { entry, used: now, confirmed: now, has_values, values_refused, pages, is_wanted });
+    }
+
+    /// Takes an entry for the page of an archive that names it.
+    pub fn hold(&mut self, now: Moment, entry: FileEntry) {
+        let file = entry.file_ref();
+        let was_wanted = self.known.get(&file).is_some_and(|grant| grant.is_wanted);
+        self.insert(now, entry);
+        if let Some(grant) = self.known.get_mut(&file) {
+            grant.pages += 1;
+            grant.is_wanted = was_wanted;
+        }
+    }
+
+    /// One page that held it is read.
+    pub fn release(&mut self, file: &FileRef) {
+        let Some(grant) = self.known.get_mut(file) else { return };
+        grant.pages = grant.pages.saturating_sub(1);
+        if grant.pages == 0 && !grant.is_wanted {
+            self.known.remove(file);
+        }
+    }
+
+    /// Devices want these: they are kept for a while.
+    pub fn note_wanted(&mut self, files: &BTreeSet<FileRef>) {
+        for file in files {
+            if let Some(grant) = self.known.get_mut(file) {
+                grant.is_wanted = true;
+            }
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.known.len()
     }
 
     /// A file was added again (another instance of its owner has it now): what is known of it follows.

@@ -3,7 +3,7 @@
 use lanyard_protocol::{
     Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileRef, GroupRange, Instance, LinkHash, MasterFrame,
     MasterToRelay, Nonce, PublicKey, Ref, Resume, Root,
-    message::{InvitationProof, TransferState},
+    message::{InvitationProof, LinkPage, TransferState},
 };
 
 /// The generation of one WebSocket; never used twice in one life of a broker.
@@ -124,21 +124,28 @@ pub enum Input {
         file: FileRef,
     },
 
-    LinkOrdered {
-        call: CallId,
-        session: SessionId,
-        hash: LinkHash,
-        files: Vec<FileRef>,
-        name: Option<String>,
-    },
     LinkOpened {
         call: CallId,
         hash: LinkHash,
     },
-    LinkDropped {
+    /// A link whose uses are counted is about to be read.
+    LinkBegun {
         call: CallId,
-        session: SessionId,
         hash: LinkHash,
+        /// From its first byte to its last.
+        whole: bool,
+        bytes: u64,
+    },
+    /// Bytes that `LinkBegun` counted and that did not go out.
+    LinkUnread {
+        hash: LinkHash,
+        bytes: u64,
+    },
+    /// A link's response wants the next members of its archive.
+    LinkPageWanted {
+        call: CallId,
+        reader: LinkReader,
+        page: LinkPage,
     },
     /// The HTTP request behind `call` is gone.
     CallLeft {
@@ -165,7 +172,6 @@ pub enum Input {
 /// Where a link's response stands, measured by the edge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkProgress {
-    pub link: lanyard_protocol::Link,
     pub file: FileRef,
     pub done: u64,
     pub total: u64,

@@ -73,7 +73,7 @@ impl Broker {
             self.broadcast(self.sessions.ids(), RelayToDevice::ServerNotReady(notice), None);
         }
         self.lookups_lost(now);
-        self.calls_lost(now);
+        self.calls_lost();
         // An approval that it had begun and not decided ends with it: the next master asks anew.
         self.sessions.thaw_knocks();
     }
@@ -98,7 +98,15 @@ impl Broker {
         match message {
             MasterToRelay::FileGrant(grant) => self.files_granted(now, grant, reference),
             MasterToRelay::LinkGrant(grant) => self.link_granted(now, grant, reference),
-            MasterToRelay::LinkDropAck(_) => self.link_drop_acked(now, reference),
+            MasterToRelay::LinkMembers(members) => self.link_members(now, members, reference),
+            MasterToRelay::LinkMade(made) => {
+                self.links.link_made(&made.link.link_hash);
+                self.tell_maker(made.link.public_id, RelayToDevice::LinkMade(made), answer);
+            }
+            MasterToRelay::LinkDropped(dropped) => {
+                self.link_over(now, dropped.link_hash, FailureCode::Cancelled);
+                self.tell_maker(dropped.public_id, RelayToDevice::LinkDropped(dropped), answer);
+            }
             MasterToRelay::RequestFailed(no) if to.is_none() => self.relay_request_failed(now, no, reference),
             MasterToRelay::ApproveClient(approve) => self.freeze_knock(session, approve, reference),
             MasterToRelay::ClientApproved(approved) => self.client_approved(now, approved, answer),
@@ -143,6 +151,13 @@ impl Broker {
         for id in sessions {
             self.send(id, message.clone(), reference.clone());
         }
+    }
+
+    /// News of a link: to all sessions of its maker and to nobody else.
+    fn tell_maker(&mut self, maker: DeviceId, message: RelayToDevice, answer: Option<(SessionAddress, Ref)>) {
+        let mut sessions = self.sessions.of_device(maker);
+        sessions.retain(|id| self.sessions.get(*id).is_some_and(|session| session.is_approved()));
+        self.broadcast(sessions, message, answer);
     }
 
     /// What the broker itself needs of a change.
@@ -370,6 +385,7 @@ fn towards_devices(message: MasterToRelay) -> Option<RelayToDevice> {
         MasterToRelay::AddFilesAck(m) => RelayToDevice::AddFilesAck(m),
         MasterToRelay::RemoveFileAck(m) => RelayToDevice::RemoveFileAck(m),
         MasterToRelay::UpdateNameAck(m) => RelayToDevice::UpdateNameAck(m),
+        MasterToRelay::LinksPage(m) => RelayToDevice::LinksPage(m),
         MasterToRelay::RequestFailed(m) => RelayToDevice::RequestFailed(m),
         _ => return None,
     })

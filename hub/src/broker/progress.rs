@@ -139,7 +139,7 @@ fn report(
     let Some(asker) = sessions.get(session).map(|s| s.identity.public_id) else { return };
     let FileRef { public_id, file_id } = file;
     let progress = TransferProgress {
-        link: None,
+        link_hash: None,
         transfer_id: Some(transfer),
         asker,
         public_id,
@@ -161,12 +161,12 @@ fn owners(sessions: &Sessions, device: DeviceId) -> Vec<SessionId> {
 }
 
 impl Broker {
-    /// Where a link's response stands: its maker hears it with the link, the owner without (the link is the key).
+    /// Where a link's response stands: its maker hears it with the link's hash, the owner without.
     pub(super) fn link_moved(&mut self, hash: lanyard_protocol::LinkHash, moved: LinkProgress) {
-        let Some(maker) = self.links.info(&hash).map(|info| info.maker) else { return };
+        let Some(maker) = self.links.maker(&hash) else { return };
         let FileRef { public_id, file_id } = moved.file;
         let progress = TransferProgress {
-            link: Some(moved.link),
+            link_hash: Some(hash),
             transfer_id: None,
             asker: maker,
             public_id,
@@ -180,7 +180,7 @@ impl Broker {
             self.send(id, RelayToDevice::TransferProgress(progress.clone()), None);
         }
         if public_id != maker {
-            let unnamed = TransferProgress { link: None, ..progress };
+            let unnamed = TransferProgress { link_hash: None, ..progress };
             for id in owners(&self.sessions, public_id) {
                 self.send(id, RelayToDevice::TransferProgress(unnamed.clone()), None);
             }

@@ -382,6 +382,9 @@ impl Broker {
             DeviceToRelay::FeedPull(m) => self.ask_master(id, RelayToMaster::FeedPull(m), reference),
             DeviceToRelay::AddFiles(m) => self.ask_master(id, RelayToMaster::AddFiles(m), reference),
             DeviceToRelay::RemoveFile(m) => self.ask_master(id, RelayToMaster::RemoveFile(m), reference),
+            DeviceToRelay::LinkRequest(m) => self.ask_master(id, RelayToMaster::LinkRequest(m), reference),
+            DeviceToRelay::LinksPull(m) => self.ask_master(id, RelayToMaster::LinksPull(m), reference),
+            DeviceToRelay::LinkDrop(m) => self.ask_master(id, RelayToMaster::LinkDrop(m), reference),
             DeviceToRelay::Ping(_)
             | DeviceToRelay::ClientRegister(_)
             | DeviceToRelay::ApprovalReveal(_)

@@ -10,6 +10,7 @@ use uuid_bytes as uuid;
 use super::*;
 
 mod bounds;
+mod links;
 
 fn uuid_bytes(n: u8) -> [u8; 16] {
     [n; 16]
@@ -771,12 +772,10 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
     let grant = LinkGrant {
         link_hash: hash,
         public_id: device(2),
-        expires_ms: 1,
-        name: None,
-        made_of: 1,
-        files: vec![hub.files[&file].clone()],
-        owners: vec![],
-        last: true,
+        lives_ms: 1_000_000,
+        limited: false,
+        file: Some(hub.files[&file].clone()),
+        archive: None,
     };
     let frame = MasterFrame { reference: Some(reference), ..MasterFrame::plain(MasterToRelay::LinkGrant(grant)) };
     hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });

@@ -1,7 +1,7 @@
 //! What the Peer is told and what it wants done.
 
 use lanyard_protocol::identity::Transcript;
-use lanyard_protocol::message::{Challenge, ClientRegister, InvitationProof, TransferProgress};
+use lanyard_protocol::message::{Challenge, ClientRegister, InvitationProof, RequestFailed, TransferProgress};
 use lanyard_protocol::{
     Channel, CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode, FileId, Frame,
     GroupRange, Instance, NewFile, Nonce, PROTOCOL_VERSION, Piece, PublicKey, Ref, RelayToDevice, Resume, Root,
@@ -85,6 +85,11 @@ pub enum Input {
     HubRefused,
     Rename {
         name: String,
+    },
+    /// Sends a request of the driver's own; answered by `Answered`.
+    Ask {
+        ask: u64,
+        message: Box<DeviceToRelay>,
     },
     Share {
         files: Vec<NewFile>,
@@ -182,6 +187,11 @@ pub enum Effect {
     },
     Renamed {
         name: String,
+    },
+    /// What came of an `Ask`; a refusal too when there is no hub to ask.
+    Answered {
+        ask: u64,
+        answer: Result<Box<RelayToDevice>, RequestFailed>,
     },
     RenameFailed {
         code: FailureCode,

@@ -180,8 +180,12 @@ impl Peer {
         for timer in [Timer::Handshake, Timer::Pull, Timer::Reconnect, Timer::Opening] {
             self.timers.clear(&timer);
         }
-        for reference in std::mem::take(&mut self.pending).into_keys() {
+        for (reference, pending) in std::mem::take(&mut self.pending) {
             self.timers.clear(&Timer::Request(reference));
+            match pending {
+                Pending::Ask(ask) => self.refuse_driver(ask, lanyard_protocol::FailureCode::ServerNotReady),
+                Pending::Add(_) | Pending::Remove(_) | Pending::Rename(_) => {}
+            }
         }
         self.mirror.abandon();
         self.shares.session_over();

@@ -154,6 +154,8 @@ async fn heard(shared: &Shared, socket: &mut WebSocket, screen: &Screen, text: &
         ConsoleToMaster::AllowMore(_) => Command::AllowMore,
         ConsoleToMaster::DisApproveClient(said) => Command::Refuse { public_id: said.public_id },
         ConsoleToMaster::ForgetClient(said) => Command::Forget { public_id: said.public_id },
+        ConsoleToMaster::LinksPull(pull) => Command::PullLinks(pull),
+        ConsoleToMaster::LinkDrop(said) => Command::DropLink(said.link_hash),
         ConsoleToMaster::UpdateName(said) => Command::Rename { public_id: said.public_id, name: said.name },
     };
     Ok(shared.driver.wish_on(screen.id, reference, command).await?)

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use lanyard_device::store::now_ms;
-use lanyard_protocol::message::Admission;
+use lanyard_protocol::message::{Admission, LinkListed};
 use lanyard_protocol::{DeviceKind, Membership};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use super::transport::Stream;
 use super::{HUB, Invited, Request, Response, Status, transport};
 use crate::cli::Global;
-use crate::desk::{self, DeviceRow, FileRow, ListUsage, PresenceWord};
+use crate::desk::{self, DeviceRow, FileRow, LinkRow, ListUsage, PresenceWord};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::text::{self, visible};
 
@@ -48,8 +48,13 @@ pub(super) async fn exchange<T: DeserializeOwned>(stream: Stream, request: &impl
     }
     match serde_json::from_str(&answer)? {
         Response::Ok(value) => Ok(serde_json::from_value(value)?),
-        Response::Failed(refusal) => Err(Failure::new(exit_of(refusal.exit), refusal)),
+        Response::Failed(refusal) => Err(failure(refusal)),
     }
+}
+
+/// The end of a command whose wish was refused.
+pub fn failure(refusal: desk::Refusal) -> Failure {
+    Failure::new(exit_of(refusal.exit), refusal)
 }
 
 fn exit_of(number: u8) -> Exit {
@@ -112,6 +117,58 @@ pub async fn files(global: &Global) -> Outcome {
 pub fn files_table(rows: &[FileRow]) -> String {
     let cells = |row: &FileRow| vec![text::size(row.size), visible(&row.owner_name), visible(&row.path)];
     text::table(&["SIZE", "OWNER", "PATH"], &rows.iter().map(cells).collect::<Vec<_>>())
+}
+
+/// `lanyard links --everybody`
+pub async fn links(global: &Global) -> Outcome {
+    let rows: Vec<LinkRow> = ask(global, Request::Links).await?;
+    if global.json {
+        println!("{}", serde_json::to_string(&rows)?);
+    } else {
+        print!("{}", links_table(rows.iter().map(|row| (&row.link, Some(row.maker_name.as_str())))));
+    }
+    Ok(())
+}
+
+/// `lanyard links --everybody drop`
+pub async fn drop_links(global: &Global, ids: Vec<String>) -> Outcome {
+    let count: usize = ask(global, Request::DropLinks { ids }).await?;
+    println!("{}", dropped_words(count, global.json));
+    Ok(())
+}
+
+pub fn dropped_words(count: usize, as_json: bool) -> String {
+    match count {
+        _ if as_json => serde_json::json!({ "dropped": count }).to_string(),
+        0 => "there was no link".into(),
+        1 => "1 link is over".into(),
+        many => format!("{many} links are over"),
+    }
+}
+
+/// Links as rows; with the names of their makers, where they may have several.
+pub fn links_table<'a>(links: impl Iterator<Item = (&'a LinkListed, Option<&'a str>)>) -> String {
+    let cells = |(link, maker): (&LinkListed, Option<&str>)| {
+        let end = text::duration(link.expires_ms.saturating_sub(now_ms()));
+        let end = if link.ends { format!("in {end}") } else { format!("unused {end}") };
+        let uses = link.uses_left.map_or_else(|| "any".to_owned(), |left| left.to_string());
+        let holds = match link.files {
+            0 => "folder".to_owned(),
+            1 => "1 file".to_owned(),
+            many => format!("{many} files"),
+        };
+        let mut cells = vec![link.link_hash.to_hex()[..8].to_owned(), end, uses, holds, visible(&link.name)];
+        cells.extend(maker.map(visible));
+        cells
+    };
+    let (mut head, mut rows) = (vec!["ID", "ENDS", "USES LEFT", "HOLDS", "NAME"], Vec::new());
+    for link in links {
+        if link.1.is_some() && head.len() == 5 {
+            head.push("MADE BY");
+        }
+        rows.push(cells(link));
+    }
+    if rows.is_empty() { "there are no links at the moment\n".into() } else { text::table(&head, &rows) }
 }
 
 pub async fn status(global: &Global) -> Outcome {

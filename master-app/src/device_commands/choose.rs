@@ -19,6 +19,8 @@ pub struct Chosen {
     pub files: Vec<Wanted>,
     /// Of the file or folder.
     pub name: String,
+    /// The owner and the path, of a folder.
+    pub folder: Option<(DeviceId, String)>,
 }
 
 /// Finds what `word` means, or says that nothing or too much fits.
@@ -110,7 +112,8 @@ fn one_of(catalogue: &Catalogue, word: &str, mut matches: Vec<Match>) -> Result<
     let name = file_name(&first.path).to_string();
     let parent = first.path.len() - name.len();
     let wanted = |entry: &&FileEntry| Wanted { entry: (*entry).clone(), as_path: entry.path[parent..].into() };
-    Ok(Chosen { files: first.entries.iter().map(wanted).collect(), name })
+    let folder = first.is_folder.then(|| (first.owner, first.path.clone()));
+    Ok(Chosen { files: first.entries.iter().map(wanted).collect(), name, folder })
 }
 
 #[cfg(test)]

@@ -116,7 +116,9 @@ impl Driver {
             return;
         }
         let is_answer = |effect: &Effect| match effect {
-            Effect::Send(MasterFrame { message: MasterToRelay::FileGrant(_), .. }) => true,
+            Effect::Send(MasterFrame {
+                message: MasterToRelay::FileGrant(_) | MasterToRelay::LinkMembers(_), ..
+            }) => true,
             Effect::Send(MasterFrame { message: MasterToRelay::FeedPage(page), .. }) => page.revision <= told,
             _ => false,
         };

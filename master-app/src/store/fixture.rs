@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lanyard_hub::authority::{LinkRecord, Member, Saved, Verdict};
+use lanyard_hub::authority::{LinkRecord, Linked, Member, Saved, Verdict};
 use lanyard_protocol::{
     Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkHash, PublicKey, identity,
 };
@@ -99,5 +99,14 @@ pub fn files(owner: u8, count: u8) -> Vec<FileEntry> {
 
 pub fn link(maker: u8) -> LinkRecord {
     let file = FileRef { public_id: id(maker), file_id: FileId(uuid::Uuid::from_bytes([1; 16])) };
-    LinkRecord { hash: LinkHash([maker; 32]), maker: id(maker), name: None, files: vec![file], used_ms: 9 }
+    LinkRecord {
+        hash: LinkHash([maker; 32]),
+        maker: id(maker),
+        name: "a.txt".into(),
+        linked: Linked::Files(vec![file]),
+        made_ms: 8,
+        used_ms: 9,
+        ends_ms: None,
+        uses_left: None,
+    }
 }

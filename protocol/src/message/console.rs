@@ -170,6 +170,8 @@ pub enum ConsoleToMaster {
     Invite(ConsoleInvite),
     SetDoor(DoorState),
     AllowMore(Empty),
+    LinksPull(LinksPull),
+    LinkDrop(LinkDrop),
     Ping(Empty),
 }
 
@@ -199,6 +201,9 @@ pub enum MasterToConsole {
     FilesWithdrawn(FilesWithdrawn),
     UpdateNameAck(FeedAck),
     ForgetClientAck(Empty),
+    LinkMade(LinkMade),
+    LinkDropped(LinkDropped),
+    LinksPage(LinksPage),
     RequestFailed(RequestFailed),
     Pong(Empty),
 }

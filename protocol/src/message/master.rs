@@ -99,51 +99,6 @@ wire! {
         pub file_id: FileId,
         pub root: Root,
     }
-
-    pub struct LinkRequest {
-        pub link_hash: LinkHash,
-        /// The maker.
-        pub public_id: DeviceId,
-        pub files: Vec<FileRef>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[cfg_attr(feature = "typescript", ts(optional))]
-        pub name: Option<String>,
-    }
-
-    /// Answers LINK_REQUEST and LINK_LOOKUP. Withdrawn files are granted too.
-    pub struct LinkGrant {
-        pub link_hash: LinkHash,
-        pub public_id: DeviceId,
-        pub expires_ms: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[cfg_attr(feature = "typescript", ts(optional))]
-        pub name: Option<String>,
-        /// How many files the link was made of: fewer in `files` means that some are gone for good.
-        pub made_of: u32,
-        #[serde(deserialize_with = "crate::file::entries")]
-        pub files: Vec<FileEntry>,
-        /// The names of the owners, for the folders of an archive.
-        pub owners: Vec<Client>,
-        /// This page of the grant is the last (a link may hold more files than a frame).
-        pub last: bool,
-    }
-
-    pub struct LinkLookup {
-        pub link_hash: LinkHash,
-    }
-
-    pub struct LinkUsed {
-        pub link_hash: LinkHash,
-    }
-
-    pub struct LinkDrop {
-        pub link_hash: LinkHash,
-        pub public_id: DeviceId,
-    }
-
-    pub struct LinkDropAck {
-        pub link_hash: LinkHash,
-    }
 }
 
 /// Master → relay.
@@ -171,8 +126,11 @@ pub enum MasterToRelay {
     RemoveFileAck(FeedAck),
     UpdateNameAck(FeedAck),
     FileGrant(FileGrant),
+    LinkMade(LinkMade),
+    LinkDropped(LinkDropped),
+    LinksPage(LinksPage),
     LinkGrant(LinkGrant),
-    LinkDropAck(LinkDropAck),
+    LinkMembers(LinkMembers),
     RequestFailed(RequestFailed),
     Ping(Empty),
 }
@@ -197,9 +155,11 @@ pub enum RelayToMaster {
     FileRoot(FileRoot),
     FileChanged(FileChanged),
     LinkRequest(LinkRequest),
-    LinkLookup(LinkLookup),
-    LinkUsed(LinkUsed),
+    LinksPull(LinksPull),
     LinkDrop(LinkDrop),
+    LinkLookup(LinkLookup),
+    LinkPage(LinkPage),
+    LinkUsed(LinkUsed),
     RequestFailed(RequestFailed),
     Pong(Empty),
 }

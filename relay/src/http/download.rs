@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use lanyard_hub::broker::{Input, LinkInfo, LinkProgress};
+use lanyard_hub::broker::{Input, LinkInfo, LinkProgress, LinkedTo};
 use lanyard_protocol::limits::PROGRESS_INTERVAL_MS;
 use lanyard_protocol::message::TransferState;
 use lanyard_protocol::range::{Wanted, wanted};
@@ -20,9 +20,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::links;
 use super::pull::{Pulled, Puller, Stretch, hand_over};
-use super::zip::{self, Archive};
+use super::{archive, links};
 use crate::edge::{CallAnswer, Edge};
 use crate::error::ApiError;
 
@@ -58,40 +57,35 @@ async fn serve(edge: Arc<Edge>, link: String, method: Method, headers: HeaderMap
     let Some(CallAnswer::Found(info)) = answer else { return Err(FailureCode::ServerNotReady.into()) };
     let info = info?;
     let is_head = method == Method::HEAD;
-    match info.files.as_slice() {
-        [] => Err(FailureCode::FileGone.into()),
-        [entry] if info.made_of == 1 && entry.kind.is_file() => {
+    match &info.what {
+        LinkedTo::Nothing => Err(FailureCode::FileGone.into()),
+        LinkedTo::File(entry) => {
             let plan = FilePlan::new(entry, &headers);
-            serve_file(edge, link, entry, plan, is_head).await
+            serve_file(edge, &info, entry, plan, is_head).await
         }
-        _ => serve_archive(edge, link, &info, is_head).await,
+        LinkedTo::Archive(archive) => {
+            if !is_head {
+                begin(&edge, &info, true, archive.length).await?;
+            }
+            archive::serve(edge, hash, archive, is_head).await
+        }
     }
 }
 
-/// The last part of a `/d/` address: decoration, but what a browser or `curl -O` calls the file.
-pub fn url_name(info: &LinkInfo) -> String {
-    utf8_percent_encode(&download_name(info), PLAIN).to_string()
-}
-
-fn download_name(info: &LinkInfo) -> String {
-    match info.files.as_slice() {
-        [entry] if info.made_of == 1 && entry.kind.is_file() => path::file_name(&entry.path).to_owned(),
-        files => {
-            let common = || {
-                let first = files.first()?.path.split_once('/')?.0;
-                files
-                    .iter()
-                    .all(|f| f.path.split_once('/').is_some_and(|(top, _)| top == first))
-                    .then(|| first.to_owned())
-            };
-            let name = info.name.clone().or_else(common).unwrap_or_else(|| "files".into());
-            if name.to_lowercase().ends_with(".zip") { name } else { format!("{name}.zip") }
-        }
+/// Counts a use of a link whose uses are counted: `bytes` of it, or all from the first byte on.
+async fn begin(edge: &Arc<Edge>, info: &LinkInfo, whole: bool, bytes: u64) -> Result<(), FailureCode> {
+    if !info.limited {
+        return Ok(());
+    }
+    let hash = info.hash;
+    match links::ask(edge, |call| Input::LinkBegun { call, hash, whole, bytes }).await {
+        Some(CallAnswer::Begun(result)) => result,
+        _ => Err(FailureCode::ServerNotReady),
     }
 }
 
 /// Headers that every `/d/` answer has: saved, never run, never kept by a cache in between.
-fn common_headers(headers: &mut HeaderMap, name: &str) {
+pub fn common_headers(headers: &mut HeaderMap, name: &str) {
     let fixed = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
@@ -167,7 +161,7 @@ fn modified(entry: &FileEntry) -> SystemTime {
 
 async fn serve_file(
     edge: Arc<Edge>,
-    link: Link,
+    info: &LinkInfo,
     entry: &FileEntry,
     plan: FilePlan,
     is_head: bool,
@@ -178,18 +172,26 @@ async fn serve_file(
         FilePlan::Whole => (StatusCode::OK, 0..entry.size),
         FilePlan::Part { first, last } => (StatusCode::PARTIAL_CONTENT, first..last + 1),
     };
-    let body = if is_head || range.is_empty() {
-        if !is_head && status == StatusCode::OK {
+    let has_body = !is_head && matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+    let is_whole = range == (0..entry.size);
+    if has_body {
+        begin(&edge, info, is_whole, range.end - range.start).await?;
+    }
+    let hash = info.hash;
+    let body = if !has_body || range.is_empty() {
+        if has_body {
             // An empty file is there at once; its maker's page waits for the word.
-            Report::new(edge, link, LinkHash::of(&link), entry.file_ref(), 0, 0).end(TransferState::Done);
+            Report::new(edge, hash, entry.file_ref(), 0, 0).end(TransferState::Done);
         }
         Body::empty()
     } else {
         let (bytes, file) = (range.clone(), entry.file_ref());
-        let hash = LinkHash::of(&link);
         let mut puller = Puller::new(edge.clone(), hash, vec![Stretch::new(entry, bytes)]);
+        let mut report = Report::new(edge, hash, file, entry.size, range.start);
+        if info.limited && !is_whole {
+            report.unread = range.end - range.start;
+        }
         let first = first_news(&mut puller).await?;
-        let mut report = Report::new(edge, link, hash, file, entry.size, range.start);
         match first {
             // All of it is there: head and body leave in one write.
             Some(Pulled::Bytes(bytes)) if bytes.len() as u64 == range.end - range.start => {
@@ -197,7 +199,7 @@ async fn serve_file(
                 report.end(TransferState::Done);
                 Body::from(bytes)
             }
-            first => stream_body(&link, move |sender| file_body(puller, first, report, sender)),
+            first => stream_body(&hash, move |sender| file_body(puller, first, report, sender)),
         }
     };
     let mut response = Response::builder().status(status).body(body).map_err(|_| FailureCode::Internal)?;
@@ -230,7 +232,7 @@ fn describe(headers: &mut HeaderMap, status: StatusCode, entry: &FileEntry, rang
 }
 
 /// The first thing a puller has to say, if it says it soon: a final failure becomes a status.
-async fn first_news(puller: &mut Puller) -> Result<Option<Pulled>, ApiError> {
+pub async fn first_news(puller: &mut Puller) -> Result<Option<Pulled>, ApiError> {
     match tokio::time::timeout(HEAD_WAIT, puller.next()).await {
         Ok(Pulled::Failed(code)) => Err(code.into()),
         Ok(news) => Ok(Some(news)),
@@ -238,16 +240,15 @@ async fn first_news(puller: &mut Puller) -> Result<Option<Pulled>, ApiError> {
     }
 }
 
-type BodySender = mpsc::Sender<Result<Bytes, std::io::Error>>;
+pub type BodySender = mpsc::Sender<Result<Bytes, std::io::Error>>;
 
 /// A body that a task fills through a bounded channel; the task ends when its reader is gone.
-fn stream_body<F>(link: &Link, fill: impl FnOnce(BodySender) -> F) -> Body
+pub fn stream_body<F>(hash: &LinkHash, fill: impl FnOnce(BodySender) -> F) -> Body
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(BODY_FRAMES);
-    // Not the link: who has it can read.
-    let span = tracing::debug_span!("transfer", link = %LinkHash::of(link));
+    let span = tracing::debug_span!("transfer", link = %hash);
     tokio::spawn(fill(sender).instrument(span));
     Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|item| (item, receiver))
@@ -283,7 +284,7 @@ async fn file_body(mut puller: Puller, first: Option<Pulled>, mut report: Report
 }
 
 /// The puller's next word; `None` when the reader left meanwhile (a reader may leave while its owner is away).
-async fn pull(puller: &mut Puller, body: &BodySender, report: &mut Report) -> Option<Pulled> {
+pub async fn pull(puller: &mut Puller, body: &BodySender, report: &mut Report) -> Option<Pulled> {
     tokio::select! {
         pulled = puller.next() => Some(pulled),
         () = body.closed() => None,
@@ -292,92 +293,15 @@ async fn pull(puller: &mut Puller, body: &BodySender, report: &mut Report) -> Op
 }
 
 /// Ends a body short: the connection is closed, and nobody takes the part for the whole.
-async fn cut(body: &BodySender, code: FailureCode) {
+pub async fn cut(body: &BodySender, code: FailureCode) {
     let _ = body.send(Err(std::io::Error::other(code.as_str()))).await;
 }
 
-async fn serve_archive(edge: Arc<Edge>, link: Link, info: &LinkInfo, is_head: bool) -> Result<Response, ApiError> {
-    if (info.files.len() as u32) < info.made_of {
-        return Err(FailureCode::FileGone.into());
-    }
-    let archive = Archive::new(info);
-    let length = archive.length();
-    let body = if is_head {
-        Body::empty()
-    } else {
-        let hash = info.hash;
-        let stretches = archive.members.iter().map(|m| Stretch::new(&m.entry, 0..m.entry.size)).collect();
-        let mut puller = Puller::new(edge.clone(), hash, stretches);
-        let first = if puller.file().is_some() { first_news(&mut puller).await? } else { None };
-        let file = info.files[0].file_ref();
-        let report = Report::new(edge, link, hash, file, length, 0);
-        stream_body(&link, move |sender| archive_body(archive, puller, first, report, sender))
-    };
-    let mut response = body.into_response();
-    let headers = response.headers_mut();
-    common_headers(headers, &download_name(info));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zip"));
-    headers.insert(header::CONTENT_LENGTH, length.into());
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
-    Ok(response)
-}
-
-async fn archive_body(
-    archive: Archive,
-    mut puller: Puller,
-    first: Option<Pulled>,
-    mut report: Report,
-    body: BodySender,
-) {
-    let mut writer = zip::Writer::new(archive);
-    let mut next = first;
-    while let Some(step) = writer.next() {
-        let bytes = match step {
-            zip::Step::Write(bytes) => bytes,
-            zip::Step::NeedBytes(file) => {
-                report.file = file;
-                let pulled = match next.take() {
-                    Some(pulled) => pulled,
-                    None => match pull(&mut puller, &body, &mut report).await {
-                        Some(pulled) => pulled,
-                        None => return report.end(TransferState::Cancelled),
-                    },
-                };
-                match pulled {
-                    Pulled::Bytes(bytes) => {
-                        writer.member_bytes(&bytes);
-                        bytes
-                    }
-                    Pulled::Waiting => {
-                        report.say(TransferState::Waiting);
-                        continue;
-                    }
-                    Pulled::Failed(code) => {
-                        cut(&body, code).await;
-                        return report.end(TransferState::Failed);
-                    }
-                    Pulled::End => {
-                        cut(&body, FailureCode::Internal).await;
-                        return report.end(TransferState::Failed);
-                    }
-                }
-            }
-        };
-        let count = bytes.len() as u64;
-        if !hand_over(&body, bytes, &mut puller, || report.say(TransferState::Paused)).await {
-            return report.end(TransferState::Cancelled);
-        }
-        report.moved(count);
-    }
-    report.end(TransferState::Done);
-}
-
 /// Progress of one response, at most four times a second.
-struct Report {
+pub struct Report {
     edge: Arc<Edge>,
-    link: Link,
     hash: LinkHash,
-    file: FileRef,
+    pub file: FileRef,
     total: u64,
     done: u64,
     said: Option<Instant>,
@@ -385,16 +309,20 @@ struct Report {
     since: u64,
     rate: f64,
     state: TransferState,
+    /// Bytes that a link's counted use paid for and that did not go out yet.
+    unread: u64,
 }
 
 impl Report {
-    fn new(edge: Arc<Edge>, link: Link, hash: LinkHash, file: FileRef, total: u64, done: u64) -> Self {
-        let (said, moved_at) = (None, Instant::now());
-        Self { edge, link, hash, file, total, done, said, moved_at, since: 0, rate: 0.0, state: TransferState::Waiting }
+    pub fn new(edge: Arc<Edge>, hash: LinkHash, file: FileRef, total: u64, done: u64) -> Self {
+        let state = TransferState::Waiting;
+        let moved_at = Instant::now();
+        Self { edge, hash, file, total, done, said: None, moved_at, since: 0, rate: 0.0, state, unread: 0 }
     }
 
-    fn moved(&mut self, count: u64) {
+    pub fn moved(&mut self, count: u64) {
         self.done += count;
+        self.unread = self.unread.saturating_sub(count);
         self.since += count;
         let elapsed = self.moved_at.elapsed();
         if elapsed >= Duration::from_millis(PROGRESS_INTERVAL_MS) {
@@ -415,7 +343,7 @@ impl Report {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
     }
 
-    fn say(&mut self, state: TransferState) {
+    pub fn say(&mut self, state: TransferState) {
         let interval = Duration::from_millis(PROGRESS_INTERVAL_MS);
         let recently = self.said.is_some_and(|said| said.elapsed() < interval);
         if recently && state == self.state {
@@ -423,7 +351,6 @@ impl Report {
         }
         (self.state, self.said) = (state, Some(Instant::now()));
         let progress = LinkProgress {
-            link: self.link,
             file: self.file,
             done: self.done,
             total: self.total,
@@ -433,9 +360,17 @@ impl Report {
         self.edge.tell_soon(Input::LinkMoved { hash: self.hash, progress });
     }
 
-    fn end(mut self, state: TransferState) {
+    pub fn end(mut self, state: TransferState) {
         self.said = None;
         self.say(state);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if self.unread > 0 {
+            self.edge.tell_soon(Input::LinkUnread { hash: self.hash, bytes: self.unread });
+        }
     }
 }
 

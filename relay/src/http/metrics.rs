@@ -77,6 +77,8 @@ fn text(edge: &Edge, standing: &Standing) -> String {
     page.gauge("slot_budget_bytes", "Bytes that slots may reserve.", edge.config.budget_bytes);
     page.gauge("group_hash_bytes", "Bytes that tables of group hashes take.", edge.hashes.bytes() as u64);
     page.gauge("group_hash_limit_bytes", "Bytes that they may take.", edge.config.budget_bytes / 4);
+    let window = load(&edge.carried.archive_window);
+    page.gauge("archive_window_bytes", "The most that one response held of an archive's members.", window);
     page.gauge("readers", "Askers that read or may read a slot now.", counts.readers as u64);
     page.gauge("waiting_asks", "Runs that wait for room, an owner or the master.", counts.asks as u64);
     page.text

@@ -118,9 +118,13 @@ impl Puller {
         puller
     }
 
-    /// The file on its way.
-    pub fn file(&self) -> Option<FileRef> {
-        self.stretches.front().map(|stretch| stretch.file)
+    pub fn reader(&self) -> LinkReader {
+        self.reader
+    }
+
+    /// Adds what comes after all that was asked for until now.
+    pub fn extend(&mut self, stretches: impl IntoIterator<Item = Stretch>) {
+        self.stretches.extend(stretches.into_iter().filter(|stretch| !stretch.bytes.is_empty()));
     }
 
     /// The next bytes in order, or what there is to say instead. Loses nothing when dropped before it ends.

@@ -24,10 +24,9 @@ function attack(page, target) {
       ["GET", "/", {}],
       ["GET", "/healthz", {}],
       ["GET", "/metrics", {}],
-      ["POST", "/links", { body: "{}", headers: { "Content-Type": "text/plain" } }],
-      ["POST", "/links", { body: "{}", headers: { Authorization: `Lanyard ${"0".repeat(32)}.1.${"0".repeat(64)}` } }],
+      ["POST", `/d/${"0".repeat(32)}`, { body: "{}", headers: { "Content-Type": "text/plain" } }],
       ["PUT", `/chunks/${"0".repeat(32)}`, { body: "x" }],
-      ["DELETE", `/links/${"0".repeat(32)}`, {}],
+      ["DELETE", `/d/${"0".repeat(32)}`, {}],
     ];
     for (const [method, path, more] of tries) {
       const read = await fetch(target + path, { method, ...more, credentials: "include" }).then((response) => response.text(), () => null);

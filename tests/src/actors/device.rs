@@ -412,6 +412,7 @@ impl World {
                 }
                 self.device_mut(index).phase = phase;
             }
+            Effect::Answered { ask, answer } => self.link_answered(ask, answer),
             Effect::CatalogueChanged | Effect::Renamed { .. } | Effect::RenameFailed { .. } => {}
             Effect::SharesChanged { file_ids, state } => {
                 for file_id in file_ids {

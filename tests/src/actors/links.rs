@@ -2,10 +2,15 @@
 //! comes back when the relay was gone.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use lanyard_hub::broker::{CallId, Effect, Input, LinkReader, ReaderId, SlotId, WantedPiece};
+use lanyard_hub::broker::{CallId, Effect, Input, LinkInfo, LinkReader, LinkedTo, ReaderId, SlotId, WantedPiece};
+use lanyard_hub::peer::Input as PeerInput;
 use lanyard_protocol::group::{GroupValue, Groups};
-use lanyard_protocol::{FailureCode, FileRef, GroupRange, Link, LinkHash};
+use lanyard_protocol::message::{
+    LinkArchive, LinkDrop, LinkFolder, LinkMember, LinkPage, LinkRequest, LinksPull, RequestFailed,
+};
+use lanyard_protocol::{DeviceToRelay, FailureCode, FileEntry, FileRef, GroupRange, Link, LinkHash, RelayToDevice};
 
 use super::device::DeviceIndex;
 use super::plane::{Body, ReadBy, Unit};
@@ -19,7 +24,7 @@ const STILL_MS: u64 = 2_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkState {
-    /// POST /links is on its way.
+    /// LINK_REQUEST is on its way.
     Ordered,
     Made,
     NotMade(FailureCode),
@@ -37,11 +42,15 @@ pub enum LinkState {
 #[derive(Debug)]
 pub struct LinkReading {
     pub maker: DeviceIndex,
+    /// None of a folder.
     pub files: Vec<FileRef>,
     pub hash: LinkHash,
     pub state: LinkState,
-    /// How many files were gone when it was opened.
-    pub missing: usize,
+    /// Its files as they come, in order.
+    pub read: Vec<FileRef>,
+    /// Asks of its maker's device: to make it, to drop it.
+    asks: Vec<u64>,
+    archive: Option<Archive>,
     units: Vec<(FileRef, u32)>,
     pub values: Vec<GroupValue>,
     /// Units delivered.
@@ -59,6 +68,19 @@ pub struct LinkReading {
     call: Option<CallId>,
 }
 
+/// Where a response stands in the pages of its archive.
+#[derive(Debug)]
+struct Archive {
+    layout: LinkArchive,
+    /// The first member that was not asked for.
+    next: u32,
+    /// Where the units of each page end.
+    ends: Vec<usize>,
+    /// The names at the end are asked for again.
+    directory: bool,
+    call: Option<CallId>,
+}
+
 /// Units of a slot that this response reads.
 #[derive(Debug)]
 struct Slice {
@@ -70,19 +92,53 @@ struct Slice {
     still: bool,
 }
 
+impl LinkReading {
+    /// All bytes are read, and of an archive the names at its end too.
+    fn is_through(&self) -> bool {
+        let has_all = |archive: &Archive| archive.directory && archive.next == archive.layout.members;
+        self.position == self.units.len() && self.archive.as_ref().is_none_or(has_all)
+    }
+
+    /// Its relay is gone: an archive has no ranges.
+    fn start_archive_again(&mut self) {
+        if self.archive.take().is_some() {
+            (self.position, self.values, self.units) = (0, Vec::new(), Vec::new());
+        }
+    }
+}
+
+fn units_of(entry: &FileEntry) -> Vec<(FileRef, u32)> {
+    let count = Groups::new(entry.size, entry.group_log).count();
+    (0..count).map(|group| (entry.file_ref(), group)).collect()
+}
+
 impl World {
-    /// POST /links with the token of a session.
+    /// LINK_REQUEST of a member, for files.
     pub fn make_link(&mut self, maker: DeviceIndex, files: Vec<FileRef>) -> Option<usize> {
-        let conn = self.device(maker).conn?;
-        let session = *self.relay.as_ref()?.session_of.get(&conn)?;
-        let hash = LinkHash::of(&Link(self.random.bytes()));
-        let call = self.next_call();
+        self.request_link(maker, files, None, None, None)
+    }
+
+    /// LINK_REQUEST of a member, for files or for a folder.
+    pub fn request_link(
+        &mut self,
+        maker: DeviceIndex,
+        files: Vec<FileRef>,
+        folder: Option<LinkFolder>,
+        valid_ms: Option<u64>,
+        uses: Option<u32>,
+    ) -> Option<usize> {
+        self.device(maker).peer.as_ref()?;
+        let link_hash = LinkHash::of(&Link(self.random.bytes()));
+        self.model.calls += 1;
+        let ask = self.model.calls;
         self.links.push(LinkReading {
             maker,
             files: files.clone(),
-            hash,
+            hash: link_hash,
             state: LinkState::Ordered,
-            missing: 0,
+            read: Vec::new(),
+            asks: vec![ask],
+            archive: None,
             units: Vec::new(),
             values: Vec::new(),
             position: 0,
@@ -96,11 +152,49 @@ impl World {
             standing_since: None,
             pace_ms: 2,
             generation: 0,
-            call: Some(call),
+            call: None,
         });
         self.model.count("link ordered");
-        self.tell_broker(Input::LinkOrdered { call, session, hash, files, name: None });
-        Some(self.links.len() - 1)
+        let link = self.links.len() - 1;
+        let request = LinkRequest { link_hash, files, folder, name: None, valid_ms, uses };
+        self.tell_peer(maker, PeerInput::Ask { ask, message: Box::new(DeviceToRelay::LinkRequest(request)) });
+        Some(link)
+    }
+
+    /// What came of a maker's ask.
+    pub(crate) fn link_answered(&mut self, ask: u64, answer: Result<Box<RelayToDevice>, RequestFailed>) {
+        let Some(link) = self.links.iter().position(|reading| reading.asks.contains(&ask)) else { return };
+        let reading = &mut self.links[link];
+        match answer.map(|answer| *answer) {
+            Ok(RelayToDevice::LinkMade(made)) => {
+                assert_eq!(made.link.link_hash, reading.hash);
+                reading.state = LinkState::Made;
+                self.model.count("link made");
+            }
+            Ok(RelayToDevice::LinkDropped(dropped)) => {
+                assert_eq!(dropped.link_hash, reading.hash);
+                self.model.count("link deleted");
+            }
+            Ok(RelayToDevice::LinksPage(_)) => self.model.count("links seen"),
+            Ok(other) => panic!("no answer to a link's request: {other:?}"),
+            Err(no) if reading.state == LinkState::Ordered => {
+                reading.state = LinkState::NotMade(no.code);
+                self.model.count("link not made");
+            }
+            Err(_) => self.model.count("link not dropped"),
+        }
+    }
+
+    /// LINKS_PULL of a link's maker.
+    pub fn list_links(&mut self, link: usize) {
+        self.ask_of_link(link, DeviceToRelay::LinksPull(LinksPull { cursor: None }));
+    }
+
+    fn ask_of_link(&mut self, link: usize, message: DeviceToRelay) {
+        self.model.calls += 1;
+        let (ask, maker) = (self.model.calls, self.links[link].maker);
+        self.links[link].asks.push(ask);
+        self.tell_peer(maker, PeerInput::Ask { ask, message: Box::new(message) });
     }
 
     fn next_call(&mut self) -> CallId {
@@ -128,13 +222,10 @@ impl World {
         self.after(wait, Event::Link(link, generation));
     }
 
-    /// DELETE /links/{link}.
+    /// LINK_DROP of its maker.
     pub fn drop_link(&mut self, link: usize) {
-        let maker = self.links[link].maker;
-        let Some(conn) = self.device(maker).conn else { return };
-        let Some(session) = self.relay.as_ref().and_then(|relay| relay.session_of.get(&conn).copied()) else { return };
-        let (call, hash) = (self.next_call(), self.links[link].hash);
-        self.tell_broker(Input::LinkDropped { call, session, hash });
+        let link_hash = self.links[link].hash;
+        self.ask_of_link(link, DeviceToRelay::LinkDrop(LinkDrop { link_hash }));
     }
 
     /// The reader closes its browser.
@@ -164,8 +255,8 @@ impl World {
             reading.wants.clear();
             reading.busy = false;
             reading.call = None;
+            reading.start_archive_again();
             match reading.state {
-                LinkState::Ordered => reading.state = LinkState::NotMade(FailureCode::ServerNotReady),
                 LinkState::Reading | LinkState::Opening => {
                     reading.state = LinkState::Opening;
                     reading.generation += 1;
@@ -179,29 +270,35 @@ impl World {
 
     pub(crate) fn link_effect(&mut self, effect: Effect) {
         match effect {
-            Effect::LinkMade { call, result } => {
-                let Some(link) = self.link_of_call(call) else { return };
-                self.links[link].call = None;
-                self.links[link].state = match result {
-                    Ok(_) => LinkState::Made,
-                    Err(code) => LinkState::NotMade(code),
-                };
-                self.model.count(if result.is_ok() { "link made" } else { "link not made" });
-            }
             Effect::LinkFound { call, result } => {
                 let Some(link) = self.link_of_call(call) else { return };
                 self.links[link].call = None;
                 match result {
+                    Ok(info) if info.limited => self.begin_use(link, &info),
                     Ok(info) => self.begin_reading(link, &info),
-                    // A reader of a hub that is not ready tries again (503 with Retry-After).
-                    Err(FailureCode::ServerNotReady) => self.open_again(link),
+                    Err(code) => self.not_opened(link, code),
+                }
+            }
+            Effect::LinkBegun { call, result } => {
+                let Some(link) = self.link_of_call(call) else { return };
+                self.links[link].call = None;
+                let Some(info) = self.begun.remove(&call) else { return };
+                match result {
+                    Ok(()) => self.begin_reading(link, &info),
+                    Err(code) => self.not_opened(link, code),
+                }
+            }
+            Effect::LinkMembers { call, result } => {
+                let of_call = |reading: &LinkReading| reading.archive.as_ref().is_some_and(|a| a.call == Some(call));
+                let Some(link) = self.links.iter().position(of_call) else { return };
+                match result {
+                    Ok(members) => self.link_page(link, members),
                     Err(code) => {
-                        self.model.count("link not found");
-                        self.links[link].state = LinkState::Failed(code);
+                        self.model.count("link cut");
+                        self.end_link(link, LinkState::Failed(code));
                     }
                 }
             }
-            Effect::LinkGone { .. } => self.model.count("link deleted"),
             Effect::LinkReady { reader, want, slot, slice, parts } => {
                 let Some(link) = self.link_of_reader(reader, want) else {
                     // Of a want that was given up.
@@ -242,37 +339,124 @@ impl World {
         self.links.iter().position(|reading| found(reading) && has(reading))
     }
 
-    fn begin_reading(&mut self, link: usize, info: &lanyard_hub::broker::LinkInfo) {
+    fn not_opened(&mut self, link: usize, code: FailureCode) {
+        // A reader of a hub that is not ready tries again (503 with Retry-After).
+        if matches!(code, FailureCode::ServerNotReady | FailureCode::Busy) {
+            return self.open_again(link);
+        }
+        self.model.count("link not found");
+        self.links[link].state = LinkState::Failed(code);
+    }
+
+    /// Its uses are counted: this may be one more.
+    fn begin_use(&mut self, link: usize, info: &Arc<LinkInfo>) {
+        let call = self.next_call();
+        self.links[link].call = Some(call);
+        self.begun.insert(call, info.clone());
+        let (hash, position) = (info.hash, self.links[link].position as u64);
+        let bytes = match &info.what {
+            LinkedTo::File(entry) => entry.size.saturating_sub(position << entry.group_log),
+            LinkedTo::Archive(archive) => archive.length,
+            LinkedTo::Nothing => 0,
+        };
+        self.model.count("link use begun");
+        self.tell_later(Input::LinkBegun { call, hash, whole: position == 0, bytes });
+    }
+
+    fn begin_reading(&mut self, link: usize, info: &LinkInfo) {
         self.model.calls += 1;
         let number = self.model.calls;
         let reading = &mut self.links[link];
-        reading.missing = info.made_of as usize - info.files.len();
-        if reading.missing > 0 {
-            // 410 before the body: what it was made of is no longer whole.
-            self.model.count("link incomplete");
-            reading.state = LinkState::Failed(FailureCode::FileGone);
-            return;
-        }
-        reading.units = info
-            .files
-            .iter()
-            .filter(|entry| entry.kind.is_file())
-            .flat_map(|entry| {
-                let count = Groups::new(entry.size, entry.group_log).count();
-                (0..count).map(move |group| (entry.file_ref(), group))
-            })
-            .collect();
         reading.reader = LinkReader(number);
+        match &info.what {
+            LinkedTo::Nothing => {
+                // 410 before the body: what it was made of is no longer whole.
+                self.model.count("link incomplete");
+                reading.state = LinkState::Failed(FailureCode::FileGone);
+                return;
+            }
+            LinkedTo::File(entry) => {
+                reading.read = vec![entry.file_ref()];
+                reading.units = units_of(entry);
+            }
+            LinkedTo::Archive(layout) => {
+                // What has no ranges begins anew.
+                (reading.position, reading.values, reading.read) = (0, Vec::new(), Vec::new());
+                reading.units = Vec::new();
+                let (layout, ends) = (layout.clone(), Vec::new());
+                reading.archive = Some(Archive { layout, next: 0, ends, directory: false, call: None });
+                self.model.count("archive opened");
+            }
+        }
+        let reading = &mut self.links[link];
         reading.state = LinkState::Reading;
         reading.wanted_to = reading.position;
         self.model.count("link opened");
         self.want_more(link);
     }
 
+    /// Asks for the next page, when the one before the last is through.
+    fn want_page(&mut self, link: usize) {
+        let call = self.next_call();
+        let reading = &mut self.links[link];
+        let Some(archive) = &mut reading.archive else { return };
+        if archive.call.is_some() {
+            return;
+        }
+        if archive.next == archive.layout.members {
+            if archive.directory || reading.position < reading.units.len() {
+                return;
+            }
+            (archive.directory, archive.next) = (true, 0);
+        }
+        let before_last = archive.ends.len().checked_sub(2).map_or(0, |at| archive.ends[at]);
+        if !archive.directory && reading.position < before_last {
+            return;
+        }
+        archive.call = Some(call);
+        let page = LinkPage {
+            link_hash: reading.hash,
+            layout: archive.layout.layout,
+            first: archive.next,
+            bare: archive.directory,
+        };
+        let reader = reading.reader;
+        self.tell_later(Input::LinkPageWanted { call, reader, page });
+    }
+
+    fn link_page(&mut self, link: usize, members: Vec<LinkMember>) {
+        let reading = &mut self.links[link];
+        let Some(archive) = &mut reading.archive else { return };
+        archive.call = None;
+        archive.next += members.len() as u32;
+        assert!(!members.is_empty() && archive.next <= archive.layout.members, "a page is of the layout");
+        if archive.directory {
+            self.model.count("archive directory");
+        } else {
+            for member in members {
+                if member.size == 0 {
+                    continue;
+                }
+                let Some(entry) = member.file else {
+                    self.model.count("link cut");
+                    return self.end_link(link, LinkState::Failed(FailureCode::FileGone));
+                };
+                reading.read.push(entry.file_ref());
+                reading.units.extend(units_of(&entry));
+            }
+            let Some(archive) = &mut reading.archive else { return };
+            archive.ends.push(reading.units.len());
+            self.model.count("archive page");
+        }
+        self.want_more(link);
+        self.pull_link(link);
+    }
+
     fn want_more(&mut self, link: usize) {
         loop {
+            self.want_page(link);
             let reading = &mut self.links[link];
-            if reading.position == reading.units.len() {
+            if reading.is_through() {
                 self.model.count("link done");
                 return self.end_link(link, LinkState::Done);
             }
@@ -437,6 +621,9 @@ impl World {
 
     fn end_link(&mut self, link: usize, state: LinkState) {
         self.rewind_link(link);
+        if let Some(call) = self.links[link].archive.take().and_then(|archive| archive.call) {
+            self.tell_later(Input::CallLeft { call });
+        }
         let reading = &mut self.links[link];
         reading.state = state;
         reading.generation += 1;

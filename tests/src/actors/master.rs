@@ -92,9 +92,9 @@ impl Disk {
                 }
             }
             Change::LinkPut(link) => drop(self.links.insert(link.hash, link)),
-            Change::LinkUsed { hash, used_ms } => {
+            Change::LinkUsed { hash, used_ms, uses_left } => {
                 if let Some(link) = self.links.get_mut(&hash) {
-                    link.used_ms = used_ms;
+                    (link.used_ms, link.uses_left) = (used_ms, uses_left);
                 }
             }
             Change::LinkGone(hash) => drop(self.links.remove(&hash)),
@@ -339,7 +339,10 @@ impl World {
             MasterToRelay::FilesWithdrawn(_) => "files withdrawn",
             MasterToRelay::FileGrant(_) => "files granted",
             MasterToRelay::LinkGrant(_) => "link granted",
-            MasterToRelay::LinkDropAck(_) => "link dropped",
+            MasterToRelay::LinkMembers(_) => "link page",
+            MasterToRelay::LinksPage(_) => "links listed",
+            MasterToRelay::LinkMade(_) => "link told",
+            MasterToRelay::LinkDropped(_) => "link dropped",
             MasterToRelay::FeedPage(page) => match page.mode {
                 lanyard_protocol::FeedMode::UpToDate => "feed up to date",
                 lanyard_protocol::FeedMode::Delta => "feed delta",

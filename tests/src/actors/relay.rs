@@ -213,9 +213,9 @@ impl World {
             Effect::LinkReady { .. }
             | Effect::LinkFailed { .. }
             | Effect::LinkWaits { .. }
-            | Effect::LinkMade { .. }
             | Effect::LinkFound { .. }
-            | Effect::LinkGone { .. } => self.link_effect(effect),
+            | Effect::LinkBegun { .. }
+            | Effect::LinkMembers { .. } => self.link_effect(effect),
             other => self.plane_does(other),
         }
     }

@@ -7,8 +7,10 @@ import type { ConsoleRename } from "./ConsoleRename";
 import type { DoorState } from "./DoorState";
 import type { Empty } from "./Empty";
 import type { FeedPull } from "./FeedPull";
+import type { LinkDrop } from "./LinkDrop";
+import type { LinksPull } from "./LinksPull";
 
 /**
  * Console → master app.
  */
-export type ConsoleToMaster = { "opcode": "CONSOLE_REGISTER", "data": ConsoleRegister } | { "opcode": "FEED_PULL", "data": FeedPull } | { "opcode": "APPROVE_CLIENT", "data": ConsoleApprove } | { "opcode": "DIS_APPROVE_CLIENT", "data": ConsoleDevice } | { "opcode": "FORGET_CLIENT", "data": ConsoleDevice } | { "opcode": "UPDATE_NAME", "data": ConsoleRename } | { "opcode": "INVITE", "data": ConsoleInvite } | { "opcode": "SET_DOOR", "data": DoorState } | { "opcode": "ALLOW_MORE", "data": Empty } | { "opcode": "PING", "data": Empty };
+export type ConsoleToMaster = { "opcode": "CONSOLE_REGISTER", "data": ConsoleRegister } | { "opcode": "FEED_PULL", "data": FeedPull } | { "opcode": "APPROVE_CLIENT", "data": ConsoleApprove } | { "opcode": "DIS_APPROVE_CLIENT", "data": ConsoleDevice } | { "opcode": "FORGET_CLIENT", "data": ConsoleDevice } | { "opcode": "UPDATE_NAME", "data": ConsoleRename } | { "opcode": "INVITE", "data": ConsoleInvite } | { "opcode": "SET_DOOR", "data": DoorState } | { "opcode": "ALLOW_MORE", "data": Empty } | { "opcode": "LINKS_PULL", "data": LinksPull } | { "opcode": "LINK_DROP", "data": LinkDrop } | { "opcode": "PING", "data": Empty };

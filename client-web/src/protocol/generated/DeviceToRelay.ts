@@ -7,6 +7,9 @@ import type { ChunkUnavailable } from "./ChunkUnavailable";
 import type { ClientRegister } from "./ClientRegister";
 import type { Empty } from "./Empty";
 import type { FeedPull } from "./FeedPull";
+import type { LinkDrop } from "./LinkDrop";
+import type { LinkRequest } from "./LinkRequest";
+import type { LinksPull } from "./LinksPull";
 import type { RemoveFile } from "./RemoveFile";
 import type { RequestChunk } from "./RequestChunk";
 import type { UpdateName } from "./UpdateName";
@@ -14,4 +17,4 @@ import type { UpdateName } from "./UpdateName";
 /**
  * Device → relay.
  */
-export type DeviceToRelay = { "opcode": "CLIENT_REGISTER", "data": ClientRegister } | { "opcode": "APPROVAL_REVEAL", "data": ApprovalReveal } | { "opcode": "APPROVAL_COMMIT", "data": ApprovalCommit } | { "opcode": "UPDATE_NAME", "data": UpdateName } | { "opcode": "FEED_PULL", "data": FeedPull } | { "opcode": "ADD_FILES", "data": AddFiles } | { "opcode": "REMOVE_FILE", "data": RemoveFile } | { "opcode": "REQUEST_CHUNK", "data": RequestChunk } | { "opcode": "CANCEL_CHUNK", "data": CancelChunk } | { "opcode": "CHUNK_UNAVAILABLE", "data": ChunkUnavailable } | { "opcode": "PING", "data": Empty };
+export type DeviceToRelay = { "opcode": "CLIENT_REGISTER", "data": ClientRegister } | { "opcode": "APPROVAL_REVEAL", "data": ApprovalReveal } | { "opcode": "APPROVAL_COMMIT", "data": ApprovalCommit } | { "opcode": "UPDATE_NAME", "data": UpdateName } | { "opcode": "FEED_PULL", "data": FeedPull } | { "opcode": "ADD_FILES", "data": AddFiles } | { "opcode": "REMOVE_FILE", "data": RemoveFile } | { "opcode": "LINK_REQUEST", "data": LinkRequest } | { "opcode": "LINKS_PULL", "data": LinksPull } | { "opcode": "LINK_DROP", "data": LinkDrop } | { "opcode": "REQUEST_CHUNK", "data": RequestChunk } | { "opcode": "CANCEL_CHUNK", "data": CancelChunk } | { "opcode": "CHUNK_UNAVAILABLE", "data": ChunkUnavailable } | { "opcode": "PING", "data": Empty };

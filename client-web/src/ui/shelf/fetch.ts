@@ -1,6 +1,8 @@
 /** Rows as orders: a folder is all that is in it. */
-import { type FileItem, type Item, filesOf } from "../../hub/catalogue";
+import { type FileItem, type FolderItem, type Item, filesOf } from "../../hub/catalogue";
+import type { LinkLimits } from "../../hub/fetching";
 import type { HubStore } from "../../hub/store.svelte";
+import type { LinkFolder } from "../../protocol/generated/LinkFolder";
 import { plural } from "../../lib/format";
 
 export function listedOf(hub: HubStore, item: Item): FileItem[] {
@@ -8,7 +10,19 @@ export function listedOf(hub: HubStore, item: Item): FileItem[] {
 }
 
 export function fetchItem(hub: HubStore, item: Item): void {
-  hub.verbs.download(listedOf(hub, item), item.name, item.key);
+  const items = listedOf(hub, item);
+  if (item.kind === "folder") hub.verbs.download(items, item.name, item.key, folderOf(item));
+  else hub.verbs.download(items, item.name, item.key);
+}
+
+/** A folder's row as a link names it. */
+export function folderOf(item: FolderItem): LinkFolder {
+  return { public_id: item.owner, path: item.prefix.replace(/\/$/, "") };
+}
+
+/** Puts a link to the row into the clipboard. */
+export function copyItem(hub: HubStore, item: Item, limits?: LinkLimits): void {
+  hub.verbs.copyLink(listedOf(hub, item), item.name, item.kind === "folder" ? folderOf(item) : undefined, limits);
 }
 
 export function fetchChosen(hub: HubStore): void {

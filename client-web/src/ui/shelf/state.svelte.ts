@@ -6,6 +6,8 @@ export type Sheet =
   | { open: "none" }
   | { open: "activity" }
   | { open: "rename" }
+  | { open: "links" }
+  | { open: "limited"; item: Item }
   | { open: "details"; item: FileItem }
   | { open: "stop"; fileIds: string[]; title: string };
 

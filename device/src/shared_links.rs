@@ -1,0 +1,107 @@
+//! Links from this device: the key is drawn here and never told; the hub knows its hash.
+
+use std::io;
+
+use lanyard_protocol::http::link_path;
+use lanyard_protocol::limits::MAX_FILES_A_MESSAGE;
+use lanyard_protocol::message::{LinkDrop, LinkFolder, LinkListed, LinkRequest, LinksPull};
+use lanyard_protocol::{DeviceToRelay, FailureCode, FileRef, Link, LinkHash, RelayToDevice};
+
+use crate::handle::{Command, DeviceError, DeviceHandle};
+
+/// What a link shall open.
+#[derive(Debug, Clone)]
+pub enum Linked {
+    /// These versions.
+    Files(Vec<FileRef>),
+    /// Whatever is shared there when somebody reads it.
+    Folder(LinkFolder),
+}
+
+/// A link to be made.
+#[derive(Debug, Clone)]
+pub struct LinkWish {
+    pub linked: Linked,
+    /// What an archive is called.
+    pub name: Option<String>,
+    /// Ends it after this time.
+    pub valid_ms: Option<u64>,
+    /// How often it may be used.
+    pub uses: Option<u32>,
+}
+
+impl LinkWish {
+    pub fn files(files: Vec<FileRef>) -> Self {
+        Self { linked: Linked::Files(files), name: None, valid_ms: None, uses: None }
+    }
+
+    /// The requests that make it: a long list of files takes several.
+    fn requests(self, link_hash: LinkHash) -> Vec<LinkRequest> {
+        let Self { linked, name, valid_ms, uses } = self;
+        let first = LinkRequest { link_hash, files: Vec::new(), folder: None, name, valid_ms, uses };
+        let files = match linked {
+            Linked::Folder(folder) => return vec![LinkRequest { folder: Some(folder), ..first }],
+            Linked::Files(files) => files,
+        };
+        files.chunks(MAX_FILES_A_MESSAGE).map(|files| LinkRequest { files: files.to_vec(), ..first.clone() }).collect()
+    }
+}
+
+/// A link that was made, with its key.
+#[derive(Debug, Clone)]
+pub struct MadeLink {
+    pub link: Link,
+    /// A path on the hub.
+    pub url: String,
+    pub listed: LinkListed,
+}
+
+impl DeviceHandle {
+    /// Sends a request and waits for its answer.
+    async fn request(&self, message: DeviceToRelay) -> Result<RelayToDevice, DeviceError> {
+        let answer = self.ask(|reply| Command::Request { message: Box::new(message), reply }).await?;
+        answer.map(|answer| *answer).map_err(|no| match no.code {
+            FailureCode::ServerNotReady | FailureCode::TimedOut => DeviceError::NotConnected,
+            code => DeviceError::Refused { code, message: no.message },
+        })
+    }
+
+    /// Makes an address under which anybody who knows it may fetch what it opens.
+    pub async fn link(&self, wish: LinkWish) -> Result<MadeLink, DeviceError> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        let link = Link(bytes);
+        let mut listed = None;
+        for request in wish.requests(LinkHash::of(&link)) {
+            match self.request(DeviceToRelay::LinkRequest(request)).await? {
+                RelayToDevice::LinkMade(made) => listed = Some(made.link),
+                _ => return Err(DeviceError::NotConnected),
+            }
+        }
+        let listed = listed.ok_or_else(|| DeviceError::Local("there is nothing to link to".into()))?;
+        Ok(MadeLink { link, url: link_path(&link, &listed.name), listed })
+    }
+
+    /// This device's links, the newest first.
+    pub async fn links(&self) -> Result<Vec<LinkListed>, DeviceError> {
+        let mut links = Vec::new();
+        let mut cursor = None;
+        loop {
+            match self.request(DeviceToRelay::LinksPull(LinksPull { cursor })).await? {
+                RelayToDevice::LinksPage(page) => {
+                    links.extend(page.links);
+                    cursor = page.cursor;
+                    if page.last || cursor.is_none() {
+                        return Ok(links);
+                    }
+                }
+                _ => return Err(DeviceError::NotConnected),
+            }
+        }
+    }
+
+    /// Ends a link of this device; whoever reads through it is cut.
+    pub async fn drop_link(&self, link_hash: LinkHash) -> Result<(), DeviceError> {
+        self.request(DeviceToRelay::LinkDrop(LinkDrop { link_hash })).await.map(drop)
+    }
+}

@@ -1,0 +1,374 @@
+//! Promises of links: they end when they should, count their uses, belong to their makers and to the host; an archive of any
+//! size costs one step at a time.
+
+use lanyard_protocol::codec::encode_master;
+use lanyard_protocol::limits::{LINK_UNUSED_MS, MAX_FRAME_BYTES, MAX_LINK_PAGE, MAX_LINK_PAGE_BYTES};
+use lanyard_protocol::message::*;
+use lanyard_protocol::{FileId, LayoutId, MasterFrame, NewFile, RelayToMaster};
+
+use super::super::fixture::*;
+use super::super::{AuthorityConfig, Command, Effect, Input, Listing, Saved};
+use super::*;
+
+const HASH: LinkHash = LinkHash([3; 32]);
+
+fn request(ids: &[u32]) -> LinkRequest {
+    let files = ids.iter().map(|n| FileRef { public_id: device(1), file_id: file_id(*n) }).collect();
+    LinkRequest { link_hash: HASH, files, folder: None, name: None, valid_ms: None, uses: None }
+}
+
+fn folder_request(path: &str) -> LinkRequest {
+    LinkRequest { folder: Some(LinkFolder { public_id: device(1), path: path.into() }), ..request(&[]) }
+}
+
+fn asks(desk: &mut Desk, maker: u32, request: LinkRequest) -> Vec<Effect> {
+    desk.device(session(maker, 1), RelayToMaster::LinkRequest(request))
+}
+
+fn listed(effects: &[Effect]) -> LinkListed {
+    let made = sent(effects).into_iter().find_map(|m| if let MasterToRelay::LinkMade(m) = m { Some(m) } else { None });
+    made.unwrap_or_else(|| panic!("no link: {effects:?}")).link.clone()
+}
+
+fn looks_up(desk: &mut Desk, begins: bool) -> Vec<Effect> {
+    let mut effects = desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: HASH, begins }));
+    effects.extend(desk.pass(2_000));
+    effects
+}
+
+fn granted(effects: &[Effect]) -> LinkGrant {
+    let grant =
+        sent(effects).into_iter().find_map(|m| if let MasterToRelay::LinkGrant(g) = m { Some(g) } else { None });
+    grant.unwrap_or_else(|| panic!("no grant: {effects:?}")).clone()
+}
+
+fn page(desk: &mut Desk, layout: LayoutId, first: u32, bare: bool) -> Result<Vec<LinkMember>, FailureCode> {
+    let page = LinkPage { link_hash: HASH, layout, first, bare };
+    let mut effects = desk.relay_asks(RelayToMaster::LinkPage(page));
+    effects.extend(desk.pass(2_000));
+    let members =
+        sent(&effects).into_iter().find_map(|m| if let MasterToRelay::LinkMembers(m) = m { Some(m) } else { None });
+    members.map(|members| members.members.clone()).ok_or_else(|| refusal_of(&effects).unwrap())
+}
+
+/// All members of an archive, page by page.
+fn members(desk: &mut Desk, archive: &LinkArchive, bare: bool) -> Vec<LinkMember> {
+    let mut all = Vec::new();
+    while all.len() < archive.members as usize {
+        all.extend(page(desk, archive.layout, all.len() as u32, bare).unwrap());
+    }
+    assert_eq!(all.len(), archive.members as usize);
+    all
+}
+
+#[test]
+fn a_link_is_told_to_its_maker_and_ends_unused_or_dropped() {
+    let mut desk = Desk::with_members(2);
+    desk.add(session(1, 1), files(0..3));
+    let effects = asks(&mut desk, 2, request(&[0]));
+    assert!(matches!(&effects[0], Effect::Save(Change::LinkPut(link)) if link.maker == device(2)));
+    let link = listed(&effects);
+    assert_eq!((link.name.as_str(), link.files, link.public_id), ("0.txt", 1, device(2)));
+    assert_eq!((link.expires_ms, link.ends, link.uses_left), (NOON + LINK_UNUSED_MS, false, None));
+    assert_eq!(granted(&looks_up(&mut desk, false)).file.unwrap().file_id, file_id(0));
+
+    desk.pass(LINK_UNUSED_MS - 10_000);
+    desk.relay(RelayToMaster::LinkUsed(LinkUsed { link_hash: HASH }));
+    desk.pass(LINK_UNUSED_MS - 10_000);
+    assert_eq!(refusal_of(&looks_up(&mut desk, false)), None, "use moved its end");
+    let ended = desk.pass(LINK_UNUSED_MS);
+    assert!(desk.saves.contains(&Change::LinkGone(HASH)));
+    let told = MasterToRelay::LinkDropped(LinkDropped { link_hash: HASH, public_id: device(2) });
+    assert!(sent(&ended).contains(&&told), "its maker is told that it ended");
+    assert_eq!(refusal_of(&looks_up(&mut desk, false)), Some(FailureCode::NotFound));
+}
+
+#[test]
+fn only_its_maker_and_the_host_drop_a_link() {
+    let mut desk = Desk::with_members(3);
+    desk.add(session(1, 1), files(0..1));
+    asks(&mut desk, 2, request(&[0]));
+    let drop = || RelayToMaster::LinkDrop(LinkDrop { link_hash: HASH });
+    assert_eq!(refusal_of(&desk.device(session(3, 1), drop())), Some(FailureCode::NotFound));
+    let effects = desk.device(session(2, 1), drop());
+    assert!(matches!(sent(&effects)[..], [MasterToRelay::LinkDropped(_)]), "{effects:?}");
+    assert_eq!(refusal_of(&looks_up(&mut desk, false)), Some(FailureCode::NotFound));
+
+    asks(&mut desk, 2, LinkRequest { link_hash: LinkHash([4; 32]), ..request(&[0]) });
+    let effects = desk.operator(Command::DropLink(LinkHash([4; 32])));
+    assert!(sent(&effects).iter().any(|m| matches!(m, MasterToRelay::LinkDropped(d) if d.public_id == device(2))));
+    assert_eq!(refusal_of(&desk.operator(Command::DropLink(HASH))), Some(FailureCode::NotFound));
+}
+
+#[test]
+fn a_device_lists_its_own_links_and_the_host_everybodys_newest_first() {
+    let mut desk = Desk::with_members(3);
+    desk.add(session(1, 1), files(0..1));
+    for n in 0..1_200u32 {
+        let mut hash = [0; 32];
+        hash[..4].copy_from_slice(&n.to_be_bytes());
+        asks(&mut desk, 2 + n % 2, LinkRequest { link_hash: LinkHash(hash), ..request(&[0]) });
+        desk.pass(1);
+    }
+    let (mut of_two, mut cursor) = (Vec::new(), None);
+    loop {
+        let effects = desk.device(session(2, 1), RelayToMaster::LinksPull(LinksPull { cursor }));
+        let [MasterToRelay::LinksPage(page)] = sent(&effects)[..] else { panic!("{effects:?}") };
+        of_two.extend(page.links.clone());
+        cursor = page.cursor.clone();
+        if page.last {
+            break;
+        }
+    }
+    assert_eq!(of_two.len(), 600);
+    assert!(of_two.iter().all(|link| link.public_id == device(2)));
+    assert!(of_two.is_sorted_by_key(|link| std::cmp::Reverse(link.made_ms)));
+    let (mut all, mut cursor) = (0, None);
+    loop {
+        let effects = desk.operator(Command::PullLinks(LinksPull { cursor }));
+        let [Effect::Answer { message: MasterToConsole::LinksPage(page), .. }] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        all += page.links.len();
+        cursor = page.cursor.clone();
+        if page.last {
+            break;
+        }
+    }
+    assert_eq!(all, 1_200);
+    let strange = LinksPull { cursor: Some("x".into()) };
+    assert_eq!(
+        refusal_of(&desk.device(session(2, 1), RelayToMaster::LinksPull(strange))),
+        Some(FailureCode::BadMessage)
+    );
+}
+
+#[test]
+fn a_link_with_an_end_ends_then_used_or_not() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), files(0..1));
+    let link = listed(&asks(&mut desk, 1, LinkRequest { valid_ms: Some(60_000), ..request(&[0]) }));
+    assert_eq!((link.expires_ms, link.ends), (NOON + 60_000, true));
+    desk.pass(50_000);
+    assert_eq!(granted(&looks_up(&mut desk, false)).lives_ms, 10_000);
+    let ended = desk.pass(9_000);
+    let is_cut = |m: &&MasterToRelay| matches!(m, MasterToRelay::LinkDropped(d) if d.link_hash == HASH);
+    assert!(sent(&ended).iter().any(is_cut), "who reads at its end is cut then, not at the next sweep: {ended:?}");
+    for wrong in [Some(0), Some(u64::MAX)] {
+        let refused = asks(&mut desk, 1, LinkRequest { valid_ms: wrong, ..request(&[0]) });
+        assert_eq!(refusal_of(&refused), Some(FailureCode::BadMessage));
+    }
+}
+
+#[test]
+fn uses_are_counted_on_disk_and_none_is_given_beyond() {
+    let mut desk = Desk::with_members(1);
+    desk.add(session(1, 1), files(0..1));
+    asks(&mut desk, 1, LinkRequest { uses: Some(2), ..request(&[0]) });
+    assert!(granted(&looks_up(&mut desk, false)).limited);
+    for left in [1, 0] {
+        let effects = looks_up(&mut desk, true);
+        assert!(matches!(&effects[0], Effect::Save(Change::LinkUsed { uses_left, .. }) if *uses_left == Some(left)));
+        assert_eq!(listed(&effects).uses_left, Some(left), "its maker sees the count");
+        granted(&effects);
+    }
+    assert_eq!(refusal_of(&looks_up(&mut desk, true)), Some(FailureCode::LinkUsedUp));
+    assert_eq!(refusal_of(&looks_up(&mut desk, false)), None, "who began may go on");
+}
+
+#[test]
+fn a_link_takes_only_what_is_listed_and_grows_by_parts() {
+    let mut desk = Desk::with_members(2);
+    desk.add(session(1, 1), files(0..3));
+    assert_eq!(refusal_of(&asks(&mut desk, 2, request(&[0, 9]))), Some(FailureCode::NotFound));
+    assert_eq!(refusal_of(&asks(&mut desk, 9, request(&[0]))), Some(FailureCode::NotApproved));
+    for wrong in [request(&[]), LinkRequest { folder: folder_request("").folder, ..request(&[0]) }] {
+        assert_eq!(refusal_of(&asks(&mut desk, 2, wrong)), Some(FailureCode::BadMessage));
+    }
+    asks(&mut desk, 2, request(&[0, 1]));
+    let link = listed(&asks(&mut desk, 2, request(&[1, 2])));
+    assert_eq!((link.files, link.name.as_str()), (3, "folder.zip"));
+    assert_eq!(refusal_of(&asks(&mut desk, 1, request(&[0]))), Some(FailureCode::NotFound), "another's link");
+    assert_eq!(refusal_of(&asks(&mut desk, 2, folder_request(""))), Some(FailureCode::BadMessage), "no folder now");
+}
+
+#[test]
+fn links_are_bounded_in_bytes_a_device_and_a_refusal_says_so() {
+    let mut desk = Desk::with_members(2);
+    for start in (0..512).step_by(256) {
+        desk.add(session(1, 1), files(start..start + 256));
+    }
+    let ids: Vec<u32> = (0..512).collect();
+    let mut refused = None;
+    for n in 0..20_000u32 {
+        let mut hash = [9; 32];
+        hash[..4].copy_from_slice(&n.to_be_bytes());
+        let effects = asks(&mut desk, 2, LinkRequest { link_hash: LinkHash(hash), ..request(&ids) });
+        refused = sent(&effects).into_iter().find_map(|m| match m {
+            MasterToRelay::RequestFailed(no) => Some(no.clone()),
+            _ => None,
+        });
+        if refused.is_some() {
+            break;
+        }
+    }
+    let no = refused.expect("there is a bound");
+    assert_eq!(no.code, FailureCode::Quota);
+    assert!(no.message.contains("MiB"), "{}", no.message);
+    let held: u64 = desk.authority.links.records().map(LinkRecord::bytes).sum();
+    assert_eq!(held, desk.authority.links.bytes().of(device(2)), "what is counted is what is there");
+    assert!(held <= lanyard_protocol::limits::MAX_REMEMBERED_BYTES_A_DEVICE);
+    let small = listed(&asks(&mut desk, 1, folder_request("")));
+    assert_eq!(small.name, "Device 1.zip", "another device has room");
+}
+
+#[test]
+fn a_folder_is_what_its_owner_shares_there_now() {
+    let mut desk = Desk::with_members(2);
+    let paths = ["a/x", "a/B/y", "ab/z", "a", "A/q"];
+    desk.add(session(1, 1), (1..).zip(paths).map(|(n, path)| new_file(n, path)).collect());
+    assert_eq!(listed(&asks(&mut desk, 2, folder_request("a"))).name, "a.zip");
+    let names = |desk: &mut Desk| -> Vec<String> {
+        let archive = granted(&looks_up(desk, false)).archive.unwrap();
+        members(desk, &archive, false).into_iter().map(|member| member.name).collect()
+    };
+    assert_eq!(names(&mut desk), ["a (1)", "a/B/y", "a/x"]);
+    desk.add(session(1, 1), vec![new_file(9, "a/new")]);
+    assert_eq!(names(&mut desk), ["a (1)", "a/B/y", "a/new", "a/x"]);
+    desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(4)], keep: false }));
+    assert_eq!(names(&mut desk), ["a/B/y", "a/new", "a/x"]);
+    // Its owner is away: what it shared last.
+    desk.left(session(1, 1));
+    desk.pass(lanyard_protocol::limits::GRACE_MS);
+    assert_eq!(names(&mut desk).len(), 3);
+    let gone: Vec<FileId> = [1, 2, 9].map(file_id).to_vec();
+    desk.came(session(1, 1));
+    desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: gone, keep: false }));
+    assert_eq!(granted(&looks_up(&mut desk, false)).archive, None, "an empty folder is gone");
+}
+
+#[test]
+fn an_archive_of_versions_is_gone_with_one_of_them_but_its_readers_have_their_directory() {
+    let mut desk = Desk::with_members(2);
+    desk.add(session(1, 1), files(0..3));
+    asks(&mut desk, 2, request(&[0, 1, 2]));
+    let archive = granted(&looks_up(&mut desk, false)).archive.unwrap();
+    let before = members(&mut desk, &archive, true);
+    desk.relay(RelayToMaster::FileChanged(FileChanged { public_id: device(1), file_id: file_id(1) }));
+    let now = granted(&looks_up(&mut desk, false));
+    assert_eq!((now.archive, now.file), (None, None), "who opens it now finds it gone");
+    let rest = members(&mut desk, &archive, false);
+    assert_eq!(rest.iter().filter(|member| member.file.is_none()).count(), 1, "that member is no more");
+    assert_eq!(members(&mut desk, &archive, true), before, "the names at the archive's end stay");
+}
+
+/// A folder of 100,000 files: each step of its layout, and each page, costs what it gives.
+#[test]
+fn a_hundred_thousand_files_are_laid_out_in_small_steps_and_pages() {
+    const FILES: u32 = 100_000;
+    let entry = |n: u32| lanyard_protocol::FileEntry {
+        file_id: file_id(n),
+        // Every tenth has a twin by case.
+        path: format!("Photos/{}/{}.jpg", n % 300, if n % 10 == 1 { (n - 1).to_string() } else { n.to_string() }),
+        ..entry(1, "x")
+    };
+    let files = (0..FILES).map(|n| Listing { entry: entry(n), revision: 1, withdrawn_ms: None }).collect();
+    let members_of_hub = vec![member(1, super::super::Verdict::Approved)];
+    let saved = Saved { revision: 1, members: members_of_hub, files, ..Saved::default() };
+    let mut desk = Desk::ready(AuthorityConfig::default(), saved);
+    desk.came(session(1, 1));
+    listed(&asks(&mut desk, 1, folder_request("Photos")));
+
+    let lookup = RelayToMaster::LinkLookup(LinkLookup { link_hash: HASH, begins: false });
+    let mut effects = desk.relay_asks(lookup);
+    let mut steps = 0;
+    while sent(&effects).is_empty() {
+        effects = desk.pass(1);
+        steps += 1;
+        let work = desk.authority.archives.work;
+        assert!(work <= 5_000, "a step looked at {work} entries and names");
+        // Others are heard between two steps.
+        assert_eq!(refusal_of(&asks(&mut desk, 1, request(&[0]))), Some(FailureCode::BadMessage));
+    }
+    assert!((50..200).contains(&steps), "{steps} steps");
+    let archive = granted(&effects).archive.unwrap();
+    assert_eq!(archive.members, FILES);
+    assert_eq!(granted(&looks_up(&mut desk, false)).archive, Some(archive.clone()), "laid out once");
+
+    let mut extent = lanyard_protocol::archive::Extent::default();
+    let mut names = BTreeSet::new();
+    let mut next = 0;
+    while next < FILES {
+        let ask = LinkPage { link_hash: HASH, layout: archive.layout, first: next, bare: false };
+        let effects = desk.relay_asks(RelayToMaster::LinkPage(ask));
+        let [Effect::Send(frame @ MasterFrame { message: MasterToRelay::LinkMembers(page), .. })] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        assert!(page.members.len() <= MAX_LINK_PAGE);
+        assert!(encode_master(frame).len() <= MAX_LINK_PAGE_BYTES + 200, "{}", encode_master(frame).len());
+        for member in &page.members {
+            extent.add(&lanyard_protocol::archive::Shape::new(&member.name, member.size, member.kind));
+            assert!(names.insert(crate::naming::folded(&member.name)), "{} twice", member.name);
+        }
+        next += page.members.len() as u32;
+    }
+    assert_eq!(extent.length(), archive.length, "the promised length");
+}
+
+#[test]
+fn a_page_goes_on_after_a_restart_only_while_the_layout_is_the_same() {
+    let mut before = Desk::with_members(1);
+    before.add(session(1, 1), files(0..300));
+    asks(&mut before, 1, folder_request(""));
+    let archive = granted(&looks_up(&mut before, false)).archive.unwrap();
+    let whole = members(&mut before, &archive, true);
+    let saved = || Saved {
+        revision: before.head(),
+        members: before.authority.members().cloned().collect(),
+        files: before
+            .authority
+            .files()
+            .map(|entry| Listing { entry: entry.clone(), revision: 2, withdrawn_ms: None })
+            .collect(),
+        links: before.authority.links.records().cloned().collect(),
+        ..Saved::default()
+    };
+    let mut same = Desk::ready(AuthorityConfig::default(), saved());
+    same.came(session(1, 1));
+    assert_eq!(members(&mut same, &archive, true), whole);
+    let mut other = Desk::ready(AuthorityConfig::default(), saved());
+    other.came(session(1, 1));
+    other.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(7)], keep: false }));
+    assert_eq!(page(&mut other, archive.layout, 100, false), Err(FailureCode::StaleRequest));
+    assert_eq!(page(&mut same, archive.layout, 300, false), Err(FailureCode::BadMessage), "beyond the last");
+}
+
+#[test]
+fn a_relay_that_left_is_owed_no_layout_and_the_next_asks_anew() {
+    let mut desk = Desk::with_members(1);
+    for start in (0..5_000).step_by(500) {
+        desk.add(session(1, 1), files(start..start + 500));
+    }
+    asks(&mut desk, 1, folder_request(""));
+    desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: HASH, begins: false }));
+    desk.put(Input::RelayLost);
+    assert!(sent(&desk.pass(1_000)).is_empty());
+    desk.put(Input::RelayReady { hub_key: HUB });
+    desk.relay(RelayToMaster::Pong(Empty {}));
+    assert_eq!(granted(&looks_up(&mut desk, false)).archive.unwrap().members, 5_000);
+}
+
+#[test]
+fn frames_of_links_fit() {
+    let mut desk = Desk::with_members(1);
+    let path = format!("{}/x", vec!["p".repeat(200); 16].join("/"));
+    desk.add(session(1, 1), (0..60).map(|n| NewFile { ..new_file(n, &format!("{path}{n}")) }).collect());
+    for n in 0..60 {
+        let hash = LinkHash([n; 32]);
+        asks(&mut desk, 1, LinkRequest { link_hash: hash, ..folder_request(&path[..path.len() - 2]) });
+    }
+    let effects = desk.device(session(1, 1), RelayToMaster::LinksPull(LinksPull { cursor: None }));
+    let [Effect::Send(frame)] = &effects[..] else { panic!("{effects:?}") };
+    let length = encode_master(frame).len();
+    assert!(length <= MAX_FRAME_BYTES && length > 100_000, "{length}");
+}

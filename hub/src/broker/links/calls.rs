@@ -1,0 +1,307 @@
+//! HTTP requests about links that wait for the master: to open one, to count a use, to get a page of an archive. All are
+//! bounded, and a link that is not there is not asked for again soon.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use lanyard_protocol::limits::{
+    LINK_LOOKUP_WAIT_MS, MAX_LINK_CALLS, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS, MISSING_LINK_MS,
+};
+use lanyard_protocol::message::{LinkGrant, LinkLookup, LinkMembers, LinkPage};
+use lanyard_protocol::{FailureCode, FileRef, LinkHash, Ref, RelayToMaster};
+
+use super::super::*;
+
+/// What an HTTP request about a link waits for.
+#[derive(Debug, Clone)]
+enum Call {
+    /// Shares one look-up with all who want the same.
+    Find(LinkHash),
+    /// A use of a link whose uses are counted.
+    Begin {
+        hash: LinkHash,
+        whole: bool,
+        bytes: u64,
+        reference: Option<Ref>,
+    },
+    Page {
+        reader: LinkReader,
+        page: LinkPage,
+        reference: Option<Ref>,
+    },
+}
+
+/// What an answer of the master's is about.
+#[derive(Debug, Clone, Copy)]
+enum Awaited {
+    Find(LinkHash),
+    Call(CallId),
+}
+
+/// A look-up of a link, and who waits for it.
+#[derive(Debug, Default)]
+struct Finding {
+    reference: Option<Ref>,
+    calls: Vec<CallId>,
+}
+
+#[derive(Debug, Default)]
+pub struct Calls {
+    calls: BTreeMap<CallId, Call>,
+    finding: BTreeMap<LinkHash, Finding>,
+    awaited: BTreeMap<Ref, Awaited>,
+    missing: BTreeMap<LinkHash, Moment>,
+    /// The same, the oldest first.
+    missed: VecDeque<(Moment, LinkHash)>,
+}
+
+impl Calls {
+    pub fn count(&self) -> usize {
+        self.calls.len()
+    }
+
+    #[cfg(test)]
+    pub fn missing_count(&self) -> usize {
+        self.missed.len()
+    }
+
+    pub fn exists(&mut self, hash: &LinkHash) {
+        self.missing.remove(hash);
+    }
+
+    fn is_missing(&self, now: Moment, hash: &LinkHash) -> bool {
+        self.missing.get(hash).is_some_and(|since| now.since(*since) < MISSING_LINK_MS)
+    }
+
+    fn miss(&mut self, now: Moment, hash: LinkHash) {
+        self.missing.insert(hash, now);
+        self.missed.push_back((now, hash));
+        self.forget_missing(now);
+    }
+
+    pub fn forget_missing(&mut self, now: Moment) {
+        let is_over = |since: Moment, count: usize| count > MAX_MISSING_LINKS || now.since(since) >= MISSING_LINK_MS;
+        while let Some((since, hash)) =
+            self.missed.front().copied().filter(|(since, _)| is_over(*since, self.missed.len()))
+        {
+            self.missed.pop_front();
+            if self.missing.get(&hash) == Some(&since) {
+                self.missing.remove(&hash);
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// Somebody opened a `/d/` address.
+    pub(in super::super) fn link_opened(&mut self, now: Moment, call: CallId, hash: LinkHash) {
+        if let Some(info) = self.links.known.open(now, &hash) {
+            self.note_link_use(now, hash);
+            return self.effects.push(Effect::LinkFound { call, result: Ok(info) });
+        }
+        let calls = &mut self.links.calls;
+        let is_new = !calls.finding.contains_key(&hash);
+        let code = if calls.is_missing(now, &hash) {
+            Some(FailureCode::NotFound)
+        } else if calls.count() >= MAX_LINK_CALLS || is_new && calls.finding.len() >= MAX_LINK_LOOKUPS {
+            Some(FailureCode::Busy)
+        } else {
+            None
+        };
+        if let Some(code) = code {
+            return self.effects.push(Effect::LinkFound { call, result: Err(code) });
+        }
+        calls.calls.insert(call, Call::Find(hash));
+        calls.finding.entry(hash).or_default().calls.push(call);
+        self.deadlines.set(Timer::Call(call), now.plus(LINK_LOOKUP_WAIT_MS));
+        if is_new && self.hub_ready() {
+            self.look_link_up(hash);
+        }
+    }
+
+    fn look_link_up(&mut self, hash: LinkHash) {
+        let reference = Ref::number(self.number());
+        let calls = &mut self.links.calls;
+        let Some(finding) = calls.finding.get_mut(&hash) else { return };
+        finding.reference = Some(reference.clone());
+        calls.awaited.insert(reference.clone(), Awaited::Find(hash));
+        let lookup = LinkLookup { link_hash: hash, begins: false };
+        self.tell_master_from(RelayToMaster::LinkLookup(lookup), None, Some(reference));
+    }
+
+    /// A link whose uses are counted is about to be read: `bytes` of it, or all from its first byte on.
+    pub(in super::super) fn link_begun(&mut self, now: Moment, call: CallId, hash: LinkHash, whole: bool, bytes: u64) {
+        if self.links.known.pay(&hash, whole, bytes) {
+            return self.effects.push(Effect::LinkBegun { call, result: Ok(()) });
+        }
+        if self.links.calls.count() >= MAX_LINK_CALLS {
+            return self.effects.push(Effect::LinkBegun { call, result: Err(FailureCode::Busy) });
+        }
+        self.links.calls.calls.insert(call, Call::Begin { hash, whole, bytes, reference: None });
+        self.deadlines.set(Timer::Call(call), now.plus(LINK_LOOKUP_WAIT_MS));
+        if self.hub_ready() {
+            self.send_call(call);
+        }
+    }
+
+    /// A response wants the next members of its archive; while the master is away it waits as long as its reader stays.
+    pub(in super::super) fn link_page_wanted(&mut self, now: Moment, call: CallId, reader: LinkReader, page: LinkPage) {
+        if !self.links.known.read_by(now, &page.link_hash, reader) {
+            return self.effects.push(Effect::LinkMembers { call, result: Err(FailureCode::FileGone) });
+        }
+        if self.links.calls.count() >= MAX_LINK_CALLS {
+            return self.effects.push(Effect::LinkMembers { call, result: Err(FailureCode::Busy) });
+        }
+        self.links.calls.calls.insert(call, Call::Page { reader, page, reference: None });
+        if self.hub_ready() {
+            self.send_call(call);
+        }
+    }
+
+    /// Asks the master for what this call waits for.
+    fn send_call(&mut self, call: CallId) {
+        let number = Ref::number(self.number());
+        let message = match self.links.calls.calls.get_mut(&call) {
+            Some(Call::Begin { hash, reference, .. }) => {
+                *reference = Some(number.clone());
+                RelayToMaster::LinkLookup(LinkLookup { link_hash: *hash, begins: true })
+            }
+            Some(Call::Page { page, reference, .. }) => {
+                *reference = Some(number.clone());
+                RelayToMaster::LinkPage(page.clone())
+            }
+            Some(Call::Find(_)) | None => return,
+        };
+        self.links.calls.awaited.insert(number.clone(), Awaited::Call(call));
+        self.tell_master_from(message, None, Some(number));
+    }
+
+    /// Takes a call out of all lists.
+    fn take_call(&mut self, id: CallId) -> Option<Call> {
+        self.deadlines.clear(&Timer::Call(id));
+        let calls = &mut self.links.calls;
+        let call = calls.calls.remove(&id)?;
+        match &call {
+            Call::Find(hash) => {
+                if let Some(finding) = calls.finding.get_mut(hash) {
+                    finding.calls.retain(|other| *other != id);
+                    if finding.calls.is_empty() && finding.reference.is_none() {
+                        calls.finding.remove(hash);
+                    }
+                }
+            }
+            Call::Begin { reference, .. } | Call::Page { reference, .. } => {
+                if let Some(reference) = reference {
+                    calls.awaited.remove(reference);
+                }
+            }
+        }
+        Some(call)
+    }
+
+    pub(in super::super) fn call_left(&mut self, call: CallId) {
+        self.take_call(call);
+    }
+
+    /// The master did not come back in time.
+    pub(in super::super) fn call_waited(&mut self, call: CallId) {
+        self.fail_call(call, FailureCode::ServerNotReady);
+    }
+
+    fn fail_call(&mut self, id: CallId, code: FailureCode) {
+        let effect = match self.take_call(id) {
+            Some(Call::Find(_)) => Effect::LinkFound { call: id, result: Err(code) },
+            Some(Call::Begin { .. }) => Effect::LinkBegun { call: id, result: Err(code) },
+            Some(Call::Page { .. }) => Effect::LinkMembers { call: id, result: Err(code) },
+            None => return,
+        };
+        self.effects.push(effect);
+    }
+
+    /// What is behind a link, or that a use of it was counted.
+    pub(in super::super) fn link_granted(&mut self, now: Moment, grant: LinkGrant, reference: Option<Ref>) {
+        let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(&reference));
+        let Some(awaited) = awaited else { return };
+        let until = now.plus(grant.lives_ms);
+        let info = Arc::new(LinkInfo::of(grant));
+        if let LinkedTo::File(entry) = &info.what {
+            self.grants.insert(now, entry.clone());
+        }
+        self.links.known.put(now, until, info.clone());
+        self.keep_sweeping(now);
+        match awaited {
+            Awaited::Find(hash) => {
+                let finding = self.links.calls.finding.remove(&hash).unwrap_or_default();
+                for call in finding.calls {
+                    self.take_call(call);
+                    self.effects.push(Effect::LinkFound { call, result: Ok(info.clone()) });
+                }
+            }
+            Awaited::Call(call) => {
+                let Some(Call::Begin { hash, whole, bytes, .. }) = self.take_call(call) else { return };
+                self.links.known.credit(&hash);
+                // One use is enough for whatever lies within the file.
+                self.links.known.pay(&hash, whole, bytes);
+                self.effects.push(Effect::LinkBegun { call, result: Ok(()) });
+            }
+        }
+    }
+
+    pub(in super::super) fn link_members(&mut self, now: Moment, members: LinkMembers, reference: Option<Ref>) {
+        let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(&reference));
+        let Some(Awaited::Call(call)) = awaited else { return };
+        let Some(Call::Page { reader, .. }) = self.take_call(call) else { return };
+        let with_bytes = members.members.iter().filter_map(|member| member.file.as_ref()).filter(|file| file.size > 0);
+        let mut files: Vec<FileRef> = Vec::new();
+        for entry in with_bytes {
+            files.push(entry.file_ref());
+            self.grants.hold(now, entry.clone());
+        }
+        for file in self.links.known.page_held(reader, files) {
+            self.grants.release(&file);
+        }
+        self.keep_sweeping(now);
+        self.effects.push(Effect::LinkMembers { call, result: Ok(members.members) });
+    }
+
+    pub(in super::super) fn link_call_failed(&mut self, now: Moment, code: FailureCode, reference: Option<&Ref>) {
+        let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(reference));
+        match awaited {
+            Some(Awaited::Find(hash)) => {
+                if code == FailureCode::NotFound {
+                    self.links.calls.miss(now, hash);
+                    self.keep_sweeping(now);
+                }
+                let finding = self.links.calls.finding.remove(&hash).unwrap_or_default();
+                for call in finding.calls {
+                    self.fail_call(call, code);
+                }
+            }
+            Some(Awaited::Call(call)) => self.fail_call(call, code),
+            None => {}
+        }
+    }
+
+    /// The master went away: all wait for the next one.
+    pub(in super::super) fn calls_lost(&mut self) {
+        let calls = &mut self.links.calls;
+        calls.awaited.clear();
+        calls.finding.values_mut().for_each(|finding| finding.reference = None);
+        calls.finding.retain(|_, finding| !finding.calls.is_empty());
+        for call in calls.calls.values_mut() {
+            match call {
+                Call::Begin { reference, .. } | Call::Page { reference, .. } => *reference = None,
+                Call::Find(_) => {}
+            }
+        }
+    }
+
+    /// The master is back: what waited for it is asked.
+    pub(in super::super) fn calls_again(&mut self) {
+        self.links.calls.missing.clear();
+        let hashes: Vec<LinkHash> = self.links.calls.finding.keys().copied().collect();
+        hashes.into_iter().for_each(|hash| self.look_link_up(hash));
+        let calls: Vec<CallId> = self.links.calls.calls.keys().copied().collect();
+        calls.into_iter().for_each(|call| self.send_call(call));
+    }
+}

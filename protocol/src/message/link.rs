@@ -1,0 +1,164 @@
+//! Links: making, listing and dropping them, and how an archive behind one is laid out in pages (PROTOCOL.md 7).
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::file::{EntryKind, FileRef};
+
+wire! {
+    /// All that an owner shares below a path, at the time when it is read; "" is everything.
+    pub struct LinkFolder {
+        pub public_id: DeviceId,
+        pub path: String,
+    }
+
+    /// Makes a link of files or of a folder, or adds files to the maker's link of that hash. The key of the link stays with
+    /// its maker.
+    pub struct LinkRequest {
+        pub link_hash: LinkHash,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<Vec<FileRef>>", optional))]
+        pub files: Vec<FileRef>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub folder: Option<LinkFolder>,
+        /// What an archive is called.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub name: Option<String>,
+        /// Ends the link after this time, used or not; absent: it ends when it was not used for a day.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub valid_ms: Option<u64>,
+        /// How often it may be used; absent: as often as one likes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub uses: Option<u32>,
+    }
+
+    /// A link as its maker and the host see it.
+    pub struct LinkListed {
+        pub link_hash: LinkHash,
+        /// The maker.
+        pub public_id: DeviceId,
+        /// What its download is called.
+        pub name: String,
+        /// How many files it names; 0 for a folder.
+        pub files: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub folder: Option<LinkFolder>,
+        pub made_ms: u64,
+        pub expires_ms: u64,
+        /// The end was chosen and use does not move it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<bool>", optional))]
+        pub ends: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub uses_left: Option<u32>,
+    }
+
+    /// A link was made, or is another one now: to all sessions of its maker, and to the host.
+    pub struct LinkMade {
+        pub link: LinkListed,
+    }
+
+    pub struct LinkDrop {
+        pub link_hash: LinkHash,
+    }
+
+    /// A link is over: dropped by its maker or the host, or its end came. Whoever reads through it is cut.
+    pub struct LinkDropped {
+        pub link_hash: LinkHash,
+        /// The maker.
+        pub public_id: DeviceId,
+    }
+
+    /// Asks for one's links, the newest first; the host's console for everybody's.
+    pub struct LinksPull {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub cursor: Option<String>,
+    }
+
+    pub struct LinksPage {
+        pub links: Vec<LinkListed>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub cursor: Option<String>,
+        pub last: bool,
+    }
+
+    /// What is behind this link?
+    pub struct LinkLookup {
+        pub link_hash: LinkHash,
+        /// Counts one use.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<bool>", optional))]
+        pub begins: bool,
+    }
+
+    /// Answers LINK_LOOKUP: one file, or an archive; neither when what it was made of is gone.
+    pub struct LinkGrant {
+        pub link_hash: LinkHash,
+        /// The maker.
+        pub public_id: DeviceId,
+        /// How long it still lives, if nobody uses it.
+        pub lives_ms: u64,
+        /// Each use has to be asked for.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<bool>", optional))]
+        pub limited: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::file::entry")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub file: Option<FileEntry>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub archive: Option<LinkArchive>,
+    }
+
+    /// An archive as it is now; its members are asked for in pages.
+    pub struct LinkArchive {
+        pub layout: LayoutId,
+        /// What the download is called.
+        pub name: String,
+        pub members: u32,
+        /// Bytes of the whole archive.
+        pub length: u64,
+    }
+
+    /// Asks for members of an archive, from number `first` on.
+    pub struct LinkPage {
+        pub link_hash: LinkHash,
+        pub layout: LayoutId,
+        pub first: u32,
+        /// Names only: for the directory at the archive's end.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<bool>", optional))]
+        pub bare: bool,
+    }
+
+    /// Answers LINK_PAGE with at least one member; STALE_REQUEST when the archive would be another one now.
+    pub struct LinkMembers {
+        pub members: Vec<LinkMember>,
+    }
+
+    pub struct LinkMember {
+        /// A folder's ends in a slash.
+        pub name: String,
+        pub size: u64,
+        pub modified_ms: u64,
+        #[serde(default, skip_serializing_if = "EntryKind::is_file")]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<EntryKind>", optional))]
+        pub kind: EntryKind,
+        /// Absent in a bare page, and when the file is gone.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::file::entry")]
+        #[cfg_attr(feature = "typescript", ts(optional))]
+        pub file: Option<FileEntry>,
+    }
+
+    pub struct LinkUsed {
+        pub link_hash: LinkHash,
+    }
+}

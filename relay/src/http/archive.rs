@@ -1,0 +1,302 @@
+//! Several files as one archive, streamed while the master lays it out page after page. What a response holds is two pages of
+//! members and four bytes for each that went out; the names of the directory at the end are asked for again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, header};
+use lanyard_hub::broker::{Input, LinkReader};
+use lanyard_protocol::archive::Extent;
+use lanyard_protocol::limits::{LINK_LOOKUP_WAIT_MS, MAX_ARCHIVE_WINDOW_BYTES};
+use lanyard_protocol::message::{LinkArchive, LinkMember, LinkPage, TransferState};
+use lanyard_protocol::{DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHash};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::download::{BodySender, Report, common_headers, cut, first_news, pull, stream_body};
+use super::links;
+use super::pull::{Pulled, Puller, Stretch, hand_over};
+use super::zip;
+use crate::edge::{CallAnswer, Edge};
+use crate::error::ApiError;
+
+/// Pieces in which the directory goes out.
+const DIRECTORY_PIECE: usize = 64 * 1024;
+
+type Page = Result<Vec<LinkMember>, FailureCode>;
+
+/// The members of an archive in order, page by page: one that is read and one ahead of it.
+struct Members {
+    edge: Arc<Edge>,
+    reader: LinkReader,
+    hash: LinkHash,
+    layout: LayoutId,
+    total: u32,
+    bare: bool,
+    /// The number of the first member that was not asked for.
+    next: u32,
+    here: VecDeque<LinkMember>,
+    ahead: Option<Vec<LinkMember>>,
+    asking: Option<AbortOnDropHandle<Page>>,
+}
+
+impl Members {
+    fn new(edge: &Arc<Edge>, reader: LinkReader, hash: LinkHash, archive: &LinkArchive, bare: bool) -> Self {
+        Self {
+            edge: edge.clone(),
+            reader,
+            hash,
+            layout: archive.layout,
+            total: archive.members,
+            bare,
+            next: 0,
+            here: VecDeque::new(),
+            ahead: None,
+            asking: None,
+        }
+    }
+
+    /// Asks for the page after all that are here.
+    fn ask(&mut self) {
+        if self.asking.is_some() || self.ahead.is_some() || self.next >= self.total {
+            return;
+        }
+        let page = LinkPage { link_hash: self.hash, layout: self.layout, first: self.next, bare: self.bare };
+        let (edge, reader) = (self.edge.clone(), self.reader);
+        let asked = tokio::spawn(async move {
+            match links::ask(&edge, |call| Input::LinkPageWanted { call, reader, page }).await {
+                Some(CallAnswer::Members(page)) => page,
+                _ => Err(FailureCode::ServerNotReady),
+            }
+        });
+        self.asking = Some(AbortOnDropHandle::new(asked));
+    }
+
+    /// Takes the page that was asked for, once it is here.
+    async fn arrived(&mut self) -> Result<(), FailureCode> {
+        let Some(asking) = &mut self.asking else { return Ok(()) };
+        let page = asking.await.map_err(|_| FailureCode::Internal)?;
+        self.asking = None;
+        let page = page?;
+        let left = (self.total - self.next) as usize;
+        if page.is_empty() || page.len() > left {
+            return Err(FailureCode::Internal);
+        }
+        self.next += page.len() as u32;
+        self.ahead = Some(page);
+        Ok(())
+    }
+
+    /// A page came that was not looked at yet: gives its members, to want their bytes.
+    async fn news(&mut self) -> Result<Option<&[LinkMember]>, FailureCode> {
+        if !self.asking.as_ref().is_some_and(AbortOnDropHandle::is_finished) {
+            return Ok(None);
+        }
+        self.arrived().await?;
+        Ok(self.ahead.as_deref())
+    }
+
+    /// Begins the page ahead when the one here is through; waits for it if need be. Gives what is new of it.
+    async fn turn(&mut self) -> Result<Option<&[LinkMember]>, FailureCode> {
+        if !self.here.is_empty() {
+            return Ok(None);
+        }
+        let is_new = self.ahead.is_none();
+        if is_new {
+            self.ask();
+            self.arrived().await?;
+        }
+        self.here = self.ahead.take().unwrap_or_default().into();
+        self.ask();
+        Ok(is_new.then_some(self.here.make_contiguous()))
+    }
+
+    /// Memory of the members that are here.
+    fn bytes(&self) -> usize {
+        let text = |member: &LinkMember| {
+            let file = member.file.as_ref().map_or(0, |entry| entry.path.capacity() + entry.media_type.capacity());
+            size_of::<LinkMember>() + member.name.capacity() + file
+        };
+        self.here.iter().chain(self.ahead.iter().flatten()).map(text).sum()
+    }
+}
+
+fn stretches(page: &[LinkMember]) -> Vec<Stretch> {
+    let files = page.iter().filter_map(|member| member.file.as_ref());
+    files.map(|entry| Stretch::new(entry, 0..entry.size)).collect()
+}
+
+/// An archive on its way out.
+struct Sending {
+    archive: LinkArchive,
+    members: Members,
+    puller: Puller,
+    extent: Extent,
+    crcs: Vec<u32>,
+    report: Report,
+    body: BodySender,
+}
+
+/// Why an archive ends before its last byte.
+enum Cut {
+    Failed(FailureCode),
+    /// The reader is gone.
+    Left,
+}
+
+impl From<FailureCode> for Cut {
+    fn from(code: FailureCode) -> Self {
+        Self::Failed(code)
+    }
+}
+
+pub async fn serve(
+    edge: Arc<Edge>,
+    hash: LinkHash,
+    archive: &LinkArchive,
+    is_head: bool,
+) -> Result<Response, ApiError> {
+    let body = if is_head { Body::empty() } else { stream(edge, hash, archive).await? };
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    common_headers(headers, &archive.name);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zip"));
+    headers.insert(header::CONTENT_LENGTH, archive.length.into());
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
+    Ok(response)
+}
+
+async fn stream(edge: Arc<Edge>, hash: LinkHash, archive: &LinkArchive) -> Result<Body, ApiError> {
+    let mut puller = Puller::new(edge.clone(), hash, Vec::new());
+    let mut members = Members::new(&edge, puller.reader(), hash, archive, false);
+    let longest = Duration::from_millis(LINK_LOOKUP_WAIT_MS);
+    let page = tokio::time::timeout(longest, members.turn()).await.map_err(|_| FailureCode::ServerNotReady)??;
+    puller.extend(page.map(stretches).unwrap_or_default());
+    let is_read = |member: &LinkMember| member.size > 0;
+    // Where the archive begins with bytes of a file, a failure of it becomes a status.
+    let first = if members.here.iter().any(is_read) { first_news(&mut puller).await? } else { None };
+    let nobody = FileRef { public_id: DeviceId(Default::default()), file_id: FileId(Default::default()) };
+    let file = members.here.iter().find_map(|member| Some(member.file.as_ref()?.file_ref())).unwrap_or(nobody);
+    let report = Report::new(edge, hash, file, archive.length, 0);
+    let archive = archive.clone();
+    Ok(stream_body(&hash, move |body| async move {
+        let (extent, crcs) = (Extent::default(), Vec::new());
+        Sending { archive, members, puller, extent, crcs, report, body }.run(first).await;
+    }))
+}
+
+impl Sending {
+    async fn run(mut self, first: Option<Pulled>) {
+        let sent = match self.send_members(first).await {
+            Ok(()) => self.send_directory().await,
+            Err(cut) => Err(cut),
+        };
+        match sent {
+            Ok(()) => self.report.end(TransferState::Done),
+            Err(Cut::Left) => self.report.end(TransferState::Cancelled),
+            Err(Cut::Failed(code)) => {
+                tracing::debug!(code = code.as_str(), "an archive is cut");
+                cut(&self.body, code).await;
+                self.report.end(TransferState::Failed);
+            }
+        }
+    }
+
+    async fn send_members(&mut self, mut first: Option<Pulled>) -> Result<(), Cut> {
+        while let Some(member) = self.next_member().await? {
+            let offset = self.extent.add(&zip::shape(&member));
+            self.write(zip::local_header(&member, offset)).await?;
+            let crc = if member.size > 0 { self.send_bytes(&member, &mut first).await? } else { 0 };
+            self.crcs.push(crc);
+            self.write(zip::descriptor(&member, crc)).await?;
+            self.note_window();
+        }
+        Ok(())
+    }
+
+    /// The next member; its bytes and those of the page ahead are wanted by now.
+    async fn next_member(&mut self) -> Result<Option<LinkMember>, Cut> {
+        if let Some(page) = self.members.news().await? {
+            self.puller.extend(stretches(page));
+        }
+        let body = self.body.clone();
+        let page = tokio::select! {
+            page = self.members.turn() => page?,
+            () = body.closed() => return Err(Cut::Left),
+        };
+        if let Some(page) = page {
+            self.puller.extend(stretches(page));
+        }
+        Ok(self.members.here.pop_front())
+    }
+
+    /// The member's bytes, in order; gives their checksum.
+    async fn send_bytes(&mut self, member: &LinkMember, first: &mut Option<Pulled>) -> Result<u32, Cut> {
+        let Some(entry) = &member.file else { return Err(Cut::Failed(FailureCode::FileGone)) };
+        self.report.file = entry.file_ref();
+        let mut crc = crc32fast::Hasher::new();
+        let mut left = member.size;
+        while left > 0 {
+            let pulled = match first.take() {
+                Some(pulled) => pulled,
+                None => pull(&mut self.puller, &self.body, &mut self.report).await.ok_or(Cut::Left)?,
+            };
+            match pulled {
+                Pulled::Bytes(bytes) => {
+                    crc.update(&bytes);
+                    left = left.checked_sub(bytes.len() as u64).ok_or(FailureCode::Internal)?;
+                    self.write(bytes).await?;
+                }
+                Pulled::Waiting => self.report.say(TransferState::Waiting),
+                Pulled::Failed(code) => return Err(Cut::Failed(code)),
+                Pulled::End => return Err(Cut::Failed(FailureCode::Internal)),
+            }
+        }
+        Ok(crc.finalize())
+    }
+
+    async fn send_directory(&mut self) -> Result<(), Cut> {
+        let edge = self.members.edge.clone();
+        self.members = Members::new(&edge, self.puller.reader(), self.members.hash, &self.archive, true);
+        let (mut again, mut out) = (Extent::default(), BytesMut::new());
+        let mut number = 0;
+        while let Some(member) = self.next_member().await? {
+            let offset = again.add(&zip::shape(&member));
+            let crc = self.crcs.get(number).copied().ok_or(FailureCode::Internal)?;
+            zip::central_header(&mut out, &member, offset, crc);
+            number += 1;
+            if out.len() >= DIRECTORY_PIECE {
+                self.write(out.split().freeze()).await?;
+                self.note_window();
+            }
+        }
+        if again != self.extent || again.length() != self.archive.length {
+            return Err(Cut::Failed(FailureCode::StaleRequest));
+        }
+        out.extend_from_slice(&zip::end(&again));
+        self.write(out.freeze()).await
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), Cut> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let count = bytes.len() as u64;
+        let report = &mut self.report;
+        if !hand_over(&self.body, bytes, &mut self.puller, || report.say(TransferState::Paused)).await {
+            return Err(Cut::Left);
+        }
+        self.report.moved(count);
+        Ok(())
+    }
+
+    fn note_window(&self) {
+        let held = self.members.bytes() + self.crcs.capacity() * size_of::<u32>();
+        debug_assert!(held <= MAX_ARCHIVE_WINDOW_BYTES, "{held} bytes of an archive are held");
+        self.members.edge.carried.archive_window.fetch_max(held as u64, Ordering::Relaxed);
+    }
+}

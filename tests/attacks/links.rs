@@ -1,0 +1,169 @@
+//! A68, A69: links tell no key to who listens, belong to who made them, and cost little however they are asked for.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use lanyard_protocol::limits::{MAX_ARCHIVE_WINDOW_BYTES, MAX_FILES_A_MESSAGE};
+use lanyard_protocol::message::*;
+use lanyard_protocol::*;
+use tokio::sync::oneshot;
+
+use crate::world::*;
+
+/// Runs `work` while `owner` answers uploads.
+async fn while_serving<T>(owner: &mut Device, work: impl Future<Output = T>) -> T {
+    let (done, finished) = oneshot::channel::<()>();
+    let work = async {
+        let result = work.await;
+        let _ = done.send(());
+        result
+    };
+    let serve = owner.serve_until(async { drop(finished.await) });
+    tokio::join!(work, serve).0
+}
+
+async fn status_of(device: &Device, hub: &Hub, url: &str, range: Option<&str>) -> u16 {
+    let request = device.http.get(hub.http(url));
+    let request = match range {
+        Some(range) => request.header("range", range),
+        None => request,
+    };
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    let _ = answer.bytes().await;
+    status
+}
+
+/// A68. No frame of the maker, its other tab or the owner holds the key of a link, from its making to its end; its other tab
+/// hears of it, and ends it.
+#[tokio::test]
+async fn a68_a_key_is_on_no_socket_and_another_tab_of_the_maker_ends_the_link() {
+    let hub = Hub::start().await;
+    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let mut tab = Device::connect(&hub, 2, 22).await;
+    let entry = owner.offers("a.bin", 300_000).await;
+    let made = ana.link(&[&entry]).await;
+    let (key, link_hash) = (made.link.to_hex(), LinkHash::of(&made.link));
+    let heard = tab.until(|m| matches!(m, RelayToDevice::LinkMade(_))).await;
+    assert!(matches!(&heard, RelayToDevice::LinkMade(m) if m.link.link_hash == link_hash && m.link.name == "a.bin"));
+    let reads = ana.http.get(hub.http(&made.url)).send();
+    let body = while_serving(&mut owner, async { reads.await.unwrap().bytes().await.unwrap() }).await;
+    assert_eq!(body.len(), 300_000);
+
+    let pull = tab.say(DeviceToRelay::LinksPull(LinksPull { cursor: None })).await;
+    let RelayToDevice::LinksPage(page) = tab.answer(&pull).await else { panic!("no list") };
+    assert_eq!(page.links.iter().map(|link| link.link_hash).collect::<Vec<_>>(), [link_hash]);
+    let drop = tab.say(DeviceToRelay::LinkDrop(LinkDrop { link_hash })).await;
+    assert!(matches!(tab.answer(&drop).await, RelayToDevice::LinkDropped(_)));
+    // Everything that the maker's first tab heard until it hears of the end.
+    loop {
+        let frame = ana.next().await;
+        let text = codec::encode(&frame.message, None);
+        assert!(!text.contains(&key), "{text}");
+        if matches!(&frame.message, RelayToDevice::TransferProgress(progress) if progress.link_hash.is_some()) {
+            assert!(text.contains(&link_hash.to_hex()));
+        }
+        if matches!(frame.message, RelayToDevice::LinkDropped(_)) {
+            break;
+        }
+    }
+    assert_eq!(status_of(&ana, &hub, &made.url, None).await, 404);
+}
+
+/// A68. A link of one use is read once, and can be gone on with.
+#[tokio::test]
+async fn a68_uses_are_counted_and_going_on_is_none() {
+    let hub = Hub::start().await;
+    let mut owner = hub.approved(1).await;
+    let reader = hub.approved(2).await;
+    let entry = owner.offers("a.bin", 300_000).await;
+    let files = vec![entry.file_ref()];
+    let made = owner.link_of(|link_hash| LinkRequest { files, uses: Some(1), ..link_request(link_hash) }).await;
+    assert_eq!(reader.http.head(hub.http(&made.url)).send().await.unwrap().status(), 200, "a look is no use");
+    let statuses = while_serving(&mut owner, async {
+        let mut statuses = Vec::new();
+        for range in [None, Some("bytes=200000-"), Some("bytes=100000-299999"), Some("bytes=1-"), None] {
+            statuses.push(status_of(&reader, &hub, &made.url, range).await);
+        }
+        statuses
+    })
+    .await;
+    assert_eq!(statuses, [200, 206, 206, 410, 410]);
+    assert_eq!(reader.http.head(hub.http(&made.url)).send().await.unwrap().status(), 200);
+}
+
+/// A68. A link is over with its maker's membership, and by the host's hand.
+#[tokio::test]
+async fn a68_the_host_ends_a_link_and_a_refusal_ends_all() {
+    let hub = Hub::start().await;
+    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let entry = owner.offers("a.bin", 0).await;
+    let (first, second) = (ana.link(&[&entry]).await, ana.link(&[&entry]).await);
+    hub.operator(lanyard_hub::authority::Command::DropLink(LinkHash::of(&first.link))).await;
+    ana.until(|m| matches!(m, RelayToDevice::LinkDropped(d) if d.link_hash == LinkHash::of(&first.link))).await;
+    assert_eq!(status_of(&owner, &hub, &first.url, None).await, 404);
+    assert_eq!(status_of(&owner, &hub, &second.url, None).await, 200);
+    hub.operator(lanyard_hub::authority::Command::Refuse { public_id: ana.id }).await;
+    ana.closed().await;
+    assert_eq!(status_of(&owner, &hub, &second.url, None).await, 404);
+}
+
+/// A69. A folder of 20,000 files is one archive of the promised length and the right bytes, of which a response never holds
+/// more than its bound.
+#[tokio::test]
+async fn a69_a_folder_of_twenty_thousand_files_is_an_archive_that_costs_a_mebibyte() {
+    const FILES: usize = 20_000;
+    let hub = Hub::start().await;
+    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let path =
+        |n: usize| format!("Photos/{:03}/{}", n % 200, if n % 10 == 1 { "TWIN".into() } else { format!("{n}.txt") });
+    let new = |n: usize| NewFile {
+        file_id: format!("00000000-0000-4000-8000-{n:012x}").parse().unwrap(),
+        path: path(n),
+        size: (n % 50) as u64,
+        modified_ms: 1_700_000_000_000,
+        media_type: "text/plain".into(),
+        kind: EntryKind::File,
+        root: None,
+    };
+    let bytes = |n: usize| -> Vec<u8> { n.to_string().bytes().cycle().take(n % 50).collect() };
+    for start in (0..FILES).step_by(MAX_FILES_A_MESSAGE) {
+        let numbers = start..(start + MAX_FILES_A_MESSAGE).min(FILES);
+        let files: Vec<NewFile> = numbers.clone().map(new).collect();
+        numbers.for_each(|n| drop(owner.files.insert(files[n - start].file_id, Arc::new(bytes(n)))));
+        let reference = owner.say(DeviceToRelay::AddFiles(AddFiles { files })).await;
+        assert!(matches!(owner.answer(&reference).await, RelayToDevice::FilesAdded(_)));
+    }
+    let folder = Some(LinkFolder { public_id: owner.id, path: "Photos".into() });
+    let made = ana.link_of(|link_hash| LinkRequest { folder, ..link_request(link_hash) }).await;
+    assert!(made.url.ends_with("/Photos.zip"), "{}", made.url);
+    let request = ana.http.get(hub.http(&made.url));
+    let (promised, body) = while_serving(&mut owner, async {
+        let answer = request.send().await.unwrap();
+        (answer.content_length().unwrap(), answer.bytes().await.unwrap())
+    })
+    .await;
+    assert_eq!(body.len() as u64, promised);
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(body)).unwrap();
+    assert_eq!(archive.len(), FILES);
+    let mut right: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    (0..FILES).for_each(|n| *right.entry(bytes(n)).or_default() += 1);
+    for index in 0..FILES {
+        let mut member = archive.by_index(index).unwrap();
+        let mut content = Vec::new();
+        member.read_to_end(&mut content).unwrap();
+        let name = member.name().to_owned();
+        if let Some(number) = name.strip_suffix(".txt").and_then(|name| name.rsplit('/').next()?.parse().ok()) {
+            assert_eq!((path(number), bytes(number)), (name, content.clone()));
+        } else {
+            assert!(name.contains("/TWIN"), "{name}");
+        }
+        let left = right.get_mut(&content).unwrap();
+        *left = left.checked_sub(1).expect("no content stands in it more often than it is shared");
+    }
+    let metrics = ana.http.get(hub.http("/metrics")).send().await.unwrap().text().await.unwrap();
+    let held = metrics.lines().find_map(|line| line.strip_prefix("lanyard_archive_window_bytes ")).unwrap();
+    let held: usize = held.parse().unwrap();
+    assert!((80_000..=MAX_ARCHIVE_WINDOW_BYTES).contains(&held), "{held} bytes");
+}
