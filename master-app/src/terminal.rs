@@ -306,6 +306,8 @@ fn prompt(knock: &Knock, waiting: usize) -> String {
 mod tests {
     //! Promises: nothing but the right digits lets anybody in, and bare digits are for the one on the screen.
 
+    use lanyard_protocol::message::Knocks;
+
     use super::*;
     use crate::driver::tests::Bench;
 
@@ -368,6 +370,39 @@ mod tests {
         assert!(!naming.await.unwrap());
         let knocks = bench.driver.look(|authority, _| authority.knocks(true).knocks).await.unwrap();
         assert_eq!((knocks.len(), knocks[0].name.as_str()), (1, "Ana"));
+    }
+
+    /// Whoever asked and was gone is told of, once, and bare digits are no longer for that knock.
+    #[tokio::test]
+    async fn who_left_is_told_of_and_nobody_comes_in_in_its_place() {
+        let mut bench = Bench::new().await;
+        let (mut terminal, mut screen) = terminal(&bench).await;
+        let (request, code) = bench.knock(7, "Ana").await;
+        bench.driver.look(|_, _| ()).await.unwrap();
+        catch_up(&mut terminal, &mut screen);
+        assert_eq!(terminal.asked_about, Some(request.request_id));
+        let mut left = terminal.knocks.clone();
+        left[0].left = true;
+        assert!(!terminal.knows_as_left(&left[0]));
+        let words = left_words(&left[0]);
+        assert_eq!(words, "Ana (from 192.168.1.5) left before you answered\n");
+        terminal.told(&MasterToConsole::Knocks(Knocks { knocks: left.clone(), waiting: 0, more_for_ms: None }));
+        assert!(terminal.knows_as_left(&left[0]));
+        assert_eq!(terminal.asked_about, None);
+        assert!(!terminal.typed(&code).await);
+        let knocks = bench.driver.look(|authority, _| authority.knocks(true).knocks).await.unwrap();
+        assert_eq!((knocks.len(), knocks[0].tries_left), (1, 3), "nobody was meant by these digits");
+    }
+
+    #[tokio::test]
+    async fn a_host_who_expects_many_may_say_so() {
+        let bench = Bench::new().await;
+        let (mut terminal, _screen) = terminal(&bench).await;
+        assert!(crowd_words(1).starts_with("1 more device is waiting"));
+        assert!(crowd_words(14).starts_with("14 more devices are waiting"));
+        assert!(!terminal.typed("more").await);
+        let knocks = bench.driver.look(|authority, _| authority.knocks(false)).await.unwrap();
+        assert!(knocks.more_for_ms.is_some());
     }
 
     #[test]

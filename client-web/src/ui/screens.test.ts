@@ -77,12 +77,13 @@ describe("before the shelf", () => {
   });
 
   test("who has no digits yet is told that a crowd is knocking, and nothing bad", async () => {
-    hub.screen = { at: "knocking", since: Date.now() - 6_000, asked: Date.now() - 6_000, code: null };
+    hub.screen = { at: "knocking", since: Date.now() - 90_000, asked: Date.now() - 6_000, code: null };
     hub.link = { at: "open" };
     hub.hubReady = hub.registered = true;
     show();
     expect(screen.getByRole("heading", { name: "A lot of people are knocking" })).toBeTruthy();
     expect(screen.getByText("Your six digits will appear here when it’s your turn. Keep this page open.")).toBeTruthy();
+    expect(screen.queryByText(/Nobody has answered yet/)).toBeNull();
     expect(await violations()).toEqual([]);
   });
 
