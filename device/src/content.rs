@@ -105,6 +105,10 @@ impl ContentIndex {
 
     /// Notes that the file at `path` has this root. `size` and `modified`, if known, are those of the version it was.
     pub fn note(&self, root: Root, path: &Path, version: Option<(u64, SystemTime)>) -> io::Result<()> {
+        if version.is_some_and(|(size, _)| size < SMALLEST) {
+            // Not even looked at: of small files there are many.
+            return Ok(());
+        }
         let path = match (version, path.parent(), path.file_name()) {
             // A received file: its folder is one that a person named, perhaps by a link.
             (None, Some(folder), Some(name)) => fs::canonicalize(folder)?.join(name),
@@ -255,6 +259,9 @@ mod tests {
         bench.index.note(Root([1; 32]), &path, Some(version)).unwrap();
         fs::write(&path, b"small").unwrap();
         bench.index.note(Root([1; 32]), &path, None).unwrap();
+        let unseen = bench.dir.path().join("not there");
+        bench.index.note(Root([1; 32]), &unseen, Some((SMALLEST - 1, SystemTime::UNIX_EPOCH))).unwrap();
+        assert!(bench.index.note(Root([1; 32]), &unseen, Some(version)).is_err(), "a large one is looked at");
         assert!(!bench.index.path.exists());
     }
 

@@ -38,6 +38,9 @@ impl Anchor {
     pub fn open(path: &Path) -> io::Result<Self> {
         let top = Self::of(rustix::fs::open("/", PASS | OFlags::DIRECTORY | COMMON, Mode::empty())?);
         let below = path.strip_prefix("/").map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        if below.as_os_str().is_empty() {
+            return Ok(top);
+        }
         Ok(Self::of(top.open_beneath(below, PASS | OFlags::DIRECTORY)?))
     }
 
