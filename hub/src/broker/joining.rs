@@ -7,8 +7,8 @@ use lanyard_protocol::chunk::What;
 use lanyard_protocol::message::JoinAt;
 use lanyard_protocol::{FileRef, GroupRange, Piece, RelayToDevice};
 
-use super::asks::Ask;
-use super::speed::{Lane, Move, SpeedGroup, Summary};
+use super::asks::{Ask, Asker};
+use super::speed::{Lane, Move, SpeedGroup, Summary, Who};
 use super::*;
 
 /// Files up to this size have no groups of speed: devices fetch them in bundles, and nobody waits for anybody.
@@ -39,19 +39,27 @@ impl Broker {
         let first = ask.pieces.first().map(|piece| ask.file(piece)).filter(|_| ask.what == What::Bytes);
         let file = first.filter(|file| ask.pieces.iter().all(|piece| piece.file_id == file.file_id));
         let large = file.filter(|file| self.grants.groups(file).is_some_and(|groups| groups.size > SMALL_BYTES));
-        let (Some(file), Some(lane)) = (large, Lane::of(&ask.asker)) else {
+        let (Some(file), Some(lane), Some(who)) = (large, Lane::of(&ask.asker), self.who_asks(&ask.asker)) else {
             return BTreeMap::from([(SpeedGroup::ALL, ask.pieces.clone())]);
         };
         let mut parts: BTreeMap<SpeedGroup, Vec<Piece>> = BTreeMap::new();
         for piece in &ask.pieces {
-            let group = self.group_of(now, &file, lane, piece.groups);
+            let group = self.group_of(now, &file, (lane, who), piece.groups);
             parts.entry(group).or_default().push(*piece);
         }
         parts
     }
 
+    fn who_asks(&self, asker: &Asker) -> Option<Who> {
+        match asker {
+            Asker::Device { session, .. } => self.sessions.get(*session).map(|s| Who::Device(s.identity.public_id)),
+            Asker::Link { hash, .. } => Some(Who::Link(*hash)),
+            Asker::Relay => None,
+        }
+    }
+
     /// The group in which a lane reads these groups of bytes.
-    fn group_of(&mut self, now: Moment, file: &FileRef, lane: Lane, wanted: GroupRange) -> SpeedGroup {
+    fn group_of(&mut self, now: Moment, file: &FileRef, (lane, who): (Lane, Who), wanted: GroupRange) -> SpeedGroup {
         if let Some(group) = self.speeds.asks_before_its_place(now, file, lane, wanted.first) {
             return group;
         }
@@ -64,7 +72,7 @@ impl Broker {
                 let read = self.speeds.groups_of(now, file).get(&group).map_or(0, |at| at.read_most);
                 let is_young = read < self.config.budget_bytes / LEFTOVER_PART;
                 let cap = self.cap_of_unknown(now, file, lane);
-                self.speeds.enter(now, file, lane, group, is_young, cap);
+                self.speeds.enter(now, file, (lane, who), group, is_young, cap);
                 if let Some(place) = place {
                     self.tell_place(now, file, lane, place);
                     return group;
@@ -103,7 +111,7 @@ impl Broker {
         if let Some((group, _)) = others.iter().find(|(group, at)| self.is_there(file, *group, &at.places, first)) {
             return (*group, None);
         }
-        let left = self.slots.groups_with(file, first).into_iter();
+        let left = self.slots.groups_with(file, first).into_iter().filter(|group| *group != SpeedGroup::ALL);
         if let Some(group) = left.filter(|group| !self.speeds.has_members(*group)).max() {
             return (group, None); // what others read before it is still there
         }

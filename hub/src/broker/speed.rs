@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lanyard_protocol::limits::{MAX_READ_AT_ONCE, STANDING_STILL_MS};
-use lanyard_protocol::{FileRef, TransferId};
+use lanyard_protocol::{DeviceId, FileRef, LinkHash, TransferId};
 
 use super::asks::Asker;
 use super::*;
@@ -57,6 +57,13 @@ impl Lane {
             Asker::Relay => None,
         }
     }
+}
+
+/// Whose record a lane adds to: it outlives transfers, sessions and responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Who {
+    Device(DeviceId),
+    Link(LinkHash),
 }
 
 /// The identity of a group of speed; never used twice in one life of a broker.
@@ -104,6 +111,7 @@ impl Speed {
 #[derive(Debug)]
 pub(super) struct Member {
     pub group: SpeedGroup,
+    who: Who,
     /// The first group of bytes that it has not asked for yet.
     pub next: u32,
     moved: Moment,
@@ -121,16 +129,17 @@ pub(super) struct Member {
     told: Option<(u32, Moment)>,
     /// The first place where it joined: it has, or asked for, what lies behind that.
     joined_at: Option<u32>,
-    /// How often it left a group for being slow.
+    /// How often it, or who reads, left a group for being slow while others waited for it.
     fell_back: u32,
     /// Looks in a row at which it was as quick as the file's quickest.
     quick_looks: u32,
 }
 
 impl Member {
-    fn new(now: Moment, group: SpeedGroup, held_ms: u64) -> Self {
+    fn new(now: Moment, group: SpeedGroup, who: Who, held_ms: u64) -> Self {
         Self {
             group,
+            who,
             next: 0,
             moved: now,
             read: 0,
@@ -241,6 +250,8 @@ pub(super) struct Speeds {
     held: BTreeMap<Lane, Held>,
     /// The last known speed of a lane, for the next file of the same transfer.
     known: BTreeMap<Lane, u64>,
+    /// How often somebody was waited for and fell back; one less each minute. New transfers do not begin with a clean record.
+    record: BTreeMap<Who, u32>,
     /// What all slower groups together may reserve.
     caps: u64,
     looked: Moment,
@@ -297,10 +308,13 @@ impl Speeds {
             members.retain(|_, member| now.since(member.moved) < GONE_MS);
         }
         self.tidy();
-        let Self { members, held, known, .. } = self;
-        let is_there = |lane: &Lane| members.values().any(|members| members.contains_key(lane));
-        held.retain(|lane, _| is_there(lane));
-        known.retain(|lane, _| is_there(lane));
+        let there: BTreeSet<Lane> = self.all().map(|(_, lane, _)| *lane).collect();
+        self.held.retain(|lane, _| there.contains(lane));
+        self.known.retain(|lane, _| there.contains(lane));
+        self.record.retain(|_, times| {
+            *times -= 1;
+            *times > 0
+        });
     }
 
     // ── Who is where ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -383,24 +397,26 @@ impl Speeds {
         None
     }
 
-    /// A lane reads a file in a group from here on.
+    /// A lane reads a file in a group from here on. In a young group it is waited for at once, unless it fell back of late.
     pub fn enter(
         &mut self,
         now: Moment,
         file: &FileRef,
-        lane: Lane,
+        (lane, who): (Lane, Who),
         group: SpeedGroup,
-        is_awaited: bool,
+        is_young: bool,
         cap: Option<u64>,
     ) {
         let held_ms = self.held.get(&lane).map_or(0, |held| held.until(now));
         if self.member(file, lane).is_none() {
             self.make_room(file, lane);
         }
+        let fell_back = self.record.get(&who).copied().unwrap_or(0);
         let members = self.members.entry(*file).or_default();
-        let member = members.entry(lane).or_insert_with(|| Member::new(now, group, held_ms));
+        let member = members.entry(lane).or_insert_with(|| Member::new(now, group, who, held_ms));
         member.in_order |= matches!(lane, Lane::Link(_));
-        member.is_awaited |= is_awaited;
+        member.fell_back = member.fell_back.max(fell_back);
+        member.is_awaited |= is_young && member.fell_back == 0;
         member.moved = now;
         self.moves_to(file, lane, group, cap);
     }
@@ -539,8 +555,13 @@ impl Speeds {
             let is_first = is_alike(range.quickest, best);
             let (is_shared, far) = (at.members > 1, far(lane));
             let situation = Situation { range, best, is_held, is_shared, is_first, far, room };
+            let was_awaited = member.is_awaited;
             if let Some(way) = member.judge(&situation) {
                 moves.push((*lane, way));
+                if way == Move::Back && was_awaited {
+                    let times = self.record.entry(member.who).or_default();
+                    *times = (*times + 1).min(MOST_DOUBLINGS);
+                }
             }
         }
         moves
@@ -624,8 +645,9 @@ impl Member {
             true => is_alike(rate, at.range.quickest),
             false => rate.saturating_mul(4) >= at.range.quickest,
         };
-        self.is_awaited |= fits;
         self.quick_looks = if is_alike(rate, at.best) { self.quick_looks + 1 } else { 0 };
+        let looks = (SAMPLES as u32) << self.fell_back.saturating_sub(1).min(MOST_DOUBLINGS);
+        self.is_awaited |= fits && (!at.is_first || self.fell_back == 0 || self.quick_looks >= looks);
         let takes_much = at.is_held || at.far >= 2 * at.room;
         let is_clear = takes_much && rate.saturating_mul(2) < at.range.quickest;
         let is_behind = self.speed.is_sure() && (at.is_held || at.far >= at.room);
@@ -635,7 +657,6 @@ impl Member {
             return Some(Move::Back);
         }
         let is_ahead = at.is_shared && !at.is_first && rate > at.range.slowest.saturating_mul(4);
-        let looks = (SAMPLES as u32) << self.fell_back.saturating_sub(1).min(MOST_DOUBLINGS);
         let is_quick = !at.is_shared && !self.in_order && self.fell_back > 0 && self.quick_looks >= looks;
         (is_ahead || is_quick).then_some(Move::Forward)
     }
@@ -660,7 +681,7 @@ mod tests {
 
     /// A member that took `rate` a second in so many samples of half a second.
     fn member(rate: u64, samples: usize) -> Member {
-        let mut member = Member::new(Moment(0), SpeedGroup(7), 0);
+        let mut member = Member::new(Moment(0), SpeedGroup(7), Who::Link(LinkHash([1; 32])), 0);
         (0..samples).for_each(|_| member.speed.add(rate / 2, 500, 0, MIB));
         member
     }
@@ -720,5 +741,45 @@ mod tests {
             assert!((1..looks).all(|_| member.judge(&alone).is_none()));
             assert_eq!(member.judge(&alone), Some(Move::Forward), "{fell_back}");
         }
+    }
+
+    /// Whoever was waited for and fell back is waited for later each time, whatever transfer or response it reads in.
+    #[test]
+    fn a_new_transfer_does_not_clear_the_record() {
+        let (file, who) = (file(), Who::Link(LinkHash([1; 32])));
+        let mut speeds = Speeds::default();
+        let mut now = Moment(0);
+        let mut looks_until_awaited = Vec::new();
+        for transfer in 0..4 {
+            let (hostile, quick) = (Lane::Link(LinkReader(transfer)), Lane::Link(LinkReader(100)));
+            speeds.enter(now, &file, (quick, Who::Link(LinkHash([2; 32]))), SpeedGroup(5), true, None);
+            speeds.enter(now, &file, (hostile, who), SpeedGroup(5), true, None);
+            let mut looks = 0;
+            while !speeds.member(&file, hostile).unwrap().is_awaited {
+                looks += 1;
+                now = now.plus(500);
+                [quick, hostile].into_iter().for_each(|lane| speeds.took(now, &file, lane, 10 * MIB));
+                speeds.sample(now, |_| MIB / 4);
+                assert_eq!(speeds.moves(now, &file, 8 * MIB, |_| 0), []);
+            }
+            looks_until_awaited.push(looks);
+            // It stands still, and others are held up.
+            now = now.plus(500);
+            speeds.took(now, &file, quick, 10 * MIB);
+            speeds.asked(now, &file, hostile, 1);
+            speeds.sample(now, |_| MIB / 4);
+            (0..4).for_each(|_| speeds.member_mut(&file, hostile).unwrap().speed.add(0, 500, 0, MIB));
+            speeds.is_held(now, &file, quick, SpeedGroup(5));
+            assert_eq!(speeds.moves(now, &file, 8 * MIB, |_| 0), [(hostile, Move::Back)]);
+            speeds.is_released(now, quick);
+            speeds.looked(now);
+            speeds.forget_link(LinkReader(transfer));
+        }
+        assert_eq!(looks_until_awaited, [0, 4, 8, 16]);
+    }
+
+    fn file() -> FileRef {
+        let public_id = lanyard_protocol::identity::Keypair::from_seed(&[1; 32]).public_id();
+        FileRef { public_id, file_id: "6f2d4a0e-1111-4222-8333-444455556666".parse().unwrap() }
     }
 }
