@@ -5,13 +5,13 @@ use lanyard_protocol::limits::{
     GRACE_MS, MAX_REMEMBERED_BYTES, MAX_REMEMBERED_BYTES_A_DEVICE, RESERVED_FOR_SMALL_DEVICES, SMALL_DEVICE_BYTES,
 };
 use lanyard_protocol::message::*;
-use lanyard_protocol::{FeedMode, LinkHash, RelayToMaster};
+use lanyard_protocol::{FeedMode, LinkHash, NewFile, RelayToMaster};
 
 use super::fixture::*;
 use super::*;
 
 /// Paths about as long as they may be.
-fn long_files(range: std::ops::Range<u32>) -> Vec<lanyard_protocol::NewFile> {
+fn long_files(range: std::ops::Range<u32>) -> Vec<NewFile> {
     let path = |n: u32| {
         let folders = format!("{}/", "f".repeat(254)).repeat(15);
         format!("{folders}{n:0>250}")
@@ -83,10 +83,21 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
 
 #[test]
 fn all_together_are_bounded_and_the_last_room_is_for_those_who_hold_little() {
-    let mut desk = Desk::with_members(7);
-    for n in 1..=4 {
-        fill(&mut desk, n);
-    }
+    // Three fill what they may, before a restart: 14,000 files of 4 KiB and more each.
+    let listing = |n: u32, file: NewFile| {
+        let public_id = device(n);
+        let entry = FileEntry { public_id, file_id: file.file_id, path: file.path, ..entry(1, "") };
+        Listing { entry, revision: 1, withdrawn_ms: None }
+    };
+    let files_of = |n: u32| long_files(0..14_500).into_iter().map(move |file| listing(n, file));
+    let members = (1..=7).map(|n| member(n, Verdict::Approved)).collect();
+    let listed = (1..=3).flat_map(files_of).collect();
+    let mut desk =
+        Desk::ready(AuthorityConfig::default(), Saved { revision: 1, members, files: listed, ..Saved::default() });
+    (1..=7).for_each(|n| drop(desk.came(session(n, 1))));
+    let held = desk.authority.remembered().devices[&device(3)];
+    assert!((MAX_REMEMBERED_BYTES_A_DEVICE / 100 * 95..MAX_REMEMBERED_BYTES_A_DEVICE).contains(&held), "{held}");
+    fill(&mut desk, 4);
     let refused = fill(&mut desk, 5);
     assert_eq!(refused.code, FailureCode::Quota);
     assert!(refused.message.contains("256 MiB for all devices together"), "{}", refused.message);
