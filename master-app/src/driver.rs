@@ -35,8 +35,11 @@ const BATCH: usize = 256;
 /// Frames that wait for the relay; beyond, the driver waits, and after [`RELAY_STUCK`] gives the connection up.
 const FRAMES: usize = 256;
 const RELAY_STUCK: Duration = Duration::from_secs(10);
-/// Effects, or questions, that wait for the disk; beyond, who speaks waits.
+/// Effects, or questions, that wait for the disk, and bytes of the messages among them; beyond, who speaks waits.
 const MOST_HELD: usize = 1_024;
+const MOST_HELD_BYTES: usize = 16 << 20;
+/// Inputs that are taken at once while something waits: each may be as long as a frame.
+const BATCH_WHILE_HELD: usize = 8;
 
 /// One life of the connection to a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +92,9 @@ pub struct Over;
 pub struct DriverHandle {
     inputs: mpsc::Sender<ToDriver>,
     problems: Problems,
+    /// The most bytes that ever waited for the disk.
+    #[cfg(test)]
+    most_held: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl DriverHandle {
@@ -166,7 +172,12 @@ pub fn start(
     let authority = begin(&config, &mut store)?;
     let (sender, inputs) = mpsc::channel(INPUTS);
     let problems = store.problems().clone();
-    let handle = DriverHandle { inputs: sender, problems: problems.clone() };
+    let handle = DriverHandle {
+        inputs: sender,
+        problems: problems.clone(),
+        #[cfg(test)]
+        most_held: Arc::default(),
+    };
     if let Some(Err(error)) = audit.as_mut().map(|audit| audit.catch_up(now_ms(), authority.members())) {
         problems.raise(not_recorded(&error));
     }
@@ -180,6 +191,9 @@ pub fn start(
         inputs,
         effects: Vec::new(),
         waiting: None,
+        held_bytes: 0,
+        #[cfg(test)]
+        most_held: handle.most_held.clone(),
         questions: Vec::new(),
         relay: None,
         hub: None,
@@ -204,6 +218,10 @@ struct Driver {
     effects: Vec<Effect>,
     /// The disk hinders.
     waiting: Option<Waiting>,
+    /// Of the effects that wait for it.
+    held_bytes: usize,
+    #[cfg(test)]
+    most_held: Arc<std::sync::atomic::AtomicUsize>,
     /// They are answered from what is on disk: when it is.
     questions: Vec<ToDriver>,
     relay: Option<(Connection, mpsc::Sender<Frame>)>,
@@ -226,9 +244,11 @@ impl Driver {
         loop {
             let wake = self.authority.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
             let again = self.waiting.map(|waiting| waiting.until);
-            let has_room = self.effects.len() < MOST_HELD && self.questions.len() < MOST_HELD;
+            let has_room =
+                self.effects.len() < MOST_HELD && self.held_bytes < MOST_HELD_BYTES && self.questions.len() < MOST_HELD;
+            let at_once = if self.waiting.is_some() { BATCH_WHILE_HELD } else { BATCH };
             tokio::select! {
-                count = self.inputs.recv_many(&mut inputs, BATCH), if has_room => match count {
+                count = self.inputs.recv_many(&mut inputs, at_once), if has_room => match count {
                     0 => return Ok(()),
                     _ => self.batch(inputs.drain(..)).await?,
                 },
@@ -293,8 +313,13 @@ impl Driver {
 
     fn drain(&mut self) {
         while let Some(effect) = self.authority.poll_effect() {
+            if self.waiting.is_some() {
+                self.held_bytes += disk::bytes_of(&effect);
+            }
             self.effects.push(effect);
         }
+        #[cfg(test)]
+        self.most_held.fetch_max(self.held_bytes, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Looks are at what is on disk: they wait for what waits.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use lanyard_device::store::now_ms;
 use lanyard_hub::authority::{Authority, AuthorityConfig, Change, Effect, Input, Note};
+use lanyard_protocol::codec::encode_master;
 use lanyard_protocol::message::RequestFailed;
 use lanyard_protocol::{FailureCode, MasterFrame, MasterToConsole, MasterToRelay};
 
@@ -16,6 +17,11 @@ use crate::store::{Hindrance, Store, StoreError};
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// … up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// An effect beside its texts.
+const SEND_OVERHEAD: usize = 512;
+/// A list that is sent is also in a change for the disk and in a message to the screens.
+const COPIES: usize = 3;
 
 /// Until when nothing is tried.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +89,9 @@ impl Driver {
         };
         let first = held.iter().find_map(|e| if let Effect::Save(Change::Revision(r)) = e { Some(*r) } else { None });
         let told = first.map_or(self.authority.head().revision, |first| first - 1);
+        if self.waiting.is_none() {
+            self.held_bytes = held.iter().map(bytes_of).sum();
+        }
         self.effects = held;
         self.waiting = Some(Waiting::after(self.waiting, told));
         self.hold(Some(told));
@@ -94,6 +103,7 @@ impl Driver {
     /// The disk takes what it is given.
     pub(super) fn go_on(&mut self) {
         if self.waiting.take().is_some() {
+            self.held_bytes = 0;
             self.hold(None);
         }
         self.problems.clear(problems::DATABASE_LOCKED);
@@ -190,6 +200,17 @@ impl Driver {
             }
         }
         Ok(())
+    }
+}
+
+/// About the memory that an effect takes while it waits. What is sent stands for the change and the words to the screens that
+/// go with it.
+pub(super) fn bytes_of(effect: &Effect) -> usize {
+    match effect {
+        Effect::Send(frame) => SEND_OVERHEAD + COPIES * encode_master(frame).len(),
+        Effect::Save(_) | Effect::Publish { .. } | Effect::Answer { .. } | Effect::Event(_) | Effect::Note(_) => {
+            SEND_OVERHEAD
+        }
     }
 }
 

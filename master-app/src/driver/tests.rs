@@ -385,3 +385,48 @@ async fn a_database_that_breaks_while_it_is_used_is_made_anew() {
     assert_ne!(new_epoch, epoch);
     assert_eq!(bench.driver.problems().all()[0].code, problems::DATABASE_REBUILT);
 }
+
+/// A73. What devices list while the disk is full waits in memory: so much of it, then they wait.
+#[tokio::test]
+async fn a73_what_waits_for_a_full_disk_is_bounded_in_bytes_and_nothing_is_lost() {
+    let mut bench = Bench::new().await;
+    let session = bench.member(7, "Ana").await;
+    let command = Command::Rename { public_id: session.public_id, name: "Ben".into() };
+    let (blocker, waiting) = held_up(&bench, command).await;
+    let new = |n: u128| NewFile {
+        file_id: lanyard_protocol::FileId(uuid::Uuid::from_u128(n)),
+        path: format!("{}/{n}", "f".repeat(250)),
+        size: 10,
+        modified_ms: 1,
+        media_type: String::new(),
+        kind: Default::default(),
+        root: None,
+    };
+    const MESSAGES: u128 = 200;
+    let (driver, connection) = (bench.driver.clone(), bench.connection);
+    let sending = tokio::spawn(async move {
+        for message in 0..MESSAGES {
+            let files = (0..300).map(|n| new(message * 300 + n)).collect();
+            let frame =
+                MasterFrame { from: Some(session), ..MasterFrame::plain(RelayToMaster::AddFiles(AddFiles { files })) };
+            driver.relay_said(connection, frame).await.unwrap();
+        }
+    });
+    // It stops taking when enough waits, and else when it has taken all.
+    let driver = bench.driver.clone();
+    let most = || driver.most_held.load(std::sync::atomic::Ordering::Relaxed);
+    while most() < MOST_HELD_BYTES && !(sending.is_finished() && driver.inputs.capacity() == INPUTS) {
+        tokio::task::yield_now().await;
+    }
+    blocker.execute_batch("COMMIT").unwrap();
+    let mut listed = 0;
+    while listed < MESSAGES * 300 {
+        listed += bench
+            .next(|m| if let MasterToRelay::FilesAdded(added) = m { Some(added.files.len() as u128) } else { None })
+            .await;
+    }
+    sending.await.unwrap();
+    waiting.await.unwrap();
+    let a_message = 3 * 300 * 600;
+    assert!(most() <= MOST_HELD_BYTES + BATCH_WHILE_HELD * a_message, "{} bytes waited", most());
+}
