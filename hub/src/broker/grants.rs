@@ -46,6 +46,11 @@ pub(super) struct Grants {
     master_away: bool,
 }
 
+/// What the relay needs of an entry. A path may be 4 KiB long, and a hundred thousand grants may be live.
+fn nameless(entry: FileEntry) -> FileEntry {
+    FileEntry { path: String::new(), media_type: String::new(), ..entry }
+}
+
 impl Grants {
     pub fn entry(&self, file: &FileRef) -> Option<&FileEntry> {
         self.known.get(file).map(|grant| &grant.entry)
@@ -115,7 +120,7 @@ impl Grants {
         let values_refused = old.as_ref().is_some_and(|grant| grant.values_refused);
         let pages = old.as_ref().map_or(0, |grant| grant.pages);
         let root = entry.root.or(old.and_then(|grant| grant.entry.root));
-        let entry = FileEntry { root, ..entry };
+        let entry = FileEntry { root, ..nameless(entry) };
         let is_wanted = true;
         self.known
             .insert(file, Grant { entry, used: now, confirmed: now, has_values, values_refused, pages, is_wanted });
@@ -158,7 +163,7 @@ impl Grants {
     pub fn renew(&mut self, entry: &FileEntry) {
         if let Some(grant) = self.known.get_mut(&entry.file_ref()) {
             let root = entry.root.or(grant.entry.root);
-            grant.entry = FileEntry { root, ..entry.clone() };
+            grant.entry = FileEntry { root, ..nameless(entry.clone()) };
         }
     }
 

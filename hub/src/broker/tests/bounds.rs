@@ -232,3 +232,20 @@ fn a_session_is_on_its_way_through_a_bounded_number_of_files() {
     hub.give(Input::SessionClosed { session: asker });
     assert_eq!(hub.broker.speeds.all().count(), 0);
 }
+
+/// ARCHITECTURE.md: no file name in the relay. A grant is as small with the longest path as with none.
+#[test]
+fn a_grant_keeps_no_names() {
+    let mut hub = Hub::ready(32 * MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    let file = hub.lists(1, MIB);
+    let long = FileEntry { path: "x/".repeat(2_000), media_type: "y".repeat(255), ..hub.files[&file].clone() };
+    hub.files.insert(file, long.clone());
+    hub.asks(asker, 1, 0, 4);
+    let names = |hub: &Hub| hub.broker.grants.entry(&file).map(|entry| entry.path.len() + entry.media_type.len());
+    assert_eq!(names(&hub), Some(0));
+    let (epoch, revision, audience) = (5, 8, Audience::All);
+    let added = FilesAdded { public_id: device(1), files: vec![long], epoch, revision, audience };
+    hub.master(MasterToRelay::FilesAdded(added));
+    assert_eq!(names(&hub), Some(0));
+}
