@@ -15,23 +15,28 @@ use crate::limits::MAX_SAFE_INTEGER;
 pub const BODY_HEADER: &str = "lanyard-body";
 const SCHEME: &str = "Lanyard ";
 
-/// One side's secret half of one agreement. It is wiped from memory when it goes.
-pub struct EphemeralSecret(StaticSecret);
+/// One side's half of one agreement. Its secret is wiped from memory when it goes.
+pub struct EphemeralSecret {
+    secret: StaticSecret,
+    public: EphemeralKey,
+}
 
 impl EphemeralSecret {
     /// `random` must be fresh for each connection.
     pub fn new(random: [u8; 32]) -> Self {
-        Self(StaticSecret::from(random))
+        let secret = StaticSecret::from(random);
+        let public = EphemeralKey(PublicKey::from(&secret).to_bytes());
+        Self { secret, public }
     }
 
     pub fn public(&self) -> EphemeralKey {
-        EphemeralKey(PublicKey::from(&self.0).to_bytes())
+        self.public
     }
 
     /// The key that both sides compute over the text that the device signed. `None` for a key of small order, with which
     /// everybody would know the secret.
     pub fn agree(self, other: &EphemeralKey, device_text: &str) -> Option<SessionKey> {
-        let shared = self.0.diffie_hellman(&PublicKey::from(other.0));
+        let shared = self.secret.diffie_hellman(&PublicKey::from(other.0));
         if !shared.was_contributory() {
             return None;
         }
