@@ -140,6 +140,7 @@ pub enum Input {
 
 /// What the authority wants done.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "effects are drained after every input, and none is kept")]
 pub enum Effect {
     /// On disk before anything that follows.
     Save(Change),

@@ -79,13 +79,13 @@ impl Authority {
         }
         if needed > room {
             let mut left = room;
-            let fits = |entry: &&FileEntry| {
+            let is_beyond = |entry: &&FileEntry| {
                 let bytes = file_bytes(entry);
-                let does = bytes <= left;
+                let is_beyond = bytes > left;
                 left = left.saturating_sub(bytes);
-                does
+                is_beyond
             };
-            let first_beyond = files.iter().filter(is_new).skip_while(fits).next();
+            let first_beyond = files.iter().filter(is_new).find(is_beyond);
             return Err(first_beyond.map_or(files[0].file_id, |entry| entry.file_id));
         }
         for some in leaving.chunks(MAX_FILES_A_MESSAGE) {

@@ -49,6 +49,7 @@ pub struct Identity {
 pub type WantedPiece = (FileRef, GroupRange);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "inputs are handled one by one, and none is kept")]
 pub enum Input {
     /// The edge verified a device's key proof.
     SessionOpened {

@@ -199,7 +199,7 @@ impl Transfer {
     /// What a transfer waits for that has nothing to ask. Of ten thousand files few wait: all are not looked at each time.
     pub(super) fn waits_for(&mut self) -> Option<FailureCode> {
         while let Some(first) = self.waiters.front() {
-            let Some(job) = self.jobs.get_mut(first) else { return None };
+            let job = self.jobs.get_mut(first)?;
             if let Some(waiting) = job.waiting {
                 return Some(waiting.code);
             }

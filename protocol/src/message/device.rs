@@ -87,6 +87,7 @@ wire! {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "opcode", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+#[allow(clippy::large_enum_variant, reason = "the large one is said once a session")]
 pub enum DeviceToRelay {
     ClientRegister(ClientRegister),
     ApprovalReveal(ApprovalReveal),
