@@ -7,6 +7,7 @@ import Console from "../Console.svelte";
 import { DeskStore, type DeskVerbs } from "../console/store.svelte";
 import type { FileItem } from "../hub/catalogue";
 import type { Download } from "../hub/downloads";
+import type { OwnLink } from "../hub/links";
 import { HubStore, type Verbs } from "../hub/store.svelte";
 
 /** Verbs that only remember that they were called. */
@@ -220,6 +221,43 @@ describe("the shelf", () => {
     expect(screen.getByRole("heading", { name: "Nothing shared yet" })).toBeTruthy();
     expect(screen.getByRole("button", { name: "Share the first file" })).toBeTruthy();
   });
+
+  const own = (more: Partial<OwnLink> & { link_hash: string }): OwnLink => ({ public_id: ME, name: "Tax 2025.zip", files: 0, made_ms: 1, expires_ms: hub.now + 7_200_000, url: `/d/${more.link_hash}/x`, ...more });
+
+  test("links are listed, copied where their key is here, and ended; empty, away and broken are said", async () => {
+    hub.links = [own({ link_hash: "a", ends: true, uses_left: 3 }), own({ link_hash: "b", name: "b.jpg", files: 1, url: null })];
+    hub.linksState = "known";
+    show();
+    await fireEvent.click(screen.getByRole("button", { name: "Your links" }));
+    expect(verbs.loadLinks).toHaveBeenCalled();
+    expect(screen.getByText("Ends in 2 hours · 3 downloads left")).toBeTruthy();
+    expect(screen.getByText("Ends when unused for 2 hours")).toBeTruthy();
+    await fireEvent.click(screen.getByRole("button", { name: "Copy link to Tax 2025.zip" }));
+    expect(verbs.copyAgain).toHaveBeenCalledWith(hub.links[0]);
+    expect(screen.queryByRole("button", { name: "Copy link to b.jpg" })).toBeNull();
+    await fireEvent.click(screen.getByRole("button", { name: "End link to b.jpg" }));
+    expect(verbs.dropLink).toHaveBeenCalledWith(hub.links[1]);
+    expect(await violations()).toEqual([]);
+    hub.links = [];
+    expect(await screen.findByText(/No links yet/)).toBeTruthy();
+    hub.linksState = "failed";
+    await fireEvent.click(await screen.findByRole("button", { name: "Try again" }));
+    hub.hubReady = false;
+    expect(await screen.findByText(/can’t be reached right now/)).toBeTruthy();
+  });
+
+  test("a limited link asks how long and how often", async () => {
+    show();
+    // Here is no top layer: the menu is told that it opened.
+    const menu = Object.assign(screen.getByRole("menu", { name: "More for Tax 2025", hidden: true }), { hidePopover: () => undefined });
+    menu.dispatchEvent(Object.assign(new Event("toggle"), { newState: "open" }));
+    await fireEvent.click(await screen.findByRole("menuitem", { name: "Limited link…", hidden: true }));
+    expect(await violations()).toEqual([]);
+    await fireEvent.change(screen.getByRole("combobox", { name: "Works for" }), { target: { value: "3600000" } });
+    await fireEvent.change(screen.getByRole("combobox", { name: "Downloads" }), { target: { value: "5" } });
+    await fireEvent.click(screen.getByRole("button", { name: "Copy link" }));
+    expect(verbs.copyLink).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", { public_id: ANA, path: "Tax 2025" }, { validMs: 3_600_000, uses: 5 });
+  });
 });
 
 describe("the console", () => {
@@ -348,5 +386,18 @@ describe("the console", () => {
     desk.desk = "denied";
     render(Console, { desk });
     expect(screen.getByRole("heading", { name: "This link has been used or is too old" })).toBeTruthy();
+  });
+
+  test("the host sees and ends everybody's links", async () => {
+    desk.links = [{ link_hash: "a", public_id: ANA, name: "Film.mkv", files: 1, made_ms: 1, expires_ms: desk.now + 3_600_000 }];
+    desk.linksState = "known";
+    desk.clients = [{ public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "" }];
+    render(Console, { desk });
+    await fireEvent.click(screen.getByRole("button", { name: "Links" }));
+    expect(desk.verbs.loadLinks).toHaveBeenCalled();
+    expect(screen.getByText("Film.mkv")).toBeTruthy();
+    await fireEvent.click(screen.getByRole("button", { name: "End link to Film.mkv" }));
+    expect(desk.verbs.dropLink).toHaveBeenCalledWith("a", "Film.mkv");
+    expect(await violations()).toEqual([]);
   });
 });
