@@ -162,7 +162,7 @@ async fn a69_a_folder_of_twenty_thousand_files_is_an_archive_that_costs_a_mebiby
         let left = right.get_mut(&content).unwrap();
         *left = left.checked_sub(1).expect("no content stands in it more often than it is shared");
     }
-    let metrics = ana.http.get(hub.http("/metrics")).send().await.unwrap().text().await.unwrap();
+    let metrics = hub.metrics().await;
     let held = metrics.lines().find_map(|line| line.strip_prefix("lanyard_archive_window_bytes ")).unwrap();
     let held: usize = held.parse().unwrap();
     assert!((80_000..=MAX_ARCHIVE_WINDOW_BYTES).contains(&held), "{held} bytes");

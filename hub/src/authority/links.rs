@@ -151,10 +151,10 @@ impl Links {
         Some(link)
     }
 
-    pub fn remove_of(&mut self, maker: DeviceId) {
-        for (_, hash) in self.by_maker.get(&maker).cloned().unwrap_or_default() {
-            self.remove(&hash);
-        }
+    fn remove_of(&mut self, maker: DeviceId) -> Vec<LinkHash> {
+        let hashes: Vec<LinkHash> = self.by_maker.get(&maker).into_iter().flatten().map(|(_, hash)| *hash).collect();
+        hashes.iter().for_each(|hash| drop(self.remove(hash)));
+        hashes
     }
 
     /// Changes what use changes.
@@ -400,7 +400,15 @@ impl Authority {
         self.broadcast(MasterToRelay::LinkDropped(dropped), asker);
     }
 
+    /// All links of a device that was turned away; the relay hears of that, and ends them by itself.
+    pub(super) fn drop_links_of(&mut self, maker: DeviceId) {
+        for hash in self.links.remove_of(maker) {
+            self.archives.forget(&hash);
+        }
+    }
+
     pub(super) fn drop_expired_links(&mut self) {
+        self.archives.forget_unused();
         for hash in self.links.expired(self.wall_ms) {
             self.end_link(hash, Asker::default());
         }

@@ -165,7 +165,7 @@ impl Authority {
             self.deadlines.clear(&super::Timer::Grace(session));
         }
         self.drop_files_of(device);
-        self.links.remove_of(device);
+        self.drop_links_of(device);
         self.feed.remove(Key::Client(device), revision);
         self.online.remove(&device);
     }

@@ -133,7 +133,9 @@ impl Broker {
 
     /// A link is over, for anybody's reasons: its responses are cut.
     pub(super) fn link_over(&mut self, now: Moment, hash: LinkHash, code: FailureCode) {
-        self.links.known.remove(&hash);
+        if !self.links.known.remove(&hash) {
+            return; // nobody reads it, so nothing that waits is its
+        }
         let ours = |asker: &Asker| matches!(asker, Asker::Link { hash: h, .. } if *h == hash);
         let wanting: Vec<Ask> = self.asks.values().filter(|ask| ours(&ask.asker)).cloned().collect();
         for ask in wanting.iter().chain(&self.queue.take_where(|ask| ours(&ask.asker))) {

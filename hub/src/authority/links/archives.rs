@@ -65,6 +65,8 @@ pub(in super::super) struct Archives {
     kept: BTreeMap<LayoutId, Kept>,
     bytes: usize,
     uses: u64,
+    /// Of these, the last before the sweep at hand.
+    swept: u64,
     current: BTreeMap<LinkHash, Current>,
     /// Links whose layouts are wanted, the first of them being built.
     queue: VecDeque<LinkHash>,
@@ -80,9 +82,31 @@ impl Archives {
     /// The link is over, or another one: who waits is answered by what comes next.
     pub fn forget(&mut self, hash: &LinkHash) {
         self.current.remove(hash);
+        if self.current.is_empty() {
+            // Nobody has an archive to read any more.
+            self.kept.clear();
+            self.bytes = 0;
+        }
         if self.build.as_ref().is_some_and(|build| build.hash == *hash) {
             self.build = None;
         }
+    }
+
+    /// Layouts that nobody asked for since the last time; a reader that stood still makes them anew.
+    pub fn forget_unused(&mut self) {
+        let (kept, swept) = (&mut self.kept, self.swept);
+        kept.retain(|_, kept| kept.used > swept);
+        let kept = &*kept;
+        self.current.retain(|_, current| kept.contains_key(&current.layout));
+        self.bytes = self.kept.values().map(|kept| kept.layout.bytes).sum();
+        self.swept = self.uses;
+    }
+
+    /// Bytes of layouts and links with one.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        assert_eq!(self.bytes, self.kept.values().map(|kept| kept.layout.bytes).sum::<usize>());
+        self.bytes + self.current.len()
     }
 
     /// Nobody waits any more.

@@ -372,3 +372,18 @@ fn frames_of_links_fit() {
     let length = encode_master(frame).len();
     assert!(length <= MAX_FRAME_BYTES && length > 100_000, "{length}");
 }
+
+#[test]
+fn nothing_is_kept_of_archives_whose_links_are_over() {
+    let mut desk = Desk::with_members(2);
+    desk.add(session(1, 1), files(0..10));
+    asks(&mut desk, 2, folder_request(""));
+    let archive = granted(&looks_up(&mut desk, false)).archive.unwrap();
+    assert!(desk.authority.archives.held() > 0);
+    // Unused for two sweeps it goes, and is made anew when its reader goes on.
+    desk.pass(3 * super::super::SWEEP_MS);
+    assert_eq!(desk.authority.archives.held(), 0);
+    assert_eq!(members(&mut desk, &archive, true).len(), 10);
+    desk.operator(Command::Refuse { public_id: device(2) });
+    assert_eq!(desk.authority.archives.held(), 0, "a maker's layouts end with its membership");
+}

@@ -127,9 +127,9 @@ impl KnownLinks {
         Some(known)
     }
 
-    /// Forgets the link; its readers find that out.
-    pub fn remove(&mut self, hash: &LinkHash) {
-        self.take(hash);
+    /// Forgets the link. True when somebody reads it.
+    pub fn remove(&mut self, hash: &LinkHash) -> bool {
+        self.take(hash).is_some_and(|known| !known.readers.is_empty())
     }
 
     pub fn outdate(&mut self, hash: &LinkHash) {
