@@ -3,8 +3,6 @@
 //!
 //! `content.index` has one record a line, `CHECK JSON`; several processes append to it at once. It is bounded by its bytes.
 
-#![expect(clippy::disallowed_methods, reason = "its own note, in the program's own folder")]
-
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};

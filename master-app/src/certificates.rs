@@ -441,7 +441,7 @@ mod tests {
         assert!(ip(&single) && ip(&[10, 0, 0, 0, 255, 0, 0, 0]) && ip(&[172, 16, 0, 0, 255, 240, 0, 0]));
         let unique_local = range(("fc00::".parse().unwrap(), 7));
         assert!(unique_local.len() == 32 && unique_local[16..18] == [0xfe, 0] && ip(&unique_local));
-        let has = |wanted: &GeneralName| permitted.iter().any(|base| *base == wanted);
+        let has = |wanted: &GeneralName| permitted.contains(&wanted);
         assert!(has(&GeneralName::RFC822Name("invalid")) && has(&GeneralName::URI("invalid")));
     }
 

@@ -233,10 +233,7 @@ enum LinksWish {
 }
 
 fn links_wish(mut words: Vec<String>) -> Result<(Option<HubUrl>, LinksWish), Failure> {
-    let url = match words.iter().position(|word| word.contains("://")) {
-        Some(at) => Some(words.remove(at)),
-        None => None,
-    };
+    let url = words.iter().position(|word| word.contains("://")).map(|at| words.remove(at));
     let parsed = url.as_ref().map(|url| url.parse::<HubUrl>()).transpose();
     let url = parsed.map_err(|error| Failure::usage(format!("{}: {error}", url.unwrap_or_default())))?;
     match words.split_first() {
@@ -268,7 +265,7 @@ async fn links(global: &Global, args: LinksArgs) -> Outcome {
         LinksWish::List if global.json => output.value(&json!(links)),
         LinksWish::List => output.print(&control::links_table(links.iter().map(|link| (link, None)))),
         LinksWish::Drop(ids) => {
-            let hashes = desk::meant_links(links.iter(), &ids).map_err(|refusal| control::failure(refusal))?;
+            let hashes = desk::meant_links(links.iter(), &ids).map_err(control::failure)?;
             for hash in &hashes {
                 match connection.handle.drop_link(*hash).await {
                     // It ended by itself meanwhile.

@@ -81,7 +81,7 @@ mod tests {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            let leap = if random % 997 == 0 { 5_000 } else { 40 };
+            let leap = if random.is_multiple_of(997) { 5_000 } else { 40 };
             let back = (random >> 20) % (COUNTERS + 300);
             let counter = (highest + (random >> 40) % leap).saturating_sub(back).max(1);
             let good = window.use_once(counter);

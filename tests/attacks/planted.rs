@@ -174,7 +174,7 @@ async fn races(at: &str, below: &str) {
     let known: BTreeSet<_> = before.iter().map(|file| (file.entry.size, file.entry.modified_ms)).collect();
     let original = PathBuf::from(ground.root().join(at).join(below).to_str().unwrap().trim_end_matches('/'));
     for (kind, like) in [("same", Some(original.as_path())), ("other", None)] {
-        ground.canary(&[kind, below].join("/").trim_end_matches('/'), like);
+        ground.canary([kind, below].join("/").trim_end_matches('/'), like);
     }
     let targets = ["same", "other"].map(|kind| ground.outside.path().join(kind)).to_vec();
     let swapper = Swapper::start(ground.root().join(at), ground.outside.path().join("aside"), targets);

@@ -181,7 +181,7 @@ fn a_use_pays_for_one_download_and_for_going_on_with_it() {
             Effect::LinkBegun { result, .. } => Some(result),
             _ => None,
         });
-        (begun.or_else(|| Some(Ok(()))).unwrap(), uses)
+        (begun.unwrap_or(Ok(())), uses)
     };
     assert_eq!(begins(&mut hub, true, SIZE), (Ok(()), 1));
     assert_eq!(begins(&mut hub, false, 600), (Ok(()), 1), "it goes on after a cut");
