@@ -194,7 +194,8 @@ impl Broker {
                 continue;
             }
             if self.is_over_share(key, ask.group, length) {
-                self.note_held(now, key, id);
+                let is_short = !self.reserved_for(ask.group).fits(length);
+                self.note_held(now, key, id, is_short);
                 continue;
             }
             let waits = (holder, ask.group);
@@ -205,7 +206,7 @@ impl Broker {
                 continue;
             }
             let Some(room) = self.room_for(now, ask, length) else {
-                self.note_held(now, key, id);
+                self.note_held(now, key, id, true);
                 continue;
             };
             self.queue.kept_waiting.remove(&waits);
@@ -264,12 +265,13 @@ impl Broker {
         self.open_slot(now, part, holder, length);
     }
 
-    /// A head that finds no room: its lane is held up, if it has nothing else to read until this comes.
-    fn note_held(&mut self, now: Moment, key: AskerKey, id: AskId) {
+    /// A head that finds no room, or has its share: its lane is held up, if it has nothing else to read until this comes. Its
+    /// group is, if room is short.
+    fn note_held(&mut self, now: Moment, key: AskerKey, id: AskId, is_short: bool) {
         let Some(ask) = self.queue.get(key, id) else { return };
         let (Some(lane), Some(first)) = (speed::Lane::of(&ask.asker), ask.pieces.first()) else { return };
         if !self.reads_meanwhile(lane, ask) {
-            let (file, group) = (ask.file(first), ask.group);
+            let (file, group) = (ask.file(first), Some(ask.group).filter(|_| is_short));
             self.speeds.is_held(now, &file, lane, group);
         }
     }

@@ -145,7 +145,8 @@ impl Broker {
         self.queue.kept_waiting.clear();
         for file in self.speeds.files() {
             let behind = self.behind(now, &file);
-            let room = self.config.budget_bytes / LEFTOVER_PART;
+            // Sockets hold as much as a quarter of the usual budget, and alike readers differ by it.
+            let room = self.config.budget_bytes / 2;
             let far = |lane: &Lane| behind.get(lane).copied().unwrap_or(0);
             for (lane, way) in self.speeds.moves(now, &file, room, far) {
                 self.moves_on(now, &file, lane, way);

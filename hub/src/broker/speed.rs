@@ -5,9 +5,10 @@
 //! 1. The *first* groups are those that are as quick as the file's quickest reader, within 10 %. In a first group the quick
 //!    ones wait for a member only while it is within 10 % of the quickest member. In every *slower* group they wait for
 //!    members within a factor of four: its uploads are shared more widely, because slow uploads cost the owner longer.
-//! 2. A member that was too slow for its group for two seconds, and has fallen back so far that it takes room from the
-//!    others, moves to a slower group that fits it, or to a new one. Half a second is enough for a member that is not half as
-//!    quick and holds others up, or is about to.
+//! 2. A member that was too slow for its group for two seconds, and has fallen back by half of the budget, moves to a slower
+//!    group that fits it, or to a new one. Before it is that far behind it holds nobody up, and readers that are alike differ
+//!    by what lies in their sockets. Half a second is enough for a member that is not half as quick and holds others up, or
+//!    is about to.
 //! 3. A member that was too quick for its slower group for two seconds leaves it forwards.
 //! 4. Who comes later joins where its group is (`JOIN_AT`) and fetches the beginning afterwards. Who reads in order and comes
 //!    later is a group of its own.
@@ -472,13 +473,14 @@ impl Speeds {
         member.moved = now;
     }
 
-    /// A lane has nothing to read of a file and waits for room: it is still on its way.
-    pub fn is_held(&mut self, now: Moment, file: &FileRef, lane: Lane, group: SpeedGroup) {
+    /// A lane has nothing to read of a file and waits for room: it is still on its way. `group` is
+    /// its group of speed, if that is because others of it take the room.
+    pub fn is_held(&mut self, now: Moment, file: &FileRef, lane: Lane, group: Option<SpeedGroup>) {
         self.held.entry(lane).or_default().since.get_or_insert(now);
         if let Some(member) = self.member_mut(file, lane) {
             member.moved = now;
         }
-        if let Some(group) = self.groups.get_mut(&group) {
+        if let Some(group) = group.and_then(|group| self.groups.get_mut(&group)) {
             group.is_held = true;
         }
     }
@@ -648,9 +650,9 @@ impl Member {
         self.quick_looks = if is_alike(rate, at.best) { self.quick_looks + 1 } else { 0 };
         let looks = (SAMPLES as u32) << self.fell_back.saturating_sub(1).min(MOST_DOUBLINGS);
         self.is_awaited |= fits && (!at.is_first || self.fell_back == 0 || self.quick_looks >= looks);
-        let takes_much = at.is_held || at.far >= 2 * at.room;
-        let is_clear = takes_much && rate.saturating_mul(2) < at.range.quickest;
-        let is_behind = self.speed.is_sure() && (at.is_held || at.far >= at.room);
+        let is_far = at.far >= at.room;
+        let is_clear = (at.is_held || is_far) && rate.saturating_mul(2) < at.range.quickest;
+        let is_behind = self.speed.is_sure() && is_far;
         if at.is_shared && !fits && (is_clear || is_behind) {
             self.fell_back += 1;
             self.is_awaited = false;
@@ -676,7 +678,7 @@ mod tests {
     fn at(range: (u64, u64), best: u64) -> Situation {
         let range = Range { quickest: range.0, slowest: range.1 };
         let is_first = is_alike(range.quickest, best);
-        Situation { range, best, is_held: false, is_shared: true, is_first, far: 0, room: 8 * MIB }
+        Situation { range, best, is_held: false, is_shared: true, is_first, far: 0, room: 16 * MIB }
     }
 
     /// A member that took `rate` a second in so many samples of half a second.
@@ -709,11 +711,15 @@ mod tests {
     #[test]
     fn slower_by_more_than_a_tenth_for_two_seconds_and_far_behind_leaves_a_first_group() {
         let best = 20 * MIB;
-        let far = Situation { far: 8 * MIB, ..at((best, MIB), best) };
+        let far = Situation { far: 16 * MIB, ..at((best, MIB), best) };
         assert_eq!(member(18 * MIB, 4).judge(&far), None, "within a tenth");
         assert_eq!(member(17 * MIB, 4).judge(&far), Some(Move::Back));
         assert_eq!(member(17 * MIB, 2).judge(&far), None, "not sure yet");
-        assert_eq!(member(17 * MIB, 4).judge(&Situation { far: MIB, ..far }), None, "it holds nobody up");
+        assert_eq!(
+            member(17 * MIB, 4).judge(&Situation { far: 10 * MIB, ..far }),
+            None,
+            "readers with large sockets differ by as much"
+        );
         assert_eq!(member(17 * MIB, 4).judge(&Situation { is_shared: false, ..far }), None, "it is alone");
     }
 
@@ -726,7 +732,7 @@ mod tests {
 
     #[test]
     fn a_slower_group_is_left_beyond_a_factor_of_four_both_ways() {
-        let slower = Situation { far: 8 * MIB, ..at((4 * MIB, MIB), 20 * MIB) };
+        let slower = Situation { far: 16 * MIB, ..at((4 * MIB, MIB), 20 * MIB) };
         assert_eq!(member(MIB, 4).judge(&slower), None);
         assert_eq!(member(MIB - MIB / 8, 4).judge(&slower), Some(Move::Back));
         assert_eq!(member(4 * MIB, 4).judge(&slower), None);
@@ -769,7 +775,7 @@ mod tests {
             speeds.asked(now, &file, hostile, 1);
             speeds.sample(now, |_| MIB / 4);
             (0..4).for_each(|_| speeds.member_mut(&file, hostile).unwrap().speed.add(0, 500, 0, MIB));
-            speeds.is_held(now, &file, quick, SpeedGroup(5));
+            speeds.is_held(now, &file, quick, Some(SpeedGroup(5)));
             assert_eq!(speeds.moves(now, &file, 8 * MIB, |_| 0), [(hostile, Move::Back)]);
             speeds.is_released(now, quick);
             speeds.looked(now);
