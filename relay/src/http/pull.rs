@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lanyard_hub::broker::{Input, LinkPart, LinkReader, ReaderId, WantedPiece};
 use lanyard_protocol::group::Groups;
-use lanyard_protocol::limits::{LINK_UNUSED_MS, MAX_PIECES, STANDING_STILL_MS};
+use lanyard_protocol::limits::{LINK_UNUSED_MS, MAX_PIECES, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::{FailureCode, FileEntry, FileRef, GroupRange, LinkHash};
 use tokio::sync::{mpsc, watch};
 
@@ -289,6 +289,11 @@ impl Puller {
         self.edge.tell_soon(Input::ReaderLeft { slot: slot.id, reader, delivered });
     }
 
+    /// Its reader takes nothing: what it holds may be taken from it when room is short.
+    fn gives_way(&self) {
+        self.slices.values().for_each(|slice| slice.meter.held.store(true, Ordering::Relaxed));
+    }
+
     /// Gives everything back and begins anew at the place reached.
     pub fn rewind(&mut self) {
         self.parts.clear();
@@ -363,24 +368,32 @@ impl Drop for Puller {
     }
 }
 
-/// Hands bytes to a response's body. While the reader stands still for two seconds the puller gives its slots back; its
-/// place is a number. False when the reader is gone.
-pub async fn hand_over(
-    body: &mpsc::Sender<Result<Bytes, std::io::Error>>,
-    bytes: Bytes,
-    puller: &mut Puller,
-    paused: impl FnOnce(),
-) -> bool {
+type Body = mpsc::Sender<Result<Bytes, std::io::Error>>;
+type Permit<'a> = Result<mpsc::Permit<'a, Result<Bytes, std::io::Error>>, mpsc::error::SendError<()>>;
+
+/// Waits for a reader that stands still. A slow one stands still for seconds while it takes what lies in its sockets: what it
+/// was given would be uploaded twice if it went back at once. After a while it goes back, and its place is a number.
+async fn standing<'a>(body: &'a Body, puller: &mut Puller) -> Option<Permit<'a>> {
+    let patience = Duration::from_millis(MIN_BODY_WINDOW_MS);
+    if let Ok(permit) = tokio::time::timeout(patience, body.reserve()).await {
+        return Some(permit);
+    }
+    puller.rewind();
+    tokio::time::timeout(Duration::from_millis(LINK_UNUSED_MS), body.reserve()).await.ok()
+}
+
+/// Hands bytes to a response's body. While the reader stands still for two seconds its slots give way to whoever needs the
+/// room. False when the reader is gone.
+pub async fn hand_over(body: &Body, bytes: Bytes, puller: &mut Puller, paused: impl FnOnce()) -> bool {
     let still = Duration::from_millis(STANDING_STILL_MS);
     let permit = match tokio::time::timeout(still, body.reserve()).await {
         Ok(permit) => permit,
         Err(_standing) => {
-            puller.rewind();
+            puller.gives_way();
             paused();
-            let longest = Duration::from_millis(LINK_UNUSED_MS);
-            match tokio::time::timeout(longest, body.reserve()).await {
-                Ok(permit) => permit,
-                Err(_) => return false,
+            match standing(body, puller).await {
+                Some(permit) => permit,
+                None => return false,
             }
         }
     };
