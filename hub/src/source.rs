@@ -1,4 +1,4 @@
-//! Where a device comes from, as far as bounds are concerned: an address, and the network in which it can choose others.
+//! The origin of a connection, as far as bounds are concerned: an address, and the network in which it can choose others.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(IpAddr);
 
-/// What one machine can take any address of: a /64 of IPv6 (that of all link-local addresses, too), or one IPv4 address.
+/// A set of addresses of which one machine can take any: a /64 of IPv6 (that of all link-local addresses, too), or one IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Network(IpAddr);
 
@@ -15,7 +15,7 @@ impl Source {
     /// by writing it in many ways.
     pub fn of(text: &str) -> Self {
         let bare = text.split('%').next().unwrap_or_default();
-        Self(bare.parse::<IpAddr>().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.to_canonical()))
+        Self::from(bare.parse::<IpAddr>().unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))
     }
 
     pub fn network(self) -> Network {
@@ -23,6 +23,12 @@ impl Source {
             IpAddr::V4(_) => self.0,
             IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
         })
+    }
+}
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        Self(address.to_canonical())
     }
 }
 

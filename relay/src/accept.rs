@@ -78,7 +78,7 @@ pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: Canc
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(permit) = limiter.enter(peer.ip().to_canonical(), Instant::now()) else { continue };
+                let Some(permit) = limiter.enter(peer.ip().into(), Instant::now()) else { continue };
                 let served = welcome(stream, peer, permit.clone(), doors.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
                     tokio::select! {

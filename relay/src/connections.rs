@@ -5,7 +5,6 @@
 //! something or not, so that whoever opens thousands of sockets only drives out its own.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
+use lanyard_hub::source::{Network, Source};
 use lanyard_protocol::DeviceId;
 use lanyard_protocol::limits::{
     MAX_CONNECTIONS_A_DEVICE, MAX_HEAD_BYTES, MAX_LINK_CONNECTIONS_AN_ADDRESS, MAX_UNKNOWN_A_NET,
@@ -64,19 +64,11 @@ pub enum Standing {
     Link,
 }
 
-/// The network that an address belongs to: a /64, for a host has as many addresses in it as it likes, or an IPv4 address.
-fn net_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-    }
-}
-
 /// What the limiter and the connection's own task share.
 #[derive(Debug)]
 struct Shared {
     number: u64,
-    address: IpAddr,
+    address: Source,
     since: Instant,
     /// Milliseconds after `since` of the last byte, in or out.
     moved: AtomicU64,
@@ -98,7 +90,7 @@ impl Shared {
 #[derive(Debug, Default)]
 struct Net {
     count: usize,
-    by_address: HashMap<IpAddr, Vec<Arc<Shared>>>,
+    by_address: HashMap<Source, Vec<Arc<Shared>>>,
 }
 
 impl Net {
@@ -114,12 +106,12 @@ struct State {
     connections: usize,
     next: u64,
     unknown: usize,
-    nets: HashMap<IpAddr, Net>,
+    nets: HashMap<Network, Net>,
     /// The same by size, the largest last.
-    sizes: BTreeSet<(usize, IpAddr)>,
+    sizes: BTreeSet<(usize, Network)>,
     devices: HashMap<DeviceId, usize>,
     links: usize,
-    link_addresses: HashMap<IpAddr, usize>,
+    link_addresses: HashMap<Source, usize>,
 }
 
 /// All connections of one listener.
@@ -130,7 +122,7 @@ pub struct ConnectionLimiter {
 }
 
 impl State {
-    fn resize(&mut self, net: IpAddr, change: impl FnOnce(&mut Net)) {
+    fn resize(&mut self, net: Network, change: impl FnOnce(&mut Net)) {
         let entry = self.nets.entry(net).or_default();
         let before = entry.count;
         change(entry);
@@ -147,11 +139,11 @@ impl State {
 
     fn add_unknown(&mut self, shared: Arc<Shared>) {
         let address = shared.address;
-        self.resize(net_of(address), |net| net.by_address.entry(address).or_default().push(shared));
+        self.resize(address.network(), |net| net.by_address.entry(address).or_default().push(shared));
     }
 
-    fn remove_unknown(&mut self, address: IpAddr, number: u64) {
-        self.resize(net_of(address), |net| {
+    fn remove_unknown(&mut self, address: Source, number: u64) {
+        self.resize(address.network(), |net| {
             let Some(connections) = net.by_address.get_mut(&address) else { return };
             connections.retain(|shared| shared.number != number);
             if connections.is_empty() {
@@ -175,9 +167,9 @@ impl State {
     }
 
     /// Makes room in an address and its network, if somebody there had time enough to say something.
-    fn thin_out(&mut self, address: IpAddr, now: Instant) {
+    fn thin_out(&mut self, address: Source, now: Instant) {
         loop {
-            let Some(net) = self.nets.get(&net_of(address)) else { return };
+            let Some(net) = self.nets.get(&address.network()) else { return };
             let of_address = net.by_address.get(&address);
             let is_crowded = of_address.is_some_and(|of_address| of_address.len() >= MAX_UNKNOWN_AN_ADDRESS);
             let victim = match is_crowded {
@@ -199,7 +191,7 @@ impl ConnectionLimiter {
     }
 
     /// Admits a new connection, for which another one may have to leave; `None` if none can.
-    pub fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Arc<ConnectionPermit>> {
+    pub fn enter(self: &Arc<Self>, address: Source, now: Instant) -> Option<Arc<ConnectionPermit>> {
         let mut state = self.state.lock();
         // Half of the places are for those who are known.
         let is_full = state.connections >= self.most || state.unknown >= (self.most / 2).max(1);
@@ -418,10 +410,12 @@ impl Drop for ConnectionPermit {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
 
-    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+    const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
     fn is_evicted(permit: &ConnectionPermit) -> bool {
         permit.shared.close.is_cancelled()
@@ -441,16 +435,16 @@ mod tests {
     #[test]
     fn a71_one_address_holds_so_many_whether_they_asked_or_not() {
         let (limiter, start) = (ConnectionLimiter::new(10_000), Instant::now());
-        let crowd: Vec<_> = (0..MAX_UNKNOWN_AN_ADDRESS).filter_map(|_| limiter.enter(A, start)).collect();
+        let crowd: Vec<_> = (0..MAX_UNKNOWN_AN_ADDRESS).filter_map(|_| limiter.enter(A.into(), start)).collect();
         crowd.iter().for_each(|permit| asks(permit));
-        let other = limiter.enter(B, start).unwrap();
+        let other = limiter.enter(B.into(), start).unwrap();
         assert!(!crowd.iter().any(|permit| is_evicted(permit)), "all came at once, and may have something to say");
         let later = start + PATIENCE;
-        let more: Vec<_> = (0..2_000).filter_map(|_| limiter.enter(A, later)).collect();
+        let more: Vec<_> = (0..2_000).filter_map(|_| limiter.enter(A.into(), later)).collect();
         assert_eq!(crowd.iter().filter(|permit| is_evicted(permit)).count(), crowd.len());
         assert!(!is_evicted(&other));
         let later = later + PATIENCE;
-        let last = limiter.enter(A, later).unwrap();
+        let last = limiter.enter(A.into(), later).unwrap();
         assert!(!is_evicted(&last));
         let left = more.iter().filter(|permit| !is_evicted(permit)).count();
         assert_eq!(left, MAX_UNKNOWN_AN_ADDRESS - 1);
@@ -459,7 +453,7 @@ mod tests {
     #[test]
     fn a71_a_full_house_takes_from_the_largest_and_the_known_stay() {
         let limiter = ConnectionLimiter::new(40);
-        let enter = |address| limiter.enter(address, Instant::now());
+        let enter = |address: IpAddr| limiter.enter(address.into(), Instant::now());
         let known: Vec<_> = (0..8).map(|_| enter(A).unwrap()).collect();
         known.iter().for_each(|permit| permit.claim(Standing::Device(device(1))));
         let link = enter(A).unwrap();
@@ -474,31 +468,31 @@ mod tests {
     #[test]
     fn a71_who_moved_last_stays_longest() {
         let limiter = ConnectionLimiter::new(6);
-        let (first, second) = (limiter.enter(A, Instant::now()).unwrap(), limiter.enter(A, Instant::now()).unwrap());
-        let third = limiter.enter(A, Instant::now()).unwrap();
+        let (first, second) =
+            (limiter.enter(A.into(), Instant::now()).unwrap(), limiter.enter(A.into(), Instant::now()).unwrap());
+        let third = limiter.enter(A.into(), Instant::now()).unwrap();
         std::thread::sleep(Duration::from_millis(5)); // the clock of bytes has a grain of a millisecond
         first.has_read(1);
         third.has_written();
-        let _new = limiter.enter(B, Instant::now()).unwrap();
+        let _new = limiter.enter(B.into(), Instant::now()).unwrap();
         assert!(is_evicted(&second) && !is_evicted(&first) && !is_evicted(&third));
     }
 
     #[test]
     fn a71_a_whole_64_is_one_crowd_and_each_address_in_it_is_bounded() {
         let (limiter, start) = (ConnectionLimiter::new(100_000), Instant::now());
-        let of = |net: u16, host: u128| IpAddr::V6(Ipv6Addr::from_bits((u128::from(net) << 64) | host));
+        let of = |net: u16, host: u128| Source::from(IpAddr::from(((u128::from(net) << 64) | host).to_be_bytes()));
         let enter = |at: u128, now| limiter.enter(of(7, at), now).unwrap();
         let crowd: Vec<_> = (0..5_000).map(|n| enter(n, start + PATIENCE * n as u32)).collect();
         assert_eq!(crowd.iter().filter(|permit| !is_evicted(permit)).count(), MAX_UNKNOWN_A_NET);
         let neighbour = limiter.enter(of(8, 1), start).unwrap();
         assert!(!is_evicted(&neighbour));
-        assert!(net_of("::ffff:10.0.0.1".parse::<IpAddr>().unwrap().to_canonical()).is_ipv4());
     }
 
     #[test]
     fn known_connections_are_bounded_by_what_they_are_known_for() {
         let limiter = ConnectionLimiter::new(4_000);
-        let permits: Vec<_> = (0..500).map(|_| limiter.enter(A, Instant::now()).unwrap()).collect();
+        let permits: Vec<_> = (0..500).map(|_| limiter.enter(A.into(), Instant::now()).unwrap()).collect();
         permits.iter().for_each(|permit| permit.claim(Standing::Device(device(1))));
         assert_eq!(limiter.state.lock().devices[&device(1)], MAX_CONNECTIONS_A_DEVICE);
         permits.iter().for_each(|permit| permit.claim_body(Standing::Link));
@@ -516,7 +510,7 @@ mod tests {
         let limiter = ConnectionLimiter::new(3);
         for standing in [Standing::Unknown, Standing::Device(device(1)), Standing::Link] {
             for _ in 0..10 {
-                let permit = limiter.enter(A, Instant::now()).unwrap();
+                let permit = limiter.enter(A.into(), Instant::now()).unwrap();
                 permit.claim(standing);
             }
         }
@@ -538,7 +532,7 @@ mod tests {
     async fn a71_an_unread_answer_ends_and_a_paused_body_of_a_link_stays() {
         let limiter = ConnectionLimiter::new(100);
         for (standing, ends) in [(Standing::Unknown, true), (Standing::Link, false)] {
-            let permit = limiter.enter(A, Instant::now() - Duration::from_millis(UNREAD_ANSWER_MS + 2)).unwrap();
+            let permit = limiter.enter(A.into(), Instant::now() - Duration::from_millis(UNREAD_ANSWER_MS + 2)).unwrap();
             permit.request_begins(0);
             permit.claim_body(standing);
             assert!(futures_util::FutureExt::now_or_never(permit.unread()).is_none(), "it takes what there is");
