@@ -33,7 +33,7 @@ impl Bodies {
     /// A request for the body of a ticket, proven.
     pub fn chunk(&self, method: Method, ticket: &Ticket) -> RequestBuilder {
         let target = format!("/chunks/{}", ticket.to_hex());
-        let authorization = self.signer.authorize(method.as_str(), &target, None);
+        let authorization = self.signer.authorize(method.as_str(), &target);
         self.http.request(method, self.base.clone() + &target).header(AUTHORIZATION, authorization.to_string())
     }
 }

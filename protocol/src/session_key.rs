@@ -11,8 +11,6 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::ids::{EphemeralKey, KeyId, Mac};
 use crate::limits::MAX_SAFE_INTEGER;
 
-/// The header that carries the BLAKE3 of a body that is proved too, in hex: a request is judged by its head alone.
-pub const BODY_HEADER: &str = "lanyard-body";
 const SCHEME: &str = "Lanyard ";
 
 /// One side's half of one agreement. Its secret is wiped from memory when it goes.
@@ -71,14 +69,10 @@ impl SessionKey {
         &self.0
     }
 
-    /// Proves one request: its method, its path with the query, a counter that is used once, and the BLAKE3 of its body where
-    /// that is proved too.
+    /// Proves one request: its method, its path with the query, and a counter that is used once.
     pub fn mac(&self, request: &Proved, counter: u64) -> Mac {
         let counter = counter.to_string();
-        let mut text = ["lanyard/2 http", request.method, request.target, &counter].join("\n");
-        if let Some(body) = request.body {
-            text = format!("{text}\n{}", body.to_hex());
-        }
+        let text = ["lanyard/2 http", request.method, request.target, &counter].join("\n");
         Mac(*blake3::keyed_hash(&self.0, text.as_bytes()).as_bytes())
     }
 
@@ -88,14 +82,12 @@ impl SessionKey {
     }
 }
 
-/// What of a request is proved.
+/// The part of a request that is proved. The bytes of a chunk have their own check, and a ticket that is used once.
 #[derive(Debug, Clone, Copy)]
 pub struct Proved<'a> {
     pub method: &'a str,
     /// Path and query, as they stand in the request line.
     pub target: &'a str,
-    /// Of `POST` alone. The bytes of a chunk have their own check, and a ticket that is used once.
-    pub body: Option<blake3::Hash>,
 }
 
 /// The value of an `Authorization` header: `Lanyard {session_id}.{counter}.{mac}`.
@@ -151,10 +143,9 @@ impl Signer {
     }
 
     /// The header for one request, which is sent once.
-    pub fn authorize(&self, method: &str, target: &str, body: Option<&[u8]>) -> Authorization {
+    pub fn authorize(&self, method: &str, target: &str) -> Authorization {
         let counter = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let body = body.map(blake3::hash);
-        let mac = self.key.mac(&Proved { method, target, body }, counter);
+        let mac = self.key.mac(&Proved { method, target }, counter);
         Authorization { session_id: self.session_id, counter, mac }
     }
 }
@@ -171,7 +162,7 @@ mod tests {
     fn both_sides_agree_and_nobody_else_does() {
         let (relay, device) = pair();
         let (relay_public, device_public) = (relay.public(), device.public());
-        let request = Proved { method: "GET", target: "/chunks/x", body: None };
+        let request = Proved { method: "GET", target: "/chunks/x" };
         let mac = |key: Option<SessionKey>| key.unwrap().mac(&request, 1);
         let agreed = mac(relay.agree(&device_public, "text"));
         assert_eq!(mac(device.agree(&relay_public, "text")), agreed);
@@ -194,22 +185,16 @@ mod tests {
     fn a_mac_holds_for_one_request_alone() {
         let (relay, device) = pair();
         let key = relay.agree(&device.public(), "text").unwrap();
-        let body = Some(blake3::hash(b"{}"));
-        let post = Proved { method: "POST", target: "/links", body };
-        let right = Authorization { session_id: KeyId([7; 16]), counter: 5, mac: key.mac(&post, 5) };
-        assert!(key.proves(&post, &right));
-        for other in [
-            Proved { method: "DELETE", ..post },
-            Proved { target: "/links?x", ..post },
-            Proved { body: None, ..post },
-            Proved { body: Some(blake3::hash(b"{ }")), ..post },
-        ] {
+        let put = Proved { method: "PUT", target: "/chunks/x" };
+        let right = Authorization { session_id: KeyId([7; 16]), counter: 5, mac: key.mac(&put, 5) };
+        assert!(key.proves(&put, &right));
+        for other in [Proved { method: "GET", ..put }, Proved { target: "/chunks/x?y", ..put }] {
             assert!(!key.proves(&other, &right), "{other:?}");
         }
-        assert!(!key.proves(&post, &Authorization { counter: 6, ..right }));
+        assert!(!key.proves(&put, &Authorization { counter: 6, ..right }));
         let mut wrong = right;
         wrong.mac.0[31] ^= 1;
-        assert!(!key.proves(&post, &wrong));
+        assert!(!key.proves(&put, &wrong));
     }
 
     #[test]
@@ -238,7 +223,7 @@ mod tests {
     fn a_signer_uses_no_counter_twice() {
         let (relay, device) = pair();
         let signer = Signer::new(KeyId([1; 16]), relay.agree(&device.public(), "text").unwrap());
-        let counters: Vec<u64> = (0..3).map(|_| signer.authorize("GET", "/chunks/x", None).counter).collect();
+        let counters: Vec<u64> = (0..3).map(|_| signer.authorize("GET", "/chunks/x").counter).collect();
         assert_eq!(counters, [1, 2, 3]);
         assert!(!format!("{signer:?}").contains(&hex::encode(signer.key.0)), "its key does not show");
     }

@@ -11,7 +11,7 @@ use dashmap::DashMap;
 use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::message::LinkMember;
-use lanyard_protocol::session_key::{Authorization, BODY_HEADER, EphemeralSecret, Proved, SessionKey};
+use lanyard_protocol::session_key::{Authorization, EphemeralSecret, Proved, SessionKey};
 use lanyard_protocol::{BootId, CloseCode, DeviceId, FailureCode, FileRef, KeyId, Nonce, Ref, Root, Signature};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -266,14 +266,10 @@ impl Edge {
         let no = FailureCode::Unauthenticated;
         let authorization: Authorization =
             only(&head.headers, http::header::AUTHORIZATION).and_then(|value| value.parse().ok()).ok_or(no)?;
-        let body = match head.headers.contains_key(BODY_HEADER) {
-            true => Some(only(&head.headers, BODY_HEADER).and_then(|hex| blake3::Hash::from_hex(hex).ok()).ok_or(no)?),
-            false => None,
-        };
         let session = self.keys.get(&authorization.session_id).map(|session| *session).ok_or(no)?;
         let handle = self.sessions.get(&session).map(|handle| handle.clone()).ok_or(no)?;
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        let proved = Proved { method: head.method.as_str(), target, body };
+        let proved = Proved { method: head.method.as_str(), target };
         let is_good =
             handle.key.proves(&proved, &authorization) && handle.window.lock().use_once(authorization.counter);
         if is_good { Ok(Caller { session }) } else { Err(no) }

@@ -101,7 +101,7 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
         guess.fill(&mut ticket);
         guess.fill(&mut mac);
         let ticket = Ticket(ticket);
-        let known = ana.signer.authorize("GET", "/", None);
+        let known = ana.signer.authorize("GET", "/");
         let guessed = Authorization { mac: Mac(mac), ..known };
         assert_eq!(eve.get(&ticket).send().await.unwrap().status(), 403);
         assert_eq!(eve.put(&ticket, "x").send().await.unwrap().status(), 403);
@@ -245,7 +245,7 @@ async fn a57_a_wrong_proof_is_answered_alike_wherever_it_differs() {
     let mut answers = Vec::new();
     for at in [0, 1, 15, 30, 31] {
         let target = format!("/chunks/{}", "0".repeat(32));
-        let mut wrong = ana.signer.authorize("GET", &target, None);
+        let mut wrong = ana.signer.authorize("GET", &target);
         wrong.mac.0[at] ^= 1;
         let request = ana.http.get(hub.http(&target)).header("authorization", wrong.to_string());
         answers.push(look(request.timeout(Duration::from_secs(20)).send().await.unwrap()).await);

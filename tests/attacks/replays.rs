@@ -140,7 +140,7 @@ fn tries_with(recorded: &str, tickets: &[Ticket], links: &[lanyard_protocol::Lin
 }
 
 /// A66. Somebody on the network records all that members say and hear by plain http, and uses it: the same requests again, for
-/// other things, with other counters and bodies, from the same and from another address. What it heard is all it has.
+/// other things, with other counters, from the same and from another address. What it heard is all it has.
 #[tokio::test]
 async fn a66_what_a_listener_recorded_proves_nothing() {
     let hub = Hub::start().await;

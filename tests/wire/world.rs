@@ -12,7 +12,7 @@ use lanyard_protocol::chunk::What;
 use lanyard_protocol::identity::{self, Keypair, Transcript};
 use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
-use lanyard_protocol::session_key::{BODY_HEADER, EphemeralSecret, SessionKey, Signer};
+use lanyard_protocol::session_key::{EphemeralSecret, SessionKey, Signer};
 use lanyard_protocol::{Link as LinkKey, *};
 use lanyard_relay::{Relay, RelayConfig, TlsIdentity};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -518,30 +518,14 @@ impl Device {
 
     /// A request that this session proves, to be sent once.
     pub fn ask(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
-        let proof = self.signer.authorize(method.as_str(), &target_of(url), None).to_string();
+        let proof = self.signer.authorize(method.as_str(), &target_of(url)).to_string();
         self.http.request(method, url).header("authorization", proof)
-    }
-
-    /// The same with a body that is proved, too.
-    pub fn post(&self, url: &str, body: impl Into<Vec<u8>>) -> reqwest::RequestBuilder {
-        let body = body.into();
-        let proof = self.signer.authorize("POST", &target_of(url), Some(&body)).to_string();
-        let hash = blake3::hash(&body).to_hex();
-        let request = self.http.post(url).header("authorization", proof).header(BODY_HEADER, hash.as_str());
-        request.body(body)
     }
 
     /// The line that proves a request written by hand.
     #[allow(dead_code)]
     pub fn proof(&self, method: &str, target: &str) -> String {
-        format!("Authorization: {}", self.signer.authorize(method, target, None))
-    }
-
-    /// The lines that prove such a request with its body.
-    #[allow(dead_code)]
-    pub fn proof_of(&self, method: &str, target: &str, body: &str) -> String {
-        let authorization = self.signer.authorize(method, target, Some(body.as_bytes()));
-        format!("Authorization: {authorization}\r\n{BODY_HEADER}: {}", blake3::hash(body.as_bytes()).to_hex())
+        format!("Authorization: {}", self.signer.authorize(method, target))
     }
 
     pub fn chunk_url(&self, ticket: &Ticket) -> String {

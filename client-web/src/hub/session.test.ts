@@ -320,7 +320,7 @@ describe("the hub", () => {
     const key = sessionKeyOf(relay(), register.ephemeral_key, deviceText(handshakeOf(register)));
     if (!key) throw new Error("no key");
     const theirs = new Signer(answer.data.session_id, key);
-    for (const body of [undefined, "{}"]) expect(one.signer?.headers("POST", "/links", body)).toEqual(theirs.headers("POST", "/links", body));
+    for (const method of ["GET", "PUT"]) expect(one.signer?.headers(method, "/chunks/x")).toEqual(theirs.headers(method, "/chunks/x"));
     const said = JSON.stringify([heard, effects, answer]);
     expect(said).not.toContain(toHex(key));
   });

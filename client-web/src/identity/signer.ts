@@ -36,14 +36,9 @@ export function sessionKeyOf({ secret }: Ephemeral, otherKey: string, deviceText
   }
 }
 
-/** What of one request is proved: nobody who hears it can use it for another, or twice. */
-export function macOf(key: Uint8Array, method: string, target: string, counter: number, body?: string): string {
-  const hashed = body === undefined ? [] : [hashOf(body)];
-  return toHex(blake3(utf8.encode(["lanyard/2 http", method, target, String(counter), ...hashed].join("\n")), { key }));
-}
-
-function hashOf(body: string): string {
-  return toHex(blake3(utf8.encode(body)));
+/** Proves one request: nobody who hears it can use it for another, or twice. */
+export function macOf(key: Uint8Array, method: string, target: string, counter: number): string {
+  return toHex(blake3(utf8.encode(["lanyard/2 http", method, target, String(counter)].join("\n")), { key }));
 }
 
 /** Proves the requests of one session, each with a counter of its own. */
@@ -56,10 +51,9 @@ export class Signer {
   ) {}
 
   /** The headers of one request, which is sent once. `target` is its path with the query. */
-  headers(method: string, target: string, body?: string): Record<string, string> {
+  headers(method: string, target: string): Record<string, string> {
     this.#counter += 1;
-    const mac = macOf(this.key, method, target, this.#counter, body);
-    const proof = { Authorization: `Lanyard ${this.sessionId}.${this.#counter}.${mac}` };
-    return body === undefined ? proof : { ...proof, "Lanyard-Body": hashOf(body) };
+    const mac = macOf(this.key, method, target, this.#counter);
+    return { Authorization: `Lanyard ${this.sessionId}.${this.#counter}.${mac}` };
   }
 }

@@ -11,7 +11,7 @@ interface Vectors {
   public_id: { seed: string; public_key: string; public_id: string }[];
   register: Record<"device_seed" | "hub_seed" | "boot_id" | "relay_nonce" | "device_nonce" | "hub_public_key" | "device_public_key" | "authority" | "channel" | "relay_ephemeral_key" | "device_ephemeral_secret" | "device_ephemeral_key" | "device_text" | "device_signature" | "hub_text" | "hub_signature", string>[];
   session: (Record<"relay_ephemeral_secret" | "relay_ephemeral_key" | "device_ephemeral_secret" | "device_ephemeral_key" | "device_text" | "session_key" | "session_id", string> & {
-    requests: { method: string; target: string; counter: number; body?: string; mac: string; authorization: string }[];
+    requests: { method: string; target: string; counter: number; mac: string; authorization: string }[];
   })[];
   weak_ephemeral_keys: string[];
   approval: Record<"hub_public_key" | "device_public_key" | "name" | "reveal" | "commit" | "relay_nonce" | "request_id" | "master_nonce" | "master_commit" | "code", string>[];
@@ -70,10 +70,10 @@ describe.each(vectors.session)("the key of a session, $session_id", (vector) => 
 
   test("proves each request", () => {
     const key = fromHex(vector.session_key);
-    for (const { method, target, counter, body, mac } of vector.requests) expect(macOf(key, method, target, counter, body)).toBe(mac);
+    for (const { method, target, counter, mac } of vector.requests) expect(macOf(key, method, target, counter)).toBe(mac);
     const signer = new Signer(vector.session_id, key);
-    for (const { method, target, counter, body, authorization } of vector.requests.slice(0, 4)) {
-      expect(signer.headers(method, target, body)).toMatchObject({ Authorization: authorization });
+    for (const { method, target, counter, authorization } of vector.requests.slice(0, 2)) {
+      expect(signer.headers(method, target)).toEqual({ Authorization: authorization });
       expect(authorization).toContain(`.${counter}.`);
     }
   });
