@@ -90,7 +90,7 @@ pub async fn limit(
     request: Request,
     next: Next,
 ) -> Response {
-    let is_link = ["/d/", "/links/"].iter().any(|routes| request.uri().path().starts_with(routes));
+    let is_link = request.uri().path().starts_with("/d/");
     let response = next.run(request).await;
     if is_link
         && response.status() == StatusCode::NOT_FOUND
