@@ -38,7 +38,7 @@ function what(line: Line): string {
     case "more_allowed":
       return "More people than usual could ask for ten minutes";
     case "wrong_code":
-      return `Digits were typed that ${who} does not show`;
+      return `A wrong code was entered for ${who}`;
     case "approved":
       return `${who} was let in (${HOW[line.how ?? ""] ?? line.how ?? ""})`;
     case "refused":
@@ -50,16 +50,27 @@ function what(line: Line): string {
     case "invited":
       return "An invitation was made";
     case "bad_invitation":
-      return `${who} showed an invitation that is not good`;
+      return `${who} used an invitation that doesn’t work any more`;
     case "door":
       return { everyone: "The door was opened to everybody", closed: "The door was closed to new devices" }[line.admission ?? ""] ?? "New devices are asked about";
     case "relay_ready":
       return "The hub is open";
     case "relay_lost":
-      return "The relay went away";
+      return "The network side of the hub stopped";
     default:
       return "A line that cannot be read";
   }
+}
+
+/** Lines that say only which device, with the name that an earlier line gives it. */
+export function named(lines: readonly Line[]): Line[] {
+  const names = new Map<string, string>();
+  return lines.map((line) => {
+    if (line.public_id === undefined) return line;
+    if (line.name !== undefined) names.set(line.public_id, line.name);
+    const name = names.get(line.public_id);
+    return name === undefined ? line : { ...line, name };
+  });
 }
 
 export async function readRecord(token: string | null, signal: AbortSignal): Promise<Kept> {

@@ -11,7 +11,7 @@ export interface Usage {
 
 /** Names are isolated, so that one written from right to left cannot turn the line around. */
 export function usageWords({ devices, device_limit_bytes: limit }: Usage): string[] {
-  return devices.map(({ name, bytes }) => `Listed by \u2068${name}\u2069: ${size(bytes)} of ${size(limit)}`);
+  return devices.map(({ name, bytes }) => `\u2068${name}\u2069: ${size(bytes)} of ${size(limit)}`);
 }
 
 export async function readUsage(token: string | null, signal: AbortSignal): Promise<Usage> {

@@ -253,7 +253,7 @@ describe("the shelf", () => {
     menu.dispatchEvent(Object.assign(new Event("toggle"), { newState: "open" }));
     await fireEvent.click(await screen.findByRole("menuitem", { name: "Limited link…", hidden: true }));
     expect(await violations()).toEqual([]);
-    await fireEvent.change(screen.getByRole("combobox", { name: "Works for" }), { target: { value: "3600000" } });
+    await fireEvent.change(screen.getByRole("combobox", { name: "Ends" }), { target: { value: "3600000" } });
     await fireEvent.change(screen.getByRole("combobox", { name: "Downloads" }), { target: { value: "5" } });
     await fireEvent.click(screen.getByRole("button", { name: "Copy link" }));
     expect(verbs.copyLink).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", { public_id: ANA, path: "Tax 2025" }, { validMs: 3_600_000, uses: 5 });
@@ -335,9 +335,14 @@ describe("the console", () => {
     const flood = Array.from({ length: 5 }, (_, number) => ({ ...knock, request_id: `f${number}`, public_id: `flood${number}`, name: `Bot ${number}`, address: "192.168.1.66" }));
     desk.knocks = [knock, { ...knock, request_id: "r2", public_id: "jonas", name: "Jonas" }, ...flood];
     render(Console, { desk });
-    await fireEvent.click(screen.getByRole("button", { name: "See to Jonas now" }));
+    await fireEvent.click(screen.getByRole("button", { name: "Answer now: Jonas" }));
     expect(deskVerbs.seeTo).toHaveBeenCalledWith("jonas");
     expect(screen.queryByText("Bot 3")).toBeNull();
+    // A class behind one address is no flood: whoever reads their digits first can be answered first.
+    await fireEvent.click(screen.getByRole("button", { name: "Show them" }));
+    await fireEvent.click(screen.getByRole("button", { name: "Answer now: Bot 3" }));
+    expect(deskVerbs.seeTo).toHaveBeenLastCalledWith("flood3");
+    expect(await violations()).toEqual([]);
     await fireEvent.click(screen.getByRole("button", { name: "Turn away 5 devices at 192.168.1.66" }));
     expect(vi.mocked(deskVerbs.turnAway).mock.calls.flat()).toEqual(flood.map(({ public_id }) => public_id));
     expect(await violations()).toEqual([]);
@@ -350,10 +355,18 @@ describe("the console", () => {
       this.open = true;
     };
     render(Console, { desk });
-    await fireEvent.click(screen.getByRole("button", { name: "Room on the list" }));
-    expect(await screen.findByText(/Listed by .Ana.: 12\.0 MB of 67\.1 MB/)).toBeTruthy();
-    expect(screen.getByText(/The list takes 12\.1 MB of 268 MB/)).toBeTruthy();
+    await fireEvent.click(screen.getByRole("button", { name: "Room left" }));
+    expect(await screen.findByText(/^.Ana.: 12\.0 MB of 67\.1 MB/)).toBeTruthy();
+    expect(screen.getByText(/The list of files and links takes 12\.1 MB of 268 MB/)).toBeTruthy();
     expect(await violations()).toEqual([]);
+  });
+
+  test("of somebody who left no digits are asked for again", () => {
+    desk.knocks = [{ ...knock, left: true, tries_left: 2 }];
+    desk.typing = { ...desk.typing, wrong: "That is not the code on their screen." };
+    render(Console, { desk });
+    expect(screen.getByText(/Left before you answered/)).toBeTruthy();
+    expect(screen.queryByText(/not the code on their screen/)).toBeNull();
   });
 
   test("a name that is here already is a warning", () => {

@@ -106,7 +106,7 @@ story("a closed door says so, an opened one asks, and the host can read what was
   const ana = new DevicePage(browser, await browser.tab(), hub, "Ana");
   await ana.open();
   await ana.knock();
-  await ana.heading(`${HUB_NAME} lets nobody new in`).waitFor();
+  await ana.heading(`${HUB_NAME} isn’t letting anyone new in`).waitFor();
 
   await door.selectOption("Ask me about each device");
   const code = await ana.code();
