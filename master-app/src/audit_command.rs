@@ -1,5 +1,6 @@
 //! `lanyard audit`: the record for people, or as it is for programs.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use serde_json::Value;
@@ -13,10 +14,14 @@ use crate::text::{self, visible};
 pub fn print(global: &Global) -> Outcome {
     let lines = audit::read(&global.data_dir)?;
     let mut out = io::stdout().lock();
+    let mut names = Names::default();
     for read in &lines {
         // Whoever reads may stop reading.
-        let written =
-            if global.json { writeln!(out, "{}", read.line) } else { writeln!(out, "{}", sentence(&read.line)) };
+        let written = if global.json {
+            writeln!(out, "{}", read.line)
+        } else {
+            writeln!(out, "{}", sentence(&names.complete(&read.line)))
+        };
         if written.is_err() {
             return Ok(());
         }
@@ -29,6 +34,24 @@ pub fn print(global: &Global) -> Outcome {
     Err(Failure::new(Exit::Failed, format!("the record was changed, or lines were lost, before line {at}")))
 }
 
+/// The names of devices, as earlier lines give them.
+#[derive(Default)]
+struct Names(HashMap<String, Value>);
+
+impl Names {
+    /// The line with the last known name, where it says only which device.
+    fn complete(&mut self, line: &Value) -> Value {
+        let mut line = line.clone();
+        let Some(id) = line["public_id"].as_str().map(str::to_owned) else { return line };
+        if line["name"].is_string() {
+            self.0.insert(id, line["name"].clone());
+        } else if let Some(name) = self.0.get(&id) {
+            line["name"] = name.clone();
+        }
+        line
+    }
+}
+
 /// One line for a person.
 fn sentence(line: &Value) -> String {
     let field = |name: &str| line[name].as_str().map(visible).unwrap_or_default();
@@ -39,7 +62,7 @@ fn sentence(line: &Value) -> String {
     let when = text::date(line["at_ms"].as_u64().unwrap_or(0));
     let what = match line["event"].as_str().unwrap_or_default() {
         "knocked" => format!("{} knocked, from {}", who(), field("address")),
-        "wrong_code" => format!("digits were typed that {} does not show; {} tries left", who(), line["tries_left"]),
+        "wrong_code" => format!("a wrong code was entered for {}; tries left: {}", who(), line["tries_left"]),
         "left" => format!("{} left before anybody answered", who()),
         "more_allowed" => "more new devices than usual were allowed to ask, for ten minutes".into(),
         "approved" => format!("{} was let in ({}){}", who(), by(&field("how")), until(line)),
@@ -51,8 +74,12 @@ fn sentence(line: &Value) -> String {
         "forgotten" => format!("{} may knock again", who()),
         "renamed" => format!("{} has that name now", who()),
         "invited" => format!("invitation {} was made, good until {}", field("invitation"), date_of(line, "expires_ms")),
-        "bad_invitation" => format!("{} showed invitation {}, which is not good", who(), field("invitation")),
-        "door" => format!("the door: {}", field("admission")),
+        "bad_invitation" => format!("{} used invitation {}, which does not work any more", who(), field("invitation")),
+        "door" => match line["admission"].as_str().unwrap_or_default() {
+            "everyone" => "the door was opened to everybody".into(),
+            "closed" => "the door was closed to new devices".into(),
+            _ => "each new device is asked about again".into(),
+        },
         "relay_ready" => "the relay is there".into(),
         "relay_lost" => "the relay is away".into(),
         _ => "a line that cannot be read".into(),
@@ -84,4 +111,29 @@ fn until(line: &Value) -> String {
 
 fn date_of(line: &Value, name: &str) -> String {
     text::date(line[name].as_u64().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A person knows a device by its name, also in lines that carry only its id.
+    #[test]
+    fn a_line_without_a_name_is_said_with_the_last_known_one() {
+        let id = "7826cf13-8edf-83eb-abd6-285b5ff87b7e";
+        let mut names = Names::default();
+        let mut said = |line: Value| sentence(&names.complete(&line)).split_off("1970-01-01 00:00:00Z  ".len());
+        assert_eq!(said(json!({ "event": "forgotten", "public_id": id })), format!("{id} may knock again"));
+        said(json!({ "event": "knocked", "public_id": id, "name": "Workshop PC", "address": "::1" }));
+        assert_eq!(
+            said(json!({ "event": "wrong_code", "public_id": id, "tries_left": 2 })),
+            "a wrong code was entered for Workshop PC (7826cf13); tries left: 2"
+        );
+        assert_eq!(
+            said(json!({ "event": "left", "public_id": id })),
+            "Workshop PC (7826cf13) left before anybody answered"
+        );
+        assert_eq!(said(json!({ "event": "door", "admission": "closed" })), "the door was closed to new devices");
+    }
 }

@@ -9,6 +9,7 @@ use lanyard_device::link::HubUrl;
 use lanyard_device::{Rate, RateLimits};
 use lanyard_hub::authority::Admission;
 use lanyard_protocol::device::is_valid_name;
+use lanyard_protocol::limits::MAX_LINK_VALID_MS;
 
 use crate::data_dir;
 use crate::device_commands::DeviceCommand;
@@ -102,7 +103,7 @@ pub enum Command {
     },
     /// Show or set whom the hub lets in, until it is started anew
     Door {
-        /// The new way
+        /// Leave it out to see how it is set
         admission: Option<Admit>,
     },
     /// Be asked about more new devices than usual, for ten minutes: a class behind one address
@@ -162,7 +163,7 @@ pub enum Admit {
     Ask,
     /// Let everybody in who was not turned away before
     Everyone,
-    /// Let nobody in, but who brings an invitation
+    /// Let nobody new in without an invitation
     Closed,
 }
 
@@ -296,6 +297,13 @@ pub fn duration(text: &str) -> Result<u64, String> {
     // A year is more than anybody means by "for a while".
     let fits = seconds.filter(|seconds| *seconds <= 366 * 86_400);
     fits.map(|seconds| seconds * 1_000).ok_or_else(|| "a time such as 30m, 8h, 2d or 1w".into())
+}
+
+/// How long a link may last, in milliseconds.
+pub fn link_duration(text: &str) -> Result<u64, String> {
+    let days = MAX_LINK_VALID_MS / 86_400_000;
+    let valid = duration(text)?;
+    if valid <= MAX_LINK_VALID_MS { Ok(valid) } else { Err(format!("a link ends after {days} days at most")) }
 }
 
 /// At least two groups of a small file, at most what no hub has any use for.
@@ -448,6 +456,7 @@ mod tests {
             "share x --limit-down fast",
             "pause",
             "limit 5M",
+            "link --for 181d film.mkv",
         ] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
         }

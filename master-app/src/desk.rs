@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lanyard_hub::authority::{Authority, Command, Verdict, Word};
+use lanyard_protocol::limits::CODE_TRIES;
 use lanyard_protocol::message::{Admission, Knock, LinkListed, LinksPull};
 use lanyard_protocol::{
     Client, DeviceId, DeviceKind, FailureCode, FileId, LinkHash, MasterToConsole, Membership, RequestId, Root,
@@ -255,8 +256,26 @@ async fn told(driver: &DriverHandle, public_id: DeviceId, answer: MasterToConsol
         FailureCode::Busy => Refusal::new(Exit::Failed, "that device does not show its digits yet; try again"),
         FailureCode::BadMessage => Refusal::new(Exit::Usage, "the code is six digits"),
         FailureCode::ServerNotReady => Refusal::new(Exit::Failed, "the relay is away; try again when it is back"),
+        FailureCode::WrongCode => {
+            let left = driver.look(move |authority, _| tries_left(authority, public_id)).await?;
+            Refusal::new(Exit::Failed, format!("{}; {}", no.message, tries_words(left)))
+        }
         code => Refusal::of(code, no.message),
     })
+}
+
+/// How often digits may still be typed for a device that waits.
+fn tries_left(authority: &Authority, public_id: DeviceId) -> Option<u32> {
+    authority.knocks(false).knocks.iter().find(|knock| knock.public_id == public_id).map(|knock| knock.tries_left)
+}
+
+/// After the last try a device knocks anew, with all of them.
+fn tries_words(left: Option<u32>) -> String {
+    match left {
+        Some(1) => "one try is left".into(),
+        Some(left @ 2..CODE_TRIES) => format!("{left} tries are left"),
+        _ => "the device gets new digits".into(),
+    }
 }
 
 /// Makes an invitation: what stands behind `i=` in its address, and until when it is good.
@@ -288,7 +307,7 @@ pub fn door_words(admission: Admission) -> &'static str {
     match admission {
         Admission::Ask => "each new device is asked about",
         Admission::Everyone => "EVERYBODY on this network is let in without a question",
-        Admission::Closed => "nobody new is let in, but who brings an invitation",
+        Admission::Closed => "nobody new is let in without an invitation",
     }
 }
 
@@ -379,6 +398,18 @@ pub fn meant_links<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_code_says_what_is_left() {
+        for (left, words) in [
+            (Some(2), "2 tries are left"),
+            (Some(1), "one try is left"),
+            (Some(CODE_TRIES), "the device gets new digits"),
+            (None, "the device gets new digits"),
+        ] {
+            assert_eq!(tries_words(left), words);
+        }
+    }
 
     fn row(id: &str, name: &str) -> DeviceRow {
         DeviceRow {

@@ -83,7 +83,7 @@ pub struct LinkArgs {
     #[arg(required = true, value_name = "[URL] PATH|ID")]
     pub words: Vec<String>,
     /// End it after so long, used or not: 30m, 8h, 2d, 1w [default: when nobody used it for a day]
-    #[arg(long = "for", value_name = "TIME", value_parser = crate::cli::duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::cli::link_duration)]
     pub valid: Option<u64>,
     /// How often it may be used; going on with a download counts once
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LINK_USES)))]
@@ -92,10 +92,11 @@ pub struct LinkArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct LinksArgs {
-    /// Nothing to list them; `drop` and the ids of links, their beginnings, or `all`; a word with `://` is the hub's address
+    /// Leave it out to list them; `drop` ends the links whose ids (or their beginnings) follow, or `all`; a word with
+    /// `://` is the hub's address
     #[arg(value_name = "[URL] [drop ID]")]
     pub words: Vec<String>,
-    /// Those of everybody, at the hub that runs on this machine
+    /// List or end everybody's links, at the hub that runs on this machine
     #[arg(long)]
     pub everybody: bool,
 }

@@ -321,9 +321,7 @@ async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &Door, prompt: b
     });
     let another = if prompt { "console" } else { "lanyard console" };
     text.push_str(&format!("console: {}\n", door.link()?));
-    text.push_str(&format!(
-        "         (good for one opening within a minute; `{another}` makes another)\nhub key: {key}\n"
-    ));
+    text.push_str(&format!("         (opens once, within a minute; `{another}` makes another)\nhub key: {key}\n"));
     if let Some(authority) = &hub.authority {
         let (first, second) = authority.split_at(authority.len().div_ceil(2));
         text.push_str(&format!(

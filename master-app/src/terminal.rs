@@ -214,7 +214,7 @@ impl Terminal {
             Typed::Files => self.files().await,
             Typed::Refuse(id) => self.refuse(&id).await,
             Typed::Code { device, code } => self.code(device, code).await,
-            Typed::Unknown(line) => say(&format!("`{}` means nothing here; `help` tells what does\n", visible(&line))),
+            Typed::Unknown(line) => say(&format!("unknown command: {}; type `help` for the list\n", visible(&line))),
         };
         if let Err(refusal) = result {
             print(&format!("{refusal}\n"));
@@ -224,7 +224,7 @@ impl Terminal {
 
     fn console(&self) -> Result<(), Refusal> {
         let link = self.door.link().map_err(|error| Refusal::new(crate::exit::Exit::Failed, error.to_string()))?;
-        say(&format!("{link}\n(good for one opening within a minute)\n"))
+        say(&format!("{link}\n(opens once, within a minute)\n"))
     }
 
     async fn devices(&self) -> Result<(), Refusal> {

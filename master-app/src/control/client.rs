@@ -226,7 +226,7 @@ pub async fn console(global: &Global) -> Outcome {
         println!("{}", serde_json::json!({ "url": link }));
     } else {
         println!("{link}");
-        eprintln!("good for one opening within a minute, in a browser on this machine");
+        eprintln!("it opens once, within a minute, in a browser on this machine");
     }
     Ok(())
 }
