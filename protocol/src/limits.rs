@@ -93,8 +93,10 @@ pub const MAX_UNKNOWN_AN_ADDRESS: usize = 128;
 pub const MAX_UNKNOWN_A_NET: usize = 512;
 /// Connections of one device: eight sessions, and what their pages open beside.
 pub const MAX_CONNECTIONS_A_DEVICE: usize = 64;
-/// Connections of one address that read links; they may pause for a day.
+/// Connections of one address, and of one IPv6 network of 64 bits, that read links; they may pause for a day. A network has
+/// half of all places for links at most.
 pub const MAX_LINK_CONNECTIONS_AN_ADDRESS: usize = 128;
+pub const MAX_LINK_CONNECTIONS_A_NET: usize = 512;
 /// An answer of which the other side takes nothing for this long ends, bodies of links and tickets apart.
 pub const UNREAD_ANSWER_MS: u64 = 30_000;
 /// Messages of one device, all its sessions together: sustained a second, and at once.

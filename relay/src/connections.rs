@@ -1,7 +1,7 @@
 //! How many connections there may be, and which one gives way when there are too many.
 //!
-//! A connection is *known* while its last request was a live session's or an existing link's. Known ones are bounded by what
-//! they are known for: a device, or links. All others are bounded by address and in all, whether they have asked for
+//! A connection is *known* while its last request used a ticket or an existing link, or it is the socket of a session that is
+//! counted. A proof of a session's key alone is no reason: keys are free. Known ones are bounded by what they are known for: a device, or links. All others are bounded by address and in all, whether they have asked for
 //! something or not, so that whoever opens thousands of sockets only drives out its own.
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,8 +15,8 @@ use axum::response::Response;
 use lanyard_hub::source::{Network, Source};
 use lanyard_protocol::DeviceId;
 use lanyard_protocol::limits::{
-    MAX_CONNECTIONS_A_DEVICE, MAX_HEAD_BYTES, MAX_LINK_CONNECTIONS_AN_ADDRESS, MAX_UNKNOWN_A_NET,
-    MAX_UNKNOWN_AN_ADDRESS, UNREAD_ANSWER_MS,
+    MAX_CONNECTIONS_A_DEVICE, MAX_HEAD_BYTES, MAX_LINK_CONNECTIONS_A_NET, MAX_LINK_CONNECTIONS_AN_ADDRESS,
+    MAX_UNKNOWN_A_NET, MAX_UNKNOWN_AN_ADDRESS, UNREAD_ANSWER_MS,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -58,10 +58,19 @@ fn most_of(descriptors: u64) -> usize {
 pub enum Standing {
     /// Nothing: it has not asked yet, or what it asked for anybody may have.
     Unknown,
-    /// Its last request was a live session's.
+    /// It is a socket of this device, or its last request used a ticket of it.
     Device(DeviceId),
     /// Its last request was for an existing link.
     Link,
+}
+
+fn one_less<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
+    }
 }
 
 /// What the limiter and the connection's own task share.
@@ -112,6 +121,7 @@ struct State {
     devices: HashMap<DeviceId, usize>,
     links: usize,
     link_addresses: HashMap<Source, usize>,
+    link_networks: HashMap<Network, usize>,
 }
 
 /// All connections of one listener.
@@ -286,10 +296,15 @@ impl ConnectionPermit {
                 }
             }
             Standing::Link => {
-                let count = state.link_addresses.get(&address).copied().unwrap_or(0);
-                if state.links < self.limiter.most / 4 && count < MAX_LINK_CONNECTIONS_AN_ADDRESS {
+                let most = self.limiter.most;
+                let of_address = state.link_addresses.get(&address).copied().unwrap_or(0);
+                let of_net = state.link_networks.get(&address.network()).copied().unwrap_or(0);
+                let has_room =
+                    of_address < MAX_LINK_CONNECTIONS_AN_ADDRESS && of_net < MAX_LINK_CONNECTIONS_A_NET.min(most / 8);
+                if state.links < most / 4 && has_room {
                     state.links += 1;
-                    state.link_addresses.insert(address, count + 1);
+                    state.link_addresses.insert(address, of_address + 1);
+                    state.link_networks.insert(address.network(), of_net + 1);
                     return wanted;
                 }
             }
@@ -303,22 +318,11 @@ impl ConnectionPermit {
         let address = self.shared.address;
         match standing {
             Standing::Unknown => state.remove_unknown(address, self.shared.number),
-            Standing::Device(device) => {
-                if let Some(count) = state.devices.get_mut(&device) {
-                    *count -= 1;
-                    if *count == 0 {
-                        state.devices.remove(&device);
-                    }
-                }
-            }
+            Standing::Device(device) => one_less(&mut state.devices, device),
             Standing::Link => {
                 state.links -= 1;
-                if let Some(count) = state.link_addresses.get_mut(&address) {
-                    *count -= 1;
-                    if *count == 0 {
-                        state.link_addresses.remove(&address);
-                    }
-                }
+                one_less(&mut state.link_addresses, address);
+                one_less(&mut state.link_networks, address.network());
             }
         }
     }
@@ -489,6 +493,23 @@ mod tests {
         assert!(!is_evicted(&neighbour));
     }
 
+    /// A71: a link's body may pause for a day, and its reader may take any address of its network.
+    #[test]
+    fn a71_a_whole_64_does_not_take_all_places_for_links() {
+        let limiter = ConnectionLimiter::new(800);
+        let enter = |net: u128, host: u128| {
+            let address = Source::from(IpAddr::from(((net << 64) | host).to_be_bytes()));
+            let permit = limiter.enter(address, Instant::now()).unwrap();
+            permit.claim_body(Standing::Link);
+            permit
+        };
+        let may_pause = |permit: &ConnectionPermit| permit.has_long_body.load(Ordering::Relaxed);
+        let crowd: Vec<_> = (0..400).map(|host| enter(7, host)).collect();
+        let paused = crowd.iter().filter(|permit| may_pause(permit)).count();
+        assert!(may_pause(&enter(8, 1)), "{paused} of one network leave no place for another");
+        assert_eq!(paused, 100, "half of a quarter");
+    }
+
     #[test]
     fn known_connections_are_bounded_by_what_they_are_known_for() {
         let limiter = ConnectionLimiter::new(4_000);
@@ -516,7 +537,7 @@ mod tests {
         }
         let state = limiter.state.lock();
         assert!(state.nets.is_empty() && state.sizes.is_empty() && state.devices.is_empty());
-        assert!(state.link_addresses.is_empty());
+        assert!(state.link_addresses.is_empty() && state.link_networks.is_empty());
         assert_eq!((state.connections, state.unknown, state.links), (0, 0, 0));
     }
 

@@ -71,6 +71,31 @@ async fn a71_one_address_does_not_take_the_house() {
     assert!(matches!(member.answer(&reference).await, RelayToDevice::Pong(_)));
 }
 
+/// A71. A key is free, so whoever only waits at the door is no reason to keep connections: three of one address prove 150 requests
+/// with their sessions' keys, more than there is room for, and another address is served, as is who belongs.
+#[tokio::test]
+async fn a71_who_waits_at_the_door_does_not_take_the_house() {
+    let hub = Hub::with(|config| config.max_connections = Some(120)).await;
+    let mut member = hub.approved(1).await;
+    let path = format!("/chunks/{}", "0".repeat(32));
+    let (mut crowd, mut waiting) = (Vec::new(), Vec::new());
+    for number in 0..3 {
+        let eve = Device::connect(&hub, 67 + number, 67 + number).await;
+        for _ in 0..50 {
+            let Some(mut stream) = from(ATTACKER, &hub).await else { continue };
+            let proof = format!("Authorization: {}\r\n", eve.signer.authorize("GET", &path));
+            let _ = stream.write_all(request(&hub, &path, &proof).as_bytes()).await;
+            let _ = within(stream.read(&mut [0; 512])).await;
+            crowd.push(stream);
+        }
+        assert_eq!(is_served(&hub).await, 200, "after {} connections", crowd.len());
+        waiting.push(eve);
+    }
+    assert!(crowd.len() > 120, "more than there is room for tried: {}", crowd.len());
+    let reference = member.say(DeviceToRelay::Ping(message::Empty {})).await;
+    assert!(matches!(member.answer(&reference).await, RelayToDevice::Pong(_)));
+}
+
 /// A71. Until it is registered a socket may send 6 KiB, and what it sends right behind its registration is not lost.
 #[tokio::test]
 async fn a71_a_first_frame_is_small_and_the_next_may_be_as_long_as_any() {
