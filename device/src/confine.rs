@@ -209,7 +209,7 @@ mod tests {
     promises!(handles, crate::confine::by_handle::Folder);
     promises!(paths, crate::confine::by_path::Folder);
 
-    /// What is read of a shared folder is read beneath it, in each of the ways that there are.
+    /// Reads of a shared folder stay beneath it, in each of the ways that there are.
     macro_rules! reads {
         ($module:ident, $open:path) => {
             mod $module {

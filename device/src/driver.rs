@@ -397,7 +397,7 @@ impl Driver {
         self.signer = None;
     }
 
-    /// What cannot be counted is not revealed: the link is left before the reveal goes out.
+    /// A reveal that cannot be counted does not go out: the link is left before it.
     fn count_reveal(&mut self, change: fn(&mut Reveals)) {
         if let Err(error) = self.config.reveals.note(change) {
             self.event(DeviceEvent::Unreachable { message: error.to_string() });

@@ -123,7 +123,7 @@ pub struct Started {
     pub writer: Option<JoinHandle<io::Result<()>>>,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 pub(crate) type Answer = Result<Box<RelayToDevice>, RequestFailed>;
 
 /// What the driver is asked.

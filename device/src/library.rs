@@ -252,7 +252,7 @@ impl Library {
         if is_still { Ok(()) } else { Err(ReadError::Changed) }
     }
 
-    /// What lies in the place of a file and may be listed: a file, and none of a data directory that came there since.
+    /// Finds what may be listed in the place of a file: a file, and none of a data directory that came there since.
     fn present(&self, file: &LibraryFile) -> Option<Found> {
         let found = file.root.look(&file.below).ok().filter(Found::is_file)?;
         let (in_use, folder) = (self.roots.in_use(), file.below.parent().unwrap_or(Path::new("")));

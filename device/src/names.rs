@@ -119,7 +119,7 @@ fn folded(name: &str) -> String {
 #[derive(Debug, Default)]
 pub(crate) struct TakenNames {
     taken: HashSet<String>,
-    /// Of each name that was wanted before, the number to try first.
+    /// The number to try first, by each name that was wanted before.
     next: HashMap<String, u32>,
     #[cfg(test)]
     looks: usize,

@@ -1,4 +1,4 @@
-//! What this device revealed at doors since a person last asked it to, in its data directory: a new process goes on counting.
+//! Counts this device's reveals since a person last asked it to try, in its data directory: a new process goes on counting.
 
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ impl RevealBook {
         Self(Kept::Never)
     }
 
-    /// What counts so far. A book that cannot be understood is a full one.
+    /// Reads what counts so far. A book that cannot be understood is a full one.
     pub fn read(&self) -> Result<Reveals, PrivateFileError> {
         let path = match &self.0 {
             Kept::InMemory => return Ok(Reveals::default()),

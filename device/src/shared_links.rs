@@ -9,7 +9,7 @@ use lanyard_protocol::{DeviceToRelay, FailureCode, FileRef, Link, LinkHash, Rela
 
 use crate::handle::{Command, DeviceError, DeviceHandle};
 
-/// What a link shall open.
+/// The contents of a wanted link.
 #[derive(Debug, Clone)]
 pub enum Linked {
     /// These versions.
@@ -22,7 +22,7 @@ pub enum Linked {
 #[derive(Debug, Clone)]
 pub struct LinkWish {
     pub linked: Linked,
-    /// What an archive is called.
+    /// The archive's name.
     pub name: Option<String>,
     /// Ends it after this time.
     pub valid_ms: Option<u64>,

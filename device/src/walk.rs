@@ -18,7 +18,7 @@ use crate::names::{HAVE_SUFFIX, PART_SUFFIX, TakenNames};
 /// A file, or an empty folder, as it stands on this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundFile {
-    /// What a person named, or the folder of a file that was named.
+    /// The folder that a person named, or that of a file that was named.
     pub root: Arc<SharedRoot>,
     /// The way from there.
     pub below: PathBuf,

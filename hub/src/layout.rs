@@ -15,7 +15,7 @@ use crate::naming::Naming;
 /// A member beside its name: its record and what an allocator adds.
 const MEMBER_OVERHEAD: usize = 96;
 
-/// What the directory says of a member, and which file it is.
+/// A member as the directory describes it, and which file it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
     /// A folder's ends in a slash.

@@ -48,7 +48,7 @@ pub struct PeerConfig {
     pub platform: String,
     /// What it may show at the door.
     pub invitation: Option<(InvitationId, InvitationSecret)>,
-    /// What earlier runs of this device revealed.
+    /// Reveals of earlier runs of this device.
     pub reveals: Reveals,
 }
 

@@ -37,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Names that belong to no one on the internet (RFC 6762, RFC 8375).
 const LOCAL_ZONES: [&str; 2] = ["local", "home.arpa"];
 
-/// What an authority may vouch for changes with this number: an older one is replaced.
+/// Changes with what an authority may vouch for: an older one is replaced.
 const FORM: u32 = 2;
 /// A host that is nobody's (RFC 2606): names of a kind that is permitted there only are permitted nowhere.
 const NOWHERE: &str = "invalid";

@@ -36,7 +36,7 @@ use crate::driver::DriverHandle;
 /// Connections that the console may have: a few tabs of the host's browser. They come out of the descriptors that the relay
 /// leaves for the hub's own needs, and any program on this machine may open some.
 const CONNECTIONS: usize = 48;
-/// What answers on their way get to end when the hub is told to stop.
+/// Time that answers on their way get to end when the hub is told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Of a long record the page shows the end; `lanyard audit` shows all.
 const DECISIONS_SHOWN: usize = 500;

@@ -65,7 +65,7 @@ fn danger(dir: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Whose a directory is, and who may write in it.
+/// The owner of a directory, and who may write in it.
 #[cfg(unix)]
 #[derive(Debug, Clone, Copy)]
 struct Rights {
@@ -174,7 +174,7 @@ pub fn secret_path(dir: &Path, named: Option<&PathBuf>) -> PathBuf {
     }
 }
 
-/// What `GET /metrics` wants, for programs of the hub's owner: in a file that only that account reads.
+/// Writes the token of `GET /metrics`, for programs of the hub's owner, in a file that only that account reads.
 pub fn write_metrics_token(dir: &Path, secret: &[u8; 32]) -> anyhow::Result<()> {
     let token = lanyard_protocol::master_proof::metrics_token(secret);
     Ok(private_file::write(&dir.join("metrics.token"), token.as_bytes())?)

@@ -294,7 +294,7 @@ pub async fn set_door(driver: &DriverHandle, admission: Admission) -> Result<(),
     driver.wish(Command::SetDoor(admission)).await.map(drop).map_err(Refusal::from)
 }
 
-/// What the host is told when it wants to be asked about more devices than usual.
+/// Tells the host what it means to be asked about more devices than usual.
 pub const MORE_ALLOWED: &str = "more devices may ask now, for ten minutes";
 
 /// Lets more devices ask than usual, for ten minutes.

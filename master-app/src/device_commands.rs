@@ -226,7 +226,7 @@ async fn link(global: &Global, args: LinkArgs) -> Outcome {
     Ok(())
 }
 
-/// What the words after `links` ask for.
+/// The meaning of the words after `links`.
 #[derive(Debug, PartialEq, Eq)]
 enum LinksWish {
     List,

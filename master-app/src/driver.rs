@@ -218,7 +218,7 @@ struct Driver {
     effects: Vec<Effect>,
     /// The disk hinders.
     waiting: Option<Waiting>,
-    /// Of the effects that wait for it.
+    /// Bytes of the effects that wait for it.
     held_bytes: usize,
     #[cfg(test)]
     most_held: Arc<std::sync::atomic::AtomicUsize>,

@@ -41,7 +41,7 @@ const SCHEMA_VERSION: i64 = 4;
 const KEEPS_WAL: i64 = 3;
 /// A database of which more than half is free, and more than this, is made small when it is opened.
 const FREE_BYTES_KEPT: u64 = 8 << 20;
-/// What the -wal file is cut to when all of it is in the database: a large commit does not keep its size for ever.
+/// The size that the -wal file is cut to when all of it is in the database: a large commit does not keep its size for ever.
 const WAL_BYTES_KEPT: u64 = 16 << 20;
 /// Older ones can lose a commit in WAL mode under rare interleavings of checkpoints.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -991,7 +991,7 @@ mod tests {
         drop(store);
         std::fs::remove_file(copy::path(&path)).unwrap();
         let old = Connection::open(&path).unwrap();
-        // What came with the fourth shape, and with the third.
+        // Columns and tables that came with the fourth shape, and with the third.
         let without = ["made_ms", "folder_owner", "folder_path", "ends_ms", "uses_left"]
             .map(|column| format!("ALTER TABLE links DROP COLUMN {column};"));
         let without = without.concat() + "DELETE FROM numbers WHERE name = 'decisions'; PRAGMA user_version = 2";

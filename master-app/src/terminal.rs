@@ -262,7 +262,7 @@ impl Terminal {
     }
 }
 
-/// Who asked and was gone again: whoever tries digits that way is seen.
+/// Tells of a device that asked and was gone again: whoever tries digits that way is seen.
 fn left_words(knock: &Knock) -> String {
     let (name, address) = (visible(&knock.name), visible(&knock.address));
     format!("{name} (from {address}) left before you answered\n")

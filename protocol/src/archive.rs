@@ -9,7 +9,7 @@ pub const FULL32: u64 = 0xffff_ffff;
 /// The same of the field of 16 bits that counts members.
 pub const FULL16: u64 = 0xffff;
 
-/// What the lengths of a member depend on.
+/// The properties of a member that decide its lengths.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub name_bytes: u64,

@@ -146,7 +146,7 @@ hex_id!(
     KeyId, 16);
 shown!(KeyId);
 hex_id!(
-    /// What a tab of the host's console shows to the master app, on the loopback; never logged.
+    /// The token of a tab of the host's console, for the master app on the loopback; never logged.
     SessionToken, 32);
 secret!(SessionToken);
 hex_id!(

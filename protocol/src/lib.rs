@@ -35,7 +35,7 @@ pub use message::{ConsoleToMaster, DeviceToRelay, MasterToConsole, MasterToRelay
 pub const PROTOCOL_VERSION: u32 = 2;
 /// The WebSocket subprotocol that every socket must offer (PROTOCOL.md 1).
 pub const SUBPROTOCOL: &str = "lanyard.v2";
-/// What the subprotocols of all versions begin with.
+/// The beginning of the subprotocols of all versions.
 const ANY_SUBPROTOCOL: &str = "lanyard.v";
 
 /// Returns the subprotocol that a socket gets of those in its `Sec-WebSocket-Protocol` headers: ours, or else that of another

@@ -1,4 +1,4 @@
-//! What the secret that master and relay share proves (PROTOCOL.md 2.3): both to each other, the host's own device, and who may
+//! Proofs by the secret that master and relay share (PROTOCOL.md 2.3): both to each other, the host's own device, and who may
 //! read the metrics. Role labels stop a reflected proof. Nothing is proved by an address.
 
 use std::net::IpAddr;
@@ -14,10 +14,10 @@ pub struct MasterTranscript {
     pub master_nonce: Nonce,
     /// Grows with every registration of the master; fences an old one.
     pub term: u64,
-    /// What the master sends as `Host`. By plain http it must mean the master's own machine: whoever passes the connection on
+    /// The `Host` that the master sends. By plain http it must mean the master's own machine: whoever passes the connection on
     /// from elsewhere would have to change it.
     pub authority: String,
-    /// Of the TLS connection; plain adds nothing.
+    /// The channel of the TLS connection; plain adds nothing.
     pub channel: Channel,
 }
 

@@ -65,7 +65,7 @@ wire! {
         pub reveal: Reveal,
     }
 
-    /// What the master had committed itself to: from here on both sides know the digits.
+    /// The nonce that the master had committed to: from here on both sides know the digits.
     #[serde(deny_unknown_fields)]
     pub struct ApprovalOpen {
         pub request_id: RequestId,

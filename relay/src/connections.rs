@@ -1,8 +1,9 @@
 //! How many connections there may be, and which one gives way when there are too many.
 //!
-//! A connection is *known* while its last request used a ticket or an existing link, or it is the socket of a session that is
-//! counted. A proof of a session's key alone is no reason: keys are free. Known ones are bounded by what they are known for: a device, or links. All others are bounded by address and in all, whether they have asked for
-//! something or not, so that whoever opens thousands of sockets only drives out its own.
+//! A connection is *known* while its last request used a ticket or an existing link, or while it is the socket of a session
+//! that is counted. A proof with a session's key is not enough: keys are free. Known ones are bounded by what they are known
+//! for: a device, or links. All others are bounded by address, by network and in all, whether they have asked for something
+//! or not, so that whoever opens thousands of sockets only drives out its own.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -47,13 +48,13 @@ pub fn most_connections() -> usize {
     most_of(16_384)
 }
 
-/// What a process of so many descriptors may use for connections: a fifth, at least 96, is for the hub's own needs.
+/// The descriptors that a process of so many may use for connections: a fifth, at least 96, is for the hub's own needs.
 fn most_of(descriptors: u64) -> usize {
     let reserve = (descriptors / 5).max(LEAST_RESERVE);
     usize::try_from(descriptors.saturating_sub(reserve)).unwrap_or(usize::MAX).max(8)
 }
 
-/// What a connection is known for.
+/// The reason why a connection is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Nothing: it has not asked yet, or what it asked for anybody may have.
@@ -64,6 +65,7 @@ pub enum Standing {
     Link,
 }
 
+/// Takes one from a count, and forgets what counts none.
 fn one_less<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
     if let Some(count) = counts.get_mut(&key) {
         *count -= 1;
@@ -73,7 +75,7 @@ fn one_less<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
     }
 }
 
-/// What the limiter and the connection's own task share.
+/// State that the limiter and the connection's own task share.
 #[derive(Debug)]
 struct Shared {
     number: u64,
@@ -103,7 +105,7 @@ struct Net {
 }
 
 impl Net {
-    /// Of the address that has most, the one that did not move for longest.
+    /// Finds the longest unmoved connection of the address that has most.
     fn longest_unmoved(&self) -> Option<&Arc<Shared>> {
         let crowd = self.by_address.values().max_by_key(|connections| connections.len())?;
         crowd.iter().min_by_key(|shared| shared.moved_at())

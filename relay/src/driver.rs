@@ -154,7 +154,7 @@ fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
 
 fn acknowledge(edge: &Edge, session: SessionId, membership: Membership, hub_ready: bool) {
     let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
-    // Who waits at the door is bounded there; without a roster nobody is.
+    // Devices at the door are bounded there; without a roster nobody is.
     if matches!(membership, Membership::Approved | Membership::Pending) {
         handle.is_counted();
     }

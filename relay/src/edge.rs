@@ -1,5 +1,5 @@
-//! What all tasks of the relay share: live sessions and their keys, tickets, slots, pins, and who waits for an answer of the
-//! broker. Secrets are checked here; the broker is told facts. DashMap guards never live to an await.
+//! State that all tasks of the relay share: live sessions and their keys, tickets, slots, pins, and who waits for an
+//! answer of the broker. Secrets are checked here; the broker is told facts. DashMap guards never live to an await.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub struct SessionHandle {
     window: Mutex<Window>,
     /// Names the key, once the session was acknowledged.
     key_id: Mutex<Option<KeyId>>,
-    /// Of its CLIENT_REGISTER, for its ACK.
+    /// The `ref` of its CLIENT_REGISTER, for its ACK.
     pub reference: Option<Ref>,
     /// Its place among all connections.
     pub permit: Option<Arc<ConnectionPermit>>,

@@ -51,7 +51,7 @@ pub struct Metered<S> {
     stream: S,
     permit: Arc<ConnectionPermit>,
     answers: Arc<Answers>,
-    /// What is written in place of a refusal of the library's, and how much of it is out.
+    /// The answer in place of a refusal of the library's, and how much of it is out.
     refusal: Option<(Vec<u8>, usize)>,
     is_over: bool,
 }

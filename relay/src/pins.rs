@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 /// Groups of one block of a table: as many as a word has bits.
 const BLOCK: u32 = u64::BITS;
-/// What a table and a block cost beside their values: map entries, vectors, indices; generous.
+/// Bytes of a table and a block beside their values: map entries, vectors, indices; generous.
 const TABLE_BYTES: usize = 1_024;
 const BLOCK_BYTES: usize = 96;
 

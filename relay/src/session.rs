@@ -141,7 +141,7 @@ fn unsupported_version() -> RelayToDevice {
     RelayToDevice::RequestFailed(RequestFailed { code, message, retry_after_ms: None, file_id: None })
 }
 
-/// Who it is, the hub's own proof, and the key that both sides agreed on.
+/// The device's identity, the hub's own proof, and the key that both sides agreed on.
 type Proven = (Identity, (lanyard_protocol::Signature, SessionKey), Option<Ref>);
 
 /// Challenge and proof; an error is the code to close with.

@@ -96,7 +96,7 @@ async fn evicted_unregistered(permit: Option<Arc<ConnectionPermit>>) {
     std::future::pending().await
 }
 
-/// What a socket lies upon. It remembers what came before the registration, so that nothing of it is lost when the socket is
+/// The stream below a socket. It remembers what came before the registration, so that nothing of it is lost when the socket is
 /// made anew with the buffers of a session.
 #[derive(Debug)]
 pub struct Connection {
@@ -138,7 +138,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// What lies behind the first text in the bytes of a socket: it was read, and not yet looked at.
+/// The bytes behind the first text of a socket: they were read, and not yet looked at.
 fn behind_first_text(heard: &[u8]) -> &[u8] {
     let mut rest = heard;
     loop {

@@ -15,7 +15,7 @@ use lanyard_protocol::FileId;
 use crate::native::{Native, config};
 use crate::world::*;
 
-/// What nobody may ever get.
+/// The secret that nobody may ever get.
 const CANARY: &[u8] = b"CANARY: this lies outside of the shared folder";
 const SIZE: u64 = 3_000;
 
@@ -102,7 +102,7 @@ async fn a60_a_link_in_place_of_a_shared_file_or_of_its_folder_is_gone() {
         symlink(ground.outside.path().join(kind).join("folder"), y.parent().unwrap()).unwrap();
     }
     for _ in 0..3 {
-        // What was listed at first, and what is listed by now.
+        // The files listed at first, and those listed by now.
         let (came, failed) = ground.fetched(&mut bo, before.clone()).await;
         assert_eq!((came, failed), (1, 4), "what is no link comes, what is one is gone");
         let now = listed(&bo).await;
@@ -158,7 +158,7 @@ impl Drop for Swapper {
 
 const STANDS: Duration = Duration::from_micros(300);
 
-/// What a race must have come to before it proves anything.
+/// Bounds that a race must reach before it proves anything.
 const MOST_ROUNDS: usize = 4_000;
 const SWAPS: usize = 1_000;
 const FETCHED: usize = 300;
@@ -181,7 +181,7 @@ async fn races(at: &str, below: &str) {
     let mut fetched = 0;
     while fetched < FETCHED || swapper.swaps() < SWAPS {
         assert!(ground.rounds < MOST_ROUNDS, "{fetched} fetched, {} swaps", swapper.swaps());
-        // What is gone at this moment is not offered.
+        // A file that is gone at this moment is not offered.
         ana.handle.share(vec![ground.root()]).await.unwrap();
         let now = listed(&bo).await;
         for Wanted { entry, .. } in &now {

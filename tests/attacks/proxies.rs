@@ -71,7 +71,7 @@ fn rewritten(head: &str, to: SocketAddr, way: Way) -> String {
 
 const WAYS: [Way; 3] = [Way::Tunnel, Way::Proxy, Way::ProxyOfSockets];
 
-/// What a plain request gets that names this host.
+/// Returns the status of a plain request that names this host.
 async fn asked(at: SocketAddr, host: &str, line: &str, more: &str) -> u16 {
     let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n");
     status(&head(at, &request).await.1)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lanyard_tests::decoders::{ALL, Decoder};
 
-/// What a call costs beside its bytes, counted in bytes.
+/// The cost of a call beside its bytes, counted in bytes.
 const A_CALL: usize = 512;
 /// As long as what the fuzzer tries.
 const LONGEST: usize = 4_096;

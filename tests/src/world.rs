@@ -142,7 +142,7 @@ pub struct World {
     pub disk: Disk,
     pub devices: Vec<Device>,
     pub links: Vec<LinkReading>,
-    /// What the calls that begin uses are about.
+    /// The subjects of calls that begin uses.
     pub(crate) begun: BTreeMap<CallId, std::sync::Arc<LinkInfo>>,
     pub model: Model,
     steps_here: u64,

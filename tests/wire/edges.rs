@@ -222,7 +222,7 @@ async fn a_crowd_of_silent_sockets_drives_out_its_own_and_nobody_who_belongs() {
     let youngest = crowd.last_mut().unwrap();
     youngest.write_all(request.as_bytes()).await.unwrap();
     youngest.read_exact(&mut answer).await.unwrap();
-    // Who belongs stays.
+    // A member stays.
     let reference = member.say(DeviceToRelay::Ping(message::Empty {})).await;
     assert!(matches!(member.answer(&reference).await, RelayToDevice::Pong(_)));
 }

@@ -136,7 +136,7 @@ impl Hub {
         device
     }
 
-    /// What the relay says of itself to who has the host's token.
+    /// Fetches the metrics, with the host's token.
     #[allow(dead_code)]
     pub async fn metrics(&self) -> String {
         let token = lanyard_protocol::master_proof::metrics_token(&SECRET);
@@ -594,7 +594,7 @@ fn target_of(url: &str) -> String {
     url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))
 }
 
-/// What all devices of the tests agree their session keys with: each hub has a new key for each.
+/// The ephemeral secret of all devices of the tests: each hub has a new key for each.
 pub fn ephemeral() -> EphemeralSecret {
     EphemeralSecret::new([6; 32])
 }

@@ -10,7 +10,7 @@ export interface Waiting {
   knocks: Knock[];
 }
 
-/** Whom the card is about: the one the host put there, else the oldest; somebody who left only when nobody else is there. */
+/** The knock on the card: the one the host put there, else the oldest; somebody who left only when nobody else is there. */
 export function inFront(knocks: readonly Knock[], chosen: string | null): Knock | undefined {
   const here = knocks.filter((knock) => !knock.left);
   const isChosen = ({ public_id }: Knock) => public_id === chosen;

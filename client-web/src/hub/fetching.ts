@@ -135,7 +135,7 @@ export class Fetching {
   }
 }
 
-/** What the person may expect of a link. */
+/** The promises of a link, in words. */
 function promise({ validMs, uses }: LinkLimits): string {
   const end = validMs === undefined ? "until nobody has used it for 24 hours" : `for ${span(validMs)}`;
   const count = uses === undefined ? "" : uses === 1 ? ", for one download" : `, for ${uses} downloads`;

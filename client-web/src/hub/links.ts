@@ -14,12 +14,12 @@ type Heard = Incoming<RelayToDevice>;
 /** A link for somebody, or only the way of a download of this browser. */
 export type Purpose = "given" | "download";
 
-/** What a link shall open, and for how long and how often. */
+/** The contents of a wanted link, and for how long and how often it opens them. */
 export interface LinkWish {
   files: FileRef[];
   /** All that lies in a folder when it is read, in place of files. */
   folder?: LinkFolder | undefined;
-  /** What an archive is called. */
+  /** The archive's name. */
   name?: string | undefined;
   validMs?: number | undefined;
   uses?: number | undefined;

@@ -142,7 +142,7 @@ export class Mirror {
     }
   }
 
-  /** What cannot be is read as no entry, and takes no other along (PROTOCOL.md 5.2). */
+  /** Skips entries that cannot be; the others count (PROTOCOL.md 5.2). */
   #put(file: FileEntry): void {
     if (!canBe(file)) return;
     const key = keyOf(file);

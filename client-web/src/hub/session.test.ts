@@ -20,7 +20,7 @@ const RELAY_EPHEMERAL = relay().publicKey;
 let count = 0;
 const random = (size: number) => new Uint8Array(size).fill((count += 1));
 
-/** What this browser keeps, and the time. */
+/** The browser's storage, and the time. */
 let kept: Map<string, string>;
 let now = 5_000;
 const storage = () => ({ getItem: (name: string) => kept.get(name) ?? null, setItem: (name: string, value: string) => void kept.set(name, value) });

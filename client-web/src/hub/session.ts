@@ -54,7 +54,7 @@ export interface SessionSetup {
   resume(): Resume | undefined;
   /** What was behind the address: who brings it need not be asked about. */
   invitation: Invitation | null;
-  /** What was revealed at this door. */
+  /** Reveals made at this door. */
   reveals: RevealBook;
 }
 
@@ -269,7 +269,7 @@ export class Session {
     }
   }
 
-  /** What this device was given to show, for this knock. */
+  /** Proves the invitation that this device was given, for this knock. */
   #invitationFor(knock: Knock): { invitation?: { id: string; proof: string } } {
     const { invitation } = this.setup;
     return invitation ? { invitation: { id: invitation.id, proof: invitationProof(invitation.secret, requestOf(knock)) } } : {};
@@ -291,7 +291,7 @@ export class Session {
     return [{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id: data.request_id, reveal: knock.reveal } } }];
   }
 
-  /** What the master had promised: only now the page knows its digits. Anything else is no opening. */
+  /** Takes the nonce that the master had committed to: only now the page knows its digits. Ignores anything else. */
   #opened(data: DataOf<RelayToDevice, "APPROVAL_OPEN">): Effect[] {
     const knock = this.#knock && open(this.#knock, data.request_id, data.nonce);
     if (!knock) return [];

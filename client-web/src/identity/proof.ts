@@ -73,7 +73,7 @@ export function requestIdOf(publicKey: string, commit: string, relayNonce: strin
   return toHex(blake3(lines("lanyard/2 request", publicKey, commit, relayNonce, name)).slice(0, 16));
 }
 
-/** What the master binds itself to before the device reveals. */
+/** The master's commitment, made before the device reveals. */
 export function masterCommitOf(hubKey: string, requestId: string, masterNonce: string): string {
   return toHex(blake3(lines("lanyard/2 master commit", hubKey, requestId, masterNonce)));
 }
@@ -135,7 +135,7 @@ export function verifies(publicKey: string, text: string, signature: string): bo
   }
 }
 
-/** What both sides sign, each behind its role. */
+/** The text that both sides sign, each behind its role. */
 function signed(h: Handshake): string[] {
   return [h.bootId, h.relayNonce, h.deviceNonce, h.hubKey, h.deviceKey, h.authority, h.channel, h.relayEphemeral, h.deviceEphemeral];
 }

@@ -1,5 +1,5 @@
 /**
- * What this browser revealed at this door since a person last asked it to try. A false hub learns the digits before the page
+ * Counts this browser's reveals at this door since a person last asked it to try. A false hub learns the digits before the page
  * does and could leave until they suit it, so it gets few reveals: whatever hub answered, in all tabs, over reloads.
  */
 import { MAX_REVEALS, MAX_UNOPENED_REVEALS } from "../protocol/limits";

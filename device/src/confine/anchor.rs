@@ -72,7 +72,7 @@ impl Anchor {
         match opened {
             Ok((file, found)) if found.is_file() => Ok((file, found)),
             Ok(_) => Err(NotBeneath.into()),
-            // Of a socket some systems say that no such device is there, others that it cannot be opened.
+            // Some systems say of a socket that no such device is there, others that it cannot be opened.
             Err(_) if self.look(below).is_ok_and(|found| !found.is_file()) => Err(NotBeneath.into()),
             Err(error) => Err(error),
         }

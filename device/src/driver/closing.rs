@@ -75,7 +75,7 @@ impl Driver {
             Err(FinishError::Io(error)) => Closed::LocalFailure { message: local_failure(&error) },
         };
         self.tell(Input::FileClosed { transfer_id, file_id, outcome });
-        // Of a transfer that was cancelled meanwhile nobody asks any more.
+        // Nobody asks any more for a transfer that was cancelled meanwhile.
         self.saved.remove(&(transfer_id, file_id));
     }
 }

@@ -103,7 +103,7 @@ impl Invitations {
         self.0.len()
     }
 
-    /// What `request` brings is worth. A wrong proof leaves the invitation as it is: the id can be read on plain http.
+    /// Judges the invitation that `request` brings. A wrong proof does not end it: its id can be read on plain http.
     pub fn show(
         &mut self,
         brought: &InvitationProof,

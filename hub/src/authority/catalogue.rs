@@ -29,7 +29,7 @@ pub(super) struct Catalogue {
     counts: BTreeMap<DeviceId, usize>,
     /// The others, the longest withdrawn first.
     withdrawn: BTreeMap<DeviceId, BTreeSet<(u64, FileId)>>,
-    /// Of listed and withdrawn files.
+    /// Bytes of listed and withdrawn files.
     bytes: Ledger,
     /// The number of the last change of each device's files, of all changes; roots are none.
     versions: BTreeMap<DeviceId, u64>,

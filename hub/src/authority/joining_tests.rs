@@ -17,7 +17,7 @@ fn from(n: u32, nonce: u8, address: &str) -> NewClientRegistered {
     NewClientRegistered { address: address.into(), ..knock(n, nonce) }
 }
 
-/// What became of many knocks.
+/// The outcomes of many knocks.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Gained {
     challenges: usize,
@@ -269,7 +269,7 @@ fn what_is_no_new_prompt_does_not_count() {
     assert_eq!(desk.knocks(&from(301, 1, "192.168.1.1")), None, "and no more");
 }
 
-/// What is counted has an end, whatever is tried; nothing is forgotten before its time.
+/// All counts have an end, whatever is tried; nothing is forgotten before its time.
 #[test]
 fn counters_are_bounded_by_what_they_count() {
     let mut desk = desk();

@@ -43,7 +43,7 @@ pub(super) enum Stage {
 pub(super) struct Knock {
     pub request: NewClientRegistered,
     source: Source,
-    /// What its name looks like.
+    /// The look of its name.
     look: String,
     /// Where it stands in the queue; the oldest is shown first.
     order: u64,
@@ -432,7 +432,7 @@ impl Authority {
         let waiting: Vec<RequestId> = self.knocks.sorted().iter().map(|knock| knock.request.request_id).collect();
         for request in waiting {
             let knock = &self.knocks.by_request[&request];
-            // Who owes a reveal is looked at when it comes.
+            // A device that owes a reveal is looked at when it comes.
             if knock.approving.is_some() || matches!(knock.stage, Stage::Challenged | Stage::Left) {
                 continue;
             }
@@ -707,7 +707,7 @@ impl Authority {
     }
 }
 
-/// What a device at the door brings.
+/// An invitation that a device brings to the door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Brought {
     Nothing,

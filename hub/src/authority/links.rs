@@ -28,15 +28,15 @@ pub(super) use archives::Archives;
 const LINK_OVERHEAD: u64 = 512;
 /// One file of a link.
 const LINKED_FILE_BYTES: u64 = 32;
-/// What a link is on the wire beside its texts.
+/// Bytes of a link on the wire beside its texts.
 const LISTED_COST: usize = 420;
 
-/// What a link names.
+/// The contents of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Linked {
     /// These versions, in the order they were asked for, none twice.
     Files(Vec<FileRef>),
-    /// What the owner shares there when somebody reads it.
+    /// All that the owner shares there when somebody reads it.
     Folder(LinkFolder),
 }
 
@@ -45,7 +45,7 @@ pub enum Linked {
 pub struct LinkRecord {
     pub hash: LinkHash,
     pub maker: DeviceId,
-    /// What its download is called.
+    /// The name of its download.
     pub name: String,
     pub linked: Linked,
     pub made_ms: u64,
@@ -264,7 +264,7 @@ impl Authority {
         if !folder.path.is_empty() && path::validate(&folder.path).is_err() {
             return Err(FailureCode::BadMessage);
         }
-        // What it holds is found when it is read: an owner may share there later.
+        // Its contents are found when it is read: an owner may share there later.
         if self.roster.is_approved(folder.public_id) { Ok(Linked::Folder(folder)) } else { Err(FailureCode::NotFound) }
     }
 
@@ -278,7 +278,7 @@ impl Authority {
         if files.len() > MAX_LINK_FILES { Err(FailureCode::BadMessage) } else { Ok(Linked::Files(files)) }
     }
 
-    /// What the browser calls what it downloads.
+    /// Names the file that a browser downloads.
     pub(super) fn download_name(&self, linked: &Linked, given: Option<String>) -> String {
         let entry_of = |file: &FileRef| self.catalogue.get(file).map(|listing| &listing.entry);
         if let Linked::Files(files) = linked

@@ -37,7 +37,7 @@ fn fill(desk: &mut Desk, n: u32) -> RequestFailed {
     unreachable!("the numbers go on")
 }
 
-/// What a restart finds on disk.
+/// The changes that a restart finds on disk.
 fn on_disk(desk: &Desk, members: u32) -> Saved {
     Saved {
         epoch: EPOCH,

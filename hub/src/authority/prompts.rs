@@ -16,7 +16,7 @@ use crate::source::{Network, Source};
 /// Challenges whose addresses are remembered for turns: more than may wait.
 const TURNS_KEPT: usize = 256;
 
-/// What happened within the window, counted by address, network and key. Whoever adds to it asks for a bound first: that keeps
+/// Events of the window, counted by address, network and key. Whoever adds to it asks for a bound first: that keeps
 /// it small, and nothing is forgotten before its time.
 #[derive(Debug, Default)]
 struct Tally {
@@ -111,7 +111,7 @@ pub(super) struct Prompts {
     lapsed: Tally,
     wrong_proofs: Tally,
     underway: BTreeMap<RequestId, Underway>,
-    /// Whom the last challenges went to: the longest ago is next, and first whoever is not among them.
+    /// The addresses that the last challenges went to: the longest ago is next, and first whoever is not among them.
     turns: VecDeque<Source>,
     last_turn: Option<Moment>,
     more_until: Option<Moment>,
@@ -260,7 +260,7 @@ impl Prompts {
     }
 }
 
-/// What a wrong proof means.
+/// The consequence of a wrong proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrong {
     Noted,

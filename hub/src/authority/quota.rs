@@ -81,7 +81,7 @@ impl Authority {
         MAX_REMEMBERED_BYTES_A_DEVICE.saturating_sub(held).min(open_to_it.saturating_sub(total))
     }
 
-    /// What a device is told that would need more room than there is.
+    /// Tells a device why it gets no more room.
     pub(super) fn words_when_full(&self, device: DeviceId) -> String {
         if self.remembered_for(device) >= MAX_REMEMBERED_BYTES_A_DEVICE / 2 {
             let most = MAX_REMEMBERED_BYTES_A_DEVICE >> 20;
@@ -96,7 +96,7 @@ impl Authority {
         self.catalogue.bytes().of(device) + self.links.bytes().of(device)
     }
 
-    /// What the hub remembers, by device.
+    /// Counts what the hub remembers, by device.
     pub fn remembered(&self) -> Remembered {
         let devices = self.catalogue.bytes().devices().chain(self.links.bytes().devices());
         Remembered {

@@ -31,7 +31,7 @@ pub struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     members: BTreeMap<DeviceId, Member>,
-    /// Who looks alike, by what their names look like: found at every knock, whatever the length of the list.
+    /// Devices by the look of their names: found at every knock, whatever the length of the list.
     approved_looks: BTreeMap<String, BTreeSet<DeviceId>>,
     /// The same of those who were turned away, the last of them last.
     refused_looks: BTreeMap<String, BTreeSet<(u64, DeviceId)>>,
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(Roster::default().pages(5, 9).len(), 1);
     }
 
-    /// What is asked at every knock and every approval is found, not looked for: as many entries as there are answers.
+    /// Look-ups of every knock and approval visit as many entries as there are answers.
     #[test]
     fn a_long_list_is_not_walked_for_one_name_or_one_end() {
         let mut roster = Roster::default();

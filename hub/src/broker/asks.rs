@@ -52,7 +52,7 @@ pub(super) struct Ask {
     pub reference: Option<Ref>,
     pub tries: u32,
     pub parked: Parked,
-    /// Whose upload it joins or causes.
+    /// The group of speed whose upload it joins or causes.
     pub group: SpeedGroup,
 }
 

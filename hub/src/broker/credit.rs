@@ -470,7 +470,7 @@ pub(super) struct Room {
     standing: Vec<SlotId>,
 }
 
-/// What is reserved, as the run of one group of speed sees it.
+/// Reserved bytes, as the run of one group of speed sees them.
 #[derive(Debug)]
 struct Reserved {
     budget: u64,

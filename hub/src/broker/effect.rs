@@ -136,7 +136,7 @@ pub struct NewSlot {
     pub pieces: Vec<SlotPiece>,
     /// Bytes of the whole body.
     pub length: u64,
-    /// Whose upload it is part of.
+    /// The group of speed that shares it.
     pub group: SpeedGroup,
 }
 
@@ -153,12 +153,12 @@ pub struct SlotPiece {
     pub root: Option<Root>,
 }
 
-/// What a link opens.
+/// The contents of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkedTo {
     File(FileEntry),
     Archive(LinkArchive),
-    /// What it was made of is gone.
+    /// Nothing: all that it was made of is gone.
     Nothing,
 }
 

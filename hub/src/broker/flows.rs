@@ -65,7 +65,7 @@ impl Plan {
     }
 }
 
-/// What a scenario is.
+/// The setting of a scenario.
 #[derive(Debug, Clone)]
 pub(super) struct Scene {
     pub budget: u64,
@@ -75,7 +75,7 @@ pub(super) struct Scene {
     pub readers: Vec<Plan>,
 }
 
-/// What came of it.
+/// The outcome of a scenario.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// Uploads of the owner, in sizes of the file.
@@ -101,7 +101,7 @@ struct Get {
     pieces: Vec<Piece>,
     delivered: u64,
     since: u64,
-    /// What of it the reader took out of its sockets.
+    /// Bytes that the reader took out of its sockets.
     taken: u64,
     /// The relay knows that it is over.
     left: bool,
@@ -129,7 +129,7 @@ struct Reader {
     have: BTreeSet<u32>,
     from: u32,
     run: u64,
-    /// Of each run that was asked for, what did not come yet.
+    /// Bytes that did not come yet, of each run that was asked for.
     asked: Vec<BTreeSet<u32>>,
     gets: VecDeque<Get>,
     want: u64,
@@ -317,7 +317,7 @@ impl World {
         let reader = &mut self.readers[n];
         let mut left = speed as f64 * TICK_MS as f64 / 1_000.0 + std::mem::take(&mut reader.unused);
         let at_once = if reader.plan.kind == Kind::Link { 1 } else { usize::MAX };
-        // What lies in sockets was delivered, and is taken at the reader's own speed.
+        // Bytes in sockets were delivered, and are taken at the reader's own speed.
         for get in &mut reader.gets {
             let there = self.puts.get(&get.slot).map_or(0, |put| get.there(put.received));
             get.delivered = get.delivered.max(there.min(get.taken + reader.plan.sockets));

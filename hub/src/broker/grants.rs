@@ -46,7 +46,7 @@ pub(super) struct Grants {
     master_away: bool,
 }
 
-/// What the relay needs of an entry. A path may be 4 KiB long, and a hundred thousand grants may be live.
+/// Keeps the parts of an entry that the relay needs. A path may be 4 KiB long, and a hundred thousand grants may be live.
 fn nameless(entry: FileEntry) -> FileEntry {
     FileEntry { path: String::new(), media_type: String::new(), ..entry }
 }

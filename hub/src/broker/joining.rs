@@ -13,7 +13,7 @@ use super::*;
 
 /// Files up to this size have no groups of speed: devices fetch them in bundles, and nobody waits for anybody.
 const SMALL_BYTES: u64 = 1 << 20;
-/// What of the budget leftovers of one file may take: a quarter, the beginning, for who starts a moment later. It is also how
+/// The share of the budget for leftovers of one file: a quarter, the beginning, for who starts a moment later. It is also how
 /// far from its group a reader may be and still share its uploads.
 const LEFTOVER_PART: u64 = 4;
 /// Runs of this length are not split while all readers of a file are alike.
@@ -213,7 +213,7 @@ impl Broker {
         self.ask_in(now, file, lane, old, group);
     }
 
-    /// What a lane asked for in its old group and did not get is asked for in the new one.
+    /// Asks in the new group for what a lane did not get in its old one.
     fn ask_in(&mut self, now: Moment, file: &FileRef, lane: Lane, old: SpeedGroup, group: SpeedGroup) {
         let its = |ask: &Ask| {
             ask.group == old && Lane::of(&ask.asker) == Some(lane) && ask.pieces.iter().all(|p| ask.file(p) == *file)
@@ -236,7 +236,7 @@ impl Broker {
         }
     }
 
-    /// What a slower group whose speed is not known yet may reserve; `None` if it would be the only one of its file.
+    /// Returns what a slower group whose speed is not known yet may reserve; `None` if it would be the only one of its file.
     fn cap_of_unknown(&self, now: Moment, file: &FileRef, lane: Lane) -> Option<u64> {
         let others_known = self.speeds.quickest_beside(now, file, lane).is_some();
         others_known.then(|| self.grants.groups(file).map_or(0, |groups| 2 << groups.group_log))
@@ -262,7 +262,7 @@ impl Broker {
             .collect()
     }
 
-    /// Of what of a large file was read to its end, only so much stays that nobody of its group of speed still needs: the
+    /// Bounds what stays of a large file after it was read to its end and nobody of its group of speed needs it: the
     /// beginning, for who starts a moment later. What one asker reads is gone as it is read.
     pub(super) fn trim_leftovers(&mut self, now: Moment, file: FileRef, group: SpeedGroup) {
         let behind: Vec<u32> = self.speeds.on_the_way(now, &file, group);

@@ -1,5 +1,5 @@
-//! Who waits at the door, and who gives way when there is no more room: always somebody of the network with most, there of the
-//! address with most. So nobody keeps others out by coming often, or by having many addresses.
+//! The devices that wait at the door, and which gives way when there is no more room: always one of the network with
+//! most, there of the address with most. So nobody keeps others out by coming often, or by having many addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 

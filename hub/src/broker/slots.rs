@@ -53,7 +53,7 @@ pub(super) struct Slot {
     pub phase: Phase,
     /// Who caused it: it counts for them.
     pub cause: AskerKey,
-    /// Whose upload it is part of; only members read it.
+    /// The group of speed that shares it; only members read it.
     pub group: SpeedGroup,
     pub waiters: BTreeMap<ReaderId, Waiter>,
     /// In the cache since; `None` while read or filling.
@@ -139,7 +139,7 @@ impl Slots {
         self.cache.iter().map(|(_, id)| *id).collect()
     }
 
-    /// What an asker's slots hold for the groups of speed that `counts`.
+    /// Sums what an asker's slots hold for the groups of speed that `counts`.
     pub fn held(&self, asker: AskerKey, counts: impl Fn(SpeedGroup) -> bool) -> u64 {
         let groups = self.held.range((asker, SpeedGroup::ALL)..=(asker, SpeedGroup(u64::MAX)));
         groups.filter(|((_, group), _)| counts(*group)).map(|(_, bytes)| bytes).sum()
@@ -150,7 +150,7 @@ impl Slots {
         self.held.keys()
     }
 
-    /// What a group of speed reserves.
+    /// Sums what a group of speed reserves.
     pub fn reserved_by(&self, group: SpeedGroup) -> u64 {
         self.of_groups.get(&group).copied().unwrap_or(0)
     }

@@ -33,7 +33,7 @@ const SAMPLE_MS: u64 = 400;
 const SAMPLES: usize = 4;
 /// Two seconds, less what timers are early by.
 const SURE_MS: u64 = 1_900;
-/// Who has not moved for this long is not on its way any more.
+/// A reader that has not moved for this long is not on its way any more.
 const GONE_MS: u64 = 60_000;
 /// A reader that was held up for more than this part of a sample (one fifth) keeps its former speed.
 const HELD_PART: u64 = 5;
@@ -60,7 +60,7 @@ impl Lane {
     }
 }
 
-/// Whose record a lane adds to: it outlives transfers, sessions and responses.
+/// The owner of a record that a lane adds to: it outlives transfers, sessions and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Who {
     Device(DeviceId),
@@ -81,7 +81,7 @@ impl SpeedGroup {
 struct Speed(VecDeque<(u64, u64)>);
 
 impl Speed {
-    /// What a reader took in `ms`, of which it was held up for `held_ms`. A held reader could not show its speed, unless it
+    /// Adds what a reader took in `ms`, of which it was held up for `held_ms`. A held reader could not show its speed, unless it
     /// took `much` all the same: then that alone is what is known of it.
     fn add(&mut self, bytes: u64, ms: u64, held_ms: u64, much: u64) {
         let was_held = held_ms * HELD_PART > ms;
@@ -178,7 +178,7 @@ impl Member {
 struct Group {
     /// Some member waited for room since the last look.
     is_held: bool,
-    /// What a slower group may reserve; `None` of a first group.
+    /// Bytes that a slower group may reserve; `None` of a first group.
     cap: Option<u64>,
 }
 
@@ -253,7 +253,7 @@ pub(super) struct Speeds {
     known: BTreeMap<Lane, u64>,
     /// How often somebody was waited for and fell back; one less each minute. New transfers do not begin with a clean record.
     record: BTreeMap<Who, u32>,
-    /// What all slower groups together may reserve.
+    /// Bytes that all slower groups together may reserve.
     caps: u64,
     looked: Moment,
     /// Files and transfers in the order in which each session began to read them.
@@ -545,7 +545,7 @@ impl Speeds {
         }
     }
 
-    /// Who is in the wrong group of a file, and which way it goes. `far` tells how many bytes a member is behind its group;
+    /// Finds who is in the wrong group of a file, and which way it goes. `far` tells how many bytes a member is behind its group;
     /// who is behind by `room` takes room from the others.
     pub fn moves(&mut self, now: Moment, file: &FileRef, room: u64, far: impl Fn(&Lane) -> u64) -> Vec<(Lane, Move)> {
         let groups = self.groups_of(now, file);
@@ -571,12 +571,12 @@ impl Speeds {
 
     // ── Room ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What a slower group may reserve; `None` of a first group, and of what everybody shares.
+    /// Returns what a slower group may reserve; `None` of a first group, and of what everybody shares.
     pub fn cap(&self, group: SpeedGroup) -> Option<u64> {
         self.groups.get(&group)?.cap
     }
 
-    /// What all slower groups together may reserve.
+    /// Returns what all slower groups together may reserve.
     pub fn caps(&self) -> u64 {
         self.caps
     }

@@ -44,7 +44,7 @@ impl GroupSet {
         self.runs().next()
     }
 
-    /// What of the first run that reaches beyond a group lies at or beyond it.
+    /// Returns the part at or beyond a group, of the first run that reaches beyond it.
     pub fn first_from(&self, group: u32) -> Option<GroupRange> {
         let around = self.runs.range(..=group).next_back().filter(|(_, end)| **end > group);
         let (first, end) = around.or_else(|| self.runs.range(group..).next())?;

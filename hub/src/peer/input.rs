@@ -188,7 +188,7 @@ pub enum Effect {
     Renamed {
         name: String,
     },
-    /// What came of an `Ask`; a refusal too when there is no hub to ask.
+    /// The answer to an `Ask`; a refusal too when there is no hub to ask.
     Answered {
         ask: u64,
         answer: Result<Box<RelayToDevice>, RequestFailed>,

@@ -61,7 +61,7 @@ impl Knock {
     }
 }
 
-/// What this device revealed since a person last asked it to try: to whatever hub, in whatever process. A hub that is in
+/// Reveals of this device since a person last asked it to try: to whatever hub, in whatever process. A hub that is in
 /// between two others learns the digits first and could leave until they suit it; so it gets few reveals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reveals {
@@ -344,7 +344,7 @@ impl Peer {
         self.send(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal }), None);
     }
 
-    /// What the master had promised: only now this device knows its digits. Anything else is no opening.
+    /// Takes the nonce that the master had committed to: only now this device knows its digits. Ignores anything else.
     pub(super) fn approval_opened(&mut self, request_id: RequestId, nonce: Nonce) {
         if !self.is_ours(request_id) {
             return;

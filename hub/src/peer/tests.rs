@@ -190,7 +190,7 @@ fn a_knock_shows_its_digits_and_reveals_once() {
     assert_eq!(*rig.peer.phase(), phase);
 }
 
-/// What the master commits itself to.
+/// The nonce that the master commits to.
 fn promise(request_id: RequestId, nonce: u8) -> Commit {
     approval::master_commit(&PublicKey([3; 32]), &request_id, &Nonce([nonce; 32]))
 }

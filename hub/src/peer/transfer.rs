@@ -209,7 +209,7 @@ impl Transfer {
         None
     }
 
-    /// What waits for this waits no longer. Only those are looked at that waited.
+    /// Wakes those that waited for this, and looks at no others.
     pub(super) fn wake(&mut self, code: FailureCode) {
         for file_id in std::mem::take(&mut self.waiters) {
             #[cfg(test)]

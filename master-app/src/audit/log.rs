@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use lanyard_device::private_file;
 use serde_json::{Map, Value};
 
-/// What stands in the first line of all in place of a hash.
+/// Stands in the first line of all in place of a hash.
 const BEGINNING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// How a file is called, and how much of it is kept.
@@ -65,7 +65,7 @@ impl Log {
             return Ok(());
         }
         if let Err(error) = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()) {
-            // What got there of it would stand in the chain as a line that nobody can read.
+            // A half line would stand in the chain, and nobody could read it.
             self.file.set_len(self.bytes)?;
             return Err(error);
         }
@@ -136,7 +136,7 @@ pub fn read(dir: &Path, kind: &Kind) -> io::Result<Vec<Read>> {
         for line in BufReader::new(file).split(b'\n') {
             let line = line?;
             let parsed: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
-            // What came before the oldest file that is kept is not known.
+            // Nobody knows what came before the oldest file that is kept.
             let follows = parsed["prev"].as_str().is_some_and(|prev| expected.as_deref().is_none_or(|e| e == prev));
             expected = Some(hash(&line));
             all.push(Read { line: parsed, follows });

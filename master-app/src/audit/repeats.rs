@@ -17,7 +17,7 @@ struct Series {
     first_ms: u64,
     last_ms: u64,
     count: u64,
-    /// Of which the record knows.
+    /// Repeats of which the record knows.
     told: u64,
     last: Map<String, Value>,
 }
@@ -33,7 +33,7 @@ impl Series {
     }
 }
 
-/// What is counted at the moment.
+/// The lines that are counted at the moment.
 #[derive(Debug, Default)]
 pub struct Repeats(BTreeMap<Subject, Series>);
 

@@ -210,7 +210,7 @@ pub async fn status(global: &Global) -> Outcome {
     Ok(())
 }
 
-/// What the list takes, and the devices that take most of it.
+/// Prints what the list takes, and the devices that take most of it.
 fn usage_lines(list: &ListUsage) -> String {
     let mut lines = format!("list      {} of {}\n", text::size(list.bytes), text::size(list.limit_bytes));
     let limit = text::size(list.device_limit_bytes);
@@ -291,7 +291,7 @@ mod tests {
     use super::*;
     use crate::desk::DeviceUsage;
 
-    /// Who fills the list is named beside how much that is; a name cannot forge a line.
+    /// Devices that fill the list are named beside how much that is; a name cannot forge a line.
     #[test]
     fn status_names_those_who_take_most_of_the_list() {
         let row = |n: u8, name: &str, bytes| DeviceUsage {

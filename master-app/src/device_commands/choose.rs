@@ -9,7 +9,7 @@ use lanyard_protocol::{DeviceId, FileEntry, FileId};
 use crate::exit::{Exit, Failure};
 use crate::text;
 
-/// Of what a word may mean, so much is printed: others decide how many files have one name.
+/// So many meanings of a word are printed: others decide how many files have one name.
 const MAX_CANDIDATES: usize = 20;
 
 /// What was meant.

@@ -23,7 +23,7 @@ Compare the hub's key with the one on the host's screen, then try again:";
 /// The relay is there, but the host is not: it may be restarting.
 const HOST_PATIENCE: Duration = Duration::from_secs(15);
 
-/// What a device may show at the door.
+/// An invitation and reveals that a device may show at the door.
 #[derive(Debug)]
 pub struct AtTheDoor {
     pub invitation: Option<(InvitationId, InvitationSecret)>,

@@ -154,7 +154,7 @@ impl Driver {
         self.audit = Some(audit);
     }
 
-    /// What repeated is counted in memory: told before the end.
+    /// Repeated lines are counted in memory: told before the end.
     pub(super) async fn finish_record(&mut self) {
         let Some(mut audit) = self.audit.take() else { return };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || audit.finish()).await {

@@ -22,7 +22,7 @@ wire! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub folder: Option<LinkFolder>,
-        /// What an archive is called.
+        /// The archive's name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub name: Option<String>,
@@ -41,7 +41,7 @@ wire! {
         pub link_hash: LinkHash,
         /// The maker.
         pub public_id: DeviceId,
-        /// What its download is called.
+        /// The name of its download.
         pub name: String,
         /// How many files it names; 0 for a folder.
         pub files: u32,
@@ -90,7 +90,7 @@ wire! {
         pub last: bool,
     }
 
-    /// What is behind this link?
+    /// Asks what is behind this link.
     pub struct LinkLookup {
         pub link_hash: LinkHash,
         /// Counts one use.
@@ -121,7 +121,7 @@ wire! {
     /// An archive as it is now; its members are asked for in pages.
     pub struct LinkArchive {
         pub layout: LayoutId,
-        /// What the download is called.
+        /// The name of the download.
         pub name: String,
         pub members: u32,
         /// Bytes of the whole archive.

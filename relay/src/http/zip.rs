@@ -79,7 +79,7 @@ pub fn local_header(member: &LinkMember, offset: u64) -> Bytes {
     out.freeze()
 }
 
-/// What follows a member's bytes; nothing after a folder.
+/// The record after a member's bytes; nothing after a folder.
 pub fn descriptor(member: &LinkMember, crc: u32) -> Bytes {
     let shape = shape(member);
     let mut out = BytesMut::new();

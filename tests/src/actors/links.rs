@@ -161,7 +161,7 @@ impl World {
         Some(link)
     }
 
-    /// What came of a maker's ask.
+    /// Takes the answer to a maker's ask.
     pub(crate) fn link_answered(&mut self, ask: u64, answer: Result<Box<RelayToDevice>, RequestFailed>) {
         let Some(link) = self.links.iter().position(|reading| reading.asks.contains(&ask)) else { return };
         let reading = &mut self.links[link];
@@ -380,7 +380,7 @@ impl World {
                 reading.units = units_of(entry);
             }
             LinkedTo::Archive(layout) => {
-                // What has no ranges begins anew.
+                // A body without ranges begins anew.
                 (reading.position, reading.values, reading.read) = (0, Vec::new(), Vec::new());
                 reading.units = Vec::new();
                 let (layout, ends) = (layout.clone(), Vec::new());

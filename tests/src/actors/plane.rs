@@ -61,7 +61,7 @@ pub enum Body {
 #[derive(Debug)]
 pub struct Slot {
     pub what: What,
-    /// Whose upload it is part of.
+    /// The group of speed that shares it.
     pub group: SpeedGroup,
     pub length: u64,
     /// None when the bytes are the relay's own.

@@ -3,6 +3,6 @@ import type { Nonce } from "./Nonce";
 import type { RequestId } from "./RequestId";
 
 /**
- * What the master had committed itself to: from here on both sides know the digits.
+ * The nonce that the master had committed to: from here on both sides know the digits.
  */
 export type ApprovalOpen = { request_id: RequestId, nonce: Nonce, };

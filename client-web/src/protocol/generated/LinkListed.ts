@@ -12,7 +12,7 @@ export type LinkListed = { link_hash: LinkHash,
  */
 public_id: DeviceId, 
 /**
- * What its download is called.
+ * The name of its download.
  */
 name: string, 
 /**

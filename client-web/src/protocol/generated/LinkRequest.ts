@@ -9,7 +9,7 @@ import type { LinkHash } from "./LinkHash";
  */
 export type LinkRequest = { link_hash: LinkHash, files?: Array<FileRef>, folder?: LinkFolder, 
 /**
- * What an archive is called.
+ * The archive's name.
  */
 name?: string, 
 /**

@@ -20,7 +20,7 @@ const STEP_MS: u64 = 1;
 const MAX_WAITING: usize = 4_096;
 const MEMBER_COST: usize = 80;
 
-/// What the state of an owner's files was when a layout was made of them.
+/// The state of an owner's files when a layout was made of them.
 type Version = (DeviceId, u64);
 
 #[derive(Debug)]
@@ -30,14 +30,14 @@ struct Kept {
     used: u64,
 }
 
-/// What a link's archive is at present.
+/// The present state of a link's archive.
 #[derive(Debug)]
 struct Current {
     layout: LayoutId,
     versions: Vec<Version>,
 }
 
-/// Who waits for a layout.
+/// A request that waits for a layout.
 #[derive(Debug)]
 enum Waiting {
     Grant(Option<Ref>),
@@ -65,7 +65,7 @@ pub(in super::super) struct Archives {
     kept: BTreeMap<LayoutId, Kept>,
     bytes: usize,
     uses: u64,
-    /// Of these, the last before the sweep at hand.
+    /// The last of these before the sweep at hand.
     swept: u64,
     current: BTreeMap<LinkHash, Current>,
     /// Links whose layouts are wanted, the first of them being built.
@@ -268,14 +268,14 @@ impl Authority {
                 let Some(file) = files.get(*next) else { return Ok(false) };
                 *next += 1;
                 let entry = self.catalogue.grantable(file, self.wall_ms);
-                // What the link was made of is no longer whole.
+                // A file that the link names is gone.
                 Some(entry.ok_or(FailureCode::FileGone)?)
             }
             Source::Folder { folder, after, is_away } => {
                 let Some(listing) = self.catalogue.next_of(folder.public_id, *after) else { return Ok(false) };
                 let file = listing.entry.file_ref();
                 *after = Some(file.file_id);
-                // What an owner that is here withdrew is an older version, or no longer meant to be read.
+                // A file withdrawn by an owner that is here is an older version, or no longer meant to be read.
                 let counts = if *is_away {
                     self.catalogue.grantable(&file, self.wall_ms).is_some()
                 } else {

@@ -12,7 +12,7 @@ use lanyard_protocol::{FailureCode, FileRef, LinkHash, Ref, RelayToMaster};
 
 use super::super::*;
 
-/// What an HTTP request about a link waits for.
+/// An HTTP request about a link that waits for the master.
 #[derive(Debug, Clone)]
 enum Call {
     /// Shares one look-up with all who want the same.
@@ -31,7 +31,7 @@ enum Call {
     },
 }
 
-/// What an answer of the master's is about.
+/// The subject of an answer of the master's.
 #[derive(Debug, Clone, Copy)]
 enum Awaited {
     Find(LinkHash),
@@ -218,7 +218,7 @@ impl Broker {
         self.effects.push(effect);
     }
 
-    /// What is behind a link, or that a use of it was counted.
+    /// Takes the contents of a link, or that a use of it was counted.
     pub(in super::super) fn link_granted(&mut self, now: Moment, grant: LinkGrant, reference: Option<Ref>) {
         let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(&reference));
         let Some(awaited) = awaited else { return };

@@ -13,7 +13,7 @@ const KNOWN_OVERHEAD: usize = 768;
 /// Pages of an archive whose files a response may still read.
 const PAGES_HELD: usize = 2;
 
-/// What was asked of the master for a link of counted uses and was not read yet.
+/// Downloads that the master counted for a link, and that were not read yet.
 #[derive(Debug, Clone, Copy, Default)]
 struct Credit {
     /// Downloads from the first byte to the last.
@@ -83,7 +83,7 @@ impl KnownLinks {
         self.links.is_empty()
     }
 
-    /// What may be opened without asking. An archive is asked for each time: what it holds may have changed.
+    /// Opens a link without asking the master, if that may be. An archive is asked for each time: it may have changed.
     pub fn open(&mut self, now: Moment, hash: &LinkHash) -> Option<Arc<LinkInfo>> {
         let known = self.links.get(hash)?;
         let is_file = known.file().is_some();

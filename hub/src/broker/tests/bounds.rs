@@ -1,4 +1,4 @@
-//! What one message may cost: the broker visits a number of entries that its length bounds, whatever it names.
+//! Bounds the cost of one message: the broker visits a number of entries that its length bounds, whatever it names.
 
 use super::*;
 

@@ -13,7 +13,7 @@ fn hash(n: u32) -> LinkHash {
     LinkHash(hash)
 }
 
-/// What the master was asked about links since the last look, with its reference.
+/// Takes what the master was asked about links since the last look, with its reference.
 fn asked(hub: &mut Hub) -> Vec<(RelayToMaster, Ref)> {
     let of_links =
         |message: &RelayToMaster| matches!(message, RelayToMaster::LinkLookup(_) | RelayToMaster::LinkPage(_));
