@@ -97,6 +97,9 @@ pub const MAX_CONNECTIONS_A_DEVICE: usize = 64;
 /// half of all places for links at most.
 pub const MAX_LINK_CONNECTIONS_AN_ADDRESS: usize = 128;
 pub const MAX_LINK_CONNECTIONS_A_NET: usize = 512;
+/// The same of all addresses, or a quarter of what the relay may have, if that is less. A reader that stops at full speed
+/// keeps three frames of 256 KiB: together these are 768 MiB at the worst.
+pub const MAX_LINK_CONNECTIONS: usize = 1_024;
 /// An answer of which the other side takes nothing for this long ends, bodies of links and tickets apart.
 pub const UNREAD_ANSWER_MS: u64 = 30_000;
 /// Messages of one device, all its sessions together: sustained a second, and at once.

@@ -16,8 +16,8 @@ use axum::response::Response;
 use lanyard_hub::source::{Network, Source};
 use lanyard_protocol::DeviceId;
 use lanyard_protocol::limits::{
-    MAX_CONNECTIONS_A_DEVICE, MAX_HEAD_BYTES, MAX_LINK_CONNECTIONS_A_NET, MAX_LINK_CONNECTIONS_AN_ADDRESS,
-    MAX_UNKNOWN_A_NET, MAX_UNKNOWN_AN_ADDRESS, UNREAD_ANSWER_MS,
+    MAX_CONNECTIONS_A_DEVICE, MAX_HEAD_BYTES, MAX_LINK_CONNECTIONS, MAX_LINK_CONNECTIONS_A_NET,
+    MAX_LINK_CONNECTIONS_AN_ADDRESS, MAX_UNKNOWN_A_NET, MAX_UNKNOWN_AN_ADDRESS, UNREAD_ANSWER_MS,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -298,12 +298,12 @@ impl ConnectionPermit {
                 }
             }
             Standing::Link => {
-                let most = self.limiter.most;
+                let most = MAX_LINK_CONNECTIONS.min(self.limiter.most / 4);
                 let of_address = state.link_addresses.get(&address).copied().unwrap_or(0);
                 let of_net = state.link_networks.get(&address.network()).copied().unwrap_or(0);
                 let has_room =
-                    of_address < MAX_LINK_CONNECTIONS_AN_ADDRESS && of_net < MAX_LINK_CONNECTIONS_A_NET.min(most / 8);
-                if state.links < most / 4 && has_room {
+                    of_address < MAX_LINK_CONNECTIONS_AN_ADDRESS && of_net < MAX_LINK_CONNECTIONS_A_NET.min(most / 2);
+                if state.links < most && has_room {
                     state.links += 1;
                     state.link_addresses.insert(address, of_address + 1);
                     state.link_networks.insert(address.network(), of_net + 1);
@@ -526,6 +526,17 @@ mod tests {
         permits.iter().for_each(|permit| asks(permit));
         let state = limiter.state.lock();
         assert_eq!((state.links, state.unknown), (0, 500));
+    }
+
+    #[test]
+    fn readers_of_links_are_bounded_from_all_addresses_together() {
+        let limiter = ConnectionLimiter::new(100_000);
+        let of = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+        let readers = 2 * MAX_LINK_CONNECTIONS as u32;
+        let permits: Vec<_> = (0..readers).map(|n| limiter.enter(of(n).into(), Instant::now()).unwrap()).collect();
+        permits.iter().for_each(|permit| permit.claim_body(Standing::Link));
+        let paused = permits.iter().filter(|permit| permit.has_long_body.load(Ordering::Relaxed)).count();
+        assert_eq!(paused, MAX_LINK_CONNECTIONS);
     }
 
     #[test]

@@ -25,8 +25,9 @@ use super::{archive, links};
 use crate::edge::{CallAnswer, Edge};
 use crate::error::ApiError;
 
-/// Frames between the pulling task and the transport: more buys no speed, only memory (measured).
-const BODY_FRAMES: usize = 2;
+/// Frames between the pulling task and the transport. Each keeps a buffer of the pool while its reader stands still, and the
+/// relay is one thread: while the transport writes, nothing could be pulled into a second one.
+const BODY_FRAMES: usize = 1;
 /// How long the head waits for news of the first bytes: a file that is gone or changed becomes a status.
 const HEAD_WAIT: Duration = Duration::from_millis(250);
 /// RFC 5987 `attr-char` and what is safe in a path segment alike.

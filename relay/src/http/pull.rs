@@ -57,6 +57,12 @@ pub enum Pulled {
     End,
 }
 
+/// A reader that takes this long for one frame gets the next in small pieces: 256 KiB in 50 ms are 5 MiB/s, at which a copy
+/// costs nothing that could be measured.
+const SLOW_TO_TAKE: Duration = Duration::from_millis(50);
+/// Length of such a piece: two of them are what a body that stands still keeps.
+const SLOW_PIECE: usize = 32 << 10;
+
 /// Groups of a file that lie in a slot.
 struct Part {
     slot: Arc<Slot>,
@@ -369,39 +375,71 @@ impl Drop for Puller {
 }
 
 type Body = mpsc::Sender<Result<Bytes, std::io::Error>>;
-type Permit<'a> = Result<mpsc::Permit<'a, Result<Bytes, std::io::Error>>, mpsc::error::SendError<()>>;
+type Permit<'a> = mpsc::Permit<'a, Result<Bytes, std::io::Error>>;
+
+/// Hands bytes to a response's body. A slow reader gets them in small copies, so that a body that stands still keeps no
+/// buffer of the pool from others. While the reader stands still for two seconds its slots give way to whoever needs the
+/// room. False when the reader is gone.
+pub async fn hand_over(body: &Body, mut bytes: Bytes, puller: &mut Puller, mut paused: impl FnMut()) -> bool {
+    while !bytes.is_empty() {
+        let asked = Instant::now();
+        let Some(permit) = permit_of(body, puller, &mut paused).await else { return false };
+        permit.send(Ok(next_piece(&mut bytes, asked.elapsed())));
+    }
+    true
+}
+
+/// Takes the next frame off: all of it for a quick reader, a small copy for one that took so long for the last.
+fn next_piece(bytes: &mut Bytes, waited: Duration) -> Bytes {
+    if waited < SLOW_TO_TAKE {
+        return std::mem::take(bytes);
+    }
+    let first = bytes.split_to(bytes.len().min(SLOW_PIECE));
+    Bytes::copy_from_slice(&first)
+}
+
+/// Waits for a place in the body's channel; `None` when the reader is gone.
+async fn permit_of<'a>(body: &'a Body, puller: &mut Puller, paused: &mut impl FnMut()) -> Option<Permit<'a>> {
+    let still = Duration::from_millis(STANDING_STILL_MS);
+    if let Ok(permit) = tokio::time::timeout(still, body.reserve()).await {
+        return permit.ok();
+    }
+    puller.gives_way();
+    paused();
+    standing(body, puller).await
+}
 
 /// Waits for a reader that stands still. A slow one stands still for seconds while it takes what lies in its sockets: what it
 /// was given would be uploaded twice if it went back at once. After a while it goes back, and its place is a number.
 async fn standing<'a>(body: &'a Body, puller: &mut Puller) -> Option<Permit<'a>> {
     let patience = Duration::from_millis(MIN_BODY_WINDOW_MS);
     if let Ok(permit) = tokio::time::timeout(patience, body.reserve()).await {
-        return Some(permit);
+        return permit.ok();
     }
     puller.rewind();
-    tokio::time::timeout(Duration::from_millis(LINK_UNUSED_MS), body.reserve()).await.ok()
+    let longest = Duration::from_millis(LINK_UNUSED_MS);
+    tokio::time::timeout(longest, body.reserve()).await.ok()?.ok()
 }
 
-/// Hands bytes to a response's body. While the reader stands still for two seconds its slots give way to whoever needs the
-/// room. False when the reader is gone.
-pub async fn hand_over(body: &Body, bytes: Bytes, puller: &mut Puller, paused: impl FnOnce()) -> bool {
-    let still = Duration::from_millis(STANDING_STILL_MS);
-    let permit = match tokio::time::timeout(still, body.reserve()).await {
-        Ok(permit) => permit,
-        Err(_standing) => {
-            puller.gives_way();
-            paused();
-            match standing(body, puller).await {
-                Some(permit) => permit,
-                None => return false,
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a body that stands still keeps are such copies: the pool's buffer is free as soon as its last byte is handed over.
+    #[test]
+    fn a_slow_reader_is_given_copies_and_keeps_no_buffer_of_the_pool() {
+        let pooled = Bytes::from(vec![7; 256 << 10]);
+        let mut left = pooled.clone();
+        let whole = next_piece(&mut left, SLOW_TO_TAKE - Duration::from_millis(1));
+        assert!(left.is_empty() && whole.as_ptr() == pooled.as_ptr(), "a quick one gets it as it is");
+
+        let mut left = pooled.clone();
+        let mut taken = Vec::new();
+        while !left.is_empty() {
+            let piece = next_piece(&mut left, SLOW_TO_TAKE);
+            assert!(piece.len() <= SLOW_PIECE && !pooled.as_ptr_range().contains(&piece.as_ptr()));
+            taken.extend_from_slice(&piece);
         }
-    };
-    match permit {
-        Ok(permit) => {
-            permit.send(Ok(bytes));
-            true
-        }
-        Err(_) => false,
+        assert_eq!(taken, pooled);
     }
 }
