@@ -188,6 +188,11 @@ pub fn store_path(dir: &Path) -> PathBuf {
     dir.join("lanyard.db")
 }
 
+/// Whether a hub keeps its state in the directory.
+pub fn is_of_hub(dir: &Path) -> bool {
+    fs::symlink_metadata(store_path(dir)).is_ok()
+}
+
 /// Where this platform keeps a program's data.
 pub fn default_dir() -> Option<PathBuf> {
     Some(directories::ProjectDirs::from("", "", "lanyard")?.data_local_dir().to_owned())

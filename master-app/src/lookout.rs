@@ -111,17 +111,23 @@ impl Seen {
             say("little_room", what, "Make room. Without it nobody can be let in or turned away.");
         }
         if let Some(relay) = self.relay.as_ref().filter(|relay| relay.is_door_full()) {
-            let what = format!("{} devices wait at the door, which is as many as may.", relay.pending);
+            let what = format!("{} devices are waiting, and no more can knock.", relay.pending);
             say("door_full", what, "Let them in or turn them away; others can knock when there is room.");
         }
         if self.list.limit_bytes > 0 && self.list.bytes >= self.list.limit_bytes / 100 * LIST_FULL_PERCENT {
             let most = self.list.devices.first();
             let by = most.map_or_else(String::new, |row| {
-                format!("; most of it is by {}: {}", text::visible(&row.name), text::size(row.bytes))
+                format!("; {} takes the most of it, {}", text::visible(&row.name), text::size(row.bytes))
             });
             let (bytes, limit) = (text::size(self.list.bytes), text::size(self.list.limit_bytes));
-            let what = format!("The list takes {bytes} of {limit}, and devices that list much can add nothing{by}.");
-            say("list_full", what, "Ask for fewer files or for folders as archives, or turn a device away.");
+            let what = format!(
+                "The list of files and links is almost full: {bytes} of {limit}{by}. Some devices can't add more."
+            );
+            say(
+                "list_full",
+                what,
+                "Ask people to share fewer files, or a folder as one archive. Or turn a device away.",
+            );
         }
         if let Some(seconds) = self.clock_jump_s {
             let way = if seconds > 0 { "forward" } else { "back" };

@@ -140,9 +140,9 @@ pub async fn drop_links(global: &Global, ids: Vec<String>) -> Outcome {
 pub fn dropped_words(count: usize, as_json: bool) -> String {
     match count {
         _ if as_json => serde_json::json!({ "dropped": count }).to_string(),
-        0 => "there was no link".into(),
-        1 => "1 link is over".into(),
-        many => format!("{many} links are over"),
+        0 => "there was no link to end".into(),
+        1 => "1 link ended".into(),
+        many => format!("{many} links ended"),
     }
 }
 

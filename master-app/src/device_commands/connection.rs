@@ -1,5 +1,6 @@
 //! From a hub's address to a device that is inside, or to a sentence why it is not.
 
+use std::path::Path;
 use std::time::Duration;
 
 use lanyard_device::link::HubUrl;
@@ -70,7 +71,7 @@ impl Connection {
             (Some(url), _) => url,
             (None, Some(known)) => known.url.clone(),
             (None, None) => {
-                return Err(Failure::new(Exit::NotApproved, "this device has joined no hub yet: lanyard join URL"));
+                return Err(Failure::new(Exit::NotApproved, joined_no_hub(&global.data_dir)));
             }
         };
         let known = store.hub(&url);
@@ -206,4 +207,27 @@ pub async fn interrupted() {
         }
     }
     let _ = tokio::signal::ctrl_c().await;
+}
+
+/// What helps who names no hub: whoever runs one here may also be a device of it, by its address.
+fn joined_no_hub(data_dir: &Path) -> &'static str {
+    if data_dir::is_of_hub(data_dir) {
+        "this computer runs a hub and has joined none; name its address, such as http://127.0.0.1:7070"
+    } else {
+        "this device has joined no hub yet: lanyard join URL"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever types a device's command at the hub learns what to add, and is not sent to knock at its own door.
+    #[test]
+    fn the_machine_of_a_hub_is_told_to_name_the_address() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(joined_no_hub(dir.path()).ends_with("lanyard join URL"));
+        std::fs::write(data_dir::store_path(dir.path()), b"").unwrap();
+        assert!(joined_no_hub(dir.path()).contains("name its address"));
+    }
 }
