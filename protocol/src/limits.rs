@@ -56,6 +56,8 @@ pub const MAX_PIECES: usize = 256;
 pub const MAX_RUN_BYTES: u64 = 8 << 20;
 /// Files that one link names; a folder's number is not bounded by this.
 pub const MAX_LINK_FILES: usize = 10_000;
+/// Requests that add files to one link: it is written whole each time. 20 full ones bring all that it may name.
+pub const MAX_LINK_PARTS: u32 = 64;
 /// How long a link with an end may live: a term of school; a link is no archive.
 pub const MAX_LINK_VALID_MS: u64 = 180 * 24 * 3_600_000;
 /// Uses that a link may be given.
@@ -68,6 +70,9 @@ pub const MAX_ARCHIVE_WINDOW_BYTES: usize = 1 << 20;
 /// Layouts of archives that the master keeps, in all and one: rebuilt when they are asked for again.
 pub const MAX_LAYOUT_BYTES: usize = 64 << 20;
 pub const MAX_ONE_LAYOUT_BYTES: usize = 32 << 20;
+/// Archives of one maker that wait to be laid out for those who open them: of the 64 that the relay asks for at once others
+/// have most.
+pub const MAX_LAYOUTS_A_MAKER: usize = 16;
 /// Links that the relay asks the master for at once; who asks for another one meanwhile is told to come again.
 pub const MAX_LINK_LOOKUPS: usize = 64;
 /// Calls about links that wait in the relay.

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::limits::{
-    LINK_UNUSED_MS, LINK_USED_INTERVAL_MS, MAX_FILES_A_MESSAGE, MAX_LINK_FILES, MAX_LINK_USES, MAX_LINK_VALID_MS,
+    LINK_UNUSED_MS, LINK_USED_INTERVAL_MS, MAX_FILES_A_MESSAGE, MAX_LINK_FILES, MAX_LINK_PARTS, MAX_LINK_USES,
+    MAX_LINK_VALID_MS,
 };
 use lanyard_protocol::message::{
     LinkDrop, LinkDropped, LinkFolder, LinkGrant, LinkListed, LinkLookup, LinkMade, LinkRequest, LinkUsed, LinksPage,
@@ -110,6 +111,8 @@ pub(super) struct Links {
     by_age: BTreeSet<Place>,
     by_end: BTreeSet<(u64, LinkHash)>,
     bytes: Ledger,
+    /// Requests that added to each link, since this master began.
+    parts: BTreeMap<LinkHash, u32>,
 }
 
 impl Links {
@@ -127,7 +130,7 @@ impl Links {
     }
 
     pub fn put(&mut self, link: LinkRecord) {
-        self.remove(&link.hash);
+        self.take(&link.hash);
         let place = (link.made_ms, link.hash);
         self.by_maker.entry(link.maker).or_default().insert(place);
         self.by_age.insert(place);
@@ -137,6 +140,12 @@ impl Links {
     }
 
     pub fn remove(&mut self, hash: &LinkHash) -> Option<LinkRecord> {
+        self.parts.remove(hash);
+        self.take(hash)
+    }
+
+    /// Takes a link out of all indexes, to be put back changed.
+    fn take(&mut self, hash: &LinkHash) -> Option<LinkRecord> {
         let link = self.links.remove(hash)?;
         let place = (link.made_ms, *hash);
         self.by_age.remove(&place);
@@ -159,7 +168,7 @@ impl Links {
 
     /// Changes what use changes.
     fn set(&mut self, hash: &LinkHash, used_ms: u64, uses_left: Option<u32>) {
-        if let Some(link) = self.remove(hash) {
+        if let Some(link) = self.take(hash) {
             self.put(LinkRecord { used_ms, uses_left, ..link });
         }
     }
@@ -202,12 +211,18 @@ impl Authority {
             }
             Err(code) => return self.fail_device(from, code, None, reference),
         };
-        let hash = link.hash;
-        self.save(Change::LinkPut(link.clone()));
-        let listed = link.listed();
-        self.links.put(link);
-        self.archives.forget(&hash);
-        self.keep_sweeping();
+        let (hash, listed) = (link.hash, link.listed());
+        let known = self.links.get(&hash);
+        // What is asked for again is told again, and costs nothing else.
+        if known != Some(&link) {
+            if known.is_some() {
+                *self.links.parts.entry(hash).or_default() += 1;
+            }
+            self.save(Change::LinkPut(link.clone()));
+            self.links.put(link);
+            self.archives.forget(&hash);
+            self.keep_sweeping();
+        }
         self.tell_link_made(LinkMade { link: listed }, Asker::device(from, reference));
     }
 
@@ -238,7 +253,15 @@ impl Authority {
             // Asked for again.
             (Some(folder), Some(Linked::Folder(known))) if *known == folder => Linked::Folder(folder),
             (None, None) => self.linked_files(&[], files)?,
-            (None, Some(Linked::Files(known))) => self.linked_files(known, files)?,
+            (None, Some(Linked::Files(known))) => {
+                let linked = self.linked_files(known, files)?;
+                let parts = self.links.parts.get(&link_hash).copied().unwrap_or_default();
+                let is_longer = matches!(&linked, Linked::Files(files) if files.len() > known.len());
+                if is_longer && parts >= MAX_LINK_PARTS {
+                    return Err(FailureCode::TooLarge);
+                }
+                linked
+            }
             (Some(_), Some(_)) | (None, Some(Linked::Folder(_))) => return Err(FailureCode::BadMessage),
         };
         let ends_ms = valid_ms.map(|valid| self.wall_ms.saturating_add(valid));
@@ -272,9 +295,13 @@ impl Authority {
         if !more.iter().all(|file| self.catalogue.is_listed(file)) {
             return Err(FailureCode::NotFound);
         }
-        let mut seen: BTreeSet<FileRef> = before.iter().copied().collect();
+        // A message brings few, and many may be there: those are walked over, and not sorted.
+        let mut news: BTreeSet<FileRef> = more.iter().copied().collect();
+        for file in before {
+            news.remove(file);
+        }
         let mut files = before.to_vec();
-        files.extend(more.into_iter().filter(|file| seen.insert(*file)));
+        files.extend(more.into_iter().filter(|file| news.remove(file)));
         if files.len() > MAX_LINK_FILES { Err(FailureCode::BadMessage) } else { Ok(Linked::Files(files)) }
     }
 

@@ -1,9 +1,9 @@
 //! Archives behind links: layouts are built step by step when somebody asks for one, kept while there is room, and handed out
 //! in pages. A layout that was pushed out is built anew; when it is another one by then, its readers are told so.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lanyard_protocol::limits::{MAX_LAYOUT_BYTES, MAX_LINK_PAGE, MAX_LINK_PAGE_BYTES};
+use lanyard_protocol::limits::{MAX_LAYOUT_BYTES, MAX_LAYOUTS_A_MAKER, MAX_LINK_PAGE, MAX_LINK_PAGE_BYTES};
 use lanyard_protocol::message::{LinkArchive, LinkFolder, LinkGrant, LinkMember, LinkMembers, LinkPage};
 use lanyard_protocol::{DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHash, MasterToRelay, Ref};
 
@@ -68,8 +68,11 @@ pub(in super::super) struct Archives {
     /// The last of these before the sweep at hand.
     swept: u64,
     current: BTreeMap<LinkHash, Current>,
-    /// Links whose layouts are wanted, the first of them being built.
-    queue: VecDeque<LinkHash>,
+    /// Links whose layouts are wanted, with their makers; the first of them is being built.
+    queue: VecDeque<(LinkHash, DeviceId)>,
+    /// Layouts that were built, and the last of each maker who waits for more.
+    built: u64,
+    turns: BTreeMap<DeviceId, u64>,
     waiting: BTreeMap<LinkHash, Vec<Waiting>>,
     waiting_count: usize,
     build: Option<Build>,
@@ -112,6 +115,7 @@ impl Archives {
     /// Nobody waits any more.
     pub fn relay_lost(&mut self) {
         self.queue.clear();
+        self.turns.clear();
         self.waiting.clear();
         self.waiting_count = 0;
         self.build = None;
@@ -140,12 +144,35 @@ impl Archives {
         }
     }
 
-    fn wait(&mut self, hash: LinkHash, waiting: Waiting) {
+    fn wait(&mut self, hash: LinkHash, maker: DeviceId, waiting: Waiting) {
         self.waiting_count += 1;
         if !self.waiting.contains_key(&hash) {
-            self.queue.push_back(hash);
+            self.queue.push_back((hash, maker));
         }
         self.waiting.entry(hash).or_default().push(waiting);
+    }
+
+    /// Whether this maker's archives that wait are as many as may be. Whoever is in the midst of one waits all the same.
+    fn is_crowded(&self, hash: &LinkHash, maker: DeviceId, waiting: &Waiting) -> bool {
+        let of_maker = || self.queue.iter().filter(|(_, other)| *other == maker).count();
+        match waiting {
+            Waiting::Grant(_) => !self.waiting.contains_key(hash) && of_maker() >= MAX_LAYOUTS_A_MAKER,
+            Waiting::Page(..) => false,
+        }
+    }
+
+    /// The layout at hand is done: the next is of the maker whose turn was longest ago.
+    fn end_turn(&mut self) {
+        let Some((_, maker)) = self.queue.pop_front() else { return };
+        self.built += 1;
+        self.turns.insert(maker, self.built);
+        let waiting: BTreeSet<DeviceId> = self.queue.iter().map(|(_, maker)| *maker).collect();
+        self.turns.retain(|maker, _| waiting.contains(maker));
+        let turn = |(_, maker): &(LinkHash, DeviceId)| self.turns.get(maker).copied().unwrap_or_default();
+        let next = self.queue.iter().enumerate().min_by_key(|(_, one)| turn(one)).map(|(at, _)| at);
+        if let Some(next) = next.and_then(|at| self.queue.remove(at)) {
+            self.queue.push_front(next);
+        }
     }
 }
 
@@ -171,11 +198,14 @@ impl Authority {
     }
 
     fn want_layout(&mut self, hash: LinkHash, waiting: Waiting) {
-        if self.archives.waiting_count >= MAX_WAITING {
-            let (Waiting::Grant(reference) | Waiting::Page(_, reference)) = waiting;
-            return self.fail_relay(FailureCode::Busy, reference);
+        let (Waiting::Grant(reference) | Waiting::Page(_, reference)) = &waiting;
+        let Some(maker) = self.links.get(&hash).map(|link| link.maker) else {
+            return self.fail_relay(FailureCode::NotFound, reference.clone());
+        };
+        if self.archives.waiting_count >= MAX_WAITING || self.archives.is_crowded(&hash, maker, &waiting) {
+            return self.fail_relay(FailureCode::Busy, reference.clone());
         }
-        self.archives.wait(hash, waiting);
+        self.archives.wait(hash, maker, waiting);
         if self.deadlines.get(&Timer::Layout).is_none() {
             self.build_some();
         }
@@ -184,7 +214,7 @@ impl Authority {
     /// One step of the layout that is being built, or of the next.
     pub(in super::super) fn build_some(&mut self) {
         self.deadlines.clear(&Timer::Layout);
-        let Some(hash) = self.archives.queue.front().copied() else { return };
+        let Some((hash, _)) = self.archives.queue.front().copied() else { return };
         let build = self.archives.build.take().or_else(|| self.begin_build(hash));
         let Some(mut build) = build else {
             self.end_build(hash, Err(FailureCode::NotFound));
@@ -292,7 +322,7 @@ impl Authority {
 
     /// Answers all who waited for this link's layout.
     fn end_build(&mut self, hash: LinkHash, result: Result<LayoutId, FailureCode>) {
-        self.archives.queue.pop_front();
+        self.archives.end_turn();
         let waiting = self.archives.waiting.remove(&hash).unwrap_or_default();
         self.archives.waiting_count -= waiting.len();
         for one in waiting {

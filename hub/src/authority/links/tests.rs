@@ -2,7 +2,9 @@
 //! size costs one step at a time.
 
 use lanyard_protocol::codec::encode_master;
-use lanyard_protocol::limits::{LINK_UNUSED_MS, MAX_FRAME_BYTES, MAX_LINK_PAGE, MAX_LINK_PAGE_BYTES};
+use lanyard_protocol::limits::{
+    LINK_UNUSED_MS, MAX_FRAME_BYTES, MAX_LAYOUTS_A_MAKER, MAX_LINK_PAGE, MAX_LINK_PAGE_BYTES, MAX_LINK_PARTS,
+};
 use lanyard_protocol::message::*;
 use lanyard_protocol::{FileId, LayoutId, MasterFrame, NewFile, RelayToMaster};
 
@@ -192,6 +194,32 @@ fn a_link_takes_only_what_is_listed_and_grows_by_parts() {
     assert_eq!(refusal_of(&asks(&mut desk, 2, folder_request(""))), Some(FailureCode::BadMessage), "no folder now");
 }
 
+/// A long link is written whole: whoever sends its files one by one, or the same ones again and again, makes the hub write no
+/// more than a few times what was sent.
+#[test]
+fn what_a_request_for_a_link_writes_is_bounded_by_what_it_brings() {
+    let mut desk = Desk::with_members(2);
+    for start in (0..5_120).step_by(256) {
+        desk.add(session(1, 1), files(start..start + 256));
+    }
+    let all: Vec<u32> = (0..5_120).collect();
+    all[..5_000].chunks(500).for_each(|part| drop(asks(&mut desk, 2, request(part))));
+    let written = |desk: &Desk| -> u64 {
+        let of = |change: &Change| if let Change::LinkPut(link) = change { link.bytes() } else { 0 };
+        desk.saves.iter().map(of).sum()
+    };
+    let before = written(&desk);
+    for _ in 0..100 {
+        assert_eq!(listed(&asks(&mut desk, 2, request(&[7]))).files, 5_000, "asked again, and told again");
+    }
+    assert_eq!(written(&desk), before, "nothing changed, and nothing is written");
+    let refusals: Vec<_> = (5_000..5_120).filter_map(|n| refusal_of(&asks(&mut desk, 2, request(&[n])))).collect();
+    assert!(!refusals.is_empty() && refusals.iter().all(|code| *code == FailureCode::TooLarge), "{refusals:?}");
+    let grown = written(&desk) - before;
+    assert!(grown < MAX_LINK_PARTS as u64 * 200_000, "{grown} bytes were written for 120 files");
+    assert_eq!(refusal_of(&asks(&mut desk, 2, LinkRequest { link_hash: LinkHash([4; 32]), ..request(&[0]) })), None);
+}
+
 #[test]
 fn links_are_bounded_in_bytes_a_device_and_a_refusal_says_so() {
     let mut desk = Desk::with_members(2);
@@ -313,6 +341,34 @@ fn a_hundred_thousand_files_are_laid_out_in_small_steps_and_pages() {
         next += page.members.len() as u32;
     }
     assert_eq!(extent.length(), archive.length, "the promised length");
+}
+
+/// Whoever makes many links of many files lets nobody else's archive wait for more than the one that is being laid out, and
+/// leaves room for others among what may be asked for at once.
+#[test]
+fn the_archives_of_one_maker_do_not_keep_anothers_waiting() {
+    const FILES: u32 = 20_000;
+    let entry =
+        |n: u32| lanyard_protocol::FileEntry { file_id: file_id(n), path: format!("Photos/{n}.jpg"), ..entry(1, "x") };
+    let files = (0..FILES).map(|n| Listing { entry: entry(n), revision: 1, withdrawn_ms: None }).collect();
+    let members = (1..=2).map(|n| member(n, super::super::Verdict::Approved)).collect();
+    let mut desk = Desk::ready(AuthorityConfig::default(), Saved { revision: 1, members, files, ..Saved::default() });
+    desk.came(session(1, 1));
+    let hash = |n: u8| LinkHash([n; 32]);
+    let look = |desk: &mut Desk, n| {
+        desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: hash(n), begins: false }))
+    };
+    (0..70).for_each(|n| drop(asks(&mut desk, 1, LinkRequest { link_hash: hash(n), ..folder_request("Photos") })));
+    asks(&mut desk, 2, LinkRequest { link_hash: hash(200), ..request(&[1, 2]) });
+    let refused = (0..70).filter_map(|n| refusal_of(&look(&mut desk, n))).collect::<Vec<_>>();
+    let mut effects = look(&mut desk, 200);
+    let mut steps = 0;
+    while !sent(&effects).iter().any(|m| matches!(m, MasterToRelay::LinkGrant(g) if g.link_hash == hash(200))) {
+        effects = desk.pass(1);
+        steps += 1;
+    }
+    assert!(steps <= 60, "another's two files waited for {steps} steps");
+    assert_eq!(refused, vec![FailureCode::Busy; 70 - MAX_LAYOUTS_A_MAKER]);
 }
 
 #[test]
