@@ -267,7 +267,8 @@ mod tests {
                 fn no_link_is_followed_in_any_component() {
                     use std::os::unix::fs::symlink;
                     let dir = ground();
-                    let (root, outside) = (root(&dir), fs::canonicalize(dir.path()).unwrap().join("outside"));
+                    let root = root(&dir);
+                    let outside = fs::canonicalize(dir.path()).unwrap().join("outside");
                     let anchor = $open(&root).unwrap();
                     symlink(&outside, root.join("first")).unwrap();
                     symlink("../../outside/b", root.join("a/middle")).unwrap();

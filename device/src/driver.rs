@@ -453,7 +453,8 @@ impl Driver {
 
     /// That this is the host's own device, where it is.
     fn host_proof(&self) -> Option<lanyard_protocol::Mac> {
-        let (secret, transcript) = (self.config.host_secret.as_ref()?, self.transcript.as_ref()?);
+        let secret = self.config.host_secret.as_ref()?;
+        let transcript = self.transcript.as_ref()?;
         Some(master_proof::host_proof(&secret.0, transcript))
     }
 

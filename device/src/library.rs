@@ -255,7 +255,8 @@ impl Library {
     /// Finds what may be listed in the place of a file: a file, and none of a data directory that came there since.
     fn present(&self, file: &LibraryFile) -> Option<Found> {
         let found = file.root.look(&file.below).ok().filter(Found::is_file)?;
-        let (in_use, folder) = (self.roots.in_use(), file.below.parent().unwrap_or(Path::new("")));
+        let in_use = self.roots.in_use();
+        let folder = file.below.parent().unwrap_or(Path::new(""));
         let look = |below: &Path| file.root.look(below);
         let is_private = leads_through_data_dir(in_use.as_ref(), file.root.path(), folder, look);
         (!is_private).then_some(found)
@@ -389,7 +390,8 @@ mod tests {
         use std::os::unix::fs::symlink;
         for is_same in [true, false] {
             let dir = tempfile::tempdir().unwrap();
-            let (shared, outside) = (dir.path().join("d"), dir.path().join("outside"));
+            let shared = dir.path().join("d");
+            let outside = dir.path().join("outside");
             for folder in [shared.join("e"), outside.clone()] {
                 fs::create_dir_all(folder).unwrap();
             }

@@ -193,7 +193,8 @@ impl Names {
     }
 
     fn folder_of(&mut self, segments: &[&str]) -> (Vec<String>, usize) {
-        let (mut path, mut at) = (Vec::with_capacity(segments.len() + 1), 0);
+        let mut path = Vec::with_capacity(segments.len() + 1);
+        let mut at = 0;
         for segment in segments {
             let (name, below) = match self.folders[at].subfolders.get(*segment) {
                 Some(known) => known.clone(),

@@ -178,8 +178,10 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a73_a_planted_link_is_neither_read_nor_written_through() {
-        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (path, target) = (dir.path().join("hub.key"), outside.path().join("precious"));
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hub.key");
+        let target = outside.path().join("precious");
         fs::write(&target, b"theirs").unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
         let said = read(&path).unwrap_err().to_string();

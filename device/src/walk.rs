@@ -56,7 +56,9 @@ pub struct Walked {
 
 /// Lists all files below `paths`, in the order of their names. Links are followed where a person named them, once, and not below.
 pub fn walk(paths: &[PathBuf], roots: &SharedRoots) -> Result<Walked, WalkError> {
-    let (mut names, mut seen, mut checked) = (TakenNames::default(), HashSet::new(), HashMap::new());
+    let mut names = TakenNames::default();
+    let mut seen = HashSet::new();
+    let mut checked = HashMap::new();
     let mut walk = Walk { walked: Walked::default(), in_use: roots.in_use() };
     for path in paths {
         let unreadable = |source| WalkError::Unreadable { path: path.clone(), source };
@@ -97,7 +99,8 @@ impl Named {
         let (Some(folder), Some(name)) = (absolute.parent(), absolute.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let (root, below) = (roots.at(folder)?, PathBuf::from(name));
+        let root = roots.at(folder)?;
+        let below = PathBuf::from(name);
         let found = root.look(&below)?;
         Ok(Self { absolute, root, below, found })
     }

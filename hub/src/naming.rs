@@ -109,7 +109,10 @@ impl Naming {
             None => Bound::Unbounded,
         };
         let ((key, file), added) = self.added.range((from, Bound::Unbounded)).next()?;
-        let (key, file, path, is_folder) = (key.clone(), *file, added.path.clone(), added.is_folder);
+        let key = key.clone();
+        let file = *file;
+        let path = added.path.clone();
+        let is_folder = added.is_folder;
         self.enter(&key, file, is_folder);
         let Some(name) = self.name_of(file, path, most) else { return Some(None) };
         self.reached = Some((key, file));

@@ -38,7 +38,8 @@ pub struct Audit {
 impl Audit {
     /// Opens the record in `dir`, or begins it.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let (decisions, activity) = (Log::open(dir, &DECISIONS)?, Log::open(dir, &ACTIVITY)?);
+        let decisions = Log::open(dir, &DECISIONS)?;
+        let activity = Log::open(dir, &ACTIVITY)?;
         Ok(Self { dir: dir.into(), decisions, activity, repeats: Repeats::default() })
     }
 
@@ -174,7 +175,8 @@ pub fn recent(dir: &Path, decisions: usize, occasions: usize) -> io::Result<(Vec
 /// Puts both in the order of time. Each stays in its own order, also where a clock jumped.
 fn merge(decisions: Vec<Read>, activity: Vec<Read>) -> Vec<Read> {
     let mut all = Vec::with_capacity(decisions.len() + activity.len());
-    let (mut decisions, mut activity) = (decisions.into_iter().peekable(), activity.into_iter().peekable());
+    let mut decisions = decisions.into_iter().peekable();
+    let mut activity = activity.into_iter().peekable();
     loop {
         let is_activity = match (decisions.peek(), activity.peek()) {
             (Some(decision), Some(occasion)) => occasion.at_ms() <= decision.at_ms(),
@@ -197,7 +199,8 @@ fn latest_counts(lines: Vec<Read>) -> Vec<Read> {
     };
     let last: BTreeMap<_, usize> =
         lines.iter().enumerate().filter_map(|(at, read)| Some((series(read)?, at))).collect();
-    let (mut kept, mut unbroken) = (Vec::with_capacity(lines.len()), true);
+    let mut kept = Vec::with_capacity(lines.len());
+    let mut unbroken = true;
     for (at, mut read) in lines.into_iter().enumerate() {
         unbroken &= read.follows;
         if series(&read).is_none_or(|series| last[&series] == at) {
@@ -421,7 +424,8 @@ mod tests {
     #[test]
     fn a73_a_linked_record_is_refused() {
         for kind in [&DECISIONS, &ACTIVITY] {
-            let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let dir = tempfile::tempdir().unwrap();
+            let outside = tempfile::tempdir().unwrap();
             let target = outside.path().join("theirs");
             fs::write(&target, b"secret\n").unwrap();
             std::os::unix::fs::symlink(&target, dir.path().join(kind.name)).unwrap();

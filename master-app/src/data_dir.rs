@@ -274,7 +274,8 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a73_a_linked_lock_is_refused() {
-        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path().join("made"), dir.path().join("master.lock")).unwrap();
         assert!(lock(dir.path(), Half::Master).is_err());
         assert!(!outside.path().join("made").exists());
@@ -284,7 +285,8 @@ mod tests {
     #[test]
     fn a_secret_that_a_person_names_may_be_a_link() {
         let dir = tempfile::tempdir().unwrap();
-        let (secret, named) = (dir.path().join("..data"), dir.path().join("named"));
+        let secret = dir.path().join("..data");
+        let named = dir.path().join("named");
         private_file::write(&secret, &[7; 32]).unwrap();
         std::os::unix::fs::symlink(&secret, &named).unwrap();
         assert_eq!(master_secret(&secret_path(dir.path(), Some(&named))).unwrap(), [7; 32]);

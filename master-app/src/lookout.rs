@@ -119,7 +119,8 @@ impl Seen {
             let by = most.map_or_else(String::new, |row| {
                 format!("; {} takes the most of it, {}", text::visible(&row.name), text::size(row.bytes))
             });
-            let (bytes, limit) = (text::size(self.list.bytes), text::size(self.list.limit_bytes));
+            let bytes = text::size(self.list.bytes);
+            let limit = text::size(self.list.limit_bytes);
             let what = format!(
                 "The list of files and links is almost full: {bytes} of {limit}{by}. Some devices can't add more."
             );

@@ -185,7 +185,8 @@ async fn register(
     getrandom::fill(&mut random).map_err(StoreError::Randomness)?;
     let term = driver.next_term(at_least).await??;
     let channel = link.channel;
-    let (master_nonce, authority) = (Nonce(random), url.authority());
+    let master_nonce = Nonce(random);
+    let authority = url.authority();
     let transcript = MasterTranscript { boot_id, relay_nonce: nonce, master_nonce, term, authority, channel };
     let register = MasterAppRegister {
         protocol: PROTOCOL_VERSION,

@@ -176,7 +176,9 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let door = open_desk(dir, &hub, host, &driver, &stop, &mut parts).await?;
     let (url, secret, to_relay, until) = (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
     parts.spawn(async move { Ok(relay_link::run(url, secret, to_relay, until).await?) });
-    let (relay, listen, data_dir) = (RelayMetrics::of(&hub.url, &hub.secret), hub.listen, dir.to_path_buf());
+    let relay = RelayMetrics::of(&hub.url, &hub.secret);
+    let listen = hub.listen;
+    let data_dir = dir.to_path_buf();
     let lookout = Lookout { driver: driver.clone(), relay, listen, data_dir };
     let until = stop.clone();
     parts.spawn(async move {
@@ -184,7 +186,9 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
         Ok(())
     });
     let limits = hub.desk.limits.into();
-    let (at, name, paths) = (dir.to_path_buf(), hub.name.clone(), hub.paths.clone());
+    let at = dir.to_path_buf();
+    let name = hub.name.clone();
+    let paths = hub.paths.clone();
     parts.spawn(host::run(at, (hub.url.clone(), hub.secret), device, name, paths, limits, stop.clone()));
 
     let result = tokio::select! {
@@ -244,7 +248,9 @@ async fn open_desk(
     parts.spawn(async move { console.run().await.context("serve the console") });
     let listener =
         Listener::open(dir, HUB).await.with_context(|| format!("open the control socket in {}", dir.display()))?;
-    let (name, urls, relay) = (hub.name.clone(), hub.urls.clone(), RelayMetrics::of(&hub.url, &hub.secret));
+    let name = hub.name.clone();
+    let urls = hub.urls.clone();
+    let relay = RelayMetrics::of(&hub.url, &hub.secret);
     let control = Control { driver: driver.clone(), door: door.clone(), name, urls, relay };
     let until = stop.clone();
     parts.spawn(async move {

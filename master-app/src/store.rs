@@ -212,7 +212,9 @@ impl Store {
     /// stays as large as it ever was.
     fn shrink(&self) -> Result<(), rusqlite::Error> {
         let number = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
-        let (pages, free, page_bytes) = (number("page_count")?, number("freelist_count")?, number("page_size")?);
+        let pages = number("page_count")?;
+        let free = number("freelist_count")?;
+        let page_bytes = number("page_size")?;
         if free * page_bytes > FREE_BYTES_KEPT && free * 2 > pages {
             // Not TRUNCATE: a -wal file that holds nothing tells of a loss.
             self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(RESTART)")?;
@@ -603,7 +605,8 @@ fn put_link(db: &Transaction, link: &LinkRecord) -> Result<(), rusqlite::Error> 
     let sql = "INSERT OR REPLACE INTO links
         (hash, maker, name, used_ms, files, made_ms, folder_owner, folder_path, ends_ms, uses_left)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-    let (owner, path) = (folder.map(|f| blob(&f.public_id)), folder.map(|f| &f.path));
+    let owner = folder.map(|f| blob(&f.public_id));
+    let path = folder.map(|f| &f.path);
     let LinkRecord { hash, maker, name, used_ms, made_ms, ends_ms, uses_left, .. } = link;
     run(db, sql, params![hash.0, blob(maker), name, used_ms, files, made_ms, owner, path, ends_ms, uses_left])
 }

@@ -264,7 +264,8 @@ impl Terminal {
 
 /// Tells of a device that asked and was gone again: whoever tries digits that way is seen.
 fn left_words(knock: &Knock) -> String {
-    let (name, address) = (visible(&knock.name), visible(&knock.address));
+    let name = visible(&knock.name);
+    let address = visible(&knock.address);
     format!("{name} (from {address}) left before you answered\n")
 }
 

@@ -161,7 +161,8 @@ mod tests {
     #[test]
     fn both_sides_agree_and_nobody_else_does() {
         let (relay, device) = pair();
-        let (relay_public, device_public) = (relay.public(), device.public());
+        let relay_public = relay.public();
+        let device_public = device.public();
         let request = Proved { method: "GET", target: "/chunks/x" };
         let mac = |key: Option<SessionKey>| key.unwrap().mac(&request, 1);
         let agreed = mac(relay.agree(&device_public, "text"));

@@ -111,8 +111,10 @@ fn both_sides_prove_their_keys_over_one_transcript() {
 fn both_sides_agree_on_a_session_key_and_prove_requests_with_it() {
     for case in cases("session") {
         let secret = |key| EphemeralSecret::new(seed(&case, key));
-        let (relay, device) = (secret("relay_ephemeral_secret"), secret("device_ephemeral_secret"));
-        let (relay_key, device_key) = (id(&case, "relay_ephemeral_key"), id(&case, "device_ephemeral_key"));
+        let relay = secret("relay_ephemeral_secret");
+        let device = secret("device_ephemeral_secret");
+        let relay_key = id(&case, "relay_ephemeral_key");
+        let device_key = id(&case, "device_ephemeral_key");
         assert_eq!((relay.public(), device.public()), (relay_key, device_key));
         let device_text = text(&case, "device_text");
         let key = relay.agree(&device_key, device_text).unwrap();

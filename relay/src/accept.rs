@@ -155,7 +155,8 @@ where
         request.extensions_mut().insert(permit.clone());
         request.extensions_mut().insert(ConnectInfo(came.peer));
         request.extensions_mut().insert(came.transport);
-        let (answer, permit) = (tower::ServiceExt::oneshot(router.clone(), request), permit.clone());
+        let answer = tower::ServiceExt::oneshot(router.clone(), request);
+        let permit = permit.clone();
         async move {
             let response = answer.await?;
             permit.request_answered();

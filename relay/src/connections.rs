@@ -440,7 +440,8 @@ mod tests {
     /// A71: having asked once is no reason to stay.
     #[test]
     fn a71_one_address_holds_so_many_whether_they_asked_or_not() {
-        let (limiter, start) = (ConnectionLimiter::new(10_000), Instant::now());
+        let limiter = ConnectionLimiter::new(10_000);
+        let start = Instant::now();
         let crowd: Vec<_> = (0..MAX_UNKNOWN_AN_ADDRESS).filter_map(|_| limiter.enter(A.into(), start)).collect();
         crowd.iter().for_each(|permit| asks(permit));
         let other = limiter.enter(B.into(), start).unwrap();
@@ -486,7 +487,8 @@ mod tests {
 
     #[test]
     fn a71_a_whole_64_is_one_crowd_and_each_address_in_it_is_bounded() {
-        let (limiter, start) = (ConnectionLimiter::new(100_000), Instant::now());
+        let limiter = ConnectionLimiter::new(100_000);
+        let start = Instant::now();
         let of = |net: u16, host: u128| Source::from(IpAddr::from(((u128::from(net) << 64) | host).to_be_bytes()));
         let enter = |at: u128, now| limiter.enter(of(7, at), now).unwrap();
         let crowd: Vec<_> = (0..5_000).map(|n| enter(n, start + PATIENCE * n as u32)).collect();

@@ -234,7 +234,8 @@ impl Tables {
     /// The table of a piece's file, as the most recently used.
     fn touch(&mut self, piece: &SlotPiece) -> &mut Pins {
         self.turn += 1;
-        let (turn, used) = (self.turn, Instant::now());
+        let turn = self.turn;
+        let used = Instant::now();
         let entry = self.by_file.entry(piece.file).or_insert_with(|| {
             let pins = Pins::new(Groups::new(piece.size, piece.group_log), piece.root);
             Entry { pins, turn, used, counted: 0 }
@@ -409,7 +410,8 @@ mod tests {
     #[test]
     fn a_table_is_kept_while_it_is_used_and_a_minute_longer() {
         let hashes = GroupHashes::new(1 << 20);
-        let (here, gone) = (piece(1, 600_000, None), piece(2, 600_000, None));
+        let here = piece(1, 600_000, None);
+        let gone = piece(2, 600_000, None);
         for piece in [&here, &gone] {
             hashes.check(piece, 0, GroupValue([1; 32]));
         }

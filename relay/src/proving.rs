@@ -37,7 +37,8 @@ pub fn archive(layout: &Layout) -> Vec<u8> {
         file: None,
     };
     let members: Vec<LinkMember> = layout.members.iter().map(member).collect();
-    let (mut out, mut directory) = (bytes::BytesMut::new(), bytes::BytesMut::new());
+    let mut out = bytes::BytesMut::new();
+    let mut directory = bytes::BytesMut::new();
     let mut extent = Extent::default();
     for member in &members {
         let offset = extent.add(&zip::shape(member));

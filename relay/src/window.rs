@@ -76,7 +76,9 @@ mod tests {
     #[test]
     fn it_agrees_with_a_set_that_forgets_nothing() {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        let (mut window, mut used, mut highest) = (Window::default(), BTreeSet::new(), 0u64);
+        let mut window = Window::default();
+        let mut used = BTreeSet::new();
+        let mut highest = 0u64;
         for _ in 0..200_000 {
             random ^= random << 13;
             random ^= random >> 7;

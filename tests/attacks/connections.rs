@@ -78,7 +78,8 @@ async fn a71_who_waits_at_the_door_does_not_take_the_house() {
     let hub = Hub::with(|config| config.max_connections = Some(120)).await;
     let mut member = hub.approved(1).await;
     let path = format!("/chunks/{}", "0".repeat(32));
-    let (mut crowd, mut waiting) = (Vec::new(), Vec::new());
+    let mut crowd = Vec::new();
+    let mut waiting = Vec::new();
     for number in 0..3 {
         let eve = Device::connect(&hub, 67 + number, 67 + number).await;
         for _ in 0..50 {

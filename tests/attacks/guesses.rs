@@ -90,14 +90,17 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     assert!(size_of::<Ticket>() >= 16 && size_of::<Link>() >= 16 && size_of::<FileId>() >= 16);
     assert!(size_of::<Mac>() >= 32 && size_of::<SessionKey>() >= 32 && size_of::<DeviceId>() >= 16);
     let hub = Hub::start().await;
-    let (mut owner, mut ana, mut eve) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
+    let mut owner = hub.approved(1).await;
+    let mut ana = hub.approved(2).await;
+    let mut eve = hub.approved(3).await;
     let entry = owner.offers("a.bin", 1_000).await;
     let made = ana.link(&[&entry]).await;
     ana.request(&entry, 1, 0, 1).await;
     let upload = owner.asked().await;
     let mut guess = blake3::Hasher::new().update(b"guesses").finalize_xof();
     for _ in 0..500 {
-        let (mut ticket, mut mac) = ([0; 16], [0; 32]);
+        let mut ticket = [0; 16];
+        let mut mac = [0; 32];
         guess.fill(&mut ticket);
         guess.fill(&mut mac);
         let ticket = Ticket(ticket);

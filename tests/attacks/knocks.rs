@@ -291,7 +291,8 @@ async fn a_false_hub_is_shown_a_reveal(url: &HubUrl, master: &mut Master, reveal
         tokio::select! {
             frame = master.next() => match frame.unwrap().message {
                 RelayToMaster::NewClientRegistered(knocked) => {
-                    let (request_id, commit) = (knocked.request_id, Commit([1; 32]));
+                    let request_id = knocked.request_id;
+                    let commit = Commit([1; 32]);
                     let challenge = ApprovalChallenge { request_id, commit };
                     master.say(MasterToRelay::ApprovalChallenge(challenge)).await;
                 }

@@ -40,11 +40,13 @@ async fn status_of(device: &Device, hub: &Hub, url: &str, range: Option<&str>) -
 #[tokio::test]
 async fn a68_a_key_is_on_no_socket_and_another_tab_of_the_maker_ends_the_link() {
     let hub = Hub::start().await;
-    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let mut owner = hub.approved(1).await;
+    let mut ana = hub.approved(2).await;
     let mut tab = Device::connect(&hub, 2, 22).await;
     let entry = owner.offers("a.bin", 300_000).await;
     let made = ana.link(&[&entry]).await;
-    let (key, link_hash) = (made.link.to_hex(), LinkHash::of(&made.link));
+    let key = made.link.to_hex();
+    let link_hash = LinkHash::of(&made.link);
     let heard = tab.until(|m| matches!(m, RelayToDevice::LinkMade(_))).await;
     assert!(matches!(&heard, RelayToDevice::LinkMade(m) if m.link.link_hash == link_hash && m.link.name == "a.bin"));
     let reads = ana.http.get(hub.http(&made.url)).send();
@@ -97,9 +99,11 @@ async fn a68_uses_are_counted_and_going_on_is_none() {
 #[tokio::test]
 async fn a68_the_host_ends_a_link_and_a_refusal_ends_all() {
     let hub = Hub::start().await;
-    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let mut owner = hub.approved(1).await;
+    let mut ana = hub.approved(2).await;
     let entry = owner.offers("a.bin", 0).await;
-    let (first, second) = (ana.link(&[&entry]).await, ana.link(&[&entry]).await);
+    let first = ana.link(&[&entry]).await;
+    let second = ana.link(&[&entry]).await;
     hub.operator(lanyard_hub::authority::Command::DropLink(LinkHash::of(&first.link))).await;
     ana.until(|m| matches!(m, RelayToDevice::LinkDropped(d) if d.link_hash == LinkHash::of(&first.link))).await;
     assert_eq!(status_of(&owner, &hub, &first.url, None).await, 404);
@@ -115,7 +119,8 @@ async fn a68_the_host_ends_a_link_and_a_refusal_ends_all() {
 async fn a69_a_folder_of_twenty_thousand_files_is_an_archive_that_costs_a_mebibyte() {
     const FILES: usize = 20_000;
     let hub = Hub::start().await;
-    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let mut owner = hub.approved(1).await;
+    let mut ana = hub.approved(2).await;
     let path =
         |n: usize| format!("Photos/{:03}/{}", n % 200, if n % 10 == 1 { "TWIN".into() } else { format!("{n}.txt") });
     let new = |n: usize| NewFile {

@@ -85,7 +85,8 @@ fn ids(wanted: &[Wanted]) -> BTreeSet<FileId> {
 #[tokio::test]
 async fn a60_a_link_in_place_of_a_shared_file_or_of_its_folder_is_gone() {
     let hub = Hub::start().await;
-    let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
+    let mut ana = Native::inside(&hub, 1).await;
+    let mut bo = Native::inside(&hub, 2).await;
     let mut ground = Ground::new();
     for name in ["same/x", "same/e/y", "other/x", "other/e/y", "stays"] {
         ground.writes(name);
@@ -93,7 +94,8 @@ async fn a60_a_link_in_place_of_a_shared_file_or_of_its_folder_is_gone() {
     ana.shares(&ground.root()).await;
     let before = bo.sees(5).await;
     for (kind, is_same) in [("same", true), ("other", false)] {
-        let (x, y) = (ground.root().join(kind).join("x"), ground.root().join(kind).join("e/y"));
+        let x = ground.root().join(kind).join("x");
+        let y = ground.root().join(kind).join("e/y");
         let file = ground.canary(&format!("{kind}/file"), is_same.then_some(&x));
         ground.canary(&format!("{kind}/folder/y"), is_same.then_some(&y));
         fs::remove_file(&x).unwrap();
@@ -124,8 +126,10 @@ struct Swapper {
 
 impl Swapper {
     fn start(at: PathBuf, aside: PathBuf, targets: Vec<PathBuf>) -> Self {
-        let (stop, swaps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (stopped, counted) = (stop.clone(), swaps.clone());
+        let stop = Arc::new(AtomicBool::new(false));
+        let swaps = Arc::new(AtomicUsize::new(0));
+        let stopped = stop.clone();
+        let counted = swaps.clone();
         let thread = std::thread::spawn(move || {
             for target in targets.iter().cycle() {
                 if stopped.load(Ordering::Relaxed) {
@@ -166,7 +170,8 @@ const FETCHED: usize = 300;
 /// Shares and fetches again and again while somebody swaps.
 async fn races(at: &str, below: &str) {
     let hub = Hub::start().await;
-    let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
+    let mut ana = Native::inside(&hub, 1).await;
+    let mut bo = Native::inside(&hub, 2).await;
     let mut ground = Ground::new();
     ["x", "e/y", "stays"].iter().for_each(|name| ground.writes(name));
     ana.shares(&ground.root()).await;
@@ -207,7 +212,8 @@ async fn a60_a_folder_swapped_for_a_link_while_it_is_read_leads_nowhere() {
 #[tokio::test]
 async fn a61_a_pipe_in_place_of_a_file_holds_nobody_up() {
     let hub = Hub::start().await;
-    let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
+    let mut ana = Native::inside(&hub, 1).await;
+    let mut bo = Native::inside(&hub, 2).await;
     let mut ground = Ground::new();
     ["pipe", "socket", "stays"].iter().for_each(|name| ground.writes(name));
     ana.shares(&ground.root()).await;
@@ -239,7 +245,8 @@ async fn a62_no_data_directory_is_ever_shared() {
     fs::write(hubs.join("lanyard.db"), CANARY).unwrap();
     fs::write(relays.join("master.secret"), [7; 32]).unwrap();
     let config = DeviceConfig { content_dir: Some(in_use.clone()), ..config(&hub, 1) };
-    let (ana, mut bo) = (Native::inside_as(&hub, config).await, Native::inside(&hub, 2).await);
+    let ana = Native::inside_as(&hub, config).await;
+    let mut bo = Native::inside(&hub, 2).await;
     let offered = ana.handle.share(vec![ground.root()]).await.unwrap();
     let paths: Vec<&str> = offered.files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["d/plain"]);

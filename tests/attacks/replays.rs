@@ -154,7 +154,8 @@ async fn a66_what_a_listener_recorded_proves_nothing() {
     assert_eq!(owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(), 204);
     let ready = ana.ready().await;
     assert_eq!(ana.get(&ready.ticket).send().await.unwrap().bytes().await.unwrap(), content(1_000));
-    let (kept, dropped) = (ana.link(&[&entry]).await, ana.link(&[&entry]).await);
+    let kept = ana.link(&[&entry]).await;
+    let dropped = ana.link(&[&entry]).await;
     let end = DeviceToRelay::LinkDrop(message::LinkDrop { link_hash: LinkHash::of(&dropped.link) });
     let reference = ana.say(end).await;
     assert!(matches!(ana.answer(&reference).await, RelayToDevice::LinkDropped(_)));
@@ -205,7 +206,8 @@ async fn a66_what_a_listener_recorded_proves_nothing() {
 async fn a66_a_key_ends_with_its_session() {
     let hub = Hub::start().await;
     let mut ana = hub.approved(1).await;
-    let (before, after) = (ana.get(&Ticket([0; 16])), ana.get(&Ticket([0; 16])));
+    let before = ana.get(&Ticket([0; 16]));
+    let after = ana.get(&Ticket([0; 16]));
     assert_eq!(before.send().await.unwrap().status(), 403, "the session is known, and the ticket is not");
     let _again = Device::connect(&hub, 1, 1).await;
     assert_eq!(ana.closed().await, Some(4409));

@@ -99,7 +99,8 @@ async fn a_resource_can_be_resumed_and_asked_about() {
 #[tokio::test]
 async fn a_download_waits_for_its_owner_and_goes_on_with_the_bytes_it_lacks() {
     let hub = Hub::start().await;
-    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let mut owner = hub.approved(1).await;
+    let mut ana = hub.approved(2).await;
     // More than the sockets between relay and reader hold: the reader sees the owner go.
     let entry = owner.offers("film.mkv", SIZE).await;
     let link = ana.link(&[&entry]).await;
@@ -165,7 +166,8 @@ async fn several_files_are_one_archive_of_the_promised_length() {
 #[tokio::test]
 async fn a_dropped_link_is_gone_and_only_its_maker_can_drop_it() {
     let hub = Hub::start().await;
-    let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
+    let mut owner = hub.approved(1).await;
+    let mut ana = hub.approved(2).await;
     let entry = owner.offers("a.bin", 10).await;
     let link = owner.link(&[&entry]).await;
     let link_hash = LinkHash::of(&link.link);

@@ -47,7 +47,8 @@ impl Anchor {
             return Err(NotBeneath.into());
         }
         let file = File::open(self.way(below)?)?;
-        let (opened, after) = (Found::of(&file)?, self.look(below)?);
+        let opened = Found::of(&file)?;
+        let after = self.look(below)?;
         if opened == before && after == before { Ok((file, opened)) } else { Err(NotBeneath.into()) }
     }
 

@@ -34,7 +34,8 @@ impl StoredHashes {
 
     /// Sets the value of a group, or takes it away, and returns the one before.
     pub fn set(&mut self, group: u32, value: Option<GroupValue>) -> Option<GroupValue> {
-        let (page, at) = (group as usize / PAGE, group as usize % PAGE);
+        let page = group as usize / PAGE;
+        let at = group as usize % PAGE;
         if group as usize >= self.count || (value.is_none() && self.get(group).is_none()) {
             return None;
         }

@@ -70,7 +70,8 @@ fn a64_a_prompt_is_recorded_and_shown_before_it_is_opened() {
 fn a64_5000_addresses_are_shown_no_more_digits_than_prompts() {
     for address in [|n: u32| format!("10.{}.{}.{}", n >> 16, (n >> 8) & 255, n & 255), |n: u32| format!("fe80::{n:x}")]
     {
-        let (mut desk, mut gained) = (desk(), Gained::default());
+        let mut desk = desk();
+        let mut gained = Gained::default();
         for n in 0..5_000 {
             knock_reveal_leave(&mut desk, &from(n + 2, 1, &address(n)), n + 2, &mut gained);
         }
@@ -98,7 +99,8 @@ fn a64_who_leaves_before_the_reveal_learns_nothing() {
 /// A65: 200 times knock, reveal, leave from one address.
 #[test]
 fn a65_one_address_causes_sixteen_prompts() {
-    let (mut desk, mut gained) = (desk(), Gained::default());
+    let mut desk = desk();
+    let mut gained = Gained::default();
     for n in 0..200 {
         let spelling = ["192.168.1.5", "::ffff:192.168.1.5"][n as usize % 2];
         knock_reveal_leave(&mut desk, &from(n + 2, 1, spelling), n + 2, &mut gained);
@@ -117,7 +119,8 @@ fn a65_one_address_causes_sixteen_prompts() {
 /// A65: a device in the attacker's own /64 is asked about although ::1 there has had its share and comes on.
 #[test]
 fn a65_an_address_does_not_keep_its_neighbour_from_being_shown() {
-    let (mut desk, mut gained) = (desk(), Gained::default());
+    let mut desk = desk();
+    let mut gained = Gained::default();
     for n in 0..40 {
         knock_reveal_leave(&mut desk, &from(n + 2, 1, "2001:db8::1"), n + 2, &mut gained);
     }
@@ -137,7 +140,8 @@ fn a65_an_address_does_not_keep_its_neighbour_from_being_shown() {
 /// waits for a turn and not for the crowd before it.
 #[test]
 fn a65_beyond_the_sum_turns_go_round() {
-    let (mut desk, mut gained) = (desk(), Gained::default());
+    let mut desk = desk();
+    let mut gained = Gained::default();
     for n in 0..200 {
         knock_reveal_leave(&mut desk, &from(n + 2, 1, &format!("2001:db8::{n:x}")), n + 2, &mut gained);
     }
@@ -247,7 +251,8 @@ fn what_is_no_new_prompt_does_not_count() {
     assert!(desk.reveals(2, again.request_id).1.is_some());
     // Wrong digits were typed three times.
     for _ in 0..3 {
-        let (public_id, request_id) = (device(3), Some(from(3, 1, "").request_id));
+        let public_id = device(3);
+        let request_id = Some(from(3, 1, "").request_id);
         let code = desk.authority.knocks(true).knocks.iter().find(|k| k.public_id == public_id).unwrap().code.clone();
         let wrong = if code.as_deref() == Some("000000") { "000001" } else { "000000" };
         desk.operator(Command::Approve { public_id, request_id, word: Word::Typed(wrong.into()), for_ms: None });
@@ -291,7 +296,8 @@ fn counters_are_bounded_by_what_they_count() {
 /// Screens are told of a crowd that comes and goes, but not at each of its steps.
 #[test]
 fn a_crowd_that_comes_and_goes_is_not_told_each_time() {
-    let (mut desk, mut gained) = (desk(), Gained::default());
+    let mut desk = desk();
+    let mut gained = Gained::default();
     for n in 0..20 {
         knock_reveal_leave(&mut desk, &from(n + 2, 1, "10.0.0.1"), n + 2, &mut gained);
     }

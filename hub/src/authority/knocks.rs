@@ -302,13 +302,16 @@ impl Authority {
     /// sent it.
     fn weigh_invitation(&mut self, request: &NewClientRegistered) -> Brought {
         let Some(brought) = &request.invitation else { return Brought::Nothing };
-        let (by_request, wall_ms) = (&self.knocks.by_request, self.wall_ms);
+        let by_request = &self.knocks.by_request;
+        let wall_ms = self.wall_ms;
         let is_pending = |other: &RequestId| by_request.get(other).is_some_and(|knock| !knock.has_left());
         match self.invitations.show(brought, request.request_id, wall_ms, is_pending) {
             Shown::Good { for_ms } => return Brought::Good { for_ms },
             Shown::Wrong | Shown::Unknown => {}
         }
-        let (id, public_id, source) = (brought.id, request.client.public_id, Source::of(&request.address));
+        let id = brought.id;
+        let public_id = request.client.public_id;
+        let source = Source::of(&request.address);
         match self.knocks.prompts.proved_wrongly(self.now, source, public_id) {
             Wrong::Noted => self.note(Note::BadInvitation { id, public_id }),
             Wrong::Unnoted => {}
@@ -369,7 +372,8 @@ impl Authority {
         let Some(NewClientRegistered { client, address, .. }) = self.knocks.get(&request_id).map(|k| &k.request) else {
             return;
         };
-        let (client, address) = (client.clone(), address.clone());
+        let client = client.clone();
+        let address = address.clone();
         self.note(Note::Knocked { client, address, request_id });
     }
 
@@ -391,7 +395,8 @@ impl Authority {
         let nonce = knock.nonce;
         let code = approval::code(&hub_key, &public_key, &request_id, &said.reveal, &nonce);
         knock.stage = Stage::Shown { code };
-        let (client, address) = (knock.request.client.clone(), knock.request.address.clone());
+        let client = knock.request.client.clone();
+        let address = knock.request.address.clone();
         self.knocks.prompts.revealed(self.now, request_id);
         self.note_knock(request_id);
         self.deadlines.set(Timer::Knock(request_id), self.now.plus(CODE_LIFETIME_MS));
@@ -475,7 +480,8 @@ impl Authority {
         }
         knock.stage = Stage::Left;
         let waited = knock.approving.take().flatten();
-        let (client, address) = (knock.request.client.clone(), knock.request.address.clone());
+        let client = knock.request.client.clone();
+        let address = knock.request.address.clone();
         self.forget_deadlines(request);
         self.deadlines.set(Timer::Knock(request), self.now.plus(LEFT_PROMPT_MS));
         self.note(Note::Left { public_id: client.public_id, request_id: request });

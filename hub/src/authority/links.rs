@@ -273,7 +273,8 @@ impl Authority {
             Some(known) => LinkRecord { linked, ..known.clone() },
             None => {
                 let name = self.download_name(&linked, name);
-                let (made_ms, used_ms) = (self.wall_ms, self.wall_ms);
+                let made_ms = self.wall_ms;
+                let used_ms = self.wall_ms;
                 LinkRecord { hash: link_hash, maker, name, linked, made_ms, used_ms, ends_ms, uses_left: uses }
             }
         };
@@ -337,7 +338,8 @@ impl Authority {
         let Some(link) = self.live_link(&lookup.link_hash) else {
             return self.fail_relay(FailureCode::NotFound, reference);
         };
-        let (hash, one_file) = (link.hash, link.one_file());
+        let hash = link.hash;
+        let one_file = link.one_file();
         if lookup.begins && !self.take_a_use(&hash) {
             return self.fail_relay(FailureCode::LinkUsedUp, reference);
         }

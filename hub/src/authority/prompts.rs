@@ -145,7 +145,8 @@ impl Prompts {
         if may.len() < 2 {
             return may.first().map(|candidate| candidate.request);
         }
-        let (mut of_source, mut of_network) = (BTreeMap::new(), BTreeMap::new());
+        let mut of_source = BTreeMap::new();
+        let mut of_network = BTreeMap::new();
         for (turn, source) in self.turns.iter().enumerate() {
             of_source.insert(*source, turn + 1);
             of_network.insert(source.network(), turn + 1);

@@ -426,7 +426,8 @@ impl Broker {
         let Some(ask) = self.queue.take(id) else { return };
         let reads = Lane::of(&ask.asker).is_some_and(|lane| self.slots.unread(lane) > 0);
         if reads && self.speeds.cap(ask.group).is_some() {
-            let (key, length) = (self.asker_key(&ask.asker), self.length_of(&ask));
+            let key = self.asker_key(&ask.asker);
+            let length = self.length_of(&ask);
             self.deadlines.set(Timer::AskWaited(id), now.plus(WAITING_TIMEOUT_MS));
             return self.queue.push(key, ask, length);
         }

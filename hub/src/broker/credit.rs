@@ -271,7 +271,8 @@ impl Broker {
         let Some(ask) = self.queue.get(key, id) else { return };
         let (Some(lane), Some(first)) = (speed::Lane::of(&ask.asker), ask.pieces.first()) else { return };
         if !self.reads_meanwhile(lane, ask) {
-            let (file, group) = (ask.file(first), Some(ask.group).filter(|_| is_short));
+            let file = ask.file(first);
+            let group = Some(ask.group).filter(|_| is_short);
             self.speeds.is_held(now, &file, lane, group);
         }
     }
@@ -295,7 +296,8 @@ impl Broker {
     /// Asks in the queue for groups of a slot that was just opened join it now: it may be gone at their turn.
     pub(super) fn join_queued(&mut self, now: Moment, slot: SlotId) {
         let Some(opened) = self.slots.get(slot) else { return };
-        let (what, group) = (opened.what, opened.group);
+        let what = opened.what;
+        let group = opened.group;
         let holds = |ask: &Ask| {
             ask.what == what
                 && ask.group == group
@@ -318,15 +320,18 @@ impl Broker {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
             return;
         }
-        let (key, length) = (self.asker_key(&ask.asker), self.length_of(&ask));
+        let key = self.asker_key(&ask.asker);
+        let length = self.length_of(&ask);
         self.queue.push(key, ask, length);
     }
 
     /// Whether a holder has as much to upload as it may: in all, and in turn with other groups of speed that want its line.
     /// With as many bodies each, they share that line evenly, and what one of them does not use is the others'.
     fn is_holder_full(&self, holder: SessionId, group: SpeedGroup, length: u64) -> bool {
-        let (mut runs, mut bytes) = (0, 0);
-        let (mut own_runs, mut own_bytes) = (0, 0);
+        let mut runs = 0;
+        let mut bytes = 0;
+        let mut own_runs = 0;
+        let mut own_bytes = 0;
         let mut rivals: BTreeSet<SpeedGroup> = BTreeSet::new();
         for (other, its_runs, its_bytes) in self.slots.loads(holder) {
             runs += its_runs;

@@ -404,7 +404,9 @@ impl World {
                 reader.want += 1;
                 let file = FileRef { public_id: device(1), file_id: file_id(1) };
                 let pieces = vec![(file, GroupRange::new(first, count))];
-                let (link, hash, want) = (reader.link, reader.hash, reader.want);
+                let link = reader.link;
+                let hash = reader.hash;
+                let want = reader.want;
                 self.hub.give(Input::LinkWanted { reader: link, hash, want, pieces });
             } else {
                 let session = reader.session;
@@ -543,7 +545,8 @@ fn four_speeds_are_four_groups_and_each_keeps_its_own() {
         let speeds = [50 * MIB, 10 * MIB, 2 * MIB, 2 * MIB / 5];
         let plans: Vec<Plan> = speeds.iter().flat_map(|speed| many(Plan::of(kind, *speed), 2)).collect();
         let scene = scene(plans);
-        let (out, alone) = (World::play(&scene), each_alone(&scene));
+        let out = World::play(&scene);
+        let alone = each_alone(&scene);
         for (n, alone) in alone.iter().enumerate() {
             assert!(alone * 10 >= out.took_ms[n] * 9, "{kind:?} {n}: alone {alone} ms, {out:?}");
         }
@@ -558,7 +561,8 @@ fn slower_ones_within_a_factor_of_four_share_an_upload_at_the_pace_of_the_slowes
         let quick: Vec<Plan> = (0..7).map(|n| Plan::of(kind, 4 * MIB).from(n * 13_000)).collect();
         let slow = [3 * MIB / 2, MIB, 3 * MIB / 4].map(|speed| Plan::of(kind, speed)).to_vec();
         let scene = scene(with(slow, quick));
-        let (out, alone) = (World::play(&scene), each_alone(&scene));
+        let out = World::play(&scene);
+        let alone = each_alone(&scene);
         for n in 0..10 {
             let slowest = if n < 3 { alone[2] } else { alone[n] };
             assert!(slowest * 10 >= out.took_ms[n] * 9, "{kind:?} {n}: alone {alone:?}, {out:?}");
@@ -575,14 +579,16 @@ fn a_later_get_joins_where_its_group_is_and_fetches_the_beginning_afterwards() {
     let passed = 3.0 * 10.0 / 64.0;
     assert!(out.uploads <= 1.01 + passed, "{out:?}");
     assert!(out.uploads >= 1.3, "the beginning is uploaded once more: {out:?}");
-    let (out, alone) = (&out, each_alone(&scene));
+    let out = &out;
+    let alone = each_alone(&scene);
     assert!((0..5).all(|n| alone[n] * 10 >= out.took_ms[n] * 9), "{alone:?} {out:?}");
 }
 
 #[test]
 fn a_later_link_is_a_group_of_its_own() {
     let scene = scene(with(many(Plan::link(10 * MIB), 3), vec![Plan::link(10 * MIB).from(3_000)]));
-    let (out, alone) = (World::play(&scene), each_alone(&scene));
+    let out = World::play(&scene);
+    let alone = each_alone(&scene);
     assert!((0..4).all(|n| alone[n] * 10 >= out.took_ms[n] * 9), "{alone:?} {out:?}");
     assert!(out.uploads <= 2.0, "{out:?}");
 }
@@ -593,7 +599,8 @@ fn in_a_small_budget_twenty_slow_ones_leave_the_quick_one_its_speed() {
         let slow: Vec<Plan> = (0..20).map(|n| Plan::of(kind, MIB).from(300 * n)).collect();
         let quick = Plan::of(kind, 20 * MIB).from(7_000);
         let scene = Scene { budget: 8 * MIB, size: 400 * MIB, ..scene(with(vec![quick.clone()], slow)) };
-        let (took, alone) = (World::until(&scene, 0), World::until(&Scene { readers: vec![quick], ..scene }, 0));
+        let took = World::until(&scene, 0);
+        let alone = World::until(&Scene { readers: vec![quick], ..scene }, 0);
         assert!(alone * 10 >= took * 9, "{kind:?}: {alone} ms alone, {took} beside slow ones");
     }
 }

@@ -230,7 +230,9 @@ impl Broker {
         let mut admitted = Vec::new();
         for id in self.sessions.ids() {
             let Some(session) = self.sessions.get(id) else { continue };
-            let (device, source, old) = (session.identity.public_id, session.source, session.membership);
+            let device = session.identity.public_id;
+            let source = session.source;
+            let old = session.membership;
             let new = self.master.membership(device);
             match new {
                 Membership::Approved if old != Membership::Approved => {

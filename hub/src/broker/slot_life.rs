@@ -249,7 +249,8 @@ impl Broker {
             let Some(waiter) = slot.waiters.get_mut(&reader) else { continue };
             let more = delivered.min(waiter.bytes()).saturating_sub(waiter.taken);
             waiter.taken += more;
-            let (asker, wanted) = (waiter.asker, waiter.pieces.first().map(|piece| piece.file_id));
+            let asker = waiter.asker;
+            let wanted = waiter.pieces.first().map(|piece| piece.file_id);
             let file = slot.pieces.iter().map(|piece| piece.file).find(|file| Some(file.file_id) == wanted);
             if let (Some(lane), Some(file)) = (Lane::of(&asker), file) {
                 self.speeds.took(now, &file, lane, more);
@@ -286,7 +287,8 @@ impl Broker {
             return;
         }
         if slot.phase == Phase::Full {
-            let (file, slot_group) = (slot.only_file(), slot.group);
+            let file = slot.only_file();
+            let slot_group = slot.group;
             self.slots.enter_cache(id, now);
             self.deadlines.set(Timer::CacheEnd(id), now.plus(GET_TICKET_MS));
             file.into_iter().for_each(|file| self.trim_leftovers(now, file, slot_group));

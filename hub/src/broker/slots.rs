@@ -307,7 +307,8 @@ impl Slots {
     pub(super) fn enter_cache(&mut self, id: SlotId, now: Moment) {
         let Some(slot) = self.live.get_mut(&id) else { return };
         if slot.cached_since.replace(now).is_none() {
-            let (holds, length) = ((slot.cause, slot.group), slot.length);
+            let holds = (slot.cause, slot.group);
+            let length = slot.length;
             self.cache.insert((now, id));
             self.release_held(holds, length);
         }

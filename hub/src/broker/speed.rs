@@ -530,7 +530,8 @@ impl Speeds {
                     continue;
                 }
                 let held = self.held.get(lane).map_or(0, |held| held.until(now));
-                let (bytes, held_ms) = (member.read - member.read_before, held.saturating_sub(member.held_before));
+                let bytes = member.read - member.read_before;
+                let held_ms = held.saturating_sub(member.held_before);
                 member.read_before = member.read;
                 member.held_before = held;
                 member.sampled = now;
@@ -555,7 +556,8 @@ impl Speeds {
             let Some((at, range)) = groups.get(&member.group).and_then(|at| Some((at, at.range?))) else { continue };
             let is_held = self.groups.get(&member.group).is_some_and(|group| group.is_held);
             let is_first = is_alike(range.quickest, best);
-            let (is_shared, far) = (at.members > 1, far(lane));
+            let is_shared = at.members > 1;
+            let far = far(lane);
             let situation = Situation { range, best, is_held, is_shared, is_first, far, room };
             let was_awaited = member.is_awaited;
             if let Some(way) = member.judge(&situation) {
@@ -612,7 +614,8 @@ impl Speeds {
         }
         wishes.sort_unstable();
         let most = budget / 8 * 5;
-        let (mut left, mut count) = (most, wishes.len() as u64);
+        let mut left = most;
+        let mut count = wishes.len() as u64;
         for (wish, least, id) in wishes {
             let cap = wish.min(left / count.max(1)).max(least);
             left = left.saturating_sub(cap);
@@ -752,12 +755,14 @@ mod tests {
     /// Whoever was waited for and fell back is waited for later each time, whatever transfer or response it reads in.
     #[test]
     fn a_new_transfer_does_not_clear_the_record() {
-        let (file, who) = (file(), Who::Link(LinkHash([1; 32])));
+        let file = file();
+        let who = Who::Link(LinkHash([1; 32]));
         let mut speeds = Speeds::default();
         let mut now = Moment(0);
         let mut looks_until_awaited = Vec::new();
         for transfer in 0..4 {
-            let (hostile, quick) = (Lane::Link(LinkReader(transfer)), Lane::Link(LinkReader(100)));
+            let hostile = Lane::Link(LinkReader(transfer));
+            let quick = Lane::Link(LinkReader(100));
             speeds.enter(now, &file, (quick, Who::Link(LinkHash([2; 32]))), SpeedGroup(5), true, None);
             speeds.enter(now, &file, (hostile, who), SpeedGroup(5), true, None);
             let mut looks = 0;

@@ -307,7 +307,9 @@ fn a63_openings_do_not_buy_more_reveals() {
     rig.tell(Input::Start);
     let registration = rig.challenge();
     rig.ack(Membership::Pending, true);
-    let (mut commit, mut nonce, mut reveals) = (registration.commit, 2, 0);
+    let mut commit = registration.commit;
+    let mut nonce = 2;
+    let mut reveals = 0;
     for n in 0..5_000 {
         let request_id = approval::request_id(&key(), &commit, &Nonce([nonce; 32]), "laptop");
         let challenge = ApprovalChallenge { request_id, commit: promise(request_id, 9) };

@@ -53,7 +53,8 @@ impl Log {
 
     /// Appends lines and has them on disk: all of them or none.
     pub fn append(&mut self, lines: impl Iterator<Item = Map<String, Value>>) -> io::Result<()> {
-        let (mut text, mut last) = (String::new(), self.last.clone());
+        let mut text = String::new();
+        let mut last = self.last.clone();
         for mut line in lines {
             line.insert("prev".into(), last.into());
             let line = Value::Object(line).to_string();
@@ -130,7 +131,8 @@ impl Read {
 pub fn read(dir: &Path, kind: &Kind) -> io::Result<Vec<Read>> {
     let path = dir.join(kind.name);
     let files = (1..=kind.kept).rev().map(|number| numbered(&path, number)).chain([path.clone()]);
-    let (mut all, mut expected) = (Vec::new(), None::<String>);
+    let mut all = Vec::new();
+    let mut expected = None::<String>;
     for file in files {
         let Some(file) = open_to_read(&file)? else { continue };
         for line in BufReader::new(file).split(b'\n') {

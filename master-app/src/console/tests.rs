@@ -295,7 +295,8 @@ async fn a72_every_refusal_of_the_console_says_why() {
         (client.get(format!("{origin}/console/record")), 401),
     ] {
         let answer = request.header("origin", &origin).send().await.unwrap();
-        let (status, allow) = (answer.status().as_u16(), answer.headers().contains_key("allow"));
+        let status = answer.status().as_u16();
+        let allow = answer.headers().contains_key("allow");
         let text = answer.text().await.unwrap();
         assert_eq!((status, allow), (expected, expected == 405), "{text}");
         let error: HttpError = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));

@@ -161,7 +161,8 @@ pub fn links_table<'a>(links: impl Iterator<Item = (&'a LinkListed, Option<&'a s
         cells.extend(maker.map(visible));
         cells
     };
-    let (mut head, mut rows) = (vec!["ID", "ENDS", "USES LEFT", "HOLDS", "NAME"], Vec::new());
+    let mut head = vec!["ID", "ENDS", "USES LEFT", "HOLDS", "NAME"];
+    let mut rows = Vec::new();
     for link in links {
         if link.1.is_some() && head.len() == 5 {
             head.push("MADE BY");

@@ -403,7 +403,8 @@ async fn a73_what_waits_for_a_full_disk_is_bounded_in_bytes_and_nothing_is_lost(
         root: None,
     };
     const MESSAGES: u128 = 200;
-    let (driver, connection) = (bench.driver.clone(), bench.connection);
+    let driver = bench.driver.clone();
+    let connection = bench.connection;
     let sending = tokio::spawn(async move {
         for message in 0..MESSAGES {
             let files = (0..300).map(|n| new(message * 300 + n)).collect();

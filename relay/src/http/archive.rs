@@ -66,7 +66,8 @@ impl Members {
             return;
         }
         let page = LinkPage { link_hash: self.hash, layout: self.layout, first: self.next, bare: self.bare };
-        let (edge, reader) = (self.edge.clone(), self.reader);
+        let edge = self.edge.clone();
+        let reader = self.reader;
         let asked = tokio::spawn(async move {
             match links::ask(&edge, |call| Input::LinkPageWanted { call, reader, page }).await {
                 Some(CallAnswer::Members(page)) => page,
@@ -184,7 +185,8 @@ async fn stream(edge: Arc<Edge>, hash: LinkHash, archive: &LinkArchive) -> Resul
     let report = Report::new(edge, hash, file, archive.length, 0);
     let archive = archive.clone();
     Ok(stream_body(&hash, move |body| async move {
-        let (extent, crcs) = (Extent::default(), Vec::new());
+        let extent = Extent::default();
+        let crcs = Vec::new();
         Sending { archive, members, puller, extent, crcs, report, body }.run(first).await;
     }))
 }
@@ -262,7 +264,8 @@ impl Sending {
     async fn send_directory(&mut self) -> Result<(), Cut> {
         let edge = self.members.edge.clone();
         self.members = Members::new(&edge, self.puller.reader(), self.members.hash, &self.archive, true);
-        let (mut again, mut out) = (Extent::default(), BytesMut::new());
+        let mut again = Extent::default();
+        let mut out = BytesMut::new();
         let mut number = 0;
         while let Some(member) = self.next_member().await? {
             let offset = again.add(&zip::shape(&member));

@@ -283,7 +283,8 @@ impl Puller {
         let Some(slice) = self.slices.get_mut(&id) else { return };
         slice.parts -= 1;
         if slice.parts == 0 {
-            let (slot, meter) = (slice.slot.clone(), slice.meter.clone());
+            let slot = slice.slot.clone();
+            let meter = slice.meter.clone();
             self.slices.remove(&id);
             self.give_back(&slot, id, &meter);
         }

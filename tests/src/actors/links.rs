@@ -192,7 +192,8 @@ impl World {
 
     fn ask_of_link(&mut self, link: usize, message: DeviceToRelay) {
         self.model.calls += 1;
-        let (ask, maker) = (self.model.calls, self.links[link].maker);
+        let ask = self.model.calls;
+        let maker = self.links[link].maker;
         self.links[link].asks.push(ask);
         self.tell_peer(maker, PeerInput::Ask { ask, message: Box::new(message) });
     }
@@ -353,7 +354,8 @@ impl World {
         let call = self.next_call();
         self.links[link].call = Some(call);
         self.begun.insert(call, info.clone());
-        let (hash, position) = (info.hash, self.links[link].position as u64);
+        let hash = info.hash;
+        let position = self.links[link].position as u64;
         let bytes = match &info.what {
             LinkedTo::File(entry) => entry.size.saturating_sub(position << entry.group_log),
             LinkedTo::Archive(archive) => archive.length,
@@ -383,7 +385,8 @@ impl World {
                 // A body without ranges begins anew.
                 (reading.position, reading.values, reading.read) = (0, Vec::new(), Vec::new());
                 reading.units = Vec::new();
-                let (layout, ends) = (layout.clone(), Vec::new());
+                let layout = layout.clone();
+                let ends = Vec::new();
                 reading.archive = Some(Archive { layout, next: 0, ends, directory: false, call: None });
                 self.model.count("archive opened");
             }
@@ -561,7 +564,8 @@ impl World {
         let now = self.now;
         let held = &mut self.links[link].slices[slice];
         held.moved_at = now;
-        let (slot, reader) = (held.slot, held.reader);
+        let slot = held.slot;
+        let reader = held.reader;
         self.link_took(slot, reader, unit.length);
         let held = &mut self.links[link].slices[slice];
         if std::mem::take(&mut held.still) {

@@ -97,7 +97,8 @@ impl Archives {
 
     /// Layouts that nobody asked for since the last time; a reader that stood still makes them anew.
     pub fn forget_unused(&mut self) {
-        let (kept, swept) = (&mut self.kept, self.swept);
+        let kept = &mut self.kept;
+        let swept = self.swept;
         kept.retain(|_, kept| kept.used > swept);
         let kept = &*kept;
         self.current.retain(|_, current| kept.contains_key(&current.layout));

@@ -112,7 +112,8 @@ fn a_device_lists_its_own_links_and_the_host_everybodys_newest_first() {
         asks(&mut desk, 2 + n % 2, LinkRequest { link_hash: LinkHash(hash), ..request(&[0]) });
         desk.pass(1);
     }
-    let (mut of_two, mut cursor) = (Vec::new(), None);
+    let mut of_two = Vec::new();
+    let mut cursor = None;
     loop {
         let effects = desk.device(session(2, 1), RelayToMaster::LinksPull(LinksPull { cursor }));
         let [MasterToRelay::LinksPage(page)] = sent(&effects)[..] else { panic!("{effects:?}") };
@@ -125,7 +126,8 @@ fn a_device_lists_its_own_links_and_the_host_everybodys_newest_first() {
     assert_eq!(of_two.len(), 600);
     assert!(of_two.iter().all(|link| link.public_id == device(2)));
     assert!(of_two.is_sorted_by_key(|link| std::cmp::Reverse(link.made_ms)));
-    let (mut all, mut cursor) = (0, None);
+    let mut all = 0;
+    let mut cursor = None;
     loop {
         let effects = desk.operator(Command::PullLinks(LinksPull { cursor }));
         let [Effect::Answer { message: MasterToConsole::LinksPage(page), .. }] = &effects[..] else {

@@ -203,7 +203,8 @@ fn invented_transfers_are_remembered_by_the_dozen_and_no_more() {
 #[test]
 fn files_that_changed_are_remembered_by_the_thousand_and_no_more() {
     let mut hub = Hub::ready(32 * MIB);
-    let (owner, asker) = (hub.opens(1), hub.opens(2));
+    let owner = hub.opens(1);
+    let asker = hub.opens(2);
     let limit = lanyard_protocol::limits::MAX_CHANGED_FILES as u32;
     hub.lists_many(0..limit + 10, 1);
     for n in 0..limit + 10 {
@@ -244,7 +245,9 @@ fn a_grant_keeps_no_names() {
     hub.asks(asker, 1, 0, 4);
     let names = |hub: &Hub| hub.broker.grants.entry(&file).map(|entry| entry.path.len() + entry.media_type.len());
     assert_eq!(names(&hub), Some(0));
-    let (epoch, revision, audience) = (5, 8, Audience::All);
+    let epoch = 5;
+    let revision = 8;
+    let audience = Audience::All;
     let added = FilesAdded { public_id: device(1), files: vec![long], epoch, revision, audience };
     hub.master(MasterToRelay::FilesAdded(added));
     assert_eq!(names(&hub), Some(0));

@@ -141,7 +141,8 @@ fn links_that_are_known_or_missing_are_bounded_and_one_that_is_read_stays() {
 fn a_file_that_is_gone_takes_its_links_along_and_touches_no_other() {
     let mut hub = Hub::ready(MIB);
     hub.opens(1);
-    let (gone, stays) = (hub.lists(1, MIB), hub.lists(2, MIB));
+    let gone = hub.lists(1, MIB);
+    let stays = hub.lists(2, MIB);
     for n in 0..1_000 {
         let entry = hub.files[&stays].clone();
         opens_link(&mut hub, n, false, &entry);
