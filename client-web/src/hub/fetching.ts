@@ -1,6 +1,5 @@
 /** Downloading as it happens: links are made, the browser fetches them, two at a time, and the relay says how far it is. */
 import { uuidV4 } from "../identity/bytes";
-import type { Signer } from "../identity/signer";
 import { sentence } from "../lib/words";
 import { MAX_LINK_FILES } from "../protocol/limits";
 import type { LinkFolder } from "../protocol/generated/LinkFolder";
