@@ -132,15 +132,7 @@ async fn a71_a_first_frame_is_small_and_the_next_may_be_as_long_as_any() {
 
 /// Sends a request as it stands and gives its status, its Allow, and the code and the sentence in its body.
 async fn refused(hub: &Hub, request: &[u8]) -> (u16, Option<String>, HttpError) {
-    let mut stream = from(GUEST, hub).await.unwrap();
-    let _ = stream.write_all(request).await;
-    let _ = stream.shutdown().await;
-    let mut answer = Vec::new();
-    let mut part = [0; 4096];
-    while let Ok(count @ 1..) = within(stream.read(&mut part)).await {
-        answer.extend_from_slice(&part[..count]);
-    }
-    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let answer = raw_then_close(from(GUEST, hub).await.unwrap(), request).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     let header = |name: &str| {

@@ -20,6 +20,17 @@ pub async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // A server that has heard enough may have closed already.
     let _ = stream.write_all(request).await;
+    all_of(&mut stream).await
+}
+
+/// The same, and tells the server that nothing more comes.
+pub async fn raw_then_close(mut stream: TcpStream, request: &[u8]) -> String {
+    let _ = stream.write_all(request).await;
+    let _ = stream.shutdown().await;
+    all_of(&mut stream).await
+}
+
+async fn all_of(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let mut part = [0; 4096];
     // A reset is an end, too; what came before it counts.

@@ -7,21 +7,8 @@ use std::sync::Arc;
 use lanyard_protocol::limits::{MAX_ARCHIVE_WINDOW_BYTES, MAX_FILES_A_MESSAGE};
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
-use tokio::sync::oneshot;
 
 use crate::world::*;
-
-/// Runs `work` while `owner` answers uploads.
-async fn while_serving<T>(owner: &mut Device, work: impl Future<Output = T>) -> T {
-    let (done, finished) = oneshot::channel::<()>();
-    let work = async {
-        let result = work.await;
-        let _ = done.send(());
-        result
-    };
-    let serve = owner.serve_until(async { drop(finished.await) });
-    tokio::join!(work, serve).0
-}
 
 async fn status_of(device: &Device, hub: &Hub, url: &str, range: Option<&str>) -> u16 {
     let request = device.http.get(hub.http(url));
@@ -50,7 +37,7 @@ async fn a68_a_key_is_on_no_socket_and_another_tab_of_the_maker_ends_the_link() 
     let heard = tab.until(|m| matches!(m, RelayToDevice::LinkMade(_))).await;
     assert!(matches!(&heard, RelayToDevice::LinkMade(m) if m.link.link_hash == link_hash && m.link.name == "a.bin"));
     let reads = ana.http.get(hub.http(&made.url)).send();
-    let body = while_serving(&mut owner, async { reads.await.unwrap().bytes().await.unwrap() }).await;
+    let (body, _) = while_serving(&mut owner, async { reads.await.unwrap().bytes().await.unwrap() }).await;
     assert_eq!(body.len(), 300_000);
 
     let pull = tab.say(DeviceToRelay::LinksPull(LinksPull { cursor: None })).await;
@@ -83,7 +70,7 @@ async fn a68_uses_are_counted_and_going_on_is_none() {
     let files = vec![entry.file_ref()];
     let made = owner.link_of(|link_hash| LinkRequest { files, uses: Some(1), ..link_request(link_hash) }).await;
     assert_eq!(reader.http.head(hub.http(&made.url)).send().await.unwrap().status(), 200, "a look is no use");
-    let statuses = while_serving(&mut owner, async {
+    let (statuses, _) = while_serving(&mut owner, async {
         let mut statuses = Vec::new();
         for range in [None, Some("bytes=200000-"), Some("bytes=100000-299999"), Some("bytes=1-"), None] {
             statuses.push(status_of(&reader, &hub, &made.url, range).await);
@@ -144,7 +131,7 @@ async fn a69_a_folder_of_twenty_thousand_files_is_an_archive_that_costs_a_mebiby
     let made = ana.link_of(|link_hash| LinkRequest { folder, ..link_request(link_hash) }).await;
     assert!(made.url.ends_with("/Photos.zip"), "{}", made.url);
     let request = ana.http.get(hub.http(&made.url));
-    let (promised, body) = while_serving(&mut owner, async {
+    let ((promised, body), _) = while_serving(&mut owner, async {
         let answer = request.send().await.unwrap();
         (answer.content_length().unwrap(), answer.bytes().await.unwrap())
     })

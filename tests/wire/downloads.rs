@@ -4,25 +4,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lanyard_protocol::*;
-use tokio::sync::oneshot;
 
 use crate::world::*;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 40 * MIB;
-
-/// Runs `work` while `owner` answers uploads; gives its result and the bytes asked of the owner.
-async fn while_serving<T>(owner: &mut Device, work: impl Future<Output = T>) -> (T, u64) {
-    let (done, finished) = oneshot::channel::<()>();
-    let work = async {
-        let result = work.await;
-        let _ = done.send(());
-        result
-    };
-    let serve = owner.serve_until(async { drop(finished.await) });
-    let (result, asked) = tokio::time::timeout(NEVER, async { tokio::join!(work, serve) }).await.expect("it ends");
-    (result, asked)
-}
 
 #[tokio::test]
 async fn ranges_are_answered_as_the_vectors_say() {

@@ -265,6 +265,20 @@ pub fn http_client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap()
 }
 
+/// Runs `work` while `owner` answers uploads; gives its result and the bytes asked of the owner.
+#[allow(dead_code)]
+pub async fn while_serving<T>(owner: &mut Device, work: impl Future<Output = T>) -> (T, u64) {
+    let (done, finished) = oneshot::channel::<()>();
+    let work = async {
+        let result = work.await;
+        let _ = done.send(());
+        result
+    };
+    let serve = owner.serve_until(async { drop(finished.await) });
+    // Long enough for a large archive on a busy machine.
+    tokio::time::timeout(6 * NEVER, async { tokio::join!(work, serve) }).await.expect("it ends")
+}
+
 /// A device that does nothing by itself.
 pub struct Device {
     pub id: DeviceId,

@@ -205,6 +205,13 @@ async fn serve_file(
     };
     let mut response = Response::builder().status(status).body(body).map_err(|_| FailureCode::Internal)?;
     let headers = response.headers_mut();
+    version_headers(headers, entry);
+    describe(headers, status, entry, &range);
+    Ok(response)
+}
+
+/// Sets what is the same for every answer about this version of a file.
+fn version_headers(headers: &mut HeaderMap, entry: &FileEntry) {
     common_headers(headers, path::file_name(&entry.path));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Ok(etag) = HeaderValue::from_str(&etag(entry)) {
@@ -213,8 +220,6 @@ async fn serve_file(
     if let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(modified(entry))) {
         headers.insert(header::LAST_MODIFIED, date);
     }
-    describe(headers, status, entry, &range);
-    Ok(response)
 }
 
 fn describe(headers: &mut HeaderMap, status: StatusCode, entry: &FileEntry, range: &Range<u64>) {
