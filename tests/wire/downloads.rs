@@ -79,7 +79,10 @@ async fn a_resource_can_be_resumed_and_asked_about() {
         let (answer, _) = while_serving(&mut owner, async { request.send().await.unwrap().status() }).await;
         assert_eq!(answer, status);
     }
-    assert_eq!(owner.http.get(hub.http(&format!("/d/{}/x", "0".repeat(32)))).send().await.unwrap().status(), 404);
+    let unknown = owner.http.get(hub.http(&format!("/d/{}/x", "0".repeat(32)))).send().await.unwrap();
+    assert_eq!(unknown.status(), 404);
+    let told: lanyard_protocol::http::HttpError = unknown.json().await.unwrap();
+    assert_eq!(told.message, "this link no longer works; ask for a new one", "a person reads it in a browser");
 }
 
 #[tokio::test]

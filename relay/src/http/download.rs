@@ -48,7 +48,15 @@ pub async fn get(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    serve(edge, link, method, headers).await.unwrap_or_else(IntoResponse::into_response)
+    serve(edge, link, method, headers).await.unwrap_or_else(refused)
+}
+
+/// People read this in their browser; one that ended, was dropped or never was is told alike.
+fn refused(error: ApiError) -> Response {
+    match error {
+        ApiError(FailureCode::NotFound) => error.into_response_saying("this link no longer works; ask for a new one"),
+        error => error.into_response(),
+    }
 }
 
 async fn serve(edge: Arc<Edge>, link: String, method: Method, headers: HeaderMap) -> Result<Response, ApiError> {
