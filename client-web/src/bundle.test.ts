@@ -40,9 +40,10 @@ function loadedBy(page: string): number {
   return [...seen].reduce((sum, name) => sum + gzipSync(text(name)).length, 0);
 }
 
-test.each(["index.html", "console.html"])("%s loads at most 86 kB of scripts and styles", (page) => {
+// 82 kB before version 2 of the wire: agreeing on a key (X25519), the lists of links and what their screens say take 5 kB.
+test.each(["index.html", "console.html"])("%s loads at most 88 kB of scripts and styles", (page) => {
   expect(loadedBy(page)).toBeGreaterThan(10_000);
-  expect(loadedBy(page)).toBeLessThanOrEqual(86_000);
+  expect(loadedBy(page)).toBeLessThanOrEqual(88_000);
 });
 
 test("the fonts are at most 80 kB", () => {
