@@ -213,7 +213,7 @@ impl Authority {
         };
         let (hash, listed) = (link.hash, link.listed());
         let known = self.links.get(&hash);
-        // What is asked for again is told again, and costs nothing else.
+        // A link asked for again is told again, and costs nothing else.
         if known != Some(&link) {
             if known.is_some() {
                 *self.links.parts.entry(hash).or_default() += 1;

@@ -209,7 +209,7 @@ pub async fn interrupted() {
     let _ = tokio::signal::ctrl_c().await;
 }
 
-/// What helps who names no hub: whoever runs one here may also be a device of it, by its address.
+/// Helps a person who named no hub: whoever runs one here may also be a device of it, by its address.
 fn joined_no_hub(data_dir: &Path) -> &'static str {
     if data_dir::is_of_hub(data_dir) {
         "this computer runs a hub and has joined none; name its address, such as http://127.0.0.1:7070"

@@ -426,7 +426,7 @@ async fn standing<'a>(body: &'a Body, puller: &mut Puller) -> Option<Permit<'a>>
 mod tests {
     use super::*;
 
-    /// What a body that stands still keeps are such copies: the pool's buffer is free as soon as its last byte is handed over.
+    /// A body that stands still keeps only such copies: the pool's buffer is free as soon as its last byte is handed over.
     #[test]
     fn a_slow_reader_is_given_copies_and_keeps_no_buffer_of_the_pool() {
         let pooled = Bytes::from(vec![7; 256 << 10]);
