@@ -211,7 +211,8 @@ impl Authority {
             }
             Err(code) => return self.fail_device(from, code, None, reference),
         };
-        let (hash, listed) = (link.hash, link.listed());
+        let hash = link.hash;
+        let listed = link.listed();
         let known = self.links.get(&hash);
         // A link asked for again is told again, and costs nothing else.
         if known != Some(&link) {
