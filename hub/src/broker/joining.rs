@@ -23,6 +23,10 @@ const LOOK_AGAIN_MS: u64 = 500;
 /// While bodies run the relay reports them twice a second; without its word speeds are looked at after this.
 const UNREPORTED_MS: u64 = 900;
 
+/// How often one message may be a reason to walk over all readers of its file: what is left of it then is read where its asker
+/// reads. A transfer asks for places that are close to each other.
+const WALKS_A_MESSAGE: u32 = 4;
+
 /// Somebody who will want bytes of its group's uploads.
 struct Awaiting {
     file: FileRef,
@@ -43,8 +47,9 @@ impl Broker {
             return BTreeMap::from([(SpeedGroup::ALL, ask.pieces.clone())]);
         };
         let mut parts: BTreeMap<SpeedGroup, Vec<Piece>> = BTreeMap::new();
+        let mut walks = WALKS_A_MESSAGE;
         for piece in &ask.pieces {
-            let group = self.group_of(now, &file, (lane, who), piece.groups);
+            let group = self.group_of(now, &file, (lane, who), piece.groups, &mut walks);
             parts.entry(group).or_default().push(*piece);
         }
         parts
@@ -59,15 +64,21 @@ impl Broker {
     }
 
     /// The group in which a lane reads these groups of bytes.
-    fn group_of(&mut self, now: Moment, file: &FileRef, (lane, who): (Lane, Who), wanted: GroupRange) -> SpeedGroup {
+    fn group_of(
+        &mut self,
+        now: Moment,
+        file: &FileRef,
+        (lane, who): (Lane, Who),
+        wanted: GroupRange,
+        walks: &mut u32,
+    ) -> SpeedGroup {
         if let Some(group) = self.speeds.asks_before_its_place(now, file, lane, wanted.first) {
             return group;
         }
-        let own = self.speeds.member(file, lane).map(|member| member.group);
-        let stays = own.filter(|group| self.is_near(now, file, *group, wanted.first));
-        let group = match stays {
+        let group = match self.stays(now, file, lane, wanted.first, walks) {
             Some(group) => group,
             None => {
+                *walks = walks.saturating_sub(1);
                 let (group, place) = self.choose(now, file, lane, wanted.first);
                 let read = self.speeds.groups_of(now, file).get(&group).map_or(0, |at| at.read_most);
                 let is_young = read < self.config.budget_bytes / LEFTOVER_PART;
@@ -90,12 +101,23 @@ impl Broker {
         u32::try_from(bytes >> log).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Whether a group of speed is where these bytes are: they are in one of its slots, or some member is close to them.
-    fn is_near(&self, now: Moment, file: &FileRef, group: SpeedGroup, first: u32) -> bool {
+    /// The group of a lane, if it reads on in it: that is where these bytes are, or this message walked over the readers often
+    /// enough.
+    fn stays(&self, now: Moment, file: &FileRef, lane: Lane, first: u32, walks: &mut u32) -> Option<SpeedGroup> {
+        let member = self.speeds.member(file, lane)?;
+        let (group, own) = (member.group, member.next);
+        let places = [own];
+        let own = if member.is_moving(now) { places.as_slice() } else { &[] };
+        if *walks == 0 || self.is_there(file, group, own, first) {
+            return Some(group);
+        }
+        *walks -= 1;
+        self.work.visit(self.speeds.of_file(file).count());
         let places: Vec<u32> = self.speeds.places(now, file, group).collect();
-        self.is_there(file, group, &places, first)
+        self.is_there(file, group, &places, first).then_some(group)
     }
 
+    /// Whether a group of speed is where these bytes are: they are in one of its slots, or some member is close to them.
     fn is_there(&self, file: &FileRef, group: SpeedGroup, places: &[u32], first: u32) -> bool {
         let reach = self.reach(file, self.config.budget_bytes / LEFTOVER_PART);
         self.slots.holding(file, What::Bytes, group, first).is_some()
@@ -104,6 +126,7 @@ impl Broker {
 
     /// Which group a lane reads in from here on, and where that group is if it is elsewhere.
     fn choose(&mut self, now: Moment, file: &FileRef, lane: Lane, first: u32) -> (SpeedGroup, Option<u32>) {
+        self.work.visit(self.speeds.of_file(file).count());
         let own = self.speeds.member(file, lane).map(|member| member.group);
         let is_new = own.is_none();
         let mut others = self.speeds.fitting(now, file, lane);

@@ -1,6 +1,7 @@
 //! Bounds the cost of one message: the broker visits a number of entries that its length bounds, whatever it names.
 
 use super::*;
+use lanyard_protocol::limits::MAX_RUN_BYTES;
 
 /// The number of pieces that a message of a device may have.
 const PIECES: u64 = lanyard_protocol::limits::MAX_PIECES as u64;
@@ -251,4 +252,26 @@ fn a_grant_keeps_no_names() {
     let added = FilesAdded { public_id: device(1), files: vec![long], epoch, revision, audience };
     hub.master(MasterToRelay::FilesAdded(added));
     assert_eq!(names(&hub), Some(0));
+}
+
+/// Each place of a large file is a reason to look for a group of speed, which walks over all who read the file: a message that
+/// names as many places as it can walks a few times all the same.
+#[test]
+fn a_request_for_places_far_apart_walks_a_few_times_over_those_who_read() {
+    const READERS: u8 = 100;
+    let mut hub = Hub::new(8 * MIB);
+    hub.master_comes_with(1..=READERS + 2);
+    hub.opens(1);
+    let file = hub.lists(1, 1 << 34);
+    let log = hub.files[&file].group_log;
+    for reader in 0..READERS {
+        let asker = hub.opens(reader + 2);
+        hub.asks(asker, 1, u32::from(reader) * 200, 1);
+    }
+    let asker = SessionId(2);
+    let places = (MAX_RUN_BYTES >> log) as u32;
+    assert!(places >= 16, "{places} places");
+    let far = (0..places).map(|n| Piece::new(file.file_id, 20_000 + n * 400, 1)).collect();
+    let visited = hub.visits(asker, What::Bytes, far);
+    assert!(visited <= 16 * u64::from(READERS) + PIECES, "{visited} entries for {places} places");
 }
