@@ -238,8 +238,17 @@ describe("the shelf", () => {
     await fireEvent.click(screen.getByRole("button", { name: "End link to b.jpg" }));
     expect(verbs.dropLink).toHaveBeenCalledWith(hub.links[1]);
     expect(await violations()).toEqual([]);
+    // Whoever ends links by keyboard goes on from where the row was.
+    const last = screen.getByRole("button", { name: "End link to b.jpg" });
+    last.focus();
+    await fireEvent.click(last);
+    hub.links = hub.links.slice(0, 1);
+    const first = screen.getByRole("button", { name: "End link to Tax 2025.zip" });
+    await vi.waitFor(() => expect(document.activeElement).toBe(first));
+    await fireEvent.click(first);
     hub.links = [];
     expect(await screen.findByText(/No links yet/)).toBeTruthy();
+    expect(document.activeElement).toBe(screen.getByRole("list", { name: "Links" }));
     hub.linksState = "failed";
     await fireEvent.click(await screen.findByRole("button", { name: "Try again" }));
     hub.hubReady = false;
