@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import path from "node:path";
 import { story } from "../lib/bench.mjs";
+import { PHONE } from "../lib/browser.mjs";
 import { GIB, KIB, MIB, blake3, bytesBelow, isPrefix, makeFile, sha256, sizeOf } from "../lib/files.mjs";
 import { Halves, Hub, Native } from "../lib/hub.mjs";
 import { canMeasure, peakRssOf, peakWhile, pssOf, rssOf } from "../lib/measure.mjs";
@@ -152,3 +153,19 @@ story(
   },
   { patience: 300_000 },
 );
+
+story("on a phone a link to a file of a long name is copied and ended within the screen", async (bench) => {
+  const hub = await Hub.start(bench);
+  const ana = await DevicePage.enter(bench, hub, "Ana", { viewport: PHONE });
+  const name = `${"All-of-our-pictures-of-the-long-way-home-".repeat(3)}1.txt`;
+  await ana.shareFiles(await makeFile(bench.dir("things"), name, KIB));
+  await ana.menu(name, "Copy link");
+  await ana.button("Activity").click();
+  await ana.button("Your links").click();
+  const end = ana.button(`End link to ${name}`);
+  await end.waitFor();
+  const { x, width } = await end.boundingBox();
+  assert.ok(x >= 0 && x + width <= PHONE.width, `the button lies at ${x}`);
+  await end.click();
+  await ana.page.getByText("No links yet").waitFor();
+});
