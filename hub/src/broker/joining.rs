@@ -105,7 +105,8 @@ impl Broker {
     /// enough.
     fn stays(&self, now: Moment, file: &FileRef, lane: Lane, first: u32, walks: &mut u32) -> Option<SpeedGroup> {
         let member = self.speeds.member(file, lane)?;
-        let (group, own) = (member.group, member.next);
+        let group = member.group;
+        let own = member.next;
         let places = [own];
         let own = if member.is_moving(now) { places.as_slice() } else { &[] };
         if *walks == 0 || self.is_there(file, group, own, first) {
