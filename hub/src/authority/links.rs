@@ -244,7 +244,7 @@ impl Authority {
         if !is_length || uses.is_some_and(|uses| !(1..=MAX_LINK_USES).contains(&uses)) {
             return Err(FailureCode::BadMessage);
         }
-        // An ended link may not be swept yet: its hash was told, and serves nobody again.
+        // An ended link may not be swept yet: until then its hash serves nobody.
         let known = self.links.get(&link_hash);
         if known.is_some_and(|link| link.maker != maker || self.wall_ms >= link.expires_ms()) {
             return Err(FailureCode::NotFound);
