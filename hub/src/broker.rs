@@ -156,7 +156,7 @@ impl Broker {
             Input::LinkBegun { call, hash, whole, bytes } => self.link_begun(now, call, hash, whole, bytes),
             Input::LinkUnread { hash, bytes } => self.link_unread(&hash, bytes),
             Input::LinkPageWanted { call, reader, page } => self.link_page_wanted(now, call, reader, page),
-            Input::CallLeft { call } => self.call_left(call),
+            Input::CallLeft { call } => self.call_left(now, call),
             Input::LinkWanted { reader, hash, want, pieces } => self.link_wanted(now, reader, hash, want, pieces),
             Input::LinkLeft { reader, up_to } => self.link_left(now, reader, up_to),
             Input::LinkMoved { hash, progress } => self.link_moved(hash, progress),

@@ -146,11 +146,11 @@ impl Broker {
 
     /// A response wants the next members of its archive; while the master is away it waits as long as its reader stays.
     pub(in super::super) fn link_page_wanted(&mut self, now: Moment, call: CallId, reader: LinkReader, page: LinkPage) {
-        if !self.links.known.read_by(now, &page.link_hash, reader) {
-            return self.effects.push(Effect::LinkMembers { call, result: Err(FailureCode::FileGone) });
-        }
         if self.links.calls.count() >= MAX_LINK_CALLS {
             return self.effects.push(Effect::LinkMembers { call, result: Err(FailureCode::Busy) });
+        }
+        if !self.links.known.read_by(now, &page.link_hash, reader) {
+            return self.effects.push(Effect::LinkMembers { call, result: Err(FailureCode::FileGone) });
         }
         self.links.calls.calls.insert(call, Call::Page { reader, page, reference: None });
         if self.hub_ready() {
@@ -199,8 +199,12 @@ impl Broker {
         Some(call)
     }
 
-    pub(in super::super) fn call_left(&mut self, call: CallId) {
-        self.take_call(call);
+    /// Nobody waits for the answer any more. Whoever wanted a page of an archive is gone: its words may have come after those
+    /// of its end, and would keep its link for good.
+    pub(in super::super) fn call_left(&mut self, now: Moment, call: CallId) {
+        if let Some(Call::Page { reader, .. }) = self.take_call(call) {
+            self.link_left(now, reader, u64::MAX);
+        }
     }
 
     /// The master did not come back in time.

@@ -156,6 +156,11 @@ impl KnownLinks {
         }
     }
 
+    #[cfg(test)]
+    pub fn reader_count(&self) -> usize {
+        self.readers.len()
+    }
+
     fn touch(&mut self, now: Moment, hash: &LinkHash) {
         let Some(known) = self.links.get_mut(hash) else { return };
         if self.idle.remove(&(known.used, *hash)) {

@@ -255,3 +255,20 @@ fn while_the_master_is_away_pages_wait_and_are_asked_again() {
     hub.give(Input::CallLeft { call: CallId(2) });
     assert_eq!(hub.broker.counts().calls, 0);
 }
+
+#[test]
+fn a_page_that_is_asked_for_after_its_reader_left_keeps_no_link() {
+    let mut hub = Hub::ready(MIB);
+    let layout = LayoutId([1; 16]);
+    let archive = LinkArchive { layout, name: "a.zip".into(), members: 10, length: 1 };
+    hub.give(Input::LinkOpened { call: CallId(1), hash: hash(1) });
+    for (_, reference) in asked(&mut hub) {
+        answers(&mut hub, grant(1, false, None, Some(archive.clone())), reference);
+    }
+    let reader = LinkReader(1);
+    hub.give(Input::LinkLeft { reader, up_to: u64::MAX });
+    let page = LinkPage { link_hash: hash(1), layout, first: 0, bare: false };
+    hub.give(Input::LinkPageWanted { call: CallId(2), reader, page });
+    hub.give(Input::CallLeft { call: CallId(2) });
+    assert_eq!(hub.broker.links.known.reader_count(), 0);
+}
