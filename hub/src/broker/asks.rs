@@ -10,6 +10,7 @@ use lanyard_protocol::limits::{MAX_PIECES, MAX_RUN_BYTES, WAITING_TIMEOUT_MS};
 use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkUnavailable, RequestChunk};
 use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, Piece, Ref, RelayToDevice, TransferId};
 
+use super::slots::Phase;
 use super::speed::{Lane, SpeedGroup};
 use super::*;
 
@@ -232,7 +233,19 @@ impl Broker {
         } else if self.grants.root(&file).is_none() || self.grants.values_refused(&file) {
             self.ask_failed(now, ask, FailureCode::NoValues);
         } else {
+            if ask.asker == Asker::Relay {
+                self.end_full_list(now, &file);
+            }
             self.place(now, ask);
+        }
+    }
+
+    /// Ends a list that lies full in a slot although the relay had to drop what it learnt from it. The relay learns from an
+    /// upload only: as one reader more of a full slot it would wait for good.
+    fn end_full_list(&mut self, now: Moment, file: &FileRef) {
+        let slot = self.slots.holding(file, What::Values, SpeedGroup::ALL, 0);
+        if let Some(slot) = slot.filter(|slot| self.slots.get(*slot).is_some_and(|s| s.phase == Phase::Full)) {
+            self.fail_slot(now, slot, FailureCode::Busy, None, true);
         }
     }
 

@@ -272,3 +272,32 @@ fn a_page_that_is_asked_for_after_its_reader_left_keeps_no_link() {
     hub.give(Input::CallLeft { call: CallId(2) });
     assert_eq!(hub.broker.links.known.reader_count(), 0);
 }
+
+#[test]
+fn a_list_that_the_relay_had_to_drop_is_asked_for_again_although_it_lies_full_in_a_slot() {
+    let mut hub = Hub::ready(32 * MIB);
+    let asker = (hub.opens(1), hub.opens(2)).1;
+    let file = hub.lists(1, MIB);
+    hub.files.get_mut(&file).unwrap().root = Some(Root([7; 32]));
+    hub.asks(asker, 1, 0, 1);
+    hub.give(Input::ValuesKnown { file });
+    hub.take();
+    let (transfer_id, public_id) = (transfer(2), device(1));
+    let pieces = vec![Piece::new(file_id(1), 0, 4)];
+    let list = RequestChunk { transfer_id, public_id, pieces, what: What::Values, have: None };
+    hub.says(asker, DeviceToRelay::RequestChunk(list));
+    assert!(hub.take().iter().any(|effect| matches!(effect, Effect::OpenValues { .. })), "it lies full in a slot");
+    hub.give(Input::ValuesLost { file });
+    hub.give(Input::LinkOpened { call: CallId(1), hash: hash(1) });
+    for (_, reference) in asked(&mut hub) {
+        answers(&mut hub, grant(1, false, None, None), reference);
+    }
+    hub.take();
+    let pieces = vec![(file, GroupRange::new(1, 1))];
+    hub.give(Input::LinkWanted { reader: LinkReader(1), hash: hash(1), want: 1, pieces });
+    let opened = hub.opened();
+    let [slot] = &opened[..] else { panic!("{opened:?}") };
+    assert_eq!((slot.what, slot.holder), (What::Values, SessionId(1)), "its owner is asked for it");
+    hub.completes(slot.slot);
+    assert_eq!(hub.opened().first().map(|slot| slot.what), Some(What::Bytes), "and the link reads on");
+}
