@@ -1,6 +1,5 @@
 //! Attacks on a hub, each by its number: what a hostile page, device, master, hub or program on the network tries, and what must
-//! hold. README.md has the table of all of them; `matrix.txt` says who may do what; `switched-off/` proves that each defence is
-//! what makes its tests pass.
+//! hold. README.md has the table of all of them; `matrix.txt` says who may do what.
 
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "tests plant what they like")]

@@ -3,26 +3,30 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// All sources of the product, with what is only compiled for tests cut off.
-fn sources() -> Vec<(PathBuf, String)> {
+const PRODUCT: [&str; 6] = ["protocol/src", "hub/src", "relay/src", "device/src", "master-app/src", "client-web/rust"];
+
+/// All Rust files below these folders of the repository.
+fn rust_below(folders: &[&str]) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut files = Vec::new();
-    let mut folders: Vec<PathBuf> =
-        ["protocol/src", "hub/src", "relay/src", "device/src", "master-app/src", "client-web/rust"]
-            .map(|folder| root.join(folder))
-            .into();
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|end| end == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
                 files.push((path, text));
             }
         }
     }
+    files
+}
+
+/// All sources of the product, without what is only compiled for tests.
+fn sources() -> Vec<(PathBuf, String)> {
+    let without_tests = |text: String| text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
+    let files: Vec<_> = rust_below(&PRODUCT).into_iter().map(|(path, text)| (path, without_tests(text))).collect();
     assert!(files.len() > 80, "{}", files.len());
     files
 }
@@ -68,6 +72,23 @@ fn a07_no_source_knows_a_header_that_opens_the_hub() {
         let text = text.to_lowercase();
         for header in ["access-control-", "access_control_", "set-cookie", "set_cookie", "strict-transport-security"] {
             assert!(!text.contains(header), "{header} in {}", path.display());
+        }
+    }
+}
+
+/// The tests that README.md names for a defence exist: a renamed or deleted test would leave its defence unwatched.
+#[test]
+fn each_defence_names_tests_that_exist() {
+    let written = [&PRODUCT[..], &["tests/attacks"]].concat();
+    let tests: String = rust_below(&written).into_iter().map(|(_, text)| text).collect();
+    let (_, table) = include_str!("README.md").split_once("## What each defence is for").unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() >= 75, "{}", rows.len());
+    for row in rows {
+        let names: Vec<&str> = row.rsplit_once("| `").unwrap().1.split('`').filter(|word| word.contains('_')).collect();
+        assert!(!names.is_empty(), "{row}");
+        for name in names {
+            assert!(tests.contains(&format!("fn {name}(")), "no test {name}");
         }
     }
 }
