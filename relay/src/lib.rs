@@ -75,6 +75,7 @@ pub struct Relay {
     address: SocketAddr,
     config: RelayConfig,
     seed: [u8; 32],
+    added: axum::Router,
 }
 
 impl Relay {
@@ -85,7 +86,20 @@ impl Relay {
         let address = listener.local_addr().map_err(failed)?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(RelayError::Randomness)?;
-        Ok(Self { listener, address, config, seed })
+        Ok(Self { listener, address, config, seed, added: axum::Router::new() })
+    }
+
+    /// Serves `routes` beside the relay's own, such as a WebDAV service of the master.
+    ///
+    /// They are asked only for what neither a route of the relay nor a file of the web client answers, so they replace none of
+    /// these. The same rules hold before a request reaches them: the bound on connections, one Host that is the hub's, no
+    /// foreign Origin, and https where the hub takes nothing else. A "no" without a JSON body gets the relay's. Authentication,
+    /// and bounds on bodies and time, are up to the routes; the request carries `ConnectInfo<SocketAddr>`. What they return is
+    /// of the hub's own origin in a browser. A second call replaces the routes of the first.
+    #[must_use]
+    pub fn with_routes(mut self, routes: axum::Router) -> Self {
+        self.added = routes;
+        self
     }
 
     /// Where it listens, with the port that it really got.
@@ -105,7 +119,8 @@ impl Relay {
         let (edge, inputs) = edge::Edge::new(self.config, self.seed);
         let driver = tokio::spawn(driver::run(edge.clone(), inputs, stop.clone()));
         let watch = tokio::spawn(edge::watch(edge.clone(), stop.clone()));
-        let accept = tokio::spawn(accept::run(self.listener, doors, router::router(edge.clone()), closing.clone()));
+        let router = router::router(edge.clone(), self.added);
+        let accept = tokio::spawn(accept::run(self.listener, doors, router, closing.clone()));
         let ended = |task: Result<(), tokio::task::JoinError>| {
             if let Err(error) = task {
                 tracing::error!(%error, "a task of the relay ended badly");

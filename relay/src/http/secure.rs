@@ -110,7 +110,7 @@ mod tests {
         extensions.insert(ConnectInfo(SocketAddr::from((from, 5000))));
         extensions.insert(transport);
         let asked = asked.body(Body::empty()).unwrap();
-        crate::router::router(edge).oneshot(asked).await.unwrap().status().as_u16()
+        crate::router::router(edge, axum::Router::new()).oneshot(asked).await.unwrap().status().as_u16()
     }
 
     /// A54: there is no way around, neither for pages nor for programs.
