@@ -83,6 +83,29 @@ pub struct DeviceConfig {
     pub content_dir: Option<PathBuf>,
 }
 
+impl DeviceConfig {
+    /// Describes a native device that keeps nothing between runs: no known hub, no count of reveals, no list of contents, no
+    /// limits. Set `pinned_hub`, `reveals` and `content_dir` for a device that has a data directory.
+    ///
+    /// Fails when the system has no randomness.
+    pub fn new(hub: HubUrl, keypair: Keypair, name: &str) -> Result<Self, DeviceError> {
+        Ok(Self {
+            hub,
+            keypair,
+            name: name.into(),
+            kind: DeviceKind::Native,
+            host_secret: None,
+            platform: std::env::consts::OS.into(),
+            instance: new_instance()?,
+            pinned_hub: None,
+            invitation: None,
+            reveals: RevealBook::default(),
+            limits: RateLimits::default(),
+            content_dir: None,
+        })
+    }
+}
+
 /// The secret that master and relay share, as the host's own device proves it. It never shows.
 #[derive(Clone)]
 pub struct HostSecret(pub [u8; 32]);
