@@ -425,7 +425,7 @@ impl Peer {
     fn request_failed(&mut self, now: Moment, failed: RequestFailed, reference: Option<u64>) {
         let Some(reference) = reference else { return };
         if self.mirror.pulling() == Some(reference) {
-            let wait = failed.retry_after_ms.unwrap_or(1_000).max(200);
+            let wait = failed.retry_after_ms.unwrap_or(lanyard_protocol::limits::PULL_RETRY_MS).max(200);
             self.timers.set(Timer::Pull, now.plus(wait));
             return;
         }

@@ -127,6 +127,17 @@ pub const REGISTER_TIMEOUT_MS: u64 = 5_000;
 pub const PING_MS: u64 = 4_000;
 /// Without any frame after a ping the session is over.
 pub const PONG_TIMEOUT_MS: u64 = 10_000;
+/// A page pings after this long without a frame: browsers show it no WebSocket pings, and its clock
+/// ticks once a second, so it starts earlier than the others to notice a half-open line in 15 s.
+pub const PING_OF_A_PAGE_MS: u64 = 3_000;
+/// Try n to connect again waits random(0 … min([`RECONNECT_CAP_MS`], this · 2^n)).
+pub const RECONNECT_BASE_MS: u64 = 250;
+/// The longest wait between two tries to connect: a hub that comes back is found within a breath.
+pub const RECONNECT_CAP_MS: u64 = 15_000;
+/// A device asks again after this long when a FEED_PULL failed without a time to wait.
+pub const PULL_RETRY_MS: u64 = 1_000;
+/// Changes that a device keeps during a pull; beyond, it drops them and pulls once more.
+pub const MAX_KEPT_CHANGES: usize = 4_096;
 /// From away to withdrawn.
 pub const GRACE_MS: u64 = 60_000;
 /// A PUT must start within this.

@@ -5,13 +5,10 @@
  * silence is answered with a PING and a PING without answer ends the connection.
  */
 import { decode, encode } from "../protocol/codec";
-import { OLD_SUBPROTOCOL, SUBPROTOCOL } from "../protocol/limits";
+import { OLD_SUBPROTOCOL, PING_OF_A_PAGE_MS, PONG_TIMEOUT_MS, SUBPROTOCOL } from "../protocol/limits";
 import type { ConsoleToMaster, DeviceToRelay, Incoming, MasterToConsole, RelayToDevice } from "../protocol/wire";
 import { delayBefore } from "./backoff";
 
-/** With the answer's ten seconds and two ticks, a line that is half open is noticed in 15 s. */
-const SILENCE_MS = 3_000;
-const PONG_MS = 10_000;
 const PROBE_MS = 5_000;
 const CONNECT_MS = 10_000;
 const UNSEEN = 4_000;
@@ -102,7 +99,7 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
     const now = this.tools.now();
     if (this.#state.at === "waiting" && now >= this.#state.retryAt) this.connect();
     else if (this.#deadline !== null && now >= this.#deadline) this.#lost(UNSEEN);
-    else if (this.#state.at === "open" && this.#deadline === null && now - this.#heard > SILENCE_MS) this.#ask(PONG_MS);
+    else if (this.#state.at === "open" && this.#deadline === null && now - this.#heard > PING_OF_A_PAGE_MS) this.#ask(PONG_TIMEOUT_MS);
   }
 
   #ask(within: number): void {

@@ -2,6 +2,7 @@
  * Keeps a mirror true over one connection: pulls pages, closes gaps, follows presence. The device's
  * page and the console use the same one.
  */
+import { REQUEST_TIMEOUT_MS } from "../protocol/limits";
 import type { FeedChange, FeedPage, MasterToConsole, RelayToDevice } from "../protocol/wire";
 import { type Left, Mirror } from "./mirror";
 
@@ -18,7 +19,6 @@ export interface FeedTools {
 
 /** The first page comes unasked; after this long it is asked for. */
 const UNASKED_MS = 3_000;
-const ANSWER_MS = 10_000;
 
 export class Feed {
   readonly mirror = new Mirror();
@@ -96,7 +96,7 @@ export class Feed {
         if (message.ref === undefined || message.ref !== this.#ref) return false;
         // The hub answers pulls with "not ready" only; HUB_READY pulls again.
         this.#ref = null;
-        this.#due = this.now() + ANSWER_MS;
+        this.#due = this.now() + REQUEST_TIMEOUT_MS;
         return true;
       default:
         return false;
@@ -138,7 +138,7 @@ export class Feed {
 
   #send(cursor?: string): void {
     this.#ref = this.tools.pull(cursor === undefined ? this.#ask : { ...this.#ask, cursor });
-    this.#due = this.#ref === null ? null : this.now() + ANSWER_MS;
+    this.#due = this.#ref === null ? null : this.now() + REQUEST_TIMEOUT_MS;
   }
 }
 

@@ -1,5 +1,6 @@
 /** Downloading as it happens: links are made, the browser fetches them, two at a time, and the relay says how far it is. */
 import { uuidV4 } from "../identity/bytes";
+import { plural } from "../lib/format";
 import { sentence } from "../lib/words";
 import { MAX_LINK_FILES } from "../protocol/limits";
 import type { LinkFolder } from "../protocol/generated/LinkFolder";
@@ -129,7 +130,7 @@ export class Fetching {
 
   #tooMany(items: FileItem[]): boolean {
     if (items.length <= MAX_LINK_FILES) return false;
-    this.tools.notify({ tone: "error", title: "That is more than one download holds", text: "Choose at most 10,000 files at a time." });
+    this.tools.notify({ tone: "error", title: "That is more than one download holds", text: `Choose at most ${plural(MAX_LINK_FILES, "file")} at a time.` });
     return true;
   }
 }

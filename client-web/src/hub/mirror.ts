@@ -5,6 +5,7 @@
  * a pull. During a pull changes are kept and applied behind the last page.
  */
 import { canBe } from "./entries";
+import { MAX_KEPT_CHANGES } from "../protocol/limits";
 import type { Client, FeedChange, FeedPage, FileEntry, Resume } from "../protocol/wire";
 
 export interface Listed extends FileEntry {
@@ -19,9 +20,6 @@ export interface Left {
   /** Away, to be listed again when the owner is back. */
   withdrawn: boolean;
 }
-
-/** Changes that are kept during a pull; beyond, they are dropped and pulled again. */
-const MOST_KEPT = 4_096;
 
 export type Heard = { gap: boolean; changed: boolean; left?: Left };
 
@@ -98,7 +96,7 @@ export class Mirror {
 
   hear(change: FeedChange): Heard {
     if (this.#pull) {
-      if (this.#pull.kept.length >= MOST_KEPT) {
+      if (this.#pull.kept.length >= MAX_KEPT_CHANGES) {
         this.#pull.kept = [];
         this.#pull.missed = true;
       }

@@ -2,7 +2,7 @@
  * What this tab offers, and how far each of it has come. Pure but for the File handles, which it
  * only holds: a handle is the right to read, and a reload loses it.
  */
-import { MAX_FILES_A_MESSAGE, MAX_LIST_BYTES, MAX_NAME_BYTES } from "../protocol/limits";
+import { MAX_FILES_A_MESSAGE, MAX_LABEL_BYTES, MAX_LIST_BYTES } from "../protocol/limits";
 import type { EntryKind, NewFile } from "../protocol/wire";
 import type { Version } from "../identity/proof";
 import { nameOf, travelPath } from "../transfer/paths";
@@ -189,7 +189,7 @@ export function batches(offers: NewFile[]): NewFile[][] {
 const utf8 = new TextEncoder();
 
 function described(path: string, file: File): Omit<NewFile, "file_id"> {
-  const type = /^[\x20-\x7e]*$/.test(file.type) && file.type.length <= MAX_NAME_BYTES ? file.type : "";
+  const type = /^[\x20-\x7e]*$/.test(file.type) && file.type.length <= MAX_LABEL_BYTES ? file.type : "";
   return { path, size: file.size, modified_ms: Math.max(0, Math.floor(file.lastModified)), media_type: type };
 }
 

@@ -1,5 +1,5 @@
 /** What a device calls itself before anybody has named it, and how names are kept showable. */
-import { MAX_NAME_SHOWN } from "../protocol/limits";
+import { MAX_NAME_BYTES, MAX_NAME_SHOWN } from "../protocol/limits";
 
 const BROWSERS: [RegExp, string][] = [
   [/\bEdg(?:e|A|iOS)?\//, "Edge"],
@@ -47,7 +47,7 @@ export function tidyName(raw: string): string {
   const clean = raw.replace(/(?!\u200d)\p{Cf}/gu, "").replace(/[\p{Cc}\p{Zl}\p{Zp}\s]+/gu, " ").replace(/(\p{M}{4})\p{M}+/gu, "$1").trim();
   const shown: string[] = [];
   for (const { segment } of segments(clean)) {
-    if (shown.length === MAX_NAME_SHOWN || utf8Length(shown.join("") + segment) > 255) break;
+    if (shown.length === MAX_NAME_SHOWN || utf8Length(shown.join("") + segment) > MAX_NAME_BYTES) break;
     shown.push(segment);
   }
   return shown.join("").trim();

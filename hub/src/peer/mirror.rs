@@ -3,13 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lanyard_protocol::limits::MAX_KEPT_CHANGES;
 use lanyard_protocol::message::{FilesWithdrawn, KnownRoot};
 use lanyard_protocol::{
     Client, DeviceId, FeedMode, FeedPage, FileEntry, FileId, FileRef, Instance, RelayToDevice, Resume,
 };
-
-/// Pushed changes that are kept during a pull; beyond, they are dropped and pulled again.
-const MOST_KEPT: usize = 4_096;
 
 /// Everything listed, as this device knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -120,7 +118,7 @@ impl Pull {
     fn keep(&mut self, at: Resume, change: Change) {
         let follows =
             self.kept.last().is_none_or(|(last, _)| (last.epoch, last.revision + 1) == (at.epoch, at.revision));
-        if !follows || self.kept.len() >= MOST_KEPT {
+        if !follows || self.kept.len() >= MAX_KEPT_CHANGES {
             self.miss();
         }
         self.kept.push((at, change));

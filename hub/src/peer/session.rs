@@ -1,6 +1,8 @@
 //! Connecting, knocking, belonging: the life of one session after another.
 
-use lanyard_protocol::limits::{MAX_REVEALS, MAX_UNOPENED_REVEALS, OPENING_TIMEOUT_MS, REQUEST_TIMEOUT_MS};
+use lanyard_protocol::limits::{
+    MAX_REVEALS, MAX_UNOPENED_REVEALS, OPENING_TIMEOUT_MS, RECONNECT_BASE_MS, RECONNECT_CAP_MS, REQUEST_TIMEOUT_MS,
+};
 use lanyard_protocol::message::{ApprovalCommit, ApprovalReveal, Challenge, InvitationProof, UpdateName};
 use lanyard_protocol::{
     CloseCode, Commit, DeviceToRelay, Membership, Nonce, PROTOCOL_VERSION, PublicKey, RequestId, Reveal, approval,
@@ -11,9 +13,6 @@ use crate::machine::Moment;
 
 /// The relay says CHALLENGE at once and answers a register at once; longer is a dead relay.
 const HANDSHAKE_MS: u64 = 10_000;
-/// Between two tries to connect: random(0 … min(cap, base · 2^n)).
-const RECONNECT_BASE_MS: u64 = 250;
-const RECONNECT_CAP_MS: u64 = 15_000;
 /// How long a stopping device waits for the word that its files are off the list.
 const STOP_MS: u64 = 2_000;
 
