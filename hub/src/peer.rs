@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use lanyard_protocol::message::{Empty, RequestFailed};
 use lanyard_protocol::{
     DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileId, Frame, Instance, InvitationId, InvitationSecret,
-    PublicKey, Ref, RelayToDevice,
+    PublicKey, Ref, RelayToDevice, Resume,
 };
 
 pub use groupset::GroupSet;
@@ -76,6 +76,9 @@ enum Timer {
     /// Shutting down does not wait for ever.
     Stop,
 }
+
+/// References count up from one.
+const NOBODYS_REFERENCE: u64 = 0;
 
 /// A request whose answer is awaited (REQUEST_CHUNK is kept with its transfer).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,7 +221,8 @@ impl Peer {
     }
 
     fn received(&mut self, now: Moment, frame: Frame<RelayToDevice>) {
-        let reference = frame.reference.as_ref().and_then(|r| r.as_str().parse().ok());
+        // A reference that this device never gives answers nothing. A page with one was not sent unasked.
+        let reference = frame.reference.as_ref().map(|r| r.as_str().parse().unwrap_or(NOBODYS_REFERENCE));
         let answered = match &frame.message {
             RelayToDevice::RequestFailed(_) => None,
             _ => reference.and_then(|reference| self.take_pending(reference)),
@@ -247,7 +251,7 @@ impl Peer {
             RelayToDevice::ClientDisconnected(m) => self.presence_changed(m.public_id, false),
             RelayToDevice::FeedPage(page) => self.paged(now, page, reference),
             RelayToDevice::FeedDirty(_) if self.mirror.dirty() => self.pull(now),
-            RelayToDevice::HubReady(_) => self.hub_ready(now),
+            RelayToDevice::HubReady(m) => self.hub_ready(now, Resume { epoch: m.epoch, revision: m.revision }),
             RelayToDevice::ServerNotReady(_) => self.hub_away(),
             RelayToDevice::UploadChunkRequest(request) => self.upload_asked(request),
             RelayToDevice::UploadCancelled(m) => {
@@ -276,6 +280,10 @@ impl Peer {
                 return self.end(EndReason::Refused);
             }
             RelayToDevice::ClientDisApproved(m) => self.owner_revoked(m.public_id),
+            // Also by the host: the next registration carries this name.
+            RelayToDevice::ClientUpdated(m) if m.client.public_id == self.public_id => {
+                self.config.name = m.client.name.clone();
+            }
             RelayToDevice::FileRemoved(m) => self.files_removed(m.public_id, &m.file_ids),
             RelayToDevice::FilesAdded(m) => self.files_listed(m.public_id, &m.files),
             _ => {}

@@ -112,6 +112,7 @@ export class Driver implements Verbs {
         this.#list.wish();
         this.#keep.wish();
       },
+      now: () => Date.now(),
       notify: (notice) => this.#notify(notice),
       owes: (count) => this.#owes(count),
     });
@@ -371,7 +372,9 @@ export class Driver implements Verbs {
       case "superseded":
         return this.#superseded();
       case "entered":
-        return this.#feed.expect();
+        // While the master is away nobody sends the first page; HUB_READY pulls it.
+        if (this.#session.hubReady) this.#feed.expect();
+        return;
       case "cleared":
         this.#feed.clear();
         this.#ghosts.clear();
@@ -421,6 +424,7 @@ export class Driver implements Verbs {
     if (late.length > 0) this.#perform(late);
     this.#requests.tick();
     if (this.#session.entered) this.#feed.tick();
+    this.#offering.tick();
     if (this.#takings.tick(now)) this.#showTakings();
     this.#fetching.next();
     for (const [key, { until }] of this.#ghosts) if (now >= until && this.#ghosts.delete(key)) this.#list.wish();

@@ -2,8 +2,8 @@
  * Keeps a mirror true over one connection: pulls pages, closes gaps, follows presence. The device's
  * page and the console use the same one.
  */
-import { REQUEST_TIMEOUT_MS } from "../protocol/limits";
-import type { FeedChange, FeedPage, MasterToConsole, RelayToDevice } from "../protocol/wire";
+import { PULL_RETRY_MS, REQUEST_TIMEOUT_MS } from "../protocol/limits";
+import type { FeedChange, FeedPage, MasterToConsole, RelayToDevice, Resume } from "../protocol/wire";
 import { type Left, Mirror } from "./mirror";
 
 export type FeedMessage = Extract<RelayToDevice | MasterToConsole, { opcode: string }>;
@@ -17,8 +17,8 @@ export interface FeedTools {
   complete(): void;
 }
 
-/** The first page comes unasked; after this long it is asked for. */
-const UNASKED_MS = 3_000;
+/** A pull that failed is not sent again sooner, whatever the hub says. */
+const MIN_RETRY_MS = 200;
 
 export class Feed {
   readonly mirror = new Mirror();
@@ -32,11 +32,11 @@ export class Feed {
     private readonly now: () => number,
   ) {}
 
-  /** Approved on a fresh connection: the first page is on its way. */
+  /** Approved on a fresh connection, and the master is there: the first page comes unasked. */
   expect(): void {
     this.#ask = this.mirror.beginPull();
     this.#ref = null;
-    this.#due = this.now() + UNASKED_MS;
+    this.#due = this.now() + REQUEST_TIMEOUT_MS;
   }
 
   pull(): void {
@@ -45,10 +45,15 @@ export class Feed {
   }
 
   disconnected(): void {
+    this.#abandon();
+    this.online.clear();
+  }
+
+  /** Nobody answers this pull any more. */
+  #abandon(): void {
     this.mirror.abandonPull();
     this.#ref = null;
     this.#due = null;
-    this.online.clear();
   }
 
   clear(): void {
@@ -76,9 +81,18 @@ export class Feed {
         this.#change(message);
         return true;
       case "FEED_DIRTY":
+        // One pull at a time: a hub that says it often would be asked as often.
+        if (this.mirror.pulling) this.mirror.miss();
+        else this.pull();
+        return true;
       case "HUB_READY":
-        this.pull();
-        return message.opcode === "FEED_DIRTY";
+        if (this.#isAt(message.data)) this.tools.complete();
+        else this.pull();
+        return false;
+      case "SERVER_NOT_READY":
+        // HUB_READY pulls again.
+        this.#abandon();
+        return false;
       case "PRESENCE":
         this.online.clear();
         for (const id of message.data.online) this.online.add(id);
@@ -94,9 +108,9 @@ export class Feed {
         return true;
       case "REQUEST_FAILED":
         if (message.ref === undefined || message.ref !== this.#ref) return false;
-        // The hub answers pulls with "not ready" only; HUB_READY pulls again.
+        // The master was away, or forgot this cursor: the next pull starts from where the list stands.
         this.#ref = null;
-        this.#due = this.now() + REQUEST_TIMEOUT_MS;
+        this.#due = this.now() + Math.max(MIN_RETRY_MS, message.data.retry_after_ms ?? PULL_RETRY_MS);
         return true;
       default:
         return false;
@@ -129,6 +143,12 @@ export class Feed {
       this.#ref = null;
       this.tools.complete();
     }
+  }
+
+  /** Whether the list is whole and stands there. */
+  #isAt({ epoch, revision }: Resume): boolean {
+    const { loaded, pulling } = this.mirror;
+    return loaded && !pulling && epoch === this.mirror.epoch && revision === this.mirror.revision;
   }
 
   /** An unasked page of a moment at which nothing was expected, such as after the master's return. */

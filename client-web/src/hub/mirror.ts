@@ -54,6 +54,11 @@ export class Mirror {
     return this.loaded ? { epoch: this.epoch, since: this.revision } : { epoch: 0, since: 0 };
   }
 
+  /** Changes were dropped on their way: behind this pull comes another one. */
+  miss(): void {
+    if (this.#pull) this.#pull = { ...this.#pull, kept: [], missed: true };
+  }
+
   /** The connection is gone and the pull with it. */
   abandonPull(): void {
     this.#pull = null;

@@ -25,10 +25,17 @@ export interface OfferingTools {
   signer(): Signer | null;
   ask(message: DeviceToRelay, asked: Asked<Answer>): boolean;
   say(message: DeviceToRelay): void;
+  now(): number;
   changed(): void;
   notify(notice: Omit<Notice, "id">): void;
   owes(count: number): void;
 }
+
+/** After these the same addition may be taken later (PROTOCOL.md 9.1). */
+const DELAYED: readonly FailureCode[] = ["SERVER_NOT_READY", "BUSY", "RATE_LIMITED", "TIMED_OUT"];
+/** The wait before that, and the shortest one, whatever the hub says. */
+const REST_MS = 1_000;
+const MIN_REST_MS = 200;
 
 /** Files looked at between two breaths of the page. */
 const AT_ONCE = 32;
@@ -36,10 +43,13 @@ const AT_ONCE = 32;
 export class Offering {
   readonly shares = new Shares();
   readonly uploads: Uploads;
+  /** When delayed additions are made again. */
+  #due: number | null = null;
 
   constructor(private readonly tools: OfferingTools) {
     this.uploads = new Uploads({
       held: (fileId) => this.#held(fileId),
+      isGone: (fileId) => this.#isGone(fileId),
       signer: tools.signer,
       unavailable: (data) => tools.say({ opcode: "CHUNK_UNAVAILABLE", data }),
       broken: (fileId, code) => this.broken(fileId, code),
@@ -115,9 +125,10 @@ export class Offering {
     const { me, instance } = this.tools;
     const mine = [...listed].filter(({ public_id }) => public_id === me);
     const { announce, withdraw, remove } = this.shares.reconcile(mine, instance());
-    this.#announce(announce);
+    // What leaves makes room for what comes.
     this.#remove(withdraw, true);
     this.#remove(remove);
+    this.#announce(announce);
     this.tools.changed();
   }
 
@@ -148,7 +159,17 @@ export class Offering {
     }
   }
 
+  /** Once a second: makes the additions again that the hub had delayed. */
+  tick(): void {
+    if (this.#due === null || this.tools.now() < this.#due || !this.tools.ready()) return;
+    this.#due = null;
+    const delayed = [...this.shares.offers.values()].filter(({ state, asked }) => state === "syncing" && !asked);
+    this.#announce(delayed);
+    this.tools.changed();
+  }
+
   disconnected(): void {
+    this.#due = null;
     this.uploads.cancelAll();
     this.shares.disconnected();
   }
@@ -157,6 +178,12 @@ export class Offering {
     const offer = this.shares.offers.get(fileId);
     const file = this.shares.handle(fileId);
     return offer && file && offer.state !== "leaving" ? { file, size: offer.size, modified_ms: offer.modified_ms } : undefined;
+  }
+
+  /** Whether nobody should wait for its bytes. Until the list is whole it may name what a reload forgot. */
+  #isGone(fileId: string): boolean {
+    const state = this.shares.offers.get(fileId)?.state;
+    return state === undefined ? this.tools.ready() : state === "leaving";
   }
 
   #announce(offers: NewFile[]): void {
@@ -181,13 +208,17 @@ export class Offering {
       this.tools.changed();
       return;
     }
-    const { code, message, file_id: culprit } = answer.data;
+    const { code, message, file_id: culprit, retry_after_ms } = answer.data;
     const waiting = files.filter(({ file_id }) => this.shares.offers.get(file_id)?.state === "syncing");
-    if (code === "SERVER_NOT_READY") {
+    const at = waiting.findIndex(({ file_id }) => file_id === culprit);
+    if (DELAYED.includes(code)) {
       for (const { file_id } of waiting) this.shares.set(file_id, { asked: false });
-    } else if (culprit !== undefined && waiting.some(({ file_id }) => file_id === culprit)) {
-      this.#fail(culprit, code, message);
-      this.#announce(waiting.filter(({ file_id }) => file_id !== culprit));
+      this.#due = this.tools.now() + Math.max(MIN_REST_MS, retry_after_ms ?? REST_MS);
+    } else if (at >= 0) {
+      // Behind the first that is beyond the quota none fits: asking for each would be a message a file.
+      const bad = code === "QUOTA" ? waiting.slice(at) : waiting.slice(at, at + 1);
+      for (const { file_id } of bad) this.#fail(file_id, code, message);
+      this.#announce(waiting.filter((file) => !bad.includes(file)));
     } else {
       for (const { file_id } of waiting) this.#fail(file_id, code, message);
     }

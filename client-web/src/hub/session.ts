@@ -147,6 +147,8 @@ export class Session {
       case "CLIENT_REGISTER_ACK":
         return this.#acknowledged(message.data);
       case "MEMBERSHIP":
+        // The relay learns from the master alone who belongs.
+        this.hubReady ||= message.data.membership !== "unknown";
         return this.#belongs(message.data.membership);
       case "APPROVAL_CHALLENGE":
         return this.#reveal(message.data);
@@ -157,7 +159,10 @@ export class Session {
       case "APPROVAL_CLOSED":
         return this.#shut(message.data.request_id);
       case "CLIENT_APPROVED":
-        return message.data.client.public_id === this.setup.keys.publicId ? this.#belongs("approved") : [];
+        if (message.data.client.public_id !== this.setup.keys.publicId) return [];
+        // A pending device hears no HUB_READY; the master that lets it in is there.
+        this.hubReady = true;
+        return this.#belongs("approved");
       case "CLIENT_DIS_APPROVED":
         return message.data.public_id === this.setup.keys.publicId ? this.#refuse() : [];
       case "CLIENT_UPDATED":
@@ -285,6 +290,8 @@ export class Session {
     const { reveals, now } = this.setup;
     const knock = this.#knock && answerChallenge(this.#knock, data.request_id, data.commit, now());
     if (!knock) return [];
+    // A challenge comes from the master alone.
+    this.hubReady = true;
     if (isSpent(reveals.read())) return this.#stop("not-opened");
     give(reveals);
     this.#show(knock);

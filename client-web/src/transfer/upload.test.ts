@@ -54,6 +54,7 @@ describe("uploading", () => {
     said.length = broken.length = 0;
     uploads = new Uploads({
       held: (id) => held.get(id),
+      isGone: () => false,
       signer: () => signer,
       unavailable: (answer) => said.push(answer),
       broken: (...what) => broken.push(what),

@@ -19,6 +19,8 @@ export interface Held {
 
 export interface UploadTools {
   held(fileId: string): Held | undefined;
+  /** It is not shared any more, and does not come back under this id. */
+  isGone(fileId: string): boolean;
   signer(): Signer | null;
   unavailable(answer: Unavailable): void;
   /** The file can no longer be read as it was listed. */
@@ -109,7 +111,8 @@ export class Uploads {
   }
 
   #refuse(ticket: string, { code, fileId }: Refusal): void {
-    this.tools.unavailable({ ticket, code, file_id: fileId });
+    const gone = code === "BUSY" && this.tools.isGone(fileId);
+    this.tools.unavailable({ ticket, code: gone ? "FILE_GONE" : code, file_id: fileId });
     if (code !== "BUSY") this.tools.broken(fileId, code);
   }
 

@@ -5,7 +5,8 @@ use lanyard_protocol::limits::{
 };
 use lanyard_protocol::message::{ApprovalCommit, ApprovalReveal, Challenge, InvitationProof, UpdateName};
 use lanyard_protocol::{
-    CloseCode, Commit, DeviceToRelay, Membership, Nonce, PROTOCOL_VERSION, PublicKey, RequestId, Reveal, approval,
+    CloseCode, Commit, DeviceToRelay, Membership, Nonce, PROTOCOL_VERSION, PublicKey, RequestId, Resume, Reveal,
+    approval,
 };
 
 use super::{Effect, EndReason, Peer, Pending, Phase, Registration, Timer};
@@ -296,9 +297,14 @@ impl Peer {
         self.timers.set(Timer::Pull, now.plus(REQUEST_TIMEOUT_MS));
     }
 
-    pub(super) fn hub_ready(&mut self, now: Moment) {
+    /// The master is there. Where its list is the one that is known here, nothing is asked.
+    pub(super) fn hub_ready(&mut self, now: Moment, feed: Resume) {
         self.session.hub_ready = true;
-        self.pull(now);
+        if self.mirror.is_settled() && self.mirror.resume() == Some(feed) {
+            self.reconcile_shares();
+        } else {
+            self.pull(now);
+        }
         self.scheduler.hub_back();
     }
 

@@ -170,7 +170,10 @@ impl Peer {
         for file_id in file_ids {
             if self.shares.files.remove(&file_id).is_some() {
                 self.shares.removing.insert(file_id);
-                self.shares.unsaid.push_back(file_id);
+                // Without the hub, what is listed then is told after the next pull.
+                if self.session.hub_here() {
+                    self.shares.unsaid.push_back(file_id);
+                }
                 gone.push(file_id);
             }
         }
