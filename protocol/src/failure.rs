@@ -46,7 +46,6 @@ pub enum FailureCode {
     StaleRequest,
     /// Not the digits that the device shows.
     WrongCode,
-    RateLimited,
     TicketRefused,
     TicketUsed,
     Unauthenticated,
@@ -86,7 +85,6 @@ impl FailureCode {
             LinkUsedUp => "LINK_USED_UP",
             StaleRequest => "STALE_REQUEST",
             WrongCode => "WRONG_CODE",
-            RateLimited => "RATE_LIMITED",
             TicketRefused => "TICKET_REFUSED",
             TicketUsed => "TICKET_USED",
             Unauthenticated => "UNAUTHENTICATED",
@@ -102,7 +100,7 @@ impl FailureCode {
     /// Whether asking again can help (PROTOCOL.md 6, Codes).
     pub fn may_retry(self) -> bool {
         use FailureCode::*;
-        matches!(self, ServerNotReady | OwnerAway | Busy | TimedOut | BadBytes | RateLimited)
+        matches!(self, ServerNotReady | OwnerAway | Busy | TimedOut | BadBytes)
     }
 
     /// The HTTP status that carries this code.
@@ -118,7 +116,7 @@ impl FailureCode {
             BadMessage | PathRejected | WrongCode | UnsupportedVersion => 400,
             NotFound => 404,
             TooLarge => 413,
-            Quota | RateLimited => 429,
+            Quota => 429,
             Unauthenticated => 401,
             LengthRequired => 411,
             UnsupportedEncoding => 415,
@@ -155,7 +153,6 @@ impl FailureCode {
             LinkUsedUp => "this link was used as often as it may be; ask for another",
             StaleRequest => "the device knocked anew; look again",
             WrongCode => "that is not the code on their screen",
-            RateLimited => "too many at once; wait a moment",
             TicketRefused => "this ticket is not valid here",
             TicketUsed => "this ticket was used",
             Unauthenticated => "the session is over; connect again",

@@ -73,13 +73,17 @@ pub const MAX_ONE_LAYOUT_BYTES: usize = 32 << 20;
 /// Archives of one maker that wait to be laid out for those who open them: of the 64 that the relay asks for at once others
 /// have most.
 pub const MAX_LAYOUTS_A_MAKER: usize = 16;
-/// Links that the relay asks the master for at once; who asks for another one meanwhile is told to come again.
+/// Look-ups of links at the master at once, of links that the relay does not know; further look-ups wait for their turn.
+/// Links that the relay knows and has to ask about again have as many of their own.
 pub const MAX_LINK_LOOKUPS: usize = 64;
-/// Calls about links that wait in the relay.
+/// Calls about links that wait in the relay, and those of them about links that it does not know: a flood of these leaves
+/// room for everybody who reads. Beyond, `BUSY`.
 pub const MAX_LINK_CALLS: usize = 4_096;
+pub const MAX_UNKNOWN_LINK_CALLS: usize = MAX_LINK_CALLS / 2;
 /// Links that the relay knows, in bytes; the longest unused goes first.
 pub const MAX_KNOWN_LINK_BYTES: usize = 4 << 20;
-/// Links that are not there: as many as are remembered, and for how long. Guesses are not asked twice.
+/// Links that the master does not know, remembered so that nobody makes the relay ask for them again and again; the oldest
+/// is forgotten first. A link that is made is forgotten here at once.
 pub const MAX_MISSING_LINKS: usize = 4_096;
 pub const MISSING_LINK_MS: u64 = 10_000;
 
@@ -110,15 +114,15 @@ pub const UNREAD_ANSWER_MS: u64 = 30_000;
 /// Messages of one device, all its sessions together: sustained a second, and at once.
 pub const MESSAGES_A_SECOND: u32 = 200;
 pub const MESSAGE_BURST: u32 = 400;
-/// Links that one address may ask for in vain within a window; beyond, what is not there is answered 429 (trust.md 6.8).
-pub const ID_MISSES: u32 = 20;
-pub const ID_MISSES_WINDOW_MS: u64 = 10_000;
 /// Outbox of one session; beyond, its queued changes become one FEED_DIRTY.
 pub const OUTBOX_MESSAGES: usize = 512;
 pub const OUTBOX_BYTES: usize = 2 << 20;
 
 /// A requester shows its request as failed after this; the answer still counts later.
 pub const REQUEST_TIMEOUT_MS: u64 = 10_000;
+/// A wrong proof of the master's secret is answered after this long. The secret has 256 bits; the wait keeps a wrong
+/// configuration that tries again and again, and the lines that it writes to the log, from costing anything.
+pub const WRONG_SECRET_DELAY_MS: u64 = 500;
 /// First frame of a socket after CHALLENGE.
 pub const REGISTER_TIMEOUT_MS: u64 = 5_000;
 /// The relay pings after this long without a frame, a device after a second more: with [`PONG_TIMEOUT_MS`] both notice a half-open

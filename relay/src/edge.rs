@@ -22,7 +22,6 @@ use crate::config::RelayConfig;
 use crate::connections::{ConnectionPermit, Standing as ConnectionStanding};
 use crate::driver::{Standing, Told};
 use crate::error::ApiError;
-use crate::guesses::{Misses, WrongSecrets};
 use crate::outbox::Outbox;
 use crate::pace::Paces;
 use crate::pins::{GroupHashes, LostLists};
@@ -164,8 +163,6 @@ pub struct Edge {
     pub pool: Arc<Pool>,
     pub carried: Carried,
     pub refusals: Refusals,
-    pub misses: Misses,
-    pub wrong_secrets: WrongSecrets,
     pub paces: Paces,
 }
 
@@ -194,8 +191,6 @@ impl Edge {
             pool: Arc::default(),
             carried: Carried::default(),
             refusals: Refusals::default(),
-            misses: Misses::default(),
-            wrong_secrets: WrongSecrets::default(),
             paces: Paces::default(),
         };
         (Arc::new(edge), receiver)

@@ -10,7 +10,6 @@ pub mod connections;
 mod driver;
 mod edge;
 mod error;
-mod guesses;
 mod hosts;
 mod http;
 mod master_session;

@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use lanyard_hub::broker::{Input, SessionId};
-use lanyard_protocol::limits::{MAX_FIRST_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, REGISTER_TIMEOUT_MS};
+use lanyard_protocol::limits::{
+    MAX_FIRST_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, REGISTER_TIMEOUT_MS, WRONG_SECRET_DELAY_MS,
+};
 use lanyard_protocol::master_proof::{MasterTranscript, means_own_machine, same_mac};
 use lanyard_protocol::message::{MasterAppRegisterAck, MasterChallenge};
 use lanyard_protocol::{
@@ -52,9 +54,8 @@ async fn serve(edge: Arc<Edge>, peer: SocketAddr, way: (Transport, String), sock
     match tokio::time::timeout(deadline, register(&edge, way, &mut sink, &mut stream, &last)).await {
         Ok(Ok(())) => {}
         Ok(Err(CloseCode::Unauthenticated)) => {
-            let wait = edge.wrong_secrets.wait(peer.ip().to_canonical(), Instant::now());
-            tracing::warn!(from = %peer.ip(), "somebody who does not know the secret wants to be the master");
-            tokio::time::sleep(wait).await;
+            tracing::warn!(from = %peer.ip(), "master authentication failed: wrong secret");
+            tokio::time::sleep(Duration::from_millis(WRONG_SECRET_DELAY_MS)).await;
             return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await;
         }
         Ok(Err(code)) => return socket::turn_away(&edge, sink, stream, code).await,

@@ -8,7 +8,7 @@ use axum::{Router, middleware};
 use crate::edge::Edge;
 use crate::hosts::{self, Hosts};
 use crate::http::{assets, chunks, download, health, metrics, secure};
-use crate::{connections, error, guesses, master_session, refusals, session};
+use crate::{connections, error, master_session, refusals, session};
 
 /// Builds the relay's routes. `added` answers what neither they nor the web client's files do, behind the same layers.
 pub fn router(edge: Arc<Edge>, added: Router) -> Router {
@@ -25,7 +25,6 @@ pub fn router(edge: Arc<Edge>, added: Router) -> Router {
         .route("/secure", get(secure::redirect))
         .fallback(move |request| assets::get_or(request, added))
         .layer(middleware::from_fn(connections::note_links))
-        .layer(middleware::from_fn_with_state(edge.clone(), guesses::limit))
         .layer(middleware::from_fn_with_state(edge.clone(), secure::gate))
         .layer(middleware::from_fn_with_state(hosts, hosts::guard))
         .layer(middleware::map_response(error::as_json))

@@ -30,8 +30,8 @@ async fn tries(url: &HubUrl, term: u64, mac: impl Fn(&MasterTranscript) -> Mac) 
     within(link.receive()).await.unwrap()
 }
 
-/// A25. An impostor without the secret, with an empty one, with one bit wrong, first in line and with the highest term: 4401, no
-/// term is used up by it, and the true master registers after it.
+/// A25. An impostor without the secret, with an empty one, with one bit wrong, first in line and with the highest term: 4401,
+/// half a second later. No term is used up by it, and the true master registers after it.
 #[tokio::test]
 async fn a25_without_the_secret_nobody_is_the_master() {
     let relay = Bare::start().await;
@@ -41,6 +41,10 @@ async fn a25_without_the_secret_nobody_is_the_master() {
         let first = tries(&relay.url, u64::from(u32::MAX), |transcript| transcript.master_mac(&secret)).await;
         assert_eq!(first, Incoming::Closed(Some(4401)));
     }
+    let asked = std::time::Instant::now();
+    assert_eq!(tries(&relay.url, 9, |_| Mac([1; 32])).await, Incoming::Closed(Some(4401)));
+    let waited = asked.elapsed().as_millis() as u64;
+    assert!(waited >= limits::WRONG_SECRET_DELAY_MS, "answered after {waited} ms");
     for mac in [Mac([0; 32]), Mac([255; 32])] {
         assert_eq!(tries(&relay.url, 9, |_| mac).await, Incoming::Closed(Some(4401)));
     }

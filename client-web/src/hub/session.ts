@@ -342,7 +342,6 @@ export class Session {
 
   #failed(code: string): Effect[] {
     if (code === "UNSUPPORTED_VERSION") return this.#outdated("another");
-    if (code === "RATE_LIMITED") this.busy = true;
     return [];
   }
 

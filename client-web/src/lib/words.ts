@@ -5,7 +5,6 @@ const SENTENCES: Record<string, string> = {
   NOT_FOUND: "Its owner no longer has this file.",
   OWNER_AWAY: "Its owner left. It continues when they come back.",
   BUSY: "The hub is passing on as much as it can. You are next.",
-  RATE_LIMITED: "That was very fast. Try again in a moment.",
   SERVER_NOT_READY: "The host stepped away. Try again when it is back.",
   NOT_APPROVED: "This device is not let in.",
   PATH_REJECTED: "Its name cannot travel to every system.",

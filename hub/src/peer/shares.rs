@@ -235,9 +235,9 @@ impl Peer {
 
     /// All or nothing was added: the culprit fails, the others are offered again.
     pub(super) fn add_failed(&mut self, now: Moment, file_ids: Vec<FileId>, failed: RequestFailed) {
-        use FailureCode::{Busy, RateLimited, ServerNotReady, TimedOut};
+        use FailureCode::{Busy, ServerNotReady, TimedOut};
         self.shares.requests = self.shares.requests.saturating_sub(1);
-        if matches!(failed.code, ServerNotReady | Busy | RateLimited | TimedOut) {
+        if matches!(failed.code, ServerNotReady | Busy | TimedOut) {
             self.requeue(&file_ids);
             self.shares.resting = true;
             return self.timers.set(Timer::Shares, now.plus(failed.retry_after_ms.unwrap_or(1_000).max(200)));

@@ -1,11 +1,12 @@
-//! HTTP requests about links that wait for the master: to open one, to count a use, to get a page of an archive. All are
-//! bounded, and a link that is not there is not asked for again soon.
+//! HTTP requests about links that wait for the master: to open a link, to count a use, to get a page of an archive. All
+//! are bounded. A link that the master does not know is not looked up again soon. Links that the relay knows never wait
+//! behind links that it does not know.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use lanyard_protocol::limits::{
-    LINK_LOOKUP_WAIT_MS, MAX_LINK_CALLS, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS, MISSING_LINK_MS,
+    LINK_LOOKUP_WAIT_MS, MAX_LINK_CALLS, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS, MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
 };
 use lanyard_protocol::message::{LinkGrant, LinkLookup, LinkMembers, LinkPage};
 use lanyard_protocol::{FailureCode, FileRef, LinkHash, Ref, RelayToMaster};
@@ -38,17 +39,30 @@ enum Awaited {
     Call(CallId),
 }
 
-/// A look-up of a link, and who waits for it.
+/// A look-up of a link, and the calls that wait for it.
 #[derive(Debug, Default)]
 struct Finding {
     reference: Option<Ref>,
     calls: Vec<CallId>,
+    /// The relay knew the link when it was opened, and has to ask again.
+    is_known: bool,
+    /// The link was made while its look-up was on its way.
+    was_made: bool,
+}
+
+/// Look-ups of one kind: those on their way, and the links whose turn is yet to come.
+#[derive(Debug, Default)]
+struct LookupQueue {
+    in_flight: usize,
+    waiting: VecDeque<LinkHash>,
 }
 
 #[derive(Debug, Default)]
 pub struct Calls {
     calls: BTreeMap<CallId, Call>,
     finding: BTreeMap<LinkHash, Finding>,
+    known_lookups: LookupQueue,
+    unknown_lookups: LookupQueue,
     awaited: BTreeMap<Ref, Awaited>,
     missing: BTreeMap<LinkHash, Moment>,
     /// The same, the oldest first.
@@ -61,12 +75,43 @@ impl Calls {
     }
 
     #[cfg(test)]
+    pub fn waiting_count(&self) -> usize {
+        self.known_lookups.waiting.len() + self.unknown_lookups.waiting.len()
+    }
+
+    #[cfg(test)]
     pub fn missing_count(&self) -> usize {
         self.missed.len()
     }
 
+    /// The master has this link: its absence is forgotten, and a "no" that is on its way is not kept.
     pub fn exists(&mut self, hash: &LinkHash) {
         self.missing.remove(hash);
+        if let Some(finding) = self.finding.get_mut(hash) {
+            finding.was_made = true;
+        }
+    }
+
+    fn queue(&mut self, is_known: bool) -> &mut LookupQueue {
+        if is_known { &mut self.known_lookups } else { &mut self.unknown_lookups }
+    }
+
+    /// Takes a look-up that was answered; its place is free.
+    fn answered(&mut self, hash: &LinkHash) -> Option<Finding> {
+        let finding = self.finding.remove(hash)?;
+        self.queue(finding.is_known).in_flight -= 1;
+        Some(finding)
+    }
+
+    /// Returns the link whose turn it is, if a place is free.
+    fn next_lookup(&mut self, is_known: bool) -> Option<LinkHash> {
+        let queue = self.queue(is_known);
+        if queue.in_flight >= MAX_LINK_LOOKUPS {
+            return None;
+        }
+        let hash = queue.waiting.pop_front()?;
+        queue.in_flight += 1;
+        Some(hash)
     }
 
     fn is_missing(&self, now: Moment, hash: &LinkHash) -> bool {
@@ -99,23 +144,34 @@ impl Broker {
             self.note_link_use(now, hash);
             return self.effects.push(Effect::LinkFound { call, result: Ok(info) });
         }
+        let is_known = self.links.known.get(&hash).is_some();
         let calls = &mut self.links.calls;
-        let is_new = !calls.finding.contains_key(&hash);
-        let code = if calls.is_missing(now, &hash) {
-            Some(FailureCode::NotFound)
-        } else if calls.count() >= MAX_LINK_CALLS || is_new && calls.finding.len() >= MAX_LINK_LOOKUPS {
-            Some(FailureCode::Busy)
-        } else {
-            None
-        };
-        if let Some(code) = code {
-            return self.effects.push(Effect::LinkFound { call, result: Err(code) });
+        let room = if is_known { MAX_LINK_CALLS } else { MAX_UNKNOWN_LINK_CALLS };
+        if calls.is_missing(now, &hash) {
+            return self.effects.push(Effect::LinkFound { call, result: Err(FailureCode::NotFound) });
+        }
+        if calls.count() >= room {
+            return self.effects.push(Effect::LinkFound { call, result: Err(FailureCode::Busy) });
         }
         calls.calls.insert(call, Call::Find(hash));
-        calls.finding.entry(hash).or_default().calls.push(call);
         self.deadlines.set(Timer::Call(call), now.plus(LINK_LOOKUP_WAIT_MS));
-        if is_new && self.hub_ready() {
-            self.look_link_up(hash);
+        if let Some(finding) = calls.finding.get_mut(&hash) {
+            return finding.calls.push(call);
+        }
+        calls.finding.insert(hash, Finding { calls: vec![call], is_known, ..Finding::default() });
+        calls.queue(is_known).waiting.push_back(hash);
+        self.look_links_up();
+    }
+
+    /// Sends the look-ups whose turn it is.
+    fn look_links_up(&mut self) {
+        if !self.hub_ready() {
+            return;
+        }
+        for is_known in [true, false] {
+            while let Some(hash) = self.links.calls.next_lookup(is_known) {
+                self.look_link_up(hash);
+            }
         }
     }
 
@@ -186,7 +242,9 @@ impl Broker {
                 if let Some(finding) = calls.finding.get_mut(hash) {
                     finding.calls.retain(|other| *other != id);
                     if finding.calls.is_empty() && finding.reference.is_none() {
+                        let is_known = finding.is_known;
                         calls.finding.remove(hash);
+                        calls.queue(is_known).waiting.retain(|other| other != hash);
                     }
                 }
             }
@@ -231,15 +289,17 @@ impl Broker {
         if let LinkedTo::File(entry) = &info.what {
             self.grants.insert(now, entry.clone());
         }
+        self.links.calls.exists(&info.hash);
         self.links.known.put(now, until, info.clone());
         self.keep_sweeping(now);
         match awaited {
             Awaited::Find(hash) => {
-                let finding = self.links.calls.finding.remove(&hash).unwrap_or_default();
+                let finding = self.links.calls.answered(&hash).unwrap_or_default();
                 for call in finding.calls {
                     self.take_call(call);
                     self.effects.push(Effect::LinkFound { call, result: Ok(info.clone()) });
                 }
+                self.look_links_up();
             }
             Awaited::Call(call) => {
                 let Some(Call::Begin { hash, whole, bytes, .. }) = self.take_call(call) else { return };
@@ -272,14 +332,15 @@ impl Broker {
         let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(reference));
         match awaited {
             Some(Awaited::Find(hash)) => {
-                if code == FailureCode::NotFound {
+                let finding = self.links.calls.answered(&hash).unwrap_or_default();
+                if code == FailureCode::NotFound && !finding.was_made {
                     self.links.calls.miss(now, hash);
                     self.keep_sweeping(now);
                 }
-                let finding = self.links.calls.finding.remove(&hash).unwrap_or_default();
                 for call in finding.calls {
                     self.fail_call(call, code);
                 }
+                self.look_links_up();
             }
             Some(Awaited::Call(call)) => self.fail_call(call, code),
             None => {}
@@ -292,6 +353,11 @@ impl Broker {
         calls.awaited.clear();
         calls.finding.values_mut().for_each(|finding| finding.reference = None);
         calls.finding.retain(|_, finding| !finding.calls.is_empty());
+        for is_known in [true, false] {
+            let again = calls.finding.iter().filter(|(_, finding)| finding.is_known == is_known);
+            let waiting = again.map(|(hash, _)| *hash).collect();
+            *calls.queue(is_known) = LookupQueue { in_flight: 0, waiting };
+        }
         for call in calls.calls.values_mut() {
             match call {
                 Call::Begin { reference, .. } | Call::Page { reference, .. } => *reference = None,
@@ -303,8 +369,8 @@ impl Broker {
     /// The master is back: what waited for it is asked.
     pub(in super::super) fn calls_again(&mut self) {
         self.links.calls.missing.clear();
-        let hashes: Vec<LinkHash> = self.links.calls.finding.keys().copied().collect();
-        hashes.into_iter().for_each(|hash| self.look_link_up(hash));
+        self.links.calls.missed.clear();
+        self.look_links_up();
         let calls: Vec<CallId> = self.links.calls.calls.keys().copied().collect();
         calls.into_iter().for_each(|call| self.send_call(call));
     }

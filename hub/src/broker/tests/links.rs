@@ -1,8 +1,8 @@
-//! Promises of links in the relay: what it knows, asks and holds is bounded; guesses are not asked twice; going on with a
+//! Promises of links in the relay: what it knows, asks and holds is bounded; links that do not exist are not asked for twice; going on with a
 //! download is no new use.
 
 use lanyard_protocol::limits::{
-    LINK_UNUSED_MS, MAX_KNOWN_LINK_BYTES, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS, MISSING_LINK_MS,
+    LINK_UNUSED_MS, MAX_KNOWN_LINK_BYTES, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS, MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
 };
 
 use super::*;
@@ -53,40 +53,132 @@ fn opens_link(hub: &mut Hub, n: u32, limited: bool, file: &FileEntry) {
     }
 }
 
+/// Opens a link; returns the answer, if there is one at once.
+fn opens(hub: &mut Hub, call: u64, n: u32) -> Option<Result<(), FailureCode>> {
+    hub.give(Input::LinkOpened { call: CallId(call), hash: hash(n) });
+    hub.effects.iter().rev().find_map(|effect| match effect {
+        Effect::LinkFound { call: answered, result } if *answered == CallId(call) => {
+            Some(result.as_ref().map(drop).map_err(|code| *code))
+        }
+        _ => None,
+    })
+}
+
+fn not_found(hub: &mut Hub, asked: Vec<(RelayToMaster, Ref)>) {
+    for (_, reference) in asked {
+        answers(hub, failed(FailureCode::NotFound), reference);
+    }
+}
+
+/// Answers look-ups until there are none; returns how many there were. No more than allowed are on their way at once.
+fn answers_all(hub: &mut Hub) -> usize {
+    let mut total = 0;
+    loop {
+        let round = asked(hub);
+        assert!(round.len() <= MAX_LINK_LOOKUPS, "{} at once", round.len());
+        total += round.len();
+        if round.is_empty() {
+            return total;
+        }
+        not_found(hub, round);
+    }
+}
+
 #[test]
-fn guesses_are_bounded_in_flight_and_asked_once() {
+fn look_ups_of_unknown_links_are_bounded_and_delay_no_link_that_is_known() {
+    let mut hub = Hub::ready(MIB);
+    hub.opens(1);
+    let file = hub.lists(1, MIB);
+    let entry = hub.files[&file].clone();
+    let (of_file, of_archive) = (900_000, 900_001);
+    opens_link(&mut hub, of_file, false, &entry);
+    opens(&mut hub, 900_001, of_archive);
+    let archive = LinkArchive { layout: LayoutId([1; 16]), name: "a.zip".into(), members: 10, length: 1 };
+    for (_, reference) in asked(&mut hub) {
+        answers(&mut hub, grant(of_archive, false, None, Some(archive.clone())), reference);
+    }
+    hub.take();
+    // Ten of the same link share one look-up.
+    let flood = (0..10).map(|call| (call, 0)).chain((10..3_000).map(|call| (call, call as u32)));
+    let answers_now: Vec<_> = flood.filter_map(|(call, n)| opens(&mut hub, call, n)).collect();
+    assert!(answers_now.iter().all(|answer| *answer == Err(FailureCode::Busy)));
+    assert_eq!(answers_now.len(), 3_000 - MAX_UNKNOWN_LINK_CALLS);
+    let on_their_way = asked(&mut hub);
+    assert_eq!(on_their_way.len(), MAX_LINK_LOOKUPS);
+    assert_eq!(opens(&mut hub, 1_000_000, of_file), Some(Ok(())), "a known file is served from memory");
+    assert_eq!(opens(&mut hub, 1_000_001, of_archive), None);
+    let [(RelayToMaster::LinkLookup(lookup), reference)] = &asked(&mut hub)[..] else { panic!("no look-up at once") };
+    assert_eq!(lookup.link_hash, hash(of_archive), "a known archive does not wait behind the flood");
+    answers(&mut hub, grant(of_archive, false, None, Some(archive)), reference.clone());
+    assert!(hub.take().iter().any(|e| matches!(e, Effect::LinkFound { call, result: Ok(_) } if call.0 == 1_000_001)));
+    not_found(&mut hub, on_their_way);
+    let rest = answers_all(&mut hub);
+    assert_eq!(MAX_LINK_LOOKUPS + rest, MAX_UNKNOWN_LINK_CALLS - 9, "each that had room had its turn");
+    assert_eq!(hub.broker.counts().calls, 0);
+    assert_eq!(opens(&mut hub, 1_000_002, of_file), Some(Ok(())), "the flood evicted no link");
+}
+
+#[test]
+fn requests_that_leave_give_their_turn_away_and_a_new_master_is_asked_no_faster() {
     let mut hub = Hub::ready(MIB);
     for n in 0..1_000 {
-        hub.give(Input::LinkOpened { call: CallId(n), hash: hash(n as u32) });
+        opens(&mut hub, n, n as u32);
     }
-    // Ten more who want the same as the first: they share its look-up.
-    for n in 1_000..1_010 {
-        hub.give(Input::LinkOpened { call: CallId(n), hash: hash(0) });
+    for n in 0..900 {
+        hub.give(Input::CallLeft { call: CallId(n) });
     }
-    let effects = hub.take();
-    let busy = |e: &&Effect| matches!(e, Effect::LinkFound { result: Err(FailureCode::Busy), .. });
-    assert_eq!(effects.iter().filter(busy).count(), 1_000 - MAX_LINK_LOOKUPS);
-    let references: Vec<Ref> = effects
-        .into_iter()
-        .filter_map(|e| match e {
-            Effect::SendMaster { frame, .. } => frame.reference,
-            _ => None,
-        })
-        .collect();
-    assert_eq!(references.len(), MAX_LINK_LOOKUPS);
-    for reference in references {
-        answers(&mut hub, failed(FailureCode::NotFound), reference);
-    }
+    assert_eq!(hub.broker.links.calls.waiting_count(), 100);
+    let old = asked(&mut hub);
+    assert_eq!(old.len(), MAX_LINK_LOOKUPS);
+    hub.give(Input::MasterClosed { session: MASTER });
+    hub.master_comes();
+    assert_eq!(answers_all(&mut hub), 100, "those who still wait");
     assert_eq!(hub.broker.counts().calls, 0);
-    hub.take();
-    hub.give(Input::LinkOpened { call: CallId(5_000), hash: hash(0) });
-    assert!(asked(&mut hub).is_empty(), "what is not there is not asked again");
+}
+
+#[test]
+fn a_link_that_does_not_exist_is_looked_up_once_until_it_is_made() {
+    let mut hub = Hub::ready(MIB);
+    let absent = Some(Err(FailureCode::NotFound));
+    let is_looked_up = |hub: &mut Hub, n: u32| {
+        hub.take();
+        let answer = opens(hub, 1, n);
+        let round = asked(hub);
+        let (looked_up, is_one) = (!round.is_empty(), round.len() < 2);
+        not_found(hub, round);
+        assert!(is_one && looked_up == (answer != absent), "{answer:?}");
+        looked_up
+    };
+    assert!(is_looked_up(&mut hub, 0));
+    assert!(!is_looked_up(&mut hub, 0), "its absence is remembered");
     hub.master(MasterToRelay::LinkMade(LinkMade { link: listed(0) }));
-    hub.give(Input::LinkOpened { call: CallId(5_001), hash: hash(0) });
-    assert_eq!(asked(&mut hub).len(), 1, "until it is made");
+    assert!(is_looked_up(&mut hub, 0), "a link that was made is never hidden");
     hub.passes(MISSING_LINK_MS);
-    hub.give(Input::LinkOpened { call: CallId(5_002), hash: hash(1) });
-    assert_eq!(asked(&mut hub).len(), 1, "or ten seconds passed");
+    assert!(is_looked_up(&mut hub, 0), "ten seconds passed");
+
+    // The link is made while the "no" to an older question is on its way.
+    hub.take();
+    opens(&mut hub, 2, 7);
+    let round = asked(&mut hub);
+    hub.master(MasterToRelay::LinkMade(LinkMade { link: listed(7) }));
+    not_found(&mut hub, round);
+    assert!(is_looked_up(&mut hub, 7), "a \"no\" from before does not count after");
+
+    // A use of an archive is granted after the link was found missing.
+    let archive = LinkArchive { layout: LayoutId([1; 16]), name: "a.zip".into(), members: 10, length: 1 };
+    opens(&mut hub, 3, 8);
+    for (_, reference) in asked(&mut hub) {
+        answers(&mut hub, grant(8, true, None, Some(archive.clone())), reference);
+    }
+    hub.take();
+    hub.give(Input::LinkBegun { call: CallId(4), hash: hash(8), whole: true, bytes: 1 });
+    let begun = asked(&mut hub);
+    hub.master(MasterToRelay::LinkDropped(LinkDropped { public_id: device(2), link_hash: hash(8) }));
+    assert!(is_looked_up(&mut hub, 8) && !is_looked_up(&mut hub, 8));
+    for (_, reference) in begun {
+        answers(&mut hub, grant(8, true, None, Some(archive.clone())), reference);
+    }
+    assert!(is_looked_up(&mut hub, 8), "what the master grants exists");
 }
 
 fn listed(n: u32) -> LinkListed {
