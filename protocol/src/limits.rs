@@ -106,9 +106,18 @@ pub const MAX_CONNECTIONS_A_DEVICE: usize = 64;
 /// half of all places for links at most.
 pub const MAX_LINK_CONNECTIONS_AN_ADDRESS: usize = 128;
 pub const MAX_LINK_CONNECTIONS_A_NET: usize = 512;
-/// The same of all addresses, or a quarter of what the relay may have, if that is less. A reader that stops at full speed
-/// keeps three frames of 256 KiB: together these are 768 MiB at the worst.
+/// The same of all addresses, or a quarter of what the relay may have, if that is less. Each keeps
+/// one small frame while its reader stands still: 32 MiB together, and what the large frames are.
 pub const MAX_LINK_CONNECTIONS: usize = 1_024;
+/// What the relay keeps outside of its budget for a body whose reader takes nothing, and the
+/// plaintext that TLS keeps below it: together less than 64 KiB.
+pub const SMALL_FRAME_BYTES: usize = 32 << 10;
+pub const TLS_BUFFER_BYTES: usize = 16 << 10;
+/// Frames of 256 KiB that quick readers may have on their way at once: 8 MiB, if all of them stop.
+/// One address, or one IPv6 network of 64 bits, has a quarter of them; without one a reader is
+/// served in small frames.
+pub const MAX_LARGE_FRAMES: usize = 32;
+pub const MAX_LARGE_FRAMES_A_NET: usize = 8;
 /// An answer of which the other side takes nothing for this long ends, bodies of links and tickets apart.
 pub const UNREAD_ANSWER_MS: u64 = 30_000;
 /// Messages of one device, all its sessions together: sustained a second, and at once.

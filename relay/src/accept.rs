@@ -12,6 +12,7 @@ use axum::extract::ConnectInfo;
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use lanyard_protocol::limits::TLS_BUFFER_BYTES;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -129,7 +130,10 @@ async fn welcome(
     let transport = Transport::Tls { channel: identity.channel };
     let shaken = tokio::time::timeout(WHOLE_HEAD, TlsAcceptor::from(identity.config).accept(stream)).await;
     match shaken {
-        Ok(Ok(stream)) => serve(stream, Came { peer, transport }, permit, router, stop).await,
+        Ok(Ok(mut stream)) => {
+            stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+            serve(stream, Came { peer, transport }, permit, router, stop).await;
+        }
         Ok(Err(error)) => tracing::trace!(%error, "a TLS handshake failed"),
         Err(_) => tracing::trace!("a TLS handshake took too long"),
     }

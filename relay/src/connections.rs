@@ -329,6 +329,11 @@ impl ConnectionPermit {
         }
     }
 
+    /// The network that the connection comes from.
+    pub fn network(&self) -> Network {
+        self.shared.address.network()
+    }
+
     /// Ends when the connection has to give way.
     pub async fn evicted(&self) {
         self.shared.close.cancelled().await;

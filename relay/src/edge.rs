@@ -22,6 +22,7 @@ use crate::config::RelayConfig;
 use crate::connections::{ConnectionPermit, Standing as ConnectionStanding};
 use crate::driver::{Standing, Told};
 use crate::error::ApiError;
+use crate::http::frames::LargeFrames;
 use crate::outbox::Outbox;
 use crate::pace::Paces;
 use crate::pins::{GroupHashes, LostLists};
@@ -161,6 +162,7 @@ pub struct Edge {
     /// The tasks of all sockets.
     pub sockets: TaskTracker,
     pub pool: Arc<Pool>,
+    pub large_frames: Arc<LargeFrames>,
     pub carried: Carried,
     pub refusals: Refusals,
     pub paces: Paces,
@@ -189,6 +191,7 @@ impl Edge {
             closing: false.into(),
             sockets: TaskTracker::new(),
             pool: Arc::default(),
+            large_frames: Arc::default(),
             carried: Carried::default(),
             refusals: Refusals::default(),
             paces: Paces::default(),

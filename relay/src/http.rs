@@ -4,6 +4,7 @@ pub mod archive;
 pub mod assets;
 pub mod chunks;
 pub mod download;
+pub mod frames;
 pub mod health;
 pub mod links;
 pub mod metrics;

@@ -1,6 +1,7 @@
 //! A connection's bytes on their way to the HTTP library: no request's head is longer than it may be, what the peer takes is
 //! noted, and the library's own refusals, which are empty, become JSON like all others.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -88,6 +89,32 @@ fn bare_refusal(bytes: &[u8]) -> Option<u16> {
 }
 
 impl<S: AsyncWrite + Unpin> Metered<S> {
+    /// Takes a write of `length` bytes that does not go out: what follows a refusal, and a refusal
+    /// of the library's, in whose place another one goes. `first` is the first part of the write,
+    /// where a head begins.
+    fn poll_in_place(
+        &mut self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        length: usize,
+    ) -> Option<Poll<std::io::Result<usize>>> {
+        if self.is_over {
+            return Some(Poll::Ready(Ok(length)));
+        }
+        let status = self.answers.none_is_open().then(|| bare_refusal(first)).flatten()?;
+        self.is_over = true;
+        self.refusal = Some((refusal(status), 0));
+        Some(self.poll_refusal(cx).map_ok(|()| length))
+    }
+
+    fn note_written(&self, written: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
+        match &written {
+            Poll::Pending => self.permit.is_blocked(),
+            Poll::Ready(_) => self.permit.has_written(),
+        }
+        written
+    }
+
     /// Writes what is left of the refusal.
     fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         while let Some((bytes, written)) = &mut self.refusal {
@@ -135,26 +162,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Metered<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         let this = self.get_mut();
-        if this.is_over {
-            return Poll::Ready(Ok(bytes.len()));
+        if let Some(written) = this.poll_in_place(cx, bytes, bytes.len()) {
+            return written;
         }
-        if this.answers.none_is_open()
-            && let Some(status) = bare_refusal(bytes)
-        {
-            this.is_over = true;
-            this.refusal = Some((refusal(status), 0));
-            return this.poll_refusal(cx).map_ok(|()| bytes.len());
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.note_written(written)
+    }
+
+    /// Without this the library would copy all bodies into a buffer of its own, which it keeps as
+    /// long as the connection.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let this = self.get_mut();
+        let first = parts.first().map_or(&[][..], |part| part);
+        let length = parts.iter().map(|part| part.len()).sum();
+        if let Some(written) = this.poll_in_place(cx, first, length) {
+            return written;
         }
-        match Pin::new(&mut this.stream).poll_write(cx, bytes) {
-            Poll::Pending => {
-                this.permit.is_blocked();
-                Poll::Pending
-            }
-            written => {
-                this.permit.has_written();
-                written
-            }
-        }
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, parts);
+        this.note_written(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

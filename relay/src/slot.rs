@@ -148,6 +148,11 @@ impl Slot {
         self.inner.lock().failed
     }
 
+    /// Returns why a reader has nothing more to expect.
+    pub fn ended_for(&self, meter: &Meter) -> Option<FailureCode> {
+        meter.cut().or_else(|| self.failed())
+    }
+
     pub fn add_reader(&self, reader: ReaderId) -> Arc<Meter> {
         self.inner.lock().readers.entry(reader).or_default().clone()
     }

@@ -21,6 +21,7 @@ mod names;
 #[allow(dead_code)]
 mod native;
 mod origins;
+mod paused;
 mod planted;
 mod proxies;
 mod replays;

@@ -12,20 +12,21 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
 use lanyard_hub::broker::{Input, LinkReader};
 use lanyard_protocol::archive::Extent;
-use lanyard_protocol::limits::{LINK_LOOKUP_WAIT_MS, MAX_ARCHIVE_WINDOW_BYTES};
+use lanyard_protocol::limits::{LINK_LOOKUP_WAIT_MS, MAX_ARCHIVE_WINDOW_BYTES, SMALL_FRAME_BYTES};
 use lanyard_protocol::message::{LinkArchive, LinkMember, LinkPage, TransferState};
 use lanyard_protocol::{DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHash};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::download::{BodySender, Report, common_headers, cut, first_news, pull, stream_body};
+use super::download::{Cut, Report, common_headers, first_news, next_bytes, stream_body};
+use super::frames::{Frames, NextFrame};
 use super::links;
-use super::pull::{Pulled, Puller, Stretch, hand_over};
+use super::pull::{Outlet, Pulled, Puller, Stretch};
 use super::zip;
 use crate::edge::{CallAnswer, Edge};
 use crate::error::ApiError;
 
 /// Pieces in which the directory goes out.
-const DIRECTORY_PIECE: usize = 64 * 1024;
+const DIRECTORY_PIECE: usize = 16 * 1024;
 
 type Page = Result<Vec<LinkMember>, FailureCode>;
 
@@ -139,29 +140,17 @@ struct Sending {
     extent: Extent,
     crcs: Vec<u32>,
     report: Report,
-    body: BodySender,
-}
-
-/// Why an archive ends before its last byte.
-enum Cut {
-    Failed(FailureCode),
-    /// The reader is gone.
-    Left,
-}
-
-impl From<FailureCode> for Cut {
-    fn from(code: FailureCode) -> Self {
-        Self::Failed(code)
-    }
+    out: Outlet,
 }
 
 pub async fn serve(
     edge: Arc<Edge>,
     hash: LinkHash,
     archive: &LinkArchive,
+    frames: Frames,
     is_head: bool,
 ) -> Result<Response, ApiError> {
-    let body = if is_head { Body::empty() } else { stream(edge, hash, archive).await? };
+    let body = if is_head { Body::empty() } else { stream(edge, hash, archive, frames).await? };
     let mut response = body.into_response();
     let headers = response.headers_mut();
     common_headers(headers, &archive.name);
@@ -171,7 +160,7 @@ pub async fn serve(
     Ok(response)
 }
 
-async fn stream(edge: Arc<Edge>, hash: LinkHash, archive: &LinkArchive) -> Result<Body, ApiError> {
+async fn stream(edge: Arc<Edge>, hash: LinkHash, archive: &LinkArchive, mut frames: Frames) -> Result<Body, ApiError> {
     let mut puller = Puller::new(edge.clone(), hash, Vec::new());
     let mut members = Members::new(&edge, puller.reader(), hash, archive, false);
     let longest = Duration::from_millis(LINK_LOOKUP_WAIT_MS);
@@ -179,15 +168,16 @@ async fn stream(edge: Arc<Edge>, hash: LinkHash, archive: &LinkArchive) -> Resul
     puller.extend(page.map(stretches).unwrap_or_default());
     let is_read = |member: &LinkMember| member.size > 0;
     // Where the archive begins with bytes of a file, a failure of it becomes a status.
-    let first = if members.here.iter().any(is_read) { first_news(&mut puller).await? } else { None };
+    let begins_with_bytes = members.here.iter().any(is_read);
+    let first = if begins_with_bytes { first_news(&mut puller, &mut frames.next().await).await? } else { None };
     let nobody = FileRef { public_id: DeviceId(Default::default()), file_id: FileId(Default::default()) };
     let file = members.here.iter().find_map(|member| Some(member.file.as_ref()?.file_ref())).unwrap_or(nobody);
     let report = Report::new(edge, hash, file, archive.length, 0);
     let archive = archive.clone();
-    Ok(stream_body(&hash, move |body| async move {
+    Ok(stream_body(&hash, frames, move |out| async move {
         let extent = Extent::default();
         let crcs = Vec::new();
-        Sending { archive, members, puller, extent, crcs, report, body }.run(first).await;
+        Sending { archive, members, puller, extent, crcs, report, out }.run(first).await;
     }))
 }
 
@@ -202,7 +192,7 @@ impl Sending {
             Err(Cut::Left) => self.report.end(TransferState::Cancelled),
             Err(Cut::Failed(code)) => {
                 tracing::debug!(code = code.as_str(), "an archive is cut");
-                cut(&self.body, code).await;
+                self.out.cut(code).await;
                 self.report.end(TransferState::Failed);
             }
         }
@@ -225,10 +215,9 @@ impl Sending {
         if let Some(page) = self.members.news().await? {
             self.puller.extend(stretches(page));
         }
-        let body = self.body.clone();
         let page = tokio::select! {
             page = self.members.turn() => page?,
-            () = body.closed() => return Err(Cut::Left),
+            () = self.out.closed() => return Err(Cut::Left),
         };
         if let Some(page) = page {
             self.puller.extend(stretches(page));
@@ -243,20 +232,13 @@ impl Sending {
         let mut crc = crc32fast::Hasher::new();
         let mut left = member.size;
         while left > 0 {
-            let pulled = match first.take() {
-                Some(pulled) => pulled,
-                None => pull(&mut self.puller, &self.body, &mut self.report).await.ok_or(Cut::Left)?,
-            };
-            match pulled {
-                Pulled::Bytes(bytes) => {
-                    crc.update(&bytes);
-                    left = left.checked_sub(bytes.len() as u64).ok_or(FailureCode::Internal)?;
-                    self.write(bytes).await?;
-                }
-                Pulled::Waiting => self.report.say(TransferState::Waiting),
-                Pulled::Failed(code) => return Err(Cut::Failed(code)),
-                Pulled::End => return Err(Cut::Failed(FailureCode::Internal)),
-            }
+            let mut frame = self.next_frame().await?;
+            let at = (&self.out, &mut self.report);
+            let bytes = next_bytes(&mut self.puller, &mut frame, first.take(), at).await?;
+            let bytes = bytes.ok_or(FailureCode::Internal)?;
+            crc.update(&bytes);
+            left = left.checked_sub(bytes.len() as u64).ok_or(FailureCode::Internal)?;
+            self.give(frame, bytes).await?;
         }
         Ok(crc.finalize())
     }
@@ -284,13 +266,25 @@ impl Sending {
         self.write(out.freeze()).await
     }
 
-    async fn write(&mut self, bytes: Bytes) -> Result<(), Cut> {
-        if bytes.is_empty() {
-            return Ok(());
+    /// Writes what does not come from a file.
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), Cut> {
+        while !bytes.is_empty() {
+            let frame = self.next_frame().await?;
+            let part = bytes.split_to(bytes.len().min(SMALL_FRAME_BYTES));
+            self.give(frame, part).await?;
         }
-        let count = bytes.len() as u64;
+        Ok(())
+    }
+
+    async fn next_frame(&mut self) -> Result<NextFrame, Cut> {
         let report = &mut self.report;
-        if !hand_over(&self.body, bytes, &mut self.puller, || report.say(TransferState::Paused)).await {
+        let paused = || report.say(TransferState::Paused);
+        self.out.next_frame(&mut self.puller, paused).await.ok_or(Cut::Left)
+    }
+
+    async fn give(&mut self, frame: NextFrame, bytes: Bytes) -> Result<(), Cut> {
+        let count = bytes.len() as u64;
+        if !self.out.give(frame, bytes).await {
             return Err(Cut::Left);
         }
         self.report.moved(count);

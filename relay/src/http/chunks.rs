@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::connections::{ConnectionPermit, Standing};
 use crate::edge::{Caller, Edge, SessionHandle};
 use crate::error::ApiError;
+use crate::http::frames::{Frames, NextFrame};
 use crate::slot::{Filler, Mark, Meter, Read, Refused, Slot};
 use crate::tickets::Errand;
 
@@ -195,8 +196,9 @@ pub async fn get(
     let meter = slot.add_reader(reader);
     edge.tell(Input::ReaderStarted { slot: slot.id, reader }).await;
     let changes = slot.changes();
+    let frames = Frames::new(edge.large_frames.clone(), permit.map(|permit| permit.network()));
     let leaving = Leaving { edge, slot: slot.clone(), reader, meter: meter.clone() };
-    let mut reading = Reading { slot, ranges: ranges.into(), meter, changes, leaving };
+    let mut reading = Reading { slot, ranges: ranges.into(), meter, frames, changes, leaving };
     // The head waits for the first readable byte, or for the failure that becomes the status.
     let first = reading.next().await.transpose()?;
     let rest = stream::unfold(reading, |mut reading| async move {
@@ -233,35 +235,60 @@ struct Reading {
     slot: Arc<Slot>,
     ranges: std::collections::VecDeque<Range<u64>>,
     meter: Arc<Meter>,
+    frames: Frames,
     changes: watch::Receiver<u64>,
     leaving: Leaving,
 }
 
 impl Reading {
     async fn next(&mut self) -> Option<Result<Bytes, FailureCode>> {
+        while self.ranges.front().is_some_and(|range| range.is_empty()) {
+            self.ranges.pop_front();
+        }
+        self.ranges.front()?;
+        let read = match self.next_frame().await {
+            Ok(frame) => self.read(frame).await,
+            Err(code) => Err(code),
+        };
+        if read.is_err() {
+            self.ranges.clear();
+        }
+        Some(read)
+    }
+
+    /// Waits until the reader has taken the last frame. A reader that is cut meanwhile is told at
+    /// once: the connection ends, and what the transport holds for it goes.
+    async fn next_frame(&mut self) -> Result<NextFrame, FailureCode> {
         loop {
-            let range = self.ranges.front_mut()?;
-            if range.start >= range.end {
-                self.ranges.pop_front();
-                continue;
+            if let Some(code) = self.slot.ended_for(&self.meter) {
+                return Err(code);
             }
-            match self.slot.read(range.clone(), Mark::Received, &self.meter) {
+            tokio::select! {
+                biased;
+                frame = self.frames.next() => return Ok(frame),
+                changed = self.changes.changed() => changed.map_err(|_| FailureCode::Busy)?,
+            }
+        }
+    }
+
+    /// Fills a frame with the next bytes of the first range; waits until there are some.
+    async fn read(&mut self, mut frame: NextFrame) -> Result<Bytes, FailureCode> {
+        loop {
+            let Some(range) = self.ranges.front_mut() else { return Ok(Bytes::new()) };
+            let end = range.end.min(range.start + frame.most());
+            match self.slot.read(range.start..end, Mark::Received, &self.meter) {
                 Read::Bytes(bytes) => {
                     range.start += bytes.len() as u64;
                     self.meter.starved.store(false, Ordering::Relaxed);
                     self.meter.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     self.leaving.edge.carried.to_devices.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    return Some(Ok(bytes));
+                    return Ok(self.frames.give(frame, bytes));
                 }
-                Read::Failed(code) => {
-                    self.ranges.clear();
-                    return Some(Err(code));
-                }
+                Read::Failed(code) => return Err(code),
                 Read::Wait => {
+                    frame.waits();
                     self.meter.starved.store(true, Ordering::Relaxed);
-                    if self.changes.changed().await.is_err() {
-                        return Some(Err(FailureCode::Busy));
-                    }
+                    self.changes.changed().await.map_err(|_| FailureCode::Busy)?;
                 }
             }
         }

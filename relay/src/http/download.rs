@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -20,13 +21,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::pull::{Pulled, Puller, Stretch, hand_over};
+use super::frames::{Frames, NextFrame};
+use super::pull::{Outlet, Pulled, Puller, Stretch};
 use super::{archive, links};
+use crate::connections::ConnectionPermit;
 use crate::edge::{CallAnswer, Edge};
 use crate::error::ApiError;
 
-/// Frames between the pulling task and the transport. Each keeps a buffer of the pool while its reader stands still, and the
-/// relay is one thread: while the transport writes, nothing could be pulled into a second one.
+/// Frames between the pulling task and the transport, which has none while there is one.
 const BODY_FRAMES: usize = 1;
 /// How long the head waits for news of the first bytes: a file that is gone or changed becomes a status.
 const HEAD_WAIT: Duration = Duration::from_millis(250);
@@ -36,19 +38,22 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub async fn get_unnamed(
     state: State<Arc<Edge>>,
     Path(link): Path<String>,
+    permit: Option<Extension<Arc<ConnectionPermit>>>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    get(state, Path((link, String::new())), method, headers).await
+    get(state, Path((link, String::new())), permit, method, headers).await
 }
 
 pub async fn get(
     State(edge): State<Arc<Edge>>,
     Path((link, _decoration)): Path<(String, String)>,
+    permit: Option<Extension<Arc<ConnectionPermit>>>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    serve(edge, link, method, headers).await.unwrap_or_else(refused)
+    let frames = Frames::new(edge.large_frames.clone(), permit.map(|permit| permit.network()));
+    serve(edge, link, frames, method, headers).await.unwrap_or_else(refused)
 }
 
 /// People read this in their browser; one that ended, was dropped or never was is told alike.
@@ -59,7 +64,13 @@ fn refused(error: ApiError) -> Response {
     }
 }
 
-async fn serve(edge: Arc<Edge>, link: String, method: Method, headers: HeaderMap) -> Result<Response, ApiError> {
+async fn serve(
+    edge: Arc<Edge>,
+    link: String,
+    frames: Frames,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let link: Link = link.parse().map_err(|_| FailureCode::NotFound)?;
     let hash = LinkHash::of(&link);
     let answer = links::ask(&edge, |call| Input::LinkOpened { call, hash }).await;
@@ -70,13 +81,13 @@ async fn serve(edge: Arc<Edge>, link: String, method: Method, headers: HeaderMap
         LinkedTo::Nothing => Err(FailureCode::FileGone.into()),
         LinkedTo::File(entry) => {
             let plan = FilePlan::new(entry, &headers);
-            serve_file(edge, &info, entry, plan, is_head).await
+            serve_file(edge, &info, entry, plan, frames, is_head).await
         }
         LinkedTo::Archive(archive) => {
             if !is_head {
                 begin(&edge, &info, true, archive.length).await?;
             }
-            archive::serve(edge, hash, archive, is_head).await
+            archive::serve(edge, hash, archive, frames, is_head).await
         }
     }
 }
@@ -173,6 +184,7 @@ async fn serve_file(
     info: &LinkInfo,
     entry: &FileEntry,
     plan: FilePlan,
+    mut frames: Frames,
     is_head: bool,
 ) -> Result<Response, ApiError> {
     let (status, range) = match plan {
@@ -200,15 +212,16 @@ async fn serve_file(
         if info.limited && !is_whole {
             report.unread = range.end - range.start;
         }
-        let first = first_news(&mut puller).await?;
+        let mut frame = frames.next().await;
+        let first = first_news(&mut puller, &mut frame).await?;
         match first {
             // All of it is there: head and body leave in one write.
             Some(Pulled::Bytes(bytes)) if bytes.len() as u64 == range.end - range.start => {
                 report.moved(bytes.len() as u64);
                 report.end(TransferState::Done);
-                Body::from(bytes)
+                Body::from(frames.give(frame, bytes))
             }
-            first => stream_body(&hash, move |sender| file_body(puller, first, report, sender)),
+            first => stream_body(&hash, frames, move |out| file_body(puller, first, report, out)),
         }
     };
     let mut response = Response::builder().status(status).body(body).map_err(|_| FailureCode::Internal)?;
@@ -246,69 +259,101 @@ fn describe(headers: &mut HeaderMap, status: StatusCode, entry: &FileEntry, rang
 }
 
 /// The first thing a puller has to say, if it says it soon: a final failure becomes a status.
-pub async fn first_news(puller: &mut Puller) -> Result<Option<Pulled>, ApiError> {
-    match tokio::time::timeout(HEAD_WAIT, puller.next()).await {
+pub async fn first_news(puller: &mut Puller, frame: &mut NextFrame) -> Result<Option<Pulled>, ApiError> {
+    match tokio::time::timeout(HEAD_WAIT, puller.next(frame)).await {
         Ok(Pulled::Failed(code)) => Err(code.into()),
         Ok(news) => Ok(Some(news)),
         Err(_) => Ok(None),
     }
 }
 
-pub type BodySender = mpsc::Sender<Result<Bytes, std::io::Error>>;
-
 /// A body that a task fills through a bounded channel; the task ends when its reader is gone.
-pub fn stream_body<F>(hash: &LinkHash, fill: impl FnOnce(BodySender) -> F) -> Body
+pub fn stream_body<F>(hash: &LinkHash, frames: Frames, fill: impl FnOnce(Outlet) -> F) -> Body
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(BODY_FRAMES);
     let span = tracing::debug_span!("transfer", link = %hash);
-    tokio::spawn(fill(sender).instrument(span));
+    tokio::spawn(fill(Outlet::new(sender, frames)).instrument(span));
     Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|item| (item, receiver))
     }))
 }
 
-async fn file_body(mut puller: Puller, first: Option<Pulled>, mut report: Report, body: BodySender) {
-    let mut next = first;
+/// Why a body ends before its last byte.
+pub enum Cut {
+    Failed(FailureCode),
+    /// The reader is gone.
+    Left,
+}
+
+impl From<FailureCode> for Cut {
+    fn from(code: FailureCode) -> Self {
+        Self::Failed(code)
+    }
+}
+
+async fn file_body(puller: Puller, first: Option<Pulled>, mut report: Report, mut out: Outlet) {
+    match send_file(puller, first, &mut report, &mut out).await {
+        Ok(()) => report.end(TransferState::Done),
+        Err(Cut::Left) => report.end(TransferState::Cancelled),
+        Err(Cut::Failed(code)) => {
+            out.cut(code).await;
+            report.end(TransferState::Failed);
+        }
+    }
+}
+
+async fn send_file(
+    mut puller: Puller,
+    mut first: Option<Pulled>,
+    report: &mut Report,
+    out: &mut Outlet,
+) -> Result<(), Cut> {
+    // The library drops a body with its last byte: whoever looked for the reader then would find it
+    // gone.
+    while first.is_some() || !puller.is_through() {
+        let paused = || report.say(TransferState::Paused);
+        let mut frame = out.next_frame(&mut puller, paused).await.ok_or(Cut::Left)?;
+        let Some(bytes) = next_bytes(&mut puller, &mut frame, first.take(), (out, report)).await? else { break };
+        let count = bytes.len() as u64;
+        if !out.give(frame, bytes).await {
+            return Err(Cut::Left);
+        }
+        report.moved(count);
+    }
+    Ok(())
+}
+
+/// Pulls the next bytes, as many as the frame may have; `None` at the end. Reports when there is
+/// nothing to read yet.
+pub async fn next_bytes(
+    puller: &mut Puller,
+    frame: &mut NextFrame,
+    mut first: Option<Pulled>,
+    (out, report): (&Outlet, &mut Report),
+) -> Result<Option<Bytes>, Cut> {
     loop {
-        let pulled = match next.take() {
+        let pulled = match first.take() {
             Some(pulled) => pulled,
-            None => match pull(&mut puller, &body, &mut report).await {
-                Some(pulled) => pulled,
-                None => return report.end(TransferState::Cancelled),
-            },
+            None => pull(puller, frame, out, report).await.ok_or(Cut::Left)?,
         };
         match pulled {
-            Pulled::Bytes(bytes) => {
-                let count = bytes.len() as u64;
-                if !hand_over(&body, bytes, &mut puller, || report.say(TransferState::Paused)).await {
-                    return report.end(TransferState::Cancelled);
-                }
-                report.moved(count);
-            }
+            Pulled::Bytes(bytes) => return Ok(Some(bytes)),
             Pulled::Waiting => report.say(TransferState::Waiting),
-            Pulled::Failed(code) => {
-                cut(&body, code).await;
-                return report.end(TransferState::Failed);
-            }
-            Pulled::End => return report.end(TransferState::Done),
+            Pulled::Failed(code) => return Err(Cut::Failed(code)),
+            Pulled::End => return Ok(None),
         }
     }
 }
 
 /// The puller's next word; `None` when the reader left meanwhile (a reader may leave while its owner is away).
-pub async fn pull(puller: &mut Puller, body: &BodySender, report: &mut Report) -> Option<Pulled> {
+async fn pull(puller: &mut Puller, frame: &mut NextFrame, out: &Outlet, report: &Report) -> Option<Pulled> {
     tokio::select! {
-        pulled = puller.next() => Some(pulled),
-        () = body.closed() => None,
+        pulled = puller.next(frame) => Some(pulled),
+        () = out.closed() => None,
         () = report.quiet_too_long() => Some(Pulled::Waiting),
     }
-}
-
-/// Ends a body short: the connection is closed, and nobody takes the part for the whole.
-pub async fn cut(body: &BodySender, code: FailureCode) {
-    let _ = body.send(Err(std::io::Error::other(code.as_str()))).await;
 }
 
 /// Progress of one response, at most four times a second.

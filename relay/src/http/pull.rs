@@ -14,6 +14,7 @@ use lanyard_protocol::limits::{LINK_UNUSED_MS, MAX_PIECES, MIN_BODY_WINDOW_MS, S
 use lanyard_protocol::{FailureCode, FileEntry, FileRef, GroupRange, LinkHash};
 use tokio::sync::{mpsc, watch};
 
+use super::frames::{Frames, NextFrame};
 use crate::edge::{Edge, LinkEvent};
 use crate::slot::{Mark, Meter, Read, Slot};
 
@@ -56,12 +57,6 @@ pub enum Pulled {
     /// All stretches are through.
     End,
 }
-
-/// A reader that takes this long for one frame gets the next in small pieces: 256 KiB in 50 ms are 5 MiB/s, at which a copy
-/// costs nothing that could be measured.
-const SLOW_TO_TAKE: Duration = Duration::from_millis(50);
-/// Length of such a piece: two of them are what a body that stands still keeps.
-const SLOW_PIECE: usize = 32 << 10;
 
 /// Groups of a file that lie in a slot.
 struct Part {
@@ -133,8 +128,14 @@ impl Puller {
         self.stretches.extend(stretches.into_iter().filter(|stretch| !stretch.bytes.is_empty()));
     }
 
-    /// The next bytes in order, or what there is to say instead. Loses nothing when dropped before it ends.
-    pub async fn next(&mut self) -> Pulled {
+    /// Whether all stretches were delivered.
+    pub fn is_through(&self) -> bool {
+        self.stretches.is_empty()
+    }
+
+    /// Returns the next bytes in order, as many as the frame may have, or what there is to say
+    /// instead. Loses nothing when dropped before it ends.
+    pub async fn next(&mut self, frame: &mut NextFrame) -> Pulled {
         if let Some(handed) = self.handed.take() {
             self.taking += handed.elapsed();
         }
@@ -143,6 +144,7 @@ impl Puller {
             self.want_more();
             let group = stretch.groups.at(stretch.bytes.start);
             let Some(part) = self.part_of(stretch.file, group) else {
+                frame.waits();
                 match self.hear().await {
                     Some(said) => return said,
                     None => continue,
@@ -150,7 +152,8 @@ impl Puller {
             };
             let offset = stretch.bytes.start - stretch.groups.offset(part.groups.first);
             let from = part.range.start + offset;
-            let to = part.range.end.min(from + (stretch.bytes.end - stretch.bytes.start));
+            let most = frame.most().min(stretch.bytes.end - stretch.bytes.start);
+            let to = part.range.end.min(from + most);
             let (slot, slice) = (part.slot.clone(), part.slice);
             let meter = self.slices.get(&slice).map(|slice| slice.meter.clone()).unwrap_or_default();
             meter.held.store(false, Ordering::Relaxed);
@@ -169,6 +172,7 @@ impl Puller {
                 }
                 Read::Failed(code) => return Pulled::Failed(code),
                 Read::Wait => {
+                    frame.waits();
                     meter.starved.store(true, Ordering::Relaxed);
                     if let Some(said) = self.wait(&mut changes).await {
                         return said;
@@ -375,72 +379,64 @@ impl Drop for Puller {
     }
 }
 
-type Body = mpsc::Sender<Result<Bytes, std::io::Error>>;
-type Permit<'a> = mpsc::Permit<'a, Result<Bytes, std::io::Error>>;
-
-/// Hands bytes to a response's body. A slow reader gets them in small copies, so that a body that stands still keeps no
-/// buffer of the pool from others. While the reader stands still for two seconds its slots give way to whoever needs the
-/// room. False when the reader is gone.
-pub async fn hand_over(body: &Body, mut bytes: Bytes, puller: &mut Puller, mut paused: impl FnMut()) -> bool {
-    while !bytes.is_empty() {
-        let asked = Instant::now();
-        let Some(permit) = permit_of(body, puller, &mut paused).await else { return false };
-        permit.send(Ok(next_piece(&mut bytes, asked.elapsed())));
-    }
-    true
+/// The body of a response, as the task that fills it sees it.
+pub struct Outlet {
+    body: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    frames: Frames,
 }
 
-/// Takes the next frame off: all of it for a quick reader, a small copy for one that took so long for the last.
-fn next_piece(bytes: &mut Bytes, waited: Duration) -> Bytes {
-    if waited < SLOW_TO_TAKE {
-        return std::mem::take(bytes);
+impl Outlet {
+    pub fn new(body: mpsc::Sender<Result<Bytes, std::io::Error>>, frames: Frames) -> Self {
+        Self { body, frames }
     }
-    let first = bytes.split_to(bytes.len().min(SLOW_PIECE));
-    Bytes::copy_from_slice(&first)
-}
 
-/// Waits for a place in the body's channel; `None` when the reader is gone.
-async fn permit_of<'a>(body: &'a Body, puller: &mut Puller, paused: &mut impl FnMut()) -> Option<Permit<'a>> {
-    let still = Duration::from_millis(STANDING_STILL_MS);
-    if let Ok(permit) = tokio::time::timeout(still, body.reserve()).await {
-        return permit.ok();
+    /// Waits until the reader is gone.
+    pub async fn closed(&self) {
+        self.body.closed().await;
     }
-    puller.gives_way();
-    paused();
-    standing(body, puller).await
-}
 
-/// Waits for a reader that stands still. A slow one stands still for seconds while it takes what lies in its sockets: what it
-/// was given would be uploaded twice if it went back at once. After a while it goes back, and its place is a number.
-async fn standing<'a>(body: &'a Body, puller: &mut Puller) -> Option<Permit<'a>> {
-    let patience = Duration::from_millis(MIN_BODY_WINDOW_MS);
-    if let Ok(permit) = tokio::time::timeout(patience, body.reserve()).await {
-        return permit.ok();
-    }
-    puller.rewind();
-    let longest = Duration::from_millis(LINK_UNUSED_MS);
-    tokio::time::timeout(longest, body.reserve()).await.ok()?.ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A body that stands still keeps only such copies: the pool's buffer is free as soon as its last byte is handed over.
-    #[test]
-    fn a_slow_reader_is_given_copies_and_keeps_no_buffer_of_the_pool() {
-        let pooled = Bytes::from(vec![7; 256 << 10]);
-        let mut left = pooled.clone();
-        let whole = next_piece(&mut left, SLOW_TO_TAKE - Duration::from_millis(1));
-        assert!(left.is_empty() && whole.as_ptr() == pooled.as_ptr(), "a quick one gets it as it is");
-
-        let mut left = pooled.clone();
-        let mut taken = Vec::new();
-        while !left.is_empty() {
-            let piece = next_piece(&mut left, SLOW_TO_TAKE);
-            assert!(piece.len() <= SLOW_PIECE && !pooled.as_ptr_range().contains(&piece.as_ptr()));
-            taken.extend_from_slice(&piece);
+    /// Waits until the reader has taken the last frame; `None` when it is gone. So nothing is read
+    /// for a reader that takes nothing. While it stands still for two seconds its slots give way to
+    /// whoever needs the room.
+    pub async fn next_frame(&mut self, puller: &mut Puller, mut paused: impl FnMut()) -> Option<NextFrame> {
+        let still = Duration::from_millis(STANDING_STILL_MS);
+        if let Ok(frame) = tokio::time::timeout(still, self.taken()).await {
+            return frame;
         }
-        assert_eq!(taken, pooled);
+        puller.gives_way();
+        paused();
+        self.standing(puller).await
+    }
+
+    async fn taken(&mut self) -> Option<NextFrame> {
+        tokio::select! {
+            biased;
+            () = self.body.closed() => None,
+            frame = self.frames.next() => Some(frame),
+        }
+    }
+
+    /// Waits for a reader that stands still. A slow one stands still for seconds while it takes
+    /// what lies in its sockets: what it was given would be uploaded twice if it went back at once.
+    /// After a while it goes back, and its place is a number.
+    async fn standing(&mut self, puller: &mut Puller) -> Option<NextFrame> {
+        let patience = Duration::from_millis(MIN_BODY_WINDOW_MS);
+        if let Ok(frame) = tokio::time::timeout(patience, self.taken()).await {
+            return frame;
+        }
+        puller.rewind();
+        let longest = Duration::from_millis(LINK_UNUSED_MS);
+        tokio::time::timeout(longest, self.taken()).await.ok()?
+    }
+
+    /// Gives bytes to the body. False when the reader is gone.
+    pub async fn give(&mut self, frame: NextFrame, bytes: Bytes) -> bool {
+        let bytes = self.frames.give(frame, bytes);
+        self.body.send(Ok(bytes)).await.is_ok()
+    }
+
+    /// Ends a body short: the connection is closed, and nobody takes the part for the whole.
+    pub async fn cut(&self, code: FailureCode) {
+        let _ = self.body.send(Err(std::io::Error::other(code.as_str()))).await;
     }
 }
