@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::{GRACE_MS, MAX_MEMBERS_UNASKED};
 use lanyard_protocol::message::{
-    DoorState, Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayState, RequestFailed, UpdateName,
+    DoorState, Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayState, RelayStatus, RequestFailed, UpdateName,
 };
 use lanyard_protocol::{
     Client, DeviceId, FailureCode, FileEntry, FileId, FileRef, Instance, LinkHash, MasterFrame, MasterToConsole,
@@ -236,6 +236,8 @@ pub struct Authority {
     new_roots: BTreeMap<FileRef, Root>,
     /// Of the relay that is there; none while it is away.
     hub_key: Option<PublicKey>,
+    /// The figures of the relay that is there, as it told them last.
+    relay_status: Option<RelayStatus>,
 }
 
 impl Authority {
@@ -261,6 +263,7 @@ impl Authority {
             online: BTreeMap::new(),
             new_roots: BTreeMap::new(),
             hub_key: None,
+            relay_status: None,
         };
         for member in saved.members {
             if member.verdict == Verdict::Approved {
@@ -345,6 +348,11 @@ impl Authority {
         self.hub_key.is_some()
     }
 
+    /// Returns the figures of the relay that is there.
+    pub fn relay_status(&self) -> Option<&RelayStatus> {
+        self.relay_status.as_ref()
+    }
+
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.roster.iter()
     }
@@ -403,6 +411,7 @@ impl Authority {
         if self.hub_key.take().is_none() {
             return;
         }
+        self.relay_status = None;
         self.note(Note::RelayLost);
         self.drop_all_knocks();
         self.archives.relay_lost();
@@ -433,6 +442,7 @@ impl Authority {
             RelayToMaster::LinkLookup(lookup) => self.link_looked_up(lookup, reference),
             RelayToMaster::LinkUsed(used) => self.link_used(used),
             RelayToMaster::LinkPage(page) => self.link_page_asked(page, reference),
+            RelayToMaster::RelayStatus(status) => self.relay_status = Some(status),
             RelayToMaster::Pong(_) => self.settled(),
             RelayToMaster::MasterChallenge(_) | RelayToMaster::MasterAppRegisterAck(_) => {
                 tracing::warn!("a handshake message after the handshake");

@@ -22,6 +22,7 @@ mod sessions;
 mod slot_life;
 mod slots;
 mod speed;
+mod status;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -29,10 +30,12 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice};
+use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice, RelayToMaster};
 
 pub use effect::{Effect, LinkInfo, LinkPart, LinkedTo, NewSlot, SlotPiece};
-pub use input::{CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, SessionId, SlotId, WantedPiece};
+pub use input::{
+    CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, Rejections, SessionId, SlotId, WantedPiece,
+};
 
 pub use speed::SpeedGroup;
 pub use tally::Tally;
@@ -104,6 +107,8 @@ pub struct Broker {
     blame: Blame,
     progress: Progress,
     speeds: Speeds,
+    /// As they were told last.
+    rejections: Rejections,
     tally: Tally,
     work: Work,
 }
@@ -126,6 +131,7 @@ impl Broker {
             blame: Blame::default(),
             progress: Progress::default(),
             speeds: Speeds::default(),
+            rejections: Rejections::default(),
             tally: Tally::default(),
             work: Work::default(),
         }
@@ -142,6 +148,7 @@ impl Broker {
             Input::MasterOpened { session } => self.master_opened(now, session),
             Input::MasterMessage { session, frame } => self.master_message(now, session, *frame),
             Input::MasterClosed { session } => self.master_closed(now, session),
+            Input::RejectionsCounted(rejections) => self.rejections_counted(rejections),
             Input::PutStarted { slot } => self.put_started(now, slot),
             Input::PutFinished { slot } => self.put_finished(now, slot),
             Input::PutFailed { slot, code, culprit } => self.put_failed(now, slot, code, culprit),
@@ -212,6 +219,7 @@ impl Broker {
             sessions: self.sessions.count(),
             approved_online: self.sessions.approved_count(),
             pending: self.sessions.pending_count(),
+            asleep: self.sessions.asleep_count(),
             slots: self.slots.count(),
             filling: self.slots.filling_count(),
             readers: self.slots.reader_count(),
@@ -287,6 +295,8 @@ pub struct Counts {
     pub sessions: usize,
     pub approved_online: usize,
     pub pending: usize,
+    /// Approved sessions whose socket answers and whose tickets lapse, as of a frozen tab.
+    pub asleep: usize,
     pub slots: usize,
     pub filling: usize,
     pub readers: usize,

@@ -6,8 +6,10 @@ mod device_client;
 mod server;
 mod transport;
 
+use std::collections::BTreeMap;
+
 use lanyard_protocol::identity;
-use lanyard_protocol::message::{Admission, Problem};
+use lanyard_protocol::message::{Admission, Problem, RelayStatus};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +25,6 @@ use crate::desk::{self, ListUsage, Refusal};
 use crate::driver::DriverHandle;
 use crate::exit::Exit;
 use crate::problems;
-use crate::relay_metrics::{RelayMetrics, RelayStanding};
 
 /// The hub answers at once, unless it waits for its disk.
 const STATUS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
@@ -96,9 +97,53 @@ pub struct Status {
     /// What is wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
-    /// Where the relay is on this machine.
+    /// The relay's figures, while it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub relay: Option<RelayStanding>,
+    pub relay: Option<RelayFigures>,
+}
+
+/// The relay's figures as a program reads them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayFigures {
+    pub pending: u64,
+    pub pending_limit: u64,
+    pub slot_bytes: u64,
+    pub slot_budget_bytes: u64,
+    pub waiting_asks: u64,
+    /// By code.
+    pub refused: BTreeMap<String, u64>,
+    /// By reason.
+    pub closed: BTreeMap<String, u64>,
+}
+
+impl From<&RelayStatus> for RelayFigures {
+    fn from(status: &RelayStatus) -> Self {
+        let refused = status.refused.iter().map(|row| (row.code.as_str().to_owned(), row.count));
+        let closed = status.closed.iter().map(|row| (row.reason.reason().to_owned(), row.count));
+        Self {
+            pending: status.pending,
+            pending_limit: status.pending_limit,
+            slot_bytes: status.slot_bytes,
+            slot_budget_bytes: status.slot_budget_bytes,
+            waiting_asks: status.waiting_asks,
+            refused: refused.collect(),
+            closed: closed.collect(),
+        }
+    }
+}
+
+impl RelayFigures {
+    /// Names the limits that are reached.
+    pub fn at_limit(&self) -> Vec<&'static str> {
+        let mut full = Vec::new();
+        if self.pending_limit > 0 && self.pending >= self.pending_limit {
+            full.push("as many wait at the door as may");
+        }
+        if self.waiting_asks > 0 && self.slot_bytes * 10 >= self.slot_budget_bytes * 9 {
+            full.push("as much is on its way as the budget allows");
+        }
+        full
+    }
 }
 
 /// An invitation as its maker passes it on.
@@ -115,8 +160,6 @@ pub struct Control {
     pub door: Door,
     pub name: String,
     pub urls: Vec<String>,
-    /// Where the relay is asked how it stands.
-    pub relay: RelayMetrics,
 }
 
 impl Control {
@@ -214,13 +257,12 @@ impl Control {
                 console,
                 admission: authority.admission(),
                 problems: Vec::new(),
-                relay: None,
+                relay: authority.relay_status().map(RelayFigures::from),
             }
         };
-        let relay = self.relay.ask().await;
         let status = self.driver.look(look).await?;
         let problems: Vec<Problem> = self.driver.problems().all().into_iter().map(Into::into).collect();
-        Ok(Status { relay, problems, ..status })
+        Ok(Status { problems, ..status })
     }
 }
 

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use lanyard_device::store::now_ms;
 use lanyard_hub::authority::Authority;
 use lanyard_protocol::HubInfo;
+use lanyard_protocol::message::RelayStatus;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{self, ListUsage};
 use crate::driver::DriverHandle;
 use crate::problems::Problem;
-use crate::relay_metrics::{RelayMetrics, RelayStanding};
 use crate::{addresses, text};
 
 /// A problem is on the screen within three seconds of its beginning (the fault table's rule f).
@@ -36,7 +36,6 @@ const CODES: [&str; 6] = ["relay_away", "no_network", "little_room", "door_full"
 /// Where to look.
 pub struct Lookout {
     pub driver: DriverHandle,
-    pub relay: RelayMetrics,
     /// The address that this process itself listens on, if its relay is here.
     pub listen: Option<SocketAddr>,
     pub data_dir: PathBuf,
@@ -48,7 +47,7 @@ struct Seen {
     relay_away_for: Option<Duration>,
     has_network: Option<bool>,
     free_bytes: Option<u64>,
-    relay: Option<RelayStanding>,
+    relay: Option<RelayStatus>,
     list: ListUsage,
     /// By how much the clock was moved, forward or back, if it was of late.
     clock_jump_s: Option<i64>,
@@ -66,15 +65,16 @@ impl Lookout {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            let look =
-                |authority: &Authority, _: Option<&HubInfo>| (authority.is_relay_ready(), desk::usage(authority));
-            let Ok((relay_ready, list)) = self.driver.look(look).await else { return };
+            let look = |authority: &Authority, _: Option<&HubInfo>| {
+                (authority.is_relay_ready(), desk::usage(authority), authority.relay_status().cloned())
+            };
+            let Ok((relay_ready, list, relay)) = self.driver.look(look).await else { return };
             away_since = if relay_ready { None } else { away_since.or(Some(Instant::now())) };
             let seen = Seen {
                 relay_away_for: away_since.map(|since| since.elapsed()),
                 has_network: self.listen.map(addresses::reaches_others),
                 free_bytes: free_bytes(self.data_dir.clone()).await,
-                relay: if relay_ready { self.relay.ask().await } else { None },
+                relay,
                 list,
                 clock_jump_s: clock.look(now_ms(), Instant::now()),
             };
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_hub_that_is_well_has_no_problem() {
-        let relay = RelayStanding { pending: 3, pending_limit: 64, ..Default::default() };
+        let relay = RelayStatus { pending: 3, pending_limit: 64, ..Default::default() };
         let seen = Seen { has_network: Some(true), free_bytes: Some(1 << 40), relay: Some(relay), ..Seen::default() };
         assert!(codes(seen).is_empty());
         assert!(codes(Seen { relay_away_for: Some(Duration::from_millis(500)), ..Seen::default() }).is_empty());
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn each_trouble_has_its_own_words_and_something_to_do() {
-        let relay = RelayStanding { pending: 64, pending_limit: 64, ..Default::default() };
+        let relay = RelayStatus { pending: 64, pending_limit: 64, ..Default::default() };
         let seen = Seen {
             relay_away_for: Some(Duration::from_secs(3)),
             has_network: Some(false),

@@ -20,7 +20,6 @@ mod log;
 mod lookout;
 mod problems;
 mod relay_link;
-mod relay_metrics;
 mod serve;
 mod store;
 mod terminal;

@@ -28,7 +28,6 @@ use crate::driver::{self, DriverHandle, Screen, Shown};
 use crate::exit::{Failure, Outcome};
 use crate::lookout::Lookout;
 use crate::problems::{self, Problems};
-use crate::relay_metrics::RelayMetrics;
 use crate::store::{Hindrance, Store};
 use crate::text::{self, visible};
 use crate::{addresses, events, host, relay_link, terminal, threads};
@@ -176,10 +175,9 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let door = open_desk(dir, &hub, host, &driver, &stop, &mut parts).await?;
     let (url, secret, to_relay, until) = (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
     parts.spawn(async move { Ok(relay_link::run(url, secret, to_relay, until).await?) });
-    let relay = RelayMetrics::of(&hub.url, &hub.secret);
     let listen = hub.listen;
     let data_dir = dir.to_path_buf();
-    let lookout = Lookout { driver: driver.clone(), relay, listen, data_dir };
+    let lookout = Lookout { driver: driver.clone(), listen, data_dir };
     let until = stop.clone();
     parts.spawn(async move {
         lookout.run(until).await;
@@ -250,8 +248,7 @@ async fn open_desk(
         Listener::open(dir, HUB).await.with_context(|| format!("open the control socket in {}", dir.display()))?;
     let name = hub.name.clone();
     let urls = hub.urls.clone();
-    let relay = RelayMetrics::of(&hub.url, &hub.secret);
-    let control = Control { driver: driver.clone(), door: door.clone(), name, urls, relay };
+    let control = Control { driver: driver.clone(), door: door.clone(), name, urls };
     let until = stop.clone();
     parts.spawn(async move {
         control.run(listener, until).await;
@@ -435,7 +432,9 @@ async fn stop_signal() {
 mod tests {
     use lanyard_device::{Device, DeviceConfig, DeviceEvent, EndReason, Phase};
     use lanyard_protocol::identity::Keypair;
-    use lanyard_protocol::{DeviceKind, MasterToConsole};
+    use lanyard_protocol::message::RefusedCount;
+    use lanyard_protocol::{DeviceKind, FailureCode, MasterToConsole};
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
     use crate::desk;
@@ -523,6 +522,29 @@ mod tests {
         };
         assert_eq!(until(&mut events, ended).await, EndReason::Refused);
         assert_eq!(driver.look(|authority, _| authority.file_count()).await.unwrap(), 0);
+    }
+
+    /// The relay's figures come over the master's socket, from wherever the relay runs.
+    #[tokio::test]
+    async fn the_master_learns_what_its_relay_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        let _guard = stop.clone().drop_guard();
+        let (hub, driver) = hub(dir.path(), &stop).await;
+        let refused = || async {
+            let status = driver.look(|authority, _| authority.relay_status().cloned()).await.unwrap();
+            let count = |row: &RefusedCount| if row.code == FailureCode::NotFound { row.count } else { 0 };
+            status.map(|status| status.refused.iter().map(count).sum::<u64>())
+        };
+        while refused().await != Some(0) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let mut stream = lanyard_device::link::connection(&hub).await.unwrap();
+        let request = format!("GET /nothing HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", hub.authority());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        while refused().await != Some(1) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
     }
 
     #[test]

@@ -167,7 +167,9 @@ impl FailureCode {
 }
 
 /// Why a WebSocket was closed (PROTOCOL.md 1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub enum CloseCode {
     BadMessage,
     Unauthenticated,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chunk::{Piece, What};
 use crate::device::Client;
-use crate::failure::FailureCode;
+use crate::failure::{CloseCode, FailureCode};
 use crate::file::{FileEntry, NewFile};
 use crate::ids::*;
 

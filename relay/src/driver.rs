@@ -88,7 +88,6 @@ fn apply(edge: &Arc<Edge>, effect: Effect) {
                 outbox.close(code);
             }
         }
-        Effect::Frozen { session, frozen } => tracing::info!(?session, frozen, "a session sleeps or woke up"),
         Effect::LinkFound { call, result } => answer(edge, call, CallAnswer::Found(result)),
         Effect::LinkBegun { call, result } => answer(edge, call, CallAnswer::Begun(result)),
         Effect::LinkMembers { call, result } => answer(edge, call, CallAnswer::Members(result)),

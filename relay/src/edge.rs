@@ -300,6 +300,10 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// How often the broker may report to the master. With the two seconds of the master app's own look a full door is on its screen
+/// within three seconds.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
 /// How often what is old is looked for: it walks over all sessions and slots.
 const FORGET_EVERY: Duration = Duration::from_secs(5);
 
@@ -315,6 +319,7 @@ struct Look {
 /// forgets used tickets and group hashes that nobody needs.
 pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
     let mut forgotten = Instant::now();
+    let mut reported = Instant::now();
     let mut looks: std::collections::HashMap<(SlotId, ReaderId), Look> = std::collections::HashMap::new();
     let mut ticks = tokio::time::interval(Duration::from_millis(500));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -345,6 +350,10 @@ pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
         looks.retain(|key, _| seen.contains(key));
         if !moved.is_empty() {
             edge.tell(Input::ReadersMoved { moved }).await;
+        }
+        if now.duration_since(reported) >= REPORT_EVERY {
+            reported = now;
+            edge.tell(Input::RejectionsCounted(edge.refusals.counts())).await;
         }
         if now.duration_since(forgotten) >= FORGET_EVERY {
             forgotten = now;

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use lanyard_hub::broker::{ReaderId, SlotId, SlotPiece};
@@ -45,19 +45,13 @@ pub struct Meter {
     pub starved: AtomicBool,
     /// A link's slice behind the bytes that its response waits for: it is not slow, but it gives way when room is short.
     pub held: AtomicBool,
-    cut: AtomicU64,
+    /// Why the broker ended the body; the first reason stays.
+    cut: OnceLock<FailureCode>,
 }
 
 impl Meter {
     fn cut(&self) -> Option<FailureCode> {
-        match self.cut.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(FailureCode::Cancelled),
-            2 => Some(FailureCode::TimedOut),
-            3 => Some(FailureCode::FileGone),
-            4 => Some(FailureCode::NotApproved),
-            _ => Some(FailureCode::Busy),
-        }
+        self.cut.get().copied()
     }
 
     pub fn is_cut(&self) -> bool {
@@ -65,14 +59,7 @@ impl Meter {
     }
 
     fn set_cut(&self, code: FailureCode) {
-        let number = match code {
-            FailureCode::Cancelled => 1,
-            FailureCode::TimedOut => 2,
-            FailureCode::FileGone => 3,
-            FailureCode::NotApproved | FailureCode::PeerRevoked => 4,
-            _ => 5,
-        };
-        self.cut.store(number, Ordering::Release);
+        self.cut.get_or_init(|| code);
     }
 }
 

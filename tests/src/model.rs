@@ -229,6 +229,7 @@ impl Model {
             RelayToMaster::LinkUsed(_) => self.count("link use told"),
             RelayToMaster::LinkLookup(_) => self.count("link looked up"),
             RelayToMaster::LinkPage(_) => self.count("archive page asked"),
+            RelayToMaster::RelayStatus(_) => self.count("figures told"),
             _ => {}
         }
     }
@@ -414,6 +415,8 @@ impl Model {
                 assert!(request.answered || request.may_lapse, "{} {reference:?} was never answered", request.what);
             }
         }
+        let told = master.authority.relay_status();
+        assert_eq!(told, Some(&relay.broker.status()), "the host knows the relay's figures");
         assert!(master.unanswered.is_empty(), "the host waits for an answer: {:?}", master.unanswered);
         self.disk_is_what_the_authority_says(world);
         self.mirrors_agree(world);

@@ -115,6 +115,8 @@ pub enum Event {
     TryAgain(DeviceIndex, u64),
     MasterConnect(u64),
     RelayStart,
+    /// Of that life of the relay.
+    RelayReports(u64),
     MasterStart,
     Committed {
         life: u64,
@@ -267,6 +269,7 @@ impl World {
             Event::TryAgain(device, life) => self.tries_again(device, life),
             Event::MasterConnect(life) => self.master_connects(life),
             Event::RelayStart => self.start_relay(),
+            Event::RelayReports(boot) => self.relay_reports(boot),
             Event::MasterStart => self.start_master(),
             Event::Committed { life, items } => self.master_committed(life, items),
             Event::Plane(boot, event) => self.plane_happens(boot, event),

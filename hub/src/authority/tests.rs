@@ -204,6 +204,20 @@ fn who_left_can_still_be_turned_away() {
     assert!(desk.authority.knocks(false).knocks.is_empty());
 }
 
+/// The figures are those of the relay that is there: none of one that is lost stay.
+#[test]
+fn the_figures_of_a_relay_go_with_it() {
+    let mut desk = Desk::ready(AuthorityConfig::default(), Saved::default());
+    assert_eq!(desk.authority.relay_status(), None);
+    let status = RelayStatus { pending: 3, ..RelayStatus::default() };
+    assert_eq!(desk.relay(RelayToMaster::RelayStatus(status.clone())), vec![], "nobody is answered");
+    assert_eq!(desk.authority.relay_status(), Some(&status));
+    desk.put(Input::RelayLost);
+    assert_eq!(desk.authority.relay_status(), None);
+    desk.relay(RelayToMaster::RelayStatus(status));
+    assert_eq!(desk.authority.relay_status(), None, "words of a relay that is lost");
+}
+
 #[test]
 fn knocks_from_before_this_master_promise_anew_once() {
     let mut desk = Desk::new(AuthorityConfig::default(), Saved::default());

@@ -82,11 +82,6 @@ pub enum Effect {
     ForgetValues {
         file: FileRef,
     },
-    /// A session is away though its socket answers (or speaks again).
-    Frozen {
-        session: SessionId,
-        frozen: bool,
-    },
 
     /// Groups that the want may read, and where each piece lies in the slot.
     LinkReady {

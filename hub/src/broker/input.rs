@@ -1,8 +1,10 @@
 //! What the broker is told.
 
+use std::collections::BTreeMap;
+
 use lanyard_protocol::{
-    Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileRef, GroupRange, Instance, LinkHash, MasterFrame,
-    MasterToRelay, Nonce, PublicKey, Ref, Resume, Root,
+    CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileRef, GroupRange, Instance, LinkHash,
+    MasterFrame, MasterToRelay, Nonce, PublicKey, Ref, Resume, Root,
     message::{InvitationProof, LinkPage, TransferState},
 };
 
@@ -48,6 +50,15 @@ pub struct Identity {
 /// A piece of a link's want: groups of one file, wherever its owner.
 pub type WantedPiece = (FileRef, GroupRange);
 
+/// How often the relay refused, counted outside of the broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rejections {
+    /// HTTP requests, by code.
+    pub refused: BTreeMap<FailureCode, u64>,
+    /// Sockets, by the reason of their close.
+    pub closed: BTreeMap<CloseCode, u64>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "inputs are handled one by one, and none is kept")]
 pub enum Input {
@@ -76,6 +87,8 @@ pub enum Input {
     MasterClosed {
         session: SessionId,
     },
+    /// What the relay refused and closed since it started, told about once a second: time to report to the master.
+    RejectionsCounted(Rejections),
 
     /// The head of the slot's PUT was accepted.
     PutStarted {

@@ -23,6 +23,8 @@ pub(super) struct MasterState {
     /// Pages of a roster that is still arriving.
     arriving: Option<(BTreeSet<DeviceId>, BTreeSet<DeviceId>)>,
     pub head: Resume,
+    /// The figures that this master was told last.
+    pub told_status: Option<RelayStatus>,
 }
 
 impl MasterState {
@@ -218,6 +220,7 @@ impl Broker {
         self.master.head = Resume { epoch: page.epoch, revision: page.revision };
         self.project_roster(now);
         self.tell_master_who_is_here();
+        self.tell_status(self.status());
         let ready = HubReady { epoch: page.epoch, revision: page.revision };
         self.broadcast_approved(RelayToDevice::HubReady(ready), None);
         self.confirm_grants();

@@ -91,6 +91,10 @@ impl Sessions {
         self.waiting.count()
     }
 
+    pub fn asleep_count(&self) -> usize {
+        self.live.values().filter(|s| s.is_approved() && s.away).count()
+    }
+
     pub fn ids(&self) -> Vec<SessionId> {
         self.live.keys().copied().collect()
     }
@@ -462,7 +466,6 @@ impl Broker {
         }
         session.away = true;
         let at = session.address();
-        self.effects.push(Effect::Frozen { session: id, frozen: true });
         if !self.sessions.is_present(at.public_id) {
             self.tell_presence(at.public_id, false, Some(id));
         }
@@ -479,7 +482,6 @@ impl Broker {
         let device = session.identity.public_id;
         session.away = false;
         session.identity.resume = None;
-        self.effects.push(Effect::Frozen { session: id, frozen: false });
         let others = self.sessions.of_device(device).into_iter().filter(|other| *other != id);
         let was_present =
             others.into_iter().any(|other| self.sessions.get(other).is_some_and(|s| s.is_approved() && !s.away));

@@ -538,6 +538,51 @@ fn full_slots_whose_readers_stand_still_make_room() {
     assert!(effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
 }
 
+/// The figures are told when a master comes, and then once for each change: a hub at rest says nothing.
+#[test]
+fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
+    fn figures(hub: &mut Hub) -> Vec<RelayStatus> {
+        let told = hub.take().into_iter().filter_map(|effect| match effect {
+            Effect::SendMaster { session: MASTER, frame } => Some(frame.message),
+            _ => None,
+        });
+        told.filter_map(|m| if let RelayToMaster::RelayStatus(status) = m { Some(status) } else { None }).collect()
+    }
+    let counted = |count| {
+        let refused = [(FailureCode::NotFound, count)].into();
+        Input::RejectionsCounted(Rejections { refused, closed: [(CloseCode::TooSlow, 1)].into() })
+    };
+    let refused = |count| vec![RefusedCount { code: FailureCode::NotFound, count }];
+    let mut hub = Hub::new(32 * MIB);
+    hub.give(counted(1));
+    assert_eq!(figures(&mut hub), [], "there is nobody to tell");
+    hub.master_comes();
+    let [first] = &figures(&mut hub)[..] else { panic!("the figures come with the roster") };
+    assert_eq!((first.pending, first.pending_limit, first.slot_budget_bytes), (0, 64, 32 * MIB));
+    assert_eq!(
+        (&first.refused, &first.closed),
+        (&refused(1), &vec![ClosedCount { reason: CloseCode::TooSlow, count: 1 }])
+    );
+    hub.give(counted(1));
+    assert_eq!(figures(&mut hub), [], "nothing changed");
+    hub.give(counted(2));
+    assert_eq!(figures(&mut hub).len(), 1);
+    hub.opens(7);
+    let asker = hub.opens(2);
+    hub.opens(1);
+    hub.lists(1, MIB);
+    hub.asks(asker, 1, 0, 4);
+    assert_eq!(figures(&mut hub), [], "the relay sets the pace");
+    hub.give(counted(2));
+    let [busy] = &figures(&mut hub)[..] else { panic!("two figures changed") };
+    assert_eq!((busy.pending, busy.slot_bytes), (1, MIB));
+    hub.give(Input::MasterClosed { session: MASTER });
+    hub.give(counted(3));
+    assert_eq!(figures(&mut hub), []);
+    hub.master_comes();
+    assert_eq!(figures(&mut hub)[0].refused, refused(3), "a new master is told all of them");
+}
+
 #[test]
 fn a_holder_whose_tickets_lapse_twice_sleeps_until_it_speaks() {
     let mut hub = Hub::ready(32 * MIB);
@@ -549,8 +594,8 @@ fn a_holder_whose_tickets_lapse_twice_sleeps_until_it_speaks() {
     hub.asks(asker, 1, 0, 4);
     hub.passes(11_000);
     let effects = hub.take();
-    assert!(effects.contains(&Effect::Frozen { session: owner, frozen: true }));
-    assert!(Hub::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientDisconnected(_))));
+    let left = |m: &RelayToDevice| matches!(m, RelayToDevice::ClientDisconnected(gone) if gone.public_id == device(1));
+    assert_eq!(Hub::told(&effects, asker).into_iter().filter(left).count(), 1, "{effects:?}");
     hub.asks(asker, 1, 0, 4);
     assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
     hub.says(owner, DeviceToRelay::Ping(Empty {}));
@@ -569,7 +614,8 @@ fn who_was_forgotten_in_its_sleep_wakes_up_as_a_stranger() {
         hub.asks(asker, 1, 0, 4);
         hub.passes(11_000);
     }
-    assert!(hub.take().contains(&Effect::Frozen { session: owner, frozen: true }));
+    let effects = hub.take();
+    assert!(Hub::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientDisconnected(_))));
     hub.give(Input::MasterClosed { session: MASTER });
     hub.master_comes_with(2..=4);
     hub.take();

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::transport::Stream;
-use super::{HUB, Invited, Request, Response, Status, transport};
+use super::{HUB, Invited, RelayFigures, Request, Response, Status, transport};
 use crate::cli::Global;
 use crate::desk::{self, DeviceRow, FileRow, LinkRow, ListUsage, PresenceWord};
 use crate::exit::{Exit, Failure, Outcome};
@@ -195,20 +195,30 @@ pub async fn status(global: &Global) -> Outcome {
         println!("PROBLEM   {}\n          {}", visible(&problem.what), visible(&problem.advice));
     }
     if let Some(relay) = &status.relay {
-        let (bytes, budget) = (text::size(relay.slot_bytes), text::size(relay.slot_budget_bytes));
-        println!("under way {bytes} of {budget}, {} of {} at the door", relay.pending, relay.pending_limit);
-        relay.at_limit().iter().for_each(|full| println!("FULL      {full}"));
-        let refused: Vec<String> =
-            relay.refused.iter().chain(&relay.closed).map(|(why, n)| format!("{why} {n}")).collect();
-        if !refused.is_empty() {
-            println!("refused   {}", refused.join(", "));
-        }
+        print!("{}", relay_lines(relay));
     }
     println!("console   {} (opens with the link of `lanyard console`)", status.console);
     if !status.fingerprint.is_empty() {
         println!("hub key   {}", status.fingerprint);
     }
     Ok(())
+}
+
+/// Returns the relay's figures, a line each: what is under way, which limits are reached, what was refused.
+fn relay_lines(relay: &RelayFigures) -> String {
+    let bytes = text::size(relay.slot_bytes);
+    let budget = text::size(relay.slot_budget_bytes);
+    let mut lines =
+        format!("under way {bytes} of {budget}, {} of {} at the door\n", relay.pending, relay.pending_limit);
+    for full in relay.at_limit() {
+        lines.push_str(&format!("FULL      {full}\n"));
+    }
+    let counts: Vec<String> =
+        relay.refused.iter().chain(&relay.closed).map(|(why, n)| format!("{} {n}", visible(why))).collect();
+    if !counts.is_empty() {
+        lines.push_str(&format!("refused   {}\n", counts.join(", ")));
+    }
+    lines
 }
 
 /// Prints what the list takes, and the devices that take most of it.
@@ -289,8 +299,36 @@ async fn acted(global: &Global, request: Request, done: &str) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use lanyard_protocol::message::{ClosedCount, RefusedCount, RelayStatus};
+    use lanyard_protocol::{CloseCode, FailureCode};
+
     use super::*;
     use crate::desk::DeviceUsage;
+
+    /// A limit that is reached is said, and only then; refusals are counted by their codes.
+    #[test]
+    fn status_names_full_limits_and_counts_refusals() {
+        let status = RelayStatus {
+            pending: 64,
+            pending_limit: 64,
+            slot_bytes: 33,
+            slot_budget_bytes: 100,
+            refused: vec![RefusedCount { code: FailureCode::HostDenied, count: 3 }],
+            closed: vec![ClosedCount { reason: CloseCode::TooSlow, count: 1 }],
+            ..RelayStatus::default()
+        };
+        let full = RelayFigures::from(&status);
+        let door = "FULL      as many wait at the door as may\n";
+        let expected =
+            format!("under way 33 B of 100 B, 64 of 64 at the door\n{door}refused   HOST_DENIED 3, TOO_SLOW 1\n");
+        assert_eq!(relay_lines(&full), expected);
+        let busy = RelayFigures { pending: 3, slot_bytes: 90, waiting_asks: 1, ..full.clone() };
+        assert!(relay_lines(&busy).contains("FULL      as much is on its way as the budget allows\n"));
+        assert!(!relay_lines(&busy).contains(door));
+        let idle = RelayFigures { waiting_asks: 0, ..busy };
+        assert!(!relay_lines(&idle).contains("FULL"), "nobody waits for the budget");
+        assert!(!relay_lines(&RelayFigures::default()).contains("FULL"));
+    }
 
     /// Devices that fill the list are named beside how much that is; a name cannot forge a line.
     #[test]

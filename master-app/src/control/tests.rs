@@ -30,7 +30,6 @@ async fn serve(bench: &Bench, listener: Listener) -> DropGuard {
         door: Door::new(([127, 0, 0, 1], 1234).into()),
         name: "Studio PC".into(),
         urls: vec!["http://192.168.1.2:7070".into()],
-        relay: RelayMetrics::of(&"http://127.0.0.1:9".parse().unwrap(), &[1; 32]),
     };
     tokio::spawn(control.run(listener, stop.clone()));
     stop.drop_guard()

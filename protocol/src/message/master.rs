@@ -99,6 +99,40 @@ wire! {
         pub file_id: FileId,
         pub root: Root,
     }
+
+    /// The relay's figures, for the person at the host. Numbers only: no device, no file, no address.
+    #[derive(Default)]
+    pub struct RelayStatus {
+        /// Sessions that wait for the host, and how many may.
+        pub pending: u64,
+        pub pending_limit: u64,
+        /// Bytes that uploads have reserved, and how many they may.
+        pub slot_bytes: u64,
+        pub slot_budget_bytes: u64,
+        /// Requests for bytes that wait for room, an owner or the master.
+        pub waiting_asks: u64,
+        /// HTTP requests that were refused since the relay started, by code.
+        pub refused: Vec<RefusedCount>,
+        /// Sockets that the relay closed since it started, by reason.
+        pub closed: Vec<ClosedCount>,
+    }
+
+    pub struct RefusedCount {
+        pub code: FailureCode,
+        pub count: u64,
+    }
+
+    pub struct ClosedCount {
+        pub reason: CloseCode,
+        pub count: u64,
+    }
+}
+
+impl RelayStatus {
+    /// Returns true if no other device can wait for the host.
+    pub fn is_door_full(&self) -> bool {
+        self.pending_limit > 0 && self.pending >= self.pending_limit
+    }
 }
 
 /// Master → relay.
@@ -160,6 +194,7 @@ pub enum RelayToMaster {
     LinkLookup(LinkLookup),
     LinkPage(LinkPage),
     LinkUsed(LinkUsed),
+    RelayStatus(RelayStatus),
     RequestFailed(RequestFailed),
     Pong(Empty),
 }

@@ -1,6 +1,7 @@
 //! `GET /metrics`, with the host's token: what the relay holds and has done, as Prometheus text
 //! (https://prometheus.io/docs/instrumenting/exposition_formats). Numbers only: no device, no file, no address.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
-use lanyard_protocol::FailureCode;
 use lanyard_protocol::limits::MAX_PENDING;
 use lanyard_protocol::master_proof::metrics_token;
+use lanyard_protocol::{CloseCode, FailureCode};
 
 use crate::driver::Standing;
 use crate::edge::Edge;
@@ -63,13 +64,16 @@ fn text(edge: &Edge, standing: &Standing) -> String {
         "Files that turned out to be others than listed.",
         &[("", tally.changed_files)],
     );
-    let (answers, closed) = edge.refusals.counts();
-    page.counter("refused_total", "Requests that were answered with a no, by code.", &labelled("code", &answers));
-    page.counter("closed_total", "Sockets that the relay closed, by reason.", &labelled("reason", &closed));
+    let rejections = edge.refusals.counts();
+    let refused = labelled("code", FailureCode::as_str, &rejections.refused);
+    page.counter("refused_total", "Requests that were answered with a no, by code.", &refused);
+    let closed = labelled("reason", CloseCode::reason, &rejections.closed);
+    page.counter("closed_total", "Sockets that the relay closed, by reason.", &closed);
     page.gauge("hub_ready", "Whether a master is there.", u64::from(counts.hub_ready));
     page.gauge("sessions", "Sessions that are open.", counts.sessions as u64);
     page.gauge("sessions_approved", "Sessions of approved devices.", counts.approved_online as u64);
     page.gauge("sessions_pending", "Sessions that wait for the host.", counts.pending as u64);
+    page.gauge("sessions_asleep", "Approved sessions that answer pings and take no requests.", counts.asleep as u64);
     page.gauge("pending_limit", "Sessions that may wait for the host.", MAX_PENDING as u64);
     page.gauge("slots", "Runs in memory or on their way here.", counts.slots as u64);
     page.gauge("slots_filling", "Of these, on their way here.", counts.filling as u64);
@@ -84,8 +88,8 @@ fn text(edge: &Edge, standing: &Standing) -> String {
     page.text
 }
 
-fn labelled(label: &str, counts: &[(&'static str, u64)]) -> Vec<(String, u64)> {
-    counts.iter().map(|(name, count)| (format!("{label}=\"{name}\""), *count)).collect()
+fn labelled<C: Copy>(label: &str, name: fn(C) -> &'static str, counts: &BTreeMap<C, u64>) -> Vec<(String, u64)> {
+    counts.iter().map(|(code, count)| (format!("{label}=\"{}\"", name(*code)), *count)).collect()
 }
 
 #[derive(Default)]

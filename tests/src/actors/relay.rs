@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, SessionId};
+use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, Rejections, SessionId};
 use lanyard_protocol::message::{Challenge, ClientRegister, ClientRegisterAck, Empty};
 use lanyard_protocol::{
     BootId, CloseCode, DeviceToRelay, EphemeralKey, Frame, HubInfo, KeyId, MasterFrame, MasterToRelay, Membership,
@@ -25,7 +25,14 @@ pub struct Relay {
     challenges: BTreeMap<ConnId, Nonce>,
     master_of: BTreeMap<ConnId, SessionId>,
     highest_term: u64,
+    /// Sessions that slept after the last input.
+    asleep: usize,
+    /// Sockets of devices that it closed.
+    rejections: Rejections,
 }
+
+/// How often the relay lets its broker report to the master.
+const REPORT_MS: u64 = 1_000;
 
 impl World {
     pub fn start_relay(&mut self) {
@@ -45,8 +52,11 @@ impl World {
             challenges: BTreeMap::new(),
             master_of: BTreeMap::new(),
             highest_term: 0,
+            asleep: 0,
+            rejections: Rejections::default(),
         };
         self.relay = Some(relay);
+        self.after(REPORT_MS, Event::RelayReports(self.relay_boots));
         self.trace(|| "relay starts".into());
     }
 
@@ -58,6 +68,14 @@ impl World {
             self.cut_all();
             self.links_lost_relay();
         }
+    }
+
+    /// The relay tells its broker what it refused, as it does all the time.
+    pub(crate) fn relay_reports(&mut self, boot: u64) {
+        let Some(relay) = self.relay.as_ref().filter(|relay| relay.boot == boot) else { return };
+        let rejections = relay.rejections.clone();
+        self.tell_broker(Input::RejectionsCounted(rejections));
+        self.after(REPORT_MS, Event::RelayReports(boot));
     }
 
     pub(crate) fn relay_timeout(&mut self) {
@@ -78,7 +96,16 @@ impl World {
         }
     }
 
+    fn asleep(&self) -> usize {
+        self.relay.as_ref().map_or(0, |relay| relay.broker.counts().asleep)
+    }
+
     fn drain_relay(&mut self) {
+        let asleep = self.asleep();
+        let before = std::mem::replace(&mut self.relay.as_mut().expect("it was just told something").asleep, asleep);
+        if asleep > before {
+            self.model.count("fell asleep");
+        }
         while let Some(effect) = self.relay.as_mut().and_then(|relay| relay.broker.poll_effect()) {
             self.relay_does(effect);
         }
@@ -114,7 +141,12 @@ impl World {
         }
         let Some(session) = relay.session_of.get(&conn).copied() else { return };
         self.model.device_says(session, &frame);
+        let asleep = self.asleep();
         self.tell_broker(Input::MessageReceived { session, message: frame.message, reference: frame.reference });
+        let is_open = self.relay.as_ref().is_some_and(|relay| relay.conn_of.contains_key(&session));
+        if is_open && self.asleep() < asleep {
+            self.model.count("woke up");
+        }
     }
 
     fn relay_registers(&mut self, conn: ConnId, relay_nonce: Nonce, register: ClientRegister) {
@@ -209,7 +241,6 @@ impl World {
                     self.after(0, Event::RelayNotices(conn));
                 }
             }
-            Effect::Frozen { frozen, .. } => self.model.count(if frozen { "fell asleep" } else { "woke up" }),
             Effect::LinkReady { .. }
             | Effect::LinkFailed { .. }
             | Effect::LinkWaits { .. }
@@ -246,6 +277,7 @@ impl World {
     fn close_session(&mut self, session: SessionId, code: CloseCode) {
         let relay = self.relay.as_mut().unwrap();
         let Some(conn) = relay.conn_of.remove(&session) else { panic!("{session:?} is closed twice") };
+        *relay.rejections.closed.entry(code).or_default() += 1;
         self.model.closes(session, code);
         self.close_from_relay(conn, Some(code));
         let late = self.random.below(30);
