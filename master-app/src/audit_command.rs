@@ -15,23 +15,21 @@ pub fn print(global: &Global) -> Outcome {
     let lines = audit::read(&global.data_dir)?;
     let mut out = io::stdout().lock();
     let mut names = Names::default();
-    for read in &lines {
+    for line in &lines {
         // Whoever reads may stop reading.
-        let written = if global.json {
-            writeln!(out, "{}", read.line)
-        } else {
-            writeln!(out, "{}", sentence(&names.complete(&read.line)))
-        };
+        let written =
+            if global.json { writeln!(out, "{line}") } else { writeln!(out, "{}", sentence(&names.complete(line))) };
         if written.is_err() {
             return Ok(());
         }
     }
-    let broken: Vec<usize> = lines.iter().enumerate().filter(|(_, read)| !read.follows).map(|(n, _)| n + 1).collect();
-    if broken.is_empty() {
+    let unread: Vec<String> =
+        (1..).zip(&lines).filter(|(_, line)| !line.is_object()).map(|(n, _): (usize, _)| n.to_string()).collect();
+    if unread.is_empty() {
         return Ok(());
     }
-    let at = broken.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-    Err(Failure::new(Exit::Failed, format!("the record was changed, or lines were lost, before line {at}")))
+    let which = unread.join(", ");
+    Err(Failure::new(Exit::Failed, format!("these lines of the record are damaged and cannot be read: {which}")))
 }
 
 /// The names of devices, as earlier lines give them.

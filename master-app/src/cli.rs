@@ -124,7 +124,7 @@ pub enum Command {
     Files,
     /// Show how the hub stands
     Status,
-    /// Print the record of who was let in, by whom, and who was not; ends with 1 if it was changed
+    /// Print the record of who was let in, by whom, and who was not; ends with 1 if a line cannot be read
     Audit,
     /// List what this device is fetching and what others fetch from it
     Transfers,

@@ -176,7 +176,6 @@ async fn record(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
     let dir = shared.info.record.clone();
     match tokio::task::spawn_blocking(move || audit::recent(&dir, DECISIONS_SHOWN, OCCASIONS_SHOWN)).await {
         Ok(Ok((lines, whole))) => {
-            let lines: Vec<&serde_json::Value> = lines.iter().map(|read| &read.line).collect();
             ([(header::CACHE_CONTROL, "no-store")], Json(serde_json::json!({ "whole": whole, "lines": lines })))
                 .into_response()
         }

@@ -15,7 +15,7 @@ export interface Line {
 }
 
 export interface Kept {
-  /** No line was changed or lost. */
+  /** All lines can be read. */
   whole: boolean;
   lines: Line[];
 }

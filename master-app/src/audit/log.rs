@@ -3,14 +3,11 @@
 #![expect(clippy::disallowed_methods, reason = "the record, in the program's own folder")]
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read as _, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use lanyard_device::private_file;
 use serde_json::{Map, Value};
-
-/// Stands in the first line of all in place of a hash.
-const BEGINNING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// How a file is called, and how much of it is kept.
 #[derive(Debug)]
@@ -29,7 +26,6 @@ pub struct Log {
     path: PathBuf,
     file: File,
     pub bytes: u64,
-    last: String,
 }
 
 impl Log {
@@ -37,40 +33,28 @@ impl Log {
     pub fn open(dir: &Path, kind: &'static Kind) -> io::Result<Self> {
         let path = dir.join(kind.name);
         let mut file = private_file::open(&path, File::options().create(true).append(true).read(true))?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        if !text.is_empty() && !text.ends_with(b"\n") {
+        if !ends_in_newline(&mut file)? {
             file.write_all(b"\n")?;
         }
-        let last = match text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next() {
-            Some(line) if !line.is_empty() => hash(line),
-            // A new file goes on from the one before.
-            _ => last_line(&numbered(&path, 1))?.map_or_else(|| BEGINNING.to_owned(), |line| hash(&line)),
-        };
         let bytes = file.metadata()?.len();
-        Ok(Self { kind, path, file, bytes, last })
+        Ok(Self { kind, path, file, bytes })
     }
 
     /// Appends lines and has them on disk: all of them or none.
     pub fn append(&mut self, lines: impl Iterator<Item = Map<String, Value>>) -> io::Result<()> {
         let mut text = String::new();
-        let mut last = self.last.clone();
-        for mut line in lines {
-            line.insert("prev".into(), last.into());
-            let line = Value::Object(line).to_string();
-            last = hash(line.as_bytes());
-            text.push_str(&line);
+        for line in lines {
+            text.push_str(&Value::Object(line).to_string());
             text.push('\n');
         }
         if text.is_empty() {
             return Ok(());
         }
         if let Err(error) = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()) {
-            // A half line would stand in the chain, and nobody could read it.
+            // Nobody could read a half line, nor one that is appended to it.
             self.file.set_len(self.bytes)?;
             return Err(error);
         }
-        self.last = last;
         self.bytes += text.len() as u64;
         if self.bytes >= self.kind.most_bytes { self.rotate() } else { Ok(()) }
     }
@@ -95,8 +79,15 @@ pub fn numbered(path: &Path, number: u32) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn hash(line: &[u8]) -> String {
-    blake3::hash(line).to_hex().to_string()
+/// Returns true if the file is empty or its last line is whole.
+fn ends_in_newline(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 fn open_to_read(path: &Path) -> io::Result<Option<File>> {
@@ -107,41 +98,21 @@ fn open_to_read(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let Some(mut file) = open_to_read(path)? else { return Ok(None) };
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    Ok(text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().map(<[u8]>::to_vec))
+/// Returns the time of a line, 0 if the line cannot be read.
+pub fn at_ms(line: &Value) -> u64 {
+    line["at_ms"].as_u64().unwrap_or(0)
 }
 
-/// One line as it was read, and whether it follows from the one before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Read {
-    pub line: Value,
-    pub follows: bool,
-}
-
-impl Read {
-    pub fn at_ms(&self) -> u64 {
-        self.line["at_ms"].as_u64().unwrap_or(0)
-    }
-}
-
-/// All lines of a kind that are kept, oldest first.
-pub fn read(dir: &Path, kind: &Kind) -> io::Result<Vec<Read>> {
+/// Returns all lines of a kind that are kept, oldest first. A line that cannot be read is `null`. Fields that are not known
+/// are kept: before 0.1 a line held a hash of the line before, `prev`.
+pub fn read(dir: &Path, kind: &Kind) -> io::Result<Vec<Value>> {
     let path = dir.join(kind.name);
     let files = (1..=kind.kept).rev().map(|number| numbered(&path, number)).chain([path.clone()]);
     let mut all = Vec::new();
-    let mut expected = None::<String>;
     for file in files {
         let Some(file) = open_to_read(&file)? else { continue };
         for line in BufReader::new(file).split(b'\n') {
-            let line = line?;
-            let parsed: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
-            // Nobody knows what came before the oldest file that is kept.
-            let follows = parsed["prev"].as_str().is_some_and(|prev| expected.as_deref().is_none_or(|e| e == prev));
-            expected = Some(hash(&line));
-            all.push(Read { line: parsed, follows });
+            all.push(serde_json::from_slice(&line?).unwrap_or(Value::Null));
         }
     }
     Ok(all)
