@@ -1,8 +1,7 @@
 //! The master's memory on disk: roster, refusals, catalogue, links, in one SQLite file with one writer.
 //!
 //! Everything of one [`Store::apply`] is there after it returns, or nothing is (WAL, `synchronous=FULL`). Who was let in
-//! and who was refused is kept a second time ([`copy`]); from that and from what can still be read, a damaged file is made
-//! anew ([`rescue`]).
+//! and who was refused is kept a second time ([`copy`]); from that a damaged file is made anew ([`rescue`]).
 
 #![expect(clippy::disallowed_methods, reason = "the database, in the program's own folder")]
 
@@ -223,8 +222,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a new file of what is left of the old one, its copy and the record. The copy is made good first: from then on
-    /// a power cut costs no decision.
+    /// Makes a new file of the copy, the refusals of the record and the links that can be read. The copy is made good first: from
+    /// then on a power cut costs no decision.
     fn rebuild(path: &Path, why: &str, copy: Found, problems: &Problems) -> Result<Self, StoreError> {
         let rescued = rescue::rescue(path, copy);
         Copy::of(path, rescued.roster.clone()).write()?;

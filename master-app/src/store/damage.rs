@@ -190,6 +190,22 @@ fn a_sound_file_that_says_something_else_is_not_believed() {
     }
 }
 
+/// Told while the copy could not be written, and damaged before it was: the record has the refusal.
+#[test]
+fn a_refusal_that_the_copy_missed_holds_by_the_record() {
+    let history = history();
+    let dir = history.disk.lay_out();
+    let refused = Note::Refused { client: member(1, Verdict::Approved).client, time_over: false };
+    Audit::open(dir.path()).unwrap().write(now_ms(), &[refused]).unwrap();
+    std::fs::write(dir.path().join(DB), noise(5, 3 * PAGE)).unwrap();
+    let after = roster(&open(dir.path()).load().unwrap());
+    assert_eq!(after[&id(1)].verdict, Verdict::Refused);
+    let others = |members: &BTreeMap<DeviceId, Member>| {
+        members.values().cloned().filter(|m| m.client.public_id != id(1)).collect::<Vec<_>>()
+    };
+    assert_eq!(others(&after), others(&roster(&history.saved)), "nobody else is touched");
+}
+
 #[test]
 fn links_that_can_be_read_go_on_and_those_of_the_refused_do_not() {
     let dir = tempfile::tempdir().unwrap();

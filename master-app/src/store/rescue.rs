@@ -1,8 +1,7 @@
-//! What to do with a damaged database: read what can still be read, unite it with the second copy of the decisions and with
-//! the record, and move the old files aside. They are never changed, and nothing is ever written over.
-//!
-//! A refusal must not be forgotten by this. Where two sources disagree, the newer one counts if it is known which that is;
-//! else the refusal does. Files are not rescued: their owners offer them anew.
+//! Replaces a damaged database: the old files are moved aside, never changed and never written over. Who was let in and who was
+//! refused comes from the second copy ([`super::copy`]), which was good before anybody was told of a decision. Refusals that
+//! the record tells and that are newer than the copy's word are added, so that a refusal is not forgotten where the copy is torn
+//! or could not be written. Files are listed again by their owners; links go on where their rows can be read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,12 +9,11 @@ use std::{fs, io};
 
 use lanyard_device::store::now_ms;
 use lanyard_hub::authority::{LinkRecord, Member, Verdict};
-use lanyard_protocol::{Client, DeviceKind, PublicKey, identity};
-use rusqlite::{Connection, Row};
+use lanyard_protocol::{Client, DeviceKind, PublicKey};
 use time::OffsetDateTime;
 
 use super::copy::{Found, Roster};
-use super::{connect, link_of, member_of, read_number};
+use super::{connect, link_of};
 use crate::audit::{self, Refusal};
 use crate::problems::{self, Problem};
 
@@ -23,8 +21,6 @@ use crate::problems::{self, Problem};
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// A shorter log never held anything.
 const WAL_HEAD: u64 = 32;
-/// Numbers beyond this are rubbish: they count what happened here, or seconds.
-const PLAUSIBLE: u64 = 1 << 53;
 /// Stands for the key of a device of which only the record tells. It is refused by its id.
 const NO_KEY: PublicKey = PublicKey([0; 32]);
 
@@ -66,18 +62,15 @@ pub struct Rescued {
     had_copy: bool,
 }
 
-/// Reads what is left of the database at `path`, and unites it with its copy and the record.
+/// Takes the decisions from the copy and the record, and the links from the database at `path`, as far as it can be read.
 pub fn rescue(path: &Path, copy: Found) -> Rescued {
-    let salvage = salvage(path);
-    let copy = match copy {
-        Found::Whole(roster) => Some(roster),
-        Found::Torn | Found::Nothing => None,
+    let (had_copy, copy) = match copy {
+        Found::Whole(roster) => (true, roster),
+        Found::Torn | Found::Nothing => (false, Roster::default()),
     };
-    let had_copy = copy.is_some();
-    let links = salvage.links.clone();
-    let roster = unite(copy, salvage, recorded(path), now_ms());
+    let roster = decided(copy, recorded(path), now_ms());
     let is_in = |link: &LinkRecord| roster.members.get(&link.maker).is_some_and(|m| m.verdict == Verdict::Approved);
-    let links = links.into_iter().filter(is_in).collect();
+    let links = readable_links(path).into_iter().filter(is_in).collect();
     Rescued { roster, links, had_copy }
 }
 
@@ -150,49 +143,20 @@ fn recorded(database: &Path) -> Vec<Refusal> {
     })
 }
 
-/// What a damaged database still says.
-#[derive(Debug, Default)]
-struct Salvage {
-    decisions: Option<u64>,
-    revision: Option<u64>,
-    term: Option<u64>,
-    members: Vec<Member>,
-    links: Vec<LinkRecord>,
-}
-
-fn salvage(path: &Path) -> Salvage {
-    // SQLite clears away the log of an empty one.
+/// Returns every link that can be read, from both ends of the table up to where it is broken. A link may be there twice.
+fn readable_links(path: &Path) -> Vec<LinkRecord> {
+    // SQLite clears away the log of an empty database.
     if fs::metadata(path).map_or(0, |about| about.len()) == 0 {
-        return Salvage::default();
+        return Vec::new();
     }
-    let Ok(connection) = connect(path) else { return Salvage::default() };
-    let number = |name| read_number(&connection, name).ok().filter(|number| *number < PLAUSIBLE);
-    let is_itself = |member: &Member| {
-        member.public_key == NO_KEY || identity::public_id(&member.public_key) == member.client.public_id
-    };
-    let is_sound = |member: &Member| is_itself(member) && member.revision < PLAUSIBLE;
-    Salvage {
-        decisions: number("decisions"),
-        revision: number("revision"),
-        term: number("term"),
-        members: rows(&connection, MEMBERS, member_of).into_iter().filter(is_sound).collect(),
-        links: rows(&connection, LINKS, link_of),
-    }
-}
-
-const MEMBERS: [&str; 2] =
-    ["SELECT * FROM members ORDER BY public_id ASC", "SELECT * FROM members ORDER BY public_id DESC"];
-const LINKS: [&str; 2] = ["SELECT * FROM links ORDER BY hash ASC", "SELECT * FROM links ORDER BY hash DESC"];
-
-/// Every row that can be read, from both ends up to where the table is broken. A row may be there twice.
-fn rows<T>(connection: &Connection, orders: [&str; 2], read: fn(&Row) -> Result<T, rusqlite::Error>) -> Vec<T> {
+    let Ok(connection) = connect(path) else { return Vec::new() };
     let mut found = Vec::new();
-    for order in orders {
+    for order in ["SELECT * FROM links ORDER BY hash ASC", "SELECT * FROM links ORDER BY hash DESC"] {
         let Ok(mut statement) = connection.prepare(order) else { continue };
         let Ok(mut rows) = statement.query([]) else { continue };
         let is_whole = loop {
             match rows.next() {
-                Ok(Some(row)) => found.extend(read(row)),
+                Ok(Some(row)) => found.extend(link_of(row)),
                 Ok(None) => break true,
                 Err(_) => break false,
             }
@@ -204,59 +168,20 @@ fn rows<T>(connection: &Connection, orders: [&str; 2], read: fn(&Row) -> Result<
     found
 }
 
-/// What the sources say together.
-fn unite(copy: Option<Roster>, salvage: Salvage, recorded: Vec<Refusal>, now_ms: u64) -> Roster {
-    let is_latest = |copy: &Roster| salvage.decisions.is_some_and(|decisions| decisions <= copy.decisions);
-    let mut members = copy.as_ref().map(|copy| copy.members.clone()).unwrap_or_default();
-    // A copy that knows as many decisions knows the same ones, and those that were lifted since an old row.
-    if !copy.as_ref().is_some_and(is_latest) {
-        let judge = Judge {
-            since: copy.as_ref().map(|copy| copy.revision),
-            is_newer: copy.as_ref().zip(salvage.decisions).is_some_and(|(copy, decisions)| decisions > copy.decisions),
-        };
-        for row in salvage.members {
-            if judge.takes(members.get(&row.client.public_id), &row) {
-                members.insert(row.client.public_id, row);
-            }
-        }
-    }
+/// Returns the roster that the new database begins with. Its history begins anew with its epoch, so revisions may, too.
+fn decided(copy: Roster, recorded: Vec<Refusal>, now_ms: u64) -> Roster {
+    let mut members = copy.members;
     refuse_recorded(&mut members, recorded);
-    let copy = copy.unwrap_or_default();
-    let newest = members.values().map(|member| member.revision).max().unwrap_or(0);
     Roster {
-        decisions: copy.decisions.max(salvage.decisions.unwrap_or(0)) + 1,
-        revision: newest.max(copy.revision).max(salvage.revision.unwrap_or(0)),
-        // Terms count connections; seconds are higher than any count, if the old one cannot be read.
-        term: copy.term.max(salvage.term.unwrap_or(0)).max(now_ms / 1_000),
+        decisions: copy.decisions + 1,
+        revision: copy.revision,
+        // Terms count connections; seconds are higher than any count, if the copy is torn.
+        term: copy.term.max(now_ms / 1_000),
         members,
     }
 }
 
-/// Which of two words on a device counts.
-struct Judge {
-    /// The revision that the copy knows; none without a copy.
-    since: Option<u64>,
-    /// The damaged database is known to hold decisions that the copy does not.
-    is_newer: bool,
-}
-
-impl Judge {
-    /// Whether a row of the damaged database replaces what the copy says.
-    fn takes(&self, known: Option<&Member>, row: &Member) -> bool {
-        match known.map(|known| (known.verdict, known.revision)) {
-            None if row.verdict == Verdict::Refused => true,
-            // Not in a good copy and older than it: refused, and forgotten since.
-            None => self.is_newer || self.since.is_none_or(|since| row.revision > since),
-            Some((Verdict::Approved, revision)) if row.verdict == Verdict::Refused => row.revision >= revision,
-            Some((Verdict::Refused, revision)) if row.verdict == Verdict::Approved => {
-                (self.is_newer || self.since.is_none()) && row.revision > revision
-            }
-            Some((_, revision)) => row.revision > revision,
-        }
-    }
-}
-
-/// A refusal of the record counts unless the approval is known to be later.
+/// Refuses whom the record refuses, unless the copy knows a later approval.
 fn refuse_recorded(members: &mut BTreeMap<lanyard_protocol::DeviceId, Member>, recorded: Vec<Refusal>) {
     for Refusal { public_id, name, at_ms } in recorded {
         match members.get_mut(&public_id) {
@@ -277,65 +202,50 @@ fn refuse_recorded(members: &mut BTreeMap<lanyard_protocol::DeviceId, Member>, r
 
 #[cfg(test)]
 mod tests {
-    //! Promise: the newer word counts where it is known, else the refusal.
+    //! Promise: what was decided holds by the copy; a refusal also by the record.
 
     use super::*;
     use crate::store::fixture::{id, member};
-
-    fn at(n: u8, verdict: Verdict, revision: u64) -> Member {
-        Member { revision, ..member(n, verdict) }
-    }
-
-    fn copy(decisions: u64, revision: u64, members: Vec<Member>) -> Option<Roster> {
-        let members = members.into_iter().map(|member| (member.client.public_id, member)).collect();
-        Some(Roster { decisions, revision, term: 3, members })
-    }
-
-    fn salvaged(decisions: Option<u64>, members: Vec<Member>) -> Salvage {
-        Salvage { decisions, members, ..Salvage::default() }
-    }
 
     fn verdict(roster: &Roster, n: u8) -> Option<Verdict> {
         roster.members.get(&id(n)).map(|member| member.verdict)
     }
 
-    #[test]
-    fn a_copy_that_knows_all_decisions_is_believed_alone() {
-        let old = vec![at(1, Verdict::Approved, 1), at(2, Verdict::Refused, 2)];
-        let copy = copy(9, 5, vec![at(1, Verdict::Refused, 5)]);
-        let roster = unite(copy, salvaged(Some(8), old), Vec::new(), 0);
-        assert_eq!((verdict(&roster, 1), verdict(&roster, 2)), (Some(Verdict::Refused), None));
-        assert_eq!((roster.decisions, roster.revision, roster.term), (10, 5, 3));
+    fn refusal(n: u8, at_ms: u64) -> Refusal {
+        Refusal { public_id: id(n), name: "Ana".into(), at_ms }
+    }
+
+    fn copy() -> Roster {
+        let members = [member(1, Verdict::Approved), member(2, Verdict::Refused), member(3, Verdict::Approved)];
+        let members = members.into_iter().map(|member| (member.client.public_id, member)).collect();
+        Roster { decisions: 9, revision: 5, term: 3, members }
     }
 
     #[test]
-    fn a_database_that_knows_more_decisions_adds_them() {
-        let rows = vec![at(1, Verdict::Refused, 7), at(2, Verdict::Approved, 8), at(3, Verdict::Approved, 9)];
-        let known = vec![at(1, Verdict::Approved, 5), at(3, Verdict::Refused, 4), at(4, Verdict::Refused, 3)];
-        let roster = unite(copy(9, 5, known), salvaged(Some(12), rows), Vec::new(), 0);
-        let verdicts = [1, 2, 3, 4].map(|n| verdict(&roster, n).unwrap());
-        assert_eq!(verdicts, [Verdict::Refused, Verdict::Approved, Verdict::Approved, Verdict::Refused]);
-        assert_eq!((roster.decisions, roster.revision), (13, 9));
+    fn a_whole_copy_is_taken_over_under_a_higher_term() {
+        let roster = decided(copy(), Vec::new(), 8_000);
+        assert_eq!(roster.members, copy().members);
+        assert_eq!((roster.decisions, roster.revision, roster.term), (10, 5, 8));
+        assert_eq!(decided(Roster { term: 30, ..copy() }, Vec::new(), 8_000).term, 30);
     }
 
+    /// The copy could not be written when the host refused: the record has it.
     #[test]
-    fn a_refusal_wins_where_nobody_knows_what_came_last() {
-        let rows = vec![at(1, Verdict::Approved, 99), at(2, Verdict::Refused, 5), at(3, Verdict::Refused, 2)];
-        let known = vec![at(1, Verdict::Refused, 4), at(2, Verdict::Approved, 5)];
-        let roster = unite(copy(9, 5, known), salvaged(None, rows), Vec::new(), 0);
-        assert_eq!([1, 2, 3].map(|n| verdict(&roster, n).unwrap()), [Verdict::Refused; 3]);
-    }
-
-    #[test]
-    fn what_only_the_record_knows_of_stays_refused() {
-        let refusal = |n: u8, at_ms| Refusal { public_id: id(n), name: "Ana".into(), at_ms };
+    fn a_refusal_that_is_newer_than_the_copy_holds_and_one_that_was_lifted_does_not() {
         let since = member(1, Verdict::Approved).since_ms;
-        let rows = vec![at(1, Verdict::Approved, 1), at(2, Verdict::Approved, 2)];
-        let recorded = vec![refusal(1, since + 1), refusal(2, since - 1), refusal(3, 5)];
-        let roster = unite(None, salvaged(None, rows), recorded, 8_000);
-        let verdicts = [1, 2, 3].map(|n| verdict(&roster, n).unwrap());
-        assert_eq!(verdicts, [Verdict::Refused, Verdict::Approved, Verdict::Refused]);
-        assert_eq!((roster.members[&id(1)].until_ms, roster.term), (None, 8));
+        let roster = decided(copy(), vec![refusal(1, since + 1), refusal(3, since - 1), refusal(4, 5)], 0);
+        let verdicts = [1, 2, 3, 4].map(|n| verdict(&roster, n).unwrap());
+        assert_eq!(verdicts, [Verdict::Refused, Verdict::Refused, Verdict::Approved, Verdict::Refused]);
+        let refused = &roster.members[&id(1)];
+        assert_eq!((refused.since_ms, refused.until_ms), (since + 1, None));
+    }
+
+    /// Whoever was let in knocks again; who was refused stays refused.
+    #[test]
+    fn without_a_copy_the_refusals_of_the_record_hold() {
+        let roster = decided(Roster::default(), vec![refusal(1, 5)], 8_000);
+        assert_eq!((verdict(&roster, 1), roster.members.len()), (Some(Verdict::Refused), 1));
+        assert_eq!((roster.decisions, roster.revision, roster.term), (1, 0, 8));
     }
 
     #[test]
