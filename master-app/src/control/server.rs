@@ -8,6 +8,7 @@ use lanyard_protocol::limits::MAX_FRAME_BYTES;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Response;
@@ -19,6 +20,9 @@ use crate::exit::Exit;
 const MAX_REQUEST: u64 = MAX_FRAME_BYTES as u64;
 /// Commands served at once; the next ones wait.
 const AT_ONCE: usize = 16;
+/// A command writes its request at once and reads the answer at once. One that does not, as after Ctrl-Z, holds one of the
+/// places above no longer than this.
+const LINE_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 
 /// Serves commands until `stop`; each is answered by `answer`.
 pub async fn serve<R, A, T>(mut listener: Listener, stop: CancellationToken, answer: A)
@@ -58,13 +62,16 @@ where
 {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
-    (&mut stream).take(MAX_REQUEST).read_line(&mut line).await?;
+    timeout(LINE_TIMEOUT, (&mut stream).take(MAX_REQUEST).read_line(&mut line)).await??;
     let response = match serde_json::from_str(&line) {
         Ok(request) => answer(request).await.map_or_else(Response::Failed, Response::Ok),
         Err(error) => Response::Failed(Refusal::new(Exit::Usage, format!("that is no command: {error}"))),
     };
     let mut text = serde_json::to_vec(&response)?;
     text.push(b'\n');
-    stream.write_all(&text).await?;
-    stream.shutdown().await
+    let write = async {
+        stream.write_all(&text).await?;
+        stream.shutdown().await
+    };
+    timeout(LINE_TIMEOUT, write).await?
 }

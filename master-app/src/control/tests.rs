@@ -113,6 +113,29 @@ async fn what_is_not_there_has_its_number() {
     devices(&global(&dir)).await.unwrap();
 }
 
+/// Connections that say nothing, or half a line, do not keep their places.
+#[tokio::test]
+async fn a_command_is_served_though_sixteen_others_say_nothing() {
+    let bench = Bench::new().await;
+    let dir = bench.dir.path().to_owned();
+    let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
+    let mut silent = Vec::new();
+    for n in 0..16 {
+        let mut stream = transport::connect(&dir, HUB).await.unwrap();
+        if n % 2 == 0 {
+            stream.write_all(b"{\"command\":").await.unwrap();
+        }
+        silent.push(stream);
+    }
+    assert_eq!(rows(&dir).await, vec![]);
+    for mut stream in silent {
+        let mut rest = Vec::new();
+        // The end may come as a reset: half a line was never read.
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(rest.is_empty());
+    }
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn the_socket_is_private_and_its_path_may_be_long() {
