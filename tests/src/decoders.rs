@@ -11,7 +11,7 @@ use lanyard_device::{Rate, proving as device};
 use lanyard_hub::layout::lay_out;
 use lanyard_protocol::codec::{DecodeError, decode, decode_master, encode, encode_master};
 use lanyard_protocol::group::{GroupValue, Groups};
-use lanyard_protocol::limits::MAX_FILE_BYTES;
+use lanyard_protocol::limits::{MAX_FILE_BYTES, MAX_SAFE_INTEGER};
 use lanyard_protocol::range::{Wanted, wanted};
 use lanyard_protocol::session_key::Authorization;
 use lanyard_protocol::*;
@@ -29,7 +29,8 @@ pub const ALL: &[(&str, Decoder, &[&[u8]])] = &[
     ("range", range, &[b"\0\x01\0\0\0\0\0\0bytes=0-99", b"\0\x01\0\0\0\0\0\0bytes=-5", b"\0\0\0\0\0\0\0\0bytes=7-"]),
     ("paths", paths, &[b"a/b.txt", "K\u{fc}che/\u{e9}.bin".as_bytes(), b"CON/nul.txt", b"a/../b", b"C:\\x"]),
     ("names", names, &[b"A.txt\na.TXT\na (1).TXT", b"Pics/a\npics/a\nPics", b"x.lanyard-part\nCOM1\na%41"]),
-    ("ids", ids, &[b"00112233445566778899aabbccddeeff", b"0b7a3c52-6a0e-4c6e-9d0a-3a8f4b1f2c01", b"ref_1-2", PROOF]),
+    ("ids", ids, &[b"00112233445566778899aabbccddeeff", b"0b7a3c52-6a0e-4c6e-9d0a-3a8f4b1f2c01", b"ref_1-2"]),
+    ("proofs", proofs, &[PROOF, OTHER_SPELLING]),
     (
         "groups",
         groups,
@@ -154,19 +155,15 @@ pub fn is_plain(name: &str) -> bool {
         && !name.contains(|c| forbidden(c) || is_hidden(c))
 }
 
-/// A proof of an HTTP request, as its header carries it.
-const PROOF: &[u8] = b"Lanyard 00112233445566778899aabbccddeeff.17.\
-000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-
-/// Ids, and proofs of requests, have one spelling.
-pub fn ids(data: &[u8]) {
-    fn one_spelling<T: FromStr>(text: &str, write: impl Fn(&T) -> String) {
-        if let Ok(id) = text.parse::<T>() {
-            assert_eq!(write(&id), text);
-        }
+fn one_spelling<T: FromStr>(text: &str, write: impl Fn(&T) -> String) {
+    if let Ok(id) = text.parse::<T>() {
+        assert_eq!(write(&id), text);
     }
+}
+
+/// Ids have one spelling.
+pub fn ids(data: &[u8]) {
     let text = text(data);
-    one_spelling::<Authorization>(&text, ToString::to_string);
     one_spelling::<Ticket>(&text, Ticket::to_hex);
     one_spelling::<Root>(&text, Root::to_hex);
     one_spelling::<Signature>(&text, Signature::to_hex);
@@ -174,6 +171,22 @@ pub fn ids(data: &[u8]) {
     one_spelling::<FileId>(&text, FileId::to_string);
     if let Some(reference) = Ref::new(text.as_ref()) {
         assert_eq!(reference.as_str(), text);
+    }
+}
+
+/// A proof of an HTTP request, as its header carries it.
+const PROOF: &[u8] = b"Lanyard 00112233445566778899aabbccddeeff.17.\
+000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+/// The same number, spelled as no proof spells it.
+const OTHER_SPELLING: &[u8] = b"Lanyard 00112233445566778899aabbccddeeff.+017.\
+000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+/// Proofs of HTTP requests have one spelling, and a counter that survives JavaScript.
+pub fn proofs(data: &[u8]) {
+    let text = text(data);
+    one_spelling::<Authorization>(&text, ToString::to_string);
+    if let Ok(read) = text.parse::<Authorization>() {
+        assert!((1..=MAX_SAFE_INTEGER).contains(&read.counter), "{text}");
     }
 }
 
