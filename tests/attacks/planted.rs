@@ -1,13 +1,13 @@
 //! Somebody who may write in a shared folder, and may not read what the owner may: he plants links, swaps folders for links while
 //! they are read, puts pipes in the way of files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lanyard_device::{DeviceConfig, DeviceError, Wanted};
 use lanyard_protocol::FileId;
@@ -24,13 +24,21 @@ struct Ground {
     shared: tempfile::TempDir,
     outside: tempfile::TempDir,
     to: tempfile::TempDir,
+    /// What each shared file holds.
+    content: Vec<u8>,
     rounds: usize,
+    /// How often each path came.
+    came: BTreeMap<String, usize>,
 }
 
 impl Ground {
     fn new() -> Self {
+        Self::with_files_of(SIZE)
+    }
+
+    fn with_files_of(size: u64) -> Self {
         let [shared, outside, to] = [(); 3].map(|()| tempfile::tempdir().unwrap());
-        Self { shared, outside, to, rounds: 0 }
+        Self { shared, outside, to, content: content(size), rounds: 0, came: BTreeMap::new() }
     }
 
     fn root(&self) -> PathBuf {
@@ -40,7 +48,7 @@ impl Ground {
     fn writes(&self, name: &str) {
         let path = self.root().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content(SIZE)).unwrap();
+        fs::write(path, &self.content).unwrap();
     }
 
     /// A file outside: with the size and the time of `like`, or with others.
@@ -65,7 +73,8 @@ impl Ground {
         for file in &saved {
             let bytes = fs::read(file.saved_as.as_ref().unwrap()).unwrap();
             assert!(!bytes.starts_with(b"CANARY"), "{} brought what lies outside", file.path);
-            assert!(bytes == content(SIZE), "{} is what was shared", file.path);
+            assert!(bytes == self.content, "{} is what was shared", file.path);
+            *self.came.entry(file.path.clone()).or_default() += 1;
         }
         (saved.len(), failed.len())
     }
@@ -162,30 +171,56 @@ impl Drop for Swapper {
 
 const STANDS: Duration = Duration::from_micros(300);
 
+/// A file that takes about as long to read as a link stands.
+const RACED_SIZE: u64 = 400 << 10;
+
 /// Bounds that a race must reach before it proves anything.
 const MOST_ROUNDS: usize = 4_000;
 const SWAPS: usize = 1_000;
 const FETCHED: usize = 300;
+const FETCHED_RACED: usize = 40;
+
+/// The raced file and what looks like it, both of the same size and time. In each round they are a version of their own: of one
+/// that came before, the hub and the receiver know the root, and would refuse other bytes of which the owner sent some.
+struct Lookalikes([File; 2]);
+
+impl Lookalikes {
+    fn open(paths: [&Path; 2]) -> Self {
+        Self(paths.map(|path| File::options().write(true).open(path).unwrap()))
+    }
+
+    /// Makes both a version of this round, wherever they lie, and gives its time in milliseconds.
+    fn renew(&self, round: usize) -> u64 {
+        let since = Duration::from_secs(1_000_000_000 + round as u64);
+        self.0.iter().for_each(|file| file.set_modified(SystemTime::UNIX_EPOCH + since).unwrap());
+        since.as_millis() as u64
+    }
+}
 
 /// Shares and fetches again and again while somebody swaps.
 async fn races(at: &str, below: &str) {
     let hub = Hub::start().await;
     let mut ana = Native::inside(&hub, 1).await;
     let mut bo = Native::inside(&hub, 2).await;
-    let mut ground = Ground::new();
+    let mut ground = Ground::with_files_of(RACED_SIZE);
     ["x", "e/y", "stays"].iter().for_each(|name| ground.writes(name));
     ana.shares(&ground.root()).await;
     let before = bo.sees(3).await;
-    let known: BTreeSet<_> = before.iter().map(|file| (file.entry.size, file.entry.modified_ms)).collect();
-    let original = PathBuf::from(ground.root().join(at).join(below).to_str().unwrap().trim_end_matches('/'));
-    for (kind, like) in [("same", Some(original.as_path())), ("other", None)] {
-        ground.canary([kind, below].join("/").trim_end_matches('/'), like);
-    }
+    let mut known: BTreeSet<_> = before.iter().map(|file| (file.entry.size, file.entry.modified_ms)).collect();
+    let raced = PathBuf::from([at, below].join("/").trim_end_matches('/'));
+    let original = ground.root().join(&raced);
+    let [same, _] = [("same", Some(original.as_path())), ("other", None)]
+        .map(|(kind, like)| ground.canary([kind, below].join("/").trim_end_matches('/'), like));
+    let lookalikes = Lookalikes::open([&original, &same]);
+    let raced = format!("d/{}", raced.display());
     let targets = ["same", "other"].map(|kind| ground.outside.path().join(kind)).to_vec();
     let swapper = Swapper::start(ground.root().join(at), ground.outside.path().join("aside"), targets);
     let mut fetched = 0;
-    while fetched < FETCHED || swapper.swaps() < SWAPS {
-        assert!(ground.rounds < MOST_ROUNDS, "{fetched} fetched, {} swaps", swapper.swaps());
+    let came = |ground: &Ground| ground.came.get(&raced).copied().unwrap_or_default();
+    while fetched < FETCHED || came(&ground) < FETCHED_RACED || swapper.swaps() < SWAPS {
+        let swaps = swapper.swaps();
+        assert!(ground.rounds < MOST_ROUNDS, "{fetched} fetched, {} of them raced, {swaps} swaps", came(&ground));
+        known.insert((RACED_SIZE, lookalikes.renew(ground.rounds)));
         // A file that is gone at this moment is not offered.
         ana.handle.share(vec![ground.root()]).await.unwrap();
         let now = listed(&bo).await;
