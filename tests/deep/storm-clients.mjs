@@ -1,7 +1,8 @@
 /**
  * Many Lanyard devices in one process, each with a key and an address of its own: they join once, go, and come back at once.
+ * With ADDRESS all share that address, as behind one NAT.
  *
- *   node storm-clients.mjs PORT FIRST COUNT
+ *   node storm-clients.mjs PORT FIRST COUNT [ADDRESS]
  *
  * One command a line on stdin, one answer a line on stdout:
  *
@@ -67,12 +68,13 @@ class Device {
   resume = undefined;
   asked = 0;
   codes = [];
+  opened = 0;
 
-  constructor(port, number) {
+  constructor(port, number, address) {
     this.port = port;
     this.identity = new Identity(port, `Device ${number}`);
     // A device has an address of its own, as on a network.
-    this.address = `127.${1 + (number >> 16)}.${(number >> 8) & 0xff}.${number & 0xff}`;
+    this.address = address ?? `127.${1 + (number >> 16)}.${(number >> 8) & 0xff}.${number & 0xff}`;
   }
 
   async prepare() {
@@ -86,6 +88,7 @@ class Device {
 
   connect() {
     [this.approved, this.listed, this.enteredAt] = [false, false, 0];
+    this.opened += 1;
     const old = this.socket;
     const socket = new Counting({ port: this.port, from: this.address, head: this.identity.upgrade() });
     if (old) [socket.firstSeen, socket.additions, socket.mentions] = [old.firstSeen, old.additions, old.mentions];
@@ -202,6 +205,7 @@ async function allIn(devices, start) {
     in: there.length,
     asked: devices.reduce((sum, { asked }) => sum + asked, 0),
     codes: [...new Set(devices.flatMap(({ codes }) => codes))],
+    opened: devices.reduce((sum, { opened }) => sum + opened, 0),
     ...spread(there.map(({ enteredAt }) => enteredAt - start)),
     last_at: Math.max(...there.map(({ enteredAt }) => enteredAt)),
   };
@@ -241,8 +245,10 @@ async function obey(devices, [word, argument]) {
   throw new Error(`there is no ${word}`);
 }
 
-const [port, first, count] = process.argv.slice(2).map(Number);
-const devices = await Promise.all(Array.from({ length: count }, (_, number) => new Device(port, first + number).prepare()));
+const [port, first, count] = process.argv.slice(2, 5).map(Number);
+const address = process.argv[5];
+const numbers = Array.from({ length: count }, (_, number) => first + number);
+const devices = await Promise.all(numbers.map((number) => new Device(port, number, address).prepare()));
 say({ keys: devices.length });
 for await (const line of createInterface({ input: process.stdin })) {
   if (line === "quit") process.exit(0);

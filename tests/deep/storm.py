@@ -2,6 +2,8 @@
 
 Clients live in `storm-clients.mjs`, in as many processes as it takes. The door is open only while the devices join; then the
 master is started again with the usual one, where nobody comes in without a word of the host.
+
+A school is the same behind one NAT: all its devices share one address, and come back after the whole hub was killed.
 """
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -20,6 +23,11 @@ from harness import KIB, MIB, Hub, Late, Process, Report, descriptors, folder, i
 HERE = Path(__file__).resolve().parent
 STILL_S = 20
 DEVICES, IDLE = int(os.environ.get("LANYARD_STORM", "1000")), int(os.environ.get("LANYARD_IDLE", "5000"))
+SCHOOL, SCHOOL_ADDRESS = int(os.environ.get("LANYARD_SCHOOL", "600")), "127.9.9.9"
+# So long the relay has no master after the kill: it knows nobody then, and bounds an address as it bounds strangers.
+MASTERLESS_S = 3
+# A device waits 15 s at most between two tries; three of these after the master is back.
+SCHOOL_BACK_S, SCHOOL_TRIES = 45, 12
 ROUNDS, FLOOR_ROUNDS = 10, 5
 IN_A_PROCESS = 1250
 SEEN_MS, RELAY_RSS, RELAY_A_DEVICE = 250, 150 * MIB, 40 * KIB
@@ -29,11 +37,11 @@ PATIENCE_S = 300
 class Clients:
     """Some devices in one process."""
 
-    def __init__(self, port, first, count):
+    def __init__(self, port, first, count, address=None):
         node = shutil.which("node")
         if not node:
             raise SystemExit("Node is not there")
-        self.process = subprocess.Popen([node, str(HERE / "storm-clients.mjs"), str(port), str(first), str(count)], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([node, str(HERE / "storm-clients.mjs"), str(port), str(first), str(count), *filter(None, [address])], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
         self.answer()
 
@@ -55,12 +63,13 @@ class Clients:
 class Swarm:
     """All devices, in several processes."""
 
-    def __init__(self, base, count, halves_name):
+    def __init__(self, base, count, halves_name, address=None):
         self.logs = base / f"logs-{halves_name}"
         self.logs.mkdir()
         self.count = count
         self.hub = Hub(base, self.logs, halves=True, master_args=["--admit", "everyone"], name=halves_name).start()
-        self.clients = [Clients(self.hub.port, 1 + first, min(IN_A_PROCESS, count - first)) for first in range(0, count, IN_A_PROCESS)]
+        firsts = range(0, count, IN_A_PROCESS)
+        self.clients = [Clients(self.hub.port, 1 + first, min(IN_A_PROCESS, count - first), address) for first in firsts]
 
     def all(self, words):
         for one in self.clients:
@@ -221,6 +230,47 @@ def master_dies(swarm, report):
     report.promise("nothing listed before is told again, what is added then reaches all, once", again == lost == twice == 0, f"{again} told again, {lost} lost, {twice} duplicated")
 
 
+def school(base, report):
+    """All devices behind one address come at once, and again after the whole hub was killed."""
+    swarm = Swarm(base, SCHOOL, "school", SCHOOL_ADDRESS)
+    relay, master = swarm.hub.relay, swarm.hub.master
+    swarm.join()
+    came = swarm.all("connect")
+    there, asked, codes = total(came)
+    report.promise(f"{SCHOOL} behind one address come in at once", there == SCHOOL and asked == 0,
+                   f"{there} of {SCHOOL}, {asked} were asked to knock, closed with {codes or 'nothing'}")
+    opened = sum(one["opened"] for one in came)
+    master.kill()
+    relay.kill()
+    relay.start().event("ready")
+    time.sleep(MASTERLESS_S)
+    waiting = swarm.hub.metrics()["lanyard_sessions"]
+    master.start().event("ready")
+    until("the master is back", lambda: swarm.hub.metrics().get("lanyard_hub_ready") == 1, PATIENCE_S)
+    ready = time.time() * 1000
+    back = swarm.all("back")
+    there, asked, codes = total(back)
+    took = (max(one["last_at"] for one in back) - ready) / 1000
+    tries = (sum(one["opened"] for one in back) - opened) / SCHOOL
+    knocks = swarm.count_knocks() - swarm.knocks
+    at, after = swarm.addition("after-the-restart")
+    lost, twice = sum(one["lost"] for one in after), sum(one["twice"] for one in after)
+    report.promise("the hub is killed: all of the address are back, nobody is asked", there == SCHOOL and asked == knocks == 0,
+                   f"{there} of {SCHOOL}, {knocks} knocks")
+    report.promise(f"the last of them within {SCHOOL_BACK_S} s after the master", took < SCHOOL_BACK_S, f"{took:.1f} s")
+    report.promise(f"a device opens fewer than {SCHOOL_TRIES} sockets for that", tries < SCHOOL_TRIES, f"{tries:.1f} on the average")
+    report.promise("an addition reaches all of the address, once", lost == twice == 0, f"{lost} lost, {twice} duplicated")
+    report.say(f"## {SCHOOL} devices behind one address\n\n" + table(["", ""], [
+        ["came at once: all in after", f"{max(one['max_ms'] for one in came) / 1000:.1f} s"],
+        ["sockets opened for it, a device", f"{opened / SCHOOL - 1:.2f}"],
+        [f"sessions {MASTERLESS_S} s after the kill, without a master", f"{waiting:.0f}"],
+        ["the master is back: half of them in after", f"{max(0, quantile([one['p50_ms'] for one in back], 0.5)) / 1000:.1f} s"],
+        ["all of them", f"{took:.1f} s"], ["sockets opened since the kill, a device", f"{tries:.1f}"],
+        ["closed with", ", ".join(map(str, codes)) or "nothing"]]))
+    swarm.quit()
+    return swarm
+
+
 def idle(base, report):
     need = IDLE + 500
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2 * need:
@@ -268,13 +318,19 @@ def idle(base, report):
     return swarm
 
 
+def chosen():
+    """The parts named on the command line, or all."""
+    parts = {"storm": storm, "school": school, "idle": idle}
+    return [parts[name] for name in sys.argv[1:] or parts]
+
+
 def main():
     interruptible()
     base = folder("storm")
     report = Report("storm", "Storm", f"The real binary, built with the profile `proof`, on {machine()} that hold the hub and all of its clients. Relay and master are processes "
                     "of their own; each device has a key and an address of its own. Made by `tests/deep/storm`.")
     swarms = []
-    for part in (storm, idle):
+    for part in chosen():
         try:
             swarms.append(part(base, report))
         except (Late, OSError) as error:
