@@ -15,3 +15,8 @@ pub mod scenario;
 pub mod world;
 
 pub use world::{World, WorldConfig};
+
+/// Returns true if the long forms of the tests are wanted, as in `tests/run --full`.
+pub fn full() -> bool {
+    std::env::var_os("LANYARD_FULL").is_some_and(|value| value == "1")
+}

@@ -19,8 +19,10 @@ use tokio::task::JoinSet;
 use crate::native::{Native, config};
 use crate::world::*;
 
-/// In every run of the tests; `LANYARD_DAMAGES=10000` is the long form.
-const USUAL: u64 = 200;
+/// In every run of the tests.
+const USUAL: u64 = 40;
+/// With `LANYARD_FULL=1`; `LANYARD_DAMAGES` asks for any other number.
+const FULL: u64 = 1_000;
 /// A wrong file cannot be had by trying longer than this.
 const TRIES: usize = 40;
 
@@ -453,7 +455,9 @@ fn judge(round: &Round, struck: bool, right: &[u8], kept: Option<&[u8]>, blamed:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_damaged_on_the_way_nobody_keeps_a_wrong_file_and_the_right_one_is_blamed() {
     let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
-    let (rounds, seed) = (number("LANYARD_DAMAGES", USUAL), number("LANYARD_SEED", 1));
+    let usual = if lanyard_tests::full() { FULL } else { USUAL };
+    let rounds = number("LANYARD_DAMAGES", usual);
+    let seed = number("LANYARD_SEED", 1);
     let mut stage = Stage::new().await;
     let mut seen = std::collections::BTreeMap::<String, u64>::new();
     for n in 0..rounds {

@@ -3,7 +3,9 @@
 use lanyard_tests::decoders::ALL;
 use lanyard_tests::random::Random;
 
-const MUTANTS: u64 = 5_000;
+const MUTANTS: u64 = 1_000;
+/// With `LANYARD_FULL=1`.
+const FULL_MUTANTS: u64 = 5_000;
 
 fn mutant(seeds: &[&[u8]], random: &mut Random) -> Vec<u8> {
     let mut bytes = random.pick(seeds).unwrap().to_vec();
@@ -26,10 +28,11 @@ fn mutant(seeds: &[&[u8]], random: &mut Random) -> Vec<u8> {
 #[test]
 fn no_decoder_panics_or_says_what_cannot_be() {
     let mut random = Random::new(0xdec0de);
+    let mutants = if lanyard_tests::full() { FULL_MUTANTS } else { MUTANTS };
     for (_, decoder, seeds) in ALL {
         seeds.iter().for_each(|seed| decoder(seed));
         decoder(&[]);
-        (0..MUTANTS).for_each(|_| decoder(&mutant(seeds, &mut random)));
+        (0..mutants).for_each(|_| decoder(&mutant(seeds, &mut random)));
     }
 }
 

@@ -34,9 +34,20 @@ function root() {
   return process.env.LANYARD_E2E_ROOT ?? scratch();
 }
 
-/** One test: `run` gets a fresh bench, and whatever happens, nothing of it stays. */
-export function story(name, run, { patience = STORY_MS } = {}) {
-  test(name, { timeout: patience }, (t) => onBench(name, run, (text) => t.diagnostic(text)));
+/** The whole of each story, as `tests/run --full` runs it; else the short form of each. */
+export const FULL = process.env.LANYARD_FULL === "1";
+
+/** The first for the whole of a story, the second for its short form. */
+export const inFull = (whole, short) => (FULL ? whole : short);
+
+/**
+ * One check of a story: `run` gets a fresh bench, and whatever happens, nothing of it stays.
+ *
+ * With `fullOnly` the short form leaves it out.
+ */
+export function story(name, run, { patience = STORY_MS, fullOnly = false } = {}) {
+  const skip = fullOnly && !FULL;
+  test(name, { timeout: patience, skip }, (t) => onBench(name, run, (text) => t.diagnostic(text)));
 }
 
 export async function onBench(name, run, tell = (text) => console.log(text)) {

@@ -1,6 +1,6 @@
 /** Https on the same port, invitations, a closed door, and the record of all that. */
 import assert from "node:assert/strict";
-import { story } from "../lib/bench.mjs";
+import { inFull, story } from "../lib/bench.mjs";
 import { Browser } from "../lib/browser.mjs";
 import { MIB, makeFile, sha256 } from "../lib/files.mjs";
 import { Hub, HUB_NAME } from "../lib/hub.mjs";
@@ -37,11 +37,12 @@ story("a device that comes by https is as good as any, and its browser keeps the
   assert.equal(await keptKey(ana.page), "a key that no script can take");
   assert.equal(await keptKey(ben.page), "bytes", "plain http has no other way");
 
-  const [there, back] = await Promise.all([makeFile(bench.dir("ana"), "there.bin", 20 * MIB), makeFile(bench.dir("ben"), "back.bin", 20 * MIB)]);
+  const size = inFull(20, 4) * MIB;
+  const [there, back] = await Promise.all([makeFile(bench.dir("ana"), "there.bin", size), makeFile(bench.dir("ben"), "back.bin", size)]);
   await ana.shareFiles(there);
   await ben.shareFiles(back);
   await Promise.all([ana.sees("back.bin"), ben.sees("there.bin")]);
-  const [got, gave] = await Promise.all([ana.download("back.bin", 20 * MIB), ben.download("there.bin", 20 * MIB)]);
+  const [got, gave] = await Promise.all([ana.download("back.bin", size), ben.download("there.bin", size)]);
   assert.deepEqual([await sha256(got), await sha256(gave)], [await sha256(back), await sha256(there)]);
 
   // The same device after a reload: the key signs again.

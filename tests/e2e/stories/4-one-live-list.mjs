@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { story } from "../lib/bench.mjs";
+import { inFull, story } from "../lib/bench.mjs";
 import { PHONE } from "../lib/browser.mjs";
 import { MIB, makeFile } from "../lib/files.mjs";
 import { Hub } from "../lib/hub.mjs";
@@ -98,7 +98,7 @@ story("finding, filtering and ordering are the reader's own", async (bench) => {
 story("a phone has the same list, and stopping is asked twice while somebody takes the file", async (bench) => {
   const hub = await Hub.start(bench);
   const phone = await DevicePage.enter(bench, hub, "Ana’s phone", { viewport: PHONE, mobile: true });
-  const film = await makeFile(bench.dir("phone"), "film.mov", 24 * MIB);
+  const film = await makeFile(bench.dir("phone"), "film.mov", inFull(24, 12) * MIB);
   await phone.pickFiles(phone.button("Share"), [film]);
   const link = hub.outside(await (async () => {
     const ben = await DevicePage.enter(bench, hub, "Ben");

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { story } from "../lib/bench.mjs";
+import { inFull, story } from "../lib/bench.mjs";
 import { MIB, blake3, makeFile, sha256, sizeOf, tree, treeDigest } from "../lib/files.mjs";
 import { Hub, Native, binary, lanyard } from "../lib/hub.mjs";
 import { run } from "../lib/processes.mjs";
@@ -24,7 +24,7 @@ story("join, ls, share, get and link speak JSON", async (bench) => {
   assert.deepEqual([row.kind, row.membership, row.public_id], ["native", "approved", ana.publicId]);
 
   const dir = bench.dir("ana");
-  const film = await makeFile(dir, "film.mkv", 40 * MIB + 17);
+  const film = await makeFile(dir, "film.mkv", inFull(40, 8) * MIB + 17);
   const trip = path.join(dir, "Trip");
   mkdirSync(path.join(trip, "day 1", "empty"), { recursive: true });
   for (const name of ["map.txt", "day 1/a.txt", "day 1/none.txt"]) writeFileSync(path.join(trip, name), name.includes("none") ? "" : name);
@@ -115,7 +115,7 @@ story("get never replaces a file, and one that changes while it is fetched fails
   const [ana, ben] = await Promise.all(["Ana", "Ben"].map((name) => Native.join(bench, hub, name)));
   const dir = bench.dir("ana");
   const notes = await makeFile(dir, "notes.txt", 2_000);
-  const disk = await makeFile(dir, "disk.img", 64 * MIB);
+  const disk = await makeFile(dir, "disk.img", inFull(64, 12) * MIB);
   await ana.share(notes, disk);
   const out = bench.dir("ben");
   const mine = path.join(out, "notes.txt");

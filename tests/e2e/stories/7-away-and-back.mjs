@@ -1,7 +1,7 @@
 /** Story 7: tabs close, lines break, processes die; downloads wait and go on, and nobody is asked for approval again. */
 import assert from "node:assert/strict";
 import path from "node:path";
-import { story } from "../lib/bench.mjs";
+import { inFull, story } from "../lib/bench.mjs";
 import { MIB, makeFile, sha256, sizeOf } from "../lib/files.mjs";
 import { Halves, Hub, Native } from "../lib/hub.mjs";
 import { Line } from "../lib/line.mjs";
@@ -9,7 +9,9 @@ import { DevicePage } from "../lib/pages.mjs";
 import { curlLoop, startCurl } from "../lib/tools.mjs";
 import { until, within } from "../lib/wait.mjs";
 
-const SLOW = 20e6;
+const SLOW = inFull(20e6, 4e6);
+/** The short form's film is not to lie in the hub's memory as a whole. */
+const SMALL = inFull([], ["--budget", "2M"]);
 const MINUTES = 150_000;
 
 /** Everybody who is in was let in once, and nobody knocks. */
@@ -22,7 +24,7 @@ async function nobodyAsked(hub, approvals) {
 
 /** Ben's browser is in the midst of a film in Ana's tab, over a line that is slow. */
 async function midFilm(bench, size) {
-  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const [hub, film] = await Promise.all([Hub.start(bench, { args: SMALL }), makeFile(bench.dir("ana"), "film.mov", size)]);
   const ana = await DevicePage.enter(bench, hub, "Ana");
   const line = await Line.open(bench, hub);
   const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
@@ -45,11 +47,11 @@ async function comesToItsEnd({ hub, film, size, line, ben }) {
 const presenceOfAna = async (hub) => (await hub.devices()).find(({ name }) => name === "Ana").presence;
 
 story("the owner's tab reloads in mid-download: it waits, the file is picked again, it goes on by itself", async (bench) => {
-  const scene = await midFilm(bench, 128 * MIB);
+  const scene = await midFilm(bench, inFull(128, 16) * MIB);
   const { hub, film, size, ana, line, ben } = scene;
   const link = hub.outside(await ana.copyLink("film.mov"));
   const byCurl = path.join(bench.dir("curl"), "film.mov");
-  const curl = startCurl(bench, "curl", link, byCurl, "--limit-rate", "20M");
+  const curl = startCurl(bench, "curl", link, byCurl, "--limit-rate", inFull("20M", "4M"));
   await until("curl has begun", () => sizeOf(byCurl) > 0);
   await ana.page.reload();
   await ana.row("film.mov").getByText("The browser forgot it after a reload").waitFor();
@@ -68,7 +70,7 @@ story("the owner's tab reloads in mid-download: it waits, the file is picked aga
 });
 
 story("the owner's tab closes: everybody sees it at once, and its browser's return brings the download to its end", async (bench) => {
-  const scene = await midFilm(bench, 96 * MIB);
+  const scene = await midFilm(bench, inFull(96, 16) * MIB);
   const { hub, film, ana, ben } = scene;
   await ana.page.close();
   await ben.page.getByRole("log", { name: "Messages" }).getByText("Ana left").waitFor();
@@ -94,10 +96,10 @@ story("the scripts of the owner's tab stand still, as on a locked phone: the dow
   assert.ok(ben.have("film.mov") < size, "it was in the middle");
   await browser.send("Debugger.resume");
   await comesToItsEnd(scene);
-});
+}, { fullOnly: true });
 
 story("the owner's tab crashes: everybody sees it at once, and picking the file again brings the download to its end", async (bench) => {
-  const scene = await midFilm(bench, 96 * MIB);
+  const scene = await midFilm(bench, inFull(96, 16) * MIB);
   const { hub, film, ana, ben } = scene;
   const browser = await ana.browser.context.newCDPSession(ana.page);
   // Nobody answers for a page that is no more.
@@ -110,11 +112,12 @@ story("the owner's tab crashes: everybody sees it at once, and picking the file 
 });
 
 story("the line drops and comes back: the owner's page and the asker's go on", async (bench) => {
-  const size = 96 * MIB;
-  const [hub, film] = await Promise.all([Hub.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const size = inFull(96, 16) * MIB;
+  const [hub, film] = await Promise.all([Hub.start(bench, { args: SMALL }), makeFile(bench.dir("ana"), "film.mov", size)]);
   const line = await Line.open(bench, hub);
+  const bens = await Line.open(bench, hub, inFull(Infinity, SLOW));
   const ana = await DevicePage.enter(bench, hub, "Ana", { url: line.url });
-  const ben = await DevicePage.enter(bench, hub, "Ben");
+  const ben = await DevicePage.enter(bench, hub, "Ben", { url: bens.url });
   const carl = await Native.join(bench, hub, "Carl");
   await ana.shareFiles(film);
   await ben.sees("film.mov");
@@ -130,7 +133,9 @@ story("the line drops and comes back: the owner's page and the asker's go on", a
   await ana.page.getByRole("button", { name: "Ben Out of reach" }).waitFor();
   assert.equal(await ana.row("notes.txt").getByText("Asleep").count(), 0);
   await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
+  assert.ok(ben.have("film.mov") < size, "it was in the middle");
   line.mend();
+  bens.rate = Infinity;
   const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
   const wanted = await sha256(film);
   assert.equal(await sha256(saved), wanted);
@@ -144,7 +149,7 @@ story("the line drops and comes back: the owner's page and the asker's go on", a
 story(
   "relay and master die in mid-transfer and start again: lanyard get and a curl loop complete by themselves",
   async (bench) => {
-    const size = 300 * MIB;
+    const size = inFull(300, 16) * MIB;
     const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
     const [ana, carl] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), Native.join(bench, hub, "Carl")]);
     await ana.shareFiles(film);
@@ -155,9 +160,9 @@ story(
     for (const victim of ["relay", "master"]) {
       const out = bench.dir(`get-${victim}`);
       const byCurl = path.join(bench.dir(`curl-${victim}`), "film.mov");
-      const curl = curlLoop(bench, "curl", link, byCurl, "--limit-rate", "60M");
+      const curl = curlLoop(bench, "curl", link, byCurl, "--limit-rate", inFull("60M", "4M"));
       await until("curl has a quarter", () => sizeOf(byCurl) > size / 4);
-      const get = carl.get("film.mov", "-o", out);
+      const get = carl.get("film.mov", "-o", out, ...inFull([], ["--limit-down", "4M"]));
       await get.event(({ event, done, total }) => event === "progress" && done > total / 10, 0, MINUTES);
       assert.equal(curl.exit, null, "curl is in the middle");
       await (victim === "relay" ? hub.crashRelay() : hub.crashMaster());
@@ -179,7 +184,7 @@ story(
 story(
   "a browser's download survives the master's death untouched, and after the relay's it is the browser's own Resume that ends it",
   async (bench) => {
-    const size = 160 * MIB;
+    const size = inFull(160, 16) * MIB;
     const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
     const ana = await DevicePage.enter(bench, hub, "Ana");
     const line = await Line.open(bench, hub);

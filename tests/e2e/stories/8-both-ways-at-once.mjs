@@ -1,7 +1,7 @@
 /** Two browsers take ten files from each other at the same time: six connections an origin, and nobody waits for ever. */
 import assert from "node:assert/strict";
-import { story } from "../lib/bench.mjs";
-import { MIB, makeFile, sha256, sizeOf } from "../lib/files.mjs";
+import { inFull, story } from "../lib/bench.mjs";
+import { KIB, MIB, makeFile, sha256, sizeOf } from "../lib/files.mjs";
 import { Hub } from "../lib/hub.mjs";
 import { DevicePage } from "../lib/pages.mjs";
 
@@ -13,7 +13,7 @@ story(
   async (bench) => {
     const hub = await Hub.start(bench);
     const dir = bench.dir("files");
-    const make = (owner) => Promise.all(Array.from({ length: 10 }, (_, n) => makeFile(dir, `${owner} ${n + 1}.bin`, (6 + 3 * n) * MIB + n)));
+    const make = (owner) => Promise.all(Array.from({ length: 10 }, (_, n) => makeFile(dir, `${owner} ${n + 1}.bin`, inFull((6 + 3 * n) * MIB, (1 + n) * 100 * KIB) + n)));
     const [ana, ben, anas, bens] = await Promise.all([...["Ana", "Ben"].map((name) => DevicePage.enter(bench, hub, name, { viewport: TALL })), make("ana"), make("ben")]);
     await Promise.all([ana.shareFiles(...anas), ben.shareFiles(...bens)]);
     await hub.listed("twenty files", (files) => files.length === 20);

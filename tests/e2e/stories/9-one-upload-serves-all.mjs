@@ -1,13 +1,13 @@
 /** Four askers at once, one of them ten times slower: nobody waits for it, and the owner sends the file twice at most. */
 import assert from "node:assert/strict";
-import { story } from "../lib/bench.mjs";
+import { inFull, story } from "../lib/bench.mjs";
 import { MIB } from "../lib/files.mjs";
 import { fanOut } from "../lib/fan-out.mjs";
 
 story(
   "four askers of one file, one ten times slower: three share an upload and wait for nobody, and the relay stays small",
   async (bench) => {
-    const { factor, peak, quick, slow, rate } = await fanOut(bench, 512 * MIB);
+    const { factor, peak, quick, slow, rate } = await fanOut(bench, inFull(512, 16) * MIB, inFull(Infinity, 3e6));
     bench.figure("uploaded by the owner", factor, "times the file");
     bench.figure("memory of the relay at its peak", peak / MIB, "MiB");
     bench.figure("three askers, and the slow one", [...quick, slow].map((seconds) => seconds.toFixed(1)).join(", "), "s");

@@ -1,5 +1,5 @@
 //! The web client's types and limits are generated from these, never restated: a test fails when
-//! they drifted apart. `LANYARD_BLESS=1 cargo test -p lanyard-protocol --test typescript` writes
+//! they drifted apart. `LANYARD_BLESS=1 cargo test -p lanyard-protocol typescript` writes
 //! them anew.
 
 #![allow(clippy::disallowed_methods, reason = "tests plant what they like")]

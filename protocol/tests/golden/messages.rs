@@ -102,7 +102,7 @@ fn names<T: DeserializeOwned + Debug>() -> Vec<String> {
 
 #[test]
 fn the_text_names_every_message_and_every_code() {
-    let text = include_str!("../PROTOCOL.md");
+    let text = include_str!("../../PROTOCOL.md");
     let table = text.split("\n## ").find(|part| part.starts_with("11. All messages")).expect("section 11");
     for direction in directions() {
         for opcode in &direction.opcodes {

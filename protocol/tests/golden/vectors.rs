@@ -14,7 +14,7 @@ use lanyard_protocol::*;
 use serde_json::Value;
 
 fn vectors() -> Value {
-    serde_json::from_str(include_str!("../vectors/vectors.json")).unwrap()
+    serde_json::from_str(include_str!("../../vectors/vectors.json")).unwrap()
 }
 
 fn cases(name: &str) -> Vec<Value> {
