@@ -616,7 +616,9 @@ fn random_bytes_never_panic() {
 fn mutated_samples_never_panic() {
     let texts: Vec<String> = samples().into_values().map(|text| json(&text).to_string()).collect();
     let mut random = Random(0x0dd0_c0de_0dd0_c0de);
-    let (mut read, rounds) = (0, 40_000);
+    let full = std::env::var_os("LANYARD_FULL").is_some_and(|value| value == "1");
+    let rounds = if full { 40_000 } else { 8_000 };
+    let mut read = 0;
     for round in 0..rounds {
         let mut text = random.pick(&texts).clone();
         for _ in 0..=random.below(3) {
