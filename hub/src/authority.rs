@@ -60,6 +60,7 @@ const SWEEP_MS: u64 = 600_000;
 pub struct AuthorityConfig {
     /// The device of the host's own files: let in without a prompt.
     pub host: Option<DeviceId>,
+    /// The policy at the start.
     pub admission: Admission,
     /// The console shows the digits and asks for a tap instead of typing.
     pub tap_to_approve: bool,
@@ -70,46 +71,73 @@ pub struct AuthorityConfig {
 pub struct Saved {
     /// Random, never 0; new only when the history was lost.
     pub epoch: u64,
+    /// The head of the feed.
     pub revision: u64,
+    /// Devices that were let in or refused.
     pub members: Vec<Member>,
+    /// Listed and withdrawn files.
     pub files: Vec<Listing>,
+    /// Links that did not end.
     pub links: Vec<LinkRecord>,
 }
 
 /// One thing to have on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
+    /// The head of the feed moved.
     Revision(u64),
+    /// Writes a member, in place of an older row.
     MemberPut(Member),
+    /// Removes a member; it may knock again.
     MemberGone(DeviceId),
     /// Listed, whatever they were before.
     FilesPut {
+        /// The files.
         files: Vec<FileEntry>,
+        /// Number of the change in the feed.
         revision: u64,
     },
+    /// Marks files as off the list.
     FilesWithdrawn {
+        /// The owner.
         public_id: DeviceId,
+        /// The files, among their owner's.
         file_ids: Vec<FileId>,
+        /// Number of the change in the feed.
         revision: u64,
+        /// Milliseconds since 1970 of the withdrawal.
         at_ms: u64,
     },
+    /// Removes files for good.
     FilesGone {
+        /// The owner.
         public_id: DeviceId,
+        /// The files, among their owner's.
         file_ids: Vec<FileId>,
     },
     /// All files of a device and all links it made.
     BelongingsGone(DeviceId),
+    /// Notes the hash that a whole pass showed.
     RootKnown {
+        /// The file and its owner.
         file: FileRef,
+        /// BLAKE3 hash of the whole file.
         root: Root,
+        /// Number of the change in the feed.
         revision: u64,
     },
+    /// Writes a link, in place of an older row.
     LinkPut(LinkRecord),
+    /// Moves a link's last use.
     LinkUsed {
+        /// Names the link; its key is known to nobody here.
         hash: LinkHash,
+        /// Milliseconds since 1970 of that use.
         used_ms: u64,
+        /// Uses that remain; `None` when they are not counted.
         uses_left: Option<u32>,
     },
+    /// Removes a link.
     LinkGone(LinkHash),
 }
 
@@ -122,18 +150,24 @@ pub struct Ask(pub u64);
 pub enum Input {
     /// Registered with a relay, both proofs checked.
     RelayReady {
+        /// The key that the relay proved.
         hub_key: PublicKey,
     },
+    /// The connection to the relay ended.
     RelayLost,
+    /// The relay sent a message.
     Frame(Box<MasterFrame<RelayToMaster>>),
     /// The person at the host, by whatever screen.
     Operator {
+        /// Names the request, for its answer.
         ask: Ask,
+        /// What the person wants.
         command: Command,
     },
     /// Changes after this revision wait for the disk, and nobody may hear of them: pages tell the list as it was then, if that
     /// can still be told. `None`: the disk took them.
     Held {
+        /// The last revision that is on disk, or `None`.
         at: Option<u64>,
     },
 }
@@ -144,17 +178,23 @@ pub enum Input {
 pub enum Effect {
     /// On disk before anything that follows.
     Save(Change),
+    /// Sends a message.
     Send(MasterFrame<MasterToRelay>),
     /// To every screen at the host; to the one that asked with its `ref`.
     Publish {
+        /// The message to show.
         message: MasterToConsole,
+        /// The request that caused it, if one did.
         ask: Option<Ask>,
     },
     /// To the screen that asked, alone.
     Answer {
+        /// The request.
         ask: Ask,
+        /// The answer.
         message: MasterToConsole,
     },
+    /// Tells the person at the host.
     Event(Event),
     /// For the record, once what it is about is on disk.
     Note(Note),
@@ -164,9 +204,21 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The device shows its digits: time to ask the person.
-    DevicePending { client: Client, address: String, request_id: RequestId },
+    DevicePending {
+        /// The device as it describes itself.
+        client: Client,
+        /// Network address of its connection, as the relay sees it.
+        address: String,
+        /// The knock.
+        request_id: RequestId,
+    },
     /// It left while the person was asked about it.
-    DeviceLeft { client: Client, address: String },
+    DeviceLeft {
+        /// The device as it described itself.
+        client: Client,
+        /// Network address of the connection that it had.
+        address: String,
+    },
 }
 
 /// Who gets the `ref` of a change.
@@ -344,6 +396,7 @@ impl Authority {
         Resume { epoch: self.epoch, revision: self.revision }
     }
 
+    /// Returns true while the relay has the whole roster.
     pub fn is_relay_ready(&self) -> bool {
         self.hub_key.is_some()
     }
@@ -353,10 +406,12 @@ impl Authority {
         self.relay_status.as_ref()
     }
 
+    /// Iterates over all devices that were let in or refused.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.roster.iter()
     }
 
+    /// Returns the member of this id.
     pub fn member(&self, id: DeviceId) -> Option<&Member> {
         self.roster.get(id)
     }
@@ -366,10 +421,12 @@ impl Authority {
         self.catalogue.listed()
     }
 
+    /// Returns how many files are listed.
     pub fn file_count(&self) -> usize {
         self.catalogue.listed_total()
     }
 
+    /// Returns true if the device has a session at the relay.
     pub fn is_online(&self, device: DeviceId) -> bool {
         self.online.contains_key(&device)
     }

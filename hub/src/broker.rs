@@ -114,6 +114,7 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// Makes a broker without sessions; `seed` feeds its ids and nonces.
     pub fn new(config: BrokerConfig, seed: [u8; 32]) -> Self {
         Self {
             config,
@@ -292,16 +293,26 @@ impl Broker {
 /// See [`Broker::counts`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Sessions that are registered.
     pub sessions: usize,
+    /// Approved devices with a session.
     pub approved_online: usize,
+    /// Knocks that wait.
     pub pending: usize,
     /// Approved sessions whose socket answers and whose tickets lapse, as of a frozen tab.
     pub asleep: usize,
+    /// Slots that hold a reservation of the budget.
     pub slots: usize,
+    /// Slots whose body is arriving.
     pub filling: usize,
+    /// Readers of all slots.
     pub readers: usize,
+    /// Requests for runs that wait for a slot.
     pub asks: usize,
+    /// Questions about links that wait for the master.
     pub calls: usize,
+    /// Entries of files that the relay holds.
     pub grants: usize,
+    /// True while the master is registered and its roster is whole.
     pub hub_ready: bool,
 }

@@ -8,6 +8,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 pub struct IdSource(ChaCha20Rng);
 
 impl IdSource {
+    /// Starts a sequence that this seed determines.
     pub fn new(seed: [u8; 32]) -> Self {
         Self(ChaCha20Rng::from_seed(seed))
     }

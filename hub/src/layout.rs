@@ -20,13 +20,18 @@ const MEMBER_OVERHEAD: usize = 96;
 pub struct Placed {
     /// A folder's ends in a slash.
     pub name: String,
+    /// The file and its owner.
     pub file: FileRef,
+    /// Exact number of bytes.
     pub size: u64,
+    /// Milliseconds since 1970, by the owner's clock.
     pub modified_ms: u64,
+    /// File or empty folder.
     pub kind: EntryKind,
 }
 
 impl Placed {
+    /// Returns the properties that decide the member's lengths.
     pub fn shape(&self) -> Shape {
         Shape::new(&self.name, self.size, self.kind)
     }
@@ -35,8 +40,11 @@ impl Placed {
 /// A finished layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
+    /// Names this exact sequence of members and lengths.
     pub id: LayoutId,
+    /// The members, in the order of the archive.
     pub members: Vec<Placed>,
+    /// Exact number of bytes.
     pub length: u64,
     /// Memory that it takes.
     pub bytes: usize,
@@ -71,6 +79,7 @@ impl Builder {
         self.naming.owner(id, name);
     }
 
+    /// Appends a file; fails when the layout would be larger than may be kept.
     pub fn add(&mut self, entry: &FileEntry) -> Result<(), TooLarge> {
         let file = entry.file_ref();
         let facts = Facts { size: entry.size, modified_ms: entry.modified_ms, kind: entry.kind };
@@ -109,6 +118,7 @@ impl Builder {
         self.naming.work() + self.members.len() as u64
     }
 
+    /// Returns the layout of what was added.
     pub fn finish(mut self) -> Layout {
         self.members.shrink_to_fit();
         let bytes = self.members.iter().map(|member| MEMBER_OVERHEAD + member.name.len()).sum();

@@ -6,6 +6,8 @@
 //! machine. Here is no socket, file, clock, async runtime or random source: time arrives as [`Moment`], randomness as a
 //! seed. Bytes of files never pass through a machine.
 
+#![warn(missing_docs)]
+
 pub mod authority;
 pub mod broker;
 pub mod idsource;

@@ -40,12 +40,14 @@ impl<K: Ord + Clone> Deadlines<K> {
         self.by_time.insert((at, key));
     }
 
+    /// Removes the key's deadline, if there is one.
     pub fn clear(&mut self, key: &K) {
         if let Some(old) = self.by_key.remove(key) {
             self.by_time.remove(&(old, key.clone()));
         }
     }
 
+    /// Returns the key's deadline.
     pub fn get(&self, key: &K) -> Option<Moment> {
         self.by_key.get(key).copied()
     }
@@ -66,6 +68,7 @@ impl<K: Ord + Clone> Deadlines<K> {
         Some(key)
     }
 
+    /// Returns true if nothing is waited for.
     pub fn is_empty(&self) -> bool {
         self.by_key.is_empty()
     }
@@ -82,14 +85,17 @@ impl<E> Default for EffectQueue<E> {
 }
 
 impl<E> EffectQueue<E> {
+    /// Appends an effect.
     pub fn push(&mut self, effect: E) {
         self.0.push_back(effect);
     }
 
+    /// Takes the oldest effect.
     pub fn pop(&mut self) -> Option<E> {
         self.0.pop_front()
     }
 
+    /// Returns true if all effects were taken.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -38,9 +38,11 @@ pub fn folded(path: &str) -> String {
 /// A member and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
+    /// The file and its owner.
     pub file: FileRef,
     /// Without the slash that ends a folder's.
     pub name: String,
+    /// True for an empty folder.
     pub is_folder: bool,
 }
 
@@ -82,16 +84,19 @@ impl Naming {
         self.owners.entry(id).or_insert_with(|| name.to_owned());
     }
 
+    /// Adds a path; names are given when all paths are known.
     pub fn add(&mut self, file: FileRef, path: &str, is_folder: bool) {
         self.work += 1;
         let path = without_drive(path);
         self.added.insert((folded(&path), file), Added { path, is_folder });
     }
 
+    /// Returns how many paths were added.
     pub fn len(&self) -> usize {
         self.added.len()
     }
 
+    /// Returns true if no path was added.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty()
     }

@@ -40,11 +40,15 @@ use shares::Shares;
 /// Who this device is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerConfig {
+    /// Ed25519 key of the device.
     pub public_key: PublicKey,
     /// Of this process; a newer session of the same one replaces the older.
     pub instance: Instance,
+    /// Text for people.
     pub name: String,
+    /// Says what runs on the device.
     pub kind: DeviceKind,
+    /// Free text for people; may be empty.
     pub platform: String,
     /// What it may show at the door.
     pub invitation: Option<(InvitationId, InvitationSecret)>,
@@ -133,10 +137,12 @@ impl Peer {
         }
     }
 
+    /// Returns the id that follows from this device's key.
     pub fn public_id(&self) -> DeviceId {
         self.public_id
     }
 
+    /// Returns where this device stands with the hub.
     pub fn phase(&self) -> &Phase {
         &self.told
     }
@@ -151,6 +157,7 @@ impl Peer {
         self.shares.states()
     }
 
+    /// Applies one input; its effects are then drained with [`Peer::poll_effect`].
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
             Input::Start => self.open_link(),
@@ -179,14 +186,17 @@ impl Peer {
         self.settle(now);
     }
 
+    /// Takes the next effect; `None` when all were taken.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop()
     }
 
+    /// Returns when [`Peer::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
         self.timers.earliest()
     }
 
+    /// Applies every deadline that has come.
     pub fn handle_timeout(&mut self, now: Moment) {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {

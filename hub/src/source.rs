@@ -18,6 +18,7 @@ impl Source {
         Self::from(bare.parse::<IpAddr>().unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))
     }
 
+    /// Returns the network that bounds are counted for: a /64, or the IPv4 address itself.
     pub fn network(self) -> Network {
         Network(match self.0 {
             IpAddr::V4(_) => self.0,

@@ -8,18 +8,23 @@ use crate::ids::FileId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(type = "[string, number, number]"))]
 pub struct Piece {
+    /// The file, of the owner that the message names.
     pub file_id: FileId,
+    /// Which of its groups.
     pub groups: GroupRange,
 }
 
 /// Consecutive groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupRange {
+    /// Number of the first group, from 0.
     pub first: u32,
+    /// How many groups.
     pub count: u32,
 }
 
 impl GroupRange {
+    /// Spans `count` groups from `first`.
     pub fn new(first: u32, count: u32) -> Self {
         Self { first, count }
     }
@@ -29,16 +34,19 @@ impl GroupRange {
         self.first.saturating_add(self.count)
     }
 
+    /// Returns true if `group` is one of them.
     pub fn contains(&self, group: u32) -> bool {
         (self.first..self.end()).contains(&group)
     }
 
+    /// Iterates over the numbers of the groups.
     pub fn iter(&self) -> std::ops::Range<u32> {
         self.first..self.end()
     }
 }
 
 impl Piece {
+    /// Names `count` groups of a file from `first`.
     pub fn new(file_id: FileId, first: u32, count: u32) -> Self {
         Self { file_id, groups: GroupRange::new(first, count) }
     }
@@ -62,7 +70,9 @@ impl<'de> Deserialize<'de> for Piece {
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub enum What {
+    /// The bytes of the groups, one after another.
     #[default]
     Bytes,
+    /// 32 bytes for each group: its BLAKE3 chaining value.
     Values,
 }

@@ -14,14 +14,18 @@ use crate::limits::{MAX_FRAME_BYTES, MAX_JSON_DEPTH, MAX_MASTER_FRAME_BYTES, MAX
 /// A message and the reference beside it, as devices, the relay and the console speak.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame<M> {
+    /// The opcode and its data.
     pub message: M,
+    /// The `ref`; an answer carries that of its request.
     pub reference: Option<Ref>,
 }
 
 /// A message on the master's socket, with who spoke and for whom it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MasterFrame<M> {
+    /// The opcode and its data.
     pub message: M,
+    /// The `ref`; an answer carries that of its request.
     pub reference: Option<Ref>,
     /// Relay → master: the session that spoke.
     pub from: Option<SessionAddress>,
@@ -42,7 +46,14 @@ pub enum DecodeError {
     Malformed(String),
     /// Answer REQUEST_FAILED {BAD_MESSAGE} with this ref.
     #[error("{opcode}: {why}")]
-    BadMessage { opcode: String, reference: Option<Ref>, why: String },
+    BadMessage {
+        /// The opcode as it was sent.
+        opcode: String,
+        /// The `ref` that the answer carries.
+        reference: Option<Ref>,
+        /// What does not fit, for the log and the answer.
+        why: String,
+    },
 }
 
 /// Messages whose unknown fields close the socket (PROTOCOL.md 1).
@@ -181,6 +192,7 @@ pub fn encode_master<M: Serialize>(frame: &MasterFrame<M>) -> String {
 }
 
 impl<M> Frame<M> {
+    /// Puts a message and its reference together.
     pub fn new(message: M, reference: Option<Ref>) -> Self {
         Self { message, reference }
     }

@@ -10,7 +10,9 @@ use crate::limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub enum DeviceKind {
+    /// A page in a browser.
     Browser,
+    /// A program such as `lanyard share`.
     Native,
     /// The host's own files; proved with the secret that master and relay share.
     Master,
@@ -23,8 +25,11 @@ pub enum DeviceKind {
 pub enum Membership {
     /// The relay has no roster yet.
     Unknown,
+    /// Not decided yet.
     Pending,
+    /// Let in.
     Approved,
+    /// Refused; such a device is told so and closed.
     Disapproved,
 }
 
@@ -33,8 +38,11 @@ pub enum Membership {
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub enum TransportMode {
+    /// TLS, and the hub's key was verified.
     Locked,
+    /// TLS, with nothing that verifies the hub.
     Encrypted,
+    /// Plain HTTP: others on the network can read along.
     Open,
 }
 
@@ -42,8 +50,11 @@ pub enum TransportMode {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Client {
+    /// Follows from the device's key.
     pub public_id: DeviceId,
+    /// UTF-8 text for people, 1 to 255 bytes without control characters.
     pub name: String,
+    /// Says what runs on the device.
     pub kind: DeviceKind,
     /// Free text such as "Chrome on Windows"; may be empty.
     pub platform: String,
@@ -53,7 +64,9 @@ pub struct Client {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct HubInfo {
+    /// The name that the host gave the hub.
     pub name: String,
+    /// The Ed25519 key that signs for its holder.
     pub public_key: PublicKey,
 }
 

@@ -31,14 +31,17 @@ pub enum FailureCode {
     BadBytes,
     /// A message of a shape that this version does not know.
     BadMessage,
+    /// The other side speaks another version of the wire.
     UnsupportedVersion,
     /// The same file id with other fields.
     IdTaken,
     /// A path that not every system could hold.
     PathRejected,
+    /// A frame, a file or a list is beyond its bound in [`crate::limits`].
     TooLarge,
     /// More than the hub remembers for one device, or for all.
     Quota,
+    /// No such file, link, device or address; also said in place of what the asker may not know.
     NotFound,
     /// A link was used as often as it may be.
     LinkUsedUp,
@@ -46,12 +49,19 @@ pub enum FailureCode {
     StaleRequest,
     /// Not the digits that the device shows.
     WrongCode,
+    /// The ticket is unknown, expired, or another device's.
     TicketRefused,
+    /// The ticket opened its one body already.
     TicketUsed,
+    /// The session that proves the request is over, or the proof is wrong.
     Unauthenticated,
+    /// A body came without `Content-Length`.
     LengthRequired,
+    /// A body came with `Content-Encoding`.
     UnsupportedEncoding,
+    /// The request's `Host` is no name of this hub.
     HostDenied,
+    /// The request comes from a page of another site.
     OriginDenied,
     /// This hub takes https only.
     TlsRequired,
@@ -171,20 +181,26 @@ impl FailureCode {
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub enum CloseCode {
+    /// A frame that is no message, or a security message of another shape.
     BadMessage,
+    /// The proof is wrong, or did not come in time.
     Unauthenticated,
     /// Turned away; a device does not come back by itself.
     Revoked,
+    /// Nothing could be written for 10 s.
     TooSlow,
     /// A newer session of the same instance took over.
     Superseded,
+    /// A frame beyond its bound.
     TooLarge,
+    /// More messages than a device may send, for too long.
     RateLimited,
     /// Shutting down.
     ServerNotReady,
 }
 
 impl CloseCode {
+    /// Every code, in the order of its number.
     pub const ALL: [CloseCode; 8] = [
         Self::BadMessage,
         Self::Unauthenticated,
@@ -196,6 +212,7 @@ impl CloseCode {
         Self::ServerNotReady,
     ];
 
+    /// Returns the number on the wire, 4400 to 4503.
     pub fn number(self) -> u16 {
         match self {
             Self::BadMessage => 4400,
@@ -209,6 +226,7 @@ impl CloseCode {
         }
     }
 
+    /// Returns the code of a number on the wire, if it has one.
     pub fn from_number(number: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|code| code.number() == number)
     }

@@ -10,7 +10,9 @@ use crate::ids::{DeviceId, FileId};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Resume {
+    /// Epoch of the last change that is held.
     pub epoch: u64,
+    /// Revision of the last change that is held.
     pub revision: u64,
 }
 
@@ -31,7 +33,9 @@ pub enum FeedMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Gone {
+    /// The device, or the owner of the file.
     pub public_id: DeviceId,
+    /// The file; absent when the device itself is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "typescript", ts(optional))]
     pub file_id: Option<FileId>,
@@ -41,7 +45,9 @@ pub struct Gone {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct FeedPage {
+    /// Says how to apply the page.
     pub mode: FeedMode,
+    /// Epoch of every page of this pull.
     pub epoch: u64,
     /// The head when this page was made.
     pub revision: u64,
@@ -49,13 +55,17 @@ pub struct FeedPage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "typescript", ts(optional, type = "number"))]
     pub since: Option<u64>,
+    /// Approved devices on this page.
     pub clients: Vec<Client>,
+    /// Listed files on this page.
     #[serde(deserialize_with = "crate::file::entries")]
     pub files: Vec<FileEntry>,
+    /// What a delta removes.
     pub gone: Vec<Gone>,
     /// Opaque; asks for the next page. Absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "typescript", ts(optional))]
     pub cursor: Option<String>,
+    /// True on the last page.
     pub last: bool,
 }

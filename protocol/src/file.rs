@@ -11,7 +11,9 @@ use crate::path;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct FileRef {
+    /// The owner.
     pub public_id: DeviceId,
+    /// The version, among the owner's.
     pub file_id: FileId,
 }
 
@@ -20,12 +22,15 @@ pub struct FileRef {
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub enum EntryKind {
+    /// A file.
     #[default]
     File,
+    /// An empty folder; its size is 0.
     Folder,
 }
 
 impl EntryKind {
+    /// Returns true for a file.
     pub fn is_file(&self) -> bool {
         *self == EntryKind::File
     }
@@ -35,6 +40,7 @@ impl EntryKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct NewFile {
+    /// New for each version: a changed file gets another id.
     pub file_id: FileId,
     /// Relative, `/`-separated (see [`crate::path`]).
     pub path: String,
@@ -44,9 +50,11 @@ pub struct NewFile {
     pub modified_ms: u64,
     /// May be empty.
     pub media_type: String,
+    /// File or empty folder.
     #[serde(default, skip_serializing_if = "EntryKind::is_file")]
     #[cfg_attr(feature = "typescript", ts(as = "Option<EntryKind>", optional))]
     pub kind: EntryKind,
+    /// BLAKE3 hash of the content, when the owner knows it already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "typescript", ts(optional))]
     pub root: Option<Root>,
@@ -58,14 +66,21 @@ pub struct NewFile {
 #[serde(remote = "Self")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct FileEntry {
+    /// The owner.
     pub public_id: DeviceId,
     /// The session that added it or brought it back last: it is asked for the bytes.
     pub instance: Instance,
+    /// The version, among the owner's.
     pub file_id: FileId,
+    /// Relative and `/`-separated, as the owner announced it.
     pub path: String,
+    /// Exact, in bytes.
     pub size: u64,
+    /// Milliseconds since 1970, by the owner's clock; a hint.
     pub modified_ms: u64,
+    /// Such as "video/mp4"; may be empty.
     pub media_type: String,
+    /// File or empty folder.
     #[serde(default, skip_serializing_if = "EntryKind::is_file")]
     #[cfg_attr(feature = "typescript", ts(as = "Option<EntryKind>", optional))]
     pub kind: EntryKind,
@@ -122,6 +137,7 @@ impl FileEntry {
         self.size <= MAX_FILE_BYTES && self.group_log == group_log(self.size) && path::validate(&self.path).is_ok()
     }
 
+    /// Returns the name of the file everywhere.
     pub fn file_ref(&self) -> FileRef {
         FileRef { public_id: self.public_id, file_id: self.file_id }
     }

@@ -5,7 +5,9 @@ use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, me
 
 use crate::ids::Root;
 
+/// log2 of the smallest group: 256 KiB.
 pub const MIN_GROUP_LOG: u8 = 18;
+/// log2 of the largest group: 16 MiB, so a file of 1 TiB has at most 65,536 groups.
 pub const MAX_GROUP_LOG: u8 = 24;
 /// A file has at most this many groups.
 pub const MAX_GROUPS: u64 = 65_536;
@@ -28,7 +30,9 @@ pub fn group_log(size: u64) -> u8 {
 /// How a file of some size divides into groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Groups {
+    /// Bytes of the file.
     pub size: u64,
+    /// log2 of the bytes of a group.
     pub group_log: u8,
 }
 
@@ -58,6 +62,7 @@ impl Groups {
         self.size.saturating_sub(self.offset(index)).min(1 << self.group_log)
     }
 
+    /// Returns true for a file without bytes, which has no groups.
     pub fn is_empty(&self) -> bool {
         self.size == 0
     }
@@ -114,10 +119,12 @@ pub struct GroupHasher {
 }
 
 impl GroupHasher {
+    /// Takes the next bytes of the group.
     pub fn update(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
     }
 
+    /// Returns the hash of the bytes so far.
     pub fn finish(self) -> GroupValue {
         if self.is_root {
             GroupValue(*self.hasher.finalize().as_bytes())

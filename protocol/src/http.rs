@@ -21,6 +21,8 @@ pub fn link_path(link: &Link, name: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct HttpError {
+    /// Stable name of the reason, for programs.
     pub code: FailureCode,
+    /// A sentence for people, in English.
     pub message: String,
 }

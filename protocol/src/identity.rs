@@ -23,16 +23,23 @@ pub fn fingerprint(key: &PublicKey) -> String {
 /// What both proofs of one connect are made over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transcript {
+    /// From the relay's CHALLENGE.
     pub boot_id: BootId,
+    /// From the relay's CHALLENGE.
     pub relay_nonce: Nonce,
+    /// From the device's CLIENT_REGISTER.
     pub device_nonce: Nonce,
+    /// The key that the hub claims.
     pub hub_key: PublicKey,
+    /// The key that the device claims.
     pub device_key: PublicKey,
     /// What the client sends as `Host`: lower case, default port left out, IPv6 in brackets.
     pub authority: String,
+    /// The TLS connection that the messages travel on, or the constant for plain HTTP.
     pub channel: Channel,
     /// Made by each side for this connection alone; the session key is agreed with them.
     pub relay_ephemeral: EphemeralKey,
+    /// The device's half of the session key.
     pub device_ephemeral: EphemeralKey,
 }
 
@@ -63,18 +70,22 @@ impl Transcript {
         format!("{}\n{}", self.lines("lanyard/2 hub"), public_id)
     }
 
+    /// Signs the device's text.
     pub fn sign_as_device(&self, key: &Keypair) -> Signature {
         key.sign(self.device_text().as_bytes())
     }
 
+    /// Signs the hub's text, which names the device.
     pub fn sign_as_hub(&self, key: &Keypair, public_id: DeviceId) -> Signature {
         key.sign(self.hub_text(public_id).as_bytes())
     }
 
+    /// Returns true if the device's key made `signature` over this exchange.
     pub fn device_signed(&self, signature: &Signature) -> bool {
         verify(&self.device_key, self.device_text().as_bytes(), signature)
     }
 
+    /// Returns true if the hub's key made `signature` over this exchange.
     pub fn hub_signed(&self, public_id: DeviceId, signature: &Signature) -> bool {
         verify(&self.hub_key, self.hub_text(public_id).as_bytes(), signature)
     }
@@ -96,18 +107,22 @@ impl Keypair {
         Self(SigningKey::from_bytes(seed))
     }
 
+    /// Returns the 32 secret bytes, for writing to a private file.
     pub fn seed(&self) -> [u8; 32] {
         self.0.to_bytes()
     }
 
+    /// Returns the key that others check signatures with.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key().to_bytes())
     }
 
+    /// Returns the id that follows from the public key.
     pub fn public_id(&self) -> DeviceId {
         public_id(&self.public())
     }
 
+    /// Signs exactly these bytes; every text of the protocol begins with its purpose.
     pub fn sign(&self, text: &[u8]) -> Signature {
         Signature(self.0.sign(text).to_bytes())
     }

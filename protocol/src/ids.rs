@@ -238,14 +238,18 @@ uuid_id!(
 /// A session as it is named on the master's socket: a device and which of its processes or tabs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionAddress {
+    /// The device.
     pub public_id: DeviceId,
+    /// The process or tab.
     pub instance: Instance,
 }
 
 /// Whom the master means: one session, or without `instance` all sessions of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipient {
+    /// The device.
     pub public_id: DeviceId,
+    /// The process or tab; absent: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Instance>,
 }
@@ -270,6 +274,7 @@ impl Ref {
         Self(n.to_string())
     }
 
+    /// Returns the text as it stands in the frame.
     pub fn as_str(&self) -> &str {
         &self.0
     }

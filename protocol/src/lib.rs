@@ -3,6 +3,8 @@
 //! Types, limits and everything that is *computed* on the wire (ids, signature texts, codes, group values), each checked
 //! against `vectors/`. No IO, no clock, no randomness: callers bring those.
 
+#![warn(missing_docs)]
+
 pub mod approval;
 pub mod archive;
 pub mod chunk;

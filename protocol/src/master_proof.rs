@@ -9,8 +9,11 @@ use crate::ids::{BootId, Channel, Mac, Nonce};
 /// What both proofs of one registration are made over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MasterTranscript {
+    /// From the relay's MASTER_CHALLENGE.
     pub boot_id: BootId,
+    /// From the relay's MASTER_CHALLENGE.
     pub relay_nonce: Nonce,
+    /// From the master's registration.
     pub master_nonce: Nonce,
     /// Grows with every registration of the master; fences an old one.
     pub term: u64,
@@ -38,10 +41,12 @@ impl MasterTranscript {
         Mac(*blake3::keyed_hash(secret, text.as_bytes()).as_bytes())
     }
 
+    /// Proves the secret in the master's direction.
     pub fn master_mac(&self, secret: &[u8; 32]) -> Mac {
         self.mac("lanyard/2 master", secret)
     }
 
+    /// Proves the secret in the relay's direction, so that neither proof can be sent back.
     pub fn relay_mac(&self, secret: &[u8; 32]) -> Mac {
         self.mac("lanyard/2 relay", secret)
     }

@@ -5,14 +5,19 @@ use crate::limits::{MAX_PATH_BYTES, MAX_SEGMENT_BYTES, MAX_SEGMENTS};
 /// Why a path may not travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
+    /// Empty, or beyond [`MAX_PATH_BYTES`].
     #[error("the path is empty or longer than 4096 bytes")]
     Length,
+    /// More than [`MAX_SEGMENTS`] segments.
     #[error("the path has more than 64 segments")]
     Depth,
+    /// A segment is empty or beyond [`MAX_SEGMENT_BYTES`].
     #[error("a segment is empty or longer than 255 bytes")]
     SegmentLength,
+    /// A segment would leave the folder, or say nothing.
     #[error("a segment is `.` or `..`")]
     Dots,
+    /// A character that some system reads as a separator or an order.
     #[error("the path holds a backslash or a control character")]
     Character,
 }

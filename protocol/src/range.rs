@@ -6,7 +6,12 @@ pub enum Wanted {
     /// No header, a malformed one, or several ranges: 200 with the whole.
     Whole,
     /// 206 with the bytes `first..=last`.
-    Part { first: u64, last: u64 },
+    Part {
+        /// Offset of the first byte.
+        first: u64,
+        /// Offset of the last byte, which is part of the range.
+        last: u64,
+    },
     /// 416 with `bytes */size`.
     Unsatisfiable,
 }

@@ -27,6 +27,7 @@ impl EphemeralSecret {
         Self { secret, public }
     }
 
+    /// Returns the half that is sent to the other side.
     pub fn public(&self) -> EphemeralKey {
         self.public
     }
@@ -85,6 +86,7 @@ impl SessionKey {
 /// The part of a request that is proved. The bytes of a chunk have their own check, and a ticket that is used once.
 #[derive(Debug, Clone, Copy)]
 pub struct Proved<'a> {
+    /// Upper case, such as `GET`.
     pub method: &'a str,
     /// Path and query, as they stand in the request line.
     pub target: &'a str,
@@ -93,8 +95,11 @@ pub struct Proved<'a> {
 /// The value of an `Authorization` header: `Lanyard {session_id}.{counter}.{mac}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Authorization {
+    /// Names the session whose key made the proof.
     pub session_id: KeyId,
+    /// Grows with each request of the session and is used once; from 1 to 2^53 - 1.
     pub counter: u64,
+    /// Made with the session's key over the request and the counter.
     pub mac: Mac,
 }
 
@@ -138,6 +143,7 @@ pub struct Signer {
 }
 
 impl Signer {
+    /// Begins to count at 1; a session has one signer.
     pub fn new(session_id: KeyId, key: SessionKey) -> Self {
         Self { session_id, key, last: AtomicU64::new(0) }
     }

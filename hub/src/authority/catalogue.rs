@@ -13,6 +13,7 @@ pub(super) const WITHDRAWN_KEPT_MS: u64 = 24 * 3_600_000;
 /// One file as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
+    /// The file as it is listed.
     pub entry: FileEntry,
     /// Of its last change in the feed.
     pub revision: u64,

@@ -466,6 +466,7 @@ impl Authority {
         self.effects.push(Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: Some(ask) });
     }
 
+    /// Returns the policy that holds now.
     pub fn admission(&self) -> Admission {
         self.config.admission
     }

@@ -44,15 +44,21 @@ pub enum Linked {
 /// One link as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkRecord {
+    /// Names the link; its key is known to nobody here.
     pub hash: LinkHash,
+    /// The device that made the link and holds its key.
     pub maker: DeviceId,
     /// The name of its download.
     pub name: String,
+    /// What the link opens.
     pub linked: Linked,
+    /// Milliseconds since 1970 of its making.
     pub made_ms: u64,
+    /// Milliseconds since 1970 of its last use.
     pub used_ms: u64,
     /// The end that its maker chose.
     pub ends_ms: Option<u64>,
+    /// Uses that remain; `None` when they are not counted.
     pub uses_left: Option<u32>,
 }
 

@@ -18,36 +18,48 @@ use super::{Ask, Asker, Authority, Change, Member, Note, Timer, Verdict, Word};
 pub enum Command {
     /// Without `request_id`: the knock of that device which fits the word best.
     Approve {
+        /// The device.
         public_id: DeviceId,
+        /// The knock.
         request_id: Option<RequestId>,
+        /// How sure the person is: digits typed, a tap, or a name.
         word: Word,
         /// How long it may stay; then it is turned away.
         for_ms: Option<u64>,
     },
     /// Turn away: final.
     Refuse {
+        /// The device.
         public_id: DeviceId,
     },
     /// Lift a refusal: that key may knock again, no more.
     Forget {
+        /// The device.
         public_id: DeviceId,
     },
+    /// Gives a device another name.
     Rename {
+        /// The device.
         public_id: DeviceId,
+        /// The new name.
         name: String,
     },
     /// Make an invitation.
     Invite {
+        /// Milliseconds for which the invitation can be used.
         valid_ms: u64,
+        /// Milliseconds for which an approval lasts; `None` for one without an end.
         for_ms: Option<u64>,
     },
     /// Whom to let in from now on.
     SetDoor(Admission),
     /// Ask about more devices than usual, for ten minutes.
     AllowMore,
+    /// Asks for a page of the feed.
     Pull(FeedPull),
     /// Everybody's links.
     PullLinks(LinksPull),
+    /// Ends a link, whoever made it.
     DropLink(LinkHash),
 }
 

@@ -61,8 +61,11 @@ pub(super) fn file_bytes(entry: &FileEntry) -> u64 {
 /// Bytes that the hub remembers for devices, and how many it may.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remembered {
+    /// Bytes remembered for all devices.
     pub bytes: u64,
+    /// Bytes that may be remembered for all devices.
     pub limit: u64,
+    /// Bytes that may be remembered for one device.
     pub device_limit: u64,
     /// Only devices for which something is remembered.
     pub devices: BTreeMap<DeviceId, u64>,

@@ -10,15 +10,20 @@ use unicode_normalization::UnicodeNormalization;
 /// How a device stands with the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
+    /// Let in.
     Approved,
+    /// Refused, until a person forgets that.
     Refused,
 }
 
 /// One device that was decided about, as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
+    /// The device as others see it.
     pub client: Client,
+    /// Ed25519 key of the device.
     pub public_key: PublicKey,
+    /// The decision that holds.
     pub verdict: Verdict,
     /// Of its last change in the feed.
     pub revision: u64,

@@ -13,35 +13,55 @@ use lanyard_protocol::{
 use super::input::{CallId, LinkReader, ReaderId, SessionId, SlotId};
 use super::speed::SpeedGroup;
 
+/// An instruction to the relay's driver, carried out in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// The first answer to a session; the edge adds signature and, unless it is turned away, a session token.
     Acknowledge {
+        /// The session, as the driver named it.
         session: SessionId,
+        /// Says where the device stands.
         membership: Membership,
+        /// True while the master is registered.
         hub_ready: bool,
     },
+    /// Sends a message.
     Send {
+        /// The session, as the driver named it.
         session: SessionId,
+        /// The message to send.
         message: RelayToDevice,
+        /// The `ref` of the request that this answers, if it answers one.
         reference: Option<Ref>,
     },
     /// The same to many; `answered` hears it with its reference.
     Broadcast {
+        /// The sessions that get it.
         sessions: Vec<SessionId>,
+        /// The message to send.
         message: RelayToDevice,
+        /// The session whose request this answers, and the `ref` for it.
         answered: Option<(SessionId, Ref)>,
     },
+    /// Closes a device's socket.
     Close {
+        /// The session, as the driver named it.
         session: SessionId,
+        /// Close code to send.
         code: CloseCode,
     },
+    /// Sends a message to the master.
     SendMaster {
+        /// The session, as the driver named it.
         session: SessionId,
+        /// The message with its addresses.
         frame: Box<MasterFrame<RelayToMaster>>,
     },
+    /// Closes the master's socket.
     CloseMaster {
+        /// The session, as the driver named it.
         session: SessionId,
+        /// Close code to send.
         code: CloseCode,
     },
 
@@ -49,71 +69,110 @@ pub enum Effect {
     OpenSlot(Box<NewSlot>),
     /// A slot that is full at once: the file's group values, from the relay's memory.
     OpenValues {
+        /// The slot, as the broker named it.
         slot: SlotId,
+        /// The file and its owner.
         file: FileRef,
+        /// Bytes of the list.
         length: u64,
     },
     /// A ticket for a GET of these byte ranges of the slot, one after the other.
     GrantRead {
+        /// Opens one body over HTTP, once.
         ticket: Ticket,
+        /// The session, as the driver named it.
         session: SessionId,
+        /// The slot, as the broker named it.
         slot: SlotId,
+        /// The reader of the slot.
         reader: ReaderId,
+        /// Ranges of the slot's bytes, in the order in which they are sent.
         ranges: Vec<Range<u64>>,
     },
+    /// Makes a ticket worthless.
     RevokeTicket {
+        /// Opens one body over HTTP, once.
         ticket: Ticket,
     },
     /// The slot is over: its PUT ends, its readers see `code`.
     FailSlot {
+        /// The slot, as the broker named it.
         slot: SlotId,
+        /// The stable name of the reason.
         code: FailureCode,
     },
     /// Nobody reads it: its bytes go.
     DropSlot {
+        /// The slot, as the broker named it.
         slot: SlotId,
     },
+    /// Ends a reader's body in the middle.
     CutReader {
+        /// The slot, as the broker named it.
         slot: SlotId,
+        /// The reader of the slot.
         reader: ReaderId,
+        /// The stable name of the reason.
         code: FailureCode,
     },
     /// Forget the group values of a file that changed or is gone.
     ForgetValues {
+        /// The file and its owner.
         file: FileRef,
     },
 
     /// Groups that the want may read, and where each piece lies in the slot.
     LinkReady {
+        /// The response that reads the link.
         reader: LinkReader,
+        /// Number of the want among those of its reader.
         want: u64,
+        /// The slot, as the broker named it.
         slot: SlotId,
+        /// The reader of the slot that serves the link.
         slice: ReaderId,
+        /// Where the bytes are in the slot.
         parts: Vec<LinkPart>,
     },
     /// Final: the body is cut.
     LinkFailed {
+        /// The response that reads the link.
         reader: LinkReader,
+        /// Number of the want among those of its reader.
         want: u64,
+        /// The stable name of the reason.
         code: FailureCode,
+        /// The file whose groups did not come.
         file: FileRef,
     },
     /// It waits and will go on by itself.
     LinkWaits {
+        /// The response that reads the link.
         reader: LinkReader,
+        /// Number of the want among those of its reader.
         want: u64,
+        /// The reason for which it waits.
         code: FailureCode,
     },
+    /// Answers the question what a link opens.
     LinkFound {
+        /// Names the question that waits for an answer.
         call: CallId,
+        /// The answer, or why there is none.
         result: Result<Arc<LinkInfo>, FailureCode>,
     },
+    /// Answers the question whether a use may begin.
     LinkBegun {
+        /// Names the question that waits for an answer.
         call: CallId,
+        /// The answer, or why there is none.
         result: Result<(), FailureCode>,
     },
+    /// Answers the question for members of an archive.
     LinkMembers {
+        /// Names the question that waits for an answer.
         call: CallId,
+        /// The answer, or why there is none.
         result: Result<Vec<LinkMember>, FailureCode>,
     },
 }
@@ -124,10 +183,15 @@ pub type LinkPart = (FileRef, GroupRange, Range<u64>);
 /// One upload of one run, as the data plane needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSlot {
+    /// Names the slot from now on.
     pub slot: SlotId,
+    /// The session that is asked for the body.
     pub holder: SessionId,
+    /// Opens one body over HTTP, once.
     pub ticket: Ticket,
+    /// Says whether the body holds groups or their hashes.
     pub what: What,
+    /// The groups of files in the body, in the order of their bytes.
     pub pieces: Vec<SlotPiece>,
     /// Bytes of the whole body.
     pub length: u64,
@@ -138,9 +202,13 @@ pub struct NewSlot {
 /// Groups of one file within a slot's body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotPiece {
+    /// The file and its owner.
     pub file: FileRef,
+    /// Bytes of the file.
     pub size: u64,
+    /// log2 of the bytes of a group.
     pub group_log: u8,
+    /// Which groups of the file.
     pub groups: GroupRange,
     /// Where they start in the body.
     pub offset: u64,
@@ -151,7 +219,9 @@ pub struct SlotPiece {
 /// The contents of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkedTo {
+    /// One file.
     File(FileEntry),
+    /// An archive, written as it is read.
     Archive(LinkArchive),
     /// Nothing: all that it was made of is gone.
     Nothing,
@@ -160,10 +230,13 @@ pub enum LinkedTo {
 /// What is behind a link, as the master granted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkInfo {
+    /// Names the link; its key is known to nobody here.
     pub hash: LinkHash,
+    /// The device that made the link.
     pub maker: DeviceId,
     /// Its uses are counted.
     pub limited: bool,
+    /// What the link opens.
     pub what: LinkedTo,
 }
 

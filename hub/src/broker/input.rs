@@ -31,12 +31,19 @@ pub struct CallId(pub u64);
 /// What the edge has verified of a session: who it is, by its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
+    /// The device.
     pub public_id: DeviceId,
+    /// Ed25519 key of the device.
     pub public_key: PublicKey,
+    /// Text for people.
     pub name: String,
+    /// Says what runs on the device.
     pub kind: DeviceKind,
+    /// Free text for people; may be empty.
     pub platform: String,
+    /// Tells this process or tab from the others of the device.
     pub instance: Instance,
+    /// Binds the device to a nonce that it reveals later.
     pub commit: Commit,
     /// Passed on to the master with the knock.
     pub invitation: Option<InvitationProof>,
@@ -44,6 +51,7 @@ pub struct Identity {
     pub relay_nonce: Nonce,
     /// Where it comes from, without port.
     pub address: String,
+    /// Where the device stands in the feed; `None` when it holds nothing.
     pub resume: Option<Resume>,
 }
 
@@ -59,32 +67,47 @@ pub struct Rejections {
     pub closed: BTreeMap<CloseCode, u64>,
 }
 
+/// Something that happened to the relay, told by its driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "inputs are handled one by one, and none is kept")]
 pub enum Input {
     /// The edge verified a device's key proof.
     SessionOpened {
+        /// The session, as the driver named it.
         session: SessionId,
+        /// What the device proved at the handshake.
         identity: Box<Identity>,
     },
+    /// A device sent a message.
     MessageReceived {
+        /// The session, as the driver named it.
         session: SessionId,
+        /// The message as it was decoded.
         message: DeviceToRelay,
+        /// The `ref` beside the message.
         reference: Option<Ref>,
     },
+    /// A device's socket ended.
     SessionClosed {
+        /// The session, as the driver named it.
         session: SessionId,
     },
 
     /// The edge verified a master's mac and that its term is the highest of this boot.
     MasterOpened {
+        /// The session, as the driver named it.
         session: SessionId,
     },
+    /// The master sent a message.
     MasterMessage {
+        /// The session, as the driver named it.
         session: SessionId,
+        /// The message with its addresses.
         frame: Box<MasterFrame<MasterToRelay>>,
     },
+    /// The master's socket ended.
     MasterClosed {
+        /// The session, as the driver named it.
         session: SessionId,
     },
     /// What the relay refused and closed since it started, told about once a second: time to report to the master.
@@ -92,93 +115,133 @@ pub enum Input {
 
     /// The head of the slot's PUT was accepted.
     PutStarted {
+        /// The slot, as the broker named it.
         slot: SlotId,
     },
     /// All bytes are there and verified.
     PutFinished {
+        /// The slot, as the broker named it.
         slot: SlotId,
     },
+    /// The body ended before it was whole and right.
     PutFailed {
+        /// The slot, as the broker named it.
         slot: SlotId,
+        /// The stable name of the reason.
         code: FailureCode,
+        /// The file whose bytes are wrong, in a body of several.
         culprit: Option<FileRef>,
     },
     /// A reader redeemed its ticket.
     ReaderStarted {
+        /// The slot, as the broker named it.
         slot: SlotId,
+        /// The reader of the slot.
         reader: ReaderId,
     },
     /// Its last byte is with the transport, or its body broke.
     ReaderLeft {
+        /// The slot, as the broker named it.
         slot: SlotId,
+        /// The reader of the slot.
         reader: ReaderId,
+        /// Bytes that left the relay.
         delivered: u64,
     },
     /// How many bytes running bodies have delivered so far, looked at about twice a second, all at once.
     ReadersMoved {
+        /// Bytes that each reader has been sent so far.
         moved: Vec<(SlotId, ReaderId, u64)>,
     },
     /// A reader took nothing for two seconds, or moves again.
     ReaderStill {
+        /// The slot, as the broker named it.
         slot: SlotId,
+        /// The reader of the slot.
         reader: ReaderId,
+        /// True when the reader takes nothing.
         still: bool,
     },
     /// All groups of a file are pinned: this is what they merge to.
     RootKnown {
+        /// The file and its owner.
         file: FileRef,
+        /// BLAKE3 hash of the whole file.
         root: Root,
     },
     /// The relay has the whole list of the file's group values.
     ValuesKnown {
+        /// The file and its owner.
         file: FileRef,
     },
     /// The relay had to drop its list of the file's group values.
     ValuesLost {
+        /// The file and its owner.
         file: FileRef,
     },
 
+    /// A request for a link arrived.
     LinkOpened {
+        /// Names the question that waits for an answer.
         call: CallId,
+        /// Names the link; its key is known to nobody here.
         hash: LinkHash,
     },
     /// A link whose uses are counted is about to be read.
     LinkBegun {
+        /// Names the question that waits for an answer.
         call: CallId,
+        /// Names the link; its key is known to nobody here.
         hash: LinkHash,
         /// From its first byte to its last.
         whole: bool,
+        /// Bytes that the request asks for.
         bytes: u64,
     },
     /// Bytes that `LinkBegun` counted and that did not go out.
     LinkUnread {
+        /// Names the link; its key is known to nobody here.
         hash: LinkHash,
+        /// Bytes that did not go out.
         bytes: u64,
     },
     /// A link's response wants the next members of its archive.
     LinkPageWanted {
+        /// Names the question that waits for an answer.
         call: CallId,
+        /// The response that reads the link.
         reader: LinkReader,
+        /// The members that are asked for.
         page: LinkPage,
     },
     /// The HTTP request behind `call` is gone.
     CallLeft {
+        /// Names the question that waits for an answer.
         call: CallId,
     },
     /// A link's response wants groups of one owner's files, as one run.
     LinkWanted {
+        /// The response that reads the link.
         reader: LinkReader,
+        /// Names the link; its key is known to nobody here.
         hash: LinkHash,
+        /// Number of the want among those of its reader.
         want: u64,
+        /// Groups of one owner's files, in the order of their bytes.
         pieces: Vec<WantedPiece>,
     },
     /// A link's response gave up its wants up to this number (all: `u64::MAX`, when it is over).
     LinkLeft {
+        /// The response that reads the link.
         reader: LinkReader,
+        /// Number of the last want that is given up.
         up_to: u64,
     },
+    /// Bytes went out through a link.
     LinkMoved {
+        /// Names the link; its key is known to nobody here.
         hash: LinkHash,
+        /// How far the transfer is.
         progress: LinkProgress,
     },
 }
@@ -186,9 +249,14 @@ pub enum Input {
 /// Where a link's response stands, measured by the edge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkProgress {
+    /// The file and its owner.
     pub file: FileRef,
+    /// Bytes sent so far.
     pub done: u64,
+    /// Bytes of the whole.
     pub total: u64,
+    /// Bytes a second, a moving average.
     pub rate: u64,
+    /// How it stands now.
     pub state: TransferState,
 }

@@ -5,6 +5,7 @@
 pub struct Tally {
     /// Runs that their owners were asked for.
     pub opened_runs: u64,
+    /// Bytes of all slots that were opened since the start.
     pub opened_bytes: u64,
     /// Asked for by somebody more while they were on their way.
     pub joined_bytes: u64,

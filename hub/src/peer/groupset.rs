@@ -26,10 +26,12 @@ impl GroupSet {
         self.len
     }
 
+    /// Returns true if there is no group in it.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// Returns true if the group is in it.
     pub fn contains(&self, group: u32) -> bool {
         self.runs.range(..=group).next_back().is_some_and(|(_, end)| group < *end)
     }
@@ -52,6 +54,7 @@ impl GroupSet {
         Some(GroupRange::new(first, end - first))
     }
 
+    /// Adds the groups of the range.
     pub fn insert(&mut self, range: GroupRange) {
         let (mut first, mut end) = (range.first, range.end());
         if first == end {
@@ -71,6 +74,7 @@ impl GroupSet {
         self.len += end - first;
     }
 
+    /// Takes the groups of the range out.
     pub fn remove(&mut self, range: GroupRange) {
         let (first, end) = (range.first, range.end());
         if first == end {

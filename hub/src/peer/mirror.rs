@@ -12,7 +12,9 @@ use lanyard_protocol::{
 /// Everything listed, as this device knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalogue {
+    /// Approved devices.
     pub clients: BTreeMap<DeviceId, Client>,
+    /// Everything that is listed.
     pub files: BTreeMap<FileRef, FileEntry>,
     /// Who is online; the relay's word, not part of the feed.
     pub online: BTreeSet<DeviceId>,

@@ -68,6 +68,7 @@ pub struct Reveals {
     /// Those that no valid opening followed. One counts from before it is made, and no success makes up for it: a false hub
     /// could open some to be shown others.
     pub unopened: u32,
+    /// Reveals since a person last asked.
     pub given: u32,
 }
 

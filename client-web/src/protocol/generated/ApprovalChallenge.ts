@@ -5,4 +5,12 @@ import type { RequestId } from "./RequestId";
 /**
  * The master binds itself to its nonce before the device reveals: whoever learns the digits last cannot choose them.
  */
-export type ApprovalChallenge = { request_id: RequestId, commit: Commit, };
+export type ApprovalChallenge = { 
+/**
+ * Identifies the knock; each one gets a new id.
+ */
+request_id: RequestId, 
+/**
+ * Binds the sender to a nonce that it reveals later.
+ */
+commit: Commit, };

@@ -4,4 +4,8 @@ import type { RequestId } from "./RequestId";
 /**
  * The host lets nobody in at the moment. The knock is over; when that changes, an APPROVAL_RESTART comes.
  */
-export type ApprovalClosed = { request_id: RequestId, };
+export type ApprovalClosed = { 
+/**
+ * Identifies the knock; each one gets a new id.
+ */
+request_id: RequestId, };

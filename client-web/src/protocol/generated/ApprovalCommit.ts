@@ -5,4 +5,12 @@ import type { InvitationProof } from "./InvitationProof";
 /**
  * A new promise after APPROVAL_RESTART.
  */
-export type ApprovalCommit = { commit: Commit, invitation?: InvitationProof, };
+export type ApprovalCommit = { 
+/**
+ * Binds the sender to a nonce that it reveals later.
+ */
+commit: Commit, 
+/**
+ * Proof of an invitation for the new knock.
+ */
+invitation?: InvitationProof, };

@@ -5,4 +5,12 @@ import type { RequestId } from "./RequestId";
 /**
  * The nonce that the master had committed to: from here on both sides know the digits.
  */
-export type ApprovalOpen = { request_id: RequestId, nonce: Nonce, };
+export type ApprovalOpen = { 
+/**
+ * Identifies the knock; each one gets a new id.
+ */
+request_id: RequestId, 
+/**
+ * 32 random bytes, drawn for this exchange.
+ */
+nonce: Nonce, };

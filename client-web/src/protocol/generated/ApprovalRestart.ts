@@ -5,4 +5,12 @@ import type { RequestId } from "./RequestId";
 /**
  * The knock is to be made anew, with this nonce of the relay.
  */
-export type ApprovalRestart = { request_id: RequestId, nonce: Nonce, };
+export type ApprovalRestart = { 
+/**
+ * Identifies the knock; each one gets a new id.
+ */
+request_id: RequestId, 
+/**
+ * 32 random bytes, drawn for this exchange.
+ */
+nonce: Nonce, };

@@ -2,4 +2,15 @@
 import type { RequestId } from "./RequestId";
 import type { Reveal } from "./Reveal";
 
-export type ApprovalReveal = { request_id: RequestId, reveal: Reveal, };
+/**
+ * Answers an APPROVAL_CHALLENGE: the device opens its own commitment, after the master is bound.
+ */
+export type ApprovalReveal = { 
+/**
+ * Identifies the knock; each one gets a new id.
+ */
+request_id: RequestId, 
+/**
+ * The nonce that the device committed to, and what blinded the commitment.
+ */
+reveal: Reveal, };

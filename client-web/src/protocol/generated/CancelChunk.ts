@@ -2,7 +2,14 @@
 import type { Piece } from "./Piece";
 import type { TransferId } from "./TransferId";
 
-export type CancelChunk = { transfer_id: TransferId, 
+/**
+ * Ends requests that the sender no longer needs.
+ */
+export type CancelChunk = { 
+/**
+ * Identifies the download, as its asker chose it.
+ */
+transfer_id: TransferId, 
 /**
  * Absent: all of the transfer.
  */

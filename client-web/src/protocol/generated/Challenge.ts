@@ -8,8 +8,29 @@ import type { TransportMode } from "./TransportMode";
 /**
  * The relay's first word: what to prove.
  */
-export type Challenge = { protocol: number, boot_id: BootId, nonce: Nonce, 
+export type Challenge = { 
+/**
+ * The version of the wire that the sender speaks; see [`crate::PROTOCOL_VERSION`].
+ */
+protocol: number, 
+/**
+ * Drawn when the relay starts; a proof for one life of the relay is worth nothing in the
+ * next.
+ */
+boot_id: BootId, 
+/**
+ * The relay's, for this connect.
+ */
+nonce: Nonce, 
 /**
  * The relay's half of the session key.
  */
-ephemeral_key: EphemeralKey, hub: HubInfo, mode: TransportMode, };
+ephemeral_key: EphemeralKey, 
+/**
+ * Name and key of the hub.
+ */
+hub: HubInfo, 
+/**
+ * Says how private the connection is.
+ */
+mode: TransportMode, };

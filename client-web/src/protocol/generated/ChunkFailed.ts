@@ -3,4 +3,27 @@ import type { FailureCode } from "./FailureCode";
 import type { Piece } from "./Piece";
 import type { TransferId } from "./TransferId";
 
-export type ChunkFailed = { transfer_id: TransferId, pieces: Array<Piece>, code: FailureCode, retry: boolean, retry_after_ms?: number, };
+/**
+ * A run will not come by itself.
+ */
+export type ChunkFailed = { 
+/**
+ * Identifies the download, as its asker chose it.
+ */
+transfer_id: TransferId, 
+/**
+ * The groups of files in one body, in the order of their bytes.
+ */
+pieces: Array<Piece>, 
+/**
+ * Stable name of the reason, for programs.
+ */
+code: FailureCode, 
+/**
+ * True when the same request may succeed later.
+ */
+retry: boolean, 
+/**
+ * Milliseconds to wait before another attempt.
+ */
+retry_after_ms?: number, };

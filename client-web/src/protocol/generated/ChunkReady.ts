@@ -3,4 +3,23 @@ import type { Piece } from "./Piece";
 import type { Ticket } from "./Ticket";
 import type { TransferId } from "./TransferId";
 
-export type ChunkReady = { transfer_id: TransferId, pieces: Array<Piece>, ticket: Ticket, length: number, };
+/**
+ * A run can be fetched: a GET of `/chunks/{ticket}`, to begin within 60 s. Its bytes may still be arriving.
+ */
+export type ChunkReady = { 
+/**
+ * Identifies the download, as its asker chose it.
+ */
+transfer_id: TransferId, 
+/**
+ * The groups of files in one body, in the order of their bytes.
+ */
+pieces: Array<Piece>, 
+/**
+ * Opens one body of `/chunks/{ticket}`, once.
+ */
+ticket: Ticket, 
+/**
+ * Exact number of bytes of the body.
+ */
+length: number, };

@@ -3,7 +3,18 @@ import type { FailureCode } from "./FailureCode";
 import type { FileId } from "./FileId";
 import type { Ticket } from "./Ticket";
 
-export type ChunkUnavailable = { ticket: Ticket, code: FailureCode, 
+/**
+ * Tells the relay that the owner cannot send the body of this ticket.
+ */
+export type ChunkUnavailable = { 
+/**
+ * Opens one body of `/chunks/{ticket}`, once.
+ */
+ticket: Ticket, 
+/**
+ * Stable name of the reason, for programs.
+ */
+code: FailureCode, 
 /**
  * Whose fault it is, in a bundle.
  */

@@ -5,7 +5,19 @@ import type { DeviceKind } from "./DeviceKind";
 /**
  * A device as every approved device sees it.
  */
-export type Client = { public_id: DeviceId, name: string, kind: DeviceKind, 
+export type Client = { 
+/**
+ * Follows from the device's key.
+ */
+public_id: DeviceId, 
+/**
+ * UTF-8 text for people, 1 to 255 bytes without control characters.
+ */
+name: string, 
+/**
+ * Says what runs on the device.
+ */
+kind: DeviceKind, 
 /**
  * Free text such as "Chrome on Windows"; may be empty.
  */

@@ -5,4 +5,20 @@ import type { Client } from "./Client";
 /**
  * A device was let in, or its entry as it is after that.
  */
-export type ClientApproved = { client: Client, epoch: number, revision: number, audience: Audience, };
+export type ClientApproved = { 
+/**
+ * The entry as it is after the change.
+ */
+client: Client, 
+/**
+ * Identifies one life of the feed; a new database starts a new one.
+ */
+epoch: number, 
+/**
+ * Counts the changes of this epoch; this change, or the head, has this number.
+ */
+revision: number, 
+/**
+ * Names who may see the change.
+ */
+audience: Audience, };

@@ -5,4 +5,20 @@ import type { DeviceId } from "./DeviceId";
 /**
  * A device was turned away: final.
  */
-export type ClientDisApproved = { public_id: DeviceId, epoch: number, revision: number, audience: Audience, };
+export type ClientDisApproved = { 
+/**
+ * The refused device.
+ */
+public_id: DeviceId, 
+/**
+ * Identifies one life of the feed; a new database starts a new one.
+ */
+epoch: number, 
+/**
+ * Counts the changes of this epoch; this change, or the head, has this number.
+ */
+revision: number, 
+/**
+ * Names who may see the change.
+ */
+audience: Audience, };

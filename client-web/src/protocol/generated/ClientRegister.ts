@@ -13,11 +13,47 @@ import type { Signature } from "./Signature";
 /**
  * The device's first word: who it is, and the proof.
  */
-export type ClientRegister = { protocol: number, name: string, kind: DeviceKind, platform: string, instance: Instance, public_key: PublicKey, nonce: Nonce, 
+export type ClientRegister = { 
+/**
+ * The version of the wire that the sender speaks; see [`crate::PROTOCOL_VERSION`].
+ */
+protocol: number, 
+/**
+ * The name that the device asks to have.
+ */
+name: string, 
+/**
+ * Says what runs on the device.
+ */
+kind: DeviceKind, 
+/**
+ * Free text for people, such as "Firefox on Linux"; at most 255 bytes, may be empty.
+ */
+platform: string, 
+/**
+ * Tells this process or tab from the others of the same device.
+ */
+instance: Instance, 
+/**
+ * The Ed25519 key that signs for its holder.
+ */
+public_key: PublicKey, 
+/**
+ * The device's, for this connect.
+ */
+nonce: Nonce, 
 /**
  * The device's half of the session key.
  */
-ephemeral_key: EphemeralKey, signature: Signature, commit: Commit, 
+ephemeral_key: EphemeralKey, 
+/**
+ * Made with the device's key over everything so far.
+ */
+signature: Signature, 
+/**
+ * Binds the sender to a nonce that it reveals later.
+ */
+commit: Commit, 
 /**
  * Whoever brings one need not be asked about.
  */
@@ -25,4 +61,8 @@ invitation?: InvitationProof,
 /**
  * Proves the host's own device, with the secret that master and relay share.
  */
-host_proof?: Mac, resume?: Resume, };
+host_proof?: Mac, 
+/**
+ * Where the device stands in the feed; absent when it holds nothing.
+ */
+resume?: Resume, };

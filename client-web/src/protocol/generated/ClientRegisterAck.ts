@@ -4,8 +4,27 @@ import type { KeyId } from "./KeyId";
 import type { Membership } from "./Membership";
 import type { Signature } from "./Signature";
 
-export type ClientRegisterAck = { public_id: DeviceId, membership: Membership, hub_ready: boolean, 
+/**
+ * The relay's proof of the hub's key, and where the device stands.
+ */
+export type ClientRegisterAck = { 
+/**
+ * The id that follows from the device's key.
+ */
+public_id: DeviceId, 
+/**
+ * Says where the device stands with the hub.
+ */
+membership: Membership, 
+/**
+ * True while the master is registered.
+ */
+hub_ready: boolean, 
 /**
  * Absent for a device that was turned away.
  */
-session_id?: KeyId, signature: Signature, };
+session_id?: KeyId, 
+/**
+ * Made with the hub's key over everything so far.
+ */
+signature: Signature, };

@@ -2,4 +2,23 @@
 import type { Audience } from "./Audience";
 import type { Client } from "./Client";
 
-export type ClientUpdated = { client: Client, epoch: number, revision: number, audience: Audience, };
+/**
+ * The name of an approved device changed.
+ */
+export type ClientUpdated = { 
+/**
+ * The entry as it is after the change.
+ */
+client: Client, 
+/**
+ * Identifies one life of the feed; a new database starts a new one.
+ */
+epoch: number, 
+/**
+ * Counts the changes of this epoch; this change, or the head, has this number.
+ */
+revision: number, 
+/**
+ * Names who may see the change.
+ */
+audience: Audience, };

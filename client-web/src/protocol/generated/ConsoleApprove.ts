@@ -2,7 +2,18 @@
 import type { DeviceId } from "./DeviceId";
 import type { RequestId } from "./RequestId";
 
-export type ConsoleApprove = { public_id: DeviceId, request_id: RequestId, 
+/**
+ * Lets a device in, with the digits that its screen shows.
+ */
+export type ConsoleApprove = { 
+/**
+ * The device that asks.
+ */
+public_id: DeviceId, 
+/**
+ * Identifies the knock; each one gets a new id.
+ */
+request_id: RequestId, 
 /**
  * The digits as typed; absent only with "tap to approve".
  */

@@ -4,4 +4,8 @@ import type { SessionToken } from "./SessionToken";
 /**
  * The page's first word: the token it got for its one-time secret (32 bytes of hex).
  */
-export type ConsoleRegister = { token: SessionToken, };
+export type ConsoleRegister = { 
+/**
+ * 32 random bytes as hex.
+ */
+token: SessionToken, };

@@ -2,12 +2,27 @@
 import type { DeviceId } from "./DeviceId";
 import type { HubInfo } from "./HubInfo";
 
+/**
+ * The page is let in, and learns about the hub.
+ */
 export type ConsoleRegisterAck = { 
 /**
  * The host's own device.
  */
-public_id: DeviceId, hub: HubInfo, 
+public_id: DeviceId, 
+/**
+ * Name and key of the hub.
+ */
+hub: HubInfo, 
 /**
  * Addresses of the hub, the best first.
  */
-urls: Array<string>, relay_ready: boolean, tap_to_approve: boolean, };
+urls: Array<string>, 
+/**
+ * True while the master is registered at its relay.
+ */
+relay_ready: boolean, 
+/**
+ * True when the page shows the digits and a tap approves.
+ */
+tap_to_approve: boolean, };

@@ -4,4 +4,8 @@ import type { Admission } from "./Admission";
 /**
  * Whom the host lets in.
  */
-export type DoorState = { admission: Admission, };
+export type DoorState = { 
+/**
+ * The policy that holds until the hub is started anew.
+ */
+admission: Admission, };

@@ -3,4 +3,12 @@
 /**
  * The request changed nothing; this is where the feed stands.
  */
-export type FeedAck = { epoch: number, revision: number, };
+export type FeedAck = { 
+/**
+ * Identifies one life of the feed; a new database starts a new one.
+ */
+epoch: number, 
+/**
+ * The head of the feed.
+ */
+revision: number, };

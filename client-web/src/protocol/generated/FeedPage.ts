@@ -7,7 +7,15 @@ import type { Gone } from "./Gone";
 /**
  * One page of the feed, in the order of (revision of the entry's last change, id).
  */
-export type FeedPage = { mode: FeedMode, epoch: number, 
+export type FeedPage = { 
+/**
+ * Says how to apply the page.
+ */
+mode: FeedMode, 
+/**
+ * Epoch of every page of this pull.
+ */
+epoch: number, 
 /**
  * The head when this page was made.
  */
@@ -15,8 +23,24 @@ revision: number,
 /**
  * Of a delta: what changed after this revision. One that begins after what its reader has belongs to another session.
  */
-since?: number, clients: Array<Client>, files: Array<FileEntry>, gone: Array<Gone>, 
+since?: number, 
+/**
+ * Approved devices on this page.
+ */
+clients: Array<Client>, 
+/**
+ * Listed files on this page.
+ */
+files: Array<FileEntry>, 
+/**
+ * What a delta removes.
+ */
+gone: Array<Gone>, 
 /**
  * Opaque; asks for the next page. Absent on the last.
  */
-cursor?: string, last: boolean, };
+cursor?: string, 
+/**
+ * True on the last page.
+ */
+last: boolean, };

@@ -3,4 +3,17 @@
 /**
  * Asks for the feed after `since`, or with `cursor` for the next page of a pull.
  */
-export type FeedPull = { epoch: number, since: number, cursor?: string, };
+export type FeedPull = { 
+/**
+ * Epoch of what the sender holds; 0 for nothing.
+ */
+epoch: number, 
+/**
+ * Last revision of `epoch` that the sender holds; 0 for nothing.
+ */
+since: number, 
+/**
+ * Opaque place to go on from, at most 256 characters; absent on a first request and on a
+ * last page.
+ */
+cursor?: string, };

@@ -5,4 +5,12 @@ import type { FileId } from "./FileId";
 /**
  * The owner's copy is no longer the listed version (relay to owner and master).
  */
-export type FileChanged = { public_id: DeviceId, file_id: FileId, };
+export type FileChanged = { 
+/**
+ * The owner.
+ */
+public_id: DeviceId, 
+/**
+ * The listed version.
+ */
+file_id: FileId, };

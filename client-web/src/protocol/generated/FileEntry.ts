@@ -9,11 +9,39 @@ import type { Root } from "./Root";
  * A file as the hub lists it. What it may cost whoever reads it (its groups, the depth
  * of its path) is checked as it is read.
  */
-export type FileEntry = { public_id: DeviceId, 
+export type FileEntry = { 
+/**
+ * The owner.
+ */
+public_id: DeviceId, 
 /**
  * The session that added it or brought it back last: it is asked for the bytes.
  */
-instance: Instance, file_id: FileId, path: string, size: number, modified_ms: number, media_type: string, kind?: EntryKind, 
+instance: Instance, 
+/**
+ * The version, among the owner's.
+ */
+file_id: FileId, 
+/**
+ * Relative and `/`-separated, as the owner announced it.
+ */
+path: string, 
+/**
+ * Exact, in bytes.
+ */
+size: number, 
+/**
+ * Milliseconds since 1970, by the owner's clock; a hint.
+ */
+modified_ms: number, 
+/**
+ * Such as "video/mp4"; may be empty.
+ */
+media_type: string, 
+/**
+ * File or empty folder.
+ */
+kind?: EntryKind, 
 /**
  * log2 of the group size (see [`crate::group::group_log`]).
  */

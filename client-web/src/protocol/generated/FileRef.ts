@@ -5,4 +5,12 @@ import type { FileId } from "./FileId";
 /**
  * Names a file everywhere and routes itself to its owner.
  */
-export type FileRef = { public_id: DeviceId, file_id: FileId, };
+export type FileRef = { 
+/**
+ * The owner.
+ */
+public_id: DeviceId, 
+/**
+ * The version, among the owner's.
+ */
+file_id: FileId, };

@@ -3,4 +3,27 @@ import type { Audience } from "./Audience";
 import type { DeviceId } from "./DeviceId";
 import type { FileId } from "./FileId";
 
-export type FileRemoved = { public_id: DeviceId, file_ids: Array<FileId>, epoch: number, revision: number, audience: Audience, };
+/**
+ * Files were removed for good; their transfers and links end.
+ */
+export type FileRemoved = { 
+/**
+ * The owner.
+ */
+public_id: DeviceId, 
+/**
+ * The files that are gone.
+ */
+file_ids: Array<FileId>, 
+/**
+ * Identifies one life of the feed; a new database starts a new one.
+ */
+epoch: number, 
+/**
+ * Counts the changes of this epoch; this change, or the head, has this number.
+ */
+revision: number, 
+/**
+ * Names who may see the change.
+ */
+audience: Audience, };

@@ -3,4 +3,27 @@ import type { Audience } from "./Audience";
 import type { DeviceId } from "./DeviceId";
 import type { FileEntry } from "./FileEntry";
 
-export type FilesAdded = { public_id: DeviceId, files: Array<FileEntry>, epoch: number, revision: number, audience: Audience, };
+/**
+ * Files were listed, or came back.
+ */
+export type FilesAdded = { 
+/**
+ * The owner.
+ */
+public_id: DeviceId, 
+/**
+ * The entries, whole.
+ */
+files: Array<FileEntry>, 
+/**
+ * Identifies one life of the feed; a new database starts a new one.
+ */
+epoch: number, 
+/**
+ * Counts the changes of this epoch; this change, or the head, has this number.
+ */
+revision: number, 
+/**
+ * Names who may see the change.
+ */
+audience: Audience, };

@@ -6,4 +6,24 @@ import type { KnownRoot } from "./KnownRoot";
 /**
  * Roots that became known; nothing else of a file ever changes.
  */
-export type FilesUpdated = { public_id: DeviceId, files: Array<KnownRoot>, epoch: number, revision: number, audience: Audience, };
+export type FilesUpdated = { 
+/**
+ * The owner.
+ */
+public_id: DeviceId, 
+/**
+ * The files whose roots became known.
+ */
+files: Array<KnownRoot>, 
+/**
+ * Identifies one life of the feed; a new database starts a new one.
+ */
+epoch: number, 
+/**
+ * Counts the changes of this epoch; this change, or the head, has this number.
+ */
+revision: number, 
+/**
+ * Names who may see the change.
+ */
+audience: Audience, };

@@ -7,4 +7,28 @@ import type { Instance } from "./Instance";
 /**
  * Off the list, not gone: their transfers and links wait. Without `file_ids` all entries of `instance`.
  */
-export type FilesWithdrawn = { public_id: DeviceId, file_ids?: Array<FileId>, instance?: Instance, epoch: number, revision: number, audience: Audience, };
+export type FilesWithdrawn = { 
+/**
+ * The owner.
+ */
+public_id: DeviceId, 
+/**
+ * The files that are off the list; absent: all of `instance`.
+ */
+file_ids?: Array<FileId>, 
+/**
+ * The process or tab whose files are off the list; absent when `file_ids` says which.
+ */
+instance?: Instance, 
+/**
+ * Identifies one life of the feed; a new database starts a new one.
+ */
+epoch: number, 
+/**
+ * Counts the changes of this epoch; this change, or the head, has this number.
+ */
+revision: number, 
+/**
+ * Names who may see the change.
+ */
+audience: Audience, };

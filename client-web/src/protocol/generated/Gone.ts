@@ -5,4 +5,12 @@ import type { FileId } from "./FileId";
 /**
  * Who or what is no more; without `file_id` the device, and its files with it.
  */
-export type Gone = { public_id: DeviceId, file_id?: FileId, };
+export type Gone = { 
+/**
+ * The device, or the owner of the file.
+ */
+public_id: DeviceId, 
+/**
+ * The file; absent when the device itself is gone.
+ */
+file_id?: FileId, };

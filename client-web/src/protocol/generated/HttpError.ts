@@ -4,4 +4,12 @@ import type { FailureCode } from "./FailureCode";
 /**
  * Body of every HTTP error.
  */
-export type HttpError = { code: FailureCode, message: string, };
+export type HttpError = { 
+/**
+ * Stable name of the reason, for programs.
+ */
+code: FailureCode, 
+/**
+ * A sentence for people, in English.
+ */
+message: string, };

@@ -4,4 +4,12 @@ import type { PublicKey } from "./PublicKey";
 /**
  * The hub as a device sees it.
  */
-export type HubInfo = { name: string, public_key: PublicKey, };
+export type HubInfo = { 
+/**
+ * The name that the host gave the hub.
+ */
+name: string, 
+/**
+ * The Ed25519 key that signs for its holder.
+ */
+public_key: PublicKey, };

@@ -3,4 +3,12 @@
 /**
  * Where the feed stands: HUB_READY.
  */
-export type HubReady = { epoch: number, revision: number, };
+export type HubReady = { 
+/**
+ * Identifies one life of the feed; a new database starts a new one.
+ */
+epoch: number, 
+/**
+ * The head of the feed; whoever holds another revision pulls.
+ */
+revision: number, };

@@ -5,4 +5,16 @@ import type { InvitationSecret } from "./InvitationSecret";
 /**
  * For one device, once. The secret is told to who asked and to nobody else.
  */
-export type Invitation = { id: InvitationId, secret: InvitationSecret, expires_ms: number, };
+export type Invitation = { 
+/**
+ * Names the invitation.
+ */
+id: InvitationId, 
+/**
+ * Whoever holds it comes in; it goes into the address that the host passes on.
+ */
+secret: InvitationSecret, 
+/**
+ * Milliseconds since 1970, by the host's clock, after which it admits nobody.
+ */
+expires_ms: number, };

@@ -5,4 +5,12 @@ import type { Mac } from "./Mac";
 /**
  * That the sender holds an invitation, for this very knock.
  */
-export type InvitationProof = { id: InvitationId, proof: Mac, };
+export type InvitationProof = { 
+/**
+ * Names the invitation without revealing its secret.
+ */
+id: InvitationId, 
+/**
+ * Made with the invitation's secret over this knock, so it proves nothing for another.
+ */
+proof: Mac, };

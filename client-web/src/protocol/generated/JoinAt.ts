@@ -5,7 +5,15 @@ import type { TransferId } from "./TransferId";
 /**
  * Others read a file from here on: whoever can take it out of order goes on here and fetches the rest afterwards.
  */
-export type JoinAt = { transfer_id: TransferId, file_id: FileId, 
+export type JoinAt = { 
+/**
+ * Identifies the download, as its asker chose it.
+ */
+transfer_id: TransferId, 
+/**
+ * The file that others read.
+ */
+file_id: FileId, 
 /**
  * The first group to ask for.
  */

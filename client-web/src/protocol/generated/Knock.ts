@@ -7,7 +7,39 @@ import type { RequestId } from "./RequestId";
 /**
  * One knock as the host sees it.
  */
-export type Knock = { request_id: RequestId, public_id: DeviceId, name: string, kind: DeviceKind, platform: string, address: string, asked_ms: number, tries_left: number, 
+export type Knock = { 
+/**
+ * Identifies the knock; each one gets a new id.
+ */
+request_id: RequestId, 
+/**
+ * The device that asks.
+ */
+public_id: DeviceId, 
+/**
+ * The name that the device asks to have.
+ */
+name: string, 
+/**
+ * Says what runs on the device.
+ */
+kind: DeviceKind, 
+/**
+ * Free text for people, such as "Firefox on Linux"; at most 255 bytes, may be empty.
+ */
+platform: string, 
+/**
+ * Address of its connection, as the relay sees it.
+ */
+address: string, 
+/**
+ * Milliseconds since 1970, by the host's clock, at which the digits could be compared.
+ */
+asked_ms: number, 
+/**
+ * Wrong codes that the knock still survives, 3 at first.
+ */
+tries_left: number, 
 /**
  * Its device has left; it stays in sight for a moment, so that the person sees who asked and was gone.
  */

@@ -4,7 +4,11 @@ import type { Knock } from "./Knock";
 /**
  * All knocks whose devices show their digits, oldest first, whenever one changes.
  */
-export type Knocks = { knocks: Array<Knock>, 
+export type Knocks = { 
+/**
+ * At most 64.
+ */
+knocks: Array<Knock>, 
 /**
  * How many wait until they may be asked about.
  */

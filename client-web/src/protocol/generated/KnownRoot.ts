@@ -2,4 +2,15 @@
 import type { FileId } from "./FileId";
 import type { Root } from "./Root";
 
-export type KnownRoot = { file_id: FileId, root: Root, };
+/**
+ * A file and the hash that its first whole pass showed.
+ */
+export type KnownRoot = { 
+/**
+ * The file, of the owner named beside the list.
+ */
+file_id: FileId, 
+/**
+ * BLAKE3 hash of the whole file, as `b3sum` prints it.
+ */
+root: Root, };

@@ -5,7 +5,11 @@ import type { LinkHash } from "./LinkHash";
 /**
  * A link is over: dropped by its maker or the host, or its end came. Whoever reads through it is cut.
  */
-export type LinkDropped = { link_hash: LinkHash, 
+export type LinkDropped = { 
+/**
+ * BLAKE3 hash of the link's key; the key itself never crosses a socket.
+ */
+link_hash: LinkHash, 
 /**
  * The maker.
  */

@@ -4,4 +4,12 @@ import type { DeviceId } from "./DeviceId";
 /**
  * All that an owner shares below a path, at the time when it is read; "" is everything.
  */
-export type LinkFolder = { public_id: DeviceId, path: string, };
+export type LinkFolder = { 
+/**
+ * The owner.
+ */
+public_id: DeviceId, 
+/**
+ * Relative and `/`-separated, without a slash at the end.
+ */
+path: string, };

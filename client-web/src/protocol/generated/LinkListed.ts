@@ -6,7 +6,11 @@ import type { LinkHash } from "./LinkHash";
 /**
  * A link as its maker and the host see it.
  */
-export type LinkListed = { link_hash: LinkHash, 
+export type LinkListed = { 
+/**
+ * BLAKE3 hash of the link's key; the key itself never crosses a socket.
+ */
+link_hash: LinkHash, 
 /**
  * The maker.
  */
@@ -18,8 +22,24 @@ name: string,
 /**
  * How many files it names; 0 for a folder.
  */
-files: number, folder?: LinkFolder, made_ms: number, expires_ms: number, 
+files: number, 
+/**
+ * The folder; absent for files.
+ */
+folder?: LinkFolder, 
+/**
+ * Milliseconds since 1970, by the host's clock, at which it was made.
+ */
+made_ms: number, 
+/**
+ * Milliseconds since 1970, by the host's clock, at which it ends if nobody uses it.
+ */
+expires_ms: number, 
 /**
  * The end was chosen and use does not move it.
  */
-ends?: boolean, uses_left?: number, };
+ends?: boolean, 
+/**
+ * Uses that remain; absent when they are not counted.
+ */
+uses_left?: number, };

@@ -4,4 +4,8 @@ import type { LinkListed } from "./LinkListed";
 /**
  * A link was made, or is another one now: to all sessions of its maker, and to the host.
  */
-export type LinkMade = { link: LinkListed, };
+export type LinkMade = { 
+/**
+ * The link as it is now.
+ */
+link: LinkListed, };

@@ -7,7 +7,19 @@ import type { LinkHash } from "./LinkHash";
  * Makes a link of files or of a folder, or adds files to the maker's link of that hash. The key of the link stays with
  * its maker.
  */
-export type LinkRequest = { link_hash: LinkHash, files?: Array<FileRef>, folder?: LinkFolder, 
+export type LinkRequest = { 
+/**
+ * BLAKE3 hash of the link's key; the key itself never crosses a socket.
+ */
+link_hash: LinkHash, 
+/**
+ * At most 512 a message; empty for a folder.
+ */
+files?: Array<FileRef>, 
+/**
+ * The folder; absent for files.
+ */
+folder?: LinkFolder, 
 /**
  * The archive's name.
  */

@@ -3,4 +3,9 @@
 /**
  * Asks for one's links, the newest first; the host's console for everybody's.
  */
-export type LinksPull = { cursor?: string, };
+export type LinksPull = { 
+/**
+ * Opaque place to go on from, at most 256 characters; absent on a first request and on a
+ * last page.
+ */
+cursor?: string, };

@@ -6,7 +6,11 @@ import type { Root } from "./Root";
 /**
  * One version of one file as its owner announces it (ADD_FILES).
  */
-export type NewFile = { file_id: FileId, 
+export type NewFile = { 
+/**
+ * New for each version: a changed file gets another id.
+ */
+file_id: FileId, 
 /**
  * Relative, `/`-separated (see [`crate::path`]).
  */
@@ -22,4 +26,12 @@ modified_ms: number,
 /**
  * May be empty.
  */
-media_type: string, kind?: EntryKind, root?: Root, };
+media_type: string, 
+/**
+ * File or empty folder.
+ */
+kind?: EntryKind, 
+/**
+ * BLAKE3 hash of the content, when the owner knows it already.
+ */
+root?: Root, };

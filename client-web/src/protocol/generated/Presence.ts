@@ -4,4 +4,8 @@ import type { DeviceId } from "./DeviceId";
 /**
  * Who is online now, whole.
  */
-export type Presence = { online: Array<DeviceId>, };
+export type Presence = { 
+/**
+ * Approved devices with at least one session, in any order.
+ */
+online: Array<DeviceId>, };

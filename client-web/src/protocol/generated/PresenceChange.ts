@@ -7,7 +7,15 @@ import type { Resume } from "./Resume";
 /**
  * A device came or went; towards the master also which instance of it, and whose knock ended.
  */
-export type PresenceChange = { public_id: DeviceId, instance?: Instance, 
+export type PresenceChange = { 
+/**
+ * The device that came or went.
+ */
+public_id: DeviceId, 
+/**
+ * The session's process or tab; towards the master only.
+ */
+instance?: Instance, 
 /**
  * Where that session says it stands in the feed (CLIENT_RECONNECTED towards the master).
  */

@@ -7,8 +7,16 @@ export type Problem = {
 /**
  * Stable: there is one problem of a code at a time.
  */
-code: string, what: string, 
+code: string, 
+/**
+ * One sentence about what is wrong.
+ */
+what: string, 
 /**
  * What that person can do.
  */
-advice: string, since_ms: number, };
+advice: string, 
+/**
+ * Milliseconds since 1970, by the host's clock, at which it was found.
+ */
+since_ms: number, };

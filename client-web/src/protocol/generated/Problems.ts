@@ -4,4 +4,8 @@ import type { Problem } from "./Problem";
 /**
  * All that is wrong, the oldest first, whenever that changes.
  */
-export type Problems = { problems: Array<Problem>, };
+export type Problems = { 
+/**
+ * At most one of each code.
+ */
+problems: Array<Problem>, };

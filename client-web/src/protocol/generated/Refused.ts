@@ -4,4 +4,8 @@ import type { RefusedClient } from "./RefusedClient";
 /**
  * All who were turned away, whenever that changes.
  */
-export type Refused = { clients: Array<RefusedClient>, };
+export type Refused = { 
+/**
+ * In the order of their refusals.
+ */
+clients: Array<RefusedClient>, };

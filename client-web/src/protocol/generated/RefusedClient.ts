@@ -2,4 +2,27 @@
 import type { DeviceId } from "./DeviceId";
 import type { DeviceKind } from "./DeviceKind";
 
-export type RefusedClient = { public_id: DeviceId, name: string, kind: DeviceKind, platform: string, refused_ms: number, };
+/**
+ * A refused device as the host lists it.
+ */
+export type RefusedClient = { 
+/**
+ * The refused device.
+ */
+public_id: DeviceId, 
+/**
+ * The name that it had when it was refused.
+ */
+name: string, 
+/**
+ * Says what runs on the device.
+ */
+kind: DeviceKind, 
+/**
+ * Free text for people, such as "Firefox on Linux"; at most 255 bytes, may be empty.
+ */
+platform: string, 
+/**
+ * Milliseconds since 1970, by the host's clock, at which the device was refused.
+ */
+refused_ms: number, };

@@ -4,7 +4,26 @@ import type { Piece } from "./Piece";
 import type { TransferId } from "./TransferId";
 import type { What } from "./What";
 
-export type RequestChunk = { transfer_id: TransferId, public_id: DeviceId, pieces: Array<Piece>, what?: What, 
+/**
+ * Asks for one run of a file: the relay answers with CHUNK_READY or CHUNK_FAILED.
+ */
+export type RequestChunk = { 
+/**
+ * Identifies the download, as its asker chose it.
+ */
+transfer_id: TransferId, 
+/**
+ * The owner of the file.
+ */
+public_id: DeviceId, 
+/**
+ * At most 256 spans and 8 MiB, unless one group is larger.
+ */
+pieces: Array<Piece>, 
+/**
+ * Asks for the bytes of the groups or for their hashes.
+ */
+what?: What, 
 /**
  * Bytes of the file that the asker holds, for the owner's screen.
  */

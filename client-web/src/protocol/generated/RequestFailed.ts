@@ -5,7 +5,19 @@ import type { FileId } from "./FileId";
 /**
  * The one "no" to a request.
  */
-export type RequestFailed = { code: FailureCode, message: string, retry_after_ms?: number, 
+export type RequestFailed = { 
+/**
+ * Stable name of the reason, for programs.
+ */
+code: FailureCode, 
+/**
+ * A sentence for people, in English; says what to do where something can be done.
+ */
+message: string, 
+/**
+ * Milliseconds after which the same request may succeed.
+ */
+retry_after_ms?: number, 
 /**
  * The first culprit of an ADD_FILES.
  */

@@ -3,4 +3,12 @@
 /**
  * Where a device stands in the feed; zeros for who holds nothing.
  */
-export type Resume = { epoch: number, revision: number, };
+export type Resume = { 
+/**
+ * Epoch of the last change that is held.
+ */
+epoch: number, 
+/**
+ * Revision of the last change that is held.
+ */
+revision: number, };

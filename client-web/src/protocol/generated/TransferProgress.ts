@@ -8,7 +8,15 @@ import type { TransferState } from "./TransferState";
 /**
  * From the relay, which sees all bytes. `link_hash` only towards the link's maker.
  */
-export type TransferProgress = { link_hash?: LinkHash, transfer_id?: TransferId, 
+export type TransferProgress = { 
+/**
+ * The link that is read; only towards its maker.
+ */
+link_hash?: LinkHash, 
+/**
+ * The download; absent for a link.
+ */
+transfer_id?: TransferId, 
 /**
  * The device that takes.
  */
@@ -16,8 +24,24 @@ asker: DeviceId,
 /**
  * The owner; of an archive, that of the member on its way.
  */
-public_id: DeviceId, file_id: FileId, done: number, total: number, 
+public_id: DeviceId, 
+/**
+ * The file on its way; of an archive, the present member.
+ */
+file_id: FileId, 
+/**
+ * Bytes that the relay passed on so far.
+ */
+done: number, 
+/**
+ * Bytes of the whole.
+ */
+total: number, 
 /**
  * Bytes a second, a moving average.
  */
-rate: number, state: TransferState, };
+rate: number, 
+/**
+ * Says whether bytes are moving, and if not, why.
+ */
+state: TransferState, };

@@ -2,4 +2,15 @@
 import type { FailureCode } from "./FailureCode";
 import type { Ticket } from "./Ticket";
 
-export type UploadCancelled = { ticket: Ticket, code: FailureCode, };
+/**
+ * Nobody needs the body of this ticket any more.
+ */
+export type UploadCancelled = { 
+/**
+ * Opens one body of `/chunks/{ticket}`, once.
+ */
+ticket: Ticket, 
+/**
+ * Stable name of the reason, for programs.
+ */
+code: FailureCode, };

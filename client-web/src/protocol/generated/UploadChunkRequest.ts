@@ -4,4 +4,27 @@ import type { Piece } from "./Piece";
 import type { Ticket } from "./Ticket";
 import type { What } from "./What";
 
-export type UploadChunkRequest = { ticket: Ticket, public_id: DeviceId, pieces: Array<Piece>, what: What, length: number, };
+/**
+ * Asks the owner for one body: a PUT to `/chunks/{ticket}`, to begin within 10 s.
+ */
+export type UploadChunkRequest = { 
+/**
+ * Opens one body of `/chunks/{ticket}`, once.
+ */
+ticket: Ticket, 
+/**
+ * The owner of the files: the device that gets this.
+ */
+public_id: DeviceId, 
+/**
+ * The groups of files in one body, in the order of their bytes.
+ */
+pieces: Array<Piece>, 
+/**
+ * Says whether the body holds the groups or their hashes.
+ */
+what: What, 
+/**
+ * Exact number of bytes of the body.
+ */
+length: number, };

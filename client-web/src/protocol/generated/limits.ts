@@ -2,7 +2,9 @@
 export const SUBPROTOCOL = "lanyard.v2";
 /** The one live version of the wire, said once, at the handshake. */
 export const PROTOCOL_VERSION = 2;
+/** log2 of the smallest group: 256 KiB. */
 export const MIN_GROUP_LOG = 18;
+/** log2 of the largest group: 16 MiB, so a file of 1 TiB has at most 65,536 groups. */
 export const MAX_GROUP_LOG = 24;
 /** A file has at most this many groups. */
 export const MAX_GROUPS = 65_536;
@@ -18,8 +20,11 @@ export const MAX_FILE_BYTES = 1_099_511_627_776;
 export const MAX_NAME_BYTES = 255;
 /** Platform and media type texts. */
 export const MAX_LABEL_BYTES = 255;
+/** A path on the wire, UTF-8: Linux takes no longer ones. */
 export const MAX_PATH_BYTES = 4_096;
+/** One segment of a path: common file systems take no longer names. */
 export const MAX_SEGMENT_BYTES = 255;
+/** Segments of a path, the file's name included. */
 export const MAX_SEGMENTS = 64;
 /** Files that one link names; a folder's number is not bounded by this. */
 export const MAX_LINK_FILES = 10_000;
@@ -37,7 +42,9 @@ export const RECONNECT_BASE_MS = 250;
 export const RECONNECT_CAP_MS = 15_000;
 /** A device asks again after this long when a FEED_PULL failed without a time to wait. */
 export const PULL_RETRY_MS = 1_000;
+/** Milliseconds in which the master opens its commitment; then the reveal counts as unopened. */
 export const OPENING_TIMEOUT_MS = 10_000;
 /** Reveals that nobody opened, and reveals in all, that a device makes before a person says "try again". */
 export const MAX_UNOPENED_REVEALS = 3;
+/** Reveals in all before a person is asked. */
 export const MAX_REVEALS = 32;
