@@ -11,7 +11,8 @@ use super::asks::{Ask, AskId, Asker};
 use super::speed::{self, SpeedGroup};
 use super::*;
 
-/// What one transfer may have ahead of it with any budget: runs from a page are as large.
+/// What one transfer may have ahead of it with any budget: runs from a page are as large. Beside others, a reader of unknown
+/// speed has an eighth of the budget, from half of this on: readers of unlike speed share the rest.
 const LEAST_AHEAD: u64 = 4 << 20;
 
 /// Who a slot counts for: a device with all its sessions, a link for itself.
@@ -188,13 +189,15 @@ impl Broker {
                 self.leave_queue(now, key, id, FailureCode::OwnerAway);
                 return true;
             };
-            let part = self.first_part(ask, length);
+            let part = self.first_part(ask, length, self.longest_run(ask));
             let length = part.as_ref().map_or(length, |part| self.length_of(part));
             if self.has_enough_to_read(ask, length) {
                 continue;
             }
             if self.is_over_share(key, ask.group, length) {
-                let is_short = !self.reserved_for(ask.group).fits(length);
+                // What it caused and has read is kept by slower readers of its group: they hold it up.
+                let is_kept = self.slots.held(key, |group| group == ask.group) > 0;
+                let is_short = is_kept || !self.reserved_for(ask.group).fits(length);
                 self.note_held(now, key, id, is_short);
                 continue;
             }
@@ -205,7 +208,8 @@ impl Broker {
                 }
                 continue;
             }
-            let Some(room) = self.room_for(now, ask, length) else {
+            let run = (part, length);
+            let Some(Fitting { part, length, room }) = self.fit(now, ask, run) else {
                 self.note_held(now, key, id, true);
                 continue;
             };
@@ -224,9 +228,27 @@ impl Broker {
         false
     }
 
-    /// The beginning of an ask that is longer than a run of its group may be; `None` if all of it may go.
-    fn first_part(&self, ask: &Ask, length: u64) -> Option<Ask> {
-        let most = self.longest_run(ask);
+    /// Returns the run and what goes for it. A run of a first group that finds no room shrinks to what is left after all
+    /// that may go has gone, down to one group of bytes. It shrinks only for an asker that has nothing to read until then:
+    /// short runs cost the owner and the asker a request each.
+    fn fit(&self, now: Moment, ask: &Ask, (part, length): (Option<Ask>, u64)) -> Option<Fitting> {
+        let left = match self.room_for(now, ask, length) {
+            Ok(room) => return Some(Fitting { part, length, room }),
+            Err(left) => left,
+        };
+        let lane = speed::Lane::of(&ask.asker)?;
+        let is_first = self.speeds.cap(ask.group).is_none();
+        if left == 0 || !is_first || !self.speeds.has_others(lane) || self.reads_meanwhile(lane, ask) {
+            return None;
+        }
+        let part = self.first_part(ask, self.length_of(ask), left)?;
+        let length = self.length_of(&part);
+        let room = self.room_for(now, &part, length).ok()?;
+        Some(Fitting { part: Some(part), length, room })
+    }
+
+    /// Returns the beginning of an ask that is longer than `most`, at least one group of bytes; `None` if all of it may go.
+    fn first_part(&self, ask: &Ask, length: u64, most: u64) -> Option<Ask> {
         if length <= most || ask.what == What::Values {
             return None;
         }
@@ -380,6 +402,7 @@ impl Broker {
     fn has_enough_to_read(&self, ask: &Ask, length: u64) -> bool {
         let Some(lane) = speed::Lane::of(&ask.asker) else { return false };
         let quarter = (self.config.budget_bytes / 4).max(LEAST_AHEAD);
+        let least = LEAST_AHEAD.min((self.config.budget_bytes / 8).max(LEAST_AHEAD / 2));
         let has_others = self.speeds.has_others(lane);
         let file = ask.pieces.first().filter(|_| has_others).map(|piece| ask.file(piece));
         let most = match (self.speeds.cap(ask.group), file.and_then(|file| self.speeds.member(&file, lane))) {
@@ -387,31 +410,31 @@ impl Broker {
             (None, None) => quarter,
             (None, Some(member)) => match member.sure_rate() {
                 Some(rate) => quarter.min((2 * rate).max(LEAST_AHEAD / 2)),
-                None => quarter.min((2 * member.read).max(LEAST_AHEAD)),
+                None => quarter.min((2 * member.read).max(least)),
             },
         };
         self.slots.unread(lane) + length > most && self.reads_meanwhile(lane, ask)
     }
 
-    /// What must go so that the run fits: cache first, then full slots whose readers all stand still. `None` if it does not
-    /// fit even then. A run larger than the whole budget goes alone. A slower group has its cap, the first groups what all
+    /// Returns what must go so that the run fits: cache first, then full slots whose readers all stand still. If the run does
+    /// not fit even then, returns how many bytes would. A run larger than the whole budget goes alone. A slower group has its cap, the first groups what all
     /// caps leave.
-    pub(super) fn room_for(&self, now: Moment, ask: &Ask, length: u64) -> Option<Room> {
+    pub(super) fn room_for(&self, now: Moment, ask: &Ask, length: u64) -> Result<Room, u64> {
         let mut room = Room::default();
         let mut reserved = self.reserved_for(ask.group);
         if reserved.fits(length) {
-            return Some(room);
+            return Ok(room);
         }
         // When room is short a file's groups come in order: a hole that is filled late drives out what lies ahead of it.
         if self.queue.has_earlier(ask) {
-            return None;
+            return Err(0);
         }
         for id in self.evictable(now, ask) {
             if self.give_up(&mut reserved, ask.group, length, id) {
                 room.cached.push(id);
             }
             if reserved.fits(length) {
-                return Some(room);
+                return Ok(room);
             }
         }
         for id in self.slots.standing() {
@@ -419,10 +442,10 @@ impl Broker {
                 room.standing.push(id);
             }
             if reserved.fits(length) {
-                return Some(room);
+                return Ok(room);
             }
         }
-        None
+        Err(reserved.left())
     }
 
     /// Takes a slot out of what is reserved, if its going makes room for the group's run.
@@ -475,6 +498,15 @@ pub(super) struct Room {
     standing: Vec<SlotId>,
 }
 
+/// A run that fits, and what goes for it.
+#[derive(Debug)]
+struct Fitting {
+    /// The beginning of its ask; `None` if it is all of it.
+    part: Option<Ask>,
+    length: u64,
+    room: Room,
+}
+
 /// Reserved bytes, as the run of one group of speed sees them.
 #[derive(Debug)]
 struct Reserved {
@@ -489,6 +521,12 @@ struct Reserved {
 }
 
 impl Reserved {
+    /// Returns how many bytes fit beside what is reserved.
+    fn left(&self) -> u64 {
+        let left = |reserved: u64, most: u64| most.saturating_sub(reserved);
+        left(self.in_all, self.budget).min(left(self.own, self.most)).min(left(self.slower, self.most_slower))
+    }
+
     fn fits(&self, length: u64) -> bool {
         let fits = |reserved: u64, most: u64| reserved == 0 || reserved.saturating_add(length) <= most;
         fits(self.in_all, self.budget) && fits(self.own, self.most) && fits(self.slower, self.most_slower)

@@ -605,6 +605,43 @@ fn in_a_small_budget_twenty_slow_ones_leave_the_quick_one_its_speed() {
     }
 }
 
+/// Four unlike readers begin at once, and the budget holds less than half of the file. The quickest is held up until its
+/// speed is known, which takes half a second at most, and by no slower one after that.
+#[test]
+fn in_a_small_budget_four_unlike_ones_that_begin_at_once_hold_the_quickest_up_for_half_a_second() {
+    for kind in [Kind::Device, Kind::Link] {
+        for (quickest, size) in [(80 * MIB, 20 * MIB), (20 * MIB, 20 * MIB), (20 * MIB, 100 * MIB)] {
+            let speeds = [quickest, quickest / 5, quickest / 25, quickest / 125];
+            let readers: Vec<Plan> = speeds.map(|speed| Plan::of(kind, speed)).to_vec();
+            let scene = Scene { budget: 8 * MIB, size, ..scene(readers.clone()) };
+            let took = World::until(&scene, 0);
+            let alone = World::until(&Scene { readers: vec![readers[0].clone()], ..scene }, 0);
+            assert!(
+                took <= alone * 10 / 9 + 500,
+                "{kind:?}, {quickest} {size}: {alone} ms alone, {took} beside others"
+            );
+        }
+    }
+}
+
+/// Twenty readers at a twentieth of its speed begin together with the quick one: it keeps 0.9 of its speed once
+/// the speeds are known, after half a second.
+#[test]
+fn in_a_small_budget_twenty_slow_ones_that_begin_together_with_the_quick_one_leave_it_its_speed() {
+    for (kind, speed) in [Kind::Device, Kind::Link].into_iter().flat_map(|kind| [(kind, 20 * MIB), (kind, 80 * MIB)]) {
+        let slow: Vec<Plan> = many(Plan::of(kind, speed / 20), 20);
+        let quick = Plan::of(kind, speed);
+        for at in [0, 20] {
+            let mut readers = slow.clone();
+            readers.insert(at, quick.clone());
+            let scene = Scene { budget: 8 * MIB, size: 5 * speed, ..scene(readers) };
+            let took = World::until(&scene, at);
+            let alone = World::until(&Scene { readers: vec![quick.clone()], ..scene }, 0);
+            assert!(took <= alone * 10 / 9 + 500, "{kind:?}, {speed}: {alone} ms alone, {took} beside slow ones");
+        }
+    }
+}
+
 #[test]
 fn at_an_owners_slow_line_groups_share_it_evenly_and_what_one_leaves_is_the_others() {
     for kind in [Kind::Device, Kind::Link] {

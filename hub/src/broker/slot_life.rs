@@ -73,7 +73,7 @@ impl Broker {
             return;
         }
         let length = self.length_of(&ask);
-        let Some(room) = self.room_for(now, &ask, length) else {
+        let Ok(room) = self.room_for(now, &ask, length) else {
             return self.ask_failed(now, ask, FailureCode::Busy);
         };
         self.make_room(room);

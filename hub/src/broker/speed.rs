@@ -37,6 +37,9 @@ const SURE_MS: u64 = 1_900;
 const GONE_MS: u64 = 60_000;
 /// A reader that was held up for more than this part of a sample (one fifth) keeps its former speed.
 const HELD_PART: u64 = 5;
+/// The least part (a tenth) of its time that the first sample of a held reader counts as: clocks and reports have a
+/// grain, and a shorter time would make a speed of what lies in sockets.
+const LEAST_FREE_PART: u64 = 10;
 /// A member that left its group for being slow must be quick for two seconds before it returns, then for four, eight, … up
 /// to two seconds times 2^6. So whoever alternates its speed holds others up ever more seldom.
 const MOST_DOUBLINGS: u32 = 6;
@@ -82,16 +85,20 @@ struct Speed(VecDeque<(u64, u64)>);
 
 impl Speed {
     /// Adds what a reader took in `ms`, of which it was held up for `held_ms`. A held reader could not show its speed, unless it
-    /// took `much` all the same: then that alone is what is known of it.
+    /// took `much` all the same: then that alone is what is known of it. Where nothing is known yet, the time in which
+    /// the reader was not held up counts: so the first look tells it from those that held it up.
     fn add(&mut self, bytes: u64, ms: u64, held_ms: u64, much: u64) {
         let was_held = held_ms * HELD_PART > ms;
-        if let Some(rate) = self.rate().filter(|_| was_held) {
-            if bytes < much || bytes * 1_000 / ms.max(1) <= rate {
-                return;
+        let mut taken_ms = ms;
+        match self.rate().filter(|_| was_held) {
+            Some(rate) if bytes < much || bytes * 1_000 / ms.max(1) <= rate => return,
+            Some(_) => self.0.clear(),
+            None if was_held && bytes >= much => {
+                taken_ms = ms.saturating_sub(held_ms).max(ms / LEAST_FREE_PART);
             }
-            self.0.clear();
+            None => {}
         }
-        self.0.push_back((bytes, ms));
+        self.0.push_back((bytes, taken_ms));
         if self.0.len() > SAMPLES {
             self.0.pop_front();
         }
@@ -702,6 +709,19 @@ mod tests {
         speed.add(MIB / 2, 500, 400, MIB);
         (0..4).for_each(|_| speed.add(5 * MIB, 500, 50, MIB));
         assert_eq!((speed.rate(), speed.is_sure()), (Some(10 * MIB), true));
+    }
+
+    #[test]
+    fn the_first_sample_of_a_held_reader_counts_the_time_in_which_it_could_read() {
+        let first = |bytes, held_ms| {
+            let mut speed = Speed::default();
+            speed.add(bytes, 500, held_ms, MIB);
+            speed.rate()
+        };
+        assert_eq!(first(8 * MIB, 400), Some(80 * MIB));
+        assert_eq!(first(8 * MIB, 499), Some(160 * MIB), "a tenth of the time at least");
+        assert_eq!(first(8 * MIB, 50), Some(16 * MIB), "it was hardly held up");
+        assert_eq!(first(MIB / 2, 400), Some(MIB), "too little to tell");
     }
 
     #[test]
