@@ -4,8 +4,9 @@ use std::io;
 
 use lanyard_protocol::http::link_path;
 use lanyard_protocol::limits::MAX_FILES_A_MESSAGE;
+use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::{LinkDrop, LinkFolder, LinkListed, LinkRequest, LinksPull};
-use lanyard_protocol::{DeviceToRelay, FailureCode, FileRef, Link, LinkHash, RelayToDevice};
+use lanyard_protocol::{DeviceToRelay, FailureCode, FileRef, Link, LinkHash, LinkSeed, RelayToDevice};
 
 use crate::handle::{Command, DeviceError, DeviceHandle};
 
@@ -36,9 +37,17 @@ impl LinkWish {
     }
 
     /// The requests that make it: a long list of files takes several.
-    fn requests(self, link_hash: LinkHash) -> Vec<LinkRequest> {
+    fn requests(self, drawn: &DrawnLink) -> Vec<LinkRequest> {
         let Self { linked, name, valid_ms, uses } = self;
-        let first = LinkRequest { link_hash, files: Vec::new(), folder: None, name, valid_ms, uses };
+        let first = LinkRequest {
+            link_hash: drawn.hash,
+            binding: drawn.binding,
+            files: Vec::new(),
+            folder: None,
+            name,
+            valid_ms,
+            uses,
+        };
         let files = match linked {
             Linked::Folder(folder) => return vec![LinkRequest { folder: Some(folder), ..first }],
             Linked::Files(files) => files,
@@ -68,11 +77,12 @@ impl DeviceHandle {
 
     /// Makes an address under which anybody who knows it may fetch what it opens.
     pub async fn link(&self, wish: LinkWish) -> Result<MadeLink, DeviceError> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        let link = Link(bytes);
+        let mut seed = LinkSeed([0; 32]);
+        getrandom::fill(&mut seed.0).map_err(io::Error::other)?;
+        let drawn = DrawnLink::new(&seed, self.public_id());
+        let link = drawn.link;
         let mut listed = None;
-        for request in wish.requests(LinkHash::of(&link)) {
+        for request in wish.requests(&drawn) {
             match self.request(DeviceToRelay::LinkRequest(request)).await? {
                 RelayToDevice::LinkMade(made) => listed = Some(made.link),
                 _ => return Err(DeviceError::NotConnected),

@@ -21,7 +21,8 @@ use lanyard_device::store::now_ms;
 use lanyard_hub::authority::{Change, LinkRecord, Linked, Listing, Member, Saved, Verdict};
 use lanyard_protocol::message::LinkFolder;
 use lanyard_protocol::{
-    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkHash, PublicKey, Root,
+    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkBinding, LinkHash, PublicKey,
+    Root,
 };
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
@@ -35,7 +36,7 @@ use rescue::Files;
 
 /// "LANY": says whose file this is.
 const APPLICATION_ID: i64 = 0x4c41_4e59;
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 /// From this one on the `-wal` file stays when the database is closed, so that a missing one tells of a loss.
 const KEEPS_WAL: i64 = 3;
 /// A database of which more than half is free, and more than this, is made small when it is opened.
@@ -57,9 +58,13 @@ CREATE TABLE files (
     modified_ms INTEGER NOT NULL, media_type TEXT NOT NULL, folder INTEGER NOT NULL, group_log INTEGER NOT NULL,
     root BLOB, revision INTEGER NOT NULL, withdrawn_ms INTEGER, PRIMARY KEY (public_id, file_id)
 ) WITHOUT ROWID, STRICT;
+";
+
+const LINKS_SCHEMA: &str = "
 CREATE TABLE links (
     hash BLOB PRIMARY KEY, maker BLOB NOT NULL, name TEXT, used_ms INTEGER NOT NULL, files BLOB NOT NULL,
-    made_ms INTEGER NOT NULL DEFAULT 0, folder_owner BLOB, folder_path TEXT, ends_ms INTEGER, uses_left INTEGER
+    made_ms INTEGER NOT NULL DEFAULT 0, folder_owner BLOB, folder_path TEXT, ends_ms INTEGER, uses_left INTEGER,
+    binding BLOB NOT NULL
 ) WITHOUT ROWID, STRICT;
 ";
 
@@ -460,6 +465,7 @@ fn begin(connection: &mut Connection, epoch: u64, beginning: &Beginning) -> Resu
     if version == 0 {
         let Roster { decisions, revision, term, members } = &beginning.roster;
         transaction.execute_batch(SCHEMA)?;
+        transaction.execute_batch(LINKS_SCHEMA)?;
         let sql = "INSERT INTO numbers VALUES ('epoch', ?1), ('revision', ?2), ('term', ?3), ('decisions', ?4)";
         transaction.execute(sql, params![epoch, revision, term, decisions])?;
         members.values().try_for_each(|member| put_member(&transaction, member))?;
@@ -468,15 +474,14 @@ fn begin(connection: &mut Connection, epoch: u64, beginning: &Beginning) -> Resu
     if version == 1 {
         transaction.execute_batch("ALTER TABLE members ADD COLUMN until_ms INTEGER")?;
     }
-    if matches!(version, 1..=3) {
-        transaction.execute_batch(
-            "ALTER TABLE links ADD COLUMN made_ms INTEGER NOT NULL DEFAULT 0;
-             ALTER TABLE links ADD COLUMN folder_owner BLOB;
-             ALTER TABLE links ADD COLUMN folder_path TEXT;
-             ALTER TABLE links ADD COLUMN ends_ms INTEGER;
-             ALTER TABLE links ADD COLUMN uses_left INTEGER;
-             UPDATE links SET made_ms = used_ms;",
-        )?;
+    if matches!(version, 1..=4) {
+        // Nothing binds an older link to its maker, so the hub cannot tell a link from a hash that was registered again.
+        let ended = transaction.execute("DELETE FROM links", [])?;
+        transaction.execute_batch("DROP TABLE links")?;
+        transaction.execute_batch(LINKS_SCHEMA)?;
+        if ended > 0 {
+            tracing::warn!(ended, "links of the version before have ended: nothing bound them to their makers");
+        }
     }
     if matches!(version, 1 | 2) {
         transaction.execute("INSERT INTO numbers VALUES ('decisions', 0)", [])?;
@@ -602,12 +607,14 @@ fn put_link(db: &Transaction, link: &LinkRecord) -> Result<(), rusqlite::Error> 
     let files: Vec<u8> =
         files.iter().flat_map(|f| [*f.public_id.0.as_bytes(), *f.file_id.0.as_bytes()].concat()).collect();
     let sql = "INSERT OR REPLACE INTO links
-        (hash, maker, name, used_ms, files, made_ms, folder_owner, folder_path, ends_ms, uses_left)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        (hash, maker, name, used_ms, files, made_ms, folder_owner, folder_path, ends_ms, uses_left, binding)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let owner = folder.map(|f| blob(&f.public_id));
     let path = folder.map(|f| &f.path);
-    let LinkRecord { hash, maker, name, used_ms, made_ms, ends_ms, uses_left, .. } = link;
-    run(db, sql, params![hash.0, blob(maker), name, used_ms, files, made_ms, owner, path, ends_ms, uses_left])
+    let LinkRecord { hash, binding, maker, name, used_ms, made_ms, ends_ms, uses_left, .. } = link;
+    let values =
+        params![hash.0, blob(maker), name, used_ms, files, made_ms, owner, path, ends_ms, uses_left, binding.0];
+    run(db, sql, values)
 }
 
 fn blob(id: &DeviceId) -> &[u8; 16] {
@@ -690,6 +697,7 @@ fn link_of(row: &Row) -> Result<LinkRecord, rusqlite::Error> {
     };
     Ok(LinkRecord {
         hash: LinkHash(row.get("hash")?),
+        binding: LinkBinding(row.get("binding")?),
         maker: device(row, "maker")?,
         // One that an older version made without a name is given one when it is loaded.
         name: row.get::<_, Option<String>>("name")?.unwrap_or_default(),
@@ -748,6 +756,7 @@ mod tests {
         let file = FileRef { public_id: id(1), file_id: file_id(1) };
         let link = |n: u8| LinkRecord {
             hash: LinkHash([n; 32]),
+            binding: LinkBinding([n + 100; 32]),
             maker: id(1),
             name: "a.zip".into(),
             linked: Linked::Files(vec![file, FileRef { public_id: id(2), file_id: file_id(7) }]),
@@ -800,6 +809,7 @@ mod tests {
         );
         let [link] = &saved.links[..] else { panic!("{:?}", saved.links) };
         assert_eq!((link.used_ms, link.made_ms, link.ends_ms, link.uses_left), (20, 8, Some(99), Some(2)));
+        assert_eq!((link.hash, link.binding, link.maker), (LinkHash([1; 32]), LinkBinding([101; 32]), id(1)));
         assert!(matches!(&link.linked, Linked::Files(files) if files.len() == 2));
     }
 
@@ -940,7 +950,7 @@ mod tests {
             let listed = Listing { entry: entry(1), revision: 4, withdrawn_ms: None };
             let withdrawn = Listing { entry: entry(2), revision: 4, withdrawn_ms: Some(10) };
             assert_eq!(saved.files, [listed, withdrawn]);
-            assert_eq!((saved.links.len(), saved.links[0].hash, saved.links[0].maker), (1, LinkHash([8; 32]), id(1)));
+            assert!(saved.links.is_empty(), "nothing binds its links to their makers: they have ended");
             assert!(matches!(copy::read(&path), Found::Whole(copy) if copy.members.len() == 2));
         }
     }
@@ -993,19 +1003,23 @@ mod tests {
         drop(store);
         std::fs::remove_file(copy::path(&path)).unwrap();
         let old = Connection::open(&path).unwrap();
-        // Columns and tables that came with the fourth shape, and with the third.
-        let without = ["made_ms", "folder_owner", "folder_path", "ends_ms", "uses_left"]
+        // Columns and tables that came with the fifth shape, the fourth and the third.
+        let without = ["binding", "made_ms", "folder_owner", "folder_path", "ends_ms", "uses_left"]
             .map(|column| format!("ALTER TABLE links DROP COLUMN {column};"));
         let without = without.concat() + "DELETE FROM numbers WHERE name = 'decisions'; PRAGMA user_version = 2";
         old.execute_batch(&without).unwrap();
         // It clears its log away.
         drop(old);
         let mut store = Store::open(&path).unwrap();
-        // Its links stay: each had neither an end nor a number of uses.
-        let mut expected = saved;
-        for link in &mut expected.links {
-            (link.made_ms, link.ends_ms, link.uses_left) = (link.used_ms, None, None);
-        }
+        // Its links have ended: nothing binds them to their makers.
+        let mut expected = Saved { links: Vec::new(), ..saved };
+        assert_eq!((store.load().unwrap(), store.problems().all()), (expected.clone(), Vec::new()));
+        // A link that is made now stays.
+        let link = fixture::link(1);
+        store.apply(&[Change::LinkPut(link.clone())]).unwrap();
+        expected.links.push(link);
+        drop(store);
+        let mut store = Store::open(&path).unwrap();
         assert_eq!((store.load().unwrap(), store.problems().all()), (expected, Vec::new()));
         assert!(matches!(copy::read(&path), Found::Whole(copy) if copy.members.len() == 2));
 
@@ -1015,7 +1029,7 @@ mod tests {
         assert_eq!((version, members), (2, 2), "for who wants to go back");
         drop(store);
         drop(Store::open(&path).unwrap());
-        assert!(!dir.path().join("lanyard.db.v4").exists(), "only when something is taken over");
+        assert!(!dir.path().join("lanyard.db.v5").exists(), "only when something is taken over");
 
         // Such a copy has no log, and misses none when it is put back.
         let back = dir.path().join("back.db");

@@ -2,7 +2,7 @@
 
 use crate::ids::{Commit, InvitationSecret, Mac, Nonce, PublicKey, RequestId, Reveal};
 
-fn hash_lines(lines: &[&str]) -> blake3::Hash {
+pub(crate) fn hash_lines(lines: &[&str]) -> blake3::Hash {
     blake3::hash(lines.join("\n").as_bytes())
 }
 

@@ -170,6 +170,14 @@ hex_id!(
     LinkHash, 32);
 shown!(LinkHash);
 hex_id!(
+    /// The secret that a link's maker draws; it never crosses the wire.
+    LinkSeed, 32);
+secret!(LinkSeed);
+hex_id!(
+    /// The seed of a link, hidden behind its key: shows who knows the key that its maker made it.
+    LinkBinding, 32);
+shown!(LinkBinding);
+hex_id!(
     /// Names one layout of an archive: its members, their order and their names.
     LayoutId, 16);
 shown!(LayoutId);

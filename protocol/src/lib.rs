@@ -18,6 +18,7 @@ pub mod http;
 pub mod identity;
 pub mod ids;
 pub mod limits;
+pub mod link_key;
 pub mod master_proof;
 pub mod message;
 pub mod path;

@@ -16,6 +16,7 @@ async fn answers_to_the_unapproved(hub: &Hub, file: FileRef) -> Vec<String> {
     assert_eq!(eve.membership, Membership::Pending);
     let transfer_id = "00000000-0000-4000-8000-000000000001".parse().unwrap();
     let pieces = vec![Piece::new(file.file_id, 0, 1)];
+    let drawn = eve.new_link();
     let asks = [
         DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }),
         DeviceToRelay::RequestChunk(RequestChunk {
@@ -28,7 +29,7 @@ async fn answers_to_the_unapproved(hub: &Hub, file: FileRef) -> Vec<String> {
         DeviceToRelay::AddFiles(AddFiles { files: vec![] }),
         DeviceToRelay::RemoveFile(RemoveFile { file_ids: vec![file.file_id], keep: false }),
         DeviceToRelay::UpdateName(UpdateName { name: "Ana's phone".into() }),
-        DeviceToRelay::LinkRequest(LinkRequest { files: vec![file], ..link_request(LinkHash([8; 32])) }),
+        DeviceToRelay::LinkRequest(LinkRequest { files: vec![file], ..link_request(&drawn) }),
         DeviceToRelay::LinksPull(LinksPull { cursor: None }),
         DeviceToRelay::LinkDrop(LinkDrop { link_hash: LinkHash([8; 32]) }),
     ];
@@ -125,7 +126,7 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     assert_eq!(others, drops(LinkHash([7; 32])).await, "another's link");
     let own_id = eve.id;
     let mut orders = async |file: FileRef| {
-        let request = LinkRequest { files: vec![file], ..link_request(LinkHash([8; 32])) };
+        let request = LinkRequest { files: vec![file], ..link_request(&eve.new_link()) };
         let reference = eve.say(DeviceToRelay::LinkRequest(request)).await;
         format!("{:?}", eve.answer(&reference).await)
     };
@@ -160,11 +161,12 @@ async fn a11_a_flood_of_unknown_links_punishes_no_address_and_delays_no_link() {
         assert!(flooded.iter().all(|status| *status == 404), "{flooded:?}");
         assert_eq!(there, 200);
     }
-    let files = vec![entry.file_ref()];
-    let request = LinkRequest { files, ..link_request(LinkHash::of(&absent(299))) };
+    let late = owner.new_link();
+    assert_eq!(status(late.link).await, 404);
+    let request = LinkRequest { files: vec![entry.file_ref()], ..link_request(&late) };
     let reference = owner.say(DeviceToRelay::LinkRequest(request)).await;
     assert!(matches!(owner.answer(&reference).await, RelayToDevice::LinkMade(_)));
-    assert_eq!(status(absent(299)).await, 200, "its absence is forgotten");
+    assert_eq!(status(late.link).await, 200, "its absence is forgotten");
 }
 
 /// A17. A ticket in other hands, for the other verb, with any one bit flipped, after its time: the same 403, and the ticket is as

@@ -1,10 +1,12 @@
-//! A68, A69: links tell no key to who listens, belong to who made them, and cost little however they are asked for.
+//! A68, A69: links tell no key to who listens, open what their maker named or nothing, and cost little however they are asked
+//! for.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 
 use lanyard_protocol::limits::{MAX_ARCHIVE_WINDOW_BYTES, MAX_FILES_A_MESSAGE};
+use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
@@ -60,6 +62,97 @@ async fn a68_a_key_is_on_no_socket_and_another_tab_of_the_maker_ends_the_link() 
     assert_eq!(status_of(&ana, &hub, &made.url, None).await, 404);
 }
 
+/// What an address answers, whole: status, headers but the date, and body.
+async fn answer_of(device: &Device, hub: &Hub, method: reqwest::Method, url: &str) -> String {
+    let answer = device.http.request(method, hub.http(url)).send().await.unwrap();
+    let mut headers: Vec<String> = answer.headers().iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
+    headers.retain(|header| !header.starts_with("date:"));
+    let status = answer.status();
+    format!("{status} {headers:?} {}", answer.text().await.unwrap())
+}
+
+/// The listener registers what it heard of a link that has ended, for its own file or folder.
+async fn squats(eve: &mut Device, heard: &DrawnLink, own: &FileEntry, as_folder: bool) {
+    let request = LinkRequest { uses: Some(1), ..link_request(heard) };
+    let request = if as_folder {
+        LinkRequest { folder: Some(LinkFolder { public_id: eve.id, path: String::new() }), ..request }
+    } else {
+        LinkRequest { files: vec![own.file_ref()], ..request }
+    };
+    let reference = eve.say(DeviceToRelay::LinkRequest(request)).await;
+    let answer = eve.answer(&reference).await;
+    assert!(matches!(answer, RelayToDevice::LinkMade(_)), "the hash is free: {answer:?}");
+}
+
+/// A68. A member hears the hash of a link, waits for its end and registers the hash for what it shares itself: with the
+/// binding that it heard too, or with one of its own. The old address answers what an address that never was answers, no use
+/// of the squatter's link is counted, and the same holds after the master came back.
+#[tokio::test]
+async fn a68_the_address_of_an_ended_link_opens_nothing_whoever_registers_its_hash() {
+    for (copies_binding, as_folder) in [(true, false), (false, false), (true, true), (false, true)] {
+        // A hub for each: one counts addresses that open nothing.
+        ended_and_squatted(copies_binding, as_folder).await;
+    }
+}
+
+async fn ended_and_squatted(copies_binding: bool, as_folder: bool) {
+    let case = format!("binding copied: {copies_binding}, folder: {as_folder}");
+    let hub = Hub::start().await;
+    let mut owner = hub.approved(1).await;
+    let mut ana = hub.approved(2).await;
+    let mut eve = hub.approved(66).await;
+    let entry = owner.offers("a.bin", 0).await;
+    let own = eve.offers("a.bin", 0).await;
+    let drawn = ana.new_link();
+    let made = ana.link_drawn(drawn, LinkRequest { files: vec![entry.file_ref()], ..link_request(&drawn) }).await;
+    assert_eq!(status_of(&owner, &hub, &made.url, None).await, 200, "{case}");
+    let drop = ana.say(DeviceToRelay::LinkDrop(LinkDrop { link_hash: drawn.hash })).await;
+    assert!(matches!(ana.answer(&drop).await, RelayToDevice::LinkDropped(_)));
+    let binding = if copies_binding { drawn.binding } else { eve.new_link().binding };
+    squats(&mut eve, &DrawnLink { binding, ..drawn }, &own, as_folder).await;
+    for life in ["before", "after"] {
+        for method in [reqwest::Method::GET, reqwest::Method::HEAD] {
+            let unknown = http::link_path(&owner.new_link().link, "a.bin");
+            let unknown = answer_of(&owner, &hub, method.clone(), &unknown).await;
+            assert!(unknown.starts_with("404"), "{unknown}");
+            let answer = answer_of(&owner, &hub, method, &made.url).await;
+            assert_eq!(answer, unknown, "{case}, {life} the master came back");
+        }
+        hub.restart_master().await;
+        for device in [&mut ana, &mut eve] {
+            device.until(|m| matches!(m, RelayToDevice::HubReady(_))).await;
+        }
+    }
+    let pull = eve.say(DeviceToRelay::LinksPull(LinksPull { cursor: None })).await;
+    let RelayToDevice::LinksPage(page) = eve.answer(&pull).await else { panic!("no list") };
+    let squatted = page.links.iter().find(|link| link.link_hash == drawn.hash);
+    assert_eq!(squatted.and_then(|link| link.uses_left), Some(1), "{case}: no use was counted");
+    // Its maker never needs that hash again.
+    assert_eq!(status_of(&owner, &hub, &ana.link(&[&entry]).await.url, None).await, 200);
+}
+
+/// A68. Who listens registers a hash while its link lives: nothing changes for the maker, the link or its readers.
+#[tokio::test]
+async fn a68_a_living_link_cannot_be_registered_by_another() {
+    let hub = Hub::start().await;
+    let mut ana = hub.approved(2).await;
+    let mut eve = hub.approved(66).await;
+    let entry = ana.offers("a.bin", 0).await;
+    let own = eve.offers("b.bin", 0).await;
+    let drawn = ana.new_link();
+    let request = LinkRequest { files: vec![entry.file_ref()], ..link_request(&drawn) };
+    let made = ana.link_drawn(drawn, request.clone()).await;
+    for binding in [drawn.binding, eve.new_link().binding] {
+        let theft = LinkRequest { files: vec![own.file_ref()], binding, ..link_request(&drawn) };
+        let reference = eve.say(DeviceToRelay::LinkRequest(theft)).await;
+        let answer = eve.answer(&reference).await;
+        assert!(matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotFound), "{answer:?}");
+    }
+    assert_eq!(status_of(&eve, &hub, &made.url, None).await, 200);
+    let again = ana.link_drawn(drawn, request).await;
+    assert_eq!(again.listed, made.listed, "asked for again it is the same");
+}
+
 /// A68. A link of one use is read once, and can be gone on with.
 #[tokio::test]
 async fn a68_uses_are_counted_and_going_on_is_none() {
@@ -68,7 +161,7 @@ async fn a68_uses_are_counted_and_going_on_is_none() {
     let reader = hub.approved(2).await;
     let entry = owner.offers("a.bin", 300_000).await;
     let files = vec![entry.file_ref()];
-    let made = owner.link_of(|link_hash| LinkRequest { files, uses: Some(1), ..link_request(link_hash) }).await;
+    let made = owner.link_of(|drawn| LinkRequest { files, uses: Some(1), ..link_request(drawn) }).await;
     assert_eq!(reader.http.head(hub.http(&made.url)).send().await.unwrap().status(), 200, "a look is no use");
     let (statuses, _) = while_serving(&mut owner, async {
         let mut statuses = Vec::new();
@@ -128,7 +221,7 @@ async fn a69_a_folder_of_twenty_thousand_files_is_an_archive_that_costs_a_mebiby
         assert!(matches!(owner.answer(&reference).await, RelayToDevice::FilesAdded(_)));
     }
     let folder = Some(LinkFolder { public_id: owner.id, path: "Photos".into() });
-    let made = ana.link_of(|link_hash| LinkRequest { folder, ..link_request(link_hash) }).await;
+    let made = ana.link_of(|drawn| LinkRequest { folder, ..link_request(drawn) }).await;
     assert!(made.url.ends_with("/Photos.zip"), "{}", made.url);
     let request = ana.http.get(hub.http(&made.url));
     let ((promised, body), _) = while_serving(&mut owner, async {

@@ -455,6 +455,39 @@ fn a_dropped_link_cuts_its_readers_wherever_they_wait() {
 }
 
 #[test]
+fn an_ended_links_address_opens_nothing_for_whoever_registers_its_hash() {
+    let (mut world, _, bob, film) = pair(46, MIB);
+    let carol = world.joins(2, "Carol");
+    let own = world.shares(carol, "other.bin", MIB);
+    let link = world.make_link(bob, vec![film]).unwrap();
+    world.run_for(SECOND);
+    let early = world.squat_link(carol, link, vec![own]).unwrap();
+    world.run_for(SECOND);
+    assert_eq!(world.links[early].state, LinkState::NotMade(FailureCode::NotFound), "the link lives");
+    world.open_link(link);
+    world.run_for(30 * SECOND);
+    assert_eq!(world.links[link].state, LinkState::Done);
+    world.drop_link(link);
+    world.run_for(SECOND);
+    let squatted = world.squat_link(carol, link, vec![own]).unwrap();
+    world.run_for(SECOND);
+    assert_eq!(world.links[squatted].state, LinkState::Made);
+    for lost in [false, true] {
+        if lost {
+            world.kill_relay();
+            world.run_for(SECOND);
+            world.start_relay();
+            world.run_for(20 * SECOND);
+        }
+        world.open_link(link);
+        world.run_for(20 * SECOND);
+        assert_eq!(world.links[link].state, LinkState::Failed(FailureCode::NotFound), "relay lost: {lost}");
+    }
+    assert_eq!(world.seen("link use begun"), 0);
+    world.settle();
+}
+
+#[test]
 fn a_link_survives_the_relay() {
     let (mut world, alice, bob, film) = pair(43, 10 * MIB);
     let link = world.make_link(bob, vec![film]).unwrap();

@@ -196,7 +196,7 @@ async fn while_the_master_is_away_what_was_granted_is_read_and_nothing_else() {
     let back = hub.without_master().await;
     owner.until(|m| matches!(m, RelayToDevice::ServerNotReady(_))).await;
 
-    let request = message::LinkRequest { files: vec![entry.file_ref()], ..link_request(LinkHash([5; 32])) };
+    let request = message::LinkRequest { files: vec![entry.file_ref()], ..link_request(&owner.new_link()) };
     let asked = owner.say(DeviceToRelay::LinkRequest(request)).await;
     let answer = owner.answer(&asked).await;
     let waits = matches!(&answer, RelayToDevice::RequestFailed(no)

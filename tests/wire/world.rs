@@ -10,6 +10,7 @@ use lanyard_hub::Moment;
 use lanyard_hub::authority::{Ask, Authority, AuthorityConfig, Command, Effect, Input, Saved, Word};
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::identity::{self, Keypair, Transcript};
+use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
 use lanyard_protocol::session_key::{EphemeralSecret, SessionKey, Signer};
@@ -565,25 +566,30 @@ impl Device {
         }
     }
 
-    /// A link to files.
-    /// A key of its own, as a maker draws it.
-    pub fn new_link(&mut self) -> LinkKey {
+    /// Draws a link of its own, as a maker does.
+    pub fn new_link(&mut self) -> DrawnLink {
         self.refs += 1;
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.id.0.as_bytes()[..8]);
-        bytes[8..].copy_from_slice(&self.refs.to_be_bytes());
-        LinkKey(bytes)
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.refs.to_be_bytes());
+        DrawnLink::new(&LinkSeed(seed), self.id)
     }
 
     pub async fn link(&mut self, files: &[&FileEntry]) -> MadeLink {
         let files = files.iter().map(|entry| entry.file_ref()).collect();
-        self.link_of(|link_hash| LinkRequest { files, ..link_request(link_hash) }).await
+        self.link_of(|drawn| LinkRequest { files, ..link_request(drawn) }).await
     }
 
     /// Makes a link and draws its key.
-    pub async fn link_of(&mut self, request: impl FnOnce(LinkHash) -> LinkRequest) -> MadeLink {
-        let link = self.new_link();
-        let reference = self.say(DeviceToRelay::LinkRequest(request(LinkHash::of(&link)))).await;
+    pub async fn link_of(&mut self, request: impl FnOnce(&DrawnLink) -> LinkRequest) -> MadeLink {
+        let drawn = self.new_link();
+        let request = request(&drawn);
+        self.link_drawn(drawn, request).await
+    }
+
+    /// Sends the request for a link that was drawn before.
+    pub async fn link_drawn(&mut self, drawn: DrawnLink, request: LinkRequest) -> MadeLink {
+        let link = drawn.link;
+        let reference = self.say(DeviceToRelay::LinkRequest(request)).await;
         let RelayToDevice::LinkMade(made) = self.answer(&reference).await else { panic!("no link") };
         MadeLink { link, url: http::link_path(&link, &made.link.name), listed: made.link }
     }
@@ -598,8 +604,16 @@ pub struct MadeLink {
 }
 
 /// A request for a link of nothing.
-pub fn link_request(link_hash: LinkHash) -> LinkRequest {
-    LinkRequest { link_hash, files: Vec::new(), folder: None, name: None, valid_ms: None, uses: None }
+pub fn link_request(drawn: &DrawnLink) -> LinkRequest {
+    LinkRequest {
+        link_hash: drawn.hash,
+        binding: drawn.binding,
+        files: Vec::new(),
+        folder: None,
+        name: None,
+        valid_ms: None,
+        uses: None,
+    }
 }
 
 /// Path and query of an address, as they stand in the request line.

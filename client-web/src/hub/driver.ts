@@ -119,6 +119,7 @@ export class Driver implements Verbs {
     this.#links = new Links({
       now: () => Date.now(),
       random: systemRandom,
+      me: keys.publicId,
       ask: (message, answered, overdue) => this.#session.entered && this.#request(message, { answered, overdue }) !== null,
       changed: () => this.#showLinks(),
       storage: localStorage,

@@ -1,8 +1,8 @@
 // Promise: a key is drawn here and never told; the list is the hub's, what can be copied is this browser's.
 import { expect, test } from "vitest";
+import { drawnLink } from "../identity/proof";
 import type { LinkListed } from "../protocol/generated/LinkListed";
 import type { DeviceToRelay, Incoming, RelayToDevice } from "../protocol/wire";
-import { hashOf } from "../transfer/links";
 import { Links } from "./links";
 
 type Heard = Incoming<RelayToDevice>;
@@ -18,6 +18,7 @@ function bench(answer: (message: DeviceToRelay) => Heard | null) {
   const links = new Links({
     now: () => 5,
     random: (count) => new Uint8Array(count).fill((n += 1)),
+    me: "me",
     ask: (message, answered) => {
       sent.push(message);
       const said = answer(message);
@@ -41,9 +42,11 @@ test("what is sent names the link by its hash, and nothing sent holds its key", 
   const key = made.url.split("/")[2] ?? "";
   expect(made.url).toBe(`/d/${key}/a%20b.zip`);
   expect(key).toMatch(/^[0-9a-f]{32}$/);
-  expect(made.hash).toBe(hashOf(key));
-  expect(sent[0]).toEqual({ opcode: "LINK_REQUEST", data: { link_hash: made.hash, files: [{ public_id: "o", file_id: "f" }], valid_ms: 60, uses: 2 } });
+  const drawn = drawnLink(new Uint8Array(32).fill(1), "me");
+  expect([key, made.hash]).toEqual([drawn.key, drawn.hash]);
+  expect(sent[0]).toEqual({ opcode: "LINK_REQUEST", data: { link_hash: made.hash, binding: drawn.binding, files: [{ public_id: "o", file_id: "f" }], valid_ms: 60, uses: 2 } });
   expect(JSON.stringify(sent)).not.toContain(key);
+  expect(JSON.stringify(sent), "nor the seed that it is made of").not.toContain("01".repeat(32));
 });
 
 test("ten thousand files are one link in parts that fit a frame; a folder is one request", async () => {
@@ -52,6 +55,7 @@ test("ten thousand files are one link in parts that fit a frame; a folder is one
   await links.make({ files, name: "all.zip" }, "given");
   expect(sent.length).toBe(20);
   expect(new Set(sent.map((message) => message.opcode === "LINK_REQUEST" && message.data.link_hash)).size).toBe(1);
+  expect(new Set(sent.map((message) => message.opcode === "LINK_REQUEST" && message.data.binding)).size).toBe(1);
   expect(Math.max(...sent.map((message) => JSON.stringify(message).length))).toBeLessThan(256 * 1024);
   await links.make({ files, folder: { public_id: "o", path: "" } }, "given");
   expect(sent[20]).toMatchObject({ data: { folder: { public_id: "o", path: "" } } });

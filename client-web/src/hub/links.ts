@@ -47,6 +47,8 @@ interface Kept {
 export interface LinksTools {
   now(): number;
   random(length: number): Uint8Array;
+  /** This device's public id. */
+  me: string;
   /** Null: there is no connection. */
   ask(message: DeviceToRelay, answered: (answer: Heard) => void, overdue: () => void): boolean;
   changed(): void;
@@ -71,9 +73,9 @@ export class Links {
   }
 
   async make(wish: LinkWish, purpose: Purpose): Promise<Made> {
-    const { key, hash } = drawLink((length) => this.tools.random(length));
+    const { key, hash, binding } = drawLink((length) => this.tools.random(length), this.tools.me);
     let made: LinkListed | undefined;
-    for (const data of requests(wish, hash)) made = await this.#made(data);
+    for (const data of requests(wish, { link_hash: hash, binding })) made = await this.#made(data);
     if (!made) throw new LinkRefused("BAD_MESSAGE", "There is nothing to link to.");
     const url = linkPath(key, made.name);
     this.#keep({ hash, url, purpose, untilMs: made.expires_ms });
@@ -171,17 +173,18 @@ function isKept(one: unknown): one is Kept {
 }
 
 /** A long list of files takes several requests for one link. */
-function requests({ files, folder, name, validMs, uses }: LinkWish, link_hash: string): LinkRequest[] {
+function requests({ files, folder, name, validMs, uses }: LinkWish, drawn: Pick<LinkRequest, "link_hash" | "binding">): LinkRequest[] {
   const more = {
+    ...drawn,
     ...(name === undefined ? {} : { name }),
     ...(validMs === undefined ? {} : { valid_ms: validMs }),
     ...(uses === undefined ? {} : { uses }),
   };
-  if (folder) return [{ link_hash, folder, ...more }];
+  if (folder) return [{ folder, ...more }];
   const parts: LinkRequest[] = [];
   for (let at = 0; at < files.length; at += MAX_FILES_A_MESSAGE) {
     const some = files.slice(at, at + MAX_FILES_A_MESSAGE).map(({ public_id, file_id }) => ({ public_id, file_id }));
-    parts.push({ link_hash, files: some, ...more });
+    parts.push({ files: some, ...more });
   }
   return parts;
 }

@@ -84,6 +84,23 @@ export function codeOf(hubKey: string, publicKey: string, requestId: string, rev
   return (number % 1_000_000n).toString().padStart(6, "0");
 }
 
+/** A link that this device drew, with what the hub learns of it: hash and binding. */
+export interface DrawnLink {
+  /** Opens it; never sent before it is used. */
+  key: string;
+  hash: string;
+  /** The seed, hidden behind the key: shows whoever knows the key that its maker made it. */
+  binding: string;
+}
+
+/** Derives a link from 32 random bytes. Nobody else can bind the same key to another device. */
+export function drawnLink(seed: Uint8Array, publicId: string): DrawnLink {
+  const key = toHex(blake3(lines("lanyard/2 link key", toHex(seed), publicId)).slice(0, 16));
+  const mask = blake3(lines("lanyard/2 link binding", key));
+  const binding = toHex(seed.map((byte, at) => byte ^ (mask[at] ?? 0)));
+  return { key, hash: toHex(blake3(utf8.encode(key))), binding };
+}
+
 export interface Invitation {
   id: string;
   secret: string;

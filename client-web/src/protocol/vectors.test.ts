@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
 import { fromHex, toHex } from "../identity/bytes";
-import { codeOf, commitOf, deviceText, hubText, keysFrom, masterCommitOf, publicIdOf, requestIdOf, sign, verifies, type Handshake } from "../identity/proof";
+import { codeOf, commitOf, deviceText, drawnLink, hubText, keysFrom, masterCommitOf, publicIdOf, requestIdOf, sign, verifies, type Handshake } from "../identity/proof";
 import { Signer, ephemeralFrom, macOf, sessionKeyOf } from "../identity/signer";
 import { groupLog } from "./limits";
 
@@ -16,9 +16,14 @@ interface Vectors {
   weak_ephemeral_keys: string[];
   approval: Record<"hub_public_key" | "device_public_key" | "name" | "reveal" | "commit" | "relay_nonce" | "request_id" | "master_nonce" | "master_commit" | "code", string>[];
   group_log: { size: number; group_log: number }[];
+  link_keys: Record<"seed" | "public_id" | "link" | "link_hash" | "binding", string>[];
 }
 
 const vectors = JSON.parse(readFileSync(resolve(process.cwd(), "../protocol/vectors/vectors.json"), "utf8")) as Vectors;
+
+test.each(vectors.link_keys)("a link is bound to its maker: $link_hash", ({ seed, public_id, link, link_hash, binding }) => {
+  expect(drawnLink(fromHex(seed), public_id)).toEqual({ key: link, hash: link_hash, binding });
+});
 
 test.each(vectors.public_id)("a seed gives its key and public id: $public_id", ({ seed, public_key, public_id }) => {
   expect(keysFrom(fromHex(seed))).toMatchObject({ publicKey: public_key, publicId: public_id });

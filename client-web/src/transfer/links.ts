@@ -1,6 +1,5 @@
 /** Links: the key that opens one, its hash that names it on the wire, and how the browser is told to fetch it. */
-import { blake3 } from "@noble/hashes/blake3.js";
-import { toHex } from "../identity/bytes";
+import { drawnLink, type DrawnLink } from "../identity/proof";
 
 export class LinkRefused extends Error {
   constructor(
@@ -11,19 +10,8 @@ export class LinkRefused extends Error {
   }
 }
 
-export interface LinkKey {
-  /** Opens it; never sent before it is used. */
-  key: string;
-  hash: string;
-}
-
-export function drawLink(random: (length: number) => Uint8Array): LinkKey {
-  const key = toHex(random(16));
-  return { key, hash: hashOf(key) };
-}
-
-export function hashOf(key: string): string {
-  return toHex(blake3(new TextEncoder().encode(key)));
+export function drawLink(random: (length: number) => Uint8Array, publicId: string): DrawnLink {
+  return drawnLink(random(32), publicId);
 }
 
 /** The name at the end is decoration, and what the browser calls the file. */

@@ -2,8 +2,8 @@
 
 use lanyard_protocol::message::*;
 use lanyard_protocol::{
-    Client, DeviceKind, FileEntry, FileId, Instance, NewFile, Nonce, PublicKey, RelayToMaster, Reveal, SessionAddress,
-    approval, identity,
+    Client, DeviceKind, FileEntry, FileId, Instance, LinkBinding, LinkHash, NewFile, Nonce, PublicKey, RelayToMaster,
+    Reveal, SessionAddress, approval, identity,
 };
 
 use super::*;
@@ -41,6 +41,12 @@ pub(super) fn member(n: u32, verdict: Verdict) -> Member {
 
 pub(super) fn file_id(n: u32) -> FileId {
     format!("00000000-0000-4000-8000-{n:012x}").parse().unwrap()
+}
+
+/// A request for a link of nothing. The authority stores a binding and does not judge it.
+pub(super) fn link_request(link_hash: LinkHash) -> LinkRequest {
+    let binding = LinkBinding(link_hash.0);
+    LinkRequest { link_hash, binding, files: Vec::new(), folder: None, name: None, valid_ms: None, uses: None }
 }
 
 /// A file of device 1.

@@ -17,7 +17,7 @@ use lanyard_protocol::message::{
     LinksPull,
 };
 use lanyard_protocol::{
-    DeviceId, FailureCode, FileRef, LinkHash, MasterToConsole, MasterToRelay, Ref, SessionAddress, path,
+    DeviceId, FailureCode, FileRef, LinkBinding, LinkHash, MasterToConsole, MasterToRelay, Ref, SessionAddress, path,
 };
 
 use super::feed::{Budget, text_cost};
@@ -46,6 +46,8 @@ pub enum Linked {
 pub struct LinkRecord {
     /// Names the link; its key is known to nobody here.
     pub hash: LinkHash,
+    /// Binds its key to its maker.
+    pub binding: LinkBinding,
     /// The device that made the link and holds its key.
     pub maker: DeviceId,
     /// The name of its download.
@@ -239,7 +241,7 @@ impl Authority {
 
     /// The link that a request makes, or what it makes of the one that is there.
     fn link_of(&self, maker: DeviceId, request: LinkRequest) -> Result<LinkRecord, FailureCode> {
-        let LinkRequest { link_hash, files, folder, name, valid_ms, uses } = request;
+        let LinkRequest { link_hash, binding, files, folder, name, valid_ms, uses } = request;
         if files.len() > MAX_FILES_A_MESSAGE || files.is_empty() == folder.is_none() {
             return Err(FailureCode::BadMessage);
         }
@@ -282,7 +284,7 @@ impl Authority {
                 let name = self.download_name(&linked, name);
                 let made_ms = self.wall_ms;
                 let used_ms = self.wall_ms;
-                LinkRecord { hash: link_hash, maker, name, linked, made_ms, used_ms, ends_ms, uses_left: uses }
+                LinkRecord { hash: link_hash, binding, maker, name, linked, made_ms, used_ms, ends_ms, uses_left: uses }
             }
         };
         if link.bytes().saturating_sub(known.map_or(0, LinkRecord::bytes)) > self.room_for(maker) {
@@ -373,6 +375,7 @@ impl Authority {
         Some(LinkGrant {
             link_hash: link.hash,
             public_id: link.maker,
+            binding: link.binding,
             lives_ms: link.expires_ms().saturating_sub(self.wall_ms),
             limited: link.uses_left.is_some(),
             file: None,

@@ -64,7 +64,7 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
     let mut link = |start: u32| {
         let files = (start..start + 512).map(|n| FileRef { public_id: device(1), file_id: file_id(n) }).collect();
         let link_hash = LinkHash([1; 32]);
-        let request = LinkRequest { link_hash, files, folder: None, name: None, valid_ms: None, uses: None };
+        let request = LinkRequest { files, ..link_request(link_hash) };
         desk.device(session(1, 1), RelayToMaster::LinkRequest(request))
     };
     let effects = (0..18).map(|n| link(n * 512)).find(|effects| refusal_of(effects).is_some()).unwrap_or_default();

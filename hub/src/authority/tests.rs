@@ -267,7 +267,7 @@ fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
     desk.add(session(2, 1), files(0..2));
     let link_hash = LinkHash([3; 32]);
     let wanted = vec![FileRef { public_id: device(2), file_id: file_id(0) }];
-    let request = LinkRequest { link_hash, files: wanted, folder: None, name: None, valid_ms: None, uses: None };
+    let request = LinkRequest { files: wanted, ..link_request(link_hash) };
     desk.device(session(2, 1), RelayToMaster::LinkRequest(request));
     let effects = desk.operator(Command::Refuse { public_id: device(2) });
     let no = DisApproveClient { public_id: device(2), epoch: EPOCH, revision: 3 };
@@ -659,12 +659,8 @@ fn saves_stand_before_what_depends_on_them() {
         desk.device(
             session(2, 1),
             RelayToMaster::LinkRequest(LinkRequest {
-                link_hash: LinkHash([3; 32]),
                 files: vec![FileRef { public_id: device(1), file_id: file_id(0) }],
-                folder: None,
-                name: None,
-                valid_ms: None,
-                uses: None,
+                ..link_request(LinkHash([3; 32]))
             }),
         ),
         desk.device(session(1, 1), RelayToMaster::UpdateName(UpdateName { name: "New".into() })),

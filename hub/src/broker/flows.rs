@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
+use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
@@ -203,9 +204,10 @@ impl World {
         for (n, plan) in scene.readers.iter().enumerate() {
             let number = FIRST_READER + n as u8;
             let session = hub.opens(number);
-            let hash = LinkHash([number; 32]);
+            let drawn = DrawnLink::new(&LinkSeed([number; 32]), device(1));
+            let hash = drawn.hash;
             if plan.kind == Kind::Link {
-                Self::make_link(&mut hub, number, hash, file);
+                Self::make_link(&mut hub, number, drawn, file);
             }
             readers.push(Reader {
                 plan: plan.clone(),
@@ -228,10 +230,10 @@ impl World {
         Self { hub, scene, count, now_ms: 0, readers, puts: BTreeMap::new(), opened: 0 }
     }
 
-    fn make_link(hub: &mut Hub, number: u8, hash: LinkHash, file: FileRef) {
+    fn make_link(hub: &mut Hub, number: u8, drawn: DrawnLink, file: FileRef) {
         let call = CallId(u64::from(number));
         hub.take();
-        hub.give(Input::LinkOpened { call, hash });
+        hub.give(Input::LinkOpened { call, link: drawn.link });
         let asked = hub.take().into_iter().find_map(|effect| match effect {
             Effect::SendMaster { frame, .. } if matches!(frame.message, RelayToMaster::LinkLookup(_)) => {
                 frame.reference.clone()
@@ -239,8 +241,9 @@ impl World {
             _ => None,
         });
         let grant = LinkGrant {
-            link_hash: hash,
+            link_hash: drawn.hash,
             public_id: device(1),
+            binding: drawn.binding,
             lives_ms: 3_600_000,
             limited: false,
             file: Some(hub.files[&file].clone()),

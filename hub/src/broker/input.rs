@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lanyard_protocol::{
-    CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileRef, GroupRange, Instance, LinkHash,
+    CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileRef, GroupRange, Instance, Link, LinkHash,
     MasterFrame, MasterToRelay, Nonce, PublicKey, Ref, Resume, Root,
     message::{InvitationProof, LinkPage, TransferState},
 };
@@ -184,15 +184,15 @@ pub enum Input {
     LinkOpened {
         /// Names the question that waits for an answer.
         call: CallId,
-        /// Names the link; its key is known to nobody here.
-        hash: LinkHash,
+        /// The link's key, as it stood in the address.
+        link: Link,
     },
     /// A link whose uses are counted is about to be read.
     LinkBegun {
         /// Names the question that waits for an answer.
         call: CallId,
-        /// Names the link; its key is known to nobody here.
-        hash: LinkHash,
+        /// The link's key, as it stood in the address.
+        link: Link,
         /// From its first byte to its last.
         whole: bool,
         /// Bytes that the request asks for.

@@ -3,6 +3,7 @@
 use lanyard_protocol::chunk::What;
 use lanyard_protocol::group::group_log;
 use lanyard_protocol::identity::Keypair;
+use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 use uuid_bytes as uuid;
@@ -802,9 +803,9 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
     let mut hub = Hub::ready(32 * MIB);
     let (owner, _maker) = (hub.opens(1), hub.opens(2));
     let file = hub.lists(1, 16 * MIB);
-    let hash = LinkHash([1; 32]);
+    let DrawnLink { link, hash, binding } = DrawnLink::new(&LinkSeed([1; 32]), device(2));
     let call = CallId(1);
-    hub.give(Input::LinkOpened { call, hash });
+    hub.give(Input::LinkOpened { call, link });
     let reference = hub
         .take()
         .into_iter()
@@ -818,6 +819,7 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
     let grant = LinkGrant {
         link_hash: hash,
         public_id: device(2),
+        binding,
         lives_ms: 1_000_000,
         limited: false,
         file: Some(hub.files[&file].clone()),

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use lanyard_hub::authority::{LinkRecord, Linked, Member, Saved, Verdict};
 use lanyard_protocol::{
-    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkHash, PublicKey, identity,
+    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkBinding, LinkHash, PublicKey,
+    identity,
 };
 
 use super::Store;
@@ -101,6 +102,7 @@ pub fn link(maker: u8) -> LinkRecord {
     let file = FileRef { public_id: id(maker), file_id: FileId(uuid::Uuid::from_bytes([1; 16])) };
     LinkRecord {
         hash: LinkHash([maker; 32]),
+        binding: LinkBinding([maker + 100; 32]),
         maker: id(maker),
         name: "a.txt".into(),
         linked: Linked::Files(vec![file]),

@@ -19,6 +19,8 @@ wire! {
     pub struct LinkRequest {
         /// BLAKE3 hash of the link's key; the key itself never crosses a socket.
         pub link_hash: LinkHash,
+        /// Binds the key to its maker.
+        pub binding: LinkBinding,
         /// At most 512 a message; empty for a folder.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         #[cfg_attr(feature = "typescript", ts(as = "Option<Vec<FileRef>>", optional))]
@@ -127,6 +129,8 @@ wire! {
         pub link_hash: LinkHash,
         /// The maker.
         pub public_id: DeviceId,
+        /// Must bind the key of the address to the maker.
+        pub binding: LinkBinding,
         /// How long it still lives, if nobody uses it.
         pub lives_ms: u64,
         /// Each use has to be asked for.

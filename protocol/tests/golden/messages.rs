@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use lanyard_protocol::codec::{decode, decode_master, encode, encode_master};
 use lanyard_protocol::identity::{Transcript, public_id};
 use lanyard_protocol::limits::{MAX_FRAME_BYTES, MAX_JSON_DEPTH, MAX_MASTER_FRAME_BYTES, MAX_SAFE_INTEGER};
+use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -221,9 +222,13 @@ fn the_samples_of_the_door_are_one_true_story() {
     assert_eq!(json!(code), data("console-to-master", "APPROVE_CLIENT")["code"]);
 
     // The key itself stands in no message.
-    let link: Link = of(&json!("5be0c94d7f2a48e1b36d9a07c5f81e42"));
-    assert_eq!(LinkHash::of(&link), of(&data("device-to-relay", "LINK_REQUEST")["link_hash"]));
-    assert_eq!(LinkHash::of(&link), of(&data("relay-to-device", "TRANSFER_PROGRESS")["link_hash"]));
+    let drawn = DrawnLink::new(&LinkSeed([4; 32]), device);
+    let requested = data("device-to-relay", "LINK_REQUEST");
+    let granted = data("master-to-relay", "LINK_GRANT");
+    assert_eq!((drawn.hash, drawn.binding), (of(&requested["link_hash"]), of(&requested["binding"])));
+    assert_eq!(drawn.hash, of(&data("relay-to-device", "TRANSFER_PROGRESS")["link_hash"]));
+    let binding: LinkBinding = of(&granted["binding"]);
+    assert!(binding.binds(&drawn.link, of(&granted["public_id"])));
 }
 
 fn object_paths(value: &Value, here: &str, found: &mut Vec<String>) {

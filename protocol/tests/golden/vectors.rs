@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use lanyard_protocol::group::{GroupValue, Groups};
 use lanyard_protocol::identity::{Keypair, Transcript, fingerprint, public_id, verify};
+use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::master_proof::{MasterTranscript, host_proof, metrics_token, same_mac};
 use lanyard_protocol::range::{Wanted, wanted};
 use lanyard_protocol::session_key::{Authorization, EphemeralSecret, Proved};
@@ -212,6 +213,31 @@ fn device_and_master_compute_the_same_digits() {
 }
 
 #[test]
+fn a_links_key_is_bound_to_its_maker_and_to_nobody_else() {
+    let makers: Vec<DeviceId> = cases("link_keys").iter().map(|case| id(case, "public_id")).collect();
+    for case in cases("link_keys") {
+        let (seed, maker): (LinkSeed, DeviceId) = (id(&case, "seed"), id(&case, "public_id"));
+        let DrawnLink { link, hash, binding } = DrawnLink::new(&seed, maker);
+        assert_eq!((link, hash, binding), (id(&case, "link"), id(&case, "link_hash"), id(&case, "binding")));
+        assert_eq!(LinkHash::of(&link), hash);
+        for other in &makers {
+            assert_eq!(binding.binds(&link, *other), *other == maker, "{case}");
+            // Of the same seed another maker makes another key, and with a key of its own it binds no other.
+            let theirs = DrawnLink::new(&seed, *other);
+            assert_eq!(theirs.binding.binds(&link, *other), *other == maker, "{case}");
+        }
+        for byte in 0..32 {
+            let mut near = binding;
+            near.0[byte] ^= 1;
+            assert!(!near.binds(&link, maker), "{case}");
+        }
+        let mut near = link;
+        near.0[15] ^= 1;
+        assert!(!binding.binds(&near, maker), "{case}");
+    }
+}
+
+#[test]
 fn files_divide_into_groups_by_their_size_alone() {
     for case in cases("group_log") {
         let groups = Groups::of(number(&case, "size"));
@@ -327,6 +353,7 @@ fn no_kind_of_vector_is_left_unread() {
         "content",
         "group_at_offset",
         "one_bit_flipped",
+        "link_keys",
         "link_ranges",
     ];
     let words = ["about", "content_rule", "merge"];

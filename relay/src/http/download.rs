@@ -72,8 +72,7 @@ async fn serve(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let link: Link = link.parse().map_err(|_| FailureCode::NotFound)?;
-    let hash = LinkHash::of(&link);
-    let answer = links::ask(&edge, |call| Input::LinkOpened { call, hash }).await;
+    let answer = links::ask(&edge, |call| Input::LinkOpened { call, link }).await;
     let Some(CallAnswer::Found(info)) = answer else { return Err(FailureCode::ServerNotReady.into()) };
     let info = info?;
     let is_head = method == Method::HEAD;
@@ -81,24 +80,23 @@ async fn serve(
         LinkedTo::Nothing => Err(FailureCode::FileGone.into()),
         LinkedTo::File(entry) => {
             let plan = FilePlan::new(entry, &headers);
-            serve_file(edge, &info, entry, plan, frames, is_head).await
+            serve_file(edge, link, &info, entry, plan, frames, is_head).await
         }
         LinkedTo::Archive(archive) => {
             if !is_head {
-                begin(&edge, &info, true, archive.length).await?;
+                begin(&edge, link, &info, true, archive.length).await?;
             }
-            archive::serve(edge, hash, archive, frames, is_head).await
+            archive::serve(edge, info.hash, archive, frames, is_head).await
         }
     }
 }
 
 /// Counts a use of a link whose uses are counted: `bytes` of it, or all from the first byte on.
-async fn begin(edge: &Arc<Edge>, info: &LinkInfo, whole: bool, bytes: u64) -> Result<(), FailureCode> {
+async fn begin(edge: &Arc<Edge>, link: Link, info: &LinkInfo, whole: bool, bytes: u64) -> Result<(), FailureCode> {
     if !info.limited {
         return Ok(());
     }
-    let hash = info.hash;
-    match links::ask(edge, |call| Input::LinkBegun { call, hash, whole, bytes }).await {
+    match links::ask(edge, |call| Input::LinkBegun { call, link, whole, bytes }).await {
         Some(CallAnswer::Begun(result)) => result,
         _ => Err(FailureCode::ServerNotReady),
     }
@@ -181,6 +179,7 @@ fn modified(entry: &FileEntry) -> SystemTime {
 
 async fn serve_file(
     edge: Arc<Edge>,
+    link: Link,
     info: &LinkInfo,
     entry: &FileEntry,
     plan: FilePlan,
@@ -196,7 +195,7 @@ async fn serve_file(
     let has_body = !is_head && matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     let is_whole = range == (0..entry.size);
     if has_body {
-        begin(&edge, info, is_whole, range.end - range.start).await?;
+        begin(&edge, link, info, is_whole, range.end - range.start).await?;
     }
     let hash = info.hash;
     let body = if !has_body || range.is_empty() {

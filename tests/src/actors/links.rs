@@ -7,10 +7,11 @@ use std::sync::Arc;
 use lanyard_hub::broker::{CallId, Effect, Input, LinkInfo, LinkReader, LinkedTo, ReaderId, SlotId, WantedPiece};
 use lanyard_hub::peer::Input as PeerInput;
 use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::{
     LinkArchive, LinkDrop, LinkFolder, LinkMember, LinkPage, LinkRequest, LinksPull, RequestFailed,
 };
-use lanyard_protocol::{DeviceToRelay, FailureCode, FileEntry, FileRef, GroupRange, Link, LinkHash, RelayToDevice};
+use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileEntry, FileRef, GroupRange, LinkSeed, RelayToDevice};
 
 use super::device::DeviceIndex;
 use super::plane::{Body, ReadBy, Unit};
@@ -44,7 +45,10 @@ pub struct LinkReading {
     pub maker: DeviceIndex,
     /// None of a folder.
     pub files: Vec<FileRef>,
-    pub hash: LinkHash,
+    /// Its key, and what the maker told the hub of it.
+    drawn: DrawnLink,
+    /// Whoever drew the key: nobody else's files are read at its address.
+    drawn_by: DeviceId,
     pub state: LinkState,
     /// Its files as they come, in order.
     pub read: Vec<FileRef>,
@@ -128,13 +132,31 @@ impl World {
         uses: Option<u32>,
     ) -> Option<usize> {
         self.device(maker).peer.as_ref()?;
-        let link_hash = LinkHash::of(&Link(self.random.bytes()));
+        let drawn_by = self.device(maker).public_id;
+        let drawn = DrawnLink::new(&LinkSeed(self.random.bytes()), drawn_by);
+        let request =
+            LinkRequest { link_hash: drawn.hash, binding: drawn.binding, files, folder, name: None, valid_ms, uses };
+        Some(self.order_link(maker, drawn, drawn_by, request))
+    }
+
+    /// A member that heard how another's link was made registers its hash and its binding for files of its own choice.
+    pub fn squat_link(&mut self, squatter: DeviceIndex, heard: usize, files: Vec<FileRef>) -> Option<usize> {
+        self.device(squatter).peer.as_ref()?;
+        let LinkReading { drawn, drawn_by, .. } = &self.links[heard];
+        let DrawnLink { hash, binding, .. } = *drawn;
+        let request =
+            LinkRequest { link_hash: hash, binding, files, folder: None, name: None, valid_ms: None, uses: None };
+        Some(self.order_link(squatter, *drawn, *drawn_by, request))
+    }
+
+    fn order_link(&mut self, maker: DeviceIndex, drawn: DrawnLink, drawn_by: DeviceId, request: LinkRequest) -> usize {
         self.model.calls += 1;
         let ask = self.model.calls;
         self.links.push(LinkReading {
             maker,
-            files: files.clone(),
-            hash: link_hash,
+            files: request.files.clone(),
+            drawn,
+            drawn_by,
             state: LinkState::Ordered,
             read: Vec::new(),
             asks: vec![ask],
@@ -156,9 +178,8 @@ impl World {
         });
         self.model.count("link ordered");
         let link = self.links.len() - 1;
-        let request = LinkRequest { link_hash, files, folder, name: None, valid_ms, uses };
         self.tell_peer(maker, PeerInput::Ask { ask, message: Box::new(DeviceToRelay::LinkRequest(request)) });
-        Some(link)
+        link
     }
 
     /// Takes the answer to a maker's ask.
@@ -167,12 +188,12 @@ impl World {
         let reading = &mut self.links[link];
         match answer.map(|answer| *answer) {
             Ok(RelayToDevice::LinkMade(made)) => {
-                assert_eq!(made.link.link_hash, reading.hash);
+                assert_eq!(made.link.link_hash, reading.drawn.hash);
                 reading.state = LinkState::Made;
                 self.model.count("link made");
             }
             Ok(RelayToDevice::LinkDropped(dropped)) => {
-                assert_eq!(dropped.link_hash, reading.hash);
+                assert_eq!(dropped.link_hash, reading.drawn.hash);
                 self.model.count("link deleted");
             }
             Ok(RelayToDevice::LinksPage(_)) => self.model.count("links seen"),
@@ -213,8 +234,8 @@ impl World {
             return self.open_again(link);
         }
         self.links[link].call = Some(call);
-        let hash = self.links[link].hash;
-        self.tell_broker(Input::LinkOpened { call, hash });
+        let link = self.links[link].drawn.link;
+        self.tell_broker(Input::LinkOpened { call, link });
     }
 
     fn open_again(&mut self, link: usize) {
@@ -225,7 +246,7 @@ impl World {
 
     /// LINK_DROP of its maker.
     pub fn drop_link(&mut self, link: usize) {
-        let link_hash = self.links[link].hash;
+        let link_hash = self.links[link].drawn.hash;
         self.ask_of_link(link, DeviceToRelay::LinkDrop(LinkDrop { link_hash }));
     }
 
@@ -354,7 +375,7 @@ impl World {
         let call = self.next_call();
         self.links[link].call = Some(call);
         self.begun.insert(call, info.clone());
-        let hash = info.hash;
+        let key = self.links[link].drawn.link;
         let position = self.links[link].position as u64;
         let bytes = match &info.what {
             LinkedTo::File(entry) => entry.size.saturating_sub(position << entry.group_log),
@@ -362,13 +383,14 @@ impl World {
             LinkedTo::Nothing => 0,
         };
         self.model.count("link use begun");
-        self.tell_later(Input::LinkBegun { call, hash, whole: position == 0, bytes });
+        self.tell_later(Input::LinkBegun { call, link: key, whole: position == 0, bytes });
     }
 
     fn begin_reading(&mut self, link: usize, info: &LinkInfo) {
         self.model.calls += 1;
         let number = self.model.calls;
         let reading = &mut self.links[link];
+        assert_eq!(info.maker, reading.drawn_by, "an address opens what its maker named, or nothing");
         reading.reader = LinkReader(number);
         match &info.what {
             LinkedTo::Nothing => {
@@ -418,7 +440,7 @@ impl World {
         }
         archive.call = Some(call);
         let page = LinkPage {
-            link_hash: reading.hash,
+            link_hash: reading.drawn.hash,
             layout: archive.layout.layout,
             first: archive.next,
             bare: archive.directory,
@@ -481,7 +503,7 @@ impl World {
             reading.next_want += 1;
             let want = reading.next_want;
             reading.wants.push_back((want, reading.wanted_to));
-            let (reader, hash) = (reading.reader, reading.hash);
+            let (reader, hash) = (reading.reader, reading.drawn.hash);
             self.tell_later(Input::LinkWanted { reader, hash, want, pieces });
         }
     }

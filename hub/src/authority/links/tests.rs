@@ -16,7 +16,7 @@ const HASH: LinkHash = LinkHash([3; 32]);
 
 fn request(ids: &[u32]) -> LinkRequest {
     let files = ids.iter().map(|n| FileRef { public_id: device(1), file_id: file_id(*n) }).collect();
-    LinkRequest { link_hash: HASH, files, folder: None, name: None, valid_ms: None, uses: None }
+    LinkRequest { files, ..link_request(HASH) }
 }
 
 fn folder_request(path: &str) -> LinkRequest {
@@ -444,4 +444,23 @@ fn nothing_is_kept_of_archives_whose_links_are_over() {
     assert_eq!(members(&mut desk, &archive, true).len(), 10);
     desk.operator(Command::Refuse { public_id: device(2) });
     assert_eq!(desk.authority.archives.held(), 0, "a maker's layouts end with its membership");
+}
+
+#[test]
+fn a_binding_is_granted_with_its_maker_and_never_replaced_while_the_link_lives() {
+    let mut desk = Desk::with_members(2);
+    desk.add(session(1, 1), files(0..2));
+    let first = request(&[0]);
+    asks(&mut desk, 1, first.clone());
+    let other = LinkBinding([9; 32]);
+    // The maker adds a file, and somebody else wants the hash.
+    asks(&mut desk, 1, LinkRequest { binding: other, ..request(&[1]) });
+    let theft = asks(&mut desk, 2, LinkRequest { binding: other, ..request(&[0]) });
+    assert_eq!(refusal_of(&theft), Some(FailureCode::NotFound));
+    let grant = granted(&looks_up(&mut desk, false));
+    assert_eq!((grant.public_id, grant.binding), (device(1), first.binding));
+    desk.device(session(1, 1), RelayToMaster::LinkDrop(LinkDrop { link_hash: HASH }));
+    asks(&mut desk, 2, LinkRequest { binding: other, ..request(&[0]) });
+    let grant = granted(&looks_up(&mut desk, false));
+    assert_eq!((grant.public_id, grant.binding), (device(2), other), "the relay finds out whose it is");
 }

@@ -1,6 +1,7 @@
 //! HTTP requests about links that wait for the master: to open a link, to count a use, to get a page of an archive. All
 //! are bounded. A link that the master does not know is not looked up again soon. Links that the relay knows never wait
-//! behind links that it does not know.
+//! behind links that it does not know. An address opens what its own maker named: a grant under a hash that somebody else
+//! registered is treated as no link (PROTOCOL.md 7.1).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use lanyard_protocol::limits::{
     LINK_LOOKUP_WAIT_MS, MAX_LINK_CALLS, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS, MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
 };
 use lanyard_protocol::message::{LinkGrant, LinkLookup, LinkMembers, LinkPage};
-use lanyard_protocol::{FailureCode, FileRef, LinkHash, Ref, RelayToMaster};
+use lanyard_protocol::{FailureCode, FileRef, Link, LinkHash, Ref, RelayToMaster};
 
 use super::super::*;
 
@@ -17,10 +18,10 @@ use super::super::*;
 #[derive(Debug, Clone)]
 enum Call {
     /// Shares one look-up with all who want the same.
-    Find(LinkHash),
+    Find(Link),
     /// A use of a link whose uses are counted.
     Begin {
-        hash: LinkHash,
+        link: Link,
         whole: bool,
         bytes: u64,
         reference: Option<Ref>,
@@ -35,13 +36,14 @@ enum Call {
 /// The subject of an answer of the master's.
 #[derive(Debug, Clone, Copy)]
 enum Awaited {
-    Find(LinkHash),
+    Find(Link),
     Call(CallId),
 }
 
 /// A look-up of a link, and the calls that wait for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Finding {
+    link: Link,
     reference: Option<Ref>,
     calls: Vec<CallId>,
     /// The relay knew the link when it was opened, and has to ask again.
@@ -54,7 +56,7 @@ struct Finding {
 #[derive(Debug, Default)]
 struct LookupQueue {
     in_flight: usize,
-    waiting: VecDeque<LinkHash>,
+    waiting: VecDeque<Link>,
 }
 
 #[derive(Debug, Default)]
@@ -104,14 +106,14 @@ impl Calls {
     }
 
     /// Returns the link whose turn it is, if a place is free.
-    fn next_lookup(&mut self, is_known: bool) -> Option<LinkHash> {
+    fn next_lookup(&mut self, is_known: bool) -> Option<Link> {
         let queue = self.queue(is_known);
         if queue.in_flight >= MAX_LINK_LOOKUPS {
             return None;
         }
-        let hash = queue.waiting.pop_front()?;
+        let link = queue.waiting.pop_front()?;
         queue.in_flight += 1;
-        Some(hash)
+        Some(link)
     }
 
     fn is_missing(&self, now: Moment, hash: &LinkHash) -> bool {
@@ -139,7 +141,8 @@ impl Calls {
 
 impl Broker {
     /// Somebody opened a `/d/` address.
-    pub(in super::super) fn link_opened(&mut self, now: Moment, call: CallId, hash: LinkHash) {
+    pub(in super::super) fn link_opened(&mut self, now: Moment, call: CallId, link: Link) {
+        let hash = LinkHash::of(&link);
         if let Some(info) = self.links.known.open(now, &hash) {
             self.note_link_use(now, hash);
             return self.effects.push(Effect::LinkFound { call, result: Ok(info) });
@@ -153,13 +156,14 @@ impl Broker {
         if calls.count() >= room {
             return self.effects.push(Effect::LinkFound { call, result: Err(FailureCode::Busy) });
         }
-        calls.calls.insert(call, Call::Find(hash));
+        calls.calls.insert(call, Call::Find(link));
         self.deadlines.set(Timer::Call(call), now.plus(LINK_LOOKUP_WAIT_MS));
         if let Some(finding) = calls.finding.get_mut(&hash) {
             return finding.calls.push(call);
         }
-        calls.finding.insert(hash, Finding { calls: vec![call], is_known, ..Finding::default() });
-        calls.queue(is_known).waiting.push_back(hash);
+        let finding = Finding { link, reference: None, calls: vec![call], is_known, was_made: false };
+        calls.finding.insert(hash, finding);
+        calls.queue(is_known).waiting.push_back(link);
         self.look_links_up();
     }
 
@@ -169,31 +173,32 @@ impl Broker {
             return;
         }
         for is_known in [true, false] {
-            while let Some(hash) = self.links.calls.next_lookup(is_known) {
-                self.look_link_up(hash);
+            while let Some(link) = self.links.calls.next_lookup(is_known) {
+                self.look_link_up(link);
             }
         }
     }
 
-    fn look_link_up(&mut self, hash: LinkHash) {
+    fn look_link_up(&mut self, link: Link) {
         let reference = Ref::number(self.number());
         let calls = &mut self.links.calls;
-        let Some(finding) = calls.finding.get_mut(&hash) else { return };
+        let link_hash = LinkHash::of(&link);
+        let Some(finding) = calls.finding.get_mut(&link_hash) else { return };
         finding.reference = Some(reference.clone());
-        calls.awaited.insert(reference.clone(), Awaited::Find(hash));
-        let lookup = LinkLookup { link_hash: hash, begins: false };
+        calls.awaited.insert(reference.clone(), Awaited::Find(link));
+        let lookup = LinkLookup { link_hash, begins: false };
         self.tell_master_from(RelayToMaster::LinkLookup(lookup), None, Some(reference));
     }
 
     /// A link whose uses are counted is about to be read: `bytes` of it, or all from its first byte on.
-    pub(in super::super) fn link_begun(&mut self, now: Moment, call: CallId, hash: LinkHash, whole: bool, bytes: u64) {
-        if self.links.known.pay(&hash, whole, bytes) {
+    pub(in super::super) fn link_begun(&mut self, now: Moment, call: CallId, link: Link, whole: bool, bytes: u64) {
+        if self.links.known.pay(&LinkHash::of(&link), whole, bytes) {
             return self.effects.push(Effect::LinkBegun { call, result: Ok(()) });
         }
         if self.links.calls.count() >= MAX_LINK_CALLS {
             return self.effects.push(Effect::LinkBegun { call, result: Err(FailureCode::Busy) });
         }
-        self.links.calls.calls.insert(call, Call::Begin { hash, whole, bytes, reference: None });
+        self.links.calls.calls.insert(call, Call::Begin { link, whole, bytes, reference: None });
         self.deadlines.set(Timer::Call(call), now.plus(LINK_LOOKUP_WAIT_MS));
         if self.hub_ready() {
             self.send_call(call);
@@ -218,9 +223,9 @@ impl Broker {
     fn send_call(&mut self, call: CallId) {
         let number = Ref::number(self.number());
         let message = match self.links.calls.calls.get_mut(&call) {
-            Some(Call::Begin { hash, reference, .. }) => {
+            Some(Call::Begin { link, reference, .. }) => {
                 *reference = Some(number.clone());
-                RelayToMaster::LinkLookup(LinkLookup { link_hash: *hash, begins: true })
+                RelayToMaster::LinkLookup(LinkLookup { link_hash: LinkHash::of(link), begins: true })
             }
             Some(Call::Page { page, reference, .. }) => {
                 *reference = Some(number.clone());
@@ -238,13 +243,14 @@ impl Broker {
         let calls = &mut self.links.calls;
         let call = calls.calls.remove(&id)?;
         match &call {
-            Call::Find(hash) => {
-                if let Some(finding) = calls.finding.get_mut(hash) {
+            Call::Find(link) => {
+                let hash = LinkHash::of(link);
+                if let Some(finding) = calls.finding.get_mut(&hash) {
                     finding.calls.retain(|other| *other != id);
                     if finding.calls.is_empty() && finding.reference.is_none() {
                         let is_known = finding.is_known;
-                        calls.finding.remove(hash);
-                        calls.queue(is_known).waiting.retain(|other| other != hash);
+                        calls.finding.remove(&hash);
+                        calls.queue(is_known).waiting.retain(|other| other != link);
                     }
                 }
             }
@@ -284,6 +290,12 @@ impl Broker {
     pub(in super::super) fn link_granted(&mut self, now: Moment, grant: LinkGrant, reference: Option<Ref>) {
         let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(&reference));
         let Some(awaited) = awaited else { return };
+        let Some(link) = self.key_awaited(awaited) else { return };
+        // Somebody else registered the hash. Checked before the grant is kept: what is known is bound.
+        if !grant.binding.binds(&link, grant.public_id) {
+            return self.awaited_failed(now, awaited, FailureCode::NotFound);
+        }
+        let hash = LinkHash::of(&link);
         let until = now.plus(grant.lives_ms);
         let info = Arc::new(LinkInfo::of(grant));
         if let LinkedTo::File(entry) = &info.what {
@@ -293,16 +305,16 @@ impl Broker {
         self.links.known.put(now, until, info.clone());
         self.keep_sweeping(now);
         match awaited {
-            Awaited::Find(hash) => {
-                let finding = self.links.calls.answered(&hash).unwrap_or_default();
-                for call in finding.calls {
+            Awaited::Find(_) => {
+                let waiting = self.links.calls.answered(&hash).map(|finding| finding.calls).unwrap_or_default();
+                for call in waiting {
                     self.take_call(call);
                     self.effects.push(Effect::LinkFound { call, result: Ok(info.clone()) });
                 }
                 self.look_links_up();
             }
             Awaited::Call(call) => {
-                let Some(Call::Begin { hash, whole, bytes, .. }) = self.take_call(call) else { return };
+                let Some(Call::Begin { whole, bytes, .. }) = self.take_call(call) else { return };
                 self.links.known.credit(&hash);
                 // One use is enough for whatever lies within the file.
                 self.links.known.pay(&hash, whole, bytes);
@@ -329,10 +341,16 @@ impl Broker {
     }
 
     pub(in super::super) fn link_call_failed(&mut self, now: Moment, code: FailureCode, reference: Option<&Ref>) {
-        let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(reference));
+        if let Some(awaited) = reference.and_then(|reference| self.links.calls.awaited.remove(reference)) {
+            self.awaited_failed(now, awaited, code);
+        }
+    }
+
+    fn awaited_failed(&mut self, now: Moment, awaited: Awaited, code: FailureCode) {
         match awaited {
-            Some(Awaited::Find(hash)) => {
-                let finding = self.links.calls.answered(&hash).unwrap_or_default();
+            Awaited::Find(link) => {
+                let hash = LinkHash::of(&link);
+                let Some(finding) = self.links.calls.answered(&hash) else { return };
                 if code == FailureCode::NotFound && !finding.was_made {
                     self.links.calls.miss(now, hash);
                     self.keep_sweeping(now);
@@ -342,8 +360,19 @@ impl Broker {
                 }
                 self.look_links_up();
             }
-            Some(Awaited::Call(call)) => self.fail_call(call, code),
-            None => {}
+            Awaited::Call(call) => self.fail_call(call, code),
+        }
+    }
+
+    /// Returns the key of the address that the answer is about.
+    fn key_awaited(&self, awaited: Awaited) -> Option<Link> {
+        let call = match awaited {
+            Awaited::Find(link) => return Some(link),
+            Awaited::Call(call) => call,
+        };
+        match self.links.calls.calls.get(&call)? {
+            Call::Find(link) | Call::Begin { link, .. } => Some(*link),
+            Call::Page { .. } => None,
         }
     }
 
@@ -355,7 +384,7 @@ impl Broker {
         calls.finding.retain(|_, finding| !finding.calls.is_empty());
         for is_known in [true, false] {
             let again = calls.finding.iter().filter(|(_, finding)| finding.is_known == is_known);
-            let waiting = again.map(|(hash, _)| *hash).collect();
+            let waiting = again.map(|(_, finding)| finding.link).collect();
             *calls.queue(is_known) = LookupQueue { in_flight: 0, waiting };
         }
         for call in calls.calls.values_mut() {

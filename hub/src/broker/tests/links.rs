@@ -1,16 +1,31 @@
 //! Promises of links in the relay: what it knows, asks and holds is bounded; links that do not exist are not asked for twice; going on with a
 //! download is no new use.
 
+use std::sync::LazyLock;
+
 use lanyard_protocol::limits::{
     LINK_UNUSED_MS, MAX_KNOWN_LINK_BYTES, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS, MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
 };
+use lanyard_protocol::link_key::DrawnLink;
+use lanyard_protocol::{Link, LinkBinding, LinkSeed};
 
 use super::*;
 
+static MAKER: LazyLock<DeviceId> = LazyLock::new(|| device(2));
+
+/// A link of the second device.
+fn drawn(n: u32) -> DrawnLink {
+    let mut seed = [7; 32];
+    seed[..4].copy_from_slice(&n.to_be_bytes());
+    DrawnLink::new(&LinkSeed(seed), *MAKER)
+}
+
 fn hash(n: u32) -> LinkHash {
-    let mut hash = [7; 32];
-    hash[..4].copy_from_slice(&n.to_be_bytes());
-    LinkHash(hash)
+    drawn(n).hash
+}
+
+fn link(n: u32) -> Link {
+    drawn(n).link
 }
 
 /// Takes what the master was asked about links since the last look, with its reference.
@@ -30,9 +45,11 @@ fn answers(hub: &mut Hub, message: MasterToRelay, reference: Ref) {
 }
 
 fn grant(n: u32, limited: bool, file: Option<FileEntry>, archive: Option<LinkArchive>) -> MasterToRelay {
+    let DrawnLink { hash, binding, .. } = drawn(n);
     MasterToRelay::LinkGrant(LinkGrant {
-        link_hash: hash(n),
-        public_id: device(2),
+        link_hash: hash,
+        public_id: *MAKER,
+        binding,
         lives_ms: LINK_UNUSED_MS,
         limited,
         file,
@@ -47,7 +64,7 @@ fn failed(code: FailureCode) -> MasterToRelay {
 /// Somebody opens a link that the master knows.
 fn opens_link(hub: &mut Hub, n: u32, limited: bool, file: &FileEntry) {
     hub.take();
-    hub.give(Input::LinkOpened { call: CallId(n.into()), hash: hash(n) });
+    hub.give(Input::LinkOpened { call: CallId(n.into()), link: link(n) });
     for (_, reference) in asked(hub) {
         answers(hub, grant(n, limited, Some(file.clone()), None), reference);
     }
@@ -55,7 +72,7 @@ fn opens_link(hub: &mut Hub, n: u32, limited: bool, file: &FileEntry) {
 
 /// Opens a link; returns the answer, if there is one at once.
 fn opens(hub: &mut Hub, call: u64, n: u32) -> Option<Result<(), FailureCode>> {
-    hub.give(Input::LinkOpened { call: CallId(call), hash: hash(n) });
+    hub.give(Input::LinkOpened { call: CallId(call), link: link(n) });
     hub.effects.iter().rev().find_map(|effect| match effect {
         Effect::LinkFound { call: answered, result } if *answered == CallId(call) => {
             Some(result.as_ref().map(drop).map_err(|code| *code))
@@ -171,7 +188,7 @@ fn a_link_that_does_not_exist_is_looked_up_once_until_it_is_made() {
         answers(&mut hub, grant(8, true, None, Some(archive.clone())), reference);
     }
     hub.take();
-    hub.give(Input::LinkBegun { call: CallId(4), hash: hash(8), whole: true, bytes: 1 });
+    hub.give(Input::LinkBegun { call: CallId(4), link: link(8), whole: true, bytes: 1 });
     let begun = asked(&mut hub);
     hub.master(MasterToRelay::LinkDropped(LinkDropped { public_id: device(2), link_hash: hash(8) }));
     assert!(is_looked_up(&mut hub, 8) && !is_looked_up(&mut hub, 8));
@@ -212,7 +229,7 @@ fn links_that_are_known_or_missing_are_bounded_and_one_that_is_read_stays() {
     }
     for n in 10_000..30_000 {
         hub.take();
-        hub.give(Input::LinkOpened { call: CallId(n.into()), hash: hash(n) });
+        hub.give(Input::LinkOpened { call: CallId(n.into()), link: link(n) });
         for (_, reference) in asked(&mut hub) {
             answers(&mut hub, failed(FailureCode::NotFound), reference);
         }
@@ -246,7 +263,7 @@ fn a_file_that_is_gone_takes_its_links_along_and_touches_no_other() {
     hub.master(MasterToRelay::FileRemoved(removed));
     hub.take();
     for n in [0, 5_000] {
-        hub.give(Input::LinkOpened { call: CallId(1), hash: hash(n) });
+        hub.give(Input::LinkOpened { call: CallId(1), link: link(n) });
         assert_eq!(asked(&mut hub).len(), usize::from(n == 5_000), "{n}");
     }
 }
@@ -262,7 +279,7 @@ fn a_use_pays_for_one_download_and_for_going_on_with_it() {
     let mut uses = 0;
     let mut begins = |hub: &mut Hub, whole: bool, bytes: u64| {
         hub.take();
-        hub.give(Input::LinkBegun { call: CallId(9), hash: hash(1), whole, bytes });
+        hub.give(Input::LinkBegun { call: CallId(9), link: link(1), whole, bytes });
         for (message, reference) in asked(hub) {
             assert!(matches!(message, RelayToMaster::LinkLookup(lookup) if lookup.begins));
             uses += 1;
@@ -297,7 +314,7 @@ fn a_response_holds_two_pages_of_an_archive_whatever_its_length() {
     let entries: Vec<FileEntry> = (0..10_000).map(entry).collect();
     let layout = LayoutId([1; 16]);
     let archive = LinkArchive { layout, name: "a.zip".into(), members: 10_000, length: 1 };
-    hub.give(Input::LinkOpened { call: CallId(1), hash: hash(1) });
+    hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(1, false, None, Some(archive.clone())), reference);
     }
@@ -332,7 +349,7 @@ fn while_the_master_is_away_pages_wait_and_are_asked_again() {
     let mut hub = Hub::ready(MIB);
     let layout = LayoutId([1; 16]);
     let archive = LinkArchive { layout, name: "a.zip".into(), members: 10, length: 1 };
-    hub.give(Input::LinkOpened { call: CallId(1), hash: hash(1) });
+    hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(1, false, None, Some(archive.clone())), reference);
     }
@@ -353,7 +370,7 @@ fn a_page_that_is_asked_for_after_its_reader_left_keeps_no_link() {
     let mut hub = Hub::ready(MIB);
     let layout = LayoutId([1; 16]);
     let archive = LinkArchive { layout, name: "a.zip".into(), members: 10, length: 1 };
-    hub.give(Input::LinkOpened { call: CallId(1), hash: hash(1) });
+    hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(1, false, None, Some(archive.clone())), reference);
     }
@@ -380,7 +397,7 @@ fn a_list_that_the_relay_had_to_drop_is_asked_for_again_although_it_lies_full_in
     hub.says(asker, DeviceToRelay::RequestChunk(list));
     assert!(hub.take().iter().any(|effect| matches!(effect, Effect::OpenValues { .. })), "it lies full in a slot");
     hub.give(Input::ValuesLost { file });
-    hub.give(Input::LinkOpened { call: CallId(1), hash: hash(1) });
+    hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(1, false, None, None), reference);
     }
@@ -392,4 +409,57 @@ fn a_list_that_the_relay_had_to_drop_is_asked_for_again_although_it_lies_full_in
     assert_eq!((slot.what, slot.holder), (What::Values, SessionId(1)), "its owner is asked for it");
     hub.completes(slot.slot);
     assert_eq!(hub.opened().first().map(|slot| slot.what), Some(What::Bytes), "and the link reads on");
+}
+
+/// The grant of a link that `maker` registered under the hash of the second device's link.
+fn squatted(n: u32, binding: LinkBinding, maker: DeviceId, limited: bool, file: &FileEntry) -> MasterToRelay {
+    let MasterToRelay::LinkGrant(grant) = grant(n, limited, Some(file.clone()), None) else { unreachable!() };
+    MasterToRelay::LinkGrant(LinkGrant { public_id: maker, binding, ..grant })
+}
+
+#[test]
+fn a_hash_that_somebody_else_registered_is_answered_as_one_that_is_not_there() {
+    let mut hub = Hub::ready(MIB);
+    hub.opens(1);
+    let file = hub.lists(1, MIB);
+    let entry = hub.files[&file].clone();
+    let squatter = device(1);
+    let of_its_own = DrawnLink::new(&LinkSeed([9; 32]), squatter).binding;
+    for (n, binding) in [(1, drawn(1).binding), (2, of_its_own), (3, LinkBinding([0; 32]))] {
+        for call in [1, 2] {
+            hub.take();
+            hub.give(Input::LinkOpened { call: CallId(call), link: link(n) });
+            let lookups = asked(&mut hub);
+            assert_eq!(lookups.len(), usize::from(call == 1), "what is not there is not asked for again soon");
+            for (_, reference) in lookups {
+                answers(&mut hub, squatted(n, binding, squatter, true, &entry), reference);
+                let found = Effect::LinkFound { call: CallId(call), result: Err(FailureCode::NotFound) };
+                assert!(hub.take().contains(&found));
+            }
+        }
+        assert!(hub.broker.links.known.get(&hash(n)).is_none(), "it is not kept");
+    }
+    assert_eq!((hub.broker.counts().calls, hub.broker.counts().grants), (0, 0));
+    // Its own maker's binding opens it.
+    opens_link(&mut hub, 4, true, &entry);
+    assert!(hub.take().iter().any(|effect| matches!(effect, Effect::LinkFound { result: Ok(_), .. })));
+}
+
+#[test]
+fn a_link_that_ended_between_its_opening_and_its_use_is_not_paid_for_by_anothers() {
+    let mut hub = Hub::ready(MIB);
+    hub.opens(1);
+    let file = hub.lists(1, MIB);
+    let entry = hub.files[&file].clone();
+    opens_link(&mut hub, 1, true, &entry);
+    hub.take();
+    hub.give(Input::LinkBegun { call: CallId(9), link: link(1), whole: true, bytes: MIB });
+    for (_, reference) in asked(&mut hub) {
+        answers(&mut hub, squatted(1, drawn(1).binding, device(1), true, &entry), reference);
+    }
+    assert!(hub.take().contains(&Effect::LinkBegun { call: CallId(9), result: Err(FailureCode::NotFound) }));
+    let maker = hub.broker.links.maker(&hash(1));
+    assert_eq!(maker, Some(*MAKER), "what the relay knows is its maker's");
+    hub.give(Input::LinkBegun { call: CallId(10), link: link(1), whole: true, bytes: MIB });
+    assert_eq!(asked(&mut hub).len(), 1, "nothing was credited");
 }
