@@ -32,7 +32,7 @@ export interface OfferingTools {
 }
 
 /** After these the same addition may be taken later (PROTOCOL.md 9.1). */
-const DELAYED: readonly FailureCode[] = ["SERVER_NOT_READY", "BUSY", "RATE_LIMITED", "TIMED_OUT"];
+const DELAYED: readonly FailureCode[] = ["SERVER_NOT_READY", "BUSY", "TIMED_OUT"];
 /** The wait before that, and the shortest one, whatever the hub says. */
 const REST_MS = 1_000;
 const MIN_REST_MS = 200;
