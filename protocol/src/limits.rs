@@ -107,6 +107,8 @@ pub const MAX_PENDING: usize = 64;
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The first frame of a socket, and all until it is registered: a registration is less than 4 KiB with the longest names.
 pub const MAX_FIRST_FRAME_BYTES: usize = 6 * 1024;
+/// All bytes of a socket until it is registered: the first frame, a few pings beside it, and what one read brings behind it.
+pub const MAX_UNREGISTERED_BYTES: usize = 16 * 1024;
 /// Connections of one address, and of one IPv6 network of 64 bits, whose last request anybody may make: twenty browsers load
 /// the page at once.
 pub const MAX_UNKNOWN_AN_ADDRESS: usize = 128;

@@ -18,7 +18,7 @@ use http::header;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use lanyard_protocol::FailureCode;
-use lanyard_protocol::limits::MAX_FIRST_FRAME_BYTES;
+use lanyard_protocol::limits::{MAX_FIRST_FRAME_BYTES, MAX_UNREGISTERED_BYTES};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
@@ -116,6 +116,10 @@ impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
+        // Pings are answered before anybody has proven anything, and are remembered too: they must come to an end.
+        if this.heard.as_ref().is_some_and(|heard| heard.len() >= MAX_UNREGISTERED_BYTES) {
+            return Poll::Ready(Err(std::io::ErrorKind::InvalidData.into()));
+        }
         let read = Pin::new(&mut this.io).poll_read(cx, buffer);
         if let Some(heard) = &mut this.heard {
             heard.extend_from_slice(&buffer.filled()[before..]);

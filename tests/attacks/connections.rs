@@ -14,6 +14,8 @@ use crate::world::*;
 
 const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 67));
+const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: lanyard.v2\r\n";
 
 /// A connection from an address of this machine's; `None` if the hub takes no more.
 async fn from(address: IpAddr, hub: &Hub) -> Option<TcpStream> {
@@ -44,15 +46,13 @@ async fn is_served(hub: &Hub) -> u16 {
 async fn a71_one_address_does_not_take_the_house() {
     let hub = Hub::with(|config| config.max_connections = Some(120)).await;
     let mut member = hub.approved(1).await;
-    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: lanyard.v2\r\n";
     let half = request(&hub, "/", &format!("X: {}", "x".repeat(8_000)));
     let kinds = [
         String::new(),
         half[..half.len() - 2].to_owned(),
         request(&hub, "/healthz", ""),
         request(&hub, "/", ""),
-        request(&hub, "/ws/device", upgrade),
+        request(&hub, "/ws/device", UPGRADE),
     ];
     for kind in kinds {
         let mut crowd = Vec::new();
@@ -128,6 +128,31 @@ async fn a71_a_first_frame_is_small_and_the_next_may_be_as_long_as_any() {
     }
     // PROTOCOL.md 1.4: the ack is an answer, and has the `ref` of its request.
     assert_eq!(heard, [reference, Ref::new("p1"), Ref::new("p2")]);
+}
+
+/// A71. Pings may come before the registration, and what comes then is remembered: they come to an end after 16 KiB.
+#[tokio::test]
+async fn a71_pings_before_the_registration_come_to_an_end() {
+    let hub = Hub::start().await;
+    let stream = from(ATTACKER, &hub).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    writer.write_all(request(&hub, "/ws/device", UPGRADE).as_bytes()).await.unwrap();
+    // 125 bytes, masked with zeros.
+    let ping = [&[0x89u8, 0x80 | 125, 0, 0, 0, 0][..], &[b'x'; 125]].concat();
+    let length = ping.len();
+    tokio::spawn(async move {
+        for _ in 0..2_000 {
+            if writer.write_all(&ping).await.is_err() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await; // only the relay ends it
+    });
+    let mut answered = Vec::new();
+    let _ = within(reader.read_to_end(&mut answered)).await; // what it did not read resets the connection
+    let pongs = answered.windows(2).filter(|head| *head == [0x8a, 125]).count();
+    let most = 2 * limits::MAX_UNREGISTERED_BYTES / length;
+    assert!(pongs <= most, "{pongs} pings were answered, of which {most} would be too many");
 }
 
 /// Sends a request as it stands and gives its status, its Allow, and the code and the sentence in its body.
