@@ -201,7 +201,7 @@ fn a_refusal_that_the_copy_missed_holds_by_the_record() {
     let after = roster(&open(dir.path()).load().unwrap());
     assert_eq!(after[&id(1)].verdict, Verdict::Refused);
     let others = |members: &BTreeMap<DeviceId, Member>| {
-        members.values().cloned().filter(|m| m.client.public_id != id(1)).collect::<Vec<_>>()
+        members.values().filter(|&m| m.client.public_id != id(1)).cloned().collect::<Vec<_>>()
     };
     assert_eq!(others(&after), others(&roster(&history.saved)), "nobody else is touched");
 }
