@@ -31,9 +31,9 @@ const DEVICE_PAGE: &str = "index.html";
 const CONSOLE_PAGE: &str = "console.html";
 
 /// Path, bytes, content type, quoted entity tag, and whether the name holds a hash of the bytes.
-type Row = (&'static str, &'static [u8], &'static str, &'static str, bool);
+type AssetRow = (&'static str, &'static [u8], &'static str, &'static str, bool);
 
-static TABLE: &[Row] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
+static TABLE: &[AssetRow] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
 /// One file of the bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,7 @@ fn serve(path: &str, home: &str, absent: &str, if_none_match: Option<&str>) -> R
     answer(StatusCode::OK, Bytes::from_static(bytes), &headers)
 }
 
-fn row(name: &str) -> Option<&'static Row> {
+fn row(name: &str) -> Option<&'static AssetRow> {
     TABLE.iter().find(|(path, ..)| *path == name)
 }
 

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use lanyard_device::store::{DeviceStore, KnownHub, now_ms};
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, Phase, RevealBook, Wanted};
+use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, MembershipPhase, RevealBook, WantedDownload};
 use tokio::sync::mpsc::Receiver;
 
 type Events = Receiver<DeviceEvent>;
@@ -26,11 +26,11 @@ async fn join(mut store: DeviceStore, config: &DeviceConfig, events: &mut Events
             known = Some(hub);
         } else if let DeviceEvent::Unreachable { message } = event {
             eprintln!("{message}");
-        } else if let DeviceEvent::Phase(Phase::Waiting { code: Some(code) }) = event {
+        } else if let DeviceEvent::Phase(MembershipPhase::Waiting { code: Some(code) }) = event {
             println!("the host compares {code}");
-        } else if let DeviceEvent::Phase(Phase::Ended { reason }) = event {
+        } else if let DeviceEvent::Phase(MembershipPhase::Ended { reason }) = event {
             return Err(format!("not let in: {reason:?}").into());
-        } else if matches!(event, DeviceEvent::Phase(Phase::Approved { .. })) {
+        } else if matches!(event, DeviceEvent::Phase(MembershipPhase::Approved { .. })) {
             break;
         }
     }
@@ -54,7 +54,7 @@ async fn get(device: &DeviceHandle, path: &str, events: &mut Events) -> Result<(
         }
         events.recv().await.ok_or(STOPPED)?;
     };
-    let wanted = Wanted { entry, as_path: path.into() };
+    let wanted = WantedDownload { entry, as_path: path.into() };
     let started = device.start_transfer(vec![wanted], PathBuf::from(".")).await?;
     let mut is_over = started.transfers.is_empty();
     while !is_over {

@@ -9,12 +9,12 @@ const IDLE: usize = 4;
 
 /// Buffers of [`BLOCK_BYTES`].
 #[derive(Debug, Default)]
-pub struct Blocks(Mutex<Vec<Vec<u8>>>);
+pub struct BlockPool(Mutex<Vec<Vec<u8>>>);
 
-impl Blocks {
-    pub fn take(self: &Arc<Self>) -> Block {
+impl BlockPool {
+    pub fn take(self: &Arc<Self>) -> PooledBlock {
         let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Block { bytes: idle.unwrap_or_else(|| vec![0; BLOCK_BYTES]), filled: 0, home: self.clone() }
+        PooledBlock { bytes: idle.unwrap_or_else(|| vec![0; BLOCK_BYTES]), filled: 0, home: self.clone() }
     }
 
     fn give_back(&self, bytes: Vec<u8>) {
@@ -27,13 +27,13 @@ impl Blocks {
 
 /// A buffer and how far it is filled; goes home when dropped.
 #[derive(Debug)]
-pub struct Block {
+pub struct PooledBlock {
     bytes: Vec<u8>,
     filled: usize,
-    home: Arc<Blocks>,
+    home: Arc<BlockPool>,
 }
 
-impl Block {
+impl PooledBlock {
     /// Bytes that still fit.
     pub fn room(&self) -> usize {
         BLOCK_BYTES - self.filled
@@ -47,13 +47,13 @@ impl Block {
     }
 }
 
-impl AsRef<[u8]> for Block {
+impl AsRef<[u8]> for PooledBlock {
     fn as_ref(&self) -> &[u8] {
         &self.bytes[..self.filled]
     }
 }
 
-impl Drop for Block {
+impl Drop for PooledBlock {
     fn drop(&mut self) {
         self.home.give_back(std::mem::take(&mut self.bytes));
     }
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_block_shows_what_was_put_into_it_and_comes_back_empty() {
-        let blocks = Arc::new(Blocks::default());
+        let blocks = Arc::new(BlockPool::default());
         let mut block = blocks.take();
         block.next(3).copy_from_slice(b"abc");
         block.next(2).copy_from_slice(b"de");
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn only_a_few_idle_ones_are_kept() {
-        let blocks = Arc::new(Blocks::default());
+        let blocks = Arc::new(BlockPool::default());
         drop((0..IDLE + 3).map(|_| blocks.take()).collect::<Vec<_>>());
         assert_eq!(blocks.0.lock().unwrap().len(), IDLE);
     }

@@ -32,7 +32,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     File,
     Folder,
     Link,
@@ -42,8 +42,8 @@ pub enum Kind {
 
 /// What stands under a name; links are not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
-    pub kind: Kind,
+pub struct FileInfo {
+    pub kind: FileKind,
     pub size: u64,
     pub modified: Option<SystemTime>,
     /// When anything about it changed last, in nanoseconds since 1970: no program can set this. `None` where the system does
@@ -54,17 +54,17 @@ pub struct Found {
     pub inode: u64,
 }
 
-impl Found {
+impl FileInfo {
     pub fn is_file(&self) -> bool {
-        self.kind == Kind::File
+        self.kind == FileKind::File
     }
 }
 
 /// An entry of a folder.
 #[derive(Debug)]
-pub struct Entry {
+pub struct FolderEntry {
     pub name: OsString,
-    pub found: io::Result<Found>,
+    pub found: io::Result<FileInfo>,
 }
 
 /// Something else than a file or a folder stands there or on the way there: a link, a pipe, a socket.
@@ -85,14 +85,14 @@ impl From<NotBeneath> for io::Error {
 }
 
 /// Opens a file by an absolute path for reading, if no link stands anywhere on the way, and describes it.
-pub fn read_unlinked(path: &Path) -> io::Result<(File, Found)> {
+pub fn read_unlinked(path: &Path) -> io::Result<(File, FileInfo)> {
     let top = path.ancestors().last().unwrap_or(path);
     let below = path.strip_prefix(top).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     Anchor::open(top)?.read(below)
 }
 
 /// Describes what stands at an absolute path, if no link stands anywhere on the way.
-pub fn look_unlinked(path: &Path) -> io::Result<Found> {
+pub fn look_unlinked(path: &Path) -> io::Result<FileInfo> {
     let top = path.ancestors().last().unwrap_or(path);
     let below = path.strip_prefix(top).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     Anchor::open(top)?.look(below)
@@ -216,7 +216,7 @@ mod tests {
                 use std::fs;
                 use std::path::Path;
 
-                use crate::confine::{Kind, NotBeneath};
+                use crate::confine::{FileKind, NotBeneath};
 
                 /// A folder `root` with `a/b/file` in it, and `outside` with another file.
                 fn ground() -> tempfile::TempDir {
@@ -238,7 +238,7 @@ mod tests {
                     let anchor = $open(&root(&dir)).unwrap();
                     let (file, found) = anchor.read(Path::new("a/b/file")).unwrap();
                     assert_eq!(std::io::read_to_string(file).unwrap(), "inside");
-                    assert_eq!((found.kind, found.size), (Kind::File, 6));
+                    assert_eq!((found.kind, found.size), (FileKind::File, 6));
                     assert_eq!(anchor.look(Path::new("a/b/file")).unwrap(), found);
                     assert_eq!(anchor.look(Path::new("")).unwrap(), anchor.itself().unwrap());
                     let listed = anchor.list(Path::new("a")).unwrap();
@@ -278,7 +278,7 @@ mod tests {
                     for path in ["first/b/file", "a/middle/file", "a/b/last", "a/b/here"] {
                         assert!(anchor.read(Path::new(path)).is_err(), "{path}");
                         let looked = anchor.look(Path::new(path));
-                        assert!(looked.is_err() || looked.is_ok_and(|found| found.kind == Kind::Link), "{path}");
+                        assert!(looked.is_err() || looked.is_ok_and(|found| found.kind == FileKind::Link), "{path}");
                     }
                     assert!(NotBeneath::is(&anchor.read(Path::new("a/b/last")).unwrap_err()));
                     for path in ["first", "a/middle"] {
@@ -298,7 +298,7 @@ mod tests {
                     let anchor = $open(&root).unwrap();
                     for name in ["pipe", "socket"] {
                         assert!(NotBeneath::is(&anchor.read(Path::new(name)).unwrap_err()), "{name}");
-                        assert!(anchor.look(Path::new(name)).is_ok_and(|found| found.kind == Kind::Other), "{name}");
+                        assert!(anchor.look(Path::new(name)).is_ok_and(|found| found.kind == FileKind::Other), "{name}");
                     }
                 }
             }

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use lanyard_protocol::{FileEntry, Root};
 use serde::{Deserialize, Serialize};
 
-use crate::confine::{Found, look_unlinked, read_unlinked};
+use crate::confine::{FileInfo, look_unlinked, read_unlinked};
 use crate::private_file;
 
 const NAME: &str = "content.index";
@@ -34,7 +34,7 @@ pub struct ContentIndex {
 
 /// Where some content lay, and how the file looked then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
+pub struct IndexedContent {
     root: Root,
     /// Without links in it.
     path: PathBuf,
@@ -48,7 +48,7 @@ fn nanoseconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-impl Held {
+impl IndexedContent {
     /// How the file at `path` looks now; `None` if it is no file, or its name cannot be written down.
     fn look(root: Root, path: PathBuf) -> io::Result<Option<Self>> {
         let found = look_unlinked(&path)?;
@@ -57,7 +57,7 @@ impl Held {
         Ok(is_sound.then_some(Self { root, path, size: found.size, modified_ns, inode: found.inode }))
     }
 
-    fn is_still(&self, found: &Found) -> bool {
+    fn is_still(&self, found: &FileInfo) -> bool {
         let modified_ns = found.modified.map_or(0, nanoseconds);
         found.is_file() && (found.size, modified_ns, found.inode) == (self.size, self.modified_ns, self.inode)
     }
@@ -112,7 +112,7 @@ impl ContentIndex {
             (None, Some(folder), Some(name)) => fs::canonicalize(folder)?.join(name),
             _ => path.to_path_buf(),
         };
-        let Some(held) = Held::look(root, path)? else { return Ok(()) };
+        let Some(held) = IndexedContent::look(root, path)? else { return Ok(()) };
         let is_it = version.is_none_or(|(size, at)| (held.size, held.modified_ns) == (size, nanoseconds(at)));
         if !is_it || held.size < SMALLEST {
             return Ok(());
@@ -123,16 +123,16 @@ impl ContentIndex {
     }
 
     /// What seems to be there of these contents, the youngest first.
-    pub fn find(&self, roots: &HashSet<Root>) -> HashMap<Root, Vec<Held>> {
+    pub fn find(&self, roots: &HashSet<Root>) -> HashMap<Root, Vec<IndexedContent>> {
         let mut found = self.places(roots);
-        found.values_mut().for_each(|places| places.retain(Held::seems_there));
+        found.values_mut().for_each(|places| places.retain(IndexedContent::seems_there));
         found.retain(|_, places| !places.is_empty());
         found
     }
 
     /// Where these contents were noted last, the youngest first.
-    fn places(&self, roots: &HashSet<Root>) -> HashMap<Root, Vec<Held>> {
-        let mut found: HashMap<Root, Vec<Held>> = HashMap::new();
+    fn places(&self, roots: &HashSet<Root>) -> HashMap<Root, Vec<IndexedContent>> {
+        let mut found: HashMap<Root, Vec<IndexedContent>> = HashMap::new();
         if roots.is_empty() {
             return found;
         }
@@ -151,7 +151,7 @@ impl ContentIndex {
         found
     }
 
-    fn each(&self, mut told: impl FnMut(Held)) -> io::Result<()> {
+    fn each(&self, mut told: impl FnMut(IndexedContent)) -> io::Result<()> {
         let file = match private_file::open(&self.path, File::options().read(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file?,
@@ -162,7 +162,7 @@ impl ContentIndex {
             if io::Read::take(&mut reader, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
                 return Ok(());
             }
-            if let Some(held) = Held::parse(line.strip_suffix(b"\n").unwrap_or(&line)) {
+            if let Some(held) = IndexedContent::parse(line.strip_suffix(b"\n").unwrap_or(&line)) {
                 told(held);
             }
         }
@@ -175,7 +175,7 @@ impl ContentIndex {
             order += 1;
             lines.insert((held.root, held.path.clone()), (order, held));
         })?;
-        let mut youngest: Vec<(u64, Held)> = lines.into_values().collect();
+        let mut youngest: Vec<(u64, IndexedContent)> = lines.into_values().collect();
         youngest.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
         let (mut kept, mut bytes) = (Vec::new(), 0);
         for (_, held) in youngest {
@@ -196,12 +196,12 @@ mod tests {
     //! What is found was noted, looks as it did and lies where it did; damage costs what was damaged.
     use super::*;
 
-    struct Bench {
+    struct IndexFixture {
         dir: tempfile::TempDir,
         index: ContentIndex,
     }
 
-    impl Bench {
+    impl IndexFixture {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             Self { index: ContentIndex::new(dir.path()), dir }
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn content_is_found_where_it_lies_the_youngest_first() {
-        let bench = Bench::new();
+        let bench = IndexFixture::new();
         assert_eq!(bench.paths(1), [] as [PathBuf; 0]);
         let (a, b, _) = (bench.noted("a", 1), bench.noted("b", 1), bench.noted("c", 2));
         bench.index.note(Root([1; 32]), &a, None).unwrap();
@@ -239,11 +239,11 @@ mod tests {
 
     #[test]
     fn of_one_content_in_many_files_few_places_are_looked_at() {
-        let bench = Bench::new();
+        let bench = IndexFixture::new();
         let path = bench.noted("a", 1);
-        let held = Held::look(Root([1; 32]), path).unwrap().unwrap();
+        let held = IndexedContent::look(Root([1; 32]), path).unwrap().unwrap();
         let gone: String =
-            (0..3_000).map(|n| Held { path: format!("/gone/{n}").into(), ..held.clone() }.line().unwrap()).collect();
+            (0..3_000).map(|n| IndexedContent { path: format!("/gone/{n}").into(), ..held.clone() }.line().unwrap()).collect();
         fs::write(&bench.index.path, gone + &held.line().unwrap()).unwrap();
         assert_eq!(bench.index.places(&HashSet::from([Root([1; 32])]))[&Root([1; 32])].len(), MAX_PLACES);
         assert_eq!(bench.paths(1).len(), 1, "and the youngest is among them");
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn another_version_and_a_small_file_are_not_noted() {
-        let bench = Bench::new();
+        let bench = IndexFixture::new();
         let path = bench.file("a", 1);
         let version = (SMALLEST, SystemTime::UNIX_EPOCH);
         bench.index.note(Root([1; 32]), &path, Some(version)).unwrap();
@@ -266,7 +266,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a_link_that_was_put_in_the_way_is_not_followed() {
-        let bench = Bench::new();
+        let bench = IndexFixture::new();
         let home = fs::canonicalize(bench.dir.path()).unwrap();
         fs::create_dir(home.join("folder")).unwrap();
         let path = bench.noted("folder/a", 1);
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_torn_or_damaged_record_takes_no_other_along() {
-        let bench = Bench::new();
+        let bench = IndexFixture::new();
         let a = bench.noted("a", 1);
         let torn = fs::read(&bench.index.path).unwrap();
         let append =
@@ -303,12 +303,12 @@ mod tests {
 
     #[test]
     fn it_stays_small_and_keeps_the_youngest() {
-        let bench = Bench::new();
+        let bench = IndexFixture::new();
         let path = bench.noted("a", 1);
-        let held = Held::look(Root([2; 32]), path).unwrap().unwrap();
+        let held = IndexedContent::look(Root([2; 32]), path).unwrap().unwrap();
         // Long paths: as many bytes with fewer lines to sign.
         let many: String = (0..26_000u32)
-            .map(|n| Held { path: format!("/gone/{n:01000}").into(), ..held.clone() }.line().unwrap())
+            .map(|n| IndexedContent { path: format!("/gone/{n:01000}").into(), ..held.clone() }.line().unwrap())
             .collect();
         assert!(many.len() as u64 > MOST_BYTES);
         fs::write(&bench.index.path, many).unwrap();

@@ -9,23 +9,23 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use lanyard_hub::peer::{GroupSet, TransferOrder, WantedFile};
-use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::{DeviceId, EntryKind, FileEntry, FileId, GroupRange, Root, TransferId};
 use tokio::sync::watch;
 
 use crate::DeviceError;
 use crate::bytes_thread::BytesThread;
 use crate::confine::Folder;
-use crate::content::{self, ContentIndex, Held};
-use crate::names::Names;
-use crate::sink::{FileSink, FinishError, Finished, OpenPart};
+use crate::content::{self, ContentIndex, IndexedContent};
+use crate::names::NameAllocator;
+use crate::sink::{FileSink, FinishError, FinishedFile, OpenPart};
 
 /// How far ahead of a reader in order groups are fetched: this much waits in memory at most.
 const LOOKAHEAD_BYTES: u64 = 6 << 20;
 
 /// A file to fetch, and the path it shall have below the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedDownload {
     pub entry: FileEntry,
     /// `/`-separated; made safe for this disk before it is used.
     pub as_path: String,
@@ -54,7 +54,7 @@ pub enum Destination {
 
 /// When a transfer begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub enum DownloadStage {
     Now,
     /// Its files seem to lie on this machine: they are copied first.
     Copy,
@@ -63,7 +63,7 @@ pub enum Stage {
 }
 
 /// The hands of one transfer.
-pub struct Download {
+pub struct DownloadTask {
     pub owner: DeviceId,
     pub destination: Destination,
     /// Bytes of all its files, and those that are here.
@@ -72,14 +72,14 @@ pub struct Download {
     /// Started with the first byte.
     bytes: OnceLock<BytesThread>,
     pub files: usize,
-    pub stage: Stage,
+    pub stage: DownloadStage,
     /// What happens to its bytes is logged in here.
     pub span: tracing::Span,
 }
 
 /// What a plan comes to: a transfer for each owner, and what needs none.
-pub struct Plan {
-    pub downloads: Vec<(TransferOrder, Download)>,
+pub struct DownloadPlan {
+    pub downloads: Vec<(TransferOrder, DownloadTask)>,
     pub already: Vec<SavedFile>,
     pub total: u64,
 }
@@ -91,21 +91,21 @@ pub fn new_transfer_id() -> io::Result<TransferId> {
     Ok(TransferId(uuid::Builder::from_random_bytes(bytes).into_uuid()))
 }
 
-impl Plan {
+impl DownloadPlan {
     /// Finds a place for each file below `target`, and what of it is there from an earlier run. Blocks.
-    pub fn below(target: &Path, wanted: Vec<Wanted>) -> io::Result<Self> {
+    pub fn below(target: &Path, wanted: Vec<WantedDownload>) -> io::Result<Self> {
         Self::with_copies(target, wanted, None)
     }
 
     /// The same; files whose roots are `here` already, and of several with one root all but the first, are to be copied.
-    pub fn with_copies(target: &Path, mut wanted: Vec<Wanted>, here: Option<&HashSet<Root>>) -> io::Result<Self> {
+    pub fn with_copies(target: &Path, mut wanted: Vec<WantedDownload>, here: Option<&HashSet<Root>>) -> io::Result<Self> {
         let mut stages = Stages { here, seen: HashSet::new() };
         let root = Folder::open_root(target)?;
-        let mut names = Names::default();
+        let mut names = NameAllocator::default();
         wanted.sort_by(|a, b| (&a.as_path, a.entry.file_ref()).cmp(&(&b.as_path, b.entry.file_ref())));
-        let mut by_owner: BTreeMap<(Stage, DeviceId), Sinks> = BTreeMap::new();
+        let mut by_owner: BTreeMap<(DownloadStage, DeviceId), Sinks> = BTreeMap::new();
         let (mut already, mut total, last) = (Vec::new(), 0, Arc::default());
-        for Wanted { entry, as_path } in wanted {
+        for WantedDownload { entry, as_path } in wanted {
             total += entry.size;
             if entry.kind == EntryKind::Folder {
                 already.push(make_folder(&root, names.place_folder(&as_path), entry)?);
@@ -126,8 +126,8 @@ impl Plan {
         let mut downloads = Vec::new();
         for ((stage, owner), (files, sinks)) in by_owner {
             let destination = Destination::Files { root: root.another()?, sinks };
-            let (order, download) = Download::new(owner, files, destination, None)?;
-            downloads.push((order, Download { stage, ..download }));
+            let (order, download) = DownloadTask::new(owner, files, destination, None)?;
+            downloads.push((order, DownloadTask { stage, ..download }));
         }
         Ok(Self { downloads, already, total })
     }
@@ -137,7 +137,7 @@ impl Plan {
         let (owner, total) = (entry.public_id, entry.size);
         let file = wanted_file(&entry, GroupSet::default());
         let reader = Destination::Reader(Ordered::new(entry, output));
-        let download = Download::new(owner, vec![file], reader, Some(LOOKAHEAD_BYTES))?;
+        let download = DownloadTask::new(owner, vec![file], reader, Some(LOOKAHEAD_BYTES))?;
         Ok(Self { downloads: vec![download], already: Vec::new(), total })
     }
 }
@@ -153,12 +153,12 @@ struct Stages<'a> {
 }
 
 impl Stages<'_> {
-    fn of(&mut self, entry: &FileEntry) -> Stage {
-        let (Some(here), Some(root)) = (self.here, content::root_worth(entry)) else { return Stage::Now };
+    fn of(&mut self, entry: &FileEntry) -> DownloadStage {
+        let (Some(here), Some(root)) = (self.here, content::root_worth(entry)) else { return DownloadStage::Now };
         match (here.contains(&root), self.seen.insert(root)) {
-            (true, _) => Stage::Copy,
-            (false, true) => Stage::Now,
-            (false, false) => Stage::Later,
+            (true, _) => DownloadStage::Copy,
+            (false, true) => DownloadStage::Now,
+            (false, false) => DownloadStage::Later,
         }
     }
 }
@@ -204,7 +204,7 @@ fn make_folder(root: &Folder, place: Vec<String>, entry: FileEntry) -> io::Resul
     Ok(saved(&entry, Some(path), None))
 }
 
-impl Download {
+impl DownloadTask {
     fn new(
         owner: DeviceId,
         files: Vec<WantedFile>,
@@ -216,7 +216,7 @@ impl Download {
         let total = files.iter().map(|file| file.size).sum();
         let (count, bytes) = (files.len(), OnceLock::new());
         let span = tracing::debug_span!("transfer", id = %transfer_id.0, %owner);
-        let download = Self { owner, destination, total, received, bytes, files: count, stage: Stage::Now, span };
+        let download = Self { owner, destination, total, received, bytes, files: count, stage: DownloadStage::Now, span };
         Ok((TransferOrder { transfer_id, owner, files, lookahead_bytes }, download))
     }
 
@@ -254,7 +254,7 @@ impl Download {
         match &self.destination {
             Destination::Files { root: folder, sinks } => {
                 let sink = sinks.get(&file_id).ok_or(io::Error::from(io::ErrorKind::NotFound))?;
-                let Finished { path, root, copied } = sink.finish(folder, root)?;
+                let FinishedFile { path, root, copied } = sink.finish(folder, root)?;
                 Ok(SavedFile { copied, ..saved(sink.entry(), Some(path), Some(root)) })
             }
             Destination::Reader(ordered) => {
@@ -271,7 +271,7 @@ impl Download {
         let found = index.find(&order.files.iter().filter_map(|file| file.root).collect());
         for file in &mut order.files {
             let (Some(sink), Some(root)) = (sinks.get(&file.file_id), file.root) else { continue };
-            let sources = found.get(&root).into_iter().flatten().filter_map(Held::open);
+            let sources = found.get(&root).into_iter().flatten().filter_map(IndexedContent::open);
             for source in sources.take_while(|_| !stop.load(Ordering::Relaxed)) {
                 match sink.fill(folder, &source, &self.received, stop) {
                     Ok(true) => {
@@ -332,7 +332,7 @@ pub struct Ordered {
 
 #[derive(Default)]
 struct OrderedState {
-    values: Vec<Option<GroupValue>>,
+    values: Vec<Option<GroupHash>>,
     /// Groups behind a gap.
     waiting: BTreeMap<u32, Vec<Bytes>>,
     /// The next group to go out.
@@ -351,7 +351,7 @@ impl Ordered {
     }
 
     /// A whole group. Blocks while the reader is behind. `false`: it was there before.
-    pub fn push(&self, group: u32, value: GroupValue, bytes: Vec<Bytes>) -> io::Result<bool> {
+    pub fn push(&self, group: u32, value: GroupHash, bytes: Vec<Bytes>) -> io::Result<bool> {
         let mut state = self.state();
         if state.values[group as usize].replace(value).is_some() {
             return Ok(false);
@@ -370,7 +370,7 @@ impl Ordered {
     }
 
     fn finish(&self, listed: Option<Root>) -> Result<Root, FinishError> {
-        let values: Option<Vec<GroupValue>> = self.state().values.iter().copied().collect();
+        let values: Option<Vec<GroupHash>> = self.state().values.iter().copied().collect();
         let root = values.and_then(|values| self.groups.root(&values)).ok_or(FinishError::Mismatch)?;
         if listed.is_some_and(|listed| listed != root) {
             let why = "the bytes that went out are not those that are listed";

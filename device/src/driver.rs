@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lanyard_hub::peer::{
-    Catalogue, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, Phase, Registration, Reveals,
+    CatalogueView, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, MembershipPhase, Registration, Reveals,
     TransferOrder,
 };
 use lanyard_hub::{IdSource, Moment};
@@ -30,20 +30,20 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
 use crate::DeviceConfig;
-use crate::blocks::Blocks;
+use crate::blocks::BlockPool;
 use crate::confine::SharedRoots;
 use crate::content::ContentIndex;
-use crate::download::{Download, SavedFile, Stage};
-use crate::fetch::{self, FetchJob, Fetched, Teller};
+use crate::download::{DownloadTask, SavedFile, DownloadStage};
+use crate::fetch::{self, FetchJob, Fetched, FetchReporter};
 use crate::http::Clients;
 use staged::Staged;
 
-use crate::handle::{Answer, Command, DeviceError, DeviceEvent, SharedFile};
+use crate::handle::{DriverAnswer, DriverCommand, DeviceError, DeviceEvent, SharedFile};
 use crate::library::{Library, ReadError};
 use crate::limit::{Buckets, Rate, RateLimits};
-use crate::link::LinkError;
+use crate::link::ConnectionError;
 use crate::sink::FinishError;
-use crate::transfers::{Direction, Down, TransferInfo, Uploads};
+use crate::transfers::{TransferDirection, IncomingTransfer, TransferInfo, Uploads};
 use crate::upload::{self, Bodies, Uploaded};
 
 /// Messages that wait for the socket. A relay that takes none for so long is left, and found again.
@@ -60,10 +60,10 @@ const PROGRESS_NEWS: usize = 100;
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// What the tasks of a device tell its driver. Bounded: a driver that is behind makes them wait.
-pub(crate) enum Report {
+pub(crate) enum TaskReport {
     LinkOpened { link: u64, channel: Channel },
     Text { link: u64, text: String },
-    LinkClosed { link: u64, code: Option<u16>, error: Option<LinkError> },
+    LinkClosed { link: u64, code: Option<u16>, error: Option<ConnectionError> },
     Uploaded { ticket: Ticket, outcome: Uploaded },
     Unreadable { ticket: Ticket, file_id: FileId, code: FailureCode, replaced: Option<Replaced> },
     Disputed(Replaced),
@@ -90,19 +90,19 @@ struct LinkSlot {
     stuck: bool,
 }
 
-pub(crate) struct Driver {
+pub(crate) struct DeviceDriver {
     config: DeviceConfig,
     peer: Peer,
     started: Instant,
     /// For bodies of this session.
     clients: Clients,
     buckets: Buckets,
-    blocks: Arc<Blocks>,
+    blocks: Arc<BlockPool>,
     library: Arc<Library>,
     link: LinkSlot,
     last_ask: u64,
     /// Requests that wait for their answers.
-    asked: HashMap<u64, oneshot::Sender<Answer>>,
+    asked: HashMap<u64, oneshot::Sender<DriverAnswer>>,
     /// What this session's proofs are made over, until the hub's is checked.
     transcript: Option<Transcript>,
     /// This side's half of the key of the session that is being agreed.
@@ -110,7 +110,7 @@ pub(crate) struct Driver {
     /// Proves the HTTP requests of the live session.
     signer: Option<Arc<Signer>>,
     pinned: Option<PublicKey>,
-    downloads: HashMap<TransferId, Arc<Download>>,
+    downloads: HashMap<TransferId, Arc<DownloadTask>>,
     uploads: HashMap<Ticket, AbortHandle>,
     fetches: HashMap<FetchId, AbortHandle>,
     puts: Arc<Semaphore>,
@@ -122,31 +122,31 @@ pub(crate) struct Driver {
     /// What was told last of each transfer's bytes.
     shown: HashMap<TransferId, u64>,
     /// How each download stands, for showing.
-    downs: HashMap<TransferId, Down>,
+    downs: HashMap<TransferId, IncomingTransfer>,
     /// Transfers that the machine does not know yet: copies are tried first.
     staged: HashMap<TransferId, Staged>,
     content: Option<Arc<ContentIndex>>,
     uploading: Uploads,
-    catalogue: Option<Arc<Catalogue>>,
-    reports: mpsc::Sender<Report>,
+    catalogue: Option<Arc<CatalogueView>>,
+    reports: mpsc::Sender<TaskReport>,
     news: VecDeque<DeviceEvent>,
     stopped: bool,
 }
 
 /// The ends of the channels that a driver listens to and speaks into.
 pub(crate) struct Ends {
-    pub commands: mpsc::Receiver<Command>,
+    pub commands: mpsc::Receiver<DriverCommand>,
     pub events: mpsc::Sender<DeviceEvent>,
     /// Dropped when all is over.
     pub alive: watch::Sender<()>,
 }
 
-impl Driver {
+impl DeviceDriver {
     pub(crate) fn new(
         config: DeviceConfig,
         content: Option<Arc<ContentIndex>>,
         roots: Arc<SharedRoots>,
-        reports: mpsc::Sender<Report>,
+        reports: mpsc::Sender<TaskReport>,
     ) -> Result<Self, DeviceError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| DeviceError::Setup(error.to_string()))?;
@@ -194,7 +194,7 @@ impl Driver {
     }
 
     /// Runs until it is told to stop or the last handle is gone.
-    pub(crate) async fn run(mut self, mut ends: Ends, mut reports: mpsc::Receiver<Report>) {
+    pub(crate) async fn run(mut self, mut ends: Ends, mut reports: mpsc::Receiver<TaskReport>) {
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut listening = true;
@@ -240,7 +240,7 @@ impl Driver {
     async fn finish(mut self, events: &mpsc::Sender<DeviceEvent>) {
         self.end_bodies();
         self.stop_copying();
-        let downloads: Vec<Arc<Download>> = self.downloads.drain().map(|(_, download)| download).collect();
+        let downloads: Vec<Arc<DownloadTask>> = self.downloads.drain().map(|(_, download)| download).collect();
         let put_aside = move || downloads.iter().try_for_each(|download| download.put_aside());
         if let Ok(Err(error)) = tokio::task::spawn_blocking(put_aside).await {
             tracing::warn!(%error, "what was fetched could not be noted for another run");
@@ -263,7 +263,7 @@ impl Driver {
 
     fn stop(&mut self) {
         self.tell(Input::Stop);
-        self.stopped |= matches!(self.peer.phase(), Phase::Ended { .. });
+        self.stopped |= matches!(self.peer.phase(), MembershipPhase::Ended { .. });
     }
 
     fn drain(&mut self) {
@@ -366,12 +366,12 @@ impl Driver {
         self.event(event);
     }
 
-    fn phase(&mut self, phase: Phase) {
-        if matches!(phase, Phase::Approved { .. }) {
+    fn phase(&mut self, phase: MembershipPhase) {
+        if matches!(phase, MembershipPhase::Approved { .. }) {
             // From here on another key at this address is another hub.
             self.pinned = self.pinned.or(self.transcript.as_ref().map(|transcript| transcript.hub_key));
         }
-        self.stopped = phase == Phase::Ended { reason: EndReason::Stopped };
+        self.stopped = phase == MembershipPhase::Ended { reason: EndReason::Stopped };
         self.event(DeviceEvent::Phase(phase));
     }
 
@@ -510,7 +510,7 @@ impl Driver {
         self.fetches.drain().for_each(|(_, task)| task.abort());
     }
 
-    fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>, length: u64) {
+    fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::GroupSpan>, length: u64) {
         // Said twice, it is one upload; a second task would also hide the first from a cancel.
         let Some(bodies) = self.bodies().filter(|_| !self.uploads.contains_key(&ticket)) else { return };
         if self.uploads.len() >= MAX_UPLOADS {
@@ -524,7 +524,7 @@ impl Driver {
             let places = bodies.buckets.up.places_a_body(PUTS_AT_ONCE as u32);
             let _turn = puts.acquire_many_owned(places).await;
             let outcome = upload::put(bodies, library, ticket, (pieces, length), unreadable).await;
-            let _ = reports.send(Report::Uploaded { ticket, outcome }).await;
+            let _ = reports.send(TaskReport::Uploaded { ticket, outcome }).await;
         });
         self.uploads.insert(ticket, task.abort_handle());
     }
@@ -543,7 +543,7 @@ impl Driver {
             }
             tokio::spawn(async move {
                 let replaced = if stays { None } else { replace(library, file_id, code).await };
-                let _ = reports.send(Report::Unreadable { ticket, file_id, code, replaced }).await;
+                let _ = reports.send(TaskReport::Unreadable { ticket, file_id, code, replaced }).await;
             });
         })
     }
@@ -571,7 +571,7 @@ impl Driver {
         let (library, reports) = (self.library.clone(), self.reports.clone());
         tokio::spawn(async move {
             if let Some(replaced) = replace(library, file_id, FailureCode::FileChanged).await {
-                let _ = reports.send(Report::Disputed(replaced)).await;
+                let _ = reports.send(TaskReport::Disputed(replaced)).await;
             }
         });
     }
@@ -579,7 +579,7 @@ impl Driver {
     fn fetch(&mut self, fetch: FetchId, transfer_id: TransferId, job: FetchJob) {
         let reports = self.reports.clone();
         let (Some(bodies), Some(download)) = (self.bodies(), self.downloads.get(&transfer_id).cloned()) else {
-            let cut = Report::FetchEnded { fetch, outcome: FetchOutcome::Cut };
+            let cut = TaskReport::FetchEnded { fetch, outcome: FetchOutcome::Cut };
             return drop(tokio::spawn(async move { reports.send(cut).await }));
         };
         let channel = self.clients.channel;
@@ -588,18 +588,18 @@ impl Driver {
             Ok(started) => started,
             Err(error) => {
                 let outcome = FetchOutcome::LocalFailure { message: error.to_string() };
-                let failed = Report::FetchEnded { fetch, outcome };
+                let failed = TaskReport::FetchEnded { fetch, outcome };
                 return drop(tokio::spawn(async move { reports.send(failed).await }));
             }
         };
         let (bodies, download) = (Bodies { http, ..bodies }, download.clone());
         let span = download.span.clone();
         let running = async move {
-            let wrap = Box::new(move |fetched| Report::Fetched { transfer_id, fetched });
-            let teller = Teller { to: reports.clone(), wrap };
+            let wrap = Box::new(move |fetched| TaskReport::Fetched { transfer_id, fetched });
+            let teller = FetchReporter { to: reports.clone(), wrap };
             let outcome = fetch::get(bodies, download, job, &teller).await;
             tracing::trace!(?outcome, "a run ended");
-            let _ = reports.send(Report::FetchEnded { fetch, outcome }).await;
+            let _ = reports.send(TaskReport::FetchEnded { fetch, outcome }).await;
         };
         let task = thread.spawn(running.instrument(span));
         self.fetches.insert(fetch, task.abort_handle());
@@ -619,7 +619,7 @@ impl Driver {
         tokio::spawn(async move {
             let noted = tokio::task::spawn_blocking(move || download.put_aside()).await;
             let result = noted.unwrap_or_else(|error| Err(io::Error::other(error)));
-            let _ = reports.send(Report::PutAside { transfer_id, done, failed, result }).await;
+            let _ = reports.send(TaskReport::PutAside { transfer_id, done, failed, result }).await;
         });
     }
 
@@ -654,7 +654,7 @@ impl Driver {
     fn transfers(&mut self) -> Vec<TransferInfo> {
         let (asker, clients) = (self.peer.public_id(), &self.peer.catalogue().clients);
         let name = |id: DeviceId| clients.get(&id).map_or_else(|| id.to_string(), |client| client.name.clone());
-        let down = |(transfer_id, download): (&TransferId, &Arc<Download>)| {
+        let down = |(transfer_id, download): (&TransferId, &Arc<DownloadTask>)| {
             let down = self.downs.get(transfer_id).cloned().unwrap_or_default();
             TransferInfo {
                 transfer_id: Some(*transfer_id),
@@ -662,7 +662,7 @@ impl Driver {
                 owner_name: name(download.owner),
                 asker,
                 asker_name: name(asker),
-                direction: Direction::Down,
+                direction: TransferDirection::Down,
                 files: download.files,
                 done: download.received.load(Ordering::Relaxed),
                 total: download.total,
@@ -692,81 +692,81 @@ impl Driver {
 
     // ── Reports and commands ────────────────────────────────────────────────────────────────────────────────────────
 
-    fn report(&mut self, report: Report) {
+    fn report(&mut self, report: TaskReport) {
         match report {
-            Report::LinkOpened { link, channel } if link == self.link.number => self.link_opened(channel),
-            Report::Text { link, text } if link == self.link.number => self.heard(&text),
-            Report::LinkClosed { link, code, error } if link == self.link.number => {
+            TaskReport::LinkOpened { link, channel } if link == self.link.number => self.link_opened(channel),
+            TaskReport::Text { link, text } if link == self.link.number => self.heard(&text),
+            TaskReport::LinkClosed { link, code, error } if link == self.link.number => {
                 self.close_link();
                 match error {
                     // A hub on this machine is spoken to without TLS, unless it takes nothing else.
-                    Some(LinkError::TlsRequired { .. }) => self.config.hub = self.config.hub.secured(),
+                    Some(ConnectionError::TlsRequired { .. }) => self.config.hub = self.config.hub.secured(),
                     Some(error) => self.event(DeviceEvent::Unreachable { message: error.to_string() }),
                     None => {}
                 }
                 self.tell(Input::LinkClosed { code });
             }
-            Report::LinkOpened { .. } | Report::Text { .. } | Report::LinkClosed { .. } => {}
-            Report::Uploaded { ticket, outcome } => self.uploaded(ticket, outcome),
-            Report::Unreadable { ticket, file_id, code, replaced } => self.unreadable(ticket, file_id, code, replaced),
-            Report::Disputed(Replaced { old, new }) => self.tell(Input::Replaced { old, new }),
-            Report::Fetched { transfer_id, fetched: Fetched::Stored { pieces } } => {
+            TaskReport::LinkOpened { .. } | TaskReport::Text { .. } | TaskReport::LinkClosed { .. } => {}
+            TaskReport::Uploaded { ticket, outcome } => self.uploaded(ticket, outcome),
+            TaskReport::Unreadable { ticket, file_id, code, replaced } => self.unreadable(ticket, file_id, code, replaced),
+            TaskReport::Disputed(Replaced { old, new }) => self.tell(Input::Replaced { old, new }),
+            TaskReport::Fetched { transfer_id, fetched: Fetched::Stored { pieces } } => {
                 self.tell(Input::Stored { transfer_id, pieces });
             }
-            Report::Fetched { transfer_id, fetched: Fetched::Rejected { file_id, groups } } => {
+            TaskReport::Fetched { transfer_id, fetched: Fetched::Rejected { file_id, groups } } => {
                 self.tell(Input::Rejected { transfer_id, file_id, groups });
             }
-            Report::FetchEnded { fetch, outcome } => {
+            TaskReport::FetchEnded { fetch, outcome } => {
                 self.fetches.remove(&fetch);
                 self.tell(Input::FetchEnded { fetch, outcome });
             }
-            Report::Consumed { transfer_id, file_id, groups } => {
+            TaskReport::Consumed { transfer_id, file_id, groups } => {
                 self.tell(Input::Consumed { transfer_id, file_id, groups });
             }
-            Report::FilesClosed { transfer_id, closed } => {
+            TaskReport::FilesClosed { transfer_id, closed } => {
                 closed.into_iter().for_each(|(file_id, result)| self.file_closed(transfer_id, file_id, result));
             }
-            Report::Copied { order } => self.copied(order),
-            Report::PutAside { transfer_id, done, failed, result } => {
+            TaskReport::Copied { order } => self.copied(order),
+            TaskReport::PutAside { transfer_id, done, failed, result } => {
                 self.transfer_over(transfer_id, done, failed, &result);
             }
         }
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: DriverCommand) {
         match command {
-            Command::Offer { found, reply } => {
+            DriverCommand::Offer { found, reply } => {
                 let files: Vec<NewFile> = found.into_iter().map(|file| self.library.add(file)).collect();
                 let _ = reply.send(files.clone());
                 self.tell(Input::Share { files });
             }
-            Command::Unshare { file_ids } => {
+            DriverCommand::Unshare { file_ids } => {
                 file_ids.iter().for_each(|file_id| drop(self.library.remove(*file_id)));
                 self.tell(Input::Unshare { file_ids });
             }
-            Command::Start { plan, written } => self.start(plan, written),
-            Command::Pause { transfer_id } if self.staged.contains_key(&transfer_id) => {
+            DriverCommand::Start { plan, written } => self.start(plan, written),
+            DriverCommand::Pause { transfer_id } if self.staged.contains_key(&transfer_id) => {
                 self.pause_staged(transfer_id, true)
             }
-            Command::Resume { transfer_id } if self.staged.contains_key(&transfer_id) => {
+            DriverCommand::Resume { transfer_id } if self.staged.contains_key(&transfer_id) => {
                 self.pause_staged(transfer_id, false)
             }
-            Command::Cancel { transfer_id } if self.staged.contains_key(&transfer_id) => {
+            DriverCommand::Cancel { transfer_id } if self.staged.contains_key(&transfer_id) => {
                 self.cancel_staged(transfer_id)
             }
-            Command::Pause { transfer_id } => self.tell(Input::Pause { transfer_id }),
-            Command::Resume { transfer_id } => self.tell(Input::Resume { transfer_id }),
-            Command::Cancel { transfer_id } => self.tell(Input::Cancel { transfer_id }),
-            Command::Limit { up, down, reply } => drop(reply.send(self.limit(up, down))),
-            Command::Rename { name } => self.tell(Input::Rename { name }),
-            Command::Request { message, reply } => self.request(message, reply),
-            Command::Catalogue { reply } => {
+            DriverCommand::Pause { transfer_id } => self.tell(Input::Pause { transfer_id }),
+            DriverCommand::Resume { transfer_id } => self.tell(Input::Resume { transfer_id }),
+            DriverCommand::Cancel { transfer_id } => self.tell(Input::Cancel { transfer_id }),
+            DriverCommand::Limit { up, down, reply } => drop(reply.send(self.limit(up, down))),
+            DriverCommand::Rename { name } => self.tell(Input::Rename { name }),
+            DriverCommand::Request { message, reply } => self.request(message, reply),
+            DriverCommand::Catalogue { reply } => {
                 let known = || Arc::new(self.peer.catalogue().clone());
                 let _ = reply.send(self.catalogue.get_or_insert_with(known).clone());
             }
-            Command::Transfers { reply } => drop(reply.send(self.transfers())),
-            Command::Shares { reply } => drop(reply.send(self.shares())),
-            Command::Shutdown => self.stop(),
+            DriverCommand::Transfers { reply } => drop(reply.send(self.transfers())),
+            DriverCommand::Shares { reply } => drop(reply.send(self.shares())),
+            DriverCommand::Shutdown => self.stop(),
         }
     }
 
@@ -781,8 +781,8 @@ impl Driver {
         self.buckets.limits()
     }
 
-    fn start(&mut self, plan: crate::download::Plan, written: Option<watch::Receiver<u32>>) {
-        let before = |(_, download): &&(TransferOrder, Download)| download.stage != Stage::Later;
+    fn start(&mut self, plan: crate::download::DownloadPlan, written: Option<watch::Receiver<u32>>) {
+        let before = |(_, download): &&(TransferOrder, DownloadTask)| download.stage != DownloadStage::Later;
         let first: HashSet<TransferId> = plan.downloads.iter().filter(before).map(|(o, _)| o.transfer_id).collect();
         for (order, download) in plan.downloads {
             if let (Some(written), Some(file)) = (written.clone(), order.files.first()) {
@@ -791,9 +791,9 @@ impl Driver {
             let stage = download.stage;
             self.downloads.insert(order.transfer_id, Arc::new(download));
             match stage {
-                Stage::Now => self.tell(Input::StartTransfer { order }),
-                Stage::Copy => self.stage(order, HashSet::new()),
-                Stage::Later => self.stage(order, first.clone()),
+                DownloadStage::Now => self.tell(Input::StartTransfer { order }),
+                DownloadStage::Copy => self.stage(order, HashSet::new()),
+                DownloadStage::Later => self.stage(order, first.clone()),
             }
         }
     }
@@ -807,7 +807,7 @@ impl Driver {
         self.library.list().into_iter().filter_map(shared).collect()
     }
 
-    fn request(&mut self, message: Box<DeviceToRelay>, reply: oneshot::Sender<Answer>) {
+    fn request(&mut self, message: Box<DeviceToRelay>, reply: oneshot::Sender<DriverAnswer>) {
         self.last_ask += 1;
         let ask = self.last_ask;
         self.asked.insert(ask, reply);
@@ -836,11 +836,11 @@ async fn report_written(
     mut written: watch::Receiver<u32>,
     transfer_id: TransferId,
     file_id: FileId,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<TaskReport>,
 ) {
     while written.changed().await.is_ok() {
         let groups = *written.borrow_and_update();
-        if reports.send(Report::Consumed { transfer_id, file_id, groups }).await.is_err() {
+        if reports.send(TaskReport::Consumed { transfer_id, file_id, groups }).await.is_err() {
             return;
         }
     }

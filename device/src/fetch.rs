@@ -10,15 +10,15 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use lanyard_hub::peer::FetchOutcome;
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::{GroupHasher, Groups};
 use lanyard_protocol::http::HttpError;
 use lanyard_protocol::limits::MAX_RUN_BYTES;
-use lanyard_protocol::{FailureCode, FileId, GroupRange, Piece, Ticket};
+use lanyard_protocol::{FailureCode, FileId, GroupRange, GroupSpan, Ticket};
 use reqwest::header::RETRY_AFTER;
 use tokio::sync::mpsc;
 
-use crate::download::{Destination, Download};
+use crate::download::{Destination, DownloadTask};
 use crate::http;
 use crate::limit::paced;
 use crate::sink::OpenPart;
@@ -33,17 +33,17 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// What a fetch tells on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    Stored { pieces: Vec<Piece> },
+    Stored { pieces: Vec<GroupSpan> },
     Rejected { file_id: FileId, groups: Vec<GroupRange> },
 }
 
 /// Tells of what a fetch did: in order, and waiting while too much is untold.
-pub struct Teller<M> {
+pub struct FetchReporter<M> {
     pub to: mpsc::Sender<M>,
     pub wrap: Box<dyn Fn(Fetched) -> M + Send + Sync>,
 }
 
-impl<M> Teller<M> {
+impl<M> FetchReporter<M> {
     async fn tell(&self, fetched: Fetched) {
         // Nobody hears when the device has ended.
         let _ = self.to.send((self.wrap)(fetched)).await;
@@ -54,13 +54,13 @@ impl<M> Teller<M> {
 #[derive(Debug, Clone)]
 pub struct FetchJob {
     pub ticket: Ticket,
-    pub pieces: Vec<Piece>,
-    pub what: What,
+    pub pieces: Vec<GroupSpan>,
+    pub what: BodyKind,
     pub length: u64,
 }
 
 /// Gets a body into its sinks; `teller` tells of all groups that are good.
-pub async fn get<M>(bodies: Bodies, download: Arc<Download>, job: FetchJob, teller: &Teller<M>) -> FetchOutcome {
+pub async fn get<M>(bodies: Bodies, download: Arc<DownloadTask>, job: FetchJob, teller: &FetchReporter<M>) -> FetchOutcome {
     let response = match bodies.chunk(reqwest::Method::GET, &job.ticket).send().await {
         Ok(response) => response,
         Err(error) => {
@@ -72,8 +72,8 @@ pub async fn get<M>(bodies: Bodies, download: Arc<Download>, job: FetchJob, tell
         return refused(response).await;
     }
     let done = match job.what {
-        What::Bytes => receive(paced(response.bytes_stream(), bodies.buckets.down), download, job, teller).await,
-        What::Values => compare(response, download, job, teller).await,
+        BodyKind::Bytes => receive(paced(response.bytes_stream(), bodies.buckets.down), download, job, teller).await,
+        BodyKind::Hashes => compare(response, download, job, teller).await,
     };
     done.unwrap_or_else(|error| FetchOutcome::LocalFailure { message: local_failure(&error) })
 }
@@ -107,12 +107,12 @@ async fn refused(response: reqwest::Response) -> FetchOutcome {
     FetchOutcome::Refused { code, retry_after_ms }
 }
 
-/// The list of a file's group values.
+/// The list of a file's group hashes.
 async fn compare<M>(
     response: reqwest::Response,
-    download: Arc<Download>,
+    download: Arc<DownloadTask>,
     job: FetchJob,
-    teller: &Teller<M>,
+    teller: &FetchReporter<M>,
 ) -> io::Result<FetchOutcome> {
     let Some(file_id) = job.pieces.first().map(|piece| piece.file_id).filter(|_| job.length <= MAX_RUN_BYTES) else {
         return Ok(FetchOutcome::Cut);
@@ -129,12 +129,12 @@ async fn compare<M>(
 
 async fn receive<M>(
     mut stream: BoxStream<'static, reqwest::Result<Bytes>>,
-    download: Arc<Download>,
+    download: Arc<DownloadTask>,
     job: FetchJob,
-    teller: &Teller<M>,
+    teller: &FetchReporter<M>,
 ) -> io::Result<FetchOutcome> {
-    let mut cursor = Cursor::new(&download, job.pieces);
-    let (mut writer, mut block, mut news) = (Writer::new(download), Block::default(), News::new(teller));
+    let mut cursor = BodyCursor::new(&download, job.pieces);
+    let (mut writer, mut block, mut news) = (Writer::new(download), WriteBlock::default(), FetchNews::new(teller));
     loop {
         let next = stream.next().await;
         // Behind what was asked for nothing is read.
@@ -163,24 +163,24 @@ async fn receive<M>(
 }
 
 /// Groups that are stored and not told: to tell of each costs more than to write it.
-struct News<'t, M> {
-    teller: &'t Teller<M>,
-    pieces: Vec<Piece>,
+struct FetchNews<'t, M> {
+    teller: &'t FetchReporter<M>,
+    pieces: Vec<GroupSpan>,
     bytes: usize,
     since: Instant,
 }
 
-impl<'t, M> News<'t, M> {
-    fn new(teller: &'t Teller<M>) -> Self {
+impl<'t, M> FetchNews<'t, M> {
+    fn new(teller: &'t FetchReporter<M>) -> Self {
         Self { teller, pieces: Vec::new(), bytes: 0, since: Instant::now() }
     }
 
-    fn add(&mut self, block: &Block, stored: Vec<(FileId, u32)>) {
+    fn add(&mut self, block: &WriteBlock, stored: Vec<(FileId, u32)>) {
         self.bytes += block.data.len();
         for (file_id, group) in stored {
             match self.pieces.last_mut() {
                 Some(last) if last.file_id == file_id && last.groups.end() == group => last.groups.count += 1,
-                _ => self.pieces.push(Piece::new(file_id, group, 1)),
+                _ => self.pieces.push(GroupSpan::new(file_id, group, 1)),
             }
         }
     }
@@ -203,7 +203,7 @@ impl<'t, M> News<'t, M> {
     }
 }
 
-impl<M> Drop for News<'_, M> {
+impl<M> Drop for FetchNews<'_, M> {
     /// A fetch that is called off (a pause) has stored what it has stored. In a queue that is full these travel again.
     fn drop(&mut self) {
         if !self.pieces.is_empty() {
@@ -214,16 +214,16 @@ impl<M> Drop for News<'_, M> {
 }
 
 /// Where in the body the next byte belongs.
-struct Cursor {
+struct BodyCursor {
     /// The next one last, with how its file divides.
-    pieces: Vec<(Piece, Groups)>,
+    pieces: Vec<(GroupSpan, Groups)>,
     /// Bytes taken of the first group of the last piece.
     taken: u64,
 }
 
-impl Cursor {
-    fn new(download: &Download, pieces: Vec<Piece>) -> Self {
-        let known = |piece: Piece| download.groups_of(piece.file_id).map(|groups| (piece, groups));
+impl BodyCursor {
+    fn new(download: &DownloadTask, pieces: Vec<GroupSpan>) -> Self {
+        let known = |piece: GroupSpan| download.groups_of(piece.file_id).map(|groups| (piece, groups));
         let mut pieces: Vec<_> = pieces.into_iter().filter_map(known).collect();
         pieces.reverse();
         Self { pieces, taken: 0 }
@@ -234,7 +234,7 @@ impl Cursor {
     }
 
     /// Moves bytes into the block until one of them is at its end.
-    fn fill(&mut self, bytes: &mut Bytes, block: &mut Block) {
+    fn fill(&mut self, bytes: &mut Bytes, block: &mut WriteBlock) {
         while let Some((piece, groups)) = self.pieces.last_mut() {
             let group = piece.groups.first;
             let count = (groups.len(group) - self.taken).min(bytes.len() as u64).min(block.room() as u64);
@@ -244,7 +244,7 @@ impl Cursor {
             let offset = groups.offset(group) + self.taken;
             self.taken += count;
             let last = self.taken == groups.len(group);
-            block.push(bytes.split_to(count as usize), Cut { file_id: piece.file_id, group, offset, count: 0, last });
+            block.push(bytes.split_to(count as usize), GroupSlice { file_id: piece.file_id, group, offset, count: 0, last });
             if last {
                 self.taken = 0;
                 piece.groups = GroupRange::new(group + 1, piece.groups.count - 1);
@@ -257,7 +257,7 @@ impl Cursor {
 }
 
 /// Consecutive bytes of one group.
-struct Cut {
+struct GroupSlice {
     file_id: FileId,
     group: u32,
     offset: u64,
@@ -267,18 +267,18 @@ struct Cut {
 }
 
 /// Bytes on their way to the disk.
-struct Block {
+struct WriteBlock {
     data: BytesMut,
-    cuts: Vec<Cut>,
+    cuts: Vec<GroupSlice>,
 }
 
-impl Default for Block {
+impl Default for WriteBlock {
     fn default() -> Self {
         Self { data: BytesMut::with_capacity(BLOCK_BYTES), cuts: Vec::new() }
     }
 }
 
-impl Block {
+impl WriteBlock {
     fn room(&self) -> usize {
         BLOCK_BYTES - self.data.len().min(BLOCK_BYTES)
     }
@@ -296,21 +296,21 @@ impl Block {
         self.cuts.clear();
     }
 
-    fn push(&mut self, bytes: Bytes, cut: Cut) {
+    fn push(&mut self, bytes: Bytes, cut: GroupSlice) {
         self.data.extend_from_slice(&bytes);
         match self.cuts.last_mut() {
             Some(before) if (before.file_id, before.group) == (cut.file_id, cut.group) && !before.last => {
                 before.count += bytes.len();
                 before.last = cut.last;
             }
-            _ => self.cuts.push(Cut { count: bytes.len(), ..cut }),
+            _ => self.cuts.push(GroupSlice { count: bytes.len(), ..cut }),
         }
     }
 }
 
 /// Hashes and writes; knows the group it is in.
 struct Writer {
-    download: Arc<Download>,
+    download: Arc<DownloadTask>,
     group: Option<OpenGroup>,
     /// The file that is open; small ones come many to a body.
     file: Option<(FileId, Option<Arc<OpenPart>>)>,
@@ -326,12 +326,12 @@ struct OpenGroup {
 }
 
 impl Writer {
-    fn new(download: Arc<Download>) -> Self {
+    fn new(download: Arc<DownloadTask>) -> Self {
         Self { download, group: None, file: None }
     }
 
     /// The groups that are whole now.
-    fn write(&mut self, block: &Block) -> io::Result<Vec<(FileId, u32)>> {
+    fn write(&mut self, block: &WriteBlock) -> io::Result<Vec<(FileId, u32)>> {
         let (mut stored, mut start) = (Vec::new(), 0);
         for cut in &block.cuts {
             let bytes = &block.data[start..start + cut.count];
@@ -344,7 +344,7 @@ impl Writer {
     }
 
     /// Whether the group is whole now.
-    fn write_cut(&mut self, cut: &Cut, bytes: &[u8]) -> io::Result<bool> {
+    fn write_cut(&mut self, cut: &GroupSlice, bytes: &[u8]) -> io::Result<bool> {
         let open = self.open(cut.file_id)?;
         if self.group.as_ref().is_none_or(|group| group.at != (cut.file_id, cut.group)) {
             let groups = self.download.groups_of(cut.file_id).ok_or(io::ErrorKind::NotFound)?;
@@ -404,7 +404,7 @@ impl Drop for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::download::{Plan, Wanted};
+    use crate::download::{DownloadPlan, WantedDownload};
     use lanyard_protocol::{EntryKind, FileEntry, Instance};
 
     fn entry(n: u8, size: u64) -> FileEntry {
@@ -428,8 +428,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let most = lanyard_protocol::limits::MAX_FILE_BYTES;
         let entries = (0..200).map(|n| entry(n, most));
-        let wanted = entries.map(|entry| Wanted { as_path: entry.path.clone(), entry }).collect();
-        let plan = Plan::below(dir.path(), wanted);
+        let wanted = entries.map(|entry| WantedDownload { as_path: entry.path.clone(), entry }).collect();
+        let plan = DownloadPlan::below(dir.path(), wanted);
         if cfg!(unix) {
             let said = local_failure(&plan.err().expect("200 TiB fit nowhere"));
             assert!(said.contains("no room left") && said.contains("209715200.0 MiB"), "{said}");
@@ -440,18 +440,18 @@ mod tests {
     fn bytes_find_their_groups_however_they_are_cut() {
         let dir = tempfile::tempdir().unwrap();
         let entries = [entry(1, 5), entry(2, 600_000), entry(3, 1)];
-        let wanted = entries.iter().map(|e| Wanted { entry: e.clone(), as_path: e.path.clone() }).collect();
-        let (_, download) = Plan::below(dir.path(), wanted).unwrap().downloads.remove(0);
+        let wanted = entries.iter().map(|e| WantedDownload { entry: e.clone(), as_path: e.path.clone() }).collect();
+        let (_, download) = DownloadPlan::below(dir.path(), wanted).unwrap().downloads.remove(0);
         let download = Arc::new(download);
         let big: Vec<u8> = (0..600_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let pieces = vec![
-            Piece::new(entries[0].file_id, 0, 1),
-            Piece::new(entries[1].file_id, 1, 2),
-            Piece::new(entries[2].file_id, 0, 1),
+            GroupSpan::new(entries[0].file_id, 0, 1),
+            GroupSpan::new(entries[1].file_id, 1, 2),
+            GroupSpan::new(entries[2].file_id, 0, 1),
         ];
         let body = [b"hello", &big[1 << 18..], b"x"].concat();
-        let mut cursor = Cursor::new(&download, pieces);
-        let (mut writer, mut block, mut stored) = (Writer::new(download.clone()), Block::default(), Vec::new());
+        let mut cursor = BodyCursor::new(&download, pieces);
+        let (mut writer, mut block, mut stored) = (Writer::new(download.clone()), WriteBlock::default(), Vec::new());
         for part in body.chunks(100_003) {
             let mut bytes = Bytes::copy_from_slice(part);
             while !bytes.is_empty() {

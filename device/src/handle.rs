@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lanyard_hub::peer::{Catalogue, Phase, ShareState};
+use lanyard_hub::peer::{CatalogueView, MembershipPhase, ShareState};
 use lanyard_protocol::device::HubInfo;
 use lanyard_protocol::message::{RequestFailed, TransferProgress};
 use lanyard_protocol::{
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::confine::SharedRoots;
 use crate::content::{self, ContentIndex};
-use crate::download::{Plan, SavedFile, Wanted, write_in_order};
+use crate::download::{DownloadPlan, SavedFile, WantedDownload, write_in_order};
 use crate::fetch::local_failure;
 use crate::limit::{Rate, RateLimits};
 use crate::transfers::TransferInfo;
@@ -49,7 +49,7 @@ impl From<io::Error> for DeviceError {
 /// What a device tells. A reader that falls far behind loses progress first, and the oldest news at last.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DeviceEvent {
-    Phase(Phase),
+    Phase(MembershipPhase),
     /// A try to connect failed; the next one comes by itself.
     Unreachable {
         message: String,
@@ -105,14 +105,14 @@ pub enum DeviceEvent {
 
 /// What was offered, and what could not be.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Offered {
+pub struct ShareOutcome {
     pub files: Vec<NewFile>,
     pub skipped: Vec<Skipped>,
 }
 
 /// What was started.
 #[derive(Debug)]
-pub struct Started {
+pub struct StartedTransfers {
     /// One for each owner.
     pub transfers: Vec<TransferId>,
     /// Files that were there already, and folders that were made.
@@ -124,20 +124,20 @@ pub struct Started {
 }
 
 /// The outcome of a request.
-pub(crate) type Answer = Result<Box<RelayToDevice>, RequestFailed>;
+pub(crate) type DriverAnswer = Result<Box<RelayToDevice>, RequestFailed>;
 
 /// What the driver is asked.
-pub(crate) enum Command {
+pub(crate) enum DriverCommand {
     Offer { found: Vec<FoundFile>, reply: oneshot::Sender<Vec<NewFile>> },
     Unshare { file_ids: Vec<FileId> },
-    Start { plan: Plan, written: Option<watch::Receiver<u32>> },
+    Start { plan: DownloadPlan, written: Option<watch::Receiver<u32>> },
     Pause { transfer_id: TransferId },
     Resume { transfer_id: TransferId },
     Cancel { transfer_id: TransferId },
     Limit { up: Option<Rate>, down: Option<Rate>, reply: oneshot::Sender<RateLimits> },
     Rename { name: String },
-    Request { message: Box<DeviceToRelay>, reply: oneshot::Sender<Answer> },
-    Catalogue { reply: oneshot::Sender<Arc<Catalogue>> },
+    Request { message: Box<DeviceToRelay>, reply: oneshot::Sender<DriverAnswer> },
+    Catalogue { reply: oneshot::Sender<Arc<CatalogueView>> },
     Transfers { reply: oneshot::Sender<Vec<TransferInfo>> },
     Shares { reply: oneshot::Sender<Vec<SharedFile>> },
     Shutdown,
@@ -154,11 +154,11 @@ pub struct SharedFile {
 }
 
 /// Blocks: looks at what is there, and where else it may be.
-fn plan(content: Option<&ContentIndex>, folder: &Path, wanted: Vec<Wanted>) -> io::Result<Plan> {
-    let Some(content) = content else { return Plan::below(folder, wanted) };
+fn plan(content: Option<&ContentIndex>, folder: &Path, wanted: Vec<WantedDownload>) -> io::Result<DownloadPlan> {
+    let Some(content) = content else { return DownloadPlan::below(folder, wanted) };
     let roots = wanted.iter().filter_map(|file| content::root_worth(&file.entry)).collect();
     let here = content.find(&roots).into_keys().collect();
-    let plan = Plan::with_copies(folder, wanted, Some(&here))?;
+    let plan = DownloadPlan::with_copies(folder, wanted, Some(&here))?;
     let fresh = |file: &&SavedFile| file.root.is_some_and(|root| roots.contains(&root) && !here.contains(&root));
     for file in plan.already.iter().filter(fresh) {
         if let (Some(root), Some(path)) = (file.root, &file.saved_as) {
@@ -172,7 +172,7 @@ fn plan(content: Option<&ContentIndex>, folder: &Path, wanted: Vec<Wanted>) -> i
 /// Asks things of a running device. Cheap to clone; the device ends when the last one is dropped.
 #[derive(Debug, Clone)]
 pub struct DeviceHandle {
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) commands: mpsc::Sender<DriverCommand>,
     pub(crate) public_id: DeviceId,
     /// Closed when the device has ended.
     pub(crate) alive: watch::Receiver<()>,
@@ -185,11 +185,11 @@ impl DeviceHandle {
         self.public_id
     }
 
-    async fn tell(&self, command: Command) -> Result<(), DeviceError> {
+    async fn tell(&self, command: DriverCommand) -> Result<(), DeviceError> {
         self.commands.send(command).await.map_err(|_| DeviceError::Ended)
     }
 
-    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, DeviceError> {
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> DriverCommand) -> Result<T, DeviceError> {
         let (reply, answer) = oneshot::channel();
         self.tell(command(reply)).await?;
         answer.await.map_err(|_| DeviceError::Ended)
@@ -197,30 +197,30 @@ impl DeviceHandle {
 
     /// Offers files and whole folders. A path that is not there is an error and nothing is offered; what cannot be read
     /// or named below them is left out and reported.
-    pub async fn share(&self, paths: Vec<PathBuf>) -> Result<Offered, DeviceError> {
+    pub async fn share(&self, paths: Vec<PathBuf>) -> Result<ShareOutcome, DeviceError> {
         let roots = self.roots.clone();
         let walked = tokio::task::spawn_blocking(move || walk(&paths, &roots)).await.map_err(io::Error::other)??;
-        let files = self.ask(|reply| Command::Offer { found: walked.files, reply }).await?;
-        Ok(Offered { files, skipped: walked.skipped })
+        let files = self.ask(|reply| DriverCommand::Offer { found: walked.files, reply }).await?;
+        Ok(ShareOutcome { files, skipped: walked.skipped })
     }
 
     pub async fn unshare(&self, file_ids: Vec<FileId>) -> Result<(), DeviceError> {
-        self.tell(Command::Unshare { file_ids }).await
+        self.tell(DriverCommand::Unshare { file_ids }).await
     }
 
     /// What this device offers, by path.
     pub async fn shares(&self) -> Result<Vec<SharedFile>, DeviceError> {
-        self.ask(|reply| Command::Shares { reply }).await
+        self.ask(|reply| DriverCommand::Shares { reply }).await
     }
 
     /// Everything listed, as it is known here.
-    pub async fn catalogue(&self) -> Result<Arc<Catalogue>, DeviceError> {
-        self.ask(|reply| Command::Catalogue { reply }).await
+    pub async fn catalogue(&self) -> Result<Arc<CatalogueView>, DeviceError> {
+        self.ask(|reply| DriverCommand::Catalogue { reply }).await
     }
 
     /// Fetches files into a folder. Never replaces anything; goes on where an earlier run stopped; copies what lies on this
     /// machine already.
-    pub async fn start_transfer(&self, wanted: Vec<Wanted>, folder: PathBuf) -> Result<Started, DeviceError> {
+    pub async fn start_transfer(&self, wanted: Vec<WantedDownload>, folder: PathBuf) -> Result<StartedTransfers, DeviceError> {
         let shown = folder.display().to_string();
         let content = self.content.clone();
         let planned = tokio::task::spawn_blocking(move || plan(content.as_deref(), &folder, wanted));
@@ -229,8 +229,8 @@ impl DeviceHandle {
             .map_err(|error| DeviceError::Local(format!("cannot save to {shown}: {}", local_failure(&error))))?;
         let already = std::mem::take(&mut plan.already);
         let (transfers, total) = (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
-        self.tell(Command::Start { plan, written: None }).await?;
-        Ok(Started { transfers, already, total, writer: None })
+        self.tell(DriverCommand::Start { plan, written: None }).await?;
+        Ok(StartedTransfers { transfers, already, total, writer: None })
     }
 
     /// Fetches one file for a reader that takes its bytes in order.
@@ -238,48 +238,48 @@ impl DeviceHandle {
         &self,
         entry: FileEntry,
         writer: impl Write + Send + 'static,
-    ) -> Result<Started, DeviceError> {
+    ) -> Result<StartedTransfers, DeviceError> {
         let (output, groups) = std::sync::mpsc::sync_channel(4);
-        let plan = Plan::in_order(entry, output)?;
+        let plan = DownloadPlan::in_order(entry, output)?;
         let (transfers, total) = (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
         let (report, written) = watch::channel(0);
         let writer = tokio::task::spawn_blocking(move || write_in_order(writer, groups, &report));
-        self.tell(Command::Start { plan, written: Some(written) }).await?;
-        Ok(Started { transfers, already: Vec::new(), total, writer: Some(writer) })
+        self.tell(DriverCommand::Start { plan, written: Some(written) }).await?;
+        Ok(StartedTransfers { transfers, already: Vec::new(), total, writer: Some(writer) })
     }
 
     /// What is on its way, both directions.
     pub async fn transfers(&self) -> Result<Vec<TransferInfo>, DeviceError> {
-        self.ask(|reply| Command::Transfers { reply }).await
+        self.ask(|reply| DriverCommand::Transfers { reply }).await
     }
 
     pub async fn pause(&self, transfer_id: TransferId) -> Result<(), DeviceError> {
-        self.tell(Command::Pause { transfer_id }).await
+        self.tell(DriverCommand::Pause { transfer_id }).await
     }
 
     pub async fn resume(&self, transfer_id: TransferId) -> Result<(), DeviceError> {
-        self.tell(Command::Resume { transfer_id }).await
+        self.tell(DriverCommand::Resume { transfer_id }).await
     }
 
     /// Ends a transfer; what came is kept for another time.
     pub async fn cancel(&self, transfer_id: TransferId) -> Result<(), DeviceError> {
-        self.tell(Command::Cancel { transfer_id }).await
+        self.tell(DriverCommand::Cancel { transfer_id }).await
     }
 
     /// Changes what all transfers of this device may send and take, in bytes a second, from now on; `None` leaves it.
     /// What holds then.
     pub async fn limit(&self, up: Option<Rate>, down: Option<Rate>) -> Result<RateLimits, DeviceError> {
-        self.ask(|reply| Command::Limit { up, down, reply }).await
+        self.ask(|reply| DriverCommand::Limit { up, down, reply }).await
     }
 
     pub async fn rename(&self, name: String) -> Result<(), DeviceError> {
-        self.tell(Command::Rename { name }).await
+        self.tell(DriverCommand::Rename { name }).await
     }
 
     /// Takes back what is shared, notes what was fetched, says goodbye. Returns when that is done.
     pub async fn shutdown(&self) {
         let mut alive = self.alive.clone();
-        if self.tell(Command::Shutdown).await.is_ok() {
+        if self.tell(DriverCommand::Shutdown).await.is_ok() {
             while alive.changed().await.is_ok() {}
         }
     }

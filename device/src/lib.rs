@@ -37,18 +37,18 @@ use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::{DeviceKind, Instance, InvitationId, InvitationSecret, PublicKey};
 use tokio::sync::{mpsc, watch};
 
-pub use download::{SavedFile, Wanted};
-pub use handle::{DeviceError, DeviceEvent, DeviceHandle, Offered, SharedFile, Started};
-pub use lanyard_hub::peer::{Catalogue, EndReason, Phase, ShareState};
+pub use download::{SavedFile, WantedDownload};
+pub use handle::{DeviceError, DeviceEvent, DeviceHandle, ShareOutcome, SharedFile, StartedTransfers};
+pub use lanyard_hub::peer::{CatalogueView, EndReason, MembershipPhase, ShareState};
 pub use limit::{Rate, RateError, RateLimits, bytes_of};
 pub use reveals::RevealBook;
-pub use shared_links::{LinkWish, Linked, MadeLink};
-pub use transfers::{Direction, Standing, TransferInfo};
+pub use shared_links::{LinkOptions, LinkContents, MadeLink};
+pub use transfers::{TransferDirection, TransferStatus, TransferInfo};
 pub use walk::{Skipped, WalkError};
 
 use confine::SharedRoots;
 use content::ContentIndex;
-use driver::{Driver, Ends};
+use driver::{DeviceDriver, Ends};
 use link::HubUrl;
 
 /// News that wait for a reader outside of the driver's own backlog.
@@ -128,7 +128,7 @@ impl Device {
         let content = config.content_dir.as_deref().map(ContentIndex::new).map(Arc::new);
         let (reports, reported) = mpsc::channel(REPORTS);
         let roots = Arc::new(SharedRoots::new(config.content_dir.clone()));
-        let driver = Driver::new(config, content.clone(), roots.clone(), reports)?;
+        let driver = DeviceDriver::new(config, content.clone(), roots.clone(), reports)?;
         let (commands, commanded) = mpsc::channel(COMMANDS);
         let (events, news) = mpsc::channel(EVENTS);
         let (living, alive) = watch::channel(());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use lanyard_protocol::{EntryKind, FailureCode, FileId, NewFile};
 
-use crate::confine::{Found, NotBeneath, SharedRoot, SharedRoots, leads_through_data_dir};
+use crate::confine::{FileInfo, NotBeneath, SharedRoot, SharedRoots, leads_through_data_dir};
 use crate::walk::{FoundFile, media_type};
 
 /// One version of one file on this disk. Its path never leaves the device.
@@ -47,7 +47,7 @@ impl LibraryFile {
     }
 
     /// Whether what is on the disk is this version, as far as size and modification time tell.
-    fn is_still(&self, found: &Found) -> bool {
+    fn is_still(&self, found: &FileInfo) -> bool {
         found.is_file() && found.size == self.size && found.modified == Some(self.modified)
     }
 
@@ -113,12 +113,12 @@ pub struct Library {
     roots: Arc<SharedRoots>,
     files: Mutex<HashMap<FileId, LibraryFile>>,
     /// Files that could not be read and were told of, the oldest first.
-    told: Mutex<Told>,
+    told: Mutex<RecentNotices>,
 }
 
 /// Files that a person was told of in the last minute.
 #[derive(Debug, Default)]
-struct Told {
+struct RecentNotices {
     files: HashSet<FileId>,
     order: VecDeque<(Instant, FileId)>,
 }
@@ -223,7 +223,7 @@ impl Library {
     }
 
     /// Whether what is there now belongs to what was read of this version before.
-    fn is_one_pass(&self, file_id: FileId, found: &Found) -> bool {
+    fn is_one_pass(&self, file_id: FileId, found: &FileInfo) -> bool {
         let Some(now) = found.touched else { return true };
         let mut files = self.files();
         let Some(file) = files.get_mut(&file_id) else { return true };
@@ -247,14 +247,14 @@ impl Library {
         if !there.is_file() {
             return Err(ReadError::Gone(NotBeneath.into()));
         }
-        let read = Found::of(handle).map_err(trouble)?;
+        let read = FileInfo::of(handle).map_err(trouble)?;
         let is_still = file.is_still(&there) && file.is_still(&read) && self.is_one_pass(file_id, &read);
         if is_still { Ok(()) } else { Err(ReadError::Changed) }
     }
 
     /// Finds what may be listed in the place of a file: a file, and none of a data directory that came there since.
-    fn present(&self, file: &LibraryFile) -> Option<Found> {
-        let found = file.root.look(&file.below).ok().filter(Found::is_file)?;
+    fn present(&self, file: &LibraryFile) -> Option<FileInfo> {
+        let found = file.root.look(&file.below).ok().filter(FileInfo::is_file)?;
         let in_use = self.roots.in_use();
         let folder = file.below.parent().unwrap_or(Path::new(""));
         let look = |below: &Path| file.root.look(below);

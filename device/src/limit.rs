@@ -135,20 +135,20 @@ impl Buckets {
 
 /// Bytes that are released at a rate. Cheap to clone; clones share.
 #[derive(Debug, Clone)]
-pub struct Bucket(Arc<Shared>);
+pub struct Bucket(Arc<SharedBuckets>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedBuckets {
     /// As in [`Rate`]; read without the lock by whoever is not limited.
     rate: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<BucketState>,
     /// The rate is another one: who waits reckons anew.
     changed: Notify,
 }
 
 /// Both count from the beginning.
 #[derive(Debug)]
-struct State {
+struct BucketState {
     /// Bytes released by `since`.
     released: u64,
     since: Instant,
@@ -156,7 +156,7 @@ struct State {
     claimed: u64,
 }
 
-impl State {
+impl BucketState {
     fn settle(&mut self, rate: u64) {
         let now = Instant::now();
         let passed = now.duration_since(self.since).as_nanos() * u128::from(rate) / 1_000_000_000;
@@ -168,11 +168,11 @@ impl State {
 
 impl Bucket {
     pub fn new(rate: Rate) -> Self {
-        let state = State { released: 0, since: Instant::now(), claimed: 0 };
-        Self(Arc::new(Shared { rate: rate.0.into(), state: Mutex::new(state), changed: Notify::new() }))
+        let state = BucketState { released: 0, since: Instant::now(), claimed: 0 };
+        Self(Arc::new(SharedBuckets { rate: rate.0.into(), state: Mutex::new(state), changed: Notify::new() }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BucketState> {
         // Each change of the state is whole before the lock goes.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -35,7 +35,7 @@ const PONG_TIMEOUT: Duration = Duration::from_millis(PONG_TIMEOUT_MS);
 
 /// Why a link did not open or broke.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub enum ConnectionError {
     #[error("no hub answers at {authority}: {source}")]
     Unreachable { authority: String, source: std::io::Error },
     #[error("no hub answers at {authority} in time")]
@@ -57,7 +57,7 @@ pub enum LinkError {
 
 /// What a link yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Incoming {
+pub enum ReceivedFrame {
     Text(String),
     /// The other side said goodbye, with a code if it gave one. Nothing comes after it.
     Closed(Option<u16>),
@@ -68,22 +68,22 @@ type Sink = Arc<Mutex<SplitSink<Socket, Message>>>;
 
 /// An open WebSocket; [`Link::split`] gives its halves to two tasks.
 #[derive(Debug)]
-pub struct Link {
+pub struct RelayConnection {
     /// What proofs over this link are bound to.
     pub channel: Channel,
-    sender: LinkSender,
-    receiver: LinkReceiver,
+    sender: FrameSender,
+    receiver: FrameReceiver,
 }
 
 /// The half that speaks.
 #[derive(Debug, Clone)]
-pub struct LinkSender {
+pub struct FrameSender {
     sink: Sink,
 }
 
 /// The half that listens, answers pings and notices a dead link.
 #[derive(Debug)]
-pub struct LinkReceiver {
+pub struct FrameReceiver {
     stream: SplitStream<Socket>,
     sink: Sink,
     heard: Instant,
@@ -102,19 +102,19 @@ fn upgrade_request(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Req
     Ok(request)
 }
 
-async fn connect(url: &HubUrl) -> Result<TcpStream, LinkError> {
-    let unreachable = |source| LinkError::Unreachable { authority: url.authority(), source };
+async fn connect(url: &HubUrl) -> Result<TcpStream, ConnectionError> {
+    let unreachable = |source| ConnectionError::Unreachable { authority: url.authority(), source };
     let stream = TcpStream::connect(url.host_and_port()).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
     Ok(stream)
 }
 
 /// Over TLS any certificate will do: the hub's proof is made over the one that was seen.
-async fn secure(url: &HubUrl, stream: TcpStream) -> Result<(Stream, Channel), LinkError> {
+async fn secure(url: &HubUrl, stream: TcpStream) -> Result<(Stream, Channel), ConnectionError> {
     if !url.is_secure() {
         return Ok((Stream::Plain(stream), Channel::PLAIN));
     }
-    let failed = |source| LinkError::Unsecured { authority: url.authority(), source };
+    let failed = |source| ConnectionError::Unsecured { authority: url.authority(), source };
     tls::connect(url.host_and_port().0, stream).await.map_err(failed)
 }
 
@@ -129,13 +129,13 @@ fn socket_config(path: &str) -> WebSocketConfig {
 }
 
 /// Opens a connection for a plain request of HTTP. Over TLS any certificate will do: nothing secret of a device goes here.
-pub async fn connection(url: &HubUrl) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, LinkError> {
+pub async fn connection(url: &HubUrl) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, ConnectionError> {
     Ok(secure(url, connect(url).await?).await?.0)
 }
 
-impl Link {
+impl RelayConnection {
     /// Connects and upgrades. `path` starts with `/`; `origin` is for who poses as a page.
-    pub async fn open(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Self, LinkError> {
+    pub async fn open(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Self, ConnectionError> {
         let opening = async {
             let stream = connect(url).await?;
             let (stream, channel) = secure(url, stream).await?;
@@ -143,91 +143,91 @@ impl Link {
             match client_async_with_config(request, stream, Some(socket_config(path))).await {
                 Ok((socket, _)) => Ok(Self::over(socket, channel)),
                 Err(tungstenite::Error::Http(response)) if response.status() == 426 && !url.is_secure() => {
-                    Err(LinkError::TlsRequired { authority: url.authority() })
+                    Err(ConnectionError::TlsRequired { authority: url.authority() })
                 }
                 Err(tungstenite::Error::Http(response)) => {
-                    Err(LinkError::NotAHub { authority: url.authority(), status: response.status().as_u16() })
+                    Err(ConnectionError::NotAHub { authority: url.authority(), status: response.status().as_u16() })
                 }
                 Err(error) => Err(error.into()),
             }
         };
-        let late = LinkError::TimedOut { authority: url.authority() };
+        let late = ConnectionError::TimedOut { authority: url.authority() };
         timeout(OPEN_TIMEOUT, opening).await.unwrap_or(Err(late))
     }
 
     fn over(socket: Socket, channel: Channel) -> Self {
         let (sink, stream) = socket.split();
         let sink = Arc::new(Mutex::new(sink));
-        let receiver = LinkReceiver { stream, sink: sink.clone(), heard: Instant::now(), pinged: None };
-        Self { channel, sender: LinkSender { sink }, receiver }
+        let receiver = FrameReceiver { stream, sink: sink.clone(), heard: Instant::now(), pinged: None };
+        Self { channel, sender: FrameSender { sink }, receiver }
     }
 
-    pub async fn send(&mut self, text: String) -> Result<(), LinkError> {
+    pub async fn send(&mut self, text: String) -> Result<(), ConnectionError> {
         self.sender.send(text).await
     }
 
-    pub async fn receive(&mut self) -> Result<Incoming, LinkError> {
+    pub async fn receive(&mut self) -> Result<ReceivedFrame, ConnectionError> {
         self.receiver.receive().await
     }
 
-    pub fn split(self) -> (LinkSender, LinkReceiver) {
+    pub fn split(self) -> (FrameSender, FrameReceiver) {
         (self.sender, self.receiver)
     }
 }
 
-impl LinkSender {
+impl FrameSender {
     /// Sends one text frame and waits until it is with the system: a slow relay makes the caller wait.
-    pub async fn send(&self, text: String) -> Result<(), LinkError> {
+    pub async fn send(&self, text: String) -> Result<(), ConnectionError> {
         Ok(self.sink.lock().await.send(Message::text(text)).await?)
     }
 
     /// Says goodbye; with a number, it is the close code.
-    pub async fn close(&self, code: Option<u16>) -> Result<(), LinkError> {
+    pub async fn close(&self, code: Option<u16>) -> Result<(), ConnectionError> {
         let frame = code.map(|code| CloseFrame { code: WireCode::from(code), reason: "".into() });
         let closing = async { self.sink.lock().await.send(Message::Close(frame)).await };
         match timeout(PONG_TIMEOUT, closing).await {
             Ok(sent) => Ok(sent?),
-            Err(_) => Err(LinkError::Silent),
+            Err(_) => Err(ConnectionError::Silent),
         }
     }
 }
 
-impl LinkReceiver {
+impl FrameReceiver {
     /// When silence has lasted too long.
     fn deadline(&self) -> Instant {
         self.pinged.map_or(self.heard + QUIET, |at| at + PONG_TIMEOUT)
     }
 
     /// The next text, or the end. May be dropped and called again without losing anything.
-    pub async fn receive(&mut self) -> Result<Incoming, LinkError> {
+    pub async fn receive(&mut self) -> Result<ReceivedFrame, ConnectionError> {
         loop {
             let Ok(next) = timeout_at(self.deadline(), self.stream.next()).await else {
-                self.ask_for_life().await?;
+                self.ping().await?;
                 continue;
             };
             self.heard = Instant::now();
             self.pinged = None;
             match next {
-                Some(Ok(Message::Text(text))) => return Ok(Incoming::Text(text.as_str().to_owned())),
-                Some(Ok(Message::Close(frame))) => return Ok(Incoming::Closed(frame.map(|f| f.code.into()))),
+                Some(Ok(Message::Text(text))) => return Ok(ReceivedFrame::Text(text.as_str().to_owned())),
+                Some(Ok(Message::Close(frame))) => return Ok(ReceivedFrame::Closed(frame.map(|f| f.code.into()))),
                 // Pings are answered by the library; there are no binary frames in this protocol.
                 Some(Ok(_)) => {}
                 Some(Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed)) | None => {
-                    return Ok(Incoming::Closed(None));
+                    return Ok(ReceivedFrame::Closed(None));
                 }
                 Some(Err(error)) => return Err(error.into()),
             }
         }
     }
 
-    async fn ask_for_life(&mut self) -> Result<(), LinkError> {
+    async fn ping(&mut self) -> Result<(), ConnectionError> {
         if self.pinged.is_some() {
-            return Err(LinkError::Silent);
+            return Err(ConnectionError::Silent);
         }
         let ping = async { self.sink.lock().await.send(Message::Ping(Vec::new().into())).await };
         match timeout(PONG_TIMEOUT, ping).await {
             Ok(sent) => sent?,
-            Err(_) => return Err(LinkError::Silent),
+            Err(_) => return Err(ConnectionError::Silent),
         }
         self.pinged = Some(Instant::now());
         Ok(())
@@ -292,12 +292,12 @@ mod tests {
         let hub = url(&format!("http://{}", listener.local_addr().unwrap()));
         // Everything is taken, nothing answered: what a half-open line looks like from here.
         let accepted = tokio::spawn(async move { accept(listener).await });
-        let link = Link::open(&hub, "/ws/device", None).await.unwrap();
+        let link = RelayConnection::open(&hub, "/ws/device", None).await.unwrap();
         let _there = accepted.await.unwrap();
         let (_sender, mut receiver) = link.split();
         tokio::time::pause();
         let started = Instant::now();
-        assert!(matches!(receiver.receive().await, Err(LinkError::Silent)));
+        assert!(matches!(receiver.receive().await, Err(ConnectionError::Silent)));
         assert_eq!(started.elapsed().as_secs(), 15);
     }
 
@@ -327,10 +327,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let hub = url(&format!("http://{}", listener.local_addr().unwrap()));
         let server = tokio::spawn(echo_once(listener));
-        let mut link = Link::open(&hub, "/ws/device", None).await.unwrap();
+        let mut link = RelayConnection::open(&hub, "/ws/device", None).await.unwrap();
         link.send("hello".into()).await.unwrap();
-        assert_eq!(link.receive().await.unwrap(), Incoming::Text("hello".into()));
-        assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4409)));
+        assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Text("hello".into()));
+        assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(4409)));
         drop(link);
         server.await.unwrap();
     }
@@ -340,6 +340,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let hub = url(&format!("http://{}", listener.local_addr().unwrap()));
         drop(listener);
-        assert!(matches!(Link::open(&hub, "/ws/device", None).await, Err(LinkError::Unreachable { .. })));
+        assert!(matches!(RelayConnection::open(&hub, "/ws/device", None).await, Err(ConnectionError::Unreachable { .. })));
     }
 }

@@ -158,25 +158,25 @@ impl TakenNames {
 
 /// Gives each file of one download its place; no two get the same on any platform.
 #[derive(Debug)]
-pub struct Names {
+pub struct NameAllocator {
     /// The first is the root; the others are named by their place in here.
-    folders: Vec<Folder>,
+    folders: Vec<FolderNames>,
 }
 
 #[derive(Debug, Default)]
-struct Folder {
+struct FolderNames {
     /// Folders of the wire that have a name here.
     subfolders: HashMap<String, (String, usize)>,
     names: TakenNames,
 }
 
-impl Default for Names {
+impl Default for NameAllocator {
     fn default() -> Self {
-        Self { folders: vec![Folder::default()] }
+        Self { folders: vec![FolderNames::default()] }
     }
 }
 
-impl Names {
+impl NameAllocator {
     /// Where the file with this path goes: names of folders, then its own.
     pub fn place(&mut self, wire: &str) -> Vec<String> {
         let mut segments: Vec<&str> = wire.split('/').filter(|segment| !segment.is_empty()).collect();
@@ -211,7 +211,7 @@ impl Names {
         let folder = &mut self.folders[above];
         let made = (folder.names.take(to_disk(segment), folded), below);
         folder.subfolders.insert(segment.into(), made.clone());
-        self.folders.push(Folder::default());
+        self.folders.push(FolderNames::default());
         made
     }
 }
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn names_that_some_disks_take_for_one_are_kept_apart() {
-        let mut names = Names::default();
+        let mut names = NameAllocator::default();
         let placed: Vec<String> = ["A.txt", "a.TXT", "stra\u{df}e", "STRASSE", "e\u{301}", "é", "A.txt"]
             .iter()
             .map(|wire| names.place(wire).join("/"))
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_folder_of_the_wire_is_one_folder_here() {
-        let mut names = Names::default();
+        let mut names = NameAllocator::default();
         let placed: Vec<String> = ["Pics/a", "pics/a", "Pics/b", "pics/b", "Pics", "NUL/x"]
             .iter()
             .map(|wire| names.place(wire).join("/"))
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(placed, ["Pics/a", "pics (1)/a", "Pics/b", "pics (1)/b", "Pics (2)", "%4EUL/x"]);
     }
 
-    fn looks(names: &Names) -> usize {
+    fn looks(names: &NameAllocator) -> usize {
         names.folders.iter().map(|folder| folder.names.looks).sum()
     }
 
@@ -321,7 +321,7 @@ mod tests {
         let folders = |n: usize| format!("{}/x", if n.is_multiple_of(2) { "a" } else { "A" });
         let kinds: [&dyn Fn(usize) -> String; 4] = [&equal, &folding, &in_the_way, &folders];
         for (kind, wire) in kinds.iter().enumerate() {
-            let mut names = Names::default();
+            let mut names = NameAllocator::default();
             let placed: HashSet<String> = (0..MANY).map(|n| folded(&names.place(&wire(n)).join("/"))).collect();
             assert_eq!(placed.len(), MANY, "no two meet");
             assert!(looks(&names) <= 3 * MANY, "{kind}: {} looks for {MANY} names", looks(&names));

@@ -3,12 +3,12 @@
 use lanyard_hub::peer::GroupSet;
 use lanyard_protocol::FileEntry;
 
-use crate::content::Held;
+use crate::content::IndexedContent;
 use crate::sink::FileSink;
 
 /// A record of `content.index`, written again; `None` for what is none.
 pub fn content_record(line: &[u8]) -> Option<String> {
-    Held::parse(line)?.line().ok()
+    IndexedContent::parse(line)?.line().ok()
 }
 
 /// The groups that the table of an unfinished file vouches for. `records` stand behind a right header.

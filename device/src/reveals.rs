@@ -13,17 +13,17 @@ const NAME: &str = "reveals.json";
 const SPENT: Reveals = Reveals { unopened: MAX_UNOPENED_REVEALS, given: MAX_REVEALS };
 
 #[derive(Serialize, Deserialize)]
-struct Page {
+struct RevealPage {
     unopened: u32,
     given: u32,
 }
 
 /// Where a device counts its reveals.
 #[derive(Debug, Clone, Default)]
-pub struct RevealBook(Kept);
+pub struct RevealBook(RevealState);
 
 #[derive(Debug, Clone, Default)]
-enum Kept {
+enum RevealState {
     /// For one run of a device that needs no digits, or of a test.
     #[default]
     InMemory,
@@ -33,33 +33,33 @@ enum Kept {
 
 impl RevealBook {
     pub fn in_folder(dir: &Path) -> Self {
-        Self(Kept::InFile(dir.join(NAME)))
+        Self(RevealState::InFile(dir.join(NAME)))
     }
 
     /// For who is inside already and must not ask to come in.
     pub fn never() -> Self {
-        Self(Kept::Never)
+        Self(RevealState::Never)
     }
 
     /// Reads what counts so far. A book that cannot be understood is a full one.
     pub fn read(&self) -> Result<Reveals, PrivateFileError> {
         let path = match &self.0 {
-            Kept::InMemory => return Ok(Reveals::default()),
-            Kept::Never => return Ok(SPENT),
-            Kept::InFile(path) => path,
+            RevealState::InMemory => return Ok(Reveals::default()),
+            RevealState::Never => return Ok(SPENT),
+            RevealState::InFile(path) => path,
         };
         let Some(bytes) = private_file::read(path)? else { return Ok(Reveals::default()) };
-        let page = serde_json::from_slice::<Page>(&bytes);
-        Ok(page.map_or(SPENT, |Page { unopened, given }| Reveals { unopened, given }))
+        let page = serde_json::from_slice::<RevealPage>(&bytes);
+        Ok(page.map_or(SPENT, |RevealPage { unopened, given }| Reveals { unopened, given }))
     }
 
     /// Changes what counts; on disk when it returns.
     pub fn note(&self, change: impl FnOnce(&mut Reveals)) -> Result<(), PrivateFileError> {
         let mut reveals = self.read()?;
         change(&mut reveals);
-        let Kept::InFile(path) = &self.0 else { return Ok(()) };
+        let RevealState::InFile(path) = &self.0 else { return Ok(()) };
         let Reveals { unopened, given } = reveals;
-        let text = serde_json::to_vec(&Page { unopened, given }).expect("two numbers");
+        let text = serde_json::to_vec(&RevealPage { unopened, given }).expect("two numbers");
         private_file::write(path, &text)
     }
 

@@ -8,11 +8,11 @@ use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::{LinkDrop, LinkFolder, LinkListed, LinkRequest, LinksPull};
 use lanyard_protocol::{DeviceToRelay, FailureCode, FileRef, Link, LinkHash, LinkSeed, RelayToDevice};
 
-use crate::handle::{Command, DeviceError, DeviceHandle};
+use crate::handle::{DriverCommand, DeviceError, DeviceHandle};
 
 /// The contents of a wanted link.
 #[derive(Debug, Clone)]
-pub enum Linked {
+pub enum LinkContents {
     /// These versions.
     Files(Vec<FileRef>),
     /// Whatever is shared there when somebody reads it.
@@ -21,8 +21,8 @@ pub enum Linked {
 
 /// A link to be made.
 #[derive(Debug, Clone)]
-pub struct LinkWish {
-    pub linked: Linked,
+pub struct LinkOptions {
+    pub linked: LinkContents,
     /// The archive's name.
     pub name: Option<String>,
     /// Ends it after this time.
@@ -31,9 +31,9 @@ pub struct LinkWish {
     pub uses: Option<u32>,
 }
 
-impl LinkWish {
+impl LinkOptions {
     pub fn files(files: Vec<FileRef>) -> Self {
-        Self { linked: Linked::Files(files), name: None, valid_ms: None, uses: None }
+        Self { linked: LinkContents::Files(files), name: None, valid_ms: None, uses: None }
     }
 
     /// The requests that make it: a long list of files takes several.
@@ -49,8 +49,8 @@ impl LinkWish {
             uses,
         };
         let files = match linked {
-            Linked::Folder(folder) => return vec![LinkRequest { folder: Some(folder), ..first }],
-            Linked::Files(files) => files,
+            LinkContents::Folder(folder) => return vec![LinkRequest { folder: Some(folder), ..first }],
+            LinkContents::Files(files) => files,
         };
         files.chunks(MAX_FILES_A_MESSAGE).map(|files| LinkRequest { files: files.to_vec(), ..first.clone() }).collect()
     }
@@ -68,7 +68,7 @@ pub struct MadeLink {
 impl DeviceHandle {
     /// Sends a request and waits for its answer.
     async fn request(&self, message: DeviceToRelay) -> Result<RelayToDevice, DeviceError> {
-        let answer = self.ask(|reply| Command::Request { message: Box::new(message), reply }).await?;
+        let answer = self.ask(|reply| DriverCommand::Request { message: Box::new(message), reply }).await?;
         answer.map(|answer| *answer).map_err(|no| match no.code {
             FailureCode::ServerNotReady | FailureCode::TimedOut => DeviceError::NotConnected,
             code => DeviceError::Refused { code, message: no.message },
@@ -76,7 +76,7 @@ impl DeviceHandle {
     }
 
     /// Makes an address under which anybody who knows it may fetch what it opens.
-    pub async fn link(&self, wish: LinkWish) -> Result<MadeLink, DeviceError> {
+    pub async fn link(&self, wish: LinkOptions) -> Result<MadeLink, DeviceError> {
         let mut seed = LinkSeed([0; 32]);
         getrandom::fill(&mut seed.0).map_err(io::Error::other)?;
         let drawn = DrawnLink::new(&seed, self.public_id());

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use lanyard_hub::peer::GroupSet;
-use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::{FileEntry, GroupRange, Root};
 
 use crate::confine::{Folder, lock};
@@ -41,7 +41,7 @@ const RECORD_BYTES: usize = 32 + 8;
 
 /// What became of a whole file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finished {
+pub struct FinishedFile {
     /// Its name, which may have a number where another file was in the way.
     pub path: PathBuf,
     pub root: Root,
@@ -67,11 +67,11 @@ pub struct FileSink {
     last: Arc<LastFolder>,
     /// Of this version of this file: what the table is about.
     key: [u8; 32],
-    state: Mutex<State>,
+    state: Mutex<SinkState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct SinkState {
     values: StoredHashes,
     /// Good groups that the table does not know.
     unsaved: Vec<u32>,
@@ -139,7 +139,7 @@ impl FileSink {
         let groups = Groups::new(entry.size, entry.group_log);
         let values = StoredHashes::new(groups.count());
         let (unsaved, saved_at, open, lent) = Default::default();
-        let state = Mutex::new(State { values, unsaved, saved_at, open, lent, copied: false });
+        let state = Mutex::new(SinkState { values, unsaved, saved_at, open, lent, copied: false });
         Self { key: key_of(&entry), groups, entry, place, last: Arc::default(), state }
     }
 
@@ -156,7 +156,7 @@ impl FileSink {
         self.groups
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SinkState> {
         // Each change of the state is whole before the lock goes.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,7 +264,7 @@ impl FileSink {
     }
 
     /// A record; with `life`, one that is good only as long as that lasts.
-    fn record(&self, index: u32, value: &GroupValue, life: Option<&[u8; 32]>) -> [u8; RECORD_BYTES] {
+    fn record(&self, index: u32, value: &GroupHash, life: Option<&[u8; 32]>) -> [u8; RECORD_BYTES] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&index.to_le_bytes()).update(&value.0).update(life.map_or(&[], |life| &life[..]));
         let mut record = [0; RECORD_BYTES];
@@ -273,8 +273,8 @@ impl FileSink {
         record
     }
 
-    fn read_record(&self, index: u32, record: &[u8], life: Option<&[u8; 32]>) -> Option<GroupValue> {
-        let value = GroupValue(record[..32].try_into().ok()?);
+    fn read_record(&self, index: u32, record: &[u8], life: Option<&[u8; 32]>) -> Option<GroupHash> {
+        let value = GroupHash(record[..32].try_into().ok()?);
         (index < self.groups.count() && self.record(index, &value, life) == record).then_some(value)
     }
 
@@ -332,7 +332,7 @@ impl FileSink {
     }
 
     /// A group is written whole and this is its value. `false`: it was good before.
-    pub fn mark(&self, open: &OpenPart, group: u32, value: GroupValue) -> io::Result<bool> {
+    pub fn mark(&self, open: &OpenPart, group: u32, value: GroupHash) -> io::Result<bool> {
         let (known, due) = {
             let mut state = self.state();
             let known = state.values.set(group, Some(value)).is_some();
@@ -354,7 +354,7 @@ impl FileSink {
     /// Syncs the data, then notes the groups in the table.
     fn save(&self, open: &OpenPart) -> io::Result<()> {
         let Some(table) = &open.table else { return Ok(()) };
-        let unsaved: Vec<(u32, Option<GroupValue>)> = {
+        let unsaved: Vec<(u32, Option<GroupHash>)> = {
             let mut state = self.state();
             state.saved_at = Some(Instant::now());
             let mut groups = std::mem::take(&mut state.unsaved);
@@ -367,7 +367,7 @@ impl FileSink {
         }
         open.part.sync_data()?;
         for run in unsaved.chunk_by(|(before, _), (group, _)| before + 1 == *group) {
-            let record = |(group, value): &(u32, Option<GroupValue>)| {
+            let record = |(group, value): &(u32, Option<GroupHash>)| {
                 value.map_or([0; RECORD_BYTES], |value| self.record(*group, &value, None))
             };
             let records: Vec<u8> = run.iter().flat_map(record).collect();
@@ -388,7 +388,7 @@ impl FileSink {
         if list.len() != 32 * state.values.count() {
             return Ok(None);
         }
-        let differs = |(group, value): &(u32, GroupValue)| value.0 != list[32 * *group as usize..][..32];
+        let differs = |(group, value): &(u32, GroupHash)| value.0 != list[32 * *group as usize..][..32];
         let differing: Vec<u32> = state.values.stored().filter(differs).map(|(group, _)| group).collect();
         let mut wrong = GroupSet::default();
         for group in differing {
@@ -417,7 +417,7 @@ impl FileSink {
     // ── The end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// All groups are there: checks them against the root if one is listed, and gives the file its name.
-    pub fn finish(&self, root_folder: &Folder, listed: Option<Root>) -> Result<Finished, FinishError> {
+    pub fn finish(&self, root_folder: &Folder, listed: Option<Root>) -> Result<FinishedFile, FinishError> {
         let values = self.state().values.whole();
         let root = values.and_then(|values| self.groups.root(&values)).ok_or(FinishError::Mismatch)?;
         if listed.is_some_and(|listed| listed != root) {
@@ -429,7 +429,7 @@ impl FileSink {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.is_there(root_folder)?.ok_or(error)?,
                 named => named?,
             };
-            return Ok(Finished { path, root, copied: self.state().copied });
+            return Ok(FinishedFile { path, root, copied: self.state().copied });
         }
         let open = self.open(root_folder)?;
         self.set_time(&open);
@@ -445,7 +445,7 @@ impl FileSink {
         }
         let mut state = self.state();
         state.open = None;
-        Ok(Finished { path, root, copied: state.copied })
+        Ok(FinishedFile { path, root, copied: state.copied })
     }
 
     fn set_time(&self, open: &OpenPart) {
@@ -599,7 +599,7 @@ mod tests {
         let mut noted = fs::read(&table).unwrap();
         for group in 2..5 {
             let from = FileSink::place_of_record(group) as usize;
-            let value = GroupValue(noted[from..from + 32].try_into().unwrap());
+            let value = GroupHash(noted[from..from + 32].try_into().unwrap());
             noted[from..from + RECORD_BYTES].copy_from_slice(&first.record(group, &value, Some(&[9; 32])));
         }
         fs::write(&table, noted).unwrap();

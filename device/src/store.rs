@@ -12,7 +12,7 @@ use crate::private_file::{self, PrivateFileError};
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub enum DeviceStoreError {
     #[error(transparent)]
     File(#[from] PrivateFileError),
     #[error("{} is not a device key: it holds {found} bytes and should hold 32; restore it, or move it away to become a new device", path.display())]
@@ -51,13 +51,13 @@ pub struct DeviceStore {
 }
 
 /// Reads the key file at `path`, or makes it with a new random key.
-pub fn load_key(path: &Path) -> Result<Keypair, StoreError> {
+pub fn load_key(path: &Path) -> Result<Keypair, DeviceStoreError> {
     let mut seed = [0u8; 32];
     getrandom::fill(&mut seed)
         .map_err(|error| PrivateFileError::Write { path: path.into(), source: std::io::Error::other(error) })?;
     let bytes = private_file::read_or_create(path, || seed.to_vec())?;
     let seed: [u8; 32] =
-        bytes.as_slice().try_into().map_err(|_| StoreError::BadKey { path: path.into(), found: bytes.len() })?;
+        bytes.as_slice().try_into().map_err(|_| DeviceStoreError::BadKey { path: path.into(), found: bytes.len() })?;
     Ok(Keypair::from_seed(&seed))
 }
 
@@ -68,14 +68,14 @@ pub fn now_ms() -> u64 {
 
 impl DeviceStore {
     /// Opens the store in `dir`, and makes the device's key at first use.
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+    pub fn open(dir: &Path) -> Result<Self, DeviceStoreError> {
         let keypair = load_key(&dir.join("device.key"))?;
         let path = dir.join("hubs.json");
         let hubs = match private_file::read(&path)? {
             None => Vec::new(),
             Some(bytes) => {
                 let file: HubsFile = serde_json::from_slice(&bytes)
-                    .map_err(|error| StoreError::BadHubs { path: path.clone(), why: error.to_string() })?;
+                    .map_err(|error| DeviceStoreError::BadHubs { path: path.clone(), why: error.to_string() })?;
                 file.hubs
             }
         };
@@ -97,9 +97,9 @@ impl DeviceStore {
     }
 
     /// Notes a hub that let this device in; it becomes the default. A key other than the pinned one is an error.
-    pub fn joined(&mut self, hub: KnownHub) -> Result<(), StoreError> {
+    pub fn joined(&mut self, hub: KnownHub) -> Result<(), DeviceStoreError> {
         if self.hub(&hub.url).is_some_and(|known| known.public_key != hub.public_key) {
-            return Err(StoreError::OtherHub { url: hub.url, path: self.dir.join("hubs.json") });
+            return Err(DeviceStoreError::OtherHub { url: hub.url, path: self.dir.join("hubs.json") });
         }
         self.hubs.retain(|known| !known.url.is_same_place(&hub.url));
         self.hubs.push(hub);
@@ -140,7 +140,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = DeviceStore::open(dir.path()).unwrap();
         store.joined(hub("http://a", 1, 10)).unwrap();
-        assert!(matches!(store.joined(hub("http://a", 9, 11)), Err(StoreError::OtherHub { .. })));
+        assert!(matches!(store.joined(hub("http://a", 9, 11)), Err(DeviceStoreError::OtherHub { .. })));
         assert_eq!(store.hub(&"http://a".parse().unwrap()).unwrap().public_key, PublicKey([1; 32]));
     }
 
@@ -148,7 +148,7 @@ mod tests {
     fn a_broken_key_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("device.key"), b"short").unwrap();
-        assert!(matches!(DeviceStore::open(dir.path()), Err(StoreError::BadKey { found: 5, .. })));
+        assert!(matches!(DeviceStore::open(dir.path()), Err(DeviceStoreError::BadKey { found: 5, .. })));
         assert_eq!(std::fs::read(dir.path().join("device.key")).unwrap(), b"short");
     }
 }

@@ -17,7 +17,7 @@ const MOST_UPLOADS: usize = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Direction {
+pub enum TransferDirection {
     /// Others fetch from this device.
     Up,
     /// This device fetches.
@@ -27,7 +27,7 @@ pub enum Direction {
 /// How a transfer stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Standing {
+pub enum TransferStatus {
     Running,
     /// It goes on by itself.
     Waiting,
@@ -44,7 +44,7 @@ pub struct TransferInfo {
     pub owner_name: String,
     pub asker: DeviceId,
     pub asker_name: String,
-    pub direction: Direction,
+    pub direction: TransferDirection,
     /// Of an upload, those that are known to be on their way.
     pub files: usize,
     /// Bytes that are there.
@@ -53,14 +53,14 @@ pub struct TransferInfo {
     pub total: u64,
     /// Bytes a second, a moving average.
     pub rate: u64,
-    pub state: Standing,
+    pub state: TransferStatus,
     /// What a waiting transfer waits for.
     pub waits_for: Option<FailureCode>,
 }
 
 /// How a download stands, beside its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Down {
+pub struct IncomingTransfer {
     pub waits_for: Option<FailureCode>,
     pub paused: bool,
     /// Bytes a second.
@@ -69,12 +69,12 @@ pub struct Down {
     seen: Option<u64>,
 }
 
-impl Down {
-    pub fn state(&self) -> Standing {
+impl IncomingTransfer {
+    pub fn state(&self) -> TransferStatus {
         match (self.paused, self.waits_for) {
-            (true, _) => Standing::Paused,
-            (false, Some(_)) => Standing::Waiting,
-            (false, None) => Standing::Running,
+            (true, _) => TransferStatus::Paused,
+            (false, Some(_)) => TransferStatus::Waiting,
+            (false, None) => TransferStatus::Running,
         }
     }
 
@@ -87,14 +87,14 @@ impl Down {
 }
 
 #[derive(Debug, Clone)]
-struct Up {
+struct OutgoingTransfer {
     progress: TransferProgress,
     heard: Instant,
 }
 
 /// What others fetch from this process, as the relay tells it.
 #[derive(Debug, Default)]
-pub struct Uploads(BTreeMap<(Option<TransferId>, DeviceId, FileId), Up>);
+pub struct Uploads(BTreeMap<(Option<TransferId>, DeviceId, FileId), OutgoingTransfer>);
 
 impl Uploads {
     /// The relay's word on a file of this process.
@@ -104,7 +104,7 @@ impl Uploads {
             self.0.remove(&key);
             return;
         }
-        self.0.insert(key, Up { progress: progress.clone(), heard: Instant::now() });
+        self.0.insert(key, OutgoingTransfer { progress: progress.clone(), heard: Instant::now() });
         if self.0.len() > MOST_UPLOADS
             && let Some(oldest) = self.0.iter().min_by_key(|(_, up)| up.heard).map(|(key, _)| *key)
         {
@@ -128,12 +128,12 @@ impl Uploads {
                 continue;
             }
             let state = match state {
-                TransferState::Paused => Standing::Paused,
-                TransferState::Waiting => Standing::Waiting,
-                _ if still => Standing::Waiting,
-                _ => Standing::Running,
+                TransferState::Paused => TransferStatus::Paused,
+                TransferState::Waiting => TransferStatus::Waiting,
+                _ if still => TransferStatus::Waiting,
+                _ => TransferStatus::Running,
             };
-            let (owner, direction) = (public_id, Direction::Up);
+            let (owner, direction) = (public_id, TransferDirection::Up);
             let (owner_name, asker_name) = (name(owner), name(asker));
             #[rustfmt::skip]
             list.push(TransferInfo {
@@ -179,14 +179,14 @@ mod tests {
         uploads.heard(&progress(2, 1, 40, TransferState::Cancelled));
         assert_eq!(uploads.list(|_| "x".into()).len(), 1);
         tokio::time::advance(STILL).await;
-        assert_eq!(uploads.list(|_| "x".into())[0].state, Standing::Waiting);
+        assert_eq!(uploads.list(|_| "x".into())[0].state, TransferStatus::Waiting);
         tokio::time::advance(FORGOTTEN).await;
         assert_eq!(uploads.list(|_| "x".into()), []);
     }
 
     #[test]
     fn what_an_earlier_run_left_is_no_speed() {
-        let mut down = Down::default();
+        let mut down = IncomingTransfer::default();
         let every = Duration::from_millis(250);
         down.looked(1_000_000, every);
         assert_eq!(down.rate, 0);

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use futures_util::Stream;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::session_key::Signer;
-use lanyard_protocol::{FileId, Piece, Ticket};
+use lanyard_protocol::{FileId, GroupSpan, Ticket};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH};
 use reqwest::{Method, RequestBuilder};
 
-use crate::blocks::{Block, Blocks};
+use crate::blocks::{PooledBlock, BlockPool};
 use crate::library::{self, Library, LibraryFile, ReadError};
 use crate::limit::{Buckets, paced};
 
@@ -26,7 +26,7 @@ pub struct Bodies {
     /// Proves each request with the session's key.
     pub signer: Arc<Signer>,
     pub buckets: Buckets,
-    pub blocks: Arc<Blocks>,
+    pub blocks: Arc<BlockPool>,
 }
 
 impl Bodies {
@@ -58,7 +58,7 @@ pub async fn put(
     bodies: Bodies,
     library: Arc<Library>,
     ticket: Ticket,
-    (pieces, length): (Vec<Piece>, u64),
+    (pieces, length): (Vec<GroupSpan>, u64),
     unreadable: Unreadable,
 ) -> Uploaded {
     let mut spans = Vec::new();
@@ -67,12 +67,12 @@ pub async fn put(
             unreadable(piece.file_id, None);
             return Uploaded::Unreadable;
         };
-        spans.push(Span::new(piece, file));
+        spans.push(FileSpan::new(piece, file));
     }
     spans.reverse();
     let stopped = Arc::new(AtomicBool::new(false));
     let (blocks, stopping) = (bodies.blocks.clone(), stopped.clone());
-    let reader = Reader { library, spans, open: None, blocks, stopped: stopping, unreadable };
+    let reader = SpanReader { library, spans, open: None, blocks, stopped: stopping, unreadable };
     let request = bodies
         .chunk(Method::PUT, &ticket)
         .header(CONTENT_LENGTH, length)
@@ -90,15 +90,15 @@ pub async fn put(
 
 /// Consecutive bytes of one file.
 #[derive(Debug)]
-struct Span {
+struct FileSpan {
     file_id: FileId,
     file: LibraryFile,
     offset: u64,
     end: u64,
 }
 
-impl Span {
-    fn new(piece: Piece, file: LibraryFile) -> Self {
+impl FileSpan {
+    fn new(piece: GroupSpan, file: LibraryFile) -> Self {
         let groups = Groups::of(file.size);
         let offset = groups.offset(piece.groups.first);
         let end = offset + groups.span(piece.groups.first, piece.groups.count);
@@ -107,19 +107,19 @@ impl Span {
 }
 
 /// Reads spans one after the other.
-struct Reader {
+struct SpanReader {
     library: Arc<Library>,
     /// The next one last.
-    spans: Vec<Span>,
+    spans: Vec<FileSpan>,
     /// The file of the present span.
     open: Option<File>,
-    blocks: Arc<Blocks>,
+    blocks: Arc<BlockPool>,
     /// It ended early by itself.
     stopped: Arc<AtomicBool>,
     unreadable: Unreadable,
 }
 
-impl Reader {
+impl SpanReader {
     fn blocks(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
         futures_util::stream::try_unfold(self, |mut reader| async move {
             if reader.spans.is_empty() {
@@ -151,7 +151,7 @@ impl Reader {
     }
 
     /// Reads on in the present span. Its last byte is handed out only when the file is still the listed version.
-    fn read_into(&mut self, block: &mut Block) -> Result<(), ReadError> {
+    fn read_into(&mut self, block: &mut PooledBlock) -> Result<(), ReadError> {
         let Some(span) = self.spans.last_mut() else { return Ok(()) };
         let handle = match self.open.take() {
             Some(handle) => handle,
@@ -183,11 +183,11 @@ mod tests {
 
     type Told = Arc<Mutex<Option<(FileId, FailureCode)>>>;
 
-    fn reader(library: &Arc<Library>, pieces: &[(FileId, u32, u32)]) -> (Reader, Told) {
+    fn reader(library: &Arc<Library>, pieces: &[(FileId, u32, u32)]) -> (SpanReader, Told) {
         let span = |(id, first, count): &(FileId, u32, u32)| {
-            Span::new(Piece::new(*id, *first, *count), library.get(*id).unwrap())
+            FileSpan::new(GroupSpan::new(*id, *first, *count), library.get(*id).unwrap())
         };
-        let mut spans: Vec<Span> = pieces.iter().map(span).collect();
+        let mut spans: Vec<FileSpan> = pieces.iter().map(span).collect();
         spans.reverse();
         let told = Arc::new(Mutex::new(None));
         let unreadable: Unreadable = {
@@ -195,7 +195,7 @@ mod tests {
             Box::new(move |file_id, error| *told.lock().unwrap() = error.map(|error| (file_id, error.code())))
         };
         let (library, blocks, stopped) = (library.clone(), Arc::default(), Arc::default());
-        (Reader { library, spans, open: None, blocks, stopped, unreadable }, told)
+        (SpanReader { library, spans, open: None, blocks, stopped, unreadable }, told)
     }
 
     fn shared(dir: &std::path::Path, files: &[(&str, Vec<u8>)]) -> (Arc<Library>, Vec<FileId>) {

@@ -11,7 +11,7 @@ use lanyard_protocol::EntryKind;
 use lanyard_protocol::limits::MAX_FILE_BYTES;
 
 use crate::confine::{
-    Anchor, DataDir, Entry, Found, Kind, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir,
+    Anchor, DataDir, FolderEntry, FileInfo, FileKind, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir,
 };
 use crate::names::{HAVE_SUFFIX, PART_SUFFIX, TakenNames};
 
@@ -66,7 +66,7 @@ pub fn walk(paths: &[PathBuf], roots: &SharedRoots) -> Result<Walked, WalkError>
         if !seen.insert(absolute.clone()) {
             continue;
         }
-        let named = Named::resolve(absolute, roots).map_err(unreadable)?;
+        let named = NamedPath::resolve(absolute, roots).map_err(unreadable)?;
         if *checked.entry(named.folder().to_path_buf()).or_insert_with(|| walk.is_private(named.folder())) {
             return Err(WalkError::DataDirectory { path: path.clone() });
         }
@@ -81,14 +81,14 @@ pub fn walk(paths: &[PathBuf], roots: &SharedRoots) -> Result<Walked, WalkError>
 }
 
 /// A path that a person named, resolved.
-struct Named {
+struct NamedPath {
     absolute: PathBuf,
     root: Arc<SharedRoot>,
     below: PathBuf,
-    found: Found,
+    found: FileInfo,
 }
 
-impl Named {
+impl NamedPath {
     /// The root of a folder is the folder, of a file the folder that holds it.
     fn resolve(absolute: PathBuf, roots: &SharedRoots) -> io::Result<Self> {
         if fs::symlink_metadata(&absolute)?.is_dir() {
@@ -123,14 +123,14 @@ struct Walk {
 }
 
 /// Something that was found below a root.
-struct Place<'r> {
+struct FoundPath<'r> {
     root: &'r Arc<SharedRoot>,
     below: PathBuf,
     wire: String,
-    found: Found,
+    found: FileInfo,
 }
 
-impl Place<'_> {
+impl FoundPath<'_> {
     fn path(&self) -> PathBuf {
         self.root.path().join(&self.below)
     }
@@ -148,10 +148,10 @@ impl Walk {
         self.walked.skipped.push(Skipped { path: path.into(), why: why.into() });
     }
 
-    fn visit(&mut self, named: Named, wire: String) {
+    fn visit(&mut self, named: NamedPath, wire: String) {
         let mut folders = Vec::new();
-        let Named { root, below, found, .. } = named;
-        self.take(Place { root: &root, below, wire, found }, &mut folders);
+        let NamedPath { root, below, found, .. } = named;
+        self.take(FoundPath { root: &root, below, wire, found }, &mut folders);
         while let Some(place) = folders.pop() {
             match root.list(&place.below) {
                 Ok(entries) if entries.is_empty() => self.keep(place, EntryKind::Folder),
@@ -165,8 +165,8 @@ impl Walk {
         self.walked.files.sort_by(|a, b| a.wire.cmp(&b.wire));
     }
 
-    fn entries<'r>(&mut self, folder: &Place<'r>, entries: Vec<Entry>, folders: &mut Vec<Place<'r>>) {
-        for Entry { name, found } in entries {
+    fn entries<'r>(&mut self, folder: &FoundPath<'r>, entries: Vec<FolderEntry>, folders: &mut Vec<FoundPath<'r>>) {
+        for FolderEntry { name, found } in entries {
             let below = folder.below.join(&name);
             let Some(name) = name.to_str() else {
                 self.skip(&folder.root.path().join(below), "its name is not UTF-8");
@@ -177,26 +177,26 @@ impl Walk {
             }
             let wire = format!("{}/{name}", folder.wire);
             match found {
-                Ok(found) => self.take(Place { root: folder.root, below, wire, found }, folders),
+                Ok(found) => self.take(FoundPath { root: folder.root, below, wire, found }, folders),
                 Err(error) => self.skip(&folder.root.path().join(below), error.to_string()),
             }
         }
     }
 
-    fn take<'r>(&mut self, place: Place<'r>, folders: &mut Vec<Place<'r>>) {
+    fn take<'r>(&mut self, place: FoundPath<'r>, folders: &mut Vec<FoundPath<'r>>) {
         match place.found.kind {
-            Kind::Folder => folders.push(place),
-            Kind::File => self.keep(place, EntryKind::File),
-            Kind::Link => self.skip(&place.path(), "it is a link, and links are not followed"),
-            Kind::Other => self.skip(&place.path(), "it is neither a file nor a folder"),
+            FileKind::Folder => folders.push(place),
+            FileKind::File => self.keep(place, EntryKind::File),
+            FileKind::Link => self.skip(&place.path(), "it is a link, and links are not followed"),
+            FileKind::Other => self.skip(&place.path(), "it is neither a file nor a folder"),
         }
     }
 
-    fn keep(&mut self, place: Place, kind: EntryKind) {
+    fn keep(&mut self, place: FoundPath, kind: EntryKind) {
         if let Err(error) = lanyard_protocol::path::validate(&place.wire) {
             return self.skip(&place.path(), error.to_string());
         }
-        let Place { root, below, wire, found } = place;
+        let FoundPath { root, below, wire, found } = place;
         let size = if kind == EntryKind::File { found.size } else { 0 };
         let modified = found.modified.unwrap_or(SystemTime::UNIX_EPOCH);
         if size > MAX_FILE_BYTES {

@@ -11,12 +11,12 @@ mod files;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
-mod joining_tests;
-mod knocks;
+mod join_tests;
+mod join_requests;
 mod links;
 #[cfg(test)]
 mod memory_tests;
-mod note;
+mod audit_event;
 mod operator;
 mod prompts;
 mod quota;
@@ -28,18 +28,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::{GRACE_MS, MAX_MEMBERS_UNASKED};
 use lanyard_protocol::message::{
-    DoorState, Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayState, RelayStatus, RequestFailed, UpdateName,
+    DoorState, Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayPresence, RelayStatus, RequestFailed, UpdateName,
 };
 use lanyard_protocol::{
     Client, DeviceId, FailureCode, FileEntry, FileId, FileRef, Instance, LinkHash, MasterFrame, MasterToConsole,
     MasterToRelay, PublicKey, Recipient, Ref, RelayToMaster, RequestId, Resume, Root, SessionAddress,
 };
 
-pub use admission::{Admission, Word};
-pub use catalogue::Listing;
-pub use links::{LinkRecord, Linked};
-pub use note::{Admitted, Note};
-pub use operator::Command;
+pub use admission::{Admission, Approval};
+pub use catalogue::ListedFile;
+pub use links::{LinkRecord, LinkTarget};
+pub use audit_event::{AdmittedBy, AuditEvent};
+pub use operator::OperatorCommand;
 pub use quota::Remembered;
 pub use roster::{Member, Verdict};
 
@@ -48,8 +48,8 @@ use crate::machine::{Deadlines, EffectQueue, Moment};
 use admission::Invitations;
 use catalogue::Catalogue;
 use feed::{Feed, Key};
-use knocks::Knocks;
-use links::{Archives, Links};
+use join_requests::JoinRequests;
+use links::{Archives, LinkRegistry};
 use roster::Roster;
 
 /// Lapsed links and withdrawn files are looked for this often. Lookups do not wait for it.
@@ -68,7 +68,7 @@ pub struct AuthorityConfig {
 
 /// All that is on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Saved {
+pub struct SavedState {
     /// Random, never 0; new only when the history was lost.
     pub epoch: u64,
     /// The head of the feed.
@@ -76,14 +76,14 @@ pub struct Saved {
     /// Devices that were let in or refused.
     pub members: Vec<Member>,
     /// Listed and withdrawn files.
-    pub files: Vec<Listing>,
+    pub files: Vec<ListedFile>,
     /// Links that did not end.
     pub links: Vec<LinkRecord>,
 }
 
 /// One thing to have on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum StoreWrite {
     /// The head of the feed moved.
     Revision(u64),
     /// Writes a member, in place of an older row.
@@ -143,7 +143,7 @@ pub enum Change {
 
 /// One request of a screen or a command at the host; its answer carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ask(pub u64);
+pub struct RequestToken(pub u64);
 
 /// What the authority is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,9 +160,9 @@ pub enum Input {
     /// The person at the host, by whatever screen.
     Operator {
         /// Names the request, for its answer.
-        ask: Ask,
+        ask: RequestToken,
         /// What the person wants.
-        command: Command,
+        command: OperatorCommand,
     },
     /// Changes after this revision wait for the disk, and nobody may hear of them: pages tell the list as it was then, if that
     /// can still be told. `None`: the disk took them.
@@ -177,7 +177,7 @@ pub enum Input {
 #[allow(clippy::large_enum_variant, reason = "effects are drained after every input, and none is kept")]
 pub enum Effect {
     /// On disk before anything that follows.
-    Save(Change),
+    Save(StoreWrite),
     /// Sends a message.
     Send(MasterFrame<MasterToRelay>),
     /// To every screen at the host; to the one that asked with its `ref`.
@@ -185,24 +185,24 @@ pub enum Effect {
         /// The message to show.
         message: MasterToConsole,
         /// The request that caused it, if one did.
-        ask: Option<Ask>,
+        ask: Option<RequestToken>,
     },
     /// To the screen that asked, alone.
     Answer {
         /// The request.
-        ask: Ask,
+        ask: RequestToken,
         /// The answer.
         message: MasterToConsole,
     },
     /// Tells the person at the host.
-    Event(Event),
+    Event(OperatorEvent),
     /// For the record, once what it is about is on disk.
-    Note(Note),
+    Note(AuditEvent),
 }
 
 /// What has no message of its own on the screens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum OperatorEvent {
     /// The device shows its digits: time to ask the person.
     DevicePending {
         /// The device as it describes itself.
@@ -223,17 +223,17 @@ pub enum Event {
 
 /// Who gets the `ref` of a change.
 #[derive(Debug, Clone, Default)]
-struct Asker {
+struct ChangeOrigin {
     session: Option<(SessionAddress, Ref)>,
-    ask: Option<Ask>,
+    ask: Option<RequestToken>,
 }
 
-impl Asker {
+impl ChangeOrigin {
     fn device(session: SessionAddress, reference: Option<Ref>) -> Self {
         Self { session: reference.map(|reference| (session, reference)), ask: None }
     }
 
-    fn operator(ask: Option<Ask>) -> Self {
+    fn operator(ask: Option<RequestToken>) -> Self {
         Self { session: None, ask }
     }
 }
@@ -278,9 +278,9 @@ pub struct Authority {
     feed: Feed,
     roster: Roster,
     catalogue: Catalogue,
-    links: Links,
+    links: LinkRegistry,
     archives: Archives,
-    knocks: Knocks,
+    knocks: JoinRequests,
     invitations: Invitations,
     /// Approved sessions that are there.
     online: BTreeMap<DeviceId, BTreeSet<Instance>>,
@@ -294,7 +294,7 @@ pub struct Authority {
 
 impl Authority {
     /// Continues from what is on disk.
-    pub fn new(config: AuthorityConfig, saved: Saved, seed: [u8; 32]) -> Self {
+    pub fn new(config: AuthorityConfig, saved: SavedState, seed: [u8; 32]) -> Self {
         let mut authority = Self {
             config,
             ids: IdSource::new(seed),
@@ -308,9 +308,9 @@ impl Authority {
             feed: Feed::starting_at(saved.revision),
             roster: Roster::default(),
             catalogue: Catalogue::default(),
-            links: Links::default(),
+            links: LinkRegistry::default(),
             archives: Archives::default(),
-            knocks: Knocks::default(),
+            knocks: JoinRequests::default(),
             invitations: Invitations::default(),
             online: BTreeMap::new(),
             new_roots: BTreeMap::new(),
@@ -358,7 +358,7 @@ impl Authority {
             return;
         }
         self.config.admission = Admission::Ask;
-        self.note(Note::Door { admission: Admission::Ask });
+        self.note(AuditEvent::Door { admission: Admission::Ask });
         self.publish(MasterToConsole::Door(DoorState { admission: Admission::Ask }), None);
     }
 
@@ -437,7 +437,7 @@ impl Authority {
     }
 
     /// All who were turned away.
-    pub fn refused(&self) -> lanyard_protocol::message::Refused {
+    pub fn refused(&self) -> lanyard_protocol::message::RefusedList {
         self.roster.refused()
     }
 
@@ -448,7 +448,7 @@ impl Authority {
         // Before the relay learns who belongs.
         self.watch_ends();
         self.hub_key = Some(hub_key);
-        self.note(Note::RelayReady);
+        self.note(AuditEvent::RelayReady);
         self.begin_settling();
         for page in self.roster.pages(self.epoch, self.revision) {
             self.send(MasterToRelay::MasterRoster(page));
@@ -460,7 +460,7 @@ impl Authority {
             self.deadlines.set(Timer::Grace(session), self.now.plus(GRACE_MS));
         }
         self.keep_sweeping();
-        self.publish(MasterToConsole::RelayState(RelayState { ready: true }), None);
+        self.publish(MasterToConsole::RelayState(RelayPresence { ready: true }), None);
     }
 
     /// Nobody can be there without a relay, and nobody can come back: the graces stop until it does.
@@ -469,7 +469,7 @@ impl Authority {
             return;
         }
         self.relay_status = None;
-        self.note(Note::RelayLost);
+        self.note(AuditEvent::RelayLost);
         self.drop_all_knocks();
         self.archives.relay_lost();
         let sessions: Vec<SessionAddress> = self.catalogue.sessions().collect();
@@ -477,7 +477,7 @@ impl Authority {
             self.deadlines.clear(&Timer::Grace(session));
         }
         self.online.clear();
-        self.publish(MasterToConsole::RelayState(RelayState { ready: false }), None);
+        self.publish(MasterToConsole::RelayState(RelayPresence { ready: false }), None);
         self.publish(MasterToConsole::Presence(self.presence()), None);
     }
 
@@ -529,7 +529,7 @@ impl Authority {
         if !lanyard_protocol::device::is_valid_name(&said.name) {
             return self.fail_device(from, FailureCode::BadMessage, None, reference);
         }
-        if !self.rename(from.public_id, said.name, Asker::device(from, reference.clone())) {
+        if !self.rename(from.public_id, said.name, ChangeOrigin::device(from, reference.clone())) {
             let ack = FeedAck { epoch: self.epoch, revision: self.revision };
             self.answer_device(from, MasterToRelay::UpdateNameAck(ack), reference);
         }
@@ -610,41 +610,41 @@ impl Authority {
 
     fn next_revision(&mut self) -> u64 {
         self.revision += 1;
-        self.save(Change::Revision(self.revision));
+        self.save(StoreWrite::Revision(self.revision));
         self.revision
     }
 
-    fn save(&mut self, change: Change) {
+    fn save(&mut self, change: StoreWrite) {
         self.effects.push(Effect::Save(change));
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: OperatorEvent) {
         self.effects.push(Effect::Event(event));
     }
 
     /// To every screen at the host.
-    fn publish(&mut self, message: MasterToConsole, ask: Option<Ask>) {
+    fn publish(&mut self, message: MasterToConsole, ask: Option<RequestToken>) {
         self.effects.push(Effect::Publish { message, ask });
     }
 
-    fn answer(&mut self, ask: Ask, message: MasterToConsole) {
+    fn answer(&mut self, ask: RequestToken, message: MasterToConsole) {
         self.effects.push(Effect::Answer { ask, message });
     }
 
-    fn refuse_ask(&mut self, ask: Ask, code: FailureCode) {
+    fn refuse_ask(&mut self, ask: RequestToken, code: FailureCode) {
         self.answer(ask, MasterToConsole::RequestFailed(failure(code, None)));
     }
 
-    fn refuse_ask_saying(&mut self, ask: Ask, code: FailureCode, message: String) {
+    fn refuse_ask_saying(&mut self, ask: RequestToken, code: FailureCode, message: String) {
         self.answer(ask, MasterToConsole::RequestFailed(RequestFailed { message, ..failure(code, None) }));
     }
 
     /// A change: to the relay, if it is there, and to the screens here.
-    fn note(&mut self, note: Note) {
+    fn note(&mut self, note: AuditEvent) {
         self.effects.push(Effect::Note(note));
     }
 
-    fn broadcast(&mut self, message: MasterToRelay, asker: Asker) {
+    fn broadcast(&mut self, message: MasterToRelay, asker: ChangeOrigin) {
         if let Some(shown) = towards_screens(&message) {
             self.publish(shown, asker.ask);
         }

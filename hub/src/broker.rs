@@ -4,55 +4,55 @@
 //! It holds no bytes and no secrets: the edge verifies keys and tells facts; the data plane moves bytes and tells marks.
 //! Everything here is soft: a broker that starts empty loses nothing.
 
-mod asks;
-mod audience;
-mod blame;
-mod credit;
+mod requests;
+mod routing;
+mod corruption;
+mod budget;
 mod effect;
 #[cfg(test)]
 mod flows;
 mod grants;
 mod input;
-mod joining;
+mod group_joining;
 mod links;
 mod master;
-mod pending;
+mod pending_sessions;
 mod progress;
 mod sessions;
-mod slot_life;
+mod slot_lifecycle;
 mod slots;
 mod speed;
 mod status;
-mod tally;
+mod stats;
 #[cfg(test)]
 mod tests;
-mod work;
+mod work_counter;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice, RelayToMaster};
 
-pub use effect::{Effect, LinkInfo, LinkPart, LinkedTo, NewSlot, SlotPiece};
+pub use effect::{Effect, LinkInfo, LinkPart, LinkContent, NewSlot, SlotSpan};
 pub use input::{
-    CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, Rejections, SessionId, SlotId, WantedPiece,
+    CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, Rejections, SessionId, SlotId, WantedSpan,
 };
 
 pub use speed::SpeedGroup;
-pub use tally::Tally;
+pub use stats::TransferStats;
 
 use crate::idsource::IdSource;
 use crate::machine::{Deadlines, EffectQueue, Moment};
-use asks::{Ask, AskId};
-use blame::Blame;
-use credit::Queue;
+use requests::{ChunkRequest, ChunkRequestId};
+use corruption::CorruptionLog;
+use budget::BudgetQueue;
 use grants::Grants;
 use links::Links;
 use master::MasterState;
-use progress::Progress;
+use progress::ProgressTracker;
 use sessions::Sessions;
 use slots::Slots;
 use speed::Speeds;
-use work::Work;
+use work_counter::WorkCounter;
 
 /// What a broker is told once.
 #[derive(Debug, Clone)]
@@ -77,9 +77,9 @@ enum Timer {
     /// A full slot without readers has been cache long enough.
     CacheEnd(SlotId),
     /// A run waited long enough for budget.
-    AskWaited(AskId),
+    AskWaited(ChunkRequestId),
     /// A link's ask may be tried again.
-    AskRetry(AskId),
+    AskRetry(ChunkRequestId),
     /// A call about a link waited long enough for the master.
     Call(CallId),
     /// Speeds are looked at, and blocked asks look whether who they wait for still moves.
@@ -101,16 +101,16 @@ pub struct Broker {
     grants: Grants,
     slots: Slots,
     /// Asks that wait for something other than budget.
-    asks: BTreeMap<AskId, Ask>,
-    queue: Queue,
+    asks: BTreeMap<ChunkRequestId, ChunkRequest>,
+    queue: BudgetQueue,
     links: Links,
-    blame: Blame,
-    progress: Progress,
+    blame: CorruptionLog,
+    progress: ProgressTracker,
     speeds: Speeds,
     /// As they were told last.
     rejections: Rejections,
-    tally: Tally,
-    work: Work,
+    tally: TransferStats,
+    work: WorkCounter,
 }
 
 impl Broker {
@@ -127,14 +127,14 @@ impl Broker {
             grants: Grants::default(),
             slots: Slots::default(),
             asks: BTreeMap::new(),
-            queue: Queue::default(),
+            queue: BudgetQueue::default(),
             links: Links::default(),
-            blame: Blame::default(),
-            progress: Progress::default(),
+            blame: CorruptionLog::default(),
+            progress: ProgressTracker::default(),
             speeds: Speeds::default(),
             rejections: Rejections::default(),
-            tally: Tally::default(),
-            work: Work::default(),
+            tally: TransferStats::default(),
+            work: WorkCounter::default(),
         }
     }
 
@@ -158,8 +158,8 @@ impl Broker {
             Input::ReadersMoved { moved } => self.readers_moved(now, moved),
             Input::ReaderStill { slot, reader, still } => self.reader_still(slot, reader, still),
             Input::RootKnown { file, root } => self.root_known(file, root),
-            Input::ValuesKnown { file } => self.grants.note_values(&file),
-            Input::ValuesLost { file } => self.grants.forget_values(&file),
+            Input::HashesKnown { file } => self.grants.note_hashes(&file),
+            Input::HashesLost { file } => self.grants.forget_hashes(&file),
             Input::LinkOpened { call, link } => self.link_opened(now, call, link),
             Input::LinkBegun { call, link, whole, bytes } => self.link_begun(now, call, link, whole, bytes),
             Input::LinkUnread { hash, bytes } => self.link_unread(&hash, bytes),
@@ -205,7 +205,7 @@ impl Broker {
     }
 
     /// What was done so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> TransferStats {
         self.tally
     }
 
@@ -215,8 +215,8 @@ impl Broker {
     }
 
     /// What is live, for health and for tests that nothing is left behind.
-    pub fn counts(&self) -> Counts {
-        Counts {
+    pub fn counts(&self) -> BrokerCounts {
+        BrokerCounts {
             sessions: self.sessions.count(),
             approved_online: self.sessions.approved_count(),
             pending: self.sessions.pending_count(),
@@ -266,7 +266,7 @@ impl Broker {
         }
         self.fail_asks_of(now, files, code);
         for file in files {
-            self.effects.push(Effect::ForgetValues { file: *file });
+            self.effects.push(Effect::ForgetHashes { file: *file });
         }
     }
 
@@ -292,7 +292,7 @@ impl Broker {
 
 /// See [`Broker::counts`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct BrokerCounts {
     /// Sessions that are registered.
     pub sessions: usize,
     /// Approved devices with a session.

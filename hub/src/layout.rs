@@ -17,7 +17,7 @@ const MEMBER_OVERHEAD: usize = 96;
 
 /// A member as the directory describes it, and which file it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed {
+pub struct PlacedMember {
     /// A folder's ends in a slash.
     pub name: String,
     /// The file and its owner.
@@ -30,7 +30,7 @@ pub struct Placed {
     pub kind: EntryKind,
 }
 
-impl Placed {
+impl PlacedMember {
     /// Returns the properties that decide the member's lengths.
     pub fn shape(&self) -> Shape {
         Shape::new(&self.name, self.size, self.kind)
@@ -43,7 +43,7 @@ pub struct Layout {
     /// Names this exact sequence of members and lengths.
     pub id: LayoutId,
     /// The members, in the order of the archive.
-    pub members: Vec<Placed>,
+    pub members: Vec<PlacedMember>,
     /// Exact number of bytes.
     pub length: u64,
     /// Memory that it takes.
@@ -56,7 +56,7 @@ pub struct Layout {
 pub struct TooLarge;
 
 #[derive(Debug, Clone, Copy)]
-struct Facts {
+struct MemberFacts {
     size: u64,
     modified_ms: u64,
     kind: EntryKind,
@@ -66,8 +66,8 @@ struct Facts {
 #[derive(Debug, Default)]
 pub struct Builder {
     naming: Naming,
-    facts: BTreeMap<FileRef, Facts>,
-    members: Vec<Placed>,
+    facts: BTreeMap<FileRef, MemberFacts>,
+    members: Vec<PlacedMember>,
     hasher: LayoutHasher,
     extent: Extent,
     bytes: usize,
@@ -82,7 +82,7 @@ impl Builder {
     /// Appends a file; fails when the layout would be larger than may be kept.
     pub fn add(&mut self, entry: &FileEntry) -> Result<(), TooLarge> {
         let file = entry.file_ref();
-        let facts = Facts { size: entry.size, modified_ms: entry.modified_ms, kind: entry.kind };
+        let facts = MemberFacts { size: entry.size, modified_ms: entry.modified_ms, kind: entry.kind };
         if self.facts.insert(file, facts).is_some() {
             return Ok(());
         }
@@ -103,10 +103,10 @@ impl Builder {
             let Some(next) = self.naming.next(left) else { return true };
             let Some(named) = next else { continue };
             named_now += 1;
-            let Some(Facts { size, modified_ms, kind }) = self.facts.get(&named.file).copied() else { continue };
+            let Some(MemberFacts { size, modified_ms, kind }) = self.facts.get(&named.file).copied() else { continue };
             let name = if named.is_folder { named.name + "/" } else { named.name };
             self.hasher.add(&name, &named.file, size, modified_ms);
-            let placed = Placed { name, file: named.file, size, modified_ms, kind };
+            let placed = PlacedMember { name, file: named.file, size, modified_ms, kind };
             self.extent.add(&placed.shape());
             self.members.push(placed);
         }

@@ -15,7 +15,7 @@ pub mod layout;
 pub mod machine;
 pub mod naming;
 pub mod peer;
-pub mod source;
+pub mod source_address;
 
 pub use idsource::IdSource;
 pub use machine::{Deadlines, EffectQueue, Moment};

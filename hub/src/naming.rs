@@ -37,7 +37,7 @@ pub fn folded(path: &str) -> String {
 
 /// A member and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct NamedMember {
     /// The file and its owner.
     pub file: FileRef,
     /// Without the slash that ends a folder's.
@@ -47,14 +47,14 @@ pub struct Named {
 }
 
 #[derive(Debug)]
-struct Added {
+struct AddedMember {
     path: String,
     is_folder: bool,
 }
 
 /// Members that fold to one key.
 #[derive(Debug)]
-struct Group {
+struct FoldedNames {
     key: String,
     /// They have several owners, so all lie in folders of their owners.
     by_owner: bool,
@@ -65,7 +65,7 @@ struct Group {
 /// Names members in the order of their folded paths. Everything is added before the first is named.
 #[derive(Debug, Default)]
 pub struct Naming {
-    added: BTreeMap<(String, FileRef), Added>,
+    added: BTreeMap<(String, FileRef), AddedMember>,
     owners: BTreeMap<DeviceId, String>,
     /// Folders of owners, once they are needed.
     folders: BTreeMap<DeviceId, String>,
@@ -74,7 +74,7 @@ pub struct Naming {
     /// The last number given to a stem and extension.
     numbers: BTreeMap<String, u32>,
     reached: Option<(String, FileRef)>,
-    group: Option<Group>,
+    group: Option<FoldedNames>,
     work: u64,
 }
 
@@ -88,7 +88,7 @@ impl Naming {
     pub fn add(&mut self, file: FileRef, path: &str, is_folder: bool) {
         self.work += 1;
         let path = without_drive(path);
-        self.added.insert((folded(&path), file), Added { path, is_folder });
+        self.added.insert((folded(&path), file), AddedMember { path, is_folder });
     }
 
     /// Returns how many paths were added.
@@ -108,7 +108,7 @@ impl Naming {
 
     /// Names the next member; `None` after the last. A search of more than `most` steps is put off: it gives `Some(None)` and
     /// goes on at the next call.
-    pub fn next(&mut self, most: u64) -> Option<Option<Named>> {
+    pub fn next(&mut self, most: u64) -> Option<Option<NamedMember>> {
         let from = match &self.reached {
             Some(reached) => Bound::Excluded(reached.clone()),
             None => Bound::Unbounded,
@@ -121,7 +121,7 @@ impl Naming {
         self.enter(&key, file, is_folder);
         let Some(name) = self.name_of(file, path, most) else { return Some(None) };
         self.reached = Some((key, file));
-        Some(Some(Named { file, name, is_folder }))
+        Some(Some(NamedMember { file, name, is_folder }))
     }
 
     /// Looks once at all members of one key.
@@ -133,7 +133,7 @@ impl Naming {
         let last = self.added.range(..first_of(format!("{key}\0"))).next_back().map(|((_, file), _)| *file);
         let by_owner = last.is_some_and(|last| last.public_id != first.public_id);
         let is_taken = !is_folder && self.is_folder_of_others(key) || self.invented.contains(key);
-        self.group = Some(Group { key: key.to_owned(), by_owner, is_taken });
+        self.group = Some(FoldedNames { key: key.to_owned(), by_owner, is_taken });
     }
 
     fn name_of(&mut self, file: FileRef, path: String, most: u64) -> Option<String> {

@@ -3,7 +3,7 @@
 //! It is told what came over the link and what became of the bytes; it says what to send and which bodies to move. It
 //! holds no key, no token and no path: the driver signs, proves, reads and writes.
 
-mod groupset;
+mod group_set;
 mod input;
 mod mirror;
 mod scheduler;
@@ -23,18 +23,18 @@ use lanyard_protocol::{
     PublicKey, Ref, RelayToDevice, Resume,
 };
 
-pub use groupset::GroupSet;
+pub use group_set::GroupSet;
 pub use input::{
-    Closed, Effect, EndReason, FetchId, FetchOutcome, Input, Phase, Registration, ShareState, TransferOrder, WantedFile,
+    CloseReason, Effect, EndReason, FetchId, FetchOutcome, Input, MembershipPhase, Registration, ShareState, TransferOrder, WantedFile,
 };
-pub use mirror::Catalogue;
+pub use mirror::CatalogueView;
 
 use crate::idsource::IdSource;
 use crate::machine::{Deadlines, EffectQueue, Moment};
-use mirror::{Change, Mirror, Paged, Pushed};
+use mirror::{FeedChange, Mirror, Paged, Pushed};
 use scheduler::Scheduler;
 pub use session::Reveals;
-use session::Session;
+use session::PeerSession;
 use shares::Shares;
 
 /// Who this device is.
@@ -99,7 +99,7 @@ pub struct Peer {
     config: PeerConfig,
     public_id: DeviceId,
     ids: IdSource,
-    session: Session,
+    session: PeerSession,
     mirror: Mirror,
     shares: Shares,
     scheduler: Scheduler,
@@ -109,7 +109,7 @@ pub struct Peer {
     timers: Deadlines<Timer>,
     effects: EffectQueue<Effect>,
     /// What the driver was told last.
-    told: Phase,
+    told: MembershipPhase,
     /// The catalogue changed since the driver was told.
     listed: bool,
 }
@@ -124,7 +124,7 @@ impl Peer {
             config,
             public_id,
             ids,
-            session: Session::default(),
+            session: PeerSession::default(),
             mirror: Mirror::default(),
             shares: Shares::default(),
             scheduler: Scheduler::default(),
@@ -132,7 +132,7 @@ impl Peer {
             references,
             timers: Deadlines::default(),
             effects: EffectQueue::default(),
-            told: Phase::Connecting,
+            told: MembershipPhase::Connecting,
             listed: false,
         }
     }
@@ -143,12 +143,12 @@ impl Peer {
     }
 
     /// Returns where this device stands with the hub.
-    pub fn phase(&self) -> &Phase {
+    pub fn phase(&self) -> &MembershipPhase {
         &self.told
     }
 
     /// Everything listed, as known here.
-    pub fn catalogue(&self) -> &Catalogue {
+    pub fn catalogue(&self) -> &CatalogueView {
         self.mirror.catalogue()
     }
 
@@ -237,7 +237,7 @@ impl Peer {
             RelayToDevice::RequestFailed(_) => None,
             _ => reference.and_then(|reference| self.take_pending(reference)),
         };
-        if let Some((at, change)) = Change::of(&frame.message) {
+        if let Some((at, change)) = FeedChange::of(&frame.message) {
             self.change(now, at, change, &frame.message);
         }
         if let Some(pending) = answered {
@@ -283,7 +283,7 @@ impl Peer {
         }
     }
 
-    fn change(&mut self, now: Moment, at: lanyard_protocol::Resume, change: Change, message: &RelayToDevice) {
+    fn change(&mut self, now: Moment, at: lanyard_protocol::Resume, change: FeedChange, message: &RelayToDevice) {
         match message {
             RelayToDevice::ClientApproved(m) if m.client.public_id == self.public_id => self.let_in(now),
             RelayToDevice::ClientDisApproved(m) if m.public_id == self.public_id => {

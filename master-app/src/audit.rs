@@ -12,39 +12,39 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lanyard_hub::authority::{Admitted, Member, Note, Verdict};
+use lanyard_hub::authority::{AdmittedBy, Member, AuditEvent, Verdict};
 use lanyard_protocol::DeviceId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use log::{Kind, Log, at_ms};
+use log::{LogKind, LogFile, at_ms};
 use repeats::Repeats;
 
 /// Some 200,000 decisions.
-const DECISIONS: Kind = Kind { name: "audit.log", most_bytes: 8 << 20, kept: 4 };
+const DECISIONS: LogKind = LogKind { name: "audit.log", most_bytes: 8 << 20, kept: 4 };
 /// Some 30,000 occasions.
-const ACTIVITY: Kind = Kind { name: "activity.log", most_bytes: 2 << 20, kept: 2 };
+const ACTIVITY: LogKind = LogKind { name: "activity.log", most_bytes: 2 << 20, kept: 2 };
 
 /// The record, open for appending.
 #[derive(Debug)]
 pub struct Audit {
     dir: PathBuf,
-    decisions: Log,
-    activity: Log,
+    decisions: LogFile,
+    activity: LogFile,
     repeats: Repeats,
 }
 
 impl Audit {
     /// Opens the record in `dir`, or begins it.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let decisions = Log::open(dir, &DECISIONS)?;
-        let activity = Log::open(dir, &ACTIVITY)?;
+        let decisions = LogFile::open(dir, &DECISIONS)?;
+        let activity = LogFile::open(dir, &ACTIVITY)?;
         Ok(Self { dir: dir.into(), decisions, activity, repeats: Repeats::default() })
     }
 
     /// Has notes on disk: all decisions among them or none, then the occasions.
-    pub fn write(&mut self, at_ms: u64, notes: &[Note]) -> io::Result<()> {
-        let (decisions, occasions): (Vec<&Note>, Vec<&Note>) = notes.iter().partition(|note| is_decision(note));
+    pub fn write(&mut self, at_ms: u64, notes: &[AuditEvent]) -> io::Result<()> {
+        let (decisions, occasions): (Vec<&AuditEvent>, Vec<&AuditEvent>) = notes.iter().partition(|note| is_decision(note));
         self.decide(at_ms, decisions.into_iter().map(entry))?;
         let repeats = &mut self.repeats;
         self.activity.append(occasions.into_iter().flat_map(|note| repeats.take(at_ms, entry(note))))
@@ -58,7 +58,7 @@ impl Audit {
     /// Appends what is decided and was not recorded: the hub was killed between the one and the other, or the disk was full.
     /// `members` are all that are on disk. How many lines that took.
     pub fn catch_up<'a>(&mut self, at_ms: u64, members: impl Iterator<Item = &'a Member>) -> io::Result<usize> {
-        let mut told = last_words(&log::read(&self.dir, &DECISIONS)?);
+        let mut told = latest_names(&log::read(&self.dir, &DECISIONS)?);
         let mut missing = Vec::new();
         for member in members {
             let word = match member.verdict {
@@ -89,55 +89,55 @@ impl Audit {
 }
 
 /// Whether it is the host's word, or what became of one, and must not be lost among what others cause.
-fn is_decision(note: &Note) -> bool {
+fn is_decision(note: &AuditEvent) -> bool {
     match note {
-        Note::Approved { .. }
-        | Note::Refused { .. }
-        | Note::Forgotten { .. }
-        | Note::Invited { .. }
-        | Note::MoreAllowed
-        | Note::Door { .. } => true,
-        Note::Knocked { .. }
-        | Note::Left { .. }
-        | Note::WrongCode { .. }
-        | Note::Renamed { .. }
-        | Note::BadInvitation { .. }
-        | Note::RelayReady
-        | Note::RelayLost => false,
+        AuditEvent::Approved { .. }
+        | AuditEvent::Refused { .. }
+        | AuditEvent::Forgotten { .. }
+        | AuditEvent::Invited { .. }
+        | AuditEvent::MoreAllowed
+        | AuditEvent::Door { .. } => true,
+        AuditEvent::Knocked { .. }
+        | AuditEvent::Left { .. }
+        | AuditEvent::WrongCode { .. }
+        | AuditEvent::Renamed { .. }
+        | AuditEvent::BadInvitation { .. }
+        | AuditEvent::RelayReady
+        | AuditEvent::RelayLost => false,
     }
 }
 
 /// What a note says, by stable names.
-fn entry(note: &Note) -> Map<String, Value> {
+fn entry(note: &AuditEvent) -> Map<String, Value> {
     let value = match note {
-        Note::Knocked { client, address, request_id } => json!({
+        AuditEvent::Knocked { client, address, request_id } => json!({
             "event": "knocked", "public_id": client.public_id, "name": client.name, "kind": client.kind,
             "platform": client.platform, "address": address, "request_id": request_id,
         }),
-        Note::WrongCode { public_id, request_id, tries_left } => json!({
+        AuditEvent::WrongCode { public_id, request_id, tries_left } => json!({
             "event": "wrong_code", "public_id": public_id, "request_id": request_id, "tries_left": tries_left,
         }),
-        Note::Approved { client, request_id, how, until_ms } => json!({
+        AuditEvent::Approved { client, request_id, how, until_ms } => json!({
             "event": "approved", "public_id": client.public_id, "name": client.name, "request_id": request_id,
             "how": how_word(*how), "until_ms": until_ms,
         }),
-        Note::Refused { client, time_over } => json!({
+        AuditEvent::Refused { client, time_over } => json!({
             "event": "refused", "public_id": client.public_id, "name": client.name,
             "how": if *time_over { "time_over" } else { "host" },
         }),
-        Note::Forgotten { public_id } => json!({ "event": "forgotten", "public_id": public_id }),
-        Note::Renamed { public_id, name } => json!({ "event": "renamed", "public_id": public_id, "name": name }),
-        Note::Invited { id, expires_ms } => json!({ "event": "invited", "invitation": id, "expires_ms": expires_ms }),
-        Note::Left { public_id, request_id } => json!({
+        AuditEvent::Forgotten { public_id } => json!({ "event": "forgotten", "public_id": public_id }),
+        AuditEvent::Renamed { public_id, name } => json!({ "event": "renamed", "public_id": public_id, "name": name }),
+        AuditEvent::Invited { id, expires_ms } => json!({ "event": "invited", "invitation": id, "expires_ms": expires_ms }),
+        AuditEvent::Left { public_id, request_id } => json!({
             "event": "left", "public_id": public_id, "request_id": request_id,
         }),
-        Note::BadInvitation { id, public_id } => json!({
+        AuditEvent::BadInvitation { id, public_id } => json!({
             "event": "bad_invitation", "invitation": id, "public_id": public_id,
         }),
-        Note::MoreAllowed => json!({ "event": "more_allowed" }),
-        Note::Door { admission } => json!({ "event": "door", "admission": admission }),
-        Note::RelayReady => json!({ "event": "relay_ready" }),
-        Note::RelayLost => json!({ "event": "relay_lost" }),
+        AuditEvent::MoreAllowed => json!({ "event": "more_allowed" }),
+        AuditEvent::Door { admission } => json!({ "event": "door", "admission": admission }),
+        AuditEvent::RelayReady => json!({ "event": "relay_ready" }),
+        AuditEvent::RelayLost => json!({ "event": "relay_lost" }),
     };
     map_of(&value)
 }
@@ -146,12 +146,12 @@ fn map_of(value: &Value) -> Map<String, Value> {
     value.as_object().cloned().unwrap_or_default()
 }
 
-fn how_word(how: Admitted) -> &'static str {
+fn how_word(how: AdmittedBy) -> &'static str {
     match how {
-        Admitted::ByHost => "host",
-        Admitted::ByInvitation => "invitation",
-        Admitted::ByOpenDoor => "open_door",
-        Admitted::AsHost => "own",
+        AdmittedBy::ByHost => "host",
+        AdmittedBy::ByInvitation => "invitation",
+        AdmittedBy::ByOpenDoor => "open_door",
+        AdmittedBy::AsHost => "own",
     }
 }
 
@@ -206,7 +206,7 @@ fn latest_counts(mut lines: Vec<Value>) -> Vec<Value> {
 }
 
 /// The last of "approved", "refused" and "forgotten" on each device.
-fn last_words(lines: &[Value]) -> BTreeMap<DeviceId, String> {
+fn latest_names(lines: &[Value]) -> BTreeMap<DeviceId, String> {
     let decided = |line: &Value| {
         let word = line["event"].as_str().filter(|word| matches!(*word, "approved" | "refused" | "forgotten"))?;
         Some((DeviceId::deserialize(&line["public_id"]).ok()?, word.to_owned()))
@@ -216,14 +216,14 @@ fn last_words(lines: &[Value]) -> BTreeMap<DeviceId, String> {
 
 /// A refusal that the record knows of and nothing after it has lifted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct StandingRefusal {
     pub public_id: DeviceId,
     pub name: String,
     pub at_ms: u64,
 }
 
 /// Who is refused by the last word of the record on them.
-pub fn refusals(dir: &Path) -> io::Result<Vec<Refusal>> {
+pub fn refusals(dir: &Path) -> io::Result<Vec<StandingRefusal>> {
     let mut refused = BTreeMap::new();
     for line in log::read(dir, &DECISIONS)? {
         let Ok(public_id) = DeviceId::deserialize(&line["public_id"]) else { continue };
@@ -231,7 +231,7 @@ pub fn refusals(dir: &Path) -> io::Result<Vec<Refusal>> {
             Some("refused") => {
                 let name = line["name"].as_str().unwrap_or_default().to_owned();
                 let at_ms = line["at_ms"].as_u64().unwrap_or_default();
-                refused.insert(public_id, Refusal { public_id, name, at_ms });
+                refused.insert(public_id, StandingRefusal { public_id, name, at_ms });
             }
             Some("approved" | "forgotten") => drop(refused.remove(&public_id)),
             _ => {}
@@ -246,8 +246,8 @@ mod tests {
 
     use super::*;
 
-    fn notes(count: u8) -> Vec<Note> {
-        let note = |n: u8| Note::Forgotten { public_id: lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([n; 16])) };
+    fn notes(count: u8) -> Vec<AuditEvent> {
+        let note = |n: u8| AuditEvent::Forgotten { public_id: lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([n; 16])) };
         (0..count).map(note).collect()
     }
 
@@ -294,7 +294,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let name = "x\"}\n{\"event\":\"approved\"}\r\u{1b}[2J\u{2028}".to_owned();
         let public_id = lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([1; 16]));
-        Audit::open(dir.path()).unwrap().write(1, &[Note::Renamed { public_id, name: name.clone() }]).unwrap();
+        Audit::open(dir.path()).unwrap().write(1, &[AuditEvent::Renamed { public_id, name: name.clone() }]).unwrap();
         let lines = read(dir.path()).unwrap();
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0]["name"], name);
@@ -308,22 +308,22 @@ mod tests {
         let kind = lanyard_protocol::DeviceKind::Browser;
         let client =
             |n: u8| lanyard_protocol::Client { public_id: id(n), name: "Ana".into(), kind, platform: "".into() };
-        let refused = |n: u8| Note::Refused { client: client(n), time_over: false };
+        let refused = |n: u8| AuditEvent::Refused { client: client(n), time_over: false };
         let request_id = lanyard_protocol::RequestId([1; 16]);
-        let how = Admitted::ByHost;
-        let approved = |n: u8| Note::Approved { client: client(n), request_id, how, until_ms: None };
+        let how = AdmittedBy::ByHost;
+        let approved = |n: u8| AuditEvent::Approved { client: client(n), request_id, how, until_ms: None };
         let notes = [
             refused(1),
             refused(2),
             refused(3),
-            Note::Forgotten { public_id: id(2) },
-            Note::Forgotten { public_id: id(3) },
+            AuditEvent::Forgotten { public_id: id(2) },
+            AuditEvent::Forgotten { public_id: id(3) },
             approved(3),
             approved(4),
             refused(4),
         ];
         Audit::open(dir.path()).unwrap().write(5, &notes).unwrap();
-        let refusal = |n: u8| Refusal { public_id: id(n), name: "Ana".into(), at_ms: 5 };
+        let refusal = |n: u8| StandingRefusal { public_id: id(n), name: "Ana".into(), at_ms: 5 };
         assert_eq!(refusals(dir.path()).unwrap(), [refusal(1), refusal(4)]);
     }
 
@@ -341,13 +341,13 @@ mod tests {
             platform: name(),
         };
         let request_id = lanyard_protocol::RequestId([1; 16]);
-        let approved = Note::Approved { client: client(1), request_id, how: Admitted::ByHost, until_ms: None };
+        let approved = AuditEvent::Approved { client: client(1), request_id, how: AdmittedBy::ByHost, until_ms: None };
         let mut audit = Audit::open(dir.path()).unwrap();
         audit.write(1, &[approved]).unwrap();
         for at in 2..=100u64 {
             let notes = (0..512u32).map(|n| match n % 2 {
-                0 => Note::Renamed { public_id: id(1), name: name() },
-                _ => Note::Knocked { client: client(at as u32 * 512 + n), address: "fe80::1".into(), request_id },
+                0 => AuditEvent::Renamed { public_id: id(1), name: name() },
+                _ => AuditEvent::Knocked { client: client(at as u32 * 512 + n), address: "fe80::1".into(), request_id },
             });
             audit.write(at, &notes.collect::<Vec<_>>()).unwrap();
         }
@@ -370,9 +370,9 @@ mod tests {
     fn both_files_are_told_in_the_order_of_time_and_repeats_once() {
         let dir = tempfile::tempdir().unwrap();
         let id = lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([1; 16]));
-        let renamed = |name: &str| Note::Renamed { public_id: id, name: name.into() };
+        let renamed = |name: &str| AuditEvent::Renamed { public_id: id, name: name.into() };
         let mut audit = Audit::open(dir.path()).unwrap();
-        audit.write(1, &[Note::RelayReady]).unwrap();
+        audit.write(1, &[AuditEvent::RelayReady]).unwrap();
         audit.write(2, &notes(1)).unwrap();
         (3..20).for_each(|at| audit.write(at, &[renamed(&at.to_string())]).unwrap());
         audit.write(20, &notes(1)).unwrap();
@@ -399,8 +399,8 @@ mod tests {
         let text: String = old.iter().map(|line| format!("{line}\n")).collect();
         fs::write(dir.path().join(DECISIONS.name), &text).unwrap();
         let ana = DeviceId::deserialize(&json!(id)).unwrap();
-        assert_eq!(refusals(dir.path()).unwrap(), [Refusal { public_id: ana, name: "Ana".into(), at_ms: 1 }]);
-        Audit::open(dir.path()).unwrap().write(2, &[Note::Forgotten { public_id: ana }]).unwrap();
+        assert_eq!(refusals(dir.path()).unwrap(), [StandingRefusal { public_id: ana, name: "Ana".into(), at_ms: 1 }]);
+        Audit::open(dir.path()).unwrap().write(2, &[AuditEvent::Forgotten { public_id: ana }]).unwrap();
         let (shown, is_whole) = recent(dir.path(), 10, 10).unwrap();
         assert_eq!((shown.len(), &shown[..3], is_whole), (4, &old[..], true));
         assert_eq!((&shown[3]["event"], shown[3].get("prev")), (&json!("forgotten"), None));

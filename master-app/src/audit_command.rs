@@ -14,7 +14,7 @@ use crate::text::{self, visible};
 pub fn print(global: &Global) -> Outcome {
     let lines = audit::read(&global.data_dir)?;
     let mut out = io::stdout().lock();
-    let mut names = Names::default();
+    let mut names = DeviceNames::default();
     for line in &lines {
         // Whoever reads may stop reading.
         let written =
@@ -34,9 +34,9 @@ pub fn print(global: &Global) -> Outcome {
 
 /// The names of devices, as earlier lines give them.
 #[derive(Default)]
-struct Names(HashMap<String, Value>);
+struct DeviceNames(HashMap<String, Value>);
 
-impl Names {
+impl DeviceNames {
     /// The line with the last known name, where it says only which device.
     fn complete(&mut self, line: &Value) -> Value {
         let mut line = line.clone();
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_line_without_a_name_is_said_with_the_last_known_one() {
         let id = "7826cf13-8edf-83eb-abd6-285b5ff87b7e";
-        let mut names = Names::default();
+        let mut names = DeviceNames::default();
         let mut said = |line: Value| sentence(&names.complete(&line)).split_off("1970-01-01 00:00:00Z  ".len());
         assert_eq!(said(json!({ "event": "forgotten", "public_id": id })), format!("{id} may knock again"));
         said(json!({ "event": "knocked", "public_id": id, "name": "Workshop PC", "address": "::1" }));

@@ -44,13 +44,13 @@ const NOWHERE: &str = "invalid";
 
 /// What lies in the data directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Kept {
-    authority: Authority,
-    leaf: Option<Leaf>,
+struct StoredCertificates {
+    authority: LocalCa,
+    leaf: Option<LeafCertificate>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Authority {
+struct LocalCa {
     /// Absent in the first.
     #[serde(default)]
     form: u32,
@@ -65,7 +65,7 @@ struct Authority {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Leaf {
+struct LeafCertificate {
     key: String,
     certificate: String,
     /// Names and addresses in it.
@@ -81,7 +81,7 @@ pub struct Certificates {
     fingerprint: String,
     /// Names by which this machine may be addressed.
     names: Vec<String>,
-    kept: Option<Kept>,
+    kept: Option<StoredCertificates>,
 }
 
 fn now() -> u64 {
@@ -114,7 +114,7 @@ fn is_inside(ip: IpAddr, (network, prefix): (IpAddr, u8)) -> bool {
     }
 }
 
-impl Authority {
+impl LocalCa {
     fn new(fingerprint: &str, names: &[String]) -> anyhow::Result<Self> {
         let (key, until) = (KeyPair::generate()?, now() + AUTHORITY_DAYS * DAY);
         let mut params = CertificateParams::default();
@@ -138,7 +138,7 @@ impl Authority {
         is_local || self.names.iter().any(|known| known == name)
     }
 
-    fn sign(&self, fingerprint: &str, names: Vec<String>) -> anyhow::Result<Leaf> {
+    fn sign(&self, fingerprint: &str, names: Vec<String>) -> anyhow::Result<LeafCertificate> {
         let (key, until) = (KeyPair::generate()?, (now() + LEAF_DAYS * DAY).min(self.until));
         let mut issuer = CertificateParams::default();
         issuer.distinguished_name = subject(fingerprint);
@@ -157,7 +157,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = hex::encode(params.signed_by(&key, &issuer)?.der());
-        Ok(Leaf { key: key.serialize_pem(), certificate, names, until })
+        Ok(LeafCertificate { key: key.serialize_pem(), certificate, names, until })
     }
 }
 
@@ -249,9 +249,9 @@ impl Certificates {
         let soon = now() + RENEW_DAYS * DAY;
         let before = self.kept.take();
         let had_one = before.is_some();
-        let fits = |kept: &Kept| kept.authority.until > soon && kept.authority.form == FORM;
+        let fits = |kept: &StoredCertificates| kept.authority.until > soon && kept.authority.form == FORM;
         let (authority, leaf) = match before.filter(fits) {
-            Some(Kept { authority, leaf }) => (authority, leaf),
+            Some(StoredCertificates { authority, leaf }) => (authority, leaf),
             None => {
                 let outside =
                     addresses.iter().filter(|ip| !networks().into_iter().any(|network| is_inside(**ip, network)));
@@ -264,7 +264,7 @@ impl Certificates {
                          whoever installed it removes it and installs the new one from /ca.crt"
                     );
                 }
-                (Authority::new(&self.fingerprint, &names)?, None)
+                (LocalCa::new(&self.fingerprint, &names)?, None)
             }
         };
         let called = self.names.iter().cloned().chain(addresses.iter().map(IpAddr::to_string));
@@ -274,13 +274,13 @@ impl Certificates {
         if !foreign.is_empty() {
             tracing::debug!(?foreign, "no certificate is made for names outside of this network");
         }
-        let fits = |leaf: &Leaf| leaf.names == names && leaf.until > soon;
+        let fits = |leaf: &LeafCertificate| leaf.names == names && leaf.until > soon;
         let is_new = !leaf.as_ref().is_some_and(fits);
         let leaf = match leaf.filter(fits) {
             Some(leaf) => leaf,
             None => authority.sign(&self.fingerprint, names)?,
         };
-        let kept = Kept { authority, leaf: Some(leaf) };
+        let kept = StoredCertificates { authority, leaf: Some(leaf) };
         if is_new {
             private_file::write(&self.path, &serde_json::to_vec_pretty(&kept)?)?;
         }
@@ -320,7 +320,7 @@ impl Certificates {
     }
 }
 
-impl Kept {
+impl StoredCertificates {
     fn identity(&self) -> anyhow::Result<TlsIdentity> {
         let leaf = self.leaf.as_ref().context("no certificate")?;
         let key = KeyPair::from_pem(&leaf.key)?;

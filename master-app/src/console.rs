@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use door::Door;
+pub use door::LoginLinks;
 
 use crate::audit;
 use crate::desk;
@@ -53,9 +53,9 @@ pub struct ConsoleInfo {
     pub record: PathBuf,
 }
 
-struct Shared {
+struct ConsoleState {
     address: SocketAddr,
-    door: Door,
+    door: LoginLinks,
     driver: DriverHandle,
     info: ConsoleInfo,
     stop: CancellationToken,
@@ -64,7 +64,7 @@ struct Shared {
 /// A console that listens; [`Console::run`] serves.
 pub struct Console {
     listener: TcpListener,
-    shared: Arc<Shared>,
+    shared: Arc<ConsoleState>,
 }
 
 impl Console {
@@ -72,12 +72,12 @@ impl Console {
     pub async fn bind(driver: DriverHandle, info: ConsoleInfo, stop: CancellationToken) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let door = Door::new(address);
-        Ok(Self { listener, shared: Arc::new(Shared { address, door, driver, info, stop }) })
+        let door = LoginLinks::new(address);
+        Ok(Self { listener, shared: Arc::new(ConsoleState { address, door, driver, info, stop }) })
     }
 
     /// Makes links that open this console.
-    pub fn door(&self) -> Door {
+    pub fn door(&self) -> LoginLinks {
         self.shared.door.clone()
     }
 
@@ -111,7 +111,7 @@ fn only(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 }
 
 /// Exactly one Host, this port's; an Origin, where there is one, of the same.
-async fn only_here(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn only_here(State(shared): State<Arc<ConsoleState>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let port = shared.address.port();
     let host = only(headers, header::HOST).unwrap_or_default();
@@ -143,7 +143,7 @@ struct Opened {
 }
 
 /// Trades the secret of a link for a token, once.
-async fn open_session(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+async fn open_session(State(shared): State<Arc<ConsoleState>>, body: Bytes) -> Response {
     let Ok(Opening { secret }) = serde_json::from_slice(&body) else { return no(FailureCode::BadMessage) };
     match shared.door.open(&secret) {
         Some(token) => ([(header::CACHE_CONTROL, "no-store")], Json(Opened { token })).into_response(),
@@ -152,24 +152,24 @@ async fn open_session(State(shared): State<Arc<Shared>>, body: Bytes) -> Respons
 }
 
 /// Whether a tab that was let in asks.
-fn is_a_tab(shared: &Shared, headers: &HeaderMap) -> bool {
+fn is_a_tab(shared: &ConsoleState, headers: &HeaderMap) -> bool {
     let token = only(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")?.parse().ok());
     token.is_some_and(|token| shared.door.knows(&token))
 }
 
 /// How full the list is, and by whom; for who holds a token.
-async fn usage(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+async fn usage(State(shared): State<Arc<ConsoleState>>, headers: HeaderMap) -> Response {
     if !is_a_tab(&shared, &headers) {
         return no(FailureCode::Unauthenticated);
     }
-    match shared.driver.look(|authority, _| desk::usage(authority)).await {
+    match shared.driver.query(|authority, _| desk::usage(authority)).await {
         Ok(usage) => ([(header::CACHE_CONTROL, "no-store")], Json(usage)).into_response(),
         Err(_) => no(FailureCode::ServerNotReady),
     }
 }
 
 /// What was decided, the latest last; for who holds a token.
-async fn record(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+async fn record(State(shared): State<Arc<ConsoleState>>, headers: HeaderMap) -> Response {
     if !is_a_tab(&shared, &headers) {
         return no(FailureCode::Unauthenticated);
     }
@@ -188,7 +188,7 @@ async fn record(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
 }
 
 async fn open_socket(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<ConsoleState>>,
     Extension(permit): Extension<Arc<ConnectionPermit>>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,

@@ -20,8 +20,8 @@ pub use client::{
 pub use device_client::{cancel, limit, pause, resume, transfers};
 pub use transport::Listener;
 
-use crate::console::Door;
-use crate::desk::{self, ListUsage, Refusal};
+use crate::console::LoginLinks;
+use crate::desk::{self, ListUsage, OperatorError};
 use crate::driver::DriverHandle;
 use crate::exit::Exit;
 use crate::problems;
@@ -34,7 +34,7 @@ pub const HUB: &str = "control";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
-pub enum Request {
+pub enum ControlRequest {
     Devices,
     Files,
     Status,
@@ -70,14 +70,14 @@ pub enum Request {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Response {
+pub enum ControlResponse {
     Ok(serde_json::Value),
-    Failed(Refusal),
+    Failed(OperatorError),
 }
 
 /// How the hub stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct StatusOutput {
     pub name: String,
     /// Of the hub's key; as on the QR code. Empty until the relay was there.
     pub fingerprint: String,
@@ -148,7 +148,7 @@ impl RelayFigures {
 
 /// An invitation as its maker passes it on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Invited {
+pub struct InvitationOutput {
     pub url: String,
     pub expires_ms: u64,
 }
@@ -157,7 +157,7 @@ pub struct Invited {
 #[derive(Clone)]
 pub struct Control {
     pub driver: DriverHandle,
-    pub door: Door,
+    pub door: LoginLinks,
     pub name: String,
     pub urls: Vec<String>,
 }
@@ -173,7 +173,7 @@ impl Control {
     }
 
     /// What waits for the hub's disk is said after a moment; it is done all the same, as soon as the disk takes it.
-    async fn answer(&self, request: Request) -> Result<serde_json::Value, Refusal> {
+    async fn answer(&self, request: ControlRequest) -> Result<serde_json::Value, OperatorError> {
         tokio::select! {
             biased;
             answered = self.carry_out(request) => answered,
@@ -181,8 +181,8 @@ impl Control {
         }
     }
 
-    async fn hindered(&self) -> Refusal {
-        let of_the_disk = |all: &Vec<problems::Problem>| {
+    async fn hindered(&self) -> OperatorError {
+        let of_the_disk = |all: &Vec<problems::ActiveProblem>| {
             let codes = [problems::DATABASE_LOCKED, problems::DATABASE_FULL];
             all.iter().find(|problem| codes.contains(&problem.code)).cloned()
         };
@@ -197,52 +197,52 @@ impl Control {
                     "{} {} What was decided waits, and holds as soon as that is over.",
                     problem.what, problem.advice
                 );
-                return Refusal::new(Exit::Failed, said);
+                return OperatorError::new(Exit::Failed, said);
             }
         }
     }
 
-    async fn carry_out(&self, request: Request) -> Result<serde_json::Value, Refusal> {
+    async fn carry_out(&self, request: ControlRequest) -> Result<serde_json::Value, OperatorError> {
         let driver = &self.driver;
         let done = serde_json::Value::Null;
         match request {
-            Request::Devices => Ok(json(driver.look(|authority, _| desk::devices(authority)).await?)),
-            Request::Files => Ok(json(driver.look(|authority, _| desk::files(authority)).await?)),
-            Request::Status => Ok(json(self.status().await?)),
-            Request::Console => {
-                let link = self.door.link().map_err(|error| Refusal::new(Exit::Failed, error.to_string()))?;
+            ControlRequest::Devices => Ok(json(driver.query(|authority, _| desk::devices(authority)).await?)),
+            ControlRequest::Files => Ok(json(driver.query(|authority, _| desk::files(authority)).await?)),
+            ControlRequest::Status => Ok(json(self.status().await?)),
+            ControlRequest::Console => {
+                let link = self.door.link().map_err(|error| OperatorError::new(Exit::Failed, error.to_string()))?;
                 Ok(json(link))
             }
-            Request::Invite { valid_ms, for_ms } => {
+            ControlRequest::Invite { valid_ms, for_ms } => {
                 let (words, expires_ms) = desk::invite(driver, valid_ms, for_ms).await?;
                 let best = self.urls.first().cloned().unwrap_or_default();
-                let key = driver.look(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key))).await?;
+                let key = driver.query(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key))).await?;
                 let url = format!("{best}/#k={}&i={words}", key.unwrap_or_default());
-                Ok(json(Invited { url, expires_ms }))
+                Ok(json(InvitationOutput { url, expires_ms }))
             }
-            Request::Door { admission } => {
+            ControlRequest::Door { admission } => {
                 if let Some(admission) = admission {
                     desk::set_door(driver, admission).await?;
                 }
-                Ok(json(driver.look(|authority, _| authority.admission()).await?))
+                Ok(json(driver.query(|authority, _| authority.admission()).await?))
             }
-            Request::Approve { id, code, for_ms } => {
+            ControlRequest::Approve { id, code, for_ms } => {
                 let id = desk::resolve_live(driver, &id).await?;
                 desk::approve(driver, id, None, code, for_ms).await.map(|()| done)
             }
-            Request::AllowMore => desk::allow_more(driver).await.map(|()| done),
-            Request::Links => Ok(json(desk::links(driver).await?)),
-            Request::DropLinks { ids } => Ok(json(desk::drop_links(driver, &ids).await?)),
-            Request::Refuse { id } => desk::refuse(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
-            Request::Forget { id } => desk::forget(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
+            ControlRequest::AllowMore => desk::allow_more(driver).await.map(|()| done),
+            ControlRequest::Links => Ok(json(desk::links(driver).await?)),
+            ControlRequest::DropLinks { ids } => Ok(json(desk::drop_links(driver, &ids).await?)),
+            ControlRequest::Refuse { id } => desk::refuse(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
+            ControlRequest::Forget { id } => desk::forget(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
         }
     }
 
-    async fn status(&self) -> Result<Status, Refusal> {
+    async fn status(&self) -> Result<StatusOutput, OperatorError> {
         let (name, urls, console) = (self.name.clone(), self.urls.clone(), format!("http://{}", self.door.address()));
         let look = move |authority: &lanyard_hub::authority::Authority, hub: Option<&lanyard_protocol::HubInfo>| {
             let approved = |m: &&lanyard_hub::authority::Member| m.verdict == lanyard_hub::authority::Verdict::Approved;
-            Status {
+            StatusOutput {
                 name: hub.map_or(name, |hub| hub.name.clone()),
                 fingerprint: hub.map_or_else(String::new, |h| lanyard_protocol::identity::fingerprint(&h.public_key)),
                 urls,
@@ -260,9 +260,9 @@ impl Control {
                 relay: authority.relay_status().map(RelayFigures::from),
             }
         };
-        let status = self.driver.look(look).await?;
+        let status = self.driver.query(look).await?;
         let problems: Vec<Problem> = self.driver.problems().all().into_iter().map(Into::into).collect();
-        Ok(Status { problems, ..status })
+        Ok(StatusOutput { problems, ..status })
     }
 }
 

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lanyard_hub::authority::{Authority, Command, Verdict, Word};
+use lanyard_hub::authority::{Authority, OperatorCommand, Verdict, Approval};
 use lanyard_protocol::limits::CODE_TRIES;
-use lanyard_protocol::message::{Admission, Knock, LinkListed, LinksPull};
+use lanyard_protocol::message::{Admission, JoinRequestInfo, LinkListed, LinksPull};
 use lanyard_protocol::{
     Client, DeviceId, DeviceKind, FailureCode, FileId, LinkHash, MasterToConsole, Membership, RequestId, Root,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::driver::{DriverHandle, Over};
+use crate::driver::{DriverHandle, DriverStopped};
 use crate::exit::Exit;
 
 /// A device that knocks shows its digits within this, or `approve` says that it does not.
@@ -85,12 +85,12 @@ pub struct LinkRow {
 /// Why a wish of the host came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
+pub struct OperatorError {
     pub exit: u8,
     pub message: String,
 }
 
-impl Refusal {
+impl OperatorError {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit: exit as u8, message: message.into() }
     }
@@ -105,8 +105,8 @@ impl Refusal {
     }
 }
 
-impl From<Over> for Refusal {
-    fn from(over: Over) -> Self {
+impl From<DriverStopped> for OperatorError {
+    fn from(over: DriverStopped) -> Self {
         Self::new(Exit::NotReachable, over.to_string())
     }
 }
@@ -124,7 +124,7 @@ pub fn devices(authority: &Authority) -> Vec<DeviceRow> {
         until_ms: None,
     };
     let knocks = authority.knocks(true).knocks.into_iter().map(|knock| {
-        let Knock { public_id, name, kind, platform, .. } = knock;
+        let JoinRequestInfo { public_id, name, kind, platform, .. } = knock;
         let presence = if knock.left { PresenceWord::Away } else { PresenceWord::Online };
         pending(Client { public_id, name, kind, platform }, presence, knock.code, knock.address)
     });
@@ -191,7 +191,7 @@ pub fn usage(authority: &Authority) -> ListUsage {
 }
 
 /// The device that a person means by a name or an id, or the beginning of an id that only one has.
-pub fn resolve(rows: &[DeviceRow], meant: &str) -> Result<DeviceId, Refusal> {
+pub fn resolve(rows: &[DeviceRow], meant: &str) -> Result<DeviceId, OperatorError> {
     let mut found: Vec<&DeviceRow> = Vec::new();
     let lower = meant.to_lowercase();
     let tests: [&dyn Fn(&DeviceRow) -> bool; 4] = [
@@ -209,18 +209,18 @@ pub fn resolve(rows: &[DeviceRow], meant: &str) -> Result<DeviceId, Refusal> {
     // One device may knock from two tabs.
     found.dedup_by_key(|row| row.public_id);
     match found[..] {
-        [] => Err(Refusal::new(Exit::NotFound, format!("no device is called `{}`", crate::text::visible(meant)))),
+        [] => Err(OperatorError::new(Exit::NotFound, format!("no device is called `{}`", crate::text::visible(meant)))),
         [one] => Ok(one.public_id),
         _ => {
             let ids: Vec<String> = found.iter().map(|row| format!("  {}", row.public_id)).collect();
             let meant = crate::text::visible(meant);
-            Err(Refusal::new(Exit::Usage, format!("`{meant}` may be any of these:\n{}", ids.join("\n"))))
+            Err(OperatorError::new(Exit::Usage, format!("`{meant}` may be any of these:\n{}", ids.join("\n"))))
         }
     }
 }
 
-pub async fn resolve_live(driver: &DriverHandle, meant: &str) -> Result<DeviceId, Refusal> {
-    resolve(&driver.look(|authority, _| devices(authority)).await?, meant)
+pub async fn resolve_live(driver: &DriverHandle, meant: &str) -> Result<DeviceId, OperatorError> {
+    resolve(&driver.query(|authority, _| devices(authority)).await?, meant)
 }
 
 /// Lets a device in. Without digits it is enough that it was named, here where only the owner can speak.
@@ -230,12 +230,12 @@ pub async fn approve(
     request_id: Option<RequestId>,
     code: Option<String>,
     for_ms: Option<u64>,
-) -> Result<(), Refusal> {
-    let word = code.map_or(Word::Named, Word::Typed);
+) -> Result<(), OperatorError> {
+    let word = code.map_or(Approval::Named, Approval::Typed);
     let deadline = tokio::time::Instant::now() + REVEAL_TIMEOUT;
     loop {
-        let command = Command::Approve { public_id, request_id, word: word.clone(), for_ms };
-        let answer = driver.wish(command).await?;
+        let command = OperatorCommand::Approve { public_id, request_id, word: word.clone(), for_ms };
+        let answer = driver.execute(command).await?;
         let is_early = matches!(&answer, MasterToConsole::RequestFailed(no) if no.code == FailureCode::Busy);
         if !is_early || tokio::time::Instant::now() > deadline {
             return told(driver, public_id, answer).await;
@@ -245,22 +245,22 @@ pub async fn approve(
     }
 }
 
-async fn told(driver: &DriverHandle, public_id: DeviceId, answer: MasterToConsole) -> Result<(), Refusal> {
+async fn told(driver: &DriverHandle, public_id: DeviceId, answer: MasterToConsole) -> Result<(), OperatorError> {
     let MasterToConsole::RequestFailed(no) = answer else { return Ok(()) };
-    let verdict = driver.look(move |authority, _| authority.member(public_id).map(|m| m.verdict)).await?;
+    let verdict = driver.query(move |authority, _| authority.member(public_id).map(|m| m.verdict)).await?;
     Err(match no.code {
         FailureCode::NotFound if verdict == Some(Verdict::Refused) => {
-            Refusal::new(Exit::NotFound, "that device was turned away; `lanyard forget` lets it knock again")
+            OperatorError::new(Exit::NotFound, "that device was turned away; `lanyard forget` lets it knock again")
         }
-        FailureCode::NotFound => Refusal::new(Exit::NotFound, "that device does not knock at the moment"),
-        FailureCode::Busy => Refusal::new(Exit::Failed, "that device does not show its digits yet; try again"),
-        FailureCode::BadMessage => Refusal::new(Exit::Usage, "the code is six digits"),
-        FailureCode::ServerNotReady => Refusal::new(Exit::Failed, "the relay is away; try again when it is back"),
+        FailureCode::NotFound => OperatorError::new(Exit::NotFound, "that device does not knock at the moment"),
+        FailureCode::Busy => OperatorError::new(Exit::Failed, "that device does not show its digits yet; try again"),
+        FailureCode::BadMessage => OperatorError::new(Exit::Usage, "the code is six digits"),
+        FailureCode::ServerNotReady => OperatorError::new(Exit::Failed, "the relay is away; try again when it is back"),
         FailureCode::WrongCode => {
-            let left = driver.look(move |authority, _| tries_left(authority, public_id)).await?;
-            Refusal::new(Exit::Failed, format!("{}; {}", no.message, tries_words(left)))
+            let left = driver.query(move |authority, _| tries_left(authority, public_id)).await?;
+            OperatorError::new(Exit::Failed, format!("{}; {}", no.message, tries_words(left)))
         }
-        code => Refusal::of(code, no.message),
+        code => OperatorError::of(code, no.message),
     })
 }
 
@@ -279,27 +279,27 @@ fn tries_words(left: Option<u32>) -> String {
 }
 
 /// Makes an invitation: what stands behind `i=` in its address, and until when it is good.
-pub async fn invite(driver: &DriverHandle, valid_ms: u64, for_ms: Option<u64>) -> Result<(String, u64), Refusal> {
-    match driver.wish(Command::Invite { valid_ms, for_ms }).await? {
+pub async fn invite(driver: &DriverHandle, valid_ms: u64, for_ms: Option<u64>) -> Result<(String, u64), OperatorError> {
+    match driver.execute(OperatorCommand::Invite { valid_ms, for_ms }).await? {
         MasterToConsole::Invitation(made) => {
             Ok((format!("{}{}", made.id.to_hex(), made.secret.to_hex()), made.expires_ms))
         }
-        MasterToConsole::RequestFailed(no) => Err(Refusal::of(no.code, no.message)),
-        _ => Err(Refusal::new(Exit::Failed, "no invitation came to be")),
+        MasterToConsole::RequestFailed(no) => Err(OperatorError::of(no.code, no.message)),
+        _ => Err(OperatorError::new(Exit::Failed, "no invitation came to be")),
     }
 }
 
 /// Whom to let in from now on.
-pub async fn set_door(driver: &DriverHandle, admission: Admission) -> Result<(), Refusal> {
-    driver.wish(Command::SetDoor(admission)).await.map(drop).map_err(Refusal::from)
+pub async fn set_door(driver: &DriverHandle, admission: Admission) -> Result<(), OperatorError> {
+    driver.execute(OperatorCommand::SetDoor(admission)).await.map(drop).map_err(OperatorError::from)
 }
 
 /// Tells the host what it means to be asked about more devices than usual.
 pub const MORE_ALLOWED: &str = "more devices may ask now, for ten minutes";
 
 /// Lets more devices ask than usual, for ten minutes.
-pub async fn allow_more(driver: &DriverHandle) -> Result<(), Refusal> {
-    driver.wish(Command::AllowMore).await.map(drop).map_err(Refusal::from)
+pub async fn allow_more(driver: &DriverHandle) -> Result<(), OperatorError> {
+    driver.execute(OperatorCommand::AllowMore).await.map(drop).map_err(OperatorError::from)
 }
 
 /// What the host is told of whom it lets in.
@@ -312,33 +312,33 @@ pub fn door_words(admission: Admission) -> &'static str {
 }
 
 /// Turns a device away, for good.
-pub async fn refuse(driver: &DriverHandle, public_id: DeviceId) -> Result<(), Refusal> {
-    match driver.wish(Command::Refuse { public_id }).await? {
+pub async fn refuse(driver: &DriverHandle, public_id: DeviceId) -> Result<(), OperatorError> {
+    match driver.execute(OperatorCommand::Refuse { public_id }).await? {
         MasterToConsole::RequestFailed(no) if no.code == FailureCode::BadMessage => {
-            Err(Refusal::new(Exit::Usage, "the host itself cannot be turned away"))
+            Err(OperatorError::new(Exit::Usage, "the host itself cannot be turned away"))
         }
-        MasterToConsole::RequestFailed(no) => Err(Refusal::of(no.code, no.message)),
+        MasterToConsole::RequestFailed(no) => Err(OperatorError::of(no.code, no.message)),
         _ => Ok(()),
     }
 }
 
 /// Lifts a refusal: that key may knock again.
-pub async fn forget(driver: &DriverHandle, public_id: DeviceId) -> Result<(), Refusal> {
-    match driver.wish(Command::Forget { public_id }).await? {
-        MasterToConsole::RequestFailed(_) => Err(Refusal::new(Exit::NotFound, "that device was not turned away")),
+pub async fn forget(driver: &DriverHandle, public_id: DeviceId) -> Result<(), OperatorError> {
+    match driver.execute(OperatorCommand::Forget { public_id }).await? {
+        MasterToConsole::RequestFailed(_) => Err(OperatorError::new(Exit::NotFound, "that device was not turned away")),
         _ => Ok(()),
     }
 }
 
 /// Everybody's links, the newest first.
-pub async fn links(driver: &DriverHandle) -> Result<Vec<LinkRow>, Refusal> {
+pub async fn links(driver: &DriverHandle) -> Result<Vec<LinkRow>, OperatorError> {
     let mut links = Vec::new();
     let mut cursor = None;
     loop {
-        let page = match driver.wish(Command::PullLinks(LinksPull { cursor })).await? {
+        let page = match driver.execute(OperatorCommand::PullLinks(LinksPull { cursor })).await? {
             MasterToConsole::LinksPage(page) => page,
-            MasterToConsole::RequestFailed(no) => return Err(Refusal::of(no.code, no.message)),
-            _ => return Err(Refusal::new(Exit::Failed, "the hub did not list its links")),
+            MasterToConsole::RequestFailed(no) => return Err(OperatorError::of(no.code, no.message)),
+            _ => return Err(OperatorError::new(Exit::Failed, "the hub did not list its links")),
         };
         links.extend(page.links);
         cursor = page.cursor;
@@ -346,7 +346,7 @@ pub async fn links(driver: &DriverHandle) -> Result<Vec<LinkRow>, Refusal> {
             break;
         }
     }
-    let names = driver.look(|authority, _| {
+    let names = driver.query(|authority, _| {
         authority.members().map(|member| (member.client.public_id, member.client.name.clone())).collect()
     });
     let names: BTreeMap<DeviceId, String> = names.await?;
@@ -355,14 +355,14 @@ pub async fn links(driver: &DriverHandle) -> Result<Vec<LinkRow>, Refusal> {
 }
 
 /// Ends links of anybody; gives how many.
-pub async fn drop_links(driver: &DriverHandle, ids: &[String]) -> Result<usize, Refusal> {
+pub async fn drop_links(driver: &DriverHandle, ids: &[String]) -> Result<usize, OperatorError> {
     let rows = links(driver).await?;
     let hashes = meant_links(rows.iter().map(|row| &row.link), ids)?;
     for hash in &hashes {
-        match driver.wish(Command::DropLink(*hash)).await? {
+        match driver.execute(OperatorCommand::DropLink(*hash)).await? {
             // It ended by itself meanwhile.
             MasterToConsole::RequestFailed(no) if no.code == FailureCode::NotFound => {}
-            MasterToConsole::RequestFailed(no) => return Err(Refusal::of(no.code, no.message)),
+            MasterToConsole::RequestFailed(no) => return Err(OperatorError::of(no.code, no.message)),
             _ => {}
         }
     }
@@ -373,7 +373,7 @@ pub async fn drop_links(driver: &DriverHandle, ids: &[String]) -> Result<usize, 
 pub fn meant_links<'a>(
     links: impl Iterator<Item = &'a LinkListed> + Clone,
     ids: &[String],
-) -> Result<Vec<LinkHash>, Refusal> {
+) -> Result<Vec<LinkHash>, OperatorError> {
     let mut meant = Vec::new();
     for id in ids {
         let found: Vec<LinkHash> = links
@@ -384,10 +384,10 @@ pub fn meant_links<'a>(
         let shown = crate::text::visible(id);
         match found.len() {
             0 if id == "all" => {}
-            0 => return Err(Refusal::new(Exit::NotFound, format!("no link begins with `{shown}`"))),
+            0 => return Err(OperatorError::new(Exit::NotFound, format!("no link begins with `{shown}`"))),
             1 => meant.extend(found),
             _ if id == "all" => meant.extend(found),
-            _ => return Err(Refusal::new(Exit::Usage, format!("several links begin with `{shown}`"))),
+            _ => return Err(OperatorError::new(Exit::Usage, format!("several links begin with `{shown}`"))),
         }
     }
     meant.sort_unstable();

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use lanyard_device::link::{GivenUrl, HubUrl};
-use lanyard_device::{Catalogue, DeviceError, LinkWish, Linked, RateLimits};
+use lanyard_device::{CatalogueView, DeviceError, LinkOptions, LinkContents, RateLimits};
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::limits::MAX_LINK_USES;
 use lanyard_protocol::message::LinkFolder;
@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::cli::{Global, LimitArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::{control, desk, text};
-use connection::Connection;
+use connection::DeviceConnection;
 use output::Output;
 
 /// What this machine can do as a device of a hub.
@@ -148,12 +148,12 @@ fn failure_of(error: DeviceError) -> Failure {
     Failure { exit, error: error.into() }
 }
 
-fn owner_name(catalogue: &Catalogue, entry: &FileEntry) -> String {
+fn owner_name(catalogue: &CatalogueView, entry: &FileEntry) -> String {
     catalogue.clients.get(&entry.public_id).map_or_else(|| entry.public_id.to_string(), |client| client.name.clone())
 }
 
 async fn ls(global: &Global, args: HubArgs) -> Outcome {
-    let mut connection = Connection::open(global, args.url, None, RateLimits::default())?;
+    let mut connection = DeviceConnection::open(global, args.url, None, RateLimits::default())?;
     connection.enter().await?;
     let catalogue = connection.handle.catalogue().await.map_err(failure_of)?;
     let mut entries: Vec<(String, &FileEntry)> =
@@ -203,15 +203,15 @@ async fn link(global: &Global, args: LinkArgs) -> Outcome {
     if words.len() > 1 {
         return Err(Failure::usage("one file or one folder at a time"));
     }
-    let mut connection = Connection::open(global, url, None, RateLimits::default())?;
+    let mut connection = DeviceConnection::open(global, url, None, RateLimits::default())?;
     connection.enter().await?;
     let catalogue = connection.handle.catalogue().await.map_err(failure_of)?;
     let chosen = choose::choose(&catalogue, &words[0])?;
     let linked = match chosen.folder {
-        Some((public_id, path)) => Linked::Folder(LinkFolder { public_id, path }),
-        None => Linked::Files(chosen.files.iter().map(|wanted| wanted.entry.file_ref()).collect()),
+        Some((public_id, path)) => LinkContents::Folder(LinkFolder { public_id, path }),
+        None => LinkContents::Files(chosen.files.iter().map(|wanted| wanted.entry.file_ref()).collect()),
     };
-    let wish = LinkWish { linked, name: None, valid_ms: args.valid, uses: args.uses };
+    let wish = LinkOptions { linked, name: None, valid_ms: args.valid, uses: args.uses };
     let made = connection.handle.link(wish).await.map_err(failure_of)?;
     let address = format!("{}{}", connection.url.http_base(), made.url);
     let output = Output::new(global);
@@ -228,18 +228,18 @@ async fn link(global: &Global, args: LinkArgs) -> Outcome {
 
 /// The meaning of the words after `links`.
 #[derive(Debug, PartialEq, Eq)]
-enum LinksWish {
+enum LinksAction {
     List,
     Drop(Vec<String>),
 }
 
-fn links_wish(mut words: Vec<String>) -> Result<(Option<HubUrl>, LinksWish), Failure> {
+fn links_wish(mut words: Vec<String>) -> Result<(Option<HubUrl>, LinksAction), Failure> {
     let url = words.iter().position(|word| word.contains("://")).map(|at| words.remove(at));
     let parsed = url.as_ref().map(|url| url.parse::<HubUrl>()).transpose();
     let url = parsed.map_err(|error| Failure::usage(format!("{}: {error}", url.unwrap_or_default())))?;
     match words.split_first() {
-        None => Ok((url, LinksWish::List)),
-        Some((first, ids)) if first == "drop" && !ids.is_empty() => Ok((url, LinksWish::Drop(ids.to_vec()))),
+        None => Ok((url, LinksAction::List)),
+        Some((first, ids)) if first == "drop" && !ids.is_empty() => Ok((url, LinksAction::Drop(ids.to_vec()))),
         Some((first, _)) if first == "drop" => {
             Err(Failure::usage("say which: the beginning of a link's id, or `all`; `lanyard links` shows them"))
         }
@@ -254,18 +254,18 @@ async fn links(global: &Global, args: LinksArgs) -> Outcome {
             return Err(Failure::usage("--everybody asks the hub on this machine; it takes no address"));
         }
         return match wish {
-            LinksWish::List => control::links(global).await,
-            LinksWish::Drop(ids) => control::drop_links(global, ids).await,
+            LinksAction::List => control::links(global).await,
+            LinksAction::Drop(ids) => control::drop_links(global, ids).await,
         };
     }
-    let mut connection = Connection::open(global, url, None, RateLimits::default())?;
+    let mut connection = DeviceConnection::open(global, url, None, RateLimits::default())?;
     connection.enter().await?;
     let links = connection.handle.links().await.map_err(failure_of)?;
     let output = Output::new(global);
     match wish {
-        LinksWish::List if global.json => output.value(&json!(links)),
-        LinksWish::List => output.print(&control::links_table(links.iter().map(|link| (link, None)))),
-        LinksWish::Drop(ids) => {
+        LinksAction::List if global.json => output.value(&json!(links)),
+        LinksAction::List => output.print(&control::links_table(links.iter().map(|link| (link, None)))),
+        LinksAction::Drop(ids) => {
             let hashes = desk::meant_links(links.iter(), &ids).map_err(control::failure)?;
             for hash in &hashes {
                 match connection.handle.drop_link(*hash).await {

@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 
 use lanyard_device::store::now_ms;
 use lanyard_hub::Moment;
-use lanyard_hub::authority::{Ask, Authority, AuthorityConfig, Command, Effect, Event, Input};
+use lanyard_hub::authority::{RequestToken, Authority, AuthorityConfig, OperatorCommand, Effect, OperatorEvent, Input};
 use lanyard_protocol::message::DoorState;
 use lanyard_protocol::{HubInfo, MasterFrame, MasterToConsole, MasterToRelay, Ref, RelayToMaster};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::audit::Audit;
-use crate::problems::Problems;
+use crate::problems::ProblemList;
 use crate::store::{Store, StoreError};
-use disk::{Waiting, begin, not_recorded};
+use disk::{RetryAfter, begin, not_recorded};
 
 pub use disk::hindrance_told;
 
@@ -43,7 +43,7 @@ const BATCH_WHILE_HELD: usize = 8;
 
 /// One life of the connection to a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Connection(pub u64);
+pub struct ConnectionNumber(pub u64);
 
 /// One screen at the host: a console tab, the terminal, the event lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,28 +51,28 @@ pub struct ScreenId(u64);
 
 /// What a screen is shown.
 #[derive(Debug, Clone)]
-pub enum Shown {
+pub enum ScreenUpdate {
     Message { message: Arc<MasterToConsole>, reference: Option<Ref> },
-    Event(Arc<Event>),
+    Event(Arc<OperatorEvent>),
 }
 
 /// A screen's end of the driver. Dropping it ends the subscription; when it yields `None` the screen was too slow, or
 /// the driver began anew.
 pub struct Screen {
     pub id: ScreenId,
-    pub shown: mpsc::Receiver<Shown>,
+    pub shown: mpsc::Receiver<ScreenUpdate>,
 }
 
-type Look = Box<dyn FnOnce(&Authority, Option<&HubInfo>) + Send>;
+type Query = Box<dyn FnOnce(&Authority, Option<&HubInfo>) + Send>;
 
-enum ToDriver {
+enum AuthorityDriverMessage {
     NextTerm { at_least: u64, reply: oneshot::Sender<Result<u64, StoreError>> },
-    RelayReady { connection: Connection, hub: HubInfo, frames: oneshot::Sender<mpsc::Receiver<Frame>> },
-    RelaySaid { connection: Connection, frame: Box<MasterFrame<RelayToMaster>> },
-    RelayLost { connection: Connection },
-    Asked { command: Command, reply: Reply },
+    RelayReady { connection: ConnectionNumber, hub: HubInfo, frames: oneshot::Sender<mpsc::Receiver<Frame>> },
+    RelaySaid { connection: ConnectionNumber, frame: Box<MasterFrame<RelayToMaster>> },
+    RelayLost { connection: ConnectionNumber },
+    Asked { command: OperatorCommand, reply: Reply },
     Subscribe { capacity: usize, reply: oneshot::Sender<Screen> },
-    Look(Look),
+    Look(Query),
 }
 
 type Frame = MasterFrame<MasterToRelay>;
@@ -85,75 +85,75 @@ enum Reply {
 /// The driver is over.
 #[derive(Debug, thiserror::Error)]
 #[error("the hub is shutting down")]
-pub struct Over;
+pub struct DriverStopped;
 
 /// Speaks to the driver; clones speak to the same one.
 #[derive(Clone)]
 pub struct DriverHandle {
-    inputs: mpsc::Sender<ToDriver>,
-    problems: Problems,
+    inputs: mpsc::Sender<AuthorityDriverMessage>,
+    problems: ProblemList,
     /// The most bytes that ever waited for the disk.
     #[cfg(test)]
     most_held: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl DriverHandle {
-    async fn put(&self, input: ToDriver) -> Result<(), Over> {
-        self.inputs.send(input).await.map_err(|_| Over)
+    async fn put(&self, input: AuthorityDriverMessage) -> Result<(), DriverStopped> {
+        self.inputs.send(input).await.map_err(|_| DriverStopped)
     }
 
     /// What is wrong with the hub. Known also while the driver waits for its disk.
-    pub fn problems(&self) -> &Problems {
+    pub fn problems(&self) -> &ProblemList {
         &self.problems
     }
 
-    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> ToDriver) -> Result<T, Over> {
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> AuthorityDriverMessage) -> Result<T, DriverStopped> {
         let (reply, answer) = oneshot::channel();
         self.put(make(reply)).await?;
-        answer.await.map_err(|_| Over)
+        answer.await.map_err(|_| DriverStopped)
     }
 
     /// A term to register with, on disk already.
-    pub async fn next_term(&self, at_least: u64) -> Result<Result<u64, StoreError>, Over> {
-        self.ask(|reply| ToDriver::NextTerm { at_least, reply }).await
+    pub async fn next_term(&self, at_least: u64) -> Result<Result<u64, StoreError>, DriverStopped> {
+        self.ask(|reply| AuthorityDriverMessage::NextTerm { at_least, reply }).await
     }
 
     /// Registered: what comes out of the receiver goes to the relay. It ends when the connection is to be given up.
-    pub async fn relay_ready(&self, connection: Connection, hub: HubInfo) -> Result<mpsc::Receiver<Frame>, Over> {
-        self.ask(|frames| ToDriver::RelayReady { connection, hub, frames }).await
+    pub async fn relay_ready(&self, connection: ConnectionNumber, hub: HubInfo) -> Result<mpsc::Receiver<Frame>, DriverStopped> {
+        self.ask(|frames| AuthorityDriverMessage::RelayReady { connection, hub, frames }).await
     }
 
-    pub async fn relay_said(&self, connection: Connection, frame: MasterFrame<RelayToMaster>) -> Result<(), Over> {
-        self.put(ToDriver::RelaySaid { connection, frame: Box::new(frame) }).await
+    pub async fn relay_said(&self, connection: ConnectionNumber, frame: MasterFrame<RelayToMaster>) -> Result<(), DriverStopped> {
+        self.put(AuthorityDriverMessage::RelaySaid { connection, frame: Box::new(frame) }).await
     }
 
-    pub async fn relay_lost(&self, connection: Connection) -> Result<(), Over> {
-        self.put(ToDriver::RelayLost { connection }).await
+    pub async fn relay_lost(&self, connection: ConnectionNumber) -> Result<(), DriverStopped> {
+        self.put(AuthorityDriverMessage::RelayLost { connection }).await
     }
 
     /// A wish of the person at the host, and what came of it.
-    pub async fn wish(&self, command: Command) -> Result<MasterToConsole, Over> {
-        self.ask(|reply| ToDriver::Asked { command, reply: Reply::Once(reply) }).await
+    pub async fn execute(&self, command: OperatorCommand) -> Result<MasterToConsole, DriverStopped> {
+        self.ask(|reply| AuthorityDriverMessage::Asked { command, reply: Reply::Once(reply) }).await
     }
 
     /// The same, answered on a screen, with its `ref`.
-    pub async fn wish_on(&self, screen: ScreenId, reference: Option<Ref>, command: Command) -> Result<(), Over> {
-        self.put(ToDriver::Asked { command, reply: Reply::Screen(screen, reference) }).await
+    pub async fn execute_on(&self, screen: ScreenId, reference: Option<Ref>, command: OperatorCommand) -> Result<(), DriverStopped> {
+        self.put(AuthorityDriverMessage::Asked { command, reply: Reply::Screen(screen, reference) }).await
     }
 
     /// From here on the screen is shown everything; first how things stand. More than `capacity` that it has not looked
     /// at yet end it.
-    pub async fn subscribe(&self, capacity: usize) -> Result<Screen, Over> {
-        self.ask(|reply| ToDriver::Subscribe { capacity, reply }).await
+    pub async fn subscribe(&self, capacity: usize) -> Result<Screen, DriverStopped> {
+        self.ask(|reply| AuthorityDriverMessage::Subscribe { capacity, reply }).await
     }
 
     /// A look at how things stand, all of it on disk.
-    pub async fn look<T: Send + 'static>(
+    pub async fn query<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Authority, Option<&HubInfo>) -> T + Send + 'static,
-    ) -> Result<T, Over> {
+    ) -> Result<T, DriverStopped> {
         let look = |reply: oneshot::Sender<T>| {
-            ToDriver::Look(Box::new(move |authority: &Authority, hub: Option<&HubInfo>| {
+            AuthorityDriverMessage::Look(Box::new(move |authority: &Authority, hub: Option<&HubInfo>| {
                 // Who asked may be gone by now.
                 let _ = reply.send(look(authority, hub));
             }))
@@ -181,7 +181,7 @@ pub fn start(
     if let Some(Err(error)) = audit.as_mut().map(|audit| audit.catch_up(now_ms(), authority.members())) {
         problems.raise(not_recorded(&error));
     }
-    let driver = Driver {
+    let driver = AuthorityDriver {
         config,
         authority,
         store: Some(store),
@@ -204,35 +204,35 @@ pub fn start(
     Ok((handle, tokio::spawn(driver.run())))
 }
 
-struct Driver {
+struct AuthorityDriver {
     config: AuthorityConfig,
     authority: Authority,
     /// Away only while it commits.
     store: Option<Store>,
     /// None in tests; away only while it writes.
     audit: Option<Audit>,
-    problems: Problems,
+    problems: ProblemList,
     started: Instant,
-    inputs: mpsc::Receiver<ToDriver>,
+    inputs: mpsc::Receiver<AuthorityDriverMessage>,
     /// Of this batch, not yet let out; and all since the disk began to hinder.
     effects: Vec<Effect>,
     /// The disk hinders.
-    waiting: Option<Waiting>,
+    waiting: Option<RetryAfter>,
     /// Bytes of the effects that wait for it.
     held_bytes: usize,
     #[cfg(test)]
     most_held: Arc<std::sync::atomic::AtomicUsize>,
     /// They are answered from what is on disk: when it is.
-    questions: Vec<ToDriver>,
-    relay: Option<(Connection, mpsc::Sender<Frame>)>,
+    questions: Vec<AuthorityDriverMessage>,
+    relay: Option<(ConnectionNumber, mpsc::Sender<Frame>)>,
     /// Of the relay that was there last.
     hub: Option<HubInfo>,
-    screens: BTreeMap<ScreenId, mpsc::Sender<Shown>>,
-    asks: BTreeMap<Ask, Reply>,
+    screens: BTreeMap<ScreenId, mpsc::Sender<ScreenUpdate>>,
+    asks: BTreeMap<RequestToken, Reply>,
     next_number: u64,
 }
 
-impl Driver {
+impl AuthorityDriver {
     async fn run(mut self) -> Result<(), StoreError> {
         let ended = self.serve_inputs().await;
         self.finish_record().await;
@@ -273,7 +273,7 @@ impl Driver {
     }
 
     /// Everything that waited, in one commit; what only looks sees what was committed.
-    async fn batch(&mut self, inputs: impl Iterator<Item = ToDriver>) -> Result<(), StoreError> {
+    async fn batch(&mut self, inputs: impl Iterator<Item = AuthorityDriverMessage>) -> Result<(), StoreError> {
         for input in inputs {
             if let Some(other) = self.decide(input) {
                 self.let_out().await?;
@@ -284,23 +284,23 @@ impl Driver {
     }
 
     /// Feeds the authority; hands back what is not for it.
-    fn decide(&mut self, input: ToDriver) -> Option<ToDriver> {
+    fn decide(&mut self, input: AuthorityDriverMessage) -> Option<AuthorityDriverMessage> {
         let input = match input {
-            ToDriver::RelaySaid { connection, frame } => {
+            AuthorityDriverMessage::RelaySaid { connection, frame } => {
                 if self.relay.as_ref().is_none_or(|(live, _)| *live != connection) {
                     return None; // words of a connection that was given up
                 }
                 Input::Frame(frame)
             }
-            ToDriver::RelayLost { connection } => {
+            AuthorityDriverMessage::RelayLost { connection } => {
                 if self.relay.as_ref().is_none_or(|(live, _)| *live != connection) {
                     return None;
                 }
                 self.drop_relay();
                 Input::RelayLost
             }
-            ToDriver::Asked { command, reply } => {
-                let ask = Ask(self.number());
+            AuthorityDriverMessage::Asked { command, reply } => {
+                let ask = RequestToken(self.number());
                 self.asks.insert(ask, reply);
                 Input::Operator { ask, command }
             }
@@ -338,10 +338,10 @@ impl Driver {
         self.effects.retain(|effect| !matches!(effect, Effect::Send(_)));
     }
 
-    async fn serve(&mut self, input: ToDriver) -> Result<(), StoreError> {
+    async fn serve(&mut self, input: AuthorityDriverMessage) -> Result<(), StoreError> {
         match input {
-            ToDriver::Look(_) | ToDriver::Subscribe { .. } if self.waiting.is_some() => self.questions.push(input),
-            ToDriver::NextTerm { at_least, reply } => {
+            AuthorityDriverMessage::Look(_) | AuthorityDriverMessage::Subscribe { .. } if self.waiting.is_some() => self.questions.push(input),
+            AuthorityDriverMessage::NextTerm { at_least, reply } => {
                 let term = self.with_store(move |store| store.next_term(at_least)).await;
                 match &term {
                     Ok(_) => self.go_on(),
@@ -352,7 +352,7 @@ impl Driver {
                 // The connection that asked may be gone.
                 let _ = reply.send(term);
             }
-            ToDriver::RelayReady { connection, hub, frames } => {
+            AuthorityDriverMessage::RelayReady { connection, hub, frames } => {
                 let (sender, receiver) = mpsc::channel(FRAMES);
                 self.drop_relay();
                 self.relay = Some((connection, sender));
@@ -364,9 +364,9 @@ impl Driver {
                     self.let_out().await?;
                 }
             }
-            ToDriver::Subscribe { capacity, reply } => self.subscribe(capacity, reply),
-            ToDriver::Look(look) => look(&self.authority, self.hub.as_ref()),
-            ToDriver::RelaySaid { .. } | ToDriver::RelayLost { .. } | ToDriver::Asked { .. } => {}
+            AuthorityDriverMessage::Subscribe { capacity, reply } => self.subscribe(capacity, reply),
+            AuthorityDriverMessage::Look(look) => look(&self.authority, self.hub.as_ref()),
+            AuthorityDriverMessage::RelaySaid { .. } | AuthorityDriverMessage::RelayLost { .. } | AuthorityDriverMessage::Asked { .. } => {}
         }
         Ok(())
     }
@@ -381,7 +381,7 @@ impl Driver {
             MasterToConsole::Door(DoorState { admission: self.authority.admission() }),
         ];
         for message in standing {
-            let shown = Shown::Message { message: Arc::new(message), reference: None };
+            let shown = ScreenUpdate::Message { message: Arc::new(message), reference: None };
             sender.try_send(shown).expect("a new channel has room for these");
         }
         if reply.send(Screen { id, shown }).is_ok() {
@@ -397,7 +397,7 @@ impl Driver {
             Effect::Answer { ask, message } => self.answer(ask, message),
             Effect::Event(event) => {
                 let event = Arc::new(event);
-                self.show_all(|_| Shown::Event(event.clone()));
+                self.show_all(|_| ScreenUpdate::Event(event.clone()));
             }
         }
     }
@@ -413,7 +413,7 @@ impl Driver {
         }
     }
 
-    fn publish(&mut self, message: MasterToConsole, ask: Option<Ask>) {
+    fn publish(&mut self, message: MasterToConsole, ask: Option<RequestToken>) {
         let message = Arc::new(message);
         let reply = ask.and_then(|ask| self.asks.remove(&ask));
         let (screen, mut reference) = match reply {
@@ -426,15 +426,15 @@ impl Driver {
         };
         self.show_all(|id| {
             let reference = if Some(id) == screen { reference.take() } else { None };
-            Shown::Message { message: message.clone(), reference }
+            ScreenUpdate::Message { message: message.clone(), reference }
         });
     }
 
-    fn answer(&mut self, ask: Ask, message: MasterToConsole) {
+    fn answer(&mut self, ask: RequestToken, message: MasterToConsole) {
         match self.asks.remove(&ask) {
             Some(Reply::Once(reply)) => drop(reply.send(message)),
             Some(Reply::Screen(screen, reference)) => {
-                let shown = Shown::Message { message: Arc::new(message), reference };
+                let shown = ScreenUpdate::Message { message: Arc::new(message), reference };
                 if self.screens.get(&screen).is_some_and(|sender| sender.try_send(shown).is_err()) {
                     self.screens.remove(&screen);
                 }
@@ -444,7 +444,7 @@ impl Driver {
     }
 
     /// A screen that is full or gone is let go; it never holds anybody up.
-    fn show_all(&mut self, mut make: impl FnMut(ScreenId) -> Shown) {
+    fn show_all(&mut self, mut make: impl FnMut(ScreenId) -> ScreenUpdate) {
         self.screens.retain(|id, sender| sender.try_send(make(*id)).is_ok());
     }
 }

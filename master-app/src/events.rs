@@ -2,14 +2,14 @@
 
 use std::io::Write;
 
-use lanyard_hub::authority::Event;
+use lanyard_hub::authority::OperatorEvent;
 use lanyard_protocol::MasterToConsole;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{DriverHandle, Screen, Shown};
-use crate::problems::{Problem, Problems};
+use crate::driver::{DriverHandle, Screen, ScreenUpdate};
+use crate::problems::{ActiveProblem, ProblemList};
 
 /// Events that wait for whoever reads; beyond, the next line says that some are missing.
 pub const BEHIND: usize = 4_096;
@@ -39,12 +39,12 @@ pub async fn run(driver: DriverHandle, screen: Screen, ready: Value, stop: Cance
 
 /// Problems as they come and go.
 struct Watched {
-    changes: watch::Receiver<Vec<Problem>>,
-    told: Vec<Problem>,
+    changes: watch::Receiver<Vec<ActiveProblem>>,
+    told: Vec<ActiveProblem>,
 }
 
 impl Watched {
-    fn new(problems: &Problems) -> Self {
+    fn new(problems: &ProblemList) -> Self {
         let mut changes = problems.watch();
         // Those that are there already are told first.
         changes.mark_changed();
@@ -60,7 +60,7 @@ impl Watched {
         let over = self.told.iter().filter(|told| all.iter().all(|problem| problem.code != told.code));
         let over = over.map(|told| json!({ "event": "problem_over", "code": told.code }));
         let new = all.iter().filter(|problem| !self.told.contains(problem)).map(|problem| {
-            let Problem { code, what, advice, since_ms } = problem;
+            let ActiveProblem { code, what, advice, since_ms } = problem;
             json!({ "event": "problem", "code": code, "what": what, "advice": advice, "since_ms": since_ms })
         });
         let lines = over.chain(new).collect();
@@ -90,7 +90,7 @@ async fn pass_on(driver: DriverHandle, mut screen: Screen, ready: Value, lines: 
                 }
             };
             let Some(shown) = shown else { break };
-            if let Shown::Message { message, .. } = &shown
+            if let ScreenUpdate::Message { message, .. } = &shown
                 && let MasterToConsole::RelayState(state) = &**message
                 && std::mem::replace(&mut relay_is_ready, state.ready) == state.ready
             {
@@ -111,17 +111,17 @@ async fn pass_on(driver: DriverHandle, mut screen: Screen, ready: Value, lines: 
 }
 
 /// The line for what was shown, if it is an event.
-pub fn line(shown: &Shown) -> Option<Value> {
+pub fn line(shown: &ScreenUpdate) -> Option<Value> {
     match shown {
-        Shown::Event(event) => Some(event_line(event)),
-        Shown::Message { message, .. } => message_line(message),
+        ScreenUpdate::Event(event) => Some(event_line(event)),
+        ScreenUpdate::Message { message, .. } => message_line(message),
     }
 }
 
-fn event_line(event: &Event) -> Value {
+fn event_line(event: &OperatorEvent) -> Value {
     let (name, client, address) = match event {
-        Event::DevicePending { client, address, .. } => ("device_pending", client, address),
-        Event::DeviceLeft { client, address } => ("device_left", client, address),
+        OperatorEvent::DevicePending { client, address, .. } => ("device_pending", client, address),
+        OperatorEvent::DeviceLeft { client, address } => ("device_left", client, address),
     };
     json!({
         "event": name,
@@ -172,7 +172,7 @@ fn message_line(message: &MasterToConsole) -> Option<Value> {
 }
 
 /// The same as a log line, where no terminal watches. Names of files stay out of logs.
-pub fn log(shown: &Shown) {
+pub fn log(shown: &ScreenUpdate) {
     let Some(line) = line(shown) else { return };
     let field = |name: &str| line[name].as_str().map(crate::text::visible).unwrap_or_default();
     let (event, device) = (field("event").replace('_', " "), field("public_id"));
@@ -189,17 +189,17 @@ pub fn log(shown: &Shown) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::tests::Bench;
+    use crate::driver::tests::DriverFixture;
 
     #[tokio::test]
     async fn what_happens_is_told_in_order() {
-        let mut bench = Bench::new().await;
+        let mut bench = DriverFixture::new().await;
         let mut screen = bench.driver.subscribe(64).await.unwrap();
         let session = bench.member(7, "Ana").await;
         bench.add(session, 2).await;
         let public_id = session.public_id;
-        let refusal = lanyard_hub::authority::Command::Refuse { public_id };
-        bench.driver.wish(refusal).await.unwrap();
+        let refusal = lanyard_hub::authority::OperatorCommand::Refuse { public_id };
+        bench.driver.execute(refusal).await.unwrap();
         let mut told = Vec::new();
         while let Ok(shown) = screen.shown.try_recv() {
             told.extend(line(&shown));
@@ -213,8 +213,8 @@ mod tests {
 
     #[tokio::test]
     async fn problems_are_told_as_they_come_and_go() {
-        let problem = |code| Problem { code, what: "It is full.".into(), advice: "Make room.".into(), since_ms: 5 };
-        let problems = Problems::default();
+        let problem = |code| ActiveProblem { code, what: "It is full.".into(), advice: "Make room.".into(), since_ms: 5 };
+        let problems = ProblemList::default();
         problems.raise(problem("before"));
         let mut watched = Watched::new(&problems);
         let expected = json!([{ "event": "problem", "code": "before", "what": "It is full.", "advice": "Make room.", "since_ms": 5 }]);

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::DeviceStore;
 use lanyard_device::{
-    Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, HostSecret, Phase, RateLimits, RevealBook,
+    Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, HostSecret, MembershipPhase, RateLimits, RevealBook,
 };
 use lanyard_protocol::{DeviceKind, Instance, PublicKey};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,7 @@ pub async fn run(
             }
         };
         match event {
-            Some(DeviceEvent::Phase(Phase::Ended { reason })) => {
+            Some(DeviceEvent::Phase(MembershipPhase::Ended { reason })) => {
                 bail!("this host's own files can no longer be offered: {}", why(reason))
             }
             Some(_) => {}

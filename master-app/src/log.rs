@@ -24,9 +24,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    struct LogWriter(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Written {
+    impl Write for LogWriter {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -40,7 +40,7 @@ mod tests {
     /// A51: a token travels in a frame, and frames are not logged, however much else is.
     #[test]
     fn not_even_the_finest_log_holds_a_frame() {
-        let written = Written::default();
+        let written = LogWriter::default();
         let out = written.clone();
         let log = tracing_subscriber::fmt()
             .with_env_filter(without_frames(EnvFilter::new("trace")))

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::desk::{self, ListUsage};
 use crate::driver::DriverHandle;
-use crate::problems::Problem;
+use crate::problems::ActiveProblem;
 use crate::{addresses, text};
 
 /// A problem is on the screen within three seconds of its beginning (the fault table's rule f).
@@ -22,7 +22,7 @@ const EVERY: Duration = Duration::from_secs(2);
 /// A relay that is away for less is only being started anew.
 const RELAY_MAY_BE_AWAY: Duration = Duration::from_secs(2);
 /// Less room than this, and what the host decides can soon not be written down.
-const LITTLE_ROOM: u64 = 256 << 20;
+const LOW_DISK_BYTES: u64 = 256 << 20;
 /// A clock that is set does not move by less in one step; a machine that slept moves both clocks.
 const CLOCK_STEP: Duration = Duration::from_secs(60);
 /// How long a jump is shown.
@@ -34,7 +34,7 @@ const LIST_FULL_PERCENT: u64 = 85;
 const CODES: [&str; 6] = ["relay_away", "no_network", "little_room", "door_full", "list_full", "clock_jumped"];
 
 /// Where to look.
-pub struct Lookout {
+pub struct HealthMonitor {
     pub driver: DriverHandle,
     /// The address that this process itself listens on, if its relay is here.
     pub listen: Option<SocketAddr>,
@@ -43,7 +43,7 @@ pub struct Lookout {
 
 /// What was seen in one look.
 #[derive(Debug, Default)]
-struct Seen {
+struct Observation {
     relay_away_for: Option<Duration>,
     has_network: Option<bool>,
     free_bytes: Option<u64>,
@@ -53,7 +53,7 @@ struct Seen {
     clock_jump_s: Option<i64>,
 }
 
-impl Lookout {
+impl HealthMonitor {
     /// Until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
@@ -68,9 +68,9 @@ impl Lookout {
             let look = |authority: &Authority, _: Option<&HubInfo>| {
                 (authority.is_relay_ready(), desk::usage(authority), authority.relay_status().cloned())
             };
-            let Ok((relay_ready, list, relay)) = self.driver.look(look).await else { return };
+            let Ok((relay_ready, list, relay)) = self.driver.query(look).await else { return };
             away_since = if relay_ready { None } else { away_since.or(Some(Instant::now())) };
-            let seen = Seen {
+            let seen = Observation {
                 relay_away_for: away_since.map(|since| since.elapsed()),
                 has_network: self.listen.map(addresses::reaches_others),
                 free_bytes: free_bytes(self.data_dir.clone()).await,
@@ -87,11 +87,11 @@ impl Lookout {
     }
 }
 
-impl Seen {
-    fn problems(&self, since_ms: u64) -> Vec<Problem> {
+impl Observation {
+    fn problems(&self, since_ms: u64) -> Vec<ActiveProblem> {
         let mut found = Vec::new();
         let mut say = |code, what: String, advice: &str| {
-            found.push(Problem { code, what, advice: advice.into(), since_ms });
+            found.push(ActiveProblem { code, what, advice: advice.into(), since_ms });
         };
         if self.relay_away_for.is_some_and(|away| away >= RELAY_MAY_BE_AWAY) {
             let advice =
@@ -106,7 +106,7 @@ impl Seen {
             let what = "This computer is on no network: only it itself can open the hub.";
             say("no_network", what.into(), "Connect it to the network of the others. The addresses change with it.");
         }
-        if let Some(free) = self.free_bytes.filter(|free| *free < LITTLE_ROOM) {
+        if let Some(free) = self.free_bytes.filter(|free| *free < LOW_DISK_BYTES) {
             let what = format!("Only {} are left on the disk that holds the hub's folder.", text::size(free));
             say("little_room", what, "Make room. Without it nobody can be let in or turned away.");
         }
@@ -184,22 +184,22 @@ async fn free_bytes(_dir: PathBuf) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn codes(seen: Seen) -> Vec<&'static str> {
+    fn codes(seen: Observation) -> Vec<&'static str> {
         seen.problems(1).into_iter().map(|problem| problem.code).collect()
     }
 
     #[test]
     fn a_hub_that_is_well_has_no_problem() {
         let relay = RelayStatus { pending: 3, pending_limit: 64, ..Default::default() };
-        let seen = Seen { has_network: Some(true), free_bytes: Some(1 << 40), relay: Some(relay), ..Seen::default() };
+        let seen = Observation { has_network: Some(true), free_bytes: Some(1 << 40), relay: Some(relay), ..Observation::default() };
         assert!(codes(seen).is_empty());
-        assert!(codes(Seen { relay_away_for: Some(Duration::from_millis(500)), ..Seen::default() }).is_empty());
+        assert!(codes(Observation { relay_away_for: Some(Duration::from_millis(500)), ..Observation::default() }).is_empty());
     }
 
     #[test]
     fn each_trouble_has_its_own_words_and_something_to_do() {
         let relay = RelayStatus { pending: 64, pending_limit: 64, ..Default::default() };
-        let seen = Seen {
+        let seen = Observation {
             relay_away_for: Some(Duration::from_secs(3)),
             has_network: Some(false),
             free_bytes: Some(1 << 20),

@@ -19,7 +19,7 @@ pub const RECORD: &str = "record";
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
+pub struct ActiveProblem {
     /// Stable; there is one problem of a code at a time.
     pub code: &'static str,
     pub what: String,
@@ -29,29 +29,29 @@ pub struct Problem {
 }
 
 /// As the console and a command are told of it.
-impl From<Problem> for lanyard_protocol::message::Problem {
-    fn from(problem: Problem) -> Self {
-        let Problem { code, what, advice, since_ms } = problem;
+impl From<ActiveProblem> for lanyard_protocol::message::Problem {
+    fn from(problem: ActiveProblem) -> Self {
+        let ActiveProblem { code, what, advice, since_ms } = problem;
         Self { code: code.into(), what, advice, since_ms }
     }
 }
 
 /// All that is wrong, the oldest first. Clones are one list.
 #[derive(Debug, Clone)]
-pub struct Problems(Arc<watch::Sender<Vec<Problem>>>);
+pub struct ProblemList(Arc<watch::Sender<Vec<ActiveProblem>>>);
 
-impl Default for Problems {
+impl Default for ProblemList {
     fn default() -> Self {
         Self(Arc::new(watch::Sender::new(Vec::new())))
     }
 }
 
-impl Problems {
+impl ProblemList {
     /// Says it in the log once; one that is there already keeps its beginning.
-    pub fn raise(&self, problem: Problem) {
+    pub fn raise(&self, problem: ActiveProblem) {
         self.0.send_if_modified(|all| match all.iter_mut().find(|known| known.code == problem.code) {
             Some(known) => {
-                let problem = Problem { since_ms: known.since_ms, ..problem };
+                let problem = ActiveProblem { since_ms: known.since_ms, ..problem };
                 std::mem::replace(known, problem.clone()) != problem
             }
             None => {
@@ -72,12 +72,12 @@ impl Problems {
         });
     }
 
-    pub fn all(&self) -> Vec<Problem> {
+    pub fn all(&self) -> Vec<ActiveProblem> {
         self.0.borrow().clone()
     }
 
     /// Shows the list whenever it changes.
-    pub fn watch(&self) -> watch::Receiver<Vec<Problem>> {
+    pub fn watch(&self) -> watch::Receiver<Vec<ActiveProblem>> {
         self.0.subscribe()
     }
 }
@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn a_problem_is_there_once_from_its_beginning_to_its_end() {
-        let problem = |what: &str, since_ms| Problem { code: "x", what: what.into(), advice: String::new(), since_ms };
-        let problems = Problems::default();
+        let problem = |what: &str, since_ms| ActiveProblem { code: "x", what: what.into(), advice: String::new(), since_ms };
+        let problems = ProblemList::default();
         let mut watch = problems.watch();
         problems.raise(problem("a", 1));
         problems.raise(problem("b", 2));

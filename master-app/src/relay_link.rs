@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lanyard_device::link::{Backoff, HubUrl, Incoming, Link, LinkError, LinkReceiver, LinkSender};
+use lanyard_device::link::{Backoff, HubUrl, ReceivedFrame, RelayConnection, ConnectionError, FrameReceiver, FrameSender};
 use lanyard_device::store::now_ms;
 use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::limits::REGISTER_TIMEOUT_MS;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{Connection, DriverHandle, Over};
+use crate::driver::{ConnectionNumber, DriverHandle, DriverStopped};
 use crate::store::StoreError;
 
 /// Each step of the handshake.
@@ -34,12 +34,12 @@ pub enum RelayLinkError {
     #[error("another master has taken over the relay at {0}")]
     Superseded(HubUrl),
     #[error(transparent)]
-    Over(#[from] Over),
+    Over(#[from] DriverStopped),
 }
 
 /// How one connection ended, if another is worth trying.
 enum Ended {
-    Link(LinkError),
+    Link(ConnectionError),
     /// The relay closed, with its code.
     Closed(Option<u16>),
     /// What came was no handshake of ours.
@@ -57,8 +57,8 @@ enum Trouble {
     Final(RelayLinkError),
 }
 
-impl From<LinkError> for Trouble {
-    fn from(error: LinkError) -> Self {
+impl From<ConnectionError> for Trouble {
+    fn from(error: ConnectionError) -> Self {
         Self::Again(Ended::Link(error))
     }
 }
@@ -76,8 +76,8 @@ impl From<StoreError> for Trouble {
     }
 }
 
-impl From<Over> for Trouble {
-    fn from(over: Over) -> Self {
+impl From<DriverStopped> for Trouble {
+    fn from(over: DriverStopped) -> Self {
         Self::Final(over.into())
     }
 }
@@ -94,7 +94,7 @@ pub async fn run(
     let mut said = false;
     let mut not_proven = 0;
     for number in 1.. {
-        let connection = Connection(number);
+        let connection = ConnectionNumber(number);
         let life = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             life = live(&url, &secret, &driver, connection, at_least, || { backoff.reset(); said = false; }) => life,
@@ -107,7 +107,7 @@ pub async fn run(
             Trouble::Again(Ended::NotProven) if not_proven + 1 >= NOT_PROVEN_TRIES => {
                 return Err(RelayLinkError::WrongSecret(url));
             }
-            Trouble::Again(Ended::Link(LinkError::TlsRequired { .. })) if !url.is_secure() => url = url.secured(),
+            Trouble::Again(Ended::Link(ConnectionError::TlsRequired { .. })) if !url.is_secure() => url = url.secured(),
             Trouble::Again(ended) => {
                 not_proven = if matches!(ended, Ended::NotProven) { not_proven + 1 } else { 0 };
                 log_once(&url, &ended, &mut said);
@@ -146,7 +146,7 @@ async fn live(
     url: &HubUrl,
     secret: &[u8; 32],
     driver: &DriverHandle,
-    connection: Connection,
+    connection: ConnectionNumber,
     at_least: u64,
     registered: impl FnOnce(),
 ) -> Trouble {
@@ -172,8 +172,8 @@ async fn register(
     secret: &[u8; 32],
     driver: &DriverHandle,
     at_least: u64,
-) -> Result<(Link, HubInfo), Trouble> {
-    let mut link = Link::open(url, "/ws/master", None).await?;
+) -> Result<(RelayConnection, HubInfo), Trouble> {
+    let mut link = RelayConnection::open(url, "/ws/master", None).await?;
     let RelayToMaster::MasterChallenge(challenge) = next(url, &mut link).await? else {
         return Err(Trouble::Again(Ended::Strange("it began with another word than a challenge".into())));
     };
@@ -205,16 +205,16 @@ async fn register(
 }
 
 /// The next word of the handshake.
-async fn next(url: &HubUrl, link: &mut Link) -> Result<RelayToMaster, Trouble> {
+async fn next(url: &HubUrl, link: &mut RelayConnection) -> Result<RelayToMaster, Trouble> {
     let Ok(incoming) = timeout(HANDSHAKE_STEP, link.receive()).await else {
-        return Err(LinkError::Silent.into());
+        return Err(ConnectionError::Silent.into());
     };
     match incoming? {
-        Incoming::Text(text) => match codec::decode_master::<RelayToMaster>(&text) {
+        ReceivedFrame::Text(text) => match codec::decode_master::<RelayToMaster>(&text) {
             Ok(frame) => Ok(frame.message),
             Err(error) => Err(Trouble::Again(Ended::Strange(error.to_string()))),
         },
-        Incoming::Closed(code) => Err(match code.and_then(CloseCode::from_number) {
+        ReceivedFrame::Closed(code) => Err(match code.and_then(CloseCode::from_number) {
             Some(CloseCode::Unauthenticated) => Trouble::Again(Ended::NotProven),
             Some(CloseCode::BadMessage) => RelayLinkError::WrongVersion(url.clone()).into(),
             Some(CloseCode::Superseded) => Trouble::Again(Ended::TermTooLow),
@@ -223,7 +223,7 @@ async fn next(url: &HubUrl, link: &mut Link) -> Result<RelayToMaster, Trouble> {
     }
 }
 
-async fn speak(sender: LinkSender, mut frames: mpsc::Receiver<MasterFrame<MasterToRelay>>) -> Ended {
+async fn speak(sender: FrameSender, mut frames: mpsc::Receiver<MasterFrame<MasterToRelay>>) -> Ended {
     while let Some(frame) = frames.recv().await {
         if let Err(error) = sender.send(codec::encode_master(&frame)).await {
             return Ended::Link(error);
@@ -236,15 +236,15 @@ async fn speak(sender: LinkSender, mut frames: mpsc::Receiver<MasterFrame<Master
 
 async fn listen(
     url: &HubUrl,
-    receiver: &mut LinkReceiver,
-    sender: &LinkSender,
+    receiver: &mut FrameReceiver,
+    sender: &FrameSender,
     driver: &DriverHandle,
-    connection: Connection,
+    connection: ConnectionNumber,
 ) -> Trouble {
     loop {
         let text = match receiver.receive().await {
-            Ok(Incoming::Text(text)) => text,
-            Ok(Incoming::Closed(code)) => {
+            Ok(ReceivedFrame::Text(text)) => text,
+            Ok(ReceivedFrame::Closed(code)) => {
                 return match code.and_then(CloseCode::from_number) {
                     Some(CloseCode::Superseded) => RelayLinkError::Superseded(url.clone()).into(),
                     _ => Trouble::Again(Ended::Closed(code)),

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::Context;
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::DeviceStore;
-use lanyard_hub::authority::{AuthorityConfig, Command};
+use lanyard_hub::authority::{AuthorityConfig, OperatorCommand};
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::message::Admission;
 use lanyard_protocol::{DeviceId, identity};
@@ -20,15 +20,15 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::Audit;
 use crate::certificates::Certificates;
 use crate::cli::{DeskArgs, Global, ListenArgs, MasterArgs, RelayArgs, ServeArgs};
-use crate::console::{Console, ConsoleInfo, Door};
+use crate::console::{Console, ConsoleInfo, LoginLinks};
 use crate::control::{Control, HUB, Listener};
 use crate::data_dir::{self, Half};
 use crate::desk;
-use crate::driver::{self, DriverHandle, Screen, Shown};
+use crate::driver::{self, DriverHandle, Screen, ScreenUpdate};
 use crate::exit::{Failure, Outcome};
-use crate::lookout::Lookout;
-use crate::problems::{self, Problems};
-use crate::store::{Hindrance, Store};
+use crate::lookout::HealthMonitor;
+use crate::problems::{self, ProblemList};
+use crate::store::{TransientStoreError, Store};
 use crate::text::{self, visible};
 use crate::{addresses, events, host, relay_link, terminal, threads};
 
@@ -168,7 +168,7 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let screen = driver.subscribe(events::BEHIND).await?;
     if let Some(name) = hub.desk.name.clone() {
         // A hub that was named anew; before its first run there is nobody to rename yet.
-        driver.wish(Command::Rename { public_id: host, name }).await?;
+        driver.execute(OperatorCommand::Rename { public_id: host, name }).await?;
     }
     let mut parts = Parts::new();
     parts.spawn(async move { Ok(driver_task.await.context("the master's mind broke")??) });
@@ -177,7 +177,7 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     parts.spawn(async move { Ok(relay_link::run(url, secret, to_relay, until).await?) });
     let listen = hub.listen;
     let data_dir = dir.to_path_buf();
-    let lookout = Lookout { driver: driver.clone(), listen, data_dir };
+    let lookout = HealthMonitor { driver: driver.clone(), listen, data_dir };
     let until = stop.clone();
     parts.spawn(async move {
         lookout.run(until).await;
@@ -208,13 +208,13 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
 
 /// Opens the database, once nobody else holds it.
 async fn open_store(dir: &Path) -> anyhow::Result<Store> {
-    let (path, problems) = (data_dir::store_path(dir), Problems::default());
+    let (path, problems) = (data_dir::store_path(dir), ProblemList::default());
     loop {
         let (at, told) = (path.clone(), problems.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open_telling(&at, told)).await;
         match opened.context("the store broke")? {
-            Err(error) if error.hindrance() == Some(Hindrance::Locked) => {
-                problems.raise(driver::hindrance_told(Hindrance::Locked));
+            Err(error) if error.hindrance() == Some(TransientStoreError::Locked) => {
+                problems.raise(driver::hindrance_told(TransientStoreError::Locked));
                 tokio::time::sleep(LOCKED_PAUSE).await;
             }
             opened => {
@@ -233,7 +233,7 @@ async fn open_desk(
     driver: &DriverHandle,
     stop: &CancellationToken,
     parts: &mut Parts,
-) -> anyhow::Result<Door> {
+) -> anyhow::Result<LoginLinks> {
     let info = ConsoleInfo {
         host,
         hub_name: hub.name.clone(),
@@ -274,7 +274,7 @@ async fn face(
     global: &Global,
     hub: &MasterSetup,
     driver: &DriverHandle,
-    door: &Door,
+    door: &LoginLinks,
     mut screen: Screen,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -300,9 +300,9 @@ async fn face(
 
 /// Until the relay has taken this master: what is printed as ready is ready.
 async fn wait_for_relay(driver: &DriverHandle, screen: &mut Screen) -> anyhow::Result<()> {
-    while !driver.look(|authority, _| authority.is_relay_ready()).await? {
+    while !driver.query(|authority, _| authority.is_relay_ready()).await? {
         match screen.shown.recv().await {
-            Some(Shown::Message { .. } | Shown::Event(_)) => {}
+            Some(ScreenUpdate::Message { .. } | ScreenUpdate::Event(_)) => {}
             None => *screen = driver.subscribe(events::BEHIND).await?,
         }
     }
@@ -310,11 +310,11 @@ async fn wait_for_relay(driver: &DriverHandle, screen: &mut Screen) -> anyhow::R
 }
 
 /// What a person reads first: who we are, where, what is shared, who waits.
-async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &Door, prompt: bool) -> anyhow::Result<String> {
+async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &LoginLinks, prompt: bool) -> anyhow::Result<String> {
     let (files, waiting) =
-        driver.look(|authority, _| (authority.file_count(), authority.knocks(false).knocks.len())).await?;
+        driver.query(|authority, _| (authority.file_count(), authority.knocks(false).knocks.len())).await?;
     let mut text = format!("\n{}\n", visible(&hub.name));
-    let key = driver.look(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key))).await?.unwrap_or_default();
+    let key = driver.query(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key))).await?.unwrap_or_default();
     // A phone's camera takes the address and, behind it, which hub is meant.
     if prompt && let Some(code) = hub.urls.first().and_then(|best| text::qr(&format!("{best}/#k={key}"))) {
         text.push_str(&code);
@@ -337,7 +337,7 @@ async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &Door, prompt: b
         (true, files) => text.push_str(&format!("shared:  {files} files of this hub's devices\n")),
         (false, _) => text.push_str(&format!("shared:  {}\n", named.join(", "))),
     }
-    let admission = driver.look(|authority, _| authority.admission()).await?;
+    let admission = driver.query(|authority, _| authority.admission()).await?;
     if admission != Admission::Ask {
         text.push_str(&format!("door:    {}\n", desk::door_words(admission)));
     }
@@ -430,7 +430,7 @@ async fn stop_signal() {
 
 #[cfg(test)]
 mod tests {
-    use lanyard_device::{Device, DeviceConfig, DeviceEvent, EndReason, Phase};
+    use lanyard_device::{Device, DeviceConfig, DeviceEvent, EndReason, MembershipPhase};
     use lanyard_protocol::identity::Keypair;
     use lanyard_protocol::message::RefusedCount;
     use lanyard_protocol::{DeviceKind, FailureCode, MasterToConsole};
@@ -496,14 +496,14 @@ mod tests {
         };
         let (device, mut events) = Device::start(config).unwrap();
         let code = until(&mut events, |event| match event {
-            DeviceEvent::Phase(Phase::Waiting { code: Some(code) }) => Some(code.clone()),
+            DeviceEvent::Phase(MembershipPhase::Waiting { code: Some(code) }) => Some(code.clone()),
             _ => None,
         });
         let code = code.await;
         let id = desk::resolve_live(&driver, "laptop").await.unwrap();
         assert_eq!(id, device.public_id());
         desk::approve(&driver, id, None, Some(code), None).await.unwrap();
-        let approved = |event: &DeviceEvent| matches!(event, DeviceEvent::Phase(Phase::Approved { .. })).then_some(());
+        let approved = |event: &DeviceEvent| matches!(event, DeviceEvent::Phase(MembershipPhase::Approved { .. })).then_some(());
         until(&mut events, approved).await;
 
         let mut screen = driver.subscribe(64).await.unwrap();
@@ -517,11 +517,11 @@ mod tests {
         assert_eq!(added.await, "a.txt");
         desk::refuse(&driver, id).await.unwrap();
         let ended = |event: &DeviceEvent| match event {
-            DeviceEvent::Phase(Phase::Ended { reason }) => Some(*reason),
+            DeviceEvent::Phase(MembershipPhase::Ended { reason }) => Some(*reason),
             _ => None,
         };
         assert_eq!(until(&mut events, ended).await, EndReason::Refused);
-        assert_eq!(driver.look(|authority, _| authority.file_count()).await.unwrap(), 0);
+        assert_eq!(driver.query(|authority, _| authority.file_count()).await.unwrap(), 0);
     }
 
     /// The relay's figures come over the master's socket, from wherever the relay runs.
@@ -532,7 +532,7 @@ mod tests {
         let _guard = stop.clone().drop_guard();
         let (hub, driver) = hub(dir.path(), &stop).await;
         let refused = || async {
-            let status = driver.look(|authority, _| authority.relay_status().cloned()).await.unwrap();
+            let status = driver.query(|authority, _| authority.relay_status().cloned()).await.unwrap();
             let count = |row: &RefusedCount| if row.code == FailureCode::NotFound { row.count } else { 0 };
             status.map(|status| status.refused.iter().map(count).sum::<u64>())
         };

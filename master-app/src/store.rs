@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use lanyard_device::private_file::{self, PrivateFileError};
 use lanyard_device::store::now_ms;
-use lanyard_hub::authority::{Change, LinkRecord, Linked, Listing, Member, Saved, Verdict};
+use lanyard_hub::authority::{StoreWrite, LinkRecord, LinkTarget, ListedFile, Member, SavedState, Verdict};
 use lanyard_protocol::message::LinkFolder;
 use lanyard_protocol::{
     Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkBinding, LinkHash, PublicKey,
@@ -30,9 +30,9 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
-use crate::problems::{self, Problem, Problems};
-use copy::{Copy, Found, Roster};
-use rescue::Files;
+use crate::problems::{self, ActiveProblem, ProblemList};
+use copy::{Copy, BackupFound, RosterBackup};
+use rescue::RescuedFiles;
 
 /// "LANY": says whose file this is.
 const APPLICATION_ID: i64 = 0x4c41_4e59;
@@ -95,7 +95,7 @@ pub enum StoreError {
 
 /// What passes by itself, or when the person at the host does something about it: worth waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hindrance {
+pub enum TransientStoreError {
     /// Another program holds the file.
     Locked,
     /// There is no room.
@@ -103,14 +103,14 @@ pub enum Hindrance {
 }
 
 impl StoreError {
-    pub fn hindrance(&self) -> Option<Hindrance> {
+    pub fn hindrance(&self) -> Option<TransientStoreError> {
         let (Self::Open { source, .. } | Self::Write { source, .. }) = self else { return None };
         let rusqlite::Error::SqliteFailure(failure, _) = source else { return None };
         match failure.code {
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Some(Hindrance::Locked),
-            ErrorCode::DiskFull => Some(Hindrance::Full),
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Some(TransientStoreError::Locked),
+            ErrorCode::DiskFull => Some(TransientStoreError::Full),
             // The index of the log could not grow.
-            _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => Some(Hindrance::Full),
+            _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => Some(TransientStoreError::Full),
             _ => None,
         }
     }
@@ -131,15 +131,15 @@ pub struct Store {
     connection: Connection,
     path: PathBuf,
     /// What opening has read already.
-    loaded: Option<Saved>,
+    loaded: Option<SavedState>,
     copy: Copy,
-    problems: Problems,
+    problems: ProblemList,
 }
 
 /// What a new database begins with.
 #[derive(Debug, Default)]
-struct Beginning {
-    roster: Roster,
+struct StoreOpening {
+    roster: RosterBackup,
     links: Vec<LinkRecord>,
 }
 
@@ -147,11 +147,11 @@ impl Store {
     /// Opens or makes the file at `path`.
     #[cfg(test)]
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::open_telling(path, Problems::default())
+        Self::open_telling(path, ProblemList::default())
     }
 
     /// Opens or makes the file at `path`. A damaged one is moved aside, made anew, and told as a problem.
-    pub fn open_telling(path: &Path, problems: Problems) -> Result<Self, StoreError> {
+    pub fn open_telling(path: &Path, problems: ProblemList) -> Result<Self, StoreError> {
         if rusqlite::version_number() < OLDEST_SQLITE {
             return Err(StoreError::OldSqlite { found: rusqlite::version() });
         }
@@ -161,7 +161,7 @@ impl Store {
             other => other,
         };
         let mut store = opened?;
-        if copy::read(path) != Found::Whole(store.copy.roster.clone()) {
+        if copy::read(path) != BackupFound::Whole(store.copy.roster.clone()) {
             let written = store.copy.write();
             store.tell_copy(written);
         }
@@ -175,7 +175,7 @@ impl Store {
         Self::open_telling(&path, problems)
     }
 
-    pub fn problems(&self) -> &Problems {
+    pub fn problems(&self) -> &ProblemList {
         &self.problems
     }
 
@@ -187,8 +187,8 @@ impl Store {
     }
 
     /// Opens the file if all of it is sound, and as new as its copy.
-    fn open_whole(path: &Path, copy: &Found, problems: &Problems) -> Result<Self, StoreError> {
-        let files = Files::at(path);
+    fn open_whole(path: &Path, copy: &BackupFound, problems: &ProblemList) -> Result<Self, StoreError> {
+        let files = RescuedFiles::at(path);
         if let Some(why) = files.loss_before_opening(copy) {
             return Err(StoreError::Damaged { path: path.into(), why });
         }
@@ -203,7 +203,7 @@ impl Store {
         if (1..SCHEMA_VERSION).contains(&version) {
             store.keep_as_it_was(version)?;
         }
-        store.begin(&Beginning::default())?;
+        store.begin(&StoreOpening::default())?;
         store.check_against(copy)?;
         if let Err(error) = store.shrink() {
             // It needs room beside it; what is kept is whole all the same.
@@ -229,23 +229,23 @@ impl Store {
 
     /// Makes a new file of the copy, the refusals of the record and the links that can be read. The copy is made good first: from
     /// then on a power cut costs no decision.
-    fn rebuild(path: &Path, why: &str, copy: Found, problems: &Problems) -> Result<Self, StoreError> {
+    fn rebuild(path: &Path, why: &str, copy: BackupFound, problems: &ProblemList) -> Result<Self, StoreError> {
         let rescued = rescue::rescue(path, copy);
         Copy::of(path, rescued.roster.clone()).write()?;
         let aside = rescue::move_aside(path).map_err(|source| StoreError::Aside { path: path.into(), source })?;
         let mut store = Self::connect(path, problems)?;
         store.prepare().map_err(|error| store.opening_failed(error))?;
         let problem = rescued.problem(why, aside.as_deref());
-        store.begin(&Beginning { roster: rescued.roster, links: rescued.links })?;
-        store.check_against(&Found::Nothing)?;
+        store.begin(&StoreOpening { roster: rescued.roster, links: rescued.links })?;
+        store.check_against(&BackupFound::Nothing)?;
         problems.raise(problem);
         Ok(store)
     }
 
-    fn connect(path: &Path, problems: &Problems) -> Result<Self, StoreError> {
+    fn connect(path: &Path, problems: &ProblemList) -> Result<Self, StoreError> {
         make_private(path).map_err(|source| StoreError::Make { path: path.into(), source })?;
         let connection = connect(path).map_err(|source| StoreError::Open { path: path.into(), source })?;
-        let copy = Copy::of(path, Roster::default());
+        let copy = Copy::of(path, RosterBackup::default());
         Ok(Self { connection, path: path.into(), loaded: None, copy, problems: problems.clone() })
     }
 
@@ -307,7 +307,7 @@ impl Store {
     }
 
     /// Makes the tables in a new file, and brings those of an older one up to date.
-    fn begin(&mut self, beginning: &Beginning) -> Result<(), StoreError> {
+    fn begin(&mut self, beginning: &StoreOpening) -> Result<(), StoreError> {
         let mut random = [0u8; 8];
         getrandom::fill(&mut random)?;
         // Never 0: that says "I hold nothing".
@@ -317,13 +317,13 @@ impl Store {
     }
 
     /// Reads all, and finds what a sound file cannot tell: that it is older than its copy, or not what was decided.
-    fn check_against(&mut self, copy: &Found) -> Result<(), StoreError> {
+    fn check_against(&mut self, copy: &BackupFound) -> Result<(), StoreError> {
         let saved = self.load()?;
         let number = |name| read_number(&self.connection, name).map_err(|error| self.opening_failed(error));
         let (decisions, term) = (number("decisions")?, number("term")?);
         let members = saved.members.iter().map(|member| (member.client.public_id, member.clone())).collect();
-        let roster = Roster { decisions, revision: saved.revision, term, members };
-        if let Found::Whole(copy) = copy {
+        let roster = RosterBackup { decisions, revision: saved.revision, term, members };
+        if let BackupFound::Whole(copy) = copy {
             let damaged = |why: &str| Err(StoreError::Damaged { path: self.path.clone(), why: why.into() });
             if copy.decisions > decisions || copy.revision > saved.revision {
                 return damaged("its newest decisions are gone");
@@ -332,13 +332,13 @@ impl Store {
                 return damaged("it says something else than was decided");
             }
         }
-        self.copy.roster = Roster { term: roster.term.max(copy.term()), ..roster };
+        self.copy.roster = RosterBackup { term: roster.term.max(copy.term()), ..roster };
         self.loaded = Some(saved);
         Ok(())
     }
 
     /// All that is on disk.
-    pub fn load(&mut self) -> Result<Saved, StoreError> {
+    pub fn load(&mut self) -> Result<SavedState, StoreError> {
         match self.loaded.take() {
             Some(saved) => Ok(saved),
             None => read_all(&self.connection).map_err(|error| self.opening_failed(error)),
@@ -346,9 +346,9 @@ impl Store {
     }
 
     /// Everything or nothing, and on the disk when this returns.
-    pub fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    pub fn apply(&mut self, changes: &[StoreWrite]) -> Result<(), StoreError> {
         self.loaded = None;
-        let decides = changes.iter().any(|change| matches!(change, Change::MemberPut(_) | Change::MemberGone(_)));
+        let decides = changes.iter().any(|change| matches!(change, StoreWrite::MemberPut(_) | StoreWrite::MemberGone(_)));
         let mut write = || {
             let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for change in changes {
@@ -387,7 +387,7 @@ impl Store {
     /// A decision is kept where the database has it; that its copy is behind is worth knowing.
     fn tell_copy(&self, written: Result<(), PrivateFileError>) {
         let Err(error) = written else { return self.problems.clear(problems::ROSTER_COPY) };
-        self.problems.raise(Problem {
+        self.problems.raise(ActiveProblem {
             code: problems::ROSTER_COPY,
             what: format!("The second copy of who was let in and who was refused is not up to date: {error}."),
             advice: "Decisions are kept in the database; the copy is tried again with the next change.".into(),
@@ -456,14 +456,14 @@ fn copy_whole(from: &Connection, path: &Path) -> Result<(), rusqlite::Error> {
     to.close().map_err(|(_, error)| error)
 }
 
-fn begin(connection: &mut Connection, epoch: u64, beginning: &Beginning) -> Result<(), rusqlite::Error> {
+fn begin(connection: &mut Connection, epoch: u64, beginning: &StoreOpening) -> Result<(), rusqlite::Error> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == SCHEMA_VERSION {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if version == 0 {
-        let Roster { decisions, revision, term, members } = &beginning.roster;
+        let RosterBackup { decisions, revision, term, members } = &beginning.roster;
         transaction.execute_batch(SCHEMA)?;
         transaction.execute_batch(LINKS_SCHEMA)?;
         let sql = "INSERT INTO numbers VALUES ('epoch', ?1), ('revision', ?2), ('term', ?3), ('decisions', ?4)";
@@ -495,9 +495,9 @@ fn read_number(connection: &Connection, name: &str) -> Result<u64, rusqlite::Err
     connection.query_row("SELECT value FROM numbers WHERE name = ?1", [name], |row| row.get(0))
 }
 
-fn read_all(connection: &Connection) -> Result<Saved, rusqlite::Error> {
+fn read_all(connection: &Connection) -> Result<SavedState, rusqlite::Error> {
     let rows = |sql: &str| connection.prepare(sql);
-    Ok(Saved {
+    Ok(SavedState {
         epoch: read_number(connection, "epoch")?,
         revision: read_number(connection, "revision")?,
         members: rows("SELECT * FROM members")?.query_map([], member_of)?.collect::<Result<_, _>>()?,
@@ -525,34 +525,34 @@ fn corrupt(why: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(why))
 }
 
-fn apply_one(db: &Transaction, change: &Change) -> Result<(), rusqlite::Error> {
+fn apply_one(db: &Transaction, change: &StoreWrite) -> Result<(), rusqlite::Error> {
     match change {
-        Change::Revision(revision) => run(db, "UPDATE numbers SET value = ?1 WHERE name = 'revision'", [*revision]),
-        Change::MemberPut(member) => put_member(db, member),
-        Change::MemberGone(id) => run(db, "DELETE FROM members WHERE public_id = ?1", [blob(id)]),
-        Change::FilesPut { files, revision } => files.iter().try_for_each(|entry| put_file(db, entry, *revision)),
-        Change::FilesWithdrawn { public_id, file_ids, revision, at_ms } => file_ids.iter().try_for_each(|file_id| {
+        StoreWrite::Revision(revision) => run(db, "UPDATE numbers SET value = ?1 WHERE name = 'revision'", [*revision]),
+        StoreWrite::MemberPut(member) => put_member(db, member),
+        StoreWrite::MemberGone(id) => run(db, "DELETE FROM members WHERE public_id = ?1", [blob(id)]),
+        StoreWrite::FilesPut { files, revision } => files.iter().try_for_each(|entry| put_file(db, entry, *revision)),
+        StoreWrite::FilesWithdrawn { public_id, file_ids, revision, at_ms } => file_ids.iter().try_for_each(|file_id| {
             let sql = "UPDATE files SET withdrawn_ms = ?3, revision = ?4 WHERE public_id = ?1 AND file_id = ?2";
             run(db, sql, params![blob(public_id), file_id.0.as_bytes(), at_ms, revision])
         }),
-        Change::FilesGone { public_id, file_ids } => file_ids.iter().try_for_each(|file_id| {
+        StoreWrite::FilesGone { public_id, file_ids } => file_ids.iter().try_for_each(|file_id| {
             let sql = "DELETE FROM files WHERE public_id = ?1 AND file_id = ?2";
             run(db, sql, params![blob(public_id), file_id.0.as_bytes()])
         }),
-        Change::BelongingsGone(id) => {
+        StoreWrite::BelongingsGone(id) => {
             run(db, "DELETE FROM files WHERE public_id = ?1", [blob(id)])?;
             run(db, "DELETE FROM links WHERE maker = ?1", [blob(id)])
         }
-        Change::RootKnown { file, root, revision } => {
+        StoreWrite::RootKnown { file, root, revision } => {
             let sql = "UPDATE files SET root = ?3, revision = ?4 WHERE public_id = ?1 AND file_id = ?2";
             run(db, sql, params![blob(&file.public_id), file.file_id.0.as_bytes(), root.0, revision])
         }
-        Change::LinkPut(link) => put_link(db, link),
-        Change::LinkUsed { hash, used_ms, uses_left } => {
+        StoreWrite::LinkPut(link) => put_link(db, link),
+        StoreWrite::LinkUsed { hash, used_ms, uses_left } => {
             let sql = "UPDATE links SET used_ms = ?2, uses_left = ?3 WHERE hash = ?1";
             run(db, sql, params![hash.0, used_ms, uses_left])
         }
-        Change::LinkGone(hash) => run(db, "DELETE FROM links WHERE hash = ?1", [hash.0]),
+        StoreWrite::LinkGone(hash) => run(db, "DELETE FROM links WHERE hash = ?1", [hash.0]),
     }
 }
 
@@ -601,8 +601,8 @@ fn put_file(db: &Transaction, entry: &FileEntry, revision: u64) -> Result<(), ru
 
 fn put_link(db: &Transaction, link: &LinkRecord) -> Result<(), rusqlite::Error> {
     let (files, folder) = match &link.linked {
-        Linked::Files(files) => (files.as_slice(), None),
-        Linked::Folder(folder) => (&[][..], Some(folder)),
+        LinkTarget::Files(files) => (files.as_slice(), None),
+        LinkTarget::Folder(folder) => (&[][..], Some(folder)),
     };
     let files: Vec<u8> =
         files.iter().flat_map(|f| [*f.public_id.0.as_bytes(), *f.file_id.0.as_bytes()].concat()).collect();
@@ -629,9 +629,9 @@ fn kind_number(kind: DeviceKind) -> i64 {
     }
 }
 
-struct Kind(DeviceKind);
+struct StoredKind(DeviceKind);
 
-impl FromSql for Kind {
+impl FromSql for StoredKind {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         match value.as_i64()? {
             0 => Ok(Self(DeviceKind::Browser)),
@@ -650,7 +650,7 @@ fn member_of(row: &Row) -> Result<Member, rusqlite::Error> {
     let client = Client {
         public_id: device(row, "public_id")?,
         name: row.get("name")?,
-        kind: row.get::<_, Kind>("kind")?.0,
+        kind: row.get::<_, StoredKind>("kind")?.0,
         platform: row.get("platform")?,
     };
     let verdict = if row.get("refused")? { Verdict::Refused } else { Verdict::Approved };
@@ -664,7 +664,7 @@ fn member_of(row: &Row) -> Result<Member, rusqlite::Error> {
     })
 }
 
-fn listing_of(row: &Row) -> Result<Listing, rusqlite::Error> {
+fn listing_of(row: &Row) -> Result<ListedFile, rusqlite::Error> {
     let entry = FileEntry {
         public_id: device(row, "public_id")?,
         instance: Instance(row.get("instance")?),
@@ -677,7 +677,7 @@ fn listing_of(row: &Row) -> Result<Listing, rusqlite::Error> {
         group_log: row.get("group_log")?,
         root: row.get::<_, Option<[u8; 32]>>("root")?.map(Root),
     };
-    Ok(Listing { entry, revision: row.get("revision")?, withdrawn_ms: row.get("withdrawn_ms")? })
+    Ok(ListedFile { entry, revision: row.get("revision")?, withdrawn_ms: row.get("withdrawn_ms")? })
 }
 
 fn link_of(row: &Row) -> Result<LinkRecord, rusqlite::Error> {
@@ -691,9 +691,9 @@ fn link_of(row: &Row) -> Result<LinkRecord, rusqlite::Error> {
     let linked = match owner {
         Some(owner) => {
             let path = row.get::<_, Option<String>>("folder_path")?.unwrap_or_default();
-            Linked::Folder(LinkFolder { public_id: DeviceId(Uuid::from_bytes(owner)), path })
+            LinkTarget::Folder(LinkFolder { public_id: DeviceId(Uuid::from_bytes(owner)), path })
         }
-        None => Linked::Files(files),
+        None => LinkTarget::Files(files),
     };
     Ok(LinkRecord {
         hash: LinkHash(row.get("hash")?),
@@ -752,35 +752,35 @@ mod tests {
         assert_eq!((pragma("synchronous"), pragma("journal_mode")), ("2".into(), "wal".into()));
     }
 
-    fn all_changes() -> Vec<Change> {
+    fn all_changes() -> Vec<StoreWrite> {
         let file = FileRef { public_id: id(1), file_id: file_id(1) };
         let link = |n: u8| LinkRecord {
             hash: LinkHash([n; 32]),
             binding: LinkBinding([n + 100; 32]),
             maker: id(1),
             name: "a.zip".into(),
-            linked: Linked::Files(vec![file, FileRef { public_id: id(2), file_id: file_id(7) }]),
+            linked: LinkTarget::Files(vec![file, FileRef { public_id: id(2), file_id: file_id(7) }]),
             made_ms: 8,
             used_ms: 9,
             ends_ms: Some(99),
             uses_left: Some(3),
         };
         vec![
-            Change::Revision(8),
-            Change::MemberPut(member(1, Verdict::Approved)),
-            Change::MemberPut(member(2, Verdict::Refused)),
-            Change::MemberPut(member(3, Verdict::Refused)),
-            Change::MemberGone(id(3)),
-            Change::FilesPut { files: (1..=4).map(entry).collect(), revision: 4 },
-            Change::FilesGone { public_id: id(1), file_ids: vec![file_id(2)] },
-            Change::FilesWithdrawn { public_id: id(1), file_ids: vec![file_id(3)], revision: 6, at_ms: 10 },
-            Change::FilesWithdrawn { public_id: id(1), file_ids: vec![file_id(1), file_id(4)], revision: 7, at_ms: 11 },
-            Change::RootKnown { file, root: Root([5; 32]), revision: 8 },
-            Change::FilesPut { files: vec![entry(4)], revision: 8 },
-            Change::LinkPut(link(1)),
-            Change::LinkPut(link(2)),
-            Change::LinkUsed { hash: LinkHash([1; 32]), used_ms: 20, uses_left: Some(2) },
-            Change::LinkGone(LinkHash([2; 32])),
+            StoreWrite::Revision(8),
+            StoreWrite::MemberPut(member(1, Verdict::Approved)),
+            StoreWrite::MemberPut(member(2, Verdict::Refused)),
+            StoreWrite::MemberPut(member(3, Verdict::Refused)),
+            StoreWrite::MemberGone(id(3)),
+            StoreWrite::FilesPut { files: (1..=4).map(entry).collect(), revision: 4 },
+            StoreWrite::FilesGone { public_id: id(1), file_ids: vec![file_id(2)] },
+            StoreWrite::FilesWithdrawn { public_id: id(1), file_ids: vec![file_id(3)], revision: 6, at_ms: 10 },
+            StoreWrite::FilesWithdrawn { public_id: id(1), file_ids: vec![file_id(1), file_id(4)], revision: 7, at_ms: 11 },
+            StoreWrite::RootKnown { file, root: Root([5; 32]), revision: 8 },
+            StoreWrite::FilesPut { files: vec![entry(4)], revision: 8 },
+            StoreWrite::LinkPut(link(1)),
+            StoreWrite::LinkPut(link(2)),
+            StoreWrite::LinkUsed { hash: LinkHash([1; 32]), used_ms: 20, uses_left: Some(2) },
+            StoreWrite::LinkGone(LinkHash([2; 32])),
         ]
     }
 
@@ -802,15 +802,15 @@ mod tests {
         assert_eq!(
             saved.files,
             vec![
-                Listing { entry: rooted, revision: 8, withdrawn_ms: Some(11) },
-                Listing { entry: entry(3), revision: 6, withdrawn_ms: Some(10) },
-                Listing { entry: entry(4), revision: 8, withdrawn_ms: None },
+                ListedFile { entry: rooted, revision: 8, withdrawn_ms: Some(11) },
+                ListedFile { entry: entry(3), revision: 6, withdrawn_ms: Some(10) },
+                ListedFile { entry: entry(4), revision: 8, withdrawn_ms: None },
             ]
         );
         let [link] = &saved.links[..] else { panic!("{:?}", saved.links) };
         assert_eq!((link.used_ms, link.made_ms, link.ends_ms, link.uses_left), (20, 8, Some(99), Some(2)));
         assert_eq!((link.hash, link.binding, link.maker), (LinkHash([1; 32]), LinkBinding([101; 32]), id(1)));
-        assert!(matches!(&link.linked, Linked::Files(files) if files.len() == 2));
+        assert!(matches!(&link.linked, LinkTarget::Files(files) if files.len() == 2));
     }
 
     #[test]
@@ -818,7 +818,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&dir.path().join("lanyard.db")).unwrap();
         store.apply(&all_changes()).unwrap();
-        store.apply(&[Change::BelongingsGone(id(1))]).unwrap();
+        store.apply(&[StoreWrite::BelongingsGone(id(1))]).unwrap();
         let saved = store.load().unwrap();
         assert!(saved.files.is_empty() && saved.links.is_empty());
     }
@@ -868,8 +868,8 @@ mod tests {
         let files: Vec<FileEntry> = (0..5_000).map(file).collect();
         let file_ids: Vec<FileId> = files.iter().map(|entry| entry.file_id).collect();
         store.apply(&all_changes()).unwrap();
-        store.apply(&[Change::FilesPut { files, revision: 9 }]).unwrap();
-        store.apply(&[Change::FilesGone { public_id: id(1), file_ids }, Change::Revision(9)]).unwrap();
+        store.apply(&[StoreWrite::FilesPut { files, revision: 9 }]).unwrap();
+        store.apply(&[StoreWrite::FilesGone { public_id: id(1), file_ids }, StoreWrite::Revision(9)]).unwrap();
         let saved = store.load().unwrap();
         drop(store);
         let bytes = |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |about| about.len());
@@ -885,7 +885,7 @@ mod tests {
             (saved.clone(), Vec::new()),
             "nothing was written since"
         );
-        store.apply(&[Change::Revision(9)]).unwrap();
+        store.apply(&[StoreWrite::Revision(9)]).unwrap();
         assert!(bytes("lanyard.db-wal") <= WAL_BYTES_KEPT, "{}", bytes("lanyard.db-wal"));
         drop(store);
         let mut store = Store::open(&path).unwrap();
@@ -947,11 +947,11 @@ mod tests {
             assert_eq!((saved.epoch, saved.revision, store.copy.roster.decisions), (77, 9, 2));
             assert_eq!(saved.members.len(), 2);
             assert!(saved.members.contains(&member(1, Verdict::Approved)) && saved.members.contains(&refused));
-            let listed = Listing { entry: entry(1), revision: 4, withdrawn_ms: None };
-            let withdrawn = Listing { entry: entry(2), revision: 4, withdrawn_ms: Some(10) };
+            let listed = ListedFile { entry: entry(1), revision: 4, withdrawn_ms: None };
+            let withdrawn = ListedFile { entry: entry(2), revision: 4, withdrawn_ms: Some(10) };
             assert_eq!(saved.files, [listed, withdrawn]);
             assert!(saved.links.is_empty(), "nothing binds its links to their makers: they have ended");
-            assert!(matches!(copy::read(&path), Found::Whole(copy) if copy.members.len() == 2));
+            assert!(matches!(copy::read(&path), BackupFound::Whole(copy) if copy.members.len() == 2));
         }
     }
 
@@ -1012,16 +1012,16 @@ mod tests {
         drop(old);
         let mut store = Store::open(&path).unwrap();
         // Its links have ended: nothing binds them to their makers.
-        let mut expected = Saved { links: Vec::new(), ..saved };
+        let mut expected = SavedState { links: Vec::new(), ..saved };
         assert_eq!((store.load().unwrap(), store.problems().all()), (expected.clone(), Vec::new()));
         // A link that is made now stays.
         let link = fixture::link(1);
-        store.apply(&[Change::LinkPut(link.clone())]).unwrap();
+        store.apply(&[StoreWrite::LinkPut(link.clone())]).unwrap();
         expected.links.push(link);
         drop(store);
         let mut store = Store::open(&path).unwrap();
         assert_eq!((store.load().unwrap(), store.problems().all()), (expected, Vec::new()));
-        assert!(matches!(copy::read(&path), Found::Whole(copy) if copy.members.len() == 2));
+        assert!(matches!(copy::read(&path), BackupFound::Whole(copy) if copy.members.len() == 2));
 
         let kept = Connection::open(dir.path().join("lanyard.db.v2")).unwrap();
         let number = |sql: &str| kept.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();

@@ -2,14 +2,14 @@
 
 use std::io::Write;
 
-use lanyard_protocol::message::Knock;
+use lanyard_protocol::message::JoinRequestInfo;
 use lanyard_protocol::{DeviceKind, MasterToConsole, RequestId};
 use tokio::sync::mpsc;
 
-use crate::console::Door;
+use crate::console::LoginLinks;
 use crate::control::{devices_table, files_table, kind};
-use crate::desk::{self, Refusal};
-use crate::driver::{DriverHandle, Screen, Shown};
+use crate::desk::{self, OperatorError};
+use crate::driver::{DriverHandle, Screen, ScreenUpdate};
 use crate::text::visible;
 
 /// Lines typed ahead of what was answered.
@@ -85,8 +85,8 @@ fn digits_at_end(line: &str) -> Option<(String, String)> {
 /// The terminal's state: who waits, and whom the prompt is about.
 struct Terminal {
     driver: DriverHandle,
-    door: Door,
-    knocks: Vec<Knock>,
+    door: LoginLinks,
+    knocks: Vec<JoinRequestInfo>,
     /// How many wait until they may be asked about.
     in_line: u32,
     /// The knock that the person was told of last: bare digits are for this one.
@@ -94,15 +94,15 @@ struct Terminal {
 }
 
 /// Watches and answers until the person quits, or the hub ends.
-pub async fn run(driver: DriverHandle, door: Door, mut screen: Screen) {
+pub async fn run(driver: DriverHandle, door: LoginLinks, mut screen: Screen) {
     let mut lines = typed_lines();
     let mut terminal = Terminal { driver, door, knocks: Vec::new(), in_line: 0, asked_about: None };
     let mut input_open = true;
     loop {
         tokio::select! {
             shown = screen.shown.recv() => match shown {
-                Some(Shown::Message { message, .. }) => terminal.told(&message),
-                Some(Shown::Event(_)) => {}
+                Some(ScreenUpdate::Message { message, .. }) => terminal.told(&message),
+                Some(ScreenUpdate::Event(_)) => {}
                 None => match terminal.driver.subscribe(BEHIND).await {
                     Ok(next) => screen = next,
                     Err(_) => return,
@@ -141,7 +141,7 @@ fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn say(text: &str) -> Result<(), Refusal> {
+fn say(text: &str) -> Result<(), OperatorError> {
     print(text);
     Ok(())
 }
@@ -162,12 +162,12 @@ impl Terminal {
         }
     }
 
-    fn present(&self) -> impl Iterator<Item = &Knock> {
+    fn present(&self) -> impl Iterator<Item = &JoinRequestInfo> {
         self.knocks.iter().filter(|knock| !knock.left)
     }
 
     /// Shows the oldest that waits, when that is another one than before.
-    fn knocks_are(&mut self, knocks: Vec<Knock>) {
+    fn knocks_are(&mut self, knocks: Vec<JoinRequestInfo>) {
         let came = knocks.iter().filter(|knock| !knock.left).count() > self.present().count();
         for gone in knocks.iter().filter(|knock| knock.left && !self.knows_as_left(knock)) {
             print(&left_words(gone));
@@ -185,7 +185,7 @@ impl Terminal {
         }
     }
 
-    fn knows_as_left(&self, knock: &Knock) -> bool {
+    fn knows_as_left(&self, knock: &JoinRequestInfo) -> bool {
         self.knocks.iter().any(|known| known.left && known.request_id == knock.request_id)
     }
 
@@ -197,7 +197,7 @@ impl Terminal {
         self.in_line = in_line;
     }
 
-    async fn allow_more(&self) -> Result<(), Refusal> {
+    async fn allow_more(&self) -> Result<(), OperatorError> {
         desk::allow_more(&self.driver).await?;
         say(&format!("{}\n", desk::MORE_ALLOWED))
     }
@@ -222,17 +222,17 @@ impl Terminal {
         false
     }
 
-    fn console(&self) -> Result<(), Refusal> {
-        let link = self.door.link().map_err(|error| Refusal::new(crate::exit::Exit::Failed, error.to_string()))?;
+    fn console(&self) -> Result<(), OperatorError> {
+        let link = self.door.link().map_err(|error| OperatorError::new(crate::exit::Exit::Failed, error.to_string()))?;
         say(&format!("{link}\n(opens once, within a minute)\n"))
     }
 
-    async fn devices(&self) -> Result<(), Refusal> {
-        say(&devices_table(&self.driver.look(|authority, _| desk::devices(authority)).await?))
+    async fn devices(&self) -> Result<(), OperatorError> {
+        say(&devices_table(&self.driver.query(|authority, _| desk::devices(authority)).await?))
     }
 
-    async fn files(&self) -> Result<(), Refusal> {
-        let rows = self.driver.look(|authority, _| desk::files(authority)).await?;
+    async fn files(&self) -> Result<(), OperatorError> {
+        let rows = self.driver.query(|authority, _| desk::files(authority)).await?;
         print(&files_table(&rows[..rows.len().min(MANY)]));
         if rows.len() > MANY {
             print(&format!("… and {} more; `lanyard files` lists them all\n", rows.len() - MANY));
@@ -240,14 +240,14 @@ impl Terminal {
         Ok(())
     }
 
-    async fn refuse(&self, id: &str) -> Result<(), Refusal> {
+    async fn refuse(&self, id: &str) -> Result<(), OperatorError> {
         let device = desk::resolve_live(&self.driver, id).await?;
         desk::refuse(&self.driver, device).await?;
         say("turned away\n")
     }
 
     /// Bare digits are for the knock on the screen and for no other, so that nobody comes in by a near miss.
-    async fn code(&mut self, device: Option<String>, code: String) -> Result<(), Refusal> {
+    async fn code(&mut self, device: Option<String>, code: String) -> Result<(), OperatorError> {
         let meant = match device {
             Some(name) => (desk::resolve_live(&self.driver, &name).await?, None),
             None => {
@@ -263,7 +263,7 @@ impl Terminal {
 }
 
 /// Tells of a device that asked and was gone again: whoever tries digits that way is seen.
-fn left_words(knock: &Knock) -> String {
+fn left_words(knock: &JoinRequestInfo) -> String {
     let name = visible(&knock.name);
     let address = visible(&knock.address);
     format!("{name} (from {address}) left before you answered\n")
@@ -278,7 +278,7 @@ fn crowd_words(in_line: u32) -> String {
 }
 
 /// What the person is asked: who, whence, and what to type.
-fn prompt(knock: &Knock, waiting: usize) -> String {
+fn prompt(knock: &JoinRequestInfo, waiting: usize) -> String {
     let platform = match knock.platform.as_str() {
         "" => String::new(),
         platform => format!(", {}", visible(platform)),
@@ -307,10 +307,10 @@ fn prompt(knock: &Knock, waiting: usize) -> String {
 mod tests {
     //! Promises: nothing but the right digits lets anybody in, and bare digits are for the one on the screen.
 
-    use lanyard_protocol::message::Knocks;
+    use lanyard_protocol::message::JoinRequestList;
 
     use super::*;
-    use crate::driver::tests::Bench;
+    use crate::driver::tests::DriverFixture;
 
     #[test]
     fn lines_are_understood() {
@@ -337,15 +337,15 @@ mod tests {
         }
     }
 
-    async fn terminal(bench: &Bench) -> (Terminal, Screen) {
+    async fn terminal(bench: &DriverFixture) -> (Terminal, Screen) {
         let screen = bench.driver.subscribe(BEHIND).await.unwrap();
-        let door = Door::new(([127, 0, 0, 1], 1).into());
+        let door = LoginLinks::new(([127, 0, 0, 1], 1).into());
         (Terminal { driver: bench.driver.clone(), door, knocks: vec![], in_line: 0, asked_about: None }, screen)
     }
 
     fn catch_up(terminal: &mut Terminal, screen: &mut Screen) {
         while let Ok(shown) = screen.shown.try_recv() {
-            if let Shown::Message { message, .. } = shown {
+            if let ScreenUpdate::Message { message, .. } = shown {
                 terminal.told(&message);
             }
         }
@@ -353,33 +353,33 @@ mod tests {
 
     #[tokio::test]
     async fn bare_digits_are_for_the_oldest_only() {
-        let mut bench = Bench::new().await;
+        let mut bench = DriverFixture::new().await;
         let (mut terminal, mut screen) = terminal(&bench).await;
         let (_, _) = bench.knock(7, "Ana").await;
         let (_, second) = bench.knock(8, "Ben").await;
-        bench.driver.look(|_, _| ()).await.unwrap();
+        bench.driver.query(|_, _| ()).await.unwrap();
         catch_up(&mut terminal, &mut screen);
         for nothing in ["", "y", "\n"] {
             assert!(!terminal.typed(nothing).await);
         }
         assert!(!terminal.typed(&second).await);
-        let knocks = bench.driver.look(|authority, _| authority.knocks(true).knocks).await.unwrap();
+        let knocks = bench.driver.query(|authority, _| authority.knocks(true).knocks).await.unwrap();
         assert_eq!((knocks.len(), knocks[0].tries_left, knocks[1].tries_left), (2, 2, 3));
 
         let naming = tokio::spawn(async move { terminal.typed(&format!("Ben {second}")).await });
         bench.ack_approval().await;
         assert!(!naming.await.unwrap());
-        let knocks = bench.driver.look(|authority, _| authority.knocks(true).knocks).await.unwrap();
+        let knocks = bench.driver.query(|authority, _| authority.knocks(true).knocks).await.unwrap();
         assert_eq!((knocks.len(), knocks[0].name.as_str()), (1, "Ana"));
     }
 
     /// Whoever asked and was gone is told of, once, and bare digits are no longer for that knock.
     #[tokio::test]
     async fn who_left_is_told_of_and_nobody_comes_in_in_its_place() {
-        let mut bench = Bench::new().await;
+        let mut bench = DriverFixture::new().await;
         let (mut terminal, mut screen) = terminal(&bench).await;
         let (request, code) = bench.knock(7, "Ana").await;
-        bench.driver.look(|_, _| ()).await.unwrap();
+        bench.driver.query(|_, _| ()).await.unwrap();
         catch_up(&mut terminal, &mut screen);
         assert_eq!(terminal.asked_about, Some(request.request_id));
         let mut left = terminal.knocks.clone();
@@ -387,28 +387,28 @@ mod tests {
         assert!(!terminal.knows_as_left(&left[0]));
         let words = left_words(&left[0]);
         assert_eq!(words, "Ana (from 192.168.1.5) left before you answered\n");
-        terminal.told(&MasterToConsole::Knocks(Knocks { knocks: left.clone(), waiting: 0, more_for_ms: None }));
+        terminal.told(&MasterToConsole::Knocks(JoinRequestList { knocks: left.clone(), waiting: 0, more_for_ms: None }));
         assert!(terminal.knows_as_left(&left[0]));
         assert_eq!(terminal.asked_about, None);
         assert!(!terminal.typed(&code).await);
-        let knocks = bench.driver.look(|authority, _| authority.knocks(true).knocks).await.unwrap();
+        let knocks = bench.driver.query(|authority, _| authority.knocks(true).knocks).await.unwrap();
         assert_eq!((knocks.len(), knocks[0].tries_left), (1, 3), "nobody was meant by these digits");
     }
 
     #[tokio::test]
     async fn a_host_who_expects_many_may_say_so() {
-        let bench = Bench::new().await;
+        let bench = DriverFixture::new().await;
         let (mut terminal, _screen) = terminal(&bench).await;
         assert!(crowd_words(1).starts_with("1 more device is waiting"));
         assert!(crowd_words(14).starts_with("14 more devices are waiting"));
         assert!(!terminal.typed("more").await);
-        let knocks = bench.driver.look(|authority, _| authority.knocks(false)).await.unwrap();
+        let knocks = bench.driver.query(|authority, _| authority.knocks(false)).await.unwrap();
         assert!(knocks.more_for_ms.is_some());
     }
 
     #[test]
     fn the_prompt_shows_names_that_cannot_lie() {
-        let knock = Knock {
+        let knock = JoinRequestInfo {
             request_id: RequestId([1; 16]),
             public_id: lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([0xab; 16])),
             name: "\u{202e}anA".into(),

@@ -7,7 +7,7 @@ use crate::ids::FileId;
 /// `[file_id, first, count]`: consecutive groups of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(type = "[string, number, number]"))]
-pub struct Piece {
+pub struct GroupSpan {
     /// The file, of the owner that the message names.
     pub file_id: FileId,
     /// Which of its groups.
@@ -45,23 +45,23 @@ impl GroupRange {
     }
 }
 
-impl Piece {
+impl GroupSpan {
     /// Names `count` groups of a file from `first`.
     pub fn new(file_id: FileId, first: u32, count: u32) -> Self {
         Self { file_id, groups: GroupRange::new(first, count) }
     }
 }
 
-impl Serialize for Piece {
+impl Serialize for GroupSpan {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         (self.file_id, self.groups.first, self.groups.count).serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Piece {
+impl<'de> Deserialize<'de> for GroupSpan {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (file_id, first, count) = <(FileId, u32, u32)>::deserialize(deserializer)?;
-        Ok(Piece::new(file_id, first, count))
+        Ok(GroupSpan::new(file_id, first, count))
     }
 }
 
@@ -69,10 +69,10 @@ impl<'de> Deserialize<'de> for Piece {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
-pub enum What {
+pub enum BodyKind {
     /// The bytes of the groups, one after another.
     #[default]
     Bytes,
     /// 32 bytes for each group: its BLAKE3 chaining value.
-    Values,
+    Hashes,
 }

@@ -208,23 +208,23 @@ impl<M> MasterFrame<M> {
 /// Walks a JSON text once: depth, duplicate keys, integers beyond 2^53 - 1, and that the frame is an object.
 fn check_json(text: &str) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    Walk { depth: 1, object_only: true }.deserialize(&mut deserializer)?;
+    JsonCursor { depth: 1, object_only: true }.deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
-struct Walk {
+struct JsonCursor {
     depth: usize,
     object_only: bool,
 }
 
-impl Walk {
+impl JsonCursor {
     /// A walker for what lies inside this object or array.
-    fn inside<E: de::Error>(&self) -> Result<impl Fn() -> Walk + use<E>, E> {
+    fn inside<E: de::Error>(&self) -> Result<impl Fn() -> JsonCursor + use<E>, E> {
         if self.depth > MAX_JSON_DEPTH {
             return Err(E::custom("nested too deeply"));
         }
         let depth = self.depth + 1;
-        Ok(move || Walk { depth, object_only: false })
+        Ok(move || JsonCursor { depth, object_only: false })
     }
 
     fn scalar<E: de::Error>(&self) -> Result<(), E> {
@@ -232,14 +232,14 @@ impl Walk {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Walk {
+impl<'de> DeserializeSeed<'de> for JsonCursor {
     type Value = ();
     fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Walk {
+impl<'de> Visitor<'de> for JsonCursor {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {

@@ -15,8 +15,8 @@ pub enum FailureCode {
     FileGone,
     /// The owner's file is no longer the version that was listed.
     FileChanged,
-    /// The holder has no list of group values.
-    NoValues,
+    /// The holder has no list of group hashes.
+    NoHashes,
     /// The asker said so.
     Cancelled,
     /// The master is away.
@@ -78,7 +78,7 @@ impl FailureCode {
             PeerRevoked => "PEER_REVOKED",
             FileGone => "FILE_GONE",
             FileChanged => "FILE_CHANGED",
-            NoValues => "NO_VALUES",
+            NoHashes => "NO_HASHES",
             Cancelled => "CANCELLED",
             ServerNotReady => "SERVER_NOT_READY",
             OwnerAway => "OWNER_AWAY",
@@ -122,7 +122,7 @@ impl FailureCode {
             FileChanged => 412,
             BadBytes => 422,
             Cancelled | TicketUsed | StaleRequest | IdTaken => 409,
-            ServerNotReady | OwnerAway | Busy | TimedOut | NoValues => 503,
+            ServerNotReady | OwnerAway | Busy | TimedOut | NoHashes => 503,
             BadMessage | PathRejected | WrongCode | UnsupportedVersion => 400,
             NotFound => 404,
             TooLarge => 413,
@@ -144,7 +144,7 @@ impl FailureCode {
             PeerRevoked => "the other device was turned away",
             FileGone => "its owner no longer shares this file",
             FileChanged => "the file changed at its owner",
-            NoValues => "the owner has no list of group values",
+            NoHashes => "the owner has no list of group hashes",
             Cancelled => "cancelled",
             ServerNotReady => "the host is away; trying again helps",
             OwnerAway => "the owner is away; it continues when the owner is back",

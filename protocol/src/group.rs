@@ -1,4 +1,4 @@
-//! Groups: the unit of verification. Group values are BLAKE3 chaining values; merged they give the root that `b3sum` prints
+//! Groups: the unit of verification. Group hashes are BLAKE3 chaining hashes; merged they give the root that `b3sum` prints
 //! (PROTOCOL.md 6). The only module that touches `blake3::hazmat`.
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
@@ -14,9 +14,9 @@ pub const MAX_GROUPS: u64 = 65_536;
 
 /// The BLAKE3 chaining value of one group; the root itself when the file is one group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct GroupValue(pub [u8; 32]);
+pub struct GroupHash(pub [u8; 32]);
 
-impl std::fmt::Debug for GroupValue {
+impl std::fmt::Debug for GroupHash {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(f, "GroupValue({})", hex::encode(&self.0[..4]))
     }
@@ -86,27 +86,27 @@ impl Groups {
     }
 
     /// The value of group `index` whose bytes are `bytes`.
-    pub fn value(&self, index: u32, bytes: &[u8]) -> GroupValue {
+    pub fn value(&self, index: u32, bytes: &[u8]) -> GroupHash {
         let mut hasher = self.hasher(index);
         hasher.update(bytes);
         hasher.finish()
     }
 
-    /// The root that `values` (one per group, in order) merge to; `None` when their number is wrong.
-    pub fn root(&self, values: &[GroupValue]) -> Option<Root> {
-        self.root_of(values.iter().copied())
+    /// The root that `hashes` (one per group, in order) merge to; `None` when their number is wrong.
+    pub fn root(&self, hashes: &[GroupHash]) -> Option<Root> {
+        self.root_of(hashes.iter().copied())
     }
 
-    /// The same of values that lie in no slice: a large file has a megabyte of them.
-    pub fn root_of(&self, values: impl ExactSizeIterator<Item = GroupValue>) -> Option<Root> {
-        if values.len() != self.count() as usize {
+    /// The same of hashes that lie in no slice: a large file has a megabyte of them.
+    pub fn root_of(&self, hashes: impl ExactSizeIterator<Item = GroupHash>) -> Option<Root> {
+        if hashes.len() != self.count() as usize {
             return None;
         }
-        let mut values = values.peekable();
-        match (values.len(), values.peek()) {
+        let mut hashes = hashes.peekable();
+        match (hashes.len(), hashes.peek()) {
             (0, _) => Some(Root(*blake3::hash(b"").as_bytes())),
             (1, Some(only)) => Some(Root(only.0)),
-            _ => merge(values),
+            _ => merge(hashes),
         }
     }
 }
@@ -125,20 +125,20 @@ impl GroupHasher {
     }
 
     /// Returns the hash of the bytes so far.
-    pub fn finish(self) -> GroupValue {
+    pub fn finish(self) -> GroupHash {
         if self.is_root {
-            GroupValue(*self.hasher.finalize().as_bytes())
+            GroupHash(*self.hasher.finalize().as_bytes())
         } else {
-            GroupValue(self.hasher.finalize_non_root())
+            GroupHash(self.hasher.finalize_non_root())
         }
     }
 }
 
 /// Pairs neighbours level by level; an odd last one goes up unchanged; the last pair is hashed with ROOT. Done with a stack
 /// of finished subtrees, each a power of two of groups, the largest at the bottom. `None` for fewer than two.
-fn merge(values: impl Iterator<Item = GroupValue>) -> Option<Root> {
+fn merge(hashes: impl Iterator<Item = GroupHash>) -> Option<Root> {
     let mut stack: Vec<ChainingValue> = Vec::new();
-    for (index, value) in values.enumerate() {
+    for (index, value) in hashes.enumerate() {
         // Subtrees are closed only when more follows: the very last pair is the root.
         let mut finished = index;
         while finished > 0 && finished & 1 == 0 {

@@ -1,6 +1,6 @@
 //! The language between relay, master and devices, version 2. `PROTOCOL.md` beside this crate is the normative text.
 //!
-//! Types, limits and everything that is *computed* on the wire (ids, signature texts, codes, group values), each checked
+//! Types, limits and everything that is *computed* on the wire (ids, signature texts, codes, group hashes), each checked
 //! against `vectors/`. No IO, no clock, no randomness: callers bring those.
 
 #![warn(missing_docs)]
@@ -25,7 +25,7 @@ pub mod path;
 pub mod range;
 pub mod session_key;
 
-pub use chunk::{GroupRange, Piece};
+pub use chunk::{GroupRange, GroupSpan};
 pub use codec::{DecodeError, Frame, MasterFrame};
 pub use device::{Client, DeviceKind, HubInfo, Membership, TransportMode};
 pub use failure::{CloseCode, FailureCode};

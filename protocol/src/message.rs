@@ -11,7 +11,7 @@ mod master;
 
 use serde::{Deserialize, Serialize};
 
-use crate::chunk::{Piece, What};
+use crate::chunk::{GroupSpan, BodyKind};
 use crate::device::Client;
 use crate::failure::{CloseCode, FailureCode};
 use crate::file::{FileEntry, NewFile};
@@ -283,11 +283,11 @@ wire! {
         /// The owner of the file.
         pub public_id: DeviceId,
         /// At most 256 spans and 8 MiB, unless one group is larger.
-        pub pieces: Vec<Piece>,
+        pub pieces: Vec<GroupSpan>,
         /// Asks for the bytes of the groups or for their hashes.
         #[serde(default)]
-        #[cfg_attr(feature = "typescript", ts(as = "Option<What>", optional))]
-        pub what: What,
+        #[cfg_attr(feature = "typescript", ts(as = "Option<BodyKind>", optional))]
+        pub what: BodyKind,
         /// Bytes of the file that the asker holds, for the owner's screen.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
@@ -301,7 +301,7 @@ wire! {
         /// Absent: all of the transfer.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
-        pub pieces: Option<Vec<Piece>>,
+        pub pieces: Option<Vec<GroupSpan>>,
     }
 
     /// Asks the owner for one body: a PUT to `/chunks/{ticket}`, to begin within 10 s.
@@ -311,9 +311,9 @@ wire! {
         /// The owner of the files: the device that gets this.
         pub public_id: DeviceId,
         /// The groups of files in one body, in the order of their bytes.
-        pub pieces: Vec<Piece>,
+        pub pieces: Vec<GroupSpan>,
         /// Says whether the body holds the groups or their hashes.
-        pub what: What,
+        pub what: BodyKind,
         /// Exact number of bytes of the body.
         pub length: u64,
     }
@@ -323,7 +323,7 @@ wire! {
         /// Identifies the download, as its asker chose it.
         pub transfer_id: TransferId,
         /// The groups of files in one body, in the order of their bytes.
-        pub pieces: Vec<Piece>,
+        pub pieces: Vec<GroupSpan>,
         /// Opens one body of `/chunks/{ticket}`, once.
         pub ticket: Ticket,
         /// Exact number of bytes of the body.
@@ -335,7 +335,7 @@ wire! {
         /// Identifies the download, as its asker chose it.
         pub transfer_id: TransferId,
         /// The groups of files in one body, in the order of their bytes.
-        pub pieces: Vec<Piece>,
+        pub pieces: Vec<GroupSpan>,
         /// Stable name of the reason, for programs.
         pub code: FailureCode,
         /// True when the same request may succeed later.

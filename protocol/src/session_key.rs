@@ -71,21 +71,21 @@ impl SessionKey {
     }
 
     /// Proves one request: its method, its path with the query, and a counter that is used once.
-    pub fn mac(&self, request: &Proved, counter: u64) -> Mac {
+    pub fn mac(&self, request: &ProvedRequest, counter: u64) -> Mac {
         let counter = counter.to_string();
         let text = ["lanyard/2 http", request.method, request.target, &counter].join("\n");
         Mac(*blake3::keyed_hash(&self.0, text.as_bytes()).as_bytes())
     }
 
     /// Compares in constant time.
-    pub fn proves(&self, request: &Proved, authorization: &Authorization) -> bool {
+    pub fn proves(&self, request: &ProvedRequest, authorization: &Authorization) -> bool {
         crate::master_proof::same_mac(&self.mac(request, authorization.counter), &authorization.mac)
     }
 }
 
 /// The part of a request that is proved. The bytes of a chunk have their own check, and a ticket that is used once.
 #[derive(Debug, Clone, Copy)]
-pub struct Proved<'a> {
+pub struct ProvedRequest<'a> {
     /// Upper case, such as `GET`.
     pub method: &'a str,
     /// Path and query, as they stand in the request line.
@@ -151,7 +151,7 @@ impl Signer {
     /// The header for one request, which is sent once.
     pub fn authorize(&self, method: &str, target: &str) -> Authorization {
         let counter = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let mac = self.key.mac(&Proved { method, target }, counter);
+        let mac = self.key.mac(&ProvedRequest { method, target }, counter);
         Authorization { session_id: self.session_id, counter, mac }
     }
 }
@@ -169,7 +169,7 @@ mod tests {
         let (relay, device) = pair();
         let relay_public = relay.public();
         let device_public = device.public();
-        let request = Proved { method: "GET", target: "/chunks/x" };
+        let request = ProvedRequest { method: "GET", target: "/chunks/x" };
         let mac = |key: Option<SessionKey>| key.unwrap().mac(&request, 1);
         let agreed = mac(relay.agree(&device_public, "text"));
         assert_eq!(mac(device.agree(&relay_public, "text")), agreed);
@@ -192,10 +192,10 @@ mod tests {
     fn a_mac_holds_for_one_request_alone() {
         let (relay, device) = pair();
         let key = relay.agree(&device.public(), "text").unwrap();
-        let put = Proved { method: "PUT", target: "/chunks/x" };
+        let put = ProvedRequest { method: "PUT", target: "/chunks/x" };
         let right = Authorization { session_id: KeyId([7; 16]), counter: 5, mac: key.mac(&put, 5) };
         assert!(key.proves(&put, &right));
-        for other in [Proved { method: "GET", ..put }, Proved { target: "/chunks/x?y", ..put }] {
+        for other in [ProvedRequest { method: "GET", ..put }, ProvedRequest { target: "/chunks/x?y", ..put }] {
             assert!(!key.proves(&other, &right), "{other:?}");
         }
         assert!(!key.proves(&put, &Authorization { counter: 6, ..right }));

@@ -59,7 +59,7 @@ fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// How connections may come in.
 #[derive(Clone)]
-pub struct Doors {
+pub struct ListenerConfig {
     pub tls: Option<TlsIdentities>,
     /// Connections that there may be at once.
     pub most_connections: usize,
@@ -68,7 +68,7 @@ pub struct Doors {
 }
 
 /// Accepts until `stop`, then lets open requests end for a moment.
-pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: CancellationToken) {
+pub async fn run(listener: TcpListener, doors: ListenerConfig, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let limiter = ConnectionLimiter::new(doors.most_connections);
     let last_words = doors.last_words;
@@ -80,7 +80,7 @@ pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: Canc
         match accepted {
             Ok((stream, peer)) => {
                 let Some(permit) = limiter.enter(peer.ip().into(), Instant::now()) else { continue };
-                let served = welcome(stream, peer, permit.clone(), doors.clone(), router.clone(), stop.clone());
+                let served = accept_connection(stream, peer, permit.clone(), doors.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
                     tokio::select! {
                         () = served => {}
@@ -107,11 +107,11 @@ pub async fn run(listener: TcpListener, doors: Doors, router: Router, stop: Canc
 }
 
 /// Waits for the first byte, which says whether a connection is TLS, and serves it.
-async fn welcome(
+async fn accept_connection(
     stream: TcpStream,
     peer: SocketAddr,
     permit: Arc<ConnectionPermit>,
-    doors: Doors,
+    doors: ListenerConfig,
     router: Router,
     stop: CancellationToken,
 ) {
@@ -125,14 +125,14 @@ async fn welcome(
     }
     let identity = doors.tls.filter(|_| first[0] == tls::FIRST_BYTE).map(|tls| tls.borrow().clone());
     let Some(identity) = identity else {
-        return serve(stream, Came { peer, transport: Transport::Plain }, permit, router, stop).await;
+        return serve(stream, ConnectionInfo { peer, transport: Transport::Plain }, permit, router, stop).await;
     };
     let transport = Transport::Tls { channel: identity.channel };
     let shaken = tokio::time::timeout(WHOLE_HEAD, TlsAcceptor::from(identity.config).accept(stream)).await;
     match shaken {
         Ok(Ok(mut stream)) => {
             stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-            serve(stream, Came { peer, transport }, permit, router, stop).await;
+            serve(stream, ConnectionInfo { peer, transport }, permit, router, stop).await;
         }
         Ok(Err(error)) => tracing::trace!(%error, "a TLS handshake failed"),
         Err(_) => tracing::trace!("a TLS handshake took too long"),
@@ -141,12 +141,12 @@ async fn welcome(
 
 /// Where a connection is from, and how it came.
 #[derive(Clone, Copy)]
-struct Came {
+struct ConnectionInfo {
     peer: SocketAddr,
     transport: Transport,
 }
 
-async fn serve<S>(stream: S, came: Came, permit: Arc<ConnectionPermit>, router: Router, stop: CancellationToken)
+async fn serve<S>(stream: S, came: ConnectionInfo, permit: Arc<ConnectionPermit>, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -33,12 +33,12 @@ pub struct RelayConfig {
 }
 
 /// A run of 4 MiB over a Wi-Fi that makes 20 Mbit/s.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl RelayConfig {
     pub fn new(listen: SocketAddr, name: String, key: Keypair, master_secret: [u8; 32]) -> Self {
         let (budget_bytes, tls, require_tls) = (DEFAULT_BUDGET_BYTES, None, false);
-        let last_words = LAST_WORDS;
+        let last_words = DRAIN_TIMEOUT;
         Self {
             listen,
             name,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use lanyard_hub::source::{Network, Source};
+use lanyard_hub::source_address::{SourceNetwork, SourceAddress};
 use lanyard_protocol::DeviceId;
 use lanyard_protocol::limits::{
     MAX_CONNECTIONS_A_DEVICE, MAX_HEAD_BYTES, MAX_LINK_CONNECTIONS, MAX_LINK_CONNECTIONS_A_NET,
@@ -56,7 +56,7 @@ fn most_of(descriptors: u64) -> usize {
 
 /// The reason why a connection is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum KnownReason {
     /// Nothing: it has not asked yet, or what it asked for anybody may have.
     Unknown,
     /// It is a socket of this device, or its last request used a ticket of it.
@@ -77,16 +77,16 @@ fn one_less<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: K) {
 
 /// State that the limiter and the connection's own task share.
 #[derive(Debug)]
-struct Shared {
+struct PermitShared {
     number: u64,
-    address: Source,
+    address: SourceAddress,
     since: Instant,
     /// Milliseconds after `since` of the last byte, in or out.
     moved: AtomicU64,
     close: CancellationToken,
 }
 
-impl Shared {
+impl PermitShared {
     fn moved(&self) {
         let at = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.moved.store(at, Ordering::Relaxed);
@@ -99,42 +99,42 @@ impl Shared {
 
 /// Unknown connections of one network, by address.
 #[derive(Debug, Default)]
-struct Net {
+struct AddressNet {
     count: usize,
-    by_address: HashMap<Source, Vec<Arc<Shared>>>,
+    by_address: HashMap<SourceAddress, Vec<Arc<PermitShared>>>,
 }
 
-impl Net {
+impl AddressNet {
     /// Finds the longest unmoved connection of the address that has most.
-    fn longest_unmoved(&self) -> Option<&Arc<Shared>> {
+    fn longest_unmoved(&self) -> Option<&Arc<PermitShared>> {
         let crowd = self.by_address.values().max_by_key(|connections| connections.len())?;
         crowd.iter().min_by_key(|shared| shared.moved_at())
     }
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LimiterState {
     connections: usize,
     next: u64,
     unknown: usize,
-    nets: HashMap<Network, Net>,
+    nets: HashMap<SourceNetwork, AddressNet>,
     /// The same by size, the largest last.
-    sizes: BTreeSet<(usize, Network)>,
+    sizes: BTreeSet<(usize, SourceNetwork)>,
     devices: HashMap<DeviceId, usize>,
     links: usize,
-    link_addresses: HashMap<Source, usize>,
-    link_networks: HashMap<Network, usize>,
+    link_addresses: HashMap<SourceAddress, usize>,
+    link_networks: HashMap<SourceNetwork, usize>,
 }
 
 /// All connections of one listener.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<LimiterState>,
 }
 
-impl State {
-    fn resize(&mut self, net: Network, change: impl FnOnce(&mut Net)) {
+impl LimiterState {
+    fn resize(&mut self, net: SourceNetwork, change: impl FnOnce(&mut AddressNet)) {
         let entry = self.nets.entry(net).or_default();
         let before = entry.count;
         change(entry);
@@ -149,12 +149,12 @@ impl State {
         }
     }
 
-    fn add_unknown(&mut self, shared: Arc<Shared>) {
+    fn add_unknown(&mut self, shared: Arc<PermitShared>) {
         let address = shared.address;
         self.resize(address.network(), |net| net.by_address.entry(address).or_default().push(shared));
     }
 
-    fn remove_unknown(&mut self, address: Source, number: u64) {
+    fn remove_unknown(&mut self, address: SourceAddress, number: u64) {
         self.resize(address.network(), |net| {
             let Some(connections) = net.by_address.get_mut(&address) else { return };
             connections.retain(|shared| shared.number != number);
@@ -165,7 +165,7 @@ impl State {
     }
 
     /// Closes a connection: it stops to count at once, and ends soon.
-    fn evict(&mut self, victim: &Shared) {
+    fn evict(&mut self, victim: &PermitShared) {
         self.remove_unknown(victim.address, victim.number);
         victim.close.cancel();
     }
@@ -173,13 +173,13 @@ impl State {
     /// Closes the longest unmoved one of the largest network; false if all are known.
     fn evict_of_largest(&mut self) -> bool {
         let largest = self.sizes.last().and_then(|(_, net)| self.nets.get(net));
-        let Some(victim) = largest.and_then(Net::longest_unmoved).cloned() else { return false };
+        let Some(victim) = largest.and_then(AddressNet::longest_unmoved).cloned() else { return false };
         self.evict(&victim);
         true
     }
 
     /// Makes room in an address and its network, if somebody there had time enough to say something.
-    fn thin_out(&mut self, address: Source, now: Instant) {
+    fn thin_out(&mut self, address: SourceAddress, now: Instant) {
         loop {
             let Some(net) = self.nets.get(&address.network()) else { return };
             let of_address = net.by_address.get(&address);
@@ -203,7 +203,7 @@ impl ConnectionLimiter {
     }
 
     /// Admits a new connection, for which another one may have to leave; `None` if none can.
-    pub fn enter(self: &Arc<Self>, address: Source, now: Instant) -> Option<Arc<ConnectionPermit>> {
+    pub fn enter(self: &Arc<Self>, address: SourceAddress, now: Instant) -> Option<Arc<ConnectionPermit>> {
         let mut state = self.state.lock();
         // Half of the places are for those who are known.
         let is_full = state.connections >= self.most || state.unknown >= (self.most / 2).max(1);
@@ -214,12 +214,12 @@ impl ConnectionLimiter {
         state.connections += 1;
         state.next += 1;
         let close = CancellationToken::new();
-        let shared = Arc::new(Shared { number: state.next, address, since: now, moved: AtomicU64::new(0), close });
+        let shared = Arc::new(PermitShared { number: state.next, address, since: now, moved: AtomicU64::new(0), close });
         state.add_unknown(shared.clone());
         Some(Arc::new(ConnectionPermit {
             limiter: self.clone(),
             shared,
-            standing: Mutex::new(Standing::Unknown),
+            standing: Mutex::new(KnownReason::Unknown),
             claimed: AtomicBool::new(false),
             has_long_body: AtomicBool::new(false),
             may_read: AtomicUsize::new(MAX_HEAD_BYTES),
@@ -234,8 +234,8 @@ impl ConnectionLimiter {
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
-    shared: Arc<Shared>,
-    standing: Mutex<Standing>,
+    shared: Arc<PermitShared>,
+    standing: Mutex<KnownReason>,
     /// The request that is being answered has said what it is known for.
     claimed: AtomicBool,
     /// The answer is a body of a link or a ticket, which may pause.
@@ -259,24 +259,24 @@ impl ConnectionPermit {
     /// The answer's head is made. What nobody vouched for is unknown from here on.
     pub fn request_answered(&self) {
         if !self.claimed.load(Ordering::Relaxed) {
-            self.stand(Standing::Unknown);
+            self.stand(KnownReason::Unknown);
         }
     }
 
     /// Notes what a connection is known for, from here on. It stays unknown where there are as many as may be.
-    pub fn claim(&self, standing: Standing) {
+    pub fn claim(&self, standing: KnownReason) {
         self.claimed.store(true, Ordering::Relaxed);
         self.stand(standing);
     }
 
     /// As [`Self::claim`], for an answer whose reader may pause.
-    pub fn claim_body(&self, standing: Standing) {
+    pub fn claim_body(&self, standing: KnownReason) {
         self.claim(standing);
-        let is_known = *self.standing.lock() != Standing::Unknown;
+        let is_known = *self.standing.lock() != KnownReason::Unknown;
         self.has_long_body.store(is_known, Ordering::Relaxed);
     }
 
-    fn stand(&self, wanted: Standing) {
+    fn stand(&self, wanted: KnownReason) {
         let mut standing = self.standing.lock();
         if *standing == wanted || self.shared.close.is_cancelled() {
             return;
@@ -287,17 +287,17 @@ impl ConnectionPermit {
     }
 
     /// Counts it for what it is known for, if there is room, else for its address.
-    fn enter(&self, state: &mut State, wanted: Standing) -> Standing {
+    fn enter(&self, state: &mut LimiterState, wanted: KnownReason) -> KnownReason {
         let address = self.shared.address;
         match wanted {
-            Standing::Device(device) => {
+            KnownReason::Device(device) => {
                 let count = state.devices.entry(device).or_default();
                 if *count < MAX_CONNECTIONS_A_DEVICE {
                     *count += 1;
                     return wanted;
                 }
             }
-            Standing::Link => {
+            KnownReason::Link => {
                 let most = MAX_LINK_CONNECTIONS.min(self.limiter.most / 4);
                 let of_address = state.link_addresses.get(&address).copied().unwrap_or(0);
                 let of_net = state.link_networks.get(&address.network()).copied().unwrap_or(0);
@@ -310,18 +310,18 @@ impl ConnectionPermit {
                     return wanted;
                 }
             }
-            Standing::Unknown => {}
+            KnownReason::Unknown => {}
         }
         state.add_unknown(self.shared.clone());
-        Standing::Unknown
+        KnownReason::Unknown
     }
 
-    fn leave(&self, state: &mut State, standing: Standing) {
+    fn leave(&self, state: &mut LimiterState, standing: KnownReason) {
         let address = self.shared.address;
         match standing {
-            Standing::Unknown => state.remove_unknown(address, self.shared.number),
-            Standing::Device(device) => one_less(&mut state.devices, device),
-            Standing::Link => {
+            KnownReason::Unknown => state.remove_unknown(address, self.shared.number),
+            KnownReason::Device(device) => one_less(&mut state.devices, device),
+            KnownReason::Link => {
                 state.links -= 1;
                 one_less(&mut state.link_addresses, address);
                 one_less(&mut state.link_networks, address.network());
@@ -330,7 +330,7 @@ impl ConnectionPermit {
     }
 
     /// The network that the connection comes from.
-    pub fn network(&self) -> Network {
+    pub fn network(&self) -> SourceNetwork {
         self.shared.address.network()
     }
 
@@ -405,7 +405,7 @@ pub async fn note_links(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let exists = matches!(response.status().as_u16(), 200 | 206 | 304 | 410 | 412 | 416);
     if let Some(permit) = permit.filter(|_| is_link && exists) {
-        permit.claim_body(Standing::Link);
+        permit.claim_body(KnownReason::Link);
     }
     response
 }
@@ -467,9 +467,9 @@ mod tests {
         let limiter = ConnectionLimiter::new(40);
         let enter = |address: IpAddr| limiter.enter(address.into(), Instant::now());
         let known: Vec<_> = (0..8).map(|_| enter(A).unwrap()).collect();
-        known.iter().for_each(|permit| permit.claim(Standing::Device(device(1))));
+        known.iter().for_each(|permit| permit.claim(KnownReason::Device(device(1))));
         let link = enter(A).unwrap();
-        link.claim_body(Standing::Link);
+        link.claim_body(KnownReason::Link);
         let other = enter(B).unwrap();
         let crowd: Vec<_> = (0..500).map(|_| enter(A).unwrap()).collect();
         assert!(!is_evicted(&other) && !is_evicted(&link) && !known.iter().any(|permit| is_evicted(permit)));
@@ -494,7 +494,7 @@ mod tests {
     fn a71_a_whole_64_is_one_crowd_and_each_address_in_it_is_bounded() {
         let limiter = ConnectionLimiter::new(100_000);
         let start = Instant::now();
-        let of = |net: u16, host: u128| Source::from(IpAddr::from(((u128::from(net) << 64) | host).to_be_bytes()));
+        let of = |net: u16, host: u128| SourceAddress::from(IpAddr::from(((u128::from(net) << 64) | host).to_be_bytes()));
         let enter = |at: u128, now| limiter.enter(of(7, at), now).unwrap();
         let crowd: Vec<_> = (0..5_000).map(|n| enter(n, start + PATIENCE * n as u32)).collect();
         assert_eq!(crowd.iter().filter(|permit| !is_evicted(permit)).count(), MAX_UNKNOWN_A_NET);
@@ -507,9 +507,9 @@ mod tests {
     fn a71_a_whole_64_does_not_take_all_places_for_links() {
         let limiter = ConnectionLimiter::new(800);
         let enter = |net: u128, host: u128| {
-            let address = Source::from(IpAddr::from(((net << 64) | host).to_be_bytes()));
+            let address = SourceAddress::from(IpAddr::from(((net << 64) | host).to_be_bytes()));
             let permit = limiter.enter(address, Instant::now()).unwrap();
-            permit.claim_body(Standing::Link);
+            permit.claim_body(KnownReason::Link);
             permit
         };
         let may_pause = |permit: &ConnectionPermit| permit.has_long_body.load(Ordering::Relaxed);
@@ -523,9 +523,9 @@ mod tests {
     fn known_connections_are_bounded_by_what_they_are_known_for() {
         let limiter = ConnectionLimiter::new(4_000);
         let permits: Vec<_> = (0..500).map(|_| limiter.enter(A.into(), Instant::now()).unwrap()).collect();
-        permits.iter().for_each(|permit| permit.claim(Standing::Device(device(1))));
+        permits.iter().for_each(|permit| permit.claim(KnownReason::Device(device(1))));
         assert_eq!(limiter.state.lock().devices[&device(1)], MAX_CONNECTIONS_A_DEVICE);
-        permits.iter().for_each(|permit| permit.claim_body(Standing::Link));
+        permits.iter().for_each(|permit| permit.claim_body(KnownReason::Link));
         let paused = permits.iter().filter(|permit| permit.has_long_body.load(Ordering::Relaxed)).count();
         assert_eq!(paused, MAX_LINK_CONNECTIONS_AN_ADDRESS, "no more may pause");
         assert!(limiter.state.lock().devices.is_empty());
@@ -541,7 +541,7 @@ mod tests {
         let of = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
         let readers = 2 * MAX_LINK_CONNECTIONS as u32;
         let permits: Vec<_> = (0..readers).map(|n| limiter.enter(of(n).into(), Instant::now()).unwrap()).collect();
-        permits.iter().for_each(|permit| permit.claim_body(Standing::Link));
+        permits.iter().for_each(|permit| permit.claim_body(KnownReason::Link));
         let paused = permits.iter().filter(|permit| permit.has_long_body.load(Ordering::Relaxed)).count();
         assert_eq!(paused, MAX_LINK_CONNECTIONS);
     }
@@ -549,7 +549,7 @@ mod tests {
     #[test]
     fn nothing_is_left_of_who_left() {
         let limiter = ConnectionLimiter::new(3);
-        for standing in [Standing::Unknown, Standing::Device(device(1)), Standing::Link] {
+        for standing in [KnownReason::Unknown, KnownReason::Device(device(1)), KnownReason::Link] {
             for _ in 0..10 {
                 let permit = limiter.enter(A.into(), Instant::now()).unwrap();
                 permit.claim(standing);
@@ -572,7 +572,7 @@ mod tests {
     #[tokio::test]
     async fn a71_an_unread_answer_ends_and_a_paused_body_of_a_link_stays() {
         let limiter = ConnectionLimiter::new(100);
-        for (standing, ends) in [(Standing::Unknown, true), (Standing::Link, false)] {
+        for (standing, ends) in [(KnownReason::Unknown, true), (KnownReason::Link, false)] {
             let permit = limiter.enter(A.into(), Instant::now() - Duration::from_millis(UNREAD_ANSWER_MS + 2)).unwrap();
             permit.request_begins(0);
             permit.claim_body(standing);

@@ -5,38 +5,38 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lanyard_hub::Moment;
-use lanyard_hub::broker::{Broker, BrokerConfig, Counts, Effect, Input, SessionId, Tally};
-use lanyard_protocol::chunk::What;
+use lanyard_hub::broker::{Broker, BrokerConfig, BrokerCounts, Effect, Input, SessionId, TransferStats};
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::message::ClientRegisterAck;
 use lanyard_protocol::{FailureCode, Membership, Ref, RelayToDevice, codec};
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::edge::{CallAnswer, Edge, LinkEvent};
-use crate::outbox::Outgoing;
-use crate::slot::Slot;
-use crate::tickets::Errand;
+use crate::edge::{CallAnswer, RelayState, LinkEvent};
+use crate::outbox::QueuedFrame;
+use crate::slot::SlotBuffer;
+use crate::tickets::TicketKind;
 
 /// What the broker's driver hears.
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly all of it is inputs: a box for each would cost more than it saves"
 )]
-pub enum Told {
+pub enum DriverMessage {
     Input(Input),
     /// Somebody wants to know how it stands.
-    Look(oneshot::Sender<Standing>),
+    Look(oneshot::Sender<BrokerStats>),
 }
 
 /// How the broker stands.
-pub struct Standing {
-    pub counts: Counts,
-    pub tally: Tally,
+pub struct BrokerStats {
+    pub counts: BrokerCounts,
+    pub tally: TransferStats,
     pub reserved_bytes: u64,
 }
 
-pub async fn run(edge: Arc<Edge>, mut inputs: mpsc::Receiver<Told>, stop: CancellationToken) {
+pub async fn run(edge: Arc<RelayState>, mut inputs: mpsc::Receiver<DriverMessage>, stop: CancellationToken) {
     let started = Instant::now();
     let now = || Moment(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     let config = BrokerConfig { budget_bytes: edge.config.budget_bytes };
@@ -47,8 +47,8 @@ pub async fn run(edge: Arc<Edge>, mut inputs: mpsc::Receiver<Told>, stop: Cancel
             biased;
             () = stop.cancelled() => return,
             input = inputs.recv() => match input {
-                Some(Told::Input(input)) => broker.handle(now(), input),
-                Some(Told::Look(reply)) => drop(reply.send(standing(&broker))),
+                Some(DriverMessage::Input(input)) => broker.handle(now(), input),
+                Some(DriverMessage::Look(reply)) => drop(reply.send(stats(&broker))),
                 None => return,
             },
             () = sleep_until(wake) => broker.handle_timeout(now()),
@@ -60,8 +60,8 @@ pub async fn run(edge: Arc<Edge>, mut inputs: mpsc::Receiver<Told>, stop: Cancel
     }
 }
 
-fn standing(broker: &Broker) -> Standing {
-    Standing { counts: broker.counts(), tally: broker.tally(), reserved_bytes: broker.reserved_bytes() }
+fn stats(broker: &Broker) -> BrokerStats {
+    BrokerStats { counts: broker.counts(), tally: broker.tally(), reserved_bytes: broker.reserved_bytes() }
 }
 
 async fn sleep_until(wake: Option<Instant>) {
@@ -72,7 +72,7 @@ async fn sleep_until(wake: Option<Instant>) {
 }
 
 /// Does one thing that the broker wants done.
-fn apply(edge: &Arc<Edge>, effect: Effect) {
+fn apply(edge: &Arc<RelayState>, effect: Effect) {
     match effect {
         Effect::Acknowledge { session, membership, hub_ready } => acknowledge(edge, session, membership, hub_ready),
         Effect::Send { session, message, reference } => send(edge, session, &message, reference),
@@ -80,7 +80,7 @@ fn apply(edge: &Arc<Edge>, effect: Effect) {
         Effect::Close { session, code } => edge.close_session(session, code),
         Effect::SendMaster { session, frame } => {
             if let Some(outbox) = edge.masters.get(&session) {
-                outbox.push(Outgoing { text: codec::encode_master(&frame).into(), is_change: false });
+                outbox.push(QueuedFrame { text: codec::encode_master(&frame).into(), is_change: false });
             }
         }
         Effect::CloseMaster { session, code } => {
@@ -96,7 +96,7 @@ fn apply(edge: &Arc<Edge>, effect: Effect) {
 }
 
 /// The part of the effects that is about slots and their readers.
-fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
+fn apply_to_bytes(edge: &Arc<RelayState>, effect: Effect) {
     match effect {
         Effect::OpenSlot(new) => {
             let first = new.pieces.first().map(|piece| (piece.file.file_id, piece.groups));
@@ -107,15 +107,15 @@ fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
                 length_bytes = new.length,
                 "a slot opens"
             );
-            let slot = Slot::new(new.slot, new.what, new.pieces, new.length).filled_by(new.ticket);
+            let slot = SlotBuffer::new(new.slot, new.what, new.pieces, new.length).filled_by(new.ticket);
             let slot = Arc::new(slot);
             edge.slots.insert(new.slot, slot.clone());
-            edge.tickets.issue(new.ticket, new.holder, Errand::Put, slot);
+            edge.tickets.issue(new.ticket, new.holder, TicketKind::Put, slot);
         }
-        Effect::OpenValues { slot, file, .. } => open_values(edge, slot, file),
+        Effect::OpenHashes { slot, file, .. } => open_hashes(edge, slot, file),
         Effect::GrantRead { ticket, session, slot, reader, ranges } => {
             if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
-                edge.tickets.issue(ticket, session, Errand::Get { reader, ranges }, slot);
+                edge.tickets.issue(ticket, session, TicketKind::Get { reader, ranges }, slot);
             }
         }
         Effect::RevokeTicket { ticket } => {
@@ -139,7 +139,7 @@ fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
                 slot.cut_reader(reader, code);
             }
         }
-        Effect::ForgetValues { file } => edge.hashes.forget(&file),
+        Effect::ForgetHashes { file } => edge.hashes.forget(&file),
         Effect::LinkReady { reader, want, slot, slice, parts } => {
             if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
                 tell_link(edge, reader, want, LinkEvent::Ready { slot, slice, parts });
@@ -151,7 +151,7 @@ fn apply_to_bytes(edge: &Arc<Edge>, effect: Effect) {
     }
 }
 
-fn acknowledge(edge: &Edge, session: SessionId, membership: Membership, hub_ready: bool) {
+fn acknowledge(edge: &RelayState, session: SessionId, membership: Membership, hub_ready: bool) {
     let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
     // Devices at the door are bounded there; without a roster nobody is.
     if matches!(membership, Membership::Approved | Membership::Pending) {
@@ -168,24 +168,24 @@ fn acknowledge(edge: &Edge, session: SessionId, membership: Membership, hub_read
     send(edge, session, &RelayToDevice::ClientRegisterAck(ack), handle.reference.clone());
 }
 
-fn send(edge: &Edge, session: SessionId, message: &RelayToDevice, reference: Option<Ref>) {
+fn send(edge: &RelayState, session: SessionId, message: &RelayToDevice, reference: Option<Ref>) {
     let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
     if matches!(message, RelayToDevice::Membership(_)) {
         handle.is_counted(); // the roster came
     }
     let text = codec::encode(message, reference.as_ref());
-    handle.outbox.push(Outgoing { text: text.into(), is_change: reference.is_none() && is_change(message) });
+    handle.outbox.push(QueuedFrame { text: text.into(), is_change: reference.is_none() && is_change(message) });
 }
 
 /// One encoding serves all; who caused it hears its reference.
-fn broadcast(edge: &Edge, sessions: &[SessionId], message: &RelayToDevice, answered: Option<(SessionId, Ref)>) {
+fn broadcast(edge: &RelayState, sessions: &[SessionId], message: &RelayToDevice, answered: Option<(SessionId, Ref)>) {
     let text: Utf8Bytes = codec::encode(message, None).into();
     let is_change = is_change(message);
     for session in sessions {
         if let Some((_, reference)) = answered.as_ref().filter(|(answered, _)| answered == session) {
             send(edge, *session, message, Some(reference.clone()));
         } else if let Some(handle) = edge.sessions.get(session).map(|handle| handle.clone()) {
-            handle.outbox.push(Outgoing { text: text.clone(), is_change });
+            handle.outbox.push(QueuedFrame { text: text.clone(), is_change });
         }
     }
 }
@@ -203,14 +203,14 @@ fn is_change(message: &RelayToDevice) -> bool {
     )
 }
 
-fn answer(edge: &Edge, call: lanyard_hub::broker::CallId, answer: CallAnswer) {
+fn answer(edge: &RelayState, call: lanyard_hub::broker::CallId, answer: CallAnswer) {
     if let Some((_, waiting)) = edge.calls.remove(&call) {
         let _ = waiting.send(answer); // the HTTP request is gone: nobody wants it
     }
 }
 
 /// Tells a link's response. If that is over meanwhile, what it was given goes back at once.
-fn tell_link(edge: &Arc<Edge>, reader: lanyard_hub::broker::LinkReader, want: u64, event: LinkEvent) {
+fn tell_link(edge: &Arc<RelayState>, reader: lanyard_hub::broker::LinkReader, want: u64, event: LinkEvent) {
     let events = edge.link_readers.get(&reader).map(|events| events.clone());
     let unheard = match events {
         // A link has two wants at a time and few events a want: a full channel means that its task is gone.
@@ -221,20 +221,20 @@ fn tell_link(edge: &Arc<Edge>, reader: lanyard_hub::broker::LinkReader, want: u6
         None => event,
     };
     if let LinkEvent::Ready { slot, slice, .. } = unheard {
-        edge.tell_soon(Input::ReaderLeft { slot: slot.id, reader: slice, delivered: 0 });
+        edge.send_detached(Input::ReaderLeft { slot: slot.id, reader: slice, delivered: 0 });
     }
-    edge.tell_soon(Input::LinkLeft { reader, up_to: u64::MAX });
+    edge.send_detached(Input::LinkLeft { reader, up_to: u64::MAX });
 }
 
-fn open_values(edge: &Arc<Edge>, id: lanyard_hub::broker::SlotId, file: lanyard_protocol::FileRef) {
+fn open_hashes(edge: &Arc<RelayState>, id: lanyard_hub::broker::SlotId, file: lanyard_protocol::FileRef) {
     if let Some(list) = edge.hashes.list(&file) {
-        edge.slots.insert(id, Arc::new(Slot::full(id, list.into())));
+        edge.slots.insert(id, Arc::new(SlotBuffer::full(id, list.into())));
         return;
     }
     // The list went while the broker counted on it. Its askers ask again, and then the broker knows.
-    let slot = Slot::new(id, What::Values, Vec::new(), 0);
+    let slot = SlotBuffer::new(id, BodyKind::Hashes, Vec::new(), 0);
     slot.fail(FailureCode::Busy);
     edge.slots.insert(id, Arc::new(slot));
-    edge.tell_soon(Input::ValuesLost { file });
-    edge.tell_soon(Input::PutFailed { slot: id, code: FailureCode::Busy, culprit: None });
+    edge.send_detached(Input::HashesLost { file });
+    edge.send_detached(Input::PutFailed { slot: id, code: FailureCode::Busy, culprit: None });
 }

@@ -11,7 +11,7 @@ use dashmap::DashMap;
 use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::message::LinkMember;
-use lanyard_protocol::session_key::{Authorization, EphemeralSecret, Proved, SessionKey};
+use lanyard_protocol::session_key::{Authorization, EphemeralSecret, ProvedRequest, SessionKey};
 use lanyard_protocol::{BootId, CloseCode, DeviceId, FailureCode, FileRef, KeyId, Nonce, Ref, Root, Signature};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -19,18 +19,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::RelayConfig;
-use crate::connections::{ConnectionPermit, Standing as ConnectionStanding};
-use crate::driver::{Standing, Told};
+use crate::connections::{ConnectionPermit, KnownReason as ConnectionStanding};
+use crate::driver::{BrokerStats, DriverMessage};
 use crate::error::ApiError;
 use crate::http::frames::LargeFrames;
 use crate::outbox::Outbox;
-use crate::pace::Paces;
+use crate::pace::MessageRateLimiter;
 use crate::pins::{GroupHashes, LostLists};
-use crate::pool::Pool;
-use crate::refusals::Refusals;
-use crate::slot::{Meter, Slot};
+use crate::pool::BufferPool;
+use crate::refusals::RejectionCounters;
+use crate::slot::{ReaderMeter, SlotBuffer};
 use crate::tickets::Tickets;
-use crate::window::Window;
+use crate::window::CounterWindow;
 
 /// Inputs that may wait for the driver; a full channel makes its senders wait.
 const INPUTS: usize = 4_096;
@@ -43,7 +43,7 @@ pub struct SessionHandle {
     pub public_id: lanyard_protocol::DeviceId,
     key: SessionKey,
     /// Which counters its HTTP requests have used.
-    window: Mutex<Window>,
+    window: Mutex<CounterWindow>,
     /// Names the key, once the session was acknowledged.
     key_id: Mutex<Option<KeyId>>,
     /// The `ref` of its CLIENT_REGISTER, for its ACK.
@@ -97,11 +97,11 @@ pub struct Caller {
     pub session: SessionId,
 }
 
-impl FromRequestParts<Arc<Edge>> for Caller {
+impl FromRequestParts<Arc<RelayState>> for Caller {
     type Rejection = ApiError;
 
     /// Vouches for no connection: whoever waits at the door proves requests too, and keys are free. A ticket does.
-    async fn from_request_parts(parts: &mut http::request::Parts, edge: &Arc<Edge>) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut http::request::Parts, edge: &Arc<RelayState>) -> Result<Self, ApiError> {
         Ok(edge.caller(parts)?)
     }
 }
@@ -115,7 +115,7 @@ fn only(headers: &http::HeaderMap, name: impl http::header::AsHeaderName) -> Opt
 
 /// What a link's response hears of its wants.
 pub enum LinkEvent {
-    Ready { slot: Arc<Slot>, slice: ReaderId, parts: Vec<LinkPart> },
+    Ready { slot: Arc<SlotBuffer>, slice: ReaderId, parts: Vec<LinkPart> },
     Failed { code: FailureCode },
     Waits,
 }
@@ -129,7 +129,7 @@ pub enum CallAnswer {
 
 /// Bytes of bodies that went through, since the relay began.
 #[derive(Default)]
-pub struct Carried {
+pub struct CarriedBytes {
     /// Of PUTs, from owners.
     pub received: AtomicU64,
     /// Of GETs, to devices.
@@ -140,16 +140,16 @@ pub struct Carried {
     pub archive_window: AtomicU64,
 }
 
-pub struct Edge {
+pub struct RelayState {
     pub config: RelayConfig,
     pub boot_id: BootId,
     pub seed: [u8; 32],
-    inputs: mpsc::Sender<Told>,
+    inputs: mpsc::Sender<DriverMessage>,
     pub sessions: DashMap<SessionId, Arc<SessionHandle>>,
     pub masters: DashMap<SessionId, Arc<Outbox>>,
     keys: DashMap<KeyId, SessionId>,
     pub tickets: Tickets,
-    pub slots: DashMap<SlotId, Arc<Slot>>,
+    pub slots: DashMap<SlotId, Arc<SlotBuffer>>,
     pub hashes: GroupHashes,
     pub link_readers: DashMap<LinkReader, mpsc::Sender<(u64, LinkEvent)>>,
     pub calls: DashMap<CallId, oneshot::Sender<CallAnswer>>,
@@ -161,15 +161,15 @@ pub struct Edge {
     pub closing: AtomicBool,
     /// The tasks of all sockets.
     pub sockets: TaskTracker,
-    pub pool: Arc<Pool>,
+    pub pool: Arc<BufferPool>,
     pub large_frames: Arc<LargeFrames>,
-    pub carried: Carried,
-    pub refusals: Refusals,
-    pub paces: Paces,
+    pub carried: CarriedBytes,
+    pub refusals: RejectionCounters,
+    pub paces: MessageRateLimiter,
 }
 
-impl Edge {
-    pub fn new(config: RelayConfig, seed: [u8; 32]) -> (Arc<Self>, mpsc::Receiver<Told>) {
+impl RelayState {
+    pub fn new(config: RelayConfig, seed: [u8; 32]) -> (Arc<Self>, mpsc::Receiver<DriverMessage>) {
         let (inputs, receiver) = mpsc::channel(INPUTS);
         let hashes = GroupHashes::new(usize::try_from(config.budget_bytes / 4).unwrap_or(usize::MAX));
         let edge = Self {
@@ -192,9 +192,9 @@ impl Edge {
             sockets: TaskTracker::new(),
             pool: Arc::default(),
             large_frames: Arc::default(),
-            carried: Carried::default(),
-            refusals: Refusals::default(),
-            paces: Paces::default(),
+            carried: CarriedBytes::default(),
+            refusals: RejectionCounters::default(),
+            paces: MessageRateLimiter::default(),
         };
         (Arc::new(edge), receiver)
     }
@@ -214,13 +214,13 @@ impl Edge {
     }
 
     /// Tells the broker; waits while its channel is full. After the driver ended there is nobody to tell.
-    pub async fn tell(&self, input: Input) {
-        let _ = self.inputs.send(Told::Input(input)).await;
+    pub async fn send(&self, input: Input) {
+        let _ = self.inputs.send(DriverMessage::Input(input)).await;
     }
 
     /// Tells the broker from a place that cannot wait (a `Drop`).
-    pub fn tell_soon(&self, input: Input) {
-        if let Err(mpsc::error::TrySendError::Full(told)) = self.inputs.try_send(Told::Input(input)) {
+    pub fn send_detached(&self, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(told)) = self.inputs.try_send(DriverMessage::Input(input)) {
             let inputs = self.inputs.clone();
             tokio::spawn(async move { inputs.send(told).await });
         }
@@ -228,20 +228,20 @@ impl Edge {
 
     /// Told from within a synchronous step of a PUT; the root may be told late, never wrongly.
     pub fn root_known(&self, file: FileRef, root: Root) {
-        self.tell_soon(Input::RootKnown { file, root });
+        self.send_detached(Input::RootKnown { file, root });
     }
 
     /// Tells the broker of lists that it can no longer count on.
     pub fn lists_lost(&self, files: LostLists) {
         for file in files {
-            self.tell_soon(Input::ValuesLost { file });
+            self.send_detached(Input::HashesLost { file });
         }
     }
 
     /// How the broker stands; `None` after it ended.
-    pub async fn standing(&self) -> Option<Standing> {
+    pub async fn standing(&self) -> Option<BrokerStats> {
         let (reply, answer) = oneshot::channel();
-        self.inputs.send(Told::Look(reply)).await.ok()?;
+        self.inputs.send(DriverMessage::Look(reply)).await.ok()?;
         answer.await.ok()
     }
 
@@ -262,7 +262,7 @@ impl Edge {
         let session = self.keys.get(&authorization.session_id).map(|session| *session).ok_or(no)?;
         let handle = self.sessions.get(&session).map(|handle| handle.clone()).ok_or(no)?;
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        let proved = Proved { method: head.method.as_str(), target };
+        let proved = ProvedRequest { method: head.method.as_str(), target };
         let is_good =
             handle.key.proves(&proved, &authorization) && handle.window.lock().use_once(authorization.counter);
         if is_good { Ok(Caller { session }) } else { Err(no) }
@@ -308,7 +308,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(5);
 
 /// How one reader did at the last look.
-struct Look {
+struct Query {
     delivered: u64,
     moved: Instant,
     still: bool,
@@ -317,10 +317,10 @@ struct Look {
 
 /// Looks at running bodies twice a second: tells the broker how far they have come and who stands still, ends who is too slow,
 /// forgets used tickets and group hashes that nobody needs.
-pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
+pub async fn watch(edge: Arc<RelayState>, stop: CancellationToken) {
     let mut forgotten = Instant::now();
     let mut reported = Instant::now();
-    let mut looks: std::collections::HashMap<(SlotId, ReaderId), Look> = std::collections::HashMap::new();
+    let mut looks: std::collections::HashMap<(SlotId, ReaderId), Query> = std::collections::HashMap::new();
     let mut ticks = tokio::time::interval(Duration::from_millis(500));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -329,31 +329,31 @@ pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         let now = Instant::now();
-        let slots: Vec<Arc<Slot>> = edge.slots.iter().map(|entry| entry.value().clone()).collect();
+        let slots: Vec<Arc<SlotBuffer>> = edge.slots.iter().map(|entry| entry.value().clone()).collect();
         let mut seen = std::collections::HashSet::new();
         let mut moved = Vec::new();
         for slot in slots {
             for (reader, meter) in slot.readers() {
                 seen.insert((slot.id, reader));
                 moved.push((slot.id, reader, meter.delivered.load(Ordering::Relaxed)));
-                let look = looks.entry((slot.id, reader)).or_insert_with(|| Look {
+                let look = looks.entry((slot.id, reader)).or_insert_with(|| Query {
                     delivered: 0,
                     moved: now,
                     still: false,
                     window: (now, 0),
                 });
                 if let Some(input) = look_at(&slot, reader, &meter, look, now) {
-                    edge.tell(input).await;
+                    edge.send(input).await;
                 }
             }
         }
         looks.retain(|key, _| seen.contains(key));
         if !moved.is_empty() {
-            edge.tell(Input::ReadersMoved { moved }).await;
+            edge.send(Input::ReadersMoved { moved }).await;
         }
         if now.duration_since(reported) >= REPORT_EVERY {
             reported = now;
-            edge.tell(Input::RejectionsCounted(edge.refusals.counts())).await;
+            edge.send(Input::RejectionsCounted(edge.refusals.counts())).await;
         }
         if now.duration_since(forgotten) >= FORGET_EVERY {
             forgotten = now;
@@ -362,7 +362,7 @@ pub async fn watch(edge: Arc<Edge>, stop: CancellationToken) {
     }
 }
 
-fn look_at(slot: &Slot, reader: ReaderId, meter: &Meter, look: &mut Look, now: Instant) -> Option<Input> {
+fn look_at(slot: &SlotBuffer, reader: ReaderId, meter: &ReaderMeter, look: &mut Query, now: Instant) -> Option<Input> {
     let delivered = meter.delivered.load(Ordering::Relaxed);
     let waits = meter.starved.load(Ordering::Relaxed) && !meter.held.load(Ordering::Relaxed);
     if waits || delivered != look.delivered {
@@ -384,7 +384,7 @@ fn look_at(slot: &Slot, reader: ReaderId, meter: &Meter, look: &mut Look, now: I
     })
 }
 
-fn forget_old(edge: &Edge, now: Instant) {
+fn forget_old(edge: &RelayState, now: Instant) {
     edge.tickets.sweep(now);
     // An asker that waits has no body here, but is no reason to keep a table: the owner's return begins it anew.
     let owners: HashSet<DeviceId> = edge.sessions.iter().map(|session| session.public_id).collect();

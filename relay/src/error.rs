@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use lanyard_protocol::FailureCode;
 use lanyard_protocol::http::HttpError;
 
-use crate::refusals::Refused;
+use crate::refusals::RejectionCode;
 
 /// A "no" over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl ApiError {
         if let Some(seconds) = retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
-        response.extensions_mut().insert(Refused(code));
+        response.extensions_mut().insert(RejectionCode(code));
         response
     }
 }
@@ -62,7 +62,7 @@ pub async fn as_json(response: Response) -> Response {
     let (ours, body) = ApiError(code).into_response_saying(message).into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.extend(ours.headers);
-    parts.extensions.insert(Refused(code));
+    parts.extensions.insert(RejectionCode(code));
     Response::from_parts(parts, body)
 }
 

@@ -15,9 +15,9 @@ use crate::tls::Transport;
 
 /// Names that requests may be addressed to, lower case.
 #[derive(Debug, Clone)]
-pub struct Hosts(Arc<[String]>);
+pub struct HostGuard(Arc<[String]>);
 
-impl Hosts {
+impl HostGuard {
     pub fn new(more: &[String]) -> Self {
         Self(own_names(more).into())
     }
@@ -47,7 +47,7 @@ pub fn own_names(more: &[String]) -> Vec<String> {
 
 /// The authority a request was sent to, as both sides sign it: lower case, the default port left out, IPv6 in brackets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authority(pub String);
+pub struct HostHeader(pub String);
 
 /// Splits `host[:port]`; `None` for what is neither.
 fn split(authority: &str) -> Option<(&str, Option<u16>)> {
@@ -70,7 +70,7 @@ pub fn authority(
     headers: &HeaderMap,
     target: Option<&str>,
     default_port: u16,
-) -> Result<(String, Authority), FailureCode> {
+) -> Result<(String, HostHeader), FailureCode> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(FailureCode::BadMessage) };
     let host = host.to_str().map_err(|_| FailureCode::BadMessage)?.to_lowercase();
@@ -82,7 +82,7 @@ pub fn authority(
         Some(port) if port != default_port => format!("{name}:{port}"),
         _ => name.to_owned(),
     };
-    Ok((name.to_owned(), Authority(canonical)))
+    Ok((name.to_owned(), HostHeader(canonical)))
 }
 
 /// Whether a request's Origin and fetch metadata are those of our own page, of no page at all, or of a person who followed
@@ -91,7 +91,7 @@ fn comes_from_us(
     method: &Method,
     path: &str,
     headers: &HeaderMap,
-    authority: &Authority,
+    authority: &HostHeader,
     (scheme, default_port): (&str, u16),
 ) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
@@ -121,7 +121,7 @@ fn comes_from_us(
 const NAME_DENIED: &str = "this hub does not answer to that name; its host can allow it: lanyard --host NAME";
 
 /// The layer.
-pub async fn guard(State(hosts): State<Hosts>, mut request: Request, next: Next) -> Response {
+pub async fn guard(State(hosts): State<HostGuard>, mut request: Request, next: Next) -> Response {
     let target = request.uri().authority().map(|authority| authority.as_str().to_owned());
     let scheme = request.extensions().get::<Transport>().copied().unwrap_or(Transport::Plain).scheme();
     let (name, authority) = match authority(request.headers(), target.as_deref(), scheme.1) {
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn names_that_are_not_ours_are_denied_and_addresses_are_not() {
-        let hosts = Hosts::new(&["files.example".into()]);
+        let hosts = HostGuard::new(&["files.example".into()]);
         for host in ["192.168.1.9", "[fe80::1]", "localhost", "files.example"] {
             assert!(hosts.allows(host), "{host}");
         }
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_foreign_page_is_refused_and_our_own_is_not() {
-        let own = Authority("10.0.0.1:7070".into());
+        let own = HostHeader("10.0.0.1:7070".into());
         let came = |scheme, pairs: &[(&'static str, &str)]| {
             comes_from_us(&Method::PUT, "/chunks/1", &headers(pairs), &own, scheme)
         };

@@ -42,7 +42,7 @@ pub use hosts::own_names;
 pub use tls::{TlsIdentities, TlsIdentity, channel_of};
 
 /// What goodbyes get to be written and answered.
-const GOODBYES: Duration = Duration::from_secs(2);
+const CLOSING_SOCKETS: Duration = Duration::from_secs(2);
 
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub async fn serve_beside(
     last_words: Duration,
     stop: CancellationToken,
 ) {
-    let doors = accept::Doors { tls: None, most_connections, last_words };
+    let doors = accept::ListenerConfig { tls: None, most_connections, last_words };
     let router = router.layer(axum::middleware::map_response(error::as_json));
     accept::run(listener, doors, router, stop).await;
 }
@@ -110,12 +110,12 @@ impl Relay {
     /// to end, and every session hears that the relay goes (4503).
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
-        let doors = accept::Doors {
+        let doors = accept::ListenerConfig {
             tls: self.config.tls.clone(),
             most_connections: self.config.max_connections.unwrap_or_else(connections::most_connections),
             last_words: self.config.last_words,
         };
-        let (edge, inputs) = edge::Edge::new(self.config, self.seed);
+        let (edge, inputs) = edge::RelayState::new(self.config, self.seed);
         let driver = tokio::spawn(driver::run(edge.clone(), inputs, stop.clone()));
         let watch = tokio::spawn(edge::watch(edge.clone(), stop.clone()));
         let router = router::router(edge.clone(), self.added);
@@ -131,7 +131,7 @@ impl Relay {
         ended(accept.await);
         edge.close_all();
         edge.sockets.close();
-        let _ = tokio::time::timeout(GOODBYES, edge.sockets.wait()).await;
+        let _ = tokio::time::timeout(CLOSING_SOCKETS, edge.sockets.wait()).await;
         stop.cancel();
         ended(driver.await);
         ended(watch.await);

@@ -18,18 +18,18 @@ use lanyard_protocol::{
     CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, PROTOCOL_VERSION, RelayToMaster, codec,
 };
 
-use crate::edge::Edge;
+use crate::edge::RelayState;
 use crate::error::ApiError;
-use crate::hosts::Authority;
-use crate::outbox::{Outbox, Outgoing};
-use crate::socket::{self, Heard, LastHeard};
+use crate::hosts::HostHeader;
+use crate::outbox::{Outbox, QueuedFrame};
+use crate::socket::{self, Incoming, Activity};
 use crate::tls::Transport;
 use crate::websocket::{self, Sink, Socket, Stream};
 
 /// `GET /ws/master`. No page has business here.
 pub async fn upgrade(
-    State(edge): State<Arc<Edge>>,
-    Extension(Authority(authority)): Extension<Authority>,
+    State(edge): State<Arc<RelayState>>,
+    Extension(HostHeader(authority)): Extension<HostHeader>,
     Extension(transport): Extension<Transport>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
@@ -47,48 +47,48 @@ pub async fn upgrade(
     })
 }
 
-async fn serve(edge: Arc<Edge>, peer: SocketAddr, way: (Transport, String), socket: Socket) {
+async fn serve(edge: Arc<RelayState>, peer: SocketAddr, way: (Transport, String), socket: Socket) {
     let (mut sink, mut stream) = socket.split();
-    let last = LastHeard::new();
+    let last = Activity::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
     match tokio::time::timeout(deadline, register(&edge, way, &mut sink, &mut stream, &last)).await {
         Ok(Ok(())) => {}
         Ok(Err(CloseCode::Unauthenticated)) => {
             tracing::warn!(from = %peer.ip(), "master authentication failed: wrong secret");
             tokio::time::sleep(Duration::from_millis(WRONG_SECRET_DELAY_MS)).await;
-            return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await;
+            return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await;
         }
-        Ok(Err(code)) => return socket::turn_away(&edge, sink, stream, code).await,
-        Err(_silent) => return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await,
+        Ok(Err(code)) => return socket::close_with_code(&edge, sink, stream, code).await,
+        Err(_silent) => return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await,
     }
     let Some((mut sink, mut stream)) = websocket::admitted(sink, stream, MAX_MASTER_FRAME_BYTES).await else { return };
     let session = SessionId(edge.number());
     let outbox = Arc::new(Outbox::for_master());
     edge.masters.insert(session, outbox.clone());
-    edge.tell(Input::MasterOpened { session }).await;
+    edge.send(Input::MasterOpened { session }).await;
     let code = tokio::select! {
         code = socket::write(&mut sink, &outbox, &last) => Some(code),
         code = listen(&edge, session, &outbox, &mut stream, &last) => code,
     };
     edge.masters.remove(&session);
-    edge.tell(Input::MasterClosed { session }).await;
+    edge.send(Input::MasterClosed { session }).await;
     if let Some(code) = code {
-        socket::turn_away(&edge, sink, stream, code).await;
+        socket::close_with_code(&edge, sink, stream, code).await;
     }
 }
 
 /// Challenge and proofs; an error is the code to close with.
 async fn register(
-    edge: &Edge,
+    edge: &RelayState,
     (transport, authority): (Transport, String),
     sink: &mut Sink,
     stream: &mut Stream,
-    last: &LastHeard,
+    last: &Activity,
 ) -> Result<(), CloseCode> {
     let nonce = edge.nonce();
     let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: edge.boot_id, nonce };
-    say(sink, RelayToMaster::MasterChallenge(challenge)).await?;
-    let Heard::Text(text) = socket::hear(stream, last).await else { return Err(CloseCode::Unauthenticated) };
+    write_message(sink, RelayToMaster::MasterChallenge(challenge)).await?;
+    let Incoming::Text(text) = socket::receive(stream, last).await else { return Err(CloseCode::Unauthenticated) };
     let (register, reference) = match codec::decode_master::<MasterToRelay>(&text) {
         Ok(MasterFrame { message: MasterToRelay::MasterAppRegister(register), reference, from: None, .. }) => {
             (register, reference)
@@ -121,7 +121,7 @@ async fn register(
     send(sink, ack).await
 }
 
-async fn say(sink: &mut Sink, message: RelayToMaster) -> Result<(), CloseCode> {
+async fn write_message(sink: &mut Sink, message: RelayToMaster) -> Result<(), CloseCode> {
     send(sink, MasterFrame::plain(message)).await
 }
 
@@ -131,21 +131,21 @@ async fn send(sink: &mut Sink, frame: MasterFrame<RelayToMaster>) -> Result<(), 
 }
 
 async fn listen(
-    edge: &Edge,
+    edge: &RelayState,
     session: SessionId,
     outbox: &Outbox,
     stream: &mut Stream,
-    last: &LastHeard,
+    last: &Activity,
 ) -> Option<CloseCode> {
     loop {
-        let text = match socket::hear(stream, last).await {
-            Heard::Text(text) => text,
-            Heard::Binary => return Some(CloseCode::BadMessage),
-            Heard::TooLarge => return Some(CloseCode::TooLarge),
-            Heard::Gone => return None,
+        let text = match socket::receive(stream, last).await {
+            Incoming::Text(text) => text,
+            Incoming::Binary => return Some(CloseCode::BadMessage),
+            Incoming::TooLarge => return Some(CloseCode::TooLarge),
+            Incoming::Gone => return None,
         };
         match codec::decode_master::<MasterToRelay>(&text) {
-            Ok(frame) => edge.tell(Input::MasterMessage { session, frame: Box::new(frame) }).await,
+            Ok(frame) => edge.send(Input::MasterMessage { session, frame: Box::new(frame) }).await,
             Err(error) => {
                 tracing::warn!(?error, "the master said something this relay does not know");
                 let lanyard_protocol::DecodeError::BadMessage { reference, .. } = error else {
@@ -159,7 +159,7 @@ async fn listen(
                     file_id: None,
                 };
                 let frame = MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::RequestFailed(no)) };
-                outbox.push(Outgoing { text: codec::encode_master(&frame).into(), is_change: false });
+                outbox.push(QueuedFrame { text: codec::encode_master(&frame).into(), is_change: false });
             }
         }
     }

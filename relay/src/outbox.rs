@@ -15,14 +15,14 @@ const HARD_FACTOR: usize = 8;
 
 /// One frame and whether a pull of the feed would make it superfluous.
 #[derive(Debug, Clone)]
-pub struct Outgoing {
+pub struct QueuedFrame {
     pub text: Utf8Bytes,
     pub is_change: bool,
 }
 
 /// What the writer does next.
 #[derive(Debug)]
-pub enum Next {
+pub enum WriterStep {
     Write(Utf8Bytes),
     Close(CloseCode),
     /// The queue is empty and the session goes on.
@@ -30,8 +30,8 @@ pub enum Next {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    queue: VecDeque<Outgoing>,
+struct OutboxState {
+    queue: VecDeque<QueuedFrame>,
     bytes: usize,
     /// A FEED_DIRTY is queued already.
     dirty: bool,
@@ -40,7 +40,7 @@ struct State {
 
 #[derive(Debug)]
 pub struct Outbox {
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     pub changed: Notify,
     max_messages: usize,
     max_bytes: usize,
@@ -62,13 +62,13 @@ impl Outbox {
     }
 
     /// Queues a frame; never waits.
-    pub fn push(&self, message: Outgoing) {
+    pub fn push(&self, message: QueuedFrame) {
         let mut state = self.state.lock();
         if state.closing.is_some() {
             return;
         }
         let full =
-            |state: &State| state.queue.len() >= self.max_messages || state.bytes + message.text.len() > self.max_bytes;
+            |state: &OutboxState| state.queue.len() >= self.max_messages || state.bytes + message.text.len() > self.max_bytes;
         if full(&state) {
             make_dirty(&mut state);
             if message.is_change {
@@ -91,19 +91,19 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    pub fn next(&self) -> Next {
+    pub fn next(&self) -> WriterStep {
         let mut state = self.state.lock();
         match (state.queue.pop_front(), state.closing) {
-            (Some(_), Some(CloseCode::TooSlow)) | (None, Some(CloseCode::TooSlow)) => Next::Close(CloseCode::TooSlow),
+            (Some(_), Some(CloseCode::TooSlow)) | (None, Some(CloseCode::TooSlow)) => WriterStep::Close(CloseCode::TooSlow),
             (Some(message), _) => {
                 state.bytes -= message.text.len();
                 if state.queue.is_empty() {
                     state.dirty = false;
                 }
-                Next::Write(message.text)
+                WriterStep::Write(message.text)
             }
-            (None, Some(code)) => Next::Close(code),
-            (None, None) => Next::Nothing,
+            (None, Some(code)) => WriterStep::Close(code),
+            (None, None) => WriterStep::Nothing,
         }
     }
 
@@ -115,12 +115,12 @@ impl Outbox {
 }
 
 /// Takes the queued changes out and puts one FEED_DIRTY in their place.
-fn make_dirty(state: &mut State) {
+fn make_dirty(state: &mut OutboxState) {
     state.queue.retain(|message| !message.is_change);
     if !state.dirty {
         state.dirty = true;
         let text = codec::encode(&RelayToDevice::FeedDirty(Empty {}), None);
-        state.queue.push_back(Outgoing { text: text.into(), is_change: false });
+        state.queue.push_back(QueuedFrame { text: text.into(), is_change: false });
     }
     state.bytes = state.queue.iter().map(|message| message.text.len()).sum();
 }
@@ -131,7 +131,7 @@ mod tests {
 
     fn text(outbox: &Outbox) -> Option<String> {
         match outbox.next() {
-            Next::Write(text) => Some(text.to_string()),
+            WriterStep::Write(text) => Some(text.to_string()),
             _ => None,
         }
     }
@@ -139,9 +139,9 @@ mod tests {
     #[test]
     fn changes_that_do_not_fit_become_one_feed_dirty_and_answers_stay() {
         let outbox = Outbox::bounded(3, 1_000);
-        outbox.push(Outgoing { text: "answer".into(), is_change: false });
+        outbox.push(QueuedFrame { text: "answer".into(), is_change: false });
         for _ in 0..10 {
-            outbox.push(Outgoing { text: "change".into(), is_change: true });
+            outbox.push(QueuedFrame { text: "change".into(), is_change: true });
         }
         assert_eq!(text(&outbox).as_deref(), Some("answer"));
         let rest: Vec<String> = std::iter::from_fn(|| text(&outbox)).collect();
@@ -152,19 +152,19 @@ mod tests {
     #[test]
     fn what_was_queued_is_written_before_the_close() {
         let outbox = Outbox::for_device();
-        outbox.push(Outgoing { text: "last words".into(), is_change: false });
+        outbox.push(QueuedFrame { text: "last words".into(), is_change: false });
         outbox.close(CloseCode::Revoked);
-        outbox.push(Outgoing { text: "too late".into(), is_change: false });
+        outbox.push(QueuedFrame { text: "too late".into(), is_change: false });
         assert_eq!(text(&outbox).as_deref(), Some("last words"));
-        assert!(matches!(outbox.next(), Next::Close(CloseCode::Revoked)));
+        assert!(matches!(outbox.next(), WriterStep::Close(CloseCode::Revoked)));
     }
 
     #[test]
     fn even_answers_have_a_bound() {
         let outbox = Outbox::bounded(1, 10);
         for _ in 0..20 {
-            outbox.push(Outgoing { text: "0123456789".into(), is_change: false });
+            outbox.push(QueuedFrame { text: "0123456789".into(), is_change: false });
         }
-        assert!(matches!(outbox.next(), Next::Close(CloseCode::TooSlow)));
+        assert!(matches!(outbox.next(), WriterStep::Close(CloseCode::TooSlow)));
     }
 }

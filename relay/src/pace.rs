@@ -12,27 +12,27 @@ use parking_lot::Mutex;
 
 /// Of all devices that have a session.
 #[derive(Debug, Default)]
-pub struct Paces {
+pub struct MessageRateLimiter {
     live: DashMap<DeviceId, Arc<Mutex<Tokens>>>,
 }
 
 /// One session's hold on the pace of its device.
 #[derive(Debug)]
-pub struct Pace<'a> {
-    paces: &'a Paces,
+pub struct MessageRate<'a> {
+    paces: &'a MessageRateLimiter,
     device: DeviceId,
     tokens: Arc<Mutex<Tokens>>,
 }
 
-impl Paces {
-    pub fn of(&self, device: DeviceId) -> Pace<'_> {
+impl MessageRateLimiter {
+    pub fn of(&self, device: DeviceId) -> MessageRate<'_> {
         let tokens =
             self.live.entry(device).or_insert_with(|| Arc::new(Mutex::new(Tokens::new(Instant::now())))).clone();
-        Pace { paces: self, device, tokens }
+        MessageRate { paces: self, device, tokens }
     }
 }
 
-impl Pace<'_> {
+impl MessageRate<'_> {
     /// Before each message; `earned` are the tickets used since the last.
     pub async fn wait(&self, earned: u64) {
         let debt = self.tokens.lock().take(earned, Instant::now());
@@ -42,7 +42,7 @@ impl Pace<'_> {
     }
 }
 
-impl Drop for Pace<'_> {
+impl Drop for MessageRate<'_> {
     fn drop(&mut self) {
         // The map's and this one.
         self.paces.live.remove_if(&self.device, |_, tokens| Arc::strong_count(tokens) <= 2);
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_tabs_of_a_device_share_its_pace_and_others_do_not() {
-        let paces = Paces::default();
+        let paces = MessageRateLimiter::default();
         let (first, second, other) = (paces.of(device(1)), paces.of(device(1)), paces.of(device(2)));
         let now = first.tokens.lock().at;
         (0..MESSAGE_BURST).for_each(|_| assert!(first.tokens.lock().take(0, now).is_none()));

@@ -1,4 +1,4 @@
-//! What the groups of a file must hash to: the values of a list that merges to a known root, else the first value seen of each
+//! What the groups of a file must hash to: the hashes of a list that merges to a known root, else the first value seen of each
 //! group. When all are there the root is known.
 //!
 //! A table grows with the groups that passed, never with the size that a listing claims. All tables together have a bound;
@@ -8,51 +8,51 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use lanyard_hub::broker::SlotPiece;
-use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_hub::broker::SlotSpan;
+use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::limits::GROUP_HASHES_MS;
 use lanyard_protocol::{FileRef, Root};
 use parking_lot::Mutex;
 
 /// Groups of one block of a table: as many as a word has bits.
 const BLOCK: u32 = u64::BITS;
-/// Bytes of a table and a block beside their values: map entries, vectors, indices; generous.
+/// Bytes of a table and a block beside their hashes: map entries, vectors, indices; generous.
 const TABLE_BYTES: usize = 1_024;
 const BLOCK_BYTES: usize = 96;
 
-/// The values of up to 64 neighbouring groups.
+/// The hashes of up to 64 neighbouring groups.
 #[derive(Debug, Default)]
-struct Block {
+struct HashBlock {
     /// One bit for each group that is there; its value stands at the number of bits below it.
     seen: u64,
-    values: Vec<GroupValue>,
+    hashes: Vec<GroupHash>,
 }
 
-impl Block {
+impl HashBlock {
     fn place(&self, bit: u32) -> usize {
         (self.seen & ((1 << bit) - 1)).count_ones() as usize
     }
 
-    fn get(&self, bit: u32) -> Option<GroupValue> {
-        (self.seen & (1 << bit) != 0).then(|| self.values[self.place(bit)])
+    fn get(&self, bit: u32) -> Option<GroupHash> {
+        (self.seen & (1 << bit) != 0).then(|| self.hashes[self.place(bit)])
     }
 
-    fn insert(&mut self, bit: u32, value: GroupValue) {
+    fn insert(&mut self, bit: u32, value: GroupHash) {
         let place = self.place(bit);
-        self.values.insert(place, value);
+        self.hashes.insert(place, value);
         self.seen |= 1 << bit;
     }
 
     fn bytes(&self) -> usize {
-        BLOCK_BYTES + self.values.capacity() * size_of::<GroupValue>()
+        BLOCK_BYTES + self.hashes.capacity() * size_of::<GroupHash>()
     }
 }
 
-/// The group values of one version of one file, as far as they are known.
+/// The group hashes of one version of one file, as far as they are known.
 #[derive(Debug)]
-pub struct Pins {
+pub struct FileHashes {
     groups: Groups,
-    blocks: BTreeMap<u32, Block>,
+    blocks: BTreeMap<u32, HashBlock>,
     known: u32,
     root: Option<Root>,
     bytes: usize,
@@ -60,21 +60,21 @@ pub struct Pins {
 
 /// What a received group turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum GroupVerdict {
     Good,
     /// The last missing value: this is what all merge to.
     Complete(Root),
     /// Not the value that was seen, or listed, before.
     Differs,
-    /// All values are there, and do not merge to the known root.
+    /// All hashes are there, and do not merge to the known root.
     WrongRoot,
 }
 
-impl Pins {
+impl FileHashes {
     pub fn new(groups: Groups, root: Option<Root>) -> Self {
         let mut pins = Self { groups, blocks: BTreeMap::new(), known: 0, root, bytes: TABLE_BYTES };
         if let (1, Some(root)) = (groups.count(), root) {
-            pins.insert(0, GroupValue(root.0)); // of a file of one group the value is the root
+            pins.insert(0, GroupHash(root.0)); // of a file of one group the value is the root
         }
         pins
     }
@@ -84,12 +84,12 @@ impl Pins {
         self.root.get_or_insert(root);
     }
 
-    fn get(&self, group: u32) -> Option<GroupValue> {
+    fn get(&self, group: u32) -> Option<GroupHash> {
         self.blocks.get(&(group / BLOCK))?.get(group % BLOCK)
     }
 
-    fn insert(&mut self, group: u32, value: GroupValue) {
-        let before = self.blocks.get(&(group / BLOCK)).map_or(0, Block::bytes);
+    fn insert(&mut self, group: u32, value: GroupHash) {
+        let before = self.blocks.get(&(group / BLOCK)).map_or(0, HashBlock::bytes);
         let block = self.blocks.entry(group / BLOCK).or_default();
         block.insert(group % BLOCK, value);
         self.bytes += block.bytes() - before;
@@ -101,22 +101,22 @@ impl Pins {
     }
 
     /// Checks a group's value against what is known, or pins it.
-    pub fn check(&mut self, group: u32, value: GroupValue) -> Verdict {
+    pub fn check(&mut self, group: u32, value: GroupHash) -> GroupVerdict {
         if group >= self.groups.count() {
-            return Verdict::Differs;
+            return GroupVerdict::Differs;
         }
         match self.get(group) {
-            Some(known) if known == value => return Verdict::Good,
-            Some(_) => return Verdict::Differs,
+            Some(known) if known == value => return GroupVerdict::Good,
+            Some(_) => return GroupVerdict::Differs,
             None => self.insert(group, value),
         }
         match (self.merge(), self.root) {
-            (Some(root), Some(known)) if root != known => Verdict::WrongRoot,
+            (Some(root), Some(known)) if root != known => GroupVerdict::WrongRoot,
             (Some(root), _) => {
                 self.root = Some(root);
-                Verdict::Complete(root)
+                GroupVerdict::Complete(root)
             }
-            (None, _) => Verdict::Good,
+            (None, _) => GroupVerdict::Good,
         }
     }
 
@@ -124,16 +124,16 @@ impl Pins {
         if !self.is_complete() {
             return None;
         }
-        self.groups.root_of((0..self.groups.count()).map(|group| self.get(group).unwrap_or(GroupValue([0; 32]))))
+        self.groups.root_of((0..self.groups.count()).map(|group| self.get(group).unwrap_or(GroupHash([0; 32]))))
     }
 
     /// Takes a holder's list, if it merges to the known root.
     pub fn accept_list(&mut self, list: &[u8]) -> bool {
-        let values: Vec<GroupValue> = list.chunks_exact(32).filter_map(|v| v.try_into().ok()).map(GroupValue).collect();
-        let merges = self.root.is_some() && self.groups.root(&values) == self.root && list.len() == values.len() * 32;
+        let hashes: Vec<GroupHash> = list.chunks_exact(32).filter_map(|v| v.try_into().ok()).map(GroupHash).collect();
+        let merges = self.root.is_some() && self.groups.root(&hashes) == self.root && list.len() == hashes.len() * 32;
         if merges {
             *self = Self::new(self.groups, self.root);
-            for (group, value) in (0..).zip(values) {
+            for (group, value) in (0..).zip(hashes) {
                 if self.get(group).is_none() {
                     self.insert(group, value);
                 }
@@ -145,14 +145,14 @@ impl Pins {
     /// The whole list as a body, if it is complete.
     pub fn list(&self) -> Option<Vec<u8>> {
         self.is_complete()
-            .then(|| self.blocks.values().flat_map(|block| &block.values).flat_map(|value| value.0).collect())
+            .then(|| self.blocks.values().flat_map(|block| &block.hashes).flat_map(|value| value.0).collect())
     }
 }
 
 /// One table, and when it was last of use.
 #[derive(Debug)]
-struct Entry {
-    pins: Pins,
+struct CachedTable {
+    pins: FileHashes,
     turn: u64,
     used: Instant,
     /// Its part of the sum of all.
@@ -160,8 +160,8 @@ struct Entry {
 }
 
 #[derive(Debug, Default)]
-struct Tables {
-    by_file: HashMap<FileRef, Entry>,
+struct HashTables {
+    by_file: HashMap<FileRef, CachedTable>,
     /// The same, the least recently used first.
     by_turn: BTreeSet<(u64, FileRef)>,
     turn: u64,
@@ -172,7 +172,7 @@ struct Tables {
 #[derive(Debug)]
 pub struct GroupHashes {
     limit: usize,
-    tables: Mutex<Tables>,
+    tables: Mutex<HashTables>,
 }
 
 /// Files whose whole list went with their table: whoever counted on it has to be told.
@@ -185,12 +185,12 @@ impl GroupHashes {
     }
 
     /// Checks the value of one group of a piece, or pins it.
-    pub fn check(&self, piece: &SlotPiece, group: u32, value: GroupValue) -> (Verdict, LostLists) {
+    pub fn check(&self, piece: &SlotSpan, group: u32, value: GroupHash) -> (GroupVerdict, LostLists) {
         self.with(piece, |pins| pins.check(group, value))
     }
 
     /// Takes a holder's list of a piece's file, if it merges to the known root.
-    pub fn accept_list(&self, piece: &SlotPiece, list: &[u8]) -> (bool, LostLists) {
+    pub fn accept_list(&self, piece: &SlotSpan, list: &[u8]) -> (bool, LostLists) {
         self.with(piece, |pins| pins.accept_list(list))
     }
 
@@ -222,7 +222,7 @@ impl GroupHashes {
         old.into_iter().filter(|file| tables.remove(file)).collect()
     }
 
-    fn with<T>(&self, piece: &SlotPiece, act: impl FnOnce(&mut Pins) -> T) -> (T, LostLists) {
+    fn with<T>(&self, piece: &SlotSpan, act: impl FnOnce(&mut FileHashes) -> T) -> (T, LostLists) {
         let mut tables = self.tables.lock();
         let answer = act(tables.touch(piece));
         tables.count(&piece.file);
@@ -230,15 +230,15 @@ impl GroupHashes {
     }
 }
 
-impl Tables {
+impl HashTables {
     /// The table of a piece's file, as the most recently used.
-    fn touch(&mut self, piece: &SlotPiece) -> &mut Pins {
+    fn touch(&mut self, piece: &SlotSpan) -> &mut FileHashes {
         self.turn += 1;
         let turn = self.turn;
         let used = Instant::now();
         let entry = self.by_file.entry(piece.file).or_insert_with(|| {
-            let pins = Pins::new(Groups::new(piece.size, piece.group_log), piece.root);
-            Entry { pins, turn, used, counted: 0 }
+            let pins = FileHashes::new(Groups::new(piece.size, piece.group_log), piece.root);
+            CachedTable { pins, turn, used, counted: 0 }
         });
         self.by_turn.remove(&(entry.turn, piece.file));
         self.by_turn.insert((turn, piece.file));
@@ -281,56 +281,56 @@ impl Tables {
 mod tests {
     use super::*;
 
-    fn file(size: u64) -> (Groups, Vec<GroupValue>) {
+    fn file(size: u64) -> (Groups, Vec<GroupHash>) {
         let groups = Groups::of(size);
         let bytes: Vec<u8> = (0..size).map(|i| ((i * 31 + i / 251) % 256) as u8).collect();
-        let values = (0..groups.count())
+        let hashes = (0..groups.count())
             .map(|g| groups.value(g, &bytes[groups.offset(g) as usize..][..groups.len(g) as usize]))
             .collect();
-        (groups, values)
+        (groups, hashes)
     }
 
     #[test]
     fn the_first_value_seen_is_the_one_that_counts() {
-        let (groups, values) = file(600_000);
-        let mut pins = Pins::new(groups, None);
-        assert_eq!(pins.check(1, values[1]), Verdict::Good);
-        assert_eq!(pins.check(1, values[1]), Verdict::Good);
-        assert_eq!(pins.check(1, values[0]), Verdict::Differs);
-        assert_eq!(pins.check(0, values[0]), Verdict::Good);
-        assert_eq!(pins.check(2, values[2]), Verdict::Complete(groups.root(&values).unwrap()));
+        let (groups, all) = file(600_000);
+        let mut pins = FileHashes::new(groups, None);
+        assert_eq!(pins.check(1, all[1]), GroupVerdict::Good);
+        assert_eq!(pins.check(1, all[1]), GroupVerdict::Good);
+        assert_eq!(pins.check(1, all[0]), GroupVerdict::Differs);
+        assert_eq!(pins.check(0, all[0]), GroupVerdict::Good);
+        assert_eq!(pins.check(2, all[2]), GroupVerdict::Complete(groups.root(&all).unwrap()));
         assert_eq!(pins.list().unwrap().len(), 96);
     }
 
     #[test]
     fn values_that_do_not_merge_to_the_known_root_are_told_before_the_last_byte_leaves() {
-        let (groups, values) = file(600_000);
-        let mut pins = Pins::new(groups, Some(Root([7; 32])));
-        pins.check(0, values[0]);
-        pins.check(1, values[1]);
-        assert_eq!(pins.check(2, values[2]), Verdict::WrongRoot);
+        let (groups, all) = file(600_000);
+        let mut pins = FileHashes::new(groups, Some(Root([7; 32])));
+        pins.check(0, all[0]);
+        pins.check(1, all[1]);
+        assert_eq!(pins.check(2, all[2]), GroupVerdict::WrongRoot);
     }
 
     #[test]
     fn a_list_counts_only_if_it_merges_to_the_root() {
-        let (groups, values) = file(600_000);
-        let list: Vec<u8> = values.iter().flat_map(|v| v.0).collect();
-        let root = groups.root(&values);
-        assert!(!Pins::new(groups, None).accept_list(&list));
-        assert!(!Pins::new(groups, root).accept_list(&list[..64]));
-        let mut pins = Pins::new(groups, root);
+        let (groups, all) = file(600_000);
+        let list: Vec<u8> = all.iter().flat_map(|v| v.0).collect();
+        let root = groups.root(&all);
+        assert!(!FileHashes::new(groups, None).accept_list(&list));
+        assert!(!FileHashes::new(groups, root).accept_list(&list[..64]));
+        let mut pins = FileHashes::new(groups, root);
         assert!(pins.accept_list(&list));
-        assert_eq!(pins.check(0, values[1]), Verdict::Differs);
+        assert_eq!(pins.check(0, all[1]), GroupVerdict::Differs);
         let (one, value) = file(5);
-        let mut pins = Pins::new(one, one.root(&value));
-        assert_eq!(pins.check(0, value[0]), Verdict::Good);
-        assert_eq!(pins.check(0, values[0]), Verdict::Differs);
+        let mut pins = FileHashes::new(one, one.root(&value));
+        assert_eq!(pins.check(0, value[0]), GroupVerdict::Good);
+        assert_eq!(pins.check(0, all[0]), GroupVerdict::Differs);
     }
 
-    fn piece(n: u32, size: u64, root: Option<Root>) -> SlotPiece {
+    fn piece(n: u32, size: u64, root: Option<Root>) -> SlotSpan {
         let owner = lanyard_protocol::identity::Keypair::from_seed(&[1; 32]).public_id();
         let file_id = format!("00000000-0000-4000-8000-{n:012x}").parse().unwrap();
-        SlotPiece {
+        SlotSpan {
             file: FileRef { public_id: owner, file_id },
             size,
             group_log: Groups::of(size).group_log,
@@ -345,8 +345,8 @@ mod tests {
     fn a70_two_thousand_files_that_claim_65_536_groups_and_send_the_last_cost_less_than_16_mib() {
         let hashes = GroupHashes::new(usize::MAX);
         for n in 0..2_000 {
-            let (verdict, lost) = hashes.check(&piece(n, 1 << 34, None), 65_535, GroupValue([7; 32]));
-            assert!(verdict == Verdict::Good && lost.is_empty());
+            let (verdict, lost) = hashes.check(&piece(n, 1 << 34, None), 65_535, GroupHash([7; 32]));
+            assert!(verdict == GroupVerdict::Good && lost.is_empty());
         }
         assert!(hashes.bytes() < 16 << 20, "{} bytes", hashes.bytes());
         assert!(hashes.bytes() / 2_000 < 2_048, "{} bytes a table", hashes.bytes() / 2_000);
@@ -357,7 +357,7 @@ mod tests {
         let hashes = GroupHashes::new(64 << 10);
         let fill = |n: u32, groups: std::ops::Range<u32>| {
             groups.for_each(|group| {
-                hashes.check(&piece(n, 1 << 34, None), group, GroupValue([group as u8; 32]));
+                hashes.check(&piece(n, 1 << 34, None), group, GroupHash([group as u8; 32]));
                 assert!(hashes.bytes() <= 64 << 10, "{} bytes", hashes.bytes());
             });
         };
@@ -379,30 +379,30 @@ mod tests {
     /// A table that went costs the root, and accuses nobody.
     #[test]
     fn a_table_that_begins_anew_finds_the_same_file_good_and_its_root_when_all_have_passed() {
-        let (groups, values) = file(600_000);
-        let root = groups.root(&values).unwrap();
+        let (groups, all) = file(600_000);
+        let root = groups.root(&all).unwrap();
         for known in [None, Some(root)] {
             let hashes = GroupHashes::new(1 << 20);
             let piece = piece(1, 600_000, known);
-            assert_eq!(hashes.check(&piece, 0, values[0]).0, Verdict::Good);
-            assert_eq!(hashes.check(&piece, 1, values[1]).0, Verdict::Good);
+            assert_eq!(hashes.check(&piece, 0, all[0]).0, GroupVerdict::Good);
+            assert_eq!(hashes.check(&piece, 1, all[1]).0, GroupVerdict::Good);
             hashes.forget(&piece.file);
-            assert_eq!(hashes.check(&piece, 2, values[2]).0, Verdict::Good);
+            assert_eq!(hashes.check(&piece, 2, all[2]).0, GroupVerdict::Good);
             assert_eq!(hashes.list(&piece.file), None, "no list without the first groups");
-            assert_eq!(hashes.check(&piece, 1, values[1]).0, Verdict::Good);
-            assert_eq!(hashes.check(&piece, 0, values[0]).0, Verdict::Complete(root));
+            assert_eq!(hashes.check(&piece, 1, all[1]).0, GroupVerdict::Good);
+            assert_eq!(hashes.check(&piece, 0, all[0]).0, GroupVerdict::Complete(root));
             assert_eq!(hashes.list(&piece.file).map(|list| list.len()), Some(96));
         }
     }
 
     #[test]
     fn whoever_counted_on_a_list_hears_that_it_went() {
-        let (groups, values) = file(600_000);
-        let list: Vec<u8> = values.iter().flat_map(|v| v.0).collect();
-        let listed = piece(1, 600_000, groups.root(&values));
+        let (groups, all) = file(600_000);
+        let list: Vec<u8> = all.iter().flat_map(|v| v.0).collect();
+        let listed = piece(1, 600_000, groups.root(&all));
         let hashes = GroupHashes::new(2_000);
         assert_eq!(hashes.accept_list(&listed, &list), (true, vec![]));
-        let (_, lost) = hashes.check(&piece(2, 600_000, None), 0, values[0]);
+        let (_, lost) = hashes.check(&piece(2, 600_000, None), 0, all[0]);
         assert_eq!(lost, [listed.file]);
         assert_eq!(hashes.list(&listed.file), None);
     }
@@ -413,7 +413,7 @@ mod tests {
         let here = piece(1, 600_000, None);
         let gone = piece(2, 600_000, None);
         for piece in [&here, &gone] {
-            hashes.check(piece, 0, GroupValue([1; 32]));
+            hashes.check(piece, 0, GroupHash([1; 32]));
         }
         let sweep = |after: u64| {
             let now = Instant::now() + Duration::from_millis(after);

@@ -12,17 +12,17 @@ pub const SEGMENT: usize = 256 * 1024;
 const IDLE: usize = 8;
 
 #[derive(Debug, Default)]
-pub struct Pool(Mutex<Vec<Vec<u8>>>);
+pub struct BufferPool(Mutex<Vec<Vec<u8>>>);
 
-impl Pool {
+impl BufferPool {
     /// An empty buffer of [`SEGMENT`] bytes; for fewer bytes to come one that grows with them, or many small bodies would
     /// take far more than they reserved.
-    pub fn take(self: &Arc<Self>, to_come: u64) -> Buffer {
+    pub fn take(self: &Arc<Self>, to_come: u64) -> PoolBuffer {
         let bytes = match to_come {
             few if few < SEGMENT as u64 / 2 => Vec::new(),
             _ => self.0.lock().pop().unwrap_or_else(|| Vec::with_capacity(SEGMENT)),
         };
-        Buffer { bytes, pool: self.clone() }
+        PoolBuffer { bytes, pool: self.clone() }
     }
 
     fn give_back(&self, mut bytes: Vec<u8>) {
@@ -36,12 +36,12 @@ impl Pool {
 
 /// Bytes that are being collected.
 #[derive(Debug)]
-pub struct Buffer {
+pub struct PoolBuffer {
     bytes: Vec<u8>,
-    pool: Arc<Pool>,
+    pool: Arc<BufferPool>,
 }
 
-impl Buffer {
+impl PoolBuffer {
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -63,11 +63,11 @@ impl Buffer {
             return Bytes::copy_from_slice(&self.bytes);
         }
         let bytes = std::mem::take(&mut self.bytes);
-        Bytes::from_owner(Frozen { bytes, pool: self.pool.clone() })
+        Bytes::from_owner(FrozenBuffer { bytes, pool: self.pool.clone() })
     }
 }
 
-impl Drop for Buffer {
+impl Drop for PoolBuffer {
     fn drop(&mut self) {
         if self.bytes.capacity() >= SEGMENT {
             self.pool.give_back(std::mem::take(&mut self.bytes));
@@ -75,18 +75,18 @@ impl Drop for Buffer {
     }
 }
 
-struct Frozen {
+struct FrozenBuffer {
     bytes: Vec<u8>,
-    pool: Arc<Pool>,
+    pool: Arc<BufferPool>,
 }
 
-impl AsRef<[u8]> for Frozen {
+impl AsRef<[u8]> for FrozenBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Frozen {
+impl Drop for FrozenBuffer {
     fn drop(&mut self) {
         self.pool.give_back(std::mem::take(&mut self.bytes));
     }
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_used_again_once_nobody_reads_it() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(BufferPool::default());
         let mut buffer = pool.take(SEGMENT as u64);
         assert_eq!(buffer.fill(&vec![7; SEGMENT + 5]), SEGMENT);
         assert!(buffer.is_full());
@@ -115,7 +115,7 @@ mod tests {
     /// A70: a body of one byte reserves one byte.
     #[test]
     fn a70_a_small_body_takes_no_large_buffer() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(BufferPool::default());
         let mut buffer = pool.take(1);
         buffer.fill(&[1]);
         assert!(buffer.bytes.capacity() <= 64, "{} bytes", buffer.bytes.capacity());
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_nearly_empty_buffer_is_not_held_for_a_few_bytes() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(BufferPool::default());
         let mut buffer = pool.take(SEGMENT as u64);
         buffer.fill(&[1, 2, 3]);
         let frozen = buffer.freeze();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use http::HeaderMap;
-use lanyard_hub::layout::{Layout, Placed};
+use lanyard_hub::layout::{Layout, PlacedMember};
 use lanyard_protocol::archive::Extent;
 use lanyard_protocol::message::LinkMember;
 use tokio::net::TcpListener;
@@ -29,7 +29,7 @@ pub fn authority(headers: &HeaderMap, target: Option<&str>, default_port: u16) -
 
 /// The archive of a layout; the members hold zeros.
 pub fn archive(layout: &Layout) -> Vec<u8> {
-    let member = |placed: &Placed| LinkMember {
+    let member = |placed: &PlacedMember| LinkMember {
         name: placed.name.clone(),
         size: placed.size,
         modified_ms: placed.modified_ms,
@@ -58,7 +58,7 @@ pub fn archive(layout: &Layout) -> Vec<u8> {
 pub async fn serve(listener: TcpListener, router: Router) {
     accept::run(
         listener,
-        accept::Doors { tls: None, most_connections: connections::most_connections(), last_words: Duration::ZERO },
+        accept::ListenerConfig { tls: None, most_connections: connections::most_connections(), last_words: Duration::ZERO },
         router,
         CancellationToken::new(),
     )

@@ -9,19 +9,19 @@ use lanyard_hub::broker::Rejections;
 use lanyard_protocol::{CloseCode, FailureCode};
 use parking_lot::Mutex;
 
-use crate::edge::Edge;
+use crate::edge::RelayState;
 
 /// Counts that only grow. There are few kinds, so the maps stay small.
 #[derive(Debug, Default)]
-pub struct Refusals {
+pub struct RejectionCounters {
     counts: Mutex<Rejections>,
 }
 
 /// The code of an answer that was a no; put there by [`crate::error::ApiError`].
 #[derive(Debug, Clone, Copy)]
-pub struct Refused(pub FailureCode);
+pub struct RejectionCode(pub FailureCode);
 
-impl Refusals {
+impl RejectionCounters {
     /// A socket was closed by us.
     pub fn closed(&self, code: CloseCode) {
         *self.counts.lock().closed.entry(code).or_default() += 1;
@@ -34,9 +34,9 @@ impl Refusals {
 }
 
 /// The layer around all routes.
-pub async fn count(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
+pub async fn count(State(edge): State<Arc<RelayState>>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    if let Some(Refused(code)) = response.extensions().get::<Refused>() {
+    if let Some(RejectionCode(code)) = response.extensions().get::<RejectionCode>() {
         *edge.refusals.counts.lock().refused.entry(*code).or_default() += 1;
     }
     response

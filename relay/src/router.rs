@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::routing::{get, put};
 use axum::{Router, middleware};
 
-use crate::edge::Edge;
-use crate::hosts::{self, Hosts};
+use crate::edge::RelayState;
+use crate::hosts::{self, HostGuard};
 use crate::http::{assets, chunks, download, health, metrics, secure};
 use crate::{connections, error, master_session, refusals, session};
 
 /// Builds the relay's routes. `added` answers what neither they nor the web client's files do, behind the same layers.
-pub fn router(edge: Arc<Edge>, added: Router) -> Router {
-    let hosts = Hosts::new(&edge.config.hosts);
+pub fn router(edge: Arc<RelayState>, added: Router) -> Router {
+    let hosts = HostGuard::new(&edge.config.hosts);
     Router::new()
         .route("/ws/device", get(session::upgrade))
         .route("/ws/master", get(master_session::upgrade))
@@ -60,7 +60,7 @@ mod tests {
     ) -> (StatusCode, String) {
         let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let usual = RelayConfig::new(listen, "hub".into(), Keypair::from_seed(&[1; 32]), [2; 32]);
-        let (edge, mut inputs) = Edge::new(RelayConfig { require_tls, ..usual }, [3; 32]);
+        let (edge, mut inputs) = RelayState::new(RelayConfig { require_tls, ..usual }, [3; 32]);
         tokio::spawn(async move { while inputs.recv().await.is_some() {} });
         let mut asked = Request::builder().method(request.0).uri(request.1);
         for (name, value) in headers {

@@ -23,22 +23,22 @@ use lanyard_protocol::{
 
 use tracing::Instrument;
 
-use crate::edge::{Edge, SessionHandle};
-use crate::hosts::Authority;
-use crate::outbox::{Outbox, Outgoing};
-use crate::socket::{self, Heard, LastHeard};
+use crate::edge::{RelayState, SessionHandle};
+use crate::hosts::HostHeader;
+use crate::outbox::{Outbox, QueuedFrame};
+use crate::socket::{self, Incoming, Activity};
 use crate::tls::Transport;
 use crate::websocket::{self, Sink, Socket, Stream};
 
 /// `GET /ws/device`.
 pub async fn upgrade(
-    State(edge): State<Arc<Edge>>,
+    State(edge): State<Arc<RelayState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Extension(authority): Extension<Authority>,
+    Extension(authority): Extension<HostHeader>,
     Extension(transport): Extension<Transport>,
     request: Request,
 ) -> Response {
-    let caller = Caller { peer, authority, transport };
+    let caller = SocketOrigin { peer, authority, transport };
     let is_old = websocket::is_of_another_version(request.headers());
     websocket::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
         let sockets = edge.sockets.clone();
@@ -52,22 +52,22 @@ pub async fn upgrade(
 }
 
 /// Where a socket comes from, and where it was sent to.
-struct Caller {
+struct SocketOrigin {
     peer: SocketAddr,
-    authority: Authority,
+    authority: HostHeader,
     transport: Transport,
 }
 
-async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
+async fn serve(edge: Arc<RelayState>, caller: SocketOrigin, socket: Socket) {
     let permit = socket.get_ref().permit();
     let (mut sink, mut stream) = socket.split();
-    let last = LastHeard::new();
+    let last = Activity::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
     let registered = tokio::time::timeout(deadline, register(&edge, caller, &mut sink, &mut stream, &last));
     let (identity, proof, reference) = match registered.await {
         Ok(Ok(proven)) => proven,
-        Ok(Err(code)) => return socket::turn_away(&edge, sink, stream, code).await,
-        Err(_silent) => return socket::turn_away(&edge, sink, stream, CloseCode::Unauthenticated).await,
+        Ok(Err(code)) => return socket::close_with_code(&edge, sink, stream, code).await,
+        Err(_silent) => return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await,
     };
     let Some((sink, stream)) = websocket::admitted(sink, stream, MAX_FRAME_BYTES).await else { return };
     let session = SessionId(edge.number());
@@ -77,16 +77,16 @@ async fn serve(edge: Arc<Edge>, caller: Caller, socket: Socket) {
     let handle = Arc::new(handle);
     edge.sessions.insert(session, handle.clone());
     let span = tracing::info_span!("session", session = session.0, device = %identity.public_id);
-    edge.tell(Input::SessionOpened { session, identity: Box::new(identity) }).await;
+    edge.send(Input::SessionOpened { session, identity: Box::new(identity) }).await;
     live(edge, session, handle, (sink, stream, last)).instrument(span).await;
 }
 
 /// A session that is proven, until either side ends it.
 async fn live(
-    edge: Arc<Edge>,
+    edge: Arc<RelayState>,
     session: SessionId,
     handle: Arc<SessionHandle>,
-    (mut sink, mut stream, last): (Sink, Stream, LastHeard),
+    (mut sink, mut stream, last): (Sink, Stream, Activity),
 ) {
     tracing::debug!("opened");
     let code = tokio::select! {
@@ -95,16 +95,16 @@ async fn live(
         () = handle.evicted() => Some(CloseCode::RateLimited),
     };
     edge.forget_session(session);
-    edge.tell(Input::SessionClosed { session }).await;
+    edge.send(Input::SessionClosed { session }).await;
     tracing::debug!(?code, "closed");
     if let Some(code) = code {
-        socket::turn_away(&edge, sink, stream, code).await;
+        socket::close_with_code(&edge, sink, stream, code).await;
     }
 }
 
 /// Tells a client of another version to update. It is told in the words of version 1, which each version understands: a
 /// CHALLENGE without `ephemeral_key`, whose `protocol` makes a page offer to load itself again.
-async fn send_home(edge: &Edge, caller: Caller, socket: Socket) {
+async fn send_home(edge: &RelayState, caller: SocketOrigin, socket: Socket) {
     let (mut sink, stream) = socket.split();
     let challenge = challenge_of(edge, caller.transport, edge.nonce(), EphemeralKey([0; 32]));
     let mut first = serde_json::json!(RelayToDevice::Challenge(challenge));
@@ -113,7 +113,7 @@ async fn send_home(edge: &Edge, caller: Caller, socket: Socket) {
     }
     let said = async {
         websocket::send_text(&mut sink, first.to_string().into()).await.map_err(|_| CloseCode::TooSlow)?;
-        say(&mut sink, &unsupported_version(), None).await
+        write_message(&mut sink, &unsupported_version(), None).await
     };
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
     let code = match tokio::time::timeout(deadline, said).await {
@@ -121,10 +121,10 @@ async fn send_home(edge: &Edge, caller: Caller, socket: Socket) {
         Ok(Err(code)) => code,
         Err(_slow) => CloseCode::TooSlow,
     };
-    socket::turn_away(edge, sink, stream, code).await;
+    socket::close_with_code(edge, sink, stream, code).await;
 }
 
-fn challenge_of(edge: &Edge, transport: Transport, nonce: Nonce, ephemeral_key: EphemeralKey) -> Challenge {
+fn challenge_of(edge: &RelayState, transport: Transport, nonce: Nonce, ephemeral_key: EphemeralKey) -> Challenge {
     Challenge {
         protocol: PROTOCOL_VERSION,
         boot_id: edge.boot_id,
@@ -146,21 +146,21 @@ type Proven = (Identity, (lanyard_protocol::Signature, SessionKey), Option<Ref>)
 
 /// Challenge and proof; an error is the code to close with.
 async fn register(
-    edge: &Edge,
-    caller: Caller,
+    edge: &RelayState,
+    caller: SocketOrigin,
     sink: &mut Sink,
     stream: &mut Stream,
-    last: &LastHeard,
+    last: &Activity,
 ) -> Result<Proven, CloseCode> {
     let relay_nonce = edge.nonce();
     let ephemeral = edge.ephemeral();
     let challenge = challenge_of(edge, caller.transport, relay_nonce, ephemeral.public());
-    say(sink, &RelayToDevice::Challenge(challenge), None).await?;
-    let text = match socket::hear(stream, last).await {
-        Heard::Text(text) => text,
-        Heard::TooLarge => return Err(CloseCode::TooLarge),
-        Heard::Binary => return Err(CloseCode::BadMessage),
-        Heard::Gone => return Err(CloseCode::Unauthenticated),
+    write_message(sink, &RelayToDevice::Challenge(challenge), None).await?;
+    let text = match socket::receive(stream, last).await {
+        Incoming::Text(text) => text,
+        Incoming::TooLarge => return Err(CloseCode::TooLarge),
+        Incoming::Binary => return Err(CloseCode::BadMessage),
+        Incoming::Gone => return Err(CloseCode::Unauthenticated),
     };
     let (frame, reference) = match codec::decode::<DeviceToRelay>(&text) {
         Ok(Frame { message: DeviceToRelay::ClientRegister(register), reference }) => (register, reference),
@@ -169,22 +169,22 @@ async fn register(
         Err(_) => return Err(CloseCode::BadMessage),
     };
     if frame.protocol != PROTOCOL_VERSION {
-        say(sink, &unsupported_version(), reference.as_ref()).await?;
+        write_message(sink, &unsupported_version(), reference.as_ref()).await?;
         return Err(CloseCode::BadMessage);
     }
     let (identity, proof) = prove(edge, caller, relay_nonce, ephemeral, frame)?;
     Ok((identity, proof, reference))
 }
 
-async fn say(sink: &mut Sink, message: &RelayToDevice, reference: Option<&Ref>) -> Result<(), CloseCode> {
+async fn write_message(sink: &mut Sink, message: &RelayToDevice, reference: Option<&Ref>) -> Result<(), CloseCode> {
     let text = codec::encode(message, reference);
     websocket::send_text(sink, text.into()).await.map_err(|_| CloseCode::TooSlow)
 }
 
 /// Checks what a device says of itself, and its signature over all of it.
 fn prove(
-    edge: &Edge,
-    Caller { peer, authority: Authority(authority), transport }: Caller,
+    edge: &RelayState,
+    SocketOrigin { peer, authority: HostHeader(authority), transport }: SocketOrigin,
     relay_nonce: Nonce,
     ephemeral: EphemeralSecret,
     register: ClientRegister,
@@ -228,7 +228,7 @@ fn prove(
 }
 
 /// The host's own device proves that it knows the secret of master and relay; nobody else says that it does.
-fn is_of_its_kind(edge: &Edge, register: &ClientRegister, transcript: &Transcript) -> bool {
+fn is_of_its_kind(edge: &RelayState, register: &ClientRegister, transcript: &Transcript) -> bool {
     match (register.kind, &register.host_proof) {
         (DeviceKind::Master, Some(proof)) => same_mac(proof, &host_proof(&edge.config.master_secret, transcript)),
         (DeviceKind::Browser | DeviceKind::Native, None) => true,
@@ -246,19 +246,19 @@ fn channel_of(transport: Transport, kind: DeviceKind) -> Channel {
 
 /// Messages of the device until its socket ends; `Some` when it is we who end it.
 async fn listen(
-    edge: &Arc<Edge>,
+    edge: &Arc<RelayState>,
     session: SessionId,
     handle: &SessionHandle,
     stream: &mut Stream,
-    last: &LastHeard,
+    last: &Activity,
 ) -> Option<CloseCode> {
     let pace = edge.paces.of(handle.public_id);
     loop {
-        let text = match socket::hear(stream, last).await {
-            Heard::Text(text) => text,
-            Heard::Binary => return Some(CloseCode::BadMessage),
-            Heard::TooLarge => return Some(CloseCode::TooLarge),
-            Heard::Gone => return None,
+        let text = match socket::receive(stream, last).await {
+            Incoming::Text(text) => text,
+            Incoming::Binary => return Some(CloseCode::BadMessage),
+            Incoming::TooLarge => return Some(CloseCode::TooLarge),
+            Incoming::Gone => return None,
         };
         pace.wait(handle.earned.swap(0, Ordering::Relaxed)).await;
         while handle.outbox.is_crowded() {
@@ -268,7 +268,7 @@ async fn listen(
             // It is asked for again where the relay is next.
             Ok(Frame { message: DeviceToRelay::RequestChunk(_), .. }) if edge.closing.load(Ordering::Relaxed) => {}
             Ok(Frame { message, reference }) => {
-                edge.tell(Input::MessageReceived { session, message, reference }).await;
+                edge.send(Input::MessageReceived { session, message, reference }).await;
             }
             Err(DecodeError::BadMessage { opcode, reference, why }) => {
                 tracing::debug!(?session, opcode, why, "a message of a strange shape");
@@ -280,10 +280,10 @@ async fn listen(
     }
 }
 
-fn bad_message(why: &str, reference: Option<Ref>) -> Outgoing {
+fn bad_message(why: &str, reference: Option<Ref>) -> QueuedFrame {
     let code = FailureCode::BadMessage;
     let message = format!("{}: {why}", code.sentence());
     let no = RequestFailed { code, message, retry_after_ms: None, file_id: None };
     let text = codec::encode(&RelayToDevice::RequestFailed(no), reference.as_ref());
-    Outgoing { text: text.into(), is_change: false }
+    QueuedFrame { text: text.into(), is_change: false }
 }

@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use lanyard_hub::broker::{ReaderId, SlotId, SlotPiece};
-use lanyard_protocol::chunk::What;
+use lanyard_hub::broker::{ReaderId, SlotId, SlotSpan};
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::{GroupHasher, Groups};
 use lanyard_protocol::{FailureCode, FileRef, Ticket};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::edge::Edge;
-use crate::pins::Verdict;
-use crate::pool::Buffer;
+use crate::edge::RelayState;
+use crate::pins::GroupVerdict;
+use crate::pool::PoolBuffer;
 
 /// How far a reader may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
+pub enum ReadMark {
     /// A device: what is received; a group's last byte is published only once the group has passed.
     Received,
     /// A link: what has passed; nobody checks behind a browser's own download.
@@ -29,7 +29,7 @@ pub enum Mark {
 
 /// What a look at the slot gives.
 #[derive(Debug)]
-pub enum Read {
+pub enum SlotRead {
     Bytes(Bytes),
     /// Nothing yet: wait for the slot to change.
     Wait,
@@ -38,7 +38,7 @@ pub enum Read {
 
 /// How one reader's body does.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub struct ReaderMeter {
     /// Bytes handed to the transport.
     pub delivered: AtomicU64,
     /// The transport would take bytes that are not there: the reader is not to blame.
@@ -49,7 +49,7 @@ pub struct Meter {
     cut: OnceLock<FailureCode>,
 }
 
-impl Meter {
+impl ReaderMeter {
     fn cut(&self) -> Option<FailureCode> {
         self.cut.get().copied()
     }
@@ -64,29 +64,29 @@ impl Meter {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct SlotState {
     /// Start of each segment in the body, and its bytes; together they are `0..received`.
     segments: Vec<(u64, Bytes)>,
     received: u64,
     passed: u64,
     failed: Option<FailureCode>,
-    readers: HashMap<ReaderId, Arc<Meter>>,
+    readers: HashMap<ReaderId, Arc<ReaderMeter>>,
 }
 
 #[derive(Debug)]
-pub struct Slot {
+pub struct SlotBuffer {
     pub id: SlotId,
-    pub what: What,
-    pub pieces: Vec<SlotPiece>,
+    pub what: BodyKind,
+    pub pieces: Vec<SlotSpan>,
     pub length: u64,
     /// What its one PUT comes with.
     pub put_ticket: Option<Ticket>,
-    inner: Mutex<Inner>,
+    inner: Mutex<SlotState>,
     version: watch::Sender<u64>,
 }
 
-impl Slot {
-    pub fn new(id: SlotId, what: What, pieces: Vec<SlotPiece>, length: u64) -> Self {
+impl SlotBuffer {
+    pub fn new(id: SlotId, what: BodyKind, pieces: Vec<SlotSpan>, length: u64) -> Self {
         Self { id, what, pieces, length, put_ticket: None, inner: Mutex::default(), version: watch::Sender::new(0) }
     }
 
@@ -96,7 +96,7 @@ impl Slot {
 
     /// One that is full at once.
     pub fn full(id: SlotId, bytes: Bytes) -> Self {
-        let slot = Self::new(id, What::Values, Vec::new(), bytes.len() as u64);
+        let slot = Self::new(id, BodyKind::Hashes, Vec::new(), bytes.len() as u64);
         slot.publish(bytes, slot.length);
         slot
     }
@@ -136,11 +136,11 @@ impl Slot {
     }
 
     /// Returns why a reader has nothing more to expect.
-    pub fn ended_for(&self, meter: &Meter) -> Option<FailureCode> {
+    pub fn ended_for(&self, meter: &ReaderMeter) -> Option<FailureCode> {
         meter.cut().or_else(|| self.failed())
     }
 
-    pub fn add_reader(&self, reader: ReaderId) -> Arc<Meter> {
+    pub fn add_reader(&self, reader: ReaderId) -> Arc<ReaderMeter> {
         self.inner.lock().readers.entry(reader).or_default().clone()
     }
 
@@ -153,55 +153,55 @@ impl Slot {
         self.changed();
     }
 
-    pub fn readers(&self) -> Vec<(ReaderId, Arc<Meter>)> {
+    pub fn readers(&self) -> Vec<(ReaderId, Arc<ReaderMeter>)> {
         self.inner.lock().readers.iter().map(|(id, meter)| (*id, meter.clone())).collect()
     }
 
     /// The next bytes of `range`, at most one segment.
-    pub fn read(&self, range: Range<u64>, mark: Mark, meter: &Meter) -> Read {
+    pub fn read(&self, range: Range<u64>, mark: ReadMark, meter: &ReaderMeter) -> SlotRead {
         if let Some(code) = meter.cut() {
-            return Read::Failed(code);
+            return SlotRead::Failed(code);
         }
         let inner = self.inner.lock();
         if let Some(code) = inner.failed {
-            return Read::Failed(code);
+            return SlotRead::Failed(code);
         }
         let limit = match mark {
-            Mark::Received => inner.received,
-            Mark::Passed => inner.passed,
+            ReadMark::Received => inner.received,
+            ReadMark::Passed => inner.passed,
         };
         if range.start >= limit {
-            return Read::Wait;
+            return SlotRead::Wait;
         }
         let at = inner.segments.partition_point(|(start, _)| *start <= range.start);
         let Some((start, bytes)) = at.checked_sub(1).and_then(|at| inner.segments.get(at)) else {
-            return Read::Failed(FailureCode::Busy);
+            return SlotRead::Failed(FailureCode::Busy);
         };
         let from = (range.start - start) as usize;
         let to = (range.end.min(limit) - start).min(bytes.len() as u64) as usize;
-        Read::Bytes(bytes.slice(from..to))
+        SlotRead::Bytes(bytes.slice(from..to))
     }
 }
 
 /// Why a PUT's bytes were not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
+pub struct SlotError {
     pub code: FailureCode,
     pub culprit: Option<FileRef>,
 }
 
 /// Takes the bytes of one PUT in order: collects, verifies, publishes.
-pub struct Filler {
-    slot: Arc<Slot>,
-    buffer: Option<Buffer>,
+pub struct SlotFiller {
+    slot: Arc<SlotBuffer>,
+    buffer: Option<PoolBuffer>,
     /// Bytes published and in the buffer.
     taken: u64,
     published: u64,
-    cursor: Option<Cursor>,
+    cursor: Option<GroupCursor>,
 }
 
 /// The group that the next byte belongs to.
-struct Cursor {
+struct GroupCursor {
     piece: usize,
     group: u32,
     /// Bytes of the group still to come.
@@ -209,9 +209,9 @@ struct Cursor {
     hasher: GroupHasher,
 }
 
-impl Filler {
-    pub fn new(slot: Arc<Slot>) -> Self {
-        let cursor = Cursor::at(&slot, 0, None);
+impl SlotFiller {
+    pub fn new(slot: Arc<SlotBuffer>) -> Self {
+        let cursor = GroupCursor::at(&slot, 0, None);
         Self { slot, buffer: None, taken: 0, published: 0, cursor }
     }
 
@@ -224,10 +224,10 @@ impl Filler {
         self.buffer.as_ref().is_some_and(|buffer| buffer.len() > 0)
     }
 
-    /// Takes bytes; whole segments are verified and published on the way. The last one waits for [`Filler::finish`].
-    pub fn push(&mut self, edge: &Edge, mut bytes: &[u8]) -> Result<(), Refused> {
+    /// Takes bytes; whole segments are verified and published on the way. The last one waits for [`SlotFiller::finish`].
+    pub fn push(&mut self, edge: &RelayState, mut bytes: &[u8]) -> Result<(), SlotError> {
         if bytes.len() as u64 > self.missing() {
-            return Err(Refused { code: FailureCode::BadMessage, culprit: None });
+            return Err(SlotError { code: FailureCode::BadMessage, culprit: None });
         }
         while !bytes.is_empty() {
             let missing = self.slot.length - self.taken;
@@ -244,7 +244,7 @@ impl Filler {
     }
 
     /// Verifies and publishes what is collected so far: more may be long in coming.
-    pub fn flush(&mut self, edge: &Edge) -> Result<(), Refused> {
+    pub fn flush(&mut self, edge: &RelayState) -> Result<(), SlotError> {
         let segment = self.collected();
         if segment.is_empty() {
             return Ok(());
@@ -255,24 +255,24 @@ impl Filler {
         Ok(())
     }
 
-    /// Verifies the last segment without publishing it; [`Filler::publish_last`] does that once the broker knows.
-    pub fn finish(&mut self, edge: &Edge) -> Result<LastSegment, Refused> {
+    /// Verifies the last segment without publishing it; [`SlotFiller::publish_last`] does that once the broker knows.
+    pub fn finish(&mut self, edge: &RelayState) -> Result<LastSegment, SlotError> {
         let segment = self.collected();
-        if self.slot.what == What::Values {
-            return self.finish_values(edge, segment);
+        if self.slot.what == BodyKind::Hashes {
+            return self.finish_hashes(edge, segment);
         }
         let passed = self.verify(edge, &segment)?;
         Ok(LastSegment { slot: self.slot.clone(), segment, passed })
     }
 
     fn collected(&mut self) -> Bytes {
-        self.buffer.take().map(Buffer::freeze).unwrap_or_default()
+        self.buffer.take().map(PoolBuffer::freeze).unwrap_or_default()
     }
 
     /// A list of values is checked as a whole; it is small enough to be one segment or a few.
-    fn finish_values(&mut self, edge: &Edge, segment: Bytes) -> Result<LastSegment, Refused> {
+    fn finish_hashes(&mut self, edge: &RelayState, segment: Bytes) -> Result<LastSegment, SlotError> {
         let Some(piece) = self.slot.pieces.first() else {
-            return Err(Refused { code: FailureCode::Busy, culprit: None });
+            return Err(SlotError { code: FailureCode::Busy, culprit: None });
         };
         let mut list = Vec::with_capacity(self.slot.length as usize);
         for (_, bytes) in &self.slot.inner.lock().segments {
@@ -282,14 +282,14 @@ impl Filler {
         let (is_right, lost) = edge.hashes.accept_list(piece, &list);
         edge.lists_lost(lost);
         if !is_right {
-            return Err(Refused { code: FailureCode::BadBytes, culprit: Some(piece.file) });
+            return Err(SlotError { code: FailureCode::BadBytes, culprit: Some(piece.file) });
         }
         Ok(LastSegment { slot: self.slot.clone(), segment, passed: self.slot.length })
     }
 
     /// Hashes a segment group by group; gives the end of the last group that passed.
-    fn verify(&mut self, edge: &Edge, segment: &[u8]) -> Result<u64, Refused> {
-        if self.slot.what == What::Values {
+    fn verify(&mut self, edge: &RelayState, segment: &[u8]) -> Result<u64, SlotError> {
+        if self.slot.what == BodyKind::Hashes {
             return Ok(0);
         }
         let mut rest = segment;
@@ -297,7 +297,7 @@ impl Filler {
         let mut passed = 0;
         while !rest.is_empty() {
             let Some(cursor) = &mut self.cursor else {
-                return Err(Refused { code: FailureCode::BadMessage, culprit: None });
+                return Err(SlotError { code: FailureCode::BadMessage, culprit: None });
             };
             let now = cursor.missing.min(rest.len() as u64) as usize;
             cursor.hasher.update(&rest[..now]);
@@ -312,35 +312,35 @@ impl Filler {
         Ok(passed)
     }
 
-    fn group_done(&mut self, edge: &Edge) -> Result<(), Refused> {
+    fn group_done(&mut self, edge: &RelayState) -> Result<(), SlotError> {
         let Some(done) = self.cursor.take() else { return Ok(()) };
         let piece = &self.slot.pieces[done.piece];
         let value = done.hasher.finish();
         let (verdict, lost) = edge.hashes.check(piece, done.group, value);
         edge.lists_lost(lost);
-        self.cursor = Cursor::at(&self.slot, done.piece, Some(done.group + 1));
+        self.cursor = GroupCursor::at(&self.slot, done.piece, Some(done.group + 1));
         match verdict {
-            Verdict::Good => Ok(()),
-            Verdict::Complete(root) => {
+            GroupVerdict::Good => Ok(()),
+            GroupVerdict::Complete(root) => {
                 edge.root_known(piece.file, root);
                 Ok(())
             }
-            Verdict::Differs => Err(Refused { code: FailureCode::BadBytes, culprit: Some(piece.file) }),
-            Verdict::WrongRoot => Err(Refused { code: FailureCode::FileChanged, culprit: Some(piece.file) }),
+            GroupVerdict::Differs => Err(SlotError { code: FailureCode::BadBytes, culprit: Some(piece.file) }),
+            GroupVerdict::WrongRoot => Err(SlotError { code: FailureCode::FileChanged, culprit: Some(piece.file) }),
         }
     }
 }
 
-impl Cursor {
+impl GroupCursor {
     /// At group `group` of piece `piece`, or at the first group of the next piece.
-    fn at(slot: &Slot, piece: usize, group: Option<u32>) -> Option<Self> {
-        if slot.what == What::Values {
+    fn at(slot: &SlotBuffer, piece: usize, group: Option<u32>) -> Option<Self> {
+        if slot.what == BodyKind::Hashes {
             return None;
         }
         let layout = slot.pieces.get(piece)?;
         let group = group.unwrap_or(layout.groups.first);
         if group >= layout.groups.end() {
-            return Cursor::at(slot, piece + 1, None);
+            return GroupCursor::at(slot, piece + 1, None);
         }
         let groups = Groups::new(layout.size, layout.group_log);
         Some(Self { piece, group, missing: groups.len(group), hasher: groups.hasher(group) })
@@ -349,7 +349,7 @@ impl Cursor {
 
 /// The last verified bytes of a PUT, not yet readable.
 pub struct LastSegment {
-    slot: Arc<Slot>,
+    slot: Arc<SlotBuffer>,
     segment: Bytes,
     passed: u64,
 }

@@ -8,8 +8,8 @@ use lanyard_protocol::CloseCode;
 use lanyard_protocol::limits::{PING_MS, PONG_TIMEOUT_MS};
 use tokio_tungstenite::tungstenite::{Error, Message, protocol::CloseFrame};
 
-use crate::edge::Edge;
-use crate::outbox::{Next, Outbox};
+use crate::edge::RelayState;
+use crate::outbox::{WriterStep, Outbox};
 use crate::websocket::{Sink, Stream, send_text};
 
 /// A frame that cannot be written for this long ends the session (4408).
@@ -18,13 +18,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What came from the other side: how much, and when last.
-pub struct LastHeard {
+pub struct Activity {
     started: Instant,
     at: AtomicU64,
     frames: AtomicU64,
 }
 
-impl LastHeard {
+impl Activity {
     pub fn new() -> Self {
         Self { started: Instant::now(), at: AtomicU64::new(0), frames: AtomicU64::new(0) }
     }
@@ -45,7 +45,7 @@ impl LastHeard {
 
 /// What to do about silence.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+enum HeartbeatStep {
     Wait(Duration),
     Ping,
     GiveUp,
@@ -54,34 +54,34 @@ enum Step {
 /// Asks for a sign of life after a while, and gives up when none comes. Any frame is one. Frames are counted: by the clock
 /// an answer that comes within its grain could not be told from one that came before.
 #[derive(Debug, Default)]
-struct Vigil {
+struct Heartbeat {
     /// When a ping went out, and how many frames had come before it.
     pinged: Option<(Instant, u64)>,
 }
 
-impl Vigil {
-    fn step(&mut self, now: Instant, frames: u64, silence: Duration) -> Step {
+impl Heartbeat {
+    fn step(&mut self, now: Instant, frames: u64, silence: Duration) -> HeartbeatStep {
         let quiet = Duration::from_millis(PING_MS);
         let timeout = Duration::from_millis(PONG_TIMEOUT_MS);
         match self.pinged {
             Some((at, before)) if frames == before => match timeout.checked_sub(now.duration_since(at)) {
-                Some(left) if !left.is_zero() => Step::Wait(left),
-                _ => Step::GiveUp,
+                Some(left) if !left.is_zero() => HeartbeatStep::Wait(left),
+                _ => HeartbeatStep::GiveUp,
             },
             _ if silence >= quiet => {
                 self.pinged = Some((now, frames));
-                Step::Ping
+                HeartbeatStep::Ping
             }
             _ => {
                 self.pinged = None;
-                Step::Wait(quiet - silence)
+                HeartbeatStep::Wait(quiet - silence)
             }
         }
     }
 }
 
 /// What came.
-pub enum Heard {
+pub enum Incoming {
     Text(String),
     /// A frame that has no business here.
     Binary,
@@ -91,41 +91,41 @@ pub enum Heard {
 }
 
 /// The next frame that means something.
-pub async fn hear(stream: &mut Stream, last: &LastHeard) -> Heard {
+pub async fn receive(stream: &mut Stream, last: &Activity) -> Incoming {
     loop {
         let frame = stream.next().await;
         last.note();
         match frame {
-            Some(Ok(Message::Text(text))) => return Heard::Text(text.as_str().to_owned()),
-            Some(Ok(Message::Binary(_))) => return Heard::Binary,
+            Some(Ok(Message::Text(text))) => return Incoming::Text(text.as_str().to_owned()),
+            Some(Ok(Message::Binary(_))) => return Incoming::Binary,
             // A close is answered by the library, but only if the stream is polled to its end.
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
-            Some(Err(Error::Capacity(_))) => return Heard::TooLarge,
-            Some(Err(_)) | None => return Heard::Gone,
+            Some(Err(Error::Capacity(_))) => return Incoming::TooLarge,
+            Some(Err(_)) | None => return Incoming::Gone,
         }
     }
 }
 
 /// Writes what the outbox holds, and pings when it has been quiet; returns when the session is to end.
-pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &LastHeard) -> CloseCode {
-    let mut vigil = Vigil::default();
+pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &Activity) -> CloseCode {
+    let mut vigil = Heartbeat::default();
     loop {
         let changed = outbox.changed.notified();
         match outbox.next() {
-            Next::Write(text) => {
+            WriterStep::Write(text) => {
                 let written = tokio::time::timeout(WRITE_TIMEOUT, send_text(sink, text)).await;
                 if !matches!(written, Ok(Ok(()))) {
                     return CloseCode::TooSlow;
                 }
                 continue;
             }
-            Next::Close(code) => return code,
-            Next::Nothing => {}
+            WriterStep::Close(code) => return code,
+            WriterStep::Nothing => {}
         }
         let wake = match vigil.step(Instant::now(), last.frames(), last.silence()) {
-            Step::Wait(wake) => wake,
-            Step::GiveUp => return CloseCode::TooSlow,
-            Step::Ping => {
+            HeartbeatStep::Wait(wake) => wake,
+            HeartbeatStep::GiveUp => return CloseCode::TooSlow,
+            HeartbeatStep::Ping => {
                 let sent = tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Default::default()))).await;
                 if !matches!(sent, Ok(Ok(()))) {
                     return CloseCode::TooSlow;
@@ -138,13 +138,13 @@ pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &LastHeard) -> CloseC
 }
 
 /// Counts the reason, and says it.
-pub async fn turn_away(edge: &Edge, sink: Sink, stream: Stream, code: CloseCode) {
+pub async fn close_with_code(edge: &RelayState, sink: Sink, stream: Stream, code: CloseCode) {
     edge.refusals.closed(code);
-    say_goodbye(sink, stream, code).await;
+    close_gracefully(sink, stream, code).await;
 }
 
 /// Says goodbye and waits a moment for the answer, so that the reason arrives.
-async fn say_goodbye(mut sink: Sink, mut stream: Stream, code: CloseCode) {
+async fn close_gracefully(mut sink: Sink, mut stream: Stream, code: CloseCode) {
     let frame = CloseFrame { code: code.number().into(), reason: code.reason().into() };
     let farewell = async {
         if sink.send(Message::Close(Some(frame))).await.is_ok() {
@@ -164,22 +164,22 @@ mod tests {
 
     #[test]
     fn an_answer_within_the_same_millisecond_is_an_answer() {
-        let (mut vigil, start) = (Vigil::default(), Instant::now());
-        assert_eq!(vigil.step(start, 7, QUIET), Step::Ping);
+        let (mut vigil, start) = (Heartbeat::default(), Instant::now());
+        assert_eq!(vigil.step(start, 7, QUIET), HeartbeatStep::Ping);
         // The clock of what was heard stands a grain before the ping.
-        assert_eq!(vigil.step(start, 8, BLINK), Step::Wait(QUIET - BLINK));
-        assert_eq!(vigil.step(start + QUIET, 8, QUIET), Step::Ping);
+        assert_eq!(vigil.step(start, 8, BLINK), HeartbeatStep::Wait(QUIET - BLINK));
+        assert_eq!(vigil.step(start + QUIET, 8, QUIET), HeartbeatStep::Ping);
     }
 
     #[test]
     fn who_answers_nothing_is_given_up_within_15_s_and_not_before_the_timeout() {
-        let (mut vigil, start) = (Vigil::default(), Instant::now());
-        assert_eq!(vigil.step(start, 7, Duration::ZERO), Step::Wait(QUIET));
+        let (mut vigil, start) = (Heartbeat::default(), Instant::now());
+        assert_eq!(vigil.step(start, 7, Duration::ZERO), HeartbeatStep::Wait(QUIET));
         let pinged = start + QUIET;
-        assert_eq!(vigil.step(pinged, 7, QUIET), Step::Ping);
+        assert_eq!(vigil.step(pinged, 7, QUIET), HeartbeatStep::Ping);
         let almost = TIMEOUT - BLINK;
-        assert_eq!(vigil.step(pinged + almost, 7, QUIET + almost), Step::Wait(BLINK));
-        assert_eq!(vigil.step(pinged + TIMEOUT, 7, QUIET + TIMEOUT), Step::GiveUp);
+        assert_eq!(vigil.step(pinged + almost, 7, QUIET + almost), HeartbeatStep::Wait(BLINK));
+        assert_eq!(vigil.step(pinged + TIMEOUT, 7, QUIET + TIMEOUT), HeartbeatStep::GiveUp);
         assert!(QUIET + TIMEOUT < Duration::from_secs(15));
     }
 }

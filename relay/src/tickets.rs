@@ -12,22 +12,22 @@ use lanyard_protocol::limits::USED_TICKET_MS;
 use lanyard_protocol::{FailureCode, Ticket};
 use parking_lot::Mutex;
 
-use crate::slot::Slot;
+use crate::slot::SlotBuffer;
 
 /// Used tickets that are remembered at most: a second of the fastest transfer is 2,000 of them, and they are only for telling.
 const MOST_USED: usize = 16_384;
 
 /// What a ticket is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Errand {
+pub enum TicketKind {
     Put,
     Get { reader: ReaderId, ranges: Vec<Range<u64>> },
 }
 
 struct Open {
     session: SessionId,
-    errand: Errand,
-    slot: Arc<Slot>,
+    errand: TicketKind,
+    slot: Arc<SlotBuffer>,
 }
 
 #[derive(Default)]
@@ -60,7 +60,7 @@ pub struct Tickets {
 }
 
 impl Tickets {
-    pub fn issue(&self, ticket: Ticket, session: SessionId, errand: Errand, slot: Arc<Slot>) {
+    pub fn issue(&self, ticket: Ticket, session: SessionId, errand: TicketKind, slot: Arc<SlotBuffer>) {
         self.open.insert(ticket, Open { session, errand, slot });
     }
 
@@ -76,8 +76,8 @@ impl Tickets {
         ticket: &Ticket,
         session: SessionId,
         is_put: bool,
-    ) -> Result<(Arc<Slot>, Errand), FailureCode> {
-        let fits = |_: &Ticket, open: &Open| open.session == session && matches!(open.errand, Errand::Put) == is_put;
+    ) -> Result<(Arc<SlotBuffer>, TicketKind), FailureCode> {
+        let fits = |_: &Ticket, open: &Open| open.session == session && matches!(open.errand, TicketKind::Put) == is_put;
         let mut used = self.used.lock();
         if let Some((_, Open { slot, errand, .. })) = self.open.remove_if(ticket, fits) {
             used.note(*ticket, session, is_put);
@@ -103,19 +103,19 @@ impl Tickets {
 mod tests {
     use super::*;
     use lanyard_hub::broker::SlotId;
-    use lanyard_protocol::chunk::What;
+    use lanyard_protocol::chunk::BodyKind;
 
-    fn slot() -> Arc<Slot> {
-        Arc::new(Slot::new(SlotId(1), What::Bytes, Vec::new(), 1))
+    fn slot() -> Arc<SlotBuffer> {
+        Arc::new(SlotBuffer::new(SlotId(1), BodyKind::Bytes, Vec::new(), 1))
     }
 
     #[test]
     fn a_ticket_is_good_once_for_its_session_and_verb() {
         let (tickets, ticket, own, other) = (Tickets::default(), Ticket([1; 16]), SessionId(1), SessionId(2));
-        tickets.issue(ticket, own, Errand::Put, slot());
+        tickets.issue(ticket, own, TicketKind::Put, slot());
         assert_eq!(tickets.redeem(&ticket, other, true).unwrap_err(), FailureCode::TicketRefused);
         assert_eq!(tickets.redeem(&ticket, own, false).unwrap_err(), FailureCode::TicketRefused);
-        assert_eq!(tickets.redeem(&ticket, own, true).unwrap().1, Errand::Put);
+        assert_eq!(tickets.redeem(&ticket, own, true).unwrap().1, TicketKind::Put);
         assert_eq!(tickets.redeem(&ticket, own, true).unwrap_err(), FailureCode::TicketUsed);
         assert_eq!(tickets.redeem(&ticket, other, true).unwrap_err(), FailureCode::TicketRefused);
         assert_eq!(tickets.redeem(&Ticket([2; 16]), own, true).unwrap_err(), FailureCode::TicketRefused);
@@ -126,7 +126,7 @@ mod tests {
         let (tickets, slot) = (Tickets::default(), slot());
         for n in 0..=MOST_USED {
             let ticket = Ticket((n as u128).to_le_bytes());
-            tickets.issue(ticket, SessionId(1), Errand::Put, slot.clone());
+            tickets.issue(ticket, SessionId(1), TicketKind::Put, slot.clone());
             drop(tickets.redeem(&ticket, SessionId(1), true).unwrap());
         }
         assert_eq!(Arc::strong_count(&slot), 1);

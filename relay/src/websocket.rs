@@ -30,7 +30,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use crate::connections::ConnectionPermit;
 use crate::error::ApiError;
 
-pub type Socket = WebSocketStream<Connection>;
+pub type Socket = WebSocketStream<UpgradedStream>;
 pub type Sink = SplitSink<Socket, Message>;
 pub type Stream = SplitStream<Socket>;
 
@@ -65,7 +65,7 @@ where
         }
         // A socket whose first message may be as long as any is not to be admitted later.
         let heard = (max_first <= MAX_FIRST_FRAME_BYTES).then(Vec::new);
-        let connection = Connection { io, permit: permit.clone(), heard };
+        let connection = UpgradedStream { io, permit: permit.clone(), heard };
         let config = config(max_first);
         let socket = Socket::from_raw_socket(connection, Role::Server, Some(config)).await;
         tokio::select! {
@@ -99,20 +99,20 @@ async fn evicted_unregistered(permit: Option<Arc<ConnectionPermit>>) {
 /// The stream below a socket. It remembers what came before the registration, so that nothing of it is lost when the socket is
 /// made anew with the buffers of a session.
 #[derive(Debug)]
-pub struct Connection {
+pub struct UpgradedStream {
     io: TokioIo<Upgraded>,
     permit: Option<Arc<ConnectionPermit>>,
     heard: Option<Vec<u8>>,
 }
 
-impl Connection {
+impl UpgradedStream {
     /// The place of this connection among all.
     pub fn permit(&self) -> Option<Arc<ConnectionPermit>> {
         self.permit.clone()
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for UpgradedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -128,7 +128,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for UpgradedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
     }

@@ -9,18 +9,18 @@ const WORDS: usize = (COUNTERS / WORD) as usize + 1;
 
 /// The used counters of one session, from the highest back.
 #[derive(Debug)]
-pub struct Window {
+pub struct CounterWindow {
     highest: u64,
     used: [u64; WORDS],
 }
 
-impl Default for Window {
+impl Default for CounterWindow {
     fn default() -> Self {
         Self { highest: 0, used: [0; WORDS] }
     }
 }
 
-impl Window {
+impl CounterWindow {
     /// Uses a counter; `false` if it was used before, or lies too far back to tell.
     pub fn use_once(&mut self, counter: u64) -> bool {
         if counter == 0 || counter + COUNTERS <= self.highest {
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn each_counter_is_good_once_in_any_order() {
-        let mut window = Window::default();
+        let mut window = CounterWindow::default();
         for counter in [3, 1, 2, 64, 63, 65, 1_000, 999, 128] {
             assert!(window.use_once(counter), "{counter}");
             assert!(!window.use_once(counter), "{counter} again");
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn what_lies_too_far_back_counts_as_used() {
-        let mut window = Window::default();
+        let mut window = CounterWindow::default();
         assert!(window.use_once(10_000));
         assert!(!window.use_once(10_000 - COUNTERS));
         assert!(window.use_once(10_001 - COUNTERS));
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn it_agrees_with_a_set_that_forgets_nothing() {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut window = Window::default();
+        let mut window = CounterWindow::default();
         let mut used = BTreeSet::new();
         let mut highest = 0u64;
         for _ in 0..200_000 {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::native::{Native, config};
 use crate::world::*;
 
@@ -24,7 +24,7 @@ fn unlike() -> Arc<Vec<u8>> {
 }
 
 /// Lists `bytes` with their root under an id of its own.
-async fn offers(owner: &mut Device, n: u8, bytes: Arc<Vec<u8>>) -> FileEntry {
+async fn offers(owner: &mut TestDevice, n: u8, bytes: Arc<Vec<u8>>) -> FileEntry {
     let file_id: FileId = format!("30000000-0000-4000-8000-0000000000{n:02x}").parse().unwrap();
     let root = Some(Root(*blake3::hash(&bytes).as_bytes()));
     let (path, size) = (format!("{n}.bin"), bytes.len() as u64);
@@ -38,8 +38,8 @@ async fn offers(owner: &mut Device, n: u8, bytes: Arc<Vec<u8>>) -> FileEntry {
 
 /// The owner sends these bytes for the whole of the file. Gives the status of its upload, and what the asker has whole.
 async fn sent(
-    owner: &mut Device,
-    asker: &mut Device,
+    owner: &mut TestDevice,
+    asker: &mut TestDevice,
     n: u8,
     entry: &FileEntry,
     wrong: Vec<u8>,
@@ -60,7 +60,7 @@ async fn sent(
 /// nobody has a whole body of it. `tests/wire/damage.rs` does the same by the hundred, to native devices and links.
 #[tokio::test]
 async fn a41_a42_poisoned_bytes_reach_nobody_whole() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let right = unlike();
     let flip = |at: usize| {
@@ -87,7 +87,7 @@ async fn a41_a42_poisoned_bytes_reach_nobody_whole() {
 /// devices cannot be told two things.
 #[tokio::test]
 async fn a43_what_is_listed_under_an_id_never_changes() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = offers(&mut owner, 1, unlike()).await;
     let listed = NewFile {
@@ -119,7 +119,7 @@ async fn a43_what_is_listed_under_an_id_never_changes() {
 /// each has its status, the asker may ask again, and what the relay holds never grows.
 #[tokio::test]
 async fn a45_a46_only_the_bytes_that_were_asked_for_are_taken() {
-    let hub = Hub::with_budget(1 << 20).await;
+    let hub = TestHub::with_budget(1 << 20).await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("a.bin", 1_000).await;
     let nobody = owner.http.put(owner.chunk_url(&Ticket([1; 16]))).body(vec![0; 10_000_000]);
@@ -182,7 +182,7 @@ async fn a45_a46_only_the_bytes_that_were_asked_for_are_taken() {
 /// so does everybody with a link, who does not even hear its name and size any more.
 #[tokio::test]
 async fn a55_a_file_that_was_taken_back_is_not_sent_any_more() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("a.bin", 300_000).await;
     let made = ana.link(&[&entry]).await;
@@ -205,7 +205,7 @@ async fn a55_a_file_that_was_taken_back_is_not_sent_any_more() {
 /// A55. The file behind an id is replaced by another of the same name and size: its bytes are never sent under the old id.
 #[tokio::test]
 async fn a55_another_file_under_the_same_name_is_not_sent_for_the_old_one() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path = from.path().join("a");
@@ -224,7 +224,7 @@ async fn a55_another_file_under_the_same_name_is_not_sent_for_the_old_one() {
 }
 
 /// Somebody between device and relay who answers every GET of a body by sending it elsewhere. Each time is told.
-async fn redirecting(hub: &Hub, elsewhere: String) -> (HubUrl, mpsc::Receiver<()>) {
+async fn redirecting(hub: &TestHub, elsewhere: String) -> (HubUrl, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let (told, redirected) = mpsc::channel(64);
@@ -258,7 +258,7 @@ async fn redirecting(hub: &Hub, elsewhere: String) -> (HubUrl, mpsc::Receiver<()
 /// token of it leaves for there.
 #[tokio::test]
 async fn a52_our_device_follows_no_redirect() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let canary = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let elsewhere = format!("http://{}/steal", canary.local_addr().unwrap());
     let (url, mut redirected) = redirecting(&hub, elsewhere).await;

@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use lanyard_device::link::{Incoming, Link};
+use lanyard_device::link::{ReceivedFrame, RelayConnection};
 use lanyard_protocol::http::HttpError;
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
@@ -18,18 +18,18 @@ const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocke
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: lanyard.v2\r\n";
 
 /// A connection from an address of this machine's; `None` if the hub takes no more.
-async fn from(address: IpAddr, hub: &Hub) -> Option<TcpStream> {
+async fn from(address: IpAddr, hub: &TestHub) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(address, 0)).unwrap();
     within(socket.connect(hub.address)).await.ok()
 }
 
-fn request(hub: &Hub, path: &str, more: &str) -> String {
+fn request(hub: &TestHub, path: &str, more: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{more}\r\n", hub.address)
 }
 
 /// The status of one request from the guest's address.
-async fn is_served(hub: &Hub) -> u16 {
+async fn is_served(hub: &TestHub) -> u16 {
     let Some(mut stream) = from(GUEST, hub).await else { return 0 };
     let asked = request(hub, "/healthz", "Connection: close\r\n");
     if stream.write_all(asked.as_bytes()).await.is_err() {
@@ -44,7 +44,7 @@ async fn is_served(hub: &Hub) -> u16 {
 /// served, and who belongs stays connected. The relay may have few connections here, so that they would be used up at once.
 #[tokio::test]
 async fn a71_one_address_does_not_take_the_house() {
-    let hub = Hub::with(|config| config.max_connections = Some(120)).await;
+    let hub = TestHub::with(|config| config.max_connections = Some(120)).await;
     let mut member = hub.approved(1).await;
     let half = request(&hub, "/", &format!("X: {}", "x".repeat(8_000)));
     let kinds = [
@@ -75,13 +75,13 @@ async fn a71_one_address_does_not_take_the_house() {
 /// with their sessions' keys, more than there is room for, and another address is served, as is who belongs.
 #[tokio::test]
 async fn a71_who_waits_at_the_door_does_not_take_the_house() {
-    let hub = Hub::with(|config| config.max_connections = Some(120)).await;
+    let hub = TestHub::with(|config| config.max_connections = Some(120)).await;
     let mut member = hub.approved(1).await;
     let path = format!("/chunks/{}", "0".repeat(32));
     let mut crowd = Vec::new();
     let mut waiting = Vec::new();
     for number in 0..3 {
-        let eve = Device::connect(&hub, 67 + number, 67 + number).await;
+        let eve = TestDevice::connect(&hub, 67 + number, 67 + number).await;
         for _ in 0..50 {
             let Some(mut stream) = from(ATTACKER, &hub).await else { continue };
             let proof = format!("Authorization: {}\r\n", eve.signer.authorize("GET", &path));
@@ -100,15 +100,15 @@ async fn a71_who_waits_at_the_door_does_not_take_the_house() {
 /// A71. Until it is registered a socket may send 6 KiB, and what it sends right behind its registration is not lost.
 #[tokio::test]
 async fn a71_a_first_frame_is_small_and_the_next_may_be_as_long_as_any() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     for (length, code) in [(5 * 1024, 4400), (7 * 1024, 4413), (200 * 1024, 4413)] {
-        let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+        let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
         link.receive().await.unwrap();
         link.send("x".repeat(length)).await.unwrap();
-        assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(code)), "{length} bytes");
+        assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(code)), "{length} bytes");
     }
-    let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
-    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+    let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
+    let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
     let RelayToDevice::Challenge(challenge) = frame.message else { panic!("{text}") };
     let key = Keypair::from_seed(&[41; 32]);
@@ -119,7 +119,7 @@ async fn a71_a_first_frame_is_small_and_the_next_may_be_as_long_as_any() {
     link.send(r#"{"opcode":"PING","data":{},"ref":"p2"}"#.into()).await.unwrap();
     let mut heard = Vec::new();
     while heard.len() < 3 {
-        let Incoming::Text(text) = within(link.receive()).await.unwrap() else { panic!("closed after {heard:?}") };
+        let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else { panic!("closed after {heard:?}") };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
         match frame.message {
             RelayToDevice::ClientRegisterAck(_) | RelayToDevice::Pong(_) => heard.push(frame.reference),
@@ -133,7 +133,7 @@ async fn a71_a_first_frame_is_small_and_the_next_may_be_as_long_as_any() {
 /// A71. Pings may come before the registration, and what comes then is remembered: they come to an end after 16 KiB.
 #[tokio::test]
 async fn a71_pings_before_the_registration_come_to_an_end() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let stream = from(ATTACKER, &hub).await.unwrap();
     let (mut reader, mut writer) = stream.into_split();
     writer.write_all(request(&hub, "/ws/device", UPGRADE).as_bytes()).await.unwrap();
@@ -156,7 +156,7 @@ async fn a71_pings_before_the_registration_come_to_an_end() {
 }
 
 /// Sends a request as it stands and gives its status, its Allow, and the code and the sentence in its body.
-async fn refused(hub: &Hub, request: &[u8]) -> (u16, Option<String>, HttpError) {
+async fn refused(hub: &TestHub, request: &[u8]) -> (u16, Option<String>, HttpError) {
     let answer = raw_then_close(from(GUEST, hub).await.unwrap(), request).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
@@ -172,7 +172,7 @@ async fn refused(hub: &Hub, request: &[u8]) -> (u16, Option<String>, HttpError) 
 /// A72. Each refusal is JSON with a code and a sentence, whoever of us made it: our code, the framework, the HTTP library.
 #[tokio::test]
 async fn a72_every_refusal_says_why() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let host = format!("Host: {}\r\nConnection: close\r\n", hub.address);
     let head = |line: &str, more: &str| format!("{line} HTTP/1.1\r\n{host}{more}\r\n").into_bytes();
     let long = "x".repeat(5_000);

@@ -3,11 +3,11 @@
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 /// Lists an empty file of this name and type.
-async fn offers(device: &mut Device, path: &str, media_type: &str) -> Result<FileEntry, FailureCode> {
+async fn offers(device: &mut TestDevice, path: &str, media_type: &str) -> Result<FileEntry, FailureCode> {
     let file_id: FileId = format!("20000000-0000-4000-8000-{:012x}", device.files.len()).parse().unwrap();
     device.files.insert(file_id, Default::default());
     let file = NewFile {
@@ -31,7 +31,7 @@ async fn offers(device: &mut Device, path: &str, media_type: &str) -> Result<Fil
 /// cannot script keeps its type, and its headers are the same.
 #[tokio::test]
 async fn a37_nothing_that_is_shared_runs_in_the_hubs_name() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut eve = hub.approved(1).await;
     let bytes = "application/octet-stream";
     let types = [
@@ -96,7 +96,7 @@ async fn a37_nothing_that_is_shared_runs_in_the_hubs_name() {
 /// A40. Names that would end the header they stand in, or the line: one header, whose name is the file's, and no other header.
 #[tokio::test]
 async fn a40_a_name_cannot_leave_its_header() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut eve = hub.approved(1).await;
     for name in [
         "a\"; filename=\"evil.exe",
@@ -153,7 +153,7 @@ fn decoded(text: &str) -> String {
 /// A52. Whatever is asked, by whatever name, nothing but `/secure` sends anybody elsewhere, and that only to the hub itself.
 #[tokio::test]
 async fn a52_no_answer_leads_to_another_host() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let at = hub.address;
     let mut targets = paths();
     targets.extend(

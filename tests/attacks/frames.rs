@@ -7,7 +7,7 @@ use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 const TEXT: u8 = 0x81;
@@ -19,7 +19,7 @@ const LAST: u8 = 0x80;
 /// ended with a code or cut, before a mebibyte of it was kept, and the hub goes on.
 #[tokio::test]
 async fn a44_no_frame_is_too_large_to_be_refused() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = hub.approved(1).await;
     for announced in [(1u64 << 63) - 1, 65 << 20, (512 << 10) + 1] {
         let mut socket = RawSocket::open(hub.address).await;
@@ -58,7 +58,7 @@ async fn a44_no_frame_is_too_large_to_be_refused() {
 /// A44. JSON a hundred thousand deep, keys twice, numbers beyond 2^53: 4400 for each, of who belongs and who does not.
 #[tokio::test]
 async fn a44_json_that_means_two_things_or_none_closes() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     hub.approved(1).await;
     let deep = |n: usize| format!(r#"{{"opcode":"PING","data":{{"x":{}{}}}}}"#, "[".repeat(n), "]".repeat(n));
     let frames = [
@@ -80,12 +80,12 @@ async fn a44_json_that_means_two_things_or_none_closes() {
         "\u{feff}{}".into(),
     ];
     for (n, frame) in (10u8..).zip(&frames) {
-        let mut device = Device::connect(&hub, 1, n).await;
+        let mut device = TestDevice::connect(&hub, 1, n).await;
         device.say_text(frame.clone()).await;
         assert_eq!(device.closed().await, Some(4400), "{frame:.80}");
     }
     // A count that is negative, and data of another shape, are answered: the frame itself was right.
-    let mut device = Device::connect(&hub, 1, 1).await;
+    let mut device = TestDevice::connect(&hub, 1, 1).await;
     for data in [r#"{"epoch":-1,"since":0}"#, r#"{"epoch":1.5,"since":0}"#, r#"{"epoch":"1","since":0}"#, "[0,0]"] {
         device.say_text(format!(r#"{{"opcode":"FEED_PULL","data":{data},"ref":"x"}}"#)).await;
         let answer = device.answer(&Ref::new("x").unwrap()).await;
@@ -98,7 +98,7 @@ async fn a44_json_that_means_two_things_or_none_closes() {
 /// frame ends the socket.
 #[tokio::test]
 async fn a46_no_compression_of_frames() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let at = hub.address.to_string();
     for offer in [
         "permessage-deflate",
@@ -123,7 +123,7 @@ async fn a46_no_compression_of_frames() {
 /// A48. A member sends twice its burst at once: it is listened to at its pace, no message is lost, and others do not wait.
 #[tokio::test]
 async fn a48_a_flood_is_listened_to_slowly_and_holds_up_nobody() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut eve, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let start = Instant::now();
     let mut last = eve.say(DeviceToRelay::Ping(Empty {})).await;
@@ -142,7 +142,7 @@ async fn a48_a_flood_is_listened_to_slowly_and_holds_up_nobody() {
 /// A48. Pings of the WebSocket itself, as fast as they go, with nobody reading the answers: the one socket pays for it.
 #[tokio::test]
 async fn a48_a_flood_of_pings_holds_up_nobody() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = hub.approved(1).await;
     let mut socket = RawSocket::open(hub.address).await;
     let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(1_000);

@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::message::*;
 use lanyard_protocol::session_key::{Authorization, SessionKey};
 use lanyard_protocol::*;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 /// What an unapproved device gets for everything that it may ask, by socket and by HTTP.
-async fn answers_to_the_unapproved(hub: &Hub, file: FileRef) -> Vec<String> {
-    let mut eve = Device::connect(hub, 66, 66).await;
+async fn answers_to_the_unapproved(hub: &TestHub, file: FileRef) -> Vec<String> {
+    let mut eve = TestDevice::connect(hub, 66, 66).await;
     assert_eq!(eve.membership, Membership::Pending);
     let transfer_id = "00000000-0000-4000-8000-000000000001".parse().unwrap();
-    let pieces = vec![Piece::new(file.file_id, 0, 1)];
+    let pieces = vec![GroupSpan::new(file.file_id, 0, 1)];
     let drawn = eve.new_link();
     let asks = [
         DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }),
@@ -23,7 +23,7 @@ async fn answers_to_the_unapproved(hub: &Hub, file: FileRef) -> Vec<String> {
             transfer_id,
             public_id: file.public_id,
             pieces,
-            what: What::Bytes,
+            what: BodyKind::Bytes,
             have: None,
         }),
         DeviceToRelay::AddFiles(AddFiles { files: vec![] }),
@@ -59,7 +59,7 @@ async fn answers_to_the_unapproved(hub: &Hub, file: FileRef) -> Vec<String> {
 /// word of what happens meanwhile.
 #[tokio::test]
 async fn a10_the_unapproved_learn_nothing_of_what_there_is() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let nothing = FileRef {
         public_id: "00000000-0000-8000-8000-000000000000".parse().unwrap(),
         file_id: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
@@ -67,7 +67,7 @@ async fn a10_the_unapproved_learn_nothing_of_what_there_is() {
     hub.approved(9).await;
     let of_an_empty_hub = answers_to_the_unapproved(&hub, nothing).await;
     let mut ana = hub.approved(1).await;
-    let mut eve = Device::connect(&hub, 67, 67).await;
+    let mut eve = TestDevice::connect(&hub, 67, 67).await;
     for n in 0..20 {
         ana.offers(&format!("{n}.mp4"), 1_000).await;
     }
@@ -90,7 +90,7 @@ async fn a10_the_unapproved_learn_nothing_of_what_there_is() {
 async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     assert!(size_of::<Ticket>() >= 16 && size_of::<Link>() >= 16 && size_of::<FileId>() >= 16);
     assert!(size_of::<Mac>() >= 32 && size_of::<SessionKey>() >= 32 && size_of::<DeviceId>() >= 16);
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let mut ana = hub.approved(2).await;
     let mut eve = hub.approved(3).await;
@@ -141,7 +141,7 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
 /// address is served a link that exists, and afterwards one that is made under a key it asked for in vain.
 #[tokio::test]
 async fn a11_a_flood_of_unknown_links_punishes_no_address_and_delays_no_link() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let entry = owner.offers("a.bin", 1_000).await;
     let made = owner.link(&[&entry]).await;
@@ -173,9 +173,9 @@ async fn a11_a_flood_of_unknown_links_punishes_no_address_and_delays_no_link() {
 /// good as before for whom it was made.
 #[tokio::test]
 async fn a17_a_ticket_serves_nobody_else_for_nothing_else() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana, eve) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
-    let tab = Device::connect(&hub, 1, 99).await;
+    let tab = TestDevice::connect(&hub, 1, 99).await;
     let entry = owner.offers("a.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
     let upload = owner.asked().await;
@@ -218,7 +218,7 @@ async fn a17_a_ticket_serves_nobody_else_for_nothing_else() {
 /// uploads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a16_of_two_hundred_who_redeem_a_ticket_at_once_one_gets_it() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("a.bin", 100_000).await;
     ana.request(&entry, 1, 0, 1).await;
@@ -253,7 +253,7 @@ async fn outcomes(requests: Vec<Sent>) -> (usize, usize) {
 /// times what could be seen. What holds instead: secrets are wide, and a wrong one is answered alike wherever it differs.
 #[tokio::test]
 async fn a57_a_wrong_proof_is_answered_alike_wherever_it_differs() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let ana = hub.approved(1).await;
     let mut answers = Vec::new();
     for at in [0, 1, 15, 30, 31] {

@@ -2,21 +2,21 @@
 
 use std::net::Ipv4Addr;
 
-use lanyard_device::link::{HubUrl, Incoming, Link};
-use lanyard_device::{Device as NativeDevice, DeviceConfig, DeviceEvent, EndReason, Phase, RevealBook};
-use lanyard_hub::authority::{Command, Word};
+use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::{Device as NativeDevice, DeviceConfig, DeviceEvent, EndReason, MembershipPhase, RevealBook};
+use lanyard_hub::authority::{OperatorCommand, Approval};
 use lanyard_protocol::limits::{MAX_PENDING, MAX_PENDING_AN_ADDRESS};
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 /// A18, A19. A name that would move a cursor, ring a bell or start a new line on the host's screen never comes in; what
 /// deceives without control characters is shown as it is (`master-app/src/text.rs`).
 #[tokio::test]
 async fn a19_names_with_control_characters_do_not_come_in() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let long = "x".repeat(256);
     for name in [
         "",
@@ -34,12 +34,12 @@ async fn a19_names_with_control_characters_do_not_come_in() {
         &long,
     ] {
         let (_, first) = registers(&hub.url, 5, |register, _| register.name = name.into()).await;
-        assert_eq!(first, Incoming::Closed(Some(4400)), "{name:?}");
+        assert_eq!(first, ReceivedFrame::Closed(Some(4400)), "{name:?}");
         let (_, first) = registers(&hub.url, 5, |register, _| {
             register.platform = if name.is_empty() { "\n".into() } else { name.into() };
         })
         .await;
-        assert_eq!(first, Incoming::Closed(Some(4400)), "{name:?} as a platform");
+        assert_eq!(first, ReceivedFrame::Closed(Some(4400)), "{name:?} as a platform");
     }
     let mut ana = hub.approved(1).await;
     let reference = ana.say(DeviceToRelay::UpdateName(UpdateName { name: "a\u{1b}[2Jb".into() })).await;
@@ -47,13 +47,13 @@ async fn a19_names_with_control_characters_do_not_come_in() {
 }
 
 /// Knocks with this name.
-async fn knock(url: &HubUrl, seed: u8, name: &str) -> Link {
+async fn knock(url: &HubUrl, seed: u8, name: &str) -> RelayConnection {
     let (link, first) = registers(url, seed, |register, _| register.name = name.into()).await;
-    assert!(matches!(first, Incoming::Text(_)), "{first:?}");
+    assert!(matches!(first, ReceivedFrame::Text(_)), "{first:?}");
     link
 }
 
-async fn assert_stale(master: &mut Master, public_id: DeviceId, request_id: RequestId) {
+async fn assert_stale(master: &mut RawMaster, public_id: DeviceId, request_id: RequestId) {
     let reference = master.say(MasterToRelay::ApproveClient(ApproveClient { public_id, request_id })).await;
     let answer = master.answer(&reference).await;
     assert!(
@@ -66,8 +66,8 @@ async fn assert_stale(master: &mut Master, public_id: DeviceId, request_id: Requ
 /// is still on its screen: that request is stale, and nobody is approved by it.
 #[tokio::test]
 async fn a21_an_approval_names_the_request_it_is_for() {
-    let relay = Bare::start().await;
-    let mut master = Master::register(&relay.url, 1, vec![], vec![]).await;
+    let relay = RawClient::start().await;
+    let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let ana = knock(&relay.url, 1, "Ana's phone").await;
     let of_ana = master.knock().await;
     drop(ana);
@@ -80,7 +80,7 @@ async fn a21_an_approval_names_the_request_it_is_for() {
     assert_stale(&mut master, ana_id, of_eve.request_id).await;
     let text = codec::encode(&DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }), None);
     eve.send(text).await.unwrap();
-    let Incoming::Text(answer) = within(eve.receive()).await.unwrap() else { panic!("closed") };
+    let ReceivedFrame::Text(answer) = within(eve.receive()).await.unwrap() else { panic!("closed") };
     assert!(answer.contains("NOT_APPROVED"), "{answer}");
     // Hers alone is good.
     let approve = ApproveClient { public_id: eve_id, request_id: of_eve.request_id };
@@ -91,39 +91,39 @@ async fn a21_an_approval_names_the_request_it_is_for() {
 /// A21. The same where the person's click arrives: the master refuses the old request, too.
 #[tokio::test]
 async fn a21_the_host_cannot_approve_what_is_no_longer_there() {
-    let hub = Hub::start().await;
-    let mut ana = Device::connect(&hub, 1, 1).await;
+    let hub = TestHub::start().await;
+    let mut ana = TestDevice::connect(&hub, 1, 1).await;
     ana.knock_through().await;
     let code = hub.code_of(ana.id).await;
     let (eve_id, request_id) = {
-        let mut eve = Device::connect(&hub, 2, 2).await;
+        let mut eve = TestDevice::connect(&hub, 2, 2).await;
         eve.knock_through().await;
         hub.code_of(eve.id).await;
         (eve.id, RequestId([7; 16]))
     };
     for (public_id, request_id) in [(ana.id, Some(request_id)), (eve_id, Some(request_id)), (eve_id, None)] {
-        let word = Word::Typed(code.clone());
-        hub.operator(Command::Approve { public_id, request_id, word, for_ms: None }).await;
+        let word = Approval::Typed(code.clone());
+        hub.operator(OperatorCommand::Approve { public_id, request_id, word, for_ms: None }).await;
     }
     // Commands are done in order: the code is asked for after them.
     hub.code_of(ana.id).await;
     let reference = ana.say(DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None })).await;
     let answer = ana.answer(&reference).await;
     assert!(matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved), "{answer:?}");
-    assert_eq!(Device::connect(&hub, 2, 3).await.membership, Membership::Pending);
+    assert_eq!(TestDevice::connect(&hub, 2, 3).await.membership, Membership::Pending);
 }
 
 /// A22. A device changes its name, or what it promised, between prompt and click: that is another request, and the old one is
 /// stale. Within a request nothing changes.
 #[tokio::test]
 async fn a22_another_name_is_another_request() {
-    let relay = Bare::start().await;
-    let mut master = Master::register(&relay.url, 1, vec![], vec![]).await;
+    let relay = RawClient::start().await;
+    let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let mut link = knock(&relay.url, 1, "Ana's phone").await;
     let before = master.knock().await;
     let rename = DeviceToRelay::UpdateName(UpdateName { name: "Marta (host)".into() });
     link.send(codec::encode(&rename, None)).await.unwrap();
-    let Incoming::Text(answer) = within(link.receive()).await.unwrap() else { panic!("closed") };
+    let ReceivedFrame::Text(answer) = within(link.receive()).await.unwrap() else { panic!("closed") };
     assert!(answer.contains("NOT_APPROVED"), "{answer}");
     let _renamed = knock(&relay.url, 1, "Marta (host)").await;
     assert_eq!(close_code(&mut link).await, Some(4409));
@@ -137,26 +137,26 @@ async fn a22_another_name_is_another_request() {
 }
 
 /// Registers as many devices as are asked for; how many were let in to wait, and the others' close codes.
-async fn flood(url: &HubUrl, seeds: std::ops::Range<u8>) -> (Vec<Link>, Vec<Option<u16>>) {
+async fn flood(url: &HubUrl, seeds: std::ops::Range<u8>) -> (Vec<RelayConnection>, Vec<Option<u16>>) {
     let (mut waiting, mut refused) = (Vec::new(), Vec::new());
     for seed in seeds {
         let (link, first) = registers(url, seed, |_, _| {}).await;
         match first {
-            Incoming::Text(_) => waiting.push(link),
-            Incoming::Closed(code) => refused.push(code),
+            ReceivedFrame::Text(_) => waiting.push(link),
+            ReceivedFrame::Closed(code) => refused.push(code),
         }
     }
     (waiting, refused)
 }
 
 /// Whether a device waits still, or was closed with 4429 meanwhile.
-async fn still_waits(link: &mut Link) -> bool {
+async fn still_waits(link: &mut RelayConnection) -> bool {
     link.send(codec::encode(&DeviceToRelay::Ping(Empty {}), None)).await.unwrap_or_default();
     loop {
         match within(link.receive()).await {
-            Ok(Incoming::Text(text)) if text.contains("PONG") => return true,
-            Ok(Incoming::Text(_)) => {}
-            Ok(Incoming::Closed(code)) => {
+            Ok(ReceivedFrame::Text(text)) if text.contains("PONG") => return true,
+            Ok(ReceivedFrame::Text(_)) => {}
+            Ok(ReceivedFrame::Closed(code)) => {
                 assert_eq!(code, Some(4429));
                 return false;
             }
@@ -169,7 +169,7 @@ async fn still_waits(link: &mut Link) -> bool {
 /// comes and goes as before. Whoever comes from where few wait gets a place, in place of one of a crowd.
 #[tokio::test]
 async fn a23_a_flood_of_knocks_has_an_end_and_disturbs_nobody() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = hub.approved(200).await;
     let (mut waiting, refused) = flood(&hub.url, 1..31).await;
     assert_eq!((waiting.len(), refused), (MAX_PENDING_AN_ADDRESS, vec![Some(4429); 30 - MAX_PENDING_AN_ADDRESS]));
@@ -190,15 +190,15 @@ async fn a23_a_flood_of_knocks_has_an_end_and_disturbs_nobody() {
     let ping = ana.say(DeviceToRelay::Ping(Empty {})).await;
     assert!(matches!(ana.answer(&ping).await, RelayToDevice::Pong(_)));
     ana.offers("still.bin", 10).await;
-    assert_eq!(Device::connect(&hub, 200, 7).await.membership, Membership::Approved);
+    assert_eq!(TestDevice::connect(&hub, 200, 7).await.membership, Membership::Approved);
 }
 
 /// A23. The same flood while no master is there to say who belongs: when it comes, no more are left waiting than may.
 #[tokio::test]
 async fn a23_a_flood_before_the_master_is_there_has_the_same_end() {
-    let relay = Bare::start().await;
+    let relay = RawClient::start().await;
     let (waiting, _) = flood(&relay.url, 1..60).await;
-    let mut master = Master::register(&relay.url, 1, vec![], vec![]).await;
+    let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let mut pending = 0;
     for mut link in waiting {
         pending += usize::from(still_waits(&mut link).await);
@@ -210,7 +210,7 @@ async fn a23_a_flood_before_the_master_is_there_has_the_same_end() {
 /// A24. A registration with a field too many, at any depth; messages of the hub's, said by a device: 4400, and nobody is in.
 #[tokio::test]
 async fn a24_security_messages_say_exactly_what_they_must() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let lies = [
         r#""approved":true"#,
         r#""membership":"approved""#,
@@ -226,7 +226,7 @@ async fn a24_security_messages_say_exactly_what_they_must() {
         let lying = text.replacen(r#""data":{"#, &format!(r#""data":{{{lie},"#), 1);
         assert_ne!(text, lying);
         link.send(lying).await.unwrap();
-        assert_eq!(within(link.receive()).await.unwrap(), Incoming::Closed(Some(4400)), "{lie}");
+        assert_eq!(within(link.receive()).await.unwrap(), ReceivedFrame::Closed(Some(4400)), "{lie}");
     }
     let zeros = "0".repeat(32);
     for said in [
@@ -238,20 +238,20 @@ async fn a24_security_messages_say_exactly_what_they_must() {
         format!(r#"{{"opcode":"APPROVAL_REVEAL","data":{{"request_id":"{zeros}","reveal":"{zeros}{zeros}","ok":1}}}}"#),
         r#"{"opcode":"CLIENT_REGISTER","data":{}}"#.into(),
     ] {
-        let mut eve = Device::connect(&hub, 6, 6).await;
+        let mut eve = TestDevice::connect(&hub, 6, 6).await;
         eve.say_text(said.clone()).await;
         assert_eq!(eve.closed().await, Some(4400), "{said}");
     }
-    assert_eq!(Device::connect(&hub, 6, 6).await.membership, Membership::Pending);
-    assert_eq!(Device::connect(&hub, 1, 1).await.membership, Membership::Pending);
+    assert_eq!(TestDevice::connect(&hub, 6, 6).await.membership, Membership::Pending);
+    assert_eq!(TestDevice::connect(&hub, 1, 1).await.membership, Membership::Pending);
 }
 
 /// A63. A hub that breaks off once it knows the digits is given three reveals by a device, however often the device's process
 /// begins anew; then a person is asked, and only that person gives it more.
 #[tokio::test]
 async fn a63_a_new_process_gives_a_false_hub_no_more_reveals() {
-    let relay = Bare::start().await;
-    let mut master = Master::register(&relay.url, 1, vec![], vec![]).await;
+    let relay = RawClient::start().await;
+    let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let dir = tempfile::tempdir().unwrap();
     let book = RevealBook::in_folder(dir.path());
     let mut total = 0;
@@ -271,7 +271,7 @@ async fn a63_a_new_process_gives_a_false_hub_no_more_reveals() {
 }
 
 /// One life of a native device at a hub that is not what it says: whether it revealed.
-async fn a_false_hub_is_shown_a_reveal(url: &HubUrl, master: &mut Master, reveals: RevealBook) -> bool {
+async fn a_false_hub_is_shown_a_reveal(url: &HubUrl, master: &mut RawMaster, reveals: RevealBook) -> bool {
     let config = DeviceConfig {
         hub: url.clone(),
         keypair: identity::Keypair::from_seed(&[63; 32]),
@@ -300,7 +300,7 @@ async fn a_false_hub_is_shown_a_reveal(url: &HubUrl, master: &mut Master, reveal
                 _ => {}
             },
             event = events.recv() => {
-                let ended = DeviceEvent::Phase(Phase::Ended { reason: EndReason::NotOpened });
+                let ended = DeviceEvent::Phase(MembershipPhase::Ended { reason: EndReason::NotOpened });
                 if event.expect("it says why it ends") == ended {
                     break false;
                 }
@@ -317,8 +317,8 @@ async fn a_false_hub_is_shown_a_reveal(url: &HubUrl, master: &mut Master, reveal
 /// registration. Nothing of it lets anybody in.
 #[tokio::test]
 async fn a24_the_doors_messages_in_another_order_open_nothing() {
-    let relay = Bare::start().await;
-    let mut master = Master::register(&relay.url, 1, vec![], vec![]).await;
+    let relay = RawClient::start().await;
+    let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let mut link = knock(&relay.url, 1, "Eve").await;
     let knocked = master.knock().await;
     let reveal = |request_id, byte| {
@@ -330,7 +330,7 @@ async fn a24_the_doors_messages_in_another_order_open_nothing() {
     let unasked = codec::encode(&DeviceToRelay::ApprovalCommit(ApprovalCommit { commit, invitation: None }), None);
     link.send(unasked).await.unwrap();
     link.send(codec::encode(&DeviceToRelay::Ping(Empty {}), None)).await.unwrap();
-    while !matches!(within(link.receive()).await.unwrap(), Incoming::Text(text) if text.contains("PONG")) {}
+    while !matches!(within(link.receive()).await.unwrap(), ReceivedFrame::Text(text) if text.contains("PONG")) {}
     master.settle().await;
     let approve = ApproveClient { public_id: knocked.client.public_id, request_id: knocked.request_id };
     let reference = master.say(MasterToRelay::ApproveClient(approve)).await;

@@ -12,7 +12,7 @@ use lanyard_protocol::*;
 
 use crate::world::*;
 
-async fn status_of(device: &Device, hub: &Hub, url: &str, range: Option<&str>) -> u16 {
+async fn status_of(device: &TestDevice, hub: &TestHub, url: &str, range: Option<&str>) -> u16 {
     let request = device.http.get(hub.http(url));
     let request = match range {
         Some(range) => request.header("range", range),
@@ -28,10 +28,10 @@ async fn status_of(device: &Device, hub: &Hub, url: &str, range: Option<&str>) -
 /// hears of it, and ends it.
 #[tokio::test]
 async fn a68_a_key_is_on_no_socket_and_another_tab_of_the_maker_ends_the_link() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let mut ana = hub.approved(2).await;
-    let mut tab = Device::connect(&hub, 2, 22).await;
+    let mut tab = TestDevice::connect(&hub, 2, 22).await;
     let entry = owner.offers("a.bin", 300_000).await;
     let made = ana.link(&[&entry]).await;
     let key = made.link.to_hex();
@@ -63,7 +63,7 @@ async fn a68_a_key_is_on_no_socket_and_another_tab_of_the_maker_ends_the_link() 
 }
 
 /// What an address answers, whole: status, headers but the date, and body.
-async fn answer_of(device: &Device, hub: &Hub, method: reqwest::Method, url: &str) -> String {
+async fn answer_of(device: &TestDevice, hub: &TestHub, method: reqwest::Method, url: &str) -> String {
     let answer = device.http.request(method, hub.http(url)).send().await.unwrap();
     let mut headers: Vec<String> = answer.headers().iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
     headers.retain(|header| !header.starts_with("date:"));
@@ -72,7 +72,7 @@ async fn answer_of(device: &Device, hub: &Hub, method: reqwest::Method, url: &st
 }
 
 /// The listener registers what it heard of a link that has ended, for its own file or folder.
-async fn squats(eve: &mut Device, heard: &DrawnLink, own: &FileEntry, as_folder: bool) {
+async fn squats(eve: &mut TestDevice, heard: &DrawnLink, own: &FileEntry, as_folder: bool) {
     let request = LinkRequest { uses: Some(1), ..link_request(heard) };
     let request = if as_folder {
         LinkRequest { folder: Some(LinkFolder { public_id: eve.id, path: String::new() }), ..request }
@@ -97,7 +97,7 @@ async fn a68_the_address_of_an_ended_link_opens_nothing_whoever_registers_its_ha
 
 async fn ended_and_squatted(copies_binding: bool, as_folder: bool) {
     let case = format!("binding copied: {copies_binding}, folder: {as_folder}");
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let mut ana = hub.approved(2).await;
     let mut eve = hub.approved(66).await;
@@ -134,7 +134,7 @@ async fn ended_and_squatted(copies_binding: bool, as_folder: bool) {
 /// A68. Who listens registers a hash while its link lives: nothing changes for the maker, the link or its readers.
 #[tokio::test]
 async fn a68_a_living_link_cannot_be_registered_by_another() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = hub.approved(2).await;
     let mut eve = hub.approved(66).await;
     let entry = ana.offers("a.bin", 0).await;
@@ -156,7 +156,7 @@ async fn a68_a_living_link_cannot_be_registered_by_another() {
 /// A68. A link of one use is read once, and can be gone on with.
 #[tokio::test]
 async fn a68_uses_are_counted_and_going_on_is_none() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let reader = hub.approved(2).await;
     let entry = owner.offers("a.bin", 300_000).await;
@@ -178,17 +178,17 @@ async fn a68_uses_are_counted_and_going_on_is_none() {
 /// A68. A link is over with its maker's membership, and by the host's hand.
 #[tokio::test]
 async fn a68_the_host_ends_a_link_and_a_refusal_ends_all() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let mut ana = hub.approved(2).await;
     let entry = owner.offers("a.bin", 0).await;
     let first = ana.link(&[&entry]).await;
     let second = ana.link(&[&entry]).await;
-    hub.operator(lanyard_hub::authority::Command::DropLink(LinkHash::of(&first.link))).await;
+    hub.operator(lanyard_hub::authority::OperatorCommand::DropLink(LinkHash::of(&first.link))).await;
     ana.until(|m| matches!(m, RelayToDevice::LinkDropped(d) if d.link_hash == LinkHash::of(&first.link))).await;
     assert_eq!(status_of(&owner, &hub, &first.url, None).await, 404);
     assert_eq!(status_of(&owner, &hub, &second.url, None).await, 200);
-    hub.operator(lanyard_hub::authority::Command::Refuse { public_id: ana.id }).await;
+    hub.operator(lanyard_hub::authority::OperatorCommand::Refuse { public_id: ana.id }).await;
     ana.closed().await;
     assert_eq!(status_of(&owner, &hub, &second.url, None).await, 404);
 }
@@ -198,7 +198,7 @@ async fn a68_the_host_ends_a_link_and_a_refusal_ends_all() {
 #[tokio::test]
 async fn a69_a_folder_of_twenty_thousand_files_is_an_archive_that_costs_a_mebibyte() {
     const FILES: usize = 20_000;
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let mut ana = hub.approved(2).await;
     let path =

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tracing_subscriber::EnvFilter;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::native::{Native, config};
 use crate::world::*;
 
@@ -62,7 +62,7 @@ async fn logged(word: &str) -> String {
 #[tokio::test]
 async fn a51_no_secret_is_ever_logged() {
     begin();
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let (mut owner, mut ana) = (hub.approved(171).await, hub.approved(172).await);
     let entry = owner.offers("canary.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
@@ -125,14 +125,14 @@ async fn a51_no_secret_is_ever_logged() {
 #[tokio::test]
 async fn a56_one_event_is_one_line() {
     begin();
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut eve = hub.approved(175).await;
     eve.say_text(r#"{"opcode":"X\n2026-01-01 ERROR by-device \u001b[2J\r\u009b\u0085\u2028\"}","data":{}}"#.into())
         .await;
     eve.say_text(r#"{"opcode":"FEED_PULL","data":{"epoch":"a\nby-device-value\u001b]8;;x\u0007","since":0}}"#.into())
         .await;
-    let relay = Bare::start().await;
-    let mut master = Master::register(&relay.url, 1, vec![], vec![]).await;
+    let relay = RawClient::start().await;
+    let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     master.say_text(r#"{"opcode":"X\nERROR by-master \u001b[31m\r","data":{}}"#.into()).await;
     let challenge = r#"{"opcode":"CHALLENGE","data":{"mode":"a\nERROR by-hub \u001b[31m\r"}}"#;
     let url = injecting(&hub, challenge).await;
@@ -151,7 +151,7 @@ async fn a56_one_event_is_one_line() {
 }
 
 /// A way to the hub that says something to the device before the hub does.
-async fn injecting(hub: &Hub, text: &'static str) -> lanyard_device::link::HubUrl {
+async fn injecting(hub: &TestHub, text: &'static str) -> lanyard_device::link::HubUrl {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let address = hub.address;

@@ -4,13 +4,13 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "tests plant what they like")]
 
-mod ages;
+mod slow_clients;
 mod bodies;
 mod connections;
 mod content;
 mod frames;
 mod guesses;
-mod hands;
+mod raw_client;
 mod knocks;
 mod links;
 mod logs;

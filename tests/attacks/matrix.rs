@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use lanyard_device::link::{HubUrl, Incoming, Link};
-use lanyard_hub::authority::Command;
+use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_hub::authority::OperatorCommand;
 use lanyard_protocol::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"];
@@ -51,12 +51,12 @@ async fn a09_who_may_do_what_is_what_the_table_says() {
 
 /// Everything that routes need, and all who ask.
 async fn routes_by_everybody() -> Vec<String> {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let (mut owner, mut asker, other) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
     let mut refused = hub.approved(5).await;
-    hub.operator(Command::Refuse { public_id: refused.id }).await;
+    hub.operator(OperatorCommand::Refuse { public_id: refused.id }).await;
     refused.closed().await;
-    let unapproved = Device::connect(&hub, 4, 4).await;
+    let unapproved = TestDevice::connect(&hub, 4, 4).await;
     let (empty, file) = (owner.offers("empty", 0).await, owner.offers("file", 1_000).await);
     let link = asker.link(&[&empty]).await.link.to_hex();
     asker.request(&file, 1, 0, 1).await;
@@ -64,7 +64,7 @@ async fn routes_by_everybody() -> Vec<String> {
     let order = format!(r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#, file.public_id, file.file_id);
     // The master proves itself on its socket, and has no session: its secret is no key of one.
     let master = || Some(format!("Authorization: Lanyard {}.1.{}\r\n", "03".repeat(16), "03".repeat(32)));
-    let by = |device: &Device, method: &str, target: &str| Some(device.proof(method, target) + "\r\n");
+    let by = |device: &TestDevice, method: &str, target: &str| Some(device.proof(method, target) + "\r\n");
     let mut all = routes();
     all.extend(["/", "/no/such/thing"].map(|path| (path.to_owned(), vec!["get"])));
     let mut rows = Vec::new();
@@ -131,19 +131,19 @@ async fn messages_by_everybody() -> Vec<String> {
         ("console-to-master", opcodes::<ConsoleToMaster>()),
     ]
     .into();
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     hub.approved(33).await;
     let mut refused = hub.approved(5).await;
-    hub.operator(Command::Refuse { public_id: refused.id }).await;
+    hub.operator(OperatorCommand::Refuse { public_id: refused.id }).await;
     refused.closed().await;
-    let bare = Bare::start().await;
+    let bare = RawClient::start().await;
     let mut actors = [
-        Actor::new(&hub.url, Part::Nobody),
-        Actor::new(&hub.url, Part::Device(4)),
-        Actor::new(&hub.url, Part::Device(5)),
-        Actor::new(&hub.url, Part::Device(33)),
-        Actor::new(&bare.url, Part::Impostor),
-        Actor::new(&bare.url, Part::Master),
+        MatrixActor::new(&hub.url, MatrixPart::Nobody),
+        MatrixActor::new(&hub.url, MatrixPart::TestDevice(4)),
+        MatrixActor::new(&hub.url, MatrixPart::TestDevice(5)),
+        MatrixActor::new(&hub.url, MatrixPart::TestDevice(33)),
+        MatrixActor::new(&bare.url, MatrixPart::Impostor),
+        MatrixActor::new(&bare.url, MatrixPart::Master),
     ];
     let mut rows = Vec::new();
     for (direction, opcodes) in directions {
@@ -160,38 +160,38 @@ async fn messages_by_everybody() -> Vec<String> {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Part {
+enum MatrixPart {
     Nobody,
-    Device(u8),
+    TestDevice(u8),
     Impostor,
     Master,
 }
 
 /// Somebody who says what he has no business to say, and connects again when he is thrown out.
-struct Actor {
+struct MatrixActor {
     url: HubUrl,
-    part: Part,
-    link: Option<Link>,
+    part: MatrixPart,
+    link: Option<RelayConnection>,
     lives: u8,
 }
 
-impl Actor {
-    fn new(url: &HubUrl, part: Part) -> Self {
+impl MatrixActor {
+    fn new(url: &HubUrl, part: MatrixPart) -> Self {
         Self { url: url.clone(), part, link: None, lives: 0 }
     }
 
-    async fn connect(&mut self) -> Link {
+    async fn connect(&mut self) -> RelayConnection {
         self.lives += 1;
         match self.part {
-            Part::Nobody => challenged(&self.url).await.0,
+            MatrixPart::Nobody => challenged(&self.url).await.0,
             // Always the same tab: an older session gives way.
-            Part::Device(seed) => registers(&self.url, seed, |_, _| {}).await.0,
-            Part::Impostor => {
-                let mut link = Link::open(&self.url, "/ws/master", None).await.unwrap();
+            MatrixPart::TestDevice(seed) => registers(&self.url, seed, |_, _| {}).await.0,
+            MatrixPart::Impostor => {
+                let mut link = RelayConnection::open(&self.url, "/ws/master", None).await.unwrap();
                 within(link.receive()).await.unwrap();
                 link
             }
-            Part::Master => master_link(&self.url, u64::from(self.lives)).await,
+            MatrixPart::Master => master_link(&self.url, u64::from(self.lives)).await,
         }
     }
 
@@ -202,7 +202,7 @@ impl Actor {
             None => self.connect().await,
         };
         let last = match self.part {
-            Part::Master | Part::Impostor => r#"{"opcode":"PING","data":{},"ref":"last"}"#,
+            MatrixPart::Master | MatrixPart::Impostor => r#"{"opcode":"PING","data":{},"ref":"last"}"#,
             // By way of the master, so that whatever it answers came before.
             _ => r#"{"opcode":"FEED_PULL","data":{"epoch":0,"since":0},"ref":"last"}"#,
         };
@@ -211,12 +211,12 @@ impl Actor {
         let _ = link.send(last.to_owned()).await;
         let mut outcome = "nothing".to_owned();
         // The one request whose outcome is no answer, and may come later.
-        let comes_later = said.contains("\"REQUEST_CHUNK\"") && matches!(self.part, Part::Device(33));
+        let comes_later = said.contains("\"REQUEST_CHUNK\"") && matches!(self.part, MatrixPart::TestDevice(33));
         let mut is_last = false;
         loop {
             let text = match within(link.receive()).await {
-                Ok(Incoming::Text(text)) => text,
-                Ok(Incoming::Closed(code)) => return code.map_or("cut".into(), |code| code.to_string()),
+                Ok(ReceivedFrame::Text(text)) => text,
+                Ok(ReceivedFrame::Closed(code)) => return code.map_or("cut".into(), |code| code.to_string()),
                 Err(_) => return "cut".into(),
             };
             let frame: Value = serde_json::from_str(&text).unwrap();
@@ -234,9 +234,9 @@ impl Actor {
 }
 
 /// A registered master's socket.
-async fn master_link(url: &HubUrl, term: u64) -> Link {
-    let mut link = Link::open(url, "/ws/master", None).await.unwrap();
-    let Incoming::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
+async fn master_link(url: &HubUrl, term: u64) -> RelayConnection {
+    let mut link = RelayConnection::open(url, "/ws/master", None).await.unwrap();
+    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
     let nonce = Nonce([4; 32]);
@@ -253,7 +253,7 @@ async fn master_link(url: &HubUrl, term: u64) -> Link {
     let register =
         MasterToRelay::MasterAppRegister(message::MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });
     link.send(codec::encode_master(&MasterFrame::plain(register))).await.unwrap();
-    assert!(matches!(within(link.receive()).await.unwrap(), Incoming::Text(_)));
+    assert!(matches!(within(link.receive()).await.unwrap(), ReceivedFrame::Text(_)));
     let roster =
         message::MasterRoster { page: 0, last: true, approved: vec![], refused: vec![], epoch: 1, revision: 0 };
     let roster = codec::encode_master(&MasterFrame::plain(MasterToRelay::MasterRoster(roster)));

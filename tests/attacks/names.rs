@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lanyard_device::Wanted;
-use lanyard_device::names::{Names, to_disk};
+use lanyard_device::WantedDownload;
+use lanyard_device::names::{NameAllocator, to_disk};
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
@@ -52,7 +52,7 @@ fn a28_a30_no_path_leads_out_of_the_receivers_folder() {
             assert!(steps_only && !wire.contains(['\\', '\0']) && !wire.starts_with('/'), "{wire:?} may travel");
             assert!(wire.split('/').all(|segment| !segment.is_empty()), "{wire:?}");
         }
-        let place = Names::default().place(wire);
+        let place = NameAllocator::default().place(wire);
         assert!(!place.is_empty() && place.iter().all(|name| is_plain(name)), "{wire:?} → {place:?}");
     }
 }
@@ -61,7 +61,7 @@ fn a28_a30_no_path_leads_out_of_the_receivers_folder() {
 /// folder that it was told, and nowhere else.
 #[tokio::test]
 async fn a28_a_hostile_list_cannot_make_a_device_write_elsewhere() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, around) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(from.path().join("a"), content(5_000)).unwrap();
@@ -87,7 +87,7 @@ async fn a28_a_hostile_list_cannot_make_a_device_write_elsewhere() {
         "autorun.inf",
         "x.desktop",
     ] {
-        let wanted = Wanted { entry: FileEntry { path: hostile.into(), ..entry.clone() }, as_path: hostile.into() };
+        let wanted = WantedDownload { entry: FileEntry { path: hostile.into(), ..entry.clone() }, as_path: hostile.into() };
         let (saved, failed) = bo.fetches(vec![wanted], &folder).await;
         assert_eq!((saved.len(), failed), (1, vec![]), "{hostile:?}");
         let at = saved[0].saved_as.as_ref().unwrap();
@@ -102,7 +102,7 @@ async fn a28_a_hostile_list_cannot_make_a_device_write_elsewhere() {
 /// A28. Such paths do not get onto the list either.
 #[tokio::test]
 async fn a28_the_list_takes_no_path_that_leads_elsewhere() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut eve = hub.approved(1).await;
     let deep = vec!["a"; 65].join("/");
     let long = "x".repeat(256);
@@ -162,7 +162,7 @@ fn a29_names_with_a_meaning_on_windows_lose_it() {
 /// A31. Links planted where a file, its folder, its folder's folder should be: nothing is written, read or removed through them.
 #[tokio::test]
 async fn a31_nothing_is_written_through_a_planted_link() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, to, outside) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -201,7 +201,7 @@ async fn a31_nothing_is_written_through_a_planted_link() {
 /// A31. A folder that is swapped for a link and back, as fast as it goes, while files are saved into it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a31_a_folder_swapped_for_a_link_while_it_is_used_leads_nowhere() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, to, outside) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -245,7 +245,7 @@ async fn a31_a_folder_swapped_for_a_link_while_it_is_used_leads_nowhere() {
 /// overwritten.
 #[tokio::test]
 async fn a32_a35_nothing_is_ever_overwritten() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let names = ["A.txt", "a.txt", "stra\u{df}e", "STRASSE", "e\u{301}", "\u{e9}", "\u{fb00}", "ff", "mine", "folder"];
@@ -271,7 +271,7 @@ async fn a32_a35_nothing_is_ever_overwritten() {
 /// A33. A folder whose name begins like a shared one's is not shared.
 #[tokio::test]
 async fn a33_what_only_begins_like_a_shared_folder_is_not_shared() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let from = tempfile::tempdir().unwrap();
     for folder in ["share", "share-private"] {
@@ -289,7 +289,7 @@ async fn a33_what_only_begins_like_a_shared_folder_is_not_shared() {
 /// to another system's separator.
 #[tokio::test]
 async fn a34_members_of_an_archive_stay_below_it() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut eve) = (hub.approved(1).await, hub.approved(2).await);
     for name in ["../../../etc", "..", "C:\\Windows", "/", "...", "a/../.."] {
         let reference = eve.say(DeviceToRelay::UpdateName(UpdateName { name: name.into() })).await;
@@ -318,7 +318,7 @@ async fn a34_members_of_an_archive_stay_below_it() {
 /// A36. What is received can be run by nobody, whatever it was where it came from, and dot files lie where they were put.
 #[tokio::test]
 async fn a36_what_is_received_cannot_be_run() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for (name, size) in [("run.sh", 100u64), ("big.desktop", 2_000_000), (".bashrc", 0)] {

@@ -1,8 +1,8 @@
 //! Pages of other sites: they neither open sockets, nor are answered under a name that is not the hub's, nor change anything.
 
-use lanyard_device::link::Link;
+use lanyard_device::link::RelayConnection;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 /// Origins of pages that are not ours, for a hub at 127.0.0.1:`port`.
@@ -67,7 +67,7 @@ fn foreign(port: u16) -> Vec<String> {
 /// no upgrade, for more than forty origins that look like ours.
 #[tokio::test]
 async fn a01_a02_no_foreign_page_opens_a_socket_or_calls_anything() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let at = hub.address.to_string();
     let origins = foreign(hub.address.port());
     assert!(origins.len() >= 40, "{}", origins.len());
@@ -87,13 +87,13 @@ async fn a01_a02_no_foreign_page_opens_a_socket_or_calls_anything() {
     let own = format!("Origin: http://{at}\r\n");
     assert_eq!(status(&head(hub.address, &upgrade("/ws/device", &at, &own)).await.1), 101, "our own page");
     assert_eq!(status(&head(hub.address, &upgrade("/ws/master", &at, &own)).await.1), 403, "no page is a master");
-    assert!(Link::open(&hub.url, "/ws/device", Some("http://evil.example")).await.is_err());
+    assert!(RelayConnection::open(&hub.url, "/ws/device", Some("http://evil.example")).await.is_err());
 }
 
 /// A03. A program sends no Origin but a cookie: nothing counts but a proof in its own header, which stands there once.
 #[tokio::test]
 async fn a03_a_cookie_is_no_proof() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let ana = hub.approved(1).await;
     let zeros = "0".repeat(32);
     for (method, path) in [("PUT", format!("/chunks/{zeros}")), ("GET", format!("/chunks/{zeros}"))] {
@@ -120,7 +120,7 @@ async fn a03_a_cookie_is_no_proof() {
 /// http and by https, also with a proof; a person who navigates is told how the host may allow it.
 #[tokio::test]
 async fn a04_a_name_that_is_not_the_hubs_is_answered_nowhere() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let ana = hub.approved(1).await;
     let client = http_client();
     let port = hub.address.port();
@@ -151,7 +151,7 @@ async fn a04_a_name_that_is_not_the_hubs_is_answered_nowhere() {
 /// A05. Two Hosts, a target in absolute form that says another, no Host, odd spellings: only what means the hub is answered.
 #[tokio::test]
 async fn a05_only_one_host_that_means_the_hub_is_answered() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let at = hub.address;
     let port = at.port();
     let hosts = [
@@ -212,7 +212,7 @@ async fn a05_only_one_host_that_means_the_hub_is_answered() {
 /// looked at, and nothing is changed by GET or HEAD.
 #[tokio::test]
 async fn a06_no_other_site_changes_anything_and_get_changes_nothing() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = hub.approved(1).await;
     let entry = ana.offers("a.mp4", 0).await;
     let made = ana.link(&[&entry]).await;
@@ -243,7 +243,7 @@ async fn a06_no_other_site_changes_anything_and_get_changes_nothing() {
 /// A02. A socket that does not offer our subprotocol, or another one, is opened by a client that is not ours: 400, no upgrade.
 #[tokio::test]
 async fn a02_only_who_speaks_our_subprotocol_gets_a_socket() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let ours = upgrade("/ws/device", &hub.address.to_string(), "");
     assert_eq!(status(&head(hub.address, &ours).await.1), 101);
     let line = "Sec-WebSocket-Protocol: lanyard.v2\r\n";
@@ -258,7 +258,7 @@ async fn a02_only_who_speaks_our_subprotocol_gets_a_socket() {
 /// A07. Another site fetches or asks for leave beforehand: 403, and no answer of any route, to whom ever, has a CORS header.
 #[tokio::test]
 async fn a07_no_answer_opens_the_hub_to_other_sites() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let client = http_client();
     let own = format!("http://{}", hub.address);
     for path in paths() {
@@ -296,7 +296,7 @@ async fn a07_no_answer_opens_the_hub_to_other_sites() {
 /// A08. A page of another site frames the app to have its buttons clicked: no answer may be framed.
 #[tokio::test]
 async fn a08_the_app_cannot_be_framed() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     for path in ["/", "/index.html"] {
         let answer = http_client().get(hub.http(path)).send().await.unwrap();
         assert_eq!(answer.status(), 200);

@@ -9,7 +9,7 @@ use lanyard_protocol::limits::MAX_LARGE_FRAMES_A_NET;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 const KIB: usize = 1 << 10;
@@ -66,7 +66,7 @@ async fn reads(address: SocketAddr, request: String, bytes: usize) -> TcpStream 
 }
 
 /// Waits until the sockets are full and no body moves any more.
-async fn nothing_moves(hub: &Hub) {
+async fn nothing_moves(hub: &TestHub) {
     let moved = async || {
         let metrics = hub.metrics().await;
         let lines = metrics.lines().filter(|line| line.contains("to=\"link\"") || line.contains("to=\"device\""));
@@ -87,7 +87,7 @@ async fn nothing_moves(hub: &Hub) {
 #[ignore = "measures in a process of its own, which a71_readers_of_links_that_stop starts"]
 async fn readers_of_links() {
     const BUDGET: usize = 8 * MIB;
-    let hub = Hub::with_budget(BUDGET as u64).await;
+    let hub = TestHub::with_budget(BUDGET as u64).await;
     let mut owner = hub.approved(1).await;
     let entry = owner.offers("film.mkv", 16 * MIB as u64).await;
     let link = owner.link(&[&entry]).await;
@@ -113,7 +113,7 @@ async fn readers_of_links() {
 async fn readers_of_tickets() {
     /// One run, larger than what sockets hold.
     const RUN: usize = 8 * MIB;
-    let hub = Hub::with_budget(8 * RUN as u64).await;
+    let hub = TestHub::with_budget(8 * RUN as u64).await;
     let mut owner = hub.approved(1).await;
     let entry = owner.offers("film.mkv", RUN as u64).await;
     let mut askers = [hub.approved(2).await, hub.approved(3).await];

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use lanyard_device::{DeviceConfig, DeviceError, Wanted};
+use lanyard_device::{DeviceConfig, DeviceError, WantedDownload};
 use lanyard_protocol::FileId;
 
 use crate::native::{Native, config};
@@ -66,7 +66,7 @@ impl Ground {
     }
 
     /// Fetches into a folder of its own; what came, and what failed.
-    async fn fetched(&mut self, by: &mut Native, wanted: Vec<Wanted>) -> (usize, usize) {
+    async fn fetched(&mut self, by: &mut Native, wanted: Vec<WantedDownload>) -> (usize, usize) {
         self.rounds += 1;
         let to = self.to.path().join(self.rounds.to_string());
         let (saved, failed) = by.fetches(wanted, &to).await;
@@ -80,12 +80,12 @@ impl Ground {
     }
 }
 
-async fn listed(by: &Native) -> Vec<Wanted> {
+async fn listed(by: &Native) -> Vec<WantedDownload> {
     let catalogue = by.handle.catalogue().await.unwrap();
-    catalogue.files.values().map(|entry| Wanted { entry: entry.clone(), as_path: entry.path.clone() }).collect()
+    catalogue.files.values().map(|entry| WantedDownload { entry: entry.clone(), as_path: entry.path.clone() }).collect()
 }
 
-fn ids(wanted: &[Wanted]) -> BTreeSet<FileId> {
+fn ids(wanted: &[WantedDownload]) -> BTreeSet<FileId> {
     wanted.iter().map(|file| file.entry.file_id).collect()
 }
 
@@ -93,7 +93,7 @@ fn ids(wanted: &[Wanted]) -> BTreeSet<FileId> {
 /// others. Nothing of what they lead to is sent, and none of it comes onto the list as a new version.
 #[tokio::test]
 async fn a60_a_link_in_place_of_a_shared_file_or_of_its_folder_is_gone() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = Native::inside(&hub, 1).await;
     let mut bo = Native::inside(&hub, 2).await;
     let mut ground = Ground::new();
@@ -199,7 +199,7 @@ impl Lookalikes {
 
 /// Shares and fetches again and again while somebody swaps.
 async fn races(at: &str, below: &str) {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = Native::inside(&hub, 1).await;
     let mut bo = Native::inside(&hub, 2).await;
     let mut ground = Ground::with_files_of(RACED_SIZE);
@@ -224,7 +224,7 @@ async fn races(at: &str, below: &str) {
         // A file that is gone at this moment is not offered.
         ana.handle.share(vec![ground.root()]).await.unwrap();
         let now = listed(&bo).await;
-        for Wanted { entry, .. } in &now {
+        for WantedDownload { entry, .. } in &now {
             assert!(known.contains(&(entry.size, entry.modified_ms)), "{} is another file", entry.path);
         }
         fetched += ground.fetched(&mut bo, now).await.0;
@@ -246,7 +246,7 @@ async fn a60_a_folder_swapped_for_a_link_while_it_is_read_leads_nowhere() {
 /// A61. A pipe or a socket in place of a file holds nobody up: the file is gone, the others come.
 #[tokio::test]
 async fn a61_a_pipe_in_place_of_a_file_holds_nobody_up() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = Native::inside(&hub, 1).await;
     let mut bo = Native::inside(&hub, 2).await;
     let mut ground = Ground::new();
@@ -267,7 +267,7 @@ async fn a61_a_pipe_in_place_of_a_file_holds_nobody_up() {
 /// and named directly it is refused. The one in use is known by itself, whatever it holds.
 #[tokio::test]
 async fn a62_no_data_directory_is_ever_shared() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let ground = Ground::new();
     ground.writes("plain");
     let [in_use, others, hubs, relays] = ["deep/in-use", "others", "hub", "relay"].map(|name| ground.root().join(name));

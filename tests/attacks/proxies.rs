@@ -3,21 +3,21 @@
 
 use std::net::SocketAddr;
 
-use lanyard_device::link::{HubUrl, Incoming, Link};
-use lanyard_device::{DeviceEvent, EndReason, HostSecret, Phase};
+use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::{DeviceEvent, EndReason, HostSecret, MembershipPhase};
 use lanyard_protocol::master_proof::{MasterTranscript, host_proof, metrics_token};
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::native::{Native, config};
 use crate::world::*;
 
 /// How a connection is passed on.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Way {
+enum ProxyWay {
     /// As `ssh -R`, socat or a port forwarded by a router do: bytes.
     Tunnel,
     /// As nginx does with `proxy_pass` and nothing else: `Host` is the upstream's, the connection ends with the answer, and no
@@ -28,14 +28,14 @@ enum Way {
 }
 
 /// Listens on this machine for strangers, and passes them on to the hub from the loopback.
-async fn passes_on(to: SocketAddr, way: Way) -> SocketAddr {
+async fn passes_on(to: SocketAddr, way: ProxyWay) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stranger, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let mut there = TcpStream::connect(to).await?;
-                if way != Way::Tunnel {
+                if way != ProxyWay::Tunnel {
                     let head = rewritten(&head_of(&mut stranger).await?, to, way);
                     there.write_all(head.as_bytes()).await?;
                 }
@@ -55,21 +55,21 @@ async fn head_of(stream: &mut TcpStream) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-fn rewritten(head: &str, to: SocketAddr, way: Way) -> String {
+fn rewritten(head: &str, to: SocketAddr, way: ProxyWay) -> String {
     let mut lines = head.trim_end().lines();
     let line = lines.next().unwrap();
     let kept: Vec<&str> = lines
         .filter(|line| {
             let name = line.split(':').next().unwrap().to_lowercase();
-            !["host", "connection"].contains(&name.as_str()) && (way == Way::ProxyOfSockets || name != "upgrade")
+            !["host", "connection"].contains(&name.as_str()) && (way == ProxyWay::ProxyOfSockets || name != "upgrade")
         })
         .collect();
-    let is_socket = way == Way::ProxyOfSockets && head.to_lowercase().contains("upgrade: websocket");
+    let is_socket = way == ProxyWay::ProxyOfSockets && head.to_lowercase().contains("upgrade: websocket");
     let connection = if is_socket { "upgrade" } else { "close" };
     format!("{line}\r\nHost: {to}\r\nConnection: {connection}\r\n{}\r\n\r\n", kept.join("\r\n"))
 }
 
-const WAYS: [Way; 3] = [Way::Tunnel, Way::Proxy, Way::ProxyOfSockets];
+const WAYS: [ProxyWay; 3] = [ProxyWay::Tunnel, ProxyWay::Proxy, ProxyWay::ProxyOfSockets];
 
 /// Returns the status of a plain request that names this host.
 async fn asked(at: SocketAddr, host: &str, line: &str, more: &str) -> u16 {
@@ -80,7 +80,7 @@ async fn asked(at: SocketAddr, host: &str, line: &str, more: &str) -> u16 {
 /// A67. The numbers of the relay are for who has the host's token, and for nobody who comes from the loopback without it.
 #[tokio::test]
 async fn a67_coming_from_the_loopback_shows_no_metrics() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let token = format!("Authorization: Bearer {}\r\n", metrics_token(&SECRET));
     let wrong = format!("Authorization: Bearer {}\r\n", metrics_token(&[4; 32]));
     let mut ways = vec![(hub.address, None)];
@@ -98,7 +98,7 @@ async fn a67_coming_from_the_loopback_shows_no_metrics() {
 /// A67. A hub that takes https only serves plain http nothing, also where somebody on its machine passes it on.
 #[tokio::test]
 async fn a67_coming_from_the_loopback_is_no_way_around_https() {
-    let hub = Hub::with_tls_only().await;
+    let hub = TestHub::with_tls_only().await;
     for way in WAYS {
         let at = passes_on(hub.address, way).await;
         for host in [at.to_string(), hub.address.to_string()] {
@@ -116,7 +116,7 @@ async fn a67_coming_from_the_loopback_is_no_way_around_https() {
 /// A67. Nobody is locked out by that: devices of ours on the hub's own machine, its own one, and its master go on by https.
 #[tokio::test]
 async fn a67_on_a_hub_of_https_only_its_own_machine_speaks_https() {
-    let hub = Hub::with_tls_only().await;
+    let hub = TestHub::with_tls_only().await;
     let plain: HubUrl = format!("http://{}", hub.address).parse().unwrap();
     let mut ana = Native::inside_as(&hub, lanyard_device::DeviceConfig { hub: plain.clone(), ..config(&hub, 1) }).await;
     let dir = tempfile::tempdir().unwrap();
@@ -131,15 +131,15 @@ async fn a67_on_a_hub_of_https_only_its_own_machine_speaks_https() {
 /// A67. The kind of the host's own device is proved and not believed, wherever it comes from.
 #[tokio::test]
 async fn a67_the_hosts_own_device_proves_that_it_is() {
-    let hub = Hub::start().await;
-    let tunnel = format!("http://{}", passes_on(hub.address, Way::Tunnel).await).parse().unwrap();
+    let hub = TestHub::start().await;
+    let tunnel = format!("http://{}", passes_on(hub.address, ProxyWay::Tunnel).await).parse().unwrap();
     for url in [&hub.url, &tunnel] {
         let says = async |kind: DeviceKind, secret: Option<[u8; 32]>| {
             let (_link, first) = registers(url, 1, |register, transcript| {
                 (register.kind, register.host_proof) = (kind, secret.map(|secret| host_proof(&secret, transcript)));
             })
             .await;
-            matches!(first, Incoming::Text(text) if text.contains("CLIENT_REGISTER_ACK"))
+            matches!(first, ReceivedFrame::Text(text) if text.contains("CLIENT_REGISTER_ACK"))
         };
         assert!(!says(DeviceKind::Master, None).await, "a claim by {url}");
         assert!(!says(DeviceKind::Master, Some([9; 32])).await, "another secret by {url}");
@@ -154,13 +154,13 @@ async fn a67_the_hosts_own_device_proves_that_it_is() {
         (register.kind, register.host_proof) = (DeviceKind::Master, recorded);
     })
     .await;
-    assert_eq!(first, Incoming::Closed(Some(4401)));
+    assert_eq!(first, ReceivedFrame::Closed(Some(4401)));
 }
 
 /// A67. The native device proves itself so, by plain http and by https.
 #[tokio::test]
 async fn a67_a_device_with_the_hosts_secret_is_taken_as_the_hosts() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     for (seed, secret, url) in
         [(1, SECRET, hub.url.clone()), (2, SECRET, hub.url.secured()), (3, [9; 32], hub.url.clone())]
     {
@@ -170,8 +170,8 @@ async fn a67_a_device_with_the_hosts_secret_is_taken_as_the_hosts() {
         let mut own = Native::start(own);
         let is_in = own
             .until(|event| match event {
-                DeviceEvent::Phase(Phase::Waiting { .. }) => Some(true),
-                DeviceEvent::Phase(Phase::Ended { reason: EndReason::Rejected }) => Some(false),
+                DeviceEvent::Phase(MembershipPhase::Waiting { .. }) => Some(true),
+                DeviceEvent::Phase(MembershipPhase::Ended { reason: EndReason::Rejected }) => Some(false),
                 _ => None,
             })
             .await;
@@ -183,7 +183,7 @@ async fn a67_a_device_with_the_hosts_secret_is_taken_as_the_hosts() {
 /// words a proxy or a tunnel carries over the network is refused before it says more than its proof.
 #[tokio::test]
 async fn a67_a_plain_master_proves_that_it_means_its_own_machine() {
-    let relay = Bare::start().await;
+    let relay = RawClient::start().await;
     let at = relay.address.to_string();
     for elsewhere in ["hub.example", "192.168.1.9:7070", "localhost.evil.example"] {
         let answer = head(relay.address, &upgrade("/ws/master", elsewhere, "")).await.1;
@@ -192,8 +192,8 @@ async fn a67_a_plain_master_proves_that_it_means_its_own_machine() {
     let answer = head(relay.address, &upgrade("/ws/master", "192.168.1.9:7070", "")).await.1;
     assert_eq!(status(&answer), 426, "a tunnel leaves the name that was meant");
     // A proxy writes its own: the proof is over the name that was meant.
-    let mut link = Link::open(&relay.url, "/ws/master", None).await.unwrap();
-    let Incoming::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
+    let mut link = RelayConnection::open(&relay.url, "/ws/master", None).await.unwrap();
+    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
     let transcript = MasterTranscript {
@@ -212,6 +212,6 @@ async fn a67_a_plain_master_proves_that_it_means_its_own_machine() {
     };
     let said = MasterToRelay::MasterAppRegister(register);
     link.send(codec::encode_master(&MasterFrame::plain(said))).await.unwrap();
-    assert_eq!(within(link.receive()).await.unwrap(), Incoming::Closed(Some(4401)), "{at}");
-    Master::register(&relay.url, 1, vec![], vec![]).await;
+    assert_eq!(within(link.receive()).await.unwrap(), ReceivedFrame::Closed(Some(4401)), "{at}");
+    RawMaster::register(&relay.url, 1, vec![], vec![]).await;
 }

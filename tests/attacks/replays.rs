@@ -1,19 +1,19 @@
 //! What was recorded once is worth nothing a second time: proofs, tickets, the master's handshake, before and after a restart.
 
-use lanyard_device::link::{Incoming, Link};
+use lanyard_device::link::{ReceivedFrame, RelayConnection};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 /// A12. Somebody claims the key of a device that is there: without its proof 4401 and the true session goes on; with it, as the
 /// same tab, the older one is closed.
 #[tokio::test]
 async fn a12_an_id_is_not_taken_by_claiming_it() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = hub.approved(1).await;
     let key = ana.key.public();
     for forgery in 0..4 {
@@ -31,28 +31,28 @@ async fn a12_an_id_is_not_taken_by_claiming_it() {
             }
         })
         .await;
-        assert_eq!(first, Incoming::Closed(Some(4401)), "forgery {forgery}");
+        assert_eq!(first, ReceivedFrame::Closed(Some(4401)), "forgery {forgery}");
     }
     let ping = ana.say(DeviceToRelay::Ping(Empty {})).await;
     assert!(matches!(ana.answer(&ping).await, RelayToDevice::Pong(_)), "nothing happened to the true one");
-    let _newer = Device::connect(&hub, 1, 1).await;
+    let _newer = TestDevice::connect(&hub, 1, 1).await;
     assert_eq!(ana.closed().await, Some(4409));
 }
 
 /// Registers, and gives the very text that proved it.
-async fn recorded(relay: &Bare, seed: u8) -> (Link, String) {
+async fn recorded(relay: &RawClient, seed: u8) -> (RelayConnection, String) {
     let (mut link, challenge) = challenged(&relay.url).await;
     let (key, tab) = (Keypair::from_seed(&[seed; 32]), Instance([seed; 16]));
     let (register, _) = registration(&relay.url.authority(), &challenge, &key, Reveal([seed; 32]), tab);
     let text = codec::encode(&DeviceToRelay::ClientRegister(register), None);
     link.send(text.clone()).await.unwrap();
-    let Incoming::Text(ack) = within(link.receive()).await.unwrap() else { panic!("no ack") };
+    let ReceivedFrame::Text(ack) = within(link.receive()).await.unwrap() else { panic!("no ack") };
     assert!(ack.contains("CLIENT_REGISTER_ACK"), "{ack}");
     (link, text)
 }
 
-async fn replayed(relay: &Bare, path: &str, text: &str) -> Incoming {
-    let mut link = Link::open(&relay.url, path, None).await.unwrap();
+async fn replayed(relay: &RawClient, path: &str, text: &str) -> ReceivedFrame {
+    let mut link = RelayConnection::open(&relay.url, path, None).await.unwrap();
     within(link.receive()).await.unwrap();
     link.send(text.to_owned()).await.unwrap();
     within(link.receive()).await.unwrap()
@@ -61,21 +61,21 @@ async fn replayed(relay: &Bare, path: &str, text: &str) -> Incoming {
 /// A13. A device's recorded proof is sent again, while it is there, when it has gone, and to the relay that was started anew.
 #[tokio::test]
 async fn a13_a_recorded_proof_of_a_device_is_none() {
-    let relay = Bare::start().await;
+    let relay = RawClient::start().await;
     let (link, text) = recorded(&relay, 1).await;
-    assert_eq!(replayed(&relay, "/ws/device", &text).await, Incoming::Closed(Some(4401)), "while it is there");
+    assert_eq!(replayed(&relay, "/ws/device", &text).await, ReceivedFrame::Closed(Some(4401)), "while it is there");
     drop(link);
-    assert_eq!(replayed(&relay, "/ws/device", &text).await, Incoming::Closed(Some(4401)), "when it has gone");
+    assert_eq!(replayed(&relay, "/ws/device", &text).await, ReceivedFrame::Closed(Some(4401)), "when it has gone");
     let relay = relay.restarted().await;
-    assert_eq!(replayed(&relay, "/ws/device", &text).await, Incoming::Closed(Some(4401)), "after a restart");
+    assert_eq!(replayed(&relay, "/ws/device", &text).await, ReceivedFrame::Closed(Some(4401)), "after a restart");
 }
 
 /// A13. The same of the master's handshake; and the true master still registers.
 #[tokio::test]
 async fn a13_a_recorded_handshake_of_the_master_is_none() {
-    let relay = Bare::start().await;
-    let mut link = Link::open(&relay.url, "/ws/master", None).await.unwrap();
-    let Incoming::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
+    let relay = RawClient::start().await;
+    let mut link = RelayConnection::open(&relay.url, "/ws/master", None).await.unwrap();
+    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
     let (boot_id, relay_nonce, nonce) = (challenge.boot_id, challenge.nonce, Nonce([4; 32]));
@@ -92,27 +92,27 @@ async fn a13_a_recorded_handshake_of_the_master_is_none() {
     let mac = transcript.master_mac(&SECRET);
     let register = MasterToRelay::MasterAppRegister(MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });
     let text = codec::encode_master(&MasterFrame::plain(register));
-    assert_eq!(replayed(&relay, "/ws/master", &text).await, Incoming::Closed(Some(4401)), "on another socket");
+    assert_eq!(replayed(&relay, "/ws/master", &text).await, ReceivedFrame::Closed(Some(4401)), "on another socket");
     link.send(text.clone()).await.unwrap();
-    assert!(matches!(within(link.receive()).await.unwrap(), Incoming::Text(ack) if ack.contains("ACK")));
+    assert!(matches!(within(link.receive()).await.unwrap(), ReceivedFrame::Text(ack) if ack.contains("ACK")));
     drop(link);
-    assert_eq!(replayed(&relay, "/ws/master", &text).await, Incoming::Closed(Some(4401)), "when it has gone");
+    assert_eq!(replayed(&relay, "/ws/master", &text).await, ReceivedFrame::Closed(Some(4401)), "when it has gone");
     let relay = relay.restarted().await;
-    assert_eq!(replayed(&relay, "/ws/master", &text).await, Incoming::Closed(Some(4401)), "after a restart");
-    Master::register(&relay.url, 1, vec![], vec![]).await;
+    assert_eq!(replayed(&relay, "/ws/master", &text).await, ReceivedFrame::Closed(Some(4401)), "after a restart");
+    RawMaster::register(&relay.url, 1, vec![], vec![]).await;
 }
 
 /// A13. Tickets and the key of a session that ended are worth nothing to the next one of the same device.
 #[tokio::test]
 async fn a13_tickets_and_keys_end_with_their_session() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("a.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
     let upload = owner.asked().await;
     assert_eq!(owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(), 204);
     let ready = ana.ready().await;
-    let again = Device::connect(&hub, 2, 2).await;
+    let again = TestDevice::connect(&hub, 2, 2).await;
     assert_eq!(ana.closed().await, Some(4409));
     assert_eq!(ana.get(&ready.ticket).send().await.unwrap().status(), 401, "the old key");
     assert_eq!(again.get(&ready.ticket).send().await.unwrap().status(), 403, "the old ticket");
@@ -143,11 +143,11 @@ fn tries_with(recorded: &str, tickets: &[Ticket], links: &[lanyard_protocol::Lin
 /// other things, with other counters, from the same and from another address. What it heard is all it has.
 #[tokio::test]
 async fn a66_what_a_listener_recorded_proves_nothing() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let tap = Tap::on(hub.address).await;
     drop((hub.approved(1).await, hub.approved(2).await));
-    let mut owner = Device::connect_to(&tap.url, 1, 11).await;
-    let mut ana = Device::connect_to(&tap.url, 2, 12).await;
+    let mut owner = TestDevice::connect_to(&tap.url, 1, 11).await;
+    let mut ana = TestDevice::connect_to(&tap.url, 2, 12).await;
     let entry = owner.offers("a.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
     let upload = owner.asked().await;
@@ -204,12 +204,12 @@ async fn a66_what_a_listener_recorded_proves_nothing() {
 /// A66. The end of a session ends its key, also for requests that it proved and did not send.
 #[tokio::test]
 async fn a66_a_key_ends_with_its_session() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = hub.approved(1).await;
     let before = ana.get(&Ticket([0; 16]));
     let after = ana.get(&Ticket([0; 16]));
     assert_eq!(before.send().await.unwrap().status(), 403, "the session is known, and the ticket is not");
-    let _again = Device::connect(&hub, 1, 1).await;
+    let _again = TestDevice::connect(&hub, 1, 1).await;
     assert_eq!(ana.closed().await, Some(4409));
     assert_eq!(after.send().await.unwrap().status(), 401);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 /// What is smuggled: answered, it would be seen by its status.
@@ -14,7 +14,7 @@ const SMUGGLED: &str = "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 /// was hidden behind is not read as a request.
 #[tokio::test]
 async fn a49_one_request_is_one_request() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let host = format!("Host: {}\r\n", hub.address);
     let hidden = SMUGGLED.len();
     let requests = [
@@ -105,7 +105,7 @@ const CHUNK: &str = "/chunks/00000000000000000000000000000000";
 /// A49. A head that never ends, a thousand headers, a target longer than any: refused, and not kept.
 #[tokio::test]
 async fn a49_heads_have_a_bound() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let host = format!("Host: {}\r\n", hub.address);
     for (kind, request) in [
         ("a long value", format!("GET /healthz HTTP/1.1\r\n{host}X: {}\r\n\r\n", "x".repeat(2 << 20))),
@@ -120,7 +120,7 @@ async fn a49_heads_have_a_bound() {
 /// A50. HTTP/2: its preface on the port is no request, TLS does not agree to it, and who offers both gets HTTP/1.1.
 #[tokio::test]
 async fn a50_http_2_is_not_spoken() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let mut preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     preface.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
     let answer = raw_then_close(TcpStream::connect(hub.address).await.unwrap(), &preface).await;

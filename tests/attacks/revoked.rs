@@ -3,21 +3,21 @@
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use lanyard_device::link::Incoming;
-use lanyard_hub::authority::Command;
+use lanyard_device::link::ReceivedFrame;
+use lanyard_hub::authority::OperatorCommand;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 /// A14. A device that was refused comes again: with the same key, as another tab, by another name, to a master and to a relay
 /// that were started anew. 4403, always, and no token.
 #[tokio::test]
 async fn a14_a_refused_key_stays_out_after_every_restart() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut eve = hub.approved(1).await;
-    hub.operator(Command::Refuse { public_id: eve.id }).await;
+    hub.operator(OperatorCommand::Refuse { public_id: eve.id }).await;
     assert_eq!(eve.closed().await, Some(4403));
     for (tab, name) in [(1, "device"), (2, "device"), (3, "Ana's phone")] {
         assert_turned_away(&hub.url, tab, name).await;
@@ -27,12 +27,12 @@ async fn a14_a_refused_key_stays_out_after_every_restart() {
     ana.until(|m| matches!(m, RelayToDevice::HubReady(_))).await;
     assert_turned_away(&hub.url, 4, "device").await;
 
-    let relay = Bare::start().await.restarted().await;
-    let mut master = Master::register(&relay.url, 1, vec![ana.id], vec![eve.id]).await;
+    let relay = RawClient::start().await.restarted().await;
+    let mut master = RawMaster::register(&relay.url, 1, vec![ana.id], vec![eve.id]).await;
     assert_turned_away(&relay.url, 5, "device").await;
-    assert_eq!(Device::connect_to(&relay.url, 2, 2).await.membership, Membership::Approved);
+    assert_eq!(TestDevice::connect_to(&relay.url, 2, 2).await.membership, Membership::Approved);
     // Another key is another device: it may ask, and is asked about.
-    let _other = Device::connect_to(&relay.url, 3, 3).await;
+    let _other = TestDevice::connect_to(&relay.url, 3, 3).await;
     master.knock().await;
 }
 
@@ -42,7 +42,7 @@ async fn assert_turned_away(url: &lanyard_device::link::HubUrl, tab: u8, name: &
         register.name = name.into();
     })
     .await;
-    let Incoming::Text(text) = first else { panic!("{first:?}") };
+    let ReceivedFrame::Text(text) = first else { panic!("{first:?}") };
     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
     let RelayToDevice::ClientRegisterAck(ack) = frame.message else { panic!("{text}") };
     assert_eq!((ack.membership, ack.session_id), (Membership::Disapproved, None));
@@ -53,15 +53,15 @@ async fn assert_turned_away(url: &lanyard_device::link::HubUrl, tab: u8, name: &
 /// key with them. How long that took is printed.
 #[tokio::test]
 async fn a15_everything_of_an_asker_that_is_turned_away_ends() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut eve, mut tab) =
-        (hub.approved(1).await, hub.approved(2).await, Device::connect(&hub, 2, 9).await);
+        (hub.approved(1).await, hub.approved(2).await, TestDevice::connect(&hub, 2, 9).await);
     let entry = owner.offers("film.mkv", 3 * 262_144).await;
     let made = eve.link(&[&entry]).await;
     eve.request(&entry, 1, 0, 1).await;
     let first = owner.asked().await;
     let body = owner.body_of(&first);
-    let (feed, _put) = Feed::begin(&owner, &first);
+    let (feed, _put) = UploadFeed::begin(&owner, &first);
     feed.push(&body[..1_000]).await;
     let ready = eve.ready().await;
     let mut reading = eve.get(&ready.ticket).send().await.unwrap().bytes_stream();
@@ -72,7 +72,7 @@ async fn a15_everything_of_an_asker_that_is_turned_away_ends() {
     let mut download = within(download).await.unwrap().bytes_stream();
 
     let start = Instant::now();
-    hub.operator(Command::Refuse { public_id: eve.id }).await;
+    hub.operator(OperatorCommand::Refuse { public_id: eve.id }).await;
     assert_eq!((eve.closed().await, tab.closed().await), (Some(4403), Some(4403)));
     assert!(within(reading.next()).await.is_none_or(|part| part.is_err()), "the running body is cut");
     assert!(within(download.next()).await.is_none_or(|part| part.is_err()), "so is what was read by its link");
@@ -88,21 +88,21 @@ async fn a15_everything_of_an_asker_that_is_turned_away_ends() {
 /// gone from the list and from links, and who asks again hears why.
 #[tokio::test]
 async fn a15_everything_of_an_owner_that_is_turned_away_ends() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut eve, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = eve.offers("film.mkv", 2 * 262_144).await;
     let made = ana.link(&[&entry]).await;
     ana.request(&entry, 1, 0, 2).await;
     let upload = eve.asked().await;
     let body = eve.body_of(&upload);
-    let (feed, put) = Feed::begin(&eve, &upload);
+    let (feed, put) = UploadFeed::begin(&eve, &upload);
     feed.push(&body[..300_000]).await;
     let ready = ana.ready().await;
     let mut reading = ana.get(&ready.ticket).send().await.unwrap().bytes_stream();
     let mut got = reading.next().await.unwrap().unwrap().len();
 
     let start = Instant::now();
-    hub.operator(Command::Refuse { public_id: eve.id }).await;
+    hub.operator(OperatorCommand::Refuse { public_id: eve.id }).await;
     assert_eq!(eve.closed().await, Some(4403));
     let cut = loop {
         match within(reading.next()).await {

@@ -1,8 +1,8 @@
 //! https on the same port: who is in the middle with a certificate of his own gets nothing, and bodies go to the certificate
 //! of the proof only.
 
-use lanyard_device::link::{HubUrl, Incoming, Link};
-use lanyard_device::{DeviceEvent, EndReason, Phase};
+use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::{DeviceEvent, EndReason, MembershipPhase};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::*;
 use rustls::ClientConfig;
@@ -15,7 +15,7 @@ use crate::world::*;
 
 #[tokio::test]
 async fn one_port_speaks_both() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     for scheme in ["http", "https"] {
         let answer = http_client().get(format!("{scheme}://{}/healthz", hub.address)).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{scheme}");
@@ -27,7 +27,7 @@ async fn one_port_speaks_both() {
 
 #[tokio::test]
 async fn a_hub_without_a_certificate_speaks_plain_http_only() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     assert!(http_client().get(format!("https://{}/healthz", hub.address)).send().await.is_err());
     assert_eq!(http_client().get(hub.http("/ca.crt")).send().await.unwrap().status(), 404);
     assert_eq!(http_client().get(hub.http("/secure")).send().await.unwrap().status(), 404);
@@ -36,7 +36,7 @@ async fn a_hub_without_a_certificate_speaks_plain_http_only() {
 /// Both by https: joining, the list, bodies up and down.
 #[tokio::test]
 async fn files_travel_encrypted_between_devices_that_know_the_hub() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(3_000_000);
     std::fs::write(dir.path().join("film.mov"), &bytes).unwrap();
@@ -51,7 +51,7 @@ async fn files_travel_encrypted_between_devices_that_know_the_hub() {
 }
 
 /// Somebody between device and hub who holds another certificate, and passes everything on.
-async fn middle(hub: &Hub) -> HubUrl {
+async fn middle(hub: &TestHub) -> HubUrl {
     let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
     let chain = vec![cert.der().clone()];
     let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
@@ -117,18 +117,18 @@ pub fn anything() -> ClientConfig {
 /// A54. The relay finds a proof over another certificate than its own: no session comes to be.
 #[tokio::test]
 async fn a54_who_is_in_the_middle_with_his_own_certificate_gets_no_session() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let url = middle(&hub).await;
     // What the middle passes on is signed for the middle's own address; make even that right.
-    let mut link = Link::open(&url, "/ws/device", None).await.unwrap();
-    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+    let mut link = RelayConnection::open(&url, "/ws/device", None).await.unwrap();
+    let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
     let RelayToDevice::Challenge(challenge) = frame.message else { panic!("{text}") };
     let key = Keypair::from_seed(&[7; 32]);
     let reveal = Reveal([7; 32]);
     for (channel, is_heard) in [(link.channel, false), (direct_channel(&hub).await, true)] {
-        let mut link = Link::open(&url, "/ws/device", None).await.unwrap();
-        let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+        let mut link = RelayConnection::open(&url, "/ws/device", None).await.unwrap();
+        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
         let RelayToDevice::Challenge(fresh) = frame.message else { panic!("{text}") };
         let (mut register, mut transcript) = registration(&url.authority(), &fresh, &key, reveal, Instance([7; 16]));
@@ -137,26 +137,26 @@ async fn a54_who_is_in_the_middle_with_his_own_certificate_gets_no_session() {
         link.send(codec::encode(&DeviceToRelay::ClientRegister(register), None)).await.unwrap();
         match link.receive().await.unwrap() {
             // Only who signs what he did not see is heard; a device of ours signs what it saw.
-            Incoming::Text(text) => assert!(is_heard, "{text}"),
-            Incoming::Closed(code) => assert_eq!((is_heard, code), (false, Some(4401))),
+            ReceivedFrame::Text(text) => assert!(is_heard, "{text}"),
+            ReceivedFrame::Closed(code) => assert_eq!((is_heard, code), (false, Some(4401))),
         }
     }
     assert_ne!(challenge.nonce, Nonce([0; 32]));
 }
 
-async fn direct_channel(hub: &Hub) -> Channel {
-    Link::open(&hub.url.secured(), "/ws/device", None).await.unwrap().channel
+async fn direct_channel(hub: &TestHub) -> Channel {
+    RelayConnection::open(&hub.url.secured(), "/ws/device", None).await.unwrap().channel
 }
 
 /// A53, A54. The device of ours ends, in words, and does not go on by itself.
 #[tokio::test]
 async fn a54_our_device_refuses_a_certificate_that_the_hub_did_not_prove() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let url = middle(&hub).await;
     let mut device = Native::start(lanyard_device::DeviceConfig { hub: url, ..config(&hub, 7) });
     let reason = device
         .until(|event| match event {
-            DeviceEvent::Phase(Phase::Ended { reason }) => Some(reason),
+            DeviceEvent::Phase(MembershipPhase::Ended { reason }) => Some(reason),
             _ => None,
         })
         .await;
@@ -166,13 +166,13 @@ async fn a54_our_device_refuses_a_certificate_that_the_hub_did_not_prove() {
 /// A53. Another hub at a known address, with any certificate and the same name.
 #[tokio::test]
 async fn a53_another_hub_under_a_known_name_is_refused() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let known = Some(Keypair::from_seed(&[201; 32]).public());
     let (url, pinned_hub) = (hub.url.secured(), known);
     let mut device = Native::start(lanyard_device::DeviceConfig { hub: url, pinned_hub, ..config(&hub, 7) });
     let reason = device
         .until(|event| match event {
-            DeviceEvent::Phase(Phase::Ended { reason }) => Some(reason),
+            DeviceEvent::Phase(MembershipPhase::Ended { reason }) => Some(reason),
             _ => None,
         })
         .await;

@@ -7,7 +7,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use lanyard_hub::Moment;
 use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, SessionId};
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::message::*;
@@ -70,8 +70,8 @@ fn request(transfer: u32, first: u32) -> DeviceToRelay {
     DeviceToRelay::RequestChunk(RequestChunk {
         transfer_id: file_id(transfer).to_string().parse().unwrap(),
         public_id: owner().public_id(),
-        pieces: vec![Piece::new(file_id(1), first, 4)],
-        what: What::Bytes,
+        pieces: vec![GroupSpan::new(file_id(1), first, 4)],
+        what: BodyKind::Bytes,
         have: None,
     })
 }
@@ -102,13 +102,13 @@ fn decode_500_files(bencher: Bencher) {
 // ── The broker ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A broker with a master, an owner of one file of 1 GiB, and askers; it plays edge and data plane.
-struct Hub {
+struct BenchHub {
     broker: Broker,
     now: Moment,
     next: u32,
 }
 
-impl Hub {
+impl BenchHub {
     fn with_askers(count: u64) -> Self {
         let mut hub = Self { broker: Broker::new(BrokerConfig::default(), [9; 32]), now: Moment(1), next: 0 };
         let key = |n: u64| Keypair::from_seed(&std::array::from_fn(|i| n.to_le_bytes()[i % 8]));
@@ -197,13 +197,13 @@ fn follow(effect: Effect, inputs: &mut Vec<Input>) {
 /// From REQUEST_CHUNK to the last reader's leaving, for so many askers of the same run.
 #[divan::bench(args = [1, 8])]
 fn a_runs_life(bencher: Bencher, askers: u64) {
-    let mut hub = Hub::with_askers(askers);
+    let mut hub = BenchHub::with_askers(askers);
     bencher.counter(ItemsCount::new(askers)).bench_local(|| hub.next_run(1..=askers));
 }
 
 /// The same beside a thousand others who are only there.
 #[divan::bench]
 fn a_runs_life_among_a_thousand(bencher: Bencher) {
-    let mut hub = Hub::with_askers(1_000);
+    let mut hub = BenchHub::with_askers(1_000);
     bencher.bench_local(|| hub.next_run(1..=1));
 }

@@ -16,7 +16,7 @@ use lanyard_protocol::limits::DEFAULT_BUDGET_BYTES;
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use world::{Device, Hub};
+use world::{TestDevice, TestHub};
 
 const LASTS: Duration = Duration::from_secs(12);
 /// More than the budget, with what it costs to hold it.
@@ -57,11 +57,11 @@ async fn watch(process: &str, name: &str, allowed: u64, flood: impl Future<Outpu
 }
 
 /// Approved sessions that say as much as they can and read nothing.
-async fn messages(hub: &Hub) -> String {
+async fn messages(hub: &TestHub) -> String {
     let sent = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for tab in 0..32u8 {
-        let mut device = Device::enters(hub, 10 + tab / 4, tab).await;
+        let mut device = TestDevice::enters(hub, 10 + tab / 4, tab).await;
         let sent = sent.clone();
         tasks.spawn(async move {
             let until = Instant::now() + LASTS;
@@ -79,7 +79,7 @@ async fn messages(hub: &Hub) -> String {
 }
 
 /// Sockets that nobody knows, each a hundred thousand pings without reading one pong.
-async fn pings(hub: &Hub) -> String {
+async fn pings(hub: &TestHub) -> String {
     let sent = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..48 {
@@ -110,7 +110,7 @@ async fn pings(hub: &Hub) -> String {
 }
 
 /// Bodies that nobody asked for, without an end.
-async fn strange_bodies(hub: &Hub) -> String {
+async fn strange_bodies(hub: &TestHub) -> String {
     let (sent, statuses) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..32 {
@@ -146,8 +146,8 @@ async fn strange_bodies(hub: &Hub) -> String {
 }
 
 /// A large file that many fetch over a link, and read nothing of; its owner sends as fast as it is let.
-async fn stalled_readers(hub: &Hub) -> String {
-    let mut owner = Device::enters(hub, 2, 0).await;
+async fn stalled_readers(hub: &TestHub) -> String {
+    let mut owner = TestDevice::enters(hub, 2, 0).await;
     let entry = owner.offers("film.mkv", 256 << 20).await;
     let made = owner.link(&[&entry]).await;
     let mut readers = Vec::new();
@@ -163,9 +163,9 @@ async fn stalled_readers(hub: &Hub) -> String {
 }
 
 /// Uploads of an approved owner whose bodies say more than they were asked for.
-async fn bodies_that_are_too_long(hub: &Hub) -> String {
-    let mut owner = Device::enters(hub, 3, 0).await;
-    let mut asker = Device::enters(hub, 4, 0).await;
+async fn bodies_that_are_too_long(hub: &TestHub) -> String {
+    let mut owner = TestDevice::enters(hub, 3, 0).await;
+    let mut asker = TestDevice::enters(hub, 4, 0).await;
     let entry = owner.offers("lies.bin", 64 << 20).await;
     asker.until(|m| matches!(m, RelayToDevice::FilesAdded(_))).await;
     let (mut refused, mut pushed) = (0, 0u64);
@@ -190,7 +190,7 @@ async fn main() {
     let mut words = std::env::args().skip(1);
     let port: u16 = words.next().unwrap().parse().unwrap();
     let process = words.next().unwrap();
-    let hub = Hub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port)));
+    let hub = TestHub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port)));
     println!("| Flood | What was poured in | Lasted | Idle | More than idle | Within |\n|---|---|---|---|---|---|");
     let good = [
         watch(&process, "Messages", ALLOWED, messages(&hub)).await,

@@ -11,21 +11,21 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lanyard_protocol::*;
-use world::{Device, Hub};
+use world::{TestDevice, TestHub};
 
 const SEED: u8 = 66;
 const POURING: u8 = 3;
 /// As many groups as a request may have in bytes.
 const GROUPS: u32 = 16;
 
-async fn pours(mut device: Device) {
+async fn pours(mut device: TestDevice) {
     loop {
         let pull = message::FeedPull { epoch: 0, since: 0, cursor: None };
         device.say(DeviceToRelay::FeedPull(pull)).await;
     }
 }
 
-async fn asks(mut device: Device, largest: FileEntry) {
+async fn asks(mut device: TestDevice, largest: FileEntry) {
     let groups = (largest.size >> largest.group_log) as u32;
     let mut transfer = 0u8;
     loop {
@@ -41,14 +41,14 @@ async fn asks(mut device: Device, largest: FileEntry) {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let port: u16 = std::env::args().nth(1).unwrap().parse().unwrap();
-    let hub = Hub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port)));
-    let mut asking = Device::enters(&hub, SEED, POURING).await;
+    let hub = TestHub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut asking = TestDevice::enters(&hub, SEED, POURING).await;
     let has_files = |m: &RelayToDevice| matches!(m, RelayToDevice::FeedPage(page) if !page.files.is_empty());
     let RelayToDevice::FeedPage(page) = asking.until(has_files).await else { unreachable!() };
     let largest = page.files.into_iter().max_by_key(|file| file.size).unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..POURING {
-        tasks.spawn(pours(Device::enters(&hub, SEED, number).await));
+        tasks.spawn(pours(TestDevice::enters(&hub, SEED, number).await));
     }
     tasks.spawn(asks(asking, largest));
     println!("ready");

@@ -15,7 +15,7 @@ use lanyard_protocol::message::UploadChunkRequest;
 use lanyard_protocol::*;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use world::{Device, Hub};
+use world::{TestDevice, TestHub};
 
 const ROUNDS: u8 = 200;
 const BOUND: Duration = Duration::from_millis(50);
@@ -25,7 +25,7 @@ const WATCHER: u8 = 3;
 const SIZE: u64 = 1 << 20;
 
 /// A PUT whose first half is on its way, and no more comes.
-fn half_a_put(owner: &Device, request: &UploadChunkRequest) -> (JoinHandle<()>, mpsc::Sender<Bytes>) {
+fn half_a_put(owner: &TestDevice, request: &UploadChunkRequest) -> (JoinHandle<()>, mpsc::Sender<Bytes>) {
     let body = owner.body_of(request);
     let (pieces, rest) = mpsc::channel::<Bytes>(1);
     let stream = futures_util::stream::unfold((rest, Some(Bytes::from(body[..body.len() / 2].to_vec()))), next_piece);
@@ -44,7 +44,7 @@ async fn next_piece((mut rest, first): Pieces) -> Option<(std::io::Result<Bytes>
 }
 
 /// A GET that has had this half, and waits for more.
-async fn half_a_body(asker: &mut Device, length: u64) -> reqwest::Response {
+async fn half_a_body(asker: &mut TestDevice, length: u64) -> reqwest::Response {
     let ready = asker.ready().await;
     let mut body = asker.get(&ready.ticket).send().await.unwrap();
     let mut had = 0;
@@ -55,7 +55,7 @@ async fn half_a_body(asker: &mut Device, length: u64) -> reqwest::Response {
 }
 
 /// The value of one line of `/metrics`.
-async fn metric(hub: &Hub, name: &str) -> u64 {
+async fn metric(hub: &TestHub, name: &str) -> u64 {
     let token = std::fs::read_to_string(std::env::args().nth(3).unwrap()).unwrap();
     let asked = reqwest::Client::new().get(hub.http("/metrics")).bearer_auth(token);
     let page = asked.send().await.unwrap().text().await.unwrap();
@@ -63,7 +63,7 @@ async fn metric(hub: &Hub, name: &str) -> u64 {
     line.parse().unwrap()
 }
 
-async fn until(hub: &Hub, name: &str, is: impl Fn(u64) -> bool) -> Duration {
+async fn until(hub: &TestHub, name: &str, is: impl Fn(u64) -> bool) -> Duration {
     let started = Instant::now();
     while !is(metric(hub, name).await) {
         assert!(started.elapsed() < Duration::from_secs(60), "{name} stays as it is");
@@ -79,10 +79,10 @@ fn standing(pid: &str) -> Option<(usize, usize)> {
 }
 
 /// The owner is gone in mid-body: until its asker hears so, and until everybody does.
-async fn owner_leaves(hub: &Hub, watcher: &mut Device, tab: u8) -> [Duration; 2] {
-    let mut owner = Device::enters(hub, OWNER, tab).await;
+async fn owner_leaves(hub: &TestHub, watcher: &mut TestDevice, tab: u8) -> [Duration; 2] {
+    let mut owner = TestDevice::enters(hub, OWNER, tab).await;
     let entry = owner.offers("film.mkv", SIZE).await;
-    let mut asker = Device::enters(hub, ASKER, tab).await;
+    let mut asker = TestDevice::enters(hub, ASKER, tab).await;
     let (owner_id, asker_id) = (owner.id, asker.id);
     watcher.until(|m| matches!(m, RelayToDevice::ClientReconnected(c) if c.public_id == asker_id)).await;
     asker.request(&entry, tab, 0, 4).await;
@@ -108,8 +108,8 @@ async fn owner_leaves(hub: &Hub, watcher: &mut Device, tab: u8) -> [Duration; 2]
 }
 
 /// The asker is gone while the owner sends: until the owner is told to stop, and until nothing of it is reserved.
-async fn asker_leaves(hub: &Hub, owner: &mut Device, entry: &FileEntry, tab: u8) -> [Duration; 2] {
-    let mut asker = Device::enters(hub, ASKER, tab).await;
+async fn asker_leaves(hub: &TestHub, owner: &mut TestDevice, entry: &FileEntry, tab: u8) -> [Duration; 2] {
+    let mut asker = TestDevice::enters(hub, ASKER, tab).await;
     asker.request(entry, tab, 0, 4).await;
     let request = owner.asked().await;
     let (put, _pieces) = half_a_put(owner, &request);
@@ -128,11 +128,11 @@ async fn asker_leaves(hub: &Hub, owner: &mut Device, entry: &FileEntry, tab: u8)
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [port, pid, _token] = words.as_slice() else { panic!("leaving PORT PID TOKEN_FILE") };
-    let hub = Hub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())));
+    let hub = TestHub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())));
     for seed in [OWNER, ASKER] {
-        drop(Device::enters(&hub, seed, 0).await);
+        drop(TestDevice::enters(&hub, seed, 0).await);
     }
-    let mut watcher = Device::enters(&hub, WATCHER, 0).await;
+    let mut watcher = TestDevice::enters(&hub, WATCHER, 0).await;
     until(&hub, "lanyard_sessions", |sessions| sessions == 2).await;
     let before = standing(pid);
 
@@ -141,7 +141,7 @@ async fn main() {
         let took = owner_leaves(&hub, &mut watcher, tab).await;
         times[..2].iter_mut().zip(took).for_each(|(all, one)| all.push(one));
     }
-    let mut owner = Device::enters(&hub, OWNER, 0).await;
+    let mut owner = TestDevice::enters(&hub, OWNER, 0).await;
     let entry = owner.offers("film.mkv", SIZE).await;
     for tab in 1..=ROUNDS {
         let took = asker_leaves(&hub, &mut owner, &entry, tab).await;

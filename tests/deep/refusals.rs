@@ -15,19 +15,19 @@ use std::time::{Duration, Instant};
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use world::{Device, Hub};
+use world::{TestDevice, TestHub};
 
 const ROUNDS: u8 = 200;
 const BOUND: Duration = Duration::from_millis(100);
 /// Keys of those who are turned away: 2 and on; 1 is the owner's, 255 that of the reader who stays.
 const FIRST: u8 = 2;
 
-async fn member(hub: &Hub, seed: u8) -> Device {
-    Device::enters(hub, seed, 0).await
+async fn member(hub: &TestHub, seed: u8) -> TestDevice {
+    TestDevice::enters(hub, seed, 0).await
 }
 
 /// A body of a link that has begun to come.
-async fn body(hub: &Hub, url: &str) -> TcpStream {
+async fn body(hub: &TestHub, url: &str) -> TcpStream {
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
     let head = format!("GET {url} HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address);
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -45,7 +45,7 @@ async fn ended(mut stream: TcpStream) {
 }
 
 /// From the start of the command to the end of the command, of the socket, of the body.
-async fn round(hub: &Hub, seed: u8, entry: &FileEntry, lanyard: &str, data: &str) -> [Duration; 3] {
+async fn round(hub: &TestHub, seed: u8, entry: &FileEntry, lanyard: &str, data: &str) -> [Duration; 3] {
     let mut eve = member(hub, seed).await;
     let made = eve.link(&[entry]).await;
     let reading = body(hub, &made.url).await;
@@ -72,7 +72,7 @@ async fn round(hub: &Hub, seed: u8, entry: &FileEntry, lanyard: &str, data: &str
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [port, lanyard, data] = words.as_slice() else { panic!("refusals PORT LANYARD DATA") };
-    let hub = Hub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())));
+    let hub = TestHub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())));
     let mut owner = member(&hub, 1).await;
     let entry = owner.offers("film.mkv", 512 << 20).await;
     let mut stays = member(&hub, 255).await;

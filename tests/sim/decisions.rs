@@ -2,11 +2,11 @@
 //! them. Whatever died when, a device is in or it is not, on the disk, at the relay and in its own eyes alike; what the host
 //! was told is done stays done; and a refusal that was told is not lifted by anything.
 
-use lanyard_hub::authority::{Command, Verdict};
+use lanyard_hub::authority::{OperatorCommand, Verdict};
 use lanyard_hub::peer::EndReason;
 use lanyard_tests::actors::device::DeviceIndex;
 use lanyard_tests::random::Random;
-use lanyard_tests::{World, WorldConfig};
+use lanyard_tests::{Simulation, SimulationConfig};
 
 const DECISIONS: u64 = 10_000;
 
@@ -19,7 +19,7 @@ enum Decision {
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct SeenDecisions {
     decided: u64,
     never_was: u64,
     told_before_the_crash: u64,
@@ -28,11 +28,11 @@ struct Seen {
 #[test]
 fn a_decision_is_made_or_it_is_not_whoever_dies_when() {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get() as u64);
-    let seen: Vec<Seen> = std::thread::scope(|scope| {
+    let seen: Vec<SeenDecisions> = std::thread::scope(|scope| {
         let parts: Vec<_> = (0..threads)
             .map(|part| {
                 scope.spawn(move || {
-                    let mut seen = Seen::default();
+                    let mut seen = SeenDecisions::default();
                     (part..DECISIONS).step_by(threads as usize).for_each(|seed| play(seed, &mut seen));
                     seen
                 })
@@ -40,16 +40,16 @@ fn a_decision_is_made_or_it_is_not_whoever_dies_when() {
             .collect();
         parts.into_iter().map(|part| part.join().unwrap()).collect()
     });
-    let sum = |of: fn(&Seen) -> u64| seen.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&SeenDecisions) -> u64| seen.iter().map(of).sum::<u64>();
     let (decided, never_was, told) = (sum(|s| s.decided), sum(|s| s.never_was), sum(|s| s.told_before_the_crash));
     println!("{decided} decisions held, {never_was} never were, {told} had been told before the crash");
     assert!(decided > 1_000 && never_was > 1_000 && told > 100, "crashes on both sides of the decision");
 }
 
-fn play(seed: u64, seen: &mut Seen) {
+fn play(seed: u64, seen: &mut SeenDecisions) {
     let mut random = Random::new(seed.wrapping_mul(77));
     let latency_ms = *random.pick(&[1, 5, 20]).unwrap();
-    let mut world = World::new(seed, WorldConfig { latency_ms, ..WorldConfig::default() });
+    let mut world = Simulation::new(seed, SimulationConfig { latency_ms, ..SimulationConfig::default() });
     world.run_for(500);
     let decision = *random.pick(&[Decision::LetIn, Decision::TurnAway, Decision::TurnOut]).unwrap();
     let device = if decision == Decision::TurnOut { world.joins(0, "Alice") } else { world.knocks(0, "Alice") };
@@ -61,7 +61,7 @@ fn play(seed: u64, seen: &mut Seen) {
             let code = world.device(device).code().unwrap().to_owned();
             world.approve(public_id, &code);
         }
-        Decision::TurnAway | Decision::TurnOut => world.operator(Command::Refuse { public_id }, "refuse"),
+        Decision::TurnAway | Decision::TurnOut => world.operator(OperatorCommand::Refuse { public_id }, "refuse"),
     }
     world.run_for(random.below(4 * latency_ms + 12));
     let told = world.master.as_ref().is_some_and(|master| master.unanswered.is_empty());
@@ -96,7 +96,7 @@ fn play(seed: u64, seen: &mut Seen) {
     seen.told_before_the_crash += u64::from(told);
 }
 
-fn crash(world: &mut World, random: &mut Random, device: DeviceIndex) {
+fn crash(world: &mut Simulation, random: &mut Random, device: DeviceIndex) {
     let roll = random.below(10);
     if roll <= 6 {
         world.kill_master();

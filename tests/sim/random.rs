@@ -11,21 +11,21 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use lanyard_hub::authority::{Command, Verdict};
-use lanyard_protocol::chunk::What;
+use lanyard_hub::authority::{OperatorCommand, Verdict};
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::message::{
     ApprovalCommit, ApprovalReveal, CancelChunk, ChunkUnavailable, Empty, FeedPull, LinkFolder, RemoveFile,
     RequestChunk, UpdateName,
 };
 use lanyard_protocol::{
-    Commit, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Piece, RequestId, Reveal, Ticket,
+    Commit, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, GroupSpan, RequestId, Reveal, Ticket,
     TransferId,
 };
 use lanyard_tests::actors::device::DeviceIndex;
-use lanyard_tests::actors::links::LinkState;
+use lanyard_tests::actors::links::LinkReadingState;
 use lanyard_tests::random::Random;
-use lanyard_tests::{World, WorldConfig};
+use lanyard_tests::{Simulation, SimulationConfig};
 
 const SCHEDULES: u64 = 4_000;
 /// As many as show every kind of transition.
@@ -98,7 +98,7 @@ fn said(panic: &(dyn std::any::Any + Send)) -> String {
 /// One schedule, from an empty hub to rest.
 fn play(seed: u64) -> BTreeMap<&'static str, u64> {
     let mut random = Random::new(seed.wrapping_mul(31));
-    let config = WorldConfig {
+    let config = SimulationConfig {
         budget_bytes: *random.pick(&[1 << 20, 3 << 20, 8 << 20, 32 << 20]).unwrap(),
         latency_ms: *random.pick(&[1, 3, 20, 80]).unwrap(),
         tap_to_approve: random.one_in(8),
@@ -108,7 +108,7 @@ fn play(seed: u64) -> BTreeMap<&'static str, u64> {
         twice: seed % 10 == 9,
         tables_drop: seed % 10 == 7,
     };
-    let mut world = World::new(seed, config);
+    let mut world = Simulation::new(seed, config);
     world.run_for(random.below(500));
     let mut day = Day { world, random, strange: 0 };
     for key in 0..day.random.between(2, 5) as usize {
@@ -131,7 +131,7 @@ fn play(seed: u64) -> BTreeMap<&'static str, u64> {
 
 /// A world and somebody who plays with it.
 struct Day {
-    world: World,
+    world: Simulation,
     random: Random,
     strange: u64,
 }
@@ -337,15 +337,15 @@ impl Day {
         let link = self.random.below(count) as usize;
         let pace_ms = *self.random.pick(&[1, 10, 400]).unwrap();
         match (self.world.links[link].state.clone(), self.random.below(4)) {
-            (LinkState::Made, _) => {
+            (LinkReadingState::Made, _) => {
                 self.world.links[link].pace_ms = pace_ms;
                 self.world.open_link(link);
             }
-            (LinkState::Reading, 0) => self.world.leave_link(link),
-            (LinkState::Reading, 1 | 2) => self.world.links[link].paused ^= true,
-            (LinkState::Reading | LinkState::Done, 3) => self.world.drop_link(link),
-            (LinkState::Opening, 0) => self.world.leave_link(link),
-            (LinkState::Failed(_) | LinkState::Left, 0) => self.world.list_links(link),
+            (LinkReadingState::Reading, 0) => self.world.leave_link(link),
+            (LinkReadingState::Reading, 1 | 2) => self.world.links[link].paused ^= true,
+            (LinkReadingState::Reading | LinkReadingState::Done, 3) => self.world.drop_link(link),
+            (LinkReadingState::Opening, 0) => self.world.leave_link(link),
+            (LinkReadingState::Failed(_) | LinkReadingState::Left, 0) => self.world.list_links(link),
             _ => {}
         }
     }
@@ -449,7 +449,7 @@ impl Day {
         let name = ["Alice", "Bob", "Kitchen", "Küche", "Laptop"][self.random.below(5) as usize].to_owned();
         if self.random.one_in(3) {
             let public_id = self.world.device(index).public_id;
-            return self.world.operator(Command::Rename { public_id, name }, "rename");
+            return self.world.operator(OperatorCommand::Rename { public_id, name }, "rename");
         }
         self.world.device_mut(index).name = name.clone();
         self.world.tell_peer(index, lanyard_hub::peer::Input::Rename { name });
@@ -472,7 +472,7 @@ impl Day {
     fn refuse(&mut self) {
         let Some(index) = self.some_device() else { return };
         let public_id = self.world.device(index).public_id;
-        self.world.operator(Command::Refuse { public_id }, "refuse");
+        self.world.operator(OperatorCommand::Refuse { public_id }, "refuse");
     }
 
     fn forget(&mut self) {
@@ -485,7 +485,7 @@ impl Day {
             .map(|member| member.client.public_id)
             .collect();
         let Some(public_id) = self.random.pick(&refused).copied() else { return };
-        self.world.operator(Command::Forget { public_id }, "forget");
+        self.world.operator(OperatorCommand::Forget { public_id }, "forget");
         for index in (0..self.world.devices.len()).map(DeviceIndex) {
             if self.world.device(index).public_id == public_id {
                 // Its person opens the page anew.
@@ -510,14 +510,14 @@ impl Day {
         let ticket = Ticket(self.random.bytes());
         let first = self.random.below(6) as u32;
         let count = *self.random.pick(&[0, 1, 2, 5, 65_536, u32::MAX]).unwrap();
-        let twice = Piece::new(file.file_id, first, 1);
-        let what = if self.random.one_in(2) { What::Values } else { What::Bytes };
+        let twice = GroupSpan::new(file.file_id, first, 1);
+        let what = if self.random.one_in(2) { BodyKind::Hashes } else { BodyKind::Bytes };
         let whole = self.world.disk.files.get(&file).map_or(0, |listing| Groups::of(listing.entry.size).count());
         let pieces = match self.random.below(6) {
             0 => vec![],
             1 => vec![twice, twice],
-            2..=3 => vec![Piece::new(file.file_id, 0, whole)],
-            _ => vec![Piece::new(file.file_id, first, count)],
+            2..=3 => vec![GroupSpan::new(file.file_id, 0, whole)],
+            _ => vec![GroupSpan::new(file.file_id, first, count)],
         };
         let request = RequestChunk { transfer_id, public_id: file.public_id, pieces, what, have: Some(first.into()) };
         let message = match self.random.below(12) {

@@ -1,12 +1,12 @@
 //! What people do with a hub, one story a test. Each ends at rest, where the model looks for anything left behind.
 
 use lanyard_hub::authority::Verdict;
-use lanyard_hub::peer::{EndReason, Phase};
+use lanyard_hub::peer::{EndReason, MembershipPhase};
 use lanyard_protocol::message::RemoveFile;
 use lanyard_protocol::{DeviceToRelay, FailureCode, FileId, FileRef};
 use lanyard_tests::actors::device::DeviceIndex;
-use lanyard_tests::actors::links::LinkState;
-use lanyard_tests::{World, WorldConfig};
+use lanyard_tests::actors::links::LinkReadingState;
+use lanyard_tests::{Simulation, SimulationConfig};
 
 const MIB: u64 = 1 << 20;
 const SECOND: u64 = 1_000;
@@ -15,7 +15,7 @@ const SECOND: u64 = 1_000;
 
 #[test]
 fn a_device_shows_digits_and_is_let_in_by_them() {
-    let mut world = World::seeded(1);
+    let mut world = Simulation::seeded(1);
     let alice = world.knocks(0, "Alice");
     assert_eq!(world.device(alice).code().map(str::len), Some(6));
     world.approve(world.device(alice).public_id, "no digits");
@@ -30,7 +30,7 @@ fn a_device_shows_digits_and_is_let_in_by_them() {
 
 #[test]
 fn three_wrong_codes_make_new_digits() {
-    let mut world = World::seeded(2);
+    let mut world = Simulation::seeded(2);
     let alice = world.knocks(0, "Alice");
     let shown = world.device(alice).code().unwrap().to_owned();
     let wrong = if shown == "123456" { "654321" } else { "123456" };
@@ -49,7 +49,7 @@ fn three_wrong_codes_make_new_digits() {
 
 #[test]
 fn nothing_of_the_hub_is_visible_at_the_door() {
-    let mut world = World::seeded(3);
+    let mut world = Simulation::seeded(3);
     let alice = world.joins(0, "Alice");
     let film = world.shares(alice, "film.mkv", MIB);
     let mallory = world.knocks(1, "Mallory");
@@ -64,7 +64,7 @@ fn nothing_of_the_hub_is_visible_at_the_door() {
 
 #[test]
 fn a_refusal_is_final_across_restarts_until_it_is_forgotten() {
-    let mut world = World::seeded(4);
+    let mut world = Simulation::seeded(4);
     let (alice, bob) = (world.joins(0, "Alice"), world.joins(1, "Bob"));
     let notes = world.shares(bob, "notes.txt", 100);
     let bob_id = world.device(bob).public_id;
@@ -83,7 +83,7 @@ fn a_refusal_is_final_across_restarts_until_it_is_forgotten() {
     world.kill_device(bob);
     world.start_device(bob);
     world.run_for(5 * SECOND);
-    assert!(matches!(world.device(bob).phase, Phase::Waiting { code: Some(_) }), "he may ask again, no more");
+    assert!(matches!(world.device(bob).phase, MembershipPhase::Waiting { code: Some(_) }), "he may ask again, no more");
     world.settle();
 }
 
@@ -91,7 +91,7 @@ fn a_refusal_is_final_across_restarts_until_it_is_forgotten() {
 fn an_approval_that_is_not_on_disk_never_was() {
     // Wherever the master dies between the digits and the disk, the device is in or at the door, never between.
     for delay in 0..60 {
-        let mut world = World::new(delay, WorldConfig { latency_ms: 10, ..WorldConfig::default() });
+        let mut world = Simulation::new(delay, SimulationConfig { latency_ms: 10, ..SimulationConfig::default() });
         world.run_for(500);
         let alice = world.knocks(0, "Alice");
         let code = world.device(alice).code().unwrap().to_owned();
@@ -112,7 +112,7 @@ fn an_approval_that_is_not_on_disk_never_was() {
 
 #[test]
 fn all_tabs_of_a_device_come_in_together() {
-    let mut world = World::seeded(5);
+    let mut world = Simulation::seeded(5);
     let (tab, other) = (world.knocks(0, "Alice"), world.knocks(0, "Alice"));
     world.let_in(tab);
     assert!(world.device(other).is_approved());
@@ -123,7 +123,7 @@ fn all_tabs_of_a_device_come_in_together() {
 
 #[test]
 fn everybody_sees_what_is_added_and_removed_at_once() {
-    let mut world = World::seeded(10);
+    let mut world = Simulation::seeded(10);
     let (alice, bob) = (world.joins(0, "Alice"), world.joins(1, "Bob"));
     let film = world.shares(alice, "film.mkv", 10 * MIB);
     assert_eq!(world.sees(bob, film).map(|entry| entry.size), Some(10 * MIB));
@@ -136,7 +136,7 @@ fn everybody_sees_what_is_added_and_removed_at_once() {
 
 #[test]
 fn a_bad_path_fails_alone() {
-    let mut world = World::seeded(11);
+    let mut world = Simulation::seeded(11);
     let alice = world.joins(0, "Alice");
     let bad = world.share(alice, "../../etc/passwd", 10, false);
     let good = world.share(alice, "etc/passwd", 10, false);
@@ -149,7 +149,7 @@ fn a_bad_path_fails_alone() {
 
 #[test]
 fn away_is_withdrawn_after_the_grace_and_listed_again_on_return() {
-    let mut world = World::seeded(12);
+    let mut world = Simulation::seeded(12);
     let (alice, bob) = (world.joins(0, "Alice"), world.joins(1, "Bob"));
     let film = world.shares(alice, "film.mkv", MIB);
     world.unplug(alice, 0);
@@ -166,7 +166,7 @@ fn away_is_withdrawn_after_the_grace_and_listed_again_on_return() {
 
 #[test]
 fn who_slept_through_many_changes_catches_up() {
-    let mut world = World::seeded(13);
+    let mut world = Simulation::seeded(13);
     let (alice, bob) = (world.joins(0, "Alice"), world.joins(1, "Bob"));
     world.stall(bob);
     for n in 0..200 {
@@ -183,7 +183,7 @@ fn who_slept_through_many_changes_catches_up() {
 /// R23: twenty devices add and take away at once, ten thousand times, and all see the same list in the end.
 #[test]
 fn what_twenty_devices_add_and_remove_at_once_is_one_list_for_all() {
-    let mut world = World::seeded(15);
+    let mut world = Simulation::seeded(15);
     let devices: Vec<DeviceIndex> = (0..20).map(|n| world.joins(n, &format!("device {n}"))).collect();
     let mut offered: Vec<Vec<FileId>> = vec![Vec::new(); devices.len()];
     for change in 0..10_000usize {
@@ -212,13 +212,13 @@ fn what_twenty_devices_add_and_remove_at_once_is_one_list_for_all() {
 
 #[test]
 fn a_restart_of_the_master_changes_nothing_that_was_listed() {
-    let mut world = World::seeded(14);
+    let mut world = Simulation::seeded(14);
     let (alice, bob) = (world.joins(0, "Alice"), world.joins(1, "Bob"));
     let film = world.shares(alice, "film.mkv", MIB);
     let before = (world.disk.epoch, world.sees(bob, film).cloned());
     world.kill_master();
     world.run_for(5 * SECOND);
-    assert!(matches!(world.device(bob).phase, Phase::Approved { host_away: true }));
+    assert!(matches!(world.device(bob).phase, MembershipPhase::Approved { host_away: true }));
     world.start_master();
     world.run_for(5 * SECOND);
     assert_eq!((world.disk.epoch, world.sees(bob, film).cloned()), before);
@@ -228,8 +228,8 @@ fn a_restart_of_the_master_changes_nothing_that_was_listed() {
 // ── Bytes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Two who are in, and a file of one of them.
-fn pair(seed: u64, size: u64) -> (World, DeviceIndex, DeviceIndex, FileRef) {
-    let mut world = World::seeded(seed);
+fn pair(seed: u64, size: u64) -> (Simulation, DeviceIndex, DeviceIndex, FileRef) {
+    let mut world = Simulation::seeded(seed);
     let (alice, bob) = (world.joins(0, "Alice"), world.joins(1, "Bob"));
     let film = world.shares(alice, "film.mkv", size);
     (world, alice, bob, film)
@@ -377,7 +377,7 @@ fn a_frozen_tab_counts_as_away_until_it_speaks() {
 
 #[test]
 fn a_reader_that_stands_still_does_not_hold_up_the_others() {
-    let mut world = World::new(29, WorldConfig { budget_bytes: 4 * MIB, ..WorldConfig::default() });
+    let mut world = Simulation::new(29, SimulationConfig { budget_bytes: 4 * MIB, ..SimulationConfig::default() });
     world.run_for(500);
     let (alice, bob, carol) = (world.joins(0, "Alice"), world.joins(1, "Bob"), world.joins(2, "Carol"));
     let film = world.shares(alice, "film.mkv", 20 * MIB);
@@ -419,10 +419,10 @@ fn a_link_waits_for_its_owner_and_goes_on() {
     world.run_for(500);
     world.kill_device(alice);
     world.run_for(3_600 * SECOND);
-    assert_eq!(world.links[link].state, LinkState::Reading, "the response stays open and silent");
+    assert_eq!(world.links[link].state, LinkReadingState::Reading, "the response stays open and silent");
     world.start_device(alice);
     world.run_for(60 * SECOND);
-    assert_eq!(world.links[link].state, LinkState::Done);
+    assert_eq!(world.links[link].state, LinkReadingState::Done);
     world.settle();
 }
 
@@ -434,7 +434,7 @@ fn a_link_across_owners_reads_each_in_turn() {
     world.run_for(SECOND);
     world.open_link(link);
     world.run_for(30 * SECOND);
-    assert_eq!(world.links[link].state, LinkState::Done);
+    assert_eq!(world.links[link].state, LinkReadingState::Done);
     world.settle();
 }
 
@@ -449,7 +449,7 @@ fn a_dropped_link_cuts_its_readers_wherever_they_wait() {
         world.run_for(delay);
         world.drop_link(link);
         world.run_for(5 * SECOND);
-        assert!(matches!(world.links[link].state, LinkState::Failed(_)), "{delay}: {:?}", world.links[link].state);
+        assert!(matches!(world.links[link].state, LinkReadingState::Failed(_)), "{delay}: {:?}", world.links[link].state);
         world.settle();
     }
 }
@@ -463,15 +463,15 @@ fn an_ended_links_address_opens_nothing_for_whoever_registers_its_hash() {
     world.run_for(SECOND);
     let early = world.squat_link(carol, link, vec![own]).unwrap();
     world.run_for(SECOND);
-    assert_eq!(world.links[early].state, LinkState::NotMade(FailureCode::NotFound), "the link lives");
+    assert_eq!(world.links[early].state, LinkReadingState::NotMade(FailureCode::NotFound), "the link lives");
     world.open_link(link);
     world.run_for(30 * SECOND);
-    assert_eq!(world.links[link].state, LinkState::Done);
+    assert_eq!(world.links[link].state, LinkReadingState::Done);
     world.drop_link(link);
     world.run_for(SECOND);
     let squatted = world.squat_link(carol, link, vec![own]).unwrap();
     world.run_for(SECOND);
-    assert_eq!(world.links[squatted].state, LinkState::Made);
+    assert_eq!(world.links[squatted].state, LinkReadingState::Made);
     for lost in [false, true] {
         if lost {
             world.kill_relay();
@@ -481,7 +481,7 @@ fn an_ended_links_address_opens_nothing_for_whoever_registers_its_hash() {
         }
         world.open_link(link);
         world.run_for(20 * SECOND);
-        assert_eq!(world.links[link].state, LinkState::Failed(FailureCode::NotFound), "relay lost: {lost}");
+        assert_eq!(world.links[link].state, LinkReadingState::Failed(FailureCode::NotFound), "relay lost: {lost}");
     }
     assert_eq!(world.seen("link use begun"), 0);
     world.settle();
@@ -499,14 +499,14 @@ fn a_link_survives_the_relay() {
     world.run_for(SECOND);
     world.start_relay();
     world.run_for(60 * SECOND);
-    assert_eq!(world.links[link].state, LinkState::Done, "the master knows it");
+    assert_eq!(world.links[link].state, LinkReadingState::Done, "the master knows it");
     world.settle();
 }
 
 #[test]
 fn a_link_that_holds_what_it_cannot_read_yet_gives_way() {
     // Its first file's owner is away; its second file is there and fills the whole budget.
-    let mut world = World::new(44, WorldConfig { budget_bytes: MIB, ..WorldConfig::default() });
+    let mut world = Simulation::new(44, SimulationConfig { budget_bytes: MIB, ..SimulationConfig::default() });
     world.run_for(500);
     let (alice, bob, carol) = (world.joins(0, "Alice"), world.joins(1, "Bob"), world.joins(2, "Carol"));
     let (first, second) = (world.shares(alice, "a", MIB), world.shares(bob, "b", MIB));
@@ -521,13 +521,13 @@ fn a_link_that_holds_what_it_cannot_read_yet_gives_way() {
     assert!(world.has(carol, transfer, third.file_id));
     world.start_device(alice);
     world.run_for(120 * SECOND);
-    assert_eq!(world.links[link].state, LinkState::Done);
+    assert_eq!(world.links[link].state, LinkReadingState::Done);
     world.settle();
 }
 
 #[test]
 fn the_same_instance_twice_leaves_the_newer_one() {
-    let mut world = World::seeded(50);
+    let mut world = Simulation::seeded(50);
     let tab = world.joins(0, "Alice");
     let copy = world.add_device(0, "Alice");
     world.device_mut(copy).instance = world.device(tab).instance;

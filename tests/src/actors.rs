@@ -4,5 +4,5 @@
 pub mod device;
 pub mod links;
 pub mod master;
-pub mod plane;
+pub mod sim_slots;
 pub mod relay;

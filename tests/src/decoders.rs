@@ -6,13 +6,13 @@ use std::collections::HashSet;
 use std::str::FromStr;
 
 use lanyard_device::link::{GivenUrl, HubUrl};
-use lanyard_device::names::Names;
+use lanyard_device::names::NameAllocator;
 use lanyard_device::{Rate, proving as device};
 use lanyard_hub::layout::lay_out;
 use lanyard_protocol::codec::{DecodeError, decode, decode_master, encode, encode_master};
-use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::limits::{MAX_FILE_BYTES, MAX_SAFE_INTEGER};
-use lanyard_protocol::range::{Wanted, wanted};
+use lanyard_protocol::range::{RangeRequest, wanted};
 use lanyard_protocol::session_key::Authorization;
 use lanyard_protocol::*;
 use lanyard_relay::proving as relay;
@@ -106,8 +106,8 @@ pub fn master_frames(data: &[u8]) {
 pub fn range(data: &[u8]) {
     let (size, header) = size(data);
     match wanted(Some(&text(header)), size) {
-        Wanted::Part { first, last } => assert!(first <= last && last < size, "{first}-{last}/{size}"),
-        Wanted::Whole | Wanted::Unsatisfiable => {}
+        RangeRequest::Part { first, last } => assert!(first <= last && last < size, "{first}-{last}/{size}"),
+        RangeRequest::Whole | RangeRequest::Unsatisfiable => {}
     }
 }
 
@@ -119,18 +119,18 @@ pub fn paths(data: &[u8]) {
         // Nobody reads an entry with such a path, and a thousand folders would only take time.
         return;
     }
-    let place = Names::default().place(&wire);
+    let place = NameAllocator::default().place(&wire);
     assert!(place.iter().all(|name| is_plain(name)), "{wire:?} → {place:?}");
     if travels {
         assert_eq!(place.len(), wire.split('/').count(), "{wire:?} → {place:?}");
     }
-    let folder = Names::default().place_folder(&wire);
+    let folder = NameAllocator::default().place_folder(&wire);
     assert!(folder.iter().all(|name| is_plain(name)), "{wire:?} → {folder:?}");
 }
 
 /// Files of one download: each below the folder of the download, no two in one place.
 pub fn names(data: &[u8]) {
-    let (mut names, mut seen) = (Names::default(), HashSet::new());
+    let (mut names, mut seen) = (NameAllocator::default(), HashSet::new());
     for wire in text(data).split('\n').take(64) {
         let place = names.place(wire);
         assert!(place.iter().all(|name| is_plain(name)), "{wire:?} → {place:?}");
@@ -210,9 +210,9 @@ pub fn groups(data: &[u8]) {
     assert!(range.end() >= first && !range.contains(range.end()));
     assert!(count == 0 || is_last_of_all || range.contains(first));
     let small = Groups::of(content.len() as u64);
-    let values: Vec<GroupValue> = (0..small.count()).map(|index| small.value(index, content)).collect();
+    let values: Vec<GroupHash> = (0..small.count()).map(|index| small.value(index, content)).collect();
     assert_eq!(small.root(&values), Some(Root(*blake3::hash(content).as_bytes())));
-    assert_eq!(groups.root(&[GroupValue([0; 32]); 3]).is_some(), groups.count() == 3);
+    assert_eq!(groups.root(&[GroupHash([0; 32]); 3]).is_some(), groups.count() == 3);
 }
 
 /// What people type: addresses of hubs, with invitations, and rates.

@@ -1,6 +1,6 @@
 //! The proving ground.
 //!
-//! [`World`] wires the three machines of the hub together in one thread, over a clock that jumps from event to event and
+//! [`Simulation`] wires the three machines of the hub together in one thread, over a clock that jumps from event to event and
 //! links that delay, stall and break; [`model`] knows what must be true at every step and at rest; [`scenario`] has the
 //! verbs that make a test read like a story. One seed is one schedule, always the same.
 
@@ -12,9 +12,9 @@ pub mod decoders;
 pub mod model;
 pub mod random;
 pub mod scenario;
-pub mod world;
+pub mod simulation;
 
-pub use world::{World, WorldConfig};
+pub use simulation::{Simulation, SimulationConfig};
 
 /// Returns true if the long forms of the tests are wanted, as in `tests/run --full`.
 pub fn full() -> bool {

@@ -3,20 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lanyard_hub::authority::{Listing, Verdict};
+use lanyard_hub::authority::{ListedFile, Verdict};
 use lanyard_hub::broker::SessionId;
-use lanyard_hub::peer::{EndReason, Phase};
-use lanyard_protocol::chunk::What;
+use lanyard_hub::peer::{EndReason, MembershipPhase};
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::{
     Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Frame, Instance,
-    MasterToRelay, Membership, Piece, Ref, RelayToDevice, RelayToMaster, TransferId,
+    MasterToRelay, Membership, GroupSpan, Ref, RelayToDevice, RelayToMaster, TransferId,
 };
 
 use crate::actors::device::Content;
-use crate::actors::links::LinkState;
-use crate::actors::master::Disk;
-use crate::actors::plane::{Plane, Slot};
-use crate::world::World;
+use crate::actors::links::LinkReadingState;
+use crate::actors::master::SimDisk;
+use crate::actors::sim_slots::{Plane, SimSlot};
+use crate::simulation::Simulation;
 
 /// Of a piece that lies far outside of its file the first groups stand for all.
 const MOST_GROUPS: usize = 1_000;
@@ -41,7 +41,7 @@ pub struct Model {
     waived: BTreeMap<Asked, u32>,
     /// Requests whose one answer is owed; false when the master that should answer was lost.
     /// Several of one ref: the message came twice, and each is answered.
-    requests: BTreeMap<(SessionId, Ref), Vec<Request>>,
+    requests: BTreeMap<(SessionId, Ref), Vec<ModelRequest>>,
     /// Approved on disk at some time and not refused or forgotten since.
     approved: BTreeSet<DeviceId>,
     /// Refused on disk at some time.
@@ -61,7 +61,7 @@ struct Live {
 }
 
 #[derive(Debug)]
-struct Request {
+struct ModelRequest {
     what: &'static str,
     groups: Vec<Asked>,
     answered: bool,
@@ -112,7 +112,7 @@ impl Model {
     }
 
     /// On disk: the one truth about who belongs.
-    pub(crate) fn saved(&mut self, disk: &Disk) {
+    pub(crate) fn saved(&mut self, disk: &SimDisk) {
         self.approved.retain(|device| disk.verdict(*device) == Some(Verdict::Approved));
         for (device, member) in &disk.members {
             match member.verdict {
@@ -122,7 +122,7 @@ impl Model {
         }
     }
 
-    pub(crate) fn acknowledges(&mut self, session: SessionId, membership: Membership, disk: &Disk) {
+    pub(crate) fn acknowledges(&mut self, session: SessionId, membership: Membership, disk: &SimDisk) {
         let device = self.device_of(session);
         self.count(match membership {
             Membership::Unknown => "acknowledged unknown",
@@ -147,7 +147,7 @@ impl Model {
     }
 
     /// Approved on disk, or refused on disk with the word of that not yet at the relay.
-    fn assert_may_hear(&self, device: DeviceId, disk: &Disk, what: &str) {
+    fn assert_may_hear(&self, device: DeviceId, disk: &SimDisk, what: &str) {
         let belongs = self.approved.contains(&device);
         let on_its_way = disk.verdict(device) != Some(Verdict::Approved) && self.refused_ever.contains(&device);
         assert!(belongs || on_its_way, "{what} reaches {device}, which is not approved on disk");
@@ -159,7 +159,7 @@ impl Model {
         session: SessionId,
         message: &RelayToDevice,
         reference: Option<&Ref>,
-        disk: &Disk,
+        disk: &SimDisk,
     ) {
         let device = self.device_of(session);
         match message {
@@ -251,19 +251,19 @@ impl Model {
         });
     }
 
-    pub(crate) fn phase_changes(&mut self, phase: &Phase) {
+    pub(crate) fn phase_changes(&mut self, phase: &MembershipPhase) {
         self.count(match phase {
-            Phase::Connecting => "peer connecting",
-            Phase::HostAway => "peer finds the host away",
-            Phase::Waiting { .. } => "peer waiting",
-            Phase::Closed => "peer finds the door closed",
-            Phase::Entering => "peer entering",
-            Phase::Approved { host_away: false } => "peer approved",
-            Phase::Approved { host_away: true } => "peer approved, host away",
-            Phase::Ended { reason: EndReason::Refused } => "peer refused",
-            Phase::Ended { reason: EndReason::Superseded } => "peer superseded",
-            Phase::Ended { reason: EndReason::NotOpened } => "peer asks its person",
-            Phase::Ended { .. } => "peer ended",
+            MembershipPhase::Connecting => "peer connecting",
+            MembershipPhase::HostAway => "peer finds the host away",
+            MembershipPhase::Waiting { .. } => "peer waiting",
+            MembershipPhase::Closed => "peer finds the door closed",
+            MembershipPhase::Entering => "peer entering",
+            MembershipPhase::Approved { host_away: false } => "peer approved",
+            MembershipPhase::Approved { host_away: true } => "peer approved, host away",
+            MembershipPhase::Ended { reason: EndReason::Refused } => "peer refused",
+            MembershipPhase::Ended { reason: EndReason::Superseded } => "peer superseded",
+            MembershipPhase::Ended { reason: EndReason::NotOpened } => "peer asks its person",
+            MembershipPhase::Ended { .. } => "peer ended",
         });
     }
 
@@ -305,15 +305,15 @@ impl Model {
         }
         if let (Some(reference), false) = (&frame.reference, what.is_empty()) {
             let may_lapse = what == "REQUEST_CHUNK";
-            let request = Request { what, groups, answered: false, may_lapse };
+            let request = ModelRequest { what, groups, answered: false, may_lapse };
             self.requests.entry((session, reference.clone())).or_default().push(request);
         }
     }
 
-    fn waive(&mut self, session: SessionId, transfer: TransferId, pieces: Option<&[Piece]>) {
+    fn waive(&mut self, session: SessionId, transfer: TransferId, pieces: Option<&[GroupSpan]>) {
         let covered = |asked: &Asked| {
             let in_pieces =
-                |pieces: &[Piece]| pieces.iter().any(|p| p.file_id == asked.3 && p.groups.contains(asked.4));
+                |pieces: &[GroupSpan]| pieces.iter().any(|p| p.file_id == asked.3 && p.groups.contains(asked.4));
             asked.0 == session && asked.1 == transfer && pieces.is_none_or(in_pieces)
         };
         let waived: Vec<Asked> = self.owed.keys().filter(|asked| covered(asked)).copied().collect();
@@ -338,7 +338,7 @@ impl Model {
                     FailureCode::FileGone => "chunk failed: file gone",
                     FailureCode::FileChanged => "chunk failed: file changed",
                     FailureCode::PeerRevoked => "chunk failed: owner refused",
-                    FailureCode::NoValues => "chunk failed: no values",
+                    FailureCode::NoHashes => "chunk failed: no values",
                     _ => "chunk failed otherwise",
                 });
                 (failed.transfer_id, &failed.pieces)
@@ -377,8 +377,8 @@ impl Model {
 
     // ── Slots ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    pub(crate) fn slot_opens(&mut self, new: &Slot, plane: &Plane) {
-        let key = |slot: &Slot| -> BTreeSet<(FileRef, u32)> {
+    pub(crate) fn slot_opens(&mut self, new: &SimSlot, plane: &Plane) {
+        let key = |slot: &SimSlot| -> BTreeSet<(FileRef, u32)> {
             slot.units.iter().map(|unit| (unit.file, unit.group)).collect()
         };
         let groups = key(new);
@@ -396,13 +396,13 @@ impl Model {
     // ── At rest ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Everybody is there, nothing is cut, nothing moves: all agree, and nothing is left over.
-    pub fn at_rest(&self, world: &World) {
+    pub fn at_rest(&self, world: &Simulation) {
         let relay = world.relay.as_ref().expect("the relay is there");
         let master = world.master.as_ref().expect("the master is there");
         let counts = relay.broker.counts();
         assert!(counts.hub_ready, "the hub is ready");
         // A link that waits for an absent owner may hold what is there already.
-        if !world.links.iter().any(|link| link.state == LinkState::Reading) {
+        if !world.links.iter().any(|link| link.state == LinkReadingState::Reading) {
             assert_eq!((counts.slots, counts.filling, counts.readers), (0, 0, 0), "slots are left: {counts:?}");
             assert_eq!((counts.asks, counts.calls), (0, 0), "asks or calls are left: {counts:?}");
             assert_eq!(relay.broker.reserved_bytes(), 0, "budget is left reserved");
@@ -425,7 +425,7 @@ impl Model {
         self.links_are_decided(world);
     }
 
-    fn disk_is_what_the_authority_says(&self, world: &World) {
+    fn disk_is_what_the_authority_says(&self, world: &Simulation) {
         let authority = &world.master.as_ref().unwrap().authority;
         let members: BTreeMap<DeviceId, _> = authority.members().map(|m| (m.client.public_id, m.clone())).collect();
         assert_eq!(members, world.disk.members, "the roster in memory and the one on disk");
@@ -434,7 +434,7 @@ impl Model {
         assert_eq!(authority.head().revision, world.disk.revision);
     }
 
-    fn mirrors_agree(&self, world: &World) {
+    fn mirrors_agree(&self, world: &Simulation) {
         let clients: BTreeMap<DeviceId, Client> = world
             .disk
             .members
@@ -453,16 +453,16 @@ impl Model {
         for (index, device) in world.devices.iter().enumerate().filter(|(_, device)| device.peer.is_some()) {
             let verdict = world.disk.verdict(device.public_id);
             match &device.phase {
-                Phase::Approved { host_away } => {
+                MembershipPhase::Approved { host_away } => {
                     assert_eq!(verdict, Some(Verdict::Approved), "{} believes to be approved", device.name);
                     assert!(!host_away, "{} believes the host to be away", device.name);
                 }
-                Phase::Waiting { .. } => assert_eq!(verdict, None, "{} waits at the door", device.name),
-                Phase::Ended { reason: EndReason::Refused } => {
+                MembershipPhase::Waiting { .. } => assert_eq!(verdict, None, "{} waits at the door", device.name),
+                MembershipPhase::Ended { reason: EndReason::Refused } => {
                     assert!(self.refused_ever.contains(&device.public_id), "{} was refused by nobody", device.name);
                 }
                 // Rejected: strange words were put into its mouth.
-                Phase::Ended { reason: EndReason::Superseded | EndReason::Stopped | EndReason::Rejected } => {}
+                MembershipPhase::Ended { reason: EndReason::Superseded | EndReason::Stopped | EndReason::Rejected } => {}
                 other => panic!("device {index} {} rests as {other:?}, verdict {verdict:?}", device.name),
             }
             if device.is_approved() {
@@ -472,7 +472,7 @@ impl Model {
     }
 
     /// What a device offers is listed as its own, and nothing else is.
-    fn shares_are_listed(&self, world: &World, index: usize) {
+    fn shares_are_listed(&self, world: &Simulation, index: usize) {
         use lanyard_hub::peer::ShareState;
         let device = &world.devices[index];
         let listed: BTreeSet<FileId> = listed_on_disk(&world.disk)
@@ -497,7 +497,7 @@ impl Model {
         assert!(orphans.is_empty(), "{} is listed with files that it does not offer: {orphans:?}", device.name);
     }
 
-    fn presence_is_true(&self, world: &World) {
+    fn presence_is_true(&self, world: &Simulation) {
         let online: BTreeSet<DeviceId> =
             world.devices.iter().filter(|device| device.is_approved()).map(|device| device.public_id).collect();
         for device in world.devices.iter().filter(|device| device.is_approved()) {
@@ -509,7 +509,7 @@ impl Model {
         assert_eq!(known, online, "the host knows who is online");
     }
 
-    fn downloads_are_decided(&self, world: &World) {
+    fn downloads_are_decided(&self, world: &Simulation) {
         let files = listed_on_disk(&world.disk);
         for device in world.devices.iter().filter(|device| device.is_approved()) {
             for (id, download) in &device.downloads {
@@ -537,17 +537,17 @@ impl Model {
         }
     }
 
-    fn links_are_decided(&self, world: &World) {
+    fn links_are_decided(&self, world: &Simulation) {
         for link in &world.links {
             match &link.state {
-                LinkState::Done => {
+                LinkReadingState::Done => {
                     let clean = link.read.iter().all(|file| self.truth.get(file).is_some_and(|(_, tainted)| !tainted));
                     if clean {
                         let right: Vec<_> = link.read.iter().flat_map(|file| self.truth[file].0.values()).collect();
                         assert!(link.values == right, "a link gives what its owners share");
                     }
                 }
-                LinkState::Reading | LinkState::Opening if !link.paused => {
+                LinkReadingState::Reading | LinkReadingState::Opening if !link.paused => {
                     let known = if link.files.is_empty() { &link.read } else { &link.files };
                     let owner_there = |file: &FileRef| {
                         world.disk.files.get(file).is_some_and(|listing| {
@@ -568,7 +568,7 @@ impl Model {
 }
 
 /// What uploads reserve stays within the budget; one run that is larger goes alone.
-pub(crate) fn budget_holds(world: &World) {
+pub(crate) fn budget_holds(world: &Simulation) {
     let Some(relay) = &world.relay else { return };
     let lengths = relay.plane.slots.values().filter(|slot| slot.holder.is_some()).map(|slot| slot.length);
     let (count, total) = lengths.fold((0u32, 0u64), |(count, total), length| (count + 1, total + length));
@@ -576,14 +576,14 @@ pub(crate) fn budget_holds(world: &World) {
     assert!(total <= budget || count == 1, "{total} bytes in {count} slots, with a budget of {budget}");
 }
 
-fn listed_on_disk(disk: &Disk) -> BTreeMap<FileRef, FileEntry> {
-    let listed = |listing: &&Listing| listing.withdrawn_ms.is_none();
+fn listed_on_disk(disk: &SimDisk) -> BTreeMap<FileRef, FileEntry> {
+    let listed = |listing: &&ListedFile| listing.withdrawn_ms.is_none();
     disk.files.values().filter(listed).map(|listing| (listing.entry.file_ref(), listing.entry.clone())).collect()
 }
 
-fn asked(session: SessionId, transfer: TransferId, what: What, pieces: &[Piece]) -> Vec<Asked> {
-    let values = what == What::Values;
-    let groups_of = |piece: &Piece| piece.groups.iter().take(MOST_GROUPS);
+fn asked(session: SessionId, transfer: TransferId, what: BodyKind, pieces: &[GroupSpan]) -> Vec<Asked> {
+    let values = what == BodyKind::Hashes;
+    let groups_of = |piece: &GroupSpan| piece.groups.iter().take(MOST_GROUPS);
     let groups = pieces.iter().flat_map(|piece| groups_of(piece).map(|group| (piece.file_id, group)));
     groups.map(|(file_id, group)| (session, transfer, values, file_id, group)).collect()
 }

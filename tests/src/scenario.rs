@@ -1,17 +1,17 @@
 //! Verbs that make a test read like a story.
 
-use lanyard_hub::authority::{Command, Verdict};
+use lanyard_hub::authority::{OperatorCommand, Verdict};
 use lanyard_protocol::{DeviceId, FileEntry, FileId, FileRef, TransferId};
 
 use crate::actors::device::DeviceIndex;
-use crate::world::{World, WorldConfig};
+use crate::simulation::{Simulation, SimulationConfig};
 
 /// Long enough for everything that waits: graces, tickets, caches, retries, sweeps.
 const REST_MS: u64 = 240_000;
 
-impl World {
+impl Simulation {
     pub fn seeded(seed: u64) -> Self {
-        let mut world = Self::new(seed, WorldConfig::default());
+        let mut world = Self::new(seed, SimulationConfig::default());
         world.run_for(100);
         world
     }
@@ -41,12 +41,12 @@ impl World {
     }
 
     pub fn refuse(&mut self, public_id: DeviceId) {
-        self.operator(Command::Refuse { public_id }, "refuse");
+        self.operator(OperatorCommand::Refuse { public_id }, "refuse");
         self.run_for(1_000);
     }
 
     pub fn forget(&mut self, public_id: DeviceId) {
-        self.operator(Command::Forget { public_id }, "forget");
+        self.operator(OperatorCommand::Forget { public_id }, "forget");
         self.run_for(1_000);
     }
 

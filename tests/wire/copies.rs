@@ -3,21 +3,21 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use lanyard_device::{DeviceConfig, DeviceEvent, Wanted};
+use lanyard_device::{DeviceConfig, DeviceEvent, WantedDownload};
 
 use crate::native::{Native, config};
-use crate::world::{Hub, content};
+use crate::world::{TestHub, content};
 
 const SIZE: u64 = 3_000_000;
 
-struct Stage {
-    hub: Hub,
+struct CopiesStage {
+    hub: TestHub,
     home: tempfile::TempDir,
 }
 
-impl Stage {
+impl CopiesStage {
     async fn set() -> Self {
-        Self { hub: Hub::start().await, home: tempfile::tempdir().unwrap() }
+        Self { hub: TestHub::start().await, home: tempfile::tempdir().unwrap() }
     }
 
     fn dir(&self, name: &str) -> PathBuf {
@@ -41,7 +41,7 @@ impl Stage {
 }
 
 /// Waits until so many files are listed, each with its root.
-async fn listed(native: &mut Native, count: usize) -> Vec<Wanted> {
+async fn listed(native: &mut Native, count: usize) -> Vec<WantedDownload> {
     loop {
         let wanted = native.sees(count).await;
         if wanted.iter().all(|file| file.entry.root.is_some()) {
@@ -52,7 +52,7 @@ async fn listed(native: &mut Native, count: usize) -> Vec<Wanted> {
 }
 
 /// Fetches and tells of each file, by name, whether it was copied.
-async fn copied(native: &mut Native, wanted: Vec<Wanted>, to: &Path) -> Vec<(String, bool)> {
+async fn copied(native: &mut Native, wanted: Vec<WantedDownload>, to: &Path) -> Vec<(String, bool)> {
     let (saved, failed) = native.fetches(wanted, to).await;
     assert_eq!(failed, []);
     for file in &saved {
@@ -65,7 +65,7 @@ async fn copied(native: &mut Native, wanted: Vec<Wanted>, to: &Path) -> Vec<(Str
 
 #[tokio::test]
 async fn what_was_fetched_before_is_copied_without_its_owner() {
-    let stage = Stage::set().await;
+    let stage = CopiesStage::set().await;
     let (mut ana, mut bo) = (stage.native(1).await, stage.native(2).await);
     let film = stage.file("film");
     ana.shares(&film).await;
@@ -79,7 +79,7 @@ async fn what_was_fetched_before_is_copied_without_its_owner() {
 
 #[tokio::test]
 async fn a_source_that_changed_behind_its_time_is_found_out_and_the_file_is_fetched() {
-    let stage = Stage::set().await;
+    let stage = CopiesStage::set().await;
     let (mut ana, mut bo) = (stage.native(1).await, stage.native(2).await);
     ana.shares(&stage.file("film")).await;
     let wanted = bo.sees(1).await;
@@ -96,7 +96,7 @@ async fn a_source_that_changed_behind_its_time_is_found_out_and_the_file_is_fetc
 
 #[tokio::test]
 async fn of_equal_files_one_is_fetched_and_the_others_are_copied() {
-    let stage = Stage::set().await;
+    let stage = CopiesStage::set().await;
     let (mut ana, mut bo) = (stage.native(1).await, stage.native(2).await);
     for name in ["a", "b", "c"] {
         ana.shares(&stage.file(name)).await;
@@ -112,7 +112,7 @@ async fn of_equal_files_one_is_fetched_and_the_others_are_copied() {
 
 #[tokio::test]
 async fn what_a_device_shares_itself_is_copied() {
-    let stage = Stage::set().await;
+    let stage = CopiesStage::set().await;
     let (mut ana, mut bo, mut carl) =
         (stage.native(1).await, stage.native(2).await, Native::inside(&stage.hub, 3).await);
     ana.shares(&stage.file("mine")).await;
@@ -120,8 +120,8 @@ async fn what_a_device_shares_itself_is_copied() {
     bo.shares(&theirs).await;
     let wanted = carl.sees(2).await;
     copied(&mut carl, wanted, &stage.dir("carl")).await;
-    let wanted: Vec<Wanted> = listed(&mut ana, 2).await;
-    let wanted: Vec<Wanted> = wanted.into_iter().filter(|file| file.as_path == "theirs").collect();
+    let wanted: Vec<WantedDownload> = listed(&mut ana, 2).await;
+    let wanted: Vec<WantedDownload> = wanted.into_iter().filter(|file| file.as_path == "theirs").collect();
     // What the hub said of its own file is noted beside all else; it is there before long.
     while fs::metadata(stage.dir("data 1").join("content.index")).map_or(0, |index| index.len()) == 0 {
         tokio::task::yield_now().await;
@@ -132,7 +132,7 @@ async fn what_a_device_shares_itself_is_copied() {
 
 #[tokio::test]
 async fn a_cancelled_copy_ends_its_transfer() {
-    let stage = Stage::set().await;
+    let stage = CopiesStage::set().await;
     let (mut ana, mut bo) = (stage.native(1).await, stage.native(2).await);
     ana.shares(&stage.file("film")).await;
     let wanted = bo.sees(1).await;

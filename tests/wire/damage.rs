@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lanyard_device::link::HubUrl;
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
@@ -73,7 +73,7 @@ impl Damage {
 
 /// Where the damage is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum DamagePlace {
     /// In one upload of the owner.
     OwnerOnce,
     /// In all its uploads.
@@ -84,7 +84,7 @@ enum Place {
 
 /// What is known of the file before the damaged transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
+enum PriorKnowledge {
     /// Somebody read it before: the relay has the value of each group.
     Pinned,
     /// Its root is listed, and its owner has the values.
@@ -95,7 +95,7 @@ enum Known {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reader {
+enum DamageReader {
     Native,
     /// Drops its connection now and then, and resumes with Range.
     Link,
@@ -104,9 +104,9 @@ enum Reader {
 #[derive(Debug, Clone, Copy)]
 struct Round {
     damage: Damage,
-    place: Place,
-    known: Known,
-    reader: Reader,
+    place: DamagePlace,
+    known: PriorKnowledge,
+    reader: DamageReader,
     size: u64,
     at: u64,
 }
@@ -115,11 +115,11 @@ impl Round {
     fn new(dice: &mut Dice) -> Self {
         let size = (1 << 19) + 1 + dice.roll(700_000);
         let (place, known, reader) = match dice.roll(10) {
-            0..=2 => (Place::Way, dice.pick(&[Known::Pinned, Known::Root, Known::Nothing]), Reader::Native),
-            3..=5 => (Place::OwnerOnce, Known::Pinned, dice.pick(&[Reader::Native, Reader::Link])),
-            6 => (Place::OwnerOnce, Known::Listed, Reader::Link),
-            7 => (Place::OwnerAlways, Known::Pinned, dice.pick(&[Reader::Native, Reader::Link])),
-            _ => (Place::OwnerOnce, Known::Root, dice.pick(&[Reader::Native, Reader::Link])),
+            0..=2 => (DamagePlace::Way, dice.pick(&[PriorKnowledge::Pinned, PriorKnowledge::Root, PriorKnowledge::Nothing]), DamageReader::Native),
+            3..=5 => (DamagePlace::OwnerOnce, PriorKnowledge::Pinned, dice.pick(&[DamageReader::Native, DamageReader::Link])),
+            6 => (DamagePlace::OwnerOnce, PriorKnowledge::Listed, DamageReader::Link),
+            7 => (DamagePlace::OwnerAlways, PriorKnowledge::Pinned, dice.pick(&[DamageReader::Native, DamageReader::Link])),
+            _ => (DamagePlace::OwnerOnce, PriorKnowledge::Root, dice.pick(&[DamageReader::Native, DamageReader::Link])),
         };
         // Behind the first group: the relay may still have that one from the pass before.
         let at = (1 << 18) + dice.roll(size - (1 << 18));
@@ -129,9 +129,9 @@ impl Round {
     /// Whether the file can be had whole: by asking again, or from another place.
     fn can_be_had(&self) -> bool {
         match self.place {
-            Place::Way => true,
-            Place::OwnerOnce => self.known != Known::Root,
-            Place::OwnerAlways => false,
+            DamagePlace::Way => true,
+            DamagePlace::OwnerOnce => self.known != PriorKnowledge::Root,
+            DamagePlace::OwnerAlways => false,
         }
     }
 }
@@ -145,8 +145,8 @@ struct Blamed {
 
 /// An owner that sends wrong bytes when it is told to.
 struct Owner {
-    device: Device,
-    has_values: bool,
+    device: TestDevice,
+    has_hashes: bool,
     /// How many more uploads that hold the place are damaged.
     strikes: usize,
     damage: Damage,
@@ -204,14 +204,14 @@ impl Owner {
 
     async fn heard(&mut self, message: RelayToDevice, blamed: &mut Blamed, puts: &mut JoinSet<Option<u16>>) {
         match message {
-            RelayToDevice::UploadChunkRequest(request) if request.what == What::Values && !self.has_values => {
-                let no = ChunkUnavailable { ticket: request.ticket, code: FailureCode::NoValues, file_id: None };
+            RelayToDevice::UploadChunkRequest(request) if request.what == BodyKind::Hashes && !self.has_hashes => {
+                let no = ChunkUnavailable { ticket: request.ticket, code: FailureCode::NoHashes, file_id: None };
                 self.device.say(DeviceToRelay::ChunkUnavailable(no)).await;
             }
             RelayToDevice::UploadChunkRequest(request) => {
                 let body = match request.what {
-                    What::Values => self.values(request.pieces[0].file_id),
-                    What::Bytes => self.body(&request),
+                    BodyKind::Hashes => self.values(request.pieces[0].file_id),
+                    BodyKind::Bytes => self.body(&request),
                 };
                 let put = self.device.put(&request.ticket, body).send();
                 puts.spawn(async { Some(put.await.ok()?.status().as_u16()) });
@@ -226,14 +226,14 @@ impl Owner {
 }
 
 /// A way to the relay on which one body of a GET may be damaged.
-struct Way {
+struct DamagedProxy {
     url: HubUrl,
     strike: watch::Sender<Option<(Damage, usize)>>,
     struck: Arc<AtomicBool>,
 }
 
-impl Way {
-    async fn to(hub: &Hub) -> Self {
+impl DamagedProxy {
+    async fn to(hub: &TestHub) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let (strike, orders) = watch::channel(None);
@@ -326,31 +326,31 @@ async fn by_link(http: reqwest::Client, url: String, size: u64, mut dice: Dice) 
 }
 
 /// One damaged transfer.
-struct Stage {
-    hub: Hub,
+struct DamageRun {
+    hub: TestHub,
     owner: Owner,
     native: Native,
-    way: Way,
+    way: DamagedProxy,
     to: tempfile::TempDir,
     offered: usize,
 }
 
-impl Stage {
+impl DamageRun {
     async fn new() -> Self {
         // So little room that a second pass is a second upload.
-        let hub = Hub::with_budget(1 << 20).await;
+        let hub = TestHub::with_budget(1 << 20).await;
         let device = hub.approved(1).await;
-        let way = Way::to(&hub).await;
+        let way = DamagedProxy::to(&hub).await;
         let native = Native::inside_as(&hub, lanyard_device::DeviceConfig { hub: way.url.clone(), ..config(&hub, 2) });
         let (native, to) = (native.await, tempfile::tempdir().unwrap());
-        let owner = Owner { device, has_values: false, strikes: 0, damage: Damage::Flip, at: 0 };
+        let owner = Owner { device, has_hashes: false, strikes: 0, damage: Damage::Flip, at: 0 };
         Self { hub, owner, native, way, to, offered: 0 }
     }
 
     async fn offers(&mut self, round: &Round, bytes: Arc<Vec<u8>>) -> FileEntry {
         self.offered += 1;
         let file_id: FileId = format!("00000000-0000-4000-8000-{:012x}", self.offered).parse().unwrap();
-        let listed = matches!(round.known, Known::Listed | Known::Root);
+        let listed = matches!(round.known, PriorKnowledge::Listed | PriorKnowledge::Root);
         let file = NewFile {
             file_id,
             path: format!("{}.bin", self.offered),
@@ -375,7 +375,7 @@ impl Stage {
     async fn transfer(&mut self, round: &Round, entry: &FileEntry, dice: Dice) -> (Option<Vec<u8>>, Blamed) {
         let url = self.link(entry).await;
         let http = self.owner.device.http.clone();
-        if round.reader == Reader::Link {
+        if round.reader == DamageReader::Link {
             return self.owner.serve(by_link(http, url, round.size, dice)).await;
         }
         let (native, to) = (&mut self.native, self.to.path());
@@ -383,7 +383,7 @@ impl Stage {
             let wanted = loop {
                 let catalogue = native.handle.catalogue().await.unwrap();
                 if let Some(entry) = catalogue.files.get(&entry.file_ref()) {
-                    break lanyard_device::Wanted { entry: entry.clone(), as_path: entry.path.clone() };
+                    break lanyard_device::WantedDownload { entry: entry.clone(), as_path: entry.path.clone() };
                 }
                 let changed = |event| (event == lanyard_device::DeviceEvent::CatalogueChanged).then_some(());
                 native.until(changed).await;
@@ -398,25 +398,25 @@ impl Stage {
         let bytes: Arc<Vec<u8>> =
             Arc::new((0..round.size / 8 + 1).flat_map(|_| dice.roll(u64::MAX).to_le_bytes()).collect());
         let bytes = Arc::new(bytes[..round.size as usize].to_vec());
-        self.owner.has_values = round.known == Known::Listed;
+        self.owner.has_hashes = round.known == PriorKnowledge::Listed;
         let entry = self.offers(&round, bytes.clone()).await;
-        if round.known == Known::Pinned {
+        if round.known == PriorKnowledge::Pinned {
             let (http, url) = (self.owner.device.http.clone(), self.link(&entry).await);
             let (first, _) = self.owner.serve(by_link(http, url, round.size, Dice(1))).await;
             assert!(first.as_ref() == Some(&*bytes), "the first pass was sound");
         }
         (self.owner.damage, self.owner.at) = (round.damage, round.at);
         match round.place {
-            Place::OwnerOnce => self.owner.strikes = 1,
-            Place::OwnerAlways => self.owner.strikes = usize::MAX,
-            Place::Way => self.way.arm(round.damage, round.at as usize),
+            DamagePlace::OwnerOnce => self.owner.strikes = 1,
+            DamagePlace::OwnerAlways => self.owner.strikes = usize::MAX,
+            DamagePlace::Way => self.way.arm(round.damage, round.at as usize),
         }
         let (kept, blamed) = self.transfer(&round, &entry, dice).await;
         // The place may still lie in the relay's memory from the pass before; then there was no upload to damage.
         let struck = match round.place {
-            Place::OwnerOnce => self.owner.strikes == 0,
-            Place::OwnerAlways => self.owner.strikes < usize::MAX,
-            Place::Way => self.way.disarm(),
+            DamagePlace::OwnerOnce => self.owner.strikes == 0,
+            DamagePlace::OwnerAlways => self.owner.strikes < usize::MAX,
+            DamagePlace::Way => self.way.disarm(),
         };
         self.owner.strikes = 0;
         let verdict = judge(&round, struck, &bytes, kept.as_deref(), &blamed);
@@ -437,8 +437,8 @@ impl Stage {
 /// What has to hold after any damage. A reader that leaves in the middle may call the damaged upload off before a group of
 /// it is whole: then nobody is to blame, and the next upload is right.
 fn judge(round: &Round, struck: bool, right: &[u8], kept: Option<&[u8]>, blamed: &Blamed) -> Result<(), &'static str> {
-    let owner_did = struck && round.place != Place::Way;
-    let may_be_called_off = round.reader == Reader::Link && round.place == Place::OwnerOnce;
+    let owner_did = struck && round.place != DamagePlace::Way;
+    let may_be_called_off = round.reader == DamageReader::Link && round.place == DamagePlace::OwnerOnce;
     match kept {
         Some(kept) if kept != right => Err("somebody keeps a wrong file"),
         None if round.can_be_had() || !struck => Err("a file that can be had did not come"),
@@ -458,7 +458,7 @@ async fn whatever_is_damaged_on_the_way_nobody_keeps_a_wrong_file_and_the_right_
     let usual = if lanyard_tests::full() { FULL } else { USUAL };
     let rounds = number("LANYARD_DAMAGES", usual);
     let seed = number("LANYARD_SEED", 1);
-    let mut stage = Stage::new().await;
+    let mut stage = DamageRun::new().await;
     let mut seen = std::collections::BTreeMap::<String, u64>::new();
     for n in 0..rounds {
         let mut dice = Dice(seed.wrapping_add(n));

@@ -12,7 +12,7 @@ const SIZE: u64 = 40 * MIB;
 
 #[tokio::test]
 async fn ranges_are_answered_as_the_vectors_say() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let text =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../protocol/vectors/vectors.json")).unwrap();
@@ -46,7 +46,7 @@ async fn ranges_are_answered_as_the_vectors_say() {
 
 #[tokio::test]
 async fn a_resource_can_be_resumed_and_asked_about() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let entry = owner.offers("Küche \"1\".mp4", 1_000).await;
     let link = owner.link(&[&entry]).await;
@@ -87,7 +87,7 @@ async fn a_resource_can_be_resumed_and_asked_about() {
 
 #[tokio::test]
 async fn a_download_waits_for_its_owner_and_goes_on_with_the_bytes_it_lacks() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let mut ana = hub.approved(2).await;
     // More than the sockets between relay and reader hold: the reader sees the owner go.
@@ -110,7 +110,7 @@ async fn a_download_waits_for_its_owner_and_goes_on_with_the_bytes_it_lacks() {
         got.extend_from_slice(&part.expect("the body did not end").expect("the body was not cut"));
     }
     assert!(got.len() < SIZE as usize);
-    let mut owner = Device::connect(&hub, 1, 1).await;
+    let mut owner = TestDevice::connect(&hub, 1, 1).await;
     owner.files = files;
     let (_, more) = while_serving(&mut owner, async {
         while let Some(part) = stream.next().await {
@@ -124,7 +124,7 @@ async fn a_download_waits_for_its_owner_and_goes_on_with_the_bytes_it_lacks() {
 
 #[tokio::test]
 async fn several_files_are_one_archive_of_the_promised_length() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let mut entries = Vec::new();
     for (path, size) in [("t/a.txt", 5), ("t/empty", 0), ("t/b/c.bin", 700_000), ("t/d.bin", 2 * MIB + 1)] {
@@ -154,7 +154,7 @@ async fn several_files_are_one_archive_of_the_promised_length() {
 
 #[tokio::test]
 async fn a_dropped_link_is_gone_and_only_its_maker_can_drop_it() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let mut ana = hub.approved(2).await;
     let entry = owner.offers("a.bin", 10).await;
@@ -173,7 +173,7 @@ async fn a_dropped_link_is_gone_and_only_its_maker_can_drop_it() {
 
 #[tokio::test]
 async fn a_removed_file_is_410_behind_its_link() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let entry = owner.offers("a.bin", 10).await;
     let link = owner.link(&[&entry]).await;
@@ -187,7 +187,7 @@ async fn a_removed_file_is_410_behind_its_link() {
 /// R05: without the master nobody new is served, and says so at once; who was granted reads on.
 #[tokio::test]
 async fn while_the_master_is_away_what_was_granted_is_read_and_nothing_else() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let entry = owner.offers("a.bin", MIB).await;
     let link = owner.link(&[&entry]).await;

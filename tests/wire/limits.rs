@@ -5,7 +5,7 @@ use std::time::Instant;
 use lanyard_device::{DeviceEvent, Rate};
 
 use crate::native::{Native, config};
-use crate::world::{Hub, content};
+use crate::world::{TestHub, content};
 
 const MIB: u64 = 1 << 20;
 
@@ -15,7 +15,7 @@ fn limits(up: u64, down: u64) -> lanyard_device::RateLimits {
 
 /// Two owners with a file each, and one who fetches both at once; no more than `rate` may have come at any moment.
 async fn fetches_at(rate: u64, up: u64, down: u64) {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana =
         Native::inside_as(&hub, lanyard_device::DeviceConfig { limits: limits(up, 0), ..config(&hub, 1) }).await;
     let mut bo =
@@ -63,7 +63,7 @@ async fn no_more_goes_than_the_limit_up_allows() {
 
 #[tokio::test]
 async fn a_limit_that_is_lifted_holds_no_body_back() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = Native::inside(&hub, 1).await;
     let slow = lanyard_device::DeviceConfig { limits: limits(0, 128 << 10), ..config(&hub, 2) };
     let mut bo = Native::inside_as(&hub, slow).await;

@@ -6,9 +6,9 @@
 mod copies;
 mod damage;
 mod decoders;
-mod doubles;
+mod duplicate_delivery;
 mod downloads;
-mod edges;
+mod url_forms;
 mod joining;
 mod limits;
 mod native;

@@ -5,16 +5,16 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use lanyard_device::{DeviceConfig, DeviceEvent, EndReason, Phase};
-use lanyard_hub::authority::Command;
+use lanyard_device::{DeviceConfig, DeviceEvent, EndReason, MembershipPhase};
+use lanyard_hub::authority::OperatorCommand;
 use lanyard_protocol::{FailureCode, FileRef, PublicKey, Root};
 
 pub use crate::native_device::{Native, config};
-use crate::world::{Hub, content};
+use crate::world::{TestHub, content};
 
 #[tokio::test]
 async fn a_folder_arrives_whole_and_a_second_time_it_is_there() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let album = from.path().join("album");
@@ -38,7 +38,7 @@ async fn a_folder_arrives_whole_and_a_second_time_it_is_there() {
 
 #[tokio::test]
 async fn a_stopped_transfer_is_finished_by_another() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let size = 96 << 20;
@@ -63,7 +63,7 @@ async fn a_stopped_transfer_is_finished_by_another() {
 
 #[tokio::test]
 async fn a_file_that_changed_is_never_delivered_and_is_listed_anew() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path = from.path().join("a");
@@ -109,7 +109,7 @@ fn rewrite_in_place(path: &Path) {
 #[tokio::test]
 async fn a_file_that_is_changed_while_its_link_is_read_breaks_the_body_off() {
     for (name, change) in [("cut off", cut_off as fn(&Path)), ("rewritten", rewrite_in_place)] {
-        let hub = Hub::start().await;
+        let hub = TestHub::start().await;
         let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
         let from = tempfile::tempdir().unwrap();
         let path = from.path().join(name);
@@ -118,7 +118,7 @@ async fn a_file_that_is_changed_while_its_link_is_read_breaks_the_body_off() {
         std::fs::write(&path, content(size)).unwrap();
         ana.shares(&path).await;
         let wanted = bo.sees(1).await.remove(0);
-        let link = bo.handle.link(lanyard_device::LinkWish::files(vec![wanted.entry.file_ref()])).await.unwrap();
+        let link = bo.handle.link(lanyard_device::LinkOptions::files(vec![wanted.entry.file_ref()])).await.unwrap();
         let mut reading = reqwest::get(hub.http(&link.url)).await.unwrap();
         assert!(reading.chunk().await.unwrap().is_some(), "{name}");
         change(&path);
@@ -136,9 +136,9 @@ async fn a_file_that_is_changed_while_its_link_is_read_breaks_the_body_off() {
 
 /// A writer that keeps what it is given.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
+struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl std::io::Write for Kept {
+impl std::io::Write for LogBuffer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -151,13 +151,13 @@ impl std::io::Write for Kept {
 
 #[tokio::test]
 async fn a_reader_in_order_and_a_link_get_the_same_bytes() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let from = tempfile::tempdir().unwrap();
     std::fs::write(from.path().join("a"), content(20_000_000)).unwrap();
     ana.shares(&from.path().join("a")).await;
     let wanted = bo.sees(1).await.remove(0);
-    let kept = Kept::default();
+    let kept = LogBuffer::default();
     let started = bo.handle.start_stream(wanted.entry.clone(), kept.clone()).await.unwrap();
     let ended = bo
         .until(|event| match event {
@@ -168,14 +168,14 @@ async fn a_reader_in_order_and_a_link_get_the_same_bytes() {
     assert_eq!(ended, (1, 0));
     started.writer.unwrap().await.unwrap().unwrap();
     assert!(*kept.0.lock().unwrap() == content(20_000_000));
-    let link = bo.handle.link(lanyard_device::LinkWish::files(vec![wanted.entry.file_ref()])).await.unwrap();
+    let link = bo.handle.link(lanyard_device::LinkOptions::files(vec![wanted.entry.file_ref()])).await.unwrap();
     let body = reqwest::get(hub.http(&link.url)).await.unwrap().bytes().await.unwrap();
     assert!(body == content(20_000_000));
 }
 
 #[tokio::test]
 async fn who_stops_takes_back_what_it_shared() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let from = tempfile::tempdir().unwrap();
     std::fs::write(from.path().join("a"), b"x").unwrap();
@@ -187,15 +187,15 @@ async fn who_stops_takes_back_what_it_shared() {
 
 #[tokio::test]
 async fn another_hub_than_the_known_one_is_refused() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut native = Native::start(DeviceConfig { pinned_hub: Some(PublicKey([9; 32])), ..config(&hub, 1) });
-    let untrusted = DeviceEvent::Phase(Phase::Ended { reason: EndReason::UntrustedHub });
+    let untrusted = DeviceEvent::Phase(MembershipPhase::Ended { reason: EndReason::UntrustedHub });
     native.until(|event| (event == untrusted).then_some(())).await;
 }
 
 #[tokio::test]
 async fn a_second_session_of_a_device_needs_no_second_approval() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut first = Native::inside(&hub, 1).await;
     let from = tempfile::tempdir().unwrap();
     std::fs::write(from.path().join("a"), b"x").unwrap();
@@ -212,11 +212,11 @@ async fn a_second_session_of_a_device_needs_no_second_approval() {
 async fn what_twenty_devices_add_and_remove_at_once_is_one_list_for_all() {
     const DEVICES: u8 = 20;
     const ROUNDS: usize = 20;
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut devices = Vec::new();
     // More than one address may ask about in ten minutes otherwise.
-    hub.operator(Command::AllowMore).await;
+    hub.operator(OperatorCommand::AllowMore).await;
     for seed in 1..=DEVICES {
         devices.push(Native::inside(&hub, seed).await);
     }

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use lanyard_device::{
-    Device, DeviceConfig, DeviceEvent, DeviceHandle, Phase, RateLimits, SavedFile, ShareState, Wanted, new_instance,
+    Device, DeviceConfig, DeviceEvent, DeviceHandle, MembershipPhase, RateLimits, SavedFile, ShareState, WantedDownload, new_instance,
 };
-use lanyard_hub::authority::{Command, Word};
+use lanyard_hub::authority::{OperatorCommand, Approval};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::{DeviceKind, FailureCode};
 use tokio::sync::mpsc;
 
-use crate::world::{Hub, NEVER};
+use crate::world::{TestHub, NEVER};
 
 /// A native device and what it told.
 pub struct Native {
@@ -18,7 +18,7 @@ pub struct Native {
     events: mpsc::Receiver<DeviceEvent>,
 }
 
-pub fn config(hub: &Hub, seed: u8) -> DeviceConfig {
+pub fn config(hub: &TestHub, seed: u8) -> DeviceConfig {
     DeviceConfig {
         hub: hub.url.clone(),
         keypair: Keypair::from_seed(&[seed; 32]),
@@ -42,27 +42,27 @@ impl Native {
     }
 
     /// Knocks, is let in by the digits it shows, and knows the list.
-    pub async fn inside(hub: &Hub, seed: u8) -> Self {
+    pub async fn inside(hub: &TestHub, seed: u8) -> Self {
         Self::inside_as(hub, config(hub, seed)).await
     }
 
-    pub async fn inside_as(hub: &Hub, config: DeviceConfig) -> Self {
+    pub async fn inside_as(hub: &TestHub, config: DeviceConfig) -> Self {
         let mut native = Self::start(config);
         let code = native
             .until(|event| match event {
-                DeviceEvent::Phase(Phase::Waiting { code }) => code,
+                DeviceEvent::Phase(MembershipPhase::Waiting { code }) => code,
                 _ => None,
             })
             .await;
         let public_id = native.handle.public_id();
         assert_eq!(hub.code_of(public_id).await, code, "both screens show the same digits");
-        hub.operator(Command::Approve { public_id, request_id: None, word: Word::Typed(code), for_ms: None }).await;
+        hub.operator(OperatorCommand::Approve { public_id, request_id: None, word: Approval::Typed(code), for_ms: None }).await;
         native.approved().await;
         native
     }
 
     pub async fn approved(&mut self) {
-        self.until(|event| matches!(event, DeviceEvent::Phase(Phase::Approved { .. })).then_some(())).await;
+        self.until(|event| matches!(event, DeviceEvent::Phase(MembershipPhase::Approved { .. })).then_some(())).await;
     }
 
     pub async fn until<T>(&mut self, wanted: impl Fn(DeviceEvent) -> Option<T>) -> T {
@@ -94,12 +94,12 @@ impl Native {
     }
 
     /// Waits until so many files are listed, and gives them.
-    pub async fn sees(&mut self, count: usize) -> Vec<Wanted> {
+    pub async fn sees(&mut self, count: usize) -> Vec<WantedDownload> {
         loop {
             let catalogue = self.handle.catalogue().await.unwrap();
             if catalogue.files.len() == count {
                 let wanted =
-                    |entry: &lanyard_protocol::FileEntry| Wanted { entry: entry.clone(), as_path: entry.path.clone() };
+                    |entry: &lanyard_protocol::FileEntry| WantedDownload { entry: entry.clone(), as_path: entry.path.clone() };
                 return catalogue.files.values().map(wanted).collect();
             }
             self.until(|event| (event == DeviceEvent::CatalogueChanged).then_some(())).await;
@@ -107,7 +107,7 @@ impl Native {
     }
 
     /// Fetches and waits for the end: what was saved, and what failed.
-    pub async fn fetches(&mut self, wanted: Vec<Wanted>, to: &Path) -> (Vec<SavedFile>, Vec<FailureCode>) {
+    pub async fn fetches(&mut self, wanted: Vec<WantedDownload>, to: &Path) -> (Vec<SavedFile>, Vec<FailureCode>) {
         let started = self.handle.start_transfer(wanted, to.into()).await.unwrap();
         let (mut saved, mut failed) = (started.already, Vec::new());
         let mut running = started.transfers.len();

@@ -3,7 +3,7 @@
 
 use std::path::{Component, Path};
 
-use lanyard_device::names::Names;
+use lanyard_device::names::NameAllocator;
 use lanyard_protocol::path::validate;
 use lanyard_tests::decoders::is_plain;
 
@@ -39,9 +39,9 @@ fn enumerate(longest: usize) -> (u64, u64) {
     let (mut all, mut travelled) = (0, 0);
     each(longest, &mut String::new(), &mut |wire| {
         all += 1;
-        let place = Names::default().place(wire);
+        let place = NameAllocator::default().place(wire);
         stays_below(&place, wire);
-        stays_below(&Names::default().place_folder(wire), wire);
+        stays_below(&NameAllocator::default().place_folder(wire), wire);
         if validate(wire).is_ok() {
             travelled += 1;
             assert!(!wire.contains(['\\', '\0']) && !wire.starts_with('/') && !wire.ends_with('/'), "{wire:?}");
@@ -75,7 +75,7 @@ async fn what_may_not_travel_is_refused_by_name() {
     use lanyard_protocol::message::{AddFiles, RequestFailed};
     use lanyard_protocol::*;
 
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = hub.approved(1).await;
     for (number, path) in ["../a", "a/../b", "/a", "a\\b", "a\0", ".", "a//b", ""].into_iter().enumerate() {
         let file = NewFile {

@@ -1,28 +1,28 @@
 //! Transfers that are looked at, paused, resumed and cancelled while bytes flow.
 
-use lanyard_device::{DeviceConfig, DeviceEvent, Direction, Rate, RateLimits, Standing, TransferInfo, Wanted};
+use lanyard_device::{DeviceConfig, DeviceEvent, TransferDirection, Rate, RateLimits, TransferStatus, TransferInfo, WantedDownload};
 use lanyard_protocol::TransferId;
 
 use crate::native::{Native, config};
-use crate::world::{Hub, content};
+use crate::world::{TestHub, content};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 6 * MIB;
 
 /// Two who are in; one shares `film` and `other`, the other takes no more than 1 MiB a second.
-struct Stage {
-    _hub: Hub,
+struct SteeringStage {
+    _hub: TestHub,
     ana: Native,
     bo: Native,
     _from: tempfile::TempDir,
     to: tempfile::TempDir,
-    film: Wanted,
-    other: Wanted,
+    film: WantedDownload,
+    other: WantedDownload,
 }
 
-impl Stage {
+impl SteeringStage {
     async fn set() -> Self {
-        let hub = Hub::start().await;
+        let hub = TestHub::start().await;
         let mut ana = Native::inside(&hub, 1).await;
         let limits = RateLimits { up: Rate::UNLIMITED, down: Rate::try_from(MIB).unwrap() };
         let mut bo = Native::inside_as(&hub, DeviceConfig { limits, ..config(&hub, 2) }).await;
@@ -57,7 +57,7 @@ impl Stage {
 
 #[tokio::test]
 async fn a_paused_transfer_takes_nothing_and_resumed_it_is_what_was_shared() {
-    let mut stage = Stage::set().await;
+    let mut stage = SteeringStage::set().await;
     let id = stage.begin().await;
     stage.bo.handle.pause(id).await.unwrap();
     stage.bo.until(|event| matches!(event, DeviceEvent::Transfer { paused: true, .. }).then_some(())).await;
@@ -67,7 +67,7 @@ async fn a_paused_transfer_takes_nothing_and_resumed_it_is_what_was_shared() {
     let (saved, _) = stage.bo.fetches(vec![stage.other.clone()], to.path()).await;
     assert_eq!(saved.len(), 1);
     let before = stage.info(id).await.unwrap();
-    assert_eq!((before.state, before.direction, before.files), (Standing::Paused, Direction::Down, 1));
+    assert_eq!((before.state, before.direction, before.files), (TransferStatus::Paused, TransferDirection::Down, 1));
     assert!((MIB / 2..SIZE).contains(&before.done), "{before:?}");
     let (saved, _) = stage.bo.fetches(vec![stage.other.clone()], &to.path().join("again")).await;
     assert_eq!(saved.len(), 1);
@@ -80,7 +80,7 @@ async fn a_paused_transfer_takes_nothing_and_resumed_it_is_what_was_shared() {
 
 #[tokio::test]
 async fn a_cancelled_transfer_says_so_and_the_next_one_goes_on_from_its_bytes() {
-    let mut stage = Stage::set().await;
+    let mut stage = SteeringStage::set().await;
     let id = stage.begin().await;
     stage.bo.handle.cancel(id).await.unwrap();
     let ended = |event| match event {
@@ -99,11 +99,11 @@ async fn a_cancelled_transfer_says_so_and_the_next_one_goes_on_from_its_bytes() 
 
 #[tokio::test]
 async fn an_owner_sees_who_fetches_from_it() {
-    let mut stage = Stage::set().await;
+    let mut stage = SteeringStage::set().await;
     let id = stage.begin().await;
     stage.ana.until(|event| matches!(event, DeviceEvent::RelayProgress(_)).then_some(())).await;
     let up = stage.ana.handle.transfers().await.unwrap().remove(0);
-    assert_eq!((up.direction, up.transfer_id, up.total), (Direction::Up, Some(id), SIZE));
+    assert_eq!((up.direction, up.transfer_id, up.total), (TransferDirection::Up, Some(id), SIZE));
     assert_eq!((up.owner_name.as_str(), up.asker_name.as_str()), ("native 1", "native 2"));
     let down = stage.info(id).await.unwrap();
     assert_eq!((down.owner, down.asker, down.total), (up.owner, up.asker, up.total));

@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 
 #[tokio::test]
 async fn a_run_travels_from_its_owner_to_two_askers_with_one_upload() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana, mut ben) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
     let entry = owner.offers("film.mkv", 3 * MIB + 5).await;
     ana.request(&entry, 1, 0, 13).await;
@@ -40,7 +40,7 @@ async fn a_run_travels_from_its_owner_to_two_askers_with_one_upload() {
 
 #[tokio::test]
 async fn a_device_reads_as_bytes_arrive_but_a_groups_last_byte_only_once_it_passed() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("film.mkv", 2 * 262_144).await;
     ana.request(&entry, 1, 0, 2).await;
@@ -70,7 +70,7 @@ async fn a_device_reads_as_bytes_arrive_but_a_groups_last_byte_only_once_it_pass
 
 #[tokio::test]
 async fn wrong_bytes_are_refused_by_name_and_never_complete_a_group() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("film.mkv", 262_144 + 10).await;
     // The first pass pins what is right.
@@ -115,7 +115,7 @@ async fn wrong_bytes_are_refused_by_name_and_never_complete_a_group() {
 
 #[tokio::test]
 async fn tickets_serve_their_own_session_once_and_all_other_tries_look_alike() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana, ben) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
     let entry = owner.offers("a.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
@@ -137,7 +137,7 @@ async fn tickets_serve_their_own_session_once_and_all_other_tries_look_alike() {
 
 #[tokio::test]
 async fn an_upload_of_the_wrong_form_is_refused_and_its_askers_may_ask_again() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("a.bin", 1_000).await;
     let chunked = || reqwest::Body::wrap_stream(futures_util::stream::iter([Ok::<_, std::io::Error>(content(1_000))]));
@@ -159,7 +159,7 @@ type Feed = mpsc::Sender<Result<Bytes, std::io::Error>>;
 type Put = JoinHandle<reqwest::Result<reqwest::Response>>;
 
 /// A PUT whose body comes as it is fed.
-fn fed(owner: &Device, upload: &UploadChunkRequest) -> (Feed, Put) {
+fn fed(owner: &TestDevice, upload: &UploadChunkRequest) -> (Feed, Put) {
     let (feed, source) = mpsc::channel(1);
     let source = futures_util::stream::unfold(source, |mut s| async move { s.recv().await.map(|item| (item, s)) });
     let request = owner.put(&upload.ticket, reqwest::Body::wrap_stream(source)).header("content-length", upload.length);
@@ -170,7 +170,7 @@ fn fed(owner: &Device, upload: &UploadChunkRequest) -> (Feed, Put) {
 #[tokio::test]
 async fn a_relay_that_stops_lets_bodies_end_and_says_goodbye() {
     // The test decides when it is over.
-    let hub = Hub::with(|config| config.last_words = NEVER).await;
+    let hub = TestHub::with(|config| config.last_words = NEVER).await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("film.mkv", 4 * 262_144).await;
     ana.request(&entry, 1, 0, 2).await;
@@ -203,7 +203,7 @@ async fn a_relay_that_stops_lets_bodies_end_and_says_goodbye() {
 /// What does not end is cut off, and nobody hears of it later than of the rest.
 #[tokio::test]
 async fn a_relay_that_stops_does_not_wait_for_ever() {
-    let hub = Hub::with(|config| config.last_words = Duration::ZERO).await;
+    let hub = TestHub::with(|config| config.last_words = Duration::ZERO).await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("film.mkv", 2 * 262_144).await;
     ana.request(&entry, 1, 0, 2).await;
@@ -217,7 +217,7 @@ async fn a_relay_that_stops_does_not_wait_for_ever() {
 
 #[tokio::test]
 async fn an_owner_that_leaves_in_mid_body_cuts_the_reader_and_keeps_whole_groups_good() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("film.mkv", 2 * 262_144).await;
     ana.request(&entry, 1, 0, 2).await;

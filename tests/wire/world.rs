@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lanyard_device::link::{HubUrl, Incoming, Link, LinkReceiver, LinkSender};
+use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection, FrameReceiver, FrameSender};
 use lanyard_hub::Moment;
-use lanyard_hub::authority::{Ask, Authority, AuthorityConfig, Command, Effect, Input, Saved, Word};
-use lanyard_protocol::chunk::What;
+use lanyard_hub::authority::{RequestToken, Authority, AuthorityConfig, OperatorCommand, Effect, Input, SavedState, Approval};
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::identity::{self, Keypair, Transcript};
 use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::master_proof::MasterTranscript;
@@ -28,15 +28,15 @@ pub fn content(size: u64) -> Vec<u8> {
 }
 
 /// Shared by relay and master of one hub.
-pub struct Hub {
+pub struct TestHub {
     pub address: SocketAddr,
     pub url: HubUrl,
-    operator: mpsc::Sender<Desk>,
+    operator: mpsc::Sender<HubCommand>,
     _stop: oneshot::Sender<()>,
 }
 
-enum Desk {
-    Operator(Command),
+enum HubCommand {
+    Operator(OperatorCommand),
     /// Waits until the master knows the code of this knock, and gives it.
     Code(DeviceId, oneshot::Sender<String>),
     Restart,
@@ -44,7 +44,7 @@ enum Desk {
     Leave(oneshot::Receiver<()>),
 }
 
-impl Hub {
+impl TestHub {
     pub async fn start() -> Self {
         Self::with_budget(32 << 20).await
     }
@@ -96,39 +96,39 @@ impl Hub {
         drop(self._stop);
     }
 
-    pub async fn operator(&self, command: Command) {
-        assert!(self.operator.send(Desk::Operator(command)).await.is_ok());
+    pub async fn operator(&self, command: OperatorCommand) {
+        assert!(self.operator.send(HubCommand::Operator(command)).await.is_ok());
     }
 
     pub async fn restart_master(&self) {
-        assert!(self.operator.send(Desk::Restart).await.is_ok());
+        assert!(self.operator.send(HubCommand::Restart).await.is_ok());
     }
 
     /// The master goes; it comes back when what is returned is dropped.
     #[allow(dead_code)]
     pub async fn without_master(&self) -> oneshot::Sender<()> {
         let (back, away) = oneshot::channel();
-        assert!(self.operator.send(Desk::Leave(away)).await.is_ok());
+        assert!(self.operator.send(HubCommand::Leave(away)).await.is_ok());
         back
     }
 
     /// The digits that the host would compare.
     pub async fn code_of(&self, device: DeviceId) -> String {
         let (answer, code) = oneshot::channel();
-        assert!(self.operator.send(Desk::Code(device, answer)).await.is_ok());
+        assert!(self.operator.send(HubCommand::Code(device, answer)).await.is_ok());
         tokio::time::timeout(NEVER, code).await.expect("the device revealed").unwrap()
     }
 
     /// A device that knocked and was let in.
-    pub async fn approved(&self, seed: u8) -> Device {
-        let mut device = Device::connect(self, seed, seed).await;
+    pub async fn approved(&self, seed: u8) -> TestDevice {
+        let mut device = TestDevice::connect(self, seed, seed).await;
         device.knock_through().await;
         let code = self.code_of(device.id).await;
         assert_eq!(device.code.as_deref(), Some(code.as_str()), "both screens show the same digits");
-        self.operator(Command::Approve {
+        self.operator(OperatorCommand::Approve {
             public_id: device.id,
             request_id: None,
-            word: Word::Typed(code),
+            word: Approval::Typed(code),
             for_ms: None,
         })
         .await;
@@ -159,8 +159,8 @@ pub fn certificate() -> TlsIdentity {
 }
 
 /// The master app without disk and screens.
-async fn master(url: HubUrl, mut desk: mpsc::Receiver<Desk>) {
-    let saved = Saved { epoch: 77, ..Saved::default() };
+async fn master(url: HubUrl, mut desk: mpsc::Receiver<HubCommand>) {
+    let saved = SavedState { epoch: 77, ..SavedState::default() };
     let mut authority = Authority::new(AuthorityConfig::default(), saved, [8; 32]);
     let started = Instant::now();
     let now = || Moment(started.elapsed().as_millis() as u64);
@@ -183,7 +183,7 @@ async fn master(url: HubUrl, mut desk: mpsc::Receiver<Desk>) {
                 .map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.0.saturating_sub(now().0)));
             tokio::select! {
                 incoming = receiver.receive() => match incoming {
-                    Ok(Incoming::Text(text)) => {
+                    Ok(ReceivedFrame::Text(text)) => {
                         let frame = codec::decode_master(&text).unwrap();
                         authority.handle(now(), 1, Input::Frame(Box::new(frame)));
                     }
@@ -193,16 +193,16 @@ async fn master(url: HubUrl, mut desk: mpsc::Receiver<Desk>) {
                     }
                 },
                 said = desk.recv() => match said {
-                    Some(Desk::Operator(command)) => {
+                    Some(HubCommand::Operator(command)) => {
                         asks += 1;
-                        authority.handle(now(), 1, Input::Operator { ask: Ask(asks), command });
+                        authority.handle(now(), 1, Input::Operator { ask: RequestToken(asks), command });
                     }
-                    Some(Desk::Code(id, answer)) => waiting.push((id, answer)),
-                    Some(Desk::Restart) => {
+                    Some(HubCommand::Code(id, answer)) => waiting.push((id, answer)),
+                    Some(HubCommand::Restart) => {
                         authority.handle(now(), 1, Input::RelayLost);
                         continue 'registered;
                     }
-                    Some(Desk::Leave(away)) => {
+                    Some(HubCommand::Leave(away)) => {
                         authority.handle(now(), 1, Input::RelayLost);
                         drop((sender, receiver));
                         let _ = away.await;
@@ -231,9 +231,9 @@ fn answer_code(authority: &Authority, id: DeviceId, answer: oneshot::Sender<Stri
 }
 
 /// Registers as the master; what the relay said is checked.
-pub async fn register(url: &HubUrl, term: u64) -> (LinkSender, LinkReceiver, PublicKey) {
-    let mut link = Link::open(url, "/ws/master", None).await.unwrap();
-    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+pub async fn register(url: &HubUrl, term: u64) -> (FrameSender, FrameReceiver, PublicKey) {
+    let mut link = RelayConnection::open(url, "/ws/master", None).await.unwrap();
+    let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("no challenge: {text}") };
     let transcript = MasterTranscript {
@@ -251,7 +251,7 @@ pub async fn register(url: &HubUrl, term: u64) -> (LinkSender, LinkReceiver, Pub
         mac: transcript.master_mac(&SECRET),
     };
     link.send(codec::encode_master(&MasterFrame::plain(MasterToRelay::MasterAppRegister(register)))).await.unwrap();
-    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
+    let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterAppRegisterAck(ack) = frame.message else { panic!("no ack: {text}") };
     assert_eq!(ack.mac, transcript.relay_mac(&SECRET));
@@ -268,7 +268,7 @@ pub fn http_client() -> reqwest::Client {
 
 /// Runs `work` while `owner` answers uploads; gives its result and the bytes asked of the owner.
 #[allow(dead_code)]
-pub async fn while_serving<T>(owner: &mut Device, work: impl Future<Output = T>) -> (T, u64) {
+pub async fn while_serving<T>(owner: &mut TestDevice, work: impl Future<Output = T>) -> (T, u64) {
     let (done, finished) = oneshot::channel::<()>();
     let work = async {
         let result = work.await;
@@ -281,7 +281,7 @@ pub async fn while_serving<T>(owner: &mut Device, work: impl Future<Output = T>)
 }
 
 /// A device that does nothing by itself.
-pub struct Device {
+pub struct TestDevice {
     pub id: DeviceId,
     pub key: Keypair,
     pub membership: Membership,
@@ -294,23 +294,23 @@ pub struct Device {
     reveal: Reveal,
     relay_nonce: Nonce,
     name: String,
-    sender: LinkSender,
-    receiver: LinkReceiver,
+    sender: FrameSender,
+    receiver: FrameReceiver,
     pub http: reqwest::Client,
     base: String,
     refs: u64,
     pub files: HashMap<FileId, Arc<Vec<u8>>>,
 }
 
-impl Device {
+impl TestDevice {
     /// Connects with the key made of `seed`, as the instance made of `tab`, and proves it.
-    pub async fn connect(hub: &Hub, seed: u8, tab: u8) -> Self {
+    pub async fn connect(hub: &TestHub, seed: u8, tab: u8) -> Self {
         Self::connect_to(&hub.url, seed, tab).await
     }
 
     pub async fn connect_to(url: &HubUrl, seed: u8, tab: u8) -> Self {
-        let mut link = Link::open(url, "/ws/device", None).await.unwrap();
-        let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+        let mut link = RelayConnection::open(url, "/ws/device", None).await.unwrap();
+        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
         let RelayToDevice::Challenge(challenge) = frame.message else { panic!("no challenge: {text}") };
         let key = Keypair::from_seed(&[seed; 32]);
@@ -318,7 +318,7 @@ impl Device {
         let (register, transcript) = registration(&url.authority(), &challenge, &key, reveal, Instance([tab; 16]));
         let name = register.name.clone();
         link.send(codec::encode(&DeviceToRelay::ClientRegister(register), None)).await.unwrap();
-        let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
+        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
         let RelayToDevice::ClientRegisterAck(ack) = frame.message else { panic!("no ack: {text}") };
         assert!(transcript.hub_signed(ack.public_id, &ack.signature), "the hub proves its key");
@@ -348,7 +348,7 @@ impl Device {
 
     /// Comes into a hub that lets everybody in, as a member with a key.
     #[allow(dead_code)]
-    pub async fn enters(hub: &Hub, seed: u8, tab: u8) -> Self {
+    pub async fn enters(hub: &TestHub, seed: u8, tab: u8) -> Self {
         let mut device = Self::connect(hub, seed, tab).await;
         if device.membership == Membership::Approved {
             return device;
@@ -380,7 +380,7 @@ impl Device {
     /// The next message; panics if the socket ended.
     pub async fn next(&mut self) -> Frame<RelayToDevice> {
         match tokio::time::timeout(NEVER, self.receiver.receive()).await {
-            Ok(Ok(Incoming::Text(text))) => codec::decode(&text).unwrap(),
+            Ok(Ok(ReceivedFrame::Text(text))) => codec::decode(&text).unwrap(),
             other => panic!("no message: {other:?}"),
         }
     }
@@ -409,8 +409,8 @@ impl Device {
     pub async fn closed(&mut self) -> Option<u16> {
         loop {
             match tokio::time::timeout(NEVER, self.receiver.receive()).await.expect("it closes") {
-                Ok(Incoming::Text(_)) => {}
-                Ok(Incoming::Closed(code)) => return code,
+                Ok(ReceivedFrame::Text(_)) => {}
+                Ok(ReceivedFrame::Closed(code)) => return code,
                 Err(_) => return None,
             }
         }
@@ -422,8 +422,8 @@ impl Device {
         let mut asked = 0;
         loop {
             match tokio::time::timeout(NEVER, self.receiver.receive()).await.expect("it closes") {
-                Ok(Incoming::Text(text)) => asked += usize::from(text.contains("UPLOAD_CHUNK_REQUEST")),
-                Ok(Incoming::Closed(code)) => return (code, asked),
+                Ok(ReceivedFrame::Text(text)) => asked += usize::from(text.contains("UPLOAD_CHUNK_REQUEST")),
+                Ok(ReceivedFrame::Closed(code)) => return (code, asked),
                 Err(_) => return (None, asked),
             }
         }
@@ -486,8 +486,8 @@ impl Device {
         let request = RequestChunk {
             transfer_id: format!("00000000-0000-4000-8000-0000000000{transfer:02x}").parse().unwrap(),
             public_id: entry.public_id,
-            pieces: vec![Piece::new(entry.file_id, first, count)],
-            what: What::Bytes,
+            pieces: vec![GroupSpan::new(entry.file_id, first, count)],
+            what: BodyKind::Bytes,
             have: None,
         };
         self.say(DeviceToRelay::RequestChunk(request)).await;
@@ -555,7 +555,7 @@ impl Device {
             tokio::select! {
                 () = &mut done => return asked,
                 frame = self.receiver.receive() => {
-                    let Ok(Incoming::Text(text)) = frame else { panic!("the owner's socket ended: {frame:?}") };
+                    let Ok(ReceivedFrame::Text(text)) = frame else { panic!("the owner's socket ended: {frame:?}") };
                     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
                     if let RelayToDevice::UploadChunkRequest(request) = frame.message {
                         asked += request.length;
@@ -574,29 +574,29 @@ impl Device {
         DrawnLink::new(&LinkSeed(seed), self.id)
     }
 
-    pub async fn link(&mut self, files: &[&FileEntry]) -> MadeLink {
+    pub async fn link(&mut self, files: &[&FileEntry]) -> TestLink {
         let files = files.iter().map(|entry| entry.file_ref()).collect();
         self.link_of(|drawn| LinkRequest { files, ..link_request(drawn) }).await
     }
 
     /// Makes a link and draws its key.
-    pub async fn link_of(&mut self, request: impl FnOnce(&DrawnLink) -> LinkRequest) -> MadeLink {
+    pub async fn link_of(&mut self, request: impl FnOnce(&DrawnLink) -> LinkRequest) -> TestLink {
         let drawn = self.new_link();
         let request = request(&drawn);
         self.link_drawn(drawn, request).await
     }
 
     /// Sends the request for a link that was drawn before.
-    pub async fn link_drawn(&mut self, drawn: DrawnLink, request: LinkRequest) -> MadeLink {
+    pub async fn link_drawn(&mut self, drawn: DrawnLink, request: LinkRequest) -> TestLink {
         let link = drawn.link;
         let reference = self.say(DeviceToRelay::LinkRequest(request)).await;
         let RelayToDevice::LinkMade(made) = self.answer(&reference).await else { panic!("no link") };
-        MadeLink { link, url: http::link_path(&link, &made.link.name), listed: made.link }
+        TestLink { link, url: http::link_path(&link, &made.link.name), listed: made.link }
     }
 }
 
 /// A link that was made, with its key.
-pub struct MadeLink {
+pub struct TestLink {
     pub link: LinkKey,
     pub url: String,
     #[allow(dead_code)]

@@ -3,7 +3,7 @@ import { getContext, setContext } from "svelte";
 import type { LinkState } from "../connection/socket";
 import { type FileItem, type Item, PLAIN_VIEW, browse } from "../hub/catalogue";
 import type { Notice } from "../hub/store.svelte";
-import type { Admission, Client, HubInfo, Knock, Problem, RefusedClient, LinkListed } from "../protocol/wire";
+import type { Admission, Client, HubInfo, JoinRequestInfo, Problem, RefusedClient, LinkListed } from "../protocol/wire";
 import type { Kept } from "./record";
 import type { Usage } from "./usage";
 import { inFront } from "./waiting";
@@ -51,7 +51,7 @@ export class DeskStore {
   /** The invitation on the screen: what stands behind `i=`, and its end. */
   invitation = $state.raw<{ words: string; until: number } | null>(null);
   loaded = $state(false);
-  knocks = $state.raw<Knock[]>([]);
+  knocks = $state.raw<JoinRequestInfo[]>([]);
   /** How many wait until the host may be asked about them, and how long more of them than usual may ask. */
   inLine = $state(0);
   moreUntil = $state<number | null>(null);

@@ -1,9 +1,9 @@
 // Promise: digits belong to the knock they were typed for, and never pass to another.
 import { expect, test } from "vitest";
-import type { Knock } from "../protocol/wire";
+import type { JoinRequestInfo } from "../protocol/wire";
 import { NOTHING_TYPED, facing, refused, triesWords, typed } from "./typing";
 
-const knock = (request_id: string, public_id = "ana"): Knock => ({ request_id, public_id, name: "Ana", kind: "browser", platform: "", address: "", asked_ms: 0, tries_left: 3 });
+const knock = (request_id: string, public_id = "ana"): JoinRequestInfo => ({ request_id, public_id, name: "Ana", kind: "browser", platform: "", address: "", asked_ms: 0, tries_left: 3 });
 
 test("only digits count, and only six", () => {
   expect(typed(NOTHING_TYPED, "47 12-08 99").digits).toBe("471208");

@@ -1,5 +1,5 @@
 /** The digits being typed for one knock. A knock that changed is another one: its digits start anew. Pure. */
-import type { Knock } from "../protocol/wire";
+import type { JoinRequestInfo } from "../protocol/wire";
 
 export interface Typing {
   request: string | null;
@@ -14,7 +14,7 @@ export function typed(typing: Typing, text: string): Typing {
 }
 
 /** What stays of the typing when the list of knocks changed. */
-export function facing(typing: Typing, knock: Knock | undefined, lastDevice: string | null): Typing {
+export function facing(typing: Typing, knock: JoinRequestInfo | undefined, lastDevice: string | null): Typing {
   if (!knock) return NOTHING_TYPED;
   if (typing.request === knock.request_id) return typing;
   const renewed = lastDevice === knock.public_id;

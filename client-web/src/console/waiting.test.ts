@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
-import type { Knock } from "../protocol/wire";
+import type { JoinRequestInfo } from "../protocol/wire";
 import { inFront, waiting } from "./waiting";
 
-const knock = (number: number, address: string): Knock => ({ request_id: `r${number}`, public_id: `d${number}`, name: `Device ${number}`, kind: "browser", platform: "", address, asked_ms: number, tries_left: 3 });
+const knock = (number: number, address: string): JoinRequestInfo => ({ request_id: `r${number}`, public_id: `d${number}`, name: `Device ${number}`, kind: "browser", platform: "", address, asked_ms: number, tries_left: 3 });
 
 test("a flood of one address is one line, and who knocks from elsewhere stays to be seen", () => {
   const flood = Array.from({ length: 16 }, (_, number) => knock(number, "192.168.1.66"));

@@ -10,12 +10,12 @@ export type { FeedPage } from "./generated/FeedPage";
 export type { FileEntry } from "./generated/FileEntry";
 export type { FileRef } from "./generated/FileRef";
 export type { HubInfo } from "./generated/HubInfo";
-export type { Knock } from "./generated/Knock";
+export type { JoinRequestInfo } from "./generated/JoinRequestInfo";
 export type { LinkListed } from "./generated/LinkListed";
 export type { MasterToConsole } from "./generated/MasterToConsole";
 export type { Membership } from "./generated/Membership";
 export type { NewFile } from "./generated/NewFile";
-export type { Piece } from "./generated/Piece";
+export type { GroupSpan } from "./generated/GroupSpan";
 export type { Problem } from "./generated/Problem";
 export type { RefusedClient } from "./generated/RefusedClient";
 export type { RelayToDevice } from "./generated/RelayToDevice";
@@ -31,7 +31,7 @@ export type DataOf<Union extends { opcode: string }, Code extends Union["opcode"
 /** A message as it arrives: `ref` names the request that it answers. */
 export type Incoming<Union> = Union & { ref?: string };
 
-/** What a change of the feed may be; the device's and the console's unions share them. */
+/** The messages that a change of the feed may be; the device's and the console's unions share them. */
 export type FeedChange = Extract<
   RelayToDevice,
   { opcode: "FILES_ADDED" | "FILES_UPDATED" | "FILE_REMOVED" | "FILES_WITHDRAWN" | "CLIENT_APPROVED" | "CLIENT_DIS_APPROVED" | "CLIENT_UPDATED" }

@@ -1,7 +1,7 @@
 // Promise: a run's body is exactly its groups, at most three go at once, and a failed body is told apart from a changed file.
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { Signer, macOf } from "../identity/signer";
-import type { Piece } from "../protocol/wire";
+import type { GroupSpan } from "../protocol/wire";
 import { type Held, Uploads, bodyOf, whyUnreadable } from "./upload";
 
 const GROUP = 2 ** 18;
@@ -24,7 +24,7 @@ describe("a body", () => {
     expect(new Uint8Array(await body.arrayBuffer())).toEqual(new Uint8Array([...new TextEncoder().encode("hello"), ...bytes.slice(2 * GROUP)]));
   });
 
-  test.each<[string, Piece[], number, string]>([
+  test.each<[string, GroupSpan[], number, string]>([
     ["a file whose handle went with a reload", [["gone", 0, 1]], 5, "BUSY"],
     ["a length that is not ours", [["small", 0, 1]], 6, "FILE_CHANGED"],
   ])("is refused for %s", (_, pieces, length, code) => {
@@ -46,7 +46,7 @@ describe("uploading", () => {
   let owed = 0;
   let uploads: Uploads;
   let signer: Signer;
-  const ask = (ticket: string, pieces: Piece[] = [["small", 0, 1]], length = 5) => uploads.request({ ticket, public_id: "me", pieces, what: "bytes", length });
+  const ask = (ticket: string, pieces: GroupSpan[] = [["small", 0, 1]], length = 5) => uploads.request({ ticket, public_id: "me", pieces, what: "bytes", length });
 
   beforeEach(() => {
     puts = [];
@@ -102,8 +102,8 @@ describe("uploading", () => {
   });
 
   test("values are not ours to give", () => {
-    uploads.request({ ticket: "v", public_id: "me", pieces: [["small", 0, 1]], what: "values", length: 32 });
-    expect(said).toEqual([{ ticket: "v", code: "NO_VALUES" }]);
+    uploads.request({ ticket: "v", public_id: "me", pieces: [["small", 0, 1]], what: "hashes", length: 32 });
+    expect(said).toEqual([{ ticket: "v", code: "NO_HASHES" }]);
   });
 
   test("a lost network is nobody's fault", async () => {

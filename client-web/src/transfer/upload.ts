@@ -6,7 +6,7 @@
  */
 import type { Signer } from "../identity/signer";
 import { MAX_UPLOADS, groupLog } from "../protocol/limits";
-import type { DataOf, DeviceToRelay, Piece, RelayToDevice } from "../protocol/wire";
+import type { DataOf, DeviceToRelay, GroupSpan, RelayToDevice } from "../protocol/wire";
 
 type Request = DataOf<RelayToDevice, "UPLOAD_CHUNK_REQUEST">;
 type Unavailable = DataOf<DeviceToRelay, "CHUNK_UNAVAILABLE">;
@@ -46,8 +46,8 @@ export class Uploads {
   constructor(private readonly tools: UploadTools) {}
 
   request(request: Request): void {
-    if (request.what === "values") {
-      this.tools.unavailable({ ticket: request.ticket, code: "NO_VALUES" });
+    if (request.what === "hashes") {
+      this.tools.unavailable({ ticket: request.ticket, code: "NO_HASHES" });
       return;
     }
     // Said twice, it is one upload.
@@ -138,7 +138,7 @@ export function bodyOf(request: Pick<Request, "pieces" | "length">, held: Upload
   return body;
 }
 
-function sliceOf([fileId, first, count]: Piece, held: UploadTools["held"]): Blob {
+function sliceOf([fileId, first, count]: GroupSpan, held: UploadTools["held"]): Blob {
   const found = held(fileId);
   // Its handle went with a reload: whoever wants it waits, until it is picked again or taken off the list.
   if (!found) throw new Refusal("BUSY", fileId);

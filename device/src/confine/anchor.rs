@@ -13,7 +13,7 @@ use std::path::{Component, Path};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Entry, Found, Kind, NotBeneath, since_1970};
+use super::{FolderEntry, FileInfo, FileKind, NotBeneath, since_1970};
 
 /// Opens a folder only to go on from it: `O_PATH` asks for no permission to list it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -58,15 +58,15 @@ impl Anchor {
     }
 
     /// Describes the folder itself.
-    pub fn itself(&self) -> io::Result<Found> {
+    pub fn itself(&self) -> io::Result<FileInfo> {
         Ok(found(&rustix::fs::fstat(&self.handle)?))
     }
 
     /// Opens the file at `below` for reading, and describes it.
-    pub fn read(&self, below: &Path) -> io::Result<(File, Found)> {
+    pub fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
         let opened = self.open_beneath(below, READ).and_then(|handle| {
             let file = File::from(handle);
-            let found = Found::of(&file)?;
+            let found = FileInfo::of(&file)?;
             Ok((file, found))
         });
         match opened {
@@ -79,7 +79,7 @@ impl Anchor {
     }
 
     /// Describes what stands at `below`, if no link stands on the way there.
-    pub fn look(&self, below: &Path) -> io::Result<Found> {
+    pub fn look(&self, below: &Path) -> io::Result<FileInfo> {
         if below.as_os_str().is_empty() {
             return self.itself();
         }
@@ -101,7 +101,7 @@ impl Anchor {
     }
 
     /// Lists the folder at `below`, in the order of names.
-    pub fn list(&self, below: &Path) -> io::Result<Vec<Entry>> {
+    pub fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
         let mut folder = Dir::new(self.open_beneath(below, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
         let mut entries = Vec::new();
         while let Some(entry) = folder.read() {
@@ -110,7 +110,7 @@ impl Anchor {
             if name != c"." && name != c".." {
                 let stat = rustix::fs::statat(folder.fd()?, name, AtFlags::SYMLINK_NOFOLLOW);
                 let found = stat.map(|stat| found(&stat)).map_err(io::Error::from);
-                entries.push(Entry { name: OsString::from(OsStr::from_bytes(name.to_bytes())), found });
+                entries.push(FolderEntry { name: OsString::from(OsStr::from_bytes(name.to_bytes())), found });
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -171,21 +171,21 @@ fn no_link(error: Errno) -> io::Error {
     }
 }
 
-impl Found {
+impl FileInfo {
     /// Describes an open file.
     pub fn of(file: &File) -> io::Result<Self> {
         Ok(found(&rustix::fs::fstat(file)?))
     }
 }
 
-pub(super) fn found(stat: &Stat) -> Found {
+pub(super) fn found(stat: &Stat) -> FileInfo {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Kind::File,
-        FileType::Directory => Kind::Folder,
-        FileType::Symlink => Kind::Link,
-        _ => Kind::Other,
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Folder,
+        FileType::Symlink => FileKind::Link,
+        _ => FileKind::Other,
     };
-    Found {
+    FileInfo {
         kind,
         size: stat.st_size as u64,
         modified: since_1970(stat.st_mtime as i64, stat.st_mtime_nsec as u32),

@@ -4,7 +4,7 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::{Entry, Found, Kind, NotBeneath};
+use super::{FolderEntry, FileInfo, FileKind, NotBeneath};
 
 /// A folder, by its path.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Anchor {
     }
 
     /// Describes the folder itself.
-    pub fn itself(&self) -> io::Result<Found> {
+    pub fn itself(&self) -> io::Result<FileInfo> {
         Ok(found(&fs::symlink_metadata(&self.path)?))
     }
 
@@ -41,31 +41,31 @@ impl Anchor {
     }
 
     /// Opens the file at `below` for reading, and describes it.
-    pub fn read(&self, below: &Path) -> io::Result<(File, Found)> {
+    pub fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
         let before = self.look(below)?;
-        if before.kind != Kind::File {
+        if before.kind != FileKind::File {
             return Err(NotBeneath.into());
         }
         let file = File::open(self.way(below)?)?;
-        let opened = Found::of(&file)?;
+        let opened = FileInfo::of(&file)?;
         let after = self.look(below)?;
         if opened == before && after == before { Ok((file, opened)) } else { Err(NotBeneath.into()) }
     }
 
     /// Describes what stands at `below`.
-    pub fn look(&self, below: &Path) -> io::Result<Found> {
+    pub fn look(&self, below: &Path) -> io::Result<FileInfo> {
         Ok(found(&fs::symlink_metadata(self.way(below)?)?))
     }
 
     /// Lists the folder at `below`, in the order of names.
-    pub fn list(&self, below: &Path) -> io::Result<Vec<Entry>> {
+    pub fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
         let path = self.way(below)?;
         if !fs::symlink_metadata(&path)?.is_dir() {
             return Err(NotBeneath.into());
         }
         let entry = |entry: io::Result<fs::DirEntry>| {
             let entry = entry?;
-            Ok(Entry { name: entry.file_name(), found: entry.metadata().map(|metadata| found(&metadata)) })
+            Ok(FolderEntry { name: entry.file_name(), found: entry.metadata().map(|metadata| found(&metadata)) })
         };
         let mut entries = fs::read_dir(&path)?.map(entry).collect::<io::Result<Vec<_>>>()?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -74,19 +74,19 @@ impl Anchor {
 }
 
 #[cfg(not(unix))]
-impl Found {
+impl FileInfo {
     /// Describes an open file.
     pub fn of(file: &File) -> io::Result<Self> {
         Ok(found(&file.metadata()?))
     }
 }
 
-pub(super) fn found(metadata: &Metadata) -> Found {
+pub(super) fn found(metadata: &Metadata) -> FileInfo {
     let kind = match metadata.file_type() {
-        kind if kind.is_symlink() => Kind::Link,
-        kind if kind.is_dir() => Kind::Folder,
-        kind if kind.is_file() => Kind::File,
-        _ => Kind::Other,
+        kind if kind.is_symlink() => FileKind::Link,
+        kind if kind.is_dir() => FileKind::Folder,
+        kind if kind.is_file() => FileKind::File,
+        _ => FileKind::Other,
     };
     #[cfg(unix)]
     let (volume, inode, touched) = {
@@ -96,5 +96,5 @@ pub(super) fn found(metadata: &Metadata) -> Found {
     };
     #[cfg(not(unix))]
     let (volume, inode, touched) = (0, 0, None);
-    Found { kind, size: metadata.len(), modified: metadata.modified().ok(), touched, volume, inode }
+    FileInfo { kind, size: metadata.len(), modified: metadata.modified().ok(), touched, volume, inode }
 }

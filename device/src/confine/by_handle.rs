@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::anchor::found;
-use super::{Found, check};
+use super::{FileInfo, check};
 
 /// An open folder.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Folder {
     }
 
     /// What stands under `name`.
-    pub fn look(&self, name: &str) -> io::Result<Option<Found>> {
+    pub fn look(&self, name: &str) -> io::Result<Option<FileInfo>> {
         match rustix::fs::statat(&self.handle, check(name)?, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(found(&stat))),
             Err(Errno::NOENT) => Ok(None),

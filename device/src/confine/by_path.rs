@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Found, anchor_by_path::found, check};
+use super::{FileInfo, anchor_by_path::found, check};
 
 /// A folder, by its path.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Folder {
     }
 
     /// What stands under `name`.
-    pub fn look(&self, name: &str) -> io::Result<Option<Found>> {
+    pub fn look(&self, name: &str) -> io::Result<Option<FileInfo>> {
         match fs::symlink_metadata(self.path.join(check(name)?)) {
             Ok(metadata) => Ok(Some(found(&metadata))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Anchor, Entry, Found, Kind, NotBeneath};
+use super::{Anchor, FolderEntry, FileInfo, FileKind, NotBeneath};
 
 /// Roots whose handle stays open: each is a descriptor of this process, of which systems give 256 at the least. What is shared
 /// beyond is opened for each use, and must be the same folder then.
@@ -18,12 +18,12 @@ const MAX_HELD_ROOTS: usize = 64;
 pub struct SharedRoot {
     /// Absolute, without a link in it.
     path: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<RootState>,
     held: Option<HeldPlace>,
 }
 
 #[derive(Debug)]
-struct State {
+struct RootState {
     /// Volume and inode of the folder.
     identity: (u64, u64),
     /// Kept open for as long as the root lives, if there is a place for it.
@@ -59,11 +59,11 @@ impl SharedRoot {
     fn new(path: &Path, anchor: Anchor, held: Option<HeldPlace>) -> io::Result<Self> {
         let found = anchor.itself()?;
         let anchor = held.is_some().then(|| Arc::new(anchor));
-        let state = State { identity: (found.volume, found.inode), anchor };
+        let state = RootState { identity: (found.volume, found.inode), anchor };
         Ok(Self { path: path.into(), state: Mutex::new(state), held })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, RootState> {
         // Each change of the state is whole before the lock goes.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,17 +91,17 @@ impl SharedRoot {
     }
 
     /// Opens the file at `below` for reading, and describes it.
-    pub fn read(&self, below: &Path) -> io::Result<(File, Found)> {
+    pub fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
         self.anchor()?.read(below)
     }
 
     /// Describes what stands at `below`.
-    pub fn look(&self, below: &Path) -> io::Result<Found> {
+    pub fn look(&self, below: &Path) -> io::Result<FileInfo> {
         self.anchor()?.look(below)
     }
 
     /// Lists the folder at `below`.
-    pub fn list(&self, below: &Path) -> io::Result<Vec<Entry>> {
+    pub fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
         self.anchor()?.list(below)
     }
 
@@ -152,9 +152,9 @@ const KEYS: [&str; 3] = ["hub.key", "device.key", "master.secret"];
 const KEY_BYTES: u64 = 32;
 const DATABASE: &str = "lanyard.db";
 
-fn is_mark(name: &std::ffi::OsStr, found: &Found) -> bool {
+fn is_mark(name: &std::ffi::OsStr, found: &FileInfo) -> bool {
     let is_key = KEYS.iter().any(|key| name == *key) && found.size == KEY_BYTES;
-    found.kind == Kind::File && (is_key || name == DATABASE)
+    found.kind == FileKind::File && (is_key || name == DATABASE)
 }
 
 impl SharedRoots {
@@ -194,14 +194,14 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    fn is(&self, path: &Path, found: &Found) -> bool {
+    fn is(&self, path: &Path, found: &FileInfo) -> bool {
         self.path == path || self.identity == Some((found.volume, found.inode))
     }
 }
 
 /// Whether a folder with these entries is a data directory: the one in use, or any that is known by what it holds.
-pub fn is_data_dir(in_use: Option<&DataDir>, path: &Path, found: &Found, entries: &[Entry]) -> bool {
-    let marked = |entry: &Entry| entry.found.as_ref().is_ok_and(|found| is_mark(&entry.name, found));
+pub fn is_data_dir(in_use: Option<&DataDir>, path: &Path, found: &FileInfo, entries: &[FolderEntry]) -> bool {
+    let marked = |entry: &FolderEntry| entry.found.as_ref().is_ok_and(|found| is_mark(&entry.name, found));
     in_use.is_some_and(|data_dir| data_dir.is(path, found)) || entries.iter().any(marked)
 }
 
@@ -211,7 +211,7 @@ pub fn leads_through_data_dir(
     in_use: Option<&DataDir>,
     root: &Path,
     below: &Path,
-    look: impl Fn(&Path) -> io::Result<Found>,
+    look: impl Fn(&Path) -> io::Result<FileInfo>,
 ) -> bool {
     below.ancestors().any(|folder| {
         let marked = |name: &str| look(&folder.join(name)).is_ok_and(|found| is_mark(name.as_ref(), &found));

@@ -3,11 +3,11 @@
 
 use std::io;
 
-use lanyard_hub::peer::{Closed, Input};
+use lanyard_hub::peer::{CloseReason, Input};
 use lanyard_protocol::{FileId, Root, TransferId};
 
 use super::staged::note_saved;
-use super::{Driver, Report};
+use super::{DeviceDriver, TaskReport};
 use crate::download::SavedFile;
 use crate::fetch::local_failure;
 use crate::sink::FinishError;
@@ -15,7 +15,7 @@ use crate::sink::FinishError;
 /// Small files that are named in one go.
 const MOST_CLOSED_AT_ONCE: usize = 64;
 
-impl Driver {
+impl DeviceDriver {
     /// Small files are named many at a time: a thread woken for each would cost more than the naming.
     pub(super) fn close_file(&mut self, transfer_id: TransferId, file_id: FileId, root: Option<Root>) {
         let Some(download) = self.downloads.get(&transfer_id) else { return };
@@ -56,7 +56,7 @@ impl Driver {
                 ids.iter().map(|id| (*id, Err(io::Error::other(why.clone()).into()))).collect()
             };
             let closed = closed.unwrap_or_else(broken);
-            let _ = reports.send(Report::FilesClosed { transfer_id, closed }).await;
+            let _ = reports.send(TaskReport::FilesClosed { transfer_id, closed }).await;
         });
     }
 
@@ -69,10 +69,10 @@ impl Driver {
         let outcome = match result {
             Ok(file) => {
                 self.saved.insert((transfer_id, file_id), file);
-                Closed::Done
+                CloseReason::Done
             }
-            Err(FinishError::Mismatch) => Closed::Mismatch,
-            Err(FinishError::Io(error)) => Closed::LocalFailure { message: local_failure(&error) },
+            Err(FinishError::Mismatch) => CloseReason::Mismatch,
+            Err(FinishError::Io(error)) => CloseReason::LocalFailure { message: local_failure(&error) },
         };
         self.tell(Input::FileClosed { transfer_id, file_id, outcome });
         // Nobody asks any more for a transfer that was cancelled meanwhile.

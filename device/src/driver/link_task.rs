@@ -2,24 +2,24 @@
 
 use tokio::sync::mpsc;
 
-use super::Report;
-use crate::link::{DEVICE_PATH, HubUrl, Incoming, Link, LinkError, LinkReceiver, LinkSender};
+use super::TaskReport;
+use crate::link::{DEVICE_PATH, HubUrl, ReceivedFrame, RelayConnection, ConnectionError, FrameReceiver, FrameSender};
 
 pub(super) struct LinkTask {
     pub number: u64,
     pub hub: HubUrl,
-    pub reports: mpsc::Sender<Report>,
+    pub reports: mpsc::Sender<TaskReport>,
 }
 
 impl LinkTask {
     /// Ends when the socket ends, or says goodbye when the outbox is gone.
     pub(super) async fn run(self, outbox: mpsc::Receiver<String>) {
         let link = self.number;
-        let (code, error) = match Link::open(&self.hub, DEVICE_PATH, None).await {
+        let (code, error) = match RelayConnection::open(&self.hub, DEVICE_PATH, None).await {
             Ok(open) => {
                 let channel = open.channel;
                 let (sender, receiver) = open.split();
-                if self.reports.send(Report::LinkOpened { link, channel }).await.is_err() {
+                if self.reports.send(TaskReport::LinkOpened { link, channel }).await.is_err() {
                     return;
                 }
                 tokio::select! {
@@ -29,19 +29,19 @@ impl LinkTask {
             }
             Err(error) => (None, Some(error)),
         };
-        let _ = self.reports.send(Report::LinkClosed { link, code, error }).await;
+        let _ = self.reports.send(TaskReport::LinkClosed { link, code, error }).await;
     }
 
-    async fn read(&self, mut receiver: LinkReceiver) -> Option<u16> {
+    async fn read(&self, mut receiver: FrameReceiver) -> Option<u16> {
         loop {
             match receiver.receive().await {
-                Ok(Incoming::Text(text)) => {
-                    let report = Report::Text { link: self.number, text };
+                Ok(ReceivedFrame::Text(text)) => {
+                    let report = TaskReport::Text { link: self.number, text };
                     if self.reports.send(report).await.is_err() {
                         return None;
                     }
                 }
-                Ok(Incoming::Closed(code)) => return code,
+                Ok(ReceivedFrame::Closed(code)) => return code,
                 Err(error) => {
                     tracing::debug!(%error, "the link broke");
                     return None;
@@ -51,8 +51,8 @@ impl LinkTask {
     }
 }
 
-async fn write(sender: LinkSender, mut outbox: mpsc::Receiver<String>) {
-    let sent: Result<(), LinkError> = async {
+async fn write(sender: FrameSender, mut outbox: mpsc::Receiver<String>) {
+    let sent: Result<(), ConnectionError> = async {
         while let Some(text) = outbox.recv().await {
             sender.send(text).await?;
         }

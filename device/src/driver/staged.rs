@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lanyard_hub::peer::{Input, TransferOrder};
 use lanyard_protocol::{FileId, RelayToDevice, Root, TransferId};
 
-use super::{Driver, Report};
+use super::{DeviceDriver, TaskReport};
 use crate::content::{self, ContentIndex};
 use crate::download::SavedFile;
 use crate::handle::DeviceEvent;
@@ -37,7 +37,7 @@ pub(super) fn note_saved(content: Option<&ContentIndex>, file: Option<&SavedFile
     }
 }
 
-impl Driver {
+impl DeviceDriver {
     /// Copies what can be copied once the transfers of `after` are over.
     pub(super) fn stage(&mut self, order: TransferOrder, after: HashSet<TransferId>) {
         let (transfer_id, ready) = (order.transfer_id, after.is_empty());
@@ -78,7 +78,7 @@ impl Driver {
             });
             // A copy that broke in the middle is fetched.
             let order = copying.await.unwrap_or(order);
-            let _ = reports.send(Report::Copied { order }).await;
+            let _ = reports.send(TaskReport::Copied { order }).await;
         });
     }
 

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use lanyard_protocol::{FileEntry, Root};
 
-    struct Bench {
+    struct CopyFixture {
         dir: tempfile::TempDir,
         root: Folder,
         sink: FileSink,
@@ -124,7 +124,7 @@ mod tests {
 
     const SIZE: usize = 3_000_000;
 
-    impl Bench {
+    impl CopyFixture {
         fn new() -> Self {
             let (dir, content) = (tempfile::tempdir().unwrap(), bytes(SIZE));
             let source = dir.path().join("source");
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_verified_and_finished_like_what_was_fetched() {
-        let bench = Bench::new();
+        let bench = CopyFixture::new();
         assert!(bench.fill());
         assert_eq!(bench.received.load(Ordering::Relaxed), SIZE as u64);
         let finished = bench.sink.finish(&bench.root, bench.sink.entry.root).unwrap();
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn of_a_source_that_lies_nothing_is_kept_but_what_was_there_before() {
-        let bench = Bench::new();
+        let bench = CopyFixture::new();
         let first = bytes(SIZE)[..bench.sink.groups.len(0) as usize].to_vec();
         let open = bench.sink.open(&bench.root).unwrap();
         open.write(&first, 0).unwrap();
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn it_stops_when_told() {
-        let bench = Bench::new();
+        let bench = CopyFixture::new();
         bench.stop.store(true, Ordering::Relaxed);
         assert!(!bench.fill());
     }

@@ -1,18 +1,18 @@
-//! The values of a file's groups that are here. A size is what somebody says: memory is taken for groups that came, not for
+//! The hashes of a file's groups that are here. A size is what somebody says: memory is taken for groups that came, not for
 //! those that a file would have.
 
-use lanyard_protocol::group::GroupValue;
+use lanyard_protocol::group::GroupHash;
 
 /// Groups of one page: a group that comes alone takes 2 KiB.
 const PAGE: usize = 64;
 
-type Page = [Option<GroupValue>; PAGE];
+type HashPage = [Option<GroupHash>; PAGE];
 
 /// Values by the number of their group.
 #[derive(Debug)]
 pub struct StoredHashes {
     count: usize,
-    pages: Vec<Option<Box<Page>>>,
+    pages: Vec<Option<Box<HashPage>>>,
     stored: usize,
 }
 
@@ -27,13 +27,13 @@ impl StoredHashes {
         self.count
     }
 
-    pub fn get(&self, group: u32) -> Option<GroupValue> {
+    pub fn get(&self, group: u32) -> Option<GroupHash> {
         let group = group as usize;
         self.pages.get(group / PAGE)?.as_ref()?[group % PAGE]
     }
 
     /// Sets the value of a group, or takes it away, and returns the one before.
-    pub fn set(&mut self, group: u32, value: Option<GroupValue>) -> Option<GroupValue> {
+    pub fn set(&mut self, group: u32, value: Option<GroupHash>) -> Option<GroupHash> {
         let page = group as usize / PAGE;
         let at = group as usize % PAGE;
         if group as usize >= self.count || (value.is_none() && self.get(group).is_none()) {
@@ -58,7 +58,7 @@ impl StoredHashes {
     }
 
     /// All of them in order, if none is missing.
-    pub fn whole(&self) -> Option<Vec<GroupValue>> {
+    pub fn whole(&self) -> Option<Vec<GroupHash>> {
         let pages = self.is_whole().then_some(&self.pages)?;
         Some(pages.iter().flatten().flat_map(|page| page.iter()).flatten().copied().collect())
     }
@@ -69,10 +69,10 @@ impl StoredHashes {
     }
 
     /// Groups that are here, in order, each with its value.
-    pub fn stored(&self) -> impl Iterator<Item = (u32, GroupValue)> + '_ {
-        let numbered = |(page, values): (usize, &Option<Box<Page>>)| {
-            let values = values.iter().flat_map(|values| values.iter()).enumerate();
-            let numbered = values.filter_map(move |(at, value)| Some(((page * PAGE + at) as u32, (*value)?)));
+    pub fn stored(&self) -> impl Iterator<Item = (u32, GroupHash)> + '_ {
+        let numbered = |(page, hashes): (usize, &Option<Box<HashPage>>)| {
+            let hashes = hashes.iter().flat_map(|hashes| hashes.iter()).enumerate();
+            let numbered = hashes.filter_map(move |(at, value)| Some(((page * PAGE + at) as u32, (*value)?)));
             numbered.collect::<Vec<_>>()
         };
         self.pages.iter().enumerate().flat_map(numbered)
@@ -80,7 +80,7 @@ impl StoredHashes {
 
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
-        self.pages.capacity() * size_of::<Option<Box<Page>>>() + self.pages.iter().flatten().count() * size_of::<Page>()
+        self.pages.capacity() * size_of::<Option<Box<HashPage>>>() + self.pages.iter().flatten().count() * size_of::<HashPage>()
     }
 }
 
@@ -88,8 +88,8 @@ impl StoredHashes {
 mod tests {
     use super::*;
 
-    fn value(n: u8) -> GroupValue {
-        GroupValue([n; 32])
+    fn value(n: u8) -> GroupHash {
+        GroupHash([n; 32])
     }
 
     #[test]

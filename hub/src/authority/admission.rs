@@ -7,12 +7,12 @@ pub use lanyard_protocol::message::Admission;
 use lanyard_protocol::message::InvitationProof;
 use lanyard_protocol::{DeviceId, InvitationId, InvitationSecret, RequestId, approval, master_proof};
 
-use super::knocks::Knock;
+use super::join_requests::JoinRequest;
 use super::roster::{Roster, Verdict};
 
 /// What becomes of a knock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Course {
+pub(super) enum JoinDecision {
     /// It was turned away: never a prompt.
     TurnAway,
     /// It belongs already; its knock crossed the approval.
@@ -22,18 +22,18 @@ pub(super) enum Course {
     Challenge,
 }
 
-pub(super) fn course(roster: &Roster, host: Option<DeviceId>, device: DeviceId) -> Course {
+pub(super) fn decide(roster: &Roster, host: Option<DeviceId>, device: DeviceId) -> JoinDecision {
     match roster.verdict(device) {
-        Some(Verdict::Refused) => Course::TurnAway,
-        Some(Verdict::Approved) => Course::Welcome,
-        None if host == Some(device) => Course::LetIn,
-        None => Course::Challenge,
+        Some(Verdict::Refused) => JoinDecision::TurnAway,
+        Some(Verdict::Approved) => JoinDecision::Welcome,
+        None if host == Some(device) => JoinDecision::LetIn,
+        None => JoinDecision::Challenge,
     }
 }
 
 /// What the person at the host says with an approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Word {
+pub enum Approval {
     /// The digits as typed.
     Typed(String),
     /// None: the owner-only socket named the device, or "tap to approve" is set.
@@ -41,7 +41,7 @@ pub enum Word {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(super) enum CodeCheck {
     Right,
     Wrong,
     /// No six digits: that is no try.
@@ -50,16 +50,16 @@ pub(super) enum Judgement {
     TooEarly,
 }
 
-pub(super) fn judge(knock: &Knock, word: &Word) -> Judgement {
-    let Some(code) = knock.code() else { return Judgement::TooEarly };
-    let Word::Typed(typed) = word else { return Judgement::Right };
+pub(super) fn check_code(knock: &JoinRequest, word: &Approval) -> CodeCheck {
+    let Some(code) = knock.code() else { return CodeCheck::TooEarly };
+    let Approval::Typed(typed) = word else { return CodeCheck::Right };
     let digits: String = typed.chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
     if digits.len() != 6 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        Judgement::NotDigits
+        CodeCheck::NotDigits
     } else if digits == *code {
-        Judgement::Right
+        CodeCheck::Right
     } else {
-        Judgement::Wrong
+        CodeCheck::Wrong
     }
 }
 
@@ -67,7 +67,7 @@ pub(super) const TRIES: u32 = CODE_TRIES;
 
 /// An invitation that was given out: one device, once.
 #[derive(Debug, Clone)]
-struct Invited {
+struct IssuedInvitation {
     secret: InvitationSecret,
     until_ms: u64,
     for_ms: Option<u64>,
@@ -77,7 +77,7 @@ struct Invited {
 
 /// What an invitation is worth that was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum InvitationCheck {
     /// How long its bearer may stay.
     Good { for_ms: Option<u64> },
     /// The secret behind it is another one.
@@ -88,11 +88,11 @@ pub(super) enum Shown {
 
 /// What is given out. It dies with the master.
 #[derive(Debug, Default)]
-pub(super) struct Invitations(BTreeMap<InvitationId, Invited>);
+pub(super) struct Invitations(BTreeMap<InvitationId, IssuedInvitation>);
 
 impl Invitations {
     pub fn give(&mut self, id: InvitationId, secret: InvitationSecret, until_ms: u64, for_ms: Option<u64>) {
-        self.0.insert(id, Invited { secret, until_ms, for_ms, shown_by: None });
+        self.0.insert(id, IssuedInvitation { secret, until_ms, for_ms, shown_by: None });
     }
 
     pub fn forget_old(&mut self, wall_ms: u64) {
@@ -110,18 +110,18 @@ impl Invitations {
         request: RequestId,
         wall_ms: u64,
         is_pending: impl Fn(&RequestId) -> bool,
-    ) -> Shown {
+    ) -> InvitationCheck {
         let Some(invited) = self.0.get_mut(&brought.id).filter(|invited| invited.until_ms > wall_ms) else {
-            return Shown::Unknown;
+            return InvitationCheck::Unknown;
         };
         if !master_proof::same_mac(&brought.proof, &approval::invitation_proof(&invited.secret, &request)) {
-            return Shown::Wrong;
+            return InvitationCheck::Wrong;
         }
         if invited.shown_by.is_some_and(|other| other != request && is_pending(&other)) {
-            return Shown::Unknown;
+            return InvitationCheck::Unknown;
         }
         invited.shown_by = Some(request);
-        Shown::Good { for_ms: invited.for_ms }
+        InvitationCheck::Good { for_ms: invited.for_ms }
     }
 
     /// The knock that showed it came through.

@@ -12,7 +12,7 @@ pub(super) const WITHDRAWN_KEPT_MS: u64 = 24 * 3_600_000;
 
 /// One file as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listing {
+pub struct ListedFile {
     /// The file as it is listed.
     pub entry: FileEntry,
     /// Of its last change in the feed.
@@ -23,7 +23,7 @@ pub struct Listing {
 
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
-    files: BTreeMap<FileRef, Listing>,
+    files: BTreeMap<FileRef, ListedFile>,
     /// Listed files of each session.
     by_session: BTreeMap<SessionAddress, BTreeSet<FileId>>,
     /// Listed files of each device, counted.
@@ -38,7 +38,7 @@ pub(super) struct Catalogue {
 }
 
 impl Catalogue {
-    pub fn get(&self, file: &FileRef) -> Option<&Listing> {
+    pub fn get(&self, file: &FileRef) -> Option<&ListedFile> {
         self.files.get(file)
     }
 
@@ -80,14 +80,14 @@ impl Catalogue {
     }
 
     /// The file of this device that comes after that one, withdrawn ones too.
-    pub fn next_of(&self, device: DeviceId, after: Option<FileId>) -> Option<&Listing> {
+    pub fn next_of(&self, device: DeviceId, after: Option<FileId>) -> Option<&ListedFile> {
         let file = |file_id| FileRef { public_id: device, file_id };
         let from = after.map_or(Bound::Included(file(FileId(Default::default()))), |id| Bound::Excluded(file(id)));
         let (file, listing) = self.files.range((from, Bound::Unbounded)).next()?;
         (file.public_id == device).then_some(listing)
     }
 
-    pub fn put(&mut self, listing: Listing) {
+    pub fn put(&mut self, listing: ListedFile) {
         let file = listing.entry.file_ref();
         self.remove(&file);
         self.bytes.add(file.public_id, file_bytes(&listing.entry));
@@ -113,11 +113,11 @@ impl Catalogue {
 
     pub fn withdraw(&mut self, file: &FileRef, at_ms: u64, revision: u64) {
         if let Some(listing) = self.remove(file) {
-            self.put(Listing { withdrawn_ms: Some(at_ms), revision, ..listing });
+            self.put(ListedFile { withdrawn_ms: Some(at_ms), revision, ..listing });
         }
     }
 
-    pub fn remove(&mut self, file: &FileRef) -> Option<Listing> {
+    pub fn remove(&mut self, file: &FileRef) -> Option<ListedFile> {
         let listing = self.files.remove(file)?;
         self.bytes.subtract(file.public_id, file_bytes(&listing.entry));
         self.note_change(file.public_id);
@@ -179,7 +179,7 @@ impl Catalogue {
     }
 
     #[cfg(test)]
-    pub fn listings(&self) -> impl Iterator<Item = &Listing> {
+    pub fn listings(&self) -> impl Iterator<Item = &ListedFile> {
         self.files.values()
     }
 
@@ -216,7 +216,7 @@ mod tests {
         let mut catalogue = Catalogue::default();
         let one = entry(1, "a");
         let (file, session) = (one.file_ref(), session_of(&one));
-        catalogue.put(Listing { entry: one, revision: 1, withdrawn_ms: None });
+        catalogue.put(ListedFile { entry: one, revision: 1, withdrawn_ms: None });
         assert!(catalogue.offers(&session) && catalogue.listed_count(file.public_id) == 1);
         catalogue.withdraw(&file, 100, 2);
         assert!(!catalogue.offers(&session) && catalogue.listed_count(file.public_id) == 0);

@@ -19,7 +19,7 @@ pub(super) enum Key {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum KeyState {
     Listed,
     Gone,
 }
@@ -113,7 +113,7 @@ impl Feed {
     }
 
     /// What a pull has still to say, in order, up to this revision.
-    fn rest<'a>(&'a self, pull: &Pull, up_to: u64) -> impl Iterator<Item = (u64, Key, Standing)> + 'a {
+    fn rest<'a>(&'a self, pull: &PullCursor, up_to: u64) -> impl Iterator<Item = (u64, Key, KeyState)> + 'a {
         let after_low = Bound::Included((pull.low + 1, Key::Client(DeviceId(Default::default()))));
         let from = match pull.after {
             Some(position) => Bound::Excluded(position),
@@ -134,9 +134,9 @@ impl Feed {
             #[cfg(test)]
             self.visited.set(self.visited.get() + 1);
             if is_removal {
-                gone.next().map(|(revision, key)| (revision, key, Standing::Gone))
+                gone.next().map(|(revision, key)| (revision, key, KeyState::Gone))
             } else {
-                listed.next().map(|(revision, key)| (revision, key, Standing::Listed))
+                listed.next().map(|(revision, key)| (revision, key, KeyState::Listed))
             }
         };
         std::iter::from_fn(next).take_while(move |(revision, ..)| *revision <= up_to)
@@ -145,7 +145,7 @@ impl Feed {
 
 /// One pull, as its cursor remembers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Pull {
+struct PullCursor {
     mode: FeedMode,
     /// Removals after this revision are told: the asker's own in a delta; in a snapshot the head when it began, so that
     /// what goes between two pages is not kept by who met it on the first.
@@ -153,7 +153,7 @@ struct Pull {
     after: Option<(u64, Key)>,
 }
 
-impl Pull {
+impl PullCursor {
     /// The feed's epoch goes into it: the pull that it continues may have started with none.
     fn cursor(&self, epoch: u64, after: (u64, Key)) -> String {
         let mode = if self.mode == FeedMode::Delta { 'd' } else { 's' };
@@ -230,7 +230,7 @@ impl Authority {
         let Some(cursor) = &pull.cursor else {
             return Ok(self.first_page(Resume { epoch: pull.epoch, revision: pull.since }));
         };
-        let (epoch, known) = Pull::parse(cursor).ok_or(FailureCode::BadMessage)?;
+        let (epoch, known) = PullCursor::parse(cursor).ok_or(FailureCode::BadMessage)?;
         if epoch != self.epoch || !self.feed.reaches_back_to(known.low) || known.low > self.told() {
             return Err(FailureCode::StaleRequest);
         }
@@ -245,9 +245,9 @@ impl Authority {
             return self.empty_page(FeedMode::UpToDate);
         }
         if same_epoch && self.feed.reaches_back_to(held.revision) {
-            return self.page(Pull { mode: FeedMode::Delta, low: held.revision, after: None });
+            return self.page(PullCursor { mode: FeedMode::Delta, low: held.revision, after: None });
         }
-        self.page(Pull { mode: FeedMode::Snapshot, low: told, after: None })
+        self.page(PullCursor { mode: FeedMode::Snapshot, low: told, after: None })
     }
 
     fn empty_page(&self, mode: FeedMode) -> FeedPage {
@@ -264,7 +264,7 @@ impl Authority {
         }
     }
 
-    fn page(&self, pull: Pull) -> FeedPage {
+    fn page(&self, pull: PullCursor) -> FeedPage {
         let since = (pull.mode == FeedMode::Delta).then_some(pull.low);
         let mut page = FeedPage { since, ..self.empty_page(pull.mode) };
         let mut budget = Budget::default();
@@ -281,9 +281,9 @@ impl Authority {
     }
 
     /// Whether the entry found room.
-    fn append(&self, page: &mut FeedPage, budget: &mut Budget, key: Key, standing: Standing) -> bool {
+    fn append(&self, page: &mut FeedPage, budget: &mut Budget, key: Key, standing: KeyState) -> bool {
         match (standing, key) {
-            (Standing::Gone, key) => {
+            (KeyState::Gone, key) => {
                 let gone = match key {
                     Key::Client(public_id) => Gone { public_id, file_id: None },
                     Key::File(FileRef { public_id, file_id }) => Gone { public_id, file_id: Some(file_id) },
@@ -293,14 +293,14 @@ impl Authority {
                     true
                 }
             }
-            (Standing::Listed, Key::Client(id)) => {
+            (KeyState::Listed, Key::Client(id)) => {
                 let client = &self.roster.get(id).expect("who is listed is in the roster").client;
                 budget.takes(client_cost(client)) && {
                     page.clients.push(client.clone());
                     true
                 }
             }
-            (Standing::Listed, Key::File(file)) => {
+            (KeyState::Listed, Key::File(file)) => {
                 let entry = &self.catalogue.get(&file).expect("what is listed is in the catalogue").entry;
                 budget.takes(file_cost(entry)) && {
                     page.files.push(entry.clone());
@@ -324,13 +324,13 @@ mod tests {
         let file = entry(1, "a").file_ref();
         for key in [Key::Client(file.public_id), Key::File(file)] {
             for mode in [FeedMode::Delta, FeedMode::Snapshot] {
-                let pull = Pull { mode, low: 7, after: Some((9, key)) };
-                assert_eq!(Pull::parse(&pull.cursor(3, (9, key))), Some((3, pull)));
+                let pull = PullCursor { mode, low: 7, after: Some((9, key)) };
+                assert_eq!(PullCursor::parse(&pull.cursor(3, (9, key))), Some((3, pull)));
             }
         }
         for bad in ["", "d", "x.3.1.2.3", "d.3.1.2.nobody", "d.3.1.2", "d.3.-1.2.00000000-0000-8000-8000-000000000000"]
         {
-            assert_eq!(Pull::parse(bad), None, "{bad}");
+            assert_eq!(PullCursor::parse(bad), None, "{bad}");
         }
     }
 

@@ -16,10 +16,10 @@ use lanyard_protocol::{
     path,
 };
 
-use super::catalogue::Listing;
+use super::catalogue::ListedFile;
 use super::feed::{Key, file_cost};
 use super::quota::file_bytes;
-use super::{Asker, Authority, Change, Timer};
+use super::{ChangeOrigin, Authority, StoreWrite, Timer};
 
 /// Roots that become known are told together: a folder of ten thousand small files is a handful of changes. Who fetched
 /// waits for them, so it is not for long; and longer where there are many to tell.
@@ -89,7 +89,7 @@ impl Authority {
             return Err(first_beyond.map_or(files[0].file_id, |entry| entry.file_id));
         }
         for some in leaving.chunks(MAX_FILES_A_MESSAGE) {
-            self.remove_files(owner, some.to_vec(), Asker::default());
+            self.remove_files(owner, some.to_vec(), ChangeOrigin::default());
         }
         Ok(())
     }
@@ -134,15 +134,15 @@ impl Authority {
 
     fn list_files(&mut self, from: SessionAddress, files: Vec<FileEntry>, reference: Option<Ref>) {
         let revision = self.next_revision();
-        self.save(Change::FilesPut { files: files.clone(), revision });
+        self.save(StoreWrite::FilesPut { files: files.clone(), revision });
         for entry in &files {
             self.feed.list(Key::File(entry.file_ref()), revision);
-            self.catalogue.put(Listing { entry: entry.clone(), revision, withdrawn_ms: None });
+            self.catalogue.put(ListedFile { entry: entry.clone(), revision, withdrawn_ms: None });
         }
         self.present(from);
         let (public_id, epoch) = (from.public_id, self.epoch);
         let added = FilesAdded { public_id, files, epoch, revision, audience: Audience::All };
-        self.broadcast(MasterToRelay::FilesAdded(added), Asker::device(from, reference));
+        self.broadcast(MasterToRelay::FilesAdded(added), ChangeOrigin::device(from, reference));
     }
 
     /// REMOVE_FILE: gone, or with `keep` off the list only.
@@ -162,7 +162,7 @@ impl Authority {
             let ack = FeedAck { epoch: self.epoch, revision: self.revision };
             return self.answer_device(from, MasterToRelay::RemoveFileAck(ack), reference);
         }
-        let asker = Asker::device(from, reference);
+        let asker = ChangeOrigin::device(from, reference);
         if said.keep {
             self.withdraw_files(public_id, file_ids, asker);
         } else {
@@ -170,9 +170,9 @@ impl Authority {
         }
     }
 
-    fn remove_files(&mut self, public_id: DeviceId, file_ids: Vec<FileId>, asker: Asker) {
+    fn remove_files(&mut self, public_id: DeviceId, file_ids: Vec<FileId>, asker: ChangeOrigin) {
         let revision = self.next_revision();
-        self.save(Change::FilesGone { public_id, file_ids: file_ids.clone() });
+        self.save(StoreWrite::FilesGone { public_id, file_ids: file_ids.clone() });
         for file_id in &file_ids {
             let file = FileRef { public_id, file_id: *file_id };
             self.catalogue.remove(&file);
@@ -182,9 +182,9 @@ impl Authority {
         self.broadcast(MasterToRelay::FileRemoved(removed), asker);
     }
 
-    fn withdraw_files(&mut self, public_id: DeviceId, file_ids: Vec<FileId>, asker: Asker) {
+    fn withdraw_files(&mut self, public_id: DeviceId, file_ids: Vec<FileId>, asker: ChangeOrigin) {
         let (revision, at_ms) = (self.next_revision(), self.wall_ms);
-        self.save(Change::FilesWithdrawn { public_id, file_ids: file_ids.clone(), revision, at_ms });
+        self.save(StoreWrite::FilesWithdrawn { public_id, file_ids: file_ids.clone(), revision, at_ms });
         let files: Vec<FileRef> = file_ids.iter().map(|file_id| FileRef { public_id, file_id: *file_id }).collect();
         self.take_off_the_list(&files, revision, at_ms);
         let withdrawn = FilesWithdrawn {
@@ -208,7 +208,7 @@ impl Authority {
         let (revision, at_ms) = (self.next_revision(), self.wall_ms);
         // By their ids: the database has no index by session, and would look at all files of the device.
         let file_ids = files.iter().map(|file| file.file_id).collect();
-        self.save(Change::FilesWithdrawn { public_id: session.public_id, file_ids, revision, at_ms });
+        self.save(StoreWrite::FilesWithdrawn { public_id: session.public_id, file_ids, revision, at_ms });
         self.take_off_the_list(&files, revision, at_ms);
         let withdrawn = FilesWithdrawn {
             public_id: session.public_id,
@@ -218,7 +218,7 @@ impl Authority {
             revision,
             audience: Audience::All,
         };
-        self.broadcast(MasterToRelay::FilesWithdrawn(withdrawn), Asker::default());
+        self.broadcast(MasterToRelay::FilesWithdrawn(withdrawn), ChangeOrigin::default());
         self.trim_withdrawn(session.public_id);
     }
 
@@ -235,7 +235,7 @@ impl Authority {
         let excess = self.catalogue.withdrawn_count(device).saturating_sub(MAX_FILES_A_DEVICE);
         let oldest: Vec<FileId> = self.catalogue.withdrawn_of(device).take(excess).collect();
         for some in oldest.chunks(MAX_FILES_A_MESSAGE) {
-            self.remove_files(device, some.to_vec(), Asker::default());
+            self.remove_files(device, some.to_vec(), ChangeOrigin::default());
         }
     }
 
@@ -243,7 +243,7 @@ impl Authority {
     pub(super) fn drop_lapsed_files(&mut self) {
         for (owner, file_ids) in self.catalogue.lapsed(self.wall_ms) {
             for some in file_ids.chunks(MAX_FILES_A_MESSAGE) {
-                self.remove_files(owner, some.to_vec(), Asker::default());
+                self.remove_files(owner, some.to_vec(), ChangeOrigin::default());
             }
         }
     }
@@ -261,7 +261,7 @@ impl Authority {
     pub(super) fn file_changed(&mut self, said: FileChanged) {
         let FileChanged { public_id, file_id } = said;
         if self.catalogue.get(&FileRef { public_id, file_id }).is_some() {
-            self.remove_files(public_id, vec![file_id], Asker::default());
+            self.remove_files(public_id, vec![file_id], ChangeOrigin::default());
         }
     }
 
@@ -311,12 +311,12 @@ impl Authority {
                 self.feed.list(Key::File(file), revision);
             }
             let updated = FilesUpdated { public_id, files, epoch: self.epoch, revision, audience: Audience::All };
-            self.broadcast(MasterToRelay::FilesUpdated(updated), Asker::default());
+            self.broadcast(MasterToRelay::FilesUpdated(updated), ChangeOrigin::default());
         }
     }
 
     fn note_root(&mut self, file: FileRef, root: Root, revision: u64) {
-        self.save(Change::RootKnown { file, root, revision });
+        self.save(StoreWrite::RootKnown { file, root, revision });
         self.catalogue.set_root(&file, root, revision);
     }
 

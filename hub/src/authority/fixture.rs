@@ -101,19 +101,19 @@ pub(super) fn knock(n: u32, relay_nonce: u8) -> NewClientRegistered {
     }
 }
 
-pub(super) struct Desk {
+pub(super) struct AuthorityFixture {
     pub authority: Authority,
     pub now: Moment,
     pub wall_ms: u64,
     /// Everything that was saved, in order.
-    pub saves: Vec<Change>,
+    pub saves: Vec<StoreWrite>,
     /// Everything for the record.
-    pub notes: Vec<Note>,
+    pub notes: Vec<AuditEvent>,
 }
 
-impl Desk {
-    pub fn new(config: AuthorityConfig, saved: Saved) -> Self {
-        let saved = Saved { epoch: EPOCH, ..saved };
+impl AuthorityFixture {
+    pub fn new(config: AuthorityConfig, saved: SavedState) -> Self {
+        let saved = SavedState { epoch: EPOCH, ..saved };
         Self {
             authority: Authority::new(config, saved, [9; 32]),
             now: Moment(0),
@@ -124,7 +124,7 @@ impl Desk {
     }
 
     /// With a relay that has told of nobody.
-    pub fn ready(config: AuthorityConfig, saved: Saved) -> Self {
+    pub fn ready(config: AuthorityConfig, saved: SavedState) -> Self {
         let mut desk = Self::new(config, saved);
         desk.put(Input::RelayReady { hub_key: HUB });
         desk.relay(RelayToMaster::Pong(Empty {}));
@@ -134,7 +134,7 @@ impl Desk {
     /// With devices 1 to `count` approved and present.
     pub fn with_members(count: u32) -> Self {
         let members = (1..=count).map(|n| member(n, Verdict::Approved)).collect();
-        let mut desk = Self::ready(AuthorityConfig::default(), Saved { revision: 1, members, ..Saved::default() });
+        let mut desk = Self::ready(AuthorityConfig::default(), SavedState { revision: 1, members, ..SavedState::default() });
         for n in 1..=count {
             desk.came(session(n, 1));
         }
@@ -173,8 +173,8 @@ impl Desk {
         self.put(Input::Frame(Box::new(frame)))
     }
 
-    pub fn operator(&mut self, command: Command) -> Vec<Effect> {
-        self.put(Input::Operator { ask: Ask(1), command })
+    pub fn operator(&mut self, command: OperatorCommand) -> Vec<Effect> {
+        self.put(Input::Operator { ask: RequestToken(1), command })
     }
 
     /// Knocks; gives back what the master promised, if it challenged.

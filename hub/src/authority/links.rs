@@ -22,7 +22,7 @@ use lanyard_protocol::{
 
 use super::feed::{Budget, text_cost};
 use super::quota::Ledger;
-use super::{Ask, Asker, Authority, Change};
+use super::{RequestToken, ChangeOrigin, Authority, StoreWrite};
 pub(super) use archives::Archives;
 
 /// A link beside its name and its files: its record, its places in three indexes, and what an allocator adds.
@@ -34,7 +34,7 @@ const LISTED_COST: usize = 420;
 
 /// The contents of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Linked {
+pub enum LinkTarget {
     /// These versions, in the order they were asked for, none twice.
     Files(Vec<FileRef>),
     /// All that the owner shares there when somebody reads it.
@@ -53,7 +53,7 @@ pub struct LinkRecord {
     /// The name of its download.
     pub name: String,
     /// What the link opens.
-    pub linked: Linked,
+    pub linked: LinkTarget,
     /// Milliseconds since 1970 of its making.
     pub made_ms: u64,
     /// Milliseconds since 1970 of its last use.
@@ -72,8 +72,8 @@ impl LinkRecord {
     /// Memory that it takes.
     pub fn bytes(&self) -> u64 {
         let named = match &self.linked {
-            Linked::Files(files) => LINKED_FILE_BYTES * files.len() as u64,
-            Linked::Folder(folder) => folder.path.len() as u64,
+            LinkTarget::Files(files) => LINKED_FILE_BYTES * files.len() as u64,
+            LinkTarget::Folder(folder) => folder.path.len() as u64,
         };
         LINK_OVERHEAD + self.name.len() as u64 + named
     }
@@ -81,8 +81,8 @@ impl LinkRecord {
     /// The only file that it names.
     fn one_file(&self) -> Option<FileRef> {
         match &self.linked {
-            Linked::Files(files) if files.len() == 1 => files.first().copied(),
-            Linked::Files(_) | Linked::Folder(_) => None,
+            LinkTarget::Files(files) if files.len() == 1 => files.first().copied(),
+            LinkTarget::Files(_) | LinkTarget::Folder(_) => None,
         }
     }
 
@@ -92,8 +92,8 @@ impl LinkRecord {
 
     fn listed(&self) -> LinkListed {
         let (files, folder) = match &self.linked {
-            Linked::Files(files) => (files.len() as u32, None),
-            Linked::Folder(folder) => (0, Some(folder.clone())),
+            LinkTarget::Files(files) => (files.len() as u32, None),
+            LinkTarget::Folder(folder) => (0, Some(folder.clone())),
         };
         LinkListed {
             link_hash: self.hash,
@@ -110,20 +110,20 @@ impl LinkRecord {
 }
 
 /// Where a link stands in the lists: by the time it was made.
-type Place = (u64, LinkHash);
+type LinkPlace = (u64, LinkHash);
 
 #[derive(Debug, Default)]
-pub(super) struct Links {
+pub(super) struct LinkRegistry {
     links: BTreeMap<LinkHash, LinkRecord>,
-    by_maker: BTreeMap<DeviceId, BTreeSet<Place>>,
-    by_age: BTreeSet<Place>,
+    by_maker: BTreeMap<DeviceId, BTreeSet<LinkPlace>>,
+    by_age: BTreeSet<LinkPlace>,
     by_end: BTreeSet<(u64, LinkHash)>,
     bytes: Ledger,
     /// Requests that added to each link, since this master began.
     parts: BTreeMap<LinkHash, u32>,
 }
 
-impl Links {
+impl LinkRegistry {
     pub fn get(&self, hash: &LinkHash) -> Option<&LinkRecord> {
         self.links.get(hash)
     }
@@ -190,7 +190,7 @@ impl Links {
     }
 
     /// Links before this place, the newest first.
-    fn before(&self, maker: Option<DeviceId>, place: Option<Place>) -> impl Iterator<Item = &LinkRecord> {
+    fn before(&self, maker: Option<DeviceId>, place: Option<LinkPlace>) -> impl Iterator<Item = &LinkRecord> {
         let places = match maker {
             Some(maker) => self.by_maker.get(&maker),
             None => Some(&self.by_age),
@@ -204,7 +204,7 @@ impl Links {
 }
 
 /// Where the next page of a list of links begins.
-fn place_of(cursor: &str) -> Option<Place> {
+fn place_of(cursor: &str) -> Option<LinkPlace> {
     let (made, hash) = cursor.split_once('.')?;
     Some((made.parse().ok()?, hash.parse().ok()?))
 }
@@ -227,15 +227,15 @@ impl Authority {
             if known.is_some() {
                 *self.links.parts.entry(hash).or_default() += 1;
             }
-            self.save(Change::LinkPut(link.clone()));
+            self.save(StoreWrite::LinkPut(link.clone()));
             self.links.put(link);
             self.archives.forget(&hash);
             self.keep_sweeping();
         }
-        self.tell_link_made(LinkMade { link: listed }, Asker::device(from, reference));
+        self.tell_link_made(LinkMade { link: listed }, ChangeOrigin::device(from, reference));
     }
 
-    fn tell_link_made(&mut self, made: LinkMade, asker: Asker) {
+    fn tell_link_made(&mut self, made: LinkMade, asker: ChangeOrigin) {
         self.broadcast(MasterToRelay::LinkMade(made), asker);
     }
 
@@ -260,18 +260,18 @@ impl Authority {
         let linked = match (folder, known.map(|link| &link.linked)) {
             (Some(folder), None) => self.linked_folder(folder)?,
             // Asked for again.
-            (Some(folder), Some(Linked::Folder(known))) if *known == folder => Linked::Folder(folder),
+            (Some(folder), Some(LinkTarget::Folder(known))) if *known == folder => LinkTarget::Folder(folder),
             (None, None) => self.linked_files(&[], files)?,
-            (None, Some(Linked::Files(known))) => {
+            (None, Some(LinkTarget::Files(known))) => {
                 let linked = self.linked_files(known, files)?;
                 let parts = self.links.parts.get(&link_hash).copied().unwrap_or_default();
-                let is_longer = matches!(&linked, Linked::Files(files) if files.len() > known.len());
+                let is_longer = matches!(&linked, LinkTarget::Files(files) if files.len() > known.len());
                 if is_longer && parts >= MAX_LINK_PARTS {
                     return Err(FailureCode::TooLarge);
                 }
                 linked
             }
-            (Some(_), Some(_)) | (None, Some(Linked::Folder(_))) => return Err(FailureCode::BadMessage),
+            (Some(_), Some(_)) | (None, Some(LinkTarget::Folder(_))) => return Err(FailureCode::BadMessage),
         };
         let ends_ms = valid_ms.map(|valid| self.wall_ms.saturating_add(valid));
         let link = match known {
@@ -293,15 +293,15 @@ impl Authority {
         Ok(link)
     }
 
-    fn linked_folder(&self, folder: LinkFolder) -> Result<Linked, FailureCode> {
+    fn linked_folder(&self, folder: LinkFolder) -> Result<LinkTarget, FailureCode> {
         if !folder.path.is_empty() && path::validate(&folder.path).is_err() {
             return Err(FailureCode::BadMessage);
         }
         // Its contents are found when it is read: an owner may share there later.
-        if self.roster.is_approved(folder.public_id) { Ok(Linked::Folder(folder)) } else { Err(FailureCode::NotFound) }
+        if self.roster.is_approved(folder.public_id) { Ok(LinkTarget::Folder(folder)) } else { Err(FailureCode::NotFound) }
     }
 
-    fn linked_files(&self, before: &[FileRef], more: Vec<FileRef>) -> Result<Linked, FailureCode> {
+    fn linked_files(&self, before: &[FileRef], more: Vec<FileRef>) -> Result<LinkTarget, FailureCode> {
         if !more.iter().all(|file| self.catalogue.is_listed(file)) {
             return Err(FailureCode::NotFound);
         }
@@ -312,24 +312,24 @@ impl Authority {
         }
         let mut files = before.to_vec();
         files.extend(more.into_iter().filter(|file| news.remove(file)));
-        if files.len() > MAX_LINK_FILES { Err(FailureCode::BadMessage) } else { Ok(Linked::Files(files)) }
+        if files.len() > MAX_LINK_FILES { Err(FailureCode::BadMessage) } else { Ok(LinkTarget::Files(files)) }
     }
 
     /// Names the file that a browser downloads.
-    pub(super) fn download_name(&self, linked: &Linked, given: Option<String>) -> String {
+    pub(super) fn download_name(&self, linked: &LinkTarget, given: Option<String>) -> String {
         let entry_of = |file: &FileRef| self.catalogue.get(file).map(|listing| &listing.entry);
-        if let Linked::Files(files) = linked
+        if let LinkTarget::Files(files) = linked
             && let [file] = files[..]
             && let Some(entry) = entry_of(&file).filter(|entry| entry.kind.is_file())
         {
             return path::file_name(&entry.path).to_owned();
         }
         let own = || match linked {
-            Linked::Folder(folder) if folder.path.is_empty() => {
+            LinkTarget::Folder(folder) if folder.path.is_empty() => {
                 self.roster.get(folder.public_id).map(|member| crate::naming::safe_name(&member.client.name))
             }
-            Linked::Folder(folder) => Some(path::file_name(&folder.path).to_owned()),
-            Linked::Files(files) => {
+            LinkTarget::Folder(folder) => Some(path::file_name(&folder.path).to_owned()),
+            LinkTarget::Files(files) => {
                 let top = |file: &FileRef| Some(entry_of(file)?.path.split_once('/')?.0);
                 let first = files.first().and_then(top)?;
                 files.iter().all(|file| top(file) == Some(first)).then(|| first.to_owned())
@@ -391,14 +391,14 @@ impl Authority {
         self.set_link_use(*hash, Some(left));
         if let Some(link) = self.links.get(hash) {
             let made = LinkMade { link: link.listed() };
-            self.tell_link_made(made, Asker::default());
+            self.tell_link_made(made, ChangeOrigin::default());
         }
         true
     }
 
     fn set_link_use(&mut self, hash: LinkHash, uses_left: Option<u32>) {
         let used_ms = self.wall_ms;
-        self.save(Change::LinkUsed { hash, used_ms, uses_left });
+        self.save(StoreWrite::LinkUsed { hash, used_ms, uses_left });
         self.links.set(&hash, used_ms, uses_left);
     }
 
@@ -420,21 +420,21 @@ impl Authority {
         if self.live_link(&drop.link_hash).is_none_or(|link| link.maker != from.public_id) {
             return self.fail_device(from, FailureCode::NotFound, None, reference);
         }
-        self.end_link(drop.link_hash, Asker::device(from, reference));
+        self.end_link(drop.link_hash, ChangeOrigin::device(from, reference));
     }
 
     /// The host drops anybody's.
-    pub(super) fn link_dropped_by_host(&mut self, ask: Ask, hash: LinkHash) {
+    pub(super) fn link_dropped_by_host(&mut self, ask: RequestToken, hash: LinkHash) {
         if self.live_link(&hash).is_none() {
             return self.refuse_ask(ask, FailureCode::NotFound);
         }
-        self.end_link(hash, Asker::operator(Some(ask)));
+        self.end_link(hash, ChangeOrigin::operator(Some(ask)));
     }
 
-    fn end_link(&mut self, hash: LinkHash, asker: Asker) {
+    fn end_link(&mut self, hash: LinkHash, asker: ChangeOrigin) {
         let Some(link) = self.links.remove(&hash) else { return };
         self.archives.forget(&hash);
-        self.save(Change::LinkGone(hash));
+        self.save(StoreWrite::LinkGone(hash));
         let dropped = LinkDropped { link_hash: hash, public_id: link.maker };
         self.broadcast(MasterToRelay::LinkDropped(dropped), asker);
     }
@@ -449,7 +449,7 @@ impl Authority {
     pub(super) fn drop_expired_links(&mut self) {
         self.archives.forget_unused();
         for hash in self.links.expired(self.wall_ms) {
-            self.end_link(hash, Asker::default());
+            self.end_link(hash, ChangeOrigin::default());
         }
     }
 
@@ -460,7 +460,7 @@ impl Authority {
         }
     }
 
-    pub(super) fn links_pulled_by_host(&mut self, ask: Ask, pull: &LinksPull) {
+    pub(super) fn links_pulled_by_host(&mut self, ask: RequestToken, pull: &LinksPull) {
         match self.links_page(None, pull) {
             Ok(page) => self.answer(ask, MasterToConsole::LinksPage(page)),
             Err(code) => self.refuse_ask(ask, code),

@@ -26,7 +26,7 @@ fn failure_in(effects: &[Effect]) -> Option<RequestFailed> {
 }
 
 /// Lists files of 4 KiB of path until something is refused.
-fn fill(desk: &mut Desk, n: u32) -> RequestFailed {
+fn fill(desk: &mut AuthorityFixture, n: u32) -> RequestFailed {
     for start in (0..).step_by(50) {
         let effects = desk.add(session(n, 1), long_files(start..start + 50));
         if let Some(failed) = failure_in(&effects) {
@@ -38,8 +38,8 @@ fn fill(desk: &mut Desk, n: u32) -> RequestFailed {
 }
 
 /// The changes that a restart finds on disk.
-fn on_disk(desk: &Desk, members: u32) -> Saved {
-    Saved {
+fn on_disk(desk: &AuthorityFixture, members: u32) -> SavedState {
+    SavedState {
         epoch: EPOCH,
         revision: desk.head(),
         members: (1..=members).map(|n| member(n, Verdict::Approved)).collect(),
@@ -50,7 +50,7 @@ fn on_disk(desk: &Desk, members: u32) -> Saved {
 
 #[test]
 fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     let refused = fill(&mut desk, 1);
     assert_eq!((refused.code, refused.file_id.is_some()), (FailureCode::Quota, true));
     assert!(refused.message.contains("64 MiB that the hub keeps for one device"), "{}", refused.message);
@@ -71,7 +71,7 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
     assert_eq!(refusal_of(&effects), Some(FailureCode::Quota), "links take of the same room");
     assert_eq!(refusal_of(&desk.add(session(2, 1), files(0..500))), None, "others are not affected");
 
-    let mut again = Desk::ready(AuthorityConfig::default(), on_disk(&desk, 2));
+    let mut again = AuthorityFixture::ready(AuthorityConfig::default(), on_disk(&desk, 2));
     again.came(session(1, 1));
     assert_eq!(again.authority.remembered(), desk.authority.remembered());
     let more = again.add(session(1, 1), long_files(50_000..50_050));
@@ -87,13 +87,13 @@ fn all_together_are_bounded_and_the_last_room_is_for_those_who_hold_little() {
     let listing = |n: u32, file: NewFile| {
         let public_id = device(n);
         let entry = FileEntry { public_id, file_id: file.file_id, path: file.path, ..entry(1, "") };
-        Listing { entry, revision: 1, withdrawn_ms: None }
+        ListedFile { entry, revision: 1, withdrawn_ms: None }
     };
     let files_of = |n: u32| long_files(0..14_500).into_iter().map(move |file| listing(n, file));
     let members = (1..=7).map(|n| member(n, Verdict::Approved)).collect();
     let listed = (1..=3).flat_map(files_of).collect();
     let mut desk =
-        Desk::ready(AuthorityConfig::default(), Saved { revision: 1, members, files: listed, ..Saved::default() });
+        AuthorityFixture::ready(AuthorityConfig::default(), SavedState { revision: 1, members, files: listed, ..SavedState::default() });
     (1..=7).for_each(|n| drop(desk.came(session(n, 1))));
     let held = desk.authority.remembered().devices[&device(3)];
     assert!((MAX_REMEMBERED_BYTES_A_DEVICE / 100 * 95..MAX_REMEMBERED_BYTES_A_DEVICE).contains(&held), "{held}");
@@ -114,7 +114,7 @@ fn all_together_are_bounded_and_the_last_room_is_for_those_who_hold_little() {
 
 #[test]
 fn longest_withdrawn_files_make_way_for_new_ones_of_their_owner() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     fill(&mut desk, 1);
     desk.left(session(1, 1));
     desk.pass(GRACE_MS);
@@ -133,7 +133,7 @@ fn longest_withdrawn_files_make_way_for_new_ones_of_their_owner() {
 /// F10. Before, a pull walked over every removal since the hub started.
 #[test]
 fn a_pull_visits_what_it_returns_however_much_is_gone() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     for start in (0..20_000).step_by(500) {
         desk.add(session(1, 1), files(start..start + 500));
         let file_ids = (start..start + 500).map(file_id).collect();
@@ -157,7 +157,7 @@ fn a_pull_visits_what_it_returns_however_much_is_gone() {
 
 #[test]
 fn who_was_away_for_more_removals_than_are_remembered_gets_a_snapshot() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.authority.feed.remember_at_most(4);
     desk.add(session(1, 1), files(0..10));
     let since = desk.head();
@@ -173,13 +173,13 @@ fn who_was_away_for_more_removals_than_are_remembered_gets_a_snapshot() {
 /// The database has no index by session, and looked at all files of the device for each session that ended.
 #[test]
 fn the_end_of_a_session_writes_its_own_files_alone() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..500));
     desk.add(session(1, 2), files(500..502));
     desk.left(session(1, 2));
     desk.pass(GRACE_MS);
     let named = desk.saves.iter().filter_map(|change| match change {
-        Change::FilesWithdrawn { file_ids, .. } => Some(file_ids.clone()),
+        StoreWrite::FilesWithdrawn { file_ids, .. } => Some(file_ids.clone()),
         _ => None,
     });
     assert_eq!(named.collect::<Vec<_>>(), [vec![file_id(500), file_id(501)]]);
@@ -189,7 +189,7 @@ fn the_end_of_a_session_writes_its_own_files_alone() {
 #[test]
 fn invitations_are_bounded_in_number_and_time() {
     use lanyard_protocol::limits::{MAX_INVITATION_MS, MAX_INVITATIONS, MAX_STAY_MS};
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let refused = |effects: &[Effect]| match effects {
         [Effect::Answer { message: MasterToConsole::RequestFailed(no), .. }] => Some((no.code, no.message.clone())),
         _ => None,
@@ -201,19 +201,19 @@ fn invitations_are_bounded_in_number_and_time() {
         (1_000, Some(MAX_STAY_MS + 1), "366 days at most"),
         (1_000, Some(0), "366 days at most"),
     ] {
-        let (code, said) = refused(&desk.operator(Command::Invite { valid_ms, for_ms })).expect("refused");
+        let (code, said) = refused(&desk.operator(OperatorCommand::Invite { valid_ms, for_ms })).expect("refused");
         assert!(code == FailureCode::BadMessage && said.contains(words), "{valid_ms} {for_ms:?}: {said}");
     }
     for _ in 0..MAX_INVITATIONS {
-        assert_eq!(refused(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: Some(MAX_STAY_MS) })), None);
+        assert_eq!(refused(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: Some(MAX_STAY_MS) })), None);
     }
-    let one_more = Command::Invite { valid_ms: MAX_INVITATION_MS, for_ms: None };
+    let one_more = OperatorCommand::Invite { valid_ms: MAX_INVITATION_MS, for_ms: None };
     let (code, said) = refused(&desk.operator(one_more.clone())).expect("no more are out at once");
     assert!(code == FailureCode::Quota && said.contains("256 invitations are out"), "{said}");
     desk.pass(60_001);
     assert_eq!(refused(&desk.operator(one_more)), None, "old ones make room");
-    let word = Word::Named;
-    let approve = Command::Approve { public_id: device(9), request_id: None, word, for_ms: Some(1 << 53) };
+    let word = Approval::Named;
+    let approve = OperatorCommand::Approve { public_id: device(9), request_id: None, word, for_ms: Some(1 << 53) };
     assert_eq!(refused(&desk.operator(approve)).expect("refused").0, FailureCode::BadMessage);
 }
 
@@ -224,7 +224,7 @@ fn an_open_door_asks_again_when_very_many_are_in() {
     let almost = MAX_MEMBERS_UNASKED as u32 - 1;
     let members: Vec<Member> = (1..=almost).map(|n| member(n, Verdict::Approved)).collect();
     let config = AuthorityConfig { admission: Admission::Everyone, ..AuthorityConfig::default() };
-    let mut desk = Desk::ready(config, Saved { revision: 1, members, ..Saved::default() });
+    let mut desk = AuthorityFixture::ready(config, SavedState { revision: 1, members, ..SavedState::default() });
     assert_eq!(desk.authority.admission(), Admission::Everyone);
     let mut come = |n: u32| {
         let request = knock(n, 1);
@@ -239,5 +239,5 @@ fn an_open_door_asks_again_when_very_many_are_in() {
     assert_eq!(come(almost + 1), (true, true), "the last one, and the host is told");
     assert_eq!(come(almost + 2), (false, false));
     assert_eq!(desk.authority.admission(), Admission::Ask);
-    assert!(desk.notes.iter().any(|note| matches!(note, Note::Door { admission: Admission::Ask })));
+    assert!(desk.notes.iter().any(|note| matches!(note, AuditEvent::Door { admission: Admission::Ask })));
 }

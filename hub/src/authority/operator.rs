@@ -11,11 +11,11 @@ use lanyard_protocol::{
 };
 
 use super::feed::Key;
-use super::{Ask, Asker, Authority, Change, Member, Note, Timer, Verdict, Word};
+use super::{RequestToken, ChangeOrigin, Authority, StoreWrite, Member, AuditEvent, Timer, Verdict, Approval};
 
 /// One wish of the person at the host.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Command {
+pub enum OperatorCommand {
     /// Without `request_id`: the knock of that device which fits the word best.
     Approve {
         /// The device.
@@ -23,7 +23,7 @@ pub enum Command {
         /// The knock.
         request_id: Option<RequestId>,
         /// How sure the person is: digits typed, a tap, or a name.
-        word: Word,
+        word: Approval,
         /// How long it may stay; then it is turned away.
         for_ms: Option<u64>,
     },
@@ -64,8 +64,8 @@ pub enum Command {
 }
 
 impl Authority {
-    pub(super) fn operator_said(&mut self, ask: Ask, command: Command) {
-        if let Command::Approve { for_ms: Some(for_ms), .. } | Command::Invite { for_ms: Some(for_ms), .. } = command
+    pub(super) fn operator_said(&mut self, ask: RequestToken, command: OperatorCommand) {
+        if let OperatorCommand::Approve { for_ms: Some(for_ms), .. } | OperatorCommand::Invite { for_ms: Some(for_ms), .. } = command
             && !(1..=MAX_STAY_MS).contains(&for_ms)
         {
             let days = MAX_STAY_MS / 86_400_000;
@@ -73,23 +73,23 @@ impl Authority {
             return self.refuse_ask_saying(ask, FailureCode::BadMessage, words);
         }
         match command {
-            Command::Approve { public_id, request_id, word, for_ms } => {
-                let may_name = word != Word::Named || request_id.is_none() || self.config.tap_to_approve;
+            OperatorCommand::Approve { public_id, request_id, word, for_ms } => {
+                let may_name = word != Approval::Named || request_id.is_none() || self.config.tap_to_approve;
                 if may_name {
                     self.approve(ask, public_id, request_id, &word, for_ms);
                 } else {
                     self.refuse_ask(ask, FailureCode::BadMessage);
                 }
             }
-            Command::Refuse { public_id } => self.refuse(ask, public_id),
-            Command::Forget { public_id } => self.forget(ask, public_id),
-            Command::Rename { public_id, name } => self.rename_by_host(ask, public_id, name),
-            Command::Invite { valid_ms, for_ms } => self.invite(ask, valid_ms, for_ms),
-            Command::SetDoor(admission) => self.set_door(ask, admission),
-            Command::AllowMore => self.allow_more(ask),
-            Command::PullLinks(pull) => self.links_pulled_by_host(ask, &pull),
-            Command::DropLink(hash) => self.link_dropped_by_host(ask, hash),
-            Command::Pull(pull) => match self.answer_pull(&pull) {
+            OperatorCommand::Refuse { public_id } => self.refuse(ask, public_id),
+            OperatorCommand::Forget { public_id } => self.forget(ask, public_id),
+            OperatorCommand::Rename { public_id, name } => self.rename_by_host(ask, public_id, name),
+            OperatorCommand::Invite { valid_ms, for_ms } => self.invite(ask, valid_ms, for_ms),
+            OperatorCommand::SetDoor(admission) => self.set_door(ask, admission),
+            OperatorCommand::AllowMore => self.allow_more(ask),
+            OperatorCommand::PullLinks(pull) => self.links_pulled_by_host(ask, &pull),
+            OperatorCommand::DropLink(hash) => self.link_dropped_by_host(ask, hash),
+            OperatorCommand::Pull(pull) => match self.answer_pull(&pull) {
                 Ok(page) => self.answer(ask, MasterToConsole::FeedPage(page)),
                 Err(code) => self.refuse_ask(ask, code),
             },
@@ -97,7 +97,7 @@ impl Authority {
     }
 
     /// Turns a device away: on disk first, then everywhere, with all that it had.
-    fn refuse(&mut self, ask: Ask, device: DeviceId) {
+    fn refuse(&mut self, ask: RequestToken, device: DeviceId) {
         if self.config.host == Some(device) {
             return self.refuse_ask(ask, FailureCode::BadMessage);
         }
@@ -111,28 +111,28 @@ impl Authority {
             });
             return self.answer(ask, message);
         }
-        if self.turn_away(device, Some(ask)).is_none() {
+        if self.disapprove(device, Some(ask)).is_none() {
             self.refuse_ask(ask, FailureCode::NotFound);
         }
     }
 
     /// On disk first, then everywhere. `None`: nobody knows it.
-    fn turn_away(&mut self, device: DeviceId, ask: Option<Ask>) -> Option<()> {
+    fn disapprove(&mut self, device: DeviceId, ask: Option<RequestToken>) -> Option<()> {
         let known = self.roster.get(device).cloned();
         let who = known.as_ref().map(|member| (member.client.clone(), member.public_key));
         let (client, public_key) = who.or_else(|| self.knocker(device))?;
         let revision = self.next_revision();
         let (verdict, since_ms) = (Verdict::Refused, self.wall_ms);
         let member = Member { client, public_key, verdict, revision, since_ms, until_ms: None };
-        self.save(Change::MemberPut(member.clone()));
-        self.note(Note::Refused { client: member.client.clone(), time_over: ask.is_none() });
+        self.save(StoreWrite::MemberPut(member.clone()));
+        self.note(AuditEvent::Refused { client: member.client.clone(), time_over: ask.is_none() });
         self.roster.put(member);
         if known.is_some() {
-            self.save(Change::BelongingsGone(device));
+            self.save(StoreWrite::BelongingsGone(device));
             self.drop_belongings(device, revision);
         }
         let no = DisApproveClient { public_id: device, epoch: self.epoch, revision };
-        self.broadcast(MasterToRelay::DisApproveClient(no), Asker::operator(ask));
+        self.broadcast(MasterToRelay::DisApproveClient(no), ChangeOrigin::operator(ask));
         self.drop_knocks_of(device);
         self.publish(MasterToConsole::Refused(self.refused()), None);
         Some(())
@@ -141,7 +141,7 @@ impl Authority {
     /// Turns away whose time is over, and sets the alarm for the next.
     pub(super) fn watch_ends(&mut self) {
         for device in self.roster.overdue(self.wall_ms) {
-            self.turn_away(device, None);
+            self.disapprove(device, None);
         }
         self.deadlines.clear(&Timer::End);
         if let Some(next) = self.roster.next_end() {
@@ -151,7 +151,7 @@ impl Authority {
         }
     }
 
-    fn invite(&mut self, ask: Ask, valid_ms: u64, for_ms: Option<u64>) {
+    fn invite(&mut self, ask: RequestToken, valid_ms: u64, for_ms: Option<u64>) {
         if !(1..=MAX_INVITATION_MS).contains(&valid_ms) {
             let days = MAX_INVITATION_MS / 86_400_000;
             let words = format!("an invitation can be used for {days} days at most");
@@ -167,7 +167,7 @@ impl Authority {
         let (id, secret) = (InvitationId(self.ids.bytes()), InvitationSecret(self.ids.bytes()));
         let expires_ms = self.wall_ms.saturating_add(valid_ms);
         self.invitations.give(id, secret, expires_ms, for_ms);
-        self.note(Note::Invited { id, expires_ms });
+        self.note(AuditEvent::Invited { id, expires_ms });
         self.answer(ask, MasterToConsole::Invitation(Invitation { id, secret, expires_ms }));
     }
 
@@ -182,40 +182,40 @@ impl Authority {
         self.online.remove(&device);
     }
 
-    fn forget(&mut self, ask: Ask, device: DeviceId) {
+    fn forget(&mut self, ask: RequestToken, device: DeviceId) {
         if self.roster.verdict(device) != Some(Verdict::Refused) {
             return self.refuse_ask(ask, FailureCode::NotFound);
         }
-        self.save(Change::MemberGone(device));
-        self.note(Note::Forgotten { public_id: device });
+        self.save(StoreWrite::MemberGone(device));
+        self.note(AuditEvent::Forgotten { public_id: device });
         self.roster.remove(device);
         self.send(MasterToRelay::ForgetClient(ForgetClient { public_id: device }));
         self.answer(ask, MasterToConsole::ForgetClientAck(Empty {}));
         self.publish(MasterToConsole::Refused(self.refused()), None);
     }
 
-    fn rename_by_host(&mut self, ask: Ask, device: DeviceId, name: String) {
+    fn rename_by_host(&mut self, ask: RequestToken, device: DeviceId, name: String) {
         if !is_valid_name(&name) {
             return self.refuse_ask(ask, FailureCode::BadMessage);
         }
         if !self.roster.is_approved(device) {
             return self.refuse_ask(ask, FailureCode::NotFound);
         }
-        if !self.rename(device, name, Asker::operator(Some(ask))) {
+        if !self.rename(device, name, ChangeOrigin::operator(Some(ask))) {
             let ack = FeedAck { epoch: self.epoch, revision: self.revision };
             self.answer(ask, MasterToConsole::UpdateNameAck(ack));
         }
     }
 
     /// Whether that changed anything.
-    pub(super) fn rename(&mut self, device: DeviceId, name: String, asker: Asker) -> bool {
+    pub(super) fn rename(&mut self, device: DeviceId, name: String, asker: ChangeOrigin) -> bool {
         let Some(mut member) = self.roster.get(device).cloned().filter(|member| member.client.name != name) else {
             return false;
         };
         member.client.name = name;
         member.revision = self.next_revision();
-        self.save(Change::MemberPut(member.clone()));
-        self.note(Note::Renamed { public_id: device, name: member.client.name.clone() });
+        self.save(StoreWrite::MemberPut(member.clone()));
+        self.note(AuditEvent::Renamed { public_id: device, name: member.client.name.clone() });
         self.feed.list(Key::Client(device), member.revision);
         let updated = ClientUpdated {
             client: member.client.clone(),

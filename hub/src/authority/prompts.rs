@@ -11,7 +11,7 @@ use lanyard_protocol::limits::{
 use lanyard_protocol::{DeviceId, RequestId};
 
 use crate::machine::Moment;
-use crate::source::{Network, Source};
+use crate::source_address::{SourceNetwork, SourceAddress};
 
 /// Challenges whose addresses are remembered for turns: more than may wait.
 const TURNS_KEPT: usize = 256;
@@ -19,15 +19,15 @@ const TURNS_KEPT: usize = 256;
 /// Events of the window, counted by address, network and key. Whoever adds to it asks for a bound first: that keeps
 /// it small, and nothing is forgotten before its time.
 #[derive(Debug, Default)]
-struct Tally {
-    events: VecDeque<(Moment, Source, DeviceId)>,
-    by_source: BTreeMap<Source, usize>,
-    by_network: BTreeMap<Network, usize>,
+struct PromptCounters {
+    events: VecDeque<(Moment, SourceAddress, DeviceId)>,
+    by_source: BTreeMap<SourceAddress, usize>,
+    by_network: BTreeMap<SourceNetwork, usize>,
     by_key: BTreeMap<DeviceId, usize>,
 }
 
-impl Tally {
-    fn add(&mut self, now: Moment, source: Source, key: DeviceId) {
+impl PromptCounters {
+    fn add(&mut self, now: Moment, source: SourceAddress, key: DeviceId) {
         self.events.push_back((now, source, key));
         *self.by_source.entry(source).or_default() += 1;
         *self.by_network.entry(source.network()).or_default() += 1;
@@ -43,11 +43,11 @@ impl Tally {
         }
     }
 
-    fn of(&self, source: Source) -> usize {
+    fn of(&self, source: SourceAddress) -> usize {
         self.by_source.get(&source).copied().unwrap_or_default()
     }
 
-    fn of_network(&self, source: Source) -> usize {
+    fn of_network(&self, source: SourceAddress) -> usize {
         self.by_network.get(&source.network()).copied().unwrap_or_default()
     }
 
@@ -71,7 +71,7 @@ fn one_less<K: Ord + Copy>(counts: &mut BTreeMap<K, usize>, key: K) {
 
 /// Why a device may be challenged now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum PromptReason {
     /// In place of a prompt that stood until now.
     Restart,
     /// The same key had a prompt lately.
@@ -84,17 +84,17 @@ enum Way {
 
 /// A challenge whose reveal has not come.
 #[derive(Debug, Clone, Copy)]
-struct Underway {
-    source: Source,
+struct PendingChallenge {
+    source: SourceAddress,
     key: DeviceId,
-    way: Way,
+    way: PromptReason,
 }
 
 /// One device that waits for its challenge.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub request: RequestId,
-    pub source: Source,
+    pub source: SourceAddress,
     pub key: DeviceId,
     /// Its place among those who came.
     pub order: u64,
@@ -104,15 +104,15 @@ pub(super) struct Candidate {
 
 #[derive(Debug, Default)]
 pub(super) struct Prompts {
-    shown: Tally,
+    shown: PromptCounters,
     /// The same keys again. They take nothing from the others' share, and are bounded alike.
-    again: Tally,
+    again: PromptCounters,
     /// Challenges that nobody answered: a device that is silent keeps others waiting.
-    lapsed: Tally,
-    wrong_proofs: Tally,
-    underway: BTreeMap<RequestId, Underway>,
+    lapsed: PromptCounters,
+    wrong_proofs: PromptCounters,
+    underway: BTreeMap<RequestId, PendingChallenge>,
     /// The addresses that the last challenges went to: the longest ago is next, and first whoever is not among them.
-    turns: VecDeque<Source>,
+    turns: VecDeque<SourceAddress>,
     last_turn: Option<Moment>,
     more_until: Option<Moment>,
 }
@@ -159,25 +159,25 @@ impl Prompts {
         may.iter().min_by_key(|candidate| last(candidate)).map(|candidate| candidate.request)
     }
 
-    fn way(&self, now: Moment, candidate: &Candidate) -> Option<Way> {
+    fn way(&self, now: Moment, candidate: &Candidate) -> Option<PromptReason> {
         let Candidate { source, key, .. } = *candidate;
-        let from_there = |wanted: fn(Way) -> bool| {
+        let from_there = |wanted: fn(PromptReason) -> bool| {
             self.underway.values().filter(|one| one.source == source && wanted(one.way)).count()
         };
         if from_there(|_| true) >= CHALLENGES_AN_ADDRESS {
             return None;
         }
         if candidate.restarts {
-            return Some(Way::Restart);
+            return Some(PromptReason::Restart);
         }
         let factor = if self.more_until.is_some() { ALLOW_MORE_FACTOR } else { 1 };
-        let in_network = |wanted: fn(Way) -> bool| {
-            let of_it = |one: &&Underway| one.source.network() == source.network() && wanted(one.way);
+        let in_network = |wanted: fn(PromptReason) -> bool| {
+            let of_it = |one: &&PendingChallenge| one.source.network() == source.network() && wanted(one.way);
             self.underway.values().filter(of_it).count()
         };
-        let in_all = |wanted: fn(Way) -> bool| self.underway.values().filter(|one| wanted(one.way)).count();
-        let is_again = |way| way == Way::Again;
-        let is_new = |way| matches!(way, Way::New | Way::Turn);
+        let in_all = |wanted: fn(PromptReason) -> bool| self.underway.values().filter(|one| wanted(one.way)).count();
+        let is_again = |way| way == PromptReason::Again;
+        let is_new = |way| matches!(way, PromptReason::New | PromptReason::Turn);
         let of_key = self.shown.of_key(key) + self.again.of_key(key);
         let of_key = of_key + self.underway.values().filter(|one| one.key == key).count();
         if of_key > 0 {
@@ -185,7 +185,7 @@ impl Prompts {
                 && self.again.of(source) + self.lapsed.of(source) + from_there(is_again) < PROMPTS_AN_ADDRESS * factor
                 && self.again.of_network(source) + in_network(is_again) < PROMPTS_A_NETWORK * factor
                 && self.again.events.len() + in_all(is_again) < PROMPTS * factor;
-            return has_room.then_some(Way::Again);
+            return has_room.then_some(PromptReason::Again);
         }
         if self.shown.of(source) + self.lapsed.of(source) + from_there(is_new) >= PROMPTS_AN_ADDRESS * factor {
             return None;
@@ -194,8 +194,8 @@ impl Prompts {
             && self.shown.events.len() + in_all(is_new) < PROMPTS * factor;
         let is_its_turn = self.last_turn.is_none_or(|at| now.since(at) >= PROMPT_TURN_MS);
         match (has_room, is_its_turn) {
-            (true, _) => Some(Way::New),
-            (false, true) => Some(Way::Turn),
+            (true, _) => Some(PromptReason::New),
+            (false, true) => Some(PromptReason::Turn),
             (false, false) => None,
         }
     }
@@ -203,7 +203,7 @@ impl Prompts {
     /// Notes that `candidate` is challenged.
     pub fn challenged(&mut self, now: Moment, candidate: &Candidate) {
         let Some(way) = self.way(now, candidate) else { return };
-        if way == Way::Turn {
+        if way == PromptReason::Turn {
             self.last_turn = Some(now);
         }
         if self.turns.len() >= TURNS_KEPT {
@@ -211,22 +211,22 @@ impl Prompts {
         }
         self.turns.push_back(candidate.source);
         let Candidate { request, source, key, .. } = *candidate;
-        self.underway.insert(request, Underway { source, key, way });
+        self.underway.insert(request, PendingChallenge { source, key, way });
     }
 
     /// The device revealed: from here on it is a prompt, and counts.
     pub fn revealed(&mut self, now: Moment, request: RequestId) {
-        let Some(Underway { source, key, way }) = self.underway.remove(&request) else { return };
+        let Some(PendingChallenge { source, key, way }) = self.underway.remove(&request) else { return };
         match way {
-            Way::Restart => {}
-            Way::Again => self.again.add(now, source, key),
-            Way::New | Way::Turn => self.shown.add(now, source, key),
+            PromptReason::Restart => {}
+            PromptReason::Again => self.again.add(now, source, key),
+            PromptReason::New | PromptReason::Turn => self.shown.add(now, source, key),
         }
     }
 
     /// The device said nothing. Its address pays for the time that others waited.
     pub fn lapsed(&mut self, now: Moment, request: RequestId) {
-        if let Some(Underway { source, key, .. }) = self.underway.remove(&request) {
+        if let Some(PendingChallenge { source, key, .. }) = self.underway.remove(&request) {
             self.lapsed.add(now, source, key);
         }
     }
@@ -248,7 +248,7 @@ impl Prompts {
     }
 
     /// A wrong proof of an invitation. Whether it is worth a line in the record, and whether its sender has gone too far.
-    pub fn proved_wrongly(&mut self, now: Moment, source: Source, key: DeviceId) -> Wrong {
+    pub fn proved_wrongly(&mut self, now: Moment, source: SourceAddress, key: DeviceId) -> Wrong {
         let tally = &mut self.wrong_proofs;
         if tally.of(source) >= WRONG_PROOFS_AN_ADDRESS || tally.of_key(key) >= WRONG_PROOFS_A_KEY {
             return Wrong::TooOften;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::MAX_ROSTER_IDS;
-use lanyard_protocol::message::{LikeRefused, MasterRoster, Refused, RefusedClient};
+use lanyard_protocol::message::{LikeRefused, MasterRoster, RefusedList, RefusedClient};
 use lanyard_protocol::{Client, DeviceId, PublicKey};
 use unicode_normalization::UnicodeNormalization;
 
@@ -120,7 +120,7 @@ impl Roster {
     }
 
     /// All who were turned away, the latest first.
-    pub fn refused(&self) -> Refused {
+    pub fn refused(&self) -> RefusedList {
         let mut clients: Vec<RefusedClient> = self
             .members
             .values()
@@ -134,7 +134,7 @@ impl Roster {
             })
             .collect();
         clients.sort_by_key(|client| (std::cmp::Reverse(client.refused_ms), client.public_id));
-        Refused { clients }
+        RefusedList { clients }
     }
 
     /// Approved devices whose time is over.

@@ -5,19 +5,19 @@ use lanyard_protocol::limits::{
     CODE_LIFETIME_MS, GRACE_MS, LEFT_PROMPT_MS, MAX_FILES_A_MESSAGE, REQUEST_TIMEOUT_MS, WRONG_PROOFS_A_KEY,
     WRONG_PROOFS_AN_ADDRESS,
 };
-use lanyard_protocol::message::Knocks;
+use lanyard_protocol::message::JoinRequestList;
 use lanyard_protocol::message::*;
 use lanyard_protocol::{DeviceKind, FeedMode, InvitationSecret, LinkHash, RelayToMaster, Reveal, approval};
 
 use super::fixture::*;
 use super::*;
 
-fn approve(n: u32, word: Word) -> Command {
-    Command::Approve { public_id: device(n), request_id: None, word, for_ms: None }
+fn approve(n: u32, word: Approval) -> OperatorCommand {
+    OperatorCommand::Approve { public_id: device(n), request_id: None, word, for_ms: None }
 }
 
 /// Knocks and reveals as device `n`; returns the request and the digits.
-fn knock_with_code(desk: &mut Desk, n: u32) -> (RequestId, String) {
+fn knock_with_code(desk: &mut AuthorityFixture, n: u32) -> (RequestId, String) {
     let request = knock(n, 1);
     desk.knocks(&request).expect("a challenge");
     let (_, code) = desk.reveals(n, request.request_id);
@@ -25,7 +25,7 @@ fn knock_with_code(desk: &mut Desk, n: u32) -> (RequestId, String) {
 }
 
 fn none_waits() -> MasterToConsole {
-    MasterToConsole::Knocks(Knocks { knocks: vec![], waiting: 0, more_for_ms: None })
+    MasterToConsole::Knocks(JoinRequestList { knocks: vec![], waiting: 0, more_for_ms: None })
 }
 
 fn ack(n: u32, request_id: RequestId) -> RelayToMaster {
@@ -39,7 +39,7 @@ fn plain(message: MasterToRelay) -> Effect {
 #[test]
 fn registering_tells_the_roster_first() {
     let members = vec![member(1, Verdict::Approved), member(2, Verdict::Refused)];
-    let mut desk = Desk::new(AuthorityConfig::default(), Saved { revision: 4, members, ..Saved::default() });
+    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), SavedState { revision: 4, members, ..SavedState::default() });
     let roster = MasterRoster {
         page: 0,
         last: true,
@@ -53,19 +53,19 @@ fn registering_tells_the_roster_first() {
         vec![
             plain(MasterToRelay::MasterRoster(roster)),
             plain(MasterToRelay::Ping(Empty {})),
-            Effect::Publish { message: MasterToConsole::RelayState(RelayState { ready: true }), ask: None },
+            Effect::Publish { message: MasterToConsole::RelayState(RelayPresence { ready: true }), ask: None },
         ]
     );
 }
 
 #[test]
 fn the_right_digits_let_a_device_in_and_are_saved_first() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let (request_id, code) = knock_with_code(&mut desk, 2);
     assert_eq!(desk.authority.knocks(true).knocks[0].code, Some(code.clone()));
     assert_eq!(desk.authority.knocks(false).knocks[0].code, None);
     let spaced = format!("{} {}", &code[..3], &code[3..]);
-    let effects = desk.operator(approve(2, Word::Typed(spaced)));
+    let effects = desk.operator(approve(2, Approval::Typed(spaced)));
     let approve_client = MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id });
     assert_eq!(sent(&effects), vec![&approve_client]);
     assert_eq!(desk.authority.member(device(2)), None, "not before the relay's ack");
@@ -87,10 +87,10 @@ fn the_right_digits_let_a_device_in_and_are_saved_first() {
     assert_eq!(
         effects,
         vec![
-            Effect::Save(Change::Revision(2)),
-            Effect::Save(Change::MemberPut(Member { revision: 2, ..member(2, Verdict::Approved) })),
+            Effect::Save(StoreWrite::Revision(2)),
+            Effect::Save(StoreWrite::MemberPut(Member { revision: 2, ..member(2, Verdict::Approved) })),
             Effect::Publish { message: MasterToConsole::ClientReconnected(presence_of(device(2))), ask: None },
-            Effect::Publish { message: MasterToConsole::ClientApproved(approved.clone()), ask: Some(Ask(1)) },
+            Effect::Publish { message: MasterToConsole::ClientApproved(approved.clone()), ask: Some(RequestToken(1)) },
             plain(MasterToRelay::ClientApproved(approved)),
             Effect::Send(MasterFrame { to, ..MasterFrame::plain(MasterToRelay::FeedPage(page)) }),
             Effect::Publish { message: none_waits(), ask: None },
@@ -103,16 +103,16 @@ use lanyard_protocol::FeedPage;
 
 #[test]
 fn three_wrong_codes_end_the_knock() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let (request_id, code) = knock_with_code(&mut desk, 2);
     let wrong = if code == "000000" { "000001" } else { "000000" };
-    assert_eq!(refusal_of(&desk.operator(approve(2, Word::Typed("12".into())))), Some(FailureCode::BadMessage));
+    assert_eq!(refusal_of(&desk.operator(approve(2, Approval::Typed("12".into())))), Some(FailureCode::BadMessage));
     for left in [2, 1] {
-        let effects = desk.operator(approve(2, Word::Typed(wrong.into())));
+        let effects = desk.operator(approve(2, Approval::Typed(wrong.into())));
         assert_eq!(refusal_of(&effects), Some(FailureCode::WrongCode));
         assert_eq!(desk.authority.knocks(false).knocks[0].tries_left, left);
     }
-    let effects = desk.operator(approve(2, Word::Typed(wrong.into())));
+    let effects = desk.operator(approve(2, Approval::Typed(wrong.into())));
     let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id });
     assert_eq!(sent(&effects), vec![&restart]);
     assert_eq!(refusal_of(&effects), Some(FailureCode::WrongCode));
@@ -121,7 +121,7 @@ fn three_wrong_codes_end_the_knock() {
 
 #[test]
 fn an_old_code_is_asked_for_anew() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let (request_id, _) = knock_with_code(&mut desk, 2);
     assert!(sent(&desk.pass(CODE_LIFETIME_MS - 1)).is_empty());
     let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id });
@@ -130,7 +130,7 @@ fn an_old_code_is_asked_for_anew() {
 
 #[test]
 fn a_broken_promise_ends_the_knock() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let request = knock(2, 1);
     desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
     let said = ApprovalReveal { request_id: request.request_id, reveal: Reveal([99; 32]) };
@@ -144,16 +144,16 @@ fn a_broken_promise_ends_the_knock() {
 
 #[test]
 fn an_approval_of_another_request_is_stale() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let (request_id, code) = knock_with_code(&mut desk, 2);
-    let command = Command::Approve {
+    let command = OperatorCommand::Approve {
         public_id: device(2),
         request_id: Some(RequestId([5; 16])),
-        word: Word::Typed(code.clone()),
+        word: Approval::Typed(code.clone()),
         for_ms: None,
     };
     assert_eq!(refusal_of(&desk.operator(command)), Some(FailureCode::StaleRequest));
-    desk.operator(approve(2, Word::Typed(code)));
+    desk.operator(approve(2, Approval::Typed(code)));
     let no = RequestFailed { code: FailureCode::StaleRequest, message: "".into(), retry_after_ms: None, file_id: None };
     let frame = MasterFrame {
         reference: Ref::new(format!("approve-{request_id}")),
@@ -165,9 +165,9 @@ fn an_approval_of_another_request_is_stale() {
 
 #[test]
 fn a_silent_relay_is_reported_but_its_late_word_counts() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let (request_id, code) = knock_with_code(&mut desk, 2);
-    desk.operator(approve(2, Word::Typed(code)));
+    desk.operator(approve(2, Approval::Typed(code)));
     assert_eq!(refusal_of(&desk.pass(REQUEST_TIMEOUT_MS)), Some(FailureCode::TimedOut));
     desk.relay(ack(2, request_id));
     assert!(desk.authority.member(device(2)).is_some());
@@ -175,19 +175,19 @@ fn a_silent_relay_is_reported_but_its_late_word_counts() {
 
 #[test]
 fn a_knock_ends_with_its_session_and_is_seen_to() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let (request_id, code) = knock_with_code(&mut desk, 2);
     let in_sight = desk.authority.knocks(true).knocks[0].clone();
     desk.notes.clear();
     let effects = desk.leaves(&knock(2, 1));
-    let left = lanyard_protocol::message::Knock { left: true, code: None, ..in_sight };
-    let knocks = Knocks { knocks: vec![left], waiting: 0, more_for_ms: None };
-    let seen = Event::DeviceLeft { client: client(2), address: "192.168.1.5".into() };
+    let left = lanyard_protocol::message::JoinRequestInfo { left: true, code: None, ..in_sight };
+    let knocks = JoinRequestList { knocks: vec![left], waiting: 0, more_for_ms: None };
+    let seen = OperatorEvent::DeviceLeft { client: client(2), address: "192.168.1.5".into() };
     let published = Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: None };
     assert_eq!(effects, vec![published, Effect::Event(seen)]);
-    assert_eq!(desk.notes, [Note::Left { public_id: device(2), request_id }]);
+    assert_eq!(desk.notes, [AuditEvent::Left { public_id: device(2), request_id }]);
     // Nobody is let in who is gone.
-    assert_eq!(refusal_of(&desk.operator(approve(2, Word::Typed(code)))), Some(FailureCode::NotFound));
+    assert_eq!(refusal_of(&desk.operator(approve(2, Approval::Typed(code)))), Some(FailureCode::NotFound));
     assert_eq!(desk.relay(ack(2, request_id)), vec![]);
     assert_eq!(desk.pass(LEFT_PROMPT_MS - 1), vec![]);
     assert_eq!(desk.pass(1), vec![Effect::Publish { message: none_waits(), ask: None }]);
@@ -196,10 +196,10 @@ fn a_knock_ends_with_its_session_and_is_seen_to() {
 
 #[test]
 fn who_left_can_still_be_turned_away() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     knock_with_code(&mut desk, 2);
     desk.leaves(&knock(2, 1));
-    desk.operator(Command::Refuse { public_id: device(2) });
+    desk.operator(OperatorCommand::Refuse { public_id: device(2) });
     assert_eq!(desk.authority.member(device(2)).map(|m| m.verdict), Some(Verdict::Refused));
     assert!(desk.authority.knocks(false).knocks.is_empty());
 }
@@ -207,7 +207,7 @@ fn who_left_can_still_be_turned_away() {
 /// The figures are those of the relay that is there: none of one that is lost stay.
 #[test]
 fn the_figures_of_a_relay_go_with_it() {
-    let mut desk = Desk::ready(AuthorityConfig::default(), Saved::default());
+    let mut desk = AuthorityFixture::ready(AuthorityConfig::default(), SavedState::default());
     assert_eq!(desk.authority.relay_status(), None);
     let status = RelayStatus { pending: 3, ..RelayStatus::default() };
     assert_eq!(desk.relay(RelayToMaster::RelayStatus(status.clone())), vec![], "nobody is answered");
@@ -220,7 +220,7 @@ fn the_figures_of_a_relay_go_with_it() {
 
 #[test]
 fn knocks_from_before_this_master_promise_anew_once() {
-    let mut desk = Desk::new(AuthorityConfig::default(), Saved::default());
+    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), SavedState::default());
     desk.put(Input::RelayReady { hub_key: HUB });
     let old = knock(2, 1);
     let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id: old.request_id });
@@ -233,14 +233,14 @@ fn knocks_from_before_this_master_promise_anew_once() {
 #[test]
 fn the_hosts_own_files_and_open_houses_need_no_prompt() {
     let config = AuthorityConfig { host: Some(device(1)), ..AuthorityConfig::default() };
-    let mut desk = Desk::ready(config, Saved::default());
+    let mut desk = AuthorityFixture::ready(config, SavedState::default());
     let mut host = knock(1, 1);
     host.client.kind = DeviceKind::Master;
     let approve = MasterToRelay::ApproveClient(ApproveClient { public_id: device(1), request_id: host.request_id });
     assert_eq!(sent(&desk.relay(RelayToMaster::NewClientRegistered(host.clone()))), vec![&approve]);
     desk.relay(ack(1, host.request_id));
     assert_eq!(desk.authority.member(device(1)).map(|m| m.verdict), Some(Verdict::Approved));
-    let refused = desk.operator(Command::Refuse { public_id: device(1) });
+    let refused = desk.operator(OperatorCommand::Refuse { public_id: device(1) });
     assert_eq!(refusal_of(&refused), Some(FailureCode::BadMessage));
 
     let mut impostor = knock(2, 1);
@@ -248,7 +248,7 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
     assert!(desk.knocks(&impostor).is_some());
 
     let config = AuthorityConfig { admission: Admission::Everyone, ..AuthorityConfig::default() };
-    let mut desk = Desk::ready(config, Saved::default());
+    let mut desk = AuthorityFixture::ready(config, SavedState::default());
     let request = knock(2, 1);
     let effects = desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
     let approve = MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id: request.request_id });
@@ -263,23 +263,23 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
 
 #[test]
 fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(2, 1), files(0..2));
     let link_hash = LinkHash([3; 32]);
     let wanted = vec![FileRef { public_id: device(2), file_id: file_id(0) }];
     let request = LinkRequest { files: wanted, ..link_request(link_hash) };
     desk.device(session(2, 1), RelayToMaster::LinkRequest(request));
-    let effects = desk.operator(Command::Refuse { public_id: device(2) });
+    let effects = desk.operator(OperatorCommand::Refuse { public_id: device(2) });
     let no = DisApproveClient { public_id: device(2), epoch: EPOCH, revision: 3 };
     let shown = ClientDisApproved { public_id: device(2), epoch: EPOCH, revision: 3, audience: Audience::All };
     let refused = Member { verdict: Verdict::Refused, revision: 3, ..member(2, Verdict::Approved) };
     assert_eq!(
         effects,
         vec![
-            Effect::Save(Change::Revision(3)),
-            Effect::Save(Change::MemberPut(refused)),
-            Effect::Save(Change::BelongingsGone(device(2))),
-            Effect::Publish { message: MasterToConsole::ClientDisApproved(shown), ask: Some(Ask(1)) },
+            Effect::Save(StoreWrite::Revision(3)),
+            Effect::Save(StoreWrite::MemberPut(refused)),
+            Effect::Save(StoreWrite::BelongingsGone(device(2))),
+            Effect::Publish { message: MasterToConsole::ClientDisApproved(shown), ask: Some(RequestToken(1)) },
             plain(MasterToRelay::DisApproveClient(no.clone())),
             Effect::Publish { message: MasterToConsole::Refused(desk.authority.refused()), ask: None },
         ]
@@ -299,39 +299,39 @@ fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
 
 #[test]
 fn a_pending_device_can_be_turned_away_and_forgotten() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     knock_with_code(&mut desk, 2);
-    desk.operator(Command::Refuse { public_id: device(2) });
+    desk.operator(OperatorCommand::Refuse { public_id: device(2) });
     assert!(desk.authority.knocks(false).knocks.is_empty());
     assert_eq!(desk.authority.refused().clients[0].public_id, device(2));
-    let effects = desk.operator(Command::Forget { public_id: device(2) });
+    let effects = desk.operator(OperatorCommand::Forget { public_id: device(2) });
     assert_eq!(
         effects,
         vec![
-            Effect::Save(Change::MemberGone(device(2))),
+            Effect::Save(StoreWrite::MemberGone(device(2))),
             plain(MasterToRelay::ForgetClient(ForgetClient { public_id: device(2) })),
-            Effect::Answer { ask: Ask(1), message: MasterToConsole::ForgetClientAck(Empty {}) },
-            Effect::Publish { message: MasterToConsole::Refused(Refused { clients: vec![] }), ask: None },
+            Effect::Answer { ask: RequestToken(1), message: MasterToConsole::ForgetClientAck(Empty {}) },
+            Effect::Publish { message: MasterToConsole::Refused(RefusedList { clients: vec![] }), ask: None },
         ]
     );
     assert!(desk.knocks(&knock(2, 2)).is_some());
-    assert_eq!(refusal_of(&desk.operator(Command::Forget { public_id: device(1) })), Some(FailureCode::NotFound));
-    assert_eq!(refusal_of(&desk.operator(Command::Refuse { public_id: device(9) })), Some(FailureCode::NotFound));
+    assert_eq!(refusal_of(&desk.operator(OperatorCommand::Forget { public_id: device(1) })), Some(FailureCode::NotFound));
+    assert_eq!(refusal_of(&desk.operator(OperatorCommand::Refuse { public_id: device(9) })), Some(FailureCode::NotFound));
 }
 
 #[test]
 fn without_a_relay_a_refusal_is_kept_and_an_approval_is_not_possible() {
     let members = vec![member(1, Verdict::Approved)];
-    let mut desk = Desk::new(AuthorityConfig::default(), Saved { members, ..Saved::default() });
-    let effects = desk.operator(Command::Refuse { public_id: device(1) });
+    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), SavedState { members, ..SavedState::default() });
+    let effects = desk.operator(OperatorCommand::Refuse { public_id: device(1) });
     assert!(sent(&effects).is_empty() && !desk.saves.is_empty());
-    let effects = desk.operator(approve(2, Word::Named));
+    let effects = desk.operator(approve(2, Approval::Named));
     assert_eq!(refusal_of(&effects), Some(FailureCode::ServerNotReady));
 }
 
 #[test]
 fn added_files_are_saved_then_told_to_all_with_the_ref_to_one() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let effects = desk.add(session(1, 1), vec![new_file(1, "a")]);
     let files = vec![entry(1, "a")];
     let added =
@@ -344,8 +344,8 @@ fn added_files_are_saved_then_told_to_all_with_the_ref_to_one() {
     assert_eq!(
         effects,
         vec![
-            Effect::Save(Change::Revision(2)),
-            Effect::Save(Change::FilesPut { files, revision: 2 }),
+            Effect::Save(StoreWrite::Revision(2)),
+            Effect::Save(StoreWrite::FilesPut { files, revision: 2 }),
             Effect::Publish { message: MasterToConsole::FilesAdded(added), ask: None },
             Effect::Send(frame),
         ]
@@ -366,7 +366,7 @@ fn added_files_are_saved_then_told_to_all_with_the_ref_to_one() {
 
 #[test]
 fn one_bad_file_refuses_the_whole_message_and_is_named() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), vec![new_file(1, "a")]);
     let with = |n: u32, change: &dyn Fn(&mut NewFile)| {
         let mut file = new_file(n, "ok");
@@ -396,7 +396,7 @@ fn one_bad_file_refuses_the_whole_message_and_is_named() {
 
 #[test]
 fn a_hundred_thousand_files_fit_and_the_next_is_too_many() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     for start in (0..100_000).step_by(500) {
         let effects = desk.add(session(1, 1), files(start..start + 500));
         assert_eq!(refusal_of(&effects), None);
@@ -416,7 +416,7 @@ fn a_hundred_thousand_files_fit_and_the_next_is_too_many() {
 
 #[test]
 fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..2));
     desk.left(session(1, 1));
     assert!(sent(&desk.pass(GRACE_MS - 1)).is_empty());
@@ -433,7 +433,7 @@ fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
         audience: Audience::All,
     };
     assert_eq!(sent(&effects), vec![&MasterToRelay::FilesWithdrawn(withdrawn)]);
-    assert!(matches!(effects[1], Effect::Save(Change::FilesWithdrawn { revision: 3, .. })));
+    assert!(matches!(effects[1], Effect::Save(StoreWrite::FilesWithdrawn { revision: 3, .. })));
     let pages = desk.pull(2);
     assert_eq!(pages[0].gone.len(), 2);
 
@@ -460,7 +460,7 @@ fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
 
 #[test]
 fn removing_keeps_or_ends_and_says_so_once() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..3));
     let remove = |ids: &[u32], keep| {
         RelayToMaster::RemoveFile(RemoveFile { file_ids: ids.iter().map(|n| file_id(*n)).collect(), keep })
@@ -472,13 +472,13 @@ fn removing_keeps_or_ends_and_says_so_once() {
     let effects = desk.device(session(1, 1), remove(&[0, 1], false));
     let [MasterToRelay::FileRemoved(said)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(said.file_ids, vec![file_id(0), file_id(1)]);
-    assert!(matches!(effects[1], Effect::Save(Change::FilesGone { .. })));
+    assert!(matches!(effects[1], Effect::Save(StoreWrite::FilesGone { .. })));
     assert!(matches!(sent(&desk.device(session(1, 1), remove(&[1], false)))[..], [MasterToRelay::RemoveFileAck(_)]));
 }
 
 #[test]
 fn only_the_owner_removes() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(1, 1), files(0..1));
     let remove = RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(0)], keep: false });
     assert!(matches!(sent(&desk.device(session(2, 1), remove))[..], [MasterToRelay::RemoveFileAck(_)]));
@@ -487,7 +487,7 @@ fn only_the_owner_removes() {
 
 #[test]
 fn roots_are_told_together_and_a_changed_file_goes() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..2));
     for n in 0..2 {
         let known = FileRoot { public_id: device(1), file_id: file_id(n), root: Root([n as u8; 32]) };
@@ -507,20 +507,20 @@ fn roots_are_told_together_and_a_changed_file_goes() {
 
 #[test]
 fn names_change_for_all_or_not_at_all() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let name = |name: &str| RelayToMaster::UpdateName(UpdateName { name: name.into() });
     let effects = desk.device(session(1, 1), name("Ana"));
     let [MasterToRelay::ClientUpdated(updated)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((updated.client.name.as_str(), updated.revision), ("Ana", 2));
     assert!(matches!(sent(&desk.device(session(1, 1), name("Ana")))[..], [MasterToRelay::UpdateNameAck(_)]));
     assert_eq!(refusal_of(&desk.device(session(1, 1), name("a\nb"))), Some(FailureCode::BadMessage));
-    let effects = desk.operator(Command::Rename { public_id: device(1), name: "Ben".into() });
-    assert!(effects.iter().any(|e| matches!(e, Effect::Publish { ask: Some(Ask(1)), .. })));
+    let effects = desk.operator(OperatorCommand::Rename { public_id: device(1), name: "Ben".into() });
+    assert!(effects.iter().any(|e| matches!(e, Effect::Publish { ask: Some(RequestToken(1)), .. })));
 }
 
 #[test]
 fn every_pull_is_answered_by_number() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     assert_eq!(desk.pull(1)[0].mode, FeedMode::UpToDate);
     desk.add(session(1, 1), files(0..3));
     let delta = desk.pull(1).remove(0);
@@ -539,7 +539,7 @@ fn every_pull_is_answered_by_number() {
 
 #[test]
 fn what_goes_between_two_pages_of_a_snapshot_is_named_as_gone() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     for start in (0..1_200).step_by(400) {
         desk.add(session(1, 1), files(start..start + 400));
     }
@@ -564,7 +564,7 @@ fn what_goes_between_two_pages_of_a_snapshot_is_named_as_gone() {
 
 #[test]
 fn who_comes_back_gets_its_first_page_unasked() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..1));
     let resume = Some(Resume { epoch: EPOCH, revision: 1 });
     let change =
@@ -578,7 +578,7 @@ fn who_comes_back_gets_its_first_page_unasked() {
 /// Changes that wait for the disk are told to nobody, also not by a page of the list.
 #[test]
 fn while_changes_wait_for_the_disk_pages_tell_of_what_was_before_them() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..2));
     let told = desk.head();
     desk.add(session(1, 1), files(2..5));
@@ -603,7 +603,7 @@ fn while_changes_wait_for_the_disk_pages_tell_of_what_was_before_them() {
 /// What was is known no longer where something took its place; then pages are as new as the list, and wait for the disk with it.
 #[test]
 fn a_list_of_which_something_was_replaced_is_not_told_as_it_was() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..2));
     let told = desk.head();
     desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(0)], keep: false }));
@@ -613,20 +613,20 @@ fn a_list_of_which_something_was_replaced_is_not_told_as_it_was() {
 
 #[test]
 fn after_a_restart_everything_stands_and_the_graces_start_with_the_relay() {
-    let mut before = Desk::with_members(1);
+    let mut before = AuthorityFixture::with_members(1);
     before.add(session(1, 1), files(0..2));
-    let saved = Saved {
+    let saved = SavedState {
         epoch: EPOCH,
         revision: before.head(),
         members: before.authority.members().cloned().collect(),
         files: before
             .authority
             .files()
-            .map(|e| Listing { entry: e.clone(), revision: 2, withdrawn_ms: None })
+            .map(|e| ListedFile { entry: e.clone(), revision: 2, withdrawn_ms: None })
             .collect(),
         links: vec![],
     };
-    let mut desk = Desk::new(AuthorityConfig::default(), saved);
+    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), saved);
     assert!(desk.pass(10 * GRACE_MS).is_empty(), "without a relay nobody is away");
     desk.put(Input::RelayReady { hub_key: HUB });
     assert_eq!(desk.authority.head(), Resume { epoch: EPOCH, revision: 2 });
@@ -643,7 +643,7 @@ fn after_a_restart_everything_stands_and_the_graces_start_with_the_relay() {
 
 #[test]
 fn presence_is_told_when_the_first_session_comes_and_the_last_leaves() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     assert!(!desk.came(session(1, 2)).iter().any(|e| matches!(e, Effect::Publish { .. })));
     assert_eq!(desk.left(session(1, 1)), vec![]);
     let gone = MasterToConsole::ClientDisconnected(presence_of(device(1)));
@@ -653,7 +653,7 @@ fn presence_is_told_when_the_first_session_comes_and_the_last_leaves() {
 
 #[test]
 fn saves_stand_before_what_depends_on_them() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     let mut streams = vec![
         desk.add(session(1, 1), files(0..3)),
         desk.device(
@@ -667,7 +667,7 @@ fn saves_stand_before_what_depends_on_them() {
     ];
     desk.left(session(1, 1));
     streams.push(desk.pass(GRACE_MS));
-    streams.push(desk.operator(Command::Refuse { public_id: device(2) }));
+    streams.push(desk.operator(OperatorCommand::Refuse { public_id: device(2) }));
     for effects in streams {
         let last_save = effects.iter().rposition(|e| matches!(e, Effect::Save(_)));
         let first_word = effects.iter().position(|e| !matches!(e, Effect::Save(_)));
@@ -686,7 +686,7 @@ fn invitation(effects: &[Effect]) -> Invitation {
 }
 
 /// Knocks as device `n` with an invitation; `secret` may be another than it has.
-fn brings(desk: &mut Desk, n: u32, made: &Invitation, secret: InvitationSecret) -> (RequestId, Vec<Effect>) {
+fn brings(desk: &mut AuthorityFixture, n: u32, made: &Invitation, secret: InvitationSecret) -> (RequestId, Vec<Effect>) {
     let request_id = knock(n, 1).request_id;
     let proof = approval::invitation_proof(&secret, &request_id);
     let invitation = Some(InvitationProof { id: made.id, proof });
@@ -700,9 +700,9 @@ fn is_let_in(effects: &[Effect]) -> bool {
 
 #[test]
 fn an_invitation_lets_one_device_in_once_also_through_a_closed_door() {
-    let mut desk = Desk::with_members(1);
-    desk.operator(Command::SetDoor(Admission::Closed));
-    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let mut desk = AuthorityFixture::with_members(1);
+    desk.operator(OperatorCommand::SetDoor(Admission::Closed));
+    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     let (request_id, effects) = brings(&mut desk, 2, &made, made.secret);
     assert!(is_let_in(&effects), "{effects:?}");
     desk.relay(ack(2, request_id));
@@ -713,18 +713,18 @@ fn an_invitation_lets_one_device_in_once_also_through_a_closed_door() {
 
 #[test]
 fn an_invitation_outlives_wrong_proofs_and_ends_with_its_time() {
-    let mut desk = Desk::with_members(1);
-    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let mut desk = AuthorityFixture::with_members(1);
+    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     for n in 2..40 {
         let (_, effects) = brings(&mut desk, n, &made, InvitationSecret([0; 16]));
         assert!(!is_let_in(&effects));
     }
-    let noted = desk.notes.iter().filter(|note| matches!(note, Note::BadInvitation { .. })).count();
+    let noted = desk.notes.iter().filter(|note| matches!(note, AuditEvent::BadInvitation { .. })).count();
     assert_eq!(noted, WRONG_PROOFS_AN_ADDRESS, "of one address no more are worth a line");
     let (_, effects) = brings(&mut desk, 50, &made, made.secret);
     assert!(is_let_in(&effects), "whoever has it comes in, whatever others guessed");
 
-    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     desk.wall_ms += 60_000;
     let (_, effects) = brings(&mut desk, 60, &made, made.secret);
     assert!(!is_let_in(&effects), "its time is over");
@@ -733,8 +733,8 @@ fn an_invitation_outlives_wrong_proofs_and_ends_with_its_time() {
 /// Whoever sends too many wrong proofs is not asked about for a while: they count against the key, and against the address.
 #[test]
 fn wrong_proofs_count_against_their_sender() {
-    let mut desk = Desk::with_members(1);
-    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let mut desk = AuthorityFixture::with_members(1);
+    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     let mut tries = |nonce: u8, n: u32, address: &str| {
         let known = NewClientRegistered { address: address.into(), ..knock(n, nonce) };
         let proof = approval::invitation_proof(&InvitationSecret([0; 16]), &known.request_id);
@@ -752,8 +752,8 @@ fn wrong_proofs_count_against_their_sender() {
 
 #[test]
 fn a_proof_of_another_knock_is_none() {
-    let mut desk = Desk::with_members(1);
-    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let mut desk = AuthorityFixture::with_members(1);
+    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     // Heard when device 2 showed it.
     let proof = approval::invitation_proof(&made.secret, &knock(2, 1).request_id);
     let request = NewClientRegistered { invitation: Some(InvitationProof { id: made.id, proof }), ..knock(3, 1) };
@@ -762,18 +762,18 @@ fn a_proof_of_another_knock_is_none() {
 
 #[test]
 fn who_was_turned_away_is_not_let_in_by_an_invitation() {
-    let mut desk = Desk::with_members(1);
-    desk.operator(Command::Refuse { public_id: device(1) });
-    let made = invitation(&desk.operator(Command::Invite { valid_ms: 60_000, for_ms: None }));
+    let mut desk = AuthorityFixture::with_members(1);
+    desk.operator(OperatorCommand::Refuse { public_id: device(1) });
+    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     let (_, effects) = brings(&mut desk, 1, &made, made.secret);
     assert!(!is_let_in(&effects));
 }
 
 #[test]
 fn a_closed_door_says_so_and_an_opened_one_asks_again() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let (waiting, _) = knock_with_code(&mut desk, 2);
-    let effects = desk.operator(Command::SetDoor(Admission::Closed));
+    let effects = desk.operator(OperatorCommand::SetDoor(Admission::Closed));
     let closed = |request_id| MasterToRelay::ApprovalClosed(ApprovalClosed { request_id });
     assert_eq!(sent(&effects), vec![&closed(waiting)], "who waits hears it at once");
     assert!(desk.authority.knocks(false).knocks.is_empty());
@@ -782,7 +782,7 @@ fn a_closed_door_says_so_and_an_opened_one_asks_again() {
     assert_eq!(sent(&effects), vec![&closed(later)], "nobody is asked to reveal for nothing");
     assert!(desk.authority.knocks(false).knocks.is_empty(), "nobody is asked about");
 
-    let effects = desk.operator(Command::SetDoor(Admission::Ask));
+    let effects = desk.operator(OperatorCommand::SetDoor(Admission::Ask));
     let restarted: BTreeSet<RequestId> = sent(&effects)
         .into_iter()
         .map(|message| match message {
@@ -795,28 +795,28 @@ fn a_closed_door_says_so_and_an_opened_one_asks_again() {
 
 #[test]
 fn a_door_for_everyone_lets_in_who_waits() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     knock_with_code(&mut desk, 2);
-    assert!(is_let_in(&desk.operator(Command::SetDoor(Admission::Everyone))));
+    assert!(is_let_in(&desk.operator(OperatorCommand::SetDoor(Admission::Everyone))));
 }
 
-fn lets_in_for(desk: &mut Desk, n: u32, for_ms: u64) {
+fn lets_in_for(desk: &mut AuthorityFixture, n: u32, for_ms: u64) {
     let (request_id, code) = knock_with_code(desk, n);
-    let word = Word::Typed(code);
-    desk.operator(Command::Approve { public_id: device(n), request_id: None, word, for_ms: Some(for_ms) });
+    let word = Approval::Typed(code);
+    desk.operator(OperatorCommand::Approve { public_id: device(n), request_id: None, word, for_ms: Some(for_ms) });
     desk.relay(ack(n, request_id));
 }
 
 #[test]
 fn who_was_let_in_for_a_while_is_turned_away_by_itself() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     lets_in_for(&mut desk, 2, 10_000);
     assert!(sent(&desk.pass(9_999)).is_empty());
     let effects = desk.pass(1);
     let [MasterToRelay::DisApproveClient(no)] = &sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(no.public_id, device(2));
     let saved =
-        effects.iter().position(|e| matches!(e, Effect::Save(Change::MemberPut(m)) if m.verdict == Verdict::Refused));
+        effects.iter().position(|e| matches!(e, Effect::Save(StoreWrite::MemberPut(m)) if m.verdict == Verdict::Refused));
     let said = effects.iter().position(|e| matches!(e, Effect::Send(_)));
     assert!(saved < said, "on disk before it is said");
     assert_eq!(desk.authority.member(device(1)).unwrap().verdict, Verdict::Approved);
@@ -827,7 +827,7 @@ fn a_time_that_ended_while_the_master_was_away_has_ended() {
     let mut temporary = member(2, Verdict::Approved);
     temporary.until_ms = Some(NOON - 1);
     let members = vec![member(1, Verdict::Approved), temporary];
-    let mut desk = Desk::new(AuthorityConfig::default(), Saved { revision: 4, members, ..Saved::default() });
+    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), SavedState { revision: 4, members, ..SavedState::default() });
     let effects = desk.put(Input::RelayReady { hub_key: HUB });
     let MasterToRelay::MasterRoster(roster) = sent(&effects)[0] else { panic!("{effects:?}") };
     assert_eq!((&roster.approved, &roster.refused), (&vec![device(1)], &vec![device(2)]));
@@ -835,7 +835,7 @@ fn a_time_that_ended_while_the_master_was_away_has_ended() {
 
 #[test]
 fn the_time_of_day_may_jump() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     lets_in_for(&mut desk, 2, 7_200_000);
     // Asleep: the machine's own clock stood still meanwhile.
     desk.wall_ms += 7_200_000;
@@ -845,9 +845,9 @@ fn the_time_of_day_may_jump() {
 
 #[test]
 fn a_name_like_that_of_one_who_was_turned_away_is_told() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let name = desk.authority.member(device(1)).unwrap().client.name.clone();
-    desk.operator(Command::Refuse { public_id: device(1) });
+    desk.operator(OperatorCommand::Refuse { public_id: device(1) });
     let mut again = knock(2, 1);
     again.client.name = name.to_uppercase();
     again.request_id = approval::request_id(&again.public_key, &again.commit, &again.relay_nonce, &again.client.name);
@@ -860,7 +860,7 @@ fn a_name_like_that_of_one_who_was_turned_away_is_told() {
 /// A18: the host is told for whom of those who belong it could take who knocks.
 #[test]
 fn a18_a_name_like_that_of_one_who_belongs_is_told() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let name = desk.authority.member(device(1)).unwrap().client.name.clone();
     let mut alike = knock(2, 1);
     alike.client.name = name.to_uppercase();
@@ -873,7 +873,7 @@ fn a18_a_name_like_that_of_one_who_belongs_is_told() {
 /// A22: what the host sees of who knocks is what the request's id was made of.
 #[test]
 fn a22_a_knock_under_another_name_than_its_id_has_is_dropped() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let (mut renamed, mut anothers) = (knock(2, 1), knock(2, 1));
     renamed.client.name = "Marta (host)".into();
     anothers.client.public_id = device(3);
@@ -889,27 +889,27 @@ fn a22_a_knock_under_another_name_than_its_id_has_is_dropped() {
 
 #[test]
 fn every_decision_is_noted_with_its_occasion() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.notes.clear();
     let (request_id, code) = knock_with_code(&mut desk, 2);
     let wrong = if code == "000000" { "000001" } else { "000000" };
-    desk.operator(approve(2, Word::Typed(wrong.into())));
-    desk.operator(approve(2, Word::Typed(code)));
+    desk.operator(approve(2, Approval::Typed(wrong.into())));
+    desk.operator(approve(2, Approval::Typed(code)));
     desk.relay(ack(2, request_id));
-    desk.operator(Command::Refuse { public_id: device(2) });
-    desk.operator(Command::Forget { public_id: device(2) });
-    desk.operator(Command::SetDoor(Admission::Closed));
+    desk.operator(OperatorCommand::Refuse { public_id: device(2) });
+    desk.operator(OperatorCommand::Forget { public_id: device(2) });
+    desk.operator(OperatorCommand::SetDoor(Admission::Closed));
     let known = knock(2, 1).client;
     let public_id = device(2);
     assert_eq!(
         desk.notes,
         [
-            Note::Knocked { client: known.clone(), address: "192.168.1.5".into(), request_id },
-            Note::WrongCode { public_id, request_id, tries_left: 2 },
-            Note::Approved { client: known.clone(), request_id, how: Admitted::ByHost, until_ms: None },
-            Note::Refused { client: known, time_over: false },
-            Note::Forgotten { public_id },
-            Note::Door { admission: Admission::Closed },
+            AuditEvent::Knocked { client: known.clone(), address: "192.168.1.5".into(), request_id },
+            AuditEvent::WrongCode { public_id, request_id, tries_left: 2 },
+            AuditEvent::Approved { client: known.clone(), request_id, how: AdmittedBy::ByHost, until_ms: None },
+            AuditEvent::Refused { client: known, time_over: false },
+            AuditEvent::Forgotten { public_id },
+            AuditEvent::Door { admission: Admission::Closed },
         ]
     );
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::message::{LinkArchive, LinkGrant, LinkMember};
 use lanyard_protocol::{
     CloseCode, DeviceId, FailureCode, FileEntry, FileRef, GroupRange, LinkHash, MasterFrame, Membership, Ref,
@@ -67,8 +67,8 @@ pub enum Effect {
 
     /// Make room for one run and accept its PUT; comes before the holder is asked.
     OpenSlot(Box<NewSlot>),
-    /// A slot that is full at once: the file's group values, from the relay's memory.
-    OpenValues {
+    /// A slot that is full at once: the file's group hashes, from the relay's memory.
+    OpenHashes {
         /// The slot, as the broker named it.
         slot: SlotId,
         /// The file and its owner.
@@ -115,8 +115,8 @@ pub enum Effect {
         /// The stable name of the reason.
         code: FailureCode,
     },
-    /// Forget the group values of a file that changed or is gone.
-    ForgetValues {
+    /// Forget the group hashes of a file that changed or is gone.
+    ForgetHashes {
         /// The file and its owner.
         file: FileRef,
     },
@@ -190,9 +190,9 @@ pub struct NewSlot {
     /// Opens one body over HTTP, once.
     pub ticket: Ticket,
     /// Says whether the body holds groups or their hashes.
-    pub what: What,
+    pub what: BodyKind,
     /// The groups of files in the body, in the order of their bytes.
-    pub pieces: Vec<SlotPiece>,
+    pub pieces: Vec<SlotSpan>,
     /// Bytes of the whole body.
     pub length: u64,
     /// The group of speed that shares it.
@@ -201,7 +201,7 @@ pub struct NewSlot {
 
 /// Groups of one file within a slot's body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SlotPiece {
+pub struct SlotSpan {
     /// The file and its owner.
     pub file: FileRef,
     /// Bytes of the file.
@@ -218,7 +218,7 @@ pub struct SlotPiece {
 
 /// The contents of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkedTo {
+pub enum LinkContent {
     /// One file.
     File(FileEntry),
     /// An archive, written as it is read.
@@ -237,15 +237,15 @@ pub struct LinkInfo {
     /// Its uses are counted.
     pub limited: bool,
     /// What the link opens.
-    pub what: LinkedTo,
+    pub what: LinkContent,
 }
 
 impl LinkInfo {
     pub(super) fn of(grant: LinkGrant) -> Self {
         let what = match (grant.file, grant.archive) {
-            (Some(file), _) => LinkedTo::File(file),
-            (None, Some(archive)) => LinkedTo::Archive(archive),
-            (None, None) => LinkedTo::Nothing,
+            (Some(file), _) => LinkContent::File(file),
+            (None, Some(archive)) => LinkContent::Archive(archive),
+            (None, None) => LinkContent::Nothing,
         };
         Self { hash: grant.link_hash, maker: grant.public_id, limited: grant.limited, what }
     }
@@ -253,9 +253,9 @@ impl LinkInfo {
     /// Bytes of its texts.
     pub(super) fn text_bytes(&self) -> usize {
         match &self.what {
-            LinkedTo::File(entry) => entry.path.len() + entry.media_type.len(),
-            LinkedTo::Archive(archive) => archive.name.len(),
-            LinkedTo::Nothing => 0,
+            LinkContent::File(entry) => entry.path.len() + entry.media_type.len(),
+            LinkContent::Archive(archive) => archive.name.len(),
+            LinkContent::Nothing => 0,
         }
     }
 }

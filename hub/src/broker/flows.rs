@@ -9,7 +9,7 @@ use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use super::tests::{Hub, MASTER, MIB, device, file_id, transfer};
+use super::tests::{BrokerFixture, MASTER, MIB, device, file_id, transfer};
 use super::*;
 
 /// A step of the clock.
@@ -22,7 +22,7 @@ const FIRST_READER: u8 = 10;
 
 /// How a reader takes the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FlowKind {
     /// A device that takes groups in any order.
     Device,
     /// A device that reads in order whatever it is told.
@@ -32,25 +32,25 @@ pub(super) enum Kind {
 
 /// A reader of a scenario. Speeds are bytes a second, each from a moment on.
 #[derive(Debug, Clone)]
-pub(super) struct Plan {
-    pub kind: Kind,
+pub(super) struct FlowPlan {
+    pub kind: FlowKind,
     pub starts_ms: u64,
     pub speeds: Vec<(u64, u64)>,
     /// Bytes that lie in sockets between the relay and the reader.
     pub sockets: u64,
 }
 
-impl Plan {
-    pub fn of(kind: Kind, speed: u64) -> Self {
+impl FlowPlan {
+    pub fn of(kind: FlowKind, speed: u64) -> Self {
         Self { kind, starts_ms: 0, speeds: vec![(0, speed)], sockets: 0 }
     }
 
     pub fn device(speed: u64) -> Self {
-        Self::of(Kind::Device, speed)
+        Self::of(FlowKind::Device, speed)
     }
 
     pub fn link(speed: u64) -> Self {
-        Self::of(Kind::Link, speed)
+        Self::of(FlowKind::Link, speed)
     }
 
     pub fn from(self, starts_ms: u64) -> Self {
@@ -68,26 +68,26 @@ impl Plan {
 
 /// The setting of a scenario.
 #[derive(Debug, Clone)]
-pub(super) struct Scene {
+pub(super) struct FlowScene {
     pub budget: u64,
     pub size: u64,
     /// Bytes a second that the owner uploads.
     pub owner: u64,
-    pub readers: Vec<Plan>,
+    pub readers: Vec<FlowPlan>,
 }
 
 /// The outcome of a scenario.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct FlowOutcome {
     /// Uploads of the owner, in sizes of the file.
     pub uploads: f64,
     /// How long each reader took.
     pub took_ms: Vec<u64>,
 }
 
-impl Outcome {
+impl FlowOutcome {
     /// Whether some readers took at most a ninth longer than in another outcome: they kept 0.9 of their speed.
-    fn keeps(&self, readers: Range<usize>, alone: &Outcome, first_alone: usize) -> bool {
+    fn keeps(&self, readers: Range<usize>, alone: &FlowOutcome, first_alone: usize) -> bool {
         let first = readers.start;
         readers.into_iter().all(|n| alone.took_ms[first_alone + n - first] * 10 >= self.took_ms[n] * 9)
     }
@@ -95,11 +95,11 @@ impl Outcome {
 
 /// One body on its way to a reader.
 #[derive(Debug)]
-struct Get {
+struct FlowGet {
     slot: SlotId,
     id: ReaderId,
     ranges: Vec<Range<u64>>,
-    pieces: Vec<Piece>,
+    pieces: Vec<GroupSpan>,
     delivered: u64,
     since: u64,
     /// Bytes that the reader took out of its sockets.
@@ -108,7 +108,7 @@ struct Get {
     left: bool,
 }
 
-impl Get {
+impl FlowGet {
     fn length(&self) -> u64 {
         self.ranges.iter().map(|range| range.end - range.start).sum()
     }
@@ -120,8 +120,8 @@ impl Get {
 }
 
 #[derive(Debug)]
-struct Reader {
-    plan: Plan,
+struct FlowReader {
+    plan: FlowPlan,
     session: SessionId,
     link: LinkReader,
     hash: LinkHash,
@@ -132,7 +132,7 @@ struct Reader {
     run: u64,
     /// Bytes that did not come yet, of each run that was asked for.
     asked: Vec<BTreeSet<u32>>,
-    gets: VecDeque<Get>,
+    gets: VecDeque<FlowGet>,
     want: u64,
     done_ms: Option<u64>,
     unused: f64,
@@ -140,7 +140,7 @@ struct Reader {
     front_since: u64,
 }
 
-impl Reader {
+impl FlowReader {
     /// Groups came, or will not: runs of which nothing is left are over.
     fn settle(&mut self, groups: impl Iterator<Item = u32>) {
         for group in groups {
@@ -153,27 +153,27 @@ impl Reader {
 }
 
 #[derive(Debug)]
-struct Put {
+struct FlowPut {
     length: u64,
     received: u64,
     started: bool,
-    pieces: Vec<SlotPiece>,
+    pieces: Vec<SlotSpan>,
 }
 
-pub(super) struct World {
-    hub: Hub,
-    scene: Scene,
+pub(super) struct FlowWorld {
+    hub: BrokerFixture,
+    scene: FlowScene,
     count: u32,
     now_ms: u64,
-    readers: Vec<Reader>,
-    puts: BTreeMap<SlotId, Put>,
+    readers: Vec<FlowReader>,
+    puts: BTreeMap<SlotId, FlowPut>,
     opened: u64,
 }
 
-impl World {
+impl FlowWorld {
     /// When a reader is through; the others are left where they are then.
-    pub fn until(scene: &Scene, reader: usize) -> u64 {
-        let mut world = World::new(scene.clone());
+    pub fn until(scene: &FlowScene, reader: usize) -> u64 {
+        let mut world = FlowWorld::new(scene.clone());
         while world.readers[reader].done_ms.is_none() {
             assert!(world.now_ms < LONGEST_MS, "stuck: {:?}", world.readers[reader].plan);
             world.tick();
@@ -181,21 +181,21 @@ impl World {
         world.now_ms - world.readers[reader].plan.starts_ms
     }
 
-    pub fn play(scene: &Scene) -> Outcome {
-        let mut world = World::new(scene.clone());
+    pub fn play(scene: &FlowScene) -> FlowOutcome {
+        let mut world = FlowWorld::new(scene.clone());
         while world.now_ms < LONGEST_MS && world.readers.iter().any(|reader| reader.done_ms.is_none()) {
             world.tick();
         }
-        let took = |reader: &Reader| {
+        let took = |reader: &FlowReader| {
             reader.done_ms.unwrap_or_else(|| panic!("stuck: {:?} at {} ms", reader.plan, world.now_ms))
                 - reader.plan.starts_ms
         };
         let took_ms = world.readers.iter().map(took).collect();
-        Outcome { uploads: world.opened as f64 / scene.size as f64, took_ms }
+        FlowOutcome { uploads: world.opened as f64 / scene.size as f64, took_ms }
     }
 
-    fn new(scene: Scene) -> Self {
-        let mut hub = Hub::new(scene.budget);
+    fn new(scene: FlowScene) -> Self {
+        let mut hub = BrokerFixture::new(scene.budget);
         hub.master_comes_with(1..=200);
         hub.opens(1);
         let file = hub.lists(1, scene.size);
@@ -206,10 +206,10 @@ impl World {
             let session = hub.opens(number);
             let drawn = DrawnLink::new(&LinkSeed([number; 32]), device(1));
             let hash = drawn.hash;
-            if plan.kind == Kind::Link {
+            if plan.kind == FlowKind::Link {
                 Self::make_link(&mut hub, number, drawn, file);
             }
-            readers.push(Reader {
+            readers.push(FlowReader {
                 plan: plan.clone(),
                 session,
                 link: LinkReader(u64::from(number)),
@@ -230,7 +230,7 @@ impl World {
         Self { hub, scene, count, now_ms: 0, readers, puts: BTreeMap::new(), opened: 0 }
     }
 
-    fn make_link(hub: &mut Hub, number: u8, drawn: DrawnLink, file: FileRef) {
+    fn make_link(hub: &mut BrokerFixture, number: u8, drawn: DrawnLink, file: FileRef) {
         let call = CallId(u64::from(number));
         hub.take();
         hub.give(Input::LinkOpened { call, link: drawn.link });
@@ -319,7 +319,7 @@ impl World {
         let speed = self.readers[n].plan.speed(self.now_ms);
         let reader = &mut self.readers[n];
         let mut left = speed as f64 * TICK_MS as f64 / 1_000.0 + std::mem::take(&mut reader.unused);
-        let at_once = if reader.plan.kind == Kind::Link { 1 } else { usize::MAX };
+        let at_once = if reader.plan.kind == FlowKind::Link { 1 } else { usize::MAX };
         // Bytes in sockets were delivered, and are taken at the reader's own speed.
         for get in &mut reader.gets {
             let there = self.puts.get(&get.slot).map_or(0, |put| get.there(put.received));
@@ -356,17 +356,17 @@ impl World {
             }
         }
         let reader = &mut self.readers[n];
-        let (over, open): (Vec<Get>, Vec<Get>) = reader.gets.drain(..).partition(|get| get.taken == get.length());
+        let (over, open): (Vec<FlowGet>, Vec<FlowGet>) = reader.gets.drain(..).partition(|get| get.taken == get.length());
         reader.gets = open.into();
         for get in over {
-            let largest = if reader.plan.kind == Kind::Link { self.scene.budget / 8 } else { 4 << 20 }.min(4 << 20);
+            let largest = if reader.plan.kind == FlowKind::Link { self.scene.budget / 8 } else { 4 << 20 }.min(4 << 20);
             let took = now_ms - get.since;
             let began = std::mem::replace(&mut reader.front_since, now_ms).max(get.since);
             reader.run = match (reader.plan.kind, took, now_ms - began) {
-                (Kind::Link, _, 0..=250) => (reader.run * 2).min(largest),
-                (Kind::Link, _, 501..) => (reader.run / 2).max(GROUP),
-                (Kind::Device | Kind::InOrder, 0..=250, _) => (reader.run + GROUP).min(largest),
-                (Kind::Device | Kind::InOrder, 501.., _) => reader.run.saturating_sub(GROUP).max(GROUP),
+                (FlowKind::Link, _, 0..=250) => (reader.run * 2).min(largest),
+                (FlowKind::Link, _, 501..) => (reader.run / 2).max(GROUP),
+                (FlowKind::Device | FlowKind::InOrder, 0..=250, _) => (reader.run + GROUP).min(largest),
+                (FlowKind::Device | FlowKind::InOrder, 501.., _) => reader.run.saturating_sub(GROUP).max(GROUP),
                 _ => reader.run,
             };
             let groups: Vec<u32> = get.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
@@ -381,8 +381,8 @@ impl World {
             let over = Input::LinkLeft { reader: reader.link, up_to: u64::MAX };
             let cancel = CancelChunk { transfer_id: transfer(reader.session.0 as u8), pieces: None };
             match reader.plan.kind {
-                Kind::Link => self.hub.give(over),
-                Kind::Device | Kind::InOrder => self.hub.says(reader.session, DeviceToRelay::CancelChunk(cancel)),
+                FlowKind::Link => self.hub.give(over),
+                FlowKind::Device | FlowKind::InOrder => self.hub.says(reader.session, DeviceToRelay::CancelChunk(cancel)),
             }
         }
     }
@@ -392,18 +392,18 @@ impl World {
         if reader.done_ms.is_some() {
             return;
         }
-        let most = if reader.plan.kind == Kind::Link { 2 } else { 4 };
+        let most = if reader.plan.kind == FlowKind::Link { 2 } else { 4 };
         while self.readers[n].asked.len() < most {
             let reader = &mut self.readers[n];
-            let from = if reader.plan.kind == Kind::Device { reader.from } else { 0 };
+            let from = if reader.plan.kind == FlowKind::Device { reader.from } else { 0 };
             let first = reader.missing.range(from..).next().or_else(|| reader.missing.first());
             let Some(first) = first.copied() else { return };
             let room = (reader.run / GROUP).max(1) as u32;
             let count = (first..first + room).take_while(|group| reader.missing.contains(group)).count() as u32;
             reader.missing.retain(|group| !(first..first + count).contains(group));
             reader.asked.push((first..first + count).collect());
-            let pieces = vec![Piece::new(file_id(1), first, count)];
-            if reader.plan.kind == Kind::Link {
+            let pieces = vec![GroupSpan::new(file_id(1), first, count)];
+            if reader.plan.kind == FlowKind::Link {
                 reader.want += 1;
                 let file = FileRef { public_id: device(1), file_id: file_id(1) };
                 let pieces = vec![(file, GroupRange::new(first, count))];
@@ -425,7 +425,7 @@ impl World {
             match effect {
                 Effect::OpenSlot(new) => {
                     self.opened += new.length;
-                    let put = Put { length: new.length, received: 0, started: false, pieces: new.pieces };
+                    let put = FlowPut { length: new.length, received: 0, started: false, pieces: new.pieces };
                     self.puts.insert(new.slot, put);
                 }
                 Effect::DropSlot { slot } => drop(self.puts.remove(&slot)),
@@ -437,8 +437,8 @@ impl World {
                 }
                 Effect::LinkReady { reader: link, slot, slice, parts, .. } => {
                     let n = self.readers.iter().position(|reader| reader.link == link).unwrap();
-                    let pieces = parts.iter().map(|(_, groups, _)| Piece { file_id: file_id(1), groups: *groups });
-                    let pieces: Vec<Piece> = pieces.collect();
+                    let pieces = parts.iter().map(|(_, groups, _)| GroupSpan { file_id: file_id(1), groups: *groups });
+                    let pieces: Vec<GroupSpan> = pieces.collect();
                     let ranges = parts.into_iter().map(|(_, _, range)| range).collect();
                     self.gets(n, slot, slice, ranges, pieces);
                 }
@@ -471,70 +471,70 @@ impl World {
     }
 
     /// The groups that lie in ranges of a slot's body; all but a file's last are of one size.
-    fn pieces_in(&self, slot: SlotId, ranges: &[Range<u64>]) -> Vec<Piece> {
+    fn pieces_in(&self, slot: SlotId, ranges: &[Range<u64>]) -> Vec<GroupSpan> {
         let mut found = Vec::new();
         for (range, piece) in ranges.iter().flat_map(|range| self.puts[&slot].pieces.iter().map(move |p| (range, p))) {
             let first = range.start.max(piece.offset);
             let end = range.end.min(piece.offset + u64::from(piece.groups.count) * GROUP);
             if first < end {
                 let from = piece.groups.first + ((first - piece.offset) / GROUP) as u32;
-                found.push(Piece::new(file_id(1), from, (end - first).div_ceil(GROUP) as u32));
+                found.push(GroupSpan::new(file_id(1), from, (end - first).div_ceil(GROUP) as u32));
             }
         }
         found
     }
 
-    fn gets(&mut self, n: usize, slot: SlotId, id: ReaderId, ranges: Vec<Range<u64>>, pieces: Vec<Piece>) {
+    fn gets(&mut self, n: usize, slot: SlotId, id: ReaderId, ranges: Vec<Range<u64>>, pieces: Vec<GroupSpan>) {
         let reader = &mut self.readers[n];
-        let get = Get { slot, id, ranges, pieces, delivered: 0, since: self.now_ms, taken: 0, left: false };
+        let get = FlowGet { slot, id, ranges, pieces, delivered: 0, since: self.now_ms, taken: 0, left: false };
         let first = get.pieces[0].groups.first;
         let at = reader.gets.iter().position(|other| other.pieces[0].groups.first > first);
         reader.gets.insert(at.unwrap_or(reader.gets.len()), get);
     }
 }
 
-fn scene(readers: Vec<Plan>) -> Scene {
-    Scene { budget: 32 * MIB, size: 64 * MIB, owner: 400 * MIB, readers }
+fn scene(readers: Vec<FlowPlan>) -> FlowScene {
+    FlowScene { budget: 32 * MIB, size: 64 * MIB, owner: 400 * MIB, readers }
 }
 
-fn many(plan: Plan, count: usize) -> Vec<Plan> {
+fn many(plan: FlowPlan, count: usize) -> Vec<FlowPlan> {
     vec![plan; count]
 }
 
-fn with(mut readers: Vec<Plan>, more: Vec<Plan>) -> Vec<Plan> {
+fn with(mut readers: Vec<FlowPlan>, more: Vec<FlowPlan>) -> Vec<FlowPlan> {
     readers.extend(more);
     readers
 }
 
 #[test]
 fn all_alike_are_served_by_one_upload() {
-    for kind in [Kind::Device, Kind::InOrder, Kind::Link] {
+    for kind in [FlowKind::Device, FlowKind::InOrder, FlowKind::Link] {
         for (speed, sockets) in [(20 * MIB, 0), (2 * MIB, MIB), (100 * MIB, 0)] {
-            let out = World::play(&scene(many(Plan::of(kind, speed).with_sockets(sockets), 8)));
+            let out = FlowWorld::play(&scene(many(FlowPlan::of(kind, speed).with_sockets(sockets), 8)));
             assert!(out.uploads <= 1.01, "{kind:?} {speed} {sockets}: {out:?}");
         }
     }
 }
 
 /// Readers one after the other, alone.
-fn each_alone(scene: &Scene) -> Vec<u64> {
-    let alone = |plan: &Plan| {
-        let plan = Plan { starts_ms: 0, ..plan.clone() };
-        World::play(&Scene { readers: vec![plan], ..scene.clone() }).took_ms[0]
+fn each_alone(scene: &FlowScene) -> Vec<u64> {
+    let alone = |plan: &FlowPlan| {
+        let plan = FlowPlan { starts_ms: 0, ..plan.clone() };
+        FlowWorld::play(&FlowScene { readers: vec![plan], ..scene.clone() }).took_ms[0]
     };
     scene.readers.iter().map(alone).collect()
 }
 
 #[test]
 fn one_that_is_twenty_times_slower_slows_nobody_and_costs_one_upload() {
-    for kind in [Kind::Device, Kind::InOrder, Kind::Link] {
+    for kind in [FlowKind::Device, FlowKind::InOrder, FlowKind::Link] {
         for (speed, sockets) in [(20 * MIB, 0), (100 * MIB, 0), (10 * MIB, MIB), (4 * MIB, MIB / 2)] {
-            let quick = many(Plan::of(kind, speed).with_sockets(sockets), 7);
-            let slow = Plan::of(kind, speed / 20).with_sockets(sockets);
-            let scene = |readers| Scene { size: (5 * speed / 2).max(64 * MIB), ..scene(readers) };
-            let alone = World::play(&scene(quick.clone()));
-            let slow_alone = World::play(&scene(vec![slow.clone()]));
-            let out = World::play(&scene(with(quick, vec![slow])));
+            let quick = many(FlowPlan::of(kind, speed).with_sockets(sockets), 7);
+            let slow = FlowPlan::of(kind, speed / 20).with_sockets(sockets);
+            let scene = |readers| FlowScene { size: (5 * speed / 2).max(64 * MIB), ..scene(readers) };
+            let alone = FlowWorld::play(&scene(quick.clone()));
+            let slow_alone = FlowWorld::play(&scene(vec![slow.clone()]));
+            let out = FlowWorld::play(&scene(with(quick, vec![slow])));
             assert!(out.keeps(0..7, &alone, 0), "{kind:?} {speed} {sockets}: {alone:?} {out:?}");
             assert!(out.keeps(7..8, &slow_alone, 0), "{kind:?} {speed} {sockets}: {slow_alone:?} {out:?}");
             assert!(out.uploads <= 2.0, "{kind:?} {speed} {sockets}: {out:?}");
@@ -544,11 +544,11 @@ fn one_that_is_twenty_times_slower_slows_nobody_and_costs_one_upload() {
 
 #[test]
 fn four_speeds_are_four_groups_and_each_keeps_its_own() {
-    for kind in [Kind::Device, Kind::InOrder, Kind::Link] {
+    for kind in [FlowKind::Device, FlowKind::InOrder, FlowKind::Link] {
         let speeds = [50 * MIB, 10 * MIB, 2 * MIB, 2 * MIB / 5];
-        let plans: Vec<Plan> = speeds.iter().flat_map(|speed| many(Plan::of(kind, *speed), 2)).collect();
+        let plans: Vec<FlowPlan> = speeds.iter().flat_map(|speed| many(FlowPlan::of(kind, *speed), 2)).collect();
         let scene = scene(plans);
-        let out = World::play(&scene);
+        let out = FlowWorld::play(&scene);
         let alone = each_alone(&scene);
         for (n, alone) in alone.iter().enumerate() {
             assert!(alone * 10 >= out.took_ms[n] * 9, "{kind:?} {n}: alone {alone} ms, {out:?}");
@@ -559,12 +559,12 @@ fn four_speeds_are_four_groups_and_each_keeps_its_own() {
 
 #[test]
 fn slower_ones_within_a_factor_of_four_share_an_upload_at_the_pace_of_the_slowest() {
-    for kind in [Kind::Device, Kind::Link] {
+    for kind in [FlowKind::Device, FlowKind::Link] {
         // While there is somebody quicker: one after the other, and each comes before the last is through.
-        let quick: Vec<Plan> = (0..7).map(|n| Plan::of(kind, 4 * MIB).from(n * 13_000)).collect();
-        let slow = [3 * MIB / 2, MIB, 3 * MIB / 4].map(|speed| Plan::of(kind, speed)).to_vec();
+        let quick: Vec<FlowPlan> = (0..7).map(|n| FlowPlan::of(kind, 4 * MIB).from(n * 13_000)).collect();
+        let slow = [3 * MIB / 2, MIB, 3 * MIB / 4].map(|speed| FlowPlan::of(kind, speed)).to_vec();
         let scene = scene(with(slow, quick));
-        let out = World::play(&scene);
+        let out = FlowWorld::play(&scene);
         let alone = each_alone(&scene);
         for n in 0..10 {
             let slowest = if n < 3 { alone[2] } else { alone[n] };
@@ -576,9 +576,9 @@ fn slower_ones_within_a_factor_of_four_share_an_upload_at_the_pace_of_the_slowes
 
 #[test]
 fn a_later_get_joins_where_its_group_is_and_fetches_the_beginning_afterwards() {
-    let late = Plan::device(10 * MIB).from(3_000);
-    let scene = scene(with(many(Plan::device(10 * MIB), 3), many(late, 2)));
-    let out = World::play(&scene);
+    let late = FlowPlan::device(10 * MIB).from(3_000);
+    let scene = scene(with(many(FlowPlan::device(10 * MIB), 3), many(late, 2)));
+    let out = FlowWorld::play(&scene);
     let passed = 3.0 * 10.0 / 64.0;
     assert!(out.uploads <= 1.01 + passed, "{out:?}");
     assert!(out.uploads >= 1.3, "the beginning is uploaded once more: {out:?}");
@@ -589,8 +589,8 @@ fn a_later_get_joins_where_its_group_is_and_fetches_the_beginning_afterwards() {
 
 #[test]
 fn a_later_link_is_a_group_of_its_own() {
-    let scene = scene(with(many(Plan::link(10 * MIB), 3), vec![Plan::link(10 * MIB).from(3_000)]));
-    let out = World::play(&scene);
+    let scene = scene(with(many(FlowPlan::link(10 * MIB), 3), vec![FlowPlan::link(10 * MIB).from(3_000)]));
+    let out = FlowWorld::play(&scene);
     let alone = each_alone(&scene);
     assert!((0..4).all(|n| alone[n] * 10 >= out.took_ms[n] * 9), "{alone:?} {out:?}");
     assert!(out.uploads <= 2.0, "{out:?}");
@@ -598,12 +598,12 @@ fn a_later_link_is_a_group_of_its_own() {
 
 #[test]
 fn in_a_small_budget_twenty_slow_ones_leave_the_quick_one_its_speed() {
-    for kind in [Kind::Device, Kind::Link] {
-        let slow: Vec<Plan> = (0..20).map(|n| Plan::of(kind, MIB).from(300 * n)).collect();
-        let quick = Plan::of(kind, 20 * MIB).from(7_000);
-        let scene = Scene { budget: 8 * MIB, size: 400 * MIB, ..scene(with(vec![quick.clone()], slow)) };
-        let took = World::until(&scene, 0);
-        let alone = World::until(&Scene { readers: vec![quick], ..scene }, 0);
+    for kind in [FlowKind::Device, FlowKind::Link] {
+        let slow: Vec<FlowPlan> = (0..20).map(|n| FlowPlan::of(kind, MIB).from(300 * n)).collect();
+        let quick = FlowPlan::of(kind, 20 * MIB).from(7_000);
+        let scene = FlowScene { budget: 8 * MIB, size: 400 * MIB, ..scene(with(vec![quick.clone()], slow)) };
+        let took = FlowWorld::until(&scene, 0);
+        let alone = FlowWorld::until(&FlowScene { readers: vec![quick], ..scene }, 0);
         assert!(alone * 10 >= took * 9, "{kind:?}: {alone} ms alone, {took} beside slow ones");
     }
 }
@@ -612,13 +612,13 @@ fn in_a_small_budget_twenty_slow_ones_leave_the_quick_one_its_speed() {
 /// speed is known, which takes half a second at most, and by no slower one after that.
 #[test]
 fn in_a_small_budget_four_unlike_ones_that_begin_at_once_hold_the_quickest_up_for_half_a_second() {
-    for kind in [Kind::Device, Kind::Link] {
+    for kind in [FlowKind::Device, FlowKind::Link] {
         for (quickest, size) in [(80 * MIB, 20 * MIB), (20 * MIB, 20 * MIB), (20 * MIB, 100 * MIB)] {
             let speeds = [quickest, quickest / 5, quickest / 25, quickest / 125];
-            let readers: Vec<Plan> = speeds.map(|speed| Plan::of(kind, speed)).to_vec();
-            let scene = Scene { budget: 8 * MIB, size, ..scene(readers.clone()) };
-            let took = World::until(&scene, 0);
-            let alone = World::until(&Scene { readers: vec![readers[0].clone()], ..scene }, 0);
+            let readers: Vec<FlowPlan> = speeds.map(|speed| FlowPlan::of(kind, speed)).to_vec();
+            let scene = FlowScene { budget: 8 * MIB, size, ..scene(readers.clone()) };
+            let took = FlowWorld::until(&scene, 0);
+            let alone = FlowWorld::until(&FlowScene { readers: vec![readers[0].clone()], ..scene }, 0);
             assert!(
                 took <= alone * 10 / 9 + 500,
                 "{kind:?}, {quickest} {size}: {alone} ms alone, {took} beside others"
@@ -631,15 +631,15 @@ fn in_a_small_budget_four_unlike_ones_that_begin_at_once_hold_the_quickest_up_fo
 /// the speeds are known, after half a second.
 #[test]
 fn in_a_small_budget_twenty_slow_ones_that_begin_together_with_the_quick_one_leave_it_its_speed() {
-    for (kind, speed) in [Kind::Device, Kind::Link].into_iter().flat_map(|kind| [(kind, 20 * MIB), (kind, 80 * MIB)]) {
-        let slow: Vec<Plan> = many(Plan::of(kind, speed / 20), 20);
-        let quick = Plan::of(kind, speed);
+    for (kind, speed) in [FlowKind::Device, FlowKind::Link].into_iter().flat_map(|kind| [(kind, 20 * MIB), (kind, 80 * MIB)]) {
+        let slow: Vec<FlowPlan> = many(FlowPlan::of(kind, speed / 20), 20);
+        let quick = FlowPlan::of(kind, speed);
         for at in [0, 20] {
             let mut readers = slow.clone();
             readers.insert(at, quick.clone());
-            let scene = Scene { budget: 8 * MIB, size: 5 * speed, ..scene(readers) };
-            let took = World::until(&scene, at);
-            let alone = World::until(&Scene { readers: vec![quick.clone()], ..scene }, 0);
+            let scene = FlowScene { budget: 8 * MIB, size: 5 * speed, ..scene(readers) };
+            let took = FlowWorld::until(&scene, at);
+            let alone = FlowWorld::until(&FlowScene { readers: vec![quick.clone()], ..scene }, 0);
             assert!(took <= alone * 10 / 9 + 500, "{kind:?}, {speed}: {alone} ms alone, {took} beside slow ones");
         }
     }
@@ -647,10 +647,10 @@ fn in_a_small_budget_twenty_slow_ones_that_begin_together_with_the_quick_one_lea
 
 #[test]
 fn at_an_owners_slow_line_groups_share_it_evenly_and_what_one_leaves_is_the_others() {
-    for kind in [Kind::Device, Kind::Link] {
-        let readers = vec![Plan::of(kind, 100 * MIB), Plan::of(kind, 100 * MIB), Plan::of(kind, MIB)];
-        let scene = Scene { owner: 6 * MIB, ..scene(readers) };
-        let out = World::play(&scene);
+    for kind in [FlowKind::Device, FlowKind::Link] {
+        let readers = vec![FlowPlan::of(kind, 100 * MIB), FlowPlan::of(kind, 100 * MIB), FlowPlan::of(kind, MIB)];
+        let scene = FlowScene { owner: 6 * MIB, ..scene(readers) };
+        let out = FlowWorld::play(&scene);
         // 1 MiB/s for the slow one, 5 MiB/s for the quick ones.
         assert!(out.took_ms[2] <= 64_000 * 10 / 9, "{kind:?} {out:?}");
         assert!(out.took_ms[0] <= 12_800 * 10 / 9, "{kind:?} {out:?}");
@@ -659,9 +659,9 @@ fn at_an_owners_slow_line_groups_share_it_evenly_and_what_one_leaves_is_the_othe
 
 #[test]
 fn whoever_becomes_quick_again_goes_forwards() {
-    let phone = Plan { speeds: vec![(0, MIB / 2), (6_000, 10 * MIB)], ..Plan::device(0) };
-    let scene = Scene { size: 256 * MIB, ..scene(with(many(Plan::device(10 * MIB), 3), vec![phone])) };
-    let out = World::play(&scene);
+    let phone = FlowPlan { speeds: vec![(0, MIB / 2), (6_000, 10 * MIB)], ..FlowPlan::device(0) };
+    let scene = FlowScene { size: 256 * MIB, ..scene(with(many(FlowPlan::device(10 * MIB), 3), vec![phone])) };
+    let out = FlowWorld::play(&scene);
     // From 6 s on it is as quick as the others: it joins them where they are and shares what is left.
     assert!(out.took_ms[3] <= 36_000, "{out:?}");
     assert!(out.uploads <= 1.6, "{out:?}");
@@ -670,11 +670,11 @@ fn whoever_becomes_quick_again_goes_forwards() {
 #[test]
 fn whoever_alternates_its_speed_holds_others_up_ever_more_seldom() {
     let speeds: Vec<(u64, u64)> = (0..60).map(|n| (n * 3_000, if n % 2 == 0 { 10 * MIB } else { 0 })).collect();
-    for kind in [Kind::Device, Kind::Link] {
-        let quick = many(Plan::of(kind, 10 * MIB), 3);
-        let hostile = many(Plan { speeds: speeds.clone(), ..Plan::of(kind, 0) }, 4);
-        let alone = World::play(&Scene { size: 256 * MIB, ..scene(quick.clone()) });
-        let out = World::play(&Scene { size: 256 * MIB, ..scene(with(quick, hostile)) });
+    for kind in [FlowKind::Device, FlowKind::Link] {
+        let quick = many(FlowPlan::of(kind, 10 * MIB), 3);
+        let hostile = many(FlowPlan { speeds: speeds.clone(), ..FlowPlan::of(kind, 0) }, 4);
+        let alone = FlowWorld::play(&FlowScene { size: 256 * MIB, ..scene(quick.clone()) });
+        let out = FlowWorld::play(&FlowScene { size: 256 * MIB, ..scene(with(quick, hostile)) });
         assert!(out.keeps(0..3, &alone, 0), "{kind:?} {alone:?} {out:?}");
     }
 }
@@ -691,22 +691,22 @@ fn groups_of(mut speeds: Vec<u64>) -> usize {
     groups
 }
 
-fn random_readers(ids: &mut IdSource, quick: u64) -> Vec<Plan> {
+fn random_readers(ids: &mut IdSource, quick: u64) -> Vec<FlowPlan> {
     let count = 2 + ids.below(7);
-    let kinds = [Kind::Device, Kind::Device, Kind::Link, Kind::InOrder];
-    let mut plans = vec![Plan::of(kinds[ids.below(4) as usize], quick)];
+    let kinds = [FlowKind::Device, FlowKind::Device, FlowKind::Link, FlowKind::InOrder];
+    let mut plans = vec![FlowPlan::of(kinds[ids.below(4) as usize], quick)];
     for _ in 0..count {
         let speed = quick * [100, 97, 80, 50, 20, 10, 4][ids.below(7) as usize] / 100;
         let sockets = [0, 256 << 10, MIB][ids.below(3) as usize].min(speed / 4);
-        plans.push(Plan::of(kinds[ids.below(4) as usize], speed).with_sockets(sockets));
+        plans.push(FlowPlan::of(kinds[ids.below(4) as usize], speed).with_sockets(sockets));
     }
     plans
 }
 
-fn random_scene(ids: &mut IdSource) -> Scene {
+fn random_scene(ids: &mut IdSource) -> FlowScene {
     let quick = [8 * MIB, 20 * MIB, 40 * MIB][ids.below(3) as usize];
     let budget = [16 * MIB, 32 * MIB, 64 * MIB][ids.below(3) as usize];
-    Scene { budget, size: 4 * quick, owner: 800 * MIB, readers: random_readers(ids, quick) }
+    FlowScene { budget, size: 4 * quick, owner: 800 * MIB, readers: random_readers(ids, quick) }
 }
 
 fn seeds() -> std::ops::Range<u64> {
@@ -729,10 +729,10 @@ fn at_random_steady_speeds_everybody_keeps_its_own() {
         let scene = random_scene(&mut source(seed));
         let speeds: Vec<u64> = scene.readers.iter().map(|plan| plan.speed(0)).collect();
         let best = *speeds.iter().max().unwrap();
-        let quick: Vec<Plan> = scene.readers.iter().filter(|plan| plan.speed(0) * 10 >= best * 9).cloned().collect();
-        let alone = World::play(&Scene { readers: quick, ..scene.clone() });
+        let quick: Vec<FlowPlan> = scene.readers.iter().filter(|plan| plan.speed(0) * 10 >= best * 9).cloned().collect();
+        let alone = FlowWorld::play(&FlowScene { readers: quick, ..scene.clone() });
         let alone = *alone.took_ms.iter().max().unwrap();
-        let out = World::play(&scene);
+        let out = FlowWorld::play(&scene);
         for (n, plan) in scene.readers.iter().enumerate() {
             let slowest = speeds.iter().filter(|speed| **speed * 4 >= plan.speed(0)).min().unwrap();
             let may_take = if plan.speed(0) * 10 >= best * 9 { alone } else { scene.size * 1_000 / slowest };
@@ -764,7 +764,7 @@ fn with_changing_speeds_nobody_is_stuck_and_each_costs_one_upload_at_most() {
             plan.speeds.sort_unstable();
             plan.speeds.push((40_000, base)); // and then it goes on
         }
-        let out = World::play(&scene);
+        let out = FlowWorld::play(&scene);
         assert!(out.uploads <= scene.readers.len() as f64, "seed {seed}: {out:?} {scene:?}");
     }
 }

@@ -8,18 +8,18 @@ use lanyard_protocol::limits::{GRANT_MS, MAX_FILES_A_MESSAGE, MAX_LOOKUPS_AN_ASK
 use lanyard_protocol::message::{FileGrant, FileLookup, FileRoot};
 use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileRef, Ref, RelayToMaster, Root};
 
-use super::asks::{Ask, AskId, Parked};
-use super::credit::AskerKey;
+use super::requests::{ChunkRequest, ChunkRequestId, WaitReason};
+use super::budget::RequesterKey;
 use super::*;
 
 #[derive(Debug)]
-struct Grant {
+struct FileGrantState {
     entry: FileEntry,
     used: Moment,
     /// When the master last said so.
     confirmed: Moment,
-    has_values: bool,
-    values_refused: bool,
+    has_hashes: bool,
+    hashes_refused: bool,
     /// Pages of archives that hold it. When the last is read it goes, unless a device wants it too.
     pages: u32,
     is_wanted: bool,
@@ -27,21 +27,21 @@ struct Grant {
 
 /// One FILE_LOOKUP that the master has not answered.
 #[derive(Debug, Default)]
-struct Lookup {
+struct PendingLookup {
     files: Vec<FileRef>,
     /// Asks that cannot go on without it: its answer visits these and no others.
-    waiting: Vec<(AskId, AskerKey)>,
+    waiting: Vec<(ChunkRequestId, RequesterKey)>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Grants {
-    known: BTreeMap<FileRef, Grant>,
+    known: BTreeMap<FileRef, FileGrantState>,
     /// Look-ups under way, by their reference.
-    lookups: BTreeMap<Ref, Lookup>,
+    lookups: BTreeMap<Ref, PendingLookup>,
     /// The look-up that each file is asked for in.
     asked: BTreeMap<FileRef, Ref>,
     /// Places in `waiting` of all look-ups that each asker takes.
-    places: BTreeMap<AskerKey, usize>,
+    places: BTreeMap<RequesterKey, usize>,
     /// The master is away: grants older than ten minutes are not trusted.
     master_away: bool,
 }
@@ -65,30 +65,30 @@ impl Grants {
         self.entry(file)?.root
     }
 
-    pub fn has_values(&self, file: &FileRef) -> bool {
-        self.known.get(file).is_some_and(|grant| grant.has_values)
+    pub fn has_hashes(&self, file: &FileRef) -> bool {
+        self.known.get(file).is_some_and(|grant| grant.has_hashes)
     }
 
-    pub fn note_values(&mut self, file: &FileRef) {
+    pub fn note_hashes(&mut self, file: &FileRef) {
         if let Some(grant) = self.known.get_mut(file) {
-            grant.has_values = true;
+            grant.has_hashes = true;
         }
     }
 
     /// The data plane had to drop its list.
-    pub fn forget_values(&mut self, file: &FileRef) {
+    pub fn forget_hashes(&mut self, file: &FileRef) {
         if let Some(grant) = self.known.get_mut(file) {
-            grant.has_values = false;
+            grant.has_hashes = false;
         }
     }
 
-    pub fn values_refused(&self, file: &FileRef) -> bool {
-        self.known.get(file).is_some_and(|grant| grant.values_refused)
+    pub fn hashes_refused(&self, file: &FileRef) -> bool {
+        self.known.get(file).is_some_and(|grant| grant.hashes_refused)
     }
 
-    pub fn refuse_values(&mut self, file: &FileRef) {
+    pub fn refuse_hashes(&mut self, file: &FileRef) {
         if let Some(grant) = self.known.get_mut(file) {
-            grant.values_refused = true;
+            grant.hashes_refused = true;
         }
     }
 
@@ -116,14 +116,14 @@ impl Grants {
     pub fn insert(&mut self, now: Moment, entry: FileEntry) {
         let file = entry.file_ref();
         let old = self.known.remove(&file);
-        let has_values = old.as_ref().is_some_and(|grant| grant.has_values);
-        let values_refused = old.as_ref().is_some_and(|grant| grant.values_refused);
+        let has_hashes = old.as_ref().is_some_and(|grant| grant.has_hashes);
+        let hashes_refused = old.as_ref().is_some_and(|grant| grant.hashes_refused);
         let pages = old.as_ref().map_or(0, |grant| grant.pages);
         let root = entry.root.or(old.and_then(|grant| grant.entry.root));
         let entry = FileEntry { root, ..nameless(entry) };
         let is_wanted = true;
         self.known
-            .insert(file, Grant { entry, used: now, confirmed: now, has_values, values_refused, pages, is_wanted });
+            .insert(file, FileGrantState { entry, used: now, confirmed: now, has_hashes, hashes_refused, pages, is_wanted });
     }
 
     /// Takes an entry for the page of an archive that names it.
@@ -176,7 +176,7 @@ impl Grants {
     }
 
     /// Takes out a look-up that was answered.
-    fn end_lookup(&mut self, reference: &Ref) -> Option<Lookup> {
+    fn end_lookup(&mut self, reference: &Ref) -> Option<PendingLookup> {
         let lookup = self.lookups.remove(reference)?;
         for file in &lookup.files {
             if self.asked.get(file) == Some(reference) {
@@ -206,7 +206,7 @@ impl Grants {
 impl Broker {
     /// Asks the master for files that are not being asked for already, and lets the ask wait for all of them. False if its
     /// asker has too much waiting for the master as it is.
-    pub(super) fn look_up(&mut self, ask: &Ask, files: Vec<FileRef>) -> bool {
+    pub(super) fn look_up(&mut self, ask: &ChunkRequest, files: Vec<FileRef>) -> bool {
         let key = self.asker_key(&ask.asker);
         let taken = self.grants.places.get(&key).copied().unwrap_or(0);
         if taken >= MAX_LOOKUPS_AN_ASKER {
@@ -228,7 +228,7 @@ impl Broker {
         let mut sent = Vec::new();
         for part in files.chunks(MAX_FILES_A_MESSAGE) {
             let reference = Ref::number(self.number());
-            let lookup = Lookup { files: part.to_vec(), waiting: Vec::new() };
+            let lookup = PendingLookup { files: part.to_vec(), waiting: Vec::new() };
             self.grants.lookups.insert(reference.clone(), lookup);
             let message = RelayToMaster::FileLookup(FileLookup { files: part.to_vec() });
             self.tell_master_from(message, None, Some(reference.clone()));
@@ -264,7 +264,7 @@ impl Broker {
     }
 
     /// Asks that waited for this look-up go on with what came, unless they wait for another one, too.
-    fn grants_arrived(&mut self, now: Moment, waiting: Vec<(AskId, AskerKey)>) {
+    fn grants_arrived(&mut self, now: Moment, waiting: Vec<(ChunkRequestId, RequesterKey)>) {
         for (id, _) in waiting {
             let Some(ask) = self.asks.remove(&id) else { continue };
             self.work.visit(ask.pieces.len());
@@ -287,7 +287,7 @@ impl Broker {
         self.grants.asked.clear();
         self.grants.places.clear();
         self.grants.master_away = true;
-        for ask in self.take_parked(|parked| *parked == Parked::Grants) {
+        for ask in self.take_parked(|parked| *parked == WaitReason::Grants) {
             self.ask_failed(now, ask, FailureCode::ServerNotReady);
         }
     }

@@ -56,7 +56,7 @@ pub struct Identity {
 }
 
 /// A piece of a link's want: groups of one file, wherever its owner.
-pub type WantedPiece = (FileRef, GroupRange);
+pub type WantedSpan = (FileRef, GroupRange);
 
 /// How often the relay refused, counted outside of the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -169,13 +169,13 @@ pub enum Input {
         /// BLAKE3 hash of the whole file.
         root: Root,
     },
-    /// The relay has the whole list of the file's group values.
-    ValuesKnown {
+    /// The relay has the whole list of the file's group hashes.
+    HashesKnown {
         /// The file and its owner.
         file: FileRef,
     },
-    /// The relay had to drop its list of the file's group values.
-    ValuesLost {
+    /// The relay had to drop its list of the file's group hashes.
+    HashesLost {
         /// The file and its owner.
         file: FileRef,
     },
@@ -228,7 +228,7 @@ pub enum Input {
         /// Number of the want among those of its reader.
         want: u64,
         /// Groups of one owner's files, in the order of their bytes.
-        pieces: Vec<WantedPiece>,
+        pieces: Vec<WantedSpan>,
     },
     /// A link's response gave up its wants up to this number (all: `u64::MAX`, when it is over).
     LinkLeft {

@@ -6,20 +6,20 @@ mod known;
 
 use std::collections::BTreeSet;
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::limits::LINK_USED_INTERVAL_MS;
 use lanyard_protocol::message::LinkUsed;
-use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, Piece, RelayToMaster};
+use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, GroupSpan, RelayToMaster};
 
-use super::asks::{Ask, Asker, Parked};
+use super::requests::{ChunkRequest, Requester, WaitReason};
 use super::*;
-use calls::Calls;
+use calls::LinkCalls;
 use known::KnownLinks;
 
 #[derive(Debug, Default)]
 pub(super) struct Links {
     pub known: KnownLinks,
-    pub calls: Calls,
+    pub calls: LinkCalls,
 }
 
 impl Links {
@@ -71,17 +71,17 @@ impl Broker {
         reader: LinkReader,
         hash: LinkHash,
         want: u64,
-        pieces: Vec<WantedPiece>,
+        pieces: Vec<WantedSpan>,
     ) {
         let Some(owner) = pieces.first().map(|(file, _)| file.public_id) else { return };
-        let asker = Asker::Link { reader, want, hash };
+        let asker = Requester::Link { reader, want, hash };
         let same_owner = pieces.iter().all(|(file, _)| file.public_id == owner);
-        let pieces: Vec<Piece> =
-            pieces.into_iter().map(|(file, groups)| Piece { file_id: file.file_id, groups }).collect();
+        let pieces: Vec<GroupSpan> =
+            pieces.into_iter().map(|(file, groups)| GroupSpan { file_id: file.file_id, groups }).collect();
         debug_assert!(same_owner, "a run has one owner");
         if self.links.known.read_by(now, &hash, reader) {
             self.note_link_use(now, hash);
-            self.ask(now, asker, owner, What::Bytes, pieces, None);
+            self.ask(now, asker, owner, BodyKind::Bytes, pieces, None);
         } else {
             let file = FileRef { public_id: owner, file_id: pieces[0].file_id };
             self.effects.push(Effect::LinkFailed { reader, want, code: FailureCode::FileGone, file });
@@ -91,7 +91,7 @@ impl Broker {
     pub(super) fn link_left(&mut self, now: Moment, reader: LinkReader, up_to: u64) {
         self.speeds.forget_link(reader);
         let ours =
-            |asker: &Asker| matches!(asker, Asker::Link { reader: r, want, .. } if *r == reader && *want <= up_to);
+            |asker: &Requester| matches!(asker, Requester::Link { reader: r, want, .. } if *r == reader && *want <= up_to);
         self.end_asks_where(now, ours, FailureCode::Cancelled);
         if up_to == u64::MAX {
             for file in self.links.known.reader_left(reader) {
@@ -105,28 +105,28 @@ impl Broker {
     }
 
     /// A link's ask cannot go on: for good it is cut, else it waits for what it lacks.
-    pub(super) fn link_ask_failed(&mut self, now: Moment, mut ask: Ask, code: FailureCode) {
-        let Asker::Link { reader, want, .. } = ask.asker else { return };
+    pub(super) fn link_ask_failed(&mut self, now: Moment, mut ask: ChunkRequest, code: FailureCode) {
+        let Requester::Link { reader, want, .. } = ask.asker else { return };
         if !code.may_retry() {
             return self.tell_link_failed(&ask, code);
         }
         self.effects.push(Effect::LinkWaits { reader, want, code });
         ask.tries += 1;
         ask.parked = match code {
-            FailureCode::OwnerAway => Parked::Owner,
-            FailureCode::ServerNotReady => Parked::Hub,
+            FailureCode::OwnerAway => WaitReason::Owner,
+            FailureCode::ServerNotReady => WaitReason::Hub,
             _ => {
                 let longest = 200u64.saturating_mul(1 << ask.tries.min(10)).min(15_000);
                 let wait = self.ids.below(longest) + 1;
                 self.deadlines.set(Timer::AskRetry(ask.id), now.plus(wait));
-                Parked::Retry
+                WaitReason::Retry
             }
         };
         self.asks.insert(ask.id, ask);
     }
 
-    pub(super) fn tell_link_failed(&mut self, ask: &Ask, code: FailureCode) {
-        let (Asker::Link { reader, want, .. }, Some(piece)) = (ask.asker, ask.pieces.first()) else { return };
+    pub(super) fn tell_link_failed(&mut self, ask: &ChunkRequest, code: FailureCode) {
+        let (Requester::Link { reader, want, .. }, Some(piece)) = (ask.asker, ask.pieces.first()) else { return };
         let file = ask.file(piece);
         self.effects.push(Effect::LinkFailed { reader, want, code, file });
     }
@@ -136,8 +136,8 @@ impl Broker {
         if !self.links.known.remove(&hash) {
             return; // nobody reads it, so nothing that waits is its
         }
-        let ours = |asker: &Asker| matches!(asker, Asker::Link { hash: h, .. } if *h == hash);
-        let wanting: Vec<Ask> = self.asks.values().filter(|ask| ours(&ask.asker)).cloned().collect();
+        let ours = |asker: &Requester| matches!(asker, Requester::Link { hash: h, .. } if *h == hash);
+        let wanting: Vec<ChunkRequest> = self.asks.values().filter(|ask| ours(&ask.asker)).cloned().collect();
         for ask in wanting.iter().chain(&self.queue.take_where(|ask| ours(&ask.asker))) {
             self.tell_link_failed(ask, code);
         }

@@ -242,7 +242,7 @@ impl Broker {
                     self.admit(id);
                     admitted.push((id, device));
                 }
-                Membership::Disapproved => self.turn_away(now, id, self.master.head),
+                Membership::Disapproved => self.close_with_code(now, id, self.master.head),
                 // Nobody could be counted among the waiting before there was a roster.
                 Membership::Pending if old == Membership::Unknown && !self.makes_room(now, source) => {
                     self.close(now, id, CloseCode::RateLimited);
@@ -336,12 +336,12 @@ impl Broker {
         let others = self.sessions.approved().into_iter().filter(|id| !own.contains(id)).collect();
         self.broadcast(others, refusal(device, self.master.head), answer);
         for id in own {
-            self.turn_away(now, id, self.master.head);
+            self.close_with_code(now, id, self.master.head);
         }
         self.end_device(now, device);
     }
 
-    fn turn_away(&mut self, now: Moment, id: SessionId, head: Resume) {
+    fn close_with_code(&mut self, now: Moment, id: SessionId, head: Resume) {
         let Some(session) = self.sessions.get(id) else { return };
         let device = session.identity.public_id;
         let was_here = session.is_approved() && !session.away;
@@ -361,7 +361,7 @@ impl Broker {
 
     /// A file's root became known here: the master writes it into the list.
     pub(super) fn root_known(&mut self, file: FileRef, root: lanyard_protocol::Root) {
-        self.grants.note_values(&file);
+        self.grants.note_hashes(&file);
         if self.grants.set_root(&file, root) {
             let FileRef { public_id, file_id } = file;
             self.tell_master(RelayToMaster::FileRoot(FileRoot { public_id, file_id, root }));

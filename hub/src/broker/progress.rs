@@ -10,7 +10,7 @@ use super::sessions::Sessions;
 use super::*;
 
 #[derive(Debug)]
-struct Course {
+struct TransferRecord {
     /// What the asker said it holds, and what it got since.
     have: u64,
     delivered: u64,
@@ -24,15 +24,15 @@ struct Course {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Progress {
-    courses: BTreeMap<SessionId, BTreeMap<TransferId, Course>>,
+pub(super) struct ProgressTracker {
+    courses: BTreeMap<SessionId, BTreeMap<TransferId, TransferRecord>>,
     heard: u64,
 }
 
-impl Progress {
+impl ProgressTracker {
     /// The course of a transfer, new if need be. Transfer ids are the asker's to invent: a session that names more than it
     /// may loses the one that was not heard of for longest, which costs its screen a few reports.
-    fn course(&mut self, (session, transfer): (SessionId, TransferId)) -> &mut Course {
+    fn course(&mut self, (session, transfer): (SessionId, TransferId)) -> &mut TransferRecord {
         self.heard += 1;
         let touched = self.heard;
         let own = self.courses.entry(session).or_default();
@@ -40,7 +40,7 @@ impl Progress {
             let oldest = own.iter().min_by_key(|(_, course)| course.touched).map(|(transfer, _)| *transfer);
             oldest.map(|oldest| own.remove(&oldest));
         }
-        let course = own.entry(transfer).or_insert(Course {
+        let course = own.entry(transfer).or_insert(TransferRecord {
             have: 0,
             delivered: 0,
             file: None,
@@ -53,7 +53,7 @@ impl Progress {
         course
     }
 
-    fn remove(&mut self, (session, transfer): (SessionId, TransferId)) -> Option<Course> {
+    fn remove(&mut self, (session, transfer): (SessionId, TransferId)) -> Option<TransferRecord> {
         let own = self.courses.get_mut(&session)?;
         let course = own.remove(&transfer);
         if own.is_empty() {

@@ -12,16 +12,16 @@ use lanyard_protocol::{
     RelayToMaster, RequestId, SessionAddress, approval,
 };
 
-use super::pending::{Room, Waiting};
+use super::pending_sessions::{PendingRoom, PendingSessions};
 use super::*;
-use crate::source::Source;
+use crate::source_address::SourceAddress;
 
 /// One live session of a device.
 #[derive(Debug)]
 pub(super) struct Session {
     pub identity: Identity,
     /// Its address, as bounds see it.
-    pub source: Source,
+    pub source: SourceAddress,
     /// Changed by [`Sessions::set_membership`] alone.
     pub membership: Membership,
     /// Its knock, while it is pending.
@@ -62,7 +62,7 @@ pub(super) struct Sessions {
     live: BTreeMap<SessionId, Session>,
     by_device: BTreeMap<DeviceId, BTreeMap<Instance, SessionId>>,
     by_knock: BTreeMap<RequestId, SessionId>,
-    waiting: Waiting,
+    waiting: PendingSessions,
 }
 
 impl Sessions {
@@ -133,7 +133,7 @@ impl Sessions {
     }
 
     /// Whether one more may wait from there.
-    pub fn room_for(&self, source: Source) -> Room {
+    pub fn room_for(&self, source: SourceAddress) -> PendingRoom {
         self.waiting.room_for(source, |id| self.live.get(&id).is_some_and(|session| session.frozen_knock))
     }
 
@@ -201,7 +201,7 @@ impl Broker {
             self.session_closed(now, old);
         }
         let membership = self.master.membership(identity.public_id);
-        let source = Source::of(&identity.address);
+        let source = SourceAddress::of(&identity.address);
         if let Some(code) = self.refuses(now, &identity, source, membership) {
             if membership == Membership::Disapproved {
                 self.effects.push(Effect::Acknowledge { session: id, membership, hub_ready: self.hub_ready() });
@@ -235,7 +235,7 @@ impl Broker {
         &mut self,
         now: Moment,
         identity: &Identity,
-        source: Source,
+        source: SourceAddress,
         membership: Membership,
     ) -> Option<CloseCode> {
         if membership == Membership::Disapproved {
@@ -248,14 +248,14 @@ impl Broker {
     }
 
     /// Whether one more may wait from there; somebody of a larger crowd may have to go for it.
-    pub(super) fn makes_room(&mut self, now: Moment, source: Source) -> bool {
+    pub(super) fn makes_room(&mut self, now: Moment, source: SourceAddress) -> bool {
         match self.sessions.room_for(source) {
-            Room::Free => true,
-            Room::InPlaceOf(other) => {
+            PendingRoom::Free => true,
+            PendingRoom::InPlaceOf(other) => {
                 self.close(now, other, CloseCode::RateLimited);
                 true
             }
-            Room::None => false,
+            PendingRoom::None => false,
         }
     }
 

@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use lanyard_protocol::chunk::What;
-use lanyard_protocol::{FileRef, GroupRange, Piece, Ticket};
+use lanyard_protocol::chunk::BodyKind;
+use lanyard_protocol::{FileRef, GroupRange, GroupSpan, Ticket};
 
-use super::asks::Asker;
-use super::credit::AskerKey;
+use super::requests::Requester;
+use super::budget::RequesterKey;
 use super::speed::{Lane, SpeedGroup};
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum SlotPhase {
     /// The holder has its ticket.
     Asked,
     /// Its PUT has begun.
@@ -23,9 +23,9 @@ pub(super) enum Phase {
 
 /// One reader of a slice of a slot.
 #[derive(Debug)]
-pub(super) struct Waiter {
-    pub asker: Asker,
-    pub pieces: Vec<Piece>,
+pub(super) struct SlotReader {
+    pub asker: Requester,
+    pub pieces: Vec<GroupSpan>,
     /// Where its pieces lie in the body, one range a piece.
     pub ranges: Vec<Range<u64>>,
     /// A device's ticket, once the PUT's head is there.
@@ -37,7 +37,7 @@ pub(super) struct Waiter {
     pub taken: u64,
 }
 
-impl Waiter {
+impl SlotReader {
     pub fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.end - range.start).sum()
     }
@@ -47,15 +47,15 @@ impl Waiter {
 pub(super) struct Slot {
     pub holder: SessionId,
     pub ticket: Ticket,
-    pub what: What,
-    pub pieces: Vec<SlotPiece>,
+    pub what: BodyKind,
+    pub pieces: Vec<SlotSpan>,
     pub length: u64,
-    pub phase: Phase,
+    pub phase: SlotPhase,
     /// Who caused it: it counts for them.
-    pub cause: AskerKey,
+    pub cause: RequesterKey,
     /// The group of speed that shares it; only members read it.
     pub group: SpeedGroup,
-    pub waiters: BTreeMap<ReaderId, Waiter>,
+    pub waiters: BTreeMap<ReaderId, SlotReader>,
     /// In the cache since; `None` while read or filling.
     pub cached_since: Option<Moment>,
 }
@@ -78,8 +78,8 @@ impl Slot {
             .iter()
             .find(|p| p.file == *file && p.groups.first <= groups.first && groups.end() <= p.groups.end())?;
         let length = |first: u32, count: u32| match self.what {
-            What::Bytes => lanyard_protocol::group::Groups::new(piece.size, piece.group_log).span(first, count),
-            What::Values => 32 * u64::from(count),
+            BodyKind::Bytes => lanyard_protocol::group::Groups::new(piece.size, piece.group_log).span(first, count),
+            BodyKind::Hashes => 32 * u64::from(count),
         };
         let start = piece.offset + length(piece.groups.first, groups.first - piece.groups.first);
         Some(start..start + length(groups.first, groups.count))
@@ -87,10 +87,10 @@ impl Slot {
 }
 
 /// The groups of a piece that stand in the index: each of its bytes, but one for a whole list of values.
-fn indexed(what: What, piece: &SlotPiece) -> Range<u32> {
+fn indexed(what: BodyKind, piece: &SlotSpan) -> Range<u32> {
     match what {
-        What::Bytes => piece.groups.iter(),
-        What::Values => piece.groups.first..piece.groups.first + 1,
+        BodyKind::Bytes => piece.groups.iter(),
+        BodyKind::Hashes => piece.groups.first..piece.groups.first + 1,
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Slots {
     cache: BTreeSet<(Moment, SlotId)>,
     reserved: u64,
     /// Bytes that each asker's slots hold, by group of speed, cache left out.
-    held: BTreeMap<(AskerKey, SpeedGroup), u64>,
+    held: BTreeMap<(RequesterKey, SpeedGroup), u64>,
     /// Bytes that each group of speed reserves, cache included.
     of_groups: BTreeMap<SpeedGroup, u64>,
     /// Bytes that each transfer or response was promised and has not read.
@@ -123,7 +123,7 @@ impl Slots {
     }
 
     pub fn filling_count(&self) -> usize {
-        self.live.values().filter(|slot| slot.phase != Phase::Full).count()
+        self.live.values().filter(|slot| slot.phase != SlotPhase::Full).count()
     }
 
     pub fn reader_count(&self) -> usize {
@@ -140,13 +140,13 @@ impl Slots {
     }
 
     /// Sums what an asker's slots hold for the groups of speed that `counts`.
-    pub fn held(&self, asker: AskerKey, counts: impl Fn(SpeedGroup) -> bool) -> u64 {
+    pub fn held(&self, asker: RequesterKey, counts: impl Fn(SpeedGroup) -> bool) -> u64 {
         let groups = self.held.range((asker, SpeedGroup::ALL)..=(asker, SpeedGroup(u64::MAX)));
         groups.filter(|((_, group), _)| counts(*group)).map(|(_, bytes)| bytes).sum()
     }
 
     /// Everybody who holds slots, and for which group of speed.
-    pub fn askers(&self) -> impl Iterator<Item = &(AskerKey, SpeedGroup)> {
+    pub fn askers(&self) -> impl Iterator<Item = &(RequesterKey, SpeedGroup)> {
         self.held.keys()
     }
 
@@ -165,8 +165,8 @@ impl Slots {
         self.unread.get(&lane).copied().unwrap_or(0)
     }
 
-    pub fn holding(&self, file: &FileRef, what: What, speed: SpeedGroup, group: u32) -> Option<SlotId> {
-        self.by_group.get(&(*file, what == What::Values, speed, group)).copied()
+    pub fn holding(&self, file: &FileRef, what: BodyKind, speed: SpeedGroup, group: u32) -> Option<SlotId> {
+        self.by_group.get(&(*file, what == BodyKind::Hashes, speed, group)).copied()
     }
 
     /// The first of these groups whose bytes lie in a live slot of a group of speed.
@@ -179,8 +179,8 @@ impl Slots {
     pub fn groups_with(&self, file: &FileRef, group: u32) -> Vec<SpeedGroup> {
         let of_file = self.by_file.get(file).into_iter().flatten().filter_map(|id| self.live.get(id));
         let has = |slot: &&Slot| {
-            let here = |piece: &SlotPiece| piece.file == *file && piece.groups.contains(group);
-            slot.what == What::Bytes && slot.pieces.iter().any(here)
+            let here = |piece: &SlotSpan| piece.file == *file && piece.groups.contains(group);
+            slot.what == BodyKind::Bytes && slot.pieces.iter().any(here)
         };
         of_file.filter(has).map(|slot| slot.group).collect()
     }
@@ -188,8 +188,8 @@ impl Slots {
     /// Whether a lane still reads groups of a file that lie before this one.
     pub fn reads_before(&self, lane: Lane, file: &FileRef, group: u32) -> bool {
         let of_file = self.by_file.get(file).into_iter().flatten().filter_map(|id| self.live.get(id));
-        let its = |waiter: &&Waiter| Lane::of(&waiter.asker) == Some(lane);
-        let earlier = |piece: &Piece| piece.file_id == file.file_id && piece.groups.first < group;
+        let its = |waiter: &&SlotReader| Lane::of(&waiter.asker) == Some(lane);
+        let earlier = |piece: &GroupSpan| piece.file_id == file.file_id && piece.groups.first < group;
         of_file.flat_map(|slot| slot.waiters.values()).filter(its).any(|waiter| waiter.pieces.iter().any(earlier))
     }
 
@@ -202,10 +202,10 @@ impl Slots {
     }
 
     pub fn of_holder(&self, holder: SessionId) -> Vec<SlotId> {
-        self.live.iter().filter(|(_, s)| s.holder == holder && s.phase != Phase::Full).map(|(id, _)| *id).collect()
+        self.live.iter().filter(|(_, s)| s.holder == holder && s.phase != SlotPhase::Full).map(|(id, _)| *id).collect()
     }
 
-    pub fn readers_where(&self, matches: impl Fn(&Waiter) -> bool) -> Vec<(SlotId, ReaderId)> {
+    pub fn readers_where(&self, matches: impl Fn(&SlotReader) -> bool) -> Vec<(SlotId, ReaderId)> {
         let mut found = Vec::new();
         for (slot, state) in &self.live {
             found.extend(state.waiters.iter().filter(|(_, w)| matches(w)).map(|(reader, _)| (*slot, *reader)));
@@ -214,12 +214,12 @@ impl Slots {
     }
 
     /// Wants of links that joined a slot and were not told that they may read.
-    pub fn links_untold(&self, matches: impl Fn(&Asker) -> bool) -> Vec<(LinkReader, u64, FileRef)> {
+    pub fn links_untold(&self, matches: impl Fn(&Requester) -> bool) -> Vec<(LinkReader, u64, FileRef)> {
         let mut found = Vec::new();
         for slot in self.live.values() {
             let Some(first) = slot.pieces.first() else { continue };
             for waiter in slot.waiters.values().filter(|waiter| !waiter.told && matches(&waiter.asker)) {
-                if let Asker::Link { reader, want, .. } = waiter.asker {
+                if let Requester::Link { reader, want, .. } = waiter.asker {
                     found.push((reader, want, first.file));
                 }
             }
@@ -230,7 +230,7 @@ impl Slots {
     /// Full slots whose readers all stand still: they can be cut to make room.
     pub fn standing(&self) -> Vec<SlotId> {
         let stands = |slot: &Slot| {
-            slot.phase == Phase::Full && !slot.waiters.is_empty() && slot.waiters.values().all(|w| w.started && w.still)
+            slot.phase == SlotPhase::Full && !slot.waiters.is_empty() && slot.waiters.values().all(|w| w.started && w.still)
         };
         self.live.iter().filter(|(_, slot)| stands(slot)).map(|(id, _)| *id).collect()
     }
@@ -239,7 +239,7 @@ impl Slots {
         self.live.get_mut(&id)
     }
 
-    pub(super) fn add_waiter(&mut self, id: SlotId, reader: ReaderId, waiter: Waiter) {
+    pub(super) fn add_waiter(&mut self, id: SlotId, reader: ReaderId, waiter: SlotReader) {
         let Some(slot) = self.live.get_mut(&id) else { return };
         if let Some(lane) = Lane::of(&waiter.asker) {
             *self.unread.entry(lane).or_default() += waiter.bytes();
@@ -247,13 +247,13 @@ impl Slots {
         slot.waiters.insert(reader, waiter);
     }
 
-    pub(super) fn take_waiter(&mut self, id: SlotId, reader: ReaderId) -> Option<Waiter> {
+    pub(super) fn take_waiter(&mut self, id: SlotId, reader: ReaderId) -> Option<SlotReader> {
         let waiter = self.live.get_mut(&id)?.waiters.remove(&reader)?;
         self.nothing_to_read(&waiter);
         Some(waiter)
     }
 
-    fn nothing_to_read(&mut self, waiter: &Waiter) {
+    fn nothing_to_read(&mut self, waiter: &SlotReader) {
         let Some(lane) = Lane::of(&waiter.asker) else { return };
         reduce(&mut self.unread, &lane, waiter.bytes());
     }
@@ -262,7 +262,7 @@ impl Slots {
         for piece in &slot.pieces {
             self.by_file.entry(piece.file).or_default().insert(id);
             for group in indexed(slot.what, piece) {
-                let old = self.by_group.insert((piece.file, slot.what == What::Values, slot.group, group), id);
+                let old = self.by_group.insert((piece.file, slot.what == BodyKind::Hashes, slot.group, group), id);
                 debug_assert!(old.is_none(), "a group is in at most one live slot of each group of speed");
             }
         }
@@ -270,7 +270,7 @@ impl Slots {
         self.reserved += slot.length;
         *self.held.entry((slot.cause, slot.group)).or_default() += slot.length;
         *self.of_groups.entry(slot.group).or_default() += slot.length;
-        if slot.phase != Phase::Full {
+        if slot.phase != SlotPhase::Full {
             let load = self.loads.entry((slot.holder, slot.group)).or_default();
             *load = (load.0 + 1, load.1 + slot.length);
         }
@@ -289,7 +289,7 @@ impl Slots {
                 }
             }
             for group in indexed(slot.what, piece) {
-                self.by_group.remove(&(piece.file, slot.what == What::Values, slot.group, group));
+                self.by_group.remove(&(piece.file, slot.what == BodyKind::Hashes, slot.group, group));
             }
         }
         self.by_ticket.remove(&slot.ticket);
@@ -300,7 +300,7 @@ impl Slots {
         Some(slot)
     }
 
-    fn release_held(&mut self, holds: (AskerKey, SpeedGroup), length: u64) {
+    fn release_held(&mut self, holds: (RequesterKey, SpeedGroup), length: u64) {
         reduce(&mut self.held, &holds, length);
     }
 
@@ -325,7 +325,7 @@ impl Slots {
     /// The holder has done its part, or will not.
     pub(super) fn end_load(&mut self, id: SlotId) {
         let Some(slot) = self.live.get(&id) else { return };
-        if slot.phase == Phase::Full {
+        if slot.phase == SlotPhase::Full {
             return;
         }
         let key = (slot.holder, slot.group);

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use lanyard_protocol::limits::{MAX_READ_AT_ONCE, STANDING_STILL_MS};
 use lanyard_protocol::{DeviceId, FileRef, LinkHash, TransferId};
 
-use super::asks::Asker;
+use super::requests::Requester;
 use super::*;
 
 /// Looks are about half a second apart; a shorter time is no sample.
@@ -54,18 +54,18 @@ pub(super) enum Lane {
 }
 
 impl Lane {
-    pub fn of(asker: &Asker) -> Option<Self> {
+    pub fn of(asker: &Requester) -> Option<Self> {
         match asker {
-            Asker::Device { session, transfer } => Some(Self::Transfer(*session, *transfer)),
-            Asker::Link { reader, .. } => Some(Self::Link(*reader)),
-            Asker::Relay => None,
+            Requester::Device { session, transfer } => Some(Self::Transfer(*session, *transfer)),
+            Requester::Link { reader, .. } => Some(Self::Link(*reader)),
+            Requester::Relay => None,
         }
     }
 }
 
 /// The owner of a record that a lane adds to: it outlives transfers, sessions and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Who {
+pub(super) enum SpeedOwner {
     Device(DeviceId),
     Link(LinkHash),
 }
@@ -81,9 +81,9 @@ impl SpeedGroup {
 
 /// How fast a reader took bytes lately, in samples of about half a second.
 #[derive(Debug, Clone, Default)]
-struct Speed(VecDeque<(u64, u64)>);
+struct SpeedSamples(VecDeque<(u64, u64)>);
 
-impl Speed {
+impl SpeedSamples {
     /// Adds what a reader took in `ms`, of which it was held up for `held_ms`. A held reader could not show its speed, unless it
     /// took `much` all the same: then that alone is what is known of it. Where nothing is known yet, the time in which
     /// the reader was not held up counts: so the first look tells it from those that held it up.
@@ -117,9 +117,9 @@ impl Speed {
 
 /// One lane on its way through one file.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct SpeedMember {
     pub group: SpeedGroup,
-    who: Who,
+    who: SpeedOwner,
     /// The first group of bytes that it has not asked for yet.
     pub next: u32,
     moved: Moment,
@@ -128,7 +128,7 @@ pub(super) struct Member {
     read_before: u64,
     held_before: u64,
     sampled: Moment,
-    speed: Speed,
+    speed: SpeedSamples,
     /// Others wait for it. Who comes later must show its speed before.
     pub is_awaited: bool,
     /// It reads in order: a place to join at means nothing to it.
@@ -143,8 +143,8 @@ pub(super) struct Member {
     quick_looks: u32,
 }
 
-impl Member {
-    fn new(now: Moment, group: SpeedGroup, who: Who, held_ms: u64) -> Self {
+impl SpeedMember {
+    fn new(now: Moment, group: SpeedGroup, who: SpeedOwner, held_ms: u64) -> Self {
         Self {
             group,
             who,
@@ -154,7 +154,7 @@ impl Member {
             read_before: 0,
             held_before: held_ms,
             sampled: now,
-            speed: Speed::default(),
+            speed: SpeedSamples::default(),
             is_awaited: false,
             in_order: false,
             told: None,
@@ -182,7 +182,7 @@ impl Member {
 
 /// A group of speed that has members.
 #[derive(Debug, Clone, Default)]
-struct Group {
+struct SpeedGroupState {
     /// Some member waited for room since the last look.
     is_held: bool,
     /// Bytes that a slower group may reserve; `None` of a first group.
@@ -191,16 +191,16 @@ struct Group {
 
 /// The speeds of a group's members at one look.
 #[derive(Debug, Clone, Copy)]
-struct Range {
+struct SpeedRange {
     quickest: u64,
     slowest: u64,
 }
 
 /// A group of speed at one moment, as its moving members stand.
 #[derive(Debug, Default)]
-pub(super) struct Summary {
+pub(super) struct SpeedSummary {
     members: usize,
-    range: Option<Range>,
+    range: Option<SpeedRange>,
     /// The next groups of bytes of its moving members.
     pub places: Vec<u32>,
     /// The farthest of these places.
@@ -209,8 +209,8 @@ pub(super) struct Summary {
     pub read_most: u64,
 }
 
-impl Summary {
-    fn add(&mut self, now: Moment, member: &Member) {
+impl SpeedSummary {
+    fn add(&mut self, now: Moment, member: &SpeedMember) {
         self.members += 1;
         self.read_most = self.read_most.max(member.read);
         if !member.is_moving(now) {
@@ -219,8 +219,8 @@ impl Summary {
         self.places.push(member.next);
         self.head = self.head.max(member.next);
         if let Some(rate) = member.speed.rate() {
-            let range = self.range.unwrap_or(Range { quickest: rate, slowest: rate });
-            self.range = Some(Range { quickest: range.quickest.max(rate), slowest: range.slowest.min(rate) });
+            let range = self.range.unwrap_or(SpeedRange { quickest: rate, slowest: rate });
+            self.range = Some(SpeedRange { quickest: range.quickest.max(rate), slowest: range.slowest.min(rate) });
         }
     }
 
@@ -231,12 +231,12 @@ impl Summary {
 
 /// How long a lane was held up for room.
 #[derive(Debug, Default)]
-struct Held {
+struct HoldTime {
     since: Option<Moment>,
     ms: u64,
 }
 
-impl Held {
+impl HoldTime {
     fn until(&self, now: Moment) -> u64 {
         self.ms + self.since.map_or(0, |since| now.since(since))
     }
@@ -244,7 +244,7 @@ impl Held {
 
 /// Where a member goes at a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Move {
+pub(super) enum SpeedMove {
     /// To a slower group.
     Back,
     /// Out of a group that is slower than it.
@@ -253,13 +253,13 @@ pub(super) enum Move {
 
 #[derive(Debug, Default)]
 pub(super) struct Speeds {
-    members: BTreeMap<FileRef, BTreeMap<Lane, Member>>,
-    groups: BTreeMap<SpeedGroup, Group>,
-    held: BTreeMap<Lane, Held>,
+    members: BTreeMap<FileRef, BTreeMap<Lane, SpeedMember>>,
+    groups: BTreeMap<SpeedGroup, SpeedGroupState>,
+    held: BTreeMap<Lane, HoldTime>,
     /// The last known speed of a lane, for the next file of the same transfer.
     known: BTreeMap<Lane, u64>,
     /// How often somebody was waited for and fell back; one less each minute. New transfers do not begin with a clean record.
-    record: BTreeMap<Who, u32>,
+    record: BTreeMap<SpeedOwner, u32>,
     /// Bytes that all slower groups together may reserve.
     caps: u64,
     looked: Moment,
@@ -331,29 +331,29 @@ impl Speeds {
         self.members.keys().copied().collect()
     }
 
-    pub fn all(&self) -> impl Iterator<Item = (&FileRef, &Lane, &Member)> {
+    pub fn all(&self) -> impl Iterator<Item = (&FileRef, &Lane, &SpeedMember)> {
         self.members.iter().flat_map(|(file, members)| members.iter().map(move |(lane, member)| (file, lane, member)))
     }
 
-    pub fn of_file(&self, file: &FileRef) -> impl Iterator<Item = (&Lane, &Member)> {
+    pub fn of_file(&self, file: &FileRef) -> impl Iterator<Item = (&Lane, &SpeedMember)> {
         self.members.get(file).into_iter().flatten()
     }
 
-    pub fn member(&self, file: &FileRef, lane: Lane) -> Option<&Member> {
+    pub fn member(&self, file: &FileRef, lane: Lane) -> Option<&SpeedMember> {
         self.members.get(file)?.get(&lane)
     }
 
-    fn member_mut(&mut self, file: &FileRef, lane: Lane) -> Option<&mut Member> {
+    fn member_mut(&mut self, file: &FileRef, lane: Lane) -> Option<&mut SpeedMember> {
         self.members.get_mut(file)?.get_mut(&lane)
     }
 
-    fn of_group(&self, file: &FileRef, group: SpeedGroup) -> impl Iterator<Item = &Member> {
+    fn of_group(&self, file: &FileRef, group: SpeedGroup) -> impl Iterator<Item = &SpeedMember> {
         self.of_file(file).map(|(_, member)| member).filter(move |member| member.group == group)
     }
 
     /// The groups of speed of a file, from one walk over its readers.
-    pub fn groups_of(&self, now: Moment, file: &FileRef) -> BTreeMap<SpeedGroup, Summary> {
-        let mut groups: BTreeMap<SpeedGroup, Summary> = BTreeMap::new();
+    pub fn groups_of(&self, now: Moment, file: &FileRef) -> BTreeMap<SpeedGroup, SpeedSummary> {
+        let mut groups: BTreeMap<SpeedGroup, SpeedSummary> = BTreeMap::new();
         for (_, member) in self.of_file(file) {
             groups.entry(member.group).or_default().add(now, member);
         }
@@ -410,7 +410,7 @@ impl Speeds {
         &mut self,
         now: Moment,
         file: &FileRef,
-        (lane, who): (Lane, Who),
+        (lane, who): (Lane, SpeedOwner),
         group: SpeedGroup,
         is_young: bool,
         cap: Option<u64>,
@@ -421,7 +421,7 @@ impl Speeds {
         }
         let fell_back = self.record.get(&who).copied().unwrap_or(0);
         let members = self.members.entry(*file).or_default();
-        let member = members.entry(lane).or_insert_with(|| Member::new(now, group, who, held_ms));
+        let member = members.entry(lane).or_insert_with(|| SpeedMember::new(now, group, who, held_ms));
         member.in_order |= matches!(lane, Lane::Link(_));
         member.fell_back = member.fell_back.max(fell_back);
         member.is_awaited |= is_young && member.fell_back == 0;
@@ -448,7 +448,7 @@ impl Speeds {
             member.group = group;
             member.quick_looks = 0;
         }
-        self.groups.entry(group).or_insert_with(|| Group { is_held: false, cap });
+        self.groups.entry(group).or_insert_with(|| SpeedGroupState { is_held: false, cap });
         self.tidy();
     }
 
@@ -510,10 +510,10 @@ impl Speeds {
 
     /// The groups of a file that a lane may share, the quickest first, and where they are. Whose speed is not known may try a
     /// first one.
-    pub fn fitting(&self, now: Moment, file: &FileRef, lane: Lane) -> Vec<(SpeedGroup, Summary)> {
+    pub fn fitting(&self, now: Moment, file: &FileRef, lane: Lane) -> Vec<(SpeedGroup, SpeedSummary)> {
         let own = self.member(file, lane).and_then(|member| member.speed.rate());
         let rate = own.or_else(|| self.known.get(&lane).copied());
-        let fits = |group: SpeedGroup, range: Option<Range>| {
+        let fits = |group: SpeedGroup, range: Option<SpeedRange>| {
             let is_first = self.cap(group).is_none();
             match (rate, range, is_first) {
                 (None, _, is_first) => is_first,
@@ -523,7 +523,7 @@ impl Speeds {
             }
         };
         let groups = self.groups_of(now, file).into_iter();
-        let mut found: Vec<(SpeedGroup, Summary)> = groups.filter(|(group, at)| fits(*group, at.range)).collect();
+        let mut found: Vec<(SpeedGroup, SpeedSummary)> = groups.filter(|(group, at)| fits(*group, at.range)).collect();
         found.sort_by_key(|(group, at)| std::cmp::Reverse((at.quickest(), *group)));
         found
     }
@@ -555,9 +555,9 @@ impl Speeds {
 
     /// Finds who is in the wrong group of a file, and which way it goes. `far` tells how many bytes a member is behind its group;
     /// who is behind by `room` takes room from the others.
-    pub fn moves(&mut self, now: Moment, file: &FileRef, room: u64, far: impl Fn(&Lane) -> u64) -> Vec<(Lane, Move)> {
+    pub fn moves(&mut self, now: Moment, file: &FileRef, room: u64, far: impl Fn(&Lane) -> u64) -> Vec<(Lane, SpeedMove)> {
         let groups = self.groups_of(now, file);
-        let Some(best) = groups.values().filter_map(Summary::quickest).max() else { return Vec::new() };
+        let Some(best) = groups.values().filter_map(SpeedSummary::quickest).max() else { return Vec::new() };
         let mut moves = Vec::new();
         for (lane, member) in self.members.get_mut(file).into_iter().flatten() {
             let Some((at, range)) = groups.get(&member.group).and_then(|at| Some((at, at.range?))) else { continue };
@@ -569,7 +569,7 @@ impl Speeds {
             let was_awaited = member.is_awaited;
             if let Some(way) = member.judge(&situation) {
                 moves.push((*lane, way));
-                if way == Move::Back && was_awaited {
+                if way == SpeedMove::Back && was_awaited {
                     let times = self.record.entry(member.who).or_default();
                     *times = (*times + 1).min(MOST_DOUBLINGS);
                 }
@@ -601,7 +601,7 @@ impl Speeds {
         let mut wishes: Vec<(u64, u64, SpeedGroup)> = Vec::new();
         for file in self.files() {
             let groups = self.groups_of(now, &file);
-            let best = groups.values().filter_map(Summary::quickest).max();
+            let best = groups.values().filter_map(SpeedSummary::quickest).max();
             for (id, at) in groups {
                 let rate = at.quickest();
                 let is_first = match (rate, best) {
@@ -638,7 +638,7 @@ impl Speeds {
 /// How a member's group stands at a look.
 #[derive(Clone, Copy)]
 struct Situation {
-    range: Range,
+    range: SpeedRange,
     /// The speed of the file's quickest reader.
     best: u64,
     is_held: bool,
@@ -649,9 +649,9 @@ struct Situation {
     room: u64,
 }
 
-impl Member {
+impl SpeedMember {
     /// Whether it is in the wrong group, and which way it goes.
-    fn judge(&mut self, at: &Situation) -> Option<Move> {
+    fn judge(&mut self, at: &Situation) -> Option<SpeedMove> {
         let rate = self.speed.rate()?;
         let fits = match at.is_first {
             true => is_alike(rate, at.range.quickest),
@@ -666,11 +666,11 @@ impl Member {
         if at.is_shared && !fits && (is_clear || is_behind) {
             self.fell_back += 1;
             self.is_awaited = false;
-            return Some(Move::Back);
+            return Some(SpeedMove::Back);
         }
         let is_ahead = at.is_shared && !at.is_first && rate > at.range.slowest.saturating_mul(4);
         let is_quick = !at.is_shared && !self.in_order && self.fell_back > 0 && self.quick_looks >= looks;
-        (is_ahead || is_quick).then_some(Move::Forward)
+        (is_ahead || is_quick).then_some(SpeedMove::Forward)
     }
 }
 
@@ -686,21 +686,21 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn at(range: (u64, u64), best: u64) -> Situation {
-        let range = Range { quickest: range.0, slowest: range.1 };
+        let range = SpeedRange { quickest: range.0, slowest: range.1 };
         let is_first = is_alike(range.quickest, best);
         Situation { range, best, is_held: false, is_shared: true, is_first, far: 0, room: 16 * MIB }
     }
 
     /// A member that took `rate` a second in so many samples of half a second.
-    fn member(rate: u64, samples: usize) -> Member {
-        let mut member = Member::new(Moment(0), SpeedGroup(7), Who::Link(LinkHash([1; 32])), 0);
+    fn member(rate: u64, samples: usize) -> SpeedMember {
+        let mut member = SpeedMember::new(Moment(0), SpeedGroup(7), SpeedOwner::Link(LinkHash([1; 32])), 0);
         (0..samples).for_each(|_| member.speed.add(rate / 2, 500, 0, MIB));
         member
     }
 
     #[test]
     fn what_a_reader_waits_for_does_not_count_against_it() {
-        let mut speed = Speed::default();
+        let mut speed = SpeedSamples::default();
         speed.add(10 * MIB, 500, 0, MIB);
         (0..8).for_each(|_| speed.add(0, 500, 400, MIB));
         assert_eq!(speed.rate(), Some(20 * MIB), "it was held up for room");
@@ -714,7 +714,7 @@ mod tests {
     #[test]
     fn the_first_sample_of_a_held_reader_counts_the_time_in_which_it_could_read() {
         let first = |bytes, held_ms| {
-            let mut speed = Speed::default();
+            let mut speed = SpeedSamples::default();
             speed.add(bytes, 500, held_ms, MIB);
             speed.rate()
         };
@@ -736,7 +736,7 @@ mod tests {
         let best = 20 * MIB;
         let far = Situation { far: 16 * MIB, ..at((best, MIB), best) };
         assert_eq!(member(18 * MIB, 4).judge(&far), None, "within a tenth");
-        assert_eq!(member(17 * MIB, 4).judge(&far), Some(Move::Back));
+        assert_eq!(member(17 * MIB, 4).judge(&far), Some(SpeedMove::Back));
         assert_eq!(member(17 * MIB, 2).judge(&far), None, "not sure yet");
         assert_eq!(
             member(17 * MIB, 4).judge(&Situation { far: 10 * MIB, ..far }),
@@ -749,7 +749,7 @@ mod tests {
     #[test]
     fn who_is_not_half_as_quick_and_holds_others_up_leaves_at_once() {
         let held = Situation { is_held: true, ..at((20 * MIB, MIB), 20 * MIB) };
-        assert_eq!(member(9 * MIB, 1).judge(&held), Some(Move::Back));
+        assert_eq!(member(9 * MIB, 1).judge(&held), Some(SpeedMove::Back));
         assert_eq!(member(11 * MIB, 1).judge(&held), None);
     }
 
@@ -757,18 +757,18 @@ mod tests {
     fn a_slower_group_is_left_beyond_a_factor_of_four_both_ways() {
         let slower = Situation { far: 16 * MIB, ..at((4 * MIB, MIB), 20 * MIB) };
         assert_eq!(member(MIB, 4).judge(&slower), None);
-        assert_eq!(member(MIB - MIB / 8, 4).judge(&slower), Some(Move::Back));
+        assert_eq!(member(MIB - MIB / 8, 4).judge(&slower), Some(SpeedMove::Back));
         assert_eq!(member(4 * MIB, 4).judge(&slower), None);
-        assert_eq!(member(5 * MIB, 4).judge(&slower), Some(Move::Forward));
+        assert_eq!(member(5 * MIB, 4).judge(&slower), Some(SpeedMove::Forward));
     }
 
     #[test]
     fn who_fell_back_returns_after_two_seconds_then_four_then_eight() {
         let alone = Situation { is_shared: false, ..at((20 * MIB, 20 * MIB), 20 * MIB) };
         for (fell_back, looks) in [(1, 4), (2, 8), (3, 16), (9, 256)] {
-            let mut member = Member { fell_back, ..member(20 * MIB, 4) };
+            let mut member = SpeedMember { fell_back, ..member(20 * MIB, 4) };
             assert!((1..looks).all(|_| member.judge(&alone).is_none()));
-            assert_eq!(member.judge(&alone), Some(Move::Forward), "{fell_back}");
+            assert_eq!(member.judge(&alone), Some(SpeedMove::Forward), "{fell_back}");
         }
     }
 
@@ -776,14 +776,14 @@ mod tests {
     #[test]
     fn a_new_transfer_does_not_clear_the_record() {
         let file = file();
-        let who = Who::Link(LinkHash([1; 32]));
+        let who = SpeedOwner::Link(LinkHash([1; 32]));
         let mut speeds = Speeds::default();
         let mut now = Moment(0);
         let mut looks_until_awaited = Vec::new();
         for transfer in 0..4 {
             let hostile = Lane::Link(LinkReader(transfer));
             let quick = Lane::Link(LinkReader(100));
-            speeds.enter(now, &file, (quick, Who::Link(LinkHash([2; 32]))), SpeedGroup(5), true, None);
+            speeds.enter(now, &file, (quick, SpeedOwner::Link(LinkHash([2; 32]))), SpeedGroup(5), true, None);
             speeds.enter(now, &file, (hostile, who), SpeedGroup(5), true, None);
             let mut looks = 0;
             while !speeds.member(&file, hostile).unwrap().is_awaited {
@@ -801,7 +801,7 @@ mod tests {
             speeds.sample(now, |_| MIB / 4);
             (0..4).for_each(|_| speeds.member_mut(&file, hostile).unwrap().speed.add(0, 500, 0, MIB));
             speeds.is_held(now, &file, quick, Some(SpeedGroup(5)));
-            assert_eq!(speeds.moves(now, &file, 8 * MIB, |_| 0), [(hostile, Move::Back)]);
+            assert_eq!(speeds.moves(now, &file, 8 * MIB, |_| 0), [(hostile, SpeedMove::Back)]);
             speeds.is_released(now, quick);
             speeds.looked(now);
             speeds.forget_link(LinkReader(transfer));

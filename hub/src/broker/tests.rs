@@ -1,6 +1,6 @@
 //! The rules of the broker, one promise a test. The fixture plays edge, data plane and master.
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::group_log;
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::link_key::DrawnLink;
@@ -38,7 +38,7 @@ pub(super) fn device(n: u8) -> DeviceId {
 pub(super) const MASTER: SessionId = SessionId(1_000);
 pub(super) const MIB: u64 = 1 << 20;
 
-pub(super) struct Hub {
+pub(super) struct BrokerFixture {
     pub(super) broker: Broker,
     pub(super) now: Moment,
     pub(super) effects: Vec<Effect>,
@@ -47,7 +47,7 @@ pub(super) struct Hub {
     said: u32,
 }
 
-impl Hub {
+impl BrokerFixture {
     /// A broker with a master whose roster names devices 1 to 4.
     pub(super) fn ready(budget_bytes: u64) -> Self {
         let mut hub = Self::new(budget_bytes);
@@ -165,16 +165,16 @@ impl Hub {
     }
 
     pub(super) fn asks(&mut self, session: SessionId, n: u8, first: u32, count: u32) {
-        self.asks_for(session, vec![Piece::new(file_id(n), first, count)]);
+        self.asks_for(session, vec![GroupSpan::new(file_id(n), first, count)]);
     }
 
-    pub(super) fn asks_for(&mut self, session: SessionId, pieces: Vec<Piece>) {
+    pub(super) fn asks_for(&mut self, session: SessionId, pieces: Vec<GroupSpan>) {
         self.says(session, Self::request(session, pieces));
     }
 
-    pub(super) fn request(session: SessionId, pieces: Vec<Piece>) -> DeviceToRelay {
+    pub(super) fn request(session: SessionId, pieces: Vec<GroupSpan>) -> DeviceToRelay {
         let (transfer_id, public_id) = (transfer(session.0 as u8), device(1));
-        DeviceToRelay::RequestChunk(RequestChunk { transfer_id, public_id, pieces, what: What::Bytes, have: None })
+        DeviceToRelay::RequestChunk(RequestChunk { transfer_id, public_id, pieces, what: BodyKind::Bytes, have: None })
     }
 
     pub(super) fn take(&mut self) -> Vec<Effect> {
@@ -205,7 +205,7 @@ impl Hub {
         told.filter_map(|m| if let RelayToDevice::ChunkReady(ready) = m { Some(ready) } else { None }).collect()
     }
 
-    pub(super) fn failures(effects: &[Effect], to: SessionId) -> Vec<(Vec<Piece>, FailureCode)> {
+    pub(super) fn failures(effects: &[Effect], to: SessionId) -> Vec<(Vec<GroupSpan>, FailureCode)> {
         let told = Self::told(effects, to).into_iter();
         told.filter_map(|m| if let RelayToDevice::ChunkFailed(f) = m { Some((f.pieces, f.code)) } else { None })
             .collect()
@@ -234,7 +234,7 @@ impl Hub {
 
 #[test]
 fn a_pending_device_hears_of_nothing_but_its_own_fate() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let stranger = hub.opens(7);
     hub.opens(1);
     hub.opens(2);
@@ -249,7 +249,7 @@ fn a_pending_device_hears_of_nothing_but_its_own_fate() {
         audience: Audience::All,
     }));
     let effects = hub.take();
-    let told = Hub::told(&effects, stranger);
+    let told = BrokerFixture::told(&effects, stranger);
     assert_eq!(told.len(), 2, "{told:?}");
     let refused =
         |m: &RelayToDevice| matches!(m, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved);
@@ -259,25 +259,25 @@ fn a_pending_device_hears_of_nothing_but_its_own_fate() {
 
 #[test]
 fn a_request_that_comes_twice_has_one_outcome_and_a_new_one_its_own() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     hub.opens(1);
     let asker = hub.opens(2);
     hub.lists(1, MIB);
-    let request = Hub::request(asker, vec![Piece::new(file_id(1), 0, 2)]);
+    let request = BrokerFixture::request(asker, vec![GroupSpan::new(file_id(1), 0, 2)]);
     hub.take();
     hub.says_as(asker, request.clone(), "a");
     hub.says_as(asker, request.clone(), "a");
     let slot = hub.effects.iter().find_map(|e| if let Effect::OpenSlot(slot) = e { Some(slot.slot) } else { None });
     hub.give(Input::PutStarted { slot: slot.unwrap() });
     hub.says_as(asker, request.clone(), "a");
-    assert_eq!(Hub::readies(&hub.take(), asker).len(), 1);
+    assert_eq!(BrokerFixture::readies(&hub.take(), asker).len(), 1);
     hub.says_as(asker, request, "b");
-    assert_eq!(Hub::readies(&hub.take(), asker).len(), 1);
+    assert_eq!(BrokerFixture::readies(&hub.take(), asker).len(), 1);
 }
 
 #[test]
 fn a_stale_close_does_not_evict_the_newer_session() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let old = hub.opens_as(1, 1, 1);
     let new = hub.opens_as(2, 1, 1);
     assert!(hub.effects.contains(&Effect::Close { session: old, code: CloseCode::Superseded }));
@@ -290,7 +290,7 @@ fn a_stale_close_does_not_evict_the_newer_session() {
 
 #[test]
 fn a_refused_key_is_closed_at_once_and_nobody_is_asked() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     hub.take();
     let refused = hub.opens(9);
     let effects = hub.take();
@@ -305,7 +305,7 @@ fn a_refused_key_is_closed_at_once_and_nobody_is_asked() {
 
 #[test]
 fn an_approval_of_a_knock_that_is_over_is_stale() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let stranger = hub.opens(7);
     let request_id = hub.broker.sessions.get(stranger).unwrap().knock.unwrap();
     hub.give(Input::SessionClosed { session: stranger });
@@ -326,7 +326,7 @@ fn an_approval_of_a_knock_that_is_over_is_stale() {
 
 #[test]
 fn a_reveal_that_is_not_the_promised_one_ends_the_session() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let stranger = hub.opens(7);
     let request_id = hub.broker.sessions.get(stranger).unwrap().knock.unwrap();
     hub.take();
@@ -336,17 +336,17 @@ fn a_reveal_that_is_not_the_promised_one_ends_the_session() {
 
 #[test]
 fn without_a_roster_nobody_is_served_and_nobody_is_refused() {
-    let mut hub = Hub::new(32 * MIB);
+    let mut hub = BrokerFixture::new(32 * MIB);
     let early = hub.opens(2);
     assert_eq!(
         hub.take(),
         vec![Effect::Acknowledge { session: early, membership: Membership::Unknown, hub_ready: false }]
     );
     hub.asks(early, 1, 0, 1);
-    let told = Hub::told(&hub.take(), early);
+    let told = BrokerFixture::told(&hub.take(), early);
     assert!(matches!(&told[..], [RelayToDevice::RequestFailed(no)] if no.code == FailureCode::ServerNotReady));
     hub.master_comes();
-    let told = Hub::told(&hub.take(), early);
+    let told = BrokerFixture::told(&hub.take(), early);
     assert!(matches!(
         &told[..],
         [
@@ -359,7 +359,7 @@ fn without_a_roster_nobody_is_served_and_nobody_is_refused() {
 
 #[test]
 fn one_upload_serves_all_who_wait_and_all_who_come_while_it_runs() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let sessions: Vec<SessionId> = (1..=4).map(|n| hub.opens(n)).collect();
     hub.lists(1, 16 * MIB);
     hub.take();
@@ -372,19 +372,19 @@ fn one_upload_serves_all_who_wait_and_all_who_come_while_it_runs() {
     assert_eq!(second[0].pieces[0].groups, GroupRange::new(4, 2));
     hub.give(Input::PutStarted { slot: slot.slot });
     let effects = hub.take();
-    assert_eq!(Hub::readies(&effects, sessions[1])[0].length, MIB);
-    let ready = &Hub::readies(&effects, sessions[2])[0];
-    assert_eq!((ready.length, ready.pieces.clone()), (MIB / 2, vec![Piece::new(file_id(1), 2, 2)]));
+    assert_eq!(BrokerFixture::readies(&effects, sessions[1])[0].length, MIB);
+    let ready = &BrokerFixture::readies(&effects, sessions[2])[0];
+    assert_eq!((ready.length, ready.pieces.clone()), (MIB / 2, vec![GroupSpan::new(file_id(1), 2, 2)]));
     hub.give(Input::PutFinished { slot: slot.slot });
     hub.asks(sessions[3], 1, 0, 4);
     let effects = hub.take();
-    assert_eq!(Hub::readies(&effects, sessions[3]).len(), 1, "what is full is read again, not asked for again");
+    assert_eq!(BrokerFixture::readies(&effects, sessions[3]).len(), 1, "what is full is read again, not asked for again");
     assert!(!effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
 }
 
 #[test]
 fn every_group_asked_has_exactly_one_outcome_when_the_owner_leaves() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let (owner, asker) = (hub.opens(1), hub.opens(2));
     hub.lists(1, 16 * MIB);
     hub.take();
@@ -393,21 +393,21 @@ fn every_group_asked_has_exactly_one_outcome_when_the_owner_leaves() {
     let slots = hub.opened();
     hub.give(Input::PutStarted { slot: slots[0].slot });
     let effects = hub.take();
-    assert_eq!(Hub::readies(&effects, asker).len(), 1);
+    assert_eq!(BrokerFixture::readies(&effects, asker).len(), 1);
     hub.give(Input::SessionClosed { session: owner });
     let effects = hub.take();
     // The first run was announced: its GET tells. The second was not: CHUNK_FAILED does.
-    assert_eq!(Hub::failures(&effects, asker), vec![(vec![Piece::new(file_id(1), 4, 4)], FailureCode::OwnerAway)]);
+    assert_eq!(BrokerFixture::failures(&effects, asker), vec![(vec![GroupSpan::new(file_id(1), 4, 4)], FailureCode::OwnerAway)]);
     for slot in slots {
         assert!(effects.contains(&Effect::FailSlot { slot: slot.slot, code: FailureCode::OwnerAway }));
     }
     hub.asks(asker, 1, 0, 4);
-    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
 }
 
 #[test]
 fn the_budget_is_reserved_before_a_holder_is_asked_and_never_exceeded() {
-    let mut hub = Hub::ready(4 * MIB);
+    let mut hub = BrokerFixture::ready(4 * MIB);
     hub.opens(1);
     let (a, b) = (hub.opens(2), hub.opens(3));
     hub.lists(1, 64 * MIB);
@@ -433,13 +433,13 @@ fn the_budget_is_reserved_before_a_holder_is_asked_and_never_exceeded() {
 
 #[test]
 fn a_run_that_is_larger_than_the_whole_budget_goes_alone() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     hub.opens(1);
     let a = hub.opens(2);
     hub.lists(1, 64 * MIB);
     hub.lists(2, 64 * MIB);
     hub.take();
-    hub.asks_for(a, vec![Piece::new(file_id(1), 0, 4), Piece::new(file_id(2), 0, 3)]);
+    hub.asks_for(a, vec![GroupSpan::new(file_id(1), 0, 4), GroupSpan::new(file_id(2), 0, 3)]);
     assert_eq!(hub.opened().len(), 1, "there is nothing that it could wait for");
     hub.asks(a, 1, 8, 1);
     assert_eq!(hub.opened().len(), 0);
@@ -447,7 +447,7 @@ fn a_run_that_is_larger_than_the_whole_budget_goes_alone() {
 
 #[test]
 fn askers_take_turns() {
-    let mut hub = Hub::ready(4 * MIB);
+    let mut hub = BrokerFixture::ready(4 * MIB);
     hub.opens(1);
     let (a, b) = (hub.opens(2), hub.opens(3));
     hub.lists(1, 64 * MIB);
@@ -466,7 +466,7 @@ fn askers_take_turns() {
 
 #[test]
 fn a_run_that_waits_too_long_is_told_so() {
-    let mut hub = Hub::ready(4 * MIB);
+    let mut hub = BrokerFixture::ready(4 * MIB);
     hub.opens(1);
     let asker = hub.opens(2);
     hub.lists(1, 64 * MIB);
@@ -477,26 +477,26 @@ fn a_run_that_waits_too_long_is_told_so() {
     hub.asks(asker, 1, 4, 4);
     hub.take();
     hub.passes(31_000);
-    assert_eq!(Hub::failures(&hub.take(), asker), vec![(vec![Piece::new(file_id(1), 4, 4)], FailureCode::TimedOut)]);
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker), vec![(vec![GroupSpan::new(file_id(1), 4, 4)], FailureCode::TimedOut)]);
 }
 
 #[test]
 fn too_many_waiting_runs_are_refused_as_busy() {
-    let mut hub = Hub::ready(4 * MIB);
+    let mut hub = BrokerFixture::ready(4 * MIB);
     hub.opens(1);
     let asker = hub.opens(2);
     hub.lists(1, 200 * MIB);
     for run in 0..80 {
         hub.asks(asker, 1, run * 4, 4);
     }
-    let busy = Hub::failures(&hub.take(), asker);
+    let busy = BrokerFixture::failures(&hub.take(), asker);
     assert_eq!(busy.len(), 80 - 1 - 64);
     assert!(busy.iter().all(|(_, code)| *code == FailureCode::Busy));
 }
 
 #[test]
 fn a_filling_slot_that_nobody_waits_for_is_called_off() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let (owner, asker) = (hub.opens(1), hub.opens(2));
     hub.lists(1, MIB);
     hub.take();
@@ -508,14 +508,14 @@ fn a_filling_slot_that_nobody_waits_for_is_called_off() {
     let effects = hub.take();
     assert!(effects.contains(&Effect::FailSlot { slot: slot.slot, code: FailureCode::Cancelled }));
     let no = UploadCancelled { ticket: slot.ticket, code: FailureCode::Cancelled };
-    assert_eq!(Hub::told(&effects, owner), vec![RelayToDevice::UploadCancelled(no)]);
+    assert_eq!(BrokerFixture::told(&effects, owner), vec![RelayToDevice::UploadCancelled(no)]);
     assert!(effects.iter().any(|e| matches!(e, Effect::RevokeTicket { .. })));
     assert_eq!(hub.broker.reserved_bytes(), 0);
 }
 
 #[test]
 fn full_slots_whose_readers_stand_still_make_room() {
-    let mut hub = Hub::ready(4 * MIB);
+    let mut hub = BrokerFixture::ready(4 * MIB);
     hub.opens(1);
     let (slow, quick) = (hub.opens(2), hub.opens(3));
     hub.lists(1, 64 * MIB);
@@ -524,7 +524,7 @@ fn full_slots_whose_readers_stand_still_make_room() {
         hub.asks(slow, 1, run * 4, 4);
         for slot in hub.opened() {
             hub.give(Input::PutStarted { slot: slot.slot });
-            for (slot, reader) in Hub::readers(&hub.take()) {
+            for (slot, reader) in BrokerFixture::readers(&hub.take()) {
                 hub.give(Input::ReaderStarted { slot, reader });
                 hub.give(Input::PutFinished { slot });
                 hub.give(Input::ReaderStill { slot, reader, still: true });
@@ -542,7 +542,7 @@ fn full_slots_whose_readers_stand_still_make_room() {
 /// The figures are told when a master comes, and then once for each change: a hub at rest says nothing.
 #[test]
 fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
-    fn figures(hub: &mut Hub) -> Vec<RelayStatus> {
+    fn figures(hub: &mut BrokerFixture) -> Vec<RelayStatus> {
         let told = hub.take().into_iter().filter_map(|effect| match effect {
             Effect::SendMaster { session: MASTER, frame } => Some(frame.message),
             _ => None,
@@ -554,7 +554,7 @@ fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
         Input::RejectionsCounted(Rejections { refused, closed: [(CloseCode::TooSlow, 1)].into() })
     };
     let refused = |count| vec![RefusedCount { code: FailureCode::NotFound, count }];
-    let mut hub = Hub::new(32 * MIB);
+    let mut hub = BrokerFixture::new(32 * MIB);
     hub.give(counted(1));
     assert_eq!(figures(&mut hub), [], "there is nobody to tell");
     hub.master_comes();
@@ -586,29 +586,29 @@ fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
 
 #[test]
 fn a_holder_whose_tickets_lapse_twice_sleeps_until_it_speaks() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let (owner, asker) = (hub.opens(1), hub.opens(2));
     hub.lists(1, 16 * MIB);
     hub.asks(asker, 1, 0, 4);
     hub.passes(11_000);
-    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::TimedOut);
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::TimedOut);
     hub.asks(asker, 1, 0, 4);
     hub.passes(11_000);
     let effects = hub.take();
     let left = |m: &RelayToDevice| matches!(m, RelayToDevice::ClientDisconnected(gone) if gone.public_id == device(1));
-    assert_eq!(Hub::told(&effects, asker).into_iter().filter(left).count(), 1, "{effects:?}");
+    assert_eq!(BrokerFixture::told(&effects, asker).into_iter().filter(left).count(), 1, "{effects:?}");
     hub.asks(asker, 1, 0, 4);
-    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
     hub.says(owner, DeviceToRelay::Ping(Empty {}));
     let effects = hub.take();
-    assert!(Hub::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientReconnected(_))));
+    assert!(BrokerFixture::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientReconnected(_))));
     hub.asks(asker, 1, 0, 4);
     assert_eq!(hub.opened().len(), 1);
 }
 
 #[test]
 fn who_was_forgotten_in_its_sleep_wakes_up_as_a_stranger() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let (owner, asker) = (hub.opens(1), hub.opens(2));
     hub.lists(1, 16 * MIB);
     for _ in 0..2 {
@@ -616,22 +616,22 @@ fn who_was_forgotten_in_its_sleep_wakes_up_as_a_stranger() {
         hub.passes(11_000);
     }
     let effects = hub.take();
-    assert!(Hub::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientDisconnected(_))));
+    assert!(BrokerFixture::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientDisconnected(_))));
     hub.give(Input::MasterClosed { session: MASTER });
     hub.master_comes_with(2..=4);
     hub.take();
     hub.says(owner, DeviceToRelay::Ping(Empty {}));
     let effects = hub.take();
-    assert!(matches!(Hub::told(&effects, owner)[..], [RelayToDevice::Pong(_)]), "not who is here: {effects:?}");
-    assert_eq!(Hub::told(&effects, asker), Vec::<RelayToDevice>::new(), "nor is anybody told that it is");
+    assert!(matches!(BrokerFixture::told(&effects, owner)[..], [RelayToDevice::Pong(_)]), "not who is here: {effects:?}");
+    assert_eq!(BrokerFixture::told(&effects, asker), Vec::<RelayToDevice>::new(), "nor is anybody told that it is");
 }
 
 #[test]
 fn wrong_bytes_twice_mean_that_the_file_changed_for_good() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let (owner, asker) = (hub.opens(1), hub.opens(2));
     let file = hub.lists(1, MIB);
-    let bad = |hub: &mut Hub| {
+    let bad = |hub: &mut BrokerFixture| {
         hub.take();
         hub.asks(asker, 1, 0, 4);
         let slot = hub.opened().remove(0).slot;
@@ -640,18 +640,18 @@ fn wrong_bytes_twice_mean_that_the_file_changed_for_good() {
         hub.take()
     };
     let effects = bad(&mut hub);
-    assert!(!Hub::told(&effects, owner).iter().any(|m| matches!(m, RelayToDevice::FileChanged(_))));
+    assert!(!BrokerFixture::told(&effects, owner).iter().any(|m| matches!(m, RelayToDevice::FileChanged(_))));
     let effects = bad(&mut hub);
-    assert!(Hub::told(&effects, owner).iter().any(|m| matches!(m, RelayToDevice::FileChanged(_))));
-    assert!(effects.contains(&Effect::ForgetValues { file }));
+    assert!(BrokerFixture::told(&effects, owner).iter().any(|m| matches!(m, RelayToDevice::FileChanged(_))));
+    assert!(effects.contains(&Effect::ForgetHashes { file }));
     hub.asks(asker, 1, 0, 4);
-    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::FileChanged);
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::FileChanged);
 }
 
 /// PROTOCOL.md 6.5: the owner removes a changed file at once, and the asker that was cut hears of the change all the same.
 #[test]
 fn whoever_is_cut_by_a_change_hears_of_the_change_and_not_that_the_file_is_gone() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     let file = hub.lists(1, MIB);
     let entry = hub.files[&file].clone();
@@ -672,10 +672,10 @@ fn whoever_is_cut_by_a_change_hears_of_the_change_and_not_that_the_file_is_gone(
     };
     hub.files.remove(&file);
     hub.master(MasterToRelay::FileRemoved(removed));
-    let hears = |hub: &mut Hub| {
+    let hears = |hub: &mut BrokerFixture| {
         hub.take();
         hub.asks(asker, 1, 0, 4);
-        Hub::failures(&hub.take(), asker).first().map(|(_, code)| *code)
+        BrokerFixture::failures(&hub.take(), asker).first().map(|(_, code)| *code)
     };
     assert_eq!(hears(&mut hub), Some(FailureCode::FileChanged));
     hub.passes(11 * 60_000);
@@ -686,28 +686,28 @@ fn whoever_is_cut_by_a_change_hears_of_the_change_and_not_that_the_file_is_gone(
 
 #[test]
 fn in_a_bundle_only_the_guilty_file_fails_for_its_reason() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let (owner, asker) = (hub.opens(1), hub.opens(2));
     hub.lists(1, 10);
     hub.lists(2, 20);
     hub.take();
-    hub.asks_for(asker, vec![Piece::new(file_id(1), 0, 1), Piece::new(file_id(2), 0, 1)]);
+    hub.asks_for(asker, vec![GroupSpan::new(file_id(1), 0, 1), GroupSpan::new(file_id(2), 0, 1)]);
     let slot = hub.opened().remove(0);
     assert_eq!(slot.length, 30);
     let no = ChunkUnavailable { ticket: slot.ticket, code: FailureCode::FileGone, file_id: Some(file_id(2)) };
     hub.says(owner, DeviceToRelay::ChunkUnavailable(no));
     assert_eq!(
-        Hub::failures(&hub.take(), asker),
+        BrokerFixture::failures(&hub.take(), asker),
         vec![
-            (vec![Piece::new(file_id(2), 0, 1)], FailureCode::FileGone),
-            (vec![Piece::new(file_id(1), 0, 1)], FailureCode::Busy),
+            (vec![GroupSpan::new(file_id(2), 0, 1)], FailureCode::FileGone),
+            (vec![GroupSpan::new(file_id(1), 0, 1)], FailureCode::Busy),
         ]
     );
 }
 
 #[test]
 fn a_removed_file_ends_its_slots_and_asks_at_once() {
-    let mut hub = Hub::ready(4 * MIB);
+    let mut hub = BrokerFixture::ready(4 * MIB);
     hub.opens(1);
     let asker = hub.opens(2);
     let file = hub.lists(1, 64 * MIB);
@@ -725,16 +725,16 @@ fn a_removed_file_ends_its_slots_and_asks_at_once() {
     }));
     let effects = hub.take();
     assert!(effects.contains(&Effect::FailSlot { slot, code: FailureCode::FileGone }));
-    let failures = Hub::failures(&effects, asker);
+    let failures = BrokerFixture::failures(&effects, asker);
     assert_eq!(failures.len(), 2);
     assert!(failures.iter().all(|(_, code)| *code == FailureCode::FileGone));
     hub.asks(asker, 1, 0, 4);
-    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::FileGone, "the master does not know it either");
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::FileGone, "the master does not know it either");
 }
 
 #[test]
 fn turning_a_device_away_ends_both_directions_and_closes_it_last() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let (owner, asker, third) = (hub.opens(1), hub.opens(2), hub.opens(3));
     hub.lists(1, MIB);
     hub.take();
@@ -745,17 +745,17 @@ fn turning_a_device_away_ends_both_directions_and_closes_it_last() {
     assert!(effects.iter().any(|e| matches!(e, Effect::FailSlot { slot: s, .. } if *s == slot)));
     assert!(effects.contains(&Effect::Close { session: owner, code: CloseCode::Revoked }));
     for session in [owner, asker, third] {
-        assert!(Hub::told(&effects, session).iter().any(|m| matches!(m, RelayToDevice::ClientDisApproved(_))));
+        assert!(BrokerFixture::told(&effects, session).iter().any(|m| matches!(m, RelayToDevice::ClientDisApproved(_))));
     }
     hub.asks(asker, 1, 0, 4);
-    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::PeerRevoked);
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::PeerRevoked);
     hub.opens_as(50, 1, 1);
     assert!(hub.take().contains(&Effect::Close { session: SessionId(50), code: CloseCode::Revoked }));
 }
 
 #[test]
 fn granted_transfers_go_on_without_the_master_and_new_ones_wait_for_it() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     hub.opens(1);
     let asker = hub.opens(2);
     hub.lists(1, 16 * MIB);
@@ -763,26 +763,26 @@ fn granted_transfers_go_on_without_the_master_and_new_ones_wait_for_it() {
     hub.asks(asker, 1, 0, 4);
     hub.take();
     hub.give(Input::MasterClosed { session: MASTER });
-    assert!(Hub::told(&hub.take(), asker).iter().any(|m| matches!(m, RelayToDevice::ServerNotReady(_))));
+    assert!(BrokerFixture::told(&hub.take(), asker).iter().any(|m| matches!(m, RelayToDevice::ServerNotReady(_))));
     hub.asks(asker, 1, 4, 4);
     assert_eq!(hub.opened().len(), 1);
     hub.asks(asker, 2, 0, 4);
-    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::ServerNotReady);
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::ServerNotReady);
     hub.passes(11 * 60_000);
     hub.take();
     hub.asks(asker, 1, 8, 4);
-    assert_eq!(Hub::failures(&hub.take(), asker)[0].1, FailureCode::ServerNotReady, "a grant serves ten minutes");
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::ServerNotReady, "a grant serves ten minutes");
 }
 
 #[test]
 fn misshapen_requests_are_answered_and_cost_nothing() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     hub.opens(1);
     let asker = hub.opens(2);
     hub.lists(1, 64 * MIB);
     hub.asks(asker, 1, 0, 1);
     hub.take();
-    let piece = |first, count| Piece::new(file_id(1), first, count);
+    let piece = |first, count| GroupSpan::new(file_id(1), first, count);
     for pieces in [
         vec![],
         vec![piece(0, 0)],
@@ -792,7 +792,7 @@ fn misshapen_requests_are_answered_and_cost_nothing() {
         vec![piece(u32::MAX, u32::MAX)],
     ] {
         hub.asks_for(asker, pieces.clone());
-        let told = Hub::told(&hub.take(), asker);
+        let told = BrokerFixture::told(&hub.take(), asker);
         let refused = matches!(&told[..], [RelayToDevice::RequestFailed(no)] if no.code == FailureCode::BadMessage);
         assert!(refused, "{pieces:?}: {told:?}");
     }
@@ -800,7 +800,7 @@ fn misshapen_requests_are_answered_and_cost_nothing() {
 
 #[test]
 fn a_links_want_waits_for_its_owner_and_goes_on() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let (owner, _maker) = (hub.opens(1), hub.opens(2));
     let file = hub.lists(1, 16 * MIB);
     let DrawnLink { link, hash, binding } = DrawnLink::new(&LinkSeed([1; 32]), device(2));
@@ -843,8 +843,8 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
 }
 
 /// A hub with a file of 64 MiB, and two askers that both read run after run of it.
-fn two_on_the_way() -> (Hub, SessionId, SessionId) {
-    let mut hub = Hub::ready(8 * MIB);
+fn two_on_the_way() -> (BrokerFixture, SessionId, SessionId) {
+    let mut hub = BrokerFixture::ready(8 * MIB);
     hub.opens(1);
     let (quick, slow) = (hub.opens(2), hub.opens(3));
     hub.lists(1, 64 * MIB);
@@ -853,7 +853,7 @@ fn two_on_the_way() -> (Hub, SessionId, SessionId) {
 }
 
 /// The asker's next run comes whole and is read within `ms`; false if it has to wait.
-fn reads_a_run(hub: &mut Hub, asker: SessionId, run: u32, ms: u64) -> bool {
+fn reads_a_run(hub: &mut BrokerFixture, asker: SessionId, run: u32, ms: u64) -> bool {
     hub.take();
     hub.asks(asker, 1, run * 4, 4);
     let asked: Vec<SlotId> = hub
@@ -864,7 +864,7 @@ fn reads_a_run(hub: &mut Hub, asker: SessionId, run: u32, ms: u64) -> bool {
     for slot in &asked {
         hub.give(Input::PutStarted { slot: *slot });
     }
-    let readers = Hub::readers(&hub.take());
+    let readers = BrokerFixture::readers(&hub.take());
     hub.passes(ms);
     for slot in &asked {
         hub.give(Input::PutFinished { slot: *slot });
@@ -931,7 +931,7 @@ fn what_one_asker_reads_is_gone_as_it_is_read_but_for_the_beginning() {
 
 #[test]
 fn a_transfer_is_given_its_next_run_when_it_has_read_what_is_ready() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     hub.opens(1);
     let (asker, other) = (hub.opens(2), hub.opens(3));
     hub.lists(1, 64 * MIB);
@@ -939,7 +939,7 @@ fn a_transfer_is_given_its_next_run_when_it_has_read_what_is_ready() {
     (0..20).for_each(|run| hub.asks(asker, 1, run * 4, 4));
     let (mut opened, mut readers) = (0, Vec::new());
     loop {
-        readers.extend(Hub::readers(&hub.effects));
+        readers.extend(BrokerFixture::readers(&hub.effects));
         let slots = hub.opened();
         if slots.is_empty() {
             break;
@@ -970,7 +970,7 @@ fn askers_of_other_files_do_not_wait_for_a_slow_one() {
         assert!(reads_a_run(&mut hub, quick, run, 10));
     }
     hub.take();
-    hub.asks_for(other, vec![Piece::new(file_id(2), 0, 4)]);
+    hub.asks_for(other, vec![GroupSpan::new(file_id(2), 0, 4)]);
     assert_eq!(hub.opened().len(), 1);
 }
 

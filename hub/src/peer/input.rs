@@ -4,12 +4,12 @@ use lanyard_protocol::identity::Transcript;
 use lanyard_protocol::message::{Challenge, ClientRegister, InvitationProof, RequestFailed, TransferProgress};
 use lanyard_protocol::{
     Channel, CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode, FileId, Frame,
-    GroupRange, Instance, NewFile, Nonce, PROTOCOL_VERSION, Piece, PublicKey, Ref, RelayToDevice, Resume, Root,
+    GroupRange, Instance, NewFile, Nonce, PROTOCOL_VERSION, GroupSpan, PublicKey, Ref, RelayToDevice, Resume, Root,
     Signature, Ticket, TransferId,
 };
 
-use super::groupset::GroupSet;
-use lanyard_protocol::chunk::What;
+use super::group_set::GroupSet;
+use lanyard_protocol::chunk::BodyKind;
 
 /// Names one GET on this device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,7 +66,7 @@ pub enum FetchOutcome {
 
 /// What became of a file whose groups are all here (answer to [`Effect::CloseFile`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Closed {
+pub enum CloseReason {
     /// It lies under its final name.
     Done,
     /// The groups do not merge to the listed root.
@@ -145,7 +145,7 @@ pub enum Input {
         /// The download.
         transfer_id: TransferId,
         /// The groups that are on the disk now.
-        pieces: Vec<Piece>,
+        pieces: Vec<GroupSpan>,
     },
     /// The reader took all groups below this number.
     Consumed {
@@ -179,7 +179,7 @@ pub enum Input {
         /// The file, among its owner's.
         file_id: FileId,
         /// How it ended.
-        outcome: Closed,
+        outcome: CloseReason,
     },
     /// All transfers together shall take no more than this; the driver slows their bodies.
     LimitDown {
@@ -234,7 +234,7 @@ pub enum Effect {
     /// The standing with the hub changed.
     PhaseChanged {
         /// The new standing.
-        phase: Phase,
+        phase: MembershipPhase,
     },
     /// The catalogue is another one than before.
     CatalogueChanged,
@@ -269,7 +269,7 @@ pub enum Effect {
         /// Opens one body over HTTP, once.
         ticket: Ticket,
         /// The groups of files in the body, in the order of their bytes.
-        pieces: Vec<Piece>,
+        pieces: Vec<GroupSpan>,
         /// Exact number of bytes.
         length: u64,
     },
@@ -296,9 +296,9 @@ pub enum Effect {
         /// The device that shares the files.
         owner: DeviceId,
         /// The groups of files in the body, in the order of their bytes.
-        pieces: Vec<Piece>,
+        pieces: Vec<GroupSpan>,
         /// Says whether the body holds groups or their hashes.
-        what: What,
+        what: BodyKind,
         /// Opens one body over HTTP, once.
         ticket: Ticket,
         /// Exact number of bytes.
@@ -370,7 +370,7 @@ pub enum Effect {
 
 /// Where this device stands with the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phase {
+pub enum MembershipPhase {
     /// No link, or no answer yet. What is known stays shown.
     Connecting,
     /// The relay is here but does not know yet who belongs: the host is away.

@@ -11,7 +11,7 @@ use lanyard_protocol::{
 
 /// Everything listed, as this device knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Catalogue {
+pub struct CatalogueView {
     /// Approved devices.
     pub clients: BTreeMap<DeviceId, Client>,
     /// Everything that is listed.
@@ -24,7 +24,7 @@ pub struct Catalogue {
 
 /// One change of the feed, as an absolute state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum FeedChange {
     Client(Client),
     ClientGone(DeviceId),
     Files(Vec<FileEntry>),
@@ -33,33 +33,33 @@ pub enum Change {
     Withdrawn { owner: DeviceId, file_ids: Option<Vec<FileId>>, instance: Option<Instance> },
 }
 
-impl Change {
+impl FeedChange {
     /// The change that a message carries, and its place in the feed.
-    pub fn of(message: &RelayToDevice) -> Option<(Resume, Change)> {
+    pub fn of(message: &RelayToDevice) -> Option<(Resume, FeedChange)> {
         let at = |epoch, revision| Resume { epoch, revision };
         Some(match message.clone() {
-            RelayToDevice::ClientApproved(m) => (at(m.epoch, m.revision), Change::Client(m.client)),
-            RelayToDevice::ClientUpdated(m) => (at(m.epoch, m.revision), Change::Client(m.client)),
-            RelayToDevice::ClientDisApproved(m) => (at(m.epoch, m.revision), Change::ClientGone(m.public_id)),
-            RelayToDevice::FilesAdded(m) => (at(m.epoch, m.revision), Change::Files(m.files)),
+            RelayToDevice::ClientApproved(m) => (at(m.epoch, m.revision), FeedChange::Client(m.client)),
+            RelayToDevice::ClientUpdated(m) => (at(m.epoch, m.revision), FeedChange::Client(m.client)),
+            RelayToDevice::ClientDisApproved(m) => (at(m.epoch, m.revision), FeedChange::ClientGone(m.public_id)),
+            RelayToDevice::FilesAdded(m) => (at(m.epoch, m.revision), FeedChange::Files(m.files)),
             RelayToDevice::FilesUpdated(m) => {
-                (at(m.epoch, m.revision), Change::Roots { owner: m.public_id, files: m.files })
+                (at(m.epoch, m.revision), FeedChange::Roots { owner: m.public_id, files: m.files })
             }
             RelayToDevice::FileRemoved(m) => {
-                (at(m.epoch, m.revision), Change::Removed { owner: m.public_id, file_ids: m.file_ids })
+                (at(m.epoch, m.revision), FeedChange::Removed { owner: m.public_id, file_ids: m.file_ids })
             }
-            RelayToDevice::FilesWithdrawn(m) => (at(m.epoch, m.revision), Change::withdrawn(m)),
+            RelayToDevice::FilesWithdrawn(m) => (at(m.epoch, m.revision), FeedChange::withdrawn(m)),
             _ => return None,
         })
     }
 
     /// Whether files of `device` go off the list.
     pub fn takes_files_of(&self, device: DeviceId) -> bool {
-        matches!(self, Change::Removed { owner, .. } | Change::Withdrawn { owner, .. } if *owner == device)
+        matches!(self, FeedChange::Removed { owner, .. } | FeedChange::Withdrawn { owner, .. } if *owner == device)
     }
 
-    fn withdrawn(m: FilesWithdrawn) -> Change {
-        Change::Withdrawn { owner: m.public_id, file_ids: m.file_ids, instance: m.instance }
+    fn withdrawn(m: FilesWithdrawn) -> FeedChange {
+        FeedChange::Withdrawn { owner: m.public_id, file_ids: m.file_ids, instance: m.instance }
     }
 }
 
@@ -90,7 +90,7 @@ pub enum Paged {
 
 /// A pull on its way.
 #[derive(Debug, Clone)]
-struct Pull {
+struct PendingPull {
     /// Our request's number; `None` while the master's unasked first page is awaited.
     reference: Option<u64>,
     /// The position it started from.
@@ -101,12 +101,12 @@ struct Pull {
     named_clients: BTreeSet<DeviceId>,
     named_files: BTreeSet<FileRef>,
     /// Changes pushed meanwhile, without a hole between them.
-    kept: Vec<(Resume, Change)>,
+    kept: Vec<(Resume, FeedChange)>,
     /// A hole was seen meanwhile.
     again: bool,
 }
 
-impl Pull {
+impl PendingPull {
     fn new(reference: Option<u64>, from: Resume) -> Self {
         let (named_clients, named_files) = Default::default();
         Self { reference, from, first: None, named_clients, named_files, kept: Vec::new(), again: false }
@@ -117,7 +117,7 @@ impl Pull {
         self.again = true;
     }
 
-    fn keep(&mut self, at: Resume, change: Change) {
+    fn keep(&mut self, at: Resume, change: FeedChange) {
         let follows =
             self.kept.last().is_none_or(|(last, _)| (last.epoch, last.revision + 1) == (at.epoch, at.revision));
         if !follows || self.kept.len() >= MAX_KEPT_CHANGES {
@@ -130,14 +130,14 @@ impl Pull {
 /// The catalogue and the pull that brings it up to date.
 #[derive(Debug, Clone, Default)]
 pub struct Mirror {
-    catalogue: Catalogue,
-    pull: Option<Pull>,
+    catalogue: CatalogueView,
+    pull: Option<PendingPull>,
     /// A pull was whole at least once.
     complete: bool,
 }
 
 impl Mirror {
-    pub fn catalogue(&self) -> &Catalogue {
+    pub fn catalogue(&self) -> &CatalogueView {
         &self.catalogue
     }
 
@@ -163,14 +163,14 @@ impl Mirror {
 
     /// The master sends a first page unasked.
     pub fn expect(&mut self) {
-        self.pull = Some(Pull::new(None, self.catalogue.position));
+        self.pull = Some(PendingPull::new(None, self.catalogue.position));
     }
 
     /// Our own pull with this reference; returns the position to pull from.
     pub fn begin(&mut self, reference: u64) -> Resume {
         let from = self.catalogue.position;
         let kept = self.pull.take().map(|pull| pull.kept).unwrap_or_default();
-        self.pull = Some(Pull { kept, ..Pull::new(Some(reference), from) });
+        self.pull = Some(PendingPull { kept, ..PendingPull::new(Some(reference), from) });
         from
     }
 
@@ -202,7 +202,7 @@ impl Mirror {
         }
     }
 
-    pub fn push(&mut self, at: Resume, change: Change) -> Pushed {
+    pub fn push(&mut self, at: Resume, change: FeedChange) -> Pushed {
         if let Some(pull) = &mut self.pull {
             pull.keep(at, change);
             return Pushed::Kept;
@@ -226,7 +226,7 @@ impl Mirror {
             Some(pull) if pull.reference == reference => pull,
             Some(_) => return Paged::Ignored,
             None if reference.is_some() => return Paged::Ignored,
-            empty => empty.insert(Pull::new(None, from)),
+            empty => empty.insert(PendingPull::new(None, from)),
         };
         let head = Resume { epoch: page.epoch, revision: page.revision };
         if !follows(&page, pull.from) {
@@ -272,7 +272,7 @@ impl Mirror {
 
     /// A change pushed during the pull. Those between its first and its last page are applied too: each is an absolute
     /// state, and a page made before a removal may have named what the removal took. `false`: something is missing.
-    fn catch_up(&mut self, first: Resume, at: Resume, change: Change) -> bool {
+    fn catch_up(&mut self, first: Resume, at: Resume, change: FeedChange) -> bool {
         let mine = self.catalogue.position;
         if at.epoch != mine.epoch {
             // Of another life of the feed than the pages: the next pull tells which one lives.
@@ -303,7 +303,7 @@ impl Mirror {
     }
 }
 
-impl Catalogue {
+impl CatalogueView {
     /// All files of one device.
     pub fn files_of(&self, owner: DeviceId) -> impl Iterator<Item = &FileEntry> {
         let from = FileRef { public_id: owner, file_id: FileId(Default::default()) };
@@ -338,24 +338,24 @@ impl Catalogue {
         }
     }
 
-    fn apply(&mut self, change: Change) {
+    fn apply(&mut self, change: FeedChange) {
         match change {
-            Change::Client(client) => drop(self.clients.insert(client.public_id, client)),
-            Change::ClientGone(id) => self.drop_client(id),
-            Change::Files(files) => self.files.extend(files.into_iter().map(|file| (file.file_ref(), file))),
-            Change::Roots { owner, files } => {
+            FeedChange::Client(client) => drop(self.clients.insert(client.public_id, client)),
+            FeedChange::ClientGone(id) => self.drop_client(id),
+            FeedChange::Files(files) => self.files.extend(files.into_iter().map(|file| (file.file_ref(), file))),
+            FeedChange::Roots { owner, files } => {
                 for known in files {
                     if let Some(entry) = self.files.get_mut(&FileRef { public_id: owner, file_id: known.file_id }) {
                         entry.root = Some(known.root);
                     }
                 }
             }
-            Change::Removed { owner, file_ids } | Change::Withdrawn { owner, file_ids: Some(file_ids), .. } => {
+            FeedChange::Removed { owner, file_ids } | FeedChange::Withdrawn { owner, file_ids: Some(file_ids), .. } => {
                 for file_id in file_ids {
                     self.files.remove(&FileRef { public_id: owner, file_id });
                 }
             }
-            Change::Withdrawn { owner, file_ids: None, instance } => {
+            FeedChange::Withdrawn { owner, file_ids: None, instance } => {
                 self.drop_files(owner, |entry| instance.is_none_or(|one| entry.instance == one));
             }
         }
@@ -392,8 +392,8 @@ mod tests {
         mirror.catalogue().files.values().map(|file| file.path.as_str()).collect()
     }
 
-    fn removed(n: u8) -> Change {
-        Change::Removed { owner: device(1), file_ids: vec![file_id(n)] }
+    fn removed(n: u8) -> FeedChange {
+        FeedChange::Removed { owner: device(1), file_ids: vec![file_id(n)] }
     }
 
     fn pulled() -> Mirror {
@@ -408,7 +408,7 @@ mod tests {
     fn the_next_change_is_applied_an_old_one_dropped_a_later_one_is_a_gap() {
         let mut mirror = pulled();
         assert_eq!(mirror.push(at(6), removed(1)), Pushed::Applied);
-        assert_eq!(mirror.push(at(6), Change::Files(vec![entry(1, 1, "a")])), Pushed::Dropped);
+        assert_eq!(mirror.push(at(6), FeedChange::Files(vec![entry(1, 1, "a")])), Pushed::Dropped);
         assert_eq!(mirror.push(at(8), removed(2)), Pushed::Gap);
         assert_eq!(mirror.push(Resume { epoch: 8, revision: 7 }, removed(2)), Pushed::Gap);
         assert_eq!(names(&mirror), ["b"]);
@@ -459,7 +459,7 @@ mod tests {
         mirror.begin(1);
         mirror.page(page(FeedMode::Snapshot, 9, vec![entry(1, 1, "a")], Some("next")), Some(1));
         assert_eq!(mirror.push(at(10), removed(1)), Pushed::Kept);
-        assert_eq!(mirror.push(at(11), Change::Client(client(4, "D"))), Pushed::Kept);
+        assert_eq!(mirror.push(at(11), FeedChange::Client(client(4, "D"))), Pushed::Kept);
         assert_eq!(mirror.page(page(FeedMode::Snapshot, 10, vec![entry(1, 2, "b")], None), Some(1)), Paged::Finished);
         assert_eq!(names(&mirror), ["b"], "named on the first page, removed before the last");
         assert_eq!(mirror.resume(), Some(at(11)));
@@ -493,8 +493,8 @@ mod tests {
         let mut mirror = pulled();
         let mut other = entry(1, 3, "c");
         other.instance = Instance([9; 16]);
-        mirror.push(at(6), Change::Files(vec![other]));
-        let change = Change::Withdrawn { owner: device(1), file_ids: None, instance: Some(Instance([9; 16])) };
+        mirror.push(at(6), FeedChange::Files(vec![other]));
+        let change = FeedChange::Withdrawn { owner: device(1), file_ids: None, instance: Some(Instance([9; 16])) };
         mirror.push(at(7), change);
         assert_eq!(names(&mirror), ["a", "b"]);
     }
@@ -504,7 +504,7 @@ mod tests {
     fn devices_that_go_cost_what_they_had_and_not_what_is_listed() {
         let mut mirror = pulled();
         let many = (0..200).map(|n| entry(9, n, "x")).collect();
-        assert_eq!(mirror.push(at(6), Change::Files(many)), Pushed::Applied);
+        assert_eq!(mirror.push(at(6), FeedChange::Files(many)), Pushed::Applied);
         mirror.begin(1);
         crate::peer::testing::visited();
         let gone = (10..250).chain([1]).map(|n| lanyard_protocol::Gone { public_id: device(n), file_id: None });

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkReady, RequestChunk, RequestFailed};
-use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileId, GroupRange, Piece, Ticket, TransferId};
+use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileId, GroupRange, GroupSpan, Ticket, TransferId};
 
-use super::mirror::Catalogue;
+use super::mirror::CatalogueView;
 use super::transfer::{JobState, Transfer};
-use super::window::Pace;
-use super::{Closed, Effect, FetchId, FetchOutcome, Peer, Timer, TransferOrder};
+use super::window::InFlightLimit;
+use super::{CloseReason, Effect, FetchId, FetchOutcome, Peer, Timer, TransferOrder};
 use crate::machine::Moment;
 
 /// Longer than the relay lets a request wait for room and for its owner: nobody speaks of it any more.
@@ -27,20 +27,20 @@ const LOOK_AGAIN_MS: u64 = 15_000;
 
 /// A request on its way to the relay's answer.
 #[derive(Debug, Clone)]
-struct Ask {
+struct PendingRequest {
     transfer_id: TransferId,
-    what: What,
+    what: BodyKind,
     /// Of which neither CHUNK_READY nor CHUNK_FAILED spoke.
-    pieces: Vec<Piece>,
+    pieces: Vec<GroupSpan>,
     since: Moment,
 }
 
 /// A GET on its way.
 #[derive(Debug, Clone)]
-struct Fetch {
+struct ActiveFetch {
     transfer_id: TransferId,
-    what: What,
-    pieces: Vec<Piece>,
+    what: BodyKind,
+    pieces: Vec<GroupSpan>,
     ticket: Ticket,
     since: Moment,
 }
@@ -49,16 +49,16 @@ struct Fetch {
 pub(super) struct Scheduler {
     transfers: BTreeMap<TransferId, Transfer>,
     /// By the reference of their request.
-    asks: BTreeMap<u64, Ask>,
-    fetches: BTreeMap<FetchId, Fetch>,
+    asks: BTreeMap<u64, PendingRequest>,
+    fetches: BTreeMap<FetchId, ActiveFetch>,
     last_fetch: u64,
-    pace: Pace,
+    pace: InFlightLimit,
     /// Whose turn it was last.
     turn: Option<TransferId>,
 }
 
 /// Takes groups out of `pieces`; gives back those that were there.
-fn take(pieces: &mut Vec<Piece>, taken: &Piece) -> Vec<Piece> {
+fn take(pieces: &mut Vec<GroupSpan>, taken: &GroupSpan) -> Vec<GroupSpan> {
     let mut found = Vec::new();
     let mut rest = Vec::new();
     pieces.retain(|piece| {
@@ -67,10 +67,10 @@ fn take(pieces: &mut Vec<Piece>, taken: &Piece) -> Vec<Piece> {
         if piece.file_id != taken.file_id || first >= end {
             return true;
         }
-        found.push(Piece::new(piece.file_id, first, end - first));
+        found.push(GroupSpan::new(piece.file_id, first, end - first));
         for (from, to) in [(piece.groups.first, first), (end, piece.groups.end())] {
             if from < to {
-                rest.push(Piece::new(piece.file_id, from, to - from));
+                rest.push(GroupSpan::new(piece.file_id, from, to - from));
             }
         }
         false
@@ -80,7 +80,7 @@ fn take(pieces: &mut Vec<Piece>, taken: &Piece) -> Vec<Piece> {
 }
 
 impl Scheduler {
-    pub(super) fn get(&mut self, transfer_id: TransferId, file_id: FileId) -> Option<&mut super::transfer::Job> {
+    pub(super) fn get(&mut self, transfer_id: TransferId, file_id: FileId) -> Option<&mut super::transfer::FileJob> {
         self.transfers.get_mut(&transfer_id)?.jobs.get_mut(&file_id)
     }
 
@@ -102,7 +102,7 @@ impl Scheduler {
     }
 
     /// The next request, one transfer after the other.
-    fn next(&mut self) -> Option<(TransferId, What, Vec<Piece>)> {
+    fn next(&mut self) -> Option<(TransferId, BodyKind, Vec<GroupSpan>)> {
         if self.asks.len() + self.fetches.len() >= self.pace.runs {
             return None;
         }
@@ -125,9 +125,9 @@ impl Scheduler {
 
     /// Takes groups out of the transfer's asks. If one of them was not asked for, the others are given back: what is said
     /// of them belongs to an older ask, and they must be asked for again. Else what was asked, and when.
-    fn answered(&mut self, transfer_id: TransferId, pieces: &[Piece]) -> Result<(What, Moment), Vec<Piece>> {
+    fn answered(&mut self, transfer_id: TransferId, pieces: &[GroupSpan]) -> Result<(BodyKind, Moment), Vec<GroupSpan>> {
         // Nearly always an answer is to one ask, in full: a bundle of 256 pieces is not searched piece by piece.
-        let whole = |ask: &&mut Ask| ask.transfer_id == transfer_id && ask.pieces == pieces;
+        let whole = |ask: &&mut PendingRequest| ask.transfer_id == transfer_id && ask.pieces == pieces;
         if let Some(ask) = self.asks.values_mut().find(whole) {
             ask.pieces.clear();
             return Ok((ask.what, ask.since));
@@ -192,7 +192,7 @@ impl Scheduler {
     }
 
     /// After a pull: owners that are online are worth a try.
-    pub(super) fn owners_listed(&mut self, catalogue: &Catalogue) {
+    pub(super) fn owners_listed(&mut self, catalogue: &CatalogueView) {
         for owner in &catalogue.online {
             self.owner_back(*owner);
         }
@@ -213,7 +213,7 @@ impl Scheduler {
 
     /// All together take no more than this a second.
     pub(super) fn limit(&mut self, bytes_a_second: Option<u64>) {
-        self.pace = Pace::of(bytes_a_second);
+        self.pace = InFlightLimit::of(bytes_a_second);
     }
 
     pub(super) fn resume(&mut self, transfer_id: TransferId) {
@@ -246,13 +246,13 @@ impl Peer {
         ids.into_iter().for_each(|transfer_id| self.tell_transfer(transfer_id));
     }
 
-    fn ask(&mut self, now: Moment, transfer_id: TransferId, what: What, pieces: Vec<Piece>) {
+    fn ask(&mut self, now: Moment, transfer_id: TransferId, what: BodyKind, pieces: Vec<GroupSpan>) {
         let Some(transfer) = self.scheduler.transfers.get(&transfer_id) else { return };
         let one = pieces.first().filter(|first| pieces.iter().all(|piece| piece.file_id == first.file_id));
         let have = one.and_then(|piece| transfer.jobs.get(&piece.file_id)).map(|job| job.have_bytes());
         let request = RequestChunk { transfer_id, public_id: transfer.owner, pieces: pieces.clone(), what, have };
         let reference = self.next_reference();
-        self.scheduler.asks.insert(reference, Ask { transfer_id, what, pieces, since: now });
+        self.scheduler.asks.insert(reference, PendingRequest { transfer_id, what, pieces, since: now });
         self.timers.set(Timer::Asked(reference), now.plus(ASK_LAPSES_MS));
         self.send(DeviceToRelay::RequestChunk(request), Some(reference));
     }
@@ -298,7 +298,7 @@ impl Peer {
         };
         self.scheduler.last_fetch += 1;
         let fetch = FetchId(self.scheduler.last_fetch);
-        self.scheduler.fetches.insert(fetch, Fetch { transfer_id, what, pieces: pieces.clone(), ticket, since: now });
+        self.scheduler.fetches.insert(fetch, ActiveFetch { transfer_id, what, pieces: pieces.clone(), ticket, since: now });
         self.effects.push(Effect::Fetch { fetch, transfer_id, owner, pieces, what, ticket, length });
     }
 
@@ -310,7 +310,7 @@ impl Peer {
         }
         let code = match failed.code {
             // Said final by a relay that knows more codes than this device.
-            code if !failed.retry && !is_final(code) && code != FailureCode::NoValues => FailureCode::FileGone,
+            code if !failed.retry && !is_final(code) && code != FailureCode::NoHashes => FailureCode::FileGone,
             code => code,
         };
         if matches!(code, FailureCode::Busy | FailureCode::TimedOut | FailureCode::BadBytes) {
@@ -339,7 +339,7 @@ impl Peer {
         }
     }
 
-    fn slow_down(&mut self, transfer_id: TransferId, piece: Option<Piece>) {
+    fn slow_down(&mut self, transfer_id: TransferId, piece: Option<GroupSpan>) {
         let Some(transfer) = self.scheduler.transfers.get_mut(&transfer_id) else { return };
         let job = piece.and_then(|piece| transfer.jobs.get(&piece.file_id));
         transfer.window.bad(1 << job.map_or(lanyard_protocol::group::MIN_GROUP_LOG, |job| job.groups.group_log));
@@ -347,8 +347,8 @@ impl Peer {
 
     // ── Bytes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    pub(super) fn stored(&mut self, now: Moment, transfer_id: TransferId, pieces: &[Piece]) {
-        for Piece { file_id, groups } in pieces {
+    pub(super) fn stored(&mut self, now: Moment, transfer_id: TransferId, pieces: &[GroupSpan]) {
+        for GroupSpan { file_id, groups } in pieces {
             let job = self.scheduler.get(transfer_id, *file_id);
             let Some(job) = job.filter(|job| !job.is_over()) else { continue };
             job.have.insert(*groups);
@@ -370,11 +370,11 @@ impl Peer {
     }
 
     pub(super) fn fetch_ended(&mut self, now: Moment, fetch: FetchId, outcome: FetchOutcome) {
-        let Some(Fetch { transfer_id, what, pieces, since, .. }) = self.scheduler.fetches.remove(&fetch) else {
+        let Some(ActiveFetch { transfer_id, what, pieces, since, .. }) = self.scheduler.fetches.remove(&fetch) else {
             return;
         };
-        if what == What::Values {
-            return self.values_ended(transfer_id, &pieces, outcome == FetchOutcome::Complete);
+        if what == BodyKind::Hashes {
+            return self.hashes_ended(transfer_id, &pieces, outcome == FetchOutcome::Complete);
         }
         match outcome {
             FetchOutcome::Complete => {
@@ -395,7 +395,7 @@ impl Peer {
         }
     }
 
-    fn speed_up(&mut self, transfer_id: TransferId, pieces: &[Piece], took_ms: u64) {
+    fn speed_up(&mut self, transfer_id: TransferId, pieces: &[GroupSpan], took_ms: u64) {
         let Some(transfer) = self.scheduler.transfers.get_mut(&transfer_id) else { return };
         let job = pieces.first().and_then(|piece| transfer.jobs.get(&piece.file_id));
         if let Some(job) = job {
@@ -408,7 +408,7 @@ impl Peer {
         &mut self,
         now: Moment,
         id: TransferId,
-        pieces: &[Piece],
+        pieces: &[GroupSpan],
         code: FailureCode,
         after_ms: Option<u64>,
     ) {
@@ -419,7 +419,7 @@ impl Peer {
                 continue;
             }
             job.give_back(piece.groups);
-            let unfinished = !job.have.gaps(piece.groups).is_empty() || job.state == JobState::AskedValues;
+            let unfinished = !job.have.gaps(piece.groups).is_empty() || job.state == JobState::AskedHashes;
             if unfinished && files.last() != Some(&piece.file_id) {
                 files.push(piece.file_id);
             }
@@ -431,7 +431,7 @@ impl Peer {
 
     fn file_setback(&mut self, now: Moment, id: TransferId, file_id: FileId, code: FailureCode, after_ms: Option<u64>) {
         let Some(job) = self.scheduler.get(id, file_id) else { return };
-        if job.state == JobState::AskedValues {
+        if job.state == JobState::AskedHashes {
             return self.refetch(id, file_id);
         }
         if is_final(code) {
@@ -506,12 +506,12 @@ impl Peer {
         }
     }
 
-    pub(super) fn file_closed(&mut self, transfer_id: TransferId, file_id: FileId, outcome: Closed) {
+    pub(super) fn file_closed(&mut self, transfer_id: TransferId, file_id: FileId, outcome: CloseReason) {
         let Some(job) = self.scheduler.get(transfer_id, file_id).filter(|job| job.state == JobState::Closing) else {
             return;
         };
         match outcome {
-            Closed::Done => {
+            CloseReason::Done => {
                 job.state = JobState::Done;
                 self.effects.push(Effect::FileDone { transfer_id, file_id });
                 if let Some(transfer) = self.scheduler.transfers.get_mut(&transfer_id) {
@@ -519,25 +519,25 @@ impl Peer {
                 }
                 self.end_if_over(transfer_id);
             }
-            Closed::Mismatch if job.mismatches == 0 && job.groups.count() > 1 => {
+            CloseReason::Mismatch if job.mismatches == 0 && job.groups.count() > 1 => {
                 job.mismatches = 1;
-                job.state = JobState::WantsValues;
+                job.state = JobState::WantsHashes;
                 if let Some(transfer) = self.scheduler.transfers.get_mut(&transfer_id) {
                     transfer.enqueue(file_id);
                 }
             }
-            Closed::Mismatch => self.refetch(transfer_id, file_id),
-            Closed::LocalFailure { message } => {
+            CloseReason::Mismatch => self.refetch(transfer_id, file_id),
+            CloseReason::LocalFailure { message } => {
                 self.fail_file(transfer_id, file_id, FailureCode::Internal, Some(message));
             }
         }
     }
 
     /// The list of values came (the driver compared it before), or did not.
-    fn values_ended(&mut self, transfer_id: TransferId, pieces: &[Piece], complete: bool) {
+    fn hashes_ended(&mut self, transfer_id: TransferId, pieces: &[GroupSpan], complete: bool) {
         let Some(file_id) = pieces.first().map(|piece| piece.file_id) else { return };
         let Some(job) = self.scheduler.get(transfer_id, file_id) else { return };
-        if job.state != JobState::AskedValues {
+        if job.state != JobState::AskedHashes {
             return;
         }
         if !complete || job.is_whole() {
@@ -609,7 +609,7 @@ impl Peer {
     /// GETs that carry nothing but failed files.
     fn drop_useless_fetches(&mut self, transfer_id: TransferId) {
         let Some(transfer) = self.scheduler.transfers.get(&transfer_id) else { return };
-        let over = |piece: &Piece| transfer.jobs.get(&piece.file_id).is_none_or(|job| job.state == JobState::Failed);
+        let over = |piece: &GroupSpan| transfer.jobs.get(&piece.file_id).is_none_or(|job| job.state == JobState::Failed);
         let fetches = self.scheduler.fetches.iter();
         let useless = fetches.filter(|(_, fetch)| fetch.transfer_id == transfer_id && fetch.pieces.iter().all(over));
         for fetch in useless.map(|(fetch, _)| *fetch).collect::<Vec<_>>() {

@@ -9,7 +9,7 @@ use lanyard_protocol::{
     approval,
 };
 
-use super::{Effect, EndReason, Peer, Pending, Phase, Registration, Timer};
+use super::{Effect, EndReason, Peer, Pending, MembershipPhase, Registration, Timer};
 use crate::machine::Moment;
 
 /// The relay says CHALLENGE at once and answers a register at once; longer is a dead relay.
@@ -18,7 +18,7 @@ const HANDSHAKE_MS: u64 = 10_000;
 const STOP_MS: u64 = 2_000;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum LinkState {
+enum ConnectionState {
     #[default]
     Down,
     Opening,
@@ -27,7 +27,7 @@ enum LinkState {
 
 /// How far a knock has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
+enum JoinPhase {
     /// The device is bound to its reveal.
     Committed,
     /// The master was bound before, and owes the opening. Now the hub knows the digits, and this device does not.
@@ -40,24 +40,24 @@ enum Stage {
 
 /// One knock: a promise, and what was said of it.
 #[derive(Debug, Clone)]
-struct Knock {
+struct PendingJoin {
     relay_nonce: Nonce,
     commit: Commit,
     /// Revealed once.
     reveal: Reveal,
-    stage: Stage,
+    stage: JoinPhase,
 }
 
-impl Knock {
+impl PendingJoin {
     fn code(&self) -> Option<String> {
         match &self.stage {
-            Stage::Opened { code } => Some(code.clone()),
-            Stage::Committed | Stage::Revealed { .. } | Stage::Closed => None,
+            JoinPhase::Opened { code } => Some(code.clone()),
+            JoinPhase::Committed | JoinPhase::Revealed { .. } | JoinPhase::Closed => None,
         }
     }
 
     fn awaits_opening(&self) -> bool {
-        matches!(self.stage, Stage::Revealed { .. })
+        matches!(self.stage, JoinPhase::Revealed { .. })
     }
 }
 
@@ -92,10 +92,10 @@ impl Reveals {
 
 /// Where this device stands with the relay.
 #[derive(Debug, Default)]
-pub(super) struct Session {
-    link: LinkState,
+pub(super) struct PeerSession {
+    link: ConnectionState,
     hub_key: Option<PublicKey>,
-    knock: Option<Knock>,
+    knock: Option<PendingJoin>,
     /// As the relay said it in this session.
     membership: Option<Membership>,
     /// The master is there.
@@ -106,21 +106,21 @@ pub(super) struct Session {
     stopping: bool,
 }
 
-impl Session {
-    pub(super) fn phase(&self, complete: bool) -> Phase {
+impl PeerSession {
+    pub(super) fn phase(&self, complete: bool) -> MembershipPhase {
         if let Some(reason) = self.ended {
-            return Phase::Ended { reason };
+            return MembershipPhase::Ended { reason };
         }
         match self.membership {
-            None => Phase::Connecting,
-            Some(Membership::Unknown) => Phase::HostAway,
-            Some(Membership::Pending) if self.knock.as_ref().is_some_and(|knock| knock.stage == Stage::Closed) => {
-                Phase::Closed
+            None => MembershipPhase::Connecting,
+            Some(Membership::Unknown) => MembershipPhase::HostAway,
+            Some(Membership::Pending) if self.knock.as_ref().is_some_and(|knock| knock.stage == JoinPhase::Closed) => {
+                MembershipPhase::Closed
             }
-            Some(Membership::Pending) => Phase::Waiting { code: self.knock.as_ref().and_then(Knock::code) },
-            Some(Membership::Disapproved) => Phase::Ended { reason: EndReason::Refused },
-            Some(Membership::Approved) if !complete => Phase::Entering,
-            Some(Membership::Approved) => Phase::Approved { host_away: !self.hub_ready },
+            Some(Membership::Pending) => MembershipPhase::Waiting { code: self.knock.as_ref().and_then(PendingJoin::code) },
+            Some(Membership::Disapproved) => MembershipPhase::Ended { reason: EndReason::Refused },
+            Some(Membership::Approved) if !complete => MembershipPhase::Entering,
+            Some(Membership::Approved) => MembershipPhase::Approved { host_away: !self.hub_ready },
         }
     }
 
@@ -141,23 +141,23 @@ impl Session {
 
 impl Peer {
     pub(super) fn open_link(&mut self) {
-        if self.session.ended.is_some() || self.session.link != LinkState::Down {
+        if self.session.ended.is_some() || self.session.link != ConnectionState::Down {
             return;
         }
-        self.session.link = LinkState::Opening;
+        self.session.link = ConnectionState::Opening;
         self.effects.push(Effect::OpenLink);
     }
 
     pub(super) fn link_opened(&mut self, now: Moment) {
-        if self.session.link != LinkState::Opening {
+        if self.session.link != ConnectionState::Opening {
             return;
         }
-        self.session.link = LinkState::Open;
+        self.session.link = ConnectionState::Open;
         self.timers.set(Timer::Handshake, now.plus(HANDSHAKE_MS));
     }
 
     pub(super) fn link_closed(&mut self, now: Moment, code: Option<u16>) {
-        self.session.link = LinkState::Down;
+        self.session.link = ConnectionState::Down;
         self.session_over();
         if self.session.ended.is_some() {
             return;
@@ -207,7 +207,7 @@ impl Peer {
             return;
         }
         self.session.ended = Some(reason);
-        if self.session.link == LinkState::Open {
+        if self.session.link == ConnectionState::Open {
             self.effects.push(Effect::CloseLink { code: None });
         }
         self.session_over();
@@ -222,7 +222,7 @@ impl Peer {
     // ── Handshake ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn challenged(&mut self, now: Moment, challenge: Challenge) {
-        if self.session.link != LinkState::Open || self.session.membership.is_some() {
+        if self.session.link != ConnectionState::Open || self.session.membership.is_some() {
             return;
         }
         if challenge.protocol != PROTOCOL_VERSION {
@@ -247,10 +247,10 @@ impl Peer {
         self.effects.push(Effect::Register { registration });
     }
 
-    fn new_knock(&mut self, relay_nonce: Nonce) -> Knock {
+    fn new_knock(&mut self, relay_nonce: Nonce) -> PendingJoin {
         let reveal = Reveal(self.ids.bytes());
         let commit = approval::commit(&self.config.public_key, &reveal);
-        Knock { relay_nonce, commit, reveal, stage: Stage::Committed }
+        PendingJoin { relay_nonce, commit, reveal, stage: JoinPhase::Committed }
     }
 
     pub(super) fn registered(&mut self, now: Moment, membership: Membership, hub_ready: bool) {
@@ -317,12 +317,12 @@ impl Peer {
 
     // ── The knock ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn request_id(&self, knock: &Knock) -> RequestId {
+    fn request_id(&self, knock: &PendingJoin) -> RequestId {
         approval::request_id(&self.config.public_key, &knock.commit, &knock.relay_nonce, &self.config.name)
     }
 
     /// Shows what was given to this device, for this knock.
-    fn invitation_for(&self, knock: &Knock) -> Option<InvitationProof> {
+    fn invitation_for(&self, knock: &PendingJoin) -> Option<InvitationProof> {
         let (id, secret) = self.config.invitation?;
         Some(InvitationProof { id, proof: approval::invitation_proof(&secret, &self.request_id(knock)) })
     }
@@ -336,11 +336,11 @@ impl Peer {
         if !self.is_ours(request_id) {
             return;
         }
-        let Some(knock) = self.session.knock.as_mut().filter(|knock| knock.stage == Stage::Committed) else { return };
+        let Some(knock) = self.session.knock.as_mut().filter(|knock| knock.stage == JoinPhase::Committed) else { return };
         if self.config.reveals.is_spent() {
             return self.end(EndReason::NotOpened);
         }
-        knock.stage = Stage::Revealed { commit };
+        knock.stage = JoinPhase::Revealed { commit };
         let reveal = knock.reveal;
         // A challenge comes from the master alone.
         self.session.hub_ready = true;
@@ -356,12 +356,12 @@ impl Peer {
             return;
         }
         let (Some(knock), Some(hub_key)) = (self.session.knock.as_mut(), self.session.hub_key) else { return };
-        let promised = Stage::Revealed { commit: approval::master_commit(&hub_key, &request_id, &nonce) };
+        let promised = JoinPhase::Revealed { commit: approval::master_commit(&hub_key, &request_id, &nonce) };
         if knock.stage != promised {
             return;
         }
         let code = approval::code(&hub_key, &self.config.public_key, &request_id, &knock.reveal, &nonce);
-        knock.stage = Stage::Opened { code };
+        knock.stage = JoinPhase::Opened { code };
         self.timers.clear(&Timer::Opening);
         self.config.reveals.opened();
         self.effects.push(Effect::Opened);
@@ -388,7 +388,7 @@ impl Peer {
         }
         let Some(knock) = self.session.knock.as_mut() else { return };
         let is_lost = knock.awaits_opening();
-        knock.stage = Stage::Closed;
+        knock.stage = JoinPhase::Closed;
         if is_lost {
             self.reveal_lost();
         }
@@ -427,7 +427,7 @@ impl Peer {
             }
             Some(_) => {
                 self.effects.push(Effect::CloseLink { code: None });
-                self.session.link = LinkState::Down;
+                self.session.link = ConnectionState::Down;
                 self.session_over();
                 self.open_link();
             }

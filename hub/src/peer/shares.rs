@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{MAX_FILES_A_MESSAGE, MAX_LIST_BYTES};
 use lanyard_protocol::message::{AddFiles, ChunkUnavailable, RemoveFile, RequestFailed, UploadChunkRequest};
-use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, Instance, NewFile, Piece, Ticket};
+use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, Instance, NewFile, GroupSpan, Ticket};
 
-use super::mirror::Catalogue;
+use super::mirror::CatalogueView;
 use super::{Effect, Peer, Pending, ShareState, Timer};
 use crate::machine::Moment;
 
@@ -67,7 +67,7 @@ impl Shares {
 
     /// Compares with what is listed, after a pull or a change that took files of this device: what is missing is offered
     /// again, what is listed and no longer offered is taken back. Returns what is listed and was not known to be.
-    fn reconcile(&mut self, me: DeviceId, instance: Instance, catalogue: &Catalogue) -> Vec<FileId> {
+    fn reconcile(&mut self, me: DeviceId, instance: Instance, catalogue: &CatalogueView) -> Vec<FileId> {
         let listed: BTreeMap<FileId, Instance> =
             catalogue.files_of(me).map(|entry| (entry.file_id, entry.instance)).collect();
         let (mut missing, mut news) = (Vec::new(), Vec::new());
@@ -291,8 +291,8 @@ impl Peer {
     // ── Uploads ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn upload_asked(&mut self, request: UploadChunkRequest) {
-        if request.what == What::Values {
-            return self.upload_refused(request.ticket, FailureCode::NoValues, None);
+        if request.what == BodyKind::Hashes {
+            return self.upload_refused(request.ticket, FailureCode::NoHashes, None);
         }
         let mut length = 0;
         for piece in &request.pieces {
@@ -308,7 +308,7 @@ impl Peer {
         self.effects.push(Effect::Upload { ticket: request.ticket, pieces: request.pieces, length });
     }
 
-    fn bytes_of(&self, piece: &Piece) -> Result<u64, FailureCode> {
+    fn bytes_of(&self, piece: &GroupSpan) -> Result<u64, FailureCode> {
         let share = self.shares.files.get(&piece.file_id).ok_or(FailureCode::FileGone)?;
         let groups = Groups::of(share.new.size);
         let inside = piece.groups.count > 0 && piece.groups.end() <= groups.count();

@@ -1,6 +1,6 @@
 //! The Peer knocks once, mirrors what the hub says, offers what is not listed, and asks for exactly what is missing.
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::device::{HubInfo, TransportMode};
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::MAX_REVEALS;
@@ -12,7 +12,7 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-struct Rig {
+struct PeerFixture {
     peer: Peer,
     now: Moment,
 }
@@ -36,7 +36,7 @@ fn all(files: &[(u8, u64)]) -> Vec<WantedFile> {
     files.iter().map(wanted).collect()
 }
 
-impl Rig {
+impl PeerFixture {
     fn new() -> Self {
         let config = PeerConfig {
             public_key: key(),
@@ -147,7 +147,7 @@ fn sent(effects: &[Effect]) -> Vec<(DeviceToRelay, Option<Ref>)> {
     effects.iter().filter_map(one).collect()
 }
 
-fn asked(effects: &[Effect]) -> Vec<Vec<Piece>> {
+fn asked(effects: &[Effect]) -> Vec<Vec<GroupSpan>> {
     let one = |(message, _): (DeviceToRelay, _)| match message {
         DeviceToRelay::RequestChunk(request) => Some(request.pieces),
         _ => None,
@@ -163,10 +163,10 @@ fn failed(code: FailureCode) -> RequestFailed {
 
 #[test]
 fn a_knock_shows_its_digits_and_reveals_once() {
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     rig.tell(Input::Start);
     let registration = rig.challenge();
-    assert_eq!(rig.ack(Membership::Pending, true), [Effect::PhaseChanged { phase: Phase::Waiting { code: None } }]);
+    assert_eq!(rig.ack(Membership::Pending, true), [Effect::PhaseChanged { phase: MembershipPhase::Waiting { code: None } }]);
     let request_id = approval::request_id(&key(), &registration.commit, &Nonce([2; 32]), "laptop");
     let challenge = ApprovalChallenge { request_id, commit: promise(request_id, 9) };
 
@@ -177,11 +177,11 @@ fn a_knock_shows_its_digits_and_reveals_once() {
     assert_eq!(effects[0], Effect::Revealing, "counted before it is said: {effects:?}");
     let [(DeviceToRelay::ApprovalReveal(said), None)] = &sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(approval::commit(&key(), &said.reveal), registration.commit);
-    assert_eq!(*rig.peer.phase(), Phase::Waiting { code: None }, "no digits before the hub is bound to them");
+    assert_eq!(*rig.peer.phase(), MembershipPhase::Waiting { code: None }, "no digits before the hub is bound to them");
 
     assert_eq!(open(&mut rig, request_id, 8), [], "that is not what was promised");
     let code = approval::code(&PublicKey([3; 32]), &key(), &request_id, &said.reveal, &Nonce([9; 32]));
-    let phase = Phase::Waiting { code: Some(code) };
+    let phase = MembershipPhase::Waiting { code: Some(code) };
     assert_eq!(open(&mut rig, request_id, 9), [Effect::Opened, Effect::PhaseChanged { phase: phase.clone() }]);
 
     let again = ApprovalChallenge { commit: promise(request_id, 8), ..challenge };
@@ -195,13 +195,13 @@ fn promise(request_id: RequestId, nonce: u8) -> Commit {
     approval::master_commit(&PublicKey([3; 32]), &request_id, &Nonce([nonce; 32]))
 }
 
-fn open(rig: &mut Rig, request_id: RequestId, nonce: u8) -> Vec<Effect> {
+fn open(rig: &mut PeerFixture, request_id: RequestId, nonce: u8) -> Vec<Effect> {
     rig.hear(RelayToDevice::ApprovalOpen(ApprovalOpen { request_id, nonce: Nonce([nonce; 32]) }), None)
 }
 
 #[test]
 fn a_restart_makes_a_new_promise_bound_to_the_new_nonce() {
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     rig.tell(Input::Start);
     let registration = rig.challenge();
     rig.ack(Membership::Pending, true);
@@ -228,7 +228,7 @@ enum Abort {
 }
 
 /// Plays a false hub that aborts as soon as it knows the digits; how many reveals it was given.
-fn reveals_before_it_ends(rig: &mut Rig, aborts: impl Iterator<Item = Abort>) -> usize {
+fn reveals_before_it_ends(rig: &mut PeerFixture, aborts: impl Iterator<Item = Abort>) -> usize {
     let mut reveals = 0;
     rig.tell(Input::Start);
     let mut request_id = None;
@@ -264,14 +264,14 @@ fn reveals_before_it_ends(rig: &mut Rig, aborts: impl Iterator<Item = Abort>) ->
             }
             Abort::Close | Abort::Silence => {}
         }
-        if matches!(rig.peer.phase(), Phase::Ended { .. }) {
+        if matches!(rig.peer.phase(), MembershipPhase::Ended { .. }) {
             break;
         }
         if request_id.is_none() {
             if !matches!(abort, Abort::Silence | Abort::WrongOpening) {
                 rig.tell(Input::LinkClosed { code: None });
             }
-            if !matches!(rig.peer.phase(), Phase::Ended { .. }) {
+            if !matches!(rig.peer.phase(), MembershipPhase::Ended { .. }) {
                 // Silence, too, has an end: the device leaves and comes back by itself.
                 for _ in 0..10 {
                     if rig.peer.poll_timeout().is_none() || rig.wait().contains(&Effect::OpenLink) {
@@ -280,7 +280,7 @@ fn reveals_before_it_ends(rig: &mut Rig, aborts: impl Iterator<Item = Abort>) ->
                 }
             }
         }
-        if matches!(rig.peer.phase(), Phase::Ended { .. }) {
+        if matches!(rig.peer.phase(), MembershipPhase::Ended { .. }) {
             break;
         }
     }
@@ -292,18 +292,18 @@ fn reveals_before_it_ends(rig: &mut Rig, aborts: impl Iterator<Item = Abort>) ->
 fn a63_5000_aborts_give_three_reveals() {
     let all = [Abort::Close, Abort::Restart, Abort::Shut, Abort::Silence, Abort::WrongOpening, Abort::Admit];
     for abort in all {
-        let mut rig = Rig::new();
+        let mut rig = PeerFixture::new();
         assert_eq!(reveals_before_it_ends(&mut rig, std::iter::repeat_n(abort, 5_000)), 3, "{abort:?}");
-        assert_eq!(*rig.peer.phase(), Phase::Ended { reason: EndReason::NotOpened }, "{abort:?}");
+        assert_eq!(*rig.peer.phase(), MembershipPhase::Ended { reason: EndReason::NotOpened }, "{abort:?}");
     }
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     assert_eq!(reveals_before_it_ends(&mut rig, all.into_iter().cycle().take(5_000)), 3);
 }
 
 /// A63: openings in between win a false hub nothing: no success makes up for an abort, and all reveals together have a bound.
 #[test]
 fn a63_openings_do_not_buy_more_reveals() {
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     rig.tell(Input::Start);
     let registration = rig.challenge();
     rig.ack(Membership::Pending, true);
@@ -325,7 +325,7 @@ fn a63_openings_do_not_buy_more_reveals() {
     }
     assert_eq!(reveals, 7, "three are lost, four were opened");
 
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     rig.peer.config.reveals = Reveals { unopened: 0, given: MAX_REVEALS };
     assert_eq!(reveals_before_it_ends(&mut rig, std::iter::repeat_n(Abort::Close, 5)), 0);
 }
@@ -333,14 +333,14 @@ fn a63_openings_do_not_buy_more_reveals() {
 /// A63: what earlier runs revealed counts in this one.
 #[test]
 fn a63_a_new_process_does_not_begin_anew() {
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     rig.peer.config.reveals = Reveals { unopened: 2, given: 2 };
     assert_eq!(reveals_before_it_ends(&mut rig, std::iter::repeat_n(Abort::Close, 5_000)), 1);
 }
 
 #[test]
 fn let_in_it_acts_when_it_has_the_list() {
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     rig.tell(Input::Start);
     rig.challenge();
     rig.ack(Membership::Pending, true);
@@ -348,14 +348,14 @@ fn let_in_it_acts_when_it_has_the_list() {
     let client = Client { public_id: rig.peer.public_id(), ..client };
     let approved = ClientApproved { client, epoch: 7, revision: 5, audience: Audience::All };
     let effects = rig.hear(RelayToDevice::ClientApproved(approved), None);
-    assert_eq!(effects, [Effect::PhaseChanged { phase: Phase::Entering }]);
+    assert_eq!(effects, [Effect::PhaseChanged { phase: MembershipPhase::Entering }]);
     let mut first = snapshot(5, vec![entry(1, 1, "a")]);
     (first.cursor, first.last) = (Some("more".into()), false);
     let effects = rig.hear(RelayToDevice::FeedPage(first), None);
     let [(DeviceToRelay::FeedPull(pull), Some(reference))] = &sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(*pull, FeedPull { epoch: 0, since: 0, cursor: Some("more".into()) });
     let effects = rig.hear(RelayToDevice::FeedPage(snapshot(5, vec![entry(1, 2, "b")])), Some(reference));
-    let phase = Phase::Approved { host_away: false };
+    let phase = MembershipPhase::Approved { host_away: false };
     assert_eq!(effects, [Effect::CatalogueChanged, Effect::PhaseChanged { phase }]);
     assert_eq!(rig.peer.catalogue().files.len(), 2);
     assert_eq!(rig.peer.poll_timeout(), None, "nothing is waited for");
@@ -363,21 +363,21 @@ fn let_in_it_acts_when_it_has_the_list() {
 
 #[test]
 fn it_comes_back_by_itself_but_not_after_a_refusal() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let effects = rig.lose_link();
     assert_eq!(effects.first(), Some(&Effect::EndBodies));
     let registration = rig.challenge();
     assert_eq!(registration.resume, Some(Resume { epoch: 7, revision: 5 }));
     rig.ack(Membership::Approved, true);
     let effects = rig.tell(Input::LinkClosed { code: Some(4403) });
-    let phase = Phase::Ended { reason: EndReason::Refused };
+    let phase = MembershipPhase::Ended { reason: EndReason::Refused };
     assert_eq!(effects, [Effect::EndBodies, Effect::PhaseChanged { phase }]);
     assert_eq!(rig.peer.poll_timeout(), None);
 }
 
 #[test]
 fn a_relay_of_another_version_is_left_for_good() {
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     rig.tell(Input::Start);
     rig.tell(Input::LinkOpened);
     let challenge = Challenge {
@@ -389,7 +389,7 @@ fn a_relay_of_another_version_is_left_for_good() {
         mode: TransportMode::Open,
     };
     let effects = rig.hear(RelayToDevice::Challenge(challenge), None);
-    let phase = Phase::Ended { reason: EndReason::Version };
+    let phase = MembershipPhase::Ended { reason: EndReason::Version };
     assert!(effects.contains(&Effect::PhaseChanged { phase }), "{effects:?}");
     assert_eq!(rig.peer.poll_timeout(), None, "it does not come again");
 }
@@ -397,7 +397,7 @@ fn a_relay_of_another_version_is_left_for_good() {
 /// R04: a relay that is away for ten minutes is not hammered, and not forgotten.
 #[test]
 fn a_relay_that_is_away_is_looked_for_a_few_times_a_minute() {
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     rig.tell(Input::Start);
     let begun = rig.now;
     let (mut tries, mut last) = (0, begun);
@@ -414,7 +414,7 @@ fn a_relay_that_is_away_is_looked_for_a_few_times_a_minute() {
 
 #[test]
 fn a_relay_that_says_nothing_is_left() {
-    let mut rig = Rig::new();
+    let mut rig = PeerFixture::new();
     rig.tell(Input::Start);
     rig.tell(Input::LinkOpened);
     assert_eq!(rig.wait(), [Effect::CloseLink { code: None }]);
@@ -423,9 +423,9 @@ fn a_relay_that_says_nothing_is_left() {
 
 #[test]
 fn while_the_host_is_away_the_list_stays_and_is_pulled_when_it_is_back() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let effects = rig.hear(RelayToDevice::ServerNotReady(ServerNotReady { retry_after_ms: 1_000 }), None);
-    assert_eq!(effects, [Effect::PhaseChanged { phase: Phase::Approved { host_away: true } }]);
+    assert_eq!(effects, [Effect::PhaseChanged { phase: MembershipPhase::Approved { host_away: true } }]);
     assert_eq!(rig.peer.catalogue().files.len(), 1);
     let effects = rig.hear(RelayToDevice::HubReady(HubReady { epoch: 7, revision: 6 }), None);
     let pull = FeedPull { epoch: 7, since: 5, cursor: None };
@@ -434,7 +434,7 @@ fn while_the_host_is_away_the_list_stays_and_is_pulled_when_it_is_back() {
 
 #[test]
 fn a_gap_is_pulled() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let removed = FileRemoved {
         public_id: device(1),
         file_ids: vec![file_id(1)],
@@ -450,7 +450,7 @@ fn a_gap_is_pulled() {
 
 // ── Shares ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn files_added(rig: &Rig, revision: u64, files: Vec<NewFile>) -> RelayToDevice {
+fn files_added(rig: &PeerFixture, revision: u64, files: Vec<NewFile>) -> RelayToDevice {
     let (public_id, instance) = (rig.peer.public_id(), Instance([7; 16]));
     let files = files.into_iter().map(|file| listed(public_id, instance, file)).collect();
     RelayToDevice::FilesAdded(FilesAdded { public_id, files, epoch: 7, revision, audience: Audience::All })
@@ -458,7 +458,7 @@ fn files_added(rig: &Rig, revision: u64, files: Vec<NewFile>) -> RelayToDevice {
 
 #[test]
 fn the_broadcast_is_the_acknowledgement() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let new = new_file(1, "a", 10);
     let effects = rig.tell(Input::Share { files: vec![new.clone()] });
     let [(DeviceToRelay::AddFiles(add), Some(reference))] = &sent(&effects)[..] else { panic!("{effects:?}") };
@@ -472,7 +472,7 @@ fn the_broadcast_is_the_acknowledgement() {
 
 #[test]
 fn no_answer_is_shown_as_failed_and_still_counts_later() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let new = new_file(1, "a", 10);
     let effects = rig.tell(Input::Share { files: vec![new.clone()] });
     let reference = sent(&effects)[0].1.clone();
@@ -485,7 +485,7 @@ fn no_answer_is_shown_as_failed_and_still_counts_later() {
 
 #[test]
 fn many_files_go_in_messages_that_fit() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let file = |n: u32| NewFile {
         file_id: format!("{n:08x}-0000-8000-8000-000000000000").parse().unwrap(),
         path: format!("{}/{n}", "x".repeat(200)),
@@ -508,7 +508,7 @@ fn many_files_go_in_messages_that_fit() {
 
 #[test]
 fn the_culprit_fails_and_the_others_are_offered_again() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let effects = rig.tell(Input::Share { files: vec![new_file(1, "a", 1), new_file(2, "b", 1)] });
     let reference = sent(&effects)[0].1.clone();
     let no = RequestFailed { file_id: Some(file_id(2)), ..failed(FailureCode::PathRejected) };
@@ -521,7 +521,7 @@ fn the_culprit_fails_and_the_others_are_offered_again() {
 
 #[test]
 fn after_a_snapshot_without_them_shares_are_offered_again_and_strangers_taken_back() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let new = new_file(1, "a", 10);
     rig.tell(Input::Share { files: vec![new.clone()] });
     let added = files_added(&rig, 6, vec![new.clone()]);
@@ -537,7 +537,7 @@ fn after_a_snapshot_without_them_shares_are_offered_again_and_strangers_taken_ba
 
 #[test]
 fn stopping_takes_back_what_is_shared_first() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let new = new_file(1, "a", 10);
     rig.tell(Input::Share { files: vec![new.clone()] });
     let added = files_added(&rig, 6, vec![new]);
@@ -547,14 +547,14 @@ fn stopping_takes_back_what_is_shared_first() {
     let ack = RelayToDevice::RemoveFileAck(FeedAck { epoch: 7, revision: 7 });
     let effects = rig.hear(ack, reference.as_ref());
     assert_eq!(effects[0], Effect::CloseLink { code: None });
-    assert_eq!(*rig.peer.phase(), Phase::Ended { reason: EndReason::Stopped });
+    assert_eq!(*rig.peer.phase(), MembershipPhase::Ended { reason: EndReason::Stopped });
 }
 
 #[test]
 fn only_groups_of_shared_files_are_uploaded() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     rig.tell(Input::Share { files: vec![new_file(1, "a", 3 * MIB)] });
-    let ask = |pieces: Vec<Piece>, what, length| {
+    let ask = |pieces: Vec<GroupSpan>, what, length| {
         let ticket = Ticket([1; 16]);
         let public_id = device(7);
         RelayToDevice::UploadChunkRequest(UploadChunkRequest { ticket, public_id, pieces, what, length })
@@ -563,11 +563,11 @@ fn only_groups_of_shared_files_are_uploaded() {
         [(DeviceToRelay::ChunkUnavailable(no), None)] => no.code,
         other => panic!("{other:?}"),
     };
-    let piece = |n, first, count| vec![Piece::new(file_id(n), first, count)];
-    assert_eq!(said_no(rig.hear(ask(piece(2, 0, 1), What::Bytes, 1), None)), FailureCode::FileGone);
-    assert_eq!(said_no(rig.hear(ask(piece(1, 11, 2), What::Bytes, 1), None)), FailureCode::FileChanged);
-    assert_eq!(said_no(rig.hear(ask(piece(1, 0, 12), What::Values, 384), None)), FailureCode::NoValues);
-    let effects = rig.hear(ask(piece(1, 0, 12), What::Bytes, 3 * MIB), None);
+    let piece = |n, first, count| vec![GroupSpan::new(file_id(n), first, count)];
+    assert_eq!(said_no(rig.hear(ask(piece(2, 0, 1), BodyKind::Bytes, 1), None)), FailureCode::FileGone);
+    assert_eq!(said_no(rig.hear(ask(piece(1, 11, 2), BodyKind::Bytes, 1), None)), FailureCode::FileChanged);
+    assert_eq!(said_no(rig.hear(ask(piece(1, 0, 12), BodyKind::Hashes, 384), None)), FailureCode::NoHashes);
+    let effects = rig.hear(ask(piece(1, 0, 12), BodyKind::Bytes, 3 * MIB), None);
     let (ticket, pieces, length) = (Ticket([1; 16]), piece(1, 0, 12), 3 * MIB);
     assert_eq!(effects, [Effect::Upload { ticket, pieces, length }]);
 }
@@ -578,24 +578,24 @@ fn order(files: &[(u8, u64)]) -> TransferOrder {
     TransferOrder { transfer_id: transfer(1), owner: device(1), files: all(files), lookahead_bytes: None }
 }
 
-impl Rig {
-    fn ready(&mut self, pieces: Vec<Piece>) -> Vec<Effect> {
+impl PeerFixture {
+    fn ready(&mut self, pieces: Vec<GroupSpan>) -> Vec<Effect> {
         let (transfer_id, ticket) = (transfer(1), Ticket([2; 16]));
         self.hear(RelayToDevice::ChunkReady(ChunkReady { transfer_id, pieces, ticket, length: 1 }), None)
     }
 
-    fn chunk_failed(&mut self, pieces: Vec<Piece>, code: FailureCode) -> Vec<Effect> {
+    fn chunk_failed(&mut self, pieces: Vec<GroupSpan>, code: FailureCode) -> Vec<Effect> {
         let (transfer_id, retry) = (transfer(1), code != FailureCode::FileGone);
         let failed = ChunkFailed { transfer_id, pieces, code, retry, retry_after_ms: None };
         self.hear(RelayToDevice::ChunkFailed(failed), None)
     }
 
-    fn stored(&mut self, piece: Piece) -> Vec<Effect> {
+    fn stored(&mut self, piece: GroupSpan) -> Vec<Effect> {
         self.tell(Input::Stored { transfer_id: transfer(1), pieces: vec![piece] })
     }
 
     /// The whole life of one run.
-    fn fetch(&mut self, pieces: Vec<Piece>) -> Vec<Effect> {
+    fn fetch(&mut self, pieces: Vec<GroupSpan>) -> Vec<Effect> {
         let mut effects = self.ready(pieces.clone());
         let fetch = effects.iter().find_map(|e| if let Effect::Fetch { fetch, .. } = e { Some(*fetch) } else { None });
         for piece in pieces {
@@ -607,25 +607,25 @@ impl Rig {
     }
 }
 
-fn groups(first: u32, count: u32) -> Vec<Piece> {
-    vec![Piece::new(file_id(1), first, count)]
+fn groups(first: u32, count: u32) -> Vec<GroupSpan> {
+    vec![GroupSpan::new(file_id(1), first, count)]
 }
 
 #[test]
 fn a_large_file_is_asked_for_in_runs_that_grow() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 64 * MIB)]) });
     let first = [groups(0, 1), groups(1, 2), groups(3, 3), groups(6, 4)];
     assert_eq!(asked(&effects), first, "of different lengths, so that they do not all end at once");
     let effects = rig.fetch(groups(0, 1));
     assert_eq!(asked(&effects), [groups(10, 5), groups(15, 5)], "one group more after a good one, and one run more");
     let effects = rig.chunk_failed(groups(1, 2), FailureCode::Busy);
-    assert_eq!(asked(&effects), [] as [Vec<Piece>; 0], "what failed waits a moment");
+    assert_eq!(asked(&effects), [] as [Vec<GroupSpan>; 0], "what failed waits a moment");
 }
 
 #[test]
 fn the_whole_file_is_closed_once_and_the_transfer_ends() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 300_000)]) });
     assert_eq!(asked(&effects), [groups(0, 2)]);
     let (transfer_id, file_id) = (transfer(1), file_id(1));
@@ -636,7 +636,7 @@ fn the_whole_file_is_closed_once_and_the_transfer_ends() {
     let known = FilesUpdated { public_id, files, epoch: 7, revision: 6, audience: Audience::All };
     let effects = rig.hear(RelayToDevice::FilesUpdated(known), None);
     assert!(effects.contains(&closed(Some(root))), "it is checked against the root, which comes a moment later");
-    let effects = rig.tell(Input::FileClosed { transfer_id, file_id, outcome: Closed::Done });
+    let effects = rig.tell(Input::FileClosed { transfer_id, file_id, outcome: CloseReason::Done });
     let ended = Effect::TransferEnded { transfer_id, done: 1, failed: 0 };
     assert_eq!(effects, [Effect::FileDone { transfer_id, file_id }, ended]);
     assert_eq!(rig.peer.poll_timeout(), None);
@@ -644,7 +644,7 @@ fn the_whole_file_is_closed_once_and_the_transfer_ends() {
 
 #[test]
 fn a_file_whose_root_nobody_tells_is_closed_without_it() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, 300_000)]) });
     rig.fetch(groups(0, 2));
     let effects = rig.wait();
@@ -654,21 +654,21 @@ fn a_file_whose_root_nobody_tells_is_closed_without_it() {
 
 #[test]
 fn small_files_travel_many_to_a_body() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let files: Vec<(u8, u64)> = (0..200).map(|n| (n, 4_096)).collect();
     let effects = rig.tell(Input::StartTransfer { order: order(&files) });
     let runs = asked(&effects);
     assert_eq!(runs.len(), 1);
     assert_eq!(runs[0].len(), 200);
     let big: Vec<(u8, u64)> = (0..10).map(|n| (n, MIB)).collect();
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let runs = asked(&rig.tell(Input::StartTransfer { order: order(&big) }));
     assert_eq!(runs.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2], "a body has its limit");
 }
 
 #[test]
 fn files_take_turns() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let files: Vec<(u8, u64)> = (1..=5).map(|n| (n, 64 * MIB)).collect();
     let runs = asked(&rig.tell(Input::StartTransfer { order: order(&files) }));
     let turns: Vec<FileId> = runs.iter().map(|pieces| pieces[0].file_id).collect();
@@ -677,7 +677,7 @@ fn files_take_turns() {
 
 #[test]
 fn a_resumed_file_asks_only_for_what_is_missing() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let mut resumed = order(&[(1, 64 * MIB)]);
     resumed.files[0].have.insert(GroupRange::new(2, 250));
     let effects = rig.tell(Input::StartTransfer { order: resumed });
@@ -686,7 +686,7 @@ fn a_resumed_file_asks_only_for_what_is_missing() {
 
 #[test]
 fn after_a_reconnect_only_the_rest_is_asked_for() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, 2 * MIB)]) });
     rig.ready(groups(0, 4));
     rig.stored(groups(0, 3)[0]);
@@ -697,7 +697,7 @@ fn after_a_reconnect_only_the_rest_is_asked_for() {
 
 #[test]
 fn an_absent_owner_is_waited_for() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB * 2)]) });
     rig.chunk_failed(groups(0, 4), FailureCode::OwnerAway);
     let effects = rig.chunk_failed(groups(4, 4), FailureCode::OwnerAway);
@@ -710,7 +710,7 @@ fn an_absent_owner_is_waited_for() {
 
 #[test]
 fn other_failures_are_tried_again_after_a_moment() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     rig.chunk_failed(groups(0, 4), FailureCode::BadBytes);
     let before = rig.now;
@@ -721,7 +721,7 @@ fn other_failures_are_tried_again_after_a_moment() {
 
 #[test]
 fn a_final_no_ends_the_file() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     let effects = rig.chunk_failed(groups(0, 4), FailureCode::FileGone);
     let (transfer_id, file_id, code) = (transfer(1), file_id(1), FailureCode::FileGone);
@@ -731,7 +731,7 @@ fn a_final_no_ends_the_file() {
 
 #[test]
 fn a_removed_file_ends_its_transfer_and_its_bodies() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     rig.ready(groups(0, 4));
     let file_ids = vec![file_id(1)];
@@ -743,7 +743,7 @@ fn a_removed_file_ends_its_transfer_and_its_bodies() {
 
 #[test]
 fn a_ticket_that_is_told_twice_is_fetched_once_and_not_called_off() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     assert!(matches!(rig.ready(groups(0, 4))[..], [Effect::Fetch { .. }, ..]));
     assert_eq!(rig.ready(groups(0, 4)), []);
@@ -751,7 +751,7 @@ fn a_ticket_that_is_told_twice_is_fetched_once_and_not_called_off() {
 
 #[test]
 fn bytes_nobody_asked_for_are_sent_back() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let effects = rig.ready(groups(0, 4));
     let cancel = CancelChunk { transfer_id: transfer(1), pieces: Some(groups(0, 4)) };
     assert_eq!(sent(&effects), [(DeviceToRelay::CancelChunk(cancel), None)]);
@@ -759,7 +759,7 @@ fn bytes_nobody_asked_for_are_sent_back() {
 
 #[test]
 fn a_request_that_nobody_speaks_of_is_asked_again() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     let cancel = rig.wait_until(|effect| matches!(effect, Effect::Send { .. }));
     assert!(matches!(cancel, Effect::Send { message: DeviceToRelay::CancelChunk(_), .. }));
@@ -769,16 +769,16 @@ fn a_request_that_nobody_speaks_of_is_asked_again() {
 
 #[test]
 fn groups_that_do_not_merge_are_found_by_the_list_and_asked_again() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     rig.fetch(groups(0, 4));
     rig.wait(); // for its root, which does not come
     let (transfer_id, id) = (transfer(1), file_id(1));
-    let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: Closed::Mismatch });
+    let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: CloseReason::Mismatch });
     let [(DeviceToRelay::RequestChunk(ask), _)] = &sent(&effects)[..] else { panic!("{effects:?}") };
-    assert_eq!((ask.what, ask.pieces.clone()), (What::Values, groups(0, 4)));
+    assert_eq!((ask.what, ask.pieces.clone()), (BodyKind::Hashes, groups(0, 4)));
     let effects = rig.ready(groups(0, 4));
-    let Some(Effect::Fetch { fetch, what: What::Values, .. }) = effects.first().cloned() else { panic!("{effects:?}") };
+    let Some(Effect::Fetch { fetch, what: BodyKind::Hashes, .. }) = effects.first().cloned() else { panic!("{effects:?}") };
     rig.tell(Input::Rejected { transfer_id, file_id: id, groups: vec![GroupRange::new(2, 1)] });
     let effects = rig.tell(Input::FetchEnded { fetch, outcome: FetchOutcome::Complete });
     assert_eq!(asked(&effects), [groups(2, 1)]);
@@ -786,25 +786,25 @@ fn groups_that_do_not_merge_are_found_by_the_list_and_asked_again() {
 
 #[test]
 fn without_a_list_all_is_fetched_once_more_and_then_it_has_changed() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     rig.fetch(groups(0, 4));
     rig.wait(); // for its root, which does not come
     let (transfer_id, id) = (transfer(1), file_id(1));
-    rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: Closed::Mismatch });
-    let effects = rig.chunk_failed(groups(0, 4), FailureCode::NoValues);
+    rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: CloseReason::Mismatch });
+    let effects = rig.chunk_failed(groups(0, 4), FailureCode::NoHashes);
     assert_eq!(effects[0], Effect::DiscardFile { transfer_id, file_id: id });
     assert_eq!(asked(&effects), [groups(0, 4)]);
     rig.fetch(groups(0, 4));
     rig.wait(); // for its root, which does not come
-    let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: Closed::Mismatch });
+    let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: CloseReason::Mismatch });
     let code = FailureCode::FileChanged;
     assert_eq!(effects[0], Effect::FileFailed { transfer_id, file_id: id, code, message: None });
 }
 
 #[test]
 fn a_full_disk_ends_the_transfer_with_its_sentence() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, 64 * MIB)]) });
     rig.ready(groups(0, 4));
     let outcome = FetchOutcome::LocalFailure { message: "no space left".into() };
@@ -818,7 +818,7 @@ fn a_full_disk_ends_the_transfer_with_its_sentence() {
 
 #[test]
 fn paused_it_asks_nothing_and_resumed_it_goes_on() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::StartTransfer { order: order(&[(1, 2 * MIB)]) });
     rig.ready(groups(0, 4));
     let effects = rig.tell(Input::Pause { transfer_id: transfer(1) });
@@ -830,7 +830,7 @@ fn paused_it_asks_nothing_and_resumed_it_goes_on() {
 
 #[test]
 fn paused_while_it_waits_for_a_root_it_still_gets_what_is_here() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let (transfer_id, file_id) = (transfer(1), file_id(1));
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     rig.fetch(groups(0, 4));
@@ -841,7 +841,7 @@ fn paused_while_it_waits_for_a_root_it_still_gets_what_is_here() {
 
 #[test]
 fn an_owner_whose_upload_was_too_late_says_that_it_is_awake() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     for (code, word) in [(FailureCode::TimedOut, Some(DeviceToRelay::Ping(Empty {}))), (FailureCode::FileGone, None)] {
         let ticket = Ticket([7; 16]);
         let effects = rig.hear(RelayToDevice::UploadCancelled(UploadCancelled { ticket, code }), None);
@@ -852,7 +852,7 @@ fn an_owner_whose_upload_was_too_late_says_that_it_is_awake() {
 
 #[test]
 fn a_limited_device_asks_for_little_at_once_and_for_more_when_it_may() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     rig.tell(Input::LimitDown { bytes_a_second: Some(500 << 10) });
     let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 16 * MIB)]) });
     assert_eq!(asked(&effects), [groups(0, 1), groups(1, 1)]);
@@ -862,26 +862,26 @@ fn a_limited_device_asks_for_little_at_once_and_for_more_when_it_may() {
 
 #[test]
 fn an_ordered_reader_is_not_run_away_from() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let ahead = TransferOrder { lookahead_bytes: Some(3 * MIB), ..order(&[(1, 64 * MIB)]) };
     let effects = rig.tell(Input::StartTransfer { order: ahead });
     assert_eq!(asked(&effects), [groups(0, 4), groups(4, 4), groups(8, 4)]);
-    assert_eq!(asked(&rig.fetch(groups(4, 4))), [] as [Vec<Piece>; 0]);
+    assert_eq!(asked(&rig.fetch(groups(4, 4))), [] as [Vec<GroupSpan>; 0]);
     let (transfer_id, file_id) = (transfer(1), file_id(1));
     let taken = |groups| Input::Consumed { transfer_id, file_id, groups };
-    assert_eq!(asked(&rig.tell(taken(3))), [] as [Vec<Piece>; 0], "not a message a group");
+    assert_eq!(asked(&rig.tell(taken(3))), [] as [Vec<GroupSpan>; 0], "not a message a group");
     assert_eq!(asked(&rig.tell(taken(4))), [groups(12, 4)]);
 }
 
 #[test]
 fn who_is_told_where_others_read_goes_on_there_and_fetches_the_rest_afterwards() {
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 64 * MIB)]) });
     let first = asked(&effects);
     assert_eq!(first[0], groups(0, 1));
     let at = JoinAt { transfer_id: transfer(1), file_id: file_id(1), group: 250 };
     rig.hear(RelayToDevice::JoinAt(at), None);
-    let mut asks: Vec<Piece> = Vec::new();
+    let mut asks: Vec<GroupSpan> = Vec::new();
     for piece in first {
         asks.extend(asked(&rig.fetch(piece)).concat());
     }
@@ -892,7 +892,7 @@ fn who_is_told_where_others_read_goes_on_there_and_fetches_the_rest_afterwards()
     assert!(behind[..wrapped].is_sorted() && behind[wrapped..].is_sorted(), "{behind:?}");
 
     // A place that is not in the file, or a reader in order: nothing changes.
-    let mut rig = Rig::inside(vec![entry(1, 1, "a")]);
+    let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let ahead = TransferOrder { lookahead_bytes: Some(3 * MIB), ..order(&[(1, 64 * MIB)]) };
     rig.tell(Input::StartTransfer { order: ahead });
     rig.hear(RelayToDevice::JoinAt(JoinAt { transfer_id: transfer(1), file_id: file_id(1), group: u32::MAX }), None);
@@ -902,13 +902,13 @@ fn who_is_told_where_others_read_goes_on_there_and_fetches_the_rest_afterwards()
     assert_eq!(asked(&rig.tell(taken)), [groups(12, 4)]);
 }
 
-fn first_groups(pieces: &[Piece]) -> Vec<u32> {
+fn first_groups(pieces: &[GroupSpan]) -> Vec<u32> {
     pieces.iter().map(|piece| piece.groups.first).collect()
 }
 
 #[test]
 fn an_empty_file_is_there_at_once() {
-    let mut rig = Rig::inside(vec![]);
+    let mut rig = PeerFixture::inside(vec![]);
     let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 0)]) });
     assert_eq!(effects[0], Effect::CloseFile { transfer_id: transfer(1), file_id: file_id(1), root: None });
 }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{MAX_PIECES, MAX_RUN_BYTES};
-use lanyard_protocol::{DeviceId, FailureCode, FileId, GroupRange, Piece, Root};
+use lanyard_protocol::{DeviceId, FailureCode, FileId, GroupRange, GroupSpan, Root};
 
-use super::groupset::GroupSet;
+use super::group_set::GroupSet;
 use super::window::Window;
 use super::{TransferOrder, WantedFile};
 
@@ -20,7 +20,7 @@ const FILES_AT_A_TIME: usize = 3;
 
 /// What a file waits for before it is asked for again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(super) struct RetryReason {
     pub(super) code: FailureCode,
 }
 
@@ -33,15 +33,15 @@ pub(super) enum JobState {
     /// The driver checks and names the file.
     Closing,
     /// They do not merge to the root: the list of values shall tell which are wrong.
-    WantsValues,
-    AskedValues,
+    WantsHashes,
+    AskedHashes,
     Done,
     Failed,
 }
 
 /// One file of a transfer.
 #[derive(Debug, Clone)]
-pub(super) struct Job {
+pub(super) struct FileJob {
     pub(super) groups: Groups,
     pub(super) root: Option<Root>,
     /// Stored.
@@ -51,7 +51,7 @@ pub(super) struct Job {
     pub(super) state: JobState,
     /// Failures since a group was stored.
     pub(super) tries: u32,
-    pub(super) waiting: Option<Waiting>,
+    pub(super) waiting: Option<RetryReason>,
     /// The reader took all groups below this one.
     pub(super) consumed: u32,
     /// How often the groups did not merge to the root.
@@ -64,7 +64,7 @@ pub(super) struct Job {
     among_waiters: bool,
 }
 
-impl Job {
+impl FileJob {
     fn new(wanted: &WantedFile) -> Self {
         let groups = Groups::new(wanted.size, wanted.group_log);
         let mut missing = GroupSet::full(groups.count());
@@ -109,8 +109,8 @@ impl Job {
             self.missing.remove(run);
         }
         self.waiting = None;
-        if self.state == JobState::AskedValues {
-            self.state = JobState::WantsValues;
+        if self.state == JobState::AskedHashes {
+            self.state = JobState::WantsHashes;
         }
     }
 
@@ -132,7 +132,7 @@ impl Job {
 #[derive(Debug, Clone)]
 pub(super) struct Transfer {
     pub(super) owner: DeviceId,
-    pub(super) jobs: BTreeMap<FileId, Job>,
+    pub(super) jobs: BTreeMap<FileId, FileJob>,
     /// As ordered.
     order: Vec<FileId>,
     /// Files with something to ask for; the first few large ones take turns.
@@ -152,7 +152,7 @@ impl Transfer {
     pub(super) fn new(order: &TransferOrder) -> Self {
         let mut transfer = Self {
             owner: order.owner,
-            jobs: order.files.iter().map(|file| (file.file_id, Job::new(file))).collect(),
+            jobs: order.files.iter().map(|file| (file.file_id, FileJob::new(file))).collect(),
             order: order.files.iter().map(|file| file.file_id).collect(),
             queue: VecDeque::new(),
             waiters: VecDeque::new(),
@@ -176,7 +176,7 @@ impl Transfer {
         let Some(job) = self.jobs.get_mut(&file_id) else { return };
         let wants = match job.state {
             JobState::Fetching => !job.missing.is_empty(),
-            JobState::WantsValues => true,
+            JobState::WantsHashes => true,
             _ => false,
         };
         if wants && job.waiting.is_none() && !job.queued {
@@ -188,7 +188,7 @@ impl Transfer {
     /// A file waits from now on.
     pub(super) fn waits(&mut self, file_id: FileId, code: FailureCode) {
         if let Some(job) = self.jobs.get_mut(&file_id) {
-            job.waiting = Some(Waiting { code });
+            job.waiting = Some(RetryReason { code });
             if !job.among_waiters {
                 job.among_waiters = true;
                 self.waiters.push_back(file_id);
@@ -240,16 +240,16 @@ impl Transfer {
     }
 
     /// The next run to ask for, of `most` bytes if groups are that small; its groups are no longer missing.
-    pub(super) fn next_run(&mut self, most: u64) -> Option<(What, Vec<Piece>)> {
+    pub(super) fn next_run(&mut self, most: u64) -> Option<(BodyKind, Vec<GroupSpan>)> {
         // Each file in the queue is looked at once at most: one behind its reader stays and asks nothing now.
         for _ in 0..self.queue.len() {
             let file_id = *self.queue.front()?;
             let job = self.jobs.get_mut(&file_id)?;
-            if job.state == JobState::WantsValues {
-                job.state = JobState::AskedValues;
-                let whole = Piece::new(file_id, 0, job.groups.count());
+            if job.state == JobState::WantsHashes {
+                job.state = JobState::AskedHashes;
+                let whole = GroupSpan::new(file_id, 0, job.groups.count());
                 self.take_front();
-                return Some((What::Values, vec![whole]));
+                return Some((BodyKind::Hashes, vec![whole]));
             }
             if job.state != JobState::Fetching || job.waiting.is_some() || job.missing.is_empty() {
                 self.take_front();
@@ -257,10 +257,10 @@ impl Transfer {
             }
             let shared = self.window.is_late() && job.groups.size > SMALL_BYTES;
             if self.lookahead_bytes.is_none() && job.missing_bytes() <= SMALL_BYTES && !shared {
-                return Some((What::Bytes, self.bundle(most)));
+                return Some((BodyKind::Bytes, self.bundle(most)));
             }
             if let Some(piece) = self.run_of(file_id, most) {
-                return Some((What::Bytes, vec![piece]));
+                return Some((BodyKind::Bytes, vec![piece]));
             }
             self.rotate();
         }
@@ -268,11 +268,11 @@ impl Transfer {
     }
 
     /// Small files from the front of the queue, as many as fit one body.
-    fn bundle(&mut self, most: u64) -> Vec<Piece> {
+    fn bundle(&mut self, most: u64) -> Vec<GroupSpan> {
         let (mut pieces, mut bytes) = (Vec::new(), 0);
         while let Some(file_id) = self.queue.front().copied() {
             let Some(job) = self.jobs.get_mut(&file_id) else { break };
-            if job.state == JobState::WantsValues {
+            if job.state == JobState::WantsHashes {
                 break;
             }
             let fetching = job.state == JobState::Fetching && job.waiting.is_none();
@@ -285,7 +285,7 @@ impl Transfer {
             }
             if fetching {
                 bytes += size;
-                pieces.extend(job.missing.runs().map(|run| Piece { file_id, groups: run }));
+                pieces.extend(job.missing.runs().map(|run| GroupSpan { file_id, groups: run }));
                 job.missing = GroupSet::default();
             }
             self.take_front();
@@ -295,7 +295,7 @@ impl Transfer {
 
     /// The next run of one large file. A reader in order is given whole runs of a third of its lookahead: asking for each
     /// group as the one before is taken would be a message a group.
-    fn run_of(&mut self, file_id: FileId, most: u64) -> Option<Piece> {
+    fn run_of(&mut self, file_id: FileId, most: u64) -> Option<GroupSpan> {
         let lookahead = self.lookahead_bytes;
         let job = self.jobs.get_mut(&file_id)?;
         let run_bytes = match lookahead {
@@ -319,7 +319,7 @@ impl Transfer {
         } else {
             self.rotate();
         }
-        Some(Piece { file_id, groups: run })
+        Some(GroupSpan { file_id, groups: run })
     }
 
     /// The front file goes behind the others that are on their way.

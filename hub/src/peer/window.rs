@@ -97,20 +97,20 @@ impl Window {
 
 /// What all transfers together may have on their way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pace {
+pub struct InFlightLimit {
     /// Runs at once: their buffers are this device's memory.
     pub runs: usize,
     /// Bytes of a run (at least one group, or one small file, goes in any case).
     pub run_bytes: u64,
 }
 
-impl Default for Pace {
+impl Default for InFlightLimit {
     fn default() -> Self {
         Self { runs: MOST_RUNS, run_bytes: u64::MAX }
     }
 }
 
-impl Pace {
+impl InFlightLimit {
     /// At so many bytes a second together, each run takes about twice the aim, or is one group; and they are so few that
     /// each is twice as fast as the relay demands of a body.
     pub fn of(bytes_a_second: Option<u64>) -> Self {
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn runs_of_a_limited_device_are_short_and_never_starve() {
-        assert_eq!(Pace::of(None), Pace::default());
+        assert_eq!(InFlightLimit::of(None), InFlightLimit::default());
         for (rate, runs, run_bytes) in [
             (16 << 10, 1, 8 << 10),
             (40 << 10, 2, 10 << 10),
@@ -165,7 +165,7 @@ mod tests {
             (2 << 20, 4, GROUP),
             (64 << 20, 8, 4 << 20),
         ] {
-            assert_eq!(Pace::of(Some(rate)), Pace { runs, run_bytes }, "{rate}");
+            assert_eq!(InFlightLimit::of(Some(rate)), InFlightLimit { runs, run_bytes }, "{rate}");
             assert!(rate / runs as u64 >= 2 * MIN_BODY_RATE);
         }
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use lanyard_hub::peer::{
-    Closed, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, Peer, PeerConfig, Phase, Reveals, ShareState,
+    CloseReason, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, Peer, PeerConfig, MembershipPhase, Reveals, ShareState,
     TransferOrder, WantedFile,
 };
 use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::{
-    DeviceKind, DeviceToRelay, EphemeralKey, FileEntry, FileId, Instance, NewFile, Nonce, Piece, PublicKey, Ref,
+    DeviceKind, DeviceToRelay, EphemeralKey, FileEntry, FileId, Instance, NewFile, Nonce, GroupSpan, PublicKey, Ref,
     RelayToDevice, Reveal, Signature, Ticket, TransferId, approval, codec,
 };
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ const MASTER_NONCE: Nonce = Nonce([0x0c; 32]);
 struct Get {
     fetch: FetchId,
     transfer_id: TransferId,
-    pieces: Vec<Piece>,
+    pieces: Vec<GroupSpan>,
     ticket: Ticket,
 }
 
@@ -35,7 +35,7 @@ struct Download {
     state: &'static str,
 }
 
-pub struct Device {
+pub struct ScriptedDevice {
     peer: Peer,
     now: Moment,
     line: &'static str,
@@ -51,7 +51,7 @@ pub struct Device {
     uploads: Vec<Ticket>,
 }
 
-impl Device {
+impl ScriptedDevice {
     pub fn new() -> Self {
         let config = PeerConfig {
             public_key: DEVICE_KEY,
@@ -242,7 +242,7 @@ impl Device {
                 self.tell(Input::Replaced { old: file_id, new: None });
             }
             Effect::CloseFile { transfer_id, file_id, .. } => {
-                self.tell(Input::FileClosed { transfer_id, file_id, outcome: Closed::Done });
+                self.tell(Input::FileClosed { transfer_id, file_id, outcome: CloseReason::Done });
             }
             Effect::FileDone { transfer_id, .. } => self.download_is(transfer_id, "done"),
             Effect::FileFailed { transfer_id, .. } => self.download_is(transfer_id, "failed"),
@@ -308,7 +308,7 @@ impl Device {
             "place" => json!(self.place()),
             "line" => json!(self.line),
             "code" => match self.peer.phase() {
-                Phase::Waiting { code } => json!(code),
+                MembershipPhase::Waiting { code } => json!(code),
                 _ => Value::Null,
             },
             "devices" => json!(sorted(self.peer.catalogue().clients.values().map(|c| c.name.clone()))),
@@ -344,14 +344,14 @@ impl Device {
 
     fn place(&self) -> &'static str {
         match self.peer.phase() {
-            Phase::Connecting => "offline",
-            Phase::HostAway | Phase::Approved { host_away: true } => "host away",
-            Phase::Waiting { code: None } => "knocking",
-            Phase::Waiting { code: Some(_) } => "digits",
-            Phase::Closed => "closed",
-            Phase::Entering => "entering",
-            Phase::Approved { host_away: false } => "inside",
-            Phase::Ended { reason } => match reason {
+            MembershipPhase::Connecting => "offline",
+            MembershipPhase::HostAway | MembershipPhase::Approved { host_away: true } => "host away",
+            MembershipPhase::Waiting { code: None } => "knocking",
+            MembershipPhase::Waiting { code: Some(_) } => "digits",
+            MembershipPhase::Closed => "closed",
+            MembershipPhase::Entering => "entering",
+            MembershipPhase::Approved { host_away: false } => "inside",
+            MembershipPhase::Ended { reason } => match reason {
                 EndReason::Refused => "refused",
                 EndReason::Superseded => "superseded",
                 EndReason::Version => "another version",

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use device::Device;
+use device::ScriptedDevice;
 use pattern::{Names, matches, resolved};
 use serde::Deserialize;
 use serde_json::Value;
@@ -68,7 +68,7 @@ fn read(name: &str) -> Script {
 }
 
 /// Returns the named values and the steps of a script, behind those of the one that it goes on from.
-fn whole(name: &str, device: &Device) -> Result<(Names, Vec<Step>), String> {
+fn whole(name: &str, device: &ScriptedDevice) -> Result<(Names, Vec<Step>), String> {
     let script = read(name);
     let (mut names, mut steps) = match &script.after {
         Some(earlier) => whole(earlier, device)?,
@@ -84,7 +84,7 @@ fn whole(name: &str, device: &Device) -> Result<(Names, Vec<Step>), String> {
 
 /// Plays one script, and returns what went otherwise at which step.
 fn play(name: &str) -> Result<(), String> {
-    let mut device = Device::new();
+    let mut device = ScriptedDevice::new();
     let (mut names, steps) = whole(name, &device)?;
     for (at, step) in steps.into_iter().enumerate() {
         if step.only == Some(Side::Page) {
@@ -96,7 +96,7 @@ fn play(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn play_step(device: &mut Device, names: &mut Names, step: &Step) -> Result<(), String> {
+fn play_step(device: &mut ScriptedDevice, names: &mut Names, step: &Step) -> Result<(), String> {
     names.extend(device.names());
     if let Some(frame) = &step.hub {
         device.hear(&resolved(frame, names)?);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 /// How a file is called, and how much of it is kept.
 #[derive(Debug)]
-pub struct Kind {
+pub struct LogKind {
     pub name: &'static str,
     /// A file of this length gets a number.
     pub most_bytes: u64,
@@ -21,16 +21,16 @@ pub struct Kind {
 
 /// The file, open for appending.
 #[derive(Debug)]
-pub struct Log {
-    kind: &'static Kind,
+pub struct LogFile {
+    kind: &'static LogKind,
     path: PathBuf,
     file: File,
     pub bytes: u64,
 }
 
-impl Log {
+impl LogFile {
     /// Opens the file in `dir`, or begins it. A last line that was cut off by a power cut is closed, and stays.
-    pub fn open(dir: &Path, kind: &'static Kind) -> io::Result<Self> {
+    pub fn open(dir: &Path, kind: &'static LogKind) -> io::Result<Self> {
         let path = dir.join(kind.name);
         let mut file = private_file::open(&path, File::options().create(true).append(true).read(true))?;
         if !ends_in_newline(&mut file)? {
@@ -105,7 +105,7 @@ pub fn at_ms(line: &Value) -> u64 {
 
 /// Returns all lines of a kind that are kept, oldest first. A line that cannot be read is `null`. Fields that are not known
 /// are kept: before 0.1 a line held a hash of the line before, `prev`.
-pub fn read(dir: &Path, kind: &Kind) -> io::Result<Vec<Value>> {
+pub fn read(dir: &Path, kind: &LogKind) -> io::Result<Vec<Value>> {
     let path = dir.join(kind.name);
     let files = (1..=kind.kept).rev().map(|number| numbered(&path, number)).chain([path.clone()]);
     let mut all = Vec::new();

@@ -15,18 +15,18 @@ const MAX_TABS: usize = 64;
 
 /// Kept as hashes, whose comparison takes the same time for all.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownTokens {
     links: VecDeque<(blake3::Hash, Instant)>,
     tabs: VecDeque<blake3::Hash>,
 }
 
 #[derive(Debug, Clone)]
-pub struct Door {
+pub struct LoginLinks {
     address: SocketAddr,
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<KnownTokens>>,
 }
 
-impl Door {
+impl LoginLinks {
     pub fn new(address: SocketAddr) -> Self {
         Self { address, known: Arc::default() }
     }
@@ -67,7 +67,7 @@ impl Door {
         self.lock().tabs.contains(&hash)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, KnownTokens> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -9,11 +9,11 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::*;
-use crate::driver::tests::Bench;
+use crate::driver::tests::DriverFixture;
 
-struct Desk {
-    bench: Bench,
-    door: Door,
+struct ConsoleFixture {
+    bench: DriverFixture,
+    door: LoginLinks,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -24,8 +24,8 @@ fn http() -> reqwest::Client {
     reqwest::Client::new()
 }
 
-async fn desk() -> Desk {
-    let bench = Bench::new().await;
+async fn desk() -> ConsoleFixture {
+    let bench = DriverFixture::new().await;
     let info = ConsoleInfo {
         host: DeviceId(uuid::Uuid::from_bytes([9; 16])),
         hub_name: "Studio PC".into(),
@@ -37,10 +37,10 @@ async fn desk() -> Desk {
     let console = Console::bind(bench.driver.clone(), info, stop.clone()).await.unwrap();
     let door = console.door();
     tokio::spawn(console.run());
-    Desk { bench, door, _stop: stop.drop_guard() }
+    ConsoleFixture { bench, door, _stop: stop.drop_guard() }
 }
 
-impl Desk {
+impl ConsoleFixture {
     fn origin(&self) -> String {
         format!("http://{}", self.door.address())
     }
@@ -66,8 +66,8 @@ impl Desk {
         answer["token"].as_str().unwrap().parse().unwrap()
     }
 
-    async fn tab(&self) -> Tab {
-        let mut tab = Tab(self.socket(&self.origin(), SUBPROTOCOL).await.unwrap());
+    async fn tab(&self) -> TabFixture {
+        let mut tab = TabFixture(self.socket(&self.origin(), SUBPROTOCOL).await.unwrap());
         let token = self.token().await;
         tab.say(ConsoleToMaster::ConsoleRegister(ConsoleRegister { token }), "r0").await;
         tab.until(|m, _| matches!(m, MasterToConsole::ConsoleRegisterAck(_)).then_some(())).await;
@@ -86,9 +86,9 @@ impl Desk {
     }
 }
 
-struct Tab(WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>);
+struct TabFixture(WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>);
 
-impl Tab {
+impl TabFixture {
     async fn say(&mut self, message: ConsoleToMaster, reference: &str) {
         let text = codec::encode(&message, Ref::new(reference).as_ref());
         self.0.send(Message::text(text)).await.unwrap();
@@ -145,11 +145,11 @@ async fn pages_from_elsewhere_are_refused() {
 #[tokio::test]
 async fn a_tab_without_a_token_is_closed() {
     let desk = desk().await;
-    let mut tab = Tab(desk.socket(&desk.origin(), SUBPROTOCOL).await.unwrap());
+    let mut tab = TabFixture(desk.socket(&desk.origin(), SUBPROTOCOL).await.unwrap());
     let token = SessionToken([0; 32]);
     tab.say(ConsoleToMaster::ConsoleRegister(ConsoleRegister { token }), "r").await;
     assert_eq!(tab.close_code().await, 4401);
-    let mut tab = Tab(desk.socket(&desk.origin(), SUBPROTOCOL).await.unwrap());
+    let mut tab = TabFixture(desk.socket(&desk.origin(), SUBPROTOCOL).await.unwrap());
     tab.say(ConsoleToMaster::Ping(Empty {}), "r").await;
     assert_eq!(tab.close_code().await, 4400);
 }
@@ -224,7 +224,7 @@ async fn what_is_wrong_is_told_to_every_tab() {
     assert!(tab.until(|m, _| codes(m)).await.is_empty());
     let (what, advice) = ("The disk is full.".to_owned(), "Make room.".to_owned());
     let problems = desk.bench.driver.problems();
-    problems.raise(crate::problems::Problem { code: "little_room", what, advice, since_ms: 7 });
+    problems.raise(crate::problems::ActiveProblem { code: "little_room", what, advice, since_ms: 7 });
     assert_eq!(tab.until(|m, _| codes(m)).await, ["little_room"]);
     let mut late = desk.tab().await;
     assert_eq!(late.until(|m, _| codes(m)).await, ["little_room"]);

@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
-use super::transport::Stream;
-use super::{HUB, Invited, RelayFigures, Request, Response, Status, transport};
+use super::transport::ControlStream;
+use super::{HUB, InvitationOutput, RelayFigures, ControlRequest, ControlResponse, StatusOutput, transport};
 use crate::cli::Global;
 use crate::desk::{self, DeviceRow, FileRow, LinkRow, ListUsage, PresenceWord};
 use crate::exit::{Exit, Failure, Outcome};
@@ -20,7 +20,7 @@ use crate::text::{self, visible};
 const LARGEST_SHOWN: usize = 5;
 const WORTH_SHOWING: u64 = 1_000_000;
 
-async fn ask<T: DeserializeOwned>(global: &Global, request: Request) -> Result<T, Failure> {
+async fn ask<T: DeserializeOwned>(global: &Global, request: ControlRequest) -> Result<T, Failure> {
     let dir = &global.data_dir;
     let stream = transport::connect(dir, HUB).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -35,7 +35,7 @@ async fn ask<T: DeserializeOwned>(global: &Global, request: Request) -> Result<T
 }
 
 /// Says a request and hears the answer.
-pub(super) async fn exchange<T: DeserializeOwned>(stream: Stream, request: &impl Serialize) -> Result<T, Failure> {
+pub(super) async fn exchange<T: DeserializeOwned>(stream: ControlStream, request: &impl Serialize) -> Result<T, Failure> {
     let lost = |error: io::Error| Failure::new(Exit::NotReachable, format!("who was asked went away: {error}"));
     let mut stream = BufReader::new(stream);
     let mut line = serde_json::to_string(request)?;
@@ -47,13 +47,13 @@ pub(super) async fn exchange<T: DeserializeOwned>(stream: Stream, request: &impl
         return Err(lost(io::ErrorKind::UnexpectedEof.into()));
     }
     match serde_json::from_str(&answer)? {
-        Response::Ok(value) => Ok(serde_json::from_value(value)?),
-        Response::Failed(refusal) => Err(failure(refusal)),
+        ControlResponse::Ok(value) => Ok(serde_json::from_value(value)?),
+        ControlResponse::Failed(refusal) => Err(failure(refusal)),
     }
 }
 
 /// The end of a command whose wish was refused.
-pub fn failure(refusal: desk::Refusal) -> Failure {
+pub fn failure(refusal: desk::OperatorError) -> Failure {
     Failure::new(exit_of(refusal.exit), refusal)
 }
 
@@ -68,7 +68,7 @@ fn exit_of(number: u8) -> Exit {
 }
 
 pub async fn devices(global: &Global) -> Outcome {
-    let rows: Vec<DeviceRow> = ask(global, Request::Devices).await?;
+    let rows: Vec<DeviceRow> = ask(global, ControlRequest::Devices).await?;
     if global.json {
         println!("{}", serde_json::to_string(&rows)?);
     } else {
@@ -105,7 +105,7 @@ pub fn kind(kind: DeviceKind) -> &'static str {
 }
 
 pub async fn files(global: &Global) -> Outcome {
-    let rows: Vec<FileRow> = ask(global, Request::Files).await?;
+    let rows: Vec<FileRow> = ask(global, ControlRequest::Files).await?;
     if global.json {
         println!("{}", serde_json::to_string(&rows)?);
     } else {
@@ -121,7 +121,7 @@ pub fn files_table(rows: &[FileRow]) -> String {
 
 /// `lanyard links --everybody`
 pub async fn links(global: &Global) -> Outcome {
-    let rows: Vec<LinkRow> = ask(global, Request::Links).await?;
+    let rows: Vec<LinkRow> = ask(global, ControlRequest::Links).await?;
     if global.json {
         println!("{}", serde_json::to_string(&rows)?);
     } else {
@@ -132,7 +132,7 @@ pub async fn links(global: &Global) -> Outcome {
 
 /// `lanyard links --everybody drop`
 pub async fn drop_links(global: &Global, ids: Vec<String>) -> Outcome {
-    let count: usize = ask(global, Request::DropLinks { ids }).await?;
+    let count: usize = ask(global, ControlRequest::DropLinks { ids }).await?;
     println!("{}", dropped_words(count, global.json));
     Ok(())
 }
@@ -173,7 +173,7 @@ pub fn links_table<'a>(links: impl Iterator<Item = (&'a LinkListed, Option<&'a s
 }
 
 pub async fn status(global: &Global) -> Outcome {
-    let status: Status = ask(global, Request::Status).await?;
+    let status: StatusOutput = ask(global, ControlRequest::Status).await?;
     if global.json {
         println!("{}", serde_json::to_string(&status)?);
         return Ok(());
@@ -232,7 +232,7 @@ fn usage_lines(list: &ListUsage) -> String {
 }
 
 pub async fn console(global: &Global) -> Outcome {
-    let link: String = ask(global, Request::Console).await?;
+    let link: String = ask(global, ControlRequest::Console).await?;
     if global.json {
         println!("{}", serde_json::json!({ "url": link }));
     } else {
@@ -243,12 +243,12 @@ pub async fn console(global: &Global) -> Outcome {
 }
 
 pub async fn approve(global: &Global, id: String, code: Option<String>, for_ms: Option<u64>) -> Outcome {
-    acted(global, Request::Approve { id, code, for_ms }, "let in").await
+    acted(global, ControlRequest::Approve { id, code, for_ms }, "let in").await
 }
 
 /// Prints an address that lets one device in; as a QR code, too, on a terminal.
 pub async fn invite(global: &Global, valid_ms: u64, for_ms: Option<u64>) -> Outcome {
-    let invited: Invited = ask(global, Request::Invite { valid_ms, for_ms }).await?;
+    let invited: InvitationOutput = ask(global, ControlRequest::Invite { valid_ms, for_ms }).await?;
     if global.json {
         println!("{}", serde_json::to_string(&invited)?);
         return Ok(());
@@ -265,7 +265,7 @@ pub async fn invite(global: &Global, valid_ms: u64, for_ms: Option<u64>) -> Outc
 
 /// Shows or sets whom the hub lets in.
 pub async fn door(global: &Global, admission: Option<Admission>) -> Outcome {
-    let admission: Admission = ask(global, Request::Door { admission }).await?;
+    let admission: Admission = ask(global, ControlRequest::Door { admission }).await?;
     if global.json {
         println!("{}", serde_json::json!({ "admission": admission }));
     } else {
@@ -276,18 +276,18 @@ pub async fn door(global: &Global, admission: Option<Admission>) -> Outcome {
 
 /// Lets the hub ask about more devices than usual, for ten minutes.
 pub async fn allow_more(global: &Global) -> Outcome {
-    acted(global, Request::AllowMore, desk::MORE_ALLOWED).await
+    acted(global, ControlRequest::AllowMore, desk::MORE_ALLOWED).await
 }
 
 pub async fn refuse(global: &Global, id: String) -> Outcome {
-    acted(global, Request::Refuse { id }, "turned away").await
+    acted(global, ControlRequest::Refuse { id }, "turned away").await
 }
 
 pub async fn forget(global: &Global, id: String) -> Outcome {
-    acted(global, Request::Forget { id }, "forgotten; it may knock again").await
+    acted(global, ControlRequest::Forget { id }, "forgotten; it may knock again").await
 }
 
-async fn acted(global: &Global, request: Request, done: &str) -> Outcome {
+async fn acted(global: &Global, request: ControlRequest, done: &str) -> Outcome {
     ask::<serde_json::Value>(global, request).await?;
     if global.json {
         println!("{}", serde_json::json!({ "ok": true }));

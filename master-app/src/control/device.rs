@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{Listener, json as to_json, server, transport};
-use crate::desk::Refusal;
+use crate::desk::OperatorError;
 use crate::exit::Exit;
 
 /// The names of devices begin so; the process id follows.
@@ -39,13 +39,13 @@ pub enum DeviceRequest {
 
 /// A socket that is offered; dropped, it is taken away.
 #[derive(Debug)]
-pub struct Offered {
+pub struct CommandSocket {
     stop: CancellationToken,
     dir: PathBuf,
     name: String,
 }
 
-impl Drop for Offered {
+impl Drop for CommandSocket {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Err(error) = transport::remove(&self.dir, &self.name) {
@@ -55,7 +55,7 @@ impl Drop for Offered {
 }
 
 /// Lets commands reach this process's device. A device that cannot be reached so is still a device.
-pub async fn offer(dir: &Path, handle: DeviceHandle) -> Option<Offered> {
+pub async fn offer(dir: &Path, handle: DeviceHandle) -> Option<CommandSocket> {
     offer_as(dir, std::process::id(), handle)
         .await
         .inspect_err(|error| {
@@ -64,7 +64,7 @@ pub async fn offer(dir: &Path, handle: DeviceHandle) -> Option<Offered> {
         .ok()
 }
 
-async fn offer_as(dir: &Path, process: u32, handle: DeviceHandle) -> io::Result<Offered> {
+async fn offer_as(dir: &Path, process: u32, handle: DeviceHandle) -> io::Result<CommandSocket> {
     let name = name_of(process);
     let listener = Listener::open(dir, &name).await?;
     let stop = CancellationToken::new();
@@ -73,10 +73,10 @@ async fn offer_as(dir: &Path, process: u32, handle: DeviceHandle) -> io::Result<
         async move { answer(&handle, request).await }
     };
     tokio::spawn(server::serve(listener, stop.clone(), answer));
-    Ok(Offered { stop, dir: dir.to_owned(), name })
+    Ok(CommandSocket { stop, dir: dir.to_owned(), name })
 }
 
-async fn answer(handle: &DeviceHandle, request: DeviceRequest) -> Result<Value, Refusal> {
+async fn answer(handle: &DeviceHandle, request: DeviceRequest) -> Result<Value, OperatorError> {
     let done = match request {
         DeviceRequest::Transfers => handle.transfers().await.map(to_json),
         DeviceRequest::Pause { transfer_id } => handle.pause(transfer_id).await.map(|()| Value::Null),
@@ -84,7 +84,7 @@ async fn answer(handle: &DeviceHandle, request: DeviceRequest) -> Result<Value, 
         DeviceRequest::Cancel { transfer_id } => handle.cancel(transfer_id).await.map(|()| Value::Null),
         DeviceRequest::Limit { up, down } => handle.limit(up, down).await.map(|limits| json!(limits)),
     };
-    done.map_err(|error| Refusal::new(Exit::NotReachable, error.to_string()))
+    done.map_err(|error| OperatorError::new(Exit::NotReachable, error.to_string()))
 }
 
 pub(super) fn name_of(process: u32) -> String {
@@ -105,7 +105,7 @@ pub(super) mod tests {
     use super::*;
 
     /// As another process would offer its device.
-    pub async fn offered(dir: &Path, process: u32, handle: DeviceHandle) -> Offered {
+    pub async fn offered(dir: &Path, process: u32, handle: DeviceHandle) -> CommandSocket {
         offer_as(dir, process, handle).await.unwrap()
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use lanyard_device::{Direction, Rate, RateLimits, Standing, TransferInfo};
+use lanyard_device::{TransferDirection, Rate, RateLimits, TransferStatus, TransferInfo};
 use lanyard_protocol::TransferId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,7 +19,7 @@ use crate::text::{self, visible};
 
 /// A transfer and the process that has it.
 #[derive(Debug, Clone, Serialize)]
-struct Row {
+struct TransferRow {
     process: u32,
     #[serde(flatten)]
     info: TransferInfo,
@@ -61,11 +61,11 @@ async fn ask_all<T: DeserializeOwned>(dir: &Path, request: &DeviceRequest) -> Re
     Ok(answers)
 }
 
-async fn all_transfers(dir: &Path) -> Result<Vec<Row>, Failure> {
+async fn all_transfers(dir: &Path) -> Result<Vec<TransferRow>, Failure> {
     let answers: Vec<(u32, Vec<TransferInfo>)> = ask_all(dir, &DeviceRequest::Transfers).await?;
     Ok(answers
         .into_iter()
-        .flat_map(|(process, list)| list.into_iter().map(move |info| Row { process, info }))
+        .flat_map(|(process, list)| list.into_iter().map(move |info| TransferRow { process, info }))
         .collect())
 }
 
@@ -81,11 +81,11 @@ pub async fn transfers(global: &Global) -> Outcome {
     Ok(())
 }
 
-fn table(rows: &[Row]) -> String {
-    let cells = |Row { process, info }: &Row| {
+fn table(rows: &[TransferRow]) -> String {
+    let cells = |TransferRow { process, info }: &TransferRow| {
         let (way, who) = match info.direction {
-            Direction::Down => ("from", &info.owner_name),
-            Direction::Up => ("to", &info.asker_name),
+            TransferDirection::Down => ("from", &info.owner_name),
+            TransferDirection::Up => ("to", &info.asker_name),
         };
         let percent = info.done.saturating_mul(100).checked_div(info.total).unwrap_or(100);
         vec![
@@ -104,10 +104,10 @@ fn table(rows: &[Row]) -> String {
 
 fn state(info: &TransferInfo) -> String {
     match (info.state, info.waits_for) {
-        (Standing::Running, _) => "running".into(),
-        (Standing::Paused, _) => "paused".into(),
-        (Standing::Waiting, Some(code)) => format!("waiting: {}", code.sentence()),
-        (Standing::Waiting, None) => "waiting".into(),
+        (TransferStatus::Running, _) => "running".into(),
+        (TransferStatus::Paused, _) => "paused".into(),
+        (TransferStatus::Waiting, Some(code)) => format!("waiting: {}", code.sentence()),
+        (TransferStatus::Waiting, None) => "waiting".into(),
     }
 }
 
@@ -140,11 +140,11 @@ async fn steer(global: &Global, id: &str, done: &str, request: impl Fn(TransferI
 }
 
 /// The downloads that are meant by an id, the beginning of one, or `all`.
-fn choose(rows: &[Row], id: &str) -> Result<Vec<(u32, TransferId)>, Failure> {
+fn choose(rows: &[TransferRow], id: &str) -> Result<Vec<(u32, TransferId)>, Failure> {
     let id = id.to_ascii_lowercase();
-    let is_meant = |row: &&Row| id == "all" || row.info.transfer_id.is_some_and(|t| t.to_string().starts_with(&id));
-    let meant: Vec<&Row> = rows.iter().filter(is_meant).collect();
-    let mine = meant.iter().filter(|row| row.info.direction == Direction::Down);
+    let is_meant = |row: &&TransferRow| id == "all" || row.info.transfer_id.is_some_and(|t| t.to_string().starts_with(&id));
+    let meant: Vec<&TransferRow> = rows.iter().filter(is_meant).collect();
+    let mine = meant.iter().filter(|row| row.info.direction == TransferDirection::Down);
     let mine: Vec<(u32, TransferId)> = mine.filter_map(|row| Some((row.process, row.info.transfer_id?))).collect();
     match mine.as_slice() {
         [] if !meant.is_empty() => {
@@ -186,7 +186,7 @@ mod tests {
     use lanyard_device::{Device, DeviceConfig, DeviceHandle};
     use lanyard_protocol::identity::Keypair;
 
-    fn row(n: u8, direction: Direction) -> Row {
+    fn row(n: u8, direction: TransferDirection) -> TransferRow {
         let id = |kind: u8| format!("{kind:02x}{n:02x}0000-0000-8000-8000-000000000001");
         let info = TransferInfo {
             transfer_id: Some(TransferId(id(0xa0).parse().unwrap())),
@@ -199,15 +199,15 @@ mod tests {
             done: 50,
             total: 100,
             rate: 10,
-            state: Standing::Waiting,
+            state: TransferStatus::Waiting,
             waits_for: Some(lanyard_protocol::FailureCode::OwnerAway),
         };
-        Row { process: u32::from(n), info }
+        TransferRow { process: u32::from(n), info }
     }
 
     #[test]
     fn an_id_its_beginning_or_all_mean_downloads_and_nothing_else() {
-        let rows = [row(1, Direction::Down), row(2, Direction::Down), row(3, Direction::Up)];
+        let rows = [row(1, TransferDirection::Down), row(2, TransferDirection::Down), row(3, TransferDirection::Up)];
         let meant = |id: &str| choose(&rows, id).map(|chosen| chosen.iter().map(|(p, _)| *p).collect::<Vec<_>>());
         assert_eq!(meant("a001").unwrap(), [1]);
         assert_eq!(meant("A002").unwrap(), [2]);

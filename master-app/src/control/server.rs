@@ -11,9 +11,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Response;
-use super::transport::{Listener, Stream};
-use crate::desk::Refusal;
+use super::ControlResponse;
+use super::transport::{Listener, ControlStream};
+use crate::desk::OperatorError;
 use crate::exit::Exit;
 
 /// A request is a short line.
@@ -29,7 +29,7 @@ pub async fn serve<R, A, T>(mut listener: Listener, stop: CancellationToken, ans
 where
     R: DeserializeOwned + Send,
     A: Fn(R) -> T + Clone + Send + Sync + 'static,
-    T: Future<Output = Result<serde_json::Value, Refusal>> + Send,
+    T: Future<Output = Result<serde_json::Value, OperatorError>> + Send,
 {
     let room = Arc::new(Semaphore::new(AT_ONCE));
     loop {
@@ -54,18 +54,18 @@ where
     }
 }
 
-async fn one<R, A, T>(stream: Stream, answer: A) -> io::Result<()>
+async fn one<R, A, T>(stream: ControlStream, answer: A) -> io::Result<()>
 where
     R: DeserializeOwned,
     A: Fn(R) -> T,
-    T: Future<Output = Result<serde_json::Value, Refusal>>,
+    T: Future<Output = Result<serde_json::Value, OperatorError>>,
 {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     timeout(LINE_TIMEOUT, (&mut stream).take(MAX_REQUEST).read_line(&mut line)).await??;
     let response = match serde_json::from_str(&line) {
-        Ok(request) => answer(request).await.map_or_else(Response::Failed, Response::Ok),
-        Err(error) => Response::Failed(Refusal::new(Exit::Usage, format!("that is no command: {error}"))),
+        Ok(request) => answer(request).await.map_or_else(ControlResponse::Failed, ControlResponse::Ok),
+        Err(error) => ControlResponse::Failed(OperatorError::new(Exit::Usage, format!("that is no command: {error}"))),
     };
     let mut text = serde_json::to_vec(&response)?;
     text.push(b'\n');

@@ -7,11 +7,11 @@ use lanyard_protocol::Membership;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio_util::sync::DropGuard;
 
-use super::transport::Stream;
+use super::transport::ControlStream;
 use super::*;
 use crate::cli::Global;
 use crate::desk::DeviceRow;
-use crate::driver::tests::Bench;
+use crate::driver::tests::DriverFixture;
 
 fn global(dir: &Path) -> Global {
     Global {
@@ -23,11 +23,11 @@ fn global(dir: &Path) -> Global {
     }
 }
 
-async fn serve(bench: &Bench, listener: Listener) -> DropGuard {
+async fn serve(bench: &DriverFixture, listener: Listener) -> DropGuard {
     let stop = CancellationToken::new();
     let control = Control {
         driver: bench.driver.clone(),
-        door: Door::new(([127, 0, 0, 1], 1234).into()),
+        door: LoginLinks::new(([127, 0, 0, 1], 1234).into()),
         name: "Studio PC".into(),
         urls: vec!["http://192.168.1.2:7070".into()],
     };
@@ -35,7 +35,7 @@ async fn serve(bench: &Bench, listener: Listener) -> DropGuard {
     stop.drop_guard()
 }
 
-async fn raw(stream: Stream, line: &str) -> Response {
+async fn raw(stream: ControlStream, line: &str) -> ControlResponse {
     let mut stream = BufReader::new(stream);
     stream.write_all(line.as_bytes()).await.unwrap();
     stream.write_all(b"\n").await.unwrap();
@@ -44,20 +44,20 @@ async fn raw(stream: Stream, line: &str) -> Response {
     serde_json::from_str(&answer).unwrap()
 }
 
-async fn say(dir: &Path, line: &str) -> Response {
+async fn say(dir: &Path, line: &str) -> ControlResponse {
     raw(transport::connect(dir, HUB).await.unwrap(), line).await
 }
 
 async fn rows(dir: &Path) -> Vec<DeviceRow> {
     match say(dir, r#"{"command":"devices"}"#).await {
-        Response::Ok(value) => serde_json::from_value(value).unwrap(),
+        ControlResponse::Ok(value) => serde_json::from_value(value).unwrap(),
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test]
 async fn a_knock_is_listed_with_its_digits_and_let_in_by_name() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let dir = bench.dir.path().to_owned();
     let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     let (request, code) = bench.knock(7, "Ana").await;
@@ -65,7 +65,7 @@ async fn a_knock_is_listed_with_its_digits_and_let_in_by_name() {
     assert_eq!((listed[0].membership, listed[0].code.clone()), (Membership::Pending, Some(code.clone())));
     let wrong = if code == "000000" { "000001" } else { "000000" };
     let line = serde_json::json!({ "command": "approve", "id": "Ana", "code": wrong }).to_string();
-    assert!(matches!(say(&dir, &line).await, Response::Failed(Refusal { exit: 1, .. })));
+    assert!(matches!(say(&dir, &line).await, ControlResponse::Failed(OperatorError { exit: 1, .. })));
     let approving = tokio::spawn({
         let dir = dir.clone();
         let id = request.client.public_id.to_string();
@@ -83,7 +83,7 @@ async fn a_knock_is_listed_with_its_digits_and_let_in_by_name() {
 
 #[tokio::test]
 async fn naming_a_device_is_enough_for_the_owner() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let dir = bench.dir.path().to_owned();
     let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     bench.knock(7, "Ana").await;
@@ -99,11 +99,11 @@ async fn naming_a_device_is_enough_for_the_owner() {
 async fn what_is_not_there_has_its_number() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(status(&global(dir.path())).await.unwrap_err().exit, Exit::NotReachable);
-    let bench = Bench::new().await;
+    let bench = DriverFixture::new().await;
     let dir = bench.dir.path().to_owned();
     let serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     assert_eq!(refuse(&global(&dir), "Nobody".into()).await.unwrap_err().exit, Exit::NotFound);
-    assert!(matches!(say(&dir, "rubbish").await, Response::Failed(Refusal { exit: 2, .. })));
+    assert!(matches!(say(&dir, "rubbish").await, ControlResponse::Failed(OperatorError { exit: 2, .. })));
     status(&global(&dir)).await.unwrap();
     console(&global(&dir)).await.unwrap();
     files(&global(&dir)).await.unwrap();
@@ -116,7 +116,7 @@ async fn what_is_not_there_has_its_number() {
 /// Connections that say nothing, or half a line, do not keep their places.
 #[tokio::test]
 async fn a_command_is_served_though_sixteen_others_say_nothing() {
-    let bench = Bench::new().await;
+    let bench = DriverFixture::new().await;
     let dir = bench.dir.path().to_owned();
     let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     let mut silent = Vec::new();
@@ -140,7 +140,7 @@ async fn a_command_is_served_though_sixteen_others_say_nothing() {
 #[tokio::test]
 async fn the_socket_is_private_and_its_path_may_be_long() {
     use std::os::unix::fs::PermissionsExt;
-    let bench = Bench::new().await;
+    let bench = DriverFixture::new().await;
     let dir = bench.dir.path().join("a-long-name".repeat(12));
     std::fs::create_dir(&dir).unwrap();
     let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
@@ -153,7 +153,7 @@ async fn the_socket_is_private_and_its_path_may_be_long() {
 
 #[tokio::test]
 async fn over_tcp_only_who_reads_the_token_is_served() {
-    let bench = Bench::new().await;
+    let bench = DriverFixture::new().await;
     let dir = bench.dir.path().to_owned();
     let listener = Listener::open_tcp(&dir, HUB).await.unwrap();
     let Listener::Tcp { listener: ref tcp, .. } = listener else { panic!("it is the TCP one") };
@@ -166,5 +166,5 @@ async fn over_tcp_only_who_reads_the_token_is_served() {
     let _ = stranger.read_to_end(&mut answer).await;
     assert!(answer.is_empty());
     let stream = transport::connect_tcp(&dir, HUB).await.unwrap();
-    assert!(matches!(raw(stream, r#"{"command":"status"}"#).await, Response::Ok(_)));
+    assert!(matches!(raw(stream, r#"{"command":"status"}"#).await, ControlResponse::Ok(_)));
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::{TcpListener, TcpStream};
 
 /// One command's connection, its owner checked.
-pub type Stream = Box<dyn Duplex>;
+pub type ControlStream = Box<dyn Duplex>;
 
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
@@ -50,7 +50,7 @@ impl Listener {
     }
 
     /// The next command of the owner's; those of others are turned away.
-    pub async fn accept(&mut self) -> io::Result<Stream> {
+    pub async fn accept(&mut self) -> io::Result<ControlStream> {
         loop {
             match self {
                 #[cfg(unix)]
@@ -76,7 +76,7 @@ impl Listener {
 }
 
 /// Reaches who has `name` on `dir`. `NotFound` and `ConnectionRefused` mean that nobody has.
-pub async fn connect(dir: &Path, name: &str) -> io::Result<Stream> {
+pub async fn connect(dir: &Path, name: &str) -> io::Result<ControlStream> {
     #[cfg(unix)]
     return Ok(Box::new(unix::connect(dir, name).await?));
     #[cfg(not(unix))]
@@ -107,7 +107,7 @@ pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
 }
 
 #[cfg_attr(unix, allow(dead_code, reason = "the way of systems without Unix sockets; its test runs everywhere"))]
-pub async fn connect_tcp(dir: &Path, name: &str) -> io::Result<Stream> {
+pub async fn connect_tcp(dir: &Path, name: &str) -> io::Result<ControlStream> {
     let bytes = private_file::read(&dir.join(format!("{name}{TOKEN_END}"))).map_err(io::Error::other)?;
     let text = String::from_utf8(bytes.ok_or(io::ErrorKind::NotFound)?).map_err(io::Error::other)?;
     let (port, token) = text.trim().split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
@@ -139,16 +139,16 @@ mod unix {
     }
 
     /// A path for the socket that the system takes, and what must stay open for it to mean anything.
-    struct Place {
+    struct SocketPath {
         path: PathBuf,
         _dir: Option<File>,
     }
 
-    fn place(dir: &Path, name: &str) -> io::Result<Place> {
+    fn place(dir: &Path, name: &str) -> io::Result<SocketPath> {
         let file = format!("{name}{SOCKET_END}");
         let path = dir.join(&file);
         if dir.as_os_str().len() + LONGEST_NAME <= MAX_SOCKET_PATH {
-            return Ok(Place { path, _dir: None });
+            return Ok(SocketPath { path, _dir: None });
         }
         #[cfg(target_os = "linux")]
         {
@@ -156,10 +156,10 @@ mod unix {
             // A short name of the same folder.
             let dir = File::open(dir)?;
             let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(file);
-            Ok(Place { path, _dir: Some(dir) })
+            Ok(SocketPath { path, _dir: Some(dir) })
         }
         #[cfg(not(target_os = "linux"))]
-        Ok(Place { path: private_folder(dir)?.join(file), _dir: None })
+        Ok(SocketPath { path: private_folder(dir)?.join(file), _dir: None })
     }
 
     /// Where the sockets of this data directory lie.

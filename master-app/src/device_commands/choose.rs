@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lanyard_device::{Catalogue, Wanted};
+use lanyard_device::{CatalogueView, WantedDownload};
 use lanyard_protocol::path::file_name;
 use lanyard_protocol::{DeviceId, FileEntry, FileId};
 
@@ -16,7 +16,7 @@ const MAX_CANDIDATES: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
     /// Each with the path it has below the folder it is saved to.
-    pub files: Vec<Wanted>,
+    pub files: Vec<WantedDownload>,
     /// Of the file or folder.
     pub name: String,
     /// The owner and the path, of a folder.
@@ -24,7 +24,7 @@ pub struct Chosen {
 }
 
 /// Finds what `word` means, or says that nothing or too much fits.
-pub fn choose(catalogue: &Catalogue, word: &str) -> Result<Chosen, Failure> {
+pub fn choose(catalogue: &CatalogueView, word: &str) -> Result<Chosen, Failure> {
     if let Ok(file_id) = word.parse::<FileId>() {
         let entries: Vec<&FileEntry> = catalogue.files.values().filter(|entry| entry.file_id == file_id).collect();
         return one_of(catalogue, word, entries.into_iter().map(Match::file).collect());
@@ -56,7 +56,7 @@ impl<'a> Match<'a> {
     }
 
     /// As a person can write it to mean nothing else.
-    fn candidate(&self, catalogue: &Catalogue, same_place: bool) -> String {
+    fn candidate(&self, catalogue: &CatalogueView, same_place: bool) -> String {
         if same_place && !self.is_folder {
             return format!("{}  ({})", self.entries[0].file_id, text::visible(&self.path));
         }
@@ -67,7 +67,7 @@ impl<'a> Match<'a> {
     }
 }
 
-fn matches_of<'a>(catalogue: &'a Catalogue, owner: Option<DeviceId>, path: &str) -> Vec<Match<'a>> {
+fn matches_of<'a>(catalogue: &'a CatalogueView, owner: Option<DeviceId>, path: &str) -> Vec<Match<'a>> {
     let (mut matches, mut folders) = (Vec::new(), BTreeMap::<DeviceId, Vec<&FileEntry>>::new());
     if path.is_empty() {
         return matches;
@@ -89,7 +89,7 @@ fn matches_of<'a>(catalogue: &'a Catalogue, owner: Option<DeviceId>, path: &str)
     matches
 }
 
-fn one_of(catalogue: &Catalogue, word: &str, mut matches: Vec<Match>) -> Result<Chosen, Failure> {
+fn one_of(catalogue: &CatalogueView, word: &str, mut matches: Vec<Match>) -> Result<Chosen, Failure> {
     // The same files may be meant in two ways.
     matches.dedup_by(|a, b| a.entries == b.entries);
     let Some(first) = matches.first() else {
@@ -111,7 +111,7 @@ fn one_of(catalogue: &Catalogue, word: &str, mut matches: Vec<Match>) -> Result<
     }
     let name = file_name(&first.path).to_string();
     let parent = first.path.len() - name.len();
-    let wanted = |entry: &&FileEntry| Wanted { entry: (*entry).clone(), as_path: entry.path[parent..].into() };
+    let wanted = |entry: &&FileEntry| WantedDownload { entry: (*entry).clone(), as_path: entry.path[parent..].into() };
     let folder = first.is_folder.then(|| (first.owner, first.path.clone()));
     Ok(Chosen { files: first.entries.iter().map(wanted).collect(), name, folder })
 }
@@ -130,8 +130,8 @@ mod tests {
         format!("00000002-0000-8000-8000-0000000000{n:02x}")
     }
 
-    fn catalogue(files: &[(u8, u8, &str)]) -> Catalogue {
-        let mut catalogue = Catalogue::default();
+    fn catalogue(files: &[(u8, u8, &str)]) -> CatalogueView {
+        let mut catalogue = CatalogueView::default();
         for (n, name) in [(1, "Ana"), (2, "Bo")] {
             let client =
                 Client { public_id: device(n), name: name.into(), kind: DeviceKind::Native, platform: String::new() };
@@ -155,7 +155,7 @@ mod tests {
         catalogue
     }
 
-    fn chosen(catalogue: &Catalogue, word: &str) -> Vec<String> {
+    fn chosen(catalogue: &CatalogueView, word: &str) -> Vec<String> {
         choose(catalogue, word).unwrap().files.into_iter().map(|wanted| wanted.as_path).collect()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::{DeviceStore, KnownHub};
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, Phase, RateLimits, RevealBook};
+use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, MembershipPhase, RateLimits, RevealBook};
 use lanyard_protocol::device::HubInfo;
 use lanyard_protocol::{DeviceKind, InvitationId, InvitationSecret};
 use tokio::sync::mpsc;
@@ -33,7 +33,7 @@ pub struct AtTheDoor {
 
 /// A device on its way into a hub, or inside.
 #[derive(Debug)]
-pub struct Connection {
+pub struct DeviceConnection {
     pub url: HubUrl,
     pub handle: DeviceHandle,
     pub events: mpsc::Receiver<DeviceEvent>,
@@ -45,7 +45,7 @@ pub struct Connection {
     unreachable: Option<String>,
 }
 
-impl Connection {
+impl DeviceConnection {
     /// Starts the device of this data directory towards `url`, or the hub joined last.
     pub fn open(
         global: &Global,
@@ -97,7 +97,7 @@ impl Connection {
     /// The next event; the device never ends without one that says why.
     pub async fn event(&mut self) -> DeviceEvent {
         let event = self.events.recv().await;
-        let event = event.unwrap_or(DeviceEvent::Phase(Phase::Ended { reason: EndReason::Stopped }));
+        let event = event.unwrap_or(DeviceEvent::Phase(MembershipPhase::Ended { reason: EndReason::Stopped }));
         match &event {
             DeviceEvent::Hub { hub } => self.hub = Some(hub.clone()),
             DeviceEvent::Unreachable { message } => self.unreachable = Some(message.clone()),
@@ -114,12 +114,12 @@ impl Connection {
             let Ok(event) = timeout_at(deadline, self.event()).await else { return Err(self.gave_up()) };
             match event {
                 DeviceEvent::Hub { .. } => deadline = start + HOST_PATIENCE,
-                DeviceEvent::Phase(Phase::Approved { .. }) => return self.remember(0),
-                DeviceEvent::Phase(Phase::Waiting { .. } | Phase::Closed) => {
+                DeviceEvent::Phase(MembershipPhase::Approved { .. }) => return self.remember(0),
+                DeviceEvent::Phase(MembershipPhase::Waiting { .. } | MembershipPhase::Closed) => {
                     let how = format!("this device has not been let in: lanyard join {}", self.url);
                     return Err(Failure::new(Exit::NotApproved, how));
                 }
-                DeviceEvent::Phase(Phase::Ended { reason }) => return Err(self.ended(reason)),
+                DeviceEvent::Phase(MembershipPhase::Ended { reason }) => return Err(self.ended(reason)),
                 _ => {}
             }
         }

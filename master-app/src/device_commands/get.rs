@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use lanyard_device::{DeviceEvent, Phase, SavedFile, Started, Wanted};
+use lanyard_device::{DeviceEvent, MembershipPhase, SavedFile, StartedTransfers, WantedDownload};
 use lanyard_protocol::path::file_name;
 use lanyard_protocol::{EntryKind, FailureCode, FileRef, TransferId};
 use serde_json::json;
 
-use super::connection::{Connection, interrupted};
-use super::output::{Output, Progress};
+use super::connection::{DeviceConnection, interrupted};
+use super::output::{Output, ProgressLine};
 use super::{GetArgs, choose, failure_of, split_words};
 use crate::cli::Global;
 use crate::exit::{Exit, Failure, Outcome};
@@ -21,7 +21,7 @@ pub async fn get(global: &Global, args: GetArgs) -> Outcome {
     if streamed && global.json {
         return Err(Failure::usage("standard output cannot carry both the file (-o -) and JSON (--json)"));
     }
-    let mut connection = Connection::open(global, url, None, args.limits.into())?;
+    let mut connection = DeviceConnection::open(global, url, None, args.limits.into())?;
     connection.enter().await?;
     let _commands = control::device::offer(&global.data_dir, connection.handle.clone()).await;
     let outcome = tokio::select! {
@@ -37,21 +37,21 @@ pub async fn get(global: &Global, args: GetArgs) -> Outcome {
 
 async fn fetch(
     global: &Global,
-    connection: &mut Connection,
+    connection: &mut DeviceConnection,
     words: Vec<String>,
     folder: &Path,
     streamed: bool,
 ) -> Outcome {
     let catalogue = connection.handle.catalogue().await.map_err(failure_of)?;
-    let mut wanted = BTreeMap::<FileRef, Wanted>::new();
+    let mut wanted = BTreeMap::<FileRef, WantedDownload>::new();
     for word in &words {
         for file in choose::choose(&catalogue, word)?.files {
             wanted.entry(file.entry.file_ref()).or_insert(file);
         }
     }
-    let wanted: Vec<Wanted> = wanted.into_values().collect();
+    let wanted: Vec<WantedDownload> = wanted.into_values().collect();
     let started = if streamed {
-        let [Wanted { entry, .. }] = wanted.as_slice() else {
+        let [WantedDownload { entry, .. }] = wanted.as_slice() else {
             return Err(Failure::usage("standard output takes one file at a time"));
         };
         if entry.kind == EntryKind::Folder {
@@ -61,13 +61,13 @@ async fn fetch(
     } else {
         connection.handle.start_transfer(wanted.clone(), folder.to_path_buf()).await
     };
-    Job::new(global, &wanted, started.map_err(failure_of)?).run(connection).await
+    GetJob::new(global, &wanted, started.map_err(failure_of)?).run(connection).await
 }
 
 /// What is being fetched and how far it is.
-struct Job {
+struct GetJob {
     output: Output,
-    progress: Progress,
+    progress: ProgressLine,
     running: BTreeSet<TransferId>,
     /// Bytes that are here, by transfer.
     done: BTreeMap<TransferId, u64>,
@@ -85,13 +85,13 @@ struct Job {
     cancelled: usize,
 }
 
-impl Job {
-    fn new(global: &Global, wanted: &[Wanted], started: Started) -> Self {
+impl GetJob {
+    fn new(global: &Global, wanted: &[WantedDownload], started: StartedTransfers) -> Self {
         let output = Output::new(global);
         output.event(&json!({ "event": "started", "files": wanted.len(), "bytes": started.total }));
         let mut job = Self {
             output,
-            progress: Progress::new(global, started.total),
+            progress: ProgressLine::new(global, started.total),
             running: started.transfers.into_iter().collect(),
             done: BTreeMap::new(),
             already: started.already.iter().map(|file| file.size).sum(),
@@ -111,7 +111,7 @@ impl Job {
         job
     }
 
-    async fn run(mut self, connection: &mut Connection) -> Outcome {
+    async fn run(mut self, connection: &mut DeviceConnection) -> Outcome {
         while !self.running.is_empty() {
             match connection.event().await {
                 DeviceEvent::Progress { transfer_id, done, .. } => self.progressed(transfer_id, done),
@@ -119,7 +119,7 @@ impl Job {
                 DeviceEvent::FileFailed { file, code, message, .. } => self.file_failed(file, code, &message),
                 DeviceEvent::Transfer { transfer_id, waits_for, paused } => self.stands(transfer_id, waits_for, paused),
                 DeviceEvent::TransferEnded { transfer_id, cancelled, .. } => self.ended(transfer_id, cancelled),
-                DeviceEvent::Phase(Phase::Ended { reason }) => return Err(connection.ended(reason)),
+                DeviceEvent::Phase(MembershipPhase::Ended { reason }) => return Err(connection.ended(reason)),
                 _ => {}
             }
         }

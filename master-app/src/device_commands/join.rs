@@ -2,12 +2,12 @@
 
 use lanyard_device::link::GivenUrl;
 use lanyard_device::store::now_ms;
-use lanyard_device::{DeviceEvent, Phase, RateLimits, RevealBook};
+use lanyard_device::{DeviceEvent, MembershipPhase, RateLimits, RevealBook};
 use serde_json::json;
 use tokio::time::timeout_at;
 
 use super::JoinArgs;
-use super::connection::{AtTheDoor, Connection, interrupted};
+use super::connection::{AtTheDoor, DeviceConnection, interrupted};
 use super::output::Output;
 use crate::cli::Global;
 use crate::exit::{Exit, Failure, Outcome};
@@ -21,7 +21,7 @@ pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
     let reveals = RevealBook::in_folder(&global.data_dir);
     reveals.begin_anew()?;
     let at_the_door = AtTheDoor { invitation, reveals };
-    let mut connection = Connection::open_with(global, Some(url), args.name, RateLimits::default(), at_the_door)?;
+    let mut connection = DeviceConnection::open_with(global, Some(url), args.name, RateLimits::default(), at_the_door)?;
     wait_for_decision(&mut connection, output).await?;
     connection.remember(now_ms())?;
     let (public_id, hub) = (connection.handle.public_id(), connection.hub_name());
@@ -31,7 +31,7 @@ pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
     Ok(())
 }
 
-async fn wait_for_decision(connection: &mut Connection, output: Output) -> Outcome {
+async fn wait_for_decision(connection: &mut DeviceConnection, output: Output) -> Outcome {
     let mut asked = Asked::default();
     let deadline = connection.hub_deadline();
     let interrupt = interrupted();
@@ -52,11 +52,11 @@ async fn wait_for_decision(connection: &mut Connection, output: Output) -> Outco
             }
         };
         match event {
-            DeviceEvent::Phase(Phase::Waiting { code }) => asked.say(output, code),
-            DeviceEvent::Phase(Phase::Closed) => output.note("the host lets nobody new in at the moment; waiting"),
-            DeviceEvent::Phase(Phase::HostAway) => output.note("the host is away; waiting"),
-            DeviceEvent::Phase(Phase::Approved { .. }) => return Ok(()),
-            DeviceEvent::Phase(Phase::Ended { reason }) => {
+            DeviceEvent::Phase(MembershipPhase::Waiting { code }) => asked.say(output, code),
+            DeviceEvent::Phase(MembershipPhase::Closed) => output.note("the host lets nobody new in at the moment; waiting"),
+            DeviceEvent::Phase(MembershipPhase::HostAway) => output.note("the host is away; waiting"),
+            DeviceEvent::Phase(MembershipPhase::Approved { .. }) => return Ok(()),
+            DeviceEvent::Phase(MembershipPhase::Ended { reason }) => {
                 let failure = connection.ended(reason);
                 if failure.exit == Exit::NotApproved {
                     output.event(&json!({ "event": "refused", "public_id": connection.handle.public_id() }));

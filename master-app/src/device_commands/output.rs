@@ -49,13 +49,13 @@ impl Output {
 
 /// How far a command is: a bar on a terminal, a line now and then elsewhere.
 #[derive(Debug)]
-pub struct Progress {
+pub struct ProgressLine {
     bar: Option<ProgressBar>,
     said: Instant,
     quiet: bool,
 }
 
-impl Progress {
+impl ProgressLine {
     pub fn new(global: &Global, total: u64) -> Self {
         let terminal = std::io::stderr().is_terminal() && !global.json;
         let bar = terminal.then(|| {

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use lanyard_device::{DeviceEvent, Phase, ShareState};
+use lanyard_device::{DeviceEvent, MembershipPhase, ShareState};
 use lanyard_protocol::message::TransferState;
 use lanyard_protocol::{FailureCode, FileId, NewFile};
 use serde_json::json;
 
-use super::connection::{Connection, interrupted};
+use super::connection::{DeviceConnection, interrupted};
 use super::output::Output;
 use super::{ShareArgs, failure_of, split_words};
 use crate::cli::Global;
@@ -26,7 +26,7 @@ pub async fn share(global: &Global, args: ShareArgs) -> Outcome {
             ));
         }
     }
-    let mut connection = Connection::open(global, url, None, args.limits.into())?;
+    let mut connection = DeviceConnection::open(global, url, None, args.limits.into())?;
     connection.enter().await?;
     let _commands = control::device::offer(&global.data_dir, connection.handle.clone()).await;
     let outcome = tokio::select! {
@@ -39,7 +39,7 @@ pub async fn share(global: &Global, args: ShareArgs) -> Outcome {
 }
 
 /// Ends only when the device does.
-async fn serve(global: &Global, connection: &mut Connection, paths: Vec<PathBuf>) -> Outcome {
+async fn serve(global: &Global, connection: &mut DeviceConnection, paths: Vec<PathBuf>) -> Outcome {
     let output = Output::new(global);
     let offered = connection.handle.share(paths).await.map_err(failure_of)?;
     for skipped in &offered.skipped {
@@ -48,15 +48,15 @@ async fn serve(global: &Global, connection: &mut Connection, paths: Vec<PathBuf>
     if offered.files.is_empty() {
         return Err(Failure::new(Exit::Failed, "there is nothing to share in there"));
     }
-    let mut listing = Listing::new(offered.files);
+    let mut listing = ShareReport::new(offered.files);
     loop {
         match connection.event().await {
             DeviceEvent::SharesChanged { file_ids, state } if listing.changed(&file_ids, state) => {
                 listing.say(output, connection)?;
             }
-            DeviceEvent::Phase(Phase::Ended { reason }) => return Err(connection.ended(reason)),
-            DeviceEvent::Phase(Phase::Connecting) => output.note("the hub is gone; looking for it"),
-            DeviceEvent::Phase(Phase::Approved { host_away: true }) => output.note("the host is away"),
+            DeviceEvent::Phase(MembershipPhase::Ended { reason }) => return Err(connection.ended(reason)),
+            DeviceEvent::Phase(MembershipPhase::Connecting) => output.note("the hub is gone; looking for it"),
+            DeviceEvent::Phase(MembershipPhase::Approved { host_away: true }) => output.note("the host is away"),
             DeviceEvent::RelayProgress(progress) => {
                 output.event(&json!({
                     "event": "progress", "file_id": progress.file_id, "asker": progress.asker,
@@ -73,14 +73,14 @@ async fn serve(global: &Global, connection: &mut Connection, paths: Vec<PathBuf>
 
 /// What is not listed yet, and what cannot be.
 #[derive(Debug)]
-struct Listing {
+struct ShareReport {
     files: BTreeMap<FileId, NewFile>,
     waiting: BTreeSet<FileId>,
     failed: BTreeMap<FileId, FailureCode>,
     said: bool,
 }
 
-impl Listing {
+impl ShareReport {
     fn new(files: Vec<NewFile>) -> Self {
         let files: BTreeMap<FileId, NewFile> = files.into_iter().map(|file| (file.file_id, file)).collect();
         Self { waiting: files.keys().copied().collect(), files, failed: BTreeMap::new(), said: false }
@@ -109,7 +109,7 @@ impl Listing {
         self.waiting.is_empty() && !std::mem::replace(&mut self.said, self.waiting.is_empty())
     }
 
-    fn say(&self, output: Output, connection: &Connection) -> Outcome {
+    fn say(&self, output: Output, connection: &DeviceConnection) -> Outcome {
         for (file_id, code) in &self.failed {
             let path = self.files.get(file_id).map_or("", |file| &file.path);
             output.note(&format!("not shared: {} ({})", text::visible(path), code.sentence()));

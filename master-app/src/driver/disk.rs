@@ -4,14 +4,14 @@
 use std::time::{Duration, Instant};
 
 use lanyard_device::store::now_ms;
-use lanyard_hub::authority::{Authority, AuthorityConfig, Change, Effect, Input, Note};
+use lanyard_hub::authority::{Authority, AuthorityConfig, StoreWrite, Effect, Input, AuditEvent};
 use lanyard_protocol::codec::encode_master;
 use lanyard_protocol::message::RequestFailed;
 use lanyard_protocol::{FailureCode, MasterFrame, MasterToConsole, MasterToRelay};
 
-use super::{Driver, Reply};
-use crate::problems::{self, Problem};
-use crate::store::{Hindrance, Store, StoreError};
+use super::{AuthorityDriver, Reply};
+use crate::problems::{self, ActiveProblem};
+use crate::store::{TransientStoreError, Store, StoreError};
 
 /// A database that is held by another program, or has no room, is tried again after this, then after twice as long …
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -25,14 +25,14 @@ const COPIES: usize = 3;
 
 /// Until when nothing is tried.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Waiting {
+pub(super) struct RetryAfter {
     pub(super) until: Instant,
     pause: Duration,
     /// The last revision that is on disk.
     told: u64,
 }
 
-impl Waiting {
+impl RetryAfter {
     fn after(before: Option<Self>, told: u64) -> Self {
         let pause = before.map_or(FIRST_PAUSE, |before| (before.pause * 2).min(LONGEST_PAUSE));
         Self { until: Instant::now() + pause, pause, told }
@@ -45,7 +45,7 @@ pub(super) fn begin(config: &AuthorityConfig, store: &mut Store) -> Result<Autho
     Ok(Authority::new(config.clone(), store.load()?, seed))
 }
 
-impl Driver {
+impl AuthorityDriver {
     /// Commits the saves among the effects, then lets the others out in their order.
     pub(super) async fn let_out(&mut self) -> Result<(), StoreError> {
         if self.waiting.is_some_and(|waiting| Instant::now() < waiting.until) {
@@ -55,7 +55,7 @@ impl Driver {
         if self.effects.is_empty() {
             return Ok(());
         }
-        let (mut changes, mut notes, mut words) = (Vec::<Change>::new(), Vec::<Note>::new(), Vec::new());
+        let (mut changes, mut notes, mut words) = (Vec::<StoreWrite>::new(), Vec::<AuditEvent>::new(), Vec::new());
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Save(change) => changes.push(change),
@@ -87,13 +87,13 @@ impl Driver {
             tracing::error!(%error, "what was decided could not be kept; starting over from what is on disk");
             return self.begin_anew(&error).await;
         };
-        let first = held.iter().find_map(|e| if let Effect::Save(Change::Revision(r)) = e { Some(*r) } else { None });
+        let first = held.iter().find_map(|e| if let Effect::Save(StoreWrite::Revision(r)) = e { Some(*r) } else { None });
         let told = first.map_or(self.authority.head().revision, |first| first - 1);
         if self.waiting.is_none() {
             self.held_bytes = held.iter().map(bytes_of).sum();
         }
         self.effects = held;
-        self.waiting = Some(Waiting::after(self.waiting, told));
+        self.waiting = Some(RetryAfter::after(self.waiting, told));
         self.hold(Some(told));
         tracing::debug!(%error, "what was decided waits for the disk");
         self.problems.raise(hindrance_told(hindrance));
@@ -119,9 +119,9 @@ impl Driver {
     /// in can come, see and fetch: such an answer tells nobody about a decision. Not if files are to leave: "gone" would be told
     /// before it is true.
     async fn let_answers_out(&mut self) {
-        let Some(Waiting { told, .. }) = self.waiting else { return };
+        let Some(RetryAfter { told, .. }) = self.waiting else { return };
         let takes_away =
-            |effect: &Effect| matches!(effect, Effect::Save(Change::FilesGone { .. } | Change::BelongingsGone(_)));
+            |effect: &Effect| matches!(effect, Effect::Save(StoreWrite::FilesGone { .. } | StoreWrite::BelongingsGone(_)));
         if self.effects.iter().any(takes_away) {
             return;
         }
@@ -140,7 +140,7 @@ impl Driver {
     }
 
     /// What was decided stands, also where it cannot be recorded: a full disk must not keep a device in.
-    async fn record(&mut self, notes: Vec<Note>) {
+    async fn record(&mut self, notes: Vec<AuditEvent>) {
         let Some(mut audit) = self.audit.take() else { return };
         let work = move || {
             let result = audit.write(now_ms(), &notes);
@@ -215,24 +215,24 @@ pub(super) fn bytes_of(effect: &Effect) -> usize {
 }
 
 /// A hindrance in words.
-pub fn hindrance_told(hindrance: Hindrance) -> Problem {
+pub fn hindrance_told(hindrance: TransientStoreError) -> ActiveProblem {
     let (code, what, advice) = match hindrance {
-        Hindrance::Locked => (
+        TransientStoreError::Locked => (
             problems::DATABASE_LOCKED,
             "Another program holds the database.",
             "Decisions wait until it lets go, and hold then. Close what looks into the data directory.",
         ),
-        Hindrance::Full => (
+        TransientStoreError::Full => (
             problems::DATABASE_FULL,
             "The disk has no room for the database.",
             "Decisions wait until there is room, and hold then. Make some on the disk of the data directory.",
         ),
     };
-    Problem { code, what: what.into(), advice: advice.into(), since_ms: now_ms() }
+    ActiveProblem { code, what: what.into(), advice: advice.into(), since_ms: now_ms() }
 }
 
-pub(super) fn not_recorded(error: &std::io::Error) -> Problem {
-    Problem {
+pub(super) fn not_recorded(error: &std::io::Error) -> ActiveProblem {
+    ActiveProblem {
         code: problems::RECORD,
         what: format!("A decision could not be written into the record: {error}."),
         advice: "It holds all the same, and is recorded when the hub starts anew. Check that the disk has room.".into(),

@@ -6,7 +6,7 @@ use lanyard_protocol::{
 };
 
 use super::*;
-use crate::problems::{self, Problem};
+use crate::problems::{self, ActiveProblem};
 
 pub const HUB: PublicKey = PublicKey([1; 32]);
 
@@ -14,19 +14,19 @@ pub fn hub() -> HubInfo {
     HubInfo { name: "Studio PC".into(), public_key: HUB }
 }
 
-pub struct Bench {
+pub struct DriverFixture {
     pub driver: DriverHandle,
     pub frames: mpsc::Receiver<Frame>,
     pub dir: tempfile::TempDir,
-    connection: Connection,
+    connection: ConnectionNumber,
 }
 
-impl Bench {
+impl DriverFixture {
     pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("lanyard.db")).unwrap();
         let (driver, _task) = start(AuthorityConfig::default(), store, None).unwrap();
-        let connection = Connection(1);
+        let connection = ConnectionNumber(1);
         let frames = driver.relay_ready(connection, hub()).await.unwrap();
         let mut bench = Self { driver, frames, dir, connection };
         bench.next(|m| matches!(m, MasterToRelay::Ping(_)).then_some(())).await;
@@ -82,10 +82,10 @@ impl Bench {
     pub async fn member(&mut self, n: u8, name: &str) -> SessionAddress {
         let (request, code) = self.knock(n, name).await;
         let public_id = request.client.public_id;
-        let word = lanyard_hub::authority::Word::Typed(code);
+        let word = lanyard_hub::authority::Approval::Typed(code);
         let driver = self.driver.clone();
         let wish = tokio::spawn(async move {
-            driver.wish(Command::Approve { public_id, request_id: None, word, for_ms: None }).await
+            driver.execute(OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None }).await
         });
         self.ack_approval().await;
         assert!(matches!(wish.await.unwrap().unwrap(), MasterToConsole::ClientApproved(_)));
@@ -111,26 +111,26 @@ impl Bench {
 pub async fn shown<T>(screen: &mut Screen, wanted: impl Fn(&MasterToConsole) -> Option<T>) -> T {
     loop {
         match screen.shown.recv().await.expect("the screen is live") {
-            Shown::Message { message, .. } => {
+            ScreenUpdate::Message { message, .. } => {
                 if let Some(found) = wanted(&message) {
                     return found;
                 }
             }
-            Shown::Event(_) => {}
+            ScreenUpdate::Event(_) => {}
         }
     }
 }
 
 #[tokio::test]
 async fn what_the_relay_hears_is_on_disk() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let (request, code) = bench.knock(7, "Ana").await;
     let public_id = request.client.public_id;
-    let word = lanyard_hub::authority::Word::Typed(code);
+    let word = lanyard_hub::authority::Approval::Typed(code);
     let driver = bench.driver.clone();
     let wish =
         tokio::spawn(
-            async move { driver.wish(Command::Approve { public_id, request_id: None, word, for_ms: None }).await },
+            async move { driver.execute(OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None }).await },
         );
     bench.ack_approval().await;
     bench.next(|m| matches!(m, MasterToRelay::ClientApproved(_)).then_some(())).await;
@@ -148,7 +148,7 @@ async fn what_the_relay_hears_is_on_disk() {
 
 #[tokio::test]
 async fn a_screen_that_does_not_look_is_let_go_and_holds_nobody_up() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let mut blind = bench.driver.subscribe(8).await.unwrap();
     let mut watching = bench.driver.subscribe(64).await.unwrap();
     for n in 10..20 {
@@ -164,16 +164,16 @@ async fn a_screen_that_does_not_look_is_let_go_and_holds_nobody_up() {
 
 #[tokio::test]
 async fn an_answer_with_its_ref_goes_to_the_screen_that_asked() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
     let mut asking = bench.driver.subscribe(64).await.unwrap();
     let mut other = bench.driver.subscribe(64).await.unwrap();
-    let command = Command::Rename { public_id: session.public_id, name: "Ben".into() };
-    bench.driver.wish_on(asking.id, Ref::new("r1"), command).await.unwrap();
+    let command = OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() };
+    bench.driver.execute_on(asking.id, Ref::new("r1"), command).await.unwrap();
     let reference = |screen: &mut Screen| {
         let mut found = None;
         while let Ok(next) = screen.shown.try_recv() {
-            if let Shown::Message { message, reference } = next
+            if let ScreenUpdate::Message { message, reference } = next
                 && matches!(*message, MasterToConsole::ClientUpdated(_))
             {
                 found = Some(reference);
@@ -182,7 +182,7 @@ async fn an_answer_with_its_ref_goes_to_the_screen_that_asked() {
         found
     };
     // A look is answered after everything before it was let out.
-    bench.driver.look(|_, _| ()).await.unwrap();
+    bench.driver.query(|_, _| ()).await.unwrap();
     assert_eq!(reference(&mut asking), Some(Ref::new("r1")));
     assert_eq!(reference(&mut other), Some(None));
 }
@@ -192,17 +192,17 @@ fn other(dir: &tempfile::TempDir) -> rusqlite::Connection {
     rusqlite::Connection::open(dir.path().join("lanyard.db")).unwrap()
 }
 
-async fn until_problems(driver: &DriverHandle, wanted: impl Fn(&[Problem]) -> bool) -> Vec<Problem> {
+async fn until_problems(driver: &DriverHandle, wanted: impl Fn(&[ActiveProblem]) -> bool) -> Vec<ActiveProblem> {
     driver.problems().watch().wait_for(|all| wanted(all)).await.unwrap().clone()
 }
 
-fn wish(driver: &DriverHandle, command: Command) -> JoinHandle<MasterToConsole> {
+fn wish(driver: &DriverHandle, command: OperatorCommand) -> JoinHandle<MasterToConsole> {
     let driver = driver.clone();
-    tokio::spawn(async move { driver.wish(command).await.unwrap() })
+    tokio::spawn(async move { driver.execute(command).await.unwrap() })
 }
 
 /// Somebody else holds the database, and this wish waits for it.
-async fn held_up(bench: &Bench, command: Command) -> (rusqlite::Connection, JoinHandle<MasterToConsole>) {
+async fn held_up(bench: &DriverFixture, command: OperatorCommand) -> (rusqlite::Connection, JoinHandle<MasterToConsole>) {
     let blocker = other(&bench.dir);
     blocker.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let waiting = wish(&bench.driver, command);
@@ -213,17 +213,17 @@ async fn held_up(bench: &Bench, command: Command) -> (rusqlite::Connection, Join
 
 #[tokio::test]
 async fn a_refusing_disk_takes_everything_back() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
     let no = "CREATE TRIGGER no BEFORE INSERT ON members BEGIN SELECT RAISE(ABORT, 'no'); END";
     other(&bench.dir).execute_batch(no).unwrap();
-    let command = Command::Rename { public_id: session.public_id, name: "Ben".into() };
-    let answer = bench.driver.wish(command).await.unwrap();
+    let command = OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() };
+    let answer = bench.driver.execute(command).await.unwrap();
     assert!(matches!(answer, MasterToConsole::RequestFailed(RequestFailed { code: FailureCode::Internal, .. })));
     while bench.frames.recv().await.is_some() {}
     let name = bench
         .driver
-        .look(move |authority, _| authority.member(session.public_id).map(|m| m.client.name.clone()))
+        .query(move |authority, _| authority.member(session.public_id).map(|m| m.client.name.clone()))
         .await
         .unwrap();
     assert_eq!(name, Some("Ana".into()));
@@ -232,16 +232,16 @@ async fn a_refusing_disk_takes_everything_back() {
 /// R33: SQLite is locked by another process.
 #[tokio::test]
 async fn a_decision_waits_untold_while_the_database_is_locked_and_then_holds() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
-    let (blocker, waiting) = held_up(&bench, Command::Refuse { public_id: session.public_id }).await;
+    let (blocker, waiting) = held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
     while let Ok(frame) = bench.frames.try_recv() {
         assert!(!matches!(frame.message, MasterToRelay::DisApproveClient(_)), "told before it is on disk");
     }
     assert!(!waiting.is_finished());
     // Who looks now is answered from what is on disk, when it is.
     let driver = bench.driver.clone();
-    let look = tokio::spawn(async move { driver.look(|authority, _| authority.refused().clients.len()).await });
+    let look = tokio::spawn(async move { driver.query(|authority, _| authority.refused().clients.len()).await });
     blocker.execute_batch("COMMIT").unwrap();
     bench.next(|m| matches!(m, MasterToRelay::DisApproveClient(_)).then_some(())).await;
     let saved = Store::open(&bench.dir.path().join("lanyard.db")).unwrap().load().unwrap();
@@ -253,12 +253,12 @@ async fn a_decision_waits_untold_while_the_database_is_locked_and_then_holds() {
 
 #[tokio::test]
 async fn transfers_go_on_while_a_decision_waits() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
     bench.add(session, 1).await;
     bench.next(|m| matches!(m, MasterToRelay::FilesAdded(_)).then_some(())).await;
     let (blocker, waiting) =
-        held_up(&bench, Command::Rename { public_id: session.public_id, name: "Ben".into() }).await;
+        held_up(&bench, OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() }).await;
     let file_id = lanyard_protocol::FileId(uuid::Uuid::from_bytes([0; 16]));
     let files = vec![lanyard_protocol::FileRef { public_id: session.public_id, file_id }];
     bench.said(RelayToMaster::FileLookup(FileLookup { files })).await;
@@ -270,11 +270,11 @@ async fn transfers_go_on_while_a_decision_waits() {
 
 #[tokio::test]
 async fn a_file_is_not_called_gone_before_the_refusal_of_its_owner_is_on_disk() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
     bench.add(session, 1).await;
     bench.next(|m| matches!(m, MasterToRelay::FilesAdded(_)).then_some(())).await;
-    let (blocker, waiting) = held_up(&bench, Command::Refuse { public_id: session.public_id }).await;
+    let (blocker, waiting) = held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
     let file_id = lanyard_protocol::FileId(uuid::Uuid::from_bytes([0; 16]));
     let files = vec![lanyard_protocol::FileRef { public_id: session.public_id, file_id }];
     bench.said(RelayToMaster::FileLookup(FileLookup { files })).await;
@@ -295,7 +295,7 @@ async fn a_file_is_not_called_gone_before_the_refusal_of_its_owner_is_on_disk() 
 /// Who is in comes, sees and fetches while an approval waits for the disk, and hears of it when it is there.
 #[tokio::test]
 async fn who_comes_while_a_decision_waits_sees_the_list_as_it_is_on_disk() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
     bench.add(session, 1).await;
     bench.next(|m| matches!(m, MasterToRelay::FilesAdded(_)).then_some(())).await;
@@ -303,8 +303,8 @@ async fn who_comes_while_a_decision_waits_sees_the_list_as_it_is_on_disk() {
     let blocker = other(&bench.dir);
     blocker.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let public_id = request.client.public_id;
-    let word = lanyard_hub::authority::Word::Typed(code);
-    let waiting = wish(&bench.driver, Command::Approve { public_id, request_id: None, word, for_ms: None });
+    let word = lanyard_hub::authority::Approval::Typed(code);
+    let waiting = wish(&bench.driver, OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None });
     bench.ack_approval().await;
     until_problems(&bench.driver, |all| !all.is_empty()).await;
 
@@ -323,11 +323,11 @@ async fn who_comes_while_a_decision_waits_sees_the_list_as_it_is_on_disk() {
 /// What was meant for a relay that is gone is not said to the next one, which hears the roster first.
 #[tokio::test]
 async fn a_relay_that_comes_while_a_decision_waits_hears_it_with_the_roster() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
-    let (blocker, waiting) = held_up(&bench, Command::Refuse { public_id: session.public_id }).await;
+    let (blocker, waiting) = held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
     bench.driver.relay_lost(bench.connection).await.unwrap();
-    let mut frames = bench.driver.relay_ready(Connection(2), hub()).await.unwrap();
+    let mut frames = bench.driver.relay_ready(ConnectionNumber(2), hub()).await.unwrap();
     blocker.execute_batch("COMMIT").unwrap();
     let MasterToRelay::MasterRoster(page) = frames.recv().await.unwrap().message else { panic!("the roster first") };
     assert_eq!((page.refused, page.approved), (vec![session.public_id], vec![]));
@@ -346,9 +346,9 @@ async fn a_decision_waits_while_the_disk_is_full_and_holds_when_there_is_room() 
     ballast.execute_batch(fill).unwrap();
     store.allow_no_growth();
     let (driver, _task) = start(AuthorityConfig::default(), store, None).unwrap();
-    let connection = Connection(1);
+    let connection = ConnectionNumber(1);
     let frames = driver.relay_ready(connection, hub()).await.unwrap();
-    let mut bench = Bench { driver, frames, dir, connection };
+    let mut bench = DriverFixture { driver, frames, dir, connection };
     bench.next(|m| matches!(m, MasterToRelay::Ping(_)).then_some(())).await;
     bench.said(RelayToMaster::Pong(Empty {})).await;
     let session = bench.member(7, "Ana").await;
@@ -368,19 +368,19 @@ async fn a_decision_waits_while_the_disk_is_full_and_holds_when_there_is_room() 
 
 #[tokio::test]
 async fn a_database_that_breaks_while_it_is_used_is_made_anew() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
-    let epoch = bench.driver.look(|authority, _| authority.head().epoch).await.unwrap();
+    let epoch = bench.driver.query(|authority, _| authority.head().epoch).await.unwrap();
     let breaking = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'rubbish' WHERE name = 'links';
                     PRAGMA schema_version = 99";
     other(&bench.dir).execute_batch(breaking).unwrap();
-    let command = Command::Rename { public_id: session.public_id, name: "Ben".into() };
-    let answer = bench.driver.wish(command).await.unwrap();
+    let command = OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() };
+    let answer = bench.driver.execute(command).await.unwrap();
     assert!(matches!(answer, MasterToConsole::RequestFailed(RequestFailed { code: FailureCode::Internal, .. })));
     let look = move |authority: &Authority, _: Option<&HubInfo>| {
         (authority.member(session.public_id).map(|m| m.client.name.clone()), authority.head().epoch)
     };
-    let (name, new_epoch) = bench.driver.look(look).await.unwrap();
+    let (name, new_epoch) = bench.driver.query(look).await.unwrap();
     assert_eq!(name, Some("Ana".into()));
     assert_ne!(new_epoch, epoch);
     assert_eq!(bench.driver.problems().all()[0].code, problems::DATABASE_REBUILT);
@@ -389,9 +389,9 @@ async fn a_database_that_breaks_while_it_is_used_is_made_anew() {
 /// A73. What devices list while the disk is full waits in memory: so much of it, then they wait.
 #[tokio::test]
 async fn a73_what_waits_for_a_full_disk_is_bounded_in_bytes_and_nothing_is_lost() {
-    let mut bench = Bench::new().await;
+    let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
-    let command = Command::Rename { public_id: session.public_id, name: "Ben".into() };
+    let command = OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() };
     let (blocker, waiting) = held_up(&bench, command).await;
     let new = |n: u128| NewFile {
         file_id: lanyard_protocol::FileId(uuid::Uuid::from_u128(n)),

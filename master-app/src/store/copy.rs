@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lanyard_device::private_file::{self, PrivateFileError};
-use lanyard_hub::authority::{Change, Member, Verdict};
+use lanyard_hub::authority::{StoreWrite, Member, Verdict};
 use lanyard_protocol::{Client, DeviceId, PublicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -20,7 +20,7 @@ const VERSION: u32 = 1;
 
 /// What the copy holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Roster {
+pub struct RosterBackup {
     /// Commits that decided about somebody; only ever more.
     pub decisions: u64,
     pub revision: u64,
@@ -29,7 +29,7 @@ pub struct Roster {
     pub members: BTreeMap<DeviceId, Member>,
 }
 
-impl Found {
+impl BackupFound {
     pub fn term(&self) -> u64 {
         if let Self::Whole(roster) = self { roster.term } else { 0 }
     }
@@ -37,35 +37,35 @@ impl Found {
 
 /// What lies where the copy should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum BackupFound {
     Nothing,
     /// Cut off, changed, or not to be read.
     Torn,
-    Whole(Roster),
+    Whole(RosterBackup),
 }
 
 #[derive(Serialize, Deserialize)]
-struct Sealed<T> {
+struct SealedBackup<T> {
     /// BLAKE3 of the text of `roster`.
     blake3: String,
     roster: T,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct BackupFile {
     version: u32,
     decisions: u64,
     revision: u64,
     term: u64,
-    members: Vec<Row>,
+    members: Vec<BackupRow>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Row {
+struct BackupRow {
     #[serde(flatten)]
     client: Client,
     public_key: PublicKey,
-    verdict: Word,
+    verdict: BackupVerdict,
     revision: u64,
     since_ms: u64,
     until_ms: Option<u64>,
@@ -73,7 +73,7 @@ struct Row {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+enum BackupVerdict {
     Approved,
     Refused,
 }
@@ -82,28 +82,28 @@ enum Word {
 #[derive(Debug)]
 pub struct Copy {
     path: PathBuf,
-    pub roster: Roster,
+    pub roster: RosterBackup,
     /// It could not be written: tried again with the next commit of any kind.
     is_due: bool,
 }
 
 impl Copy {
     /// The copy beside `database`, for what that holds.
-    pub fn of(database: &Path, roster: Roster) -> Self {
+    pub fn of(database: &Path, roster: RosterBackup) -> Self {
         Self { path: path(database), roster, is_due: false }
     }
 
     /// Takes over what was committed, and writes it if it decides about somebody. A new name alone waits for the next
     /// occasion: devices may change theirs as often as they like.
-    pub fn follow(&mut self, changes: &[Change], decisions: u64) -> Result<(), PrivateFileError> {
+    pub fn follow(&mut self, changes: &[StoreWrite], decisions: u64) -> Result<(), PrivateFileError> {
         for change in changes {
             match change {
-                Change::Revision(revision) => self.roster.revision = *revision,
-                Change::MemberPut(member) => {
+                StoreWrite::Revision(revision) => self.roster.revision = *revision,
+                StoreWrite::MemberPut(member) => {
                     let before = self.roster.members.insert(member.client.public_id, member.clone());
                     self.is_due |= before.is_none_or(|before| decision(&before) != decision(member));
                 }
-                Change::MemberGone(id) => self.is_due |= self.roster.members.remove(id).is_some(),
+                StoreWrite::MemberGone(id) => self.is_due |= self.roster.members.remove(id).is_some(),
                 _ => {}
             }
         }
@@ -128,54 +128,54 @@ pub fn path(database: &Path) -> PathBuf {
     database.with_file_name(NAME)
 }
 
-fn seal(roster: &Roster) -> Vec<u8> {
-    let row = |member: &Member| Row {
+fn seal(roster: &RosterBackup) -> Vec<u8> {
+    let row = |member: &Member| BackupRow {
         client: member.client.clone(),
         public_key: member.public_key,
-        verdict: if member.verdict == Verdict::Refused { Word::Refused } else { Word::Approved },
+        verdict: if member.verdict == Verdict::Refused { BackupVerdict::Refused } else { BackupVerdict::Approved },
         revision: member.revision,
         since_ms: member.since_ms,
         until_ms: member.until_ms,
     };
-    let Roster { decisions, revision, term, ref members } = *roster;
+    let RosterBackup { decisions, revision, term, ref members } = *roster;
     let members = members.values().map(row).collect();
-    let text = serde_json::to_string_pretty(&Written { version: VERSION, decisions, revision, term, members })
+    let text = serde_json::to_string_pretty(&BackupFile { version: VERSION, decisions, revision, term, members })
         .expect("a roster has string keys and no failing serializers");
     let blake3 = blake3::hash(text.as_bytes()).to_hex().to_string();
     let roster = RawValue::from_string(text).expect("it was made as JSON");
-    serde_json::to_vec(&Sealed { blake3, roster }).expect("made of JSON")
+    serde_json::to_vec(&SealedBackup { blake3, roster }).expect("made of JSON")
 }
 
 /// The copy beside `database`. One that cannot be read is as good as torn.
-pub fn read(database: &Path) -> Found {
+pub fn read(database: &Path) -> BackupFound {
     match private_file::read(&path(database)) {
-        Ok(None) => Found::Nothing,
-        Ok(Some(bytes)) => unseal(&bytes).map_or(Found::Torn, Found::Whole),
+        Ok(None) => BackupFound::Nothing,
+        Ok(Some(bytes)) => unseal(&bytes).map_or(BackupFound::Torn, BackupFound::Whole),
         Err(error) => {
             tracing::warn!(%error, "the second copy of the decisions cannot be read");
-            Found::Torn
+            BackupFound::Torn
         }
     }
 }
 
-fn unseal(bytes: &[u8]) -> Option<Roster> {
-    let sealed: Sealed<&RawValue> = serde_json::from_slice(bytes).ok()?;
+fn unseal(bytes: &[u8]) -> Option<RosterBackup> {
+    let sealed: SealedBackup<&RawValue> = serde_json::from_slice(bytes).ok()?;
     let text = sealed.roster.get();
     if blake3::hash(text.as_bytes()).to_hex().as_str() != sealed.blake3 {
         return None;
     }
-    let written: Written = serde_json::from_str(text).ok()?;
-    let member = |row: Row| {
+    let written: BackupFile = serde_json::from_str(text).ok()?;
+    let member = |row: BackupRow| {
         let verdict = match row.verdict {
-            Word::Approved => Verdict::Approved,
-            Word::Refused => Verdict::Refused,
+            BackupVerdict::Approved => Verdict::Approved,
+            BackupVerdict::Refused => Verdict::Refused,
         };
-        let Row { client, public_key, revision, since_ms, until_ms, .. } = row;
+        let BackupRow { client, public_key, revision, since_ms, until_ms, .. } = row;
         (client.public_id, Member { client, public_key, verdict, revision, since_ms, until_ms })
     };
-    let Written { version, decisions, revision, term, members } = written;
+    let BackupFile { version, decisions, revision, term, members } = written;
     let members = members.into_iter().map(member).collect();
-    (version == VERSION).then_some(Roster { decisions, revision, term, members })
+    (version == VERSION).then_some(RosterBackup { decisions, revision, term, members })
 }
 
 #[cfg(test)]
@@ -185,10 +185,10 @@ mod tests {
     use super::*;
     use crate::store::fixture::member;
 
-    fn roster() -> Roster {
+    fn roster() -> RosterBackup {
         let members = [member(1, Verdict::Approved), member(2, Verdict::Refused)];
         let members = members.into_iter().map(|member| (member.client.public_id, member)).collect();
-        Roster { decisions: 4, revision: 9, term: 7, members }
+        RosterBackup { decisions: 4, revision: 9, term: 7, members }
     }
 
     #[test]
@@ -207,16 +207,16 @@ mod tests {
     fn a_decision_is_written_at_once_and_a_name_with_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let database = dir.path().join("lanyard.db");
-        let mut copy = Copy::of(&database, Roster::default());
-        copy.follow(&[Change::MemberPut(member(1, Verdict::Approved))], 2).unwrap();
-        let Found::Whole(first) = read(&database) else { panic!("it is there") };
+        let mut copy = Copy::of(&database, RosterBackup::default());
+        copy.follow(&[StoreWrite::MemberPut(member(1, Verdict::Approved))], 2).unwrap();
+        let BackupFound::Whole(first) = read(&database) else { panic!("it is there") };
         assert_eq!(first, copy.roster);
         let mut renamed = member(1, Verdict::Approved);
         renamed.client.name = "Ben".into();
-        copy.follow(&[Change::MemberPut(renamed)], 3).unwrap();
-        assert_eq!(read(&database), Found::Whole(first));
-        copy.follow(&[Change::MemberPut(member(2, Verdict::Refused))], 4).unwrap();
-        assert_eq!(read(&database), Found::Whole(copy.roster.clone()));
+        copy.follow(&[StoreWrite::MemberPut(renamed)], 3).unwrap();
+        assert_eq!(read(&database), BackupFound::Whole(first));
+        copy.follow(&[StoreWrite::MemberPut(member(2, Verdict::Refused))], 4).unwrap();
+        assert_eq!(read(&database), BackupFound::Whole(copy.roster.clone()));
         assert_eq!(copy.roster.members.values().next().unwrap().client.name, "Ben");
     }
 

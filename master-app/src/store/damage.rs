@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use lanyard_hub::authority::{Note, Saved};
+use lanyard_hub::authority::{AuditEvent, SavedState};
 
 use super::fixture::*;
 use super::*;
@@ -13,8 +13,8 @@ const PAGE: usize = 4_096;
 
 /// A hub with a history: what it holds, and its disk.
 struct History {
-    saved: Saved,
-    disk: Disk,
+    saved: SavedState,
+    disk: DiskImage,
     term: u64,
 }
 
@@ -26,15 +26,15 @@ fn verdict(n: u8) -> Verdict {
 fn history() -> History {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
-    let members = |range: std::ops::RangeInclusive<u8>| range.map(|n| Change::MemberPut(member(n, verdict(n))));
-    let mut changes: Vec<Change> = members(1..=60).collect();
+    let members = |range: std::ops::RangeInclusive<u8>| range.map(|n| StoreWrite::MemberPut(member(n, verdict(n))));
+    let mut changes: Vec<StoreWrite> = members(1..=60).collect();
     for owner in [1, 2, 4] {
-        changes.push(Change::FilesPut { files: files(owner, 60), revision: 3 });
-        changes.push(Change::LinkPut(link(owner)));
+        changes.push(StoreWrite::FilesPut { files: files(owner, 60), revision: 3 });
+        changes.push(StoreWrite::LinkPut(link(owner)));
     }
-    changes.push(Change::Revision(3));
+    changes.push(StoreWrite::Revision(3));
     store.apply(&changes).unwrap();
-    store.apply(&[Change::MemberGone(id(60))]).unwrap();
+    store.apply(&[StoreWrite::MemberGone(id(60))]).unwrap();
     store.next_term(0).unwrap();
     let other = connect(&dir.path().join(DB)).unwrap();
     other.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
@@ -42,16 +42,16 @@ fn history() -> History {
     let term = store.next_term(0).unwrap();
     let refused = (1..=63)
         .filter(|n| verdict(*n) == Verdict::Refused)
-        .map(|n| Note::Refused { client: member(n, Verdict::Refused).client, time_over: false });
-    let mut notes: Vec<Note> = refused.collect();
-    notes.push(Note::Forgotten { public_id: id(60) });
+        .map(|n| AuditEvent::Refused { client: member(n, Verdict::Refused).client, time_over: false });
+    let mut notes: Vec<AuditEvent> = refused.collect();
+    notes.push(AuditEvent::Forgotten { public_id: id(60) });
     Audit::open(dir.path()).unwrap().write(store.load().unwrap().members[0].since_ms, &notes).unwrap();
-    History { saved: store.load().unwrap(), disk: Disk::of(dir.path()), term }
+    History { saved: store.load().unwrap(), disk: DiskImage::of(dir.path()), term }
 }
 
 impl History {
     /// Opens a disk that was damaged, and looks at all that was promised. Returns whether it was made anew.
-    fn survives(&self, what: &str, damaged: &Disk) -> bool {
+    fn survives(&self, what: &str, damaged: &DiskImage) -> bool {
         let dir = damaged.lay_out();
         let mut store = Store::open(&dir.path().join(DB)).unwrap_or_else(|error| panic!("{what}: {error}"));
         let saved = store.load().unwrap();
@@ -79,11 +79,11 @@ impl History {
         !problems.is_empty()
     }
 
-    fn was_made_anew(&self, what: &str, damaged: &Disk, saved: &Saved, problem: &Problem, dir: &Path) {
+    fn was_made_anew(&self, what: &str, damaged: &DiskImage, saved: &SavedState, problem: &ActiveProblem, dir: &Path) {
         assert_ne!(saved.epoch, self.saved.epoch, "{what}: cursors must not go on");
         assert!(saved.files.is_empty(), "{what}");
         assert!(saved.members.iter().all(|member| member.revision <= saved.revision), "{what}");
-        let aside = Disk::of(dir).0;
+        let aside = DiskImage::of(dir).0;
         let aside: BTreeMap<_, _> = aside.iter().filter(|(name, _)| name.contains(".damaged-")).collect();
         if let Some(bytes) = damaged.0.get(DB) {
             let (name, _) = aside.iter().find(|(_, kept)| **kept == bytes).expect("the old file is kept as it was");
@@ -92,7 +92,7 @@ impl History {
     }
 
     /// The damages, with a whole copy and without one.
-    fn survives_with_and_without_copy(&self, what: &str, damaged: &Disk) -> bool {
+    fn survives_with_and_without_copy(&self, what: &str, damaged: &DiskImage) -> bool {
         let mut torn = self.disk.file(COPY).to_vec();
         torn.truncate(torn.len() / 2);
         let alone = [damaged.with(COPY, torn), damaged.without(COPY)];
@@ -186,7 +186,7 @@ fn a_sound_file_that_says_something_else_is_not_believed() {
     for (what, sql) in changes {
         let dir = history.disk.lay_out();
         connect(&dir.path().join(DB)).unwrap().execute_batch(sql).unwrap();
-        assert!(history.survives(what, &Disk::of(dir.path())), "{what}");
+        assert!(history.survives(what, &DiskImage::of(dir.path())), "{what}");
     }
 }
 
@@ -195,7 +195,7 @@ fn a_sound_file_that_says_something_else_is_not_believed() {
 fn a_refusal_that_the_copy_missed_holds_by_the_record() {
     let history = history();
     let dir = history.disk.lay_out();
-    let refused = Note::Refused { client: member(1, Verdict::Approved).client, time_over: false };
+    let refused = AuditEvent::Refused { client: member(1, Verdict::Approved).client, time_over: false };
     Audit::open(dir.path()).unwrap().write(now_ms(), &[refused]).unwrap();
     std::fs::write(dir.path().join(DB), noise(5, 3 * PAGE)).unwrap();
     let after = roster(&open(dir.path()).load().unwrap());
@@ -210,9 +210,9 @@ fn a_refusal_that_the_copy_missed_holds_by_the_record() {
 fn links_that_can_be_read_go_on_and_those_of_the_refused_do_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
-    let members = [member(1, Verdict::Approved), member(2, Verdict::Refused)].map(Change::MemberPut);
+    let members = [member(1, Verdict::Approved), member(2, Verdict::Refused)].map(StoreWrite::MemberPut);
     store.apply(&members).unwrap();
-    store.apply(&[Change::LinkPut(link(1)), Change::LinkPut(link(2))]).unwrap();
+    store.apply(&[StoreWrite::LinkPut(link(1)), StoreWrite::LinkPut(link(2))]).unwrap();
     store.connection.execute_batch("DROP TABLE files").unwrap();
     drop(store);
     let mut store = open(dir.path());
@@ -229,7 +229,7 @@ fn a_torn_copy_beside_a_sound_database_is_written_anew() {
         let mut store = open(dir.path());
         assert_eq!((store.load().unwrap(), store.problems().all()), (history.saved.clone(), Vec::new()));
         assert!(
-            matches!(copy::read(&dir.path().join(DB)), Found::Whole(copy) if copy.members == roster(&history.saved))
+            matches!(copy::read(&dir.path().join(DB)), BackupFound::Whole(copy) if copy.members == roster(&history.saved))
         );
     }
 }
@@ -241,12 +241,12 @@ fn a_copy_that_cannot_be_written_holds_no_decision_up() {
     let copy = dir.path().join(COPY);
     std::fs::remove_file(&copy).unwrap();
     std::fs::create_dir(&copy).unwrap();
-    store.apply(&[Change::MemberPut(member(1, Verdict::Refused))]).unwrap();
+    store.apply(&[StoreWrite::MemberPut(member(1, Verdict::Refused))]).unwrap();
     assert_eq!(store.problems().all()[0].code, problems::ROSTER_COPY);
     std::fs::remove_dir(&copy).unwrap();
-    store.apply(&[Change::Revision(1)]).unwrap();
+    store.apply(&[StoreWrite::Revision(1)]).unwrap();
     assert!(store.problems().all().is_empty());
-    assert!(matches!(copy::read(&dir.path().join(DB)), Found::Whole(copy) if copy.members.len() == 1));
+    assert!(matches!(copy::read(&dir.path().join(DB)), BackupFound::Whole(copy) if copy.members.len() == 1));
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_damaged_database_stays_in_its_place_until_the_copy_is_good() {
     std::fs::create_dir(dir.path().join(COPY)).unwrap();
     assert!(matches!(Store::open(&dir.path().join(DB)), Err(StoreError::Copy(_))));
     std::fs::remove_dir(dir.path().join(COPY)).unwrap();
-    assert_eq!(Disk::of(dir.path()).file(DB), noise(3, 3 * PAGE));
+    assert_eq!(DiskImage::of(dir.path()).file(DB), noise(3, 3 * PAGE));
 }
 
 /// The copy is good before anything is moved, so each step can be the last.
@@ -268,12 +268,12 @@ fn a_power_cut_while_it_is_made_anew_costs_no_decision() {
     let dir = damaged.lay_out();
     let rescued = rescue::rescue(&dir.path().join(DB), copy::read(&dir.path().join(DB)));
     Copy::of(&dir.path().join(DB), rescued.roster.clone()).write().unwrap();
-    let copied = Disk::of(dir.path());
+    let copied = DiskImage::of(dir.path());
     let moved = copied.without(DB);
     // Each step of the new file's first transaction, from nothing to a log that is nearly whole.
     let fresh = moved.without(WAL).lay_out();
     drop(open(fresh.path()));
-    let fresh = Disk::of(fresh.path());
+    let fresh = DiskImage::of(fresh.path());
     let mut steps = vec![copied.clone(), copied.without(WAL), moved.clone(), moved.without(WAL)];
     steps.push(moved.without(WAL).with(DB, Vec::new()));
     let wal = fresh.file(WAL);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lanyard_hub::authority::{LinkRecord, Linked, Member, Saved, Verdict};
+use lanyard_hub::authority::{LinkRecord, LinkTarget, Member, SavedState, Verdict};
 use lanyard_protocol::{
     Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkBinding, LinkHash, PublicKey,
     identity,
@@ -29,15 +29,15 @@ pub fn member(n: u8, verdict: Verdict) -> Member {
 }
 
 /// The decided ones, by id.
-pub fn roster(saved: &Saved) -> BTreeMap<DeviceId, Member> {
+pub fn roster(saved: &SavedState) -> BTreeMap<DeviceId, Member> {
     saved.members.iter().map(|member| (member.client.public_id, member.clone())).collect()
 }
 
 /// The files of a data directory as they lie there, to be laid out again and again.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Disk(pub BTreeMap<String, Vec<u8>>);
+pub struct DiskImage(pub BTreeMap<String, Vec<u8>>);
 
-impl Disk {
+impl DiskImage {
     /// As after a kill: what SQLite keeps in shared memory is not on a disk.
     pub fn of(dir: &Path) -> Self {
         let mut files = BTreeMap::new();
@@ -105,7 +105,7 @@ pub fn link(maker: u8) -> LinkRecord {
         binding: LinkBinding([maker + 100; 32]),
         maker: id(maker),
         name: "a.txt".into(),
-        linked: Linked::Files(vec![file]),
+        linked: LinkTarget::Files(vec![file]),
         made_ms: 8,
         used_ms: 9,
         ends_ms: None,

@@ -1,6 +1,6 @@
 //! Promise: after a power cut at any moment of a decision, all of it is there or nothing of it, and nothing was damaged.
 
-use lanyard_hub::authority::Saved;
+use lanyard_hub::authority::SavedState;
 
 use super::fixture::*;
 use super::*;
@@ -8,34 +8,34 @@ use super::*;
 const FRAME: usize = 4_096 + 24;
 
 /// The disk and what it says before each decision and after the last: approve, refuse with all that one had, forget.
-fn decisions() -> Vec<(Disk, Saved)> {
+fn decisions() -> Vec<(DiskImage, SavedState)> {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
-    let approved = |n, revision| Change::MemberPut(Member { revision, ..member(n, Verdict::Approved) });
-    let refused = Change::MemberPut(Member { revision: 4, until_ms: None, ..member(1, Verdict::Refused) });
-    store.apply(&[Change::Revision(1), approved(2, 1)]).unwrap();
+    let approved = |n, revision| StoreWrite::MemberPut(Member { revision, ..member(n, Verdict::Approved) });
+    let refused = StoreWrite::MemberPut(Member { revision: 4, until_ms: None, ..member(1, Verdict::Refused) });
+    store.apply(&[StoreWrite::Revision(1), approved(2, 1)]).unwrap();
     let steps = [
-        vec![Change::Revision(2), approved(1, 2)],
-        vec![Change::Revision(3), Change::FilesPut { files: files(1, 90), revision: 3 }, Change::LinkPut(link(1))],
-        vec![Change::Revision(4), refused, Change::BelongingsGone(id(1))],
-        vec![Change::MemberGone(id(1))],
-        vec![Change::Revision(5), approved(1, 5)],
+        vec![StoreWrite::Revision(2), approved(1, 2)],
+        vec![StoreWrite::Revision(3), StoreWrite::FilesPut { files: files(1, 90), revision: 3 }, StoreWrite::LinkPut(link(1))],
+        vec![StoreWrite::Revision(4), refused, StoreWrite::BelongingsGone(id(1))],
+        vec![StoreWrite::MemberGone(id(1))],
+        vec![StoreWrite::Revision(5), approved(1, 5)],
     ];
-    let mut states = vec![(Disk::of(dir.path()), store.load().unwrap())];
+    let mut states = vec![(DiskImage::of(dir.path()), store.load().unwrap())];
     for step in steps {
         store.apply(&step).unwrap();
-        states.push((Disk::of(dir.path()), store.load().unwrap()));
+        states.push((DiskImage::of(dir.path()), store.load().unwrap()));
     }
     states
 }
 
 /// Opens it as after a power cut: nothing is damaged then, so nothing is told.
-fn after_cut(what: &str, disk: &Disk) -> Saved {
+fn after_cut(what: &str, disk: &DiskImage) -> SavedState {
     let dir = disk.lay_out();
     let mut store = open(dir.path());
     assert_eq!(store.problems().all(), [], "{what}");
     let saved = store.load().unwrap();
-    let Found::Whole(copy) = copy::read(&dir.path().join(DB)) else { panic!("{what}: the copy is whole") };
+    let BackupFound::Whole(copy) = copy::read(&dir.path().join(DB)) else { panic!("{what}: the copy is whole") };
     assert_eq!(copy.members, roster(&saved), "{what}: the copy follows");
     saved
 }

@@ -12,10 +12,10 @@ use lanyard_hub::authority::{LinkRecord, Member, Verdict};
 use lanyard_protocol::{Client, DeviceKind, PublicKey};
 use time::OffsetDateTime;
 
-use super::copy::{Found, Roster};
+use super::copy::{BackupFound, RosterBackup};
 use super::{connect, link_of};
-use crate::audit::{self, Refusal};
-use crate::problems::{self, Problem};
+use crate::audit::{self, StandingRefusal};
+use crate::problems::{self, ActiveProblem};
 
 /// What SQLite keeps beside a database.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -26,13 +26,13 @@ const NO_KEY: PublicKey = PublicKey([0; 32]);
 
 /// What lies there before anything opens it: SQLite clears a log away that has no database.
 #[derive(Debug)]
-pub struct Files {
+pub struct RescuedFiles {
     path: PathBuf,
     bytes: Option<u64>,
     pub has_wal: bool,
 }
 
-impl Files {
+impl RescuedFiles {
     pub fn at(path: &Path) -> Self {
         let bytes = |path: &Path| fs::metadata(path).ok().map(|about| about.len());
         let has_wal = bytes(&beside(path, "-wal")).is_some_and(|bytes| bytes >= WAL_HEAD);
@@ -40,33 +40,33 @@ impl Files {
     }
 
     /// Why this cannot be a first start, if there is nothing.
-    pub fn loss_before_opening(&self, copy: &Found) -> Option<String> {
+    pub fn loss_before_opening(&self, copy: &BackupFound) -> Option<String> {
         match self.bytes {
-            None if self.has_wal || *copy != Found::Nothing => Some("it is gone".into()),
+            None if self.has_wal || *copy != BackupFound::Nothing => Some("it is gone".into()),
             Some(0) if self.has_wal || !self.is_first_start(copy) => Some("it is empty".into()),
             _ => None,
         }
     }
 
     /// Whether a database that is there and holds nothing is just being made: nothing was decided yet.
-    pub fn is_first_start(&self, copy: &Found) -> bool {
-        *copy == Found::Nothing && recorded(&self.path).is_empty()
+    pub fn is_first_start(&self, copy: &BackupFound) -> bool {
+        *copy == BackupFound::Nothing && recorded(&self.path).is_empty()
     }
 }
 
 /// What is left.
 #[derive(Debug)]
 pub struct Rescued {
-    pub roster: Roster,
+    pub roster: RosterBackup,
     pub links: Vec<LinkRecord>,
     had_copy: bool,
 }
 
 /// Takes the decisions from the copy and the record, and the links from the database at `path`, as far as it can be read.
-pub fn rescue(path: &Path, copy: Found) -> Rescued {
+pub fn rescue(path: &Path, copy: BackupFound) -> Rescued {
     let (had_copy, copy) = match copy {
-        Found::Whole(roster) => (true, roster),
-        Found::Torn | Found::Nothing => (false, Roster::default()),
+        BackupFound::Whole(roster) => (true, roster),
+        BackupFound::Torn | BackupFound::Nothing => (false, RosterBackup::default()),
     };
     let roster = decided(copy, recorded(path), now_ms());
     let is_in = |link: &LinkRecord| roster.members.get(&link.maker).is_some_and(|m| m.verdict == Verdict::Approved);
@@ -76,7 +76,7 @@ pub fn rescue(path: &Path, copy: Found) -> Rescued {
 
 impl Rescued {
     /// What the person at the host is told.
-    pub fn problem(&self, why: &str, aside: Option<&Path>) -> Problem {
+    pub fn problem(&self, why: &str, aside: Option<&Path>) -> ActiveProblem {
         let count = |verdict| self.roster.members.values().filter(|member| member.verdict == verdict).count();
         let (approved, refused) = (count(Verdict::Approved), count(Verdict::Refused));
         let what = format!(
@@ -91,7 +91,7 @@ impl Rescued {
         );
         let missing =
             if self.had_copy { "" } else { " Its second copy was not there: who is missing has to knock again." };
-        Problem { code: problems::DATABASE_REBUILT, what, advice: lies + missing, since_ms: now_ms() }
+        ActiveProblem { code: problems::DATABASE_REBUILT, what, advice: lies + missing, since_ms: now_ms() }
     }
 }
 
@@ -136,7 +136,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn recorded(database: &Path) -> Vec<Refusal> {
+fn recorded(database: &Path) -> Vec<StandingRefusal> {
     audit::refusals(database.parent().unwrap_or(Path::new("."))).unwrap_or_else(|error| {
         tracing::warn!(%error, "the record of decisions cannot be read");
         Vec::new()
@@ -169,10 +169,10 @@ fn readable_links(path: &Path) -> Vec<LinkRecord> {
 }
 
 /// Returns the roster that the new database begins with. Its history begins anew with its epoch, so revisions may, too.
-fn decided(copy: Roster, recorded: Vec<Refusal>, now_ms: u64) -> Roster {
+fn decided(copy: RosterBackup, recorded: Vec<StandingRefusal>, now_ms: u64) -> RosterBackup {
     let mut members = copy.members;
     refuse_recorded(&mut members, recorded);
-    Roster {
+    RosterBackup {
         decisions: copy.decisions + 1,
         revision: copy.revision,
         // Terms count connections; seconds are higher than any count, if the copy is torn.
@@ -182,8 +182,8 @@ fn decided(copy: Roster, recorded: Vec<Refusal>, now_ms: u64) -> Roster {
 }
 
 /// Refuses whom the record refuses, unless the copy knows a later approval.
-fn refuse_recorded(members: &mut BTreeMap<lanyard_protocol::DeviceId, Member>, recorded: Vec<Refusal>) {
-    for Refusal { public_id, name, at_ms } in recorded {
+fn refuse_recorded(members: &mut BTreeMap<lanyard_protocol::DeviceId, Member>, recorded: Vec<StandingRefusal>) {
+    for StandingRefusal { public_id, name, at_ms } in recorded {
         match members.get_mut(&public_id) {
             Some(member) if member.verdict == Verdict::Approved && member.since_ms <= at_ms => {
                 (member.verdict, member.since_ms, member.until_ms) = (Verdict::Refused, at_ms, None);
@@ -207,18 +207,18 @@ mod tests {
     use super::*;
     use crate::store::fixture::{id, member};
 
-    fn verdict(roster: &Roster, n: u8) -> Option<Verdict> {
+    fn verdict(roster: &RosterBackup, n: u8) -> Option<Verdict> {
         roster.members.get(&id(n)).map(|member| member.verdict)
     }
 
-    fn refusal(n: u8, at_ms: u64) -> Refusal {
-        Refusal { public_id: id(n), name: "Ana".into(), at_ms }
+    fn refusal(n: u8, at_ms: u64) -> StandingRefusal {
+        StandingRefusal { public_id: id(n), name: "Ana".into(), at_ms }
     }
 
-    fn copy() -> Roster {
+    fn copy() -> RosterBackup {
         let members = [member(1, Verdict::Approved), member(2, Verdict::Refused), member(3, Verdict::Approved)];
         let members = members.into_iter().map(|member| (member.client.public_id, member)).collect();
-        Roster { decisions: 9, revision: 5, term: 3, members }
+        RosterBackup { decisions: 9, revision: 5, term: 3, members }
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
         let roster = decided(copy(), Vec::new(), 8_000);
         assert_eq!(roster.members, copy().members);
         assert_eq!((roster.decisions, roster.revision, roster.term), (10, 5, 8));
-        assert_eq!(decided(Roster { term: 30, ..copy() }, Vec::new(), 8_000).term, 30);
+        assert_eq!(decided(RosterBackup { term: 30, ..copy() }, Vec::new(), 8_000).term, 30);
     }
 
     /// The copy could not be written when the host refused: the record has it.
@@ -243,7 +243,7 @@ mod tests {
     /// Whoever was let in knocks again; who was refused stays refused.
     #[test]
     fn without_a_copy_the_refusals_of_the_record_hold() {
-        let roster = decided(Roster::default(), vec![refusal(1, 5)], 8_000);
+        let roster = decided(RosterBackup::default(), vec![refusal(1, 5)], 8_000);
         assert_eq!((verdict(&roster, 1), roster.members.len()), (Some(Verdict::Refused), 1));
         assert_eq!((roster.decisions, roster.revision, roster.term), (1, 0, 8));
     }

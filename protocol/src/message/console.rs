@@ -29,7 +29,7 @@ wire! {
     }
 
     /// One knock as the host sees it.
-    pub struct Knock {
+    pub struct JoinRequestInfo {
         /// Identifies the knock; each one gets a new id.
         pub request_id: RequestId,
         /// The device that asks.
@@ -73,9 +73,9 @@ wire! {
     }
 
     /// All knocks whose devices show their digits, oldest first, whenever one changes.
-    pub struct Knocks {
+    pub struct JoinRequestList {
         /// At most 64.
-        pub knocks: Vec<Knock>,
+        pub knocks: Vec<JoinRequestInfo>,
         /// How many wait until they may be asked about.
         pub waiting: u32,
         /// For how long more of them are asked about than usual.
@@ -99,13 +99,13 @@ wire! {
     }
 
     /// All who were turned away, whenever that changes.
-    pub struct Refused {
+    pub struct RefusedList {
         /// In the order of their refusals.
         pub clients: Vec<RefusedClient>,
     }
 
     /// Tells the page whether the master reaches its relay.
-    pub struct RelayState {
+    pub struct RelayPresence {
         /// True while it does.
         pub ready: bool,
     }
@@ -238,11 +238,11 @@ pub enum MasterToConsole {
     /// Answers the registration.
     ConsoleRegisterAck(ConsoleRegisterAck),
     /// All knocks that wait for the person, after each change.
-    Knocks(Knocks),
+    Knocks(JoinRequestList),
     /// All refused devices, after each change.
-    Refused(Refused),
+    Refused(RefusedList),
     /// The relay was reached or lost.
-    RelayState(RelayState),
+    RelayState(RelayPresence),
     /// The admission policy, after each change.
     Door(DoorState),
     /// Everything that is wrong, after each change.

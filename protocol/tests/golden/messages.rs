@@ -60,21 +60,21 @@ fn sample(direction: &str, opcode: &str) -> Value {
 }
 
 /// One direction: reads a text into a message and writes that again.
-struct Direction {
+struct MessageDirection {
     name: &'static str,
     on_master_socket: bool,
     opcodes: BTreeSet<String>,
     again: fn(&str) -> Result<String, DecodeError>,
 }
 
-fn directions() -> Vec<Direction> {
-    fn socket<M: Serialize + DeserializeOwned + Debug>(name: &'static str) -> Direction {
+fn directions() -> Vec<MessageDirection> {
+    fn socket<M: Serialize + DeserializeOwned + Debug>(name: &'static str) -> MessageDirection {
         let again = |text: &str| decode::<M>(text).map(|frame| encode(&frame.message, frame.reference.as_ref()));
-        Direction { name, on_master_socket: false, opcodes: opcodes::<M>(), again }
+        MessageDirection { name, on_master_socket: false, opcodes: opcodes::<M>(), again }
     }
-    fn master<M: Serialize + DeserializeOwned + Debug>(name: &'static str) -> Direction {
+    fn master<M: Serialize + DeserializeOwned + Debug>(name: &'static str) -> MessageDirection {
         let again = |text: &str| decode_master::<M>(text).map(|frame| encode_master(&frame));
-        Direction { name, on_master_socket: true, opcodes: opcodes::<M>(), again }
+        MessageDirection { name, on_master_socket: true, opcodes: opcodes::<M>(), again }
     }
     vec![
         socket::<DeviceToRelay>("device-to-relay"),
@@ -537,7 +537,7 @@ fn defaults_stand_for_what_is_left_out() {
     let frame =
         json!({"opcode": "REQUEST_CHUNK", "data": {"transfer_id": transfer_id, "public_id": owner, "pieces": []}});
     let DeviceToRelay::RequestChunk(request) = decode(&frame.to_string()).unwrap().message else { panic!() };
-    assert_eq!((request.what, request.have), (chunk::What::Bytes, None));
+    assert_eq!((request.what, request.have), (chunk::BodyKind::Bytes, None));
 
     let frame = json!({"opcode": "REMOVE_FILE", "data": {"file_ids": [transfer_id]}});
     let DeviceToRelay::RemoveFile(remove) = decode(&frame.to_string()).unwrap().message else { panic!() };
@@ -567,9 +567,9 @@ fn secrets_do_not_show_in_debug_output() {
 }
 
 /// xorshift64*: enough for fuzzing, and the same everywhere.
-struct Random(u64);
+struct XorShift(u64);
 
-impl Random {
+impl XorShift {
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -599,14 +599,14 @@ fn survive(text: &str) -> bool {
     read
 }
 
-fn directions_once() -> &'static [Direction] {
-    static ONCE: std::sync::OnceLock<Vec<Direction>> = std::sync::OnceLock::new();
+fn directions_once() -> &'static [MessageDirection] {
+    static ONCE: std::sync::OnceLock<Vec<MessageDirection>> = std::sync::OnceLock::new();
     ONCE.get_or_init(directions)
 }
 
 #[test]
 fn random_bytes_never_panic() {
-    let mut random = Random(0x1a2b_3c4d_5e6f_7788);
+    let mut random = XorShift(0x1a2b_3c4d_5e6f_7788);
     let alphabet: Vec<char> = "{}[]\",:\\u0d8etrufalsn-+.1 9e\n\u{0}é💡opcdPINGref".chars().collect();
     for _ in 0..20_000 {
         let length = random.below(120);
@@ -620,7 +620,7 @@ fn random_bytes_never_panic() {
 #[test]
 fn mutated_samples_never_panic() {
     let texts: Vec<String> = samples().into_values().map(|text| json(&text).to_string()).collect();
-    let mut random = Random(0x0dd0_c0de_0dd0_c0de);
+    let mut random = XorShift(0x0dd0_c0de_0dd0_c0de);
     let full = std::env::var_os("LANYARD_FULL").is_some_and(|value| value == "1");
     let rounds = if full { 40_000 } else { 8_000 };
     let mut read = 0;
@@ -636,7 +636,7 @@ fn mutated_samples_never_panic() {
     assert!(read > rounds / 50 && read < rounds, "{read} of {rounds} mutants were messages");
 }
 
-fn mutate_text(text: &str, random: &mut Random) -> String {
+fn mutate_text(text: &str, random: &mut XorShift) -> String {
     let mut bytes = text.as_bytes().to_vec();
     let at = random.below(bytes.len());
     match random.below(5) {
@@ -656,7 +656,7 @@ fn mutate_text(text: &str, random: &mut Random) -> String {
 }
 
 /// Puts a hostile value, or a part of another message, in the place of some value.
-fn mutate_value(text: &str, others: &[String], random: &mut Random) -> String {
+fn mutate_value(text: &str, others: &[String], random: &mut XorShift) -> String {
     let Ok(mut value) = serde_json::from_str::<Value>(text) else { return text.to_owned() };
     let mut places = vec![];
     value_paths(&value, String::new(), &mut places);

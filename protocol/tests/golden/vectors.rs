@@ -5,12 +5,12 @@
 
 use std::str::FromStr;
 
-use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::identity::{Keypair, Transcript, fingerprint, public_id, verify};
 use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::master_proof::{MasterTranscript, host_proof, metrics_token, same_mac};
-use lanyard_protocol::range::{Wanted, wanted};
-use lanyard_protocol::session_key::{Authorization, EphemeralSecret, Proved};
+use lanyard_protocol::range::{RangeRequest, wanted};
+use lanyard_protocol::session_key::{Authorization, EphemeralSecret, ProvedRequest};
 use lanyard_protocol::*;
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ fn content(size: u64) -> Vec<u8> {
     (0..size).map(|i| (i * 31 + i / 251) as u8).collect()
 }
 
-fn values_of(groups: Groups, bytes: &[u8]) -> Vec<GroupValue> {
+fn hashes_of(groups: Groups, bytes: &[u8]) -> Vec<GroupHash> {
     (0..groups.count())
         .map(|index| {
             let start = groups.offset(index) as usize;
@@ -122,7 +122,7 @@ fn both_sides_agree_on_a_session_key_and_prove_requests_with_it() {
         assert_eq!(*key.bytes(), seed(&case, "session_key"));
         assert_eq!(*device.agree(&relay_key, device_text).unwrap().bytes(), seed(&case, "session_key"));
         for request in case["requests"].as_array().unwrap() {
-            let proved = Proved { method: text(request, "method"), target: text(request, "target") };
+            let proved = ProvedRequest { method: text(request, "method"), target: text(request, "target") };
             assert_eq!(key.mac(&proved, number(request, "counter")), id(request, "mac"));
             let authorization: Authorization = text(request, "authorization").parse().unwrap();
             assert_eq!(authorization.to_string(), text(request, "authorization"));
@@ -259,7 +259,7 @@ fn group_values_merge_to_the_root() {
         assert_eq!(hex::encode(&bytes[bytes.len() - ends..]), text(&case, "last_bytes"), "size {size}");
 
         let groups = Groups::new(size, number(&case, "group_log") as u8);
-        let values = values_of(groups, &bytes);
+        let values = hashes_of(groups, &bytes);
         let expected: Vec<&str> = case["values"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
         assert_eq!(values.iter().map(|v| hex::encode(v.0)).collect::<Vec<_>>(), expected, "size {size}");
         assert_eq!(groups.root(&values), Some(id(&case, "root")), "size {size}");
@@ -275,8 +275,8 @@ fn group_values_merge_to_the_root() {
     }
 }
 
-/// Group values of bytes that arrive in pieces of `step` bytes.
-fn in_pieces(groups: Groups, bytes: &[u8], step: usize) -> Vec<GroupValue> {
+/// Group hashes of bytes that arrive in pieces of `step` bytes.
+fn in_pieces(groups: Groups, bytes: &[u8], step: usize) -> Vec<GroupHash> {
     (0..groups.count())
         .map(|index| {
             let start = groups.offset(index) as usize;
@@ -307,9 +307,9 @@ fn one_flipped_bit_shows_in_its_group_and_in_the_root() {
     assert_eq!(text(case, "flipped"), "bit 0 of byte 1048576");
     let groups = Groups::of(number(case, "size"));
     let mut bytes = content(groups.size);
-    let right = values_of(groups, &bytes);
+    let right = hashes_of(groups, &bytes);
     bytes[1_048_576] ^= 1;
-    let wrong = values_of(groups, &bytes);
+    let wrong = hashes_of(groups, &bytes);
     let group = number(case, "group") as usize;
     assert_eq!(groups.at(1_048_576) as usize, group);
     assert_eq!(hex::encode(wrong[group].0), text(case, "value"));
@@ -323,9 +323,9 @@ fn ranges_are_read_as_browsers_and_curl_mean_them() {
     for case in cases("link_ranges") {
         let size = number(&case, "size");
         let (status, content_range, part) = match wanted(case["range"].as_str(), size) {
-            Wanted::Whole => (200, None, (size > 0).then(|| (0, size - 1))),
-            Wanted::Part { first, last } => (206, Some(format!("bytes {first}-{last}/{size}")), Some((first, last))),
-            Wanted::Unsatisfiable => (416, Some(format!("bytes */{size}")), None),
+            RangeRequest::Whole => (200, None, (size > 0).then(|| (0, size - 1))),
+            RangeRequest::Part { first, last } => (206, Some(format!("bytes {first}-{last}/{size}")), Some((first, last))),
+            RangeRequest::Unsatisfiable => (416, Some(format!("bytes */{size}")), None),
         };
         assert_eq!(status, number(&case, "status"), "{case}");
         assert_eq!(content_range.as_deref(), case["content_range"].as_str(), "{case}");

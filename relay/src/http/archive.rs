@@ -17,22 +17,22 @@ use lanyard_protocol::message::{LinkArchive, LinkMember, LinkPage, TransferState
 use lanyard_protocol::{DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHash};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::download::{Cut, Report, common_headers, first_news, next_bytes, stream_body};
+use super::download::{Cut, ProgressReport, common_headers, first_news, next_bytes, stream_body};
 use super::frames::{Frames, NextFrame};
 use super::links;
-use super::pull::{Outlet, Pulled, Puller, Stretch};
+use super::pull::{Outlet, FetchedBytes, RangeFetcher, FileRange};
 use super::zip;
-use crate::edge::{CallAnswer, Edge};
+use crate::edge::{CallAnswer, RelayState};
 use crate::error::ApiError;
 
 /// Pieces in which the directory goes out.
 const DIRECTORY_PIECE: usize = 16 * 1024;
 
-type Page = Result<Vec<LinkMember>, FailureCode>;
+type MemberPage = Result<Vec<LinkMember>, FailureCode>;
 
 /// The members of an archive in order, page by page: one that is read and one ahead of it.
 struct Members {
-    edge: Arc<Edge>,
+    edge: Arc<RelayState>,
     reader: LinkReader,
     hash: LinkHash,
     layout: LayoutId,
@@ -42,11 +42,11 @@ struct Members {
     next: u32,
     here: VecDeque<LinkMember>,
     ahead: Option<Vec<LinkMember>>,
-    asking: Option<AbortOnDropHandle<Page>>,
+    asking: Option<AbortOnDropHandle<MemberPage>>,
 }
 
 impl Members {
-    fn new(edge: &Arc<Edge>, reader: LinkReader, hash: LinkHash, archive: &LinkArchive, bare: bool) -> Self {
+    fn new(edge: &Arc<RelayState>, reader: LinkReader, hash: LinkHash, archive: &LinkArchive, bare: bool) -> Self {
         Self {
             edge: edge.clone(),
             reader,
@@ -70,7 +70,7 @@ impl Members {
         let edge = self.edge.clone();
         let reader = self.reader;
         let asked = tokio::spawn(async move {
-            match links::ask(&edge, |call| Input::LinkPageWanted { call, reader, page }).await {
+            match links::call(&edge, |call| Input::LinkPageWanted { call, reader, page }).await {
                 Some(CallAnswer::Members(page)) => page,
                 _ => Err(FailureCode::ServerNotReady),
             }
@@ -127,24 +127,24 @@ impl Members {
     }
 }
 
-fn stretches(page: &[LinkMember]) -> Vec<Stretch> {
+fn stretches(page: &[LinkMember]) -> Vec<FileRange> {
     let files = page.iter().filter_map(|member| member.file.as_ref());
-    files.map(|entry| Stretch::new(entry, 0..entry.size)).collect()
+    files.map(|entry| FileRange::new(entry, 0..entry.size)).collect()
 }
 
 /// An archive on its way out.
-struct Sending {
+struct ArchiveSender {
     archive: LinkArchive,
     members: Members,
-    puller: Puller,
+    puller: RangeFetcher,
     extent: Extent,
     crcs: Vec<u32>,
-    report: Report,
+    report: ProgressReport,
     out: Outlet,
 }
 
 pub async fn serve(
-    edge: Arc<Edge>,
+    edge: Arc<RelayState>,
     hash: LinkHash,
     archive: &LinkArchive,
     frames: Frames,
@@ -160,8 +160,8 @@ pub async fn serve(
     Ok(response)
 }
 
-async fn stream(edge: Arc<Edge>, hash: LinkHash, archive: &LinkArchive, mut frames: Frames) -> Result<Body, ApiError> {
-    let mut puller = Puller::new(edge.clone(), hash, Vec::new());
+async fn stream(edge: Arc<RelayState>, hash: LinkHash, archive: &LinkArchive, mut frames: Frames) -> Result<Body, ApiError> {
+    let mut puller = RangeFetcher::new(edge.clone(), hash, Vec::new());
     let mut members = Members::new(&edge, puller.reader(), hash, archive, false);
     let longest = Duration::from_millis(LINK_LOOKUP_WAIT_MS);
     let page = tokio::time::timeout(longest, members.turn()).await.map_err(|_| FailureCode::ServerNotReady)??;
@@ -172,17 +172,17 @@ async fn stream(edge: Arc<Edge>, hash: LinkHash, archive: &LinkArchive, mut fram
     let first = if begins_with_bytes { first_news(&mut puller, &mut frames.next().await).await? } else { None };
     let nobody = FileRef { public_id: DeviceId(Default::default()), file_id: FileId(Default::default()) };
     let file = members.here.iter().find_map(|member| Some(member.file.as_ref()?.file_ref())).unwrap_or(nobody);
-    let report = Report::new(edge, hash, file, archive.length, 0);
+    let report = ProgressReport::new(edge, hash, file, archive.length, 0);
     let archive = archive.clone();
     Ok(stream_body(&hash, frames, move |out| async move {
         let extent = Extent::default();
         let crcs = Vec::new();
-        Sending { archive, members, puller, extent, crcs, report, out }.run(first).await;
+        ArchiveSender { archive, members, puller, extent, crcs, report, out }.run(first).await;
     }))
 }
 
-impl Sending {
-    async fn run(mut self, first: Option<Pulled>) {
+impl ArchiveSender {
+    async fn run(mut self, first: Option<FetchedBytes>) {
         let sent = match self.send_members(first).await {
             Ok(()) => self.send_directory().await,
             Err(cut) => Err(cut),
@@ -198,7 +198,7 @@ impl Sending {
         }
     }
 
-    async fn send_members(&mut self, mut first: Option<Pulled>) -> Result<(), Cut> {
+    async fn send_members(&mut self, mut first: Option<FetchedBytes>) -> Result<(), Cut> {
         while let Some(member) = self.next_member().await? {
             let offset = self.extent.add(&zip::shape(&member));
             self.write(zip::local_header(&member, offset)).await?;
@@ -226,7 +226,7 @@ impl Sending {
     }
 
     /// The member's bytes, in order; gives their checksum.
-    async fn send_bytes(&mut self, member: &LinkMember, first: &mut Option<Pulled>) -> Result<u32, Cut> {
+    async fn send_bytes(&mut self, member: &LinkMember, first: &mut Option<FetchedBytes>) -> Result<u32, Cut> {
         let Some(entry) = &member.file else { return Err(Cut::Failed(FailureCode::FileGone)) };
         self.report.file = entry.file_ref();
         let mut crc = crc32fast::Hasher::new();

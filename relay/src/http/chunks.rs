@@ -19,12 +19,12 @@ use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS};
 use lanyard_protocol::{FailureCode, Ticket};
 use tokio::sync::watch;
 
-use crate::connections::{ConnectionPermit, Standing};
-use crate::edge::{Caller, Edge, SessionHandle};
+use crate::connections::{ConnectionPermit, KnownReason};
+use crate::edge::{Caller, RelayState, SessionHandle};
 use crate::error::ApiError;
 use crate::http::frames::{Frames, NextFrame};
-use crate::slot::{Filler, Mark, Meter, Read, Refused, Slot};
-use crate::tickets::Errand;
+use crate::slot::{SlotFiller, ReadMark, ReaderMeter, SlotRead, SlotError, SlotBuffer};
+use crate::tickets::TicketKind;
 
 /// A pause in a body after which what is here is published.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
@@ -32,21 +32,21 @@ const SHORT_PAUSE: Duration = Duration::from_millis(1);
 const TURNS: usize = 3;
 
 /// The session that a body belongs to: a ticket that it uses gives it one message more.
-fn earner(edge: &Edge, session: SessionId) -> Result<Arc<SessionHandle>, FailureCode> {
+fn earner(edge: &RelayState, session: SessionId) -> Result<Arc<SessionHandle>, FailureCode> {
     let handle = edge.sessions.get(&session).map(|handle| handle.clone()).ok_or(FailureCode::Unauthenticated)?;
     handle.earned.fetch_add(1, Ordering::Relaxed);
     Ok(handle)
 }
 
 /// Redeems a ticket by the head of its request.
-fn redeem(edge: &Edge, caller: Caller, ticket: &str, is_put: bool) -> Result<(Arc<Slot>, Errand), FailureCode> {
+fn redeem(edge: &RelayState, caller: Caller, ticket: &str, is_put: bool) -> Result<(Arc<SlotBuffer>, TicketKind), FailureCode> {
     let ticket: Ticket = ticket.parse().map_err(|_| FailureCode::TicketRefused)?;
     edge.tickets.redeem(&ticket, caller.session, is_put)
 }
 
 /// A holder uploads one run.
 pub async fn put(
-    State(edge): State<Arc<Edge>>,
+    State(edge): State<Arc<RelayState>>,
     caller: Caller,
     Path(ticket): Path<String>,
     headers: HeaderMap,
@@ -55,12 +55,12 @@ pub async fn put(
 ) -> Result<StatusCode, ApiError> {
     let (slot, _) = redeem(&edge, caller, &ticket, true)?;
     let owner = earner(&edge, caller.session)?;
-    permit.iter().for_each(|permit| permit.claim_body(Standing::Device(owner.public_id)));
+    permit.iter().for_each(|permit| permit.claim_body(KnownReason::Device(owner.public_id)));
     if let Err(code) = check_form(&headers, slot.length) {
-        edge.tell(Input::PutFailed { slot: slot.id, code: FailureCode::Busy, culprit: None }).await;
+        edge.send(Input::PutFailed { slot: slot.id, code: FailureCode::Busy, culprit: None }).await;
         return Err(code.into());
     }
-    edge.tell(Input::PutStarted { slot: slot.id }).await;
+    edge.send(Input::PutStarted { slot: slot.id }).await;
     // In a task of its own: if the connection dies the handler is dropped, and the slot must still hear of it.
     let fill = tokio::spawn(fill(edge.clone(), slot, body, owner));
     match fill.await {
@@ -80,8 +80,8 @@ fn check_form(headers: &HeaderMap, length: u64) -> Result<(), FailureCode> {
 }
 
 /// Takes the body to its end, or to the first thing that is wrong with it, and tells the broker which.
-async fn fill(edge: Arc<Edge>, slot: Arc<Slot>, body: Body, owner: Arc<SessionHandle>) -> Result<(), FailureCode> {
-    let mut filler = Filler::new(slot.clone());
+async fn fill(edge: Arc<RelayState>, slot: Arc<SlotBuffer>, body: Body, owner: Arc<SessionHandle>) -> Result<(), FailureCode> {
+    let mut filler = SlotFiller::new(slot.clone());
     let mut changes = slot.changes();
     let received = receive(&edge, &owner, &slot, &mut filler, body, &mut changes).await;
     let last = match received {
@@ -92,29 +92,29 @@ async fn fill(edge: Arc<Edge>, slot: Arc<Slot>, body: Body, owner: Arc<SessionHa
         Ok(last) => {
             // The broker hears it before any reader can be done with it: a slot whose readers have left while it was
             // still filling would be called off.
-            edge.tell(Input::PutFinished { slot: slot.id }).await;
+            edge.send(Input::PutFinished { slot: slot.id }).await;
             last.publish();
             Ok(())
         }
-        Err(Refused { code, culprit }) => {
+        Err(SlotError { code, culprit }) => {
             // Whether wrong bytes are an accident or a changed file is the broker's to say: its word ends the slot.
             if code != FailureCode::BadBytes {
                 slot.fail(code);
             }
-            edge.tell(Input::PutFailed { slot: slot.id, code, culprit }).await;
+            edge.send(Input::PutFailed { slot: slot.id, code, culprit }).await;
             Err(code)
         }
     }
 }
 
 async fn receive(
-    edge: &Edge,
+    edge: &RelayState,
     holder: &SessionHandle,
-    slot: &Slot,
-    filler: &mut Filler,
+    slot: &SlotBuffer,
+    filler: &mut SlotFiller,
     mut body: Body,
     changes: &mut watch::Receiver<u64>,
-) -> Result<(), Refused> {
+) -> Result<(), SlotError> {
     let window = Duration::from_millis(MIN_BODY_WINDOW_MS);
     let enough = MIN_BODY_RATE * MIN_BODY_WINDOW_MS / 1_000;
     let mut deadline = Box::pin(tokio::time::sleep(window));
@@ -127,11 +127,11 @@ async fn receive(
                 filler.flush(edge)?;
                 tokio::select! {
                     frame = body.frame() => frame,
-                    code = ended(slot, changes) => return Err(Refused { code, culprit: None }),
+                    code = ended(slot, changes) => return Err(SlotError { code, culprit: None }),
                     () = &mut deadline => {
                         let received = holder.received.load(Ordering::Relaxed);
                         if received - before < enough {
-                            return Err(Refused { code: FailureCode::TimedOut, culprit: None });
+                            return Err(SlotError { code: FailureCode::TimedOut, culprit: None });
                         }
                         before = received;
                         deadline.as_mut().reset(tokio::time::Instant::now() + window);
@@ -140,14 +140,14 @@ async fn receive(
                 }
             }
         };
-        let Some(Ok(frame)) = frame else { return Err(Refused { code: FailureCode::Busy, culprit: None }) };
+        let Some(Ok(frame)) = frame else { return Err(SlotError { code: FailureCode::Busy, culprit: None }) };
         if let Ok(data) = frame.into_data() {
             holder.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             edge.carried.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             filler.push(edge, &data)?;
         }
         if let Some(code) = slot.failed() {
-            return Err(Refused { code, culprit: None });
+            return Err(SlotError { code, culprit: None });
         }
     }
     Ok(())
@@ -170,7 +170,7 @@ async fn next_soon(body: &mut Body, has_unpublished: bool) -> Option<Option<Resu
 }
 
 /// Waits until the slot fails.
-async fn ended(slot: &Slot, changes: &mut watch::Receiver<u64>) -> FailureCode {
+async fn ended(slot: &SlotBuffer, changes: &mut watch::Receiver<u64>) -> FailureCode {
     loop {
         if let Some(code) = slot.failed() {
             return code;
@@ -183,22 +183,22 @@ async fn ended(slot: &Slot, changes: &mut watch::Receiver<u64>) -> FailureCode {
 
 /// An asker takes its slice.
 pub async fn get(
-    State(edge): State<Arc<Edge>>,
+    State(edge): State<Arc<RelayState>>,
     caller: Caller,
     Path(ticket): Path<String>,
     permit: Option<Extension<Arc<ConnectionPermit>>>,
 ) -> Result<Response, ApiError> {
     let (slot, errand) = redeem(&edge, caller, &ticket, false)?;
     let asker = earner(&edge, caller.session)?;
-    permit.iter().for_each(|permit| permit.claim_body(Standing::Device(asker.public_id)));
-    let Errand::Get { reader, ranges } = errand else { return Err(FailureCode::TicketRefused.into()) };
+    permit.iter().for_each(|permit| permit.claim_body(KnownReason::Device(asker.public_id)));
+    let TicketKind::Get { reader, ranges } = errand else { return Err(FailureCode::TicketRefused.into()) };
     let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let meter = slot.add_reader(reader);
-    edge.tell(Input::ReaderStarted { slot: slot.id, reader }).await;
+    edge.send(Input::ReaderStarted { slot: slot.id, reader }).await;
     let changes = slot.changes();
     let frames = Frames::new(edge.large_frames.clone(), permit.map(|permit| permit.network()));
-    let leaving = Leaving { edge, slot: slot.clone(), reader, meter: meter.clone() };
-    let mut reading = Reading { slot, ranges: ranges.into(), meter, frames, changes, leaving };
+    let leaving = ReaderGuard { edge, slot: slot.clone(), reader, meter: meter.clone() };
+    let mut reading = BodyReader { slot, ranges: ranges.into(), meter, frames, changes, leaving };
     // The head waits for the first readable byte, or for the failure that becomes the status.
     let first = reading.next().await.transpose()?;
     let rest = stream::unfold(reading, |mut reading| async move {
@@ -215,32 +215,32 @@ pub async fn get(
 }
 
 /// Tells the broker when a reader leaves, however it leaves.
-struct Leaving {
-    edge: Arc<Edge>,
-    slot: Arc<Slot>,
+struct ReaderGuard {
+    edge: Arc<RelayState>,
+    slot: Arc<SlotBuffer>,
     reader: ReaderId,
-    meter: Arc<Meter>,
+    meter: Arc<ReaderMeter>,
 }
 
-impl Drop for Leaving {
+impl Drop for ReaderGuard {
     fn drop(&mut self) {
         self.slot.remove_reader(self.reader);
         let delivered = self.meter.delivered.load(Ordering::Relaxed);
-        self.edge.tell_soon(Input::ReaderLeft { slot: self.slot.id, reader: self.reader, delivered });
+        self.edge.send_detached(Input::ReaderLeft { slot: self.slot.id, reader: self.reader, delivered });
     }
 }
 
 /// One GET on its way through its ranges.
-struct Reading {
-    slot: Arc<Slot>,
+struct BodyReader {
+    slot: Arc<SlotBuffer>,
     ranges: std::collections::VecDeque<Range<u64>>,
-    meter: Arc<Meter>,
+    meter: Arc<ReaderMeter>,
     frames: Frames,
     changes: watch::Receiver<u64>,
-    leaving: Leaving,
+    leaving: ReaderGuard,
 }
 
-impl Reading {
+impl BodyReader {
     async fn next(&mut self) -> Option<Result<Bytes, FailureCode>> {
         while self.ranges.front().is_some_and(|range| range.is_empty()) {
             self.ranges.pop_front();
@@ -276,16 +276,16 @@ impl Reading {
         loop {
             let Some(range) = self.ranges.front_mut() else { return Ok(Bytes::new()) };
             let end = range.end.min(range.start + frame.most());
-            match self.slot.read(range.start..end, Mark::Received, &self.meter) {
-                Read::Bytes(bytes) => {
+            match self.slot.read(range.start..end, ReadMark::Received, &self.meter) {
+                SlotRead::Bytes(bytes) => {
                     range.start += bytes.len() as u64;
                     self.meter.starved.store(false, Ordering::Relaxed);
                     self.meter.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     self.leaving.edge.carried.to_devices.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return Ok(self.frames.give(frame, bytes));
                 }
-                Read::Failed(code) => return Err(code),
-                Read::Wait => {
+                SlotRead::Failed(code) => return Err(code),
+                SlotRead::Wait => {
                     frame.waits();
                     self.meter.starved.store(true, Ordering::Relaxed);
                     self.changes.changed().await.map_err(|_| FailureCode::Busy)?;

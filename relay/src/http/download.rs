@@ -12,20 +12,20 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use lanyard_hub::broker::{Input, LinkInfo, LinkProgress, LinkedTo};
+use lanyard_hub::broker::{Input, LinkInfo, LinkProgress, LinkContent};
 use lanyard_protocol::limits::PROGRESS_INTERVAL_MS;
 use lanyard_protocol::message::TransferState;
-use lanyard_protocol::range::{Wanted, wanted};
+use lanyard_protocol::range::{RangeRequest, wanted};
 use lanyard_protocol::{FailureCode, FileEntry, FileRef, Link, LinkHash, path};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::frames::{Frames, NextFrame};
-use super::pull::{Outlet, Pulled, Puller, Stretch};
+use super::pull::{Outlet, FetchedBytes, RangeFetcher, FileRange};
 use super::{archive, links};
 use crate::connections::ConnectionPermit;
-use crate::edge::{CallAnswer, Edge};
+use crate::edge::{CallAnswer, RelayState};
 use crate::error::ApiError;
 
 /// Frames between the pulling task and the transport, which has none while there is one.
@@ -36,7 +36,7 @@ const HEAD_WAIT: Duration = Duration::from_millis(250);
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub async fn get_unnamed(
-    state: State<Arc<Edge>>,
+    state: State<Arc<RelayState>>,
     Path(link): Path<String>,
     permit: Option<Extension<Arc<ConnectionPermit>>>,
     method: Method,
@@ -46,7 +46,7 @@ pub async fn get_unnamed(
 }
 
 pub async fn get(
-    State(edge): State<Arc<Edge>>,
+    State(edge): State<Arc<RelayState>>,
     Path((link, _decoration)): Path<(String, String)>,
     permit: Option<Extension<Arc<ConnectionPermit>>>,
     method: Method,
@@ -65,24 +65,24 @@ fn refused(error: ApiError) -> Response {
 }
 
 async fn serve(
-    edge: Arc<Edge>,
+    edge: Arc<RelayState>,
     link: String,
     frames: Frames,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let link: Link = link.parse().map_err(|_| FailureCode::NotFound)?;
-    let answer = links::ask(&edge, |call| Input::LinkOpened { call, link }).await;
+    let answer = links::call(&edge, |call| Input::LinkOpened { call, link }).await;
     let Some(CallAnswer::Found(info)) = answer else { return Err(FailureCode::ServerNotReady.into()) };
     let info = info?;
     let is_head = method == Method::HEAD;
     match &info.what {
-        LinkedTo::Nothing => Err(FailureCode::FileGone.into()),
-        LinkedTo::File(entry) => {
+        LinkContent::Nothing => Err(FailureCode::FileGone.into()),
+        LinkContent::File(entry) => {
             let plan = FilePlan::new(entry, &headers);
             serve_file(edge, link, &info, entry, plan, frames, is_head).await
         }
-        LinkedTo::Archive(archive) => {
+        LinkContent::Archive(archive) => {
             if !is_head {
                 begin(&edge, link, &info, true, archive.length).await?;
             }
@@ -92,11 +92,11 @@ async fn serve(
 }
 
 /// Counts a use of a link whose uses are counted: `bytes` of it, or all from the first byte on.
-async fn begin(edge: &Arc<Edge>, link: Link, info: &LinkInfo, whole: bool, bytes: u64) -> Result<(), FailureCode> {
+async fn begin(edge: &Arc<RelayState>, link: Link, info: &LinkInfo, whole: bool, bytes: u64) -> Result<(), FailureCode> {
     if !info.limited {
         return Ok(());
     }
-    match links::ask(edge, |call| Input::LinkBegun { call, link, whole, bytes }).await {
+    match links::call(edge, |call| Input::LinkBegun { call, link, whole, bytes }).await {
         Some(CallAnswer::Begun(result)) => result,
         _ => Err(FailureCode::ServerNotReady),
     }
@@ -165,9 +165,9 @@ impl FilePlan {
         }
         let still_ours = text(header::IF_RANGE).is_none_or(|said| said == etag || said == modified);
         match wanted(text(header::RANGE).filter(|_| still_ours), entry.size) {
-            Wanted::Whole => Self::Whole,
-            Wanted::Part { first, last } => Self::Part { first, last },
-            Wanted::Unsatisfiable => Self::Unsatisfiable,
+            RangeRequest::Whole => Self::Whole,
+            RangeRequest::Part { first, last } => Self::Part { first, last },
+            RangeRequest::Unsatisfiable => Self::Unsatisfiable,
         }
     }
 }
@@ -178,7 +178,7 @@ fn modified(entry: &FileEntry) -> SystemTime {
 }
 
 async fn serve_file(
-    edge: Arc<Edge>,
+    edge: Arc<RelayState>,
     link: Link,
     info: &LinkInfo,
     entry: &FileEntry,
@@ -201,13 +201,13 @@ async fn serve_file(
     let body = if !has_body || range.is_empty() {
         if has_body {
             // An empty file is there at once; its maker's page waits for the word.
-            Report::new(edge, hash, entry.file_ref(), 0, 0).end(TransferState::Done);
+            ProgressReport::new(edge, hash, entry.file_ref(), 0, 0).end(TransferState::Done);
         }
         Body::empty()
     } else {
         let (bytes, file) = (range.clone(), entry.file_ref());
-        let mut puller = Puller::new(edge.clone(), hash, vec![Stretch::new(entry, bytes)]);
-        let mut report = Report::new(edge, hash, file, entry.size, range.start);
+        let mut puller = RangeFetcher::new(edge.clone(), hash, vec![FileRange::new(entry, bytes)]);
+        let mut report = ProgressReport::new(edge, hash, file, entry.size, range.start);
         if info.limited && !is_whole {
             report.unread = range.end - range.start;
         }
@@ -215,7 +215,7 @@ async fn serve_file(
         let first = first_news(&mut puller, &mut frame).await?;
         match first {
             // All of it is there: head and body leave in one write.
-            Some(Pulled::Bytes(bytes)) if bytes.len() as u64 == range.end - range.start => {
+            Some(FetchedBytes::Bytes(bytes)) if bytes.len() as u64 == range.end - range.start => {
                 report.moved(bytes.len() as u64);
                 report.end(TransferState::Done);
                 Body::from(frames.give(frame, bytes))
@@ -258,9 +258,9 @@ fn describe(headers: &mut HeaderMap, status: StatusCode, entry: &FileEntry, rang
 }
 
 /// The first thing a puller has to say, if it says it soon: a final failure becomes a status.
-pub async fn first_news(puller: &mut Puller, frame: &mut NextFrame) -> Result<Option<Pulled>, ApiError> {
+pub async fn first_news(puller: &mut RangeFetcher, frame: &mut NextFrame) -> Result<Option<FetchedBytes>, ApiError> {
     match tokio::time::timeout(HEAD_WAIT, puller.next(frame)).await {
-        Ok(Pulled::Failed(code)) => Err(code.into()),
+        Ok(FetchedBytes::Failed(code)) => Err(code.into()),
         Ok(news) => Ok(Some(news)),
         Err(_) => Ok(None),
     }
@@ -292,7 +292,7 @@ impl From<FailureCode> for Cut {
     }
 }
 
-async fn file_body(puller: Puller, first: Option<Pulled>, mut report: Report, mut out: Outlet) {
+async fn file_body(puller: RangeFetcher, first: Option<FetchedBytes>, mut report: ProgressReport, mut out: Outlet) {
     match send_file(puller, first, &mut report, &mut out).await {
         Ok(()) => report.end(TransferState::Done),
         Err(Cut::Left) => report.end(TransferState::Cancelled),
@@ -304,9 +304,9 @@ async fn file_body(puller: Puller, first: Option<Pulled>, mut report: Report, mu
 }
 
 async fn send_file(
-    mut puller: Puller,
-    mut first: Option<Pulled>,
-    report: &mut Report,
+    mut puller: RangeFetcher,
+    mut first: Option<FetchedBytes>,
+    report: &mut ProgressReport,
     out: &mut Outlet,
 ) -> Result<(), Cut> {
     // The library drops a body with its last byte: whoever looked for the reader then would find it
@@ -327,10 +327,10 @@ async fn send_file(
 /// Pulls the next bytes, as many as the frame may have; `None` at the end. Reports when there is
 /// nothing to read yet.
 pub async fn next_bytes(
-    puller: &mut Puller,
+    puller: &mut RangeFetcher,
     frame: &mut NextFrame,
-    mut first: Option<Pulled>,
-    (out, report): (&Outlet, &mut Report),
+    mut first: Option<FetchedBytes>,
+    (out, report): (&Outlet, &mut ProgressReport),
 ) -> Result<Option<Bytes>, Cut> {
     loop {
         let pulled = match first.take() {
@@ -338,26 +338,26 @@ pub async fn next_bytes(
             None => pull(puller, frame, out, report).await.ok_or(Cut::Left)?,
         };
         match pulled {
-            Pulled::Bytes(bytes) => return Ok(Some(bytes)),
-            Pulled::Waiting => report.say(TransferState::Waiting),
-            Pulled::Failed(code) => return Err(Cut::Failed(code)),
-            Pulled::End => return Ok(None),
+            FetchedBytes::Bytes(bytes) => return Ok(Some(bytes)),
+            FetchedBytes::Waiting => report.say(TransferState::Waiting),
+            FetchedBytes::Failed(code) => return Err(Cut::Failed(code)),
+            FetchedBytes::End => return Ok(None),
         }
     }
 }
 
 /// The puller's next word; `None` when the reader left meanwhile (a reader may leave while its owner is away).
-async fn pull(puller: &mut Puller, frame: &mut NextFrame, out: &Outlet, report: &Report) -> Option<Pulled> {
+async fn pull(puller: &mut RangeFetcher, frame: &mut NextFrame, out: &Outlet, report: &ProgressReport) -> Option<FetchedBytes> {
     tokio::select! {
         pulled = puller.next(frame) => Some(pulled),
         () = out.closed() => None,
-        () = report.quiet_too_long() => Some(Pulled::Waiting),
+        () = report.quiet_too_long() => Some(FetchedBytes::Waiting),
     }
 }
 
 /// Progress of one response, at most four times a second.
-pub struct Report {
-    edge: Arc<Edge>,
+pub struct ProgressReport {
+    edge: Arc<RelayState>,
     hash: LinkHash,
     pub file: FileRef,
     total: u64,
@@ -371,8 +371,8 @@ pub struct Report {
     unread: u64,
 }
 
-impl Report {
-    pub fn new(edge: Arc<Edge>, hash: LinkHash, file: FileRef, total: u64, done: u64) -> Self {
+impl ProgressReport {
+    pub fn new(edge: Arc<RelayState>, hash: LinkHash, file: FileRef, total: u64, done: u64) -> Self {
         let state = TransferState::Waiting;
         let moved_at = Instant::now();
         Self { edge, hash, file, total, done, said: None, moved_at, since: 0, rate: 0.0, state, unread: 0 }
@@ -415,7 +415,7 @@ impl Report {
             rate: if state == TransferState::Running { self.rate as u64 } else { 0 },
             state,
         };
-        self.edge.tell_soon(Input::LinkMoved { hash: self.hash, progress });
+        self.edge.send_detached(Input::LinkMoved { hash: self.hash, progress });
     }
 
     pub fn end(mut self, state: TransferState) {
@@ -424,10 +424,10 @@ impl Report {
     }
 }
 
-impl Drop for Report {
+impl Drop for ProgressReport {
     fn drop(&mut self) {
         if self.unread > 0 {
-            self.edge.tell_soon(Input::LinkUnread { hash: self.hash, bytes: self.unread });
+            self.edge.send_detached(Input::LinkUnread { hash: self.hash, bytes: self.unread });
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lanyard_hub::source::Network;
+use lanyard_hub::source_address::SourceNetwork;
 use lanyard_protocol::limits::{MAX_LARGE_FRAMES, MAX_LARGE_FRAMES_A_NET, SMALL_FRAME_BYTES};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,13 +33,13 @@ pub struct LargeFrames(Mutex<Lent>);
 #[derive(Debug, Default)]
 struct Lent {
     in_all: usize,
-    by_net: HashMap<Network, usize>,
+    by_net: HashMap<SourceNetwork, usize>,
 }
 
 impl LargeFrames {
     /// Lends one large frame to a reader of this network; `None` while the network, or all
     /// together, have as many as may be.
-    fn lend(self: &Arc<Self>, net: Network) -> Option<LargeFrame> {
+    fn lend(self: &Arc<Self>, net: SourceNetwork) -> Option<LargeFrame> {
         let mut lent = self.0.lock();
         let of_net = lent.by_net.get(&net).copied().unwrap_or(0);
         if lent.in_all >= MAX_LARGE_FRAMES || of_net >= MAX_LARGE_FRAMES_A_NET {
@@ -55,7 +55,7 @@ impl LargeFrames {
 #[derive(Debug)]
 struct LargeFrame {
     pool: Arc<LargeFrames>,
-    net: Network,
+    net: SourceNetwork,
 }
 
 impl Drop for LargeFrame {
@@ -76,7 +76,7 @@ impl Drop for LargeFrame {
 pub struct Frames {
     pool: Arc<LargeFrames>,
     /// The network of the reader; without it all frames are small.
-    net: Option<Network>,
+    net: Option<SourceNetwork>,
     /// Holds its one permit while no frame is with the transport.
     turn: Arc<Semaphore>,
     /// When the last frame was given away, and its length.
@@ -84,7 +84,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    pub fn new(pool: Arc<LargeFrames>, net: Option<Network>) -> Self {
+    pub fn new(pool: Arc<LargeFrames>, net: Option<SourceNetwork>) -> Self {
         Self { pool, net, turn: Arc::new(Semaphore::new(1)), last: None }
     }
 
@@ -103,7 +103,7 @@ impl Frames {
         let NextFrame { turn, large, .. } = next;
         let large = large.filter(|_| bytes.len() > SMALL_FRAME_BYTES);
         let bytes = if large.is_some() { bytes } else { Bytes::copy_from_slice(&bytes) };
-        Bytes::from_owner(Frame { bytes, _turn: turn, _large: large })
+        Bytes::from_owner(InFlightFrame { bytes, _turn: turn, _large: large })
     }
 }
 
@@ -116,7 +116,7 @@ fn is_quick(taken: Duration, length: usize) -> bool {
 pub struct NextFrame {
     pool: Arc<LargeFrames>,
     /// Set for a reader that took the last frame quickly.
-    net: Option<Network>,
+    net: Option<SourceNetwork>,
     turn: Option<OwnedSemaphorePermit>,
     large: Option<LargeFrame>,
 }
@@ -137,13 +137,13 @@ impl NextFrame {
 }
 
 /// Bytes that are with the transport: their end lets the next frame come.
-struct Frame {
+struct InFlightFrame {
     bytes: Bytes,
     _turn: Option<OwnedSemaphorePermit>,
     _large: Option<LargeFrame>,
 }
 
-impl AsRef<[u8]> for Frame {
+impl AsRef<[u8]> for InFlightFrame {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -154,12 +154,12 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use futures_util::FutureExt;
-    use lanyard_hub::source::Source;
+    use lanyard_hub::source_address::SourceAddress;
 
     use super::*;
 
-    fn net(n: u8) -> Network {
-        Source::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n))).network()
+    fn net(n: u8) -> SourceNetwork {
+        SourceAddress::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n))).network()
     }
 
     fn quick(pool: &Arc<LargeFrames>, n: u8) -> Frames {

@@ -8,7 +8,7 @@ use axum::extract::State;
 use lanyard_protocol::PROTOCOL_VERSION;
 use serde::Serialize;
 
-use crate::edge::Edge;
+use crate::edge::RelayState;
 
 #[derive(Serialize)]
 pub struct Health {
@@ -18,7 +18,7 @@ pub struct Health {
     hub_ready: bool,
 }
 
-pub async fn get(State(edge): State<Arc<Edge>>) -> Json<Health> {
+pub async fn get(State(edge): State<Arc<RelayState>>) -> Json<Health> {
     Json(Health {
         role: "relay",
         version: env!("CARGO_PKG_VERSION"),

@@ -5,29 +5,29 @@ use std::sync::Arc;
 use lanyard_hub::broker::{CallId, Input};
 use tokio::sync::oneshot;
 
-use crate::edge::{CallAnswer, Edge};
+use crate::edge::{CallAnswer, RelayState};
 
 /// Asks the broker and waits; if the request goes away meanwhile the broker hears that too.
-pub async fn ask(edge: &Arc<Edge>, input: impl FnOnce(CallId) -> Input) -> Option<CallAnswer> {
+pub async fn call(edge: &Arc<RelayState>, input: impl FnOnce(CallId) -> Input) -> Option<CallAnswer> {
     let call = CallId(edge.number());
     let (answer, waiting) = oneshot::channel();
     edge.calls.insert(call, answer);
-    let left = LeftCall { edge: edge.clone(), call };
-    edge.tell(input(call)).await;
+    let left = CallGuard { edge: edge.clone(), call };
+    edge.send(input(call)).await;
     let answered = waiting.await.ok();
     std::mem::drop(left);
     answered
 }
 
-struct LeftCall {
-    edge: Arc<Edge>,
+struct CallGuard {
+    edge: Arc<RelayState>,
     call: CallId,
 }
 
-impl Drop for LeftCall {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         if self.edge.calls.remove(&self.call).is_some() {
-            self.edge.tell_soon(Input::CallLeft { call: self.call });
+            self.edge.send_detached(Input::CallLeft { call: self.call });
         }
     }
 }

@@ -13,14 +13,14 @@ use lanyard_protocol::limits::MAX_PENDING;
 use lanyard_protocol::master_proof::metrics_token;
 use lanyard_protocol::{CloseCode, FailureCode};
 
-use crate::driver::Standing;
-use crate::edge::Edge;
+use crate::driver::BrokerStats;
+use crate::edge::RelayState;
 use crate::error::ApiError;
 
 /// Text format 0.0.4.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub async fn get(State(edge): State<Arc<Edge>>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn get(State(edge): State<Arc<RelayState>>, headers: HeaderMap) -> Result<Response, ApiError> {
     if !shows_token(&edge, &headers) {
         return Err(FailureCode::NotFound.into());
     }
@@ -30,17 +30,17 @@ pub async fn get(State(edge): State<Arc<Edge>>, headers: HeaderMap) -> Result<Re
 
 /// Whether the request has the token that the hub keeps in a file of its owner's. Who has none learns nothing, wherever it comes
 /// from: not even that there is such a page. Compares in constant time.
-fn shows_token(edge: &Edge, headers: &HeaderMap) -> bool {
+fn shows_token(edge: &RelayState, headers: &HeaderMap) -> bool {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = value.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     let hash = |token: &str| blake3::hash(token.as_bytes());
     hash(shown) == hash(&metrics_token(&edge.config.master_secret))
 }
 
-fn text(edge: &Edge, standing: &Standing) -> String {
-    let Standing { counts, tally, reserved_bytes } = standing;
+fn text(edge: &RelayState, standing: &BrokerStats) -> String {
+    let BrokerStats { counts, tally, reserved_bytes } = standing;
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    let mut page = Page::default();
+    let mut page = MetricsPage::default();
     page.counter("received_bytes_total", "Bytes of bodies from owners.", &[("", load(&edge.carried.received))]);
     page.counter(
         "delivered_bytes_total",
@@ -93,11 +93,11 @@ fn labelled<C: Copy>(label: &str, name: fn(C) -> &'static str, counts: &BTreeMap
 }
 
 #[derive(Default)]
-struct Page {
+struct MetricsPage {
     text: String,
 }
 
-impl Page {
+impl MetricsPage {
     fn counter(&mut self, name: &str, help: &str, values: &[(impl AsRef<str>, u64)]) {
         self.head(name, help, "counter");
         for (labels, value) in values {

@@ -8,15 +8,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lanyard_hub::broker::{Input, LinkPart, LinkReader, ReaderId, WantedPiece};
+use lanyard_hub::broker::{Input, LinkPart, LinkReader, ReaderId, WantedSpan};
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{LINK_UNUSED_MS, MAX_PIECES, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::{FailureCode, FileEntry, FileRef, GroupRange, LinkHash};
 use tokio::sync::{mpsc, watch};
 
 use super::frames::{Frames, NextFrame};
-use crate::edge::{Edge, LinkEvent};
-use crate::slot::{Mark, Meter, Read, Slot};
+use crate::edge::{RelayState, LinkEvent};
+use crate::slot::{ReadMark, ReaderMeter, SlotRead, SlotBuffer};
 
 /// First run of a response. A run doubles after each that its reader took quickly, up to the largest, and halves after each
 /// that it took slowly: what a slow reader was promised and did not take yet is room that others lack.
@@ -34,13 +34,13 @@ const EVENTS: usize = 64;
 
 /// Bytes of one file that a response needs.
 #[derive(Debug, Clone)]
-pub struct Stretch {
+pub struct FileRange {
     pub file: FileRef,
     pub groups: Groups,
     pub bytes: Range<u64>,
 }
 
-impl Stretch {
+impl FileRange {
     pub fn new(entry: &FileEntry, bytes: Range<u64>) -> Self {
         Self { file: entry.file_ref(), groups: Groups::new(entry.size, entry.group_log), bytes }
     }
@@ -48,7 +48,7 @@ impl Stretch {
 
 /// What a response is told while it pulls.
 #[derive(Debug)]
-pub enum Pulled {
+pub enum FetchedBytes {
     Bytes(Bytes),
     /// It goes on by itself, once its owner, the master or room is there.
     Waiting,
@@ -59,34 +59,34 @@ pub enum Pulled {
 }
 
 /// Groups of a file that lie in a slot.
-struct Part {
-    slot: Arc<Slot>,
+struct SlotPart {
+    slot: Arc<SlotBuffer>,
     slice: ReaderId,
     groups: GroupRange,
     range: Range<u64>,
 }
 
 /// A slice of a slot that is still needed by so many parts.
-struct Slice {
-    slot: Arc<Slot>,
-    meter: Arc<Meter>,
+struct SlotSlice {
+    slot: Arc<SlotBuffer>,
+    meter: Arc<ReaderMeter>,
     parts: usize,
 }
 
 /// Pulls stretches one after the other.
-pub struct Puller {
-    edge: Arc<Edge>,
+pub struct RangeFetcher {
+    edge: Arc<RelayState>,
     reader: LinkReader,
     hash: LinkHash,
     events: mpsc::Receiver<(u64, LinkEvent)>,
     /// What is still to be delivered; the first one's start moves.
-    stretches: VecDeque<Stretch>,
+    stretches: VecDeque<FileRange>,
     /// How far wants reach: stretches before this index, and groups of that one.
     wanted_to: (usize, u32),
     /// Bytes wanted so far, by want, oldest first: at most [`AHEAD`].
     wants: VecDeque<(u64, u64)>,
-    parts: BTreeMap<(FileRef, u32), Part>,
-    slices: BTreeMap<ReaderId, Slice>,
+    parts: BTreeMap<(FileRef, u32), SlotPart>,
+    slices: BTreeMap<ReaderId, SlotSlice>,
     run: u64,
     next_want: u64,
     /// When the reader was given bytes last, and how long it has taken for those of the oldest want.
@@ -94,8 +94,8 @@ pub struct Puller {
     taking: Duration,
 }
 
-impl Puller {
-    pub fn new(edge: Arc<Edge>, hash: LinkHash, stretches: Vec<Stretch>) -> Self {
+impl RangeFetcher {
+    pub fn new(edge: Arc<RelayState>, hash: LinkHash, stretches: Vec<FileRange>) -> Self {
         let reader = LinkReader(edge.number());
         let (sender, events) = mpsc::channel(EVENTS);
         edge.link_readers.insert(reader, sender);
@@ -124,7 +124,7 @@ impl Puller {
     }
 
     /// Adds what comes after all that was asked for until now.
-    pub fn extend(&mut self, stretches: impl IntoIterator<Item = Stretch>) {
+    pub fn extend(&mut self, stretches: impl IntoIterator<Item = FileRange>) {
         self.stretches.extend(stretches.into_iter().filter(|stretch| !stretch.bytes.is_empty()));
     }
 
@@ -135,12 +135,12 @@ impl Puller {
 
     /// Returns the next bytes in order, as many as the frame may have, or what there is to say
     /// instead. Loses nothing when dropped before it ends.
-    pub async fn next(&mut self, frame: &mut NextFrame) -> Pulled {
+    pub async fn next(&mut self, frame: &mut NextFrame) -> FetchedBytes {
         if let Some(handed) = self.handed.take() {
             self.taking += handed.elapsed();
         }
         loop {
-            let Some(stretch) = self.stretches.front().cloned() else { return Pulled::End };
+            let Some(stretch) = self.stretches.front().cloned() else { return FetchedBytes::End };
             self.want_more();
             let group = stretch.groups.at(stretch.bytes.start);
             let Some(part) = self.part_of(stretch.file, group) else {
@@ -158,20 +158,20 @@ impl Puller {
             let meter = self.slices.get(&slice).map(|slice| slice.meter.clone()).unwrap_or_default();
             meter.held.store(false, Ordering::Relaxed);
             let mut changes = slot.changes();
-            match slot.read(from..to, Mark::Passed, &meter) {
-                Read::Bytes(bytes) => {
+            match slot.read(from..to, ReadMark::Passed, &meter) {
+                SlotRead::Bytes(bytes) => {
                     meter.starved.store(true, Ordering::Relaxed); // this task's own pace is watched elsewhere
                     meter.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     self.advance(bytes.len() as u64);
                     self.handed = Some(Instant::now());
                     self.edge.carried.to_links.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    return Pulled::Bytes(bytes);
+                    return FetchedBytes::Bytes(bytes);
                 }
-                Read::Failed(code) if code.may_retry() || code == FailureCode::Cancelled && !self.is_cut(&meter) => {
+                SlotRead::Failed(code) if code.may_retry() || code == FailureCode::Cancelled && !self.is_cut(&meter) => {
                     self.rewind();
                 }
-                Read::Failed(code) => return Pulled::Failed(code),
-                Read::Wait => {
+                SlotRead::Failed(code) => return FetchedBytes::Failed(code),
+                SlotRead::Wait => {
                     frame.waits();
                     meter.starved.store(true, Ordering::Relaxed);
                     if let Some(said) = self.wait(&mut changes).await {
@@ -183,28 +183,28 @@ impl Puller {
     }
 
     /// Whether the reader itself was cut (a dropped link) and not only its slot.
-    fn is_cut(&self, meter: &Meter) -> bool {
+    fn is_cut(&self, meter: &ReaderMeter) -> bool {
         meter.is_cut()
     }
 
-    async fn wait(&mut self, changes: &mut watch::Receiver<u64>) -> Option<Pulled> {
+    async fn wait(&mut self, changes: &mut watch::Receiver<u64>) -> Option<FetchedBytes> {
         tokio::select! {
             _ = changes.changed() => None,
             event = self.events.recv() => self.heard(event),
         }
     }
 
-    async fn hear(&mut self) -> Option<Pulled> {
+    async fn hear(&mut self) -> Option<FetchedBytes> {
         let event = self.events.recv().await;
         self.heard(event)
     }
 
-    fn heard(&mut self, event: Option<(u64, LinkEvent)>) -> Option<Pulled> {
-        let Some((want, event)) = event else { return Some(Pulled::Failed(FailureCode::Busy)) };
+    fn heard(&mut self, event: Option<(u64, LinkEvent)>) -> Option<FetchedBytes> {
+        let Some((want, event)) = event else { return Some(FetchedBytes::Failed(FailureCode::Busy)) };
         if !self.wants.iter().any(|(known, _)| *known == want) {
             // Of a want that was given up: its slice goes back.
             if let LinkEvent::Ready { slot, slice, .. } = event {
-                self.give_back(&slot, slice, &Meter::default());
+                self.give_back(&slot, slice, &ReaderMeter::default());
             }
             return None;
         }
@@ -213,22 +213,22 @@ impl Puller {
                 self.take(slot, slice, parts);
                 None
             }
-            LinkEvent::Waits => Some(Pulled::Waiting),
-            LinkEvent::Failed { code } => Some(Pulled::Failed(code)),
+            LinkEvent::Waits => Some(FetchedBytes::Waiting),
+            LinkEvent::Failed { code } => Some(FetchedBytes::Failed(code)),
         }
     }
 
-    fn take(&mut self, slot: Arc<Slot>, slice: ReaderId, parts: Vec<LinkPart>) {
+    fn take(&mut self, slot: Arc<SlotBuffer>, slice: ReaderId, parts: Vec<LinkPart>) {
         let meter = slot.add_reader(slice);
         meter.starved.store(true, Ordering::Relaxed);
         meter.held.store(true, Ordering::Relaxed);
-        self.slices.insert(slice, Slice { slot: slot.clone(), meter, parts: parts.len() });
+        self.slices.insert(slice, SlotSlice { slot: slot.clone(), meter, parts: parts.len() });
         for (file, groups, range) in parts {
-            self.parts.insert((file, groups.first), Part { slot: slot.clone(), slice, groups, range });
+            self.parts.insert((file, groups.first), SlotPart { slot: slot.clone(), slice, groups, range });
         }
     }
 
-    fn part_of(&self, file: FileRef, group: u32) -> Option<&Part> {
+    fn part_of(&self, file: FileRef, group: u32) -> Option<&SlotPart> {
         let (key, part) = self.parts.range(..=(file, group)).next_back()?;
         (key.0 == file && part.groups.contains(group)).then_some(part)
     }
@@ -294,10 +294,10 @@ impl Puller {
         }
     }
 
-    fn give_back(&self, slot: &Slot, reader: ReaderId, meter: &Meter) {
+    fn give_back(&self, slot: &SlotBuffer, reader: ReaderId, meter: &ReaderMeter) {
         slot.remove_reader(reader);
         let delivered = meter.delivered.load(Ordering::Relaxed);
-        self.edge.tell_soon(Input::ReaderLeft { slot: slot.id, reader, delivered });
+        self.edge.send_detached(Input::ReaderLeft { slot: slot.id, reader, delivered });
     }
 
     /// Its reader takes nothing: what it holds may be taken from it when room is short.
@@ -313,14 +313,14 @@ impl Puller {
         }
         if !self.wants.is_empty() {
             self.wants.clear();
-            self.edge.tell_soon(Input::LinkLeft { reader: self.reader, up_to: self.next_want });
+            self.edge.send_detached(Input::LinkLeft { reader: self.reader, up_to: self.next_want });
         }
         self.run = self.run.min(FIRST_RUN);
         let at = self.stretches.front().map_or(0, |stretch| stretch.groups.at(stretch.bytes.start));
         self.wanted_to = (0, at);
     }
 
-    /// Keeps [`AHEAD`] runs wanted. Does not wait, so that [`Puller::next`] may be dropped at any point and called again.
+    /// Keeps [`AHEAD`] runs wanted. Does not wait, so that [`RangeFetcher::next`] may be dropped at any point and called again.
     fn want_more(&mut self) {
         while self.wants.len() < AHEAD {
             let (pieces, bytes) = self.next_run();
@@ -331,13 +331,13 @@ impl Puller {
             let want = self.next_want;
             self.wants.push_back((want, bytes));
             let input = Input::LinkWanted { reader: self.reader, hash: self.hash, want, pieces };
-            self.edge.tell_soon(input);
+            self.edge.send_detached(input);
         }
     }
 
     /// The next groups in order, of one owner, as many as fit a run; and the bytes of them that will be delivered.
-    fn next_run(&mut self) -> (Vec<WantedPiece>, u64) {
-        let mut pieces: Vec<WantedPiece> = Vec::new();
+    fn next_run(&mut self) -> (Vec<WantedSpan>, u64) {
+        let mut pieces: Vec<WantedSpan> = Vec::new();
         let (mut length, mut bytes) = (0u64, 0u64);
         while let Some(stretch) = self.stretches.get(self.wanted_to.0) {
             let (index, first) = self.wanted_to;
@@ -371,11 +371,11 @@ impl Puller {
     }
 }
 
-impl Drop for Puller {
+impl Drop for RangeFetcher {
     fn drop(&mut self) {
         self.edge.link_readers.remove(&self.reader);
         self.rewind();
-        self.edge.tell_soon(Input::LinkLeft { reader: self.reader, up_to: u64::MAX });
+        self.edge.send_detached(Input::LinkLeft { reader: self.reader, up_to: u64::MAX });
     }
 }
 
@@ -398,7 +398,7 @@ impl Outlet {
     /// Waits until the reader has taken the last frame; `None` when it is gone. So nothing is read
     /// for a reader that takes nothing. While it stands still for two seconds its slots give way to
     /// whoever needs the room.
-    pub async fn next_frame(&mut self, puller: &mut Puller, mut paused: impl FnMut()) -> Option<NextFrame> {
+    pub async fn next_frame(&mut self, puller: &mut RangeFetcher, mut paused: impl FnMut()) -> Option<NextFrame> {
         let still = Duration::from_millis(STANDING_STILL_MS);
         if let Ok(frame) = tokio::time::timeout(still, self.taken()).await {
             return frame;
@@ -419,7 +419,7 @@ impl Outlet {
     /// Waits for a reader that stands still. A slow one stands still for seconds while it takes
     /// what lies in its sockets: what it was given would be uploaded twice if it went back at once.
     /// After a while it goes back, and its place is a number.
-    async fn standing(&mut self, puller: &mut Puller) -> Option<NextFrame> {
+    async fn standing(&mut self, puller: &mut RangeFetcher) -> Option<NextFrame> {
         let patience = Duration::from_millis(MIN_BODY_WINDOW_MS);
         if let Ok(frame) = tokio::time::timeout(patience, self.taken()).await {
             return frame;

@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use lanyard_protocol::FailureCode;
 
-use crate::edge::Edge;
+use crate::edge::RelayState;
 use crate::error::ApiError;
-use crate::hosts::Authority;
+use crate::hosts::HostHeader;
 use crate::tls::Transport;
 
 /// Says what to expect; holds nothing of the request.
@@ -20,7 +20,7 @@ const PAGE: &str = include_str!("secure.html");
 const PAGE_POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// `GET /ca.crt`: the certificate that a browser or a system can be told to trust.
-pub async fn certificate(State(edge): State<Arc<Edge>>) -> Response {
+pub async fn certificate(State(edge): State<Arc<RelayState>>) -> Response {
     let Some(tls) = &edge.config.tls else { return ApiError(FailureCode::NotFound).into_response() };
     let der = tls.borrow().authority.to_vec();
     let headers = [
@@ -34,8 +34,8 @@ pub async fn certificate(State(edge): State<Arc<Edge>>) -> Response {
 
 /// `GET /secure`: the same hub by https.
 pub async fn redirect(
-    State(edge): State<Arc<Edge>>,
-    Extension(Authority(authority)): Extension<Authority>,
+    State(edge): State<Arc<RelayState>>,
+    Extension(HostHeader(authority)): Extension<HostHeader>,
 ) -> Response {
     if edge.config.tls.is_none() {
         return ApiError(FailureCode::NotFound).into_response();
@@ -52,7 +52,7 @@ pub async fn redirect(
 
 /// The layer of a hub that takes https only, from wherever a request comes: a proxy or a tunnel which ends on this machine looks
 /// like the machine itself. The hub's own halves and devices speak https too.
-pub async fn gate(State(edge): State<Arc<Edge>>, request: Request, next: Next) -> Response {
+pub async fn gate(State(edge): State<Arc<RelayState>>, request: Request, next: Next) -> Response {
     let is_secure = request.extensions().get::<Transport>().is_some_and(|transport| transport.is_secure());
     if !edge.config.require_tls || is_secure {
         return next.run(request).await;
@@ -103,7 +103,7 @@ mod tests {
     ) -> u16 {
         let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let usual = RelayConfig::new(listen, "hub".into(), Keypair::from_seed(&[1; 32]), [2; 32]);
-        let (edge, mut inputs) = Edge::new(RelayConfig { require_tls, ..usual }, [3; 32]);
+        let (edge, mut inputs) = RelayState::new(RelayConfig { require_tls, ..usual }, [3; 32]);
         tokio::spawn(async move { while inputs.recv().await.is_some() {} });
         let mut asked = Request::builder().method(request.0).uri(request.1).header("host", host);
         let extensions = asked.extensions_mut().unwrap();

@@ -1,22 +1,22 @@
 //! A device's driver around a Peer: a socket that opens or does not, files that change under its hands, and a disk of
-//! group values in place of bytes.
+//! group hashes in place of bytes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lanyard_hub::IdSource;
 use lanyard_hub::peer::{
-    Closed, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, Peer, PeerConfig, Phase, Reveals, ShareState,
+    CloseReason, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, Peer, PeerConfig, MembershipPhase, Reveals, ShareState,
     TransferOrder, WantedFile,
 };
-use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::identity::{Keypair, public_id};
 use lanyard_protocol::{
     DeviceId, DeviceKind, DeviceToRelay, EntryKind, EphemeralKey, FailureCode, FileEntry, FileId, FileRef, Frame,
     GroupRange, Instance, NewFile, PublicKey, Ref, RelayToDevice, Root, Signature, Ticket, TransferId,
 };
 
-use super::plane::{Body, PlaneEvent, ReadBy, Unit};
-use crate::world::{ConnId, End, Event, Packet, World};
+use super::sim_slots::{SimBody, PlaneEvent, ReadBy, Unit};
+use crate::simulation::{ConnId, Endpoint, SimEvent, Packet, Simulation};
 
 /// A person who reads why a device ended takes so long to ask again.
 const TRIES_AGAIN_MS: u64 = 3_000;
@@ -43,12 +43,12 @@ impl Content {
         Groups::of(self.size)
     }
 
-    pub fn value(&self, group: u32) -> GroupValue {
+    pub fn value(&self, group: u32) -> GroupHash {
         let mut random = crate::random::Random::new(self.seed ^ (u64::from(group) << 32));
-        GroupValue(random.seed())
+        GroupHash(random.seed())
     }
 
-    pub fn values(&self) -> Vec<GroupValue> {
+    pub fn values(&self) -> Vec<GroupHash> {
         (0..self.groups().count()).map(|group| self.value(group)).collect()
     }
 
@@ -80,13 +80,13 @@ struct Fetching {
 /// What a transfer stored of a file.
 #[derive(Debug, Clone, Default)]
 pub struct Stored {
-    pub values: BTreeMap<u32, GroupValue>,
-    list: Option<Vec<GroupValue>>,
+    pub values: BTreeMap<u32, GroupHash>,
+    list: Option<Vec<GroupHash>>,
 }
 
 /// A download as its person sees it.
 #[derive(Debug, Clone)]
-pub struct Download {
+pub struct SimDownload {
     pub owner: DeviceId,
     pub files: Vec<WantedFile>,
     pub done: BTreeSet<FileId>,
@@ -97,7 +97,7 @@ pub struct Download {
     pub streams: bool,
 }
 
-pub struct Device {
+pub struct SimDevice {
     pub key: usize,
     pub public_key: PublicKey,
     pub public_id: DeviceId,
@@ -117,8 +117,8 @@ pub struct Device {
     uploads: BTreeMap<Ticket, Upload>,
     fetches: BTreeMap<FetchId, Fetching>,
     pub stored: BTreeMap<(TransferId, FileId), Stored>,
-    pub downloads: BTreeMap<TransferId, Download>,
-    pub phase: Phase,
+    pub downloads: BTreeMap<TransferId, SimDownload>,
+    pub phase: MembershipPhase,
     /// On its disk: what it revealed since its person asked it to try.
     reveals: Reveals,
     /// Milliseconds a group takes to be sent and to be received.
@@ -143,9 +143,9 @@ pub enum BytesEvent {
     Consumed { transfer_id: TransferId, file_id: FileId, groups: u32 },
 }
 
-impl Device {
+impl SimDevice {
     pub fn is_approved(&self) -> bool {
-        matches!(self.phase, Phase::Approved { .. })
+        matches!(self.phase, MembershipPhase::Approved { .. })
     }
 
     pub fn takes_bytes(&self) -> bool {
@@ -155,24 +155,24 @@ impl Device {
     /// The digits on its screen.
     pub fn code(&self) -> Option<&str> {
         match &self.phase {
-            Phase::Waiting { code } => code.as_deref(),
+            MembershipPhase::Waiting { code } => code.as_deref(),
             _ => None,
         }
     }
 
     pub fn ended(&self) -> Option<EndReason> {
         match self.phase {
-            Phase::Ended { reason } => Some(reason),
+            MembershipPhase::Ended { reason } => Some(reason),
             _ => None,
         }
     }
 }
 
-impl World {
+impl Simulation {
     /// A process on a device: not started yet.
     pub fn add_device(&mut self, key: usize, name: &str) -> DeviceIndex {
         let public_key = device_key(key);
-        self.devices.push(Device {
+        self.devices.push(SimDevice {
             key,
             public_key,
             public_id: public_id(&public_key),
@@ -191,7 +191,7 @@ impl World {
             fetches: BTreeMap::new(),
             stored: BTreeMap::new(),
             downloads: BTreeMap::new(),
-            phase: Phase::Connecting,
+            phase: MembershipPhase::Connecting,
             reveals: Reveals::default(),
             put_ms: 2,
             get_ms: 2,
@@ -203,11 +203,11 @@ impl World {
         DeviceIndex(self.devices.len() - 1)
     }
 
-    pub fn device(&self, index: DeviceIndex) -> &Device {
+    pub fn device(&self, index: DeviceIndex) -> &SimDevice {
         &self.devices[index.0]
     }
 
-    pub fn device_mut(&mut self, index: DeviceIndex) -> &mut Device {
+    pub fn device_mut(&mut self, index: DeviceIndex) -> &mut SimDevice {
         &mut self.devices[index.0]
     }
 
@@ -229,7 +229,7 @@ impl World {
             reveals: device.reveals,
         };
         device.peer = Some(Peer::new(config, IdSource::new(seed)));
-        device.phase = Phase::Connecting;
+        device.phase = MembershipPhase::Connecting;
         let files: Vec<NewFile> = device.local.values().map(|file| file.new.clone()).collect();
         self.tell_peer(index, Input::Start);
         if !files.is_empty() {
@@ -254,7 +254,7 @@ impl World {
             return;
         }
         device.life += 1;
-        device.phase = Phase::Connecting;
+        device.phase = MembershipPhase::Connecting;
         device.frozen = false;
         device.inbox.clear();
         device.share_states.clear();
@@ -345,7 +345,7 @@ impl World {
         if device.life != life || device.peer.is_none() {
             return;
         }
-        let conn = if device.online { self.open_conn(End::Device(index)) } else { None };
+        let conn = if device.online { self.open_conn(Endpoint::Device(index)) } else { None };
         let Some(conn) = conn else {
             return self.tell_peer(index, Input::LinkClosed { code: None });
         };
@@ -391,7 +391,7 @@ impl World {
         match effect {
             Effect::OpenLink => {
                 let life = self.device(index).life;
-                self.after(latency, Event::Connect(index, life));
+                self.after(latency, SimEvent::Connect(index, life));
             }
             Effect::CloseLink { .. } => {
                 if let Some(conn) = self.device_mut(index).conn.take() {
@@ -407,8 +407,8 @@ impl World {
             Effect::Opened => self.device_mut(index).reveals.opened(),
             Effect::PhaseChanged { phase } => {
                 self.model.phase_changes(&phase);
-                if phase == (Phase::Ended { reason: EndReason::NotOpened }) {
-                    self.after(TRIES_AGAIN_MS, Event::TryAgain(index, self.device(index).life));
+                if phase == (MembershipPhase::Ended { reason: EndReason::NotOpened }) {
+                    self.after(TRIES_AGAIN_MS, SimEvent::TryAgain(index, self.device(index).life));
                 }
                 self.device_mut(index).phase = phase;
             }
@@ -473,7 +473,7 @@ impl World {
     fn tell_plane(&mut self, event: PlaneEvent) {
         let Some(boot) = self.relay.as_ref().map(|relay| relay.boot) else { return };
         let latency = self.config.latency_ms;
-        self.after(latency, Event::Plane(boot, event));
+        self.after(latency, SimEvent::Plane(boot, event));
     }
 
     /// All bodies of its session break, as far as the other side can notice.
@@ -566,7 +566,7 @@ impl World {
         self.tell_peer(index, Input::Replaced { old, new: Some(new) });
     }
 
-    fn start_upload(&mut self, index: DeviceIndex, ticket: Ticket, pieces: Vec<lanyard_protocol::Piece>) {
+    fn start_upload(&mut self, index: DeviceIndex, ticket: Ticket, pieces: Vec<lanyard_protocol::GroupSpan>) {
         let device = self.device_mut(index);
         if device.lazy || !device.online || device.uploads.contains_key(&ticket) {
             return;
@@ -576,14 +576,14 @@ impl World {
         let (conn, life, put_ms) = (device.conn, device.life, device.put_ms);
         let Some(conn) = conn else { return };
         self.tell_plane(PlaneEvent::PutHead { conn, ticket });
-        self.after(put_ms, Event::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: 0 }));
+        self.after(put_ms, SimEvent::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: 0 }));
     }
 
     fn put_next(&mut self, index: DeviceIndex, ticket: Ticket, at: usize) {
         let device = self.device_mut(index);
         let life = device.life;
         if device.frozen || !device.online {
-            return self.after(500, Event::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: at }));
+            return self.after(500, SimEvent::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: at }));
         }
         let Some(upload) = device.uploads.get(&ticket) else { return };
         let (file_id, group) = upload.units[at];
@@ -614,11 +614,11 @@ impl World {
             let file = FileRef { public_id: self.device(index).public_id, file_id };
             self.model.truth.get_mut(&file).unwrap().1 = true;
         }
-        self.tell_plane(PlaneEvent::PutUnit { ticket, index: at, body: Body::Group(value) });
+        self.tell_plane(PlaneEvent::PutUnit { ticket, index: at, body: SimBody::Group(value) });
         if last {
             self.device_mut(index).uploads.remove(&ticket);
         } else {
-            self.after(wait, Event::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: at + 1 }));
+            self.after(wait, SimEvent::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: at + 1 }));
         }
     }
 
@@ -669,7 +669,7 @@ impl World {
                 }
             })
             .collect();
-        let download = Download {
+        let download = SimDownload {
             owner,
             files: files.clone(),
             done: BTreeSet::new(),
@@ -706,7 +706,7 @@ impl World {
                 let by = ReadBy::Device { device: index, life, fetch };
                 self.tell_plane(PlaneEvent::GetHead { conn, ticket, by });
             }
-            None => self.after(100, Event::DeviceBytes(index, life, BytesEvent::Cut { fetch })),
+            None => self.after(100, SimEvent::DeviceBytes(index, life, BytesEvent::Cut { fetch })),
         }
     }
 
@@ -715,7 +715,7 @@ impl World {
         if device.life != life {
             return;
         }
-        let over = |device: &Device, fetch: &FetchId| !device.fetches.contains_key(fetch);
+        let over = |device: &SimDevice, fetch: &FetchId| !device.fetches.contains_key(fetch);
         match event {
             BytesEvent::PutNext { ticket, index: at } => self.put_next(index, ticket, at),
             BytesEvent::Got { fetch, unit } if !over(device, &fetch) => self.got(index, fetch, *unit),
@@ -748,7 +748,7 @@ impl World {
         let file_id = unit.file.file_id;
         let stored = device.stored.entry((transfer_id, file_id)).or_default();
         match unit.body.expect("only what passed is read") {
-            Body::Group(value) => {
+            SimBody::Group(value) => {
                 if stored.list.as_ref().is_some_and(|list| list[unit.group as usize] != value) {
                     return; // not stored: asked for again when the body is over
                 }
@@ -759,14 +759,14 @@ impl World {
                 let streams = device.downloads.get(&transfer_id).is_some_and(|download| download.streams);
                 self.tell_peer(
                     index,
-                    Input::Stored { transfer_id, pieces: vec![lanyard_protocol::Piece { file_id, groups }] },
+                    Input::Stored { transfer_id, pieces: vec![lanyard_protocol::GroupSpan { file_id, groups }] },
                 );
                 if streams {
                     let event = BytesEvent::Consumed { transfer_id, file_id, groups: read };
-                    self.after(20, Event::DeviceBytes(index, life, event));
+                    self.after(20, SimEvent::DeviceBytes(index, life, event));
                 }
             }
-            Body::List(list) => {
+            SimBody::List(list) => {
                 let wrong: Vec<u32> =
                     stored.values.iter().filter(|(n, value)| list[**n as usize] != **value).map(|(n, _)| *n).collect();
                 stored.values.retain(|n, _| !wrong.contains(n));
@@ -786,14 +786,14 @@ impl World {
         let Some(download) = device.downloads.get(&transfer_id) else { return };
         let wanted = download.files.iter().find(|file| file.file_id == file_id).unwrap();
         let stored = device.stored.get(&(transfer_id, file_id));
-        let values: Vec<GroupValue> = stored.into_iter().flat_map(|stored| stored.values.values().copied()).collect();
+        let values: Vec<GroupHash> = stored.into_iter().flat_map(|stored| stored.values.values().copied()).collect();
         let merged = Groups::new(wanted.size, wanted.group_log).root(&values);
         assert!(merged.is_some(), "a file is closed when all its groups are here");
         let right = root.is_none_or(|root| merged == Some(root));
         if !right {
             self.model.count("file does not merge to its root");
         }
-        let outcome = if right { Closed::Done } else { Closed::Mismatch };
+        let outcome = if right { CloseReason::Done } else { CloseReason::Mismatch };
         self.tell_peer(index, Input::FileClosed { transfer_id, file_id, outcome });
     }
 
@@ -806,7 +806,7 @@ impl World {
         let stored = device.stored.get(&(transfer_id, file_id)).cloned().unwrap_or_default();
         let (content, tainted) = self.model.truth[&file];
         if !tainted {
-            let values: Vec<GroupValue> = stored.values.values().copied().collect();
+            let values: Vec<GroupHash> = stored.values.values().copied().collect();
             assert_eq!(values, content.values(), "a download is what its owner shares");
         }
     }

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use lanyard_hub::broker::{CallId, Effect, Input, LinkInfo, LinkReader, LinkedTo, ReaderId, SlotId, WantedPiece};
+use lanyard_hub::broker::{CallId, Effect, Input, LinkInfo, LinkReader, LinkContent, ReaderId, SlotId, WantedSpan};
 use lanyard_hub::peer::Input as PeerInput;
-use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::{
     LinkArchive, LinkDrop, LinkFolder, LinkMember, LinkPage, LinkRequest, LinksPull, RequestFailed,
@@ -14,8 +14,8 @@ use lanyard_protocol::message::{
 use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileEntry, FileRef, GroupRange, LinkSeed, RelayToDevice};
 
 use super::device::DeviceIndex;
-use super::plane::{Body, ReadBy, Unit};
-use crate::world::{Event, World};
+use super::sim_slots::{SimBody, ReadBy, Unit};
+use crate::simulation::{SimEvent, Simulation};
 
 /// Groups of one want, and wants at once.
 const RUN_GROUPS: usize = 3;
@@ -24,7 +24,7 @@ const AHEAD: usize = 2;
 const STILL_MS: u64 = 2_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkState {
+pub enum LinkReadingState {
     /// LINK_REQUEST is on its way.
     Ordered,
     Made,
@@ -49,21 +49,21 @@ pub struct LinkReading {
     drawn: DrawnLink,
     /// Whoever drew the key: nobody else's files are read at its address.
     drawn_by: DeviceId,
-    pub state: LinkState,
+    pub state: LinkReadingState,
     /// Its files as they come, in order.
     pub read: Vec<FileRef>,
     /// Asks of its maker's device: to make it, to drop it.
     asks: Vec<u64>,
     archive: Option<Archive>,
     units: Vec<(FileRef, u32)>,
-    pub values: Vec<GroupValue>,
+    pub values: Vec<GroupHash>,
     /// Units delivered.
     position: usize,
     reader: LinkReader,
     wanted_to: usize,
     wants: VecDeque<(u64, usize)>,
     next_want: u64,
-    slices: Vec<Slice>,
+    slices: Vec<SimSlice>,
     busy: bool,
     pub paused: bool,
     standing_since: Option<u64>,
@@ -87,7 +87,7 @@ struct Archive {
 
 /// Units of a slot that this response reads.
 #[derive(Debug)]
-struct Slice {
+struct SimSlice {
     slot: SlotId,
     reader: ReaderId,
     units: Vec<usize>,
@@ -116,7 +116,7 @@ fn units_of(entry: &FileEntry) -> Vec<(FileRef, u32)> {
     (0..count).map(|group| (entry.file_ref(), group)).collect()
 }
 
-impl World {
+impl Simulation {
     /// LINK_REQUEST of a member, for files.
     pub fn make_link(&mut self, maker: DeviceIndex, files: Vec<FileRef>) -> Option<usize> {
         self.request_link(maker, files, None, None, None)
@@ -157,7 +157,7 @@ impl World {
             files: request.files.clone(),
             drawn,
             drawn_by,
-            state: LinkState::Ordered,
+            state: LinkReadingState::Ordered,
             read: Vec::new(),
             asks: vec![ask],
             archive: None,
@@ -189,7 +189,7 @@ impl World {
         match answer.map(|answer| *answer) {
             Ok(RelayToDevice::LinkMade(made)) => {
                 assert_eq!(made.link.link_hash, reading.drawn.hash);
-                reading.state = LinkState::Made;
+                reading.state = LinkReadingState::Made;
                 self.model.count("link made");
             }
             Ok(RelayToDevice::LinkDropped(dropped)) => {
@@ -198,8 +198,8 @@ impl World {
             }
             Ok(RelayToDevice::LinksPage(_)) => self.model.count("links seen"),
             Ok(other) => panic!("no answer to a link's request: {other:?}"),
-            Err(no) if reading.state == LinkState::Ordered => {
-                reading.state = LinkState::NotMade(no.code);
+            Err(no) if reading.state == LinkReadingState::Ordered => {
+                reading.state = LinkReadingState::NotMade(no.code);
                 self.model.count("link not made");
             }
             Err(_) => self.model.count("link not dropped"),
@@ -228,7 +228,7 @@ impl World {
     pub fn open_link(&mut self, link: usize) {
         let call = self.next_call();
         let reading = &mut self.links[link];
-        reading.state = LinkState::Opening;
+        reading.state = LinkReadingState::Opening;
         reading.generation += 1;
         if self.relay.is_none() {
             return self.open_again(link);
@@ -241,7 +241,7 @@ impl World {
     fn open_again(&mut self, link: usize) {
         let generation = self.links[link].generation;
         let wait = self.random.between(200, 1_000);
-        self.after(wait, Event::Link(link, generation));
+        self.after(wait, SimEvent::Link(link, generation));
     }
 
     /// LINK_DROP of its maker.
@@ -254,12 +254,12 @@ impl World {
     pub fn leave_link(&mut self, link: usize) {
         let state = self.links[link].state.clone();
         match state {
-            LinkState::Reading => {
+            LinkReadingState::Reading => {
                 self.model.count("link left");
-                self.end_link(link, LinkState::Left);
+                self.end_link(link, LinkReadingState::Left);
             }
-            LinkState::Opening => {
-                self.links[link].state = LinkState::Left;
+            LinkReadingState::Opening => {
+                self.links[link].state = LinkReadingState::Left;
                 self.links[link].generation += 1;
                 if let Some(call) = self.links[link].call.take() {
                     self.tell_broker(Input::CallLeft { call });
@@ -279,8 +279,8 @@ impl World {
             reading.call = None;
             reading.start_archive_again();
             match reading.state {
-                LinkState::Reading | LinkState::Opening => {
-                    reading.state = LinkState::Opening;
+                LinkReadingState::Reading | LinkReadingState::Opening => {
+                    reading.state = LinkReadingState::Opening;
                     reading.generation += 1;
                     self.model.count("link comes back");
                     self.open_again(link);
@@ -317,7 +317,7 @@ impl World {
                     Ok(members) => self.link_page(link, members),
                     Err(code) => {
                         self.model.count("link cut");
-                        self.end_link(link, LinkState::Failed(code));
+                        self.end_link(link, LinkReadingState::Failed(code));
                     }
                 }
             }
@@ -335,15 +335,15 @@ impl World {
                     }
                 }
                 let moved_at = self.now;
-                self.links[link].slices.push(Slice { slot, reader: slice, units, moved_at, still: false });
+                self.links[link].slices.push(SimSlice { slot, reader: slice, units, moved_at, still: false });
                 self.add_reader(slot, slice, ReadBy::Link(link), None, &ranges);
                 let generation = self.links[link].generation;
-                self.after(STILL_MS, Event::LinkWatch(link, generation));
+                self.after(STILL_MS, SimEvent::LinkWatch(link, generation));
             }
             Effect::LinkFailed { reader, want, code, .. } => {
                 if let Some(link) = self.link_of_reader(reader, want) {
                     self.model.count("link cut");
-                    self.end_link(link, LinkState::Failed(code));
+                    self.end_link(link, LinkReadingState::Failed(code));
                 }
             }
             Effect::LinkWaits { .. } => self.model.count("link waits"),
@@ -357,7 +357,7 @@ impl World {
 
     fn link_of_reader(&self, reader: LinkReader, want: u64) -> Option<usize> {
         let has = |reading: &LinkReading| reading.wants.iter().any(|(known, _)| *known == want);
-        let found = |reading: &LinkReading| reading.state == LinkState::Reading && reading.reader == reader;
+        let found = |reading: &LinkReading| reading.state == LinkReadingState::Reading && reading.reader == reader;
         self.links.iter().position(|reading| found(reading) && has(reading))
     }
 
@@ -367,7 +367,7 @@ impl World {
             return self.open_again(link);
         }
         self.model.count("link not found");
-        self.links[link].state = LinkState::Failed(code);
+        self.links[link].state = LinkReadingState::Failed(code);
     }
 
     /// Its uses are counted: this may be one more.
@@ -378,9 +378,9 @@ impl World {
         let key = self.links[link].drawn.link;
         let position = self.links[link].position as u64;
         let bytes = match &info.what {
-            LinkedTo::File(entry) => entry.size.saturating_sub(position << entry.group_log),
-            LinkedTo::Archive(archive) => archive.length,
-            LinkedTo::Nothing => 0,
+            LinkContent::File(entry) => entry.size.saturating_sub(position << entry.group_log),
+            LinkContent::Archive(archive) => archive.length,
+            LinkContent::Nothing => 0,
         };
         self.model.count("link use begun");
         self.tell_later(Input::LinkBegun { call, link: key, whole: position == 0, bytes });
@@ -393,17 +393,17 @@ impl World {
         assert_eq!(info.maker, reading.drawn_by, "an address opens what its maker named, or nothing");
         reading.reader = LinkReader(number);
         match &info.what {
-            LinkedTo::Nothing => {
+            LinkContent::Nothing => {
                 // 410 before the body: what it was made of is no longer whole.
                 self.model.count("link incomplete");
-                reading.state = LinkState::Failed(FailureCode::FileGone);
+                reading.state = LinkReadingState::Failed(FailureCode::FileGone);
                 return;
             }
-            LinkedTo::File(entry) => {
+            LinkContent::File(entry) => {
                 reading.read = vec![entry.file_ref()];
                 reading.units = units_of(entry);
             }
-            LinkedTo::Archive(layout) => {
+            LinkContent::Archive(layout) => {
                 // A body without ranges begins anew.
                 (reading.position, reading.values, reading.read) = (0, Vec::new(), Vec::new());
                 reading.units = Vec::new();
@@ -414,7 +414,7 @@ impl World {
             }
         }
         let reading = &mut self.links[link];
-        reading.state = LinkState::Reading;
+        reading.state = LinkReadingState::Reading;
         reading.wanted_to = reading.position;
         self.model.count("link opened");
         self.want_more(link);
@@ -464,7 +464,7 @@ impl World {
                 }
                 let Some(entry) = member.file else {
                     self.model.count("link cut");
-                    return self.end_link(link, LinkState::Failed(FailureCode::FileGone));
+                    return self.end_link(link, LinkReadingState::Failed(FailureCode::FileGone));
                 };
                 reading.read.push(entry.file_ref());
                 reading.units.extend(units_of(&entry));
@@ -483,7 +483,7 @@ impl World {
             let reading = &mut self.links[link];
             if reading.is_through() {
                 self.model.count("link done");
-                return self.end_link(link, LinkState::Done);
+                return self.end_link(link, LinkReadingState::Done);
             }
             if reading.wants.len() >= AHEAD || reading.wanted_to == reading.units.len() {
                 return;
@@ -491,7 +491,7 @@ impl World {
             let from = reading.wanted_to;
             let owner = reading.units[from].0.public_id;
             let run = reading.units[from..].iter().take(RUN_GROUPS).take_while(|(file, _)| file.public_id == owner);
-            let mut pieces: Vec<WantedPiece> = Vec::new();
+            let mut pieces: Vec<WantedSpan> = Vec::new();
             for (file, group) in run {
                 match pieces.last_mut() {
                     Some((last, groups)) if last == file && groups.end() == *group => groups.count += 1,
@@ -511,12 +511,12 @@ impl World {
     /// Takes its next unit, if that has passed.
     pub(crate) fn pull_link(&mut self, link: usize) {
         let reading = &self.links[link];
-        if reading.busy || reading.state != LinkState::Reading || self.next_unit(link).is_none() {
+        if reading.busy || reading.state != LinkReadingState::Reading || self.next_unit(link).is_none() {
             return;
         }
         let (pace, generation) = (reading.pace_ms, reading.generation);
         self.links[link].busy = true;
-        self.after(pace, Event::Link(link, generation));
+        self.after(pace, SimEvent::Link(link, generation));
     }
 
     fn next_unit(&self, link: usize) -> Option<(usize, Unit)> {
@@ -536,8 +536,8 @@ impl World {
             return;
         }
         match self.links[link].state {
-            LinkState::Opening => self.open_link(link),
-            LinkState::Reading => self.link_step(link),
+            LinkReadingState::Opening => self.open_link(link),
+            LinkReadingState::Reading => self.link_step(link),
             _ => {}
         }
     }
@@ -552,7 +552,7 @@ impl World {
                 self.model.count("link stands still");
                 self.rewind_link(link);
             }
-            return self.after(500, Event::Link(link, generation));
+            return self.after(500, SimEvent::Link(link, generation));
         }
         reading.standing_since = None;
         reading.busy = false;
@@ -579,7 +579,7 @@ impl World {
             self.model.count("link holds and waits");
             self.tell_later(Input::ReaderStill { slot, reader, still: true });
         }
-        self.after(STILL_MS, Event::LinkWatch(link, generation));
+        self.after(STILL_MS, SimEvent::LinkWatch(link, generation));
     }
 
     fn deliver_to_link(&mut self, link: usize, slice: usize, unit: Unit) {
@@ -595,7 +595,7 @@ impl World {
             self.tell_later(Input::ReaderStill { slot, reader, still: false });
         }
         let reading = &mut self.links[link];
-        let Some(Body::Group(value)) = unit.body else { panic!("a link reads what has passed") };
+        let Some(SimBody::Group(value)) = unit.body else { panic!("a link reads what has passed") };
         reading.values.push(value);
         reading.position += 1;
         let position = reading.position;
@@ -630,7 +630,7 @@ impl World {
 
     /// A slot that it reads is over.
     pub(crate) fn link_slice_cut(&mut self, link: usize, slot: SlotId, code: FailureCode) {
-        if self.links[link].state != LinkState::Reading {
+        if self.links[link].state != LinkReadingState::Reading {
             return;
         }
         self.links[link].slices.retain(|slice| slice.slot != slot);
@@ -639,13 +639,13 @@ impl World {
             self.rewind_link(link);
             self.links[link].busy = true;
             let (generation, wait) = (self.links[link].generation, self.random.between(1, 50));
-            return self.after(wait, Event::Link(link, generation));
+            return self.after(wait, SimEvent::Link(link, generation));
         }
         self.model.count("link cut");
-        self.end_link(link, LinkState::Failed(code));
+        self.end_link(link, LinkReadingState::Failed(code));
     }
 
-    fn end_link(&mut self, link: usize, state: LinkState) {
+    fn end_link(&mut self, link: usize, state: LinkReadingState) {
         self.rewind_link(link);
         if let Some(call) = self.links[link].archive.take().and_then(|archive| archive.call) {
             self.tell_later(Input::CallLeft { call });

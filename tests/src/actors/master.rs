@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lanyard_hub::authority::{
-    Admission, Ask, Authority, AuthorityConfig, Change, Command, Effect, Event as AuthorityEvent, Input, LinkRecord,
-    Listing, Member, Saved, Verdict, Word,
+    Admission, RequestToken, Authority, AuthorityConfig, StoreWrite, OperatorCommand, Effect, OperatorEvent as AuthorityEvent, Input, LinkRecord,
+    ListedFile, Member, SavedState, Verdict, Approval,
 };
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::{
     DeviceId, FileRef, LinkHash, MasterFrame, MasterToConsole, MasterToRelay, PublicKey, RelayToMaster, message,
 };
 
-use crate::world::{ConnId, End, Event, Packet, World};
+use crate::simulation::{ConnId, Endpoint, SimEvent, Packet, Simulation};
 
 /// The hub's key, which the relay holds.
 pub fn hub_key() -> PublicKey {
@@ -20,7 +20,7 @@ pub fn hub_key() -> PublicKey {
 }
 
 /// One life of the master app.
-pub struct Master {
+pub struct SimMaster {
     life: u64,
     pub authority: Authority,
     conn: Option<ConnId>,
@@ -35,18 +35,18 @@ pub struct Master {
 
 /// What survives everything.
 #[derive(Debug, Clone, Default)]
-pub struct Disk {
+pub struct SimDisk {
     pub epoch: u64,
     pub revision: u64,
     pub term: u64,
     pub members: BTreeMap<DeviceId, Member>,
-    pub files: BTreeMap<FileRef, Listing>,
+    pub files: BTreeMap<FileRef, ListedFile>,
     pub links: BTreeMap<LinkHash, LinkRecord>,
 }
 
-impl Disk {
-    pub fn saved(&self) -> Saved {
-        Saved {
+impl SimDisk {
+    pub fn saved(&self) -> SavedState {
+        SavedState {
             epoch: self.epoch,
             revision: self.revision,
             members: self.members.values().cloned().collect(),
@@ -59,50 +59,50 @@ impl Disk {
         self.members.get(&device).map(|member| member.verdict)
     }
 
-    fn apply(&mut self, change: Change) {
+    fn apply(&mut self, change: StoreWrite) {
         match change {
-            Change::Revision(revision) => self.revision = revision,
-            Change::MemberPut(member) => drop(self.members.insert(member.client.public_id, member)),
-            Change::MemberGone(device) => drop(self.members.remove(&device)),
-            Change::FilesPut { files, revision } => {
+            StoreWrite::Revision(revision) => self.revision = revision,
+            StoreWrite::MemberPut(member) => drop(self.members.insert(member.client.public_id, member)),
+            StoreWrite::MemberGone(device) => drop(self.members.remove(&device)),
+            StoreWrite::FilesPut { files, revision } => {
                 for entry in files {
-                    self.files.insert(entry.file_ref(), Listing { entry, revision, withdrawn_ms: None });
+                    self.files.insert(entry.file_ref(), ListedFile { entry, revision, withdrawn_ms: None });
                 }
             }
-            Change::FilesWithdrawn { public_id, file_ids, revision, at_ms } => {
+            StoreWrite::FilesWithdrawn { public_id, file_ids, revision, at_ms } => {
                 for file_id in file_ids {
                     if let Some(listing) = self.files.get_mut(&FileRef { public_id, file_id }) {
                         (listing.revision, listing.withdrawn_ms) = (revision, Some(at_ms));
                     }
                 }
             }
-            Change::FilesGone { public_id, file_ids } => {
+            StoreWrite::FilesGone { public_id, file_ids } => {
                 for file_id in file_ids {
                     self.files.remove(&FileRef { public_id, file_id });
                 }
             }
-            Change::BelongingsGone(device) => {
+            StoreWrite::BelongingsGone(device) => {
                 self.files.retain(|file, _| file.public_id != device);
                 self.links.retain(|_, link| link.maker != device);
             }
-            Change::RootKnown { file, root, revision } => {
+            StoreWrite::RootKnown { file, root, revision } => {
                 if let Some(listing) = self.files.get_mut(&file) {
                     listing.entry.root = Some(root);
                     listing.revision = revision;
                 }
             }
-            Change::LinkPut(link) => drop(self.links.insert(link.hash, link)),
-            Change::LinkUsed { hash, used_ms, uses_left } => {
+            StoreWrite::LinkPut(link) => drop(self.links.insert(link.hash, link)),
+            StoreWrite::LinkUsed { hash, used_ms, uses_left } => {
                 if let Some(link) = self.links.get_mut(&hash) {
                     (link.used_ms, link.uses_left) = (used_ms, uses_left);
                 }
             }
-            Change::LinkGone(hash) => drop(self.links.remove(&hash)),
+            StoreWrite::LinkGone(hash) => drop(self.links.remove(&hash)),
         }
     }
 }
 
-impl World {
+impl Simulation {
     pub fn start_master(&mut self) {
         if self.master.is_some() {
             return;
@@ -117,7 +117,7 @@ impl World {
         };
         self.master_lives += 1;
         let authority = Authority::new(config, self.disk.saved(), self.random.seed());
-        self.master = Some(Master {
+        self.master = Some(SimMaster {
             life: self.master_lives,
             authority,
             conn: None,
@@ -128,7 +128,7 @@ impl World {
             unanswered: BTreeMap::new(),
         });
         self.trace(|| "master starts".into());
-        self.after(0, Event::MasterConnect(self.master_lives));
+        self.after(0, SimEvent::MasterConnect(self.master_lives));
     }
 
     /// Killed: what is not on disk never was.
@@ -158,9 +158,9 @@ impl World {
             return;
         };
         let life = master.life;
-        let Some(conn) = self.open_conn(End::Master) else {
+        let Some(conn) = self.open_conn(Endpoint::Master) else {
             let wait = self.random.between(100, 1_000);
-            return self.after(wait, Event::MasterConnect(life));
+            return self.after(wait, SimEvent::MasterConnect(life));
         };
         // On disk before it is said.
         self.disk.term += 1;
@@ -190,22 +190,22 @@ impl World {
             self.tell_authority(Input::RelayLost);
         }
         let wait = self.random.between(100, 1_500);
-        self.after(wait, Event::MasterConnect(life));
+        self.after(wait, SimEvent::MasterConnect(life));
     }
 
     /// The person at the host.
-    pub fn operator(&mut self, command: Command, name: &'static str) {
+    pub fn operator(&mut self, command: OperatorCommand, name: &'static str) {
         let Some(master) = &mut self.master else { return };
         master.asks += 1;
         let ask = master.asks;
         master.unanswered.insert(ask, name);
-        self.tell_authority(Input::Operator { ask: Ask(ask), command });
+        self.tell_authority(Input::Operator { ask: RequestToken(ask), command });
     }
 
     /// Types the digits that the device shows (or other ones).
     pub fn approve(&mut self, public_id: DeviceId, code: &str) {
-        let word = Word::Typed(code.to_owned());
-        self.operator(Command::Approve { public_id, request_id: None, word, for_ms: None }, "approve");
+        let word = Approval::Typed(code.to_owned());
+        self.operator(OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None }, "approve");
     }
 
     fn tell_authority(&mut self, input: Input) {
@@ -242,7 +242,7 @@ impl World {
                     master.committing = true;
                     let (life, items) = (master.life, master.out.len());
                     let disk_ms = self.random.below(6);
-                    return self.after(disk_ms, Event::Committed { life, items });
+                    return self.after(disk_ms, SimEvent::Committed { life, items });
                 }
                 Some(_) => {
                     let effect = master.out.pop_front().unwrap();
@@ -285,8 +285,8 @@ impl World {
         }
     }
 
-    fn answered(&mut self, ask: Option<Ask>, message: &MasterToConsole) {
-        let Some(Ask(ask)) = ask else { return };
+    fn answered(&mut self, ask: Option<RequestToken>, message: &MasterToConsole) {
+        let Some(RequestToken(ask)) = ask else { return };
         let Some(master) = &mut self.master else { return };
         let asked = master.unanswered.remove(&ask);
         assert!(asked.is_some(), "the person at the host is answered twice: {message:?}");
@@ -325,7 +325,7 @@ impl World {
             MasterToRelay::ApprovalOpen(opening) => {
                 // Whoever leaves now was seen.
                 let knocks = self.master.as_ref().map(|master| master.authority.knocks(false).knocks);
-                let is_shown = |knock: &message::Knock| knock.request_id == opening.request_id;
+                let is_shown = |knock: &message::JoinRequestInfo| knock.request_id == opening.request_id;
                 assert!(knocks.is_some_and(|knocks| knocks.iter().any(is_shown)), "opened before it was shown");
                 "knock opened"
             }

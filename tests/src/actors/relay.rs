@@ -9,11 +9,11 @@ use lanyard_protocol::{
     Nonce, PROTOCOL_VERSION, RelayToDevice, Signature, TransportMode, codec, identity,
 };
 
-use super::plane::Plane;
-use crate::world::{ConnId, Event, Packet, World};
+use super::sim_slots::Plane;
+use crate::simulation::{ConnId, SimEvent, Packet, Simulation};
 
 /// One life of the relay.
-pub struct Relay {
+pub struct SimRelay {
     pub boot: u64,
     boot_id: BootId,
     pub broker: Broker,
@@ -34,14 +34,14 @@ pub struct Relay {
 /// How often the relay lets its broker report to the master.
 const REPORT_MS: u64 = 1_000;
 
-impl World {
+impl Simulation {
     pub fn start_relay(&mut self) {
         if self.relay.is_some() {
             return;
         }
         self.relay_boots += 1;
         let config = BrokerConfig { budget_bytes: self.config.budget_bytes };
-        let relay = Relay {
+        let relay = SimRelay {
             boot: self.relay_boots,
             boot_id: BootId(self.random.bytes()),
             broker: Broker::new(config, self.random.seed()),
@@ -56,7 +56,7 @@ impl World {
             rejections: Rejections::default(),
         };
         self.relay = Some(relay);
-        self.after(REPORT_MS, Event::RelayReports(self.relay_boots));
+        self.after(REPORT_MS, SimEvent::RelayReports(self.relay_boots));
         self.trace(|| "relay starts".into());
     }
 
@@ -75,7 +75,7 @@ impl World {
         let Some(relay) = self.relay.as_ref().filter(|relay| relay.boot == boot) else { return };
         let rejections = relay.rejections.clone();
         self.tell_broker(Input::RejectionsCounted(rejections));
-        self.after(REPORT_MS, Event::RelayReports(boot));
+        self.after(REPORT_MS, SimEvent::RelayReports(boot));
     }
 
     pub(crate) fn relay_timeout(&mut self) {
@@ -238,7 +238,7 @@ impl World {
             Effect::CloseMaster { session, code } => {
                 if let Some(conn) = self.master_conn(session) {
                     self.close_from_relay(conn, Some(code));
-                    self.after(0, Event::RelayNotices(conn));
+                    self.after(0, SimEvent::RelayNotices(conn));
                 }
             }
             Effect::LinkReady { .. }
@@ -281,7 +281,7 @@ impl World {
         self.model.closes(session, code);
         self.close_from_relay(conn, Some(code));
         let late = self.random.below(30);
-        self.after(late, Event::RelayNotices(conn));
+        self.after(late, SimEvent::RelayNotices(conn));
     }
 
     /// To a device's socket; one that does not read keeps answers, and one FEED_DIRTY for all changes.

@@ -12,18 +12,18 @@ import type { FilesAdded } from "./FilesAdded";
 import type { FilesUpdated } from "./FilesUpdated";
 import type { FilesWithdrawn } from "./FilesWithdrawn";
 import type { Invitation } from "./Invitation";
-import type { Knocks } from "./Knocks";
+import type { JoinRequestList } from "./JoinRequestList";
 import type { LinkDropped } from "./LinkDropped";
 import type { LinkMade } from "./LinkMade";
 import type { LinksPage } from "./LinksPage";
 import type { Presence } from "./Presence";
 import type { PresenceChange } from "./PresenceChange";
 import type { Problems } from "./Problems";
-import type { Refused } from "./Refused";
-import type { RelayState } from "./RelayState";
+import type { RefusedList } from "./RefusedList";
+import type { RelayPresence } from "./RelayPresence";
 import type { RequestFailed } from "./RequestFailed";
 
 /**
  * Master app → console.
  */
-export type MasterToConsole = { "opcode": "CONSOLE_REGISTER_ACK", "data": ConsoleRegisterAck } | { "opcode": "KNOCKS", "data": Knocks } | { "opcode": "REFUSED", "data": Refused } | { "opcode": "RELAY_STATE", "data": RelayState } | { "opcode": "DOOR", "data": DoorState } | { "opcode": "PROBLEMS", "data": Problems } | { "opcode": "INVITATION", "data": Invitation } | { "opcode": "FEED_PAGE", "data": FeedPage } | { "opcode": "FEED_DIRTY", "data": Empty } | { "opcode": "CLIENT_APPROVED", "data": ClientApproved } | { "opcode": "CLIENT_DIS_APPROVED", "data": ClientDisApproved } | { "opcode": "CLIENT_UPDATED", "data": ClientUpdated } | { "opcode": "CLIENT_DISCONNECTED", "data": PresenceChange } | { "opcode": "CLIENT_RECONNECTED", "data": PresenceChange } | { "opcode": "PRESENCE", "data": Presence } | { "opcode": "FILES_ADDED", "data": FilesAdded } | { "opcode": "FILES_UPDATED", "data": FilesUpdated } | { "opcode": "FILE_REMOVED", "data": FileRemoved } | { "opcode": "FILES_WITHDRAWN", "data": FilesWithdrawn } | { "opcode": "UPDATE_NAME_ACK", "data": FeedAck } | { "opcode": "FORGET_CLIENT_ACK", "data": Empty } | { "opcode": "LINK_MADE", "data": LinkMade } | { "opcode": "LINK_DROPPED", "data": LinkDropped } | { "opcode": "LINKS_PAGE", "data": LinksPage } | { "opcode": "REQUEST_FAILED", "data": RequestFailed } | { "opcode": "PONG", "data": Empty };
+export type MasterToConsole = { "opcode": "CONSOLE_REGISTER_ACK", "data": ConsoleRegisterAck } | { "opcode": "KNOCKS", "data": JoinRequestList } | { "opcode": "REFUSED", "data": RefusedList } | { "opcode": "RELAY_STATE", "data": RelayPresence } | { "opcode": "DOOR", "data": DoorState } | { "opcode": "PROBLEMS", "data": Problems } | { "opcode": "INVITATION", "data": Invitation } | { "opcode": "FEED_PAGE", "data": FeedPage } | { "opcode": "FEED_DIRTY", "data": Empty } | { "opcode": "CLIENT_APPROVED", "data": ClientApproved } | { "opcode": "CLIENT_DIS_APPROVED", "data": ClientDisApproved } | { "opcode": "CLIENT_UPDATED", "data": ClientUpdated } | { "opcode": "CLIENT_DISCONNECTED", "data": PresenceChange } | { "opcode": "CLIENT_RECONNECTED", "data": PresenceChange } | { "opcode": "PRESENCE", "data": Presence } | { "opcode": "FILES_ADDED", "data": FilesAdded } | { "opcode": "FILES_UPDATED", "data": FilesUpdated } | { "opcode": "FILE_REMOVED", "data": FileRemoved } | { "opcode": "FILES_WITHDRAWN", "data": FilesWithdrawn } | { "opcode": "UPDATE_NAME_ACK", "data": FeedAck } | { "opcode": "FORGET_CLIENT_ACK", "data": Empty } | { "opcode": "LINK_MADE", "data": LinkMade } | { "opcode": "LINK_DROPPED", "data": LinkDropped } | { "opcode": "LINKS_PAGE", "data": LinksPage } | { "opcode": "REQUEST_FAILED", "data": RequestFailed } | { "opcode": "PONG", "data": Empty };

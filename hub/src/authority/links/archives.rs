@@ -9,8 +9,8 @@ use lanyard_protocol::{DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHas
 
 use super::super::feed::{file_cost, text_cost};
 use super::super::{Authority, Timer};
-use super::Linked;
-use crate::layout::{Builder, Layout, Placed};
+use super::LinkTarget;
+use crate::layout::{Builder, Layout, PlacedMember};
 
 /// Work of one step: a few milliseconds.
 const STEP: u64 = 2_000;
@@ -24,7 +24,7 @@ const MEMBER_COST: usize = 80;
 type Version = (DeviceId, u64);
 
 #[derive(Debug)]
-struct Kept {
+struct CachedLayout {
     layout: Layout,
     /// The newest is the largest.
     used: u64,
@@ -39,14 +39,14 @@ struct Current {
 
 /// A request that waits for a layout.
 #[derive(Debug)]
-enum Waiting {
+enum LayoutWaiter {
     Grant(Option<Ref>),
     Page(LinkPage, Option<Ref>),
 }
 
 /// Where members come from, and how far that was read.
 #[derive(Debug)]
-enum Source {
+enum MemberSource {
     Files { files: Vec<FileRef>, next: usize },
     Folder { folder: LinkFolder, after: Option<FileId>, is_away: bool },
 }
@@ -56,13 +56,13 @@ enum Source {
 struct Build {
     hash: LinkHash,
     builder: Builder,
-    source: Source,
+    source: MemberSource,
     versions: Vec<Version>,
 }
 
 #[derive(Debug, Default)]
 pub(in super::super) struct Archives {
-    kept: BTreeMap<LayoutId, Kept>,
+    kept: BTreeMap<LayoutId, CachedLayout>,
     bytes: usize,
     uses: u64,
     /// The last of these before the sweep at hand.
@@ -73,7 +73,7 @@ pub(in super::super) struct Archives {
     /// Layouts that were built, and the last of each maker who waits for more.
     built: u64,
     turns: BTreeMap<DeviceId, u64>,
-    waiting: BTreeMap<LinkHash, Vec<Waiting>>,
+    waiting: BTreeMap<LinkHash, Vec<LayoutWaiter>>,
     waiting_count: usize,
     build: Option<Build>,
     /// Entries looked at and names tried, by the last input or timer.
@@ -132,7 +132,7 @@ impl Archives {
     fn keep(&mut self, layout: Layout) {
         self.uses += 1;
         self.bytes += layout.bytes;
-        if let Some(old) = self.kept.insert(layout.id, Kept { layout, used: self.uses }) {
+        if let Some(old) = self.kept.insert(layout.id, CachedLayout { layout, used: self.uses }) {
             self.bytes -= old.layout.bytes;
         }
         // The layout just kept is the newest, and smaller than the bound.
@@ -145,7 +145,7 @@ impl Archives {
         }
     }
 
-    fn wait(&mut self, hash: LinkHash, maker: DeviceId, waiting: Waiting) {
+    fn wait(&mut self, hash: LinkHash, maker: DeviceId, waiting: LayoutWaiter) {
         self.waiting_count += 1;
         if !self.waiting.contains_key(&hash) {
             self.queue.push_back((hash, maker));
@@ -154,11 +154,11 @@ impl Archives {
     }
 
     /// Whether this maker's archives that wait are as many as may be. Whoever is in the midst of one waits all the same.
-    fn is_crowded(&self, hash: &LinkHash, maker: DeviceId, waiting: &Waiting) -> bool {
+    fn is_crowded(&self, hash: &LinkHash, maker: DeviceId, waiting: &LayoutWaiter) -> bool {
         let of_maker = || self.queue.iter().filter(|(_, other)| *other == maker).count();
         match waiting {
-            Waiting::Grant(_) => !self.waiting.contains_key(hash) && of_maker() >= MAX_LAYOUTS_A_MAKER,
-            Waiting::Page(..) => false,
+            LayoutWaiter::Grant(_) => !self.waiting.contains_key(hash) && of_maker() >= MAX_LAYOUTS_A_MAKER,
+            LayoutWaiter::Page(..) => false,
         }
     }
 
@@ -181,7 +181,7 @@ impl Authority {
     pub(in super::super) fn grant_archive(&mut self, hash: LinkHash, reference: Option<Ref>) {
         match self.current_layout(&hash) {
             Some(id) => self.grant_layout(&hash, id, reference),
-            None => self.want_layout(hash, Waiting::Grant(reference)),
+            None => self.want_layout(hash, LayoutWaiter::Grant(reference)),
         }
     }
 
@@ -198,8 +198,8 @@ impl Authority {
         self.catalogue.version(owner) * 2 + u64::from(self.online.contains_key(&owner))
     }
 
-    fn want_layout(&mut self, hash: LinkHash, waiting: Waiting) {
-        let (Waiting::Grant(reference) | Waiting::Page(_, reference)) = &waiting;
+    fn want_layout(&mut self, hash: LinkHash, waiting: LayoutWaiter) {
+        let (LayoutWaiter::Grant(reference) | LayoutWaiter::Page(_, reference)) = &waiting;
         let Some(maker) = self.links.get(&hash).map(|link| link.maker) else {
             return self.fail_relay(FailureCode::NotFound, reference.clone());
         };
@@ -247,7 +247,7 @@ impl Authority {
         let mut builder = Builder::default();
         let mut versions = Vec::new();
         let source = match &link.linked {
-            Linked::Files(files) => {
+            LinkTarget::Files(files) => {
                 let mut owners: Vec<DeviceId> = files.iter().map(|file| file.public_id).collect();
                 owners.sort_unstable();
                 owners.dedup();
@@ -257,12 +257,12 @@ impl Authority {
                         builder.owner(owner, &member.client.name);
                     }
                 }
-                Source::Files { files: files.clone(), next: 0 }
+                MemberSource::Files { files: files.clone(), next: 0 }
             }
-            Linked::Folder(folder) => {
+            LinkTarget::Folder(folder) => {
                 versions.push((folder.public_id, self.version_of(folder.public_id)));
                 let is_away = !self.online.contains_key(&folder.public_id);
-                Source::Folder { folder: folder.clone(), after: None, is_away }
+                MemberSource::Folder { folder: folder.clone(), after: None, is_away }
             }
         };
         Some(Build { hash, builder, source, versions })
@@ -295,14 +295,14 @@ impl Authority {
     /// Adds the next file of the source. False: there is none.
     fn add_next(&self, build: &mut Build) -> Result<bool, FailureCode> {
         let entry = match &mut build.source {
-            Source::Files { files, next } => {
+            MemberSource::Files { files, next } => {
                 let Some(file) = files.get(*next) else { return Ok(false) };
                 *next += 1;
                 let entry = self.catalogue.grantable(file, self.wall_ms);
                 // A file that the link names is gone.
                 Some(entry.ok_or(FailureCode::FileGone)?)
             }
-            Source::Folder { folder, after, is_away } => {
+            MemberSource::Folder { folder, after, is_away } => {
                 let Some(listing) = self.catalogue.next_of(folder.public_id, *after) else { return Ok(false) };
                 let file = listing.entry.file_ref();
                 *after = Some(file.file_id);
@@ -328,11 +328,11 @@ impl Authority {
         self.archives.waiting_count -= waiting.len();
         for one in waiting {
             match (one, result) {
-                (Waiting::Grant(reference), Ok(id)) => self.grant_layout(&hash, id, reference),
-                (Waiting::Grant(reference), Err(FailureCode::FileGone)) => self.grant_nothing(&hash, reference),
-                (Waiting::Page(page, reference), Ok(id)) if id == page.layout => self.give_page(&page, reference),
-                (Waiting::Page(_, reference), Ok(_)) => self.fail_relay(FailureCode::StaleRequest, reference),
-                (Waiting::Grant(reference) | Waiting::Page(_, reference), Err(code)) => {
+                (LayoutWaiter::Grant(reference), Ok(id)) => self.grant_layout(&hash, id, reference),
+                (LayoutWaiter::Grant(reference), Err(FailureCode::FileGone)) => self.grant_nothing(&hash, reference),
+                (LayoutWaiter::Page(page, reference), Ok(id)) if id == page.layout => self.give_page(&page, reference),
+                (LayoutWaiter::Page(_, reference), Ok(_)) => self.fail_relay(FailureCode::StaleRequest, reference),
+                (LayoutWaiter::Grant(reference) | LayoutWaiter::Page(_, reference), Err(code)) => {
                     self.fail_relay(code, reference);
                 }
             }
@@ -365,7 +365,7 @@ impl Authority {
         if self.archives.get(&page.layout).is_some() {
             return self.give_page(&page, reference);
         }
-        self.want_layout(page.link_hash, Waiting::Page(page, reference));
+        self.want_layout(page.link_hash, LayoutWaiter::Page(page, reference));
     }
 
     fn give_page(&mut self, page: &LinkPage, reference: Option<Ref>) {
@@ -374,7 +374,7 @@ impl Authority {
         };
         let first = page.first as usize;
         let rest = layout.members.get(first..).unwrap_or_default();
-        let placed: Vec<Placed> = rest.iter().take(MAX_LINK_PAGE).cloned().collect();
+        let placed: Vec<PlacedMember> = rest.iter().take(MAX_LINK_PAGE).cloned().collect();
         let mut members = Vec::new();
         let mut bytes = 0;
         for placed in placed {
@@ -383,7 +383,7 @@ impl Authority {
             if bytes > MAX_LINK_PAGE_BYTES && !members.is_empty() {
                 break;
             }
-            let Placed { name, size, modified_ms, kind, .. } = placed;
+            let PlacedMember { name, size, modified_ms, kind, .. } = placed;
             members.push(LinkMember { name, size, modified_ms, kind, file });
         }
         if members.is_empty() {

@@ -9,7 +9,7 @@ use lanyard_protocol::message::*;
 use lanyard_protocol::{FileId, LayoutId, MasterFrame, NewFile, RelayToMaster};
 
 use super::super::fixture::*;
-use super::super::{AuthorityConfig, Command, Effect, Input, Listing, Saved};
+use super::super::{AuthorityConfig, OperatorCommand, Effect, Input, ListedFile, SavedState};
 use super::*;
 
 const HASH: LinkHash = LinkHash([3; 32]);
@@ -23,7 +23,7 @@ fn folder_request(path: &str) -> LinkRequest {
     LinkRequest { folder: Some(LinkFolder { public_id: device(1), path: path.into() }), ..request(&[]) }
 }
 
-fn asks(desk: &mut Desk, maker: u32, request: LinkRequest) -> Vec<Effect> {
+fn asks(desk: &mut AuthorityFixture, maker: u32, request: LinkRequest) -> Vec<Effect> {
     desk.device(session(maker, 1), RelayToMaster::LinkRequest(request))
 }
 
@@ -32,7 +32,7 @@ fn listed(effects: &[Effect]) -> LinkListed {
     made.unwrap_or_else(|| panic!("no link: {effects:?}")).link.clone()
 }
 
-fn looks_up(desk: &mut Desk, begins: bool) -> Vec<Effect> {
+fn looks_up(desk: &mut AuthorityFixture, begins: bool) -> Vec<Effect> {
     let mut effects = desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: HASH, begins }));
     effects.extend(desk.pass(2_000));
     effects
@@ -44,7 +44,7 @@ fn granted(effects: &[Effect]) -> LinkGrant {
     grant.unwrap_or_else(|| panic!("no grant: {effects:?}")).clone()
 }
 
-fn page(desk: &mut Desk, layout: LayoutId, first: u32, bare: bool) -> Result<Vec<LinkMember>, FailureCode> {
+fn page(desk: &mut AuthorityFixture, layout: LayoutId, first: u32, bare: bool) -> Result<Vec<LinkMember>, FailureCode> {
     let page = LinkPage { link_hash: HASH, layout, first, bare };
     let mut effects = desk.relay_asks(RelayToMaster::LinkPage(page));
     effects.extend(desk.pass(2_000));
@@ -54,7 +54,7 @@ fn page(desk: &mut Desk, layout: LayoutId, first: u32, bare: bool) -> Result<Vec
 }
 
 /// All members of an archive, page by page.
-fn members(desk: &mut Desk, archive: &LinkArchive, bare: bool) -> Vec<LinkMember> {
+fn members(desk: &mut AuthorityFixture, archive: &LinkArchive, bare: bool) -> Vec<LinkMember> {
     let mut all = Vec::new();
     while all.len() < archive.members as usize {
         all.extend(page(desk, archive.layout, all.len() as u32, bare).unwrap());
@@ -65,10 +65,10 @@ fn members(desk: &mut Desk, archive: &LinkArchive, bare: bool) -> Vec<LinkMember
 
 #[test]
 fn a_link_is_told_to_its_maker_and_ends_unused_or_dropped() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(1, 1), files(0..3));
     let effects = asks(&mut desk, 2, request(&[0]));
-    assert!(matches!(&effects[0], Effect::Save(Change::LinkPut(link)) if link.maker == device(2)));
+    assert!(matches!(&effects[0], Effect::Save(StoreWrite::LinkPut(link)) if link.maker == device(2)));
     let link = listed(&effects);
     assert_eq!((link.name.as_str(), link.files, link.public_id), ("0.txt", 1, device(2)));
     assert_eq!((link.expires_ms, link.ends, link.uses_left), (NOON + LINK_UNUSED_MS, false, None));
@@ -79,7 +79,7 @@ fn a_link_is_told_to_its_maker_and_ends_unused_or_dropped() {
     desk.pass(LINK_UNUSED_MS - 10_000);
     assert_eq!(refusal_of(&looks_up(&mut desk, false)), None, "use moved its end");
     let ended = desk.pass(LINK_UNUSED_MS);
-    assert!(desk.saves.contains(&Change::LinkGone(HASH)));
+    assert!(desk.saves.contains(&StoreWrite::LinkGone(HASH)));
     let told = MasterToRelay::LinkDropped(LinkDropped { link_hash: HASH, public_id: device(2) });
     assert!(sent(&ended).contains(&&told), "its maker is told that it ended");
     assert_eq!(refusal_of(&looks_up(&mut desk, false)), Some(FailureCode::NotFound));
@@ -87,7 +87,7 @@ fn a_link_is_told_to_its_maker_and_ends_unused_or_dropped() {
 
 #[test]
 fn only_its_maker_and_the_host_drop_a_link() {
-    let mut desk = Desk::with_members(3);
+    let mut desk = AuthorityFixture::with_members(3);
     desk.add(session(1, 1), files(0..1));
     asks(&mut desk, 2, request(&[0]));
     let drop = || RelayToMaster::LinkDrop(LinkDrop { link_hash: HASH });
@@ -97,14 +97,14 @@ fn only_its_maker_and_the_host_drop_a_link() {
     assert_eq!(refusal_of(&looks_up(&mut desk, false)), Some(FailureCode::NotFound));
 
     asks(&mut desk, 2, LinkRequest { link_hash: LinkHash([4; 32]), ..request(&[0]) });
-    let effects = desk.operator(Command::DropLink(LinkHash([4; 32])));
+    let effects = desk.operator(OperatorCommand::DropLink(LinkHash([4; 32])));
     assert!(sent(&effects).iter().any(|m| matches!(m, MasterToRelay::LinkDropped(d) if d.public_id == device(2))));
-    assert_eq!(refusal_of(&desk.operator(Command::DropLink(HASH))), Some(FailureCode::NotFound));
+    assert_eq!(refusal_of(&desk.operator(OperatorCommand::DropLink(HASH))), Some(FailureCode::NotFound));
 }
 
 #[test]
 fn a_device_lists_its_own_links_and_the_host_everybodys_newest_first() {
-    let mut desk = Desk::with_members(3);
+    let mut desk = AuthorityFixture::with_members(3);
     desk.add(session(1, 1), files(0..1));
     for n in 0..1_200u32 {
         let mut hash = [0; 32];
@@ -129,7 +129,7 @@ fn a_device_lists_its_own_links_and_the_host_everybodys_newest_first() {
     let mut all = 0;
     let mut cursor = None;
     loop {
-        let effects = desk.operator(Command::PullLinks(LinksPull { cursor }));
+        let effects = desk.operator(OperatorCommand::PullLinks(LinksPull { cursor }));
         let [Effect::Answer { message: MasterToConsole::LinksPage(page), .. }] = &effects[..] else {
             panic!("{effects:?}")
         };
@@ -149,7 +149,7 @@ fn a_device_lists_its_own_links_and_the_host_everybodys_newest_first() {
 
 #[test]
 fn a_link_with_an_end_ends_then_used_or_not() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..1));
     let link = listed(&asks(&mut desk, 1, LinkRequest { valid_ms: Some(60_000), ..request(&[0]) }));
     assert_eq!((link.expires_ms, link.ends), (NOON + 60_000, true));
@@ -166,13 +166,13 @@ fn a_link_with_an_end_ends_then_used_or_not() {
 
 #[test]
 fn uses_are_counted_on_disk_and_none_is_given_beyond() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..1));
     asks(&mut desk, 1, LinkRequest { uses: Some(2), ..request(&[0]) });
     assert!(granted(&looks_up(&mut desk, false)).limited);
     for left in [1, 0] {
         let effects = looks_up(&mut desk, true);
-        assert!(matches!(&effects[0], Effect::Save(Change::LinkUsed { uses_left, .. }) if *uses_left == Some(left)));
+        assert!(matches!(&effects[0], Effect::Save(StoreWrite::LinkUsed { uses_left, .. }) if *uses_left == Some(left)));
         assert_eq!(listed(&effects).uses_left, Some(left), "its maker sees the count");
         granted(&effects);
     }
@@ -182,7 +182,7 @@ fn uses_are_counted_on_disk_and_none_is_given_beyond() {
 
 #[test]
 fn a_link_takes_only_what_is_listed_and_grows_by_parts() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(1, 1), files(0..3));
     assert_eq!(refusal_of(&asks(&mut desk, 2, request(&[0, 9]))), Some(FailureCode::NotFound));
     assert_eq!(refusal_of(&asks(&mut desk, 9, request(&[0]))), Some(FailureCode::NotApproved));
@@ -200,14 +200,14 @@ fn a_link_takes_only_what_is_listed_and_grows_by_parts() {
 /// more than a few times what was sent.
 #[test]
 fn what_a_request_for_a_link_writes_is_bounded_by_what_it_brings() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     for start in (0..5_120).step_by(256) {
         desk.add(session(1, 1), files(start..start + 256));
     }
     let all: Vec<u32> = (0..5_120).collect();
     all[..5_000].chunks(500).for_each(|part| drop(asks(&mut desk, 2, request(part))));
-    let written = |desk: &Desk| -> u64 {
-        let of = |change: &Change| if let Change::LinkPut(link) = change { link.bytes() } else { 0 };
+    let written = |desk: &AuthorityFixture| -> u64 {
+        let of = |change: &StoreWrite| if let StoreWrite::LinkPut(link) = change { link.bytes() } else { 0 };
         desk.saves.iter().map(of).sum()
     };
     let before = written(&desk);
@@ -224,7 +224,7 @@ fn what_a_request_for_a_link_writes_is_bounded_by_what_it_brings() {
 
 #[test]
 fn links_are_bounded_in_bytes_a_device_and_a_refusal_says_so() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     for start in (0..512).step_by(256) {
         desk.add(session(1, 1), files(start..start + 256));
     }
@@ -254,11 +254,11 @@ fn links_are_bounded_in_bytes_a_device_and_a_refusal_says_so() {
 
 #[test]
 fn a_folder_is_what_its_owner_shares_there_now() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     let paths = ["a/x", "a/B/y", "ab/z", "a", "A/q"];
     desk.add(session(1, 1), (1..).zip(paths).map(|(n, path)| new_file(n, path)).collect());
     assert_eq!(listed(&asks(&mut desk, 2, folder_request("a"))).name, "a.zip");
-    let names = |desk: &mut Desk| -> Vec<String> {
+    let names = |desk: &mut AuthorityFixture| -> Vec<String> {
         let archive = granted(&looks_up(desk, false)).archive.unwrap();
         members(desk, &archive, false).into_iter().map(|member| member.name).collect()
     };
@@ -279,7 +279,7 @@ fn a_folder_is_what_its_owner_shares_there_now() {
 
 #[test]
 fn an_archive_of_versions_is_gone_with_one_of_them_but_its_readers_have_their_directory() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(1, 1), files(0..3));
     asks(&mut desk, 2, request(&[0, 1, 2]));
     let archive = granted(&looks_up(&mut desk, false)).archive.unwrap();
@@ -302,10 +302,10 @@ fn a_hundred_thousand_files_are_laid_out_in_small_steps_and_pages() {
         path: format!("Photos/{}/{}.jpg", n % 300, if n % 10 == 1 { (n - 1).to_string() } else { n.to_string() }),
         ..entry(1, "x")
     };
-    let files = (0..FILES).map(|n| Listing { entry: entry(n), revision: 1, withdrawn_ms: None }).collect();
+    let files = (0..FILES).map(|n| ListedFile { entry: entry(n), revision: 1, withdrawn_ms: None }).collect();
     let members_of_hub = vec![member(1, super::super::Verdict::Approved)];
-    let saved = Saved { revision: 1, members: members_of_hub, files, ..Saved::default() };
-    let mut desk = Desk::ready(AuthorityConfig::default(), saved);
+    let saved = SavedState { revision: 1, members: members_of_hub, files, ..SavedState::default() };
+    let mut desk = AuthorityFixture::ready(AuthorityConfig::default(), saved);
     desk.came(session(1, 1));
     listed(&asks(&mut desk, 1, folder_request("Photos")));
 
@@ -352,12 +352,12 @@ fn the_archives_of_one_maker_do_not_keep_anothers_waiting() {
     const FILES: u32 = 20_000;
     let entry =
         |n: u32| lanyard_protocol::FileEntry { file_id: file_id(n), path: format!("Photos/{n}.jpg"), ..entry(1, "x") };
-    let files = (0..FILES).map(|n| Listing { entry: entry(n), revision: 1, withdrawn_ms: None }).collect();
+    let files = (0..FILES).map(|n| ListedFile { entry: entry(n), revision: 1, withdrawn_ms: None }).collect();
     let members = (1..=2).map(|n| member(n, super::super::Verdict::Approved)).collect();
-    let mut desk = Desk::ready(AuthorityConfig::default(), Saved { revision: 1, members, files, ..Saved::default() });
+    let mut desk = AuthorityFixture::ready(AuthorityConfig::default(), SavedState { revision: 1, members, files, ..SavedState::default() });
     desk.came(session(1, 1));
     let hash = |n: u8| LinkHash([n; 32]);
-    let look = |desk: &mut Desk, n| {
+    let look = |desk: &mut AuthorityFixture, n| {
         desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: hash(n), begins: false }))
     };
     (0..70).for_each(|n| drop(asks(&mut desk, 1, LinkRequest { link_hash: hash(n), ..folder_request("Photos") })));
@@ -375,26 +375,26 @@ fn the_archives_of_one_maker_do_not_keep_anothers_waiting() {
 
 #[test]
 fn a_page_goes_on_after_a_restart_only_while_the_layout_is_the_same() {
-    let mut before = Desk::with_members(1);
+    let mut before = AuthorityFixture::with_members(1);
     before.add(session(1, 1), files(0..300));
     asks(&mut before, 1, folder_request(""));
     let archive = granted(&looks_up(&mut before, false)).archive.unwrap();
     let whole = members(&mut before, &archive, true);
-    let saved = || Saved {
+    let saved = || SavedState {
         revision: before.head(),
         members: before.authority.members().cloned().collect(),
         files: before
             .authority
             .files()
-            .map(|entry| Listing { entry: entry.clone(), revision: 2, withdrawn_ms: None })
+            .map(|entry| ListedFile { entry: entry.clone(), revision: 2, withdrawn_ms: None })
             .collect(),
         links: before.authority.links.records().cloned().collect(),
-        ..Saved::default()
+        ..SavedState::default()
     };
-    let mut same = Desk::ready(AuthorityConfig::default(), saved());
+    let mut same = AuthorityFixture::ready(AuthorityConfig::default(), saved());
     same.came(session(1, 1));
     assert_eq!(members(&mut same, &archive, true), whole);
-    let mut other = Desk::ready(AuthorityConfig::default(), saved());
+    let mut other = AuthorityFixture::ready(AuthorityConfig::default(), saved());
     other.came(session(1, 1));
     other.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(7)], keep: false }));
     assert_eq!(page(&mut other, archive.layout, 100, false), Err(FailureCode::StaleRequest));
@@ -403,7 +403,7 @@ fn a_page_goes_on_after_a_restart_only_while_the_layout_is_the_same() {
 
 #[test]
 fn a_relay_that_left_is_owed_no_layout_and_the_next_asks_anew() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     for start in (0..5_000).step_by(500) {
         desk.add(session(1, 1), files(start..start + 500));
     }
@@ -418,7 +418,7 @@ fn a_relay_that_left_is_owed_no_layout_and_the_next_asks_anew() {
 
 #[test]
 fn frames_of_links_fit() {
-    let mut desk = Desk::with_members(1);
+    let mut desk = AuthorityFixture::with_members(1);
     let path = format!("{}/x", vec!["p".repeat(200); 16].join("/"));
     desk.add(session(1, 1), (0..60).map(|n| NewFile { ..new_file(n, &format!("{path}{n}")) }).collect());
     for n in 0..60 {
@@ -433,7 +433,7 @@ fn frames_of_links_fit() {
 
 #[test]
 fn nothing_is_kept_of_archives_whose_links_are_over() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(1, 1), files(0..10));
     asks(&mut desk, 2, folder_request(""));
     let archive = granted(&looks_up(&mut desk, false)).archive.unwrap();
@@ -442,13 +442,13 @@ fn nothing_is_kept_of_archives_whose_links_are_over() {
     desk.pass(3 * super::super::SWEEP_MS);
     assert_eq!(desk.authority.archives.held(), 0);
     assert_eq!(members(&mut desk, &archive, true).len(), 10);
-    desk.operator(Command::Refuse { public_id: device(2) });
+    desk.operator(OperatorCommand::Refuse { public_id: device(2) });
     assert_eq!(desk.authority.archives.held(), 0, "a maker's layouts end with its membership");
 }
 
 #[test]
 fn a_binding_is_granted_with_its_maker_and_never_replaced_while_the_link_lives() {
-    let mut desk = Desk::with_members(2);
+    let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(1, 1), files(0..2));
     let first = request(&[0]);
     asks(&mut desk, 1, first.clone());

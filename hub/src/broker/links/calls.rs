@@ -16,7 +16,7 @@ use super::super::*;
 
 /// An HTTP request about a link that waits for the master.
 #[derive(Debug, Clone)]
-enum Call {
+enum LinkCall {
     /// Shares one look-up with all who want the same.
     Find(Link),
     /// A use of a link whose uses are counted.
@@ -35,14 +35,14 @@ enum Call {
 
 /// The subject of an answer of the master's.
 #[derive(Debug, Clone, Copy)]
-enum Awaited {
+enum AwaitedAnswer {
     Find(Link),
     Call(CallId),
 }
 
 /// A look-up of a link, and the calls that wait for it.
 #[derive(Debug)]
-struct Finding {
+struct LinkFinding {
     link: Link,
     reference: Option<Ref>,
     calls: Vec<CallId>,
@@ -60,18 +60,18 @@ struct LookupQueue {
 }
 
 #[derive(Debug, Default)]
-pub struct Calls {
-    calls: BTreeMap<CallId, Call>,
-    finding: BTreeMap<LinkHash, Finding>,
+pub struct LinkCalls {
+    calls: BTreeMap<CallId, LinkCall>,
+    finding: BTreeMap<LinkHash, LinkFinding>,
     known_lookups: LookupQueue,
     unknown_lookups: LookupQueue,
-    awaited: BTreeMap<Ref, Awaited>,
+    awaited: BTreeMap<Ref, AwaitedAnswer>,
     missing: BTreeMap<LinkHash, Moment>,
     /// The same, the oldest first.
     missed: VecDeque<(Moment, LinkHash)>,
 }
 
-impl Calls {
+impl LinkCalls {
     pub fn count(&self) -> usize {
         self.calls.len()
     }
@@ -99,7 +99,7 @@ impl Calls {
     }
 
     /// Takes a look-up that was answered; its place is free.
-    fn answered(&mut self, hash: &LinkHash) -> Option<Finding> {
+    fn answered(&mut self, hash: &LinkHash) -> Option<LinkFinding> {
         let finding = self.finding.remove(hash)?;
         self.queue(finding.is_known).in_flight -= 1;
         Some(finding)
@@ -156,12 +156,12 @@ impl Broker {
         if calls.count() >= room {
             return self.effects.push(Effect::LinkFound { call, result: Err(FailureCode::Busy) });
         }
-        calls.calls.insert(call, Call::Find(link));
+        calls.calls.insert(call, LinkCall::Find(link));
         self.deadlines.set(Timer::Call(call), now.plus(LINK_LOOKUP_WAIT_MS));
         if let Some(finding) = calls.finding.get_mut(&hash) {
             return finding.calls.push(call);
         }
-        let finding = Finding { link, reference: None, calls: vec![call], is_known, was_made: false };
+        let finding = LinkFinding { link, reference: None, calls: vec![call], is_known, was_made: false };
         calls.finding.insert(hash, finding);
         calls.queue(is_known).waiting.push_back(link);
         self.look_links_up();
@@ -185,7 +185,7 @@ impl Broker {
         let link_hash = LinkHash::of(&link);
         let Some(finding) = calls.finding.get_mut(&link_hash) else { return };
         finding.reference = Some(reference.clone());
-        calls.awaited.insert(reference.clone(), Awaited::Find(link));
+        calls.awaited.insert(reference.clone(), AwaitedAnswer::Find(link));
         let lookup = LinkLookup { link_hash, begins: false };
         self.tell_master_from(RelayToMaster::LinkLookup(lookup), None, Some(reference));
     }
@@ -198,7 +198,7 @@ impl Broker {
         if self.links.calls.count() >= MAX_LINK_CALLS {
             return self.effects.push(Effect::LinkBegun { call, result: Err(FailureCode::Busy) });
         }
-        self.links.calls.calls.insert(call, Call::Begin { link, whole, bytes, reference: None });
+        self.links.calls.calls.insert(call, LinkCall::Begin { link, whole, bytes, reference: None });
         self.deadlines.set(Timer::Call(call), now.plus(LINK_LOOKUP_WAIT_MS));
         if self.hub_ready() {
             self.send_call(call);
@@ -213,7 +213,7 @@ impl Broker {
         if !self.links.known.read_by(now, &page.link_hash, reader) {
             return self.effects.push(Effect::LinkMembers { call, result: Err(FailureCode::FileGone) });
         }
-        self.links.calls.calls.insert(call, Call::Page { reader, page, reference: None });
+        self.links.calls.calls.insert(call, LinkCall::Page { reader, page, reference: None });
         if self.hub_ready() {
             self.send_call(call);
         }
@@ -223,27 +223,27 @@ impl Broker {
     fn send_call(&mut self, call: CallId) {
         let number = Ref::number(self.number());
         let message = match self.links.calls.calls.get_mut(&call) {
-            Some(Call::Begin { link, reference, .. }) => {
+            Some(LinkCall::Begin { link, reference, .. }) => {
                 *reference = Some(number.clone());
                 RelayToMaster::LinkLookup(LinkLookup { link_hash: LinkHash::of(link), begins: true })
             }
-            Some(Call::Page { page, reference, .. }) => {
+            Some(LinkCall::Page { page, reference, .. }) => {
                 *reference = Some(number.clone());
                 RelayToMaster::LinkPage(page.clone())
             }
-            Some(Call::Find(_)) | None => return,
+            Some(LinkCall::Find(_)) | None => return,
         };
-        self.links.calls.awaited.insert(number.clone(), Awaited::Call(call));
+        self.links.calls.awaited.insert(number.clone(), AwaitedAnswer::Call(call));
         self.tell_master_from(message, None, Some(number));
     }
 
     /// Takes a call out of all lists.
-    fn take_call(&mut self, id: CallId) -> Option<Call> {
+    fn take_call(&mut self, id: CallId) -> Option<LinkCall> {
         self.deadlines.clear(&Timer::Call(id));
         let calls = &mut self.links.calls;
         let call = calls.calls.remove(&id)?;
         match &call {
-            Call::Find(link) => {
+            LinkCall::Find(link) => {
                 let hash = LinkHash::of(link);
                 if let Some(finding) = calls.finding.get_mut(&hash) {
                     finding.calls.retain(|other| *other != id);
@@ -254,7 +254,7 @@ impl Broker {
                     }
                 }
             }
-            Call::Begin { reference, .. } | Call::Page { reference, .. } => {
+            LinkCall::Begin { reference, .. } | LinkCall::Page { reference, .. } => {
                 if let Some(reference) = reference {
                     calls.awaited.remove(reference);
                 }
@@ -266,7 +266,7 @@ impl Broker {
     /// Nobody waits for the answer any more. Whoever wanted a page of an archive is gone: its words may have come after those
     /// of its end, and would keep its link for good.
     pub(in super::super) fn call_left(&mut self, now: Moment, call: CallId) {
-        if let Some(Call::Page { reader, .. }) = self.take_call(call) {
+        if let Some(LinkCall::Page { reader, .. }) = self.take_call(call) {
             self.link_left(now, reader, u64::MAX);
         }
     }
@@ -278,9 +278,9 @@ impl Broker {
 
     fn fail_call(&mut self, id: CallId, code: FailureCode) {
         let effect = match self.take_call(id) {
-            Some(Call::Find(_)) => Effect::LinkFound { call: id, result: Err(code) },
-            Some(Call::Begin { .. }) => Effect::LinkBegun { call: id, result: Err(code) },
-            Some(Call::Page { .. }) => Effect::LinkMembers { call: id, result: Err(code) },
+            Some(LinkCall::Find(_)) => Effect::LinkFound { call: id, result: Err(code) },
+            Some(LinkCall::Begin { .. }) => Effect::LinkBegun { call: id, result: Err(code) },
+            Some(LinkCall::Page { .. }) => Effect::LinkMembers { call: id, result: Err(code) },
             None => return,
         };
         self.effects.push(effect);
@@ -298,14 +298,14 @@ impl Broker {
         let hash = LinkHash::of(&link);
         let until = now.plus(grant.lives_ms);
         let info = Arc::new(LinkInfo::of(grant));
-        if let LinkedTo::File(entry) = &info.what {
+        if let LinkContent::File(entry) = &info.what {
             self.grants.insert(now, entry.clone());
         }
         self.links.calls.exists(&info.hash);
         self.links.known.put(now, until, info.clone());
         self.keep_sweeping(now);
         match awaited {
-            Awaited::Find(_) => {
+            AwaitedAnswer::Find(_) => {
                 let waiting = self.links.calls.answered(&hash).map(|finding| finding.calls).unwrap_or_default();
                 for call in waiting {
                     self.take_call(call);
@@ -313,8 +313,8 @@ impl Broker {
                 }
                 self.look_links_up();
             }
-            Awaited::Call(call) => {
-                let Some(Call::Begin { whole, bytes, .. }) = self.take_call(call) else { return };
+            AwaitedAnswer::Call(call) => {
+                let Some(LinkCall::Begin { whole, bytes, .. }) = self.take_call(call) else { return };
                 self.links.known.credit(&hash);
                 // One use is enough for whatever lies within the file.
                 self.links.known.pay(&hash, whole, bytes);
@@ -325,8 +325,8 @@ impl Broker {
 
     pub(in super::super) fn link_members(&mut self, now: Moment, members: LinkMembers, reference: Option<Ref>) {
         let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(&reference));
-        let Some(Awaited::Call(call)) = awaited else { return };
-        let Some(Call::Page { reader, .. }) = self.take_call(call) else { return };
+        let Some(AwaitedAnswer::Call(call)) = awaited else { return };
+        let Some(LinkCall::Page { reader, .. }) = self.take_call(call) else { return };
         let with_bytes = members.members.iter().filter_map(|member| member.file.as_ref()).filter(|file| file.size > 0);
         let mut files: Vec<FileRef> = Vec::new();
         for entry in with_bytes {
@@ -346,9 +346,9 @@ impl Broker {
         }
     }
 
-    fn awaited_failed(&mut self, now: Moment, awaited: Awaited, code: FailureCode) {
+    fn awaited_failed(&mut self, now: Moment, awaited: AwaitedAnswer, code: FailureCode) {
         match awaited {
-            Awaited::Find(link) => {
+            AwaitedAnswer::Find(link) => {
                 let hash = LinkHash::of(&link);
                 let Some(finding) = self.links.calls.answered(&hash) else { return };
                 if code == FailureCode::NotFound && !finding.was_made {
@@ -360,19 +360,19 @@ impl Broker {
                 }
                 self.look_links_up();
             }
-            Awaited::Call(call) => self.fail_call(call, code),
+            AwaitedAnswer::Call(call) => self.fail_call(call, code),
         }
     }
 
     /// Returns the key of the address that the answer is about.
-    fn key_awaited(&self, awaited: Awaited) -> Option<Link> {
+    fn key_awaited(&self, awaited: AwaitedAnswer) -> Option<Link> {
         let call = match awaited {
-            Awaited::Find(link) => return Some(link),
-            Awaited::Call(call) => call,
+            AwaitedAnswer::Find(link) => return Some(link),
+            AwaitedAnswer::Call(call) => call,
         };
         match self.links.calls.calls.get(&call)? {
-            Call::Find(link) | Call::Begin { link, .. } => Some(*link),
-            Call::Page { .. } => None,
+            LinkCall::Find(link) | LinkCall::Begin { link, .. } => Some(*link),
+            LinkCall::Page { .. } => None,
         }
     }
 
@@ -389,8 +389,8 @@ impl Broker {
         }
         for call in calls.calls.values_mut() {
             match call {
-                Call::Begin { reference, .. } | Call::Page { reference, .. } => *reference = None,
-                Call::Find(_) => {}
+                LinkCall::Begin { reference, .. } | LinkCall::Page { reference, .. } => *reference = None,
+                LinkCall::Find(_) => {}
             }
         }
     }

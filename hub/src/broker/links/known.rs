@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lanyard_protocol::limits::{LINK_USED_INTERVAL_MS, MAX_KNOWN_LINK_BYTES};
 use lanyard_protocol::{DeviceId, FileRef, LinkHash};
 
-use super::super::{LinkInfo, LinkReader, LinkedTo, Moment};
+use super::super::{LinkInfo, LinkReader, LinkContent, Moment};
 
 /// A link beside the texts of what it opens: its record and its places in four indexes.
 const KNOWN_OVERHEAD: usize = 768;
@@ -15,7 +15,7 @@ const PAGES_HELD: usize = 2;
 
 /// Downloads that the master counted for a link, and that were not read yet.
 #[derive(Debug, Clone, Copy, Default)]
-struct Credit {
+struct PaidUse {
     /// Downloads from the first byte to the last.
     wholes: u32,
     /// Bytes of others: a download that goes on, a player that jumps.
@@ -23,54 +23,54 @@ struct Credit {
 }
 
 #[derive(Debug)]
-pub struct Known {
+pub struct KnownLink {
     pub info: Arc<LinkInfo>,
     used: Moment,
     until: Moment,
     pub told_used: Option<Moment>,
     readers: BTreeSet<LinkReader>,
-    credit: Credit,
+    credit: PaidUse,
     /// The master has to be asked before it is opened again.
     is_outdated: bool,
 }
 
-impl Known {
+impl KnownLink {
     fn bytes(&self) -> usize {
         KNOWN_OVERHEAD + self.info.text_bytes()
     }
 
     fn file(&self) -> Option<FileRef> {
         match &self.info.what {
-            LinkedTo::File(entry) => Some(entry.file_ref()),
-            LinkedTo::Archive(_) | LinkedTo::Nothing => None,
+            LinkContent::File(entry) => Some(entry.file_ref()),
+            LinkContent::Archive(_) | LinkContent::Nothing => None,
         }
     }
 }
 
 /// One response and the pages of members that it holds.
 #[derive(Debug)]
-struct Reading {
+struct LinkResponse {
     hash: LinkHash,
     pages: VecDeque<Vec<FileRef>>,
 }
 
 #[derive(Debug, Default)]
 pub struct KnownLinks {
-    links: BTreeMap<LinkHash, Known>,
+    links: BTreeMap<LinkHash, KnownLink>,
     by_file: BTreeMap<FileRef, BTreeSet<LinkHash>>,
     by_maker: BTreeMap<DeviceId, BTreeSet<LinkHash>>,
     /// Those that nobody reads, the longest unused first.
     idle: BTreeSet<(Moment, LinkHash)>,
-    readers: BTreeMap<LinkReader, Reading>,
+    readers: BTreeMap<LinkReader, LinkResponse>,
     bytes: usize,
 }
 
 impl KnownLinks {
-    pub fn get(&self, hash: &LinkHash) -> Option<&Known> {
+    pub fn get(&self, hash: &LinkHash) -> Option<&KnownLink> {
         self.links.get(hash)
     }
 
-    pub fn get_mut(&mut self, hash: &LinkHash) -> Option<&mut Known> {
+    pub fn get_mut(&mut self, hash: &LinkHash) -> Option<&mut KnownLink> {
         self.links.get_mut(hash)
     }
 
@@ -100,7 +100,7 @@ impl KnownLinks {
         let hash = info.hash;
         let old = self.take(&hash);
         let (readers, credit, told_used) = old.map(|old| (old.readers, old.credit, old.told_used)).unwrap_or_default();
-        let known = Known { info, used: now, until, told_used, readers, credit, is_outdated: false };
+        let known = KnownLink { info, used: now, until, told_used, readers, credit, is_outdated: false };
         if let Some(file) = known.file() {
             self.by_file.entry(file).or_default().insert(hash);
         }
@@ -116,7 +116,7 @@ impl KnownLinks {
         }
     }
 
-    fn take(&mut self, hash: &LinkHash) -> Option<Known> {
+    fn take(&mut self, hash: &LinkHash) -> Option<KnownLink> {
         let known = self.links.remove(hash)?;
         self.bytes -= known.bytes();
         self.idle.remove(&(known.used, *hash));
@@ -175,7 +175,7 @@ impl KnownLinks {
         let Some(known) = self.links.get_mut(hash) else { return false };
         known.readers.insert(reader);
         self.idle.remove(&(known.used, *hash));
-        self.readers.entry(reader).or_insert_with(|| Reading { hash: *hash, pages: VecDeque::new() });
+        self.readers.entry(reader).or_insert_with(|| LinkResponse { hash: *hash, pages: VecDeque::new() });
         true
     }
 
@@ -188,7 +188,7 @@ impl KnownLinks {
 
     /// A response is over; gives the files that it held.
     pub fn reader_left(&mut self, reader: LinkReader) -> Vec<FileRef> {
-        let Some(Reading { hash, pages }) = self.readers.remove(&reader) else { return Vec::new() };
+        let Some(LinkResponse { hash, pages }) = self.readers.remove(&reader) else { return Vec::new() };
         if let Some(known) = self.links.get_mut(&hash) {
             known.readers.remove(&reader);
             if known.readers.is_empty() {
@@ -204,7 +204,7 @@ impl KnownLinks {
         if !known.info.limited {
             return true;
         }
-        let Credit { wholes, bytes: left } = &mut known.credit;
+        let PaidUse { wholes, bytes: left } = &mut known.credit;
         match whole {
             true if *wholes > 0 => *wholes -= 1,
             false if *left >= bytes => *left -= bytes,
@@ -216,7 +216,7 @@ impl KnownLinks {
     /// The master counted a use: it is worth one download, and as many bytes again for going on after a cut.
     pub fn credit(&mut self, hash: &LinkHash) {
         let Some(known) = self.links.get_mut(hash) else { return };
-        if let LinkedTo::File(entry) = &known.info.what {
+        if let LinkContent::File(entry) = &known.info.what {
             known.credit.bytes = known.credit.bytes.saturating_add(entry.size);
         }
         known.credit.wholes += 1;

@@ -11,7 +11,7 @@ fn numbered(n: u32) -> FileId {
     format!("00000000-0000-4000-8000-{n:012x}").parse().unwrap()
 }
 
-impl Hub {
+impl BrokerFixture {
     /// Device 1 lists files `numbers` of one size.
     fn lists_many(&mut self, numbers: std::ops::Range<u32>, size: u64) {
         let like = self.lists(200, size);
@@ -23,7 +23,7 @@ impl Hub {
     }
 
     /// Asks for pieces or lists, and gives how many entries were visited for it.
-    fn visits(&mut self, session: SessionId, what: What, pieces: Vec<Piece>) -> u64 {
+    fn visits(&mut self, session: SessionId, what: BodyKind, pieces: Vec<GroupSpan>) -> u64 {
         self.broker.work.take();
         let request = RequestChunk { transfer_id: transfer(1), public_id: device(1), pieces, what, have: None };
         self.says(session, DeviceToRelay::RequestChunk(request));
@@ -35,74 +35,74 @@ impl Hub {
         self.lists_many(0..(RUNS * PIECES) as u32, 1);
         for run in 0..RUNS as u32 {
             let first = run * PIECES as u32;
-            let pieces = (first..first + PIECES as u32).map(|n| Piece::new(numbered(n), 0, 1)).collect();
-            self.visits(asker, What::Bytes, pieces);
+            let pieces = (first..first + PIECES as u32).map(|n| GroupSpan::new(numbered(n), 0, 1)).collect();
+            self.visits(asker, BodyKind::Bytes, pieces);
         }
         assert!(self.broker.queue.len() as u64 >= RUNS - 4, "the holder is asked for four");
     }
 }
 
-fn whole_lists(files: u32) -> Vec<Piece> {
-    (0..files).map(|n| Piece::new(numbered(n), 0, 65_536)).collect()
+fn whole_lists(files: u32) -> Vec<GroupSpan> {
+    (0..files).map(|n| GroupSpan::new(numbered(n), 0, 65_536)).collect()
 }
 
 fn is_refused(effects: &[Effect], to: SessionId) -> bool {
-    matches!(&Hub::told(effects, to)[..], [RelayToDevice::RequestFailed(no)] if no.code == FailureCode::BadMessage)
+    matches!(&BrokerFixture::told(effects, to)[..], [RelayToDevice::RequestFailed(no)] if no.code == FailureCode::BadMessage)
 }
 
 #[test]
 fn a_request_for_lists_of_values_visits_its_pieces_and_not_their_groups() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.lists_many(0..256, 1 << 34);
     hub.take();
-    let visited = hub.visits(asker, What::Values, whole_lists(256));
+    let visited = hub.visits(asker, BodyKind::Hashes, whole_lists(256));
     assert!(visited <= 4 * PIECES, "{visited} entries");
     assert!(is_refused(&hub.take(), asker), "512 MiB of lists are more than a run may have");
-    let visited = hub.visits(asker, What::Values, whole_lists(4));
+    let visited = hub.visits(asker, BodyKind::Hashes, whole_lists(4));
     assert!(visited <= 16, "{visited} entries");
-    let told = Hub::failures(&hub.take(), asker);
-    assert!(told.len() == 4 && told.iter().all(|(_, code)| *code == FailureCode::NoValues), "{told:?}");
-    let twice = vec![Piece::new(numbered(1), 0, 65_536); 2];
-    assert!(hub.visits(asker, What::Values, twice) <= 16);
+    let told = BrokerFixture::failures(&hub.take(), asker);
+    assert!(told.len() == 4 && told.iter().all(|(_, code)| *code == FailureCode::NoHashes), "{told:?}");
+    let twice = vec![GroupSpan::new(numbered(1), 0, 65_536); 2];
+    assert!(hub.visits(asker, BodyKind::Hashes, twice) <= 16);
     assert!(is_refused(&hub.take(), asker), "no file twice");
 }
 
 #[test]
 fn lists_that_are_there_are_entries_of_one_and_stay_within_the_budget() {
-    let mut hub = Hub::ready(8 * MIB);
+    let mut hub = BrokerFixture::ready(8 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.lists_many(0..8, 1 << 34);
-    hub.visits(asker, What::Values, whole_lists(4));
-    hub.visits(asker, What::Values, whole_lists(8).split_off(4));
+    hub.visits(asker, BodyKind::Hashes, whole_lists(4));
+    hub.visits(asker, BodyKind::Hashes, whole_lists(8).split_off(4));
     for n in 0..8 {
-        hub.give(Input::ValuesKnown { file: FileRef { public_id: device(1), file_id: numbered(n) } });
+        hub.give(Input::HashesKnown { file: FileRef { public_id: device(1), file_id: numbered(n) } });
     }
     hub.take();
-    let visited = hub.visits(asker, What::Values, whole_lists(4));
+    let visited = hub.visits(asker, BodyKind::Hashes, whole_lists(4));
     assert!(visited <= 16, "{visited} entries");
-    assert_eq!(Hub::readies(&hub.take(), asker).len(), 4);
+    assert_eq!(BrokerFixture::readies(&hub.take(), asker).len(), 4);
     assert_eq!(hub.broker.reserved_bytes(), 8 * MIB);
-    hub.visits(asker, What::Values, whole_lists(8).split_off(4));
-    let told = Hub::failures(&hub.take(), asker);
+    hub.visits(asker, BodyKind::Hashes, whole_lists(8).split_off(4));
+    let told = BrokerFixture::failures(&hub.take(), asker);
     assert!(told.len() == 4 && told.iter().all(|(_, code)| *code == FailureCode::Busy), "{told:?}");
     assert_eq!(hub.broker.reserved_bytes(), 8 * MIB);
 }
 
 #[test]
 fn a_look_up_that_finds_nothing_walks_once_over_what_waits() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.fills_the_queue(asker);
     let other = hub.opens(3);
-    let unknown = (0..PIECES as u32).map(|n| Piece::new(numbered(1_000_000 + n), 0, 1)).collect();
-    let visited = hub.visits(other, What::Bytes, unknown);
+    let unknown = (0..PIECES as u32).map(|n| GroupSpan::new(numbered(1_000_000 + n), 0, 1)).collect();
+    let visited = hub.visits(other, BodyKind::Bytes, unknown);
     assert!(visited <= (RUNS + 4) * PIECES, "{visited} entries");
 }
 
 #[test]
 fn a_removal_of_many_files_walks_once_over_what_waits() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.fills_the_queue(asker);
     hub.broker.work.take();
@@ -120,11 +120,11 @@ fn a_removal_of_many_files_walks_once_over_what_waits() {
 
 #[test]
 fn a_cancel_looks_its_pieces_up_and_names_no_more_than_a_run() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.fills_the_queue(asker);
     let waiting = hub.broker.queue.len();
-    let cancel = |hub: &mut Hub, pieces: Vec<Piece>| {
+    let cancel = |hub: &mut BrokerFixture, pieces: Vec<GroupSpan>| {
         hub.take();
         hub.broker.work.take();
         let cancel = CancelChunk { transfer_id: transfer(1), pieces: Some(pieces) };
@@ -132,24 +132,24 @@ fn a_cancel_looks_its_pieces_up_and_names_no_more_than_a_run() {
         hub.broker.work.take()
     };
     let last = ((RUNS - 1) * PIECES) as u32;
-    let run: Vec<Piece> = (last..last + PIECES as u32).rev().map(|n| Piece::new(numbered(n), 0, 1)).collect();
+    let run: Vec<GroupSpan> = (last..last + PIECES as u32).rev().map(|n| GroupSpan::new(numbered(n), 0, 1)).collect();
     let visited = cancel(&mut hub, run);
     assert!(visited <= (RUNS + 4) * PIECES, "{visited} entries");
     assert_eq!(hub.broker.queue.len(), waiting - 1, "exactly that run is called off");
-    let visited = cancel(&mut hub, vec![Piece::new(numbered(1), 0, 1); 4_000]);
+    let visited = cancel(&mut hub, vec![GroupSpan::new(numbered(1), 0, 1); 4_000]);
     assert!(visited == 0 && is_refused(&hub.take(), asker), "{visited} entries");
 }
 
 #[test]
 fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.lists_many(0..2_000, 1);
     hub.take();
     let mut lookups = Vec::new();
     for n in 0..2_000 {
-        let pieces = vec![Piece::new(numbered(n), 0, 1)];
-        let message = Hub::request(asker, pieces);
+        let pieces = vec![GroupSpan::new(numbered(n), 0, 1)];
+        let message = BrokerFixture::request(asker, pieces);
         let reference = Ref::new(format!("a{n}"));
         hub.broker.handle(hub.now, Input::MessageReceived { session: asker, message, reference });
         while let Some(effect) = hub.broker.poll_effect() {
@@ -161,7 +161,7 @@ fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() 
     }
     let limit = lanyard_protocol::limits::MAX_LOOKUPS_AN_ASKER;
     assert_eq!(lookups.len(), limit, "the others hear that it is busy");
-    let busy = Hub::failures(&hub.take(), asker);
+    let busy = BrokerFixture::failures(&hub.take(), asker);
     assert!(busy.len() == 2_000 - limit && busy.iter().all(|(_, code)| *code == FailureCode::Busy));
     hub.broker.work.take();
     for frame in lookups {
@@ -175,22 +175,22 @@ fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() 
     }
     let visited = hub.broker.work.take();
     assert!(visited <= 8 * limit as u64, "{visited} entries for {limit} answers");
-    hub.asks_for(asker, vec![Piece::new(numbered(1_999), 0, 1)]);
-    assert_eq!(Hub::failures(&hub.take(), asker).first().map(|(_, code)| *code), Some(FailureCode::Busy), "runs wait");
+    hub.asks_for(asker, vec![GroupSpan::new(numbered(1_999), 0, 1)]);
+    assert_eq!(BrokerFixture::failures(&hub.take(), asker).first().map(|(_, code)| *code), Some(FailureCode::Busy), "runs wait");
     assert!(hub.broker.grants.entry(&FileRef { public_id: device(1), file_id: numbered(1_999) }).is_some());
 }
 
 #[test]
 fn invented_transfers_are_remembered_by_the_dozen_and_no_more() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.lists(1, MIB);
     for n in 0..10_000 {
         let request = RequestChunk {
             transfer_id: numbered(n).to_string().parse().unwrap(),
             public_id: device(1),
-            pieces: vec![Piece::new(file_id(1), 0, 1)],
-            what: What::Bytes,
+            pieces: vec![GroupSpan::new(file_id(1), 0, 1)],
+            what: BodyKind::Bytes,
             have: Some(5),
         };
         hub.says(asker, DeviceToRelay::RequestChunk(request));
@@ -203,14 +203,14 @@ fn invented_transfers_are_remembered_by_the_dozen_and_no_more() {
 /// A change that the broker makes known is remembered, but not without end.
 #[test]
 fn files_that_changed_are_remembered_by_the_thousand_and_no_more() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let owner = hub.opens(1);
     let asker = hub.opens(2);
     let limit = lanyard_protocol::limits::MAX_CHANGED_FILES as u32;
     hub.lists_many(0..limit + 10, 1);
     for n in 0..limit + 10 {
         hub.take();
-        hub.asks_for(asker, vec![Piece::new(numbered(n), 0, 1)]);
+        hub.asks_for(asker, vec![GroupSpan::new(numbered(n), 0, 1)]);
         let ticket = hub.opened().remove(0).ticket;
         let no = ChunkUnavailable { ticket, code: FailureCode::FileChanged, file_id: Some(numbered(n)) };
         hub.says(owner, DeviceToRelay::ChunkUnavailable(no));
@@ -221,15 +221,15 @@ fn files_that_changed_are_remembered_by_the_thousand_and_no_more() {
 /// A device invents transfers and begins ever more large files: what is remembered of its readers has a bound.
 #[test]
 fn a_session_is_on_its_way_through_a_bounded_number_of_files() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.lists_many(0..1_000, 64 * MIB);
     for n in 0..1_000 {
-        hub.visits(asker, What::Bytes, vec![Piece::new(numbered(n), 0, 1)]);
+        hub.visits(asker, BodyKind::Bytes, vec![GroupSpan::new(numbered(n), 0, 1)]);
         hub.says(asker, DeviceToRelay::CancelChunk(CancelChunk { transfer_id: transfer(9), pieces: None }));
     }
-    let many = (0..200).map(|n| Piece::new(numbered(n), 1, 1)).collect();
-    hub.visits(asker, What::Bytes, many);
+    let many = (0..200).map(|n| GroupSpan::new(numbered(n), 1, 1)).collect();
+    hub.visits(asker, BodyKind::Bytes, many);
     assert!(hub.broker.speeds.all().count() <= limits::MAX_READ_AT_ONCE);
     hub.give(Input::SessionClosed { session: asker });
     assert_eq!(hub.broker.speeds.all().count(), 0);
@@ -238,13 +238,13 @@ fn a_session_is_on_its_way_through_a_bounded_number_of_files() {
 /// ARCHITECTURE.md: no file name in the relay. A grant is as small with the longest path as with none.
 #[test]
 fn a_grant_keeps_no_names() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     let file = hub.lists(1, MIB);
     let long = FileEntry { path: "x/".repeat(2_000), media_type: "y".repeat(255), ..hub.files[&file].clone() };
     hub.files.insert(file, long.clone());
     hub.asks(asker, 1, 0, 4);
-    let names = |hub: &Hub| hub.broker.grants.entry(&file).map(|entry| entry.path.len() + entry.media_type.len());
+    let names = |hub: &BrokerFixture| hub.broker.grants.entry(&file).map(|entry| entry.path.len() + entry.media_type.len());
     assert_eq!(names(&hub), Some(0));
     let epoch = 5;
     let revision = 8;
@@ -259,7 +259,7 @@ fn a_grant_keeps_no_names() {
 #[test]
 fn a_request_for_places_far_apart_walks_a_few_times_over_those_who_read() {
     const READERS: u8 = 100;
-    let mut hub = Hub::new(8 * MIB);
+    let mut hub = BrokerFixture::new(8 * MIB);
     hub.master_comes_with(1..=READERS + 2);
     hub.opens(1);
     let file = hub.lists(1, 1 << 34);
@@ -271,7 +271,7 @@ fn a_request_for_places_far_apart_walks_a_few_times_over_those_who_read() {
     let asker = SessionId(2);
     let places = (MAX_RUN_BYTES >> log) as u32;
     assert!(places >= 16, "{places} places");
-    let far = (0..places).map(|n| Piece::new(file.file_id, 20_000 + n * 400, 1)).collect();
-    let visited = hub.visits(asker, What::Bytes, far);
+    let far = (0..places).map(|n| GroupSpan::new(file.file_id, 20_000 + n * 400, 1)).collect();
+    let visited = hub.visits(asker, BodyKind::Bytes, far);
     assert!(visited <= 16 * u64::from(READERS) + PIECES, "{visited} entries for {places} places");
 }

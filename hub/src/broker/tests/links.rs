@@ -29,7 +29,7 @@ fn link(n: u32) -> Link {
 }
 
 /// Takes what the master was asked about links since the last look, with its reference.
-fn asked(hub: &mut Hub) -> Vec<(RelayToMaster, Ref)> {
+fn asked(hub: &mut BrokerFixture) -> Vec<(RelayToMaster, Ref)> {
     let of_links =
         |message: &RelayToMaster| matches!(message, RelayToMaster::LinkLookup(_) | RelayToMaster::LinkPage(_));
     let frames = hub.take().into_iter().filter_map(|effect| match effect {
@@ -39,7 +39,7 @@ fn asked(hub: &mut Hub) -> Vec<(RelayToMaster, Ref)> {
     frames.collect()
 }
 
-fn answers(hub: &mut Hub, message: MasterToRelay, reference: Ref) {
+fn answers(hub: &mut BrokerFixture, message: MasterToRelay, reference: Ref) {
     let frame = MasterFrame { reference: Some(reference), ..MasterFrame::plain(message) };
     hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
 }
@@ -62,7 +62,7 @@ fn failed(code: FailureCode) -> MasterToRelay {
 }
 
 /// Somebody opens a link that the master knows.
-fn opens_link(hub: &mut Hub, n: u32, limited: bool, file: &FileEntry) {
+fn opens_link(hub: &mut BrokerFixture, n: u32, limited: bool, file: &FileEntry) {
     hub.take();
     hub.give(Input::LinkOpened { call: CallId(n.into()), link: link(n) });
     for (_, reference) in asked(hub) {
@@ -71,7 +71,7 @@ fn opens_link(hub: &mut Hub, n: u32, limited: bool, file: &FileEntry) {
 }
 
 /// Opens a link; returns the answer, if there is one at once.
-fn opens(hub: &mut Hub, call: u64, n: u32) -> Option<Result<(), FailureCode>> {
+fn opens(hub: &mut BrokerFixture, call: u64, n: u32) -> Option<Result<(), FailureCode>> {
     hub.give(Input::LinkOpened { call: CallId(call), link: link(n) });
     hub.effects.iter().rev().find_map(|effect| match effect {
         Effect::LinkFound { call: answered, result } if *answered == CallId(call) => {
@@ -81,14 +81,14 @@ fn opens(hub: &mut Hub, call: u64, n: u32) -> Option<Result<(), FailureCode>> {
     })
 }
 
-fn not_found(hub: &mut Hub, asked: Vec<(RelayToMaster, Ref)>) {
+fn not_found(hub: &mut BrokerFixture, asked: Vec<(RelayToMaster, Ref)>) {
     for (_, reference) in asked {
         answers(hub, failed(FailureCode::NotFound), reference);
     }
 }
 
 /// Answers look-ups until there are none; returns how many there were. No more than allowed are on their way at once.
-fn answers_all(hub: &mut Hub) -> usize {
+fn answers_all(hub: &mut BrokerFixture) -> usize {
     let mut total = 0;
     loop {
         let round = asked(hub);
@@ -103,7 +103,7 @@ fn answers_all(hub: &mut Hub) -> usize {
 
 #[test]
 fn look_ups_of_unknown_links_are_bounded_and_delay_no_link_that_is_known() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     hub.opens(1);
     let file = hub.lists(1, MIB);
     let entry = hub.files[&file].clone();
@@ -137,7 +137,7 @@ fn look_ups_of_unknown_links_are_bounded_and_delay_no_link_that_is_known() {
 
 #[test]
 fn requests_that_leave_give_their_turn_away_and_a_new_master_is_asked_no_faster() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     for n in 0..1_000 {
         opens(&mut hub, n, n as u32);
     }
@@ -155,9 +155,9 @@ fn requests_that_leave_give_their_turn_away_and_a_new_master_is_asked_no_faster(
 
 #[test]
 fn a_link_that_does_not_exist_is_looked_up_once_until_it_is_made() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     let absent = Some(Err(FailureCode::NotFound));
-    let is_looked_up = |hub: &mut Hub, n: u32| {
+    let is_looked_up = |hub: &mut BrokerFixture, n: u32| {
         hub.take();
         let answer = opens(hub, 1, n);
         let round = asked(hub);
@@ -214,7 +214,7 @@ fn listed(n: u32) -> LinkListed {
 
 #[test]
 fn links_that_are_known_or_missing_are_bounded_and_one_that_is_read_stays() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     hub.opens(1);
     let file = hub.lists(1, MIB);
     let mut entry = hub.files[&file].clone();
@@ -248,7 +248,7 @@ fn links_that_are_known_or_missing_are_bounded_and_one_that_is_read_stays() {
 
 #[test]
 fn a_file_that_is_gone_takes_its_links_along_and_touches_no_other() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     hub.opens(1);
     let gone = hub.lists(1, MIB);
     let stays = hub.lists(2, MIB);
@@ -271,13 +271,13 @@ fn a_file_that_is_gone_takes_its_links_along_and_touches_no_other() {
 #[test]
 fn a_use_pays_for_one_download_and_for_going_on_with_it() {
     const SIZE: u64 = 1_000;
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     hub.opens(1);
     let file = hub.lists(1, SIZE);
     let entry = hub.files[&file].clone();
     opens_link(&mut hub, 1, true, &entry);
     let mut uses = 0;
-    let mut begins = |hub: &mut Hub, whole: bool, bytes: u64| {
+    let mut begins = |hub: &mut BrokerFixture, whole: bool, bytes: u64| {
         hub.take();
         hub.give(Input::LinkBegun { call: CallId(9), link: link(1), whole, bytes });
         for (message, reference) in asked(hub) {
@@ -304,7 +304,7 @@ fn a_use_pays_for_one_download_and_for_going_on_with_it() {
 
 #[test]
 fn a_response_holds_two_pages_of_an_archive_whatever_its_length() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     hub.opens(1);
     let file = hub.lists(1, MIB);
     let entry = |n: u32| FileEntry {
@@ -340,13 +340,13 @@ fn a_response_holds_two_pages_of_an_archive_whatever_its_length() {
     assert_eq!(hub.broker.counts().grants, 0, "and none when it is over");
 }
 
-fn hub_entry(hub: &Hub, file: &FileRef) -> FileEntry {
+fn hub_entry(hub: &BrokerFixture, file: &FileRef) -> FileEntry {
     hub.files[file].clone()
 }
 
 #[test]
 fn while_the_master_is_away_pages_wait_and_are_asked_again() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     let layout = LayoutId([1; 16]);
     let archive = LinkArchive { layout, name: "a.zip".into(), members: 10, length: 1 };
     hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
@@ -367,7 +367,7 @@ fn while_the_master_is_away_pages_wait_and_are_asked_again() {
 
 #[test]
 fn a_page_that_is_asked_for_after_its_reader_left_keeps_no_link() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     let layout = LayoutId([1; 16]);
     let archive = LinkArchive { layout, name: "a.zip".into(), members: 10, length: 1 };
     hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
@@ -384,19 +384,19 @@ fn a_page_that_is_asked_for_after_its_reader_left_keeps_no_link() {
 
 #[test]
 fn a_list_that_the_relay_had_to_drop_is_asked_for_again_although_it_lies_full_in_a_slot() {
-    let mut hub = Hub::ready(32 * MIB);
+    let mut hub = BrokerFixture::ready(32 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     let file = hub.lists(1, MIB);
     hub.files.get_mut(&file).unwrap().root = Some(Root([7; 32]));
     hub.asks(asker, 1, 0, 1);
-    hub.give(Input::ValuesKnown { file });
+    hub.give(Input::HashesKnown { file });
     hub.take();
     let (transfer_id, public_id) = (transfer(2), device(1));
-    let pieces = vec![Piece::new(file_id(1), 0, 4)];
-    let list = RequestChunk { transfer_id, public_id, pieces, what: What::Values, have: None };
+    let pieces = vec![GroupSpan::new(file_id(1), 0, 4)];
+    let list = RequestChunk { transfer_id, public_id, pieces, what: BodyKind::Hashes, have: None };
     hub.says(asker, DeviceToRelay::RequestChunk(list));
-    assert!(hub.take().iter().any(|effect| matches!(effect, Effect::OpenValues { .. })), "it lies full in a slot");
-    hub.give(Input::ValuesLost { file });
+    assert!(hub.take().iter().any(|effect| matches!(effect, Effect::OpenHashes { .. })), "it lies full in a slot");
+    hub.give(Input::HashesLost { file });
     hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(1, false, None, None), reference);
@@ -406,9 +406,9 @@ fn a_list_that_the_relay_had_to_drop_is_asked_for_again_although_it_lies_full_in
     hub.give(Input::LinkWanted { reader: LinkReader(1), hash: hash(1), want: 1, pieces });
     let opened = hub.opened();
     let [slot] = &opened[..] else { panic!("{opened:?}") };
-    assert_eq!((slot.what, slot.holder), (What::Values, SessionId(1)), "its owner is asked for it");
+    assert_eq!((slot.what, slot.holder), (BodyKind::Hashes, SessionId(1)), "its owner is asked for it");
     hub.completes(slot.slot);
-    assert_eq!(hub.opened().first().map(|slot| slot.what), Some(What::Bytes), "and the link reads on");
+    assert_eq!(hub.opened().first().map(|slot| slot.what), Some(BodyKind::Bytes), "and the link reads on");
 }
 
 /// The grant of a link that `maker` registered under the hash of the second device's link.
@@ -419,7 +419,7 @@ fn squatted(n: u32, binding: LinkBinding, maker: DeviceId, limited: bool, file: 
 
 #[test]
 fn a_hash_that_somebody_else_registered_is_answered_as_one_that_is_not_there() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     hub.opens(1);
     let file = hub.lists(1, MIB);
     let entry = hub.files[&file].clone();
@@ -447,7 +447,7 @@ fn a_hash_that_somebody_else_registered_is_answered_as_one_that_is_not_there() {
 
 #[test]
 fn a_link_that_ended_between_its_opening_and_its_use_is_not_paid_for_by_anothers() {
-    let mut hub = Hub::ready(MIB);
+    let mut hub = BrokerFixture::ready(MIB);
     hub.opens(1);
     let file = hub.lists(1, MIB);
     let entry = hub.files[&file].clone();

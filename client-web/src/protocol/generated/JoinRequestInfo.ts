@@ -7,7 +7,7 @@ import type { RequestId } from "./RequestId";
 /**
  * One knock as the host sees it.
  */
-export type Knock = { 
+export type JoinRequestInfo = { 
 /**
  * Identifies the knock; each one gets a new id.
  */

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::message::JoinAt;
-use lanyard_protocol::{FileRef, GroupRange, Piece, RelayToDevice};
+use lanyard_protocol::{FileRef, GroupRange, GroupSpan, RelayToDevice};
 
-use super::asks::{Ask, Asker};
-use super::speed::{Lane, Move, SpeedGroup, Summary, Who};
+use super::requests::{ChunkRequest, Requester};
+use super::speed::{Lane, SpeedMove, SpeedGroup, SpeedSummary, SpeedOwner};
 use super::*;
 
 /// Files up to this size have no groups of speed: devices fetch them in bundles, and nobody waits for anybody.
@@ -28,7 +28,7 @@ const UNREPORTED_MS: u64 = 900;
 const WALKS_A_MESSAGE: u32 = 4;
 
 /// Somebody who will want bytes of its group's uploads.
-struct Awaiting {
+struct AwaitedReader {
     file: FileRef,
     group: SpeedGroup,
     next: u32,
@@ -38,15 +38,15 @@ struct Awaiting {
 
 impl Broker {
     /// The pieces of an ask by the group of speed that they are read in. The asker becomes a member where it was none.
-    pub(super) fn by_speed(&mut self, now: Moment, ask: &Ask) -> BTreeMap<SpeedGroup, Vec<Piece>> {
+    pub(super) fn by_speed(&mut self, now: Moment, ask: &ChunkRequest) -> BTreeMap<SpeedGroup, Vec<GroupSpan>> {
         // One ask is for one large file, or for many small ones: it makes one member at most.
-        let first = ask.pieces.first().map(|piece| ask.file(piece)).filter(|_| ask.what == What::Bytes);
+        let first = ask.pieces.first().map(|piece| ask.file(piece)).filter(|_| ask.what == BodyKind::Bytes);
         let file = first.filter(|file| ask.pieces.iter().all(|piece| piece.file_id == file.file_id));
         let large = file.filter(|file| self.grants.groups(file).is_some_and(|groups| groups.size > SMALL_BYTES));
         let (Some(file), Some(lane), Some(who)) = (large, Lane::of(&ask.asker), self.who_asks(&ask.asker)) else {
             return BTreeMap::from([(SpeedGroup::ALL, ask.pieces.clone())]);
         };
-        let mut parts: BTreeMap<SpeedGroup, Vec<Piece>> = BTreeMap::new();
+        let mut parts: BTreeMap<SpeedGroup, Vec<GroupSpan>> = BTreeMap::new();
         let mut walks = WALKS_A_MESSAGE;
         for piece in &ask.pieces {
             let group = self.group_of(now, &file, (lane, who), piece.groups, &mut walks);
@@ -55,11 +55,11 @@ impl Broker {
         parts
     }
 
-    fn who_asks(&self, asker: &Asker) -> Option<Who> {
+    fn who_asks(&self, asker: &Requester) -> Option<SpeedOwner> {
         match asker {
-            Asker::Device { session, .. } => self.sessions.get(*session).map(|s| Who::Device(s.identity.public_id)),
-            Asker::Link { hash, .. } => Some(Who::Link(*hash)),
-            Asker::Relay => None,
+            Requester::Device { session, .. } => self.sessions.get(*session).map(|s| SpeedOwner::Device(s.identity.public_id)),
+            Requester::Link { hash, .. } => Some(SpeedOwner::Link(*hash)),
+            Requester::Relay => None,
         }
     }
 
@@ -68,7 +68,7 @@ impl Broker {
         &mut self,
         now: Moment,
         file: &FileRef,
-        (lane, who): (Lane, Who),
+        (lane, who): (Lane, SpeedOwner),
         wanted: GroupRange,
         walks: &mut u32,
     ) -> SpeedGroup {
@@ -121,7 +121,7 @@ impl Broker {
     /// Whether a group of speed is where these bytes are: they are in one of its slots, or some member is close to them.
     fn is_there(&self, file: &FileRef, group: SpeedGroup, places: &[u32], first: u32) -> bool {
         let reach = self.reach(file, self.config.budget_bytes / LEFTOVER_PART);
-        self.slots.holding(file, What::Bytes, group, first).is_some()
+        self.slots.holding(file, BodyKind::Bytes, group, first).is_some()
             || places.iter().any(|next| next.abs_diff(first) <= reach)
     }
 
@@ -140,7 +140,7 @@ impl Broker {
             return (group, None); // what others read before it is still there
         }
         if is_new && matches!(lane, Lane::Transfer(..)) {
-            let place = |(group, at): &(SpeedGroup, Summary)| Some((*group, Some(self.place_of(file, at, first)?)));
+            let place = |(group, at): &(SpeedGroup, SpeedSummary)| Some((*group, Some(self.place_of(file, at, first)?)));
             if let Some(found) = others.iter().find_map(place) {
                 return found;
             }
@@ -150,7 +150,7 @@ impl Broker {
     }
 
     /// Where a group of speed that is ahead can be joined: at the first bytes that some member still wants.
-    fn place_of(&self, file: &FileRef, at: &Summary, after: u32) -> Option<u32> {
+    fn place_of(&self, file: &FileRef, at: &SpeedSummary, after: u32) -> Option<u32> {
         let count = self.grants.groups(file)?.count();
         at.places.iter().min().copied().filter(|place| *place > after && *place < count)
     }
@@ -209,7 +209,7 @@ impl Broker {
     }
 
     /// A member leaves its group: back to a slower one, or forwards. What it asked for and did not get it asks there.
-    fn moves_on(&mut self, now: Moment, file: &FileRef, lane: Lane, way: Move) {
+    fn moves_on(&mut self, now: Moment, file: &FileRef, lane: Lane, way: SpeedMove) {
         let Some((old, next)) = self.speeds.member(file, lane).map(|member| (member.group, member.next)) else {
             return;
         };
@@ -218,7 +218,7 @@ impl Broker {
         let near = fitting.iter().find(|(group, at)| self.is_there(file, *group, &at.places, next));
         let near = near.map(|(group, _)| (*group, None));
         let ahead = || {
-            let place = |(group, at): &(SpeedGroup, Summary)| {
+            let place = |(group, at): &(SpeedGroup, SpeedSummary)| {
                 let place = self.place_of(file, at, next)?;
                 self.speeds.may_jump(file, lane, place).then_some((*group, Some(place)))
             };
@@ -226,7 +226,7 @@ impl Broker {
         };
         let (group, place) = match (near.or_else(ahead), way) {
             (Some(found), _) => found,
-            (None, Move::Forward) if self.speeds.is_alone(file, old) => return,
+            (None, SpeedMove::Forward) if self.speeds.is_alone(file, old) => return,
             (None, _) => (SpeedGroup(self.number()), None),
         };
         let cap = self.cap_of_unknown(now, file, lane);
@@ -239,7 +239,7 @@ impl Broker {
 
     /// Asks in the new group for what a lane did not get in its old one.
     fn ask_in(&mut self, now: Moment, file: &FileRef, lane: Lane, old: SpeedGroup, group: SpeedGroup) {
-        let its = |ask: &Ask| {
+        let its = |ask: &ChunkRequest| {
             ask.group == old && Lane::of(&ask.asker) == Some(lane) && ask.pieces.iter().all(|p| ask.file(p) == *file)
         };
         for mut ask in self.queue.take_where(its) {
@@ -250,7 +250,7 @@ impl Broker {
 
     /// The longest run that is opened for an ask: a part of what first groups may reserve, so that several fit and slow
     /// readers of the same slots do not take all of it, or half of a slower group's cap. One group of bytes goes in any case.
-    pub(super) fn longest_run(&self, ask: &Ask) -> u64 {
+    pub(super) fn longest_run(&self, ask: &ChunkRequest) -> u64 {
         let budget = self.config.budget_bytes;
         let caps = self.speeds.caps().min(budget);
         match self.speeds.cap(ask.group) {
@@ -272,12 +272,12 @@ impl Broker {
     }
 
     /// Members whose next bytes are kept or close, by group of speed; without the asker's own.
-    fn awaiting(&self, now: Moment, ask: &Ask) -> Vec<Awaiting> {
+    fn awaiting(&self, now: Moment, ask: &ChunkRequest) -> Vec<AwaitedReader> {
         let own = Lane::of(&ask.asker);
         let others = self.speeds.all().filter(|(_, lane, _)| Some(**lane) != own);
         others
             .filter(|(file, _, member)| member.is_moving(now) && self.keeps_something(file, member.group, member.next))
-            .map(|(file, _, member)| Awaiting {
+            .map(|(file, _, member)| AwaitedReader {
                 file: *file,
                 group: member.group,
                 next: member.next,
@@ -315,7 +315,7 @@ impl Broker {
     /// other groups await, or members who have not shown their speed, then what lies ahead of the ask in its own group, the
     /// farthest first. What lies behind it and is awaited stays, and so does what members of a slower group await, if that
     /// group keeps to its cap.
-    pub(super) fn evictable(&self, now: Moment, ask: &Ask) -> Vec<SlotId> {
+    pub(super) fn evictable(&self, now: Moment, ask: &ChunkRequest) -> Vec<SlotId> {
         let cached = self.slots.cached();
         let awaiting = self.awaiting(now, ask);
         if awaiting.is_empty() {
@@ -325,8 +325,8 @@ impl Broker {
         let mut ranked: Vec<(u8, u32, SlotId)> = Vec::new();
         for id in cached {
             let Some(slot) = self.slots.get(id) else { continue };
-            let needs = |who: &&Awaiting| {
-                let here = |piece: &SlotPiece| piece.file == who.file && who.next < piece.groups.end();
+            let needs = |who: &&AwaitedReader| {
+                let here = |piece: &SlotSpan| piece.file == who.file && who.next < piece.groups.end();
                 who.group == slot.group && slot.pieces.iter().any(here)
             };
             let mut needing = awaiting.iter().filter(needs).peekable();

@@ -2,7 +2,7 @@
 
 /// Bytes are of runs asked for, not of the wire.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct TransferStats {
     /// Runs that their owners were asked for.
     pub opened_runs: u64,
     /// Bytes of all slots that were opened since the start.

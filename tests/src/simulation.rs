@@ -7,17 +7,17 @@ use lanyard_hub::Moment;
 use lanyard_hub::broker::{CallId, LinkInfo};
 use lanyard_protocol::{CloseCode, DeviceToRelay, Frame, MasterFrame, MasterToRelay, RelayToDevice, RelayToMaster};
 
-use crate::actors::device::{Device, DeviceIndex};
+use crate::actors::device::{SimDevice, DeviceIndex};
 use crate::actors::links::LinkReading;
-use crate::actors::master::{Disk, Master};
-use crate::actors::plane::PlaneEvent;
-use crate::actors::relay::Relay;
+use crate::actors::master::{SimDisk, SimMaster};
+use crate::actors::sim_slots::PlaneEvent;
+use crate::actors::relay::SimRelay;
 use crate::model::Model;
 use crate::random::Random;
 
 /// What a schedule is played with.
 #[derive(Debug, Clone)]
-pub struct WorldConfig {
+pub struct SimulationConfig {
     pub budget_bytes: u64,
     /// One way, in milliseconds, before jitter.
     pub latency_ms: u64,
@@ -31,7 +31,7 @@ pub struct WorldConfig {
     pub tables_drop: bool,
 }
 
-impl Default for WorldConfig {
+impl Default for SimulationConfig {
     fn default() -> Self {
         Self {
             budget_bytes: lanyard_protocol::limits::DEFAULT_BUDGET_BYTES,
@@ -78,7 +78,7 @@ impl Packet {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum Endpoint {
     Device(DeviceIndex),
     Master,
 }
@@ -86,7 +86,7 @@ pub enum End {
 /// One WebSocket between the relay and a device or the master.
 #[derive(Debug)]
 pub struct Conn {
-    pub end: End,
+    pub end: Endpoint,
     /// Which life of the relay it belongs to.
     pub boot: u64,
     /// Neither side hears the other any more.
@@ -103,7 +103,7 @@ pub struct Conn {
 }
 
 #[derive(Debug)]
-pub enum Event {
+pub enum SimEvent {
     ToRelay(ConnId, Packet),
     FromRelay(ConnId, Packet),
     /// One side notices that the link is gone.
@@ -129,20 +129,20 @@ pub enum Event {
 }
 
 /// Everything there is.
-pub struct World {
+pub struct Simulation {
     pub now: u64,
     pub random: Random,
-    pub config: WorldConfig,
+    pub config: SimulationConfig,
     sequence: u64,
-    queue: BTreeMap<(u64, u64), Event>,
+    queue: BTreeMap<(u64, u64), SimEvent>,
     pub conns: BTreeMap<ConnId, Conn>,
     next_conn: u64,
-    pub relay: Option<Relay>,
+    pub relay: Option<SimRelay>,
     pub relay_boots: u64,
-    pub master: Option<Master>,
+    pub master: Option<SimMaster>,
     pub master_lives: u64,
-    pub disk: Disk,
-    pub devices: Vec<Device>,
+    pub disk: SimDisk,
+    pub devices: Vec<SimDevice>,
     pub links: Vec<LinkReading>,
     /// The subjects of calls that begin uses.
     pub(crate) begun: BTreeMap<CallId, std::sync::Arc<LinkInfo>>,
@@ -154,8 +154,8 @@ pub struct World {
 /// More events at one moment than this means that two sides chase each other.
 const MOST_STEPS_A_MOMENT: u64 = 20_000;
 
-impl World {
-    pub fn new(seed: u64, config: WorldConfig) -> Self {
+impl Simulation {
+    pub fn new(seed: u64, config: SimulationConfig) -> Self {
         let mut world = Self {
             now: 1_000,
             random: Random::new(seed),
@@ -168,7 +168,7 @@ impl World {
             relay_boots: 0,
             master: None,
             master_lives: 0,
-            disk: Disk::default(),
+            disk: SimDisk::default(),
             devices: Vec::new(),
             links: Vec::new(),
             begun: Default::default(),
@@ -196,11 +196,11 @@ impl World {
         }
     }
 
-    pub fn after(&mut self, delay_ms: u64, event: Event) {
+    pub fn after(&mut self, delay_ms: u64, event: SimEvent) {
         self.at(self.now + delay_ms, event);
     }
 
-    fn at(&mut self, when: u64, event: Event) {
+    fn at(&mut self, when: u64, event: SimEvent) {
         self.sequence += 1;
         self.queue.insert((when, self.sequence), event);
     }
@@ -241,48 +241,48 @@ impl World {
         true
     }
 
-    fn next_timer(&self) -> Option<(u64, Who)> {
-        let relay = self.relay.as_ref().and_then(|r| r.broker.poll_timeout()).map(|m| (m.0, Who::Relay));
-        let master = self.master.as_ref().and_then(|m| m.authority.poll_timeout()).map(|m| (m.0, Who::Master));
+    fn next_timer(&self) -> Option<(u64, Actor)> {
+        let relay = self.relay.as_ref().and_then(|r| r.broker.poll_timeout()).map(|m| (m.0, Actor::Relay));
+        let master = self.master.as_ref().and_then(|m| m.authority.poll_timeout()).map(|m| (m.0, Actor::Master));
         let devices = self.devices.iter().enumerate().filter(|(_, d)| !d.frozen).filter_map(|(n, device)| {
             let at = device.peer.as_ref()?.poll_timeout()?;
-            Some((at.0, Who::Device(DeviceIndex(n))))
+            Some((at.0, Actor::Device(DeviceIndex(n))))
         });
         relay.into_iter().chain(master).chain(devices).min_by_key(|(at, _)| *at)
     }
 
-    fn wake(&mut self, who: Who) {
+    fn wake(&mut self, who: Actor) {
         match who {
-            Who::Relay => self.relay_timeout(),
-            Who::Master => self.master_timeout(),
-            Who::Device(index) => self.device_timeout(index),
+            Actor::Relay => self.relay_timeout(),
+            Actor::Master => self.master_timeout(),
+            Actor::Device(index) => self.device_timeout(index),
         }
     }
 
-    fn happen(&mut self, event: Event) {
+    fn happen(&mut self, event: SimEvent) {
         match event {
-            Event::ToRelay(conn, packet) => self.relay_hears(conn, packet),
-            Event::FromRelay(conn, packet) => self.peer_hears(conn, packet),
-            Event::RelayNotices(conn) => self.relay_lost_conn(conn),
-            Event::PeerNotices(conn, code) => self.peer_lost_conn(conn, code),
-            Event::Connect(device, life) => self.device_connects(device, life),
-            Event::TryAgain(device, life) => self.tries_again(device, life),
-            Event::MasterConnect(life) => self.master_connects(life),
-            Event::RelayStart => self.start_relay(),
-            Event::RelayReports(boot) => self.relay_reports(boot),
-            Event::MasterStart => self.start_master(),
-            Event::Committed { life, items } => self.master_committed(life, items),
-            Event::Plane(boot, event) => self.plane_happens(boot, event),
-            Event::DeviceBytes(device, life, event) => self.device_bytes(device, life, event),
-            Event::Link(link, generation) => self.link_goes_on(link, generation),
-            Event::LinkWatch(link, generation) => self.watch_link(link, generation),
+            SimEvent::ToRelay(conn, packet) => self.relay_hears(conn, packet),
+            SimEvent::FromRelay(conn, packet) => self.peer_hears(conn, packet),
+            SimEvent::RelayNotices(conn) => self.relay_lost_conn(conn),
+            SimEvent::PeerNotices(conn, code) => self.peer_lost_conn(conn, code),
+            SimEvent::Connect(device, life) => self.device_connects(device, life),
+            SimEvent::TryAgain(device, life) => self.tries_again(device, life),
+            SimEvent::MasterConnect(life) => self.master_connects(life),
+            SimEvent::RelayStart => self.start_relay(),
+            SimEvent::RelayReports(boot) => self.relay_reports(boot),
+            SimEvent::MasterStart => self.start_master(),
+            SimEvent::Committed { life, items } => self.master_committed(life, items),
+            SimEvent::Plane(boot, event) => self.plane_happens(boot, event),
+            SimEvent::DeviceBytes(device, life, event) => self.device_bytes(device, life, event),
+            SimEvent::Link(link, generation) => self.link_goes_on(link, generation),
+            SimEvent::LinkWatch(link, generation) => self.watch_link(link, generation),
         }
     }
 
     // ── Links ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A new connection to the relay that is there.
-    pub fn open_conn(&mut self, end: End) -> Option<ConnId> {
+    pub fn open_conn(&mut self, end: Endpoint) -> Option<ConnId> {
         let boot = self.relay.as_ref()?.boot;
         self.next_conn += 1;
         let id = ConnId(self.next_conn);
@@ -320,7 +320,7 @@ impl World {
         let conn = self.conns.get_mut(&id).unwrap();
         conn.to_relay_at = conn.to_relay_at.max(self.now + delay);
         let at = conn.to_relay_at;
-        self.at(at, Event::ToRelay(id, packet));
+        self.at(at, SimEvent::ToRelay(id, packet));
     }
 
     pub fn send_from_relay(&mut self, id: ConnId, packet: Packet) {
@@ -336,7 +336,7 @@ impl World {
         let conn = self.conns.get_mut(&id).unwrap();
         conn.from_relay_at = conn.from_relay_at.max(self.now + delay);
         let at = conn.from_relay_at;
-        self.at(at, Event::FromRelay(id, packet));
+        self.at(at, SimEvent::FromRelay(id, packet));
     }
 
     fn relay_hears(&mut self, id: ConnId, packet: Packet) {
@@ -362,9 +362,9 @@ impl World {
         let end = conn.end;
         self.trace(|| format!("← {end:?} {} {packet:?}", id.0));
         match (end, packet) {
-            (End::Device(device), Packet::ToDevice(frame)) => self.device_hears(device, id, frame),
-            (End::Master, Packet::ToMaster(frame)) => self.master_hears(id, *frame),
-            (End::Master, Packet::MasterRegistered) => self.master_registered(id),
+            (Endpoint::Device(device), Packet::ToDevice(frame)) => self.device_hears(device, id, frame),
+            (Endpoint::Master, Packet::ToMaster(frame)) => self.master_hears(id, *frame),
+            (Endpoint::Master, Packet::MasterRegistered) => self.master_registered(id),
             (_, Packet::Close(code)) => {
                 self.peer_lost_conn(id, code.map(CloseCode::number));
                 self.conns.remove(&id);
@@ -378,8 +378,8 @@ impl World {
         let Some(conn) = self.conns.get_mut(&id).filter(|conn| !conn.cut) else { return };
         conn.cut = true;
         self.trace(|| format!("cut {}", id.0));
-        self.after(relay_notices_ms, Event::RelayNotices(id));
-        self.after(peer_notices_ms, Event::PeerNotices(id, None));
+        self.after(relay_notices_ms, SimEvent::RelayNotices(id));
+        self.after(peer_notices_ms, SimEvent::PeerNotices(id, None));
     }
 
     /// Its peer goes, to another network or for good. What it had said is still on its way, later by `late_ms`: so it may come
@@ -390,7 +390,7 @@ impl World {
         conn.left = true;
         conn.to_relay_at = conn.to_relay_at.max(now) + late_ms;
         let end = conn.to_relay_at;
-        let is_of_it = |event: &Event| matches!(event, Event::ToRelay(conn, _) if *conn == id);
+        let is_of_it = |event: &SimEvent| matches!(event, SimEvent::ToRelay(conn, _) if *conn == id);
         let on_the_way: Vec<(u64, u64)> =
             self.queue.iter().filter(|(_, event)| is_of_it(event)).map(|(key, _)| *key).collect();
         self.trace(|| format!("left {}, {} still come", id.0, on_the_way.len()));
@@ -402,8 +402,8 @@ impl World {
                 self.at(key.0 + late_ms, event);
             }
         }
-        self.at(end, Event::RelayNotices(id));
-        self.after(0, Event::PeerNotices(id, None));
+        self.at(end, SimEvent::RelayNotices(id));
+        self.after(0, SimEvent::PeerNotices(id, None));
     }
 
     /// The relay closes after what it said.
@@ -425,16 +425,16 @@ impl World {
             return;
         }
         match conn.end {
-            End::Device(_) => self.relay_lost_device(id),
-            End::Master => self.relay_lost_master(id),
+            Endpoint::Device(_) => self.relay_lost_device(id),
+            Endpoint::Master => self.relay_lost_master(id),
         }
     }
 
     fn peer_lost_conn(&mut self, id: ConnId, code: Option<u16>) {
         let Some(conn) = self.conns.get(&id) else { return };
         match conn.end {
-            End::Device(device) => self.device_lost_conn(device, id, code),
-            End::Master => self.master_lost_conn(id),
+            Endpoint::Device(device) => self.device_lost_conn(device, id, code),
+            Endpoint::Master => self.master_lost_conn(id),
         }
     }
 
@@ -449,7 +449,7 @@ impl World {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Who {
+enum Actor {
     Relay,
     Master,
     Device(DeviceIndex),

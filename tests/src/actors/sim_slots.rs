@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use lanyard_hub::broker::{Effect, Input, NewSlot, ReaderId, SessionId, SlotId, SpeedGroup};
-use lanyard_protocol::chunk::What;
-use lanyard_protocol::group::{GroupValue, Groups};
+use lanyard_protocol::chunk::BodyKind;
+use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::{FailureCode, FileRef, Root, Ticket};
 
 use super::device::{BytesEvent, DeviceIndex};
-use crate::world::{ConnId, Event, World};
+use crate::simulation::{ConnId, SimEvent, Simulation};
 use lanyard_hub::peer::FetchId;
 
 /// A body that stands still longer than this ends; shorter pauses of a reader are only noted.
@@ -23,9 +23,9 @@ const REPORT_MS: u64 = 500;
 
 #[derive(Debug, Default)]
 pub struct Plane {
-    pub slots: BTreeMap<SlotId, Slot>,
-    pub grants: BTreeMap<Ticket, Grant>,
-    values: BTreeMap<FileRef, Values>,
+    pub slots: BTreeMap<SlotId, SimSlot>,
+    pub grants: BTreeMap<Ticket, GetGrant>,
+    values: BTreeMap<FileRef, SimHashes>,
     /// Units that were compared so far.
     compared: u64,
     /// The next report is on its way.
@@ -33,7 +33,7 @@ pub struct Plane {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum SlotBodyPhase {
     Asked,
     Filling,
     Full,
@@ -49,35 +49,35 @@ pub struct Unit {
     size: u64,
     group_log: u8,
     root: Option<Root>,
-    pub body: Option<Body>,
+    pub body: Option<SimBody>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Body {
-    Group(GroupValue),
-    List(Vec<GroupValue>),
+pub enum SimBody {
+    Group(GroupHash),
+    List(Vec<GroupHash>),
 }
 
 #[derive(Debug)]
-pub struct Slot {
-    pub what: What,
+pub struct SimSlot {
+    pub what: BodyKind,
     /// The group of speed that shares it.
     pub group: SpeedGroup,
     pub length: u64,
     /// None when the bytes are the relay's own.
     pub holder: Option<SessionId>,
     ticket: Option<Ticket>,
-    phase: Phase,
+    phase: SlotBodyPhase,
     pub units: Vec<Unit>,
     passed: usize,
-    pub readers: BTreeMap<ReaderId, Reader>,
+    pub readers: BTreeMap<ReaderId, SimReader>,
     moved_at: u64,
 }
 
-impl Slot {
+impl SimSlot {
     /// Whether this session still owes its bytes.
     pub fn waits_for(&self, session: SessionId) -> bool {
-        self.holder == Some(session) && self.phase != Phase::Full
+        self.holder == Some(session) && self.phase != SlotBodyPhase::Full
     }
 }
 
@@ -88,7 +88,7 @@ pub enum ReadBy {
 }
 
 #[derive(Debug)]
-pub struct Reader {
+pub struct SimReader {
     pub by: ReadBy,
     ticket: Option<Ticket>,
     units: Vec<usize>,
@@ -102,7 +102,7 @@ pub struct Reader {
 
 /// A ticket for a GET.
 #[derive(Debug)]
-pub struct Grant {
+pub struct GetGrant {
     session: SessionId,
     slot: SlotId,
     reader: ReaderId,
@@ -111,11 +111,11 @@ pub struct Grant {
     failed: Option<(FailureCode, u64)>,
 }
 
-/// Group values of a file: seen, or from a list.
+/// Group hashes of a file: seen, or from a list.
 #[derive(Debug)]
-struct Values {
+struct SimHashes {
     groups: Groups,
-    pins: BTreeMap<u32, GroupValue>,
+    pins: BTreeMap<u32, GroupHash>,
     told: bool,
 }
 
@@ -123,7 +123,7 @@ struct Values {
 pub enum PlaneEvent {
     Tell(Box<Input>),
     PutHead { conn: ConnId, ticket: Ticket },
-    PutUnit { ticket: Ticket, index: usize, body: Body },
+    PutUnit { ticket: Ticket, index: usize, body: SimBody },
     PutBroken { ticket: Ticket },
     PutWatch { slot: SlotId },
     GetHead { conn: ConnId, ticket: Ticket, by: ReadBy },
@@ -132,7 +132,7 @@ pub enum PlaneEvent {
     Report,
 }
 
-impl Slot {
+impl SimSlot {
     fn of(new: NewSlot, now: u64) -> Self {
         let mut units = Vec::new();
         for piece in &new.pieces {
@@ -148,8 +148,8 @@ impl Slot {
                 body: None,
             };
             match new.what {
-                What::Values => units.push(unit(0, piece.offset, 32 * u64::from(piece.groups.count))),
-                What::Bytes => {
+                BodyKind::Hashes => units.push(unit(0, piece.offset, 32 * u64::from(piece.groups.count))),
+                BodyKind::Bytes => {
                     let mut offset = piece.offset;
                     for group in piece.groups.iter() {
                         units.push(unit(group, offset, groups.len(group)));
@@ -166,7 +166,7 @@ impl Slot {
             length,
             holder: Some(new.holder),
             ticket: Some(new.ticket),
-            phase: Phase::Asked,
+            phase: SlotBodyPhase::Asked,
             units,
             passed: 0,
             readers: BTreeMap::new(),
@@ -175,7 +175,7 @@ impl Slot {
     }
 
     pub fn is_full(&self) -> bool {
-        self.phase == Phase::Full
+        self.phase == SlotBodyPhase::Full
     }
 
     /// The units that byte ranges of the body cover, whole.
@@ -197,8 +197,8 @@ impl Plane {
     }
 }
 
-impl Values {
-    fn list(&self) -> Option<Vec<GroupValue>> {
+impl SimHashes {
+    fn list(&self) -> Option<Vec<GroupHash>> {
         let count = self.groups.count() as usize;
         (self.pins.len() == count).then(|| self.pins.values().copied().collect())
     }
@@ -211,7 +211,7 @@ enum Passed {
     Wrong(FailureCode),
 }
 
-impl World {
+impl Simulation {
     fn plane(&mut self) -> &mut Plane {
         &mut self.relay.as_mut().expect("the plane lives in the relay").plane
     }
@@ -219,12 +219,12 @@ impl World {
     /// Tells the broker, a moment later.
     pub(crate) fn tell_later(&mut self, input: Input) {
         let boot = self.relay.as_ref().unwrap().boot;
-        self.after(0, Event::Plane(boot, PlaneEvent::Tell(Box::new(input))));
+        self.after(0, SimEvent::Plane(boot, PlaneEvent::Tell(Box::new(input))));
     }
 
     fn plane_later(&mut self, delay_ms: u64, event: PlaneEvent) {
         let boot = self.relay.as_ref().unwrap().boot;
-        self.after(delay_ms, Event::Plane(boot, event));
+        self.after(delay_ms, SimEvent::Plane(boot, event));
     }
 
     pub(crate) fn plane_happens(&mut self, boot: u64, event: PlaneEvent) {
@@ -255,14 +255,14 @@ impl World {
         match effect {
             Effect::OpenSlot(new) => {
                 self.model.count("slot opened");
-                let (id, slot) = (new.slot, Slot::of(*new, now));
+                let (id, slot) = (new.slot, SimSlot::of(*new, now));
                 self.model.slot_opens(&slot, &self.relay.as_ref().unwrap().plane);
                 self.plane().slots.insert(id, slot);
             }
-            Effect::OpenValues { slot, file, length } => self.open_values(slot, file, length),
+            Effect::OpenHashes { slot, file, length } => self.open_hashes(slot, file, length),
             Effect::GrantRead { ticket, session, slot, reader, ranges } => {
                 assert!(self.plane().slots.contains_key(&slot), "a grant for a slot that is over");
-                let grant = Grant { session, slot, reader, ranges, failed: None };
+                let grant = GetGrant { session, slot, reader, ranges, failed: None };
                 self.plane().grants.insert(ticket, grant);
             }
             Effect::RevokeTicket { ticket } => self.revoke(ticket),
@@ -272,14 +272,14 @@ impl World {
                 assert!(slot.readers.is_empty(), "a slot is dropped under its readers");
             }
             Effect::CutReader { slot, reader, code } => self.cut_reader(slot, reader, code),
-            Effect::ForgetValues { file } => {
+            Effect::ForgetHashes { file } => {
                 self.plane().values.remove(&file);
             }
             other => unreachable!("{other:?}"),
         }
     }
 
-    fn open_values(&mut self, id: SlotId, file: FileRef, length: u64) {
+    fn open_hashes(&mut self, id: SlotId, file: FileRef, length: u64) {
         let now = self.now;
         let may_be_gone = self.config.tables_drop;
         let Some(values) = self.plane().values.get(&file).filter(|values| values.list().is_some()) else {
@@ -296,15 +296,15 @@ impl World {
             size: values.groups.size,
             group_log: values.groups.group_log,
             root: None,
-            body: Some(Body::List(list)),
+            body: Some(SimBody::List(list)),
         };
-        let slot = Slot {
-            what: What::Values,
+        let slot = SimSlot {
+            what: BodyKind::Hashes,
             group: SpeedGroup::ALL,
             length,
             holder: None,
             ticket: None,
-            phase: Phase::Full,
+            phase: SlotBodyPhase::Full,
             units: vec![unit],
             passed: 1,
             readers: BTreeMap::new(),
@@ -317,13 +317,13 @@ impl World {
     /// The list went while the broker counted on it: its askers ask again.
     fn open_nothing(&mut self, id: SlotId, length: u64) {
         let moved_at = self.now;
-        let slot = Slot {
-            what: What::Values,
+        let slot = SimSlot {
+            what: BodyKind::Hashes,
             group: SpeedGroup::ALL,
             length,
             holder: None,
             ticket: None,
-            phase: Phase::Full,
+            phase: SlotBodyPhase::Full,
             units: Vec::new(),
             passed: 0,
             readers: BTreeMap::new(),
@@ -357,7 +357,7 @@ impl World {
         if self.plane().grants.remove(&ticket).is_some() {
             return;
         }
-        let of_ticket = |reader: &Reader| reader.ticket == Some(ticket);
+        let of_ticket = |reader: &SimReader| reader.ticket == Some(ticket);
         let found = self.plane().slots.iter().find_map(|(id, slot)| {
             slot.readers.iter().find(|(_, reader)| of_ticket(reader)).map(|(reader, _)| (*id, *reader))
         });
@@ -367,7 +367,7 @@ impl World {
     }
 
     /// A reader's body ends early: a status before its first byte, a cut after.
-    fn end_reader(&mut self, slot: SlotId, reader: Reader, code: FailureCode) {
+    fn end_reader(&mut self, slot: SlotId, reader: SimReader, code: FailureCode) {
         match reader.by {
             ReadBy::Device { device, life, fetch } => {
                 let event = match reader.delivered {
@@ -375,7 +375,7 @@ impl World {
                     _ => BytesEvent::Cut { fetch },
                 };
                 let latency = self.config.latency_ms;
-                self.after(latency, Event::DeviceBytes(device, life, event));
+                self.after(latency, SimEvent::DeviceBytes(device, life, event));
             }
             ReadBy::Link(link) => self.link_slice_cut(link, slot, code),
         }
@@ -390,7 +390,7 @@ impl World {
 
     fn slot_filled_by(&self, ticket: Ticket) -> Option<SlotId> {
         let id = self.slot_of_ticket(ticket)?;
-        (self.relay.as_ref()?.plane.slots[&id].phase == Phase::Filling).then_some(id)
+        (self.relay.as_ref()?.plane.slots[&id].phase == SlotBodyPhase::Filling).then_some(id)
     }
 
     fn put_head(&mut self, conn: ConnId, ticket: Ticket) {
@@ -398,16 +398,16 @@ impl World {
         let Some(id) = self.slot_of_ticket(ticket) else { return };
         let now = self.now;
         let slot = self.plane().slots.get_mut(&id).unwrap();
-        if slot.phase != Phase::Asked || session.is_none() || slot.holder != session {
+        if slot.phase != SlotBodyPhase::Asked || session.is_none() || slot.holder != session {
             return; // 403: the holder hears UPLOAD_CANCELLED
         }
-        slot.phase = Phase::Filling;
+        slot.phase = SlotBodyPhase::Filling;
         slot.moved_at = now;
         self.plane_later(SLOW_MS, PlaneEvent::PutWatch { slot: id });
         self.tell_later(Input::PutStarted { slot: id });
     }
 
-    fn put_unit(&mut self, ticket: Ticket, index: usize, body: Body) {
+    fn put_unit(&mut self, ticket: Ticket, index: usize, body: SimBody) {
         let Some(id) = self.slot_filled_by(ticket) else { return };
         let now = self.now;
         let slot = self.plane().slots.get_mut(&id).unwrap();
@@ -431,7 +431,7 @@ impl World {
         slot.passed += 1;
         let full = slot.passed == slot.units.len();
         if full {
-            slot.phase = Phase::Full;
+            slot.phase = SlotBodyPhase::Full;
             self.tell_later(Input::PutFinished { slot: id });
         }
         let readers: Vec<ReaderId> = self.plane().slots[&id].readers.keys().copied().collect();
@@ -450,19 +450,19 @@ impl World {
         let Some(file) = plane.values.keys().nth(at).copied() else { return };
         if plane.values.remove(&file).is_some_and(|values| values.list().is_some()) {
             self.model.count("values lost");
-            self.tell_later(Input::ValuesLost { file });
+            self.tell_later(Input::HashesLost { file });
         }
     }
 
-    fn check(&mut self, unit: &Unit, body: &Body) -> Passed {
+    fn check(&mut self, unit: &Unit, body: &SimBody) -> Passed {
         let groups = Groups::new(unit.size, unit.group_log);
-        let values = self.plane().values.entry(unit.file).or_insert_with(|| Values {
+        let values = self.plane().values.entry(unit.file).or_insert_with(|| SimHashes {
             groups,
             pins: BTreeMap::new(),
             told: false,
         });
         match body {
-            Body::List(list) => {
+            SimBody::List(list) => {
                 if unit.root.is_none() || groups.root(list) != unit.root {
                     return Passed::Wrong(FailureCode::BadBytes);
                 }
@@ -470,7 +470,7 @@ impl World {
                 values.told = true;
                 Passed::Good
             }
-            Body::Group(value) => {
+            SimBody::Group(value) => {
                 let single = unit.root.filter(|_| groups.count() == 1);
                 if single.is_some_and(|root| root.0 != value.0) {
                     return Passed::Wrong(FailureCode::BadBytes);
@@ -498,7 +498,7 @@ impl World {
 
     fn watch_put(&mut self, id: SlotId) {
         let now = self.now;
-        let Some(slot) = self.plane().slots.get(&id).filter(|slot| slot.phase == Phase::Filling) else { return };
+        let Some(slot) = self.plane().slots.get(&id).filter(|slot| slot.phase == SlotBodyPhase::Filling) else { return };
         if slot.ticket.is_none() {
             return;
         }
@@ -518,7 +518,7 @@ impl World {
         let ReadBy::Device { device, life, fetch } = by else { unreachable!("links have no ticket") };
         let latency = self.config.latency_ms;
         let refuse = |world: &mut Self, code| {
-            world.after(latency, Event::DeviceBytes(device, life, BytesEvent::Refused { fetch, code }));
+            world.after(latency, SimEvent::DeviceBytes(device, life, BytesEvent::Refused { fetch, code }));
         };
         let Some(grant) = self.plane().grants.get(&ticket).filter(|grant| session == Some(grant.session)) else {
             return refuse(self, FailureCode::TicketRefused);
@@ -527,7 +527,7 @@ impl World {
             self.plane().grants.remove(&ticket);
             return refuse(self, code);
         }
-        let Grant { slot: id, reader, ranges, .. } = self.plane().grants.remove(&ticket).unwrap();
+        let GetGrant { slot: id, reader, ranges, .. } = self.plane().grants.remove(&ticket).unwrap();
         self.add_reader(id, reader, by, Some(ticket), &ranges);
         self.tell_later(Input::ReaderStarted { slot: id, reader });
     }
@@ -543,7 +543,7 @@ impl World {
         let now = self.now;
         let slot = self.plane().slots.get_mut(&id).expect("a reader joins a live slot");
         let units = slot.units_in(ranges);
-        let state = Reader { by, ticket, units, next: 0, delivered: 0, moved_at: now, still: false, busy: false };
+        let state = SimReader { by, ticket, units, next: 0, delivered: 0, moved_at: now, still: false, busy: false };
         slot.readers.insert(reader, state);
         if !std::mem::replace(&mut self.plane().reports, true) {
             self.plane_later(REPORT_MS, PlaneEvent::Report);
@@ -555,7 +555,7 @@ impl World {
     fn push_reader(&mut self, id: SlotId, reader: ReaderId) {
         let Some(slot) = self.plane().slots.get_mut(&id) else { return };
         let passed = slot.passed;
-        if let Some(Reader { by: ReadBy::Link(link), .. }) = slot.readers.get(&reader) {
+        if let Some(SimReader { by: ReadBy::Link(link), .. }) = slot.readers.get(&reader) {
             let link = *link;
             return self.pull_link(link);
         }
@@ -590,9 +590,9 @@ impl World {
         state.busy = false;
         let (done, delivered) = (state.next == state.units.len(), state.delivered);
         let latency = self.config.latency_ms;
-        self.after(latency, Event::DeviceBytes(device, life, BytesEvent::Got { fetch, unit: Box::new(unit) }));
+        self.after(latency, SimEvent::DeviceBytes(device, life, BytesEvent::Got { fetch, unit: Box::new(unit) }));
         if done {
-            self.after(latency, Event::DeviceBytes(device, life, BytesEvent::Complete { fetch }));
+            self.after(latency, SimEvent::DeviceBytes(device, life, BytesEvent::Complete { fetch }));
             self.plane().slots.get_mut(&id).unwrap().readers.remove(&reader);
             self.tell_later(Input::ReaderLeft { slot: id, reader, delivered });
         } else {
@@ -646,7 +646,7 @@ impl World {
     /// How far all bodies have come; said again while there are any.
     fn report_readers(&mut self) {
         let slots = self.plane().slots.iter();
-        let of_slot = |(id, slot): (&SlotId, &Slot)| -> Vec<(SlotId, ReaderId, u64)> {
+        let of_slot = |(id, slot): (&SlotId, &SimSlot)| -> Vec<(SlotId, ReaderId, u64)> {
             slot.readers.iter().map(|(reader, state)| (*id, *reader, state.delivered)).collect()
         };
         let moved: Vec<(SlotId, ReaderId, u64)> = slots.flat_map(of_slot).collect();

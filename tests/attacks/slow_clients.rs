@@ -3,12 +3,12 @@
 use std::future::pending;
 use std::time::Duration;
 
-use lanyard_device::link::Incoming;
+use lanyard_device::link::ReceivedFrame;
 use lanyard_protocol::message::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::hands::*;
+use crate::raw_client::*;
 use crate::world::*;
 
 /// Longer than the longest deadline of the hub's edge, and a slow machine's share.
@@ -41,7 +41,7 @@ async fn drips(mut stream: TcpStream, bytes: impl Iterator<Item = u8>) {
 /// crawls below 8 KiB/s. Each is ended, and who is quick is served all the while.
 #[tokio::test]
 async fn a47_who_is_too_slow_is_ended_and_holds_up_nobody() {
-    let hub = Hub::with_tls().await;
+    let hub = TestHub::with_tls().await;
     let mut ana = hub.approved(1).await;
     let connect = async || TcpStream::connect(hub.address).await.unwrap();
     let sent = async |bytes: &[u8]| {
@@ -53,7 +53,7 @@ async fn a47_who_is_too_slow_is_ended_and_holds_up_nobody() {
     let dripping = sent(head.as_bytes()).await;
     let silent_socket = async {
         let (mut link, _) = challenged(&hub.url).await;
-        assert_eq!(tokio::time::timeout(LATEST, link.receive()).await.unwrap().unwrap(), Incoming::Closed(Some(4401)));
+        assert_eq!(tokio::time::timeout(LATEST, link.receive()).await.unwrap().unwrap(), ReceivedFrame::Closed(Some(4401)));
     };
     let others = async {
         for _ in 0..10 {
@@ -77,7 +77,7 @@ async fn a47_who_is_too_slow_is_ended_and_holds_up_nobody() {
 }
 
 /// An owner that sends a byte now and then: its upload ends as too slow, and the asker hears that it may ask again.
-async fn crawling_upload(hub: &Hub) {
+async fn crawling_upload(hub: &TestHub) {
     let (mut owner, mut ana) = (hub.approved(2).await, hub.approved(3).await);
     let entry = owner.offers("a.bin", 100_000).await;
     ana.request(&entry, 1, 0, 1).await;
@@ -106,7 +106,7 @@ async fn crawling_upload(hub: &Hub) {
 /// is ended, for to begin again on the same line would take longer still.
 #[tokio::test]
 async fn a47_bodies_that_share_a_slow_line_are_judged_together() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let mut uploads = Vec::new();
     for (transfer, (name, size)) in [("slow.bin", 25_000), ("quicker.bin", 250_000)].into_iter().enumerate() {

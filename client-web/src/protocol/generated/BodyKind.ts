@@ -3,4 +3,4 @@
 /**
  * What a run carries: the bytes of the groups, or their values (32 bytes each).
  */
-export type What = "bytes" | "values";
+export type BodyKind = "bytes" | "hashes";

@@ -4,7 +4,7 @@ import type { RefusedClient } from "./RefusedClient";
 /**
  * All who were turned away, whenever that changes.
  */
-export type Refused = { 
+export type RefusedList = { 
 /**
  * In the order of their refusals.
  */

@@ -4,22 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{MAX_PIECES, MAX_RUN_BYTES, WAITING_TIMEOUT_MS};
 use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkUnavailable, RequestChunk};
-use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, Piece, Ref, RelayToDevice, TransferId};
+use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, GroupSpan, Ref, RelayToDevice, TransferId};
 
-use super::slots::Phase;
+use super::slots::SlotPhase;
 use super::speed::{Lane, SpeedGroup};
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct AskId(pub u64);
+pub(super) struct ChunkRequestId(pub u64);
 
 /// Who wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Asker {
+pub(super) enum Requester {
     Device {
         session: SessionId,
         transfer: TransferId,
@@ -29,13 +29,13 @@ pub(super) enum Asker {
         want: u64,
         hash: LinkHash,
     },
-    /// The relay itself, for a file's list of group values.
+    /// The relay itself, for a file's list of group hashes.
     Relay,
 }
 
 /// What an ask outside the queue waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Parked {
+pub(super) enum WaitReason {
     Grants,
     Owner,
     Hub,
@@ -44,21 +44,21 @@ pub(super) enum Parked {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Ask {
-    pub id: AskId,
-    pub asker: Asker,
+pub(super) struct ChunkRequest {
+    pub id: ChunkRequestId,
+    pub asker: Requester,
     pub owner: DeviceId,
-    pub what: What,
-    pub pieces: Vec<Piece>,
+    pub what: BodyKind,
+    pub pieces: Vec<GroupSpan>,
     pub reference: Option<Ref>,
     pub tries: u32,
-    pub parked: Parked,
+    pub parked: WaitReason,
     /// The group of speed whose upload it joins or causes.
     pub group: SpeedGroup,
 }
 
-impl Ask {
-    pub fn file(&self, piece: &Piece) -> FileRef {
+impl ChunkRequest {
+    pub fn file(&self, piece: &GroupSpan) -> FileRef {
         FileRef { public_id: self.owner, file_id: piece.file_id }
     }
 
@@ -69,14 +69,14 @@ impl Ask {
 
 /// The groups that a CANCEL_CHUNK names, in order: each asked piece is looked up instead of compared with all of them.
 struct Cover {
-    sorted: Vec<Piece>,
+    sorted: Vec<GroupSpan>,
 }
 
 impl Cover {
     /// Neighbours and overlaps become one piece.
-    fn new(mut pieces: Vec<Piece>) -> Self {
+    fn new(mut pieces: Vec<GroupSpan>) -> Self {
         pieces.sort_unstable();
-        let mut sorted: Vec<Piece> = Vec::with_capacity(pieces.len());
+        let mut sorted: Vec<GroupSpan> = Vec::with_capacity(pieces.len());
         for piece in pieces {
             match sorted.last_mut() {
                 Some(last) if last.file_id == piece.file_id && piece.groups.first <= last.groups.end() => {
@@ -89,7 +89,7 @@ impl Cover {
         Self { sorted }
     }
 
-    fn holds(&self, piece: &Piece) -> bool {
+    fn holds(&self, piece: &GroupSpan) -> bool {
         let behind =
             self.sorted.partition_point(|p| (p.file_id, p.groups.first) <= (piece.file_id, piece.groups.first));
         behind
@@ -100,10 +100,10 @@ impl Cover {
 }
 
 /// Adds a group to pieces, lengthening the last one if it fits.
-fn push_group(pieces: &mut Vec<Piece>, file_id: lanyard_protocol::FileId, group: u32) {
+fn push_group(pieces: &mut Vec<GroupSpan>, file_id: lanyard_protocol::FileId, group: u32) {
     match pieces.last_mut() {
         Some(last) if last.file_id == file_id && last.groups.end() == group => last.groups.count += 1,
-        _ => pieces.push(Piece::new(file_id, group, 1)),
+        _ => pieces.push(GroupSpan::new(file_id, group, 1)),
     }
 }
 
@@ -124,34 +124,34 @@ impl Broker {
         if let Some(have) = have {
             self.progress.note_have(session, transfer_id, have);
         }
-        let asker = Asker::Device { session, transfer: transfer_id };
+        let asker = Requester::Device { session, transfer: transfer_id };
         self.ask(now, asker, public_id, what, pieces, reference);
     }
 
     pub(super) fn ask(
         &mut self,
         now: Moment,
-        asker: Asker,
+        asker: Requester,
         owner: DeviceId,
-        what: What,
-        pieces: Vec<Piece>,
+        what: BodyKind,
+        pieces: Vec<GroupSpan>,
         reference: Option<Ref>,
     ) {
-        let id = AskId(self.number());
+        let id = ChunkRequestId(self.number());
         let ask =
-            Ask { id, asker, owner, what, pieces, reference, tries: 0, parked: Parked::Retry, group: SpeedGroup::ALL };
+            ChunkRequest { id, asker, owner, what, pieces, reference, tries: 0, parked: WaitReason::Retry, group: SpeedGroup::ALL };
         self.consider(now, ask);
     }
 
     /// Goes through everything an ask needs, from grants to a place in the queue.
-    pub(super) fn consider(&mut self, now: Moment, mut ask: Ask) {
+    pub(super) fn consider(&mut self, now: Moment, mut ask: ChunkRequest) {
         if ask.pieces.is_empty() || ask.pieces.len() > MAX_PIECES {
             return self.ask_misshapen(ask);
         }
         if self.master.is_refused(ask.owner) {
             return self.ask_failed(now, ask, FailureCode::PeerRevoked);
         }
-        if !matches!(ask.asker, Asker::Link { .. }) {
+        if !matches!(ask.asker, Requester::Link { .. }) {
             self.grants.note_wanted(&ask.files());
         }
         let unknown = self.grants.unknown(now, ask.files());
@@ -162,7 +162,7 @@ impl Broker {
             if !self.look_up(&ask, unknown) {
                 return self.ask_failed(now, ask, FailureCode::Busy);
             }
-            ask.parked = Parked::Grants;
+            ask.parked = WaitReason::Grants;
             self.asks.insert(ask.id, ask);
             return;
         }
@@ -171,15 +171,15 @@ impl Broker {
         }
         let Some(ask) = self.without_changed(now, ask) else { return };
         match (ask.what, ask.asker) {
-            (What::Values, _) => self.consider_values(now, ask),
-            (What::Bytes, Asker::Link { .. }) => self.consider_link(now, ask),
-            (What::Bytes, _) => self.place(now, ask),
+            (BodyKind::Hashes, _) => self.consider_hashes(now, ask),
+            (BodyKind::Bytes, Requester::Link { .. }) => self.consider_link(now, ask),
+            (BodyKind::Bytes, _) => self.place(now, ask),
         }
     }
 
     /// Within its files, no group twice, and no longer than a run may be. Visits pieces only: a piece of a list of values
     /// may stand for 65,536 groups.
-    fn has_shape(&self, ask: &Ask) -> bool {
+    fn has_shape(&self, ask: &ChunkRequest) -> bool {
         let mut length = 0u64;
         let mut count = 0u64;
         for piece in &ask.pieces {
@@ -189,7 +189,7 @@ impl Broker {
             let fits = piece.groups.count > 0
                 && u64::from(piece.groups.first) + u64::from(piece.groups.count) <= u64::from(groups.count());
             // A list of values is of a whole file.
-            if !fits || ask.what == What::Values && piece.groups.count != groups.count() {
+            if !fits || ask.what == BodyKind::Hashes && piece.groups.count != groups.count() {
                 return false;
             }
             length += self.piece_length(&file, piece, ask.what);
@@ -198,42 +198,42 @@ impl Broker {
                 return false;
             }
         }
-        let mut spans: Vec<&Piece> = ask.pieces.iter().collect();
+        let mut spans: Vec<&GroupSpan> = ask.pieces.iter().collect();
         spans.sort_unstable();
         spans.windows(2).all(|two| two[0].file_id != two[1].file_id || two[0].groups.end() <= two[1].groups.first)
     }
 
     /// Fails the pieces of files that changed, and gives back what is left.
-    fn without_changed(&mut self, now: Moment, mut ask: Ask) -> Option<Ask> {
+    fn without_changed(&mut self, now: Moment, mut ask: ChunkRequest) -> Option<ChunkRequest> {
         let owner = ask.owner;
         let changed =
-            |piece: &Piece, blame: &Blame| blame.is_changed(&FileRef { public_id: owner, file_id: piece.file_id });
-        let gone: Vec<Piece> = ask.pieces.iter().filter(|p| changed(p, &self.blame)).copied().collect();
+            |piece: &GroupSpan, blame: &CorruptionLog| blame.is_changed(&FileRef { public_id: owner, file_id: piece.file_id });
+        let gone: Vec<GroupSpan> = ask.pieces.iter().filter(|p| changed(p, &self.blame)).copied().collect();
         if !gone.is_empty() {
             ask.pieces.retain(|p| !changed(p, &self.blame));
-            let part = Ask { id: AskId(self.number()), pieces: gone, ..ask.clone() };
+            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: gone, ..ask.clone() };
             self.ask_failed(now, part, FailureCode::FileChanged);
         }
         (!ask.pieces.is_empty()).then_some(ask)
     }
 
     /// A list of values comes from the relay's memory, else from the holder if the root is known to check it by.
-    fn consider_values(&mut self, now: Moment, ask: Ask) {
+    fn consider_hashes(&mut self, now: Moment, ask: ChunkRequest) {
         let [piece] = ask.pieces.as_slice() else {
             // Each file's list is a body of its own.
             for piece in &ask.pieces {
-                let part = Ask { id: AskId(self.number()), pieces: vec![*piece], ..ask.clone() };
-                self.consider_values(now, part);
+                let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: vec![*piece], ..ask.clone() };
+                self.consider_hashes(now, part);
             }
             return;
         };
         let file = ask.file(piece);
-        if self.grants.has_values(&file) {
-            self.open_values(now, ask, file);
-        } else if self.grants.root(&file).is_none() || self.grants.values_refused(&file) {
-            self.ask_failed(now, ask, FailureCode::NoValues);
+        if self.grants.has_hashes(&file) {
+            self.open_hashes(now, ask, file);
+        } else if self.grants.root(&file).is_none() || self.grants.hashes_refused(&file) {
+            self.ask_failed(now, ask, FailureCode::NoHashes);
         } else {
-            if ask.asker == Asker::Relay {
+            if ask.asker == Requester::Relay {
                 self.end_full_list(now, &file);
             }
             self.place(now, ask);
@@ -243,42 +243,42 @@ impl Broker {
     /// Ends a list that lies full in a slot although the relay had to drop what it learnt from it. The relay learns from an
     /// upload only: as one reader more of a full slot it would wait for good.
     fn end_full_list(&mut self, now: Moment, file: &FileRef) {
-        let slot = self.slots.holding(file, What::Values, SpeedGroup::ALL, 0);
-        if let Some(slot) = slot.filter(|slot| self.slots.get(*slot).is_some_and(|s| s.phase == Phase::Full)) {
+        let slot = self.slots.holding(file, BodyKind::Hashes, SpeedGroup::ALL, 0);
+        if let Some(slot) = slot.filter(|slot| self.slots.get(*slot).is_some_and(|s| s.phase == SlotPhase::Full)) {
             self.fail_slot(now, slot, FailureCode::Busy, None, true);
         }
     }
 
     /// Before a link reads a file whose root is known, the relay asks the holder once for the values to check by.
-    fn consider_link(&mut self, now: Moment, mut ask: Ask) {
+    fn consider_link(&mut self, now: Moment, mut ask: ChunkRequest) {
         let needing = ask.files().into_iter().find(|file| {
             let several = self.grants.groups(file).is_some_and(|g| g.count() > 1);
             let known = self.grants.root(file).is_some();
-            several && known && !self.grants.has_values(file) && !self.grants.values_refused(file)
+            several && known && !self.grants.has_hashes(file) && !self.grants.hashes_refused(file)
         });
         let Some(file) = needing else { return self.place(now, ask) };
         let count = self.grants.groups(&file).map_or(0, |g| g.count());
-        ask.parked = Parked::Values(file);
-        let first = !self.asks.values().any(|other| other.parked == Parked::Values(file));
+        ask.parked = WaitReason::Values(file);
+        let first = !self.asks.values().any(|other| other.parked == WaitReason::Values(file));
         self.asks.insert(ask.id, ask);
         if first {
-            self.ask(now, Asker::Relay, file.public_id, What::Values, vec![Piece::new(file.file_id, 0, count)], None);
+            self.ask(now, Requester::Relay, file.public_id, BodyKind::Hashes, vec![GroupSpan::new(file.file_id, 0, count)], None);
         }
     }
 
     /// Joins what is live of the asker's groups of speed; what is absent goes into the queue, a run per holder. Joining and
     /// queueing are one step, and the queue opens slots in the same mutation: no group of bytes is ever in two live slots of
     /// one group of speed.
-    pub(super) fn place(&mut self, now: Moment, ask: Ask) {
+    pub(super) fn place(&mut self, now: Moment, ask: ChunkRequest) {
         for (group, pieces) in self.by_speed(now, &ask) {
-            let part = Ask { id: AskId(self.number()), pieces, group, ..ask.clone() };
+            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces, group, ..ask.clone() };
             self.place_part(now, part);
         }
     }
 
-    fn place_part(&mut self, now: Moment, ask: Ask) {
+    fn place_part(&mut self, now: Moment, ask: ChunkRequest) {
         let absent = self.join_live(now, &ask);
-        let mut by_holder: BTreeMap<SessionId, Vec<Piece>> = BTreeMap::new();
+        let mut by_holder: BTreeMap<SessionId, Vec<GroupSpan>> = BTreeMap::new();
         let mut away = Vec::new();
         for piece in absent {
             match self.holder_of(&ask.file(&piece)) {
@@ -287,16 +287,16 @@ impl Broker {
             }
         }
         if !away.is_empty() {
-            let part = Ask { id: AskId(self.number()), pieces: away, ..ask.clone() };
+            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: away, ..ask.clone() };
             self.ask_failed(now, part, FailureCode::OwnerAway);
         }
         for pieces in by_holder.into_values() {
-            let part = Ask { id: AskId(self.number()), pieces, ..ask.clone() };
+            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces, ..ask.clone() };
             self.enqueue(now, part);
         }
     }
 
-    fn enqueue(&mut self, now: Moment, ask: Ask) {
+    fn enqueue(&mut self, now: Moment, ask: ChunkRequest) {
         let length = self.length_of(&ask);
         let key = self.asker_key(&ask.asker);
         if !self.queue.has_room(key, length) {
@@ -307,12 +307,12 @@ impl Broker {
     }
 
     /// Joins the ask to live slots; gives back the pieces that are in none.
-    pub(super) fn join_live(&mut self, now: Moment, ask: &Ask) -> Vec<Piece> {
-        let mut live: BTreeMap<SlotId, Vec<Piece>> = BTreeMap::new();
+    pub(super) fn join_live(&mut self, now: Moment, ask: &ChunkRequest) -> Vec<GroupSpan> {
+        let mut live: BTreeMap<SlotId, Vec<GroupSpan>> = BTreeMap::new();
         let mut absent = Vec::new();
         for piece in &ask.pieces {
             let file = ask.file(piece);
-            if ask.what == What::Values {
+            if ask.what == BodyKind::Hashes {
                 // A list is there as a whole or not at all.
                 self.work.visit(1);
                 let pieces = match self.slots.holding(&file, ask.what, ask.group, piece.groups.first) {
@@ -342,34 +342,34 @@ impl Broker {
     }
 
     /// Bytes of the body that answers an ask.
-    pub(super) fn length_of(&self, ask: &Ask) -> u64 {
+    pub(super) fn length_of(&self, ask: &ChunkRequest) -> u64 {
         ask.pieces.iter().map(|piece| self.piece_length(&ask.file(piece), piece, ask.what)).sum()
     }
 
-    pub(super) fn piece_length(&self, file: &FileRef, piece: &Piece, what: What) -> u64 {
+    pub(super) fn piece_length(&self, file: &FileRef, piece: &GroupSpan, what: BodyKind) -> u64 {
         let groups = self.grants.groups(file).unwrap_or(Groups::of(0));
         match what {
-            What::Bytes => groups.span(piece.groups.first, piece.groups.count),
-            What::Values => 32 * u64::from(piece.groups.count),
+            BodyKind::Bytes => groups.span(piece.groups.first, piece.groups.count),
+            BodyKind::Hashes => 32 * u64::from(piece.groups.count),
         }
     }
 
-    fn ask_misshapen(&mut self, ask: Ask) {
+    fn ask_misshapen(&mut self, ask: ChunkRequest) {
         match ask.asker {
-            Asker::Device { session, .. } => self.fail(session, FailureCode::BadMessage, ask.reference),
-            Asker::Link { .. } => self.tell_link_failed(&ask, FailureCode::BadMessage),
-            Asker::Relay => {}
+            Requester::Device { session, .. } => self.fail(session, FailureCode::BadMessage, ask.reference),
+            Requester::Link { .. } => self.tell_link_failed(&ask, FailureCode::BadMessage),
+            Requester::Relay => {}
         }
     }
 
     /// The one "no" of an ask. A device hears it; a link's ask waits for what it lacks.
-    pub(super) fn ask_failed(&mut self, now: Moment, ask: Ask, code: FailureCode) {
+    pub(super) fn ask_failed(&mut self, now: Moment, ask: ChunkRequest, code: FailureCode) {
         match ask.asker {
-            Asker::Device { session, transfer } => {
+            Requester::Device { session, transfer } => {
                 self.tell_chunk_failed(session, transfer, ask.pieces, code);
             }
-            Asker::Link { .. } => self.link_ask_failed(now, ask, code),
-            Asker::Relay => self.values_failed(now, ask, code),
+            Requester::Link { .. } => self.link_ask_failed(now, ask, code),
+            Requester::Relay => self.hashes_failed(now, ask, code),
         }
     }
 
@@ -377,7 +377,7 @@ impl Broker {
         &mut self,
         session: SessionId,
         transfer_id: TransferId,
-        pieces: Vec<Piece>,
+        pieces: Vec<GroupSpan>,
         code: FailureCode,
     ) {
         let retry = code.may_retry();
@@ -386,20 +386,20 @@ impl Broker {
     }
 
     /// The holder gave no list: what waits for it goes on with pins, or waits for the owner.
-    fn values_failed(&mut self, now: Moment, ask: Ask, code: FailureCode) {
+    fn hashes_failed(&mut self, now: Moment, ask: ChunkRequest, code: FailureCode) {
         let Some(piece) = ask.pieces.first() else { return };
         let file = ask.file(piece);
-        if code == FailureCode::NoValues || code == FailureCode::BadBytes {
-            self.grants.refuse_values(&file);
+        if code == FailureCode::NoHashes || code == FailureCode::BadBytes {
+            self.grants.refuse_hashes(&file);
             return self.retry_parked(now);
         }
-        for waiting in self.take_parked(|parked| *parked == Parked::Values(file)) {
+        for waiting in self.take_parked(|parked| *parked == WaitReason::Values(file)) {
             self.ask_failed(now, waiting, code);
         }
     }
 
-    pub(super) fn take_parked(&mut self, matches: impl Fn(&Parked) -> bool) -> Vec<Ask> {
-        let ids: Vec<AskId> = self.asks.iter().filter(|(_, ask)| matches(&ask.parked)).map(|(id, _)| *id).collect();
+    pub(super) fn take_parked(&mut self, matches: impl Fn(&WaitReason) -> bool) -> Vec<ChunkRequest> {
+        let ids: Vec<ChunkRequestId> = self.asks.iter().filter(|(_, ask)| matches(&ask.parked)).map(|(id, _)| *id).collect();
         ids.into_iter()
             .filter_map(|id| {
                 self.deadlines.clear(&Timer::AskRetry(id));
@@ -410,14 +410,14 @@ impl Broker {
 
     /// Something changed that parked asks may have waited for: an owner, the master, a list.
     pub(super) fn retry_parked(&mut self, now: Moment) {
-        for ask in self.take_parked(|parked| *parked != Parked::Grants && *parked != Parked::Retry) {
+        for ask in self.take_parked(|parked| *parked != WaitReason::Grants && *parked != WaitReason::Retry) {
             let still_waits = match &ask.parked {
-                Parked::Values(file) => !self.grants.has_values(file) && !self.grants.values_refused(file),
-                Parked::Owner => {
+                WaitReason::Values(file) => !self.grants.has_hashes(file) && !self.grants.hashes_refused(file),
+                WaitReason::Owner => {
                     ask.files().iter().all(|file| self.grants.entry(file).is_some() && self.holder_of(file).is_none())
                 }
-                Parked::Hub => !self.hub_ready(),
-                Parked::Grants | Parked::Retry => false,
+                WaitReason::Hub => !self.hub_ready(),
+                WaitReason::Grants | WaitReason::Retry => false,
             };
             if still_waits {
                 self.asks.insert(ask.id, ask);
@@ -427,7 +427,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn ask_retried(&mut self, now: Moment, id: AskId) {
+    pub(super) fn ask_retried(&mut self, now: Moment, id: ChunkRequestId) {
         if let Some(ask) = self.asks.remove(&id) {
             self.consider(now, ask);
         }
@@ -435,7 +435,7 @@ impl Broker {
 
     /// The queue had no room for it for 30 s. A member of a slower group that still has something to read waits for itself:
     /// its group's cap lets it have no more at once.
-    pub(super) fn ask_waited(&mut self, now: Moment, id: AskId) {
+    pub(super) fn ask_waited(&mut self, now: Moment, id: ChunkRequestId) {
         let Some(ask) = self.queue.take(id) else { return };
         let reads = Lane::of(&ask.asker).is_some_and(|lane| self.slots.unread(lane) > 0);
         if reads && self.speeds.cap(ask.group).is_some() {
@@ -449,7 +449,7 @@ impl Broker {
 
     /// Ends everything of a session that asks: its tickets, bodies and asks.
     pub(super) fn end_asker(&mut self, now: Moment, session: SessionId) {
-        let ours = |asker: &Asker| matches!(asker, Asker::Device { session: s, .. } if *s == session);
+        let ours = |asker: &Requester| matches!(asker, Requester::Device { session: s, .. } if *s == session);
         self.end_asks_where(now, ours, FailureCode::Cancelled);
     }
 
@@ -461,7 +461,7 @@ impl Broker {
         cancel: CancelChunk,
         reference: Option<Ref>,
     ) {
-        let asker = Asker::Device { session, transfer: cancel.transfer_id };
+        let asker = Requester::Device { session, transfer: cancel.transfer_id };
         match cancel.pieces {
             None => {
                 self.speeds.forget_transfer(session, cancel.transfer_id);
@@ -476,9 +476,9 @@ impl Broker {
         }
     }
 
-    fn end_asks_covered(&mut self, now: Moment, asker: Asker, covered: impl Fn(&[Piece]) -> bool) {
+    fn end_asks_covered(&mut self, now: Moment, asker: Requester, covered: impl Fn(&[GroupSpan]) -> bool) {
         let work = &self.work;
-        let covered = |pieces: &[Piece]| {
+        let covered = |pieces: &[GroupSpan]| {
             work.visit(pieces.len());
             covered(pieces)
         };
@@ -492,7 +492,7 @@ impl Broker {
     }
 
     /// Ends asks and readers without telling them: they said so themselves, or are gone.
-    pub(super) fn end_asks_where(&mut self, now: Moment, matches: impl Fn(&Asker) -> bool, code: FailureCode) {
+    pub(super) fn end_asks_where(&mut self, now: Moment, matches: impl Fn(&Requester) -> bool, code: FailureCode) {
         for ask in self.queue.take_where(|ask| matches(&ask.asker)) {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
         }
@@ -511,7 +511,7 @@ impl Broker {
             return;
         }
         let work = &self.work;
-        let about = |ask: &Ask| {
+        let about = |ask: &ChunkRequest| {
             work.visit(ask.pieces.len());
             ask.pieces.iter().any(|piece| files.contains(&ask.file(piece)))
         };
@@ -519,18 +519,18 @@ impl Broker {
         for ask in &asks {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
         }
-        let parked: Vec<AskId> = self.asks.values().filter(|ask| about(ask)).map(|ask| ask.id).collect();
+        let parked: Vec<ChunkRequestId> = self.asks.values().filter(|ask| about(ask)).map(|ask| ask.id).collect();
         for id in parked {
             self.deadlines.clear(&Timer::AskRetry(id));
             asks.extend(self.asks.remove(&id));
         }
         for ask in asks {
-            let (gone, rest): (Vec<Piece>, Vec<Piece>) =
+            let (gone, rest): (Vec<GroupSpan>, Vec<GroupSpan>) =
                 ask.pieces.iter().partition(|piece| files.contains(&ask.file(piece)));
-            let part = Ask { id: AskId(self.number()), pieces: gone, ..ask.clone() };
+            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: gone, ..ask.clone() };
             self.ask_failed(now, part, code);
             if !rest.is_empty() {
-                let part = Ask { id: AskId(self.number()), pieces: rest, ..ask };
+                let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: rest, ..ask };
                 self.consider(now, part);
             }
         }
@@ -539,7 +539,7 @@ impl Broker {
     /// Fails what is asked of a device.
     pub(super) fn fail_asks_to(&mut self, now: Moment, device: DeviceId, code: FailureCode) {
         let mut asks = self.queue.take_where(|ask| ask.owner == device);
-        let parked: Vec<AskId> = self.asks.values().filter(|ask| ask.owner == device).map(|ask| ask.id).collect();
+        let parked: Vec<ChunkRequestId> = self.asks.values().filter(|ask| ask.owner == device).map(|ask| ask.id).collect();
         asks.extend(parked.into_iter().filter_map(|id| self.asks.remove(&id)));
         for ask in asks {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
@@ -559,7 +559,7 @@ impl Broker {
         let culprit = culprit.filter(|file| self.slots.get(slot).is_some_and(|s| s.has_file(file)));
         let culprit = culprit.or_else(|| self.slots.get(slot).and_then(|s| s.only_file()));
         let code = match no.code {
-            FailureCode::FileGone | FailureCode::FileChanged | FailureCode::NoValues => no.code,
+            FailureCode::FileGone | FailureCode::FileChanged | FailureCode::NoHashes => no.code,
             _ => FailureCode::Busy,
         };
         self.fail_slot(now, slot, code, culprit, false);

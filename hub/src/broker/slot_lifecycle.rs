@@ -4,19 +4,19 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::limits::{GET_TICKET_MS, PUT_TICKET_MS};
 use lanyard_protocol::message::{ChunkReady, UploadCancelled, UploadChunkRequest};
-use lanyard_protocol::{FailureCode, FileRef, Piece, RelayToDevice, Ticket};
+use lanyard_protocol::{FailureCode, FileRef, GroupSpan, RelayToDevice, Ticket};
 
-use super::asks::{Ask, Asker};
-use super::slots::{Phase, Slot, Waiter};
+use super::requests::{ChunkRequest, Requester};
+use super::slots::{SlotPhase, Slot, SlotReader};
 use super::speed::{Lane, SpeedGroup};
 use super::*;
 
 impl Broker {
     /// Reserves a run and asks its holder; the ask that caused it is its first reader.
-    pub(super) fn open_slot(&mut self, now: Moment, ask: &Ask, holder: SessionId, length: u64) {
+    pub(super) fn open_slot(&mut self, now: Moment, ask: &ChunkRequest, holder: SessionId, length: u64) {
         let id = SlotId(self.number());
         let ticket = Ticket(self.ids.bytes());
         let pieces = self.lay_out(ask);
@@ -29,7 +29,7 @@ impl Broker {
             what: ask.what,
             pieces,
             length,
-            phase: Phase::Asked,
+            phase: SlotPhase::Asked,
             cause,
             group,
             waiters: BTreeMap::new(),
@@ -47,13 +47,13 @@ impl Broker {
         self.join_queued(now, id);
     }
 
-    fn lay_out(&self, ask: &Ask) -> Vec<SlotPiece> {
+    fn lay_out(&self, ask: &ChunkRequest) -> Vec<SlotSpan> {
         let mut offset = 0;
         let mut pieces = Vec::with_capacity(ask.pieces.len());
         for piece in &ask.pieces {
             let file = ask.file(piece);
             let Some(entry) = self.grants.entry(&file) else { continue };
-            pieces.push(SlotPiece {
+            pieces.push(SlotSpan {
                 file,
                 size: entry.size,
                 group_log: entry.group_log,
@@ -67,7 +67,7 @@ impl Broker {
     }
 
     /// A list of values that the relay has: full at once, within the budget like any other body.
-    pub(super) fn open_values(&mut self, now: Moment, ask: Ask, file: FileRef) {
+    pub(super) fn open_hashes(&mut self, now: Moment, ask: ChunkRequest, file: FileRef) {
         let absent = self.join_live(now, &ask);
         if absent.is_empty() {
             return;
@@ -82,22 +82,22 @@ impl Broker {
         let slot = Slot {
             holder: SessionId(0),
             ticket: Ticket(self.ids.bytes()),
-            what: What::Values,
+            what: BodyKind::Hashes,
             pieces,
             length,
-            phase: Phase::Full,
+            phase: SlotPhase::Full,
             cause: self.asker_key(&ask.asker),
             group: ask.group,
             waiters: BTreeMap::new(),
             cached_since: None,
         };
         self.slots.insert(id, slot);
-        self.effects.push(Effect::OpenValues { slot: id, file, length });
+        self.effects.push(Effect::OpenHashes { slot: id, file, length });
         self.join(now, id, ask.asker, &ask.pieces);
     }
 
     /// A reader more; what is already coming it may read at once.
-    pub(super) fn join(&mut self, now: Moment, id: SlotId, asker: Asker, pieces: &[Piece]) {
+    pub(super) fn join(&mut self, now: Moment, id: SlotId, asker: Requester, pieces: &[GroupSpan]) {
         let reader = ReaderId(self.number());
         self.deadlines.clear(&Timer::CacheEnd(id));
         self.slots.leave_cache(id);
@@ -107,7 +107,7 @@ impl Broker {
             .iter()
             .filter_map(|p| slot.range_of(&FileRef { public_id: owner, file_id: p.file_id }, p.groups))
             .collect();
-        let waiter = Waiter {
+        let waiter = SlotReader {
             asker,
             pieces: pieces.to_vec(),
             ranges,
@@ -121,7 +121,7 @@ impl Broker {
             self.speeds.is_released(now, lane);
         }
         let (is_first, is_full, is_coming) =
-            (slot.waiters.is_empty(), slot.phase == Phase::Full, slot.phase != Phase::Asked);
+            (slot.waiters.is_empty(), slot.phase == SlotPhase::Full, slot.phase != SlotPhase::Asked);
         match (is_full, is_first) {
             (true, _) => self.tally.cached_bytes += waiter.bytes(),
             (false, false) => self.tally.joined_bytes += waiter.bytes(),
@@ -144,7 +144,7 @@ impl Broker {
         }
         waiter.told = true;
         match waiter.asker {
-            Asker::Device { session, transfer } => {
+            Requester::Device { session, transfer } => {
                 waiter.ticket = Some(ticket);
                 let ranges = merged(&waiter.ranges);
                 let length = ranges.iter().map(|r| r.end - r.start).sum();
@@ -154,7 +154,7 @@ impl Broker {
                 let message = ChunkReady { transfer_id: transfer, pieces, ticket, length };
                 self.send(session, RelayToDevice::ChunkReady(message), None);
             }
-            Asker::Link { reader: link, want, .. } => {
+            Requester::Link { reader: link, want, .. } => {
                 waiter.started = true;
                 let parts = waiter
                     .pieces
@@ -164,17 +164,17 @@ impl Broker {
                     .collect();
                 self.effects.push(Effect::LinkReady { reader: link, want, slot: id, slice: reader, parts });
             }
-            Asker::Relay => {}
+            Requester::Relay => {}
         }
     }
 
     pub(super) fn put_started(&mut self, now: Moment, id: SlotId) {
         self.deadlines.clear(&Timer::PutStart(id));
         let Some(slot) = self.slots.live_mut(id) else { return };
-        if slot.phase != Phase::Asked {
+        if slot.phase != SlotPhase::Asked {
             return;
         }
-        slot.phase = Phase::Filling;
+        slot.phase = SlotPhase::Filling;
         let holder = slot.holder;
         let readers: Vec<ReaderId> = slot.waiters.keys().copied().collect();
         if let Some(session) = self.sessions.get_mut(holder) {
@@ -188,11 +188,11 @@ impl Broker {
     pub(super) fn put_finished(&mut self, now: Moment, id: SlotId) {
         self.slots.end_load(id);
         let Some(slot) = self.slots.live_mut(id) else { return };
-        slot.phase = Phase::Full;
-        let relay_asked = slot.waiters.iter().find(|(_, w)| w.asker == Asker::Relay).map(|(reader, _)| *reader);
-        let values_of = (slot.what == What::Values).then(|| slot.only_file()).flatten();
-        if let Some(file) = values_of {
-            self.grants.note_values(&file);
+        slot.phase = SlotPhase::Full;
+        let relay_asked = slot.waiters.iter().find(|(_, w)| w.asker == Requester::Relay).map(|(reader, _)| *reader);
+        let hashes_of = (slot.what == BodyKind::Hashes).then(|| slot.only_file()).flatten();
+        if let Some(file) = hashes_of {
+            self.grants.note_hashes(&file);
         }
         if let Some(reader) = relay_asked {
             self.reader_left(now, id, reader, 0);
@@ -269,8 +269,8 @@ impl Broker {
             let more = delivered.min(waiter.bytes()).saturating_sub(waiter.taken);
             self.speeds.took(now, &file.file, lane, more);
         }
-        if let (Asker::Device { session, transfer }, Some(piece)) = (waiter.asker, waiter.pieces.last())
-            && slot.what == What::Bytes
+        if let (Requester::Device { session, transfer }, Some(piece)) = (waiter.asker, waiter.pieces.last())
+            && slot.what == BodyKind::Bytes
             && let Some(file) = slot.pieces.iter().find(|p| p.file.file_id == piece.file_id)
         {
             let (file, size) = (file.file, file.size);
@@ -286,7 +286,7 @@ impl Broker {
         if !slot.waiters.is_empty() {
             return;
         }
-        if slot.phase == Phase::Full {
+        if slot.phase == SlotPhase::Full {
             let file = slot.only_file();
             let slot_group = slot.group;
             self.slots.enter_cache(id, now);
@@ -351,7 +351,7 @@ impl Broker {
         self.deadlines.clear(&Timer::PutStart(id));
         self.deadlines.clear(&Timer::CacheEnd(id));
         self.effects.push(Effect::FailSlot { slot: id, code });
-        if tell_holder && slot.phase != Phase::Full && self.sessions.get(slot.holder).is_some() {
+        if tell_holder && slot.phase != SlotPhase::Full && self.sessions.get(slot.holder).is_some() {
             let message = UploadCancelled { ticket: slot.ticket, code };
             self.send(slot.holder, RelayToDevice::UploadCancelled(message), None);
         }
@@ -361,8 +361,8 @@ impl Broker {
             if waiter.told {
                 continue; // its GET tells
             }
-            let guilty = |p: &Piece| culprit.is_none_or(|f| f.file_id == p.file_id);
-            let (guilty, innocent): (Vec<Piece>, Vec<Piece>) = waiter.pieces.into_iter().partition(guilty);
+            let guilty = |p: &GroupSpan| culprit.is_none_or(|f| f.file_id == p.file_id);
+            let (guilty, innocent): (Vec<GroupSpan>, Vec<GroupSpan>) = waiter.pieces.into_iter().partition(guilty);
             for (pieces, code) in [(guilty, code), (innocent, FailureCode::Busy)] {
                 if !pieces.is_empty() {
                     let ask = self.ask_again(waiter.asker, owner, slot.what, pieces);
@@ -372,9 +372,9 @@ impl Broker {
         }
     }
 
-    fn ask_again(&mut self, asker: Asker, owner: lanyard_protocol::DeviceId, what: What, pieces: Vec<Piece>) -> Ask {
-        let id = super::asks::AskId(self.number());
-        Ask {
+    fn ask_again(&mut self, asker: Requester, owner: lanyard_protocol::DeviceId, what: BodyKind, pieces: Vec<GroupSpan>) -> ChunkRequest {
+        let id = super::requests::ChunkRequestId(self.number());
+        ChunkRequest {
             id,
             asker,
             owner,
@@ -382,7 +382,7 @@ impl Broker {
             pieces,
             reference: None,
             tries: 0,
-            parked: super::asks::Parked::Retry,
+            parked: super::requests::WaitReason::Retry,
             group: SpeedGroup::ALL,
         }
     }

@@ -14,20 +14,20 @@ use lanyard_protocol::{
     SessionAddress, approval, identity,
 };
 
-use super::admission::{self, Admission, Course, Judgement, Shown, Word};
+use super::admission::{self, Admission, JoinDecision, CodeCheck, InvitationCheck, Approval};
 use super::feed::Key;
 use super::prompts::{Candidate, Prompts, Wrong};
 use super::roster::{Member, Verdict, skeleton};
-use crate::source::Source;
+use crate::source_address::SourceAddress;
 
-use super::{Admitted, Ask, Asker, Authority, Change, Effect, Event, Note, Timer};
+use super::{AdmittedBy, RequestToken, ChangeOrigin, Authority, StoreWrite, Effect, OperatorEvent, AuditEvent, Timer};
 
 /// The number of those who wait is told again this long after it changed.
 const WAITING_TOLD_MS: u64 = 1_000;
 
 /// How far a knock has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum JoinStage {
     /// Until the person may be asked about it.
     Waiting,
     /// The device has the master's commitment and owes its reveal.
@@ -40,27 +40,27 @@ pub(super) enum Stage {
 
 /// One knock.
 #[derive(Debug, Clone)]
-pub(super) struct Knock {
+pub(super) struct JoinRequest {
     pub request: NewClientRegistered,
-    source: Source,
+    source: SourceAddress,
     /// The look of its name.
     look: String,
     /// Where it stands in the queue; the oldest is shown first.
     order: u64,
     asked_ms: u64,
     nonce: Nonce,
-    stage: Stage,
+    stage: JoinStage,
     /// It takes the place of a prompt that stood.
     restarts: bool,
     tries_left: u32,
     /// Whether APPROVE_CLIENT is on its way, and who waits for what comes of it.
-    approving: Option<Option<Ask>>,
+    approving: Option<Option<RequestToken>>,
     /// How long it may stay when it is let in.
     for_ms: Option<u64>,
-    how: Admitted,
+    how: AdmittedBy,
 }
 
-impl Knock {
+impl JoinRequest {
     fn session(&self) -> SessionAddress {
         SessionAddress { public_id: self.request.client.public_id, instance: self.request.instance }
     }
@@ -68,18 +68,18 @@ impl Knock {
     /// The digits that the device shows.
     pub fn code(&self) -> Option<&String> {
         match &self.stage {
-            Stage::Shown { code } => Some(code),
-            Stage::Waiting | Stage::Challenged | Stage::Left => None,
+            JoinStage::Shown { code } => Some(code),
+            JoinStage::Waiting | JoinStage::Challenged | JoinStage::Left => None,
         }
     }
 
     fn has_left(&self) -> bool {
-        self.stage == Stage::Left
+        self.stage == JoinStage::Left
     }
 
     /// Until the person may be asked about it, unless it is let in unasked.
     fn waits(&self) -> bool {
-        self.stage == Stage::Waiting && self.approving.is_none()
+        self.stage == JoinStage::Waiting && self.approving.is_none()
     }
 
     fn candidate(&self) -> Candidate {
@@ -94,8 +94,8 @@ impl Knock {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Knocks {
-    by_request: BTreeMap<RequestId, Knock>,
+pub(super) struct JoinRequests {
+    by_request: BTreeMap<RequestId, JoinRequest>,
     next_order: u64,
     prompts: Prompts,
     /// While this relay still tells of knocks from before us (until its PONG): a device that revealed to an earlier
@@ -113,13 +113,13 @@ pub(super) struct Knocks {
     told_waiting: u32,
 }
 
-impl Knocks {
-    pub fn get(&self, request: &RequestId) -> Option<&Knock> {
+impl JoinRequests {
+    pub fn get(&self, request: &RequestId) -> Option<&JoinRequest> {
         self.by_request.get(request)
     }
 
     fn of_session(&self, session: SessionAddress) -> Option<RequestId> {
-        let of_it = |knock: &&Knock| knock.session() == session && !knock.has_left();
+        let of_it = |knock: &&JoinRequest| knock.session() == session && !knock.has_left();
         self.by_request.values().find(of_it).map(|knock| knock.request.request_id)
     }
 
@@ -132,8 +132,8 @@ impl Knocks {
             .collect()
     }
 
-    fn sorted(&self) -> Vec<&Knock> {
-        let mut knocks: Vec<&Knock> = self.by_request.values().collect();
+    fn sorted(&self) -> Vec<&JoinRequest> {
+        let mut knocks: Vec<&JoinRequest> = self.by_request.values().collect();
         knocks.sort_by_key(|knock| knock.order);
         knocks
     }
@@ -150,8 +150,8 @@ impl Knocks {
 impl Authority {
     /// All knocks as the host sees them, oldest first: those whose devices show their digits, or did and left. With the digits:
     /// only for eyes that may see them.
-    pub fn knocks(&self, with_codes: bool) -> message::Knocks {
-        let view = |knock: &Knock| message::Knock {
+    pub fn knocks(&self, with_codes: bool) -> message::JoinRequestList {
+        let view = |knock: &JoinRequest| message::JoinRequestInfo {
             request_id: knock.request.request_id,
             public_id: knock.request.client.public_id,
             name: knock.request.client.name.clone(),
@@ -165,8 +165,8 @@ impl Authority {
             like_refused: self.roster.like_refused(knock.request.client.public_id, &knock.look),
             code: knock.code().cloned().filter(|_| with_codes),
         };
-        let in_sight = |knock: &&Knock| matches!(knock.stage, Stage::Shown { .. } | Stage::Left);
-        message::Knocks {
+        let in_sight = |knock: &&JoinRequest| matches!(knock.stage, JoinStage::Shown { .. } | JoinStage::Left);
+        message::JoinRequestList {
             knocks: self.knocks.sorted().into_iter().filter(in_sight).map(view).collect(),
             waiting: self.knocks.waiting(),
             more_for_ms: self.knocks.prompts.more_for(self.now),
@@ -175,7 +175,7 @@ impl Authority {
 
     /// The devices that wait until the person may be asked about them, or are about to show their digits; oldest first.
     pub fn waiting(&self) -> Vec<&NewClientRegistered> {
-        let waits = |knock: &&Knock| knock.waits() || knock.stage == Stage::Challenged;
+        let waits = |knock: &&JoinRequest| knock.waits() || knock.stage == JoinStage::Challenged;
         self.knocks.sorted().into_iter().filter(waits).map(|knock| &knock.request).collect()
     }
 
@@ -240,18 +240,18 @@ impl Authority {
             tracing::warn!(device = %client.public_id, "a knock whose ids do not fit its key was dropped");
             return;
         }
-        match admission::course(&self.roster, self.config.host, client.public_id) {
-            Course::TurnAway => self.refuse_again(client.public_id),
-            Course::Welcome => {
+        match admission::decide(&self.roster, self.config.host, client.public_id) {
+            JoinDecision::TurnAway => self.refuse_again(client.public_id),
+            JoinDecision::Welcome => {
                 let session = SessionAddress { public_id: client.public_id, instance: request.instance };
                 self.came_back(session, Resume::default());
             }
-            Course::LetIn => {
+            JoinDecision::LetIn => {
                 let id = request.request_id;
                 self.keep_knock(request);
-                self.let_in_unasked(id, Admitted::AsHost, None);
+                self.let_in_unasked(id, AdmittedBy::AsHost, None);
             }
-            Course::Challenge => self.asks_to_come_in(request),
+            JoinDecision::Challenge => self.asks_to_come_in(request),
         }
     }
 
@@ -286,14 +286,14 @@ impl Authority {
         }
         self.keep_knock(request);
         match (brought, self.config.admission) {
-            (Brought::Good { for_ms }, _) => self.let_in_as_known(request_id, Admitted::ByInvitation, for_ms),
-            (_, Admission::Everyone) => self.let_in_as_known(request_id, Admitted::ByOpenDoor, None),
+            (Brought::Good { for_ms }, _) => self.let_in_as_known(request_id, AdmittedBy::ByInvitation, for_ms),
+            (_, Admission::Everyone) => self.let_in_as_known(request_id, AdmittedBy::ByOpenDoor, None),
             (_, Admission::Closed) => self.close_knock(request_id),
             (_, Admission::Ask) => self.ask_about_more(),
         }
     }
 
-    fn let_in_as_known(&mut self, request_id: RequestId, how: Admitted, for_ms: Option<u64>) {
+    fn let_in_as_known(&mut self, request_id: RequestId, how: AdmittedBy, for_ms: Option<u64>) {
         self.note_knock(request_id);
         self.let_in_unasked(request_id, how, for_ms);
     }
@@ -306,14 +306,14 @@ impl Authority {
         let wall_ms = self.wall_ms;
         let is_pending = |other: &RequestId| by_request.get(other).is_some_and(|knock| !knock.has_left());
         match self.invitations.show(brought, request.request_id, wall_ms, is_pending) {
-            Shown::Good { for_ms } => return Brought::Good { for_ms },
-            Shown::Wrong | Shown::Unknown => {}
+            InvitationCheck::Good { for_ms } => return Brought::Good { for_ms },
+            InvitationCheck::Wrong | InvitationCheck::Unknown => {}
         }
         let id = brought.id;
         let public_id = request.client.public_id;
-        let source = Source::of(&request.address);
+        let source = SourceAddress::of(&request.address);
         match self.knocks.prompts.proved_wrongly(self.now, source, public_id) {
-            Wrong::Noted => self.note(Note::BadInvitation { id, public_id }),
+            Wrong::Noted => self.note(AuditEvent::BadInvitation { id, public_id }),
             Wrong::Unnoted => {}
             Wrong::TooOften => return Brought::TooManyWrong,
         }
@@ -325,7 +325,7 @@ impl Authority {
         self.knocks.prompts.expire(self.now);
         loop {
             let waiting = self.knocks.by_request.values().filter(|knock| knock.waits());
-            let Some(next) = self.knocks.prompts.next(self.now, waiting.map(Knock::candidate)) else { break };
+            let Some(next) = self.knocks.prompts.next(self.now, waiting.map(JoinRequest::candidate)) else { break };
             self.challenge(next);
         }
         self.deadlines.clear(&Timer::Prompts);
@@ -339,7 +339,7 @@ impl Authority {
     fn challenge(&mut self, request_id: RequestId) {
         let Some(hub_key) = self.hub_key else { return };
         let Some(knock) = self.knocks.by_request.get_mut(&request_id) else { return };
-        knock.stage = Stage::Challenged;
+        knock.stage = JoinStage::Challenged;
         let commit = approval::master_commit(&hub_key, &request_id, &knock.nonce);
         let candidate = knock.candidate();
         self.knocks.prompts.challenged(self.now, &candidate);
@@ -351,18 +351,18 @@ impl Authority {
         let nonce = Nonce(self.ids.bytes());
         self.knocks.next_order += 1;
         let session = SessionAddress { public_id: request.client.public_id, instance: request.instance };
-        let knock = Knock {
-            source: Source::of(&request.address),
+        let knock = JoinRequest {
+            source: SourceAddress::of(&request.address),
             look: skeleton(&request.client.name),
             order: self.knocks.next_order,
             asked_ms: self.wall_ms,
             nonce,
-            stage: Stage::Waiting,
+            stage: JoinStage::Waiting,
             restarts: self.knocks.replaced.remove(&session),
             tries_left: admission::TRIES,
             approving: None,
             for_ms: None,
-            how: Admitted::ByHost,
+            how: AdmittedBy::ByHost,
             request,
         };
         self.knocks.by_request.insert(knock.request.request_id, knock);
@@ -374,7 +374,7 @@ impl Authority {
         };
         let client = client.clone();
         let address = address.clone();
-        self.note(Note::Knocked { client, address, request_id });
+        self.note(AuditEvent::Knocked { client, address, request_id });
     }
 
     /// The device keeps its promise. The prompt counts, is in the record and on the screens before the device can know its
@@ -383,7 +383,7 @@ impl Authority {
         let Some(hub_key) = self.hub_key else { return };
         let request_id = said.request_id;
         let Some(knock) = self.knocks.by_request.get_mut(&request_id) else { return };
-        if knock.stage != Stage::Challenged {
+        if knock.stage != JoinStage::Challenged {
             return;
         }
         let NewClientRegistered { public_key, commit, .. } = knock.request;
@@ -394,7 +394,7 @@ impl Authority {
         }
         let nonce = knock.nonce;
         let code = approval::code(&hub_key, &public_key, &request_id, &said.reveal, &nonce);
-        knock.stage = Stage::Shown { code };
+        knock.stage = JoinStage::Shown { code };
         let client = knock.request.client.clone();
         let address = knock.request.address.clone();
         self.knocks.prompts.revealed(self.now, request_id);
@@ -403,11 +403,11 @@ impl Authority {
         let is_asked_about = self.config.admission == Admission::Ask;
         if is_asked_about {
             self.publish_knocks();
-            self.event(Event::DevicePending { client, address, request_id });
+            self.event(OperatorEvent::DevicePending { client, address, request_id });
         }
         self.send(MasterToRelay::ApprovalOpen(ApprovalOpen { request_id, nonce }));
         match self.config.admission {
-            Admission::Everyone => self.let_in_unasked(request_id, Admitted::ByOpenDoor, None),
+            Admission::Everyone => self.let_in_unasked(request_id, AdmittedBy::ByOpenDoor, None),
             Admission::Closed => self.close_knock(request_id),
             Admission::Ask => {}
         }
@@ -426,9 +426,9 @@ impl Authority {
     }
 
     /// Whom the host lets in from now on: who waited may knock anew, who waits is let in or hears that nobody is.
-    pub(super) fn set_door(&mut self, ask: Ask, admission: Admission) {
+    pub(super) fn set_door(&mut self, ask: RequestToken, admission: Admission) {
         self.config.admission = admission;
-        self.note(Note::Door { admission });
+        self.note(AuditEvent::Door { admission });
         if admission != Admission::Closed {
             for request_id in std::mem::take(&mut self.knocks.closed) {
                 self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
@@ -438,16 +438,16 @@ impl Authority {
         for request in waiting {
             let knock = &self.knocks.by_request[&request];
             // A device that owes a reveal is looked at when it comes.
-            if knock.approving.is_some() || matches!(knock.stage, Stage::Challenged | Stage::Left) {
+            if knock.approving.is_some() || matches!(knock.stage, JoinStage::Challenged | JoinStage::Left) {
                 continue;
             }
             let was_asked_about = knock.code().is_some();
             match admission {
                 Admission::Ask => {}
                 Admission::Everyone if was_asked_about => {
-                    self.let_in_unasked(request, Admitted::ByOpenDoor, None);
+                    self.let_in_unasked(request, AdmittedBy::ByOpenDoor, None);
                 }
-                Admission::Everyone => self.let_in_as_known(request, Admitted::ByOpenDoor, None),
+                Admission::Everyone => self.let_in_as_known(request, AdmittedBy::ByOpenDoor, None),
                 Admission::Closed => self.close_knock(request),
             }
         }
@@ -456,9 +456,9 @@ impl Authority {
     }
 
     /// The person wants to be asked about more devices than usual, for a while.
-    pub(super) fn allow_more(&mut self, ask: Ask) {
+    pub(super) fn allow_more(&mut self, ask: RequestToken) {
         self.knocks.prompts.allow_more(self.now);
-        self.note(Note::MoreAllowed);
+        self.note(AuditEvent::MoreAllowed);
         self.deadlines.set(Timer::More, self.now.plus(ALLOW_MORE_MS));
         self.ask_about_more();
         let knocks = self.knocks(self.config.tap_to_approve);
@@ -479,41 +479,41 @@ impl Authority {
             self.drop_knock(request);
             return self.ask_about_more();
         }
-        knock.stage = Stage::Left;
+        knock.stage = JoinStage::Left;
         let waited = knock.approving.take().flatten();
         let client = knock.request.client.clone();
         let address = knock.request.address.clone();
         self.forget_deadlines(request);
         self.deadlines.set(Timer::Knock(request), self.now.plus(LEFT_PROMPT_MS));
-        self.note(Note::Left { public_id: client.public_id, request_id: request });
+        self.note(AuditEvent::Left { public_id: client.public_id, request_id: request });
         if let Some(ask) = waited {
             self.refuse_ask(ask, FailureCode::StaleRequest);
         }
         self.publish_knocks();
-        self.event(Event::DeviceLeft { client, address });
+        self.event(OperatorEvent::DeviceLeft { client, address });
     }
 
     /// A knock's time is over: its code is too old, its device owes a reveal, or it left.
     pub(super) fn knock_is_due(&mut self, request_id: RequestId) {
         match self.knocks.get(&request_id).map(|knock| &knock.stage) {
-            Some(Stage::Shown { .. }) => self.restart_knock(request_id),
-            Some(Stage::Challenged) => {
+            Some(JoinStage::Shown { .. }) => self.restart_knock(request_id),
+            Some(JoinStage::Challenged) => {
                 self.knocks.prompts.lapsed(self.now, request_id);
                 self.drop_knock(request_id);
                 self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
                 self.ask_about_more();
             }
-            Some(Stage::Left) => {
+            Some(JoinStage::Left) => {
                 self.drop_knock(request_id);
                 self.publish_knocks();
             }
-            Some(Stage::Waiting) | None => {}
+            Some(JoinStage::Waiting) | None => {}
         }
     }
 
     /// Its code is too old, or was guessed at three times: the device promises anew, in place of this prompt.
     fn restart_knock(&mut self, request_id: RequestId) {
-        let Some(session) = self.knocks.get(&request_id).map(Knock::session) else { return };
+        let Some(session) = self.knocks.get(&request_id).map(JoinRequest::session) else { return };
         self.drop_knock(request_id);
         self.knocks.replaced.insert(session);
         self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
@@ -523,7 +523,7 @@ impl Authority {
     fn drop_knock(&mut self, request: RequestId) {
         self.forget_deadlines(request);
         self.knocks.prompts.dropped(request);
-        if let Some(Knock { approving: Some(Some(ask)), .. }) = self.knocks.by_request.remove(&request) {
+        if let Some(JoinRequest { approving: Some(Some(ask)), .. }) = self.knocks.by_request.remove(&request) {
             self.refuse_ask(ask, FailureCode::StaleRequest);
         }
     }
@@ -536,10 +536,10 @@ impl Authority {
     /// The person at the host lets a device in.
     pub(super) fn approve(
         &mut self,
-        ask: Ask,
+        ask: RequestToken,
         device: DeviceId,
         request: Option<RequestId>,
-        word: &Word,
+        word: &Approval,
         for_ms: Option<u64>,
     ) {
         if let Some(member) = self.roster.get(device).filter(|member| member.verdict == Verdict::Approved) {
@@ -563,27 +563,27 @@ impl Authority {
         if matches!(knock.approving, Some(Some(_))) {
             return self.refuse_ask(ask, FailureCode::Busy);
         }
-        match admission::judge(knock, word) {
-            Judgement::Right => self.ask_relay_to_freeze(request, Some(ask), for_ms),
-            Judgement::Wrong => self.tried_in_vain(ask, request),
-            Judgement::NotDigits => self.refuse_ask(ask, FailureCode::BadMessage),
-            Judgement::TooEarly => self.refuse_ask(ask, FailureCode::Busy),
+        match admission::check_code(knock, word) {
+            CodeCheck::Right => self.ask_relay_to_freeze(request, Some(ask), for_ms),
+            CodeCheck::Wrong => self.tried_in_vain(ask, request),
+            CodeCheck::NotDigits => self.refuse_ask(ask, FailureCode::BadMessage),
+            CodeCheck::TooEarly => self.refuse_ask(ask, FailureCode::Busy),
         }
     }
 
     /// Of several knocks of one device: the one whose digits were typed, else the oldest that shows some.
-    fn best_fit(&self, knocks: Vec<RequestId>, word: &Word) -> Option<RequestId> {
-        let judged = |wanted: Judgement| {
-            knocks.iter().find(|id| admission::judge(&self.knocks.by_request[*id], word) == wanted).copied()
+    fn best_fit(&self, knocks: Vec<RequestId>, word: &Approval) -> Option<RequestId> {
+        let judged = |wanted: CodeCheck| {
+            knocks.iter().find(|id| admission::check_code(&self.knocks.by_request[*id], word) == wanted).copied()
         };
-        judged(Judgement::Right).or_else(|| judged(Judgement::Wrong)).or_else(|| knocks.first().copied())
+        judged(CodeCheck::Right).or_else(|| judged(CodeCheck::Wrong)).or_else(|| knocks.first().copied())
     }
 
-    fn tried_in_vain(&mut self, ask: Ask, request: RequestId) {
+    fn tried_in_vain(&mut self, ask: RequestToken, request: RequestId) {
         let Some(knock) = self.knocks.by_request.get_mut(&request) else { return };
         knock.tries_left = knock.tries_left.saturating_sub(1);
         let (public_id, tries_left) = (knock.request.client.public_id, knock.tries_left);
-        self.effects.push(Effect::Note(Note::WrongCode { public_id, request_id: request, tries_left }));
+        self.effects.push(Effect::Note(AuditEvent::WrongCode { public_id, request_id: request, tries_left }));
         if tries_left == 0 {
             self.restart_knock(request);
         } else {
@@ -593,14 +593,14 @@ impl Authority {
     }
 
     /// The relay must still hold this very knock; from its ack on the approval cannot meet another.
-    fn let_in_unasked(&mut self, request_id: RequestId, how: Admitted, for_ms: Option<u64>) {
+    fn let_in_unasked(&mut self, request_id: RequestId, how: AdmittedBy, for_ms: Option<u64>) {
         if let Some(knock) = self.knocks.by_request.get_mut(&request_id) {
             knock.how = how;
         }
         self.ask_relay_to_freeze(request_id, None, for_ms);
     }
 
-    fn ask_relay_to_freeze(&mut self, request_id: RequestId, ask: Option<Ask>, for_ms: Option<u64>) {
+    fn ask_relay_to_freeze(&mut self, request_id: RequestId, ask: Option<RequestToken>, for_ms: Option<u64>) {
         let Some(knock) = self.knocks.by_request.get_mut(&request_id) else { return };
         (knock.approving, knock.for_ms) = (Some(ask), for_ms);
         let public_id = knock.request.client.public_id;
@@ -628,12 +628,12 @@ impl Authority {
         let how = knock.how;
         self.invitations.used_by(ack.request_id);
         let (request_id, noted) = (ack.request_id, client.clone());
-        self.note(Note::Approved { client: noted, request_id, how, until_ms });
+        self.note(AuditEvent::Approved { client: noted, request_id, how, until_ms });
         let device = client.public_id;
         let revision = self.next_revision();
         let member =
             Member { client, public_key, verdict: Verdict::Approved, revision, since_ms: self.wall_ms, until_ms };
-        self.save(Change::MemberPut(member.clone()));
+        self.save(StoreWrite::MemberPut(member.clone()));
         let approved = self.approval_of(&member);
         self.roster.put(member);
         self.feed.list(Key::Client(device), revision);
@@ -643,12 +643,12 @@ impl Authority {
             self.present(session);
         }
         for request in self.knocks.of_device(device) {
-            if let Some(session) = self.knocks.get(&request).filter(|knock| !knock.has_left()).map(Knock::session) {
+            if let Some(session) = self.knocks.get(&request).filter(|knock| !knock.has_left()).map(JoinRequest::session) {
                 self.present(session);
             }
             self.drop_knock(request);
         }
-        self.broadcast(MasterToRelay::ClientApproved(approved), Asker::operator(ask));
+        self.broadcast(MasterToRelay::ClientApproved(approved), ChangeOrigin::operator(ask));
         let page = self.first_page(Resume::default());
         self.send_to(MasterToRelay::FeedPage(page), Recipient { public_id: device, instance: None }, None);
         self.publish_knocks();

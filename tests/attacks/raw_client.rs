@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use lanyard_device::link::{HubUrl, Incoming, Link, LinkReceiver, LinkSender};
+use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection, FrameReceiver, FrameSender};
 use lanyard_protocol::identity::{Keypair, Transcript};
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
@@ -107,14 +107,14 @@ pub fn paths() -> Vec<String> {
 }
 
 /// A relay whose master, if any, is the test's.
-pub struct Bare {
+pub struct RawClient {
     pub address: SocketAddr,
     pub url: HubUrl,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<()>,
 }
 
-impl Bare {
+impl RawClient {
     pub async fn start() -> Self {
         Self::at("127.0.0.1:0".parse().unwrap()).await
     }
@@ -138,13 +138,13 @@ impl Bare {
 }
 
 /// A master that does nothing by itself.
-pub struct Master {
-    sender: LinkSender,
-    receiver: LinkReceiver,
+pub struct RawMaster {
+    sender: FrameSender,
+    receiver: FrameReceiver,
     said: u64,
 }
 
-impl Master {
+impl RawMaster {
     /// Registers by the book, with this roster.
     pub async fn register(url: &HubUrl, term: u64, approved: Vec<DeviceId>, refused: Vec<DeviceId>) -> Self {
         let (sender, receiver, _) = register(url, term).await;
@@ -175,8 +175,8 @@ impl Master {
     /// What comes next; the close code at the end.
     pub async fn next(&mut self) -> Result<MasterFrame<RelayToMaster>, Option<u16>> {
         match within(self.receiver.receive()).await {
-            Ok(Incoming::Text(text)) => Ok(codec::decode_master(&text).unwrap()),
-            Ok(Incoming::Closed(code)) => Err(code),
+            Ok(ReceivedFrame::Text(text)) => Ok(codec::decode_master(&text).unwrap()),
+            Ok(ReceivedFrame::Closed(code)) => Err(code),
             Err(_) => Err(None),
         }
     }
@@ -216,9 +216,9 @@ impl Master {
 }
 
 /// A socket on which nothing was said yet but the challenge.
-pub async fn challenged(url: &HubUrl) -> (Link, Challenge) {
-    let mut link = Link::open(url, "/ws/device", None).await.unwrap();
-    let Incoming::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
+pub async fn challenged(url: &HubUrl) -> (RelayConnection, Challenge) {
+    let mut link = RelayConnection::open(url, "/ws/device", None).await.unwrap();
+    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
     let RelayToDevice::Challenge(challenge) = frame.message else { panic!("no challenge: {text}") };
     (link, challenge)
@@ -229,7 +229,7 @@ pub async fn registers(
     url: &HubUrl,
     seed: u8,
     change: impl FnOnce(&mut ClientRegister, &mut Transcript),
-) -> (Link, Incoming) {
+) -> (RelayConnection, ReceivedFrame) {
     let (mut link, challenge) = challenged(url).await;
     let key = Keypair::from_seed(&[seed; 32]);
     let tab = Instance([seed; 16]);
@@ -241,11 +241,11 @@ pub async fn registers(
 }
 
 /// Reads until the socket is closed.
-pub async fn close_code(link: &mut Link) -> Option<u16> {
+pub async fn close_code(link: &mut RelayConnection) -> Option<u16> {
     loop {
         match within(link.receive()).await {
-            Ok(Incoming::Text(_)) => {}
-            Ok(Incoming::Closed(code)) => return code,
+            Ok(ReceivedFrame::Text(_)) => {}
+            Ok(ReceivedFrame::Closed(code)) => return code,
             Err(_) => return None,
         }
     }
@@ -415,12 +415,12 @@ pub async fn look(answer: reqwest::Response) -> (u16, Vec<(String, String)>, Str
 }
 
 /// The owner's answer to one upload, in parts of the test's choosing.
-pub struct Feed(tokio::sync::mpsc::Sender<Result<bytes::Bytes, std::io::Error>>);
+pub struct UploadFeed(tokio::sync::mpsc::Sender<Result<bytes::Bytes, std::io::Error>>);
 
-impl Feed {
+impl UploadFeed {
     /// Begins an upload that nothing has come of yet.
     pub fn begin(
-        owner: &Device,
+        owner: &TestDevice,
         upload: &UploadChunkRequest,
     ) -> (Self, JoinHandle<reqwest::Result<reqwest::Response>>) {
         let (feed, source) = tokio::sync::mpsc::channel(1);

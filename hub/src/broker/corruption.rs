@@ -10,14 +10,14 @@ use lanyard_protocol::{FailureCode, FileRef, RelayToDevice, RelayToMaster};
 use super::*;
 
 #[derive(Debug, Default)]
-pub(super) struct Blame {
+pub(super) struct CorruptionLog {
     /// First difference seen of a file, and when.
     differed: BTreeMap<FileRef, Moment>,
     /// Files that changed, and when they were removed for it: whoever was cut by the change asks once more, and hears why.
     changed: BTreeMap<FileRef, Option<Moment>>,
 }
 
-impl Blame {
+impl CorruptionLog {
     /// Notes wrong bytes; true at the second time within ten minutes.
     pub fn differs(&mut self, now: Moment, file: FileRef) -> bool {
         let second = self.differed.get(&file).is_some_and(|first| now.since(*first) < BAD_BODIES_WINDOW_MS);

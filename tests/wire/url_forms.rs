@@ -1,7 +1,7 @@
 //! Bad input gets a clear answer and costs nothing: frames, handshakes, hosts, origins, silence.
 
 use futures_util::StreamExt;
-use lanyard_device::link::{Incoming, Link};
+use lanyard_device::link::{ReceivedFrame, RelayConnection};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use crate::world::*;
 
 /// Sends raw bytes and reads what comes until the end.
-async fn raw(hub: &Hub, request: &str) -> String {
+async fn raw(hub: &TestHub, request: &str) -> String {
     let mut stream = TcpStream::connect(hub.address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -26,7 +26,7 @@ fn status(answer: &str) -> u16 {
 
 #[tokio::test]
 async fn only_one_right_host_is_answered() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let at = hub.address;
     for (headers, expected) in [
         (format!("Host: {at}"), 200),
@@ -47,7 +47,7 @@ async fn only_one_right_host_is_answered() {
 
 #[tokio::test]
 async fn a_page_of_another_site_cannot_open_a_socket() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let at = hub.address.to_string();
     for (origin, opens) in [
         (format!("http://{at}"), true),
@@ -56,15 +56,15 @@ async fn a_page_of_another_site_cannot_open_a_socket() {
         (format!("http://{at}.evil"), false),
         (format!("https://{at}"), false),
     ] {
-        let opened = Link::open(&hub.url, "/ws/device", Some(&origin)).await;
+        let opened = RelayConnection::open(&hub.url, "/ws/device", Some(&origin)).await;
         assert_eq!(opened.is_ok(), opens, "{origin}: {:?}", opened.err());
     }
-    assert!(Link::open(&hub.url, "/ws/master", Some(&format!("http://{at}"))).await.is_err());
+    assert!(RelayConnection::open(&hub.url, "/ws/master", Some(&format!("http://{at}"))).await.is_err());
 }
 
 #[tokio::test]
 async fn a_socket_without_our_subprotocol_is_refused() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let request = format!(
         "GET /ws/device HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -79,23 +79,23 @@ async fn a_socket_without_our_subprotocol_is_refused() {
 
 #[tokio::test]
 async fn before_the_proof_anything_but_the_proof_ends_the_socket() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let ping = r#"{"opcode":"PING","data":{}}"#;
     let long = format!(r#"{{"opcode":"PING","data":{{"x":"{}"}}}}"#, "y".repeat(300 * 1024));
     for (said, code) in [(ping, 4401), ("[]", 4400), ("{", 4400), (long.as_str(), 4413)] {
-        let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+        let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
         link.receive().await.unwrap();
         link.send(said.into()).await.unwrap();
-        assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(code)), "{said:.40}");
+        assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(code)), "{said:.40}");
     }
 }
 
 #[tokio::test]
 async fn a_proof_for_another_host_name_or_of_another_key_is_refused() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     for forge in 0..3 {
-        let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
-        let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+        let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
+        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
         let RelayToDevice::Challenge(challenge) = frame.message else { panic!("{text}") };
         let key = Keypair::from_seed(&[1; 32]);
@@ -108,33 +108,33 @@ async fn a_proof_for_another_host_name_or_of_another_key_is_refused() {
             register.signature.0[0] ^= 1;
         }
         link.send(codec::encode(&DeviceToRelay::ClientRegister(register), None)).await.unwrap();
-        assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4401)), "forgery {forge}");
+        assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(4401)), "forgery {forge}");
     }
 }
 
 /// R45.
 #[tokio::test]
 async fn a_device_of_another_version_hears_why_it_cannot_come_in() {
-    let hub = Hub::start().await;
-    let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
-    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+    let hub = TestHub::start().await;
+    let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
+    let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
     let RelayToDevice::Challenge(challenge) = frame.message else { panic!("{text}") };
     let key = Keypair::from_seed(&[1; 32]);
     let (register, _) = registration(&hub.url.authority(), &challenge, &key, Reveal([1; 32]), Instance([1; 16]));
     let newer = message::ClientRegister { protocol: PROTOCOL_VERSION + 1, ..register };
     link.send(codec::encode(&DeviceToRelay::ClientRegister(newer), None)).await.unwrap();
-    let Incoming::Text(text) = link.receive().await.unwrap() else { panic!("no word") };
+    let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no word") };
     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
     let RelayToDevice::RequestFailed(no) = frame.message else { panic!("{text}") };
     assert_eq!(no.code, FailureCode::UnsupportedVersion);
-    assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4400)));
+    assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(4400)));
 }
 
 /// R45. An older page shows its button for loading anew when the challenge names another version, and an older program ends.
 #[tokio::test]
 async fn a_client_of_version_1_is_told_to_update_in_words_that_it_knows() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut request = format!("ws://{}/ws/device", hub.url.authority()).into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", "lanyard.v1".parse().unwrap());
     let (mut socket, answer) = tokio_tungstenite::connect_async(request).await.unwrap();
@@ -164,7 +164,7 @@ async fn a_client_of_version_1_is_told_to_update_in_words_that_it_knows() {
 
 #[tokio::test]
 async fn strange_messages_are_answered_and_frames_that_are_none_close() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut ana = hub.approved(1).await;
     for strange in [
         r#"{"opcode":"NO_SUCH_THING","data":{},"ref":"x1"}"#,
@@ -184,20 +184,20 @@ async fn strange_messages_are_answered_and_frames_that_are_none_close() {
 
 #[tokio::test]
 async fn a_socket_that_says_nothing_is_closed() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut silent = TcpStream::connect(hub.address).await.unwrap();
-    let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+    let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
     link.receive().await.unwrap();
     let mut byte = [0];
     let ended = tokio::time::timeout(NEVER, silent.read(&mut byte)).await.expect("within the first-byte deadline");
     assert!(matches!(ended, Ok(0) | Err(_)));
     let closed = tokio::time::timeout(NEVER, link.receive()).await.expect("within the proof's deadline").unwrap();
-    assert_eq!(closed, Incoming::Closed(Some(4401)));
+    assert_eq!(closed, ReceivedFrame::Closed(Some(4401)));
 }
 
 #[tokio::test]
 async fn a_crowd_of_silent_sockets_drives_out_its_own_and_nobody_who_belongs() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let mut member = hub.approved(1).await;
     let mut crowd = Vec::new();
     for _ in 0..limits::MAX_UNKNOWN_AN_ADDRESS + 16 {
@@ -229,7 +229,7 @@ async fn a_crowd_of_silent_sockets_drives_out_its_own_and_nobody_who_belongs() {
 
 #[tokio::test]
 async fn nothing_of_the_hub_is_visible_without_a_session() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     let client = http_client();
     let health = client.get(hub.http("/healthz")).send().await.unwrap().text().await.unwrap();
     assert!(!health.contains("device"), "{health}");
@@ -245,12 +245,12 @@ async fn nothing_of_the_hub_is_visible_without_a_session() {
 
 #[tokio::test]
 async fn what_was_refused_is_counted_for_the_hubs_own_machine() {
-    let hub = Hub::start().await;
+    let hub = TestHub::start().await;
     raw(&hub, "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
-    let mut link = Link::open(&hub.url, "/ws/device", None).await.unwrap();
+    let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
     link.receive().await.unwrap();
     link.send("[]".into()).await.unwrap();
-    assert_eq!(link.receive().await.unwrap(), Incoming::Closed(Some(4400)));
+    assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(4400)));
     let page = hub.metrics().await;
     for line in ["lanyard_refused_total{code=\"HOST_DENIED\"} 1", "lanyard_closed_total{reason=\"BAD_MESSAGE\"} 1"] {
         assert!(page.lines().any(|known| known == line), "{line} in {page}");

@@ -6,36 +6,36 @@ use std::collections::{BTreeMap, BTreeSet};
 use lanyard_protocol::limits::{MAX_PENDING, MAX_PENDING_AN_ADDRESS};
 
 use super::SessionId;
-use crate::source::{Network, Source};
+use crate::source_address::{SourceNetwork, SourceAddress};
 
-type Addresses = BTreeMap<Source, BTreeSet<SessionId>>;
+type Addresses = BTreeMap<SourceAddress, BTreeSet<SessionId>>;
 
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    by_network: BTreeMap<Network, Addresses>,
+pub(super) struct PendingSessions {
+    by_network: BTreeMap<SourceNetwork, Addresses>,
     count: usize,
 }
 
 /// Whether one more may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
+pub(super) enum PendingRoom {
     Free,
     /// Once this one has gone.
     InPlaceOf(SessionId),
     None,
 }
 
-impl Waiting {
+impl PendingSessions {
     pub fn count(&self) -> usize {
         self.count
     }
 
-    pub fn add(&mut self, source: Source, id: SessionId) {
+    pub fn add(&mut self, source: SourceAddress, id: SessionId) {
         let addresses = self.by_network.entry(source.network()).or_default();
         self.count += usize::from(addresses.entry(source).or_default().insert(id));
     }
 
-    pub fn remove(&mut self, source: Source, id: SessionId) {
+    pub fn remove(&mut self, source: SourceAddress, id: SessionId) {
         let Some(addresses) = self.by_network.get_mut(&source.network()) else { return };
         let Some(sessions) = addresses.get_mut(&source) else { return };
         self.count -= usize::from(sessions.remove(&id));
@@ -48,19 +48,19 @@ impl Waiting {
     }
 
     /// Looks at no more entries than may wait. Whoever is `kept` gives way to nobody.
-    pub fn room_for(&self, source: Source, kept: impl Fn(SessionId) -> bool) -> Room {
+    pub fn room_for(&self, source: SourceAddress, kept: impl Fn(SessionId) -> bool) -> PendingRoom {
         let own = self.by_network.get(&source.network());
         let of_address = own.and_then(|addresses| addresses.get(&source)).map_or(0, BTreeSet::len);
         if of_address >= MAX_PENDING_AN_ADDRESS {
-            return Room::None;
+            return PendingRoom::None;
         }
         if self.count < MAX_PENDING {
-            return Room::Free;
+            return PendingRoom::Free;
         }
         let Some((network, crowd)) = self.by_network.iter().max_by_key(|(_, addresses)| total(addresses)) else {
-            return Room::None;
+            return PendingRoom::None;
         };
-        let Some(most) = crowd.values().max_by_key(|sessions| sessions.len()) else { return Room::None };
+        let Some(most) = crowd.values().max_by_key(|sessions| sessions.len()) else { return PendingRoom::None };
         let gives_way = if *network == source.network() {
             most.len() > of_address + 1
         } else {
@@ -68,7 +68,7 @@ impl Waiting {
         };
         // The last to come goes first.
         let last = most.iter().rev().find(|id| !kept(**id)).filter(|_| gives_way);
-        last.map_or(Room::None, |id| Room::InPlaceOf(*id))
+        last.map_or(PendingRoom::None, |id| PendingRoom::InPlaceOf(*id))
     }
 }
 
@@ -83,14 +83,14 @@ mod tests {
 
     use super::*;
 
-    fn crowd(addresses: impl IntoIterator<Item = String>) -> Waiting {
-        let mut waiting = Waiting::default();
+    fn crowd(addresses: impl IntoIterator<Item = String>) -> PendingSessions {
+        let mut waiting = PendingSessions::default();
         for (n, address) in addresses.into_iter().enumerate() {
-            let source = Source::of(&address);
+            let source = SourceAddress::of(&address);
             match waiting.room_for(source, |_| false) {
-                Room::Free => {}
-                Room::InPlaceOf(last) => panic!("{last:?} gave way"),
-                Room::None => continue,
+                PendingRoom::Free => {}
+                PendingRoom::InPlaceOf(last) => panic!("{last:?} gave way"),
+                PendingRoom::None => continue,
             }
             waiting.add(source, SessionId(n as u64));
         }
@@ -103,17 +103,17 @@ mod tests {
         assert_eq!(waiting.count(), MAX_PENDING);
         for other in ["192.168.1.9", "2001:db8:0:1::1", "fe80::1%eth0"] {
             let last = SessionId(MAX_PENDING as u64 - 1);
-            assert!(matches!(waiting.room_for(Source::of(other), |_| false), Room::InPlaceOf(_)), "{other}");
-            assert_ne!(waiting.room_for(Source::of(other), |id| id == last), Room::InPlaceOf(last), "{other}");
+            assert!(matches!(waiting.room_for(SourceAddress::of(other), |_| false), PendingRoom::InPlaceOf(_)), "{other}");
+            assert_ne!(waiting.room_for(SourceAddress::of(other), |id| id == last), PendingRoom::InPlaceOf(last), "{other}");
         }
-        assert_eq!(waiting.room_for(Source::of("2001:db8::ffff:1"), |_| false), Room::None, "one for one is no gain");
+        assert_eq!(waiting.room_for(SourceAddress::of("2001:db8::ffff:1"), |_| false), PendingRoom::None, "one for one is no gain");
     }
 
     #[test]
     fn four_addresses_of_a_network_leave_room_for_their_neighbour() {
         let waiting = crowd((0..200).map(|n| format!("fe80::{:x}", n % 4)));
         assert_eq!(waiting.count(), MAX_PENDING);
-        assert!(matches!(waiting.room_for(Source::of("fe80::9"), |_| false), Room::InPlaceOf(_)));
+        assert!(matches!(waiting.room_for(SourceAddress::of("fe80::9"), |_| false), PendingRoom::InPlaceOf(_)));
     }
 
     #[test]
@@ -126,8 +126,8 @@ mod tests {
     fn who_goes_leaves_nothing_behind() {
         let mut waiting = crowd((0..64).map(|n| format!("10.0.0.{n}")));
         for n in 0..64 {
-            waiting.remove(Source::of(&format!("10.0.0.{n}")), SessionId(n));
-            waiting.remove(Source::of(&format!("10.0.0.{n}")), SessionId(n));
+            waiting.remove(SourceAddress::of(&format!("10.0.0.{n}")), SessionId(n));
+            waiting.remove(SourceAddress::of(&format!("10.0.0.{n}")), SessionId(n));
         }
         assert_eq!((waiting.count(), waiting.by_network.len()), (0, 0));
     }

@@ -1,12 +1,12 @@
 //! Counts the entries that the broker visits, so that tests hold a message to a bound. Outside of tests it counts nothing.
 
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(super) struct WorkCounter {
     #[cfg(test)]
     visited: std::cell::Cell<u64>,
 }
 
-impl Work {
+impl WorkCounter {
     /// Notes that as many entries are about to be looked at.
     #[cfg(test)]
     pub fn visit(&self, entries: usize) {

@@ -5,7 +5,7 @@ use lanyard_protocol::{Client, DeviceId, InvitationId, RequestId};
 
 /// Why a device came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admitted {
+pub enum AdmittedBy {
     /// The person at the host said so.
     ByHost,
     /// An invitation admitted the device.
@@ -18,7 +18,7 @@ pub enum Admitted {
 
 /// One line of the record. It holds no secret and no name of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
+pub enum AuditEvent {
     /// It asks to come in: it is about to show its digits, or needs none.
     Knocked {
         /// The device as others see it.
@@ -51,7 +51,7 @@ pub enum Note {
         /// The knock.
         request_id: RequestId,
         /// What admitted the device.
-        how: Admitted,
+        how: AdmittedBy,
         /// Milliseconds since 1970 at which the approval ends; `None` for one without an end.
         until_ms: Option<u64>,
     },

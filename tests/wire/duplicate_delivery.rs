@@ -14,18 +14,18 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::header::{HOST, SEC_WEBSOCKET_PROTOCOL};
 
 use crate::native_device::{Native, config};
-use crate::world::{Hub, content};
+use crate::world::{TestHub, content};
 
 /// How often each ticket was used for an upload.
 type Uploads = Arc<Mutex<BTreeMap<String, usize>>>;
 
 /// A way to the hub on which frames come twice.
-struct Way {
+struct DoublingProxy {
     address: SocketAddr,
     uploads: Uploads,
 }
 
-impl Way {
+impl DoublingProxy {
     async fn to(hub: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, uploads) = (listener.local_addr().unwrap(), Uploads::default());
@@ -120,8 +120,8 @@ async fn carry_bytes(stream: TcpStream, hub: SocketAddr, uploads: Uploads) {
 
 #[tokio::test]
 async fn everything_said_twice_is_done_once() {
-    let hub = Hub::start().await;
-    let way = Way::to(hub.address).await;
+    let hub = TestHub::start().await;
+    let way = DoublingProxy::to(hub.address).await;
     let by_the_way = |seed| {
         let mut config = config(&hub, seed);
         config.hub = format!("http://{}", way.address).parse().unwrap();

@@ -3,7 +3,7 @@
 /**
  * Tells the page whether the master reaches its relay.
  */
-export type RelayState = { 
+export type RelayPresence = { 
 /**
  * True while it does.
  */

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lanyard_protocol::chunk::What;
+use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::limits::{MAX_UNSTARTED_PUTS, MAX_WAITING_BYTES, MAX_WAITING_RUNS};
-use lanyard_protocol::{DeviceId, FailureCode, Piece, TransferId};
+use lanyard_protocol::{DeviceId, FailureCode, GroupSpan, TransferId};
 
-use super::asks::{Ask, AskId, Asker};
+use super::requests::{ChunkRequest, ChunkRequestId, Requester};
 use super::speed::{self, SpeedGroup};
 use super::*;
 
@@ -17,7 +17,7 @@ const LEAST_AHEAD: u64 = 4 << 20;
 
 /// Who a slot counts for: a device with all its sessions, a link for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum AskerKey {
+pub(super) enum RequesterKey {
     Device(DeviceId),
     Link(LinkReader),
     Relay,
@@ -26,36 +26,36 @@ pub(super) enum AskerKey {
 type Lane = Option<TransferId>;
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedRequest {
     /// One lane a transfer, first asked first served; the front lane is tried first.
-    lanes: VecDeque<(Lane, VecDeque<(Ask, u64)>)>,
+    lanes: VecDeque<(Lane, VecDeque<(ChunkRequest, u64)>)>,
     runs: usize,
     bytes: u64,
 }
 
 /// Asks that wait for budget.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    waiting: BTreeMap<AskerKey, Waiting>,
-    rotation: VecDeque<AskerKey>,
+pub(super) struct BudgetQueue {
+    waiting: BTreeMap<RequesterKey, QueuedRequest>,
+    rotation: VecDeque<RequesterKey>,
     /// Groups of speed that wait for nothing but a holder's turn, since the last look at speeds.
     pub kept_waiting: BTreeSet<(SessionId, SpeedGroup)>,
 }
 
-impl Queue {
+impl BudgetQueue {
     pub fn len(&self) -> usize {
         self.waiting.values().map(|w| w.runs).sum()
     }
 
-    pub fn has_room(&self, key: AskerKey, length: u64) -> bool {
+    pub fn has_room(&self, key: RequesterKey, length: u64) -> bool {
         self.waiting.get(&key).is_none_or(|w| {
             w.runs < MAX_WAITING_RUNS && (w.bytes == 0 || w.bytes.saturating_add(length) <= MAX_WAITING_BYTES)
         })
     }
 
-    pub fn push(&mut self, key: AskerKey, ask: Ask, length: u64) {
+    pub fn push(&mut self, key: RequesterKey, ask: ChunkRequest, length: u64) {
         let lane = match ask.asker {
-            Asker::Device { transfer, .. } => Some(transfer),
+            Requester::Device { transfer, .. } => Some(transfer),
             _ => None,
         };
         if !self.waiting.contains_key(&key) {
@@ -74,11 +74,11 @@ impl Queue {
         }
     }
 
-    pub fn take(&mut self, id: AskId) -> Option<Ask> {
+    pub fn take(&mut self, id: ChunkRequestId) -> Option<ChunkRequest> {
         self.take_where(|ask| ask.id == id).pop()
     }
 
-    pub fn take_where(&mut self, matches: impl Fn(&Ask) -> bool) -> Vec<Ask> {
+    pub fn take_where(&mut self, matches: impl Fn(&ChunkRequest) -> bool) -> Vec<ChunkRequest> {
         let mut taken = Vec::new();
         for waiting in self.waiting.values_mut() {
             for (_, asks) in &mut waiting.lanes {
@@ -105,32 +105,32 @@ impl Queue {
     }
 
     /// Everybody who waits for a group of speed that `counts`.
-    fn waiting_for(&self, counts: impl Fn(SpeedGroup) -> bool) -> impl Iterator<Item = AskerKey> {
-        let counted = move |waiting: &Waiting| {
+    fn waiting_for(&self, counts: impl Fn(SpeedGroup) -> bool) -> impl Iterator<Item = RequesterKey> {
+        let counted = move |waiting: &QueuedRequest| {
             waiting.lanes.iter().any(|(_, asks)| asks.front().is_some_and(|(ask, _)| counts(ask.group)))
         };
         self.waiting.iter().filter(move |(_, waiting)| counted(waiting)).map(|(key, _)| *key)
     }
 
     /// The first ask of each lane of `key`, in turn order.
-    fn heads(&self, key: AskerKey) -> Vec<(AskId, u64)> {
+    fn heads(&self, key: RequesterKey) -> Vec<(ChunkRequestId, u64)> {
         let Some(waiting) = self.waiting.get(&key) else { return Vec::new() };
         waiting.lanes.iter().filter_map(|(_, asks)| asks.front().map(|(ask, length)| (ask.id, *length))).collect()
     }
 
-    fn get(&self, key: AskerKey, id: AskId) -> Option<&Ask> {
+    fn get(&self, key: RequesterKey, id: ChunkRequestId) -> Option<&ChunkRequest> {
         let waiting = self.waiting.get(&key)?;
         waiting.lanes.iter().filter_map(|(_, asks)| asks.front()).map(|(ask, _)| ask).find(|ask| ask.id == id)
     }
 
     /// Whether some lane's first ask wants earlier groups of the same file.
-    fn has_earlier(&self, ask: &Ask) -> bool {
+    fn has_earlier(&self, ask: &ChunkRequest) -> bool {
         let lanes = self.waiting.values().flat_map(|waiting| &waiting.lanes);
         lanes.filter_map(|(_, asks)| asks.front()).any(|(other, _)| is_earlier(other, ask))
     }
 
     /// Takes a head out; its lane goes to the end.
-    fn take_head(&mut self, key: AskerKey, id: AskId) -> Option<Ask> {
+    fn take_head(&mut self, key: RequesterKey, id: ChunkRequestId) -> Option<ChunkRequest> {
         let waiting = self.waiting.get_mut(&key)?;
         let at = waiting.lanes.iter().position(|(_, asks)| asks.front().is_some_and(|(ask, _)| ask.id == id))?;
         let (name, mut asks) = waiting.lanes.remove(at)?;
@@ -146,7 +146,7 @@ impl Queue {
 }
 
 /// Whether `a` wants earlier groups of the file that `b` wants, of the same upload.
-fn is_earlier(a: &Ask, b: &Ask) -> bool {
+fn is_earlier(a: &ChunkRequest, b: &ChunkRequest) -> bool {
     match (a.pieces.first(), b.pieces.first()) {
         (Some(x), Some(y)) => a.group == b.group && a.file(x) == b.file(y) && x.groups.first < y.groups.first,
         _ => false,
@@ -154,14 +154,14 @@ fn is_earlier(a: &Ask, b: &Ask) -> bool {
 }
 
 impl Broker {
-    pub(super) fn asker_key(&self, asker: &Asker) -> AskerKey {
+    pub(super) fn asker_key(&self, asker: &Requester) -> RequesterKey {
         match asker {
-            Asker::Device { session, .. } => {
+            Requester::Device { session, .. } => {
                 let device = self.sessions.get(*session).map(|s| s.identity.public_id);
-                device.map_or(AskerKey::Relay, AskerKey::Device)
+                device.map_or(RequesterKey::Relay, RequesterKey::Device)
             }
-            Asker::Link { reader, .. } => AskerKey::Link(*reader),
-            Asker::Relay => AskerKey::Relay,
+            Requester::Link { reader, .. } => RequesterKey::Link(*reader),
+            Requester::Relay => RequesterKey::Relay,
         }
     }
 
@@ -181,7 +181,7 @@ impl Broker {
     }
 
     /// Serves one ask of `key`, if any of its lanes can go on.
-    fn serve_one(&mut self, now: Moment, key: AskerKey) -> bool {
+    fn serve_one(&mut self, now: Moment, key: RequesterKey) -> bool {
         for (id, length) in self.queue.heads(key) {
             let Some(ask) = self.queue.get(key, id) else { continue };
             let file = ask.pieces.first().map(|piece| ask.file(piece));
@@ -231,7 +231,7 @@ impl Broker {
     /// Returns the run and what goes for it. A run of a first group that finds no room shrinks to what is left after all
     /// that may go has gone, down to one group of bytes. It shrinks only for an asker that has nothing to read until then:
     /// short runs cost the owner and the asker a request each.
-    fn fit(&self, now: Moment, ask: &Ask, (part, length): (Option<Ask>, u64)) -> Option<Fitting> {
+    fn fit(&self, now: Moment, ask: &ChunkRequest, (part, length): (Option<ChunkRequest>, u64)) -> Option<Fitting> {
         let left = match self.room_for(now, ask, length) {
             Ok(room) => return Some(Fitting { part, length, room }),
             Err(left) => left,
@@ -248,11 +248,11 @@ impl Broker {
     }
 
     /// Returns the beginning of an ask that is longer than `most`, at least one group of bytes; `None` if all of it may go.
-    fn first_part(&self, ask: &Ask, length: u64, most: u64) -> Option<Ask> {
-        if length <= most || ask.what == What::Values {
+    fn first_part(&self, ask: &ChunkRequest, length: u64, most: u64) -> Option<ChunkRequest> {
+        if length <= most || ask.what == BodyKind::Hashes {
             return None;
         }
-        let (mut pieces, mut left): (Vec<Piece>, u64) = (Vec::new(), most);
+        let (mut pieces, mut left): (Vec<GroupSpan>, u64) = (Vec::new(), most);
         for piece in &ask.pieces {
             let Some(groups) = self.grants.groups(&ask.file(piece)) else { break };
             let fit = (left >> groups.group_log) as u32;
@@ -261,23 +261,23 @@ impl Broker {
             if count == 0 {
                 break;
             }
-            pieces.push(Piece::new(piece.file_id, piece.groups.first, count));
+            pieces.push(GroupSpan::new(piece.file_id, piece.groups.first, count));
             left = left.saturating_sub(groups.span(piece.groups.first, count));
             if count < piece.groups.count {
                 break;
             }
         }
-        (pieces != ask.pieces).then(|| Ask { pieces, ..ask.clone() })
+        (pieces != ask.pieces).then(|| ChunkRequest { pieces, ..ask.clone() })
     }
 
     /// Opens a slot for the beginning of an ask; the rest goes on waiting.
-    fn open_part(&mut self, now: Moment, key: AskerKey, mut ask: Ask, part: &Ask, holder: SessionId, length: u64) {
+    fn open_part(&mut self, now: Moment, key: RequesterKey, mut ask: ChunkRequest, part: &ChunkRequest, holder: SessionId, length: u64) {
         let Some(last) = part.pieces.last() else { return };
-        let mut rest: Vec<Piece> = ask.pieces.split_off(part.pieces.len() - 1);
+        let mut rest: Vec<GroupSpan> = ask.pieces.split_off(part.pieces.len() - 1);
         match rest.first_mut() {
             Some(cut) if cut.groups.count > last.groups.count => {
                 let taken = last.groups.count;
-                *cut = Piece::new(cut.file_id, cut.groups.first + taken, cut.groups.count - taken);
+                *cut = GroupSpan::new(cut.file_id, cut.groups.first + taken, cut.groups.count - taken);
             }
             _ => drop(rest.remove(0)),
         }
@@ -289,7 +289,7 @@ impl Broker {
 
     /// A head that finds no room, or has its share: its lane is held up, if it has nothing else to read until this comes. Its
     /// group is, if room is short.
-    fn note_held(&mut self, now: Moment, key: AskerKey, id: AskId, is_short: bool) {
+    fn note_held(&mut self, now: Moment, key: RequesterKey, id: ChunkRequestId, is_short: bool) {
         let Some(ask) = self.queue.get(key, id) else { return };
         let (Some(lane), Some(first)) = (speed::Lane::of(&ask.asker), ask.pieces.first()) else { return };
         if !self.reads_meanwhile(lane, ask) {
@@ -301,14 +301,14 @@ impl Broker {
 
     /// Whether a lane has something to read while an ask of it waits. A link reads in order: what it was given of later bytes
     /// does not help it.
-    fn reads_meanwhile(&self, lane: speed::Lane, ask: &Ask) -> bool {
+    fn reads_meanwhile(&self, lane: speed::Lane, ask: &ChunkRequest) -> bool {
         match (lane, ask.pieces.first()) {
             (speed::Lane::Link(_), Some(first)) => self.slots.reads_before(lane, &ask.file(first), first.groups.first),
             (speed::Lane::Link(_) | speed::Lane::Transfer(..), _) => self.slots.unread(lane) > 0,
         }
     }
 
-    fn leave_queue(&mut self, now: Moment, key: AskerKey, id: AskId, code: FailureCode) {
+    fn leave_queue(&mut self, now: Moment, key: RequesterKey, id: ChunkRequestId, code: FailureCode) {
         self.deadlines.clear(&Timer::AskWaited(id));
         if let Some(ask) = self.queue.take_head(key, id) {
             self.ask_failed(now, ask, code);
@@ -320,7 +320,7 @@ impl Broker {
         let Some(opened) = self.slots.get(slot) else { return };
         let what = opened.what;
         let group = opened.group;
-        let holds = |ask: &Ask| {
+        let holds = |ask: &ChunkRequest| {
             ask.what == what
                 && ask.group == group
                 && ask.pieces.iter().any(|piece| {
@@ -336,7 +336,7 @@ impl Broker {
     }
 
     /// An ask that was in the queue joins what is live; the rest of it goes on waiting.
-    pub(super) fn join_or_wait(&mut self, now: Moment, mut ask: Ask) {
+    pub(super) fn join_or_wait(&mut self, now: Moment, mut ask: ChunkRequest) {
         ask.pieces = self.join_live(now, &ask);
         if ask.pieces.is_empty() {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
@@ -376,12 +376,12 @@ impl Broker {
 
     /// Whether an asker holds its share while others wait. Slower groups of speed have caps instead, and leave the rest to
     /// the first ones.
-    fn is_over_share(&self, key: AskerKey, group: SpeedGroup, length: u64) -> bool {
+    fn is_over_share(&self, key: RequesterKey, group: SpeedGroup, length: u64) -> bool {
         if self.speeds.cap(group).is_some() {
             return false;
         }
         let counts = |group: SpeedGroup| self.speeds.cap(group).is_none();
-        let mut askers: BTreeSet<AskerKey> = self.queue.waiting_for(counts).collect();
+        let mut askers: BTreeSet<RequesterKey> = self.queue.waiting_for(counts).collect();
         if !askers.iter().any(|other| *other != key) {
             return false;
         }
@@ -399,7 +399,7 @@ impl Broker {
     /// One transfer or response is given a quarter of the budget to read, and its next run when it has read: what lies ready
     /// beyond that is memory without speed. Beside others it is given what it reads in two seconds, or twice what it has read
     /// so far while its speed is not known: what it was given cannot be taken back when others need the room.
-    fn has_enough_to_read(&self, ask: &Ask, length: u64) -> bool {
+    fn has_enough_to_read(&self, ask: &ChunkRequest, length: u64) -> bool {
         let Some(lane) = speed::Lane::of(&ask.asker) else { return false };
         let quarter = (self.config.budget_bytes / 4).max(LEAST_AHEAD);
         let least = LEAST_AHEAD.min((self.config.budget_bytes / 8).max(LEAST_AHEAD / 2));
@@ -419,8 +419,8 @@ impl Broker {
     /// Returns what must go so that the run fits: cache first, then full slots whose readers all stand still. If the run does
     /// not fit even then, returns how many bytes would. A run larger than the whole budget goes alone. A slower group has its cap, the first groups what all
     /// caps leave.
-    pub(super) fn room_for(&self, now: Moment, ask: &Ask, length: u64) -> Result<Room, u64> {
-        let mut room = Room::default();
+    pub(super) fn room_for(&self, now: Moment, ask: &ChunkRequest, length: u64) -> Result<Eviction, u64> {
+        let mut room = Eviction::default();
         let mut reserved = self.reserved_for(ask.group);
         if reserved.fits(length) {
             return Ok(room);
@@ -481,7 +481,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn make_room(&mut self, room: Room) {
+    pub(super) fn make_room(&mut self, room: Eviction) {
         for id in room.cached {
             self.drop_slot(id);
         }
@@ -493,7 +493,7 @@ impl Broker {
 
 /// What goes to make room for a run.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(super) struct Eviction {
     cached: Vec<SlotId>,
     standing: Vec<SlotId>,
 }
@@ -502,9 +502,9 @@ pub(super) struct Room {
 #[derive(Debug)]
 struct Fitting {
     /// The beginning of its ask; `None` if it is all of it.
-    part: Option<Ask>,
+    part: Option<ChunkRequest>,
     length: u64,
-    room: Room,
+    room: Eviction,
 }
 
 /// Reserved bytes, as the run of one group of speed sees them.

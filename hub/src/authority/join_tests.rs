@@ -8,8 +8,8 @@ use lanyard_protocol::{Instance, RelayToMaster, approval};
 use super::fixture::*;
 use super::*;
 
-fn desk() -> Desk {
-    Desk::ready(AuthorityConfig::default(), Saved::default())
+fn desk() -> AuthorityFixture {
+    AuthorityFixture::ready(AuthorityConfig::default(), SavedState::default())
 }
 
 /// A knock of device `n` from there. Its instance is its own, its promise always the same.
@@ -25,7 +25,7 @@ struct Gained {
 }
 
 /// Knocks, reveals what it is asked for, learns its digits and leaves.
-fn knock_reveal_leave(desk: &mut Desk, request: &NewClientRegistered, n: u32, gained: &mut Gained) {
+fn knock_reveal_leave(desk: &mut AuthorityFixture, request: &NewClientRegistered, n: u32, gained: &mut Gained) {
     if desk.knocks(request).is_some() {
         gained.challenges += 1;
         gained.openings += usize::from(desk.reveals(n, request.request_id).1.is_some());
@@ -33,8 +33,8 @@ fn knock_reveal_leave(desk: &mut Desk, request: &NewClientRegistered, n: u32, ga
     desk.leaves(request);
 }
 
-fn prompts(desk: &Desk) -> usize {
-    desk.notes.iter().filter(|note| matches!(note, Note::Knocked { .. })).count()
+fn prompts(desk: &AuthorityFixture) -> usize {
+    desk.notes.iter().filter(|note| matches!(note, AuditEvent::Knocked { .. })).count()
 }
 
 /// A64: the master is bound before the device reveals, and the prompt is counted, in the record and on the screens before it
@@ -56,9 +56,9 @@ fn a64_a_prompt_is_recorded_and_shown_before_it_is_opened() {
     let effects: Vec<Effect> = std::iter::from_fn(|| desk.authority.poll_effect()).collect();
     let place = |wanted: fn(&Effect) -> bool| effects.iter().position(wanted).expect("it is there");
     let opened = place(|e| matches!(e, Effect::Send(f) if matches!(f.message, MasterToRelay::ApprovalOpen(_))));
-    assert!(place(|e| matches!(e, Effect::Note(Note::Knocked { .. }))) < opened);
+    assert!(place(|e| matches!(e, Effect::Note(AuditEvent::Knocked { .. }))) < opened);
     assert!(place(|e| matches!(e, Effect::Publish { message: MasterToConsole::Knocks(_), .. })) < opened);
-    assert!(place(|e| matches!(e, Effect::Event(Event::DevicePending { .. }))) < opened);
+    assert!(place(|e| matches!(e, Effect::Event(OperatorEvent::DevicePending { .. }))) < opened);
     let Effect::Send(MasterFrame { message: MasterToRelay::ApprovalOpen(opening), .. }) = &effects[opened] else {
         panic!("{effects:?}")
     };
@@ -207,9 +207,9 @@ fn thirty_laptops_behind_one_address_are_let_in_when_more_is_allowed() {
         }
     }
     assert_eq!((shown, desk.authority.knocks(false).waiting), (16, 14));
-    let mut effects = desk.operator(Command::AllowMore);
+    let mut effects = desk.operator(OperatorCommand::AllowMore);
     let answer = effects.iter().find_map(|effect| match effect {
-        Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: Some(Ask(1)) } => Some(knocks.more_for_ms),
+        Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: Some(RequestToken(1)) } => Some(knocks.more_for_ms),
         _ => None,
     });
     assert_eq!(answer, Some(Some(ALLOW_MORE_MS)));
@@ -230,7 +230,7 @@ fn thirty_laptops_behind_one_address_are_let_in_when_more_is_allowed() {
         }
     }
     assert_eq!((shown, desk.authority.knocks(false).waiting), (30, 0));
-    assert!(desk.notes.contains(&Note::MoreAllowed));
+    assert!(desk.notes.contains(&AuditEvent::MoreAllowed));
     desk.pass(ALLOW_MORE_MS);
     assert_eq!(desk.authority.knocks(false).more_for_ms, None);
 }
@@ -255,20 +255,20 @@ fn what_is_no_new_prompt_does_not_count() {
         let request_id = Some(from(3, 1, "").request_id);
         let code = desk.authority.knocks(true).knocks.iter().find(|k| k.public_id == public_id).unwrap().code.clone();
         let wrong = if code.as_deref() == Some("000000") { "000001" } else { "000000" };
-        desk.operator(Command::Approve { public_id, request_id, word: Word::Typed(wrong.into()), for_ms: None });
+        desk.operator(OperatorCommand::Approve { public_id, request_id, word: Approval::Typed(wrong.into()), for_ms: None });
     }
     let anew = from(3, 2, "192.168.1.1");
     assert!(desk.knocks(&anew).is_some());
     assert!(desk.reveals(3, anew.request_id).1.is_some());
     // An open door.
-    desk.operator(Command::SetDoor(Admission::Closed));
-    desk.operator(Command::SetDoor(Admission::Everyone));
+    desk.operator(OperatorCommand::SetDoor(Admission::Closed));
+    desk.operator(OperatorCommand::SetDoor(Admission::Everyone));
     for n in 100..200 {
         let instance = Instance([9; 16]);
         desk.relay(RelayToMaster::NewClientRegistered(NewClientRegistered { instance, ..from(n, 1, "192.168.1.1") }));
         desk.leaves(&NewClientRegistered { instance, ..from(n, 1, "192.168.1.1") });
     }
-    desk.operator(Command::SetDoor(Admission::Ask));
+    desk.operator(OperatorCommand::SetDoor(Admission::Ask));
     assert!(desk.knocks(&from(300, 1, "192.168.1.1")).is_some(), "the sixteenth");
     assert!(desk.reveals(300, from(300, 1, "").request_id).1.is_some());
     assert_eq!(desk.knocks(&from(301, 1, "192.168.1.1")), None, "and no more");
@@ -278,7 +278,7 @@ fn what_is_no_new_prompt_does_not_count() {
 #[test]
 fn counters_are_bounded_by_what_they_count() {
     let mut desk = desk();
-    desk.operator(Command::AllowMore);
+    desk.operator(OperatorCommand::AllowMore);
     let mut gained = Gained::default();
     for n in 0..5_000u32 {
         let request = from(n + 2, 1, &format!("2001:db8:{:x}::{n:x}", n % 777));

@@ -3,4 +3,4 @@
 /**
  * `[file_id, first, count]`: consecutive groups of one file.
  */
-export type Piece = [string, number, number];
+export type GroupSpan = [string, number, number];
