@@ -5,7 +5,10 @@
 //! `LANYARD_WEB_DIST=dir` embeds a bundle that was built elsewhere, and `LANYARD_WEB=skip` puts a
 //! stub page in its place, in debug builds only.
 
-#![expect(clippy::disallowed_methods, reason = "it writes into the build directory, which is its own")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it writes into the build directory, which is its own"
+)]
 
 use std::env;
 use std::ffi::OsString;
@@ -51,8 +54,9 @@ fn run() -> Result<(), String> {
     let out = dir_from("OUT_DIR")?;
 
     if let Some(dir) = env::var_os("LANYARD_WEB_DIST").filter(|dir| !dir.is_empty()) {
-        let dist = fs::canonicalize(&dir)
-            .map_err(|error| format!("LANYARD_WEB_DIST={} cannot be read: {error}", dir.display()))?;
+        let dist = fs::canonicalize(&dir).map_err(|error| {
+            format!("LANYARD_WEB_DIST={} cannot be read: {error}", dir.display())
+        })?;
         println!("cargo::rerun-if-changed={}", dist.display());
         for page in ["index.html", "console.html"] {
             if !dist.join(page).is_file() {
@@ -68,7 +72,10 @@ fn run() -> Result<(), String> {
 
     if env::var_os("LANYARD_WEB").is_some_and(|value| value == "skip") {
         if env::var("PROFILE").as_deref() != Ok("debug") {
-            return Err("LANYARD_WEB=skip is for debug builds only: a release always holds the web client".to_owned());
+            return Err(
+                "LANYARD_WEB=skip is for debug builds only: a release always holds the web client"
+                    .to_owned(),
+            );
         }
         let stub = out.join("stub");
         write_stub(&stub).map_err(|error| format!("the stub page cannot be written: {error}"))?;
@@ -77,7 +84,9 @@ fn run() -> Result<(), String> {
 
     let lock_file = fs::File::create(out.join("web.lock"))
         .map_err(|error| format!("the lock of the web build cannot be made: {error}"))?;
-    lock_file.lock().map_err(|error| format!("the lock of the web build cannot be taken: {error}"))?;
+    lock_file
+        .lock()
+        .map_err(|error| format!("the lock of the web build cannot be taken: {error}"))?;
 
     let key = hash_of(INPUTS.iter().map(|input| source.join(input)), &source)
         .map_err(|error| format!("the sources of the web client cannot be read: {error}"))?;
@@ -93,10 +102,12 @@ fn run() -> Result<(), String> {
 fn build_bundle(source: &Path, out: &Path, dist: &Path) -> Result<(), String> {
     require_node()?;
     let web = out.join("web");
-    copy_sources(source, &web).map_err(|error| format!("the sources of the web client cannot be copied: {error}"))?;
+    copy_sources(source, &web)
+        .map_err(|error| format!("the sources of the web client cannot be copied: {error}"))?;
 
-    let lock_key = hash_of(["package-lock.json", "package.json"].iter().map(|name| web.join(name)), &web)
-        .map_err(|error| format!("the lockfile cannot be read: {error}"))?;
+    let lock_key =
+        hash_of(["package-lock.json", "package.json"].iter().map(|name| web.join(name)), &web)
+            .map_err(|error| format!("the lockfile cannot be read: {error}"))?;
     let installed = web.join("node_modules").join(format!(".lanyard-{lock_key:016x}"));
     if installed.is_file() {
         println!("cargo::warning=building the web client, a few seconds");
@@ -105,11 +116,13 @@ fn build_bundle(source: &Path, out: &Path, dist: &Path) -> Result<(), String> {
         let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
         let flags = ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"];
         finish("npm ci", Command::new(npm).args(flags).current_dir(&web).output())?;
-        fs::write(&installed, b"").map_err(|error| format!("node_modules cannot be marked: {error}"))?;
+        fs::write(&installed, b"")
+            .map_err(|error| format!("node_modules cannot be marked: {error}"))?;
     }
 
     let fresh = out.join("dist.new");
-    remove_if_there(&fresh).map_err(|error| format!("an unfinished bundle cannot be removed: {error}"))?;
+    remove_if_there(&fresh)
+        .map_err(|error| format!("an unfinished bundle cannot be removed: {error}"))?;
     let vite = web.join("node_modules").join("vite").join("bin").join("vite.js");
     let mut build = Command::new("node");
     build.arg(vite).arg("build").arg("--emptyOutDir").arg("--outDir").arg(&fresh);
@@ -118,14 +131,17 @@ fn build_bundle(source: &Path, out: &Path, dist: &Path) -> Result<(), String> {
 }
 
 fn require_node() -> Result<(), String> {
-    let output = Command::new("node").arg("--version").output().map_err(|_| NEEDS_NODE.to_owned())?;
+    let output =
+        Command::new("node").arg("--version").output().map_err(|_| NEEDS_NODE.to_owned())?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut numbers = text.trim().trim_start_matches('v').split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut numbers =
+        text.trim().trim_start_matches('v').split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (20, 19) { Ok(()) } else { Err(format!("{NEEDS_NODE} (found {})", text.trim())) }
 }
 
-/// Turns what a tool said into one line: the last of its complaints is the one that names the cause.
+/// Turns what a tool said into one line: the last of its complaints is the one that names the
+/// cause.
 fn finish(what: &str, ran: io::Result<Output>) -> Result<(), String> {
     let output = ran.map_err(|error| format!("{what} did not start ({error}); {NEEDS_NODE}"))?;
     if output.status.success() {
@@ -134,7 +150,11 @@ fn finish(what: &str, ran: io::Result<Output>) -> Result<(), String> {
     let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
     said.push_str(&String::from_utf8_lossy(&output.stdout));
     eprintln!("{said}");
-    let cause = said.lines().map(str::trim).find(|line| line.to_lowercase().contains("error")).unwrap_or("see above");
+    let cause = said
+        .lines()
+        .map(str::trim)
+        .find(|line| line.to_lowercase().contains("error"))
+        .unwrap_or("see above");
     Err(format!("{what} failed in the web client: {cause}"))
 }
 
@@ -160,11 +180,16 @@ fn copy_sources(source: &Path, web: &Path) -> io::Result<()> {
 
 /// The table of the bundle's files: `&[(path, bytes, content type, etag, immutable)]`.
 fn write_table(dist: &Path, out: &Path) -> Result<(), String> {
-    let failed = |error: io::Error| format!("the bundle in {} cannot be read: {error}", dist.display());
+    let failed =
+        |error: io::Error| format!("the bundle in {} cannot be read: {error}", dist.display());
     let mut table = String::from("&[\n");
     for file in files_below(dist).map_err(failed)? {
         let relative = file.strip_prefix(dist).map_err(|error| failed(io::Error::other(error)))?;
-        let path = relative.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
+        let path = relative
+            .components()
+            .map(|part| part.as_os_str().to_string_lossy())
+            .collect::<Vec<_>>()
+            .join("/");
         let mut hasher = DefaultHasher::new();
         fs::read(&file).map_err(failed)?.hash(&mut hasher);
         let (etag, immutable) = (hasher.finish(), path.starts_with("assets/"));
@@ -220,8 +245,9 @@ fn files_below(path: &Path) -> io::Result<Vec<PathBuf>> {
         let test = path.to_string_lossy().ends_with(".test.ts");
         return Ok(if test { Vec::new() } else { vec![path.to_owned()] });
     }
-    let mut names: Vec<OsString> =
-        fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
+    let mut names: Vec<OsString> = fs::read_dir(path)?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<Result<_, _>>()?;
     names.sort();
     let mut files = Vec::new();
     for name in names {

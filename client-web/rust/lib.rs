@@ -49,11 +49,8 @@ pub struct Asset {
 /// A file of the bundle by its path, with or without the leading `/`.
 #[must_use]
 pub fn asset(path: &str) -> Option<Asset> {
-    row(path.strip_prefix('/').unwrap_or(path)).map(|&(_, bytes, content_type, etag, immutable)| Asset {
-        bytes: Cow::Borrowed(bytes),
-        content_type,
-        etag: etag.to_owned(),
-        immutable,
+    row(path.strip_prefix('/').unwrap_or(path)).map(|&(_, bytes, content_type, etag, immutable)| {
+        Asset { bytes: Cow::Borrowed(bytes), content_type, etag: etag.to_owned(), immutable }
     })
 }
 
@@ -77,8 +74,13 @@ fn serve(path: &str, home: &str, absent: &str, if_none_match: Option<&str>) -> R
     };
     let found = if name == absent { None } else { row(name) };
     let Some(&(_, bytes, content_type, etag, immutable)) = found else {
-        let body = Bytes::from_static(br#"{"code":"NOT_FOUND","message":"There is nothing here."}"#);
-        return answer(StatusCode::NOT_FOUND, body, &[(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")]);
+        let body =
+            Bytes::from_static(br#"{"code":"NOT_FOUND","message":"There is nothing here."}"#);
+        return answer(
+            StatusCode::NOT_FOUND,
+            body,
+            &[(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")],
+        );
     };
     let keep = if immutable { "public, max-age=31536000, immutable" } else { "no-cache" };
     let headers = [(CONTENT_TYPE, content_type), (ETAG, etag), (CACHE_CONTROL, keep)];
@@ -94,10 +96,17 @@ fn row(name: &str) -> Option<&'static AssetRow> {
 
 /// If-None-Match is a list, compared weakly.
 fn names(known: &str, etag: &str) -> bool {
-    known.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
+    known
+        .split(',')
+        .map(str::trim)
+        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
 }
 
-fn answer(status: StatusCode, body: Bytes, headers: &[(HeaderName, &'static str)]) -> Response<Bytes> {
+fn answer(
+    status: StatusCode,
+    body: Bytes,
+    headers: &[(HeaderName, &'static str)],
+) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let all = response.headers_mut();
@@ -112,7 +121,8 @@ fn answer(status: StatusCode, body: Bytes, headers: &[(HeaderName, &'static str)
 
 #[cfg(test)]
 mod tests {
-    //! Promise: the bundle is served whole, cacheable, under the strict policy, and never anything else.
+    //! Promise: the bundle is served whole, cacheable, under the strict policy, and never anything
+    //! else.
     use super::*;
 
     fn header<'a>(response: &'a Response<Bytes>, name: &str) -> &'a str {
@@ -123,8 +133,14 @@ mod tests {
     fn root_is_the_page_of_its_reader() {
         let (device, console) = (respond("/", None), respond_console("/", None));
         assert_eq!((device.status(), console.status()), (StatusCode::OK, StatusCode::OK));
-        assert_eq!(device.body().as_ref(), asset("index.html").map(|a| a.bytes.into_owned()).unwrap_or_default());
-        assert_eq!(console.body().as_ref(), asset("/console.html").map(|a| a.bytes.into_owned()).unwrap_or_default());
+        assert_eq!(
+            device.body().as_ref(),
+            asset("index.html").map(|a| a.bytes.into_owned()).unwrap_or_default()
+        );
+        assert_eq!(
+            console.body().as_ref(),
+            asset("/console.html").map(|a| a.bytes.into_owned()).unwrap_or_default()
+        );
         assert_eq!(header(&device, "content-type"), "text/html; charset=utf-8");
         assert_eq!(header(&device, "cache-control"), "no-cache");
     }
@@ -137,7 +153,9 @@ mod tests {
 
     #[test]
     fn every_answer_carries_the_policy() {
-        for response in [respond("/", None), respond("/no/such/file", None), respond_console("/", None)] {
+        for response in
+            [respond("/", None), respond("/no/such/file", None), respond_console("/", None)]
+        {
             for (name, value) in APP_HEADERS {
                 assert_eq!(header(&response, name), *value);
             }
@@ -146,7 +164,15 @@ mod tests {
 
     #[test]
     fn unknown_and_hostile_paths_are_not_found() {
-        for path in ["/nothing", "/../Cargo.toml", "//index.html", "", "/assets", "/assets/../index.html", "/%2e%2e"] {
+        for path in [
+            "/nothing",
+            "/../Cargo.toml",
+            "//index.html",
+            "",
+            "/assets",
+            "/assets/../index.html",
+            "/%2e%2e",
+        ] {
             assert_eq!(respond(path, None).status(), StatusCode::NOT_FOUND, "{path}");
         }
     }
@@ -154,7 +180,9 @@ mod tests {
     #[test]
     fn a_known_tag_is_not_sent_again() {
         let etag = asset("index.html").map(|asset| asset.etag).unwrap_or_default();
-        for known in [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()] {
+        for known in
+            [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()]
+        {
             let response = respond("/", Some(&known));
             assert_eq!((response.status(), response.body().len()), (StatusCode::NOT_MODIFIED, 0));
             assert_eq!(header(&response, "etag"), etag);
@@ -176,8 +204,13 @@ mod tests {
     #[test]
     fn pages_hold_no_inline_script_or_style() {
         for page in ["index.html", "console.html"] {
-            let text = asset(page).map(|a| String::from_utf8_lossy(&a.bytes).into_owned()).unwrap_or_default();
-            assert!(!text.contains("<style") && !text.contains(" style=") && !text.contains(" onload="), "{page}");
+            let text = asset(page)
+                .map(|a| String::from_utf8_lossy(&a.bytes).into_owned())
+                .unwrap_or_default();
+            assert!(
+                !text.contains("<style") && !text.contains(" style=") && !text.contains(" onload="),
+                "{page}"
+            );
             for script in text.split("<script").skip(1) {
                 let tag = script.split('>').next().unwrap_or_default();
                 assert!(tag.contains(" src="), "{page}: {tag}");

@@ -9,7 +9,9 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use lanyard_device::store::{DeviceStore, KnownHub, now_ms};
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, MembershipPhase, RevealBook, WantedDownload};
+use lanyard_device::{
+    Device, DeviceConfig, DeviceEvent, DeviceHandle, MembershipPhase, RevealBook, WantedDownload,
+};
 use tokio::sync::mpsc::Receiver;
 
 type Events = Receiver<DeviceEvent>;
@@ -17,8 +19,13 @@ type Events = Receiver<DeviceEvent>;
 const NAME: &str = "example";
 const STOPPED: &str = "the device stopped";
 
-/// Waits until the host lets this device in. Until then the host compares the digits that this prints.
-async fn join(mut store: DeviceStore, config: &DeviceConfig, events: &mut Events) -> Result<(), Box<dyn Error>> {
+/// Waits until the host lets this device in. Until then the host compares the digits that this
+/// prints.
+async fn join(
+    mut store: DeviceStore,
+    config: &DeviceConfig,
+    events: &mut Events,
+) -> Result<(), Box<dyn Error>> {
     let mut known = None;
     loop {
         let event = events.recv().await.ok_or(STOPPED)?;

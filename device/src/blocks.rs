@@ -1,20 +1,26 @@
-//! Buffers for bytes on their way to the relay, used again: a fresh one for each read was a twentieth of the sender's work.
+//! Buffers for bytes on their way to the relay, used again: a fresh one for each read was a
+//! twentieth of the sender's work.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One read: large enough that threads and system calls do not count, small enough for four at once.
-pub const BLOCK_BYTES: usize = 1 << 20;
+/// One read: large enough that threads and system calls do not count, small enough for four at
+/// once.
+pub(crate) const BLOCK_BYTES: usize = 1 << 20;
 /// Idle ones that are kept.
 const IDLE: usize = 4;
 
 /// Buffers of [`BLOCK_BYTES`].
 #[derive(Debug, Default)]
-pub struct BlockPool(Mutex<Vec<Vec<u8>>>);
+pub(crate) struct BlockPool(Mutex<Vec<Vec<u8>>>);
 
 impl BlockPool {
-    pub fn take(self: &Arc<Self>) -> PooledBlock {
+    pub(crate) fn take(self: &Arc<Self>) -> PooledBlock {
         let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        PooledBlock { bytes: idle.unwrap_or_else(|| vec![0; BLOCK_BYTES]), filled: 0, home: self.clone() }
+        PooledBlock {
+            bytes: idle.unwrap_or_else(|| vec![0; BLOCK_BYTES]),
+            filled: 0,
+            home: self.clone(),
+        }
     }
 
     fn give_back(&self, bytes: Vec<u8>) {
@@ -27,7 +33,7 @@ impl BlockPool {
 
 /// A buffer and how far it is filled; goes home when dropped.
 #[derive(Debug)]
-pub struct PooledBlock {
+pub(crate) struct PooledBlock {
     bytes: Vec<u8>,
     filled: usize,
     home: Arc<BlockPool>,
@@ -35,12 +41,12 @@ pub struct PooledBlock {
 
 impl PooledBlock {
     /// Bytes that still fit.
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         BLOCK_BYTES - self.filled
     }
 
     /// The next `count` bytes, to be filled by the caller; at most [`Block::room`].
-    pub fn next(&mut self, count: usize) -> &mut [u8] {
+    pub(crate) fn next(&mut self, count: usize) -> &mut [u8] {
         let start = self.filled;
         self.filled += count.min(self.room());
         &mut self.bytes[start..self.filled]

@@ -1,7 +1,9 @@
-//! Below one folder and nowhere else: every name is opened from the folder above it, and no link is followed on the way.
+//! Below one folder and nowhere else: every name is opened from the folder above it, and no link is
+//! followed on the way.
 //!
-//! On Unix by handles, so that nothing can be swapped between a look and a deed; elsewhere by paths, with a look at each
-//! step, which is weaker against somebody who changes the folder at the same moment.
+//! On Unix by handles, so that nothing can be swapped between a look and a deed; elsewhere by
+//! paths, with a look at each step, which is weaker against somebody who changes the folder at the
+//! same moment.
 
 #[cfg(unix)]
 mod anchor;
@@ -16,14 +18,14 @@ mod by_path;
 mod root;
 
 #[cfg(unix)]
-pub use anchor::Anchor;
+pub(crate) use anchor::Anchor;
 #[cfg(not(unix))]
 pub use anchor_by_path::Anchor;
 #[cfg(unix)]
-pub use by_handle::Folder;
+pub(crate) use by_handle::Folder;
 #[cfg(not(unix))]
 pub use by_path::Folder;
-pub use root::{DataDir, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir};
+pub(crate) use root::{DataDir, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir};
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
@@ -32,7 +34,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
+pub(crate) enum FileKind {
     File,
     Folder,
     Link,
@@ -42,12 +44,12 @@ pub enum FileKind {
 
 /// What stands under a name; links are not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileInfo {
+pub(crate) struct FileInfo {
     pub kind: FileKind,
     pub size: u64,
     pub modified: Option<SystemTime>,
-    /// When anything about it changed last, in nanoseconds since 1970: no program can set this. `None` where the system does
-    /// not tell.
+    /// When anything about it changed last, in nanoseconds since 1970: no program can set this.
+    /// `None` where the system does not tell.
     pub touched: Option<i128>,
     /// The file system that it lies on, and its number there; 0 where the platform has none.
     pub volume: u64,
@@ -55,19 +57,20 @@ pub struct FileInfo {
 }
 
 impl FileInfo {
-    pub fn is_file(&self) -> bool {
+    pub(crate) fn is_file(&self) -> bool {
         self.kind == FileKind::File
     }
 }
 
 /// An entry of a folder.
 #[derive(Debug)]
-pub struct FolderEntry {
+pub(crate) struct FolderEntry {
     pub name: OsString,
     pub found: io::Result<FileInfo>,
 }
 
-/// Something else than a file or a folder stands there or on the way there: a link, a pipe, a socket.
+/// Something else than a file or a folder stands there or on the way there: a link, a pipe, a
+/// socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a link, or something else than a file, stands in its place")]
 pub struct NotBeneath;
@@ -84,15 +87,16 @@ impl From<NotBeneath> for io::Error {
     }
 }
 
-/// Opens a file by an absolute path for reading, if no link stands anywhere on the way, and describes it.
-pub fn read_unlinked(path: &Path) -> io::Result<(File, FileInfo)> {
+/// Opens a file by an absolute path for reading, if no link stands anywhere on the way, and
+/// describes it.
+pub(crate) fn read_unlinked(path: &Path) -> io::Result<(File, FileInfo)> {
     let top = path.ancestors().last().unwrap_or(path);
     let below = path.strip_prefix(top).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     Anchor::open(top)?.read(below)
 }
 
 /// Describes what stands at an absolute path, if no link stands anywhere on the way.
-pub fn look_unlinked(path: &Path) -> io::Result<FileInfo> {
+pub(crate) fn look_unlinked(path: &Path) -> io::Result<FileInfo> {
     let top = path.ancestors().last().unwrap_or(path);
     let below = path.strip_prefix(top).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     Anchor::open(top)?.look(below)
@@ -111,7 +115,7 @@ fn since_1970(seconds: i64, nanoseconds: u32) -> Option<SystemTime> {
 }
 
 /// Whether this process is the only one that works on the file. The lock goes with the handle.
-pub fn lock(file: &File) -> io::Result<bool> {
+pub(crate) fn lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
@@ -151,9 +155,14 @@ mod tests {
                     assert_eq!(fs::read(dir.path().join("new/root/a/b/x")).unwrap(), b"1");
                     assert_eq!(root.look("x").unwrap(), None);
                     assert!(deep.look("x").unwrap().unwrap().is_file());
-                    assert!(root.existing("a").unwrap().is_some() && root.existing("c").unwrap().is_none());
+                    assert!(
+                        root.existing("a").unwrap().is_some()
+                            && root.existing("c").unwrap().is_none()
+                    );
                     let file = deep.open_file("x").unwrap();
-                    assert!(deep.is_named(&file, "x").unwrap() && !deep.is_named(&file, "y").unwrap());
+                    assert!(
+                        deep.is_named(&file, "x").unwrap() && !deep.is_named(&file, "y").unwrap()
+                    );
                 }
 
                 #[test]
@@ -162,7 +171,10 @@ mod tests {
                     let root = Folder::open_root(dir.path()).unwrap();
                     root.open_file("part").unwrap().write_all(b"new").unwrap();
                     fs::write(dir.path().join("there"), b"old").unwrap();
-                    assert_eq!(root.rename_new("part", "there").unwrap_err().kind(), ErrorKind::AlreadyExists);
+                    assert_eq!(
+                        root.rename_new("part", "there").unwrap_err().kind(),
+                        ErrorKind::AlreadyExists
+                    );
                     assert_eq!(fs::read(dir.path().join("there")).unwrap(), b"old");
                     root.rename_new("part", "free").unwrap();
                     assert_eq!(fs::read(dir.path().join("free")).unwrap(), b"new");
@@ -174,17 +186,22 @@ mod tests {
                     let dir = tempfile::tempdir().unwrap();
                     let root = Folder::open_root(dir.path()).unwrap();
                     for name in ["", ".", "..", "a/b", "/etc", "a\0b"] {
-                        assert!(root.enter(name).is_err() && root.open_file(name).is_err(), "{name:?}");
+                        assert!(
+                            root.enter(name).is_err() && root.open_file(name).is_err(),
+                            "{name:?}"
+                        );
                     }
                 }
 
                 #[cfg(unix)]
                 #[test]
                 fn planted_links_are_not_followed() {
-                    let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+                    let (dir, outside) =
+                        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
                     let root = Folder::open_root(dir.path()).unwrap();
                     std::os::unix::fs::symlink(outside.path(), dir.path().join("folder")).unwrap();
-                    std::os::unix::fs::symlink(outside.path().join("f"), dir.path().join("file")).unwrap();
+                    std::os::unix::fs::symlink(outside.path().join("f"), dir.path().join("file"))
+                        .unwrap();
                     assert!(root.enter("folder").is_err());
                     assert!(root.open_file("file").is_err());
                     root.open_file("part").unwrap().write_all(b"x").unwrap();
@@ -195,9 +212,11 @@ mod tests {
                 #[cfg(unix)]
                 #[test]
                 fn a_planted_hard_link_is_not_written_through() {
-                    let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+                    let (dir, outside) =
+                        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
                     fs::write(outside.path().join("precious"), b"1").unwrap();
-                    let linked = fs::hard_link(outside.path().join("precious"), dir.path().join("x"));
+                    let linked =
+                        fs::hard_link(outside.path().join("precious"), dir.path().join("x"));
                     if linked.is_ok() {
                         assert!(Folder::open_root(dir.path()).unwrap().open_file("x").is_err());
                     }
@@ -242,20 +261,29 @@ mod tests {
                     assert_eq!(anchor.look(Path::new("a/b/file")).unwrap(), found);
                     assert_eq!(anchor.look(Path::new("")).unwrap(), anchor.itself().unwrap());
                     let listed = anchor.list(Path::new("a")).unwrap();
-                    let names: Vec<_> = listed.iter().map(|entry| entry.name.to_str().unwrap()).collect();
+                    let names: Vec<_> =
+                        listed.iter().map(|entry| entry.name.to_str().unwrap()).collect();
                     assert_eq!(names, ["b"]);
                     let error = anchor.read(Path::new("a/none")).unwrap_err();
                     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
                     assert!(anchor.list(Path::new("a/b/file")).is_err());
-                    assert!(NotBeneath::is(&anchor.read(Path::new("a/b")).unwrap_err()), "a folder is no file");
+                    assert!(
+                        NotBeneath::is(&anchor.read(Path::new("a/b")).unwrap_err()),
+                        "a folder is no file"
+                    );
                 }
 
                 #[test]
                 fn no_path_leads_out() {
                     let dir = ground();
                     let anchor = $open(&root(&dir)).unwrap();
-                    for path in ["..", "../outside/b/file", "a/../../outside/b/file", "/etc/passwd", "a/b/../b/file/.."]
-                    {
+                    for path in [
+                        "..",
+                        "../outside/b/file",
+                        "a/../../outside/b/file",
+                        "/etc/passwd",
+                        "a/b/../b/file/..",
+                    ] {
                         assert!(anchor.read(Path::new(path)).is_err(), "{path}");
                         assert!(anchor.list(Path::new(path)).is_err(), "{path}");
                         assert!(anchor.look(Path::new(path)).is_err(), "{path}");
@@ -278,14 +306,21 @@ mod tests {
                     for path in ["first/b/file", "a/middle/file", "a/b/last", "a/b/here"] {
                         assert!(anchor.read(Path::new(path)).is_err(), "{path}");
                         let looked = anchor.look(Path::new(path));
-                        assert!(looked.is_err() || looked.is_ok_and(|found| found.kind == FileKind::Link), "{path}");
+                        assert!(
+                            looked.is_err()
+                                || looked.is_ok_and(|found| found.kind == FileKind::Link),
+                            "{path}"
+                        );
                     }
                     assert!(NotBeneath::is(&anchor.read(Path::new("a/b/last")).unwrap_err()));
                     for path in ["first", "a/middle"] {
                         assert!(anchor.list(Path::new(path)).is_err(), "{path}");
                     }
                     symlink(&root, outside.join("to-root")).unwrap();
-                    assert!($open(&outside.join("to-root/a")).is_err(), "nor on the way to the root");
+                    assert!(
+                        $open(&outside.join("to-root/a")).is_err(),
+                        "nor on the way to the root"
+                    );
                 }
 
                 #[cfg(unix)]
@@ -293,12 +328,23 @@ mod tests {
                 fn what_is_no_file_is_not_waited_for() {
                     let dir = ground();
                     let (root, pipe) = (root(&dir), root(&dir).join("pipe"));
-                    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-                    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+                    assert!(
+                        std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success()
+                    );
+                    let _socket =
+                        std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
                     let anchor = $open(&root).unwrap();
                     for name in ["pipe", "socket"] {
-                        assert!(NotBeneath::is(&anchor.read(Path::new(name)).unwrap_err()), "{name}");
-                        assert!(anchor.look(Path::new(name)).is_ok_and(|found| found.kind == FileKind::Other), "{name}");
+                        assert!(
+                            NotBeneath::is(&anchor.read(Path::new(name)).unwrap_err()),
+                            "{name}"
+                        );
+                        assert!(
+                            anchor
+                                .look(Path::new(name))
+                                .is_ok_and(|found| found.kind == FileKind::Other),
+                            "{name}"
+                        );
                     }
                 }
             }

@@ -1,7 +1,9 @@
-//! Which content lies where on this device: a list of files that once had a known root, so that fetching one of them again
-//! is a copy. Only a cache: what cannot be read of it is as good as not there, and no file is believed without being hashed.
+//! Which content lies where on this device: a list of files that once had a known root, so that
+//! fetching one of them again is a copy. Only a cache: what cannot be read of it is as good as not
+//! there, and no file is believed without being hashed.
 //!
-//! `content.index` has one record a line, `CHECK JSON`; several processes append to it at once. It is bounded by its bytes.
+//! `content.index` has one record a line, `CHECK JSON`; several processes append to it at once. It
+//! is bounded by its bytes.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -17,7 +19,7 @@ use crate::private_file;
 
 const NAME: &str = "content.index";
 /// Smaller files come many to a body: looking for them costs as much as fetching them. One group.
-pub const SMALLEST: u64 = 256 << 10;
+pub(crate) const SMALLEST: u64 = 256 << 10;
 /// Beyond, the older half is forgotten: room for about 100,000 files.
 const MOST_BYTES: u64 = 24 << 20;
 /// Places of one content that are looked at.
@@ -28,13 +30,13 @@ const CHECK_CHARS: usize = 16;
 
 /// The list in one data directory.
 #[derive(Debug, Clone)]
-pub struct ContentIndex {
+pub(crate) struct ContentIndex {
     path: PathBuf,
 }
 
 /// Where some content lay, and how the file looked then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IndexedContent {
+pub(crate) struct IndexedContent {
     root: Root,
     /// Without links in it.
     path: PathBuf,
@@ -49,17 +51,25 @@ fn nanoseconds(time: SystemTime) -> u64 {
 }
 
 impl IndexedContent {
-    /// How the file at `path` looks now; `None` if it is no file, or its name cannot be written down.
+    /// How the file at `path` looks now; `None` if it is no file, or its name cannot be written
+    /// down.
     fn look(root: Root, path: PathBuf) -> io::Result<Option<Self>> {
         let found = look_unlinked(&path)?;
         let modified_ns = found.modified.map_or(0, nanoseconds);
         let is_sound = found.is_file() && path.to_str().is_some();
-        Ok(is_sound.then_some(Self { root, path, size: found.size, modified_ns, inode: found.inode }))
+        Ok(is_sound.then_some(Self {
+            root,
+            path,
+            size: found.size,
+            modified_ns,
+            inode: found.inode,
+        }))
     }
 
     fn is_still(&self, found: &FileInfo) -> bool {
         let modified_ns = found.modified.map_or(0, nanoseconds);
-        found.is_file() && (found.size, modified_ns, found.inode) == (self.size, self.modified_ns, self.inode)
+        found.is_file()
+            && (found.size, modified_ns, found.inode) == (self.size, self.modified_ns, self.inode)
     }
 
     /// Whether it looks as it did, at the very place: nothing on the way became a link since.
@@ -68,7 +78,7 @@ impl IndexedContent {
     }
 
     /// Opens it if it looks as it did. What it holds is another question.
-    pub fn open(&self) -> Option<File> {
+    pub(crate) fn open(&self) -> Option<File> {
         let (file, found) = read_unlinked(&self.path).ok()?;
         self.is_still(&found).then_some(file)
     }
@@ -91,18 +101,24 @@ fn check(json: &[u8]) -> String {
 }
 
 /// The root of a file that is worth a look.
-pub fn root_worth(entry: &FileEntry) -> Option<Root> {
+pub(crate) fn root_worth(entry: &FileEntry) -> Option<Root> {
     entry.root.filter(|_| entry.size >= SMALLEST)
 }
 
 impl ContentIndex {
     /// The list in the data directory `dir`, which need not be there yet.
-    pub fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         Self { path: dir.join(NAME) }
     }
 
-    /// Notes that the file at `path` has this root. `size` and `modified`, if known, are those of the version it was.
-    pub fn note(&self, root: Root, path: &Path, version: Option<(u64, SystemTime)>) -> io::Result<()> {
+    /// Notes that the file at `path` has this root. `size` and `modified`, if known, are those of
+    /// the version it was.
+    pub(crate) fn note(
+        &self,
+        root: Root,
+        path: &Path,
+        version: Option<(u64, SystemTime)>,
+    ) -> io::Result<()> {
         if version.is_some_and(|(size, _)| size < SMALLEST) {
             // Not even looked at: of small files there are many.
             return Ok(());
@@ -113,7 +129,8 @@ impl ContentIndex {
             _ => path.to_path_buf(),
         };
         let Some(held) = IndexedContent::look(root, path)? else { return Ok(()) };
-        let is_it = version.is_none_or(|(size, at)| (held.size, held.modified_ns) == (size, nanoseconds(at)));
+        let is_it = version
+            .is_none_or(|(size, at)| (held.size, held.modified_ns) == (size, nanoseconds(at)));
         if !is_it || held.size < SMALLEST {
             return Ok(());
         }
@@ -123,7 +140,7 @@ impl ContentIndex {
     }
 
     /// What seems to be there of these contents, the youngest first.
-    pub fn find(&self, roots: &HashSet<Root>) -> HashMap<Root, Vec<IndexedContent>> {
+    pub(crate) fn find(&self, roots: &HashSet<Root>) -> HashMap<Root, Vec<IndexedContent>> {
         let mut found = self.places(roots);
         found.values_mut().for_each(|places| places.retain(IndexedContent::seems_there));
         found.retain(|_, places| !places.is_empty());
@@ -141,7 +158,8 @@ impl ContentIndex {
                 let places = found.entry(held.root).or_default();
                 places.retain(|place| place.path != held.path);
                 places.insert(0, held);
-                // One content may lie in as many files as others made of it: the youngest are enough.
+                // One content may lie in as many files as others made of it: the youngest are
+                // enough.
                 places.truncate(MAX_PLACES);
             }
         });
@@ -193,7 +211,8 @@ impl ContentIndex {
 
 #[cfg(test)]
 mod tests {
-    //! What is found was noted, looks as it did and lies where it did; damage costs what was damaged.
+    //! What is found was noted, looks as it did and lies where it did; damage costs what was
+    //! damaged.
     use super::*;
 
     struct IndexFixture {
@@ -242,10 +261,16 @@ mod tests {
         let bench = IndexFixture::new();
         let path = bench.noted("a", 1);
         let held = IndexedContent::look(Root([1; 32]), path).unwrap().unwrap();
-        let gone: String =
-            (0..3_000).map(|n| IndexedContent { path: format!("/gone/{n}").into(), ..held.clone() }.line().unwrap()).collect();
+        let gone: String = (0..3_000)
+            .map(|n| {
+                IndexedContent { path: format!("/gone/{n}").into(), ..held.clone() }.line().unwrap()
+            })
+            .collect();
         fs::write(&bench.index.path, gone + &held.line().unwrap()).unwrap();
-        assert_eq!(bench.index.places(&HashSet::from([Root([1; 32])]))[&Root([1; 32])].len(), MAX_PLACES);
+        assert_eq!(
+            bench.index.places(&HashSet::from([Root([1; 32])]))[&Root([1; 32])].len(),
+            MAX_PLACES
+        );
         assert_eq!(bench.paths(1).len(), 1, "and the youngest is among them");
     }
 
@@ -258,8 +283,14 @@ mod tests {
         fs::write(&path, b"small").unwrap();
         bench.index.note(Root([1; 32]), &path, None).unwrap();
         let unseen = bench.dir.path().join("not there");
-        bench.index.note(Root([1; 32]), &unseen, Some((SMALLEST - 1, SystemTime::UNIX_EPOCH))).unwrap();
-        assert!(bench.index.note(Root([1; 32]), &unseen, Some(version)).is_err(), "a large one is looked at");
+        bench
+            .index
+            .note(Root([1; 32]), &unseen, Some((SMALLEST - 1, SystemTime::UNIX_EPOCH)))
+            .unwrap();
+        assert!(
+            bench.index.note(Root([1; 32]), &unseen, Some(version)).is_err(),
+            "a large one is looked at"
+        );
         assert!(!bench.index.path.exists());
     }
 
@@ -270,7 +301,12 @@ mod tests {
         let home = fs::canonicalize(bench.dir.path()).unwrap();
         fs::create_dir(home.join("folder")).unwrap();
         let path = bench.noted("folder/a", 1);
-        let held = bench.index.find(&HashSet::from([Root([1; 32])])).remove(&Root([1; 32])).unwrap().remove(0);
+        let held = bench
+            .index
+            .find(&HashSet::from([Root([1; 32])]))
+            .remove(&Root([1; 32]))
+            .unwrap()
+            .remove(0);
         assert!(held.open().is_some());
         fs::rename(home.join("folder"), home.join("elsewhere")).unwrap();
         std::os::unix::fs::symlink(home.join("elsewhere"), home.join("folder")).unwrap();
@@ -284,8 +320,9 @@ mod tests {
         let bench = IndexFixture::new();
         let a = bench.noted("a", 1);
         let torn = fs::read(&bench.index.path).unwrap();
-        let append =
-            |bytes: &[u8]| File::options().append(true).open(&bench.index.path).unwrap().write_all(bytes).unwrap();
+        let append = |bytes: &[u8]| {
+            File::options().append(true).open(&bench.index.path).unwrap().write_all(bytes).unwrap()
+        };
         append(&torn[..torn.len() / 2]);
         let b = bench.noted("b", 2);
         append(&[0xff; 200_000]);
@@ -308,7 +345,11 @@ mod tests {
         let held = IndexedContent::look(Root([2; 32]), path).unwrap().unwrap();
         // Long paths: as many bytes with fewer lines to sign.
         let many: String = (0..26_000u32)
-            .map(|n| IndexedContent { path: format!("/gone/{n:01000}").into(), ..held.clone() }.line().unwrap())
+            .map(|n| {
+                IndexedContent { path: format!("/gone/{n:01000}").into(), ..held.clone() }
+                    .line()
+                    .unwrap()
+            })
             .collect();
         assert!(many.len() as u64 > MOST_BYTES);
         fs::write(&bench.index.path, many).unwrap();

@@ -47,14 +47,14 @@ pub struct SavedFile {
 }
 
 /// Where the files of a transfer go.
-pub enum Destination {
+pub(crate) enum Destination {
     Files { root: Folder, sinks: HashMap<FileId, FileSink> },
     Reader(Ordered),
 }
 
 /// When a transfer begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DownloadStage {
+pub(crate) enum DownloadStage {
     Now,
     /// Its files seem to lie on this machine: they are copied first.
     Copy,
@@ -63,7 +63,7 @@ pub enum DownloadStage {
 }
 
 /// The hands of one transfer.
-pub struct DownloadTask {
+pub(crate) struct DownloadTask {
     pub owner: DeviceId,
     pub destination: Destination,
     /// Bytes of all its files, and those that are here.
@@ -78,31 +78,39 @@ pub struct DownloadTask {
 }
 
 /// What a plan comes to: a transfer for each owner, and what needs none.
-pub struct DownloadPlan {
+pub(crate) struct DownloadPlan {
     pub downloads: Vec<(TransferOrder, DownloadTask)>,
     pub already: Vec<SavedFile>,
     pub total: u64,
 }
 
 /// A random transfer id.
-pub fn new_transfer_id() -> io::Result<TransferId> {
+pub(crate) fn new_transfer_id() -> io::Result<TransferId> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(io::Error::from)?;
     Ok(TransferId(uuid::Builder::from_random_bytes(bytes).into_uuid()))
 }
 
 impl DownloadPlan {
-    /// Finds a place for each file below `target`, and what of it is there from an earlier run. Blocks.
-    pub fn below(target: &Path, wanted: Vec<WantedDownload>) -> io::Result<Self> {
+    /// Finds a place for each file below `target`, and what of it is there from an earlier run.
+    /// Blocks.
+    pub(crate) fn below(target: &Path, wanted: Vec<WantedDownload>) -> io::Result<Self> {
         Self::with_copies(target, wanted, None)
     }
 
-    /// The same; files whose roots are `here` already, and of several with one root all but the first, are to be copied.
-    pub fn with_copies(target: &Path, mut wanted: Vec<WantedDownload>, here: Option<&HashSet<Root>>) -> io::Result<Self> {
+    /// The same; files whose roots are `here` already, and of several with one root all but the
+    /// first, are to be copied.
+    pub(crate) fn with_copies(
+        target: &Path,
+        mut wanted: Vec<WantedDownload>,
+        here: Option<&HashSet<Root>>,
+    ) -> io::Result<Self> {
         let mut stages = Stages { here, seen: HashSet::new() };
         let root = Folder::open_root(target)?;
         let mut names = NameAllocator::default();
-        wanted.sort_by(|a, b| (&a.as_path, a.entry.file_ref()).cmp(&(&b.as_path, b.entry.file_ref())));
+        wanted.sort_by(|a, b| {
+            (&a.as_path, a.entry.file_ref()).cmp(&(&b.as_path, b.entry.file_ref()))
+        });
         let mut by_owner: BTreeMap<(DownloadStage, DeviceId), Sinks> = BTreeMap::new();
         let (mut already, mut total, last) = (Vec::new(), 0, Arc::default());
         for WantedDownload { entry, as_path } in wanted {
@@ -116,7 +124,9 @@ impl DownloadPlan {
                 Some(path) => already.push(saved(sink.entry(), Some(path), sink.entry().root)),
                 None => {
                     let file = wanted_file(sink.entry(), sink.load(&root)?);
-                    let (files, sinks) = by_owner.entry((stages.of(sink.entry()), sink.entry().public_id)).or_default();
+                    let (files, sinks) = by_owner
+                        .entry((stages.of(sink.entry()), sink.entry().public_id))
+                        .or_default();
                     files.push(file);
                     sinks.insert(sink.entry().file_id, sink);
                 }
@@ -133,7 +143,10 @@ impl DownloadPlan {
     }
 
     /// One file for a reader that takes its bytes in order.
-    pub fn in_order(entry: FileEntry, output: SyncSender<(u32, Vec<Bytes>)>) -> io::Result<Self> {
+    pub(crate) fn in_order(
+        entry: FileEntry,
+        output: SyncSender<(u32, Vec<Bytes>)>,
+    ) -> io::Result<Self> {
         let (owner, total) = (entry.public_id, entry.size);
         let file = wanted_file(&entry, GroupSet::default());
         let reader = Destination::Reader(Ordered::new(entry, output));
@@ -154,7 +167,9 @@ struct Stages<'a> {
 
 impl Stages<'_> {
     fn of(&mut self, entry: &FileEntry) -> DownloadStage {
-        let (Some(here), Some(root)) = (self.here, content::root_worth(entry)) else { return DownloadStage::Now };
+        let (Some(here), Some(root)) = (self.here, content::root_worth(entry)) else {
+            return DownloadStage::Now;
+        };
         match (here.contains(&root), self.seen.insert(root)) {
             (true, _) => DownloadStage::Copy,
             (false, true) => DownloadStage::Now,
@@ -187,12 +202,26 @@ fn have_bytes(file: &WantedFile) -> u64 {
 }
 
 fn wanted_file(entry: &FileEntry, have: GroupSet) -> WantedFile {
-    WantedFile { file_id: entry.file_id, size: entry.size, group_log: entry.group_log, root: entry.root, have }
+    WantedFile {
+        file_id: entry.file_id,
+        size: entry.size,
+        group_log: entry.group_log,
+        root: entry.root,
+        have,
+    }
 }
 
 fn saved(entry: &FileEntry, saved_as: Option<PathBuf>, root: Option<Root>) -> SavedFile {
     let path = entry.path.clone();
-    SavedFile { owner: entry.public_id, file_id: entry.file_id, path, saved_as, size: entry.size, root, copied: false }
+    SavedFile {
+        owner: entry.public_id,
+        file_id: entry.file_id,
+        path,
+        saved_as,
+        size: entry.size,
+        root,
+        copied: false,
+    }
 }
 
 fn make_folder(root: &Folder, place: Vec<String>, entry: FileEntry) -> io::Result<SavedFile> {
@@ -216,12 +245,21 @@ impl DownloadTask {
         let total = files.iter().map(|file| file.size).sum();
         let (count, bytes) = (files.len(), OnceLock::new());
         let span = tracing::debug_span!("transfer", id = %transfer_id.0, %owner);
-        let download = Self { owner, destination, total, received, bytes, files: count, stage: DownloadStage::Now, span };
+        let download = Self {
+            owner,
+            destination,
+            total,
+            received,
+            bytes,
+            files: count,
+            stage: DownloadStage::Now,
+            span,
+        };
         Ok((TransferOrder { transfer_id, owner, files, lookahead_bytes }, download))
     }
 
     /// Where its bytes are received and written.
-    pub fn bytes_thread(&self) -> Result<&BytesThread, DeviceError> {
+    pub(crate) fn bytes_thread(&self) -> Result<&BytesThread, DeviceError> {
         if let Some(thread) = self.bytes.get() {
             return Ok(thread);
         }
@@ -230,16 +268,18 @@ impl DownloadTask {
     }
 
     /// The groups of one of its files.
-    pub fn groups_of(&self, file_id: FileId) -> Option<Groups> {
+    pub(crate) fn groups_of(&self, file_id: FileId) -> Option<Groups> {
         match &self.destination {
             Destination::Files { sinks, .. } => sinks.get(&file_id).map(FileSink::groups),
-            Destination::Reader(ordered) if ordered.entry.file_id == file_id => Some(ordered.groups),
+            Destination::Reader(ordered) if ordered.entry.file_id == file_id => {
+                Some(ordered.groups)
+            }
             Destination::Reader(_) => None,
         }
     }
 
     /// Opens a file for the groups that come.
-    pub fn open(&self, file_id: FileId) -> io::Result<Option<Arc<OpenPart>>> {
+    pub(crate) fn open(&self, file_id: FileId) -> io::Result<Option<Arc<OpenPart>>> {
         match &self.destination {
             Destination::Files { root, sinks } => match sinks.get(&file_id) {
                 Some(sink) => sink.open(root).map(Some),
@@ -250,7 +290,11 @@ impl DownloadTask {
     }
 
     /// Checks and names a file whose groups are all here. Blocks; for a reader, until it took all.
-    pub fn finish(&self, file_id: FileId, root: Option<Root>) -> Result<SavedFile, FinishError> {
+    pub(crate) fn finish(
+        &self,
+        file_id: FileId,
+        root: Option<Root>,
+    ) -> Result<SavedFile, FinishError> {
         match &self.destination {
             Destination::Files { root: folder, sinks } => {
                 let sink = sinks.get(&file_id).ok_or(io::Error::from(io::ErrorKind::NotFound))?;
@@ -264,9 +308,9 @@ impl DownloadTask {
         }
     }
 
-    /// Fills its files from others on this machine, and notes in `order` what is here then. What cannot be had so is
-    /// fetched. Blocks.
-    pub fn copy(&self, order: &mut TransferOrder, index: &ContentIndex, stop: &AtomicBool) {
+    /// Fills its files from others on this machine, and notes in `order` what is here then. What
+    /// cannot be had so is fetched. Blocks.
+    pub(crate) fn copy(&self, order: &mut TransferOrder, index: &ContentIndex, stop: &AtomicBool) {
         let Destination::Files { root: folder, sinks } = &self.destination else { return };
         let found = index.find(&order.files.iter().filter_map(|file| file.root).collect());
         for file in &mut order.files {
@@ -279,14 +323,16 @@ impl DownloadTask {
                         break;
                     }
                     Ok(false) => {}
-                    Err(error) => tracing::debug!(%error, "a file could not be copied; it is fetched"),
+                    Err(error) => {
+                        tracing::debug!(%error, "a file could not be copied; it is fetched")
+                    }
                 }
             }
         }
     }
 
     /// Whether naming a file costs no more than that: nothing is synced.
-    pub fn is_quick_to_finish(&self, file_id: FileId) -> bool {
+    pub(crate) fn is_quick_to_finish(&self, file_id: FileId) -> bool {
         match &self.destination {
             Destination::Files { sinks, .. } => sinks.get(&file_id).is_some_and(FileSink::is_small),
             Destination::Reader(_) => false,
@@ -294,25 +340,33 @@ impl DownloadTask {
     }
 
     /// Nothing of a file is good.
-    pub fn discard(&self, file_id: FileId) -> io::Result<()> {
+    pub(crate) fn discard(&self, file_id: FileId) -> io::Result<()> {
         let Destination::Files { sinks, .. } = &self.destination else { return Ok(()) };
         let Some(sink) = sinks.get(&file_id) else { return Ok(()) };
-        self.received.fetch_sub(sink.entry().size.min(self.received.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.received.fetch_sub(
+            sink.entry().size.min(self.received.load(Ordering::Relaxed)),
+            Ordering::Relaxed,
+        );
         sink.discard()
     }
 
     /// What of a file differs from the list of its values.
-    pub fn compare(&self, file_id: FileId, list: &[u8]) -> io::Result<Option<Vec<GroupRange>>> {
+    pub(crate) fn compare(
+        &self,
+        file_id: FileId,
+        list: &[u8],
+    ) -> io::Result<Option<Vec<GroupRange>>> {
         let Destination::Files { sinks, .. } = &self.destination else { return Ok(None) };
         let Some(sink) = sinks.get(&file_id) else { return Ok(None) };
         let wrong = sink.compare(list)?;
-        let bytes = wrong.iter().flatten().map(|range| sink.groups().span(range.first, range.count)).sum();
+        let bytes =
+            wrong.iter().flatten().map(|range| sink.groups().span(range.first, range.count)).sum();
         self.received.fetch_sub(bytes, Ordering::Relaxed);
         Ok(wrong)
     }
 
     /// Notes what is good for a later run, and makes what is finished survive a power cut. Blocks.
-    pub fn put_aside(&self) -> io::Result<()> {
+    pub(crate) fn put_aside(&self) -> io::Result<()> {
         let Destination::Files { root, sinks } = &self.destination else { return Ok(()) };
         for sink in sinks.values() {
             sink.put_aside()?;
@@ -322,7 +376,7 @@ impl DownloadTask {
 }
 
 /// Groups come in any order and go out in theirs.
-pub struct Ordered {
+pub(crate) struct Ordered {
     entry: FileEntry,
     groups: Groups,
     state: Mutex<OrderedState>,
@@ -343,7 +397,12 @@ impl Ordered {
     fn new(entry: FileEntry, output: SyncSender<(u32, Vec<Bytes>)>) -> Self {
         let groups = Groups::new(entry.size, entry.group_log);
         let values = vec![None; groups.count() as usize];
-        Self { entry, groups, state: Mutex::new(OrderedState { values, ..OrderedState::default() }), output }
+        Self {
+            entry,
+            groups,
+            state: Mutex::new(OrderedState { values, ..OrderedState::default() }),
+            output,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, OrderedState> {
@@ -351,27 +410,29 @@ impl Ordered {
     }
 
     /// A whole group. Blocks while the reader is behind. `false`: it was there before.
-    pub fn push(&self, group: u32, value: GroupHash, bytes: Vec<Bytes>) -> io::Result<bool> {
+    pub(crate) fn push(&self, group: u32, value: GroupHash, bytes: Vec<Bytes>) -> io::Result<bool> {
         let mut state = self.state();
         if state.values[group as usize].replace(value).is_some() {
             return Ok(false);
         }
         state.waiting.insert(group, bytes);
-        while let Some((group, bytes)) = state
-            .waiting
-            .first_key_value()
-            .map(|(group, _)| *group)
-            .and_then(|first| if first == state.next { state.waiting.pop_first() } else { None })
+        while let Some((group, bytes)) =
+            state.waiting.first_key_value().map(|(group, _)| *group).and_then(|first| {
+                if first == state.next { state.waiting.pop_first() } else { None }
+            })
         {
             state.next = group + 1;
-            self.output.send((group, bytes)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            self.output
+                .send((group, bytes))
+                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         }
         Ok(true)
     }
 
     fn finish(&self, listed: Option<Root>) -> Result<Root, FinishError> {
         let values: Option<Vec<GroupHash>> = self.state().values.iter().copied().collect();
-        let root = values.and_then(|values| self.groups.root(&values)).ok_or(FinishError::Mismatch)?;
+        let root =
+            values.and_then(|values| self.groups.root(&values)).ok_or(FinishError::Mismatch)?;
         if listed.is_some_and(|listed| listed != root) {
             let why = "the bytes that went out are not those that are listed";
             return Err(io::Error::new(io::ErrorKind::InvalidData, why).into());
@@ -380,8 +441,9 @@ impl Ordered {
     }
 }
 
-/// Writes groups as they come; tells how many are written. Blocks; ends when the sender is gone or the writer fails.
-pub fn write_in_order(
+/// Writes groups as they come; tells how many are written. Blocks; ends when the sender is gone or
+/// the writer fails.
+pub(crate) fn write_in_order(
     mut writer: impl Write,
     groups: Receiver<(u32, Vec<Bytes>)>,
     written: &watch::Sender<u32>,

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lanyard_hub::peer::{
-    CatalogueView, Effect, EndReason, FetchId, FetchOutcome, Input, Peer, PeerConfig, MembershipPhase, Registration, Reveals,
-    TransferOrder,
+    CatalogueView, Effect, EndReason, FetchId, FetchOutcome, Input, MembershipPhase, Peer,
+    PeerConfig, Registration, Reveals, TransferOrder,
 };
 use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::codec::{self, DecodeError};
@@ -21,8 +21,8 @@ use lanyard_protocol::master_proof;
 use lanyard_protocol::message::{ChunkUnavailable, ClientRegisterAck, TransferProgress};
 use lanyard_protocol::session_key::{EphemeralSecret, Signer};
 use lanyard_protocol::{
-    Channel, DeviceId, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref, RelayToDevice,
-    Root, Ticket, TransferId,
+    Channel, DeviceId, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref,
+    RelayToDevice, Root, Ticket, TransferId,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -33,17 +33,17 @@ use crate::DeviceConfig;
 use crate::blocks::BlockPool;
 use crate::confine::SharedRoots;
 use crate::content::ContentIndex;
-use crate::download::{DownloadTask, SavedFile, DownloadStage};
-use crate::fetch::{self, FetchJob, Fetched, FetchReporter};
+use crate::download::{DownloadStage, DownloadTask, SavedFile};
+use crate::fetch::{self, FetchJob, FetchReporter, Fetched};
 use crate::http::Clients;
 use staged::Staged;
 
-use crate::handle::{DriverAnswer, DriverCommand, DeviceError, DeviceEvent, SharedFile};
+use crate::handle::{DeviceError, DeviceEvent, DriverAnswer, DriverCommand, SharedFile};
 use crate::library::{Library, ReadError};
 use crate::limit::{Buckets, Rate, RateLimits};
 use crate::link::ConnectionError;
 use crate::sink::FinishError;
-use crate::transfers::{TransferDirection, IncomingTransfer, TransferInfo, Uploads};
+use crate::transfers::{IncomingTransfer, TransferDirection, TransferInfo, Uploads};
 use crate::upload::{self, Bodies, Uploaded};
 
 /// Messages that wait for the socket. A relay that takes none for so long is left, and found again.
@@ -51,7 +51,8 @@ const OUTBOX_MESSAGES: usize = 1_024;
 /// PUTs at once, and files that are checked and named at once.
 const PUTS_AT_ONCE: usize = 4;
 const CLOSINGS_AT_ONCE: usize = 4;
-/// Uploads that the relay may ask for before others of them are over. It asks for what fits its budget.
+/// Uploads that the relay may ask for before others of them are over. It asks for what fits its
+/// budget.
 const MAX_UPLOADS: usize = 4_096;
 /// News for a reader that does not read; beyond, the oldest is dropped.
 const MOST_NEWS: usize = 20_000;
@@ -157,7 +158,10 @@ impl DeviceDriver {
             kind: config.kind,
             platform: config.platform.clone(),
             invitation: config.invitation,
-            reveals: config.reveals.read().map_err(|error| DeviceError::Setup(error.to_string()))?,
+            reveals: config
+                .reveals
+                .read()
+                .map_err(|error| DeviceError::Setup(error.to_string()))?,
         };
         Ok(Self {
             peer: Peer::new(peer, IdSource::new(seed)),
@@ -201,7 +205,8 @@ impl DeviceDriver {
         self.tell(Input::LimitDown { bytes_a_second: self.buckets.down.rate().get() });
         self.tell(Input::Start);
         while !self.stopped {
-            let wake = self.peer.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
+            let wake =
+                self.peer.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
             tokio::select! {
                 command = ends.commands.recv(), if listening => match command {
                     Some(command) => self.command(command),
@@ -212,7 +217,8 @@ impl DeviceDriver {
                 },
                 Some(report) = reports.recv() => {
                     self.report(report);
-                    // What else is there goes the same way, so that small files are closed many at a time.
+                    // What else is there goes the same way, so that small files are closed many at
+                    // a time.
                     while let Ok(report) = reports.try_recv() {
                         self.report(report);
                     }
@@ -240,7 +246,8 @@ impl DeviceDriver {
     async fn finish(mut self, events: &mpsc::Sender<DeviceEvent>) {
         self.end_bodies();
         self.stop_copying();
-        let downloads: Vec<Arc<DownloadTask>> = self.downloads.drain().map(|(_, download)| download).collect();
+        let downloads: Vec<Arc<DownloadTask>> =
+            self.downloads.drain().map(|(_, download)| download).collect();
         let put_aside = move || downloads.iter().try_for_each(|download| download.put_aside());
         if let Ok(Err(error)) = tokio::task::spawn_blocking(put_aside).await {
             tracing::warn!(%error, "what was fetched could not be noted for another run");
@@ -286,7 +293,8 @@ impl DeviceDriver {
         self.news.push_back(event);
     }
 
-    // ── What the machine wants ──────────────────────────────────────────────────────────────────────────────────────
+    // ── What the machine wants
+    // ──────────────────────────────────────────────────────────────────────────────────────
 
     fn effect(&mut self, effect: Effect) {
         match effect {
@@ -314,9 +322,13 @@ impl DeviceDriver {
                     task.abort();
                 }
             }
-            Effect::CloseFile { transfer_id, file_id, root } => self.close_file(transfer_id, file_id, root),
+            Effect::CloseFile { transfer_id, file_id, root } => {
+                self.close_file(transfer_id, file_id, root)
+            }
             Effect::DiscardFile { transfer_id, file_id } => self.discard(transfer_id, file_id),
-            Effect::TransferEnded { transfer_id, done, failed } => self.put_aside(transfer_id, done, failed),
+            Effect::TransferEnded { transfer_id, done, failed } => {
+                self.put_aside(transfer_id, done, failed)
+            }
             Effect::Answered { ask, answer } => {
                 if let Some(reply) = self.asked.remove(&ask) {
                     let _ = reply.send(answer); // who asked is gone: nobody wants it
@@ -336,7 +348,9 @@ impl DeviceDriver {
                 }
                 DeviceEvent::CatalogueChanged
             }
-            Effect::SharesChanged { file_ids, state } => DeviceEvent::SharesChanged { file_ids, state },
+            Effect::SharesChanged { file_ids, state } => {
+                DeviceEvent::SharesChanged { file_ids, state }
+            }
             Effect::Renamed { name } => DeviceEvent::Renamed { name },
             Effect::RenameFailed { code, message } => DeviceEvent::RenameFailed { code, message },
             Effect::FileDone { transfer_id, file_id } => {
@@ -344,7 +358,10 @@ impl DeviceDriver {
                 DeviceEvent::FileDone { transfer_id, file }
             }
             Effect::FileFailed { transfer_id, file_id, code, message } => {
-                let Some(owner) = self.downloads.get(&transfer_id).map(|download| download.owner) else { return };
+                let Some(owner) = self.downloads.get(&transfer_id).map(|download| download.owner)
+                else {
+                    return;
+                };
                 let file = FileRef { public_id: owner, file_id };
                 let message = message.unwrap_or_else(|| code.sentence().into());
                 DeviceEvent::FileFailed { transfer_id, file, code, message }
@@ -369,13 +386,15 @@ impl DeviceDriver {
     fn phase(&mut self, phase: MembershipPhase) {
         if matches!(phase, MembershipPhase::Approved { .. }) {
             // From here on another key at this address is another hub.
-            self.pinned = self.pinned.or(self.transcript.as_ref().map(|transcript| transcript.hub_key));
+            self.pinned =
+                self.pinned.or(self.transcript.as_ref().map(|transcript| transcript.hub_key));
         }
         self.stopped = phase == MembershipPhase::Ended { reason: EndReason::Stopped };
         self.event(DeviceEvent::Phase(phase));
     }
 
-    // ── Link ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Link
+    // ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn open_link(&mut self) {
         let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
@@ -389,7 +408,8 @@ impl DeviceDriver {
         tokio::spawn(task.run(messages));
     }
 
-    /// Without its outbox the task says goodbye and ends; what it still reports is of an old number.
+    /// Without its outbox the task says goodbye and ends; what it still reports is of an old
+    /// number.
     fn close_link(&mut self) {
         self.link.outbox = None;
         self.link.number += 1;
@@ -442,7 +462,8 @@ impl DeviceDriver {
         }
         let ephemeral = EphemeralSecret::new(random);
         let authority = self.config.hub.authority();
-        let transcript = registration.transcript(&authority, self.clients.channel, ephemeral.public());
+        let transcript =
+            registration.transcript(&authority, self.clients.channel, ephemeral.public());
         let signature = transcript.sign_as_device(&self.config.keypair);
         self.transcript = Some(transcript);
         let mut register = registration.message(ephemeral.public(), signature);
@@ -464,11 +485,15 @@ impl DeviceDriver {
             Err(DecodeError::BadMessage { opcode, why, .. }) => {
                 return tracing::debug!(opcode, why, "a message of another shape");
             }
-            Err(error) => return tracing::warn!(?error, "the relay sent something that is no message"),
+            Err(error) => {
+                return tracing::warn!(?error, "the relay sent something that is no message");
+            }
         };
         let Frame { message, reference } = frame;
         let message = match message {
-            RelayToDevice::Challenge(challenge) if self.pinned.is_some_and(|key| key != challenge.hub.public_key) => {
+            RelayToDevice::Challenge(challenge)
+                if self.pinned.is_some_and(|key| key != challenge.hub.public_key) =>
+            {
                 return self.tell(Input::HubRefused);
             }
             RelayToDevice::Challenge(challenge) => {
@@ -485,23 +510,34 @@ impl DeviceDriver {
         self.tell(Input::Received { frame: Frame::new(message, reference) });
     }
 
-    /// The hub's proof is right: keeps what proves this session's requests. The machine gets the rest.
+    /// The hub's proof is right: keeps what proves this session's requests. The machine gets the
+    /// rest.
     fn acknowledged(&mut self, ack: ClientRegisterAck) -> Option<ClientRegisterAck> {
         let transcript = self.transcript.as_ref()?;
-        let proven = ack.public_id == self.peer.public_id() && transcript.hub_signed(ack.public_id, &ack.signature);
+        let proven = ack.public_id == self.peer.public_id()
+            && transcript.hub_signed(ack.public_id, &ack.signature);
         if !proven {
             return None;
         }
-        let key = self.ephemeral.take()?.agree(&transcript.relay_ephemeral, &transcript.device_text())?;
+        let key =
+            self.ephemeral.take()?.agree(&transcript.relay_ephemeral, &transcript.device_text())?;
         self.signer = ack.session_id.map(|session_id| Arc::new(Signer::new(session_id, key)));
         Some(ack)
     }
 
-    // ── Bodies ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Bodies
+    // ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn bodies(&self) -> Option<Bodies> {
-        let (http, buckets, blocks) = (self.clients.gets.clone(), self.buckets.clone(), self.blocks.clone());
-        Some(Bodies { http, base: self.config.hub.http_base(), signer: self.signer.clone()?, buckets, blocks })
+        let (http, buckets, blocks) =
+            (self.clients.gets.clone(), self.buckets.clone(), self.blocks.clone());
+        Some(Bodies {
+            http,
+            base: self.config.hub.http_base(),
+            signer: self.signer.clone()?,
+            buckets,
+            blocks,
+        })
     }
 
     fn end_bodies(&mut self) {
@@ -512,13 +548,16 @@ impl DeviceDriver {
 
     fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::GroupSpan>, length: u64) {
         // Said twice, it is one upload; a second task would also hide the first from a cancel.
-        let Some(bodies) = self.bodies().filter(|_| !self.uploads.contains_key(&ticket)) else { return };
+        let Some(bodies) = self.bodies().filter(|_| !self.uploads.contains_key(&ticket)) else {
+            return;
+        };
         if self.uploads.len() >= MAX_UPLOADS {
             let busy = ChunkUnavailable { ticket, code: FailureCode::Busy, file_id: None };
             return self.send(&DeviceToRelay::ChunkUnavailable(busy), None);
         }
         let bodies = Bodies { http: self.clients.puts.clone(), ..bodies };
-        let (library, puts, reports) = (self.library.clone(), self.puts.clone(), self.reports.clone());
+        let (library, puts, reports) =
+            (self.library.clone(), self.puts.clone(), self.reports.clone());
         let unreadable = self.on_unreadable(ticket);
         let task = tokio::spawn(async move {
             let places = bodies.buckets.up.places_a_body(PUTS_AT_ONCE as u32);
@@ -529,21 +568,23 @@ impl DeviceDriver {
         self.uploads.insert(ticket, task.abort_handle());
     }
 
-    /// Looks at the file and reports, in a task of its own: the PUT's may be cancelled at any moment. What is there and cannot be
-    /// read stays on the list, and the person is told.
+    /// Looks at the file and reports, in a task of its own: the PUT's may be cancelled at any
+    /// moment. What is there and cannot be read stays on the list, and the person is told.
     fn on_unreadable(&self, ticket: Ticket) -> upload::Unreadable {
         let (library, reports) = (self.library.clone(), self.reports.clone());
         Box::new(move |file_id, error| {
             let (library, reports) = (library.clone(), reports.clone());
             let code = error.map_or(FailureCode::FileGone, ReadError::code);
             let stays = matches!(error, Some(ReadError::Away(_) | ReadError::Broken(_)));
-            let news = error.filter(|_| stays && library.is_news(file_id, Instant::now().into_std()));
+            let news =
+                error.filter(|_| stays && library.is_news(file_id, Instant::now().into_std()));
             if let Some((error, file)) = news.zip(library.get(file_id)) {
                 tracing::warn!(path = %file.path().display(), "a shared file was asked for: {error}");
             }
             tokio::spawn(async move {
                 let replaced = if stays { None } else { replace(library, file_id, code).await };
-                let _ = reports.send(TaskReport::Unreadable { ticket, file_id, code, replaced }).await;
+                let _ =
+                    reports.send(TaskReport::Unreadable { ticket, file_id, code, replaced }).await;
             });
         })
     }
@@ -558,7 +599,13 @@ impl DeviceDriver {
         }
     }
 
-    fn unreadable(&mut self, ticket: Ticket, file_id: FileId, code: FailureCode, replaced: Option<Replaced>) {
+    fn unreadable(
+        &mut self,
+        ticket: Ticket,
+        file_id: FileId,
+        code: FailureCode,
+        replaced: Option<Replaced>,
+    ) {
         self.uploads.remove(&ticket);
         // Also for a PUT that the relay has given up meanwhile: a notice too many does no harm.
         self.tell(Input::UploadRefused { ticket, code, file_id: Some(file_id) });
@@ -578,12 +625,15 @@ impl DeviceDriver {
 
     fn fetch(&mut self, fetch: FetchId, transfer_id: TransferId, job: FetchJob) {
         let reports = self.reports.clone();
-        let (Some(bodies), Some(download)) = (self.bodies(), self.downloads.get(&transfer_id).cloned()) else {
+        let (Some(bodies), Some(download)) =
+            (self.bodies(), self.downloads.get(&transfer_id).cloned())
+        else {
             let cut = TaskReport::FetchEnded { fetch, outcome: FetchOutcome::Cut };
             return drop(tokio::spawn(async move { reports.send(cut).await }));
         };
         let channel = self.clients.channel;
-        let started = download.bytes_thread().and_then(|thread| Ok((thread, thread.http(channel)?)));
+        let started =
+            download.bytes_thread().and_then(|thread| Ok((thread, thread.http(channel)?)));
         let (thread, http) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -623,7 +673,13 @@ impl DeviceDriver {
         });
     }
 
-    fn transfer_over(&mut self, transfer_id: TransferId, done: usize, failed: usize, result: &io::Result<()>) {
+    fn transfer_over(
+        &mut self,
+        transfer_id: TransferId,
+        done: usize,
+        failed: usize,
+        result: &io::Result<()>,
+    ) {
         // Of a transfer that failed its failure was told.
         if let Some(error) = result.as_ref().err().filter(|_| failed == 0) {
             tracing::warn!(%error, "what was fetched may not survive a power cut");
@@ -646,14 +702,18 @@ impl DeviceDriver {
 
     /// Other processes of this device hear of its files, too.
     fn note_upload(&mut self, progress: &TransferProgress) {
-        if progress.public_id == self.peer.public_id() && self.library.get(progress.file_id).is_some() {
+        if progress.public_id == self.peer.public_id()
+            && self.library.get(progress.file_id).is_some()
+        {
             self.uploading.heard(progress);
         }
     }
 
     fn transfers(&mut self) -> Vec<TransferInfo> {
         let (asker, clients) = (self.peer.public_id(), &self.peer.catalogue().clients);
-        let name = |id: DeviceId| clients.get(&id).map_or_else(|| id.to_string(), |client| client.name.clone());
+        let name = |id: DeviceId| {
+            clients.get(&id).map_or_else(|| id.to_string(), |client| client.name.clone())
+        };
         let down = |(transfer_id, download): (&TransferId, &Arc<DownloadTask>)| {
             let down = self.downs.get(transfer_id).cloned().unwrap_or_default();
             TransferInfo {
@@ -682,7 +742,11 @@ impl DeviceDriver {
         for (transfer_id, download) in &self.downloads {
             let done = download.received.load(Ordering::Relaxed);
             if self.shown.insert(*transfer_id, done) != Some(done) {
-                changed.push(DeviceEvent::Progress { transfer_id: *transfer_id, done, total: download.total });
+                changed.push(DeviceEvent::Progress {
+                    transfer_id: *transfer_id,
+                    done,
+                    total: download.total,
+                });
             }
         }
         if self.news.len() < PROGRESS_NEWS {
@@ -690,25 +754,36 @@ impl DeviceDriver {
         }
     }
 
-    // ── Reports and commands ────────────────────────────────────────────────────────────────────────────────────────
+    // ── Reports and commands
+    // ────────────────────────────────────────────────────────────────────────────────────────
 
     fn report(&mut self, report: TaskReport) {
         match report {
-            TaskReport::LinkOpened { link, channel } if link == self.link.number => self.link_opened(channel),
+            TaskReport::LinkOpened { link, channel } if link == self.link.number => {
+                self.link_opened(channel)
+            }
             TaskReport::Text { link, text } if link == self.link.number => self.heard(&text),
             TaskReport::LinkClosed { link, code, error } if link == self.link.number => {
                 self.close_link();
                 match error {
                     // A hub on this machine is spoken to without TLS, unless it takes nothing else.
-                    Some(ConnectionError::TlsRequired { .. }) => self.config.hub = self.config.hub.secured(),
-                    Some(error) => self.event(DeviceEvent::Unreachable { message: error.to_string() }),
+                    Some(ConnectionError::TlsRequired { .. }) => {
+                        self.config.hub = self.config.hub.secured()
+                    }
+                    Some(error) => {
+                        self.event(DeviceEvent::Unreachable { message: error.to_string() })
+                    }
                     None => {}
                 }
                 self.tell(Input::LinkClosed { code });
             }
-            TaskReport::LinkOpened { .. } | TaskReport::Text { .. } | TaskReport::LinkClosed { .. } => {}
+            TaskReport::LinkOpened { .. }
+            | TaskReport::Text { .. }
+            | TaskReport::LinkClosed { .. } => {}
             TaskReport::Uploaded { ticket, outcome } => self.uploaded(ticket, outcome),
-            TaskReport::Unreadable { ticket, file_id, code, replaced } => self.unreadable(ticket, file_id, code, replaced),
+            TaskReport::Unreadable { ticket, file_id, code, replaced } => {
+                self.unreadable(ticket, file_id, code, replaced)
+            }
             TaskReport::Disputed(Replaced { old, new }) => self.tell(Input::Replaced { old, new }),
             TaskReport::Fetched { transfer_id, fetched: Fetched::Stored { pieces } } => {
                 self.tell(Input::Stored { transfer_id, pieces });
@@ -724,7 +799,9 @@ impl DeviceDriver {
                 self.tell(Input::Consumed { transfer_id, file_id, groups });
             }
             TaskReport::FilesClosed { transfer_id, closed } => {
-                closed.into_iter().for_each(|(file_id, result)| self.file_closed(transfer_id, file_id, result));
+                closed
+                    .into_iter()
+                    .for_each(|(file_id, result)| self.file_closed(transfer_id, file_id, result));
             }
             TaskReport::Copied { order } => self.copied(order),
             TaskReport::PutAside { transfer_id, done, failed, result } => {
@@ -736,7 +813,8 @@ impl DeviceDriver {
     fn command(&mut self, command: DriverCommand) {
         match command {
             DriverCommand::Offer { found, reply } => {
-                let files: Vec<NewFile> = found.into_iter().map(|file| self.library.add(file)).collect();
+                let files: Vec<NewFile> =
+                    found.into_iter().map(|file| self.library.add(file)).collect();
                 let _ = reply.send(files.clone());
                 self.tell(Input::Share { files });
             }
@@ -781,12 +859,23 @@ impl DeviceDriver {
         self.buckets.limits()
     }
 
-    fn start(&mut self, plan: crate::download::DownloadPlan, written: Option<watch::Receiver<u32>>) {
-        let before = |(_, download): &&(TransferOrder, DownloadTask)| download.stage != DownloadStage::Later;
-        let first: HashSet<TransferId> = plan.downloads.iter().filter(before).map(|(o, _)| o.transfer_id).collect();
+    fn start(
+        &mut self,
+        plan: crate::download::DownloadPlan,
+        written: Option<watch::Receiver<u32>>,
+    ) {
+        let before =
+            |(_, download): &&(TransferOrder, DownloadTask)| download.stage != DownloadStage::Later;
+        let first: HashSet<TransferId> =
+            plan.downloads.iter().filter(before).map(|(o, _)| o.transfer_id).collect();
         for (order, download) in plan.downloads {
             if let (Some(written), Some(file)) = (written.clone(), order.files.first()) {
-                tokio::spawn(report_written(written, order.transfer_id, file.file_id, self.reports.clone()));
+                tokio::spawn(report_written(
+                    written,
+                    order.transfer_id,
+                    file.file_id,
+                    self.reports.clone(),
+                ));
             }
             let stage = download.stage;
             self.downloads.insert(order.transfer_id, Arc::new(download));

@@ -1,5 +1,5 @@
-//! One GET: bytes as they come, hashed and written in blocks, each group noted when it is whole. It blocks while it writes, so
-//! it runs on the thread of its transfer.
+//! One GET: bytes as they come, hashed and written in blocks, each group noted when it is whole. It
+//! blocks while it writes, so it runs on the thread of its transfer.
 
 use std::io;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ const BLOCK_BYTES: usize = 256 << 10;
 
 /// What a fetch tells on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fetched {
+pub(crate) enum Fetched {
     Stored { pieces: Vec<GroupSpan> },
     Rejected { file_id: FileId, groups: Vec<GroupRange> },
 }
 
 /// Tells of what a fetch did: in order, and waiting while too much is untold.
-pub struct FetchReporter<M> {
+pub(crate) struct FetchReporter<M> {
     pub to: mpsc::Sender<M>,
     pub wrap: Box<dyn Fn(Fetched) -> M + Send + Sync>,
 }
@@ -52,7 +52,7 @@ impl<M> FetchReporter<M> {
 
 /// One body to get.
 #[derive(Debug, Clone)]
-pub struct FetchJob {
+pub(crate) struct FetchJob {
     pub ticket: Ticket,
     pub pieces: Vec<GroupSpan>,
     pub what: BodyKind,
@@ -60,7 +60,12 @@ pub struct FetchJob {
 }
 
 /// Gets a body into its sinks; `teller` tells of all groups that are good.
-pub async fn get<M>(bodies: Bodies, download: Arc<DownloadTask>, job: FetchJob, teller: &FetchReporter<M>) -> FetchOutcome {
+pub(crate) async fn get<M>(
+    bodies: Bodies,
+    download: Arc<DownloadTask>,
+    job: FetchJob,
+    teller: &FetchReporter<M>,
+) -> FetchOutcome {
     let response = match bodies.chunk(reqwest::Method::GET, &job.ticket).send().await {
         Ok(response) => response,
         Err(error) => {
@@ -72,7 +77,10 @@ pub async fn get<M>(bodies: Bodies, download: Arc<DownloadTask>, job: FetchJob, 
         return refused(response).await;
     }
     let done = match job.what {
-        BodyKind::Bytes => receive(paced(response.bytes_stream(), bodies.buckets.down), download, job, teller).await,
+        BodyKind::Bytes => {
+            receive(paced(response.bytes_stream(), bodies.buckets.down), download, job, teller)
+                .await
+        }
         BodyKind::Hashes => compare(response, download, job, teller).await,
     };
     done.unwrap_or_else(|error| FetchOutcome::LocalFailure { message: local_failure(&error) })
@@ -82,7 +90,7 @@ pub async fn get<M>(bodies: Bodies, download: Arc<DownloadTask>, job: FetchJob, 
 const BROKEN_DISK: [i32; 3] = [5, 6, 19];
 
 /// A sentence that a person can act on.
-pub fn local_failure(error: &io::Error) -> String {
+pub(crate) fn local_failure(error: &io::Error) -> String {
     match error.kind() {
         // Ours, which says how much.
         io::ErrorKind::StorageFull if error.get_ref().is_some() => error.to_string(),
@@ -101,9 +109,13 @@ pub fn local_failure(error: &io::Error) -> String {
 }
 
 async fn refused(response: reqwest::Response) -> FetchOutcome {
-    let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let seconds = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let retry_after_ms = seconds.map(|seconds| seconds.saturating_mul(1_000));
-    let code = http::answer::<HttpError>(response).await.map_or(FailureCode::Busy, |error| error.code);
+    let code =
+        http::answer::<HttpError>(response).await.map_or(FailureCode::Busy, |error| error.code);
     FetchOutcome::Refused { code, retry_after_ms }
 }
 
@@ -114,7 +126,9 @@ async fn compare<M>(
     job: FetchJob,
     teller: &FetchReporter<M>,
 ) -> io::Result<FetchOutcome> {
-    let Some(file_id) = job.pieces.first().map(|piece| piece.file_id).filter(|_| job.length <= MAX_RUN_BYTES) else {
+    let Some(file_id) =
+        job.pieces.first().map(|piece| piece.file_id).filter(|_| job.length <= MAX_RUN_BYTES)
+    else {
         return Ok(FetchOutcome::Cut);
     };
     let Some(list) = http::whole(response, job.length).await else { return Ok(FetchOutcome::Cut) };
@@ -134,7 +148,8 @@ async fn receive<M>(
     teller: &FetchReporter<M>,
 ) -> io::Result<FetchOutcome> {
     let mut cursor = BodyCursor::new(&download, job.pieces);
-    let (mut writer, mut block, mut news) = (Writer::new(download), WriteBlock::default(), FetchNews::new(teller));
+    let (mut writer, mut block, mut news) =
+        (Writer::new(download), WriteBlock::default(), FetchNews::new(teller));
     loop {
         let next = stream.next().await;
         // Behind what was asked for nothing is read.
@@ -145,7 +160,8 @@ async fn receive<M>(
             if !ended && !block.is_full() {
                 break;
             }
-            // This blocks, as it may on a thread of its own; what comes meanwhile waits in the socket.
+            // This blocks, as it may on a thread of its own; what comes meanwhile waits in the
+            // socket.
             let written = writer.write(&block);
             news.add(&block, written?);
             block.clear();
@@ -179,7 +195,9 @@ impl<'t, M> FetchNews<'t, M> {
         self.bytes += block.data.len();
         for (file_id, group) in stored {
             match self.pieces.last_mut() {
-                Some(last) if last.file_id == file_id && last.groups.end() == group => last.groups.count += 1,
+                Some(last) if last.file_id == file_id && last.groups.end() == group => {
+                    last.groups.count += 1
+                }
                 _ => self.pieces.push(GroupSpan::new(file_id, group, 1)),
             }
         }
@@ -204,7 +222,8 @@ impl<'t, M> FetchNews<'t, M> {
 }
 
 impl<M> Drop for FetchNews<'_, M> {
-    /// A fetch that is called off (a pause) has stored what it has stored. In a queue that is full these travel again.
+    /// A fetch that is called off (a pause) has stored what it has stored. In a queue that is full
+    /// these travel again.
     fn drop(&mut self) {
         if !self.pieces.is_empty() {
             let stored = self.take();
@@ -223,7 +242,8 @@ struct BodyCursor {
 
 impl BodyCursor {
     fn new(download: &DownloadTask, pieces: Vec<GroupSpan>) -> Self {
-        let known = |piece: GroupSpan| download.groups_of(piece.file_id).map(|groups| (piece, groups));
+        let known =
+            |piece: GroupSpan| download.groups_of(piece.file_id).map(|groups| (piece, groups));
         let mut pieces: Vec<_> = pieces.into_iter().filter_map(known).collect();
         pieces.reverse();
         Self { pieces, taken: 0 }
@@ -237,14 +257,18 @@ impl BodyCursor {
     fn fill(&mut self, bytes: &mut Bytes, block: &mut WriteBlock) {
         while let Some((piece, groups)) = self.pieces.last_mut() {
             let group = piece.groups.first;
-            let count = (groups.len(group) - self.taken).min(bytes.len() as u64).min(block.room() as u64);
+            let count =
+                (groups.len(group) - self.taken).min(bytes.len() as u64).min(block.room() as u64);
             if count == 0 {
                 return;
             }
             let offset = groups.offset(group) + self.taken;
             self.taken += count;
             let last = self.taken == groups.len(group);
-            block.push(bytes.split_to(count as usize), GroupSlice { file_id: piece.file_id, group, offset, count: 0, last });
+            block.push(
+                bytes.split_to(count as usize),
+                GroupSlice { file_id: piece.file_id, group, offset, count: 0, last },
+            );
             if last {
                 self.taken = 0;
                 piece.groups = GroupRange::new(group + 1, piece.groups.count - 1);
@@ -299,7 +323,9 @@ impl WriteBlock {
     fn push(&mut self, bytes: Bytes, cut: GroupSlice) {
         self.data.extend_from_slice(&bytes);
         match self.cuts.last_mut() {
-            Some(before) if (before.file_id, before.group) == (cut.file_id, cut.group) && !before.last => {
+            Some(before)
+                if (before.file_id, before.group) == (cut.file_id, cut.group) && !before.last =>
+            {
                 before.count += bytes.len();
                 before.last = cut.last;
             }
@@ -349,7 +375,12 @@ impl Writer {
         if self.group.as_ref().is_none_or(|group| group.at != (cut.file_id, cut.group)) {
             let groups = self.download.groups_of(cut.file_id).ok_or(io::ErrorKind::NotFound)?;
             let hasher = groups.hasher(cut.group);
-            self.group = Some(OpenGroup { at: (cut.file_id, cut.group), hasher, count: 0, kept: Vec::new() });
+            self.group = Some(OpenGroup {
+                at: (cut.file_id, cut.group),
+                hasher,
+                count: 0,
+                kept: Vec::new(),
+            });
         }
         let Some(group) = &mut self.group else { return Ok(false) };
         match &open {
@@ -367,7 +398,10 @@ impl Writer {
     }
 
     fn close_group(&mut self, open: Option<&OpenPart>) -> io::Result<()> {
-        let Some(OpenGroup { at: (file_id, group), hasher, kept, count }) = self.group.take() else { return Ok(()) };
+        let Some(OpenGroup { at: (file_id, group), hasher, kept, count }) = self.group.take()
+        else {
+            return Ok(());
+        };
         let value = hasher.finish();
         let new = match (&self.download.destination, open) {
             (Destination::Files { sinks, .. }, Some(open)) => {
@@ -428,7 +462,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let most = lanyard_protocol::limits::MAX_FILE_BYTES;
         let entries = (0..200).map(|n| entry(n, most));
-        let wanted = entries.map(|entry| WantedDownload { as_path: entry.path.clone(), entry }).collect();
+        let wanted =
+            entries.map(|entry| WantedDownload { as_path: entry.path.clone(), entry }).collect();
         let plan = DownloadPlan::below(dir.path(), wanted);
         if cfg!(unix) {
             let said = local_failure(&plan.err().expect("200 TiB fit nowhere"));
@@ -440,7 +475,10 @@ mod tests {
     fn bytes_find_their_groups_however_they_are_cut() {
         let dir = tempfile::tempdir().unwrap();
         let entries = [entry(1, 5), entry(2, 600_000), entry(3, 1)];
-        let wanted = entries.iter().map(|e| WantedDownload { entry: e.clone(), as_path: e.path.clone() }).collect();
+        let wanted = entries
+            .iter()
+            .map(|e| WantedDownload { entry: e.clone(), as_path: e.path.clone() })
+            .collect();
         let (_, download) = DownloadPlan::below(dir.path(), wanted).unwrap().downloads.remove(0);
         let download = Arc::new(download);
         let big: Vec<u8> = (0..600_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
@@ -451,7 +489,8 @@ mod tests {
         ];
         let body = [b"hello", &big[1 << 18..], b"x"].concat();
         let mut cursor = BodyCursor::new(&download, pieces);
-        let (mut writer, mut block, mut stored) = (Writer::new(download.clone()), WriteBlock::default(), Vec::new());
+        let (mut writer, mut block, mut stored) =
+            (Writer::new(download.clone()), WriteBlock::default(), Vec::new());
         for part in body.chunks(100_003) {
             let mut bytes = Bytes::copy_from_slice(part);
             while !bytes.is_empty() {

@@ -8,7 +8,8 @@ use lanyard_hub::peer::{CatalogueView, MembershipPhase, ShareState};
 use lanyard_protocol::device::HubInfo;
 use lanyard_protocol::message::{RequestFailed, TransferProgress};
 use lanyard_protocol::{
-    DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, NewFile, RelayToDevice, TransferId,
+    DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, NewFile, RelayToDevice,
+    TransferId,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -46,7 +47,8 @@ impl From<io::Error> for DeviceError {
     }
 }
 
-/// What a device tells. A reader that falls far behind loses progress first, and the oldest news at last.
+/// What a device tells. A reader that falls far behind loses progress first, and the oldest news at
+/// last.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DeviceEvent {
     Phase(MembershipPhase),
@@ -154,12 +156,18 @@ pub struct SharedFile {
 }
 
 /// Blocks: looks at what is there, and where else it may be.
-fn plan(content: Option<&ContentIndex>, folder: &Path, wanted: Vec<WantedDownload>) -> io::Result<DownloadPlan> {
+fn plan(
+    content: Option<&ContentIndex>,
+    folder: &Path,
+    wanted: Vec<WantedDownload>,
+) -> io::Result<DownloadPlan> {
     let Some(content) = content else { return DownloadPlan::below(folder, wanted) };
     let roots = wanted.iter().filter_map(|file| content::root_worth(&file.entry)).collect();
     let here = content.find(&roots).into_keys().collect();
     let plan = DownloadPlan::with_copies(folder, wanted, Some(&here))?;
-    let fresh = |file: &&SavedFile| file.root.is_some_and(|root| roots.contains(&root) && !here.contains(&root));
+    let fresh = |file: &&SavedFile| {
+        file.root.is_some_and(|root| roots.contains(&root) && !here.contains(&root))
+    };
     for file in plan.already.iter().filter(fresh) {
         if let (Some(root), Some(path)) = (file.root, &file.saved_as) {
             // Only a cache.
@@ -189,17 +197,22 @@ impl DeviceHandle {
         self.commands.send(command).await.map_err(|_| DeviceError::Ended)
     }
 
-    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> DriverCommand) -> Result<T, DeviceError> {
+    pub(crate) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> DriverCommand,
+    ) -> Result<T, DeviceError> {
         let (reply, answer) = oneshot::channel();
         self.tell(command(reply)).await?;
         answer.await.map_err(|_| DeviceError::Ended)
     }
 
-    /// Offers files and whole folders. A path that is not there is an error and nothing is offered; what cannot be read
-    /// or named below them is left out and reported.
+    /// Offers files and whole folders. A path that is not there is an error and nothing is offered;
+    /// what cannot be read or named below them is left out and reported.
     pub async fn share(&self, paths: Vec<PathBuf>) -> Result<ShareOutcome, DeviceError> {
         let roots = self.roots.clone();
-        let walked = tokio::task::spawn_blocking(move || walk(&paths, &roots)).await.map_err(io::Error::other)??;
+        let walked = tokio::task::spawn_blocking(move || walk(&paths, &roots))
+            .await
+            .map_err(io::Error::other)??;
         let files = self.ask(|reply| DriverCommand::Offer { found: walked.files, reply }).await?;
         Ok(ShareOutcome { files, skipped: walked.skipped })
     }
@@ -218,17 +231,24 @@ impl DeviceHandle {
         self.ask(|reply| DriverCommand::Catalogue { reply }).await
     }
 
-    /// Fetches files into a folder. Never replaces anything; goes on where an earlier run stopped; copies what lies on this
-    /// machine already.
-    pub async fn start_transfer(&self, wanted: Vec<WantedDownload>, folder: PathBuf) -> Result<StartedTransfers, DeviceError> {
+    /// Fetches files into a folder. Never replaces anything; goes on where an earlier run stopped;
+    /// copies what lies on this machine already.
+    pub async fn start_transfer(
+        &self,
+        wanted: Vec<WantedDownload>,
+        folder: PathBuf,
+    ) -> Result<StartedTransfers, DeviceError> {
         let shown = folder.display().to_string();
         let content = self.content.clone();
-        let planned = tokio::task::spawn_blocking(move || plan(content.as_deref(), &folder, wanted));
+        let planned =
+            tokio::task::spawn_blocking(move || plan(content.as_deref(), &folder, wanted));
         let planned = planned.await.map_err(io::Error::other)?;
-        let mut plan = planned
-            .map_err(|error| DeviceError::Local(format!("cannot save to {shown}: {}", local_failure(&error))))?;
+        let mut plan = planned.map_err(|error| {
+            DeviceError::Local(format!("cannot save to {shown}: {}", local_failure(&error)))
+        })?;
         let already = std::mem::take(&mut plan.already);
-        let (transfers, total) = (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
+        let (transfers, total) =
+            (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
         self.tell(DriverCommand::Start { plan, written: None }).await?;
         Ok(StartedTransfers { transfers, already, total, writer: None })
     }
@@ -241,7 +261,8 @@ impl DeviceHandle {
     ) -> Result<StartedTransfers, DeviceError> {
         let (output, groups) = std::sync::mpsc::sync_channel(4);
         let plan = DownloadPlan::in_order(entry, output)?;
-        let (transfers, total) = (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
+        let (transfers, total) =
+            (plan.downloads.iter().map(|(order, _)| order.transfer_id).collect(), plan.total);
         let (report, written) = watch::channel(0);
         let writer = tokio::task::spawn_blocking(move || write_in_order(writer, groups, &report));
         self.tell(DriverCommand::Start { plan, written: Some(written) }).await?;
@@ -266,9 +287,13 @@ impl DeviceHandle {
         self.tell(DriverCommand::Cancel { transfer_id }).await
     }
 
-    /// Changes what all transfers of this device may send and take, in bytes a second, from now on; `None` leaves it.
-    /// What holds then.
-    pub async fn limit(&self, up: Option<Rate>, down: Option<Rate>) -> Result<RateLimits, DeviceError> {
+    /// Changes what all transfers of this device may send and take, in bytes a second, from now on;
+    /// `None` leaves it. What holds then.
+    pub async fn limit(
+        &self,
+        up: Option<Rate>,
+        down: Option<Rate>,
+    ) -> Result<RateLimits, DeviceError> {
         self.ask(|reply| DriverCommand::Limit { up, down, reply }).await
     }
 

@@ -30,9 +30,14 @@ pub enum BadUrl {
 }
 
 impl HubUrl {
-    /// What goes into `Host` and into the proofs: lower case, the scheme's own port left out, IPv6 in brackets.
+    /// What goes into `Host` and into the proofs: lower case, the scheme's own port left out, IPv6
+    /// in brackets.
     pub fn authority(&self) -> String {
-        if self.port == default_port(self.secure) { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+        if self.port == default_port(self.secure) {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// `http://host[:port]`, without a slash at the end.
@@ -47,7 +52,8 @@ impl HubUrl {
 
     /// What to resolve and connect to.
     pub fn host_and_port(&self) -> (&str, u16) {
-        let host = self.host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&self.host);
+        let host =
+            self.host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&self.host);
         (host, self.port)
     }
 
@@ -55,11 +61,12 @@ impl HubUrl {
         self.secure
     }
 
-    /// Whether it is this very machine, by an address that needs no resolving. Plain http stays on the machine then; who answers
-    /// there proves itself as anywhere.
+    /// Whether it is this very machine, by an address that needs no resolving. Plain http stays on
+    /// the machine then; who answers there proves itself as anywhere.
     pub fn is_loopback(&self) -> bool {
         let (host, _) = self.host_and_port();
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+        host == "localhost"
+            || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
     }
 
     /// The same port by https.
@@ -83,17 +90,20 @@ fn parse_port(text: &str) -> Result<u16, BadUrl> {
 
 fn parse_host(host: &str) -> Result<String, BadUrl> {
     if let Some(inner) = host.strip_prefix('[') {
-        let address: Ipv6Addr = inner.strip_suffix(']').and_then(|a| a.parse().ok()).ok_or(BadUrl::Form)?;
+        let address: Ipv6Addr =
+            inner.strip_suffix(']').and_then(|a| a.parse().ok()).ok_or(BadUrl::Form)?;
         return Ok(format!("[{address}]"));
     }
-    let fits = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let fits =
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     if fits { Ok(host.to_ascii_lowercase()) } else { Err(BadUrl::Form) }
 }
 
 impl FromStr for HubUrl {
     type Err = BadUrl;
 
-    /// A single slash at the end and a fragment (the hub's key in a QR code) are allowed and left out.
+    /// A single slash at the end and a fragment (the hub's key in a QR code) are allowed and left
+    /// out.
     fn from_str(text: &str) -> Result<Self, BadUrl> {
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").ok_or(BadUrl::Scheme)?;
@@ -116,7 +126,8 @@ impl FromStr for HubUrl {
     }
 }
 
-/// An address as a hub gives it to somebody: perhaps with an invitation behind it (`#i=`, beside the hub's key).
+/// An address as a hub gives it to somebody: perhaps with an invitation behind it (`#i=`, beside
+/// the hub's key).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenUrl {
     pub url: HubUrl,
@@ -129,7 +140,9 @@ impl FromStr for GivenUrl {
     fn from_str(text: &str) -> Result<Self, BadUrl> {
         let parts = text.split_once('#').map_or("", |(_, fragment)| fragment).split('&');
         let invitation = match parts.filter_map(|part| part.trim().strip_prefix("i=")).next() {
-            Some(words) => Some(words.split_at_checked(16).and_then(parsed).ok_or(BadUrl::Invitation)?),
+            Some(words) => {
+                Some(words.split_at_checked(16).and_then(parsed).ok_or(BadUrl::Invitation)?)
+            }
             None => None,
         };
         Ok(Self { url: text.parse()?, invitation })
@@ -195,7 +208,12 @@ mod tests {
 
     #[test]
     fn this_machine_is_known_by_its_addresses() {
-        for text in ["http://localhost:1", "http://127.9.9.9:1", "http://[::1]:1", "http://[::ffff:127.0.0.1]:1"] {
+        for text in [
+            "http://localhost:1",
+            "http://127.9.9.9:1",
+            "http://[::1]:1",
+            "http://[::ffff:127.0.0.1]:1",
+        ] {
             assert!(url(text).is_loopback(), "{text}");
         }
         for text in ["http://localhost.evil:1", "http://192.168.0.1:1", "http://127.0.0.1.evil:1"] {
@@ -205,7 +223,8 @@ mod tests {
 
     #[test]
     fn an_invitation_stands_behind_the_address() {
-        let given: GivenUrl = format!("http://a:1/#k=00&i={}{}", "ab".repeat(8), "cd".repeat(16)).parse().unwrap();
+        let given: GivenUrl =
+            format!("http://a:1/#k=00&i={}{}", "ab".repeat(8), "cd".repeat(16)).parse().unwrap();
         assert_eq!(given.url, url("http://a:1"));
         assert_eq!(given.invitation, Some((InvitationId([0xab; 8]), InvitationSecret([0xcd; 16]))));
         assert_eq!("http://a:1/#k=00".parse::<GivenUrl>().unwrap().invitation, None);

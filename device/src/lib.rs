@@ -1,7 +1,8 @@
 //! The native device: a reconnecting link, the files it offers, the files it fetches.
 //!
-//! [`Device::start`] gives a [`DeviceHandle`] to ask things of it and a channel of [`DeviceEvent`]s. What it decides is
-//! decided by [`lanyard_hub::peer`]; this crate is its hands: sockets, bodies, files. Whole files are never in memory.
+//! [`Device::start`] gives a [`DeviceHandle`] to ask things of it and a channel of
+//! [`DeviceEvent`]s. What it decides is decided by [`lanyard_hub::peer`]; this crate is its hands:
+//! sockets, bodies, files. Whole files are never in memory.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant what they like"))]
 
@@ -38,12 +39,14 @@ use lanyard_protocol::{DeviceKind, Instance, InvitationId, InvitationSecret, Pub
 use tokio::sync::{mpsc, watch};
 
 pub use download::{SavedFile, WantedDownload};
-pub use handle::{DeviceError, DeviceEvent, DeviceHandle, ShareOutcome, SharedFile, StartedTransfers};
+pub use handle::{
+    DeviceError, DeviceEvent, DeviceHandle, ShareOutcome, SharedFile, StartedTransfers,
+};
 pub use lanyard_hub::peer::{CatalogueView, EndReason, MembershipPhase, ShareState};
 pub use limit::{Rate, RateError, RateLimits, bytes_of};
 pub use reveals::RevealBook;
-pub use shared_links::{LinkOptions, LinkContents, MadeLink};
-pub use transfers::{TransferDirection, TransferStatus, TransferInfo};
+pub use shared_links::{LinkContents, LinkOptions, MadeLink};
+pub use transfers::{TransferDirection, TransferInfo, TransferStatus};
 pub use walk::{Skipped, WalkError};
 
 use confine::SharedRoots;
@@ -76,16 +79,18 @@ pub struct DeviceConfig {
     pub invitation: Option<(InvitationId, InvitationSecret)>,
     /// Where it counts what it reveals at doors.
     pub reveals: RevealBook,
-    /// What all its transfers together may send and take at first; [`DeviceHandle::limit`] changes it.
+    /// What all its transfers together may send and take at first; [`DeviceHandle::limit`] changes
+    /// it.
     pub limits: RateLimits,
-    /// The data directory of this process, which is never shared. In it the device notes which content lies where, so as to
-    /// copy what it would fetch again.
+    /// The data directory of this process, which is never shared. In it the device notes which
+    /// content lies where, so as to copy what it would fetch again.
     pub content_dir: Option<PathBuf>,
 }
 
 impl DeviceConfig {
-    /// Describes a native device that keeps nothing between runs: no known hub, no count of reveals, no list of contents, no
-    /// limits. Set `pinned_hub`, `reveals` and `content_dir` for a device that has a data directory.
+    /// Describes a native device that keeps nothing between runs: no known hub, no count of
+    /// reveals, no list of contents, no limits. Set `pinned_hub`, `reveals` and `content_dir` for a
+    /// device that has a data directory.
     ///
     /// Fails when the system has no randomness.
     pub fn new(hub: HubUrl, keypair: Keypair, name: &str) -> Result<Self, DeviceError> {
@@ -121,9 +126,11 @@ impl std::fmt::Debug for HostSecret {
 pub struct Device;
 
 impl Device {
-    /// Starts a device on the present tokio runtime. It connects and comes back by itself until it is shut down, its last
-    /// handle is dropped, or the hub turns it away.
-    pub fn start(config: DeviceConfig) -> Result<(DeviceHandle, mpsc::Receiver<DeviceEvent>), DeviceError> {
+    /// Starts a device on the present tokio runtime. It connects and comes back by itself until it
+    /// is shut down, its last handle is dropped, or the hub turns it away.
+    pub fn start(
+        config: DeviceConfig,
+    ) -> Result<(DeviceHandle, mpsc::Receiver<DeviceEvent>), DeviceError> {
         let public_id = config.keypair.public_id();
         let content = config.content_dir.as_deref().map(ContentIndex::new).map(Arc::new);
         let (reports, reported) = mpsc::channel(REPORTS);

@@ -1,4 +1,5 @@
-//! What this device offers: from a file's id to its place on this disk, and whether that is still the version it was.
+//! What this device offers: from a file's id to its place on this disk, and whether that is still
+//! the version it was.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
@@ -14,7 +15,7 @@ use crate::walk::{FoundFile, media_type};
 
 /// One version of one file on this disk. Its path never leaves the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LibraryFile {
+pub(crate) struct LibraryFile {
     pub root: Arc<SharedRoot>,
     /// The way from the root.
     pub below: PathBuf,
@@ -27,22 +28,23 @@ pub struct LibraryFile {
     first_pass: FirstPass,
 }
 
-/// Until the hub has a file's root, nobody can tell whether the bytes of two runs belong together. So the owner also looks
-/// whether the file was touched meanwhile in a way that kept its size and modification time, as far as its system says so.
+/// Until the hub has a file's root, nobody can tell whether the bytes of two runs belong together.
+/// So the owner also looks whether the file was touched meanwhile in a way that kept its size and
+/// modification time, as far as its system says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum FirstPass {
     #[default]
     NotBegun,
     /// When its inode had changed last as the first byte was read; nanoseconds since 1970.
     Begun(i128),
-    /// The root is known: other bytes would be noticed by whoever gets them, and a changed mode, a new link or a note in an
-    /// extended attribute end no transfer.
+    /// The root is known: other bytes would be noticed by whoever gets them, and a changed mode, a
+    /// new link or a note in an extended attribute end no transfer.
     Over,
 }
 
 impl LibraryFile {
     /// For showing.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.root.path().join(&self.below)
     }
 
@@ -51,16 +53,23 @@ impl LibraryFile {
         found.is_file() && found.size == self.size && found.modified == Some(self.modified)
     }
 
-    /// What it means that the disk refuses. A file whose volume was pulled is not gone: it is there again with the volume.
+    /// What it means that the disk refuses. A file whose volume was pulled is not gone: it is there
+    /// again with the volume.
     fn trouble(&self, error: io::Error) -> ReadError {
-        use io::ErrorKind::{NotADirectory, NotFound, OutOfMemory, StaleNetworkFileHandle, TimedOut};
+        use io::ErrorKind::{
+            NotADirectory, NotFound, OutOfMemory, StaleNetworkFileHandle, TimedOut,
+        };
         let number = error.raw_os_error().unwrap_or_default();
         match error.kind() {
             _ if NotBeneath::is(&error) => ReadError::Gone(error),
             NotFound | NotADirectory if self.is_volume_there() => ReadError::Gone(error),
-            NotFound | NotADirectory | OutOfMemory | StaleNetworkFileHandle | TimedOut => ReadError::Away(error),
+            NotFound | NotADirectory | OutOfMemory | StaleNetworkFileHandle | TimedOut => {
+                ReadError::Away(error)
+            }
             _ if NO_DESCRIPTORS.contains(&number) => ReadError::Away(error),
-            _ if BROKEN_DISK.contains(&number) && self.root.mounted_again() => ReadError::Away(error),
+            _ if BROKEN_DISK.contains(&number) && self.root.mounted_again() => {
+                ReadError::Away(error)
+            }
             _ => ReadError::Broken(error),
         }
     }
@@ -81,7 +90,7 @@ const BROKEN_DISK: [i32; 3] = [5, 6, 19];
 
 /// Why a file cannot be read as the version that was listed.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub(crate) enum ReadError {
     #[error("the file changed")]
     Changed,
     #[error("the file is gone: {0}")]
@@ -96,7 +105,7 @@ pub enum ReadError {
 
 impl ReadError {
     /// What the relay is told. Who may come again is told to try again.
-    pub fn code(&self) -> FailureCode {
+    pub(crate) fn code(&self) -> FailureCode {
         match self {
             Self::Changed => FailureCode::FileChanged,
             Self::Gone(_) | Self::Broken(_) => FailureCode::FileGone,
@@ -107,7 +116,7 @@ impl ReadError {
 
 /// The files offered by this device. Shared between the driver and the tasks that read.
 #[derive(Debug)]
-pub struct Library {
+pub(crate) struct Library {
     /// Makes ids that nobody else can guess or choose.
     id_key: [u8; 32],
     roots: Arc<SharedRoots>,
@@ -128,9 +137,9 @@ fn since_1970(time: SystemTime) -> std::time::Duration {
 }
 
 impl Library {
-    /// `seed` is the device's secret: the same device gives the same version of the same file the same id, also after a
-    /// restart, so that transfers and links of it go on.
-    pub fn new(seed: &[u8; 32], roots: Arc<SharedRoots>) -> Self {
+    /// `seed` is the device's secret: the same device gives the same version of the same file the
+    /// same id, also after a restart, so that transfers and links of it go on.
+    pub(crate) fn new(seed: &[u8; 32], roots: Arc<SharedRoots>) -> Self {
         let id_key = blake3::derive_key("lanyard/1 file ids", seed);
         Self { id_key, roots, files: Mutex::default(), told: Mutex::default() }
     }
@@ -144,9 +153,13 @@ impl Library {
         let mut hasher = blake3::Hasher::new_keyed(&self.id_key);
         let modified = since_1970(file.modified).as_nanos().to_le_bytes();
         let path = file.path();
-        for part in
-            [path.as_os_str().as_encoded_bytes(), file.wire.as_bytes(), &file.size.to_le_bytes(), &modified, salt]
-        {
+        for part in [
+            path.as_os_str().as_encoded_bytes(),
+            file.wire.as_bytes(),
+            &file.size.to_le_bytes(),
+            &modified,
+            salt,
+        ] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
@@ -176,20 +189,25 @@ impl Library {
     }
 
     /// Takes a file in; what is to be announced of it.
-    pub fn add(&self, found: FoundFile) -> NewFile {
+    pub(crate) fn add(&self, found: FoundFile) -> NewFile {
         let FoundFile { root, below, wire, size, modified, kind, volume } = found;
         let first_pass = FirstPass::NotBegun;
-        self.insert(LibraryFile { root, below, wire, size, modified, kind, volume, first_pass }, &[])
+        self.insert(
+            LibraryFile { root, below, wire, size, modified, kind, volume, first_pass },
+            &[],
+        )
     }
 
-    pub fn remove(&self, file_id: FileId) -> Option<LibraryFile> {
+    pub(crate) fn remove(&self, file_id: FileId) -> Option<LibraryFile> {
         self.files().remove(&file_id)
     }
 
-    /// Whether the person is to be told that this file cannot be read: not each time that somebody asks for it.
-    pub fn is_news(&self, file_id: FileId, now: Instant) -> bool {
+    /// Whether the person is to be told that this file cannot be read: not each time that somebody
+    /// asks for it.
+    pub(crate) fn is_news(&self, file_id: FileId, now: Instant) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        // Others ask for files as often as they like: each of them is looked at twice, not once for each of the others.
+        // Others ask for files as often as they like: each of them is looked at twice, not once for
+        // each of the others.
         while let Some((at, old)) = told.order.front().copied() {
             if now.saturating_duration_since(at) < TOLD_AGAIN {
                 break;
@@ -204,19 +222,19 @@ impl Library {
         is_news
     }
 
-    pub fn get(&self, file_id: FileId) -> Option<LibraryFile> {
+    pub(crate) fn get(&self, file_id: FileId) -> Option<LibraryFile> {
         self.files().get(&file_id).cloned()
     }
 
     /// All that is offered, by path on the wire.
-    pub fn list(&self) -> Vec<(FileId, LibraryFile)> {
+    pub(crate) fn list(&self) -> Vec<(FileId, LibraryFile)> {
         let mut all: Vec<_> = self.files().iter().map(|(id, file)| (*id, file.clone())).collect();
         all.sort_by(|a, b| a.1.wire.cmp(&b.1.wire));
         all
     }
 
     /// The hub knows the root of this version now.
-    pub fn root_known(&self, file_id: FileId) {
+    pub(crate) fn root_known(&self, file_id: FileId) {
         if let Some(file) = self.files().get_mut(&file_id) {
             file.first_pass = FirstPass::Over;
         }
@@ -234,25 +252,32 @@ impl Library {
     }
 
     /// Opens the listed version of a file for reading.
-    pub fn open(&self, file_id: FileId, file: &LibraryFile) -> Result<File, ReadError> {
+    pub(crate) fn open(&self, file_id: FileId, file: &LibraryFile) -> Result<File, ReadError> {
         let (handle, found) = file.root.read(&file.below).map_err(|error| file.trouble(error))?;
         let is_still = file.is_still(&found) && self.is_one_pass(file_id, &found);
         if is_still { Ok(handle) } else { Err(ReadError::Changed) }
     }
 
     /// Whether the file is still the listed version, where it lies and by the open handle.
-    pub fn check(&self, file_id: FileId, file: &LibraryFile, handle: &File) -> Result<(), ReadError> {
+    pub(crate) fn check(
+        &self,
+        file_id: FileId,
+        file: &LibraryFile,
+        handle: &File,
+    ) -> Result<(), ReadError> {
         let trouble = |error| file.trouble(error);
         let there = file.root.look(&file.below).map_err(trouble)?;
         if !there.is_file() {
             return Err(ReadError::Gone(NotBeneath.into()));
         }
         let read = FileInfo::of(handle).map_err(trouble)?;
-        let is_still = file.is_still(&there) && file.is_still(&read) && self.is_one_pass(file_id, &read);
+        let is_still =
+            file.is_still(&there) && file.is_still(&read) && self.is_one_pass(file_id, &read);
         if is_still { Ok(()) } else { Err(ReadError::Changed) }
     }
 
-    /// Finds what may be listed in the place of a file: a file, and none of a data directory that came there since.
+    /// Finds what may be listed in the place of a file: a file, and none of a data directory that
+    /// came there since.
     fn present(&self, file: &LibraryFile) -> Option<FileInfo> {
         let found = file.root.look(&file.below).ok().filter(FileInfo::is_file)?;
         let in_use = self.roots.in_use();
@@ -262,14 +287,15 @@ impl Library {
         (!is_private).then_some(found)
     }
 
-    /// Takes a version out that is no longer what lies there, and the present one in under a new id, if there is one.
-    /// `None`: somebody did so already.
-    pub fn replace(&self, old: FileId) -> Option<Option<NewFile>> {
+    /// Takes a version out that is no longer what lies there, and the present one in under a new
+    /// id, if there is one. `None`: somebody did so already.
+    pub(crate) fn replace(&self, old: FileId) -> Option<Option<NewFile>> {
         let file = self.remove(old)?;
         Some(self.present(&file).map(|found| {
             let modified = found.modified.unwrap_or(SystemTime::UNIX_EPOCH);
             let unchanged = file.is_still(&found);
-            let file = LibraryFile { size: found.size, modified, first_pass: FirstPass::NotBegun, ..file };
+            let file =
+                LibraryFile { size: found.size, modified, first_pass: FirstPass::NotBegun, ..file };
             // The same size and time, and yet the hub saw other bytes: a new id all the same.
             let salt = if unchanged { old.0.as_bytes().to_vec() } else { Vec::new() };
             self.insert(file, &salt)
@@ -278,7 +304,12 @@ impl Library {
 }
 
 /// Fills `buffer` from `offset`. A file that ends early has changed.
-pub fn read_exact_at(file: &LibraryFile, handle: &File, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
+pub(crate) fn read_exact_at(
+    file: &LibraryFile,
+    handle: &File,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<(), ReadError> {
     read_at(handle, buffer, offset).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => ReadError::Changed,
         _ => file.trouble(error),
@@ -351,14 +382,20 @@ mod tests {
         assert_eq!(library.replace(new.file_id), None, "only once");
     }
 
-    /// Writes other bytes into the file and puts its time back, until its inode shows it: how fine that is, the system decides.
+    /// Writes other bytes into the file and puts its time back, until its inode shows it: how fine
+    /// that is, the system decides.
     #[cfg(unix)]
     fn rewrite_in_place(path: &Path) {
         use std::os::unix::fs::MetadataExt;
         let before = fs::metadata(path).unwrap();
         while fs::metadata(path).unwrap().ctime_nsec() == before.ctime_nsec() {
             fs::write(path, b"world").unwrap();
-            File::options().write(true).open(path).unwrap().set_modified(before.modified().unwrap()).unwrap();
+            File::options()
+                .write(true)
+                .open(path)
+                .unwrap()
+                .set_modified(before.modified().unwrap())
+                .unwrap();
         }
     }
 
@@ -367,11 +404,15 @@ mod tests {
     fn other_bytes_of_the_same_size_and_time_are_noticed_until_the_root_is_known() {
         let dir = tempfile::tempdir().unwrap();
         let (library, new) = one(dir.path());
-        let (id, file, path) = (new.file_id, library.get(new.file_id).unwrap(), dir.path().join("a.txt"));
+        let (id, file, path) =
+            (new.file_id, library.get(new.file_id).unwrap(), dir.path().join("a.txt"));
         rewrite_in_place(&path);
         let handle = library.open(id, &file).expect("nothing was read of what was there before");
         rewrite_in_place(&path);
-        assert!(matches!(library.check(id, &file, &handle), Err(ReadError::Changed)), "while it is read");
+        assert!(
+            matches!(library.check(id, &file, &handle), Err(ReadError::Changed)),
+            "while it is read"
+        );
         assert!(matches!(library.open(id, &file), Err(ReadError::Changed)), "between two runs");
         library.root_known(id);
         assert!(library.check(id, &file, &handle).is_ok() && library.open(id, &file).is_ok());
@@ -400,12 +441,16 @@ mod tests {
             }
             let modified = fs::metadata(shared.join("x")).unwrap().modified().unwrap();
             for name in ["x", "y"] {
-                fs::write(outside.join(name), if is_same { "other" } else { "longer than it" }).unwrap();
+                fs::write(outside.join(name), if is_same { "other" } else { "longer than it" })
+                    .unwrap();
                 let canary = File::options().write(true).open(outside.join(name)).unwrap();
-                canary.set_modified(if is_same { modified } else { SystemTime::UNIX_EPOCH }).unwrap();
+                canary
+                    .set_modified(if is_same { modified } else { SystemTime::UNIX_EPOCH })
+                    .unwrap();
             }
             let library = library(1);
-            let ids: Vec<FileId> = walked(shared.clone()).files.into_iter().map(|f| library.add(f).file_id).collect();
+            let ids: Vec<FileId> =
+                walked(shared.clone()).files.into_iter().map(|f| library.add(f).file_id).collect();
             let files: Vec<LibraryFile> = ids.iter().map(|id| library.get(*id).unwrap()).collect();
             let handles: Vec<File> =
                 ids.iter().zip(&files).map(|(id, file)| library.open(*id, file).unwrap()).collect();
@@ -414,8 +459,16 @@ mod tests {
             fs::remove_file(shared.join("x")).unwrap();
             symlink(outside.join("x"), shared.join("x")).unwrap();
             for ((id, file), handle) in ids.iter().zip(&files).zip(&handles) {
-                assert_eq!(library.open(*id, file).unwrap_err().code(), FailureCode::FileGone, "{}", file.wire);
-                assert_eq!(library.check(*id, file, handle).unwrap_err().code(), FailureCode::FileGone);
+                assert_eq!(
+                    library.open(*id, file).unwrap_err().code(),
+                    FailureCode::FileGone,
+                    "{}",
+                    file.wire
+                );
+                assert_eq!(
+                    library.check(*id, file, handle).unwrap_err().code(),
+                    FailureCode::FileGone
+                );
                 assert_eq!(library.replace(*id), Some(None), "{}", file.wire);
             }
             assert!(library.list().is_empty());
@@ -469,8 +522,14 @@ mod tests {
         assert!(matches!(errno(13), ReadError::Broken(_)), "EACCES");
         assert!(matches!(errno(24), ReadError::Away(_)), "EMFILE");
         let now = Instant::now();
-        assert!(library.is_news(new.file_id, now) && !library.is_news(new.file_id, now + TOLD_AGAIN / 2));
-        assert!(library.is_news(new.file_id, now + TOLD_AGAIN), "once a minute, however often it is asked for");
+        assert!(
+            library.is_news(new.file_id, now)
+                && !library.is_news(new.file_id, now + TOLD_AGAIN / 2)
+        );
+        assert!(
+            library.is_news(new.file_id, now + TOLD_AGAIN),
+            "once a minute, however often it is asked for"
+        );
     }
 
     #[test]

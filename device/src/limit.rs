@@ -1,8 +1,9 @@
-//! How fast a device sends and takes: one bucket for all PUT bodies, one for all GET bodies, both changeable at any time.
+//! How fast a device sends and takes: one bucket for all PUT bodies, one for all GET bodies, both
+//! changeable at any time.
 //!
-//! A bucket releases bytes at its rate; a body claims the next ones, in the order of asking, and waits until they are
-//! released. What nobody claims is kept for [`BURST_MS`] and no longer. Known crates fix their rate when they are made,
-//! which is the one thing that must change here.
+//! A bucket releases bytes at its rate; a body claims the next ones, in the order of asking, and
+//! waits until they are released. What nobody claims is kept for [`BURST_MS`] and no longer. Known
+//! crates fix their rate when they are made, which is the one thing that must change here.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,15 +20,16 @@ use tokio::time::Instant;
 
 /// What may pass at once after a pause, in milliseconds of the rate.
 const BURST_MS: u64 = 100;
-/// A limited body passes in steps of this many milliseconds of the rate, or of so many bytes if that is more: each step wakes
-/// three processes, and twenty small ones a second are felt by whoever shares a processor with them (`tests/deep/flow`).
+/// A limited body passes in steps of this many milliseconds of the rate, or of so many bytes if
+/// that is more: each step wakes three processes, and twenty small ones a second are felt by
+/// whoever shares a processor with them (`tests/deep/flow`).
 const STEP_MS: u64 = 50;
 const SMALL_STEP: u64 = 16 << 10;
 /// … but nothing waits longer than this for its next one.
 const LONGEST_STEP_MS: u64 = 250;
-/// The slowest limit in bytes a second: twice what the relay demands of a body, which counts in windows and would now
-/// and then end one that keeps exactly to its minimum.
-pub const SLOWEST: u64 = 2 * MIN_BODY_RATE;
+/// The slowest limit in bytes a second: twice what the relay demands of a body, which counts in
+/// windows and would now and then end one that keeps exactly to its minimum.
+pub(crate) const SLOWEST: u64 = 2 * MIN_BODY_RATE;
 
 /// Bytes a second, or no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +72,8 @@ impl From<Rate> for u64 {
 impl FromStr for Rate {
     type Err = RateError;
 
-    /// `500K`, `5M`, `1.5G`: bytes a second in powers of 1024; a number alone is bytes; `0` and `none` are no limit.
+    /// `500K`, `5M`, `1.5G`: bytes a second in powers of 1024; a number alone is bytes; `0` and
+    /// `none` are no limit.
     fn from_str(text: &str) -> Result<Self, RateError> {
         let text = text.trim();
         if text.eq_ignore_ascii_case("none") {
@@ -99,11 +102,16 @@ pub fn bytes_of(text: &str) -> Option<f64> {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = [(30, "G"), (20, "M"), (10, "K")].into_iter().find(|(log, _)| self.0 >= 1 << log);
+        let unit =
+            [(30, "G"), (20, "M"), (10, "K")].into_iter().find(|(log, _)| self.0 >= 1 << log);
         match (self.0, unit) {
             (0, _) => f.write_str("none"),
-            (bytes, Some((log, unit))) if bytes.trailing_zeros() >= log => write!(f, "{}{unit}", bytes >> log),
-            (bytes, Some((log, unit))) => write!(f, "{:.1}{unit}", bytes as f64 / (1u64 << log) as f64),
+            (bytes, Some((log, unit))) if bytes.trailing_zeros() >= log => {
+                write!(f, "{}{unit}", bytes >> log)
+            }
+            (bytes, Some((log, unit))) => {
+                write!(f, "{:.1}{unit}", bytes as f64 / (1u64 << log) as f64)
+            }
             (bytes, None) => write!(f, "{bytes}"),
         }
     }
@@ -118,24 +126,24 @@ pub struct RateLimits {
 
 /// The buckets of one device. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Buckets {
+pub(crate) struct Buckets {
     pub up: Bucket,
     pub down: Bucket,
 }
 
 impl Buckets {
-    pub fn new(limits: RateLimits) -> Self {
+    pub(crate) fn new(limits: RateLimits) -> Self {
         Self { up: Bucket::new(limits.up), down: Bucket::new(limits.down) }
     }
 
-    pub fn limits(&self) -> RateLimits {
+    pub(crate) fn limits(&self) -> RateLimits {
         RateLimits { up: self.up.rate(), down: self.down.rate() }
     }
 }
 
 /// Bytes that are released at a rate. Cheap to clone; clones share.
 #[derive(Debug, Clone)]
-pub struct Bucket(Arc<SharedBuckets>);
+pub(crate) struct Bucket(Arc<SharedBuckets>);
 
 #[derive(Debug)]
 struct SharedBuckets {
@@ -161,15 +169,20 @@ impl BucketState {
         let now = Instant::now();
         let passed = now.duration_since(self.since).as_nanos() * u128::from(rate) / 1_000_000_000;
         let most = self.claimed.saturating_add(rate * BURST_MS / 1_000);
-        self.released = self.released.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)).min(most);
+        self.released =
+            self.released.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX)).min(most);
         self.since = now;
     }
 }
 
 impl Bucket {
-    pub fn new(rate: Rate) -> Self {
+    pub(crate) fn new(rate: Rate) -> Self {
         let state = BucketState { released: 0, since: Instant::now(), claimed: 0 };
-        Self(Arc::new(SharedBuckets { rate: rate.0.into(), state: Mutex::new(state), changed: Notify::new() }))
+        Self(Arc::new(SharedBuckets {
+            rate: rate.0.into(),
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, BucketState> {
@@ -177,12 +190,12 @@ impl Bucket {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn rate(&self) -> Rate {
+    pub(crate) fn rate(&self) -> Rate {
         Rate(self.0.rate.load(Ordering::Relaxed))
     }
 
     /// Holds from here on, also for bodies that wait.
-    pub fn set(&self, rate: Rate) {
+    pub(crate) fn set(&self, rate: Rate) {
         let mut state = self.state();
         match self.0.rate.swap(rate.0, Ordering::Relaxed) {
             0 => (state.released, state.since) = (state.claimed, Instant::now()),
@@ -229,11 +242,14 @@ impl Bucket {
         let rate = self.rate().get()?;
         state.settle(rate);
         let missing = mine.checked_sub(state.released).filter(|missing| *missing > 0)?;
-        Some(Duration::from_nanos((u128::from(missing) * 1_000_000_000 / u128::from(rate)) as u64 + 1))
+        Some(Duration::from_nanos(
+            (u128::from(missing) * 1_000_000_000 / u128::from(rate)) as u64 + 1,
+        ))
     }
 
-    /// Of `places` for bodies, how many one body takes, so that all who have one are fast enough for the relay.
-    pub fn places_a_body(&self, places: u32) -> u32 {
+    /// Of `places` for bodies, how many one body takes, so that all who have one are fast enough
+    /// for the relay.
+    pub(crate) fn places_a_body(&self, places: u32) -> u32 {
         let Some(rate) = self.rate().get() else { return 1 };
         let bodies = u32::try_from(rate / SLOWEST).unwrap_or(places).clamp(1, places);
         places / bodies
@@ -246,7 +262,7 @@ fn step(rate: u64) -> u64 {
 }
 
 /// The same bytes, as fast as the bucket allows. Without a limit they pass as they come.
-pub fn paced<E: Send + 'static>(
+pub(crate) fn paced<E: Send + 'static>(
     stream: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
     bucket: Bucket,
 ) -> BoxStream<'static, Result<Bytes, E>> {
@@ -287,10 +303,12 @@ mod tests {
         ] {
             assert_eq!(u64::from(rate(text)), bytes, "{text}");
         }
-        for text in ["", "K", "5 M", "5MB/s", "-1", "+5M", "1e9", "inf", "nan", ".5M", "fast", "5µ"] {
+        for text in ["", "K", "5 M", "5MB/s", "-1", "+5M", "1e9", "inf", "nan", ".5M", "fast", "5µ"]
+        {
             assert_eq!(text.parse::<Rate>(), Err(RateError::Format), "{text}");
         }
-        for (text, shown) in [("none", "none"), ("512K", "512K"), ("1.5M", "1.5M"), ("2048M", "2G")] {
+        for (text, shown) in [("none", "none"), ("512K", "512K"), ("1.5M", "1.5M"), ("2048M", "2G")]
+        {
             assert_eq!(rate(text).to_string(), shown);
         }
     }
@@ -305,7 +323,10 @@ mod tests {
         assert!(RateError::TooSlow.to_string().contains("16K"));
     }
 
-    fn body(blocks: usize, bytes: usize) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    fn body(
+        blocks: usize,
+        bytes: usize,
+    ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
         futures_util::stream::iter((0..blocks).map(move |_| Ok(Bytes::from(vec![7; bytes]))))
     }
 
@@ -333,13 +354,18 @@ mod tests {
                 assert!(bytes as f64 <= allowed + step(rate) as f64, "{bytes} > {allowed}");
             }
         }
-        assert_eq!(log.iter().map(|(_, count)| count).sum::<u64>(), (bodies * blocks * (256 << 10)) as u64);
+        assert_eq!(
+            log.iter().map(|(_, count)| count).sum::<u64>(),
+            (bodies * blocks * (256 << 10)) as u64
+        );
         start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_sum_of_all_bodies_keeps_to_the_rate_in_every_window_and_uses_it() {
-        for (text, bodies, blocks, seconds) in [("64K", 1, 2, 8.0), ("1M", 3, 4, 3.0), ("100M", 8, 50, 1.0)] {
+        for (text, bodies, blocks, seconds) in
+            [("64K", 1, 2, 8.0), ("1M", 3, 4, 3.0), ("100M", 8, 50, 1.0)]
+        {
             let took = keeps_to(&Bucket::new(rate(text)), bodies, blocks).await.as_secs_f64();
             assert!((seconds * 0.85..=seconds * 1.05).contains(&took), "{text}: {took}");
         }
@@ -347,7 +373,9 @@ mod tests {
 
     #[test]
     fn a_slow_body_comes_in_few_steps_and_a_fast_one_evenly() {
-        for (text, bytes) in [("16K", 4 << 10), ("64K", 16 << 10), ("320K", 16 << 10), ("10M", 512 << 10)] {
+        for (text, bytes) in
+            [("16K", 4 << 10), ("64K", 16 << 10), ("320K", 16 << 10), ("10M", 512 << 10)]
+        {
             assert_eq!(step(rate(text).get().unwrap()), bytes, "{text}");
         }
     }

@@ -1,6 +1,8 @@
-//! One WebSocket to a relay: opened with the subprotocol, kept alive, ended with a close code. It knows no messages.
+//! One WebSocket to a relay: opened with the subprotocol, kept alive, ended with a close code. It
+//! knows no messages.
 //!
-//! Reconnecting is the caller's: [`Backoff`] says how long to wait, a new [`Link`] is opened, and the handshake starts anew.
+//! Reconnecting is the caller's: [`Backoff`] says how long to wait, a new [`Link`] is opened, and
+//! the handshake starts anew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,8 @@ pub const MASTER_PATH: &str = "/ws/master";
 
 /// A relay answers a TCP connect and the upgrade within this, or it is not there.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// The relay pings who says nothing for `PING_MS`; who hears nothing for a little longer asks by itself.
+/// The relay pings who says nothing for `PING_MS`; who hears nothing for a little longer asks by
+/// itself.
 const QUIET: Duration = Duration::from_millis(PING_MS + 1_000);
 const PONG_TIMEOUT: Duration = Duration::from_millis(PONG_TIMEOUT_MS);
 
@@ -91,7 +94,11 @@ pub struct FrameReceiver {
     pinged: Option<Instant>,
 }
 
-fn upgrade_request(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Request<()>, tungstenite::Error> {
+fn upgrade_request(
+    url: &HubUrl,
+    path: &str,
+    origin: Option<&str>,
+) -> Result<Request<()>, tungstenite::Error> {
     let mut request = url.ws(path).into_client_request()?;
     let headers = request.headers_mut();
     headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
@@ -118,7 +125,8 @@ async fn secure(url: &HubUrl, stream: TcpStream) -> Result<(Stream, Channel), Co
     tls::connect(url.host_and_port().0, stream).await.map_err(failed)
 }
 
-/// Small buffers: a socket carries messages, not files. The master's frames may be larger than a device's.
+/// Small buffers: a socket carries messages, not files. The master's frames may be larger than a
+/// device's.
 fn socket_config(path: &str) -> WebSocketConfig {
     let most = if path == MASTER_PATH { MAX_MASTER_FRAME_BYTES } else { MAX_FRAME_BYTES };
     WebSocketConfig::default()
@@ -128,26 +136,36 @@ fn socket_config(path: &str) -> WebSocketConfig {
         .max_frame_size(Some(most))
 }
 
-/// Opens a connection for a plain request of HTTP. Over TLS any certificate will do: nothing secret of a device goes here.
-pub async fn connection(url: &HubUrl) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, ConnectionError> {
+/// Opens a connection for a plain request of HTTP. Over TLS any certificate will do: nothing secret
+/// of a device goes here.
+pub async fn connection(
+    url: &HubUrl,
+) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, ConnectionError> {
     Ok(secure(url, connect(url).await?).await?.0)
 }
 
 impl RelayConnection {
     /// Connects and upgrades. `path` starts with `/`; `origin` is for who poses as a page.
-    pub async fn open(url: &HubUrl, path: &str, origin: Option<&str>) -> Result<Self, ConnectionError> {
+    pub async fn open(
+        url: &HubUrl,
+        path: &str,
+        origin: Option<&str>,
+    ) -> Result<Self, ConnectionError> {
         let opening = async {
             let stream = connect(url).await?;
             let (stream, channel) = secure(url, stream).await?;
             let request = upgrade_request(url, path, origin)?;
             match client_async_with_config(request, stream, Some(socket_config(path))).await {
                 Ok((socket, _)) => Ok(Self::over(socket, channel)),
-                Err(tungstenite::Error::Http(response)) if response.status() == 426 && !url.is_secure() => {
+                Err(tungstenite::Error::Http(response))
+                    if response.status() == 426 && !url.is_secure() =>
+                {
                     Err(ConnectionError::TlsRequired { authority: url.authority() })
                 }
-                Err(tungstenite::Error::Http(response)) => {
-                    Err(ConnectionError::NotAHub { authority: url.authority(), status: response.status().as_u16() })
-                }
+                Err(tungstenite::Error::Http(response)) => Err(ConnectionError::NotAHub {
+                    authority: url.authority(),
+                    status: response.status().as_u16(),
+                }),
                 Err(error) => Err(error.into()),
             }
         };
@@ -158,7 +176,8 @@ impl RelayConnection {
     fn over(socket: Socket, channel: Channel) -> Self {
         let (sink, stream) = socket.split();
         let sink = Arc::new(Mutex::new(sink));
-        let receiver = FrameReceiver { stream, sink: sink.clone(), heard: Instant::now(), pinged: None };
+        let receiver =
+            FrameReceiver { stream, sink: sink.clone(), heard: Instant::now(), pinged: None };
         Self { channel, sender: FrameSender { sink }, receiver }
     }
 
@@ -176,7 +195,8 @@ impl RelayConnection {
 }
 
 impl FrameSender {
-    /// Sends one text frame and waits until it is with the system: a slow relay makes the caller wait.
+    /// Sends one text frame and waits until it is with the system: a slow relay makes the caller
+    /// wait.
     pub async fn send(&self, text: String) -> Result<(), ConnectionError> {
         Ok(self.sink.lock().await.send(Message::text(text)).await?)
     }
@@ -208,11 +228,18 @@ impl FrameReceiver {
             self.heard = Instant::now();
             self.pinged = None;
             match next {
-                Some(Ok(Message::Text(text))) => return Ok(ReceivedFrame::Text(text.as_str().to_owned())),
-                Some(Ok(Message::Close(frame))) => return Ok(ReceivedFrame::Closed(frame.map(|f| f.code.into()))),
+                Some(Ok(Message::Text(text))) => {
+                    return Ok(ReceivedFrame::Text(text.as_str().to_owned()));
+                }
+                Some(Ok(Message::Close(frame))) => {
+                    return Ok(ReceivedFrame::Closed(frame.map(|f| f.code.into())));
+                }
                 // Pings are answered by the library; there are no binary frames in this protocol.
                 Some(Ok(_)) => {}
-                Some(Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed)) | None => {
+                Some(Err(
+                    tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed,
+                ))
+                | None => {
                     return Ok(ReceivedFrame::Closed(None));
                 }
                 Some(Err(error)) => return Err(error.into()),
@@ -234,7 +261,8 @@ impl FrameReceiver {
     }
 }
 
-/// Full jitter: random(0 … min(cap, base · 2^n)), so that a thousand devices do not come back in step.
+/// Full jitter: random(0 … min(cap, base · 2^n)), so that a thousand devices do not come back in
+/// step.
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
     tries: u32,
@@ -280,7 +308,9 @@ mod tests {
     fn backoff_stays_below_its_ceiling_and_starts_over() {
         let mut backoff = Backoff::new();
         for n in 0..40u32 {
-            assert!(backoff.wait() <= Backoff::CAP.min(Backoff::BASE.saturating_mul(1 << n.min(16))));
+            assert!(
+                backoff.wait() <= Backoff::CAP.min(Backoff::BASE.saturating_mul(1 << n.min(16)))
+            );
         }
         backoff.reset();
         assert!(backoff.wait() <= Backoff::BASE);
@@ -340,6 +370,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let hub = url(&format!("http://{}", listener.local_addr().unwrap()));
         drop(listener);
-        assert!(matches!(RelayConnection::open(&hub, "/ws/device", None).await, Err(ConnectionError::Unreachable { .. })));
+        assert!(matches!(
+            RelayConnection::open(&hub, "/ws/device", None).await,
+            Err(ConnectionError::Unreachable { .. })
+        ));
     }
 }

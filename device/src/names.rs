@@ -1,18 +1,20 @@
-//! From a path on the wire to a path below a folder of this disk: pure, the same on every platform, so that what one
-//! device saved another can open. Nothing that comes out has a meaning beyond being a name (PROTOCOL.md 5 says what may
-//! come in; this module trusts none of it).
+//! From a path on the wire to a path below a folder of this disk: pure, the same on every platform,
+//! so that what one device saved another can open. Nothing that comes out has a meaning beyond
+//! being a name (PROTOCOL.md 5 says what may come in; this module trusts none of it).
 
 use std::collections::{HashMap, HashSet};
 
 use unicode_normalization::UnicodeNormalization;
 
-/// Longest name that is made; what is put behind it (` (99)`, the suffixes of an unfinished file) still fits 255 bytes.
+/// Longest name that is made; what is put behind it (` (99)`, the suffixes of an unfinished file)
+/// still fits 255 bytes.
 const MAX_NAME_BYTES: usize = 220;
 /// How unfinished files end. A shared file with such a name is escaped, so that the two never meet.
 pub const PART_SUFFIX: &str = ".lanyard-part";
 pub const HAVE_SUFFIX: &str = ".lanyard-have";
 
-/// One name of the wire as a name that no platform gives another meaning. What must not stand there becomes `%XX`.
+/// One name of the wire as a name that no platform gives another meaning. What must not stand there
+/// becomes `%XX`.
 pub fn to_disk(segment: &str) -> String {
     let mut name = String::with_capacity(segment.len());
     for (at, c) in segment.char_indices() {
@@ -53,7 +55,8 @@ fn looks_escaped(rest: &str) -> bool {
     rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit())
 }
 
-/// Separators, characters that Windows forbids, controls, and those that change how a name reads or hide in it.
+/// Separators, characters that Windows forbids, controls, and those that change how a name reads or
+/// hide in it.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '/' | '\\' | '<' | '>' | ':' | '"' | '|' | '?' | '*')
@@ -68,7 +71,8 @@ fn escape_end(name: &mut String) {
     ending.chars().for_each(|c| escape(c, name));
 }
 
-/// Names that are devices on Windows, with any ending: `CON`, `nul.txt`, `COM¹`; of ports any digit counts, whatever its script.
+/// Names that are devices on Windows, with any ending: `CON`, `nul.txt`, `COM¹`; of ports any digit
+/// counts, whatever its script.
 fn is_reserved(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
     if matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$" | "CLOCK$") {
@@ -114,8 +118,8 @@ fn folded(name: &str) -> String {
     upper.to_lowercase().nfkc().collect()
 }
 
-/// Names that are taken, by what makes two of them one. Each name that is wanted goes on counting where it stopped: as many
-/// equal names cost as many steps, and not their square.
+/// Names that are taken, by what makes two of them one. Each name that is wanted goes on counting
+/// where it stopped: as many equal names cost as many steps, and not their square.
 #[derive(Debug, Default)]
 pub(crate) struct TakenNames {
     taken: HashSet<String>,
@@ -126,7 +130,8 @@ pub(crate) struct TakenNames {
 }
 
 impl TakenNames {
-    /// Takes `wanted`, or with a number behind it the first that is free. `key` says what two names have in common that are one.
+    /// Takes `wanted`, or with a number behind it the first that is free. `key` says what two names
+    /// have in common that are one.
     pub(crate) fn take(&mut self, wanted: String, key: impl Fn(&str) -> String) -> String {
         let wanted_key = key(&wanted);
         if !self.next.contains_key(&wanted_key) {
@@ -179,7 +184,8 @@ impl Default for NameAllocator {
 impl NameAllocator {
     /// Where the file with this path goes: names of folders, then its own.
     pub fn place(&mut self, wire: &str) -> Vec<String> {
-        let mut segments: Vec<&str> = wire.split('/').filter(|segment| !segment.is_empty()).collect();
+        let mut segments: Vec<&str> =
+            wire.split('/').filter(|segment| !segment.is_empty()).collect();
         let own = segments.pop().unwrap_or_default();
         let (mut path, folder) = self.folder_of(&segments);
         path.push(self.folders[folder].names.take(to_disk(own), folded));
@@ -218,14 +224,23 @@ impl NameAllocator {
 
 #[cfg(test)]
 mod tests {
-    //! Whatever comes over the wire, what comes out is a plain name on every platform, and two never meet.
+    //! Whatever comes over the wire, what comes out is a plain name on every platform, and two
+    //! never meet.
     use super::*;
 
     #[test]
     fn ordinary_names_stay() {
-        for name in
-            ["a.txt", "Küche é 📁.bin", ".bashrc", "100%.md", "50% off", "a b (1).c", "日本語", "COMMON", "console.log"]
-        {
+        for name in [
+            "a.txt",
+            "Küche é 📁.bin",
+            ".bashrc",
+            "100%.md",
+            "50% off",
+            "a b (1).c",
+            "日本語",
+            "COMMON",
+            "console.log",
+        ] {
             assert_eq!(to_disk(name), name);
         }
     }
@@ -260,12 +275,17 @@ mod tests {
         let symbols = ['.', '/', '\\', ':', '%', '2', 'e', '~', '\0', ' ', 'ﬀ', '\u{202e}'];
         let mut names = vec![String::new()];
         for _ in 0..4 {
-            let longer: Vec<String> =
-                names.iter().flat_map(|name| symbols.iter().map(move |c| format!("{name}{c}"))).collect();
+            let longer: Vec<String> = names
+                .iter()
+                .flat_map(|name| symbols.iter().map(move |c| format!("{name}{c}")))
+                .collect();
             for wire in &longer {
                 let disk = to_disk(wire);
                 assert!(!disk.is_empty() && disk != "." && disk != "..", "{wire:?}");
-                assert!(!disk.ends_with(['.', ' ']) && !disk.chars().any(is_unsafe), "{wire:?} → {disk:?}");
+                assert!(
+                    !disk.ends_with(['.', ' ']) && !disk.chars().any(is_unsafe),
+                    "{wire:?} → {disk:?}"
+                );
             }
             let distinct: HashSet<String> = longer.iter().map(|wire| to_disk(wire)).collect();
             assert_eq!(distinct.len(), longer.len(), "no two names become one");
@@ -285,11 +305,15 @@ mod tests {
     #[test]
     fn names_that_some_disks_take_for_one_are_kept_apart() {
         let mut names = NameAllocator::default();
-        let placed: Vec<String> = ["A.txt", "a.TXT", "stra\u{df}e", "STRASSE", "e\u{301}", "é", "A.txt"]
-            .iter()
-            .map(|wire| names.place(wire).join("/"))
-            .collect();
-        assert_eq!(placed, ["A.txt", "a (1).TXT", "straße", "STRASSE (1)", "e\u{301}", "é (1)", "A (2).txt"]);
+        let placed: Vec<String> =
+            ["A.txt", "a.TXT", "stra\u{df}e", "STRASSE", "e\u{301}", "é", "A.txt"]
+                .iter()
+                .map(|wire| names.place(wire).join("/"))
+                .collect();
+        assert_eq!(
+            placed,
+            ["A.txt", "a (1).TXT", "straße", "STRASSE (1)", "e\u{301}", "é (1)", "A (2).txt"]
+        );
     }
 
     #[test]
@@ -306,13 +330,16 @@ mod tests {
         names.folders.iter().map(|folder| folder.names.looks).sum()
     }
 
-    /// F11. What others call their files decides how many looks it takes to name them: a constant for each.
+    /// F11. What others call their files decides how many looks it takes to name them: a constant
+    /// for each.
     #[test]
     fn equal_names_cost_as_many_looks_as_there_are_names() {
         const MANY: usize = 4_000;
         let equal = |_: usize| "notes.txt".to_string();
         // Equal on some disks only.
-        let folding = |n: usize| if n.is_multiple_of(2) { "Notes.txt".to_string() } else { "NOTES.TXT".into() };
+        let folding = |n: usize| {
+            if n.is_multiple_of(2) { "Notes.txt".to_string() } else { "NOTES.TXT".into() }
+        };
         // Half of them are the very names that the other half would get.
         let in_the_way = |n: usize| match n < MANY / 2 {
             true => format!("notes ({}).txt", n + 1),
@@ -322,7 +349,8 @@ mod tests {
         let kinds: [&dyn Fn(usize) -> String; 4] = [&equal, &folding, &in_the_way, &folders];
         for (kind, wire) in kinds.iter().enumerate() {
             let mut names = NameAllocator::default();
-            let placed: HashSet<String> = (0..MANY).map(|n| folded(&names.place(&wire(n)).join("/"))).collect();
+            let placed: HashSet<String> =
+                (0..MANY).map(|n| folded(&names.place(&wire(n)).join("/"))).collect();
             assert_eq!(placed.len(), MANY, "no two meet");
             assert!(looks(&names) <= 3 * MANY, "{kind}: {} looks for {MANY} names", looks(&names));
         }

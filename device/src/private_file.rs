@@ -1,7 +1,11 @@
-//! Files of the program's own folder, which only their owner may read. A link in the place of one is refused, and one that
-//! others may read is narrowed to its owner. Small ones are replaced whole or not at all: keys, secrets, the list of known hubs.
+//! Files of the program's own folder, which only their owner may read. A link in the place of one
+//! is refused, and one that others may read is narrowed to its owner. Small ones are replaced whole
+//! or not at all: keys, secrets, the list of known hubs.
 
-#![expect(clippy::disallowed_methods, reason = "keys and lists in the program's own folder, by names of its own")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "keys and lists in the program's own folder, by names of its own"
+)]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,8 +20,9 @@ pub enum PrivateFileError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Opens a file as `options` say. A link in its place, or anything else that is no file, is an error. What is made is for its
-/// owner only; a file that others may read is narrowed, and that is logged.
+/// Opens a file as `options` say. A link in its place, or anything else that is no file, is an
+/// error. What is made is for its owner only; a file that others may read is narrowed, and that is
+/// logged.
 pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     #[cfg(unix)]
     {
@@ -40,7 +45,8 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 }
 
 fn no_file(found: &str) -> io::Error {
-    let said = format!("{found} stands where a file of this program should; look at it, and move it away");
+    let said =
+        format!("{found} stands where a file of this program should; look at it, and move it away");
     io::Error::new(io::ErrorKind::InvalidInput, said)
 }
 
@@ -52,7 +58,8 @@ fn refused_link(error: io::Error) -> io::Error {
     error
 }
 
-/// Takes away what others may do with it. Some disks know no owners, and some files are another user's: that is only said.
+/// Takes away what others may do with it. Some disks know no owners, and some files are another
+/// user's: that is only said.
 #[cfg(unix)]
 fn narrow(file: &File, path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -69,14 +76,21 @@ fn narrow(file: &File, path: &Path) -> io::Result<()> {
             path.display()
         ),
         Err(error) => {
-            tracing::warn!("{} is open to other users of this machine (mode {mode:o}): {error}", path.display());
+            tracing::warn!(
+                "{} is open to other users of this machine (mode {mode:o}): {error}",
+                path.display()
+            );
         }
     }
     Ok(())
 }
 
-/// The file's bytes; if there is no file yet, it is made of what `make` returns. Two processes that race get the same bytes.
-pub fn read_or_create(path: &Path, make: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, PrivateFileError> {
+/// The file's bytes; if there is no file yet, it is made of what `make` returns. Two processes that
+/// race get the same bytes.
+pub fn read_or_create(
+    path: &Path,
+    make: impl FnOnce() -> Vec<u8>,
+) -> Result<Vec<u8>, PrivateFileError> {
     if let Some(bytes) = read(path)? {
         return Ok(bytes);
     }
@@ -85,7 +99,9 @@ pub fn read_or_create(path: &Path, make: impl FnOnce() -> Vec<u8>) -> Result<Vec
     let temporary = write_temporary(path, &make()).map_err(failed)?;
     // A hard link fails where the name is taken: who comes second reads what the first one wrote.
     let linked = match fs::hard_link(&temporary, path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !path.exists() => fs::rename(&temporary, path),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !path.exists() => {
+            fs::rename(&temporary, path)
+        }
         _ => Ok(()),
     };
     let _ = fs::remove_file(&temporary);
@@ -185,7 +201,10 @@ mod tests {
         fs::write(&target, b"theirs").unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
         let said = read(&path).unwrap_err().to_string();
-        assert!(said.contains("a symbolic link stands where a file of this program should"), "{said}");
+        assert!(
+            said.contains("a symbolic link stands where a file of this program should"),
+            "{said}"
+        );
         assert!(read_or_create(&path, || b"new".to_vec()).is_err());
         assert!(open(&path, File::options().create(true).append(true)).is_err());
         write(&path, b"ours").unwrap();

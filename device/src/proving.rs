@@ -1,4 +1,5 @@
-//! What a device reads from its own disk, as pure functions: tests/deep feeds them with what no device would write.
+//! What a device reads from its own disk, as pure functions: tests/deep feeds them with what no
+//! device would write.
 
 use lanyard_hub::peer::GroupSet;
 use lanyard_protocol::FileEntry;
@@ -11,7 +12,8 @@ pub fn content_record(line: &[u8]) -> Option<String> {
     IndexedContent::parse(line)?.line().ok()
 }
 
-/// The groups that the table of an unfinished file vouches for. `records` stand behind a right header.
+/// The groups that the table of an unfinished file vouches for. `records` stand behind a right
+/// header.
 pub fn have_table(entry: &FileEntry, records: &[u8]) -> GroupSet {
     let (sink, mut have) = (FileSink::new(entry.clone(), vec!["file".into()]), GroupSet::default());
     let table = [&sink.header()[..], records].concat();

@@ -1,4 +1,5 @@
-//! Counts this device's reveals since a person last asked it to try, in its data directory: a new process goes on counting.
+//! Counts this device's reveals since a person last asked it to try, in its data directory: a new
+//! process goes on counting.
 
 use std::path::{Path, PathBuf};
 
@@ -65,7 +66,11 @@ impl RevealBook {
 
     /// A person asks to try again.
     pub fn begin_anew(&self) -> Result<(), PrivateFileError> {
-        if self.read()? == Reveals::default() { Ok(()) } else { self.note(|reveals| *reveals = Reveals::default()) }
+        if self.read()? == Reveals::default() {
+            Ok(())
+        } else {
+            self.note(|reveals| *reveals = Reveals::default())
+        }
     }
 }
 
@@ -80,7 +85,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for n in 1..=3 {
             RevealBook::in_folder(dir.path()).note(Reveals::give).unwrap();
-            assert_eq!(RevealBook::in_folder(dir.path()).read().unwrap(), Reveals { unopened: n, given: n });
+            assert_eq!(
+                RevealBook::in_folder(dir.path()).read().unwrap(),
+                Reveals { unopened: n, given: n }
+            );
         }
         let book = RevealBook::in_folder(dir.path());
         assert!(book.read().unwrap().is_spent());

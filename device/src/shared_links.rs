@@ -6,9 +6,11 @@ use lanyard_protocol::http::link_path;
 use lanyard_protocol::limits::MAX_FILES_A_MESSAGE;
 use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::{LinkDrop, LinkFolder, LinkListed, LinkRequest, LinksPull};
-use lanyard_protocol::{DeviceToRelay, FailureCode, FileRef, Link, LinkHash, LinkSeed, RelayToDevice};
+use lanyard_protocol::{
+    DeviceToRelay, FailureCode, FileRef, Link, LinkHash, LinkSeed, RelayToDevice,
+};
 
-use crate::handle::{DriverCommand, DeviceError, DeviceHandle};
+use crate::handle::{DeviceError, DeviceHandle, DriverCommand};
 
 /// The contents of a wanted link.
 #[derive(Debug, Clone)]
@@ -49,10 +51,15 @@ impl LinkOptions {
             uses,
         };
         let files = match linked {
-            LinkContents::Folder(folder) => return vec![LinkRequest { folder: Some(folder), ..first }],
+            LinkContents::Folder(folder) => {
+                return vec![LinkRequest { folder: Some(folder), ..first }];
+            }
             LinkContents::Files(files) => files,
         };
-        files.chunks(MAX_FILES_A_MESSAGE).map(|files| LinkRequest { files: files.to_vec(), ..first.clone() }).collect()
+        files
+            .chunks(MAX_FILES_A_MESSAGE)
+            .map(|files| LinkRequest { files: files.to_vec(), ..first.clone() })
+            .collect()
     }
 }
 
@@ -68,7 +75,8 @@ pub struct MadeLink {
 impl DeviceHandle {
     /// Sends a request and waits for its answer.
     async fn request(&self, message: DeviceToRelay) -> Result<RelayToDevice, DeviceError> {
-        let answer = self.ask(|reply| DriverCommand::Request { message: Box::new(message), reply }).await?;
+        let answer =
+            self.ask(|reply| DriverCommand::Request { message: Box::new(message), reply }).await?;
         answer.map(|answer| *answer).map_err(|no| match no.code {
             FailureCode::ServerNotReady | FailureCode::TimedOut => DeviceError::NotConnected,
             code => DeviceError::Refused { code, message: no.message },
@@ -88,7 +96,8 @@ impl DeviceHandle {
                 _ => return Err(DeviceError::NotConnected),
             }
         }
-        let listed = listed.ok_or_else(|| DeviceError::Local("there is nothing to link to".into()))?;
+        let listed =
+            listed.ok_or_else(|| DeviceError::Local("there is nothing to link to".into()))?;
         Ok(MadeLink { link, url: link_path(&link, &listed.name), listed })
     }
 

@@ -1,11 +1,12 @@
-//! Where one fetched file lands: an unfinished file beside its final name, a table of which groups are good, and at the
-//! end a name of its own.
+//! Where one fetched file lands: an unfinished file beside its final name, a table of which groups
+//! are good, and at the end a name of its own.
 //!
-//! The table (`NAME.….lanyard-have`) has one record a group: its value and a check. A record that was torn by a power cut
-//! is no record, so data is synced first, then records are written, and nothing else is needed. A sync for each group would
-//! be dear; until the next one a record's check is made for this run of the system only: a killed program loses nothing,
-//! and a power cut makes no record good whose data it took. Files up to 1 MiB have no table: they are written, closed, and
-//! named when whole.
+//! The table (`NAME.….lanyard-have`) has one record a group: its value and a check. A record that
+//! was torn by a power cut is no record, so data is synced first, then records are written, and
+//! nothing else is needed. A sync for each group would be dear; until the next one a record's check
+//! is made for this run of the system only: a killed program loses nothing, and a power cut makes
+//! no record good whose data it took. Files up to 1 MiB have no table: they are written, closed,
+//! and named when whole.
 
 mod copy;
 mod hashes;
@@ -24,11 +25,12 @@ use lanyard_protocol::{FileEntry, GroupRange, Root};
 use crate::confine::{Folder, lock};
 use crate::names::{HAVE_SUFFIX, PART_SUFFIX, numbered};
 use hashes::StoredHashes;
-pub use last_folder::LastFolder;
+pub(crate) use last_folder::LastFolder;
 
 /// Files up to this are not resumed in the middle.
 const SMALL_BYTES: u64 = 1 << 20;
-/// Groups are noted in the table when this much is new, or this long after the last time: a sync is not free.
+/// Groups are noted in the table when this much is new, or this long after the last time: a sync is
+/// not free.
 const SAVE_BYTES: u64 = 64 << 20;
 const SAVE_AFTER: Duration = Duration::from_secs(2);
 
@@ -41,7 +43,7 @@ const RECORD_BYTES: usize = 32 + 8;
 
 /// What became of a whole file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FinishedFile {
+pub(crate) struct FinishedFile {
     /// Its name, which may have a number where another file was in the way.
     pub path: PathBuf,
     pub root: Root,
@@ -50,7 +52,7 @@ pub struct FinishedFile {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum FinishError {
+pub(crate) enum FinishError {
     #[error("the bytes are not those that are listed")]
     Mismatch,
     #[error(transparent)]
@@ -59,7 +61,7 @@ pub enum FinishError {
 
 /// One file on its way to this disk.
 #[derive(Debug)]
-pub struct FileSink {
+pub(crate) struct FileSink {
     entry: FileEntry,
     groups: Groups,
     /// Names of folders, then of the file, below the root.
@@ -85,7 +87,7 @@ struct SinkState {
 
 /// The unfinished file and its table, open.
 #[derive(Debug)]
-pub struct OpenPart {
+pub(crate) struct OpenPart {
     folder: Arc<Folder>,
     part: File,
     table: Option<File>,
@@ -96,7 +98,10 @@ pub struct OpenPart {
 fn key_of(entry: &FileEntry) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(entry.public_id.0.as_bytes()).update(entry.file_id.0.as_bytes());
-    hasher.update(&entry.size.to_le_bytes()).update(&entry.modified_ms.to_le_bytes()).update(&[entry.group_log]);
+    hasher
+        .update(&entry.size.to_le_bytes())
+        .update(&entry.modified_ms.to_le_bytes())
+        .update(&[entry.group_log]);
     *hasher.finalize().as_bytes()
 }
 
@@ -128,14 +133,14 @@ fn lock_soon(part: &File) -> io::Result<bool> {
 }
 
 impl OpenPart {
-    pub fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         write_all_at(&self.part, bytes, offset)
     }
 }
 
 impl FileSink {
     /// A sink for `entry` at `place` (names from [`crate::names::Names`]) below some root.
-    pub fn new(entry: FileEntry, place: Vec<String>) -> Self {
+    pub(crate) fn new(entry: FileEntry, place: Vec<String>) -> Self {
         let groups = Groups::new(entry.size, entry.group_log);
         let values = StoredHashes::new(groups.count());
         let (unsaved, saved_at, open, lent) = Default::default();
@@ -144,15 +149,15 @@ impl FileSink {
     }
 
     /// Together with others of one transfer.
-    pub fn beside(self, last: &Arc<LastFolder>) -> Self {
+    pub(crate) fn beside(self, last: &Arc<LastFolder>) -> Self {
         Self { last: last.clone(), ..self }
     }
 
-    pub fn entry(&self) -> &FileEntry {
+    pub(crate) fn entry(&self) -> &FileEntry {
         &self.entry
     }
 
-    pub fn groups(&self) -> Groups {
+    pub(crate) fn groups(&self) -> Groups {
         self.groups
     }
 
@@ -174,7 +179,7 @@ impl FileSink {
         )
     }
 
-    pub fn is_small(&self) -> bool {
+    pub(crate) fn is_small(&self) -> bool {
         self.entry.size <= SMALL_BYTES
     }
 
@@ -196,14 +201,18 @@ impl FileSink {
         self.last.make(root, &self.place[..self.place.len().saturating_sub(1)])
     }
 
-    // ── What is there already ───────────────────────────────────────────────────────────────────────────────────────
+    // ── What is there already
+    // ───────────────────────────────────────────────────────────────────────────────────────
 
-    /// Whether this very version lies there under its final name: same size, same time, and the same root if it is known.
-    pub fn is_there(&self, root: &Folder) -> io::Result<Option<PathBuf>> {
+    /// Whether this very version lies there under its final name: same size, same time, and the
+    /// same root if it is known.
+    pub(crate) fn is_there(&self, root: &Folder) -> io::Result<Option<PathBuf>> {
         let Some(folder) = self.folder(root)? else { return Ok(None) };
         let same = folder.look(self.name())?.is_some_and(|found| {
-            let modified = found.modified.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-            let same_time = modified.is_some_and(|at| at.as_millis() as u64 == self.entry.modified_ms);
+            let modified =
+                found.modified.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let same_time =
+                modified.is_some_and(|at| at.as_millis() as u64 == self.entry.modified_ms);
             found.is_file() && found.size == self.entry.size && same_time
         });
         if !same || !self.has_root(&folder)? {
@@ -221,14 +230,18 @@ impl FileSink {
     }
 
     /// Groups that an earlier run stored and noted.
-    pub fn load(&self, root: &Folder) -> io::Result<GroupSet> {
+    pub(crate) fn load(&self, root: &Folder) -> io::Result<GroupSet> {
         let mut have = GroupSet::default();
         if self.is_small() {
             return Ok(have);
         }
         let Some(folder) = self.folder(root)? else { return Ok(have) };
-        let whole = folder.look(&self.part_name(PART_SUFFIX))?.is_some_and(|part| part.size == self.entry.size);
-        let Some(table) = folder.read_file(&self.part_name(HAVE_SUFFIX))?.filter(|_| whole) else { return Ok(have) };
+        let whole = folder
+            .look(&self.part_name(PART_SUFFIX))?
+            .is_some_and(|part| part.size == self.entry.size);
+        let Some(table) = folder.read_file(&self.part_name(HAVE_SUFFIX))?.filter(|_| whole) else {
+            return Ok(have);
+        };
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut io::Read::take(table, self.table_bytes()), &mut bytes)?;
         self.load_table(&bytes, folder.life(), &mut have);
@@ -241,7 +254,8 @@ impl FileSink {
         let mut state = self.state();
         for (index, record) in records.chunks_exact(RECORD_BYTES).enumerate() {
             let synced = self.read_record(index as u32, record, None);
-            let unsynced = || life.and_then(|life| self.read_record(index as u32, record, Some(&life)));
+            let unsynced =
+                || life.and_then(|life| self.read_record(index as u32, record, Some(&life)));
             if let Some(value) = synced.or_else(unsynced) {
                 if synced.is_none() {
                     state.unsaved.push(index as u32);
@@ -266,7 +280,10 @@ impl FileSink {
     /// A record; with `life`, one that is good only as long as that lasts.
     fn record(&self, index: u32, value: &GroupHash, life: Option<&[u8; 32]>) -> [u8; RECORD_BYTES] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&index.to_le_bytes()).update(&value.0).update(life.map_or(&[], |life| &life[..]));
+        hasher
+            .update(&index.to_le_bytes())
+            .update(&value.0)
+            .update(life.map_or(&[], |life| &life[..]));
         let mut record = [0; RECORD_BYTES];
         record[..32].copy_from_slice(&value.0);
         record[32..].copy_from_slice(&hasher.finalize().as_bytes()[..8]);
@@ -282,12 +299,14 @@ impl FileSink {
         HEADER_BYTES as u64 + u64::from(index) * RECORD_BYTES as u64
     }
 
-    // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Writing
+    // ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The unfinished file, open; a large one stays open until it is finished.
-    pub fn open(&self, root: &Folder) -> io::Result<Arc<OpenPart>> {
+    pub(crate) fn open(&self, root: &Folder) -> io::Result<Arc<OpenPart>> {
         let mut state = self.state();
-        // Two bodies may bring parts of one file at once: the second must not wait for the lock of the first.
+        // Two bodies may bring parts of one file at once: the second must not wait for the lock of
+        // the first.
         if let Some(open) = state.open.clone().or_else(|| state.lent.upgrade()) {
             return Ok(open);
         }
@@ -301,9 +320,13 @@ impl FileSink {
             }
             opened => opened?,
         };
-        // Who held the lock before may have finished: then this is no longer the unfinished file, but the finished one.
+        // Who held the lock before may have finished: then this is no longer the unfinished file,
+        // but the finished one.
         if !lock_soon(&part)? || !folder.is_named(&part, &part_name)? {
-            let why = format!("{} is being fetched by another program", folder.path().join(self.name()).display());
+            let why = format!(
+                "{} is being fetched by another program",
+                folder.path().join(self.name()).display()
+            );
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
         }
         if part.metadata()?.len() != self.entry.size {
@@ -332,18 +355,25 @@ impl FileSink {
     }
 
     /// A group is written whole and this is its value. `false`: it was good before.
-    pub fn mark(&self, open: &OpenPart, group: u32, value: GroupHash) -> io::Result<bool> {
+    pub(crate) fn mark(&self, open: &OpenPart, group: u32, value: GroupHash) -> io::Result<bool> {
         let (known, due) = {
             let mut state = self.state();
             let known = state.values.set(group, Some(value)).is_some();
             state.unsaved.push(group);
             let bytes = (state.unsaved.len() as u64) << self.groups.group_log;
-            (known, bytes >= SAVE_BYTES || state.saved_at.is_some_and(|at| at.elapsed() >= SAVE_AFTER))
+            (
+                known,
+                bytes >= SAVE_BYTES || state.saved_at.is_some_and(|at| at.elapsed() >= SAVE_AFTER),
+            )
         };
         if due {
             self.save(open)?;
         } else if let (Some(table), Some(life), false) = (&open.table, &open.life, known) {
-            write_all_at(table, &self.record(group, &value, Some(life)), Self::place_of_record(group))?;
+            write_all_at(
+                table,
+                &self.record(group, &value, Some(life)),
+                Self::place_of_record(group),
+            )?;
         }
         if self.is_small() && self.state().values.is_whole() {
             self.set_time(open);
@@ -377,19 +407,22 @@ impl FileSink {
     }
 
     /// Notes what is good, for a later run, and closes.
-    pub fn put_aside(&self) -> io::Result<()> {
+    pub(crate) fn put_aside(&self) -> io::Result<()> {
         let open = self.state().open.take();
         open.map_or(Ok(()), |open| self.save(&open))
     }
 
-    /// Compares with the list of values; what differs is no longer good. `None`: it is no list of this file.
-    pub fn compare(&self, list: &[u8]) -> io::Result<Option<Vec<GroupRange>>> {
+    /// Compares with the list of values; what differs is no longer good. `None`: it is no list of
+    /// this file.
+    pub(crate) fn compare(&self, list: &[u8]) -> io::Result<Option<Vec<GroupRange>>> {
         let mut state = self.state();
         if list.len() != 32 * state.values.count() {
             return Ok(None);
         }
-        let differs = |(group, value): &(u32, GroupHash)| value.0 != list[32 * *group as usize..][..32];
-        let differing: Vec<u32> = state.values.stored().filter(differs).map(|(group, _)| group).collect();
+        let differs =
+            |(group, value): &(u32, GroupHash)| value.0 != list[32 * *group as usize..][..32];
+        let differing: Vec<u32> =
+            state.values.stored().filter(differs).map(|(group, _)| group).collect();
         let mut wrong = GroupSet::default();
         for group in differing {
             state.values.set(group, None);
@@ -405,28 +438,40 @@ impl FileSink {
     }
 
     /// Nothing of it is good.
-    pub fn discard(&self) -> io::Result<()> {
+    pub(crate) fn discard(&self) -> io::Result<()> {
         let mut state = self.state();
         state.values.clear();
         state.unsaved.clear();
         state.copied = false;
-        let Some(table) = state.open.as_ref().and_then(|open| open.table.as_ref()) else { return Ok(()) };
+        let Some(table) = state.open.as_ref().and_then(|open| open.table.as_ref()) else {
+            return Ok(());
+        };
         table.set_len(HEADER_BYTES as u64)
     }
 
-    // ── The end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── The end
+    // ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// All groups are there: checks them against the root if one is listed, and gives the file its name.
-    pub fn finish(&self, root_folder: &Folder, listed: Option<Root>) -> Result<FinishedFile, FinishError> {
+    /// All groups are there: checks them against the root if one is listed, and gives the file its
+    /// name.
+    pub(crate) fn finish(
+        &self,
+        root_folder: &Folder,
+        listed: Option<Root>,
+    ) -> Result<FinishedFile, FinishError> {
         let values = self.state().values.whole();
-        let root = values.and_then(|values| self.groups.root(&values)).ok_or(FinishError::Mismatch)?;
+        let root =
+            values.and_then(|values| self.groups.root(&values)).ok_or(FinishError::Mismatch)?;
         if listed.is_some_and(|listed| listed != root) {
             return Err(FinishError::Mismatch);
         }
         if self.is_small() && self.groups.count() > 0 {
-            // It got its time with its last group. Another program that fetched the same may have named it meanwhile.
+            // It got its time with its last group. Another program that fetched the same may have
+            // named it meanwhile.
             let path = match self.name_it(&*self.make_folder(root_folder)?) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.is_there(root_folder)?.ok_or(error)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.is_there(root_folder)?.ok_or(error)?
+                }
                 named => named?,
             };
             return Ok(FinishedFile { path, root, copied: self.state().copied });
@@ -460,7 +505,9 @@ impl FileSink {
         let mut name = self.name().to_string();
         for n in 1.. {
             match folder.rename_new(&part, &name) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => name = numbered(self.name(), n),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    name = numbered(self.name(), n)
+                }
                 done => return done.map(|()| folder.path().join(&name)),
             }
         }
@@ -475,11 +522,11 @@ mod tests {
     use lanyard_protocol::{EntryKind, Instance};
     use std::fs;
 
-    pub fn bytes(count: usize) -> Vec<u8> {
+    pub(super) fn bytes(count: usize) -> Vec<u8> {
         (0..count as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
     }
 
-    pub fn entry(size: u64) -> FileEntry {
+    pub(super) fn entry(size: u64) -> FileEntry {
         FileEntry {
             public_id: "00000001-0000-8000-8000-000000000001".parse().unwrap(),
             instance: Instance([1; 16]),
@@ -501,7 +548,8 @@ mod tests {
     fn store(sink: &FileSink, root: &Folder, content: &[u8], groups: std::ops::Range<u32>) {
         let open = sink.open(root).unwrap();
         for group in groups {
-            let (from, to) = (sink.groups.offset(group), sink.groups.offset(group) + sink.groups.len(group));
+            let (from, to) =
+                (sink.groups.offset(group), sink.groups.offset(group) + sink.groups.len(group));
             let part = &content[from as usize..to as usize];
             open.write(part, from).unwrap();
             sink.mark(&open, group, sink.groups.value(group, part)).unwrap();
@@ -509,8 +557,10 @@ mod tests {
     }
 
     fn names(dir: &std::path::Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -524,11 +574,20 @@ mod tests {
         store(&sink, &root, &content, 0..sink.groups.count());
         let expected = Root(*blake3::hash(&content).as_bytes());
         let finished = sink.finish(&root, Some(expected)).unwrap();
-        assert_eq!((finished.root, names(&dir.path().join("a"))), (expected, vec!["film.mkv".to_string()]));
+        assert_eq!(
+            (finished.root, names(&dir.path().join("a"))),
+            (expected, vec!["film.mkv".to_string()])
+        );
         assert_eq!(fs::read(&finished.path).unwrap(), content);
-        let again = FileSink::new(FileEntry { root: Some(expected), ..entry(3_000_000) }, sink.place.clone());
+        let again = FileSink::new(
+            FileEntry { root: Some(expected), ..entry(3_000_000) },
+            sink.place.clone(),
+        );
         assert_eq!(again.is_there(&root).unwrap(), Some(finished.path.clone()));
-        let other = FileSink::new(FileEntry { root: Some(Root([1; 32])), ..entry(3_000_000) }, sink.place.clone());
+        let other = FileSink::new(
+            FileEntry { root: Some(Root([1; 32])), ..entry(3_000_000) },
+            sink.place.clone(),
+        );
         assert_eq!(other.is_there(&root).unwrap(), None);
     }
 
@@ -559,14 +618,19 @@ mod tests {
 
         let second = sink(3_000_000);
         let have: Vec<GroupRange> = second.load(&root).unwrap().runs().collect();
-        assert_eq!(have, [GroupRange::new(2, 1), GroupRange::new(4, 1)], "a torn record is no record");
+        assert_eq!(
+            have,
+            [GroupRange::new(2, 1), GroupRange::new(4, 1)],
+            "a torn record is no record"
+        );
         store(&second, &root, &content, 0..2);
         store(&second, &root, &content, 3..4);
         store(&second, &root, &content, 5..12);
         assert_eq!(second.finish(&root, None).unwrap().root.0, *blake3::hash(&content).as_bytes());
     }
 
-    /// A small file of several groups whose bytes come in two bodies at once: they write side by side, and it becomes whole.
+    /// A small file of several groups whose bytes come in two bodies at once: they write side by
+    /// side, and it becomes whole.
     #[test]
     fn two_bodies_write_a_small_file_at_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -600,7 +664,11 @@ mod tests {
         for group in 2..5 {
             let from = FileSink::place_of_record(group) as usize;
             let value = GroupHash(noted[from..from + 32].try_into().unwrap());
-            noted[from..from + RECORD_BYTES].copy_from_slice(&first.record(group, &value, Some(&[9; 32])));
+            noted[from..from + RECORD_BYTES].copy_from_slice(&first.record(
+                group,
+                &value,
+                Some(&[9; 32]),
+            ));
         }
         fs::write(&table, noted).unwrap();
         assert!(sink(3_000_000).load(&root).unwrap().is_empty());
@@ -631,7 +699,12 @@ mod tests {
         let sink = sink(2_000_000);
         let list: Vec<u8> = (0..8)
             .flat_map(|g| {
-                sink.groups.value(g, &content[(g as usize) << 18..content.len().min((g as usize + 1) << 18)]).0
+                sink.groups
+                    .value(
+                        g,
+                        &content[(g as usize) << 18..content.len().min((g as usize + 1) << 18)],
+                    )
+                    .0
             })
             .collect();
         let mut wrong = content.clone();

@@ -1,4 +1,5 @@
-//! What a device keeps between runs: its key, and the hubs it knows with the key it saw there first.
+//! What a device keeps between runs: its key, and the hubs it knows with the key it saw there
+//! first.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -53,17 +54,23 @@ pub struct DeviceStore {
 /// Reads the key file at `path`, or makes it with a new random key.
 pub fn load_key(path: &Path) -> Result<Keypair, DeviceStoreError> {
     let mut seed = [0u8; 32];
-    getrandom::fill(&mut seed)
-        .map_err(|error| PrivateFileError::Write { path: path.into(), source: std::io::Error::other(error) })?;
+    getrandom::fill(&mut seed).map_err(|error| PrivateFileError::Write {
+        path: path.into(),
+        source: std::io::Error::other(error),
+    })?;
     let bytes = private_file::read_or_create(path, || seed.to_vec())?;
-    let seed: [u8; 32] =
-        bytes.as_slice().try_into().map_err(|_| DeviceStoreError::BadKey { path: path.into(), found: bytes.len() })?;
+    let seed: [u8; 32] = bytes
+        .as_slice()
+        .try_into()
+        .map_err(|_| DeviceStoreError::BadKey { path: path.into(), found: bytes.len() })?;
     Ok(Keypair::from_seed(&seed))
 }
 
 /// Milliseconds since 1970, for showing.
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 impl DeviceStore {
@@ -74,8 +81,9 @@ impl DeviceStore {
         let hubs = match private_file::read(&path)? {
             None => Vec::new(),
             Some(bytes) => {
-                let file: HubsFile = serde_json::from_slice(&bytes)
-                    .map_err(|error| DeviceStoreError::BadHubs { path: path.clone(), why: error.to_string() })?;
+                let file: HubsFile = serde_json::from_slice(&bytes).map_err(|error| {
+                    DeviceStoreError::BadHubs { path: path.clone(), why: error.to_string() }
+                })?;
                 file.hubs
             }
         };
@@ -96,10 +104,14 @@ impl DeviceStore {
         self.hubs.iter().find(|hub| hub.url.is_same_place(url))
     }
 
-    /// Notes a hub that let this device in; it becomes the default. A key other than the pinned one is an error.
+    /// Notes a hub that let this device in; it becomes the default. A key other than the pinned one
+    /// is an error.
     pub fn joined(&mut self, hub: KnownHub) -> Result<(), DeviceStoreError> {
         if self.hub(&hub.url).is_some_and(|known| known.public_key != hub.public_key) {
-            return Err(DeviceStoreError::OtherHub { url: hub.url, path: self.dir.join("hubs.json") });
+            return Err(DeviceStoreError::OtherHub {
+                url: hub.url,
+                path: self.dir.join("hubs.json"),
+            });
         }
         self.hubs.retain(|known| !known.url.is_same_place(&hub.url));
         self.hubs.push(hub);
@@ -132,7 +144,10 @@ mod tests {
         let again = DeviceStore::open(dir.path()).unwrap();
         assert_eq!(again.keypair().public(), store.keypair().public());
         assert_eq!(again.default_hub().unwrap().url.to_string(), "http://b:7070");
-        assert_eq!(again.hub(&"http://a/".parse().unwrap()).unwrap().public_key, PublicKey([1; 32]));
+        assert_eq!(
+            again.hub(&"http://a/".parse().unwrap()).unwrap().public_key,
+            PublicKey([1; 32])
+        );
     }
 
     #[test]
@@ -140,7 +155,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = DeviceStore::open(dir.path()).unwrap();
         store.joined(hub("http://a", 1, 10)).unwrap();
-        assert!(matches!(store.joined(hub("http://a", 9, 11)), Err(DeviceStoreError::OtherHub { .. })));
+        assert!(matches!(
+            store.joined(hub("http://a", 9, 11)),
+            Err(DeviceStoreError::OtherHub { .. })
+        ));
         assert_eq!(store.hub(&"http://a".parse().unwrap()).unwrap().public_key, PublicKey([1; 32]));
     }
 
@@ -148,7 +166,10 @@ mod tests {
     fn a_broken_key_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("device.key"), b"short").unwrap();
-        assert!(matches!(DeviceStore::open(dir.path()), Err(DeviceStoreError::BadKey { found: 5, .. })));
+        assert!(matches!(
+            DeviceStore::open(dir.path()),
+            Err(DeviceStoreError::BadKey { found: 5, .. })
+        ));
         assert_eq!(std::fs::read(dir.path().join("device.key")).unwrap(), b"short");
     }
 }

@@ -1,4 +1,5 @@
-//! What is on its way, as people are shown it: what this process fetches, and what others fetch from it.
+//! What is on its way, as people are shown it: what this process fetches, and what others fetch
+//! from it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub struct TransferInfo {
 
 /// How a download stands, beside its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct IncomingTransfer {
+pub(crate) struct IncomingTransfer {
     pub waits_for: Option<FailureCode>,
     pub paused: bool,
     /// Bytes a second.
@@ -70,7 +71,7 @@ pub struct IncomingTransfer {
 }
 
 impl IncomingTransfer {
-    pub fn state(&self) -> TransferStatus {
+    pub(crate) fn state(&self) -> TransferStatus {
         match (self.paused, self.waits_for) {
             (true, _) => TransferStatus::Paused,
             (false, Some(_)) => TransferStatus::Waiting,
@@ -78,8 +79,9 @@ impl IncomingTransfer {
         }
     }
 
-    /// So many bytes are there now, `every` after the last look. Bytes of an earlier run are not this one's speed.
-    pub fn looked(&mut self, done: u64, every: Duration) {
+    /// So many bytes are there now, `every` after the last look. Bytes of an earlier run are not
+    /// this one's speed.
+    pub(crate) fn looked(&mut self, done: u64, every: Duration) {
         let before = self.seen.replace(done).unwrap_or(done);
         let rate = done.saturating_sub(before) * 1_000 / every.as_millis().max(1) as u64;
         self.rate = (self.rate * 7 + rate) / 8;
@@ -94,13 +96,16 @@ struct OutgoingTransfer {
 
 /// What others fetch from this process, as the relay tells it.
 #[derive(Debug, Default)]
-pub struct Uploads(BTreeMap<(Option<TransferId>, DeviceId, FileId), OutgoingTransfer>);
+pub(crate) struct Uploads(BTreeMap<(Option<TransferId>, DeviceId, FileId), OutgoingTransfer>);
 
 impl Uploads {
     /// The relay's word on a file of this process.
-    pub fn heard(&mut self, progress: &TransferProgress) {
+    pub(crate) fn heard(&mut self, progress: &TransferProgress) {
         let key = (progress.transfer_id, progress.asker, progress.file_id);
-        if matches!(progress.state, TransferState::Done | TransferState::Failed | TransferState::Cancelled) {
+        if matches!(
+            progress.state,
+            TransferState::Done | TransferState::Failed | TransferState::Cancelled
+        ) {
             self.0.remove(&key);
             return;
         }
@@ -113,18 +118,22 @@ impl Uploads {
     }
 
     /// One entry for each transfer and each reader of a link. `name` knows devices.
-    pub fn list(&mut self, name: impl Fn(DeviceId) -> String) -> Vec<TransferInfo> {
+    pub(crate) fn list(&mut self, name: impl Fn(DeviceId) -> String) -> Vec<TransferInfo> {
         let now = Instant::now();
         self.0.retain(|_, up| now.duration_since(up.heard) < FORGOTTEN);
         let mut list: Vec<TransferInfo> = Vec::new();
         for up in self.0.values() {
-            let TransferProgress { transfer_id, asker, public_id, done, total, rate, state, .. } = up.progress;
+            let TransferProgress {
+                transfer_id, asker, public_id, done, total, rate, state, ..
+            } = up.progress;
             let still = now.duration_since(up.heard) >= STILL;
             let rate = if still { 0 } else { rate };
-            let same = |last: &&mut TransferInfo| transfer_id.is_some() && last.transfer_id == transfer_id;
+            let same =
+                |last: &&mut TransferInfo| transfer_id.is_some() && last.transfer_id == transfer_id;
             if let Some(last) = list.last_mut().filter(same) {
                 last.files += 1;
-                (last.done, last.total, last.rate) = (last.done + done, last.total + total, last.rate.max(rate));
+                (last.done, last.total, last.rate) =
+                    (last.done + done, last.total + total, last.rate.max(rate));
                 continue;
             }
             let state = match state {

@@ -1,4 +1,5 @@
-//! One PUT: the groups that a ticket names, read in blocks as the relay takes them, never more than two in memory.
+//! One PUT: the groups that a ticket names, read in blocks as the relay takes them, never more than
+//! two in memory.
 
 use std::fs::File;
 use std::io;
@@ -13,13 +14,13 @@ use lanyard_protocol::{FileId, GroupSpan, Ticket};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH};
 use reqwest::{Method, RequestBuilder};
 
-use crate::blocks::{PooledBlock, BlockPool};
+use crate::blocks::{BlockPool, PooledBlock};
 use crate::library::{self, Library, LibraryFile, ReadError};
 use crate::limit::{Buckets, paced};
 
 /// Where bodies go and come from.
 #[derive(Debug, Clone)]
-pub struct Bodies {
+pub(crate) struct Bodies {
     pub http: reqwest::Client,
     /// `http://host:port`.
     pub base: String,
@@ -31,16 +32,18 @@ pub struct Bodies {
 
 impl Bodies {
     /// A request for the body of a ticket, proven.
-    pub fn chunk(&self, method: Method, ticket: &Ticket) -> RequestBuilder {
+    pub(crate) fn chunk(&self, method: Method, ticket: &Ticket) -> RequestBuilder {
         let target = format!("/chunks/{}", ticket.to_hex());
         let authorization = self.signer.authorize(method.as_str(), &target);
-        self.http.request(method, self.base.clone() + &target).header(AUTHORIZATION, authorization.to_string())
+        self.http
+            .request(method, self.base.clone() + &target)
+            .header(AUTHORIZATION, authorization.to_string())
     }
 }
 
 /// How a PUT ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Uploaded {
+pub(crate) enum Uploaded {
     /// The relay has it, or said no; it knows.
     Answered,
     /// The connection broke.
@@ -49,12 +52,12 @@ pub enum Uploaded {
     Unreadable,
 }
 
-/// Hears that a file cannot be read as listed, and why; `None`: it is offered no longer. Called at once: the relay cancels a
-/// broken PUT, and whoever waits for its end with it.
-pub type Unreadable = Box<dyn Fn(FileId, Option<&ReadError>) + Send>;
+/// Hears that a file cannot be read as listed, and why; `None`: it is offered no longer. Called at
+/// once: the relay cancels a broken PUT, and whoever waits for its end with it.
+pub(crate) type Unreadable = Box<dyn Fn(FileId, Option<&ReadError>) + Send>;
 
 /// Sends the groups of `pieces` to the relay.
-pub async fn put(
+pub(crate) async fn put(
     bodies: Bodies,
     library: Arc<Library>,
     ticket: Ticket,
@@ -150,7 +153,8 @@ impl SpanReader {
         Ok(Bytes::from_owner(block))
     }
 
-    /// Reads on in the present span. Its last byte is handed out only when the file is still the listed version.
+    /// Reads on in the present span. Its last byte is handed out only when the file is still the
+    /// listed version.
     fn read_into(&mut self, block: &mut PooledBlock) -> Result<(), ReadError> {
         let Some(span) = self.spans.last_mut() else { return Ok(()) };
         let handle = match self.open.take() {
@@ -192,7 +196,9 @@ mod tests {
         let told = Arc::new(Mutex::new(None));
         let unreadable: Unreadable = {
             let told = told.clone();
-            Box::new(move |file_id, error| *told.lock().unwrap() = error.map(|error| (file_id, error.code())))
+            Box::new(move |file_id, error| {
+                *told.lock().unwrap() = error.map(|error| (file_id, error.code()))
+            })
         };
         let (library, blocks, stopped) = (library.clone(), Arc::default(), Arc::default());
         (SpanReader { library, spans, open: None, blocks, stopped, unreadable }, told)
@@ -202,7 +208,9 @@ mod tests {
         let library = Arc::new(Library::new(&[1; 32], Arc::default()));
         let add = |(name, bytes): &(&str, Vec<u8>)| {
             std::fs::write(dir.join(name), bytes).unwrap();
-            library.add(walk(&[dir.join(name)], &SharedRoots::default()).unwrap().files.remove(0)).file_id
+            library
+                .add(walk(&[dir.join(name)], &SharedRoots::default()).unwrap().files.remove(0))
+                .file_id
         };
         let ids = files.iter().map(add).collect();
         (library, ids)
@@ -211,8 +219,10 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_the_named_groups_in_that_order() {
         let dir = tempfile::tempdir().unwrap();
-        let big: Vec<u8> = (0..1_500_000u32).flat_map(|n| n.to_le_bytes()).take(1_500_000).collect();
-        let (library, ids) = shared(dir.path(), &[("big", big.clone()), ("small", b"hello".to_vec())]);
+        let big: Vec<u8> =
+            (0..1_500_000u32).flat_map(|n| n.to_le_bytes()).take(1_500_000).collect();
+        let (library, ids) =
+            shared(dir.path(), &[("big", big.clone()), ("small", b"hello".to_vec())]);
         let (reader, told) = reader(&library, &[(ids[1], 0, 1), (ids[0], 2, 3), (ids[0], 0, 1)]);
         let blocks: Vec<Bytes> = reader.blocks().try_collect().await.unwrap();
         let group = 1 << 18;

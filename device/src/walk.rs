@@ -11,13 +11,14 @@ use lanyard_protocol::EntryKind;
 use lanyard_protocol::limits::MAX_FILE_BYTES;
 
 use crate::confine::{
-    Anchor, DataDir, FolderEntry, FileInfo, FileKind, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir,
+    Anchor, DataDir, FileInfo, FileKind, FolderEntry, SharedRoot, SharedRoots, is_data_dir,
+    leads_through_data_dir,
 };
 use crate::names::{HAVE_SUFFIX, PART_SUFFIX, TakenNames};
 
 /// A file, or an empty folder, as it stands on this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundFile {
+pub(crate) struct FoundFile {
     /// The folder that a person named, or that of a file that was named.
     pub root: Arc<SharedRoot>,
     /// The way from there.
@@ -49,13 +50,14 @@ pub enum WalkError {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Walked {
+pub(crate) struct Walked {
     pub files: Vec<FoundFile>,
     pub skipped: Vec<Skipped>,
 }
 
-/// Lists all files below `paths`, in the order of their names. Links are followed where a person named them, once, and not below.
-pub fn walk(paths: &[PathBuf], roots: &SharedRoots) -> Result<Walked, WalkError> {
+/// Lists all files below `paths`, in the order of their names. Links are followed where a person
+/// named them, once, and not below.
+pub(crate) fn walk(paths: &[PathBuf], roots: &SharedRoots) -> Result<Walked, WalkError> {
     let mut names = TakenNames::default();
     let mut seen = HashSet::new();
     let mut checked = HashMap::new();
@@ -67,7 +69,10 @@ pub fn walk(paths: &[PathBuf], roots: &SharedRoots) -> Result<Walked, WalkError>
             continue;
         }
         let named = NamedPath::resolve(absolute, roots).map_err(unreadable)?;
-        if *checked.entry(named.folder().to_path_buf()).or_insert_with(|| walk.is_private(named.folder())) {
+        if *checked
+            .entry(named.folder().to_path_buf())
+            .or_insert_with(|| walk.is_private(named.folder()))
+        {
             return Err(WalkError::DataDirectory { path: path.clone() });
         }
         let Some(name) = root_name(path, &named.absolute) else {
@@ -140,7 +145,9 @@ impl Walk {
     /// Whether a folder that a person named is a data directory, or lies in one.
     fn is_private(&self, folder: &Path) -> bool {
         let top = folder.ancestors().last().unwrap_or(folder);
-        let (Ok(anchor), Ok(below)) = (Anchor::open(top), folder.strip_prefix(top)) else { return false };
+        let (Ok(anchor), Ok(below)) = (Anchor::open(top), folder.strip_prefix(top)) else {
+            return false;
+        };
         leads_through_data_dir(self.in_use.as_ref(), top, below, |below| anchor.look(below))
     }
 
@@ -155,7 +162,9 @@ impl Walk {
         while let Some(place) = folders.pop() {
             match root.list(&place.below) {
                 Ok(entries) if entries.is_empty() => self.keep(place, EntryKind::Folder),
-                Ok(entries) if is_data_dir(self.in_use.as_ref(), &place.path(), &place.found, &entries) => {
+                Ok(entries)
+                    if is_data_dir(self.in_use.as_ref(), &place.path(), &place.found, &entries) =>
+                {
                     self.skip(&place.path(), "it is a data directory of Lanyard, which holds keys");
                 }
                 Ok(entries) => self.entries(&place, entries, &mut folders),
@@ -165,7 +174,12 @@ impl Walk {
         self.walked.files.sort_by(|a, b| a.wire.cmp(&b.wire));
     }
 
-    fn entries<'r>(&mut self, folder: &FoundPath<'r>, entries: Vec<FolderEntry>, folders: &mut Vec<FoundPath<'r>>) {
+    fn entries<'r>(
+        &mut self,
+        folder: &FoundPath<'r>,
+        entries: Vec<FolderEntry>,
+        folders: &mut Vec<FoundPath<'r>>,
+    ) {
         for FolderEntry { name, found } in entries {
             let below = folder.below.join(&name);
             let Some(name) = name.to_str() else {
@@ -177,7 +191,9 @@ impl Walk {
             }
             let wire = format!("{}/{name}", folder.wire);
             match found {
-                Ok(found) => self.take(FoundPath { root: folder.root, below, wire, found }, folders),
+                Ok(found) => {
+                    self.take(FoundPath { root: folder.root, below, wire, found }, folders)
+                }
                 Err(error) => self.skip(&folder.root.path().join(below), error.to_string()),
             }
         }
@@ -203,12 +219,20 @@ impl Walk {
             return self.skip(&root.path().join(below), "it is larger than 1 TiB");
         }
         let root = root.clone();
-        self.walked.files.push(FoundFile { root, below, wire, size, modified, kind, volume: found.volume });
+        self.walked.files.push(FoundFile {
+            root,
+            below,
+            wire,
+            size,
+            modified,
+            kind,
+            volume: found.volume,
+        });
     }
 }
 
 /// A media type by the ending of a name, for what browsers show by themselves; else nothing.
-pub fn media_type(name: &str) -> &'static str {
+pub(crate) fn media_type(name: &str) -> &'static str {
     let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     match ending.as_deref().unwrap_or_default() {
         "jpg" | "jpeg" => "image/jpeg",

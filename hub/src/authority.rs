@@ -1,22 +1,24 @@
-//! The host's mind: who belongs, what is shared, in which order. The one truth that survives everybody's restarts.
+//! The host's mind: who belongs, what is shared, in which order. The one truth that survives
+//! everybody's restarts.
 //!
-//! It says [`Effect::Save`] before the [`Effect::Send`]s that depend on it; whoever drives it has the saves on disk
-//! before it sends what follows. It knows no disk, no socket and no secret; the relay's proof and the master's term are
-//! the driver's business, which says [`Input::RelayReady`] when both are settled.
+//! It says [`Effect::Save`] before the [`Effect::Send`]s that depend on it; whoever drives it has
+//! the saves on disk before it sends what follows. It knows no disk, no socket and no secret; the
+//! relay's proof and the master's term are the driver's business, which says [`Input::RelayReady`]
+//! when both are settled.
 
 mod admission;
+mod audit_event;
 mod catalogue;
 mod feed;
 mod files;
 #[cfg(test)]
 mod fixture;
+mod join_requests;
 #[cfg(test)]
 mod join_tests;
-mod join_requests;
 mod links;
 #[cfg(test)]
 mod memory_tests;
-mod audit_event;
 mod operator;
 mod prompts;
 mod quota;
@@ -28,17 +30,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::{GRACE_MS, MAX_MEMBERS_UNASKED};
 use lanyard_protocol::message::{
-    DoorState, Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayPresence, RelayStatus, RequestFailed, UpdateName,
+    DoorState, Empty, FeedAck, FeedPull, Presence, PresenceChange, RelayPresence, RelayStatus,
+    RequestFailed, UpdateName,
 };
 use lanyard_protocol::{
-    Client, DeviceId, FailureCode, FileEntry, FileId, FileRef, Instance, LinkHash, MasterFrame, MasterToConsole,
-    MasterToRelay, PublicKey, Recipient, Ref, RelayToMaster, RequestId, Resume, Root, SessionAddress,
+    Client, DeviceId, FailureCode, FileEntry, FileId, FileRef, Instance, LinkHash, MasterFrame,
+    MasterToConsole, MasterToRelay, PublicKey, Recipient, Ref, RelayToMaster, RequestId, Resume,
+    Root, SessionAddress,
 };
 
 pub use admission::{Admission, Approval};
+pub use audit_event::{AdmittedBy, AuditEvent};
 pub use catalogue::ListedFile;
 pub use links::{LinkRecord, LinkTarget};
-pub use audit_event::{AdmittedBy, AuditEvent};
 pub use operator::OperatorCommand;
 pub use quota::Remembered;
 pub use roster::{Member, Verdict};
@@ -164,8 +168,8 @@ pub enum Input {
         /// What the person wants.
         command: OperatorCommand,
     },
-    /// Changes after this revision wait for the disk, and nobody may hear of them: pages tell the list as it was then, if that
-    /// can still be told. `None`: the disk took them.
+    /// Changes after this revision wait for the disk, and nobody may hear of them: pages tell the
+    /// list as it was then, if that can still be told. `None`: the disk took them.
     Held {
         /// The last revision that is on disk, or `None`.
         at: Option<u64>,
@@ -174,7 +178,10 @@ pub enum Input {
 
 /// What the authority wants done.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::large_enum_variant, reason = "effects are drained after every input, and none is kept")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "effects are drained after every input, and none is kept"
+)]
 pub enum Effect {
     /// On disk before anything that follows.
     Save(StoreWrite),
@@ -351,8 +358,8 @@ impl Authority {
         self.shut_full_door();
     }
 
-    /// An open door lets in whoever comes, so that anybody with enough keys could fill the roster: from a number on the person
-    /// is asked again.
+    /// An open door lets in whoever comes, so that anybody with enough keys could fill the roster:
+    /// from a number on the person is asked again.
     fn shut_full_door(&mut self) {
         if self.config.admission != Admission::Everyone || self.roster.len() < MAX_MEMBERS_UNASKED {
             return;
@@ -463,7 +470,8 @@ impl Authority {
         self.publish(MasterToConsole::RelayState(RelayPresence { ready: true }), None);
     }
 
-    /// Nobody can be there without a relay, and nobody can come back: the graces stop until it does.
+    /// Nobody can be there without a relay, and nobody can come back: the graces stop until it
+    /// does.
     fn relay_lost(&mut self) {
         if self.hub_key.take().is_none() {
             return;
@@ -508,7 +516,12 @@ impl Authority {
         }
     }
 
-    fn device_said(&mut self, from: Option<SessionAddress>, message: RelayToMaster, reference: Option<Ref>) {
+    fn device_said(
+        &mut self,
+        from: Option<SessionAddress>,
+        message: RelayToMaster,
+        reference: Option<Ref>,
+    ) {
         let Some(from) = from else { return self.fail_relay(FailureCode::BadMessage, reference) };
         if !self.roster.is_approved(from.public_id) {
             return self.fail_device(from, FailureCode::NotApproved, None, reference);
@@ -600,7 +613,8 @@ impl Authority {
         if next_end.is_none() && !self.catalogue.has_withdrawn() {
             return;
         }
-        // A link with an end is cut when that comes. The time of day may jump: looked at again within ten minutes.
+        // A link with an end is cut when that comes. The time of day may jump: looked at again
+        // within ten minutes.
         let to_end = next_end.map_or(SWEEP_MS, |end| end.saturating_sub(self.wall_ms).max(1));
         let at = self.now.plus(to_end.min(SWEEP_MS));
         if self.deadlines.get(&Timer::Sweep).is_none_or(|known| at < known) {
@@ -636,7 +650,10 @@ impl Authority {
     }
 
     fn refuse_ask_saying(&mut self, ask: RequestToken, code: FailureCode, message: String) {
-        self.answer(ask, MasterToConsole::RequestFailed(RequestFailed { message, ..failure(code, None) }));
+        self.answer(
+            ask,
+            MasterToConsole::RequestFailed(RequestFailed { message, ..failure(code, None) }),
+        );
     }
 
     /// A change: to the relay, if it is there, and to the screens here.
@@ -672,7 +689,12 @@ impl Authority {
         self.answer_relay(MasterToRelay::RequestFailed(failure(code, None)), reference);
     }
 
-    fn answer_device(&mut self, device: SessionAddress, message: MasterToRelay, reference: Option<Ref>) {
+    fn answer_device(
+        &mut self,
+        device: SessionAddress,
+        message: MasterToRelay,
+        reference: Option<Ref>,
+    ) {
         let to = Recipient { public_id: device.public_id, instance: Some(device.instance) };
         self.send_to(message, to, reference);
     }
@@ -688,7 +710,13 @@ impl Authority {
     }
 
     /// Refuses for want of room, in words that say which.
-    fn fail_full(&mut self, device: SessionAddress, message: String, file_id: Option<FileId>, reference: Option<Ref>) {
+    fn fail_full(
+        &mut self,
+        device: SessionAddress,
+        message: String,
+        file_id: Option<FileId>,
+        reference: Option<Ref>,
+    ) {
         let failed = RequestFailed { message, ..failure(FailureCode::Quota, file_id) };
         self.answer_device(device, MasterToRelay::RequestFailed(failed), reference);
     }

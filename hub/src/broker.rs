@@ -1,29 +1,31 @@
-//! The relay's mind: who is connected, who may hear what, and which groups are on their way from whom to whom.
+//! The relay's mind: who is connected, who may hear what, and which groups are on their way from
+//! whom to whom.
 //!
-//! It knows no file names and keeps no catalogue: what it needs of a file or a link it asks the master for and may forget.
-//! It holds no bytes and no secrets: the edge verifies keys and tells facts; the data plane moves bytes and tells marks.
-//! Everything here is soft: a broker that starts empty loses nothing.
+//! It knows no file names and keeps no catalogue: what it needs of a file or a link it asks the
+//! master for and may forget. It holds no bytes and no secrets: the edge verifies keys and tells
+//! facts; the data plane moves bytes and tells marks. Everything here is soft: a broker that starts
+//! empty loses nothing.
 
-mod requests;
-mod routing;
-mod corruption;
 mod budget;
+mod corruption;
 mod effect;
 #[cfg(test)]
 mod flows;
 mod grants;
-mod input;
 mod group_joining;
+mod input;
 mod links;
 mod master;
 mod pending_sessions;
 mod progress;
+mod requests;
+mod routing;
 mod sessions;
 mod slot_lifecycle;
 mod slots;
 mod speed;
-mod status;
 mod stats;
+mod status;
 #[cfg(test)]
 mod tests;
 mod work_counter;
@@ -32,9 +34,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice, RelayToMaster};
 
-pub use effect::{Effect, LinkInfo, LinkPart, LinkContent, NewSlot, SlotSpan};
+pub use effect::{Effect, LinkContent, LinkInfo, LinkPart, NewSlot, SlotSpan};
 pub use input::{
-    CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, Rejections, SessionId, SlotId, WantedSpan,
+    CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, Rejections, SessionId, SlotId,
+    WantedSpan,
 };
 
 pub use speed::SpeedGroup;
@@ -42,13 +45,13 @@ pub use stats::TransferStats;
 
 use crate::idsource::IdSource;
 use crate::machine::{Deadlines, EffectQueue, Moment};
-use requests::{ChunkRequest, ChunkRequestId};
-use corruption::CorruptionLog;
 use budget::BudgetQueue;
+use corruption::CorruptionLog;
 use grants::Grants;
 use links::Links;
 use master::MasterState;
 use progress::ProgressTracker;
+use requests::{ChunkRequest, ChunkRequestId};
 use sessions::Sessions;
 use slots::Slots;
 use speed::Speeds;
@@ -141,7 +144,9 @@ impl Broker {
     /// One mutation.
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
-            Input::SessionOpened { session, identity } => self.session_opened(now, session, *identity),
+            Input::SessionOpened { session, identity } => {
+                self.session_opened(now, session, *identity)
+            }
             Input::MessageReceived { session, message, reference } => {
                 self.message_received(now, session, message, reference)
             }
@@ -154,18 +159,26 @@ impl Broker {
             Input::PutFinished { slot } => self.put_finished(now, slot),
             Input::PutFailed { slot, code, culprit } => self.put_failed(now, slot, code, culprit),
             Input::ReaderStarted { slot, reader } => self.reader_started(slot, reader),
-            Input::ReaderLeft { slot, reader, delivered } => self.reader_left(now, slot, reader, delivered),
+            Input::ReaderLeft { slot, reader, delivered } => {
+                self.reader_left(now, slot, reader, delivered)
+            }
             Input::ReadersMoved { moved } => self.readers_moved(now, moved),
             Input::ReaderStill { slot, reader, still } => self.reader_still(slot, reader, still),
             Input::RootKnown { file, root } => self.root_known(file, root),
             Input::HashesKnown { file } => self.grants.note_hashes(&file),
             Input::HashesLost { file } => self.grants.forget_hashes(&file),
             Input::LinkOpened { call, link } => self.link_opened(now, call, link),
-            Input::LinkBegun { call, link, whole, bytes } => self.link_begun(now, call, link, whole, bytes),
+            Input::LinkBegun { call, link, whole, bytes } => {
+                self.link_begun(now, call, link, whole, bytes)
+            }
             Input::LinkUnread { hash, bytes } => self.link_unread(&hash, bytes),
-            Input::LinkPageWanted { call, reader, page } => self.link_page_wanted(now, call, reader, page),
+            Input::LinkPageWanted { call, reader, page } => {
+                self.link_page_wanted(now, call, reader, page)
+            }
             Input::CallLeft { call } => self.call_left(now, call),
-            Input::LinkWanted { reader, hash, want, pieces } => self.link_wanted(now, reader, hash, want, pieces),
+            Input::LinkWanted { reader, hash, want, pieces } => {
+                self.link_wanted(now, reader, hash, want, pieces)
+            }
             Input::LinkLeft { reader, up_to } => self.link_left(now, reader, up_to),
             Input::LinkMoved { hash, progress } => self.link_moved(hash, progress),
         }
@@ -258,8 +271,8 @@ impl Broker {
         }
     }
 
-    /// Ends what is in flight of files that are no more, or no longer this version, with `code`. One walk over the asks
-    /// serves all files: a message may name hundreds.
+    /// Ends what is in flight of files that are no more, or no longer this version, with `code`.
+    /// One walk over the asks serves all files: a message may name hundreds.
     fn end_files(&mut self, now: Moment, files: &BTreeSet<FileRef>, code: FailureCode) {
         for file in files {
             self.fail_slots_of(now, file, code);

@@ -1,4 +1,5 @@
-//! Unguessable ids and tickets from a seed handed in: the system's randomness live, a fixed number in tests.
+//! Unguessable ids and tickets from a seed handed in: the system's randomness live, a fixed number
+//! in tests.
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

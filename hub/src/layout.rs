@@ -1,8 +1,8 @@
 //! An archive before any byte of it exists: its members in order, their names, and how long it is.
 //!
-//! The master builds a layout step by step, so that a folder of 100,000 files holds nobody else up, and hands it out in
-//! pages. A layout knows what the archive's directory says of each member, so a file that is removed after its bytes went out
-//! does not spoil what was downloaded.
+//! The master builds a layout step by step, so that a folder of 100,000 files holds nobody else up,
+//! and hands it out in pages. A layout knows what the archive's directory says of each member, so a
+//! file that is removed after its bytes went out does not spoil what was downloaded.
 
 use std::collections::BTreeMap;
 
@@ -82,7 +82,8 @@ impl Builder {
     /// Appends a file; fails when the layout would be larger than may be kept.
     pub fn add(&mut self, entry: &FileEntry) -> Result<(), TooLarge> {
         let file = entry.file_ref();
-        let facts = MemberFacts { size: entry.size, modified_ms: entry.modified_ms, kind: entry.kind };
+        let facts =
+            MemberFacts { size: entry.size, modified_ms: entry.modified_ms, kind: entry.kind };
         if self.facts.insert(file, facts).is_some() {
             return Ok(());
         }
@@ -103,7 +104,11 @@ impl Builder {
             let Some(next) = self.naming.next(left) else { return true };
             let Some(named) = next else { continue };
             named_now += 1;
-            let Some(MemberFacts { size, modified_ms, kind }) = self.facts.get(&named.file).copied() else { continue };
+            let Some(MemberFacts { size, modified_ms, kind }) =
+                self.facts.get(&named.file).copied()
+            else {
+                continue;
+            };
             let name = if named.is_folder { named.name + "/" } else { named.name };
             self.hasher.add(&name, &named.file, size, modified_ms);
             let placed = PlacedMember { name, file: named.file, size, modified_ms, kind };
@@ -122,7 +127,12 @@ impl Builder {
     pub fn finish(mut self) -> Layout {
         self.members.shrink_to_fit();
         let bytes = self.members.iter().map(|member| MEMBER_OVERHEAD + member.name.len()).sum();
-        Layout { id: self.hasher.finish(), members: self.members, length: self.extent.length(), bytes }
+        Layout {
+            id: self.hasher.finish(),
+            members: self.members,
+            length: self.extent.length(),
+            bytes,
+        }
     }
 }
 

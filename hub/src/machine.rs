@@ -1,4 +1,5 @@
-//! What all machines are made of: time as a number, deadlines in one ordered map, effects in one queue.
+//! What all machines are made of: time as a number, deadlines in one ordered map, effects in one
+//! queue.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -1,9 +1,10 @@
-//! Names of an archive's members, so that whoever unpacks it on Windows, macOS or Linux gets every file. Paths come from
-//! many owners, and each owner chooses his own.
+//! Names of an archive's members, so that whoever unpacks it on Windows, macOS or Linux gets every
+//! file. Paths come from many owners, and each owner chooses his own.
 //!
-//! Windows and macOS take names that differ in case, in Unicode normalisation or in dots and spaces at the end of a segment
-//! for one name. So do we: such members are numbered apart, or lie in a folder of their owner's name. A file whose name
-//! others need for a folder is numbered, too. Work is linear in what was added: [`Naming::work`] counts it.
+//! Windows and macOS take names that differ in case, in Unicode normalisation or in dots and spaces
+//! at the end of a segment for one name. So do we: such members are numbered apart, or lie in a
+//! folder of their owner's name. A file whose name others need for a folder is numbered, too. Work
+//! is linear in what was added: [`Naming::work`] counts it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -106,8 +107,8 @@ impl Naming {
         self.work
     }
 
-    /// Names the next member; `None` after the last. A search of more than `most` steps is put off: it gives `Some(None)` and
-    /// goes on at the next call.
+    /// Names the next member; `None` after the last. A search of more than `most` steps is put off:
+    /// it gives `Some(None)` and goes on at the next call.
     pub fn next(&mut self, most: u64) -> Option<Option<NamedMember>> {
         let from = match &self.reached {
             Some(reached) => Bound::Excluded(reached.clone()),
@@ -130,7 +131,11 @@ impl Naming {
             return;
         }
         self.work += 1;
-        let last = self.added.range(..first_of(format!("{key}\0"))).next_back().map(|((_, file), _)| *file);
+        let last = self
+            .added
+            .range(..first_of(format!("{key}\0")))
+            .next_back()
+            .map(|((_, file), _)| *file);
         let by_owner = last.is_some_and(|last| last.public_id != first.public_id);
         let is_taken = !is_folder && self.is_folder_of_others(key) || self.invented.contains(key);
         self.group = Some(FoldedNames { key: key.to_owned(), by_owner, is_taken });
@@ -139,7 +144,8 @@ impl Naming {
     fn name_of(&mut self, file: FileRef, path: String, most: u64) -> Option<String> {
         let group = self.group.as_ref().map(|group| (group.by_owner, group.is_taken));
         let (by_owner, is_taken) = group.unwrap_or_default();
-        let plain = if by_owner { format!("{}/{path}", self.folder_of(file.public_id)) } else { path };
+        let plain =
+            if by_owner { format!("{}/{path}", self.folder_of(file.public_id)) } else { path };
         if !is_taken {
             if !by_owner {
                 // The others of this key are numbered.
@@ -160,7 +166,8 @@ impl Naming {
         if let Some(folder) = self.folders.get(&owner) {
             return folder.clone();
         }
-        let name = self.owners.get(&owner).map_or_else(|| owner.to_string(), |name| safe_name(name));
+        let name =
+            self.owners.get(&owner).map_or_else(|| owner.to_string(), |name| safe_name(name));
         let key = folded(&name);
         let folder = if self.is_free(&key) && !self.is_folder_of_others(&key) {
             self.invented.insert(key);
@@ -231,7 +238,8 @@ pub fn safe_name(name: &str) -> String {
     if name.is_empty() { "device".into() } else { name.to_owned() }
 }
 
-/// Divides a path where a number goes: before the extension, in a last segment that is short enough for one.
+/// Divides a path where a number goes: before the extension, in a last segment that is short enough
+/// for one.
 fn parts(path: &str) -> (&str, &str) {
     let start = path.rfind('/').map_or(0, |slash| slash + 1);
     let dot = path.rfind('.').filter(|dot| *dot > start && path.len() - dot <= LONGEST_EXTENSION);
@@ -268,7 +276,10 @@ mod tests {
     #[test]
     fn what_some_system_would_unpack_to_one_place_is_numbered() {
         assert_eq!(names(&[(1, "d/A.txt"), (1, "d/a.TXT")]), ["d/A.txt", "d/a (1).TXT"]);
-        assert_eq!(names(&[(1, "Ku\u{308}che"), (1, "K\u{fc}che")]), ["Ku\u{308}che", "K\u{fc}che (1)"]);
+        assert_eq!(
+            names(&[(1, "Ku\u{308}che"), (1, "K\u{fc}che")]),
+            ["Ku\u{308}che", "K\u{fc}che (1)"]
+        );
         assert_eq!(names(&[(1, "Straße"), (1, "STRASSE")]), ["Straße", "STRASSE (1)"]);
         assert_eq!(names(&[(1, "x"), (1, "x. "), (1, "x (1)")]), ["x", "x (2). ", "x (1)"]);
         assert_eq!(names(&[(1, "C:/x"), (1, "C_/x")]), ["C_/x", "C_/x (1)"]);
@@ -286,7 +297,11 @@ mod tests {
     #[test]
     fn a_file_does_not_stand_where_others_need_a_folder() {
         assert_eq!(names(&[(1, "a"), (1, "A/b"), (1, "a (1)/c")]), ["a (2)", "a (1)/c", "A/b"]);
-        assert_eq!(names(&[(1, "a/"), (1, "a/b")]), ["a", "a/b"], "an empty folder's own entry may");
+        assert_eq!(
+            names(&[(1, "a/"), (1, "a/b")]),
+            ["a", "a/b"],
+            "an empty folder's own entry may"
+        );
     }
 
     #[test]
@@ -297,7 +312,8 @@ mod tests {
         assert!(found[1].ends_with(" (1).TXT"), "{found:?}");
     }
 
-    /// Every probe of a name either gives it away or meets a name that is there, and no name is met twice by one counter.
+    /// Every probe of a name either gives it away or meets a name that is there, and no name is met
+    /// twice by one counter.
     #[test]
     fn work_is_linear_whatever_the_names_are() {
         const FILES: u32 = 10_000;
@@ -305,7 +321,9 @@ mod tests {
         let shapes: [(&str, &dyn Fn(u32) -> String); 5] = [
             ("equal names of 4 KiB", &|_| equal.clone()),
             ("pairs that are shortened to one stem", &|n| format!("{}{}", "x".repeat(245), n / 2)),
-            ("numbers that are taken", &|n| if n < FILES / 2 { "a".into() } else { format!("a ({})", n - FILES / 2) }),
+            ("numbers that are taken", &|n| {
+                if n < FILES / 2 { "a".into() } else { format!("a ({})", n - FILES / 2) }
+            }),
             ("numbers of numbers", &|n| "a (1)".to_owned() + &" (1)".repeat(n as usize % 50)),
             ("folders in the way", &|n| if n % 2 == 0 { "a".into() } else { format!("a ({n})/b") }),
         ];
@@ -320,7 +338,11 @@ mod tests {
                 named += 1;
             }
             assert_eq!(named, FILES, "{what}");
-            assert!(naming.work() <= 4 * u64::from(FILES), "{what}: {} steps for {FILES} files", naming.work());
+            assert!(
+                naming.work() <= 4 * u64::from(FILES),
+                "{what}: {} steps for {FILES} files",
+                naming.work()
+            );
         }
     }
 }

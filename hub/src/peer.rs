@@ -1,7 +1,8 @@
 //! The device's mind: what do I know, what do I offer, what shall I fetch next.
 //!
-//! It is told what came over the link and what became of the bytes; it says what to send and which bodies to move. It
-//! holds no key, no token and no path: the driver signs, proves, reads and writes.
+//! It is told what came over the link and what became of the bytes; it says what to send and which
+//! bodies to move. It holds no key, no token and no path: the driver signs, proves, reads and
+//! writes.
 
 mod group_set;
 mod input;
@@ -19,13 +20,14 @@ use std::collections::BTreeMap;
 
 use lanyard_protocol::message::{Empty, RequestFailed};
 use lanyard_protocol::{
-    DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileId, Frame, Instance, InvitationId, InvitationSecret,
-    PublicKey, Ref, RelayToDevice, Resume,
+    DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileId, Frame, Instance, InvitationId,
+    InvitationSecret, PublicKey, Ref, RelayToDevice, Resume,
 };
 
 pub use group_set::GroupSet;
 pub use input::{
-    CloseReason, Effect, EndReason, FetchId, FetchOutcome, Input, MembershipPhase, Registration, ShareState, TransferOrder, WantedFile,
+    CloseReason, Effect, EndReason, FetchId, FetchOutcome, Input, MembershipPhase, Registration,
+    ShareState, TransferOrder, WantedFile,
 };
 pub use mirror::CatalogueView;
 
@@ -33,8 +35,8 @@ use crate::idsource::IdSource;
 use crate::machine::{Deadlines, EffectQueue, Moment};
 use mirror::{FeedChange, Mirror, Paged, Pushed};
 use scheduler::Scheduler;
-pub use session::Reveals;
 use session::PeerSession;
+pub use session::Reveals;
 use shares::Shares;
 
 /// Who this device is.
@@ -117,7 +119,8 @@ pub struct Peer {
 impl Peer {
     /// `ids` makes nonces, reveals and jitter.
     pub fn new(config: PeerConfig, mut ids: IdSource) -> Self {
-        // An answer may reach the next session of an instance, and a duplicated tab has the same one (PROTOCOL.md 1.4).
+        // An answer may reach the next session of an instance, and a duplicated tab has the same
+        // one (PROTOCOL.md 1.4).
         let references = ids.below(1 << 32);
         let public_id = lanyard_protocol::identity::public_id(&config.public_key);
         Self {
@@ -170,13 +173,21 @@ impl Peer {
             Input::Share { files } => self.share(files),
             Input::Unshare { file_ids } => self.unshare(now, file_ids),
             Input::Replaced { old, new } => self.replaced(now, old, new),
-            Input::UploadRefused { ticket, code, file_id } => self.upload_refused(ticket, code, file_id),
+            Input::UploadRefused { ticket, code, file_id } => {
+                self.upload_refused(ticket, code, file_id)
+            }
             Input::StartTransfer { order } => self.start_transfer(now, order),
             Input::Stored { transfer_id, pieces } => self.stored(now, transfer_id, &pieces),
-            Input::Consumed { transfer_id, file_id, groups } => self.scheduler.consumed(transfer_id, file_id, groups),
-            Input::Rejected { transfer_id, file_id, groups } => self.rejected(transfer_id, file_id, &groups),
+            Input::Consumed { transfer_id, file_id, groups } => {
+                self.scheduler.consumed(transfer_id, file_id, groups)
+            }
+            Input::Rejected { transfer_id, file_id, groups } => {
+                self.rejected(transfer_id, file_id, &groups)
+            }
             Input::FetchEnded { fetch, outcome } => self.fetch_ended(now, fetch, outcome),
-            Input::FileClosed { transfer_id, file_id, outcome } => self.file_closed(transfer_id, file_id, outcome),
+            Input::FileClosed { transfer_id, file_id, outcome } => {
+                self.file_closed(transfer_id, file_id, outcome)
+            }
             Input::LimitDown { bytes_a_second } => self.scheduler.limit(bytes_a_second),
             Input::Pause { transfer_id } => self.pause(transfer_id),
             Input::Resume { transfer_id } => self.scheduler.resume(transfer_id),
@@ -231,8 +242,10 @@ impl Peer {
     }
 
     fn received(&mut self, now: Moment, frame: Frame<RelayToDevice>) {
-        // A reference that this device never gives answers nothing. A page with one was not sent unasked.
-        let reference = frame.reference.as_ref().map(|r| r.as_str().parse().unwrap_or(NOBODYS_REFERENCE));
+        // A reference that this device never gives answers nothing. A page with one was not sent
+        // unasked.
+        let reference =
+            frame.reference.as_ref().map(|r| r.as_str().parse().unwrap_or(NOBODYS_REFERENCE));
         let answered = match &frame.message {
             RelayToDevice::RequestFailed(_) => None,
             _ => reference.and_then(|reference| self.take_pending(reference)),
@@ -250,9 +263,13 @@ impl Peer {
     fn message(&mut self, now: Moment, message: RelayToDevice, reference: Option<u64>) {
         match message {
             RelayToDevice::Challenge(challenge) => self.challenged(now, challenge),
-            RelayToDevice::ClientRegisterAck(ack) => self.registered(now, ack.membership, ack.hub_ready),
+            RelayToDevice::ClientRegisterAck(ack) => {
+                self.registered(now, ack.membership, ack.hub_ready)
+            }
             RelayToDevice::Membership(notice) => self.membership_said(now, notice.membership),
-            RelayToDevice::ApprovalChallenge(m) => self.approval_challenged(now, m.request_id, m.commit),
+            RelayToDevice::ApprovalChallenge(m) => {
+                self.approval_challenged(now, m.request_id, m.commit)
+            }
             RelayToDevice::ApprovalOpen(m) => self.approval_opened(m.request_id, m.nonce),
             RelayToDevice::ApprovalRestart(m) => self.approval_restarted(m.request_id, m.nonce),
             RelayToDevice::ApprovalClosed(m) => self.approval_closed(m.request_id),
@@ -261,20 +278,27 @@ impl Peer {
             RelayToDevice::ClientDisconnected(m) => self.presence_changed(m.public_id, false),
             RelayToDevice::FeedPage(page) => self.paged(now, page, reference),
             RelayToDevice::FeedDirty(_) if self.mirror.dirty() => self.pull(now),
-            RelayToDevice::HubReady(m) => self.hub_ready(now, Resume { epoch: m.epoch, revision: m.revision }),
+            RelayToDevice::HubReady(m) => {
+                self.hub_ready(now, Resume { epoch: m.epoch, revision: m.revision })
+            }
             RelayToDevice::ServerNotReady(_) => self.hub_away(),
             RelayToDevice::UploadChunkRequest(request) => self.upload_asked(request),
             RelayToDevice::UploadCancelled(m) => {
                 self.effects.push(Effect::CancelUpload { ticket: m.ticket, code: m.code });
-                // Two that lapse make the relay think that this device sleeps; who has nothing to say would be away for good.
+                // Two that lapse make the relay think that this device sleeps; who has nothing to
+                // say would be away for good.
                 if m.code == FailureCode::TimedOut {
                     self.send(DeviceToRelay::Ping(Empty {}), None);
                 }
             }
             RelayToDevice::ChunkReady(ready) => self.chunk_ready(now, ready),
             RelayToDevice::ChunkFailed(failed) => self.chunk_failed(now, failed),
-            RelayToDevice::JoinAt(at) => self.scheduler.join_at(at.transfer_id, at.file_id, at.group),
-            RelayToDevice::TransferProgress(progress) => self.effects.push(Effect::Progress { progress }),
+            RelayToDevice::JoinAt(at) => {
+                self.scheduler.join_at(at.transfer_id, at.file_id, at.group)
+            }
+            RelayToDevice::TransferProgress(progress) => {
+                self.effects.push(Effect::Progress { progress })
+            }
             RelayToDevice::FileChanged(m) if m.public_id == self.public_id => {
                 self.effects.push(Effect::FileDisputed { file_id: m.file_id });
             }
@@ -283,9 +307,17 @@ impl Peer {
         }
     }
 
-    fn change(&mut self, now: Moment, at: lanyard_protocol::Resume, change: FeedChange, message: &RelayToDevice) {
+    fn change(
+        &mut self,
+        now: Moment,
+        at: lanyard_protocol::Resume,
+        change: FeedChange,
+        message: &RelayToDevice,
+    ) {
         match message {
-            RelayToDevice::ClientApproved(m) if m.client.public_id == self.public_id => self.let_in(now),
+            RelayToDevice::ClientApproved(m) if m.client.public_id == self.public_id => {
+                self.let_in(now)
+            }
             RelayToDevice::ClientDisApproved(m) if m.public_id == self.public_id => {
                 return self.end(EndReason::Refused);
             }
@@ -315,7 +347,8 @@ impl Peer {
         }
     }
 
-    // ── Pulls ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Pulls
+    // ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Pulls from where this mirror stands.
     fn pull(&mut self, now: Moment) {
@@ -327,8 +360,15 @@ impl Peer {
         self.send_pull(now, reference, from, None);
     }
 
-    fn send_pull(&mut self, now: Moment, reference: u64, from: lanyard_protocol::Resume, cursor: Option<String>) {
-        let pull = lanyard_protocol::message::FeedPull { epoch: from.epoch, since: from.revision, cursor };
+    fn send_pull(
+        &mut self,
+        now: Moment,
+        reference: u64,
+        from: lanyard_protocol::Resume,
+        cursor: Option<String>,
+    ) {
+        let pull =
+            lanyard_protocol::message::FeedPull { epoch: from.epoch, since: from.revision, cursor };
         self.send(DeviceToRelay::FeedPull(pull), Some(reference));
         self.timers.set(Timer::Pull, now.plus(lanyard_protocol::limits::REQUEST_TIMEOUT_MS));
     }
@@ -371,7 +411,8 @@ impl Peer {
         }
     }
 
-    // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Requests
+    // ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn next_reference(&mut self) -> u64 {
         self.references += 1;
@@ -386,7 +427,8 @@ impl Peer {
     fn request(&mut self, now: Moment, message: DeviceToRelay, pending: Pending) -> u64 {
         let reference = self.next_reference();
         self.pending.insert(reference, pending);
-        self.timers.set(Timer::Request(reference), now.plus(lanyard_protocol::limits::REQUEST_TIMEOUT_MS));
+        self.timers
+            .set(Timer::Request(reference), now.plus(lanyard_protocol::limits::REQUEST_TIMEOUT_MS));
         self.send(message, Some(reference));
         reference
     }
@@ -413,7 +455,8 @@ impl Peer {
         match self.pending.get(&reference).cloned() {
             Some(Pending::Add(file_ids)) => {
                 self.shares.late(&file_ids);
-                self.effects.push(Effect::SharesChanged { file_ids, state: ShareState::Failed { code } });
+                self.effects
+                    .push(Effect::SharesChanged { file_ids, state: ShareState::Failed { code } });
             }
             Some(Pending::Rename(_)) => {
                 let message = code.sentence().into();
@@ -443,7 +486,8 @@ impl Peer {
     fn request_failed(&mut self, now: Moment, failed: RequestFailed, reference: Option<u64>) {
         let Some(reference) = reference else { return };
         if self.mirror.pulling() == Some(reference) {
-            let wait = failed.retry_after_ms.unwrap_or(lanyard_protocol::limits::PULL_RETRY_MS).max(200);
+            let wait =
+                failed.retry_after_ms.unwrap_or(lanyard_protocol::limits::PULL_RETRY_MS).max(200);
             self.timers.set(Timer::Pull, now.plus(wait));
             return;
         }
@@ -454,9 +498,12 @@ impl Peer {
                 self.timers.set(Timer::Shares, now.plus(failed.retry_after_ms.unwrap_or(1_000)))
             }
             Some(Pending::Rename(_)) => {
-                self.effects.push(Effect::RenameFailed { code: failed.code, message: failed.message });
+                self.effects
+                    .push(Effect::RenameFailed { code: failed.code, message: failed.message });
             }
-            Some(Pending::Ask(ask)) => self.effects.push(Effect::Answered { ask, answer: Err(failed) }),
+            Some(Pending::Ask(ask)) => {
+                self.effects.push(Effect::Answered { ask, answer: Err(failed) })
+            }
             None => self.ask_refused(now, reference, failed),
         }
     }

@@ -1,18 +1,21 @@
-//! The origin of a connection, as far as bounds are concerned: an address, and the network in which it can choose others.
+//! The origin of a connection, as far as bounds are concerned: an address, and the network in which
+//! it can choose others.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// An address that counts as one: IPv4, or a single IPv6 address. An IPv4 address that is written as IPv6 is the IPv4 one.
+/// An address that counts as one: IPv4, or a single IPv6 address. An IPv4 address that is written
+/// as IPv6 is the IPv4 one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceAddress(IpAddr);
 
-/// A set of addresses of which one machine can take any: a /64 of IPv6 (that of all link-local addresses, too), or one IPv4 address.
+/// A set of addresses of which one machine can take any: a /64 of IPv6 (that of all link-local
+/// addresses, too), or one IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceNetwork(IpAddr);
 
 impl SourceAddress {
-    /// Reads an address as the relay writes it, with or without a zone. What is none shares one place, so that nobody gains
-    /// by writing it in many ways.
+    /// Reads an address as the relay writes it, with or without a zone. What is none shares one
+    /// place, so that nobody gains by writing it in many ways.
     pub fn of(text: &str) -> Self {
         let bare = text.split('%').next().unwrap_or_default();
         Self::from(bare.parse::<IpAddr>().unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))
@@ -35,7 +38,8 @@ impl From<IpAddr> for SourceAddress {
 
 #[cfg(test)]
 mod tests {
-    //! Promise: who writes his address in another way, or takes another of his own network, stays whom he was.
+    //! Promise: who writes his address in another way, or takes another of his own network, stays
+    //! whom he was.
 
     use super::*;
 

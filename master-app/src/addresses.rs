@@ -1,4 +1,5 @@
-//! Where this hub can be reached: every address of the machine, the likeliest for a phone in the same room first.
+//! Where this hub can be reached: every address of the machine, the likeliest for a phone in the
+//! same room first.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -41,20 +42,30 @@ impl Address {
     /// Smaller is better. IPv4 first: it can be read aloud and typed.
     fn rank(&self) -> impl Ord + use<> {
         let name = self.interface.to_lowercase();
-        let is_virtual = VIRTUAL.iter().any(|prefix| name.starts_with(prefix)) || name.contains("vethernet");
-        (self.ip.is_loopback(), is_virtual, self.ip.is_ipv6(), !is_private(self.ip), !self.is_default_source, self.ip)
+        let is_virtual =
+            VIRTUAL.iter().any(|prefix| name.starts_with(prefix)) || name.contains("vethernet");
+        (
+            self.ip.is_loopback(),
+            is_virtual,
+            self.ip.is_ipv6(),
+            !is_private(self.ip),
+            !self.is_default_source,
+            self.ip,
+        )
     }
 }
 
-/// Addresses of the hub that listens on `listen`, the best first; `names` are those that the host vouches for.
-pub fn urls(listen: SocketAddr, names: &[String]) -> Vec<String> {
+/// Addresses of the hub that listens on `listen`, the best first; `names` are those that the host
+/// vouches for.
+pub(crate) fn urls(listen: SocketAddr, names: &[String]) -> Vec<String> {
     let mut found = if listen.ip().is_unspecified() { machine() } else { vec![plain(listen.ip())] };
     if listen.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
         found.retain(|address| address.ip.is_ipv4());
     }
     found.sort_by_key(Address::rank);
     found.dedup_by_key(|address| address.ip);
-    let by_ip = found.iter().map(|address| url(&SocketAddr::new(address.ip, listen.port()).to_string()));
+    let by_ip =
+        found.iter().map(|address| url(&SocketAddr::new(address.ip, listen.port()).to_string()));
     let by_name = names.iter().map(|name| url(&format!("{name}:{}", listen.port())));
     let mut urls: Vec<String> = by_ip.collect();
     // After what leads into this network, before what does not leave the machine.
@@ -63,21 +74,26 @@ pub fn urls(listen: SocketAddr, names: &[String]) -> Vec<String> {
     urls
 }
 
-/// Whether there is anybody whom a hub that listens on `listen` is to reach, and a network to do so. One that is bound to an
-/// address is where its host wants it.
-pub fn reaches_others(listen: SocketAddr) -> bool {
+/// Whether there is anybody whom a hub that listens on `listen` is to reach, and a network to do
+/// so. One that is bound to an address is where its host wants it.
+pub(crate) fn reaches_others(listen: SocketAddr) -> bool {
     !listen.ip().is_unspecified() || machine().iter().any(|address| !address.ip.is_loopback())
 }
 
 /// How the machine itself reaches the hub that listens on `listen`.
-pub fn own(listen: SocketAddr) -> SocketAddr {
-    if listen.ip().is_unspecified() { SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port()) } else { listen }
+pub(crate) fn own(listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port())
+    } else {
+        listen
+    }
 }
 
 /// All addresses by which a browser may reach this machine.
-pub fn all() -> Vec<IpAddr> {
+pub(crate) fn all() -> Vec<IpAddr> {
     let found = if_addrs::get_if_addrs().unwrap_or_default();
-    let mut all: Vec<IpAddr> = found.into_iter().map(|interface| interface.ip()).filter(|ip| is_usable(*ip)).collect();
+    let mut all: Vec<IpAddr> =
+        found.into_iter().map(|interface| interface.ip()).filter(|ip| is_usable(*ip)).collect();
     all.extend([IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]);
     all.sort();
     all.dedup();
@@ -93,7 +109,8 @@ fn plain(ip: IpAddr) -> Address {
 }
 
 fn machine() -> Vec<Address> {
-    let sources = [default_source("0.0.0.0:0", "192.0.2.1:9"), default_source("[::]:0", "[2001:db8::1]:9")];
+    let sources =
+        [default_source("0.0.0.0:0", "192.0.2.1:9"), default_source("[::]:0", "[2001:db8::1]:9")];
     let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
         tracing::warn!(%error, "the machine's addresses cannot be listed");
         Vec::new()
@@ -179,10 +196,16 @@ mod tests {
     #[test]
     fn a_fixed_address_is_the_only_one_and_names_come_with_the_port() {
         let listen = "192.168.1.20:7070".parse().unwrap();
-        assert_eq!(urls(listen, &["hub.lan".into()]), ["http://192.168.1.20:7070", "http://hub.lan:7070"]);
+        assert_eq!(
+            urls(listen, &["hub.lan".into()]),
+            ["http://192.168.1.20:7070", "http://hub.lan:7070"]
+        );
         assert_eq!(urls("[::1]:80".parse().unwrap(), &[]), ["http://[::1]"]);
         let listen = "127.0.0.1:7070".parse().unwrap();
-        assert_eq!(urls(listen, &["hub.lan".into()]), ["http://hub.lan:7070", "http://127.0.0.1:7070"]);
+        assert_eq!(
+            urls(listen, &["hub.lan".into()]),
+            ["http://hub.lan:7070", "http://127.0.0.1:7070"]
+        );
         assert_eq!(own("[::]:7070".parse().unwrap()), "127.0.0.1:7070".parse().unwrap());
     }
 }

@@ -1,9 +1,10 @@
-//! The record of who was let in, by whom, and who was not: JSON lines in the data directory, for its owner only. It holds no
-//! secret, no code, and no name of a file. Nothing in it proves that it was not edited: whoever can write the host's disk
-//! could make any such proof again.
+//! The record of who was let in, by whom, and who was not: JSON lines in the data directory, for
+//! its owner only. It holds no secret, no code, and no name of a file. Nothing in it proves that it
+//! was not edited: whoever can write the host's disk could make any such proof again.
 //!
-//! `audit.log` has the decisions. What others cause as often as they like (knocks, names, wrong digits) lies in
-//! `activity.log`, so that it pushes no decision out; what repeats is counted. Until 0.1 `audit.log` had both.
+//! `audit.log` has the decisions. What others cause as often as they like (knocks, names, wrong
+//! digits) lies in `activity.log`, so that it pushes no decision out; what repeats is counted.
+//! Until 0.1 `audit.log` had both.
 
 mod log;
 mod repeats;
@@ -12,12 +13,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lanyard_hub::authority::{AdmittedBy, Member, AuditEvent, Verdict};
+use lanyard_hub::authority::{AdmittedBy, AuditEvent, Member, Verdict};
 use lanyard_protocol::DeviceId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use log::{LogKind, LogFile, at_ms};
+use log::{LogFile, LogKind, at_ms};
 use repeats::Repeats;
 
 /// Some 200,000 decisions.
@@ -27,7 +28,7 @@ const ACTIVITY: LogKind = LogKind { name: "activity.log", most_bytes: 2 << 20, k
 
 /// The record, open for appending.
 #[derive(Debug)]
-pub struct Audit {
+pub(crate) struct Audit {
     dir: PathBuf,
     decisions: LogFile,
     activity: LogFile,
@@ -36,28 +37,34 @@ pub struct Audit {
 
 impl Audit {
     /// Opens the record in `dir`, or begins it.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let decisions = LogFile::open(dir, &DECISIONS)?;
         let activity = LogFile::open(dir, &ACTIVITY)?;
         Ok(Self { dir: dir.into(), decisions, activity, repeats: Repeats::default() })
     }
 
     /// Has notes on disk: all decisions among them or none, then the occasions.
-    pub fn write(&mut self, at_ms: u64, notes: &[AuditEvent]) -> io::Result<()> {
-        let (decisions, occasions): (Vec<&AuditEvent>, Vec<&AuditEvent>) = notes.iter().partition(|note| is_decision(note));
+    pub(crate) fn write(&mut self, at_ms: u64, notes: &[AuditEvent]) -> io::Result<()> {
+        let (decisions, occasions): (Vec<&AuditEvent>, Vec<&AuditEvent>) =
+            notes.iter().partition(|note| is_decision(note));
         self.decide(at_ms, decisions.into_iter().map(entry))?;
         let repeats = &mut self.repeats;
-        self.activity.append(occasions.into_iter().flat_map(|note| repeats.take(at_ms, entry(note))))
+        self.activity
+            .append(occasions.into_iter().flat_map(|note| repeats.take(at_ms, entry(note))))
     }
 
     /// Writes what is counted and not told yet.
-    pub fn finish(&mut self) -> io::Result<()> {
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.activity.append(self.repeats.finish().into_iter())
     }
 
-    /// Appends what is decided and was not recorded: the hub was killed between the one and the other, or the disk was full.
-    /// `members` are all that are on disk. How many lines that took.
-    pub fn catch_up<'a>(&mut self, at_ms: u64, members: impl Iterator<Item = &'a Member>) -> io::Result<usize> {
+    /// Appends what is decided and was not recorded: the hub was killed between the one and the
+    /// other, or the disk was full. `members` are all that are on disk. How many lines that took.
+    pub(crate) fn catch_up<'a>(
+        &mut self,
+        at_ms: u64,
+        members: impl Iterator<Item = &'a Member>,
+    ) -> io::Result<usize> {
         let mut told = latest_names(&log::read(&self.dir, &DECISIONS)?);
         let mut missing = Vec::new();
         for member in members {
@@ -66,21 +73,29 @@ impl Audit {
                 Verdict::Refused => "refused",
             };
             if told.remove(&member.client.public_id).as_deref() != Some(word) {
-                let (id, name, until) = (member.client.public_id, &member.client.name, member.until_ms);
+                let (id, name, until) =
+                    (member.client.public_id, &member.client.name, member.until_ms);
                 missing
                     .push(json!({ "event": word, "public_id": id, "name": name, "how": "found", "until_ms": until }));
             }
         }
         // Whoever is refused and not on disk was forgotten.
         let forgotten = told.into_iter().filter(|(_, word)| word == "refused");
-        missing.extend(forgotten.map(|(id, _)| json!({ "event": "forgotten", "public_id": id, "how": "found" })));
+        missing.extend(
+            forgotten
+                .map(|(id, _)| json!({ "event": "forgotten", "public_id": id, "how": "found" })),
+        );
         if !missing.is_empty() {
             self.decide(at_ms, missing.iter().map(map_of))?;
         }
         Ok(missing.len())
     }
 
-    fn decide(&mut self, at_ms: u64, lines: impl Iterator<Item = Map<String, Value>>) -> io::Result<()> {
+    fn decide(
+        &mut self,
+        at_ms: u64,
+        lines: impl Iterator<Item = Map<String, Value>>,
+    ) -> io::Result<()> {
         self.decisions.append(lines.map(|mut line| {
             line.insert("at_ms".into(), at_ms.into());
             line
@@ -88,7 +103,8 @@ impl Audit {
     }
 }
 
-/// Whether it is the host's word, or what became of one, and must not be lost among what others cause.
+/// Whether it is the host's word, or what became of one, and must not be lost among what others
+/// cause.
 fn is_decision(note: &AuditEvent) -> bool {
     match note {
         AuditEvent::Approved { .. }
@@ -125,9 +141,15 @@ fn entry(note: &AuditEvent) -> Map<String, Value> {
             "event": "refused", "public_id": client.public_id, "name": client.name,
             "how": if *time_over { "time_over" } else { "host" },
         }),
-        AuditEvent::Forgotten { public_id } => json!({ "event": "forgotten", "public_id": public_id }),
-        AuditEvent::Renamed { public_id, name } => json!({ "event": "renamed", "public_id": public_id, "name": name }),
-        AuditEvent::Invited { id, expires_ms } => json!({ "event": "invited", "invitation": id, "expires_ms": expires_ms }),
+        AuditEvent::Forgotten { public_id } => {
+            json!({ "event": "forgotten", "public_id": public_id })
+        }
+        AuditEvent::Renamed { public_id, name } => {
+            json!({ "event": "renamed", "public_id": public_id, "name": name })
+        }
+        AuditEvent::Invited { id, expires_ms } => {
+            json!({ "event": "invited", "invitation": id, "expires_ms": expires_ms })
+        }
         AuditEvent::Left { public_id, request_id } => json!({
             "event": "left", "public_id": public_id, "request_id": request_id,
         }),
@@ -155,14 +177,19 @@ fn how_word(how: AdmittedBy) -> &'static str {
     }
 }
 
-/// All that is kept, oldest first. Of occasions that repeat: the first, and the last with their number.
-pub fn read(dir: &Path) -> io::Result<Vec<Value>> {
+/// All that is kept, oldest first. Of occasions that repeat: the first, and the last with their
+/// number.
+pub(crate) fn read(dir: &Path) -> io::Result<Vec<Value>> {
     Ok(merge(log::read(dir, &DECISIONS)?, latest_counts(log::read(dir, &ACTIVITY)?)))
 }
 
-/// The end of a long record, so much of either kind, and whether all of it can be read. Occasions push no decision out here
-/// either.
-pub fn recent(dir: &Path, decisions: usize, occasions: usize) -> io::Result<(Vec<Value>, bool)> {
+/// The end of a long record, so much of either kind, and whether all of it can be read. Occasions
+/// push no decision out here either.
+pub(crate) fn recent(
+    dir: &Path,
+    decisions: usize,
+    occasions: usize,
+) -> io::Result<(Vec<Value>, bool)> {
     let mut decided = log::read(dir, &DECISIONS)?;
     let mut happened = latest_counts(log::read(dir, &ACTIVITY)?);
     let is_whole = decided.iter().chain(&happened).all(Value::is_object);
@@ -208,7 +235,9 @@ fn latest_counts(mut lines: Vec<Value>) -> Vec<Value> {
 /// The last of "approved", "refused" and "forgotten" on each device.
 fn latest_names(lines: &[Value]) -> BTreeMap<DeviceId, String> {
     let decided = |line: &Value| {
-        let word = line["event"].as_str().filter(|word| matches!(*word, "approved" | "refused" | "forgotten"))?;
+        let word = line["event"]
+            .as_str()
+            .filter(|word| matches!(*word, "approved" | "refused" | "forgotten"))?;
         Some((DeviceId::deserialize(&line["public_id"]).ok()?, word.to_owned()))
     };
     lines.iter().filter_map(decided).collect()
@@ -216,14 +245,14 @@ fn latest_names(lines: &[Value]) -> BTreeMap<DeviceId, String> {
 
 /// A refusal that the record knows of and nothing after it has lifted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StandingRefusal {
+pub(crate) struct StandingRefusal {
     pub public_id: DeviceId,
     pub name: String,
     pub at_ms: u64,
 }
 
 /// Who is refused by the last word of the record on them.
-pub fn refusals(dir: &Path) -> io::Result<Vec<StandingRefusal>> {
+pub(crate) fn refusals(dir: &Path) -> io::Result<Vec<StandingRefusal>> {
     let mut refused = BTreeMap::new();
     for line in log::read(dir, &DECISIONS)? {
         let Ok(public_id) = DeviceId::deserialize(&line["public_id"]) else { continue };
@@ -247,7 +276,9 @@ mod tests {
     use super::*;
 
     fn notes(count: u8) -> Vec<AuditEvent> {
-        let note = |n: u8| AuditEvent::Forgotten { public_id: lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([n; 16])) };
+        let note = |n: u8| AuditEvent::Forgotten {
+            public_id: lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([n; 16])),
+        };
         (0..count).map(note).collect()
     }
 
@@ -257,8 +288,10 @@ mod tests {
         Audit::open(dir.path()).unwrap().write(1, &notes(3)).unwrap();
         Audit::open(dir.path()).unwrap().write(2, &notes(2)).unwrap();
         let lines = read(dir.path()).unwrap();
-        let told: Vec<(u64, &Value)> = lines.iter().map(|line| (at_ms(line), &line["public_id"])).collect();
-        let ids: Vec<Value> = (0..3).map(|n| json!(DeviceId(uuid::Uuid::from_bytes([n; 16])))).collect();
+        let told: Vec<(u64, &Value)> =
+            lines.iter().map(|line| (at_ms(line), &line["public_id"])).collect();
+        let ids: Vec<Value> =
+            (0..3).map(|n| json!(DeviceId(uuid::Uuid::from_bytes([n; 16])))).collect();
         assert_eq!(told, [(1, &ids[0]), (1, &ids[1]), (1, &ids[2]), (2, &ids[0]), (2, &ids[1])]);
     }
 
@@ -294,7 +327,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let name = "x\"}\n{\"event\":\"approved\"}\r\u{1b}[2J\u{2028}".to_owned();
         let public_id = lanyard_protocol::DeviceId(uuid::Uuid::from_bytes([1; 16]));
-        Audit::open(dir.path()).unwrap().write(1, &[AuditEvent::Renamed { public_id, name: name.clone() }]).unwrap();
+        Audit::open(dir.path())
+            .unwrap()
+            .write(1, &[AuditEvent::Renamed { public_id, name: name.clone() }])
+            .unwrap();
         let lines = read(dir.path()).unwrap();
         assert_eq!(lines.len(), 1);
         assert_eq!(lines[0]["name"], name);
@@ -306,12 +342,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let id = |n: u8| DeviceId(uuid::Uuid::from_bytes([n; 16]));
         let kind = lanyard_protocol::DeviceKind::Browser;
-        let client =
-            |n: u8| lanyard_protocol::Client { public_id: id(n), name: "Ana".into(), kind, platform: "".into() };
+        let client = |n: u8| lanyard_protocol::Client {
+            public_id: id(n),
+            name: "Ana".into(),
+            kind,
+            platform: "".into(),
+        };
         let refused = |n: u8| AuditEvent::Refused { client: client(n), time_over: false };
         let request_id = lanyard_protocol::RequestId([1; 16]);
         let how = AdmittedBy::ByHost;
-        let approved = |n: u8| AuditEvent::Approved { client: client(n), request_id, how, until_ms: None };
+        let approved =
+            |n: u8| AuditEvent::Approved { client: client(n), request_id, how, until_ms: None };
         let notes = [
             refused(1),
             refused(2),
@@ -341,13 +382,22 @@ mod tests {
             platform: name(),
         };
         let request_id = lanyard_protocol::RequestId([1; 16]);
-        let approved = AuditEvent::Approved { client: client(1), request_id, how: AdmittedBy::ByHost, until_ms: None };
+        let approved = AuditEvent::Approved {
+            client: client(1),
+            request_id,
+            how: AdmittedBy::ByHost,
+            until_ms: None,
+        };
         let mut audit = Audit::open(dir.path()).unwrap();
         audit.write(1, &[approved]).unwrap();
         for at in 2..=100u64 {
             let notes = (0..512u32).map(|n| match n % 2 {
                 0 => AuditEvent::Renamed { public_id: id(1), name: name() },
-                _ => AuditEvent::Knocked { client: client(at as u32 * 512 + n), address: "fe80::1".into(), request_id },
+                _ => AuditEvent::Knocked {
+                    client: client(at as u32 * 512 + n),
+                    address: "fe80::1".into(),
+                    request_id,
+                },
             });
             audit.write(at, &notes.collect::<Vec<_>>()).unwrap();
         }
@@ -355,14 +405,20 @@ mod tests {
         let lines = read(dir.path()).unwrap();
         let oldest_knock = lines.iter().find(|line| line["event"] == "knocked").unwrap();
         assert!(at_ms(oldest_knock) > 2, "more came than is kept of it");
-        assert!(lines.iter().any(|line| line["event"] == "approved"), "the approval was pushed out");
+        assert!(
+            lines.iter().any(|line| line["event"] == "approved"),
+            "the approval was pushed out"
+        );
         let (shown, is_whole) = recent(dir.path(), 10, 20).unwrap();
         assert_eq!((shown.len(), &shown[0]["event"], is_whole), (21, &json!("approved"), true));
         let renamed: Vec<&Value> = lines.iter().filter(|line| line["event"] == "renamed").collect();
         assert_eq!(renamed.last().unwrap()["count"], 99 * 256);
         let bytes = |entry: io::Result<fs::DirEntry>| entry.unwrap().metadata().unwrap().len();
         let total: u64 = fs::read_dir(dir.path()).unwrap().map(bytes).sum();
-        assert!(total < u64::from(ACTIVITY.kept + 1) * (ACTIVITY.most_bytes + (1 << 20)), "{total}");
+        assert!(
+            total < u64::from(ACTIVITY.kept + 1) * (ACTIVITY.most_bytes + (1 << 20)),
+            "{total}"
+        );
         assert!(lines.iter().all(Value::is_object));
     }
 
@@ -378,14 +434,18 @@ mod tests {
         audit.write(20, &notes(1)).unwrap();
         drop(audit);
         let lines = read(dir.path()).unwrap();
-        let told: Vec<(&str, u64)> = lines.iter().map(|line| (line["event"].as_str().unwrap(), at_ms(line))).collect();
+        let told: Vec<(&str, u64)> =
+            lines.iter().map(|line| (line["event"].as_str().unwrap(), at_ms(line))).collect();
         let counted = ("renamed", 18);
-        assert_eq!(told, [("relay_ready", 1), ("forgotten", 2), ("renamed", 3), counted, ("forgotten", 20)]);
+        assert_eq!(
+            told,
+            [("relay_ready", 1), ("forgotten", 2), ("renamed", 3), counted, ("forgotten", 20)]
+        );
         assert_eq!((&lines[3]["count"], &lines[3]["first_ms"]), (&json!(16), &json!(3)));
     }
 
-    /// Until 0.1 one file had both, and each line a hash of the line before. Such a record is read, shown and continued, also
-    /// where its hashes do not fit: nothing is proved by them.
+    /// Until 0.1 one file had both, and each line a hash of the line before. Such a record is read,
+    /// shown and continued, also where its hashes do not fit: nothing is proved by them.
     #[test]
     fn an_older_record_with_hashes_is_read_shown_and_continued() {
         let dir = tempfile::tempdir().unwrap();
@@ -399,16 +459,26 @@ mod tests {
         let text: String = old.iter().map(|line| format!("{line}\n")).collect();
         fs::write(dir.path().join(DECISIONS.name), &text).unwrap();
         let ana = DeviceId::deserialize(&json!(id)).unwrap();
-        assert_eq!(refusals(dir.path()).unwrap(), [StandingRefusal { public_id: ana, name: "Ana".into(), at_ms: 1 }]);
-        Audit::open(dir.path()).unwrap().write(2, &[AuditEvent::Forgotten { public_id: ana }]).unwrap();
+        assert_eq!(
+            refusals(dir.path()).unwrap(),
+            [StandingRefusal { public_id: ana, name: "Ana".into(), at_ms: 1 }]
+        );
+        Audit::open(dir.path())
+            .unwrap()
+            .write(2, &[AuditEvent::Forgotten { public_id: ana }])
+            .unwrap();
         let (shown, is_whole) = recent(dir.path(), 10, 10).unwrap();
         assert_eq!((shown.len(), &shown[..3], is_whole), (4, &old[..], true));
         assert_eq!((&shown[3]["event"], shown[3].get("prev")), (&json!("forgotten"), None));
-        assert!(fs::read_to_string(dir.path().join(DECISIONS.name)).unwrap().starts_with(&text), "appended only");
+        assert!(
+            fs::read_to_string(dir.path().join(DECISIONS.name)).unwrap().starts_with(&text),
+            "appended only"
+        );
         assert_eq!(refusals(dir.path()).unwrap(), []);
     }
 
-    /// A73. A link in the place of the record is not followed: neither is a foreign file appended to, nor read.
+    /// A73. A link in the place of the record is not followed: neither is a foreign file appended
+    /// to, nor read.
     #[cfg(unix)]
     #[test]
     fn a73_a_linked_record_is_refused() {
@@ -430,7 +500,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Audit::open(dir.path()).unwrap();
         for kind in [&DECISIONS, &ACTIVITY] {
-            assert_eq!(fs::metadata(dir.path().join(kind.name)).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                fs::metadata(dir.path().join(kind.name)).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
         }
     }
 }

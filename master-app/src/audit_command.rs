@@ -11,25 +11,34 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::text::{self, visible};
 
 /// Works beside a running hub, and without one.
-pub fn print(global: &Global) -> Outcome {
+pub(crate) fn print(global: &Global) -> Outcome {
     let lines = audit::read(&global.data_dir)?;
     let mut out = io::stdout().lock();
     let mut names = DeviceNames::default();
     for line in &lines {
         // Whoever reads may stop reading.
-        let written =
-            if global.json { writeln!(out, "{line}") } else { writeln!(out, "{}", sentence(&names.complete(line))) };
+        let written = if global.json {
+            writeln!(out, "{line}")
+        } else {
+            writeln!(out, "{}", sentence(&names.complete(line)))
+        };
         if written.is_err() {
             return Ok(());
         }
     }
-    let unread: Vec<String> =
-        (1..).zip(&lines).filter(|(_, line)| !line.is_object()).map(|(n, _): (usize, _)| n.to_string()).collect();
+    let unread: Vec<String> = (1..)
+        .zip(&lines)
+        .filter(|(_, line)| !line.is_object())
+        .map(|(n, _): (usize, _)| n.to_string())
+        .collect();
     if unread.is_empty() {
         return Ok(());
     }
     let which = unread.join(", ");
-    Err(Failure::new(Exit::Failed, format!("these lines of the record are damaged and cannot be read: {which}")))
+    Err(Failure::new(
+        Exit::Failed,
+        format!("these lines of the record are damaged and cannot be read: {which}"),
+    ))
 }
 
 /// The names of devices, as earlier lines give them.
@@ -60,7 +69,9 @@ fn sentence(line: &Value) -> String {
     let when = text::date(line["at_ms"].as_u64().unwrap_or(0));
     let what = match line["event"].as_str().unwrap_or_default() {
         "knocked" => format!("{} knocked, from {}", who(), field("address")),
-        "wrong_code" => format!("a wrong code was entered for {}; tries left: {}", who(), line["tries_left"]),
+        "wrong_code" => {
+            format!("a wrong code was entered for {}; tries left: {}", who(), line["tries_left"])
+        }
         "left" => format!("{} left before anybody answered", who()),
         "more_allowed" => "more new devices than usual were allowed to ask, for ten minutes".into(),
         "approved" => format!("{} was let in ({}){}", who(), by(&field("how")), until(line)),
@@ -71,8 +82,16 @@ fn sentence(line: &Value) -> String {
         "refused" => format!("{} was turned away", who()),
         "forgotten" => format!("{} may knock again", who()),
         "renamed" => format!("{} has that name now", who()),
-        "invited" => format!("invitation {} was made, good until {}", field("invitation"), date_of(line, "expires_ms")),
-        "bad_invitation" => format!("{} used invitation {}, which does not work any more", who(), field("invitation")),
+        "invited" => format!(
+            "invitation {} was made, good until {}",
+            field("invitation"),
+            date_of(line, "expires_ms")
+        ),
+        "bad_invitation" => format!(
+            "{} used invitation {}, which does not work any more",
+            who(),
+            field("invitation")
+        ),
         "door" => match line["admission"].as_str().unwrap_or_default() {
             "everyone" => "the door was opened to everybody".into(),
             "closed" => "the door was closed to new devices".into(),
@@ -104,7 +123,11 @@ fn by(how: &str) -> &'static str {
 }
 
 fn until(line: &Value) -> String {
-    if line["until_ms"].is_u64() { format!(" until {}", date_of(line, "until_ms")) } else { String::new() }
+    if line["until_ms"].is_u64() {
+        format!(" until {}", date_of(line, "until_ms"))
+    } else {
+        String::new()
+    }
 }
 
 fn date_of(line: &Value, name: &str) -> String {
@@ -121,9 +144,16 @@ mod tests {
     fn a_line_without_a_name_is_said_with_the_last_known_one() {
         let id = "7826cf13-8edf-83eb-abd6-285b5ff87b7e";
         let mut names = DeviceNames::default();
-        let mut said = |line: Value| sentence(&names.complete(&line)).split_off("1970-01-01 00:00:00Z  ".len());
-        assert_eq!(said(json!({ "event": "forgotten", "public_id": id })), format!("{id} may knock again"));
-        said(json!({ "event": "knocked", "public_id": id, "name": "Workshop PC", "address": "::1" }));
+        let mut said = |line: Value| {
+            sentence(&names.complete(&line)).split_off("1970-01-01 00:00:00Z  ".len())
+        };
+        assert_eq!(
+            said(json!({ "event": "forgotten", "public_id": id })),
+            format!("{id} may knock again")
+        );
+        said(
+            json!({ "event": "knocked", "public_id": id, "name": "Workshop PC", "address": "::1" }),
+        );
         assert_eq!(
             said(json!({ "event": "wrong_code", "public_id": id, "tries_left": 2 })),
             "a wrong code was entered for Workshop PC (7826cf13); tries left: 2"
@@ -132,6 +162,9 @@ mod tests {
             said(json!({ "event": "left", "public_id": id })),
             "Workshop PC (7826cf13) left before anybody answered"
         );
-        assert_eq!(said(json!({ "event": "door", "admission": "closed" })), "the door was closed to new devices");
+        assert_eq!(
+            said(json!({ "event": "door", "admission": "closed" })),
+            "the door was closed to new devices"
+        );
     }
 }

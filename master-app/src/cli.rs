@@ -15,11 +15,12 @@ use crate::data_dir;
 use crate::device_commands::DeviceCommand;
 use crate::exit;
 
-pub const DEFAULT_LISTEN: &str = "[::]:7070";
+pub(crate) const DEFAULT_LISTEN: &str = "[::]:7070";
 
 /// Share files with the devices on your network, at once and from where they lie.
 ///
-/// `lanyard` alone starts a hub on this machine; `lanyard PATH…` shares these files and folders from it as well.
+/// `lanyard` alone starts a hub on this machine; `lanyard PATH…` shares these files and folders
+/// from it as well.
 #[derive(Debug, Parser)]
 #[command(name = "lanyard", version, propagate_version = true, after_help = exit::HELP)]
 #[command(subcommand_required = true, disable_help_subcommand = true)]
@@ -32,26 +33,37 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct GlobalArgs {
-    /// Where this hub or this device keeps its keys and its state [default: the platform's data directory]
+    /// Where this hub or this device keeps its keys and its state [default: the platform's data
+    /// directory]
     #[arg(long = "data", value_name = "DIR", env = "LANYARD_DATA", global = true)]
     data: Option<PathBuf>,
-    /// Use the data directory although other users of this machine can write in it, or it belongs to another user
+    /// Use the data directory although other users of this machine can write in it, or it belongs
+    /// to another user
     #[arg(long, env = "LANYARD_INSECURE_DATA", global = true)]
     insecure_data: bool,
     /// Machine-readable output on standard output, and nothing else there
     #[arg(long, global = true)]
     json: bool,
-    /// Speak plain http to a hub on another machine: anybody on the network can then read and change what is sent
+    /// Speak plain http to a hub on another machine: anybody on the network can then read and
+    /// change what is sent
     #[arg(long, env = "LANYARD_PLAIN", global = true)]
     plain: bool,
-    /// How the log on standard error is written; LANYARD_LOG says how much of it (error, warn, info, debug, trace)
-    #[arg(long, value_name = "FORM", env = "LANYARD_LOG_FORMAT", global = true, value_enum, default_value_t)]
+    /// How the log on standard error is written; LANYARD_LOG says how much of it (error, warn,
+    /// info, debug, trace)
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "LANYARD_LOG_FORMAT",
+        global = true,
+        value_enum,
+        default_value_t
+    )]
     log_format: LogFormat,
 }
 
 /// The form of a line of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     #[default]
     Text,
     /// One JSON object a line, with the spans that it happened in: a session, a transfer.
@@ -60,7 +72,7 @@ pub enum LogFormat {
 
 /// What holds for every command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Global {
+pub(crate) struct Global {
     pub data_dir: PathBuf,
     /// Others may write in it.
     pub insecure_data: bool,
@@ -71,7 +83,7 @@ pub struct Global {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run a hub: relay, master and this machine's own files (the default command)
     #[command(after_help = exit::HELP)]
     Serve(ServeArgs),
@@ -124,7 +136,8 @@ pub enum Command {
     Files,
     /// Show how the hub stands
     Status,
-    /// Print the record of who was let in, by whom, and who was not; ends with 1 if a line cannot be read
+    /// Print the record of who was let in, by whom, and who was not; ends with 1 if a line cannot
+    /// be read
     Audit,
     /// List what this device is fetching and what others fetch from it
     Transfers,
@@ -168,9 +181,10 @@ pub enum Admit {
 }
 
 impl Global {
-    /// How a hub is really spoken to: by https, which every hub speaks on the same port, unless it is on this machine. That saves
-    /// work and grants nothing: the hub proves its key in both cases, and one that takes https only is then spoken to so.
-    pub fn spoken(&self, url: &HubUrl) -> HubUrl {
+    /// How a hub is really spoken to: by https, which every hub speaks on the same port, unless it
+    /// is on this machine. That saves work and grants nothing: the hub proves its key in both
+    /// cases, and one that takes https only is then spoken to so.
+    pub(crate) fn spoken(&self, url: &HubUrl) -> HubUrl {
         if self.plain || url.is_loopback() { url.clone() } else { url.secured() }
     }
 }
@@ -188,7 +202,8 @@ impl From<Admit> for Admission {
 /// What one process may send and take, all its transfers together.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct LimitArgs {
-    /// Send at most so many bytes a second: 500K, 5M (powers of 1024), none; `lanyard limit` changes it
+    /// Send at most so many bytes a second: 500K, 5M (powers of 1024), none; `lanyard limit`
+    /// changes it
     #[arg(long, value_name = "RATE", default_value_t = Rate::UNLIMITED)]
     pub limit_up: Rate,
     /// Take at most so many bytes a second
@@ -204,7 +219,7 @@ impl From<LimitArgs> for RateLimits {
 
 /// How the host's desk behaves, in one process or alone.
 #[derive(Debug, Clone, Args)]
-pub struct DeskArgs {
+pub(crate) struct DeskArgs {
     /// Files and folders to share from this machine
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
@@ -226,7 +241,7 @@ pub struct DeskArgs {
 
 /// Where people reach the hub, and what it may take for itself.
 #[derive(Debug, Clone, Args)]
-pub struct ListenArgs {
+pub(crate) struct ListenArgs {
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
@@ -242,7 +257,7 @@ pub struct ListenArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub desk: DeskArgs,
     #[command(flatten)]
@@ -250,25 +265,27 @@ pub struct ServeArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct RelayArgs {
+pub(crate) struct RelayArgs {
     #[command(flatten)]
     pub listen: ListenArgs,
     /// What people see this hub called [default: the machine's name]
     #[arg(long, value_parser = name)]
     pub name: Option<String>,
-    /// The secret it shares with its master, made if it is not there [default: master.secret in the data directory]
+    /// The secret it shares with its master, made if it is not there [default: master.secret in the
+    /// data directory]
     #[arg(long, value_name = "FILE")]
     pub secret: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct MasterArgs {
+pub(crate) struct MasterArgs {
     #[command(flatten)]
     pub desk: DeskArgs,
     /// The relay's address, such as http://127.0.0.1:7070
     #[arg(long, value_name = "URL")]
     pub relay: HubUrl,
-    /// The secret it shares with its relay, made if it is not there [default: master.secret in the data directory]
+    /// The secret it shares with its relay, made if it is not there [default: master.secret in the
+    /// data directory]
     #[arg(long, value_name = "FILE")]
     pub secret: Option<PathBuf>,
 }
@@ -283,7 +300,7 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 /// `90s`, `30m`, `8h`, `2d`, `1w`, in milliseconds.
-pub fn duration(text: &str) -> Result<u64, String> {
+pub(crate) fn duration(text: &str) -> Result<u64, String> {
     let unit = match text.chars().last() {
         Some('s') => 1,
         Some('m') => 60,
@@ -292,24 +309,32 @@ pub fn duration(text: &str) -> Result<u64, String> {
         Some('w') => 604_800,
         _ => 0,
     };
-    let count = text.get(..text.len().saturating_sub(1)).and_then(|digits| digits.parse::<u64>().ok());
-    let seconds = count.filter(|count| *count > 0 && unit > 0).and_then(|count| count.checked_mul(unit));
+    let count =
+        text.get(..text.len().saturating_sub(1)).and_then(|digits| digits.parse::<u64>().ok());
+    let seconds =
+        count.filter(|count| *count > 0 && unit > 0).and_then(|count| count.checked_mul(unit));
     // A year is more than anybody means by "for a while".
     let fits = seconds.filter(|seconds| *seconds <= 366 * 86_400);
     fits.map(|seconds| seconds * 1_000).ok_or_else(|| "a time such as 30m, 8h, 2d or 1w".into())
 }
 
 /// How long a link may last, in milliseconds.
-pub fn link_duration(text: &str) -> Result<u64, String> {
+pub(crate) fn link_duration(text: &str) -> Result<u64, String> {
     let days = MAX_LINK_VALID_MS / 86_400_000;
     let valid = duration(text)?;
-    if valid <= MAX_LINK_VALID_MS { Ok(valid) } else { Err(format!("a link ends after {days} days at most")) }
+    if valid <= MAX_LINK_VALID_MS {
+        Ok(valid)
+    } else {
+        Err(format!("a link ends after {days} days at most"))
+    }
 }
 
 /// At least two groups of a small file, at most what no hub has any use for.
 fn budget(text: &str) -> Result<u64, String> {
     let bytes = lanyard_device::bytes_of(text.trim()).map(|bytes| bytes as u64);
-    bytes.filter(|bytes| (1 << 20..=1 << 40).contains(bytes)).ok_or_else(|| "bytes such as 8M, at least 1M".into())
+    bytes
+        .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
+        .ok_or_else(|| "bytes such as 8M, at least 1M".into())
 }
 
 fn host_name(text: &str) -> Result<String, String> {
@@ -324,7 +349,7 @@ fn host_name(text: &str) -> Result<String, String> {
 }
 
 /// Reads the command line. Help, version and mistakes end the process, mistakes with 2.
-pub fn parse() -> (Global, Command) {
+pub(crate) fn parse() -> (Global, Command) {
     try_parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
 }
 
@@ -382,21 +407,31 @@ mod tests {
     #[test]
     fn without_a_command_it_serves() {
         assert_eq!(serve("").listen.listen, DEFAULT_LISTEN.parse().unwrap());
-        assert_eq!(serve("film.mkv Pictures").desk.paths, [PathBuf::from("film.mkv"), "Pictures".into()]);
+        assert_eq!(
+            serve("film.mkv Pictures").desk.paths,
+            [PathBuf::from("film.mkv"), "Pictures".into()]
+        );
         assert_eq!(serve("./ls").desk.paths, [PathBuf::from("./ls")]);
         assert_eq!(serve("-- ls").desk.paths, [PathBuf::from("ls")]);
         assert_eq!(serve("film.mkv ls").desk.paths, [PathBuf::from("film.mkv"), "ls".into()]);
-        let args = serve("--listen 127.0.0.1:0 --name Studio --host a.local --host B --admit everyone --headless x");
+        let args = serve(
+            "--listen 127.0.0.1:0 --name Studio --host a.local --host B --admit everyone --headless x",
+        );
         assert_eq!(args.listen.hosts, ["a.local", "b"]);
         assert_eq!((args.listen.budget, serve("--budget 8M").listen.budget), (None, Some(8 << 20)));
-        assert_eq!((args.desk.admit, args.desk.headless, args.desk.paths.len()), (Admit::Everyone, true, 1));
+        assert_eq!(
+            (args.desk.admit, args.desk.headless, args.desk.paths.len()),
+            (Admit::Everyone, true, 1)
+        );
         assert_eq!(args.desk.name.as_deref(), Some("Studio"));
         assert_eq!(serve("serve x --json").desk.paths, [PathBuf::from("x")]);
     }
 
     #[test]
     fn global_flags_stand_anywhere() {
-        for line in ["--data /d --json devices", "devices --json --data /d", "--data=/d devices --json"] {
+        for line in
+            ["--data /d --json devices", "devices --json --data /d", "--data=/d devices --json"]
+        {
             let (global, command) = parsed(line).unwrap();
             assert_eq!(
                 global,
@@ -434,7 +469,9 @@ mod tests {
     fn transfers_are_steered_by_id_and_limits_by_rate() {
         assert!(matches!(parsed("pause all").unwrap().1, Command::Pause { id } if id == "all"));
         let (_, limit) = parsed("limit --up 5M").unwrap();
-        assert!(matches!(limit, Command::Limit { up: Some(up), down: None } if up.get() == Some(5 << 20)));
+        assert!(
+            matches!(limit, Command::Limit { up: Some(up), down: None } if up.get() == Some(5 << 20))
+        );
         assert_eq!(serve("--limit-up 500K x").desk.limits.limit_up.get(), Some(500 << 10));
         assert_eq!(serve("x").desk.limits.limit_down, Rate::UNLIMITED);
     }

@@ -1,7 +1,7 @@
 //! The host's web console, on a loopback port of its own: the page, its one-time door, its sockets.
 //!
-//! A link is good for one opening within a minute; a tab then holds a token. Host and Origin must be exactly this
-//! port's, so that no page from elsewhere can speak here in the host's browser.
+//! A link is good for one opening within a minute; a tab then holds a token. Host and Origin must
+//! be exactly this port's, so that no page from elsewhere can speak here in the host's browser.
 
 mod door;
 mod tab;
@@ -27,14 +27,15 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use door::LoginLinks;
+pub(crate) use door::LoginLinks;
 
 use crate::audit;
 use crate::desk;
 use crate::driver::DriverHandle;
 
-/// Connections that the console may have: a few tabs of the host's browser. They come out of the descriptors that the relay
-/// leaves for the hub's own needs, and any program on this machine may open some.
+/// Connections that the console may have: a few tabs of the host's browser. They come out of the
+/// descriptors that the relay leaves for the hub's own needs, and any program on this machine may
+/// open some.
 const CONNECTIONS: usize = 48;
 /// Time that answers on their way get to end when the hub is told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -44,7 +45,7 @@ const OCCASIONS_SHOWN: usize = 250;
 
 /// What a tab is told when it registers, beside what the driver knows.
 #[derive(Debug, Clone)]
-pub struct ConsoleInfo {
+pub(crate) struct ConsoleInfo {
     pub host: DeviceId,
     pub hub_name: String,
     pub urls: Vec<String>,
@@ -62,14 +63,18 @@ struct ConsoleState {
 }
 
 /// A console that listens; [`Console::run`] serves.
-pub struct Console {
+pub(crate) struct Console {
     listener: TcpListener,
     shared: Arc<ConsoleState>,
 }
 
 impl Console {
     /// Takes a free loopback port.
-    pub async fn bind(driver: DriverHandle, info: ConsoleInfo, stop: CancellationToken) -> std::io::Result<Self> {
+    pub(crate) async fn bind(
+        driver: DriverHandle,
+        info: ConsoleInfo,
+        stop: CancellationToken,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let door = LoginLinks::new(address);
@@ -77,12 +82,12 @@ impl Console {
     }
 
     /// Makes links that open this console.
-    pub fn door(&self) -> LoginLinks {
+    pub(crate) fn door(&self) -> LoginLinks {
         self.shared.door.clone()
     }
 
     /// Serves until told to stop.
-    pub async fn run(self) -> std::io::Result<()> {
+    pub(crate) async fn run(self) -> std::io::Result<()> {
         let stop = self.shared.stop.clone();
         let router = Router::new()
             .route("/console/session", post(open_session))
@@ -99,7 +104,8 @@ impl Console {
 }
 
 fn no(code: FailureCode) -> Response {
-    let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status =
+        StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = Json(HttpError { code, message: code.sentence().into() });
     (status, [(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
@@ -111,7 +117,11 @@ fn only(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 }
 
 /// Exactly one Host, this port's; an Origin, where there is one, of the same.
-async fn only_here(State(shared): State<Arc<ConsoleState>>, request: Request, next: Next) -> Response {
+async fn only_here(
+    State(shared): State<Arc<ConsoleState>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let headers = request.headers();
     let port = shared.address.port();
     let host = only(headers, header::HOST).unwrap_or_default();
@@ -144,16 +154,21 @@ struct Opened {
 
 /// Trades the secret of a link for a token, once.
 async fn open_session(State(shared): State<Arc<ConsoleState>>, body: Bytes) -> Response {
-    let Ok(Opening { secret }) = serde_json::from_slice(&body) else { return no(FailureCode::BadMessage) };
+    let Ok(Opening { secret }) = serde_json::from_slice(&body) else {
+        return no(FailureCode::BadMessage);
+    };
     match shared.door.open(&secret) {
-        Some(token) => ([(header::CACHE_CONTROL, "no-store")], Json(Opened { token })).into_response(),
+        Some(token) => {
+            ([(header::CACHE_CONTROL, "no-store")], Json(Opened { token })).into_response()
+        }
         None => no(FailureCode::Unauthenticated),
     }
 }
 
 /// Whether a tab that was let in asks.
 fn is_a_tab(shared: &ConsoleState, headers: &HeaderMap) -> bool {
-    let token = only(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")?.parse().ok());
+    let token = only(headers, header::AUTHORIZATION)
+        .and_then(|value| value.strip_prefix("Bearer ")?.parse().ok());
     token.is_some_and(|token| shared.door.knows(&token))
 }
 
@@ -174,11 +189,14 @@ async fn record(State(shared): State<Arc<ConsoleState>>, headers: HeaderMap) -> 
         return no(FailureCode::Unauthenticated);
     }
     let dir = shared.info.record.clone();
-    match tokio::task::spawn_blocking(move || audit::recent(&dir, DECISIONS_SHOWN, OCCASIONS_SHOWN)).await {
-        Ok(Ok((lines, whole))) => {
-            ([(header::CACHE_CONTROL, "no-store")], Json(serde_json::json!({ "whole": whole, "lines": lines })))
-                .into_response()
-        }
+    match tokio::task::spawn_blocking(move || audit::recent(&dir, DECISIONS_SHOWN, OCCASIONS_SHOWN))
+        .await
+    {
+        Ok(Ok((lines, whole))) => (
+            [(header::CACHE_CONTROL, "no-store")],
+            Json(serde_json::json!({ "whole": whole, "lines": lines })),
+        )
+            .into_response(),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the record cannot be read");
             no(FailureCode::Internal)
@@ -193,7 +211,10 @@ async fn open_socket(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let offered = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     let Some(chosen) = chosen_subprotocol(offered).map(str::to_owned) else {
         return no(FailureCode::BadMessage);
     };

@@ -1,7 +1,8 @@
-//! Control sockets: how commands speak to the running hub, and to running devices. One JSON line each way.
+//! Control sockets: how commands speak to the running hub, and to running devices. One JSON line
+//! each way.
 
 mod client;
-pub mod device;
+pub(crate) mod device;
 mod device_client;
 mod server;
 mod transport;
@@ -13,12 +14,12 @@ use lanyard_protocol::message::{Admission, Problem, RelayStatus};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use client::{
-    allow_more, approve, console, devices, devices_table, door, drop_links, dropped_words, failure, files, files_table,
-    forget, invite, kind, links, links_table, refuse, status,
+pub(crate) use client::{
+    allow_more, approve, console, devices, devices_table, door, drop_links, dropped_words, failure,
+    files, files_table, forget, invite, kind, links, links_table, refuse, status,
 };
-pub use device_client::{cancel, limit, pause, resume, transfers};
-pub use transport::Listener;
+pub(crate) use device_client::{cancel, limit, pause, resume, transfers};
+pub(crate) use transport::Listener;
 
 use crate::console::LoginLinks;
 use crate::desk::{self, ListUsage, OperatorError};
@@ -30,11 +31,11 @@ use crate::problems;
 const STATUS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// The name of the hub's own socket.
-pub const HUB: &str = "control";
+pub(crate) const HUB: &str = "control";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
-pub enum ControlRequest {
+pub(crate) enum ControlRequest {
     Devices,
     Files,
     Status,
@@ -70,14 +71,14 @@ pub enum ControlRequest {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ControlResponse {
+pub(crate) enum ControlResponse {
     Ok(serde_json::Value),
     Failed(OperatorError),
 }
 
 /// How the hub stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StatusOutput {
+pub(crate) struct StatusOutput {
     pub name: String,
     /// Of the hub's key; as on the QR code. Empty until the relay was there.
     pub fingerprint: String,
@@ -104,7 +105,7 @@ pub struct StatusOutput {
 
 /// The relay's figures as a program reads them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RelayFigures {
+pub(crate) struct RelayFigures {
     pub pending: u64,
     pub pending_limit: u64,
     pub slot_bytes: u64,
@@ -134,7 +135,7 @@ impl From<&RelayStatus> for RelayFigures {
 
 impl RelayFigures {
     /// Names the limits that are reached.
-    pub fn at_limit(&self) -> Vec<&'static str> {
+    pub(crate) fn at_limit(&self) -> Vec<&'static str> {
         let mut full = Vec::new();
         if self.pending_limit > 0 && self.pending >= self.pending_limit {
             full.push("as many wait at the door as may");
@@ -148,14 +149,14 @@ impl RelayFigures {
 
 /// An invitation as its maker passes it on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InvitationOutput {
+pub(crate) struct InvitationOutput {
     pub url: String,
     pub expires_ms: u64,
 }
 
 /// What commands may reach.
 #[derive(Clone)]
-pub struct Control {
+pub(crate) struct Control {
     pub driver: DriverHandle,
     pub door: LoginLinks,
     pub name: String,
@@ -164,7 +165,7 @@ pub struct Control {
 
 impl Control {
     /// Serves commands until `stop`.
-    pub async fn run(self, listener: Listener, stop: CancellationToken) {
+    pub(crate) async fn run(self, listener: Listener, stop: CancellationToken) {
         let answer = move |request| {
             let control = self.clone();
             async move { control.answer(request).await }
@@ -172,7 +173,8 @@ impl Control {
         server::serve(listener, stop, answer).await;
     }
 
-    /// What waits for the hub's disk is said after a moment; it is done all the same, as soon as the disk takes it.
+    /// What waits for the hub's disk is said after a moment; it is done all the same, as soon as
+    /// the disk takes it.
     async fn answer(&self, request: ControlRequest) -> Result<serde_json::Value, OperatorError> {
         tokio::select! {
             biased;
@@ -206,17 +208,26 @@ impl Control {
         let driver = &self.driver;
         let done = serde_json::Value::Null;
         match request {
-            ControlRequest::Devices => Ok(json(driver.query(|authority, _| desk::devices(authority)).await?)),
-            ControlRequest::Files => Ok(json(driver.query(|authority, _| desk::files(authority)).await?)),
+            ControlRequest::Devices => {
+                Ok(json(driver.query(|authority, _| desk::devices(authority)).await?))
+            }
+            ControlRequest::Files => {
+                Ok(json(driver.query(|authority, _| desk::files(authority)).await?))
+            }
             ControlRequest::Status => Ok(json(self.status().await?)),
             ControlRequest::Console => {
-                let link = self.door.link().map_err(|error| OperatorError::new(Exit::Failed, error.to_string()))?;
+                let link = self
+                    .door
+                    .link()
+                    .map_err(|error| OperatorError::new(Exit::Failed, error.to_string()))?;
                 Ok(json(link))
             }
             ControlRequest::Invite { valid_ms, for_ms } => {
                 let (words, expires_ms) = desk::invite(driver, valid_ms, for_ms).await?;
                 let best = self.urls.first().cloned().unwrap_or_default();
-                let key = driver.query(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key))).await?;
+                let key = driver
+                    .query(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key)))
+                    .await?;
                 let url = format!("{best}/#k={}&i={words}", key.unwrap_or_default());
                 Ok(json(InvitationOutput { url, expires_ms }))
             }
@@ -233,18 +244,28 @@ impl Control {
             ControlRequest::AllowMore => desk::allow_more(driver).await.map(|()| done),
             ControlRequest::Links => Ok(json(desk::links(driver).await?)),
             ControlRequest::DropLinks { ids } => Ok(json(desk::drop_links(driver, &ids).await?)),
-            ControlRequest::Refuse { id } => desk::refuse(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
-            ControlRequest::Forget { id } => desk::forget(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done),
+            ControlRequest::Refuse { id } => {
+                desk::refuse(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done)
+            }
+            ControlRequest::Forget { id } => {
+                desk::forget(driver, desk::resolve_live(driver, &id).await?).await.map(|()| done)
+            }
         }
     }
 
     async fn status(&self) -> Result<StatusOutput, OperatorError> {
-        let (name, urls, console) = (self.name.clone(), self.urls.clone(), format!("http://{}", self.door.address()));
-        let look = move |authority: &lanyard_hub::authority::Authority, hub: Option<&lanyard_protocol::HubInfo>| {
-            let approved = |m: &&lanyard_hub::authority::Member| m.verdict == lanyard_hub::authority::Verdict::Approved;
+        let (name, urls, console) =
+            (self.name.clone(), self.urls.clone(), format!("http://{}", self.door.address()));
+        let look = move |authority: &lanyard_hub::authority::Authority,
+                         hub: Option<&lanyard_protocol::HubInfo>| {
+            let approved = |m: &&lanyard_hub::authority::Member| {
+                m.verdict == lanyard_hub::authority::Verdict::Approved
+            };
             StatusOutput {
                 name: hub.map_or(name, |hub| hub.name.clone()),
-                fingerprint: hub.map_or_else(String::new, |h| lanyard_protocol::identity::fingerprint(&h.public_key)),
+                fingerprint: hub.map_or_else(String::new, |h| {
+                    lanyard_protocol::identity::fingerprint(&h.public_key)
+                }),
                 urls,
                 relay_ready: authority.is_relay_ready(),
                 epoch: authority.head().epoch,
@@ -261,7 +282,8 @@ impl Control {
             }
         };
         let status = self.driver.query(look).await?;
-        let problems: Vec<Problem> = self.driver.problems().all().into_iter().map(Into::into).collect();
+        let problems: Vec<Problem> =
+            self.driver.problems().all().into_iter().map(Into::into).collect();
         Ok(StatusOutput { problems, ..status })
     }
 }

@@ -11,18 +11,18 @@ use lanyard_device::private_file;
 
 /// Holds the directory for one process; released with the process, however it ends.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "held, not read")] File);
+pub(crate) struct Lock(#[allow(dead_code, reason = "held, not read")] File);
 
 /// Which half of a hub holds the directory; both may run on one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Half {
+pub(crate) enum Half {
     Relay,
     Master,
 }
 
-/// Makes the directory if it is not there, for its owner alone, and refuses one in which another user could put keys and lists
-/// of his own. With `is_insecure_accepted` that is only said.
-pub fn create(dir: &Path, is_insecure_accepted: bool) -> anyhow::Result<()> {
+/// Makes the directory if it is not there, for its owner alone, and refuses one in which another
+/// user could put keys and lists of his own. With `is_insecure_accepted` that is only said.
+pub(crate) fn create(dir: &Path, is_insecure_accepted: bool) -> anyhow::Result<()> {
     make(dir)?;
     match danger(dir).with_context(|| format!("look at the data directory {}", dir.display()))? {
         Some(danger) if is_insecure_accepted => tracing::warn!("{danger}"),
@@ -37,21 +37,27 @@ fn make(dir: &Path) -> anyhow::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(dir)
-        .with_context(|| format!("the data directory {} cannot be made; choose another one with --data", dir.display()))
+    builder.create(dir).with_context(|| {
+        format!(
+            "the data directory {} cannot be made; choose another one with --data",
+            dir.display()
+        )
+    })
 }
 
-/// Elsewhere a directory's list of rights says who may do what, and those of a home are its owner's.
+/// Elsewhere a directory's list of rights says who may do what, and those of a home are its
+/// owner's.
 #[cfg(not(unix))]
 fn danger(_dir: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Why another user could put something into `dir`, or another directory in its place, and what helps against it.
+/// Why another user could put something into `dir`, or another directory in its place, and what
+/// helps against it.
 #[cfg(unix)]
 fn danger(dir: &Path) -> io::Result<Option<String>> {
-    // A link in the path is the person's own, as long as nobody else can change where it leads: that is what is looked at.
+    // A link in the path is the person's own, as long as nobody else can change where it leads:
+    // that is what is looked at.
     let full = fs::canonicalize(dir)?;
     let user = rustix::process::geteuid().as_raw();
     if let Some(danger) = danger_of_directory(&full, Rights::of(&full)?, user) {
@@ -102,8 +108,9 @@ fn danger_of_directory(dir: &Path, rights: Rights, user: u32) -> Option<String> 
     })
 }
 
-/// A directory on the way: whoever may write in it can put another one in the place of ours, but for those with the sticky bit.
-/// A group that has the number of the owner is the owner's own (most systems make one for each user).
+/// A directory on the way: whoever may write in it can put another one in the place of ours, but
+/// for those with the sticky bit. A group that has the number of the owner is the owner's own (most
+/// systems make one for each user).
 #[cfg(unix)]
 fn danger_of_parent(dir: &Path, parent: &Path, rights: Rights) -> Option<String> {
     let Rights { owner, group, mode } = rights;
@@ -125,12 +132,13 @@ fn danger_of_parent(dir: &Path, parent: &Path, rights: Rights) -> Option<String>
 #[cfg(unix)]
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@%".contains(&byte));
+    let is_plain =
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@%".contains(&byte));
     if is_plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// Takes the directory for this half of a hub, or says that another one has it.
-pub fn lock(dir: &Path, half: Half) -> anyhow::Result<Lock> {
+pub(crate) fn lock(dir: &Path, half: Half) -> anyhow::Result<Lock> {
     let name = match half {
         Half::Relay => "relay.lock",
         Half::Master => "master.lock",
@@ -139,24 +147,32 @@ pub fn lock(dir: &Path, half: Half) -> anyhow::Result<Lock> {
     let mut options = File::options();
     options.create(true).truncate(false).write(true);
     let file = private_file::open(&path, &mut options).with_context(|| {
-        format!("the data directory {} cannot be written; choose another one with --data", dir.display())
+        format!(
+            "the data directory {} cannot be written; choose another one with --data",
+            dir.display()
+        )
     })?;
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => {
-            bail!("a hub runs on {} already; stop it, or start this one with another --data", dir.display())
+            bail!(
+                "a hub runs on {} already; stop it, or start this one with another --data",
+                dir.display()
+            )
         }
         // Some network disks know no locks.
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
             tracing::warn!(dir = %dir.display(), "this disk knows no locks: two hubs on one data directory are not noticed");
             Ok(Lock(file))
         }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("lock {}", path.display()))
+        }
     }
 }
 
 /// The secret that relay and master share: 32 raw bytes, made at first run.
-pub fn master_secret(path: &Path) -> anyhow::Result<[u8; 32]> {
+pub(crate) fn master_secret(path: &Path) -> anyhow::Result<[u8; 32]> {
     let mut secret = [0u8; 32];
     getrandom::fill(&mut secret).context("get randomness from the system")?;
     let bytes = private_file::read_or_create(path, || secret.to_vec())?;
@@ -166,35 +182,37 @@ pub fn master_secret(path: &Path) -> anyhow::Result<[u8; 32]> {
     Ok(secret)
 }
 
-/// The secret's file. One that a person names may be a link, as systems that hand out secrets make them.
-pub fn secret_path(dir: &Path, named: Option<&PathBuf>) -> PathBuf {
+/// The secret's file. One that a person names may be a link, as systems that hand out secrets make
+/// them.
+pub(crate) fn secret_path(dir: &Path, named: Option<&PathBuf>) -> PathBuf {
     match named {
         Some(named) => fs::canonicalize(named).unwrap_or_else(|_| named.clone()),
         None => dir.join("master.secret"),
     }
 }
 
-/// Writes the token of `GET /metrics`, for programs of the hub's owner, in a file that only that account reads.
-pub fn write_metrics_token(dir: &Path, secret: &[u8; 32]) -> anyhow::Result<()> {
+/// Writes the token of `GET /metrics`, for programs of the hub's owner, in a file that only that
+/// account reads.
+pub(crate) fn write_metrics_token(dir: &Path, secret: &[u8; 32]) -> anyhow::Result<()> {
     let token = lanyard_protocol::master_proof::metrics_token(secret);
     Ok(private_file::write(&dir.join("metrics.token"), token.as_bytes())?)
 }
 
-pub fn hub_key_path(dir: &Path) -> PathBuf {
+pub(crate) fn hub_key_path(dir: &Path) -> PathBuf {
     dir.join("hub.key")
 }
 
-pub fn store_path(dir: &Path) -> PathBuf {
+pub(crate) fn store_path(dir: &Path) -> PathBuf {
     dir.join("lanyard.db")
 }
 
 /// Whether a hub keeps its state in the directory.
-pub fn is_of_hub(dir: &Path) -> bool {
+pub(crate) fn is_of_hub(dir: &Path) -> bool {
     fs::symlink_metadata(store_path(dir)).is_ok()
 }
 
 /// Where this platform keeps a program's data.
-pub fn default_dir() -> Option<PathBuf> {
+pub(crate) fn default_dir() -> Option<PathBuf> {
     Some(directories::ProjectDirs::from("", "", "lanyard")?.data_local_dir().to_owned())
 }
 
@@ -234,11 +252,16 @@ mod tests {
         let outer = tempfile::tempdir().unwrap();
         let dir = outer.path().join("new's");
         create(&dir, false).unwrap();
-        let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let allow = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap()
+        };
         for mode in [0o777, 0o1777, 0o770, 0o720, 0o702] {
             allow(&dir, mode);
             let said = create(&dir, false).unwrap_err().to_string();
-            assert!(said.contains("chmod go-w '/") && said.contains(r"new'\''s'"), "{mode:o}: {said}");
+            assert!(
+                said.contains("chmod go-w '/") && said.contains(r"new'\''s'"),
+                "{mode:o}: {said}"
+            );
             assert!(said.contains("--insecure-data"), "{said}");
             create(&dir, true).unwrap();
         }
@@ -259,7 +282,8 @@ mod tests {
         let dir = Path::new("/data/hub");
         let rights = |owner, group, mode| Rights { owner, group, mode };
         assert!(
-            danger_of_directory(dir, rights(1000, 1000, 0o700), 1001).is_some_and(|said| said.contains("user 1000"))
+            danger_of_directory(dir, rights(1000, 1000, 0o700), 1001)
+                .is_some_and(|said| said.contains("user 1000"))
         );
         assert!(danger_of_directory(dir, rights(0, 0, 0o700), 1001).is_some());
         assert_eq!(danger_of_directory(dir, rights(1000, 1000, 0o700), 0), None);
@@ -276,7 +300,8 @@ mod tests {
     fn a73_a_linked_lock_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(outside.path().join("made"), dir.path().join("master.lock")).unwrap();
+        std::os::unix::fs::symlink(outside.path().join("made"), dir.path().join("master.lock"))
+            .unwrap();
         assert!(lock(dir.path(), Half::Master).is_err());
         assert!(!outside.path().join("made").exists());
     }

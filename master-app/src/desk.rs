@@ -1,13 +1,15 @@
-//! What the host sees and does, in the words of people: shared by the terminal, the control socket and its commands.
+//! What the host sees and does, in the words of people: shared by the terminal, the control socket
+//! and its commands.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lanyard_hub::authority::{Authority, OperatorCommand, Verdict, Approval};
+use lanyard_hub::authority::{Approval, Authority, OperatorCommand, Verdict};
 use lanyard_protocol::limits::CODE_TRIES;
 use lanyard_protocol::message::{Admission, JoinRequestInfo, LinkListed, LinksPull};
 use lanyard_protocol::{
-    Client, DeviceId, DeviceKind, FailureCode, FileId, LinkHash, MasterToConsole, Membership, RequestId, Root,
+    Client, DeviceId, DeviceKind, FailureCode, FileId, LinkHash, MasterToConsole, Membership,
+    RequestId, Root,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,7 @@ const REVEAL_POLL: Duration = Duration::from_millis(50);
 
 /// One device as `lanyard devices` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceRow {
+pub(crate) struct DeviceRow {
     pub public_id: DeviceId,
     pub name: String,
     pub kind: DeviceKind,
@@ -39,14 +41,14 @@ pub struct DeviceRow {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum PresenceWord {
+pub(crate) enum PresenceWord {
     Online,
     Away,
 }
 
 /// One listed file as `lanyard files` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileRow {
+pub(crate) struct FileRow {
     pub owner: DeviceId,
     pub owner_name: String,
     pub file_id: FileId,
@@ -59,7 +61,7 @@ pub struct FileRow {
 
 /// Bytes that the hub remembers for its devices, and how many it may.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListUsage {
+pub(crate) struct ListUsage {
     pub bytes: u64,
     pub limit_bytes: u64,
     pub device_limit_bytes: u64,
@@ -68,7 +70,7 @@ pub struct ListUsage {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceUsage {
+pub(crate) struct DeviceUsage {
     pub public_id: DeviceId,
     pub name: String,
     pub bytes: u64,
@@ -76,7 +78,7 @@ pub struct DeviceUsage {
 
 /// One link of the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkRow {
+pub(crate) struct LinkRow {
     #[serde(flatten)]
     pub link: LinkListed,
     pub maker_name: String,
@@ -85,13 +87,13 @@ pub struct LinkRow {
 /// Why a wish of the host came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-pub struct OperatorError {
+pub(crate) struct OperatorError {
     pub exit: u8,
     pub message: String,
 }
 
 impl OperatorError {
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit: exit as u8, message: message.into() }
     }
 
@@ -112,7 +114,7 @@ impl From<DriverStopped> for OperatorError {
 }
 
 /// Everybody the hub knows of, those who wait first.
-pub fn devices(authority: &Authority) -> Vec<DeviceRow> {
+pub(crate) fn devices(authority: &Authority) -> Vec<DeviceRow> {
     let pending = |client: Client, presence, code, address| DeviceRow {
         public_id: client.public_id,
         name: client.name,
@@ -129,7 +131,8 @@ pub fn devices(authority: &Authority) -> Vec<DeviceRow> {
         pending(Client { public_id, name, kind, platform }, presence, knock.code, knock.address)
     });
     let in_line = authority.waiting().into_iter();
-    let in_line = in_line.map(|one| pending(one.client.clone(), PresenceWord::Online, None, one.address.clone()));
+    let in_line = in_line
+        .map(|one| pending(one.client.clone(), PresenceWord::Online, None, one.address.clone()));
     let mut members: Vec<DeviceRow> = authority
         .members()
         .map(|member| {
@@ -140,25 +143,33 @@ pub fn devices(authority: &Authority) -> Vec<DeviceRow> {
                 name: member.client.name.clone(),
                 kind: member.client.kind,
                 membership: if approved { Membership::Approved } else { Membership::Disapproved },
-                presence: if authority.is_online(id) { PresenceWord::Online } else { PresenceWord::Away },
+                presence: if authority.is_online(id) {
+                    PresenceWord::Online
+                } else {
+                    PresenceWord::Away
+                },
                 code: None,
                 address: None,
                 until_ms: member.until_ms,
             }
         })
         .collect();
-    members.sort_by_key(|row| (row.membership == Membership::Disapproved, row.name.to_lowercase(), row.public_id));
+    members.sort_by_key(|row| {
+        (row.membership == Membership::Disapproved, row.name.to_lowercase(), row.public_id)
+    });
     knocks.chain(in_line).chain(members).collect()
 }
 
 /// How many devices are at the door.
-pub fn waiting(authority: &Authority) -> usize {
-    authority.knocks(false).knocks.iter().filter(|knock| !knock.left).count() + authority.waiting().len()
+pub(crate) fn waiting(authority: &Authority) -> usize {
+    authority.knocks(false).knocks.iter().filter(|knock| !knock.left).count()
+        + authority.waiting().len()
 }
 
 /// Every listed file, by owner and path.
-pub fn files(authority: &Authority) -> Vec<FileRow> {
-    let name = |id| authority.member(id).map_or_else(String::new, |member| member.client.name.clone());
+pub(crate) fn files(authority: &Authority) -> Vec<FileRow> {
+    let name =
+        |id| authority.member(id).map_or_else(String::new, |member| member.client.name.clone());
     let mut rows: Vec<FileRow> = authority
         .files()
         .map(|entry| FileRow {
@@ -176,9 +187,10 @@ pub fn files(authority: &Authority) -> Vec<FileRow> {
 }
 
 /// How full the list is, and by whom.
-pub fn usage(authority: &Authority) -> ListUsage {
+pub(crate) fn usage(authority: &Authority) -> ListUsage {
     let remembered = authority.remembered();
-    let name = |id| authority.member(id).map_or_else(String::new, |member| member.client.name.clone());
+    let name =
+        |id| authority.member(id).map_or_else(String::new, |member| member.client.name.clone());
     let row = |(public_id, bytes)| DeviceUsage { public_id, name: name(public_id), bytes };
     let mut devices: Vec<DeviceUsage> = remembered.devices.into_iter().map(row).collect();
     devices.sort_by_key(|row| (std::cmp::Reverse(row.bytes), row.public_id));
@@ -191,7 +203,7 @@ pub fn usage(authority: &Authority) -> ListUsage {
 }
 
 /// The device that a person means by a name or an id, or the beginning of an id that only one has.
-pub fn resolve(rows: &[DeviceRow], meant: &str) -> Result<DeviceId, OperatorError> {
+pub(crate) fn resolve(rows: &[DeviceRow], meant: &str) -> Result<DeviceId, OperatorError> {
     let mut found: Vec<&DeviceRow> = Vec::new();
     let lower = meant.to_lowercase();
     let tests: [&dyn Fn(&DeviceRow) -> bool; 4] = [
@@ -209,22 +221,32 @@ pub fn resolve(rows: &[DeviceRow], meant: &str) -> Result<DeviceId, OperatorErro
     // One device may knock from two tabs.
     found.dedup_by_key(|row| row.public_id);
     match found[..] {
-        [] => Err(OperatorError::new(Exit::NotFound, format!("no device is called `{}`", crate::text::visible(meant)))),
+        [] => Err(OperatorError::new(
+            Exit::NotFound,
+            format!("no device is called `{}`", crate::text::visible(meant)),
+        )),
         [one] => Ok(one.public_id),
         _ => {
             let ids: Vec<String> = found.iter().map(|row| format!("  {}", row.public_id)).collect();
             let meant = crate::text::visible(meant);
-            Err(OperatorError::new(Exit::Usage, format!("`{meant}` may be any of these:\n{}", ids.join("\n"))))
+            Err(OperatorError::new(
+                Exit::Usage,
+                format!("`{meant}` may be any of these:\n{}", ids.join("\n")),
+            ))
         }
     }
 }
 
-pub async fn resolve_live(driver: &DriverHandle, meant: &str) -> Result<DeviceId, OperatorError> {
+pub(crate) async fn resolve_live(
+    driver: &DriverHandle,
+    meant: &str,
+) -> Result<DeviceId, OperatorError> {
     resolve(&driver.query(|authority, _| devices(authority)).await?, meant)
 }
 
-/// Lets a device in. Without digits it is enough that it was named, here where only the owner can speak.
-pub async fn approve(
+/// Lets a device in. Without digits it is enough that it was named, here where only the owner can
+/// speak.
+pub(crate) async fn approve(
     driver: &DriverHandle,
     public_id: DeviceId,
     request_id: Option<RequestId>,
@@ -234,9 +256,11 @@ pub async fn approve(
     let word = code.map_or(Approval::Named, Approval::Typed);
     let deadline = tokio::time::Instant::now() + REVEAL_TIMEOUT;
     loop {
-        let command = OperatorCommand::Approve { public_id, request_id, word: word.clone(), for_ms };
+        let command =
+            OperatorCommand::Approve { public_id, request_id, word: word.clone(), for_ms };
         let answer = driver.execute(command).await?;
-        let is_early = matches!(&answer, MasterToConsole::RequestFailed(no) if no.code == FailureCode::Busy);
+        let is_early =
+            matches!(&answer, MasterToConsole::RequestFailed(no) if no.code == FailureCode::Busy);
         if !is_early || tokio::time::Instant::now() > deadline {
             return told(driver, public_id, answer).await;
         }
@@ -245,17 +269,29 @@ pub async fn approve(
     }
 }
 
-async fn told(driver: &DriverHandle, public_id: DeviceId, answer: MasterToConsole) -> Result<(), OperatorError> {
+async fn told(
+    driver: &DriverHandle,
+    public_id: DeviceId,
+    answer: MasterToConsole,
+) -> Result<(), OperatorError> {
     let MasterToConsole::RequestFailed(no) = answer else { return Ok(()) };
-    let verdict = driver.query(move |authority, _| authority.member(public_id).map(|m| m.verdict)).await?;
+    let verdict =
+        driver.query(move |authority, _| authority.member(public_id).map(|m| m.verdict)).await?;
     Err(match no.code {
-        FailureCode::NotFound if verdict == Some(Verdict::Refused) => {
-            OperatorError::new(Exit::NotFound, "that device was turned away; `lanyard forget` lets it knock again")
+        FailureCode::NotFound if verdict == Some(Verdict::Refused) => OperatorError::new(
+            Exit::NotFound,
+            "that device was turned away; `lanyard forget` lets it knock again",
+        ),
+        FailureCode::NotFound => {
+            OperatorError::new(Exit::NotFound, "that device does not knock at the moment")
         }
-        FailureCode::NotFound => OperatorError::new(Exit::NotFound, "that device does not knock at the moment"),
-        FailureCode::Busy => OperatorError::new(Exit::Failed, "that device does not show its digits yet; try again"),
+        FailureCode::Busy => {
+            OperatorError::new(Exit::Failed, "that device does not show its digits yet; try again")
+        }
         FailureCode::BadMessage => OperatorError::new(Exit::Usage, "the code is six digits"),
-        FailureCode::ServerNotReady => OperatorError::new(Exit::Failed, "the relay is away; try again when it is back"),
+        FailureCode::ServerNotReady => {
+            OperatorError::new(Exit::Failed, "the relay is away; try again when it is back")
+        }
         FailureCode::WrongCode => {
             let left = driver.query(move |authority, _| tries_left(authority, public_id)).await?;
             OperatorError::new(Exit::Failed, format!("{}; {}", no.message, tries_words(left)))
@@ -266,7 +302,12 @@ async fn told(driver: &DriverHandle, public_id: DeviceId, answer: MasterToConsol
 
 /// How often digits may still be typed for a device that waits.
 fn tries_left(authority: &Authority, public_id: DeviceId) -> Option<u32> {
-    authority.knocks(false).knocks.iter().find(|knock| knock.public_id == public_id).map(|knock| knock.tries_left)
+    authority
+        .knocks(false)
+        .knocks
+        .iter()
+        .find(|knock| knock.public_id == public_id)
+        .map(|knock| knock.tries_left)
 }
 
 /// After the last try a device knocks anew, with all of them.
@@ -279,7 +320,11 @@ fn tries_words(left: Option<u32>) -> String {
 }
 
 /// Makes an invitation: what stands behind `i=` in its address, and until when it is good.
-pub async fn invite(driver: &DriverHandle, valid_ms: u64, for_ms: Option<u64>) -> Result<(String, u64), OperatorError> {
+pub(crate) async fn invite(
+    driver: &DriverHandle,
+    valid_ms: u64,
+    for_ms: Option<u64>,
+) -> Result<(String, u64), OperatorError> {
     match driver.execute(OperatorCommand::Invite { valid_ms, for_ms }).await? {
         MasterToConsole::Invitation(made) => {
             Ok((format!("{}{}", made.id.to_hex(), made.secret.to_hex()), made.expires_ms))
@@ -290,20 +335,23 @@ pub async fn invite(driver: &DriverHandle, valid_ms: u64, for_ms: Option<u64>) -
 }
 
 /// Whom to let in from now on.
-pub async fn set_door(driver: &DriverHandle, admission: Admission) -> Result<(), OperatorError> {
+pub(crate) async fn set_door(
+    driver: &DriverHandle,
+    admission: Admission,
+) -> Result<(), OperatorError> {
     driver.execute(OperatorCommand::SetDoor(admission)).await.map(drop).map_err(OperatorError::from)
 }
 
 /// Tells the host what it means to be asked about more devices than usual.
-pub const MORE_ALLOWED: &str = "more devices may ask now, for ten minutes";
+pub(crate) const MORE_ALLOWED: &str = "more devices may ask now, for ten minutes";
 
 /// Lets more devices ask than usual, for ten minutes.
-pub async fn allow_more(driver: &DriverHandle) -> Result<(), OperatorError> {
+pub(crate) async fn allow_more(driver: &DriverHandle) -> Result<(), OperatorError> {
     driver.execute(OperatorCommand::AllowMore).await.map(drop).map_err(OperatorError::from)
 }
 
 /// What the host is told of whom it lets in.
-pub fn door_words(admission: Admission) -> &'static str {
+pub(crate) fn door_words(admission: Admission) -> &'static str {
     match admission {
         Admission::Ask => "each new device is asked about",
         Admission::Everyone => "EVERYBODY on this network is let in without a question",
@@ -312,7 +360,10 @@ pub fn door_words(admission: Admission) -> &'static str {
 }
 
 /// Turns a device away, for good.
-pub async fn refuse(driver: &DriverHandle, public_id: DeviceId) -> Result<(), OperatorError> {
+pub(crate) async fn refuse(
+    driver: &DriverHandle,
+    public_id: DeviceId,
+) -> Result<(), OperatorError> {
     match driver.execute(OperatorCommand::Refuse { public_id }).await? {
         MasterToConsole::RequestFailed(no) if no.code == FailureCode::BadMessage => {
             Err(OperatorError::new(Exit::Usage, "the host itself cannot be turned away"))
@@ -323,21 +374,28 @@ pub async fn refuse(driver: &DriverHandle, public_id: DeviceId) -> Result<(), Op
 }
 
 /// Lifts a refusal: that key may knock again.
-pub async fn forget(driver: &DriverHandle, public_id: DeviceId) -> Result<(), OperatorError> {
+pub(crate) async fn forget(
+    driver: &DriverHandle,
+    public_id: DeviceId,
+) -> Result<(), OperatorError> {
     match driver.execute(OperatorCommand::Forget { public_id }).await? {
-        MasterToConsole::RequestFailed(_) => Err(OperatorError::new(Exit::NotFound, "that device was not turned away")),
+        MasterToConsole::RequestFailed(_) => {
+            Err(OperatorError::new(Exit::NotFound, "that device was not turned away"))
+        }
         _ => Ok(()),
     }
 }
 
 /// Everybody's links, the newest first.
-pub async fn links(driver: &DriverHandle) -> Result<Vec<LinkRow>, OperatorError> {
+pub(crate) async fn links(driver: &DriverHandle) -> Result<Vec<LinkRow>, OperatorError> {
     let mut links = Vec::new();
     let mut cursor = None;
     loop {
         let page = match driver.execute(OperatorCommand::PullLinks(LinksPull { cursor })).await? {
             MasterToConsole::LinksPage(page) => page,
-            MasterToConsole::RequestFailed(no) => return Err(OperatorError::of(no.code, no.message)),
+            MasterToConsole::RequestFailed(no) => {
+                return Err(OperatorError::of(no.code, no.message));
+            }
             _ => return Err(OperatorError::new(Exit::Failed, "the hub did not list its links")),
         };
         links.extend(page.links);
@@ -347,22 +405,33 @@ pub async fn links(driver: &DriverHandle) -> Result<Vec<LinkRow>, OperatorError>
         }
     }
     let names = driver.query(|authority, _| {
-        authority.members().map(|member| (member.client.public_id, member.client.name.clone())).collect()
+        authority
+            .members()
+            .map(|member| (member.client.public_id, member.client.name.clone()))
+            .collect()
     });
     let names: BTreeMap<DeviceId, String> = names.await?;
-    let row = |link: LinkListed| LinkRow { maker_name: names.get(&link.public_id).cloned().unwrap_or_default(), link };
+    let row = |link: LinkListed| LinkRow {
+        maker_name: names.get(&link.public_id).cloned().unwrap_or_default(),
+        link,
+    };
     Ok(links.into_iter().map(row).collect())
 }
 
 /// Ends links of anybody; gives how many.
-pub async fn drop_links(driver: &DriverHandle, ids: &[String]) -> Result<usize, OperatorError> {
+pub(crate) async fn drop_links(
+    driver: &DriverHandle,
+    ids: &[String],
+) -> Result<usize, OperatorError> {
     let rows = links(driver).await?;
     let hashes = meant_links(rows.iter().map(|row| &row.link), ids)?;
     for hash in &hashes {
         match driver.execute(OperatorCommand::DropLink(*hash)).await? {
             // It ended by itself meanwhile.
             MasterToConsole::RequestFailed(no) if no.code == FailureCode::NotFound => {}
-            MasterToConsole::RequestFailed(no) => return Err(OperatorError::of(no.code, no.message)),
+            MasterToConsole::RequestFailed(no) => {
+                return Err(OperatorError::of(no.code, no.message));
+            }
             _ => {}
         }
     }
@@ -370,7 +439,7 @@ pub async fn drop_links(driver: &DriverHandle, ids: &[String]) -> Result<usize, 
 }
 
 /// Which links are meant by the beginnings of ids, or by `all`.
-pub fn meant_links<'a>(
+pub(crate) fn meant_links<'a>(
     links: impl Iterator<Item = &'a LinkListed> + Clone,
     ids: &[String],
 ) -> Result<Vec<LinkHash>, OperatorError> {
@@ -384,10 +453,20 @@ pub fn meant_links<'a>(
         let shown = crate::text::visible(id);
         match found.len() {
             0 if id == "all" => {}
-            0 => return Err(OperatorError::new(Exit::NotFound, format!("no link begins with `{shown}`"))),
+            0 => {
+                return Err(OperatorError::new(
+                    Exit::NotFound,
+                    format!("no link begins with `{shown}`"),
+                ));
+            }
             1 => meant.extend(found),
             _ if id == "all" => meant.extend(found),
-            _ => return Err(OperatorError::new(Exit::Usage, format!("several links begin with `{shown}`"))),
+            _ => {
+                return Err(OperatorError::new(
+                    Exit::Usage,
+                    format!("several links begin with `{shown}`"),
+                ));
+            }
         }
     }
     meant.sort_unstable();
@@ -429,7 +508,9 @@ mod tests {
         let one = "aaaa1111-0000-8000-8000-000000000001";
         let two = "aaaa2222-0000-8000-8000-000000000002";
         let rows = [row(one, "Ana"), row(two, "Ben"), row(two, "Ben")];
-        for (meant, id) in [(one, one), ("Ana", one), ("ben", two), ("aaaa2", two), ("AAAA1111", one)] {
+        for (meant, id) in
+            [(one, one), ("Ana", one), ("ben", two), ("aaaa2", two), ("AAAA1111", one)]
+        {
             assert_eq!(resolve(&rows, meant).unwrap().to_string(), id, "{meant}");
         }
         assert_eq!(resolve(&rows, "aaaa").unwrap_err().exit, Exit::Usage as u8);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use lanyard_device::link::{GivenUrl, HubUrl};
-use lanyard_device::{CatalogueView, DeviceError, LinkOptions, LinkContents, RateLimits};
+use lanyard_device::{CatalogueView, DeviceError, LinkContents, LinkOptions, RateLimits};
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::limits::MAX_LINK_USES;
 use lanyard_protocol::message::LinkFolder;
@@ -26,7 +26,7 @@ use output::Output;
 
 /// What this machine can do as a device of a hub.
 #[derive(Debug, Clone, Subcommand)]
-pub enum DeviceCommand {
+pub(crate) enum DeviceCommand {
     /// Ask a hub to let this device in; waits until somebody there decides
     Join(JoinArgs),
     /// List what everybody shares
@@ -42,8 +42,9 @@ pub enum DeviceCommand {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct JoinArgs {
-    /// The hub's address, as it shows it; one with an invitation (`lanyard invite`) lets this device in at once
+pub(crate) struct JoinArgs {
+    /// The hub's address, as it shows it; one with an invitation (`lanyard invite`) lets this
+    /// device in at once
     pub url: GivenUrl,
     /// What others see this device called [default: the machine's name]
     #[arg(long, value_parser = device_name)]
@@ -51,13 +52,13 @@ pub struct JoinArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct HubArgs {
+pub(crate) struct HubArgs {
     /// The hub's address [default: the hub joined last]
     pub url: Option<HubUrl>,
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct ShareArgs {
+pub(crate) struct ShareArgs {
     /// Files and folders; a word with `://` is the hub's address
     #[arg(required = true, value_name = "[URL] PATH")]
     pub words: Vec<String>,
@@ -66,8 +67,9 @@ pub struct ShareArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct GetArgs {
-    /// Paths or ids of files, paths of folders, or OWNER/PATH; a word with `://` is the hub's address
+pub(crate) struct GetArgs {
+    /// Paths or ids of files, paths of folders, or OWNER/PATH; a word with `://` is the hub's
+    /// address
     #[arg(required = true, value_name = "[URL] PATH|ID")]
     pub words: Vec<String>,
     /// The folder to save to; `-` writes one file to standard output
@@ -78,8 +80,9 @@ pub struct GetArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct LinkArgs {
-    /// The path or id of a file, the path of a folder, or OWNER/PATH; a word with `://` is the hub's address
+pub(crate) struct LinkArgs {
+    /// The path or id of a file, the path of a folder, or OWNER/PATH; a word with `://` is the
+    /// hub's address
     #[arg(required = true, value_name = "[URL] PATH|ID")]
     pub words: Vec<String>,
     /// End it after so long, used or not: 30m, 8h, 2d, 1w [default: when nobody used it for a day]
@@ -91,9 +94,9 @@ pub struct LinkArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct LinksArgs {
-    /// Leave it out to list them; `drop` ends the links whose ids (or their beginnings) follow, or `all`; a word with
-    /// `://` is the hub's address
+pub(crate) struct LinksArgs {
+    /// Leave it out to list them; `drop` ends the links whose ids (or their beginnings) follow, or
+    /// `all`; a word with `://` is the hub's address
     #[arg(value_name = "[URL] [drop ID]")]
     pub words: Vec<String>,
     /// List or end everybody's links, at the hub that runs on this machine
@@ -111,7 +114,7 @@ fn device_name(text: &str) -> Result<String, String> {
 }
 
 /// Does what is asked; the process ends with the number in the outcome.
-pub async fn run(command: DeviceCommand, global: &Global) -> Outcome {
+pub(crate) async fn run(command: DeviceCommand, global: &Global) -> Outcome {
     match command {
         DeviceCommand::Join(args) => join::join(global, args).await,
         DeviceCommand::Ls(args) => ls(global, args).await,
@@ -124,7 +127,8 @@ pub async fn run(command: DeviceCommand, global: &Global) -> Outcome {
 
 /// Takes the hub's address out of the words of a command; at least one other must be left.
 fn split_words(words: Vec<String>) -> Result<(Option<HubUrl>, Vec<String>), Failure> {
-    let (urls, rest): (Vec<String>, Vec<String>) = words.into_iter().partition(|word| word.contains("://"));
+    let (urls, rest): (Vec<String>, Vec<String>) =
+        words.into_iter().partition(|word| word.contains("://"));
     if urls.len() > 1 {
         return Err(Failure::usage("one hub at a time: there are two addresses"));
     }
@@ -138,18 +142,22 @@ fn split_words(words: Vec<String>) -> Result<(Option<HubUrl>, Vec<String>), Fail
 /// What the hub's or this device's no means for the number at the end.
 fn failure_of(error: DeviceError) -> Failure {
     let exit = match &error {
-        DeviceError::Refused { code: FailureCode::NotFound | FailureCode::FileGone, .. } => Exit::NotFound,
-        DeviceError::Refused { code: FailureCode::NotApproved, .. } => Exit::NotApproved,
-        DeviceError::Refused { code: FailureCode::ServerNotReady, .. } | DeviceError::NotConnected => {
-            Exit::NotReachable
+        DeviceError::Refused { code: FailureCode::NotFound | FailureCode::FileGone, .. } => {
+            Exit::NotFound
         }
+        DeviceError::Refused { code: FailureCode::NotApproved, .. } => Exit::NotApproved,
+        DeviceError::Refused { code: FailureCode::ServerNotReady, .. }
+        | DeviceError::NotConnected => Exit::NotReachable,
         _ => Exit::Failed,
     };
     Failure { exit, error: error.into() }
 }
 
 fn owner_name(catalogue: &CatalogueView, entry: &FileEntry) -> String {
-    catalogue.clients.get(&entry.public_id).map_or_else(|| entry.public_id.to_string(), |client| client.name.clone())
+    catalogue
+        .clients
+        .get(&entry.public_id)
+        .map_or_else(|| entry.public_id.to_string(), |client| client.name.clone())
 }
 
 async fn ls(global: &Global, args: HubArgs) -> Outcome {
@@ -161,7 +169,8 @@ async fn ls(global: &Global, args: HubArgs) -> Outcome {
     entries.sort_by(|a, b| (&a.0, &a.1.path, a.1.file_id).cmp(&(&b.0, &b.1.path, b.1.file_id)));
     let output = Output::new(global);
     if global.json {
-        output.value(&entries.iter().map(|(owner_name, entry)| listed(owner_name, entry)).collect());
+        output
+            .value(&entries.iter().map(|(owner_name, entry)| listed(owner_name, entry)).collect());
     } else {
         output.print(&table(&entries));
     }
@@ -193,7 +202,11 @@ fn table(entries: &[(String, &FileEntry)]) -> String {
     }
     let row = |(owner, entry): &(String, &FileEntry)| {
         let folder = if entry.kind == EntryKind::Folder { "/" } else { "" };
-        vec![text::visible(owner), text::size(entry.size), format!("{}{folder}", text::visible(&entry.path))]
+        vec![
+            text::visible(owner),
+            text::size(entry.size),
+            format!("{}{folder}", text::visible(&entry.path)),
+        ]
     };
     text::table(&["OWNER", "SIZE", "PATH"], &entries.iter().map(row).collect::<Vec<_>>())
 }
@@ -209,7 +222,9 @@ async fn link(global: &Global, args: LinkArgs) -> Outcome {
     let chosen = choose::choose(&catalogue, &words[0])?;
     let linked = match chosen.folder {
         Some((public_id, path)) => LinkContents::Folder(LinkFolder { public_id, path }),
-        None => LinkContents::Files(chosen.files.iter().map(|wanted| wanted.entry.file_ref()).collect()),
+        None => {
+            LinkContents::Files(chosen.files.iter().map(|wanted| wanted.entry.file_ref()).collect())
+        }
     };
     let wish = LinkOptions { linked, name: None, valid_ms: args.valid, uses: args.uses };
     let made = connection.handle.link(wish).await.map_err(failure_of)?;
@@ -236,14 +251,19 @@ enum LinksAction {
 fn links_wish(mut words: Vec<String>) -> Result<(Option<HubUrl>, LinksAction), Failure> {
     let url = words.iter().position(|word| word.contains("://")).map(|at| words.remove(at));
     let parsed = url.as_ref().map(|url| url.parse::<HubUrl>()).transpose();
-    let url = parsed.map_err(|error| Failure::usage(format!("{}: {error}", url.unwrap_or_default())))?;
+    let url =
+        parsed.map_err(|error| Failure::usage(format!("{}: {error}", url.unwrap_or_default())))?;
     match words.split_first() {
         None => Ok((url, LinksAction::List)),
-        Some((first, ids)) if first == "drop" && !ids.is_empty() => Ok((url, LinksAction::Drop(ids.to_vec()))),
-        Some((first, _)) if first == "drop" => {
-            Err(Failure::usage("say which: the beginning of a link's id, or `all`; `lanyard links` shows them"))
+        Some((first, ids)) if first == "drop" && !ids.is_empty() => {
+            Ok((url, LinksAction::Drop(ids.to_vec())))
         }
-        Some(_) => Err(Failure::usage("`lanyard links` lists them, `lanyard links drop ID` ends one")),
+        Some((first, _)) if first == "drop" => Err(Failure::usage(
+            "say which: the beginning of a link's id, or `all`; `lanyard links` shows them",
+        )),
+        Some(_) => {
+            Err(Failure::usage("`lanyard links` lists them, `lanyard links drop ID` ends one"))
+        }
     }
 }
 
@@ -251,7 +271,9 @@ async fn links(global: &Global, args: LinksArgs) -> Outcome {
     let (url, wish) = links_wish(args.words)?;
     if args.everybody {
         if url.is_some() {
-            return Err(Failure::usage("--everybody asks the hub on this machine; it takes no address"));
+            return Err(Failure::usage(
+                "--everybody asks the hub on this machine; it takes no address",
+            ));
         }
         return match wish {
             LinksAction::List => control::links(global).await,
@@ -264,7 +286,9 @@ async fn links(global: &Global, args: LinksArgs) -> Outcome {
     let output = Output::new(global);
     match wish {
         LinksAction::List if global.json => output.value(&json!(links)),
-        LinksAction::List => output.print(&control::links_table(links.iter().map(|link| (link, None)))),
+        LinksAction::List => {
+            output.print(&control::links_table(links.iter().map(|link| (link, None))))
+        }
         LinksAction::Drop(ids) => {
             let hashes = desk::meant_links(links.iter(), &ids).map_err(control::failure)?;
             for hash in &hashes {

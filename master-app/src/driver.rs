@@ -1,13 +1,14 @@
-//! The only owner of the Authority and of the store: inputs in, one commit for all of a batch, then its effects out.
+//! The only owner of the Authority and of the store: inputs in, one commit for all of a batch, then
+//! its effects out.
 //!
-//! Nothing leaves before what it depends on is on disk. While another program holds the database, or the disk is full,
-//! what was decided waits untold and is tried again; what only answers a look-up for a transfer still goes out. If the
-//! disk refuses for good, everything since is unsaid: the authority starts anew from what is on disk, and the relay and
-//! the screens connect again.
+//! Nothing leaves before what it depends on is on disk. While another program holds the database,
+//! or the disk is full, what was decided waits untold and is tried again; what only answers a
+//! look-up for a transfer still goes out. If the disk refuses for good, everything since is unsaid:
+//! the authority starts anew from what is on disk, and the relay and the screens connect again.
 
 mod disk;
 #[cfg(test)]
-pub mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use lanyard_device::store::now_ms;
 use lanyard_hub::Moment;
-use lanyard_hub::authority::{RequestToken, Authority, AuthorityConfig, OperatorCommand, Effect, OperatorEvent, Input};
+use lanyard_hub::authority::{
+    Authority, AuthorityConfig, Effect, Input, OperatorCommand, OperatorEvent, RequestToken,
+};
 use lanyard_protocol::message::DoorState;
 use lanyard_protocol::{HubInfo, MasterFrame, MasterToConsole, MasterToRelay, Ref, RelayToMaster};
 use tokio::sync::{mpsc, oneshot};
@@ -26,16 +29,18 @@ use crate::problems::ProblemList;
 use crate::store::{Store, StoreError};
 use disk::{RetryAfter, begin, not_recorded};
 
-pub use disk::hindrance_told;
+pub(crate) use disk::hindrance_told;
 
 /// Inputs that wait for the driver; beyond, who speaks waits.
 const INPUTS: usize = 256;
 /// Inputs that share one commit.
 const BATCH: usize = 256;
-/// Frames that wait for the relay; beyond, the driver waits, and after [`RELAY_STUCK`] gives the connection up.
+/// Frames that wait for the relay; beyond, the driver waits, and after [`RELAY_STUCK`] gives the
+/// connection up.
 const FRAMES: usize = 256;
 const RELAY_STUCK: Duration = Duration::from_secs(10);
-/// Effects, or questions, that wait for the disk, and bytes of the messages among them; beyond, who speaks waits.
+/// Effects, or questions, that wait for the disk, and bytes of the messages among them; beyond, who
+/// speaks waits.
 const MOST_HELD: usize = 1_024;
 const MOST_HELD_BYTES: usize = 16 << 20;
 /// Inputs that are taken at once while something waits: each may be as long as a frame.
@@ -43,22 +48,22 @@ const BATCH_WHILE_HELD: usize = 8;
 
 /// One life of the connection to a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConnectionNumber(pub u64);
+pub(crate) struct ConnectionNumber(pub u64);
 
 /// One screen at the host: a console tab, the terminal, the event lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ScreenId(u64);
+pub(crate) struct ScreenId(u64);
 
 /// What a screen is shown.
 #[derive(Debug, Clone)]
-pub enum ScreenUpdate {
+pub(crate) enum ScreenUpdate {
     Message { message: Arc<MasterToConsole>, reference: Option<Ref> },
     Event(Arc<OperatorEvent>),
 }
 
-/// A screen's end of the driver. Dropping it ends the subscription; when it yields `None` the screen was too slow, or
-/// the driver began anew.
-pub struct Screen {
+/// A screen's end of the driver. Dropping it ends the subscription; when it yields `None` the
+/// screen was too slow, or the driver began anew.
+pub(crate) struct Screen {
     pub id: ScreenId,
     pub shown: mpsc::Receiver<ScreenUpdate>,
 }
@@ -66,12 +71,30 @@ pub struct Screen {
 type Query = Box<dyn FnOnce(&Authority, Option<&HubInfo>) + Send>;
 
 enum AuthorityDriverMessage {
-    NextTerm { at_least: u64, reply: oneshot::Sender<Result<u64, StoreError>> },
-    RelayReady { connection: ConnectionNumber, hub: HubInfo, frames: oneshot::Sender<mpsc::Receiver<Frame>> },
-    RelaySaid { connection: ConnectionNumber, frame: Box<MasterFrame<RelayToMaster>> },
-    RelayLost { connection: ConnectionNumber },
-    Asked { command: OperatorCommand, reply: Reply },
-    Subscribe { capacity: usize, reply: oneshot::Sender<Screen> },
+    NextTerm {
+        at_least: u64,
+        reply: oneshot::Sender<Result<u64, StoreError>>,
+    },
+    RelayReady {
+        connection: ConnectionNumber,
+        hub: HubInfo,
+        frames: oneshot::Sender<mpsc::Receiver<Frame>>,
+    },
+    RelaySaid {
+        connection: ConnectionNumber,
+        frame: Box<MasterFrame<RelayToMaster>>,
+    },
+    RelayLost {
+        connection: ConnectionNumber,
+    },
+    Asked {
+        command: OperatorCommand,
+        reply: Reply,
+    },
+    Subscribe {
+        capacity: usize,
+        reply: oneshot::Sender<Screen>,
+    },
     Look(Query),
 }
 
@@ -85,11 +108,11 @@ enum Reply {
 /// The driver is over.
 #[derive(Debug, thiserror::Error)]
 #[error("the hub is shutting down")]
-pub struct DriverStopped;
+pub(crate) struct DriverStopped;
 
 /// Speaks to the driver; clones speak to the same one.
 #[derive(Clone)]
-pub struct DriverHandle {
+pub(crate) struct DriverHandle {
     inputs: mpsc::Sender<AuthorityDriverMessage>,
     problems: ProblemList,
     /// The most bytes that ever waited for the disk.
@@ -103,68 +126,97 @@ impl DriverHandle {
     }
 
     /// What is wrong with the hub. Known also while the driver waits for its disk.
-    pub fn problems(&self) -> &ProblemList {
+    pub(crate) fn problems(&self) -> &ProblemList {
         &self.problems
     }
 
-    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> AuthorityDriverMessage) -> Result<T, DriverStopped> {
+    async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<T>) -> AuthorityDriverMessage,
+    ) -> Result<T, DriverStopped> {
         let (reply, answer) = oneshot::channel();
         self.put(make(reply)).await?;
         answer.await.map_err(|_| DriverStopped)
     }
 
     /// A term to register with, on disk already.
-    pub async fn next_term(&self, at_least: u64) -> Result<Result<u64, StoreError>, DriverStopped> {
+    pub(crate) async fn next_term(
+        &self,
+        at_least: u64,
+    ) -> Result<Result<u64, StoreError>, DriverStopped> {
         self.ask(|reply| AuthorityDriverMessage::NextTerm { at_least, reply }).await
     }
 
-    /// Registered: what comes out of the receiver goes to the relay. It ends when the connection is to be given up.
-    pub async fn relay_ready(&self, connection: ConnectionNumber, hub: HubInfo) -> Result<mpsc::Receiver<Frame>, DriverStopped> {
+    /// Registered: what comes out of the receiver goes to the relay. It ends when the connection is
+    /// to be given up.
+    pub(crate) async fn relay_ready(
+        &self,
+        connection: ConnectionNumber,
+        hub: HubInfo,
+    ) -> Result<mpsc::Receiver<Frame>, DriverStopped> {
         self.ask(|frames| AuthorityDriverMessage::RelayReady { connection, hub, frames }).await
     }
 
-    pub async fn relay_said(&self, connection: ConnectionNumber, frame: MasterFrame<RelayToMaster>) -> Result<(), DriverStopped> {
+    pub(crate) async fn relay_said(
+        &self,
+        connection: ConnectionNumber,
+        frame: MasterFrame<RelayToMaster>,
+    ) -> Result<(), DriverStopped> {
         self.put(AuthorityDriverMessage::RelaySaid { connection, frame: Box::new(frame) }).await
     }
 
-    pub async fn relay_lost(&self, connection: ConnectionNumber) -> Result<(), DriverStopped> {
+    pub(crate) async fn relay_lost(
+        &self,
+        connection: ConnectionNumber,
+    ) -> Result<(), DriverStopped> {
         self.put(AuthorityDriverMessage::RelayLost { connection }).await
     }
 
     /// A wish of the person at the host, and what came of it.
-    pub async fn execute(&self, command: OperatorCommand) -> Result<MasterToConsole, DriverStopped> {
+    pub(crate) async fn execute(
+        &self,
+        command: OperatorCommand,
+    ) -> Result<MasterToConsole, DriverStopped> {
         self.ask(|reply| AuthorityDriverMessage::Asked { command, reply: Reply::Once(reply) }).await
     }
 
     /// The same, answered on a screen, with its `ref`.
-    pub async fn execute_on(&self, screen: ScreenId, reference: Option<Ref>, command: OperatorCommand) -> Result<(), DriverStopped> {
-        self.put(AuthorityDriverMessage::Asked { command, reply: Reply::Screen(screen, reference) }).await
+    pub(crate) async fn execute_on(
+        &self,
+        screen: ScreenId,
+        reference: Option<Ref>,
+        command: OperatorCommand,
+    ) -> Result<(), DriverStopped> {
+        self.put(AuthorityDriverMessage::Asked { command, reply: Reply::Screen(screen, reference) })
+            .await
     }
 
-    /// From here on the screen is shown everything; first how things stand. More than `capacity` that it has not looked
-    /// at yet end it.
-    pub async fn subscribe(&self, capacity: usize) -> Result<Screen, DriverStopped> {
+    /// From here on the screen is shown everything; first how things stand. More than `capacity`
+    /// that it has not looked at yet end it.
+    pub(crate) async fn subscribe(&self, capacity: usize) -> Result<Screen, DriverStopped> {
         self.ask(|reply| AuthorityDriverMessage::Subscribe { capacity, reply }).await
     }
 
     /// A look at how things stand, all of it on disk.
-    pub async fn query<T: Send + 'static>(
+    pub(crate) async fn query<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Authority, Option<&HubInfo>) -> T + Send + 'static,
     ) -> Result<T, DriverStopped> {
         let look = |reply: oneshot::Sender<T>| {
-            AuthorityDriverMessage::Look(Box::new(move |authority: &Authority, hub: Option<&HubInfo>| {
-                // Who asked may be gone by now.
-                let _ = reply.send(look(authority, hub));
-            }))
+            AuthorityDriverMessage::Look(Box::new(
+                move |authority: &Authority, hub: Option<&HubInfo>| {
+                    // Who asked may be gone by now.
+                    let _ = reply.send(look(authority, hub));
+                },
+            ))
         };
         self.ask(look).await
     }
 }
 
-/// Starts the driver on what is in `store`. It ends when all handles are gone, or when disk and memory cannot be brought
-/// together any more.
-pub fn start(
+/// Starts the driver on what is in `store`. It ends when all handles are gone, or when disk and
+/// memory cannot be brought together any more.
+pub(crate) fn start(
     config: AuthorityConfig,
     mut store: Store,
     mut audit: Option<Audit>,
@@ -178,7 +230,9 @@ pub fn start(
         #[cfg(test)]
         most_held: Arc::default(),
     };
-    if let Some(Err(error)) = audit.as_mut().map(|audit| audit.catch_up(now_ms(), authority.members())) {
+    if let Some(Err(error)) =
+        audit.as_mut().map(|audit| audit.catch_up(now_ms(), authority.members()))
+    {
         problems.raise(not_recorded(&error));
     }
     let driver = AuthorityDriver {
@@ -242,10 +296,12 @@ impl AuthorityDriver {
     async fn serve_inputs(&mut self) -> Result<(), StoreError> {
         let mut inputs = Vec::with_capacity(BATCH);
         loop {
-            let wake = self.authority.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
+            let wake =
+                self.authority.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
             let again = self.waiting.map(|waiting| waiting.until);
-            let has_room =
-                self.effects.len() < MOST_HELD && self.held_bytes < MOST_HELD_BYTES && self.questions.len() < MOST_HELD;
+            let has_room = self.effects.len() < MOST_HELD
+                && self.held_bytes < MOST_HELD_BYTES
+                && self.questions.len() < MOST_HELD;
             let at_once = if self.waiting.is_some() { BATCH_WHILE_HELD } else { BATCH };
             tokio::select! {
                 count = self.inputs.recv_many(&mut inputs, at_once), if has_room => match count {
@@ -273,7 +329,10 @@ impl AuthorityDriver {
     }
 
     /// Everything that waited, in one commit; what only looks sees what was committed.
-    async fn batch(&mut self, inputs: impl Iterator<Item = AuthorityDriverMessage>) -> Result<(), StoreError> {
+    async fn batch(
+        &mut self,
+        inputs: impl Iterator<Item = AuthorityDriverMessage>,
+    ) -> Result<(), StoreError> {
         for input in inputs {
             if let Some(other) = self.decide(input) {
                 self.let_out().await?;
@@ -340,13 +399,20 @@ impl AuthorityDriver {
 
     async fn serve(&mut self, input: AuthorityDriverMessage) -> Result<(), StoreError> {
         match input {
-            AuthorityDriverMessage::Look(_) | AuthorityDriverMessage::Subscribe { .. } if self.waiting.is_some() => self.questions.push(input),
+            AuthorityDriverMessage::Look(_) | AuthorityDriverMessage::Subscribe { .. }
+                if self.waiting.is_some() =>
+            {
+                self.questions.push(input)
+            }
             AuthorityDriverMessage::NextTerm { at_least, reply } => {
                 let term = self.with_store(move |store| store.next_term(at_least)).await;
                 match &term {
                     Ok(_) => self.go_on(),
                     Err(error) => {
-                        error.hindrance().into_iter().for_each(|h| self.problems.raise(hindrance_told(h)));
+                        error
+                            .hindrance()
+                            .into_iter()
+                            .for_each(|h| self.problems.raise(hindrance_told(h)));
                     }
                 }
                 // The connection that asked may be gone.
@@ -364,9 +430,13 @@ impl AuthorityDriver {
                     self.let_out().await?;
                 }
             }
-            AuthorityDriverMessage::Subscribe { capacity, reply } => self.subscribe(capacity, reply),
+            AuthorityDriverMessage::Subscribe { capacity, reply } => {
+                self.subscribe(capacity, reply)
+            }
             AuthorityDriverMessage::Look(look) => look(&self.authority, self.hub.as_ref()),
-            AuthorityDriverMessage::RelaySaid { .. } | AuthorityDriverMessage::RelayLost { .. } | AuthorityDriverMessage::Asked { .. } => {}
+            AuthorityDriverMessage::RelaySaid { .. }
+            | AuthorityDriverMessage::RelayLost { .. }
+            | AuthorityDriverMessage::Asked { .. } => {}
         }
         Ok(())
     }

@@ -12,12 +12,17 @@ use crate::driver::{DriverHandle, Screen, ScreenUpdate};
 use crate::problems::{ActiveProblem, ProblemList};
 
 /// Events that wait for whoever reads; beyond, the next line says that some are missing.
-pub const BEHIND: usize = 4_096;
+pub(crate) const BEHIND: usize = 4_096;
 /// Lines that wait for the pipe; beyond, the task that makes them waits.
 const LINES: usize = 64;
 
 /// Prints the `ready` line, then every event, until `stop`.
-pub async fn run(driver: DriverHandle, screen: Screen, ready: Value, stop: CancellationToken) {
+pub(crate) async fn run(
+    driver: DriverHandle,
+    screen: Screen,
+    ready: Value,
+    stop: CancellationToken,
+) {
     let (lines, mut waiting) = mpsc::channel::<Value>(LINES);
     // A pipe that nobody reads blocks its writer: that is this thread, nobody else.
     let printer = std::thread::spawn(move || {
@@ -33,8 +38,11 @@ pub async fn run(driver: DriverHandle, screen: Screen, ready: Value, stop: Cance
         () = stop.cancelled() => {}
     }
     // What is on its way already gets out, unless nobody reads it.
-    let _ =
-        tokio::time::timeout(std::time::Duration::from_secs(1), tokio::task::spawn_blocking(|| printer.join())).await;
+    let _ = tokio::time::timeout(
+        std::time::Duration::from_secs(1),
+        tokio::task::spawn_blocking(|| printer.join()),
+    )
+    .await;
 }
 
 /// Problems as they come and go.
@@ -57,7 +65,8 @@ impl Watched {
             return std::future::pending().await;
         }
         let all = self.changes.borrow_and_update().clone();
-        let over = self.told.iter().filter(|told| all.iter().all(|problem| problem.code != told.code));
+        let over =
+            self.told.iter().filter(|told| all.iter().all(|problem| problem.code != told.code));
         let over = over.map(|told| json!({ "event": "problem_over", "code": told.code }));
         let new = all.iter().filter(|problem| !self.told.contains(problem)).map(|problem| {
             let ActiveProblem { code, what, advice, since_ms } = problem;
@@ -69,7 +78,12 @@ impl Watched {
     }
 }
 
-async fn pass_on(driver: DriverHandle, mut screen: Screen, ready: Value, lines: mpsc::Sender<Value>) {
+async fn pass_on(
+    driver: DriverHandle,
+    mut screen: Screen,
+    ready: Value,
+    lines: mpsc::Sender<Value>,
+) {
     if lines.send(ready).await.is_err() {
         return;
     }
@@ -111,7 +125,7 @@ async fn pass_on(driver: DriverHandle, mut screen: Screen, ready: Value, lines: 
 }
 
 /// The line for what was shown, if it is an event.
-pub fn line(shown: &ScreenUpdate) -> Option<Value> {
+pub(crate) fn line(shown: &ScreenUpdate) -> Option<Value> {
     match shown {
         ScreenUpdate::Event(event) => Some(event_line(event)),
         ScreenUpdate::Message { message, .. } => message_line(message),
@@ -140,17 +154,22 @@ fn message_line(message: &MasterToConsole) -> Option<Value> {
             "name": m.client.name,
             "kind": m.client.kind,
         }),
-        MasterToConsole::ClientDisApproved(m) => json!({ "event": "device_refused", "public_id": m.public_id }),
+        MasterToConsole::ClientDisApproved(m) => {
+            json!({ "event": "device_refused", "public_id": m.public_id })
+        }
         MasterToConsole::ClientUpdated(m) => json!({
             "event": "device_renamed",
             "public_id": m.client.public_id,
             "name": m.client.name,
         }),
-        MasterToConsole::ClientReconnected(m) => json!({ "event": "device_online", "public_id": m.public_id }),
-        MasterToConsole::ClientDisconnected(m) => json!({ "event": "device_away", "public_id": m.public_id }),
+        MasterToConsole::ClientReconnected(m) => {
+            json!({ "event": "device_online", "public_id": m.public_id })
+        }
+        MasterToConsole::ClientDisconnected(m) => {
+            json!({ "event": "device_away", "public_id": m.public_id })
+        }
         MasterToConsole::FilesAdded(m) => {
-            let file =
-                |f: &lanyard_protocol::FileEntry| json!({ "file_id": f.file_id, "path": f.path, "size": f.size });
+            let file = |f: &lanyard_protocol::FileEntry| json!({ "file_id": f.file_id, "path": f.path, "size": f.size });
             let files: Vec<Value> = m.files.iter().map(file).collect();
             json!({ "event": "files_added", "public_id": m.public_id, "files": files })
         }
@@ -166,13 +185,15 @@ fn message_line(message: &MasterToConsole) -> Option<Value> {
             "file_ids": m.file_ids,
             "instance": m.instance,
         }),
-        MasterToConsole::RelayState(m) => json!({ "event": if m.ready { "relay_ready" } else { "relay_away" } }),
+        MasterToConsole::RelayState(m) => {
+            json!({ "event": if m.ready { "relay_ready" } else { "relay_away" } })
+        }
         _ => return None,
     })
 }
 
 /// The same as a log line, where no terminal watches. Names of files stay out of logs.
-pub fn log(shown: &ScreenUpdate) {
+pub(crate) fn log(shown: &ScreenUpdate) {
     let Some(line) = line(shown) else { return };
     let field = |name: &str| line[name].as_str().map(crate::text::visible).unwrap_or_default();
     let (event, device) = (field("event").replace('_', " "), field("public_id"));
@@ -180,7 +201,9 @@ pub fn log(shown: &ScreenUpdate) {
         "device pending" | "device left" => {
             tracing::info!(device, name = field("name"), address = field("address"), "{event}")
         }
-        "device approved" | "device renamed" => tracing::info!(device, name = field("name"), "{event}"),
+        "device approved" | "device renamed" => {
+            tracing::info!(device, name = field("name"), "{event}")
+        }
         "relay ready" | "relay away" => tracing::info!("{event}"),
         _ => tracing::info!(device, "{event}"),
     }
@@ -205,7 +228,10 @@ mod tests {
             told.extend(line(&shown));
         }
         let names: Vec<&str> = told.iter().map(|line| line["event"].as_str().unwrap()).collect();
-        assert_eq!(names, ["device_pending", "device_online", "device_approved", "files_added", "device_refused"]);
+        assert_eq!(
+            names,
+            ["device_pending", "device_online", "device_approved", "files_added", "device_refused"]
+        );
         assert_eq!(told[0]["name"], "Ana");
         assert_eq!(told[0]["address"], "192.168.1.5");
         assert_eq!(told[3]["files"][1]["path"], "folder/1.txt");
@@ -213,7 +239,12 @@ mod tests {
 
     #[tokio::test]
     async fn problems_are_told_as_they_come_and_go() {
-        let problem = |code| ActiveProblem { code, what: "It is full.".into(), advice: "Make room.".into(), since_ms: 5 };
+        let problem = |code| ActiveProblem {
+            code,
+            what: "It is full.".into(),
+            advice: "Make room.".into(),
+            since_ms: 5,
+        };
         let problems = ProblemList::default();
         problems.raise(problem("before"));
         let mut watched = Watched::new(&problems);

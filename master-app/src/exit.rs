@@ -1,4 +1,5 @@
-//! How a command ends: stable numbers that scripts may rely on, and the sentence that goes with them.
+//! How a command ends: stable numbers that scripts may rely on, and the sentence that goes with
+//! them.
 
 use std::process::ExitCode;
 
@@ -13,7 +14,7 @@ pub enum Exit {
     NotFound = 5,
 }
 
-pub const HELP: &str = "Exit codes:
+pub(crate) const HELP: &str = "Exit codes:
   0  done
   1  failed
   2  the command line cannot be meant that way
@@ -29,19 +30,19 @@ impl From<Exit> for ExitCode {
 
 /// Why a command did not do what it was told, and the number for that.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     pub exit: Exit,
     pub error: anyhow::Error,
 }
 
-pub type Outcome = Result<(), Failure>;
+pub(crate) type Outcome = Result<(), Failure>;
 
 impl Failure {
-    pub fn new(exit: Exit, message: impl std::fmt::Display) -> Self {
+    pub(crate) fn new(exit: Exit, message: impl std::fmt::Display) -> Self {
         Self { exit, error: anyhow::anyhow!("{message}") }
     }
 
-    pub fn usage(message: impl std::fmt::Display) -> Self {
+    pub(crate) fn usage(message: impl std::fmt::Display) -> Self {
         Self::new(Exit::Usage, message)
     }
 }
@@ -73,8 +74,12 @@ mod tests {
     #[test]
     fn a_cause_is_said_once() {
         let disk = || std::io::Error::other("the disk is full");
-        let told = anyhow::anyhow!(disk()).context("cannot write a.key: the disk is full; make room");
-        assert_eq!(Failure::from(told).to_string(), "cannot write a.key: the disk is full; make room");
+        let told =
+            anyhow::anyhow!(disk()).context("cannot write a.key: the disk is full; make room");
+        assert_eq!(
+            Failure::from(told).to_string(),
+            "cannot write a.key: the disk is full; make room"
+        );
         let untold = Err::<(), _>(disk()).context("cannot write a.key").unwrap_err();
         assert_eq!(Failure::from(untold).to_string(), "cannot write a.key: the disk is full");
     }

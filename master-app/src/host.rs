@@ -1,4 +1,5 @@
-//! The host's own files: an ordinary device, embedded, with the key that the authority lets in by itself.
+//! The host's own files: an ordinary device, embedded, with the key that the authority lets in by
+//! itself.
 
 use std::path::PathBuf;
 
@@ -6,7 +7,8 @@ use anyhow::{Context, bail};
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::DeviceStore;
 use lanyard_device::{
-    Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, HostSecret, MembershipPhase, RateLimits, RevealBook,
+    Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, HostSecret, MembershipPhase,
+    RateLimits, RevealBook,
 };
 use lanyard_protocol::{DeviceKind, Instance, PublicKey};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +17,7 @@ use crate::control;
 use crate::text::visible;
 
 /// Offers `paths` to the hub until `stop`; commands reach the device on `dir`.
-pub async fn run(
+pub(crate) async fn run(
     dir: PathBuf,
     (url, secret): (HubUrl, [u8; 32]),
     store: DeviceStore,
@@ -61,8 +63,8 @@ pub async fn run(
     }
 }
 
-/// A device that ends takes back what it shared. The host's is shared again after a restart, and links to it go on: so it
-/// ends with the process, as if the power had gone.
+/// A device that ends takes back what it shared. The host's is shared again after a restart, and
+/// links to it go on: so it ends with the process, as if the power had gone.
 fn leave_unsaid(device: DeviceHandle) {
     tokio::spawn(async move {
         std::future::pending::<()>().await;
@@ -74,13 +76,17 @@ async fn offer(device: &DeviceHandle, paths: Vec<PathBuf>) -> anyhow::Result<()>
     // Also without any: then what an earlier run offered is taken back.
     let offered = device.share(paths).await.context("share this host's files")?;
     for skipped in &offered.skipped {
-        tracing::warn!(why = skipped.why, "not shared: {}", visible(&skipped.path.to_string_lossy()));
+        tracing::warn!(
+            why = skipped.why,
+            "not shared: {}",
+            visible(&skipped.path.to_string_lossy())
+        );
     }
     Ok(())
 }
 
-/// The same after every restart, so that what an earlier run listed is ours to keep or to take back. There is one hub
-/// to a data directory, so nobody else uses it.
+/// The same after every restart, so that what an earlier run listed is ours to keep or to take
+/// back. There is one hub to a data directory, so nobody else uses it.
 fn instance(key: &PublicKey) -> Instance {
     let hash = blake3::hash(format!("lanyard host instance {key}").as_bytes());
     let mut bytes = [0; 16];
@@ -101,7 +107,9 @@ fn why(reason: EndReason) -> &'static str {
     match reason {
         EndReason::Refused => "this host's device was turned away",
         EndReason::Superseded => "another process with this data directory took its place",
-        EndReason::Version => "the relay speaks another version of the protocol: update Lanyard on both",
+        EndReason::Version => {
+            "the relay speaks another version of the protocol: update Lanyard on both"
+        }
         EndReason::Rejected => "the relay did not take this host's proof",
         EndReason::UntrustedHub => "the relay is another one than before",
         EndReason::NotOpened => "the hub wants to be asked for it, as if it were another device",

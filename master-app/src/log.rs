@@ -5,8 +5,9 @@ use tracing_subscriber::EnvFilter;
 /// At their finest these print whole frames, with the proofs and tokens that are in them.
 const SILENT: [&str; 2] = ["tungstenite=error", "tokio_tungstenite=error"];
 
-/// At a terminal a person is told what matters by what is printed, so that the log holds warnings only.
-pub fn filter(terminal: bool) -> EnvFilter {
+/// At a terminal a person is told what matters by what is printed, so that the log holds warnings
+/// only.
+pub(crate) fn filter(terminal: bool) -> EnvFilter {
     let usual = if terminal { "warn" } else { "info" };
     without_frames(EnvFilter::try_from_env("LANYARD_LOG").unwrap_or_else(|_| EnvFilter::new(usual)))
 }

@@ -1,5 +1,6 @@
-//! Looks every few seconds for what the person at the host should know of and cannot see: no relay, no network, no room, a door
-//! that is full, a clock that jumped. What it finds it raises as a problem, and takes back when it is over.
+//! Looks every few seconds for what the person at the host should know of and cannot see: no relay,
+//! no network, no room, a door that is full, a clock that jumped. What it finds it raises as a
+//! problem, and takes back when it is over.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,13 +29,15 @@ const CLOCK_STEP: Duration = Duration::from_secs(60);
 /// How long a jump is shown.
 const CLOCK_SHOWN: Duration = Duration::from_secs(600);
 
-/// From this part of the list's bound on, in percent, devices that list much are refused (`RESERVED_FOR_SMALL_DEVICES`).
+/// From this part of the list's bound on, in percent, devices that list much are refused
+/// (`RESERVED_FOR_SMALL_DEVICES`).
 const LIST_FULL_PERCENT: u64 = 85;
 
-const CODES: [&str; 6] = ["relay_away", "no_network", "little_room", "door_full", "list_full", "clock_jumped"];
+const CODES: [&str; 6] =
+    ["relay_away", "no_network", "little_room", "door_full", "list_full", "clock_jumped"];
 
 /// Where to look.
-pub struct HealthMonitor {
+pub(crate) struct HealthMonitor {
     pub driver: DriverHandle,
     /// The address that this process itself listens on, if its relay is here.
     pub listen: Option<SocketAddr>,
@@ -55,7 +58,7 @@ struct Observation {
 
 impl HealthMonitor {
     /// Until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut clock = Clock::new();
@@ -66,7 +69,11 @@ impl HealthMonitor {
                 () = stop.cancelled() => return,
             }
             let look = |authority: &Authority, _: Option<&HubInfo>| {
-                (authority.is_relay_ready(), desk::usage(authority), authority.relay_status().cloned())
+                (
+                    authority.is_relay_ready(),
+                    desk::usage(authority),
+                    authority.relay_status().cloned(),
+                )
             };
             let Ok((relay_ready, list, relay)) = self.driver.query(look).await else { return };
             away_since = if relay_ready { None } else { away_since.or(Some(Instant::now())) };
@@ -79,7 +86,9 @@ impl HealthMonitor {
                 clock_jump_s: clock.look(now_ms(), Instant::now()),
             };
             let (found, all) = (seen.problems(now_ms()), self.driver.problems());
-            for code in CODES.iter().filter(|code| found.iter().all(|problem| problem.code != **code)) {
+            for code in
+                CODES.iter().filter(|code| found.iter().all(|problem| problem.code != **code))
+            {
                 all.clear(code);
             }
             found.into_iter().for_each(|problem| all.raise(problem));
@@ -94,8 +103,7 @@ impl Observation {
             found.push(ActiveProblem { code, what, advice: advice.into(), since_ms });
         };
         if self.relay_away_for.is_some_and(|away| away >= RELAY_MAY_BE_AWAY) {
-            let advice =
-                "It is tried again all the time. If it runs as a program of its own, see whether that still does.";
+            let advice = "It is tried again all the time. If it runs as a program of its own, see whether that still does.";
             say(
                 "relay_away",
                 "The relay does not answer, so that nobody can come in or fetch anything.".into(),
@@ -104,20 +112,37 @@ impl Observation {
         }
         if self.has_network == Some(false) {
             let what = "This computer is on no network: only it itself can open the hub.";
-            say("no_network", what.into(), "Connect it to the network of the others. The addresses change with it.");
+            say(
+                "no_network",
+                what.into(),
+                "Connect it to the network of the others. The addresses change with it.",
+            );
         }
         if let Some(free) = self.free_bytes.filter(|free| *free < LOW_DISK_BYTES) {
-            let what = format!("Only {} are left on the disk that holds the hub's folder.", text::size(free));
+            let what = format!(
+                "Only {} are left on the disk that holds the hub's folder.",
+                text::size(free)
+            );
             say("little_room", what, "Make room. Without it nobody can be let in or turned away.");
         }
         if let Some(relay) = self.relay.as_ref().filter(|relay| relay.is_door_full()) {
             let what = format!("{} devices are waiting, and no more can knock.", relay.pending);
-            say("door_full", what, "Let them in or turn them away; others can knock when there is room.");
+            say(
+                "door_full",
+                what,
+                "Let them in or turn them away; others can knock when there is room.",
+            );
         }
-        if self.list.limit_bytes > 0 && self.list.bytes >= self.list.limit_bytes / 100 * LIST_FULL_PERCENT {
+        if self.list.limit_bytes > 0
+            && self.list.bytes >= self.list.limit_bytes / 100 * LIST_FULL_PERCENT
+        {
             let most = self.list.devices.first();
             let by = most.map_or_else(String::new, |row| {
-                format!("; {} takes the most of it, {}", text::visible(&row.name), text::size(row.bytes))
+                format!(
+                    "; {} takes the most of it, {}",
+                    text::visible(&row.name),
+                    text::size(row.bytes)
+                )
             });
             let bytes = text::size(self.list.bytes);
             let limit = text::size(self.list.limit_bytes);
@@ -191,9 +216,20 @@ mod tests {
     #[test]
     fn a_hub_that_is_well_has_no_problem() {
         let relay = RelayStatus { pending: 3, pending_limit: 64, ..Default::default() };
-        let seen = Observation { has_network: Some(true), free_bytes: Some(1 << 40), relay: Some(relay), ..Observation::default() };
+        let seen = Observation {
+            has_network: Some(true),
+            free_bytes: Some(1 << 40),
+            relay: Some(relay),
+            ..Observation::default()
+        };
         assert!(codes(seen).is_empty());
-        assert!(codes(Observation { relay_away_for: Some(Duration::from_millis(500)), ..Observation::default() }).is_empty());
+        assert!(
+            codes(Observation {
+                relay_away_for: Some(Duration::from_millis(500)),
+                ..Observation::default()
+            })
+            .is_empty()
+        );
     }
 
     #[test]
@@ -208,7 +244,11 @@ mod tests {
             clock_jump_s: Some(-7_200),
         };
         let problems = seen.problems(1);
-        assert!(problems.iter().all(|problem| problem.what.ends_with('.') && problem.advice.ends_with('.')));
+        assert!(
+            problems
+                .iter()
+                .all(|problem| problem.what.ends_with('.') && problem.advice.ends_with('.'))
+        );
         assert!(problems.iter().any(|problem| problem.what.contains("back by about 120 minutes")));
         assert_eq!(codes(seen), CODES);
     }
@@ -219,7 +259,11 @@ mod tests {
         let mut clock = Clock { before: (wall, start), jumped: None };
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(clock.look(wall + 2_000, at(2)), None);
-        assert_eq!(clock.look(wall + 3_602_000, at(3_602)), None, "both went on while the machine slept");
+        assert_eq!(
+            clock.look(wall + 3_602_000, at(3_602)),
+            None,
+            "both went on while the machine slept"
+        );
         assert_eq!(clock.look(wall + 2_000, at(3_604)), Some(-3_602));
         assert_eq!(clock.look(wall + 4_000, at(3_606)), Some(-3_602), "it is shown for a while");
         assert_eq!(clock.look(wall + 704_000, at(4_306)), None);

@@ -1,4 +1,5 @@
-//! `lanyard`: the whole hub on this machine, its halves, its desk, and the native device, by subcommand.
+//! `lanyard`: the whole hub on this machine, its halves, its desk, and the native device, by
+//! subcommand.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant what they like"))]
 
@@ -37,7 +38,9 @@ fn main() -> ExitCode {
     // Logs go to standard error: standard output is for what was asked for.
     // A person at a terminal is told the rest by what is printed.
     let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(log::filter(colours)).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(log::filter(colours))
+        .with_writer(std::io::stderr);
     match global.log_format {
         LogFormat::Text => log.with_ansi(colours).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
@@ -50,7 +53,8 @@ fn main() -> ExitCode {
         }
     };
     // As a task: what a runtime of one thread waits for itself costs a system call at each wake-up.
-    let outcome = runtime.block_on(async move { tokio::spawn(async move { run(&global, command).await }).await });
+    let outcome = runtime
+        .block_on(async move { tokio::spawn(async move { run(&global, command).await }).await });
     // A thread that waits for a pipe nobody reads must not keep the process.
     runtime.shutdown_background();
     match outcome {

@@ -1,5 +1,5 @@
-//! What is wrong with the hub right now, in words for the person at the host. Whoever shows it looks here, also while
-//! the driver waits for its disk.
+//! What is wrong with the hub right now, in words for the person at the host. Whoever shows it
+//! looks here, also while the driver waits for its disk.
 
 use std::sync::Arc;
 
@@ -7,15 +7,16 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 /// Another program holds the database.
-pub const DATABASE_LOCKED: &str = "database_locked";
+pub(crate) const DATABASE_LOCKED: &str = "database_locked";
 /// There is no room for the database.
-pub const DATABASE_FULL: &str = "database_full";
-/// The database was damaged and made anew. It stays for this run of the hub: the person has to know.
-pub const DATABASE_REBUILT: &str = "database_rebuilt";
+pub(crate) const DATABASE_FULL: &str = "database_full";
+/// The database was damaged and made anew. It stays for this run of the hub: the person has to
+/// know.
+pub(crate) const DATABASE_REBUILT: &str = "database_rebuilt";
 /// The second copy of the decisions cannot be written.
-pub const ROSTER_COPY: &str = "roster_copy";
+pub(crate) const ROSTER_COPY: &str = "roster_copy";
 /// The record of decisions cannot be written.
-pub const RECORD: &str = "record";
+pub(crate) const RECORD: &str = "record";
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,7 +39,7 @@ impl From<ActiveProblem> for lanyard_protocol::message::Problem {
 
 /// All that is wrong, the oldest first. Clones are one list.
 #[derive(Debug, Clone)]
-pub struct ProblemList(Arc<watch::Sender<Vec<ActiveProblem>>>);
+pub(crate) struct ProblemList(Arc<watch::Sender<Vec<ActiveProblem>>>);
 
 impl Default for ProblemList {
     fn default() -> Self {
@@ -48,36 +49,40 @@ impl Default for ProblemList {
 
 impl ProblemList {
     /// Says it in the log once; one that is there already keeps its beginning.
-    pub fn raise(&self, problem: ActiveProblem) {
-        self.0.send_if_modified(|all| match all.iter_mut().find(|known| known.code == problem.code) {
-            Some(known) => {
-                let problem = ActiveProblem { since_ms: known.since_ms, ..problem };
-                std::mem::replace(known, problem.clone()) != problem
-            }
-            None => {
-                tracing::warn!(code = problem.code, "{} {}", problem.what, problem.advice);
-                all.push(problem);
-                true
+    pub(crate) fn raise(&self, problem: ActiveProblem) {
+        self.0.send_if_modified(|all| {
+            match all.iter_mut().find(|known| known.code == problem.code) {
+                Some(known) => {
+                    let problem = ActiveProblem { since_ms: known.since_ms, ..problem };
+                    std::mem::replace(known, problem.clone()) != problem
+                }
+                None => {
+                    tracing::warn!(code = problem.code, "{} {}", problem.what, problem.advice);
+                    all.push(problem);
+                    true
+                }
             }
         });
     }
 
     /// It is over.
-    pub fn clear(&self, code: &str) {
+    pub(crate) fn clear(&self, code: &str) {
         self.0.send_if_modified(|all| {
-            let Some(place) = all.iter().position(|problem| problem.code == code) else { return false };
+            let Some(place) = all.iter().position(|problem| problem.code == code) else {
+                return false;
+            };
             let problem = all.remove(place);
             tracing::warn!(code, "over: {}", problem.what);
             true
         });
     }
 
-    pub fn all(&self) -> Vec<ActiveProblem> {
+    pub(crate) fn all(&self) -> Vec<ActiveProblem> {
         self.0.borrow().clone()
     }
 
     /// Shows the list whenever it changes.
-    pub fn watch(&self) -> watch::Receiver<Vec<ActiveProblem>> {
+    pub(crate) fn watch(&self) -> watch::Receiver<Vec<ActiveProblem>> {
         self.0.subscribe()
     }
 }
@@ -88,7 +93,12 @@ mod tests {
 
     #[test]
     fn a_problem_is_there_once_from_its_beginning_to_its_end() {
-        let problem = |what: &str, since_ms| ActiveProblem { code: "x", what: what.into(), advice: String::new(), since_ms };
+        let problem = |what: &str, since_ms| ActiveProblem {
+            code: "x",
+            what: what.into(),
+            advice: String::new(),
+            since_ms,
+        };
         let problems = ProblemList::default();
         let mut watch = problems.watch();
         problems.raise(problem("a", 1));

@@ -1,15 +1,21 @@
-//! The master's connection to its relay: proof of the shared secret both ways, then frames; reconnects by itself.
+//! The master's connection to its relay: proof of the shared secret both ways, then frames;
+//! reconnects by itself.
 
 use std::time::Duration;
 
-use lanyard_device::link::{Backoff, HubUrl, ReceivedFrame, RelayConnection, ConnectionError, FrameReceiver, FrameSender};
+use lanyard_device::link::{
+    Backoff, ConnectionError, FrameReceiver, FrameSender, HubUrl, ReceivedFrame, RelayConnection,
+};
 use lanyard_device::store::now_ms;
 use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::limits::REGISTER_TIMEOUT_MS;
 use lanyard_protocol::master_proof::{MasterTranscript, same_mac};
-use lanyard_protocol::message::{MasterAppRegister, MasterAppRegisterAck, MasterChallenge, RequestFailed};
+use lanyard_protocol::message::{
+    MasterAppRegister, MasterAppRegisterAck, MasterChallenge, RequestFailed,
+};
 use lanyard_protocol::{
-    CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, Nonce, PROTOCOL_VERSION, Ref, RelayToMaster,
+    CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, Nonce, PROTOCOL_VERSION, Ref,
+    RelayToMaster,
 };
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -21,15 +27,18 @@ use crate::store::StoreError;
 /// Each step of the handshake.
 const HANDSHAKE_STEP: Duration = Duration::from_millis(2 * REGISTER_TIMEOUT_MS);
 
-/// A relay says the same to a wrong proof and to one that came late, as after a sleep: once is no verdict.
+/// A relay says the same to a wrong proof and to one that came late, as after a sleep: once is no
+/// verdict.
 const NOT_PROVEN_TRIES: u32 = 3;
 
 /// Why the master cannot serve this relay, however often it tries.
 #[derive(Debug, thiserror::Error)]
-pub enum RelayLinkError {
+pub(crate) enum RelayLinkError {
     #[error("the relay at {0} does not share this master's secret; give both the same secret file")]
     WrongSecret(HubUrl),
-    #[error("the relay at {0} speaks another version of the protocol; run the same Lanyard on both sides")]
+    #[error(
+        "the relay at {0} speaks another version of the protocol; run the same Lanyard on both sides"
+    )]
     WrongVersion(HubUrl),
     #[error("another master has taken over the relay at {0}")]
     Superseded(HubUrl),
@@ -83,7 +92,7 @@ impl From<DriverStopped> for Trouble {
 }
 
 /// Serves the relay at `url` until `stop`, or until it makes no sense any more.
-pub async fn run(
+pub(crate) async fn run(
     mut url: HubUrl,
     secret: [u8; 32],
     driver: DriverHandle,
@@ -102,12 +111,17 @@ pub async fn run(
         driver.relay_lost(connection).await?;
         match life {
             Trouble::Final(error) => return Err(error),
-            // A relay that has seen higher terms: this master's file was restored from a backup. Seconds are higher.
+            // A relay that has seen higher terms: this master's file was restored from a backup.
+            // Seconds are higher.
             Trouble::Again(Ended::TermTooLow) => at_least = now_ms() / 1_000,
             Trouble::Again(Ended::NotProven) if not_proven + 1 >= NOT_PROVEN_TRIES => {
                 return Err(RelayLinkError::WrongSecret(url));
             }
-            Trouble::Again(Ended::Link(ConnectionError::TlsRequired { .. })) if !url.is_secure() => url = url.secured(),
+            Trouble::Again(Ended::Link(ConnectionError::TlsRequired { .. }))
+                if !url.is_secure() =>
+            {
+                url = url.secured()
+            }
             Trouble::Again(ended) => {
                 not_proven = if matches!(ended, Ended::NotProven) { not_proven + 1 } else { 0 };
                 log_once(&url, &ended, &mut said);
@@ -127,7 +141,10 @@ fn log_once(url: &HubUrl, ended: &Ended, said: &mut bool) {
         Ended::Link(error) => error.to_string(),
         Ended::Closed(code) => {
             let code = code.and_then(CloseCode::from_number);
-            format!("it closed the connection ({})", code.map_or("no reason given", CloseCode::reason))
+            format!(
+                "it closed the connection ({})",
+                code.map_or("no reason given", CloseCode::reason)
+            )
         }
         Ended::Strange(why) => why.clone(),
         Ended::NotProven => "it did not take this master's proof".into(),
@@ -175,7 +192,9 @@ async fn register(
 ) -> Result<(RelayConnection, HubInfo), Trouble> {
     let mut link = RelayConnection::open(url, "/ws/master", None).await?;
     let RelayToMaster::MasterChallenge(challenge) = next(url, &mut link).await? else {
-        return Err(Trouble::Again(Ended::Strange("it began with another word than a challenge".into())));
+        return Err(Trouble::Again(Ended::Strange(
+            "it began with another word than a challenge".into(),
+        )));
     };
     let MasterChallenge { protocol, boot_id, nonce } = challenge;
     if protocol != PROTOCOL_VERSION {
@@ -187,16 +206,24 @@ async fn register(
     let channel = link.channel;
     let master_nonce = Nonce(random);
     let authority = url.authority();
-    let transcript = MasterTranscript { boot_id, relay_nonce: nonce, master_nonce, term, authority, channel };
+    let transcript =
+        MasterTranscript { boot_id, relay_nonce: nonce, master_nonce, term, authority, channel };
     let register = MasterAppRegister {
         protocol: PROTOCOL_VERSION,
         nonce: transcript.master_nonce,
         term,
         mac: transcript.master_mac(secret),
     };
-    link.send(codec::encode_master(&MasterFrame::plain(MasterToRelay::MasterAppRegister(register)))).await?;
-    let RelayToMaster::MasterAppRegisterAck(MasterAppRegisterAck { hub, mac, .. }) = next(url, &mut link).await? else {
-        return Err(Trouble::Again(Ended::Strange("it answered the registration with another word".into())));
+    link.send(codec::encode_master(&MasterFrame::plain(MasterToRelay::MasterAppRegister(
+        register,
+    ))))
+    .await?;
+    let RelayToMaster::MasterAppRegisterAck(MasterAppRegisterAck { hub, mac, .. }) =
+        next(url, &mut link).await?
+    else {
+        return Err(Trouble::Again(Ended::Strange(
+            "it answered the registration with another word".into(),
+        )));
     };
     if !same_mac(&mac, &transcript.relay_mac(secret)) {
         return Err(RelayLinkError::WrongSecret(url.clone()).into());
@@ -223,7 +250,10 @@ async fn next(url: &HubUrl, link: &mut RelayConnection) -> Result<RelayToMaster,
     }
 }
 
-async fn speak(sender: FrameSender, mut frames: mpsc::Receiver<MasterFrame<MasterToRelay>>) -> Ended {
+async fn speak(
+    sender: FrameSender,
+    mut frames: mpsc::Receiver<MasterFrame<MasterToRelay>>,
+) -> Ended {
     while let Some(frame) = frames.recv().await {
         if let Err(error) = sender.send(codec::encode_master(&frame)).await {
             return Ended::Link(error);
@@ -260,7 +290,11 @@ async fn listen(
             }
             // Of the same version, so a bug of ours: one word is lost, not the connection.
             Err(DecodeError::BadMessage { opcode, reference, why }) => {
-                tracing::error!(opcode, why, "the relay said something that the master does not know");
+                tracing::error!(
+                    opcode,
+                    why,
+                    "the relay said something that the master does not know"
+                );
                 if let Err(error) = sender.send(not_known(reference)).await {
                     return error.into();
                 }
@@ -272,14 +306,20 @@ async fn listen(
 
 fn not_known(reference: Option<Ref>) -> String {
     let code = FailureCode::BadMessage;
-    let failed = RequestFailed { code, message: code.sentence().into(), retry_after_ms: None, file_id: None };
+    let failed = RequestFailed {
+        code,
+        message: code.sentence().into(),
+        retry_after_ms: None,
+        file_id: None,
+    };
     let message = MasterToRelay::RequestFailed(failed);
     codec::encode_master(&MasterFrame { reference, ..MasterFrame::plain(message) })
 }
 
 #[cfg(test)]
 mod tests {
-    //! Promises: both sides prove the secret before anything is said; what cannot get better ends, all else is retried.
+    //! Promises: both sides prove the secret before anything is said; what cannot get better ends,
+    //! all else is retried.
 
     use axum::Router;
     use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -293,18 +333,27 @@ mod tests {
 
     const SECRET: [u8; 32] = [3; 32];
 
-    /// A relay that registers masters who know `secret` with a term above `floor`, tells their terms, and hangs up.
-    async fn relay(secret: [u8; 32], floor: u64, closing: Option<u16>) -> (HubUrl, mpsc::Receiver<u64>) {
+    /// A relay that registers masters who know `secret` with a term above `floor`, tells their
+    /// terms, and hangs up.
+    async fn relay(
+        secret: [u8; 32],
+        floor: u64,
+        closing: Option<u16>,
+    ) -> (HubUrl, mpsc::Receiver<u64>) {
         let (terms, heard) = mpsc::channel(16);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let url = format!("http://{authority}").parse().unwrap();
         let serve = move |upgrade: WebSocketUpgrade| async move {
-            upgrade.protocols([lanyard_protocol::SUBPROTOCOL]).on_upgrade(move |socket| async move {
-                serve_master(socket, (secret, authority), floor, closing, terms).await;
-            })
+            upgrade.protocols([lanyard_protocol::SUBPROTOCOL]).on_upgrade(
+                move |socket| async move {
+                    serve_master(socket, (secret, authority), floor, closing, terms).await;
+                },
+            )
         };
-        tokio::spawn(async move { axum::serve(listener, Router::new().route("/ws/master", get(serve))).await });
+        tokio::spawn(async move {
+            axum::serve(listener, Router::new().route("/ws/master", get(serve))).await
+        });
         (url, heard)
     }
 
@@ -320,7 +369,10 @@ mod tests {
         let text = |message| codec::encode_master(&MasterFrame::plain(message));
         socket.send(Message::text(text(RelayToMaster::MasterChallenge(challenge)))).await.unwrap();
         let Some(Ok(Message::Text(said))) = socket.recv().await else { return };
-        let MasterToRelay::MasterAppRegister(said) = codec::decode_master(&said).unwrap().message else { return };
+        let MasterToRelay::MasterAppRegister(said) = codec::decode_master(&said).unwrap().message
+        else {
+            return;
+        };
         let transcript = MasterTranscript {
             boot_id,
             relay_nonce: nonce,

@@ -28,7 +28,7 @@ use crate::driver::{self, DriverHandle, Screen, ScreenUpdate};
 use crate::exit::{Failure, Outcome};
 use crate::lookout::HealthMonitor;
 use crate::problems::{self, ProblemList};
-use crate::store::{TransientStoreError, Store};
+use crate::store::{Store, TransientStoreError};
 use crate::text::{self, visible};
 use crate::{addresses, events, host, relay_link, terminal, threads};
 
@@ -39,7 +39,7 @@ const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
 const LOCKED_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// `lanyard serve`: everything in one process. The halves speak over a socket here too.
-pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
+pub(crate) async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     let paths = check_paths(&args.desk.paths)?;
     let dir = &global.data_dir;
     data_dir::create(dir, global.insecure_data)?;
@@ -51,14 +51,26 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     let (config, authority) = relay_config(dir, &args.listen, name.clone(), key, secret, &stop)?;
     let relay = threads::start_relay(config).await?.map_err(port_trouble)?;
     let listen = relay.listen;
-    let own = HubUrl::from_str(&format!("http://{}", addresses::own(listen))).context("the relay's own address")?;
-    // A relay takes plain http from a master that means its own machine, unless it takes https only.
+    let own = HubUrl::from_str(&format!("http://{}", addresses::own(listen)))
+        .context("the relay's own address")?;
+    // A relay takes plain http from a master that means its own machine, unless it takes https
+    // only.
     let url = if own.is_loopback() && !args.listen.require_tls { own } else { own.secured() };
     let urls = addresses::urls(listen, &args.listen.hosts);
     let ready = json!({ "event": "ready", "listen": listen.to_string(), "urls": &urls });
 
     let (desk, authority) = (args.desk, Some(authority));
-    let hub = MasterSetup { url, secret, name, urls, ready, paths, desk, authority, listen: Some(listen) };
+    let hub = MasterSetup {
+        url,
+        secret,
+        name,
+        urls,
+        ready,
+        paths,
+        desk,
+        authority,
+        listen: Some(listen),
+    };
     let outcome = run_master(global, hub).await;
     stop.cancel();
     // The master goes first: its goodbye still passes the relay.
@@ -69,7 +81,7 @@ pub async fn serve(global: &Global, args: ServeArgs) -> Outcome {
 }
 
 /// `lanyard relay`: the post office alone.
-pub async fn relay(global: &Global, args: RelayArgs) -> Outcome {
+pub(crate) async fn relay(global: &Global, args: RelayArgs) -> Outcome {
     let dir = &global.data_dir;
     data_dir::create(dir, global.insecure_data)?;
     let _lock = data_dir::lock(dir, Half::Relay)?;
@@ -118,11 +130,14 @@ fn relay_config(
     let tls = Some(certificates.keep(stop.clone())?);
     let usual = RelayConfig::new(args.listen, name, key, secret);
     let (hosts, budget_bytes) = (args.hosts.clone(), args.budget.unwrap_or(usual.budget_bytes));
-    Ok((RelayConfig { hosts, budget_bytes, tls, require_tls: args.require_tls, ..usual }, authority))
+    Ok((
+        RelayConfig { hosts, budget_bytes, tls, require_tls: args.require_tls, ..usual },
+        authority,
+    ))
 }
 
 /// `lanyard master`: the desk alone, against a relay elsewhere.
-pub async fn master(global: &Global, args: MasterArgs) -> Outcome {
+pub(crate) async fn master(global: &Global, args: MasterArgs) -> Outcome {
     let paths = check_paths(&args.desk.paths)?;
     let dir = &global.data_dir;
     data_dir::create(dir, global.insecure_data)?;
@@ -161,9 +176,13 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let stop = CancellationToken::new();
     let device = DeviceStore::open(dir)?;
     let host = device.keypair().public_id();
-    let config =
-        AuthorityConfig { host: Some(host), admission: hub.desk.admit.into(), tap_to_approve: hub.desk.tap_to_approve };
-    let audit = Audit::open(dir).with_context(|| format!("open the record in {}", dir.display()))?;
+    let config = AuthorityConfig {
+        host: Some(host),
+        admission: hub.desk.admit.into(),
+        tap_to_approve: hub.desk.tap_to_approve,
+    };
+    let audit =
+        Audit::open(dir).with_context(|| format!("open the record in {}", dir.display()))?;
     let (driver, driver_task) = driver::start(config, open_store(dir).await?, Some(audit))?;
     let screen = driver.subscribe(events::BEHIND).await?;
     if let Some(name) = hub.desk.name.clone() {
@@ -173,7 +192,8 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let mut parts = Parts::new();
     parts.spawn(async move { Ok(driver_task.await.context("the master's mind broke")??) });
     let door = open_desk(dir, &hub, host, &driver, &stop, &mut parts).await?;
-    let (url, secret, to_relay, until) = (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
+    let (url, secret, to_relay, until) =
+        (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
     parts.spawn(async move { Ok(relay_link::run(url, secret, to_relay, until).await?) });
     let listen = hub.listen;
     let data_dir = dir.to_path_buf();
@@ -187,7 +207,15 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let at = dir.to_path_buf();
     let name = hub.name.clone();
     let paths = hub.paths.clone();
-    parts.spawn(host::run(at, (hub.url.clone(), hub.secret), device, name, paths, limits, stop.clone()));
+    parts.spawn(host::run(
+        at,
+        (hub.url.clone(), hub.secret),
+        device,
+        name,
+        paths,
+        limits,
+        stop.clone(),
+    ));
 
     let result = tokio::select! {
         () = stop_signal() => {
@@ -241,11 +269,14 @@ async fn open_desk(
         tap_to_approve: hub.desk.tap_to_approve,
         record: dir.to_owned(),
     };
-    let console = Console::bind(driver.clone(), info, stop.clone()).await.context("open a port for the console")?;
+    let console = Console::bind(driver.clone(), info, stop.clone())
+        .await
+        .context("open a port for the console")?;
     let door = console.door();
     parts.spawn(async move { console.run().await.context("serve the console") });
-    let listener =
-        Listener::open(dir, HUB).await.with_context(|| format!("open the control socket in {}", dir.display()))?;
+    let listener = Listener::open(dir, HUB)
+        .await
+        .with_context(|| format!("open the control socket in {}", dir.display()))?;
     let name = hub.name.clone();
     let urls = hub.urls.clone();
     let control = Control { driver: driver.clone(), door: door.clone(), name, urls };
@@ -263,7 +294,9 @@ async fn first_failure(parts: &mut Parts) -> anyhow::Error {
         match parts.join_next().await {
             Some(Ok(Ok(()))) => {}
             Some(Ok(Err(error))) => return error,
-            Some(Err(error)) => return anyhow::Error::new(error).context("a part of the hub broke"),
+            Some(Err(error)) => {
+                return anyhow::Error::new(error).context("a part of the hub broke");
+            }
             None => std::future::pending().await,
         }
     }
@@ -287,7 +320,8 @@ async fn face(
     let prompt = std::io::stdout().is_terminal() && !hub.desk.headless;
     print!("{}", banner(hub, driver, door, prompt).await?);
     if prompt {
-        terminal::run(driver.clone(), door.clone(), driver.subscribe(terminal::BEHIND).await?).await;
+        terminal::run(driver.clone(), door.clone(), driver.subscribe(terminal::BEHIND).await?)
+            .await;
         return Ok(());
     }
     loop {
@@ -310,28 +344,45 @@ async fn wait_for_relay(driver: &DriverHandle, screen: &mut Screen) -> anyhow::R
 }
 
 /// What a person reads first: who we are, where, what is shared, who waits.
-async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &LoginLinks, prompt: bool) -> anyhow::Result<String> {
-    let (files, waiting) =
-        driver.query(|authority, _| (authority.file_count(), authority.knocks(false).knocks.len())).await?;
+async fn banner(
+    hub: &MasterSetup,
+    driver: &DriverHandle,
+    door: &LoginLinks,
+    prompt: bool,
+) -> anyhow::Result<String> {
+    let (files, waiting) = driver
+        .query(|authority, _| (authority.file_count(), authority.knocks(false).knocks.len()))
+        .await?;
     let mut text = format!("\n{}\n", visible(&hub.name));
-    let key = driver.query(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key))).await?.unwrap_or_default();
+    let key = driver
+        .query(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key)))
+        .await?
+        .unwrap_or_default();
     // A phone's camera takes the address and, behind it, which hub is meant.
-    if prompt && let Some(code) = hub.urls.first().and_then(|best| text::qr(&format!("{best}/#k={key}"))) {
+    if prompt
+        && let Some(code) = hub.urls.first().and_then(|best| text::qr(&format!("{best}/#k={key}")))
+    {
         text.push_str(&code);
     }
     hub.urls.iter().enumerate().for_each(|(n, url)| {
-        text.push_str(&format!("  {url}{}\n", if n == 0 { "   (open this on a phone or laptop)" } else { "" }));
+        text.push_str(&format!(
+            "  {url}{}\n",
+            if n == 0 { "   (open this on a phone or laptop)" } else { "" }
+        ));
     });
     let another = if prompt { "console" } else { "lanyard console" };
     text.push_str(&format!("console: {}\n", door.link()?));
-    text.push_str(&format!("         (opens once, within a minute; `{another}` makes another)\nhub key: {key}\n"));
+    text.push_str(&format!(
+        "         (opens once, within a minute; `{another}` makes another)\nhub key: {key}\n"
+    ));
     if let Some(authority) = &hub.authority {
         let (first, second) = authority.split_at(authority.len().div_ceil(2));
         text.push_str(&format!(
             "https:   the same addresses with https:// are encrypted; certificate authority, SHA-256\n         {first}\n         {second}\n"
         ));
     }
-    let named: Vec<String> = hub.paths.iter().map(|path| visible(&path.to_string_lossy())).collect();
+    let named: Vec<String> =
+        hub.paths.iter().map(|path| visible(&path.to_string_lossy())).collect();
     match (named.is_empty(), files) {
         (true, 0) => text.push_str("shared:  nothing yet\n"),
         (true, files) => text.push_str(&format!("shared:  {files} files of this hub's devices\n")),
@@ -346,7 +397,11 @@ async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &LoginLinks, pro
         waiting => text.push_str(&format!("waiting: {waiting}\n")),
     }
     for problem in driver.problems().all() {
-        text.push_str(&format!("PROBLEM: {}\n         {}\n", visible(&problem.what), visible(&problem.advice)));
+        text.push_str(&format!(
+            "PROBLEM: {}\n         {}\n",
+            visible(&problem.what),
+            visible(&problem.advice)
+        ));
     }
     text.push_str(if prompt {
         "`help` lists what can be typed here\n"
@@ -359,9 +414,9 @@ async fn banner(hub: &MasterSetup, driver: &DriverHandle, door: &LoginLinks, pro
 /// All of the paths, whole, or what is wrong with one before anything starts.
 fn check_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let check = |path: &PathBuf| {
-        std::fs::metadata(path)
-            .and_then(|_| std::path::absolute(path))
-            .map_err(|error| Failure::usage(format!("{}: {error}", visible(&path.to_string_lossy()))))
+        std::fs::metadata(path).and_then(|_| std::path::absolute(path)).map_err(|error| {
+            Failure::usage(format!("{}: {error}", visible(&path.to_string_lossy())))
+        })
     };
     paths.iter().map(check).collect()
 }
@@ -369,27 +424,34 @@ fn check_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 /// A taken port in words that help.
 fn port_trouble(error: RelayError) -> anyhow::Error {
     match &error {
-        RelayError::Listen { address, source } if source.kind() == ErrorKind::AddrInUse => anyhow::anyhow!(
-            "{address} is taken, perhaps by a hub that runs already; choose another one with --listen, or port 0 for any"
-        ),
+        RelayError::Listen { address, source } if source.kind() == ErrorKind::AddrInUse => {
+            anyhow::anyhow!(
+                "{address} is taken, perhaps by a hub that runs already; choose another one with --listen, or port 0 for any"
+            )
+        }
         RelayError::Listen { address, source } if source.kind() == ErrorKind::AddrNotAvailable => {
-            anyhow::anyhow!("{address} is no address of this machine; choose another one with --listen")
+            anyhow::anyhow!(
+                "{address} is no address of this machine; choose another one with --listen"
+            )
         }
         RelayError::Listen { address, source } if source.kind() == ErrorKind::PermissionDenied => {
-            anyhow::anyhow!("{address} needs more rights than this account has; choose a port above 1023 with --listen")
+            anyhow::anyhow!(
+                "{address} needs more rights than this account has; choose a port above 1023 with --listen"
+            )
         }
         _ => anyhow::Error::new(error).context("start the relay"),
     }
 }
 
 /// What this machine calls itself.
-pub fn machine_name() -> String {
+pub(crate) fn machine_name() -> String {
     let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let asked = || {
         let output = std::process::Command::new("hostname").output().ok()?;
         String::from_utf8(output.stdout).ok()
     };
-    let name = told.or_else(|| std::env::var("COMPUTERNAME").ok()).or_else(asked).unwrap_or_default();
+    let name =
+        told.or_else(|| std::env::var("COMPUTERNAME").ok()).or_else(asked).unwrap_or_default();
     let name = name.trim().split('.').next().unwrap_or_default();
     if is_valid_name(name) { name.to_owned() } else { "Lanyard".to_owned() }
 }
@@ -398,7 +460,9 @@ pub fn machine_name() -> String {
 fn say_stopping(json: bool) {
     match json {
         true => println!("{}", json!({ "event": "stopping" })),
-        false => eprintln!("stopping; transfers wait, and go on by themselves when the hub is back"),
+        false => {
+            eprintln!("stopping; transfers wait, and go on by themselves when the hub is back")
+        }
     }
 }
 
@@ -454,7 +518,8 @@ mod tests {
     async fn hub(dir: &Path, stop: &CancellationToken) -> (HubUrl, DriverHandle) {
         let key = Keypair::from_seed(&[5; 32]);
         let listen = "127.0.0.1:0".parse().unwrap();
-        let relay = Relay::bind(RelayConfig::new(listen, "Studio PC".into(), key, [7; 32])).await.unwrap();
+        let relay =
+            Relay::bind(RelayConfig::new(listen, "Studio PC".into(), key, [7; 32])).await.unwrap();
         let url: HubUrl = format!("http://{}", relay.local_addr()).parse().unwrap();
         tokio::spawn(relay.run(stop.clone().cancelled_owned()));
         let store = Store::open(&data_dir::store_path(dir)).unwrap();
@@ -503,7 +568,9 @@ mod tests {
         let id = desk::resolve_live(&driver, "laptop").await.unwrap();
         assert_eq!(id, device.public_id());
         desk::approve(&driver, id, None, Some(code), None).await.unwrap();
-        let approved = |event: &DeviceEvent| matches!(event, DeviceEvent::Phase(MembershipPhase::Approved { .. })).then_some(());
+        let approved = |event: &DeviceEvent| {
+            matches!(event, DeviceEvent::Phase(MembershipPhase::Approved { .. })).then_some(())
+        };
         until(&mut events, approved).await;
 
         let mut screen = driver.subscribe(64).await.unwrap();
@@ -532,15 +599,20 @@ mod tests {
         let _guard = stop.clone().drop_guard();
         let (hub, driver) = hub(dir.path(), &stop).await;
         let refused = || async {
-            let status = driver.query(|authority, _| authority.relay_status().cloned()).await.unwrap();
-            let count = |row: &RefusedCount| if row.code == FailureCode::NotFound { row.count } else { 0 };
+            let status =
+                driver.query(|authority, _| authority.relay_status().cloned()).await.unwrap();
+            let count =
+                |row: &RefusedCount| if row.code == FailureCode::NotFound { row.count } else { 0 };
             status.map(|status| status.refused.iter().map(count).sum::<u64>())
         };
         while refused().await != Some(0) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         let mut stream = lanyard_device::link::connection(&hub).await.unwrap();
-        let request = format!("GET /nothing HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", hub.authority());
+        let request = format!(
+            "GET /nothing HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            hub.authority()
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         while refused().await != Some(1) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

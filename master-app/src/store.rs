@@ -1,7 +1,9 @@
-//! The master's memory on disk: roster, refusals, catalogue, links, in one SQLite file with one writer.
+//! The master's memory on disk: roster, refusals, catalogue, links, in one SQLite file with one
+//! writer.
 //!
-//! Everything of one [`Store::apply`] is there after it returns, or nothing is (WAL, `synchronous=FULL`). Who was let in
-//! and who was refused is kept a second time ([`copy`]); from that a damaged file is made anew ([`rescue`]).
+//! Everything of one [`Store::apply`] is there after it returns, or nothing is (WAL,
+//! `synchronous=FULL`). Who was let in and who was refused is kept a second time ([`copy`]); from
+//! that a damaged file is made anew ([`rescue`]).
 
 #![expect(clippy::disallowed_methods, reason = "the database, in the program's own folder")]
 
@@ -9,7 +11,7 @@ mod copy;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
-pub mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod power;
 mod rescue;
@@ -18,11 +20,13 @@ use std::path::{Path, PathBuf};
 
 use lanyard_device::private_file::{self, PrivateFileError};
 use lanyard_device::store::now_ms;
-use lanyard_hub::authority::{StoreWrite, LinkRecord, LinkTarget, ListedFile, Member, SavedState, Verdict};
+use lanyard_hub::authority::{
+    LinkRecord, LinkTarget, ListedFile, Member, SavedState, StoreWrite, Verdict,
+};
 use lanyard_protocol::message::LinkFolder;
 use lanyard_protocol::{
-    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkBinding, LinkHash, PublicKey,
-    Root,
+    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkBinding,
+    LinkHash, PublicKey, Root,
 };
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
@@ -31,17 +35,19 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBe
 use uuid::Uuid;
 
 use crate::problems::{self, ActiveProblem, ProblemList};
-use copy::{Copy, BackupFound, RosterBackup};
+use copy::{BackupFound, Copy, RosterBackup};
 use rescue::RescuedFiles;
 
 /// "LANY": says whose file this is.
 const APPLICATION_ID: i64 = 0x4c41_4e59;
 const SCHEMA_VERSION: i64 = 5;
-/// From this one on the `-wal` file stays when the database is closed, so that a missing one tells of a loss.
+/// From this one on the `-wal` file stays when the database is closed, so that a missing one tells
+/// of a loss.
 const KEEPS_WAL: i64 = 3;
 /// A database of which more than half is free, and more than this, is made small when it is opened.
 const FREE_BYTES_KEPT: u64 = 8 << 20;
-/// The size that the -wal file is cut to when all of it is in the database: a large commit does not keep its size for ever.
+/// The size that the -wal file is cut to when all of it is in the database: a large commit does not
+/// keep its size for ever.
 const WAL_BYTES_KEPT: u64 = 16 << 20;
 /// Older ones can lose a commit in WAL mode under rare interleavings of checkpoints.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -70,7 +76,7 @@ CREATE TABLE links (
 
 /// Why the master's memory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     #[error("cannot make {}: {source}; check that the folder belongs to you and has room", path.display())]
     Make { path: PathBuf, source: std::io::Error },
     #[error("cannot open {}: {source}; check that the folder belongs to you and has room", path.display())]
@@ -93,9 +99,10 @@ pub enum StoreError {
     Randomness(#[from] getrandom::Error),
 }
 
-/// What passes by itself, or when the person at the host does something about it: worth waiting for.
+/// What passes by itself, or when the person at the host does something about it: worth waiting
+/// for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransientStoreError {
+pub(crate) enum TransientStoreError {
     /// Another program holds the file.
     Locked,
     /// There is no room.
@@ -103,20 +110,24 @@ pub enum TransientStoreError {
 }
 
 impl StoreError {
-    pub fn hindrance(&self) -> Option<TransientStoreError> {
+    pub(crate) fn hindrance(&self) -> Option<TransientStoreError> {
         let (Self::Open { source, .. } | Self::Write { source, .. }) = self else { return None };
         let rusqlite::Error::SqliteFailure(failure, _) = source else { return None };
         match failure.code {
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Some(TransientStoreError::Locked),
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+                Some(TransientStoreError::Locked)
+            }
             ErrorCode::DiskFull => Some(TransientStoreError::Full),
             // The index of the log could not grow.
-            _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => Some(TransientStoreError::Full),
+            _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => {
+                Some(TransientStoreError::Full)
+            }
             _ => None,
         }
     }
 
     /// The file itself is broken: trying again does not help.
-    pub fn is_damage(&self) -> bool {
+    pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Damaged { .. } => true,
             Self::Write { source, .. } => is_broken_file(source),
@@ -127,7 +138,7 @@ impl StoreError {
 
 /// The open file.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     connection: Connection,
     path: PathBuf,
     /// What opening has read already.
@@ -146,12 +157,13 @@ struct StoreOpening {
 impl Store {
     /// Opens or makes the file at `path`.
     #[cfg(test)]
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         Self::open_telling(path, ProblemList::default())
     }
 
-    /// Opens or makes the file at `path`. A damaged one is moved aside, made anew, and told as a problem.
-    pub fn open_telling(path: &Path, problems: ProblemList) -> Result<Self, StoreError> {
+    /// Opens or makes the file at `path`. A damaged one is moved aside, made anew, and told as a
+    /// problem.
+    pub(crate) fn open_telling(path: &Path, problems: ProblemList) -> Result<Self, StoreError> {
         if rusqlite::version_number() < OLDEST_SQLITE {
             return Err(StoreError::OldSqlite { found: rusqlite::version() });
         }
@@ -169,25 +181,30 @@ impl Store {
     }
 
     /// Closes the file and opens it again: it was found damaged while it was in use.
-    pub fn reopen(self) -> Result<Self, StoreError> {
+    pub(crate) fn reopen(self) -> Result<Self, StoreError> {
         let Self { connection, path, problems, .. } = self;
         drop(connection);
         Self::open_telling(&path, problems)
     }
 
-    pub fn problems(&self) -> &ProblemList {
+    pub(crate) fn problems(&self) -> &ProblemList {
         &self.problems
     }
 
     /// From here on the file is as large as it may be: a full disk.
     #[cfg(test)]
-    pub fn allow_no_growth(&self) {
-        let pages: i64 = self.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    pub(crate) fn allow_no_growth(&self) {
+        let pages: i64 =
+            self.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
         self.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     }
 
     /// Opens the file if all of it is sound, and as new as its copy.
-    fn open_whole(path: &Path, copy: &BackupFound, problems: &ProblemList) -> Result<Self, StoreError> {
+    fn open_whole(
+        path: &Path,
+        copy: &BackupFound,
+        problems: &ProblemList,
+    ) -> Result<Self, StoreError> {
         let files = RescuedFiles::at(path);
         if let Some(why) = files.loss_before_opening(copy) {
             return Err(StoreError::Damaged { path: path.into(), why });
@@ -212,27 +229,38 @@ impl Store {
         Ok(store)
     }
 
-    /// Gives free space back to the disk if it is most of the file. What devices list is bounded, so the file is, too; but it
-    /// stays as large as it ever was.
+    /// Gives free space back to the disk if it is most of the file. What devices list is bounded,
+    /// so the file is, too; but it stays as large as it ever was.
     fn shrink(&self) -> Result<(), rusqlite::Error> {
-        let number = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+        let number =
+            |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
         let pages = number("page_count")?;
         let free = number("freelist_count")?;
         let page_bytes = number("page_size")?;
         if free * page_bytes > FREE_BYTES_KEPT && free * 2 > pages {
             // Not TRUNCATE: a -wal file that holds nothing tells of a loss.
             self.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(RESTART)")?;
-            tracing::info!(before = pages * page_bytes, freed = free * page_bytes, "the database was made small");
+            tracing::info!(
+                before = pages * page_bytes,
+                freed = free * page_bytes,
+                "the database was made small"
+            );
         }
         Ok(())
     }
 
-    /// Makes a new file of the copy, the refusals of the record and the links that can be read. The copy is made good first: from
-    /// then on a power cut costs no decision.
-    fn rebuild(path: &Path, why: &str, copy: BackupFound, problems: &ProblemList) -> Result<Self, StoreError> {
+    /// Makes a new file of the copy, the refusals of the record and the links that can be read. The
+    /// copy is made good first: from then on a power cut costs no decision.
+    fn rebuild(
+        path: &Path,
+        why: &str,
+        copy: BackupFound,
+        problems: &ProblemList,
+    ) -> Result<Self, StoreError> {
         let rescued = rescue::rescue(path, copy);
         Copy::of(path, rescued.roster.clone()).write()?;
-        let aside = rescue::move_aside(path).map_err(|source| StoreError::Aside { path: path.into(), source })?;
+        let aside = rescue::move_aside(path)
+            .map_err(|source| StoreError::Aside { path: path.into(), source })?;
         let mut store = Self::connect(path, problems)?;
         store.prepare().map_err(|error| store.opening_failed(error))?;
         let problem = rescued.problem(why, aside.as_deref());
@@ -244,7 +272,8 @@ impl Store {
 
     fn connect(path: &Path, problems: &ProblemList) -> Result<Self, StoreError> {
         make_private(path).map_err(|source| StoreError::Make { path: path.into(), source })?;
-        let connection = connect(path).map_err(|source| StoreError::Open { path: path.into(), source })?;
+        let connection =
+            connect(path).map_err(|source| StoreError::Open { path: path.into(), source })?;
         let copy = Copy::of(path, RosterBackup::default());
         Ok(Self { connection, path: path.into(), loaded: None, copy, problems: problems.clone() })
     }
@@ -253,18 +282,26 @@ impl Store {
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
         self.connection.pragma_update(None, "synchronous", "FULL")?;
         self.connection.pragma_update(None, "foreign_keys", "ON")?;
-        self.connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES_KEPT, |_| Ok(()))?;
-        let verdict: String = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        self.connection.pragma_update_and_check(
+            None,
+            "journal_size_limit",
+            WAL_BYTES_KEPT,
+            |_| Ok(()),
+        )?;
+        let verdict: String =
+            self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if verdict == "ok" { Ok(()) } else { Err(corrupt(verdict)) }
     }
 
     /// Whether a `-wal` file belongs to it.
     fn is_logged(&self) -> Result<bool, StoreError> {
-        let mode = self.connection.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
+        let mode =
+            self.connection.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
         Ok(mode.map_err(|error| self.opening_failed(error))? == "wal")
     }
 
-    /// Whose file it is, before anything is changed in it; its schema version if it is ours, 0 if it is nobody's yet.
+    /// Whose file it is, before anything is changed in it; its schema version if it is ours, 0 if
+    /// it is nobody's yet.
     fn check_owner(&self, is_first_start: impl FnOnce() -> bool) -> Result<i64, StoreError> {
         let c = &self.connection;
         let read = || -> Result<(i64, i64, i64, i64), rusqlite::Error> {
@@ -273,11 +310,15 @@ impl Store {
             let (all, ours) = c.query_row(tables, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
             Ok((number("application_id")?, number("user_version")?, all, ours))
         };
-        let (application, version, tables, ours) = read().map_err(|error| self.opening_failed(error))?;
+        let (application, version, tables, ours) =
+            read().map_err(|error| self.opening_failed(error))?;
         let (path, is_ours) = (self.path.clone(), application == APPLICATION_ID);
-        let damaged = |why: &str| Err(StoreError::Damaged { path: self.path.clone(), why: why.into() });
+        let damaged =
+            |why: &str| Err(StoreError::Damaged { path: self.path.clone(), why: why.into() });
         match (is_ours, version, tables) {
-            (true, version, _) if version > SCHEMA_VERSION => Err(StoreError::Newer { path, found: version }),
+            (true, version, _) if version > SCHEMA_VERSION => {
+                Err(StoreError::Newer { path, found: version })
+            }
             (true, 1.., 1..) => Ok(version),
             (false, 0, 0) if is_first_start() => Ok(0),
             (false, 0, 0) | (true, ..) => damaged("everything in it is gone"),
@@ -286,7 +327,8 @@ impl Store {
         }
     }
 
-    /// Before an older Lanyard's file is brought up to date: a whole copy of it beside, for who wants to go back to that one.
+    /// Before an older Lanyard's file is brought up to date: a whole copy of it beside, for who
+    /// wants to go back to that one.
     fn keep_as_it_was(&self, version: i64) -> Result<(), StoreError> {
         let beside = |suffix: &str| {
             let mut name = self.path.clone().into_os_string();
@@ -313,18 +355,23 @@ impl Store {
         // Never 0: that says "I hold nothing".
         let epoch = (u64::from_le_bytes(random) >> 12).max(1);
         let path = &self.path;
-        begin(&mut self.connection, epoch, beginning).map_err(|source| StoreError::Write { path: path.clone(), source })
+        begin(&mut self.connection, epoch, beginning)
+            .map_err(|source| StoreError::Write { path: path.clone(), source })
     }
 
-    /// Reads all, and finds what a sound file cannot tell: that it is older than its copy, or not what was decided.
+    /// Reads all, and finds what a sound file cannot tell: that it is older than its copy, or not
+    /// what was decided.
     fn check_against(&mut self, copy: &BackupFound) -> Result<(), StoreError> {
         let saved = self.load()?;
-        let number = |name| read_number(&self.connection, name).map_err(|error| self.opening_failed(error));
+        let number =
+            |name| read_number(&self.connection, name).map_err(|error| self.opening_failed(error));
         let (decisions, term) = (number("decisions")?, number("term")?);
-        let members = saved.members.iter().map(|member| (member.client.public_id, member.clone())).collect();
+        let members =
+            saved.members.iter().map(|member| (member.client.public_id, member.clone())).collect();
         let roster = RosterBackup { decisions, revision: saved.revision, term, members };
         if let BackupFound::Whole(copy) = copy {
-            let damaged = |why: &str| Err(StoreError::Damaged { path: self.path.clone(), why: why.into() });
+            let damaged =
+                |why: &str| Err(StoreError::Damaged { path: self.path.clone(), why: why.into() });
             if copy.decisions > decisions || copy.revision > saved.revision {
                 return damaged("its newest decisions are gone");
             }
@@ -338,7 +385,7 @@ impl Store {
     }
 
     /// All that is on disk.
-    pub fn load(&mut self) -> Result<SavedState, StoreError> {
+    pub(crate) fn load(&mut self) -> Result<SavedState, StoreError> {
         match self.loaded.take() {
             Some(saved) => Ok(saved),
             None => read_all(&self.connection).map_err(|error| self.opening_failed(error)),
@@ -346,16 +393,23 @@ impl Store {
     }
 
     /// Everything or nothing, and on the disk when this returns.
-    pub fn apply(&mut self, changes: &[StoreWrite]) -> Result<(), StoreError> {
+    pub(crate) fn apply(&mut self, changes: &[StoreWrite]) -> Result<(), StoreError> {
         self.loaded = None;
-        let decides = changes.iter().any(|change| matches!(change, StoreWrite::MemberPut(_) | StoreWrite::MemberGone(_)));
+        let decides = changes
+            .iter()
+            .any(|change| matches!(change, StoreWrite::MemberPut(_) | StoreWrite::MemberGone(_)));
         let mut write = || {
-            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction =
+                self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for change in changes {
                 apply_one(&transaction, change)?;
             }
             if decides {
-                run(&transaction, "UPDATE numbers SET value = value + 1 WHERE name = 'decisions'", [])?;
+                run(
+                    &transaction,
+                    "UPDATE numbers SET value = value + 1 WHERE name = 'decisions'",
+                    [],
+                )?;
             }
             transaction.commit()
         };
@@ -366,9 +420,9 @@ impl Store {
         Ok(())
     }
 
-    /// A term higher than any before, on disk when this returns. `at_least` jumps ahead when a relay has seen higher
-    /// ones: the file was restored from a backup.
-    pub fn next_term(&mut self, at_least: u64) -> Result<u64, StoreError> {
+    /// A term higher than any before, on disk when this returns. `at_least` jumps ahead when a
+    /// relay has seen higher ones: the file was restored from a backup.
+    pub(crate) fn next_term(&mut self, at_least: u64) -> Result<u64, StoreError> {
         let at_least = at_least.max(self.copy.roster.term + 1);
         let term = self
             .connection
@@ -389,8 +443,12 @@ impl Store {
         let Err(error) = written else { return self.problems.clear(problems::ROSTER_COPY) };
         self.problems.raise(ActiveProblem {
             code: problems::ROSTER_COPY,
-            what: format!("The second copy of who was let in and who was refused is not up to date: {error}."),
-            advice: "Decisions are kept in the database; the copy is tried again with the next change.".into(),
+            what: format!(
+                "The second copy of who was let in and who was refused is not up to date: {error}."
+            ),
+            advice:
+                "Decisions are kept in the database; the copy is tried again with the next change."
+                    .into(),
             since_ms: now_ms(),
         });
     }
@@ -418,7 +476,9 @@ fn is_broken_file(error: &rusqlite::Error) -> bool {
 fn is_strange_content(error: &rusqlite::Error) -> bool {
     match error {
         // "no such table": what is asked here never changes.
-        rusqlite::Error::SqliteFailure(failure, _) => failure.extended_code == rusqlite::ffi::SQLITE_ERROR,
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            failure.extended_code == rusqlite::ffi::SQLITE_ERROR
+        }
         rusqlite::Error::SqlInputError { .. }
         | rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::InvalidColumnType(..)
@@ -431,32 +491,48 @@ fn is_strange_content(error: &rusqlite::Error) -> bool {
 }
 
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let connection =
-        Connection::open_with_flags(resolved(path), OpenFlags::default() | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
+    let connection = Connection::open_with_flags(
+        resolved(path),
+        OpenFlags::default() | OpenFlags::SQLITE_OPEN_NOFOLLOW,
+    )?;
     // There is one writer; whoever else looks in is soon done.
     connection.busy_timeout(std::time::Duration::from_secs(1))?;
-    // The -wal file stays: one that is missing was lost. It also keeps a damaged file as it was found.
+    // The -wal file stays: one that is missing was lost. It also keeps a damaged file as it was
+    // found.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
 }
 
-/// The path with the links on the way to its folder resolved: SQLite refuses a link anywhere, and those are the person's own.
+/// The path with the links on the way to its folder resolved: SQLite refuses a link anywhere, and
+/// those are the person's own.
 fn resolved(path: &Path) -> PathBuf {
     let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
-    folder.zip(path.file_name()).map_or_else(|| path.to_path_buf(), |(folder, name)| folder.join(name))
+    folder
+        .zip(path.file_name())
+        .map_or_else(|| path.to_path_buf(), |(folder, name)| folder.join(name))
 }
 
 /// All of an open database as one file at `path`, without a log beside it.
 fn copy_whole(from: &Connection, path: &Path) -> Result<(), rusqlite::Error> {
-    let mut to = Connection::open_with_flags(resolved(path), OpenFlags::default() | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
+    let mut to = Connection::open_with_flags(
+        resolved(path),
+        OpenFlags::default() | OpenFlags::SQLITE_OPEN_NOFOLLOW,
+    )?;
     if Backup::new(from, &mut to)?.step(-1)? != StepResult::Done {
-        return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None));
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
+            None,
+        ));
     }
     to.pragma_update(None, "journal_mode", "DELETE")?;
     to.close().map_err(|(_, error)| error)
 }
 
-fn begin(connection: &mut Connection, epoch: u64, beginning: &StoreOpening) -> Result<(), rusqlite::Error> {
+fn begin(
+    connection: &mut Connection,
+    epoch: u64,
+    beginning: &StoreOpening,
+) -> Result<(), rusqlite::Error> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == SCHEMA_VERSION {
         return Ok(());
@@ -475,12 +551,16 @@ fn begin(connection: &mut Connection, epoch: u64, beginning: &StoreOpening) -> R
         transaction.execute_batch("ALTER TABLE members ADD COLUMN until_ms INTEGER")?;
     }
     if matches!(version, 1..=4) {
-        // Nothing binds an older link to its maker, so the hub cannot tell a link from a hash that was registered again.
+        // Nothing binds an older link to its maker, so the hub cannot tell a link from a hash that
+        // was registered again.
         let ended = transaction.execute("DELETE FROM links", [])?;
         transaction.execute_batch("DROP TABLE links")?;
         transaction.execute_batch(LINKS_SCHEMA)?;
         if ended > 0 {
-            tracing::warn!(ended, "links of the version before have ended: nothing bound them to their makers");
+            tracing::warn!(
+                ended,
+                "links of the version before have ended: nothing bound them to their makers"
+            );
         }
     }
     if matches!(version, 1 | 2) {
@@ -500,14 +580,16 @@ fn read_all(connection: &Connection) -> Result<SavedState, rusqlite::Error> {
     Ok(SavedState {
         epoch: read_number(connection, "epoch")?,
         revision: read_number(connection, "revision")?,
-        members: rows("SELECT * FROM members")?.query_map([], member_of)?.collect::<Result<_, _>>()?,
+        members: rows("SELECT * FROM members")?
+            .query_map([], member_of)?
+            .collect::<Result<_, _>>()?,
         files: rows("SELECT * FROM files")?.query_map([], listing_of)?.collect::<Result<_, _>>()?,
         links: rows("SELECT * FROM links")?.query_map([], link_of)?.collect::<Result<_, _>>()?,
     })
 }
 
-/// Makes the file before SQLite does, for its owner alone; what SQLite puts beside it follows its mode. Links in their places
-/// are refused, and what others may read is narrowed.
+/// Makes the file before SQLite does, for its owner alone; what SQLite puts beside it follows its
+/// mode. Links in their places are refused, and what others may read is narrowed.
 fn make_private(path: &Path) -> std::io::Result<()> {
     private_file::open(path, std::fs::File::options().create(true).append(true))?;
     for beside in ["-wal", "-shm"] {
@@ -522,7 +604,10 @@ fn make_private(path: &Path) -> std::io::Result<()> {
 }
 
 fn corrupt(why: String) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(why))
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        Some(why),
+    )
 }
 
 fn apply_one(db: &Transaction, change: &StoreWrite) -> Result<(), rusqlite::Error> {
@@ -604,16 +689,29 @@ fn put_link(db: &Transaction, link: &LinkRecord) -> Result<(), rusqlite::Error> 
         LinkTarget::Files(files) => (files.as_slice(), None),
         LinkTarget::Folder(folder) => (&[][..], Some(folder)),
     };
-    let files: Vec<u8> =
-        files.iter().flat_map(|f| [*f.public_id.0.as_bytes(), *f.file_id.0.as_bytes()].concat()).collect();
+    let files: Vec<u8> = files
+        .iter()
+        .flat_map(|f| [*f.public_id.0.as_bytes(), *f.file_id.0.as_bytes()].concat())
+        .collect();
     let sql = "INSERT OR REPLACE INTO links
         (hash, maker, name, used_ms, files, made_ms, folder_owner, folder_path, ends_ms, uses_left, binding)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let owner = folder.map(|f| blob(&f.public_id));
     let path = folder.map(|f| &f.path);
     let LinkRecord { hash, binding, maker, name, used_ms, made_ms, ends_ms, uses_left, .. } = link;
-    let values =
-        params![hash.0, blob(maker), name, used_ms, files, made_ms, owner, path, ends_ms, uses_left, binding.0];
+    let values = params![
+        hash.0,
+        blob(maker),
+        name,
+        used_ms,
+        files,
+        made_ms,
+        owner,
+        path,
+        ends_ms,
+        uses_left,
+        binding.0
+    ];
     run(db, sql, values)
 }
 
@@ -685,7 +783,10 @@ fn link_of(row: &Row) -> Result<LinkRecord, rusqlite::Error> {
     let id = |bytes: &[u8]| Uuid::from_slice(bytes).unwrap_or_default();
     let files = bytes
         .chunks_exact(32)
-        .map(|pair| FileRef { public_id: DeviceId(id(&pair[..16])), file_id: FileId(id(&pair[16..])) })
+        .map(|pair| FileRef {
+            public_id: DeviceId(id(&pair[..16])),
+            file_id: FileId(id(&pair[16..])),
+        })
         .collect();
     let owner: Option<[u8; 16]> = row.get("folder_owner")?;
     let linked = match owner {
@@ -711,7 +812,8 @@ fn link_of(row: &Row) -> Result<LinkRecord, rusqlite::Error> {
 
 #[cfg(test)]
 mod tests {
-    //! Promise: what was applied is there after any end of the process, whole; what is broken is said, never replaced.
+    //! Promise: what was applied is there after any end of the process, whole; what is broken is
+    //! said, never replaced.
 
     use super::fixture::{id, member};
     use super::*;
@@ -735,8 +837,8 @@ mod tests {
         }
     }
 
-    /// R35: who was let in or refused stands also after a cut of power, which is what these two are for (SQLite, "PRAGMA
-    /// synchronous").
+    /// R35: who was let in or refused stands also after a cut of power, which is what these two are
+    /// for (SQLite, "PRAGMA synchronous").
     #[test]
     fn a_commit_is_on_the_disk_itself_before_it_is_done() {
         let dir = tempfile::tempdir().unwrap();
@@ -759,7 +861,10 @@ mod tests {
             binding: LinkBinding([n + 100; 32]),
             maker: id(1),
             name: "a.zip".into(),
-            linked: LinkTarget::Files(vec![file, FileRef { public_id: id(2), file_id: file_id(7) }]),
+            linked: LinkTarget::Files(vec![
+                file,
+                FileRef { public_id: id(2), file_id: file_id(7) },
+            ]),
             made_ms: 8,
             used_ms: 9,
             ends_ms: Some(99),
@@ -773,8 +878,18 @@ mod tests {
             StoreWrite::MemberGone(id(3)),
             StoreWrite::FilesPut { files: (1..=4).map(entry).collect(), revision: 4 },
             StoreWrite::FilesGone { public_id: id(1), file_ids: vec![file_id(2)] },
-            StoreWrite::FilesWithdrawn { public_id: id(1), file_ids: vec![file_id(3)], revision: 6, at_ms: 10 },
-            StoreWrite::FilesWithdrawn { public_id: id(1), file_ids: vec![file_id(1), file_id(4)], revision: 7, at_ms: 11 },
+            StoreWrite::FilesWithdrawn {
+                public_id: id(1),
+                file_ids: vec![file_id(3)],
+                revision: 6,
+                at_ms: 10,
+            },
+            StoreWrite::FilesWithdrawn {
+                public_id: id(1),
+                file_ids: vec![file_id(1), file_id(4)],
+                revision: 7,
+                at_ms: 11,
+            },
             StoreWrite::RootKnown { file, root: Root([5; 32]), revision: 8 },
             StoreWrite::FilesPut { files: vec![entry(4)], revision: 8 },
             StoreWrite::LinkPut(link(1)),
@@ -797,7 +912,10 @@ mod tests {
         assert_eq!((saved.epoch, saved.revision), (epoch, 8));
         assert_eq!(saved.members.len(), 2);
         let members = saved.members;
-        assert!(members.contains(&member(1, Verdict::Approved)) && members.contains(&member(2, Verdict::Refused)));
+        assert!(
+            members.contains(&member(1, Verdict::Approved))
+                && members.contains(&member(2, Verdict::Refused))
+        );
         let rooted = FileEntry { root: Some(Root([5; 32])), ..entry(1) };
         assert_eq!(
             saved.files,
@@ -808,8 +926,14 @@ mod tests {
             ]
         );
         let [link] = &saved.links[..] else { panic!("{:?}", saved.links) };
-        assert_eq!((link.used_ms, link.made_ms, link.ends_ms, link.uses_left), (20, 8, Some(99), Some(2)));
-        assert_eq!((link.hash, link.binding, link.maker), (LinkHash([1; 32]), LinkBinding([101; 32]), id(1)));
+        assert_eq!(
+            (link.used_ms, link.made_ms, link.ends_ms, link.uses_left),
+            (20, 8, Some(99), Some(2))
+        );
+        assert_eq!(
+            (link.hash, link.binding, link.maker),
+            (LinkHash([1; 32]), LinkBinding([101; 32]), id(1))
+        );
         assert!(matches!(&link.linked, LinkTarget::Files(files) if files.len() == 2));
     }
 
@@ -847,11 +971,16 @@ mod tests {
         for version in [0, 3, 99] {
             let path = dir.path().join("other.db");
             let other = Connection::open(&path).unwrap();
-            other.execute_batch("CREATE TABLE songs (name TEXT); INSERT INTO songs VALUES ('a')").unwrap();
+            other
+                .execute_batch("CREATE TABLE songs (name TEXT); INSERT INTO songs VALUES ('a')")
+                .unwrap();
             other.pragma_update(None, "user_version", version).unwrap();
             drop(other);
             let bytes = std::fs::read(&path).unwrap();
-            assert!(matches!(Store::open(&path), Err(StoreError::Foreign { .. })), "version {version}");
+            assert!(
+                matches!(Store::open(&path), Err(StoreError::Foreign { .. })),
+                "version {version}"
+            );
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
             std::fs::remove_file(&path).unwrap();
         }
@@ -863,16 +992,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lanyard.db");
         let mut store = Store::open(&path).unwrap();
-        let file =
-            |n: u32| FileEntry { file_id: FileId(Uuid::from_u128(n.into())), path: "f".repeat(4_000), ..entry(1) };
+        let file = |n: u32| FileEntry {
+            file_id: FileId(Uuid::from_u128(n.into())),
+            path: "f".repeat(4_000),
+            ..entry(1)
+        };
         let files: Vec<FileEntry> = (0..5_000).map(file).collect();
         let file_ids: Vec<FileId> = files.iter().map(|entry| entry.file_id).collect();
         store.apply(&all_changes()).unwrap();
         store.apply(&[StoreWrite::FilesPut { files, revision: 9 }]).unwrap();
-        store.apply(&[StoreWrite::FilesGone { public_id: id(1), file_ids }, StoreWrite::Revision(9)]).unwrap();
+        store
+            .apply(&[StoreWrite::FilesGone { public_id: id(1), file_ids }, StoreWrite::Revision(9)])
+            .unwrap();
         let saved = store.load().unwrap();
         drop(store);
-        let bytes = |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |about| about.len());
+        let bytes =
+            |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |about| about.len());
         let before = bytes("lanyard.db") + bytes("lanyard.db-wal");
         assert!(before > 20_000_000, "{before}");
         let mut store = Store::open(&path).unwrap();
@@ -892,7 +1027,8 @@ mod tests {
         assert_eq!((store.load().unwrap(), store.problems().all()), (saved, Vec::new()));
     }
 
-    /// Schema 3 as the first release candidate wrote it, in its own words: what this program writes today must not stand in for it.
+    /// Schema 3 as the first release candidate wrote it, in its own words: what this program writes
+    /// today must not stand in for it.
     const SCHEMA_3: &str = "
         CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
         CREATE TABLE members (
@@ -911,7 +1047,8 @@ mod tests {
         INSERT INTO numbers VALUES ('epoch', 77), ('revision', 9), ('term', 4), ('decisions', 2);
     ";
 
-    /// A data directory of schema 3: one device that belongs and one that was refused, a listed and a withdrawn file, a link.
+    /// A data directory of schema 3: one device that belongs and one that was refused, a listed and
+    /// a withdrawn file, a link.
     fn directory_of_schema_3(dir: &Path) {
         let old = Connection::open(dir.join("lanyard.db")).unwrap();
         old.pragma_update(None, "journal_mode", "WAL").unwrap();
@@ -921,10 +1058,10 @@ mod tests {
         old.pragma_update(None, "user_version", 3).unwrap();
         let members = "INSERT INTO members VALUES (?1, ?2, ?3, 0, '', ?4, 3, 1700000000000, ?5)";
         for (n, refused, until_ms) in [(1u8, false, Some(1_800_000_000_000u64)), (2, true, None)] {
-            old.execute(members, params![blob(&id(n)), [n; 32], "Ana’s 📱", refused, until_ms]).unwrap();
+            old.execute(members, params![blob(&id(n)), [n; 32], "Ana’s 📱", refused, until_ms])
+                .unwrap();
         }
-        let files =
-            "INSERT INTO files VALUES (?1, ?2, ?3, 'Küche/é.txt', 1099511627776, 5, 'text/plain', 0, 24, NULL, 4, ?4)";
+        let files = "INSERT INTO files VALUES (?1, ?2, ?3, 'Küche/é.txt', 1099511627776, 5, 'text/plain', 0, 24, NULL, 4, ?4)";
         for (n, withdrawn_ms) in [(1u8, None), (2, Some(10u64))] {
             old.execute(files, params![blob(&id(1)), [n; 16], [1u8; 16], withdrawn_ms]).unwrap();
         }
@@ -946,16 +1083,25 @@ mod tests {
             assert_eq!(store.problems().all(), Vec::new(), "start {start}");
             assert_eq!((saved.epoch, saved.revision, store.copy.roster.decisions), (77, 9, 2));
             assert_eq!(saved.members.len(), 2);
-            assert!(saved.members.contains(&member(1, Verdict::Approved)) && saved.members.contains(&refused));
+            assert!(
+                saved.members.contains(&member(1, Verdict::Approved))
+                    && saved.members.contains(&refused)
+            );
             let listed = ListedFile { entry: entry(1), revision: 4, withdrawn_ms: None };
             let withdrawn = ListedFile { entry: entry(2), revision: 4, withdrawn_ms: Some(10) };
             assert_eq!(saved.files, [listed, withdrawn]);
-            assert!(saved.links.is_empty(), "nothing binds its links to their makers: they have ended");
-            assert!(matches!(copy::read(&path), BackupFound::Whole(copy) if copy.members.len() == 2));
+            assert!(
+                saved.links.is_empty(),
+                "nothing binds its links to their makers: they have ended"
+            );
+            assert!(
+                matches!(copy::read(&path), BackupFound::Whole(copy) if copy.members.len() == 2)
+            );
         }
     }
 
-    /// A73. Neither the database nor what lies beside it is another program's file, however it came there.
+    /// A73. Neither the database nor what lies beside it is another program's file, however it came
+    /// there.
     #[cfg(unix)]
     #[test]
     fn a73_a_linked_database_is_refused_and_its_target_left_alone() {
@@ -969,7 +1115,8 @@ mod tests {
             std::fs::remove_file(dir.path().join(name)).unwrap();
             std::os::unix::fs::symlink(&target, dir.path().join(name)).unwrap();
             let opened = Store::open(&dir.path().join("lanyard.db"));
-            let is_refused = matches!(opened, Err(StoreError::Make { .. } | StoreError::Open { .. }));
+            let is_refused =
+                matches!(opened, Err(StoreError::Make { .. } | StoreError::Open { .. }));
             // A copy that cannot be read is as good as torn: it is replaced, and the link with it.
             assert!(is_refused || name == "roster.json", "{name}: {opened:?}");
             assert_eq!(std::fs::read(&target).unwrap(), before, "{name}");
@@ -985,11 +1132,19 @@ mod tests {
         std::os::unix::fs::symlink("real", dir.path().join("named")).unwrap();
         let path = dir.path().join("named/lanyard.db");
         drop(Store::open(&path).unwrap());
-        let files = ["lanyard.db", "lanyard.db-wal", "roster.json"].map(|name| dir.path().join("real").join(name));
-        files.iter().for_each(|file| std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap());
+        let files = ["lanyard.db", "lanyard.db-wal", "roster.json"]
+            .map(|name| dir.path().join("real").join(name));
+        files.iter().for_each(|file| {
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap()
+        });
         drop(Store::open(&path).unwrap());
         for file in files {
-            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+            assert_eq!(
+                std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{}",
+                file.display()
+            );
         }
     }
 
@@ -1006,7 +1161,8 @@ mod tests {
         // Columns and tables that came with the fifth shape, the fourth and the third.
         let without = ["binding", "made_ms", "folder_owner", "folder_path", "ends_ms", "uses_left"]
             .map(|column| format!("ALTER TABLE links DROP COLUMN {column};"));
-        let without = without.concat() + "DELETE FROM numbers WHERE name = 'decisions'; PRAGMA user_version = 2";
+        let without = without.concat()
+            + "DELETE FROM numbers WHERE name = 'decisions'; PRAGMA user_version = 2";
         old.execute_batch(&without).unwrap();
         // It clears its log away.
         drop(old);
@@ -1025,7 +1181,8 @@ mod tests {
 
         let kept = Connection::open(dir.path().join("lanyard.db.v2")).unwrap();
         let number = |sql: &str| kept.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-        let (version, members) = (number("PRAGMA user_version"), number("SELECT count(*) FROM members"));
+        let (version, members) =
+            (number("PRAGMA user_version"), number("SELECT count(*) FROM members"));
         assert_eq!((version, members), (2, 2), "for who wants to go back");
         drop(store);
         drop(Store::open(&path).unwrap());

@@ -1,4 +1,5 @@
-//! The host's terminal: who waits, and a prompt for the digits they show. Lines only; nothing happens by a bare Enter.
+//! The host's terminal: who waits, and a prompt for the digits they show. Lines only; nothing
+//! happens by a bare Enter.
 
 use std::io::Write;
 
@@ -15,7 +16,7 @@ use crate::text::visible;
 /// Lines typed ahead of what was answered.
 const TYPED_AHEAD: usize = 16;
 /// What the terminal has not shown yet; it is one screen among others and never holds anybody up.
-pub const BEHIND: usize = 1_024;
+pub(crate) const BEHIND: usize = 1_024;
 /// A long list is for `lanyard files`, not for a prompt.
 const MANY: usize = 40;
 
@@ -66,7 +67,9 @@ fn understand(line: &str) -> Typed {
         _ => {}
     }
     match digits_at_end(line) {
-        Some((device, code)) => Typed::Code { device: Some(device).filter(|device| !device.is_empty()), code },
+        Some((device, code)) => {
+            Typed::Code { device: Some(device).filter(|device| !device.is_empty()), code }
+        }
         None => Typed::Unknown(line.to_owned()),
     }
 }
@@ -94,7 +97,7 @@ struct Terminal {
 }
 
 /// Watches and answers until the person quits, or the hub ends.
-pub async fn run(driver: DriverHandle, door: LoginLinks, mut screen: Screen) {
+pub(crate) async fn run(driver: DriverHandle, door: LoginLinks, mut screen: Screen) {
     let mut lines = typed_lines();
     let mut terminal = Terminal { driver, door, knocks: Vec::new(), in_line: 0, asked_about: None };
     let mut input_open = true;
@@ -121,7 +124,8 @@ pub async fn run(driver: DriverHandle, door: LoginLinks, mut screen: Screen) {
     }
 }
 
-/// Lines of standard input. Reading blocks, so a thread does it; the process does not wait for it at the end.
+/// Lines of standard input. Reading blocks, so a thread does it; the process does not wait for it
+/// at the end.
 fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(TYPED_AHEAD);
     std::thread::spawn(move || {
@@ -154,9 +158,13 @@ impl Terminal {
                 self.in_line_are(said.waiting);
             }
             MasterToConsole::ClientApproved(said) if said.client.kind == DeviceKind::Master => {}
-            MasterToConsole::ClientApproved(said) => print(&format!("{} is in\n", visible(&said.client.name))),
+            MasterToConsole::ClientApproved(said) => {
+                print(&format!("{} is in\n", visible(&said.client.name)))
+            }
             MasterToConsole::Refused(_) => {}
-            MasterToConsole::RelayState(said) if !said.ready => print("the relay is away; trying again\n"),
+            MasterToConsole::RelayState(said) if !said.ready => {
+                print("the relay is away; trying again\n")
+            }
             MasterToConsole::RelayState(_) => print("the relay is back\n"),
             _ => {}
         }
@@ -214,7 +222,9 @@ impl Terminal {
             Typed::Files => self.files().await,
             Typed::Refuse(id) => self.refuse(&id).await,
             Typed::Code { device, code } => self.code(device, code).await,
-            Typed::Unknown(line) => say(&format!("unknown command: {}; type `help` for the list\n", visible(&line))),
+            Typed::Unknown(line) => {
+                say(&format!("unknown command: {}; type `help` for the list\n", visible(&line)))
+            }
         };
         if let Err(refusal) = result {
             print(&format!("{refusal}\n"));
@@ -223,7 +233,10 @@ impl Terminal {
     }
 
     fn console(&self) -> Result<(), OperatorError> {
-        let link = self.door.link().map_err(|error| OperatorError::new(crate::exit::Exit::Failed, error.to_string()))?;
+        let link = self
+            .door
+            .link()
+            .map_err(|error| OperatorError::new(crate::exit::Exit::Failed, error.to_string()))?;
         say(&format!("{link}\n(opens once, within a minute)\n"))
     }
 
@@ -246,12 +259,15 @@ impl Terminal {
         say("turned away\n")
     }
 
-    /// Bare digits are for the knock on the screen and for no other, so that nobody comes in by a near miss.
+    /// Bare digits are for the knock on the screen and for no other, so that nobody comes in by a
+    /// near miss.
     async fn code(&mut self, device: Option<String>, code: String) -> Result<(), OperatorError> {
         let meant = match device {
             Some(name) => (desk::resolve_live(&self.driver, &name).await?, None),
             None => {
-                let asked = self.asked_about.and_then(|id| self.knocks.iter().find(|knock| knock.request_id == id));
+                let asked = self
+                    .asked_about
+                    .and_then(|id| self.knocks.iter().find(|knock| knock.request_id == id));
                 let Some(knock) = asked else {
                     return say("nobody waits\n");
                 };
@@ -270,7 +286,11 @@ fn left_words(knock: &JoinRequestInfo) -> String {
 }
 
 fn crowd_words(in_line: u32) -> String {
-    let devices = if in_line == 1 { "1 more device is".into() } else { format!("{in_line} more devices are") };
+    let devices = if in_line == 1 {
+        "1 more device is".into()
+    } else {
+        format!("{in_line} more devices are")
+    };
     format!(
         "{devices} waiting; they are shown little by little, so that nobody can flood you.\n  \
          Expecting many? Type `more` to be asked about more of them for ten minutes.\n"
@@ -290,10 +310,16 @@ fn prompt(knock: &JoinRequestInfo, waiting: usize) -> String {
         visible(&knock.address)
     );
     if let Some(other) = &knock.looks_like {
-        text.push_str(&format!("  Careful: that looks like {}, who is in already.\n", visible(other)));
+        text.push_str(&format!(
+            "  Careful: that looks like {}, who is in already.\n",
+            visible(other)
+        ));
     }
     if let Some(other) = &knock.like_refused {
-        text.push_str(&format!("  Careful: that looks like {}, who was turned away.\n", visible(&other.name)));
+        text.push_str(&format!(
+            "  Careful: that looks like {}, who was turned away.\n",
+            visible(&other.name)
+        ));
     }
     if waiting > 1 {
         text.push_str(&format!("  ({waiting} wait in all; one after the other)\n"));
@@ -305,7 +331,8 @@ fn prompt(knock: &JoinRequestInfo, waiting: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    //! Promises: nothing but the right digits lets anybody in, and bare digits are for the one on the screen.
+    //! Promises: nothing but the right digits lets anybody in, and bare digits are for the one on
+    //! the screen.
 
     use lanyard_protocol::message::JoinRequestList;
 
@@ -314,7 +341,10 @@ mod tests {
 
     #[test]
     fn lines_are_understood() {
-        let code = |device: Option<&str>, code: &str| Typed::Code { device: device.map(Into::into), code: code.into() };
+        let code = |device: Option<&str>, code: &str| Typed::Code {
+            device: device.map(Into::into),
+            code: code.into(),
+        };
         for (line, typed) in [
             ("", Typed::Nothing),
             ("   ", Typed::Nothing),
@@ -340,7 +370,16 @@ mod tests {
     async fn terminal(bench: &DriverFixture) -> (Terminal, Screen) {
         let screen = bench.driver.subscribe(BEHIND).await.unwrap();
         let door = LoginLinks::new(([127, 0, 0, 1], 1).into());
-        (Terminal { driver: bench.driver.clone(), door, knocks: vec![], in_line: 0, asked_about: None }, screen)
+        (
+            Terminal {
+                driver: bench.driver.clone(),
+                door,
+                knocks: vec![],
+                in_line: 0,
+                asked_about: None,
+            },
+            screen,
+        )
     }
 
     fn catch_up(terminal: &mut Terminal, screen: &mut Screen) {
@@ -363,13 +402,15 @@ mod tests {
             assert!(!terminal.typed(nothing).await);
         }
         assert!(!terminal.typed(&second).await);
-        let knocks = bench.driver.query(|authority, _| authority.knocks(true).knocks).await.unwrap();
+        let knocks =
+            bench.driver.query(|authority, _| authority.knocks(true).knocks).await.unwrap();
         assert_eq!((knocks.len(), knocks[0].tries_left, knocks[1].tries_left), (2, 2, 3));
 
         let naming = tokio::spawn(async move { terminal.typed(&format!("Ben {second}")).await });
         bench.ack_approval().await;
         assert!(!naming.await.unwrap());
-        let knocks = bench.driver.query(|authority, _| authority.knocks(true).knocks).await.unwrap();
+        let knocks =
+            bench.driver.query(|authority, _| authority.knocks(true).knocks).await.unwrap();
         assert_eq!((knocks.len(), knocks[0].name.as_str()), (1, "Ana"));
     }
 
@@ -387,12 +428,21 @@ mod tests {
         assert!(!terminal.knows_as_left(&left[0]));
         let words = left_words(&left[0]);
         assert_eq!(words, "Ana (from 192.168.1.5) left before you answered\n");
-        terminal.told(&MasterToConsole::Knocks(JoinRequestList { knocks: left.clone(), waiting: 0, more_for_ms: None }));
+        terminal.told(&MasterToConsole::Knocks(JoinRequestList {
+            knocks: left.clone(),
+            waiting: 0,
+            more_for_ms: None,
+        }));
         assert!(terminal.knows_as_left(&left[0]));
         assert_eq!(terminal.asked_about, None);
         assert!(!terminal.typed(&code).await);
-        let knocks = bench.driver.query(|authority, _| authority.knocks(true).knocks).await.unwrap();
-        assert_eq!((knocks.len(), knocks[0].tries_left), (1, 3), "nobody was meant by these digits");
+        let knocks =
+            bench.driver.query(|authority, _| authority.knocks(true).knocks).await.unwrap();
+        assert_eq!(
+            (knocks.len(), knocks[0].tries_left),
+            (1, 3),
+            "nobody was meant by these digits"
+        );
     }
 
     #[tokio::test]
@@ -424,6 +474,10 @@ mod tests {
         };
         let text = prompt(&knock, 2);
         assert!(text.contains("\\u{202e}anA knocks (browser, Safari, from 192.168.1.5)"), "{text}");
-        assert!(text.contains("looks like Ana") && text.contains("refuse abababab") && !text.contains("123456"));
+        assert!(
+            text.contains("looks like Ana")
+                && text.contains("refuse abababab")
+                && !text.contains("123456")
+        );
     }
 }

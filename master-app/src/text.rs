@@ -4,12 +4,14 @@ use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use unicode_normalization::char::is_combining_mark;
 
-/// Marks on one letter that are printed: Vietnamese, Hebrew and Tibetan need three; hundreds paint over other lines.
+/// Marks on one letter that are printed: Vietnamese, Hebrew and Tibetan need three; hundreds paint
+/// over other lines.
 const MAX_MARKS: usize = 4;
 
-/// A name as the terminal may print it: control, bidi and invisible characters show as escapes, a letter keeps its first few
-/// marks, and text that runs from right to left is kept from rearranging what stands around it.
-pub fn visible(name: &str) -> String {
+/// A name as the terminal may print it: control, bidi and invisible characters show as escapes, a
+/// letter keeps its first few marks, and text that runs from right to left is kept from rearranging
+/// what stands around it.
+pub(crate) fn visible(name: &str) -> String {
     let mut shown = String::with_capacity(name.len());
     let mut marks = 0;
     for c in name.chars() {
@@ -39,7 +41,7 @@ fn runs_leftwards(c: char) -> bool {
 }
 
 /// Decimal units, three figures at most.
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -55,8 +57,10 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// A moment in UTC: `2026-11-20 18:05:00Z`.
-pub fn date(ms: u64) -> String {
-    let moment = i64::try_from(ms / 1_000).ok().and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok());
+pub(crate) fn date(ms: u64) -> String {
+    let moment = i64::try_from(ms / 1_000)
+        .ok()
+        .and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok());
     moment.map_or_else(String::new, |at| {
         let (date, time) = (at.date(), at.time());
         format!(
@@ -72,7 +76,7 @@ pub fn date(ms: u64) -> String {
 }
 
 /// How long, in the largest unit that says it well: `50 min`, `8 h`, `2 days`.
-pub fn duration(ms: u64) -> String {
+pub(crate) fn duration(ms: u64) -> String {
     let seconds = ms.div_ceil(1_000);
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -83,7 +87,7 @@ pub fn duration(ms: u64) -> String {
 }
 
 /// Columns padded to their widest cell; the last one is left as it is.
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |text: &str| text.chars().count();
     let widths: Vec<usize> = (0..head.len())
         .map(|n| rows.iter().map(|row| width(&row[n])).chain([width(head[n])]).max().unwrap_or(0))
@@ -103,10 +107,12 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     table
 }
 
-/// A QR code in half blocks, black on white whatever the terminal's own colours are. `None` if it does not fit one.
-pub fn qr(content: &str) -> Option<String> {
+/// A QR code in half blocks, black on white whatever the terminal's own colours are. `None` if it
+/// does not fit one.
+pub(crate) fn qr(content: &str) -> Option<String> {
     let code = QrCode::new(content).ok()?;
-    let picture = code.render::<Dense1x2>().dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build();
+    let picture =
+        code.render::<Dense1x2>().dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build();
     // Dark modules are drawn as blocks, in the foreground colour.
     Some(picture.lines().map(|line| format!("\x1b[38;5;16;48;5;231m{line}\x1b[0m\n")).collect())
 }
@@ -132,27 +138,37 @@ mod tests {
     #[test]
     fn a20_a_letter_keeps_its_first_marks_and_no_tower_of_them() {
         for mark in ['\u{301}', '\u{489}', '\u{34f}', '\u{5b8}', '\u{e37}'] {
-            for name in [format!("Z{}", mark.to_string().repeat(120)), mark.to_string().repeat(120)] {
+            for name in [format!("Z{}", mark.to_string().repeat(120)), mark.to_string().repeat(120)]
+            {
                 let shown = visible(&format!("{name}, and more"));
                 assert_eq!(shown.chars().filter(|c| *c == mark).count(), MAX_MARKS, "{mark:?}");
                 assert!(shown.contains(", and more"), "{shown:?}");
             }
         }
-        for whole in ["Việt Nam", "e\u{323}\u{302}", "ཀྵྨྱ", "👩‍🚀".trim_end_matches('\u{200d}')] {
+        for whole in ["Việt Nam", "e\u{323}\u{302}", "ཀྵྨྱ", "👩‍🚀".trim_end_matches('\u{200d}')]
+        {
             let plain = whole.replace('\u{200d}', "\\u{200d}");
             assert_eq!(visible(whole), plain, "what languages need stays");
         }
     }
 
-    /// A19, A20. Whatever character stands in a name, what is printed moves no cursor, starts no line and turns no text around.
+    /// A19, A20. Whatever character stands in a name, what is printed moves no cursor, starts no
+    /// line and turns no text around.
     #[test]
     fn a19_a20_no_character_moves_the_cursor_or_turns_the_text() {
         for c in '\0'..=char::MAX {
             let shown = visible(&format!("a{c}b"));
-            let deceives = |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{200b}';
+            let deceives = |c: char| {
+                c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{200b}'
+            };
             assert!(!shown.contains(deceives), "{:x}: {shown:?}", c as u32);
             let isolates = shown.chars().filter(|c| ('\u{2066}'..='\u{2069}').contains(c)).count();
-            assert!(isolates == 0 || (isolates == 2 && shown.starts_with('\u{2068}') && shown.ends_with('\u{2069}')));
+            assert!(
+                isolates == 0
+                    || (isolates == 2
+                        && shown.starts_with('\u{2068}')
+                        && shown.ends_with('\u{2069}'))
+            );
         }
     }
 

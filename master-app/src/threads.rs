@@ -1,8 +1,9 @@
-//! How many threads there are: one for a command, and one more for the relay of a hub in one process.
+//! How many threads there are: one for a command, and one more for the relay of a hub in one
+//! process.
 //!
-//! A relay's work is system calls and hashing, and one core of them carries about ten gigabits. A second worker adds wake-ups
-//! across threads, and a heap of its own that grew with the file. What blocks (disks, SQLite) has threads of its own in any
-//! case.
+//! A relay's work is system calls and hashing, and one core of them carries about ten gigabits. A
+//! second worker adds wake-ups across threads, and a heap of its own that grew with the file. What
+//! blocks (disks, SQLite) has threads of its own in any case.
 
 use std::net::SocketAddr;
 
@@ -15,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 const BLOCKING_THREADS: usize = 16;
 
 /// A runtime of one thread.
-pub fn runtime() -> std::io::Result<Runtime> {
+pub(crate) fn runtime() -> std::io::Result<Runtime> {
     Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
 }
 
 /// A relay on its own thread.
-pub struct RelayThread {
+pub(crate) struct RelayThread {
     /// Where it listens, with the port that it really got.
     pub listen: SocketAddr,
     stop: CancellationToken,
@@ -29,14 +30,17 @@ pub struct RelayThread {
 
 impl RelayThread {
     /// Lets it say goodbye, and waits for that.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         let _ = self.ended.await;
     }
 }
 
-/// Starts a relay. The outer error is this machine's (no thread to be had), the inner one the relay's.
-pub async fn start_relay(config: RelayConfig) -> anyhow::Result<Result<RelayThread, RelayError>> {
+/// Starts a relay. The outer error is this machine's (no thread to be had), the inner one the
+/// relay's.
+pub(crate) async fn start_relay(
+    config: RelayConfig,
+) -> anyhow::Result<Result<RelayThread, RelayError>> {
     let stop = CancellationToken::new();
     let (bound, listens) = oneshot::channel();
     let (end, ended) = oneshot::channel();

@@ -1,4 +1,5 @@
-//! Letting a device in: two commits, a reveal, an opening, six digits on the device's screen (PROTOCOL.md 3).
+//! Letting a device in: two commits, a reveal, an opening, six digits on the device's screen
+//! (PROTOCOL.md 3).
 
 use crate::ids::{Commit, InvitationSecret, Mac, Nonce, PublicKey, RequestId, Reveal};
 
@@ -12,8 +13,19 @@ pub fn commit(device_key: &PublicKey, reveal: &Reveal) -> Commit {
 }
 
 /// Names one knock: key, promise, the relay's nonce and the name on the screen.
-pub fn request_id(device_key: &PublicKey, commit: &Commit, relay_nonce: &Nonce, name: &str) -> RequestId {
-    let hash = hash_lines(&["lanyard/2 request", &device_key.to_hex(), &commit.to_hex(), &relay_nonce.to_hex(), name]);
+pub fn request_id(
+    device_key: &PublicKey,
+    commit: &Commit,
+    relay_nonce: &Nonce,
+    name: &str,
+) -> RequestId {
+    let hash = hash_lines(&[
+        "lanyard/2 request",
+        &device_key.to_hex(),
+        &commit.to_hex(),
+        &relay_nonce.to_hex(),
+        name,
+    ]);
     let mut id = [0u8; 16];
     id.copy_from_slice(&hash.as_bytes()[..16]);
     RequestId(id)
@@ -21,11 +33,13 @@ pub fn request_id(device_key: &PublicKey, commit: &Commit, relay_nonce: &Nonce, 
 
 /// The master's promise of `nonce`, made before the device reveals.
 pub fn master_commit(hub_key: &PublicKey, request_id: &RequestId, nonce: &Nonce) -> Commit {
-    let lines = ["lanyard/2 master commit", &hub_key.to_hex(), &request_id.to_hex(), &nonce.to_hex()];
+    let lines =
+        ["lanyard/2 master commit", &hub_key.to_hex(), &request_id.to_hex(), &nonce.to_hex()];
     Commit(*hash_lines(&lines).as_bytes())
 }
 
-/// Six digits that device and master compute alike; the person at the host types what the device shows.
+/// Six digits that device and master compute alike; the person at the host types what the device
+/// shows.
 pub fn code(
     hub_key: &PublicKey,
     device_key: &PublicKey,
@@ -60,6 +74,9 @@ mod tests {
     #[test]
     fn an_invitations_proof_is_the_same_everywhere() {
         let proof = invitation_proof(&InvitationSecret([0xb2; 16]), &RequestId([0x5a; 16]));
-        assert_eq!(proof.to_hex(), "16435bd4f5f1e1f0f07098619858ab0e2690647e2e978d68a58de54d5fc8d987");
+        assert_eq!(
+            proof.to_hex(),
+            "16435bd4f5f1e1f0f07098619858ab0e2690647e2e978d68a58de54d5fc8d987"
+        );
     }
 }

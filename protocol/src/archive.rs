@@ -1,5 +1,6 @@
-//! How long an archive is before any byte of it exists, and the name of its layout. The master promises the length and the
-//! relay writes the bytes, so both count with this: stored members, zip64 only where a number needs it (PROTOCOL.md 7.3).
+//! How long an archive is before any byte of it exists, and the name of its layout. The master
+//! promises the length and the relay writes the bytes, so both count with this: stored members,
+//! zip64 only where a number needs it (PROTOCOL.md 7.3).
 
 use crate::file::{EntryKind, FileRef};
 use crate::ids::LayoutId;

@@ -1,4 +1,5 @@
-//! Text frame ↔ message. Size, depth, duplicate keys and number range are checked before anything else looks at a frame.
+//! Text frame ↔ message. Size, depth, duplicate keys and number range are checked before anything
+//! else looks at a frame.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -61,7 +62,10 @@ fn is_security_message(opcode: &str) -> bool {
     opcode.ends_with("REGISTER")
         || opcode.ends_with("REGISTER_ACK")
         || opcode.starts_with("APPROVAL_")
-        || matches!(opcode, "CHALLENGE" | "MASTER_CHALLENGE" | "APPROVE_CLIENT" | "DIS_APPROVE_CLIENT")
+        || matches!(
+            opcode,
+            "CHALLENGE" | "MASTER_CHALLENGE" | "APPROVE_CLIENT" | "DIS_APPROVE_CLIENT"
+        )
         || matches!(opcode, "CLIENT_APPROVED" | "CLIENT_DIS_APPROVED" | "NEW_CLIENT_REGISTERED")
 }
 
@@ -81,7 +85,10 @@ struct Envelope<'a> {
     ref_to: Option<&'a RawValue>,
 }
 
-fn decode_message<M: DeserializeOwned + Serialize>(text: &str, envelope: &Envelope) -> Result<M, DecodeError> {
+fn decode_message<M: DeserializeOwned + Serialize>(
+    text: &str,
+    envelope: &Envelope,
+) -> Result<M, DecodeError> {
     let parsed = match envelope.data {
         // Serde would read a list as a struct, too.
         Some(data) if !data.get().starts_with('{') => Err(de::Error::custom("`data` is no object")),
@@ -111,17 +118,20 @@ fn decode_message<M: DeserializeOwned + Serialize>(text: &str, envelope: &Envelo
 fn says_more<M: Serialize>(text: &str, message: &M) -> bool {
     fn strange(said: &Value, known: &Value) -> bool {
         match (said, known) {
-            (Value::Object(said), Value::Object(known)) => {
-                said.iter().any(|(key, value)| known.get(key).is_none_or(|known| strange(value, known)))
-            }
+            (Value::Object(said), Value::Object(known)) => said
+                .iter()
+                .any(|(key, value)| known.get(key).is_none_or(|known| strange(value, known))),
             (Value::Array(said), Value::Array(known)) => {
-                said.len() != known.len() || said.iter().zip(known).any(|(said, known)| strange(said, known))
+                said.len() != known.len()
+                    || said.iter().zip(known).any(|(said, known)| strange(said, known))
             }
             (Value::Object(_) | Value::Array(_), _) => true,
             _ => false,
         }
     }
-    let (Ok(mut said), Ok(known)) = (serde_json::from_str::<Value>(text), serde_json::to_value(message)) else {
+    let (Ok(mut said), Ok(known)) =
+        (serde_json::from_str::<Value>(text), serde_json::to_value(message))
+    else {
         return true;
     };
     if let Value::Object(fields) = &mut said {
@@ -139,7 +149,8 @@ fn open(text: &str, max_bytes: usize) -> Result<Envelope<'_>, DecodeError> {
     serde_json::from_str(text).map_err(malformed)
 }
 
-/// Reads a frame of a device's or the console's socket. `from`, `to` and `ref_to` do not belong there.
+/// Reads a frame of a device's or the console's socket. `from`, `to` and `ref_to` do not belong
+/// there.
 pub fn decode<M: DeserializeOwned + Serialize>(text: &str) -> Result<Frame<M>, DecodeError> {
     let envelope = open(text, MAX_FRAME_BYTES)?;
     if envelope.from.is_some() || envelope.to.is_some() || envelope.ref_to.is_some() {
@@ -149,14 +160,26 @@ pub fn decode<M: DeserializeOwned + Serialize>(text: &str) -> Result<Frame<M>, D
 }
 
 /// Reads a frame of the master's socket.
-pub fn decode_master<M: DeserializeOwned + Serialize>(text: &str) -> Result<MasterFrame<M>, DecodeError> {
+pub fn decode_master<M: DeserializeOwned + Serialize>(
+    text: &str,
+) -> Result<MasterFrame<M>, DecodeError> {
     let envelope = open(text, MAX_MASTER_FRAME_BYTES)?;
     fn address<T: DeserializeOwned>(raw: Option<&RawValue>) -> Result<Option<T>, DecodeError> {
-        raw.map(|raw| serde_json::from_str(raw.get()).map_err(|error| DecodeError::Malformed(error.to_string())))
-            .transpose()
+        raw.map(|raw| {
+            serde_json::from_str(raw.get())
+                .map_err(|error| DecodeError::Malformed(error.to_string()))
+        })
+        .transpose()
     }
-    let (from, to, ref_to) = (address(envelope.from)?, address(envelope.to)?, address(envelope.ref_to)?);
-    Ok(MasterFrame { message: decode_message(text, &envelope)?, reference: envelope.reference, from, to, ref_to })
+    let (from, to, ref_to) =
+        (address(envelope.from)?, address(envelope.to)?, address(envelope.ref_to)?);
+    Ok(MasterFrame {
+        message: decode_message(text, &envelope)?,
+        reference: envelope.reference,
+        from,
+        to,
+        ref_to,
+    })
 }
 
 #[derive(Serialize)]
@@ -205,7 +228,8 @@ impl<M> MasterFrame<M> {
     }
 }
 
-/// Walks a JSON text once: depth, duplicate keys, integers beyond 2^53 - 1, and that the frame is an object.
+/// Walks a JSON text once: depth, duplicate keys, integers beyond 2^53 - 1, and that the frame is
+/// an object.
 fn check_json(text: &str) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     JsonCursor { depth: 1, object_only: true }.deserialize(&mut deserializer)?;

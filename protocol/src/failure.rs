@@ -1,4 +1,5 @@
-//! Every "no" of the wire has a stable code: in a message, as an HTTP status, or as the reason a socket closed.
+//! Every "no" of the wire has a stable code: in a message, as an HTTP status, or as the reason a
+//! socket closed.
 
 use serde::{Deserialize, Serialize};
 
@@ -245,7 +246,8 @@ impl CloseCode {
         }
     }
 
-    /// Whether a device comes back by itself after this (PROTOCOL.md 1): never after a refusal or an error of its own.
+    /// Whether a device comes back by itself after this (PROTOCOL.md 1): never after a refusal or
+    /// an error of its own.
     pub fn may_reconnect(self) -> bool {
         !matches!(self, Self::BadMessage | Self::Unauthenticated | Self::Revoked | Self::Superseded)
     }

@@ -1,4 +1,5 @@
-//! Everything listed is a feed: an epoch, a revision that grows by one per change, and pages for who missed some.
+//! Everything listed is a feed: an epoch, a revision that grows by one per change, and pages for
+//! who missed some.
 
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,8 @@ pub struct FeedPage {
     pub epoch: u64,
     /// The head when this page was made.
     pub revision: u64,
-    /// Of a delta: what changed after this revision. One that begins after what its reader has belongs to another session.
+    /// Of a delta: what changed after this revision. One that begins after what its reader has
+    /// belongs to another session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "typescript", ts(optional, type = "number"))]
     pub since: Option<u64>,

@@ -119,22 +119,28 @@ impl<'de> Deserialize<'de> for Listed {
     }
 }
 
-/// Reads the list of a message. An entry that cannot be is read as no entry, and takes none of the others along
-/// (PROTOCOL.md 5.2).
-pub(crate) fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<FileEntry>, D::Error> {
+/// Reads the list of a message. An entry that cannot be is read as no entry, and takes none of the
+/// others along (PROTOCOL.md 5.2).
+pub(crate) fn entries<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<FileEntry>, D::Error> {
     let listed = Vec::<Listed>::deserialize(deserializer)?;
     Ok(listed.into_iter().filter_map(|listed| listed.0).collect())
 }
 
 /// Reads the one entry of a message in the same way: one that cannot be is none.
-pub(crate) fn entry<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FileEntry>, D::Error> {
+pub(crate) fn entry<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<FileEntry>, D::Error> {
     Ok(Option::<Listed>::deserialize(deserializer)?.and_then(|listed| listed.0))
 }
 
 impl FileEntry {
     /// Whether its path may travel, and its size and group size are such as may be.
     pub fn can_be(&self) -> bool {
-        self.size <= MAX_FILE_BYTES && self.group_log == group_log(self.size) && path::validate(&self.path).is_ok()
+        self.size <= MAX_FILE_BYTES
+            && self.group_log == group_log(self.size)
+            && path::validate(&self.path).is_ok()
     }
 
     /// Returns the name of the file everywhere.

@@ -1,7 +1,9 @@
-//! Groups: the unit of verification. Group hashes are BLAKE3 chaining hashes; merged they give the root that `b3sum` prints
-//! (PROTOCOL.md 6). The only module that touches `blake3::hazmat`.
+//! Groups: the unit of verification. Group hashes are BLAKE3 chaining hashes; merged they give the
+//! root that `b3sum` prints (PROTOCOL.md 6). The only module that touches `blake3::hazmat`.
 
-use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
+};
 
 use crate::ids::Root;
 
@@ -92,7 +94,8 @@ impl Groups {
         hasher.finish()
     }
 
-    /// The root that `hashes` (one per group, in order) merge to; `None` when their number is wrong.
+    /// The root that `hashes` (one per group, in order) merge to; `None` when their number is
+    /// wrong.
     pub fn root(&self, hashes: &[GroupHash]) -> Option<Root> {
         self.root_of(hashes.iter().copied())
     }
@@ -134,8 +137,9 @@ impl GroupHasher {
     }
 }
 
-/// Pairs neighbours level by level; an odd last one goes up unchanged; the last pair is hashed with ROOT. Done with a stack
-/// of finished subtrees, each a power of two of groups, the largest at the bottom. `None` for fewer than two.
+/// Pairs neighbours level by level; an odd last one goes up unchanged; the last pair is hashed with
+/// ROOT. Done with a stack of finished subtrees, each a power of two of groups, the largest at the
+/// bottom. `None` for fewer than two.
 fn merge(hashes: impl Iterator<Item = GroupHash>) -> Option<Root> {
     let mut stack: Vec<ChainingValue> = Vec::new();
     for (index, value) in hashes.enumerate() {

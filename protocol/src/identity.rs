@@ -1,11 +1,13 @@
-//! Identity is a key: the public id made of it, and the proofs both sides show at every connect (PROTOCOL.md 2).
+//! Identity is a key: the public id made of it, and the proofs both sides show at every connect
+//! (PROTOCOL.md 2).
 
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use uuid::Uuid;
 
 use crate::ids::{BootId, Channel, DeviceId, EphemeralKey, Nonce, PublicKey, Signature};
 
-/// The public id of the device that holds the key behind `key`: the first 16 bytes of its BLAKE3 as a version 8 UUID.
+/// The public id of the device that holds the key behind `key`: the first 16 bytes of its BLAKE3 as
+/// a version 8 UUID.
 pub fn public_id(key: &PublicKey) -> DeviceId {
     let hash = blake3::hash(&key.0);
     let mut bytes = [0u8; 16];
@@ -15,7 +17,8 @@ pub fn public_id(key: &PublicKey) -> DeviceId {
     DeviceId(Uuid::from_bytes(bytes))
 }
 
-/// The hub's fingerprint as its screen and QR code carry it: the first 16 bytes of BLAKE3 of its key, in hex.
+/// The hub's fingerprint as its screen and QR code carry it: the first 16 bytes of BLAKE3 of its
+/// key, in hex.
 pub fn fingerprint(key: &PublicKey) -> String {
     hex::encode(&blake3::hash(&key.0).as_bytes()[..16])
 }

@@ -1,4 +1,5 @@
-//! Names of things on the wire. Binary ones are lower-case hex, UUIDs lower-case with hyphens; secrets never show in `Debug`.
+//! Names of things on the wire. Binary ones are lower-case hex, UUIDs lower-case with hyphens;
+//! secrets never show in `Debug`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -262,7 +263,8 @@ pub struct Recipient {
     pub instance: Option<Instance>,
 }
 
-/// What a requester puts beside its request to know the answer by: 1 to 64 characters of `A-Za-z0-9_-`.
+/// What a requester puts beside its request to know the answer by: 1 to 64 characters of
+/// `A-Za-z0-9_-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(type = "string"))]
@@ -272,8 +274,8 @@ impl Ref {
     /// `None` when `text` has another form.
     pub fn new(text: impl Into<String>) -> Option<Self> {
         let text = text.into();
-        let fits =
-            (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let fits = (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         fits.then_some(Self(text))
     }
 
@@ -290,6 +292,7 @@ impl Ref {
 
 impl<'de> Deserialize<'de> for Ref {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ref::new(String::deserialize(deserializer)?).ok_or_else(|| de::Error::custom("a ref of another form"))
+        Ref::new(String::deserialize(deserializer)?)
+            .ok_or_else(|| de::Error::custom("a ref of another form"))
     }
 }

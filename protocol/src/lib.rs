@@ -1,7 +1,8 @@
-//! The language between relay, master and devices, version 2. `PROTOCOL.md` beside this crate is the normative text.
+//! The language between relay, master and devices, version 2. `PROTOCOL.md` beside this crate is
+//! the normative text.
 //!
-//! Types, limits and everything that is *computed* on the wire (ids, signature texts, codes, group hashes), each checked
-//! against `vectors/`. No IO, no clock, no randomness: callers bring those.
+//! Types, limits and everything that is *computed* on the wire (ids, signature texts, codes, group
+//! hashes), each checked against `vectors/`. No IO, no clock, no randomness: callers bring those.
 
 #![warn(missing_docs)]
 
@@ -32,7 +33,9 @@ pub use failure::{CloseCode, FailureCode};
 pub use feed::{FeedMode, FeedPage, Gone, Resume};
 pub use file::{EntryKind, FileEntry, FileRef, NewFile};
 pub use ids::*;
-pub use message::{ConsoleToMaster, DeviceToRelay, MasterToConsole, MasterToRelay, RelayToDevice, RelayToMaster};
+pub use message::{
+    ConsoleToMaster, DeviceToRelay, MasterToConsole, MasterToRelay, RelayToDevice, RelayToMaster,
+};
 
 /// The one live version of the wire, said once, at the handshake.
 pub const PROTOCOL_VERSION: u32 = 2;
@@ -41,13 +44,15 @@ pub const SUBPROTOCOL: &str = "lanyard.v2";
 /// The beginning of the subprotocols of all versions.
 const ANY_SUBPROTOCOL: &str = "lanyard.v";
 
-/// Returns the subprotocol that a socket gets of those in its `Sec-WebSocket-Protocol` headers: ours, or else that of another
-/// version, whose client is then told to update.
+/// Returns the subprotocol that a socket gets of those in its `Sec-WebSocket-Protocol` headers:
+/// ours, or else that of another version, whose client is then told to update.
 pub fn chosen_subprotocol<'a>(headers: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let offered: Vec<&str> = headers.flat_map(|value| value.split(',')).map(str::trim).collect();
     let of_a_version = |name: &&str| {
         let version = name.strip_prefix(ANY_SUBPROTOCOL);
-        version.is_some_and(|version| (1..=4).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_digit()))
+        version.is_some_and(|version| {
+            (1..=4).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_digit())
+        })
     };
     let ours = offered.iter().find(|name| **name == SUBPROTOCOL);
     ours.copied().or_else(|| offered.into_iter().find(of_a_version))

@@ -1,5 +1,6 @@
-//! Binds the key of a link to its maker (PROTOCOL.md 7.1). The hash of a link is heard by others and is free again once the
-//! link has ended; an address must then lead to nothing, whoever registers its hash.
+//! Binds the key of a link to its maker (PROTOCOL.md 7.1). The hash of a link is heard by others
+//! and is free again once the link has ended; an address must then lead to nothing, whoever
+//! registers its hash.
 
 use crate::approval::hash_lines;
 use crate::ids::{DeviceId, Link, LinkBinding, LinkHash, LinkSeed};
@@ -24,7 +25,8 @@ impl DrawnLink {
 }
 
 impl LinkBinding {
-    /// Returns true if `maker` made `link`. Somebody else would need a seed whose hash is this key, even with the key known.
+    /// Returns true if `maker` made `link`. Somebody else would need a seed whose hash is this key,
+    /// even with the key known.
     pub fn binds(&self, link: &Link, maker: DeviceId) -> bool {
         let seed = LinkSeed(xor(&self.0, &mask(link)));
         key(&seed, maker) == *link

@@ -1,5 +1,6 @@
-//! Proofs by the secret that master and relay share (PROTOCOL.md 2.3): both to each other, the host's own device, and who may
-//! read the metrics. Role labels stop a reflected proof. Nothing is proved by an address.
+//! Proofs by the secret that master and relay share (PROTOCOL.md 2.3): both to each other, the
+//! host's own device, and who may read the metrics. Role labels stop a reflected proof. Nothing is
+//! proved by an address.
 
 use std::net::IpAddr;
 
@@ -17,8 +18,8 @@ pub struct MasterTranscript {
     pub master_nonce: Nonce,
     /// Grows with every registration of the master; fences an old one.
     pub term: u64,
-    /// The `Host` that the master sends. By plain http it must mean the master's own machine: whoever passes the connection on
-    /// from elsewhere would have to change it.
+    /// The `Host` that the master sends. By plain http it must mean the master's own machine:
+    /// whoever passes the connection on from elsewhere would have to change it.
     pub authority: String,
     /// The channel of the TLS connection; plain adds nothing.
     pub channel: Channel,
@@ -61,13 +62,15 @@ pub fn means_own_machine(authority: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// The `host_proof` of a registration of kind `"master"`: that it is the host's own device, which knows the secret.
+/// The `host_proof` of a registration of kind `"master"`: that it is the host's own device, which
+/// knows the secret.
 pub fn host_proof(secret: &[u8; 32], transcript: &Transcript) -> Mac {
     let text = format!("lanyard/2 host\n{}", transcript.device_text());
     Mac(*blake3::keyed_hash(secret, text.as_bytes()).as_bytes())
 }
 
-/// The token that `GET /metrics` wants, in hex; the hub keeps it in a file of its own, for its owner's programs.
+/// The token that `GET /metrics` wants, in hex; the hub keeps it in a file of its own, for its
+/// owner's programs.
 pub fn metrics_token(secret: &[u8; 32]) -> String {
     hex::encode(blake3::derive_key("lanyard/2 metrics", secret))
 }
@@ -84,18 +87,32 @@ mod tests {
 
     #[test]
     fn own_machine_is_a_loopback_that_needs_no_resolving() {
-        for authority in ["127.0.0.1:7070", "127.9.9.9", "localhost", "localhost:1", "[::1]:7070", "[::ffff:127.0.0.1]"]
-        {
+        for authority in [
+            "127.0.0.1:7070",
+            "127.9.9.9",
+            "localhost",
+            "localhost:1",
+            "[::1]:7070",
+            "[::ffff:127.0.0.1]",
+        ] {
             assert!(means_own_machine(authority), "{authority}");
         }
-        for authority in ["", "hub.local", "192.168.1.2:7070", "localhost.evil:1", "127.0.0.1.evil", "[fe80::1]:1"] {
+        for authority in [
+            "",
+            "hub.local",
+            "192.168.1.2:7070",
+            "localhost.evil:1",
+            "127.0.0.1.evil",
+            "[fe80::1]:1",
+        ] {
             assert!(!means_own_machine(authority), "{authority}");
         }
     }
 
     #[test]
     fn a_proof_over_one_certificate_is_none_over_another() {
-        let (boot_id, relay_nonce, master_nonce) = (BootId([1; 16]), Nonce([2; 32]), Nonce([3; 32]));
+        let (boot_id, relay_nonce, master_nonce) =
+            (BootId([1; 16]), Nonce([2; 32]), Nonce([3; 32]));
         let plain = MasterTranscript {
             boot_id,
             relay_nonce,

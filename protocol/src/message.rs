@@ -1,8 +1,9 @@
 //! The messages, one enum a direction, and the parts they share.
 //!
-//! Device and relay speak over `/ws/device`; master and relay over `/ws/master`, where the relay passes devices' requests
-//! on unchanged (`from` beside them says whose) and the master's answers back (`to`); the host's console speaks to the
-//! master app over `/ws/console`. Adding a message means a vector, a line in PROTOCOL.md and a simulation step together.
+//! Device and relay speak over `/ws/device`; master and relay over `/ws/master`, where the relay
+//! passes devices' requests on unchanged (`from` beside them says whose) and the master's answers
+//! back (`to`); the host's console speaks to the master app over `/ws/console`. Adding a message
+//! means a vector, a line in PROTOCOL.md and a simulation step together.
 
 mod console;
 mod device;
@@ -11,7 +12,7 @@ mod master;
 
 use serde::{Deserialize, Serialize};
 
-use crate::chunk::{GroupSpan, BodyKind};
+use crate::chunk::{BodyKind, GroupSpan};
 use crate::device::Client;
 use crate::failure::{CloseCode, FailureCode};
 use crate::file::{FileEntry, NewFile};
@@ -57,7 +58,8 @@ wire! {
         pub revision: u64,
     }
 
-    /// The master binds itself to its nonce before the device reveals: whoever learns the digits last cannot choose them.
+    /// The master binds itself to its nonce before the device reveals: whoever learns the digits
+    /// last cannot choose them.
     #[serde(deny_unknown_fields)]
     pub struct ApprovalChallenge {
         /// Identifies the knock; each one gets a new id.
@@ -66,7 +68,8 @@ wire! {
         pub commit: Commit,
     }
 
-    /// Answers an APPROVAL_CHALLENGE: the device opens its own commitment, after the master is bound.
+    /// Answers an APPROVAL_CHALLENGE: the device opens its own commitment, after the master is
+    /// bound.
     #[serde(deny_unknown_fields)]
     pub struct ApprovalReveal {
         /// Identifies the knock; each one gets a new id.
@@ -93,7 +96,8 @@ wire! {
         pub proof: Mac,
     }
 
-    /// The host lets nobody in at the moment. The knock is over; when that changes, an APPROVAL_RESTART comes.
+    /// The host lets nobody in at the moment. The knock is over; when that changes, an
+    /// APPROVAL_RESTART comes.
     #[serde(deny_unknown_fields)]
     pub struct ApprovalClosed {
         /// Identifies the knock; each one gets a new id.
@@ -224,7 +228,8 @@ wire! {
         pub audience: Audience,
     }
 
-    /// Off the list, not gone: their transfers and links wait. Without `file_ids` all entries of `instance`.
+    /// Off the list, not gone: their transfers and links wait. Without `file_ids` all entries of
+    /// `instance`.
     pub struct FilesWithdrawn {
         /// The owner.
         pub public_id: DeviceId,
@@ -318,7 +323,8 @@ wire! {
         pub length: u64,
     }
 
-    /// A run can be fetched: a GET of `/chunks/{ticket}`, to begin within 60 s. Its bytes may still be arriving.
+    /// A run can be fetched: a GET of `/chunks/{ticket}`, to begin within 60 s. Its bytes may still
+    /// be arriving.
     pub struct ChunkReady {
         /// Identifies the download, as its asker chose it.
         pub transfer_id: TransferId,
@@ -346,7 +352,8 @@ wire! {
         pub retry_after_ms: Option<u64>,
     }
 
-    /// Others read a file from here on: whoever can take it out of order goes on here and fetches the rest afterwards.
+    /// Others read a file from here on: whoever can take it out of order goes on here and fetches
+    /// the rest afterwards.
     pub struct JoinAt {
         /// Identifies the download, as its asker chose it.
         pub transfer_id: TransferId,
@@ -411,7 +418,8 @@ wire! {
     }
 }
 
-/// Who may see a change. One value today; a list message without it would leave no room for another.
+/// Who may see a change. One value today; a list message without it would leave no room for
+/// another.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]

@@ -1,4 +1,5 @@
-//! Which relative paths may travel. Making a travelled path fit a disk is the receiver's job, not this module's.
+//! Which relative paths may travel. Making a travelled path fit a disk is the receiver's job, not
+//! this module's.
 
 use crate::limits::{MAX_PATH_BYTES, MAX_SEGMENT_BYTES, MAX_SEGMENTS};
 
@@ -22,8 +23,8 @@ pub enum PathError {
     Character,
 }
 
-/// Checks a path of the wire: relative, `/`-separated, ≤ 4,096 bytes, ≤ 64 segments of 1 to 255 bytes, none `.` or `..`,
-/// no `\`, NUL or control character (PROTOCOL.md 5).
+/// Checks a path of the wire: relative, `/`-separated, ≤ 4,096 bytes, ≤ 64 segments of 1 to 255
+/// bytes, none `.` or `..`, no `\`, NUL or control character (PROTOCOL.md 5).
 pub fn validate(path: &str) -> Result<(), PathError> {
     if path.is_empty() || path.len() > MAX_PATH_BYTES {
         return Err(PathError::Length);
@@ -62,8 +63,20 @@ mod tests {
 
     #[test]
     fn what_could_escape_or_confuse_does_not() {
-        for path in ["", "/a", "a/", "a//b", ".", "..", "a/../b", "a\\b", "a\0b", "a\nb", "a\u{85}b", &"x".repeat(256)]
-        {
+        for path in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "a/../b",
+            "a\\b",
+            "a\0b",
+            "a\nb",
+            "a\u{85}b",
+            &"x".repeat(256),
+        ] {
             assert!(validate(path).is_err(), "{path:?}");
         }
         assert_eq!(validate(&vec!["a"; 65].join("/")), Err(PathError::Depth));

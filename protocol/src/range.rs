@@ -1,4 +1,5 @@
-//! `Range` of one representation: a single byte range, or none (PROTOCOL.md 7, RFC 9110 section 14).
+//! `Range` of one representation: a single byte range, or none (PROTOCOL.md 7, RFC 9110 section
+//! 14).
 
 /// What a `Range` header asks of a file of some size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +19,9 @@ pub enum RangeRequest {
 
 /// Reads a `Range` header value against a file of `size` bytes.
 pub fn wanted(header: Option<&str>, size: u64) -> RangeRequest {
-    let Some(spec) = header.and_then(|value| value.trim().strip_prefix("bytes=")) else { return RangeRequest::Whole };
+    let Some(spec) = header.and_then(|value| value.trim().strip_prefix("bytes=")) else {
+        return RangeRequest::Whole;
+    };
     let Some((first, last)) = spec.trim().split_once('-') else { return RangeRequest::Whole };
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

@@ -1,5 +1,5 @@
-//! The key of one session, agreed at registration with X25519 and never sent (PROTOCOL.md 2.2), and the proof that an HTTP
-//! request is of that session (2.4).
+//! The key of one session, agreed at registration with X25519 and never sent (PROTOCOL.md 2.2), and
+//! the proof that an HTTP request is of that session (2.4).
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,8 +32,8 @@ impl EphemeralSecret {
         self.public
     }
 
-    /// The key that both sides compute over the text that the device signed. `None` for a key of small order, with which
-    /// everybody would know the secret.
+    /// The key that both sides compute over the text that the device signed. `None` for a key of
+    /// small order, with which everybody would know the secret.
     pub fn agree(self, other: &EphemeralKey, device_text: &str) -> Option<SessionKey> {
         let shared = self.secret.diffie_hellman(&PublicKey::from(other.0));
         if !shared.was_contributory() {
@@ -83,7 +83,8 @@ impl SessionKey {
     }
 }
 
-/// The part of a request that is proved. The bytes of a chunk have their own check, and a ticket that is used once.
+/// The part of a request that is proved. The bytes of a chunk have their own check, and a ticket
+/// that is used once.
 #[derive(Debug, Clone, Copy)]
 pub struct ProvedRequest<'a> {
     /// Upper case, such as `GET`.
@@ -174,7 +175,11 @@ mod tests {
         let agreed = mac(relay.agree(&device_public, "text"));
         assert_eq!(mac(device.agree(&relay_public, "text")), agreed);
         let (relay, _) = pair();
-        assert_ne!(mac(relay.agree(&device_public, "another text")), agreed, "the key is bound to what was signed");
+        assert_ne!(
+            mac(relay.agree(&device_public, "another text")),
+            agreed,
+            "the key is bound to what was signed"
+        );
         let third = EphemeralSecret::new([3; 32]);
         assert_ne!(mac(third.agree(&device_public, "text")), agreed);
     }
@@ -195,7 +200,9 @@ mod tests {
         let put = ProvedRequest { method: "PUT", target: "/chunks/x" };
         let right = Authorization { session_id: KeyId([7; 16]), counter: 5, mac: key.mac(&put, 5) };
         assert!(key.proves(&put, &right));
-        for other in [ProvedRequest { method: "GET", ..put }, ProvedRequest { target: "/chunks/x?y", ..put }] {
+        for other in
+            [ProvedRequest { method: "GET", ..put }, ProvedRequest { target: "/chunks/x?y", ..put }]
+        {
             assert!(!key.proves(&other, &right), "{other:?}");
         }
         assert!(!key.proves(&put, &Authorization { counter: 6, ..right }));
@@ -206,7 +213,8 @@ mod tests {
 
     #[test]
     fn an_authorization_has_one_spelling() {
-        let right = Authorization { session_id: KeyId([0xab; 16]), counter: 17, mac: Mac([0xcd; 32]) };
+        let right =
+            Authorization { session_id: KeyId([0xab; 16]), counter: 17, mac: Mac([0xcd; 32]) };
         let text = right.to_string();
         assert_eq!(text.parse(), Ok(right));
         for wrong in [
@@ -230,8 +238,12 @@ mod tests {
     fn a_signer_uses_no_counter_twice() {
         let (relay, device) = pair();
         let signer = Signer::new(KeyId([1; 16]), relay.agree(&device.public(), "text").unwrap());
-        let counters: Vec<u64> = (0..3).map(|_| signer.authorize("GET", "/chunks/x").counter).collect();
+        let counters: Vec<u64> =
+            (0..3).map(|_| signer.authorize("GET", "/chunks/x").counter).collect();
         assert_eq!(counters, [1, 2, 3]);
-        assert!(!format!("{signer:?}").contains(&hex::encode(signer.key.0)), "its key does not show");
+        assert!(
+            !format!("{signer:?}").contains(&hex::encode(signer.key.0)),
+            "its key does not show"
+        );
     }
 }

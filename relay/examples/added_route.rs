@@ -35,7 +35,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let dir = PathBuf::from(dir);
     let key = Keypair::from_seed(&secret(&dir.join("hub.key"))?);
-    let config = RelayConfig::new(listen.parse()?, "Example".into(), key, secret(&dir.join("master.secret"))?);
+    let config = RelayConfig::new(
+        listen.parse()?,
+        "Example".into(),
+        key,
+        secret(&dir.join("master.secret"))?,
+    );
 
     let relay = Relay::bind(config).await?.with_routes(Router::new().route("/hello", get(hello)));
     println!("http://{}/hello", relay.local_addr());

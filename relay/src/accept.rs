@@ -1,5 +1,6 @@
-//! Our own accept loop: a first byte within 5 s, a whole head within 10 s (`axum::serve` has neither), TCP_NODELAY on every
-//! socket (else small writes wait for delayed acknowledgements), and TLS beside plain HTTP on one port.
+//! Our own accept loop: a first byte within 5 s, a whole head within 10 s (`axum::serve` has
+//! neither), TCP_NODELAY on every socket (else small writes wait for delayed acknowledgements), and
+//! TLS beside plain HTTP on one port.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -25,12 +26,12 @@ use crate::tls::{self, TlsIdentities, Transport};
 
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 const WHOLE_HEAD: Duration = Duration::from_secs(10);
-/// hyper's read buffer of one connection: large enough for fast bodies. Heads are bounded before it (`metered.rs`), so that only
-/// a connection that uploads makes use of it.
+/// hyper's read buffer of one connection: large enough for fast bodies. Heads are bounded before it
+/// (`metered.rs`), so that only a connection that uploads makes use of it.
 const READ_BUFFER: usize = 256 * 1024;
 
 /// Listens; `[::]` takes IPv4 too, and falls back to it where there is no IPv6.
-pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     match open(address) {
         Err(_) if address.is_ipv6() && address.ip().is_unspecified() && !has_ipv6() => {
             open(SocketAddr::from(([0, 0, 0, 0], address.port())))
@@ -44,11 +45,13 @@ fn has_ipv6() -> bool {
 }
 
 fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    let socket =
+        socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // A port in TIME_WAIT must not stop a restart; on Windows the option would let two hubs share a port.
+    // A port in TIME_WAIT must not stop a restart; on Windows the option would let two hubs share a
+    // port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -59,7 +62,7 @@ fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// How connections may come in.
 #[derive(Clone)]
-pub struct ListenerConfig {
+pub(crate) struct ListenerConfig {
     pub tls: Option<TlsIdentities>,
     /// Connections that there may be at once.
     pub most_connections: usize,
@@ -68,7 +71,12 @@ pub struct ListenerConfig {
 }
 
 /// Accepts until `stop`, then lets open requests end for a moment.
-pub async fn run(listener: TcpListener, doors: ListenerConfig, router: Router, stop: CancellationToken) {
+pub(crate) async fn run(
+    listener: TcpListener,
+    doors: ListenerConfig,
+    router: Router,
+    stop: CancellationToken,
+) {
     let connections = TaskTracker::new();
     let limiter = ConnectionLimiter::new(doors.most_connections);
     let last_words = doors.last_words;
@@ -79,8 +87,17 @@ pub async fn run(listener: TcpListener, doors: ListenerConfig, router: Router, s
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(permit) = limiter.enter(peer.ip().into(), Instant::now()) else { continue };
-                let served = accept_connection(stream, peer, permit.clone(), doors.clone(), router.clone(), stop.clone());
+                let Some(permit) = limiter.enter(peer.ip().into(), Instant::now()) else {
+                    continue;
+                };
+                let served = accept_connection(
+                    stream,
+                    peer,
+                    permit.clone(),
+                    doors.clone(),
+                    router.clone(),
+                    stop.clone(),
+                );
                 connections.spawn(async move {
                     tokio::select! {
                         () = served => {}
@@ -123,12 +140,21 @@ async fn accept_connection(
     if !matches!(heard, Ok(Ok(1..))) {
         return;
     }
-    let identity = doors.tls.filter(|_| first[0] == tls::FIRST_BYTE).map(|tls| tls.borrow().clone());
+    let identity =
+        doors.tls.filter(|_| first[0] == tls::FIRST_BYTE).map(|tls| tls.borrow().clone());
     let Some(identity) = identity else {
-        return serve(stream, ConnectionInfo { peer, transport: Transport::Plain }, permit, router, stop).await;
+        return serve(
+            stream,
+            ConnectionInfo { peer, transport: Transport::Plain },
+            permit,
+            router,
+            stop,
+        )
+        .await;
     };
     let transport = Transport::Tls { channel: identity.channel };
-    let shaken = tokio::time::timeout(WHOLE_HEAD, TlsAcceptor::from(identity.config).accept(stream)).await;
+    let shaken =
+        tokio::time::timeout(WHOLE_HEAD, TlsAcceptor::from(identity.config).accept(stream)).await;
     match shaken {
         Ok(Ok(mut stream)) => {
             stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
@@ -146,14 +172,20 @@ struct ConnectionInfo {
     transport: Transport,
 }
 
-async fn serve<S>(stream: S, came: ConnectionInfo, permit: Arc<ConnectionPermit>, router: Router, stop: CancellationToken)
-where
+async fn serve<S>(
+    stream: S,
+    came: ConnectionInfo,
+    permit: Arc<ConnectionPermit>,
+    router: Router,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let answers = Arc::new(Answers::default());
     let stream = Metered::new(stream, permit.clone(), answers.clone());
     let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let body_bytes = request.body().size_hint().upper().map_or(usize::MAX, |bytes| bytes as usize);
+        let body_bytes =
+            request.body().size_hint().upper().map_or(usize::MAX, |bytes| bytes as usize);
         permit.request_begins(body_bytes);
         let open = answers.begin();
         request.extensions_mut().insert(permit.clone());

@@ -18,7 +18,8 @@ pub struct RelayConfig {
     pub key: Keypair,
     /// Shared with the master.
     pub master_secret: [u8; 32],
-    /// Names besides IP literals, `localhost` and the machine's own that a request may be addressed to.
+    /// Names besides IP literals, `localhost` and the machine's own that a request may be addressed
+    /// to.
     pub hosts: Vec<String>,
     /// Bytes that all slots together may hold.
     pub budget_bytes: u64,
@@ -26,7 +27,8 @@ pub struct RelayConfig {
     pub tls: Option<TlsIdentities>,
     /// Nothing is served by plain http but the way to https.
     pub require_tls: bool,
-    /// Connections that there may be at once; without, what the bound on descriptors leaves room for.
+    /// Connections that there may be at once; without, what the bound on descriptors leaves room
+    /// for.
     pub max_connections: Option<usize>,
     /// What bodies on their way get to end when the relay is told to stop.
     pub last_words: Duration,

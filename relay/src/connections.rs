@@ -1,9 +1,10 @@
 //! How many connections there may be, and which one gives way when there are too many.
 //!
-//! A connection is *known* while its last request used a ticket or an existing link, or while it is the socket of a session
-//! that is counted. A proof with a session's key is not enough: keys are free. Known ones are bounded by what they are known
-//! for: a device, or links. All others are bounded by address, by network and in all, whether they have asked for something
-//! or not, so that whoever opens thousands of sockets only drives out its own.
+//! A connection is *known* while its last request used a ticket or an existing link, or while it is
+//! the socket of a session that is counted. A proof with a session's key is not enough: keys are
+//! free. Known ones are bounded by what they are known for: a device, or links. All others are
+//! bounded by address, by network and in all, whether they have asked for something or not, so that
+//! whoever opens thousands of sockets only drives out its own.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use lanyard_hub::source_address::{SourceNetwork, SourceAddress};
+use lanyard_hub::source_address::{SourceAddress, SourceNetwork};
 use lanyard_protocol::DeviceId;
 use lanyard_protocol::limits::{
     MAX_CONNECTIONS_A_DEVICE, MAX_HEAD_BYTES, MAX_LINK_CONNECTIONS, MAX_LINK_CONNECTIONS_A_NET,
@@ -23,12 +24,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Descriptors that stay for the hub itself: database, log, files that the host shares, the master's socket, the console.
+/// Descriptors that stay for the hub itself: database, log, files that the host shares, the
+/// master's socket, the console.
 const LEAST_RESERVE: u64 = 96;
-/// Within the limits of an address a new connection has this long to say something before it can be closed for another.
+/// Within the limits of an address a new connection has this long to say something before it can be
+/// closed for another.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Raises the bound on descriptors as far as it goes, and gives how many of them connections may take.
+/// Raises the bound on descriptors as far as it goes, and gives how many of them connections may
+/// take.
 #[cfg(unix)]
 pub fn most_connections() -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -48,7 +52,8 @@ pub fn most_connections() -> usize {
     most_of(16_384)
 }
 
-/// The descriptors that a process of so many may use for connections: a fifth, at least 96, is for the hub's own needs.
+/// The descriptors that a process of so many may use for connections: a fifth, at least 96, is for
+/// the hub's own needs.
 fn most_of(descriptors: u64) -> usize {
     let reserve = (descriptors / 5).max(LEAST_RESERVE);
     usize::try_from(descriptors.saturating_sub(reserve)).unwrap_or(usize::MAX).max(8)
@@ -151,7 +156,9 @@ impl LimiterState {
 
     fn add_unknown(&mut self, shared: Arc<PermitShared>) {
         let address = shared.address;
-        self.resize(address.network(), |net| net.by_address.entry(address).or_default().push(shared));
+        self.resize(address.network(), |net| {
+            net.by_address.entry(address).or_default().push(shared)
+        });
     }
 
     fn remove_unknown(&mut self, address: SourceAddress, number: u64) {
@@ -173,23 +180,31 @@ impl LimiterState {
     /// Closes the longest unmoved one of the largest network; false if all are known.
     fn evict_of_largest(&mut self) -> bool {
         let largest = self.sizes.last().and_then(|(_, net)| self.nets.get(net));
-        let Some(victim) = largest.and_then(AddressNet::longest_unmoved).cloned() else { return false };
+        let Some(victim) = largest.and_then(AddressNet::longest_unmoved).cloned() else {
+            return false;
+        };
         self.evict(&victim);
         true
     }
 
-    /// Makes room in an address and its network, if somebody there had time enough to say something.
+    /// Makes room in an address and its network, if somebody there had time enough to say
+    /// something.
     fn thin_out(&mut self, address: SourceAddress, now: Instant) {
         loop {
             let Some(net) = self.nets.get(&address.network()) else { return };
             let of_address = net.by_address.get(&address);
-            let is_crowded = of_address.is_some_and(|of_address| of_address.len() >= MAX_UNKNOWN_AN_ADDRESS);
+            let is_crowded =
+                of_address.is_some_and(|of_address| of_address.len() >= MAX_UNKNOWN_AN_ADDRESS);
             let victim = match is_crowded {
-                true => of_address.and_then(|crowd| crowd.iter().min_by_key(|shared| shared.moved_at())),
+                true => {
+                    of_address.and_then(|crowd| crowd.iter().min_by_key(|shared| shared.moved_at()))
+                }
                 false if net.count >= MAX_UNKNOWN_A_NET => net.longest_unmoved(),
                 false => return,
             };
-            let victim = victim.filter(|shared| now.saturating_duration_since(shared.since) >= PATIENCE).cloned();
+            let victim = victim
+                .filter(|shared| now.saturating_duration_since(shared.since) >= PATIENCE)
+                .cloned();
             let Some(victim) = victim else { return };
             self.evict(&victim);
         }
@@ -203,7 +218,11 @@ impl ConnectionLimiter {
     }
 
     /// Admits a new connection, for which another one may have to leave; `None` if none can.
-    pub fn enter(self: &Arc<Self>, address: SourceAddress, now: Instant) -> Option<Arc<ConnectionPermit>> {
+    pub fn enter(
+        self: &Arc<Self>,
+        address: SourceAddress,
+        now: Instant,
+    ) -> Option<Arc<ConnectionPermit>> {
         let mut state = self.state.lock();
         // Half of the places are for those who are known.
         let is_full = state.connections >= self.most || state.unknown >= (self.most / 2).max(1);
@@ -214,7 +233,13 @@ impl ConnectionLimiter {
         state.connections += 1;
         state.next += 1;
         let close = CancellationToken::new();
-        let shared = Arc::new(PermitShared { number: state.next, address, since: now, moved: AtomicU64::new(0), close });
+        let shared = Arc::new(PermitShared {
+            number: state.next,
+            address,
+            since: now,
+            moved: AtomicU64::new(0),
+            close,
+        });
         state.add_unknown(shared.clone());
         Some(Arc::new(ConnectionPermit {
             limiter: self.clone(),
@@ -242,7 +267,8 @@ pub struct ConnectionPermit {
     has_long_body: AtomicBool,
     /// Bytes that may still be read before a request's head has to be whole.
     may_read: AtomicUsize,
-    /// Milliseconds after the beginning, plus one, since which the peer takes nothing; 0 while it takes.
+    /// Milliseconds after the beginning, plus one, since which the peer takes nothing; 0 while it
+    /// takes.
     blocked_since: AtomicU64,
     blocked: Notify,
     is_registered: AtomicBool,
@@ -263,7 +289,8 @@ impl ConnectionPermit {
         }
     }
 
-    /// Notes what a connection is known for, from here on. It stays unknown where there are as many as may be.
+    /// Notes what a connection is known for, from here on. It stays unknown where there are as many
+    /// as may be.
     pub fn claim(&self, standing: KnownReason) {
         self.claimed.store(true, Ordering::Relaxed);
         self.stand(standing);
@@ -301,8 +328,8 @@ impl ConnectionPermit {
                 let most = MAX_LINK_CONNECTIONS.min(self.limiter.most / 4);
                 let of_address = state.link_addresses.get(&address).copied().unwrap_or(0);
                 let of_net = state.link_networks.get(&address.network()).copied().unwrap_or(0);
-                let has_room =
-                    of_address < MAX_LINK_CONNECTIONS_AN_ADDRESS && of_net < MAX_LINK_CONNECTIONS_A_NET.min(most / 2);
+                let has_room = of_address < MAX_LINK_CONNECTIONS_AN_ADDRESS
+                    && of_net < MAX_LINK_CONNECTIONS_A_NET.min(most / 2);
                 if state.links < most && has_room {
                     state.links += 1;
                     state.link_addresses.insert(address, of_address + 1);
@@ -346,8 +373,9 @@ impl ConnectionPermit {
 
     pub fn has_read(&self, bytes: usize) {
         self.shared.moved();
-        let _ =
-            self.may_read.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(bytes)));
+        let _ = self.may_read.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            Some(left.saturating_sub(bytes))
+        });
     }
 
     /// A socket has proven who it is: whoever evicts it lets it say so.
@@ -371,8 +399,11 @@ impl ConnectionPermit {
 
     /// The peer takes nothing at the moment.
     pub fn is_blocked(&self) {
-        let at = u64::try_from(self.shared.since.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
-        if self.blocked_since.compare_exchange(0, at, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        let at = u64::try_from(self.shared.since.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
+        if self.blocked_since.compare_exchange(0, at, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             self.blocked.notify_one();
         }
     }
@@ -384,7 +415,8 @@ impl ConnectionPermit {
             self.blocked.notified().await;
             while let Some(blocked) = self.blocked_for() {
                 if blocked < limit || self.has_long_body.load(Ordering::Relaxed) {
-                    tokio::time::sleep(limit.saturating_sub(blocked).max(Duration::from_secs(1))).await;
+                    tokio::time::sleep(limit.saturating_sub(blocked).max(Duration::from_secs(1)))
+                        .await;
                 } else {
                     return;
                 }
@@ -447,10 +479,14 @@ mod tests {
     fn a71_one_address_holds_so_many_whether_they_asked_or_not() {
         let limiter = ConnectionLimiter::new(10_000);
         let start = Instant::now();
-        let crowd: Vec<_> = (0..MAX_UNKNOWN_AN_ADDRESS).filter_map(|_| limiter.enter(A.into(), start)).collect();
+        let crowd: Vec<_> =
+            (0..MAX_UNKNOWN_AN_ADDRESS).filter_map(|_| limiter.enter(A.into(), start)).collect();
         crowd.iter().for_each(|permit| asks(permit));
         let other = limiter.enter(B.into(), start).unwrap();
-        assert!(!crowd.iter().any(|permit| is_evicted(permit)), "all came at once, and may have something to say");
+        assert!(
+            !crowd.iter().any(|permit| is_evicted(permit)),
+            "all came at once, and may have something to say"
+        );
         let later = start + PATIENCE;
         let more: Vec<_> = (0..2_000).filter_map(|_| limiter.enter(A.into(), later)).collect();
         assert_eq!(crowd.iter().filter(|permit| is_evicted(permit)).count(), crowd.len());
@@ -472,16 +508,26 @@ mod tests {
         link.claim_body(KnownReason::Link);
         let other = enter(B).unwrap();
         let crowd: Vec<_> = (0..500).map(|_| enter(A).unwrap()).collect();
-        assert!(!is_evicted(&other) && !is_evicted(&link) && !known.iter().any(|permit| is_evicted(permit)));
-        assert_eq!(crowd.iter().filter(|permit| !is_evicted(permit)).count(), 19, "half, and one is another's");
+        assert!(
+            !is_evicted(&other)
+                && !is_evicted(&link)
+                && !known.iter().any(|permit| is_evicted(permit))
+        );
+        assert_eq!(
+            crowd.iter().filter(|permit| !is_evicted(permit)).count(),
+            19,
+            "half, and one is another's"
+        );
         assert!(!is_evicted(&enter(B).unwrap()));
     }
 
     #[test]
     fn a71_who_moved_last_stays_longest() {
         let limiter = ConnectionLimiter::new(6);
-        let (first, second) =
-            (limiter.enter(A.into(), Instant::now()).unwrap(), limiter.enter(A.into(), Instant::now()).unwrap());
+        let (first, second) = (
+            limiter.enter(A.into(), Instant::now()).unwrap(),
+            limiter.enter(A.into(), Instant::now()).unwrap(),
+        );
         let third = limiter.enter(A.into(), Instant::now()).unwrap();
         std::thread::sleep(Duration::from_millis(5)); // the clock of bytes has a grain of a millisecond
         first.has_read(1);
@@ -494,7 +540,9 @@ mod tests {
     fn a71_a_whole_64_is_one_crowd_and_each_address_in_it_is_bounded() {
         let limiter = ConnectionLimiter::new(100_000);
         let start = Instant::now();
-        let of = |net: u16, host: u128| SourceAddress::from(IpAddr::from(((u128::from(net) << 64) | host).to_be_bytes()));
+        let of = |net: u16, host: u128| {
+            SourceAddress::from(IpAddr::from(((u128::from(net) << 64) | host).to_be_bytes()))
+        };
         let enter = |at: u128, now| limiter.enter(of(7, at), now).unwrap();
         let crowd: Vec<_> = (0..5_000).map(|n| enter(n, start + PATIENCE * n as u32)).collect();
         assert_eq!(crowd.iter().filter(|permit| !is_evicted(permit)).count(), MAX_UNKNOWN_A_NET);
@@ -522,11 +570,13 @@ mod tests {
     #[test]
     fn known_connections_are_bounded_by_what_they_are_known_for() {
         let limiter = ConnectionLimiter::new(4_000);
-        let permits: Vec<_> = (0..500).map(|_| limiter.enter(A.into(), Instant::now()).unwrap()).collect();
+        let permits: Vec<_> =
+            (0..500).map(|_| limiter.enter(A.into(), Instant::now()).unwrap()).collect();
         permits.iter().for_each(|permit| permit.claim(KnownReason::Device(device(1))));
         assert_eq!(limiter.state.lock().devices[&device(1)], MAX_CONNECTIONS_A_DEVICE);
         permits.iter().for_each(|permit| permit.claim_body(KnownReason::Link));
-        let paused = permits.iter().filter(|permit| permit.has_long_body.load(Ordering::Relaxed)).count();
+        let paused =
+            permits.iter().filter(|permit| permit.has_long_body.load(Ordering::Relaxed)).count();
         assert_eq!(paused, MAX_LINK_CONNECTIONS_AN_ADDRESS, "no more may pause");
         assert!(limiter.state.lock().devices.is_empty());
         // A request that anybody may make ends it.
@@ -540,9 +590,11 @@ mod tests {
         let limiter = ConnectionLimiter::new(100_000);
         let of = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
         let readers = 2 * MAX_LINK_CONNECTIONS as u32;
-        let permits: Vec<_> = (0..readers).map(|n| limiter.enter(of(n).into(), Instant::now()).unwrap()).collect();
+        let permits: Vec<_> =
+            (0..readers).map(|n| limiter.enter(of(n).into(), Instant::now()).unwrap()).collect();
         permits.iter().for_each(|permit| permit.claim_body(KnownReason::Link));
-        let paused = permits.iter().filter(|permit| permit.has_long_body.load(Ordering::Relaxed)).count();
+        let paused =
+            permits.iter().filter(|permit| permit.has_long_body.load(Ordering::Relaxed)).count();
         assert_eq!(paused, MAX_LINK_CONNECTIONS);
     }
 
@@ -573,10 +625,15 @@ mod tests {
     async fn a71_an_unread_answer_ends_and_a_paused_body_of_a_link_stays() {
         let limiter = ConnectionLimiter::new(100);
         for (standing, ends) in [(KnownReason::Unknown, true), (KnownReason::Link, false)] {
-            let permit = limiter.enter(A.into(), Instant::now() - Duration::from_millis(UNREAD_ANSWER_MS + 2)).unwrap();
+            let permit = limiter
+                .enter(A.into(), Instant::now() - Duration::from_millis(UNREAD_ANSWER_MS + 2))
+                .unwrap();
             permit.request_begins(0);
             permit.claim_body(standing);
-            assert!(futures_util::FutureExt::now_or_never(permit.unread()).is_none(), "it takes what there is");
+            assert!(
+                futures_util::FutureExt::now_or_never(permit.unread()).is_none(),
+                "it takes what there is"
+            );
             permit.blocked_since.store(1, Ordering::Relaxed);
             permit.blocked.notify_one();
             let ended = futures_util::FutureExt::now_or_never(permit.unread());

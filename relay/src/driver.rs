@@ -1,11 +1,14 @@
-//! The only owner of the Broker: an input, then its effects to the last, then the next. Nothing here waits for a socket.
+//! The only owner of the Broker: an input, then its effects to the last, then the next. Nothing
+//! here waits for a socket.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lanyard_hub::Moment;
-use lanyard_hub::broker::{Broker, BrokerConfig, BrokerCounts, Effect, Input, SessionId, TransferStats};
+use lanyard_hub::broker::{
+    Broker, BrokerConfig, BrokerCounts, Effect, Input, SessionId, TransferStats,
+};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::message::ClientRegisterAck;
 use lanyard_protocol::{FailureCode, Membership, Ref, RelayToDevice, codec};
@@ -13,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::edge::{CallAnswer, RelayState, LinkEvent};
+use crate::edge::{CallAnswer, LinkEvent, RelayState};
 use crate::outbox::QueuedFrame;
 use crate::slot::SlotBuffer;
 use crate::tickets::TicketKind;
@@ -23,20 +26,24 @@ use crate::tickets::TicketKind;
     clippy::large_enum_variant,
     reason = "nearly all of it is inputs: a box for each would cost more than it saves"
 )]
-pub enum DriverMessage {
+pub(crate) enum DriverMessage {
     Input(Input),
     /// Somebody wants to know how it stands.
     Look(oneshot::Sender<BrokerStats>),
 }
 
 /// How the broker stands.
-pub struct BrokerStats {
+pub(crate) struct BrokerStats {
     pub counts: BrokerCounts,
     pub tally: TransferStats,
     pub reserved_bytes: u64,
 }
 
-pub async fn run(edge: Arc<RelayState>, mut inputs: mpsc::Receiver<DriverMessage>, stop: CancellationToken) {
+pub(crate) async fn run(
+    edge: Arc<RelayState>,
+    mut inputs: mpsc::Receiver<DriverMessage>,
+    stop: CancellationToken,
+) {
     let started = Instant::now();
     let now = || Moment(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     let config = BrokerConfig { budget_bytes: edge.config.budget_bytes };
@@ -61,7 +68,11 @@ pub async fn run(edge: Arc<RelayState>, mut inputs: mpsc::Receiver<DriverMessage
 }
 
 fn stats(broker: &Broker) -> BrokerStats {
-    BrokerStats { counts: broker.counts(), tally: broker.tally(), reserved_bytes: broker.reserved_bytes() }
+    BrokerStats {
+        counts: broker.counts(),
+        tally: broker.tally(),
+        reserved_bytes: broker.reserved_bytes(),
+    }
 }
 
 async fn sleep_until(wake: Option<Instant>) {
@@ -74,13 +85,20 @@ async fn sleep_until(wake: Option<Instant>) {
 /// Does one thing that the broker wants done.
 fn apply(edge: &Arc<RelayState>, effect: Effect) {
     match effect {
-        Effect::Acknowledge { session, membership, hub_ready } => acknowledge(edge, session, membership, hub_ready),
+        Effect::Acknowledge { session, membership, hub_ready } => {
+            acknowledge(edge, session, membership, hub_ready)
+        }
         Effect::Send { session, message, reference } => send(edge, session, &message, reference),
-        Effect::Broadcast { sessions, message, answered } => broadcast(edge, &sessions, &message, answered),
+        Effect::Broadcast { sessions, message, answered } => {
+            broadcast(edge, &sessions, &message, answered)
+        }
         Effect::Close { session, code } => edge.close_session(session, code),
         Effect::SendMaster { session, frame } => {
             if let Some(outbox) = edge.masters.get(&session) {
-                outbox.push(QueuedFrame { text: codec::encode_master(&frame).into(), is_change: false });
+                outbox.push(QueuedFrame {
+                    text: codec::encode_master(&frame).into(),
+                    is_change: false,
+                });
             }
         }
         Effect::CloseMaster { session, code } => {
@@ -107,7 +125,8 @@ fn apply_to_bytes(edge: &Arc<RelayState>, effect: Effect) {
                 length_bytes = new.length,
                 "a slot opens"
             );
-            let slot = SlotBuffer::new(new.slot, new.what, new.pieces, new.length).filled_by(new.ticket);
+            let slot =
+                SlotBuffer::new(new.slot, new.what, new.pieces, new.length).filled_by(new.ticket);
             let slot = Arc::new(slot);
             edge.slots.insert(new.slot, slot.clone());
             edge.tickets.issue(new.ticket, new.holder, TicketKind::Put, slot);
@@ -124,7 +143,8 @@ fn apply_to_bytes(edge: &Arc<RelayState>, effect: Effect) {
         Effect::FailSlot { slot, code } => {
             if let Some((_, slot)) = edge.slots.remove(&slot) {
                 slot.fail(code);
-                // A PUT that has not begun can no longer; GETs that have a ticket learn the code from the slot.
+                // A PUT that has not begun can no longer; GETs that have a ticket learn the code
+                // from the slot.
                 slot.put_ticket.iter().for_each(|ticket| edge.tickets.revoke(ticket));
             }
         }
@@ -145,7 +165,9 @@ fn apply_to_bytes(edge: &Arc<RelayState>, effect: Effect) {
                 tell_link(edge, reader, want, LinkEvent::Ready { slot, slice, parts });
             }
         }
-        Effect::LinkFailed { reader, want, code, .. } => tell_link(edge, reader, want, LinkEvent::Failed { code }),
+        Effect::LinkFailed { reader, want, code, .. } => {
+            tell_link(edge, reader, want, LinkEvent::Failed { code })
+        }
         Effect::LinkWaits { reader, want, .. } => tell_link(edge, reader, want, LinkEvent::Waits),
         other => debug_assert!(false, "not about bytes: {other:?}"),
     }
@@ -157,7 +179,8 @@ fn acknowledge(edge: &RelayState, session: SessionId, membership: Membership, hu
     if matches!(membership, Membership::Approved | Membership::Pending) {
         handle.is_counted();
     }
-    let session_id = (membership != Membership::Disapproved).then(|| edge.name_key(session, &handle));
+    let session_id =
+        (membership != Membership::Disapproved).then(|| edge.name_key(session, &handle));
     let ack = ClientRegisterAck {
         public_id: handle.public_id,
         membership,
@@ -174,15 +197,24 @@ fn send(edge: &RelayState, session: SessionId, message: &RelayToDevice, referenc
         handle.is_counted(); // the roster came
     }
     let text = codec::encode(message, reference.as_ref());
-    handle.outbox.push(QueuedFrame { text: text.into(), is_change: reference.is_none() && is_change(message) });
+    handle.outbox.push(QueuedFrame {
+        text: text.into(),
+        is_change: reference.is_none() && is_change(message),
+    });
 }
 
 /// One encoding serves all; who caused it hears its reference.
-fn broadcast(edge: &RelayState, sessions: &[SessionId], message: &RelayToDevice, answered: Option<(SessionId, Ref)>) {
+fn broadcast(
+    edge: &RelayState,
+    sessions: &[SessionId],
+    message: &RelayToDevice,
+    answered: Option<(SessionId, Ref)>,
+) {
     let text: Utf8Bytes = codec::encode(message, None).into();
     let is_change = is_change(message);
     for session in sessions {
-        if let Some((_, reference)) = answered.as_ref().filter(|(answered, _)| answered == session) {
+        if let Some((_, reference)) = answered.as_ref().filter(|(answered, _)| answered == session)
+        {
             send(edge, *session, message, Some(reference.clone()));
         } else if let Some(handle) = edge.sessions.get(session).map(|handle| handle.clone()) {
             handle.outbox.push(QueuedFrame { text: text.clone(), is_change });
@@ -210,10 +242,16 @@ fn answer(edge: &RelayState, call: lanyard_hub::broker::CallId, answer: CallAnsw
 }
 
 /// Tells a link's response. If that is over meanwhile, what it was given goes back at once.
-fn tell_link(edge: &Arc<RelayState>, reader: lanyard_hub::broker::LinkReader, want: u64, event: LinkEvent) {
+fn tell_link(
+    edge: &Arc<RelayState>,
+    reader: lanyard_hub::broker::LinkReader,
+    want: u64,
+    event: LinkEvent,
+) {
     let events = edge.link_readers.get(&reader).map(|events| events.clone());
     let unheard = match events {
-        // A link has two wants at a time and few events a want: a full channel means that its task is gone.
+        // A link has two wants at a time and few events a want: a full channel means that its task
+        // is gone.
         Some(events) => match events.try_send((want, event)) {
             Ok(()) => return,
             Err(error) => error.into_inner().1,
@@ -226,12 +264,17 @@ fn tell_link(edge: &Arc<RelayState>, reader: lanyard_hub::broker::LinkReader, wa
     edge.send_detached(Input::LinkLeft { reader, up_to: u64::MAX });
 }
 
-fn open_hashes(edge: &Arc<RelayState>, id: lanyard_hub::broker::SlotId, file: lanyard_protocol::FileRef) {
+fn open_hashes(
+    edge: &Arc<RelayState>,
+    id: lanyard_hub::broker::SlotId,
+    file: lanyard_protocol::FileRef,
+) {
     if let Some(list) = edge.hashes.list(&file) {
         edge.slots.insert(id, Arc::new(SlotBuffer::full(id, list.into())));
         return;
     }
-    // The list went while the broker counted on it. Its askers ask again, and then the broker knows.
+    // The list went while the broker counted on it. Its askers ask again, and then the broker
+    // knows.
     let slot = SlotBuffer::new(id, BodyKind::Hashes, Vec::new(), 0);
     slot.fail(FailureCode::Busy);
     edge.slots.insert(id, Arc::new(slot));

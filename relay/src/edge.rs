@@ -1,5 +1,6 @@
-//! State that all tasks of the relay share: live sessions and their keys, tickets, slots, pins, and who waits for an
-//! answer of the broker. Secrets are checked here; the broker is told facts. DashMap guards never live to an await.
+//! State that all tasks of the relay share: live sessions and their keys, tickets, slots, pins, and
+//! who waits for an answer of the broker. Secrets are checked here; the broker is told facts.
+//! DashMap guards never live to an await.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,11 +9,15 @@ use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use dashmap::DashMap;
-use lanyard_hub::broker::{CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId};
+use lanyard_hub::broker::{
+    CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId,
+};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::message::LinkMember;
 use lanyard_protocol::session_key::{Authorization, EphemeralSecret, ProvedRequest, SessionKey};
-use lanyard_protocol::{BootId, CloseCode, DeviceId, FailureCode, FileRef, KeyId, Nonce, Ref, Root, Signature};
+use lanyard_protocol::{
+    BootId, CloseCode, DeviceId, FailureCode, FileRef, KeyId, Nonce, Ref, Root, Signature,
+};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +41,7 @@ use crate::window::CounterWindow;
 const INPUTS: usize = 4_096;
 
 /// One live session as the edge sees it.
-pub struct SessionHandle {
+pub(crate) struct SessionHandle {
     pub outbox: Outbox,
     /// The hub's proof for this session, sent with its ACK.
     pub signature: Signature,
@@ -50,14 +55,19 @@ pub struct SessionHandle {
     pub reference: Option<Ref>,
     /// Its place among all connections.
     pub permit: Option<Arc<ConnectionPermit>>,
-    /// Bytes of its PUTs that came: bodies that share one slow line are slow together, and are judged together.
+    /// Bytes of its PUTs that came: bodies that share one slow line are slow together, and are
+    /// judged together.
     pub received: AtomicU64,
     /// Messages that it has good since it last sent one: a ticket that was used gives one back.
     pub earned: AtomicU64,
 }
 
 impl SessionHandle {
-    pub fn new(outbox: Outbox, proven: (Signature, SessionKey), public_id: lanyard_protocol::DeviceId) -> Self {
+    pub(crate) fn new(
+        outbox: Outbox,
+        proven: (Signature, SessionKey),
+        public_id: lanyard_protocol::DeviceId,
+    ) -> Self {
         let (signature, key) = proven;
         Self {
             outbox,
@@ -76,14 +86,14 @@ impl SessionHandle {
 
 impl SessionHandle {
     /// The session counts as its device's from here on, no longer as one of its address.
-    pub fn is_counted(&self) {
+    pub(crate) fn is_counted(&self) {
         if let Some(permit) = &self.permit {
             permit.claim(ConnectionStanding::Device(self.public_id));
         }
     }
 
     /// Ends when its connection has to give way; one that is counted never has to.
-    pub async fn evicted(&self) {
+    pub(crate) async fn evicted(&self) {
         match &self.permit {
             Some(permit) => permit.evicted().await,
             None => std::future::pending().await,
@@ -93,15 +103,19 @@ impl SessionHandle {
 
 /// The live session that proved the head of an HTTP request.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller {
+pub(crate) struct Caller {
     pub session: SessionId,
 }
 
 impl FromRequestParts<Arc<RelayState>> for Caller {
     type Rejection = ApiError;
 
-    /// Vouches for no connection: whoever waits at the door proves requests too, and keys are free. A ticket does.
-    async fn from_request_parts(parts: &mut http::request::Parts, edge: &Arc<RelayState>) -> Result<Self, ApiError> {
+    /// Vouches for no connection: whoever waits at the door proves requests too, and keys are free.
+    /// A ticket does.
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        edge: &Arc<RelayState>,
+    ) -> Result<Self, ApiError> {
         Ok(edge.caller(parts)?)
     }
 }
@@ -114,14 +128,14 @@ fn only(headers: &http::HeaderMap, name: impl http::header::AsHeaderName) -> Opt
 }
 
 /// What a link's response hears of its wants.
-pub enum LinkEvent {
+pub(crate) enum LinkEvent {
     Ready { slot: Arc<SlotBuffer>, slice: ReaderId, parts: Vec<LinkPart> },
     Failed { code: FailureCode },
     Waits,
 }
 
 /// The broker's answer to an HTTP call about a link.
-pub enum CallAnswer {
+pub(crate) enum CallAnswer {
     Found(Result<Arc<LinkInfo>, FailureCode>),
     Begun(Result<(), FailureCode>),
     Members(Result<Vec<LinkMember>, FailureCode>),
@@ -129,7 +143,7 @@ pub enum CallAnswer {
 
 /// Bytes of bodies that went through, since the relay began.
 #[derive(Default)]
-pub struct CarriedBytes {
+pub(crate) struct CarriedBytes {
     /// Of PUTs, from owners.
     pub received: AtomicU64,
     /// Of GETs, to devices.
@@ -140,7 +154,7 @@ pub struct CarriedBytes {
     pub archive_window: AtomicU64,
 }
 
-pub struct RelayState {
+pub(crate) struct RelayState {
     pub config: RelayConfig,
     pub boot_id: BootId,
     pub seed: [u8; 32],
@@ -169,9 +183,13 @@ pub struct RelayState {
 }
 
 impl RelayState {
-    pub fn new(config: RelayConfig, seed: [u8; 32]) -> (Arc<Self>, mpsc::Receiver<DriverMessage>) {
+    pub(crate) fn new(
+        config: RelayConfig,
+        seed: [u8; 32],
+    ) -> (Arc<Self>, mpsc::Receiver<DriverMessage>) {
         let (inputs, receiver) = mpsc::channel(INPUTS);
-        let hashes = GroupHashes::new(usize::try_from(config.budget_bytes / 4).unwrap_or(usize::MAX));
+        let hashes =
+            GroupHashes::new(usize::try_from(config.budget_bytes / 4).unwrap_or(usize::MAX));
         let edge = Self {
             config,
             boot_id: BootId(random()),
@@ -200,76 +218,80 @@ impl RelayState {
     }
 
     /// A number that is used once in this life of the relay.
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub fn nonce(&self) -> Nonce {
+    pub(crate) fn nonce(&self) -> Nonce {
         Nonce(random())
     }
 
     /// Draws this side's half of one session's key.
-    pub fn ephemeral(&self) -> EphemeralSecret {
+    pub(crate) fn ephemeral(&self) -> EphemeralSecret {
         EphemeralSecret::new(random())
     }
 
-    /// Tells the broker; waits while its channel is full. After the driver ended there is nobody to tell.
-    pub async fn send(&self, input: Input) {
+    /// Tells the broker; waits while its channel is full. After the driver ended there is nobody to
+    /// tell.
+    pub(crate) async fn send(&self, input: Input) {
         let _ = self.inputs.send(DriverMessage::Input(input)).await;
     }
 
     /// Tells the broker from a place that cannot wait (a `Drop`).
-    pub fn send_detached(&self, input: Input) {
-        if let Err(mpsc::error::TrySendError::Full(told)) = self.inputs.try_send(DriverMessage::Input(input)) {
+    pub(crate) fn send_detached(&self, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(told)) =
+            self.inputs.try_send(DriverMessage::Input(input))
+        {
             let inputs = self.inputs.clone();
             tokio::spawn(async move { inputs.send(told).await });
         }
     }
 
     /// Told from within a synchronous step of a PUT; the root may be told late, never wrongly.
-    pub fn root_known(&self, file: FileRef, root: Root) {
+    pub(crate) fn root_known(&self, file: FileRef, root: Root) {
         self.send_detached(Input::RootKnown { file, root });
     }
 
     /// Tells the broker of lists that it can no longer count on.
-    pub fn lists_lost(&self, files: LostLists) {
+    pub(crate) fn lists_lost(&self, files: LostLists) {
         for file in files {
             self.send_detached(Input::HashesLost { file });
         }
     }
 
     /// How the broker stands; `None` after it ended.
-    pub async fn standing(&self) -> Option<BrokerStats> {
+    pub(crate) async fn standing(&self) -> Option<BrokerStats> {
         let (reply, answer) = oneshot::channel();
         self.inputs.send(DriverMessage::Look(reply)).await.ok()?;
         answer.await.ok()
     }
 
     /// Names the key of a session that was acknowledged: from now on its requests are taken.
-    pub fn name_key(&self, session: SessionId, handle: &SessionHandle) -> KeyId {
+    pub(crate) fn name_key(&self, session: SessionId, handle: &SessionHandle) -> KeyId {
         let key_id = KeyId(random());
         *handle.key_id.lock() = Some(key_id);
         self.keys.insert(key_id, session);
         key_id
     }
 
-    /// Finds the live session that proves this request with its key, and uses the request's counter up. Looks at nothing but
-    /// the head, so that nobody else's body is ever read.
-    pub fn caller(&self, head: &http::request::Parts) -> Result<Caller, FailureCode> {
+    /// Finds the live session that proves this request with its key, and uses the request's counter
+    /// up. Looks at nothing but the head, so that nobody else's body is ever read.
+    pub(crate) fn caller(&self, head: &http::request::Parts) -> Result<Caller, FailureCode> {
         let no = FailureCode::Unauthenticated;
-        let authorization: Authorization =
-            only(&head.headers, http::header::AUTHORIZATION).and_then(|value| value.parse().ok()).ok_or(no)?;
+        let authorization: Authorization = only(&head.headers, http::header::AUTHORIZATION)
+            .and_then(|value| value.parse().ok())
+            .ok_or(no)?;
         let session = self.keys.get(&authorization.session_id).map(|session| *session).ok_or(no)?;
         let handle = self.sessions.get(&session).map(|handle| handle.clone()).ok_or(no)?;
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         let proved = ProvedRequest { method: head.method.as_str(), target };
-        let is_good =
-            handle.key.proves(&proved, &authorization) && handle.window.lock().use_once(authorization.counter);
+        let is_good = handle.key.proves(&proved, &authorization)
+            && handle.window.lock().use_once(authorization.counter);
         if is_good { Ok(Caller { session }) } else { Err(no) }
     }
 
     /// Ends what the edge holds of a session: its key first, so that nothing more can begin.
-    pub fn forget_session(&self, session: SessionId) -> Option<Arc<SessionHandle>> {
+    pub(crate) fn forget_session(&self, session: SessionId) -> Option<Arc<SessionHandle>> {
         let (_, handle) = self.sessions.remove(&session)?;
         if let Some(key_id) = handle.key_id.lock().take() {
             self.keys.remove(&key_id);
@@ -277,13 +299,13 @@ impl RelayState {
         Some(handle)
     }
 
-    pub fn close_session(&self, session: SessionId, code: CloseCode) {
+    pub(crate) fn close_session(&self, session: SessionId, code: CloseCode) {
         if let Some(handle) = self.forget_session(session) {
             handle.outbox.close(code);
         }
     }
 
-    pub fn close_all(&self) {
+    pub(crate) fn close_all(&self) {
         for session in self.sessions.iter().map(|entry| *entry.key()).collect::<Vec<_>>() {
             self.close_session(session, CloseCode::ServerNotReady);
         }
@@ -300,8 +322,8 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// How often the broker may report to the master. With the two seconds of the master app's own look a full door is on its screen
-/// within three seconds.
+/// How often the broker may report to the master. With the two seconds of the master app's own look
+/// a full door is on its screen within three seconds.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// How often what is old is looked for: it walks over all sessions and slots.
@@ -315,12 +337,13 @@ struct Query {
     window: (Instant, u64),
 }
 
-/// Looks at running bodies twice a second: tells the broker how far they have come and who stands still, ends who is too slow,
-/// forgets used tickets and group hashes that nobody needs.
-pub async fn watch(edge: Arc<RelayState>, stop: CancellationToken) {
+/// Looks at running bodies twice a second: tells the broker how far they have come and who stands
+/// still, ends who is too slow, forgets used tickets and group hashes that nobody needs.
+pub(crate) async fn watch(edge: Arc<RelayState>, stop: CancellationToken) {
     let mut forgotten = Instant::now();
     let mut reported = Instant::now();
-    let mut looks: std::collections::HashMap<(SlotId, ReaderId), Query> = std::collections::HashMap::new();
+    let mut looks: std::collections::HashMap<(SlotId, ReaderId), Query> =
+        std::collections::HashMap::new();
     let mut ticks = tokio::time::interval(Duration::from_millis(500));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -329,7 +352,8 @@ pub async fn watch(edge: Arc<RelayState>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         let now = Instant::now();
-        let slots: Vec<Arc<SlotBuffer>> = edge.slots.iter().map(|entry| entry.value().clone()).collect();
+        let slots: Vec<Arc<SlotBuffer>> =
+            edge.slots.iter().map(|entry| entry.value().clone()).collect();
         let mut seen = std::collections::HashSet::new();
         let mut moved = Vec::new();
         for slot in slots {
@@ -362,7 +386,13 @@ pub async fn watch(edge: Arc<RelayState>, stop: CancellationToken) {
     }
 }
 
-fn look_at(slot: &SlotBuffer, reader: ReaderId, meter: &ReaderMeter, look: &mut Query, now: Instant) -> Option<Input> {
+fn look_at(
+    slot: &SlotBuffer,
+    reader: ReaderId,
+    meter: &ReaderMeter,
+    look: &mut Query,
+    now: Instant,
+) -> Option<Input> {
     let delivered = meter.delivered.load(Ordering::Relaxed);
     let waits = meter.starved.load(Ordering::Relaxed) && !meter.held.load(Ordering::Relaxed);
     if waits || delivered != look.delivered {
@@ -386,10 +416,15 @@ fn look_at(slot: &SlotBuffer, reader: ReaderId, meter: &ReaderMeter, look: &mut 
 
 fn forget_old(edge: &RelayState, now: Instant) {
     edge.tickets.sweep(now);
-    // An asker that waits has no body here, but is no reason to keep a table: the owner's return begins it anew.
+    // An asker that waits has no body here, but is no reason to keep a table: the owner's return
+    // begins it anew.
     let owners: HashSet<DeviceId> = edge.sessions.iter().map(|session| session.public_id).collect();
-    let moving: HashSet<FileRef> =
-        edge.slots.iter().flat_map(|slot| slot.pieces.iter().map(|piece| piece.file).collect::<Vec<_>>()).collect();
-    let lost = edge.hashes.sweep(now, |file| owners.contains(&file.public_id) || moving.contains(file));
+    let moving: HashSet<FileRef> = edge
+        .slots
+        .iter()
+        .flat_map(|slot| slot.pieces.iter().map(|piece| piece.file).collect::<Vec<_>>())
+        .collect();
+    let lost =
+        edge.hashes.sweep(now, |file| owners.contains(&file.public_id) || moving.contains(file));
     edge.lists_lost(lost);
 }

@@ -10,7 +10,7 @@ use crate::refusals::RejectionCode;
 
 /// A "no" over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ApiError(pub FailureCode);
+pub(crate) struct ApiError(pub FailureCode);
 
 impl From<FailureCode> for ApiError {
     fn from(code: FailureCode) -> Self {
@@ -26,10 +26,11 @@ impl IntoResponse for ApiError {
 
 impl ApiError {
     /// The same "no" in words that fit better.
-    pub fn into_response_saying(self, message: &str) -> Response {
+    pub(crate) fn into_response_saying(self, message: &str) -> Response {
         let Self(code) = self;
         let body = HttpError { code, message: message.into() };
-        let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -47,8 +48,9 @@ impl ApiError {
     }
 }
 
-/// Makes JSON of a "no" that the framework said in its own words, or without any. Its headers stay: a 405 says what is allowed.
-pub async fn as_json(response: Response) -> Response {
+/// Makes JSON of a "no" that the framework said in its own words, or without any. Its headers stay:
+/// a 405 says what is allowed.
+pub(crate) async fn as_json(response: Response) -> Response {
     let status = response.status();
     let is_json = response
         .headers()
@@ -72,7 +74,12 @@ fn meaning(status: StatusCode) -> (FailureCode, &'static str) {
         401 => FailureCode::Unauthenticated,
         403 => FailureCode::OriginDenied,
         404 => FailureCode::NotFound,
-        405 => return (FailureCode::BadMessage, "this address does not take that method; Allow says which it takes"),
+        405 => {
+            return (
+                FailureCode::BadMessage,
+                "this address does not take that method; Allow says which it takes",
+            );
+        }
         408 => FailureCode::TimedOut,
         411 => FailureCode::LengthRequired,
         413 => FailureCode::TooLarge,
@@ -82,7 +89,9 @@ fn meaning(status: StatusCode) -> (FailureCode, &'static str) {
         426 => return (FailureCode::BadMessage, "this address takes WebSockets only"),
         431 => return (FailureCode::TooLarge, "the head of the request is too long"),
         503 => FailureCode::Busy,
-        400..=499 => return (FailureCode::BadMessage, "the request has a form that this hub does not know"),
+        400..=499 => {
+            return (FailureCode::BadMessage, "the request has a form that this hub does not know");
+        }
         _ => FailureCode::Internal,
     };
     (code, code.sentence())

@@ -1,5 +1,6 @@
-//! The outermost layer: exactly one Host that is ours, and no foreign Origin. A page of another site can neither reach the
-//! hub by a name of its own (DNS rebinding needs a name) nor speak to it across sites.
+//! The outermost layer: exactly one Host that is ours, and no foreign Origin. A page of another
+//! site can neither reach the hub by a name of its own (DNS rebinding needs a name) nor speak to it
+//! across sites.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,15 +16,16 @@ use crate::tls::Transport;
 
 /// Names that requests may be addressed to, lower case.
 #[derive(Debug, Clone)]
-pub struct HostGuard(Arc<[String]>);
+pub(crate) struct HostGuard(Arc<[String]>);
 
 impl HostGuard {
-    pub fn new(more: &[String]) -> Self {
+    pub(crate) fn new(more: &[String]) -> Self {
         Self(own_names(more).into())
     }
 
     fn allows(&self, host: &str) -> bool {
-        let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let literal =
+            host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         literal.parse::<IpAddr>().is_ok() || self.0.iter().any(|name| name == host)
     }
 }
@@ -45,18 +47,22 @@ pub fn own_names(more: &[String]) -> Vec<String> {
     names
 }
 
-/// The authority a request was sent to, as both sides sign it: lower case, the default port left out, IPv6 in brackets.
+/// The authority a request was sent to, as both sides sign it: lower case, the default port left
+/// out, IPv6 in brackets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostHeader(pub String);
+pub(crate) struct HostHeader(pub String);
 
 /// Splits `host[:port]`; `None` for what is neither.
 fn split(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match authority.rfind(':') {
-        Some(at) if !authority[at..].contains(']') => (&authority[..at], Some(&authority[at + 1..])),
+        Some(at) if !authority[at..].contains(']') => {
+            (&authority[..at], Some(&authority[at + 1..]))
+        }
         _ => (authority, None),
     };
     let bracketed = host.starts_with('[') == host.ends_with(']');
-    let well_formed = !host.is_empty() && bracketed && (host.starts_with('[') || !host.contains(':'));
+    let well_formed =
+        !host.is_empty() && bracketed && (host.starts_with('[') || !host.contains(':'));
     let port = match port {
         Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok()?),
         Some(_) => return None,
@@ -66,13 +72,15 @@ fn split(authority: &str) -> Option<(&str, Option<u16>)> {
 }
 
 /// Reads the one Host header of a request and brings it to its canonical form.
-pub fn authority(
+pub(crate) fn authority(
     headers: &HeaderMap,
     target: Option<&str>,
     default_port: u16,
 ) -> Result<(String, HostHeader), FailureCode> {
     let mut hosts = headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(FailureCode::BadMessage) };
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err(FailureCode::BadMessage);
+    };
     let host = host.to_str().map_err(|_| FailureCode::BadMessage)?.to_lowercase();
     if target.is_some_and(|target| target.to_lowercase() != host) {
         return Err(FailureCode::BadMessage);
@@ -85,8 +93,8 @@ pub fn authority(
     Ok((name.to_owned(), HostHeader(canonical)))
 }
 
-/// Whether a request's Origin and fetch metadata are those of our own page, of no page at all, or of a person who followed
-/// a link.
+/// Whether a request's Origin and fetch metadata are those of our own page, of no page at all, or
+/// of a person who followed a link.
 fn comes_from_us(
     method: &Method,
     path: &str,
@@ -102,7 +110,9 @@ fn comes_from_us(
                 .to_str()
                 .ok()
                 .and_then(|text| text.strip_prefix(scheme)?.strip_prefix("://"))
-                .is_some_and(|rest| rest.strip_suffix(&format!(":{default_port}")).unwrap_or(rest) == authority.0);
+                .is_some_and(|rest| {
+                    rest.strip_suffix(&format!(":{default_port}")).unwrap_or(rest) == authority.0
+                });
             if !own {
                 return false;
             }
@@ -118,20 +128,29 @@ fn comes_from_us(
 }
 
 /// For the person who typed the name, too.
-const NAME_DENIED: &str = "this hub does not answer to that name; its host can allow it: lanyard --host NAME";
+const NAME_DENIED: &str =
+    "this hub does not answer to that name; its host can allow it: lanyard --host NAME";
 
 /// The layer.
-pub async fn guard(State(hosts): State<HostGuard>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn guard(
+    State(hosts): State<HostGuard>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let target = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    let scheme = request.extensions().get::<Transport>().copied().unwrap_or(Transport::Plain).scheme();
+    let scheme =
+        request.extensions().get::<Transport>().copied().unwrap_or(Transport::Plain).scheme();
     let (name, authority) = match authority(request.headers(), target.as_deref(), scheme.1) {
         Ok(found) => found,
-        Err(code) => return ApiError(code).into_response_saying("a request needs exactly one Host header"),
+        Err(code) => {
+            return ApiError(code).into_response_saying("a request needs exactly one Host header");
+        }
     };
     if !hosts.allows(&name) {
         return ApiError(FailureCode::HostDenied).into_response_saying(NAME_DENIED);
     }
-    if !comes_from_us(request.method(), request.uri().path(), request.headers(), &authority, scheme) {
+    if !comes_from_us(request.method(), request.uri().path(), request.headers(), &authority, scheme)
+    {
         return ApiError(FailureCode::OriginDenied).into_response();
     }
     request.extensions_mut().insert(authority);
@@ -190,12 +209,24 @@ mod tests {
         assert!(!secure("http://10.0.0.1:7070"), "a page that anybody may have changed");
         assert!(from(&[]));
         assert!(from(&[("origin", "http://10.0.0.1:7070")]));
-        for origin in ["null", "http://10.0.0.1", "https://10.0.0.1:7070", "http://10.0.0.1:7070.evil", "http://evil"] {
+        for origin in [
+            "null",
+            "http://10.0.0.1",
+            "https://10.0.0.1:7070",
+            "http://10.0.0.1:7070.evil",
+            "http://evil",
+        ] {
             assert!(!from(&[("origin", origin)]), "{origin}");
         }
         assert!(!from(&[("sec-fetch-site", "cross-site")]));
         let followed = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
         assert!(comes_from_us(&Method::GET, "/", &headers(&followed), &own, ("http", 80)));
-        assert!(!comes_from_us(&Method::GET, "/ws/device", &headers(&followed), &own, ("http", 80)));
+        assert!(!comes_from_us(
+            &Method::GET,
+            "/ws/device",
+            &headers(&followed),
+            &own,
+            ("http", 80)
+        ));
     }
 }

@@ -1,8 +1,10 @@
-//! The post office: carries messages and bytes between devices and the master, and serves the web client.
+//! The post office: carries messages and bytes between devices and the master, and serves the web
+//! client.
 //!
-//! `driver` owns the Broker; `edge` is what everybody shares; `session` and `master_session` are one task per WebSocket;
-//! `slot` and `pins` hold bytes and what they must hash to; `http` is the rest. It knows no catalogue, and everything it
-//! holds may be lost: devices and master come back and go on.
+//! `driver` owns the Broker; `edge` is what everybody shares; `session` and `master_session` are
+//! one task per WebSocket; `slot` and `pins` hold bytes and what they must hash to; `http` is the
+//! rest. It knows no catalogue, and everything it holds may be lost: devices and master come back
+//! and go on.
 
 mod accept;
 mod config;
@@ -54,8 +56,9 @@ pub enum RelayError {
     Randomness(getrandom::Error),
 }
 
-/// Serves another port of the same process as the relay serves its own, until `stop`: its deadlines, its limits, and refusals
-/// that are JSON. The descriptors for its connections come out of what the relay leaves for the hub itself.
+/// Serves another port of the same process as the relay serves its own, until `stop`: its
+/// deadlines, its limits, and refusals that are JSON. The descriptors for its connections come out
+/// of what the relay leaves for the hub itself.
 pub async fn serve_beside(
     listener: TcpListener,
     router: axum::Router,
@@ -90,11 +93,13 @@ impl Relay {
 
     /// Serves `routes` beside the relay's own, such as a WebDAV service of the master.
     ///
-    /// They are asked only for what neither a route of the relay nor a file of the web client answers, so they replace none of
-    /// these. The same rules hold before a request reaches them: the bound on connections, one Host that is the hub's, no
-    /// foreign Origin, and https where the hub takes nothing else. A "no" without a JSON body gets the relay's. Authentication,
-    /// and bounds on bodies and time, are up to the routes; the request carries `ConnectInfo<SocketAddr>`. What they return is
-    /// of the hub's own origin in a browser. A second call replaces the routes of the first.
+    /// They are asked only for what neither a route of the relay nor a file of the web client
+    /// answers, so they replace none of these. The same rules hold before a request reaches them:
+    /// the bound on connections, one Host that is the hub's, no foreign Origin, and https where the
+    /// hub takes nothing else. A "no" without a JSON body gets the relay's. Authentication, and
+    /// bounds on bodies and time, are up to the routes; the request carries
+    /// `ConnectInfo<SocketAddr>`. What they return is of the hub's own origin in a browser. A
+    /// second call replaces the routes of the first.
     #[must_use]
     pub fn with_routes(mut self, routes: axum::Router) -> Self {
         self.added = routes;
@@ -106,13 +111,16 @@ impl Relay {
         self.address
     }
 
-    /// Serves until `shutdown` ends. Then nobody new comes in and nothing new is asked for, bodies on their way get a moment
-    /// to end, and every session hears that the relay goes (4503).
+    /// Serves until `shutdown` ends. Then nobody new comes in and nothing new is asked for, bodies
+    /// on their way get a moment to end, and every session hears that the relay goes (4503).
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
         let doors = accept::ListenerConfig {
             tls: self.config.tls.clone(),
-            most_connections: self.config.max_connections.unwrap_or_else(connections::most_connections),
+            most_connections: self
+                .config
+                .max_connections
+                .unwrap_or_else(connections::most_connections),
             last_words: self.config.last_words,
         };
         let (edge, inputs) = edge::RelayState::new(self.config, self.seed);

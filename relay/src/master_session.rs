@@ -1,4 +1,5 @@
-//! One task per master socket: both sides prove the shared secret, the higher term wins, then messages.
+//! One task per master socket: both sides prove the shared secret, the higher term wins, then
+//! messages.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,27 +16,29 @@ use lanyard_protocol::limits::{
 use lanyard_protocol::master_proof::{MasterTranscript, means_own_machine, same_mac};
 use lanyard_protocol::message::{MasterAppRegisterAck, MasterChallenge};
 use lanyard_protocol::{
-    CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, PROTOCOL_VERSION, RelayToMaster, codec,
+    CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, PROTOCOL_VERSION, RelayToMaster,
+    codec,
 };
 
 use crate::edge::RelayState;
 use crate::error::ApiError;
 use crate::hosts::HostHeader;
 use crate::outbox::{Outbox, QueuedFrame};
-use crate::socket::{self, Incoming, Activity};
+use crate::socket::{self, Activity, Incoming};
 use crate::tls::Transport;
 use crate::websocket::{self, Sink, Socket, Stream};
 
 /// `GET /ws/master`. No page has business here.
-pub async fn upgrade(
+pub(crate) async fn upgrade(
     State(edge): State<Arc<RelayState>>,
     Extension(HostHeader(authority)): Extension<HostHeader>,
     Extension(transport): Extension<Transport>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    // Everything that the hub knows goes over this socket. A plain one is for a master that means its own machine; it proves
-    // that it does, so that a proxy or a tunnel which ends on this machine opens nothing.
+    // Everything that the hub knows goes over this socket. A plain one is for a master that means
+    // its own machine; it proves that it does, so that a proxy or a tunnel which ends on this
+    // machine opens nothing.
     if !transport.is_secure() && !means_own_machine(&authority) {
         return ApiError(FailureCode::TlsRequired).into_response();
     }
@@ -51,7 +54,8 @@ async fn serve(edge: Arc<RelayState>, peer: SocketAddr, way: (Transport, String)
     let (mut sink, mut stream) = socket.split();
     let last = Activity::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
-    match tokio::time::timeout(deadline, register(&edge, way, &mut sink, &mut stream, &last)).await {
+    match tokio::time::timeout(deadline, register(&edge, way, &mut sink, &mut stream, &last)).await
+    {
         Ok(Ok(())) => {}
         Ok(Err(CloseCode::Unauthenticated)) => {
             tracing::warn!(from = %peer.ip(), "master authentication failed: wrong secret");
@@ -59,9 +63,15 @@ async fn serve(edge: Arc<RelayState>, peer: SocketAddr, way: (Transport, String)
             return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await;
         }
         Ok(Err(code)) => return socket::close_with_code(&edge, sink, stream, code).await,
-        Err(_silent) => return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await,
+        Err(_silent) => {
+            return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await;
+        }
     }
-    let Some((mut sink, mut stream)) = websocket::admitted(sink, stream, MAX_MASTER_FRAME_BYTES).await else { return };
+    let Some((mut sink, mut stream)) =
+        websocket::admitted(sink, stream, MAX_MASTER_FRAME_BYTES).await
+    else {
+        return;
+    };
     let session = SessionId(edge.number());
     let outbox = Arc::new(Outbox::for_master());
     edge.masters.insert(session, outbox.clone());
@@ -88,11 +98,16 @@ async fn register(
     let nonce = edge.nonce();
     let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: edge.boot_id, nonce };
     write_message(sink, RelayToMaster::MasterChallenge(challenge)).await?;
-    let Incoming::Text(text) = socket::receive(stream, last).await else { return Err(CloseCode::Unauthenticated) };
+    let Incoming::Text(text) = socket::receive(stream, last).await else {
+        return Err(CloseCode::Unauthenticated);
+    };
     let (register, reference) = match codec::decode_master::<MasterToRelay>(&text) {
-        Ok(MasterFrame { message: MasterToRelay::MasterAppRegister(register), reference, from: None, .. }) => {
-            (register, reference)
-        }
+        Ok(MasterFrame {
+            message: MasterToRelay::MasterAppRegister(register),
+            reference,
+            from: None,
+            ..
+        }) => (register, reference),
         Ok(_) => return Err(CloseCode::Unauthenticated),
         Err(_) => return Err(CloseCode::BadMessage),
     };
@@ -105,7 +120,9 @@ async fn register(
         channel: transport.channel(),
     };
     let secret = &edge.config.master_secret;
-    if register.protocol != PROTOCOL_VERSION || !same_mac(&register.mac, &transcript.master_mac(secret)) {
+    if register.protocol != PROTOCOL_VERSION
+        || !same_mac(&register.mac, &transcript.master_mac(secret))
+    {
         return Err(CloseCode::Unauthenticated);
     }
     {
@@ -116,8 +133,10 @@ async fn register(
         *highest = register.term;
     }
     let hub = HubInfo { name: edge.config.name.clone(), public_key: edge.config.key.public() };
-    let ack = MasterAppRegisterAck { boot_id: edge.boot_id, hub, mac: transcript.relay_mac(secret) };
-    let ack = MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::MasterAppRegisterAck(ack)) };
+    let ack =
+        MasterAppRegisterAck { boot_id: edge.boot_id, hub, mac: transcript.relay_mac(secret) };
+    let ack =
+        MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::MasterAppRegisterAck(ack)) };
     send(sink, ack).await
 }
 
@@ -158,8 +177,14 @@ async fn listen(
                     retry_after_ms: None,
                     file_id: None,
                 };
-                let frame = MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::RequestFailed(no)) };
-                outbox.push(QueuedFrame { text: codec::encode_master(&frame).into(), is_change: false });
+                let frame = MasterFrame {
+                    reference,
+                    ..MasterFrame::plain(RelayToMaster::RequestFailed(no))
+                };
+                outbox.push(QueuedFrame {
+                    text: codec::encode_master(&frame).into(),
+                    is_change: false,
+                });
             }
         }
     }

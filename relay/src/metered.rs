@@ -1,5 +1,6 @@
-//! A connection's bytes on their way to the HTTP library: no request's head is longer than it may be, what the peer takes is
-//! noted, and the library's own refusals, which are empty, become JSON like all others.
+//! A connection's bytes on their way to the HTTP library: no request's head is longer than it may
+//! be, what the peer takes is noted, and the library's own refusals, which are empty, become JSON
+//! like all others.
 
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -14,14 +15,14 @@ use crate::connections::ConnectionPermit;
 
 /// Whether something of an answer may still be in the library's hands.
 #[derive(Debug, Default)]
-pub struct Answers {
+pub(crate) struct Answers {
     open_bodies: AtomicUsize,
     unflushed: AtomicBool,
 }
 
 impl Answers {
     /// An answer begins; it is over when the guard is dropped and all was flushed.
-    pub fn begin(self: &Arc<Self>) -> OpenAnswer {
+    pub(crate) fn begin(self: &Arc<Self>) -> OpenAnswer {
         self.open_bodies.fetch_add(1, Ordering::Relaxed);
         self.unflushed.store(true, Ordering::Relaxed);
         OpenAnswer(self.clone())
@@ -40,7 +41,7 @@ impl Answers {
 
 /// See [`Answers::begin`].
 #[derive(Debug)]
-pub struct OpenAnswer(Arc<Answers>);
+pub(crate) struct OpenAnswer(Arc<Answers>);
 
 impl Drop for OpenAnswer {
     fn drop(&mut self) {
@@ -48,7 +49,7 @@ impl Drop for OpenAnswer {
     }
 }
 
-pub struct Metered<S> {
+pub(crate) struct Metered<S> {
     stream: S,
     permit: Arc<ConnectionPermit>,
     answers: Arc<Answers>,
@@ -58,7 +59,7 @@ pub struct Metered<S> {
 }
 
 impl<S> Metered<S> {
-    pub fn new(stream: S, permit: Arc<ConnectionPermit>, answers: Arc<Answers>) -> Self {
+    pub(crate) fn new(stream: S, permit: Arc<ConnectionPermit>, answers: Arc<Answers>) -> Self {
         Self { stream, permit, answers, refusal: None, is_over: false }
     }
 }
@@ -84,7 +85,8 @@ fn bare_refusal(bytes: &[u8]) -> Option<u16> {
     let text = std::str::from_utf8(bytes.get(..bytes.len().min(512))?).ok()?;
     let head = text.strip_prefix("HTTP/1.1 ").or_else(|| text.strip_prefix("HTTP/1.0 "))?;
     let status: u16 = head.get(..3)?.parse().ok()?;
-    let is_bare = head.ends_with("\r\n\r\n") && head.to_ascii_lowercase().contains("\r\ncontent-length: 0\r\n");
+    let is_bare = head.ends_with("\r\n\r\n")
+        && head.to_ascii_lowercase().contains("\r\ncontent-length: 0\r\n");
     (status >= 400 && is_bare).then_some(status)
 }
 
@@ -128,7 +130,11 @@ impl<S: AsyncWrite + Unpin> Metered<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
         if this.is_over {
             ready!(this.poll_refusal(cx))?;
@@ -136,7 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Metered<S> {
         }
         let limit = this.permit.may_read();
         if limit == 0 {
-            // The head is longer than any that a browser sends. In the middle of an answer it just ends.
+            // The head is longer than any that a browser sends. In the middle of an answer it just
+            // ends.
             this.is_over = true;
             if this.answers.none_is_open() {
                 this.refusal = Some((refusal(431), 0));
@@ -160,7 +167,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Metered<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         let this = self.get_mut();
         if let Some(written) = this.poll_in_place(cx, bytes, bytes.len()) {
             return written;

@@ -1,5 +1,6 @@
-//! What waits to be written to one session. Bounded: a reader that falls behind loses its queued *changes* for one FEED_DIRTY
-//! and pulls them later; answers are kept. It never makes the driver wait.
+//! What waits to be written to one session. Bounded: a reader that falls behind loses its queued
+//! *changes* for one FEED_DIRTY and pulls them later; answers are kept. It never makes the driver
+//! wait.
 
 use std::collections::VecDeque;
 
@@ -15,14 +16,14 @@ const HARD_FACTOR: usize = 8;
 
 /// One frame and whether a pull of the feed would make it superfluous.
 #[derive(Debug, Clone)]
-pub struct QueuedFrame {
+pub(crate) struct QueuedFrame {
     pub text: Utf8Bytes,
     pub is_change: bool,
 }
 
 /// What the writer does next.
 #[derive(Debug)]
-pub enum WriterStep {
+pub(crate) enum WriterStep {
     Write(Utf8Bytes),
     Close(CloseCode),
     /// The queue is empty and the session goes on.
@@ -39,7 +40,7 @@ struct OutboxState {
 }
 
 #[derive(Debug)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     state: Mutex<OutboxState>,
     pub changed: Notify,
     max_messages: usize,
@@ -48,12 +49,12 @@ pub struct Outbox {
 
 impl Outbox {
     /// Of a device.
-    pub fn for_device() -> Self {
+    pub(crate) fn for_device() -> Self {
         Self::bounded(OUTBOX_MESSAGES, OUTBOX_BYTES)
     }
 
     /// Of the master, which hears everybody's requests.
-    pub fn for_master() -> Self {
+    pub(crate) fn for_master() -> Self {
         Self::bounded(65_536, 64 << 20)
     }
 
@@ -62,13 +63,15 @@ impl Outbox {
     }
 
     /// Queues a frame; never waits.
-    pub fn push(&self, message: QueuedFrame) {
+    pub(crate) fn push(&self, message: QueuedFrame) {
         let mut state = self.state.lock();
         if state.closing.is_some() {
             return;
         }
-        let full =
-            |state: &OutboxState| state.queue.len() >= self.max_messages || state.bytes + message.text.len() > self.max_bytes;
+        let full = |state: &OutboxState| {
+            state.queue.len() >= self.max_messages
+                || state.bytes + message.text.len() > self.max_bytes
+        };
         if full(&state) {
             make_dirty(&mut state);
             if message.is_change {
@@ -86,15 +89,17 @@ impl Outbox {
     }
 
     /// Closes after what is queued; the first reason counts.
-    pub fn close(&self, code: CloseCode) {
+    pub(crate) fn close(&self, code: CloseCode) {
         self.state.lock().closing.get_or_insert(code);
         self.changed.notify_one();
     }
 
-    pub fn next(&self) -> WriterStep {
+    pub(crate) fn next(&self) -> WriterStep {
         let mut state = self.state.lock();
         match (state.queue.pop_front(), state.closing) {
-            (Some(_), Some(CloseCode::TooSlow)) | (None, Some(CloseCode::TooSlow)) => WriterStep::Close(CloseCode::TooSlow),
+            (Some(_), Some(CloseCode::TooSlow)) | (None, Some(CloseCode::TooSlow)) => {
+                WriterStep::Close(CloseCode::TooSlow)
+            }
             (Some(message), _) => {
                 state.bytes -= message.text.len();
                 if state.queue.is_empty() {
@@ -108,7 +113,7 @@ impl Outbox {
     }
 
     /// A device that asks faster than it reads is not listened to until it has read.
-    pub fn is_crowded(&self) -> bool {
+    pub(crate) fn is_crowded(&self) -> bool {
         let state = self.state.lock();
         state.bytes > self.max_bytes / 2 && state.closing.is_none()
     }

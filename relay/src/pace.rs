@@ -1,6 +1,6 @@
-//! How fast a device is listened to: 200 messages a second, 400 at once, all its sessions together, so that more tabs say no more.
-//! A ticket that was used gives one back: runs of 1 MiB at a gigabyte a second are a thousand requests, and bytes have bounds of
-//! their own.
+//! How fast a device is listened to: 200 messages a second, 400 at once, all its sessions together,
+//! so that more tabs say no more. A ticket that was used gives one back: runs of 1 MiB at a
+//! gigabyte a second are a thousand requests, and bytes have bounds of their own.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,29 +12,32 @@ use parking_lot::Mutex;
 
 /// Of all devices that have a session.
 #[derive(Debug, Default)]
-pub struct MessageRateLimiter {
+pub(crate) struct MessageRateLimiter {
     live: DashMap<DeviceId, Arc<Mutex<Tokens>>>,
 }
 
 /// One session's hold on the pace of its device.
 #[derive(Debug)]
-pub struct MessageRate<'a> {
+pub(crate) struct MessageRate<'a> {
     paces: &'a MessageRateLimiter,
     device: DeviceId,
     tokens: Arc<Mutex<Tokens>>,
 }
 
 impl MessageRateLimiter {
-    pub fn of(&self, device: DeviceId) -> MessageRate<'_> {
-        let tokens =
-            self.live.entry(device).or_insert_with(|| Arc::new(Mutex::new(Tokens::new(Instant::now())))).clone();
+    pub(crate) fn of(&self, device: DeviceId) -> MessageRate<'_> {
+        let tokens = self
+            .live
+            .entry(device)
+            .or_insert_with(|| Arc::new(Mutex::new(Tokens::new(Instant::now()))))
+            .clone();
         MessageRate { paces: self, device, tokens }
     }
 }
 
 impl MessageRate<'_> {
     /// Before each message; `earned` are the tickets used since the last.
-    pub async fn wait(&self, earned: u64) {
+    pub(crate) async fn wait(&self, earned: u64) {
         let debt = self.tokens.lock().take(earned, Instant::now());
         if let Some(debt) = debt {
             tokio::time::sleep(debt).await;
@@ -84,7 +87,11 @@ mod tests {
         let mut tokens = Tokens::new(now);
         assert!((0..MESSAGE_BURST).all(|_| tokens.take(0, now).is_none()));
         assert_eq!(tokens.take(0, now), Some(Duration::from_millis(5)));
-        assert_eq!(tokens.take(0, now + Duration::from_millis(10)), None, "two messages' time has passed");
+        assert_eq!(
+            tokens.take(0, now + Duration::from_millis(10)),
+            None,
+            "two messages' time has passed"
+        );
     }
 
     #[test]
@@ -97,7 +104,8 @@ mod tests {
     #[test]
     fn the_tabs_of_a_device_share_its_pace_and_others_do_not() {
         let paces = MessageRateLimiter::default();
-        let (first, second, other) = (paces.of(device(1)), paces.of(device(1)), paces.of(device(2)));
+        let (first, second, other) =
+            (paces.of(device(1)), paces.of(device(1)), paces.of(device(2)));
         let now = first.tokens.lock().at;
         (0..MESSAGE_BURST).for_each(|_| assert!(first.tokens.lock().take(0, now).is_none()));
         assert!(second.tokens.lock().take(0, now).is_some());

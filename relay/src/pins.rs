@@ -1,9 +1,10 @@
-//! What the groups of a file must hash to: the hashes of a list that merges to a known root, else the first value seen of each
-//! group. When all are there the root is known.
+//! What the groups of a file must hash to: the hashes of a list that merges to a known root, else
+//! the first value seen of each group. When all are there the root is known.
 //!
-//! A table grows with the groups that passed, never with the size that a listing claims. All tables together have a bound;
-//! beyond it the one that was not used for longest goes. That costs its file the root until all groups passed once more, and
-//! nothing else: a table that begins anew takes the first value of each group again.
+//! A table grows with the groups that passed, never with the size that a listing claims. All tables
+//! together have a bound; beyond it the one that was not used for longest goes. That costs its file
+//! the root until all groups passed once more, and nothing else: a table that begins anew takes the
+//! first value of each group again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ impl HashBlock {
 
 /// The group hashes of one version of one file, as far as they are known.
 #[derive(Debug)]
-pub struct FileHashes {
+pub(crate) struct FileHashes {
     groups: Groups,
     blocks: BTreeMap<u32, HashBlock>,
     known: u32,
@@ -60,7 +61,7 @@ pub struct FileHashes {
 
 /// What a received group turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GroupVerdict {
+pub(crate) enum GroupVerdict {
     Good,
     /// The last missing value: this is what all merge to.
     Complete(Root),
@@ -71,7 +72,7 @@ pub enum GroupVerdict {
 }
 
 impl FileHashes {
-    pub fn new(groups: Groups, root: Option<Root>) -> Self {
+    pub(crate) fn new(groups: Groups, root: Option<Root>) -> Self {
         let mut pins = Self { groups, blocks: BTreeMap::new(), known: 0, root, bytes: TABLE_BYTES };
         if let (1, Some(root)) = (groups.count(), root) {
             pins.insert(0, GroupHash(root.0)); // of a file of one group the value is the root
@@ -80,7 +81,7 @@ impl FileHashes {
     }
 
     /// The root became known elsewhere.
-    pub fn learn_root(&mut self, root: Root) {
+    pub(crate) fn learn_root(&mut self, root: Root) {
         self.root.get_or_insert(root);
     }
 
@@ -101,7 +102,7 @@ impl FileHashes {
     }
 
     /// Checks a group's value against what is known, or pins it.
-    pub fn check(&mut self, group: u32, value: GroupHash) -> GroupVerdict {
+    pub(crate) fn check(&mut self, group: u32, value: GroupHash) -> GroupVerdict {
         if group >= self.groups.count() {
             return GroupVerdict::Differs;
         }
@@ -124,13 +125,18 @@ impl FileHashes {
         if !self.is_complete() {
             return None;
         }
-        self.groups.root_of((0..self.groups.count()).map(|group| self.get(group).unwrap_or(GroupHash([0; 32]))))
+        self.groups.root_of(
+            (0..self.groups.count()).map(|group| self.get(group).unwrap_or(GroupHash([0; 32]))),
+        )
     }
 
     /// Takes a holder's list, if it merges to the known root.
-    pub fn accept_list(&mut self, list: &[u8]) -> bool {
-        let hashes: Vec<GroupHash> = list.chunks_exact(32).filter_map(|v| v.try_into().ok()).map(GroupHash).collect();
-        let merges = self.root.is_some() && self.groups.root(&hashes) == self.root && list.len() == hashes.len() * 32;
+    pub(crate) fn accept_list(&mut self, list: &[u8]) -> bool {
+        let hashes: Vec<GroupHash> =
+            list.chunks_exact(32).filter_map(|v| v.try_into().ok()).map(GroupHash).collect();
+        let merges = self.root.is_some()
+            && self.groups.root(&hashes) == self.root
+            && list.len() == hashes.len() * 32;
         if merges {
             *self = Self::new(self.groups, self.root);
             for (group, value) in (0..).zip(hashes) {
@@ -143,9 +149,10 @@ impl FileHashes {
     }
 
     /// The whole list as a body, if it is complete.
-    pub fn list(&self) -> Option<Vec<u8>> {
-        self.is_complete()
-            .then(|| self.blocks.values().flat_map(|block| &block.hashes).flat_map(|value| value.0).collect())
+    pub(crate) fn list(&self) -> Option<Vec<u8>> {
+        self.is_complete().then(|| {
+            self.blocks.values().flat_map(|block| &block.hashes).flat_map(|value| value.0).collect()
+        })
     }
 }
 
@@ -170,46 +177,51 @@ struct HashTables {
 
 /// The tables of all files that are on their way, within a bound in bytes.
 #[derive(Debug)]
-pub struct GroupHashes {
+pub(crate) struct GroupHashes {
     limit: usize,
     tables: Mutex<HashTables>,
 }
 
 /// Files whose whole list went with their table: whoever counted on it has to be told.
-pub type LostLists = Vec<FileRef>;
+pub(crate) type LostLists = Vec<FileRef>;
 
 impl GroupHashes {
     /// Tables of at most `limit` bytes together.
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, tables: Mutex::default() }
     }
 
     /// Checks the value of one group of a piece, or pins it.
-    pub fn check(&self, piece: &SlotSpan, group: u32, value: GroupHash) -> (GroupVerdict, LostLists) {
+    pub(crate) fn check(
+        &self,
+        piece: &SlotSpan,
+        group: u32,
+        value: GroupHash,
+    ) -> (GroupVerdict, LostLists) {
         self.with(piece, |pins| pins.check(group, value))
     }
 
     /// Takes a holder's list of a piece's file, if it merges to the known root.
-    pub fn accept_list(&self, piece: &SlotSpan, list: &[u8]) -> (bool, LostLists) {
+    pub(crate) fn accept_list(&self, piece: &SlotSpan, list: &[u8]) -> (bool, LostLists) {
         self.with(piece, |pins| pins.accept_list(list))
     }
 
     /// The whole list of a file, if it is there.
-    pub fn list(&self, file: &FileRef) -> Option<Vec<u8>> {
+    pub(crate) fn list(&self, file: &FileRef) -> Option<Vec<u8>> {
         self.tables.lock().by_file.get(file)?.pins.list()
     }
 
-    pub fn forget(&self, file: &FileRef) {
+    pub(crate) fn forget(&self, file: &FileRef) {
         self.tables.lock().remove(file);
     }
 
     /// Bytes that all tables take.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.tables.lock().bytes
     }
 
     /// Drops tables of files whose owner and askers have all been gone for a minute.
-    pub fn sweep(&self, now: Instant, is_used: impl Fn(&FileRef) -> bool) -> LostLists {
+    pub(crate) fn sweep(&self, now: Instant, is_used: impl Fn(&FileRef) -> bool) -> LostLists {
         let mut tables = self.tables.lock();
         let mut old = Vec::new();
         for (file, entry) in &mut tables.by_file {
@@ -264,7 +276,8 @@ impl HashTables {
         entry.pins.is_complete()
     }
 
-    /// Drops what was not used for longest until the rest is within the limit. The one that was just used is the last to go.
+    /// Drops what was not used for longest until the rest is within the limit. The one that was
+    /// just used is the last to go.
     fn shrink(&mut self, limit: usize) -> LostLists {
         let mut lost = Vec::new();
         while self.bytes > limit {
@@ -345,7 +358,8 @@ mod tests {
     fn a70_two_thousand_files_that_claim_65_536_groups_and_send_the_last_cost_less_than_16_mib() {
         let hashes = GroupHashes::new(usize::MAX);
         for n in 0..2_000 {
-            let (verdict, lost) = hashes.check(&piece(n, 1 << 34, None), 65_535, GroupHash([7; 32]));
+            let (verdict, lost) =
+                hashes.check(&piece(n, 1 << 34, None), 65_535, GroupHash([7; 32]));
             assert!(verdict == GroupVerdict::Good && lost.is_empty());
         }
         assert!(hashes.bytes() < 16 << 20, "{} bytes", hashes.bytes());
@@ -370,7 +384,11 @@ mod tests {
             files.sort_unstable();
             files
         };
-        assert_eq!(files(&hashes), [piece(1, 1, None).file, piece(3, 1, None).file], "the second was not used again");
+        assert_eq!(
+            files(&hashes),
+            [piece(1, 1, None).file, piece(3, 1, None).file],
+            "the second was not used again"
+        );
         // One that is larger than all may be goes itself, and begins anew.
         fill(4, 0..5_000);
         assert_eq!(files(&hashes), [piece(4, 1, None).file]);

@@ -1,23 +1,25 @@
-//! Buffers of one size for received bytes, used again. The general allocator kept a third more than the slots' budget after
-//! a while of large buffers coming and going (measured with two threads); this keeps none but a few idle ones.
+//! Buffers of one size for received bytes, used again. The general allocator kept a third more than
+//! the slots' budget after a while of large buffers coming and going (measured with two threads);
+//! this keeps none but a few idle ones.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// BLAKE3 is fastest on at least 128 KiB; hyper's own frames would pin the larger buffers that they are slices of.
-pub const SEGMENT: usize = 256 * 1024;
+/// BLAKE3 is fastest on at least 128 KiB; hyper's own frames would pin the larger buffers that they
+/// are slices of.
+pub(crate) const SEGMENT: usize = 256 * 1024;
 /// Idle buffers that are kept: 2 MiB.
 const IDLE: usize = 8;
 
 #[derive(Debug, Default)]
-pub struct BufferPool(Mutex<Vec<Vec<u8>>>);
+pub(crate) struct BufferPool(Mutex<Vec<Vec<u8>>>);
 
 impl BufferPool {
-    /// An empty buffer of [`SEGMENT`] bytes; for fewer bytes to come one that grows with them, or many small bodies would
-    /// take far more than they reserved.
-    pub fn take(self: &Arc<Self>, to_come: u64) -> PoolBuffer {
+    /// An empty buffer of [`SEGMENT`] bytes; for fewer bytes to come one that grows with them, or
+    /// many small bodies would take far more than they reserved.
+    pub(crate) fn take(self: &Arc<Self>, to_come: u64) -> PoolBuffer {
         let bytes = match to_come {
             few if few < SEGMENT as u64 / 2 => Vec::new(),
             _ => self.0.lock().pop().unwrap_or_else(|| Vec::with_capacity(SEGMENT)),
@@ -36,29 +38,30 @@ impl BufferPool {
 
 /// Bytes that are being collected.
 #[derive(Debug)]
-pub struct PoolBuffer {
+pub(crate) struct PoolBuffer {
     bytes: Vec<u8>,
     pool: Arc<BufferPool>,
 }
 
 impl PoolBuffer {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.bytes.len() >= SEGMENT
     }
 
     /// Takes as much of `bytes` as fits; gives how much that was.
-    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn fill(&mut self, bytes: &[u8]) -> usize {
         let count = (SEGMENT - self.bytes.len()).min(bytes.len());
         self.bytes.extend_from_slice(&bytes[..count]);
         count
     }
 
-    /// What is collected, immutable. A buffer that is mostly empty is copied, so that it does not hold memory for nothing.
-    pub fn freeze(mut self) -> Bytes {
+    /// What is collected, immutable. A buffer that is mostly empty is copied, so that it does not
+    /// hold memory for nothing.
+    pub(crate) fn freeze(mut self) -> Bytes {
         if self.bytes.len() < SEGMENT / 2 {
             return Bytes::copy_from_slice(&self.bytes);
         }

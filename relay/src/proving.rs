@@ -1,5 +1,6 @@
-//! What hostile input meets first, for tests that want it without a hub around it: tests/deep feeds the pure functions and
-//! runs an echo behind the very accept loop and sockets of the relay. Nothing here is reachable over the network.
+//! What hostile input meets first, for tests that want it without a hub around it: tests/deep feeds
+//! the pure functions and runs an echo behind the very accept loop and sockets of the relay.
+//! Nothing here is reachable over the network.
 
 use std::time::Duration;
 
@@ -22,7 +23,11 @@ pub fn disposition(name: &str) -> http::HeaderValue {
 }
 
 /// The name that a request was sent to and its canonical authority; `None` if it is refused.
-pub fn authority(headers: &HeaderMap, target: Option<&str>, default_port: u16) -> Option<(String, String)> {
+pub fn authority(
+    headers: &HeaderMap,
+    target: Option<&str>,
+    default_port: u16,
+) -> Option<(String, String)> {
     let (name, authority) = hosts::authority(headers, target, default_port).ok()?;
     Some((name, authority.0))
 }
@@ -58,7 +63,11 @@ pub fn archive(layout: &Layout) -> Vec<u8> {
 pub async fn serve(listener: TcpListener, router: Router) {
     accept::run(
         listener,
-        accept::ListenerConfig { tls: None, most_connections: connections::most_connections(), last_words: Duration::ZERO },
+        accept::ListenerConfig {
+            tls: None,
+            most_connections: connections::most_connections(),
+            last_words: Duration::ZERO,
+        },
         router,
         CancellationToken::new(),
     )

@@ -1,4 +1,5 @@
-//! Counts what the relay refused and closed, by code, for `/metrics` and for the master (`RELAY_STATUS`).
+//! Counts what the relay refused and closed, by code, for `/metrics` and for the master
+//! (`RELAY_STATUS`).
 
 use std::sync::Arc;
 
@@ -13,28 +14,32 @@ use crate::edge::RelayState;
 
 /// Counts that only grow. There are few kinds, so the maps stay small.
 #[derive(Debug, Default)]
-pub struct RejectionCounters {
+pub(crate) struct RejectionCounters {
     counts: Mutex<Rejections>,
 }
 
 /// The code of an answer that was a no; put there by [`crate::error::ApiError`].
 #[derive(Debug, Clone, Copy)]
-pub struct RejectionCode(pub FailureCode);
+pub(crate) struct RejectionCode(pub FailureCode);
 
 impl RejectionCounters {
     /// A socket was closed by us.
-    pub fn closed(&self, code: CloseCode) {
+    pub(crate) fn closed(&self, code: CloseCode) {
         *self.counts.lock().closed.entry(code).or_default() += 1;
     }
 
     /// Returns the counts of this moment.
-    pub fn counts(&self) -> Rejections {
+    pub(crate) fn counts(&self) -> Rejections {
         self.counts.lock().clone()
     }
 }
 
 /// The layer around all routes.
-pub async fn count(State(edge): State<Arc<RelayState>>, request: Request, next: Next) -> Response {
+pub(crate) async fn count(
+    State(edge): State<Arc<RelayState>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let response = next.run(request).await;
     if let Some(RejectionCode(code)) = response.extensions().get::<RejectionCode>() {
         *edge.refusals.counts.lock().refused.entry(*code).or_default() += 1;

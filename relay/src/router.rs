@@ -10,8 +10,9 @@ use crate::hosts::{self, HostGuard};
 use crate::http::{assets, chunks, download, health, metrics, secure};
 use crate::{connections, error, master_session, refusals, session};
 
-/// Builds the relay's routes. `added` answers what neither they nor the web client's files do, behind the same layers.
-pub fn router(edge: Arc<RelayState>, added: Router) -> Router {
+/// Builds the relay's routes. `added` answers what neither they nor the web client's files do,
+/// behind the same layers.
+pub(crate) fn router(edge: Arc<RelayState>, added: Router) -> Router {
     let hosts = HostGuard::new(&edge.config.hosts);
     Router::new()
         .route("/ws/device", get(session::upgrade))
@@ -34,7 +35,8 @@ pub fn router(edge: Arc<RelayState>, added: Router) -> Router {
 
 #[cfg(test)]
 mod tests {
-    //! Promise: a route that another crate adds stands behind the guards of the relay's own, and replaces none of them.
+    //! Promise: a route that another crate adds stands behind the guards of the relay's own, and
+    //! replaces none of them.
 
     use std::net::SocketAddr;
 
@@ -51,7 +53,8 @@ mod tests {
 
     const ADDED: &str = "from the added route";
 
-    /// Sends one request from another machine to a relay with `added`, and returns the status and the body.
+    /// Sends one request from another machine to a relay with `added`, and returns the status and
+    /// the body.
     async fn answer(
         added: Router,
         require_tls: bool,
@@ -66,8 +69,12 @@ mod tests {
         for (name, value) in headers {
             asked = asked.header(*name, *value);
         }
-        asked.extensions_mut().unwrap().insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 2], 5000))));
-        let response = router(edge, added).oneshot(asked.body(Body::empty()).unwrap()).await.unwrap();
+        asked
+            .extensions_mut()
+            .unwrap()
+            .insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 2], 5000))));
+        let response =
+            router(edge, added).oneshot(asked.body(Body::empty()).unwrap()).await.unwrap();
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8_lossy(&body).into_owned())
@@ -103,9 +110,17 @@ mod tests {
         let origin = answer(dav(), false, asked, &[HOST, ("origin", "http://evil.example")]).await;
         assert_eq!(origin.0, StatusCode::FORBIDDEN, "a foreign page");
         let followed = [HOST, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
-        assert_eq!(answer(dav(), false, asked, &followed).await.0, StatusCode::FORBIDDEN, "a link of a foreign page");
+        assert_eq!(
+            answer(dav(), false, asked, &followed).await.0,
+            StatusCode::FORBIDDEN,
+            "a link of a foreign page"
+        );
         let plain = answer(dav(), true, asked, &[HOST]).await;
-        assert_eq!(plain.0, StatusCode::UPGRADE_REQUIRED, "plain http to a hub that takes https only");
+        assert_eq!(
+            plain.0,
+            StatusCode::UPGRADE_REQUIRED,
+            "plain http to a hub that takes https only"
+        );
         for (_, body) in [name, origin, plain] {
             assert!(!body.contains(ADDED), "{body}");
         }

@@ -1,4 +1,5 @@
-//! One task per device socket: challenge, key proof, then messages in and out until either side ends it.
+//! One task per device socket: challenge, key proof, then messages in and out until either side
+//! ends it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use lanyard_protocol::master_proof::{host_proof, same_mac};
 use lanyard_protocol::message::{Challenge, ClientRegister, RequestFailed};
 use lanyard_protocol::session_key::{EphemeralSecret, SessionKey};
 use lanyard_protocol::{
-    Channel, CloseCode, DecodeError, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode, Frame, HubInfo, Nonce,
-    PROTOCOL_VERSION, Ref, RelayToDevice, TransportMode, codec,
+    Channel, CloseCode, DecodeError, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode, Frame,
+    HubInfo, Nonce, PROTOCOL_VERSION, Ref, RelayToDevice, TransportMode, codec,
 };
 
 use tracing::Instrument;
@@ -26,12 +27,12 @@ use tracing::Instrument;
 use crate::edge::{RelayState, SessionHandle};
 use crate::hosts::HostHeader;
 use crate::outbox::{Outbox, QueuedFrame};
-use crate::socket::{self, Incoming, Activity};
+use crate::socket::{self, Activity, Incoming};
 use crate::tls::Transport;
 use crate::websocket::{self, Sink, Socket, Stream};
 
 /// `GET /ws/device`.
-pub async fn upgrade(
+pub(crate) async fn upgrade(
     State(edge): State<Arc<RelayState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(authority): Extension<HostHeader>,
@@ -63,13 +64,18 @@ async fn serve(edge: Arc<RelayState>, caller: SocketOrigin, socket: Socket) {
     let (mut sink, mut stream) = socket.split();
     let last = Activity::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
-    let registered = tokio::time::timeout(deadline, register(&edge, caller, &mut sink, &mut stream, &last));
+    let registered =
+        tokio::time::timeout(deadline, register(&edge, caller, &mut sink, &mut stream, &last));
     let (identity, proof, reference) = match registered.await {
         Ok(Ok(proven)) => proven,
         Ok(Err(code)) => return socket::close_with_code(&edge, sink, stream, code).await,
-        Err(_silent) => return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await,
+        Err(_silent) => {
+            return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await;
+        }
     };
-    let Some((sink, stream)) = websocket::admitted(sink, stream, MAX_FRAME_BYTES).await else { return };
+    let Some((sink, stream)) = websocket::admitted(sink, stream, MAX_FRAME_BYTES).await else {
+        return;
+    };
     let session = SessionId(edge.number());
     let mut handle = SessionHandle::new(Outbox::for_device(), proof, identity.public_id);
     handle.reference = reference;
@@ -102,8 +108,9 @@ async fn live(
     }
 }
 
-/// Tells a client of another version to update. It is told in the words of version 1, which each version understands: a
-/// CHALLENGE without `ephemeral_key`, whose `protocol` makes a page offer to load itself again.
+/// Tells a client of another version to update. It is told in the words of version 1, which each
+/// version understands: a CHALLENGE without `ephemeral_key`, whose `protocol` makes a page offer to
+/// load itself again.
 async fn send_home(edge: &RelayState, caller: SocketOrigin, socket: Socket) {
     let (mut sink, stream) = socket.split();
     let challenge = challenge_of(edge, caller.transport, edge.nonce(), EphemeralKey([0; 32]));
@@ -112,7 +119,9 @@ async fn send_home(edge: &RelayState, caller: SocketOrigin, socket: Socket) {
         data.remove("ephemeral_key");
     }
     let said = async {
-        websocket::send_text(&mut sink, first.to_string().into()).await.map_err(|_| CloseCode::TooSlow)?;
+        websocket::send_text(&mut sink, first.to_string().into())
+            .await
+            .map_err(|_| CloseCode::TooSlow)?;
         write_message(&mut sink, &unsupported_version(), None).await
     };
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
@@ -124,7 +133,12 @@ async fn send_home(edge: &RelayState, caller: SocketOrigin, socket: Socket) {
     socket::close_with_code(edge, sink, stream, code).await;
 }
 
-fn challenge_of(edge: &RelayState, transport: Transport, nonce: Nonce, ephemeral_key: EphemeralKey) -> Challenge {
+fn challenge_of(
+    edge: &RelayState,
+    transport: Transport,
+    nonce: Nonce,
+    ephemeral_key: EphemeralKey,
+) -> Challenge {
     Challenge {
         protocol: PROTOCOL_VERSION,
         boot_id: edge.boot_id,
@@ -138,7 +152,12 @@ fn challenge_of(edge: &RelayState, transport: Transport, nonce: Nonce, ephemeral
 fn unsupported_version() -> RelayToDevice {
     let code = FailureCode::UnsupportedVersion;
     let message = code.sentence().into();
-    RelayToDevice::RequestFailed(RequestFailed { code, message, retry_after_ms: None, file_id: None })
+    RelayToDevice::RequestFailed(RequestFailed {
+        code,
+        message,
+        retry_after_ms: None,
+        file_id: None,
+    })
 }
 
 /// The device's identity, the hub's own proof, and the key that both sides agreed on.
@@ -163,7 +182,9 @@ async fn register(
         Incoming::Gone => return Err(CloseCode::Unauthenticated),
     };
     let (frame, reference) = match codec::decode::<DeviceToRelay>(&text) {
-        Ok(Frame { message: DeviceToRelay::ClientRegister(register), reference }) => (register, reference),
+        Ok(Frame { message: DeviceToRelay::ClientRegister(register), reference }) => {
+            (register, reference)
+        }
         Ok(_) => return Err(CloseCode::Unauthenticated),
         Err(DecodeError::TooLarge) => return Err(CloseCode::TooLarge),
         Err(_) => return Err(CloseCode::BadMessage),
@@ -176,7 +197,11 @@ async fn register(
     Ok((identity, proof, reference))
 }
 
-async fn write_message(sink: &mut Sink, message: &RelayToDevice, reference: Option<&Ref>) -> Result<(), CloseCode> {
+async fn write_message(
+    sink: &mut Sink,
+    message: &RelayToDevice,
+    reference: Option<&Ref>,
+) -> Result<(), CloseCode> {
     let text = codec::encode(message, reference);
     websocket::send_text(sink, text.into()).await.map_err(|_| CloseCode::TooSlow)
 }
@@ -204,7 +229,9 @@ fn prove(
         relay_ephemeral: ephemeral.public(),
         device_ephemeral: register.ephemeral_key,
     };
-    if !transcript.device_signed(&register.signature) || !is_of_its_kind(edge, &register, &transcript) {
+    if !transcript.device_signed(&register.signature)
+        || !is_of_its_kind(edge, &register, &transcript)
+    {
         return Err(CloseCode::Unauthenticated);
     }
     let agreed = ephemeral.agree(&register.ephemeral_key, &transcript.device_text());
@@ -227,10 +254,13 @@ fn prove(
     Ok((identity, (signature, key)))
 }
 
-/// The host's own device proves that it knows the secret of master and relay; nobody else says that it does.
+/// The host's own device proves that it knows the secret of master and relay; nobody else says that
+/// it does.
 fn is_of_its_kind(edge: &RelayState, register: &ClientRegister, transcript: &Transcript) -> bool {
     match (register.kind, &register.host_proof) {
-        (DeviceKind::Master, Some(proof)) => same_mac(proof, &host_proof(&edge.config.master_secret, transcript)),
+        (DeviceKind::Master, Some(proof)) => {
+            same_mac(proof, &host_proof(&edge.config.master_secret, transcript))
+        }
         (DeviceKind::Browser | DeviceKind::Native, None) => true,
         (DeviceKind::Master, None) | (DeviceKind::Browser | DeviceKind::Native, Some(_)) => false,
     }
@@ -266,7 +296,8 @@ async fn listen(
         }
         match codec::decode::<DeviceToRelay>(&text) {
             // It is asked for again where the relay is next.
-            Ok(Frame { message: DeviceToRelay::RequestChunk(_), .. }) if edge.closing.load(Ordering::Relaxed) => {}
+            Ok(Frame { message: DeviceToRelay::RequestChunk(_), .. })
+                if edge.closing.load(Ordering::Relaxed) => {}
             Ok(Frame { message, reference }) => {
                 edge.send(Input::MessageReceived { session, message, reference }).await;
             }

@@ -1,5 +1,5 @@
-//! The bytes of one slot: what was received, what has passed verification, and who reads. Filled by one PUT, read by any
-//! number of GETs and links; the broker decides when it begins and ends.
+//! The bytes of one slot: what was received, what has passed verification, and who reads. Filled by
+//! one PUT, read by any number of GETs and links; the broker decides when it begins and ends.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,7 +20,7 @@ use crate::pool::PoolBuffer;
 
 /// How far a reader may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadMark {
+pub(crate) enum ReadMark {
     /// A device: what is received; a group's last byte is published only once the group has passed.
     Received,
     /// A link: what has passed; nobody checks behind a browser's own download.
@@ -29,7 +29,7 @@ pub enum ReadMark {
 
 /// What a look at the slot gives.
 #[derive(Debug)]
-pub enum SlotRead {
+pub(crate) enum SlotRead {
     Bytes(Bytes),
     /// Nothing yet: wait for the slot to change.
     Wait,
@@ -38,12 +38,13 @@ pub enum SlotRead {
 
 /// How one reader's body does.
 #[derive(Debug, Default)]
-pub struct ReaderMeter {
+pub(crate) struct ReaderMeter {
     /// Bytes handed to the transport.
     pub delivered: AtomicU64,
     /// The transport would take bytes that are not there: the reader is not to blame.
     pub starved: AtomicBool,
-    /// A link's slice behind the bytes that its response waits for: it is not slow, but it gives way when room is short.
+    /// A link's slice behind the bytes that its response waits for: it is not slow, but it gives
+    /// way when room is short.
     pub held: AtomicBool,
     /// Why the broker ended the body; the first reason stays.
     cut: OnceLock<FailureCode>,
@@ -54,7 +55,7 @@ impl ReaderMeter {
         self.cut.get().copied()
     }
 
-    pub fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.cut().is_some()
     }
 
@@ -74,7 +75,7 @@ struct SlotState {
 }
 
 #[derive(Debug)]
-pub struct SlotBuffer {
+pub(crate) struct SlotBuffer {
     pub id: SlotId,
     pub what: BodyKind,
     pub pieces: Vec<SlotSpan>,
@@ -86,23 +87,31 @@ pub struct SlotBuffer {
 }
 
 impl SlotBuffer {
-    pub fn new(id: SlotId, what: BodyKind, pieces: Vec<SlotSpan>, length: u64) -> Self {
-        Self { id, what, pieces, length, put_ticket: None, inner: Mutex::default(), version: watch::Sender::new(0) }
+    pub(crate) fn new(id: SlotId, what: BodyKind, pieces: Vec<SlotSpan>, length: u64) -> Self {
+        Self {
+            id,
+            what,
+            pieces,
+            length,
+            put_ticket: None,
+            inner: Mutex::default(),
+            version: watch::Sender::new(0),
+        }
     }
 
-    pub fn filled_by(self, ticket: Ticket) -> Self {
+    pub(crate) fn filled_by(self, ticket: Ticket) -> Self {
         Self { put_ticket: Some(ticket), ..self }
     }
 
     /// One that is full at once.
-    pub fn full(id: SlotId, bytes: Bytes) -> Self {
+    pub(crate) fn full(id: SlotId, bytes: Bytes) -> Self {
         let slot = Self::new(id, BodyKind::Hashes, Vec::new(), bytes.len() as u64);
         slot.publish(bytes, slot.length);
         slot
     }
 
     /// Tells when there is more to read, or the slot ended.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
@@ -123,7 +132,7 @@ impl SlotBuffer {
     }
 
     /// Ends it: bytes go at once, readers see `code` at their next look.
-    pub fn fail(&self, code: FailureCode) {
+    pub(crate) fn fail(&self, code: FailureCode) {
         let mut inner = self.inner.lock();
         inner.failed.get_or_insert(code);
         inner.segments = Vec::new();
@@ -131,34 +140,34 @@ impl SlotBuffer {
         self.changed();
     }
 
-    pub fn failed(&self) -> Option<FailureCode> {
+    pub(crate) fn failed(&self) -> Option<FailureCode> {
         self.inner.lock().failed
     }
 
     /// Returns why a reader has nothing more to expect.
-    pub fn ended_for(&self, meter: &ReaderMeter) -> Option<FailureCode> {
+    pub(crate) fn ended_for(&self, meter: &ReaderMeter) -> Option<FailureCode> {
         meter.cut().or_else(|| self.failed())
     }
 
-    pub fn add_reader(&self, reader: ReaderId) -> Arc<ReaderMeter> {
+    pub(crate) fn add_reader(&self, reader: ReaderId) -> Arc<ReaderMeter> {
         self.inner.lock().readers.entry(reader).or_default().clone()
     }
 
-    pub fn remove_reader(&self, reader: ReaderId) {
+    pub(crate) fn remove_reader(&self, reader: ReaderId) {
         self.inner.lock().readers.remove(&reader);
     }
 
-    pub fn cut_reader(&self, reader: ReaderId, code: FailureCode) {
+    pub(crate) fn cut_reader(&self, reader: ReaderId, code: FailureCode) {
         self.add_reader(reader).set_cut(code);
         self.changed();
     }
 
-    pub fn readers(&self) -> Vec<(ReaderId, Arc<ReaderMeter>)> {
+    pub(crate) fn readers(&self) -> Vec<(ReaderId, Arc<ReaderMeter>)> {
         self.inner.lock().readers.iter().map(|(id, meter)| (*id, meter.clone())).collect()
     }
 
     /// The next bytes of `range`, at most one segment.
-    pub fn read(&self, range: Range<u64>, mark: ReadMark, meter: &ReaderMeter) -> SlotRead {
+    pub(crate) fn read(&self, range: Range<u64>, mark: ReadMark, meter: &ReaderMeter) -> SlotRead {
         if let Some(code) = meter.cut() {
             return SlotRead::Failed(code);
         }
@@ -185,13 +194,13 @@ impl SlotBuffer {
 
 /// Why a PUT's bytes were not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SlotError {
+pub(crate) struct SlotError {
     pub code: FailureCode,
     pub culprit: Option<FileRef>,
 }
 
 /// Takes the bytes of one PUT in order: collects, verifies, publishes.
-pub struct SlotFiller {
+pub(crate) struct SlotFiller {
     slot: Arc<SlotBuffer>,
     buffer: Option<PoolBuffer>,
     /// Bytes published and in the buffer.
@@ -210,22 +219,23 @@ struct GroupCursor {
 }
 
 impl SlotFiller {
-    pub fn new(slot: Arc<SlotBuffer>) -> Self {
+    pub(crate) fn new(slot: Arc<SlotBuffer>) -> Self {
         let cursor = GroupCursor::at(&slot, 0, None);
         Self { slot, buffer: None, taken: 0, published: 0, cursor }
     }
 
     /// Bytes still to come.
-    pub fn missing(&self) -> u64 {
+    pub(crate) fn missing(&self) -> u64 {
         self.slot.length - self.taken
     }
 
-    pub fn has_unpublished(&self) -> bool {
+    pub(crate) fn has_unpublished(&self) -> bool {
         self.buffer.as_ref().is_some_and(|buffer| buffer.len() > 0)
     }
 
-    /// Takes bytes; whole segments are verified and published on the way. The last one waits for [`SlotFiller::finish`].
-    pub fn push(&mut self, edge: &RelayState, mut bytes: &[u8]) -> Result<(), SlotError> {
+    /// Takes bytes; whole segments are verified and published on the way. The last one waits for
+    /// [`SlotFiller::finish`].
+    pub(crate) fn push(&mut self, edge: &RelayState, mut bytes: &[u8]) -> Result<(), SlotError> {
         if bytes.len() as u64 > self.missing() {
             return Err(SlotError { code: FailureCode::BadMessage, culprit: None });
         }
@@ -244,7 +254,7 @@ impl SlotFiller {
     }
 
     /// Verifies and publishes what is collected so far: more may be long in coming.
-    pub fn flush(&mut self, edge: &RelayState) -> Result<(), SlotError> {
+    pub(crate) fn flush(&mut self, edge: &RelayState) -> Result<(), SlotError> {
         let segment = self.collected();
         if segment.is_empty() {
             return Ok(());
@@ -255,8 +265,9 @@ impl SlotFiller {
         Ok(())
     }
 
-    /// Verifies the last segment without publishing it; [`SlotFiller::publish_last`] does that once the broker knows.
-    pub fn finish(&mut self, edge: &RelayState) -> Result<LastSegment, SlotError> {
+    /// Verifies the last segment without publishing it; [`SlotFiller::publish_last`] does that once
+    /// the broker knows.
+    pub(crate) fn finish(&mut self, edge: &RelayState) -> Result<LastSegment, SlotError> {
         let segment = self.collected();
         if self.slot.what == BodyKind::Hashes {
             return self.finish_hashes(edge, segment);
@@ -270,7 +281,11 @@ impl SlotFiller {
     }
 
     /// A list of values is checked as a whole; it is small enough to be one segment or a few.
-    fn finish_hashes(&mut self, edge: &RelayState, segment: Bytes) -> Result<LastSegment, SlotError> {
+    fn finish_hashes(
+        &mut self,
+        edge: &RelayState,
+        segment: Bytes,
+    ) -> Result<LastSegment, SlotError> {
         let Some(piece) = self.slot.pieces.first() else {
             return Err(SlotError { code: FailureCode::Busy, culprit: None });
         };
@@ -325,8 +340,12 @@ impl SlotFiller {
                 edge.root_known(piece.file, root);
                 Ok(())
             }
-            GroupVerdict::Differs => Err(SlotError { code: FailureCode::BadBytes, culprit: Some(piece.file) }),
-            GroupVerdict::WrongRoot => Err(SlotError { code: FailureCode::FileChanged, culprit: Some(piece.file) }),
+            GroupVerdict::Differs => {
+                Err(SlotError { code: FailureCode::BadBytes, culprit: Some(piece.file) })
+            }
+            GroupVerdict::WrongRoot => {
+                Err(SlotError { code: FailureCode::FileChanged, culprit: Some(piece.file) })
+            }
         }
     }
 }
@@ -348,14 +367,14 @@ impl GroupCursor {
 }
 
 /// The last verified bytes of a PUT, not yet readable.
-pub struct LastSegment {
+pub(crate) struct LastSegment {
     slot: Arc<SlotBuffer>,
     segment: Bytes,
     passed: u64,
 }
 
 impl LastSegment {
-    pub fn publish(self) {
+    pub(crate) fn publish(self) {
         self.slot.publish(self.segment, self.passed);
     }
 }

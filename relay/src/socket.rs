@@ -9,7 +9,7 @@ use lanyard_protocol::limits::{PING_MS, PONG_TIMEOUT_MS};
 use tokio_tungstenite::tungstenite::{Error, Message, protocol::CloseFrame};
 
 use crate::edge::RelayState;
-use crate::outbox::{WriterStep, Outbox};
+use crate::outbox::{Outbox, WriterStep};
 use crate::websocket::{Sink, Stream, send_text};
 
 /// A frame that cannot be written for this long ends the session (4408).
@@ -18,24 +18,26 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What came from the other side: how much, and when last.
-pub struct Activity {
+pub(crate) struct Activity {
     started: Instant,
     at: AtomicU64,
     frames: AtomicU64,
 }
 
 impl Activity {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { started: Instant::now(), at: AtomicU64::new(0), frames: AtomicU64::new(0) }
     }
 
-    pub fn note(&self) {
+    pub(crate) fn note(&self) {
         self.at.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.frames.fetch_add(1, Ordering::Relaxed);
     }
 
     fn silence(&self) -> Duration {
-        self.started.elapsed().saturating_sub(Duration::from_millis(self.at.load(Ordering::Relaxed)))
+        self.started
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.at.load(Ordering::Relaxed)))
     }
 
     fn frames(&self) -> u64 {
@@ -51,8 +53,9 @@ enum HeartbeatStep {
     GiveUp,
 }
 
-/// Asks for a sign of life after a while, and gives up when none comes. Any frame is one. Frames are counted: by the clock
-/// an answer that comes within its grain could not be told from one that came before.
+/// Asks for a sign of life after a while, and gives up when none comes. Any frame is one. Frames
+/// are counted: by the clock an answer that comes within its grain could not be told from one that
+/// came before.
 #[derive(Debug, Default)]
 struct Heartbeat {
     /// When a ping went out, and how many frames had come before it.
@@ -64,10 +67,12 @@ impl Heartbeat {
         let quiet = Duration::from_millis(PING_MS);
         let timeout = Duration::from_millis(PONG_TIMEOUT_MS);
         match self.pinged {
-            Some((at, before)) if frames == before => match timeout.checked_sub(now.duration_since(at)) {
-                Some(left) if !left.is_zero() => HeartbeatStep::Wait(left),
-                _ => HeartbeatStep::GiveUp,
-            },
+            Some((at, before)) if frames == before => {
+                match timeout.checked_sub(now.duration_since(at)) {
+                    Some(left) if !left.is_zero() => HeartbeatStep::Wait(left),
+                    _ => HeartbeatStep::GiveUp,
+                }
+            }
             _ if silence >= quiet => {
                 self.pinged = Some((now, frames));
                 HeartbeatStep::Ping
@@ -81,7 +86,7 @@ impl Heartbeat {
 }
 
 /// What came.
-pub enum Incoming {
+pub(crate) enum Incoming {
     Text(String),
     /// A frame that has no business here.
     Binary,
@@ -91,7 +96,7 @@ pub enum Incoming {
 }
 
 /// The next frame that means something.
-pub async fn receive(stream: &mut Stream, last: &Activity) -> Incoming {
+pub(crate) async fn receive(stream: &mut Stream, last: &Activity) -> Incoming {
     loop {
         let frame = stream.next().await;
         last.note();
@@ -99,15 +104,18 @@ pub async fn receive(stream: &mut Stream, last: &Activity) -> Incoming {
             Some(Ok(Message::Text(text))) => return Incoming::Text(text.as_str().to_owned()),
             Some(Ok(Message::Binary(_))) => return Incoming::Binary,
             // A close is answered by the library, but only if the stream is polled to its end.
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
+            Some(Ok(
+                Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_),
+            )) => {}
             Some(Err(Error::Capacity(_))) => return Incoming::TooLarge,
             Some(Err(_)) | None => return Incoming::Gone,
         }
     }
 }
 
-/// Writes what the outbox holds, and pings when it has been quiet; returns when the session is to end.
-pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &Activity) -> CloseCode {
+/// Writes what the outbox holds, and pings when it has been quiet; returns when the session is to
+/// end.
+pub(crate) async fn write(sink: &mut Sink, outbox: &Outbox, last: &Activity) -> CloseCode {
     let mut vigil = Heartbeat::default();
     loop {
         let changed = outbox.changed.notified();
@@ -126,7 +134,11 @@ pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &Activity) -> CloseCo
             HeartbeatStep::Wait(wake) => wake,
             HeartbeatStep::GiveUp => return CloseCode::TooSlow,
             HeartbeatStep::Ping => {
-                let sent = tokio::time::timeout(WRITE_TIMEOUT, sink.send(Message::Ping(Default::default()))).await;
+                let sent = tokio::time::timeout(
+                    WRITE_TIMEOUT,
+                    sink.send(Message::Ping(Default::default())),
+                )
+                .await;
                 if !matches!(sent, Ok(Ok(()))) {
                     return CloseCode::TooSlow;
                 }
@@ -138,7 +150,12 @@ pub async fn write(sink: &mut Sink, outbox: &Outbox, last: &Activity) -> CloseCo
 }
 
 /// Counts the reason, and says it.
-pub async fn close_with_code(edge: &RelayState, sink: Sink, stream: Stream, code: CloseCode) {
+pub(crate) async fn close_with_code(
+    edge: &RelayState,
+    sink: Sink,
+    stream: Stream,
+    code: CloseCode,
+) {
     edge.refusals.closed(code);
     close_gracefully(sink, stream, code).await;
 }

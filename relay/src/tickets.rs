@@ -1,5 +1,5 @@
-//! Tickets: who may send or fetch which bytes, once. An open one holds its slot; of a used one only so much is remembered as
-//! tells a second use from a guess.
+//! Tickets: who may send or fetch which bytes, once. An open one holds its slot; of a used one only
+//! so much is remembered as tells a second use from a guess.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -14,12 +14,13 @@ use parking_lot::Mutex;
 
 use crate::slot::SlotBuffer;
 
-/// Used tickets that are remembered at most: a second of the fastest transfer is 2,000 of them, and they are only for telling.
+/// Used tickets that are remembered at most: a second of the fastest transfer is 2,000 of them, and
+/// they are only for telling.
 const MOST_USED: usize = 16_384;
 
 /// What a ticket is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TicketKind {
+pub(crate) enum TicketKind {
     Put,
     Get { reader: ReaderId, ranges: Vec<Range<u64>> },
 }
@@ -54,30 +55,38 @@ impl Used {
 
 /// All tickets of this relay's life.
 #[derive(Default)]
-pub struct Tickets {
+pub(crate) struct Tickets {
     open: DashMap<Ticket, Open>,
     used: Mutex<Used>,
 }
 
 impl Tickets {
-    pub fn issue(&self, ticket: Ticket, session: SessionId, errand: TicketKind, slot: Arc<SlotBuffer>) {
+    pub(crate) fn issue(
+        &self,
+        ticket: Ticket,
+        session: SessionId,
+        errand: TicketKind,
+        slot: Arc<SlotBuffer>,
+    ) {
         self.open.insert(ticket, Open { session, errand, slot });
     }
 
     /// Takes a ticket back that was not used.
-    pub fn revoke(&self, ticket: &Ticket) {
+    pub(crate) fn revoke(&self, ticket: &Ticket) {
         self.open.remove(ticket);
     }
 
-    /// Uses a ticket up: once, by its own session, with its own verb. Unknown, foreign, expired and wrong verb are refused
-    /// alike and leave it as it was.
-    pub fn redeem(
+    /// Uses a ticket up: once, by its own session, with its own verb. Unknown, foreign, expired and
+    /// wrong verb are refused alike and leave it as it was.
+    pub(crate) fn redeem(
         &self,
         ticket: &Ticket,
         session: SessionId,
         is_put: bool,
     ) -> Result<(Arc<SlotBuffer>, TicketKind), FailureCode> {
-        let fits = |_: &Ticket, open: &Open| open.session == session && matches!(open.errand, TicketKind::Put) == is_put;
+        let fits = |_: &Ticket, open: &Open| {
+            open.session == session && matches!(open.errand, TicketKind::Put) == is_put
+        };
         let mut used = self.used.lock();
         if let Some((_, Open { slot, errand, .. })) = self.open.remove_if(ticket, fits) {
             used.note(*ticket, session, is_put);
@@ -90,10 +99,11 @@ impl Tickets {
     }
 
     /// Forgets what was used long ago.
-    pub fn sweep(&self, now: Instant) {
+    pub(crate) fn sweep(&self, now: Instant) {
         let remembered = Duration::from_millis(USED_TICKET_MS);
         let mut used = self.used.lock();
-        while used.oldest_first.front().is_some_and(|(at, _)| now.duration_since(*at) >= remembered) {
+        while used.oldest_first.front().is_some_and(|(at, _)| now.duration_since(*at) >= remembered)
+        {
             used.forget_oldest();
         }
     }
@@ -111,14 +121,18 @@ mod tests {
 
     #[test]
     fn a_ticket_is_good_once_for_its_session_and_verb() {
-        let (tickets, ticket, own, other) = (Tickets::default(), Ticket([1; 16]), SessionId(1), SessionId(2));
+        let (tickets, ticket, own, other) =
+            (Tickets::default(), Ticket([1; 16]), SessionId(1), SessionId(2));
         tickets.issue(ticket, own, TicketKind::Put, slot());
         assert_eq!(tickets.redeem(&ticket, other, true).unwrap_err(), FailureCode::TicketRefused);
         assert_eq!(tickets.redeem(&ticket, own, false).unwrap_err(), FailureCode::TicketRefused);
         assert_eq!(tickets.redeem(&ticket, own, true).unwrap().1, TicketKind::Put);
         assert_eq!(tickets.redeem(&ticket, own, true).unwrap_err(), FailureCode::TicketUsed);
         assert_eq!(tickets.redeem(&ticket, other, true).unwrap_err(), FailureCode::TicketRefused);
-        assert_eq!(tickets.redeem(&Ticket([2; 16]), own, true).unwrap_err(), FailureCode::TicketRefused);
+        assert_eq!(
+            tickets.redeem(&Ticket([2; 16]), own, true).unwrap_err(),
+            FailureCode::TicketRefused
+        );
     }
 
     #[test]

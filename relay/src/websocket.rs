@@ -1,8 +1,9 @@
 //! From an HTTP request to a WebSocket, and large texts in small frames.
 //!
-//! The library keeps a buffer as large as the largest frame that it ever wrote, for each socket: a roster of a thousand
-//! devices, sent once, cost 30 KiB of every session for good (measured). A text therefore goes out in fragments (RFC 6455,
-//! 5.4), for which a framework's sockets have no call.
+//! The library keeps a buffer as large as the largest frame that it ever wrote, for each socket: a
+//! roster of a thousand devices, sent once, cost 30 KiB of every session for good (measured). A
+//! text therefore goes out in fragments (RFC 6455, 5.4), for which a framework's sockets have no
+//! call.
 
 use std::io::Cursor;
 use std::pin::Pin;
@@ -32,20 +33,26 @@ use crate::error::ApiError;
 
 pub type Socket = WebSocketStream<UpgradedStream>;
 pub type Sink = SplitSink<Socket, Message>;
-pub type Stream = SplitStream<Socket>;
+pub(crate) type Stream = SplitStream<Socket>;
 
 /// Bytes of a fragment: what a socket's write buffer grows to.
 const FRAGMENT: usize = 2 * 1024;
 
-/// What is kept for a socket that does not read: texts wait in its outbox, so that only answers to pings can fill this, and
-/// those replace each other then. Anybody may open a socket and send pings (48 of them cost 150 MiB, measured at 4 MiB each).
+/// What is kept for a socket that does not read: texts wait in its outbox, so that only answers to
+/// pings can fill this, and those replace each other then. Anybody may open a socket and send pings
+/// (48 of them cost 150 MiB, measured at 4 MiB each).
 const MOST_UNWRITTEN: usize = 32 * 1024;
 
-/// Answers the request for a socket and serves it in a task of its own. 400 for what asks for none, or not for ours.
+/// Answers the request for a socket and serves it in a task of its own. 400 for what asks for none,
+/// or not for ours.
 ///
-/// Small buffers: 10 KiB a session instead of 137 (measured with 1,000 idle sockets), and until it is [`admitted`] a socket
-/// may send `max_first` bytes at once.
-pub fn upgrade<F>(mut request: Request, max_first: usize, serve: impl FnOnce(Socket) -> F + Send + 'static) -> Response
+/// Small buffers: 10 KiB a session instead of 137 (measured with 1,000 idle sockets), and until it
+/// is [`admitted`] a socket may send `max_first` bytes at once.
+pub fn upgrade<F>(
+    mut request: Request,
+    max_first: usize,
+    serve: impl FnOnce(Socket) -> F + Send + 'static,
+) -> Response
 where
     F: Future<Output = ()> + Send,
 {
@@ -58,7 +65,9 @@ where
     tokio::spawn(async move {
         let io = match upgraded.await {
             Ok(io) => TokioIo::new(io),
-            Err(error) => return tracing::trace!(%error, "a connection ended before it was a socket"),
+            Err(error) => {
+                return tracing::trace!(%error, "a connection ended before it was a socket");
+            }
         };
         if let Some(permit) = &permit {
             permit.upgraded();
@@ -76,7 +85,8 @@ where
     answer
 }
 
-/// Small buffers: the library reserves what a frame's head claims, up to the largest that it may be.
+/// Small buffers: the library reserves what a frame's head claims, up to the largest that it may
+/// be.
 fn config(max_message: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(4 * 1024)
@@ -96,8 +106,8 @@ async fn evicted_unregistered(permit: Option<Arc<ConnectionPermit>>) {
     std::future::pending().await
 }
 
-/// The stream below a socket. It remembers what came before the registration, so that nothing of it is lost when the socket is
-/// made anew with the buffers of a session.
+/// The stream below a socket. It remembers what came before the registration, so that nothing of it
+/// is lost when the socket is made anew with the buffers of a session.
 #[derive(Debug)]
 pub struct UpgradedStream {
     io: TokioIo<Upgraded>,
@@ -113,10 +123,15 @@ impl UpgradedStream {
 }
 
 impl AsyncRead for UpgradedStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        // Pings are answered before anybody has proven anything, and are remembered too: they must come to an end.
+        // Pings are answered before anybody has proven anything, and are remembered too: they must
+        // come to an end.
         if this.heard.as_ref().is_some_and(|heard| heard.len() >= MAX_UNREGISTERED_BYTES) {
             return Poll::Ready(Err(std::io::ErrorKind::InvalidData.into()));
         }
@@ -129,7 +144,11 @@ impl AsyncRead for UpgradedStream {
 }
 
 impl AsyncWrite for UpgradedStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
     }
 
@@ -156,9 +175,14 @@ fn behind_first_text(heard: &[u8]) -> &[u8] {
     }
 }
 
-/// A socket that has proven who it is, with room for the messages of a session. Messages above the wire's bound are still
-/// received whole when they are not much larger, so that they can be refused by name.
-pub async fn admitted(sink: Sink, stream: Stream, max_message: usize) -> Option<(Sink, Stream)> {
+/// A socket that has proven who it is, with room for the messages of a session. Messages above the
+/// wire's bound are still received whole when they are not much larger, so that they can be refused
+/// by name.
+pub(crate) async fn admitted(
+    sink: Sink,
+    stream: Stream,
+    max_message: usize,
+) -> Option<(Sink, Stream)> {
     let mut connection = sink.reunite(stream).ok()?.into_inner();
     let heard = connection.heard.take().unwrap_or_default();
     let rest = behind_first_text(&heard).to_vec();
@@ -181,14 +205,15 @@ fn handshake(request: &Request) -> Option<Response> {
     Some(answer)
 }
 
-/// Returns what the socket will speak: our subprotocol where it is offered, else that of another version.
+/// Returns what the socket will speak: our subprotocol where it is offered, else that of another
+/// version.
 fn subprotocol(headers: &http::HeaderMap) -> Option<&str> {
     let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
     lanyard_protocol::chosen_subprotocol(offered.iter().filter_map(|value| value.to_str().ok()))
 }
 
 /// Whether the client offers other versions only.
-pub fn is_of_another_version(headers: &http::HeaderMap) -> bool {
+pub(crate) fn is_of_another_version(headers: &http::HeaderMap) -> bool {
     subprotocol(headers).is_some_and(|chosen| chosen != lanyard_protocol::SUBPROTOCOL)
 }
 
@@ -225,7 +250,9 @@ mod tests {
         let mut ping = Vec::new();
         Frame::ping("x").format(&mut ping).unwrap();
         let whole = frame("register", Data::Text, true);
-        let parts = [frame("regi", Data::Text, false), ping.clone(), frame("ster", Data::Continue, true)].concat();
+        let parts =
+            [frame("regi", Data::Text, false), ping.clone(), frame("ster", Data::Continue, true)]
+                .concat();
         let next = frame("FEED_PULL", Data::Text, true);
         for first in [whole, parts] {
             assert_eq!(behind_first_text(&first), [0u8; 0]);
@@ -236,7 +263,8 @@ mod tests {
         }
     }
 
-    /// A71: the library reserves what a frame claims to be, so that its bound is what an unproven socket may hold.
+    /// A71: the library reserves what a frame claims to be, so that its bound is what an unproven
+    /// socket may hold.
     #[test]
     fn a71_an_unproven_socket_reserves_no_more_than_a_first_frame() {
         let config = config(MAX_FIRST_FRAME_BYTES);

@@ -1,5 +1,6 @@
-//! Which counters of a session were used (RFC 6479): requests run in parallel and overtake each other, so it is not enough to
-//! remember the last. Its size is fixed; what lies too far back counts as used.
+//! Which counters of a session were used (RFC 6479): requests run in parallel and overtake each
+//! other, so it is not enough to remember the last. Its size is fixed; what lies too far back
+//! counts as used.
 
 use lanyard_protocol::limits::SESSION_COUNTERS as COUNTERS;
 
@@ -9,7 +10,7 @@ const WORDS: usize = (COUNTERS / WORD) as usize + 1;
 
 /// The used counters of one session, from the highest back.
 #[derive(Debug)]
-pub struct CounterWindow {
+pub(crate) struct CounterWindow {
     highest: u64,
     used: [u64; WORDS],
 }
@@ -22,7 +23,7 @@ impl Default for CounterWindow {
 
 impl CounterWindow {
     /// Uses a counter; `false` if it was used before, or lies too far back to tell.
-    pub fn use_once(&mut self, counter: u64) -> bool {
+    pub(crate) fn use_once(&mut self, counter: u64) -> bool {
         if counter == 0 || counter + COUNTERS <= self.highest {
             return false;
         }
@@ -72,7 +73,8 @@ mod tests {
         assert!(!window.use_once(10_001));
     }
 
-    /// Against a set that forgets nothing: never is a counter good twice, and never is one refused that is fresh and near.
+    /// Against a set that forgets nothing: never is a counter good twice, and never is one refused
+    /// that is fresh and near.
     #[test]
     fn it_agrees_with_a_set_that_forgets_nothing() {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;

@@ -1,4 +1,5 @@
-//! Bodies that are not what they should be: wrong bytes, wrong places, wrong lengths, coded, redirected, of a file that is gone.
+//! Bodies that are not what they should be: wrong bytes, wrong places, wrong lengths, coded,
+//! redirected, of a file that is gone.
 
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::raw_client::*;
 use crate::native::{Native, config};
+use crate::raw_client::*;
 use crate::world::*;
 
 const SIZE: usize = 2 * 262_144 + 77;
@@ -32,11 +33,14 @@ async fn offers(owner: &mut TestDevice, n: u8, bytes: Arc<Vec<u8>>) -> FileEntry
     let file = NewFile { file_id, path, size, modified_ms, media_type, kind, root };
     owner.files.insert(file_id, bytes);
     let reference = owner.say(DeviceToRelay::AddFiles(AddFiles { files: vec![file] })).await;
-    let RelayToDevice::FilesAdded(mut added) = owner.answer(&reference).await else { panic!("not added") };
+    let RelayToDevice::FilesAdded(mut added) = owner.answer(&reference).await else {
+        panic!("not added")
+    };
     added.files.remove(0)
 }
 
-/// The owner sends these bytes for the whole of the file. Gives the status of its upload, and what the asker has whole.
+/// The owner sends these bytes for the whole of the file. Gives the status of its upload, and what
+/// the asker has whole.
 async fn sent(
     owner: &mut TestDevice,
     asker: &mut TestDevice,
@@ -56,8 +60,9 @@ async fn sent(
     (within(put).await.unwrap().map_or(0, |answer| answer.status().as_u16()), got)
 }
 
-/// A41, A42. The owner flips a bit anywhere, or sends the right groups at the wrong places: the relay refuses the upload and
-/// nobody has a whole body of it. `tests/wire/damage.rs` does the same by the hundred, to native devices and links.
+/// A41, A42. The owner flips a bit anywhere, or sends the right groups at the wrong places: the
+/// relay refuses the upload and nobody has a whole body of it. `tests/wire/damage.rs` does the same
+/// by the hundred, to native devices and links.
 #[tokio::test]
 async fn a41_a42_poisoned_bytes_reach_nobody_whole() {
     let hub = TestHub::start().await;
@@ -70,8 +75,16 @@ async fn a41_a42_poisoned_bytes_reach_nobody_whole() {
     };
     let swapped = [&right[262_144..524_288], &right[..262_144], &right[524_288..]].concat();
     let repeated = [&right[..262_144], &right[..262_144], &right[524_288..]].concat();
-    let poisons =
-        [flip(0), flip(262_143), flip(262_144), flip(400_000), flip(SIZE - 1), swapped, repeated, vec![0; SIZE]];
+    let poisons = [
+        flip(0),
+        flip(262_143),
+        flip(262_144),
+        flip(400_000),
+        flip(SIZE - 1),
+        swapped,
+        repeated,
+        vec![0; SIZE],
+    ];
     for (n, poison) in (1..).zip(poisons) {
         let entry = offers(&mut owner, n, right.clone()).await;
         let (status, got) = sent(&mut owner, &mut ana, n, &entry, poison).await;
@@ -83,8 +96,8 @@ async fn a41_a42_poisoned_bytes_reach_nobody_whole() {
     assert_eq!((status, got.as_ref()), (204, Some(&*right)), "what is right is let through");
 }
 
-/// A43. The owner says another root, size or path for an id that is listed: that is refused, and the list is as it was. Two
-/// devices cannot be told two things.
+/// A43. The owner says another root, size or path for an id that is listed: that is refused, and
+/// the list is as it was. Two devices cannot be told two things.
 #[tokio::test]
 async fn a43_what_is_listed_under_an_id_never_changes() {
     let hub = TestHub::start().await;
@@ -108,15 +121,20 @@ async fn a43_what_is_listed_under_an_id_never_changes() {
     for lie in lies {
         let reference = owner.say(DeviceToRelay::AddFiles(AddFiles { files: vec![lie] })).await;
         let answer = owner.answer(&reference).await;
-        assert!(matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::IdTaken), "{answer:?}");
+        assert!(
+            matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::IdTaken),
+            "{answer:?}"
+        );
     }
-    let reference = ana.say(DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None })).await;
+    let reference =
+        ana.say(DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None })).await;
     let RelayToDevice::FeedPage(page) = ana.answer(&reference).await else { panic!("no page") };
     assert_eq!(page.files, [entry]);
 }
 
-/// A45, A46. Uploads without a proof or a ticket, longer and shorter than was asked, without a length, coded, cut in the middle:
-/// each has its status, the asker may ask again, and what the relay holds never grows.
+/// A45, A46. Uploads without a proof or a ticket, longer and shorter than was asked, without a
+/// length, coded, cut in the middle: each has its status, the asker may ask again, and what the
+/// relay holds never grows.
 #[tokio::test]
 async fn a45_a46_only_the_bytes_that_were_asked_for_are_taken() {
     let hub = TestHub::with_budget(1 << 20).await;
@@ -168,18 +186,25 @@ async fn a45_a46_only_the_bytes_that_were_asked_for_are_taken() {
     let ready = ana.ready().await;
     drop(stream);
     let cut = ana.get(&ready.ticket).send().await.unwrap();
-    assert!(!cut.status().is_success() || cut.bytes().await.is_err(), "half a body is never a whole one");
+    assert!(
+        !cut.status().is_success() || cut.bytes().await.is_err(),
+        "half a body is never a whole one"
+    );
     ana.request(&entry, 3, 0, 1).await;
     let upload = owner.asked().await;
-    assert_eq!(owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(), 204);
+    assert_eq!(
+        owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(),
+        204
+    );
     let ready = ana.ready().await;
     assert_eq!(ana.get(&ready.ticket).send().await.unwrap().bytes().await.unwrap(), content(1_000));
     let metrics = hub.metrics().await;
     assert!(metrics.contains("received_bytes_total"), "{metrics}");
 }
 
-/// A55. A file is taken back between a request and its upload: the upload is refused, the asker hears that the file is gone, and
-/// so does everybody with a link, who does not even hear its name and size any more.
+/// A55. A file is taken back between a request and its upload: the upload is refused, the asker
+/// hears that the file is gone, and so does everybody with a link, who does not even hear its name
+/// and size any more.
 #[tokio::test]
 async fn a55_a_file_that_was_taken_back_is_not_sent_any_more() {
     let hub = TestHub::start().await;
@@ -202,7 +227,8 @@ async fn a55_a_file_that_was_taken_back_is_not_sent_any_more() {
     }
 }
 
-/// A55. The file behind an id is replaced by another of the same name and size: its bytes are never sent under the old id.
+/// A55. The file behind an id is replaced by another of the same name and size: its bytes are never
+/// sent under the old id.
 #[tokio::test]
 async fn a55_another_file_under_the_same_name_is_not_sent_for_the_old_one() {
     let hub = TestHub::start().await;
@@ -215,15 +241,27 @@ async fn a55_another_file_under_the_same_name_is_not_sent_for_the_old_one() {
     std::fs::write(from.path().join("b"), vec![7; 300_000]).unwrap();
     // Same size, another time: a change that keeps both is the limit that the wire names.
     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
-    std::fs::File::options().write(true).open(from.path().join("b")).unwrap().set_modified(later).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(from.path().join("b"))
+        .unwrap()
+        .set_modified(later)
+        .unwrap();
     std::fs::rename(from.path().join("b"), &path).unwrap();
     let (saved, failed) = bo.fetches(old, to.path()).await;
     assert_eq!(saved, []);
     assert!(matches!(failed[..], [FailureCode::FileChanged | FailureCode::FileGone]), "{failed:?}");
-    assert_eq!(std::fs::read_dir(to.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name() == "a").count(), 0);
+    assert_eq!(
+        std::fs::read_dir(to.path())
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_name() == "a")
+            .count(),
+        0
+    );
 }
 
-/// Somebody between device and relay who answers every GET of a body by sending it elsewhere. Each time is told.
+/// Somebody between device and relay who answers every GET of a body by sending it elsewhere. Each
+/// time is told.
 async fn redirecting(hub: &TestHub, elsewhere: String) -> (HubUrl, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -254,8 +292,8 @@ async fn redirecting(hub: &TestHub, elsewhere: String) -> (HubUrl, mpsc::Receive
     (url, redirected)
 }
 
-/// A52. A hub, or who poses as one, sends a device's request for bytes to another host: the device follows nowhere, so that no
-/// token of it leaves for there.
+/// A52. A hub, or who poses as one, sends a device's request for bytes to another host: the device
+/// follows nowhere, so that no token of it leaves for there.
 #[tokio::test]
 async fn a52_our_device_follows_no_redirect() {
     let hub = TestHub::start().await;
@@ -263,7 +301,8 @@ async fn a52_our_device_follows_no_redirect() {
     let elsewhere = format!("http://{}/steal", canary.local_addr().unwrap());
     let (url, mut redirected) = redirecting(&hub, elsewhere).await;
     let mut ana = Native::inside(&hub, 1).await;
-    let mut bo = Native::inside_as(&hub, lanyard_device::DeviceConfig { hub: url, ..config(&hub, 2) }).await;
+    let mut bo =
+        Native::inside_as(&hub, lanyard_device::DeviceConfig { hub: url, ..config(&hub, 2) }).await;
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     std::fs::write(from.path().join("a"), content(300_000)).unwrap();
     ana.shares(&from.path().join("a")).await;
@@ -275,6 +314,8 @@ async fn a52_our_device_follows_no_redirect() {
     }
     bo.handle.cancel(started.transfers[0]).await.unwrap();
     bo.until(|event| matches!(event, DeviceEvent::TransferEnded { .. }).then_some(())).await;
-    let come = std::future::poll_fn(|context| std::task::Poll::Ready(canary.poll_accept(context).is_ready()));
+    let come = std::future::poll_fn(|context| {
+        std::task::Poll::Ready(canary.poll_accept(context).is_ready())
+    });
     assert!(!come.await, "somebody came to where the redirect led");
 }

@@ -1,4 +1,5 @@
-//! One address that opens whatever it can, and refusals of every kind: others are served all the while, and every "no" says why.
+//! One address that opens whatever it can, and refusals of every kind: others are served all the
+//! while, and every "no" says why.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -40,8 +41,9 @@ async fn is_served(hub: &TestHub) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
-/// A71. Whatever one address opens, silent, half said, asked once and not read, or a socket that does not register: another is
-/// served, and who belongs stays connected. The relay may have few connections here, so that they would be used up at once.
+/// A71. Whatever one address opens, silent, half said, asked once and not read, or a socket that
+/// does not register: another is served, and who belongs stays connected. The relay may have few
+/// connections here, so that they would be used up at once.
 #[tokio::test]
 async fn a71_one_address_does_not_take_the_house() {
     let hub = TestHub::with(|config| config.max_connections = Some(120)).await;
@@ -71,8 +73,9 @@ async fn a71_one_address_does_not_take_the_house() {
     assert!(matches!(member.answer(&reference).await, RelayToDevice::Pong(_)));
 }
 
-/// A71. A key is free, so whoever only waits at the door is no reason to keep connections: three of one address prove 150 requests
-/// with their sessions' keys, more than there is room for, and another address is served, as is who belongs.
+/// A71. A key is free, so whoever only waits at the door is no reason to keep connections: three of
+/// one address prove 150 requests with their sessions' keys, more than there is room for, and
+/// another address is served, as is who belongs.
 #[tokio::test]
 async fn a71_who_waits_at_the_door_does_not_take_the_house() {
     let hub = TestHub::with(|config| config.max_connections = Some(120)).await;
@@ -97,7 +100,8 @@ async fn a71_who_waits_at_the_door_does_not_take_the_house() {
     assert!(matches!(member.answer(&reference).await, RelayToDevice::Pong(_)));
 }
 
-/// A71. Until it is registered a socket may send 6 KiB, and what it sends right behind its registration is not lost.
+/// A71. Until it is registered a socket may send 6 KiB, and what it sends right behind its
+/// registration is not lost.
 #[tokio::test]
 async fn a71_a_first_frame_is_small_and_the_next_may_be_as_long_as_any() {
     let hub = TestHub::start().await;
@@ -105,24 +109,40 @@ async fn a71_a_first_frame_is_small_and_the_next_may_be_as_long_as_any() {
         let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
         link.receive().await.unwrap();
         link.send("x".repeat(length)).await.unwrap();
-        assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(code)), "{length} bytes");
+        assert_eq!(
+            link.receive().await.unwrap(),
+            ReceivedFrame::Closed(Some(code)),
+            "{length} bytes"
+        );
     }
     let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
     let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
     let RelayToDevice::Challenge(challenge) = frame.message else { panic!("{text}") };
     let key = Keypair::from_seed(&[41; 32]);
-    let (register, ..) = registration(&hub.url.authority(), &challenge, &key, Reveal([1; 32]), Instance([1; 16]));
+    let (register, ..) =
+        registration(&hub.url.authority(), &challenge, &key, Reveal([1; 32]), Instance([1; 16]));
     let reference = Ref::new("r7");
-    link.send(codec::encode(&DeviceToRelay::ClientRegister(register), reference.as_ref())).await.unwrap();
-    link.send(format!(r#"{{"opcode":"PING","data":{{"x":"{}"}},"ref":"p1"}}"#, "y".repeat(200 * 1024))).await.unwrap();
+    link.send(codec::encode(&DeviceToRelay::ClientRegister(register), reference.as_ref()))
+        .await
+        .unwrap();
+    link.send(format!(
+        r#"{{"opcode":"PING","data":{{"x":"{}"}},"ref":"p1"}}"#,
+        "y".repeat(200 * 1024)
+    ))
+    .await
+    .unwrap();
     link.send(r#"{"opcode":"PING","data":{},"ref":"p2"}"#.into()).await.unwrap();
     let mut heard = Vec::new();
     while heard.len() < 3 {
-        let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else { panic!("closed after {heard:?}") };
+        let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else {
+            panic!("closed after {heard:?}")
+        };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
         match frame.message {
-            RelayToDevice::ClientRegisterAck(_) | RelayToDevice::Pong(_) => heard.push(frame.reference),
+            RelayToDevice::ClientRegisterAck(_) | RelayToDevice::Pong(_) => {
+                heard.push(frame.reference)
+            }
             _ => {}
         }
     }
@@ -130,7 +150,8 @@ async fn a71_a_first_frame_is_small_and_the_next_may_be_as_long_as_any() {
     assert_eq!(heard, [reference, Ref::new("p1"), Ref::new("p2")]);
 }
 
-/// A71. Pings may come before the registration, and what comes then is remembered: they come to an end after 16 KiB.
+/// A71. Pings may come before the registration, and what comes then is remembered: they come to an
+/// end after 16 KiB.
 #[tokio::test]
 async fn a71_pings_before_the_registration_come_to_an_end() {
     let hub = TestHub::start().await;
@@ -155,21 +176,27 @@ async fn a71_pings_before_the_registration_come_to_an_end() {
     assert!(pongs <= most, "{pongs} pings were answered, of which {most} would be too many");
 }
 
-/// Sends a request as it stands and gives its status, its Allow, and the code and the sentence in its body.
+/// Sends a request as it stands and gives its status, its Allow, and the code and the sentence in
+/// its body.
 async fn refused(hub: &TestHub, request: &[u8]) -> (u16, Option<String>, HttpError) {
     let answer = raw_then_close(from(GUEST, hub).await.unwrap(), request).await;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let (head, body) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     let header = |name: &str| {
         let lines = head.lines().filter_map(|line| line.split_once(": "));
-        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).next()
+        lines
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.to_owned())
+            .next()
     };
     assert_eq!(header("content-type").as_deref(), Some("application/json"), "{answer}");
     let error = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
     (status, header("allow"), error)
 }
 
-/// A72. Each refusal is JSON with a code and a sentence, whoever of us made it: our code, the framework, the HTTP library.
+/// A72. Each refusal is JSON with a code and a sentence, whoever of us made it: our code, the
+/// framework, the HTTP library.
 #[tokio::test]
 async fn a72_every_refusal_says_why() {
     let hub = TestHub::start().await;
@@ -209,6 +236,7 @@ async fn a72_every_refusal_says_why() {
     }
     // A head just below the bound is answered.
     let allowed = head("GET /healthz", &format!("X: {}\r\n", "x".repeat(14 * 1024)));
-    let answer = String::from_utf8_lossy(&raw(hub.address, &allowed).await.into_bytes()).into_owned();
+    let answer =
+        String::from_utf8_lossy(&raw(hub.address, &allowed).await.into_bytes()).into_owned();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer:.100}");
 }

@@ -1,4 +1,5 @@
-//! Shared bytes as a page: nothing of them runs in the hub's name, whatever type and name they claim.
+//! Shared bytes as a page: nothing of them runs in the hub's name, whatever type and name they
+//! claim.
 
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
@@ -7,8 +8,13 @@ use crate::raw_client::*;
 use crate::world::*;
 
 /// Lists an empty file of this name and type.
-async fn offers(device: &mut TestDevice, path: &str, media_type: &str) -> Result<FileEntry, FailureCode> {
-    let file_id: FileId = format!("20000000-0000-4000-8000-{:012x}", device.files.len()).parse().unwrap();
+async fn offers(
+    device: &mut TestDevice,
+    path: &str,
+    media_type: &str,
+) -> Result<FileEntry, FailureCode> {
+    let file_id: FileId =
+        format!("20000000-0000-4000-8000-{:012x}", device.files.len()).parse().unwrap();
     device.files.insert(file_id, Default::default());
     let file = NewFile {
         file_id,
@@ -27,8 +33,8 @@ async fn offers(device: &mut TestDevice, path: &str, media_type: &str) -> Result
     }
 }
 
-/// A37. HTML, SVG, XML, scripts and what only claims to be something else: saved and never shown, sandboxed, typed as bytes. What
-/// cannot script keeps its type, and its headers are the same.
+/// A37. HTML, SVG, XML, scripts and what only claims to be something else: saved and never shown,
+/// sandboxed, typed as bytes. What cannot script keeps its type, and its headers are the same.
 #[tokio::test]
 async fn a37_nothing_that_is_shared_runs_in_the_hubs_name() {
     let hub = TestHub::start().await;
@@ -83,17 +89,25 @@ async fn a37_nothing_that_is_shared_runs_in_the_hubs_name() {
             assert_eq!(headers["referrer-policy"], "no-referrer");
         }
     }
-    let (a, b) = (offers(&mut eve, "x/a.html", "text/html").await.unwrap(), offers(&mut eve, "x/b", "").await.unwrap());
+    let (a, b) = (
+        offers(&mut eve, "x/a.html", "text/html").await.unwrap(),
+        offers(&mut eve, "x/b", "").await.unwrap(),
+    );
     let made = eve.link(&[&a, &b]).await;
     let archive = eve.http.get(hub.http(&made.url)).send().await.unwrap();
     assert_eq!(archive.headers()["content-type"], "application/zip");
     assert_eq!(archive.headers()["content-security-policy"], "sandbox; default-src 'none'");
     for media_type in ["text/html\r\nX-Evil: 1", "image/png\n", "a\0b"] {
-        assert_eq!(offers(&mut eve, "a", media_type).await, Err(FailureCode::BadMessage), "{media_type:?}");
+        assert_eq!(
+            offers(&mut eve, "a", media_type).await,
+            Err(FailureCode::BadMessage),
+            "{media_type:?}"
+        );
     }
 }
 
-/// A40. Names that would end the header they stand in, or the line: one header, whose name is the file's, and no other header.
+/// A40. Names that would end the header they stand in, or the line: one header, whose name is the
+/// file's, and no other header.
 #[tokio::test]
 async fn a40_a_name_cannot_leave_its_header() {
     let hub = TestHub::start().await;
@@ -150,7 +164,8 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// A52. Whatever is asked, by whatever name, nothing but `/secure` sends anybody elsewhere, and that only to the hub itself.
+/// A52. Whatever is asked, by whatever name, nothing but `/secure` sends anybody elsewhere, and
+/// that only to the hub itself.
 #[tokio::test]
 async fn a52_no_answer_leads_to_another_host() {
     let hub = TestHub::with_tls().await;
@@ -171,7 +186,8 @@ async fn a52_no_answer_leads_to_another_host() {
             "",
             "X-Forwarded-Host: evil.example\r\nForwarded: host=evil.example\r\nX-Original-URL: //evil.example/\r\n",
         ] {
-            let request = format!("GET {target} HTTP/1.1\r\nHost: {at}\r\n{more}Connection: close\r\n\r\n");
+            let request =
+                format!("GET {target} HTTP/1.1\r\nHost: {at}\r\n{more}Connection: close\r\n\r\n");
             let answer = raw(at, request.as_bytes()).await;
             let location = answer.lines().find(|line| line.to_lowercase().starts_with("location:"));
             match target.starts_with("/secure") {

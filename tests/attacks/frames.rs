@@ -1,4 +1,5 @@
-//! Frames that are too large, too deep, too many: the socket is closed by name, and everybody else is served.
+//! Frames that are too large, too deep, too many: the socket is closed by name, and everybody else
+//! is served.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,9 @@ const UNFINISHED: u8 = 0x01;
 const MORE: u8 = 0x00;
 const LAST: u8 = 0x80;
 
-/// A44. A message of 65 MiB, whole and in fragments; a frame that says it is 2^63-1 bytes long; a million empty fragments. Each is
-/// ended with a code or cut, before a mebibyte of it was kept, and the hub goes on.
+/// A44. A message of 65 MiB, whole and in fragments; a frame that says it is 2^63-1 bytes long; a
+/// million empty fragments. Each is ended with a code or cut, before a mebibyte of it was kept, and
+/// the hub goes on.
 #[tokio::test]
 async fn a44_no_frame_is_too_large_to_be_refused() {
     let hub = TestHub::start().await;
@@ -41,7 +43,8 @@ async fn a44_no_frame_is_too_large_to_be_refused() {
     assert!(sent < 8 << 20, "{sent} bytes of one message were taken");
     let mut socket = RawSocket::open(hub.address).await;
     assert!(socket.send(UNFINISHED, b"").await);
-    // As many as fit between two looks at the socket, again and again; the deadline of the proof ends it.
+    // As many as fit between two looks at the socket, again and again; the deadline of the proof
+    // ends it.
     let empty = [MORE, 0x80, 0, 0, 0, 0].repeat(10_000);
     for _ in 0..20 {
         if socket.0.write_all(&empty).await.is_err() {
@@ -55,12 +58,15 @@ async fn a44_no_frame_is_too_large_to_be_refused() {
     assert!(matches!(ana.answer(&ping).await, RelayToDevice::Pong(_)));
 }
 
-/// A44. JSON a hundred thousand deep, keys twice, numbers beyond 2^53: 4400 for each, of who belongs and who does not.
+/// A44. JSON a hundred thousand deep, keys twice, numbers beyond 2^53: 4400 for each, of who
+/// belongs and who does not.
 #[tokio::test]
 async fn a44_json_that_means_two_things_or_none_closes() {
     let hub = TestHub::start().await;
     hub.approved(1).await;
-    let deep = |n: usize| format!(r#"{{"opcode":"PING","data":{{"x":{}{}}}}}"#, "[".repeat(n), "]".repeat(n));
+    let deep = |n: usize| {
+        format!(r#"{{"opcode":"PING","data":{{"x":{}{}}}}}"#, "[".repeat(n), "]".repeat(n))
+    };
     let frames = [
         deep(100_000),
         deep(15),
@@ -84,9 +90,15 @@ async fn a44_json_that_means_two_things_or_none_closes() {
         device.say_text(frame.clone()).await;
         assert_eq!(device.closed().await, Some(4400), "{frame:.80}");
     }
-    // A count that is negative, and data of another shape, are answered: the frame itself was right.
+    // A count that is negative, and data of another shape, are answered: the frame itself was
+    // right.
     let mut device = TestDevice::connect(&hub, 1, 1).await;
-    for data in [r#"{"epoch":-1,"since":0}"#, r#"{"epoch":1.5,"since":0}"#, r#"{"epoch":"1","since":0}"#, "[0,0]"] {
+    for data in [
+        r#"{"epoch":-1,"since":0}"#,
+        r#"{"epoch":1.5,"since":0}"#,
+        r#"{"epoch":"1","since":0}"#,
+        "[0,0]",
+    ] {
         device.say_text(format!(r#"{{"opcode":"FEED_PULL","data":{data},"ref":"x"}}"#)).await;
         let answer = device.answer(&Ref::new("x").unwrap()).await;
         let no = matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::BadMessage);
@@ -94,8 +106,8 @@ async fn a44_json_that_means_two_things_or_none_closes() {
     }
 }
 
-/// A46. Compression of frames is offered in every way, and frames say they are compressed: it is never agreed to, and such a
-/// frame ends the socket.
+/// A46. Compression of frames is offered in every way, and frames say they are compressed: it is
+/// never agreed to, and such a frame ends the socket.
 #[tokio::test]
 async fn a46_no_compression_of_frames() {
     let hub = TestHub::start().await;
@@ -116,11 +128,14 @@ async fn a46_no_compression_of_frames() {
         let code = socket.closed().await;
         assert!(matches!(code, Some(1002 | 4400 | 4401) | None), "{first:#x}: {code:?}");
     }
-    let asked = http_client().get(hub.http("/healthz")).header("accept-encoding", "gzip, br, zstd, deflate");
+    let asked = http_client()
+        .get(hub.http("/healthz"))
+        .header("accept-encoding", "gzip, br, zstd, deflate");
     assert!(asked.send().await.unwrap().headers().get("content-encoding").is_none());
 }
 
-/// A48. A member sends twice its burst at once: it is listened to at its pace, no message is lost, and others do not wait.
+/// A48. A member sends twice its burst at once: it is listened to at its pace, no message is lost,
+/// and others do not wait.
 #[tokio::test]
 async fn a48_a_flood_is_listened_to_slowly_and_holds_up_nobody() {
     let hub = TestHub::start().await;
@@ -134,12 +149,14 @@ async fn a48_a_flood_is_listened_to_slowly_and_holds_up_nobody() {
     assert!(matches!(ana.answer(&ping).await, RelayToDevice::Pong(_)));
     let served = start.elapsed();
     assert!(matches!(eve.answer(&last).await, RelayToDevice::Pong(_)));
-    let slowest = Duration::from_secs_f64(f64::from(MESSAGE_BURST - 20) / f64::from(MESSAGES_A_SECOND));
+    let slowest =
+        Duration::from_secs_f64(f64::from(MESSAGE_BURST - 20) / f64::from(MESSAGES_A_SECOND));
     assert!(start.elapsed() >= slowest, "{:?} for {} messages", start.elapsed(), 2 * MESSAGE_BURST);
     assert!(served < start.elapsed(), "the other was answered meanwhile");
 }
 
-/// A48. Pings of the WebSocket itself, as fast as they go, with nobody reading the answers: the one socket pays for it.
+/// A48. Pings of the WebSocket itself, as fast as they go, with nobody reading the answers: the one
+/// socket pays for it.
 #[tokio::test]
 async fn a48_a_flood_of_pings_holds_up_nobody() {
     let hub = TestHub::start().await;

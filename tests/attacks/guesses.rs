@@ -1,4 +1,5 @@
-//! Guessing and looking: who does not belong learns nothing, and what is forbidden looks like what is not there.
+//! Guessing and looking: who does not belong learns nothing, and what is forbidden looks like what
+//! is not there.
 
 use std::time::Duration;
 
@@ -44,8 +45,12 @@ async fn answers_to_the_unapproved(hub: &TestHub, file: FileRef) -> Vec<String> 
         answers.push(format!("{answer:?}"));
     }
     let zeros = "0".repeat(32);
-    let order = format!(r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#, file.public_id, file.file_id);
-    for (method, path) in [("GET", format!("/chunks/{zeros}")), ("PUT", format!("/chunks/{zeros}"))] {
+    let order = format!(
+        r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#,
+        file.public_id, file.file_id
+    );
+    for (method, path) in [("GET", format!("/chunks/{zeros}")), ("PUT", format!("/chunks/{zeros}"))]
+    {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let request = eve.ask(method.clone(), &hub.http(&path)).body(order.clone());
         let answer = look(request.send().await.unwrap()).await;
@@ -55,8 +60,8 @@ async fn answers_to_the_unapproved(hub: &TestHub, file: FileRef) -> Vec<String> 
     answers
 }
 
-/// A10. An unapproved device asks for the list, for bytes, for a link: one "no" that does not depend on what there is, and no
-/// word of what happens meanwhile.
+/// A10. An unapproved device asks for the list, for bytes, for a link: one "no" that does not
+/// depend on what there is, and no word of what happens meanwhile.
 #[tokio::test]
 async fn a10_the_unapproved_learn_nothing_of_what_there_is() {
     let hub = TestHub::start().await;
@@ -79,13 +84,16 @@ async fn a10_the_unapproved_learn_nothing_of_what_there_is() {
         if frame.reference.as_ref() == Some(&ping) {
             break;
         }
-        let own = matches!(frame.message, RelayToDevice::ApprovalChallenge(_) | RelayToDevice::ApprovalRestart(_));
+        let own = matches!(
+            frame.message,
+            RelayToDevice::ApprovalChallenge(_) | RelayToDevice::ApprovalRestart(_)
+        );
         assert!(own, "{:?}", frame.message);
     }
 }
 
-/// A11. Proofs, tickets, links, ids are guessed: none is hit, each is at least 128 bits wide, and of what exists and is
-/// forbidden the answer is that of what was never there, byte for byte.
+/// A11. Proofs, tickets, links, ids are guessed: none is hit, each is at least 128 bits wide, and
+/// of what exists and is forbidden the answer is that of what was never there, byte for byte.
 #[tokio::test]
 async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
     assert!(size_of::<Ticket>() >= 16 && size_of::<Link>() >= 16 && size_of::<FileId>() >= 16);
@@ -109,13 +117,20 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
         let guessed = Authorization { mac: Mac(mac), ..known };
         assert_eq!(eve.get(&ticket).send().await.unwrap().status(), 403);
         assert_eq!(eve.put(&ticket, "x").send().await.unwrap().status(), 403);
-        let guessed = eve.http.get(eve.chunk_url(&upload.ticket)).header("authorization", guessed.to_string());
+        let guessed = eve
+            .http
+            .get(eve.chunk_url(&upload.ticket))
+            .header("authorization", guessed.to_string());
         assert_eq!(guessed.send().await.unwrap().status(), 401);
     }
     let unknown = Ticket([7; 16]);
     let of = async |request: reqwest::RequestBuilder| look(request.send().await.unwrap()).await;
     let body = || vec![0; 1_000];
-    assert_eq!(of(eve.put(&upload.ticket, body())).await, of(eve.put(&unknown, body())).await, "another's ticket");
+    assert_eq!(
+        of(eve.put(&upload.ticket, body())).await,
+        of(eve.put(&unknown, body())).await,
+        "another's ticket"
+    );
     assert_eq!(of(eve.get(&upload.ticket)).await, of(eve.get(&unknown)).await);
     let mut drops = async |link_hash| {
         let reference = eve.say(DeviceToRelay::LinkDrop(LinkDrop { link_hash })).await;
@@ -130,15 +145,19 @@ async fn a11_guesses_hit_nothing_and_forbidden_looks_like_unknown() {
         let reference = eve.say(DeviceToRelay::LinkRequest(request)).await;
         format!("{:?}", eve.answer(&reference).await)
     };
-    let strange = FileRef { public_id: owner.id, file_id: "99999999-0000-4000-8000-000000000001".parse().unwrap() };
+    let strange = FileRef {
+        public_id: owner.id,
+        file_id: "99999999-0000-4000-8000-000000000001".parse().unwrap(),
+    };
     let nobodys = FileRef { public_id: own_id, file_id: entry.file_id };
     let refused = orders(strange).await;
     assert!(refused.contains("NotFound"), "{refused}");
     assert_eq!(refused, orders(nobodys).await);
 }
 
-/// A11. An address asks for hundreds of links that do not exist, thirty at a time: each answer is 404. Meanwhile the same
-/// address is served a link that exists, and afterwards one that is made under a key it asked for in vain.
+/// A11. An address asks for hundreds of links that do not exist, thirty at a time: each answer is
+/// 404. Meanwhile the same address is served a link that exists, and afterwards one that is made
+/// under a key it asked for in vain.
 #[tokio::test]
 async fn a11_a_flood_of_unknown_links_punishes_no_address_and_delays_no_link() {
     let hub = TestHub::start().await;
@@ -169,12 +188,13 @@ async fn a11_a_flood_of_unknown_links_punishes_no_address_and_delays_no_link() {
     assert_eq!(status(late.link).await, 200, "its absence is forgotten");
 }
 
-/// A17. A ticket in other hands, for the other verb, with any one bit flipped, after its time: the same 403, and the ticket is as
-/// good as before for whom it was made.
+/// A17. A ticket in other hands, for the other verb, with any one bit flipped, after its time: the
+/// same 403, and the ticket is as good as before for whom it was made.
 #[tokio::test]
 async fn a17_a_ticket_serves_nobody_else_for_nothing_else() {
     let hub = TestHub::start().await;
-    let (mut owner, mut ana, eve) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
+    let (mut owner, mut ana, eve) =
+        (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
     let tab = TestDevice::connect(&hub, 1, 99).await;
     let entry = owner.offers("a.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
@@ -185,7 +205,11 @@ async fn a17_a_ticket_serves_nobody_else_for_nothing_else() {
     assert_eq!(refused.0, 403);
     assert!(refused.2.contains("TICKET_REFUSED"), "{refused:?}");
     for device in [&eve, &ana, &tab] {
-        assert_eq!(of(device.put(&upload.ticket, body())).await, refused, "another device, another tab");
+        assert_eq!(
+            of(device.put(&upload.ticket, body())).await,
+            refused,
+            "another device, another tab"
+        );
         assert_eq!(of(device.get(&upload.ticket)).await, refused);
     }
     assert_eq!(of(owner.get(&upload.ticket)).await, refused, "the other verb");
@@ -194,14 +218,24 @@ async fn a17_a_ticket_serves_nobody_else_for_nothing_else() {
         flipped.0[bit / 8] ^= 1 << (bit % 8);
         assert_eq!(of(owner.put(&flipped, body())).await, refused, "bit {bit}");
     }
-    for text in ["", "0", &"G".repeat(32), &upload.ticket.to_hex().to_uppercase(), "%00", "..%2f..%2fhealthz"] {
+    for text in [
+        "",
+        "0",
+        &"G".repeat(32),
+        &upload.ticket.to_hex().to_uppercase(),
+        "%00",
+        "..%2f..%2fhealthz",
+    ] {
         let url = hub.http(&format!("/chunks/{text}"));
         let answer = owner.ask(reqwest::Method::PUT, &url).body(body()).send().await.unwrap();
-        let as_expected =
-            matches!(answer.status().as_u16(), 403 | 404) || upload.ticket.to_hex() == text.to_lowercase();
+        let as_expected = matches!(answer.status().as_u16(), 403 | 404)
+            || upload.ticket.to_hex() == text.to_lowercase();
         assert!(as_expected, "{text:?}: {answer:?}");
     }
-    assert_eq!(owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(), 204);
+    assert_eq!(
+        owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(),
+        204
+    );
     let ready = ana.ready().await;
     assert_eq!(of(eve.get(&ready.ticket)).await, refused);
     assert_eq!(of(ana.put(&ready.ticket, body())).await, refused);
@@ -214,8 +248,8 @@ async fn a17_a_ticket_serves_nobody_else_for_nothing_else() {
     assert_eq!(of(owner.put(&upload.ticket, body())).await, refused);
 }
 
-/// A16. One ticket, two hundred requests at once: exactly one gets the bytes, all others hear that it was used. The same for
-/// uploads.
+/// A16. One ticket, two hundred requests at once: exactly one gets the bytes, all others hear that
+/// it was used. The same for uploads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a16_of_two_hundred_who_redeem_a_ticket_at_once_one_gets_it() {
     let hub = TestHub::start().await;
@@ -248,9 +282,10 @@ async fn outcomes(requests: Vec<Sent>) -> (usize, usize) {
     (won, used)
 }
 
-/// A57. No difference in time between a proof whose first bytes are right and one whose last are. Not measured here: what is
-/// compared is looked up by its hash or compared as one (`dashmap`, `blake3::Hash`), and over sockets the noise is a thousand
-/// times what could be seen. What holds instead: secrets are wide, and a wrong one is answered alike wherever it differs.
+/// A57. No difference in time between a proof whose first bytes are right and one whose last are.
+/// Not measured here: what is compared is looked up by its hash or compared as one (`dashmap`,
+/// `blake3::Hash`), and over sockets the noise is a thousand times what could be seen. What holds
+/// instead: secrets are wide, and a wrong one is answered alike wherever it differs.
 #[tokio::test]
 async fn a57_a_wrong_proof_is_answered_alike_wherever_it_differs() {
     let hub = TestHub::start().await;

@@ -1,4 +1,5 @@
-//! What the hub's parts log while they are used and attacked: no secret of anybody's, and one line for each event.
+//! What the hub's parts log while they are used and attacked: no secret of anybody's, and one line
+//! for each event.
 
 use std::io;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -8,16 +9,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tracing_subscriber::EnvFilter;
 
-use crate::raw_client::*;
 use crate::native::{Native, config};
+use crate::raw_client::*;
 use crate::world::*;
 
 /// More than `lanyard` logs by itself: all that its own crates have to say.
-const FILTER: &str = "info,lanyard_relay=trace,lanyard_hub=trace,lanyard_device=trace,lanyard_protocol=trace";
+const FILTER: &str =
+    "info,lanyard_relay=trace,lanyard_hub=trace,lanyard_device=trace,lanyard_protocol=trace";
 
 /// What was logged by all tests of this process, as it would stand on standard error.
 static LOGGED: LazyLock<Mutex<Vec<String>>> = LazyLock::new(|| {
-    tracing_subscriber::fmt().with_env_filter(EnvFilter::new(FILTER)).with_writer(|| Keeps).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(FILTER))
+        .with_writer(|| Keeps)
+        .with_ansi(false)
+        .init();
     Mutex::default()
 });
 
@@ -57,8 +63,8 @@ async fn logged(word: &str) -> String {
     .await
 }
 
-/// A51. Joining, sharing, fetching, links, refusals and mistakes, with secrets that are known to the test: none of them is in any
-/// log line, nor in what a secret prints as.
+/// A51. Joining, sharing, fetching, links, refusals and mistakes, with secrets that are known to
+/// the test: none of them is in any log line, nor in what a secret prints as.
 #[tokio::test]
 async fn a51_no_secret_is_ever_logged() {
     begin();
@@ -67,14 +73,19 @@ async fn a51_no_secret_is_ever_logged() {
     let entry = owner.offers("canary.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
     let upload = owner.asked().await;
-    assert_eq!(owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(), 204);
+    assert_eq!(
+        owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(),
+        204
+    );
     let ready = ana.ready().await;
     assert_eq!(ana.get(&ready.ticket).send().await.unwrap().status(), 200);
     assert_eq!(ana.get(&ready.ticket).send().await.unwrap().status(), 409);
     assert_eq!(owner.get(&ready.ticket).send().await.unwrap().status(), 403);
     let made = ana.link(&[&entry]).await;
     let url = hub.http(&made.url);
-    owner.serve_until(async { drop(http_client().get(url).send().await.unwrap().bytes().await) }).await;
+    owner
+        .serve_until(async { drop(http_client().get(url).send().await.unwrap().bytes().await) })
+        .await;
     ana.say_text(format!(
         r#"{{"opcode":"NO_SUCH_THING","data":{{"token":"{}"}}}}"#,
         Nonce(*ana.session_key.bytes()).to_hex()
@@ -83,8 +94,11 @@ async fn a51_no_secret_is_ever_logged() {
     logged("NO_SUCH_THING").await;
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     std::fs::write(from.path().join("a"), content(300_000)).unwrap();
-    let mut native =
-        Native::inside_as(&hub, lanyard_device::DeviceConfig { hub: hub.url.secured(), ..config(&hub, 173) }).await;
+    let mut native = Native::inside_as(
+        &hub,
+        lanyard_device::DeviceConfig { hub: hub.url.secured(), ..config(&hub, 173) },
+    )
+    .await;
     native.shares(&from.path().join("a")).await;
     let mut other = Native::inside(&hub, 174).await;
     let wanted = other.sees(2).await.into_iter().filter(|file| file.as_path == "a").collect();
@@ -120,15 +134,18 @@ async fn a51_no_secret_is_ever_logged() {
     }
 }
 
-/// A56. Opcodes, values and names with line breaks, escapes and quotes from a device, a master and a hub: one event is one line,
-/// and no control character is in it.
+/// A56. Opcodes, values and names with line breaks, escapes and quotes from a device, a master and
+/// a hub: one event is one line, and no control character is in it.
 #[tokio::test]
 async fn a56_one_event_is_one_line() {
     begin();
     let hub = TestHub::start().await;
     let mut eve = hub.approved(175).await;
-    eve.say_text(r#"{"opcode":"X\n2026-01-01 ERROR by-device \u001b[2J\r\u009b\u0085\u2028\"}","data":{}}"#.into())
-        .await;
+    eve.say_text(
+        r#"{"opcode":"X\n2026-01-01 ERROR by-device \u001b[2J\r\u009b\u0085\u2028\"}","data":{}}"#
+            .into(),
+    )
+    .await;
     eve.say_text(r#"{"opcode":"FEED_PULL","data":{"epoch":"a\nby-device-value\u001b]8;;x\u0007","since":0}}"#.into())
         .await;
     let relay = RawClient::start().await;
@@ -138,8 +155,10 @@ async fn a56_one_event_is_one_line() {
     let url = injecting(&hub, challenge).await;
     let _native = Native::start(lanyard_device::DeviceConfig { hub: url, ..config(&hub, 176) });
     let agent = "curl\t\u{9b}31m by-agent";
-    let request =
-        format!("GET /healthz HTTP/1.1\r\nHost: {}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n", hub.address);
+    let request = format!(
+        "GET /healthz HTTP/1.1\r\nHost: {}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n",
+        hub.address
+    );
     raw(hub.address, request.as_bytes()).await;
     for word in ["by-device ", "by-device-value", "by-master", "by-hub"] {
         logged(word).await;

@@ -1,16 +1,15 @@
-//! Attacks on a hub, each by its number: what a hostile page, device, master, hub or program on the network tries, and what must
-//! hold. README.md has the table of all of them; `matrix.txt` says who may do what.
+//! Attacks on a hub, each by its number: what a hostile page, device, master, hub or program on the
+//! network tries, and what must hold. README.md has the table of all of them; `matrix.txt` says who
+//! may do what.
 
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "tests plant what they like")]
 
-mod slow_clients;
 mod bodies;
 mod connections;
 mod content;
 mod frames;
 mod guesses;
-mod raw_client;
 mod knocks;
 mod links;
 mod logs;
@@ -24,9 +23,11 @@ mod origins;
 mod paused;
 mod planted;
 mod proxies;
+mod raw_client;
 mod replays;
 mod requests;
 mod revoked;
+mod slow_clients;
 mod sources;
 mod tls;
 #[path = "../wire/world.rs"]

@@ -1,7 +1,9 @@
-//! A09. Everything that can be asked of the relay, by everybody: each route with each method, each message of each direction. What
-//! comes of it stands in `matrix.txt`; a new route or message without a row fails, and so does any other outcome.
+//! A09. Everything that can be asked of the relay, by everybody: each route with each method, each
+//! message of each direction. What comes of it stands in `matrix.txt`; a new route or message
+//! without a row fails, and so does any other outcome.
 //!
-//! `LANYARD_BLESS=1 cargo test -p lanyard-tests --test attacks a09` writes the table anew: read what changed.
+//! `LANYARD_BLESS=1 cargo test -p lanyard-tests --test attacks a09` writes the table anew: read
+//! what changed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,7 +54,8 @@ async fn a09_who_may_do_what_is_what_the_table_says() {
 /// Everything that routes need, and all who ask.
 async fn routes_by_everybody() -> Vec<String> {
     let hub = TestHub::with_tls().await;
-    let (mut owner, mut asker, other) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
+    let (mut owner, mut asker, other) =
+        (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
     let mut refused = hub.approved(5).await;
     hub.operator(OperatorCommand::Refuse { public_id: refused.id }).await;
     refused.closed().await;
@@ -61,18 +64,25 @@ async fn routes_by_everybody() -> Vec<String> {
     let link = asker.link(&[&empty]).await.link.to_hex();
     asker.request(&file, 1, 0, 1).await;
     let ticket = owner.asked().await.ticket.to_hex();
-    let order = format!(r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#, file.public_id, file.file_id);
+    let order = format!(
+        r#"{{"files":[{{"public_id":"{}","file_id":"{}"}}]}}"#,
+        file.public_id, file.file_id
+    );
     // The master proves itself on its socket, and has no session: its secret is no key of one.
-    let master = || Some(format!("Authorization: Lanyard {}.1.{}\r\n", "03".repeat(16), "03".repeat(32)));
-    let by = |device: &TestDevice, method: &str, target: &str| Some(device.proof(method, target) + "\r\n");
+    let master =
+        || Some(format!("Authorization: Lanyard {}.1.{}\r\n", "03".repeat(16), "03".repeat(32)));
+    let by = |device: &TestDevice, method: &str, target: &str| {
+        Some(device.proof(method, target) + "\r\n")
+    };
     let mut all = routes();
     all.extend(["/", "/no/such/thing"].map(|path| (path.to_owned(), vec!["get"])));
     let mut rows = Vec::new();
     for (path, methods) in all {
-        let target = path.replace("{ticket}", &ticket).replace("{link}", &link).replace("{*name}", "x");
+        let target =
+            path.replace("{ticket}", &ticket).replace("{link}", &link).replace("{*name}", "x");
         for method in METHODS {
-            let known =
-                methods.contains(&method.to_lowercase().as_str()) || (method == "HEAD" && methods.contains(&"get"));
+            let known = methods.contains(&method.to_lowercase().as_str())
+                || (method == "HEAD" && methods.contains(&"get"));
             let mut outcomes = Vec::new();
             let proofs = [
                 None,
@@ -94,7 +104,8 @@ async fn routes_by_everybody() -> Vec<String> {
                 };
                 outcomes.push(status(&head(hub.address, &request).await.1).to_string());
             }
-            let only_refused = outcomes.iter().all(|outcome| ["404", "405"].contains(&outcome.as_str()));
+            let only_refused =
+                outcomes.iter().all(|outcome| ["404", "405"].contains(&outcome.as_str()));
             assert!(known || only_refused, "{method} {path}: {outcomes:?}");
             if known {
                 rows.push(row(&format!("{method} {path}"), &outcomes));
@@ -104,9 +115,12 @@ async fn routes_by_everybody() -> Vec<String> {
     rows
 }
 
-/// All opcodes of a direction, as the type itself tells them in its complaint about one that it does not know.
+/// All opcodes of a direction, as the type itself tells them in its complaint about one that it
+/// does not know.
 fn opcodes<M: DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
-    let complaint = serde_json::from_str::<M>(r#"{"opcode":"","data":{}}"#).expect_err("no message").to_string();
+    let complaint = serde_json::from_str::<M>(r#"{"opcode":"","data":{}}"#)
+        .expect_err("no message")
+        .to_string();
     let names = complaint.split('`').skip(1).step_by(2).filter(|name| !name.is_empty());
     let mut opcodes: Vec<String> = names.map(str::to_owned).collect();
     assert!(opcodes.len() > 5, "{complaint}");
@@ -202,7 +216,9 @@ impl MatrixActor {
             None => self.connect().await,
         };
         let last = match self.part {
-            MatrixPart::Master | MatrixPart::Impostor => r#"{"opcode":"PING","data":{},"ref":"last"}"#,
+            MatrixPart::Master | MatrixPart::Impostor => {
+                r#"{"opcode":"PING","data":{},"ref":"last"}"#
+            }
             // By way of the master, so that whatever it answers came before.
             _ => r#"{"opcode":"FEED_PULL","data":{"epoch":0,"since":0},"ref":"last"}"#,
         };
@@ -211,12 +227,15 @@ impl MatrixActor {
         let _ = link.send(last.to_owned()).await;
         let mut outcome = "nothing".to_owned();
         // The one request whose outcome is no answer, and may come later.
-        let comes_later = said.contains("\"REQUEST_CHUNK\"") && matches!(self.part, MatrixPart::TestDevice(33));
+        let comes_later =
+            said.contains("\"REQUEST_CHUNK\"") && matches!(self.part, MatrixPart::TestDevice(33));
         let mut is_last = false;
         loop {
             let text = match within(link.receive()).await {
                 Ok(ReceivedFrame::Text(text)) => text,
-                Ok(ReceivedFrame::Closed(code)) => return code.map_or("cut".into(), |code| code.to_string()),
+                Ok(ReceivedFrame::Closed(code)) => {
+                    return code.map_or("cut".into(), |code| code.to_string());
+                }
                 Err(_) => return "cut".into(),
             };
             let frame: Value = serde_json::from_str(&text).unwrap();
@@ -236,7 +255,9 @@ impl MatrixActor {
 /// A registered master's socket.
 async fn master_link(url: &HubUrl, term: u64) -> RelayConnection {
     let mut link = RelayConnection::open(url, "/ws/master", None).await.unwrap();
-    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
+    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else {
+        panic!("no challenge")
+    };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
     let nonce = Nonce([4; 32]);
@@ -250,12 +271,22 @@ async fn master_link(url: &HubUrl, term: u64) -> RelayConnection {
         channel,
     };
     let mac = transcript.master_mac(&SECRET);
-    let register =
-        MasterToRelay::MasterAppRegister(message::MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });
+    let register = MasterToRelay::MasterAppRegister(message::MasterAppRegister {
+        protocol: PROTOCOL_VERSION,
+        nonce,
+        term,
+        mac,
+    });
     link.send(codec::encode_master(&MasterFrame::plain(register))).await.unwrap();
     assert!(matches!(within(link.receive()).await.unwrap(), ReceivedFrame::Text(_)));
-    let roster =
-        message::MasterRoster { page: 0, last: true, approved: vec![], refused: vec![], epoch: 1, revision: 0 };
+    let roster = message::MasterRoster {
+        page: 0,
+        last: true,
+        approved: vec![],
+        refused: vec![],
+        epoch: 1,
+        revision: 0,
+    };
     let roster = codec::encode_master(&MasterFrame::plain(MasterToRelay::MasterRoster(roster)));
     link.send(roster).await.unwrap();
     link

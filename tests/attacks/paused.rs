@@ -23,8 +23,12 @@ const LARGE_FRAMES: usize = MAX_LARGE_FRAMES_A_NET * 256 * KIB;
 
 fn alone(test: &str) {
     let program = std::env::current_exe().unwrap();
-    let run = std::process::Command::new(program).args(["--exact", test, "--ignored", "--nocapture"]).output().unwrap();
-    let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
+    let run = std::process::Command::new(program)
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let said =
+        String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && said.contains("1 passed"), "{said}");
 }
 
@@ -69,7 +73,9 @@ async fn reads(address: SocketAddr, request: String, bytes: usize) -> TcpStream 
 async fn nothing_moves(hub: &TestHub) {
     let moved = async || {
         let metrics = hub.metrics().await;
-        let lines = metrics.lines().filter(|line| line.contains("to=\"link\"") || line.contains("to=\"device\""));
+        let lines = metrics
+            .lines()
+            .filter(|line| line.contains("to=\"link\"") || line.contains("to=\"device\""));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     let mut before = moved().await;
@@ -104,7 +110,11 @@ async fn readers_of_links() {
     .await;
     let held = resident().saturating_sub(before);
     assert_eq!(paused.len(), READERS);
-    assert!(held <= READERS * EACH + LARGE_FRAMES + BUDGET, "{} KiB for {READERS} readers", held / KIB);
+    assert!(
+        held <= READERS * EACH + LARGE_FRAMES + BUDGET,
+        "{} KiB for {READERS} readers",
+        held / KIB
+    );
     eprintln!("links: {} KiB for {READERS} readers", held / KIB);
 }
 
@@ -124,11 +134,13 @@ async fn readers_of_tickets() {
             asker.request(&entry, transfer as u8 + 1, 0, (RUN / (256 * KIB)) as u32).await;
             if uploads.is_empty() {
                 let upload = owner.asked().await;
-                uploads.push(tokio::spawn(owner.put(&upload.ticket, owner.body_of(&upload)).send()));
+                uploads
+                    .push(tokio::spawn(owner.put(&upload.ticket, owner.body_of(&upload)).send()));
             }
             let target = format!("/chunks/{}", asker.ready().await.ticket.to_hex());
             let proof = asker.proof("GET", &target);
-            requests.push(format!("GET {target} HTTP/1.1\r\nHost: {}\r\n{proof}\r\n\r\n", hub.address));
+            requests
+                .push(format!("GET {target} HTTP/1.1\r\nHost: {}\r\n{proof}\r\n\r\n", hub.address));
         }
     }
     let upload = within(uploads.remove(0)).await.unwrap().unwrap();

@@ -1,5 +1,5 @@
-//! Somebody who may write in a shared folder, and may not read what the owner may: he plants links, swaps folders for links while
-//! they are read, puts pipes in the way of files.
+//! Somebody who may write in a shared folder, and may not read what the owner may: he plants links,
+//! swaps folders for links while they are read, puts pipes in the way of files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -56,7 +56,10 @@ impl Ground {
         let path = self.outside.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let mut bytes = CANARY.to_vec();
-        bytes.resize(like.map_or(CANARY.len(), |like| fs::metadata(like).unwrap().len() as usize), b'!');
+        bytes.resize(
+            like.map_or(CANARY.len(), |like| fs::metadata(like).unwrap().len() as usize),
+            b'!',
+        );
         fs::write(&path, bytes).unwrap();
         if let Some(like) = like {
             let modified = fs::metadata(like).unwrap().modified().unwrap();
@@ -82,15 +85,20 @@ impl Ground {
 
 async fn listed(by: &Native) -> Vec<WantedDownload> {
     let catalogue = by.handle.catalogue().await.unwrap();
-    catalogue.files.values().map(|entry| WantedDownload { entry: entry.clone(), as_path: entry.path.clone() }).collect()
+    catalogue
+        .files
+        .values()
+        .map(|entry| WantedDownload { entry: entry.clone(), as_path: entry.path.clone() })
+        .collect()
 }
 
 fn ids(wanted: &[WantedDownload]) -> BTreeSet<FileId> {
     wanted.iter().map(|file| file.entry.file_id).collect()
 }
 
-/// A60. After `share` a file is replaced by a link, and a folder on the way to a file: to files of the same size and time, and of
-/// others. Nothing of what they lead to is sent, and none of it comes onto the list as a new version.
+/// A60. After `share` a file is replaced by a link, and a folder on the way to a file: to files of
+/// the same size and time, and of others. Nothing of what they lead to is sent, and none of it
+/// comes onto the list as a new version.
 #[tokio::test]
 async fn a60_a_link_in_place_of_a_shared_file_or_of_its_folder_is_gone() {
     let hub = TestHub::start().await;
@@ -109,7 +117,8 @@ async fn a60_a_link_in_place_of_a_shared_file_or_of_its_folder_is_gone() {
         ground.canary(&format!("{kind}/folder/y"), is_same.then_some(&y));
         fs::remove_file(&x).unwrap();
         symlink(file, x).unwrap();
-        fs::rename(y.parent().unwrap(), ground.outside.path().join(format!("{kind}-aside"))).unwrap();
+        fs::rename(y.parent().unwrap(), ground.outside.path().join(format!("{kind}-aside")))
+            .unwrap();
         symlink(ground.outside.path().join(kind).join("folder"), y.parent().unwrap()).unwrap();
     }
     for _ in 0..3 {
@@ -180,8 +189,9 @@ const SWAPS: usize = 1_000;
 const FETCHED: usize = 300;
 const FETCHED_RACED: usize = 40;
 
-/// The raced file and what looks like it, both of the same size and time. In each round they are a version of their own: of one
-/// that came before, the hub and the receiver know the root, and would refuse other bytes of which the owner sent some.
+/// The raced file and what looks like it, both of the same size and time. In each round they are a
+/// version of their own: of one that came before, the hub and the receiver know the root, and would
+/// refuse other bytes of which the owner sent some.
 struct Lookalikes([File; 2]);
 
 impl Lookalikes {
@@ -206,7 +216,8 @@ async fn races(at: &str, below: &str) {
     ["x", "e/y", "stays"].iter().for_each(|name| ground.writes(name));
     ana.shares(&ground.root()).await;
     let before = bo.sees(3).await;
-    let mut known: BTreeSet<_> = before.iter().map(|file| (file.entry.size, file.entry.modified_ms)).collect();
+    let mut known: BTreeSet<_> =
+        before.iter().map(|file| (file.entry.size, file.entry.modified_ms)).collect();
     let raced = PathBuf::from([at, below].join("/").trim_end_matches('/'));
     let original = ground.root().join(&raced);
     let [same, _] = [("same", Some(original.as_path())), ("other", None)]
@@ -214,18 +225,27 @@ async fn races(at: &str, below: &str) {
     let lookalikes = Lookalikes::open([&original, &same]);
     let raced = format!("d/{}", raced.display());
     let targets = ["same", "other"].map(|kind| ground.outside.path().join(kind)).to_vec();
-    let swapper = Swapper::start(ground.root().join(at), ground.outside.path().join("aside"), targets);
+    let swapper =
+        Swapper::start(ground.root().join(at), ground.outside.path().join("aside"), targets);
     let mut fetched = 0;
     let came = |ground: &Ground| ground.came.get(&raced).copied().unwrap_or_default();
     while fetched < FETCHED || came(&ground) < FETCHED_RACED || swapper.swaps() < SWAPS {
         let swaps = swapper.swaps();
-        assert!(ground.rounds < MOST_ROUNDS, "{fetched} fetched, {} of them raced, {swaps} swaps", came(&ground));
+        assert!(
+            ground.rounds < MOST_ROUNDS,
+            "{fetched} fetched, {} of them raced, {swaps} swaps",
+            came(&ground)
+        );
         known.insert((RACED_SIZE, lookalikes.renew(ground.rounds)));
         // A file that is gone at this moment is not offered.
         ana.handle.share(vec![ground.root()]).await.unwrap();
         let now = listed(&bo).await;
         for WantedDownload { entry, .. } in &now {
-            assert!(known.contains(&(entry.size, entry.modified_ms)), "{} is another file", entry.path);
+            assert!(
+                known.contains(&(entry.size, entry.modified_ms)),
+                "{} is another file",
+                entry.path
+            );
         }
         fetched += ground.fetched(&mut bo, now).await.0;
     }
@@ -256,21 +276,24 @@ async fn a61_a_pipe_in_place_of_a_file_holds_nobody_up() {
     for name in ["pipe", "socket"] {
         fs::remove_file(ground.root().join(name)).unwrap();
     }
-    let made = std::process::Command::new("mkfifo").arg(ground.root().join("pipe")).status().unwrap();
+    let made =
+        std::process::Command::new("mkfifo").arg(ground.root().join("pipe")).status().unwrap();
     assert!(made.success());
     let _socket = std::os::unix::net::UnixListener::bind(ground.root().join("socket")).unwrap();
     assert_eq!(ground.fetched(&mut bo, before).await, (1, 2));
     assert_eq!(bo.sees(1).await[0].as_path, "d/stays");
 }
 
-/// A62. Keys of this program lie in no list: a data directory below what is shared is left out, wherever it is and whosever it is,
-/// and named directly it is refused. The one in use is known by itself, whatever it holds.
+/// A62. Keys of this program lie in no list: a data directory below what is shared is left out,
+/// wherever it is and whosever it is, and named directly it is refused. The one in use is known by
+/// itself, whatever it holds.
 #[tokio::test]
 async fn a62_no_data_directory_is_ever_shared() {
     let hub = TestHub::start().await;
     let ground = Ground::new();
     ground.writes("plain");
-    let [in_use, others, hubs, relays] = ["deep/in-use", "others", "hub", "relay"].map(|name| ground.root().join(name));
+    let [in_use, others, hubs, relays] =
+        ["deep/in-use", "others", "hub", "relay"].map(|name| ground.root().join(name));
     for folder in [&in_use, &others, &hubs, &relays] {
         fs::create_dir_all(folder.join("more")).unwrap();
         fs::write(folder.join("hubs.json"), CANARY).unwrap();
@@ -286,11 +309,17 @@ async fn a62_no_data_directory_is_ever_shared() {
     let paths: Vec<&str> = offered.files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["d/plain"]);
     assert_eq!(offered.skipped.len(), 4);
-    assert!(offered.skipped.iter().all(|skipped| skipped.why.contains("data directory")), "{:?}", offered.skipped);
+    assert!(
+        offered.skipped.iter().all(|skipped| skipped.why.contains("data directory")),
+        "{:?}",
+        offered.skipped
+    );
     for folder in [&in_use, &others, &hubs, &relays] {
         for named in [folder.clone(), folder.join("hubs.json"), folder.join("more")] {
             let refused = ana.handle.share(vec![named.clone()]).await;
-            let Err(DeviceError::Walk(why)) = refused else { panic!("{} was shared", named.display()) };
+            let Err(DeviceError::Walk(why)) = refused else {
+                panic!("{} was shared", named.display())
+            };
             assert!(why.to_string().contains("data directory"), "{why}");
         }
     }

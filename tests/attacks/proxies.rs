@@ -1,5 +1,5 @@
-//! Somebody on this machine passes connections on to the hub, so that strangers seem to come from the loopback: nothing is
-//! granted for that.
+//! Somebody on this machine passes connections on to the hub, so that strangers seem to come from
+//! the loopback: nothing is granted for that.
 
 use std::net::SocketAddr;
 
@@ -11,8 +11,8 @@ use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::raw_client::*;
 use crate::native::{Native, config};
+use crate::raw_client::*;
 use crate::world::*;
 
 /// How a connection is passed on.
@@ -20,8 +20,8 @@ use crate::world::*;
 enum ProxyWay {
     /// As `ssh -R`, socat or a port forwarded by a router do: bytes.
     Tunnel,
-    /// As nginx does with `proxy_pass` and nothing else: `Host` is the upstream's, the connection ends with the answer, and no
-    /// header tells of the stranger.
+    /// As nginx does with `proxy_pass` and nothing else: `Host` is the upstream's, the connection
+    /// ends with the answer, and no header tells of the stranger.
     Proxy,
     /// The same with the three lines that let WebSockets through.
     ProxyOfSockets,
@@ -61,10 +61,12 @@ fn rewritten(head: &str, to: SocketAddr, way: ProxyWay) -> String {
     let kept: Vec<&str> = lines
         .filter(|line| {
             let name = line.split(':').next().unwrap().to_lowercase();
-            !["host", "connection"].contains(&name.as_str()) && (way == ProxyWay::ProxyOfSockets || name != "upgrade")
+            !["host", "connection"].contains(&name.as_str())
+                && (way == ProxyWay::ProxyOfSockets || name != "upgrade")
         })
         .collect();
-    let is_socket = way == ProxyWay::ProxyOfSockets && head.to_lowercase().contains("upgrade: websocket");
+    let is_socket =
+        way == ProxyWay::ProxyOfSockets && head.to_lowercase().contains("upgrade: websocket");
     let connection = if is_socket { "upgrade" } else { "close" };
     format!("{line}\r\nHost: {to}\r\nConnection: {connection}\r\n{}\r\n\r\n", kept.join("\r\n"))
 }
@@ -77,7 +79,8 @@ async fn asked(at: SocketAddr, host: &str, line: &str, more: &str) -> u16 {
     status(&head(at, &request).await.1)
 }
 
-/// A67. The numbers of the relay are for who has the host's token, and for nobody who comes from the loopback without it.
+/// A67. The numbers of the relay are for who has the host's token, and for nobody who comes from
+/// the loopback without it.
 #[tokio::test]
 async fn a67_coming_from_the_loopback_shows_no_metrics() {
     let hub = TestHub::start().await;
@@ -89,20 +92,36 @@ async fn a67_coming_from_the_loopback_shows_no_metrics() {
     }
     for (at, way) in ways {
         for no in ["", &wrong, "Authorization: Bearer \r\n", "Cookie: token=x\r\n"] {
-            assert_eq!(asked(at, &hub.address.to_string(), "GET /metrics", no).await, 404, "{way:?} with {no:?}");
+            assert_eq!(
+                asked(at, &hub.address.to_string(), "GET /metrics", no).await,
+                404,
+                "{way:?} with {no:?}"
+            );
         }
-        assert_eq!(asked(at, &hub.address.to_string(), "GET /metrics", &token).await, 200, "{way:?}");
+        assert_eq!(
+            asked(at, &hub.address.to_string(), "GET /metrics", &token).await,
+            200,
+            "{way:?}"
+        );
     }
 }
 
-/// A67. A hub that takes https only serves plain http nothing, also where somebody on its machine passes it on.
+/// A67. A hub that takes https only serves plain http nothing, also where somebody on its machine
+/// passes it on.
 #[tokio::test]
 async fn a67_coming_from_the_loopback_is_no_way_around_https() {
     let hub = TestHub::with_tls_only().await;
     for way in WAYS {
         let at = passes_on(hub.address, way).await;
         for host in [at.to_string(), hub.address.to_string()] {
-            for line in ["GET /healthz", "GET /index.html", "POST /", "GET /metrics", "GET /d/00/x", "PUT /chunks/00"] {
+            for line in [
+                "GET /healthz",
+                "GET /index.html",
+                "POST /",
+                "GET /metrics",
+                "GET /d/00/x",
+                "PUT /chunks/00",
+            ] {
                 assert_eq!(asked(at, &host, line, "").await, 426, "{way:?} {line}");
             }
             for path in ["/ws/device", "/ws/master"] {
@@ -113,16 +132,23 @@ async fn a67_coming_from_the_loopback_is_no_way_around_https() {
     }
 }
 
-/// A67. Nobody is locked out by that: devices of ours on the hub's own machine, its own one, and its master go on by https.
+/// A67. Nobody is locked out by that: devices of ours on the hub's own machine, its own one, and
+/// its master go on by https.
 #[tokio::test]
 async fn a67_on_a_hub_of_https_only_its_own_machine_speaks_https() {
     let hub = TestHub::with_tls_only().await;
     let plain: HubUrl = format!("http://{}", hub.address).parse().unwrap();
-    let mut ana = Native::inside_as(&hub, lanyard_device::DeviceConfig { hub: plain.clone(), ..config(&hub, 1) }).await;
+    let mut ana = Native::inside_as(
+        &hub,
+        lanyard_device::DeviceConfig { hub: plain.clone(), ..config(&hub, 1) },
+    )
+    .await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a.bin"), content(300_000)).unwrap();
     ana.shares(&dir.path().join("a.bin")).await;
-    let mut bo = Native::inside_as(&hub, lanyard_device::DeviceConfig { hub: plain, ..config(&hub, 2) }).await;
+    let mut bo =
+        Native::inside_as(&hub, lanyard_device::DeviceConfig { hub: plain, ..config(&hub, 2) })
+            .await;
     let wanted = bo.sees(1).await;
     let to = tempfile::tempdir().unwrap();
     assert_eq!(bo.fetches(wanted, to.path()).await.0.len(), 1);
@@ -132,11 +158,13 @@ async fn a67_on_a_hub_of_https_only_its_own_machine_speaks_https() {
 #[tokio::test]
 async fn a67_the_hosts_own_device_proves_that_it_is() {
     let hub = TestHub::start().await;
-    let tunnel = format!("http://{}", passes_on(hub.address, ProxyWay::Tunnel).await).parse().unwrap();
+    let tunnel =
+        format!("http://{}", passes_on(hub.address, ProxyWay::Tunnel).await).parse().unwrap();
     for url in [&hub.url, &tunnel] {
         let says = async |kind: DeviceKind, secret: Option<[u8; 32]>| {
             let (_link, first) = registers(url, 1, |register, transcript| {
-                (register.kind, register.host_proof) = (kind, secret.map(|secret| host_proof(&secret, transcript)));
+                (register.kind, register.host_proof) =
+                    (kind, secret.map(|secret| host_proof(&secret, transcript)));
             })
             .await;
             matches!(first, ReceivedFrame::Text(text) if text.contains("CLIENT_REGISTER_ACK"))
@@ -161,17 +189,25 @@ async fn a67_the_hosts_own_device_proves_that_it_is() {
 #[tokio::test]
 async fn a67_a_device_with_the_hosts_secret_is_taken_as_the_hosts() {
     let hub = TestHub::with_tls().await;
-    for (seed, secret, url) in
-        [(1, SECRET, hub.url.clone()), (2, SECRET, hub.url.secured()), (3, [9; 32], hub.url.clone())]
-    {
+    for (seed, secret, url) in [
+        (1, SECRET, hub.url.clone()),
+        (2, SECRET, hub.url.secured()),
+        (3, [9; 32], hub.url.clone()),
+    ] {
         let host_secret = Some(HostSecret(secret));
-        let own =
-            lanyard_device::DeviceConfig { kind: DeviceKind::Master, host_secret, hub: url, ..config(&hub, seed) };
+        let own = lanyard_device::DeviceConfig {
+            kind: DeviceKind::Master,
+            host_secret,
+            hub: url,
+            ..config(&hub, seed)
+        };
         let mut own = Native::start(own);
         let is_in = own
             .until(|event| match event {
                 DeviceEvent::Phase(MembershipPhase::Waiting { .. }) => Some(true),
-                DeviceEvent::Phase(MembershipPhase::Ended { reason: EndReason::Rejected }) => Some(false),
+                DeviceEvent::Phase(MembershipPhase::Ended { reason: EndReason::Rejected }) => {
+                    Some(false)
+                }
                 _ => None,
             })
             .await;
@@ -179,8 +215,9 @@ async fn a67_a_device_with_the_hosts_secret_is_taken_as_the_hosts() {
     }
 }
 
-/// A67. The master's socket by plain http is for a master that means its own machine and proves that it does. A true master whose
-/// words a proxy or a tunnel carries over the network is refused before it says more than its proof.
+/// A67. The master's socket by plain http is for a master that means its own machine and proves
+/// that it does. A true master whose words a proxy or a tunnel carries over the network is refused
+/// before it says more than its proof.
 #[tokio::test]
 async fn a67_a_plain_master_proves_that_it_means_its_own_machine() {
     let relay = RawClient::start().await;
@@ -193,7 +230,9 @@ async fn a67_a_plain_master_proves_that_it_means_its_own_machine() {
     assert_eq!(status(&answer), 426, "a tunnel leaves the name that was meant");
     // A proxy writes its own: the proof is over the name that was meant.
     let mut link = RelayConnection::open(&relay.url, "/ws/master", None).await.unwrap();
-    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
+    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else {
+        panic!("no challenge")
+    };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
     let transcript = MasterTranscript {

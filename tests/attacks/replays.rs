@@ -1,4 +1,5 @@
-//! What was recorded once is worth nothing a second time: proofs, tickets, the master's handshake, before and after a restart.
+//! What was recorded once is worth nothing a second time: proofs, tickets, the master's handshake,
+//! before and after a restart.
 
 use lanyard_device::link::{ReceivedFrame, RelayConnection};
 use lanyard_protocol::identity::Keypair;
@@ -9,8 +10,8 @@ use lanyard_protocol::*;
 use crate::raw_client::*;
 use crate::world::*;
 
-/// A12. Somebody claims the key of a device that is there: without its proof 4401 and the true session goes on; with it, as the
-/// same tab, the older one is closed.
+/// A12. Somebody claims the key of a device that is there: without its proof 4401 and the true
+/// session goes on; with it, as the same tab, the older one is closed.
 #[tokio::test]
 async fn a12_an_id_is_not_taken_by_claiming_it() {
     let hub = TestHub::start().await;
@@ -34,7 +35,10 @@ async fn a12_an_id_is_not_taken_by_claiming_it() {
         assert_eq!(first, ReceivedFrame::Closed(Some(4401)), "forgery {forgery}");
     }
     let ping = ana.say(DeviceToRelay::Ping(Empty {})).await;
-    assert!(matches!(ana.answer(&ping).await, RelayToDevice::Pong(_)), "nothing happened to the true one");
+    assert!(
+        matches!(ana.answer(&ping).await, RelayToDevice::Pong(_)),
+        "nothing happened to the true one"
+    );
     let _newer = TestDevice::connect(&hub, 1, 1).await;
     assert_eq!(ana.closed().await, Some(4409));
 }
@@ -43,7 +47,8 @@ async fn a12_an_id_is_not_taken_by_claiming_it() {
 async fn recorded(relay: &RawClient, seed: u8) -> (RelayConnection, String) {
     let (mut link, challenge) = challenged(&relay.url).await;
     let (key, tab) = (Keypair::from_seed(&[seed; 32]), Instance([seed; 16]));
-    let (register, _) = registration(&relay.url.authority(), &challenge, &key, Reveal([seed; 32]), tab);
+    let (register, _) =
+        registration(&relay.url.authority(), &challenge, &key, Reveal([seed; 32]), tab);
     let text = codec::encode(&DeviceToRelay::ClientRegister(register), None);
     link.send(text.clone()).await.unwrap();
     let ReceivedFrame::Text(ack) = within(link.receive()).await.unwrap() else { panic!("no ack") };
@@ -58,16 +63,29 @@ async fn replayed(relay: &RawClient, path: &str, text: &str) -> ReceivedFrame {
     within(link.receive()).await.unwrap()
 }
 
-/// A13. A device's recorded proof is sent again, while it is there, when it has gone, and to the relay that was started anew.
+/// A13. A device's recorded proof is sent again, while it is there, when it has gone, and to the
+/// relay that was started anew.
 #[tokio::test]
 async fn a13_a_recorded_proof_of_a_device_is_none() {
     let relay = RawClient::start().await;
     let (link, text) = recorded(&relay, 1).await;
-    assert_eq!(replayed(&relay, "/ws/device", &text).await, ReceivedFrame::Closed(Some(4401)), "while it is there");
+    assert_eq!(
+        replayed(&relay, "/ws/device", &text).await,
+        ReceivedFrame::Closed(Some(4401)),
+        "while it is there"
+    );
     drop(link);
-    assert_eq!(replayed(&relay, "/ws/device", &text).await, ReceivedFrame::Closed(Some(4401)), "when it has gone");
+    assert_eq!(
+        replayed(&relay, "/ws/device", &text).await,
+        ReceivedFrame::Closed(Some(4401)),
+        "when it has gone"
+    );
     let relay = relay.restarted().await;
-    assert_eq!(replayed(&relay, "/ws/device", &text).await, ReceivedFrame::Closed(Some(4401)), "after a restart");
+    assert_eq!(
+        replayed(&relay, "/ws/device", &text).await,
+        ReceivedFrame::Closed(Some(4401)),
+        "after a restart"
+    );
 }
 
 /// A13. The same of the master's handshake; and the true master still registers.
@@ -75,7 +93,9 @@ async fn a13_a_recorded_proof_of_a_device_is_none() {
 async fn a13_a_recorded_handshake_of_the_master_is_none() {
     let relay = RawClient::start().await;
     let mut link = RelayConnection::open(&relay.url, "/ws/master", None).await.unwrap();
-    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else { panic!("no challenge") };
+    let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else {
+        panic!("no challenge")
+    };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
     let (boot_id, relay_nonce, nonce) = (challenge.boot_id, challenge.nonce, Nonce([4; 32]));
@@ -90,19 +110,39 @@ async fn a13_a_recorded_handshake_of_the_master_is_none() {
         channel: Channel::PLAIN,
     };
     let mac = transcript.master_mac(&SECRET);
-    let register = MasterToRelay::MasterAppRegister(MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });
+    let register = MasterToRelay::MasterAppRegister(MasterAppRegister {
+        protocol: PROTOCOL_VERSION,
+        nonce,
+        term,
+        mac,
+    });
     let text = codec::encode_master(&MasterFrame::plain(register));
-    assert_eq!(replayed(&relay, "/ws/master", &text).await, ReceivedFrame::Closed(Some(4401)), "on another socket");
+    assert_eq!(
+        replayed(&relay, "/ws/master", &text).await,
+        ReceivedFrame::Closed(Some(4401)),
+        "on another socket"
+    );
     link.send(text.clone()).await.unwrap();
-    assert!(matches!(within(link.receive()).await.unwrap(), ReceivedFrame::Text(ack) if ack.contains("ACK")));
+    assert!(
+        matches!(within(link.receive()).await.unwrap(), ReceivedFrame::Text(ack) if ack.contains("ACK"))
+    );
     drop(link);
-    assert_eq!(replayed(&relay, "/ws/master", &text).await, ReceivedFrame::Closed(Some(4401)), "when it has gone");
+    assert_eq!(
+        replayed(&relay, "/ws/master", &text).await,
+        ReceivedFrame::Closed(Some(4401)),
+        "when it has gone"
+    );
     let relay = relay.restarted().await;
-    assert_eq!(replayed(&relay, "/ws/master", &text).await, ReceivedFrame::Closed(Some(4401)), "after a restart");
+    assert_eq!(
+        replayed(&relay, "/ws/master", &text).await,
+        ReceivedFrame::Closed(Some(4401)),
+        "after a restart"
+    );
     RawMaster::register(&relay.url, 1, vec![], vec![]).await;
 }
 
-/// A13. Tickets and the key of a session that ended are worth nothing to the next one of the same device.
+/// A13. Tickets and the key of a session that ended are worth nothing to the next one of the same
+/// device.
 #[tokio::test]
 async fn a13_tickets_and_keys_end_with_their_session() {
     let hub = TestHub::start().await;
@@ -110,7 +150,10 @@ async fn a13_tickets_and_keys_end_with_their_session() {
     let entry = owner.offers("a.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
     let upload = owner.asked().await;
-    assert_eq!(owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(), 204);
+    assert_eq!(
+        owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(),
+        204
+    );
     let ready = ana.ready().await;
     let again = TestDevice::connect(&hub, 2, 2).await;
     assert_eq!(ana.closed().await, Some(4409));
@@ -118,7 +161,8 @@ async fn a13_tickets_and_keys_end_with_their_session() {
     assert_eq!(again.get(&ready.ticket).send().await.unwrap().status(), 403, "the old ticket");
 }
 
-/// All that a listener may try with one request that it recorded: the same again, and the same for something else.
+/// All that a listener may try with one request that it recorded: the same again, and the same for
+/// something else.
 fn tries_with(recorded: &str, tickets: &[Ticket], links: &[lanyard_protocol::Link]) -> Vec<String> {
     let (line, rest) = recorded.split_once("\r\n").unwrap();
     let [method, target, _] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
@@ -127,7 +171,8 @@ fn tries_with(recorded: &str, tickets: &[Ticket], links: &[lanyard_protocol::Lin
     targets.extend(tickets.iter().map(|ticket| format!("/chunks/{}", ticket.to_hex())));
     targets.extend(links.iter().map(|link| format!("/d/{}/x", link.to_hex())));
     for other in targets {
-        let methods = if other.starts_with("/chunks") { ["PUT", "GET"] } else { ["POST", "DELETE"] };
+        let methods =
+            if other.starts_with("/chunks") { ["PUT", "GET"] } else { ["POST", "DELETE"] };
         tries.extend(methods.map(|method| format!("{method} {other} HTTP/1.1\r\n{rest}")));
     }
     let proof = rest.split_once("Lanyard ").unwrap().1.split_once("\r\n").unwrap().0;
@@ -139,8 +184,9 @@ fn tries_with(recorded: &str, tickets: &[Ticket], links: &[lanyard_protocol::Lin
     tries
 }
 
-/// A66. Somebody on the network records all that members say and hear by plain http, and uses it: the same requests again, for
-/// other things, with other counters, from the same and from another address. What it heard is all it has.
+/// A66. Somebody on the network records all that members say and hear by plain http, and uses it:
+/// the same requests again, for other things, with other counters, from the same and from another
+/// address. What it heard is all it has.
 #[tokio::test]
 async fn a66_what_a_listener_recorded_proves_nothing() {
     let hub = TestHub::start().await;
@@ -151,7 +197,10 @@ async fn a66_what_a_listener_recorded_proves_nothing() {
     let entry = owner.offers("a.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
     let upload = owner.asked().await;
-    assert_eq!(owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(), 204);
+    assert_eq!(
+        owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap().status(),
+        204
+    );
     let ready = ana.ready().await;
     assert_eq!(ana.get(&ready.ticket).send().await.unwrap().bytes().await.unwrap(), content(1_000));
     let kept = ana.link(&[&entry]).await;
@@ -166,7 +215,8 @@ async fn a66_what_a_listener_recorded_proves_nothing() {
 
     let recorded = tap.proven_requests();
     let methods: Vec<&str> = ["PUT", "GET"].into();
-    let verb = |request: &Vec<u8>| String::from_utf8_lossy(request).split(' ').next().unwrap().to_owned();
+    let verb =
+        |request: &Vec<u8>| String::from_utf8_lossy(request).split(' ').next().unwrap().to_owned();
     let mut heard: Vec<String> = recorded.iter().map(verb).collect();
     heard.sort();
     assert_eq!(heard.len(), methods.len());
@@ -174,7 +224,8 @@ async fn a66_what_a_listener_recorded_proves_nothing() {
     let mut tried = 0;
     for request in &recorded {
         let request = String::from_utf8_lossy(request).into_owned();
-        for again in tries_with(&request, &[open.ticket, ready.ticket], &[kept.link, dropped.link]) {
+        for again in tries_with(&request, &[open.ticket, ready.ticket], &[kept.link, dropped.link])
+        {
             for from in [[127, 0, 0, 1], [127, 0, 0, 77]] {
                 let status = status_from(hub.address, from.into(), again.as_bytes()).await;
                 assert!([401, 404, 405].contains(&status), "{status} for {again}");
@@ -186,7 +237,11 @@ async fn a66_what_a_listener_recorded_proves_nothing() {
     assert!(tried > 60, "{tried}");
     // Nothing of it used anything up, and what is there is there.
     let by = http_client();
-    assert_eq!(by.head(hub.http(&kept.url)).send().await.unwrap().status(), 200, "a heard link reads its file");
+    assert_eq!(
+        by.head(hub.http(&kept.url)).send().await.unwrap().status(),
+        200,
+        "a heard link reads its file"
+    );
     assert_eq!(by.head(hub.http(&dropped.url)).send().await.unwrap().status(), 404);
     assert_eq!(owner.put(&open.ticket, owner.body_of(&open)).send().await.unwrap().status(), 204);
 
@@ -194,10 +249,16 @@ async fn a66_what_a_listener_recorded_proves_nothing() {
     let says = |needle: &[u8]| heard.windows(needle.len()).any(|part| part == needle);
     assert!(says(open.ticket.to_hex().as_bytes()), "the listener hears what is said");
     for link in [&kept, &dropped] {
-        assert!(!says(link.link.to_hex().as_bytes()), "nobody hears a link's key before it is used");
+        assert!(
+            !says(link.link.to_hex().as_bytes()),
+            "nobody hears a link's key before it is used"
+        );
     }
     for key in [owner.session_key.bytes(), ana.session_key.bytes()] {
-        assert!(!says(key) && !says(Nonce(*key).to_hex().as_bytes()), "a session's key crossed the wire");
+        assert!(
+            !says(key) && !says(Nonce(*key).to_hex().as_bytes()),
+            "a session's key crossed the wire"
+        );
     }
 }
 
@@ -208,7 +269,11 @@ async fn a66_a_key_ends_with_its_session() {
     let mut ana = hub.approved(1).await;
     let before = ana.get(&Ticket([0; 16]));
     let after = ana.get(&Ticket([0; 16]));
-    assert_eq!(before.send().await.unwrap().status(), 403, "the session is known, and the ticket is not");
+    assert_eq!(
+        before.send().await.unwrap().status(),
+        403,
+        "the session is known, and the ticket is not"
+    );
     let _again = TestDevice::connect(&hub, 1, 1).await;
     assert_eq!(ana.closed().await, Some(4409));
     assert_eq!(after.send().await.unwrap().status(), 401);

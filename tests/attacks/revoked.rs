@@ -11,8 +11,8 @@ use lanyard_protocol::*;
 use crate::raw_client::*;
 use crate::world::*;
 
-/// A14. A device that was refused comes again: with the same key, as another tab, by another name, to a master and to a relay
-/// that were started anew. 4403, always, and no token.
+/// A14. A device that was refused comes again: with the same key, as another tab, by another name,
+/// to a master and to a relay that were started anew. 4403, always, and no token.
 #[tokio::test]
 async fn a14_a_refused_key_stays_out_after_every_restart() {
     let hub = TestHub::start().await;
@@ -49,8 +49,8 @@ async fn assert_turned_away(url: &lanyard_device::link::HubUrl, tab: u8, name: &
     assert_eq!(close_code(&mut link).await, Some(4403));
 }
 
-/// A15. An asker is turned away in mid-transfer: its socket, its running body, its queued ticket and its links end, and its
-/// key with them. How long that took is printed.
+/// A15. An asker is turned away in mid-transfer: its socket, its running body, its queued ticket
+/// and its links end, and its key with them. How long that took is printed.
 #[tokio::test]
 async fn a15_everything_of_an_asker_that_is_turned_away_ends() {
     let hub = TestHub::start().await;
@@ -74,18 +74,26 @@ async fn a15_everything_of_an_asker_that_is_turned_away_ends() {
     let start = Instant::now();
     hub.operator(OperatorCommand::Refuse { public_id: eve.id }).await;
     assert_eq!((eve.closed().await, tab.closed().await), (Some(4403), Some(4403)));
-    assert!(within(reading.next()).await.is_none_or(|part| part.is_err()), "the running body is cut");
-    assert!(within(download.next()).await.is_none_or(|part| part.is_err()), "so is what was read by its link");
+    assert!(
+        within(reading.next()).await.is_none_or(|part| part.is_err()),
+        "the running body is cut"
+    );
+    assert!(
+        within(download.next()).await.is_none_or(|part| part.is_err()),
+        "so is what was read by its link"
+    );
     println!("all ended {:?} after the refusal", start.elapsed());
     assert_eq!(tab.get(&queued.ticket).send().await.unwrap().status(), 401, "the queued ticket");
     let link = eve.http.get(hub.http(&made.url)).send().await.unwrap().status().as_u16();
     assert!(matches!(link, 404 | 410), "the link: {link}");
-    owner.until(|m| matches!(m, RelayToDevice::UploadCancelled(no) if no.ticket == first.ticket)).await;
+    owner
+        .until(|m| matches!(m, RelayToDevice::UploadCancelled(no) if no.ticket == first.ticket))
+        .await;
     assert_eq!(owner.get(&ready.ticket).send().await.unwrap().status(), 403);
 }
 
-/// A15. An owner is turned away in mid-transfer: its upload dies, whoever reads is cut and never has the whole, the files are
-/// gone from the list and from links, and who asks again hears why.
+/// A15. An owner is turned away in mid-transfer: its upload dies, whoever reads is cut and never
+/// has the whole, the files are gone from the list and from links, and who asks again hears why.
 #[tokio::test]
 async fn a15_everything_of_an_owner_that_is_turned_away_ends() {
     let hub = TestHub::start().await;
@@ -110,13 +118,27 @@ async fn a15_everything_of_an_owner_that_is_turned_away_ends() {
             end => break end,
         }
     };
-    assert!(matches!(cut, Some(Err(_))) && got < body.len(), "cut, not complete: {got} of {}", body.len());
+    assert!(
+        matches!(cut, Some(Err(_))) && got < body.len(),
+        "cut, not complete: {got} of {}",
+        body.len()
+    );
     println!("all ended {:?} after the refusal", start.elapsed());
     let answer = within(put).await.unwrap();
-    assert!(answer.is_err() || answer.is_ok_and(|answer| !answer.status().is_success()), "its upload");
-    ana.until(|m| matches!(m, RelayToDevice::ClientDisApproved(no) if no.public_id == entry.public_id)).await;
+    assert!(
+        answer.is_err() || answer.is_ok_and(|answer| !answer.status().is_success()),
+        "its upload"
+    );
+    ana.until(
+        |m| matches!(m, RelayToDevice::ClientDisApproved(no) if no.public_id == entry.public_id),
+    )
+    .await;
     ana.request(&entry, 2, 0, 1).await;
-    assert_eq!(ana.failed().await.code, FailureCode::PeerRevoked, "nor from what the relay still held");
+    assert_eq!(
+        ana.failed().await.code,
+        FailureCode::PeerRevoked,
+        "nor from what the relay still held"
+    );
     let link = ana.http.get(hub.http(&made.url)).send().await.unwrap().status().as_u16();
     assert!(matches!(link, 404 | 410), "the link: {link}");
 }

@@ -1,4 +1,5 @@
-//! Who takes long: nothing said, a byte now and then, a body that crawls. All at once, for each has to wait for a true deadline.
+//! Who takes long: nothing said, a byte now and then, a body that crawls. All at once, for each has
+//! to wait for a true deadline.
 
 use std::future::pending;
 use std::time::Duration;
@@ -37,8 +38,9 @@ async fn drips(mut stream: TcpStream, bytes: impl Iterator<Item = u8>) {
     tokio::time::timeout(LATEST, dripping).await.expect("the hub ends it");
 }
 
-/// A47. A socket that says nothing, in plain and after the first byte of TLS; a head and a registration that drip; a body that
-/// crawls below 8 KiB/s. Each is ended, and who is quick is served all the while.
+/// A47. A socket that says nothing, in plain and after the first byte of TLS; a head and a
+/// registration that drip; a body that crawls below 8 KiB/s. Each is ended, and who is quick is
+/// served all the while.
 #[tokio::test]
 async fn a47_who_is_too_slow_is_ended_and_holds_up_nobody() {
     let hub = TestHub::with_tls().await;
@@ -53,7 +55,10 @@ async fn a47_who_is_too_slow_is_ended_and_holds_up_nobody() {
     let dripping = sent(head.as_bytes()).await;
     let silent_socket = async {
         let (mut link, _) = challenged(&hub.url).await;
-        assert_eq!(tokio::time::timeout(LATEST, link.receive()).await.unwrap().unwrap(), ReceivedFrame::Closed(Some(4401)));
+        assert_eq!(
+            tokio::time::timeout(LATEST, link.receive()).await.unwrap().unwrap(),
+            ReceivedFrame::Closed(Some(4401))
+        );
     };
     let others = async {
         for _ in 0..10 {
@@ -76,7 +81,8 @@ async fn a47_who_is_too_slow_is_ended_and_holds_up_nobody() {
     );
 }
 
-/// An owner that sends a byte now and then: its upload ends as too slow, and the asker hears that it may ask again.
+/// An owner that sends a byte now and then: its upload ends as too slow, and the asker hears that
+/// it may ask again.
 async fn crawling_upload(hub: &TestHub) {
     let (mut owner, mut ana) = (hub.approved(2).await, hub.approved(3).await);
     let entry = owner.offers("a.bin", 100_000).await;
@@ -92,7 +98,8 @@ async fn crawling_upload(hub: &TestHub) {
     stream.write_all(head.as_bytes()).await.unwrap();
     let ready = ana.ready().await;
     let get = ana.get(&ready.ticket).send();
-    let crawling = async { tokio::join!(drips(stream, std::iter::repeat_n(b'x', 200)), get).1.unwrap() };
+    let crawling =
+        async { tokio::join!(drips(stream, std::iter::repeat_n(b'x', 200)), get).1.unwrap() };
     // Both answer pings: nothing but the body is at fault.
     let alive = async { tokio::join!(owner.serve_until(pending()), ana.serve_until(pending())) };
     let answer = tokio::select! {
@@ -102,14 +109,17 @@ async fn crawling_upload(hub: &TestHub) {
     assert!(answer.status() == 503 || answer.bytes().await.is_err(), "never whole");
 }
 
-/// Two uploads of one device share a line that is slow for both: one comes with less than 8 KiB/s, both together with more. Neither
-/// is ended, for to begin again on the same line would take longer still.
+/// Two uploads of one device share a line that is slow for both: one comes with less than 8 KiB/s,
+/// both together with more. Neither is ended, for to begin again on the same line would take longer
+/// still.
 #[tokio::test]
 async fn a47_bodies_that_share_a_slow_line_are_judged_together() {
     let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let mut uploads = Vec::new();
-    for (transfer, (name, size)) in [("slow.bin", 25_000), ("quicker.bin", 250_000)].into_iter().enumerate() {
+    for (transfer, (name, size)) in
+        [("slow.bin", 25_000), ("quicker.bin", 250_000)].into_iter().enumerate()
+    {
         let entry = owner.offers(name, size).await;
         ana.request(&entry, transfer as u8 + 1, 0, 1).await;
         let upload = owner.asked().await;

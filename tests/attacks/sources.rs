@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PRODUCT: [&str; 6] = ["protocol/src", "hub/src", "relay/src", "device/src", "master-app/src", "client-web/rust"];
+const PRODUCT: [&str; 6] =
+    ["protocol/src", "hub/src", "relay/src", "device/src", "master-app/src", "client-web/rust"];
 
 /// All Rust files below these folders of the repository.
 fn rust_below(folders: &[&str]) -> Vec<(PathBuf, String)> {
@@ -25,23 +26,30 @@ fn rust_below(folders: &[&str]) -> Vec<(PathBuf, String)> {
 
 /// All sources of the product, without what is only compiled for tests.
 fn sources() -> Vec<(PathBuf, String)> {
-    let without_tests = |text: String| text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
-    let files: Vec<_> = rust_below(&PRODUCT).into_iter().map(|(path, text)| (path, without_tests(text))).collect();
+    let without_tests =
+        |text: String| text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
+    let files: Vec<_> =
+        rust_below(&PRODUCT).into_iter().map(|(path, text)| (path, without_tests(text))).collect();
     assert!(files.len() > 80, "{}", files.len());
     files
 }
 
-/// A58. No program is started with anything of the network's: the one that is, is given nothing at all.
+/// A58. No program is started with anything of the network's: the one that is, is given nothing at
+/// all.
 #[test]
 fn a58_no_name_reaches_a_shell() {
     let mut started = Vec::new();
     for (path, text) in sources() {
         for call in text.split("Command::new(").skip(1) {
             // The library of command lines has a type of that name.
-            if !text.contains("std::process::Command") && !text.contains("tokio::process::Command") {
+            if !text.contains("std::process::Command") && !text.contains("tokio::process::Command")
+            {
                 continue;
             }
-            started.push((path.file_name().unwrap().to_owned(), call.lines().next().unwrap().to_owned()));
+            started.push((
+                path.file_name().unwrap().to_owned(),
+                call.lines().next().unwrap().to_owned(),
+            ));
         }
         for shell in ["\"sh\"", "\"bash\"", "\"cmd\"", "\"cmd.exe\"", "\"powershell\"", "/bin/sh"] {
             assert!(!text.contains(shell), "{shell} in {}", path.display());
@@ -57,26 +65,34 @@ fn a58_sql_is_never_put_together() {
         for call in text.split("format!(").skip(1) {
             let call = call.split(';').next().unwrap().to_uppercase();
             for statement in ["SELECT ", "INSERT ", "DELETE FROM", "UPDATE ", "PRAGMA "] {
-                let is_sql =
-                    call.starts_with(&format!("\"{statement}")) || call.starts_with(&format!("\n\"{statement}"));
+                let is_sql = call.starts_with(&format!("\"{statement}"))
+                    || call.starts_with(&format!("\n\"{statement}"));
                 assert!(!is_sql, "{statement} in {}", path.display());
             }
         }
     }
 }
 
-/// A07. No source knows a header that would open the hub to other sites, nor a cookie that would be sent along.
+/// A07. No source knows a header that would open the hub to other sites, nor a cookie that would be
+/// sent along.
 #[test]
 fn a07_no_source_knows_a_header_that_opens_the_hub() {
     for (path, text) in sources() {
         let text = text.to_lowercase();
-        for header in ["access-control-", "access_control_", "set-cookie", "set_cookie", "strict-transport-security"] {
+        for header in [
+            "access-control-",
+            "access_control_",
+            "set-cookie",
+            "set_cookie",
+            "strict-transport-security",
+        ] {
             assert!(!text.contains(header), "{header} in {}", path.display());
         }
     }
 }
 
-/// The tests that README.md names for a defence exist: a renamed or deleted test would leave its defence unwatched.
+/// The tests that README.md names for a defence exist: a renamed or deleted test would leave its
+/// defence unwatched.
 #[test]
 fn each_defence_names_tests_that_exist() {
     let written = [&PRODUCT[..], &["tests/attacks"]].concat();
@@ -85,7 +101,13 @@ fn each_defence_names_tests_that_exist() {
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
     assert!(rows.len() >= 75, "{}", rows.len());
     for row in rows {
-        let names: Vec<&str> = row.rsplit_once("| `").unwrap().1.split('`').filter(|word| word.contains('_')).collect();
+        let names: Vec<&str> = row
+            .rsplit_once("| `")
+            .unwrap()
+            .1
+            .split('`')
+            .filter(|word| word.contains('_'))
+            .collect();
         assert!(!names.is_empty(), "{row}");
         for name in names {
             assert!(tests.contains(&format!("fn {name}(")), "no test {name}");

@@ -1,5 +1,5 @@
-//! https on the same port: who is in the middle with a certificate of his own gets nothing, and bodies go to the certificate
-//! of the proof only.
+//! https on the same port: who is in the middle with a certificate of his own gets nothing, and
+//! bodies go to the certificate of the proof only.
 
 use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
 use lanyard_device::{DeviceEvent, EndReason, MembershipPhase};
@@ -17,7 +17,8 @@ use crate::world::*;
 async fn one_port_speaks_both() {
     let hub = TestHub::with_tls().await;
     for scheme in ["http", "https"] {
-        let answer = http_client().get(format!("{scheme}://{}/healthz", hub.address)).send().await.unwrap();
+        let answer =
+            http_client().get(format!("{scheme}://{}/healthz", hub.address)).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{scheme}");
     }
     let ca = http_client().get(hub.http("/ca.crt")).send().await.unwrap();
@@ -40,7 +41,8 @@ async fn files_travel_encrypted_between_devices_that_know_the_hub() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(3_000_000);
     std::fs::write(dir.path().join("film.mov"), &bytes).unwrap();
-    let secured = |seed| lanyard_device::DeviceConfig { hub: hub.url.secured(), ..config(&hub, seed) };
+    let secured =
+        |seed| lanyard_device::DeviceConfig { hub: hub.url.secured(), ..config(&hub, seed) };
     let mut ana = Native::inside_as(&hub, secured(1)).await;
     let mut ben = Native::inside_as(&hub, secured(2)).await;
     ana.shares(&dir.path().join("film.mov")).await;
@@ -52,11 +54,13 @@ async fn files_travel_encrypted_between_devices_that_know_the_hub() {
 
 /// Somebody between device and hub who holds another certificate, and passes everything on.
 async fn middle(hub: &TestHub) -> HubUrl {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
     let chain = vec![cert.der().clone()];
     let key = rustls::pki_types::PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
     http_client(); // the provider
-    let server = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let server =
+        rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
     let accept = TlsAcceptor::from(std::sync::Arc::new(server));
     let connect = TlsConnector::from(std::sync::Arc::new(anything()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -67,7 +71,8 @@ async fn middle(hub: &TestHub) -> HubUrl {
             tokio::spawn(async move {
                 let mut here = accept.accept(stream).await.ok()?;
                 let name = rustls::pki_types::ServerName::try_from("localhost").ok()?;
-                let mut there = connect.connect(name, TcpStream::connect(to).await.ok()?).await.ok()?;
+                let mut there =
+                    connect.connect(name, TcpStream::connect(to).await.ok()?).await.ok()?;
                 copy_bidirectional(&mut here, &mut there).await.ok()
             });
         }
@@ -76,7 +81,7 @@ async fn middle(hub: &TestHub) -> HubUrl {
 }
 
 /// A client of TLS that believes everybody.
-pub fn anything() -> ClientConfig {
+pub(crate) fn anything() -> ClientConfig {
     #[derive(Debug)]
     struct Everybody;
     impl rustls::client::danger::ServerCertVerifier for Everybody {
@@ -111,7 +116,10 @@ pub fn anything() -> ClientConfig {
         }
     }
     let verifier = std::sync::Arc::new(Everybody);
-    ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+    ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth()
 }
 
 /// A54. The relay finds a proof over another certificate than its own: no session comes to be.
@@ -128,10 +136,13 @@ async fn a54_who_is_in_the_middle_with_his_own_certificate_gets_no_session() {
     let reveal = Reveal([7; 32]);
     for (channel, is_heard) in [(link.channel, false), (direct_channel(&hub).await, true)] {
         let mut link = RelayConnection::open(&url, "/ws/device", None).await.unwrap();
-        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else {
+            panic!("no challenge")
+        };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
         let RelayToDevice::Challenge(fresh) = frame.message else { panic!("{text}") };
-        let (mut register, mut transcript) = registration(&url.authority(), &fresh, &key, reveal, Instance([7; 16]));
+        let (mut register, mut transcript) =
+            registration(&url.authority(), &fresh, &key, reveal, Instance([7; 16]));
         transcript.channel = channel;
         register.signature = transcript.sign_as_device(&key);
         link.send(codec::encode(&DeviceToRelay::ClientRegister(register), None)).await.unwrap();
@@ -169,7 +180,8 @@ async fn a53_another_hub_under_a_known_name_is_refused() {
     let hub = TestHub::with_tls().await;
     let known = Some(Keypair::from_seed(&[201; 32]).public());
     let (url, pinned_hub) = (hub.url.secured(), known);
-    let mut device = Native::start(lanyard_device::DeviceConfig { hub: url, pinned_hub, ..config(&hub, 7) });
+    let mut device =
+        Native::start(lanyard_device::DeviceConfig { hub: url, pinned_hub, ..config(&hub, 7) });
     let reason = device
         .until(|event| match event {
             DeviceEvent::Phase(MembershipPhase::Ended { reason }) => Some(reason),

@@ -1,5 +1,5 @@
-//! What one step costs, apart from sockets and disks: `cargo bench -p lanyard-tests`. Hashing a group, one message in and out,
-//! and a run's life in the broker.
+//! What one step costs, apart from sockets and disks: `cargo bench -p lanyard-tests`. Hashing a
+//! group, one message in and out, and a run's life in the broker.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,7 +20,8 @@ fn main() {
 const GROUP: usize = 256 << 10;
 const MASTER: SessionId = SessionId(1_000_000);
 
-// ── Hashing ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Hashing
+// ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A group of 256 KiB, fed in pieces of this size.
 #[divan::bench(args = [4 << 10, 16 << 10, 128 << 10, GROUP])]
@@ -41,7 +42,8 @@ fn merge_to_root(bencher: Bencher) {
     bencher.counter(ItemsCount::new(values.len())).bench(|| groups.root(black_box(&values)));
 }
 
-// ── Codec ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Codec
+// ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn file_id(n: u32) -> FileId {
     format!("00000000-0000-4000-8000-{n:012x}").parse().unwrap()
@@ -79,12 +81,20 @@ fn request(transfer: u32, first: u32) -> DeviceToRelay {
 #[divan::bench]
 fn decode_a_request(bencher: Bencher) {
     let text = codec::encode(&request(1, 8), Some(&Ref::number(17)));
-    bencher.counter(BytesCount::new(text.len())).bench(|| codec::decode::<DeviceToRelay>(black_box(&text)).unwrap());
+    bencher
+        .counter(BytesCount::new(text.len()))
+        .bench(|| codec::decode::<DeviceToRelay>(black_box(&text)).unwrap());
 }
 
 fn announcement() -> RelayToDevice {
     let (public_id, files) = (owner().public_id(), (0..500).map(|n| entry(n, 3_000_000)).collect());
-    RelayToDevice::FilesAdded(FilesAdded { public_id, files, epoch: 7, revision: 9, audience: Audience::All })
+    RelayToDevice::FilesAdded(FilesAdded {
+        public_id,
+        files,
+        epoch: 7,
+        revision: 9,
+        audience: Audience::All,
+    })
 }
 
 #[divan::bench]
@@ -96,10 +106,13 @@ fn encode_500_files(bencher: Bencher) {
 #[divan::bench]
 fn decode_500_files(bencher: Bencher) {
     let text = codec::encode(&announcement(), None);
-    bencher.counter(ItemsCount::new(500usize)).bench(|| codec::decode::<RelayToDevice>(black_box(&text)).unwrap());
+    bencher
+        .counter(ItemsCount::new(500usize))
+        .bench(|| codec::decode::<RelayToDevice>(black_box(&text)).unwrap());
 }
 
-// ── The broker ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── The broker
+// ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A broker with a master, an owner of one file of 1 GiB, and askers; it plays edge and data plane.
 struct BenchHub {
@@ -110,9 +123,11 @@ struct BenchHub {
 
 impl BenchHub {
     fn with_askers(count: u64) -> Self {
-        let mut hub = Self { broker: Broker::new(BrokerConfig::default(), [9; 32]), now: Moment(1), next: 0 };
+        let mut hub =
+            Self { broker: Broker::new(BrokerConfig::default(), [9; 32]), now: Moment(1), next: 0 };
         let key = |n: u64| Keypair::from_seed(&std::array::from_fn(|i| n.to_le_bytes()[i % 8]));
-        let keys: Vec<Keypair> = std::iter::once(owner()).chain((1..=count).map(|n| key(1_000 + n))).collect();
+        let keys: Vec<Keypair> =
+            std::iter::once(owner()).chain((1..=count).map(|n| key(1_000 + n))).collect();
         hub.tell(Input::MasterOpened { session: MASTER });
         let approved = keys.iter().map(Keypair::public_id).collect();
         hub.master(MasterToRelay::MasterRoster(MasterRoster {
@@ -137,16 +152,23 @@ impl BenchHub {
                 address: "10.0.0.1".into(),
                 resume: None,
             };
-            hub.tell(Input::SessionOpened { session: SessionId(n as u64), identity: Box::new(identity) });
+            hub.tell(Input::SessionOpened {
+                session: SessionId(n as u64),
+                identity: Box::new(identity),
+            });
         }
         hub
     }
 
     fn master(&mut self, message: MasterToRelay) {
-        self.tell(Input::MasterMessage { session: MASTER, frame: Box::new(MasterFrame::plain(message)) });
+        self.tell(Input::MasterMessage {
+            session: MASTER,
+            frame: Box::new(MasterFrame::plain(message)),
+        });
     }
 
-    /// One input and all that follows from it: look-ups are granted, uploads come whole, askers read.
+    /// One input and all that follows from it: look-ups are granted, uploads come whole, askers
+    /// read.
     fn tell(&mut self, input: Input) {
         self.broker.handle(self.now, input);
         let mut inputs = Vec::new();
@@ -168,7 +190,11 @@ impl BenchHub {
         self.next += 1;
         for session in askers {
             let message = request(session as u32, first);
-            self.tell(Input::MessageReceived { session: SessionId(session), message, reference: None });
+            self.tell(Input::MessageReceived {
+                session: SessionId(session),
+                message,
+                reference: None,
+            });
         }
     }
 }
@@ -179,7 +205,10 @@ fn follow(effect: Effect, inputs: &mut Vec<Input>) {
             if let RelayToMaster::FileLookup(lookup) = &frame.message {
                 let files = lookup.files.iter().map(|_| entry(1, 1 << 30)).collect();
                 let message = MasterToRelay::FileGrant(FileGrant { files });
-                let frame = MasterFrame { reference: frame.reference.clone(), ..MasterFrame::plain(message) };
+                let frame = MasterFrame {
+                    reference: frame.reference.clone(),
+                    ..MasterFrame::plain(message)
+                };
                 inputs.push(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
             }
         }

@@ -1,5 +1,6 @@
-//! Three processes that copy: file, socket, socket, file. No protocol, no HTTP: what a relay on this machine cannot beat.
-//! With `verified` the relay and the receiver hash every group before they pass it on, as Lanyard's do: what it can come near to.
+//! Three processes that copy: file, socket, socket, file. No protocol, no HTTP: what a relay on
+//! this machine cannot beat. With `verified` the relay and the receiver hash every group before
+//! they pass it on, as Lanyard's do: what it can come near to.
 //!
 //! ```text
 //! pipe {bare|verified} relay PORT | owner PORT FILE | receiver PORT FILE
@@ -21,12 +22,15 @@ fn main() -> Result<()> {
         return Err(Error::new(ErrorKind::InvalidInput, "pipe {bare|verified} ROLE PORT [FILE]"));
     };
     let check: fn(u64, &[u8]) = if how == "verified" { hash } else { |_, _| () };
-    let port: u16 = port.parse().map_err(|_| Error::new(ErrorKind::InvalidInput, "a port is a number"))?;
+    let port: u16 =
+        port.parse().map_err(|_| Error::new(ErrorKind::InvalidInput, "a port is a number"))?;
     match (role.as_str(), file) {
         ("relay", []) => relay(port, check),
         ("owner", [path]) => owner(port, path),
         ("receiver", [path]) => receiver(port, path, check),
-        _ => Err(Error::new(ErrorKind::InvalidInput, "a role is relay, owner FILE or receiver FILE")),
+        _ => {
+            Err(Error::new(ErrorKind::InvalidInput, "a role is relay, owner FILE or receiver FILE"))
+        }
     }
 }
 

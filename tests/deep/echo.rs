@@ -1,5 +1,6 @@
-//! Says what it hears, over the relay's own accept loop, sockets and fragments: `tests/deep/autobahn` speaks to it. The relay
-//! itself has no echo, and demands a subprotocol that the suite does not offer: here it is put in, and taken out again.
+//! Says what it hears, over the relay's own accept loop, sockets and fragments:
+//! `tests/deep/autobahn` speaks to it. The relay itself has no echo, and demands a subprotocol that
+//! the suite does not offer: here it is put in, and taken out again.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,11 +16,14 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// The suite sends messages of 16 MiB, of which the relay would want none; the settings are otherwise the same.
+/// The suite sends messages of 16 MiB, of which the relay would want none; the settings are
+/// otherwise the same.
 const LARGEST: usize = 16 << 20;
 
 async fn open(mut request: Request) -> Response {
-    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, lanyard_protocol::SUBPROTOCOL.parse().unwrap());
+    request
+        .headers_mut()
+        .insert(SEC_WEBSOCKET_PROTOCOL, lanyard_protocol::SUBPROTOCOL.parse().unwrap());
     let mut response = upgrade(request, LARGEST, echo);
     response.headers_mut().remove(SEC_WEBSOCKET_PROTOCOL);
     response
@@ -41,12 +45,14 @@ async fn echo(socket: Socket) {
     }
 }
 
-/// In fragments too: a frame of 16 MiB is far beyond the write buffer. The relay itself sends no binary ones.
+/// In fragments too: a frame of 16 MiB is far beyond the write buffer. The relay itself sends no
+/// binary ones.
 async fn send_binary(sink: &mut Sink, mut rest: Bytes) -> Result<(), Error> {
     let mut kind = Data::Binary;
     loop {
         let part = rest.split_to(rest.len().min(16 * 1024));
-        sink.send(Message::Frame(Frame::message(part, OpCode::Data(kind), rest.is_empty()))).await?;
+        sink.send(Message::Frame(Frame::message(part, OpCode::Data(kind), rest.is_empty())))
+            .await?;
         if rest.is_empty() {
             return Ok(());
         }

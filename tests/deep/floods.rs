@@ -1,5 +1,5 @@
-//! Floods a running hub and watches what it takes: `floods PORT PROCESS`. The hub lets everybody in and has its usual budget.
-//! Prints Markdown; panics if a promise is broken.
+//! Floods a running hub and watches what it takes: `floods PORT PROCESS`. The hub lets everybody in
+//! and has its usual budget. Prints Markdown; panics if a promise is broken.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
@@ -32,8 +32,14 @@ fn resident(process: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Runs a flood, looks ten times a second, and gives its row and whether the memory stayed within `allowed`.
-async fn watch(process: &str, name: &str, allowed: u64, flood: impl Future<Output = String>) -> bool {
+/// Runs a flood, looks ten times a second, and gives its row and whether the memory stayed within
+/// `allowed`.
+async fn watch(
+    process: &str,
+    name: &str,
+    allowed: u64,
+    flood: impl Future<Output = String>,
+) -> bool {
     let idle = resident(process);
     let (mut most, started) = (idle, Instant::now());
     tokio::pin!(flood);
@@ -75,7 +81,10 @@ async fn messages(hub: &TestHub) -> String {
         });
     }
     tasks.join_all().await;
-    format!("32 sessions, {} messages poured into the sockets, no answer read", sent.load(Ordering::Relaxed))
+    format!(
+        "32 sessions, {} messages poured into the sockets, no answer read",
+        sent.load(Ordering::Relaxed)
+    )
 }
 
 /// Sockets that nobody knows, each a hundred thousand pings without reading one pong.
@@ -142,10 +151,14 @@ async fn strange_bodies(hub: &TestHub) -> String {
     }
     tasks.join_all().await;
     let mib = sent.load(Ordering::Relaxed) >> 20;
-    format!("32 sockets, {} times 401, {mib} MiB pushed into them", statuses.load(Ordering::Relaxed))
+    format!(
+        "32 sockets, {} times 401, {mib} MiB pushed into them",
+        statuses.load(Ordering::Relaxed)
+    )
 }
 
-/// A large file that many fetch over a link, and read nothing of; its owner sends as fast as it is let.
+/// A large file that many fetch over a link, and read nothing of; its owner sends as fast as it is
+/// let.
 async fn stalled_readers(hub: &TestHub) -> String {
     let mut owner = TestDevice::enters(hub, 2, 0).await;
     let entry = owner.offers("film.mkv", 256 << 20).await;
@@ -154,7 +167,10 @@ async fn stalled_readers(hub: &TestHub) -> String {
     for _ in 0..READERS {
         let mut stream = TcpStream::connect(hub.address).await.unwrap();
         let from = readers.len() * (5 << 20);
-        let head = format!("GET {} HTTP/1.1\r\nHost: {}\r\nRange: bytes={from}-\r\n\r\n", made.url, hub.address);
+        let head = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nRange: bytes={from}-\r\n\r\n",
+            made.url, hub.address
+        );
         stream.write_all(head.as_bytes()).await.unwrap();
         readers.push(stream);
     }
@@ -177,12 +193,16 @@ async fn bodies_that_are_too_long(hub: &TestHub) -> String {
         asker.request(&entry, 1, first, 4).await;
         let asked = tokio::time::timeout(Duration::from_secs(3), owner.asked()).await;
         let Ok(request) = asked else { break };
-        let endless = stream::iter((0..512).map(|_| Ok::<_, std::io::Error>(bytes::Bytes::from(vec![9u8; 1 << 20]))));
+        let endless = stream::iter(
+            (0..512).map(|_| Ok::<_, std::io::Error>(bytes::Bytes::from(vec![9u8; 1 << 20]))),
+        );
         let answer = owner.put(&request.ticket, reqwest::Body::wrap_stream(endless)).send().await;
         refused += u32::from(answer.map_or(true, |answer| !answer.status().is_success()));
         pushed += 512;
     }
-    format!("{refused} bodies without an end of an approved owner, {pushed} MiB offered, all refused")
+    format!(
+        "{refused} bodies without an end of an approved owner, {pushed} MiB offered, all refused"
+    )
 }
 
 #[tokio::main]
@@ -191,13 +211,21 @@ async fn main() {
     let port: u16 = words.next().unwrap().parse().unwrap();
     let process = words.next().unwrap();
     let hub = TestHub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port)));
-    println!("| Flood | What was poured in | Lasted | Idle | More than idle | Within |\n|---|---|---|---|---|---|");
+    println!(
+        "| Flood | What was poured in | Lasted | Idle | More than idle | Within |\n|---|---|---|---|---|---|"
+    );
     let good = [
         watch(&process, "Messages", ALLOWED, messages(&hub)).await,
         watch(&process, "Pings", ALLOWED, pings(&hub)).await,
         watch(&process, "Bodies of strangers", ALLOWED, strange_bodies(&hub)).await,
         watch(&process, "Bodies that are too long", ALLOWED, bodies_that_are_too_long(&hub)).await,
-        watch(&process, "Readers that stand still", ALLOWED + READERS * A_READER, stalled_readers(&hub)).await,
+        watch(
+            &process,
+            "Readers that stand still",
+            ALLOWED + READERS * A_READER,
+            stalled_readers(&hub),
+        )
+        .await,
     ];
     let health = reqwest::get(hub.http("/healthz")).await;
     assert!(health.is_ok_and(|answer| answer.status().is_success()), "the hub still answers");

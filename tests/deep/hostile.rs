@@ -1,6 +1,7 @@
-//! One device that was let in and does all the harm that it may: `hostile PORT`, until it is killed. Three tabs pour pulls of the
-//! list into their sockets and read no answer; a fourth asks for all of the largest file in one transfer after the other, and
-//! fetches nothing of it. Says `ready` when it has begun. The hub lets everybody in.
+//! One device that was let in and does all the harm that it may: `hostile PORT`, until it is
+//! killed. Three tabs pour pulls of the list into their sockets and read no answer; a fourth asks
+//! for all of the largest file in one transfer after the other, and fetches nothing of it. Says
+//! `ready` when it has begun. The hub lets everybody in.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
@@ -43,7 +44,8 @@ async fn main() {
     let port: u16 = std::env::args().nth(1).unwrap().parse().unwrap();
     let hub = TestHub::elsewhere(SocketAddr::from(([127, 0, 0, 1], port)));
     let mut asking = TestDevice::enters(&hub, SEED, POURING).await;
-    let has_files = |m: &RelayToDevice| matches!(m, RelayToDevice::FeedPage(page) if !page.files.is_empty());
+    let has_files =
+        |m: &RelayToDevice| matches!(m, RelayToDevice::FeedPage(page) if !page.files.is_empty());
     let RelayToDevice::FeedPage(page) = asking.until(has_files).await else { unreachable!() };
     let largest = page.files.into_iter().max_by_key(|file| file.size).unwrap();
     let mut tasks = tokio::task::JoinSet::new();

@@ -1,6 +1,7 @@
-//! How soon others know that somebody has gone: `leaving PORT PID`, PID the hub's process. Two hundred times an owner is gone
-//! while its bytes travel, and as often an asker while it waits for them: R01, R02 and R46 of `tests/faults.md`. Prints
-//! Markdown; panics if more than one in a hundred takes longer than 50 ms, or if anything of them is left in the hub.
+//! How soon others know that somebody has gone: `leaving PORT PID`, PID the hub's process. Two
+//! hundred times an owner is gone while its bytes travel, and as often an asker while it waits for
+//! them: R01, R02 and R46 of `tests/faults.md`. Prints Markdown; panics if more than one in a
+//! hundred takes longer than 50 ms, or if anything of them is left in the hub.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
@@ -25,11 +26,19 @@ const WATCHER: u8 = 3;
 const SIZE: u64 = 1 << 20;
 
 /// A PUT whose first half is on its way, and no more comes.
-fn half_a_put(owner: &TestDevice, request: &UploadChunkRequest) -> (JoinHandle<()>, mpsc::Sender<Bytes>) {
+fn half_a_put(
+    owner: &TestDevice,
+    request: &UploadChunkRequest,
+) -> (JoinHandle<()>, mpsc::Sender<Bytes>) {
     let body = owner.body_of(request);
     let (pieces, rest) = mpsc::channel::<Bytes>(1);
-    let stream = futures_util::stream::unfold((rest, Some(Bytes::from(body[..body.len() / 2].to_vec()))), next_piece);
-    let put = owner.put(&request.ticket, reqwest::Body::wrap_stream(stream)).header("content-length", body.len());
+    let stream = futures_util::stream::unfold(
+        (rest, Some(Bytes::from(body[..body.len() / 2].to_vec()))),
+        next_piece,
+    );
+    let put = owner
+        .put(&request.ticket, reqwest::Body::wrap_stream(stream))
+        .header("content-length", body.len());
     (tokio::spawn(async move { drop(put.send().await) }), pieces)
 }
 
@@ -59,7 +68,10 @@ async fn metric(hub: &TestHub, name: &str) -> u64 {
     let token = std::fs::read_to_string(std::env::args().nth(3).unwrap()).unwrap();
     let asked = reqwest::Client::new().get(hub.http("/metrics")).bearer_auth(token);
     let page = asked.send().await.unwrap().text().await.unwrap();
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect("the metric is there");
+    let line = page
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .expect("the metric is there");
     line.parse().unwrap()
 }
 
@@ -84,7 +96,9 @@ async fn owner_leaves(hub: &TestHub, watcher: &mut TestDevice, tab: u8) -> [Dura
     let entry = owner.offers("film.mkv", SIZE).await;
     let mut asker = TestDevice::enters(hub, ASKER, tab).await;
     let (owner_id, asker_id) = (owner.id, asker.id);
-    watcher.until(|m| matches!(m, RelayToDevice::ClientReconnected(c) if c.public_id == asker_id)).await;
+    watcher
+        .until(|m| matches!(m, RelayToDevice::ClientReconnected(c) if c.public_id == asker_id))
+        .await;
     asker.request(&entry, tab, 0, 4).await;
     let request = owner.asked().await;
     let (put, _pieces) = half_a_put(&owner, &request);
@@ -98,17 +112,27 @@ async fn owner_leaves(hub: &TestHub, watcher: &mut TestDevice, tab: u8) -> [Dura
         started.elapsed()
     };
     let seen = async {
-        watcher.until(|m| matches!(m, RelayToDevice::ClientDisconnected(c) if c.public_id == owner_id)).await;
+        watcher
+            .until(|m| matches!(m, RelayToDevice::ClientDisconnected(c) if c.public_id == owner_id))
+            .await;
         started.elapsed()
     };
     let (told, seen) = tokio::join!(told, seen);
     drop(asker);
-    watcher.until(|m| matches!(m, RelayToDevice::ClientDisconnected(c) if c.public_id == asker_id)).await;
+    watcher
+        .until(|m| matches!(m, RelayToDevice::ClientDisconnected(c) if c.public_id == asker_id))
+        .await;
     [told, seen]
 }
 
-/// The asker is gone while the owner sends: until the owner is told to stop, and until nothing of it is reserved.
-async fn asker_leaves(hub: &TestHub, owner: &mut TestDevice, entry: &FileEntry, tab: u8) -> [Duration; 2] {
+/// The asker is gone while the owner sends: until the owner is told to stop, and until nothing of
+/// it is reserved.
+async fn asker_leaves(
+    hub: &TestHub,
+    owner: &mut TestDevice,
+    entry: &FileEntry,
+    tab: u8,
+) -> [Duration; 2] {
     let mut asker = TestDevice::enters(hub, ASKER, tab).await;
     asker.request(entry, tab, 0, 4).await;
     let request = owner.asked().await;
@@ -116,7 +140,9 @@ async fn asker_leaves(hub: &TestHub, owner: &mut TestDevice, entry: &FileEntry, 
     let body = half_a_body(&mut asker, request.length).await;
     let started = Instant::now();
     drop((asker, body));
-    owner.until(|m| matches!(m, RelayToDevice::UploadCancelled(c) if c.ticket == request.ticket)).await;
+    owner
+        .until(|m| matches!(m, RelayToDevice::UploadCancelled(c) if c.ticket == request.ticket))
+        .await;
     let told = started.elapsed();
     until(hub, "lanyard_slot_bytes", |bytes| bytes == 0).await;
     let freed = started.elapsed();
@@ -149,14 +175,23 @@ async fn main() {
     }
     drop(owner);
     until(&hub, "lanyard_sessions", |sessions| sessions == 2).await;
-    let left = [("lanyard_slots", 0), ("lanyard_slot_bytes", 0), ("lanyard_readers", 0), ("lanyard_waiting_asks", 0)];
+    let left = [
+        ("lanyard_slots", 0),
+        ("lanyard_slot_bytes", 0),
+        ("lanyard_readers", 0),
+        ("lanyard_waiting_asks", 0),
+    ];
     for (name, none) in left {
         until(&hub, name, |value| value == none).await;
     }
     print(&mut times, before, standing(pid));
 }
 
-fn print(times: &mut [Vec<Duration>; 4], before: Option<(usize, usize)>, after: Option<(usize, usize)>) {
+fn print(
+    times: &mut [Vec<Duration>; 4],
+    before: Option<(usize, usize)>,
+    after: Option<(usize, usize)>,
+) {
     println!("| {ROUNDS} times, until | p50 | p99 | longest |\n|---|---|---|---|");
     let names = [
         "the owner is gone: its asker's body breaks off",
@@ -177,5 +212,8 @@ fn print(times: &mut [Vec<Duration>; 4], before: Option<(usize, usize)>, after: 
         assert!(threads_then <= threads && files_then <= files + 8, "something is left");
     }
     let p99 = |all: &[Duration]| all[(all.len() - 1) * 99 / 100];
-    assert!(times.iter().all(|all| p99(all) <= BOUND), "who is gone is noticed later than after {BOUND:?}");
+    assert!(
+        times.iter().all(|all| p99(all) <= BOUND),
+        "who is gone is noticed later than after {BOUND:?}"
+    );
 }

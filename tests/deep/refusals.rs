@@ -1,7 +1,8 @@
-//! How soon a refusal is complete: `refusals PORT LANYARD DATA`. A device that reads a link, over a socket that is open, is
-//! turned away by `lanyard refuse`; from the start of that command, so with a process to start, a decision to write to the disk
-//! and a message from master to relay, until its socket and its body are closed. Two hundred times, with a reader beside it that
-//! must notice nothing. Prints Markdown; panics if more than one in a hundred takes longer than 100 ms.
+//! How soon a refusal is complete: `refusals PORT LANYARD DATA`. A device that reads a link, over a
+//! socket that is open, is turned away by `lanyard refuse`; from the start of that command, so with
+//! a process to start, a decision to write to the disk and a message from master to relay, until
+//! its socket and its body are closed. Two hundred times, with a reader beside it that must notice
+//! nothing. Prints Markdown; panics if more than one in a hundred takes longer than 100 ms.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
@@ -45,7 +46,13 @@ async fn ended(mut stream: TcpStream) {
 }
 
 /// From the start of the command to the end of the command, of the socket, of the body.
-async fn round(hub: &TestHub, seed: u8, entry: &FileEntry, lanyard: &str, data: &str) -> [Duration; 3] {
+async fn round(
+    hub: &TestHub,
+    seed: u8,
+    entry: &FileEntry,
+    lanyard: &str,
+    data: &str,
+) -> [Duration; 3] {
     let mut eve = member(hub, seed).await;
     let made = eve.link(&[entry]).await;
     let reading = body(hub, &made.url).await;
@@ -78,7 +85,8 @@ async fn main() {
     let mut stays = member(&hub, 255).await;
     let kept = body(&hub, &stays.link(&[&entry]).await.url).await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(async move { owner.serve_until(async { drop(stopped.await) }).await });
+    let serving =
+        tokio::spawn(async move { owner.serve_until(async { drop(stopped.await) }).await });
 
     let mut times: [Vec<Duration>; 3] = Default::default();
     for number in 0..ROUNDS {
@@ -96,5 +104,8 @@ async fn main() {
         println!("| {name} | {:.1} ms | {:.1} ms | {:.1} ms |", ms(0.5), ms(0.99), ms(1.0));
     }
     let p99 = |all: &[Duration]| all[(all.len() - 1) * 99 / 100];
-    assert!(times[1..].iter().all(|all| p99(all) <= BOUND), "a refusal takes longer than {BOUND:?}");
+    assert!(
+        times[1..].iter().all(|all| p99(all) <= BOUND),
+        "a refusal takes longer than {BOUND:?}"
+    );
 }

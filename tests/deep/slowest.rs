@@ -1,9 +1,10 @@
-//! The slowest input of a decoder: `slowest NAME FOLDER…` reads what the fuzzer has learned, times each input and each repeated
-//! to 4 KiB, and prints the worst beside the usual, which three quarters stay below. Ends with 1 if one is more than 20 times the usual on a rerun, too.
-//! Without arguments it does so for the seeds of all decoders.
+//! The slowest input of a decoder: `slowest NAME FOLDER…` reads what the fuzzer has learned, times
+//! each input and each repeated to 4 KiB, and prints the worst beside the usual, which three
+//! quarters stay below. Ends with 1 if one is more than 20 times the usual on a rerun, too. Without
+//! arguments it does so for the seeds of all decoders.
 //!
-//! Times are by length, a fixed part for each call included, so that an input is not slow for being long: what grows faster
-//! than its input is.
+//! Times are by length, a fixed part for each call included, so that an input is not slow for being
+//! long: what grows faster than its input is.
 
 #![allow(clippy::unwrap_used)]
 
@@ -37,19 +38,29 @@ fn stretched(input: &[u8]) -> Vec<u8> {
 
 /// Prints the row of one decoder; whether it passed.
 fn judge(name: &str, decoder: Decoder, inputs: Vec<Vec<u8>>) -> bool {
-    let inputs: Vec<Vec<u8>> = inputs.iter().map(|input| stretched(input)).chain(inputs.iter().cloned()).collect();
+    let inputs: Vec<Vec<u8>> =
+        inputs.iter().map(|input| stretched(input)).chain(inputs.iter().cloned()).collect();
     inputs.iter().for_each(|input| decoder(input)); // what is made at the first call is no input's fault
-    let mut rates: Vec<(f64, &Vec<u8>)> = inputs.iter().map(|input| (rate(decoder, input, 3), input)).collect();
+    let mut rates: Vec<(f64, &Vec<u8>)> =
+        inputs.iter().map(|input| (rate(decoder, input, 3), input)).collect();
     rates.sort_by(|a, b| a.0.total_cmp(&b.0));
     // Half of all inputs are refused at their first byte: what is read whole is the measure.
     let usual = rates[rates.len() * 3 / 4].0.max(f64::MIN_POSITIVE);
     let (first, worst) = *rates.last().unwrap();
-    let again = if first / usual > TOO_SLOW { rate(decoder, worst, RERUNS).min(first) } else { first };
+    let again =
+        if first / usual > TOO_SLOW { rate(decoder, worst, RERUNS).min(first) } else { first };
     let factor = again / usual;
     let micros = again * (worst.len() + A_CALL) as f64 / 1_000.0;
-    println!("| `{name}` | {} | {usual:.1} | {factor:.1} | {micros:.0} µs, {} bytes |", rates.len(), worst.len());
+    println!(
+        "| `{name}` | {} | {usual:.1} | {factor:.1} | {micros:.0} µs, {} bytes |",
+        rates.len(),
+        worst.len()
+    );
     if factor > TOO_SLOW {
-        println!("{name} is slow for {:?}", String::from_utf8_lossy(&worst[..worst.len().min(200)]));
+        println!(
+            "{name} is slow for {:?}",
+            String::from_utf8_lossy(&worst[..worst.len().min(200)])
+        );
     }
     factor <= TOO_SLOW
 }
@@ -66,7 +77,11 @@ fn main() {
     let passed: Vec<bool> = chosen
         .map(|(name, decoder, seeds)| {
             let seeds = seeds.iter().map(|seed| seed.to_vec());
-            judge(name, *decoder, seeds.chain(learned.iter().cloned()).chain([Vec::new()]).collect())
+            judge(
+                name,
+                *decoder,
+                seeds.chain(learned.iter().cloned()).chain([Vec::new()]).collect(),
+            )
         })
         .collect();
     assert!(!passed.is_empty(), "no such decoder");

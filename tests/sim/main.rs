@@ -1,4 +1,5 @@
-//! The three minds over a simulated network: stories, random schedules, and the invariants that hold in all of them.
+//! The three minds over a simulated network: stories, random schedules, and the invariants that
+//! hold in all of them.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,8 +1,9 @@
-//! Random schedules: thousands of days in the life of a hub, each from one seed, with everything going wrong that may. The model
-//! looks at every step, and at the end, when all is whole again, everything must be at rest and everybody must agree.
+//! Random schedules: thousands of days in the life of a hub, each from one seed, with everything
+//! going wrong that may. The model looks at every step, and at the end, when all is whole again,
+//! everything must be at rest and everybody must agree.
 //!
-//! `LANYARD_SEED=n` plays one schedule, `LANYARD_SCHEDULES=n` so many, `LANYARD_TRACE=1` tells what happens. A seed that found
-//! a bug is kept in `seeds.txt`, which is played first.
+//! `LANYARD_SEED=n` plays one schedule, `LANYARD_SCHEDULES=n` so many, `LANYARD_TRACE=1` tells what
+//! happens. A seed that found a bug is kept in `seeds.txt`, which is played first.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,12 +16,12 @@ use lanyard_hub::authority::{OperatorCommand, Verdict};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::message::{
-    ApprovalCommit, ApprovalReveal, CancelChunk, ChunkUnavailable, Empty, FeedPull, LinkFolder, RemoveFile,
-    RequestChunk, UpdateName,
+    ApprovalCommit, ApprovalReveal, CancelChunk, ChunkUnavailable, Empty, FeedPull, LinkFolder,
+    RemoveFile, RequestChunk, UpdateName,
 };
 use lanyard_protocol::{
-    Commit, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, GroupSpan, RequestId, Reveal, Ticket,
-    TransferId,
+    Commit, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, GroupSpan, RequestId,
+    Reveal, Ticket, TransferId,
 };
 use lanyard_tests::actors::device::DeviceIndex;
 use lanyard_tests::actors::links::LinkReadingState;
@@ -41,10 +42,12 @@ fn random_schedules_leave_nothing_behind_and_everybody_agreed() {
         let counts = play(seed);
         return println!("seed {seed}: {counts:#?}");
     }
-    let kept: Vec<u64> = SEEDS.lines().filter_map(|line| line.split('#').next()?.trim().parse().ok()).collect();
+    let kept: Vec<u64> =
+        SEEDS.lines().filter_map(|line| line.split('#').next()?.trim().parse().ok()).collect();
     let usual = if lanyard_tests::full() { FULL_SCHEDULES } else { SCHEDULES };
     let schedules = number_from("LANYARD_SCHEDULES").unwrap_or(usual);
-    let seeds: Vec<u64> = kept.iter().copied().chain((0..schedules).map(|n| 1_000_000 + n)).collect();
+    let seeds: Vec<u64> =
+        kept.iter().copied().chain((0..schedules).map(|n| 1_000_000 + n)).collect();
 
     let started = Instant::now();
     let next = AtomicU64::new(0);
@@ -60,7 +63,9 @@ fn random_schedules_leave_nothing_behind_and_everybody_agreed() {
                     match catch_unwind(AssertUnwindSafe(|| play(*seed))) {
                         Ok(counts) => {
                             let mut totals = totals.lock().unwrap();
-                            counts.into_iter().for_each(|(what, n)| *totals.entry(what).or_default() += n);
+                            counts
+                                .into_iter()
+                                .for_each(|(what, n)| *totals.entry(what).or_default() += n);
                         }
                         Err(panic) => failed.lock().unwrap().push((*seed, said(&*panic))),
                     }
@@ -73,7 +78,13 @@ fn random_schedules_leave_nothing_behind_and_everybody_agreed() {
     let (failed, totals) = (failed.into_inner().unwrap(), totals.into_inner().unwrap());
     // Past the harness, which would keep it to itself when all is well.
     let mut out = std::io::stderr().lock();
-    let _ = writeln!(out, "\n{} schedules ({} kept) in {:.1?}", seeds.len(), kept.len(), started.elapsed());
+    let _ = writeln!(
+        out,
+        "\n{} schedules ({} kept) in {:.1?}",
+        seeds.len(),
+        kept.len(),
+        started.elapsed()
+    );
     for (what, count) in &totals {
         let _ = writeln!(out, "{count:>10}  {what}");
     }
@@ -81,8 +92,14 @@ fn random_schedules_leave_nothing_behind_and_everybody_agreed() {
     for (seed, why) in &failed {
         println!("LANYARD_SEED={seed}: {why}");
     }
-    assert!(failed.is_empty(), "schedules failed, the first with LANYARD_SEED={}: {}", failed[0].0, failed[0].1);
-    let absent: Vec<&str> = MUST_HAPPEN.lines().filter(|what| !what.is_empty() && !totals.contains_key(what)).collect();
+    assert!(
+        failed.is_empty(),
+        "schedules failed, the first with LANYARD_SEED={}: {}",
+        failed[0].0,
+        failed[0].1
+    );
+    let absent: Vec<&str> =
+        MUST_HAPPEN.lines().filter(|what| !what.is_empty() && !totals.contains_key(what)).collect();
     assert!(schedules < FULL_SCHEDULES || absent.is_empty(), "never happened: {absent:?}");
 }
 
@@ -92,7 +109,8 @@ fn number_from(variable: &str) -> Option<u64> {
 
 fn said(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_else(|| "a panic".into())
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))
+        .unwrap_or_else(|| "a panic".into())
 }
 
 /// One schedule, from an empty hub to rest.
@@ -122,7 +140,11 @@ fn play(seed: u64) -> BTreeMap<&'static str, u64> {
     let hurry = *day.random.pick(&[30, 300, 3_000]).unwrap();
     for _ in 0..steps {
         day.step();
-        let pause = if day.random.one_in(25) { day.random.between(5_000, 100_000) } else { day.random.below(hurry) };
+        let pause = if day.random.one_in(25) {
+            day.random.between(5_000, 100_000)
+        } else {
+            day.random.below(hurry)
+        };
         day.world.run_for(pause);
     }
     day.make_whole();
@@ -234,7 +256,12 @@ impl Day {
             match self.random.below(25) {
                 0 => drop(self.world.share_folder(index, &format!("empty {name}"))),
                 1 => drop(self.world.share(index, "../outside", size, false)),
-                _ => drop(self.world.share(index, &format!("folder/{name}-{n}.bin"), size, with_root)),
+                _ => drop(self.world.share(
+                    index,
+                    &format!("folder/{name}-{n}.bin"),
+                    size,
+                    with_root,
+                )),
             }
         }
     }
@@ -250,7 +277,8 @@ impl Day {
         if self.random.one_in(2) {
             self.world.unshare(index, file_id);
         } else {
-            let message = DeviceToRelay::RemoveFile(RemoveFile { file_ids: vec![file_id], keep: true });
+            let message =
+                DeviceToRelay::RemoveFile(RemoveFile { file_ids: vec![file_id], keep: true });
             self.world.say_raw(index, message, true);
         }
     }
@@ -320,7 +348,9 @@ impl Day {
             files.dedup();
         }
         let folder = self.random.one_in(3).then(|| LinkFolder {
-            public_id: files.first().map_or(self.world.device(index).public_id, |file| file.public_id),
+            public_id: files
+                .first()
+                .map_or(self.world.device(index).public_id, |file| file.public_id),
             path: String::new(),
         });
         let files = if folder.is_some() { Vec::new() } else { files };
@@ -345,7 +375,9 @@ impl Day {
             (LinkReadingState::Reading, 1 | 2) => self.world.links[link].paused ^= true,
             (LinkReadingState::Reading | LinkReadingState::Done, 3) => self.world.drop_link(link),
             (LinkReadingState::Opening, 0) => self.world.leave_link(link),
-            (LinkReadingState::Failed(_) | LinkReadingState::Left, 0) => self.world.list_links(link),
+            (LinkReadingState::Failed(_) | LinkReadingState::Left, 0) => {
+                self.world.list_links(link)
+            }
             _ => {}
         }
     }
@@ -446,7 +478,8 @@ impl Day {
 
     fn rename(&mut self) {
         let Some(index) = self.some_device() else { return };
-        let name = ["Alice", "Bob", "Kitchen", "Küche", "Laptop"][self.random.below(5) as usize].to_owned();
+        let name = ["Alice", "Bob", "Kitchen", "Küche", "Laptop"][self.random.below(5) as usize]
+            .to_owned();
         if self.random.one_in(3) {
             let public_id = self.world.device(index).public_id;
             return self.world.operator(OperatorCommand::Rename { public_id, name }, "rename");
@@ -501,42 +534,65 @@ impl Day {
         self.strange += 1;
         let files: Vec<FileRef> = self.world.disk.files.keys().copied().collect();
         let any_uuid = "6f2d4a0e-1111-4222-8333-444455556666";
-        let file = self
-            .random
-            .pick(&files)
-            .copied()
-            .unwrap_or(FileRef { public_id: self.world.device(index).public_id, file_id: any_uuid.parse().unwrap() });
-        let transfer_id: TransferId = format!("00000000-0000-4000-8000-{:012x}", self.strange).parse().unwrap();
+        let file = self.random.pick(&files).copied().unwrap_or(FileRef {
+            public_id: self.world.device(index).public_id,
+            file_id: any_uuid.parse().unwrap(),
+        });
+        let transfer_id: TransferId =
+            format!("00000000-0000-4000-8000-{:012x}", self.strange).parse().unwrap();
         let ticket = Ticket(self.random.bytes());
         let first = self.random.below(6) as u32;
         let count = *self.random.pick(&[0, 1, 2, 5, 65_536, u32::MAX]).unwrap();
         let twice = GroupSpan::new(file.file_id, first, 1);
         let what = if self.random.one_in(2) { BodyKind::Hashes } else { BodyKind::Bytes };
-        let whole = self.world.disk.files.get(&file).map_or(0, |listing| Groups::of(listing.entry.size).count());
+        let whole = self
+            .world
+            .disk
+            .files
+            .get(&file)
+            .map_or(0, |listing| Groups::of(listing.entry.size).count());
         let pieces = match self.random.below(6) {
             0 => vec![],
             1 => vec![twice, twice],
             2..=3 => vec![GroupSpan::new(file.file_id, 0, whole)],
             _ => vec![GroupSpan::new(file.file_id, first, count)],
         };
-        let request = RequestChunk { transfer_id, public_id: file.public_id, pieces, what, have: Some(first.into()) };
+        let request = RequestChunk {
+            transfer_id,
+            public_id: file.public_id,
+            pieces,
+            what,
+            have: Some(first.into()),
+        };
         let message = match self.random.below(12) {
             0..=4 => DeviceToRelay::RequestChunk(request),
             5 => DeviceToRelay::CancelChunk(CancelChunk { transfer_id, pieces: Some(vec![twice]) }),
             6 => {
                 let file_id = Some(file.file_id);
-                DeviceToRelay::ChunkUnavailable(ChunkUnavailable { ticket, code: FailureCode::FileGone, file_id })
+                DeviceToRelay::ChunkUnavailable(ChunkUnavailable {
+                    ticket,
+                    code: FailureCode::FileGone,
+                    file_id,
+                })
             }
-            7 => DeviceToRelay::FeedPull(FeedPull { epoch: 7, since: 1 << 40, cursor: Some("no such cursor".into()) }),
+            7 => DeviceToRelay::FeedPull(FeedPull {
+                epoch: 7,
+                since: 1 << 40,
+                cursor: Some("no such cursor".into()),
+            }),
             8 => DeviceToRelay::UpdateName(UpdateName { name: "\u{7}".into() }),
-            9 => DeviceToRelay::RemoveFile(RemoveFile { file_ids: vec![file.file_id], keep: false }),
+            9 => {
+                DeviceToRelay::RemoveFile(RemoveFile { file_ids: vec![file.file_id], keep: false })
+            }
             10 => {
-                let reveal = ApprovalReveal { request_id: RequestId([3; 16]), reveal: Reveal([4; 32]) };
+                let reveal =
+                    ApprovalReveal { request_id: RequestId([3; 16]), reveal: Reveal([4; 32]) };
                 DeviceToRelay::ApprovalReveal(reveal)
             }
-            _ if self.random.one_in(2) => {
-                DeviceToRelay::ApprovalCommit(ApprovalCommit { commit: Commit([5; 32]), invitation: None })
-            }
+            _ if self.random.one_in(2) => DeviceToRelay::ApprovalCommit(ApprovalCommit {
+                commit: Commit([5; 32]),
+                invitation: None,
+            }),
             _ => DeviceToRelay::Ping(Empty {}),
         };
         self.world.model.count("strange words");

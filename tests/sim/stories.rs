@@ -1,4 +1,5 @@
-//! What people do with a hub, one story a test. Each ends at rest, where the model looks for anything left behind.
+//! What people do with a hub, one story a test. Each ends at rest, where the model looks for
+//! anything left behind.
 
 use lanyard_hub::authority::Verdict;
 use lanyard_hub::peer::{EndReason, MembershipPhase};
@@ -11,7 +12,8 @@ use lanyard_tests::{Simulation, SimulationConfig};
 const MIB: u64 = 1 << 20;
 const SECOND: u64 = 1_000;
 
-// ── The door ────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── The door
+// ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn a_device_shows_digits_and_is_let_in_by_them() {
@@ -57,7 +59,9 @@ fn nothing_of_the_hub_is_visible_at_the_door() {
     world.say_raw(mallory, DeviceToRelay::RemoveFile(RemoveFile { file_ids, keep: false }), true);
     world.run_for(SECOND);
     let catalogue = world.device(mallory).peer.as_ref().unwrap().catalogue();
-    assert!(catalogue.clients.is_empty() && catalogue.files.is_empty() && catalogue.online.is_empty());
+    assert!(
+        catalogue.clients.is_empty() && catalogue.files.is_empty() && catalogue.online.is_empty()
+    );
     assert!(world.sees(alice, film).is_some());
     world.settle();
 }
@@ -83,15 +87,22 @@ fn a_refusal_is_final_across_restarts_until_it_is_forgotten() {
     world.kill_device(bob);
     world.start_device(bob);
     world.run_for(5 * SECOND);
-    assert!(matches!(world.device(bob).phase, MembershipPhase::Waiting { code: Some(_) }), "he may ask again, no more");
+    assert!(
+        matches!(world.device(bob).phase, MembershipPhase::Waiting { code: Some(_) }),
+        "he may ask again, no more"
+    );
     world.settle();
 }
 
 #[test]
 fn an_approval_that_is_not_on_disk_never_was() {
-    // Wherever the master dies between the digits and the disk, the device is in or at the door, never between.
+    // Wherever the master dies between the digits and the disk, the device is in or at the door,
+    // never between.
     for delay in 0..60 {
-        let mut world = Simulation::new(delay, SimulationConfig { latency_ms: 10, ..SimulationConfig::default() });
+        let mut world = Simulation::new(
+            delay,
+            SimulationConfig { latency_ms: 10, ..SimulationConfig::default() },
+        );
         world.run_for(500);
         let alice = world.knocks(0, "Alice");
         let code = world.device(alice).code().unwrap().to_owned();
@@ -103,7 +114,9 @@ fn an_approval_that_is_not_on_disk_never_was() {
         world.run_for(20 * SECOND);
         let device = world.device(alice);
         match world.verdict(alice) {
-            Some(Verdict::Approved) => assert!(device.is_approved(), "after {delay} ms: {:?}", device.phase),
+            Some(Verdict::Approved) => {
+                assert!(device.is_approved(), "after {delay} ms: {:?}", device.phase)
+            }
             _ => assert!(device.code().is_some(), "after {delay} ms: {:?}", device.phase),
         }
         world.settle();
@@ -119,7 +132,8 @@ fn all_tabs_of_a_device_come_in_together() {
     world.settle();
 }
 
-// ── The list ────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── The list
+// ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn everybody_sees_what_is_added_and_removed_at_once() {
@@ -127,7 +141,11 @@ fn everybody_sees_what_is_added_and_removed_at_once() {
     let (alice, bob) = (world.joins(0, "Alice"), world.joins(1, "Bob"));
     let film = world.shares(alice, "film.mkv", 10 * MIB);
     assert_eq!(world.sees(bob, film).map(|entry| entry.size), Some(10 * MIB));
-    assert_eq!(world.sees(bob, film), world.sees(alice, film), "the owner sees it as the others do");
+    assert_eq!(
+        world.sees(bob, film),
+        world.sees(alice, film),
+        "the owner sees it as the others do"
+    );
     world.unshare(alice, film.file_id);
     world.run_for(SECOND);
     assert!(world.sees(bob, film).is_none());
@@ -180,11 +198,13 @@ fn who_slept_through_many_changes_catches_up() {
     world.settle();
 }
 
-/// R23: twenty devices add and take away at once, ten thousand times, and all see the same list in the end.
+/// R23: twenty devices add and take away at once, ten thousand times, and all see the same list in
+/// the end.
 #[test]
 fn what_twenty_devices_add_and_remove_at_once_is_one_list_for_all() {
     let mut world = Simulation::seeded(15);
-    let devices: Vec<DeviceIndex> = (0..20).map(|n| world.joins(n, &format!("device {n}"))).collect();
+    let devices: Vec<DeviceIndex> =
+        (0..20).map(|n| world.joins(n, &format!("device {n}"))).collect();
     let mut offered: Vec<Vec<FileId>> = vec![Vec::new(); devices.len()];
     for change in 0..10_000usize {
         // Who, and what, in an order without a pattern that matters.
@@ -225,7 +245,8 @@ fn a_restart_of_the_master_changes_nothing_that_was_listed() {
     world.settle();
 }
 
-// ── Bytes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Bytes
+// ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Two who are in, and a file of one of them.
 fn pair(seed: u64, size: u64) -> (Simulation, DeviceIndex, DeviceIndex, FileRef) {
@@ -331,7 +352,8 @@ fn wrong_bytes_are_thrown_away_and_asked_for_again() {
     world.run_for(60 * SECOND);
     assert_eq!(world.seen("wrong bytes sent"), 1);
     assert!(world.has(carol, second, film.file_id), "the second try is right");
-    let stored: Vec<_> = world.device(carol).stored[&(second, film.file_id)].values.values().copied().collect();
+    let stored: Vec<_> =
+        world.device(carol).stored[&(second, film.file_id)].values.values().copied().collect();
     assert_eq!(stored, world.model.truth[&film].0.values());
     world.settle();
 }
@@ -344,7 +366,10 @@ fn a_file_that_changed_ends_its_downloads_and_comes_back_as_another() {
     world.run_for(20 * SECOND);
     let download = &world.device(bob).downloads[&transfer];
     let ends = [FailureCode::FileChanged, FailureCode::FileGone];
-    assert!(download.failed.get(&film.file_id).is_some_and(|code| ends.contains(code)), "{download:?}");
+    assert!(
+        download.failed.get(&film.file_id).is_some_and(|code| ends.contains(code)),
+        "{download:?}"
+    );
     assert!(world.sees(bob, film).is_none());
     assert_eq!(world.seen("file replaced"), 1);
     world.settle();
@@ -358,7 +383,10 @@ fn a_removed_file_ends_its_downloads() {
     world.run_for(300);
     world.unshare(alice, film.file_id);
     world.run_for(2 * SECOND);
-    assert_eq!(world.device(bob).downloads[&transfer].failed.get(&film.file_id), Some(&FailureCode::FileGone));
+    assert_eq!(
+        world.device(bob).downloads[&transfer].failed.get(&film.file_id),
+        Some(&FailureCode::FileGone)
+    );
     world.settle();
 }
 
@@ -377,9 +405,13 @@ fn a_frozen_tab_counts_as_away_until_it_speaks() {
 
 #[test]
 fn a_reader_that_stands_still_does_not_hold_up_the_others() {
-    let mut world = Simulation::new(29, SimulationConfig { budget_bytes: 4 * MIB, ..SimulationConfig::default() });
+    let mut world = Simulation::new(
+        29,
+        SimulationConfig { budget_bytes: 4 * MIB, ..SimulationConfig::default() },
+    );
     world.run_for(500);
-    let (alice, bob, carol) = (world.joins(0, "Alice"), world.joins(1, "Bob"), world.joins(2, "Carol"));
+    let (alice, bob, carol) =
+        (world.joins(0, "Alice"), world.joins(1, "Bob"), world.joins(2, "Carol"));
     let film = world.shares(alice, "film.mkv", 20 * MIB);
     world.device_mut(bob).holds_gets = true;
     let stuck = world.fetches(bob, film);
@@ -407,7 +439,8 @@ fn an_asker_that_is_gone_leaves_nothing_behind() {
     world.settle();
 }
 
-// ── Links ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Links
+// ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn a_link_waits_for_its_owner_and_goes_on() {
@@ -419,7 +452,11 @@ fn a_link_waits_for_its_owner_and_goes_on() {
     world.run_for(500);
     world.kill_device(alice);
     world.run_for(3_600 * SECOND);
-    assert_eq!(world.links[link].state, LinkReadingState::Reading, "the response stays open and silent");
+    assert_eq!(
+        world.links[link].state,
+        LinkReadingState::Reading,
+        "the response stays open and silent"
+    );
     world.start_device(alice);
     world.run_for(60 * SECOND);
     assert_eq!(world.links[link].state, LinkReadingState::Done);
@@ -449,7 +486,11 @@ fn a_dropped_link_cuts_its_readers_wherever_they_wait() {
         world.run_for(delay);
         world.drop_link(link);
         world.run_for(5 * SECOND);
-        assert!(matches!(world.links[link].state, LinkReadingState::Failed(_)), "{delay}: {:?}", world.links[link].state);
+        assert!(
+            matches!(world.links[link].state, LinkReadingState::Failed(_)),
+            "{delay}: {:?}",
+            world.links[link].state
+        );
         world.settle();
     }
 }
@@ -463,7 +504,11 @@ fn an_ended_links_address_opens_nothing_for_whoever_registers_its_hash() {
     world.run_for(SECOND);
     let early = world.squat_link(carol, link, vec![own]).unwrap();
     world.run_for(SECOND);
-    assert_eq!(world.links[early].state, LinkReadingState::NotMade(FailureCode::NotFound), "the link lives");
+    assert_eq!(
+        world.links[early].state,
+        LinkReadingState::NotMade(FailureCode::NotFound),
+        "the link lives"
+    );
     world.open_link(link);
     world.run_for(30 * SECOND);
     assert_eq!(world.links[link].state, LinkReadingState::Done);
@@ -481,7 +526,11 @@ fn an_ended_links_address_opens_nothing_for_whoever_registers_its_hash() {
         }
         world.open_link(link);
         world.run_for(20 * SECOND);
-        assert_eq!(world.links[link].state, LinkReadingState::Failed(FailureCode::NotFound), "relay lost: {lost}");
+        assert_eq!(
+            world.links[link].state,
+            LinkReadingState::Failed(FailureCode::NotFound),
+            "relay lost: {lost}"
+        );
     }
     assert_eq!(world.seen("link use begun"), 0);
     world.settle();
@@ -506,9 +555,11 @@ fn a_link_survives_the_relay() {
 #[test]
 fn a_link_that_holds_what_it_cannot_read_yet_gives_way() {
     // Its first file's owner is away; its second file is there and fills the whole budget.
-    let mut world = Simulation::new(44, SimulationConfig { budget_bytes: MIB, ..SimulationConfig::default() });
+    let mut world =
+        Simulation::new(44, SimulationConfig { budget_bytes: MIB, ..SimulationConfig::default() });
     world.run_for(500);
-    let (alice, bob, carol) = (world.joins(0, "Alice"), world.joins(1, "Bob"), world.joins(2, "Carol"));
+    let (alice, bob, carol) =
+        (world.joins(0, "Alice"), world.joins(1, "Bob"), world.joins(2, "Carol"));
     let (first, second) = (world.shares(alice, "a", MIB), world.shares(bob, "b", MIB));
     let third = world.shares(bob, "c", MIB);
     let link = world.make_link(carol, vec![first, second]).unwrap();

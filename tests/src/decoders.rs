@@ -1,6 +1,7 @@
-//! Everything that reads what a stranger wrote, each as a function of bytes that must not panic and that checks what must be
-//! true of the answer. `tests/wire/decoders.rs` runs them in each test run with a few thousand mutants of their seeds, and
-//! `tests/deep/fuzz` for as long as one likes, guided by coverage.
+//! Everything that reads what a stranger wrote, each as a function of bytes that must not panic and
+//! that checks what must be true of the answer. `tests/wire/decoders.rs` runs them in each test run
+//! with a few thousand mutants of their seeds, and `tests/deep/fuzz` for as long as one likes,
+//! guided by coverage.
 
 use std::collections::HashSet;
 use std::str::FromStr;
@@ -24,23 +25,65 @@ pub type Decoder = fn(&[u8]);
 
 /// All of them, with a few inputs that get past the first check.
 pub const ALL: &[(&str, Decoder, &[&[u8]])] = &[
-    ("frames", frames, &[b"0{\"opcode\":\"PING\",\"data\":{},\"ref\":\"1\"}", b"1{\"opcode\":\"PONG\",\"data\":{}}"]),
-    ("master_frames", master_frames, &[b"0{\"opcode\":\"PING\",\"data\":{}}", b"1{\"opcode\":\"PONG\",\"data\":{}}"]),
-    ("range", range, &[b"\0\x01\0\0\0\0\0\0bytes=0-99", b"\0\x01\0\0\0\0\0\0bytes=-5", b"\0\0\0\0\0\0\0\0bytes=7-"]),
-    ("paths", paths, &[b"a/b.txt", "K\u{fc}che/\u{e9}.bin".as_bytes(), b"CON/nul.txt", b"a/../b", b"C:\\x"]),
-    ("names", names, &[b"A.txt\na.TXT\na (1).TXT", b"Pics/a\npics/a\nPics", b"x.lanyard-part\nCOM1\na%41"]),
-    ("ids", ids, &[b"00112233445566778899aabbccddeeff", b"0b7a3c52-6a0e-4c6e-9d0a-3a8f4b1f2c01", b"ref_1-2"]),
+    (
+        "frames",
+        frames,
+        &[
+            b"0{\"opcode\":\"PING\",\"data\":{},\"ref\":\"1\"}",
+            b"1{\"opcode\":\"PONG\",\"data\":{}}",
+        ],
+    ),
+    (
+        "master_frames",
+        master_frames,
+        &[b"0{\"opcode\":\"PING\",\"data\":{}}", b"1{\"opcode\":\"PONG\",\"data\":{}}"],
+    ),
+    (
+        "range",
+        range,
+        &[
+            b"\0\x01\0\0\0\0\0\0bytes=0-99",
+            b"\0\x01\0\0\0\0\0\0bytes=-5",
+            b"\0\0\0\0\0\0\0\0bytes=7-",
+        ],
+    ),
+    (
+        "paths",
+        paths,
+        &[b"a/b.txt", "K\u{fc}che/\u{e9}.bin".as_bytes(), b"CON/nul.txt", b"a/../b", b"C:\\x"],
+    ),
+    (
+        "names",
+        names,
+        &[b"A.txt\na.TXT\na (1).TXT", b"Pics/a\npics/a\nPics", b"x.lanyard-part\nCOM1\na%41"],
+    ),
+    (
+        "ids",
+        ids,
+        &[b"00112233445566778899aabbccddeeff", b"0b7a3c52-6a0e-4c6e-9d0a-3a8f4b1f2c01", b"ref_1-2"],
+    ),
     ("proofs", proofs, &[PROOF, OTHER_SPELLING]),
     (
         "groups",
         groups,
-        &[b"\0\0\x10\0\0\0\0\0\x02\0\0\0\x03\0\0\0abc", b"\x01\0\0\0\0\x01\0\0\xff\xff\xff\xff\xff\xff\xff\xff"],
+        &[
+            b"\0\0\x10\0\0\0\0\0\x02\0\0\0\x03\0\0\0abc",
+            b"\x01\0\0\0\0\x01\0\0\xff\xff\xff\xff\xff\xff\xff\xff",
+        ],
     ),
-    ("addresses", addresses, &[b"http://[FE80::1]:7070/#k=00&i=0011223344556677", b"HTTPS://Hub.Local:443", b"1.5M"]),
+    (
+        "addresses",
+        addresses,
+        &[b"http://[FE80::1]:7070/#k=00&i=0011223344556677", b"HTTPS://Hub.Local:443", b"1.5M"],
+    ),
     ("disposition", disposition, &["K\u{fc}che \"1\"; %41\u{202e}.bin".as_bytes(), b"a.txt"]),
     ("authority", authority, &[b"Hub.Local:80", b"[FE80::1]:7070\nhub", b"a\na"]),
     ("have_table", have_table, &[b"\0\0\x40\0\0\0\0\0\x07records that nobody wrote"]),
-    ("content_record", content_record, &[b"0123456789abcdef {\"root\":\"\",\"path\":\"/a\",\"size\":1}"]),
+    (
+        "content_record",
+        content_record,
+        &[b"0123456789abcdef {\"root\":\"\",\"path\":\"/a\",\"size\":1}"],
+    ),
     ("archive", archive, &[b"a.txt\na.txt\nA.TXT\nb/c.d\n.e", b"x/\nx (1)\nx"]),
 ];
 
@@ -65,7 +108,8 @@ fn size(data: &[u8]) -> (u64, &[u8]) {
 fn again<M: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(text: &str) {
     if let Ok(frame) = decode::<M>(text) {
         let written = encode(&frame.message, frame.reference.as_ref());
-        // A ref may make it a little longer than what was read only if the escapes were shorter there.
+        // A ref may make it a little longer than what was read only if the escapes were shorter
+        // there.
         match decode::<M>(&written) {
             Ok(second) => assert_eq!(second, frame),
             Err(error) => assert_eq!(error, DecodeError::TooLarge, "{written}"),
@@ -106,7 +150,9 @@ pub fn master_frames(data: &[u8]) {
 pub fn range(data: &[u8]) {
     let (size, header) = size(data);
     match wanted(Some(&text(header)), size) {
-        RangeRequest::Part { first, last } => assert!(first <= last && last < size, "{first}-{last}/{size}"),
+        RangeRequest::Part { first, last } => {
+            assert!(first <= last && last < size, "{first}-{last}/{size}")
+        }
         RangeRequest::Whole | RangeRequest::Unsatisfiable => {}
     }
 }
@@ -142,9 +188,11 @@ pub fn names(data: &[u8]) {
 /// Whether a name on disk is nothing but a name, on every platform.
 pub fn is_plain(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
-    let is_device = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"].contains(&stem.as_str())
+    let is_device = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"]
+        .contains(&stem.as_str())
         || ["COM", "LPT"].iter().any(|port| {
-            stem.strip_prefix(port).is_some_and(|n| n.chars().count() == 1 && n.contains(|c: char| c.is_numeric()))
+            stem.strip_prefix(port)
+                .is_some_and(|n| n.chars().count() == 1 && n.contains(|c: char| c.is_numeric()))
         });
     let forbidden = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
     let is_hidden = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -210,7 +258,8 @@ pub fn groups(data: &[u8]) {
     assert!(range.end() >= first && !range.contains(range.end()));
     assert!(count == 0 || is_last_of_all || range.contains(first));
     let small = Groups::of(content.len() as u64);
-    let values: Vec<GroupHash> = (0..small.count()).map(|index| small.value(index, content)).collect();
+    let values: Vec<GroupHash> =
+        (0..small.count()).map(|index| small.value(index, content)).collect();
     assert_eq!(small.root(&values), Some(Root(*blake3::hash(content).as_bytes())));
     assert_eq!(groups.root(&[GroupHash([0; 32]); 3]).is_some(), groups.count() == 3);
 }
@@ -232,7 +281,8 @@ pub fn addresses(data: &[u8]) {
     }
 }
 
-/// The name of a download in its header: one line, nothing that ends it early, and the same name again for who decodes it.
+/// The name of a download in its header: one line, nothing that ends it early, and the same name
+/// again for who decodes it.
 pub fn disposition(data: &[u8]) {
     let name = text(data);
     let header = relay::disposition(&name);
@@ -242,7 +292,10 @@ pub fn disposition(data: &[u8]) {
         .and_then(|rest| rest.split_once("\"; filename*=UTF-8''"))
         .expect("both forms of the name");
     assert!(!plain.contains(['"', '\\', '%', '/', ';']), "{header}");
-    assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"%-._~".contains(&b)), "{header}");
+    assert!(
+        encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"%-._~".contains(&b)),
+        "{header}"
+    );
     let decoded = percent_encoding::percent_decode_str(encoded).decode_utf8().expect("UTF-8");
     assert_eq!(decoded, name);
 }
@@ -298,7 +351,8 @@ pub fn have_table(data: &[u8]) {
 
 /// A line of the index of contents.
 pub fn content_record(data: &[u8]) {
-    // Without the check of the whole line nothing behind it would ever be read: every line is tried with a right one.
+    // Without the check of the whole line nothing behind it would ever be read: every line is tried
+    // with a right one.
     let json = data.get(17..).unwrap_or(data);
     let checked = [&blake3::hash(json).to_hex().as_bytes()[..16], b" ", json].concat();
     for line in [data, &checked] {
@@ -323,6 +377,7 @@ pub fn archive(data: &[u8]) {
     assert_eq!(bytes.len() as u64, layout.length);
     let members = zip::ZipArchive::new(std::io::Cursor::new(&bytes)).expect("an archive");
     assert_eq!(members.len(), files.len());
-    let large: Vec<FileEntry> = files.iter().map(|file| FileEntry { size: MAX_FILE_BYTES, ..file.clone() }).collect();
+    let large: Vec<FileEntry> =
+        files.iter().map(|file| FileEntry { size: MAX_FILE_BYTES, ..file.clone() }).collect();
     assert!(lay_out(&large, []).expect("few names").length >= MAX_FILE_BYTES * files.len() as u64);
 }

@@ -1,5 +1,5 @@
-//! What must be true: at every step, and when all is at rest. A breach is a panic that names it; whoever plays the schedule adds
-//! the seed.
+//! What must be true: at every step, and when all is at rest. A breach is a panic that names it;
+//! whoever plays the schedule adds the seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use lanyard_hub::broker::SessionId;
 use lanyard_hub::peer::{EndReason, MembershipPhase};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::{
-    Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Frame, Instance,
-    MasterToRelay, Membership, GroupSpan, Ref, RelayToDevice, RelayToMaster, TransferId,
+    Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Frame,
+    GroupSpan, Instance, MasterToRelay, Membership, Ref, RelayToDevice, RelayToMaster, TransferId,
 };
 
 use crate::actors::device::Content;
@@ -77,12 +77,20 @@ impl Model {
         self.sessions[&session].device
     }
 
-    // ── What is told to whom ────────────────────────────────────────────────────────────────────────────────────────
+    // ── What is told to whom
+    // ────────────────────────────────────────────────────────────────────────────────────────
 
-    pub(crate) fn session_opens(&mut self, session: SessionId, device: DeviceId, instance: Instance) {
+    pub(crate) fn session_opens(
+        &mut self,
+        session: SessionId,
+        device: DeviceId,
+        instance: Instance,
+    ) {
         let had_another = !self.instances.insert((device, instance));
-        self.sessions
-            .insert(session, Live { device, told_approved: false, was_approved: false, had_another, last_ask: None });
+        self.sessions.insert(
+            session,
+            Live { device, told_approved: false, was_approved: false, had_another, last_ask: None },
+        );
     }
 
     pub(crate) fn session_ends(&mut self, session: SessionId) {
@@ -122,7 +130,12 @@ impl Model {
         }
     }
 
-    pub(crate) fn acknowledges(&mut self, session: SessionId, membership: Membership, disk: &SimDisk) {
+    pub(crate) fn acknowledges(
+        &mut self,
+        session: SessionId,
+        membership: Membership,
+        disk: &SimDisk,
+    ) {
         let device = self.device_of(session);
         self.count(match membership {
             Membership::Unknown => "acknowledged unknown",
@@ -135,7 +148,9 @@ impl Model {
                 self.assert_may_hear(device, disk, "an approval");
                 self.tell_approved(session, true);
             }
-            Membership::Disapproved => assert!(self.refused_ever.contains(&device), "a refusal nobody decided"),
+            Membership::Disapproved => {
+                assert!(self.refused_ever.contains(&device), "a refusal nobody decided")
+            }
             Membership::Pending | Membership::Unknown => {}
         }
     }
@@ -149,9 +164,13 @@ impl Model {
     /// Approved on disk, or refused on disk with the word of that not yet at the relay.
     fn assert_may_hear(&self, device: DeviceId, disk: &SimDisk, what: &str) {
         let belongs = self.approved.contains(&device);
-        let on_its_way = disk.verdict(device) != Some(Verdict::Approved) && self.refused_ever.contains(&device);
+        let on_its_way =
+            disk.verdict(device) != Some(Verdict::Approved) && self.refused_ever.contains(&device);
         assert!(belongs || on_its_way, "{what} reaches {device}, which is not approved on disk");
-        assert!(!self.relay_refuses.contains(&device), "{what} reaches {device}, which the relay knows to be refused");
+        assert!(
+            !self.relay_refuses.contains(&device),
+            "{what} reaches {device}, which the relay knows to be refused"
+        );
     }
 
     pub(crate) fn relay_says(
@@ -189,7 +208,10 @@ impl Model {
                 assert!(self.sessions[&session].was_approved, "{message:?} reaches a stranger");
             }
             RelayToDevice::ClientDisApproved(no) => {
-                assert!(self.refused_ever.contains(&no.public_id), "a refusal is said before it is on disk");
+                assert!(
+                    self.refused_ever.contains(&no.public_id),
+                    "a refusal is said before it is on disk"
+                );
                 if no.public_id != device {
                     self.assert_may_hear(device, disk, "another's refusal");
                 }
@@ -201,7 +223,11 @@ impl Model {
             }
         }
         if let Some(revision) = revision_of(message) {
-            assert!(revision <= disk.revision, "revision {revision} is told, {} is on disk", disk.revision);
+            assert!(
+                revision <= disk.revision,
+                "revision {revision} is told, {} is on disk",
+                disk.revision
+            );
         }
         self.note_outcome(session, message);
         if let Some(reference) = reference {
@@ -213,7 +239,9 @@ impl Model {
         match message {
             MasterToRelay::DisApproveClient(no) => drop(self.relay_refuses.insert(no.public_id)),
             MasterToRelay::ForgetClient(m) => drop(self.relay_refuses.remove(&m.public_id)),
-            MasterToRelay::ClientApproved(m) => drop(self.relay_refuses.remove(&m.client.public_id)),
+            MasterToRelay::ClientApproved(m) => {
+                self.relay_refuses.remove(&m.client.public_id);
+            }
             MasterToRelay::MasterRoster(page) if page.last => {
                 self.relay_refuses = page.refused.iter().copied().collect();
             }
@@ -267,7 +295,8 @@ impl Model {
         });
     }
 
-    // ── One answer a request, one outcome a group ───────────────────────────────────────────────────────────────────
+    // ── One answer a request, one outcome a group
+    // ───────────────────────────────────────────────────────────────────
 
     pub(crate) fn device_says(&mut self, session: SessionId, frame: &Frame<DeviceToRelay>) {
         let what = match &frame.message {
@@ -292,7 +321,9 @@ impl Model {
             && std::mem::replace(&mut live.last_ask, frame.reference.clone()) == frame.reference;
         let mut groups = Vec::new();
         match &frame.message {
-            DeviceToRelay::RequestChunk(_) if repeats => self.count("groups asked for again by the same message"),
+            DeviceToRelay::RequestChunk(_) if repeats => {
+                self.count("groups asked for again by the same message")
+            }
             DeviceToRelay::RequestChunk(request) => {
                 self.count("groups asked for");
                 groups = asked(session, request.transfer_id, request.what, &request.pieces);
@@ -300,7 +331,9 @@ impl Model {
                     *self.owed.entry(*asked).or_default() += 1;
                 }
             }
-            DeviceToRelay::CancelChunk(cancel) => self.waive(session, cancel.transfer_id, cancel.pieces.as_deref()),
+            DeviceToRelay::CancelChunk(cancel) => {
+                self.waive(session, cancel.transfer_id, cancel.pieces.as_deref())
+            }
             _ => {}
         }
         if let (Some(reference), false) = (&frame.reference, what.is_empty()) {
@@ -312,8 +345,9 @@ impl Model {
 
     fn waive(&mut self, session: SessionId, transfer: TransferId, pieces: Option<&[GroupSpan]>) {
         let covered = |asked: &Asked| {
-            let in_pieces =
-                |pieces: &[GroupSpan]| pieces.iter().any(|p| p.file_id == asked.3 && p.groups.contains(asked.4));
+            let in_pieces = |pieces: &[GroupSpan]| {
+                pieces.iter().any(|p| p.file_id == asked.3 && p.groups.contains(asked.4))
+            };
             asked.0 == session && asked.1 == transfer && pieces.is_none_or(in_pieces)
         };
         let waived: Vec<Asked> = self.owed.keys().filter(|asked| covered(asked)).copied().collect();
@@ -345,14 +379,19 @@ impl Model {
             }
             _ => return,
         };
-        // The message does not say whether it is about bytes or values; a group is rarely asked for both at once.
+        // The message does not say whether it is about bytes or values; a group is rarely asked for
+        // both at once.
         for piece in pieces {
             for group in piece.groups.iter().take(MOST_GROUPS) {
                 let key = |values| (session, transfer, values, piece.file_id, group);
-                let paid = [false, true]
-                    .into_iter()
-                    .any(|values| settle(&mut self.owed, key(values)) || settle(&mut self.waived, key(values)));
-                assert!(paid, "group {group} of {} has an outcome that nobody is owed: {message:?}", piece.file_id);
+                let paid = [false, true].into_iter().any(|values| {
+                    settle(&mut self.owed, key(values)) || settle(&mut self.waived, key(values))
+                });
+                assert!(
+                    paid,
+                    "group {group} of {} has an outcome that nobody is owed: {message:?}",
+                    piece.file_id
+                );
             }
         }
     }
@@ -360,10 +399,16 @@ impl Model {
     fn note_answer(&mut self, session: SessionId, reference: &Ref, message: &RelayToDevice) {
         let requests = self.requests.get_mut(&(session, reference.clone())).into_iter().flatten();
         // Of two, that whose answer was lost with the host does without.
-        let Some(request) = requests.filter(|request| !request.answered).min_by_key(|request| request.may_lapse) else {
-            // The master names sessions by instance: the answer to one may reach the next of its kind.
+        let Some(request) =
+            requests.filter(|request| !request.answered).min_by_key(|request| request.may_lapse)
+        else {
+            // The master names sessions by instance: the answer to one may reach the next of its
+            // kind.
             let had_another = self.sessions[&session].had_another;
-            assert!(had_another, "an answer to nothing, or the second to one: {reference:?} {message:?}");
+            assert!(
+                had_another,
+                "an answer to nothing, or the second to one: {reference:?} {message:?}"
+            );
             return self.count("answer to an earlier session");
         };
         request.answered = true;
@@ -375,7 +420,8 @@ impl Model {
         }
     }
 
-    // ── Slots ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Slots
+    // ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn slot_opens(&mut self, new: &SimSlot, plane: &Plane) {
         let key = |slot: &SimSlot| -> BTreeSet<(FileRef, u32)> {
@@ -386,14 +432,18 @@ impl Model {
         for slot in plane.slots.values().filter(|slot| slot.what == new.what) {
             let both = key(slot).intersection(&groups).next().copied();
             if slot.group == new.group {
-                assert_eq!(both, None, "one group in two live slots of one group of speed: it is uploaded twice");
+                assert_eq!(
+                    both, None,
+                    "one group in two live slots of one group of speed: it is uploaded twice"
+                );
             } else if both.is_some() {
                 self.count("uploaded for two groups of speed");
             }
         }
     }
 
-    // ── At rest ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── At rest
+    // ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Everybody is there, nothing is cut, nothing moves: all agree, and nothing is left over.
     pub fn at_rest(&self, world: &Simulation) {
@@ -403,21 +453,37 @@ impl Model {
         assert!(counts.hub_ready, "the hub is ready");
         // A link that waits for an absent owner may hold what is there already.
         if !world.links.iter().any(|link| link.state == LinkReadingState::Reading) {
-            assert_eq!((counts.slots, counts.filling, counts.readers), (0, 0, 0), "slots are left: {counts:?}");
+            assert_eq!(
+                (counts.slots, counts.filling, counts.readers),
+                (0, 0, 0),
+                "slots are left: {counts:?}"
+            );
             assert_eq!((counts.asks, counts.calls), (0, 0), "asks or calls are left: {counts:?}");
             assert_eq!(relay.broker.reserved_bytes(), 0, "budget is left reserved");
-            assert!(relay.plane.slots.is_empty(), "slots are left in the plane: {:?}", relay.plane.slots);
+            assert!(
+                relay.plane.slots.is_empty(),
+                "slots are left in the plane: {:?}",
+                relay.plane.slots
+            );
             assert!(relay.plane.grants.is_empty(), "tickets are left: {:?}", relay.plane.grants);
         }
         assert_eq!(self.owed, BTreeMap::new(), "groups without an outcome");
         for ((_, reference), requests) in &self.requests {
             for request in requests {
-                assert!(request.answered || request.may_lapse, "{} {reference:?} was never answered", request.what);
+                assert!(
+                    request.answered || request.may_lapse,
+                    "{} {reference:?} was never answered",
+                    request.what
+                );
             }
         }
         let told = master.authority.relay_status();
         assert_eq!(told, Some(&relay.broker.status()), "the host knows the relay's figures");
-        assert!(master.unanswered.is_empty(), "the host waits for an answer: {:?}", master.unanswered);
+        assert!(
+            master.unanswered.is_empty(),
+            "the host waits for an answer: {:?}",
+            master.unanswered
+        );
         self.disk_is_what_the_authority_says(world);
         self.mirrors_agree(world);
         self.presence_is_true(world);
@@ -427,9 +493,11 @@ impl Model {
 
     fn disk_is_what_the_authority_says(&self, world: &Simulation) {
         let authority = &world.master.as_ref().unwrap().authority;
-        let members: BTreeMap<DeviceId, _> = authority.members().map(|m| (m.client.public_id, m.clone())).collect();
+        let members: BTreeMap<DeviceId, _> =
+            authority.members().map(|m| (m.client.public_id, m.clone())).collect();
         assert_eq!(members, world.disk.members, "the roster in memory and the one on disk");
-        let listed: BTreeMap<FileRef, FileEntry> = authority.files().map(|f| (f.file_ref(), f.clone())).collect();
+        let listed: BTreeMap<FileRef, FileEntry> =
+            authority.files().map(|f| (f.file_ref(), f.clone())).collect();
         assert_eq!(listed, listed_on_disk(&world.disk), "the list in memory and the one on disk");
         assert_eq!(authority.head().revision, world.disk.revision);
     }
@@ -450,20 +518,37 @@ impl Model {
             assert_eq!(catalogue.files, files, "{} knows what is shared", device.name);
             assert_eq!(catalogue.position, head, "{} stands at the head", device.name);
         }
-        for (index, device) in world.devices.iter().enumerate().filter(|(_, device)| device.peer.is_some()) {
+        for (index, device) in
+            world.devices.iter().enumerate().filter(|(_, device)| device.peer.is_some())
+        {
             let verdict = world.disk.verdict(device.public_id);
             match &device.phase {
                 MembershipPhase::Approved { host_away } => {
-                    assert_eq!(verdict, Some(Verdict::Approved), "{} believes to be approved", device.name);
+                    assert_eq!(
+                        verdict,
+                        Some(Verdict::Approved),
+                        "{} believes to be approved",
+                        device.name
+                    );
                     assert!(!host_away, "{} believes the host to be away", device.name);
                 }
-                MembershipPhase::Waiting { .. } => assert_eq!(verdict, None, "{} waits at the door", device.name),
+                MembershipPhase::Waiting { .. } => {
+                    assert_eq!(verdict, None, "{} waits at the door", device.name)
+                }
                 MembershipPhase::Ended { reason: EndReason::Refused } => {
-                    assert!(self.refused_ever.contains(&device.public_id), "{} was refused by nobody", device.name);
+                    assert!(
+                        self.refused_ever.contains(&device.public_id),
+                        "{} was refused by nobody",
+                        device.name
+                    );
                 }
                 // Rejected: strange words were put into its mouth.
-                MembershipPhase::Ended { reason: EndReason::Superseded | EndReason::Stopped | EndReason::Rejected } => {}
-                other => panic!("device {index} {} rests as {other:?}, verdict {verdict:?}", device.name),
+                MembershipPhase::Ended {
+                    reason: EndReason::Superseded | EndReason::Stopped | EndReason::Rejected,
+                } => {}
+                other => {
+                    panic!("device {index} {} rests as {other:?}, verdict {verdict:?}", device.name)
+                }
             }
             if device.is_approved() {
                 self.shares_are_listed(world, index);
@@ -477,7 +562,9 @@ impl Model {
         let device = &world.devices[index];
         let listed: BTreeSet<FileId> = listed_on_disk(&world.disk)
             .values()
-            .filter(|entry| (entry.public_id, entry.instance) == (device.public_id, device.instance))
+            .filter(|entry| {
+                (entry.public_id, entry.instance) == (device.public_id, device.instance)
+            })
             .map(|entry| entry.file_id)
             .collect();
         let by_others: BTreeSet<FileId> = listed_on_disk(&world.disk)
@@ -487,19 +574,30 @@ impl Model {
             .collect();
         for (file_id, state) in device.peer.as_ref().unwrap().shares() {
             match state {
-                ShareState::Shared => assert!(by_others.contains(&file_id), "{} offers {file_id}", device.name),
+                ShareState::Shared => {
+                    assert!(by_others.contains(&file_id), "{} offers {file_id}", device.name)
+                }
                 ShareState::Failed { .. } | ShareState::Removed => {}
                 ShareState::Syncing => panic!("{} is still syncing {file_id}", device.name),
             }
         }
-        let offered: BTreeSet<FileId> = device.peer.as_ref().unwrap().shares().map(|(id, _)| id).collect();
+        let offered: BTreeSet<FileId> =
+            device.peer.as_ref().unwrap().shares().map(|(id, _)| id).collect();
         let orphans: Vec<&FileId> = listed.difference(&offered).collect();
-        assert!(orphans.is_empty(), "{} is listed with files that it does not offer: {orphans:?}", device.name);
+        assert!(
+            orphans.is_empty(),
+            "{} is listed with files that it does not offer: {orphans:?}",
+            device.name
+        );
     }
 
     fn presence_is_true(&self, world: &Simulation) {
-        let online: BTreeSet<DeviceId> =
-            world.devices.iter().filter(|device| device.is_approved()).map(|device| device.public_id).collect();
+        let online: BTreeSet<DeviceId> = world
+            .devices
+            .iter()
+            .filter(|device| device.is_approved())
+            .map(|device| device.public_id)
+            .collect();
         for device in world.devices.iter().filter(|device| device.is_approved()) {
             let seen = &device.peer.as_ref().unwrap().catalogue().online;
             assert_eq!(*seen, online, "{} knows who is online", device.name);
@@ -517,7 +615,8 @@ impl Model {
                     continue;
                 }
                 for file in &download.files {
-                    let decided = download.done.contains(&file.file_id) || download.failed.contains_key(&file.file_id);
+                    let decided = download.done.contains(&file.file_id)
+                        || download.failed.contains_key(&file.file_id);
                     let file_ref = FileRef { public_id: download.owner, file_id: file.file_id };
                     let offered = files.get(&file_ref).is_some_and(|entry| {
                         world.devices.iter().any(|owner| {
@@ -531,7 +630,11 @@ impl Model {
                         "{} waits for {file_ref:?} of {id} though its owner is there",
                         device.name
                     );
-                    assert!(decided || !gone, "{} waits for {file_ref:?} of {id} though it is gone", device.name);
+                    assert!(
+                        decided || !gone,
+                        "{} waits for {file_ref:?} of {id} though it is gone",
+                        device.name
+                    );
                 }
             }
         }
@@ -541,9 +644,13 @@ impl Model {
         for link in &world.links {
             match &link.state {
                 LinkReadingState::Done => {
-                    let clean = link.read.iter().all(|file| self.truth.get(file).is_some_and(|(_, tainted)| !tainted));
+                    let clean = link
+                        .read
+                        .iter()
+                        .all(|file| self.truth.get(file).is_some_and(|(_, tainted)| !tainted));
                     if clean {
-                        let right: Vec<_> = link.read.iter().flat_map(|file| self.truth[file].0.values()).collect();
+                        let right: Vec<_> =
+                            link.read.iter().flat_map(|file| self.truth[file].0.values()).collect();
                         assert!(link.values == right, "a link gives what its owners share");
                     }
                 }
@@ -553,13 +660,17 @@ impl Model {
                         world.disk.files.get(file).is_some_and(|listing| {
                             world.devices.iter().any(|owner| {
                                 let entry = &listing.entry;
-                                (owner.public_id, owner.instance) == (entry.public_id, entry.instance)
+                                (owner.public_id, owner.instance)
+                                    == (entry.public_id, entry.instance)
                                     && owner.is_approved()
                                     && listing.withdrawn_ms.is_none()
                             })
                         })
                     };
-                    assert!(!known.iter().all(owner_there), "a link waits though all its owners are there: {link:?}");
+                    assert!(
+                        !known.iter().all(owner_there),
+                        "a link waits though all its owners are there: {link:?}"
+                    );
                 }
                 _ => {}
             }
@@ -570,21 +681,36 @@ impl Model {
 /// What uploads reserve stays within the budget; one run that is larger goes alone.
 pub(crate) fn budget_holds(world: &Simulation) {
     let Some(relay) = &world.relay else { return };
-    let lengths = relay.plane.slots.values().filter(|slot| slot.holder.is_some()).map(|slot| slot.length);
-    let (count, total) = lengths.fold((0u32, 0u64), |(count, total), length| (count + 1, total + length));
+    let lengths =
+        relay.plane.slots.values().filter(|slot| slot.holder.is_some()).map(|slot| slot.length);
+    let (count, total) =
+        lengths.fold((0u32, 0u64), |(count, total), length| (count + 1, total + length));
     let budget = world.config.budget_bytes;
-    assert!(total <= budget || count == 1, "{total} bytes in {count} slots, with a budget of {budget}");
+    assert!(
+        total <= budget || count == 1,
+        "{total} bytes in {count} slots, with a budget of {budget}"
+    );
 }
 
 fn listed_on_disk(disk: &SimDisk) -> BTreeMap<FileRef, FileEntry> {
     let listed = |listing: &&ListedFile| listing.withdrawn_ms.is_none();
-    disk.files.values().filter(listed).map(|listing| (listing.entry.file_ref(), listing.entry.clone())).collect()
+    disk.files
+        .values()
+        .filter(listed)
+        .map(|listing| (listing.entry.file_ref(), listing.entry.clone()))
+        .collect()
 }
 
-fn asked(session: SessionId, transfer: TransferId, what: BodyKind, pieces: &[GroupSpan]) -> Vec<Asked> {
+fn asked(
+    session: SessionId,
+    transfer: TransferId,
+    what: BodyKind,
+    pieces: &[GroupSpan],
+) -> Vec<Asked> {
     let values = what == BodyKind::Hashes;
     let groups_of = |piece: &GroupSpan| piece.groups.iter().take(MOST_GROUPS);
-    let groups = pieces.iter().flat_map(|piece| groups_of(piece).map(|group| (piece.file_id, group)));
+    let groups =
+        pieces.iter().flat_map(|piece| groups_of(piece).map(|group| (piece.file_id, group)));
     groups.map(|(file_id, group)| (session, transfer, values, file_id, group)).collect()
 }
 

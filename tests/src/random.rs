@@ -37,7 +37,11 @@ impl Random {
 
     /// Takes one out, anywhere.
     pub fn take<T>(&mut self, of: &mut Vec<T>) -> Option<T> {
-        if of.is_empty() { None } else { Some(of.swap_remove(self.below(of.len() as u64) as usize)) }
+        if of.is_empty() {
+            None
+        } else {
+            Some(of.swap_remove(self.below(of.len() as u64) as usize))
+        }
     }
 
     pub fn seed(&mut self) -> [u8; 32] {

@@ -73,10 +73,14 @@ impl Simulation {
     }
 
     pub fn has(&self, index: DeviceIndex, transfer: TransferId, file_id: FileId) -> bool {
-        self.device(index).downloads.get(&transfer).is_some_and(|download| download.done.contains(&file_id))
+        self.device(index)
+            .downloads
+            .get(&transfer)
+            .is_some_and(|download| download.done.contains(&file_id))
     }
 
-    /// Hours of timers in microseconds, until nothing is left to happen; then everything must be true.
+    /// Hours of timers in microseconds, until nothing is left to happen; then everything must be
+    /// true.
     pub fn settle(&mut self) {
         self.run_for(REST_MS);
         self.sweep_tickets();

@@ -1,17 +1,19 @@
-//! A clock that jumps, links that keep their order, and one process of each kind at its end. Everything that happens is an
-//! event in one queue; a tie is broken by who came first.
+//! A clock that jumps, links that keep their order, and one process of each kind at its end.
+//! Everything that happens is an event in one queue; a tie is broken by who came first.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use lanyard_hub::Moment;
 use lanyard_hub::broker::{CallId, LinkInfo};
-use lanyard_protocol::{CloseCode, DeviceToRelay, Frame, MasterFrame, MasterToRelay, RelayToDevice, RelayToMaster};
+use lanyard_protocol::{
+    CloseCode, DeviceToRelay, Frame, MasterFrame, MasterToRelay, RelayToDevice, RelayToMaster,
+};
 
-use crate::actors::device::{SimDevice, DeviceIndex};
+use crate::actors::device::{DeviceIndex, SimDevice};
 use crate::actors::links::LinkReading;
 use crate::actors::master::{SimDisk, SimMaster};
-use crate::actors::sim_slots::PlaneEvent;
 use crate::actors::relay::SimRelay;
+use crate::actors::sim_slots::PlaneEvent;
 use crate::model::Model;
 use crate::random::Random;
 
@@ -66,7 +68,8 @@ pub enum Packet {
 }
 
 impl Packet {
-    /// Whether it may come twice: all but a socket's first words, which are said once by what a socket is.
+    /// Whether it may come twice: all but a socket's first words, which are said once by what a
+    /// socket is.
     fn is_repeatable(&self) -> bool {
         use RelayToDevice::{Challenge, ClientRegisterAck};
         match self {
@@ -230,7 +233,11 @@ impl Simulation {
             self.steps_here = 0;
         }
         self.steps_here += 1;
-        assert!(self.steps_here < MOST_STEPS_A_MOMENT, "the machines chase each other at {}", self.now);
+        assert!(
+            self.steps_here < MOST_STEPS_A_MOMENT,
+            "the machines chase each other at {}",
+            self.now
+        );
         match timer {
             Some((at, who)) if event.is_none_or(|event| at < event) => self.wake(who),
             _ => {
@@ -242,12 +249,18 @@ impl Simulation {
     }
 
     fn next_timer(&self) -> Option<(u64, Actor)> {
-        let relay = self.relay.as_ref().and_then(|r| r.broker.poll_timeout()).map(|m| (m.0, Actor::Relay));
-        let master = self.master.as_ref().and_then(|m| m.authority.poll_timeout()).map(|m| (m.0, Actor::Master));
-        let devices = self.devices.iter().enumerate().filter(|(_, d)| !d.frozen).filter_map(|(n, device)| {
-            let at = device.peer.as_ref()?.poll_timeout()?;
-            Some((at.0, Actor::Device(DeviceIndex(n))))
-        });
+        let relay =
+            self.relay.as_ref().and_then(|r| r.broker.poll_timeout()).map(|m| (m.0, Actor::Relay));
+        let master = self
+            .master
+            .as_ref()
+            .and_then(|m| m.authority.poll_timeout())
+            .map(|m| (m.0, Actor::Master));
+        let devices =
+            self.devices.iter().enumerate().filter(|(_, d)| !d.frozen).filter_map(|(n, device)| {
+                let at = device.peer.as_ref()?.poll_timeout()?;
+                Some((at.0, Actor::Device(DeviceIndex(n))))
+            });
         relay.into_iter().chain(master).chain(devices).min_by_key(|(at, _)| *at)
     }
 
@@ -279,7 +292,8 @@ impl Simulation {
         }
     }
 
-    // ── Links ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Links
+    // ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A new connection to the relay that is there.
     pub fn open_conn(&mut self, end: Endpoint) -> Option<ConnId> {
@@ -353,7 +367,9 @@ impl Simulation {
                 self.relay_lost_conn(id);
                 self.conns.remove(&id);
             }
-            Packet::ToDevice(_) | Packet::ToMaster(_) | Packet::MasterRegistered => unreachable!("the other direction"),
+            Packet::ToDevice(_) | Packet::ToMaster(_) | Packet::MasterRegistered => {
+                unreachable!("the other direction")
+            }
         }
     }
 
@@ -362,7 +378,9 @@ impl Simulation {
         let end = conn.end;
         self.trace(|| format!("← {end:?} {} {packet:?}", id.0));
         match (end, packet) {
-            (Endpoint::Device(device), Packet::ToDevice(frame)) => self.device_hears(device, id, frame),
+            (Endpoint::Device(device), Packet::ToDevice(frame)) => {
+                self.device_hears(device, id, frame)
+            }
             (Endpoint::Master, Packet::ToMaster(frame)) => self.master_hears(id, *frame),
             (Endpoint::Master, Packet::MasterRegistered) => self.master_registered(id),
             (_, Packet::Close(code)) => {
@@ -382,15 +400,19 @@ impl Simulation {
         self.after(peer_notices_ms, SimEvent::PeerNotices(id, None));
     }
 
-    /// Its peer goes, to another network or for good. What it had said is still on its way, later by `late_ms`: so it may come
-    /// after what the same peer says over its next connection. Then comes the end.
+    /// Its peer goes, to another network or for good. What it had said is still on its way, later
+    /// by `late_ms`: so it may come after what the same peer says over its next connection. Then
+    /// comes the end.
     pub fn leave(&mut self, id: ConnId, late_ms: u64) {
         let now = self.now;
-        let Some(conn) = self.conns.get_mut(&id).filter(|conn| !conn.cut && !conn.left) else { return };
+        let Some(conn) = self.conns.get_mut(&id).filter(|conn| !conn.cut && !conn.left) else {
+            return;
+        };
         conn.left = true;
         conn.to_relay_at = conn.to_relay_at.max(now) + late_ms;
         let end = conn.to_relay_at;
-        let is_of_it = |event: &SimEvent| matches!(event, SimEvent::ToRelay(conn, _) if *conn == id);
+        let is_of_it =
+            |event: &SimEvent| matches!(event, SimEvent::ToRelay(conn, _) if *conn == id);
         let on_the_way: Vec<(u64, u64)> =
             self.queue.iter().filter(|(_, event)| is_of_it(event)).map(|(key, _)| *key).collect();
         self.trace(|| format!("left {}, {} still come", id.0, on_the_way.len()));

@@ -1,4 +1,5 @@
-//! What lies on a device already is copied: not a byte comes from its owner, and nothing is believed unseen.
+//! What lies on a device already is copied: not a byte comes from its owner, and nothing is
+//! believed unseen.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -52,13 +53,18 @@ async fn listed(native: &mut Native, count: usize) -> Vec<WantedDownload> {
 }
 
 /// Fetches and tells of each file, by name, whether it was copied.
-async fn copied(native: &mut Native, wanted: Vec<WantedDownload>, to: &Path) -> Vec<(String, bool)> {
+async fn copied(
+    native: &mut Native,
+    wanted: Vec<WantedDownload>,
+    to: &Path,
+) -> Vec<(String, bool)> {
     let (saved, failed) = native.fetches(wanted, to).await;
     assert_eq!(failed, []);
     for file in &saved {
         assert!(fs::read(file.saved_as.as_ref().unwrap()).unwrap() == content(SIZE));
     }
-    let mut files: Vec<(String, bool)> = saved.into_iter().map(|file| (file.path, file.copied)).collect();
+    let mut files: Vec<(String, bool)> =
+        saved.into_iter().map(|file| (file.path, file.copied)).collect();
     files.sort();
     files
 }
@@ -121,9 +127,12 @@ async fn what_a_device_shares_itself_is_copied() {
     let wanted = carl.sees(2).await;
     copied(&mut carl, wanted, &stage.dir("carl")).await;
     let wanted: Vec<WantedDownload> = listed(&mut ana, 2).await;
-    let wanted: Vec<WantedDownload> = wanted.into_iter().filter(|file| file.as_path == "theirs").collect();
+    let wanted: Vec<WantedDownload> =
+        wanted.into_iter().filter(|file| file.as_path == "theirs").collect();
     // What the hub said of its own file is noted beside all else; it is there before long.
-    while fs::metadata(stage.dir("data 1").join("content.index")).map_or(0, |index| index.len()) == 0 {
+    while fs::metadata(stage.dir("data 1").join("content.index")).map_or(0, |index| index.len())
+        == 0
+    {
         tokio::task::yield_now().await;
     }
     fs::remove_file(theirs).unwrap();

@@ -1,5 +1,6 @@
-//! Bytes that are flipped, lost, repeated or swapped somewhere on their way: nobody keeps a wrong file, what can be fetched
-//! again is, and the right one is blamed. `LANYARD_DAMAGES` says how many transfers, `LANYARD_SEED` which.
+//! Bytes that are flipped, lost, repeated or swapped somewhere on their way: nobody keeps a wrong
+//! file, what can be fetched again is, and the right one is blamed. `LANYARD_DAMAGES` says how many
+//! transfers, `LANYARD_SEED` which.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,11 +116,27 @@ impl Round {
     fn new(dice: &mut Dice) -> Self {
         let size = (1 << 19) + 1 + dice.roll(700_000);
         let (place, known, reader) = match dice.roll(10) {
-            0..=2 => (DamagePlace::Way, dice.pick(&[PriorKnowledge::Pinned, PriorKnowledge::Root, PriorKnowledge::Nothing]), DamageReader::Native),
-            3..=5 => (DamagePlace::OwnerOnce, PriorKnowledge::Pinned, dice.pick(&[DamageReader::Native, DamageReader::Link])),
+            0..=2 => (
+                DamagePlace::Way,
+                dice.pick(&[PriorKnowledge::Pinned, PriorKnowledge::Root, PriorKnowledge::Nothing]),
+                DamageReader::Native,
+            ),
+            3..=5 => (
+                DamagePlace::OwnerOnce,
+                PriorKnowledge::Pinned,
+                dice.pick(&[DamageReader::Native, DamageReader::Link]),
+            ),
             6 => (DamagePlace::OwnerOnce, PriorKnowledge::Listed, DamageReader::Link),
-            7 => (DamagePlace::OwnerAlways, PriorKnowledge::Pinned, dice.pick(&[DamageReader::Native, DamageReader::Link])),
-            _ => (DamagePlace::OwnerOnce, PriorKnowledge::Root, dice.pick(&[DamageReader::Native, DamageReader::Link])),
+            7 => (
+                DamagePlace::OwnerAlways,
+                PriorKnowledge::Pinned,
+                dice.pick(&[DamageReader::Native, DamageReader::Link]),
+            ),
+            _ => (
+                DamagePlace::OwnerOnce,
+                PriorKnowledge::Root,
+                dice.pick(&[DamageReader::Native, DamageReader::Link]),
+            ),
         };
         // Behind the first group: the relay may still have that one from the pass before.
         let at = (1 << 18) + dice.roll(size - (1 << 18));
@@ -202,10 +219,21 @@ impl Owner {
         (result, blamed)
     }
 
-    async fn heard(&mut self, message: RelayToDevice, blamed: &mut Blamed, puts: &mut JoinSet<Option<u16>>) {
+    async fn heard(
+        &mut self,
+        message: RelayToDevice,
+        blamed: &mut Blamed,
+        puts: &mut JoinSet<Option<u16>>,
+    ) {
         match message {
-            RelayToDevice::UploadChunkRequest(request) if request.what == BodyKind::Hashes && !self.has_hashes => {
-                let no = ChunkUnavailable { ticket: request.ticket, code: FailureCode::NoHashes, file_id: None };
+            RelayToDevice::UploadChunkRequest(request)
+                if request.what == BodyKind::Hashes && !self.has_hashes =>
+            {
+                let no = ChunkUnavailable {
+                    ticket: request.ticket,
+                    code: FailureCode::NoHashes,
+                    file_id: None,
+                };
                 self.device.say(DeviceToRelay::ChunkUnavailable(no)).await;
             }
             RelayToDevice::UploadChunkRequest(request) => {
@@ -216,7 +244,9 @@ impl Owner {
                 let put = self.device.put(&request.ticket, body).send();
                 puts.spawn(async { Some(put.await.ok()?.status().as_u16()) });
             }
-            RelayToDevice::UploadCancelled(cancelled) if cancelled.code == FailureCode::BadBytes => {
+            RelayToDevice::UploadCancelled(cancelled)
+                if cancelled.code == FailureCode::BadBytes =>
+            {
                 blamed.bad_bytes += 1;
             }
             RelayToDevice::FileChanged(_) => blamed.changed = true,
@@ -241,7 +271,8 @@ impl DamagedProxy {
         let (address, done) = (hub.address, struck.clone());
         tokio::spawn(async move {
             while let Ok((asker, _)) = listener.accept().await {
-                let (relay, orders, done) = (TcpStream::connect(address).await.unwrap(), orders.clone(), done.clone());
+                let (relay, orders, done) =
+                    (TcpStream::connect(address).await.unwrap(), orders.clone(), done.clone());
                 let ((up, down), (from, to)) = (asker.into_split(), relay.into_split());
                 let is_body = Arc::new(AtomicBool::new(false));
                 tokio::spawn(upwards(up, to, is_body.clone()));
@@ -262,7 +293,11 @@ impl DamagedProxy {
     }
 }
 
-async fn upwards(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, is_body: Arc<AtomicBool>) {
+async fn upwards(
+    mut from: tcp::OwnedReadHalf,
+    mut to: tcp::OwnedWriteHalf,
+    is_body: Arc<AtomicBool>,
+) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         is_body.store(buffer.starts_with(b"GET /chunks/"), Ordering::SeqCst);
@@ -295,7 +330,8 @@ async fn downwards(
     }
 }
 
-/// Reads a link to its end, dropping the connection now and then. `None`: the relay said that it cannot be had.
+/// Reads a link to its end, dropping the connection now and then. `None`: the relay said that it
+/// cannot be had.
 async fn by_link(http: reqwest::Client, url: String, size: u64, mut dice: Dice) -> Option<Vec<u8>> {
     let mut got: Vec<u8> = Vec::new();
     for _ in 0..TRIES {
@@ -341,7 +377,10 @@ impl DamageRun {
         let hub = TestHub::with_budget(1 << 20).await;
         let device = hub.approved(1).await;
         let way = DamagedProxy::to(&hub).await;
-        let native = Native::inside_as(&hub, lanyard_device::DeviceConfig { hub: way.url.clone(), ..config(&hub, 2) });
+        let native = Native::inside_as(
+            &hub,
+            lanyard_device::DeviceConfig { hub: way.url.clone(), ..config(&hub, 2) },
+        );
         let (native, to) = (native.await, tempfile::tempdir().unwrap());
         let owner = Owner { device, has_hashes: false, strikes: 0, damage: Damage::Flip, at: 0 };
         Self { hub, owner, native, way, to, offered: 0 }
@@ -349,7 +388,8 @@ impl DamageRun {
 
     async fn offers(&mut self, round: &Round, bytes: Arc<Vec<u8>>) -> FileEntry {
         self.offered += 1;
-        let file_id: FileId = format!("00000000-0000-4000-8000-{:012x}", self.offered).parse().unwrap();
+        let file_id: FileId =
+            format!("00000000-0000-4000-8000-{:012x}", self.offered).parse().unwrap();
         let listed = matches!(round.known, PriorKnowledge::Listed | PriorKnowledge::Root);
         let file = NewFile {
             file_id,
@@ -361,8 +401,12 @@ impl DamageRun {
             root: listed.then(|| Root(*blake3::hash(&bytes).as_bytes())),
         };
         self.owner.device.files.insert(file_id, bytes);
-        let reference = self.owner.device.say(DeviceToRelay::AddFiles(AddFiles { files: vec![file] })).await;
-        let RelayToDevice::FilesAdded(mut added) = self.owner.device.answer(&reference).await else { panic!("no") };
+        let reference =
+            self.owner.device.say(DeviceToRelay::AddFiles(AddFiles { files: vec![file] })).await;
+        let RelayToDevice::FilesAdded(mut added) = self.owner.device.answer(&reference).await
+        else {
+            panic!("no")
+        };
         added.files.remove(0)
     }
 
@@ -372,7 +416,12 @@ impl DamageRun {
     }
 
     /// The damaged transfer: what its reader kept, and who was blamed.
-    async fn transfer(&mut self, round: &Round, entry: &FileEntry, dice: Dice) -> (Option<Vec<u8>>, Blamed) {
+    async fn transfer(
+        &mut self,
+        round: &Round,
+        entry: &FileEntry,
+        dice: Dice,
+    ) -> (Option<Vec<u8>>, Blamed) {
         let url = self.link(entry).await;
         let http = self.owner.device.http.clone();
         if round.reader == DamageReader::Link {
@@ -383,9 +432,13 @@ impl DamageRun {
             let wanted = loop {
                 let catalogue = native.handle.catalogue().await.unwrap();
                 if let Some(entry) = catalogue.files.get(&entry.file_ref()) {
-                    break lanyard_device::WantedDownload { entry: entry.clone(), as_path: entry.path.clone() };
+                    break lanyard_device::WantedDownload {
+                        entry: entry.clone(),
+                        as_path: entry.path.clone(),
+                    };
                 }
-                let changed = |event| (event == lanyard_device::DeviceEvent::CatalogueChanged).then_some(());
+                let changed =
+                    |event| (event == lanyard_device::DeviceEvent::CatalogueChanged).then_some(());
                 native.until(changed).await;
             };
             let (saved, _) = native.fetches(vec![wanted], to).await;
@@ -395,8 +448,9 @@ impl DamageRun {
     }
 
     async fn play(&mut self, round: Round, mut dice: Dice) -> Result<(), String> {
-        let bytes: Arc<Vec<u8>> =
-            Arc::new((0..round.size / 8 + 1).flat_map(|_| dice.roll(u64::MAX).to_le_bytes()).collect());
+        let bytes: Arc<Vec<u8>> = Arc::new(
+            (0..round.size / 8 + 1).flat_map(|_| dice.roll(u64::MAX).to_le_bytes()).collect(),
+        );
         let bytes = Arc::new(bytes[..round.size as usize].to_vec());
         self.owner.has_hashes = round.known == PriorKnowledge::Listed;
         let entry = self.offers(&round, bytes.clone()).await;
@@ -412,7 +466,8 @@ impl DamageRun {
             DamagePlace::Way => self.way.arm(round.damage, round.at as usize),
         }
         let (kept, blamed) = self.transfer(&round, &entry, dice).await;
-        // The place may still lie in the relay's memory from the pass before; then there was no upload to damage.
+        // The place may still lie in the relay's memory from the pass before; then there was no
+        // upload to damage.
         let struck = match round.place {
             DamagePlace::OwnerOnce => self.owner.strikes == 0,
             DamagePlace::OwnerAlways => self.owner.strikes < usize::MAX,
@@ -434,19 +489,34 @@ impl DamageRun {
     }
 }
 
-/// What has to hold after any damage. A reader that leaves in the middle may call the damaged upload off before a group of
-/// it is whole: then nobody is to blame, and the next upload is right.
-fn judge(round: &Round, struck: bool, right: &[u8], kept: Option<&[u8]>, blamed: &Blamed) -> Result<(), &'static str> {
+/// What has to hold after any damage. A reader that leaves in the middle may call the damaged
+/// upload off before a group of it is whole: then nobody is to blame, and the next upload is right.
+fn judge(
+    round: &Round,
+    struck: bool,
+    right: &[u8],
+    kept: Option<&[u8]>,
+    blamed: &Blamed,
+) -> Result<(), &'static str> {
     let owner_did = struck && round.place != DamagePlace::Way;
-    let may_be_called_off = round.reader == DamageReader::Link && round.place == DamagePlace::OwnerOnce;
+    let may_be_called_off =
+        round.reader == DamageReader::Link && round.place == DamagePlace::OwnerOnce;
     match kept {
         Some(kept) if kept != right => Err("somebody keeps a wrong file"),
         None if round.can_be_had() || !struck => Err("a file that can be had did not come"),
-        Some(_) if owner_did && !round.can_be_had() && !may_be_called_off => Err("a file came that cannot be right"),
-        _ if !owner_did && *blamed != Blamed::default() => Err("the owner is blamed for what it did not do"),
+        Some(_) if owner_did && !round.can_be_had() && !may_be_called_off => {
+            Err("a file came that cannot be right")
+        }
+        _ if !owner_did && *blamed != Blamed::default() => {
+            Err("the owner is blamed for what it did not do")
+        }
         None if !blamed.changed => Err("the owner is not told that its file is another"),
-        Some(_) if blamed.changed => Err("the owner is told that a file is another that came whole"),
-        Some(_) if owner_did && blamed.bad_bytes != 1 && !may_be_called_off => Err("one wrong body is one blame"),
+        Some(_) if blamed.changed => {
+            Err("the owner is told that a file is another that came whole")
+        }
+        Some(_) if owner_did && blamed.bad_bytes != 1 && !may_be_called_off => {
+            Err("one wrong body is one blame")
+        }
         Some(_) if blamed.bad_bytes > 1 => Err("one wrong body is blamed more than once"),
         _ => Ok(()),
     }
@@ -454,7 +524,9 @@ fn judge(round: &Round, struck: bool, right: &[u8], kept: Option<&[u8]>, blamed:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_damaged_on_the_way_nobody_keeps_a_wrong_file_and_the_right_one_is_blamed() {
-    let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    let number = |name: &str, usual: u64| {
+        std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+    };
     let usual = if lanyard_tests::full() { FULL } else { USUAL };
     let rounds = number("LANYARD_DAMAGES", usual);
     let seed = number("LANYARD_SEED", 1);
@@ -463,9 +535,12 @@ async fn whatever_is_damaged_on_the_way_nobody_keeps_a_wrong_file_and_the_right_
     for n in 0..rounds {
         let mut dice = Dice(seed.wrapping_add(n));
         let round = Round::new(&mut dice);
-        *seen.entry(format!("{:?} {:?} {:?}", round.place, round.known, round.reader)).or_default() += 1;
+        *seen
+            .entry(format!("{:?} {:?} {:?}", round.place, round.known, round.reader))
+            .or_default() += 1;
         let playing = tokio::time::timeout(Duration::from_secs(60), stage.play(round, dice));
-        let played = playing.await.unwrap_or_else(|_| Err(format!("nothing comes of it: {round:?}")));
+        let played =
+            playing.await.unwrap_or_else(|_| Err(format!("nothing comes of it: {round:?}")));
         assert_eq!(played, Ok(()), "LANYARD_SEED={} LANYARD_DAMAGES=1", seed.wrapping_add(n));
     }
     seen.iter().for_each(|(kind, count)| println!("{count:>9}  {kind}"));

@@ -1,4 +1,5 @@
-//! Every decoder with some thousand mutants of its seeds: the same functions that `tests/deep/fuzz` runs for hours.
+//! Every decoder with some thousand mutants of its seeds: the same functions that `tests/deep/fuzz`
+//! runs for hours.
 
 use lanyard_tests::decoders::ALL;
 use lanyard_tests::random::Random;
@@ -38,7 +39,8 @@ fn no_decoder_panics_or_says_what_cannot_be() {
 
 #[test]
 fn every_sample_of_the_wire_is_read() {
-    let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/vectors/messages");
+    let samples =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/vectors/messages");
     for sample in std::fs::read_dir(samples).unwrap() {
         let text = std::fs::read(sample.unwrap().path()).unwrap();
         for direction in b'0'..=b'3' {

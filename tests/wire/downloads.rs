@@ -14,8 +14,11 @@ const SIZE: u64 = 40 * MIB;
 async fn ranges_are_answered_as_the_vectors_say() {
     let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
-    let text =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../protocol/vectors/vectors.json")).unwrap();
+    let text = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../protocol/vectors/vectors.json"
+    ))
+    .unwrap();
     let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
     for vector in vectors["link_ranges"].as_array().unwrap() {
         let size = vector["size"].as_u64().unwrap();
@@ -55,7 +58,10 @@ async fn a_resource_can_be_resumed_and_asked_about() {
     assert_eq!(head.status(), 200);
     let headers = head.headers().clone();
     assert_eq!(headers["content-length"], "1000");
-    assert_eq!(headers["etag"].to_str().unwrap(), format!("\"{}.{}\"", entry.public_id, entry.file_id));
+    assert_eq!(
+        headers["etag"].to_str().unwrap(),
+        format!("\"{}.{}\"", entry.public_id, entry.file_id)
+    );
     assert_eq!(headers["content-type"], "video/mp4");
     assert_eq!(headers["x-content-type-options"], "nosniff");
     assert!(headers["content-disposition"].to_str().unwrap().starts_with("attachment;"));
@@ -76,13 +82,18 @@ async fn a_resource_can_be_resumed_and_asked_about() {
         (ask(&[("range", "bytes=10-"), ("if-range", "\"another\"")]), 200),
     ];
     for (request, status) in requests {
-        let (answer, _) = while_serving(&mut owner, async { request.send().await.unwrap().status() }).await;
+        let (answer, _) =
+            while_serving(&mut owner, async { request.send().await.unwrap().status() }).await;
         assert_eq!(answer, status);
     }
-    let unknown = owner.http.get(hub.http(&format!("/d/{}/x", "0".repeat(32)))).send().await.unwrap();
+    let unknown =
+        owner.http.get(hub.http(&format!("/d/{}/x", "0".repeat(32)))).send().await.unwrap();
     assert_eq!(unknown.status(), 404);
     let told: lanyard_protocol::http::HttpError = unknown.json().await.unwrap();
-    assert_eq!(told.message, "this link no longer works; ask for a new one", "a person reads it in a browser");
+    assert_eq!(
+        told.message, "this link no longer works; ask for a new one",
+        "a person reads it in a browser"
+    );
 }
 
 #[tokio::test]
@@ -119,7 +130,10 @@ async fn a_download_waits_for_its_owner_and_goes_on_with_the_bytes_it_lacks() {
     })
     .await;
     assert!(got == content(SIZE), "the same bytes");
-    assert!(asked + more <= SIZE + 8 * MIB, "what had passed was not asked for again: {asked} + {more}");
+    assert!(
+        asked + more <= SIZE + 8 * MIB,
+        "what had passed was not asked for again: {asked} + {more}"
+    );
 }
 
 #[tokio::test]
@@ -127,7 +141,9 @@ async fn several_files_are_one_archive_of_the_promised_length() {
     let hub = TestHub::start().await;
     let mut owner = hub.approved(1).await;
     let mut entries = Vec::new();
-    for (path, size) in [("t/a.txt", 5), ("t/empty", 0), ("t/b/c.bin", 700_000), ("t/d.bin", 2 * MIB + 1)] {
+    for (path, size) in
+        [("t/a.txt", 5), ("t/empty", 0), ("t/b/c.bin", 700_000), ("t/d.bin", 2 * MIB + 1)]
+    {
         entries.push(owner.offers(path, size).await);
     }
     let link = owner.link(&entries.iter().collect::<Vec<_>>()).await;
@@ -163,7 +179,8 @@ async fn a_dropped_link_is_gone_and_only_its_maker_can_drop_it() {
     let dropping = || DeviceToRelay::LinkDrop(message::LinkDrop { link_hash });
     let refused = ana.say(dropping()).await;
     let answer = ana.answer(&refused).await;
-    let is_unknown = matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotFound);
+    let is_unknown =
+        matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotFound);
     assert!(is_unknown, "unknown and forbidden look alike: {answer:?}");
     assert_eq!(ana.http.head(hub.http(&link.url)).send().await.unwrap().status(), 200);
     let dropped = owner.say(dropping()).await;
@@ -196,7 +213,8 @@ async fn while_the_master_is_away_what_was_granted_is_read_and_nothing_else() {
     let back = hub.without_master().await;
     owner.until(|m| matches!(m, RelayToDevice::ServerNotReady(_))).await;
 
-    let request = message::LinkRequest { files: vec![entry.file_ref()], ..link_request(&owner.new_link()) };
+    let request =
+        message::LinkRequest { files: vec![entry.file_ref()], ..link_request(&owner.new_link()) };
     let asked = owner.say(DeviceToRelay::LinkRequest(request)).await;
     let answer = owner.answer(&asked).await;
     let waits = matches!(&answer, RelayToDevice::RequestFailed(no)
@@ -204,7 +222,8 @@ async fn while_the_master_is_away_what_was_granted_is_read_and_nothing_else() {
     assert!(waits, "{answer:?}");
 
     let read = owner.http.get(hub.http(&link.url)).send();
-    let (body, _) = while_serving(&mut owner, async { read.await.unwrap().bytes().await.unwrap() }).await;
+    let (body, _) =
+        while_serving(&mut owner, async { read.await.unwrap().bytes().await.unwrap() }).await;
     assert_eq!(body, content(MIB));
 
     drop(back);

@@ -1,4 +1,5 @@
-//! Every frame twice, in both directions, but for the handshake: devices and the relay take the second for the first.
+//! Every frame twice, in both directions, but for the handshake: devices and the relay take the
+//! second for the first.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -44,7 +45,11 @@ async fn carry(stream: TcpStream, hub: SocketAddr, uploads: Uploads) {
     while stream.peek(&mut head).await.is_ok_and(|length| (1..head.len()).contains(&length)) {
         tokio::task::yield_now().await;
     }
-    if &head == b"GET /ws/" { carry_frames(stream, hub).await } else { carry_bytes(stream, hub, uploads).await }
+    if &head == b"GET /ws/" {
+        carry_frames(stream, hub).await
+    } else {
+        carry_bytes(stream, hub, uploads).await
+    }
 }
 
 /// Said once on each socket, for they make it what it is.
@@ -60,7 +65,8 @@ async fn carry_frames(stream: TcpStream, hub: SocketAddr) {
     let answer = |request: &Request, mut response: Response| {
         let protocol = request.headers().get(SEC_WEBSOCKET_PROTOCOL).cloned().unwrap();
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol.clone());
-        // Devices sign the address that they called, and the relay compares it with what it was called.
+        // Devices sign the address that they called, and the relay compares it with what it was
+        // called.
         let host = request.headers().get(HOST).cloned().unwrap();
         asked = Some((request.uri().path().to_owned(), protocol, host));
         Ok(response)
@@ -79,7 +85,10 @@ async fn carry_frames(stream: TcpStream, hub: SocketAddr) {
     }
 }
 
-async fn twice<E>(mut from: impl StreamExt<Item = Result<Message, E>> + Unpin, mut to: impl SinkExt<Message> + Unpin) {
+async fn twice<E>(
+    mut from: impl StreamExt<Item = Result<Message, E>> + Unpin,
+    mut to: impl SinkExt<Message> + Unpin,
+) {
     while let Some(Ok(message)) = from.next().await {
         let times = match &message {
             Message::Text(text) => 2 - usize::from(is_handshake(text)),
@@ -99,14 +108,21 @@ async fn carry_bytes(stream: TcpStream, hub: SocketAddr, uploads: Uploads) {
     const NAMED: &[u8] = b"PUT /chunks/";
     const TICKET: usize = 32;
     let far = TcpStream::connect(hub).await.unwrap();
-    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (stream.into_split(), far.into_split());
+    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) =
+        (stream.into_split(), far.into_split());
     let back = tokio::spawn(async move { tokio::io::copy(&mut far_in, &mut near_out).await });
     let (mut seen, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
     while let Ok(length @ 1..) = near_in.read(&mut buffer).await {
         seen.extend_from_slice(&buffer[..length]);
-        while let Some(at) = seen.windows(NAMED.len() + TICKET).position(|part| part.starts_with(NAMED)) {
+        while let Some(at) =
+            seen.windows(NAMED.len() + TICKET).position(|part| part.starts_with(NAMED))
+        {
             let ticket = &seen[at + NAMED.len()..][..TICKET];
-            *uploads.lock().unwrap().entry(String::from_utf8_lossy(ticket).into_owned()).or_default() += 1;
+            *uploads
+                .lock()
+                .unwrap()
+                .entry(String::from_utf8_lossy(ticket).into_owned())
+                .or_default() += 1;
             seen.drain(..at + NAMED.len() + TICKET);
         }
         seen.drain(..seen.len().saturating_sub(NAMED.len() + TICKET - 1));
@@ -132,7 +148,8 @@ async fn everything_said_twice_is_done_once() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let album = from.path().join("album");
     std::fs::create_dir(&album).unwrap();
-    let files = [("film.mkv", 24_000_000u64), ("note.txt", 5), ("nothing", 0), ("two groups", 300_000)];
+    let files =
+        [("film.mkv", 24_000_000u64), ("note.txt", 5), ("nothing", 0), ("two groups", 300_000)];
     for (name, size) in files {
         std::fs::write(album.join(name), content(size)).unwrap();
     }
@@ -141,9 +158,16 @@ async fn everything_said_twice_is_done_once() {
     let (saved, failed) = bo.fetches(wanted, to.path()).await;
     assert_eq!((saved.len(), failed), (files.len(), Vec::<FailureCode>::new()));
     for (name, size) in files {
-        assert_eq!(std::fs::read(to.path().join("album").join(name)).unwrap(), content(size), "{name}");
+        assert_eq!(
+            std::fs::read(to.path().join("album").join(name)).unwrap(),
+            content(size),
+            "{name}"
+        );
     }
     let uploads = way.uploads.lock().unwrap();
     assert!(uploads.len() > 3, "a large file comes in several runs: {uploads:?}");
-    assert!(uploads.values().all(|times| *times == 1), "an upload that is asked for twice is one: {uploads:?}");
+    assert!(
+        uploads.values().all(|times| *times == 1),
+        "an upload that is asked for twice is one: {uploads:?}"
+    );
 }

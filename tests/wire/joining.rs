@@ -66,7 +66,9 @@ async fn a_master_without_the_secret_or_with_an_old_term_is_refused() {
     let _ready = hub.approved(1).await;
     for (secret, term, expected) in [([9u8; 32], 1_000, 4401), (SECRET, 1, 4409)] {
         let mut link = RelayConnection::open(&hub.url, "/ws/master", None).await.unwrap();
-        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else {
+            panic!("no challenge")
+        };
         let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
         let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
         let nonce = Nonce([4; 32]);
@@ -80,8 +82,12 @@ async fn a_master_without_the_secret_or_with_an_old_term_is_refused() {
             channel: link.channel,
         };
         let mac = transcript.master_mac(&secret);
-        let register =
-            MasterToRelay::MasterAppRegister(MasterAppRegister { protocol: PROTOCOL_VERSION, nonce, term, mac });
+        let register = MasterToRelay::MasterAppRegister(MasterAppRegister {
+            protocol: PROTOCOL_VERSION,
+            nonce,
+            term,
+            mac,
+        });
         link.send(codec::encode_master(&MasterFrame::plain(register))).await.unwrap();
         assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(expected)));
     }

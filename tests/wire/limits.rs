@@ -1,4 +1,5 @@
-//! A device's rate limits hold for the sum of its transfers, from the first byte, and change while bytes flow.
+//! A device's rate limits hold for the sum of its transfers, from the first byte, and change while
+//! bytes flow.
 
 use std::time::Instant;
 
@@ -10,16 +11,26 @@ use crate::world::{TestHub, content};
 const MIB: u64 = 1 << 20;
 
 fn limits(up: u64, down: u64) -> lanyard_device::RateLimits {
-    lanyard_device::RateLimits { up: Rate::try_from(up).unwrap(), down: Rate::try_from(down).unwrap() }
+    lanyard_device::RateLimits {
+        up: Rate::try_from(up).unwrap(),
+        down: Rate::try_from(down).unwrap(),
+    }
 }
 
-/// Two owners with a file each, and one who fetches both at once; no more than `rate` may have come at any moment.
+/// Two owners with a file each, and one who fetches both at once; no more than `rate` may have come
+/// at any moment.
 async fn fetches_at(rate: u64, up: u64, down: u64) {
     let hub = TestHub::start().await;
-    let mut ana =
-        Native::inside_as(&hub, lanyard_device::DeviceConfig { limits: limits(up, 0), ..config(&hub, 1) }).await;
-    let mut bo =
-        Native::inside_as(&hub, lanyard_device::DeviceConfig { limits: limits(0, down), ..config(&hub, 2) }).await;
+    let mut ana = Native::inside_as(
+        &hub,
+        lanyard_device::DeviceConfig { limits: limits(up, 0), ..config(&hub, 1) },
+    )
+    .await;
+    let mut bo = Native::inside_as(
+        &hub,
+        lanyard_device::DeviceConfig { limits: limits(0, down), ..config(&hub, 2) },
+    )
+    .await;
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for (name, size) in [("a", 3 * MIB), ("b", MIB)] {
         std::fs::write(from.path().join(name), content(size)).unwrap();
@@ -29,14 +40,18 @@ async fn fetches_at(rate: u64, up: u64, down: u64) {
     let start = Instant::now();
     let mut running = 0;
     for one in wanted {
-        running += bo.handle.start_transfer(vec![one], to.path().into()).await.unwrap().transfers.len();
+        running +=
+            bo.handle.start_transfer(vec![one], to.path().into()).await.unwrap().transfers.len();
     }
     let mut done = std::collections::BTreeMap::new();
     while running > 0 {
         match bo.until(Some).await {
             DeviceEvent::Progress { transfer_id, done: bytes, .. } => {
                 done.insert(transfer_id, bytes);
-                let (sum, allowed) = (done.values().sum::<u64>(), rate as f64 * (start.elapsed().as_secs_f64() + 0.2));
+                let (sum, allowed) = (
+                    done.values().sum::<u64>(),
+                    rate as f64 * (start.elapsed().as_secs_f64() + 0.2),
+                );
                 assert!(sum as f64 <= allowed, "{sum} bytes in {:?}", start.elapsed());
             }
             DeviceEvent::TransferEnded { done, failed, .. } => {
@@ -46,7 +61,11 @@ async fn fetches_at(rate: u64, up: u64, down: u64) {
             _ => {}
         }
     }
-    assert!(start.elapsed().as_secs_f64() >= 4.0 * MIB as f64 / rate as f64 - 0.2, "{:?}", start.elapsed());
+    assert!(
+        start.elapsed().as_secs_f64() >= 4.0 * MIB as f64 / rate as f64 - 0.2,
+        "{:?}",
+        start.elapsed()
+    );
     assert!(std::fs::read(to.path().join("a")).unwrap() == content(3 * MIB));
     assert!(std::fs::read(to.path().join("b")).unwrap() == content(MIB));
 }
@@ -73,10 +92,12 @@ async fn a_limit_that_is_lifted_holds_no_body_back() {
     let wanted = bo.sees(1).await;
     bo.handle.start_transfer(wanted, to.path().into()).await.unwrap();
     // A byte has come, so a body is on its way and waits for the bucket.
-    bo.until(|event| matches!(event, DeviceEvent::Progress { done, .. } if done > 0).then_some(())).await;
+    bo.until(|event| matches!(event, DeviceEvent::Progress { done, .. } if done > 0).then_some(()))
+        .await;
     let limits = bo.handle.limit(None, Some(Rate::UNLIMITED)).await.unwrap();
     assert_eq!(limits, lanyard_device::RateLimits::default());
     // At 128 KiB/s this would take longer than the test waits.
-    bo.until(|event| matches!(event, DeviceEvent::TransferEnded { done: 1, .. }).then_some(())).await;
+    bo.until(|event| matches!(event, DeviceEvent::TransferEnded { done: 1, .. }).then_some(()))
+        .await;
     assert!(std::fs::read(to.path().join("a")).unwrap() == content(20 * MIB));
 }

@@ -1,4 +1,5 @@
-//! The relay over real sockets, port 0: what a client in any language would see. Every wait is for a condition.
+//! The relay over real sockets, port 0: what a client in any language would see. Every wait is for
+//! a condition.
 
 #![allow(clippy::disallowed_methods, reason = "tests plant what they like")]
 #![allow(clippy::unwrap_used)]
@@ -6,9 +7,8 @@
 mod copies;
 mod damage;
 mod decoders;
-mod duplicate_delivery;
 mod downloads;
-mod url_forms;
+mod duplicate_delivery;
 mod joining;
 mod limits;
 mod native;
@@ -16,6 +16,7 @@ mod native_device;
 mod paths;
 mod steering;
 mod transfers;
+mod url_forms;
 // `attacks` uses more of it.
 #[allow(dead_code)]
 mod world;

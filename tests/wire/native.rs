@@ -1,4 +1,5 @@
-//! The native device over a real relay: what one shares another has, whole, verified, never over something else.
+//! The native device over a real relay: what one shares another has, whole, verified, never over
+//! something else.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +10,7 @@ use lanyard_device::{DeviceConfig, DeviceEvent, EndReason, MembershipPhase};
 use lanyard_hub::authority::OperatorCommand;
 use lanyard_protocol::{FailureCode, FileRef, PublicKey, Root};
 
-pub use crate::native_device::{Native, config};
+pub(crate) use crate::native_device::{Native, config};
 use crate::world::{TestHub, content};
 
 #[tokio::test]
@@ -19,7 +20,9 @@ async fn a_folder_arrives_whole_and_a_second_time_it_is_there() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let album = from.path().join("album");
     std::fs::create_dir_all(album.join("empty")).unwrap();
-    for (name, size) in [("film.mkv", 9_000_000u64), ("note.txt", 5), ("nothing", 0), ("two groups", 300_000)] {
+    for (name, size) in
+        [("film.mkv", 9_000_000u64), ("note.txt", 5), ("nothing", 0), ("two groups", 300_000)]
+    {
         std::fs::write(album.join(name), content(size)).unwrap();
     }
     assert_eq!(ana.shares(&album).await, 5);
@@ -33,7 +36,11 @@ async fn a_folder_arrives_whole_and_a_second_time_it_is_there() {
     }
     assert!(to.path().join("album/empty").is_dir());
     let started = bo.handle.start_transfer(wanted, to.path().into()).await.unwrap();
-    assert_eq!((started.transfers.len(), started.already.len()), (0, 5), "nothing is fetched twice");
+    assert_eq!(
+        (started.transfers.len(), started.already.len()),
+        (0, 5),
+        "nothing is fetched twice"
+    );
 }
 
 #[tokio::test]
@@ -46,7 +53,10 @@ async fn a_stopped_transfer_is_finished_by_another() {
     ana.shares(&from.path().join("big")).await;
     let wanted = bo.sees(1).await;
     let started = bo.handle.start_transfer(wanted.clone(), to.path().into()).await.unwrap();
-    bo.until(|event| matches!(event, DeviceEvent::Progress { done, .. } if done > 1 << 20).then_some(())).await;
+    bo.until(|event| {
+        matches!(event, DeviceEvent::Progress { done, .. } if done > 1 << 20).then_some(())
+    })
+    .await;
     bo.handle.cancel(started.transfers[0]).await.unwrap();
     let done = bo
         .until(|event| match event {
@@ -90,7 +100,8 @@ fn cut_off(path: &Path) {
     File::options().write(true).open(path).unwrap().set_len(1 << 20).unwrap();
 }
 
-/// Other bytes of the same length, and the time put back. Again until the inode shows it, however coarse its clock is.
+/// Other bytes of the same length, and the time put back. Again until the inode shows it, however
+/// coarse its clock is.
 #[cfg(unix)]
 fn rewrite_in_place(path: &Path) {
     use std::os::unix::fs::MetadataExt;
@@ -103,8 +114,8 @@ fn rewrite_in_place(path: &Path) {
     }
 }
 
-/// R26 and R27: whatever happens to a file while its link is read for the first time, the body breaks off: nobody takes for
-/// whole what is made of two versions, and who asks again is told.
+/// R26 and R27: whatever happens to a file while its link is read for the first time, the body
+/// breaks off: nobody takes for whole what is made of two versions, and who asks again is told.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_file_that_is_changed_while_its_link_is_read_breaks_the_body_off() {
@@ -118,7 +129,11 @@ async fn a_file_that_is_changed_while_its_link_is_read_breaks_the_body_off() {
         std::fs::write(&path, content(size)).unwrap();
         ana.shares(&path).await;
         let wanted = bo.sees(1).await.remove(0);
-        let link = bo.handle.link(lanyard_device::LinkOptions::files(vec![wanted.entry.file_ref()])).await.unwrap();
+        let link = bo
+            .handle
+            .link(lanyard_device::LinkOptions::files(vec![wanted.entry.file_ref()]))
+            .await
+            .unwrap();
         let mut reading = reqwest::get(hub.http(&link.url)).await.unwrap();
         assert!(reading.chunk().await.unwrap().is_some(), "{name}");
         change(&path);
@@ -168,7 +183,11 @@ async fn a_reader_in_order_and_a_link_get_the_same_bytes() {
     assert_eq!(ended, (1, 0));
     started.writer.unwrap().await.unwrap().unwrap();
     assert!(*kept.0.lock().unwrap() == content(20_000_000));
-    let link = bo.handle.link(lanyard_device::LinkOptions::files(vec![wanted.entry.file_ref()])).await.unwrap();
+    let link = bo
+        .handle
+        .link(lanyard_device::LinkOptions::files(vec![wanted.entry.file_ref()]))
+        .await
+        .unwrap();
     let body = reqwest::get(hub.http(&link.url)).await.unwrap().bytes().await.unwrap();
     assert!(body == content(20_000_000));
 }
@@ -188,7 +207,8 @@ async fn who_stops_takes_back_what_it_shared() {
 #[tokio::test]
 async fn another_hub_than_the_known_one_is_refused() {
     let hub = TestHub::start().await;
-    let mut native = Native::start(DeviceConfig { pinned_hub: Some(PublicKey([9; 32])), ..config(&hub, 1) });
+    let mut native =
+        Native::start(DeviceConfig { pinned_hub: Some(PublicKey([9; 32])), ..config(&hub, 1) });
     let untrusted = DeviceEvent::Phase(MembershipPhase::Ended { reason: EndReason::UntrustedHub });
     native.until(|event| (event == untrusted).then_some(())).await;
 }
@@ -207,7 +227,8 @@ async fn a_second_session_of_a_device_needs_no_second_approval() {
     first.sees(1).await;
 }
 
-/// R23, over real sockets: what each sees at the end is what all offer, and it was told, not asked for by hand.
+/// R23, over real sockets: what each sees at the end is what all offer, and it was told, not asked
+/// for by hand.
 #[tokio::test]
 async fn what_twenty_devices_add_and_remove_at_once_is_one_list_for_all() {
     const DEVICES: u8 = 20;

@@ -3,22 +3,23 @@
 use std::path::Path;
 
 use lanyard_device::{
-    Device, DeviceConfig, DeviceEvent, DeviceHandle, MembershipPhase, RateLimits, SavedFile, ShareState, WantedDownload, new_instance,
+    Device, DeviceConfig, DeviceEvent, DeviceHandle, MembershipPhase, RateLimits, SavedFile,
+    ShareState, WantedDownload, new_instance,
 };
-use lanyard_hub::authority::{OperatorCommand, Approval};
+use lanyard_hub::authority::{Approval, OperatorCommand};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::{DeviceKind, FailureCode};
 use tokio::sync::mpsc;
 
-use crate::world::{TestHub, NEVER};
+use crate::world::{NEVER, TestHub};
 
 /// A native device and what it told.
-pub struct Native {
+pub(crate) struct Native {
     pub handle: DeviceHandle,
     events: mpsc::Receiver<DeviceEvent>,
 }
 
-pub fn config(hub: &TestHub, seed: u8) -> DeviceConfig {
+pub(crate) fn config(hub: &TestHub, seed: u8) -> DeviceConfig {
     DeviceConfig {
         hub: hub.url.clone(),
         keypair: Keypair::from_seed(&[seed; 32]),
@@ -36,17 +37,17 @@ pub fn config(hub: &TestHub, seed: u8) -> DeviceConfig {
 }
 
 impl Native {
-    pub fn start(config: DeviceConfig) -> Self {
+    pub(crate) fn start(config: DeviceConfig) -> Self {
         let (handle, events) = Device::start(config).unwrap();
         Self { handle, events }
     }
 
     /// Knocks, is let in by the digits it shows, and knows the list.
-    pub async fn inside(hub: &TestHub, seed: u8) -> Self {
+    pub(crate) async fn inside(hub: &TestHub, seed: u8) -> Self {
         Self::inside_as(hub, config(hub, seed)).await
     }
 
-    pub async fn inside_as(hub: &TestHub, config: DeviceConfig) -> Self {
+    pub(crate) async fn inside_as(hub: &TestHub, config: DeviceConfig) -> Self {
         let mut native = Self::start(config);
         let code = native
             .until(|event| match event {
@@ -56,16 +57,25 @@ impl Native {
             .await;
         let public_id = native.handle.public_id();
         assert_eq!(hub.code_of(public_id).await, code, "both screens show the same digits");
-        hub.operator(OperatorCommand::Approve { public_id, request_id: None, word: Approval::Typed(code), for_ms: None }).await;
+        hub.operator(OperatorCommand::Approve {
+            public_id,
+            request_id: None,
+            word: Approval::Typed(code),
+            for_ms: None,
+        })
+        .await;
         native.approved().await;
         native
     }
 
-    pub async fn approved(&mut self) {
-        self.until(|event| matches!(event, DeviceEvent::Phase(MembershipPhase::Approved { .. })).then_some(())).await;
+    pub(crate) async fn approved(&mut self) {
+        self.until(|event| {
+            matches!(event, DeviceEvent::Phase(MembershipPhase::Approved { .. })).then_some(())
+        })
+        .await;
     }
 
-    pub async fn until<T>(&mut self, wanted: impl Fn(DeviceEvent) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&mut self, wanted: impl Fn(DeviceEvent) -> Option<T>) -> T {
         let waiting = async {
             loop {
                 let event = self.events.recv().await.expect("the device lives");
@@ -78,14 +88,16 @@ impl Native {
     }
 
     /// Shares, and waits until all is listed.
-    pub async fn shares(&mut self, path: &Path) -> usize {
+    pub(crate) async fn shares(&mut self, path: &Path) -> usize {
         let offered = self.handle.share(vec![path.into()]).await.unwrap();
         assert_eq!(offered.skipped, []);
         let mut left = offered.files.len();
         while left > 0 {
             left -= self
                 .until(|event| match event {
-                    DeviceEvent::SharesChanged { file_ids, state: ShareState::Shared } => Some(file_ids.len()),
+                    DeviceEvent::SharesChanged { file_ids, state: ShareState::Shared } => {
+                        Some(file_ids.len())
+                    }
                     _ => None,
                 })
                 .await;
@@ -94,12 +106,14 @@ impl Native {
     }
 
     /// Waits until so many files are listed, and gives them.
-    pub async fn sees(&mut self, count: usize) -> Vec<WantedDownload> {
+    pub(crate) async fn sees(&mut self, count: usize) -> Vec<WantedDownload> {
         loop {
             let catalogue = self.handle.catalogue().await.unwrap();
             if catalogue.files.len() == count {
-                let wanted =
-                    |entry: &lanyard_protocol::FileEntry| WantedDownload { entry: entry.clone(), as_path: entry.path.clone() };
+                let wanted = |entry: &lanyard_protocol::FileEntry| WantedDownload {
+                    entry: entry.clone(),
+                    as_path: entry.path.clone(),
+                };
                 return catalogue.files.values().map(wanted).collect();
             }
             self.until(|event| (event == DeviceEvent::CatalogueChanged).then_some(())).await;
@@ -107,7 +121,11 @@ impl Native {
     }
 
     /// Fetches and waits for the end: what was saved, and what failed.
-    pub async fn fetches(&mut self, wanted: Vec<WantedDownload>, to: &Path) -> (Vec<SavedFile>, Vec<FailureCode>) {
+    pub(crate) async fn fetches(
+        &mut self,
+        wanted: Vec<WantedDownload>,
+        to: &Path,
+    ) -> (Vec<SavedFile>, Vec<FailureCode>) {
         let started = self.handle.start_transfer(wanted, to.into()).await.unwrap();
         let (mut saved, mut failed) = (started.already, Vec::new());
         let mut running = started.transfers.len();

@@ -1,5 +1,6 @@
-//! Every short path over the characters that path attacks are made of: what travels, and whatever does not, has a plain
-//! place below the folder of a download. Four symbols in each run, six by `tests/deep/run paths`.
+//! Every short path over the characters that path attacks are made of: what travels, and whatever
+//! does not, has a plain place below the folder of a download. Four symbols in each run, six by
+//! `tests/deep/run paths`.
 
 use std::path::{Component, Path};
 
@@ -24,10 +25,11 @@ fn each(longest: usize, text: &mut String, told: &mut impl FnMut(&str)) {
     }
 }
 
-/// Below `root`, in as many steps as there are names, whoever reads the path: this system, or one to which `\` and `:` mean
-/// something.
+/// Below `root`, in as many steps as there are names, whoever reads the path: this system, or one
+/// to which `\` and `:` mean something.
 fn stays_below(place: &[String], wire: &str) {
-    let path: std::path::PathBuf = std::iter::once("root").chain(place.iter().map(String::as_str)).collect();
+    let path: std::path::PathBuf =
+        std::iter::once("root").chain(place.iter().map(String::as_str)).collect();
     assert!(path.starts_with("root"), "{wire:?} → {path:?}");
     let mut steps = Path::new(&path).components();
     assert!(steps.all(|step| matches!(step, Component::Normal(_))), "{wire:?} → {path:?}");
@@ -44,7 +46,10 @@ fn enumerate(longest: usize) -> (u64, u64) {
         stays_below(&NameAllocator::default().place_folder(wire), wire);
         if validate(wire).is_ok() {
             travelled += 1;
-            assert!(!wire.contains(['\\', '\0']) && !wire.starts_with('/') && !wire.ends_with('/'), "{wire:?}");
+            assert!(
+                !wire.contains(['\\', '\0']) && !wire.starts_with('/') && !wire.ends_with('/'),
+                "{wire:?}"
+            );
             assert!(!wire.split('/').any(|name| matches!(name, "" | "." | "..")), "{wire:?}");
             assert_eq!(place.len(), wire.split('/').count(), "{wire:?} → {place:?}");
         }
@@ -68,7 +73,8 @@ fn no_path_of_six_symbols_escapes() {
     assert_eq!(all, expected);
 }
 
-/// The same through the real sockets and onto a real disk would take hours; a few that stand for all do it here.
+/// The same through the real sockets and onto a real disk would take hours; a few that stand for
+/// all do it here.
 #[tokio::test]
 async fn what_may_not_travel_is_refused_by_name() {
     use crate::world::*;
@@ -77,7 +83,9 @@ async fn what_may_not_travel_is_refused_by_name() {
 
     let hub = TestHub::start().await;
     let mut ana = hub.approved(1).await;
-    for (number, path) in ["../a", "a/../b", "/a", "a\\b", "a\0", ".", "a//b", ""].into_iter().enumerate() {
+    for (number, path) in
+        ["../a", "a/../b", "/a", "a\\b", "a\0", ".", "a//b", ""].into_iter().enumerate()
+    {
         let file = NewFile {
             file_id: format!("00000000-0000-4000-8000-{number:012x}").parse().unwrap(),
             path: path.into(),
@@ -89,8 +97,10 @@ async fn what_may_not_travel_is_refused_by_name() {
         };
         let reference = ana.say(DeviceToRelay::AddFiles(AddFiles { files: vec![file] })).await;
         let answer = ana.answer(&reference).await;
-        let refused =
-            matches!(&answer, RelayToDevice::RequestFailed(RequestFailed { code: FailureCode::PathRejected, .. }));
+        let refused = matches!(
+            &answer,
+            RelayToDevice::RequestFailed(RequestFailed { code: FailureCode::PathRejected, .. })
+        );
         assert!(refused, "{path:?}: {answer:?}");
     }
 }

@@ -1,6 +1,9 @@
 //! Transfers that are looked at, paused, resumed and cancelled while bytes flow.
 
-use lanyard_device::{DeviceConfig, DeviceEvent, TransferDirection, Rate, RateLimits, TransferStatus, TransferInfo, WantedDownload};
+use lanyard_device::{
+    DeviceConfig, DeviceEvent, Rate, RateLimits, TransferDirection, TransferInfo, TransferStatus,
+    WantedDownload,
+};
 use lanyard_protocol::TransferId;
 
 use crate::native::{Native, config};
@@ -40,8 +43,11 @@ impl SteeringStage {
     /// Starts to fetch the film; some of it is there.
     async fn begin(&mut self) -> TransferId {
         let to = self.to.path().to_path_buf();
-        let id = self.bo.handle.start_transfer(vec![self.film.clone()], to).await.unwrap().transfers[0];
-        self.bo.until(|e| matches!(e, DeviceEvent::Progress { done, .. } if done >= MIB).then_some(())).await;
+        let id =
+            self.bo.handle.start_transfer(vec![self.film.clone()], to).await.unwrap().transfers[0];
+        self.bo
+            .until(|e| matches!(e, DeviceEvent::Progress { done, .. } if done >= MIB).then_some(()))
+            .await;
         id
     }
 
@@ -60,20 +66,29 @@ async fn a_paused_transfer_takes_nothing_and_resumed_it_is_what_was_shared() {
     let mut stage = SteeringStage::set().await;
     let id = stage.begin().await;
     stage.bo.handle.pause(id).await.unwrap();
-    stage.bo.until(|event| matches!(event, DeviceEvent::Transfer { paused: true, .. }).then_some(())).await;
+    stage
+        .bo
+        .until(|event| matches!(event, DeviceEvent::Transfer { paused: true, .. }).then_some(()))
+        .await;
     stage.lift_the_limit().await;
     // Another file comes whole meanwhile: there was time for the first.
     let to = tempfile::tempdir().unwrap();
     let (saved, _) = stage.bo.fetches(vec![stage.other.clone()], to.path()).await;
     assert_eq!(saved.len(), 1);
     let before = stage.info(id).await.unwrap();
-    assert_eq!((before.state, before.direction, before.files), (TransferStatus::Paused, TransferDirection::Down, 1));
+    assert_eq!(
+        (before.state, before.direction, before.files),
+        (TransferStatus::Paused, TransferDirection::Down, 1)
+    );
     assert!((MIB / 2..SIZE).contains(&before.done), "{before:?}");
     let (saved, _) = stage.bo.fetches(vec![stage.other.clone()], &to.path().join("again")).await;
     assert_eq!(saved.len(), 1);
     assert_eq!(stage.info(id).await.unwrap().done, before.done, "not a byte came");
     stage.bo.handle.resume(id).await.unwrap();
-    stage.bo.until(|event| matches!(event, DeviceEvent::TransferEnded { done: 1, .. }).then_some(())).await;
+    stage
+        .bo
+        .until(|event| matches!(event, DeviceEvent::TransferEnded { done: 1, .. }).then_some(()))
+        .await;
     assert!(std::fs::read(stage.to.path().join("film")).unwrap() == content(SIZE));
     assert_eq!(stage.info(id).await, None);
 }
@@ -84,13 +99,16 @@ async fn a_cancelled_transfer_says_so_and_the_next_one_goes_on_from_its_bytes() 
     let id = stage.begin().await;
     stage.bo.handle.cancel(id).await.unwrap();
     let ended = |event| match event {
-        DeviceEvent::TransferEnded { done, failed, cancelled, .. } => Some((done, failed, cancelled)),
+        DeviceEvent::TransferEnded { done, failed, cancelled, .. } => {
+            Some((done, failed, cancelled))
+        }
         _ => None,
     };
     assert_eq!(stage.bo.until(ended).await, (0, 0, 1));
     assert!(!stage.to.path().join("film").exists());
     let to = stage.to.path().to_path_buf();
-    let again = stage.bo.handle.start_transfer(vec![stage.film.clone()], to).await.unwrap().transfers[0];
+    let again =
+        stage.bo.handle.start_transfer(vec![stage.film.clone()], to).await.unwrap().transfers[0];
     assert!(stage.info(again).await.unwrap().done >= MIB / 2, "what came is there");
     stage.lift_the_limit().await;
     assert_eq!(stage.bo.until(ended).await, (1, 0, 0));

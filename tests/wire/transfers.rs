@@ -1,4 +1,5 @@
-//! The data plane: bytes arrive whole and right, once from their owner; wrong ones never; tickets serve once.
+//! The data plane: bytes arrive whole and right, once from their owner; wrong ones never; tickets
+//! serve once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ const MIB: u64 = 1 << 20;
 #[tokio::test]
 async fn a_run_travels_from_its_owner_to_two_askers_with_one_upload() {
     let hub = TestHub::start().await;
-    let (mut owner, mut ana, mut ben) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
+    let (mut owner, mut ana, mut ben) =
+        (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
     let entry = owner.offers("film.mkv", 3 * MIB + 5).await;
     ana.request(&entry, 1, 0, 13).await;
     let upload = owner.asked().await;
@@ -47,8 +49,12 @@ async fn a_device_reads_as_bytes_arrive_but_a_groups_last_byte_only_once_it_pass
     let upload = owner.asked().await;
     let body = owner.body_of(&upload);
     let (feed, source) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
-    let source = futures_util::stream::unfold(source, |mut s| async move { s.recv().await.map(|item| (item, s)) });
-    let request = owner.put(&upload.ticket, reqwest::Body::wrap_stream(source)).header("content-length", upload.length);
+    let source = futures_util::stream::unfold(source, |mut s| async move {
+        s.recv().await.map(|item| (item, s))
+    });
+    let request = owner
+        .put(&upload.ticket, reqwest::Body::wrap_stream(source))
+        .header("content-length", upload.length);
     let put = tokio::spawn(request.send());
     feed.send(Ok(Bytes::copy_from_slice(&body[..262_143]))).await.unwrap();
     let ready = ana.ready().await;
@@ -80,8 +86,9 @@ async fn wrong_bytes_are_refused_by_name_and_never_complete_a_group() {
     let ready = ana.ready().await;
     ana.get(&ready.ticket).send().await.unwrap().bytes().await.unwrap();
     assert_eq!(put.await.unwrap().unwrap().status(), 204);
-    // 60 s of cache are too long for a test: another asker of a file too large for what is cached would push it out, but
-    // a removed and re-added file is a new one; so the second upload is of a second file with a root that is known.
+    // 60 s of cache are too long for a test: another asker of a file too large for what is cached
+    // would push it out, but a removed and re-added file is a new one; so the second upload is of a
+    // second file with a root that is known.
     let root = Root(*blake3::hash(&content(300_000)).as_bytes());
     let file_id: FileId = "00000000-0000-4000-8000-0000000000aa".parse().unwrap();
     let file = NewFile {
@@ -97,7 +104,9 @@ async fn wrong_bytes_are_refused_by_name_and_never_complete_a_group() {
     wrong[299_999] ^= 1;
     owner.files.insert(file_id, Arc::new(wrong));
     let reference = owner.say(DeviceToRelay::AddFiles(AddFiles { files: vec![file] })).await;
-    let RelayToDevice::FilesAdded(added) = owner.answer(&reference).await else { panic!("not added") };
+    let RelayToDevice::FilesAdded(added) = owner.answer(&reference).await else {
+        panic!("not added")
+    };
     ana.request(&added.files[0], 2, 0, 2).await;
     let upload = owner.asked().await;
     let put = tokio::spawn(owner.put(&upload.ticket, owner.body_of(&upload)).send());
@@ -108,7 +117,11 @@ async fn wrong_bytes_are_refused_by_name_and_never_complete_a_group() {
         is_refused || answer.bytes().await.is_err(),
         "a body that does not verify is refused or cut, never complete"
     );
-    assert_eq!(put.await.unwrap().unwrap().status(), 412, "all groups are there and are not the file");
+    assert_eq!(
+        put.await.unwrap().unwrap().status(),
+        412,
+        "all groups are there and are not the file"
+    );
     let told = owner.until(|m| matches!(m, RelayToDevice::FileChanged(_))).await;
     assert!(matches!(told, RelayToDevice::FileChanged(changed) if changed.file_id == file_id));
 }
@@ -116,14 +129,20 @@ async fn wrong_bytes_are_refused_by_name_and_never_complete_a_group() {
 #[tokio::test]
 async fn tickets_serve_their_own_session_once_and_all_other_tries_look_alike() {
     let hub = TestHub::start().await;
-    let (mut owner, mut ana, ben) = (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
+    let (mut owner, mut ana, ben) =
+        (hub.approved(1).await, hub.approved(2).await, hub.approved(3).await);
     let entry = owner.offers("a.bin", 1_000).await;
     ana.request(&entry, 1, 0, 1).await;
     let upload = owner.asked().await;
-    let status = async |request: reqwest::RequestBuilder| request.send().await.unwrap().status().as_u16();
+    let status =
+        async |request: reqwest::RequestBuilder| request.send().await.unwrap().status().as_u16();
     assert_eq!(status(ben.put(&upload.ticket, vec![0; 1_000])).await, 403, "another session's");
     assert_eq!(status(owner.get(&upload.ticket)).await, 403, "the wrong verb");
-    assert_eq!(status(owner.put(&Ticket([7; 16]), vec![0; 1_000])).await, 403, "one that never was");
+    assert_eq!(
+        status(owner.put(&Ticket([7; 16]), vec![0; 1_000])).await,
+        403,
+        "one that never was"
+    );
     let nobody = owner.http.put(owner.chunk_url(&upload.ticket)).body(vec![0; 1_000]);
     assert_eq!(status(nobody).await, 401, "no proof");
     let put = owner.put(&upload.ticket, owner.body_of(&upload)).send().await.unwrap();
@@ -140,7 +159,11 @@ async fn an_upload_of_the_wrong_form_is_refused_and_its_askers_may_ask_again() {
     let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("a.bin", 1_000).await;
-    let chunked = || reqwest::Body::wrap_stream(futures_util::stream::iter([Ok::<_, std::io::Error>(content(1_000))]));
+    let chunked = || {
+        reqwest::Body::wrap_stream(futures_util::stream::iter([Ok::<_, std::io::Error>(content(
+            1_000,
+        ))]))
+    };
     for (expected, form) in [(400, 0), (415, 1), (411, 2)] {
         ana.request(&entry, 1, 0, 1).await;
         let upload = owner.asked().await;
@@ -161,12 +184,17 @@ type Put = JoinHandle<reqwest::Result<reqwest::Response>>;
 /// A PUT whose body comes as it is fed.
 fn fed(owner: &TestDevice, upload: &UploadChunkRequest) -> (Feed, Put) {
     let (feed, source) = mpsc::channel(1);
-    let source = futures_util::stream::unfold(source, |mut s| async move { s.recv().await.map(|item| (item, s)) });
-    let request = owner.put(&upload.ticket, reqwest::Body::wrap_stream(source)).header("content-length", upload.length);
+    let source = futures_util::stream::unfold(source, |mut s| async move {
+        s.recv().await.map(|item| (item, s))
+    });
+    let request = owner
+        .put(&upload.ticket, reqwest::Body::wrap_stream(source))
+        .header("content-length", upload.length);
     (feed, tokio::spawn(request.send()))
 }
 
-/// A relay that is told to stop: nobody comes in, nothing new is asked for, what is on its way ends, then everybody hears why.
+/// A relay that is told to stop: nobody comes in, nothing new is asked for, what is on its way
+/// ends, then everybody hears why.
 #[tokio::test]
 async fn a_relay_that_stops_lets_bodies_end_and_says_goodbye() {
     // The test decides when it is over.

@@ -37,11 +37,16 @@ async fn only_one_right_host_is_answered() {
         ("X: y".into(), 400),
     ] {
         for path in ["/", "/healthz"] {
-            let answer = raw(&hub, &format!("GET {path} HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n")).await;
+            let answer = raw(
+                &hub,
+                &format!("GET {path} HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n"),
+            )
+            .await;
             assert_eq!(status(&answer), expected, "{path} with {headers:?}: {answer:.200}");
         }
     }
-    let absolute = format!("GET http://evil.example/ HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+    let absolute =
+        format!("GET http://evil.example/ HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
     assert_eq!(status(&raw(&hub, &absolute).await), 400);
 }
 
@@ -59,7 +64,9 @@ async fn a_page_of_another_site_cannot_open_a_socket() {
         let opened = RelayConnection::open(&hub.url, "/ws/device", Some(&origin)).await;
         assert_eq!(opened.is_ok(), opens, "{origin}: {:?}", opened.err());
     }
-    assert!(RelayConnection::open(&hub.url, "/ws/master", Some(&format!("http://{at}"))).await.is_err());
+    assert!(
+        RelayConnection::open(&hub.url, "/ws/master", Some(&format!("http://{at}"))).await.is_err()
+    );
 }
 
 #[tokio::test]
@@ -95,12 +102,15 @@ async fn a_proof_for_another_host_name_or_of_another_key_is_refused() {
     let hub = TestHub::start().await;
     for forge in 0..3 {
         let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
-        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else {
+            panic!("no challenge")
+        };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
         let RelayToDevice::Challenge(challenge) = frame.message else { panic!("{text}") };
         let key = Keypair::from_seed(&[1; 32]);
         let authority = if forge == 0 { "evil.example".into() } else { hub.url.authority() };
-        let (mut register, _) = registration(&authority, &challenge, &key, Reveal([1; 32]), Instance([1; 16]));
+        let (mut register, _) =
+            registration(&authority, &challenge, &key, Reveal([1; 32]), Instance([1; 16]));
         if forge == 1 {
             register.public_key = Keypair::from_seed(&[2; 32]).public();
         }
@@ -108,7 +118,11 @@ async fn a_proof_for_another_host_name_or_of_another_key_is_refused() {
             register.signature.0[0] ^= 1;
         }
         link.send(codec::encode(&DeviceToRelay::ClientRegister(register), None)).await.unwrap();
-        assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(4401)), "forgery {forge}");
+        assert_eq!(
+            link.receive().await.unwrap(),
+            ReceivedFrame::Closed(Some(4401)),
+            "forgery {forge}"
+        );
     }
 }
 
@@ -121,7 +135,8 @@ async fn a_device_of_another_version_hears_why_it_cannot_come_in() {
     let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
     let RelayToDevice::Challenge(challenge) = frame.message else { panic!("{text}") };
     let key = Keypair::from_seed(&[1; 32]);
-    let (register, _) = registration(&hub.url.authority(), &challenge, &key, Reveal([1; 32]), Instance([1; 16]));
+    let (register, _) =
+        registration(&hub.url.authority(), &challenge, &key, Reveal([1; 32]), Instance([1; 16]));
     let newer = message::ClientRegister { protocol: PROTOCOL_VERSION + 1, ..register };
     link.send(codec::encode(&DeviceToRelay::ClientRegister(newer), None)).await.unwrap();
     let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no word") };
@@ -131,14 +146,20 @@ async fn a_device_of_another_version_hears_why_it_cannot_come_in() {
     assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(4400)));
 }
 
-/// R45. An older page shows its button for loading anew when the challenge names another version, and an older program ends.
+/// R45. An older page shows its button for loading anew when the challenge names another version,
+/// and an older program ends.
 #[tokio::test]
 async fn a_client_of_version_1_is_told_to_update_in_words_that_it_knows() {
     let hub = TestHub::start().await;
-    let mut request = format!("ws://{}/ws/device", hub.url.authority()).into_client_request().unwrap();
+    let mut request =
+        format!("ws://{}/ws/device", hub.url.authority()).into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", "lanyard.v1".parse().unwrap());
     let (mut socket, answer) = tokio_tungstenite::connect_async(request).await.unwrap();
-    assert_eq!(answer.headers()["sec-websocket-protocol"], "lanyard.v1", "a browser takes no other");
+    assert_eq!(
+        answer.headers()["sec-websocket-protocol"],
+        "lanyard.v1",
+        "a browser takes no other"
+    );
     let mut said: Vec<serde_json::Value> = Vec::new();
     let closed = loop {
         match socket.next().await.unwrap().unwrap() {
@@ -189,9 +210,14 @@ async fn a_socket_that_says_nothing_is_closed() {
     let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();
     link.receive().await.unwrap();
     let mut byte = [0];
-    let ended = tokio::time::timeout(NEVER, silent.read(&mut byte)).await.expect("within the first-byte deadline");
+    let ended = tokio::time::timeout(NEVER, silent.read(&mut byte))
+        .await
+        .expect("within the first-byte deadline");
     assert!(matches!(ended, Ok(0) | Err(_)));
-    let closed = tokio::time::timeout(NEVER, link.receive()).await.expect("within the proof's deadline").unwrap();
+    let closed = tokio::time::timeout(NEVER, link.receive())
+        .await
+        .expect("within the proof's deadline")
+        .unwrap();
     assert_eq!(closed, ReceivedFrame::Closed(Some(4401)));
 }
 
@@ -237,7 +263,13 @@ async fn nothing_of_the_hub_is_visible_without_a_session() {
     assert_eq!(get("/chunks/00000000000000000000000000000000").await, 401);
     assert_eq!(get("/nothing/here").await, 404);
     assert_eq!(
-        client.put(hub.http(&format!("/chunks/{}", "0".repeat(32)))).body("{}").send().await.unwrap().status(),
+        client
+            .put(hub.http(&format!("/chunks/{}", "0".repeat(32))))
+            .body("{}")
+            .send()
+            .await
+            .unwrap()
+            .status(),
         401
     );
     assert_eq!(client.post(hub.http("/")).body("").send().await.unwrap().status(), 404);
@@ -252,7 +284,10 @@ async fn what_was_refused_is_counted_for_the_hubs_own_machine() {
     link.send("[]".into()).await.unwrap();
     assert_eq!(link.receive().await.unwrap(), ReceivedFrame::Closed(Some(4400)));
     let page = hub.metrics().await;
-    for line in ["lanyard_refused_total{code=\"HOST_DENIED\"} 1", "lanyard_closed_total{reason=\"BAD_MESSAGE\"} 1"] {
+    for line in [
+        "lanyard_refused_total{code=\"HOST_DENIED\"} 1",
+        "lanyard_closed_total{reason=\"BAD_MESSAGE\"} 1",
+    ] {
         assert!(page.lines().any(|known| known == line), "{line} in {page}");
     }
 }

@@ -1,13 +1,16 @@
-//! A relay on a free port, a master in memory behind a real `/ws/master`, and devices that speak by the book.
+//! A relay on a free port, a master in memory behind a real `/ws/master`, and devices that speak by
+//! the book.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection, FrameReceiver, FrameSender};
+use lanyard_device::link::{FrameReceiver, FrameSender, HubUrl, ReceivedFrame, RelayConnection};
 use lanyard_hub::Moment;
-use lanyard_hub::authority::{RequestToken, Authority, AuthorityConfig, OperatorCommand, Effect, Input, SavedState, Approval};
+use lanyard_hub::authority::{
+    Approval, Authority, AuthorityConfig, Effect, Input, OperatorCommand, RequestToken, SavedState,
+};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::identity::{self, Keypair, Transcript};
 use lanyard_protocol::link_key::DrawnLink;
@@ -19,16 +22,16 @@ use lanyard_relay::{Relay, RelayConfig, TlsIdentity};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// A condition that does not come by then never comes: the test fails.
-pub const NEVER: Duration = Duration::from_secs(20);
-pub const SECRET: [u8; 32] = [3; 32];
+pub(crate) const NEVER: Duration = Duration::from_secs(20);
+pub(crate) const SECRET: [u8; 32] = [3; 32];
 
 /// Byte i of every test file (protocol/vectors, content_rule).
-pub fn content(size: u64) -> Vec<u8> {
+pub(crate) fn content(size: u64) -> Vec<u8> {
     (0..size).map(|i| ((i * 31 + i / 251) % 256) as u8).collect()
 }
 
 /// Shared by relay and master of one hub.
-pub struct TestHub {
+pub(crate) struct TestHub {
     pub address: SocketAddr,
     pub url: HubUrl,
     operator: mpsc::Sender<HubCommand>,
@@ -45,30 +48,31 @@ enum HubCommand {
 }
 
 impl TestHub {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with_budget(32 << 20).await
     }
 
-    pub async fn with_budget(budget_bytes: u64) -> Self {
+    pub(crate) async fn with_budget(budget_bytes: u64) -> Self {
         Self::with(|config| config.budget_bytes = budget_bytes).await
     }
 
     /// One that speaks https too, with a certificate of its own.
-    pub async fn with_tls() -> Self {
+    pub(crate) async fn with_tls() -> Self {
         let (_, identity) = watch::channel(certificate());
         Self::with(|config| config.tls = Some(identity)).await
     }
 
     /// One that takes https only. Its master speaks it, too.
     #[allow(dead_code)]
-    pub async fn with_tls_only() -> Self {
+    pub(crate) async fn with_tls_only() -> Self {
         let (_, identity) = watch::channel(certificate());
         Self::with(|config| (config.tls, config.require_tls) = (Some(identity), true)).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut RelayConfig)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut RelayConfig)) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
-        let mut config = RelayConfig::new(listen, "test hub".into(), Keypair::from_seed(&[200; 32]), SECRET);
+        let mut config =
+            RelayConfig::new(listen, "test hub".into(), Keypair::from_seed(&[200; 32]), SECRET);
         change(&mut config);
         let require_tls = config.require_tls;
         let relay = Relay::bind(config).await.unwrap();
@@ -84,7 +88,7 @@ impl TestHub {
 
     /// A hub that runs elsewhere (tests/deep/floods.rs); its host cannot be asked for anything.
     #[allow(dead_code)]
-    pub fn elsewhere(address: SocketAddr) -> Self {
+    pub(crate) fn elsewhere(address: SocketAddr) -> Self {
         let (operator, _) = mpsc::channel(1);
         let (stop, _) = oneshot::channel();
         Self { address, url: format!("http://{address}").parse().unwrap(), operator, _stop: stop }
@@ -92,39 +96,43 @@ impl TestHub {
 
     /// The relay is told to stop. The master does not know.
     #[allow(dead_code)]
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         drop(self._stop);
     }
 
-    pub async fn operator(&self, command: OperatorCommand) {
+    pub(crate) async fn operator(&self, command: OperatorCommand) {
         assert!(self.operator.send(HubCommand::Operator(command)).await.is_ok());
     }
 
-    pub async fn restart_master(&self) {
+    pub(crate) async fn restart_master(&self) {
         assert!(self.operator.send(HubCommand::Restart).await.is_ok());
     }
 
     /// The master goes; it comes back when what is returned is dropped.
     #[allow(dead_code)]
-    pub async fn without_master(&self) -> oneshot::Sender<()> {
+    pub(crate) async fn without_master(&self) -> oneshot::Sender<()> {
         let (back, away) = oneshot::channel();
         assert!(self.operator.send(HubCommand::Leave(away)).await.is_ok());
         back
     }
 
     /// The digits that the host would compare.
-    pub async fn code_of(&self, device: DeviceId) -> String {
+    pub(crate) async fn code_of(&self, device: DeviceId) -> String {
         let (answer, code) = oneshot::channel();
         assert!(self.operator.send(HubCommand::Code(device, answer)).await.is_ok());
         tokio::time::timeout(NEVER, code).await.expect("the device revealed").unwrap()
     }
 
     /// A device that knocked and was let in.
-    pub async fn approved(&self, seed: u8) -> TestDevice {
+    pub(crate) async fn approved(&self, seed: u8) -> TestDevice {
         let mut device = TestDevice::connect(self, seed, seed).await;
         device.knock_through().await;
         let code = self.code_of(device.id).await;
-        assert_eq!(device.code.as_deref(), Some(code.as_str()), "both screens show the same digits");
+        assert_eq!(
+            device.code.as_deref(),
+            Some(code.as_str()),
+            "both screens show the same digits"
+        );
         self.operator(OperatorCommand::Approve {
             public_id: device.id,
             request_id: None,
@@ -133,28 +141,33 @@ impl TestHub {
         })
         .await;
         let id = device.id;
-        device.until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id)).await;
+        device
+            .until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id))
+            .await;
         device
     }
 
     /// Fetches the metrics, with the host's token.
     #[allow(dead_code)]
-    pub async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let token = lanyard_protocol::master_proof::metrics_token(&SECRET);
-        let answer = http_client().get(self.http("/metrics")).bearer_auth(token).send().await.unwrap();
+        let answer =
+            http_client().get(self.http("/metrics")).bearer_auth(token).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         answer.text().await.unwrap()
     }
 
-    pub fn http(&self, path: &str) -> String {
+    pub(crate) fn http(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 }
 
 /// A new certificate that nobody vouches for.
-pub fn certificate() -> TlsIdentity {
-    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
-    let (leaf, public_key) = (cert.der().to_vec(), rcgen::PublicKeyData::subject_public_key_info(&signing_key));
+pub(crate) fn certificate() -> TlsIdentity {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+    let (leaf, public_key) =
+        (cert.der().to_vec(), rcgen::PublicKeyData::subject_public_key_info(&signing_key));
     TlsIdentity::new(leaf.clone(), signing_key.serialize_der(), &public_key, leaf).unwrap()
 }
 
@@ -177,10 +190,13 @@ async fn master(url: HubUrl, mut desk: mpsc::Receiver<HubCommand>) {
                     let _ = sender.send(codec::encode_master(&frame)).await; // the receiver notices a dead link
                 }
             }
-            waiting = waiting.into_iter().filter_map(|(id, answer)| answer_code(&authority, id, answer)).collect();
-            let wake = authority
-                .poll_timeout()
-                .map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.0.saturating_sub(now().0)));
+            waiting = waiting
+                .into_iter()
+                .filter_map(|(id, answer)| answer_code(&authority, id, answer))
+                .collect();
+            let wake = authority.poll_timeout().map_or(Duration::from_secs(3600), |at| {
+                Duration::from_millis(at.0.saturating_sub(now().0))
+            });
             tokio::select! {
                 incoming = receiver.receive() => match incoming {
                     Ok(ReceivedFrame::Text(text)) => {
@@ -219,7 +235,11 @@ async fn master(url: HubUrl, mut desk: mpsc::Receiver<HubCommand>) {
 type Waiting = (DeviceId, oneshot::Sender<String>);
 
 /// Gives the code to who waits for it, or the wait back.
-fn answer_code(authority: &Authority, id: DeviceId, answer: oneshot::Sender<String>) -> Option<Waiting> {
+fn answer_code(
+    authority: &Authority,
+    id: DeviceId,
+    answer: oneshot::Sender<String>,
+) -> Option<Waiting> {
     let mut knocks = authority.knocks(true).knocks.into_iter();
     match knocks.find(|knock| knock.public_id == id && !knock.left).and_then(|knock| knock.code) {
         Some(code) => {
@@ -231,11 +251,13 @@ fn answer_code(authority: &Authority, id: DeviceId, answer: oneshot::Sender<Stri
 }
 
 /// Registers as the master; what the relay said is checked.
-pub async fn register(url: &HubUrl, term: u64) -> (FrameSender, FrameReceiver, PublicKey) {
+pub(crate) async fn register(url: &HubUrl, term: u64) -> (FrameSender, FrameReceiver, PublicKey) {
     let mut link = RelayConnection::open(url, "/ws/master", None).await.unwrap();
     let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-    let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("no challenge: {text}") };
+    let RelayToMaster::MasterChallenge(challenge) = frame.message else {
+        panic!("no challenge: {text}")
+    };
     let transcript = MasterTranscript {
         channel: link.channel,
         authority: url.authority(),
@@ -250,7 +272,11 @@ pub async fn register(url: &HubUrl, term: u64) -> (FrameSender, FrameReceiver, P
         term,
         mac: transcript.master_mac(&SECRET),
     };
-    link.send(codec::encode_master(&MasterFrame::plain(MasterToRelay::MasterAppRegister(register)))).await.unwrap();
+    link.send(codec::encode_master(&MasterFrame::plain(MasterToRelay::MasterAppRegister(
+        register,
+    ))))
+    .await
+    .unwrap();
     let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
     let RelayToMaster::MasterAppRegisterAck(ack) = frame.message else { panic!("no ack: {text}") };
@@ -260,7 +286,7 @@ pub async fn register(url: &HubUrl, term: u64) -> (FrameSender, FrameReceiver, P
 }
 
 /// A client that takes any certificate, as one may that has nothing to lose.
-pub fn http_client() -> reqwest::Client {
+pub(crate) fn http_client() -> reqwest::Client {
     static PROVIDER: std::sync::Once = std::sync::Once::new();
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
     reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap()
@@ -268,7 +294,10 @@ pub fn http_client() -> reqwest::Client {
 
 /// Runs `work` while `owner` answers uploads; gives its result and the bytes asked of the owner.
 #[allow(dead_code)]
-pub async fn while_serving<T>(owner: &mut TestDevice, work: impl Future<Output = T>) -> (T, u64) {
+pub(crate) async fn while_serving<T>(
+    owner: &mut TestDevice,
+    work: impl Future<Output = T>,
+) -> (T, u64) {
     let (done, finished) = oneshot::channel::<()>();
     let work = async {
         let result = work.await;
@@ -281,7 +310,7 @@ pub async fn while_serving<T>(owner: &mut TestDevice, work: impl Future<Output =
 }
 
 /// A device that does nothing by itself.
-pub struct TestDevice {
+pub(crate) struct TestDevice {
     pub id: DeviceId,
     pub key: Keypair,
     pub membership: Membership,
@@ -304,18 +333,23 @@ pub struct TestDevice {
 
 impl TestDevice {
     /// Connects with the key made of `seed`, as the instance made of `tab`, and proves it.
-    pub async fn connect(hub: &TestHub, seed: u8, tab: u8) -> Self {
+    pub(crate) async fn connect(hub: &TestHub, seed: u8, tab: u8) -> Self {
         Self::connect_to(&hub.url, seed, tab).await
     }
 
-    pub async fn connect_to(url: &HubUrl, seed: u8, tab: u8) -> Self {
+    pub(crate) async fn connect_to(url: &HubUrl, seed: u8, tab: u8) -> Self {
         let mut link = RelayConnection::open(url, "/ws/device", None).await.unwrap();
-        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
+        let ReceivedFrame::Text(text) = link.receive().await.unwrap() else {
+            panic!("no challenge")
+        };
         let frame: Frame<RelayToDevice> = codec::decode(&text).unwrap();
-        let RelayToDevice::Challenge(challenge) = frame.message else { panic!("no challenge: {text}") };
+        let RelayToDevice::Challenge(challenge) = frame.message else {
+            panic!("no challenge: {text}")
+        };
         let key = Keypair::from_seed(&[seed; 32]);
         let reveal = Reveal([seed; 32]);
-        let (register, transcript) = registration(&url.authority(), &challenge, &key, reveal, Instance([tab; 16]));
+        let (register, transcript) =
+            registration(&url.authority(), &challenge, &key, reveal, Instance([tab; 16]));
         let name = register.name.clone();
         link.send(codec::encode(&DeviceToRelay::ClientRegister(register), None)).await.unwrap();
         let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
@@ -348,7 +382,7 @@ impl TestDevice {
 
     /// Comes into a hub that lets everybody in, as a member with a key.
     #[allow(dead_code)]
-    pub async fn enters(hub: &TestHub, seed: u8, tab: u8) -> Self {
+    pub(crate) async fn enters(hub: &TestHub, seed: u8, tab: u8) -> Self {
         let mut device = Self::connect(hub, seed, tab).await;
         if device.membership == Membership::Approved {
             return device;
@@ -357,7 +391,9 @@ impl TestDevice {
         loop {
             match device.next().await.message {
                 RelayToDevice::ClientApproved(said) if said.client.public_id == device.id => break,
-                RelayToDevice::ApprovalRestart(restart) => device.promises_anew(restart.nonce).await,
+                RelayToDevice::ApprovalRestart(restart) => {
+                    device.promises_anew(restart.nonce).await
+                }
                 _ => {}
             }
         }
@@ -366,19 +402,19 @@ impl TestDevice {
     }
 
     /// Sends a message; gives the reference it went with.
-    pub async fn say(&mut self, message: DeviceToRelay) -> Ref {
+    pub(crate) async fn say(&mut self, message: DeviceToRelay) -> Ref {
         self.refs += 1;
         let reference = Ref::number(self.refs);
         self.say_text(codec::encode(&message, Some(&reference))).await;
         reference
     }
 
-    pub async fn say_text(&mut self, text: String) {
+    pub(crate) async fn say_text(&mut self, text: String) {
         self.sender.send(text).await.unwrap();
     }
 
     /// The next message; panics if the socket ended.
-    pub async fn next(&mut self) -> Frame<RelayToDevice> {
+    pub(crate) async fn next(&mut self) -> Frame<RelayToDevice> {
         match tokio::time::timeout(NEVER, self.receiver.receive()).await {
             Ok(Ok(ReceivedFrame::Text(text))) => codec::decode(&text).unwrap(),
             other => panic!("no message: {other:?}"),
@@ -386,7 +422,7 @@ impl TestDevice {
     }
 
     /// Reads until a message fits, and gives it.
-    pub async fn until(&mut self, fits: impl Fn(&RelayToDevice) -> bool) -> RelayToDevice {
+    pub(crate) async fn until(&mut self, fits: impl Fn(&RelayToDevice) -> bool) -> RelayToDevice {
         loop {
             let frame = self.next().await;
             if fits(&frame.message) {
@@ -396,7 +432,7 @@ impl TestDevice {
     }
 
     /// The answer to a request.
-    pub async fn answer(&mut self, reference: &Ref) -> RelayToDevice {
+    pub(crate) async fn answer(&mut self, reference: &Ref) -> RelayToDevice {
         loop {
             let frame = self.next().await;
             if frame.reference.as_ref() == Some(reference) {
@@ -406,7 +442,7 @@ impl TestDevice {
     }
 
     /// Reads until the socket is closed, and gives the code.
-    pub async fn closed(&mut self) -> Option<u16> {
+    pub(crate) async fn closed(&mut self) -> Option<u16> {
         loop {
             match tokio::time::timeout(NEVER, self.receiver.receive()).await.expect("it closes") {
                 Ok(ReceivedFrame::Text(_)) => {}
@@ -418,19 +454,22 @@ impl TestDevice {
 
     /// Reads until the socket is closed: the code, and how many uploads were asked for on the way.
     #[allow(dead_code)]
-    pub async fn goodbye(&mut self) -> (Option<u16>, usize) {
+    pub(crate) async fn goodbye(&mut self) -> (Option<u16>, usize) {
         let mut asked = 0;
         loop {
             match tokio::time::timeout(NEVER, self.receiver.receive()).await.expect("it closes") {
-                Ok(ReceivedFrame::Text(text)) => asked += usize::from(text.contains("UPLOAD_CHUNK_REQUEST")),
+                Ok(ReceivedFrame::Text(text)) => {
+                    asked += usize::from(text.contains("UPLOAD_CHUNK_REQUEST"))
+                }
                 Ok(ReceivedFrame::Closed(code)) => return (code, asked),
                 Err(_) => return (None, asked),
             }
         }
     }
 
-    /// Answers the master's challenge, and shows the digits once it has opened them. A knock that is older than the master begins anew.
-    pub async fn knock_through(&mut self) {
+    /// Answers the master's challenge, and shows the digits once it has opened them. A knock that
+    /// is older than the master begins anew.
+    pub(crate) async fn knock_through(&mut self) {
         let public = self.key.public();
         let challenge = loop {
             match self.next().await.message {
@@ -440,16 +479,26 @@ impl TestDevice {
             }
         };
         let commit = approval::commit(&public, &self.reveal);
-        assert_eq!(challenge.request_id, approval::request_id(&public, &commit, &self.relay_nonce, &self.name));
+        assert_eq!(
+            challenge.request_id,
+            approval::request_id(&public, &commit, &self.relay_nonce, &self.name)
+        );
         let request_id = challenge.request_id;
-        self.say(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal: self.reveal })).await;
+        self.say(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal: self.reveal }))
+            .await;
         let nonce = loop {
             match self.next().await.message {
-                RelayToDevice::ApprovalOpen(opening) if opening.request_id == request_id => break opening.nonce,
+                RelayToDevice::ApprovalOpen(opening) if opening.request_id == request_id => {
+                    break opening.nonce;
+                }
                 _ => {}
             }
         };
-        assert_eq!(approval::master_commit(&self.hub_key, &request_id, &nonce), challenge.commit, "as promised");
+        assert_eq!(
+            approval::master_commit(&self.hub_key, &request_id, &nonce),
+            challenge.commit,
+            "as promised"
+        );
         self.code = Some(approval::code(&self.hub_key, &public, &request_id, &self.reveal, &nonce));
     }
 
@@ -461,12 +510,13 @@ impl TestDevice {
     }
 
     /// Lists a file of `size` bytes and waits for its announcement.
-    pub async fn offers(&mut self, path: &str, size: u64) -> FileEntry {
+    pub(crate) async fn offers(&mut self, path: &str, size: u64) -> FileEntry {
         self.offers_bytes(path, Arc::new(content(size))).await
     }
 
-    pub async fn offers_bytes(&mut self, path: &str, bytes: Arc<Vec<u8>>) -> FileEntry {
-        let file_id: FileId = format!("00000000-0000-4000-8000-{:012x}", self.files.len() + 1).parse().unwrap();
+    pub(crate) async fn offers_bytes(&mut self, path: &str, bytes: Arc<Vec<u8>>) -> FileEntry {
+        let file_id: FileId =
+            format!("00000000-0000-4000-8000-{:012x}", self.files.len() + 1).parse().unwrap();
         let file = NewFile {
             file_id,
             path: path.into(),
@@ -478,13 +528,23 @@ impl TestDevice {
         };
         self.files.insert(file_id, bytes);
         let reference = self.say(DeviceToRelay::AddFiles(AddFiles { files: vec![file] })).await;
-        let RelayToDevice::FilesAdded(mut added) = self.answer(&reference).await else { panic!("not added") };
+        let RelayToDevice::FilesAdded(mut added) = self.answer(&reference).await else {
+            panic!("not added")
+        };
         added.files.remove(0)
     }
 
-    pub async fn request(&mut self, entry: &FileEntry, transfer: u8, first: u32, count: u32) {
+    pub(crate) async fn request(
+        &mut self,
+        entry: &FileEntry,
+        transfer: u8,
+        first: u32,
+        count: u32,
+    ) {
         let request = RequestChunk {
-            transfer_id: format!("00000000-0000-4000-8000-0000000000{transfer:02x}").parse().unwrap(),
+            transfer_id: format!("00000000-0000-4000-8000-0000000000{transfer:02x}")
+                .parse()
+                .unwrap(),
             public_id: entry.public_id,
             pieces: vec![GroupSpan::new(entry.file_id, first, count)],
             what: BodyKind::Bytes,
@@ -493,62 +553,68 @@ impl TestDevice {
         self.say(DeviceToRelay::RequestChunk(request)).await;
     }
 
-    pub async fn asked(&mut self) -> UploadChunkRequest {
+    pub(crate) async fn asked(&mut self) -> UploadChunkRequest {
         let message = self.until(|m| matches!(m, RelayToDevice::UploadChunkRequest(_))).await;
         let RelayToDevice::UploadChunkRequest(request) = message else { unreachable!() };
         request
     }
 
-    pub async fn ready(&mut self) -> ChunkReady {
+    pub(crate) async fn ready(&mut self) -> ChunkReady {
         let message = self.until(|m| matches!(m, RelayToDevice::ChunkReady(_))).await;
         let RelayToDevice::ChunkReady(ready) = message else { unreachable!() };
         ready
     }
 
-    pub async fn failed(&mut self) -> ChunkFailed {
+    pub(crate) async fn failed(&mut self) -> ChunkFailed {
         let message = self.until(|m| matches!(m, RelayToDevice::ChunkFailed(_))).await;
         let RelayToDevice::ChunkFailed(failed) = message else { unreachable!() };
         failed
     }
 
     /// The bytes that a request for an upload asks for.
-    pub fn body_of(&self, request: &UploadChunkRequest) -> Vec<u8> {
+    pub(crate) fn body_of(&self, request: &UploadChunkRequest) -> Vec<u8> {
         let mut body = Vec::new();
         for piece in &request.pieces {
             let bytes = &self.files[&piece.file_id];
             let groups = group::Groups::of(bytes.len() as u64);
             let from = groups.offset(piece.groups.first) as usize;
-            body.extend_from_slice(&bytes[from..from + groups.span(piece.groups.first, piece.groups.count) as usize]);
+            body.extend_from_slice(
+                &bytes[from..from + groups.span(piece.groups.first, piece.groups.count) as usize],
+            );
         }
         body
     }
 
-    pub fn put(&self, ticket: &Ticket, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+    pub(crate) fn put(
+        &self,
+        ticket: &Ticket,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::RequestBuilder {
         self.ask(reqwest::Method::PUT, &self.chunk_url(ticket)).body(body)
     }
 
-    pub fn get(&self, ticket: &Ticket) -> reqwest::RequestBuilder {
+    pub(crate) fn get(&self, ticket: &Ticket) -> reqwest::RequestBuilder {
         self.ask(reqwest::Method::GET, &self.chunk_url(ticket))
     }
 
     /// A request that this session proves, to be sent once.
-    pub fn ask(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn ask(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
         let proof = self.signer.authorize(method.as_str(), &target_of(url)).to_string();
         self.http.request(method, url).header("authorization", proof)
     }
 
     /// The line that proves a request written by hand.
     #[allow(dead_code)]
-    pub fn proof(&self, method: &str, target: &str) -> String {
+    pub(crate) fn proof(&self, method: &str, target: &str) -> String {
         format!("Authorization: {}", self.signer.authorize(method, target))
     }
 
-    pub fn chunk_url(&self, ticket: &Ticket) -> String {
+    pub(crate) fn chunk_url(&self, ticket: &Ticket) -> String {
         format!("{}/chunks/{}", self.base, ticket.to_hex())
     }
 
     /// Answers uploads until `done` ends; counts the bytes that were asked of it.
-    pub async fn serve_until(&mut self, done: impl Future<Output = ()>) -> u64 {
+    pub(crate) async fn serve_until(&mut self, done: impl Future<Output = ()>) -> u64 {
         tokio::pin!(done);
         let mut asked = 0;
         loop {
@@ -567,36 +633,41 @@ impl TestDevice {
     }
 
     /// Draws a link of its own, as a maker does.
-    pub fn new_link(&mut self) -> DrawnLink {
+    pub(crate) fn new_link(&mut self) -> DrawnLink {
         self.refs += 1;
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.refs.to_be_bytes());
         DrawnLink::new(&LinkSeed(seed), self.id)
     }
 
-    pub async fn link(&mut self, files: &[&FileEntry]) -> TestLink {
+    pub(crate) async fn link(&mut self, files: &[&FileEntry]) -> TestLink {
         let files = files.iter().map(|entry| entry.file_ref()).collect();
         self.link_of(|drawn| LinkRequest { files, ..link_request(drawn) }).await
     }
 
     /// Makes a link and draws its key.
-    pub async fn link_of(&mut self, request: impl FnOnce(&DrawnLink) -> LinkRequest) -> TestLink {
+    pub(crate) async fn link_of(
+        &mut self,
+        request: impl FnOnce(&DrawnLink) -> LinkRequest,
+    ) -> TestLink {
         let drawn = self.new_link();
         let request = request(&drawn);
         self.link_drawn(drawn, request).await
     }
 
     /// Sends the request for a link that was drawn before.
-    pub async fn link_drawn(&mut self, drawn: DrawnLink, request: LinkRequest) -> TestLink {
+    pub(crate) async fn link_drawn(&mut self, drawn: DrawnLink, request: LinkRequest) -> TestLink {
         let link = drawn.link;
         let reference = self.say(DeviceToRelay::LinkRequest(request)).await;
-        let RelayToDevice::LinkMade(made) = self.answer(&reference).await else { panic!("no link") };
+        let RelayToDevice::LinkMade(made) = self.answer(&reference).await else {
+            panic!("no link")
+        };
         TestLink { link, url: http::link_path(&link, &made.link.name), listed: made.link }
     }
 }
 
 /// A link that was made, with its key.
-pub struct TestLink {
+pub(crate) struct TestLink {
     pub link: LinkKey,
     pub url: String,
     #[allow(dead_code)]
@@ -604,7 +675,7 @@ pub struct TestLink {
 }
 
 /// A request for a link of nothing.
-pub fn link_request(drawn: &DrawnLink) -> LinkRequest {
+pub(crate) fn link_request(drawn: &DrawnLink) -> LinkRequest {
     LinkRequest {
         link_hash: drawn.hash,
         binding: drawn.binding,
@@ -623,12 +694,12 @@ fn target_of(url: &str) -> String {
 }
 
 /// The ephemeral secret of all devices of the tests: each hub has a new key for each.
-pub fn ephemeral() -> EphemeralSecret {
+pub(crate) fn ephemeral() -> EphemeralSecret {
     EphemeralSecret::new([6; 32])
 }
 
 /// A right CLIENT_REGISTER and what it signs.
-pub fn registration(
+pub(crate) fn registration(
     authority: &str,
     challenge: &Challenge,
     key: &Keypair,

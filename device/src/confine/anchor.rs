@@ -1,7 +1,11 @@
-//! Unix: an open folder, and everything beneath it by one relative path. Where the kernel can (`openat2`), it keeps the way
-//! beneath the folder and free of links in one call; elsewhere each step is an `openat` with `O_NOFOLLOW`.
+//! Unix: an open folder, and everything beneath it by one relative path. Where the kernel can
+//! (`openat2`), it keeps the way beneath the folder and free of links in one call; elsewhere each
+//! step is an `openat` with `O_NOFOLLOW`.
 
-#![allow(clippy::unnecessary_cast, reason = "the numbers of a stat have other types on other systems")]
+#![allow(
+    clippy::unnecessary_cast,
+    reason = "the numbers of a stat have other types on other systems"
+)]
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -13,7 +17,7 @@ use std::path::{Component, Path};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{FolderEntry, FileInfo, FileKind, NotBeneath, since_1970};
+use super::{FileInfo, FileKind, FolderEntry, NotBeneath, since_1970};
 
 /// Opens a folder only to go on from it: `O_PATH` asks for no permission to list it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -26,7 +30,7 @@ const COMMON: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
 
 /// An open folder.
 #[derive(Debug)]
-pub struct Anchor {
+pub(crate) struct Anchor {
     handle: OwnedFd,
     /// Goes step by step although the kernel could do better.
     #[cfg(test)]
@@ -35,9 +39,11 @@ pub struct Anchor {
 
 impl Anchor {
     /// Opens the folder at an absolute path that has no link in it.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let top = Self::of(rustix::fs::open("/", PASS | OFlags::DIRECTORY | COMMON, Mode::empty())?);
-        let below = path.strip_prefix("/").map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let top =
+            Self::of(rustix::fs::open("/", PASS | OFlags::DIRECTORY | COMMON, Mode::empty())?);
+        let below =
+            path.strip_prefix("/").map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         if below.as_os_str().is_empty() {
             return Ok(top);
         }
@@ -53,17 +59,17 @@ impl Anchor {
     }
 
     #[cfg(test)]
-    pub fn open_stepwise(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open_stepwise(path: &Path) -> io::Result<Self> {
         Ok(Self { stepwise: true, ..Self::open(path)? })
     }
 
     /// Describes the folder itself.
-    pub fn itself(&self) -> io::Result<FileInfo> {
+    pub(crate) fn itself(&self) -> io::Result<FileInfo> {
         Ok(found(&rustix::fs::fstat(&self.handle)?))
     }
 
     /// Opens the file at `below` for reading, and describes it.
-    pub fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
+    pub(crate) fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
         let opened = self.open_beneath(below, READ).and_then(|handle| {
             let file = File::from(handle);
             let found = FileInfo::of(&file)?;
@@ -72,18 +78,23 @@ impl Anchor {
         match opened {
             Ok((file, found)) if found.is_file() => Ok((file, found)),
             Ok(_) => Err(NotBeneath.into()),
-            // Some systems say of a socket that no such device is there, others that it cannot be opened.
-            Err(_) if self.look(below).is_ok_and(|found| !found.is_file()) => Err(NotBeneath.into()),
+            // Some systems say of a socket that no such device is there, others that it cannot be
+            // opened.
+            Err(_) if self.look(below).is_ok_and(|found| !found.is_file()) => {
+                Err(NotBeneath.into())
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Describes what stands at `below`, if no link stands on the way there.
-    pub fn look(&self, below: &Path) -> io::Result<FileInfo> {
+    pub(crate) fn look(&self, below: &Path) -> io::Result<FileInfo> {
         if below.as_os_str().is_empty() {
             return self.itself();
         }
-        let (Some(name), Some(folder)) = (below.file_name(), below.parent()) else { return Err(NotBeneath.into()) };
+        let (Some(name), Some(folder)) = (below.file_name(), below.parent()) else {
+            return Err(NotBeneath.into());
+        };
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if self.goes_in_one_call() {
             return Ok(found(&rustix::fs::fstat(self.open_beneath(below, PASS)?)?));
@@ -101,7 +112,7 @@ impl Anchor {
     }
 
     /// Lists the folder at `below`, in the order of names.
-    pub fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
+    pub(crate) fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
         let mut folder = Dir::new(self.open_beneath(below, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
         let mut entries = Vec::new();
         while let Some(entry) = folder.read() {
@@ -110,7 +121,10 @@ impl Anchor {
             if name != c"." && name != c".." {
                 let stat = rustix::fs::statat(folder.fd()?, name, AtFlags::SYMLINK_NOFOLLOW);
                 let found = stat.map(|stat| found(&stat)).map_err(io::Error::from);
-                entries.push(FolderEntry { name: OsString::from(OsStr::from_bytes(name.to_bytes())), found });
+                entries.push(FolderEntry {
+                    name: OsString::from(OsStr::from_bytes(name.to_bytes())),
+                    found,
+                });
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -132,9 +146,11 @@ impl Anchor {
         if !self.goes_in_one_call() {
             return None;
         }
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(&self.handle, below, flags, Mode::empty(), resolve) {
-            // Containers that do not know the call refuse it with EPERM. EAGAIN: something was renamed meanwhile.
+            // Containers that do not know the call refuse it with EPERM. EAGAIN: something was
+            // renamed meanwhile.
             Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => None,
             opened => Some(opened),
         }
@@ -152,9 +168,12 @@ impl Anchor {
             let name = match step {
                 Component::Normal(name) => name,
                 Component::CurDir => OsStr::new("."),
-                Component::ParentDir | Component::RootDir | Component::Prefix(_) => return Err(Errno::XDEV),
+                Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                    return Err(Errno::XDEV);
+                }
             };
-            let flags = if steps.peek().is_none() { flags } else { PASS | OFlags::DIRECTORY | COMMON };
+            let flags =
+                if steps.peek().is_none() { flags } else { PASS | OFlags::DIRECTORY | COMMON };
             let from = folder.as_ref().unwrap_or(&self.handle);
             folder = Some(rustix::fs::openat(from, name, flags, Mode::empty())?);
         }
@@ -173,7 +192,7 @@ fn no_link(error: Errno) -> io::Error {
 
 impl FileInfo {
     /// Describes an open file.
-    pub fn of(file: &File) -> io::Result<Self> {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
         Ok(found(&rustix::fs::fstat(file)?))
     }
 }
@@ -189,7 +208,9 @@ pub(super) fn found(stat: &Stat) -> FileInfo {
         kind,
         size: stat.st_size as u64,
         modified: since_1970(stat.st_mtime as i64, stat.st_mtime_nsec as u32),
-        touched: Some(i128::from(stat.st_ctime as i64) * 1_000_000_000 + stat.st_ctime_nsec as i128),
+        touched: Some(
+            i128::from(stat.st_ctime as i64) * 1_000_000_000 + stat.st_ctime_nsec as i128,
+        ),
         volume: stat.st_dev as u64,
         inode: stat.st_ino as u64,
     }

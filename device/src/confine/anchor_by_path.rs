@@ -1,20 +1,21 @@
-//! Everywhere else: by paths. Each step is looked at before and after a file is opened, and a link anywhere is refused.
+//! Everywhere else: by paths. Each step is looked at before and after a file is opened, and a link
+//! anywhere is refused.
 
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::{FolderEntry, FileInfo, FileKind, NotBeneath};
+use super::{FileInfo, FileKind, FolderEntry, NotBeneath};
 
 /// A folder, by its path.
 #[derive(Debug)]
-pub struct Anchor {
+pub(super) struct Anchor {
     path: PathBuf,
 }
 
 impl Anchor {
     /// The folder at an absolute path that has no link in it.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         if !fs::symlink_metadata(path)?.is_dir() || fs::canonicalize(path)? != path {
             return Err(NotBeneath.into());
         }
@@ -22,7 +23,7 @@ impl Anchor {
     }
 
     /// Describes the folder itself.
-    pub fn itself(&self) -> io::Result<FileInfo> {
+    pub(super) fn itself(&self) -> io::Result<FileInfo> {
         Ok(found(&fs::symlink_metadata(&self.path)?))
     }
 
@@ -41,7 +42,7 @@ impl Anchor {
     }
 
     /// Opens the file at `below` for reading, and describes it.
-    pub fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
+    pub(super) fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
         let before = self.look(below)?;
         if before.kind != FileKind::File {
             return Err(NotBeneath.into());
@@ -49,23 +50,30 @@ impl Anchor {
         let file = File::open(self.way(below)?)?;
         let opened = FileInfo::of(&file)?;
         let after = self.look(below)?;
-        if opened == before && after == before { Ok((file, opened)) } else { Err(NotBeneath.into()) }
+        if opened == before && after == before {
+            Ok((file, opened))
+        } else {
+            Err(NotBeneath.into())
+        }
     }
 
     /// Describes what stands at `below`.
-    pub fn look(&self, below: &Path) -> io::Result<FileInfo> {
+    pub(super) fn look(&self, below: &Path) -> io::Result<FileInfo> {
         Ok(found(&fs::symlink_metadata(self.way(below)?)?))
     }
 
     /// Lists the folder at `below`, in the order of names.
-    pub fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
+    pub(super) fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
         let path = self.way(below)?;
         if !fs::symlink_metadata(&path)?.is_dir() {
             return Err(NotBeneath.into());
         }
         let entry = |entry: io::Result<fs::DirEntry>| {
             let entry = entry?;
-            Ok(FolderEntry { name: entry.file_name(), found: entry.metadata().map(|metadata| found(&metadata)) })
+            Ok(FolderEntry {
+                name: entry.file_name(),
+                found: entry.metadata().map(|metadata| found(&metadata)),
+            })
         };
         let mut entries = fs::read_dir(&path)?.map(entry).collect::<io::Result<Vec<_>>>()?;
         entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -91,10 +99,18 @@ pub(super) fn found(metadata: &Metadata) -> FileInfo {
     #[cfg(unix)]
     let (volume, inode, touched) = {
         use std::os::unix::fs::MetadataExt;
-        let touched = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
+        let touched =
+            i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
         (metadata.dev(), metadata.ino(), Some(touched))
     };
     #[cfg(not(unix))]
     let (volume, inode, touched) = (0, 0, None);
-    FileInfo { kind, size: metadata.len(), modified: metadata.modified().ok(), touched, volume, inode }
+    FileInfo {
+        kind,
+        size: metadata.len(),
+        modified: metadata.modified().ok(),
+        touched,
+        volume,
+        inode,
+    }
 }

@@ -8,7 +8,7 @@ use super::{FileInfo, anchor_by_path::found, check};
 
 /// A folder, by its path.
 #[derive(Debug)]
-pub struct Folder {
+pub(super) struct Folder {
     path: PathBuf,
 }
 
@@ -17,33 +17,34 @@ fn refused(what: &str) -> io::Error {
 }
 
 impl Folder {
-    /// The folder that a person named; it is made if it is not there, and links on the way to it are theirs.
-    pub fn open_root(path: &Path) -> io::Result<Self> {
+    /// The folder that a person named; it is made if it is not there, and links on the way to it
+    /// are theirs.
+    pub(super) fn open_root(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         Ok(Self { path: fs::canonicalize(path)? })
     }
 
     /// The same folder once more.
-    pub fn another(&self) -> io::Result<Self> {
+    pub(super) fn another(&self) -> io::Result<Self> {
         Ok(Self { path: self.path.clone() })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Bytes that may still be written here: unknown.
-    pub fn room(&self) -> Option<u64> {
+    pub(super) fn room(&self) -> Option<u64> {
         None
     }
 
     /// How long what was written without a sync can be read back: unknown here.
-    pub fn life(&self) -> Option<[u8; 32]> {
+    pub(super) fn life(&self) -> Option<[u8; 32]> {
         None
     }
 
     /// The folder `name` in this one; it is made if it is not there.
-    pub fn enter(&self, name: &str) -> io::Result<Self> {
+    pub(super) fn enter(&self, name: &str) -> io::Result<Self> {
         match fs::create_dir(self.path.join(check(name)?)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => self.existing(name)?.ok_or_else(|| io::ErrorKind::NotFound.into()),
@@ -51,7 +52,7 @@ impl Folder {
     }
 
     /// The folder `name` in this one, if there is one.
-    pub fn existing(&self, name: &str) -> io::Result<Option<Self>> {
+    pub(super) fn existing(&self, name: &str) -> io::Result<Option<Self>> {
         let path = self.path.join(check(name)?);
         match fs::symlink_metadata(&path) {
             Ok(found) if found.is_dir() => Ok(Some(Self { path })),
@@ -62,11 +63,16 @@ impl Folder {
     }
 
     /// Opens the file `name` for reading and writing; it is made if it is not there.
-    pub fn open_file(&self, name: &str) -> io::Result<File> {
+    pub(super) fn open_file(&self, name: &str) -> io::Result<File> {
         if self.look(name)?.is_some_and(|found| !found.is_file()) {
             return Err(refused("something else than a file is there"));
         }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.path.join(name))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.path.join(name))?;
         #[cfg(unix)]
         if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 1 {
             return Err(refused("something else than a file of its own is there"));
@@ -75,7 +81,7 @@ impl Folder {
     }
 
     /// Opens the file `name` for reading, if there is one.
-    pub fn read_file(&self, name: &str) -> io::Result<Option<File>> {
+    pub(super) fn read_file(&self, name: &str) -> io::Result<Option<File>> {
         match self.look(name)? {
             Some(found) if found.is_file() => File::open(self.path.join(name)).map(Some),
             Some(_) => Err(refused("something else than a file is there")),
@@ -84,7 +90,7 @@ impl Folder {
     }
 
     /// What stands under `name`.
-    pub fn look(&self, name: &str) -> io::Result<Option<FileInfo>> {
+    pub(super) fn look(&self, name: &str) -> io::Result<Option<FileInfo>> {
         match fs::symlink_metadata(self.path.join(check(name)?)) {
             Ok(metadata) => Ok(Some(found(&metadata))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -93,16 +99,16 @@ impl Folder {
     }
 
     /// Whether this open file is what stands under `name`; here, whether anything does.
-    pub fn is_named(&self, _: &File, name: &str) -> io::Result<bool> {
+    pub(super) fn is_named(&self, _: &File, name: &str) -> io::Result<bool> {
         Ok(self.look(name)?.is_some())
     }
 
-    pub fn remove_file(&self, name: &str) -> io::Result<()> {
+    pub(super) fn remove_file(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(check(name)?))
     }
 
     /// Gives a file its name; `AlreadyExists` if something has it.
-    pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+    pub(super) fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.path.join(check(from)?), self.path.join(check(to)?));
         match fs::hard_link(&from, &to) {
             Ok(()) => return fs::remove_file(&from),
@@ -114,11 +120,11 @@ impl Folder {
     }
 
     /// Nothing to do where a folder cannot be synced.
-    pub fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         Ok(())
     }
 
-    pub fn sync_all(&self) -> io::Result<()> {
+    pub(super) fn sync_all(&self) -> io::Result<()> {
         Ok(())
     }
 }

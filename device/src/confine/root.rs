@@ -1,4 +1,5 @@
-//! A shared root: what a person named, resolved once. From then on everything below it goes through one open handle.
+//! A shared root: what a person named, resolved once. From then on everything below it goes through
+//! one open handle.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Anchor, FolderEntry, FileInfo, FileKind, NotBeneath};
+use super::{Anchor, FileInfo, FileKind, FolderEntry, NotBeneath};
 
-/// Roots whose handle stays open: each is a descriptor of this process, of which systems give 256 at the least. What is shared
-/// beyond is opened for each use, and must be the same folder then.
+/// Roots whose handle stays open: each is a descriptor of this process, of which systems give 256
+/// at the least. What is shared beyond is opened for each use, and must be the same folder then.
 const MAX_HELD_ROOTS: usize = 64;
 
 /// A folder that is shared, or that holds a file that is shared by itself.
 #[derive(Debug)]
-pub struct SharedRoot {
+pub(crate) struct SharedRoot {
     /// Absolute, without a link in it.
     path: PathBuf,
     state: Mutex<RootState>,
@@ -37,7 +38,9 @@ struct HeldPlace(Arc<AtomicUsize>);
 impl HeldPlace {
     fn take(held: &Arc<AtomicUsize>) -> Option<Self> {
         let below = |count: usize| (count < MAX_HELD_ROOTS).then_some(count + 1);
-        held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok().map(|_| Self(held.clone()))
+        held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below)
+            .ok()
+            .map(|_| Self(held.clone()))
     }
 }
 
@@ -69,11 +72,11 @@ impl SharedRoot {
     }
 
     /// For showing, and for names of files that outlive this run.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn identity(&self) -> (u64, u64) {
+    pub(crate) fn identity(&self) -> (u64, u64) {
         self.state().identity
     }
 
@@ -87,28 +90,32 @@ impl SharedRoot {
         }
         let anchor = Anchor::open(&self.path)?;
         let found = anchor.itself()?;
-        if (found.volume, found.inode) == identity { Ok(Arc::new(anchor)) } else { Err(NotBeneath.into()) }
+        if (found.volume, found.inode) == identity {
+            Ok(Arc::new(anchor))
+        } else {
+            Err(NotBeneath.into())
+        }
     }
 
     /// Opens the file at `below` for reading, and describes it.
-    pub fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
+    pub(crate) fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
         self.anchor()?.read(below)
     }
 
     /// Describes what stands at `below`.
-    pub fn look(&self, below: &Path) -> io::Result<FileInfo> {
+    pub(crate) fn look(&self, below: &Path) -> io::Result<FileInfo> {
         self.anchor()?.look(below)
     }
 
     /// Lists the folder at `below`.
-    pub fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
+    pub(crate) fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
         self.anchor()?.list(below)
     }
 
-    /// After an error of the disk: a stick that was pulled and is mounted again is another volume at the old place, and the
-    /// handle of before leads nowhere. `true`: the new one is used from now on. A folder of the same volume never takes the
-    /// place of the one that was named.
-    pub fn mounted_again(&self) -> bool {
+    /// After an error of the disk: a stick that was pulled and is mounted again is another volume
+    /// at the old place, and the handle of before leads nowhere. `true`: the new one is used from
+    /// now on. A folder of the same volume never takes the place of the one that was named.
+    pub(crate) fn mounted_again(&self) -> bool {
         let Ok(anchor) = Anchor::open(&self.path) else { return false };
         let Ok(found) = anchor.itself() else { return false };
         let mut state = self.state();
@@ -123,7 +130,7 @@ impl SharedRoot {
 
 /// All roots of one device: what is shared twice has one handle.
 #[derive(Debug, Default)]
-pub struct SharedRoots {
+pub(crate) struct SharedRoots {
     known: Mutex<KnownRoots>,
     held: Arc<AtomicUsize>,
     /// The data directory that this process uses.
@@ -159,12 +166,12 @@ fn is_mark(name: &std::ffi::OsStr, found: &FileInfo) -> bool {
 
 impl SharedRoots {
     /// For a process with this data directory, which need not be there yet.
-    pub fn new(data_dir: Option<PathBuf>) -> Self {
+    pub(crate) fn new(data_dir: Option<PathBuf>) -> Self {
         Self { data_dir, ..Self::default() }
     }
 
     /// The root at an absolute path that has no link in it.
-    pub fn at(&self, path: &Path) -> io::Result<Arc<SharedRoot>> {
+    pub(crate) fn at(&self, path: &Path) -> io::Result<Arc<SharedRoot>> {
         let anchor = Anchor::open(path)?;
         let found = anchor.itself()?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,16 +186,19 @@ impl SharedRoots {
     }
 
     /// The data directory in use: by its path, and as the system numbers it.
-    pub fn in_use(&self) -> Option<DataDir> {
+    pub(crate) fn in_use(&self) -> Option<DataDir> {
         let path = std::fs::canonicalize(self.data_dir.as_ref()?).ok()?;
         let found = Anchor::open(&path).and_then(|anchor| anchor.itself()).ok();
-        Some(DataDir { identity: found.map(|found| (found.volume, found.inode)).filter(|id| *id != (0, 0)), path })
+        Some(DataDir {
+            identity: found.map(|found| (found.volume, found.inode)).filter(|id| *id != (0, 0)),
+            path,
+        })
     }
 }
 
 /// A data directory of this program.
 #[derive(Debug, Clone)]
-pub struct DataDir {
+pub(crate) struct DataDir {
     path: PathBuf,
     identity: Option<(u64, u64)>,
 }
@@ -199,30 +209,41 @@ impl DataDir {
     }
 }
 
-/// Whether a folder with these entries is a data directory: the one in use, or any that is known by what it holds.
-pub fn is_data_dir(in_use: Option<&DataDir>, path: &Path, found: &FileInfo, entries: &[FolderEntry]) -> bool {
-    let marked = |entry: &FolderEntry| entry.found.as_ref().is_ok_and(|found| is_mark(&entry.name, found));
+/// Whether a folder with these entries is a data directory: the one in use, or any that is known by
+/// what it holds.
+pub(crate) fn is_data_dir(
+    in_use: Option<&DataDir>,
+    path: &Path,
+    found: &FileInfo,
+    entries: &[FolderEntry],
+) -> bool {
+    let marked =
+        |entry: &FolderEntry| entry.found.as_ref().is_ok_and(|found| is_mark(&entry.name, found));
     in_use.is_some_and(|data_dir| data_dir.is(path, found)) || entries.iter().any(marked)
 }
 
-/// Whether a data directory stands on the way from the folder at `root` to `below`, both ends included. `look` describes what
-/// stands below that folder.
-pub fn leads_through_data_dir(
+/// Whether a data directory stands on the way from the folder at `root` to `below`, both ends
+/// included. `look` describes what stands below that folder.
+pub(crate) fn leads_through_data_dir(
     in_use: Option<&DataDir>,
     root: &Path,
     below: &Path,
     look: impl Fn(&Path) -> io::Result<FileInfo>,
 ) -> bool {
     below.ancestors().any(|folder| {
-        let marked = |name: &str| look(&folder.join(name)).is_ok_and(|found| is_mark(name.as_ref(), &found));
-        let is_used = |data_dir: &DataDir| look(folder).is_ok_and(|found| data_dir.is(&root.join(folder), &found));
+        let marked =
+            |name: &str| look(&folder.join(name)).is_ok_and(|found| is_mark(name.as_ref(), &found));
+        let is_used = |data_dir: &DataDir| {
+            look(folder).is_ok_and(|found| data_dir.is(&root.join(folder), &found))
+        };
         in_use.is_some_and(is_used) || KEYS.iter().any(|name| marked(name)) || marked(DATABASE)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    //! A root is the folder that was named, and no other that comes to have its name; it costs one descriptor at most.
+    //! A root is the folder that was named, and no other that comes to have its name; it costs one
+    //! descriptor at most.
     use super::*;
     use std::fs;
 
@@ -245,18 +266,29 @@ mod tests {
     fn descriptors_are_bounded_however_much_is_shared() {
         let (_dir, paths) = folders(9 * MAX_HELD_ROOTS);
         let roots = SharedRoots::default();
-        let shared: Vec<_> = paths[..3 * MAX_HELD_ROOTS].iter().map(|path| roots.at(path).unwrap()).collect();
+        let shared: Vec<_> =
+            paths[..3 * MAX_HELD_ROOTS].iter().map(|path| roots.at(path).unwrap()).collect();
         assert_eq!(roots.held.load(Ordering::Relaxed), MAX_HELD_ROOTS);
         for (root, path) in shared.iter().zip(&paths) {
-            assert_eq!(text(root).unwrap(), path.to_str().unwrap(), "also of what is not held open");
+            assert_eq!(
+                text(root).unwrap(),
+                path.to_str().unwrap(),
+                "also of what is not held open"
+            );
         }
-        assert!(Arc::ptr_eq(&shared[0], &roots.at(&paths[0]).unwrap()), "shared twice, it is one root");
+        assert!(
+            Arc::ptr_eq(&shared[0], &roots.at(&paths[0]).unwrap()),
+            "shared twice, it is one root"
+        );
         drop(shared);
         assert_eq!(roots.held.load(Ordering::Relaxed), 0);
         for path in &paths {
             roots.at(path).unwrap();
         }
-        assert!(roots.known.lock().unwrap().by_path.len() <= 4 * MAX_HELD_ROOTS, "what is gone is forgotten");
+        assert!(
+            roots.known.lock().unwrap().by_path.len() <= 4 * MAX_HELD_ROOTS,
+            "what is gone is forgotten"
+        );
     }
 
     #[cfg(unix)]
@@ -268,11 +300,19 @@ mod tests {
         let unheld = SharedRoot::new(&paths[0], Anchor::open(&paths[0]).unwrap(), None).unwrap();
         fs::rename(&paths[0], paths[0].with_extension("aside")).unwrap();
         fs::rename(&paths[1], &paths[0]).unwrap();
-        assert_eq!(text(&held).unwrap(), paths[0].to_str().unwrap(), "the handle stays with the folder");
+        assert_eq!(
+            text(&held).unwrap(),
+            paths[0].to_str().unwrap(),
+            "the handle stays with the folder"
+        );
         assert!(NotBeneath::is(&text(&unheld).unwrap_err()));
         assert!(!held.mounted_again(), "of the same volume it is not taken for it");
         let named_anew = roots.at(&paths[0]).unwrap();
-        assert_eq!(text(&named_anew).unwrap(), paths[1].to_str().unwrap(), "a person named it once more");
+        assert_eq!(
+            text(&named_anew).unwrap(),
+            paths[1].to_str().unwrap(),
+            "a person named it once more"
+        );
     }
 
     #[cfg(unix)]

@@ -1,5 +1,5 @@
-//! Files of which all is here: checked, named, and told to the machine. Large ones one by one, for they are synced; small ones
-//! many at a time.
+//! Files of which all is here: checked, named, and told to the machine. Large ones one by one, for
+//! they are synced; small ones many at a time.
 
 use std::io;
 
@@ -16,8 +16,14 @@ use crate::sink::FinishError;
 const MOST_CLOSED_AT_ONCE: usize = 64;
 
 impl DeviceDriver {
-    /// Small files are named many at a time: a thread woken for each would cost more than the naming.
-    pub(super) fn close_file(&mut self, transfer_id: TransferId, file_id: FileId, root: Option<Root>) {
+    /// Small files are named many at a time: a thread woken for each would cost more than the
+    /// naming.
+    pub(super) fn close_file(
+        &mut self,
+        transfer_id: TransferId,
+        file_id: FileId,
+        root: Option<Root>,
+    ) {
         let Some(download) = self.downloads.get(&transfer_id) else { return };
         if !download.is_quick_to_finish(file_id) {
             return self.close_files(transfer_id, vec![(file_id, root)]);
@@ -41,7 +47,8 @@ impl DeviceDriver {
 
     fn close_files(&mut self, transfer_id: TransferId, files: Vec<(FileId, Option<Root>)>) {
         let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
-        let (closings, reports, content) = (self.closings.clone(), self.reports.clone(), self.content.clone());
+        let (closings, reports, content) =
+            (self.closings.clone(), self.reports.clone(), self.content.clone());
         tokio::spawn(async move {
             let _turn = closings.acquire_owned().await;
             let ids: Vec<FileId> = files.iter().map(|(file_id, _)| *file_id).collect();
@@ -50,7 +57,8 @@ impl DeviceDriver {
                 note_saved(content.as_deref(), finished.as_ref().ok());
                 (file_id, finished)
             };
-            let closed = tokio::task::spawn_blocking(move || files.into_iter().map(finish).collect()).await;
+            let closed =
+                tokio::task::spawn_blocking(move || files.into_iter().map(finish).collect()).await;
             let broken = |error: tokio::task::JoinError| {
                 let why = error.to_string();
                 ids.iter().map(|id| (*id, Err(io::Error::other(why.clone()).into()))).collect()
@@ -72,7 +80,9 @@ impl DeviceDriver {
                 CloseReason::Done
             }
             Err(FinishError::Mismatch) => CloseReason::Mismatch,
-            Err(FinishError::Io(error)) => CloseReason::LocalFailure { message: local_failure(&error) },
+            Err(FinishError::Io(error)) => {
+                CloseReason::LocalFailure { message: local_failure(&error) }
+            }
         };
         self.tell(Input::FileClosed { transfer_id, file_id, outcome });
         // Nobody asks any more for a transfer that was cancelled meanwhile.

@@ -3,7 +3,10 @@
 use tokio::sync::mpsc;
 
 use super::TaskReport;
-use crate::link::{DEVICE_PATH, HubUrl, ReceivedFrame, RelayConnection, ConnectionError, FrameReceiver, FrameSender};
+use crate::link::{
+    ConnectionError, DEVICE_PATH, FrameReceiver, FrameSender, HubUrl, ReceivedFrame,
+    RelayConnection,
+};
 
 pub(super) struct LinkTask {
     pub number: u64,

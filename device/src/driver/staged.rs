@@ -1,4 +1,5 @@
-//! Transfers before the machine knows of them: what lies on this machine already is copied, then the rest is fetched.
+//! Transfers before the machine knows of them: what lies on this machine already is copied, then
+//! the rest is fetched.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -60,13 +61,15 @@ impl DeviceDriver {
     }
 
     fn copy(&mut self, transfer_id: TransferId) {
-        let (Some(staged), Some(download)) = (self.staged.get_mut(&transfer_id), self.downloads.get(&transfer_id))
+        let (Some(staged), Some(download)) =
+            (self.staged.get_mut(&transfer_id), self.downloads.get(&transfer_id))
         else {
             return;
         };
         let Some(order) = staged.order.take() else { return };
         let (stop, download) = (staged.stop.clone(), download.clone());
-        let (closings, reports, content) = (self.closings.clone(), self.reports.clone(), self.content.clone());
+        let (closings, reports, content) =
+            (self.closings.clone(), self.reports.clone(), self.content.clone());
         tokio::spawn(async move {
             let _turn = closings.acquire_owned().await;
             let mut copied = order.clone();
@@ -128,14 +131,18 @@ impl DeviceDriver {
         };
         known.iter().for_each(|(file_id, _)| self.library.root_known(*file_id));
         let Some(content) = self.content.clone() else { return };
-        let shared = known.into_iter().filter_map(|(file_id, root)| Some((root, self.library.get(file_id)?)));
+        let shared = known
+            .into_iter()
+            .filter_map(|(file_id, root)| Some((root, self.library.get(file_id)?)));
         let shared: Vec<(Root, LibraryFile)> = shared.collect();
         if shared.is_empty() {
             return;
         }
         tokio::task::spawn_blocking(move || {
             for (root, file) in shared {
-                if let Err(error) = content.note(root, &file.path(), Some((file.size, file.modified))) {
+                if let Err(error) =
+                    content.note(root, &file.path(), Some((file.size, file.modified)))
+                {
                     tracing::debug!(%error, "where a shared file lies was not noted");
                 }
             }

@@ -1,5 +1,6 @@
-//! A file that is filled from another one on this machine: copied by the system, which shares blocks where the disk can,
-//! and then read back and hashed. What does not come to the listed root is forgotten.
+//! A file that is filled from another one on this machine: copied by the system, which shares
+//! blocks where the disk can, and then read back and hashed. What does not come to the listed root
+//! is forgotten.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -8,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::{FileSink, OpenPart};
 use crate::confine::Folder;
 
-/// Copied before it is hashed: large enough for the system to be quick, small enough to be still in its memory.
+/// Copied before it is hashed: large enough for the system to be quick, small enough to be still in
+/// its memory.
 const COPY_BYTES: u64 = 16 << 20;
 const READ_BYTES: usize = 256 << 10;
 
@@ -24,9 +26,16 @@ fn read_exact_at(mut file: &File, bytes: &mut [u8], offset: u64) -> io::Result<(
 }
 
 impl FileSink {
-    /// Fills what is missing from `source`. `false`: the source is not (or no longer) this content, or `stop` was set, and
-    /// nothing of it was kept. `received` counts the bytes that are here. Blocks.
-    pub fn fill(&self, root: &Folder, source: &File, received: &AtomicU64, stop: &AtomicBool) -> io::Result<bool> {
+    /// Fills what is missing from `source`. `false`: the source is not (or no longer) this content,
+    /// or `stop` was set, and nothing of it was kept. `received` counts the bytes that are here.
+    /// Blocks.
+    pub(crate) fn fill(
+        &self,
+        root: &Folder,
+        source: &File,
+        received: &AtomicU64,
+        stop: &AtomicBool,
+    ) -> io::Result<bool> {
         let open = self.open(root)?;
         let missing: Vec<u32> = self.state().values.missing().collect();
         let mut filled = Vec::new();
@@ -56,7 +65,8 @@ impl FileSink {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            let (from, bytes) = (self.groups.offset(run[0]), self.groups.span(run[0], run.len() as u32));
+            let (from, bytes) =
+                (self.groups.offset(run[0]), self.groups.span(run[0], run.len() as u32));
             if !copy_range(source, &open.part, from, bytes)? {
                 return Ok(false);
             }
@@ -130,9 +140,19 @@ mod tests {
             let source = dir.path().join("source");
             std::fs::write(&source, &content).unwrap();
             let listed = Some(Root(*blake3::hash(&content).as_bytes()));
-            let sink = FileSink::new(FileEntry { root: listed, ..entry(SIZE as u64) }, vec!["copy".into()]);
+            let sink = FileSink::new(
+                FileEntry { root: listed, ..entry(SIZE as u64) },
+                vec!["copy".into()],
+            );
             let root = Folder::open_root(dir.path()).unwrap();
-            Self { dir, root, sink, source, received: AtomicU64::new(0), stop: AtomicBool::new(false) }
+            Self {
+                dir,
+                root,
+                sink,
+                source,
+                received: AtomicU64::new(0),
+                stop: AtomicBool::new(false),
+            }
         }
 
         fn fill(&self) -> bool {

@@ -1,5 +1,5 @@
-//! The hashes of a file's groups that are here. A size is what somebody says: memory is taken for groups that came, not for
-//! those that a file would have.
+//! The hashes of a file's groups that are here. A size is what somebody says: memory is taken for
+//! groups that came, not for those that a file would have.
 
 use lanyard_protocol::group::GroupHash;
 
@@ -10,7 +10,7 @@ type HashPage = [Option<GroupHash>; PAGE];
 
 /// Values by the number of their group.
 #[derive(Debug)]
-pub struct StoredHashes {
+pub(super) struct StoredHashes {
     count: usize,
     pages: Vec<Option<Box<HashPage>>>,
     stored: usize,
@@ -18,22 +18,22 @@ pub struct StoredHashes {
 
 impl StoredHashes {
     /// For a file of so many groups; takes no memory yet.
-    pub fn new(count: u32) -> Self {
+    pub(super) fn new(count: u32) -> Self {
         Self { count: count as usize, pages: Vec::new(), stored: 0 }
     }
 
     /// How many groups the file has.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    pub fn get(&self, group: u32) -> Option<GroupHash> {
+    pub(super) fn get(&self, group: u32) -> Option<GroupHash> {
         let group = group as usize;
         self.pages.get(group / PAGE)?.as_ref()?[group % PAGE]
     }
 
     /// Sets the value of a group, or takes it away, and returns the one before.
-    pub fn set(&mut self, group: u32, value: Option<GroupHash>) -> Option<GroupHash> {
+    pub(super) fn set(&mut self, group: u32, value: Option<GroupHash>) -> Option<GroupHash> {
         let page = group as usize / PAGE;
         let at = group as usize % PAGE;
         if group as usize >= self.count || (value.is_none() && self.get(group).is_none()) {
@@ -48,39 +48,41 @@ impl StoredHashes {
         before
     }
 
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.pages.clear();
         self.stored = 0;
     }
 
-    pub fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.stored == self.count
     }
 
     /// All of them in order, if none is missing.
-    pub fn whole(&self) -> Option<Vec<GroupHash>> {
+    pub(super) fn whole(&self) -> Option<Vec<GroupHash>> {
         let pages = self.is_whole().then_some(&self.pages)?;
         Some(pages.iter().flatten().flat_map(|page| page.iter()).flatten().copied().collect())
     }
 
     /// Groups that are missing.
-    pub fn missing(&self) -> impl Iterator<Item = u32> + '_ {
+    pub(super) fn missing(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.count as u32).filter(|group| self.get(*group).is_none())
     }
 
     /// Groups that are here, in order, each with its value.
-    pub fn stored(&self) -> impl Iterator<Item = (u32, GroupHash)> + '_ {
+    pub(super) fn stored(&self) -> impl Iterator<Item = (u32, GroupHash)> + '_ {
         let numbered = |(page, hashes): (usize, &Option<Box<HashPage>>)| {
             let hashes = hashes.iter().flat_map(|hashes| hashes.iter()).enumerate();
-            let numbered = hashes.filter_map(move |(at, value)| Some(((page * PAGE + at) as u32, (*value)?)));
+            let numbered =
+                hashes.filter_map(move |(at, value)| Some(((page * PAGE + at) as u32, (*value)?)));
             numbered.collect::<Vec<_>>()
         };
         self.pages.iter().enumerate().flat_map(numbered)
     }
 
     #[cfg(test)]
-    pub fn bytes(&self) -> usize {
-        self.pages.capacity() * size_of::<Option<Box<HashPage>>>() + self.pages.iter().flatten().count() * size_of::<HashPage>()
+    pub(super) fn bytes(&self) -> usize {
+        self.pages.capacity() * size_of::<Option<Box<HashPage>>>()
+            + self.pages.iter().flatten().count() * size_of::<HashPage>()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Files of a transfer come in the order of their folders; each way down costs system calls, so the last one is kept.
+//! Files of a transfer come in the order of their folders; each way down costs system calls, so the
+//! last one is kept.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +8,7 @@ use crate::confine::Folder;
 
 /// The folder that was used last.
 #[derive(Debug, Default)]
-pub struct LastFolder(Mutex<Option<(Vec<String>, Arc<Folder>)>>);
+pub(crate) struct LastFolder(Mutex<Option<(Vec<String>, Arc<Folder>)>>);
 
 impl LastFolder {
     fn inner(&self) -> MutexGuard<'_, Option<(Vec<String>, Arc<Folder>)>> {

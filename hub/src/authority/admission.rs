@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use lanyard_protocol::limits::CODE_TRIES;
 pub use lanyard_protocol::message::Admission;
 use lanyard_protocol::message::InvitationProof;
-use lanyard_protocol::{DeviceId, InvitationId, InvitationSecret, RequestId, approval, master_proof};
+use lanyard_protocol::{
+    DeviceId, InvitationId, InvitationSecret, RequestId, approval, master_proof,
+};
 
 use super::join_requests::JoinRequest;
 use super::roster::{Roster, Verdict};
@@ -91,30 +93,42 @@ pub(super) enum InvitationCheck {
 pub(super) struct Invitations(BTreeMap<InvitationId, IssuedInvitation>);
 
 impl Invitations {
-    pub fn give(&mut self, id: InvitationId, secret: InvitationSecret, until_ms: u64, for_ms: Option<u64>) {
+    pub(super) fn give(
+        &mut self,
+        id: InvitationId,
+        secret: InvitationSecret,
+        until_ms: u64,
+        for_ms: Option<u64>,
+    ) {
         self.0.insert(id, IssuedInvitation { secret, until_ms, for_ms, shown_by: None });
     }
 
-    pub fn forget_old(&mut self, wall_ms: u64) {
+    pub(super) fn forget_old(&mut self, wall_ms: u64) {
         self.0.retain(|_, invited| invited.until_ms > wall_ms);
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Judges the invitation that `request` brings. A wrong proof does not end it: its id can be read on plain http.
-    pub fn show(
+    /// Judges the invitation that `request` brings. A wrong proof does not end it: its id can be
+    /// read on plain http.
+    pub(super) fn show(
         &mut self,
         brought: &InvitationProof,
         request: RequestId,
         wall_ms: u64,
         is_pending: impl Fn(&RequestId) -> bool,
     ) -> InvitationCheck {
-        let Some(invited) = self.0.get_mut(&brought.id).filter(|invited| invited.until_ms > wall_ms) else {
+        let Some(invited) =
+            self.0.get_mut(&brought.id).filter(|invited| invited.until_ms > wall_ms)
+        else {
             return InvitationCheck::Unknown;
         };
-        if !master_proof::same_mac(&brought.proof, &approval::invitation_proof(&invited.secret, &request)) {
+        if !master_proof::same_mac(
+            &brought.proof,
+            &approval::invitation_proof(&invited.secret, &request),
+        ) {
             return InvitationCheck::Wrong;
         }
         if invited.shown_by.is_some_and(|other| other != request && is_pending(&other)) {
@@ -125,7 +139,7 @@ impl Invitations {
     }
 
     /// The knock that showed it came through.
-    pub fn used_by(&mut self, request: RequestId) {
+    pub(super) fn used_by(&mut self, request: RequestId) {
         self.0.retain(|_, invited| invited.shown_by != Some(request));
     }
 }

@@ -1,4 +1,5 @@
-//! What is worth keeping for whoever asks later who let whom in: one note for each decision and its occasion.
+//! What is worth keeping for whoever asks later who let whom in: one note for each decision and its
+//! occasion.
 
 use lanyard_protocol::message::Admission;
 use lanyard_protocol::{Client, DeviceId, InvitationId, RequestId};

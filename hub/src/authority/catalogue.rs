@@ -1,4 +1,5 @@
-//! What is shared: files by owner, by the session that offers them, and those taken off the list but not gone.
+//! What is shared: files by owner, by the session that offers them, and those taken off the list
+//! but not gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -7,7 +8,8 @@ use lanyard_protocol::{DeviceId, FileEntry, FileId, FileRef, Instance, SessionAd
 
 use super::quota::{Ledger, file_bytes};
 
-/// A withdrawn file is still granted for this long: a download that waits for its owner overnight goes on.
+/// A withdrawn file is still granted for this long: a download that waits for its owner overnight
+/// goes on.
 pub(super) const WITHDRAWN_KEPT_MS: u64 = 24 * 3_600_000;
 
 /// One file as it is on disk.
@@ -38,56 +40,60 @@ pub(super) struct Catalogue {
 }
 
 impl Catalogue {
-    pub fn get(&self, file: &FileRef) -> Option<&ListedFile> {
+    pub(super) fn get(&self, file: &FileRef) -> Option<&ListedFile> {
         self.files.get(file)
     }
 
-    pub fn bytes(&self) -> &Ledger {
+    pub(super) fn bytes(&self) -> &Ledger {
         &self.bytes
     }
 
-    pub fn is_listed(&self, file: &FileRef) -> bool {
+    pub(super) fn is_listed(&self, file: &FileRef) -> bool {
         self.files.get(file).is_some_and(|listing| listing.withdrawn_ms.is_none())
     }
 
     /// Listed, or withdrawn not too long ago.
-    pub fn grantable(&self, file: &FileRef, wall_ms: u64) -> Option<&FileEntry> {
+    pub(super) fn grantable(&self, file: &FileRef, wall_ms: u64) -> Option<&FileEntry> {
         let listing = self.files.get(file)?;
-        let kept = listing.withdrawn_ms.is_none_or(|at| wall_ms < at.saturating_add(WITHDRAWN_KEPT_MS));
+        let kept =
+            listing.withdrawn_ms.is_none_or(|at| wall_ms < at.saturating_add(WITHDRAWN_KEPT_MS));
         kept.then_some(&listing.entry)
     }
 
-    pub fn listed_count(&self, device: DeviceId) -> usize {
+    pub(super) fn listed_count(&self, device: DeviceId) -> usize {
         self.counts.get(&device).copied().unwrap_or(0)
     }
 
-    pub fn withdrawn_count(&self, device: DeviceId) -> usize {
+    pub(super) fn withdrawn_count(&self, device: DeviceId) -> usize {
         self.withdrawn.get(&device).map_or(0, BTreeSet::len)
     }
 
-    pub fn has_withdrawn(&self) -> bool {
+    pub(super) fn has_withdrawn(&self) -> bool {
         !self.withdrawn.is_empty()
     }
 
-    /// Another number than before when files of this device were listed, withdrawn or removed, or its name changed.
-    pub fn version(&self, device: DeviceId) -> u64 {
+    /// Another number than before when files of this device were listed, withdrawn or removed, or
+    /// its name changed.
+    pub(super) fn version(&self, device: DeviceId) -> u64 {
         self.versions.get(&device).copied().unwrap_or(0)
     }
 
-    pub fn note_change(&mut self, device: DeviceId) {
+    pub(super) fn note_change(&mut self, device: DeviceId) {
         self.changes += 1;
         self.versions.insert(device, self.changes);
     }
 
     /// The file of this device that comes after that one, withdrawn ones too.
-    pub fn next_of(&self, device: DeviceId, after: Option<FileId>) -> Option<&ListedFile> {
+    pub(super) fn next_of(&self, device: DeviceId, after: Option<FileId>) -> Option<&ListedFile> {
         let file = |file_id| FileRef { public_id: device, file_id };
-        let from = after.map_or(Bound::Included(file(FileId(Default::default()))), |id| Bound::Excluded(file(id)));
+        let from = after.map_or(Bound::Included(file(FileId(Default::default()))), |id| {
+            Bound::Excluded(file(id))
+        });
         let (file, listing) = self.files.range((from, Bound::Unbounded)).next()?;
         (file.public_id == device).then_some(listing)
     }
 
-    pub fn put(&mut self, listing: ListedFile) {
+    pub(super) fn put(&mut self, listing: ListedFile) {
         let file = listing.entry.file_ref();
         self.remove(&file);
         self.bytes.add(file.public_id, file_bytes(&listing.entry));
@@ -104,20 +110,20 @@ impl Catalogue {
         self.files.insert(file, listing);
     }
 
-    pub fn set_root(&mut self, file: &FileRef, root: lanyard_protocol::Root, revision: u64) {
+    pub(super) fn set_root(&mut self, file: &FileRef, root: lanyard_protocol::Root, revision: u64) {
         if let Some(listing) = self.files.get_mut(file) {
             listing.entry.root = Some(root);
             listing.revision = revision;
         }
     }
 
-    pub fn withdraw(&mut self, file: &FileRef, at_ms: u64, revision: u64) {
+    pub(super) fn withdraw(&mut self, file: &FileRef, at_ms: u64, revision: u64) {
         if let Some(listing) = self.remove(file) {
             self.put(ListedFile { withdrawn_ms: Some(at_ms), revision, ..listing });
         }
     }
 
-    pub fn remove(&mut self, file: &FileRef) -> Option<ListedFile> {
+    pub(super) fn remove(&mut self, file: &FileRef) -> Option<ListedFile> {
         let listing = self.files.remove(file)?;
         self.bytes.subtract(file.public_id, file_bytes(&listing.entry));
         self.note_change(file.public_id);
@@ -137,58 +143,69 @@ impl Catalogue {
     }
 
     /// Sessions that have listed files.
-    pub fn sessions(&self) -> impl Iterator<Item = SessionAddress> {
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionAddress> {
         self.by_session.keys().copied()
     }
 
     /// Those of one device.
-    pub fn sessions_of(&self, public_id: DeviceId) -> impl Iterator<Item = SessionAddress> {
+    pub(super) fn sessions_of(&self, public_id: DeviceId) -> impl Iterator<Item = SessionAddress> {
         let first = SessionAddress { public_id, instance: Instance([0; 16]) };
-        let of_device = self.by_session.range(first..).take_while(move |(session, _)| session.public_id == public_id);
+        let of_device = self
+            .by_session
+            .range(first..)
+            .take_while(move |(session, _)| session.public_id == public_id);
         of_device.map(|(session, _)| *session)
     }
 
-    pub fn listed_by(&self, session: &SessionAddress) -> Vec<FileRef> {
+    pub(super) fn listed_by(&self, session: &SessionAddress) -> Vec<FileRef> {
         let ids = self.by_session.get(session).into_iter().flatten();
         ids.map(|file_id| FileRef { public_id: session.public_id, file_id: *file_id }).collect()
     }
 
-    pub fn offers(&self, session: &SessionAddress) -> bool {
+    pub(super) fn offers(&self, session: &SessionAddress) -> bool {
         self.by_session.contains_key(session)
     }
 
     /// All of a device, withdrawn ones too.
-    pub fn of_device(&self, device: DeviceId) -> Vec<FileRef> {
+    pub(super) fn of_device(&self, device: DeviceId) -> Vec<FileRef> {
         let from = FileRef { public_id: device, file_id: FileId(Default::default()) };
-        self.files.range(from..).take_while(|(file, _)| file.public_id == device).map(|(file, _)| *file).collect()
+        self.files
+            .range(from..)
+            .take_while(|(file, _)| file.public_id == device)
+            .map(|(file, _)| *file)
+            .collect()
     }
 
     /// Withdrawn files of a device, the longest withdrawn first.
-    pub fn withdrawn_of(&self, device: DeviceId) -> impl Iterator<Item = FileId> {
+    pub(super) fn withdrawn_of(&self, device: DeviceId) -> impl Iterator<Item = FileId> {
         self.withdrawn.get(&device).into_iter().flatten().map(|(_, file_id)| *file_id)
     }
 
     /// Withdrawn too long ago to be granted, by owner.
-    pub fn lapsed(&self, wall_ms: u64) -> Vec<(DeviceId, Vec<FileId>)> {
+    pub(super) fn lapsed(&self, wall_ms: u64) -> Vec<(DeviceId, Vec<FileId>)> {
         let is_lapsed = |at: u64| at.saturating_add(WITHDRAWN_KEPT_MS) <= wall_ms;
         let of_owner = |(owner, files): (&DeviceId, &BTreeSet<(u64, FileId)>)| {
-            let ids: Vec<FileId> = files.iter().take_while(|(at, _)| is_lapsed(*at)).map(|(_, id)| *id).collect();
+            let ids: Vec<FileId> =
+                files.iter().take_while(|(at, _)| is_lapsed(*at)).map(|(_, id)| *id).collect();
             (*owner, ids)
         };
         self.withdrawn.iter().map(of_owner).filter(|(_, ids)| !ids.is_empty()).collect()
     }
 
     #[cfg(test)]
-    pub fn listings(&self) -> impl Iterator<Item = &ListedFile> {
+    pub(super) fn listings(&self) -> impl Iterator<Item = &ListedFile> {
         self.files.values()
     }
 
     /// Every listed file, by owner and id.
-    pub fn listed(&self) -> impl Iterator<Item = &FileEntry> {
-        self.files.values().filter(|listing| listing.withdrawn_ms.is_none()).map(|listing| &listing.entry)
+    pub(super) fn listed(&self) -> impl Iterator<Item = &FileEntry> {
+        self.files
+            .values()
+            .filter(|listing| listing.withdrawn_ms.is_none())
+            .map(|listing| &listing.entry)
     }
 
-    pub fn listed_total(&self) -> usize {
+    pub(super) fn listed_total(&self) -> usize {
         self.counts.values().sum()
     }
 }
@@ -222,7 +239,10 @@ mod tests {
         assert!(!catalogue.offers(&session) && catalogue.listed_count(file.public_id) == 0);
         assert!(catalogue.grantable(&file, 100 + WITHDRAWN_KEPT_MS - 1).is_some());
         assert!(catalogue.grantable(&file, 100 + WITHDRAWN_KEPT_MS).is_none());
-        assert_eq!(catalogue.lapsed(100 + WITHDRAWN_KEPT_MS), vec![(file.public_id, vec![file.file_id])]);
+        assert_eq!(
+            catalogue.lapsed(100 + WITHDRAWN_KEPT_MS),
+            vec![(file.public_id, vec![file.file_id])]
+        );
         catalogue.remove(&file);
         assert!(catalogue.files.is_empty() && catalogue.by_session.is_empty());
         assert_eq!(catalogue.bytes().total(), 0);

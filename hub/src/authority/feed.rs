@@ -1,13 +1,18 @@
 //! The feed's order: which entry changed at which revision, what is gone, and where a page ends.
 //!
-//! Knows keys and revisions only; what an entry looks like is the roster's and the catalogue's business.
+//! Knows keys and revisions only; what an entry looks like is the roster's and the catalogue's
+//! business.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use lanyard_protocol::limits::{MAX_CURSOR_CHARS, MAX_FILES_A_MESSAGE, MAX_LIST_BYTES, MAX_REMOVALS};
+use lanyard_protocol::limits::{
+    MAX_CURSOR_CHARS, MAX_FILES_A_MESSAGE, MAX_LIST_BYTES, MAX_REMOVALS,
+};
 use lanyard_protocol::message::FeedPull;
-use lanyard_protocol::{Client, DeviceId, FailureCode, FeedMode, FeedPage, FileEntry, FileId, FileRef, Gone, Resume};
+use lanyard_protocol::{
+    Client, DeviceId, FailureCode, FeedMode, FeedPage, FileEntry, FileId, FileRef, Gone, Resume,
+};
 
 use super::Authority;
 
@@ -24,8 +29,8 @@ pub(super) enum KeyState {
     Gone,
 }
 
-/// Every key stands once: at the revision of its last change. Removals have an order of their own, so that a page never
-/// walks over those that it does not tell.
+/// Every key stands once: at the revision of its last change. Removals have an order of their own,
+/// so that a page never walks over those that it does not tell.
 #[derive(Debug)]
 pub(super) struct Feed {
     last: BTreeMap<Key, u64>,
@@ -43,7 +48,7 @@ pub(super) struct Feed {
 
 impl Feed {
     /// Removals before `floor` are not known.
-    pub fn starting_at(floor: u64) -> Self {
+    pub(super) fn starting_at(floor: u64) -> Self {
         Self {
             last: BTreeMap::new(),
             listed: BTreeSet::new(),
@@ -57,21 +62,22 @@ impl Feed {
     }
 
     #[cfg(test)]
-    pub fn remember_at_most(&mut self, max_gone: usize) {
+    pub(super) fn remember_at_most(&mut self, max_gone: usize) {
         self.max_gone = max_gone;
     }
 
-    pub fn list(&mut self, key: Key, revision: u64) {
+    pub(super) fn list(&mut self, key: Key, revision: u64) {
         let was_gone = self.replace(&key, revision);
         if let (Key::Client(_), Some(at)) = (key, was_gone) {
-            // Its old files went with it under this one word; a delta that named it as present would keep them alive.
+            // Its old files went with it under this one word; a delta that named it as present
+            // would keep them alive.
             self.floor = self.floor.max(at);
         }
         self.last.insert(key, revision);
         self.listed.insert((revision, key));
     }
 
-    pub fn remove(&mut self, key: Key, revision: u64) {
+    pub(super) fn remove(&mut self, key: Key, revision: u64) {
         self.replace(&key, revision);
         self.last.insert(key, revision);
         self.gone.insert((revision, key));
@@ -84,7 +90,7 @@ impl Feed {
     }
 
     /// Drops the key without a trace: something else says that it is gone.
-    pub fn forget(&mut self, key: Key) {
+    pub(super) fn forget(&mut self, key: Key) {
         self.clear(&key);
     }
 
@@ -113,7 +119,11 @@ impl Feed {
     }
 
     /// What a pull has still to say, in order, up to this revision.
-    fn rest<'a>(&'a self, pull: &PullCursor, up_to: u64) -> impl Iterator<Item = (u64, Key, KeyState)> + 'a {
+    fn rest<'a>(
+        &'a self,
+        pull: &PullCursor,
+        up_to: u64,
+    ) -> impl Iterator<Item = (u64, Key, KeyState)> + 'a {
         let after_low = Bound::Included((pull.low + 1, Key::Client(DeviceId(Default::default()))));
         let from = match pull.after {
             Some(position) => Bound::Excluded(position),
@@ -147,8 +157,8 @@ impl Feed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PullCursor {
     mode: FeedMode,
-    /// Removals after this revision are told: the asker's own in a delta; in a snapshot the head when it began, so that
-    /// what goes between two pages is not kept by who met it on the first.
+    /// Removals after this revision are told: the asker's own in a delta; in a snapshot the head
+    /// when it began, so that what goes between two pages is not kept by who met it on the first.
     low: u64,
     after: Option<(u64, Key)>,
 }
@@ -193,8 +203,10 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub fn takes(&mut self, cost: usize) -> bool {
-        if self.entries == MAX_FILES_A_MESSAGE || (self.entries > 0 && self.bytes + cost > MAX_LIST_BYTES) {
+    pub(super) fn takes(&mut self, cost: usize) -> bool {
+        if self.entries == MAX_FILES_A_MESSAGE
+            || (self.entries > 0 && self.bytes + cost > MAX_LIST_BYTES)
+        {
             return false;
         }
         self.entries += 1;
@@ -220,7 +232,8 @@ pub(super) fn client_cost(client: &Client) -> usize {
 const GONE_COST: usize = 104;
 
 impl Authority {
-    /// The revision that pages tell of: the newest, or while changes wait for the disk the last before them.
+    /// The revision that pages tell of: the newest, or while changes wait for the disk the last
+    /// before them.
     fn told(&self) -> u64 {
         self.held_at.filter(|at| self.feed.can_tell(*at)).unwrap_or(self.revision)
     }
@@ -245,7 +258,11 @@ impl Authority {
             return self.empty_page(FeedMode::UpToDate);
         }
         if same_epoch && self.feed.reaches_back_to(held.revision) {
-            return self.page(PullCursor { mode: FeedMode::Delta, low: held.revision, after: None });
+            return self.page(PullCursor {
+                mode: FeedMode::Delta,
+                low: held.revision,
+                after: None,
+            });
         }
         self.page(PullCursor { mode: FeedMode::Snapshot, low: told, after: None })
     }
@@ -281,12 +298,20 @@ impl Authority {
     }
 
     /// Whether the entry found room.
-    fn append(&self, page: &mut FeedPage, budget: &mut Budget, key: Key, standing: KeyState) -> bool {
+    fn append(
+        &self,
+        page: &mut FeedPage,
+        budget: &mut Budget,
+        key: Key,
+        standing: KeyState,
+    ) -> bool {
         match (standing, key) {
             (KeyState::Gone, key) => {
                 let gone = match key {
                     Key::Client(public_id) => Gone { public_id, file_id: None },
-                    Key::File(FileRef { public_id, file_id }) => Gone { public_id, file_id: Some(file_id) },
+                    Key::File(FileRef { public_id, file_id }) => {
+                        Gone { public_id, file_id: Some(file_id) }
+                    }
                 };
                 budget.takes(GONE_COST) && {
                     page.gone.push(gone);
@@ -301,7 +326,8 @@ impl Authority {
                 }
             }
             (KeyState::Listed, Key::File(file)) => {
-                let entry = &self.catalogue.get(&file).expect("what is listed is in the catalogue").entry;
+                let entry =
+                    &self.catalogue.get(&file).expect("what is listed is in the catalogue").entry;
                 budget.takes(file_cost(entry)) && {
                     page.files.push(entry.clone());
                     true
@@ -328,8 +354,14 @@ mod tests {
                 assert_eq!(PullCursor::parse(&pull.cursor(3, (9, key))), Some((3, pull)));
             }
         }
-        for bad in ["", "d", "x.3.1.2.3", "d.3.1.2.nobody", "d.3.1.2", "d.3.-1.2.00000000-0000-8000-8000-000000000000"]
-        {
+        for bad in [
+            "",
+            "d",
+            "x.3.1.2.3",
+            "d.3.1.2.nobody",
+            "d.3.1.2",
+            "d.3.-1.2.00000000-0000-8000-8000-000000000000",
+        ] {
             assert_eq!(PullCursor::parse(bad), None, "{bad}");
         }
     }

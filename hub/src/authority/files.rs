@@ -5,24 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use lanyard_protocol::device::is_valid_label;
 use lanyard_protocol::group::group_log;
 use lanyard_protocol::limits::{
-    MAX_FILE_BYTES, MAX_FILES_A_DEVICE, MAX_FILES_A_MESSAGE, MAX_FRAME_BYTES, MAX_MASTER_FRAME_BYTES,
+    MAX_FILE_BYTES, MAX_FILES_A_DEVICE, MAX_FILES_A_MESSAGE, MAX_FRAME_BYTES,
+    MAX_MASTER_FRAME_BYTES,
 };
 use lanyard_protocol::message::{
-    AddFiles, Audience, FeedAck, FileChanged, FileGrant, FileLookup, FileRemoved, FileRoot, FilesAdded, FilesUpdated,
-    FilesWithdrawn, KnownRoot, RemoveFile,
+    AddFiles, Audience, FeedAck, FileChanged, FileGrant, FileLookup, FileRemoved, FileRoot,
+    FilesAdded, FilesUpdated, FilesWithdrawn, KnownRoot, RemoveFile,
 };
 use lanyard_protocol::{
-    DeviceId, EntryKind, FailureCode, FileEntry, FileId, FileRef, MasterToRelay, NewFile, Ref, Root, SessionAddress,
-    path,
+    DeviceId, EntryKind, FailureCode, FileEntry, FileId, FileRef, MasterToRelay, NewFile, Ref,
+    Root, SessionAddress, path,
 };
 
 use super::catalogue::ListedFile;
 use super::feed::{Key, file_cost};
 use super::quota::file_bytes;
-use super::{ChangeOrigin, Authority, StoreWrite, Timer};
+use super::{Authority, ChangeOrigin, StoreWrite, Timer};
 
-/// Roots that become known are told together: a folder of ten thousand small files is a handful of changes. Who fetched
-/// waits for them, so it is not for long; and longer where there are many to tell.
+/// Roots that become known are told together: a folder of ten thousand small files is a handful of
+/// changes. Who fetched waits for them, so it is not for long; and longer where there are many to
+/// tell.
 const ROOTS_TOGETHER_MS: u64 = 5;
 const MOST_TOGETHER_MS: u64 = 100;
 /// While the disk hinders they are looked at again after this.
@@ -37,13 +39,20 @@ struct Culprit {
 }
 
 impl Authority {
-    pub(super) fn files_offered(&mut self, from: SessionAddress, said: AddFiles, reference: Option<Ref>) {
+    pub(super) fn files_offered(
+        &mut self,
+        from: SessionAddress,
+        said: AddFiles,
+        reference: Option<Ref>,
+    ) {
         let files = match self.changed_by(from, said) {
             Err(Culprit { code: FailureCode::Quota, file_id }) => {
                 let words = format!("a device lists at most {MAX_FILES_A_DEVICE} files");
                 return self.fail_full(from, words, file_id, reference);
             }
-            Err(Culprit { code, file_id }) => return self.fail_device(from, code, file_id, reference),
+            Err(Culprit { code, file_id }) => {
+                return self.fail_device(from, code, file_id, reference);
+            }
             Ok(files) => files,
         };
         if files.is_empty() {
@@ -52,12 +61,14 @@ impl Authority {
         }
         match self.make_room(from.public_id, &files) {
             Ok(()) => self.list_files(from, files, reference),
-            Err(culprit) => self.fail_full(from, self.words_when_full(from.public_id), Some(culprit), reference),
+            Err(culprit) => {
+                self.fail_full(from, self.words_when_full(from.public_id), Some(culprit), reference)
+            }
         }
     }
 
-    /// Finds room for what `files` need beyond what is remembered of them; the owner's longest withdrawn files make way. Else
-    /// the first file that does not fit.
+    /// Finds room for what `files` need beyond what is remembered of them; the owner's longest
+    /// withdrawn files make way. Else the first file that does not fit.
     fn make_room(&mut self, owner: DeviceId, files: &[FileEntry]) -> Result<(), FileId> {
         let mut room = self.room_for(owner);
         let is_new = |entry: &&FileEntry| self.catalogue.get(&entry.file_ref()).is_none();
@@ -107,11 +118,19 @@ impl Authority {
             let culprit = |code| Culprit { code, file_id: Some(file_id) };
             check_form(&new).map_err(culprit)?;
             let file = FileRef { public_id: from.public_id, file_id };
-            let known = changed.get(&file_id).or_else(|| self.catalogue.get(&file).map(|listing| &listing.entry));
+            let known = changed
+                .get(&file_id)
+                .or_else(|| self.catalogue.get(&file).map(|listing| &listing.entry));
             let is_listed = changed.contains_key(&file_id) || self.catalogue.is_listed(&file);
             let entry = match known {
-                Some(entry) if !entry.same_version(&new) => return Err(culprit(FailureCode::IdTaken)),
-                Some(entry) => FileEntry { instance: from.instance, root: entry.root.or(new.root), ..entry.clone() },
+                Some(entry) if !entry.same_version(&new) => {
+                    return Err(culprit(FailureCode::IdTaken));
+                }
+                Some(entry) => FileEntry {
+                    instance: from.instance,
+                    root: entry.root.or(new.root),
+                    ..entry.clone()
+                },
                 None => entry_of(from, new),
             };
             if is_listed && known == Some(&entry) {
@@ -146,7 +165,12 @@ impl Authority {
     }
 
     /// REMOVE_FILE: gone, or with `keep` off the list only.
-    pub(super) fn files_taken_away(&mut self, from: SessionAddress, said: RemoveFile, reference: Option<Ref>) {
+    pub(super) fn files_taken_away(
+        &mut self,
+        from: SessionAddress,
+        said: RemoveFile,
+        reference: Option<Ref>,
+    ) {
         if said.file_ids.len() > MAX_FILES_A_MESSAGE {
             return self.fail_device(from, FailureCode::BadMessage, None, reference);
         }
@@ -155,7 +179,11 @@ impl Authority {
         let mut file_ids = said.file_ids;
         file_ids.retain(|file_id| {
             let file = FileRef { public_id, file_id: *file_id };
-            let there = if said.keep { self.catalogue.is_listed(&file) } else { self.catalogue.get(&file).is_some() };
+            let there = if said.keep {
+                self.catalogue.is_listed(&file)
+            } else {
+                self.catalogue.get(&file).is_some()
+            };
             there && seen.insert(*file_id)
         });
         if file_ids.is_empty() {
@@ -178,14 +206,26 @@ impl Authority {
             self.catalogue.remove(&file);
             self.feed.remove(Key::File(file), revision);
         }
-        let removed = FileRemoved { public_id, file_ids, epoch: self.epoch, revision, audience: Audience::All };
+        let removed = FileRemoved {
+            public_id,
+            file_ids,
+            epoch: self.epoch,
+            revision,
+            audience: Audience::All,
+        };
         self.broadcast(MasterToRelay::FileRemoved(removed), asker);
     }
 
     fn withdraw_files(&mut self, public_id: DeviceId, file_ids: Vec<FileId>, asker: ChangeOrigin) {
         let (revision, at_ms) = (self.next_revision(), self.wall_ms);
-        self.save(StoreWrite::FilesWithdrawn { public_id, file_ids: file_ids.clone(), revision, at_ms });
-        let files: Vec<FileRef> = file_ids.iter().map(|file_id| FileRef { public_id, file_id: *file_id }).collect();
+        self.save(StoreWrite::FilesWithdrawn {
+            public_id,
+            file_ids: file_ids.clone(),
+            revision,
+            at_ms,
+        });
+        let files: Vec<FileRef> =
+            file_ids.iter().map(|file_id| FileRef { public_id, file_id: *file_id }).collect();
         self.take_off_the_list(&files, revision, at_ms);
         let withdrawn = FilesWithdrawn {
             public_id,
@@ -206,9 +246,15 @@ impl Authority {
             return;
         }
         let (revision, at_ms) = (self.next_revision(), self.wall_ms);
-        // By their ids: the database has no index by session, and would look at all files of the device.
+        // By their ids: the database has no index by session, and would look at all files of the
+        // device.
         let file_ids = files.iter().map(|file| file.file_id).collect();
-        self.save(StoreWrite::FilesWithdrawn { public_id: session.public_id, file_ids, revision, at_ms });
+        self.save(StoreWrite::FilesWithdrawn {
+            public_id: session.public_id,
+            file_ids,
+            revision,
+            at_ms,
+        });
         self.take_off_the_list(&files, revision, at_ms);
         let withdrawn = FilesWithdrawn {
             public_id: session.public_id,
@@ -271,7 +317,8 @@ impl Authority {
             Some(None) => {
                 self.new_roots.insert(file, said.root);
                 if self.deadlines.get(&Timer::Roots).is_none() {
-                    let together = (ROOTS_TOGETHER_MS + self.online.len() as u64 / 10).min(MOST_TOGETHER_MS);
+                    let together =
+                        (ROOTS_TOGETHER_MS + self.online.len() as u64 / 10).min(MOST_TOGETHER_MS);
                     self.deadlines.set(Timer::Roots, self.now.plus(together));
                 }
                 if self.new_roots.len() >= MAX_FILES_A_MESSAGE {
@@ -285,8 +332,8 @@ impl Authority {
         }
     }
 
-    /// Tells the roots that became known, one change an owner. While changes wait for the disk these wait, too: each takes the
-    /// place of an entry that could be told until then.
+    /// Tells the roots that became known, one change an owner. While changes wait for the disk
+    /// these wait, too: each takes the place of an entry that could be told until then.
     pub(super) fn tell_roots(&mut self) {
         self.deadlines.clear(&Timer::Roots);
         if self.held_at.is_some() {
@@ -298,7 +345,10 @@ impl Authority {
                 continue;
             }
             if self.catalogue.is_listed(&file) {
-                owners.entry(file.public_id).or_default().push(KnownRoot { file_id: file.file_id, root });
+                owners
+                    .entry(file.public_id)
+                    .or_default()
+                    .push(KnownRoot { file_id: file.file_id, root });
             } else {
                 self.note_root(file, root, self.revision);
             }
@@ -310,7 +360,13 @@ impl Authority {
                 self.note_root(file, known.root, revision);
                 self.feed.list(Key::File(file), revision);
             }
-            let updated = FilesUpdated { public_id, files, epoch: self.epoch, revision, audience: Audience::All };
+            let updated = FilesUpdated {
+                public_id,
+                files,
+                epoch: self.epoch,
+                revision,
+                audience: Audience::All,
+            };
             self.broadcast(MasterToRelay::FilesUpdated(updated), ChangeOrigin::default());
         }
     }
@@ -325,7 +381,8 @@ impl Authority {
         if lookup.files.len() > MAX_FILES_A_MESSAGE {
             return self.fail_relay(FailureCode::BadMessage, reference);
         }
-        let granted = lookup.files.iter().filter_map(|file| self.catalogue.grantable(file, self.wall_ms));
+        let granted =
+            lookup.files.iter().filter_map(|file| self.catalogue.grantable(file, self.wall_ms));
         let files: Vec<FileEntry> = granted.cloned().collect();
         // Leaving some out would say that they are gone.
         if files.iter().map(file_cost).sum::<usize>() + FRAME_AROUND > MAX_MASTER_FRAME_BYTES {

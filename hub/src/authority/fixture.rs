@@ -1,9 +1,10 @@
-//! What the authority's tests share: devices by number, and an authority whose effects are taken as one list.
+//! What the authority's tests share: devices by number, and an authority whose effects are taken as
+//! one list.
 
 use lanyard_protocol::message::*;
 use lanyard_protocol::{
-    Client, DeviceKind, FileEntry, FileId, Instance, LinkBinding, LinkHash, NewFile, Nonce, PublicKey, RelayToMaster,
-    Reveal, SessionAddress, approval, identity,
+    Client, DeviceKind, FileEntry, FileId, Instance, LinkBinding, LinkHash, NewFile, Nonce,
+    PublicKey, RelayToMaster, Reveal, SessionAddress, approval, identity,
 };
 
 use super::*;
@@ -36,7 +37,14 @@ pub(super) fn client(n: u32) -> Client {
 }
 
 pub(super) fn member(n: u32, verdict: Verdict) -> Member {
-    Member { client: client(n), public_key: key(n), verdict, revision: 1, since_ms: NOON, until_ms: None }
+    Member {
+        client: client(n),
+        public_key: key(n),
+        verdict,
+        revision: 1,
+        since_ms: NOON,
+        until_ms: None,
+    }
 }
 
 pub(super) fn file_id(n: u32) -> FileId {
@@ -46,7 +54,15 @@ pub(super) fn file_id(n: u32) -> FileId {
 /// A request for a link of nothing. The authority stores a binding and does not judge it.
 pub(super) fn link_request(link_hash: LinkHash) -> LinkRequest {
     let binding = LinkBinding(link_hash.0);
-    LinkRequest { link_hash, binding, files: Vec::new(), folder: None, name: None, valid_ms: None, uses: None }
+    LinkRequest {
+        link_hash,
+        binding,
+        files: Vec::new(),
+        folder: None,
+        name: None,
+        valid_ms: None,
+        uses: None,
+    }
 }
 
 /// A file of device 1.
@@ -112,7 +128,7 @@ pub(super) struct AuthorityFixture {
 }
 
 impl AuthorityFixture {
-    pub fn new(config: AuthorityConfig, saved: SavedState) -> Self {
+    pub(super) fn new(config: AuthorityConfig, saved: SavedState) -> Self {
         let saved = SavedState { epoch: EPOCH, ..saved };
         Self {
             authority: Authority::new(config, saved, [9; 32]),
@@ -124,7 +140,7 @@ impl AuthorityFixture {
     }
 
     /// With a relay that has told of nobody.
-    pub fn ready(config: AuthorityConfig, saved: SavedState) -> Self {
+    pub(super) fn ready(config: AuthorityConfig, saved: SavedState) -> Self {
         let mut desk = Self::new(config, saved);
         desk.put(Input::RelayReady { hub_key: HUB });
         desk.relay(RelayToMaster::Pong(Empty {}));
@@ -132,16 +148,19 @@ impl AuthorityFixture {
     }
 
     /// With devices 1 to `count` approved and present.
-    pub fn with_members(count: u32) -> Self {
+    pub(super) fn with_members(count: u32) -> Self {
         let members = (1..=count).map(|n| member(n, Verdict::Approved)).collect();
-        let mut desk = Self::ready(AuthorityConfig::default(), SavedState { revision: 1, members, ..SavedState::default() });
+        let mut desk = Self::ready(
+            AuthorityConfig::default(),
+            SavedState { revision: 1, members, ..SavedState::default() },
+        );
         for n in 1..=count {
             desk.came(session(n, 1));
         }
         desk
     }
 
-    pub fn put(&mut self, input: Input) -> Vec<Effect> {
+    pub(super) fn put(&mut self, input: Input) -> Vec<Effect> {
         self.authority.handle(self.now, self.wall_ms, input);
         self.drain()
     }
@@ -160,43 +179,61 @@ impl AuthorityFixture {
         effects
     }
 
-    pub fn relay(&mut self, message: RelayToMaster) -> Vec<Effect> {
+    pub(super) fn relay(&mut self, message: RelayToMaster) -> Vec<Effect> {
         self.put(Input::Frame(Box::new(MasterFrame::plain(message))))
     }
 
-    pub fn relay_asks(&mut self, message: RelayToMaster) -> Vec<Effect> {
-        self.put(Input::Frame(Box::new(MasterFrame { reference: Some(Ref::number(5)), ..MasterFrame::plain(message) })))
+    pub(super) fn relay_asks(&mut self, message: RelayToMaster) -> Vec<Effect> {
+        self.put(Input::Frame(Box::new(MasterFrame {
+            reference: Some(Ref::number(5)),
+            ..MasterFrame::plain(message)
+        })))
     }
 
-    pub fn device(&mut self, from: SessionAddress, message: RelayToMaster) -> Vec<Effect> {
-        let frame = MasterFrame { reference: Some(Ref::number(7)), from: Some(from), ..MasterFrame::plain(message) };
+    pub(super) fn device(&mut self, from: SessionAddress, message: RelayToMaster) -> Vec<Effect> {
+        let frame = MasterFrame {
+            reference: Some(Ref::number(7)),
+            from: Some(from),
+            ..MasterFrame::plain(message)
+        };
         self.put(Input::Frame(Box::new(frame)))
     }
 
-    pub fn operator(&mut self, command: OperatorCommand) -> Vec<Effect> {
+    pub(super) fn operator(&mut self, command: OperatorCommand) -> Vec<Effect> {
         self.put(Input::Operator { ask: RequestToken(1), command })
     }
 
     /// Knocks; gives back what the master promised, if it challenged.
-    pub fn knocks(&mut self, request: &NewClientRegistered) -> Option<lanyard_protocol::Commit> {
+    pub(super) fn knocks(
+        &mut self,
+        request: &NewClientRegistered,
+    ) -> Option<lanyard_protocol::Commit> {
         let effects = self.relay(RelayToMaster::NewClientRegistered(request.clone()));
         challenge_of(&effects, request.request_id)
     }
 
-    /// Keeps the promise of device `n`; gives back what happens and the digits, if the master opened what it had promised.
-    pub fn reveals(&mut self, n: u32, request_id: RequestId) -> (Vec<Effect>, Option<String>) {
+    /// Keeps the promise of device `n`; gives back what happens and the digits, if the master
+    /// opened what it had promised.
+    pub(super) fn reveals(
+        &mut self,
+        n: u32,
+        request_id: RequestId,
+    ) -> (Vec<Effect>, Option<String>) {
         let said = ApprovalReveal { request_id, reveal: reveal(n) };
         let effects = self.relay(RelayToMaster::ApprovalReveal(said));
         let opened = sent(&effects).into_iter().find_map(|message| match message {
-            MasterToRelay::ApprovalOpen(opening) if opening.request_id == request_id => Some(opening.nonce),
+            MasterToRelay::ApprovalOpen(opening) if opening.request_id == request_id => {
+                Some(opening.nonce)
+            }
             _ => None,
         });
-        let code = opened.map(|nonce| approval::code(&HUB, &key(n), &request_id, &reveal(n), &nonce));
+        let code =
+            opened.map(|nonce| approval::code(&HUB, &key(n), &request_id, &reveal(n), &nonce));
         (effects, code)
     }
 
     /// The session behind a knock ends.
-    pub fn leaves(&mut self, request: &NewClientRegistered) -> Vec<Effect> {
+    pub(super) fn leaves(&mut self, request: &NewClientRegistered) -> Vec<Effect> {
         self.relay(RelayToMaster::ClientDisconnected(PresenceChange {
             public_id: request.client.public_id,
             instance: Some(request.instance),
@@ -205,20 +242,22 @@ impl AuthorityFixture {
         }))
     }
 
-    pub fn came(&mut self, at: SessionAddress) -> Vec<Effect> {
+    pub(super) fn came(&mut self, at: SessionAddress) -> Vec<Effect> {
         let SessionAddress { public_id, instance } = at;
-        let change = PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
+        let change =
+            PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
         self.relay(RelayToMaster::ClientReconnected(change))
     }
 
-    pub fn left(&mut self, at: SessionAddress) -> Vec<Effect> {
+    pub(super) fn left(&mut self, at: SessionAddress) -> Vec<Effect> {
         let SessionAddress { public_id, instance } = at;
-        let change = PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
+        let change =
+            PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
         self.relay(RelayToMaster::ClientDisconnected(change))
     }
 
     /// Lets time pass, every timer at its moment.
-    pub fn pass(&mut self, ms: u64) -> Vec<Effect> {
+    pub(super) fn pass(&mut self, ms: u64) -> Vec<Effect> {
         let end = self.now.plus(ms);
         let mut effects = Vec::new();
         while let Some(at) = self.authority.poll_timeout().filter(|at| *at <= end) {
@@ -232,22 +271,24 @@ impl AuthorityFixture {
         effects
     }
 
-    pub fn add(&mut self, from: SessionAddress, files: Vec<NewFile>) -> Vec<Effect> {
+    pub(super) fn add(&mut self, from: SessionAddress, files: Vec<NewFile>) -> Vec<Effect> {
         self.device(from, RelayToMaster::AddFiles(AddFiles { files }))
     }
 
-    pub fn head(&self) -> u64 {
+    pub(super) fn head(&self) -> u64 {
         self.authority.head().revision
     }
 
     /// Pulls all pages as a device that stands at `since`.
-    pub fn pull(&mut self, since: u64) -> Vec<lanyard_protocol::FeedPage> {
+    pub(super) fn pull(&mut self, since: u64) -> Vec<lanyard_protocol::FeedPage> {
         let mut pages = Vec::new();
         let mut cursor = None;
         loop {
             let pull = FeedPull { epoch: EPOCH, since, cursor };
             let effects = self.device(session(1, 1), RelayToMaster::FeedPull(pull));
-            let [Effect::Send(MasterFrame { message: MasterToRelay::FeedPage(page), .. })] = &effects[..] else {
+            let [Effect::Send(MasterFrame { message: MasterToRelay::FeedPage(page), .. })] =
+                &effects[..]
+            else {
                 panic!("no page: {effects:?}")
             };
             pages.push(page.clone());
@@ -260,22 +301,32 @@ impl AuthorityFixture {
 }
 
 /// The master's promise for that knock.
-pub(super) fn challenge_of(effects: &[Effect], request: RequestId) -> Option<lanyard_protocol::Commit> {
+pub(super) fn challenge_of(
+    effects: &[Effect],
+    request: RequestId,
+) -> Option<lanyard_protocol::Commit> {
     sent(effects).into_iter().find_map(|message| match message {
-        MasterToRelay::ApprovalChallenge(challenge) if challenge.request_id == request => Some(challenge.commit),
+        MasterToRelay::ApprovalChallenge(challenge) if challenge.request_id == request => {
+            Some(challenge.commit)
+        }
         _ => None,
     })
 }
 
 /// The frames among the effects.
 pub(super) fn sent(effects: &[Effect]) -> Vec<&MasterToRelay> {
-    effects.iter().filter_map(|e| if let Effect::Send(frame) = e { Some(&frame.message) } else { None }).collect()
+    effects
+        .iter()
+        .filter_map(|e| if let Effect::Send(frame) = e { Some(&frame.message) } else { None })
+        .collect()
 }
 
 pub(super) fn refusal_of(effects: &[Effect]) -> Option<FailureCode> {
     effects.iter().find_map(|effect| match effect {
         Effect::Answer { message: MasterToConsole::RequestFailed(no), .. } => Some(no.code),
-        Effect::Send(MasterFrame { message: MasterToRelay::RequestFailed(no), .. }) => Some(no.code),
+        Effect::Send(MasterFrame { message: MasterToRelay::RequestFailed(no), .. }) => {
+            Some(no.code)
+        }
         _ => None,
     })
 }

@@ -3,24 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::{
-    ALLOW_MORE_MS, CODE_LIFETIME_MS, LEFT_PROMPT_MS, MAX_PENDING, REQUEST_TIMEOUT_MS, REVEAL_TIMEOUT_MS,
+    ALLOW_MORE_MS, CODE_LIFETIME_MS, LEFT_PROMPT_MS, MAX_PENDING, REQUEST_TIMEOUT_MS,
+    REVEAL_TIMEOUT_MS,
 };
 use lanyard_protocol::message::{
-    self, ApprovalChallenge, ApprovalClosed, ApprovalOpen, ApprovalRestartRequest, ApprovalReveal, ApproveClient,
-    ApproveClientAck, Audience, ClientApproved, DisApproveClient, DoorState, NewClientRegistered,
+    self, ApprovalChallenge, ApprovalClosed, ApprovalOpen, ApprovalRestartRequest, ApprovalReveal,
+    ApproveClient, ApproveClientAck, Audience, ClientApproved, DisApproveClient, DoorState,
+    NewClientRegistered,
 };
 use lanyard_protocol::{
-    DeviceId, FailureCode, MasterToConsole, MasterToRelay, Nonce, PublicKey, Recipient, Ref, RequestId, Resume,
-    SessionAddress, approval, identity,
+    DeviceId, FailureCode, MasterToConsole, MasterToRelay, Nonce, PublicKey, Recipient, Ref,
+    RequestId, Resume, SessionAddress, approval, identity,
 };
 
-use super::admission::{self, Admission, JoinDecision, CodeCheck, InvitationCheck, Approval};
+use super::admission::{self, Admission, Approval, CodeCheck, InvitationCheck, JoinDecision};
 use super::feed::Key;
 use super::prompts::{Candidate, Prompts, Wrong};
 use super::roster::{Member, Verdict, skeleton};
 use crate::source_address::SourceAddress;
 
-use super::{AdmittedBy, RequestToken, ChangeOrigin, Authority, StoreWrite, Effect, OperatorEvent, AuditEvent, Timer};
+use super::{
+    AdmittedBy, AuditEvent, Authority, ChangeOrigin, Effect, OperatorEvent, RequestToken,
+    StoreWrite, Timer,
+};
 
 /// The number of those who wait is told again this long after it changed.
 const WAITING_TOLD_MS: u64 = 1_000;
@@ -66,7 +71,7 @@ impl JoinRequest {
     }
 
     /// The digits that the device shows.
-    pub fn code(&self) -> Option<&String> {
+    pub(super) fn code(&self) -> Option<&String> {
         match &self.stage {
             JoinStage::Shown { code } => Some(code),
             JoinStage::Waiting | JoinStage::Challenged | JoinStage::Left => None,
@@ -98,23 +103,24 @@ pub(super) struct JoinRequests {
     by_request: BTreeMap<RequestId, JoinRequest>,
     next_order: u64,
     prompts: Prompts,
-    /// While this relay still tells of knocks from before us (until its PONG): a device that revealed to an earlier
-    /// master never answers a challenge for the same promise, so each is asked to promise anew, once.
+    /// While this relay still tells of knocks from before us (until its PONG): a device that
+    /// revealed to an earlier master never answers a challenge for the same promise, so each is
+    /// asked to promise anew, once.
     settling: bool,
     restarted: BTreeSet<SessionAddress>,
     /// Sessions whose prompt was ended by the master itself: their next one takes its place.
     replaced: BTreeSet<SessionAddress>,
     /// Knocks that ended because nobody is let in at the moment.
     closed: BTreeSet<RequestId>,
-    /// Sessions at the door, also those whose knock is over and that have not knocked anew: an approval lets all of a
-    /// device's sessions in.
+    /// Sessions at the door, also those whose knock is over and that have not knocked anew: an
+    /// approval lets all of a device's sessions in.
     at_door: BTreeSet<SessionAddress>,
     /// How many the screens were told that wait.
     told_waiting: u32,
 }
 
 impl JoinRequests {
-    pub fn get(&self, request: &RequestId) -> Option<&JoinRequest> {
+    pub(super) fn get(&self, request: &RequestId) -> Option<&JoinRequest> {
         self.by_request.get(request)
     }
 
@@ -124,7 +130,7 @@ impl JoinRequests {
     }
 
     /// All of a device, oldest first.
-    pub fn of_device(&self, device: DeviceId) -> Vec<RequestId> {
+    pub(super) fn of_device(&self, device: DeviceId) -> Vec<RequestId> {
         self.sorted()
             .into_iter()
             .filter(|knock| knock.request.client.public_id == device)
@@ -148,8 +154,8 @@ impl JoinRequests {
 }
 
 impl Authority {
-    /// All knocks as the host sees them, oldest first: those whose devices show their digits, or did and left. With the digits:
-    /// only for eyes that may see them.
+    /// All knocks as the host sees them, oldest first: those whose devices show their digits, or
+    /// did and left. With the digits: only for eyes that may see them.
     pub fn knocks(&self, with_codes: bool) -> message::JoinRequestList {
         let view = |knock: &JoinRequest| message::JoinRequestInfo {
             request_id: knock.request.request_id,
@@ -165,7 +171,8 @@ impl Authority {
             like_refused: self.roster.like_refused(knock.request.client.public_id, &knock.look),
             code: knock.code().cloned().filter(|_| with_codes),
         };
-        let in_sight = |knock: &&JoinRequest| matches!(knock.stage, JoinStage::Shown { .. } | JoinStage::Left);
+        let in_sight =
+            |knock: &&JoinRequest| matches!(knock.stage, JoinStage::Shown { .. } | JoinStage::Left);
         message::JoinRequestList {
             knocks: self.knocks.sorted().into_iter().filter(in_sight).map(view).collect(),
             waiting: self.knocks.waiting(),
@@ -173,7 +180,8 @@ impl Authority {
         }
     }
 
-    /// The devices that wait until the person may be asked about them, or are about to show their digits; oldest first.
+    /// The devices that wait until the person may be asked about them, or are about to show their
+    /// digits; oldest first.
     pub fn waiting(&self) -> Vec<&NewClientRegistered> {
         let waits = |knock: &&JoinRequest| knock.waits() || knock.stage == JoinStage::Challenged;
         self.knocks.sorted().into_iter().filter(waits).map(|knock| &knock.request).collect()
@@ -185,13 +193,15 @@ impl Authority {
         self.publish(MasterToConsole::Knocks(knocks), None);
     }
 
-    /// Tells that somebody waits, at once, and how many they are a little later: who comes and goes all the time is not worth
-    /// a message each time.
+    /// Tells that somebody waits, at once, and how many they are a little later: who comes and goes
+    /// all the time is not worth a message each time.
     fn watch_waiting(&mut self) {
         let waiting = self.knocks.waiting();
         if waiting > 0 && self.knocks.told_waiting == 0 {
             self.publish_knocks();
-        } else if waiting != self.knocks.told_waiting && self.deadlines.get(&Timer::Waiting).is_none() {
+        } else if waiting != self.knocks.told_waiting
+            && self.deadlines.get(&Timer::Waiting).is_none()
+        {
             self.deadlines.set(Timer::Waiting, self.now.plus(WAITING_TOLD_MS));
         }
     }
@@ -235,15 +245,23 @@ impl Authority {
 
     pub(super) fn knocked(&mut self, request: NewClientRegistered) {
         let client = &request.client;
-        let expected = approval::request_id(&request.public_key, &request.commit, &request.relay_nonce, &client.name);
-        if identity::public_id(&request.public_key) != client.public_id || expected != request.request_id {
+        let expected = approval::request_id(
+            &request.public_key,
+            &request.commit,
+            &request.relay_nonce,
+            &client.name,
+        );
+        if identity::public_id(&request.public_key) != client.public_id
+            || expected != request.request_id
+        {
             tracing::warn!(device = %client.public_id, "a knock whose ids do not fit its key was dropped");
             return;
         }
         match admission::decide(&self.roster, self.config.host, client.public_id) {
             JoinDecision::TurnAway => self.refuse_again(client.public_id),
             JoinDecision::Welcome => {
-                let session = SessionAddress { public_id: client.public_id, instance: request.instance };
+                let session =
+                    SessionAddress { public_id: client.public_id, instance: request.instance };
                 self.came_back(session, Resume::default());
             }
             JoinDecision::LetIn => {
@@ -261,13 +279,16 @@ impl Authority {
         self.send(MasterToRelay::DisApproveClient(DisApproveClient { public_id, epoch, revision }));
     }
 
-    /// An unknown device is at the door: it is let in by what it brings, hears that nobody is, or waits for the person.
+    /// An unknown device is at the door: it is let in by what it brings, hears that nobody is, or
+    /// waits for the person.
     fn asks_to_come_in(&mut self, request: NewClientRegistered) {
         let request_id = request.request_id;
-        let session = SessionAddress { public_id: request.client.public_id, instance: request.instance };
+        let session =
+            SessionAddress { public_id: request.client.public_id, instance: request.instance };
         self.knocks.at_door.insert(session);
         if self.knocks.settling && self.knocks.restarted.insert(session) {
-            return self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
+            return self
+                .send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
         }
         if self.knocks.get(&request_id).is_some() {
             return;
@@ -286,8 +307,12 @@ impl Authority {
         }
         self.keep_knock(request);
         match (brought, self.config.admission) {
-            (Brought::Good { for_ms }, _) => self.let_in_as_known(request_id, AdmittedBy::ByInvitation, for_ms),
-            (_, Admission::Everyone) => self.let_in_as_known(request_id, AdmittedBy::ByOpenDoor, None),
+            (Brought::Good { for_ms }, _) => {
+                self.let_in_as_known(request_id, AdmittedBy::ByInvitation, for_ms)
+            }
+            (_, Admission::Everyone) => {
+                self.let_in_as_known(request_id, AdmittedBy::ByOpenDoor, None)
+            }
             (_, Admission::Closed) => self.close_knock(request_id),
             (_, Admission::Ask) => self.ask_about_more(),
         }
@@ -298,13 +323,14 @@ impl Authority {
         self.let_in_unasked(request_id, how, for_ms);
     }
 
-    /// A wrong proof says nothing about the invitation: its id can be heard, its secret not guessed. It counts against whoever
-    /// sent it.
+    /// A wrong proof says nothing about the invitation: its id can be heard, its secret not
+    /// guessed. It counts against whoever sent it.
     fn weigh_invitation(&mut self, request: &NewClientRegistered) -> Brought {
         let Some(brought) = &request.invitation else { return Brought::Nothing };
         let by_request = &self.knocks.by_request;
         let wall_ms = self.wall_ms;
-        let is_pending = |other: &RequestId| by_request.get(other).is_some_and(|knock| !knock.has_left());
+        let is_pending =
+            |other: &RequestId| by_request.get(other).is_some_and(|knock| !knock.has_left());
         match self.invitations.show(brought, request.request_id, wall_ms, is_pending) {
             InvitationCheck::Good { for_ms } => return Brought::Good { for_ms },
             InvitationCheck::Wrong | InvitationCheck::Unknown => {}
@@ -325,7 +351,11 @@ impl Authority {
         self.knocks.prompts.expire(self.now);
         loop {
             let waiting = self.knocks.by_request.values().filter(|knock| knock.waits());
-            let Some(next) = self.knocks.prompts.next(self.now, waiting.map(JoinRequest::candidate)) else { break };
+            let Some(next) =
+                self.knocks.prompts.next(self.now, waiting.map(JoinRequest::candidate))
+            else {
+                break;
+            };
             self.challenge(next);
         }
         self.deadlines.clear(&Timer::Prompts);
@@ -350,7 +380,8 @@ impl Authority {
     fn keep_knock(&mut self, request: NewClientRegistered) {
         let nonce = Nonce(self.ids.bytes());
         self.knocks.next_order += 1;
-        let session = SessionAddress { public_id: request.client.public_id, instance: request.instance };
+        let session =
+            SessionAddress { public_id: request.client.public_id, instance: request.instance };
         let knock = JoinRequest {
             source: SourceAddress::of(&request.address),
             look: skeleton(&request.client.name),
@@ -369,7 +400,9 @@ impl Authority {
     }
 
     fn note_knock(&mut self, request_id: RequestId) {
-        let Some(NewClientRegistered { client, address, .. }) = self.knocks.get(&request_id).map(|k| &k.request) else {
+        let Some(NewClientRegistered { client, address, .. }) =
+            self.knocks.get(&request_id).map(|k| &k.request)
+        else {
             return;
         };
         let client = client.clone();
@@ -377,8 +410,8 @@ impl Authority {
         self.note(AuditEvent::Knocked { client, address, request_id });
     }
 
-    /// The device keeps its promise. The prompt counts, is in the record and on the screens before the device can know its
-    /// digits, so that leaving now is seen.
+    /// The device keeps its promise. The prompt counts, is in the record and on the screens before
+    /// the device can know its digits, so that leaving now is seen.
     pub(super) fn revealed(&mut self, said: ApprovalReveal) {
         let Some(hub_key) = self.hub_key else { return };
         let request_id = said.request_id;
@@ -425,7 +458,8 @@ impl Authority {
         }
     }
 
-    /// Whom the host lets in from now on: who waited may knock anew, who waits is let in or hears that nobody is.
+    /// Whom the host lets in from now on: who waited may knock anew, who waits is let in or hears
+    /// that nobody is.
     pub(super) fn set_door(&mut self, ask: RequestToken, admission: Admission) {
         self.config.admission = admission;
         self.note(AuditEvent::Door { admission });
@@ -434,11 +468,14 @@ impl Authority {
                 self.send(MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id }));
             }
         }
-        let waiting: Vec<RequestId> = self.knocks.sorted().iter().map(|knock| knock.request.request_id).collect();
+        let waiting: Vec<RequestId> =
+            self.knocks.sorted().iter().map(|knock| knock.request.request_id).collect();
         for request in waiting {
             let knock = &self.knocks.by_request[&request];
             // A device that owes a reveal is looked at when it comes.
-            if knock.approving.is_some() || matches!(knock.stage, JoinStage::Challenged | JoinStage::Left) {
+            if knock.approving.is_some()
+                || matches!(knock.stage, JoinStage::Challenged | JoinStage::Left)
+            {
                 continue;
             }
             let was_asked_about = knock.code().is_some();
@@ -452,7 +489,10 @@ impl Authority {
             }
         }
         self.ask_about_more();
-        self.effects.push(Effect::Publish { message: MasterToConsole::Door(DoorState { admission }), ask: Some(ask) });
+        self.effects.push(Effect::Publish {
+            message: MasterToConsole::Door(DoorState { admission }),
+            ask: Some(ask),
+        });
     }
 
     /// The person wants to be asked about more devices than usual, for a while.
@@ -463,7 +503,8 @@ impl Authority {
         self.ask_about_more();
         let knocks = self.knocks(self.config.tap_to_approve);
         self.knocks.told_waiting = knocks.waiting;
-        self.effects.push(Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: Some(ask) });
+        self.effects
+            .push(Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: Some(ask) });
     }
 
     /// Returns the policy that holds now.
@@ -471,7 +512,8 @@ impl Authority {
         self.config.admission
     }
 
-    /// The knock ended with its session. If the person was asked about it, it stays in sight for a moment.
+    /// The knock ended with its session. If the person was asked about it, it stays in sight for a
+    /// moment.
     pub(super) fn knock_left(&mut self, request: RequestId) {
         self.knocks.closed.remove(&request);
         let Some(knock) = self.knocks.by_request.get_mut(&request) else { return };
@@ -511,7 +553,8 @@ impl Authority {
         }
     }
 
-    /// Its code is too old, or was guessed at three times: the device promises anew, in place of this prompt.
+    /// Its code is too old, or was guessed at three times: the device promises anew, in place of
+    /// this prompt.
     fn restart_knock(&mut self, request_id: RequestId) {
         let Some(session) = self.knocks.get(&request_id).map(JoinRequest::session) else { return };
         self.drop_knock(request_id);
@@ -523,7 +566,9 @@ impl Authority {
     fn drop_knock(&mut self, request: RequestId) {
         self.forget_deadlines(request);
         self.knocks.prompts.dropped(request);
-        if let Some(JoinRequest { approving: Some(Some(ask)), .. }) = self.knocks.by_request.remove(&request) {
+        if let Some(JoinRequest { approving: Some(Some(ask)), .. }) =
+            self.knocks.by_request.remove(&request)
+        {
             self.refuse_ask(ask, FailureCode::StaleRequest);
         }
     }
@@ -542,21 +587,26 @@ impl Authority {
         word: &Approval,
         for_ms: Option<u64>,
     ) {
-        if let Some(member) = self.roster.get(device).filter(|member| member.verdict == Verdict::Approved) {
+        if let Some(member) =
+            self.roster.get(device).filter(|member| member.verdict == Verdict::Approved)
+        {
             let message = MasterToConsole::ClientApproved(self.approval_of(member));
             return self.answer(ask, message);
         }
         if self.hub_key.is_none() {
             return self.refuse_ask(ask, FailureCode::ServerNotReady);
         }
-        let is_here = |request: &RequestId| self.knocks.get(request).is_some_and(|knock| !knock.has_left());
-        let knocks: Vec<RequestId> = self.knocks.of_device(device).into_iter().filter(is_here).collect();
+        let is_here =
+            |request: &RequestId| self.knocks.get(request).is_some_and(|knock| !knock.has_left());
+        let knocks: Vec<RequestId> =
+            self.knocks.of_device(device).into_iter().filter(is_here).collect();
         let meant = match request {
             Some(request) => knocks.into_iter().find(|known| *known == request),
             None => self.best_fit(knocks, word),
         };
         let Some(request) = meant else {
-            let code = if request.is_some() { FailureCode::StaleRequest } else { FailureCode::NotFound };
+            let code =
+                if request.is_some() { FailureCode::StaleRequest } else { FailureCode::NotFound };
             return self.refuse_ask(ask, code);
         };
         let knock = &self.knocks.by_request[&request];
@@ -571,19 +621,29 @@ impl Authority {
         }
     }
 
-    /// Of several knocks of one device: the one whose digits were typed, else the oldest that shows some.
+    /// Of several knocks of one device: the one whose digits were typed, else the oldest that shows
+    /// some.
     fn best_fit(&self, knocks: Vec<RequestId>, word: &Approval) -> Option<RequestId> {
         let judged = |wanted: CodeCheck| {
-            knocks.iter().find(|id| admission::check_code(&self.knocks.by_request[*id], word) == wanted).copied()
+            knocks
+                .iter()
+                .find(|id| admission::check_code(&self.knocks.by_request[*id], word) == wanted)
+                .copied()
         };
-        judged(CodeCheck::Right).or_else(|| judged(CodeCheck::Wrong)).or_else(|| knocks.first().copied())
+        judged(CodeCheck::Right)
+            .or_else(|| judged(CodeCheck::Wrong))
+            .or_else(|| knocks.first().copied())
     }
 
     fn tried_in_vain(&mut self, ask: RequestToken, request: RequestId) {
         let Some(knock) = self.knocks.by_request.get_mut(&request) else { return };
         knock.tries_left = knock.tries_left.saturating_sub(1);
         let (public_id, tries_left) = (knock.request.client.public_id, knock.tries_left);
-        self.effects.push(Effect::Note(AuditEvent::WrongCode { public_id, request_id: request, tries_left }));
+        self.effects.push(Effect::Note(AuditEvent::WrongCode {
+            public_id,
+            request_id: request,
+            tries_left,
+        }));
         if tries_left == 0 {
             self.restart_knock(request);
         } else {
@@ -600,7 +660,12 @@ impl Authority {
         self.ask_relay_to_freeze(request_id, None, for_ms);
     }
 
-    fn ask_relay_to_freeze(&mut self, request_id: RequestId, ask: Option<RequestToken>, for_ms: Option<u64>) {
+    fn ask_relay_to_freeze(
+        &mut self,
+        request_id: RequestId,
+        ask: Option<RequestToken>,
+        for_ms: Option<u64>,
+    ) {
         let Some(knock) = self.knocks.by_request.get_mut(&request_id) else { return };
         (knock.approving, knock.for_ms) = (Some(ask), for_ms);
         let public_id = knock.request.client.public_id;
@@ -631,8 +696,14 @@ impl Authority {
         self.note(AuditEvent::Approved { client: noted, request_id, how, until_ms });
         let device = client.public_id;
         let revision = self.next_revision();
-        let member =
-            Member { client, public_key, verdict: Verdict::Approved, revision, since_ms: self.wall_ms, until_ms };
+        let member = Member {
+            client,
+            public_key,
+            verdict: Verdict::Approved,
+            revision,
+            since_ms: self.wall_ms,
+            until_ms,
+        };
         self.save(StoreWrite::MemberPut(member.clone()));
         let approved = self.approval_of(&member);
         self.roster.put(member);
@@ -643,14 +714,23 @@ impl Authority {
             self.present(session);
         }
         for request in self.knocks.of_device(device) {
-            if let Some(session) = self.knocks.get(&request).filter(|knock| !knock.has_left()).map(JoinRequest::session) {
+            if let Some(session) = self
+                .knocks
+                .get(&request)
+                .filter(|knock| !knock.has_left())
+                .map(JoinRequest::session)
+            {
                 self.present(session);
             }
             self.drop_knock(request);
         }
         self.broadcast(MasterToRelay::ClientApproved(approved), ChangeOrigin::operator(ask));
         let page = self.first_page(Resume::default());
-        self.send_to(MasterToRelay::FeedPage(page), Recipient { public_id: device, instance: None }, None);
+        self.send_to(
+            MasterToRelay::FeedPage(page),
+            Recipient { public_id: device, instance: None },
+            None,
+        );
         self.publish_knocks();
         self.ask_about_more();
     }
@@ -666,7 +746,8 @@ impl Authority {
 
     /// The relay's "no" to an APPROVE_CLIENT: the knock is another one by now.
     pub(super) fn not_frozen(&mut self, reference: Option<&Ref>, code: FailureCode) {
-        let request = self.knocks.by_request.keys().find(|id| Some(&approve_ref(**id)) == reference).copied();
+        let request =
+            self.knocks.by_request.keys().find(|id| Some(&approve_ref(**id)) == reference).copied();
         let Some(request) = request else { return };
         if code == FailureCode::StaleRequest {
             self.drop_knock(request);
@@ -687,8 +768,13 @@ impl Authority {
     }
 
     fn take_from_door(&mut self, device: DeviceId) -> Vec<SessionAddress> {
-        let of_device: Vec<SessionAddress> =
-            self.knocks.at_door.iter().filter(|session| session.public_id == device).copied().collect();
+        let of_device: Vec<SessionAddress> = self
+            .knocks
+            .at_door
+            .iter()
+            .filter(|session| session.public_id == device)
+            .copied()
+            .collect();
         self.knocks.at_door.retain(|session| session.public_id != device);
         of_device
     }
@@ -708,7 +794,10 @@ impl Authority {
     }
 
     /// The client and key behind a device's knock.
-    pub(super) fn knocker(&self, device: DeviceId) -> Option<(lanyard_protocol::Client, PublicKey)> {
+    pub(super) fn knocker(
+        &self,
+        device: DeviceId,
+    ) -> Option<(lanyard_protocol::Client, PublicKey)> {
         let request = &self.knocks.get(self.knocks.of_device(device).first()?)?.request;
         Some((request.client.clone(), request.public_key))
     }

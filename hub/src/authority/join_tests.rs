@@ -1,5 +1,6 @@
-//! Promises: nobody knows digits before the master is bound and the prompt is counted; however many come, from however many
-//! addresses, the person is asked so often and no more; and nobody keeps others from being asked about.
+//! Promises: nobody knows digits before the master is bound and the prompt is counted; however many
+//! come, from however many addresses, the person is asked so often and no more; and nobody keeps
+//! others from being asked about.
 
 use lanyard_protocol::limits::*;
 use lanyard_protocol::message::*;
@@ -25,7 +26,12 @@ struct Gained {
 }
 
 /// Knocks, reveals what it is asked for, learns its digits and leaves.
-fn knock_reveal_leave(desk: &mut AuthorityFixture, request: &NewClientRegistered, n: u32, gained: &mut Gained) {
+fn knock_reveal_leave(
+    desk: &mut AuthorityFixture,
+    request: &NewClientRegistered,
+    n: u32,
+    gained: &mut Gained,
+) {
     if desk.knocks(request).is_some() {
         gained.challenges += 1;
         gained.openings += usize::from(desk.reveals(n, request.request_id).1.is_some());
@@ -37,14 +43,17 @@ fn prompts(desk: &AuthorityFixture) -> usize {
     desk.notes.iter().filter(|note| matches!(note, AuditEvent::Knocked { .. })).count()
 }
 
-/// A64: the master is bound before the device reveals, and the prompt is counted, in the record and on the screens before it
-/// opens.
+/// A64: the master is bound before the device reveals, and the prompt is counted, in the record and
+/// on the screens before it opens.
 #[test]
 fn a64_a_prompt_is_recorded_and_shown_before_it_is_opened() {
     let mut desk = desk();
     let request = from(2, 1, "10.0.0.1");
     let promised = desk.knocks(&request).expect("a challenge");
-    assert!(desk.authority.knocks(true).knocks.is_empty(), "nobody is asked about who has revealed nothing");
+    assert!(
+        desk.authority.knocks(true).knocks.is_empty(),
+        "nobody is asked about who has revealed nothing"
+    );
     desk.authority.handle(
         desk.now,
         desk.wall_ms,
@@ -55,21 +64,31 @@ fn a64_a_prompt_is_recorded_and_shown_before_it_is_opened() {
     );
     let effects: Vec<Effect> = std::iter::from_fn(|| desk.authority.poll_effect()).collect();
     let place = |wanted: fn(&Effect) -> bool| effects.iter().position(wanted).expect("it is there");
-    let opened = place(|e| matches!(e, Effect::Send(f) if matches!(f.message, MasterToRelay::ApprovalOpen(_))));
+    let opened = place(
+        |e| matches!(e, Effect::Send(f) if matches!(f.message, MasterToRelay::ApprovalOpen(_))),
+    );
     assert!(place(|e| matches!(e, Effect::Note(AuditEvent::Knocked { .. }))) < opened);
-    assert!(place(|e| matches!(e, Effect::Publish { message: MasterToConsole::Knocks(_), .. })) < opened);
+    assert!(
+        place(|e| matches!(e, Effect::Publish { message: MasterToConsole::Knocks(_), .. }))
+            < opened
+    );
     assert!(place(|e| matches!(e, Effect::Event(OperatorEvent::DevicePending { .. }))) < opened);
-    let Effect::Send(MasterFrame { message: MasterToRelay::ApprovalOpen(opening), .. }) = &effects[opened] else {
+    let Effect::Send(MasterFrame { message: MasterToRelay::ApprovalOpen(opening), .. }) =
+        &effects[opened]
+    else {
         panic!("{effects:?}")
     };
     assert_eq!(approval::master_commit(&HUB, &request.request_id, &opening.nonce), promised);
 }
 
-/// A64: 5,000 knocks of 5,000 addresses that reveal, learn their digits and leave: no more openings than the bound.
+/// A64: 5,000 knocks of 5,000 addresses that reveal, learn their digits and leave: no more openings
+/// than the bound.
 #[test]
 fn a64_5000_addresses_are_shown_no_more_digits_than_prompts() {
-    for address in [|n: u32| format!("10.{}.{}.{}", n >> 16, (n >> 8) & 255, n & 255), |n: u32| format!("fe80::{n:x}")]
-    {
+    for address in [
+        |n: u32| format!("10.{}.{}.{}", n >> 16, (n >> 8) & 255, n & 255),
+        |n: u32| format!("fe80::{n:x}"),
+    ] {
         let mut desk = desk();
         let mut gained = Gained::default();
         for n in 0..5_000 {
@@ -81,14 +100,16 @@ fn a64_5000_addresses_are_shown_no_more_digits_than_prompts() {
     }
 }
 
-/// A64: who leaves before the reveal knows nothing, and gains nothing: what was challenged is not opened.
+/// A64: who leaves before the reveal knows nothing, and gains nothing: what was challenged is not
+/// opened.
 #[test]
 fn a64_who_leaves_before_the_reveal_learns_nothing() {
     let mut desk = desk();
     for n in 0..5_000u32 {
         let request = from(n + 2, 1, &format!("fe80::{n:x}"));
         let effects = desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
-        let tells_nonce = |message: &&MasterToRelay| matches!(message, MasterToRelay::ApprovalOpen(_));
+        let tells_nonce =
+            |message: &&MasterToRelay| matches!(message, MasterToRelay::ApprovalOpen(_));
         assert_eq!(sent(&effects).into_iter().filter(tells_nonce).count(), 0);
         desk.leaves(&request);
     }
@@ -113,10 +134,14 @@ fn a65_one_address_causes_sixteen_prompts() {
     }
     assert_eq!(gained.openings, PROMPTS_AN_ADDRESS);
     desk.pass(PROMPTS_WINDOW_MS);
-    assert!(desk.knocks(&from(3_000, 1, "192.168.1.5")).is_some(), "after ten minutes it may again");
+    assert!(
+        desk.knocks(&from(3_000, 1, "192.168.1.5")).is_some(),
+        "after ten minutes it may again"
+    );
 }
 
-/// A65: a device in the attacker's own /64 is asked about although ::1 there has had its share and comes on.
+/// A65: a device in the attacker's own /64 is asked about although ::1 there has had its share and
+/// comes on.
 #[test]
 fn a65_an_address_does_not_keep_its_neighbour_from_being_shown() {
     let mut desk = desk();
@@ -136,24 +161,32 @@ fn a65_an_address_does_not_keep_its_neighbour_from_being_shown() {
     assert_eq!(desk.authority.knocks(false).waiting as usize, waits.len());
 }
 
-/// A65: when the sum is used up, one is asked about every ten seconds, network by network, address by address: who comes last
-/// waits for a turn and not for the crowd before it.
+/// A65: when the sum is used up, one is asked about every ten seconds, network by network, address
+/// by address: who comes last waits for a turn and not for the crowd before it.
 #[test]
 fn a65_beyond_the_sum_turns_go_round() {
     let mut desk = desk();
     let mut gained = Gained::default();
     for n in 0..200 {
-        knock_reveal_leave(&mut desk, &from(n + 2, 1, &format!("2001:db8::{n:x}")), n + 2, &mut gained);
+        knock_reveal_leave(
+            &mut desk,
+            &from(n + 2, 1, &format!("2001:db8::{n:x}")),
+            n + 2,
+            &mut gained,
+        );
     }
     assert_eq!(gained.openings, PROMPTS + 1);
-    // Four addresses of the attacker with ten devices each, then a neighbour, then somebody elsewhere.
+    // Four addresses of the attacker with ten devices each, then a neighbour, then somebody
+    // elsewhere.
     let mut names = std::collections::BTreeMap::new();
     for n in 0..40u32 {
         let request = from(n + 1_000, 1, &format!("2001:db8::a{}", n % 4));
         names.insert(request.request_id, "attacker");
         assert_eq!(desk.knocks(&request), None);
     }
-    for (n, address, name) in [(2_000, "2001:db8::b", "neighbour"), (2_001, "192.168.1.9", "elsewhere")] {
+    for (n, address, name) in
+        [(2_000, "2001:db8::b", "neighbour"), (2_001, "192.168.1.9", "elsewhere")]
+    {
         let request = from(n, 1, address);
         names.insert(request.request_id, name);
         assert_eq!(desk.knocks(&request), None);
@@ -168,7 +201,12 @@ fn a65_beyond_the_sum_turns_go_round() {
         let challenged: Vec<RequestId> = challenged.collect();
         assert_eq!(challenged.len(), 1, "one every ten seconds");
         order.push(names[&challenged[0]]);
-        let n = desk.authority.waiting().into_iter().find(|request| request.request_id == challenged[0]).cloned();
+        let n = desk
+            .authority
+            .waiting()
+            .into_iter()
+            .find(|request| request.request_id == challenged[0])
+            .cloned();
         let n = n.expect("it owes its reveal");
         desk.leaves(&n);
     }
@@ -176,7 +214,8 @@ fn a65_beyond_the_sum_turns_go_round() {
     assert!(order[..6].contains(&"neighbour"), "{order:?}");
 }
 
-/// A65: who is challenged and says nothing holds up others for ten seconds, and pays for it; nobody waits for ever.
+/// A65: who is challenged and says nothing holds up others for ten seconds, and pays for it; nobody
+/// waits for ever.
 #[test]
 fn a65_silent_devices_hold_nobody_up_for_long() {
     let mut desk = desk();
@@ -195,7 +234,8 @@ fn a65_silent_devices_hold_nobody_up_for_long() {
     assert_eq!(prompts(&desk), 0);
 }
 
-/// A class of thirty behind one address: sixteen are asked about, and the others when the teacher allows more.
+/// A class of thirty behind one address: sixteen are asked about, and the others when the teacher
+/// allows more.
 #[test]
 fn thirty_laptops_behind_one_address_are_let_in_when_more_is_allowed() {
     let mut desk = desk();
@@ -209,7 +249,10 @@ fn thirty_laptops_behind_one_address_are_let_in_when_more_is_allowed() {
     assert_eq!((shown, desk.authority.knocks(false).waiting), (16, 14));
     let mut effects = desk.operator(OperatorCommand::AllowMore);
     let answer = effects.iter().find_map(|effect| match effect {
-        Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: Some(RequestToken(1)) } => Some(knocks.more_for_ms),
+        Effect::Publish {
+            message: MasterToConsole::Knocks(knocks),
+            ask: Some(RequestToken(1)),
+        } => Some(knocks.more_for_ms),
         _ => None,
     });
     assert_eq!(answer, Some(Some(ALLOW_MORE_MS)));
@@ -223,7 +266,10 @@ fn thirty_laptops_behind_one_address_are_let_in_when_more_is_allowed() {
             .collect();
         effects = Vec::new();
         for request_id in challenged {
-            let n = class.iter().position(|request| request.request_id == request_id).expect("of the class") as u32;
+            let n = class
+                .iter()
+                .position(|request| request.request_id == request_id)
+                .expect("of the class") as u32;
             let (more, code) = desk.reveals(n + 2, request_id);
             shown += usize::from(code.is_some());
             effects.extend(more);
@@ -235,7 +281,8 @@ fn thirty_laptops_behind_one_address_are_let_in_when_more_is_allowed() {
     assert_eq!(desk.authority.knocks(false).more_for_ms, None);
 }
 
-/// Restarts of a standing prompt, the same key again, an open door and good invitations take no share of the prompts.
+/// Restarts of a standing prompt, the same key again, an open door and good invitations take no
+/// share of the prompts.
 #[test]
 fn what_is_no_new_prompt_does_not_count() {
     let mut desk = desk();
@@ -253,9 +300,22 @@ fn what_is_no_new_prompt_does_not_count() {
     for _ in 0..3 {
         let public_id = device(3);
         let request_id = Some(from(3, 1, "").request_id);
-        let code = desk.authority.knocks(true).knocks.iter().find(|k| k.public_id == public_id).unwrap().code.clone();
+        let code = desk
+            .authority
+            .knocks(true)
+            .knocks
+            .iter()
+            .find(|k| k.public_id == public_id)
+            .unwrap()
+            .code
+            .clone();
         let wrong = if code.as_deref() == Some("000000") { "000001" } else { "000000" };
-        desk.operator(OperatorCommand::Approve { public_id, request_id, word: Approval::Typed(wrong.into()), for_ms: None });
+        desk.operator(OperatorCommand::Approve {
+            public_id,
+            request_id,
+            word: Approval::Typed(wrong.into()),
+            for_ms: None,
+        });
     }
     let anew = from(3, 2, "192.168.1.1");
     assert!(desk.knocks(&anew).is_some());
@@ -265,7 +325,10 @@ fn what_is_no_new_prompt_does_not_count() {
     desk.operator(OperatorCommand::SetDoor(Admission::Everyone));
     for n in 100..200 {
         let instance = Instance([9; 16]);
-        desk.relay(RelayToMaster::NewClientRegistered(NewClientRegistered { instance, ..from(n, 1, "192.168.1.1") }));
+        desk.relay(RelayToMaster::NewClientRegistered(NewClientRegistered {
+            instance,
+            ..from(n, 1, "192.168.1.1")
+        }));
         desk.leaves(&NewClientRegistered { instance, ..from(n, 1, "192.168.1.1") });
     }
     desk.operator(OperatorCommand::SetDoor(Admission::Ask));

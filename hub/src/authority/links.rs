@@ -1,5 +1,5 @@
-//! Links: which files a `/d/` address opens, who made it, when it ends and how often it may be used. Only its hash is known
-//! here.
+//! Links: which files a `/d/` address opens, who made it, when it ends and how often it may be
+//! used. Only its hash is known here.
 
 mod archives;
 #[cfg(test)]
@@ -9,23 +9,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::limits::{
-    LINK_UNUSED_MS, LINK_USED_INTERVAL_MS, MAX_FILES_A_MESSAGE, MAX_LINK_FILES, MAX_LINK_PARTS, MAX_LINK_USES,
-    MAX_LINK_VALID_MS,
+    LINK_UNUSED_MS, LINK_USED_INTERVAL_MS, MAX_FILES_A_MESSAGE, MAX_LINK_FILES, MAX_LINK_PARTS,
+    MAX_LINK_USES, MAX_LINK_VALID_MS,
 };
 use lanyard_protocol::message::{
-    LinkDrop, LinkDropped, LinkFolder, LinkGrant, LinkListed, LinkLookup, LinkMade, LinkRequest, LinkUsed, LinksPage,
-    LinksPull,
+    LinkDrop, LinkDropped, LinkFolder, LinkGrant, LinkListed, LinkLookup, LinkMade, LinkRequest,
+    LinkUsed, LinksPage, LinksPull,
 };
 use lanyard_protocol::{
-    DeviceId, FailureCode, FileRef, LinkBinding, LinkHash, MasterToConsole, MasterToRelay, Ref, SessionAddress, path,
+    DeviceId, FailureCode, FileRef, LinkBinding, LinkHash, MasterToConsole, MasterToRelay, Ref,
+    SessionAddress, path,
 };
 
 use super::feed::{Budget, text_cost};
 use super::quota::Ledger;
-use super::{RequestToken, ChangeOrigin, Authority, StoreWrite};
+use super::{Authority, ChangeOrigin, RequestToken, StoreWrite};
 pub(super) use archives::Archives;
 
-/// A link beside its name and its files: its record, its places in three indexes, and what an allocator adds.
+/// A link beside its name and its files: its record, its places in three indexes, and what an
+/// allocator adds.
 const LINK_OVERHEAD: u64 = 512;
 /// One file of a link.
 const LINKED_FILE_BYTES: u64 = 32;
@@ -124,20 +126,20 @@ pub(super) struct LinkRegistry {
 }
 
 impl LinkRegistry {
-    pub fn get(&self, hash: &LinkHash) -> Option<&LinkRecord> {
+    pub(super) fn get(&self, hash: &LinkHash) -> Option<&LinkRecord> {
         self.links.get(hash)
     }
 
-    pub fn bytes(&self) -> &Ledger {
+    pub(super) fn bytes(&self) -> &Ledger {
         &self.bytes
     }
 
     #[cfg(test)]
-    pub fn records(&self) -> impl Iterator<Item = &LinkRecord> {
+    pub(super) fn records(&self) -> impl Iterator<Item = &LinkRecord> {
         self.links.values()
     }
 
-    pub fn put(&mut self, link: LinkRecord) {
+    pub(super) fn put(&mut self, link: LinkRecord) {
         self.take(&link.hash);
         let place = (link.made_ms, link.hash);
         self.by_maker.entry(link.maker).or_default().insert(place);
@@ -147,7 +149,7 @@ impl LinkRegistry {
         self.links.insert(link.hash, link);
     }
 
-    pub fn remove(&mut self, hash: &LinkHash) -> Option<LinkRecord> {
+    pub(super) fn remove(&mut self, hash: &LinkHash) -> Option<LinkRecord> {
         self.parts.remove(hash);
         self.take(hash)
     }
@@ -169,7 +171,8 @@ impl LinkRegistry {
     }
 
     fn remove_of(&mut self, maker: DeviceId) -> Vec<LinkHash> {
-        let hashes: Vec<LinkHash> = self.by_maker.get(&maker).into_iter().flatten().map(|(_, hash)| *hash).collect();
+        let hashes: Vec<LinkHash> =
+            self.by_maker.get(&maker).into_iter().flatten().map(|(_, hash)| *hash).collect();
         hashes.iter().for_each(|hash| drop(self.remove(hash)));
         hashes
     }
@@ -185,12 +188,16 @@ impl LinkRegistry {
         self.by_end.iter().take_while(|(end, _)| *end <= wall_ms).map(|(_, hash)| *hash).collect()
     }
 
-    pub fn next_end(&self) -> Option<u64> {
+    pub(super) fn next_end(&self) -> Option<u64> {
         self.by_end.first().map(|(end, _)| *end)
     }
 
     /// Links before this place, the newest first.
-    fn before(&self, maker: Option<DeviceId>, place: Option<LinkPlace>) -> impl Iterator<Item = &LinkRecord> {
+    fn before(
+        &self,
+        maker: Option<DeviceId>,
+        place: Option<LinkPlace>,
+    ) -> impl Iterator<Item = &LinkRecord> {
         let places = match maker {
             Some(maker) => self.by_maker.get(&maker),
             None => Some(&self.by_age),
@@ -210,8 +217,14 @@ fn place_of(cursor: &str) -> Option<LinkPlace> {
 }
 
 impl Authority {
-    /// Makes a link, or adds files to the maker's link of that hash: a long list comes in several requests.
-    pub(super) fn link_requested(&mut self, from: SessionAddress, request: LinkRequest, reference: Option<Ref>) {
+    /// Makes a link, or adds files to the maker's link of that hash: a long list comes in several
+    /// requests.
+    pub(super) fn link_requested(
+        &mut self,
+        from: SessionAddress,
+        request: LinkRequest,
+        reference: Option<Ref>,
+    ) {
         let link = match self.link_of(from.public_id, request) {
             Ok(link) => link,
             Err(FailureCode::Quota) => {
@@ -260,18 +273,23 @@ impl Authority {
         let linked = match (folder, known.map(|link| &link.linked)) {
             (Some(folder), None) => self.linked_folder(folder)?,
             // Asked for again.
-            (Some(folder), Some(LinkTarget::Folder(known))) if *known == folder => LinkTarget::Folder(folder),
+            (Some(folder), Some(LinkTarget::Folder(known))) if *known == folder => {
+                LinkTarget::Folder(folder)
+            }
             (None, None) => self.linked_files(&[], files)?,
             (None, Some(LinkTarget::Files(known))) => {
                 let linked = self.linked_files(known, files)?;
                 let parts = self.links.parts.get(&link_hash).copied().unwrap_or_default();
-                let is_longer = matches!(&linked, LinkTarget::Files(files) if files.len() > known.len());
+                let is_longer =
+                    matches!(&linked, LinkTarget::Files(files) if files.len() > known.len());
                 if is_longer && parts >= MAX_LINK_PARTS {
                     return Err(FailureCode::TooLarge);
                 }
                 linked
             }
-            (Some(_), Some(_)) | (None, Some(LinkTarget::Folder(_))) => return Err(FailureCode::BadMessage),
+            (Some(_), Some(_)) | (None, Some(LinkTarget::Folder(_))) => {
+                return Err(FailureCode::BadMessage);
+            }
         };
         let ends_ms = valid_ms.map(|valid| self.wall_ms.saturating_add(valid));
         let link = match known {
@@ -284,7 +302,17 @@ impl Authority {
                 let name = self.download_name(&linked, name);
                 let made_ms = self.wall_ms;
                 let used_ms = self.wall_ms;
-                LinkRecord { hash: link_hash, binding, maker, name, linked, made_ms, used_ms, ends_ms, uses_left: uses }
+                LinkRecord {
+                    hash: link_hash,
+                    binding,
+                    maker,
+                    name,
+                    linked,
+                    made_ms,
+                    used_ms,
+                    ends_ms,
+                    uses_left: uses,
+                }
             }
         };
         if link.bytes().saturating_sub(known.map_or(0, LinkRecord::bytes)) > self.room_for(maker) {
@@ -298,10 +326,18 @@ impl Authority {
             return Err(FailureCode::BadMessage);
         }
         // Its contents are found when it is read: an owner may share there later.
-        if self.roster.is_approved(folder.public_id) { Ok(LinkTarget::Folder(folder)) } else { Err(FailureCode::NotFound) }
+        if self.roster.is_approved(folder.public_id) {
+            Ok(LinkTarget::Folder(folder))
+        } else {
+            Err(FailureCode::NotFound)
+        }
     }
 
-    fn linked_files(&self, before: &[FileRef], more: Vec<FileRef>) -> Result<LinkTarget, FailureCode> {
+    fn linked_files(
+        &self,
+        before: &[FileRef],
+        more: Vec<FileRef>,
+    ) -> Result<LinkTarget, FailureCode> {
         if !more.iter().all(|file| self.catalogue.is_listed(file)) {
             return Err(FailureCode::NotFound);
         }
@@ -312,7 +348,11 @@ impl Authority {
         }
         let mut files = before.to_vec();
         files.extend(more.into_iter().filter(|file| news.remove(file)));
-        if files.len() > MAX_LINK_FILES { Err(FailureCode::BadMessage) } else { Ok(LinkTarget::Files(files)) }
+        if files.len() > MAX_LINK_FILES {
+            Err(FailureCode::BadMessage)
+        } else {
+            Ok(LinkTarget::Files(files))
+        }
     }
 
     /// Names the file that a browser downloads.
@@ -325,9 +365,10 @@ impl Authority {
             return path::file_name(&entry.path).to_owned();
         }
         let own = || match linked {
-            LinkTarget::Folder(folder) if folder.path.is_empty() => {
-                self.roster.get(folder.public_id).map(|member| crate::naming::safe_name(&member.client.name))
-            }
+            LinkTarget::Folder(folder) if folder.path.is_empty() => self
+                .roster
+                .get(folder.public_id)
+                .map(|member| crate::naming::safe_name(&member.client.name)),
             LinkTarget::Folder(folder) => Some(path::file_name(&folder.path).to_owned()),
             LinkTarget::Files(files) => {
                 let top = |file: &FileRef| Some(entry_of(file)?.path.split_once('/')?.0);
@@ -416,7 +457,12 @@ impl Authority {
     }
 
     /// LINK_DROP of a device: its own links only.
-    pub(super) fn link_dropped_by(&mut self, from: SessionAddress, drop: LinkDrop, reference: Option<Ref>) {
+    pub(super) fn link_dropped_by(
+        &mut self,
+        from: SessionAddress,
+        drop: LinkDrop,
+        reference: Option<Ref>,
+    ) {
         if self.live_link(&drop.link_hash).is_none_or(|link| link.maker != from.public_id) {
             return self.fail_device(from, FailureCode::NotFound, None, reference);
         }
@@ -439,7 +485,8 @@ impl Authority {
         self.broadcast(MasterToRelay::LinkDropped(dropped), asker);
     }
 
-    /// All links of a device that was turned away; the relay hears of that, and ends them by itself.
+    /// All links of a device that was turned away; the relay hears of that, and ends them by
+    /// itself.
     pub(super) fn drop_links_of(&mut self, maker: DeviceId) {
         for hash in self.links.remove_of(maker) {
             self.archives.forget(&hash);
@@ -453,7 +500,12 @@ impl Authority {
         }
     }
 
-    pub(super) fn links_pulled(&mut self, from: SessionAddress, pull: LinksPull, reference: Option<Ref>) {
+    pub(super) fn links_pulled(
+        &mut self,
+        from: SessionAddress,
+        pull: LinksPull,
+        reference: Option<Ref>,
+    ) {
         match self.links_page(Some(from.public_id), &pull) {
             Ok(page) => self.answer_device(from, MasterToRelay::LinksPage(page), reference),
             Err(code) => self.fail_device(from, code, None, reference),
@@ -467,19 +519,25 @@ impl Authority {
         }
     }
 
-    fn links_page(&self, maker: Option<DeviceId>, pull: &LinksPull) -> Result<LinksPage, FailureCode> {
+    fn links_page(
+        &self,
+        maker: Option<DeviceId>,
+        pull: &LinksPull,
+    ) -> Result<LinksPage, FailureCode> {
         let place = match &pull.cursor {
             Some(cursor) => Some(place_of(cursor).ok_or(FailureCode::BadMessage)?),
             None => None,
         };
         let mut budget = Budget::default();
         let mut page = LinksPage { links: Vec::new(), cursor: None, last: true };
-        for link in self.links.before(maker, place).filter(|link| self.wall_ms < link.expires_ms()) {
+        for link in self.links.before(maker, place).filter(|link| self.wall_ms < link.expires_ms())
+        {
             let listed = link.listed();
             let path = listed.folder.as_ref().map_or(0, |folder| text_cost(&folder.path));
             if !budget.takes(LISTED_COST + text_cost(&listed.name) + path) {
                 page.last = false;
-                page.cursor = page.links.last().map(|last| format!("{}.{}", last.made_ms, last.link_hash));
+                page.cursor =
+                    page.links.last().map(|last| format!("{}.{}", last.made_ms, last.link_hash));
                 break;
             }
             page.links.push(listed);

@@ -1,8 +1,9 @@
-//! Promises: what a device makes the hub remember is bounded in bytes, also after a restart, and the last room is for those
-//! who hold little; a pull costs what it returns.
+//! Promises: what a device makes the hub remember is bounded in bytes, also after a restart, and
+//! the last room is for those who hold little; a pull costs what it returns.
 
 use lanyard_protocol::limits::{
-    GRACE_MS, MAX_REMEMBERED_BYTES, MAX_REMEMBERED_BYTES_A_DEVICE, RESERVED_FOR_SMALL_DEVICES, SMALL_DEVICE_BYTES,
+    GRACE_MS, MAX_REMEMBERED_BYTES, MAX_REMEMBERED_BYTES_A_DEVICE, RESERVED_FOR_SMALL_DEVICES,
+    SMALL_DEVICE_BYTES,
 };
 use lanyard_protocol::message::*;
 use lanyard_protocol::{FeedMode, LinkHash, NewFile, RelayToMaster};
@@ -20,9 +21,9 @@ fn long_files(range: std::ops::Range<u32>) -> Vec<NewFile> {
 }
 
 fn failure_in(effects: &[Effect]) -> Option<RequestFailed> {
-    sent(effects)
-        .into_iter()
-        .find_map(|m| if let MasterToRelay::RequestFailed(no) = m { Some(no.clone()) } else { None })
+    sent(effects).into_iter().find_map(|m| {
+        if let MasterToRelay::RequestFailed(no) = m { Some(no.clone()) } else { None }
+    })
 }
 
 /// Lists files of 4 KiB of path until something is refused.
@@ -53,23 +54,39 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
     let mut desk = AuthorityFixture::with_members(2);
     let refused = fill(&mut desk, 1);
     assert_eq!((refused.code, refused.file_id.is_some()), (FailureCode::Quota, true));
-    assert!(refused.message.contains("64 MiB that the hub keeps for one device"), "{}", refused.message);
+    assert!(
+        refused.message.contains("64 MiB that the hub keeps for one device"),
+        "{}",
+        refused.message
+    );
     let held = desk.authority.remembered().devices[&device(1)];
     let a_message = 50 * 5_000;
-    assert!((MAX_REMEMBERED_BYTES_A_DEVICE - a_message..=MAX_REMEMBERED_BYTES_A_DEVICE).contains(&held), "{held}");
+    assert!(
+        (MAX_REMEMBERED_BYTES_A_DEVICE - a_message..=MAX_REMEMBERED_BYTES_A_DEVICE).contains(&held),
+        "{held}"
+    );
     let revision = desk.head();
     fill(&mut desk, 1);
     assert_eq!(desk.head(), revision, "all or nothing of a message is listed");
 
     let mut link = |start: u32| {
-        let files = (start..start + 512).map(|n| FileRef { public_id: device(1), file_id: file_id(n) }).collect();
+        let files = (start..start + 512)
+            .map(|n| FileRef { public_id: device(1), file_id: file_id(n) })
+            .collect();
         let link_hash = LinkHash([1; 32]);
         let request = LinkRequest { files, ..link_request(link_hash) };
         desk.device(session(1, 1), RelayToMaster::LinkRequest(request))
     };
-    let effects = (0..18).map(|n| link(n * 512)).find(|effects| refusal_of(effects).is_some()).unwrap_or_default();
+    let effects = (0..18)
+        .map(|n| link(n * 512))
+        .find(|effects| refusal_of(effects).is_some())
+        .unwrap_or_default();
     assert_eq!(refusal_of(&effects), Some(FailureCode::Quota), "links take of the same room");
-    assert_eq!(refusal_of(&desk.add(session(2, 1), files(0..500))), None, "others are not affected");
+    assert_eq!(
+        refusal_of(&desk.add(session(2, 1), files(0..500))),
+        None,
+        "others are not affected"
+    );
 
     let mut again = AuthorityFixture::ready(AuthorityConfig::default(), on_disk(&desk, 2));
     again.came(session(1, 1));
@@ -77,8 +94,15 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
     let more = again.add(session(1, 1), long_files(50_000..50_050));
     assert_eq!(refusal_of(&more), Some(FailureCode::Quota));
     let all: Vec<FileId> = again.authority.files().map(|entry| entry.file_id).take(512).collect();
-    again.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: all, keep: false }));
-    assert_eq!(refusal_of(&again.add(session(1, 1), long_files(50_000..50_050))), None, "what is gone makes room");
+    again.device(
+        session(1, 1),
+        RelayToMaster::RemoveFile(RemoveFile { file_ids: all, keep: false }),
+    );
+    assert_eq!(
+        refusal_of(&again.add(session(1, 1), long_files(50_000..50_050))),
+        None,
+        "what is gone makes room"
+    );
 }
 
 #[test]
@@ -92,11 +116,16 @@ fn all_together_are_bounded_and_the_last_room_is_for_those_who_hold_little() {
     let files_of = |n: u32| long_files(0..14_500).into_iter().map(move |file| listing(n, file));
     let members = (1..=7).map(|n| member(n, Verdict::Approved)).collect();
     let listed = (1..=3).flat_map(files_of).collect();
-    let mut desk =
-        AuthorityFixture::ready(AuthorityConfig::default(), SavedState { revision: 1, members, files: listed, ..SavedState::default() });
+    let mut desk = AuthorityFixture::ready(
+        AuthorityConfig::default(),
+        SavedState { revision: 1, members, files: listed, ..SavedState::default() },
+    );
     (1..=7).for_each(|n| drop(desk.came(session(n, 1))));
     let held = desk.authority.remembered().devices[&device(3)];
-    assert!((MAX_REMEMBERED_BYTES_A_DEVICE / 100 * 95..MAX_REMEMBERED_BYTES_A_DEVICE).contains(&held), "{held}");
+    assert!(
+        (MAX_REMEMBERED_BYTES_A_DEVICE / 100 * 95..MAX_REMEMBERED_BYTES_A_DEVICE).contains(&held),
+        "{held}"
+    );
     fill(&mut desk, 4);
     let refused = fill(&mut desk, 5);
     assert_eq!(refused.code, FailureCode::Quota);
@@ -119,14 +148,20 @@ fn longest_withdrawn_files_make_way_for_new_ones_of_their_owner() {
     desk.left(session(1, 1));
     desk.pass(GRACE_MS);
     let before = desk.authority.remembered().bytes;
-    assert!(desk.authority.file_count() == 0 && before > MAX_REMEMBERED_BYTES_A_DEVICE / 2, "withdrawn ones count");
+    assert!(
+        desk.authority.file_count() == 0 && before > MAX_REMEMBERED_BYTES_A_DEVICE / 2,
+        "withdrawn ones count"
+    );
     desk.came(session(1, 2));
     let effects = desk.add(session(1, 2), long_files(60_000..60_050));
     assert_eq!(refusal_of(&effects), None);
-    let removed: usize = sent(&effects)
-        .iter()
-        .map(|m| if let MasterToRelay::FileRemoved(removed) = m { removed.file_ids.len() } else { 0 })
-        .sum();
+    let removed: usize =
+        sent(&effects)
+            .iter()
+            .map(|m| {
+                if let MasterToRelay::FileRemoved(removed) = m { removed.file_ids.len() } else { 0 }
+            })
+            .sum();
     assert!((1..=51).contains(&removed), "no more than is needed: {removed}");
 }
 
@@ -145,9 +180,14 @@ fn a_pull_visits_what_it_returns_however_much_is_gone() {
     let mut visits = |since| {
         desk.authority.feed.visited.set(0);
         let pages = desk.pull(since);
-        let returned: usize = pages.iter().map(|page| page.clients.len() + page.files.len() + page.gone.len()).sum();
+        let returned: usize =
+            pages.iter().map(|page| page.clients.len() + page.files.len() + page.gone.len()).sum();
         let visited = desk.authority.feed.visited.get();
-        assert!(visited <= returned + pages.len(), "visited {visited} for {returned} in {} pages", pages.len());
+        assert!(
+            visited <= returned + pages.len(),
+            "visited {visited} for {returned} in {} pages",
+            pages.len()
+        );
         (pages[0].mode, returned)
     };
     assert_eq!(visits(head + 5), (FeedMode::Snapshot, 701));
@@ -170,7 +210,8 @@ fn who_was_away_for_more_removals_than_are_remembered_gets_a_snapshot() {
     assert_eq!((page.mode, page.gone.len()), (FeedMode::Delta, 4));
 }
 
-/// The database has no index by session, and looked at all files of the device for each session that ended.
+/// The database has no index by session, and looked at all files of the device for each session
+/// that ended.
 #[test]
 fn the_end_of_a_session_writes_its_own_files_alone() {
     let mut desk = AuthorityFixture::with_members(1);
@@ -191,7 +232,9 @@ fn invitations_are_bounded_in_number_and_time() {
     use lanyard_protocol::limits::{MAX_INVITATION_MS, MAX_INVITATIONS, MAX_STAY_MS};
     let mut desk = AuthorityFixture::with_members(1);
     let refused = |effects: &[Effect]| match effects {
-        [Effect::Answer { message: MasterToConsole::RequestFailed(no), .. }] => Some((no.code, no.message.clone())),
+        [Effect::Answer { message: MasterToConsole::RequestFailed(no), .. }] => {
+            Some((no.code, no.message.clone()))
+        }
         _ => None,
     };
     for (valid_ms, for_ms, words) in [
@@ -201,11 +244,23 @@ fn invitations_are_bounded_in_number_and_time() {
         (1_000, Some(MAX_STAY_MS + 1), "366 days at most"),
         (1_000, Some(0), "366 days at most"),
     ] {
-        let (code, said) = refused(&desk.operator(OperatorCommand::Invite { valid_ms, for_ms })).expect("refused");
-        assert!(code == FailureCode::BadMessage && said.contains(words), "{valid_ms} {for_ms:?}: {said}");
+        let (code, said) =
+            refused(&desk.operator(OperatorCommand::Invite { valid_ms, for_ms })).expect("refused");
+        assert!(
+            code == FailureCode::BadMessage && said.contains(words),
+            "{valid_ms} {for_ms:?}: {said}"
+        );
     }
     for _ in 0..MAX_INVITATIONS {
-        assert_eq!(refused(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: Some(MAX_STAY_MS) })), None);
+        assert_eq!(
+            refused(
+                &desk.operator(OperatorCommand::Invite {
+                    valid_ms: 60_000,
+                    for_ms: Some(MAX_STAY_MS)
+                })
+            ),
+            None
+        );
     }
     let one_more = OperatorCommand::Invite { valid_ms: MAX_INVITATION_MS, for_ms: None };
     let (code, said) = refused(&desk.operator(one_more.clone())).expect("no more are out at once");
@@ -213,7 +268,12 @@ fn invitations_are_bounded_in_number_and_time() {
     desk.pass(60_001);
     assert_eq!(refused(&desk.operator(one_more)), None, "old ones make room");
     let word = Approval::Named;
-    let approve = OperatorCommand::Approve { public_id: device(9), request_id: None, word, for_ms: Some(1 << 53) };
+    let approve = OperatorCommand::Approve {
+        public_id: device(9),
+        request_id: None,
+        word,
+        for_ms: Some(1 << 53),
+    };
     assert_eq!(refused(&desk.operator(approve)).expect("refused").0, FailureCode::BadMessage);
 }
 
@@ -224,20 +284,30 @@ fn an_open_door_asks_again_when_very_many_are_in() {
     let almost = MAX_MEMBERS_UNASKED as u32 - 1;
     let members: Vec<Member> = (1..=almost).map(|n| member(n, Verdict::Approved)).collect();
     let config = AuthorityConfig { admission: Admission::Everyone, ..AuthorityConfig::default() };
-    let mut desk = AuthorityFixture::ready(config, SavedState { revision: 1, members, ..SavedState::default() });
+    let mut desk = AuthorityFixture::ready(
+        config,
+        SavedState { revision: 1, members, ..SavedState::default() },
+    );
     assert_eq!(desk.authority.admission(), Admission::Everyone);
     let mut come = |n: u32| {
         let request = knock(n, 1);
         let request_id = request.request_id;
         desk.relay(RelayToMaster::NewClientRegistered(request));
-        let effects =
-            desk.relay(RelayToMaster::ApproveClientAck(ApproveClientAck { public_id: device(n), request_id }));
-        let said =
-            effects.iter().any(|effect| matches!(effect, Effect::Publish { message: MasterToConsole::Door(_), .. }));
+        let effects = desk.relay(RelayToMaster::ApproveClientAck(ApproveClientAck {
+            public_id: device(n),
+            request_id,
+        }));
+        let said = effects.iter().any(|effect| {
+            matches!(effect, Effect::Publish { message: MasterToConsole::Door(_), .. })
+        });
         (desk.authority.roster.is_approved(device(n)), said)
     };
     assert_eq!(come(almost + 1), (true, true), "the last one, and the host is told");
     assert_eq!(come(almost + 2), (false, false));
     assert_eq!(desk.authority.admission(), Admission::Ask);
-    assert!(desk.notes.iter().any(|note| matches!(note, AuditEvent::Door { admission: Admission::Ask })));
+    assert!(
+        desk.notes
+            .iter()
+            .any(|note| matches!(note, AuditEvent::Door { admission: Admission::Ask }))
+    );
 }

@@ -1,17 +1,21 @@
-//! What the person at the host may do, by whatever screen: terminal, console, control socket. All see one truth.
+//! What the person at the host may do, by whatever screen: terminal, console, control socket. All
+//! see one truth.
 
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::limits::{MAX_INVITATION_MS, MAX_INVITATIONS, MAX_STAY_MS};
 use lanyard_protocol::message::{
-    Admission, Audience, ClientDisApproved, ClientUpdated, DisApproveClient, Empty, FeedAck, FeedPull, ForgetClient,
-    Invitation, LinksPull,
+    Admission, Audience, ClientDisApproved, ClientUpdated, DisApproveClient, Empty, FeedAck,
+    FeedPull, ForgetClient, Invitation, LinksPull,
 };
 use lanyard_protocol::{
-    DeviceId, FailureCode, InvitationId, InvitationSecret, LinkHash, MasterToConsole, MasterToRelay, RequestId,
+    DeviceId, FailureCode, InvitationId, InvitationSecret, LinkHash, MasterToConsole,
+    MasterToRelay, RequestId,
 };
 
 use super::feed::Key;
-use super::{RequestToken, ChangeOrigin, Authority, StoreWrite, Member, AuditEvent, Timer, Verdict, Approval};
+use super::{
+    Approval, AuditEvent, Authority, ChangeOrigin, Member, RequestToken, StoreWrite, Timer, Verdict,
+};
 
 /// One wish of the person at the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,16 +69,20 @@ pub enum OperatorCommand {
 
 impl Authority {
     pub(super) fn operator_said(&mut self, ask: RequestToken, command: OperatorCommand) {
-        if let OperatorCommand::Approve { for_ms: Some(for_ms), .. } | OperatorCommand::Invite { for_ms: Some(for_ms), .. } = command
+        if let OperatorCommand::Approve { for_ms: Some(for_ms), .. }
+        | OperatorCommand::Invite { for_ms: Some(for_ms), .. } = command
             && !(1..=MAX_STAY_MS).contains(&for_ms)
         {
             let days = MAX_STAY_MS / 86_400_000;
-            let words = format!("a stay that ends lasts {days} days at most; leave its end out for one without");
+            let words = format!(
+                "a stay that ends lasts {days} days at most; leave its end out for one without"
+            );
             return self.refuse_ask_saying(ask, FailureCode::BadMessage, words);
         }
         match command {
             OperatorCommand::Approve { public_id, request_id, word, for_ms } => {
-                let may_name = word != Approval::Named || request_id.is_none() || self.config.tap_to_approve;
+                let may_name =
+                    word != Approval::Named || request_id.is_none() || self.config.tap_to_approve;
                 if may_name {
                     self.approve(ask, public_id, request_id, &word, for_ms);
                 } else {
@@ -83,7 +91,9 @@ impl Authority {
             }
             OperatorCommand::Refuse { public_id } => self.refuse(ask, public_id),
             OperatorCommand::Forget { public_id } => self.forget(ask, public_id),
-            OperatorCommand::Rename { public_id, name } => self.rename_by_host(ask, public_id, name),
+            OperatorCommand::Rename { public_id, name } => {
+                self.rename_by_host(ask, public_id, name)
+            }
             OperatorCommand::Invite { valid_ms, for_ms } => self.invite(ask, valid_ms, for_ms),
             OperatorCommand::SetDoor(admission) => self.set_door(ask, admission),
             OperatorCommand::AllowMore => self.allow_more(ask),
@@ -209,7 +219,9 @@ impl Authority {
 
     /// Whether that changed anything.
     pub(super) fn rename(&mut self, device: DeviceId, name: String, asker: ChangeOrigin) -> bool {
-        let Some(mut member) = self.roster.get(device).cloned().filter(|member| member.client.name != name) else {
+        let Some(mut member) =
+            self.roster.get(device).cloned().filter(|member| member.client.name != name)
+        else {
             return false;
         };
         member.client.name = name;

@@ -1,23 +1,24 @@
-//! How often the person at the host is asked, and who is asked about next. A prompt is one guess of six digits for whoever
-//! is behind it, so their number is bounded: by address, by network and in all. Those beyond wait, and take turns.
+//! How often the person at the host is asked, and who is asked about next. A prompt is one guess of
+//! six digits for whoever is behind it, so their number is bounded: by address, by network and in
+//! all. Those beyond wait, and take turns.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use lanyard_protocol::limits::{
-    ALLOW_MORE_FACTOR, ALLOW_MORE_MS, CHALLENGES_AN_ADDRESS, CHALLENGES_AT_ONCE, PROMPT_TURN_MS, PROMPTS,
-    PROMPTS_A_NETWORK, PROMPTS_AN_ADDRESS, PROMPTS_WINDOW_MS, WRONG_PROOFS, WRONG_PROOFS_A_KEY,
-    WRONG_PROOFS_AN_ADDRESS,
+    ALLOW_MORE_FACTOR, ALLOW_MORE_MS, CHALLENGES_AN_ADDRESS, CHALLENGES_AT_ONCE, PROMPT_TURN_MS,
+    PROMPTS, PROMPTS_A_NETWORK, PROMPTS_AN_ADDRESS, PROMPTS_WINDOW_MS, WRONG_PROOFS,
+    WRONG_PROOFS_A_KEY, WRONG_PROOFS_AN_ADDRESS,
 };
 use lanyard_protocol::{DeviceId, RequestId};
 
 use crate::machine::Moment;
-use crate::source_address::{SourceNetwork, SourceAddress};
+use crate::source_address::{SourceAddress, SourceNetwork};
 
 /// Challenges whose addresses are remembered for turns: more than may wait.
 const TURNS_KEPT: usize = 256;
 
-/// Events of the window, counted by address, network and key. Whoever adds to it asks for a bound first: that keeps
-/// it small, and nothing is forgotten before its time.
+/// Events of the window, counted by address, network and key. Whoever adds to it asks for a bound
+/// first: that keeps it small, and nothing is forgotten before its time.
 #[derive(Debug, Default)]
 struct PromptCounters {
     events: VecDeque<(Moment, SourceAddress, DeviceId)>,
@@ -111,7 +112,8 @@ pub(super) struct Prompts {
     lapsed: PromptCounters,
     wrong_proofs: PromptCounters,
     underway: BTreeMap<RequestId, PendingChallenge>,
-    /// The addresses that the last challenges went to: the longest ago is next, and first whoever is not among them.
+    /// The addresses that the last challenges went to: the longest ago is next, and first whoever
+    /// is not among them.
     turns: VecDeque<SourceAddress>,
     last_turn: Option<Moment>,
     more_until: Option<Moment>,
@@ -119,7 +121,7 @@ pub(super) struct Prompts {
 
 impl Prompts {
     /// Forgets what is older than the window.
-    pub fn expire(&mut self, now: Moment) {
+    pub(super) fn expire(&mut self, now: Moment) {
         for tally in [&mut self.shown, &mut self.again, &mut self.lapsed, &mut self.wrong_proofs] {
             tally.expire(now);
         }
@@ -127,21 +129,27 @@ impl Prompts {
     }
 
     /// Raises all bounds for a while.
-    pub fn allow_more(&mut self, now: Moment) {
+    pub(super) fn allow_more(&mut self, now: Moment) {
         self.more_until = Some(now.plus(ALLOW_MORE_MS));
     }
 
     /// How long more is allowed.
-    pub fn more_for(&self, now: Moment) -> Option<u64> {
+    pub(super) fn more_for(&self, now: Moment) -> Option<u64> {
         self.more_until.map(|until| until.since(now)).filter(|ms| *ms > 0)
     }
 
-    /// The next to challenge, if anybody may be now. Turns go round networks, in them round addresses, and then by age.
-    pub fn next(&self, now: Moment, waiting: impl Iterator<Item = Candidate>) -> Option<RequestId> {
+    /// The next to challenge, if anybody may be now. Turns go round networks, in them round
+    /// addresses, and then by age.
+    pub(super) fn next(
+        &self,
+        now: Moment,
+        waiting: impl Iterator<Item = Candidate>,
+    ) -> Option<RequestId> {
         if self.underway.len() >= CHALLENGES_AT_ONCE {
             return None;
         }
-        let may: Vec<Candidate> = waiting.filter(|candidate| self.way(now, candidate).is_some()).collect();
+        let may: Vec<Candidate> =
+            waiting.filter(|candidate| self.way(now, candidate).is_some()).collect();
         if may.len() < 2 {
             return may.first().map(|candidate| candidate.request);
         }
@@ -172,25 +180,34 @@ impl Prompts {
         }
         let factor = if self.more_until.is_some() { ALLOW_MORE_FACTOR } else { 1 };
         let in_network = |wanted: fn(PromptReason) -> bool| {
-            let of_it = |one: &&PendingChallenge| one.source.network() == source.network() && wanted(one.way);
+            let of_it = |one: &&PendingChallenge| {
+                one.source.network() == source.network() && wanted(one.way)
+            };
             self.underway.values().filter(of_it).count()
         };
-        let in_all = |wanted: fn(PromptReason) -> bool| self.underway.values().filter(|one| wanted(one.way)).count();
+        let in_all = |wanted: fn(PromptReason) -> bool| {
+            self.underway.values().filter(|one| wanted(one.way)).count()
+        };
         let is_again = |way| way == PromptReason::Again;
         let is_new = |way| matches!(way, PromptReason::New | PromptReason::Turn);
         let of_key = self.shown.of_key(key) + self.again.of_key(key);
         let of_key = of_key + self.underway.values().filter(|one| one.key == key).count();
         if of_key > 0 {
             let has_room = of_key < PROMPTS_AN_ADDRESS
-                && self.again.of(source) + self.lapsed.of(source) + from_there(is_again) < PROMPTS_AN_ADDRESS * factor
-                && self.again.of_network(source) + in_network(is_again) < PROMPTS_A_NETWORK * factor
+                && self.again.of(source) + self.lapsed.of(source) + from_there(is_again)
+                    < PROMPTS_AN_ADDRESS * factor
+                && self.again.of_network(source) + in_network(is_again)
+                    < PROMPTS_A_NETWORK * factor
                 && self.again.events.len() + in_all(is_again) < PROMPTS * factor;
             return has_room.then_some(PromptReason::Again);
         }
-        if self.shown.of(source) + self.lapsed.of(source) + from_there(is_new) >= PROMPTS_AN_ADDRESS * factor {
+        if self.shown.of(source) + self.lapsed.of(source) + from_there(is_new)
+            >= PROMPTS_AN_ADDRESS * factor
+        {
             return None;
         }
-        let has_room = self.shown.of_network(source) + in_network(is_new) < PROMPTS_A_NETWORK * factor
+        let has_room = self.shown.of_network(source) + in_network(is_new)
+            < PROMPTS_A_NETWORK * factor
             && self.shown.events.len() + in_all(is_new) < PROMPTS * factor;
         let is_its_turn = self.last_turn.is_none_or(|at| now.since(at) >= PROMPT_TURN_MS);
         match (has_room, is_its_turn) {
@@ -201,7 +218,7 @@ impl Prompts {
     }
 
     /// Notes that `candidate` is challenged.
-    pub fn challenged(&mut self, now: Moment, candidate: &Candidate) {
+    pub(super) fn challenged(&mut self, now: Moment, candidate: &Candidate) {
         let Some(way) = self.way(now, candidate) else { return };
         if way == PromptReason::Turn {
             self.last_turn = Some(now);
@@ -215,8 +232,10 @@ impl Prompts {
     }
 
     /// The device revealed: from here on it is a prompt, and counts.
-    pub fn revealed(&mut self, now: Moment, request: RequestId) {
-        let Some(PendingChallenge { source, key, way }) = self.underway.remove(&request) else { return };
+    pub(super) fn revealed(&mut self, now: Moment, request: RequestId) {
+        let Some(PendingChallenge { source, key, way }) = self.underway.remove(&request) else {
+            return;
+        };
         match way {
             PromptReason::Restart => {}
             PromptReason::Again => self.again.add(now, source, key),
@@ -225,30 +244,36 @@ impl Prompts {
     }
 
     /// The device said nothing. Its address pays for the time that others waited.
-    pub fn lapsed(&mut self, now: Moment, request: RequestId) {
+    pub(super) fn lapsed(&mut self, now: Moment, request: RequestId) {
         if let Some(PendingChallenge { source, key, .. }) = self.underway.remove(&request) {
             self.lapsed.add(now, source, key);
         }
     }
 
     /// Its knock is over before anybody knew digits.
-    pub fn dropped(&mut self, request: RequestId) {
+    pub(super) fn dropped(&mut self, request: RequestId) {
         self.underway.remove(&request);
     }
 
-    pub fn drop_all(&mut self) {
+    pub(super) fn drop_all(&mut self) {
         self.underway.clear();
     }
 
     /// When somebody who waits now may be challenged, at the latest.
-    pub fn next_chance(&self, now: Moment) -> Moment {
+    pub(super) fn next_chance(&self, now: Moment) -> Moment {
         let turn = self.last_turn.map(|at| at.plus(PROMPT_TURN_MS)).filter(|at| *at > now);
         let ends = [self.shown.next_end(), self.again.next_end(), self.lapsed.next_end(), turn];
         ends.into_iter().flatten().min().unwrap_or(now.plus(PROMPT_TURN_MS)).max(now.plus(1))
     }
 
-    /// A wrong proof of an invitation. Whether it is worth a line in the record, and whether its sender has gone too far.
-    pub fn proved_wrongly(&mut self, now: Moment, source: SourceAddress, key: DeviceId) -> Wrong {
+    /// A wrong proof of an invitation. Whether it is worth a line in the record, and whether its
+    /// sender has gone too far.
+    pub(super) fn proved_wrongly(
+        &mut self,
+        now: Moment,
+        source: SourceAddress,
+        key: DeviceId,
+    ) -> Wrong {
         let tally = &mut self.wrong_proofs;
         if tally.of(source) >= WRONG_PROOFS_AN_ADDRESS || tally.of_key(key) >= WRONG_PROOFS_A_KEY {
             return Wrong::TooOften;

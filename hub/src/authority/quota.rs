@@ -1,19 +1,21 @@
 //! Bytes that devices make the hub remember, counted by device and in all.
 //!
-//! A part of the authority that keeps something for a device holds a [`Ledger`] and changes it with each entry. The sum of
-//! all ledgers has one bound a device and one for everybody ([`Authority::room_for`]); whatever would go beyond is refused.
+//! A part of the authority that keeps something for a device holds a [`Ledger`] and changes it with
+//! each entry. The sum of all ledgers has one bound a device and one for everybody
+//! ([`Authority::room_for`]); whatever would go beyond is refused.
 
 use std::collections::BTreeMap;
 
 use lanyard_protocol::limits::{
-    MAX_REMEMBERED_BYTES, MAX_REMEMBERED_BYTES_A_DEVICE, RESERVED_FOR_SMALL_DEVICES, SMALL_DEVICE_BYTES,
+    MAX_REMEMBERED_BYTES, MAX_REMEMBERED_BYTES_A_DEVICE, RESERVED_FOR_SMALL_DEVICES,
+    SMALL_DEVICE_BYTES,
 };
 use lanyard_protocol::{DeviceId, FileEntry};
 
 use super::Authority;
 
-/// An entry of the list beside its texts: its record, its places in five indexes, and what an allocator adds (measured:
-/// 100,000 files with 80 bytes of text each grow the process by 59.6 MB).
+/// An entry of the list beside its texts: its record, its places in five indexes, and what an
+/// allocator adds (measured: 100,000 files with 80 bytes of text each grow the process by 59.6 MB).
 const FILE_OVERHEAD: u64 = 512;
 
 /// Bytes by device, and their sum.
@@ -24,13 +26,13 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub fn add(&mut self, device: DeviceId, bytes: u64) {
+    pub(super) fn add(&mut self, device: DeviceId, bytes: u64) {
         *self.devices.entry(device).or_default() += bytes;
         self.total += bytes;
     }
 
     /// Takes back what was added before.
-    pub fn subtract(&mut self, device: DeviceId, bytes: u64) {
+    pub(super) fn subtract(&mut self, device: DeviceId, bytes: u64) {
         let Some(held) = self.devices.get_mut(&device) else { return };
         let bytes = bytes.min(*held);
         *held -= bytes;
@@ -40,15 +42,15 @@ impl Ledger {
         }
     }
 
-    pub fn of(&self, device: DeviceId) -> u64 {
+    pub(super) fn of(&self, device: DeviceId) -> u64 {
         self.devices.get(&device).copied().unwrap_or(0)
     }
 
-    pub fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.total
     }
 
-    pub fn devices(&self) -> impl Iterator<Item = DeviceId> {
+    pub(super) fn devices(&self) -> impl Iterator<Item = DeviceId> {
         self.devices.keys().copied()
     }
 }
@@ -72,7 +74,8 @@ pub struct Remembered {
 }
 
 impl Authority {
-    /// Bytes that `device` may still make the hub remember. The last of the room is for devices that hold little.
+    /// Bytes that `device` may still make the hub remember. The last of the room is for devices
+    /// that hold little.
     pub(super) fn room_for(&self, device: DeviceId) -> u64 {
         let held = self.remembered_for(device);
         let total = self.catalogue.bytes().total() + self.links.bytes().total();
@@ -88,7 +91,9 @@ impl Authority {
     pub(super) fn words_when_full(&self, device: DeviceId) -> String {
         if self.remembered_for(device) >= MAX_REMEMBERED_BYTES_A_DEVICE / 2 {
             let most = MAX_REMEMBERED_BYTES_A_DEVICE >> 20;
-            format!("this device's files and links take all of the {most} MiB that the hub keeps for one device")
+            format!(
+                "this device's files and links take all of the {most} MiB that the hub keeps for one device"
+            )
         } else {
             let most = MAX_REMEMBERED_BYTES >> 20;
             format!("the hub's list is full: it keeps {most} MiB for all devices together")

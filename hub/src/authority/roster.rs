@@ -1,9 +1,10 @@
-//! Who belongs and who was turned away. A refusal is final until it is forgotten by the person at the host.
+//! Who belongs and who was turned away. A refusal is final until it is forgotten by the person at
+//! the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::MAX_ROSTER_IDS;
-use lanyard_protocol::message::{LikeRefused, MasterRoster, RefusedList, RefusedClient};
+use lanyard_protocol::message::{LikeRefused, MasterRoster, RefusedClient, RefusedList};
 use lanyard_protocol::{Client, DeviceId, PublicKey};
 use unicode_normalization::UnicodeNormalization;
 
@@ -45,7 +46,7 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    pub fn put(&mut self, member: Member) {
+    pub(super) fn put(&mut self, member: Member) {
         let id = member.client.public_id;
         self.remove(id);
         let look = skeleton(&member.client.name);
@@ -54,16 +55,18 @@ impl Roster {
         }
         match member.verdict {
             Verdict::Approved => self.approved_looks.entry(look).or_default().insert(id),
-            Verdict::Refused => self.refused_looks.entry(look).or_default().insert((member.since_ms, id)),
+            Verdict::Refused => {
+                self.refused_looks.entry(look).or_default().insert((member.since_ms, id))
+            }
         };
         self.members.insert(id, member);
     }
 
-    pub fn get(&self, id: DeviceId) -> Option<&Member> {
+    pub(super) fn get(&self, id: DeviceId) -> Option<&Member> {
         self.members.get(&id)
     }
 
-    pub fn remove(&mut self, id: DeviceId) -> Option<Member> {
+    pub(super) fn remove(&mut self, id: DeviceId) -> Option<Member> {
         let member = self.members.remove(&id)?;
         if let Some(until_ms) = member.until_ms {
             self.ends.remove(&(until_ms, id));
@@ -76,19 +79,19 @@ impl Roster {
         Some(member)
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.members.len()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
         self.members.values()
     }
 
-    pub fn verdict(&self, id: DeviceId) -> Option<Verdict> {
+    pub(super) fn verdict(&self, id: DeviceId) -> Option<Verdict> {
         self.members.get(&id).map(|member| member.verdict)
     }
 
-    pub fn is_approved(&self, id: DeviceId) -> bool {
+    pub(super) fn is_approved(&self, id: DeviceId) -> bool {
         self.verdict(id) == Some(Verdict::Approved)
     }
 
@@ -97,9 +100,10 @@ impl Roster {
     }
 
     /// What the relay must know, in pages; at least one.
-    pub fn pages(&self, epoch: u64, revision: u64) -> Vec<MasterRoster> {
+    pub(super) fn pages(&self, epoch: u64, revision: u64) -> Vec<MasterRoster> {
         let approved = self.ids(Verdict::Approved).map(|id| (true, id));
-        let all: Vec<(bool, DeviceId)> = approved.chain(self.ids(Verdict::Refused).map(|id| (false, id))).collect();
+        let all: Vec<(bool, DeviceId)> =
+            approved.chain(self.ids(Verdict::Refused).map(|id| (false, id))).collect();
         let mut chunks: Vec<&[(bool, DeviceId)]> = all.chunks(MAX_ROSTER_IDS).collect();
         if chunks.is_empty() {
             chunks.push(&[]);
@@ -120,7 +124,7 @@ impl Roster {
     }
 
     /// All who were turned away, the latest first.
-    pub fn refused(&self) -> RefusedList {
+    pub(super) fn refused(&self) -> RefusedList {
         let mut clients: Vec<RefusedClient> = self
             .members
             .values()
@@ -138,17 +142,18 @@ impl Roster {
     }
 
     /// Approved devices whose time is over.
-    pub fn overdue(&self, wall_ms: u64) -> Vec<DeviceId> {
+    pub(super) fn overdue(&self, wall_ms: u64) -> Vec<DeviceId> {
         self.ends.iter().take_while(|(until, _)| *until <= wall_ms).map(|(_, id)| *id).collect()
     }
 
     /// When the next approval ends.
-    pub fn next_end(&self) -> Option<u64> {
+    pub(super) fn next_end(&self) -> Option<u64> {
         self.ends.first().map(|(until, _)| *until)
     }
 
-    /// Another device that was turned away and that a person could take this one for; of several, the last.
-    pub fn like_refused(&self, device: DeviceId, look: &str) -> Option<LikeRefused> {
+    /// Another device that was turned away and that a person could take this one for; of several,
+    /// the last.
+    pub(super) fn like_refused(&self, device: DeviceId, look: &str) -> Option<LikeRefused> {
         let alike = self.refused_looks.get(look).filter(|_| !look.is_empty())?;
         let (_, id) = alike.iter().rev().find(|(_, id)| *id != device)?;
         let member = self.members.get(id)?;
@@ -156,7 +161,7 @@ impl Roster {
     }
 
     /// The name of another approved device that a person could take this one for.
-    pub fn looks_like(&self, device: DeviceId, look: &str) -> Option<String> {
+    pub(super) fn looks_like(&self, device: DeviceId, look: &str) -> Option<String> {
         let alike = self.approved_looks.get(look).filter(|_| !look.is_empty())?;
         let id = alike.iter().find(|id| **id != device)?;
         self.members.get(id).map(|member| member.client.name.clone())
@@ -172,12 +177,14 @@ fn take_out<T: Ord>(looks: &mut BTreeMap<String, BTreeSet<T>>, look: &str, one: 
     }
 }
 
-/// What remains of a name when looks alone count: forms folded together (NFKC), no case, no marks, no spaces, nothing that
-/// is not seen, and letters of all scripts that look alike made one (UTS 39, 4).
+/// What remains of a name when looks alone count: forms folded together (NFKC), no case, no marks,
+/// no spaces, nothing that is not seen, and letters of all scripts that look alike made one (UTS
+/// 39, 4).
 pub(super) fn skeleton(name: &str) -> String {
     let folded: String = name.nfkc().flat_map(char::to_lowercase).collect();
     // Some doubles are alike only in lower case, so both orders: case, doubles, case.
-    let alike = unicode_security::skeleton(&folded).flat_map(char::to_lowercase).collect::<String>();
+    let alike =
+        unicode_security::skeleton(&folded).flat_map(char::to_lowercase).collect::<String>();
     alike
         .nfkd()
         .filter(|c| c.is_alphanumeric())
@@ -203,7 +210,10 @@ mod tests {
         }
         let pages = roster.pages(5, 9);
         assert_eq!(pages.len(), 2);
-        assert_eq!((pages[0].page, pages[0].last, pages[0].approved.len()), (0, false, MAX_ROSTER_IDS));
+        assert_eq!(
+            (pages[0].page, pages[0].last, pages[0].approved.len()),
+            (0, false, MAX_ROSTER_IDS)
+        );
         assert_eq!((pages[1].page, pages[1].last, pages[1].refused.len()), (1, true, 1));
         assert_eq!(Roster::default().pages(5, 9).len(), 1);
     }
@@ -214,13 +224,21 @@ mod tests {
         let mut roster = Roster::default();
         for n in 0..5_000 {
             let verdict = if n % 2 == 0 { Verdict::Approved } else { Verdict::Refused };
-            roster.put(Member { until_ms: Some(u64::from(n)), since_ms: u64::from(n), ..member(n, verdict) });
+            roster.put(Member {
+                until_ms: Some(u64::from(n)),
+                since_ms: u64::from(n),
+                ..member(n, verdict)
+            });
         }
         assert_eq!((roster.ends.len(), roster.next_end()), (2_500, Some(0)));
         assert_eq!(
             roster.overdue(4),
-            [member(0, Verdict::Approved), member(2, Verdict::Approved), member(4, Verdict::Approved)]
-                .map(|m| m.client.public_id)
+            [
+                member(0, Verdict::Approved),
+                member(2, Verdict::Approved),
+                member(4, Verdict::Approved)
+            ]
+            .map(|m| m.client.public_id)
         );
         let other = member(9_999, Verdict::Approved).client.public_id;
         let look = skeleton("Device 77");
@@ -228,7 +246,10 @@ mod tests {
         assert_eq!(roster.like_refused(other, &look).map(|like| like.refused_ms), Some(77));
         // Whoever goes, or is decided about anew, leaves nothing behind.
         roster.put(member(77, Verdict::Approved));
-        assert_eq!((roster.like_refused(other, &look), roster.looks_like(other, &look).is_some()), (None, true));
+        assert_eq!(
+            (roster.like_refused(other, &look), roster.looks_like(other, &look).is_some()),
+            (None, true)
+        );
         for n in 0..5_000 {
             roster.remove(member(n, Verdict::Approved).client.public_id);
         }
@@ -257,7 +278,11 @@ mod tests {
             ("…", false),
         ] {
             other.name = name.into();
-            assert_eq!(roster.looks_like(other.public_id, &skeleton(&other.name)).is_some(), alike, "{name}");
+            assert_eq!(
+                roster.looks_like(other.public_id, &skeleton(&other.name)).is_some(),
+                alike,
+                "{name}"
+            );
         }
     }
 }

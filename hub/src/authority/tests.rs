@@ -1,13 +1,15 @@
-//! Promises: what is said was saved before; nobody comes in but by the host's word; a refusal is final; away is not
-//! removed; every list can be caught up with by number.
+//! Promises: what is said was saved before; nobody comes in but by the host's word; a refusal is
+//! final; away is not removed; every list can be caught up with by number.
 
 use lanyard_protocol::limits::{
-    CODE_LIFETIME_MS, GRACE_MS, LEFT_PROMPT_MS, MAX_FILES_A_MESSAGE, REQUEST_TIMEOUT_MS, WRONG_PROOFS_A_KEY,
-    WRONG_PROOFS_AN_ADDRESS,
+    CODE_LIFETIME_MS, GRACE_MS, LEFT_PROMPT_MS, MAX_FILES_A_MESSAGE, REQUEST_TIMEOUT_MS,
+    WRONG_PROOFS_A_KEY, WRONG_PROOFS_AN_ADDRESS,
 };
 use lanyard_protocol::message::JoinRequestList;
 use lanyard_protocol::message::*;
-use lanyard_protocol::{DeviceKind, FeedMode, InvitationSecret, LinkHash, RelayToMaster, Reveal, approval};
+use lanyard_protocol::{
+    DeviceKind, FeedMode, InvitationSecret, LinkHash, RelayToMaster, Reveal, approval,
+};
 
 use super::fixture::*;
 use super::*;
@@ -39,7 +41,10 @@ fn plain(message: MasterToRelay) -> Effect {
 #[test]
 fn registering_tells_the_roster_first() {
     let members = vec![member(1, Verdict::Approved), member(2, Verdict::Refused)];
-    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), SavedState { revision: 4, members, ..SavedState::default() });
+    let mut desk = AuthorityFixture::new(
+        AuthorityConfig::default(),
+        SavedState { revision: 4, members, ..SavedState::default() },
+    );
     let roster = MasterRoster {
         page: 0,
         last: true,
@@ -53,7 +58,10 @@ fn registering_tells_the_roster_first() {
         vec![
             plain(MasterToRelay::MasterRoster(roster)),
             plain(MasterToRelay::Ping(Empty {})),
-            Effect::Publish { message: MasterToConsole::RelayState(RelayPresence { ready: true }), ask: None },
+            Effect::Publish {
+                message: MasterToConsole::RelayState(RelayPresence { ready: true }),
+                ask: None
+            },
         ]
     );
 }
@@ -66,12 +74,14 @@ fn the_right_digits_let_a_device_in_and_are_saved_first() {
     assert_eq!(desk.authority.knocks(false).knocks[0].code, None);
     let spaced = format!("{} {}", &code[..3], &code[3..]);
     let effects = desk.operator(approve(2, Approval::Typed(spaced)));
-    let approve_client = MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id });
+    let approve_client =
+        MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id });
     assert_eq!(sent(&effects), vec![&approve_client]);
     assert_eq!(desk.authority.member(device(2)), None, "not before the relay's ack");
 
     let effects = desk.relay(ack(2, request_id));
-    let approved = ClientApproved { client: client(2), epoch: EPOCH, revision: 2, audience: Audience::All };
+    let approved =
+        ClientApproved { client: client(2), epoch: EPOCH, revision: 2, audience: Audience::All };
     let page = FeedPage {
         mode: FeedMode::Snapshot,
         epoch: EPOCH,
@@ -88,9 +98,18 @@ fn the_right_digits_let_a_device_in_and_are_saved_first() {
         effects,
         vec![
             Effect::Save(StoreWrite::Revision(2)),
-            Effect::Save(StoreWrite::MemberPut(Member { revision: 2, ..member(2, Verdict::Approved) })),
-            Effect::Publish { message: MasterToConsole::ClientReconnected(presence_of(device(2))), ask: None },
-            Effect::Publish { message: MasterToConsole::ClientApproved(approved.clone()), ask: Some(RequestToken(1)) },
+            Effect::Save(StoreWrite::MemberPut(Member {
+                revision: 2,
+                ..member(2, Verdict::Approved)
+            })),
+            Effect::Publish {
+                message: MasterToConsole::ClientReconnected(presence_of(device(2))),
+                ask: None
+            },
+            Effect::Publish {
+                message: MasterToConsole::ClientApproved(approved.clone()),
+                ask: Some(RequestToken(1))
+            },
             plain(MasterToRelay::ClientApproved(approved)),
             Effect::Send(MasterFrame { to, ..MasterFrame::plain(MasterToRelay::FeedPage(page)) }),
             Effect::Publish { message: none_waits(), ask: None },
@@ -106,7 +125,10 @@ fn three_wrong_codes_end_the_knock() {
     let mut desk = AuthorityFixture::with_members(1);
     let (request_id, code) = knock_with_code(&mut desk, 2);
     let wrong = if code == "000000" { "000001" } else { "000000" };
-    assert_eq!(refusal_of(&desk.operator(approve(2, Approval::Typed("12".into())))), Some(FailureCode::BadMessage));
+    assert_eq!(
+        refusal_of(&desk.operator(approve(2, Approval::Typed("12".into())))),
+        Some(FailureCode::BadMessage)
+    );
     for left in [2, 1] {
         let effects = desk.operator(approve(2, Approval::Typed(wrong.into())));
         assert_eq!(refusal_of(&effects), Some(FailureCode::WrongCode));
@@ -154,12 +176,20 @@ fn an_approval_of_another_request_is_stale() {
     };
     assert_eq!(refusal_of(&desk.operator(command)), Some(FailureCode::StaleRequest));
     desk.operator(approve(2, Approval::Typed(code)));
-    let no = RequestFailed { code: FailureCode::StaleRequest, message: "".into(), retry_after_ms: None, file_id: None };
+    let no = RequestFailed {
+        code: FailureCode::StaleRequest,
+        message: "".into(),
+        retry_after_ms: None,
+        file_id: None,
+    };
     let frame = MasterFrame {
         reference: Ref::new(format!("approve-{request_id}")),
         ..MasterFrame::plain(RelayToMaster::RequestFailed(no))
     };
-    assert_eq!(refusal_of(&desk.put(Input::Frame(Box::new(frame)))), Some(FailureCode::StaleRequest));
+    assert_eq!(
+        refusal_of(&desk.put(Input::Frame(Box::new(frame)))),
+        Some(FailureCode::StaleRequest)
+    );
     assert!(desk.authority.knocks(false).knocks.is_empty());
 }
 
@@ -187,7 +217,10 @@ fn a_knock_ends_with_its_session_and_is_seen_to() {
     assert_eq!(effects, vec![published, Effect::Event(seen)]);
     assert_eq!(desk.notes, [AuditEvent::Left { public_id: device(2), request_id }]);
     // Nobody is let in who is gone.
-    assert_eq!(refusal_of(&desk.operator(approve(2, Approval::Typed(code)))), Some(FailureCode::NotFound));
+    assert_eq!(
+        refusal_of(&desk.operator(approve(2, Approval::Typed(code)))),
+        Some(FailureCode::NotFound)
+    );
     assert_eq!(desk.relay(ack(2, request_id)), vec![]);
     assert_eq!(desk.pass(LEFT_PROMPT_MS - 1), vec![]);
     assert_eq!(desk.pass(1), vec![Effect::Publish { message: none_waits(), ask: None }]);
@@ -210,7 +243,11 @@ fn the_figures_of_a_relay_go_with_it() {
     let mut desk = AuthorityFixture::ready(AuthorityConfig::default(), SavedState::default());
     assert_eq!(desk.authority.relay_status(), None);
     let status = RelayStatus { pending: 3, ..RelayStatus::default() };
-    assert_eq!(desk.relay(RelayToMaster::RelayStatus(status.clone())), vec![], "nobody is answered");
+    assert_eq!(
+        desk.relay(RelayToMaster::RelayStatus(status.clone())),
+        vec![],
+        "nobody is answered"
+    );
     assert_eq!(desk.authority.relay_status(), Some(&status));
     desk.put(Input::RelayLost);
     assert_eq!(desk.authority.relay_status(), None);
@@ -223,7 +260,8 @@ fn knocks_from_before_this_master_promise_anew_once() {
     let mut desk = AuthorityFixture::new(AuthorityConfig::default(), SavedState::default());
     desk.put(Input::RelayReady { hub_key: HUB });
     let old = knock(2, 1);
-    let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id: old.request_id });
+    let restart =
+        MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id: old.request_id });
     assert_eq!(sent(&desk.relay(RelayToMaster::NewClientRegistered(old))), vec![&restart]);
     assert!(desk.knocks(&knock(2, 2)).is_some());
     desk.relay(RelayToMaster::Pong(Empty {}));
@@ -236,7 +274,10 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
     let mut desk = AuthorityFixture::ready(config, SavedState::default());
     let mut host = knock(1, 1);
     host.client.kind = DeviceKind::Master;
-    let approve = MasterToRelay::ApproveClient(ApproveClient { public_id: device(1), request_id: host.request_id });
+    let approve = MasterToRelay::ApproveClient(ApproveClient {
+        public_id: device(1),
+        request_id: host.request_id,
+    });
     assert_eq!(sent(&desk.relay(RelayToMaster::NewClientRegistered(host.clone()))), vec![&approve]);
     desk.relay(ack(1, host.request_id));
     assert_eq!(desk.authority.member(device(1)).map(|m| m.verdict), Some(Verdict::Approved));
@@ -251,7 +292,10 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
     let mut desk = AuthorityFixture::ready(config, SavedState::default());
     let request = knock(2, 1);
     let effects = desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
-    let approve = MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id: request.request_id });
+    let approve = MasterToRelay::ApproveClient(ApproveClient {
+        public_id: device(2),
+        request_id: request.request_id,
+    });
     assert_eq!(
         effects,
         vec![Effect::Send(MasterFrame {
@@ -271,7 +315,12 @@ fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
     desk.device(session(2, 1), RelayToMaster::LinkRequest(request));
     let effects = desk.operator(OperatorCommand::Refuse { public_id: device(2) });
     let no = DisApproveClient { public_id: device(2), epoch: EPOCH, revision: 3 };
-    let shown = ClientDisApproved { public_id: device(2), epoch: EPOCH, revision: 3, audience: Audience::All };
+    let shown = ClientDisApproved {
+        public_id: device(2),
+        epoch: EPOCH,
+        revision: 3,
+        audience: Audience::All,
+    };
     let refused = Member { verdict: Verdict::Refused, revision: 3, ..member(2, Verdict::Approved) };
     assert_eq!(
         effects,
@@ -279,15 +328,22 @@ fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
             Effect::Save(StoreWrite::Revision(3)),
             Effect::Save(StoreWrite::MemberPut(refused)),
             Effect::Save(StoreWrite::BelongingsGone(device(2))),
-            Effect::Publish { message: MasterToConsole::ClientDisApproved(shown), ask: Some(RequestToken(1)) },
+            Effect::Publish {
+                message: MasterToConsole::ClientDisApproved(shown),
+                ask: Some(RequestToken(1))
+            },
             plain(MasterToRelay::DisApproveClient(no.clone())),
-            Effect::Publish { message: MasterToConsole::Refused(desk.authority.refused()), ask: None },
+            Effect::Publish {
+                message: MasterToConsole::Refused(desk.authority.refused()),
+                ask: None
+            },
         ]
     );
     assert_eq!(desk.authority.file_count(), 0);
     let pages = desk.pull(1);
     assert_eq!(pages[0].gone, vec![lanyard_protocol::Gone { public_id: device(2), file_id: None }]);
-    let lookup = desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash, begins: false }));
+    let lookup =
+        desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash, begins: false }));
     assert_eq!(refusal_of(&lookup), Some(FailureCode::NotFound));
 
     // It knocks again: never a prompt.
@@ -310,19 +366,34 @@ fn a_pending_device_can_be_turned_away_and_forgotten() {
         vec![
             Effect::Save(StoreWrite::MemberGone(device(2))),
             plain(MasterToRelay::ForgetClient(ForgetClient { public_id: device(2) })),
-            Effect::Answer { ask: RequestToken(1), message: MasterToConsole::ForgetClientAck(Empty {}) },
-            Effect::Publish { message: MasterToConsole::Refused(RefusedList { clients: vec![] }), ask: None },
+            Effect::Answer {
+                ask: RequestToken(1),
+                message: MasterToConsole::ForgetClientAck(Empty {})
+            },
+            Effect::Publish {
+                message: MasterToConsole::Refused(RefusedList { clients: vec![] }),
+                ask: None
+            },
         ]
     );
     assert!(desk.knocks(&knock(2, 2)).is_some());
-    assert_eq!(refusal_of(&desk.operator(OperatorCommand::Forget { public_id: device(1) })), Some(FailureCode::NotFound));
-    assert_eq!(refusal_of(&desk.operator(OperatorCommand::Refuse { public_id: device(9) })), Some(FailureCode::NotFound));
+    assert_eq!(
+        refusal_of(&desk.operator(OperatorCommand::Forget { public_id: device(1) })),
+        Some(FailureCode::NotFound)
+    );
+    assert_eq!(
+        refusal_of(&desk.operator(OperatorCommand::Refuse { public_id: device(9) })),
+        Some(FailureCode::NotFound)
+    );
 }
 
 #[test]
 fn without_a_relay_a_refusal_is_kept_and_an_approval_is_not_possible() {
     let members = vec![member(1, Verdict::Approved)];
-    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), SavedState { members, ..SavedState::default() });
+    let mut desk = AuthorityFixture::new(
+        AuthorityConfig::default(),
+        SavedState { members, ..SavedState::default() },
+    );
     let effects = desk.operator(OperatorCommand::Refuse { public_id: device(1) });
     assert!(sent(&effects).is_empty() && !desk.saves.is_empty());
     let effects = desk.operator(approve(2, Approval::Named));
@@ -334,8 +405,13 @@ fn added_files_are_saved_then_told_to_all_with_the_ref_to_one() {
     let mut desk = AuthorityFixture::with_members(1);
     let effects = desk.add(session(1, 1), vec![new_file(1, "a")]);
     let files = vec![entry(1, "a")];
-    let added =
-        FilesAdded { public_id: device(1), files: files.clone(), epoch: EPOCH, revision: 2, audience: Audience::All };
+    let added = FilesAdded {
+        public_id: device(1),
+        files: files.clone(),
+        epoch: EPOCH,
+        revision: 2,
+        audience: Audience::All,
+    };
     let frame = MasterFrame {
         reference: Some(Ref::number(7)),
         ref_to: Some(session(1, 1)),
@@ -356,7 +432,11 @@ fn added_files_are_saved_then_told_to_all_with_the_ref_to_one() {
     let ack = MasterToRelay::AddFilesAck(FeedAck { epoch: EPOCH, revision: 2 });
     assert_eq!(
         again,
-        vec![Effect::Send(MasterFrame { reference: Some(Ref::number(7)), to, ..MasterFrame::plain(ack) })]
+        vec![Effect::Send(MasterFrame {
+            reference: Some(Ref::number(7)),
+            to,
+            ..MasterFrame::plain(ack)
+        })]
     );
     // From another tab: that one holds it from here on.
     let moved = desk.add(session(1, 2), vec![new_file(1, "a")]);
@@ -383,7 +463,8 @@ fn one_bad_file_refuses_the_whole_message_and_is_named() {
     ];
     for (bad, code) in cases {
         let culprit = bad.file_id;
-        let effects = desk.add(session(1, 1), vec![new_file(8, "good"), bad, new_file(9, "good too")]);
+        let effects =
+            desk.add(session(1, 1), vec![new_file(8, "good"), bad, new_file(9, "good too")]);
         let [MasterToRelay::RequestFailed(no)] = sent(&effects)[..] else { panic!("{effects:?}") };
         assert_eq!((no.code, no.file_id), (code, Some(culprit)));
         assert_eq!(desk.head(), 2);
@@ -401,10 +482,14 @@ fn a_hundred_thousand_files_fit_and_the_next_is_too_many() {
         let effects = desk.add(session(1, 1), files(start..start + 500));
         assert_eq!(refusal_of(&effects), None);
     }
-    assert_eq!(refusal_of(&desk.add(session(1, 1), files(100_000..100_001))), Some(FailureCode::Quota));
+    assert_eq!(
+        refusal_of(&desk.add(session(1, 1), files(100_000..100_001))),
+        Some(FailureCode::Quota)
+    );
     let pages = desk.pull(0);
     assert_eq!(pages.iter().map(|page| page.files.len()).sum::<usize>(), 100_000);
-    let mut ids: Vec<_> = pages.iter().flat_map(|page| page.files.iter().map(|file| file.file_id)).collect();
+    let mut ids: Vec<_> =
+        pages.iter().flat_map(|page| page.files.iter().map(|file| file.file_id)).collect();
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 100_000);
@@ -452,7 +537,11 @@ fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
     let page = desk.pull(3).remove(0);
     assert_eq!((page.files.len(), page.gone.len()), (1, 0), "what came back is not gone");
     let gone = desk.pass(24 * 3_600_000 + 600_000);
-    assert!(sent(&gone).iter().any(|m| matches!(m, MasterToRelay::FileRemoved(m) if m.file_ids == [file_id(1)])));
+    assert!(
+        sent(&gone)
+            .iter()
+            .any(|m| matches!(m, MasterToRelay::FileRemoved(m) if m.file_ids == [file_id(1)]))
+    );
     let other = FileRef { public_id: device(1), file_id: file_id(1) };
     let effects = desk.relay_asks(RelayToMaster::FileLookup(FileLookup { files: vec![other] }));
     assert_eq!(granted(&effects), 0);
@@ -463,17 +552,26 @@ fn removing_keeps_or_ends_and_says_so_once() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..3));
     let remove = |ids: &[u32], keep| {
-        RelayToMaster::RemoveFile(RemoveFile { file_ids: ids.iter().map(|n| file_id(*n)).collect(), keep })
+        RelayToMaster::RemoveFile(RemoveFile {
+            file_ids: ids.iter().map(|n| file_id(*n)).collect(),
+            keep,
+        })
     };
     let effects = desk.device(session(1, 1), remove(&[0, 0, 9], true));
     let [MasterToRelay::FilesWithdrawn(said)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(said.file_ids, Some(vec![file_id(0)]));
-    assert!(matches!(sent(&desk.device(session(1, 1), remove(&[0], true)))[..], [MasterToRelay::RemoveFileAck(_)]));
+    assert!(matches!(
+        sent(&desk.device(session(1, 1), remove(&[0], true)))[..],
+        [MasterToRelay::RemoveFileAck(_)]
+    ));
     let effects = desk.device(session(1, 1), remove(&[0, 1], false));
     let [MasterToRelay::FileRemoved(said)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(said.file_ids, vec![file_id(0), file_id(1)]);
     assert!(matches!(effects[1], Effect::Save(StoreWrite::FilesGone { .. })));
-    assert!(matches!(sent(&desk.device(session(1, 1), remove(&[1], false)))[..], [MasterToRelay::RemoveFileAck(_)]));
+    assert!(matches!(
+        sent(&desk.device(session(1, 1), remove(&[1], false)))[..],
+        [MasterToRelay::RemoveFileAck(_)]
+    ));
 }
 
 #[test]
@@ -481,7 +579,10 @@ fn only_the_owner_removes() {
     let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(1, 1), files(0..1));
     let remove = RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(0)], keep: false });
-    assert!(matches!(sent(&desk.device(session(2, 1), remove))[..], [MasterToRelay::RemoveFileAck(_)]));
+    assert!(matches!(
+        sent(&desk.device(session(2, 1), remove))[..],
+        [MasterToRelay::RemoveFileAck(_)]
+    ));
     assert_eq!(desk.authority.file_count(), 1);
 }
 
@@ -490,7 +591,8 @@ fn roots_are_told_together_and_a_changed_file_goes() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..2));
     for n in 0..2 {
-        let known = FileRoot { public_id: device(1), file_id: file_id(n), root: Root([n as u8; 32]) };
+        let known =
+            FileRoot { public_id: device(1), file_id: file_id(n), root: Root([n as u8; 32]) };
         assert_eq!(desk.relay(RelayToMaster::FileRoot(known)), vec![]);
     }
     let effects = desk.pass(1_000);
@@ -512,10 +614,19 @@ fn names_change_for_all_or_not_at_all() {
     let effects = desk.device(session(1, 1), name("Ana"));
     let [MasterToRelay::ClientUpdated(updated)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((updated.client.name.as_str(), updated.revision), ("Ana", 2));
-    assert!(matches!(sent(&desk.device(session(1, 1), name("Ana")))[..], [MasterToRelay::UpdateNameAck(_)]));
-    assert_eq!(refusal_of(&desk.device(session(1, 1), name("a\nb"))), Some(FailureCode::BadMessage));
-    let effects = desk.operator(OperatorCommand::Rename { public_id: device(1), name: "Ben".into() });
-    assert!(effects.iter().any(|e| matches!(e, Effect::Publish { ask: Some(RequestToken(1)), .. })));
+    assert!(matches!(
+        sent(&desk.device(session(1, 1), name("Ana")))[..],
+        [MasterToRelay::UpdateNameAck(_)]
+    ));
+    assert_eq!(
+        refusal_of(&desk.device(session(1, 1), name("a\nb"))),
+        Some(FailureCode::BadMessage)
+    );
+    let effects =
+        desk.operator(OperatorCommand::Rename { public_id: device(1), name: "Ben".into() });
+    assert!(
+        effects.iter().any(|e| matches!(e, Effect::Publish { ask: Some(RequestToken(1)), .. }))
+    );
 }
 
 #[test]
@@ -531,10 +642,18 @@ fn every_pull_is_answered_by_number() {
         RelayToMaster::FeedPull(FeedPull { epoch, since: 2, cursor: cursor.map(str::to_owned) })
     };
     let other_epoch = desk.device(session(1, 1), pull(5, None));
-    assert!(matches!(sent(&other_epoch)[..], [MasterToRelay::FeedPage(p)] if p.mode == FeedMode::Snapshot));
-    assert_eq!(refusal_of(&desk.device(session(1, 1), pull(EPOCH, Some("nonsense")))), Some(FailureCode::BadMessage));
+    assert!(
+        matches!(sent(&other_epoch)[..], [MasterToRelay::FeedPage(p)] if p.mode == FeedMode::Snapshot)
+    );
+    assert_eq!(
+        refusal_of(&desk.device(session(1, 1), pull(EPOCH, Some("nonsense")))),
+        Some(FailureCode::BadMessage)
+    );
     let cursor = format!("d.5.1.2.{}", device(1));
-    assert_eq!(refusal_of(&desk.device(session(1, 1), pull(5, Some(&cursor)))), Some(FailureCode::StaleRequest));
+    assert_eq!(
+        refusal_of(&desk.device(session(1, 1), pull(5, Some(&cursor)))),
+        Some(FailureCode::StaleRequest)
+    );
 }
 
 #[test]
@@ -567,12 +686,21 @@ fn who_comes_back_gets_its_first_page_unasked() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..1));
     let resume = Some(Resume { epoch: EPOCH, revision: 1 });
-    let change =
-        PresenceChange { public_id: device(1), instance: Some(session(1, 1).instance), resume, request_id: None };
+    let change = PresenceChange {
+        public_id: device(1),
+        instance: Some(session(1, 1).instance),
+        resume,
+        request_id: None,
+    };
     let effects = desk.relay(RelayToMaster::ClientReconnected(change));
     let [Effect::Send(frame)] = &effects[..] else { panic!("{effects:?}") };
-    assert_eq!(frame.to, Some(Recipient { public_id: device(1), instance: Some(session(1, 1).instance) }));
-    assert!(matches!(&frame.message, MasterToRelay::FeedPage(p) if p.mode == FeedMode::Delta && p.files.len() == 1));
+    assert_eq!(
+        frame.to,
+        Some(Recipient { public_id: device(1), instance: Some(session(1, 1).instance) })
+    );
+    assert!(
+        matches!(&frame.message, MasterToRelay::FeedPage(p) if p.mode == FeedMode::Delta && p.files.len() == 1)
+    );
 }
 
 /// Changes that wait for the disk are told to nobody, also not by a page of the list.
@@ -589,7 +717,11 @@ fn while_changes_wait_for_the_disk_pages_tell_of_what_was_before_them() {
     assert_eq!(held[2].mode, FeedMode::UpToDate);
     // A root would take the place of an entry; it waits, too.
     let root = Root([1; 32]);
-    desk.relay(RelayToMaster::FileRoot(FileRoot { public_id: device(1), file_id: file_id(0), root }));
+    desk.relay(RelayToMaster::FileRoot(FileRoot {
+        public_id: device(1),
+        file_id: file_id(0),
+        root,
+    }));
     assert_eq!(sent(&desk.pass(5_000)), [] as [&MasterToRelay; 0]);
     assert_eq!(desk.pull(0)[0].files.len(), 2);
 
@@ -600,13 +732,17 @@ fn while_changes_wait_for_the_disk_pages_tell_of_what_was_before_them() {
     assert!(matches!(sent(&effects)[..], [MasterToRelay::FilesUpdated(_)]));
 }
 
-/// What was is known no longer where something took its place; then pages are as new as the list, and wait for the disk with it.
+/// What was is known no longer where something took its place; then pages are as new as the list,
+/// and wait for the disk with it.
 #[test]
 fn a_list_of_which_something_was_replaced_is_not_told_as_it_was() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..2));
     let told = desk.head();
-    desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(0)], keep: false }));
+    desk.device(
+        session(1, 1),
+        RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(0)], keep: false }),
+    );
     desk.put(Input::Held { at: Some(told) });
     assert_eq!(desk.pull(0)[0].revision, told + 1);
 }
@@ -675,7 +811,8 @@ fn saves_stand_before_what_depends_on_them() {
     }
 }
 
-// ── Who comes in without being asked about, who does not although he asks, and who leaves by himself ────────────────────
+// ── Who comes in without being asked about, who does not although he asks, and who leaves by
+// himself ────────────────────
 
 fn invitation(effects: &[Effect]) -> Invitation {
     let made = effects.iter().find_map(|effect| match effect {
@@ -686,7 +823,12 @@ fn invitation(effects: &[Effect]) -> Invitation {
 }
 
 /// Knocks as device `n` with an invitation; `secret` may be another than it has.
-fn brings(desk: &mut AuthorityFixture, n: u32, made: &Invitation, secret: InvitationSecret) -> (RequestId, Vec<Effect>) {
+fn brings(
+    desk: &mut AuthorityFixture,
+    n: u32,
+    made: &Invitation,
+    secret: InvitationSecret,
+) -> (RequestId, Vec<Effect>) {
     let request_id = knock(n, 1).request_id;
     let proof = approval::invitation_proof(&secret, &request_id);
     let invitation = Some(InvitationProof { id: made.id, proof });
@@ -702,7 +844,8 @@ fn is_let_in(effects: &[Effect]) -> bool {
 fn an_invitation_lets_one_device_in_once_also_through_a_closed_door() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.operator(OperatorCommand::SetDoor(Admission::Closed));
-    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+    let made =
+        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     let (request_id, effects) = brings(&mut desk, 2, &made, made.secret);
     assert!(is_let_in(&effects), "{effects:?}");
     desk.relay(ack(2, request_id));
@@ -714,31 +857,39 @@ fn an_invitation_lets_one_device_in_once_also_through_a_closed_door() {
 #[test]
 fn an_invitation_outlives_wrong_proofs_and_ends_with_its_time() {
     let mut desk = AuthorityFixture::with_members(1);
-    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+    let made =
+        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     for n in 2..40 {
         let (_, effects) = brings(&mut desk, n, &made, InvitationSecret([0; 16]));
         assert!(!is_let_in(&effects));
     }
-    let noted = desk.notes.iter().filter(|note| matches!(note, AuditEvent::BadInvitation { .. })).count();
+    let noted =
+        desk.notes.iter().filter(|note| matches!(note, AuditEvent::BadInvitation { .. })).count();
     assert_eq!(noted, WRONG_PROOFS_AN_ADDRESS, "of one address no more are worth a line");
     let (_, effects) = brings(&mut desk, 50, &made, made.secret);
     assert!(is_let_in(&effects), "whoever has it comes in, whatever others guessed");
 
-    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+    let made =
+        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     desk.wall_ms += 60_000;
     let (_, effects) = brings(&mut desk, 60, &made, made.secret);
     assert!(!is_let_in(&effects), "its time is over");
 }
 
-/// Whoever sends too many wrong proofs is not asked about for a while: they count against the key, and against the address.
+/// Whoever sends too many wrong proofs is not asked about for a while: they count against the key,
+/// and against the address.
 #[test]
 fn wrong_proofs_count_against_their_sender() {
     let mut desk = AuthorityFixture::with_members(1);
-    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+    let made =
+        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     let mut tries = |nonce: u8, n: u32, address: &str| {
         let known = NewClientRegistered { address: address.into(), ..knock(n, nonce) };
         let proof = approval::invitation_proof(&InvitationSecret([0; 16]), &known.request_id);
-        let request = NewClientRegistered { invitation: Some(InvitationProof { id: made.id, proof }), ..known };
+        let request = NewClientRegistered {
+            invitation: Some(InvitationProof { id: made.id, proof }),
+            ..known
+        };
         let is_challenged = desk.knocks(&request).is_some();
         desk.leaves(&request);
         is_challenged
@@ -753,10 +904,14 @@ fn wrong_proofs_count_against_their_sender() {
 #[test]
 fn a_proof_of_another_knock_is_none() {
     let mut desk = AuthorityFixture::with_members(1);
-    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+    let made =
+        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     // Heard when device 2 showed it.
     let proof = approval::invitation_proof(&made.secret, &knock(2, 1).request_id);
-    let request = NewClientRegistered { invitation: Some(InvitationProof { id: made.id, proof }), ..knock(3, 1) };
+    let request = NewClientRegistered {
+        invitation: Some(InvitationProof { id: made.id, proof }),
+        ..knock(3, 1)
+    };
     assert!(!is_let_in(&desk.relay(RelayToMaster::NewClientRegistered(request))));
 }
 
@@ -764,7 +919,8 @@ fn a_proof_of_another_knock_is_none() {
 fn who_was_turned_away_is_not_let_in_by_an_invitation() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.operator(OperatorCommand::Refuse { public_id: device(1) });
-    let made = invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+    let made =
+        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     let (_, effects) = brings(&mut desk, 1, &made, made.secret);
     assert!(!is_let_in(&effects));
 }
@@ -803,7 +959,12 @@ fn a_door_for_everyone_lets_in_who_waits() {
 fn lets_in_for(desk: &mut AuthorityFixture, n: u32, for_ms: u64) {
     let (request_id, code) = knock_with_code(desk, n);
     let word = Approval::Typed(code);
-    desk.operator(OperatorCommand::Approve { public_id: device(n), request_id: None, word, for_ms: Some(for_ms) });
+    desk.operator(OperatorCommand::Approve {
+        public_id: device(n),
+        request_id: None,
+        word,
+        for_ms: Some(for_ms),
+    });
     desk.relay(ack(n, request_id));
 }
 
@@ -815,8 +976,9 @@ fn who_was_let_in_for_a_while_is_turned_away_by_itself() {
     let effects = desk.pass(1);
     let [MasterToRelay::DisApproveClient(no)] = &sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(no.public_id, device(2));
-    let saved =
-        effects.iter().position(|e| matches!(e, Effect::Save(StoreWrite::MemberPut(m)) if m.verdict == Verdict::Refused));
+    let saved = effects.iter().position(
+        |e| matches!(e, Effect::Save(StoreWrite::MemberPut(m)) if m.verdict == Verdict::Refused),
+    );
     let said = effects.iter().position(|e| matches!(e, Effect::Send(_)));
     assert!(saved < said, "on disk before it is said");
     assert_eq!(desk.authority.member(device(1)).unwrap().verdict, Verdict::Approved);
@@ -827,7 +989,10 @@ fn a_time_that_ended_while_the_master_was_away_has_ended() {
     let mut temporary = member(2, Verdict::Approved);
     temporary.until_ms = Some(NOON - 1);
     let members = vec![member(1, Verdict::Approved), temporary];
-    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), SavedState { revision: 4, members, ..SavedState::default() });
+    let mut desk = AuthorityFixture::new(
+        AuthorityConfig::default(),
+        SavedState { revision: 4, members, ..SavedState::default() },
+    );
     let effects = desk.put(Input::RelayReady { hub_key: HUB });
     let MasterToRelay::MasterRoster(roster) = sent(&effects)[0] else { panic!("{effects:?}") };
     assert_eq!((&roster.approved, &roster.refused), (&vec![device(1)], &vec![device(2)]));
@@ -850,11 +1015,19 @@ fn a_name_like_that_of_one_who_was_turned_away_is_told() {
     desk.operator(OperatorCommand::Refuse { public_id: device(1) });
     let mut again = knock(2, 1);
     again.client.name = name.to_uppercase();
-    again.request_id = approval::request_id(&again.public_key, &again.commit, &again.relay_nonce, &again.client.name);
+    again.request_id = approval::request_id(
+        &again.public_key,
+        &again.commit,
+        &again.relay_nonce,
+        &again.client.name,
+    );
     desk.knocks(&again);
     desk.reveals(2, again.request_id);
     let knocks = desk.authority.knocks(false).knocks;
-    assert_eq!(knocks[0].like_refused.as_ref().map(|like| (&like.name, like.refused_ms)), Some((&name, NOON)));
+    assert_eq!(
+        knocks[0].like_refused.as_ref().map(|like| (&like.name, like.refused_ms)),
+        Some((&name, NOON))
+    );
 }
 
 /// A18: the host is told for whom of those who belong it could take who knocks.
@@ -864,7 +1037,12 @@ fn a18_a_name_like_that_of_one_who_belongs_is_told() {
     let name = desk.authority.member(device(1)).unwrap().client.name.clone();
     let mut alike = knock(2, 1);
     alike.client.name = name.to_uppercase();
-    alike.request_id = approval::request_id(&alike.public_key, &alike.commit, &alike.relay_nonce, &alike.client.name);
+    alike.request_id = approval::request_id(
+        &alike.public_key,
+        &alike.commit,
+        &alike.relay_nonce,
+        &alike.client.name,
+    );
     desk.knocks(&alike);
     desk.reveals(2, alike.request_id);
     assert_eq!(desk.authority.knocks(false).knocks[0].looks_like, Some(name));
@@ -885,7 +1063,8 @@ fn a22_a_knock_under_another_name_than_its_id_has_is_dropped() {
     assert_eq!(desk.authority.knocks(false).knocks.len(), 1, "the true one is shown");
 }
 
-// ── The record ──────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── The record
+// ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn every_decision_is_noted_with_its_occasion() {
@@ -904,9 +1083,18 @@ fn every_decision_is_noted_with_its_occasion() {
     assert_eq!(
         desk.notes,
         [
-            AuditEvent::Knocked { client: known.clone(), address: "192.168.1.5".into(), request_id },
+            AuditEvent::Knocked {
+                client: known.clone(),
+                address: "192.168.1.5".into(),
+                request_id
+            },
             AuditEvent::WrongCode { public_id, request_id, tries_left: 2 },
-            AuditEvent::Approved { client: known.clone(), request_id, how: AdmittedBy::ByHost, until_ms: None },
+            AuditEvent::Approved {
+                client: known.clone(),
+                request_id,
+                how: AdmittedBy::ByHost,
+                until_ms: None
+            },
             AuditEvent::Refused { client: known, time_over: false },
             AuditEvent::Forgotten { public_id },
             AuditEvent::Door { admission: Admission::Closed },

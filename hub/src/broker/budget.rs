@@ -1,5 +1,5 @@
-//! The byte budget and the queue for it: round robin over askers, then over their transfers; none holds more than its share
-//! while others wait; a slow holder cannot fill the budget.
+//! The byte budget and the queue for it: round robin over askers, then over their transfers; none
+//! holds more than its share while others wait; a slow holder cannot fill the budget.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,8 +11,9 @@ use super::requests::{ChunkRequest, ChunkRequestId, Requester};
 use super::speed::{self, SpeedGroup};
 use super::*;
 
-/// What one transfer may have ahead of it with any budget: runs from a page are as large. Beside others, a reader of unknown
-/// speed has an eighth of the budget, from half of this on: readers of unlike speed share the rest.
+/// What one transfer may have ahead of it with any budget: runs from a page are as large. Beside
+/// others, a reader of unknown speed has an eighth of the budget, from half of this on: readers of
+/// unlike speed share the rest.
 const LEAST_AHEAD: u64 = 4 << 20;
 
 /// Who a slot counts for: a device with all its sessions, a link for itself.
@@ -43,17 +44,18 @@ pub(super) struct BudgetQueue {
 }
 
 impl BudgetQueue {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.values().map(|w| w.runs).sum()
     }
 
-    pub fn has_room(&self, key: RequesterKey, length: u64) -> bool {
+    pub(super) fn has_room(&self, key: RequesterKey, length: u64) -> bool {
         self.waiting.get(&key).is_none_or(|w| {
-            w.runs < MAX_WAITING_RUNS && (w.bytes == 0 || w.bytes.saturating_add(length) <= MAX_WAITING_BYTES)
+            w.runs < MAX_WAITING_RUNS
+                && (w.bytes == 0 || w.bytes.saturating_add(length) <= MAX_WAITING_BYTES)
         })
     }
 
-    pub fn push(&mut self, key: RequesterKey, ask: ChunkRequest, length: u64) {
+    pub(super) fn push(&mut self, key: RequesterKey, ask: ChunkRequest, length: u64) {
         let lane = match ask.asker {
             Requester::Device { transfer, .. } => Some(transfer),
             _ => None,
@@ -66,7 +68,8 @@ impl BudgetQueue {
         waiting.bytes += length;
         match waiting.lanes.iter_mut().find(|(name, _)| *name == lane) {
             Some((_, asks)) => {
-                // Within a file in order: what is left of a run that was partly there comes before later runs.
+                // Within a file in order: what is left of a run that was partly there comes before
+                // later runs.
                 let later = asks.iter().position(|(other, _)| is_earlier(&ask, other));
                 asks.insert(later.unwrap_or(asks.len()), (ask, length));
             }
@@ -74,15 +77,19 @@ impl BudgetQueue {
         }
     }
 
-    pub fn take(&mut self, id: ChunkRequestId) -> Option<ChunkRequest> {
+    pub(super) fn take(&mut self, id: ChunkRequestId) -> Option<ChunkRequest> {
         self.take_where(|ask| ask.id == id).pop()
     }
 
-    pub fn take_where(&mut self, matches: impl Fn(&ChunkRequest) -> bool) -> Vec<ChunkRequest> {
+    pub(super) fn take_where(
+        &mut self,
+        matches: impl Fn(&ChunkRequest) -> bool,
+    ) -> Vec<ChunkRequest> {
         let mut taken = Vec::new();
         for waiting in self.waiting.values_mut() {
             for (_, asks) in &mut waiting.lanes {
-                let (out, kept): (VecDeque<_>, VecDeque<_>) = asks.drain(..).partition(|(ask, _)| matches(ask));
+                let (out, kept): (VecDeque<_>, VecDeque<_>) =
+                    asks.drain(..).partition(|(ask, _)| matches(ask));
                 *asks = kept;
                 for (ask, length) in out {
                     waiting.runs -= 1;
@@ -105,9 +112,15 @@ impl BudgetQueue {
     }
 
     /// Everybody who waits for a group of speed that `counts`.
-    fn waiting_for(&self, counts: impl Fn(SpeedGroup) -> bool) -> impl Iterator<Item = RequesterKey> {
+    fn waiting_for(
+        &self,
+        counts: impl Fn(SpeedGroup) -> bool,
+    ) -> impl Iterator<Item = RequesterKey> {
         let counted = move |waiting: &QueuedRequest| {
-            waiting.lanes.iter().any(|(_, asks)| asks.front().is_some_and(|(ask, _)| counts(ask.group)))
+            waiting
+                .lanes
+                .iter()
+                .any(|(_, asks)| asks.front().is_some_and(|(ask, _)| counts(ask.group)))
         };
         self.waiting.iter().filter(move |(_, waiting)| counted(waiting)).map(|(key, _)| *key)
     }
@@ -115,12 +128,21 @@ impl BudgetQueue {
     /// The first ask of each lane of `key`, in turn order.
     fn heads(&self, key: RequesterKey) -> Vec<(ChunkRequestId, u64)> {
         let Some(waiting) = self.waiting.get(&key) else { return Vec::new() };
-        waiting.lanes.iter().filter_map(|(_, asks)| asks.front().map(|(ask, length)| (ask.id, *length))).collect()
+        waiting
+            .lanes
+            .iter()
+            .filter_map(|(_, asks)| asks.front().map(|(ask, length)| (ask.id, *length)))
+            .collect()
     }
 
     fn get(&self, key: RequesterKey, id: ChunkRequestId) -> Option<&ChunkRequest> {
         let waiting = self.waiting.get(&key)?;
-        waiting.lanes.iter().filter_map(|(_, asks)| asks.front()).map(|(ask, _)| ask).find(|ask| ask.id == id)
+        waiting
+            .lanes
+            .iter()
+            .filter_map(|(_, asks)| asks.front())
+            .map(|(ask, _)| ask)
+            .find(|ask| ask.id == id)
     }
 
     /// Whether some lane's first ask wants earlier groups of the same file.
@@ -132,7 +154,10 @@ impl BudgetQueue {
     /// Takes a head out; its lane goes to the end.
     fn take_head(&mut self, key: RequesterKey, id: ChunkRequestId) -> Option<ChunkRequest> {
         let waiting = self.waiting.get_mut(&key)?;
-        let at = waiting.lanes.iter().position(|(_, asks)| asks.front().is_some_and(|(ask, _)| ask.id == id))?;
+        let at = waiting
+            .lanes
+            .iter()
+            .position(|(_, asks)| asks.front().is_some_and(|(ask, _)| ask.id == id))?;
         let (name, mut asks) = waiting.lanes.remove(at)?;
         let (ask, length) = asks.pop_front()?;
         waiting.runs -= 1;
@@ -148,7 +173,9 @@ impl BudgetQueue {
 /// Whether `a` wants earlier groups of the file that `b` wants, of the same upload.
 fn is_earlier(a: &ChunkRequest, b: &ChunkRequest) -> bool {
     match (a.pieces.first(), b.pieces.first()) {
-        (Some(x), Some(y)) => a.group == b.group && a.file(x) == b.file(y) && x.groups.first < y.groups.first,
+        (Some(x), Some(y)) => {
+            a.group == b.group && a.file(x) == b.file(y) && x.groups.first < y.groups.first
+        }
         _ => false,
     }
 }
@@ -195,7 +222,8 @@ impl Broker {
                 continue;
             }
             if self.is_over_share(key, ask.group, length) {
-                // What it caused and has read is kept by slower readers of its group: they hold it up.
+                // What it caused and has read is kept by slower readers of its group: they hold it
+                // up.
                 let is_kept = self.slots.held(key, |group| group == ask.group) > 0;
                 let is_short = is_kept || !self.reserved_for(ask.group).fits(length);
                 self.note_held(now, key, id, is_short);
@@ -228,17 +256,27 @@ impl Broker {
         false
     }
 
-    /// Returns the run and what goes for it. A run of a first group that finds no room shrinks to what is left after all
-    /// that may go has gone, down to one group of bytes. It shrinks only for an asker that has nothing to read until then:
-    /// short runs cost the owner and the asker a request each.
-    fn fit(&self, now: Moment, ask: &ChunkRequest, (part, length): (Option<ChunkRequest>, u64)) -> Option<Fitting> {
+    /// Returns the run and what goes for it. A run of a first group that finds no room shrinks to
+    /// what is left after all that may go has gone, down to one group of bytes. It shrinks only for
+    /// an asker that has nothing to read until then: short runs cost the owner and the asker a
+    /// request each.
+    fn fit(
+        &self,
+        now: Moment,
+        ask: &ChunkRequest,
+        (part, length): (Option<ChunkRequest>, u64),
+    ) -> Option<Fitting> {
         let left = match self.room_for(now, ask, length) {
             Ok(room) => return Some(Fitting { part, length, room }),
             Err(left) => left,
         };
         let lane = speed::Lane::of(&ask.asker)?;
         let is_first = self.speeds.cap(ask.group).is_none();
-        if left == 0 || !is_first || !self.speeds.has_others(lane) || self.reads_meanwhile(lane, ask) {
+        if left == 0
+            || !is_first
+            || !self.speeds.has_others(lane)
+            || self.reads_meanwhile(lane, ask)
+        {
             return None;
         }
         let part = self.first_part(ask, self.length_of(ask), left)?;
@@ -247,7 +285,8 @@ impl Broker {
         Some(Fitting { part: Some(part), length, room })
     }
 
-    /// Returns the beginning of an ask that is longer than `most`, at least one group of bytes; `None` if all of it may go.
+    /// Returns the beginning of an ask that is longer than `most`, at least one group of bytes;
+    /// `None` if all of it may go.
     fn first_part(&self, ask: &ChunkRequest, length: u64, most: u64) -> Option<ChunkRequest> {
         if length <= most || ask.what == BodyKind::Hashes {
             return None;
@@ -271,13 +310,22 @@ impl Broker {
     }
 
     /// Opens a slot for the beginning of an ask; the rest goes on waiting.
-    fn open_part(&mut self, now: Moment, key: RequesterKey, mut ask: ChunkRequest, part: &ChunkRequest, holder: SessionId, length: u64) {
+    fn open_part(
+        &mut self,
+        now: Moment,
+        key: RequesterKey,
+        mut ask: ChunkRequest,
+        part: &ChunkRequest,
+        holder: SessionId,
+        length: u64,
+    ) {
         let Some(last) = part.pieces.last() else { return };
         let mut rest: Vec<GroupSpan> = ask.pieces.split_off(part.pieces.len() - 1);
         match rest.first_mut() {
             Some(cut) if cut.groups.count > last.groups.count => {
                 let taken = last.groups.count;
-                *cut = GroupSpan::new(cut.file_id, cut.groups.first + taken, cut.groups.count - taken);
+                *cut =
+                    GroupSpan::new(cut.file_id, cut.groups.first + taken, cut.groups.count - taken);
             }
             _ => drop(rest.remove(0)),
         }
@@ -287,11 +335,13 @@ impl Broker {
         self.open_slot(now, part, holder, length);
     }
 
-    /// A head that finds no room, or has its share: its lane is held up, if it has nothing else to read until this comes. Its
-    /// group is, if room is short.
+    /// A head that finds no room, or has its share: its lane is held up, if it has nothing else to
+    /// read until this comes. Its group is, if room is short.
     fn note_held(&mut self, now: Moment, key: RequesterKey, id: ChunkRequestId, is_short: bool) {
         let Some(ask) = self.queue.get(key, id) else { return };
-        let (Some(lane), Some(first)) = (speed::Lane::of(&ask.asker), ask.pieces.first()) else { return };
+        let (Some(lane), Some(first)) = (speed::Lane::of(&ask.asker), ask.pieces.first()) else {
+            return;
+        };
         if !self.reads_meanwhile(lane, ask) {
             let file = ask.file(first);
             let group = Some(ask.group).filter(|_| is_short);
@@ -299,23 +349,32 @@ impl Broker {
         }
     }
 
-    /// Whether a lane has something to read while an ask of it waits. A link reads in order: what it was given of later bytes
-    /// does not help it.
+    /// Whether a lane has something to read while an ask of it waits. A link reads in order: what
+    /// it was given of later bytes does not help it.
     fn reads_meanwhile(&self, lane: speed::Lane, ask: &ChunkRequest) -> bool {
         match (lane, ask.pieces.first()) {
-            (speed::Lane::Link(_), Some(first)) => self.slots.reads_before(lane, &ask.file(first), first.groups.first),
+            (speed::Lane::Link(_), Some(first)) => {
+                self.slots.reads_before(lane, &ask.file(first), first.groups.first)
+            }
             (speed::Lane::Link(_) | speed::Lane::Transfer(..), _) => self.slots.unread(lane) > 0,
         }
     }
 
-    fn leave_queue(&mut self, now: Moment, key: RequesterKey, id: ChunkRequestId, code: FailureCode) {
+    fn leave_queue(
+        &mut self,
+        now: Moment,
+        key: RequesterKey,
+        id: ChunkRequestId,
+        code: FailureCode,
+    ) {
         self.deadlines.clear(&Timer::AskWaited(id));
         if let Some(ask) = self.queue.take_head(key, id) {
             self.ask_failed(now, ask, code);
         }
     }
 
-    /// Asks in the queue for groups of a slot that was just opened join it now: it may be gone at their turn.
+    /// Asks in the queue for groups of a slot that was just opened join it now: it may be gone at
+    /// their turn.
     pub(super) fn join_queued(&mut self, now: Moment, slot: SlotId) {
         let Some(opened) = self.slots.get(slot) else { return };
         let what = opened.what;
@@ -326,7 +385,9 @@ impl Broker {
                 && ask.pieces.iter().any(|piece| {
                     let file = ask.file(piece);
                     opened.pieces.iter().any(|p| {
-                        p.file == file && p.groups.first < piece.groups.end() && piece.groups.first < p.groups.end()
+                        p.file == file
+                            && p.groups.first < piece.groups.end()
+                            && piece.groups.first < p.groups.end()
                     })
                 })
         };
@@ -347,8 +408,9 @@ impl Broker {
         self.queue.push(key, ask, length);
     }
 
-    /// Whether a holder has as much to upload as it may: in all, and in turn with other groups of speed that want its line.
-    /// With as many bodies each, they share that line evenly, and what one of them does not use is the others'.
+    /// Whether a holder has as much to upload as it may: in all, and in turn with other groups of
+    /// speed that want its line. With as many bodies each, they share that line evenly, and what
+    /// one of them does not use is the others'.
     fn is_holder_full(&self, holder: SessionId, group: SpeedGroup, length: u64) -> bool {
         let mut runs = 0;
         let mut bytes = 0;
@@ -364,18 +426,23 @@ impl Broker {
                 rivals.insert(other);
             }
         }
-        let waiting = self.queue.kept_waiting.range((holder, SpeedGroup::ALL)..=(holder, SpeedGroup(u64::MAX)));
+        let waiting = self
+            .queue
+            .kept_waiting
+            .range((holder, SpeedGroup::ALL)..=(holder, SpeedGroup(u64::MAX)));
         rivals.extend(waiting.map(|(_, other)| *other).filter(|other| *other != group));
         let all = 1 + rivals.len();
         let most = self.config.budget_bytes / 4;
         let over = |held: u64, most: u64| held > 0 && held + length > most;
         runs >= MAX_UNSTARTED_PUTS
             || over(bytes, most)
-            || all > 1 && (own_runs >= (MAX_UNSTARTED_PUTS / all).max(1) || over(own_bytes, most / all as u64))
+            || all > 1
+                && (own_runs >= (MAX_UNSTARTED_PUTS / all).max(1)
+                    || over(own_bytes, most / all as u64))
     }
 
-    /// Whether an asker holds its share while others wait. Slower groups of speed have caps instead, and leave the rest to
-    /// the first ones.
+    /// Whether an asker holds its share while others wait. Slower groups of speed have caps
+    /// instead, and leave the rest to the first ones.
     fn is_over_share(&self, key: RequesterKey, group: SpeedGroup, length: u64) -> bool {
         if self.speeds.cap(group).is_some() {
             return false;
@@ -389,23 +456,29 @@ impl Broker {
         askers.extend(holding.map(|(key, _)| *key));
         let room = self.config.budget_bytes - self.speeds.caps().min(self.config.budget_bytes);
         let share = length.max(room / askers.len().max(1) as u64);
-        // What stands still gives way to whoever needs the room: it must not keep its cause from going on.
+        // What stands still gives way to whoever needs the room: it must not keep its cause from
+        // going on.
         let standing = self.slots.standing().into_iter().filter_map(|id| self.slots.get(id));
-        let gives_way: u64 = standing.filter(|slot| slot.cause == key).map(|slot| slot.length).sum();
+        let gives_way: u64 =
+            standing.filter(|slot| slot.cause == key).map(|slot| slot.length).sum();
         let held = self.slots.held(key, counts).saturating_sub(gives_way);
         held + length > share
     }
 
-    /// One transfer or response is given a quarter of the budget to read, and its next run when it has read: what lies ready
-    /// beyond that is memory without speed. Beside others it is given what it reads in two seconds, or twice what it has read
-    /// so far while its speed is not known: what it was given cannot be taken back when others need the room.
+    /// One transfer or response is given a quarter of the budget to read, and its next run when it
+    /// has read: what lies ready beyond that is memory without speed. Beside others it is given
+    /// what it reads in two seconds, or twice what it has read so far while its speed is not known:
+    /// what it was given cannot be taken back when others need the room.
     fn has_enough_to_read(&self, ask: &ChunkRequest, length: u64) -> bool {
         let Some(lane) = speed::Lane::of(&ask.asker) else { return false };
         let quarter = (self.config.budget_bytes / 4).max(LEAST_AHEAD);
         let least = LEAST_AHEAD.min((self.config.budget_bytes / 8).max(LEAST_AHEAD / 2));
         let has_others = self.speeds.has_others(lane);
         let file = ask.pieces.first().filter(|_| has_others).map(|piece| ask.file(piece));
-        let most = match (self.speeds.cap(ask.group), file.and_then(|file| self.speeds.member(&file, lane))) {
+        let most = match (
+            self.speeds.cap(ask.group),
+            file.and_then(|file| self.speeds.member(&file, lane)),
+        ) {
             (Some(cap), _) => cap,
             (None, None) => quarter,
             (None, Some(member)) => match member.sure_rate() {
@@ -416,16 +489,23 @@ impl Broker {
         self.slots.unread(lane) + length > most && self.reads_meanwhile(lane, ask)
     }
 
-    /// Returns what must go so that the run fits: cache first, then full slots whose readers all stand still. If the run does
-    /// not fit even then, returns how many bytes would. A run larger than the whole budget goes alone. A slower group has its cap, the first groups what all
-    /// caps leave.
-    pub(super) fn room_for(&self, now: Moment, ask: &ChunkRequest, length: u64) -> Result<Eviction, u64> {
+    /// Returns what must go so that the run fits: cache first, then full slots whose readers all
+    /// stand still. If the run does not fit even then, returns how many bytes would. A run larger
+    /// than the whole budget goes alone. A slower group has its cap, the first groups what all caps
+    /// leave.
+    pub(super) fn room_for(
+        &self,
+        now: Moment,
+        ask: &ChunkRequest,
+        length: u64,
+    ) -> Result<Eviction, u64> {
         let mut room = Eviction::default();
         let mut reserved = self.reserved_for(ask.group);
         if reserved.fits(length) {
             return Ok(room);
         }
-        // When room is short a file's groups come in order: a hole that is filled late drives out what lies ahead of it.
+        // When room is short a file's groups come in order: a hole that is filled late drives out
+        // what lies ahead of it.
         if self.queue.has_earlier(ask) {
             return Err(0);
         }
@@ -473,10 +553,24 @@ impl Broker {
         let slower: u64 = self.speeds.slower().map(|group| self.slots.reserved_by(group)).sum();
         let most_slower = self.speeds.caps();
         match self.speeds.cap(group) {
-            Some(most) => Reserved { budget, in_all, own: self.slots.reserved_by(group), most, slower, most_slower },
+            Some(most) => Reserved {
+                budget,
+                in_all,
+                own: self.slots.reserved_by(group),
+                most,
+                slower,
+                most_slower,
+            },
             None => {
                 let most = budget - most_slower.min(budget);
-                Reserved { budget, in_all, own: in_all - slower, most, slower: 0, most_slower: u64::MAX }
+                Reserved {
+                    budget,
+                    in_all,
+                    own: in_all - slower,
+                    most,
+                    slower: 0,
+                    most_slower: u64::MAX,
+                }
             }
         }
     }
@@ -524,11 +618,16 @@ impl Reserved {
     /// Returns how many bytes fit beside what is reserved.
     fn left(&self) -> u64 {
         let left = |reserved: u64, most: u64| most.saturating_sub(reserved);
-        left(self.in_all, self.budget).min(left(self.own, self.most)).min(left(self.slower, self.most_slower))
+        left(self.in_all, self.budget)
+            .min(left(self.own, self.most))
+            .min(left(self.slower, self.most_slower))
     }
 
     fn fits(&self, length: u64) -> bool {
-        let fits = |reserved: u64, most: u64| reserved == 0 || reserved.saturating_add(length) <= most;
-        fits(self.in_all, self.budget) && fits(self.own, self.most) && fits(self.slower, self.most_slower)
+        let fits =
+            |reserved: u64, most: u64| reserved == 0 || reserved.saturating_add(length) <= most;
+        fits(self.in_all, self.budget)
+            && fits(self.own, self.most)
+            && fits(self.slower, self.most_slower)
     }
 }

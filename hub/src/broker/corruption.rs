@@ -1,5 +1,5 @@
-//! Whose bytes were wrong. From the owner itself the second difference means that the file changed: final until it is
-//! removed, and for ten minutes after that the reason why it is gone.
+//! Whose bytes were wrong. From the owner itself the second difference means that the file changed:
+//! final until it is removed, and for ten minutes after that the reason why it is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,26 +13,28 @@ use super::*;
 pub(super) struct CorruptionLog {
     /// First difference seen of a file, and when.
     differed: BTreeMap<FileRef, Moment>,
-    /// Files that changed, and when they were removed for it: whoever was cut by the change asks once more, and hears why.
+    /// Files that changed, and when they were removed for it: whoever was cut by the change asks
+    /// once more, and hears why.
     changed: BTreeMap<FileRef, Option<Moment>>,
 }
 
 impl CorruptionLog {
     /// Notes wrong bytes; true at the second time within ten minutes.
-    pub fn differs(&mut self, now: Moment, file: FileRef) -> bool {
-        let second = self.differed.get(&file).is_some_and(|first| now.since(*first) < BAD_BODIES_WINDOW_MS);
+    pub(super) fn differs(&mut self, now: Moment, file: FileRef) -> bool {
+        let second =
+            self.differed.get(&file).is_some_and(|first| now.since(*first) < BAD_BODIES_WINDOW_MS);
         if !second {
             self.differed.insert(file, now);
         }
         second
     }
 
-    pub fn is_changed(&self, file: &FileRef) -> bool {
+    pub(super) fn is_changed(&self, file: &FileRef) -> bool {
         self.changed.get(file) == Some(&None)
     }
 
     /// Whether the file is gone because it changed.
-    pub fn went_for_change(&self, file: &FileRef) -> bool {
+    pub(super) fn went_for_change(&self, file: &FileRef) -> bool {
         self.changed.contains_key(file)
     }
 
@@ -41,7 +43,8 @@ impl CorruptionLog {
         self.differed.remove(&file);
         if self.changed.len() >= MAX_CHANGED_FILES && !self.changed.contains_key(&file) {
             // Those that are removed already are told another reason at worst.
-            let removed = |(file, removed): (&FileRef, &Option<Moment>)| removed.map(|at| (at, *file));
+            let removed =
+                |(file, removed): (&FileRef, &Option<Moment>)| removed.map(|at| (at, *file));
             let oldest = self.changed.iter().filter_map(removed).min().map(|(_, file)| file);
             let oldest = oldest.or_else(|| self.changed.keys().next().copied());
             oldest.map(|oldest| self.changed.remove(&oldest));
@@ -50,7 +53,7 @@ impl CorruptionLog {
     }
 
     /// A removal passed by.
-    pub fn removed(&mut self, now: Moment, file: &FileRef) {
+    pub(super) fn removed(&mut self, now: Moment, file: &FileRef) {
         self.differed.remove(file);
         if let Some(removed) = self.changed.get_mut(file) {
             removed.get_or_insert(now);
@@ -58,29 +61,31 @@ impl CorruptionLog {
     }
 
     /// The file is listed again: the same version lies there.
-    pub fn listed(&mut self, file: &FileRef) {
+    pub(super) fn listed(&mut self, file: &FileRef) {
         if self.changed.get(file).is_some_and(Option::is_some) {
             self.changed.remove(file);
         }
     }
 
     #[cfg(test)]
-    pub fn changed_count(&self) -> usize {
+    pub(super) fn changed_count(&self) -> usize {
         self.changed.len()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.differed.is_empty() && self.changed.values().all(Option::is_none)
     }
 
-    pub fn sweep(&mut self, now: Moment) {
+    pub(super) fn sweep(&mut self, now: Moment) {
         self.differed.retain(|_, first| now.since(*first) < BAD_BODIES_WINDOW_MS);
-        self.changed.retain(|_, removed| removed.is_none_or(|at| now.since(at) < BAD_BODIES_WINDOW_MS));
+        self.changed
+            .retain(|_, removed| removed.is_none_or(|at| now.since(at) < BAD_BODIES_WINDOW_MS));
     }
 }
 
 impl Broker {
-    /// The owner's copy is no longer the listed version: everything of it ends, master and owner are told.
+    /// The owner's copy is no longer the listed version: everything of it ends, master and owner
+    /// are told.
     pub(super) fn file_changed(&mut self, now: Moment, file: FileRef) {
         if !self.blame.change(file) {
             return;
@@ -90,7 +95,8 @@ impl Broker {
         let FileRef { public_id, file_id } = file;
         let message = FileChanged { public_id, file_id };
         let instance = self.grants.entry(&file).map(|entry| entry.instance);
-        if let Some(owner) = instance.and_then(|instance| self.sessions.holder(public_id, instance)) {
+        if let Some(owner) = instance.and_then(|instance| self.sessions.holder(public_id, instance))
+        {
             self.send(owner, RelayToDevice::FileChanged(message.clone()), None);
         }
         self.tell_master(RelayToMaster::FileChanged(message));

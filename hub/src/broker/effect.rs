@@ -6,8 +6,8 @@ use std::sync::Arc;
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::message::{LinkArchive, LinkGrant, LinkMember};
 use lanyard_protocol::{
-    CloseCode, DeviceId, FailureCode, FileEntry, FileRef, GroupRange, LinkHash, MasterFrame, Membership, Ref,
-    RelayToDevice, RelayToMaster, Root, Ticket,
+    CloseCode, DeviceId, FailureCode, FileEntry, FileRef, GroupRange, LinkHash, MasterFrame,
+    Membership, Ref, RelayToDevice, RelayToMaster, Root, Ticket,
 };
 
 use super::input::{CallId, LinkReader, ReaderId, SessionId, SlotId};
@@ -16,7 +16,8 @@ use super::speed::SpeedGroup;
 /// An instruction to the relay's driver, carried out in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// The first answer to a session; the edge adds signature and, unless it is turned away, a session token.
+    /// The first answer to a session; the edge adds signature and, unless it is turned away, a
+    /// session token.
     Acknowledge {
         /// The session, as the driver named it.
         session: SessionId,

@@ -1,6 +1,6 @@
-//! Readers of given speeds over a virtual clock: a data plane of numbers around a real broker. It counts what the owner
-//! uploads and when each reader is through, and holds at every step that the budget is kept and that no reader is given a
-//! group of bytes twice.
+//! Readers of given speeds over a virtual clock: a data plane of numbers around a real broker. It
+//! counts what the owner uploads and when each reader is through, and holds at every step that the
+//! budget is kept and that no reader is given a group of bytes twice.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -41,23 +41,23 @@ pub(super) struct FlowPlan {
 }
 
 impl FlowPlan {
-    pub fn of(kind: FlowKind, speed: u64) -> Self {
+    pub(super) fn of(kind: FlowKind, speed: u64) -> Self {
         Self { kind, starts_ms: 0, speeds: vec![(0, speed)], sockets: 0 }
     }
 
-    pub fn device(speed: u64) -> Self {
+    pub(super) fn device(speed: u64) -> Self {
         Self::of(FlowKind::Device, speed)
     }
 
-    pub fn link(speed: u64) -> Self {
+    pub(super) fn link(speed: u64) -> Self {
         Self::of(FlowKind::Link, speed)
     }
 
-    pub fn from(self, starts_ms: u64) -> Self {
+    pub(super) fn from(self, starts_ms: u64) -> Self {
         Self { starts_ms, ..self }
     }
 
-    pub fn with_sockets(self, sockets: u64) -> Self {
+    pub(super) fn with_sockets(self, sockets: u64) -> Self {
         Self { sockets, ..self }
     }
 
@@ -86,10 +86,13 @@ pub(super) struct FlowOutcome {
 }
 
 impl FlowOutcome {
-    /// Whether some readers took at most a ninth longer than in another outcome: they kept 0.9 of their speed.
+    /// Whether some readers took at most a ninth longer than in another outcome: they kept 0.9 of
+    /// their speed.
     fn keeps(&self, readers: Range<usize>, alone: &FlowOutcome, first_alone: usize) -> bool {
         let first = readers.start;
-        readers.into_iter().all(|n| alone.took_ms[first_alone + n - first] * 10 >= self.took_ms[n] * 9)
+        readers
+            .into_iter()
+            .all(|n| alone.took_ms[first_alone + n - first] * 10 >= self.took_ms[n] * 9)
     }
 }
 
@@ -172,7 +175,7 @@ pub(super) struct FlowWorld {
 
 impl FlowWorld {
     /// When a reader is through; the others are left where they are then.
-    pub fn until(scene: &FlowScene, reader: usize) -> u64 {
+    pub(super) fn until(scene: &FlowScene, reader: usize) -> u64 {
         let mut world = FlowWorld::new(scene.clone());
         while world.readers[reader].done_ms.is_none() {
             assert!(world.now_ms < LONGEST_MS, "stuck: {:?}", world.readers[reader].plan);
@@ -181,13 +184,17 @@ impl FlowWorld {
         world.now_ms - world.readers[reader].plan.starts_ms
     }
 
-    pub fn play(scene: &FlowScene) -> FlowOutcome {
+    pub(super) fn play(scene: &FlowScene) -> FlowOutcome {
         let mut world = FlowWorld::new(scene.clone());
-        while world.now_ms < LONGEST_MS && world.readers.iter().any(|reader| reader.done_ms.is_none()) {
+        while world.now_ms < LONGEST_MS
+            && world.readers.iter().any(|reader| reader.done_ms.is_none())
+        {
             world.tick();
         }
         let took = |reader: &FlowReader| {
-            reader.done_ms.unwrap_or_else(|| panic!("stuck: {:?} at {} ms", reader.plan, world.now_ms))
+            reader
+                .done_ms
+                .unwrap_or_else(|| panic!("stuck: {:?} at {} ms", reader.plan, world.now_ms))
                 - reader.plan.starts_ms
         };
         let took_ms = world.readers.iter().map(took).collect();
@@ -235,7 +242,9 @@ impl FlowWorld {
         hub.take();
         hub.give(Input::LinkOpened { call, link: drawn.link });
         let asked = hub.take().into_iter().find_map(|effect| match effect {
-            Effect::SendMaster { frame, .. } if matches!(frame.message, RelayToMaster::LinkLookup(_)) => {
+            Effect::SendMaster { frame, .. }
+                if matches!(frame.message, RelayToMaster::LinkLookup(_)) =>
+            {
                 frame.reference.clone()
             }
             _ => None,
@@ -249,7 +258,8 @@ impl FlowWorld {
             file: Some(hub.files[&file].clone()),
             archive: None,
         };
-        let frame = MasterFrame { reference: asked, ..MasterFrame::plain(MasterToRelay::LinkGrant(grant)) };
+        let frame =
+            MasterFrame { reference: asked, ..MasterFrame::plain(MasterToRelay::LinkGrant(grant)) };
         hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
     }
 
@@ -284,7 +294,8 @@ impl FlowWorld {
 
     /// The owner's line is shared evenly by its bodies.
     fn upload(&mut self) {
-        let asked: Vec<SlotId> = self.puts.iter().filter(|(_, put)| !put.started).map(|(id, _)| *id).collect();
+        let asked: Vec<SlotId> =
+            self.puts.iter().filter(|(_, put)| !put.started).map(|(id, _)| *id).collect();
         for slot in asked {
             self.puts.get_mut(&slot).unwrap().started = true;
             self.hub.give(Input::PutStarted { slot });
@@ -314,7 +325,8 @@ impl FlowWorld {
         }
     }
 
-    /// A reader takes what its speed allows: a device from all its bodies at once, a link from the first.
+    /// A reader takes what its speed allows: a device from all its bodies at once, a link from the
+    /// first.
     fn read(&mut self, n: usize) {
         let speed = self.readers[n].plan.speed(self.now_ms);
         let reader = &mut self.readers[n];
@@ -328,10 +340,17 @@ impl FlowWorld {
         let mut taken = true;
         while left >= 1.0 && taken {
             taken = false;
-            let open = reader.gets.iter().take(at_once).filter(|get| get.taken < get.length()).count().max(1);
+            let open = reader
+                .gets
+                .iter()
+                .take(at_once)
+                .filter(|get| get.taken < get.length())
+                .count()
+                .max(1);
             let each = (left / open as f64).ceil();
             for get in reader.gets.iter_mut().take(at_once) {
-                let there = self.puts.get(&get.slot).map_or(get.delivered, |put| get.there(put.received));
+                let there =
+                    self.puts.get(&get.slot).map_or(get.delivered, |put| get.there(put.received));
                 let now = (each.min(left) as u64).min(there - get.taken);
                 if now > 0 {
                     get.taken += now;
@@ -345,33 +364,47 @@ impl FlowWorld {
         self.leave(n);
     }
 
-    /// A body ends for the relay when its last byte is with the transport, for the reader when it took that.
+    /// A body ends for the relay when its last byte is with the transport, for the reader when it
+    /// took that.
     fn leave(&mut self, n: usize) {
         let now_ms = self.now_ms;
         for at in 0..self.readers[n].gets.len() {
             let get = &mut self.readers[n].gets[at];
             if get.delivered == get.length() && !std::mem::replace(&mut get.left, true) {
-                let left = Input::ReaderLeft { slot: get.slot, reader: get.id, delivered: get.delivered };
+                let left =
+                    Input::ReaderLeft { slot: get.slot, reader: get.id, delivered: get.delivered };
                 self.hub.give(left);
             }
         }
         let reader = &mut self.readers[n];
-        let (over, open): (Vec<FlowGet>, Vec<FlowGet>) = reader.gets.drain(..).partition(|get| get.taken == get.length());
+        let (over, open): (Vec<FlowGet>, Vec<FlowGet>) =
+            reader.gets.drain(..).partition(|get| get.taken == get.length());
         reader.gets = open.into();
         for get in over {
-            let largest = if reader.plan.kind == FlowKind::Link { self.scene.budget / 8 } else { 4 << 20 }.min(4 << 20);
+            let largest =
+                if reader.plan.kind == FlowKind::Link { self.scene.budget / 8 } else { 4 << 20 }
+                    .min(4 << 20);
             let took = now_ms - get.since;
             let began = std::mem::replace(&mut reader.front_since, now_ms).max(get.since);
             reader.run = match (reader.plan.kind, took, now_ms - began) {
                 (FlowKind::Link, _, 0..=250) => (reader.run * 2).min(largest),
                 (FlowKind::Link, _, 501..) => (reader.run / 2).max(GROUP),
-                (FlowKind::Device | FlowKind::InOrder, 0..=250, _) => (reader.run + GROUP).min(largest),
-                (FlowKind::Device | FlowKind::InOrder, 501.., _) => reader.run.saturating_sub(GROUP).max(GROUP),
+                (FlowKind::Device | FlowKind::InOrder, 0..=250, _) => {
+                    (reader.run + GROUP).min(largest)
+                }
+                (FlowKind::Device | FlowKind::InOrder, 501.., _) => {
+                    reader.run.saturating_sub(GROUP).max(GROUP)
+                }
                 _ => reader.run,
             };
-            let groups: Vec<u32> = get.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
+            let groups: Vec<u32> =
+                get.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
             for group in &groups {
-                assert!(reader.have.insert(*group), "group {group} came twice to {:?}", reader.plan);
+                assert!(
+                    reader.have.insert(*group),
+                    "group {group} came twice to {:?}",
+                    reader.plan
+                );
             }
             reader.settle(groups.into_iter());
         }
@@ -379,10 +412,13 @@ impl FlowWorld {
         if reader.have.len() == self.count as usize {
             reader.done_ms = Some(now_ms);
             let over = Input::LinkLeft { reader: reader.link, up_to: u64::MAX };
-            let cancel = CancelChunk { transfer_id: transfer(reader.session.0 as u8), pieces: None };
+            let cancel =
+                CancelChunk { transfer_id: transfer(reader.session.0 as u8), pieces: None };
             match reader.plan.kind {
                 FlowKind::Link => self.hub.give(over),
-                FlowKind::Device | FlowKind::InOrder => self.hub.says(reader.session, DeviceToRelay::CancelChunk(cancel)),
+                FlowKind::Device | FlowKind::InOrder => {
+                    self.hub.says(reader.session, DeviceToRelay::CancelChunk(cancel))
+                }
             }
         }
     }
@@ -399,7 +435,9 @@ impl FlowWorld {
             let first = reader.missing.range(from..).next().or_else(|| reader.missing.first());
             let Some(first) = first.copied() else { return };
             let room = (reader.run / GROUP).max(1) as u32;
-            let count = (first..first + room).take_while(|group| reader.missing.contains(group)).count() as u32;
+            let count = (first..first + room)
+                .take_while(|group| reader.missing.contains(group))
+                .count() as u32;
             reader.missing.retain(|group| !(first..first + count).contains(group));
             reader.asked.push((first..first + count).collect());
             let pieces = vec![GroupSpan::new(file_id(1), first, count)];
@@ -425,30 +463,41 @@ impl FlowWorld {
             match effect {
                 Effect::OpenSlot(new) => {
                     self.opened += new.length;
-                    let put = FlowPut { length: new.length, received: 0, started: false, pieces: new.pieces };
+                    let put = FlowPut {
+                        length: new.length,
+                        received: 0,
+                        started: false,
+                        pieces: new.pieces,
+                    };
                     self.puts.insert(new.slot, put);
                 }
                 Effect::DropSlot { slot } => drop(self.puts.remove(&slot)),
                 Effect::GrantRead { session, slot, reader, ranges, .. } => {
-                    let n = self.readers.iter().position(|reader| reader.session == session).unwrap();
+                    let n =
+                        self.readers.iter().position(|reader| reader.session == session).unwrap();
                     let pieces = self.pieces_in(slot, &ranges);
                     self.gets(n, slot, reader, ranges, pieces);
                     self.hub.give(Input::ReaderStarted { slot, reader });
                 }
                 Effect::LinkReady { reader: link, slot, slice, parts, .. } => {
                     let n = self.readers.iter().position(|reader| reader.link == link).unwrap();
-                    let pieces = parts.iter().map(|(_, groups, _)| GroupSpan { file_id: file_id(1), groups: *groups });
+                    let pieces = parts
+                        .iter()
+                        .map(|(_, groups, _)| GroupSpan { file_id: file_id(1), groups: *groups });
                     let pieces: Vec<GroupSpan> = pieces.collect();
                     let ranges = parts.into_iter().map(|(_, _, range)| range).collect();
                     self.gets(n, slot, slice, ranges, pieces);
                 }
                 Effect::Send { session, message: RelayToDevice::JoinAt(at), .. } => {
-                    let reader = self.readers.iter_mut().find(|reader| reader.session == session).unwrap();
+                    let reader =
+                        self.readers.iter_mut().find(|reader| reader.session == session).unwrap();
                     reader.from = at.group;
                 }
                 Effect::Send { session, message: RelayToDevice::ChunkFailed(failed), .. } => {
-                    let reader = self.readers.iter_mut().find(|reader| reader.session == session).unwrap();
-                    let groups: Vec<u32> = failed.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
+                    let reader =
+                        self.readers.iter_mut().find(|reader| reader.session == session).unwrap();
+                    let groups: Vec<u32> =
+                        failed.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
                     reader.settle(groups.iter().copied());
                     reader.missing.extend(groups);
                 }
@@ -462,9 +511,13 @@ impl FlowWorld {
     /// A body that is cut: what of it did not come whole is missing again.
     fn cut(&mut self, slot: SlotId, id: ReaderId) {
         for reader in &mut self.readers {
-            let Some(at) = reader.gets.iter().position(|get| (get.slot, get.id) == (slot, id)) else { continue };
+            let Some(at) = reader.gets.iter().position(|get| (get.slot, get.id) == (slot, id))
+            else {
+                continue;
+            };
             let get = reader.gets.remove(at).unwrap();
-            let groups: Vec<u32> = get.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
+            let groups: Vec<u32> =
+                get.pieces.iter().flat_map(|piece| piece.groups.iter()).collect();
             reader.settle(groups.iter().copied());
             reader.missing.extend(groups);
         }
@@ -473,7 +526,9 @@ impl FlowWorld {
     /// The groups that lie in ranges of a slot's body; all but a file's last are of one size.
     fn pieces_in(&self, slot: SlotId, ranges: &[Range<u64>]) -> Vec<GroupSpan> {
         let mut found = Vec::new();
-        for (range, piece) in ranges.iter().flat_map(|range| self.puts[&slot].pieces.iter().map(move |p| (range, p))) {
+        for (range, piece) in
+            ranges.iter().flat_map(|range| self.puts[&slot].pieces.iter().map(move |p| (range, p)))
+        {
             let first = range.start.max(piece.offset);
             let end = range.end.min(piece.offset + u64::from(piece.groups.count) * GROUP);
             if first < end {
@@ -484,9 +539,25 @@ impl FlowWorld {
         found
     }
 
-    fn gets(&mut self, n: usize, slot: SlotId, id: ReaderId, ranges: Vec<Range<u64>>, pieces: Vec<GroupSpan>) {
+    fn gets(
+        &mut self,
+        n: usize,
+        slot: SlotId,
+        id: ReaderId,
+        ranges: Vec<Range<u64>>,
+        pieces: Vec<GroupSpan>,
+    ) {
         let reader = &mut self.readers[n];
-        let get = FlowGet { slot, id, ranges, pieces, delivered: 0, since: self.now_ms, taken: 0, left: false };
+        let get = FlowGet {
+            slot,
+            id,
+            ranges,
+            pieces,
+            delivered: 0,
+            since: self.now_ms,
+            taken: 0,
+            left: false,
+        };
         let first = get.pieces[0].groups.first;
         let at = reader.gets.iter().position(|other| other.pieces[0].groups.first > first);
         reader.gets.insert(at.unwrap_or(reader.gets.len()), get);
@@ -510,7 +581,8 @@ fn with(mut readers: Vec<FlowPlan>, more: Vec<FlowPlan>) -> Vec<FlowPlan> {
 fn all_alike_are_served_by_one_upload() {
     for kind in [FlowKind::Device, FlowKind::InOrder, FlowKind::Link] {
         for (speed, sockets) in [(20 * MIB, 0), (2 * MIB, MIB), (100 * MIB, 0)] {
-            let out = FlowWorld::play(&scene(many(FlowPlan::of(kind, speed).with_sockets(sockets), 8)));
+            let out =
+                FlowWorld::play(&scene(many(FlowPlan::of(kind, speed).with_sockets(sockets), 8)));
             assert!(out.uploads <= 1.01, "{kind:?} {speed} {sockets}: {out:?}");
         }
     }
@@ -528,15 +600,20 @@ fn each_alone(scene: &FlowScene) -> Vec<u64> {
 #[test]
 fn one_that_is_twenty_times_slower_slows_nobody_and_costs_one_upload() {
     for kind in [FlowKind::Device, FlowKind::InOrder, FlowKind::Link] {
-        for (speed, sockets) in [(20 * MIB, 0), (100 * MIB, 0), (10 * MIB, MIB), (4 * MIB, MIB / 2)] {
+        for (speed, sockets) in [(20 * MIB, 0), (100 * MIB, 0), (10 * MIB, MIB), (4 * MIB, MIB / 2)]
+        {
             let quick = many(FlowPlan::of(kind, speed).with_sockets(sockets), 7);
             let slow = FlowPlan::of(kind, speed / 20).with_sockets(sockets);
-            let scene = |readers| FlowScene { size: (5 * speed / 2).max(64 * MIB), ..scene(readers) };
+            let scene =
+                |readers| FlowScene { size: (5 * speed / 2).max(64 * MIB), ..scene(readers) };
             let alone = FlowWorld::play(&scene(quick.clone()));
             let slow_alone = FlowWorld::play(&scene(vec![slow.clone()]));
             let out = FlowWorld::play(&scene(with(quick, vec![slow])));
             assert!(out.keeps(0..7, &alone, 0), "{kind:?} {speed} {sockets}: {alone:?} {out:?}");
-            assert!(out.keeps(7..8, &slow_alone, 0), "{kind:?} {speed} {sockets}: {slow_alone:?} {out:?}");
+            assert!(
+                out.keeps(7..8, &slow_alone, 0),
+                "{kind:?} {speed} {sockets}: {slow_alone:?} {out:?}"
+            );
             assert!(out.uploads <= 2.0, "{kind:?} {speed} {sockets}: {out:?}");
         }
     }
@@ -546,7 +623,8 @@ fn one_that_is_twenty_times_slower_slows_nobody_and_costs_one_upload() {
 fn four_speeds_are_four_groups_and_each_keeps_its_own() {
     for kind in [FlowKind::Device, FlowKind::InOrder, FlowKind::Link] {
         let speeds = [50 * MIB, 10 * MIB, 2 * MIB, 2 * MIB / 5];
-        let plans: Vec<FlowPlan> = speeds.iter().flat_map(|speed| many(FlowPlan::of(kind, *speed), 2)).collect();
+        let plans: Vec<FlowPlan> =
+            speeds.iter().flat_map(|speed| many(FlowPlan::of(kind, *speed), 2)).collect();
         let scene = scene(plans);
         let out = FlowWorld::play(&scene);
         let alone = each_alone(&scene);
@@ -560,8 +638,10 @@ fn four_speeds_are_four_groups_and_each_keeps_its_own() {
 #[test]
 fn slower_ones_within_a_factor_of_four_share_an_upload_at_the_pace_of_the_slowest() {
     for kind in [FlowKind::Device, FlowKind::Link] {
-        // While there is somebody quicker: one after the other, and each comes before the last is through.
-        let quick: Vec<FlowPlan> = (0..7).map(|n| FlowPlan::of(kind, 4 * MIB).from(n * 13_000)).collect();
+        // While there is somebody quicker: one after the other, and each comes before the last is
+        // through.
+        let quick: Vec<FlowPlan> =
+            (0..7).map(|n| FlowPlan::of(kind, 4 * MIB).from(n * 13_000)).collect();
         let slow = [3 * MIB / 2, MIB, 3 * MIB / 4].map(|speed| FlowPlan::of(kind, speed)).to_vec();
         let scene = scene(with(slow, quick));
         let out = FlowWorld::play(&scene);
@@ -570,7 +650,10 @@ fn slower_ones_within_a_factor_of_four_share_an_upload_at_the_pace_of_the_slowes
             let slowest = if n < 3 { alone[2] } else { alone[n] };
             assert!(slowest * 10 >= out.took_ms[n] * 9, "{kind:?} {n}: alone {alone:?}, {out:?}");
         }
-        assert!(out.uploads <= 8.05, "seven for the quick ones and one for all others, {kind:?}: {out:?}");
+        assert!(
+            out.uploads <= 8.05,
+            "seven for the quick ones and one for all others, {kind:?}: {out:?}"
+        );
     }
 }
 
@@ -589,7 +672,8 @@ fn a_later_get_joins_where_its_group_is_and_fetches_the_beginning_afterwards() {
 
 #[test]
 fn a_later_link_is_a_group_of_its_own() {
-    let scene = scene(with(many(FlowPlan::link(10 * MIB), 3), vec![FlowPlan::link(10 * MIB).from(3_000)]));
+    let scene =
+        scene(with(many(FlowPlan::link(10 * MIB), 3), vec![FlowPlan::link(10 * MIB).from(3_000)]));
     let out = FlowWorld::play(&scene);
     let alone = each_alone(&scene);
     assert!((0..4).all(|n| alone[n] * 10 >= out.took_ms[n] * 9), "{alone:?} {out:?}");
@@ -601,24 +685,31 @@ fn in_a_small_budget_twenty_slow_ones_leave_the_quick_one_its_speed() {
     for kind in [FlowKind::Device, FlowKind::Link] {
         let slow: Vec<FlowPlan> = (0..20).map(|n| FlowPlan::of(kind, MIB).from(300 * n)).collect();
         let quick = FlowPlan::of(kind, 20 * MIB).from(7_000);
-        let scene = FlowScene { budget: 8 * MIB, size: 400 * MIB, ..scene(with(vec![quick.clone()], slow)) };
+        let scene = FlowScene {
+            budget: 8 * MIB,
+            size: 400 * MIB,
+            ..scene(with(vec![quick.clone()], slow))
+        };
         let took = FlowWorld::until(&scene, 0);
         let alone = FlowWorld::until(&FlowScene { readers: vec![quick], ..scene }, 0);
         assert!(alone * 10 >= took * 9, "{kind:?}: {alone} ms alone, {took} beside slow ones");
     }
 }
 
-/// Four unlike readers begin at once, and the budget holds less than half of the file. The quickest is held up until its
-/// speed is known, which takes half a second at most, and by no slower one after that.
+/// Four unlike readers begin at once, and the budget holds less than half of the file. The quickest
+/// is held up until its speed is known, which takes half a second at most, and by no slower one
+/// after that.
 #[test]
 fn in_a_small_budget_four_unlike_ones_that_begin_at_once_hold_the_quickest_up_for_half_a_second() {
     for kind in [FlowKind::Device, FlowKind::Link] {
-        for (quickest, size) in [(80 * MIB, 20 * MIB), (20 * MIB, 20 * MIB), (20 * MIB, 100 * MIB)] {
+        for (quickest, size) in [(80 * MIB, 20 * MIB), (20 * MIB, 20 * MIB), (20 * MIB, 100 * MIB)]
+        {
             let speeds = [quickest, quickest / 5, quickest / 25, quickest / 125];
             let readers: Vec<FlowPlan> = speeds.map(|speed| FlowPlan::of(kind, speed)).to_vec();
             let scene = FlowScene { budget: 8 * MIB, size, ..scene(readers.clone()) };
             let took = FlowWorld::until(&scene, 0);
-            let alone = FlowWorld::until(&FlowScene { readers: vec![readers[0].clone()], ..scene }, 0);
+            let alone =
+                FlowWorld::until(&FlowScene { readers: vec![readers[0].clone()], ..scene }, 0);
             assert!(
                 took <= alone * 10 / 9 + 500,
                 "{kind:?}, {quickest} {size}: {alone} ms alone, {took} beside others"
@@ -627,11 +718,14 @@ fn in_a_small_budget_four_unlike_ones_that_begin_at_once_hold_the_quickest_up_fo
     }
 }
 
-/// Twenty readers at a twentieth of its speed begin together with the quick one: it keeps 0.9 of its speed once
-/// the speeds are known, after half a second.
+/// Twenty readers at a twentieth of its speed begin together with the quick one: it keeps 0.9 of
+/// its speed once the speeds are known, after half a second.
 #[test]
 fn in_a_small_budget_twenty_slow_ones_that_begin_together_with_the_quick_one_leave_it_its_speed() {
-    for (kind, speed) in [FlowKind::Device, FlowKind::Link].into_iter().flat_map(|kind| [(kind, 20 * MIB), (kind, 80 * MIB)]) {
+    for (kind, speed) in [FlowKind::Device, FlowKind::Link]
+        .into_iter()
+        .flat_map(|kind| [(kind, 20 * MIB), (kind, 80 * MIB)])
+    {
         let slow: Vec<FlowPlan> = many(FlowPlan::of(kind, speed / 20), 20);
         let quick = FlowPlan::of(kind, speed);
         for at in [0, 20] {
@@ -640,7 +734,10 @@ fn in_a_small_budget_twenty_slow_ones_that_begin_together_with_the_quick_one_lea
             let scene = FlowScene { budget: 8 * MIB, size: 5 * speed, ..scene(readers) };
             let took = FlowWorld::until(&scene, at);
             let alone = FlowWorld::until(&FlowScene { readers: vec![quick.clone()], ..scene }, 0);
-            assert!(took <= alone * 10 / 9 + 500, "{kind:?}, {speed}: {alone} ms alone, {took} beside slow ones");
+            assert!(
+                took <= alone * 10 / 9 + 500,
+                "{kind:?}, {speed}: {alone} ms alone, {took} beside slow ones"
+            );
         }
     }
 }
@@ -648,7 +745,11 @@ fn in_a_small_budget_twenty_slow_ones_that_begin_together_with_the_quick_one_lea
 #[test]
 fn at_an_owners_slow_line_groups_share_it_evenly_and_what_one_leaves_is_the_others() {
     for kind in [FlowKind::Device, FlowKind::Link] {
-        let readers = vec![FlowPlan::of(kind, 100 * MIB), FlowPlan::of(kind, 100 * MIB), FlowPlan::of(kind, MIB)];
+        let readers = vec![
+            FlowPlan::of(kind, 100 * MIB),
+            FlowPlan::of(kind, 100 * MIB),
+            FlowPlan::of(kind, MIB),
+        ];
         let scene = FlowScene { owner: 6 * MIB, ..scene(readers) };
         let out = FlowWorld::play(&scene);
         // 1 MiB/s for the slow one, 5 MiB/s for the quick ones.
@@ -660,16 +761,21 @@ fn at_an_owners_slow_line_groups_share_it_evenly_and_what_one_leaves_is_the_othe
 #[test]
 fn whoever_becomes_quick_again_goes_forwards() {
     let phone = FlowPlan { speeds: vec![(0, MIB / 2), (6_000, 10 * MIB)], ..FlowPlan::device(0) };
-    let scene = FlowScene { size: 256 * MIB, ..scene(with(many(FlowPlan::device(10 * MIB), 3), vec![phone])) };
+    let scene = FlowScene {
+        size: 256 * MIB,
+        ..scene(with(many(FlowPlan::device(10 * MIB), 3), vec![phone]))
+    };
     let out = FlowWorld::play(&scene);
-    // From 6 s on it is as quick as the others: it joins them where they are and shares what is left.
+    // From 6 s on it is as quick as the others: it joins them where they are and shares what is
+    // left.
     assert!(out.took_ms[3] <= 36_000, "{out:?}");
     assert!(out.uploads <= 1.6, "{out:?}");
 }
 
 #[test]
 fn whoever_alternates_its_speed_holds_others_up_ever_more_seldom() {
-    let speeds: Vec<(u64, u64)> = (0..60).map(|n| (n * 3_000, if n % 2 == 0 { 10 * MIB } else { 0 })).collect();
+    let speeds: Vec<(u64, u64)> =
+        (0..60).map(|n| (n * 3_000, if n % 2 == 0 { 10 * MIB } else { 0 })).collect();
     for kind in [FlowKind::Device, FlowKind::Link] {
         let quick = many(FlowPlan::of(kind, 10 * MIB), 3);
         let hostile = many(FlowPlan { speeds: speeds.clone(), ..FlowPlan::of(kind, 0) }, 4);
@@ -679,8 +785,8 @@ fn whoever_alternates_its_speed_holds_others_up_ever_more_seldom() {
     }
 }
 
-/// How many groups of speed steady readers make, counted as generously as can be: when the quickest are through, the next
-/// are the first group and share within 10 % only.
+/// How many groups of speed steady readers make, counted as generously as can be: when the quickest
+/// are through, the next are the first group and share within 10 % only.
 fn groups_of(mut speeds: Vec<u64>) -> usize {
     speeds.sort_unstable();
     let mut groups = 0;
@@ -718,24 +824,28 @@ fn seeds() -> std::ops::Range<u64> {
 }
 
 fn source(seed: u64) -> IdSource {
-    IdSource::new([seed as u8 ^ (seed >> 8) as u8 ^ 0x5a; 32].map(|byte| byte.wrapping_add(seed as u8)))
+    IdSource::new(
+        [seed as u8 ^ (seed >> 8) as u8 ^ 0x5a; 32].map(|byte| byte.wrapping_add(seed as u8)),
+    )
 }
 
-/// With any steady speeds the quick ones keep theirs, the others that of the slowest in their group, and the owner uploads as
-/// often as there are groups.
+/// With any steady speeds the quick ones keep theirs, the others that of the slowest in their
+/// group, and the owner uploads as often as there are groups.
 #[test]
 fn at_random_steady_speeds_everybody_keeps_its_own() {
     for seed in seeds() {
         let scene = random_scene(&mut source(seed));
         let speeds: Vec<u64> = scene.readers.iter().map(|plan| plan.speed(0)).collect();
         let best = *speeds.iter().max().unwrap();
-        let quick: Vec<FlowPlan> = scene.readers.iter().filter(|plan| plan.speed(0) * 10 >= best * 9).cloned().collect();
+        let quick: Vec<FlowPlan> =
+            scene.readers.iter().filter(|plan| plan.speed(0) * 10 >= best * 9).cloned().collect();
         let alone = FlowWorld::play(&FlowScene { readers: quick, ..scene.clone() });
         let alone = *alone.took_ms.iter().max().unwrap();
         let out = FlowWorld::play(&scene);
         for (n, plan) in scene.readers.iter().enumerate() {
             let slowest = speeds.iter().filter(|speed| **speed * 4 >= plan.speed(0)).min().unwrap();
-            let may_take = if plan.speed(0) * 10 >= best * 9 { alone } else { scene.size * 1_000 / slowest };
+            let may_take =
+                if plan.speed(0) * 10 >= best * 9 { alone } else { scene.size * 1_000 / slowest };
             // A move takes up to half a second.
             assert!(
                 may_take * 10 / 9 + 500 >= out.took_ms[n],
@@ -743,11 +853,16 @@ fn at_random_steady_speeds_everybody_keeps_its_own() {
             );
         }
         let groups = groups_of(speeds) as f64;
-        assert!(out.uploads <= groups + 0.05, "seed {seed}: {groups} groups, {} uploads, {scene:?}", out.uploads);
+        assert!(
+            out.uploads <= groups + 0.05,
+            "seed {seed}: {groups} groups, {} uploads, {scene:?}",
+            out.uploads
+        );
     }
 }
 
-/// Whatever speeds do: everybody gets everything once, the budget holds, and nobody costs more than one upload.
+/// Whatever speeds do: everybody gets everything once, the budget holds, and nobody costs more than
+/// one upload.
 #[test]
 fn with_changing_speeds_nobody_is_stuck_and_each_costs_one_upload_at_most() {
     for seed in seeds() {

@@ -1,5 +1,5 @@
-//! Grants: what the relay needs of a file, asked of the master once and kept while it is used. They serve while the master is
-//! away, at most ten minutes.
+//! Grants: what the relay needs of a file, asked of the master once and kept while it is used. They
+//! serve while the master is away, at most ten minutes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use lanyard_protocol::limits::{GRANT_MS, MAX_FILES_A_MESSAGE, MAX_LOOKUPS_AN_ASK
 use lanyard_protocol::message::{FileGrant, FileLookup, FileRoot};
 use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileRef, Ref, RelayToMaster, Root};
 
-use super::requests::{ChunkRequest, ChunkRequestId, WaitReason};
 use super::budget::RequesterKey;
+use super::requests::{ChunkRequest, ChunkRequestId, WaitReason};
 use super::*;
 
 #[derive(Debug)]
@@ -46,62 +46,64 @@ pub(super) struct Grants {
     master_away: bool,
 }
 
-/// Keeps the parts of an entry that the relay needs. A path may be 4 KiB long, and a hundred thousand grants may be live.
+/// Keeps the parts of an entry that the relay needs. A path may be 4 KiB long, and a hundred
+/// thousand grants may be live.
 fn nameless(entry: FileEntry) -> FileEntry {
     FileEntry { path: String::new(), media_type: String::new(), ..entry }
 }
 
 impl Grants {
-    pub fn entry(&self, file: &FileRef) -> Option<&FileEntry> {
+    pub(super) fn entry(&self, file: &FileRef) -> Option<&FileEntry> {
         self.known.get(file).map(|grant| &grant.entry)
     }
 
-    pub fn groups(&self, file: &FileRef) -> Option<Groups> {
+    pub(super) fn groups(&self, file: &FileRef) -> Option<Groups> {
         let entry = self.entry(file)?;
         entry.kind.is_file().then(|| Groups::new(entry.size, entry.group_log))
     }
 
-    pub fn root(&self, file: &FileRef) -> Option<Root> {
+    pub(super) fn root(&self, file: &FileRef) -> Option<Root> {
         self.entry(file)?.root
     }
 
-    pub fn has_hashes(&self, file: &FileRef) -> bool {
+    pub(super) fn has_hashes(&self, file: &FileRef) -> bool {
         self.known.get(file).is_some_and(|grant| grant.has_hashes)
     }
 
-    pub fn note_hashes(&mut self, file: &FileRef) {
+    pub(super) fn note_hashes(&mut self, file: &FileRef) {
         if let Some(grant) = self.known.get_mut(file) {
             grant.has_hashes = true;
         }
     }
 
     /// The data plane had to drop its list.
-    pub fn forget_hashes(&mut self, file: &FileRef) {
+    pub(super) fn forget_hashes(&mut self, file: &FileRef) {
         if let Some(grant) = self.known.get_mut(file) {
             grant.has_hashes = false;
         }
     }
 
-    pub fn hashes_refused(&self, file: &FileRef) -> bool {
+    pub(super) fn hashes_refused(&self, file: &FileRef) -> bool {
         self.known.get(file).is_some_and(|grant| grant.hashes_refused)
     }
 
-    pub fn refuse_hashes(&mut self, file: &FileRef) {
+    pub(super) fn refuse_hashes(&mut self, file: &FileRef) {
         if let Some(grant) = self.known.get_mut(file) {
             grant.hashes_refused = true;
         }
     }
 
     /// Whether the root is news.
-    pub fn set_root(&mut self, file: &FileRef, root: Root) -> bool {
+    pub(super) fn set_root(&mut self, file: &FileRef, root: Root) -> bool {
         match self.known.get_mut(file) {
             Some(grant) => grant.entry.root.replace(root) != Some(root),
             None => false,
         }
     }
 
-    /// Notes the use of those that are known and gives back those that are not (or too old to trust).
-    pub fn unknown(&mut self, now: Moment, files: BTreeSet<FileRef>) -> Vec<FileRef> {
+    /// Notes the use of those that are known and gives back those that are not (or too old to
+    /// trust).
+    pub(super) fn unknown(&mut self, now: Moment, files: BTreeSet<FileRef>) -> Vec<FileRef> {
         let away = self.master_away;
         let mut unknown = Vec::new();
         for file in files {
@@ -113,7 +115,7 @@ impl Grants {
         unknown
     }
 
-    pub fn insert(&mut self, now: Moment, entry: FileEntry) {
+    pub(super) fn insert(&mut self, now: Moment, entry: FileEntry) {
         let file = entry.file_ref();
         let old = self.known.remove(&file);
         let has_hashes = old.as_ref().is_some_and(|grant| grant.has_hashes);
@@ -122,12 +124,22 @@ impl Grants {
         let root = entry.root.or(old.and_then(|grant| grant.entry.root));
         let entry = FileEntry { root, ..nameless(entry) };
         let is_wanted = true;
-        self.known
-            .insert(file, FileGrantState { entry, used: now, confirmed: now, has_hashes, hashes_refused, pages, is_wanted });
+        self.known.insert(
+            file,
+            FileGrantState {
+                entry,
+                used: now,
+                confirmed: now,
+                has_hashes,
+                hashes_refused,
+                pages,
+                is_wanted,
+            },
+        );
     }
 
     /// Takes an entry for the page of an archive that names it.
-    pub fn hold(&mut self, now: Moment, entry: FileEntry) {
+    pub(super) fn hold(&mut self, now: Moment, entry: FileEntry) {
         let file = entry.file_ref();
         let was_wanted = self.known.get(&file).is_some_and(|grant| grant.is_wanted);
         self.insert(now, entry);
@@ -138,7 +150,7 @@ impl Grants {
     }
 
     /// One page that held it is read.
-    pub fn release(&mut self, file: &FileRef) {
+    pub(super) fn release(&mut self, file: &FileRef) {
         let Some(grant) = self.known.get_mut(file) else { return };
         grant.pages = grant.pages.saturating_sub(1);
         if grant.pages == 0 && !grant.is_wanted {
@@ -147,7 +159,7 @@ impl Grants {
     }
 
     /// Devices want these: they are kept for a while.
-    pub fn note_wanted(&mut self, files: &BTreeSet<FileRef>) {
+    pub(super) fn note_wanted(&mut self, files: &BTreeSet<FileRef>) {
         for file in files {
             if let Some(grant) = self.known.get_mut(file) {
                 grant.is_wanted = true;
@@ -155,23 +167,24 @@ impl Grants {
         }
     }
 
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.known.len()
     }
 
-    /// A file was added again (another instance of its owner has it now): what is known of it follows.
-    pub fn renew(&mut self, entry: &FileEntry) {
+    /// A file was added again (another instance of its owner has it now): what is known of it
+    /// follows.
+    pub(super) fn renew(&mut self, entry: &FileEntry) {
         if let Some(grant) = self.known.get_mut(&entry.file_ref()) {
             let root = entry.root.or(grant.entry.root);
             grant.entry = FileEntry { root, ..nameless(entry.clone()) };
         }
     }
 
-    pub fn remove(&mut self, file: &FileRef) {
+    pub(super) fn remove(&mut self, file: &FileRef) {
         self.known.remove(file);
     }
 
-    pub fn files_of(&self, device: DeviceId) -> BTreeSet<FileRef> {
+    pub(super) fn files_of(&self, device: DeviceId) -> BTreeSet<FileRef> {
         self.known.keys().filter(|file| file.public_id == device).copied().collect()
     }
 
@@ -194,29 +207,31 @@ impl Grants {
         Some(lookup)
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
-    pub fn sweep(&mut self, now: Moment) {
+    pub(super) fn sweep(&mut self, now: Moment) {
         self.known.retain(|_, grant| now.since(grant.used) < GRANT_MS);
     }
 }
 
 impl Broker {
-    /// Asks the master for files that are not being asked for already, and lets the ask wait for all of them. False if its
-    /// asker has too much waiting for the master as it is.
+    /// Asks the master for files that are not being asked for already, and lets the ask wait for
+    /// all of them. False if its asker has too much waiting for the master as it is.
     pub(super) fn look_up(&mut self, ask: &ChunkRequest, files: Vec<FileRef>) -> bool {
         let key = self.asker_key(&ask.asker);
         let taken = self.grants.places.get(&key).copied().unwrap_or(0);
         if taken >= MAX_LOOKUPS_AN_ASKER {
             return false;
         }
-        let news = files.iter().filter(|file| !self.grants.asked.contains_key(file)).copied().collect();
+        let news =
+            files.iter().filter(|file| !self.grants.asked.contains_key(file)).copied().collect();
         for (reference, part) in self.send_lookups(news) {
             self.grants.asked.extend(part.into_iter().map(|file| (file, reference.clone())));
         }
-        let lookups: BTreeSet<Ref> = files.iter().filter_map(|file| self.grants.asked.get(file).cloned()).collect();
+        let lookups: BTreeSet<Ref> =
+            files.iter().filter_map(|file| self.grants.asked.get(file).cloned()).collect();
         *self.grants.places.entry(key).or_default() += lookups.len();
         for reference in lookups {
             self.grants.lookups.entry(reference).or_default().waiting.push((ask.id, key));
@@ -239,7 +254,10 @@ impl Broker {
 
     /// The answer to one look-up: asked and not in it is gone.
     pub(super) fn files_granted(&mut self, now: Moment, grant: FileGrant, reference: Option<Ref>) {
-        let Some(lookup) = reference.and_then(|reference| self.grants.end_lookup(&reference)) else { return };
+        let Some(lookup) = reference.and_then(|reference| self.grants.end_lookup(&reference))
+        else {
+            return;
+        };
         let granted: BTreeSet<FileRef> = grant.files.iter().map(FileEntry::file_ref).collect();
         let mut roots_to_tell = Vec::new();
         for entry in grant.files {
@@ -251,7 +269,8 @@ impl Broker {
             }
             self.grants.insert(now, entry);
         }
-        let gone: BTreeSet<FileRef> = lookup.files.iter().filter(|file| !granted.contains(file)).copied().collect();
+        let gone: BTreeSet<FileRef> =
+            lookup.files.iter().filter(|file| !granted.contains(file)).copied().collect();
         for file in &gone {
             self.grants.remove(file);
         }
@@ -263,7 +282,8 @@ impl Broker {
         self.grants_arrived(now, lookup.waiting);
     }
 
-    /// Asks that waited for this look-up go on with what came, unless they wait for another one, too.
+    /// Asks that waited for this look-up go on with what came, unless they wait for another one,
+    /// too.
     fn grants_arrived(&mut self, now: Moment, waiting: Vec<(ChunkRequestId, RequesterKey)>) {
         for (id, _) in waiting {
             let Some(ask) = self.asks.remove(&id) else { continue };
@@ -276,8 +296,15 @@ impl Broker {
         }
     }
 
-    pub(super) fn lookup_failed(&mut self, now: Moment, code: FailureCode, reference: Option<&Ref>) {
-        let Some(lookup) = reference.and_then(|reference| self.grants.end_lookup(reference)) else { return };
+    pub(super) fn lookup_failed(
+        &mut self,
+        now: Moment,
+        code: FailureCode,
+        reference: Option<&Ref>,
+    ) {
+        let Some(lookup) = reference.and_then(|reference| self.grants.end_lookup(reference)) else {
+            return;
+        };
         self.fail_asks_of(now, &lookup.files.into_iter().collect(), code);
     }
 

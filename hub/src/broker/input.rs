@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use lanyard_protocol::{
-    CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileRef, GroupRange, Instance, Link, LinkHash,
-    MasterFrame, MasterToRelay, Nonce, PublicKey, Ref, Resume, Root,
+    CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, FailureCode, FileRef, GroupRange,
+    Instance, Link, LinkHash, MasterFrame, MasterToRelay, Nonce, PublicKey, Ref, Resume, Root,
     message::{InvitationProof, LinkPage, TransferState},
 };
 
@@ -110,7 +110,8 @@ pub enum Input {
         /// The session, as the driver named it.
         session: SessionId,
     },
-    /// What the relay refused and closed since it started, told about once a second: time to report to the master.
+    /// What the relay refused and closed since it started, told about once a second: time to report
+    /// to the master.
     RejectionsCounted(Rejections),
 
     /// The head of the slot's PUT was accepted.
@@ -148,7 +149,8 @@ pub enum Input {
         /// Bytes that left the relay.
         delivered: u64,
     },
-    /// How many bytes running bodies have delivered so far, looked at about twice a second, all at once.
+    /// How many bytes running bodies have delivered so far, looked at about twice a second, all at
+    /// once.
     ReadersMoved {
         /// Bytes that each reader has been sent so far.
         moved: Vec<(SlotId, ReaderId, u64)>,

@@ -1,5 +1,6 @@
-//! Links: the relay as the asker behind a `/d/` address. What a link holds is the master's; here it is a copy that may be
-//! asked for again. A link's want waits for an absent owner or master as long as its reader stays.
+//! Links: the relay as the asker behind a `/d/` address. What a link holds is the master's; here it
+//! is a copy that may be asked for again. A link's want waits for an absent owner or master as long
+//! as its reader stays.
 
 mod calls;
 mod known;
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::limits::LINK_USED_INTERVAL_MS;
 use lanyard_protocol::message::LinkUsed;
-use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, GroupSpan, RelayToMaster};
+use lanyard_protocol::{DeviceId, FailureCode, FileRef, GroupSpan, LinkHash, RelayToMaster};
 
 use super::requests::{ChunkRequest, Requester, WaitReason};
 use super::*;
@@ -23,30 +24,30 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub fn maker(&self, hash: &LinkHash) -> Option<DeviceId> {
+    pub(super) fn maker(&self, hash: &LinkHash) -> Option<DeviceId> {
         self.known.get(hash).map(|known| known.info.maker)
     }
 
-    pub fn call_count(&self) -> usize {
+    pub(super) fn call_count(&self) -> usize {
         self.calls.count()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
-    pub fn sweep(&mut self, now: Moment) {
+    pub(super) fn sweep(&mut self, now: Moment) {
         self.known.sweep(now);
         self.calls.forget_missing(now);
     }
 
     /// Files behind links were removed: who opens them from now on finds them gone.
-    pub fn files_gone(&mut self, files: &BTreeSet<FileRef>) {
+    pub(super) fn files_gone(&mut self, files: &BTreeSet<FileRef>) {
         files.iter().for_each(|file| self.known.forget_file(file));
     }
 
     /// The master says that this link is another one than before.
-    pub fn link_made(&mut self, hash: &LinkHash) {
+    pub(super) fn link_made(&mut self, hash: &LinkHash) {
         self.known.outdate(hash);
         self.calls.exists(hash);
     }
@@ -76,22 +77,28 @@ impl Broker {
         let Some(owner) = pieces.first().map(|(file, _)| file.public_id) else { return };
         let asker = Requester::Link { reader, want, hash };
         let same_owner = pieces.iter().all(|(file, _)| file.public_id == owner);
-        let pieces: Vec<GroupSpan> =
-            pieces.into_iter().map(|(file, groups)| GroupSpan { file_id: file.file_id, groups }).collect();
+        let pieces: Vec<GroupSpan> = pieces
+            .into_iter()
+            .map(|(file, groups)| GroupSpan { file_id: file.file_id, groups })
+            .collect();
         debug_assert!(same_owner, "a run has one owner");
         if self.links.known.read_by(now, &hash, reader) {
             self.note_link_use(now, hash);
             self.ask(now, asker, owner, BodyKind::Bytes, pieces, None);
         } else {
             let file = FileRef { public_id: owner, file_id: pieces[0].file_id };
-            self.effects.push(Effect::LinkFailed { reader, want, code: FailureCode::FileGone, file });
+            self.effects.push(Effect::LinkFailed {
+                reader,
+                want,
+                code: FailureCode::FileGone,
+                file,
+            });
         }
     }
 
     pub(super) fn link_left(&mut self, now: Moment, reader: LinkReader, up_to: u64) {
         self.speeds.forget_link(reader);
-        let ours =
-            |asker: &Requester| matches!(asker, Requester::Link { reader: r, want, .. } if *r == reader && *want <= up_to);
+        let ours = |asker: &Requester| matches!(asker, Requester::Link { reader: r, want, .. } if *r == reader && *want <= up_to);
         self.end_asks_where(now, ours, FailureCode::Cancelled);
         if up_to == u64::MAX {
             for file in self.links.known.reader_left(reader) {
@@ -105,7 +112,12 @@ impl Broker {
     }
 
     /// A link's ask cannot go on: for good it is cut, else it waits for what it lacks.
-    pub(super) fn link_ask_failed(&mut self, now: Moment, mut ask: ChunkRequest, code: FailureCode) {
+    pub(super) fn link_ask_failed(
+        &mut self,
+        now: Moment,
+        mut ask: ChunkRequest,
+        code: FailureCode,
+    ) {
         let Requester::Link { reader, want, .. } = ask.asker else { return };
         if !code.may_retry() {
             return self.tell_link_failed(&ask, code);
@@ -126,7 +138,10 @@ impl Broker {
     }
 
     pub(super) fn tell_link_failed(&mut self, ask: &ChunkRequest, code: FailureCode) {
-        let (Requester::Link { reader, want, .. }, Some(piece)) = (ask.asker, ask.pieces.first()) else { return };
+        let (Requester::Link { reader, want, .. }, Some(piece)) = (ask.asker, ask.pieces.first())
+        else {
+            return;
+        };
         let file = ask.file(piece);
         self.effects.push(Effect::LinkFailed { reader, want, code, file });
     }
@@ -136,8 +151,10 @@ impl Broker {
         if !self.links.known.remove(&hash) {
             return; // nobody reads it, so nothing that waits is its
         }
-        let ours = |asker: &Requester| matches!(asker, Requester::Link { hash: h, .. } if *h == hash);
-        let wanting: Vec<ChunkRequest> = self.asks.values().filter(|ask| ours(&ask.asker)).cloned().collect();
+        let ours =
+            |asker: &Requester| matches!(asker, Requester::Link { hash: h, .. } if *h == hash);
+        let wanting: Vec<ChunkRequest> =
+            self.asks.values().filter(|ask| ours(&ask.asker)).cloned().collect();
         for ask in wanting.iter().chain(&self.queue.take_where(|ask| ours(&ask.asker))) {
             self.tell_link_failed(ask, code);
         }

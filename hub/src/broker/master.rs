@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use lanyard_protocol::message::*;
 use lanyard_protocol::{
-    CloseCode, DeviceId, FailureCode, MasterFrame, MasterToRelay, Membership, Ref, RelayToDevice, RelayToMaster,
-    Resume, SessionAddress,
+    CloseCode, DeviceId, FailureCode, MasterFrame, MasterToRelay, Membership, Ref, RelayToDevice,
+    RelayToMaster, Resume, SessionAddress,
 };
 
 use super::*;
@@ -28,7 +28,7 @@ pub(super) struct MasterState {
 }
 
 impl MasterState {
-    pub fn membership(&self, device: DeviceId) -> Membership {
+    pub(super) fn membership(&self, device: DeviceId) -> Membership {
         if self.refused.contains(&device) {
             Membership::Disapproved
         } else if self.approved.contains(&device) {
@@ -40,7 +40,7 @@ impl MasterState {
         }
     }
 
-    pub fn is_refused(&self, device: DeviceId) -> bool {
+    pub(super) fn is_refused(&self, device: DeviceId) -> bool {
         self.refused.contains(&device)
     }
 }
@@ -80,7 +80,12 @@ impl Broker {
         self.sessions.thaw_knocks();
     }
 
-    pub(super) fn master_message(&mut self, now: Moment, session: SessionId, frame: MasterFrame<MasterToRelay>) {
+    pub(super) fn master_message(
+        &mut self,
+        now: Moment,
+        session: SessionId,
+        frame: MasterFrame<MasterToRelay>,
+    ) {
         if self.master.session != Some(session) {
             return; // words of an old term
         }
@@ -109,7 +114,9 @@ impl Broker {
                 self.link_over(now, dropped.link_hash, FailureCode::Cancelled);
                 self.tell_maker(dropped.public_id, RelayToDevice::LinkDropped(dropped), answer);
             }
-            MasterToRelay::RequestFailed(no) if to.is_none() => self.relay_request_failed(now, no, reference),
+            MasterToRelay::RequestFailed(no) if to.is_none() => {
+                self.relay_request_failed(now, no, reference)
+            }
             MasterToRelay::ApproveClient(approve) => self.freeze_knock(session, approve, reference),
             MasterToRelay::ClientApproved(approved) => self.client_approved(now, approved, answer),
             MasterToRelay::DisApproveClient(no) => self.client_refused(now, no, answer),
@@ -156,7 +163,12 @@ impl Broker {
     }
 
     /// News of a link: to all sessions of its maker and to nobody else.
-    fn tell_maker(&mut self, maker: DeviceId, message: RelayToDevice, answer: Option<(SessionAddress, Ref)>) {
+    fn tell_maker(
+        &mut self,
+        maker: DeviceId,
+        message: RelayToDevice,
+        answer: Option<(SessionAddress, Ref)>,
+    ) {
         let mut sessions = self.sessions.of_device(maker);
         sessions.retain(|id| self.sessions.get(*id).is_some_and(|session| session.is_approved()));
         self.broadcast(sessions, message, answer);
@@ -182,7 +194,8 @@ impl Broker {
             }
             MasterToRelay::FileRemoved(removed) => {
                 let public_id = removed.public_id;
-                let files = removed.file_ids.iter().map(|id| FileRef { public_id, file_id: *id }).collect();
+                let files =
+                    removed.file_ids.iter().map(|id| FileRef { public_id, file_id: *id }).collect();
                 self.files_removed(now, &files);
                 Some((removed.epoch, removed.revision))
             }
@@ -244,7 +257,9 @@ impl Broker {
                 }
                 Membership::Disapproved => self.close_with_code(now, id, self.master.head),
                 // Nobody could be counted among the waiting before there was a roster.
-                Membership::Pending if old == Membership::Unknown && !self.makes_room(now, source) => {
+                Membership::Pending
+                    if old == Membership::Unknown && !self.makes_room(now, source) =>
+                {
                     self.close(now, id, CloseCode::RateLimited);
                 }
                 Membership::Pending if old != Membership::Pending => {
@@ -280,7 +295,8 @@ impl Broker {
         }
     }
 
-    /// The last moment before an approval is final: the knock must still be the one on the host's screen.
+    /// The last moment before an approval is final: the knock must still be the one on the host's
+    /// screen.
     fn freeze_knock(&mut self, master: SessionId, approve: ApproveClient, reference: Option<Ref>) {
         let ApproveClient { public_id, request_id } = approve;
         let session = self.sessions.knocking(&request_id).and_then(|id| self.sessions.get_mut(id));
@@ -301,7 +317,12 @@ impl Broker {
     }
 
     /// On the master's disk already: its sessions belong, and everybody hears of it.
-    fn client_approved(&mut self, now: Moment, approved: ClientApproved, answer: Option<(SessionAddress, Ref)>) {
+    fn client_approved(
+        &mut self,
+        now: Moment,
+        approved: ClientApproved,
+        answer: Option<(SessionAddress, Ref)>,
+    ) {
         let device = approved.client.public_id;
         self.master.head = Resume { epoch: approved.epoch, revision: approved.revision };
         self.master.refused.remove(&device);
@@ -327,7 +348,12 @@ impl Broker {
     }
 
     /// Final: everybody hears it, then all that the device had is over.
-    fn client_refused(&mut self, now: Moment, no: DisApproveClient, answer: Option<(SessionAddress, Ref)>) {
+    fn client_refused(
+        &mut self,
+        now: Moment,
+        no: DisApproveClient,
+        answer: Option<(SessionAddress, Ref)>,
+    ) {
         let device = no.public_id;
         self.master.head = Resume { epoch: no.epoch, revision: no.revision };
         self.master.approved.remove(&device);

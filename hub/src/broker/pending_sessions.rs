@@ -1,12 +1,13 @@
-//! The devices that wait at the door, and which gives way when there is no more room: always one of the network with
-//! most, there of the address with most. So nobody keeps others out by coming often, or by having many addresses.
+//! The devices that wait at the door, and which gives way when there is no more room: always one of
+//! the network with most, there of the address with most. So nobody keeps others out by coming
+//! often, or by having many addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::{MAX_PENDING, MAX_PENDING_AN_ADDRESS};
 
 use super::SessionId;
-use crate::source_address::{SourceNetwork, SourceAddress};
+use crate::source_address::{SourceAddress, SourceNetwork};
 
 type Addresses = BTreeMap<SourceAddress, BTreeSet<SessionId>>;
 
@@ -26,16 +27,16 @@ pub(super) enum PendingRoom {
 }
 
 impl PendingSessions {
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    pub fn add(&mut self, source: SourceAddress, id: SessionId) {
+    pub(super) fn add(&mut self, source: SourceAddress, id: SessionId) {
         let addresses = self.by_network.entry(source.network()).or_default();
         self.count += usize::from(addresses.entry(source).or_default().insert(id));
     }
 
-    pub fn remove(&mut self, source: SourceAddress, id: SessionId) {
+    pub(super) fn remove(&mut self, source: SourceAddress, id: SessionId) {
         let Some(addresses) = self.by_network.get_mut(&source.network()) else { return };
         let Some(sessions) = addresses.get_mut(&source) else { return };
         self.count -= usize::from(sessions.remove(&id));
@@ -48,7 +49,11 @@ impl PendingSessions {
     }
 
     /// Looks at no more entries than may wait. Whoever is `kept` gives way to nobody.
-    pub fn room_for(&self, source: SourceAddress, kept: impl Fn(SessionId) -> bool) -> PendingRoom {
+    pub(super) fn room_for(
+        &self,
+        source: SourceAddress,
+        kept: impl Fn(SessionId) -> bool,
+    ) -> PendingRoom {
         let own = self.by_network.get(&source.network());
         let of_address = own.and_then(|addresses| addresses.get(&source)).map_or(0, BTreeSet::len);
         if of_address >= MAX_PENDING_AN_ADDRESS {
@@ -57,10 +62,14 @@ impl PendingSessions {
         if self.count < MAX_PENDING {
             return PendingRoom::Free;
         }
-        let Some((network, crowd)) = self.by_network.iter().max_by_key(|(_, addresses)| total(addresses)) else {
+        let Some((network, crowd)) =
+            self.by_network.iter().max_by_key(|(_, addresses)| total(addresses))
+        else {
             return PendingRoom::None;
         };
-        let Some(most) = crowd.values().max_by_key(|sessions| sessions.len()) else { return PendingRoom::None };
+        let Some(most) = crowd.values().max_by_key(|sessions| sessions.len()) else {
+            return PendingRoom::None;
+        };
         let gives_way = if *network == source.network() {
             most.len() > of_address + 1
         } else {
@@ -78,8 +87,8 @@ fn total(addresses: &Addresses) -> usize {
 
 #[cfg(test)]
 mod tests {
-    //! Promise: whatever one network does, another gets its place at the door; and so does another address of the same network,
-    //! as long as nobody has an address for every place.
+    //! Promise: whatever one network does, another gets its place at the door; and so does another
+    //! address of the same network, as long as nobody has an address for every place.
 
     use super::*;
 
@@ -103,17 +112,34 @@ mod tests {
         assert_eq!(waiting.count(), MAX_PENDING);
         for other in ["192.168.1.9", "2001:db8:0:1::1", "fe80::1%eth0"] {
             let last = SessionId(MAX_PENDING as u64 - 1);
-            assert!(matches!(waiting.room_for(SourceAddress::of(other), |_| false), PendingRoom::InPlaceOf(_)), "{other}");
-            assert_ne!(waiting.room_for(SourceAddress::of(other), |id| id == last), PendingRoom::InPlaceOf(last), "{other}");
+            assert!(
+                matches!(
+                    waiting.room_for(SourceAddress::of(other), |_| false),
+                    PendingRoom::InPlaceOf(_)
+                ),
+                "{other}"
+            );
+            assert_ne!(
+                waiting.room_for(SourceAddress::of(other), |id| id == last),
+                PendingRoom::InPlaceOf(last),
+                "{other}"
+            );
         }
-        assert_eq!(waiting.room_for(SourceAddress::of("2001:db8::ffff:1"), |_| false), PendingRoom::None, "one for one is no gain");
+        assert_eq!(
+            waiting.room_for(SourceAddress::of("2001:db8::ffff:1"), |_| false),
+            PendingRoom::None,
+            "one for one is no gain"
+        );
     }
 
     #[test]
     fn four_addresses_of_a_network_leave_room_for_their_neighbour() {
         let waiting = crowd((0..200).map(|n| format!("fe80::{:x}", n % 4)));
         assert_eq!(waiting.count(), MAX_PENDING);
-        assert!(matches!(waiting.room_for(SourceAddress::of("fe80::9"), |_| false), PendingRoom::InPlaceOf(_)));
+        assert!(matches!(
+            waiting.room_for(SourceAddress::of("fe80::9"), |_| false),
+            PendingRoom::InPlaceOf(_)
+        ));
     }
 
     #[test]

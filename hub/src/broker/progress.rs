@@ -1,4 +1,5 @@
-//! How far transfers are, for the screens of asker and owner: the relay sees all bytes. At most four reports a second each.
+//! How far transfers are, for the screens of asker and owner: the relay sees all bytes. At most
+//! four reports a second each.
 
 use std::collections::BTreeMap;
 
@@ -30,14 +31,16 @@ pub(super) struct ProgressTracker {
 }
 
 impl ProgressTracker {
-    /// The course of a transfer, new if need be. Transfer ids are the asker's to invent: a session that names more than it
-    /// may loses the one that was not heard of for longest, which costs its screen a few reports.
+    /// The course of a transfer, new if need be. Transfer ids are the asker's to invent: a session
+    /// that names more than it may loses the one that was not heard of for longest, which costs its
+    /// screen a few reports.
     fn course(&mut self, (session, transfer): (SessionId, TransferId)) -> &mut TransferRecord {
         self.heard += 1;
         let touched = self.heard;
         let own = self.courses.entry(session).or_default();
         if own.len() >= MAX_TRANSFERS_A_SESSION && !own.contains_key(&transfer) {
-            let oldest = own.iter().min_by_key(|(_, course)| course.touched).map(|(transfer, _)| *transfer);
+            let oldest =
+                own.iter().min_by_key(|(_, course)| course.touched).map(|(transfer, _)| *transfer);
             oldest.map(|oldest| own.remove(&oldest));
         }
         let course = own.entry(transfer).or_insert(TransferRecord {
@@ -62,14 +65,14 @@ impl ProgressTracker {
         course
     }
 
-    pub fn note_have(&mut self, session: SessionId, transfer: TransferId, have: u64) {
+    pub(super) fn note_have(&mut self, session: SessionId, transfer: TransferId, have: u64) {
         let course = self.course((session, transfer));
         course.have = have;
         course.delivered = 0;
     }
 
     #[allow(clippy::too_many_arguments)] // the parts of one report; a struct would be built and taken apart at one place
-    pub fn delivered(
+    pub(super) fn delivered(
         &mut self,
         now: Moment,
         effects: &mut EffectQueue<Effect>,
@@ -104,7 +107,7 @@ impl ProgressTracker {
         report(effects, sessions, key, file, (done, size, rate), state);
     }
 
-    pub fn cancelled(
+    pub(super) fn cancelled(
         &mut self,
         effects: &mut EffectQueue<Effect>,
         sessions: &Sessions,
@@ -114,16 +117,23 @@ impl ProgressTracker {
         let Some(course) = self.remove((session, transfer)) else { return };
         let Some((file, size)) = course.file else { return };
         let done = (course.have + course.delivered).min(size);
-        report(effects, sessions, (session, transfer), file, (done, size, 0), TransferState::Cancelled);
+        report(
+            effects,
+            sessions,
+            (session, transfer),
+            file,
+            (done, size, 0),
+            TransferState::Cancelled,
+        );
     }
 
-    pub fn forget_session(&mut self, session: SessionId) {
+    pub(super) fn forget_session(&mut self, session: SessionId) {
         self.courses.remove(&session);
     }
 
     /// How many transfers are remembered.
     #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.courses.values().map(BTreeMap::len).sum()
     }
 }
@@ -157,7 +167,11 @@ fn report(
 }
 
 fn owners(sessions: &Sessions, device: DeviceId) -> Vec<SessionId> {
-    sessions.of_device(device).into_iter().filter(|id| sessions.get(*id).is_some_and(|s| s.is_approved())).collect()
+    sessions
+        .of_device(device)
+        .into_iter()
+        .filter(|id| sessions.get(*id).is_some_and(|s| s.is_approved()))
+        .collect()
 }
 
 impl Broker {

@@ -1,6 +1,6 @@
-//! Asks: who wants which groups, from the request to its one outcome per group. A device's ask that cannot go on is answered
-//! with a code and asked again by the device; a link's ask is kept and tried again here, because nobody stands behind
-//! a browser's download to ask again.
+//! Asks: who wants which groups, from the request to its one outcome per group. A device's ask that
+//! cannot go on is answered with a code and asked again by the device; a link's ask is kept and
+//! tried again here, because nobody stands behind a browser's download to ask again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,9 @@ use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{MAX_PIECES, MAX_RUN_BYTES, WAITING_TIMEOUT_MS};
 use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkUnavailable, RequestChunk};
-use lanyard_protocol::{DeviceId, FailureCode, FileRef, LinkHash, GroupSpan, Ref, RelayToDevice, TransferId};
+use lanyard_protocol::{
+    DeviceId, FailureCode, FileRef, GroupSpan, LinkHash, Ref, RelayToDevice, TransferId,
+};
 
 use super::slots::SlotPhase;
 use super::speed::{Lane, SpeedGroup};
@@ -58,16 +60,17 @@ pub(super) struct ChunkRequest {
 }
 
 impl ChunkRequest {
-    pub fn file(&self, piece: &GroupSpan) -> FileRef {
+    pub(super) fn file(&self, piece: &GroupSpan) -> FileRef {
         FileRef { public_id: self.owner, file_id: piece.file_id }
     }
 
-    pub fn files(&self) -> BTreeSet<FileRef> {
+    pub(super) fn files(&self) -> BTreeSet<FileRef> {
         self.pieces.iter().map(|piece| self.file(piece)).collect()
     }
 }
 
-/// The groups that a CANCEL_CHUNK names, in order: each asked piece is looked up instead of compared with all of them.
+/// The groups that a CANCEL_CHUNK names, in order: each asked piece is looked up instead of
+/// compared with all of them.
 struct Cover {
     sorted: Vec<GroupSpan>,
 }
@@ -79,7 +82,9 @@ impl Cover {
         let mut sorted: Vec<GroupSpan> = Vec::with_capacity(pieces.len());
         for piece in pieces {
             match sorted.last_mut() {
-                Some(last) if last.file_id == piece.file_id && piece.groups.first <= last.groups.end() => {
+                Some(last)
+                    if last.file_id == piece.file_id && piece.groups.first <= last.groups.end() =>
+                {
                     let end = last.groups.end().max(piece.groups.end());
                     last.groups.count = end - last.groups.first;
                 }
@@ -90,8 +95,9 @@ impl Cover {
     }
 
     fn holds(&self, piece: &GroupSpan) -> bool {
-        let behind =
-            self.sorted.partition_point(|p| (p.file_id, p.groups.first) <= (piece.file_id, piece.groups.first));
+        let behind = self.sorted.partition_point(|p| {
+            (p.file_id, p.groups.first) <= (piece.file_id, piece.groups.first)
+        });
         behind
             .checked_sub(1)
             .and_then(|at| self.sorted.get(at))
@@ -102,7 +108,9 @@ impl Cover {
 /// Adds a group to pieces, lengthening the last one if it fits.
 fn push_group(pieces: &mut Vec<GroupSpan>, file_id: lanyard_protocol::FileId, group: u32) {
     match pieces.last_mut() {
-        Some(last) if last.file_id == file_id && last.groups.end() == group => last.groups.count += 1,
+        Some(last) if last.file_id == file_id && last.groups.end() == group => {
+            last.groups.count += 1
+        }
         _ => pieces.push(GroupSpan::new(file_id, group, 1)),
     }
 }
@@ -116,7 +124,8 @@ impl Broker {
         request: RequestChunk,
         reference: Option<Ref>,
     ) {
-        // Two outcomes of one ask would cross: the asker calls off the one that it does not know, and with it the other.
+        // Two outcomes of one ask would cross: the asker calls off the one that it does not know,
+        // and with it the other.
         if reference.is_some() && self.sessions.set_last_ask(session, &reference) == reference {
             return;
         }
@@ -138,8 +147,17 @@ impl Broker {
         reference: Option<Ref>,
     ) {
         let id = ChunkRequestId(self.number());
-        let ask =
-            ChunkRequest { id, asker, owner, what, pieces, reference, tries: 0, parked: WaitReason::Retry, group: SpeedGroup::ALL };
+        let ask = ChunkRequest {
+            id,
+            asker,
+            owner,
+            what,
+            pieces,
+            reference,
+            tries: 0,
+            parked: WaitReason::Retry,
+            group: SpeedGroup::ALL,
+        };
         self.consider(now, ask);
     }
 
@@ -177,8 +195,8 @@ impl Broker {
         }
     }
 
-    /// Within its files, no group twice, and no longer than a run may be. Visits pieces only: a piece of a list of values
-    /// may stand for 65,536 groups.
+    /// Within its files, no group twice, and no longer than a run may be. Visits pieces only: a
+    /// piece of a list of values may stand for 65,536 groups.
     fn has_shape(&self, ask: &ChunkRequest) -> bool {
         let mut length = 0u64;
         let mut count = 0u64;
@@ -187,7 +205,8 @@ impl Broker {
             let file = ask.file(piece);
             let Some(groups) = self.grants.groups(&file) else { return false };
             let fits = piece.groups.count > 0
-                && u64::from(piece.groups.first) + u64::from(piece.groups.count) <= u64::from(groups.count());
+                && u64::from(piece.groups.first) + u64::from(piece.groups.count)
+                    <= u64::from(groups.count());
             // A list of values is of a whole file.
             if !fits || ask.what == BodyKind::Hashes && piece.groups.count != groups.count() {
                 return false;
@@ -200,29 +219,39 @@ impl Broker {
         }
         let mut spans: Vec<&GroupSpan> = ask.pieces.iter().collect();
         spans.sort_unstable();
-        spans.windows(2).all(|two| two[0].file_id != two[1].file_id || two[0].groups.end() <= two[1].groups.first)
+        spans.windows(2).all(|two| {
+            two[0].file_id != two[1].file_id || two[0].groups.end() <= two[1].groups.first
+        })
     }
 
     /// Fails the pieces of files that changed, and gives back what is left.
     fn without_changed(&mut self, now: Moment, mut ask: ChunkRequest) -> Option<ChunkRequest> {
         let owner = ask.owner;
-        let changed =
-            |piece: &GroupSpan, blame: &CorruptionLog| blame.is_changed(&FileRef { public_id: owner, file_id: piece.file_id });
-        let gone: Vec<GroupSpan> = ask.pieces.iter().filter(|p| changed(p, &self.blame)).copied().collect();
+        let changed = |piece: &GroupSpan, blame: &CorruptionLog| {
+            blame.is_changed(&FileRef { public_id: owner, file_id: piece.file_id })
+        };
+        let gone: Vec<GroupSpan> =
+            ask.pieces.iter().filter(|p| changed(p, &self.blame)).copied().collect();
         if !gone.is_empty() {
             ask.pieces.retain(|p| !changed(p, &self.blame));
-            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: gone, ..ask.clone() };
+            let part =
+                ChunkRequest { id: ChunkRequestId(self.number()), pieces: gone, ..ask.clone() };
             self.ask_failed(now, part, FailureCode::FileChanged);
         }
         (!ask.pieces.is_empty()).then_some(ask)
     }
 
-    /// A list of values comes from the relay's memory, else from the holder if the root is known to check it by.
+    /// A list of values comes from the relay's memory, else from the holder if the root is known to
+    /// check it by.
     fn consider_hashes(&mut self, now: Moment, ask: ChunkRequest) {
         let [piece] = ask.pieces.as_slice() else {
             // Each file's list is a body of its own.
             for piece in &ask.pieces {
-                let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: vec![*piece], ..ask.clone() };
+                let part = ChunkRequest {
+                    id: ChunkRequestId(self.number()),
+                    pieces: vec![*piece],
+                    ..ask.clone()
+                };
                 self.consider_hashes(now, part);
             }
             return;
@@ -240,16 +269,20 @@ impl Broker {
         }
     }
 
-    /// Ends a list that lies full in a slot although the relay had to drop what it learnt from it. The relay learns from an
-    /// upload only: as one reader more of a full slot it would wait for good.
+    /// Ends a list that lies full in a slot although the relay had to drop what it learnt from it.
+    /// The relay learns from an upload only: as one reader more of a full slot it would wait for
+    /// good.
     fn end_full_list(&mut self, now: Moment, file: &FileRef) {
         let slot = self.slots.holding(file, BodyKind::Hashes, SpeedGroup::ALL, 0);
-        if let Some(slot) = slot.filter(|slot| self.slots.get(*slot).is_some_and(|s| s.phase == SlotPhase::Full)) {
+        if let Some(slot) =
+            slot.filter(|slot| self.slots.get(*slot).is_some_and(|s| s.phase == SlotPhase::Full))
+        {
             self.fail_slot(now, slot, FailureCode::Busy, None, true);
         }
     }
 
-    /// Before a link reads a file whose root is known, the relay asks the holder once for the values to check by.
+    /// Before a link reads a file whose root is known, the relay asks the holder once for the
+    /// values to check by.
     fn consider_link(&mut self, now: Moment, mut ask: ChunkRequest) {
         let needing = ask.files().into_iter().find(|file| {
             let several = self.grants.groups(file).is_some_and(|g| g.count() > 1);
@@ -262,16 +295,24 @@ impl Broker {
         let first = !self.asks.values().any(|other| other.parked == WaitReason::Values(file));
         self.asks.insert(ask.id, ask);
         if first {
-            self.ask(now, Requester::Relay, file.public_id, BodyKind::Hashes, vec![GroupSpan::new(file.file_id, 0, count)], None);
+            self.ask(
+                now,
+                Requester::Relay,
+                file.public_id,
+                BodyKind::Hashes,
+                vec![GroupSpan::new(file.file_id, 0, count)],
+                None,
+            );
         }
     }
 
-    /// Joins what is live of the asker's groups of speed; what is absent goes into the queue, a run per holder. Joining and
-    /// queueing are one step, and the queue opens slots in the same mutation: no group of bytes is ever in two live slots of
-    /// one group of speed.
+    /// Joins what is live of the asker's groups of speed; what is absent goes into the queue, a run
+    /// per holder. Joining and queueing are one step, and the queue opens slots in the same
+    /// mutation: no group of bytes is ever in two live slots of one group of speed.
     pub(super) fn place(&mut self, now: Moment, ask: ChunkRequest) {
         for (group, pieces) in self.by_speed(now, &ask) {
-            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces, group, ..ask.clone() };
+            let part =
+                ChunkRequest { id: ChunkRequestId(self.number()), pieces, group, ..ask.clone() };
             self.place_part(now, part);
         }
     }
@@ -287,7 +328,8 @@ impl Broker {
             }
         }
         if !away.is_empty() {
-            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: away, ..ask.clone() };
+            let part =
+                ChunkRequest { id: ChunkRequestId(self.number()), pieces: away, ..ask.clone() };
             self.ask_failed(now, part, FailureCode::OwnerAway);
         }
         for pieces in by_holder.into_values() {
@@ -315,10 +357,11 @@ impl Broker {
             if ask.what == BodyKind::Hashes {
                 // A list is there as a whole or not at all.
                 self.work.visit(1);
-                let pieces = match self.slots.holding(&file, ask.what, ask.group, piece.groups.first) {
-                    Some(slot) => live.entry(slot).or_default(),
-                    None => &mut absent,
-                };
+                let pieces =
+                    match self.slots.holding(&file, ask.what, ask.group, piece.groups.first) {
+                        Some(slot) => live.entry(slot).or_default(),
+                        None => &mut absent,
+                    };
                 pieces.push(*piece);
                 continue;
             }
@@ -356,7 +399,9 @@ impl Broker {
 
     fn ask_misshapen(&mut self, ask: ChunkRequest) {
         match ask.asker {
-            Requester::Device { session, .. } => self.fail(session, FailureCode::BadMessage, ask.reference),
+            Requester::Device { session, .. } => {
+                self.fail(session, FailureCode::BadMessage, ask.reference)
+            }
             Requester::Link { .. } => self.tell_link_failed(&ask, FailureCode::BadMessage),
             Requester::Relay => {}
         }
@@ -398,8 +443,12 @@ impl Broker {
         }
     }
 
-    pub(super) fn take_parked(&mut self, matches: impl Fn(&WaitReason) -> bool) -> Vec<ChunkRequest> {
-        let ids: Vec<ChunkRequestId> = self.asks.iter().filter(|(_, ask)| matches(&ask.parked)).map(|(id, _)| *id).collect();
+    pub(super) fn take_parked(
+        &mut self,
+        matches: impl Fn(&WaitReason) -> bool,
+    ) -> Vec<ChunkRequest> {
+        let ids: Vec<ChunkRequestId> =
+            self.asks.iter().filter(|(_, ask)| matches(&ask.parked)).map(|(id, _)| *id).collect();
         ids.into_iter()
             .filter_map(|id| {
                 self.deadlines.clear(&Timer::AskRetry(id));
@@ -410,12 +459,16 @@ impl Broker {
 
     /// Something changed that parked asks may have waited for: an owner, the master, a list.
     pub(super) fn retry_parked(&mut self, now: Moment) {
-        for ask in self.take_parked(|parked| *parked != WaitReason::Grants && *parked != WaitReason::Retry) {
+        for ask in
+            self.take_parked(|parked| *parked != WaitReason::Grants && *parked != WaitReason::Retry)
+        {
             let still_waits = match &ask.parked {
-                WaitReason::Values(file) => !self.grants.has_hashes(file) && !self.grants.hashes_refused(file),
-                WaitReason::Owner => {
-                    ask.files().iter().all(|file| self.grants.entry(file).is_some() && self.holder_of(file).is_none())
+                WaitReason::Values(file) => {
+                    !self.grants.has_hashes(file) && !self.grants.hashes_refused(file)
                 }
+                WaitReason::Owner => ask.files().iter().all(|file| {
+                    self.grants.entry(file).is_some() && self.holder_of(file).is_none()
+                }),
                 WaitReason::Hub => !self.hub_ready(),
                 WaitReason::Grants | WaitReason::Retry => false,
             };
@@ -433,8 +486,8 @@ impl Broker {
         }
     }
 
-    /// The queue had no room for it for 30 s. A member of a slower group that still has something to read waits for itself:
-    /// its group's cap lets it have no more at once.
+    /// The queue had no room for it for 30 s. A member of a slower group that still has something
+    /// to read waits for itself: its group's cap lets it have no more at once.
     pub(super) fn ask_waited(&mut self, now: Moment, id: ChunkRequestId) {
         let Some(ask) = self.queue.take(id) else { return };
         let reads = Lane::of(&ask.asker).is_some_and(|lane| self.slots.unread(lane) > 0);
@@ -465,18 +518,32 @@ impl Broker {
         match cancel.pieces {
             None => {
                 self.speeds.forget_transfer(session, cancel.transfer_id);
-                self.progress.cancelled(&mut self.effects, &self.sessions, session, cancel.transfer_id);
+                self.progress.cancelled(
+                    &mut self.effects,
+                    &self.sessions,
+                    session,
+                    cancel.transfer_id,
+                );
                 self.end_asks_where(now, |other| *other == asker, FailureCode::Cancelled);
             }
-            Some(pieces) if pieces.len() > MAX_PIECES => self.fail(session, FailureCode::BadMessage, reference),
+            Some(pieces) if pieces.len() > MAX_PIECES => {
+                self.fail(session, FailureCode::BadMessage, reference)
+            }
             Some(pieces) => {
                 let cover = Cover::new(pieces);
-                self.end_asks_covered(now, asker, |asked| asked.iter().all(|piece| cover.holds(piece)));
+                self.end_asks_covered(now, asker, |asked| {
+                    asked.iter().all(|piece| cover.holds(piece))
+                });
             }
         }
     }
 
-    fn end_asks_covered(&mut self, now: Moment, asker: Requester, covered: impl Fn(&[GroupSpan]) -> bool) {
+    fn end_asks_covered(
+        &mut self,
+        now: Moment,
+        asker: Requester,
+        covered: impl Fn(&[GroupSpan]) -> bool,
+    ) {
         let work = &self.work;
         let covered = |pieces: &[GroupSpan]| {
             work.visit(pieces.len());
@@ -486,13 +553,20 @@ impl Broker {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
         }
         self.asks.retain(|_, ask| !(ask.asker == asker && covered(&ask.pieces)));
-        for (slot, reader) in self.slots.readers_where(|waiter| waiter.asker == asker && covered(&waiter.pieces)) {
+        for (slot, reader) in
+            self.slots.readers_where(|waiter| waiter.asker == asker && covered(&waiter.pieces))
+        {
             self.dismiss(now, slot, reader, FailureCode::Cancelled);
         }
     }
 
     /// Ends asks and readers without telling them: they said so themselves, or are gone.
-    pub(super) fn end_asks_where(&mut self, now: Moment, matches: impl Fn(&Requester) -> bool, code: FailureCode) {
+    pub(super) fn end_asks_where(
+        &mut self,
+        now: Moment,
+        matches: impl Fn(&Requester) -> bool,
+        code: FailureCode,
+    ) {
         for ask in self.queue.take_where(|ask| matches(&ask.asker)) {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
         }
@@ -505,8 +579,14 @@ impl Broker {
         }
     }
 
-    /// Fails what is asked of these files but not yet in a slot. Each ask is visited once, however many files there are.
-    pub(super) fn fail_asks_of(&mut self, now: Moment, files: &BTreeSet<FileRef>, code: FailureCode) {
+    /// Fails what is asked of these files but not yet in a slot. Each ask is visited once, however
+    /// many files there are.
+    pub(super) fn fail_asks_of(
+        &mut self,
+        now: Moment,
+        files: &BTreeSet<FileRef>,
+        code: FailureCode,
+    ) {
         if files.is_empty() {
             return;
         }
@@ -519,7 +599,8 @@ impl Broker {
         for ask in &asks {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
         }
-        let parked: Vec<ChunkRequestId> = self.asks.values().filter(|ask| about(ask)).map(|ask| ask.id).collect();
+        let parked: Vec<ChunkRequestId> =
+            self.asks.values().filter(|ask| about(ask)).map(|ask| ask.id).collect();
         for id in parked {
             self.deadlines.clear(&Timer::AskRetry(id));
             asks.extend(self.asks.remove(&id));
@@ -527,7 +608,8 @@ impl Broker {
         for ask in asks {
             let (gone, rest): (Vec<GroupSpan>, Vec<GroupSpan>) =
                 ask.pieces.iter().partition(|piece| files.contains(&ask.file(piece)));
-            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: gone, ..ask.clone() };
+            let part =
+                ChunkRequest { id: ChunkRequestId(self.number()), pieces: gone, ..ask.clone() };
             self.ask_failed(now, part, code);
             if !rest.is_empty() {
                 let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: rest, ..ask };
@@ -539,7 +621,8 @@ impl Broker {
     /// Fails what is asked of a device.
     pub(super) fn fail_asks_to(&mut self, now: Moment, device: DeviceId, code: FailureCode) {
         let mut asks = self.queue.take_where(|ask| ask.owner == device);
-        let parked: Vec<ChunkRequestId> = self.asks.values().filter(|ask| ask.owner == device).map(|ask| ask.id).collect();
+        let parked: Vec<ChunkRequestId> =
+            self.asks.values().filter(|ask| ask.owner == device).map(|ask| ask.id).collect();
         asks.extend(parked.into_iter().filter_map(|id| self.asks.remove(&id)));
         for ask in asks {
             self.deadlines.clear(&Timer::AskWaited(ask.id));
@@ -549,13 +632,19 @@ impl Broker {
     }
 
     /// The holder's no, instead of or during its PUT.
-    pub(super) fn chunk_unavailable(&mut self, now: Moment, session: SessionId, no: ChunkUnavailable) {
+    pub(super) fn chunk_unavailable(
+        &mut self,
+        now: Moment,
+        session: SessionId,
+        no: ChunkUnavailable,
+    ) {
         let Some(slot) = self.slots.by_ticket(&no.ticket) else { return };
         if self.slots.get(slot).is_none_or(|s| s.holder != session) {
             return;
         }
         let owner = self.sessions.get(session).map(|s| s.identity.public_id);
-        let culprit = no.file_id.zip(owner).map(|(file_id, public_id)| FileRef { public_id, file_id });
+        let culprit =
+            no.file_id.zip(owner).map(|(file_id, public_id)| FileRef { public_id, file_id });
         let culprit = culprit.filter(|file| self.slots.get(slot).is_some_and(|s| s.has_file(file)));
         let culprit = culprit.or_else(|| self.slots.get(slot).and_then(|s| s.only_file()));
         let code = match no.code {

@@ -1,7 +1,9 @@
 //! Who hears what. Lists and changes go to approved sessions only, whatever anybody says.
 
 use lanyard_protocol::message::PresenceChange;
-use lanyard_protocol::{FailureCode, MasterFrame, Recipient, Ref, RelayToDevice, RelayToMaster, SessionAddress};
+use lanyard_protocol::{
+    FailureCode, MasterFrame, Recipient, Ref, RelayToDevice, RelayToMaster, SessionAddress,
+};
 
 use super::*;
 
@@ -16,31 +18,46 @@ impl Broker {
         if sessions.is_empty() {
             return;
         }
-        let answered = answer.and_then(|(address, reference)| Some((self.sessions.at(address)?, reference)));
+        let answered =
+            answer.and_then(|(address, reference)| Some((self.sessions.at(address)?, reference)));
         self.effects.push(Effect::Broadcast { sessions, message, answered });
     }
 
     /// Passes a change of the master's on to everybody approved.
-    pub(super) fn broadcast_approved(&mut self, message: RelayToDevice, answer: Option<(SessionAddress, Ref)>) {
+    pub(super) fn broadcast_approved(
+        &mut self,
+        message: RelayToDevice,
+        answer: Option<(SessionAddress, Ref)>,
+    ) {
         self.broadcast(self.sessions.approved(), message, answer);
     }
 
     /// The approved sessions that the master means.
     pub(super) fn approved_recipients(&self, to: Recipient) -> Vec<SessionId> {
-        self.recipients(to).into_iter().filter(|id| self.sessions.get(*id).is_some_and(|s| s.is_approved())).collect()
+        self.recipients(to)
+            .into_iter()
+            .filter(|id| self.sessions.get(*id).is_some_and(|s| s.is_approved()))
+            .collect()
     }
 
     pub(super) fn recipients(&self, to: Recipient) -> Vec<SessionId> {
         match to.instance {
-            Some(instance) => {
-                self.sessions.at(SessionAddress { public_id: to.public_id, instance }).into_iter().collect()
-            }
+            Some(instance) => self
+                .sessions
+                .at(SessionAddress { public_id: to.public_id, instance })
+                .into_iter()
+                .collect(),
             None => self.sessions.of_device(to.public_id),
         }
     }
 
     /// Passes a device's request on to the master, or answers that it is away.
-    pub(super) fn ask_master(&mut self, id: SessionId, message: RelayToMaster, reference: Option<Ref>) {
+    pub(super) fn ask_master(
+        &mut self,
+        id: SessionId,
+        message: RelayToMaster,
+        reference: Option<Ref>,
+    ) {
         let Some(session) = self.sessions.get(id) else { return };
         let from = session.address();
         if !self.hub_ready() {
@@ -53,7 +70,8 @@ impl Broker {
         self.tell_master_from(message, None, None);
     }
 
-    /// Says something to the live master; without one it is dropped, for a master that comes back is told all anew.
+    /// Says something to the live master; without one it is dropped, for a master that comes back
+    /// is told all anew.
     pub(super) fn tell_master_from(
         &mut self,
         message: RelayToMaster,

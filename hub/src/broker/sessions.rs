@@ -1,15 +1,17 @@
-//! Which sessions are live, what membership each has, and who is present. Identity and connection are two things: a
-//! device may have several sessions, and a session's end is compared by its id before anything is removed.
+//! Which sessions are live, what membership each has, and who is present. Identity and connection
+//! are two things: a device may have several sessions, and a session's end is compared by its id
+//! before anything is removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::MAX_SESSIONS_A_DEVICE;
 use lanyard_protocol::message::{
-    ApprovalCommit, ApprovalRestart, ApprovalReveal, MembershipNotice, Presence, PresenceChange, RequestFailed,
+    ApprovalCommit, ApprovalRestart, ApprovalReveal, MembershipNotice, Presence, PresenceChange,
+    RequestFailed,
 };
 use lanyard_protocol::{
-    Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, Instance, Membership, Nonce, Ref, RelayToDevice,
-    RelayToMaster, RequestId, SessionAddress, approval,
+    Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, Instance, Membership, Nonce, Ref,
+    RelayToDevice, RelayToMaster, RequestId, SessionAddress, approval,
 };
 
 use super::pending_sessions::{PendingRoom, PendingSessions};
@@ -28,7 +30,8 @@ pub(super) struct Session {
     pub knock: Option<RequestId>,
     /// The master says yes to this very knock: it will not change under the approval.
     pub frozen_knock: bool,
-    /// It was asked for a new promise; unasked it gives none, or it could look for a code that suits it.
+    /// It was asked for a new promise; unasked it gives none, or it could look for a code that
+    /// suits it.
     pub restarting: bool,
     /// PUTs in a row that lapsed without a word; at two the session counts as away.
     pub lapses: u32,
@@ -38,15 +41,15 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn address(&self) -> SessionAddress {
+    pub(super) fn address(&self) -> SessionAddress {
         SessionAddress { public_id: self.identity.public_id, instance: self.identity.instance }
     }
 
-    pub fn is_approved(&self) -> bool {
+    pub(super) fn is_approved(&self) -> bool {
         self.membership == Membership::Approved
     }
 
-    pub fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         let identity = &self.identity;
         Client {
             public_id: identity.public_id,
@@ -66,78 +69,85 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub fn get(&self, id: SessionId) -> Option<&Session> {
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
         self.live.get(&id)
     }
 
-    pub fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+    pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.live.get_mut(&id)
     }
 
     /// Notes the reference of a session's newest ask; gives back the one before.
-    pub fn set_last_ask(&mut self, id: SessionId, reference: &Option<Ref>) -> Option<Ref> {
+    pub(super) fn set_last_ask(&mut self, id: SessionId, reference: &Option<Ref>) -> Option<Ref> {
         std::mem::replace(&mut self.live.get_mut(&id)?.last_ask, reference.clone())
     }
 
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.live.len()
     }
 
-    pub fn approved_count(&self) -> usize {
+    pub(super) fn approved_count(&self) -> usize {
         self.live.values().filter(|s| s.is_approved()).count()
     }
 
-    pub fn pending_count(&self) -> usize {
+    pub(super) fn pending_count(&self) -> usize {
         self.waiting.count()
     }
 
-    pub fn asleep_count(&self) -> usize {
+    pub(super) fn asleep_count(&self) -> usize {
         self.live.values().filter(|s| s.is_approved() && s.away).count()
     }
 
-    pub fn ids(&self) -> Vec<SessionId> {
+    pub(super) fn ids(&self) -> Vec<SessionId> {
         self.live.keys().copied().collect()
     }
 
-    pub fn approved(&self) -> Vec<SessionId> {
+    pub(super) fn approved(&self) -> Vec<SessionId> {
         self.live.iter().filter(|(_, s)| s.is_approved()).map(|(id, _)| *id).collect()
     }
 
-    pub fn of_device(&self, device: DeviceId) -> Vec<SessionId> {
+    pub(super) fn of_device(&self, device: DeviceId) -> Vec<SessionId> {
         self.by_device.get(&device).map(|map| map.values().copied().collect()).unwrap_or_default()
     }
 
-    pub fn at(&self, address: SessionAddress) -> Option<SessionId> {
+    pub(super) fn at(&self, address: SessionAddress) -> Option<SessionId> {
         self.by_device.get(&address.public_id)?.get(&address.instance).copied()
     }
 
-    pub fn knocking(&self, request: &RequestId) -> Option<SessionId> {
+    pub(super) fn knocking(&self, request: &RequestId) -> Option<SessionId> {
         self.by_knock.get(request).copied()
     }
 
     /// The approved session of that instance that can be asked for bytes now.
-    pub fn holder(&self, device: DeviceId, instance: Instance) -> Option<SessionId> {
+    pub(super) fn holder(&self, device: DeviceId, instance: Instance) -> Option<SessionId> {
         let id = self.at(SessionAddress { public_id: device, instance })?;
         let session = self.live.get(&id)?;
         (session.is_approved() && !session.away).then_some(id)
     }
 
-    pub fn is_present(&self, device: DeviceId) -> bool {
-        self.of_device(device).iter().any(|id| self.live.get(id).is_some_and(|s| s.is_approved() && !s.away))
+    pub(super) fn is_present(&self, device: DeviceId) -> bool {
+        self.of_device(device)
+            .iter()
+            .any(|id| self.live.get(id).is_some_and(|s| s.is_approved() && !s.away))
     }
 
-    pub fn present(&self) -> Vec<DeviceId> {
-        let online: BTreeSet<DeviceId> =
-            self.live.values().filter(|s| s.is_approved() && !s.away).map(|s| s.identity.public_id).collect();
+    pub(super) fn present(&self) -> Vec<DeviceId> {
+        let online: BTreeSet<DeviceId> = self
+            .live
+            .values()
+            .filter(|s| s.is_approved() && !s.away)
+            .map(|s| s.identity.public_id)
+            .collect();
         online.into_iter().collect()
     }
 
     /// Whether one more may wait from there.
-    pub fn room_for(&self, source: SourceAddress) -> PendingRoom {
-        self.waiting.room_for(source, |id| self.live.get(&id).is_some_and(|session| session.frozen_knock))
+    pub(super) fn room_for(&self, source: SourceAddress) -> PendingRoom {
+        self.waiting
+            .room_for(source, |id| self.live.get(&id).is_some_and(|session| session.frozen_knock))
     }
 
-    pub fn set_membership(&mut self, id: SessionId, membership: Membership) {
+    pub(super) fn set_membership(&mut self, id: SessionId, membership: Membership) {
         let Some(session) = self.live.get_mut(&id) else { return };
         session.membership = membership;
         if membership == Membership::Pending {
@@ -175,11 +185,11 @@ impl Sessions {
     }
 
     /// No approval is under way any more.
-    pub fn thaw_knocks(&mut self) {
+    pub(super) fn thaw_knocks(&mut self) {
         self.live.values_mut().for_each(|session| session.frozen_knock = false);
     }
 
-    pub fn set_knock(&mut self, id: SessionId, request: Option<RequestId>) {
+    pub(super) fn set_knock(&mut self, id: SessionId, request: Option<RequestId>) {
         let Some(session) = self.live.get_mut(&id) else { return };
         if let Some(old) = session.knock.take() {
             self.by_knock.remove(&old);
@@ -193,7 +203,8 @@ impl Sessions {
 }
 
 impl Broker {
-    /// A session with a proven key: it replaces an older one of its instance, and learns where it stands.
+    /// A session with a proven key: it replaces an older one of its instance, and learns where it
+    /// stands.
     pub(super) fn session_opened(&mut self, now: Moment, id: SessionId, identity: Identity) {
         let at = SessionAddress { public_id: identity.public_id, instance: identity.instance };
         if let Some(old) = self.sessions.at(at) {
@@ -204,7 +215,11 @@ impl Broker {
         let source = SourceAddress::of(&identity.address);
         if let Some(code) = self.refuses(now, &identity, source, membership) {
             if membership == Membership::Disapproved {
-                self.effects.push(Effect::Acknowledge { session: id, membership, hub_ready: self.hub_ready() });
+                self.effects.push(Effect::Acknowledge {
+                    session: id,
+                    membership,
+                    hub_ready: self.hub_ready(),
+                });
             }
             self.effects.push(Effect::Close { session: id, code });
             return;
@@ -223,7 +238,11 @@ impl Broker {
             last_ask: None,
         };
         self.sessions.insert(id, session);
-        self.effects.push(Effect::Acknowledge { session: id, membership, hub_ready: self.hub_ready() });
+        self.effects.push(Effect::Acknowledge {
+            session: id,
+            membership,
+            hub_ready: self.hub_ready(),
+        });
         match membership {
             Membership::Pending => self.knock(id),
             Membership::Approved => self.came_back(now, id, was_present),
@@ -244,7 +263,8 @@ impl Broker {
         if self.sessions.of_device(identity.public_id).len() >= MAX_SESSIONS_A_DEVICE {
             return Some(CloseCode::RateLimited);
         }
-        (membership == Membership::Pending && !self.makes_room(now, source)).then_some(CloseCode::RateLimited)
+        (membership == Membership::Pending && !self.makes_room(now, source))
+            .then_some(CloseCode::RateLimited)
     }
 
     /// Whether one more may wait from there; somebody of a larger crowd may have to go for it.
@@ -263,7 +283,8 @@ impl Broker {
     pub(super) fn knock(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
         let who = &session.identity;
-        let request = approval::request_id(&who.public_key, &who.commit, &who.relay_nonce, &who.name);
+        let request =
+            approval::request_id(&who.public_key, &who.commit, &who.relay_nonce, &who.name);
         self.sessions.set_knock(id, Some(request));
         self.announce_knock(id);
     }
@@ -271,16 +292,17 @@ impl Broker {
     pub(super) fn announce_knock(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
         let (Some(request_id), who) = (session.knock, &session.identity) else { return };
-        let message = RelayToMaster::NewClientRegistered(lanyard_protocol::message::NewClientRegistered {
-            client: session.client(),
-            address: who.address.clone(),
-            instance: who.instance,
-            public_key: who.public_key,
-            commit: who.commit,
-            relay_nonce: who.relay_nonce,
-            request_id,
-            invitation: who.invitation.clone(),
-        });
+        let message =
+            RelayToMaster::NewClientRegistered(lanyard_protocol::message::NewClientRegistered {
+                client: session.client(),
+                address: who.address.clone(),
+                instance: who.instance,
+                public_key: who.public_key,
+                commit: who.commit,
+                relay_nonce: who.relay_nonce,
+                request_id,
+                invitation: who.invitation.clone(),
+            });
         self.tell_master(message);
     }
 
@@ -309,15 +331,31 @@ impl Broker {
     }
 
     /// Tells approved sessions (all but `except`) that a device came or went.
-    pub(super) fn tell_presence(&mut self, device: DeviceId, here: bool, except: Option<SessionId>) {
-        let change = PresenceChange { public_id: device, instance: None, resume: None, request_id: None };
-        let message =
-            if here { RelayToDevice::ClientReconnected(change) } else { RelayToDevice::ClientDisconnected(change) };
+    pub(super) fn tell_presence(
+        &mut self,
+        device: DeviceId,
+        here: bool,
+        except: Option<SessionId>,
+    ) {
+        let change =
+            PresenceChange { public_id: device, instance: None, resume: None, request_id: None };
+        let message = if here {
+            RelayToDevice::ClientReconnected(change)
+        } else {
+            RelayToDevice::ClientDisconnected(change)
+        };
         // One that is about to be turned away in this very step hears nothing more of others.
         let refused = |id: &SessionId| {
-            self.sessions.get(*id).is_some_and(|session| self.master.is_refused(session.identity.public_id))
+            self.sessions
+                .get(*id)
+                .is_some_and(|session| self.master.is_refused(session.identity.public_id))
         };
-        let sessions = self.sessions.approved().into_iter().filter(|id| Some(*id) != except && !refused(id)).collect();
+        let sessions = self
+            .sessions
+            .approved()
+            .into_iter()
+            .filter(|id| Some(*id) != except && !refused(id))
+            .collect();
         self.broadcast(sessions, message, None);
     }
 
@@ -365,9 +403,16 @@ impl Broker {
         }
     }
 
-    fn approved_message(&mut self, now: Moment, id: SessionId, message: DeviceToRelay, reference: Option<Ref>) {
+    fn approved_message(
+        &mut self,
+        now: Moment,
+        id: SessionId,
+        message: DeviceToRelay,
+        reference: Option<Ref>,
+    ) {
         let Some(session) = self.sessions.get(id) else { return };
-        let is_notice = matches!(message, DeviceToRelay::CancelChunk(_) | DeviceToRelay::ChunkUnavailable(_));
+        let is_notice =
+            matches!(message, DeviceToRelay::CancelChunk(_) | DeviceToRelay::ChunkUnavailable(_));
         if !session.is_approved() {
             let code = match session.membership {
                 Membership::Unknown => FailureCode::ServerNotReady,
@@ -379,16 +424,32 @@ impl Broker {
             return;
         }
         match message {
-            DeviceToRelay::RequestChunk(request) => self.chunk_requested(now, id, request, reference),
+            DeviceToRelay::RequestChunk(request) => {
+                self.chunk_requested(now, id, request, reference)
+            }
             DeviceToRelay::CancelChunk(cancel) => self.chunk_cancelled(now, id, cancel, reference),
             DeviceToRelay::ChunkUnavailable(no) => self.chunk_unavailable(now, id, no),
-            DeviceToRelay::UpdateName(m) => self.ask_master(id, RelayToMaster::UpdateName(m), reference),
-            DeviceToRelay::FeedPull(m) => self.ask_master(id, RelayToMaster::FeedPull(m), reference),
-            DeviceToRelay::AddFiles(m) => self.ask_master(id, RelayToMaster::AddFiles(m), reference),
-            DeviceToRelay::RemoveFile(m) => self.ask_master(id, RelayToMaster::RemoveFile(m), reference),
-            DeviceToRelay::LinkRequest(m) => self.ask_master(id, RelayToMaster::LinkRequest(m), reference),
-            DeviceToRelay::LinksPull(m) => self.ask_master(id, RelayToMaster::LinksPull(m), reference),
-            DeviceToRelay::LinkDrop(m) => self.ask_master(id, RelayToMaster::LinkDrop(m), reference),
+            DeviceToRelay::UpdateName(m) => {
+                self.ask_master(id, RelayToMaster::UpdateName(m), reference)
+            }
+            DeviceToRelay::FeedPull(m) => {
+                self.ask_master(id, RelayToMaster::FeedPull(m), reference)
+            }
+            DeviceToRelay::AddFiles(m) => {
+                self.ask_master(id, RelayToMaster::AddFiles(m), reference)
+            }
+            DeviceToRelay::RemoveFile(m) => {
+                self.ask_master(id, RelayToMaster::RemoveFile(m), reference)
+            }
+            DeviceToRelay::LinkRequest(m) => {
+                self.ask_master(id, RelayToMaster::LinkRequest(m), reference)
+            }
+            DeviceToRelay::LinksPull(m) => {
+                self.ask_master(id, RelayToMaster::LinksPull(m), reference)
+            }
+            DeviceToRelay::LinkDrop(m) => {
+                self.ask_master(id, RelayToMaster::LinkDrop(m), reference)
+            }
             DeviceToRelay::Ping(_)
             | DeviceToRelay::ClientRegister(_)
             | DeviceToRelay::ApprovalReveal(_)
@@ -418,17 +479,20 @@ impl Broker {
         if session.knock != Some(reveal.request_id) {
             return; // an old knock's reveal: it is over, and the device has been told of the new one
         }
-        if approval::commit(&session.identity.public_key, &reveal.reveal) != session.identity.commit {
+        if approval::commit(&session.identity.public_key, &reveal.reveal) != session.identity.commit
+        {
             return self.close(now, id, CloseCode::Unauthenticated);
         }
         let from = session.address();
         self.tell_master_from(RelayToMaster::ApprovalReveal(reveal), Some(from), None);
     }
 
-    /// The answer to APPROVAL_RESTART: a new promise, hence a new knock with the nonce of the restart.
+    /// The answer to APPROVAL_RESTART: a new promise, hence a new knock with the nonce of the
+    /// restart.
     fn committed_anew(&mut self, id: SessionId, commit: ApprovalCommit) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        if session.membership != Membership::Pending || session.frozen_knock || !session.restarting {
+        if session.membership != Membership::Pending || session.frozen_knock || !session.restarting
+        {
             return;
         }
         session.restarting = false;
@@ -455,7 +519,11 @@ impl Broker {
     pub(super) fn admit(&mut self, id: SessionId) {
         self.sessions.set_knock(id, None);
         self.sessions.set_membership(id, Membership::Approved);
-        self.send(id, RelayToDevice::Membership(MembershipNotice { membership: Membership::Approved }), None);
+        self.send(
+            id,
+            RelayToDevice::Membership(MembershipNotice { membership: Membership::Approved }),
+            None,
+        );
     }
 
     /// Its PUTs lapse though its socket answers: a frozen tab. It is away until it speaks.
@@ -483,8 +551,9 @@ impl Broker {
         session.away = false;
         session.identity.resume = None;
         let others = self.sessions.of_device(device).into_iter().filter(|other| *other != id);
-        let was_present =
-            others.into_iter().any(|other| self.sessions.get(other).is_some_and(|s| s.is_approved() && !s.away));
+        let was_present = others
+            .into_iter()
+            .any(|other| self.sessions.get(other).is_some_and(|s| s.is_approved() && !s.away));
         self.came_back(now, id, was_present);
     }
 }

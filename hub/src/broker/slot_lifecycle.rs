@@ -1,5 +1,6 @@
-//! A slot's life, from asked over filling to full, and its readers'. The rules are PROTOCOL.md 6. "Asked" and "filling" reserve
-//! their whole length; "full" without readers is cache in the same budget.
+//! A slot's life, from asked over filling to full, and its readers'. The rules are PROTOCOL.md 6.
+//! "Asked" and "filling" reserve their whole length; "full" without readers is cache in the same
+//! budget.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,19 +11,33 @@ use lanyard_protocol::message::{ChunkReady, UploadCancelled, UploadChunkRequest}
 use lanyard_protocol::{FailureCode, FileRef, GroupSpan, RelayToDevice, Ticket};
 
 use super::requests::{ChunkRequest, Requester};
-use super::slots::{SlotPhase, Slot, SlotReader};
+use super::slots::{Slot, SlotPhase, SlotReader};
 use super::speed::{Lane, SpeedGroup};
 use super::*;
 
 impl Broker {
     /// Reserves a run and asks its holder; the ask that caused it is its first reader.
-    pub(super) fn open_slot(&mut self, now: Moment, ask: &ChunkRequest, holder: SessionId, length: u64) {
+    pub(super) fn open_slot(
+        &mut self,
+        now: Moment,
+        ask: &ChunkRequest,
+        holder: SessionId,
+        length: u64,
+    ) {
         let id = SlotId(self.number());
         let ticket = Ticket(self.ids.bytes());
         let pieces = self.lay_out(ask);
         let cause = self.asker_key(&ask.asker);
         let group = ask.group;
-        let new = NewSlot { slot: id, holder, ticket, what: ask.what, pieces: pieces.clone(), length, group };
+        let new = NewSlot {
+            slot: id,
+            holder,
+            ticket,
+            what: ask.what,
+            pieces: pieces.clone(),
+            length,
+            group,
+        };
         let slot = Slot {
             holder,
             ticket,
@@ -40,8 +55,13 @@ impl Broker {
         self.tally.opened_bytes += length;
         self.effects.push(Effect::OpenSlot(Box::new(new)));
         self.deadlines.set(Timer::PutStart(id), now.plus(PUT_TICKET_MS));
-        let message =
-            UploadChunkRequest { ticket, public_id: ask.owner, pieces: ask.pieces.clone(), what: ask.what, length };
+        let message = UploadChunkRequest {
+            ticket,
+            public_id: ask.owner,
+            pieces: ask.pieces.clone(),
+            what: ask.what,
+            length,
+        };
         self.send(holder, RelayToDevice::UploadChunkRequest(message), None);
         self.join(now, id, ask.asker, &ask.pieces);
         self.join_queued(now, id);
@@ -105,7 +125,9 @@ impl Broker {
         let Some(owner) = slot.pieces.first().map(|piece| piece.file.public_id) else { return };
         let ranges = pieces
             .iter()
-            .filter_map(|p| slot.range_of(&FileRef { public_id: owner, file_id: p.file_id }, p.groups))
+            .filter_map(|p| {
+                slot.range_of(&FileRef { public_id: owner, file_id: p.file_id }, p.groups)
+            })
             .collect();
         let waiter = SlotReader {
             asker,
@@ -120,8 +142,11 @@ impl Broker {
         if let Some(lane) = Lane::of(&asker) {
             self.speeds.is_released(now, lane);
         }
-        let (is_first, is_full, is_coming) =
-            (slot.waiters.is_empty(), slot.phase == SlotPhase::Full, slot.phase != SlotPhase::Asked);
+        let (is_first, is_full, is_coming) = (
+            slot.waiters.is_empty(),
+            slot.phase == SlotPhase::Full,
+            slot.phase != SlotPhase::Asked,
+        );
         match (is_full, is_first) {
             (true, _) => self.tally.cached_bytes += waiter.bytes(),
             (false, false) => self.tally.joined_bytes += waiter.bytes(),
@@ -160,9 +185,17 @@ impl Broker {
                     .pieces
                     .iter()
                     .zip(&waiter.ranges)
-                    .map(|(p, range)| (FileRef { public_id: owner, file_id: p.file_id }, p.groups, range.clone()))
+                    .map(|(p, range)| {
+                        (FileRef { public_id: owner, file_id: p.file_id }, p.groups, range.clone())
+                    })
                     .collect();
-                self.effects.push(Effect::LinkReady { reader: link, want, slot: id, slice: reader, parts });
+                self.effects.push(Effect::LinkReady {
+                    reader: link,
+                    want,
+                    slot: id,
+                    slice: reader,
+                    parts,
+                });
             }
             Requester::Relay => {}
         }
@@ -189,7 +222,11 @@ impl Broker {
         self.slots.end_load(id);
         let Some(slot) = self.slots.live_mut(id) else { return };
         slot.phase = SlotPhase::Full;
-        let relay_asked = slot.waiters.iter().find(|(_, w)| w.asker == Requester::Relay).map(|(reader, _)| *reader);
+        let relay_asked = slot
+            .waiters
+            .iter()
+            .find(|(_, w)| w.asker == Requester::Relay)
+            .map(|(reader, _)| *reader);
         let hashes_of = (slot.what == BodyKind::Hashes).then(|| slot.only_file()).flatten();
         if let Some(file) = hashes_of {
             self.grants.note_hashes(&file);
@@ -201,13 +238,20 @@ impl Broker {
         self.rest_if_unread(now, id);
     }
 
-    pub(super) fn put_failed(&mut self, now: Moment, id: SlotId, code: FailureCode, culprit: Option<FileRef>) {
+    pub(super) fn put_failed(
+        &mut self,
+        now: Moment,
+        id: SlotId,
+        code: FailureCode,
+        culprit: Option<FileRef>,
+    ) {
         let mut code = code;
         if let (FailureCode::BadBytes, Some(file)) = (code, culprit) {
             self.tally.bad_bodies += 1;
             self.keep_sweeping(now);
             if self.blame.differs(now, file) {
-                // Its readers hear what that means, not that they should ask again: by then the file may be gone.
+                // Its readers hear what that means, not that they should ask again: by then the
+                // file may be gone.
                 code = FailureCode::FileChanged;
             }
         }
@@ -231,18 +275,21 @@ impl Broker {
 
     pub(super) fn reader_started(&mut self, id: SlotId, reader: ReaderId) {
         self.deadlines.clear(&Timer::GetStart(id, reader));
-        if let Some(waiter) = self.slots.live_mut(id).and_then(|slot| slot.waiters.get_mut(&reader)) {
+        if let Some(waiter) = self.slots.live_mut(id).and_then(|slot| slot.waiters.get_mut(&reader))
+        {
             waiter.started = true;
         }
     }
 
     pub(super) fn reader_still(&mut self, id: SlotId, reader: ReaderId, still: bool) {
-        if let Some(waiter) = self.slots.live_mut(id).and_then(|slot| slot.waiters.get_mut(&reader)) {
+        if let Some(waiter) = self.slots.live_mut(id).and_then(|slot| slot.waiters.get_mut(&reader))
+        {
             waiter.still = still;
         }
     }
 
-    /// How far running bodies have come, all looked at in one moment: what a reader took counts as it takes it.
+    /// How far running bodies have come, all looked at in one moment: what a reader took counts as
+    /// it takes it.
     pub(super) fn readers_moved(&mut self, now: Moment, moved: Vec<(SlotId, ReaderId, u64)>) {
         for (id, reader, delivered) in moved {
             let Some(slot) = self.slots.live_mut(id) else { continue };
@@ -251,7 +298,11 @@ impl Broker {
             waiter.taken += more;
             let asker = waiter.asker;
             let wanted = waiter.pieces.first().map(|piece| piece.file_id);
-            let file = slot.pieces.iter().map(|piece| piece.file).find(|file| Some(file.file_id) == wanted);
+            let file = slot
+                .pieces
+                .iter()
+                .map(|piece| piece.file)
+                .find(|file| Some(file.file_id) == wanted);
             if let (Some(lane), Some(file)) = (Lane::of(&asker), file) {
                 self.speeds.took(now, &file, lane, more);
             }
@@ -260,22 +311,40 @@ impl Broker {
     }
 
     /// A reader has all its bytes, or is gone.
-    pub(super) fn reader_left(&mut self, now: Moment, id: SlotId, reader: ReaderId, delivered: u64) {
+    pub(super) fn reader_left(
+        &mut self,
+        now: Moment,
+        id: SlotId,
+        reader: ReaderId,
+        delivered: u64,
+    ) {
         self.deadlines.clear(&Timer::GetStart(id, reader));
         let Some(waiter) = self.slots.take_waiter(id, reader) else { return };
         let Some(slot) = self.slots.get(id) else { return };
-        let file = slot.pieces.iter().find(|p| waiter.pieces.first().is_some_and(|w| w.file_id == p.file.file_id));
+        let file = slot
+            .pieces
+            .iter()
+            .find(|p| waiter.pieces.first().is_some_and(|w| w.file_id == p.file.file_id));
         if let (Some(lane), Some(file)) = (Lane::of(&waiter.asker), file) {
             let more = delivered.min(waiter.bytes()).saturating_sub(waiter.taken);
             self.speeds.took(now, &file.file, lane, more);
         }
-        if let (Requester::Device { session, transfer }, Some(piece)) = (waiter.asker, waiter.pieces.last())
+        if let (Requester::Device { session, transfer }, Some(piece)) =
+            (waiter.asker, waiter.pieces.last())
             && slot.what == BodyKind::Bytes
             && let Some(file) = slot.pieces.iter().find(|p| p.file.file_id == piece.file_id)
         {
             let (file, size) = (file.file, file.size);
             let effects = &mut self.effects;
-            self.progress.delivered(now, effects, &self.sessions, (session, transfer), file, size, delivered);
+            self.progress.delivered(
+                now,
+                effects,
+                &self.sessions,
+                (session, transfer),
+                file,
+                size,
+                delivered,
+            );
         }
         self.rest_if_unread(now, id);
     }
@@ -337,7 +406,8 @@ impl Broker {
         self.effects.push(Effect::DropSlot { slot: id });
     }
 
-    /// The slot fails at once: who has not been told CHUNK_READY hears CHUNK_FAILED, who has sees it at its GET.
+    /// The slot fails at once: who has not been told CHUNK_READY hears CHUNK_FAILED, who has sees
+    /// it at its GET.
     pub(super) fn fail_slot(
         &mut self,
         now: Moment,
@@ -347,11 +417,13 @@ impl Broker {
         tell_holder: bool,
     ) {
         let Some(slot) = self.slots.remove(id) else { return };
-        self.tally.failed_runs += u64::from(code != FailureCode::Cancelled && code != FailureCode::BadBytes);
+        self.tally.failed_runs +=
+            u64::from(code != FailureCode::Cancelled && code != FailureCode::BadBytes);
         self.deadlines.clear(&Timer::PutStart(id));
         self.deadlines.clear(&Timer::CacheEnd(id));
         self.effects.push(Effect::FailSlot { slot: id, code });
-        if tell_holder && slot.phase != SlotPhase::Full && self.sessions.get(slot.holder).is_some() {
+        if tell_holder && slot.phase != SlotPhase::Full && self.sessions.get(slot.holder).is_some()
+        {
             let message = UploadCancelled { ticket: slot.ticket, code };
             self.send(slot.holder, RelayToDevice::UploadCancelled(message), None);
         }
@@ -362,7 +434,8 @@ impl Broker {
                 continue; // its GET tells
             }
             let guilty = |p: &GroupSpan| culprit.is_none_or(|f| f.file_id == p.file_id);
-            let (guilty, innocent): (Vec<GroupSpan>, Vec<GroupSpan>) = waiter.pieces.into_iter().partition(guilty);
+            let (guilty, innocent): (Vec<GroupSpan>, Vec<GroupSpan>) =
+                waiter.pieces.into_iter().partition(guilty);
             for (pieces, code) in [(guilty, code), (innocent, FailureCode::Busy)] {
                 if !pieces.is_empty() {
                     let ask = self.ask_again(waiter.asker, owner, slot.what, pieces);
@@ -372,7 +445,13 @@ impl Broker {
         }
     }
 
-    fn ask_again(&mut self, asker: Requester, owner: lanyard_protocol::DeviceId, what: BodyKind, pieces: Vec<GroupSpan>) -> ChunkRequest {
+    fn ask_again(
+        &mut self,
+        asker: Requester,
+        owner: lanyard_protocol::DeviceId,
+        what: BodyKind,
+        pieces: Vec<GroupSpan>,
+    ) -> ChunkRequest {
         let id = super::requests::ChunkRequestId(self.number());
         ChunkRequest {
             id,

@@ -1,5 +1,6 @@
-//! The table of slots: one upload of one run each, and its readers. What holds what, who is asked for how much, who has how
-//! much to read, and the bytes that all of it reserves; `slot_life` is what happens to a slot.
+//! The table of slots: one upload of one run each, and its readers. What holds what, who is asked
+//! for how much, who has how much to read, and the bytes that all of it reserves; `slot_life` is
+//! what happens to a slot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -7,8 +8,8 @@ use std::ops::Range;
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::{FileRef, GroupRange, GroupSpan, Ticket};
 
-use super::requests::Requester;
 use super::budget::RequesterKey;
+use super::requests::Requester;
 use super::speed::{Lane, SpeedGroup};
 use super::*;
 
@@ -38,7 +39,7 @@ pub(super) struct SlotReader {
 }
 
 impl SlotReader {
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.end - range.start).sum()
     }
 }
@@ -61,24 +62,25 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub fn has_file(&self, file: &FileRef) -> bool {
+    pub(super) fn has_file(&self, file: &FileRef) -> bool {
         self.pieces.iter().any(|piece| piece.file == *file)
     }
 
     /// Its file, if it is no bundle.
-    pub fn only_file(&self) -> Option<FileRef> {
+    pub(super) fn only_file(&self) -> Option<FileRef> {
         let first = self.pieces.first()?.file;
         self.pieces.iter().all(|piece| piece.file == first).then_some(first)
     }
 
     /// Where groups of a file lie in the body; the caller knows that they are in it.
     pub(super) fn range_of(&self, file: &FileRef, groups: GroupRange) -> Option<Range<u64>> {
-        let piece = self
-            .pieces
-            .iter()
-            .find(|p| p.file == *file && p.groups.first <= groups.first && groups.end() <= p.groups.end())?;
+        let piece = self.pieces.iter().find(|p| {
+            p.file == *file && p.groups.first <= groups.first && groups.end() <= p.groups.end()
+        })?;
         let length = |first: u32, count: u32| match self.what {
-            BodyKind::Bytes => lanyard_protocol::group::Groups::new(piece.size, piece.group_log).span(first, count),
+            BodyKind::Bytes => {
+                lanyard_protocol::group::Groups::new(piece.size, piece.group_log).span(first, count)
+            }
             BodyKind::Hashes => 32 * u64::from(count),
         };
         let start = piece.offset + length(piece.groups.first, groups.first - piece.groups.first);
@@ -86,7 +88,8 @@ impl Slot {
     }
 }
 
-/// The groups of a piece that stand in the index: each of its bytes, but one for a whole list of values.
+/// The groups of a piece that stand in the index: each of its bytes, but one for a whole list of
+/// values.
 fn indexed(what: BodyKind, piece: &SlotSpan) -> Range<u32> {
     match what {
         BodyKind::Bytes => piece.groups.iter(),
@@ -114,70 +117,86 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    pub fn get(&self, id: SlotId) -> Option<&Slot> {
+    pub(super) fn get(&self, id: SlotId) -> Option<&Slot> {
         self.live.get(&id)
     }
 
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.live.len()
     }
 
-    pub fn filling_count(&self) -> usize {
+    pub(super) fn filling_count(&self) -> usize {
         self.live.values().filter(|slot| slot.phase != SlotPhase::Full).count()
     }
 
-    pub fn reader_count(&self) -> usize {
+    pub(super) fn reader_count(&self) -> usize {
         self.live.values().map(|slot| slot.waiters.len()).sum()
     }
 
-    pub fn reserved(&self) -> u64 {
+    pub(super) fn reserved(&self) -> u64 {
         self.reserved
     }
 
     /// What is cached, oldest use first.
-    pub fn cached(&self) -> Vec<SlotId> {
+    pub(super) fn cached(&self) -> Vec<SlotId> {
         self.cache.iter().map(|(_, id)| *id).collect()
     }
 
     /// Sums what an asker's slots hold for the groups of speed that `counts`.
-    pub fn held(&self, asker: RequesterKey, counts: impl Fn(SpeedGroup) -> bool) -> u64 {
+    pub(super) fn held(&self, asker: RequesterKey, counts: impl Fn(SpeedGroup) -> bool) -> u64 {
         let groups = self.held.range((asker, SpeedGroup::ALL)..=(asker, SpeedGroup(u64::MAX)));
         groups.filter(|((_, group), _)| counts(*group)).map(|(_, bytes)| bytes).sum()
     }
 
     /// Everybody who holds slots, and for which group of speed.
-    pub fn askers(&self) -> impl Iterator<Item = &(RequesterKey, SpeedGroup)> {
+    pub(super) fn askers(&self) -> impl Iterator<Item = &(RequesterKey, SpeedGroup)> {
         self.held.keys()
     }
 
     /// Sums what a group of speed reserves.
-    pub fn reserved_by(&self, group: SpeedGroup) -> u64 {
+    pub(super) fn reserved_by(&self, group: SpeedGroup) -> u64 {
         self.of_groups.get(&group).copied().unwrap_or(0)
     }
 
     /// Runs and bytes that a holder is asked for, by group of speed.
-    pub fn loads(&self, holder: SessionId) -> impl Iterator<Item = (SpeedGroup, usize, u64)> {
+    pub(super) fn loads(
+        &self,
+        holder: SessionId,
+    ) -> impl Iterator<Item = (SpeedGroup, usize, u64)> {
         let groups = self.loads.range((holder, SpeedGroup::ALL)..=(holder, SpeedGroup(u64::MAX)));
         groups.map(|((_, group), (runs, bytes))| (*group, *runs, *bytes))
     }
 
-    pub fn unread(&self, lane: Lane) -> u64 {
+    pub(super) fn unread(&self, lane: Lane) -> u64 {
         self.unread.get(&lane).copied().unwrap_or(0)
     }
 
-    pub fn holding(&self, file: &FileRef, what: BodyKind, speed: SpeedGroup, group: u32) -> Option<SlotId> {
+    pub(super) fn holding(
+        &self,
+        file: &FileRef,
+        what: BodyKind,
+        speed: SpeedGroup,
+        group: u32,
+    ) -> Option<SlotId> {
         self.by_group.get(&(*file, what == BodyKind::Hashes, speed, group)).copied()
     }
 
     /// The first of these groups whose bytes lie in a live slot of a group of speed.
-    pub fn first_live(&self, file: &FileRef, speed: SpeedGroup, groups: Range<u32>) -> Option<u32> {
-        let range = (*file, false, speed, groups.start)..(*file, false, speed, groups.end.max(groups.start));
+    pub(super) fn first_live(
+        &self,
+        file: &FileRef,
+        speed: SpeedGroup,
+        groups: Range<u32>,
+    ) -> Option<u32> {
+        let range = (*file, false, speed, groups.start)
+            ..(*file, false, speed, groups.end.max(groups.start));
         self.by_group.range(range).next().map(|((_, _, _, group), _)| *group)
     }
 
     /// The groups of speed that have a live slot with the bytes of a group.
-    pub fn groups_with(&self, file: &FileRef, group: u32) -> Vec<SpeedGroup> {
-        let of_file = self.by_file.get(file).into_iter().flatten().filter_map(|id| self.live.get(id));
+    pub(super) fn groups_with(&self, file: &FileRef, group: u32) -> Vec<SpeedGroup> {
+        let of_file =
+            self.by_file.get(file).into_iter().flatten().filter_map(|id| self.live.get(id));
         let has = |slot: &&Slot| {
             let here = |piece: &SlotSpan| piece.file == *file && piece.groups.contains(group);
             slot.what == BodyKind::Bytes && slot.pieces.iter().any(here)
@@ -186,39 +205,62 @@ impl Slots {
     }
 
     /// Whether a lane still reads groups of a file that lie before this one.
-    pub fn reads_before(&self, lane: Lane, file: &FileRef, group: u32) -> bool {
-        let of_file = self.by_file.get(file).into_iter().flatten().filter_map(|id| self.live.get(id));
+    pub(super) fn reads_before(&self, lane: Lane, file: &FileRef, group: u32) -> bool {
+        let of_file =
+            self.by_file.get(file).into_iter().flatten().filter_map(|id| self.live.get(id));
         let its = |waiter: &&SlotReader| Lane::of(&waiter.asker) == Some(lane);
-        let earlier = |piece: &GroupSpan| piece.file_id == file.file_id && piece.groups.first < group;
-        of_file.flat_map(|slot| slot.waiters.values()).filter(its).any(|waiter| waiter.pieces.iter().any(earlier))
+        let earlier =
+            |piece: &GroupSpan| piece.file_id == file.file_id && piece.groups.first < group;
+        of_file
+            .flat_map(|slot| slot.waiters.values())
+            .filter(its)
+            .any(|waiter| waiter.pieces.iter().any(earlier))
     }
 
-    pub fn by_ticket(&self, ticket: &Ticket) -> Option<SlotId> {
+    pub(super) fn by_ticket(&self, ticket: &Ticket) -> Option<SlotId> {
         self.by_ticket.get(ticket).copied()
     }
 
-    pub fn of_file(&self, file: &FileRef) -> Vec<SlotId> {
+    pub(super) fn of_file(&self, file: &FileRef) -> Vec<SlotId> {
         self.by_file.get(file).map(|ids| ids.iter().copied().collect()).unwrap_or_default()
     }
 
-    pub fn of_holder(&self, holder: SessionId) -> Vec<SlotId> {
-        self.live.iter().filter(|(_, s)| s.holder == holder && s.phase != SlotPhase::Full).map(|(id, _)| *id).collect()
+    pub(super) fn of_holder(&self, holder: SessionId) -> Vec<SlotId> {
+        self.live
+            .iter()
+            .filter(|(_, s)| s.holder == holder && s.phase != SlotPhase::Full)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
-    pub fn readers_where(&self, matches: impl Fn(&SlotReader) -> bool) -> Vec<(SlotId, ReaderId)> {
+    pub(super) fn readers_where(
+        &self,
+        matches: impl Fn(&SlotReader) -> bool,
+    ) -> Vec<(SlotId, ReaderId)> {
         let mut found = Vec::new();
         for (slot, state) in &self.live {
-            found.extend(state.waiters.iter().filter(|(_, w)| matches(w)).map(|(reader, _)| (*slot, *reader)));
+            found.extend(
+                state
+                    .waiters
+                    .iter()
+                    .filter(|(_, w)| matches(w))
+                    .map(|(reader, _)| (*slot, *reader)),
+            );
         }
         found
     }
 
     /// Wants of links that joined a slot and were not told that they may read.
-    pub fn links_untold(&self, matches: impl Fn(&Requester) -> bool) -> Vec<(LinkReader, u64, FileRef)> {
+    pub(super) fn links_untold(
+        &self,
+        matches: impl Fn(&Requester) -> bool,
+    ) -> Vec<(LinkReader, u64, FileRef)> {
         let mut found = Vec::new();
         for slot in self.live.values() {
             let Some(first) = slot.pieces.first() else { continue };
-            for waiter in slot.waiters.values().filter(|waiter| !waiter.told && matches(&waiter.asker)) {
+            for waiter in
+                slot.waiters.values().filter(|waiter| !waiter.told && matches(&waiter.asker))
+            {
                 if let Requester::Link { reader, want, .. } = waiter.asker {
                     found.push((reader, want, first.file));
                 }
@@ -228,9 +270,11 @@ impl Slots {
     }
 
     /// Full slots whose readers all stand still: they can be cut to make room.
-    pub fn standing(&self) -> Vec<SlotId> {
+    pub(super) fn standing(&self) -> Vec<SlotId> {
         let stands = |slot: &Slot| {
-            slot.phase == SlotPhase::Full && !slot.waiters.is_empty() && slot.waiters.values().all(|w| w.started && w.still)
+            slot.phase == SlotPhase::Full
+                && !slot.waiters.is_empty()
+                && slot.waiters.values().all(|w| w.started && w.still)
         };
         self.live.iter().filter(|(_, slot)| stands(slot)).map(|(id, _)| *id).collect()
     }
@@ -262,8 +306,13 @@ impl Slots {
         for piece in &slot.pieces {
             self.by_file.entry(piece.file).or_default().insert(id);
             for group in indexed(slot.what, piece) {
-                let old = self.by_group.insert((piece.file, slot.what == BodyKind::Hashes, slot.group, group), id);
-                debug_assert!(old.is_none(), "a group is in at most one live slot of each group of speed");
+                let old = self
+                    .by_group
+                    .insert((piece.file, slot.what == BodyKind::Hashes, slot.group, group), id);
+                debug_assert!(
+                    old.is_none(),
+                    "a group is in at most one live slot of each group of speed"
+                );
             }
         }
         self.by_ticket.insert(slot.ticket, id);
@@ -289,7 +338,12 @@ impl Slots {
                 }
             }
             for group in indexed(slot.what, piece) {
-                self.by_group.remove(&(piece.file, slot.what == BodyKind::Hashes, slot.group, group));
+                self.by_group.remove(&(
+                    piece.file,
+                    slot.what == BodyKind::Hashes,
+                    slot.group,
+                    group,
+                ));
             }
         }
         self.by_ticket.remove(&slot.ticket);

@@ -1,23 +1,27 @@
 //! Groups of speed: nobody is slowed by a slower one.
 //!
-//! All who read one large file alike share its uploads; they are a group of speed. The rule, for each file:
+//! All who read one large file alike share its uploads; they are a group of speed. The rule, for
+//! each file:
 //!
-//! 1. The *first* groups are those that are as quick as the file's quickest reader, within 10 %. In a first group the quick
-//!    ones wait for a member only while it is within 10 % of the quickest member. In every *slower* group they wait for
-//!    members within a factor of four: its uploads are shared more widely, because slow uploads cost the owner longer.
-//! 2. A member that was too slow for its group for two seconds, and has fallen back by half of the budget, moves to a slower
-//!    group that fits it, or to a new one. Before it is that far behind it holds nobody up, and readers that are alike differ
-//!    by what lies in their sockets. Half a second is enough for a member that is not half as quick and holds others up, or
-//!    is about to.
+//! 1. The *first* groups are those that are as quick as the file's quickest reader, within 10 %. In
+//!    a first group the quick ones wait for a member only while it is within 10 % of the quickest
+//!    member. In every *slower* group they wait for members within a factor of four: its uploads
+//!    are shared more widely, because slow uploads cost the owner longer.
+//! 2. A member that was too slow for its group for two seconds, and has fallen back by half of the
+//!    budget, moves to a slower group that fits it, or to a new one. Before it is that far behind
+//!    it holds nobody up, and readers that are alike differ by what lies in their sockets. Half a
+//!    second is enough for a member that is not half as quick and holds others up, or is about to.
 //! 3. A member that was too quick for its slower group for two seconds leaves it forwards.
-//! 4. Who comes later joins where its group is (`JOIN_AT`) and fetches the beginning afterwards. Who reads in order and comes
-//!    later is a group of its own.
-//! 5. The budget comes first. Slower groups have caps: what they read in about two seconds, at least one group of bytes, at
-//!    most five eighths of the budget together. The rest is the first groups'.
+//! 4. Who comes later joins where its group is (`JOIN_AT`) and fetches the beginning afterwards.
+//!    Who reads in order and comes later is a group of its own.
+//! 5. The budget comes first. Slower groups have caps: what they read in about two seconds, at
+//!    least one group of bytes, at most five eighths of the budget together. The rest is the first
+//!    groups'.
 //!
-//! A group's identity is part of each slot, so a slow reader never reads from, and so never holds, a slot that a quick group
-//! opened after it left. Speeds are bytes of one file that left the relay, over the time in which the reader was not held up
-//! for room. How long an owner takes counts for all members alike.
+//! A group's identity is part of each slot, so a slow reader never reads from, and so never holds,
+//! a slot that a quick group opened after it left. Speeds are bytes of one file that left the
+//! relay, over the time in which the reader was not held up for room. How long an owner takes
+//! counts for all members alike.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -35,13 +39,15 @@ const SAMPLES: usize = 4;
 const SURE_MS: u64 = 1_900;
 /// A reader that has not moved for this long is not on its way any more.
 const GONE_MS: u64 = 60_000;
-/// A reader that was held up for more than this part of a sample (one fifth) keeps its former speed.
+/// A reader that was held up for more than this part of a sample (one fifth) keeps its former
+/// speed.
 const HELD_PART: u64 = 5;
-/// The least part (a tenth) of its time that the first sample of a held reader counts as: clocks and reports have a
-/// grain, and a shorter time would make a speed of what lies in sockets.
+/// The least part (a tenth) of its time that the first sample of a held reader counts as: clocks
+/// and reports have a grain, and a shorter time would make a speed of what lies in sockets.
 const LEAST_FREE_PART: u64 = 10;
-/// A member that left its group for being slow must be quick for two seconds before it returns, then for four, eight, … up
-/// to two seconds times 2^6. So whoever alternates its speed holds others up ever more seldom.
+/// A member that left its group for being slow must be quick for two seconds before it returns,
+/// then for four, eight, … up to two seconds times 2^6. So whoever alternates its speed holds
+/// others up ever more seldom.
 const MOST_DOUBLINGS: u32 = 6;
 /// How long asks below the place of a `JOIN_AT` may still be on their way.
 const HINT_MS: u64 = 1_000;
@@ -54,7 +60,7 @@ pub(super) enum Lane {
 }
 
 impl Lane {
-    pub fn of(asker: &Requester) -> Option<Self> {
+    pub(super) fn of(asker: &Requester) -> Option<Self> {
         match asker {
             Requester::Device { session, transfer } => Some(Self::Transfer(*session, *transfer)),
             Requester::Link { reader, .. } => Some(Self::Link(*reader)),
@@ -84,9 +90,10 @@ impl SpeedGroup {
 struct SpeedSamples(VecDeque<(u64, u64)>);
 
 impl SpeedSamples {
-    /// Adds what a reader took in `ms`, of which it was held up for `held_ms`. A held reader could not show its speed, unless it
-    /// took `much` all the same: then that alone is what is known of it. Where nothing is known yet, the time in which
-    /// the reader was not held up counts: so the first look tells it from those that held it up.
+    /// Adds what a reader took in `ms`, of which it was held up for `held_ms`. A held reader could
+    /// not show its speed, unless it took `much` all the same: then that alone is what is known of
+    /// it. Where nothing is known yet, the time in which the reader was not held up counts: so the
+    /// first look tells it from those that held it up.
     fn add(&mut self, bytes: u64, ms: u64, held_ms: u64, much: u64) {
         let was_held = held_ms * HELD_PART > ms;
         let mut taken_ms = ms;
@@ -106,7 +113,8 @@ impl SpeedSamples {
 
     /// Bytes a second; `None` before the first sample.
     fn rate(&self) -> Option<u64> {
-        let (bytes, ms) = self.0.iter().fold((0, 0), |(bytes, ms), sample| (bytes + sample.0, ms + sample.1));
+        let (bytes, ms) =
+            self.0.iter().fold((0, 0), |(bytes, ms), sample| (bytes + sample.0, ms + sample.1));
         (ms > 0).then(|| bytes * 1_000 / ms)
     }
 
@@ -123,7 +131,8 @@ pub(super) struct SpeedMember {
     /// The first group of bytes that it has not asked for yet.
     pub next: u32,
     moved: Moment,
-    /// Bytes of the file that it took, in all and up to the last sample; how long it was held up until then.
+    /// Bytes of the file that it took, in all and up to the last sample; how long it was held up
+    /// until then.
     pub read: u64,
     read_before: u64,
     held_before: u64,
@@ -164,12 +173,12 @@ impl SpeedMember {
         }
     }
 
-    pub fn is_moving(&self, now: Moment) -> bool {
+    pub(super) fn is_moving(&self, now: Moment) -> bool {
         now.since(self.moved) < STANDING_STILL_MS
     }
 
     /// Bytes a second, if they were measured for two seconds.
-    pub fn sure_rate(&self) -> Option<u64> {
+    pub(super) fn sure_rate(&self) -> Option<u64> {
         self.speed.rate().filter(|_| self.speed.is_sure())
     }
 
@@ -220,7 +229,10 @@ impl SpeedSummary {
         self.head = self.head.max(member.next);
         if let Some(rate) = member.speed.rate() {
             let range = self.range.unwrap_or(SpeedRange { quickest: rate, slowest: rate });
-            self.range = Some(SpeedRange { quickest: range.quickest.max(rate), slowest: range.slowest.min(rate) });
+            self.range = Some(SpeedRange {
+                quickest: range.quickest.max(rate),
+                slowest: range.slowest.min(rate),
+            });
         }
     }
 
@@ -258,7 +270,8 @@ pub(super) struct Speeds {
     held: BTreeMap<Lane, HoldTime>,
     /// The last known speed of a lane, for the next file of the same transfer.
     known: BTreeMap<Lane, u64>,
-    /// How often somebody was waited for and fell back; one less each minute. New transfers do not begin with a clean record.
+    /// How often somebody was waited for and fell back; one less each minute. New transfers do not
+    /// begin with a clean record.
     record: BTreeMap<SpeedOwner, u32>,
     /// Bytes that all slower groups together may reserve.
     caps: u64,
@@ -268,15 +281,15 @@ pub(super) struct Speeds {
 }
 
 impl Speeds {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    pub fn last_look(&self) -> Moment {
+    pub(super) fn last_look(&self) -> Moment {
         self.looked
     }
 
-    pub fn looked(&mut self, now: Moment) {
+    pub(super) fn looked(&mut self, now: Moment) {
         self.looked = now;
         self.groups.values_mut().for_each(|group| group.is_held = false);
     }
@@ -290,28 +303,29 @@ impl Speeds {
         self.tidy();
     }
 
-    pub fn forget_session(&mut self, session: SessionId) {
+    pub(super) fn forget_session(&mut self, session: SessionId) {
         self.entered.remove(&session);
         self.forget(|lane| matches!(lane, Lane::Transfer(s, _) if *s == session));
     }
 
-    pub fn forget_transfer(&mut self, session: SessionId, transfer: TransferId) {
+    pub(super) fn forget_transfer(&mut self, session: SessionId, transfer: TransferId) {
         self.forget(|lane| *lane == Lane::Transfer(session, transfer));
     }
 
-    pub fn forget_link(&mut self, reader: LinkReader) {
+    pub(super) fn forget_link(&mut self, reader: LinkReader) {
         self.forget(|lane| *lane == Lane::Link(reader));
     }
 
     /// Drops groups without members, and gives their caps back.
     fn tidy(&mut self) {
         self.members.retain(|_, members| !members.is_empty());
-        let of_members: BTreeSet<SpeedGroup> = self.all().map(|(_, _, member)| member.group).collect();
+        let of_members: BTreeSet<SpeedGroup> =
+            self.all().map(|(_, _, member)| member.group).collect();
         self.groups.retain(|group, _| of_members.contains(group));
         self.caps = self.caps.min(self.groups.values().filter_map(|group| group.cap).sum());
     }
 
-    pub fn sweep(&mut self, now: Moment) {
+    pub(super) fn sweep(&mut self, now: Moment) {
         for members in self.members.values_mut() {
             members.retain(|_, member| now.since(member.moved) < GONE_MS);
         }
@@ -325,21 +339,24 @@ impl Speeds {
         });
     }
 
-    // ── Who is where ────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Who is where
+    // ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    pub fn files(&self) -> Vec<FileRef> {
+    pub(super) fn files(&self) -> Vec<FileRef> {
         self.members.keys().copied().collect()
     }
 
-    pub fn all(&self) -> impl Iterator<Item = (&FileRef, &Lane, &SpeedMember)> {
-        self.members.iter().flat_map(|(file, members)| members.iter().map(move |(lane, member)| (file, lane, member)))
+    pub(super) fn all(&self) -> impl Iterator<Item = (&FileRef, &Lane, &SpeedMember)> {
+        self.members.iter().flat_map(|(file, members)| {
+            members.iter().map(move |(lane, member)| (file, lane, member))
+        })
     }
 
-    pub fn of_file(&self, file: &FileRef) -> impl Iterator<Item = (&Lane, &SpeedMember)> {
+    pub(super) fn of_file(&self, file: &FileRef) -> impl Iterator<Item = (&Lane, &SpeedMember)> {
         self.members.get(file).into_iter().flatten()
     }
 
-    pub fn member(&self, file: &FileRef, lane: Lane) -> Option<&SpeedMember> {
+    pub(super) fn member(&self, file: &FileRef, lane: Lane) -> Option<&SpeedMember> {
         self.members.get(file)?.get(&lane)
     }
 
@@ -352,7 +369,11 @@ impl Speeds {
     }
 
     /// The groups of speed of a file, from one walk over its readers.
-    pub fn groups_of(&self, now: Moment, file: &FileRef) -> BTreeMap<SpeedGroup, SpeedSummary> {
+    pub(super) fn groups_of(
+        &self,
+        now: Moment,
+        file: &FileRef,
+    ) -> BTreeMap<SpeedGroup, SpeedSummary> {
         let mut groups: BTreeMap<SpeedGroup, SpeedSummary> = BTreeMap::new();
         for (_, member) in self.of_file(file) {
             groups.entry(member.group).or_default().add(now, member);
@@ -360,35 +381,49 @@ impl Speeds {
         groups
     }
 
-    pub fn has_members(&self, group: SpeedGroup) -> bool {
+    pub(super) fn has_members(&self, group: SpeedGroup) -> bool {
         self.groups.contains_key(&group)
     }
 
-    pub fn is_alone(&self, file: &FileRef, group: SpeedGroup) -> bool {
+    pub(super) fn is_alone(&self, file: &FileRef, group: SpeedGroup) -> bool {
         self.of_group(file, group).count() == 1
     }
 
     /// The next groups of bytes of a group's moving members.
-    pub fn places(&self, now: Moment, file: &FileRef, group: SpeedGroup) -> impl Iterator<Item = u32> {
-        self.of_group(file, group).filter(move |member| member.is_moving(now)).map(|member| member.next)
+    pub(super) fn places(
+        &self,
+        now: Moment,
+        file: &FileRef,
+        group: SpeedGroup,
+    ) -> impl Iterator<Item = u32> {
+        self.of_group(file, group)
+            .filter(move |member| member.is_moving(now))
+            .map(|member| member.next)
     }
 
     /// The next groups of bytes of all members that may come back.
-    pub fn on_the_way(&self, now: Moment, file: &FileRef, group: SpeedGroup) -> Vec<u32> {
+    pub(super) fn on_the_way(&self, now: Moment, file: &FileRef, group: SpeedGroup) -> Vec<u32> {
         let members = self.of_group(file, group).filter(|member| now.since(member.moved) < GONE_MS);
         members.map(|member| member.next).collect()
     }
 
     /// Whether anybody else reads a large file.
-    pub fn has_others(&self, lane: Lane) -> bool {
+    pub(super) fn has_others(&self, lane: Lane) -> bool {
         self.all().any(|(_, other, _)| *other != lane)
     }
 
-    // ── What happens ────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── What happens
+    // ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// An ask for what lies before the place where the lane was told to join, and the group that it joined: asks of before
-    /// are still on their way. Later ones mean that it reads in order.
-    pub fn asks_before_its_place(&mut self, now: Moment, file: &FileRef, lane: Lane, first: u32) -> Option<SpeedGroup> {
+    /// An ask for what lies before the place where the lane was told to join, and the group that it
+    /// joined: asks of before are still on their way. Later ones mean that it reads in order.
+    pub(super) fn asks_before_its_place(
+        &mut self,
+        now: Moment,
+        file: &FileRef,
+        lane: Lane,
+        first: u32,
+    ) -> Option<SpeedGroup> {
         let member = self.member_mut(file, lane)?;
         let (place, since) = member.told?;
         if first >= place {
@@ -405,8 +440,9 @@ impl Speeds {
         None
     }
 
-    /// A lane reads a file in a group from here on. In a young group it is waited for at once, unless it fell back of late.
-    pub fn enter(
+    /// A lane reads a file in a group from here on. In a young group it is waited for at once,
+    /// unless it fell back of late.
+    pub(super) fn enter(
         &mut self,
         now: Moment,
         file: &FileRef,
@@ -421,7 +457,8 @@ impl Speeds {
         }
         let fell_back = self.record.get(&who).copied().unwrap_or(0);
         let members = self.members.entry(*file).or_default();
-        let member = members.entry(lane).or_insert_with(|| SpeedMember::new(now, group, who, held_ms));
+        let member =
+            members.entry(lane).or_insert_with(|| SpeedMember::new(now, group, who, held_ms));
         member.in_order |= matches!(lane, Lane::Link(_));
         member.fell_back = member.fell_back.max(fell_back);
         member.is_awaited |= is_young && member.fell_back == 0;
@@ -443,7 +480,13 @@ impl Speeds {
     }
 
     /// A member is of another group from here on; a new group has this cap until the next look.
-    pub fn moves_to(&mut self, file: &FileRef, lane: Lane, group: SpeedGroup, cap: Option<u64>) {
+    pub(super) fn moves_to(
+        &mut self,
+        file: &FileRef,
+        lane: Lane,
+        group: SpeedGroup,
+        cap: Option<u64>,
+    ) {
         if let Some(member) = self.member_mut(file, lane) {
             member.group = group;
             member.quick_looks = 0;
@@ -452,7 +495,7 @@ impl Speeds {
         self.tidy();
     }
 
-    pub fn asked(&mut self, now: Moment, file: &FileRef, lane: Lane, next: u32) {
+    pub(super) fn asked(&mut self, now: Moment, file: &FileRef, lane: Lane, next: u32) {
         if let Some(member) = self.member_mut(file, lane) {
             member.next = next;
             member.moved = now;
@@ -460,7 +503,7 @@ impl Speeds {
     }
 
     /// A lane was told where its group is.
-    pub fn told(&mut self, now: Moment, file: &FileRef, lane: Lane, place: u32) {
+    pub(super) fn told(&mut self, now: Moment, file: &FileRef, lane: Lane, place: u32) {
         if let Some(member) = self.member_mut(file, lane) {
             member.told = Some((place, now));
             member.joined_at = Some(member.joined_at.map_or(place, |joined| joined.min(place)));
@@ -469,12 +512,13 @@ impl Speeds {
     }
 
     /// Whether a lane can go on at a place: it takes hints, and lacks what is there.
-    pub fn may_jump(&self, file: &FileRef, lane: Lane, place: u32) -> bool {
-        self.member(file, lane).is_some_and(|member| !member.in_order && member.told.is_none() && member.lacks(place))
+    pub(super) fn may_jump(&self, file: &FileRef, lane: Lane, place: u32) -> bool {
+        self.member(file, lane)
+            .is_some_and(|member| !member.in_order && member.told.is_none() && member.lacks(place))
     }
 
     /// A reader took bytes of a file.
-    pub fn took(&mut self, now: Moment, file: &FileRef, lane: Lane, bytes: u64) {
+    pub(super) fn took(&mut self, now: Moment, file: &FileRef, lane: Lane, bytes: u64) {
         let Some(member) = self.member_mut(file, lane).filter(|_| bytes > 0) else { return };
         member.read += bytes;
         member.moved = now;
@@ -482,7 +526,13 @@ impl Speeds {
 
     /// A lane has nothing to read of a file and waits for room: it is still on its way. `group` is
     /// its group of speed, if that is because others of it take the room.
-    pub fn is_held(&mut self, now: Moment, file: &FileRef, lane: Lane, group: Option<SpeedGroup>) {
+    pub(super) fn is_held(
+        &mut self,
+        now: Moment,
+        file: &FileRef,
+        lane: Lane,
+        group: Option<SpeedGroup>,
+    ) {
         self.held.entry(lane).or_default().since.get_or_insert(now);
         if let Some(member) = self.member_mut(file, lane) {
             member.moved = now;
@@ -493,24 +543,31 @@ impl Speeds {
     }
 
     /// A lane has something to read, or asks for nothing any more.
-    pub fn is_released(&mut self, now: Moment, lane: Lane) {
+    pub(super) fn is_released(&mut self, now: Moment, lane: Lane) {
         if let Some(held) = self.held.get_mut(&lane) {
             held.ms = held.until(now);
             held.since = None;
         }
     }
 
-    // ── The rule ────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── The rule
+    // ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The speed of a file's quickest reader beside one lane.
-    pub fn quickest_beside(&self, now: Moment, file: &FileRef, lane: Lane) -> Option<u64> {
-        let others = self.of_file(file).filter(|(other, member)| **other != lane && member.is_moving(now));
+    pub(super) fn quickest_beside(&self, now: Moment, file: &FileRef, lane: Lane) -> Option<u64> {
+        let others =
+            self.of_file(file).filter(|(other, member)| **other != lane && member.is_moving(now));
         others.filter_map(|(_, member)| member.speed.rate()).max()
     }
 
-    /// The groups of a file that a lane may share, the quickest first, and where they are. Whose speed is not known may try a
-    /// first one.
-    pub fn fitting(&self, now: Moment, file: &FileRef, lane: Lane) -> Vec<(SpeedGroup, SpeedSummary)> {
+    /// The groups of a file that a lane may share, the quickest first, and where they are. Whose
+    /// speed is not known may try a first one.
+    pub(super) fn fitting(
+        &self,
+        now: Moment,
+        file: &FileRef,
+        lane: Lane,
+    ) -> Vec<(SpeedGroup, SpeedSummary)> {
         let own = self.member(file, lane).and_then(|member| member.speed.rate());
         let rate = own.or_else(|| self.known.get(&lane).copied());
         let fits = |group: SpeedGroup, range: Option<SpeedRange>| {
@@ -518,18 +575,23 @@ impl Speeds {
             match (rate, range, is_first) {
                 (None, _, is_first) => is_first,
                 (Some(_), None, _) => true,
-                (Some(rate), Some(range), true) => is_alike(rate, range.quickest) && is_alike(range.quickest, rate),
-                (Some(rate), Some(range), false) => range.slowest.min(rate) * 4 >= range.quickest.max(rate),
+                (Some(rate), Some(range), true) => {
+                    is_alike(rate, range.quickest) && is_alike(range.quickest, rate)
+                }
+                (Some(rate), Some(range), false) => {
+                    range.slowest.min(rate) * 4 >= range.quickest.max(rate)
+                }
             }
         };
         let groups = self.groups_of(now, file).into_iter();
-        let mut found: Vec<(SpeedGroup, SpeedSummary)> = groups.filter(|(group, at)| fits(*group, at.range)).collect();
+        let mut found: Vec<(SpeedGroup, SpeedSummary)> =
+            groups.filter(|(group, at)| fits(*group, at.range)).collect();
         found.sort_by_key(|(group, at)| std::cmp::Reverse((at.quickest(), *group)));
         found
     }
 
     /// Takes a sample of each member's speed. `unit` is the size of a file's groups of bytes.
-    pub fn sample(&mut self, now: Moment, unit: impl Fn(&FileRef) -> u64) {
+    pub(super) fn sample(&mut self, now: Moment, unit: impl Fn(&FileRef) -> u64) {
         for (file, members) in &mut self.members {
             for (lane, member) in members {
                 let ms = now.since(member.sampled);
@@ -553,14 +615,25 @@ impl Speeds {
         }
     }
 
-    /// Finds who is in the wrong group of a file, and which way it goes. `far` tells how many bytes a member is behind its group;
-    /// who is behind by `room` takes room from the others.
-    pub fn moves(&mut self, now: Moment, file: &FileRef, room: u64, far: impl Fn(&Lane) -> u64) -> Vec<(Lane, SpeedMove)> {
+    /// Finds who is in the wrong group of a file, and which way it goes. `far` tells how many bytes
+    /// a member is behind its group; who is behind by `room` takes room from the others.
+    pub(super) fn moves(
+        &mut self,
+        now: Moment,
+        file: &FileRef,
+        room: u64,
+        far: impl Fn(&Lane) -> u64,
+    ) -> Vec<(Lane, SpeedMove)> {
         let groups = self.groups_of(now, file);
-        let Some(best) = groups.values().filter_map(SpeedSummary::quickest).max() else { return Vec::new() };
+        let Some(best) = groups.values().filter_map(SpeedSummary::quickest).max() else {
+            return Vec::new();
+        };
         let mut moves = Vec::new();
         for (lane, member) in self.members.get_mut(file).into_iter().flatten() {
-            let Some((at, range)) = groups.get(&member.group).and_then(|at| Some((at, at.range?))) else { continue };
+            let Some((at, range)) = groups.get(&member.group).and_then(|at| Some((at, at.range?)))
+            else {
+                continue;
+            };
             let is_held = self.groups.get(&member.group).is_some_and(|group| group.is_held);
             let is_first = is_alike(range.quickest, best);
             let is_shared = at.members > 1;
@@ -578,26 +651,29 @@ impl Speeds {
         moves
     }
 
-    // ── Room ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Room
+    // ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Returns what a slower group may reserve; `None` of a first group, and of what everybody shares.
-    pub fn cap(&self, group: SpeedGroup) -> Option<u64> {
+    /// Returns what a slower group may reserve; `None` of a first group, and of what everybody
+    /// shares.
+    pub(super) fn cap(&self, group: SpeedGroup) -> Option<u64> {
         self.groups.get(&group)?.cap
     }
 
     /// Returns what all slower groups together may reserve.
-    pub fn caps(&self) -> u64 {
+    pub(super) fn caps(&self) -> u64 {
         self.caps
     }
 
     /// All slower groups.
-    pub fn slower(&self) -> impl Iterator<Item = SpeedGroup> {
+    pub(super) fn slower(&self) -> impl Iterator<Item = SpeedGroup> {
         self.groups.iter().filter(|(_, group)| group.cap.is_some()).map(|(id, _)| *id)
     }
 
-    /// Tells first groups from slower ones, and gives each slower one its cap: what it reads in two seconds, or what it has
-    /// read so far while its speed is not known; the smallest wish first, until five eighths of the budget are given away.
-    pub fn set_caps(&mut self, now: Moment, budget: u64, unit: impl Fn(&FileRef) -> u64) {
+    /// Tells first groups from slower ones, and gives each slower one its cap: what it reads in two
+    /// seconds, or what it has read so far while its speed is not known; the smallest wish first,
+    /// until five eighths of the budget are given away.
+    pub(super) fn set_caps(&mut self, now: Moment, budget: u64, unit: impl Fn(&FileRef) -> u64) {
         let mut wishes: Vec<(u64, u64, SpeedGroup)> = Vec::new();
         for file in self.files() {
             let groups = self.groups_of(now, &file);
@@ -644,7 +720,8 @@ struct Situation {
     is_held: bool,
     is_shared: bool,
     is_first: bool,
-    /// Bytes by which the member is behind its group, and those from which on it takes room from the others.
+    /// Bytes by which the member is behind its group, and those from which on it takes room from
+    /// the others.
     far: u64,
     room: u64,
 }
@@ -659,7 +736,8 @@ impl SpeedMember {
         };
         self.quick_looks = if is_alike(rate, at.best) { self.quick_looks + 1 } else { 0 };
         let looks = (SAMPLES as u32) << self.fell_back.saturating_sub(1).min(MOST_DOUBLINGS);
-        self.is_awaited |= fits && (!at.is_first || self.fell_back == 0 || self.quick_looks >= looks);
+        self.is_awaited |=
+            fits && (!at.is_first || self.fell_back == 0 || self.quick_looks >= looks);
         let is_far = at.far >= at.room;
         let is_clear = (at.is_held || is_far) && rate.saturating_mul(2) < at.range.quickest;
         let is_behind = self.speed.is_sure() && is_far;
@@ -669,7 +747,8 @@ impl SpeedMember {
             return Some(SpeedMove::Back);
         }
         let is_ahead = at.is_shared && !at.is_first && rate > at.range.slowest.saturating_mul(4);
-        let is_quick = !at.is_shared && !self.in_order && self.fell_back > 0 && self.quick_looks >= looks;
+        let is_quick =
+            !at.is_shared && !self.in_order && self.fell_back > 0 && self.quick_looks >= looks;
         (is_ahead || is_quick).then_some(SpeedMove::Forward)
     }
 }
@@ -693,7 +772,8 @@ mod tests {
 
     /// A member that took `rate` a second in so many samples of half a second.
     fn member(rate: u64, samples: usize) -> SpeedMember {
-        let mut member = SpeedMember::new(Moment(0), SpeedGroup(7), SpeedOwner::Link(LinkHash([1; 32])), 0);
+        let mut member =
+            SpeedMember::new(Moment(0), SpeedGroup(7), SpeedOwner::Link(LinkHash([1; 32])), 0);
         (0..samples).for_each(|_| member.speed.add(rate / 2, 500, 0, MIB));
         member
     }
@@ -727,8 +807,13 @@ mod tests {
     #[test]
     fn a_reader_in_bursts_is_judged_by_two_seconds() {
         let mut bursts = member(0, 0);
-        [4, 0, 0, 0, 4, 0, 0, 0].into_iter().for_each(|mib| bursts.speed.add(mib * MIB, 500, 0, MIB));
-        assert_eq!(bursts.judge(&Situation { far: 32 * MIB, ..at((2 * MIB, 2 * MIB), 2 * MIB) }), None);
+        [4, 0, 0, 0, 4, 0, 0, 0]
+            .into_iter()
+            .for_each(|mib| bursts.speed.add(mib * MIB, 500, 0, MIB));
+        assert_eq!(
+            bursts.judge(&Situation { far: 32 * MIB, ..at((2 * MIB, 2 * MIB), 2 * MIB) }),
+            None
+        );
     }
 
     #[test]
@@ -743,7 +828,11 @@ mod tests {
             None,
             "readers with large sockets differ by as much"
         );
-        assert_eq!(member(17 * MIB, 4).judge(&Situation { is_shared: false, ..far }), None, "it is alone");
+        assert_eq!(
+            member(17 * MIB, 4).judge(&Situation { is_shared: false, ..far }),
+            None,
+            "it is alone"
+        );
     }
 
     #[test]
@@ -772,7 +861,8 @@ mod tests {
         }
     }
 
-    /// Whoever was waited for and fell back is waited for later each time, whatever transfer or response it reads in.
+    /// Whoever was waited for and fell back is waited for later each time, whatever transfer or
+    /// response it reads in.
     #[test]
     fn a_new_transfer_does_not_clear_the_record() {
         let file = file();
@@ -783,13 +873,22 @@ mod tests {
         for transfer in 0..4 {
             let hostile = Lane::Link(LinkReader(transfer));
             let quick = Lane::Link(LinkReader(100));
-            speeds.enter(now, &file, (quick, SpeedOwner::Link(LinkHash([2; 32]))), SpeedGroup(5), true, None);
+            speeds.enter(
+                now,
+                &file,
+                (quick, SpeedOwner::Link(LinkHash([2; 32]))),
+                SpeedGroup(5),
+                true,
+                None,
+            );
             speeds.enter(now, &file, (hostile, who), SpeedGroup(5), true, None);
             let mut looks = 0;
             while !speeds.member(&file, hostile).unwrap().is_awaited {
                 looks += 1;
                 now = now.plus(500);
-                [quick, hostile].into_iter().for_each(|lane| speeds.took(now, &file, lane, 10 * MIB));
+                [quick, hostile]
+                    .into_iter()
+                    .for_each(|lane| speeds.took(now, &file, lane, 10 * MIB));
                 speeds.sample(now, |_| MIB / 4);
                 assert_eq!(speeds.moves(now, &file, 8 * MIB, |_| 0), []);
             }
@@ -799,7 +898,8 @@ mod tests {
             speeds.took(now, &file, quick, 10 * MIB);
             speeds.asked(now, &file, hostile, 1);
             speeds.sample(now, |_| MIB / 4);
-            (0..4).for_each(|_| speeds.member_mut(&file, hostile).unwrap().speed.add(0, 500, 0, MIB));
+            (0..4)
+                .for_each(|_| speeds.member_mut(&file, hostile).unwrap().speed.add(0, 500, 0, MIB));
             speeds.is_held(now, &file, quick, Some(SpeedGroup(5)));
             assert_eq!(speeds.moves(now, &file, 8 * MIB, |_| 0), [(hostile, SpeedMove::Back)]);
             speeds.is_released(now, quick);

@@ -1,4 +1,5 @@
-//! The relay's figures for the master (`RELAY_STATUS`): told when a roster is whole, and then when one of them changed.
+//! The relay's figures for the master (`RELAY_STATUS`): told when a roster is whole, and then when
+//! one of them changed.
 
 use lanyard_protocol::limits::MAX_PENDING;
 use lanyard_protocol::message::{ClosedCount, RefusedCount, RelayStatus};
@@ -6,8 +7,8 @@ use lanyard_protocol::message::{ClosedCount, RefusedCount, RelayStatus};
 use super::*;
 
 impl Broker {
-    /// Reports to the master if a figure changed since the last report. The relay sets the pace, so a busy second costs one
-    /// message and a quiet one none.
+    /// Reports to the master if a figure changed since the last report. The relay sets the pace, so
+    /// a busy second costs one message and a quiet one none.
     pub(super) fn rejections_counted(&mut self, rejections: Rejections) {
         self.rejections = rejections;
         let status = self.status();
@@ -26,8 +27,12 @@ impl Broker {
             slot_bytes: self.slots.reserved(),
             slot_budget_bytes: self.config.budget_bytes,
             waiting_asks: (self.asks.len() + self.queue.len()) as u64,
-            refused: refused.map(|(code, count)| RefusedCount { code: *code, count: *count }).collect(),
-            closed: closed.map(|(reason, count)| ClosedCount { reason: *reason, count: *count }).collect(),
+            refused: refused
+                .map(|(code, count)| RefusedCount { code: *code, count: *count })
+                .collect(),
+            closed: closed
+                .map(|(reason, count)| ClosedCount { reason: *reason, count: *count })
+                .collect(),
         }
     }
 

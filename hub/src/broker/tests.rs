@@ -20,7 +20,9 @@ fn uuid_bytes(n: u8) -> [u8; 16] {
 /// A file id made of one number.
 pub(super) fn file_id(n: u8) -> FileId {
     let hex = hex_of(&uuid(n));
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]).parse().unwrap()
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+        .parse()
+        .unwrap()
 }
 
 pub(super) fn transfer(n: u8) -> TransferId {
@@ -87,10 +89,17 @@ impl BrokerFixture {
             if let Effect::SendMaster { frame, .. } = &effect
                 && let RelayToMaster::FileLookup(lookup) = &frame.message
             {
-                let files = lookup.files.iter().filter_map(|file| self.files.get(file)).cloned().collect();
+                let files =
+                    lookup.files.iter().filter_map(|file| self.files.get(file)).cloned().collect();
                 let message = MasterToRelay::FileGrant(FileGrant { files });
-                let answer = MasterFrame { reference: frame.reference.clone(), ..MasterFrame::plain(message) };
-                self.broker.handle(self.now, Input::MasterMessage { session: MASTER, frame: Box::new(answer) });
+                let answer = MasterFrame {
+                    reference: frame.reference.clone(),
+                    ..MasterFrame::plain(message)
+                };
+                self.broker.handle(
+                    self.now,
+                    Input::MasterMessage { session: MASTER, frame: Box::new(answer) },
+                );
             }
             self.effects.push(effect);
         }
@@ -174,7 +183,13 @@ impl BrokerFixture {
 
     pub(super) fn request(session: SessionId, pieces: Vec<GroupSpan>) -> DeviceToRelay {
         let (transfer_id, public_id) = (transfer(session.0 as u8), device(1));
-        DeviceToRelay::RequestChunk(RequestChunk { transfer_id, public_id, pieces, what: BodyKind::Bytes, have: None })
+        DeviceToRelay::RequestChunk(RequestChunk {
+            transfer_id,
+            public_id,
+            pieces,
+            what: BodyKind::Bytes,
+            have: None,
+        })
     }
 
     pub(super) fn take(&mut self) -> Vec<Effect> {
@@ -184,7 +199,10 @@ impl BrokerFixture {
     /// Takes all effects and gives the slots that were opened.
     pub(super) fn opened(&mut self) -> Vec<NewSlot> {
         let effects = self.take();
-        effects.into_iter().filter_map(|e| if let Effect::OpenSlot(slot) = e { Some(*slot) } else { None }).collect()
+        effects
+            .into_iter()
+            .filter_map(|e| if let Effect::OpenSlot(slot) = e { Some(*slot) } else { None })
+            .collect()
     }
 
     /// What a session was told, and nothing else.
@@ -192,8 +210,12 @@ impl BrokerFixture {
         let mut told = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Send { session, message, .. } if *session == to => told.push(message.clone()),
-                Effect::Broadcast { sessions, message, .. } if sessions.contains(&to) => told.push(message.clone()),
+                Effect::Send { session, message, .. } if *session == to => {
+                    told.push(message.clone())
+                }
+                Effect::Broadcast { sessions, message, .. } if sessions.contains(&to) => {
+                    told.push(message.clone())
+                }
                 _ => {}
             }
         }
@@ -202,19 +224,33 @@ impl BrokerFixture {
 
     pub(super) fn readies(effects: &[Effect], to: SessionId) -> Vec<ChunkReady> {
         let told = Self::told(effects, to).into_iter();
-        told.filter_map(|m| if let RelayToDevice::ChunkReady(ready) = m { Some(ready) } else { None }).collect()
+        told.filter_map(
+            |m| if let RelayToDevice::ChunkReady(ready) = m { Some(ready) } else { None },
+        )
+        .collect()
     }
 
-    pub(super) fn failures(effects: &[Effect], to: SessionId) -> Vec<(Vec<GroupSpan>, FailureCode)> {
+    pub(super) fn failures(
+        effects: &[Effect],
+        to: SessionId,
+    ) -> Vec<(Vec<GroupSpan>, FailureCode)> {
         let told = Self::told(effects, to).into_iter();
-        told.filter_map(|m| if let RelayToDevice::ChunkFailed(f) = m { Some((f.pieces, f.code)) } else { None })
-            .collect()
+        told.filter_map(|m| {
+            if let RelayToDevice::ChunkFailed(f) = m { Some((f.pieces, f.code)) } else { None }
+        })
+        .collect()
     }
 
     pub(super) fn readers(effects: &[Effect]) -> Vec<(SlotId, ReaderId)> {
         effects
             .iter()
-            .filter_map(|e| if let Effect::GrantRead { slot, reader, .. } = e { Some((*slot, *reader)) } else { None })
+            .filter_map(|e| {
+                if let Effect::GrantRead { slot, reader, .. } = e {
+                    Some((*slot, *reader))
+                } else {
+                    None
+                }
+            })
             .collect()
     }
 
@@ -251,8 +287,7 @@ fn a_pending_device_hears_of_nothing_but_its_own_fate() {
     let effects = hub.take();
     let told = BrokerFixture::told(&effects, stranger);
     assert_eq!(told.len(), 2, "{told:?}");
-    let refused =
-        |m: &RelayToDevice| matches!(m, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved);
+    let refused = |m: &RelayToDevice| matches!(m, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved);
     assert!(told.iter().all(refused), "{told:?}");
     assert!(!effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
 }
@@ -267,7 +302,10 @@ fn a_request_that_comes_twice_has_one_outcome_and_a_new_one_its_own() {
     hub.take();
     hub.says_as(asker, request.clone(), "a");
     hub.says_as(asker, request.clone(), "a");
-    let slot = hub.effects.iter().find_map(|e| if let Effect::OpenSlot(slot) = e { Some(slot.slot) } else { None });
+    let slot = hub
+        .effects
+        .iter()
+        .find_map(|e| if let Effect::OpenSlot(slot) = e { Some(slot.slot) } else { None });
     hub.give(Input::PutStarted { slot: slot.unwrap() });
     hub.says_as(asker, request.clone(), "a");
     assert_eq!(BrokerFixture::readies(&hub.take(), asker).len(), 1);
@@ -297,7 +335,11 @@ fn a_refused_key_is_closed_at_once_and_nobody_is_asked() {
     assert_eq!(
         effects,
         vec![
-            Effect::Acknowledge { session: refused, membership: Membership::Disapproved, hub_ready: true },
+            Effect::Acknowledge {
+                session: refused,
+                membership: Membership::Disapproved,
+                hub_ready: true
+            },
             Effect::Close { session: refused, code: CloseCode::Revoked },
         ]
     );
@@ -312,10 +354,14 @@ fn an_approval_of_a_knock_that_is_over_is_stale() {
     hub.opens_as(8, 7, 8);
     hub.take();
     hub.master(MasterToRelay::ApproveClient(ApproveClient { public_id: device(7), request_id }));
-    // The same key knocked with the same promise and nonce here, so the request is the same; another one must not be.
+    // The same key knocked with the same promise and nonce here, so the request is the same;
+    // another one must not be.
     let other = RequestId([1; 16]);
     hub.take();
-    hub.master(MasterToRelay::ApproveClient(ApproveClient { public_id: device(7), request_id: other }));
+    hub.master(MasterToRelay::ApproveClient(ApproveClient {
+        public_id: device(7),
+        request_id: other,
+    }));
     let said: Vec<_> = hub.take();
     assert!(
         matches!(&said[..], [Effect::SendMaster { frame, .. }]
@@ -330,8 +376,13 @@ fn a_reveal_that_is_not_the_promised_one_ends_the_session() {
     let stranger = hub.opens(7);
     let request_id = hub.broker.sessions.get(stranger).unwrap().knock.unwrap();
     hub.take();
-    hub.says(stranger, DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal: Reveal([1; 32]) }));
-    assert!(hub.take().contains(&Effect::Close { session: stranger, code: CloseCode::Unauthenticated }));
+    hub.says(
+        stranger,
+        DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal: Reveal([1; 32]) }),
+    );
+    assert!(
+        hub.take().contains(&Effect::Close { session: stranger, code: CloseCode::Unauthenticated })
+    );
 }
 
 #[test]
@@ -340,11 +391,17 @@ fn without_a_roster_nobody_is_served_and_nobody_is_refused() {
     let early = hub.opens(2);
     assert_eq!(
         hub.take(),
-        vec![Effect::Acknowledge { session: early, membership: Membership::Unknown, hub_ready: false }]
+        vec![Effect::Acknowledge {
+            session: early,
+            membership: Membership::Unknown,
+            hub_ready: false
+        }]
     );
     hub.asks(early, 1, 0, 1);
     let told = BrokerFixture::told(&hub.take(), early);
-    assert!(matches!(&told[..], [RelayToDevice::RequestFailed(no)] if no.code == FailureCode::ServerNotReady));
+    assert!(
+        matches!(&told[..], [RelayToDevice::RequestFailed(no)] if no.code == FailureCode::ServerNotReady)
+    );
     hub.master_comes();
     let told = BrokerFixture::told(&hub.take(), early);
     assert!(matches!(
@@ -374,11 +431,18 @@ fn one_upload_serves_all_who_wait_and_all_who_come_while_it_runs() {
     let effects = hub.take();
     assert_eq!(BrokerFixture::readies(&effects, sessions[1])[0].length, MIB);
     let ready = &BrokerFixture::readies(&effects, sessions[2])[0];
-    assert_eq!((ready.length, ready.pieces.clone()), (MIB / 2, vec![GroupSpan::new(file_id(1), 2, 2)]));
+    assert_eq!(
+        (ready.length, ready.pieces.clone()),
+        (MIB / 2, vec![GroupSpan::new(file_id(1), 2, 2)])
+    );
     hub.give(Input::PutFinished { slot: slot.slot });
     hub.asks(sessions[3], 1, 0, 4);
     let effects = hub.take();
-    assert_eq!(BrokerFixture::readies(&effects, sessions[3]).len(), 1, "what is full is read again, not asked for again");
+    assert_eq!(
+        BrokerFixture::readies(&effects, sessions[3]).len(),
+        1,
+        "what is full is read again, not asked for again"
+    );
     assert!(!effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
 }
 
@@ -397,9 +461,14 @@ fn every_group_asked_has_exactly_one_outcome_when_the_owner_leaves() {
     hub.give(Input::SessionClosed { session: owner });
     let effects = hub.take();
     // The first run was announced: its GET tells. The second was not: CHUNK_FAILED does.
-    assert_eq!(BrokerFixture::failures(&effects, asker), vec![(vec![GroupSpan::new(file_id(1), 4, 4)], FailureCode::OwnerAway)]);
+    assert_eq!(
+        BrokerFixture::failures(&effects, asker),
+        vec![(vec![GroupSpan::new(file_id(1), 4, 4)], FailureCode::OwnerAway)]
+    );
     for slot in slots {
-        assert!(effects.contains(&Effect::FailSlot { slot: slot.slot, code: FailureCode::OwnerAway }));
+        assert!(
+            effects.contains(&Effect::FailSlot { slot: slot.slot, code: FailureCode::OwnerAway })
+        );
     }
     hub.asks(asker, 1, 0, 4);
     assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
@@ -477,7 +546,10 @@ fn a_run_that_waits_too_long_is_told_so() {
     hub.asks(asker, 1, 4, 4);
     hub.take();
     hub.passes(31_000);
-    assert_eq!(BrokerFixture::failures(&hub.take(), asker), vec![(vec![GroupSpan::new(file_id(1), 4, 4)], FailureCode::TimedOut)]);
+    assert_eq!(
+        BrokerFixture::failures(&hub.take(), asker),
+        vec![(vec![GroupSpan::new(file_id(1), 4, 4)], FailureCode::TimedOut)]
+    );
 }
 
 #[test]
@@ -504,7 +576,10 @@ fn a_filling_slot_that_nobody_waits_for_is_called_off() {
     let slot = hub.opened().remove(0);
     hub.give(Input::PutStarted { slot: slot.slot });
     hub.take();
-    hub.says(asker, DeviceToRelay::CancelChunk(CancelChunk { transfer_id: transfer(2), pieces: None }));
+    hub.says(
+        asker,
+        DeviceToRelay::CancelChunk(CancelChunk { transfer_id: transfer(2), pieces: None }),
+    );
     let effects = hub.take();
     assert!(effects.contains(&Effect::FailSlot { slot: slot.slot, code: FailureCode::Cancelled }));
     let no = UploadCancelled { ticket: slot.ticket, code: FailureCode::Cancelled };
@@ -535,11 +610,15 @@ fn full_slots_whose_readers_stand_still_make_room() {
     hub.take();
     hub.asks(quick, 1, 100, 4);
     let effects = hub.take();
-    assert!(effects.iter().any(|e| matches!(e, Effect::CutReader { code: FailureCode::Busy, .. })), "{effects:?}");
+    assert!(
+        effects.iter().any(|e| matches!(e, Effect::CutReader { code: FailureCode::Busy, .. })),
+        "{effects:?}"
+    );
     assert!(effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
 }
 
-/// The figures are told when a master comes, and then once for each change: a hub at rest says nothing.
+/// The figures are told when a master comes, and then once for each change: a hub at rest says
+/// nothing.
 #[test]
 fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
     fn figures(hub: &mut BrokerFixture) -> Vec<RelayStatus> {
@@ -547,7 +626,10 @@ fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
             Effect::SendMaster { session: MASTER, frame } => Some(frame.message),
             _ => None,
         });
-        told.filter_map(|m| if let RelayToMaster::RelayStatus(status) = m { Some(status) } else { None }).collect()
+        told.filter_map(|m| {
+            if let RelayToMaster::RelayStatus(status) = m { Some(status) } else { None }
+        })
+        .collect()
     }
     let counted = |count| {
         let refused = [(FailureCode::NotFound, count)].into();
@@ -596,12 +678,20 @@ fn a_holder_whose_tickets_lapse_twice_sleeps_until_it_speaks() {
     hub.passes(11_000);
     let effects = hub.take();
     let left = |m: &RelayToDevice| matches!(m, RelayToDevice::ClientDisconnected(gone) if gone.public_id == device(1));
-    assert_eq!(BrokerFixture::told(&effects, asker).into_iter().filter(left).count(), 1, "{effects:?}");
+    assert_eq!(
+        BrokerFixture::told(&effects, asker).into_iter().filter(left).count(),
+        1,
+        "{effects:?}"
+    );
     hub.asks(asker, 1, 0, 4);
     assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
     hub.says(owner, DeviceToRelay::Ping(Empty {}));
     let effects = hub.take();
-    assert!(BrokerFixture::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientReconnected(_))));
+    assert!(
+        BrokerFixture::told(&effects, asker)
+            .iter()
+            .any(|m| matches!(m, RelayToDevice::ClientReconnected(_)))
+    );
     hub.asks(asker, 1, 0, 4);
     assert_eq!(hub.opened().len(), 1);
 }
@@ -616,14 +706,25 @@ fn who_was_forgotten_in_its_sleep_wakes_up_as_a_stranger() {
         hub.passes(11_000);
     }
     let effects = hub.take();
-    assert!(BrokerFixture::told(&effects, asker).iter().any(|m| matches!(m, RelayToDevice::ClientDisconnected(_))));
+    assert!(
+        BrokerFixture::told(&effects, asker)
+            .iter()
+            .any(|m| matches!(m, RelayToDevice::ClientDisconnected(_)))
+    );
     hub.give(Input::MasterClosed { session: MASTER });
     hub.master_comes_with(2..=4);
     hub.take();
     hub.says(owner, DeviceToRelay::Ping(Empty {}));
     let effects = hub.take();
-    assert!(matches!(BrokerFixture::told(&effects, owner)[..], [RelayToDevice::Pong(_)]), "not who is here: {effects:?}");
-    assert_eq!(BrokerFixture::told(&effects, asker), Vec::<RelayToDevice>::new(), "nor is anybody told that it is");
+    assert!(
+        matches!(BrokerFixture::told(&effects, owner)[..], [RelayToDevice::Pong(_)]),
+        "not who is here: {effects:?}"
+    );
+    assert_eq!(
+        BrokerFixture::told(&effects, asker),
+        Vec::<RelayToDevice>::new(),
+        "nor is anybody told that it is"
+    );
 }
 
 #[test]
@@ -640,15 +741,24 @@ fn wrong_bytes_twice_mean_that_the_file_changed_for_good() {
         hub.take()
     };
     let effects = bad(&mut hub);
-    assert!(!BrokerFixture::told(&effects, owner).iter().any(|m| matches!(m, RelayToDevice::FileChanged(_))));
+    assert!(
+        !BrokerFixture::told(&effects, owner)
+            .iter()
+            .any(|m| matches!(m, RelayToDevice::FileChanged(_)))
+    );
     let effects = bad(&mut hub);
-    assert!(BrokerFixture::told(&effects, owner).iter().any(|m| matches!(m, RelayToDevice::FileChanged(_))));
+    assert!(
+        BrokerFixture::told(&effects, owner)
+            .iter()
+            .any(|m| matches!(m, RelayToDevice::FileChanged(_)))
+    );
     assert!(effects.contains(&Effect::ForgetHashes { file }));
     hub.asks(asker, 1, 0, 4);
     assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::FileChanged);
 }
 
-/// PROTOCOL.md 6.5: the owner removes a changed file at once, and the asker that was cut hears of the change all the same.
+/// PROTOCOL.md 6.5: the owner removes a changed file at once, and the asker that was cut hears of
+/// the change all the same.
 #[test]
 fn whoever_is_cut_by_a_change_hears_of_the_change_and_not_that_the_file_is_gone() {
     let mut hub = BrokerFixture::ready(32 * MIB);
@@ -679,7 +789,11 @@ fn whoever_is_cut_by_a_change_hears_of_the_change_and_not_that_the_file_is_gone(
     };
     assert_eq!(hears(&mut hub), Some(FailureCode::FileChanged));
     hub.passes(11 * 60_000);
-    assert_eq!(hears(&mut hub), Some(FailureCode::FileGone), "ten minutes later nobody is left who was cut");
+    assert_eq!(
+        hears(&mut hub),
+        Some(FailureCode::FileGone),
+        "ten minutes later nobody is left who was cut"
+    );
     hub.files.insert(file, entry);
     assert_eq!(hears(&mut hub), None, "the same version is listed again");
 }
@@ -694,7 +808,11 @@ fn in_a_bundle_only_the_guilty_file_fails_for_its_reason() {
     hub.asks_for(asker, vec![GroupSpan::new(file_id(1), 0, 1), GroupSpan::new(file_id(2), 0, 1)]);
     let slot = hub.opened().remove(0);
     assert_eq!(slot.length, 30);
-    let no = ChunkUnavailable { ticket: slot.ticket, code: FailureCode::FileGone, file_id: Some(file_id(2)) };
+    let no = ChunkUnavailable {
+        ticket: slot.ticket,
+        code: FailureCode::FileGone,
+        file_id: Some(file_id(2)),
+    };
     hub.says(owner, DeviceToRelay::ChunkUnavailable(no));
     assert_eq!(
         BrokerFixture::failures(&hub.take(), asker),
@@ -729,7 +847,11 @@ fn a_removed_file_ends_its_slots_and_asks_at_once() {
     assert_eq!(failures.len(), 2);
     assert!(failures.iter().all(|(_, code)| *code == FailureCode::FileGone));
     hub.asks(asker, 1, 0, 4);
-    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::FileGone, "the master does not know it either");
+    assert_eq!(
+        BrokerFixture::failures(&hub.take(), asker)[0].1,
+        FailureCode::FileGone,
+        "the master does not know it either"
+    );
 }
 
 #[test]
@@ -740,17 +862,27 @@ fn turning_a_device_away_ends_both_directions_and_closes_it_last() {
     hub.take();
     hub.asks(asker, 1, 0, 4);
     let slot = hub.opened().remove(0).slot;
-    hub.master(MasterToRelay::DisApproveClient(DisApproveClient { public_id: device(1), epoch: 5, revision: 8 }));
+    hub.master(MasterToRelay::DisApproveClient(DisApproveClient {
+        public_id: device(1),
+        epoch: 5,
+        revision: 8,
+    }));
     let effects = hub.take();
     assert!(effects.iter().any(|e| matches!(e, Effect::FailSlot { slot: s, .. } if *s == slot)));
     assert!(effects.contains(&Effect::Close { session: owner, code: CloseCode::Revoked }));
     for session in [owner, asker, third] {
-        assert!(BrokerFixture::told(&effects, session).iter().any(|m| matches!(m, RelayToDevice::ClientDisApproved(_))));
+        assert!(
+            BrokerFixture::told(&effects, session)
+                .iter()
+                .any(|m| matches!(m, RelayToDevice::ClientDisApproved(_)))
+        );
     }
     hub.asks(asker, 1, 0, 4);
     assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::PeerRevoked);
     hub.opens_as(50, 1, 1);
-    assert!(hub.take().contains(&Effect::Close { session: SessionId(50), code: CloseCode::Revoked }));
+    assert!(
+        hub.take().contains(&Effect::Close { session: SessionId(50), code: CloseCode::Revoked })
+    );
 }
 
 #[test]
@@ -763,7 +895,11 @@ fn granted_transfers_go_on_without_the_master_and_new_ones_wait_for_it() {
     hub.asks(asker, 1, 0, 4);
     hub.take();
     hub.give(Input::MasterClosed { session: MASTER });
-    assert!(BrokerFixture::told(&hub.take(), asker).iter().any(|m| matches!(m, RelayToDevice::ServerNotReady(_))));
+    assert!(
+        BrokerFixture::told(&hub.take(), asker)
+            .iter()
+            .any(|m| matches!(m, RelayToDevice::ServerNotReady(_)))
+    );
     hub.asks(asker, 1, 4, 4);
     assert_eq!(hub.opened().len(), 1);
     hub.asks(asker, 2, 0, 4);
@@ -771,7 +907,11 @@ fn granted_transfers_go_on_without_the_master_and_new_ones_wait_for_it() {
     hub.passes(11 * 60_000);
     hub.take();
     hub.asks(asker, 1, 8, 4);
-    assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::ServerNotReady, "a grant serves ten minutes");
+    assert_eq!(
+        BrokerFixture::failures(&hub.take(), asker)[0].1,
+        FailureCode::ServerNotReady,
+        "a grant serves ten minutes"
+    );
 }
 
 #[test]
@@ -810,7 +950,9 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
         .take()
         .into_iter()
         .find_map(|e| match e {
-            Effect::SendMaster { frame, .. } if matches!(frame.message, RelayToMaster::LinkLookup(_)) => {
+            Effect::SendMaster { frame, .. }
+                if matches!(frame.message, RelayToMaster::LinkLookup(_)) =>
+            {
                 frame.reference
             }
             _ => None,
@@ -825,14 +967,21 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
         file: Some(hub.files[&file].clone()),
         archive: None,
     };
-    let frame = MasterFrame { reference: Some(reference), ..MasterFrame::plain(MasterToRelay::LinkGrant(grant)) };
+    let frame = MasterFrame {
+        reference: Some(reference),
+        ..MasterFrame::plain(MasterToRelay::LinkGrant(grant))
+    };
     hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
     assert!(hub.take().iter().any(|e| matches!(e, Effect::LinkFound { result: Ok(_), .. })));
     hub.give(Input::SessionClosed { session: owner });
     let reader = LinkReader(5);
     let pieces = vec![(file, GroupRange::new(0, 4))];
     hub.give(Input::LinkWanted { reader, hash, want: 1, pieces });
-    assert!(hub.take().contains(&Effect::LinkWaits { reader, want: 1, code: FailureCode::OwnerAway }));
+    assert!(hub.take().contains(&Effect::LinkWaits {
+        reader,
+        want: 1,
+        code: FailureCode::OwnerAway
+    }));
     hub.opens_as(77, 1, 1);
     let slot = hub.opened().remove(0).slot;
     hub.give(Input::PutStarted { slot });
@@ -887,7 +1036,11 @@ fn a_quick_asker_goes_at_most_a_budget_ahead_of_a_slow_one_and_the_owner_uploads
     assert_eq!(hub.broker.counts().asks, 1, "it waits");
     assert!(reads_a_run(&mut hub, slow, 1, 100));
     let opened: Vec<u32> = hub.opened().iter().map(|slot| slot.pieces[0].groups.first).collect();
-    assert_eq!(opened, [36], "the slow one read from the cache, and what it left makes room for the quick one");
+    assert_eq!(
+        opened,
+        [36],
+        "the slow one read from the cache, and what it left makes room for the quick one"
+    );
 }
 
 #[test]
@@ -922,11 +1075,19 @@ fn what_one_asker_reads_is_gone_as_it_is_read_but_for_the_beginning() {
     assert_eq!(hub.broker.reserved_bytes(), 2 * MIB, "a quarter of the budget");
     assert!(reads_a_run(&mut hub, second, 0, 10));
     assert!(reads_a_run(&mut hub, second, 1, 10));
-    assert_eq!(hub.opened(), [], "who starts a moment later has the beginning without asking the owner");
+    assert_eq!(
+        hub.opened(),
+        [],
+        "who starts a moment later has the beginning without asking the owner"
+    );
     hub.asks(second, 1, 8, 4);
     assert_eq!(hub.opened().len(), 1);
     assert!(reads_a_run(&mut hub, first, 10, 10));
-    assert_eq!(hub.broker.reserved_bytes(), 3 * MIB + MIB, "what the second has still to read stays");
+    assert_eq!(
+        hub.broker.reserved_bytes(),
+        3 * MIB + MIB,
+        "what the second has still to read stays"
+    );
 }
 
 #[test]
@@ -950,7 +1111,11 @@ fn a_transfer_is_given_its_next_run_when_it_has_read_what_is_ready() {
             hub.give(Input::PutFinished { slot: slot.slot });
         }
     }
-    assert_eq!((opened, hub.broker.reserved_bytes()), (8, 8 * MIB), "a quarter of the budget lies ready");
+    assert_eq!(
+        (opened, hub.broker.reserved_bytes()),
+        (8, 8 * MIB),
+        "a quarter of the budget lies ready"
+    );
     hub.asks(other, 1, 200, 4);
     assert_eq!(hub.opened().len(), 1, "others are not held up");
     // Beside others, what it is given grows with what it reads.

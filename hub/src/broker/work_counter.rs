@@ -1,4 +1,5 @@
-//! Counts the entries that the broker visits, so that tests hold a message to a bound. Outside of tests it counts nothing.
+//! Counts the entries that the broker visits, so that tests hold a message to a bound. Outside of
+//! tests it counts nothing.
 
 #[derive(Debug, Default)]
 pub(super) struct WorkCounter {
@@ -9,16 +10,16 @@ pub(super) struct WorkCounter {
 impl WorkCounter {
     /// Notes that as many entries are about to be looked at.
     #[cfg(test)]
-    pub fn visit(&self, entries: usize) {
+    pub(super) fn visit(&self, entries: usize) {
         self.visited.set(self.visited.get() + entries as u64);
     }
 
     #[cfg(not(test))]
-    pub fn visit(&self, _entries: usize) {}
+    pub(super) fn visit(&self, _entries: usize) {}
 
     /// Returns the count so far and begins anew.
     #[cfg(test)]
-    pub fn take(&self) -> u64 {
+    pub(super) fn take(&self) -> u64 {
         self.visited.replace(0)
     }
 }

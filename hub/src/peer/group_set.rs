@@ -1,4 +1,5 @@
-//! A set of groups of one file, kept as runs: a file of 65,536 groups that came in order is one entry.
+//! A set of groups of one file, kept as runs: a file of 65,536 groups that came in order is one
+//! entry.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +62,9 @@ impl GroupSet {
             return;
         }
         // Swallows every run that overlaps or touches.
-        while let Some((at, until)) = self.runs.range(..=end).next_back().map(|(at, until)| (*at, *until)) {
+        while let Some((at, until)) =
+            self.runs.range(..=end).next_back().map(|(at, until)| (*at, *until))
+        {
             if until < first {
                 break;
             }
@@ -80,7 +83,9 @@ impl GroupSet {
         if first == end {
             return;
         }
-        while let Some((at, until)) = self.runs.range(..end).next_back().map(|(at, until)| (*at, *until)) {
+        while let Some((at, until)) =
+            self.runs.range(..end).next_back().map(|(at, until)| (*at, *until))
+        {
             if until <= first {
                 break;
             }
@@ -98,11 +103,14 @@ impl GroupSet {
         }
     }
 
-    /// The parts of `range` that are not in the set. Looks at the runs that touch it, and no others.
+    /// The parts of `range` that are not in the set. Looks at the runs that touch it, and no
+    /// others.
     pub fn gaps(&self, range: GroupRange) -> Vec<GroupRange> {
         let mut gaps = GroupSet::default();
         gaps.insert(range);
-        for (first, end) in self.runs.range(..range.end()).rev().take_while(|(_, end)| **end > range.first) {
+        for (first, end) in
+            self.runs.range(..range.end()).rev().take_while(|(_, end)| **end > range.first)
+        {
             #[cfg(test)]
             super::testing::visit();
             gaps.remove(GroupRange::new(*first, end - first));
@@ -145,7 +153,9 @@ mod tests {
         let mut set = GroupSet::default();
         set.insert(range(2, 5));
         set.insert(range(8, 9));
-        for (group, found) in [(0, Some(range(2, 5))), (3, Some(range(3, 5))), (5, Some(range(8, 9))), (9, None)] {
+        for (group, found) in
+            [(0, Some(range(2, 5))), (3, Some(range(3, 5))), (5, Some(range(8, 9))), (9, None)]
+        {
             assert_eq!(set.first_from(group), found, "{group}");
         }
     }
@@ -162,7 +172,8 @@ mod tests {
         assert!(set.is_empty());
     }
 
-    /// Every second group of a large file is here: what is asked of one group costs one look, not one a run.
+    /// Every second group of a large file is here: what is asked of one group costs one look, not
+    /// one a run.
     #[test]
     fn work_on_a_set_with_holes_does_not_grow_with_them() {
         const RUNS: u32 = 20_000;
@@ -182,7 +193,10 @@ mod tests {
             for first in 0..groups.count() {
                 let mut set = GroupSet::full(groups.count());
                 set.remove(range(0, first));
-                assert_eq!(set.bytes(groups), set.runs().map(|run| groups.span(run.first, run.count)).sum::<u64>());
+                assert_eq!(
+                    set.bytes(groups),
+                    set.runs().map(|run| groups.span(run.first, run.count)).sum::<u64>()
+                );
             }
             assert_eq!(GroupSet::full(groups.count()).bytes(groups), size);
         }

@@ -1,11 +1,13 @@
 //! What the Peer is told and what it wants done.
 
 use lanyard_protocol::identity::Transcript;
-use lanyard_protocol::message::{Challenge, ClientRegister, InvitationProof, RequestFailed, TransferProgress};
+use lanyard_protocol::message::{
+    Challenge, ClientRegister, InvitationProof, RequestFailed, TransferProgress,
+};
 use lanyard_protocol::{
-    Channel, CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode, FileId, Frame,
-    GroupRange, Instance, NewFile, Nonce, PROTOCOL_VERSION, GroupSpan, PublicKey, Ref, RelayToDevice, Resume, Root,
-    Signature, Ticket, TransferId,
+    Channel, CloseCode, Commit, DeviceId, DeviceKind, DeviceToRelay, EphemeralKey, FailureCode,
+    FileId, Frame, GroupRange, GroupSpan, Instance, NewFile, Nonce, PROTOCOL_VERSION, PublicKey,
+    Ref, RelayToDevice, Resume, Root, Signature, Ticket, TransferId,
 };
 
 use super::group_set::GroupSet;
@@ -90,7 +92,8 @@ pub enum Input {
         /// Close code of the WebSocket, if it was closed with one.
         code: Option<u16>,
     },
-    /// A message; CHALLENGE and CLIENT_REGISTER_ACK only after the edge found key and signature to be right.
+    /// A message; CHALLENGE and CLIENT_REGISTER_ACK only after the edge found key and signature to
+    /// be right.
     Received {
         /// The message and its reference.
         frame: Frame<RelayToDevice>,
@@ -384,7 +387,8 @@ pub enum MembershipPhase {
     Closed,
     /// Let in; the list is on its way.
     Entering,
-    /// Belongs, and the list is known. `host_away`: nothing new can be agreed until the host is back.
+    /// Belongs, and the list is known. `host_away`: nothing new can be agreed until the host is
+    /// back.
     Approved {
         /// True while the master is away.
         host_away: bool,
@@ -458,7 +462,12 @@ pub struct Registration {
 
 impl Registration {
     /// What both sides sign.
-    pub fn transcript(&self, authority: &str, channel: Channel, ephemeral: EphemeralKey) -> Transcript {
+    pub fn transcript(
+        &self,
+        authority: &str,
+        channel: Channel,
+        ephemeral: EphemeralKey,
+    ) -> Transcript {
         Transcript {
             boot_id: self.challenge.boot_id,
             relay_nonce: self.challenge.nonce,

@@ -1,12 +1,13 @@
-//! What this device knows of the roster and of the shared files, and how it catches up: apply what follows, drop what is
-//! old, pull what is missing (PROTOCOL.md 4).
+//! What this device knows of the roster and of the shared files, and how it catches up: apply what
+//! follows, drop what is old, pull what is missing (PROTOCOL.md 4).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::MAX_KEPT_CHANGES;
 use lanyard_protocol::message::{FilesWithdrawn, KnownRoot};
 use lanyard_protocol::{
-    Client, DeviceId, FeedMode, FeedPage, FileEntry, FileId, FileRef, Instance, RelayToDevice, Resume,
+    Client, DeviceId, FeedMode, FeedPage, FileEntry, FileId, FileRef, Instance, RelayToDevice,
+    Resume,
 };
 
 /// Everything listed, as this device knows it.
@@ -24,7 +25,7 @@ pub struct CatalogueView {
 
 /// One change of the feed, as an absolute state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FeedChange {
+pub(super) enum FeedChange {
     Client(Client),
     ClientGone(DeviceId),
     Files(Vec<FileEntry>),
@@ -35,26 +36,33 @@ pub enum FeedChange {
 
 impl FeedChange {
     /// The change that a message carries, and its place in the feed.
-    pub fn of(message: &RelayToDevice) -> Option<(Resume, FeedChange)> {
+    pub(super) fn of(message: &RelayToDevice) -> Option<(Resume, FeedChange)> {
         let at = |epoch, revision| Resume { epoch, revision };
         Some(match message.clone() {
-            RelayToDevice::ClientApproved(m) => (at(m.epoch, m.revision), FeedChange::Client(m.client)),
-            RelayToDevice::ClientUpdated(m) => (at(m.epoch, m.revision), FeedChange::Client(m.client)),
-            RelayToDevice::ClientDisApproved(m) => (at(m.epoch, m.revision), FeedChange::ClientGone(m.public_id)),
+            RelayToDevice::ClientApproved(m) => {
+                (at(m.epoch, m.revision), FeedChange::Client(m.client))
+            }
+            RelayToDevice::ClientUpdated(m) => {
+                (at(m.epoch, m.revision), FeedChange::Client(m.client))
+            }
+            RelayToDevice::ClientDisApproved(m) => {
+                (at(m.epoch, m.revision), FeedChange::ClientGone(m.public_id))
+            }
             RelayToDevice::FilesAdded(m) => (at(m.epoch, m.revision), FeedChange::Files(m.files)),
             RelayToDevice::FilesUpdated(m) => {
                 (at(m.epoch, m.revision), FeedChange::Roots { owner: m.public_id, files: m.files })
             }
-            RelayToDevice::FileRemoved(m) => {
-                (at(m.epoch, m.revision), FeedChange::Removed { owner: m.public_id, file_ids: m.file_ids })
-            }
+            RelayToDevice::FileRemoved(m) => (
+                at(m.epoch, m.revision),
+                FeedChange::Removed { owner: m.public_id, file_ids: m.file_ids },
+            ),
             RelayToDevice::FilesWithdrawn(m) => (at(m.epoch, m.revision), FeedChange::withdrawn(m)),
             _ => return None,
         })
     }
 
     /// Whether files of `device` go off the list.
-    pub fn takes_files_of(&self, device: DeviceId) -> bool {
+    pub(super) fn takes_files_of(&self, device: DeviceId) -> bool {
         matches!(self, FeedChange::Removed { owner, .. } | FeedChange::Withdrawn { owner, .. } if *owner == device)
     }
 
@@ -65,7 +73,7 @@ impl FeedChange {
 
 /// What became of a pushed change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
+pub(super) enum Pushed {
     Applied,
     /// Known already.
     Dropped,
@@ -77,7 +85,7 @@ pub enum Pushed {
 
 /// What became of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Paged {
+pub(super) enum Paged {
     /// Not the page of the running pull.
     Ignored,
     /// Ask for the next one, with this cursor and the position that the pull started from.
@@ -109,7 +117,15 @@ struct PendingPull {
 impl PendingPull {
     fn new(reference: Option<u64>, from: Resume) -> Self {
         let (named_clients, named_files) = Default::default();
-        Self { reference, from, first: None, named_clients, named_files, kept: Vec::new(), again: false }
+        Self {
+            reference,
+            from,
+            first: None,
+            named_clients,
+            named_files,
+            kept: Vec::new(),
+            again: false,
+        }
     }
 
     fn miss(&mut self) {
@@ -118,8 +134,10 @@ impl PendingPull {
     }
 
     fn keep(&mut self, at: Resume, change: FeedChange) {
-        let follows =
-            self.kept.last().is_none_or(|(last, _)| (last.epoch, last.revision + 1) == (at.epoch, at.revision));
+        let follows = self
+            .kept
+            .last()
+            .is_none_or(|(last, _)| (last.epoch, last.revision + 1) == (at.epoch, at.revision));
         if !follows || self.kept.len() >= MAX_KEPT_CHANGES {
             self.miss();
         }
@@ -129,7 +147,7 @@ impl PendingPull {
 
 /// The catalogue and the pull that brings it up to date.
 #[derive(Debug, Clone, Default)]
-pub struct Mirror {
+pub(super) struct Mirror {
     catalogue: CatalogueView,
     pull: Option<PendingPull>,
     /// A pull was whole at least once.
@@ -137,37 +155,37 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    pub fn catalogue(&self) -> &CatalogueView {
+    pub(super) fn catalogue(&self) -> &CatalogueView {
         &self.catalogue
     }
 
     /// Whether everything listed was known at some moment.
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.complete
     }
 
     /// Whether nothing is being pulled.
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.complete && self.pull.is_none()
     }
 
     /// What to say at the next register; `None` while nothing is held.
-    pub fn resume(&self) -> Option<Resume> {
+    pub(super) fn resume(&self) -> Option<Resume> {
         self.complete.then_some(self.catalogue.position)
     }
 
     /// The master knows nothing of our position: it will send all that is.
-    pub fn forget_position(&mut self) {
+    pub(super) fn forget_position(&mut self) {
         self.catalogue.position = Resume::default();
     }
 
     /// The master sends a first page unasked.
-    pub fn expect(&mut self) {
+    pub(super) fn expect(&mut self) {
         self.pull = Some(PendingPull::new(None, self.catalogue.position));
     }
 
     /// Our own pull with this reference; returns the position to pull from.
-    pub fn begin(&mut self, reference: u64) -> Resume {
+    pub(super) fn begin(&mut self, reference: u64) -> Resume {
         let from = self.catalogue.position;
         let kept = self.pull.take().map(|pull| pull.kept).unwrap_or_default();
         self.pull = Some(PendingPull { kept, ..PendingPull::new(Some(reference), from) });
@@ -175,24 +193,24 @@ impl Mirror {
     }
 
     /// The number under which the next page is asked for.
-    pub fn rename_pull(&mut self, reference: u64) {
+    pub(super) fn rename_pull(&mut self, reference: u64) {
         if let Some(pull) = &mut self.pull {
             pull.reference = Some(reference);
         }
     }
 
     /// The reference of the running pull.
-    pub fn pulling(&self) -> Option<u64> {
+    pub(super) fn pulling(&self) -> Option<u64> {
         self.pull.as_ref().and_then(|pull| pull.reference)
     }
 
     /// The link or the master is gone: the pull starts anew when both are back.
-    pub fn abandon(&mut self) {
+    pub(super) fn abandon(&mut self) {
         self.pull = None;
     }
 
     /// Changes were dropped on their way (FEED_DIRTY). `true`: pull at once.
-    pub fn dirty(&mut self) -> bool {
+    pub(super) fn dirty(&mut self) -> bool {
         match &mut self.pull {
             Some(pull) => {
                 pull.miss();
@@ -202,7 +220,7 @@ impl Mirror {
         }
     }
 
-    pub fn push(&mut self, at: Resume, change: FeedChange) -> Pushed {
+    pub(super) fn push(&mut self, at: Resume, change: FeedChange) -> Pushed {
         if let Some(pull) = &mut self.pull {
             pull.keep(at, change);
             return Pushed::Kept;
@@ -220,7 +238,7 @@ impl Mirror {
     }
 
     /// Takes a page; `reference` is what stood beside it.
-    pub fn page(&mut self, page: FeedPage, reference: Option<u64>) -> Paged {
+    pub(super) fn page(&mut self, page: FeedPage, reference: Option<u64>) -> Paged {
         let from = self.catalogue.position;
         let pull = match &mut self.pull {
             Some(pull) if pull.reference == reference => pull,
@@ -230,7 +248,8 @@ impl Mirror {
         };
         let head = Resume { epoch: page.epoch, revision: page.revision };
         if !follows(&page, pull.from) {
-            // What changed since a position that is not ours: the answer to another session of this instance.
+            // What changed since a position that is not ours: the answer to another session of this
+            // instance.
             return self.finish_later();
         }
         let (mode, first) = *pull.first.get_or_insert((page.mode, head));
@@ -270,8 +289,9 @@ impl Mirror {
         if again { Paged::Again } else { Paged::Finished }
     }
 
-    /// A change pushed during the pull. Those between its first and its last page are applied too: each is an absolute
-    /// state, and a page made before a removal may have named what the removal took. `false`: something is missing.
+    /// A change pushed during the pull. Those between its first and its last page are applied too:
+    /// each is an absolute state, and a page made before a removal may have named what the removal
+    /// took. `false`: something is missing.
     fn catch_up(&mut self, first: Resume, at: Resume, change: FeedChange) -> bool {
         let mine = self.catalogue.position;
         if at.epoch != mine.epoch {
@@ -290,11 +310,11 @@ impl Mirror {
     }
 
     /// PRESENCE: who is online, whole.
-    pub fn set_online(&mut self, online: Vec<DeviceId>) {
+    pub(super) fn set_online(&mut self, online: Vec<DeviceId>) {
         self.catalogue.online = online.into_iter().collect();
     }
 
-    pub fn set_presence(&mut self, device: DeviceId, online: bool) {
+    pub(super) fn set_presence(&mut self, device: DeviceId, online: bool) {
         if online {
             self.catalogue.online.insert(device);
         } else {
@@ -307,13 +327,18 @@ impl CatalogueView {
     /// All files of one device.
     pub fn files_of(&self, owner: DeviceId) -> impl Iterator<Item = &FileEntry> {
         let from = FileRef { public_id: owner, file_id: FileId(Default::default()) };
-        self.files.range(from..).take_while(move |(id, _)| id.public_id == owner).map(|(_, entry)| entry)
+        self.files
+            .range(from..)
+            .take_while(move |(id, _)| id.public_id == owner)
+            .map(|(_, entry)| entry)
     }
 
     fn apply_page(&mut self, page: FeedPage) {
         for gone in page.gone {
             match gone.file_id {
-                Some(file_id) => drop(self.files.remove(&FileRef { public_id: gone.public_id, file_id })),
+                Some(file_id) => {
+                    drop(self.files.remove(&FileRef { public_id: gone.public_id, file_id }))
+                }
                 None => self.drop_client(gone.public_id),
             }
         }
@@ -332,7 +357,8 @@ impl CatalogueView {
             #[cfg(test)]
             crate::peer::testing::visit();
         });
-        let gone: Vec<FileRef> = visited.filter(|entry| is_gone(entry)).map(FileEntry::file_ref).collect();
+        let gone: Vec<FileRef> =
+            visited.filter(|entry| is_gone(entry)).map(FileEntry::file_ref).collect();
         for file in gone {
             self.files.remove(&file);
         }
@@ -342,15 +368,20 @@ impl CatalogueView {
         match change {
             FeedChange::Client(client) => drop(self.clients.insert(client.public_id, client)),
             FeedChange::ClientGone(id) => self.drop_client(id),
-            FeedChange::Files(files) => self.files.extend(files.into_iter().map(|file| (file.file_ref(), file))),
+            FeedChange::Files(files) => {
+                self.files.extend(files.into_iter().map(|file| (file.file_ref(), file)))
+            }
             FeedChange::Roots { owner, files } => {
                 for known in files {
-                    if let Some(entry) = self.files.get_mut(&FileRef { public_id: owner, file_id: known.file_id }) {
+                    if let Some(entry) =
+                        self.files.get_mut(&FileRef { public_id: owner, file_id: known.file_id })
+                    {
                         entry.root = Some(known.root);
                     }
                 }
             }
-            FeedChange::Removed { owner, file_ids } | FeedChange::Withdrawn { owner, file_ids: Some(file_ids), .. } => {
+            FeedChange::Removed { owner, file_ids }
+            | FeedChange::Withdrawn { owner, file_ids: Some(file_ids), .. } => {
                 for file_id in file_ids {
                     self.files.remove(&FileRef { public_id: owner, file_id });
                 }
@@ -367,13 +398,16 @@ fn follows(page: &FeedPage, from: Resume) -> bool {
     match page.mode {
         FeedMode::Snapshot => true,
         FeedMode::UpToDate => (page.epoch, page.revision) == (from.epoch, from.revision),
-        FeedMode::Delta => page.epoch == from.epoch && page.since.is_none_or(|since| since <= from.revision),
+        FeedMode::Delta => {
+            page.epoch == from.epoch && page.since.is_none_or(|since| since <= from.revision)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    //! A mirror ends up with what the feed says, whatever is pushed, dropped or changed between two pages.
+    //! A mirror ends up with what the feed says, whatever is pushed, dropped or changed between two
+    //! pages.
     use super::*;
     use crate::peer::testing::{client, device, entry, file_id};
 
@@ -381,11 +415,26 @@ mod tests {
         Resume { epoch: 7, revision }
     }
 
-    fn page(mode: FeedMode, revision: u64, files: Vec<FileEntry>, cursor: Option<&str>) -> FeedPage {
+    fn page(
+        mode: FeedMode,
+        revision: u64,
+        files: Vec<FileEntry>,
+        cursor: Option<&str>,
+    ) -> FeedPage {
         let (clients, gone) = Default::default();
         let cursor = cursor.map(String::from);
         let since = (mode == FeedMode::Delta).then_some(5);
-        FeedPage { mode, epoch: 7, revision, since, clients, files, gone, last: cursor.is_none(), cursor }
+        FeedPage {
+            mode,
+            epoch: 7,
+            revision,
+            since,
+            clients,
+            files,
+            gone,
+            last: cursor.is_none(),
+            cursor,
+        }
     }
 
     fn names(mirror: &Mirror) -> Vec<&str> {
@@ -414,7 +463,8 @@ mod tests {
         assert_eq!(names(&mirror), ["b"]);
     }
 
-    /// Two tabs with one instance stand elsewhere in the feed, and an answer to one may reach the other (PROTOCOL.md 1.4).
+    /// Two tabs with one instance stand elsewhere in the feed, and an answer to one may reach the
+    /// other (PROTOCOL.md 1.4).
     #[test]
     fn a_page_that_goes_on_from_elsewhere_is_pulled_anew() {
         for stranger in [
@@ -438,7 +488,10 @@ mod tests {
         let first = page(FeedMode::Snapshot, 9, vec![entry(1, 2, "b")], Some("next"));
         let more = Paged::More { from: at(5), cursor: "next".into() };
         assert_eq!(mirror.page(first, Some(1)), more);
-        assert_eq!(mirror.page(page(FeedMode::Snapshot, 9, vec![entry(1, 3, "c")], None), Some(1)), Paged::Finished);
+        assert_eq!(
+            mirror.page(page(FeedMode::Snapshot, 9, vec![entry(1, 3, "c")], None), Some(1)),
+            Paged::Finished
+        );
         assert_eq!(names(&mirror), ["b", "c"]);
         assert_eq!(mirror.resume(), Some(at(9)));
     }
@@ -460,7 +513,10 @@ mod tests {
         mirror.page(page(FeedMode::Snapshot, 9, vec![entry(1, 1, "a")], Some("next")), Some(1));
         assert_eq!(mirror.push(at(10), removed(1)), Pushed::Kept);
         assert_eq!(mirror.push(at(11), FeedChange::Client(client(4, "D"))), Pushed::Kept);
-        assert_eq!(mirror.page(page(FeedMode::Snapshot, 10, vec![entry(1, 2, "b")], None), Some(1)), Paged::Finished);
+        assert_eq!(
+            mirror.page(page(FeedMode::Snapshot, 10, vec![entry(1, 2, "b")], None), Some(1)),
+            Paged::Finished
+        );
         assert_eq!(names(&mirror), ["b"], "named on the first page, removed before the last");
         assert_eq!(mirror.resume(), Some(at(11)));
         assert!(mirror.catalogue().clients.contains_key(&device(4)));
@@ -494,7 +550,11 @@ mod tests {
         let mut other = entry(1, 3, "c");
         other.instance = Instance([9; 16]);
         mirror.push(at(6), FeedChange::Files(vec![other]));
-        let change = FeedChange::Withdrawn { owner: device(1), file_ids: None, instance: Some(Instance([9; 16])) };
+        let change = FeedChange::Withdrawn {
+            owner: device(1),
+            file_ids: None,
+            instance: Some(Instance([9; 16])),
+        };
         mirror.push(at(7), change);
         assert_eq!(names(&mirror), ["a", "b"]);
     }
@@ -507,7 +567,9 @@ mod tests {
         assert_eq!(mirror.push(at(6), FeedChange::Files(many)), Pushed::Applied);
         mirror.begin(1);
         crate::peer::testing::visited();
-        let gone = (10..250).chain([1]).map(|n| lanyard_protocol::Gone { public_id: device(n), file_id: None });
+        let gone = (10..250)
+            .chain([1])
+            .map(|n| lanyard_protocol::Gone { public_id: device(n), file_id: None });
         let page = FeedPage { gone: gone.collect(), ..page(FeedMode::Delta, 9, vec![], None) };
         assert_eq!(mirror.page(page, Some(1)), Paged::Finished);
         assert_eq!(mirror.catalogue().files.len(), 200);

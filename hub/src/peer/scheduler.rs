@@ -1,10 +1,15 @@
-//! All downloads of this device: whose turn it is, what was asked, what is being fetched, what becomes of failures.
+//! All downloads of this device: whose turn it is, what was asked, what is being fetched, what
+//! becomes of failures.
 
 use std::collections::BTreeMap;
 
 use lanyard_protocol::chunk::BodyKind;
-use lanyard_protocol::message::{CancelChunk, ChunkFailed, ChunkReady, RequestChunk, RequestFailed};
-use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileId, GroupRange, GroupSpan, Ticket, TransferId};
+use lanyard_protocol::message::{
+    CancelChunk, ChunkFailed, ChunkReady, RequestChunk, RequestFailed,
+};
+use lanyard_protocol::{
+    DeviceId, DeviceToRelay, FailureCode, FileId, GroupRange, GroupSpan, Ticket, TransferId,
+};
 
 use super::mirror::CatalogueView;
 use super::transfer::{JobState, Transfer};
@@ -12,15 +17,17 @@ use super::window::InFlightLimit;
 use super::{CloseReason, Effect, FetchId, FetchOutcome, Peer, Timer, TransferOrder};
 use crate::machine::Moment;
 
-/// Longer than the relay lets a request wait for room and for its owner: nobody speaks of it any more.
+/// Longer than the relay lets a request wait for room and for its owner: nobody speaks of it any
+/// more.
 const ASK_LAPSES_MS: u64 = 60_000;
-/// Groups that differ from the list so often in a row are not the listed ones at all: the relay decides over the whole.
+/// Groups that differ from the list so often in a row are not the listed ones at all: the relay
+/// decides over the whole.
 const MOST_BAD_TRIES: u32 = 4;
 /// A file that failed is asked for again after random(0 … min(cap, base · 2^n)).
 const RETRY_BASE_MS: u64 = 200;
 const RETRY_CAP_MS: u64 = 15_000;
-/// A relay that has seen all groups of a file tells the root at once, by way of the master. One that began in the middle does
-/// not; then what is here is what came.
+/// A relay that has seen all groups of a file tells the root at once, by way of the master. One
+/// that began in the middle does not; then what is here is what came.
 const ROOT_WAIT_MS: u64 = 2_000;
 /// Who waits for somebody to come back looks by himself as well, in case the word of it was missed.
 const LOOK_AGAIN_MS: u64 = 15_000;
@@ -80,12 +87,20 @@ fn take(pieces: &mut Vec<GroupSpan>, taken: &GroupSpan) -> Vec<GroupSpan> {
 }
 
 impl Scheduler {
-    pub(super) fn get(&mut self, transfer_id: TransferId, file_id: FileId) -> Option<&mut super::transfer::FileJob> {
+    pub(super) fn get(
+        &mut self,
+        transfer_id: TransferId,
+        file_id: FileId,
+    ) -> Option<&mut super::transfer::FileJob> {
         self.transfers.get_mut(&transfer_id)?.jobs.get_mut(&file_id)
     }
 
     fn of_owner(&self, owner: DeviceId) -> Vec<TransferId> {
-        self.transfers.iter().filter(|(_, transfer)| transfer.owner == owner).map(|(id, _)| *id).collect()
+        self.transfers
+            .iter()
+            .filter(|(_, transfer)| transfer.owner == owner)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     fn wanting_roots(&self) -> Vec<(TransferId, FileId)> {
@@ -123,11 +138,18 @@ impl Scheduler {
         None
     }
 
-    /// Takes groups out of the transfer's asks. If one of them was not asked for, the others are given back: what is said
-    /// of them belongs to an older ask, and they must be asked for again. Else what was asked, and when.
-    fn answered(&mut self, transfer_id: TransferId, pieces: &[GroupSpan]) -> Result<(BodyKind, Moment), Vec<GroupSpan>> {
-        // Nearly always an answer is to one ask, in full: a bundle of 256 pieces is not searched piece by piece.
-        let whole = |ask: &&mut PendingRequest| ask.transfer_id == transfer_id && ask.pieces == pieces;
+    /// Takes groups out of the transfer's asks. If one of them was not asked for, the others are
+    /// given back: what is said of them belongs to an older ask, and they must be asked for again.
+    /// Else what was asked, and when.
+    fn answered(
+        &mut self,
+        transfer_id: TransferId,
+        pieces: &[GroupSpan],
+    ) -> Result<(BodyKind, Moment), Vec<GroupSpan>> {
+        // Nearly always an answer is to one ask, in full: a bundle of 256 pieces is not searched
+        // piece by piece.
+        let whole =
+            |ask: &&mut PendingRequest| ask.transfer_id == transfer_id && ask.pieces == pieces;
         if let Some(ask) = self.asks.values_mut().find(whole) {
             ask.pieces.clear();
             return Ok((ask.what, ask.since));
@@ -150,13 +172,18 @@ impl Scheduler {
 
     /// Asks that are answered in full.
     fn drop_answered(&mut self) -> Vec<Timer> {
-        let done: Vec<u64> = self.asks.iter().filter(|(_, ask)| ask.pieces.is_empty()).map(|(r, _)| *r).collect();
-        done.into_iter().inspect(|reference| drop(self.asks.remove(reference))).map(Timer::Asked).collect()
+        let done: Vec<u64> =
+            self.asks.iter().filter(|(_, ask)| ask.pieces.is_empty()).map(|(r, _)| *r).collect();
+        done.into_iter()
+            .inspect(|reference| drop(self.asks.remove(reference)))
+            .map(Timer::Asked)
+            .collect()
     }
 
     /// Everything on its way died with the session. Returns the deadlines that died too.
     pub(super) fn session_over(&mut self) -> Vec<Timer> {
-        let mut timers: Vec<Timer> = std::mem::take(&mut self.asks).into_keys().map(Timer::Asked).collect();
+        let mut timers: Vec<Timer> =
+            std::mem::take(&mut self.asks).into_keys().map(Timer::Asked).collect();
         self.fetches.clear();
         for (transfer_id, transfer) in &mut self.transfers {
             let waiting = transfer.jobs.iter().filter(|(_, job)| job.waiting.is_some());
@@ -176,7 +203,11 @@ impl Scheduler {
     }
 
     fn wake(&mut self, code: FailureCode, owner: Option<DeviceId>) {
-        for transfer in self.transfers.values_mut().filter(|transfer| owner.is_none_or(|id| transfer.owner == id)) {
+        for transfer in self
+            .transfers
+            .values_mut()
+            .filter(|transfer| owner.is_none_or(|id| transfer.owner == id))
+        {
             transfer.wake(code);
         }
     }
@@ -204,7 +235,8 @@ impl Scheduler {
         }
     }
 
-    /// Others read this file from here on: who goes on here shares their uploads, and what is left comes afterwards.
+    /// Others read this file from here on: who goes on here shares their uploads, and what is left
+    /// comes afterwards.
     pub(super) fn join_at(&mut self, transfer_id: TransferId, file_id: FileId, group: u32) {
         if let Some(job) = self.get(transfer_id, file_id) {
             job.from = group;
@@ -246,13 +278,30 @@ impl Peer {
         ids.into_iter().for_each(|transfer_id| self.tell_transfer(transfer_id));
     }
 
-    fn ask(&mut self, now: Moment, transfer_id: TransferId, what: BodyKind, pieces: Vec<GroupSpan>) {
+    fn ask(
+        &mut self,
+        now: Moment,
+        transfer_id: TransferId,
+        what: BodyKind,
+        pieces: Vec<GroupSpan>,
+    ) {
         let Some(transfer) = self.scheduler.transfers.get(&transfer_id) else { return };
-        let one = pieces.first().filter(|first| pieces.iter().all(|piece| piece.file_id == first.file_id));
-        let have = one.and_then(|piece| transfer.jobs.get(&piece.file_id)).map(|job| job.have_bytes());
-        let request = RequestChunk { transfer_id, public_id: transfer.owner, pieces: pieces.clone(), what, have };
+        let one = pieces
+            .first()
+            .filter(|first| pieces.iter().all(|piece| piece.file_id == first.file_id));
+        let have =
+            one.and_then(|piece| transfer.jobs.get(&piece.file_id)).map(|job| job.have_bytes());
+        let request = RequestChunk {
+            transfer_id,
+            public_id: transfer.owner,
+            pieces: pieces.clone(),
+            what,
+            have,
+        };
         let reference = self.next_reference();
-        self.scheduler.asks.insert(reference, PendingRequest { transfer_id, what, pieces, since: now });
+        self.scheduler
+            .asks
+            .insert(reference, PendingRequest { transfer_id, what, pieces, since: now });
         self.timers.set(Timer::Asked(reference), now.plus(ASK_LAPSES_MS));
         self.send(DeviceToRelay::RequestChunk(request), Some(reference));
     }
@@ -273,7 +322,8 @@ impl Peer {
         }
     }
 
-    // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Answers
+    // ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn chunk_ready(&mut self, now: Moment, ready: ChunkReady) {
         let ChunkReady { transfer_id, pieces, ticket, length } = ready;
@@ -288,8 +338,8 @@ impl Peer {
                 (what, transfer.owner)
             }
             (answered, _) => {
-                // Asked for no longer; without a word the relay would keep the bytes for us. The cancel ends newer asks of
-                // these groups, too.
+                // Asked for no longer; without a word the relay would keep the bytes for us. The
+                // cancel ends newer asks of these groups, too.
                 let cancel = CancelChunk { transfer_id, pieces: Some(pieces) };
                 self.send(DeviceToRelay::CancelChunk(cancel), None);
                 let again = answered.err().unwrap_or_default();
@@ -298,8 +348,19 @@ impl Peer {
         };
         self.scheduler.last_fetch += 1;
         let fetch = FetchId(self.scheduler.last_fetch);
-        self.scheduler.fetches.insert(fetch, ActiveFetch { transfer_id, what, pieces: pieces.clone(), ticket, since: now });
-        self.effects.push(Effect::Fetch { fetch, transfer_id, owner, pieces, what, ticket, length });
+        self.scheduler.fetches.insert(
+            fetch,
+            ActiveFetch { transfer_id, what, pieces: pieces.clone(), ticket, since: now },
+        );
+        self.effects.push(Effect::Fetch {
+            fetch,
+            transfer_id,
+            owner,
+            pieces,
+            what,
+            ticket,
+            length,
+        });
     }
 
     pub(super) fn chunk_failed(&mut self, now: Moment, failed: ChunkFailed) {
@@ -310,7 +371,9 @@ impl Peer {
         }
         let code = match failed.code {
             // Said final by a relay that knows more codes than this device.
-            code if !failed.retry && !is_final(code) && code != FailureCode::NoHashes => FailureCode::FileGone,
+            code if !failed.retry && !is_final(code) && code != FailureCode::NoHashes => {
+                FailureCode::FileGone
+            }
             code => code,
         };
         if matches!(code, FailureCode::Busy | FailureCode::TimedOut | FailureCode::BadBytes) {
@@ -342,10 +405,13 @@ impl Peer {
     fn slow_down(&mut self, transfer_id: TransferId, piece: Option<GroupSpan>) {
         let Some(transfer) = self.scheduler.transfers.get_mut(&transfer_id) else { return };
         let job = piece.and_then(|piece| transfer.jobs.get(&piece.file_id));
-        transfer.window.bad(1 << job.map_or(lanyard_protocol::group::MIN_GROUP_LOG, |job| job.groups.group_log));
+        transfer.window.bad(
+            1 << job.map_or(lanyard_protocol::group::MIN_GROUP_LOG, |job| job.groups.group_log),
+        );
     }
 
-    // ── Bytes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Bytes
+    // ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn stored(&mut self, now: Moment, transfer_id: TransferId, pieces: &[GroupSpan]) {
         for GroupSpan { file_id, groups } in pieces {
@@ -361,7 +427,12 @@ impl Peer {
     }
 
     /// Stored groups that are not what the list says.
-    pub(super) fn rejected(&mut self, transfer_id: TransferId, file_id: FileId, groups: &[GroupRange]) {
+    pub(super) fn rejected(
+        &mut self,
+        transfer_id: TransferId,
+        file_id: FileId,
+        groups: &[GroupRange],
+    ) {
         let Some(job) = self.scheduler.get(transfer_id, file_id) else { return };
         for range in groups {
             job.have.remove(*range);
@@ -370,7 +441,9 @@ impl Peer {
     }
 
     pub(super) fn fetch_ended(&mut self, now: Moment, fetch: FetchId, outcome: FetchOutcome) {
-        let Some(ActiveFetch { transfer_id, what, pieces, since, .. }) = self.scheduler.fetches.remove(&fetch) else {
+        let Some(ActiveFetch { transfer_id, what, pieces, since, .. }) =
+            self.scheduler.fetches.remove(&fetch)
+        else {
             return;
         };
         if what == BodyKind::Hashes {
@@ -386,7 +459,8 @@ impl Peer {
                 self.pieces_failed(now, transfer_id, &pieces, FailureCode::Busy, None);
             }
             FetchOutcome::Refused { code, retry_after_ms } => {
-                // The status of a bundle does not say whose fault it is; asked again, the relay's message will.
+                // The status of a bundle does not say whose fault it is; asked again, the relay's
+                // message will.
                 let bundle = pieces.windows(2).any(|pair| pair[0].file_id != pair[1].file_id);
                 let code = if bundle && is_final(code) { FailureCode::Busy } else { code };
                 self.pieces_failed(now, transfer_id, &pieces, code, retry_after_ms);
@@ -419,7 +493,8 @@ impl Peer {
                 continue;
             }
             job.give_back(piece.groups);
-            let unfinished = !job.have.gaps(piece.groups).is_empty() || job.state == JobState::AskedHashes;
+            let unfinished =
+                !job.have.gaps(piece.groups).is_empty() || job.state == JobState::AskedHashes;
             if unfinished && files.last() != Some(&piece.file_id) {
                 files.push(piece.file_id);
             }
@@ -429,7 +504,14 @@ impl Peer {
         }
     }
 
-    fn file_setback(&mut self, now: Moment, id: TransferId, file_id: FileId, code: FailureCode, after_ms: Option<u64>) {
+    fn file_setback(
+        &mut self,
+        now: Moment,
+        id: TransferId,
+        file_id: FileId,
+        code: FailureCode,
+        after_ms: Option<u64>,
+    ) {
         let Some(job) = self.scheduler.get(id, file_id) else { return };
         if job.state == JobState::AskedHashes {
             return self.refetch(id, file_id);
@@ -446,16 +528,20 @@ impl Peer {
             transfer.waits(file_id, code);
         }
         let wait = match code {
-            FailureCode::OwnerAway | FailureCode::ServerNotReady => LOOK_AGAIN_MS + self.ids.below(LOOK_AGAIN_MS),
+            FailureCode::OwnerAway | FailureCode::ServerNotReady => {
+                LOOK_AGAIN_MS + self.ids.below(LOOK_AGAIN_MS)
+            }
             _ => self.ids.below((RETRY_BASE_MS << tries.min(10)).min(RETRY_CAP_MS) + 1),
         };
         self.timers.set(Timer::Retry(id, file_id), now.plus(wait.max(after_ms.unwrap_or(0))));
     }
 
-    // ── Closing files ───────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Closing files
+    // ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A file whose groups are all here is checked against its root, which is waited for a moment if it is not known yet:
-    /// without it nobody would notice what was damaged behind the relay's own check.
+    /// A file whose groups are all here is checked against its root, which is waited for a moment
+    /// if it is not known yet: without it nobody would notice what was damaged behind the relay's
+    /// own check.
     fn close_if_whole(&mut self, now: Moment, transfer_id: TransferId, file_id: FileId) {
         let owner = self.scheduler.transfers.get(&transfer_id).map(|transfer| transfer.owner);
         let entry = owner.and_then(|public_id| {
@@ -464,14 +550,19 @@ impl Peer {
         });
         let (is_listed, root) = (entry.is_some(), entry.and_then(|entry| entry.root));
         let may_come = is_listed && self.session.hub_here();
-        let Some(job) = self.scheduler.get(transfer_id, file_id).filter(|job| job.is_whole()) else { return };
+        let Some(job) = self.scheduler.get(transfer_id, file_id).filter(|job| job.is_whole())
+        else {
+            return;
+        };
         job.root = root.or(job.root);
         match (job.state, job.root) {
             (JobState::Fetching, None) if may_come && job.groups.count() > 0 => {
                 job.state = JobState::WantsRoot;
                 self.timers.set(Timer::Root(transfer_id, file_id), now.plus(ROOT_WAIT_MS));
             }
-            (JobState::Fetching, _) | (JobState::WantsRoot, Some(_)) => self.close(transfer_id, file_id),
+            (JobState::Fetching, _) | (JobState::WantsRoot, Some(_)) => {
+                self.close(transfer_id, file_id)
+            }
             _ => {}
         }
     }
@@ -506,8 +597,15 @@ impl Peer {
         }
     }
 
-    pub(super) fn file_closed(&mut self, transfer_id: TransferId, file_id: FileId, outcome: CloseReason) {
-        let Some(job) = self.scheduler.get(transfer_id, file_id).filter(|job| job.state == JobState::Closing) else {
+    pub(super) fn file_closed(
+        &mut self,
+        transfer_id: TransferId,
+        file_id: FileId,
+        outcome: CloseReason,
+    ) {
+        let Some(job) =
+            self.scheduler.get(transfer_id, file_id).filter(|job| job.state == JobState::Closing)
+        else {
             return;
         };
         match outcome {
@@ -563,10 +661,12 @@ impl Peer {
         }
     }
 
-    // ── Ends ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Ends
+    // ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn fail_files(&mut self, owner: DeviceId, file_ids: &[FileId], code: FailureCode) {
-        let of_owner = self.scheduler.transfers.iter().filter(|(_, transfer)| transfer.owner == owner);
+        let of_owner =
+            self.scheduler.transfers.iter().filter(|(_, transfer)| transfer.owner == owner);
         for transfer_id in of_owner.map(|(id, _)| *id).collect::<Vec<_>>() {
             for file_id in file_ids {
                 self.fail_file(transfer_id, *file_id, code, None);
@@ -592,8 +692,17 @@ impl Peer {
         }
     }
 
-    fn fail_file(&mut self, transfer_id: TransferId, file_id: FileId, code: FailureCode, message: Option<String>) {
-        let Some(job) = self.scheduler.get(transfer_id, file_id).filter(|job| !job.is_over()) else { return };
+    fn fail_file(
+        &mut self,
+        transfer_id: TransferId,
+        file_id: FileId,
+        code: FailureCode,
+        message: Option<String>,
+    ) {
+        let Some(job) = self.scheduler.get(transfer_id, file_id).filter(|job| !job.is_over())
+        else {
+            return;
+        };
         job.state = JobState::Failed;
         job.waiting = None;
         self.timers.clear(&Timer::Retry(transfer_id, file_id));
@@ -609,9 +718,12 @@ impl Peer {
     /// GETs that carry nothing but failed files.
     fn drop_useless_fetches(&mut self, transfer_id: TransferId) {
         let Some(transfer) = self.scheduler.transfers.get(&transfer_id) else { return };
-        let over = |piece: &GroupSpan| transfer.jobs.get(&piece.file_id).is_none_or(|job| job.state == JobState::Failed);
+        let over = |piece: &GroupSpan| {
+            transfer.jobs.get(&piece.file_id).is_none_or(|job| job.state == JobState::Failed)
+        };
         let fetches = self.scheduler.fetches.iter();
-        let useless = fetches.filter(|(_, fetch)| fetch.transfer_id == transfer_id && fetch.pieces.iter().all(over));
+        let useless = fetches
+            .filter(|(_, fetch)| fetch.transfer_id == transfer_id && fetch.pieces.iter().all(over));
         for fetch in useless.map(|(fetch, _)| *fetch).collect::<Vec<_>>() {
             self.scheduler.fetches.remove(&fetch);
             self.effects.push(Effect::CancelFetch { fetch });
@@ -638,7 +750,8 @@ impl Peer {
             self.scheduler.asks.remove(&reference);
             self.timers.clear(&Timer::Asked(reference));
         }
-        let fetches = self.scheduler.fetches.iter().filter(|(_, fetch)| fetch.transfer_id == transfer_id);
+        let fetches =
+            self.scheduler.fetches.iter().filter(|(_, fetch)| fetch.transfer_id == transfer_id);
         for fetch in fetches.map(|(fetch, _)| *fetch).collect::<Vec<_>>() {
             self.scheduler.fetches.remove(&fetch);
             self.effects.push(Effect::CancelFetch { fetch });

@@ -1,15 +1,18 @@
 //! Connecting, knocking, belonging: the life of one session after another.
 
 use lanyard_protocol::limits::{
-    MAX_REVEALS, MAX_UNOPENED_REVEALS, OPENING_TIMEOUT_MS, RECONNECT_BASE_MS, RECONNECT_CAP_MS, REQUEST_TIMEOUT_MS,
+    MAX_REVEALS, MAX_UNOPENED_REVEALS, OPENING_TIMEOUT_MS, RECONNECT_BASE_MS, RECONNECT_CAP_MS,
+    REQUEST_TIMEOUT_MS,
 };
-use lanyard_protocol::message::{ApprovalCommit, ApprovalReveal, Challenge, InvitationProof, UpdateName};
+use lanyard_protocol::message::{
+    ApprovalCommit, ApprovalReveal, Challenge, InvitationProof, UpdateName,
+};
 use lanyard_protocol::{
-    CloseCode, Commit, DeviceToRelay, Membership, Nonce, PROTOCOL_VERSION, PublicKey, RequestId, Resume, Reveal,
-    approval,
+    CloseCode, Commit, DeviceToRelay, Membership, Nonce, PROTOCOL_VERSION, PublicKey, RequestId,
+    Resume, Reveal, approval,
 };
 
-use super::{Effect, EndReason, Peer, Pending, MembershipPhase, Registration, Timer};
+use super::{Effect, EndReason, MembershipPhase, Peer, Pending, Registration, Timer};
 use crate::machine::Moment;
 
 /// The relay says CHALLENGE at once and answers a register at once; longer is a dead relay.
@@ -30,7 +33,8 @@ enum ConnectionState {
 enum JoinPhase {
     /// The device is bound to its reveal.
     Committed,
-    /// The master was bound before, and owes the opening. Now the hub knows the digits, and this device does not.
+    /// The master was bound before, and owes the opening. Now the hub knows the digits, and this
+    /// device does not.
     Revealed { commit: Commit },
     /// The digits stand on the screen.
     Opened { code: String },
@@ -61,12 +65,13 @@ impl PendingJoin {
     }
 }
 
-/// Reveals of this device since a person last asked it to try: to whatever hub, in whatever process. A hub that is in
-/// between two others learns the digits first and could leave until they suit it; so it gets few reveals.
+/// Reveals of this device since a person last asked it to try: to whatever hub, in whatever
+/// process. A hub that is in between two others learns the digits first and could leave until they
+/// suit it; so it gets few reveals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reveals {
-    /// Those that no valid opening followed. One counts from before it is made, and no success makes up for it: a false hub
-    /// could open some to be shown others.
+    /// Those that no valid opening followed. One counts from before it is made, and no success
+    /// makes up for it: a false hub could open some to be shown others.
     pub unopened: u32,
     /// Reveals since a person last asked.
     pub given: u32,
@@ -114,10 +119,14 @@ impl PeerSession {
         match self.membership {
             None => MembershipPhase::Connecting,
             Some(Membership::Unknown) => MembershipPhase::HostAway,
-            Some(Membership::Pending) if self.knock.as_ref().is_some_and(|knock| knock.stage == JoinPhase::Closed) => {
+            Some(Membership::Pending)
+                if self.knock.as_ref().is_some_and(|knock| knock.stage == JoinPhase::Closed) =>
+            {
                 MembershipPhase::Closed
             }
-            Some(Membership::Pending) => MembershipPhase::Waiting { code: self.knock.as_ref().and_then(PendingJoin::code) },
+            Some(Membership::Pending) => {
+                MembershipPhase::Waiting { code: self.knock.as_ref().and_then(PendingJoin::code) }
+            }
             Some(Membership::Disapproved) => MembershipPhase::Ended { reason: EndReason::Refused },
             Some(Membership::Approved) if !complete => MembershipPhase::Entering,
             Some(Membership::Approved) => MembershipPhase::Approved { host_away: !self.hub_ready },
@@ -184,7 +193,9 @@ impl Peer {
         for (reference, pending) in std::mem::take(&mut self.pending) {
             self.timers.clear(&Timer::Request(reference));
             match pending {
-                Pending::Ask(ask) => self.refuse_driver(ask, lanyard_protocol::FailureCode::ServerNotReady),
+                Pending::Ask(ask) => {
+                    self.refuse_driver(ask, lanyard_protocol::FailureCode::ServerNotReady)
+                }
                 Pending::Add(_) | Pending::Remove(_) | Pending::Rename(_) => {}
             }
         }
@@ -219,7 +230,8 @@ impl Peer {
         self.link_closed(now, None);
     }
 
-    // ── Handshake ───────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Handshake
+    // ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn challenged(&mut self, now: Moment, challenge: Challenge) {
         if self.session.link != ConnectionState::Open || self.session.membership.is_some() {
@@ -315,16 +327,25 @@ impl Peer {
         self.timers.clear(&Timer::Pull);
     }
 
-    // ── The knock ───────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── The knock
+    // ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn request_id(&self, knock: &PendingJoin) -> RequestId {
-        approval::request_id(&self.config.public_key, &knock.commit, &knock.relay_nonce, &self.config.name)
+        approval::request_id(
+            &self.config.public_key,
+            &knock.commit,
+            &knock.relay_nonce,
+            &self.config.name,
+        )
     }
 
     /// Shows what was given to this device, for this knock.
     fn invitation_for(&self, knock: &PendingJoin) -> Option<InvitationProof> {
         let (id, secret) = self.config.invitation?;
-        Some(InvitationProof { id, proof: approval::invitation_proof(&secret, &self.request_id(knock)) })
+        Some(InvitationProof {
+            id,
+            proof: approval::invitation_proof(&secret, &self.request_id(knock)),
+        })
     }
 
     fn is_ours(&self, request_id: RequestId) -> bool {
@@ -332,11 +353,20 @@ impl Peer {
     }
 
     /// The master is bound; so the reveal can be made, once. It counts before it is made.
-    pub(super) fn approval_challenged(&mut self, now: Moment, request_id: RequestId, commit: Commit) {
+    pub(super) fn approval_challenged(
+        &mut self,
+        now: Moment,
+        request_id: RequestId,
+        commit: Commit,
+    ) {
         if !self.is_ours(request_id) {
             return;
         }
-        let Some(knock) = self.session.knock.as_mut().filter(|knock| knock.stage == JoinPhase::Committed) else { return };
+        let Some(knock) =
+            self.session.knock.as_mut().filter(|knock| knock.stage == JoinPhase::Committed)
+        else {
+            return;
+        };
         if self.config.reveals.is_spent() {
             return self.end(EndReason::NotOpened);
         }
@@ -350,17 +380,23 @@ impl Peer {
         self.send(DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal }), None);
     }
 
-    /// Takes the nonce that the master had committed to: only now this device knows its digits. Ignores anything else.
+    /// Takes the nonce that the master had committed to: only now this device knows its digits.
+    /// Ignores anything else.
     pub(super) fn approval_opened(&mut self, request_id: RequestId, nonce: Nonce) {
         if !self.is_ours(request_id) {
             return;
         }
-        let (Some(knock), Some(hub_key)) = (self.session.knock.as_mut(), self.session.hub_key) else { return };
-        let promised = JoinPhase::Revealed { commit: approval::master_commit(&hub_key, &request_id, &nonce) };
+        let (Some(knock), Some(hub_key)) = (self.session.knock.as_mut(), self.session.hub_key)
+        else {
+            return;
+        };
+        let promised =
+            JoinPhase::Revealed { commit: approval::master_commit(&hub_key, &request_id, &nonce) };
         if knock.stage != promised {
             return;
         }
-        let code = approval::code(&hub_key, &self.config.public_key, &request_id, &knock.reveal, &nonce);
+        let code =
+            approval::code(&hub_key, &self.config.public_key, &request_id, &knock.reveal, &nonce);
         knock.stage = JoinPhase::Opened { code };
         self.timers.clear(&Timer::Opening);
         self.config.reveals.opened();
@@ -410,7 +446,8 @@ impl Peer {
         }
     }
 
-    // ── Name, end ───────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Name, end
+    // ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Of a pending device the name is part of the knock: it knocks anew.
     pub(super) fn rename(&mut self, now: Moment, name: String) {
@@ -456,6 +493,9 @@ fn end_of(code: CloseCode) -> Option<EndReason> {
         CloseCode::Revoked => Some(EndReason::Refused),
         CloseCode::Superseded => Some(EndReason::Superseded),
         CloseCode::BadMessage | CloseCode::Unauthenticated => Some(EndReason::Rejected),
-        CloseCode::TooSlow | CloseCode::TooLarge | CloseCode::RateLimited | CloseCode::ServerNotReady => None,
+        CloseCode::TooSlow
+        | CloseCode::TooLarge
+        | CloseCode::RateLimited
+        | CloseCode::ServerNotReady => None,
     }
 }

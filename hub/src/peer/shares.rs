@@ -1,12 +1,17 @@
-//! What this device offers: syncing → shared → removed, offered again whenever the hub does not list it.
+//! What this device offers: syncing → shared → removed, offered again whenever the hub does not
+//! list it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{MAX_FILES_A_MESSAGE, MAX_LIST_BYTES};
-use lanyard_protocol::message::{AddFiles, ChunkUnavailable, RemoveFile, RequestFailed, UploadChunkRequest};
-use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, Instance, NewFile, GroupSpan, Ticket};
+use lanyard_protocol::message::{
+    AddFiles, ChunkUnavailable, RemoveFile, RequestFailed, UploadChunkRequest,
+};
+use lanyard_protocol::{
+    DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, GroupSpan, Instance, NewFile, Ticket,
+};
 
 use super::mirror::CatalogueView;
 use super::{Effect, Peer, Pending, ShareState, Timer};
@@ -43,7 +48,8 @@ pub(super) struct Shares {
 
 /// About how many bytes a file takes in a message.
 fn weight(file: &NewFile) -> usize {
-    let escaped = |text: &str| text.len() + text.bytes().filter(|b| *b == b'"' || *b == b'\\').count();
+    let escaped =
+        |text: &str| text.len() + text.bytes().filter(|b| *b == b'"' || *b == b'\\').count();
     ENTRY_BYTES + escaped(&file.path) + escaped(&file.media_type)
 }
 
@@ -65,9 +71,15 @@ impl Shares {
         }
     }
 
-    /// Compares with what is listed, after a pull or a change that took files of this device: what is missing is offered
-    /// again, what is listed and no longer offered is taken back. Returns what is listed and was not known to be.
-    fn reconcile(&mut self, me: DeviceId, instance: Instance, catalogue: &CatalogueView) -> Vec<FileId> {
+    /// Compares with what is listed, after a pull or a change that took files of this device: what
+    /// is missing is offered again, what is listed and no longer offered is taken back. Returns
+    /// what is listed and was not known to be.
+    fn reconcile(
+        &mut self,
+        me: DeviceId,
+        instance: Instance,
+        catalogue: &CatalogueView,
+    ) -> Vec<FileId> {
         let listed: BTreeMap<FileId, Instance> =
             catalogue.files_of(me).map(|entry| (entry.file_id, entry.instance)).collect();
         let (mut missing, mut news) = (Vec::new(), Vec::new());
@@ -77,14 +89,16 @@ impl Shares {
                     share.state = ShareState::Shared;
                     news.push(*file_id);
                 }
-            } else if !matches!(share.state, ShareState::Failed { code } if code != FailureCode::TimedOut) {
+            } else if !matches!(share.state, ShareState::Failed { code } if code != FailureCode::TimedOut)
+            {
                 missing.push(*file_id);
             }
         }
         for file_id in missing {
             self.enqueue(file_id);
         }
-        let orphans = listed.iter().filter(|(id, of)| **of == instance && !self.files.contains_key(id));
+        let orphans =
+            listed.iter().filter(|(id, of)| **of == instance && !self.files.contains_key(id));
         self.removing.extend(orphans.map(|(id, _)| *id));
         self.unsaid = self.removing.iter().copied().collect();
         news
@@ -124,7 +138,9 @@ impl Shares {
         while let Some(file_id) = self.queue.front() {
             if let Some(share) = self.files.get(file_id) {
                 bytes += weight(&share.new);
-                if batch.len() == MAX_FILES_A_MESSAGE || (bytes > MAX_LIST_BYTES && !batch.is_empty()) {
+                if batch.len() == MAX_FILES_A_MESSAGE
+                    || (bytes > MAX_LIST_BYTES && !batch.is_empty())
+                {
                     break;
                 }
                 batch.push(share.new.clone());
@@ -160,7 +176,9 @@ impl Peer {
         for new in files {
             let file_id = new.file_id;
             self.shares.removing.remove(&file_id);
-            self.shares.files.insert(file_id, Share { new, state: ShareState::Syncing, under_way: false });
+            self.shares
+                .files
+                .insert(file_id, Share { new, state: ShareState::Syncing, under_way: false });
             self.shares.enqueue(file_id);
         }
     }
@@ -208,14 +226,22 @@ impl Peer {
                 break;
             }
             let pending = Pending::Remove(file_ids.clone());
-            self.request(now, DeviceToRelay::RemoveFile(RemoveFile { file_ids, keep: false }), pending);
+            self.request(
+                now,
+                DeviceToRelay::RemoveFile(RemoveFile { file_ids, keep: false }),
+                pending,
+            );
         }
     }
 
     /// See [`Shares::reconcile`]; while a pull is running it tells nothing yet.
     pub(super) fn reconcile_shares(&mut self) {
         if self.mirror.is_settled() {
-            let news = self.shares.reconcile(self.public_id, self.config.instance, self.mirror.catalogue());
+            let news = self.shares.reconcile(
+                self.public_id,
+                self.config.instance,
+                self.mirror.catalogue(),
+            );
             self.tell_shares(news, ShareState::Shared);
         }
     }
@@ -240,11 +266,15 @@ impl Peer {
         if matches!(failed.code, ServerNotReady | Busy | TimedOut) {
             self.requeue(&file_ids);
             self.shares.resting = true;
-            return self.timers.set(Timer::Shares, now.plus(failed.retry_after_ms.unwrap_or(1_000).max(200)));
+            return self
+                .timers
+                .set(Timer::Shares, now.plus(failed.retry_after_ms.unwrap_or(1_000).max(200)));
         }
         let culprit = failed.file_id.and_then(|id| file_ids.iter().position(|one| *one == id));
         let (bad, good) = match culprit {
-            Some(at) if failed.code == FailureCode::Quota => (file_ids[at..].to_vec(), file_ids[..at].to_vec()),
+            Some(at) if failed.code == FailureCode::Quota => {
+                (file_ids[at..].to_vec(), file_ids[..at].to_vec())
+            }
             Some(at) => (vec![file_ids[at]], [&file_ids[..at], &file_ids[at + 1..]].concat()),
             None => (file_ids, Vec::new()),
         };
@@ -288,7 +318,8 @@ impl Peer {
         self.fail_files(owner, file_ids, FailureCode::FileGone);
     }
 
-    // ── Uploads ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Uploads
+    // ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn upload_asked(&mut self, request: UploadChunkRequest) {
         if request.what == BodyKind::Hashes {
@@ -305,17 +336,33 @@ impl Peer {
             let culprit = request.pieces.first().map(|piece| piece.file_id);
             return self.upload_refused(request.ticket, FailureCode::FileChanged, culprit);
         }
-        self.effects.push(Effect::Upload { ticket: request.ticket, pieces: request.pieces, length });
+        self.effects.push(Effect::Upload {
+            ticket: request.ticket,
+            pieces: request.pieces,
+            length,
+        });
     }
 
     fn bytes_of(&self, piece: &GroupSpan) -> Result<u64, FailureCode> {
         let share = self.shares.files.get(&piece.file_id).ok_or(FailureCode::FileGone)?;
         let groups = Groups::of(share.new.size);
         let inside = piece.groups.count > 0 && piece.groups.end() <= groups.count();
-        if inside { Ok(groups.span(piece.groups.first, piece.groups.count)) } else { Err(FailureCode::FileChanged) }
+        if inside {
+            Ok(groups.span(piece.groups.first, piece.groups.count))
+        } else {
+            Err(FailureCode::FileChanged)
+        }
     }
 
-    pub(super) fn upload_refused(&mut self, ticket: Ticket, code: FailureCode, file_id: Option<FileId>) {
-        self.send(DeviceToRelay::ChunkUnavailable(ChunkUnavailable { ticket, code, file_id }), None);
+    pub(super) fn upload_refused(
+        &mut self,
+        ticket: Ticket,
+        code: FailureCode,
+        file_id: Option<FileId>,
+    ) {
+        self.send(
+            DeviceToRelay::ChunkUnavailable(ChunkUnavailable { ticket, code, file_id }),
+            None,
+        );
     }
 }

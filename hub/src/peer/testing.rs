@@ -1,19 +1,21 @@
 //! Short names for what the tests of the Peer are made of.
 
 use lanyard_protocol::group::group_log;
-use lanyard_protocol::{Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, Instance, NewFile};
+use lanyard_protocol::{
+    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, Instance, NewFile,
+};
 
 thread_local! {
     static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// Counts an entry that a loop over what others said has looked at.
-pub fn visit() {
+pub(super) fn visit() {
     VISITED.set(VISITED.get() + 1);
 }
 
 /// Entries that were looked at since the last call, in this test.
-pub fn visited() -> usize {
+pub(super) fn visited() -> usize {
     VISITED.take()
 }
 
@@ -22,19 +24,24 @@ fn uuid(kind: u8, n: u8) -> String {
     format!("{kind:08x}-0000-8000-8000-0000000000{n:02x}")
 }
 
-pub fn device(n: u8) -> DeviceId {
+pub(super) fn device(n: u8) -> DeviceId {
     uuid(1, n).parse().unwrap()
 }
 
-pub fn file_id(n: u8) -> FileId {
+pub(super) fn file_id(n: u8) -> FileId {
     uuid(2, n).parse().unwrap()
 }
 
-pub fn client(n: u8, name: &str) -> Client {
-    Client { public_id: device(n), name: name.into(), kind: DeviceKind::Native, platform: String::new() }
+pub(super) fn client(n: u8, name: &str) -> Client {
+    Client {
+        public_id: device(n),
+        name: name.into(),
+        kind: DeviceKind::Native,
+        platform: String::new(),
+    }
 }
 
-pub fn new_file(n: u8, path: &str, size: u64) -> NewFile {
+pub(super) fn new_file(n: u8, path: &str, size: u64) -> NewFile {
     NewFile {
         file_id: file_id(n),
         path: path.into(),
@@ -47,11 +54,11 @@ pub fn new_file(n: u8, path: &str, size: u64) -> NewFile {
 }
 
 /// File `n` of device `owner`, 1 MiB.
-pub fn entry(owner: u8, n: u8, path: &str) -> FileEntry {
+pub(super) fn entry(owner: u8, n: u8, path: &str) -> FileEntry {
     listed(device(owner), Instance([owner; 16]), new_file(n, path, 1 << 20))
 }
 
-pub fn listed(owner: DeviceId, instance: Instance, new: NewFile) -> FileEntry {
+pub(super) fn listed(owner: DeviceId, instance: Instance, new: NewFile) -> FileEntry {
     FileEntry {
         public_id: owner,
         instance,

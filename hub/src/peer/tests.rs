@@ -1,4 +1,5 @@
-//! The Peer knocks once, mirrors what the hub says, offers what is not listed, and asks for exactly what is missing.
+//! The Peer knocks once, mirrors what the hub says, offers what is not listed, and asks for exactly
+//! what is missing.
 
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::device::{HubInfo, TransportMode};
@@ -97,7 +98,8 @@ impl PeerFixture {
 
     fn ack(&mut self, membership: Membership, hub_ready: bool) -> Vec<Effect> {
         let (public_id, signature) = (self.peer.public_id(), Signature([0; 64]));
-        let ack = ClientRegisterAck { public_id, membership, hub_ready, session_id: None, signature };
+        let ack =
+            ClientRegisterAck { public_id, membership, hub_ready, session_id: None, signature };
         self.hear(RelayToDevice::ClientRegisterAck(ack), None)
     }
 
@@ -159,14 +161,18 @@ fn failed(code: FailureCode) -> RequestFailed {
     RequestFailed { code, message: String::new(), retry_after_ms: None, file_id: None }
 }
 
-// ── Session ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Session
+// ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn a_knock_shows_its_digits_and_reveals_once() {
     let mut rig = PeerFixture::new();
     rig.tell(Input::Start);
     let registration = rig.challenge();
-    assert_eq!(rig.ack(Membership::Pending, true), [Effect::PhaseChanged { phase: MembershipPhase::Waiting { code: None } }]);
+    assert_eq!(
+        rig.ack(Membership::Pending, true),
+        [Effect::PhaseChanged { phase: MembershipPhase::Waiting { code: None } }]
+    );
     let request_id = approval::request_id(&key(), &registration.commit, &Nonce([2; 32]), "laptop");
     let challenge = ApprovalChallenge { request_id, commit: promise(request_id, 9) };
 
@@ -175,17 +181,31 @@ fn a_knock_shows_its_digits_and_reveals_once() {
 
     let effects = rig.hear(RelayToDevice::ApprovalChallenge(challenge.clone()), None);
     assert_eq!(effects[0], Effect::Revealing, "counted before it is said: {effects:?}");
-    let [(DeviceToRelay::ApprovalReveal(said), None)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    let [(DeviceToRelay::ApprovalReveal(said), None)] = &sent(&effects)[..] else {
+        panic!("{effects:?}")
+    };
     assert_eq!(approval::commit(&key(), &said.reveal), registration.commit);
-    assert_eq!(*rig.peer.phase(), MembershipPhase::Waiting { code: None }, "no digits before the hub is bound to them");
+    assert_eq!(
+        *rig.peer.phase(),
+        MembershipPhase::Waiting { code: None },
+        "no digits before the hub is bound to them"
+    );
 
     assert_eq!(open(&mut rig, request_id, 8), [], "that is not what was promised");
-    let code = approval::code(&PublicKey([3; 32]), &key(), &request_id, &said.reveal, &Nonce([9; 32]));
+    let code =
+        approval::code(&PublicKey([3; 32]), &key(), &request_id, &said.reveal, &Nonce([9; 32]));
     let phase = MembershipPhase::Waiting { code: Some(code) };
-    assert_eq!(open(&mut rig, request_id, 9), [Effect::Opened, Effect::PhaseChanged { phase: phase.clone() }]);
+    assert_eq!(
+        open(&mut rig, request_id, 9),
+        [Effect::Opened, Effect::PhaseChanged { phase: phase.clone() }]
+    );
 
     let again = ApprovalChallenge { commit: promise(request_id, 8), ..challenge };
-    assert_eq!(rig.hear(RelayToDevice::ApprovalChallenge(again), None), [], "a second challenge is never answered");
+    assert_eq!(
+        rig.hear(RelayToDevice::ApprovalChallenge(again), None),
+        [],
+        "a second challenge is never answered"
+    );
     assert_eq!(open(&mut rig, request_id, 8), []);
     assert_eq!(*rig.peer.phase(), phase);
 }
@@ -196,7 +216,10 @@ fn promise(request_id: RequestId, nonce: u8) -> Commit {
 }
 
 fn open(rig: &mut PeerFixture, request_id: RequestId, nonce: u8) -> Vec<Effect> {
-    rig.hear(RelayToDevice::ApprovalOpen(ApprovalOpen { request_id, nonce: Nonce([nonce; 32]) }), None)
+    rig.hear(
+        RelayToDevice::ApprovalOpen(ApprovalOpen { request_id, nonce: Nonce([nonce; 32]) }),
+        None,
+    )
 }
 
 #[test]
@@ -208,7 +231,9 @@ fn a_restart_makes_a_new_promise_bound_to_the_new_nonce() {
     let old = approval::request_id(&key(), &registration.commit, &Nonce([2; 32]), "laptop");
     let restart = ApprovalRestart { request_id: old, nonce: Nonce([5; 32]) };
     let effects = rig.hear(RelayToDevice::ApprovalRestart(restart), None);
-    let [(DeviceToRelay::ApprovalCommit(said), None)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    let [(DeviceToRelay::ApprovalCommit(said), None)] = &sent(&effects)[..] else {
+        panic!("{effects:?}")
+    };
     assert_ne!(said.commit, registration.commit);
     let request_id = approval::request_id(&key(), &said.commit, &Nonce([5; 32]), "laptop");
     let challenge = ApprovalChallenge { request_id, commit: promise(request_id, 9) };
@@ -233,7 +258,9 @@ fn reveals_before_it_ends(rig: &mut PeerFixture, aborts: impl Iterator<Item = Ab
     rig.tell(Input::Start);
     let mut request_id = None;
     for abort in aborts {
-        let of_knock = |commit: &Commit, nonce: u8| approval::request_id(&key(), commit, &Nonce([nonce; 32]), "laptop");
+        let of_knock = |commit: &Commit, nonce: u8| {
+            approval::request_id(&key(), commit, &Nonce([nonce; 32]), "laptop")
+        };
         let id = match request_id.take() {
             Some(id) => id,
             None => {
@@ -244,7 +271,10 @@ fn reveals_before_it_ends(rig: &mut PeerFixture, aborts: impl Iterator<Item = Ab
         };
         let challenge = ApprovalChallenge { request_id: id, commit: promise(id, 9) };
         let effects = rig.hear(RelayToDevice::ApprovalChallenge(challenge), None);
-        reveals += sent(&effects).iter().filter(|(said, _)| matches!(said, DeviceToRelay::ApprovalReveal(_))).count();
+        reveals += sent(&effects)
+            .iter()
+            .filter(|(said, _)| matches!(said, DeviceToRelay::ApprovalReveal(_)))
+            .count();
         match abort {
             Abort::Restart => {
                 let restart = ApprovalRestart { request_id: id, nonce: Nonce([5; 32]) };
@@ -260,7 +290,12 @@ fn reveals_before_it_ends(rig: &mut PeerFixture, aborts: impl Iterator<Item = Ab
                 open(rig, id, 77);
             }
             Abort::Admit => {
-                rig.hear(RelayToDevice::Membership(MembershipNotice { membership: Membership::Approved }), None);
+                rig.hear(
+                    RelayToDevice::Membership(MembershipNotice {
+                        membership: Membership::Approved,
+                    }),
+                    None,
+                );
             }
             Abort::Close | Abort::Silence => {}
         }
@@ -287,20 +322,37 @@ fn reveals_before_it_ends(rig: &mut PeerFixture, aborts: impl Iterator<Item = Ab
     reveals
 }
 
-/// A63: whatever way a false hub leaves after it has learnt the digits, in 5,000 tries it is given three reveals.
+/// A63: whatever way a false hub leaves after it has learnt the digits, in 5,000 tries it is given
+/// three reveals.
 #[test]
 fn a63_5000_aborts_give_three_reveals() {
-    let all = [Abort::Close, Abort::Restart, Abort::Shut, Abort::Silence, Abort::WrongOpening, Abort::Admit];
+    let all = [
+        Abort::Close,
+        Abort::Restart,
+        Abort::Shut,
+        Abort::Silence,
+        Abort::WrongOpening,
+        Abort::Admit,
+    ];
     for abort in all {
         let mut rig = PeerFixture::new();
-        assert_eq!(reveals_before_it_ends(&mut rig, std::iter::repeat_n(abort, 5_000)), 3, "{abort:?}");
-        assert_eq!(*rig.peer.phase(), MembershipPhase::Ended { reason: EndReason::NotOpened }, "{abort:?}");
+        assert_eq!(
+            reveals_before_it_ends(&mut rig, std::iter::repeat_n(abort, 5_000)),
+            3,
+            "{abort:?}"
+        );
+        assert_eq!(
+            *rig.peer.phase(),
+            MembershipPhase::Ended { reason: EndReason::NotOpened },
+            "{abort:?}"
+        );
     }
     let mut rig = PeerFixture::new();
     assert_eq!(reveals_before_it_ends(&mut rig, all.into_iter().cycle().take(5_000)), 3);
 }
 
-/// A63: openings in between win a false hub nothing: no success makes up for an abort, and all reveals together have a bound.
+/// A63: openings in between win a false hub nothing: no success makes up for an abort, and all
+/// reveals together have a bound.
 #[test]
 fn a63_openings_do_not_buy_more_reveals() {
     let mut rig = PeerFixture::new();
@@ -352,9 +404,12 @@ fn let_in_it_acts_when_it_has_the_list() {
     let mut first = snapshot(5, vec![entry(1, 1, "a")]);
     (first.cursor, first.last) = (Some("more".into()), false);
     let effects = rig.hear(RelayToDevice::FeedPage(first), None);
-    let [(DeviceToRelay::FeedPull(pull), Some(reference))] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    let [(DeviceToRelay::FeedPull(pull), Some(reference))] = &sent(&effects)[..] else {
+        panic!("{effects:?}")
+    };
     assert_eq!(*pull, FeedPull { epoch: 0, since: 0, cursor: Some("more".into()) });
-    let effects = rig.hear(RelayToDevice::FeedPage(snapshot(5, vec![entry(1, 2, "b")])), Some(reference));
+    let effects =
+        rig.hear(RelayToDevice::FeedPage(snapshot(5, vec![entry(1, 2, "b")])), Some(reference));
     let phase = MembershipPhase::Approved { host_away: false };
     assert_eq!(effects, [Effect::CatalogueChanged, Effect::PhaseChanged { phase }]);
     assert_eq!(rig.peer.catalogue().files.len(), 2);
@@ -424,12 +479,18 @@ fn a_relay_that_says_nothing_is_left() {
 #[test]
 fn while_the_host_is_away_the_list_stays_and_is_pulled_when_it_is_back() {
     let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
-    let effects = rig.hear(RelayToDevice::ServerNotReady(ServerNotReady { retry_after_ms: 1_000 }), None);
-    assert_eq!(effects, [Effect::PhaseChanged { phase: MembershipPhase::Approved { host_away: true } }]);
+    let effects =
+        rig.hear(RelayToDevice::ServerNotReady(ServerNotReady { retry_after_ms: 1_000 }), None);
+    assert_eq!(
+        effects,
+        [Effect::PhaseChanged { phase: MembershipPhase::Approved { host_away: true } }]
+    );
     assert_eq!(rig.peer.catalogue().files.len(), 1);
     let effects = rig.hear(RelayToDevice::HubReady(HubReady { epoch: 7, revision: 6 }), None);
     let pull = FeedPull { epoch: 7, since: 5, cursor: None };
-    assert!(matches!(&sent(&effects)[..], [(DeviceToRelay::FeedPull(said), Some(_))] if *said == pull));
+    assert!(
+        matches!(&sent(&effects)[..], [(DeviceToRelay::FeedPull(said), Some(_))] if *said == pull)
+    );
 }
 
 #[test]
@@ -445,15 +506,25 @@ fn a_gap_is_pulled() {
     let effects = rig.hear(RelayToDevice::FileRemoved(removed), None);
     assert!(matches!(&sent(&effects)[..], [(DeviceToRelay::FeedPull(pull), _)] if pull.since == 5));
     let effects = rig.wait_until(|effect| matches!(effect, Effect::Send { .. }));
-    assert!(matches!(effects, Effect::Send { message: DeviceToRelay::FeedPull(_), .. }), "no page: it asks again");
+    assert!(
+        matches!(effects, Effect::Send { message: DeviceToRelay::FeedPull(_), .. }),
+        "no page: it asks again"
+    );
 }
 
-// ── Shares ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Shares
+// ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn files_added(rig: &PeerFixture, revision: u64, files: Vec<NewFile>) -> RelayToDevice {
     let (public_id, instance) = (rig.peer.public_id(), Instance([7; 16]));
     let files = files.into_iter().map(|file| listed(public_id, instance, file)).collect();
-    RelayToDevice::FilesAdded(FilesAdded { public_id, files, epoch: 7, revision, audience: Audience::All })
+    RelayToDevice::FilesAdded(FilesAdded {
+        public_id,
+        files,
+        epoch: 7,
+        revision,
+        audience: Audience::All,
+    })
 }
 
 #[test]
@@ -461,12 +532,17 @@ fn the_broadcast_is_the_acknowledgement() {
     let mut rig = PeerFixture::inside(vec![]);
     let new = new_file(1, "a", 10);
     let effects = rig.tell(Input::Share { files: vec![new.clone()] });
-    let [(DeviceToRelay::AddFiles(add), Some(reference))] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    let [(DeviceToRelay::AddFiles(add), Some(reference))] = &sent(&effects)[..] else {
+        panic!("{effects:?}")
+    };
     assert_eq!(add.files, std::slice::from_ref(&new));
     let added = files_added(&rig, 6, vec![new]);
     let effects = rig.hear(added, Some(reference));
     let state = ShareState::Shared;
-    assert_eq!(effects, [Effect::SharesChanged { file_ids: vec![file_id(1)], state }, Effect::CatalogueChanged]);
+    assert_eq!(
+        effects,
+        [Effect::SharesChanged { file_ids: vec![file_id(1)], state }, Effect::CatalogueChanged]
+    );
     assert_eq!(rig.peer.poll_timeout(), None);
 }
 
@@ -480,7 +556,10 @@ fn no_answer_is_shown_as_failed_and_still_counts_later() {
     assert_eq!(rig.wait(), [Effect::SharesChanged { file_ids: vec![file_id(1)], state }]);
     let added = files_added(&rig, 6, vec![new]);
     let effects = rig.hear(added, reference.as_ref());
-    assert_eq!(effects[0], Effect::SharesChanged { file_ids: vec![file_id(1)], state: ShareState::Shared });
+    assert_eq!(
+        effects[0],
+        Effect::SharesChanged { file_ids: vec![file_id(1)], state: ShareState::Shared }
+    );
 }
 
 #[test]
@@ -529,9 +608,11 @@ fn after_a_snapshot_without_them_shares_are_offered_again_and_strangers_taken_ba
     rig.lose_link();
     let stranger = listed(rig.peer.public_id(), Instance([7; 16]), new_file(9, "old", 1));
     let effects = rig.back_inside(vec![stranger]);
-    let messages: Vec<DeviceToRelay> = sent(&effects).into_iter().map(|(message, _)| message).collect();
+    let messages: Vec<DeviceToRelay> =
+        sent(&effects).into_iter().map(|(message, _)| message).collect();
     let remove = RemoveFile { file_ids: vec![file_id(9)], keep: false };
-    let expected = [DeviceToRelay::RemoveFile(remove), DeviceToRelay::AddFiles(AddFiles { files: vec![new] })];
+    let expected =
+        [DeviceToRelay::RemoveFile(remove), DeviceToRelay::AddFiles(AddFiles { files: vec![new] })];
     assert_eq!(messages, expected);
 }
 
@@ -543,7 +624,9 @@ fn stopping_takes_back_what_is_shared_first() {
     let added = files_added(&rig, 6, vec![new]);
     rig.hear(added, None);
     let effects = rig.tell(Input::Stop);
-    let [(DeviceToRelay::RemoveFile(_), reference)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    let [(DeviceToRelay::RemoveFile(_), reference)] = &sent(&effects)[..] else {
+        panic!("{effects:?}")
+    };
     let ack = RelayToDevice::RemoveFileAck(FeedAck { epoch: 7, revision: 7 });
     let effects = rig.hear(ack, reference.as_ref());
     assert_eq!(effects[0], Effect::CloseLink { code: None });
@@ -557,31 +640,55 @@ fn only_groups_of_shared_files_are_uploaded() {
     let ask = |pieces: Vec<GroupSpan>, what, length| {
         let ticket = Ticket([1; 16]);
         let public_id = device(7);
-        RelayToDevice::UploadChunkRequest(UploadChunkRequest { ticket, public_id, pieces, what, length })
+        RelayToDevice::UploadChunkRequest(UploadChunkRequest {
+            ticket,
+            public_id,
+            pieces,
+            what,
+            length,
+        })
     };
     let said_no = |effects: Vec<Effect>| match &sent(&effects)[..] {
         [(DeviceToRelay::ChunkUnavailable(no), None)] => no.code,
         other => panic!("{other:?}"),
     };
     let piece = |n, first, count| vec![GroupSpan::new(file_id(n), first, count)];
-    assert_eq!(said_no(rig.hear(ask(piece(2, 0, 1), BodyKind::Bytes, 1), None)), FailureCode::FileGone);
-    assert_eq!(said_no(rig.hear(ask(piece(1, 11, 2), BodyKind::Bytes, 1), None)), FailureCode::FileChanged);
-    assert_eq!(said_no(rig.hear(ask(piece(1, 0, 12), BodyKind::Hashes, 384), None)), FailureCode::NoHashes);
+    assert_eq!(
+        said_no(rig.hear(ask(piece(2, 0, 1), BodyKind::Bytes, 1), None)),
+        FailureCode::FileGone
+    );
+    assert_eq!(
+        said_no(rig.hear(ask(piece(1, 11, 2), BodyKind::Bytes, 1), None)),
+        FailureCode::FileChanged
+    );
+    assert_eq!(
+        said_no(rig.hear(ask(piece(1, 0, 12), BodyKind::Hashes, 384), None)),
+        FailureCode::NoHashes
+    );
     let effects = rig.hear(ask(piece(1, 0, 12), BodyKind::Bytes, 3 * MIB), None);
     let (ticket, pieces, length) = (Ticket([1; 16]), piece(1, 0, 12), 3 * MIB);
     assert_eq!(effects, [Effect::Upload { ticket, pieces, length }]);
 }
 
-// ── Transfers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Transfers
+// ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn order(files: &[(u8, u64)]) -> TransferOrder {
-    TransferOrder { transfer_id: transfer(1), owner: device(1), files: all(files), lookahead_bytes: None }
+    TransferOrder {
+        transfer_id: transfer(1),
+        owner: device(1),
+        files: all(files),
+        lookahead_bytes: None,
+    }
 }
 
 impl PeerFixture {
     fn ready(&mut self, pieces: Vec<GroupSpan>) -> Vec<Effect> {
         let (transfer_id, ticket) = (transfer(1), Ticket([2; 16]));
-        self.hear(RelayToDevice::ChunkReady(ChunkReady { transfer_id, pieces, ticket, length: 1 }), None)
+        self.hear(
+            RelayToDevice::ChunkReady(ChunkReady { transfer_id, pieces, ticket, length: 1 }),
+            None,
+        )
     }
 
     fn chunk_failed(&mut self, pieces: Vec<GroupSpan>, code: FailureCode) -> Vec<Effect> {
@@ -597,12 +704,16 @@ impl PeerFixture {
     /// The whole life of one run.
     fn fetch(&mut self, pieces: Vec<GroupSpan>) -> Vec<Effect> {
         let mut effects = self.ready(pieces.clone());
-        let fetch = effects.iter().find_map(|e| if let Effect::Fetch { fetch, .. } = e { Some(*fetch) } else { None });
+        let fetch = effects
+            .iter()
+            .find_map(|e| if let Effect::Fetch { fetch, .. } = e { Some(*fetch) } else { None });
         for piece in pieces {
             effects.extend(self.stored(piece));
         }
         let outcome = FetchOutcome::Complete;
-        effects.extend(self.tell(Input::FetchEnded { fetch: fetch.expect("a fetch was started"), outcome }));
+        effects.extend(
+            self.tell(Input::FetchEnded { fetch: fetch.expect("a fetch was started"), outcome }),
+        );
         effects
     }
 }
@@ -618,7 +729,11 @@ fn a_large_file_is_asked_for_in_runs_that_grow() {
     let first = [groups(0, 1), groups(1, 2), groups(3, 3), groups(6, 4)];
     assert_eq!(asked(&effects), first, "of different lengths, so that they do not all end at once");
     let effects = rig.fetch(groups(0, 1));
-    assert_eq!(asked(&effects), [groups(10, 5), groups(15, 5)], "one group more after a good one, and one run more");
+    assert_eq!(
+        asked(&effects),
+        [groups(10, 5), groups(15, 5)],
+        "one group more after a good one, and one run more"
+    );
     let effects = rig.chunk_failed(groups(1, 2), FailureCode::Busy);
     assert_eq!(asked(&effects), [] as [Vec<GroupSpan>; 0], "what failed waits a moment");
 }
@@ -630,12 +745,17 @@ fn the_whole_file_is_closed_once_and_the_transfer_ends() {
     assert_eq!(asked(&effects), [groups(0, 2)]);
     let (transfer_id, file_id) = (transfer(1), file_id(1));
     let closed = |root| Effect::CloseFile { transfer_id, file_id, root };
-    assert!(!rig.fetch(groups(0, 2)).iter().any(|effect| matches!(effect, Effect::CloseFile { .. })));
+    assert!(
+        !rig.fetch(groups(0, 2)).iter().any(|effect| matches!(effect, Effect::CloseFile { .. }))
+    );
     let root = Root([7; 32]);
     let (public_id, files) = (device(1), vec![KnownRoot { file_id, root }]);
     let known = FilesUpdated { public_id, files, epoch: 7, revision: 6, audience: Audience::All };
     let effects = rig.hear(RelayToDevice::FilesUpdated(known), None);
-    assert!(effects.contains(&closed(Some(root))), "it is checked against the root, which comes a moment later");
+    assert!(
+        effects.contains(&closed(Some(root))),
+        "it is checked against the root, which comes a moment later"
+    );
     let effects = rig.tell(Input::FileClosed { transfer_id, file_id, outcome: CloseReason::Done });
     let ended = Effect::TransferEnded { transfer_id, done: 1, failed: 0 };
     assert_eq!(effects, [Effect::FileDone { transfer_id, file_id }, ended]);
@@ -702,8 +822,12 @@ fn an_absent_owner_is_waited_for() {
     rig.chunk_failed(groups(0, 4), FailureCode::OwnerAway);
     let effects = rig.chunk_failed(groups(4, 4), FailureCode::OwnerAway);
     let waits_for = Some(FailureCode::OwnerAway);
-    assert_eq!(effects, [Effect::TransferChanged { transfer_id: transfer(1), waits_for, paused: false }]);
-    let back = PresenceChange { public_id: device(1), instance: None, resume: None, request_id: None };
+    assert_eq!(
+        effects,
+        [Effect::TransferChanged { transfer_id: transfer(1), waits_for, paused: false }]
+    );
+    let back =
+        PresenceChange { public_id: device(1), instance: None, resume: None, request_id: None };
     let effects = rig.hear(RelayToDevice::ClientReconnected(back), None);
     assert_eq!(asked(&effects).concat().iter().map(|piece| piece.groups.count).sum::<u32>(), 8);
 }
@@ -735,7 +859,13 @@ fn a_removed_file_ends_its_transfer_and_its_bodies() {
     rig.tell(Input::StartTransfer { order: order(&[(1, MIB)]) });
     rig.ready(groups(0, 4));
     let file_ids = vec![file_id(1)];
-    let removed = FileRemoved { public_id: device(1), file_ids, epoch: 7, revision: 6, audience: Audience::All };
+    let removed = FileRemoved {
+        public_id: device(1),
+        file_ids,
+        epoch: 7,
+        revision: 6,
+        audience: Audience::All,
+    };
     let effects = rig.hear(RelayToDevice::FileRemoved(removed), None);
     assert!(effects.contains(&Effect::CancelFetch { fetch: FetchId(1) }));
     assert!(matches!(effects[0], Effect::FileFailed { code: FailureCode::FileGone, .. }));
@@ -774,11 +904,16 @@ fn groups_that_do_not_merge_are_found_by_the_list_and_asked_again() {
     rig.fetch(groups(0, 4));
     rig.wait(); // for its root, which does not come
     let (transfer_id, id) = (transfer(1), file_id(1));
-    let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: CloseReason::Mismatch });
-    let [(DeviceToRelay::RequestChunk(ask), _)] = &sent(&effects)[..] else { panic!("{effects:?}") };
+    let effects =
+        rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: CloseReason::Mismatch });
+    let [(DeviceToRelay::RequestChunk(ask), _)] = &sent(&effects)[..] else {
+        panic!("{effects:?}")
+    };
     assert_eq!((ask.what, ask.pieces.clone()), (BodyKind::Hashes, groups(0, 4)));
     let effects = rig.ready(groups(0, 4));
-    let Some(Effect::Fetch { fetch, what: BodyKind::Hashes, .. }) = effects.first().cloned() else { panic!("{effects:?}") };
+    let Some(Effect::Fetch { fetch, what: BodyKind::Hashes, .. }) = effects.first().cloned() else {
+        panic!("{effects:?}")
+    };
     rig.tell(Input::Rejected { transfer_id, file_id: id, groups: vec![GroupRange::new(2, 1)] });
     let effects = rig.tell(Input::FetchEnded { fetch, outcome: FetchOutcome::Complete });
     assert_eq!(asked(&effects), [groups(2, 1)]);
@@ -797,7 +932,8 @@ fn without_a_list_all_is_fetched_once_more_and_then_it_has_changed() {
     assert_eq!(asked(&effects), [groups(0, 4)]);
     rig.fetch(groups(0, 4));
     rig.wait(); // for its root, which does not come
-    let effects = rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: CloseReason::Mismatch });
+    let effects =
+        rig.tell(Input::FileClosed { transfer_id, file_id: id, outcome: CloseReason::Mismatch });
     let code = FailureCode::FileChanged;
     assert_eq!(effects[0], Effect::FileFailed { transfer_id, file_id: id, code, message: None });
 }
@@ -809,8 +945,9 @@ fn a_full_disk_ends_the_transfer_with_its_sentence() {
     rig.ready(groups(0, 4));
     let outcome = FetchOutcome::LocalFailure { message: "no space left".into() };
     let effects = rig.tell(Input::FetchEnded { fetch: FetchId(1), outcome });
-    let said =
-        effects.iter().find_map(|e| if let Effect::FileFailed { message, .. } = e { message.clone() } else { None });
+    let said = effects.iter().find_map(|e| {
+        if let Effect::FileFailed { message, .. } = e { message.clone() } else { None }
+    });
     assert_eq!(said.as_deref(), Some("no space left"));
     assert!(matches!(sent(&effects)[..], [(DeviceToRelay::CancelChunk(_), None)]));
     assert_eq!(rig.peer.poll_timeout(), None);
@@ -842,9 +979,13 @@ fn paused_while_it_waits_for_a_root_it_still_gets_what_is_here() {
 #[test]
 fn an_owner_whose_upload_was_too_late_says_that_it_is_awake() {
     let mut rig = PeerFixture::inside(vec![]);
-    for (code, word) in [(FailureCode::TimedOut, Some(DeviceToRelay::Ping(Empty {}))), (FailureCode::FileGone, None)] {
+    for (code, word) in [
+        (FailureCode::TimedOut, Some(DeviceToRelay::Ping(Empty {}))),
+        (FailureCode::FileGone, None),
+    ] {
         let ticket = Ticket([7; 16]);
-        let effects = rig.hear(RelayToDevice::UploadCancelled(UploadCancelled { ticket, code }), None);
+        let effects =
+            rig.hear(RelayToDevice::UploadCancelled(UploadCancelled { ticket, code }), None);
         assert!(effects.contains(&Effect::CancelUpload { ticket, code }));
         assert_eq!(sent(&effects).first().map(|(message, _)| (*message).clone()), word);
     }
@@ -895,8 +1036,18 @@ fn who_is_told_where_others_read_goes_on_there_and_fetches_the_rest_afterwards()
     let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let ahead = TransferOrder { lookahead_bytes: Some(3 * MIB), ..order(&[(1, 64 * MIB)]) };
     rig.tell(Input::StartTransfer { order: ahead });
-    rig.hear(RelayToDevice::JoinAt(JoinAt { transfer_id: transfer(1), file_id: file_id(1), group: u32::MAX }), None);
-    rig.hear(RelayToDevice::JoinAt(JoinAt { transfer_id: transfer(1), file_id: file_id(1), group: 250 }), None);
+    rig.hear(
+        RelayToDevice::JoinAt(JoinAt {
+            transfer_id: transfer(1),
+            file_id: file_id(1),
+            group: u32::MAX,
+        }),
+        None,
+    );
+    rig.hear(
+        RelayToDevice::JoinAt(JoinAt { transfer_id: transfer(1), file_id: file_id(1), group: 250 }),
+        None,
+    );
     rig.fetch(groups(0, 4));
     let taken = Input::Consumed { transfer_id: transfer(1), file_id: file_id(1), groups: 4 };
     assert_eq!(asked(&rig.tell(taken)), [groups(12, 4)]);
@@ -910,5 +1061,8 @@ fn first_groups(pieces: &[GroupSpan]) -> Vec<u32> {
 fn an_empty_file_is_there_at_once() {
     let mut rig = PeerFixture::inside(vec![]);
     let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 0)]) });
-    assert_eq!(effects[0], Effect::CloseFile { transfer_id: transfer(1), file_id: file_id(1), root: None });
+    assert_eq!(
+        effects[0],
+        Effect::CloseFile { transfer_id: transfer(1), file_id: file_id(1), root: None }
+    );
 }

@@ -1,4 +1,5 @@
-//! One download: which groups of which files are missing, which are on their way, what it waits for.
+//! One download: which groups of which files are missing, which are on their way, what it waits
+//! for.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -196,7 +197,8 @@ impl Transfer {
         }
     }
 
-    /// What a transfer waits for that has nothing to ask. Of ten thousand files few wait: all are not looked at each time.
+    /// What a transfer waits for that has nothing to ask. Of ten thousand files few wait: all are
+    /// not looked at each time.
     pub(super) fn waits_for(&mut self) -> Option<FailureCode> {
         while let Some(first) = self.waiters.front() {
             let job = self.jobs.get_mut(first)?;
@@ -239,9 +241,11 @@ impl Transfer {
         Some(file_id)
     }
 
-    /// The next run to ask for, of `most` bytes if groups are that small; its groups are no longer missing.
+    /// The next run to ask for, of `most` bytes if groups are that small; its groups are no longer
+    /// missing.
     pub(super) fn next_run(&mut self, most: u64) -> Option<(BodyKind, Vec<GroupSpan>)> {
-        // Each file in the queue is looked at once at most: one behind its reader stays and asks nothing now.
+        // Each file in the queue is looked at once at most: one behind its reader stays and asks
+        // nothing now.
         for _ in 0..self.queue.len() {
             let file_id = *self.queue.front()?;
             let job = self.jobs.get_mut(&file_id)?;
@@ -278,7 +282,8 @@ impl Transfer {
             let fetching = job.state == JobState::Fetching && job.waiting.is_none();
             let (size, runs) = (job.missing_bytes(), job.missing.runs().count());
             if fetching && !pieces.is_empty() {
-                let full = bytes + size > BUNDLE_BYTES.min(most) || pieces.len() + runs > MAX_PIECES;
+                let full =
+                    bytes + size > BUNDLE_BYTES.min(most) || pieces.len() + runs > MAX_PIECES;
                 if full || size > SMALL_BYTES {
                     break;
                 }
@@ -293,8 +298,8 @@ impl Transfer {
         pieces
     }
 
-    /// The next run of one large file. A reader in order is given whole runs of a third of its lookahead: asking for each
-    /// group as the one before is taken would be a message a group.
+    /// The next run of one large file. A reader in order is given whole runs of a third of its
+    /// lookahead: asking for each group as the one before is taken would be a message a group.
     fn run_of(&mut self, file_id: FileId, most: u64) -> Option<GroupSpan> {
         let lookahead = self.lookahead_bytes;
         let job = self.jobs.get_mut(&file_id)?;
@@ -308,7 +313,8 @@ impl Transfer {
         let first = job.missing.first_from(from).or_else(|| job.missing.first())?;
         let groups_in = |bytes: u64| (bytes >> job.groups.group_log).max(1) as u32;
         let count = first.count.min(groups_in(run_bytes));
-        let room = lookahead.map(|ahead| job.consumed.saturating_add(groups_in(ahead)).saturating_sub(first.first));
+        let room = lookahead
+            .map(|ahead| job.consumed.saturating_add(groups_in(ahead)).saturating_sub(first.first));
         if room.is_some_and(|room| room < count) {
             return None;
         }
@@ -355,14 +361,26 @@ mod tests {
     use crate::peer::testing::{device, file_id, visited};
 
     fn transfer(files: u8) -> Transfer {
-        let file =
-            |n| WantedFile { file_id: file_id(n), size: 1, group_log: 18, root: None, have: GroupSet::default() };
+        let file = |n| WantedFile {
+            file_id: file_id(n),
+            size: 1,
+            group_log: 18,
+            root: None,
+            have: GroupSet::default(),
+        };
         let files = (0..files).map(file).collect();
-        let transfer_id = lanyard_protocol::TransferId("00000003-0000-8000-8000-000000000001".parse().unwrap());
-        Transfer::new(&TransferOrder { transfer_id, owner: device(1), files, lookahead_bytes: None })
+        let transfer_id =
+            lanyard_protocol::TransferId("00000003-0000-8000-8000-000000000001".parse().unwrap());
+        Transfer::new(&TransferOrder {
+            transfer_id,
+            owner: device(1),
+            files,
+            lookahead_bytes: None,
+        })
     }
 
-    /// Whoever lists something wakes what waits for him: as often as he likes, so it must cost what waits.
+    /// Whoever lists something wakes what waits for him: as often as he likes, so it must cost what
+    /// waits.
     #[test]
     fn waking_looks_at_what_waits_and_a_file_waits_once_however_often() {
         let mut transfer = transfer(200);
@@ -381,6 +399,10 @@ mod tests {
         transfer.wake(FailureCode::OwnerAway);
         assert_eq!((visited(), transfer.waits_for()), (1, Some(FailureCode::ServerNotReady)));
         transfer.wake(FailureCode::ServerNotReady);
-        assert_eq!((transfer.queue.len(), transfer.waits_for()), (2, None), "both are asked for again");
+        assert_eq!(
+            (transfer.queue.len(), transfer.waits_for()),
+            (2, None),
+            "both are asked for again"
+        );
     }
 }

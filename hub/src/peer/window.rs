@@ -1,16 +1,18 @@
-//! How much is asked for: by one transfer, bytes of a run and runs at once, growing on success and halving on failure; by
-//! all together, what a limited rate allows.
+//! How much is asked for: by one transfer, bytes of a run and runs at once, growing on success and
+//! halving on failure; by all together, what a limited rate allows.
 
 use lanyard_protocol::limits::{MAX_RUN_BYTES, MIN_BODY_RATE};
 
 /// What a first run asks for: the plateau of the measurements.
 const START_BYTES: u64 = 1 << 20;
-/// Larger runs bring nothing, and the relay gives one owner a quarter of its budget: two such runs fit.
+/// Larger runs bring nothing, and the relay gives one owner a quarter of its budget: two such runs
+/// fit.
 const MOST_BYTES: u64 = if MAX_RUN_BYTES < 4 << 20 { MAX_RUN_BYTES } else { 4 << 20 };
-/// A run should take about this long: long enough to be worth its messages, short enough to be lost.
+/// A run should take about this long: long enough to be worth its messages, short enough to be
+/// lost.
 const AIM_MS: u64 = 250;
-/// … or as many round trips, if that is longer: two of them pass before its first byte, and shorter runs only leave a late line
-/// empty (`tests/deep/ladder`, satellite).
+/// … or as many round trips, if that is longer: two of them pass before its first byte, and shorter
+/// runs only leave a late line empty (`tests/deep/ladder`, satellite).
 const AIM_ROUNDS: u64 = 4;
 /// Round trips of this length are not those of a network of one house.
 const LATE_MS: u64 = 20;
@@ -19,7 +21,7 @@ const MOST_RUNS: usize = 8;
 
 /// The adaptive window of one transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Window {
+pub(super) struct Window {
     run_bytes: u64,
     runs: usize,
     /// Good runs since `runs` last changed.
@@ -41,36 +43,37 @@ impl Default for Window {
 
 impl Window {
     /// Bytes that a run of a large file may have (at least one group goes in any case).
-    pub fn run_bytes(&self) -> u64 {
+    pub(super) fn run_bytes(&self) -> u64 {
         self.run_bytes
     }
 
-    /// The same of the next run of a file of which so much is not asked for. The first runs are of different lengths: of one
-    /// length they end at one time, and then nothing is on its way until the next are. On a late line the last ones share what is
-    /// left, so that no long one is waited for (Polychronopoulos and Kuck, Guided self-scheduling, 1987).
-    pub fn next_bytes(&mut self, missing: u64) -> u64 {
+    /// The same of the next run of a file of which so much is not asked for. The first runs are of
+    /// different lengths: of one length they end at one time, and then nothing is on its way until
+    /// the next are. On a late line the last ones share what is left, so that no long one is waited
+    /// for (Polychronopoulos and Kuck, Guided self-scheduling, 1987).
+    pub(super) fn next_bytes(&mut self, missing: u64) -> u64 {
         self.started = (self.started + 1).min(START_RUNS);
         let bytes = self.run_bytes * self.started as u64 / START_RUNS as u64;
         if self.is_late() { bytes.min(missing.div_ceil(self.runs as u64)) } else { bytes }
     }
 
     /// Whether a run waits longer for its first byte than a network of one house makes it wait.
-    pub fn is_late(&self) -> bool {
+    pub(super) fn is_late(&self) -> bool {
         (LATE_MS..u64::MAX).contains(&self.round_ms)
     }
 
     /// What was asked for is there, so long after the request.
-    pub fn ready(&mut self, after_ms: u64) {
+    pub(super) fn ready(&mut self, after_ms: u64) {
         self.round_ms = self.round_ms.min(after_ms);
     }
 
     /// Runs that may be on their way at once.
-    pub fn runs(&self) -> usize {
+    pub(super) fn runs(&self) -> usize {
         self.runs
     }
 
     /// A run came whole, in `took_ms`.
-    pub fn good(&mut self, took_ms: u64, group_bytes: u64) {
+    pub(super) fn good(&mut self, took_ms: u64, group_bytes: u64) {
         let rounds = if self.round_ms == u64::MAX { 0 } else { AIM_ROUNDS * self.round_ms };
         let aim_ms = AIM_MS.max(rounds);
         if took_ms <= aim_ms {
@@ -85,9 +88,9 @@ impl Window {
         }
     }
 
-    /// A run failed or was cut. Fewer at once, too: on a line of 250 kbit/s four bodies at once are each slower than the relay
-    /// waits for (`tests/deep/ladder`).
-    pub fn bad(&mut self, group_bytes: u64) {
+    /// A run failed or was cut. Fewer at once, too: on a line of 250 kbit/s four bodies at once are
+    /// each slower than the relay waits for (`tests/deep/ladder`).
+    pub(super) fn bad(&mut self, group_bytes: u64) {
         self.run_bytes = (self.run_bytes / 2).max(group_bytes);
         self.runs = (self.runs / 2).max(1);
         self.good = 0;
@@ -97,7 +100,7 @@ impl Window {
 
 /// What all transfers together may have on their way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InFlightLimit {
+pub(super) struct InFlightLimit {
     /// Runs at once: their buffers are this device's memory.
     pub runs: usize,
     /// Bytes of a run (at least one group, or one small file, goes in any case).
@@ -111,9 +114,9 @@ impl Default for InFlightLimit {
 }
 
 impl InFlightLimit {
-    /// At so many bytes a second together, each run takes about twice the aim, or is one group; and they are so few that
-    /// each is twice as fast as the relay demands of a body.
-    pub fn of(bytes_a_second: Option<u64>) -> Self {
+    /// At so many bytes a second together, each run takes about twice the aim, or is one group; and
+    /// they are so few that each is twice as fast as the relay demands of a body.
+    pub(super) fn of(bytes_a_second: Option<u64>) -> Self {
         let Some(rate) = bytes_a_second else { return Self::default() };
         let at_once = (rate * 2 * AIM_MS / 1_000) >> lanyard_protocol::group::MIN_GROUP_LOG;
         let none_starves = rate / (2 * MIN_BODY_RATE);

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use lanyard_hub::peer::{
-    CloseReason, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, Peer, PeerConfig, MembershipPhase, Reveals, ShareState,
-    TransferOrder, WantedFile,
+    CloseReason, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, MembershipPhase, Peer,
+    PeerConfig, Reveals, ShareState, TransferOrder, WantedFile,
 };
 use lanyard_hub::{IdSource, Moment};
 use lanyard_protocol::{
-    DeviceKind, DeviceToRelay, EphemeralKey, FileEntry, FileId, Instance, NewFile, Nonce, GroupSpan, PublicKey, Ref,
-    RelayToDevice, Reveal, Signature, Ticket, TransferId, approval, codec,
+    DeviceKind, DeviceToRelay, EphemeralKey, FileEntry, FileId, GroupSpan, Instance, NewFile,
+    Nonce, PublicKey, Ref, RelayToDevice, Reveal, Signature, Ticket, TransferId, approval, codec,
 };
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ struct Download {
     state: &'static str,
 }
 
-pub struct ScriptedDevice {
+pub(crate) struct ScriptedDevice {
     peer: Peer,
     now: Moment,
     line: &'static str,
@@ -52,7 +52,7 @@ pub struct ScriptedDevice {
 }
 
 impl ScriptedDevice {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let config = PeerConfig {
             public_key: DEVICE_KEY,
             instance: INSTANCE,
@@ -87,18 +87,19 @@ impl ScriptedDevice {
     }
 
     /// What the script may name from here on.
-    pub fn names(&self) -> Names {
+    pub(crate) fn names(&self) -> Names {
         self.names.clone()
     }
 
-    pub fn sent(&mut self) -> Vec<Value> {
+    pub(crate) fn sent(&mut self) -> Vec<Value> {
         std::mem::take(&mut self.sent)
     }
 
     // ── What happens to it ──────────────────────────────────────────────────────────────────────
 
-    pub fn hear(&mut self, frame: &Value) {
-        let frame = codec::decode::<RelayToDevice>(&frame.to_string()).expect("a message of the wire");
+    pub(crate) fn hear(&mut self, frame: &Value) {
+        let frame =
+            codec::decode::<RelayToDevice>(&frame.to_string()).expect("a message of the wire");
         match &frame.message {
             RelayToDevice::Challenge(challenge) => self.relay_nonce = Some(challenge.nonce),
             RelayToDevice::ApprovalRestart(restart) => self.relay_nonce = Some(restart.nonce),
@@ -107,7 +108,7 @@ impl ScriptedDevice {
         self.tell(Input::Received { frame });
     }
 
-    pub fn line(&mut self, line: &Value) -> Result<(), String> {
+    pub(crate) fn line(&mut self, line: &Value) -> Result<(), String> {
         match line {
             Value::String(opens) if opens == "opens" => {
                 if self.line != "opening" {
@@ -125,7 +126,7 @@ impl ScriptedDevice {
         Ok(())
     }
 
-    pub fn wait(&mut self, ms: u64) {
+    pub(crate) fn wait(&mut self, ms: u64) {
         let end = self.now.plus(ms);
         while let Some(at) = self.peer.poll_timeout().filter(|at| *at <= end) {
             self.now = self.now.max(at);
@@ -136,7 +137,7 @@ impl ScriptedDevice {
     }
 
     /// How a body ended that the peer asked for.
-    pub fn body(&mut self, body: &Value) {
+    pub(crate) fn body(&mut self, body: &Value) {
         let ticket: Ticket = serde_json::from_value(body["ticket"].clone()).unwrap();
         let at = self.gets.iter().position(|get| get.ticket == ticket).expect("it fetches that");
         let Get { fetch, transfer_id, pieces, .. } = self.gets.remove(at);
@@ -151,12 +152,13 @@ impl ScriptedDevice {
         self.tell(Input::FetchEnded { fetch, outcome });
     }
 
-    pub fn person(&mut self, action: &Value) {
+    pub(crate) fn person(&mut self, action: &Value) {
         let (verb, with) = action.as_object().and_then(|o| o.iter().next()).expect("a verb");
         match verb.as_str() {
             "start" => self.tell(Input::Start),
             "share" => {
-                let files = with.as_array().unwrap().iter().map(|file| self.new_file(file)).collect();
+                let files =
+                    with.as_array().unwrap().iter().map(|file| self.new_file(file)).collect();
                 self.tell(Input::Share { files });
             }
             "unshare" => {
@@ -190,9 +192,11 @@ impl ScriptedDevice {
 
     fn download(&mut self, path: &str) {
         let files = &self.peer.catalogue().files;
-        let entry: FileEntry = files.values().find(|file| file.path == path).expect("a listed file").clone();
+        let entry: FileEntry =
+            files.values().find(|file| file.path == path).expect("a listed file").clone();
         let number = self.downloads.len() + 1;
-        let transfer_id: TransferId = format!("0000000d-0000-8000-8000-{number:012x}").parse().unwrap();
+        let transfer_id: TransferId =
+            format!("0000000d-0000-8000-8000-{number:012x}").parse().unwrap();
         self.downloads.push(Download { path: path.into(), transfer_id, state: "running" });
         let wanted = WantedFile {
             file_id: entry.file_id,
@@ -201,7 +205,12 @@ impl ScriptedDevice {
             root: entry.root,
             have: GroupSet::default(),
         };
-        let order = TransferOrder { transfer_id, owner: entry.public_id, files: vec![wanted], lookahead_bytes: None };
+        let order = TransferOrder {
+            transfer_id,
+            owner: entry.public_id,
+            files: vec![wanted],
+            lookahead_bytes: None,
+        };
         self.tell(Input::StartTransfer { order });
     }
 
@@ -267,7 +276,9 @@ impl ScriptedDevice {
     fn download_is(&mut self, transfer_id: TransferId, state: &'static str) {
         let over = ["done", "failed", "cancelled"];
         let mut downloads = self.downloads.iter_mut();
-        if let Some(one) = downloads.find(|one| one.transfer_id == transfer_id && !over.contains(&one.state)) {
+        if let Some(one) =
+            downloads.find(|one| one.transfer_id == transfer_id && !over.contains(&one.state))
+        {
             one.state = state;
         }
     }
@@ -303,7 +314,7 @@ impl ScriptedDevice {
 
     // ── What it shows ───────────────────────────────────────────────────────────────────────────
 
-    pub fn shows(&self, what: &str) -> Value {
+    pub(crate) fn shows(&self, what: &str) -> Value {
         match what {
             "place" => json!(self.place()),
             "line" => json!(self.line),
@@ -311,7 +322,9 @@ impl ScriptedDevice {
                 MembershipPhase::Waiting { code } => json!(code),
                 _ => Value::Null,
             },
-            "devices" => json!(sorted(self.peer.catalogue().clients.values().map(|c| c.name.clone()))),
+            "devices" => {
+                json!(sorted(self.peer.catalogue().clients.values().map(|c| c.name.clone())))
+            }
             "online" => {
                 let catalogue = self.peer.catalogue();
                 let named = catalogue.online.iter().filter_map(|id| catalogue.clients.get(id));
@@ -345,7 +358,9 @@ impl ScriptedDevice {
     fn place(&self) -> &'static str {
         match self.peer.phase() {
             MembershipPhase::Connecting => "offline",
-            MembershipPhase::HostAway | MembershipPhase::Approved { host_away: true } => "host away",
+            MembershipPhase::HostAway | MembershipPhase::Approved { host_away: true } => {
+                "host away"
+            }
             MembershipPhase::Waiting { code: None } => "knocking",
             MembershipPhase::Waiting { code: Some(_) } => "digits",
             MembershipPhase::Closed => "closed",

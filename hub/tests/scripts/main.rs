@@ -67,7 +67,8 @@ fn read(name: &str) -> Script {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Returns the named values and the steps of a script, behind those of the one that it goes on from.
+/// Returns the named values and the steps of a script, behind those of the one that it goes on
+/// from.
 fn whole(name: &str, device: &ScriptedDevice) -> Result<(Names, Vec<Step>), String> {
     let script = read(name);
     let (mut names, mut steps) = match &script.after {
@@ -130,7 +131,8 @@ fn play_step(device: &mut ScriptedDevice, names: &mut Names, step: &Step) -> Res
 #[test]
 fn the_native_device_follows_every_script() {
     let entries = fs::read_dir(folder()).unwrap();
-    let names = entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned());
+    let names = entries
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned());
     let mut names: Vec<String> = names.collect();
     names.sort();
     assert!(names.len() >= 10, "too few scripts: {names:?}");
@@ -141,10 +143,12 @@ fn the_native_device_follows_every_script() {
 /// A runner that believes everything would make all scripts green.
 #[test]
 fn a_pattern_says_exactly_what_may_come() {
-    let frame = serde_json::json!({"opcode": "A", "ref": "1", "data": {"n": 1, "list": ["x", "y"]}});
+    let frame =
+        serde_json::json!({"opcode": "A", "ref": "1", "data": {"n": 1, "list": ["x", "y"]}});
     let check = |pattern: Value, names: &mut Names| matches(&pattern, &frame, names).is_ok();
     let mut names = Names::from([("one".into(), "1".into())]);
-    let good = serde_json::json!({"opcode": "A", "ref": "$one", "data": {"n": "*", "list": ["$x", "y"]}});
+    let good =
+        serde_json::json!({"opcode": "A", "ref": "$one", "data": {"n": "*", "list": ["$x", "y"]}});
     assert!(check(good, &mut names));
     assert_eq!(names.get("x"), Some(&Value::from("x")));
     for bad in [

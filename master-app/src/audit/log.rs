@@ -1,4 +1,5 @@
-//! One file of the record: JSON lines, only ever appended to. A full file gets a number, and so many are kept beside it.
+//! One file of the record: JSON lines, only ever appended to. A full file gets a number, and so
+//! many are kept beside it.
 
 #![expect(clippy::disallowed_methods, reason = "the record, in the program's own folder")]
 
@@ -11,7 +12,7 @@ use serde_json::{Map, Value};
 
 /// How a file is called, and how much of it is kept.
 #[derive(Debug)]
-pub struct LogKind {
+pub(super) struct LogKind {
     pub name: &'static str,
     /// A file of this length gets a number.
     pub most_bytes: u64,
@@ -21,7 +22,7 @@ pub struct LogKind {
 
 /// The file, open for appending.
 #[derive(Debug)]
-pub struct LogFile {
+pub(super) struct LogFile {
     kind: &'static LogKind,
     path: PathBuf,
     file: File,
@@ -29,10 +30,12 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens the file in `dir`, or begins it. A last line that was cut off by a power cut is closed, and stays.
-    pub fn open(dir: &Path, kind: &'static LogKind) -> io::Result<Self> {
+    /// Opens the file in `dir`, or begins it. A last line that was cut off by a power cut is
+    /// closed, and stays.
+    pub(super) fn open(dir: &Path, kind: &'static LogKind) -> io::Result<Self> {
         let path = dir.join(kind.name);
-        let mut file = private_file::open(&path, File::options().create(true).append(true).read(true))?;
+        let mut file =
+            private_file::open(&path, File::options().create(true).append(true).read(true))?;
         if !ends_in_newline(&mut file)? {
             file.write_all(b"\n")?;
         }
@@ -41,7 +44,10 @@ impl LogFile {
     }
 
     /// Appends lines and has them on disk: all of them or none.
-    pub fn append(&mut self, lines: impl Iterator<Item = Map<String, Value>>) -> io::Result<()> {
+    pub(super) fn append(
+        &mut self,
+        lines: impl Iterator<Item = Map<String, Value>>,
+    ) -> io::Result<()> {
         let mut text = String::new();
         for line in lines {
             text.push_str(&Value::Object(line).to_string());
@@ -50,7 +56,9 @@ impl LogFile {
         if text.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()) {
+        if let Err(error) =
+            self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data())
+        {
             // Nobody could read a half line, nor one that is appended to it.
             self.file.set_len(self.bytes)?;
             return Err(error);
@@ -73,7 +81,7 @@ impl LogFile {
     }
 }
 
-pub fn numbered(path: &Path, number: u32) -> PathBuf {
+pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{number}"));
     path.with_file_name(name)
@@ -99,13 +107,13 @@ fn open_to_read(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Returns the time of a line, 0 if the line cannot be read.
-pub fn at_ms(line: &Value) -> u64 {
+pub(super) fn at_ms(line: &Value) -> u64 {
     line["at_ms"].as_u64().unwrap_or(0)
 }
 
-/// Returns all lines of a kind that are kept, oldest first. A line that cannot be read is `null`. Fields that are not known
-/// are kept: before 0.1 a line held a hash of the line before, `prev`.
-pub fn read(dir: &Path, kind: &LogKind) -> io::Result<Vec<Value>> {
+/// Returns all lines of a kind that are kept, oldest first. A line that cannot be read is `null`.
+/// Fields that are not known are kept: before 0.1 a line held a hash of the line before, `prev`.
+pub(super) fn read(dir: &Path, kind: &LogKind) -> io::Result<Vec<Value>> {
     let path = dir.join(kind.name);
     let files = (1..=kind.kept).rev().map(|number| numbered(&path, number)).chain([path.clone()]);
     let mut all = Vec::new();

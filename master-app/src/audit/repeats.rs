@@ -1,10 +1,12 @@
-//! Repeated occasions become few lines: the first, and from then on one each time that their number has doubled.
+//! Repeated occasions become few lines: the first, and from then on one each time that their number
+//! has doubled.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// Occasions that are counted at once; beyond, the one that was quiet for longest is told and forgotten.
+/// Occasions that are counted at once; beyond, the one that was quiet for longest is told and
+/// forgotten.
 const MOST_COUNTED: usize = 256;
 /// After this long without another one the next is a first one again.
 const QUIET_MS: u64 = 600_000;
@@ -35,7 +37,7 @@ impl Series {
 
 /// The lines that are counted at the moment.
 #[derive(Debug, Default)]
-pub struct Repeats(BTreeMap<Subject, Series>);
+pub(super) struct Repeats(BTreeMap<Subject, Series>);
 
 fn subject(line: &Map<String, Value>) -> Subject {
     let field = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -44,7 +46,11 @@ fn subject(line: &Map<String, Value>) -> Subject {
 
 impl Repeats {
     /// The lines that an occasion adds to the record.
-    pub fn take(&mut self, at_ms: u64, mut line: Map<String, Value>) -> Vec<Map<String, Value>> {
+    pub(super) fn take(
+        &mut self,
+        at_ms: u64,
+        mut line: Map<String, Value>,
+    ) -> Vec<Map<String, Value>> {
         let mut lines = self.end_quiet(at_ms);
         let subject = subject(&line);
         if let Some(series) = self.0.get_mut(&subject) {
@@ -66,19 +72,25 @@ impl Repeats {
     }
 
     /// Everything that the record does not know yet.
-    pub fn finish(&mut self) -> Vec<Map<String, Value>> {
+    pub(super) fn finish(&mut self) -> Vec<Map<String, Value>> {
         let all = std::mem::take(&mut self.0).into_values();
         all.filter(|series| series.count > series.told).map(|mut series| series.tell()).collect()
     }
 
     fn end_quiet(&mut self, now_ms: u64) -> Vec<Map<String, Value>> {
-        let is_quiet = |series: &Series| series.last_ms.saturating_add(QUIET_MS) < now_ms || series.last_ms > now_ms;
+        let is_quiet = |series: &Series| {
+            series.last_ms.saturating_add(QUIET_MS) < now_ms || series.last_ms > now_ms
+        };
         let ended = self.0.extract_if(.., |_, series| is_quiet(series)).map(|(_, series)| series);
         ended.filter(|series| series.count > series.told).map(|mut series| series.tell()).collect()
     }
 
     fn end_longest_quiet(&mut self) -> Option<Map<String, Value>> {
-        let oldest = self.0.iter().min_by_key(|(_, series)| series.last_ms).map(|(subject, _)| subject.clone())?;
+        let oldest = self
+            .0
+            .iter()
+            .min_by_key(|(_, series)| series.last_ms)
+            .map(|(subject, _)| subject.clone())?;
         let mut series = self.0.remove(&oldest)?;
         (series.count > series.told).then(|| series.tell())
     }

@@ -21,23 +21,23 @@ struct KnownTokens {
 }
 
 #[derive(Debug, Clone)]
-pub struct LoginLinks {
+pub(crate) struct LoginLinks {
     address: SocketAddr,
     known: Arc<Mutex<KnownTokens>>,
 }
 
 impl LoginLinks {
-    pub fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         Self { address, known: Arc::default() }
     }
 
     /// The port the console listens on.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// A fresh link. What follows `#` never leaves the browser but in the body of one request.
-    pub fn link(&self) -> Result<String, getrandom::Error> {
+    pub(crate) fn link(&self) -> Result<String, getrandom::Error> {
         let secret = random()?;
         let mut known = self.lock();
         if known.links.len() == MAX_LINKS {
@@ -48,7 +48,7 @@ impl LoginLinks {
     }
 
     /// A token for the secret of a link that was not opened yet.
-    pub fn open(&self, secret: &str) -> Option<SessionToken> {
+    pub(crate) fn open(&self, secret: &str) -> Option<SessionToken> {
         let hash = hash(secret);
         let mut known = self.lock();
         known.links.retain(|(_, until)| *until > Instant::now());
@@ -62,7 +62,7 @@ impl LoginLinks {
         Some(token)
     }
 
-    pub fn knows(&self, token: &SessionToken) -> bool {
+    pub(crate) fn knows(&self, token: &SessionToken) -> bool {
         let hash = hash(&token.to_hex());
         self.lock().tabs.contains(&hash)
     }
@@ -72,7 +72,7 @@ impl LoginLinks {
     }
 
     #[cfg(test)]
-    pub fn age_links(&self) {
+    pub(crate) fn age_links(&self) {
         self.lock().links.iter_mut().for_each(|(_, until)| *until = Instant::now());
     }
 }

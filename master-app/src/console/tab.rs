@@ -1,15 +1,17 @@
-//! One tab of the console: registers with its token, is shown everything, says what the host wishes.
+//! One tab of the console: registers with its token, is shown everything, says what the host
+//! wishes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
-use lanyard_hub::authority::{OperatorCommand, Approval};
+use lanyard_hub::authority::{Approval, OperatorCommand};
 use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::limits::REGISTER_TIMEOUT_MS;
 use lanyard_protocol::message::{ConsoleRegisterAck, Problems, RequestFailed};
 use lanyard_protocol::{
-    CloseCode, ConsoleToMaster, FailureCode, Frame, HubInfo, MasterToConsole, PublicKey, Ref, SUBPROTOCOL,
+    CloseCode, ConsoleToMaster, FailureCode, Frame, HubInfo, MasterToConsole, PublicKey, Ref,
+    SUBPROTOCOL,
 };
 use lanyard_relay::connections::{ConnectionPermit, KnownReason};
 use tokio::time::timeout;
@@ -35,7 +37,11 @@ impl From<DriverStopped> for TabEnd {
     }
 }
 
-pub(super) async fn serve(shared: Arc<ConsoleState>, permit: &ConnectionPermit, mut socket: WebSocket) {
+pub(super) async fn serve(
+    shared: Arc<ConsoleState>,
+    permit: &ConnectionPermit,
+    mut socket: WebSocket,
+) {
     // A page of another version loads itself again when it hears this.
     if socket.protocol().is_none_or(|protocol| protocol != SUBPROTOCOL) {
         return close(&mut socket, CloseCode::BadMessage).await;
@@ -69,14 +75,19 @@ async fn live(shared: &ConsoleState, permit: &ConnectionPermit, socket: &mut Web
 
 async fn register(shared: &ConsoleState, socket: &mut WebSocket) -> Result<Screen, TabEnd> {
     let first = timeout(Duration::from_millis(REGISTER_TIMEOUT_MS), socket.recv());
-    let Ok(Some(Ok(Message::Text(text)))) = first.await else { return Err(TabEnd::Code(CloseCode::Unauthenticated)) };
-    let Ok(Frame { message: ConsoleToMaster::ConsoleRegister(said), reference }) = codec::decode(&text) else {
+    let Ok(Some(Ok(Message::Text(text)))) = first.await else {
+        return Err(TabEnd::Code(CloseCode::Unauthenticated));
+    };
+    let Ok(Frame { message: ConsoleToMaster::ConsoleRegister(said), reference }) =
+        codec::decode(&text)
+    else {
         return Err(TabEnd::Code(CloseCode::BadMessage));
     };
     if !shared.door.knows(&said.token) {
         return Err(TabEnd::Code(CloseCode::Unauthenticated));
     }
-    let (relay_ready, hub) = shared.driver.query(|authority, hub| (authority.is_relay_ready(), hub.cloned())).await?;
+    let (relay_ready, hub) =
+        shared.driver.query(|authority, hub| (authority.is_relay_ready(), hub.cloned())).await?;
     // Before the relay was there for the first time its key is not known here.
     let unknown = HubInfo { name: shared.info.hub_name.clone(), public_key: PublicKey([0; 32]) };
     let ack = ConsoleRegisterAck {
@@ -117,7 +128,11 @@ async fn converse(shared: &ConsoleState, socket: &mut WebSocket, mut screen: Scr
     }
 }
 
-async fn send(socket: &mut WebSocket, message: &MasterToConsole, reference: Option<&Ref>) -> Result<(), TabEnd> {
+async fn send(
+    socket: &mut WebSocket,
+    message: &MasterToConsole,
+    reference: Option<&Ref>,
+) -> Result<(), TabEnd> {
     let text = codec::encode(message, reference);
     match timeout(STUCK, socket.send(Message::text(text))).await {
         Ok(Ok(())) => Ok(()),
@@ -126,12 +141,22 @@ async fn send(socket: &mut WebSocket, message: &MasterToConsole, reference: Opti
     }
 }
 
-async fn heard(shared: &ConsoleState, socket: &mut WebSocket, screen: &Screen, text: &str) -> Result<(), TabEnd> {
+async fn heard(
+    shared: &ConsoleState,
+    socket: &mut WebSocket,
+    screen: &Screen,
+    text: &str,
+) -> Result<(), TabEnd> {
     let Frame { message, reference } = match codec::decode::<ConsoleToMaster>(text) {
         Ok(frame) => frame,
         Err(DecodeError::BadMessage { reference, .. }) => {
             let code = FailureCode::BadMessage;
-            let failed = RequestFailed { code, message: code.sentence().into(), retry_after_ms: None, file_id: None };
+            let failed = RequestFailed {
+                code,
+                message: code.sentence().into(),
+                retry_after_ms: None,
+                file_id: None,
+            };
             return send(socket, &MasterToConsole::RequestFailed(failed), reference.as_ref()).await;
         }
         Err(DecodeError::TooLarge) => return Err(TabEnd::Code(CloseCode::TooLarge)),
@@ -149,14 +174,22 @@ async fn heard(shared: &ConsoleState, socket: &mut WebSocket, screen: &Screen, t
             word: said.code.map_or(Approval::Named, Approval::Typed),
             for_ms: said.for_ms,
         },
-        ConsoleToMaster::Invite(said) => OperatorCommand::Invite { valid_ms: said.valid_ms, for_ms: said.for_ms },
+        ConsoleToMaster::Invite(said) => {
+            OperatorCommand::Invite { valid_ms: said.valid_ms, for_ms: said.for_ms }
+        }
         ConsoleToMaster::SetDoor(said) => OperatorCommand::SetDoor(said.admission),
         ConsoleToMaster::AllowMore(_) => OperatorCommand::AllowMore,
-        ConsoleToMaster::DisApproveClient(said) => OperatorCommand::Refuse { public_id: said.public_id },
-        ConsoleToMaster::ForgetClient(said) => OperatorCommand::Forget { public_id: said.public_id },
+        ConsoleToMaster::DisApproveClient(said) => {
+            OperatorCommand::Refuse { public_id: said.public_id }
+        }
+        ConsoleToMaster::ForgetClient(said) => {
+            OperatorCommand::Forget { public_id: said.public_id }
+        }
         ConsoleToMaster::LinksPull(pull) => OperatorCommand::PullLinks(pull),
         ConsoleToMaster::LinkDrop(said) => OperatorCommand::DropLink(said.link_hash),
-        ConsoleToMaster::UpdateName(said) => OperatorCommand::Rename { public_id: said.public_id, name: said.name },
+        ConsoleToMaster::UpdateName(said) => {
+            OperatorCommand::Rename { public_id: said.public_id, name: said.name }
+        }
     };
     Ok(shared.driver.execute_on(screen.id, reference, command).await?)
 }

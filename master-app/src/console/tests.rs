@@ -1,5 +1,5 @@
-//! Promises: nobody opens the console but by a link from the host, once; no other page can speak here; what one tab
-//! does, all tabs see.
+//! Promises: nobody opens the console but by a link from the host, once; no other page can speak
+//! here; what one tab does, all tabs see.
 
 use futures_util::{SinkExt, StreamExt};
 use lanyard_protocol::message::*;
@@ -61,8 +61,10 @@ impl ConsoleFixture {
     }
 
     async fn token(&self) -> SessionToken {
-        let answer: serde_json::Value =
-            serde_json::from_slice(&self.post(&self.secret(), &self.origin()).await.bytes().await.unwrap()).unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(
+            &self.post(&self.secret(), &self.origin()).await.bytes().await.unwrap(),
+        )
+        .unwrap();
         answer["token"].as_str().unwrap().parse().unwrap()
     }
 
@@ -78,8 +80,12 @@ impl ConsoleFixture {
         &self,
         origin: &str,
         protocol: &str,
-    ) -> Result<WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>, tokio_tungstenite::tungstenite::Error> {
-        let mut request = format!("ws://{}/ws/console", self.door.address()).into_client_request().unwrap();
+    ) -> Result<
+        WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+        tokio_tungstenite::tungstenite::Error,
+    > {
+        let mut request =
+            format!("ws://{}/ws/console", self.door.address()).into_client_request().unwrap();
         request.headers_mut().insert("origin", origin.parse().unwrap());
         request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
         Ok(tokio_tungstenite::connect_async(request).await?.0)
@@ -94,7 +100,10 @@ impl TabFixture {
         self.0.send(Message::text(text)).await.unwrap();
     }
 
-    async fn until<T>(&mut self, wanted: impl Fn(&MasterToConsole, Option<&str>) -> Option<T>) -> T {
+    async fn until<T>(
+        &mut self,
+        wanted: impl Fn(&MasterToConsole, Option<&str>) -> Option<T>,
+    ) -> T {
         loop {
             let Message::Text(text) = self.0.next().await.unwrap().unwrap() else { continue };
             let frame = codec::decode::<MasterToConsole>(&text).unwrap();
@@ -139,7 +148,11 @@ async fn pages_from_elsewhere_are_refused() {
     let without = client.post(format!("{}/console/session", desk.origin())).send().await.unwrap();
     assert_eq!(without.status(), 403, "no Origin at all");
     assert!(desk.socket(&desk.origin(), "other").await.is_err());
-    assert_eq!(desk.post(&secret, &desk.origin()).await.status(), 200, "none of that used the link up");
+    assert_eq!(
+        desk.post(&secret, &desk.origin()).await.status(),
+        200,
+        "none of that used the link up"
+    );
 }
 
 #[tokio::test]
@@ -166,7 +179,11 @@ async fn what_is_typed_in_one_tab_is_seen_in_all() {
                 _ => None,
             })
             .await;
-        assert_eq!((knock.name.as_str(), knock.code), ("Ana", None), "the person types, the page does not know");
+        assert_eq!(
+            (knock.name.as_str(), knock.code),
+            ("Ana", None),
+            "the person types, the page does not know"
+        );
     }
     let approve = |code: Option<String>| {
         let (public_id, request_id) = (request.client.public_id, request.request_id);
@@ -193,13 +210,19 @@ async fn a_tab_pulls_the_feed_and_hears_of_changes() {
     let session = desk.bench.member(7, "Ana").await;
     let mut tab = desk.tab().await;
     tab.say(ConsoleToMaster::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }), "p").await;
-    let page = tab.until(|m, _| if let MasterToConsole::FeedPage(p) = m { Some(p.clone()) } else { None }).await;
+    let page = tab
+        .until(|m, _| if let MasterToConsole::FeedPage(p) = m { Some(p.clone()) } else { None })
+        .await;
     assert_eq!((page.clients.len(), page.last), (1, true));
     desk.bench.add(session, 2).await;
-    let added = tab.until(|m, _| if let MasterToConsole::FilesAdded(a) = m { Some(a.files.len()) } else { None });
+    let added =
+        tab.until(
+            |m, _| if let MasterToConsole::FilesAdded(a) = m { Some(a.files.len()) } else { None },
+        );
     assert_eq!(added.await, 2);
     tab.0.send(Message::text(r#"{"opcode":"NONSENSE","data":{},"ref":"x"}"#)).await.unwrap();
-    let failed = tab.until(|m, r| matches!(m, MasterToConsole::RequestFailed(_)).then(|| r.map(str::to_owned)));
+    let failed = tab
+        .until(|m, r| matches!(m, MasterToConsole::RequestFailed(_)).then(|| r.map(str::to_owned)));
     assert_eq!(failed.await, Some("x".into()));
 }
 
@@ -209,22 +232,33 @@ async fn the_page_is_served_here_and_only_the_consoles() {
     let page = http().get(desk.origin()).send().await.unwrap();
     assert_eq!(page.status(), 200);
     assert!(page.headers().contains_key("content-security-policy"));
-    assert_eq!(http().get(format!("{}/nothing", desk.origin())).send().await.unwrap().status(), 404);
+    assert_eq!(
+        http().get(format!("{}/nothing", desk.origin())).send().await.unwrap().status(),
+        404
+    );
 }
 
-/// A tab is told what is wrong as soon as it is there, and again whenever that changes, also that it is over.
+/// A tab is told what is wrong as soon as it is there, and again whenever that changes, also that
+/// it is over.
 #[tokio::test]
 async fn what_is_wrong_is_told_to_every_tab() {
     let desk = desk().await;
     let codes = |message: &MasterToConsole| match message {
-        MasterToConsole::Problems(all) => Some(all.problems.iter().map(|p| p.code.clone()).collect::<Vec<_>>()),
+        MasterToConsole::Problems(all) => {
+            Some(all.problems.iter().map(|p| p.code.clone()).collect::<Vec<_>>())
+        }
         _ => None,
     };
     let mut tab = desk.tab().await;
     assert!(tab.until(|m, _| codes(m)).await.is_empty());
     let (what, advice) = ("The disk is full.".to_owned(), "Make room.".to_owned());
     let problems = desk.bench.driver.problems();
-    problems.raise(crate::problems::ActiveProblem { code: "little_room", what, advice, since_ms: 7 });
+    problems.raise(crate::problems::ActiveProblem {
+        code: "little_room",
+        what,
+        advice,
+        since_ms: 7,
+    });
     assert_eq!(tab.until(|m, _| codes(m)).await, ["little_room"]);
     let mut late = desk.tab().await;
     assert_eq!(late.until(|m, _| codes(m)).await, ["little_room"]);
@@ -238,15 +272,20 @@ async fn who_takes_how_much_of_the_list_is_told_to_tabs_only() {
     let desk = desk().await;
     let url = format!("{}/console/usage", desk.origin());
     assert_eq!(http().get(&url).send().await.unwrap().status(), 401);
-    let answer = http().get(&url).header("authorization", format!("Bearer {}", desk.token().await.to_hex()));
+    let answer =
+        http().get(&url).header("authorization", format!("Bearer {}", desk.token().await.to_hex()));
     let answer = answer.send().await.unwrap();
-    assert_eq!((answer.status().as_u16(), answer.headers()["cache-control"].to_str().unwrap()), (200, "no-store"));
-    let usage: crate::desk::ListUsage = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["cache-control"].to_str().unwrap()),
+        (200, "no-store")
+    );
+    let usage: crate::desk::ListUsage =
+        serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
     assert_eq!((usage.bytes, usage.limit_bytes, usage.devices.len()), (0, 256 << 20, 0));
 }
 
-/// A71: the console's port is within reach of each program on this machine. It keeps to a few descriptors, and the host's page is
-/// served all the while.
+/// A71: the console's port is within reach of each program on this machine. It keeps to a few
+/// descriptors, and the host's page is served all the while.
 #[tokio::test]
 async fn a71_a_program_here_does_not_take_the_descriptors_through_the_console() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -299,7 +338,8 @@ async fn a72_every_refusal_of_the_console_says_why() {
         let allow = answer.headers().contains_key("allow");
         let text = answer.text().await.unwrap();
         assert_eq!((status, allow), (expected, expected == 405), "{text}");
-        let error: HttpError = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let error: HttpError =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
         assert!(error.message.contains(' '), "{text}");
     }
 }

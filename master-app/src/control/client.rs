@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::transport::ControlStream;
-use super::{HUB, InvitationOutput, RelayFigures, ControlRequest, ControlResponse, StatusOutput, transport};
+use super::{
+    ControlRequest, ControlResponse, HUB, InvitationOutput, RelayFigures, StatusOutput, transport,
+};
 use crate::cli::Global;
 use crate::desk::{self, DeviceRow, FileRow, LinkRow, ListUsage, PresenceWord};
 use crate::exit::{Exit, Failure, Outcome};
@@ -29,14 +31,22 @@ async fn ask<T: DeserializeOwned>(global: &Global, request: ControlRequest) -> R
         io::ErrorKind::PermissionDenied => {
             Failure::new(Exit::Failed, format!("the hub on {} is another user's", dir.display()))
         }
-        _ => Failure::new(Exit::Failed, format!("cannot reach the hub on {}: {error}", dir.display())),
+        _ => Failure::new(
+            Exit::Failed,
+            format!("cannot reach the hub on {}: {error}", dir.display()),
+        ),
     })?;
     exchange(stream, &request).await
 }
 
 /// Says a request and hears the answer.
-pub(super) async fn exchange<T: DeserializeOwned>(stream: ControlStream, request: &impl Serialize) -> Result<T, Failure> {
-    let lost = |error: io::Error| Failure::new(Exit::NotReachable, format!("who was asked went away: {error}"));
+pub(super) async fn exchange<T: DeserializeOwned>(
+    stream: ControlStream,
+    request: &impl Serialize,
+) -> Result<T, Failure> {
+    let lost = |error: io::Error| {
+        Failure::new(Exit::NotReachable, format!("who was asked went away: {error}"))
+    };
     let mut stream = BufReader::new(stream);
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
@@ -53,7 +63,7 @@ pub(super) async fn exchange<T: DeserializeOwned>(stream: ControlStream, request
 }
 
 /// The end of a command whose wish was refused.
-pub fn failure(refusal: desk::OperatorError) -> Failure {
+pub(crate) fn failure(refusal: desk::OperatorError) -> Failure {
     Failure::new(exit_of(refusal.exit), refusal)
 }
 
@@ -67,7 +77,7 @@ fn exit_of(number: u8) -> Exit {
     }
 }
 
-pub async fn devices(global: &Global) -> Outcome {
+pub(crate) async fn devices(global: &Global) -> Outcome {
     let rows: Vec<DeviceRow> = ask(global, ControlRequest::Devices).await?;
     if global.json {
         println!("{}", serde_json::to_string(&rows)?);
@@ -77,10 +87,12 @@ pub async fn devices(global: &Global) -> Outcome {
     Ok(())
 }
 
-pub fn devices_table(rows: &[DeviceRow]) -> String {
+pub(crate) fn devices_table(rows: &[DeviceRow]) -> String {
     let cells = |row: &DeviceRow| {
         let state = match (row.membership, row.presence, &row.code) {
-            (Membership::Pending, _, Some(code)) => format!("waits, shows {} {}", &code[..3], &code[3..]),
+            (Membership::Pending, _, Some(code)) => {
+                format!("waits, shows {} {}", &code[..3], &code[3..])
+            }
             (Membership::Pending, PresenceWord::Away, _) => "left before anybody answered".into(),
             (Membership::Pending, ..) => "waits".into(),
             (Membership::Disapproved, ..) => "turned away".into(),
@@ -88,7 +100,9 @@ pub fn devices_table(rows: &[DeviceRow]) -> String {
             (_, PresenceWord::Away, _) => "away".to_owned(),
         };
         let state = match row.until_ms {
-            Some(until) => format!("{state}, {} left", text::duration(until.saturating_sub(now_ms()))),
+            Some(until) => {
+                format!("{state}, {} left", text::duration(until.saturating_sub(now_ms())))
+            }
             None => state,
         };
         vec![row.public_id.to_string(), visible(&row.name), kind(row.kind).to_owned(), state]
@@ -96,7 +110,7 @@ pub fn devices_table(rows: &[DeviceRow]) -> String {
     text::table(&["ID", "NAME", "KIND", "STATE"], &rows.iter().map(cells).collect::<Vec<_>>())
 }
 
-pub fn kind(kind: DeviceKind) -> &'static str {
+pub(crate) fn kind(kind: DeviceKind) -> &'static str {
     match kind {
         DeviceKind::Browser => "browser",
         DeviceKind::Native => "native",
@@ -104,7 +118,7 @@ pub fn kind(kind: DeviceKind) -> &'static str {
     }
 }
 
-pub async fn files(global: &Global) -> Outcome {
+pub(crate) async fn files(global: &Global) -> Outcome {
     let rows: Vec<FileRow> = ask(global, ControlRequest::Files).await?;
     if global.json {
         println!("{}", serde_json::to_string(&rows)?);
@@ -114,30 +128,34 @@ pub async fn files(global: &Global) -> Outcome {
     Ok(())
 }
 
-pub fn files_table(rows: &[FileRow]) -> String {
-    let cells = |row: &FileRow| vec![text::size(row.size), visible(&row.owner_name), visible(&row.path)];
+pub(crate) fn files_table(rows: &[FileRow]) -> String {
+    let cells =
+        |row: &FileRow| vec![text::size(row.size), visible(&row.owner_name), visible(&row.path)];
     text::table(&["SIZE", "OWNER", "PATH"], &rows.iter().map(cells).collect::<Vec<_>>())
 }
 
 /// `lanyard links --everybody`
-pub async fn links(global: &Global) -> Outcome {
+pub(crate) async fn links(global: &Global) -> Outcome {
     let rows: Vec<LinkRow> = ask(global, ControlRequest::Links).await?;
     if global.json {
         println!("{}", serde_json::to_string(&rows)?);
     } else {
-        print!("{}", links_table(rows.iter().map(|row| (&row.link, Some(row.maker_name.as_str())))));
+        print!(
+            "{}",
+            links_table(rows.iter().map(|row| (&row.link, Some(row.maker_name.as_str()))))
+        );
     }
     Ok(())
 }
 
 /// `lanyard links --everybody drop`
-pub async fn drop_links(global: &Global, ids: Vec<String>) -> Outcome {
+pub(crate) async fn drop_links(global: &Global, ids: Vec<String>) -> Outcome {
     let count: usize = ask(global, ControlRequest::DropLinks { ids }).await?;
     println!("{}", dropped_words(count, global.json));
     Ok(())
 }
 
-pub fn dropped_words(count: usize, as_json: bool) -> String {
+pub(crate) fn dropped_words(count: usize, as_json: bool) -> String {
     match count {
         _ if as_json => serde_json::json!({ "dropped": count }).to_string(),
         0 => "there was no link to end".into(),
@@ -147,7 +165,9 @@ pub fn dropped_words(count: usize, as_json: bool) -> String {
 }
 
 /// Links as rows; with the names of their makers, where they may have several.
-pub fn links_table<'a>(links: impl Iterator<Item = (&'a LinkListed, Option<&'a str>)>) -> String {
+pub(crate) fn links_table<'a>(
+    links: impl Iterator<Item = (&'a LinkListed, Option<&'a str>)>,
+) -> String {
     let cells = |(link, maker): (&LinkListed, Option<&str>)| {
         let end = text::duration(link.expires_ms.saturating_sub(now_ms()));
         let end = if link.ends { format!("in {end}") } else { format!("unused {end}") };
@@ -157,7 +177,8 @@ pub fn links_table<'a>(links: impl Iterator<Item = (&'a LinkListed, Option<&'a s
             1 => "1 file".to_owned(),
             many => format!("{many} files"),
         };
-        let mut cells = vec![link.link_hash.to_hex()[..8].to_owned(), end, uses, holds, visible(&link.name)];
+        let mut cells =
+            vec![link.link_hash.to_hex()[..8].to_owned(), end, uses, holds, visible(&link.name)];
         cells.extend(maker.map(visible));
         cells
     };
@@ -169,10 +190,14 @@ pub fn links_table<'a>(links: impl Iterator<Item = (&'a LinkListed, Option<&'a s
         }
         rows.push(cells(link));
     }
-    if rows.is_empty() { "there are no links at the moment\n".into() } else { text::table(&head, &rows) }
+    if rows.is_empty() {
+        "there are no links at the moment\n".into()
+    } else {
+        text::table(&head, &rows)
+    }
 }
 
-pub async fn status(global: &Global) -> Outcome {
+pub(crate) async fn status(global: &Global) -> Outcome {
     let status: StatusOutput = ask(global, ControlRequest::Status).await?;
     if global.json {
         println!("{}", serde_json::to_string(&status)?);
@@ -187,7 +212,10 @@ pub async fn status(global: &Global) -> Outcome {
     };
     println!("state     {state}");
     println!("relay     {}", if status.relay_ready { "ready" } else { "away" });
-    println!("devices   {} let in, {} here, {} waiting", status.approved, status.online, status.waiting);
+    println!(
+        "devices   {} let in, {} here, {} waiting",
+        status.approved, status.online, status.waiting
+    );
     println!("door      {}", desk::door_words(status.admission));
     println!("files     {}", status.files);
     print!("{}", usage_lines(&status.list));
@@ -204,17 +232,24 @@ pub async fn status(global: &Global) -> Outcome {
     Ok(())
 }
 
-/// Returns the relay's figures, a line each: what is under way, which limits are reached, what was refused.
+/// Returns the relay's figures, a line each: what is under way, which limits are reached, what was
+/// refused.
 fn relay_lines(relay: &RelayFigures) -> String {
     let bytes = text::size(relay.slot_bytes);
     let budget = text::size(relay.slot_budget_bytes);
-    let mut lines =
-        format!("under way {bytes} of {budget}, {} of {} at the door\n", relay.pending, relay.pending_limit);
+    let mut lines = format!(
+        "under way {bytes} of {budget}, {} of {} at the door\n",
+        relay.pending, relay.pending_limit
+    );
     for full in relay.at_limit() {
         lines.push_str(&format!("FULL      {full}\n"));
     }
-    let counts: Vec<String> =
-        relay.refused.iter().chain(&relay.closed).map(|(why, n)| format!("{} {n}", visible(why))).collect();
+    let counts: Vec<String> = relay
+        .refused
+        .iter()
+        .chain(&relay.closed)
+        .map(|(why, n)| format!("{} {n}", visible(why)))
+        .collect();
     if !counts.is_empty() {
         lines.push_str(&format!("refused   {}\n", counts.join(", ")));
     }
@@ -223,15 +258,20 @@ fn relay_lines(relay: &RelayFigures) -> String {
 
 /// Prints what the list takes, and the devices that take most of it.
 fn usage_lines(list: &ListUsage) -> String {
-    let mut lines = format!("list      {} of {}\n", text::size(list.bytes), text::size(list.limit_bytes));
+    let mut lines =
+        format!("list      {} of {}\n", text::size(list.bytes), text::size(list.limit_bytes));
     let limit = text::size(list.device_limit_bytes);
     for row in list.devices.iter().take(LARGEST_SHOWN).filter(|row| row.bytes >= WORTH_SHOWING) {
-        lines.push_str(&format!("          by {}: {} of {limit}\n", visible(&row.name), text::size(row.bytes)));
+        lines.push_str(&format!(
+            "          by {}: {} of {limit}\n",
+            visible(&row.name),
+            text::size(row.bytes)
+        ));
     }
     lines
 }
 
-pub async fn console(global: &Global) -> Outcome {
+pub(crate) async fn console(global: &Global) -> Outcome {
     let link: String = ask(global, ControlRequest::Console).await?;
     if global.json {
         println!("{}", serde_json::json!({ "url": link }));
@@ -242,13 +282,19 @@ pub async fn console(global: &Global) -> Outcome {
     Ok(())
 }
 
-pub async fn approve(global: &Global, id: String, code: Option<String>, for_ms: Option<u64>) -> Outcome {
+pub(crate) async fn approve(
+    global: &Global,
+    id: String,
+    code: Option<String>,
+    for_ms: Option<u64>,
+) -> Outcome {
     acted(global, ControlRequest::Approve { id, code, for_ms }, "let in").await
 }
 
 /// Prints an address that lets one device in; as a QR code, too, on a terminal.
-pub async fn invite(global: &Global, valid_ms: u64, for_ms: Option<u64>) -> Outcome {
-    let invited: InvitationOutput = ask(global, ControlRequest::Invite { valid_ms, for_ms }).await?;
+pub(crate) async fn invite(global: &Global, valid_ms: u64, for_ms: Option<u64>) -> Outcome {
+    let invited: InvitationOutput =
+        ask(global, ControlRequest::Invite { valid_ms, for_ms }).await?;
     if global.json {
         println!("{}", serde_json::to_string(&invited)?);
         return Ok(());
@@ -259,12 +305,15 @@ pub async fn invite(global: &Global, valid_ms: u64, for_ms: Option<u64>) -> Outc
         println!("{code}");
     }
     println!("{}", invited.url);
-    eprintln!("lets one device in, once, for {}; whoever has it first comes in", text::duration(valid_ms));
+    eprintln!(
+        "lets one device in, once, for {}; whoever has it first comes in",
+        text::duration(valid_ms)
+    );
     Ok(())
 }
 
 /// Shows or sets whom the hub lets in.
-pub async fn door(global: &Global, admission: Option<Admission>) -> Outcome {
+pub(crate) async fn door(global: &Global, admission: Option<Admission>) -> Outcome {
     let admission: Admission = ask(global, ControlRequest::Door { admission }).await?;
     if global.json {
         println!("{}", serde_json::json!({ "admission": admission }));
@@ -275,15 +324,15 @@ pub async fn door(global: &Global, admission: Option<Admission>) -> Outcome {
 }
 
 /// Lets the hub ask about more devices than usual, for ten minutes.
-pub async fn allow_more(global: &Global) -> Outcome {
+pub(crate) async fn allow_more(global: &Global) -> Outcome {
     acted(global, ControlRequest::AllowMore, desk::MORE_ALLOWED).await
 }
 
-pub async fn refuse(global: &Global, id: String) -> Outcome {
+pub(crate) async fn refuse(global: &Global, id: String) -> Outcome {
     acted(global, ControlRequest::Refuse { id }, "turned away").await
 }
 
-pub async fn forget(global: &Global, id: String) -> Outcome {
+pub(crate) async fn forget(global: &Global, id: String) -> Outcome {
     acted(global, ControlRequest::Forget { id }, "forgotten; it may knock again").await
 }
 
@@ -319,11 +368,14 @@ mod tests {
         };
         let full = RelayFigures::from(&status);
         let door = "FULL      as many wait at the door as may\n";
-        let expected =
-            format!("under way 33 B of 100 B, 64 of 64 at the door\n{door}refused   HOST_DENIED 3, TOO_SLOW 1\n");
+        let expected = format!(
+            "under way 33 B of 100 B, 64 of 64 at the door\n{door}refused   HOST_DENIED 3, TOO_SLOW 1\n"
+        );
         assert_eq!(relay_lines(&full), expected);
         let busy = RelayFigures { pending: 3, slot_bytes: 90, waiting_asks: 1, ..full.clone() };
-        assert!(relay_lines(&busy).contains("FULL      as much is on its way as the budget allows\n"));
+        assert!(
+            relay_lines(&busy).contains("FULL      as much is on its way as the budget allows\n")
+        );
         assert!(!relay_lines(&busy).contains(door));
         let idle = RelayFigures { waiting_asks: 0, ..busy };
         assert!(!relay_lines(&idle).contains("FULL"), "nobody waits for the budget");
@@ -344,6 +396,9 @@ mod tests {
             device_limit_bytes: 64 << 20,
             devices: vec![row(1, "Ana\n", 12_000_000), row(2, "Ben", 100_000)],
         };
-        assert_eq!(usage_lines(&list), "list      12.1 MB of 268 MB\n          by Ana\\u{a}: 12.0 MB of 67.1 MB\n");
+        assert_eq!(
+            usage_lines(&list),
+            "list      12.1 MB of 268 MB\n          by Ana\\u{a}: 12.0 MB of 67.1 MB\n"
+        );
     }
 }

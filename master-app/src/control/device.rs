@@ -1,5 +1,6 @@
-//! What commands may ask of a running device (`share`, `get`, the host's own): its transfers and its limits. Each process
-//! has a socket of its own, named after it: several may run from one data directory.
+//! What commands may ask of a running device (`share`, `get`, the host's own): its transfers and
+//! its limits. Each process has a socket of its own, named after it: several may run from one data
+//! directory.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ const START: &str = "device-";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
-pub enum DeviceRequest {
+pub(crate) enum DeviceRequest {
     Transfers,
     Pause {
         transfer_id: TransferId,
@@ -39,7 +40,7 @@ pub enum DeviceRequest {
 
 /// A socket that is offered; dropped, it is taken away.
 #[derive(Debug)]
-pub struct CommandSocket {
+pub(crate) struct CommandSocket {
     stop: CancellationToken,
     dir: PathBuf,
     name: String,
@@ -55,7 +56,7 @@ impl Drop for CommandSocket {
 }
 
 /// Lets commands reach this process's device. A device that cannot be reached so is still a device.
-pub async fn offer(dir: &Path, handle: DeviceHandle) -> Option<CommandSocket> {
+pub(crate) async fn offer(dir: &Path, handle: DeviceHandle) -> Option<CommandSocket> {
     offer_as(dir, std::process::id(), handle)
         .await
         .inspect_err(|error| {
@@ -79,10 +80,18 @@ async fn offer_as(dir: &Path, process: u32, handle: DeviceHandle) -> io::Result<
 async fn answer(handle: &DeviceHandle, request: DeviceRequest) -> Result<Value, OperatorError> {
     let done = match request {
         DeviceRequest::Transfers => handle.transfers().await.map(to_json),
-        DeviceRequest::Pause { transfer_id } => handle.pause(transfer_id).await.map(|()| Value::Null),
-        DeviceRequest::Resume { transfer_id } => handle.resume(transfer_id).await.map(|()| Value::Null),
-        DeviceRequest::Cancel { transfer_id } => handle.cancel(transfer_id).await.map(|()| Value::Null),
-        DeviceRequest::Limit { up, down } => handle.limit(up, down).await.map(|limits| json!(limits)),
+        DeviceRequest::Pause { transfer_id } => {
+            handle.pause(transfer_id).await.map(|()| Value::Null)
+        }
+        DeviceRequest::Resume { transfer_id } => {
+            handle.resume(transfer_id).await.map(|()| Value::Null)
+        }
+        DeviceRequest::Cancel { transfer_id } => {
+            handle.cancel(transfer_id).await.map(|()| Value::Null)
+        }
+        DeviceRequest::Limit { up, down } => {
+            handle.limit(up, down).await.map(|limits| json!(limits))
+        }
     };
     done.map_err(|error| OperatorError::new(Exit::NotReachable, error.to_string()))
 }
@@ -105,7 +114,7 @@ pub(super) mod tests {
     use super::*;
 
     /// As another process would offer its device.
-    pub async fn offered(dir: &Path, process: u32, handle: DeviceHandle) -> CommandSocket {
+    pub(crate) async fn offered(dir: &Path, process: u32, handle: DeviceHandle) -> CommandSocket {
         offer_as(dir, process, handle).await.unwrap()
     }
 }

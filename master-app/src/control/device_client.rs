@@ -1,10 +1,10 @@
-//! The commands that look at transfers and steer them: ask every device process of the data directory, print for people
-//! or for programs.
+//! The commands that look at transfers and steer them: ask every device process of the data
+//! directory, print for people or for programs.
 
 use std::io;
 use std::path::Path;
 
-use lanyard_device::{TransferDirection, Rate, RateLimits, TransferStatus, TransferInfo};
+use lanyard_device::{Rate, RateLimits, TransferDirection, TransferInfo, TransferStatus};
 use lanyard_protocol::TransferId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,25 +33,39 @@ struct LimitRow {
 }
 
 /// `None`: the process is gone, and what it left is taken away.
-async fn ask<T: DeserializeOwned>(dir: &Path, process: u32, request: &DeviceRequest) -> Result<Option<T>, Failure> {
+async fn ask<T: DeserializeOwned>(
+    dir: &Path,
+    process: u32,
+    request: &DeviceRequest,
+) -> Result<Option<T>, Failure> {
     match transport::connect(dir, &name_of(process)).await {
         Ok(stream) => match exchange(stream, request).await {
             // It ended meanwhile.
             Err(failure) if failure.exit == Exit::NotReachable => Ok(None),
             answer => answer.map(Some),
         },
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
             if error.kind() == io::ErrorKind::ConnectionRefused {
                 let _ = transport::remove(dir, &name_of(process));
             }
             Ok(None)
         }
-        Err(error) => Err(Failure::new(Exit::Failed, format!("process {process} cannot be asked: {error}"))),
+        Err(error) => {
+            Err(Failure::new(Exit::Failed, format!("process {process} cannot be asked: {error}")))
+        }
     }
 }
 
 /// What every process answers.
-async fn ask_all<T: DeserializeOwned>(dir: &Path, request: &DeviceRequest) -> Result<Vec<(u32, T)>, Failure> {
+async fn ask_all<T: DeserializeOwned>(
+    dir: &Path,
+    request: &DeviceRequest,
+) -> Result<Vec<(u32, T)>, Failure> {
     let mut answers = Vec::new();
     for process in processes(dir)? {
         if let Some(answer) = ask(dir, process, request).await? {
@@ -69,7 +83,7 @@ async fn all_transfers(dir: &Path) -> Result<Vec<TransferRow>, Failure> {
         .collect())
 }
 
-pub async fn transfers(global: &Global) -> Outcome {
+pub(crate) async fn transfers(global: &Global) -> Outcome {
     let rows = all_transfers(&global.data_dir).await?;
     if global.json {
         println!("{}", serde_json::to_string(&rows)?);
@@ -111,24 +125,30 @@ fn state(info: &TransferInfo) -> String {
     }
 }
 
-pub async fn pause(global: &Global, id: String) -> Outcome {
+pub(crate) async fn pause(global: &Global, id: String) -> Outcome {
     steer(global, &id, "paused", |transfer_id| DeviceRequest::Pause { transfer_id }).await
 }
 
-pub async fn resume(global: &Global, id: String) -> Outcome {
+pub(crate) async fn resume(global: &Global, id: String) -> Outcome {
     steer(global, &id, "resumed", |transfer_id| DeviceRequest::Resume { transfer_id }).await
 }
 
-pub async fn cancel(global: &Global, id: String) -> Outcome {
+pub(crate) async fn cancel(global: &Global, id: String) -> Outcome {
     steer(global, &id, "cancelled", |transfer_id| DeviceRequest::Cancel { transfer_id }).await
 }
 
-async fn steer(global: &Global, id: &str, done: &str, request: impl Fn(TransferId) -> DeviceRequest) -> Outcome {
+async fn steer(
+    global: &Global,
+    id: &str,
+    done: &str,
+    request: impl Fn(TransferId) -> DeviceRequest,
+) -> Outcome {
     let rows = all_transfers(&global.data_dir).await?;
     let chosen = choose(&rows, id)?;
     for (process, transfer_id) in &chosen {
         // One that ended meanwhile needs nothing any more.
-        let _: Option<serde_json::Value> = ask(&global.data_dir, *process, &request(*transfer_id)).await?;
+        let _: Option<serde_json::Value> =
+            ask(&global.data_dir, *process, &request(*transfer_id)).await?;
     }
     if global.json {
         let ids: Vec<TransferId> = chosen.iter().map(|(_, id)| *id).collect();
@@ -142,45 +162,60 @@ async fn steer(global: &Global, id: &str, done: &str, request: impl Fn(TransferI
 /// The downloads that are meant by an id, the beginning of one, or `all`.
 fn choose(rows: &[TransferRow], id: &str) -> Result<Vec<(u32, TransferId)>, Failure> {
     let id = id.to_ascii_lowercase();
-    let is_meant = |row: &&TransferRow| id == "all" || row.info.transfer_id.is_some_and(|t| t.to_string().starts_with(&id));
+    let is_meant = |row: &&TransferRow| {
+        id == "all" || row.info.transfer_id.is_some_and(|t| t.to_string().starts_with(&id))
+    };
     let meant: Vec<&TransferRow> = rows.iter().filter(is_meant).collect();
     let mine = meant.iter().filter(|row| row.info.direction == TransferDirection::Down);
-    let mine: Vec<(u32, TransferId)> = mine.filter_map(|row| Some((row.process, row.info.transfer_id?))).collect();
+    let mine: Vec<(u32, TransferId)> =
+        mine.filter_map(|row| Some((row.process, row.info.transfer_id?))).collect();
     match mine.as_slice() {
         [] if !meant.is_empty() => {
-            let why = "that is an upload, which whoever fetches steers; to end it, stop sharing the file";
+            let why =
+                "that is an upload, which whoever fetches steers; to end it, stop sharing the file";
             Err(Failure::new(Exit::Failed, why))
         }
         [] if id == "all" => Err(Failure::new(Exit::NotFound, "nothing is being fetched")),
-        [] => Err(Failure::new(Exit::NotFound, "no such transfer; `lanyard transfers` shows what there is")),
-        [_, _, ..] if id != "all" => Err(Failure::usage("more than one transfer begins so; say more of its id")),
+        [] => Err(Failure::new(
+            Exit::NotFound,
+            "no such transfer; `lanyard transfers` shows what there is",
+        )),
+        [_, _, ..] if id != "all" => {
+            Err(Failure::usage("more than one transfer begins so; say more of its id"))
+        }
         _ => Ok(mine),
     }
 }
 
 /// Changes the limits of every device process of the data directory, or shows them.
-pub async fn limit(global: &Global, up: Option<Rate>, down: Option<Rate>) -> Outcome {
+pub(crate) async fn limit(global: &Global, up: Option<Rate>, down: Option<Rate>) -> Outcome {
     let dir = &global.data_dir;
     let answers: Vec<(u32, RateLimits)> = ask_all(dir, &DeviceRequest::Limit { up, down }).await?;
     if answers.is_empty() {
         let why = format!("nothing shares or fetches from {} at the moment", dir.display());
         return Err(Failure::new(Exit::NotReachable, why));
     }
-    let rows: Vec<LimitRow> = answers.into_iter().map(|(process, limits)| LimitRow { process, limits }).collect();
+    let rows: Vec<LimitRow> =
+        answers.into_iter().map(|(process, limits)| LimitRow { process, limits }).collect();
     if global.json {
         let value = |row: &LimitRow| json!({ "process": row.process, "up": row.limits.up.get(), "down": row.limits.down.get() });
         println!("{}", rows.iter().map(value).collect::<serde_json::Value>());
     } else {
-        let cells =
-            |row: &LimitRow| vec![row.process.to_string(), row.limits.up.to_string(), row.limits.down.to_string()];
-        print!("{}", text::table(&["PROCESS", "UP", "DOWN"], &rows.iter().map(cells).collect::<Vec<_>>()));
+        let cells = |row: &LimitRow| {
+            vec![row.process.to_string(), row.limits.up.to_string(), row.limits.down.to_string()]
+        };
+        print!(
+            "{}",
+            text::table(&["PROCESS", "UP", "DOWN"], &rows.iter().map(cells).collect::<Vec<_>>())
+        );
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    //! Commands reach every process of the directory, mean one transfer, and are in nobody's way when a process is gone.
+    //! Commands reach every process of the directory, mean one transfer, and are in nobody's way
+    //! when a process is gone.
     use super::super::device::tests::offered;
     use super::*;
     use lanyard_device::{Device, DeviceConfig, DeviceHandle};
@@ -207,13 +242,22 @@ mod tests {
 
     #[test]
     fn an_id_its_beginning_or_all_mean_downloads_and_nothing_else() {
-        let rows = [row(1, TransferDirection::Down), row(2, TransferDirection::Down), row(3, TransferDirection::Up)];
-        let meant = |id: &str| choose(&rows, id).map(|chosen| chosen.iter().map(|(p, _)| *p).collect::<Vec<_>>());
+        let rows = [
+            row(1, TransferDirection::Down),
+            row(2, TransferDirection::Down),
+            row(3, TransferDirection::Up),
+        ];
+        let meant = |id: &str| {
+            choose(&rows, id).map(|chosen| chosen.iter().map(|(p, _)| *p).collect::<Vec<_>>())
+        };
         assert_eq!(meant("a001").unwrap(), [1]);
         assert_eq!(meant("A002").unwrap(), [2]);
         assert_eq!(meant("all").unwrap(), [1, 2]);
         let exit = |id: &str| meant(id).unwrap_err().exit;
-        assert_eq!((exit("a0"), exit("a003"), exit("ffff")), (Exit::Usage, Exit::Failed, Exit::NotFound));
+        assert_eq!(
+            (exit("a0"), exit("a003"), exit("ffff")),
+            (Exit::Usage, Exit::Failed, Exit::NotFound)
+        );
         assert_eq!(choose(&rows[2..], "all").unwrap_err().exit, Exit::Failed);
         assert_eq!(choose(&[], "all").unwrap_err().exit, Exit::NotFound);
         assert!(table(&rows).contains("50 % of 100 B"), "{}", table(&rows));
@@ -261,7 +305,9 @@ mod tests {
         assert_eq!(processes(dir.path()).unwrap(), [102], "who ends takes its socket away");
         #[cfg(unix)]
         {
-            drop(std::os::unix::net::UnixListener::bind(dir.path().join("device-103.sock")).unwrap());
+            drop(
+                std::os::unix::net::UnixListener::bind(dir.path().join("device-103.sock")).unwrap(),
+            );
             assert_eq!(processes(dir.path()).unwrap(), [102, 103]);
             transfers(&global).await.unwrap();
             assert_eq!(processes(dir.path()).unwrap(), [102]);

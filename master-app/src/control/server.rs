@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::ControlResponse;
-use super::transport::{Listener, ControlStream};
+use super::transport::{ControlStream, Listener};
 use crate::desk::OperatorError;
 use crate::exit::Exit;
 
@@ -20,12 +20,12 @@ use crate::exit::Exit;
 const MAX_REQUEST: u64 = MAX_FRAME_BYTES as u64;
 /// Commands served at once; the next ones wait.
 const AT_ONCE: usize = 16;
-/// A command writes its request at once and reads the answer at once. One that does not, as after Ctrl-Z, holds one of the
-/// places above no longer than this.
+/// A command writes its request at once and reads the answer at once. One that does not, as after
+/// Ctrl-Z, holds one of the places above no longer than this.
 const LINE_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 
 /// Serves commands until `stop`; each is answered by `answer`.
-pub async fn serve<R, A, T>(mut listener: Listener, stop: CancellationToken, answer: A)
+pub(super) async fn serve<R, A, T>(mut listener: Listener, stop: CancellationToken, answer: A)
 where
     R: DeserializeOwned + Send,
     A: Fn(R) -> T + Clone + Send + Sync + 'static,
@@ -64,8 +64,13 @@ where
     let mut line = String::new();
     timeout(LINE_TIMEOUT, (&mut stream).take(MAX_REQUEST).read_line(&mut line)).await??;
     let response = match serde_json::from_str(&line) {
-        Ok(request) => answer(request).await.map_or_else(ControlResponse::Failed, ControlResponse::Ok),
-        Err(error) => ControlResponse::Failed(OperatorError::new(Exit::Usage, format!("that is no command: {error}"))),
+        Ok(request) => {
+            answer(request).await.map_or_else(ControlResponse::Failed, ControlResponse::Ok)
+        }
+        Err(error) => ControlResponse::Failed(OperatorError::new(
+            Exit::Usage,
+            format!("that is no command: {error}"),
+        )),
     };
     let mut text = serde_json::to_vec(&response)?;
     text.push(b'\n');

@@ -1,5 +1,5 @@
-//! Promises: commands reach the running hub and nobody else's; a device is let in or turned away by its name; what is
-//! not there is said with its own number.
+//! Promises: commands reach the running hub and nobody else's; a device is let in or turned away by
+//! its name; what is not there is said with its own number.
 
 use std::path::Path;
 
@@ -62,10 +62,16 @@ async fn a_knock_is_listed_with_its_digits_and_let_in_by_name() {
     let _serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     let (request, code) = bench.knock(7, "Ana").await;
     let listed = rows(&dir).await;
-    assert_eq!((listed[0].membership, listed[0].code.clone()), (Membership::Pending, Some(code.clone())));
+    assert_eq!(
+        (listed[0].membership, listed[0].code.clone()),
+        (Membership::Pending, Some(code.clone()))
+    );
     let wrong = if code == "000000" { "000001" } else { "000000" };
     let line = serde_json::json!({ "command": "approve", "id": "Ana", "code": wrong }).to_string();
-    assert!(matches!(say(&dir, &line).await, ControlResponse::Failed(OperatorError { exit: 1, .. })));
+    assert!(matches!(
+        say(&dir, &line).await,
+        ControlResponse::Failed(OperatorError { exit: 1, .. })
+    ));
     let approving = tokio::spawn({
         let dir = dir.clone();
         let id = request.client.public_id.to_string();
@@ -76,7 +82,10 @@ async fn a_knock_is_listed_with_its_digits_and_let_in_by_name() {
     assert_eq!(rows(&dir).await[0].membership, Membership::Approved);
     refuse(&global(&dir), "ana".into()).await.unwrap();
     assert_eq!(rows(&dir).await[0].membership, Membership::Disapproved);
-    assert_eq!(approve(&global(&dir), "Ana".into(), None, None).await.unwrap_err().exit, Exit::NotFound);
+    assert_eq!(
+        approve(&global(&dir), "Ana".into(), None, None).await.unwrap_err().exit,
+        Exit::NotFound
+    );
     forget(&global(&dir), "Ana".into()).await.unwrap();
     assert_eq!(rows(&dir).await, vec![]);
 }
@@ -103,7 +112,10 @@ async fn what_is_not_there_has_its_number() {
     let dir = bench.dir.path().to_owned();
     let serving = serve(&bench, Listener::open(&dir, HUB).await.unwrap()).await;
     assert_eq!(refuse(&global(&dir), "Nobody".into()).await.unwrap_err().exit, Exit::NotFound);
-    assert!(matches!(say(&dir, "rubbish").await, ControlResponse::Failed(OperatorError { exit: 2, .. })));
+    assert!(matches!(
+        say(&dir, "rubbish").await,
+        ControlResponse::Failed(OperatorError { exit: 2, .. })
+    ));
     status(&global(&dir)).await.unwrap();
     console(&global(&dir)).await.unwrap();
     files(&global(&dir)).await.unwrap();

@@ -1,5 +1,5 @@
-//! How commands reach the hub or a device: a Unix socket that only its owner may use; elsewhere loopback TCP and a
-//! private token. Either has a name below the data directory.
+//! How commands reach the hub or a device: a Unix socket that only its owner may use; elsewhere
+//! loopback TCP and a private token. Either has a name below the data directory.
 
 #![expect(clippy::disallowed_methods, reason = "sockets in the program's own folder")]
 
@@ -11,9 +11,9 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::{TcpListener, TcpStream};
 
 /// One command's connection, its owner checked.
-pub type ControlStream = Box<dyn Duplex>;
+pub(super) type ControlStream = Box<dyn Duplex>;
 
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 /// The file that holds the port and the token of who listens on TCP: `PORT TOKEN`.
@@ -22,35 +22,49 @@ const MAX_TOKEN_LINE: u64 = 128;
 /// Who connects says the token at once.
 const TOKEN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Where a running hub or device takes commands. Only one process has its name, so what lies there already is a dead one's.
-pub enum Listener {
+/// Where a running hub or device takes commands. Only one process has its name, so what lies there
+/// already is a dead one's.
+pub(crate) enum Listener {
     #[cfg(unix)]
     Unix(unix::Listener),
-    #[cfg_attr(unix, allow(dead_code, reason = "the way of systems without Unix sockets; its test runs everywhere"))]
+    #[cfg_attr(
+        unix,
+        allow(
+            dead_code,
+            reason = "the way of systems without Unix sockets; its test runs everywhere"
+        )
+    )]
     Tcp { listener: TcpListener, token: blake3::Hash },
 }
 
 impl Listener {
-    pub async fn open(dir: &Path, name: &str) -> io::Result<Self> {
+    pub(crate) async fn open(dir: &Path, name: &str) -> io::Result<Self> {
         #[cfg(unix)]
         return unix::Listener::open(dir, name).map(Self::Unix);
         #[cfg(not(unix))]
         return Self::open_tcp(dir, name).await;
     }
 
-    #[cfg_attr(unix, allow(dead_code, reason = "the way of systems without Unix sockets; its test runs everywhere"))]
-    pub async fn open_tcp(dir: &Path, name: &str) -> io::Result<Self> {
+    #[cfg_attr(
+        unix,
+        allow(
+            dead_code,
+            reason = "the way of systems without Unix sockets; its test runs everywhere"
+        )
+    )]
+    pub(crate) async fn open_tcp(dir: &Path, name: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let mut random = [0u8; 32];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let token = hex::encode(random);
         let line = format!("{} {token}\n", listener.local_addr()?.port());
-        private_file::write(&dir.join(format!("{name}{TOKEN_END}")), line.as_bytes()).map_err(io::Error::other)?;
+        private_file::write(&dir.join(format!("{name}{TOKEN_END}")), line.as_bytes())
+            .map_err(io::Error::other)?;
         Ok(Self::Tcp { listener, token: blake3::hash(token.as_bytes()) })
     }
 
     /// The next command of the owner's; those of others are turned away.
-    pub async fn accept(&mut self) -> io::Result<ControlStream> {
+    pub(crate) async fn accept(&mut self) -> io::Result<ControlStream> {
         loop {
             match self {
                 #[cfg(unix)]
@@ -64,9 +78,12 @@ impl Listener {
                     let mut stream = BufReader::new(stream);
                     let mut line = String::new();
                     let mut start = (&mut stream).take(MAX_TOKEN_LINE);
-                    let said = tokio::time::timeout(TOKEN_TIMEOUT, start.read_line(&mut line)).await;
+                    let said =
+                        tokio::time::timeout(TOKEN_TIMEOUT, start.read_line(&mut line)).await;
                     // Hashes compare in constant time.
-                    if matches!(said, Ok(Ok(_))) && blake3::hash(line.trim_end().as_bytes()) == *token {
+                    if matches!(said, Ok(Ok(_)))
+                        && blake3::hash(line.trim_end().as_bytes()) == *token
+                    {
                         return Ok(Box::new(stream));
                     }
                 }
@@ -76,7 +93,7 @@ impl Listener {
 }
 
 /// Reaches who has `name` on `dir`. `NotFound` and `ConnectionRefused` mean that nobody has.
-pub async fn connect(dir: &Path, name: &str) -> io::Result<ControlStream> {
+pub(super) async fn connect(dir: &Path, name: &str) -> io::Result<ControlStream> {
     #[cfg(unix)]
     return Ok(Box::new(unix::connect(dir, name).await?));
     #[cfg(not(unix))]
@@ -84,7 +101,7 @@ pub async fn connect(dir: &Path, name: &str) -> io::Result<ControlStream> {
 }
 
 /// The names on `dir` that begin so. Some may be dead ones'.
-pub fn names(dir: &Path, start: &str) -> io::Result<Vec<String>> {
+pub(super) fn names(dir: &Path, start: &str) -> io::Result<Vec<String>> {
     #[cfg(unix)]
     let (folder, end) = (unix::folder(dir)?, unix::SOCKET_END);
     #[cfg(not(unix))]
@@ -92,24 +109,31 @@ pub fn names(dir: &Path, start: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        names.extend(name.strip_suffix(end).filter(|name| name.starts_with(start)).map(String::from));
+        names.extend(
+            name.strip_suffix(end).filter(|name| name.starts_with(start)).map(String::from),
+        );
     }
     names.sort();
     Ok(names)
 }
 
 /// Takes away what a process left that is gone.
-pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
+pub(super) fn remove(dir: &Path, name: &str) -> io::Result<()> {
     #[cfg(unix)]
     return unix::remove(dir, name);
     #[cfg(not(unix))]
     return std::fs::remove_file(dir.join(format!("{name}{TOKEN_END}")));
 }
 
-#[cfg_attr(unix, allow(dead_code, reason = "the way of systems without Unix sockets; its test runs everywhere"))]
-pub async fn connect_tcp(dir: &Path, name: &str) -> io::Result<ControlStream> {
-    let bytes = private_file::read(&dir.join(format!("{name}{TOKEN_END}"))).map_err(io::Error::other)?;
-    let text = String::from_utf8(bytes.ok_or(io::ErrorKind::NotFound)?).map_err(io::Error::other)?;
+#[cfg_attr(
+    unix,
+    allow(dead_code, reason = "the way of systems without Unix sockets; its test runs everywhere")
+)]
+pub(super) async fn connect_tcp(dir: &Path, name: &str) -> io::Result<ControlStream> {
+    let bytes =
+        private_file::read(&dir.join(format!("{name}{TOKEN_END}"))).map_err(io::Error::other)?;
+    let text =
+        String::from_utf8(bytes.ok_or(io::ErrorKind::NotFound)?).map_err(io::Error::other)?;
     let (port, token) = text.trim().split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
     let port: u16 = port.parse().map_err(io::Error::other)?;
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
@@ -126,19 +150,20 @@ mod unix {
 
     use tokio::net::{UnixListener, UnixStream};
 
-    pub const SOCKET_END: &str = ".sock";
+    pub(super) const SOCKET_END: &str = ".sock";
     /// The system's own limit is 108 bytes, on some 104.
     const MAX_SOCKET_PATH: usize = 100;
     /// Of a name below the directory, with what is around it: all names lie in one place.
     const LONGEST_NAME: usize = 32;
 
-    pub struct Listener {
+    pub(crate) struct Listener {
         listener: UnixListener,
         /// Who owns the socket, and alone may use it.
         owner: u32,
     }
 
-    /// A path for the socket that the system takes, and what must stay open for it to mean anything.
+    /// A path for the socket that the system takes, and what must stay open for it to mean
+    /// anything.
     struct SocketPath {
         path: PathBuf,
         _dir: Option<File>,
@@ -163,7 +188,7 @@ mod unix {
     }
 
     /// Where the sockets of this data directory lie.
-    pub fn folder(dir: &Path) -> io::Result<PathBuf> {
+    pub(super) fn folder(dir: &Path) -> io::Result<PathBuf> {
         if cfg!(target_os = "linux") || dir.as_os_str().len() + LONGEST_NAME <= MAX_SOCKET_PATH {
             return Ok(dir.to_path_buf());
         }
@@ -181,16 +206,21 @@ mod unix {
             _ => {}
         }
         let found = fs::symlink_metadata(&folder)?;
-        let is_ours = found.is_dir() && found.uid() == fs::metadata(&full)?.uid() && found.mode() & 0o077 == 0;
+        let is_ours = found.is_dir()
+            && found.uid() == fs::metadata(&full)?.uid()
+            && found.mode() & 0o077 == 0;
         if !is_ours {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else holds the control folder"));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "somebody else holds the control folder",
+            ));
         }
         Ok(folder)
     }
 
     impl Listener {
         /// What has the name takes commands: it is bound under another one first.
-        pub fn open(dir: &Path, name: &str) -> io::Result<Self> {
+        pub(crate) fn open(dir: &Path, name: &str) -> io::Result<Self> {
             let (place, unready) = (place(dir, name)?, place(dir, &format!("{name}-new"))?);
             match fs::remove_file(&unready.path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -204,7 +234,7 @@ mod unix {
         }
 
         /// `None`: it was another user.
-        pub async fn accept(&self) -> io::Result<Option<UnixStream>> {
+        pub(crate) async fn accept(&self) -> io::Result<Option<UnixStream>> {
             let (stream, _) = self.listener.accept().await?;
             let uid = stream.peer_cred()?.uid();
             Ok(may_use(uid, self.owner).then_some(stream))
@@ -216,12 +246,12 @@ mod unix {
         user == owner || user == 0
     }
 
-    pub async fn connect(dir: &Path, name: &str) -> io::Result<UnixStream> {
+    pub(super) async fn connect(dir: &Path, name: &str) -> io::Result<UnixStream> {
         let place = place(dir, name)?;
         UnixStream::connect(&place.path).await
     }
 
-    pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
+    pub(super) fn remove(dir: &Path, name: &str) -> io::Result<()> {
         fs::remove_file(place(dir, name)?.path)
     }
 

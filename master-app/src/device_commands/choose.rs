@@ -14,7 +14,7 @@ const MAX_CANDIDATES: usize = 20;
 
 /// What was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen {
+pub(super) struct Chosen {
     /// Each with the path it has below the folder it is saved to.
     pub files: Vec<WantedDownload>,
     /// Of the file or folder.
@@ -24,9 +24,10 @@ pub struct Chosen {
 }
 
 /// Finds what `word` means, or says that nothing or too much fits.
-pub fn choose(catalogue: &CatalogueView, word: &str) -> Result<Chosen, Failure> {
+pub(super) fn choose(catalogue: &CatalogueView, word: &str) -> Result<Chosen, Failure> {
     if let Ok(file_id) = word.parse::<FileId>() {
-        let entries: Vec<&FileEntry> = catalogue.files.values().filter(|entry| entry.file_id == file_id).collect();
+        let entries: Vec<&FileEntry> =
+            catalogue.files.values().filter(|entry| entry.file_id == file_id).collect();
         return one_of(catalogue, word, entries.into_iter().map(Match::file).collect());
     }
     let path = word.trim_end_matches('/');
@@ -52,7 +53,12 @@ struct Match<'a> {
 
 impl<'a> Match<'a> {
     fn file(entry: &'a FileEntry) -> Self {
-        Self { owner: entry.public_id, path: entry.path.clone(), entries: vec![entry], is_folder: false }
+        Self {
+            owner: entry.public_id,
+            path: entry.path.clone(),
+            entries: vec![entry],
+            is_folder: false,
+        }
     }
 
     /// As a person can write it to mean nothing else.
@@ -61,13 +67,19 @@ impl<'a> Match<'a> {
             return format!("{}  ({})", self.entries[0].file_id, text::visible(&self.path));
         }
         let name = catalogue.clients.get(&self.owner).map(|client| client.name.as_str());
-        let unique = |name: &&str| catalogue.clients.values().filter(|client| client.name == *name).count() == 1;
+        let unique = |name: &&str| {
+            catalogue.clients.values().filter(|client| client.name == *name).count() == 1
+        };
         let owner = name.filter(unique).map_or_else(|| self.owner.to_string(), text::visible);
         format!("{owner}/{}", text::visible(&self.path))
     }
 }
 
-fn matches_of<'a>(catalogue: &'a CatalogueView, owner: Option<DeviceId>, path: &str) -> Vec<Match<'a>> {
+fn matches_of<'a>(
+    catalogue: &'a CatalogueView,
+    owner: Option<DeviceId>,
+    path: &str,
+) -> Vec<Match<'a>> {
     let (mut matches, mut folders) = (Vec::new(), BTreeMap::<DeviceId, Vec<&FileEntry>>::new());
     if path.is_empty() {
         return matches;
@@ -89,15 +101,22 @@ fn matches_of<'a>(catalogue: &'a CatalogueView, owner: Option<DeviceId>, path: &
     matches
 }
 
-fn one_of(catalogue: &CatalogueView, word: &str, mut matches: Vec<Match>) -> Result<Chosen, Failure> {
+fn one_of(
+    catalogue: &CatalogueView,
+    word: &str,
+    mut matches: Vec<Match>,
+) -> Result<Chosen, Failure> {
     // The same files may be meant in two ways.
     matches.dedup_by(|a, b| a.entries == b.entries);
     let Some(first) = matches.first() else {
-        let why = format!("nobody shares “{}”; `lanyard ls` shows what there is", text::visible(word));
+        let why =
+            format!("nobody shares “{}”; `lanyard ls` shows what there is", text::visible(word));
         return Err(Failure::new(Exit::NotFound, why));
     };
     if matches.len() > 1 {
-        let twice = |one: &Match| matches.iter().filter(|m| (m.owner, &m.path) == (one.owner, &one.path)).count() > 1;
+        let twice = |one: &Match| {
+            matches.iter().filter(|m| (m.owner, &m.path) == (one.owner, &one.path)).count() > 1
+        };
         let mut lines: Vec<String> = matches
             .iter()
             .take(MAX_CANDIDATES)
@@ -111,7 +130,10 @@ fn one_of(catalogue: &CatalogueView, word: &str, mut matches: Vec<Match>) -> Res
     }
     let name = file_name(&first.path).to_string();
     let parent = first.path.len() - name.len();
-    let wanted = |entry: &&FileEntry| WantedDownload { entry: (*entry).clone(), as_path: entry.path[parent..].into() };
+    let wanted = |entry: &&FileEntry| WantedDownload {
+        entry: (*entry).clone(),
+        as_path: entry.path[parent..].into(),
+    };
     let folder = first.is_folder.then(|| (first.owner, first.path.clone()));
     Ok(Chosen { files: first.entries.iter().map(wanted).collect(), name, folder })
 }
@@ -133,8 +155,12 @@ mod tests {
     fn catalogue(files: &[(u8, u8, &str)]) -> CatalogueView {
         let mut catalogue = CatalogueView::default();
         for (n, name) in [(1, "Ana"), (2, "Bo")] {
-            let client =
-                Client { public_id: device(n), name: name.into(), kind: DeviceKind::Native, platform: String::new() };
+            let client = Client {
+                public_id: device(n),
+                name: name.into(),
+                kind: DeviceKind::Native,
+                platform: String::new(),
+            };
             catalogue.clients.insert(device(n), client);
         }
         for (owner, n, path) in files {
@@ -161,7 +187,11 @@ mod tests {
 
     #[test]
     fn a_file_goes_by_its_name_and_a_folder_with_its_own() {
-        let catalogue = catalogue(&[(1, 1, "album/2024/a.jpg"), (1, 2, "album/2024/b.jpg"), (1, 3, "albumen.txt")]);
+        let catalogue = catalogue(&[
+            (1, 1, "album/2024/a.jpg"),
+            (1, 2, "album/2024/b.jpg"),
+            (1, 3, "albumen.txt"),
+        ]);
         assert_eq!(chosen(&catalogue, "album/2024/a.jpg"), ["a.jpg"]);
         assert_eq!(chosen(&catalogue, "album/2024/"), ["2024/a.jpg", "2024/b.jpg"]);
         assert_eq!(chosen(&catalogue, "album"), ["album/2024/a.jpg", "album/2024/b.jpg"]);

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::{DeviceStore, KnownHub};
-use lanyard_device::{Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, MembershipPhase, RateLimits, RevealBook};
+use lanyard_device::{
+    Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, MembershipPhase, RateLimits,
+    RevealBook,
+};
 use lanyard_protocol::device::HubInfo;
 use lanyard_protocol::{DeviceKind, InvitationId, InvitationSecret};
 use tokio::sync::mpsc;
@@ -26,14 +29,14 @@ const HOST_PATIENCE: Duration = Duration::from_secs(15);
 
 /// An invitation and reveals that a device may show at the door.
 #[derive(Debug)]
-pub struct AtTheDoor {
+pub(super) struct AtTheDoor {
     pub invitation: Option<(InvitationId, InvitationSecret)>,
     pub reveals: RevealBook,
 }
 
 /// A device on its way into a hub, or inside.
 #[derive(Debug)]
-pub struct DeviceConnection {
+pub(super) struct DeviceConnection {
     pub url: HubUrl,
     pub handle: DeviceHandle,
     pub events: mpsc::Receiver<DeviceEvent>,
@@ -47,18 +50,24 @@ pub struct DeviceConnection {
 
 impl DeviceConnection {
     /// Starts the device of this data directory towards `url`, or the hub joined last.
-    pub fn open(
+    pub(super) fn open(
         global: &Global,
         url: Option<HubUrl>,
         name: Option<String>,
         limits: RateLimits,
     ) -> Result<Self, Failure> {
         // Whoever is not inside is told how to join, and shows no digits meanwhile.
-        Self::open_with(global, url, name, limits, AtTheDoor { invitation: None, reveals: RevealBook::never() })
+        Self::open_with(
+            global,
+            url,
+            name,
+            limits,
+            AtTheDoor { invitation: None, reveals: RevealBook::never() },
+        )
     }
 
     /// The same, for a device that may ask to come in.
-    pub fn open_with(
+    pub(super) fn open_with(
         global: &Global,
         url: Option<HubUrl>,
         name: Option<String>,
@@ -75,7 +84,9 @@ impl DeviceConnection {
             }
         };
         let known = store.hub(&url);
-        let name = name.or_else(|| known.map(|known| known.device_name.clone())).unwrap_or_else(machine_name);
+        let name = name
+            .or_else(|| known.map(|known| known.device_name.clone()))
+            .unwrap_or_else(machine_name);
         let config = DeviceConfig {
             hub: global.spoken(&url),
             keypair: store.keypair().clone(),
@@ -95,9 +106,10 @@ impl DeviceConnection {
     }
 
     /// The next event; the device never ends without one that says why.
-    pub async fn event(&mut self) -> DeviceEvent {
+    pub(super) async fn event(&mut self) -> DeviceEvent {
         let event = self.events.recv().await;
-        let event = event.unwrap_or(DeviceEvent::Phase(MembershipPhase::Ended { reason: EndReason::Stopped }));
+        let event = event
+            .unwrap_or(DeviceEvent::Phase(MembershipPhase::Ended { reason: EndReason::Stopped }));
         match &event {
             DeviceEvent::Hub { hub } => self.hub = Some(hub.clone()),
             DeviceEvent::Unreachable { message } => self.unreachable = Some(message.clone()),
@@ -106,12 +118,15 @@ impl DeviceConnection {
         event
     }
 
-    /// Waits until this device is inside and knows the list. Who is not let in yet hears how to join.
-    pub async fn enter(&mut self) -> Result<(), Failure> {
+    /// Waits until this device is inside and knows the list. Who is not let in yet hears how to
+    /// join.
+    pub(super) async fn enter(&mut self) -> Result<(), Failure> {
         let start = Instant::now();
         let mut deadline = start + HUB_PATIENCE;
         loop {
-            let Ok(event) = timeout_at(deadline, self.event()).await else { return Err(self.gave_up()) };
+            let Ok(event) = timeout_at(deadline, self.event()).await else {
+                return Err(self.gave_up());
+            };
             match event {
                 DeviceEvent::Hub { .. } => deadline = start + HOST_PATIENCE,
                 DeviceEvent::Phase(MembershipPhase::Approved { .. }) => return self.remember(0),
@@ -119,7 +134,9 @@ impl DeviceConnection {
                     let how = format!("this device has not been let in: lanyard join {}", self.url);
                     return Err(Failure::new(Exit::NotApproved, how));
                 }
-                DeviceEvent::Phase(MembershipPhase::Ended { reason }) => return Err(self.ended(reason)),
+                DeviceEvent::Phase(MembershipPhase::Ended { reason }) => {
+                    return Err(self.ended(reason));
+                }
                 _ => {}
             }
         }
@@ -127,7 +144,9 @@ impl DeviceConnection {
 
     fn gave_up(&self) -> Failure {
         let why = match (&self.hub, &self.unreachable) {
-            (Some(_), _) => format!("the hub at {} answers, but its host is away; try again later", self.url),
+            (Some(_), _) => {
+                format!("the hub at {} answers, but its host is away; try again later", self.url)
+            }
             (None, Some(why)) => why.clone(),
             (None, None) => format!("no hub answers at {}", self.url),
         };
@@ -135,17 +154,17 @@ impl DeviceConnection {
     }
 
     /// No hub was found so far.
-    pub fn never_answered(&self) -> Option<Failure> {
+    pub(super) fn never_answered(&self) -> Option<Failure> {
         self.hub.is_none().then(|| self.gave_up())
     }
 
     /// How long a hub has to answer at all.
-    pub fn hub_deadline(&self) -> Instant {
+    pub(super) fn hub_deadline(&self) -> Instant {
         Instant::now() + HUB_PATIENCE
     }
 
     /// What the end of the device means.
-    pub fn ended(&self, reason: EndReason) -> Failure {
+    pub(super) fn ended(&self, reason: EndReason) -> Failure {
         let (exit, why) = match reason {
             EndReason::Refused => (Exit::NotApproved, "this device was turned away by the host".to_string()),
             EndReason::UntrustedHub => {
@@ -164,12 +183,12 @@ impl DeviceConnection {
         Failure::new(exit, why)
     }
 
-    pub fn hub_name(&self) -> &str {
+    pub(super) fn hub_name(&self) -> &str {
         self.hub.as_ref().map_or("", |hub| &hub.name)
     }
 
     /// Keeps the hub's key; with a time it becomes the default hub.
-    pub fn remember(&mut self, joined_ms: u64) -> Result<(), Failure> {
+    pub(super) fn remember(&mut self, joined_ms: u64) -> Result<(), Failure> {
         let Some(hub) = &self.hub else { return Ok(()) };
         let known = self.store.hub(&self.url);
         if known.is_some_and(|known| known.public_key == hub.public_key) && joined_ms == 0 {
@@ -177,7 +196,13 @@ impl DeviceConnection {
         }
         let (hub_name, device_name) = (hub.name.clone(), self.name.clone());
         let public_key = hub.public_key;
-        Ok(self.store.joined(KnownHub { url: self.url.clone(), public_key, hub_name, device_name, joined_ms })?)
+        Ok(self.store.joined(KnownHub {
+            url: self.url.clone(),
+            public_key,
+            hub_name,
+            device_name,
+            joined_ms,
+        })?)
     }
 }
 
@@ -194,7 +219,7 @@ fn platform() -> String {
 }
 
 /// Ends when the person or the system asks the process to end.
-pub async fn interrupted() {
+pub(super) async fn interrupted() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
@@ -209,7 +234,8 @@ pub async fn interrupted() {
     let _ = tokio::signal::ctrl_c().await;
 }
 
-/// Helps a person who named no hub: whoever runs one here may also be a device of it, by its address.
+/// Helps a person who named no hub: whoever runs one here may also be a device of it, by its
+/// address.
 fn joined_no_hub(data_dir: &Path) -> &'static str {
     if data_dir::is_of_hub(data_dir) {
         "this computer runs a hub and has joined none; name its address, such as http://127.0.0.1:7070"
@@ -222,7 +248,8 @@ fn joined_no_hub(data_dir: &Path) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Whoever types a device's command at the hub learns what to add, and is not sent to knock at its own door.
+    /// Whoever types a device's command at the hub learns what to add, and is not sent to knock at
+    /// its own door.
     #[test]
     fn the_machine_of_a_hub_is_told_to_name_the_address() {
         let dir = tempfile::tempdir().unwrap();

@@ -15,11 +15,13 @@ use crate::cli::Global;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::{control, text};
 
-pub async fn get(global: &Global, args: GetArgs) -> Outcome {
+pub(super) async fn get(global: &Global, args: GetArgs) -> Outcome {
     let (url, words) = split_words(args.words)?;
     let streamed = args.output == Path::new("-");
     if streamed && global.json {
-        return Err(Failure::usage("standard output cannot carry both the file (-o -) and JSON (--json)"));
+        return Err(Failure::usage(
+            "standard output cannot carry both the file (-o -) and JSON (--json)",
+        ));
     }
     let mut connection = DeviceConnection::open(global, url, None, args.limits.into())?;
     connection.enter().await?;
@@ -96,7 +98,10 @@ impl GetJob {
             done: BTreeMap::new(),
             already: started.already.iter().map(|file| file.size).sum(),
             total: started.total,
-            paths: wanted.iter().map(|file| (file.entry.file_ref(), file.entry.path.clone())).collect(),
+            paths: wanted
+                .iter()
+                .map(|file| (file.entry.file_ref(), file.entry.path.clone()))
+                .collect(),
             saved: 0,
             failed: 0,
             writer: started.writer,
@@ -114,12 +119,22 @@ impl GetJob {
     async fn run(mut self, connection: &mut DeviceConnection) -> Outcome {
         while !self.running.is_empty() {
             match connection.event().await {
-                DeviceEvent::Progress { transfer_id, done, .. } => self.progressed(transfer_id, done),
+                DeviceEvent::Progress { transfer_id, done, .. } => {
+                    self.progressed(transfer_id, done)
+                }
                 DeviceEvent::FileDone { file, .. } => self.saved(&file, false),
-                DeviceEvent::FileFailed { file, code, message, .. } => self.file_failed(file, code, &message),
-                DeviceEvent::Transfer { transfer_id, waits_for, paused } => self.stands(transfer_id, waits_for, paused),
-                DeviceEvent::TransferEnded { transfer_id, cancelled, .. } => self.ended(transfer_id, cancelled),
-                DeviceEvent::Phase(MembershipPhase::Ended { reason }) => return Err(connection.ended(reason)),
+                DeviceEvent::FileFailed { file, code, message, .. } => {
+                    self.file_failed(file, code, &message)
+                }
+                DeviceEvent::Transfer { transfer_id, waits_for, paused } => {
+                    self.stands(transfer_id, waits_for, paused)
+                }
+                DeviceEvent::TransferEnded { transfer_id, cancelled, .. } => {
+                    self.ended(transfer_id, cancelled)
+                }
+                DeviceEvent::Phase(MembershipPhase::Ended { reason }) => {
+                    return Err(connection.ended(reason));
+                }
                 _ => {}
             }
         }
@@ -131,11 +146,18 @@ impl GetJob {
             }
         }
         let Self { saved, failed, cancelled, .. } = self;
-        self.output.event(&json!({ "event": "done", "files": saved, "failed": failed, "cancelled": cancelled }));
+        self.output.event(
+            &json!({ "event": "done", "files": saved, "failed": failed, "cancelled": cancelled }),
+        );
         match (failed, cancelled) {
             (0, 0) => Ok(()),
-            (0, _) => Err(Failure::new(Exit::Failed, "cancelled; the same command goes on from here")),
-            (n, _) => Err(Failure::new(Exit::Failed, format!("{n} of {} files did not come", n + self.saved))),
+            (0, _) => {
+                Err(Failure::new(Exit::Failed, "cancelled; the same command goes on from here"))
+            }
+            (n, _) => Err(Failure::new(
+                Exit::Failed,
+                format!("{n} of {} files did not come", n + self.saved),
+            )),
         }
     }
 

@@ -14,19 +14,30 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::text;
 
 /// Returns when the host has decided.
-pub async fn join(global: &Global, args: JoinArgs) -> Outcome {
+pub(super) async fn join(global: &Global, args: JoinArgs) -> Outcome {
     let output = Output::new(global);
     let GivenUrl { url, invitation } = args.url;
     // Whoever types the command asks to try again.
     let reveals = RevealBook::in_folder(&global.data_dir);
     reveals.begin_anew()?;
     let at_the_door = AtTheDoor { invitation, reveals };
-    let mut connection = DeviceConnection::open_with(global, Some(url), args.name, RateLimits::default(), at_the_door)?;
+    let mut connection = DeviceConnection::open_with(
+        global,
+        Some(url),
+        args.name,
+        RateLimits::default(),
+        at_the_door,
+    )?;
     wait_for_decision(&mut connection, output).await?;
     connection.remember(now_ms())?;
     let (public_id, hub) = (connection.handle.public_id(), connection.hub_name());
     output.event(&json!({ "event": "approved", "public_id": public_id, "hub": hub }));
-    output.note(&format!("{} is in at {} ({})", text::visible(&connection.name), text::visible(hub), connection.url));
+    output.note(&format!(
+        "{} is in at {} ({})",
+        text::visible(&connection.name),
+        text::visible(hub),
+        connection.url
+    ));
     connection.handle.shutdown().await;
     Ok(())
 }
@@ -53,13 +64,19 @@ async fn wait_for_decision(connection: &mut DeviceConnection, output: Output) ->
         };
         match event {
             DeviceEvent::Phase(MembershipPhase::Waiting { code }) => asked.say(output, code),
-            DeviceEvent::Phase(MembershipPhase::Closed) => output.note("the host lets nobody new in at the moment; waiting"),
-            DeviceEvent::Phase(MembershipPhase::HostAway) => output.note("the host is away; waiting"),
+            DeviceEvent::Phase(MembershipPhase::Closed) => {
+                output.note("the host lets nobody new in at the moment; waiting")
+            }
+            DeviceEvent::Phase(MembershipPhase::HostAway) => {
+                output.note("the host is away; waiting")
+            }
             DeviceEvent::Phase(MembershipPhase::Approved { .. }) => return Ok(()),
             DeviceEvent::Phase(MembershipPhase::Ended { reason }) => {
                 let failure = connection.ended(reason);
                 if failure.exit == Exit::NotApproved {
-                    output.event(&json!({ "event": "refused", "public_id": connection.handle.public_id() }));
+                    output.event(
+                        &json!({ "event": "refused", "public_id": connection.handle.public_id() }),
+                    );
                 }
                 return Err(failure);
             }

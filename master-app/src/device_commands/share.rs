@@ -15,7 +15,7 @@ use crate::cli::Global;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::{control, text};
 
-pub async fn share(global: &Global, args: ShareArgs) -> Outcome {
+pub(super) async fn share(global: &Global, args: ShareArgs) -> Outcome {
     let (url, words) = split_words(args.words)?;
     let paths: Vec<PathBuf> = words.into_iter().map(PathBuf::from).collect();
     for path in &paths {
@@ -43,7 +43,11 @@ async fn serve(global: &Global, connection: &mut DeviceConnection, paths: Vec<Pa
     let output = Output::new(global);
     let offered = connection.handle.share(paths).await.map_err(failure_of)?;
     for skipped in &offered.skipped {
-        output.note(&format!("not shared: {} ({})", text::visible(&skipped.path.to_string_lossy()), skipped.why));
+        output.note(&format!(
+            "not shared: {} ({})",
+            text::visible(&skipped.path.to_string_lossy()),
+            skipped.why
+        ));
     }
     if offered.files.is_empty() {
         return Err(Failure::new(Exit::Failed, "there is nothing to share in there"));
@@ -54,9 +58,15 @@ async fn serve(global: &Global, connection: &mut DeviceConnection, paths: Vec<Pa
             DeviceEvent::SharesChanged { file_ids, state } if listing.changed(&file_ids, state) => {
                 listing.say(output, connection)?;
             }
-            DeviceEvent::Phase(MembershipPhase::Ended { reason }) => return Err(connection.ended(reason)),
-            DeviceEvent::Phase(MembershipPhase::Connecting) => output.note("the hub is gone; looking for it"),
-            DeviceEvent::Phase(MembershipPhase::Approved { host_away: true }) => output.note("the host is away"),
+            DeviceEvent::Phase(MembershipPhase::Ended { reason }) => {
+                return Err(connection.ended(reason));
+            }
+            DeviceEvent::Phase(MembershipPhase::Connecting) => {
+                output.note("the hub is gone; looking for it")
+            }
+            DeviceEvent::Phase(MembershipPhase::Approved { host_away: true }) => {
+                output.note("the host is away")
+            }
             DeviceEvent::RelayProgress(progress) => {
                 output.event(&json!({
                     "event": "progress", "file_id": progress.file_id, "asker": progress.asker,
@@ -82,8 +92,14 @@ struct ShareReport {
 
 impl ShareReport {
     fn new(files: Vec<NewFile>) -> Self {
-        let files: BTreeMap<FileId, NewFile> = files.into_iter().map(|file| (file.file_id, file)).collect();
-        Self { waiting: files.keys().copied().collect(), files, failed: BTreeMap::new(), said: false }
+        let files: BTreeMap<FileId, NewFile> =
+            files.into_iter().map(|file| (file.file_id, file)).collect();
+        Self {
+            waiting: files.keys().copied().collect(),
+            files,
+            failed: BTreeMap::new(),
+            said: false,
+        }
     }
 
     /// Whether now, for the first time, each file is listed or refused.

@@ -1,19 +1,20 @@
-//! The driver and its disk: what is committed before anything leaves, what waits while the disk hinders, and the way back to what
-//! is on disk where it refuses.
+//! The driver and its disk: what is committed before anything leaves, what waits while the disk
+//! hinders, and the way back to what is on disk where it refuses.
 
 use std::time::{Duration, Instant};
 
 use lanyard_device::store::now_ms;
-use lanyard_hub::authority::{Authority, AuthorityConfig, StoreWrite, Effect, Input, AuditEvent};
+use lanyard_hub::authority::{AuditEvent, Authority, AuthorityConfig, Effect, Input, StoreWrite};
 use lanyard_protocol::codec::encode_master;
 use lanyard_protocol::message::RequestFailed;
 use lanyard_protocol::{FailureCode, MasterFrame, MasterToConsole, MasterToRelay};
 
 use super::{AuthorityDriver, Reply};
 use crate::problems::{self, ActiveProblem};
-use crate::store::{TransientStoreError, Store, StoreError};
+use crate::store::{Store, StoreError, TransientStoreError};
 
-/// A database that is held by another program, or has no room, is tried again after this, then after twice as long …
+/// A database that is held by another program, or has no room, is tried again after this, then
+/// after twice as long …
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// … up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -55,7 +56,8 @@ impl AuthorityDriver {
         if self.effects.is_empty() {
             return Ok(());
         }
-        let (mut changes, mut notes, mut words) = (Vec::<StoreWrite>::new(), Vec::<AuditEvent>::new(), Vec::new());
+        let (mut changes, mut notes, mut words) =
+            (Vec::<StoreWrite>::new(), Vec::<AuditEvent>::new(), Vec::new());
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Save(change) => changes.push(change),
@@ -67,7 +69,10 @@ impl AuthorityDriver {
             let apply = move |store: &mut Store| (store.apply(&changes), changes);
             let (applied, changes) = self.with_store(apply).await;
             if let Err(error) = applied {
-                let held = changes.into_iter().map(Effect::Save).chain(notes.into_iter().map(Effect::Note));
+                let held = changes
+                    .into_iter()
+                    .map(Effect::Save)
+                    .chain(notes.into_iter().map(Effect::Note));
                 return self.not_kept(held.chain(words).collect(), error).await;
             }
             self.go_on();
@@ -87,7 +92,9 @@ impl AuthorityDriver {
             tracing::error!(%error, "what was decided could not be kept; starting over from what is on disk");
             return self.begin_anew(&error).await;
         };
-        let first = held.iter().find_map(|e| if let Effect::Save(StoreWrite::Revision(r)) = e { Some(*r) } else { None });
+        let first = held.iter().find_map(|e| {
+            if let Effect::Save(StoreWrite::Revision(r)) = e { Some(*r) } else { None }
+        });
         let told = first.map_or(self.authority.head().revision, |first| first - 1);
         if self.waiting.is_none() {
             self.held_bytes = held.iter().map(bytes_of).sum();
@@ -115,38 +122,48 @@ impl AuthorityDriver {
         self.drain();
     }
 
-    /// While the disk hinders, look-ups for transfers are still answered, and pages of the list as it is on disk, so that who is
-    /// in can come, see and fetch: such an answer tells nobody about a decision. Not if files are to leave: "gone" would be told
-    /// before it is true.
+    /// While the disk hinders, look-ups for transfers are still answered, and pages of the list as
+    /// it is on disk, so that who is in can come, see and fetch: such an answer tells nobody about
+    /// a decision. Not if files are to leave: "gone" would be told before it is true.
     async fn let_answers_out(&mut self) {
         let Some(RetryAfter { told, .. }) = self.waiting else { return };
-        let takes_away =
-            |effect: &Effect| matches!(effect, Effect::Save(StoreWrite::FilesGone { .. } | StoreWrite::BelongingsGone(_)));
+        let takes_away = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Save(StoreWrite::FilesGone { .. } | StoreWrite::BelongingsGone(_))
+            )
+        };
         if self.effects.iter().any(takes_away) {
             return;
         }
         let is_answer = |effect: &Effect| match effect {
             Effect::Send(MasterFrame {
-                message: MasterToRelay::FileGrant(_) | MasterToRelay::LinkMembers(_), ..
+                message: MasterToRelay::FileGrant(_) | MasterToRelay::LinkMembers(_),
+                ..
             }) => true,
-            Effect::Send(MasterFrame { message: MasterToRelay::FeedPage(page), .. }) => page.revision <= told,
+            Effect::Send(MasterFrame { message: MasterToRelay::FeedPage(page), .. }) => {
+                page.revision <= told
+            }
             _ => false,
         };
-        let (answers, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.effects).into_iter().partition(is_answer);
+        let (answers, held): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.effects).into_iter().partition(is_answer);
         self.effects = held;
         for answer in answers {
             self.say(answer).await;
         }
     }
 
-    /// What was decided stands, also where it cannot be recorded: a full disk must not keep a device in.
+    /// What was decided stands, also where it cannot be recorded: a full disk must not keep a
+    /// device in.
     async fn record(&mut self, notes: Vec<AuditEvent>) {
         let Some(mut audit) = self.audit.take() else { return };
         let work = move || {
             let result = audit.write(now_ms(), &notes);
             (audit, result)
         };
-        let (audit, result) = tokio::task::spawn_blocking(work).await.expect("the record does not panic");
+        let (audit, result) =
+            tokio::task::spawn_blocking(work).await.expect("the record does not panic");
         match result {
             Ok(()) => self.problems.clear(problems::RECORD),
             Err(error) => self.problems.raise(not_recorded(&error)),
@@ -171,12 +188,14 @@ impl AuthorityDriver {
             let result = work(&mut store);
             (store, result)
         };
-        let (store, result) = tokio::task::spawn_blocking(work).await.expect("the store does not panic");
+        let (store, result) =
+            tokio::task::spawn_blocking(work).await.expect("the store does not panic");
         self.store = Some(store);
         result
     }
 
-    /// The disk did not keep what memory decided: memory follows the disk. The relay registers us again, screens reload.
+    /// The disk did not keep what memory decided: memory follows the disk. The relay registers us
+    /// again, screens reload.
     pub(super) async fn begin_anew(&mut self, why: &StoreError) -> Result<(), StoreError> {
         if why.is_damage() {
             let store = self.store.take().expect("the store is back");
@@ -203,19 +222,21 @@ impl AuthorityDriver {
     }
 }
 
-/// About the memory that an effect takes while it waits. What is sent stands for the change and the words to the screens that
-/// go with it.
+/// About the memory that an effect takes while it waits. What is sent stands for the change and the
+/// words to the screens that go with it.
 pub(super) fn bytes_of(effect: &Effect) -> usize {
     match effect {
         Effect::Send(frame) => SEND_OVERHEAD + COPIES * encode_master(frame).len(),
-        Effect::Save(_) | Effect::Publish { .. } | Effect::Answer { .. } | Effect::Event(_) | Effect::Note(_) => {
-            SEND_OVERHEAD
-        }
+        Effect::Save(_)
+        | Effect::Publish { .. }
+        | Effect::Answer { .. }
+        | Effect::Event(_)
+        | Effect::Note(_) => SEND_OVERHEAD,
     }
 }
 
 /// A hindrance in words.
-pub fn hindrance_told(hindrance: TransientStoreError) -> ActiveProblem {
+pub(crate) fn hindrance_told(hindrance: TransientStoreError) -> ActiveProblem {
     let (code, what, advice) = match hindrance {
         TransientStoreError::Locked => (
             problems::DATABASE_LOCKED,

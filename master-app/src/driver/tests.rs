@@ -1,20 +1,22 @@
-//! Promises: nothing is said before it is on disk; a full screen holds nobody up; an answer finds who asked.
+//! Promises: nothing is said before it is on disk; a full screen holds nobody up; an answer finds
+//! who asked.
 
 use lanyard_protocol::message::*;
 use lanyard_protocol::{
-    Client, DeviceKind, FailureCode, Instance, NewFile, Nonce, PublicKey, Reveal, SessionAddress, approval, identity,
+    Client, DeviceKind, FailureCode, Instance, NewFile, Nonce, PublicKey, Reveal, SessionAddress,
+    approval, identity,
 };
 
 use super::*;
 use crate::problems::{self, ActiveProblem};
 
-pub const HUB: PublicKey = PublicKey([1; 32]);
+pub(crate) const HUB: PublicKey = PublicKey([1; 32]);
 
-pub fn hub() -> HubInfo {
+pub(crate) fn hub() -> HubInfo {
     HubInfo { name: "Studio PC".into(), public_key: HUB }
 }
 
-pub struct DriverFixture {
+pub(crate) struct DriverFixture {
     pub driver: DriverHandle,
     pub frames: mpsc::Receiver<Frame>,
     pub dir: tempfile::TempDir,
@@ -22,7 +24,7 @@ pub struct DriverFixture {
 }
 
 impl DriverFixture {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("lanyard.db")).unwrap();
         let (driver, _task) = start(AuthorityConfig::default(), store, None).unwrap();
@@ -34,12 +36,12 @@ impl DriverFixture {
         bench
     }
 
-    pub async fn said(&self, message: RelayToMaster) {
+    pub(crate) async fn said(&self, message: RelayToMaster) {
         self.driver.relay_said(self.connection, MasterFrame::plain(message)).await.unwrap();
     }
 
     /// The next frame to the relay that `wanted` takes.
-    pub async fn next<T>(&mut self, wanted: impl Fn(&MasterToRelay) -> Option<T>) -> T {
+    pub(crate) async fn next<T>(&mut self, wanted: impl Fn(&MasterToRelay) -> Option<T>) -> T {
         loop {
             let frame = self.frames.recv().await.expect("the relay is there");
             if let Some(found) = wanted(&frame.message) {
@@ -49,12 +51,18 @@ impl DriverFixture {
     }
 
     /// A device knocks and reveals; returns its knock and digits.
-    pub async fn knock(&mut self, n: u8, name: &str) -> (NewClientRegistered, String) {
-        let (public_key, reveal, relay_nonce) = (PublicKey([n; 32]), Reveal([n; 32]), Nonce([n; 32]));
+    pub(crate) async fn knock(&mut self, n: u8, name: &str) -> (NewClientRegistered, String) {
+        let (public_key, reveal, relay_nonce) =
+            (PublicKey([n; 32]), Reveal([n; 32]), Nonce([n; 32]));
         let commit = approval::commit(&public_key, &reveal);
         let public_id = identity::public_id(&public_key);
         let request = NewClientRegistered {
-            client: Client { public_id, name: name.into(), kind: DeviceKind::Browser, platform: "Test".into() },
+            client: Client {
+                public_id,
+                name: name.into(),
+                kind: DeviceKind::Browser,
+                platform: "Test".into(),
+            },
             address: "192.168.1.5".into(),
             instance: Instance([n; 16]),
             public_key,
@@ -64,35 +72,49 @@ impl DriverFixture {
             invitation: None,
         };
         self.said(RelayToMaster::NewClientRegistered(request.clone())).await;
-        self.next(|m| if let MasterToRelay::ApprovalChallenge(c) = m { Some(c.commit) } else { None }).await;
+        self.next(
+            |m| if let MasterToRelay::ApprovalChallenge(c) = m { Some(c.commit) } else { None },
+        )
+        .await;
         let request_id = request.request_id;
         self.said(RelayToMaster::ApprovalReveal(ApprovalReveal { request_id, reveal })).await;
-        let nonce = self.next(|m| if let MasterToRelay::ApprovalOpen(o) = m { Some(o.nonce) } else { None }).await;
+        let nonce = self
+            .next(|m| if let MasterToRelay::ApprovalOpen(o) = m { Some(o.nonce) } else { None })
+            .await;
         (request, approval::code(&HUB, &public_key, &request_id, &reveal, &nonce))
     }
 
     /// Answers the next APPROVE_CLIENT as a relay does.
-    pub async fn ack_approval(&mut self) {
-        let ApproveClient { public_id, request_id } =
-            self.next(|m| if let MasterToRelay::ApproveClient(a) = m { Some(a.clone()) } else { None }).await;
-        self.said(RelayToMaster::ApproveClientAck(ApproveClientAck { public_id, request_id })).await;
+    pub(crate) async fn ack_approval(&mut self) {
+        let ApproveClient { public_id, request_id } = self
+            .next(|m| if let MasterToRelay::ApproveClient(a) = m { Some(a.clone()) } else { None })
+            .await;
+        self.said(RelayToMaster::ApproveClientAck(ApproveClientAck { public_id, request_id }))
+            .await;
     }
 
     /// Knocks and is let in.
-    pub async fn member(&mut self, n: u8, name: &str) -> SessionAddress {
+    pub(crate) async fn member(&mut self, n: u8, name: &str) -> SessionAddress {
         let (request, code) = self.knock(n, name).await;
         let public_id = request.client.public_id;
         let word = lanyard_hub::authority::Approval::Typed(code);
         let driver = self.driver.clone();
         let wish = tokio::spawn(async move {
-            driver.execute(OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None }).await
+            driver
+                .execute(OperatorCommand::Approve {
+                    public_id,
+                    request_id: None,
+                    word,
+                    for_ms: None,
+                })
+                .await
         });
         self.ack_approval().await;
         assert!(matches!(wish.await.unwrap().unwrap(), MasterToConsole::ClientApproved(_)));
         SessionAddress { public_id, instance: request.instance }
     }
 
-    pub async fn add(&self, from: SessionAddress, count: u8) {
+    pub(crate) async fn add(&self, from: SessionAddress, count: u8) {
         let new = |n: u8| NewFile {
             file_id: lanyard_protocol::FileId(uuid::Uuid::from_bytes([n; 16])),
             path: format!("folder/{n}.txt"),
@@ -108,7 +130,10 @@ impl DriverFixture {
     }
 }
 
-pub async fn shown<T>(screen: &mut Screen, wanted: impl Fn(&MasterToConsole) -> Option<T>) -> T {
+pub(crate) async fn shown<T>(
+    screen: &mut Screen,
+    wanted: impl Fn(&MasterToConsole) -> Option<T>,
+) -> T {
     loop {
         match screen.shown.recv().await.expect("the screen is live") {
             ScreenUpdate::Message { message, .. } => {
@@ -128,10 +153,11 @@ async fn what_the_relay_hears_is_on_disk() {
     let public_id = request.client.public_id;
     let word = lanyard_hub::authority::Approval::Typed(code);
     let driver = bench.driver.clone();
-    let wish =
-        tokio::spawn(
-            async move { driver.execute(OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None }).await },
-        );
+    let wish = tokio::spawn(async move {
+        driver
+            .execute(OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None })
+            .await
+    });
     bench.ack_approval().await;
     bench.next(|m| matches!(m, MasterToRelay::ClientApproved(_)).then_some(())).await;
     // A second reader of the file, at the moment of the word: as after a kill.
@@ -192,7 +218,10 @@ fn other(dir: &tempfile::TempDir) -> rusqlite::Connection {
     rusqlite::Connection::open(dir.path().join("lanyard.db")).unwrap()
 }
 
-async fn until_problems(driver: &DriverHandle, wanted: impl Fn(&[ActiveProblem]) -> bool) -> Vec<ActiveProblem> {
+async fn until_problems(
+    driver: &DriverHandle,
+    wanted: impl Fn(&[ActiveProblem]) -> bool,
+) -> Vec<ActiveProblem> {
     driver.problems().watch().wait_for(|all| wanted(all)).await.unwrap().clone()
 }
 
@@ -202,7 +231,10 @@ fn wish(driver: &DriverHandle, command: OperatorCommand) -> JoinHandle<MasterToC
 }
 
 /// Somebody else holds the database, and this wish waits for it.
-async fn held_up(bench: &DriverFixture, command: OperatorCommand) -> (rusqlite::Connection, JoinHandle<MasterToConsole>) {
+async fn held_up(
+    bench: &DriverFixture,
+    command: OperatorCommand,
+) -> (rusqlite::Connection, JoinHandle<MasterToConsole>) {
     let blocker = other(&bench.dir);
     blocker.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let waiting = wish(&bench.driver, command);
@@ -219,11 +251,16 @@ async fn a_refusing_disk_takes_everything_back() {
     other(&bench.dir).execute_batch(no).unwrap();
     let command = OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() };
     let answer = bench.driver.execute(command).await.unwrap();
-    assert!(matches!(answer, MasterToConsole::RequestFailed(RequestFailed { code: FailureCode::Internal, .. })));
+    assert!(matches!(
+        answer,
+        MasterToConsole::RequestFailed(RequestFailed { code: FailureCode::Internal, .. })
+    ));
     while bench.frames.recv().await.is_some() {}
     let name = bench
         .driver
-        .query(move |authority, _| authority.member(session.public_id).map(|m| m.client.name.clone()))
+        .query(move |authority, _| {
+            authority.member(session.public_id).map(|m| m.client.name.clone())
+        })
         .await
         .unwrap();
     assert_eq!(name, Some("Ana".into()));
@@ -234,14 +271,20 @@ async fn a_refusing_disk_takes_everything_back() {
 async fn a_decision_waits_untold_while_the_database_is_locked_and_then_holds() {
     let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
-    let (blocker, waiting) = held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
+    let (blocker, waiting) =
+        held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
     while let Ok(frame) = bench.frames.try_recv() {
-        assert!(!matches!(frame.message, MasterToRelay::DisApproveClient(_)), "told before it is on disk");
+        assert!(
+            !matches!(frame.message, MasterToRelay::DisApproveClient(_)),
+            "told before it is on disk"
+        );
     }
     assert!(!waiting.is_finished());
     // Who looks now is answered from what is on disk, when it is.
     let driver = bench.driver.clone();
-    let look = tokio::spawn(async move { driver.query(|authority, _| authority.refused().clients.len()).await });
+    let look = tokio::spawn(async move {
+        driver.query(|authority, _| authority.refused().clients.len()).await
+    });
     blocker.execute_batch("COMMIT").unwrap();
     bench.next(|m| matches!(m, MasterToRelay::DisApproveClient(_)).then_some(())).await;
     let saved = Store::open(&bench.dir.path().join("lanyard.db")).unwrap().load().unwrap();
@@ -257,12 +300,17 @@ async fn transfers_go_on_while_a_decision_waits() {
     let session = bench.member(7, "Ana").await;
     bench.add(session, 1).await;
     bench.next(|m| matches!(m, MasterToRelay::FilesAdded(_)).then_some(())).await;
-    let (blocker, waiting) =
-        held_up(&bench, OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() }).await;
+    let (blocker, waiting) = held_up(
+        &bench,
+        OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() },
+    )
+    .await;
     let file_id = lanyard_protocol::FileId(uuid::Uuid::from_bytes([0; 16]));
     let files = vec![lanyard_protocol::FileRef { public_id: session.public_id, file_id }];
     bench.said(RelayToMaster::FileLookup(FileLookup { files })).await;
-    let granted = bench.next(|m| if let MasterToRelay::FileGrant(g) = m { Some(g.files.len()) } else { None }).await;
+    let granted = bench
+        .next(|m| if let MasterToRelay::FileGrant(g) = m { Some(g.files.len()) } else { None })
+        .await;
     assert_eq!((granted, waiting.is_finished()), (1, false));
     blocker.execute_batch("COMMIT").unwrap();
     assert!(matches!(waiting.await.unwrap(), MasterToConsole::ClientUpdated(_)));
@@ -274,7 +322,8 @@ async fn a_file_is_not_called_gone_before_the_refusal_of_its_owner_is_on_disk() 
     let session = bench.member(7, "Ana").await;
     bench.add(session, 1).await;
     bench.next(|m| matches!(m, MasterToRelay::FilesAdded(_)).then_some(())).await;
-    let (blocker, waiting) = held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
+    let (blocker, waiting) =
+        held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
     let file_id = lanyard_protocol::FileId(uuid::Uuid::from_bytes([0; 16]));
     let files = vec![lanyard_protocol::FileRef { public_id: session.public_id, file_id }];
     bench.said(RelayToMaster::FileLookup(FileLookup { files })).await;
@@ -292,7 +341,8 @@ async fn a_file_is_not_called_gone_before_the_refusal_of_its_owner_is_on_disk() 
     assert!(matches!(waiting.await.unwrap(), MasterToConsole::ClientDisApproved(_)));
 }
 
-/// Who is in comes, sees and fetches while an approval waits for the disk, and hears of it when it is there.
+/// Who is in comes, sees and fetches while an approval waits for the disk, and hears of it when it
+/// is there.
 #[tokio::test]
 async fn who_comes_while_a_decision_waits_sees_the_list_as_it_is_on_disk() {
     let mut bench = DriverFixture::new().await;
@@ -304,32 +354,44 @@ async fn who_comes_while_a_decision_waits_sees_the_list_as_it_is_on_disk() {
     blocker.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let public_id = request.client.public_id;
     let word = lanyard_hub::authority::Approval::Typed(code);
-    let waiting = wish(&bench.driver, OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None });
+    let waiting = wish(
+        &bench.driver,
+        OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None },
+    );
     bench.ack_approval().await;
     until_problems(&bench.driver, |all| !all.is_empty()).await;
 
     let SessionAddress { public_id, instance } = session;
-    let change = PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
+    let change =
+        PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
     bench.said(RelayToMaster::ClientReconnected(change)).await;
-    let page = bench.next(|m| if let MasterToRelay::FeedPage(page) = m { Some(page.clone()) } else { None }).await;
+    let page = bench
+        .next(|m| if let MasterToRelay::FeedPage(page) = m { Some(page.clone()) } else { None })
+        .await;
     assert_eq!((page.clients.len(), page.files.len(), page.revision, page.last), (1, 1, 2, true));
     assert!(!waiting.is_finished());
     blocker.execute_batch("COMMIT").unwrap();
-    let approved = bench.next(|m| if let MasterToRelay::ClientApproved(a) = m { Some(a.revision) } else { None }).await;
+    let approved = bench
+        .next(|m| if let MasterToRelay::ClientApproved(a) = m { Some(a.revision) } else { None })
+        .await;
     assert_eq!(approved, page.revision + 1, "what comes next follows the page");
     assert!(matches!(waiting.await.unwrap(), MasterToConsole::ClientApproved(_)));
 }
 
-/// What was meant for a relay that is gone is not said to the next one, which hears the roster first.
+/// What was meant for a relay that is gone is not said to the next one, which hears the roster
+/// first.
 #[tokio::test]
 async fn a_relay_that_comes_while_a_decision_waits_hears_it_with_the_roster() {
     let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
-    let (blocker, waiting) = held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
+    let (blocker, waiting) =
+        held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
     bench.driver.relay_lost(bench.connection).await.unwrap();
     let mut frames = bench.driver.relay_ready(ConnectionNumber(2), hub()).await.unwrap();
     blocker.execute_batch("COMMIT").unwrap();
-    let MasterToRelay::MasterRoster(page) = frames.recv().await.unwrap().message else { panic!("the roster first") };
+    let MasterToRelay::MasterRoster(page) = frames.recv().await.unwrap().message else {
+        panic!("the roster first")
+    };
     assert_eq!((page.refused, page.approved), (vec![session.public_id], vec![]));
     assert!(matches!(waiting.await.unwrap(), MasterToConsole::ClientDisApproved(_)));
 }
@@ -356,7 +418,10 @@ async fn a_decision_waits_while_the_disk_is_full_and_holds_when_there_is_room() 
     let told = until_problems(&bench.driver, |all| !all.is_empty()).await;
     assert_eq!(told[0].code, problems::DATABASE_FULL);
     while let Ok(frame) = bench.frames.try_recv() {
-        assert!(!matches!(frame.message, MasterToRelay::FilesAdded(_)), "told before it is on disk");
+        assert!(
+            !matches!(frame.message, MasterToRelay::FilesAdded(_)),
+            "told before it is on disk"
+        );
     }
     ballast.execute_batch("DROP TABLE ballast").unwrap();
     bench.next(|m| matches!(m, MasterToRelay::FilesAdded(_)).then_some(())).await;
@@ -376,7 +441,10 @@ async fn a_database_that_breaks_while_it_is_used_is_made_anew() {
     other(&bench.dir).execute_batch(breaking).unwrap();
     let command = OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() };
     let answer = bench.driver.execute(command).await.unwrap();
-    assert!(matches!(answer, MasterToConsole::RequestFailed(RequestFailed { code: FailureCode::Internal, .. })));
+    assert!(matches!(
+        answer,
+        MasterToConsole::RequestFailed(RequestFailed { code: FailureCode::Internal, .. })
+    ));
     let look = move |authority: &Authority, _: Option<&HubInfo>| {
         (authority.member(session.public_id).map(|m| m.client.name.clone()), authority.head().epoch)
     };
@@ -408,22 +476,31 @@ async fn a73_what_waits_for_a_full_disk_is_bounded_in_bytes_and_nothing_is_lost(
     let sending = tokio::spawn(async move {
         for message in 0..MESSAGES {
             let files = (0..300).map(|n| new(message * 300 + n)).collect();
-            let frame =
-                MasterFrame { from: Some(session), ..MasterFrame::plain(RelayToMaster::AddFiles(AddFiles { files })) };
+            let frame = MasterFrame {
+                from: Some(session),
+                ..MasterFrame::plain(RelayToMaster::AddFiles(AddFiles { files }))
+            };
             driver.relay_said(connection, frame).await.unwrap();
         }
     });
     // It stops taking when enough waits, and else when it has taken all.
     let driver = bench.driver.clone();
     let most = || driver.most_held.load(std::sync::atomic::Ordering::Relaxed);
-    while most() < MOST_HELD_BYTES && !(sending.is_finished() && driver.inputs.capacity() == INPUTS) {
+    while most() < MOST_HELD_BYTES && !(sending.is_finished() && driver.inputs.capacity() == INPUTS)
+    {
         tokio::task::yield_now().await;
     }
     blocker.execute_batch("COMMIT").unwrap();
     let mut listed = 0;
     while listed < MESSAGES * 300 {
         listed += bench
-            .next(|m| if let MasterToRelay::FilesAdded(added) = m { Some(added.files.len() as u128) } else { None })
+            .next(|m| {
+                if let MasterToRelay::FilesAdded(added) = m {
+                    Some(added.files.len() as u128)
+                } else {
+                    None
+                }
+            })
             .await;
     }
     sending.await.unwrap();

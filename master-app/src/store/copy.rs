@@ -1,16 +1,19 @@
-//! `roster.json`: a second copy of the decisions beside the database, for the day when the database is damaged.
+//! `roster.json`: a second copy of the decisions beside the database, for the day when the database
+//! is damaged.
 //!
-//! A list of files can be offered anew by its owners; a refusal cannot be asked for again. So who was let in and who was
-//! refused is kept twice, with the numbers that may never go back. The copy is replaced whole (a temporary file, synced,
-//! renamed, the folder synced) after each commit that decides about somebody, before the decision is told. It carries a
-//! checksum, so that a torn or changed one is noticed, and the number of decisions it knows of, so that a database that
-//! knows fewer of them is noticed. The database is the truth; the copy may be a step behind it, never ahead.
+//! A list of files can be offered anew by its owners; a refusal cannot be asked for again. So who
+//! was let in and who was refused is kept twice, with the numbers that may never go back. The copy
+//! is replaced whole (a temporary file, synced, renamed, the folder synced) after each commit that
+//! decides about somebody, before the decision is told. It carries a checksum, so that a torn or
+//! changed one is noticed, and the number of decisions it knows of, so that a database that knows
+//! fewer of them is noticed. The database is the truth; the copy may be a step behind it, never
+//! ahead.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lanyard_device::private_file::{self, PrivateFileError};
-use lanyard_hub::authority::{StoreWrite, Member, Verdict};
+use lanyard_hub::authority::{Member, StoreWrite, Verdict};
 use lanyard_protocol::{Client, DeviceId, PublicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -20,7 +23,7 @@ const VERSION: u32 = 1;
 
 /// What the copy holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RosterBackup {
+pub(super) struct RosterBackup {
     /// Commits that decided about somebody; only ever more.
     pub decisions: u64,
     pub revision: u64,
@@ -30,14 +33,14 @@ pub struct RosterBackup {
 }
 
 impl BackupFound {
-    pub fn term(&self) -> u64 {
+    pub(super) fn term(&self) -> u64 {
         if let Self::Whole(roster) = self { roster.term } else { 0 }
     }
 }
 
 /// What lies where the copy should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackupFound {
+pub(super) enum BackupFound {
     Nothing,
     /// Cut off, changed, or not to be read.
     Torn,
@@ -80,7 +83,7 @@ enum BackupVerdict {
 
 /// The copy that goes with an open database.
 #[derive(Debug)]
-pub struct Copy {
+pub(super) struct Copy {
     path: PathBuf,
     pub roster: RosterBackup,
     /// It could not be written: tried again with the next commit of any kind.
@@ -89,21 +92,29 @@ pub struct Copy {
 
 impl Copy {
     /// The copy beside `database`, for what that holds.
-    pub fn of(database: &Path, roster: RosterBackup) -> Self {
+    pub(super) fn of(database: &Path, roster: RosterBackup) -> Self {
         Self { path: path(database), roster, is_due: false }
     }
 
-    /// Takes over what was committed, and writes it if it decides about somebody. A new name alone waits for the next
-    /// occasion: devices may change theirs as often as they like.
-    pub fn follow(&mut self, changes: &[StoreWrite], decisions: u64) -> Result<(), PrivateFileError> {
+    /// Takes over what was committed, and writes it if it decides about somebody. A new name alone
+    /// waits for the next occasion: devices may change theirs as often as they like.
+    pub(super) fn follow(
+        &mut self,
+        changes: &[StoreWrite],
+        decisions: u64,
+    ) -> Result<(), PrivateFileError> {
         for change in changes {
             match change {
                 StoreWrite::Revision(revision) => self.roster.revision = *revision,
                 StoreWrite::MemberPut(member) => {
-                    let before = self.roster.members.insert(member.client.public_id, member.clone());
-                    self.is_due |= before.is_none_or(|before| decision(&before) != decision(member));
+                    let before =
+                        self.roster.members.insert(member.client.public_id, member.clone());
+                    self.is_due |=
+                        before.is_none_or(|before| decision(&before) != decision(member));
                 }
-                StoreWrite::MemberGone(id) => self.is_due |= self.roster.members.remove(id).is_some(),
+                StoreWrite::MemberGone(id) => {
+                    self.is_due |= self.roster.members.remove(id).is_some()
+                }
                 _ => {}
             }
         }
@@ -112,7 +123,7 @@ impl Copy {
     }
 
     /// Replaces the copy; it is on disk when this returns.
-    pub fn write(&mut self) -> Result<(), PrivateFileError> {
+    pub(super) fn write(&mut self) -> Result<(), PrivateFileError> {
         self.is_due = true;
         private_file::write(&self.path, &seal(&self.roster))?;
         self.is_due = false;
@@ -124,7 +135,7 @@ fn decision(member: &Member) -> (Verdict, Option<u64>, PublicKey) {
     (member.verdict, member.until_ms, member.public_key)
 }
 
-pub fn path(database: &Path) -> PathBuf {
+pub(super) fn path(database: &Path) -> PathBuf {
     database.with_file_name(NAME)
 }
 
@@ -132,22 +143,32 @@ fn seal(roster: &RosterBackup) -> Vec<u8> {
     let row = |member: &Member| BackupRow {
         client: member.client.clone(),
         public_key: member.public_key,
-        verdict: if member.verdict == Verdict::Refused { BackupVerdict::Refused } else { BackupVerdict::Approved },
+        verdict: if member.verdict == Verdict::Refused {
+            BackupVerdict::Refused
+        } else {
+            BackupVerdict::Approved
+        },
         revision: member.revision,
         since_ms: member.since_ms,
         until_ms: member.until_ms,
     };
     let RosterBackup { decisions, revision, term, ref members } = *roster;
     let members = members.values().map(row).collect();
-    let text = serde_json::to_string_pretty(&BackupFile { version: VERSION, decisions, revision, term, members })
-        .expect("a roster has string keys and no failing serializers");
+    let text = serde_json::to_string_pretty(&BackupFile {
+        version: VERSION,
+        decisions,
+        revision,
+        term,
+        members,
+    })
+    .expect("a roster has string keys and no failing serializers");
     let blake3 = blake3::hash(text.as_bytes()).to_hex().to_string();
     let roster = RawValue::from_string(text).expect("it was made as JSON");
     serde_json::to_vec(&SealedBackup { blake3, roster }).expect("made of JSON")
 }
 
 /// The copy beside `database`. One that cannot be read is as good as torn.
-pub fn read(database: &Path) -> BackupFound {
+pub(super) fn read(database: &Path) -> BackupFound {
     match private_file::read(&path(database)) {
         Ok(None) => BackupFound::Nothing,
         Ok(Some(bytes)) => unseal(&bytes).map_or(BackupFound::Torn, BackupFound::Whole),

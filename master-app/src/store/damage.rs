@@ -1,5 +1,6 @@
-//! Promise: whatever happens to the database's bytes, the hub starts; who was refused stays refused; who was let in stays
-//! let in where the second copy is whole; the damaged file is kept, and the person is told.
+//! Promise: whatever happens to the database's bytes, the hub starts; who was refused stays
+//! refused; who was let in stays let in where the second copy is whole; the damaged file is kept,
+//! and the person is told.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,9 @@ fn verdict(n: u8) -> Verdict {
 fn history() -> History {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
-    let members = |range: std::ops::RangeInclusive<u8>| range.map(|n| StoreWrite::MemberPut(member(n, verdict(n))));
+    let members = |range: std::ops::RangeInclusive<u8>| {
+        range.map(|n| StoreWrite::MemberPut(member(n, verdict(n))))
+    };
     let mut changes: Vec<StoreWrite> = members(1..=60).collect();
     for owner in [1, 2, 4] {
         changes.push(StoreWrite::FilesPut { files: files(owner, 60), revision: 3 });
@@ -40,26 +43,33 @@ fn history() -> History {
     other.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
     store.apply(&members(61..=63).collect::<Vec<_>>()).unwrap();
     let term = store.next_term(0).unwrap();
-    let refused = (1..=63)
-        .filter(|n| verdict(*n) == Verdict::Refused)
-        .map(|n| AuditEvent::Refused { client: member(n, Verdict::Refused).client, time_over: false });
+    let refused = (1..=63).filter(|n| verdict(*n) == Verdict::Refused).map(|n| {
+        AuditEvent::Refused { client: member(n, Verdict::Refused).client, time_over: false }
+    });
     let mut notes: Vec<AuditEvent> = refused.collect();
     notes.push(AuditEvent::Forgotten { public_id: id(60) });
-    Audit::open(dir.path()).unwrap().write(store.load().unwrap().members[0].since_ms, &notes).unwrap();
+    Audit::open(dir.path())
+        .unwrap()
+        .write(store.load().unwrap().members[0].since_ms, &notes)
+        .unwrap();
     History { saved: store.load().unwrap(), disk: DiskImage::of(dir.path()), term }
 }
 
 impl History {
-    /// Opens a disk that was damaged, and looks at all that was promised. Returns whether it was made anew.
+    /// Opens a disk that was damaged, and looks at all that was promised. Returns whether it was
+    /// made anew.
     fn survives(&self, what: &str, damaged: &DiskImage) -> bool {
         let dir = damaged.lay_out();
-        let mut store = Store::open(&dir.path().join(DB)).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let mut store =
+            Store::open(&dir.path().join(DB)).unwrap_or_else(|error| panic!("{what}: {error}"));
         let saved = store.load().unwrap();
         let (before, after) = (roster(&self.saved), roster(&saved));
         for (id, member) in &before {
             let now = after.get(id).map(|member| member.verdict);
             match member.verdict {
-                Verdict::Refused => assert_eq!(now, Some(Verdict::Refused), "{what}: a refusal was forgotten"),
+                Verdict::Refused => {
+                    assert_eq!(now, Some(Verdict::Refused), "{what}: a refusal was forgotten")
+                }
                 Verdict::Approved => assert_ne!(now, Some(Verdict::Refused), "{what}"),
             }
         }
@@ -71,7 +81,10 @@ impl History {
         let problems = store.problems().all();
         match problems.iter().find(|problem| problem.code == problems::DATABASE_REBUILT) {
             Some(problem) => self.was_made_anew(what, damaged, &saved, problem, dir.path()),
-            None => assert!(saved.epoch == self.saved.epoch && after == before, "{what}: nothing was told"),
+            None => assert!(
+                saved.epoch == self.saved.epoch && after == before,
+                "{what}: nothing was told"
+            ),
         }
         drop(store);
         let again = Store::open(&dir.path().join(DB)).unwrap();
@@ -79,14 +92,25 @@ impl History {
         !problems.is_empty()
     }
 
-    fn was_made_anew(&self, what: &str, damaged: &DiskImage, saved: &SavedState, problem: &ActiveProblem, dir: &Path) {
+    fn was_made_anew(
+        &self,
+        what: &str,
+        damaged: &DiskImage,
+        saved: &SavedState,
+        problem: &ActiveProblem,
+        dir: &Path,
+    ) {
         assert_ne!(saved.epoch, self.saved.epoch, "{what}: cursors must not go on");
         assert!(saved.files.is_empty(), "{what}");
         assert!(saved.members.iter().all(|member| member.revision <= saved.revision), "{what}");
         let aside = DiskImage::of(dir).0;
-        let aside: BTreeMap<_, _> = aside.iter().filter(|(name, _)| name.contains(".damaged-")).collect();
+        let aside: BTreeMap<_, _> =
+            aside.iter().filter(|(name, _)| name.contains(".damaged-")).collect();
         if let Some(bytes) = damaged.0.get(DB) {
-            let (name, _) = aside.iter().find(|(_, kept)| **kept == bytes).expect("the old file is kept as it was");
+            let (name, _) = aside
+                .iter()
+                .find(|(_, kept)| **kept == bytes)
+                .expect("the old file is kept as it was");
             assert!(problem.advice.contains(name.as_str()), "{what}: {}", problem.advice);
         }
     }
@@ -119,7 +143,10 @@ fn a_page_of_noise_anywhere_costs_no_decision() {
     let anew = (0..pages).filter(|page| {
         let mut damaged = bytes.to_vec();
         damaged[page * PAGE..][..PAGE].copy_from_slice(&noise(*page, PAGE));
-        history.survives_with_and_without_copy(&format!("page {page}"), &history.disk.with(DB, damaged))
+        history.survives_with_and_without_copy(
+            &format!("page {page}"),
+            &history.disk.with(DB, damaged),
+        )
     });
     // Pages that the log holds anew are read from there.
     assert!(anew.count() > pages / 2);
@@ -132,7 +159,8 @@ fn a_few_bytes_of_noise_anywhere_cost_no_decision() {
     for place in (100..bytes.len() - 16).step_by(1_777) {
         let mut damaged = bytes.to_vec();
         damaged[place..place + 16].copy_from_slice(&noise(place, 16));
-        // What a row says may be changed without a sign; whom it is about and how that was decided may not.
+        // What a row says may be changed without a sign; whom it is about and how that was decided
+        // may not.
         let dir = history.disk.with(DB, damaged).lay_out();
         let mut store = open(dir.path());
         assert!(roster(&store.load().unwrap()) == roster(&history.saved), "at {place}");
@@ -157,10 +185,15 @@ fn a_log_that_is_changed_cut_off_or_gone_costs_no_decision() {
 fn a_database_that_is_cut_off_empty_rubbish_or_gone_costs_no_decision() {
     let history = history();
     let bytes = history.disk.file(DB);
-    for length in [0, 1, 99, 512, PAGE, PAGE + 1, bytes.len() / 2, bytes.len() - PAGE, bytes.len() - 1] {
+    for length in
+        [0, 1, 99, 512, PAGE, PAGE + 1, bytes.len() / 2, bytes.len() - PAGE, bytes.len() - 1]
+    {
         let cut = history.disk.with(DB, bytes[..length].to_vec());
         history.survives_with_and_without_copy(&format!("cut off at {length}"), &cut);
-        history.survives_with_and_without_copy(&format!("cut off at {length}, no log"), &cut.without(WAL));
+        history.survives_with_and_without_copy(
+            &format!("cut off at {length}, no log"),
+            &cut.without(WAL),
+        );
     }
     let rubbish = history.disk.with(DB, b"this is a letter to my aunt\n".repeat(500));
     assert!(history.survives_with_and_without_copy("a letter", &rubbish));
@@ -179,7 +212,10 @@ fn a_sound_file_that_says_something_else_is_not_believed() {
         ("a kind that there is not", "UPDATE members SET kind = 9"),
         ("a number gone", "DELETE FROM numbers WHERE name = 'epoch'"),
         ("a table gone", "DROP TABLE links"),
-        ("all tables gone", "DROP TABLE links; DROP TABLE files; DROP TABLE members; DROP TABLE numbers"),
+        (
+            "all tables gone",
+            "DROP TABLE links; DROP TABLE files; DROP TABLE members; DROP TABLE numbers",
+        ),
         ("another mark", "PRAGMA application_id = 5"),
         ("no mark", "PRAGMA application_id = 0; PRAGMA user_version = 0"),
     ];
@@ -195,7 +231,8 @@ fn a_sound_file_that_says_something_else_is_not_believed() {
 fn a_refusal_that_the_copy_missed_holds_by_the_record() {
     let history = history();
     let dir = history.disk.lay_out();
-    let refused = AuditEvent::Refused { client: member(1, Verdict::Approved).client, time_over: false };
+    let refused =
+        AuditEvent::Refused { client: member(1, Verdict::Approved).client, time_over: false };
     Audit::open(dir.path()).unwrap().write(now_ms(), &[refused]).unwrap();
     std::fs::write(dir.path().join(DB), noise(5, 3 * PAGE)).unwrap();
     let after = roster(&open(dir.path()).load().unwrap());
@@ -210,7 +247,8 @@ fn a_refusal_that_the_copy_missed_holds_by_the_record() {
 fn links_that_can_be_read_go_on_and_those_of_the_refused_do_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
-    let members = [member(1, Verdict::Approved), member(2, Verdict::Refused)].map(StoreWrite::MemberPut);
+    let members =
+        [member(1, Verdict::Approved), member(2, Verdict::Refused)].map(StoreWrite::MemberPut);
     store.apply(&members).unwrap();
     store.apply(&[StoreWrite::LinkPut(link(1)), StoreWrite::LinkPut(link(2))]).unwrap();
     store.connection.execute_batch("DROP TABLE files").unwrap();
@@ -227,7 +265,10 @@ fn a_torn_copy_beside_a_sound_database_is_written_anew() {
     for bytes in [Vec::new(), b"{}".to_vec(), noise(1, 300)] {
         let dir = history.disk.with(COPY, bytes).lay_out();
         let mut store = open(dir.path());
-        assert_eq!((store.load().unwrap(), store.problems().all()), (history.saved.clone(), Vec::new()));
+        assert_eq!(
+            (store.load().unwrap(), store.problems().all()),
+            (history.saved.clone(), Vec::new())
+        );
         assert!(
             matches!(copy::read(&dir.path().join(DB)), BackupFound::Whole(copy) if copy.members == roster(&history.saved))
         );
@@ -246,7 +287,9 @@ fn a_copy_that_cannot_be_written_holds_no_decision_up() {
     std::fs::remove_dir(&copy).unwrap();
     store.apply(&[StoreWrite::Revision(1)]).unwrap();
     assert!(store.problems().all().is_empty());
-    assert!(matches!(copy::read(&dir.path().join(DB)), BackupFound::Whole(copy) if copy.members.len() == 1));
+    assert!(
+        matches!(copy::read(&dir.path().join(DB)), BackupFound::Whole(copy) if copy.members.len() == 1)
+    );
 }
 
 #[test]

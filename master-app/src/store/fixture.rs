@@ -5,19 +5,23 @@ use std::path::Path;
 
 use lanyard_hub::authority::{LinkRecord, LinkTarget, Member, SavedState, Verdict};
 use lanyard_protocol::{
-    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkBinding, LinkHash, PublicKey,
-    identity,
+    Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkBinding,
+    LinkHash, PublicKey, identity,
 };
 
 use super::Store;
 
-pub fn id(n: u8) -> DeviceId {
+pub(crate) fn id(n: u8) -> DeviceId {
     identity::public_id(&PublicKey([n; 32]))
 }
 
-pub fn member(n: u8, verdict: Verdict) -> Member {
-    let client =
-        Client { public_id: id(n), name: "Ana’s 📱".into(), kind: DeviceKind::Browser, platform: "".into() };
+pub(crate) fn member(n: u8, verdict: Verdict) -> Member {
+    let client = Client {
+        public_id: id(n),
+        name: "Ana’s 📱".into(),
+        kind: DeviceKind::Browser,
+        platform: "".into(),
+    };
     Member {
         client,
         public_key: PublicKey([n; 32]),
@@ -29,17 +33,17 @@ pub fn member(n: u8, verdict: Verdict) -> Member {
 }
 
 /// The decided ones, by id.
-pub fn roster(saved: &SavedState) -> BTreeMap<DeviceId, Member> {
+pub(crate) fn roster(saved: &SavedState) -> BTreeMap<DeviceId, Member> {
     saved.members.iter().map(|member| (member.client.public_id, member.clone())).collect()
 }
 
 /// The files of a data directory as they lie there, to be laid out again and again.
 #[derive(Clone, PartialEq, Eq)]
-pub struct DiskImage(pub BTreeMap<String, Vec<u8>>);
+pub(crate) struct DiskImage(pub BTreeMap<String, Vec<u8>>);
 
 impl DiskImage {
     /// As after a kill: what SQLite keeps in shared memory is not on a disk.
-    pub fn of(dir: &Path) -> Self {
+    pub(crate) fn of(dir: &Path) -> Self {
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(dir).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
@@ -50,39 +54,41 @@ impl DiskImage {
         Self(files)
     }
 
-    pub fn lay_out(&self) -> tempfile::TempDir {
+    pub(crate) fn lay_out(&self) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        self.0.iter().for_each(|(name, bytes)| std::fs::write(dir.path().join(name), bytes).unwrap());
+        self.0
+            .iter()
+            .for_each(|(name, bytes)| std::fs::write(dir.path().join(name), bytes).unwrap());
         dir
     }
 
-    pub fn with(&self, name: &str, bytes: Vec<u8>) -> Self {
+    pub(crate) fn with(&self, name: &str, bytes: Vec<u8>) -> Self {
         let mut files = self.0.clone();
         files.insert(name.into(), bytes);
         Self(files)
     }
 
-    pub fn without(&self, name: &str) -> Self {
+    pub(crate) fn without(&self, name: &str) -> Self {
         let mut files = self.0.clone();
         files.remove(name);
         Self(files)
     }
 
-    pub fn file(&self, name: &str) -> &[u8] {
+    pub(crate) fn file(&self, name: &str) -> &[u8] {
         &self.0[name]
     }
 }
 
-pub const DB: &str = "lanyard.db";
-pub const WAL: &str = "lanyard.db-wal";
-pub const COPY: &str = "roster.json";
+pub(crate) const DB: &str = "lanyard.db";
+pub(crate) const WAL: &str = "lanyard.db-wal";
+pub(crate) const COPY: &str = "roster.json";
 
-pub fn open(dir: &Path) -> Store {
+pub(crate) fn open(dir: &Path) -> Store {
     Store::open(&dir.join(DB)).unwrap()
 }
 
 /// Files of one device.
-pub fn files(owner: u8, count: u8) -> Vec<FileEntry> {
+pub(crate) fn files(owner: u8, count: u8) -> Vec<FileEntry> {
     let entry = |n: u8| FileEntry {
         public_id: id(owner),
         instance: Instance([owner; 16]),
@@ -98,7 +104,7 @@ pub fn files(owner: u8, count: u8) -> Vec<FileEntry> {
     (0..count).map(entry).collect()
 }
 
-pub fn link(maker: u8) -> LinkRecord {
+pub(crate) fn link(maker: u8) -> LinkRecord {
     let file = FileRef { public_id: id(maker), file_id: FileId(uuid::Uuid::from_bytes([1; 16])) };
     LinkRecord {
         hash: LinkHash([maker; 32]),

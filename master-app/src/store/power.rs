@@ -1,4 +1,5 @@
-//! Promise: after a power cut at any moment of a decision, all of it is there or nothing of it, and nothing was damaged.
+//! Promise: after a power cut at any moment of a decision, all of it is there or nothing of it, and
+//! nothing was damaged.
 
 use lanyard_hub::authority::SavedState;
 
@@ -7,16 +8,26 @@ use super::*;
 
 const FRAME: usize = 4_096 + 24;
 
-/// The disk and what it says before each decision and after the last: approve, refuse with all that one had, forget.
+/// The disk and what it says before each decision and after the last: approve, refuse with all that
+/// one had, forget.
 fn decisions() -> Vec<(DiskImage, SavedState)> {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
-    let approved = |n, revision| StoreWrite::MemberPut(Member { revision, ..member(n, Verdict::Approved) });
-    let refused = StoreWrite::MemberPut(Member { revision: 4, until_ms: None, ..member(1, Verdict::Refused) });
+    let approved =
+        |n, revision| StoreWrite::MemberPut(Member { revision, ..member(n, Verdict::Approved) });
+    let refused = StoreWrite::MemberPut(Member {
+        revision: 4,
+        until_ms: None,
+        ..member(1, Verdict::Refused)
+    });
     store.apply(&[StoreWrite::Revision(1), approved(2, 1)]).unwrap();
     let steps = [
         vec![StoreWrite::Revision(2), approved(1, 2)],
-        vec![StoreWrite::Revision(3), StoreWrite::FilesPut { files: files(1, 90), revision: 3 }, StoreWrite::LinkPut(link(1))],
+        vec![
+            StoreWrite::Revision(3),
+            StoreWrite::FilesPut { files: files(1, 90), revision: 3 },
+            StoreWrite::LinkPut(link(1)),
+        ],
         vec![StoreWrite::Revision(4), refused, StoreWrite::BelongingsGone(id(1))],
         vec![StoreWrite::MemberGone(id(1))],
         vec![StoreWrite::Revision(5), approved(1, 5)],
@@ -35,7 +46,9 @@ fn after_cut(what: &str, disk: &DiskImage) -> SavedState {
     let mut store = open(dir.path());
     assert_eq!(store.problems().all(), [], "{what}");
     let saved = store.load().unwrap();
-    let BackupFound::Whole(copy) = copy::read(&dir.path().join(DB)) else { panic!("{what}: the copy is whole") };
+    let BackupFound::Whole(copy) = copy::read(&dir.path().join(DB)) else {
+        panic!("{what}: the copy is whole")
+    };
     assert_eq!(copy.members, roster(&saved), "{what}: the copy follows");
     saved
 }
@@ -46,7 +59,9 @@ fn a_power_cut_at_any_byte_of_the_log_leaves_the_state_before_or_after() {
         let [(disk, before), (next, after)] = pair else { unreachable!("windows of two") };
         let (start, wal) = (disk.file(WAL).len(), next.file(WAL));
         assert!(wal.starts_with(disk.file(WAL)) && wal.len() > start, "the log grows");
-        let around = |frame: usize| [start + frame * FRAME, start + frame * FRAME + 24, start + frame * FRAME + 2_000];
+        let around = |frame: usize| {
+            [start + frame * FRAME, start + frame * FRAME + 24, start + frame * FRAME + 2_000]
+        };
         let mut cuts: Vec<usize> = (0..(wal.len() - start) / FRAME).flat_map(around).collect();
         cuts.push(wal.len() - 1);
         for cut in cuts {
@@ -58,7 +73,10 @@ fn a_power_cut_at_any_byte_of_the_log_leaves_the_state_before_or_after() {
                 assert!(after_cut(&what, &disk) == *before, "{what}");
             }
         }
-        assert!(after_cut("whole", &disk.with(WAL, wal.to_vec())) == *after, "step {n}: committed, not copied");
+        assert!(
+            after_cut("whole", &disk.with(WAL, wal.to_vec())) == *after,
+            "step {n}: committed, not copied"
+        );
     }
 }
 
@@ -68,8 +86,12 @@ fn a_power_cut_while_the_copy_is_written_leaves_the_decision() {
         let [(disk, _), (next, after)] = pair else { unreachable!("windows of two") };
         let committed = disk.with(WAL, next.file(WAL).to_vec());
         for cut in [0, 1, next.file(COPY).len() / 2, next.file(COPY).len()] {
-            let temporary = committed.with("roster.json.0123456789abcdef.tmp", next.file(COPY)[..cut].to_vec());
-            assert!(after_cut("a temporary file", &temporary) == *after, "a temporary file of {cut} bytes");
+            let temporary =
+                committed.with("roster.json.0123456789abcdef.tmp", next.file(COPY)[..cut].to_vec());
+            assert!(
+                after_cut("a temporary file", &temporary) == *after,
+                "a temporary file of {cut} bytes"
+            );
         }
         assert!(after_cut("copied", next) == *after, "copied");
     }

@@ -1,7 +1,9 @@
-//! Replaces a damaged database: the old files are moved aside, never changed and never written over. Who was let in and who was
-//! refused comes from the second copy ([`super::copy`]), which was good before anybody was told of a decision. Refusals that
-//! the record tells and that are newer than the copy's word are added, so that a refusal is not forgotten where the copy is torn
-//! or could not be written. Files are listed again by their owners; links go on where their rows can be read.
+//! Replaces a damaged database: the old files are moved aside, never changed and never written
+//! over. Who was let in and who was refused comes from the second copy ([`super::copy`]), which was
+//! good before anybody was told of a decision. Refusals that the record tells and that are newer
+//! than the copy's word are added, so that a refusal is not forgotten where the copy is torn or
+//! could not be written. Files are listed again by their owners; links go on where their rows can
+//! be read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,21 +28,21 @@ const NO_KEY: PublicKey = PublicKey([0; 32]);
 
 /// What lies there before anything opens it: SQLite clears a log away that has no database.
 #[derive(Debug)]
-pub struct RescuedFiles {
+pub(super) struct RescuedFiles {
     path: PathBuf,
     bytes: Option<u64>,
     pub has_wal: bool,
 }
 
 impl RescuedFiles {
-    pub fn at(path: &Path) -> Self {
+    pub(super) fn at(path: &Path) -> Self {
         let bytes = |path: &Path| fs::metadata(path).ok().map(|about| about.len());
         let has_wal = bytes(&beside(path, "-wal")).is_some_and(|bytes| bytes >= WAL_HEAD);
         Self { path: path.into(), bytes: bytes(path), has_wal }
     }
 
     /// Why this cannot be a first start, if there is nothing.
-    pub fn loss_before_opening(&self, copy: &BackupFound) -> Option<String> {
+    pub(super) fn loss_before_opening(&self, copy: &BackupFound) -> Option<String> {
         match self.bytes {
             None if self.has_wal || *copy != BackupFound::Nothing => Some("it is gone".into()),
             Some(0) if self.has_wal || !self.is_first_start(copy) => Some("it is empty".into()),
@@ -48,36 +50,42 @@ impl RescuedFiles {
         }
     }
 
-    /// Whether a database that is there and holds nothing is just being made: nothing was decided yet.
-    pub fn is_first_start(&self, copy: &BackupFound) -> bool {
+    /// Whether a database that is there and holds nothing is just being made: nothing was decided
+    /// yet.
+    pub(super) fn is_first_start(&self, copy: &BackupFound) -> bool {
         *copy == BackupFound::Nothing && recorded(&self.path).is_empty()
     }
 }
 
 /// What is left.
 #[derive(Debug)]
-pub struct Rescued {
+pub(super) struct Rescued {
     pub roster: RosterBackup,
     pub links: Vec<LinkRecord>,
     had_copy: bool,
 }
 
-/// Takes the decisions from the copy and the record, and the links from the database at `path`, as far as it can be read.
-pub fn rescue(path: &Path, copy: BackupFound) -> Rescued {
+/// Takes the decisions from the copy and the record, and the links from the database at `path`, as
+/// far as it can be read.
+pub(super) fn rescue(path: &Path, copy: BackupFound) -> Rescued {
     let (had_copy, copy) = match copy {
         BackupFound::Whole(roster) => (true, roster),
         BackupFound::Torn | BackupFound::Nothing => (false, RosterBackup::default()),
     };
     let roster = decided(copy, recorded(path), now_ms());
-    let is_in = |link: &LinkRecord| roster.members.get(&link.maker).is_some_and(|m| m.verdict == Verdict::Approved);
+    let is_in = |link: &LinkRecord| {
+        roster.members.get(&link.maker).is_some_and(|m| m.verdict == Verdict::Approved)
+    };
     let links = readable_links(path).into_iter().filter(is_in).collect();
     Rescued { roster, links, had_copy }
 }
 
 impl Rescued {
     /// What the person at the host is told.
-    pub fn problem(&self, why: &str, aside: Option<&Path>) -> ActiveProblem {
-        let count = |verdict| self.roster.members.values().filter(|member| member.verdict == verdict).count();
+    pub(super) fn problem(&self, why: &str, aside: Option<&Path>) -> ActiveProblem {
+        let count = |verdict| {
+            self.roster.members.values().filter(|member| member.verdict == verdict).count()
+        };
         let (approved, refused) = (count(Verdict::Approved), count(Verdict::Refused));
         let what = format!(
             "The database was damaged ({why}) and was made anew with {}, {} and {}; files are listed again as their owners connect.",
@@ -87,11 +95,24 @@ impl Rescued {
         );
         let lies = aside.map_or_else(
             || "Nothing was left of the old one.".to_owned(),
-            |aside| format!("The old one lies in {}; remove it when nothing is missing.", aside.display()),
+            |aside| {
+                format!(
+                    "The old one lies in {}; remove it when nothing is missing.",
+                    aside.display()
+                )
+            },
         );
-        let missing =
-            if self.had_copy { "" } else { " Its second copy was not there: who is missing has to knock again." };
-        ActiveProblem { code: problems::DATABASE_REBUILT, what, advice: lies + missing, since_ms: now_ms() }
+        let missing = if self.had_copy {
+            ""
+        } else {
+            " Its second copy was not there: who is missing has to knock again."
+        };
+        ActiveProblem {
+            code: problems::DATABASE_REBUILT,
+            what,
+            advice: lies + missing,
+            since_ms: now_ms(),
+        }
     }
 }
 
@@ -99,15 +120,22 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Moves the database at `path` and what belongs to it to names that are free. Its new place, if it was there.
-pub fn move_aside(path: &Path) -> io::Result<Option<PathBuf>> {
+/// Moves the database at `path` and what belongs to it to names that are free. Its new place, if it
+/// was there.
+pub(super) fn move_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     let now = OffsetDateTime::now_utc();
     let (year, month, day) = now.to_calendar_date();
     let (hour, minute, second) = now.to_hms();
     let stamp = format!("{year:04}{:02}{day:02}-{hour:02}{minute:02}{second:02}", u8::from(month));
-    let name =
-        |n: u32| beside(path, &format!(".damaged-{stamp}{}", if n == 0 { String::new() } else { format!("-{n}") }));
-    let is_free = |place: &PathBuf| !place.exists() && BESIDE.iter().all(|suffix| !beside(place, suffix).exists());
+    let name = |n: u32| {
+        beside(
+            path,
+            &format!(".damaged-{stamp}{}", if n == 0 { String::new() } else { format!("-{n}") }),
+        )
+    };
+    let is_free = |place: &PathBuf| {
+        !place.exists() && BESIDE.iter().all(|suffix| !beside(place, suffix).exists())
+    };
     let aside = (0..).map(name).find(is_free).expect("numbers go on");
     let moved = rename(path, &aside)?;
     for suffix in BESIDE {
@@ -143,7 +171,8 @@ fn recorded(database: &Path) -> Vec<StandingRefusal> {
     })
 }
 
-/// Returns every link that can be read, from both ends of the table up to where it is broken. A link may be there twice.
+/// Returns every link that can be read, from both ends of the table up to where it is broken. A
+/// link may be there twice.
 fn readable_links(path: &Path) -> Vec<LinkRecord> {
     // SQLite clears away the log of an empty database.
     if fs::metadata(path).map_or(0, |about| about.len()) == 0 {
@@ -151,7 +180,8 @@ fn readable_links(path: &Path) -> Vec<LinkRecord> {
     }
     let Ok(connection) = connect(path) else { return Vec::new() };
     let mut found = Vec::new();
-    for order in ["SELECT * FROM links ORDER BY hash ASC", "SELECT * FROM links ORDER BY hash DESC"] {
+    for order in ["SELECT * FROM links ORDER BY hash ASC", "SELECT * FROM links ORDER BY hash DESC"]
+    {
         let Ok(mut statement) = connection.prepare(order) else { continue };
         let Ok(mut rows) = statement.query([]) else { continue };
         let is_whole = loop {
@@ -168,7 +198,8 @@ fn readable_links(path: &Path) -> Vec<LinkRecord> {
     found
 }
 
-/// Returns the roster that the new database begins with. Its history begins anew with its epoch, so revisions may, too.
+/// Returns the roster that the new database begins with. Its history begins anew with its epoch, so
+/// revisions may, too.
 fn decided(copy: RosterBackup, recorded: Vec<StandingRefusal>, now_ms: u64) -> RosterBackup {
     let mut members = copy.members;
     refuse_recorded(&mut members, recorded);
@@ -182,18 +213,30 @@ fn decided(copy: RosterBackup, recorded: Vec<StandingRefusal>, now_ms: u64) -> R
 }
 
 /// Refuses whom the record refuses, unless the copy knows a later approval.
-fn refuse_recorded(members: &mut BTreeMap<lanyard_protocol::DeviceId, Member>, recorded: Vec<StandingRefusal>) {
+fn refuse_recorded(
+    members: &mut BTreeMap<lanyard_protocol::DeviceId, Member>,
+    recorded: Vec<StandingRefusal>,
+) {
     for StandingRefusal { public_id, name, at_ms } in recorded {
         match members.get_mut(&public_id) {
             Some(member) if member.verdict == Verdict::Approved && member.since_ms <= at_ms => {
-                (member.verdict, member.since_ms, member.until_ms) = (Verdict::Refused, at_ms, None);
+                (member.verdict, member.since_ms, member.until_ms) =
+                    (Verdict::Refused, at_ms, None);
             }
             Some(_) => {}
             None => {
-                let client = Client { public_id, name, kind: DeviceKind::Browser, platform: String::new() };
+                let client =
+                    Client { public_id, name, kind: DeviceKind::Browser, platform: String::new() };
                 let (verdict, revision) = (Verdict::Refused, 0);
                 let public_key = NO_KEY;
-                let member = Member { client, public_key, verdict, revision, since_ms: at_ms, until_ms: None };
+                let member = Member {
+                    client,
+                    public_key,
+                    verdict,
+                    revision,
+                    since_ms: at_ms,
+                    until_ms: None,
+                };
                 members.insert(public_id, member);
             }
         }
@@ -216,7 +259,11 @@ mod tests {
     }
 
     fn copy() -> RosterBackup {
-        let members = [member(1, Verdict::Approved), member(2, Verdict::Refused), member(3, Verdict::Approved)];
+        let members = [
+            member(1, Verdict::Approved),
+            member(2, Verdict::Refused),
+            member(3, Verdict::Approved),
+        ];
         let members = members.into_iter().map(|member| (member.client.public_id, member)).collect();
         RosterBackup { decisions: 9, revision: 5, term: 3, members }
     }
@@ -233,9 +280,13 @@ mod tests {
     #[test]
     fn a_refusal_that_is_newer_than_the_copy_holds_and_one_that_was_lifted_does_not() {
         let since = member(1, Verdict::Approved).since_ms;
-        let roster = decided(copy(), vec![refusal(1, since + 1), refusal(3, since - 1), refusal(4, 5)], 0);
+        let roster =
+            decided(copy(), vec![refusal(1, since + 1), refusal(3, since - 1), refusal(4, 5)], 0);
         let verdicts = [1, 2, 3, 4].map(|n| verdict(&roster, n).unwrap());
-        assert_eq!(verdicts, [Verdict::Refused, Verdict::Refused, Verdict::Approved, Verdict::Refused]);
+        assert_eq!(
+            verdicts,
+            [Verdict::Refused, Verdict::Refused, Verdict::Approved, Verdict::Refused]
+        );
         let refused = &roster.members[&id(1)];
         assert_eq!((refused.since_ms, refused.until_ms), (since + 1, None));
     }
@@ -257,7 +308,10 @@ mod tests {
             fs::write(&path, [n]).unwrap();
             fs::write(beside(&path, "-wal"), [n]).unwrap();
             let aside = move_aside(&path).unwrap().unwrap();
-            assert_eq!((fs::read(&aside).unwrap(), fs::read(beside(&aside, "-wal")).unwrap()), (vec![n], vec![n]));
+            assert_eq!(
+                (fs::read(&aside).unwrap(), fs::read(beside(&aside, "-wal")).unwrap()),
+                (vec![n], vec![n])
+            );
             places.insert(aside);
         }
         assert_eq!(places.len(), 5);

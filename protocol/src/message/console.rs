@@ -1,4 +1,5 @@
-//! What the host's console page and the master app say to each other, on the master's own loopback port.
+//! What the host's console page and the master app say to each other, on the master's own loopback
+//! port.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +47,8 @@ wire! {
         pub asked_ms: u64,
         /// Wrong codes that the knock still survives, 3 at first.
         pub tries_left: u32,
-        /// Its device has left; it stays in sight for a moment, so that the person sees who asked and was gone.
+        /// Its device has left; it stays in sight for a moment, so that the person sees who asked
+        /// and was gone.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         #[cfg_attr(feature = "typescript", ts(as = "Option<bool>", optional))]
         pub left: bool,

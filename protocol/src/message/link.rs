@@ -1,4 +1,5 @@
-//! Links: making, listing and dropping them, and how an archive behind one is laid out in pages (PROTOCOL.md 7).
+//! Links: making, listing and dropping them, and how an archive behind one is laid out in pages
+//! (PROTOCOL.md 7).
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +15,8 @@ wire! {
         pub path: String,
     }
 
-    /// Makes a link of files or of a folder, or adds files to the maker's link of that hash. The key of the link stays with
-    /// its maker.
+    /// Makes a link of files or of a folder, or adds files to the maker's link of that hash. The
+    /// key of the link stays with its maker.
     pub struct LinkRequest {
         /// BLAKE3 hash of the link's key; the key itself never crosses a socket.
         pub link_hash: LinkHash,
@@ -33,7 +34,8 @@ wire! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub name: Option<String>,
-        /// Ends the link after this time, used or not; absent: it ends when it was not used for a day.
+        /// Ends the link after this time, used or not; absent: it ends when it was not used for a
+        /// day.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub valid_ms: Option<u64>,
@@ -83,7 +85,8 @@ wire! {
         pub link_hash: LinkHash,
     }
 
-    /// A link is over: dropped by its maker or the host, or its end came. Whoever reads through it is cut.
+    /// A link is over: dropped by its maker or the host, or its end came. Whoever reads through it
+    /// is cut.
     pub struct LinkDropped {
         /// BLAKE3 hash of the link's key; the key itself never crosses a socket.
         pub link_hash: LinkHash,
@@ -173,7 +176,8 @@ wire! {
         pub bare: bool,
     }
 
-    /// Answers LINK_PAGE with at least one member; STALE_REQUEST when the archive would be another one now.
+    /// Answers LINK_PAGE with at least one member; STALE_REQUEST when the archive would be another
+    /// one now.
     pub struct LinkMembers {
         /// Consecutive, from the number that was asked for; at most 256 and 96 KiB.
         pub members: Vec<LinkMember>,

@@ -1,4 +1,5 @@
-//! What the master and the relay say to each other, devices' requests and the answers to them included.
+//! What the master and the relay say to each other, devices' requests and the answers to them
+//! included.
 
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +149,8 @@ wire! {
         pub root: Root,
     }
 
-    /// The relay's figures, for the person at the host. Numbers only: no device, no file, no address.
+    /// The relay's figures, for the person at the host. Numbers only: no device, no file, no
+    /// address.
     #[derive(Default)]
     pub struct RelayStatus {
         /// Sessions that wait for the host, and how many may.

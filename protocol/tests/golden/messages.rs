@@ -1,5 +1,5 @@
-//! Every message of every direction has a golden sample that all implementations read alike, and no text from a socket,
-//! however wrong, does more than be refused in the way that PROTOCOL.md 1 says.
+//! Every message of every direction has a golden sample that all implementations read alike, and no
+//! text from a socket, however wrong, does more than be refused in the way that PROTOCOL.md 1 says.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use lanyard_protocol::codec::{decode, decode_master, encode, encode_master};
 use lanyard_protocol::identity::{Transcript, public_id};
-use lanyard_protocol::limits::{MAX_FRAME_BYTES, MAX_JSON_DEPTH, MAX_MASTER_FRAME_BYTES, MAX_SAFE_INTEGER};
+use lanyard_protocol::limits::{
+    MAX_FRAME_BYTES, MAX_JSON_DEPTH, MAX_MASTER_FRAME_BYTES, MAX_SAFE_INTEGER,
+};
 use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::*;
 use serde::Serialize;
@@ -47,7 +49,13 @@ fn samples() -> BTreeMap<(String, String), String> {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .map(|path| {
-            let name = path.file_name().unwrap().to_str().unwrap().strip_suffix(".json").expect("samples end in .json");
+            let name = path
+                .file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .strip_suffix(".json")
+                .expect("samples end in .json");
             let (direction, opcode) = name.split_once('.').expect("{direction}.{OPCODE}.json");
             ((direction.to_owned(), opcode.to_owned()), fs::read_to_string(&path).unwrap())
         })
@@ -69,7 +77,9 @@ struct MessageDirection {
 
 fn directions() -> Vec<MessageDirection> {
     fn socket<M: Serialize + DeserializeOwned + Debug>(name: &'static str) -> MessageDirection {
-        let again = |text: &str| decode::<M>(text).map(|frame| encode(&frame.message, frame.reference.as_ref()));
+        let again = |text: &str| {
+            decode::<M>(text).map(|frame| encode(&frame.message, frame.reference.as_ref()))
+        };
         MessageDirection { name, on_master_socket: false, opcodes: opcodes::<M>(), again }
     }
     fn master<M: Serialize + DeserializeOwned + Debug>(name: &'static str) -> MessageDirection {
@@ -86,9 +96,12 @@ fn directions() -> Vec<MessageDirection> {
     ]
 }
 
-/// All opcodes of a direction as the type itself tells them, in its complaint about one that it does not know.
+/// All opcodes of a direction as the type itself tells them, in its complaint about one that it
+/// does not know.
 fn opcodes<M: DeserializeOwned + Debug>() -> BTreeSet<String> {
-    let complaint = serde_json::from_str::<M>(r#"{"opcode":"","data":{}}"#).expect_err("no message").to_string();
+    let complaint = serde_json::from_str::<M>(r#"{"opcode":"","data":{}}"#)
+        .expect_err("no message")
+        .to_string();
     let names = complaint.split('`').skip(1).step_by(2).filter(|name| !name.is_empty());
     let opcodes: BTreeSet<String> = names.map(str::to_owned).collect();
     assert!(opcodes.len() > 5, "{complaint}");
@@ -98,13 +111,20 @@ fn opcodes<M: DeserializeOwned + Debug>() -> BTreeSet<String> {
 /// All names of a plain enum, as it tells them itself.
 fn names<T: DeserializeOwned + Debug>() -> Vec<String> {
     let complaint = serde_json::from_str::<T>("\"\"").expect_err("no name").to_string();
-    complaint.split('`').skip(1).step_by(2).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    complaint
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn the_text_names_every_message_and_every_code() {
     let text = include_str!("../../PROTOCOL.md");
-    let table = text.split("\n## ").find(|part| part.starts_with("11. All messages")).expect("section 11");
+    let table =
+        text.split("\n## ").find(|part| part.starts_with("11. All messages")).expect("section 11");
     for direction in directions() {
         for opcode in &direction.opcodes {
             assert!(table.contains(&format!("`{opcode}")), "section 11 does not name {opcode}");
@@ -131,11 +151,21 @@ fn json(text: &str) -> Value {
 fn every_message_has_a_sample_and_every_sample_a_message() {
     let known: BTreeSet<(String, String)> = directions()
         .iter()
-        .flat_map(|direction| direction.opcodes.iter().map(|opcode| (direction.name.to_owned(), opcode.clone())))
+        .flat_map(|direction| {
+            direction.opcodes.iter().map(|opcode| (direction.name.to_owned(), opcode.clone()))
+        })
         .collect();
     let sampled: BTreeSet<(String, String)> = samples().into_keys().collect();
-    assert_eq!(known.difference(&sampled).collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "without a sample");
-    assert_eq!(sampled.difference(&known).collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "without a message");
+    assert_eq!(
+        known.difference(&sampled).collect::<Vec<_>>(),
+        Vec::<&(String, String)>::new(),
+        "without a sample"
+    );
+    assert_eq!(
+        sampled.difference(&known).collect::<Vec<_>>(),
+        Vec::<&(String, String)>::new(),
+        "without a message"
+    );
 }
 
 #[test]
@@ -171,12 +201,16 @@ fn the_order_of_fields_means_nothing() {
 fn reverse_fields(value: &Value) -> String {
     match value {
         Value::Object(map) => {
-            let mut fields: Vec<String> =
-                map.iter().map(|(key, value)| format!("{}:{}", json!(key), reverse_fields(value))).collect();
+            let mut fields: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{}:{}", json!(key), reverse_fields(value)))
+                .collect();
             fields.reverse();
             format!("{{{}}}", fields.join(", "))
         }
-        Value::Array(list) => format!("[{}]", list.iter().map(reverse_fields).collect::<Vec<_>>().join(" ,")),
+        Value::Array(list) => {
+            format!("[{}]", list.iter().map(reverse_fields).collect::<Vec<_>>().join(" ,"))
+        }
         scalar => scalar.to_string(),
     }
 }
@@ -213,19 +247,24 @@ fn the_samples_of_the_door_are_one_true_story() {
     let (commit, reveal): (Commit, Reveal) = (of(&register["commit"]), of(&revealed["reveal"]));
     assert_eq!(approval::commit(&transcript.device_key, &reveal), commit);
     let name = register["name"].as_str().unwrap();
-    let request = approval::request_id(&transcript.device_key, &commit, &transcript.relay_nonce, name);
+    let request =
+        approval::request_id(&transcript.device_key, &commit, &transcript.relay_nonce, name);
     assert_eq!(request, of(&knock["request_id"]));
     let nonce: Nonce = of(&opened["nonce"]);
     let master_commit = approval::master_commit(&transcript.hub_key, &request, &nonce);
     assert_eq!(json!(master_commit), promised["commit"]);
-    let code = approval::code(&transcript.hub_key, &transcript.device_key, &request, &reveal, &nonce);
+    let code =
+        approval::code(&transcript.hub_key, &transcript.device_key, &request, &reveal, &nonce);
     assert_eq!(json!(code), data("console-to-master", "APPROVE_CLIENT")["code"]);
 
     // The key itself stands in no message.
     let drawn = DrawnLink::new(&LinkSeed([4; 32]), device);
     let requested = data("device-to-relay", "LINK_REQUEST");
     let granted = data("master-to-relay", "LINK_GRANT");
-    assert_eq!((drawn.hash, drawn.binding), (of(&requested["link_hash"]), of(&requested["binding"])));
+    assert_eq!(
+        (drawn.hash, drawn.binding),
+        (of(&requested["link_hash"]), of(&requested["binding"]))
+    );
     assert_eq!(drawn.hash, of(&data("relay-to-device", "TRANSFER_PROGRESS")["link_hash"]));
     let binding: LinkBinding = of(&granted["binding"]);
     assert!(binding.binds(&drawn.link, of(&granted["public_id"])));
@@ -235,10 +274,13 @@ fn object_paths(value: &Value, here: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
             found.push(here.to_owned());
-            map.iter().for_each(|(key, value)| object_paths(value, &format!("{here}/{key}"), found));
+            map.iter()
+                .for_each(|(key, value)| object_paths(value, &format!("{here}/{key}"), found));
         }
         Value::Array(list) => {
-            list.iter().enumerate().for_each(|(i, value)| object_paths(value, &format!("{here}/{i}"), found));
+            list.iter()
+                .enumerate()
+                .for_each(|(i, value)| object_paths(value, &format!("{here}/{i}"), found));
         }
         _ => {}
     }
@@ -268,7 +310,11 @@ fn unknown_fields_are_ignored_except_where_trust_is_decided() {
             for strange in with_a_strange_field(&sample) {
                 let read = (direction.again)(&strange.to_string());
                 if STRICT.contains(&opcode.as_str()) {
-                    assert!(matches!(read, Err(DecodeError::Malformed(_))), "{}: {strange}: {read:?}", direction.name);
+                    assert!(
+                        matches!(read, Err(DecodeError::Malformed(_))),
+                        "{}: {strange}: {read:?}",
+                        direction.name
+                    );
                 } else {
                     assert_eq!(json(&read.unwrap()), sample, "{}: {strange}", direction.name);
                 }
@@ -282,8 +328,10 @@ fn a_missing_field_is_answered_and_closes_only_where_trust_is_decided() {
     for direction in directions() {
         for opcode in &direction.opcodes {
             let sample = sample(direction.name, opcode);
-            let mut cases =
-                vec![json!({"opcode": opcode, "ref": "r1"}), json!({"opcode": opcode, "ref": "r1", "data": 7})];
+            let mut cases = vec![
+                json!({"opcode": opcode, "ref": "r1"}),
+                json!({"opcode": opcode, "ref": "r1", "data": 7}),
+            ];
             cases.push(json!({"opcode": opcode, "ref": "r1", "data": []}));
             for key in sample["data"].as_object().unwrap().keys() {
                 let mut data = sample["data"].clone();
@@ -312,7 +360,9 @@ fn an_unknown_opcode_is_answered_with_its_ref() {
             json!({"opcode": "TREE_PULL", "ref": "a-_9"}),
         ] {
             let read = (direction.again)(&case.to_string());
-            let Err(DecodeError::BadMessage { opcode, reference, .. }) = read else { panic!("{case}: {read:?}") };
+            let Err(DecodeError::BadMessage { opcode, reference, .. }) = read else {
+                panic!("{case}: {read:?}")
+            };
             assert_eq!((opcode.as_str(), reference), ("TREE_PULL", Ref::new("a-_9")));
         }
     }
@@ -320,27 +370,33 @@ fn an_unknown_opcode_is_answered_with_its_ref() {
 
 #[test]
 fn only_the_masters_socket_carries_addresses() {
-    let somebody =
-        json!({"public_id": "83561adb-398f-887f-8e7e-d8331bff2fcb", "instance": "7d0f5e1c9b3a48629c1de4f0a2b57318"});
+    let somebody = json!({"public_id": "83561adb-398f-887f-8e7e-d8331bff2fcb", "instance": "7d0f5e1c9b3a48629c1de4f0a2b57318"});
     for direction in directions() {
         for field in ["from", "to", "ref_to"] {
             for value in [somebody.clone(), json!("anybody"), json!({})] {
                 let frame = json!({"opcode": direction.opcodes.first(), "data": {}, field: value});
                 let read = (direction.again)(&frame.to_string());
                 if !direction.on_master_socket || value != somebody {
-                    assert!(matches!(read, Err(DecodeError::Malformed(_))), "{}: {frame}: {read:?}", direction.name);
+                    assert!(
+                        matches!(read, Err(DecodeError::Malformed(_))),
+                        "{}: {frame}: {read:?}",
+                        direction.name
+                    );
                 }
             }
         }
     }
-    let to_a_device = json!({"opcode": "PING", "data": {}, "to": {"public_id": somebody["public_id"]}});
+    let to_a_device =
+        json!({"opcode": "PING", "data": {}, "to": {"public_id": somebody["public_id"]}});
     let frame = decode_master::<MasterToRelay>(&to_a_device.to_string()).unwrap();
     assert_eq!(frame.to.map(|to| to.instance), Some(None), "all sessions of that device");
     assert_eq!(json(&encode_master(&frame)), to_a_device);
 }
 
 fn malformed(text: &str) -> bool {
-    directions().iter().all(|direction| matches!((direction.again)(text), Err(DecodeError::Malformed(_))))
+    directions()
+        .iter()
+        .all(|direction| matches!((direction.again)(text), Err(DecodeError::Malformed(_))))
 }
 
 #[test]
@@ -374,12 +430,22 @@ fn what_is_no_frame_closes() {
 #[test]
 fn a_ref_has_one_form() {
     for good in ["a", "0", "A-z_9", &"x".repeat(64)] {
-        let frame = decode::<DeviceToRelay>(&json!({"opcode": "PING", "data": {}, "ref": good}).to_string()).unwrap();
+        let frame = decode::<DeviceToRelay>(
+            &json!({"opcode": "PING", "data": {}, "ref": good}).to_string(),
+        )
+        .unwrap();
         assert_eq!(frame.reference, Ref::new(good));
     }
-    for bad in
-        [json!(""), json!("x".repeat(65)), json!("a b"), json!("é"), json!("a\n"), json!(7), json!({}), json!(["a"])]
-    {
+    for bad in [
+        json!(""),
+        json!("x".repeat(65)),
+        json!("a b"),
+        json!("é"),
+        json!("a\n"),
+        json!(7),
+        json!({}),
+        json!(["a"]),
+    ] {
         assert!(malformed(&json!({"opcode": "PING", "data": {}, "ref": bad}).to_string()), "{bad}");
     }
 }
@@ -400,13 +466,23 @@ fn a_key_stands_once() {
 
 #[test]
 fn integers_stay_within_what_javascript_can_hold() {
-    let frame = |number: &str| format!(r#"{{"opcode":"FEED_PULL","data":{{"epoch":{number},"since":0}}}}"#);
+    let frame =
+        |number: &str| format!(r#"{{"opcode":"FEED_PULL","data":{{"epoch":{number},"since":0}}}}"#);
     let largest = decode::<DeviceToRelay>(&frame(&MAX_SAFE_INTEGER.to_string())).unwrap();
     let DeviceToRelay::FeedPull(pull) = largest.message else { panic!() };
     assert_eq!(pull.epoch, MAX_SAFE_INTEGER);
-    for number in ["9007199254740992", "18446744073709551615", "18446744073709551616", "-9007199254740992", "1e300"] {
+    for number in [
+        "9007199254740992",
+        "18446744073709551615",
+        "18446744073709551616",
+        "-9007199254740992",
+        "1e300",
+    ] {
         assert!(malformed(&frame(number)), "{number}");
-        assert!(malformed(&format!(r#"{{"opcode":"PING","data":{{"unknown":[{number}]}}}}"#)), "{number}");
+        assert!(
+            malformed(&format!(r#"{{"opcode":"PING","data":{{"unknown":[{number}]}}}}"#)),
+            "{number}"
+        );
     }
     for number in ["-1", "1.5", "1.0", "\"1\"", "true"] {
         let read = decode::<DeviceToRelay>(&frame(number));
@@ -417,8 +493,9 @@ fn integers_stay_within_what_javascript_can_hold() {
 #[test]
 fn nesting_has_a_bound() {
     // The frame is 1, `data` 2, the first list 3.
-    let nested =
-        |lists: usize| format!(r#"{{"opcode":"PING","data":{{"x":{}{}}}}}"#, "[".repeat(lists), "]".repeat(lists));
+    let nested = |lists: usize| {
+        format!(r#"{{"opcode":"PING","data":{{"x":{}{}}}}}"#, "[".repeat(lists), "]".repeat(lists))
+    };
     assert!(decode::<DeviceToRelay>(&nested(MAX_JSON_DEPTH - 2)).is_ok());
     assert!(malformed(&nested(MAX_JSON_DEPTH - 1)));
     assert!(malformed(&nested(100_000)));
@@ -428,11 +505,15 @@ fn nesting_has_a_bound() {
 fn a_frame_has_a_bound_in_bytes_not_characters() {
     let of_size = |size: usize, fill: &str| {
         let around = r#"{"opcode":"PING","data":{"x":""}}"#.len();
-        format!(r#"{{"opcode":"PING","data":{{"x":"{}"}}}}"#, fill.repeat((size - around) / fill.len()))
+        format!(
+            r#"{{"opcode":"PING","data":{{"x":"{}"}}}}"#,
+            fill.repeat((size - around) / fill.len())
+        )
     };
     for direction in directions() {
         // A link of 10,000 files is one request on the master's socket.
-        let most = if direction.on_master_socket { MAX_MASTER_FRAME_BYTES } else { MAX_FRAME_BYTES };
+        let most =
+            if direction.on_master_socket { MAX_MASTER_FRAME_BYTES } else { MAX_FRAME_BYTES };
         assert_ne!((direction.again)(&of_size(most, "x")), Err(DecodeError::TooLarge));
         for text in [of_size(most + 1, "x"), of_size(most + 40, "é"), "x".repeat(most + 1)] {
             assert_eq!((direction.again)(&text), Err(DecodeError::TooLarge));
@@ -472,8 +553,8 @@ fn ids_have_one_spelling() {
     }
 }
 
-/// The entries that are read of this message, whose list is at `list`, when its first entry has another `field`, and a second one
-/// is as it was.
+/// The entries that are read of this message, whose list is at `list`, when its first entry has
+/// another `field`, and a second one is as it was.
 fn entries_read<M: Serialize>(
     message: &Value,
     decoded: impl Fn(&str) -> Result<M, codec::DecodeError>,
@@ -488,23 +569,33 @@ fn entries_read<M: Serialize>(
     serde_json::to_value(&read).unwrap()["data"]["files"].as_array().unwrap().len()
 }
 
-/// In each message that carries entries. Groups are counted and tables are made by size and `group_log`: a hub must not be able to
-/// name a file of 2^32 groups. And one entry that cannot be does not hide the others.
+/// In each message that carries entries. Groups are counted and tables are made by size and
+/// `group_log`: a hub must not be able to name a file of 2^32 groups. And one entry that cannot be
+/// does not hide the others.
 #[test]
 fn an_entry_that_cannot_be_is_read_as_no_entry_and_takes_no_other_along() {
     let deep = vec!["a"; 65].join("/");
     let long = "a/".repeat(5_000);
     let size = 1_048_579u64;
-    let mut bad: Vec<(&str, Value)> =
-        ["", "../a", "/a", "a\\b", "a\0", &deep, &long].iter().map(|path| ("path", json!(path))).collect();
+    let mut bad: Vec<(&str, Value)> = ["", "../a", "/a", "a\\b", "a\0", &deep, &long]
+        .iter()
+        .map(|path| ("path", json!(path)))
+        .collect();
     bad.extend([0, 17, 19, 64, 255].map(|log| ("group_log", json!(log))));
     bad.push(("size", json!((1u64 << 40) + 1)));
-    let good = [("path", json!(vec!["a"; 64].join("/"))), ("path", json!("a/b.txt")), ("group_log", json!(18))];
-    for (from, opcode) in
-        [("relay-to-device", "FILES_ADDED"), ("relay-to-device", "FEED_PAGE"), ("master-to-relay", "FILE_GRANT")]
-    {
+    let good = [
+        ("path", json!(vec!["a"; 64].join("/"))),
+        ("path", json!("a/b.txt")),
+        ("group_log", json!(18)),
+    ];
+    for (from, opcode) in [
+        ("relay-to-device", "FILES_ADDED"),
+        ("relay-to-device", "FEED_PAGE"),
+        ("master-to-relay", "FILE_GRANT"),
+    ] {
         let mut message = sample(from, opcode);
-        message["data"]["files"] = json!([sample("relay-to-device", "FILES_ADDED")["data"]["files"][0]]);
+        message["data"]["files"] =
+            json!([sample("relay-to-device", "FILES_ADDED")["data"]["files"][0]]);
         message["data"]["files"][0]["size"] = json!(size);
         let read = |field: &str, value: &Value| match from {
             "relay-to-device" => {
@@ -512,40 +603,56 @@ fn an_entry_that_cannot_be_is_read_as_no_entry_and_takes_no_other_along() {
                 entries_read(&message, decoded, field, value.clone())
             }
             _ => {
-                let decoded = |text: &str| decode_master::<MasterToRelay>(text).map(|frame| frame.message);
+                let decoded =
+                    |text: &str| decode_master::<MasterToRelay>(text).map(|frame| frame.message);
                 entries_read(&message, decoded, field, value.clone())
             }
         };
-        good.iter().for_each(|(field, value)| assert_eq!(read(field, value), 2, "{opcode}: {field} {value:.40}"));
-        bad.iter().for_each(|(field, value)| assert_eq!(read(field, value), 1, "{opcode}: {field} {value:.40}"));
+        good.iter().for_each(|(field, value)| {
+            assert_eq!(read(field, value), 2, "{opcode}: {field} {value:.40}")
+        });
+        bad.iter().for_each(|(field, value)| {
+            assert_eq!(read(field, value), 1, "{opcode}: {field} {value:.40}")
+        });
     }
     let read = |field: &str, value: &Value| {
         let mut message = sample("master-to-relay", "LINK_MEMBERS");
         message["data"]["members"][0]["file"][field] = value.clone();
-        let MasterToRelay::LinkMembers(page) = decode_master(&message.to_string()).unwrap().message else { panic!() };
+        let MasterToRelay::LinkMembers(page) = decode_master(&message.to_string()).unwrap().message
+        else {
+            panic!()
+        };
         assert_eq!(page.members.len(), 2, "its neighbour is not affected");
         page.members[0].file.is_some()
     };
     assert!(read("path", &json!("a/b.txt")));
-    bad.iter().for_each(|(field, value)| assert!(!read(field, value), "LINK_MEMBERS: {field} {value:.40}"));
+    bad.iter().for_each(|(field, value)| {
+        assert!(!read(field, value), "LINK_MEMBERS: {field} {value:.40}")
+    });
 }
 
 #[test]
 fn defaults_stand_for_what_is_left_out() {
     let transfer_id = "f6f3a1d0-5c2b-4f57-8a3e-91c2d4b6e804";
     let owner = "9c380d6e-fec2-8c39-b21d-87d0424fea83";
-    let frame =
-        json!({"opcode": "REQUEST_CHUNK", "data": {"transfer_id": transfer_id, "public_id": owner, "pieces": []}});
-    let DeviceToRelay::RequestChunk(request) = decode(&frame.to_string()).unwrap().message else { panic!() };
+    let frame = json!({"opcode": "REQUEST_CHUNK", "data": {"transfer_id": transfer_id, "public_id": owner, "pieces": []}});
+    let DeviceToRelay::RequestChunk(request) = decode(&frame.to_string()).unwrap().message else {
+        panic!()
+    };
     assert_eq!((request.what, request.have), (chunk::BodyKind::Bytes, None));
 
     let frame = json!({"opcode": "REMOVE_FILE", "data": {"file_ids": [transfer_id]}});
-    let DeviceToRelay::RemoveFile(remove) = decode(&frame.to_string()).unwrap().message else { panic!() };
+    let DeviceToRelay::RemoveFile(remove) = decode(&frame.to_string()).unwrap().message else {
+        panic!()
+    };
     assert!(!remove.keep);
 
-    let file = json!({"file_id": transfer_id, "path": "a", "size": 0, "modified_ms": 0, "media_type": ""});
+    let file =
+        json!({"file_id": transfer_id, "path": "a", "size": 0, "modified_ms": 0, "media_type": ""});
     let frame = json!({"opcode": "ADD_FILES", "data": {"files": [file]}});
-    let DeviceToRelay::AddFiles(add) = decode(&frame.to_string()).unwrap().message else { panic!() };
+    let DeviceToRelay::AddFiles(add) = decode(&frame.to_string()).unwrap().message else {
+        panic!()
+    };
     assert_eq!((add.files[0].kind, add.files[0].root), (EntryKind::File, None));
     assert_eq!(json(&encode(&DeviceToRelay::AddFiles(add), None)), frame);
 }
@@ -592,7 +699,8 @@ fn survive(text: &str) -> bool {
     for direction in directions_once() {
         if let Ok(again) = (direction.again)(text) {
             read = true;
-            let third = (direction.again)(&again).unwrap_or_else(|error| panic!("{text} → {again}: {error}"));
+            let third = (direction.again)(&again)
+                .unwrap_or_else(|error| panic!("{text} → {again}: {error}"));
             assert_eq!(json(&third), json(&again), "{text}");
         }
     }
@@ -607,7 +715,8 @@ fn directions_once() -> &'static [MessageDirection] {
 #[test]
 fn random_bytes_never_panic() {
     let mut random = XorShift(0x1a2b_3c4d_5e6f_7788);
-    let alphabet: Vec<char> = "{}[]\",:\\u0d8etrufalsn-+.1 9e\n\u{0}é💡opcdPINGref".chars().collect();
+    let alphabet: Vec<char> =
+        "{}[]\",:\\u0d8etrufalsn-+.1 9e\n\u{0}é💡opcdPINGref".chars().collect();
     for _ in 0..20_000 {
         let length = random.below(120);
         let text: String = (0..length).map(|_| *random.pick(&alphabet)).collect();
@@ -627,8 +736,11 @@ fn mutated_samples_never_panic() {
     for round in 0..rounds {
         let mut text = random.pick(&texts).clone();
         for _ in 0..=random.below(3) {
-            text =
-                if round % 2 == 0 { mutate_text(&text, &mut random) } else { mutate_value(&text, &texts, &mut random) };
+            text = if round % 2 == 0 {
+                mutate_text(&text, &mut random)
+            } else {
+                mutate_value(&text, &texts, &mut random)
+            };
         }
         read += usize::from(survive(&text));
     }
@@ -684,9 +796,13 @@ fn mutate_value(text: &str, others: &[String], random: &mut XorShift) -> String 
 
 fn value_paths(value: &Value, here: String, found: &mut Vec<String>) {
     match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| value_paths(value, format!("{here}/{key}"), found)),
+        Value::Object(map) => {
+            map.iter().for_each(|(key, value)| value_paths(value, format!("{here}/{key}"), found))
+        }
         Value::Array(list) => {
-            list.iter().enumerate().for_each(|(i, value)| value_paths(value, format!("{here}/{i}"), found));
+            list.iter()
+                .enumerate()
+                .for_each(|(i, value)| value_paths(value, format!("{here}/{i}"), found));
         }
         _ => {}
     }

@@ -1,5 +1,5 @@
-//! Everything computed on the wire is computed as the golden vectors say, so that two implementations that were never in
-//! one room agree byte for byte.
+//! Everything computed on the wire is computed as the golden vectors say, so that two
+//! implementations that were never in one room agree byte for byte.
 
 #![allow(clippy::unwrap_used)]
 
@@ -88,7 +88,8 @@ fn both_sides_prove_their_keys_over_one_transcript() {
         let device = Keypair::from_seed(&seed(&case, "device_seed"));
         let hub = Keypair::from_seed(&seed(&case, "hub_seed"));
         assert_eq!((device.public(), hub.public()), (transcript.device_key, transcript.hub_key));
-        let (by_device, by_hub): (Signature, Signature) = (id(&case, "device_signature"), id(&case, "hub_signature"));
+        let (by_device, by_hub): (Signature, Signature) =
+            (id(&case, "device_signature"), id(&case, "hub_signature"));
 
         assert_eq!(transcript.device_text(), text(&case, "device_text"));
         assert_eq!(transcript.hub_text(device.public_id()), text(&case, "hub_text"));
@@ -120,9 +121,13 @@ fn both_sides_agree_on_a_session_key_and_prove_requests_with_it() {
         let device_text = text(&case, "device_text");
         let key = relay.agree(&device_key, device_text).unwrap();
         assert_eq!(*key.bytes(), seed(&case, "session_key"));
-        assert_eq!(*device.agree(&relay_key, device_text).unwrap().bytes(), seed(&case, "session_key"));
+        assert_eq!(
+            *device.agree(&relay_key, device_text).unwrap().bytes(),
+            seed(&case, "session_key")
+        );
         for request in case["requests"].as_array().unwrap() {
-            let proved = ProvedRequest { method: text(request, "method"), target: text(request, "target") };
+            let proved =
+                ProvedRequest { method: text(request, "method"), target: text(request, "target") };
             assert_eq!(key.mac(&proved, number(request, "counter")), id(request, "mac"));
             let authorization: Authorization = text(request, "authorization").parse().unwrap();
             assert_eq!(authorization.to_string(), text(request, "authorization"));
@@ -180,10 +185,16 @@ fn master_and_relay_prove_one_secret() {
             ("relay_text", transcript.relay_mac(&secret), id::<Mac>(&case, "relay_mac")),
         ] {
             assert_eq!(mac, expected);
-            assert_eq!(Mac(*blake3::keyed_hash(&secret, text(&case, role).as_bytes()).as_bytes()), expected);
+            assert_eq!(
+                Mac(*blake3::keyed_hash(&secret, text(&case, role).as_bytes()).as_bytes()),
+                expected
+            );
             assert!(same_mac(&mac, &expected));
         }
-        assert!(!same_mac(&transcript.master_mac(&secret), &transcript.relay_mac(&secret)), "a reflected proof");
+        assert!(
+            !same_mac(&transcript.master_mac(&secret), &transcript.relay_mac(&secret)),
+            "a reflected proof"
+        );
         let later = MasterTranscript { term: transcript.term - 1, ..transcript.clone() };
         assert!(!same_mac(&transcript.master_mac(&secret), &later.master_mac(&secret)));
         assert_eq!(metrics_token(&secret), text(&case, "metrics_token"));
@@ -197,7 +208,12 @@ fn device_and_master_compute_the_same_digits() {
         let reveal: Reveal = id(&case, "reveal");
         let commit = approval::commit(&device_key, &reveal);
         assert_eq!(commit, id(&case, "commit"));
-        let request = approval::request_id(&device_key, &commit, &id(&case, "relay_nonce"), text(&case, "name"));
+        let request = approval::request_id(
+            &device_key,
+            &commit,
+            &id(&case, "relay_nonce"),
+            text(&case, "name"),
+        );
         assert_eq!(request, id(&case, "request_id"));
         let hub_key = id(&case, "hub_public_key");
         let master_nonce = id(&case, "master_nonce");
@@ -214,15 +230,20 @@ fn device_and_master_compute_the_same_digits() {
 
 #[test]
 fn a_links_key_is_bound_to_its_maker_and_to_nobody_else() {
-    let makers: Vec<DeviceId> = cases("link_keys").iter().map(|case| id(case, "public_id")).collect();
+    let makers: Vec<DeviceId> =
+        cases("link_keys").iter().map(|case| id(case, "public_id")).collect();
     for case in cases("link_keys") {
         let (seed, maker): (LinkSeed, DeviceId) = (id(&case, "seed"), id(&case, "public_id"));
         let DrawnLink { link, hash, binding } = DrawnLink::new(&seed, maker);
-        assert_eq!((link, hash, binding), (id(&case, "link"), id(&case, "link_hash"), id(&case, "binding")));
+        assert_eq!(
+            (link, hash, binding),
+            (id(&case, "link"), id(&case, "link_hash"), id(&case, "binding"))
+        );
         assert_eq!(LinkHash::of(&link), hash);
         for other in &makers {
             assert_eq!(binding.binds(&link, *other), *other == maker, "{case}");
-            // Of the same seed another maker makes another key, and with a key of its own it binds no other.
+            // Of the same seed another maker makes another key, and with a key of its own it binds
+            // no other.
             let theirs = DrawnLink::new(&seed, *other);
             assert_eq!(theirs.binding.binds(&link, *other), *other == maker, "{case}");
         }
@@ -243,7 +264,11 @@ fn files_divide_into_groups_by_their_size_alone() {
         let groups = Groups::of(number(&case, "size"));
         assert_eq!(u64::from(groups.group_log), number(&case, "group_log"), "{case}");
         assert_eq!(u64::from(groups.count()), number(&case, "groups"), "{case}");
-        assert_eq!(groups.len(groups.count().saturating_sub(1)), number(&case, "last_group"), "{case}");
+        assert_eq!(
+            groups.len(groups.count().saturating_sub(1)),
+            number(&case, "last_group"),
+            "{case}"
+        );
         assert_eq!(groups.span(0, groups.count()), groups.size, "{case}");
         assert!(u64::from(groups.count()) <= group::MAX_GROUPS, "{case}");
     }
@@ -256,21 +281,38 @@ fn group_values_merge_to_the_root() {
         let bytes = content(size);
         let ends = bytes.len().min(8);
         assert_eq!(hex::encode(&bytes[..ends]), text(&case, "first_bytes"), "size {size}");
-        assert_eq!(hex::encode(&bytes[bytes.len() - ends..]), text(&case, "last_bytes"), "size {size}");
+        assert_eq!(
+            hex::encode(&bytes[bytes.len() - ends..]),
+            text(&case, "last_bytes"),
+            "size {size}"
+        );
 
         let groups = Groups::new(size, number(&case, "group_log") as u8);
         let values = hashes_of(groups, &bytes);
-        let expected: Vec<&str> = case["values"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
-        assert_eq!(values.iter().map(|v| hex::encode(v.0)).collect::<Vec<_>>(), expected, "size {size}");
+        let expected: Vec<&str> =
+            case["hashes"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+        assert_eq!(
+            values.iter().map(|v| hex::encode(v.0)).collect::<Vec<_>>(),
+            expected,
+            "size {size}"
+        );
         assert_eq!(groups.root(&values), Some(id(&case, "root")), "size {size}");
-        assert_eq!(blake3::hash(&bytes).to_hex().as_str(), text(&case, "root"), "the root is plain BLAKE3");
+        assert_eq!(
+            blake3::hash(&bytes).to_hex().as_str(),
+            text(&case, "root"),
+            "the root is plain BLAKE3"
+        );
 
         let mut short = values.clone();
         if short.pop().is_some() {
             assert_eq!(groups.root(&short), None, "a list of the wrong length merges to nothing");
         }
         for step in [1000, 4096, 131_072] {
-            assert_eq!(in_pieces(groups, &bytes, step), values, "size {size} hashed {step} bytes at a time");
+            assert_eq!(
+                in_pieces(groups, &bytes, step),
+                values,
+                "size {size} hashed {step} bytes at a time"
+            );
         }
     }
 }
@@ -324,18 +366,26 @@ fn ranges_are_read_as_browsers_and_curl_mean_them() {
         let size = number(&case, "size");
         let (status, content_range, part) = match wanted(case["range"].as_str(), size) {
             RangeRequest::Whole => (200, None, (size > 0).then(|| (0, size - 1))),
-            RangeRequest::Part { first, last } => (206, Some(format!("bytes {first}-{last}/{size}")), Some((first, last))),
+            RangeRequest::Part { first, last } => {
+                (206, Some(format!("bytes {first}-{last}/{size}")), Some((first, last)))
+            }
             RangeRequest::Unsatisfiable => (416, Some(format!("bytes */{size}")), None),
         };
         assert_eq!(status, number(&case, "status"), "{case}");
         assert_eq!(content_range.as_deref(), case["content_range"].as_str(), "{case}");
-        let length = if status == 416 { None } else { Some(part.map_or(0, |(first, last)| last - first + 1)) };
+        let length = if status == 416 {
+            None
+        } else {
+            Some(part.map_or(0, |(first, last)| last - first + 1))
+        };
         assert_eq!(length, case["length"].as_u64(), "{case}");
 
         let groups = Groups::of(size);
-        let covering: Vec<u64> = part.map_or(vec![], |(a, b)| vec![groups.at(a).into(), groups.at(b).into()]);
-        let expected: Vec<u64> =
-            case["groups"].as_array().map_or(vec![], |list| list.iter().map(|group| group.as_u64().unwrap()).collect());
+        let covering: Vec<u64> =
+            part.map_or(vec![], |(a, b)| vec![groups.at(a).into(), groups.at(b).into()]);
+        let expected: Vec<u64> = case["groups"]
+            .as_array()
+            .map_or(vec![], |list| list.iter().map(|group| group.as_u64().unwrap()).collect());
         assert_eq!(covering, expected, "{case}");
     }
 }
@@ -358,6 +408,9 @@ fn no_kind_of_vector_is_left_unread() {
     ];
     let words = ["about", "content_rule", "merge"];
     for key in vectors().as_object().unwrap().keys() {
-        assert!(read.contains(&key.as_str()) || words.contains(&key.as_str()), "nobody checks {key}");
+        assert!(
+            read.contains(&key.as_str()) || words.contains(&key.as_str()),
+            "nobody checks {key}"
+        );
     }
 }

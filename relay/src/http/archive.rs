@@ -1,5 +1,6 @@
-//! Several files as one archive, streamed while the master lays it out page after page. What a response holds is two pages of
-//! members and four bytes for each that went out; the names of the directory at the end are asked for again.
+//! Several files as one archive, streamed while the master lays it out page after page. What a
+//! response holds is two pages of members and four bytes for each that went out; the names of the
+//! directory at the end are asked for again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::download::{Cut, ProgressReport, common_headers, first_news, next_bytes, stream_body};
 use super::frames::{Frames, NextFrame};
 use super::links;
-use super::pull::{Outlet, FetchedBytes, RangeFetcher, FileRange};
+use super::pull::{FetchedBytes, FileRange, Outlet, RangeFetcher};
 use super::zip;
 use crate::edge::{CallAnswer, RelayState};
 use crate::error::ApiError;
@@ -46,7 +47,13 @@ struct Members {
 }
 
 impl Members {
-    fn new(edge: &Arc<RelayState>, reader: LinkReader, hash: LinkHash, archive: &LinkArchive, bare: bool) -> Self {
+    fn new(
+        edge: &Arc<RelayState>,
+        reader: LinkReader,
+        hash: LinkHash,
+        archive: &LinkArchive,
+        bare: bool,
+    ) -> Self {
         Self {
             edge: edge.clone(),
             reader,
@@ -66,7 +73,12 @@ impl Members {
         if self.asking.is_some() || self.ahead.is_some() || self.next >= self.total {
             return;
         }
-        let page = LinkPage { link_hash: self.hash, layout: self.layout, first: self.next, bare: self.bare };
+        let page = LinkPage {
+            link_hash: self.hash,
+            layout: self.layout,
+            first: self.next,
+            bare: self.bare,
+        };
         let edge = self.edge.clone();
         let reader = self.reader;
         let asked = tokio::spawn(async move {
@@ -102,7 +114,8 @@ impl Members {
         Ok(self.ahead.as_deref())
     }
 
-    /// Begins the page ahead when the one here is through; waits for it if need be. Gives what is new of it.
+    /// Begins the page ahead when the one here is through; waits for it if need be. Gives what is
+    /// new of it.
     async fn turn(&mut self) -> Result<Option<&[LinkMember]>, FailureCode> {
         if !self.here.is_empty() {
             return Ok(None);
@@ -120,7 +133,10 @@ impl Members {
     /// Memory of the members that are here.
     fn bytes(&self) -> usize {
         let text = |member: &LinkMember| {
-            let file = member.file.as_ref().map_or(0, |entry| entry.path.capacity() + entry.media_type.capacity());
+            let file = member
+                .file
+                .as_ref()
+                .map_or(0, |entry| entry.path.capacity() + entry.media_type.capacity());
             size_of::<LinkMember>() + member.name.capacity() + file
         };
         self.here.iter().chain(self.ahead.iter().flatten()).map(text).sum()
@@ -143,7 +159,7 @@ struct ArchiveSender {
     out: Outlet,
 }
 
-pub async fn serve(
+pub(crate) async fn serve(
     edge: Arc<RelayState>,
     hash: LinkHash,
     archive: &LinkArchive,
@@ -160,18 +176,34 @@ pub async fn serve(
     Ok(response)
 }
 
-async fn stream(edge: Arc<RelayState>, hash: LinkHash, archive: &LinkArchive, mut frames: Frames) -> Result<Body, ApiError> {
+async fn stream(
+    edge: Arc<RelayState>,
+    hash: LinkHash,
+    archive: &LinkArchive,
+    mut frames: Frames,
+) -> Result<Body, ApiError> {
     let mut puller = RangeFetcher::new(edge.clone(), hash, Vec::new());
     let mut members = Members::new(&edge, puller.reader(), hash, archive, false);
     let longest = Duration::from_millis(LINK_LOOKUP_WAIT_MS);
-    let page = tokio::time::timeout(longest, members.turn()).await.map_err(|_| FailureCode::ServerNotReady)??;
+    let page = tokio::time::timeout(longest, members.turn())
+        .await
+        .map_err(|_| FailureCode::ServerNotReady)??;
     puller.extend(page.map(stretches).unwrap_or_default());
     let is_read = |member: &LinkMember| member.size > 0;
     // Where the archive begins with bytes of a file, a failure of it becomes a status.
     let begins_with_bytes = members.here.iter().any(is_read);
-    let first = if begins_with_bytes { first_news(&mut puller, &mut frames.next().await).await? } else { None };
-    let nobody = FileRef { public_id: DeviceId(Default::default()), file_id: FileId(Default::default()) };
-    let file = members.here.iter().find_map(|member| Some(member.file.as_ref()?.file_ref())).unwrap_or(nobody);
+    let first = if begins_with_bytes {
+        first_news(&mut puller, &mut frames.next().await).await?
+    } else {
+        None
+    };
+    let nobody =
+        FileRef { public_id: DeviceId(Default::default()), file_id: FileId(Default::default()) };
+    let file = members
+        .here
+        .iter()
+        .find_map(|member| Some(member.file.as_ref()?.file_ref()))
+        .unwrap_or(nobody);
     let report = ProgressReport::new(edge, hash, file, archive.length, 0);
     let archive = archive.clone();
     Ok(stream_body(&hash, frames, move |out| async move {
@@ -226,7 +258,11 @@ impl ArchiveSender {
     }
 
     /// The member's bytes, in order; gives their checksum.
-    async fn send_bytes(&mut self, member: &LinkMember, first: &mut Option<FetchedBytes>) -> Result<u32, Cut> {
+    async fn send_bytes(
+        &mut self,
+        member: &LinkMember,
+        first: &mut Option<FetchedBytes>,
+    ) -> Result<u32, Cut> {
         let Some(entry) = &member.file else { return Err(Cut::Failed(FailureCode::FileGone)) };
         self.report.file = entry.file_ref();
         let mut crc = crc32fast::Hasher::new();
@@ -245,7 +281,8 @@ impl ArchiveSender {
 
     async fn send_directory(&mut self) -> Result<(), Cut> {
         let edge = self.members.edge.clone();
-        self.members = Members::new(&edge, self.puller.reader(), self.members.hash, &self.archive, true);
+        self.members =
+            Members::new(&edge, self.puller.reader(), self.members.hash, &self.archive, true);
         let mut again = Extent::default();
         let mut out = BytesMut::new();
         let mut number = 0;

@@ -1,4 +1,5 @@
-//! `PUT` and `GET /chunks/{ticket}`: the bytes of a run, in from its holder and out to its askers, as they come.
+//! `PUT` and `GET /chunks/{ticket}`: the bytes of a run, in from its holder and out to its askers,
+//! as they come.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::connections::{ConnectionPermit, KnownReason};
 use crate::edge::{Caller, RelayState, SessionHandle};
 use crate::error::ApiError;
 use crate::http::frames::{Frames, NextFrame};
-use crate::slot::{SlotFiller, ReadMark, ReaderMeter, SlotRead, SlotError, SlotBuffer};
+use crate::slot::{ReadMark, ReaderMeter, SlotBuffer, SlotError, SlotFiller, SlotRead};
 use crate::tickets::TicketKind;
 
 /// A pause in a body after which what is here is published.
@@ -33,19 +34,28 @@ const TURNS: usize = 3;
 
 /// The session that a body belongs to: a ticket that it uses gives it one message more.
 fn earner(edge: &RelayState, session: SessionId) -> Result<Arc<SessionHandle>, FailureCode> {
-    let handle = edge.sessions.get(&session).map(|handle| handle.clone()).ok_or(FailureCode::Unauthenticated)?;
+    let handle = edge
+        .sessions
+        .get(&session)
+        .map(|handle| handle.clone())
+        .ok_or(FailureCode::Unauthenticated)?;
     handle.earned.fetch_add(1, Ordering::Relaxed);
     Ok(handle)
 }
 
 /// Redeems a ticket by the head of its request.
-fn redeem(edge: &RelayState, caller: Caller, ticket: &str, is_put: bool) -> Result<(Arc<SlotBuffer>, TicketKind), FailureCode> {
+fn redeem(
+    edge: &RelayState,
+    caller: Caller,
+    ticket: &str,
+    is_put: bool,
+) -> Result<(Arc<SlotBuffer>, TicketKind), FailureCode> {
     let ticket: Ticket = ticket.parse().map_err(|_| FailureCode::TicketRefused)?;
     edge.tickets.redeem(&ticket, caller.session, is_put)
 }
 
 /// A holder uploads one run.
-pub async fn put(
+pub(crate) async fn put(
     State(edge): State<Arc<RelayState>>,
     caller: Caller,
     Path(ticket): Path<String>,
@@ -61,7 +71,8 @@ pub async fn put(
         return Err(code.into());
     }
     edge.send(Input::PutStarted { slot: slot.id }).await;
-    // In a task of its own: if the connection dies the handler is dropped, and the slot must still hear of it.
+    // In a task of its own: if the connection dies the handler is dropped, and the slot must still
+    // hear of it.
     let fill = tokio::spawn(fill(edge.clone(), slot, body, owner));
     match fill.await {
         Ok(Ok(())) => Ok(StatusCode::NO_CONTENT),
@@ -75,12 +86,19 @@ fn check_form(headers: &HeaderMap, length: u64) -> Result<(), FailureCode> {
         return Err(FailureCode::UnsupportedEncoding);
     }
     let said = headers.get(header::CONTENT_LENGTH).ok_or(FailureCode::LengthRequired)?;
-    let said: u64 = said.to_str().ok().and_then(|text| text.parse().ok()).ok_or(FailureCode::BadMessage)?;
+    let said: u64 =
+        said.to_str().ok().and_then(|text| text.parse().ok()).ok_or(FailureCode::BadMessage)?;
     if said == length { Ok(()) } else { Err(FailureCode::BadMessage) }
 }
 
-/// Takes the body to its end, or to the first thing that is wrong with it, and tells the broker which.
-async fn fill(edge: Arc<RelayState>, slot: Arc<SlotBuffer>, body: Body, owner: Arc<SessionHandle>) -> Result<(), FailureCode> {
+/// Takes the body to its end, or to the first thing that is wrong with it, and tells the broker
+/// which.
+async fn fill(
+    edge: Arc<RelayState>,
+    slot: Arc<SlotBuffer>,
+    body: Body,
+    owner: Arc<SessionHandle>,
+) -> Result<(), FailureCode> {
     let mut filler = SlotFiller::new(slot.clone());
     let mut changes = slot.changes();
     let received = receive(&edge, &owner, &slot, &mut filler, body, &mut changes).await;
@@ -90,14 +108,15 @@ async fn fill(edge: Arc<RelayState>, slot: Arc<SlotBuffer>, body: Body, owner: A
     };
     match last {
         Ok(last) => {
-            // The broker hears it before any reader can be done with it: a slot whose readers have left while it was
-            // still filling would be called off.
+            // The broker hears it before any reader can be done with it: a slot whose readers have
+            // left while it was still filling would be called off.
             edge.send(Input::PutFinished { slot: slot.id }).await;
             last.publish();
             Ok(())
         }
         Err(SlotError { code, culprit }) => {
-            // Whether wrong bytes are an accident or a changed file is the broker's to say: its word ends the slot.
+            // Whether wrong bytes are an accident or a changed file is the broker's to say: its
+            // word ends the slot.
             if code != FailureCode::BadBytes {
                 slot.fail(code);
             }
@@ -140,7 +159,9 @@ async fn receive(
                 }
             }
         };
-        let Some(Ok(frame)) = frame else { return Err(SlotError { code: FailureCode::Busy, culprit: None }) };
+        let Some(Ok(frame)) = frame else {
+            return Err(SlotError { code: FailureCode::Busy, culprit: None });
+        };
         if let Ok(data) = frame.into_data() {
             holder.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             edge.carried.received.fetch_add(data.len() as u64, Ordering::Relaxed);
@@ -153,10 +174,14 @@ async fn receive(
     Ok(())
 }
 
-/// The next frame if it is there, or comes when all else that is ready was done, or within a short pause: most pauses are
-/// short, and larger segments are cheaper to hash and to hold. A pause costs a timer, so it comes last. With nothing to
-/// publish there is nothing to gain by not waiting longer.
-async fn next_soon(body: &mut Body, has_unpublished: bool) -> Option<Option<Result<Frame<Bytes>, axum::Error>>> {
+/// The next frame if it is there, or comes when all else that is ready was done, or within a short
+/// pause: most pauses are short, and larger segments are cheaper to hash and to hold. A pause costs
+/// a timer, so it comes last. With nothing to publish there is nothing to gain by not waiting
+/// longer.
+async fn next_soon(
+    body: &mut Body,
+    has_unpublished: bool,
+) -> Option<Option<Result<Frame<Bytes>, axum::Error>>> {
     for _ in 0..TURNS {
         if let Some(frame) = body.frame().now_or_never() {
             return Some(frame);
@@ -182,7 +207,7 @@ async fn ended(slot: &SlotBuffer, changes: &mut watch::Receiver<u64>) -> Failure
 }
 
 /// An asker takes its slice.
-pub async fn get(
+pub(crate) async fn get(
     State(edge): State<Arc<RelayState>>,
     caller: Caller,
     Path(ticket): Path<String>,
@@ -191,7 +216,9 @@ pub async fn get(
     let (slot, errand) = redeem(&edge, caller, &ticket, false)?;
     let asker = earner(&edge, caller.session)?;
     permit.iter().for_each(|permit| permit.claim_body(KnownReason::Device(asker.public_id)));
-    let TicketKind::Get { reader, ranges } = errand else { return Err(FailureCode::TicketRefused.into()) };
+    let TicketKind::Get { reader, ranges } = errand else {
+        return Err(FailureCode::TicketRefused.into());
+    };
     let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let meter = slot.add_reader(reader);
     edge.send(Input::ReaderStarted { slot: slot.id, reader }).await;
@@ -209,7 +236,8 @@ pub async fn get(
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, length.into());
-    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/octet-stream"));
+    headers
+        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
     Ok(response)
 }
@@ -226,7 +254,11 @@ impl Drop for ReaderGuard {
     fn drop(&mut self) {
         self.slot.remove_reader(self.reader);
         let delivered = self.meter.delivered.load(Ordering::Relaxed);
-        self.edge.send_detached(Input::ReaderLeft { slot: self.slot.id, reader: self.reader, delivered });
+        self.edge.send_detached(Input::ReaderLeft {
+            slot: self.slot.id,
+            reader: self.reader,
+            delivered,
+        });
     }
 }
 
@@ -281,7 +313,11 @@ impl BodyReader {
                     range.start += bytes.len() as u64;
                     self.meter.starved.store(false, Ordering::Relaxed);
                     self.meter.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    self.leaving.edge.carried.to_devices.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    self.leaving
+                        .edge
+                        .carried
+                        .to_devices
+                        .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return Ok(self.frames.give(frame, bytes));
                 }
                 SlotRead::Failed(code) => return Err(code),

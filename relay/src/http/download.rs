@@ -1,5 +1,6 @@
-//! `GET /d/{link}/{name}`: a shared file as an ordinary resource of the web. Ranges, resume, conditional requests; several
-//! files as one archive. The head is sent at once; the body waits for an absent owner as long as its reader stays.
+//! `GET /d/{link}/{name}`: a shared file as an ordinary resource of the web. Ranges, resume,
+//! conditional requests; several files as one archive. The head is sent at once; the body waits for
+//! an absent owner as long as its reader stays.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use lanyard_hub::broker::{Input, LinkInfo, LinkProgress, LinkContent};
+use lanyard_hub::broker::{Input, LinkContent, LinkInfo, LinkProgress};
 use lanyard_protocol::limits::PROGRESS_INTERVAL_MS;
 use lanyard_protocol::message::TransferState;
 use lanyard_protocol::range::{RangeRequest, wanted};
@@ -22,7 +23,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::frames::{Frames, NextFrame};
-use super::pull::{Outlet, FetchedBytes, RangeFetcher, FileRange};
+use super::pull::{FetchedBytes, FileRange, Outlet, RangeFetcher};
 use super::{archive, links};
 use crate::connections::ConnectionPermit;
 use crate::edge::{CallAnswer, RelayState};
@@ -30,12 +31,13 @@ use crate::error::ApiError;
 
 /// Frames between the pulling task and the transport, which has none while there is one.
 const BODY_FRAMES: usize = 1;
-/// How long the head waits for news of the first bytes: a file that is gone or changed becomes a status.
+/// How long the head waits for news of the first bytes: a file that is gone or changed becomes a
+/// status.
 const HEAD_WAIT: Duration = Duration::from_millis(250);
 /// RFC 5987 `attr-char` and what is safe in a path segment alike.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-pub async fn get_unnamed(
+pub(crate) async fn get_unnamed(
     state: State<Arc<RelayState>>,
     Path(link): Path<String>,
     permit: Option<Extension<Arc<ConnectionPermit>>>,
@@ -45,7 +47,7 @@ pub async fn get_unnamed(
     get(state, Path((link, String::new())), permit, method, headers).await
 }
 
-pub async fn get(
+pub(crate) async fn get(
     State(edge): State<Arc<RelayState>>,
     Path((link, _decoration)): Path<(String, String)>,
     permit: Option<Extension<Arc<ConnectionPermit>>>,
@@ -59,7 +61,9 @@ pub async fn get(
 /// People read this in their browser; one that ended, was dropped or never was is told alike.
 fn refused(error: ApiError) -> Response {
     match error {
-        ApiError(FailureCode::NotFound) => error.into_response_saying("this link no longer works; ask for a new one"),
+        ApiError(FailureCode::NotFound) => {
+            error.into_response_saying("this link no longer works; ask for a new one")
+        }
         error => error.into_response(),
     }
 }
@@ -73,7 +77,9 @@ async fn serve(
 ) -> Result<Response, ApiError> {
     let link: Link = link.parse().map_err(|_| FailureCode::NotFound)?;
     let answer = links::call(&edge, |call| Input::LinkOpened { call, link }).await;
-    let Some(CallAnswer::Found(info)) = answer else { return Err(FailureCode::ServerNotReady.into()) };
+    let Some(CallAnswer::Found(info)) = answer else {
+        return Err(FailureCode::ServerNotReady.into());
+    };
     let info = info?;
     let is_head = method == Method::HEAD;
     match &info.what {
@@ -92,7 +98,13 @@ async fn serve(
 }
 
 /// Counts a use of a link whose uses are counted: `bytes` of it, or all from the first byte on.
-async fn begin(edge: &Arc<RelayState>, link: Link, info: &LinkInfo, whole: bool, bytes: u64) -> Result<(), FailureCode> {
+async fn begin(
+    edge: &Arc<RelayState>,
+    link: Link,
+    info: &LinkInfo,
+    whole: bool,
+    bytes: u64,
+) -> Result<(), FailureCode> {
     if !info.limited {
         return Ok(());
     }
@@ -103,7 +115,7 @@ async fn begin(edge: &Arc<RelayState>, link: Link, info: &LinkInfo, whole: bool,
 }
 
 /// Headers that every `/d/` answer has: saved, never run, never kept by a cache in between.
-pub fn common_headers(headers: &mut HeaderMap, name: &str) {
+pub(crate) fn common_headers(headers: &mut HeaderMap, name: &str) {
     let fixed = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
@@ -117,16 +129,22 @@ pub fn common_headers(headers: &mut HeaderMap, name: &str) {
     headers.insert(header::CONTENT_DISPOSITION, disposition(name));
 }
 
-/// RFC 6266: an ASCII fallback without anything that could end it, and the name itself percent-encoded.
-pub fn disposition(name: &str) -> HeaderValue {
-    let plain: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || " .-_()".contains(c) { c } else { '_' }).collect();
-    let value = format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{}", utf8_percent_encode(name, PLAIN));
+/// RFC 6266: an ASCII fallback without anything that could end it, and the name itself
+/// percent-encoded.
+pub(crate) fn disposition(name: &str) -> HeaderValue {
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || " .-_()".contains(c) { c } else { '_' })
+        .collect();
+    let value = format!(
+        "attachment; filename=\"{plain}\"; filename*=UTF-8''{}",
+        utf8_percent_encode(name, PLAIN)
+    );
     HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static("attachment"))
 }
 
-/// The file's own type where nothing can script in our origin, else bytes. A list of types is read by browsers as its last
-/// one, and whatever ends in xml as a document.
+/// The file's own type where nothing can script in our origin, else bytes. A list of types is read
+/// by browsers as its last one, and whatever ends in xml as a document.
 fn content_type(entry: &FileEntry) -> HeaderValue {
     let own = entry.media_type.to_lowercase();
     let essence = own.split(';').next().unwrap_or("").trim();
@@ -134,12 +152,14 @@ fn content_type(entry: &FileEntry) -> HeaderValue {
     let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c);
     let is_one = !form.is_empty() && form.chars().all(is_token);
     let can_script = form.contains("svg") || form.contains("xml");
-    let harmless = matches!(kind, "image" | "audio" | "video") && !can_script || essence == "application/pdf";
+    let harmless =
+        matches!(kind, "image" | "audio" | "video") && !can_script || essence == "application/pdf";
     let value = if is_one && harmless { HeaderValue::from_str(essence).ok() } else { None };
     value.unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
-/// An id is one version of a file: a strong validator that stays when the root becomes known in mid-download.
+/// An id is one version of a file: a strong validator that stays when the root becomes known in
+/// mid-download.
 fn etag(entry: &FileEntry) -> String {
     format!("\"{}.{}\"", entry.public_id, entry.file_id)
 }
@@ -158,7 +178,10 @@ impl FilePlan {
         let etag = etag(entry);
         let modified = httpdate::fmt_http_date(modified(entry));
         if let Some(known) = text(header::IF_NONE_MATCH) {
-            let matches = known.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag);
+            let matches = known
+                .split(',')
+                .map(str::trim)
+                .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag);
             if matches {
                 return Self::NotModified;
             }
@@ -223,7 +246,8 @@ async fn serve_file(
             first => stream_body(&hash, frames, move |out| file_body(puller, first, report, out)),
         }
     };
-    let mut response = Response::builder().status(status).body(body).map_err(|_| FailureCode::Internal)?;
+    let mut response =
+        Response::builder().status(status).body(body).map_err(|_| FailureCode::Internal)?;
     let headers = response.headers_mut();
     version_headers(headers, entry);
     describe(headers, status, entry, &range);
@@ -245,7 +269,9 @@ fn version_headers(headers: &mut HeaderMap, entry: &FileEntry) {
 fn describe(headers: &mut HeaderMap, status: StatusCode, entry: &FileEntry, range: &Range<u64>) {
     let content_range = match status {
         StatusCode::RANGE_NOT_SATISFIABLE => Some(format!("bytes */{}", entry.size)),
-        StatusCode::PARTIAL_CONTENT => Some(format!("bytes {}-{}/{}", range.start, range.end - 1, entry.size)),
+        StatusCode::PARTIAL_CONTENT => {
+            Some(format!("bytes {}-{}/{}", range.start, range.end - 1, entry.size))
+        }
         _ => None,
     };
     if let Some(value) = content_range.and_then(|value| HeaderValue::from_str(&value).ok()) {
@@ -258,7 +284,10 @@ fn describe(headers: &mut HeaderMap, status: StatusCode, entry: &FileEntry, rang
 }
 
 /// The first thing a puller has to say, if it says it soon: a final failure becomes a status.
-pub async fn first_news(puller: &mut RangeFetcher, frame: &mut NextFrame) -> Result<Option<FetchedBytes>, ApiError> {
+pub(crate) async fn first_news(
+    puller: &mut RangeFetcher,
+    frame: &mut NextFrame,
+) -> Result<Option<FetchedBytes>, ApiError> {
     match tokio::time::timeout(HEAD_WAIT, puller.next(frame)).await {
         Ok(FetchedBytes::Failed(code)) => Err(code.into()),
         Ok(news) => Ok(Some(news)),
@@ -267,7 +296,11 @@ pub async fn first_news(puller: &mut RangeFetcher, frame: &mut NextFrame) -> Res
 }
 
 /// A body that a task fills through a bounded channel; the task ends when its reader is gone.
-pub fn stream_body<F>(hash: &LinkHash, frames: Frames, fill: impl FnOnce(Outlet) -> F) -> Body
+pub(crate) fn stream_body<F>(
+    hash: &LinkHash,
+    frames: Frames,
+    fill: impl FnOnce(Outlet) -> F,
+) -> Body
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -280,7 +313,7 @@ where
 }
 
 /// Why a body ends before its last byte.
-pub enum Cut {
+pub(crate) enum Cut {
     Failed(FailureCode),
     /// The reader is gone.
     Left,
@@ -292,7 +325,12 @@ impl From<FailureCode> for Cut {
     }
 }
 
-async fn file_body(puller: RangeFetcher, first: Option<FetchedBytes>, mut report: ProgressReport, mut out: Outlet) {
+async fn file_body(
+    puller: RangeFetcher,
+    first: Option<FetchedBytes>,
+    mut report: ProgressReport,
+    mut out: Outlet,
+) {
     match send_file(puller, first, &mut report, &mut out).await {
         Ok(()) => report.end(TransferState::Done),
         Err(Cut::Left) => report.end(TransferState::Cancelled),
@@ -314,7 +352,10 @@ async fn send_file(
     while first.is_some() || !puller.is_through() {
         let paused = || report.say(TransferState::Paused);
         let mut frame = out.next_frame(&mut puller, paused).await.ok_or(Cut::Left)?;
-        let Some(bytes) = next_bytes(&mut puller, &mut frame, first.take(), (out, report)).await? else { break };
+        let Some(bytes) = next_bytes(&mut puller, &mut frame, first.take(), (out, report)).await?
+        else {
+            break;
+        };
         let count = bytes.len() as u64;
         if !out.give(frame, bytes).await {
             return Err(Cut::Left);
@@ -326,7 +367,7 @@ async fn send_file(
 
 /// Pulls the next bytes, as many as the frame may have; `None` at the end. Reports when there is
 /// nothing to read yet.
-pub async fn next_bytes(
+pub(crate) async fn next_bytes(
     puller: &mut RangeFetcher,
     frame: &mut NextFrame,
     mut first: Option<FetchedBytes>,
@@ -346,8 +387,14 @@ pub async fn next_bytes(
     }
 }
 
-/// The puller's next word; `None` when the reader left meanwhile (a reader may leave while its owner is away).
-async fn pull(puller: &mut RangeFetcher, frame: &mut NextFrame, out: &Outlet, report: &ProgressReport) -> Option<FetchedBytes> {
+/// The puller's next word; `None` when the reader left meanwhile (a reader may leave while its
+/// owner is away).
+async fn pull(
+    puller: &mut RangeFetcher,
+    frame: &mut NextFrame,
+    out: &Outlet,
+    report: &ProgressReport,
+) -> Option<FetchedBytes> {
     tokio::select! {
         pulled = puller.next(frame) => Some(pulled),
         () = out.closed() => None,
@@ -356,7 +403,7 @@ async fn pull(puller: &mut RangeFetcher, frame: &mut NextFrame, out: &Outlet, re
 }
 
 /// Progress of one response, at most four times a second.
-pub struct ProgressReport {
+pub(crate) struct ProgressReport {
     edge: Arc<RelayState>,
     hash: LinkHash,
     pub file: FileRef,
@@ -372,13 +419,31 @@ pub struct ProgressReport {
 }
 
 impl ProgressReport {
-    pub fn new(edge: Arc<RelayState>, hash: LinkHash, file: FileRef, total: u64, done: u64) -> Self {
+    pub(crate) fn new(
+        edge: Arc<RelayState>,
+        hash: LinkHash,
+        file: FileRef,
+        total: u64,
+        done: u64,
+    ) -> Self {
         let state = TransferState::Waiting;
         let moved_at = Instant::now();
-        Self { edge, hash, file, total, done, said: None, moved_at, since: 0, rate: 0.0, state, unread: 0 }
+        Self {
+            edge,
+            hash,
+            file,
+            total,
+            done,
+            said: None,
+            moved_at,
+            since: 0,
+            rate: 0.0,
+            state,
+            unread: 0,
+        }
     }
 
-    pub fn moved(&mut self, count: u64) {
+    pub(crate) fn moved(&mut self, count: u64) {
         self.done += count;
         self.unread = self.unread.saturating_sub(count);
         self.since += count;
@@ -401,7 +466,7 @@ impl ProgressReport {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
     }
 
-    pub fn say(&mut self, state: TransferState) {
+    pub(crate) fn say(&mut self, state: TransferState) {
         let interval = Duration::from_millis(PROGRESS_INTERVAL_MS);
         let recently = self.said.is_some_and(|said| said.elapsed() < interval);
         if recently && state == self.state {
@@ -418,7 +483,7 @@ impl ProgressReport {
         self.edge.send_detached(Input::LinkMoved { hash: self.hash, progress });
     }
 
-    pub fn end(mut self, state: TransferState) {
+    pub(crate) fn end(mut self, state: TransferState) {
         self.said = None;
         self.say(state);
     }

@@ -28,7 +28,7 @@ const AT_ONCE: Duration = Duration::from_millis(5);
 
 /// The large frames that are with the transport.
 #[derive(Debug, Default)]
-pub struct LargeFrames(Mutex<Lent>);
+pub(crate) struct LargeFrames(Mutex<Lent>);
 
 #[derive(Debug, Default)]
 struct Lent {
@@ -73,7 +73,7 @@ impl Drop for LargeFrame {
 
 /// The frames of one response.
 #[derive(Debug)]
-pub struct Frames {
+pub(crate) struct Frames {
     pool: Arc<LargeFrames>,
     /// The network of the reader; without it all frames are small.
     net: Option<SourceNetwork>,
@@ -84,21 +84,22 @@ pub struct Frames {
 }
 
 impl Frames {
-    pub fn new(pool: Arc<LargeFrames>, net: Option<SourceNetwork>) -> Self {
+    pub(crate) fn new(pool: Arc<LargeFrames>, net: Option<SourceNetwork>) -> Self {
         Self { pool, net, turn: Arc::new(Semaphore::new(1)), last: None }
     }
 
     /// Waits until the transport has written the last frame.
-    pub async fn next(&mut self) -> NextFrame {
+    pub(crate) async fn next(&mut self) -> NextFrame {
         // The semaphore is never closed.
         let turn = self.turn.clone().acquire_owned().await.ok();
-        let is_quick = self.last.take().is_some_and(|(since, length)| is_quick(since.elapsed(), length));
+        let is_quick =
+            self.last.take().is_some_and(|(since, length)| is_quick(since.elapsed(), length));
         let net = self.net.filter(|_| is_quick);
         NextFrame { pool: self.pool.clone(), net, turn, large: None }
     }
 
     /// Makes the frame of these bytes, which are no more than [`NextFrame::most`] said.
-    pub fn give(&mut self, next: NextFrame, bytes: Bytes) -> Bytes {
+    pub(crate) fn give(&mut self, next: NextFrame, bytes: Bytes) -> Bytes {
         self.last = Some((Instant::now(), bytes.len()));
         let NextFrame { turn, large, .. } = next;
         let large = large.filter(|_| bytes.len() > SMALL_FRAME_BYTES);
@@ -113,7 +114,7 @@ fn is_quick(taken: Duration, length: usize) -> bool {
 
 /// The right to give the transport one frame.
 #[derive(Debug)]
-pub struct NextFrame {
+pub(crate) struct NextFrame {
     pool: Arc<LargeFrames>,
     /// Set for a reader that took the last frame quickly.
     net: Option<SourceNetwork>,
@@ -123,7 +124,7 @@ pub struct NextFrame {
 
 impl NextFrame {
     /// Returns how many bytes the frame may have.
-    pub fn most(&mut self) -> u64 {
+    pub(crate) fn most(&mut self) -> u64 {
         if self.large.is_none() {
             self.large = self.net.and_then(|net| self.pool.lend(net));
         }
@@ -131,7 +132,7 @@ impl NextFrame {
     }
 
     /// Returns the large frame to the pool while there is nothing to fill it with.
-    pub fn waits(&mut self) {
+    pub(crate) fn waits(&mut self) {
         self.large = None;
     }
 }
@@ -199,7 +200,10 @@ mod tests {
         assert_eq!(pool.0.lock().in_all, 1, "a few bytes need no place in the pool");
         drop(large);
         assert!(pool.0.lock().by_net.is_empty());
-        assert!(is_quick(Duration::from_millis(50), SEGMENT) && !is_quick(Duration::from_millis(51), SEGMENT));
+        assert!(
+            is_quick(Duration::from_millis(50), SEGMENT)
+                && !is_quick(Duration::from_millis(51), SEGMENT)
+        );
         assert!(!is_quick(Duration::from_millis(7), SMALL_FRAME_BYTES));
     }
 
@@ -211,12 +215,20 @@ mod tests {
         let segment = Bytes::from(vec![7; SEGMENT]);
         let mut paused = Vec::new();
         for n in 0..MAX_LARGE_FRAMES / MAX_LARGE_FRAMES_A_NET {
-            let of_net: Vec<Bytes> = (0..100).map(|_| fill(&mut quick(&pool, n as u8), &segment)).collect();
-            assert_eq!(of_net.iter().filter(|frame| frame.len() == SEGMENT).count(), MAX_LARGE_FRAMES_A_NET);
+            let of_net: Vec<Bytes> =
+                (0..100).map(|_| fill(&mut quick(&pool, n as u8), &segment)).collect();
+            assert_eq!(
+                of_net.iter().filter(|frame| frame.len() == SEGMENT).count(),
+                MAX_LARGE_FRAMES_A_NET
+            );
             paused.extend(of_net);
         }
         assert!(paused.iter().all(|frame| matches!(frame.len(), SEGMENT | SMALL_FRAME_BYTES)));
-        assert_eq!(fill(&mut quick(&pool, 99), &segment).len(), SMALL_FRAME_BYTES, "served, in small frames");
+        assert_eq!(
+            fill(&mut quick(&pool, 99), &segment).len(),
+            SMALL_FRAME_BYTES,
+            "served, in small frames"
+        );
         drop(paused);
         assert_eq!(fill(&mut quick(&pool, 99), &segment).len(), SEGMENT);
     }

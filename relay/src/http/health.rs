@@ -1,4 +1,5 @@
-//! `GET /healthz`: that this is a relay, and whether its master is there. Says nothing of who is in the hub.
+//! `GET /healthz`: that this is a relay, and whether its master is there. Says nothing of who is in
+//! the hub.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,14 +12,14 @@ use serde::Serialize;
 use crate::edge::RelayState;
 
 #[derive(Serialize)]
-pub struct Health {
+pub(crate) struct Health {
     role: &'static str,
     version: &'static str,
     protocol: u32,
     hub_ready: bool,
 }
 
-pub async fn get(State(edge): State<Arc<RelayState>>) -> Json<Health> {
+pub(crate) async fn get(State(edge): State<Arc<RelayState>>) -> Json<Health> {
     Json(Health {
         role: "relay",
         version: env!("CARGO_PKG_VERSION"),

@@ -8,7 +8,10 @@ use tokio::sync::oneshot;
 use crate::edge::{CallAnswer, RelayState};
 
 /// Asks the broker and waits; if the request goes away meanwhile the broker hears that too.
-pub async fn call(edge: &Arc<RelayState>, input: impl FnOnce(CallId) -> Input) -> Option<CallAnswer> {
+pub(crate) async fn call(
+    edge: &Arc<RelayState>,
+    input: impl FnOnce(CallId) -> Input,
+) -> Option<CallAnswer> {
     let call = CallId(edge.number());
     let (answer, waiting) = oneshot::channel();
     edge.calls.insert(call, answer);

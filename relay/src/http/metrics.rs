@@ -1,5 +1,6 @@
 //! `GET /metrics`, with the host's token: what the relay holds and has done, as Prometheus text
-//! (https://prometheus.io/docs/instrumenting/exposition_formats). Numbers only: no device, no file, no address.
+//! (https://prometheus.io/docs/instrumenting/exposition_formats). Numbers only: no device, no file,
+//! no address.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,7 +21,10 @@ use crate::error::ApiError;
 /// Text format 0.0.4.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub async fn get(State(edge): State<Arc<RelayState>>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(crate) async fn get(
+    State(edge): State<Arc<RelayState>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     if !shows_token(&edge, &headers) {
         return Err(FailureCode::NotFound.into());
     }
@@ -28,8 +32,9 @@ pub async fn get(State(edge): State<Arc<RelayState>>, headers: HeaderMap) -> Res
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text(&edge, &standing)).into_response())
 }
 
-/// Whether the request has the token that the hub keeps in a file of its owner's. Who has none learns nothing, wherever it comes
-/// from: not even that there is such a page. Compares in constant time.
+/// Whether the request has the token that the hub keeps in a file of its owner's. Who has none
+/// learns nothing, wherever it comes from: not even that there is such a page. Compares in constant
+/// time.
 fn shows_token(edge: &RelayState, headers: &HeaderMap) -> bool {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = value.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
@@ -41,11 +46,18 @@ fn text(edge: &RelayState, standing: &BrokerStats) -> String {
     let BrokerStats { counts, tally, reserved_bytes } = standing;
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let mut page = MetricsPage::default();
-    page.counter("received_bytes_total", "Bytes of bodies from owners.", &[("", load(&edge.carried.received))]);
+    page.counter(
+        "received_bytes_total",
+        "Bytes of bodies from owners.",
+        &[("", load(&edge.carried.received))],
+    );
     page.counter(
         "delivered_bytes_total",
         "Bytes of bodies to askers.",
-        &[("to=\"device\"", load(&edge.carried.to_devices)), ("to=\"link\"", load(&edge.carried.to_links))],
+        &[
+            ("to=\"device\"", load(&edge.carried.to_devices)),
+            ("to=\"link\"", load(&edge.carried.to_links)),
+        ],
     );
     page.counter(
         "asked_bytes_total",
@@ -57,8 +69,16 @@ fn text(edge: &RelayState, standing: &BrokerStats) -> String {
         ],
     );
     page.counter("runs_total", "Runs that owners were asked for.", &[("", tally.opened_runs)]);
-    page.counter("failed_runs_total", "Runs that broke off: owner away, slow, cut.", &[("", tally.failed_runs)]);
-    page.counter("bad_bodies_total", "Bodies whose groups were not what they had to be.", &[("", tally.bad_bodies)]);
+    page.counter(
+        "failed_runs_total",
+        "Runs that broke off: owner away, slow, cut.",
+        &[("", tally.failed_runs)],
+    );
+    page.counter(
+        "bad_bodies_total",
+        "Bodies whose groups were not what they had to be.",
+        &[("", tally.bad_bodies)],
+    );
     page.counter(
         "changed_files_total",
         "Files that turned out to be others than listed.",
@@ -73,22 +93,42 @@ fn text(edge: &RelayState, standing: &BrokerStats) -> String {
     page.gauge("sessions", "Sessions that are open.", counts.sessions as u64);
     page.gauge("sessions_approved", "Sessions of approved devices.", counts.approved_online as u64);
     page.gauge("sessions_pending", "Sessions that wait for the host.", counts.pending as u64);
-    page.gauge("sessions_asleep", "Approved sessions that answer pings and take no requests.", counts.asleep as u64);
+    page.gauge(
+        "sessions_asleep",
+        "Approved sessions that answer pings and take no requests.",
+        counts.asleep as u64,
+    );
     page.gauge("pending_limit", "Sessions that may wait for the host.", MAX_PENDING as u64);
     page.gauge("slots", "Runs in memory or on their way here.", counts.slots as u64);
     page.gauge("slots_filling", "Of these, on their way here.", counts.filling as u64);
     page.gauge("slot_bytes", "Bytes that slots have reserved.", *reserved_bytes);
     page.gauge("slot_budget_bytes", "Bytes that slots may reserve.", edge.config.budget_bytes);
-    page.gauge("group_hash_bytes", "Bytes that tables of group hashes take.", edge.hashes.bytes() as u64);
+    page.gauge(
+        "group_hash_bytes",
+        "Bytes that tables of group hashes take.",
+        edge.hashes.bytes() as u64,
+    );
     page.gauge("group_hash_limit_bytes", "Bytes that they may take.", edge.config.budget_bytes / 4);
     let window = load(&edge.carried.archive_window);
-    page.gauge("archive_window_bytes", "The most that one response held of an archive's members.", window);
+    page.gauge(
+        "archive_window_bytes",
+        "The most that one response held of an archive's members.",
+        window,
+    );
     page.gauge("readers", "Askers that read or may read a slot now.", counts.readers as u64);
-    page.gauge("waiting_asks", "Runs that wait for room, an owner or the master.", counts.asks as u64);
+    page.gauge(
+        "waiting_asks",
+        "Runs that wait for room, an owner or the master.",
+        counts.asks as u64,
+    );
     page.text
 }
 
-fn labelled<C: Copy>(label: &str, name: fn(C) -> &'static str, counts: &BTreeMap<C, u64>) -> Vec<(String, u64)> {
+fn labelled<C: Copy>(
+    label: &str,
+    name: fn(C) -> &'static str,
+    counts: &BTreeMap<C, u64>,
+) -> Vec<(String, u64)> {
     counts.iter().map(|(code, count)| (format!("{label}=\"{}\"", name(*code)), *count)).collect()
 }
 

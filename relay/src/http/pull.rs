@@ -1,5 +1,6 @@
-//! The relay as the asker behind a `/d/` response: pulls the groups it needs in order, two runs ahead, and reads only what has
-//! passed verification. An absent owner is waited for; a reader that stands still gives its slots back and keeps its place.
+//! The relay as the asker behind a `/d/` response: pulls the groups it needs in order, two runs
+//! ahead, and reads only what has passed verification. An absent owner is waited for; a reader that
+//! stands still gives its slots back and keeps its place.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -15,11 +16,12 @@ use lanyard_protocol::{FailureCode, FileEntry, FileRef, GroupRange, LinkHash};
 use tokio::sync::{mpsc, watch};
 
 use super::frames::{Frames, NextFrame};
-use crate::edge::{RelayState, LinkEvent};
-use crate::slot::{ReadMark, ReaderMeter, SlotRead, SlotBuffer};
+use crate::edge::{LinkEvent, RelayState};
+use crate::slot::{ReadMark, ReaderMeter, SlotBuffer, SlotRead};
 
-/// First run of a response. A run doubles after each that its reader took quickly, up to the largest, and halves after each
-/// that it took slowly: what a slow reader was promised and did not take yet is room that others lack.
+/// First run of a response. A run doubles after each that its reader took quickly, up to the
+/// largest, and halves after each that it took slowly: what a slow reader was promised and did not
+/// take yet is room that others lack.
 const FIRST_RUN: u64 = 1 << 20;
 const LARGEST_RUN: u64 = 4 << 20;
 /// Two runs of each of four responses fit the budget.
@@ -34,21 +36,21 @@ const EVENTS: usize = 64;
 
 /// Bytes of one file that a response needs.
 #[derive(Debug, Clone)]
-pub struct FileRange {
+pub(crate) struct FileRange {
     pub file: FileRef,
     pub groups: Groups,
     pub bytes: Range<u64>,
 }
 
 impl FileRange {
-    pub fn new(entry: &FileEntry, bytes: Range<u64>) -> Self {
+    pub(crate) fn new(entry: &FileEntry, bytes: Range<u64>) -> Self {
         Self { file: entry.file_ref(), groups: Groups::new(entry.size, entry.group_log), bytes }
     }
 }
 
 /// What a response is told while it pulls.
 #[derive(Debug)]
-pub enum FetchedBytes {
+pub(crate) enum FetchedBytes {
     Bytes(Bytes),
     /// It goes on by itself, once its owner, the master or room is there.
     Waiting,
@@ -74,7 +76,7 @@ struct SlotSlice {
 }
 
 /// Pulls stretches one after the other.
-pub struct RangeFetcher {
+pub(crate) struct RangeFetcher {
     edge: Arc<RelayState>,
     reader: LinkReader,
     hash: LinkHash,
@@ -89,13 +91,14 @@ pub struct RangeFetcher {
     slices: BTreeMap<ReaderId, SlotSlice>,
     run: u64,
     next_want: u64,
-    /// When the reader was given bytes last, and how long it has taken for those of the oldest want.
+    /// When the reader was given bytes last, and how long it has taken for those of the oldest
+    /// want.
     handed: Option<Instant>,
     taking: Duration,
 }
 
 impl RangeFetcher {
-    pub fn new(edge: Arc<RelayState>, hash: LinkHash, stretches: Vec<FileRange>) -> Self {
+    pub(crate) fn new(edge: Arc<RelayState>, hash: LinkHash, stretches: Vec<FileRange>) -> Self {
         let reader = LinkReader(edge.number());
         let (sender, events) = mpsc::channel(EVENTS);
         edge.link_readers.insert(reader, sender);
@@ -119,23 +122,23 @@ impl RangeFetcher {
         puller
     }
 
-    pub fn reader(&self) -> LinkReader {
+    pub(crate) fn reader(&self) -> LinkReader {
         self.reader
     }
 
     /// Adds what comes after all that was asked for until now.
-    pub fn extend(&mut self, stretches: impl IntoIterator<Item = FileRange>) {
+    pub(crate) fn extend(&mut self, stretches: impl IntoIterator<Item = FileRange>) {
         self.stretches.extend(stretches.into_iter().filter(|stretch| !stretch.bytes.is_empty()));
     }
 
     /// Whether all stretches were delivered.
-    pub fn is_through(&self) -> bool {
+    pub(crate) fn is_through(&self) -> bool {
         self.stretches.is_empty()
     }
 
     /// Returns the next bytes in order, as many as the frame may have, or what there is to say
     /// instead. Loses nothing when dropped before it ends.
-    pub async fn next(&mut self, frame: &mut NextFrame) -> FetchedBytes {
+    pub(crate) async fn next(&mut self, frame: &mut NextFrame) -> FetchedBytes {
         if let Some(handed) = self.handed.take() {
             self.taking += handed.elapsed();
         }
@@ -155,7 +158,8 @@ impl RangeFetcher {
             let most = frame.most().min(stretch.bytes.end - stretch.bytes.start);
             let to = part.range.end.min(from + most);
             let (slot, slice) = (part.slot.clone(), part.slice);
-            let meter = self.slices.get(&slice).map(|slice| slice.meter.clone()).unwrap_or_default();
+            let meter =
+                self.slices.get(&slice).map(|slice| slice.meter.clone()).unwrap_or_default();
             meter.held.store(false, Ordering::Relaxed);
             let mut changes = slot.changes();
             match slot.read(from..to, ReadMark::Passed, &meter) {
@@ -167,7 +171,10 @@ impl RangeFetcher {
                     self.edge.carried.to_links.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return FetchedBytes::Bytes(bytes);
                 }
-                SlotRead::Failed(code) if code.may_retry() || code == FailureCode::Cancelled && !self.is_cut(&meter) => {
+                SlotRead::Failed(code)
+                    if code.may_retry()
+                        || code == FailureCode::Cancelled && !self.is_cut(&meter) =>
+                {
                     self.rewind();
                 }
                 SlotRead::Failed(code) => return FetchedBytes::Failed(code),
@@ -200,7 +207,9 @@ impl RangeFetcher {
     }
 
     fn heard(&mut self, event: Option<(u64, LinkEvent)>) -> Option<FetchedBytes> {
-        let Some((want, event)) = event else { return Some(FetchedBytes::Failed(FailureCode::Busy)) };
+        let Some((want, event)) = event else {
+            return Some(FetchedBytes::Failed(FailureCode::Busy));
+        };
         if !self.wants.iter().any(|(known, _)| *known == want) {
             // Of a want that was given up: its slice goes back.
             if let LinkEvent::Ready { slot, slice, .. } = event {
@@ -224,7 +233,10 @@ impl RangeFetcher {
         meter.held.store(true, Ordering::Relaxed);
         self.slices.insert(slice, SlotSlice { slot: slot.clone(), meter, parts: parts.len() });
         for (file, groups, range) in parts {
-            self.parts.insert((file, groups.first), SlotPart { slot: slot.clone(), slice, groups, range });
+            self.parts.insert(
+                (file, groups.first),
+                SlotPart { slot: slot.clone(), slice, groups, range },
+            );
         }
     }
 
@@ -274,7 +286,8 @@ impl RangeFetcher {
 
     /// The next run's length follows from how long the reader took for the last.
     fn adapt(&mut self) {
-        let largest = LARGEST_RUN.min(self.edge.config.budget_bytes / RUNS_IN_BUDGET).max(SMALLEST_RUN);
+        let largest =
+            LARGEST_RUN.min(self.edge.config.budget_bytes / RUNS_IN_BUDGET).max(SMALLEST_RUN);
         let taking = std::mem::take(&mut self.taking);
         if taking <= QUICK {
             self.run = (self.run * 2).min(largest);
@@ -306,7 +319,7 @@ impl RangeFetcher {
     }
 
     /// Gives everything back and begins anew at the place reached.
-    pub fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         self.parts.clear();
         for (id, slice) in std::mem::take(&mut self.slices) {
             self.give_back(&slice.slot, id, &slice.meter);
@@ -320,7 +333,8 @@ impl RangeFetcher {
         self.wanted_to = (0, at);
     }
 
-    /// Keeps [`AHEAD`] runs wanted. Does not wait, so that [`RangeFetcher::next`] may be dropped at any point and called again.
+    /// Keeps [`AHEAD`] runs wanted. Does not wait, so that [`RangeFetcher::next`] may be dropped at
+    /// any point and called again.
     fn want_more(&mut self) {
         while self.wants.len() < AHEAD {
             let (pieces, bytes) = self.next_run();
@@ -335,14 +349,16 @@ impl RangeFetcher {
         }
     }
 
-    /// The next groups in order, of one owner, as many as fit a run; and the bytes of them that will be delivered.
+    /// The next groups in order, of one owner, as many as fit a run; and the bytes of them that
+    /// will be delivered.
     fn next_run(&mut self) -> (Vec<WantedSpan>, u64) {
         let mut pieces: Vec<WantedSpan> = Vec::new();
         let (mut length, mut bytes) = (0u64, 0u64);
         while let Some(stretch) = self.stretches.get(self.wanted_to.0) {
             let (index, first) = self.wanted_to;
             let last = stretch.groups.at(stretch.bytes.end - 1);
-            let same_owner = pieces.first().is_none_or(|(file, _)| file.public_id == stretch.file.public_id);
+            let same_owner =
+                pieces.first().is_none_or(|(file, _)| file.public_id == stretch.file.public_id);
             if !same_owner || pieces.len() >= MAX_PIECES || length >= self.run {
                 break;
             }
@@ -380,25 +396,29 @@ impl Drop for RangeFetcher {
 }
 
 /// The body of a response, as the task that fills it sees it.
-pub struct Outlet {
+pub(crate) struct Outlet {
     body: mpsc::Sender<Result<Bytes, std::io::Error>>,
     frames: Frames,
 }
 
 impl Outlet {
-    pub fn new(body: mpsc::Sender<Result<Bytes, std::io::Error>>, frames: Frames) -> Self {
+    pub(crate) fn new(body: mpsc::Sender<Result<Bytes, std::io::Error>>, frames: Frames) -> Self {
         Self { body, frames }
     }
 
     /// Waits until the reader is gone.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.body.closed().await;
     }
 
     /// Waits until the reader has taken the last frame; `None` when it is gone. So nothing is read
     /// for a reader that takes nothing. While it stands still for two seconds its slots give way to
     /// whoever needs the room.
-    pub async fn next_frame(&mut self, puller: &mut RangeFetcher, mut paused: impl FnMut()) -> Option<NextFrame> {
+    pub(crate) async fn next_frame(
+        &mut self,
+        puller: &mut RangeFetcher,
+        mut paused: impl FnMut(),
+    ) -> Option<NextFrame> {
         let still = Duration::from_millis(STANDING_STILL_MS);
         if let Ok(frame) = tokio::time::timeout(still, self.taken()).await {
             return frame;
@@ -430,13 +450,13 @@ impl Outlet {
     }
 
     /// Gives bytes to the body. False when the reader is gone.
-    pub async fn give(&mut self, frame: NextFrame, bytes: Bytes) -> bool {
+    pub(crate) async fn give(&mut self, frame: NextFrame, bytes: Bytes) -> bool {
         let bytes = self.frames.give(frame, bytes);
         self.body.send(Ok(bytes)).await.is_ok()
     }
 
     /// Ends a body short: the connection is closed, and nobody takes the part for the whole.
-    pub async fn cut(&self, code: FailureCode) {
+    pub(crate) async fn cut(&self, code: FailureCode) {
         let _ = self.body.send(Err(std::io::Error::other(code.as_str()))).await;
     }
 }

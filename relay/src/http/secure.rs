@@ -1,5 +1,5 @@
-//! The way to https: the authority's certificate for who wants to install it, and, on a hub that takes https only, a page in
-//! place of everything else for who comes by plain http.
+//! The way to https: the authority's certificate for who wants to install it, and, on a hub that
+//! takes https only, a page in place of everything else for who comes by plain http.
 
 use std::sync::Arc;
 
@@ -17,11 +17,14 @@ use crate::tls::Transport;
 
 /// Says what to expect; holds nothing of the request.
 const PAGE: &str = include_str!("secure.html");
-const PAGE_POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const PAGE_POLICY: &str =
+    "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// `GET /ca.crt`: the certificate that a browser or a system can be told to trust.
-pub async fn certificate(State(edge): State<Arc<RelayState>>) -> Response {
-    let Some(tls) = &edge.config.tls else { return ApiError(FailureCode::NotFound).into_response() };
+pub(crate) async fn certificate(State(edge): State<Arc<RelayState>>) -> Response {
+    let Some(tls) = &edge.config.tls else {
+        return ApiError(FailureCode::NotFound).into_response();
+    };
     let der = tls.borrow().authority.to_vec();
     let headers = [
         (header::CONTENT_TYPE, "application/x-x509-ca-cert"),
@@ -33,7 +36,7 @@ pub async fn certificate(State(edge): State<Arc<RelayState>>) -> Response {
 }
 
 /// `GET /secure`: the same hub by https.
-pub async fn redirect(
+pub(crate) async fn redirect(
     State(edge): State<Arc<RelayState>>,
     Extension(HostHeader(authority)): Extension<HostHeader>,
 ) -> Response {
@@ -41,19 +44,27 @@ pub async fn redirect(
         return ApiError(FailureCode::NotFound).into_response();
     }
     // A host without a port is port 80 in plain http, and the same port speaks https.
-    let has_port = authority.rsplit(':').next().is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
-        && (authority.contains("]:") || authority.matches(':').count() == 1);
-    let to = if has_port { format!("https://{authority}/") } else { format!("https://{authority}:80/") };
+    let has_port =
+        authority.rsplit(':').next().is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
+            && (authority.contains("]:") || authority.matches(':').count() == 1);
+    let to =
+        if has_port { format!("https://{authority}/") } else { format!("https://{authority}:80/") };
     match HeaderValue::from_str(&to) {
         Ok(to) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response(),
         Err(_) => ApiError(FailureCode::BadMessage).into_response(),
     }
 }
 
-/// The layer of a hub that takes https only, from wherever a request comes: a proxy or a tunnel which ends on this machine looks
-/// like the machine itself. The hub's own halves and devices speak https too.
-pub async fn gate(State(edge): State<Arc<RelayState>>, request: Request, next: Next) -> Response {
-    let is_secure = request.extensions().get::<Transport>().is_some_and(|transport| transport.is_secure());
+/// The layer of a hub that takes https only, from wherever a request comes: a proxy or a tunnel
+/// which ends on this machine looks like the machine itself. The hub's own halves and devices speak
+/// https too.
+pub(crate) async fn gate(
+    State(edge): State<Arc<RelayState>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_secure =
+        request.extensions().get::<Transport>().is_some_and(|transport| transport.is_secure());
     if !edge.config.require_tls || is_secure {
         return next.run(request).await;
     }
@@ -90,7 +101,12 @@ mod tests {
     const HERE: [u8; 4] = [127, 0, 0, 1];
     const SECURE: Transport = Transport::Tls { channel: Channel([7; 32]) };
 
-    async fn status(require_tls: bool, from: [u8; 4], transport: Transport, request: (&str, &str)) -> u16 {
+    async fn status(
+        require_tls: bool,
+        from: [u8; 4],
+        transport: Transport,
+        request: (&str, &str),
+    ) -> u16 {
         status_at("10.0.0.1:7070", require_tls, from, transport, request).await
     }
 
@@ -110,7 +126,12 @@ mod tests {
         extensions.insert(ConnectInfo(SocketAddr::from((from, 5000))));
         extensions.insert(transport);
         let asked = asked.body(Body::empty()).unwrap();
-        crate::router::router(edge, axum::Router::new()).oneshot(asked).await.unwrap().status().as_u16()
+        crate::router::router(edge, axum::Router::new())
+            .oneshot(asked)
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
     }
 
     /// A54: there is no way around, neither for pages nor for programs.
@@ -132,7 +153,11 @@ mod tests {
             for from in [ELSEWHERE, HERE] {
                 assert_eq!(status(true, from, Transport::Plain, request).await, 426, "{request:?}");
                 let host = "127.0.0.1:7070";
-                assert_eq!(status_at(host, true, from, Transport::Plain, request).await, 426, "{request:?}");
+                assert_eq!(
+                    status_at(host, true, from, Transport::Plain, request).await,
+                    426,
+                    "{request:?}"
+                );
             }
         }
         assert_eq!(status(true, ELSEWHERE, Transport::Plain, ("GET", "/")).await, 200);
@@ -146,8 +171,13 @@ mod tests {
         assert_eq!(status(false, ELSEWHERE, Transport::Plain, ("GET", "/ws/master")).await, 426);
         // No upgrade was asked for, but it got that far.
         assert_eq!(status(false, ELSEWHERE, SECURE, ("GET", "/ws/master")).await, 400);
-        assert_eq!(status(false, HERE, Transport::Plain, ("GET", "/ws/master")).await, 426, "whatever it comes from");
-        let own = status_at("127.0.0.1:7070", false, HERE, Transport::Plain, ("GET", "/ws/master")).await;
+        assert_eq!(
+            status(false, HERE, Transport::Plain, ("GET", "/ws/master")).await,
+            426,
+            "whatever it comes from"
+        );
+        let own =
+            status_at("127.0.0.1:7070", false, HERE, Transport::Plain, ("GET", "/ws/master")).await;
         assert_eq!(own, 400, "it means its own machine, and will have to prove that");
     }
 }

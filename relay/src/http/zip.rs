@@ -1,6 +1,6 @@
-//! The bytes of an archive around its members: stored, zip64 where needed. Written here because no library can promise a length
-//! without the bytes; APPNOTE.TXT 6.3.10 is the format. CRCs follow each member in a data descriptor and stand in the
-//! directory at the end.
+//! The bytes of an archive around its members: stored, zip64 where needed. Written here because no
+//! library can promise a length without the bytes; APPNOTE.TXT 6.3.10 is the format. CRCs follow
+//! each member in a data descriptor and stand in the directory at the end.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use lanyard_protocol::archive::{Extent, FULL16, FULL32, Shape};
@@ -16,7 +16,7 @@ const END: u32 = 0x0605_4b50;
 const UTF8: u16 = 1 << 11;
 const DEFERRED: u16 = 1 << 3;
 
-pub fn shape(member: &LinkMember) -> Shape {
+pub(crate) fn shape(member: &LinkMember) -> Shape {
     Shape::new(&member.name, member.size, member.kind)
 }
 
@@ -24,7 +24,8 @@ pub fn shape(member: &LinkMember) -> Shape {
 fn dos_time(modified_ms: u64) -> (u16, u16) {
     let seconds = modified_ms / 1_000;
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    // Civil date from days since 1970 (Howard Hinnant, "chrono-compatible low-level date
+    // algorithms").
     let z = days + 719_468;
     let (era, doe) = (z / 146_097, z % 146_097);
     let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
@@ -53,8 +54,9 @@ fn size32(shape: &Shape) -> u32 {
     if shape.is_large() { u32::MAX } else { shape.size as u32 }
 }
 
-/// Sizes stand here although bit 3 is set: readers of a stream need them to find the end of stored data.
-pub fn local_header(member: &LinkMember, offset: u64) -> Bytes {
+/// Sizes stand here although bit 3 is set: readers of a stream need them to find the end of stored
+/// data.
+pub(crate) fn local_header(member: &LinkMember, offset: u64) -> Bytes {
     let shape = shape(member);
     let mut out = BytesMut::new();
     let (time, date) = dos_time(member.modified_ms);
@@ -80,7 +82,7 @@ pub fn local_header(member: &LinkMember, offset: u64) -> Bytes {
 }
 
 /// The record after a member's bytes; nothing after a folder.
-pub fn descriptor(member: &LinkMember, crc: u32) -> Bytes {
+pub(crate) fn descriptor(member: &LinkMember, crc: u32) -> Bytes {
     let shape = shape(member);
     let mut out = BytesMut::new();
     if shape.is_folder {
@@ -98,11 +100,12 @@ pub fn descriptor(member: &LinkMember, crc: u32) -> Bytes {
     out.freeze()
 }
 
-pub fn central_header(out: &mut BytesMut, member: &LinkMember, offset: u64, crc: u32) {
+pub(crate) fn central_header(out: &mut BytesMut, member: &LinkMember, offset: u64, crc: u32) {
     let shape = shape(member);
     let extra = shape.central_extra(offset);
     let (time, date) = dos_time(member.modified_ms);
-    // Made on Unix: rw-r--r-- files, rwxr-xr-x folders; never executable because a stranger said so.
+    // Made on Unix: rw-r--r-- files, rwxr-xr-x folders; never executable because a stranger said
+    // so.
     let mode: u32 = if shape.is_folder { 0o040_755 } else { 0o100_644 };
     out.put_u32_le(CENTRAL);
     out.put_u16_le(3 << 8 | 45);
@@ -135,7 +138,7 @@ pub fn central_header(out: &mut BytesMut, member: &LinkMember, offset: u64, crc:
     }
 }
 
-pub fn end(extent: &Extent) -> Bytes {
+pub(crate) fn end(extent: &Extent) -> Bytes {
     let mut out = BytesMut::new();
     let Extent { members, central_at, central_length } = *extent;
     if extent.needs_end64() {

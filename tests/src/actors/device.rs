@@ -1,22 +1,23 @@
-//! A device's driver around a Peer: a socket that opens or does not, files that change under its hands, and a disk of
-//! group hashes in place of bytes.
+//! A device's driver around a Peer: a socket that opens or does not, files that change under its
+//! hands, and a disk of group hashes in place of bytes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lanyard_hub::IdSource;
 use lanyard_hub::peer::{
-    CloseReason, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, Peer, PeerConfig, MembershipPhase, Reveals, ShareState,
-    TransferOrder, WantedFile,
+    CloseReason, Effect, EndReason, FetchId, FetchOutcome, GroupSet, Input, MembershipPhase, Peer,
+    PeerConfig, Reveals, ShareState, TransferOrder, WantedFile,
 };
 use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::identity::{Keypair, public_id};
 use lanyard_protocol::{
-    DeviceId, DeviceKind, DeviceToRelay, EntryKind, EphemeralKey, FailureCode, FileEntry, FileId, FileRef, Frame,
-    GroupRange, Instance, NewFile, PublicKey, Ref, RelayToDevice, Root, Signature, Ticket, TransferId,
+    DeviceId, DeviceKind, DeviceToRelay, EntryKind, EphemeralKey, FailureCode, FileEntry, FileId,
+    FileRef, Frame, GroupRange, Instance, NewFile, PublicKey, Ref, RelayToDevice, Root, Signature,
+    Ticket, TransferId,
 };
 
-use super::sim_slots::{SimBody, PlaneEvent, ReadBy, Unit};
-use crate::simulation::{ConnId, Endpoint, SimEvent, Packet, Simulation};
+use super::sim_slots::{PlaneEvent, ReadBy, SimBody, Unit};
+use crate::simulation::{ConnId, Endpoint, Packet, SimEvent, Simulation};
 
 /// A person who reads why a device ended takes so long to ask again.
 const TRIES_AGAIN_MS: u64 = 3_000;
@@ -27,7 +28,8 @@ pub struct DeviceIndex(pub usize);
 /// The keys that simulated devices have; several processes may share one.
 pub fn device_key(n: usize) -> PublicKey {
     static KEYS: std::sync::OnceLock<Vec<PublicKey>> = std::sync::OnceLock::new();
-    let keys = KEYS.get_or_init(|| (0..20).map(|n| Keypair::from_seed(&[n + 1; 32]).public()).collect());
+    let keys =
+        KEYS.get_or_init(|| (0..20).map(|n| Keypair::from_seed(&[n + 1; 32]).public()).collect());
     keys[n]
 }
 
@@ -269,7 +271,8 @@ impl Simulation {
         }
     }
 
-    /// Goes to another network. What it had said over the old one may come after what it says over the new one.
+    /// Goes to another network. What it had said over the old one may come after what it says over
+    /// the new one.
     pub fn wander(&mut self, index: DeviceIndex, late_ms: u64) {
         if let Some(conn) = self.device(index).conn {
             self.leave(conn, late_ms);
@@ -315,7 +318,8 @@ impl Simulation {
         }
     }
 
-    // ── Its socket ──────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Its socket
+    // ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn device_timeout(&mut self, index: DeviceIndex) {
         let now = self.moment();
@@ -354,7 +358,12 @@ impl Simulation {
         self.relay_accepts(conn);
     }
 
-    pub(crate) fn device_hears(&mut self, index: DeviceIndex, conn: ConnId, frame: Frame<RelayToDevice>) {
+    pub(crate) fn device_hears(
+        &mut self,
+        index: DeviceIndex,
+        conn: ConnId,
+        frame: Frame<RelayToDevice>,
+    ) {
         let device = self.device_mut(index);
         if device.conn != Some(conn) {
             return;
@@ -419,7 +428,9 @@ impl Simulation {
                     self.device_mut(index).share_states.insert(file_id, state);
                 }
             }
-            Effect::Upload { ticket, pieces, length: _ } => self.start_upload(index, ticket, pieces),
+            Effect::Upload { ticket, pieces, length: _ } => {
+                self.start_upload(index, ticket, pieces)
+            }
             Effect::CancelUpload { ticket, .. } => {
                 self.model.count("upload cancelled");
                 self.device_mut(index).uploads.remove(&ticket);
@@ -429,19 +440,25 @@ impl Simulation {
                 self.replace_file(index, file_id);
             }
             Effect::EndBodies => self.bodies_break(index),
-            Effect::Fetch { fetch, transfer_id, ticket, .. } => self.start_fetch(index, fetch, transfer_id, ticket),
+            Effect::Fetch { fetch, transfer_id, ticket, .. } => {
+                self.start_fetch(index, fetch, transfer_id, ticket)
+            }
             Effect::CancelFetch { fetch } => {
                 if self.device_mut(index).fetches.remove(&fetch).is_some() {
                     self.model.count("fetch cancelled");
                     self.tell_plane(PlaneEvent::GetBroken { fetch, device: index });
                 }
             }
-            Effect::CloseFile { transfer_id, file_id, root } => self.close_file(index, transfer_id, file_id, root),
+            Effect::CloseFile { transfer_id, file_id, root } => {
+                self.close_file(index, transfer_id, file_id, root)
+            }
             Effect::DiscardFile { transfer_id, file_id } => {
                 self.model.count("file discarded");
                 self.device_mut(index).stored.remove(&(transfer_id, file_id));
             }
-            Effect::FileDone { transfer_id, file_id } => self.file_done(index, transfer_id, file_id),
+            Effect::FileDone { transfer_id, file_id } => {
+                self.file_done(index, transfer_id, file_id)
+            }
             Effect::FileFailed { transfer_id, file_id, code, .. } => {
                 self.model.count("download failed");
                 if let Some(download) = self.device_mut(index).downloads.get_mut(&transfer_id) {
@@ -492,7 +509,8 @@ impl Simulation {
         }
     }
 
-    // ── Sharing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Sharing
+    // ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Puts a new file on its disk and offers it.
     pub fn share(&mut self, index: DeviceIndex, path: &str, size: u64, with_root: bool) -> FileId {
@@ -527,14 +545,18 @@ impl Simulation {
         bytes[6] = (bytes[6] & 0x0f) | 0x40;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]).parse().unwrap()
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+            .parse()
+            .unwrap()
     }
 
     fn offer(&mut self, index: DeviceIndex, new: NewFile, content: Content) -> FileId {
         let file_id = new.file_id;
         let public_id = self.device(index).public_id;
         self.model.truth.insert(FileRef { public_id, file_id }, (content, false));
-        self.device_mut(index).local.insert(file_id, LocalFile { new: new.clone(), content, changed: None });
+        self.device_mut(index)
+            .local
+            .insert(file_id, LocalFile { new: new.clone(), content, changed: None });
         self.tell_peer(index, Input::Share { files: vec![new] });
         file_id
     }
@@ -557,7 +579,13 @@ impl Simulation {
         let Some(file) = self.device_mut(index).local.remove(&old) else { return };
         let content = file.changed.unwrap_or(file.content);
         let modified_ms = self.wall_ms();
-        let new = NewFile { file_id: self.new_file_id(), size: content.size, modified_ms, root: None, ..file.new };
+        let new = NewFile {
+            file_id: self.new_file_id(),
+            size: content.size,
+            modified_ms,
+            root: None,
+            ..file.new
+        };
         let public_id = self.device(index).public_id;
         self.model.count("file replaced");
         self.model.truth.insert(FileRef { public_id, file_id: new.file_id }, (content, false));
@@ -566,24 +594,38 @@ impl Simulation {
         self.tell_peer(index, Input::Replaced { old, new: Some(new) });
     }
 
-    fn start_upload(&mut self, index: DeviceIndex, ticket: Ticket, pieces: Vec<lanyard_protocol::GroupSpan>) {
+    fn start_upload(
+        &mut self,
+        index: DeviceIndex,
+        ticket: Ticket,
+        pieces: Vec<lanyard_protocol::GroupSpan>,
+    ) {
         let device = self.device_mut(index);
         if device.lazy || !device.online || device.uploads.contains_key(&ticket) {
             return;
         }
-        let units = pieces.iter().flat_map(|piece| piece.groups.iter().map(|group| (piece.file_id, group))).collect();
+        let units = pieces
+            .iter()
+            .flat_map(|piece| piece.groups.iter().map(|group| (piece.file_id, group)))
+            .collect();
         device.uploads.insert(ticket, Upload { units, length_ms: device.put_ms });
         let (conn, life, put_ms) = (device.conn, device.life, device.put_ms);
         let Some(conn) = conn else { return };
         self.tell_plane(PlaneEvent::PutHead { conn, ticket });
-        self.after(put_ms, SimEvent::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: 0 }));
+        self.after(
+            put_ms,
+            SimEvent::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: 0 }),
+        );
     }
 
     fn put_next(&mut self, index: DeviceIndex, ticket: Ticket, at: usize) {
         let device = self.device_mut(index);
         let life = device.life;
         if device.frozen || !device.online {
-            return self.after(500, SimEvent::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: at }));
+            return self.after(
+                500,
+                SimEvent::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: at }),
+            );
         }
         let Some(upload) = device.uploads.get(&ticket) else { return };
         let (file_id, group) = upload.units[at];
@@ -594,7 +636,10 @@ impl Simulation {
         let run: BTreeSet<FileId> = upload.units.iter().map(|(file_id, _)| *file_id).collect();
         let content = file.content;
         // Looked at after the last byte of the run was read, before it is sent.
-        let changed = run.iter().find(|id| device.local.get(id).is_none_or(|file| file.changed.is_some())).copied();
+        let changed = run
+            .iter()
+            .find(|id| device.local.get(id).is_none_or(|file| file.changed.is_some()))
+            .copied();
         if let Some(culprit) = changed.filter(|_| last) {
             self.model.count("file changed at its owner");
             self.refuse_upload(index, ticket, FailureCode::FileChanged, culprit);
@@ -618,17 +663,27 @@ impl Simulation {
         if last {
             self.device_mut(index).uploads.remove(&ticket);
         } else {
-            self.after(wait, SimEvent::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: at + 1 }));
+            self.after(
+                wait,
+                SimEvent::DeviceBytes(index, life, BytesEvent::PutNext { ticket, index: at + 1 }),
+            );
         }
     }
 
-    fn refuse_upload(&mut self, index: DeviceIndex, ticket: Ticket, code: FailureCode, file_id: FileId) {
+    fn refuse_upload(
+        &mut self,
+        index: DeviceIndex,
+        ticket: Ticket,
+        code: FailureCode,
+        file_id: FileId,
+    ) {
         self.device_mut(index).uploads.remove(&ticket);
         self.tell_plane(PlaneEvent::PutBroken { ticket });
         self.tell_peer(index, Input::UploadRefused { ticket, code, file_id: Some(file_id) });
     }
 
-    // ── Downloading ─────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Downloading
+    // ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Fetches files of one owner, going on from what an earlier try stored.
     pub fn download(
@@ -656,7 +711,11 @@ impl Simulation {
             .iter()
             .map(|entry| {
                 let mut have = GroupSet::default();
-                for group in device.stored.get(&(transfer_id, entry.file_id)).into_iter().flat_map(|s| s.values.keys())
+                for group in device
+                    .stored
+                    .get(&(transfer_id, entry.file_id))
+                    .into_iter()
+                    .flat_map(|s| s.values.keys())
                 {
                     have.insert(GroupRange::new(*group, 1));
                 }
@@ -694,10 +753,19 @@ impl Simulation {
 
     pub fn pause_download(&mut self, index: DeviceIndex, transfer_id: TransferId, paused: bool) {
         self.device_mut(index).downloads.get_mut(&transfer_id).unwrap().paused = paused;
-        self.tell_peer(index, if paused { Input::Pause { transfer_id } } else { Input::Resume { transfer_id } });
+        self.tell_peer(
+            index,
+            if paused { Input::Pause { transfer_id } } else { Input::Resume { transfer_id } },
+        );
     }
 
-    fn start_fetch(&mut self, index: DeviceIndex, fetch: FetchId, transfer_id: TransferId, ticket: Ticket) {
+    fn start_fetch(
+        &mut self,
+        index: DeviceIndex,
+        fetch: FetchId,
+        transfer_id: TransferId,
+        ticket: Ticket,
+    ) {
         let device = self.device_mut(index);
         let (life, online, conn) = (device.life, device.online, device.conn);
         device.fetches.insert(fetch, Fetching { transfer_id });
@@ -718,7 +786,9 @@ impl Simulation {
         let over = |device: &SimDevice, fetch: &FetchId| !device.fetches.contains_key(fetch);
         match event {
             BytesEvent::PutNext { ticket, index: at } => self.put_next(index, ticket, at),
-            BytesEvent::Got { fetch, unit } if !over(device, &fetch) => self.got(index, fetch, *unit),
+            BytesEvent::Got { fetch, unit } if !over(device, &fetch) => {
+                self.got(index, fetch, *unit)
+            }
             BytesEvent::Complete { fetch } if !over(device, &fetch) => {
                 self.fetch_ends(index, fetch, FetchOutcome::Complete);
             }
@@ -754,12 +824,17 @@ impl Simulation {
                 }
                 stored.values.insert(unit.group, value);
                 let groups = GroupRange::new(unit.group, 1);
-                let read = (0..).take_while(|group| stored.values.contains_key(group)).count() as u32;
+                let read =
+                    (0..).take_while(|group| stored.values.contains_key(group)).count() as u32;
                 let life = device.life;
-                let streams = device.downloads.get(&transfer_id).is_some_and(|download| download.streams);
+                let streams =
+                    device.downloads.get(&transfer_id).is_some_and(|download| download.streams);
                 self.tell_peer(
                     index,
-                    Input::Stored { transfer_id, pieces: vec![lanyard_protocol::GroupSpan { file_id, groups }] },
+                    Input::Stored {
+                        transfer_id,
+                        pieces: vec![lanyard_protocol::GroupSpan { file_id, groups }],
+                    },
                 );
                 if streams {
                     let event = BytesEvent::Consumed { transfer_id, file_id, groups: read };
@@ -767,8 +842,12 @@ impl Simulation {
                 }
             }
             SimBody::List(list) => {
-                let wrong: Vec<u32> =
-                    stored.values.iter().filter(|(n, value)| list[**n as usize] != **value).map(|(n, _)| *n).collect();
+                let wrong: Vec<u32> = stored
+                    .values
+                    .iter()
+                    .filter(|(n, value)| list[**n as usize] != **value)
+                    .map(|(n, _)| *n)
+                    .collect();
                 stored.values.retain(|n, _| !wrong.contains(n));
                 stored.list = Some(list);
                 self.model.count("values fetched");
@@ -781,12 +860,19 @@ impl Simulation {
         }
     }
 
-    fn close_file(&mut self, index: DeviceIndex, transfer_id: TransferId, file_id: FileId, root: Option<Root>) {
+    fn close_file(
+        &mut self,
+        index: DeviceIndex,
+        transfer_id: TransferId,
+        file_id: FileId,
+        root: Option<Root>,
+    ) {
         let device = self.device(index);
         let Some(download) = device.downloads.get(&transfer_id) else { return };
         let wanted = download.files.iter().find(|file| file.file_id == file_id).unwrap();
         let stored = device.stored.get(&(transfer_id, file_id));
-        let values: Vec<GroupHash> = stored.into_iter().flat_map(|stored| stored.values.values().copied()).collect();
+        let values: Vec<GroupHash> =
+            stored.into_iter().flat_map(|stored| stored.values.values().copied()).collect();
         let merged = Groups::new(wanted.size, wanted.group_log).root(&values);
         assert!(merged.is_some(), "a file is closed when all its groups are here");
         let right = root.is_none_or(|root| merged == Some(root));

@@ -1,20 +1,24 @@
-//! Somebody behind a `/d/` address: opens it, reads its files in order and only what has passed, waits for an absent owner, and
-//! comes back when the relay was gone.
+//! Somebody behind a `/d/` address: opens it, reads its files in order and only what has passed,
+//! waits for an absent owner, and comes back when the relay was gone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use lanyard_hub::broker::{CallId, Effect, Input, LinkInfo, LinkReader, LinkContent, ReaderId, SlotId, WantedSpan};
+use lanyard_hub::broker::{
+    CallId, Effect, Input, LinkContent, LinkInfo, LinkReader, ReaderId, SlotId, WantedSpan,
+};
 use lanyard_hub::peer::Input as PeerInput;
 use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::{
     LinkArchive, LinkDrop, LinkFolder, LinkMember, LinkPage, LinkRequest, LinksPull, RequestFailed,
 };
-use lanyard_protocol::{DeviceId, DeviceToRelay, FailureCode, FileEntry, FileRef, GroupRange, LinkSeed, RelayToDevice};
+use lanyard_protocol::{
+    DeviceId, DeviceToRelay, FailureCode, FileEntry, FileRef, GroupRange, LinkSeed, RelayToDevice,
+};
 
 use super::device::DeviceIndex;
-use super::sim_slots::{SimBody, ReadBy, Unit};
+use super::sim_slots::{ReadBy, SimBody, Unit};
 use crate::simulation::{SimEvent, Simulation};
 
 /// Groups of one want, and wants at once.
@@ -99,7 +103,8 @@ struct SimSlice {
 impl LinkReading {
     /// All bytes are read, and of an archive the names at its end too.
     fn is_through(&self) -> bool {
-        let has_all = |archive: &Archive| archive.directory && archive.next == archive.layout.members;
+        let has_all =
+            |archive: &Archive| archive.directory && archive.next == archive.layout.members;
         self.position == self.units.len() && self.archive.as_ref().is_none_or(has_all)
     }
 
@@ -134,22 +139,48 @@ impl Simulation {
         self.device(maker).peer.as_ref()?;
         let drawn_by = self.device(maker).public_id;
         let drawn = DrawnLink::new(&LinkSeed(self.random.bytes()), drawn_by);
-        let request =
-            LinkRequest { link_hash: drawn.hash, binding: drawn.binding, files, folder, name: None, valid_ms, uses };
+        let request = LinkRequest {
+            link_hash: drawn.hash,
+            binding: drawn.binding,
+            files,
+            folder,
+            name: None,
+            valid_ms,
+            uses,
+        };
         Some(self.order_link(maker, drawn, drawn_by, request))
     }
 
-    /// A member that heard how another's link was made registers its hash and its binding for files of its own choice.
-    pub fn squat_link(&mut self, squatter: DeviceIndex, heard: usize, files: Vec<FileRef>) -> Option<usize> {
+    /// A member that heard how another's link was made registers its hash and its binding for files
+    /// of its own choice.
+    pub fn squat_link(
+        &mut self,
+        squatter: DeviceIndex,
+        heard: usize,
+        files: Vec<FileRef>,
+    ) -> Option<usize> {
         self.device(squatter).peer.as_ref()?;
         let LinkReading { drawn, drawn_by, .. } = &self.links[heard];
         let DrawnLink { hash, binding, .. } = *drawn;
-        let request =
-            LinkRequest { link_hash: hash, binding, files, folder: None, name: None, valid_ms: None, uses: None };
+        let request = LinkRequest {
+            link_hash: hash,
+            binding,
+            files,
+            folder: None,
+            name: None,
+            valid_ms: None,
+            uses: None,
+        };
         Some(self.order_link(squatter, *drawn, *drawn_by, request))
     }
 
-    fn order_link(&mut self, maker: DeviceIndex, drawn: DrawnLink, drawn_by: DeviceId, request: LinkRequest) -> usize {
+    fn order_link(
+        &mut self,
+        maker: DeviceIndex,
+        drawn: DrawnLink,
+        drawn_by: DeviceId,
+        request: LinkRequest,
+    ) -> usize {
         self.model.calls += 1;
         let ask = self.model.calls;
         self.links.push(LinkReading {
@@ -178,13 +209,22 @@ impl Simulation {
         });
         self.model.count("link ordered");
         let link = self.links.len() - 1;
-        self.tell_peer(maker, PeerInput::Ask { ask, message: Box::new(DeviceToRelay::LinkRequest(request)) });
+        self.tell_peer(
+            maker,
+            PeerInput::Ask { ask, message: Box::new(DeviceToRelay::LinkRequest(request)) },
+        );
         link
     }
 
     /// Takes the answer to a maker's ask.
-    pub(crate) fn link_answered(&mut self, ask: u64, answer: Result<Box<RelayToDevice>, RequestFailed>) {
-        let Some(link) = self.links.iter().position(|reading| reading.asks.contains(&ask)) else { return };
+    pub(crate) fn link_answered(
+        &mut self,
+        ask: u64,
+        answer: Result<Box<RelayToDevice>, RequestFailed>,
+    ) {
+        let Some(link) = self.links.iter().position(|reading| reading.asks.contains(&ask)) else {
+            return;
+        };
         let reading = &mut self.links[link];
         match answer.map(|answer| *answer) {
             Ok(RelayToDevice::LinkMade(made)) => {
@@ -311,7 +351,9 @@ impl Simulation {
                 }
             }
             Effect::LinkMembers { call, result } => {
-                let of_call = |reading: &LinkReading| reading.archive.as_ref().is_some_and(|a| a.call == Some(call));
+                let of_call = |reading: &LinkReading| {
+                    reading.archive.as_ref().is_some_and(|a| a.call == Some(call))
+                };
                 let Some(link) = self.links.iter().position(of_call) else { return };
                 match result {
                     Ok(members) => self.link_page(link, members),
@@ -330,12 +372,19 @@ impl Simulation {
                 let mut units = Vec::new();
                 for (file, groups, _) in &parts {
                     for group in groups.iter() {
-                        let at = self.links[link].units.iter().position(|unit| *unit == (*file, group));
+                        let at =
+                            self.links[link].units.iter().position(|unit| *unit == (*file, group));
                         units.push(at.expect("a link is given what it wants"));
                     }
                 }
                 let moved_at = self.now;
-                self.links[link].slices.push(SimSlice { slot, reader: slice, units, moved_at, still: false });
+                self.links[link].slices.push(SimSlice {
+                    slot,
+                    reader: slice,
+                    units,
+                    moved_at,
+                    still: false,
+                });
                 self.add_reader(slot, slice, ReadBy::Link(link), None, &ranges);
                 let generation = self.links[link].generation;
                 self.after(STILL_MS, SimEvent::LinkWatch(link, generation));
@@ -357,7 +406,9 @@ impl Simulation {
 
     fn link_of_reader(&self, reader: LinkReader, want: u64) -> Option<usize> {
         let has = |reading: &LinkReading| reading.wants.iter().any(|(known, _)| *known == want);
-        let found = |reading: &LinkReading| reading.state == LinkReadingState::Reading && reading.reader == reader;
+        let found = |reading: &LinkReading| {
+            reading.state == LinkReadingState::Reading && reading.reader == reader
+        };
         self.links.iter().position(|reading| found(reading) && has(reading))
     }
 
@@ -390,7 +441,10 @@ impl Simulation {
         self.model.calls += 1;
         let number = self.model.calls;
         let reading = &mut self.links[link];
-        assert_eq!(info.maker, reading.drawn_by, "an address opens what its maker named, or nothing");
+        assert_eq!(
+            info.maker, reading.drawn_by,
+            "an address opens what its maker named, or nothing"
+        );
         reading.reader = LinkReader(number);
         match &info.what {
             LinkContent::Nothing => {
@@ -409,7 +463,8 @@ impl Simulation {
                 reading.units = Vec::new();
                 let layout = layout.clone();
                 let ends = Vec::new();
-                reading.archive = Some(Archive { layout, next: 0, ends, directory: false, call: None });
+                reading.archive =
+                    Some(Archive { layout, next: 0, ends, directory: false, call: None });
                 self.model.count("archive opened");
             }
         }
@@ -454,7 +509,10 @@ impl Simulation {
         let Some(archive) = &mut reading.archive else { return };
         archive.call = None;
         archive.next += members.len() as u32;
-        assert!(!members.is_empty() && archive.next <= archive.layout.members, "a page is of the layout");
+        assert!(
+            !members.is_empty() && archive.next <= archive.layout.members,
+            "a page is of the layout"
+        );
         if archive.directory {
             self.model.count("archive directory");
         } else {
@@ -490,11 +548,16 @@ impl Simulation {
             }
             let from = reading.wanted_to;
             let owner = reading.units[from].0.public_id;
-            let run = reading.units[from..].iter().take(RUN_GROUPS).take_while(|(file, _)| file.public_id == owner);
+            let run = reading.units[from..]
+                .iter()
+                .take(RUN_GROUPS)
+                .take_while(|(file, _)| file.public_id == owner);
             let mut pieces: Vec<WantedSpan> = Vec::new();
             for (file, group) in run {
                 match pieces.last_mut() {
-                    Some((last, groups)) if last == file && groups.end() == *group => groups.count += 1,
+                    Some((last, groups)) if last == file && groups.end() == *group => {
+                        groups.count += 1
+                    }
                     _ => pieces.push((*file, GroupRange::new(*group, 1))),
                 }
             }
@@ -511,7 +574,10 @@ impl Simulation {
     /// Takes its next unit, if that has passed.
     pub(crate) fn pull_link(&mut self, link: usize) {
         let reading = &self.links[link];
-        if reading.busy || reading.state != LinkReadingState::Reading || self.next_unit(link).is_none() {
+        if reading.busy
+            || reading.state != LinkReadingState::Reading
+            || self.next_unit(link).is_none()
+        {
             return;
         }
         let (pace, generation) = (reading.pace_ms, reading.generation);
@@ -563,7 +629,8 @@ impl Simulation {
         self.pull_link(link);
     }
 
-    /// What it holds and does not take, for it waits for something before that, may be taken from it.
+    /// What it holds and does not take, for it waits for something before that, may be taken from
+    /// it.
     pub(crate) fn watch_link(&mut self, link: usize, generation: u64) {
         let now = self.now;
         let reading = &mut self.links[link];
@@ -571,7 +638,11 @@ impl Simulation {
             return;
         }
         let mut stands = Vec::new();
-        for slice in reading.slices.iter_mut().filter(|slice| !slice.still && now - slice.moved_at >= STILL_MS) {
+        for slice in reading
+            .slices
+            .iter_mut()
+            .filter(|slice| !slice.still && now - slice.moved_at >= STILL_MS)
+        {
             slice.still = true;
             stands.push((slice.slot, slice.reader));
         }

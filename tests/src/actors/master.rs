@@ -1,17 +1,20 @@
-//! The master's driver around an Authority: a disk that takes its time, and a crash that loses what was not on it.
+//! The master's driver around an Authority: a disk that takes its time, and a crash that loses what
+//! was not on it.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use lanyard_hub::authority::{
-    Admission, RequestToken, Authority, AuthorityConfig, StoreWrite, OperatorCommand, Effect, OperatorEvent as AuthorityEvent, Input, LinkRecord,
-    ListedFile, Member, SavedState, Verdict, Approval,
+    Admission, Approval, Authority, AuthorityConfig, Effect, Input, LinkRecord, ListedFile, Member,
+    OperatorCommand, OperatorEvent as AuthorityEvent, RequestToken, SavedState, StoreWrite,
+    Verdict,
 };
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::{
-    DeviceId, FileRef, LinkHash, MasterFrame, MasterToConsole, MasterToRelay, PublicKey, RelayToMaster, message,
+    DeviceId, FileRef, LinkHash, MasterFrame, MasterToConsole, MasterToRelay, PublicKey,
+    RelayToMaster, message,
 };
 
-use crate::simulation::{ConnId, Endpoint, SimEvent, Packet, Simulation};
+use crate::simulation::{ConnId, Endpoint, Packet, SimEvent, Simulation};
 
 /// The hub's key, which the relay holds.
 pub fn hub_key() -> PublicKey {
@@ -62,11 +65,16 @@ impl SimDisk {
     fn apply(&mut self, change: StoreWrite) {
         match change {
             StoreWrite::Revision(revision) => self.revision = revision,
-            StoreWrite::MemberPut(member) => drop(self.members.insert(member.client.public_id, member)),
+            StoreWrite::MemberPut(member) => {
+                drop(self.members.insert(member.client.public_id, member))
+            }
             StoreWrite::MemberGone(device) => drop(self.members.remove(&device)),
             StoreWrite::FilesPut { files, revision } => {
                 for entry in files {
-                    self.files.insert(entry.file_ref(), ListedFile { entry, revision, withdrawn_ms: None });
+                    self.files.insert(
+                        entry.file_ref(),
+                        ListedFile { entry, revision, withdrawn_ms: None },
+                    );
                 }
             }
             StoreWrite::FilesWithdrawn { public_id, file_ids, revision, at_ms } => {
@@ -112,7 +120,11 @@ impl Simulation {
         }
         let config = AuthorityConfig {
             host: None,
-            admission: if self.config.admit_everyone { Admission::Everyone } else { Admission::Ask },
+            admission: if self.config.admit_everyone {
+                Admission::Everyone
+            } else {
+                Admission::Ask
+            },
             tap_to_approve: self.config.tap_to_approve,
         };
         self.master_lives += 1;
@@ -154,7 +166,9 @@ impl Simulation {
     }
 
     pub(crate) fn master_connects(&mut self, life: u64) {
-        let Some(master) = self.master.as_ref().filter(|master| master.life == life && master.conn.is_none()) else {
+        let Some(master) =
+            self.master.as_ref().filter(|master| master.life == life && master.conn.is_none())
+        else {
             return;
         };
         let life = master.life;
@@ -170,7 +184,9 @@ impl Simulation {
     }
 
     pub(crate) fn master_registered(&mut self, conn: ConnId) {
-        let Some(master) = self.master.as_mut().filter(|master| master.conn == Some(conn)) else { return };
+        let Some(master) = self.master.as_mut().filter(|master| master.conn == Some(conn)) else {
+            return;
+        };
         master.registered = true;
         self.tell_authority(Input::RelayReady { hub_key: hub_key() });
     }
@@ -182,7 +198,9 @@ impl Simulation {
     }
 
     pub(crate) fn master_lost_conn(&mut self, conn: ConnId) {
-        let Some(master) = self.master.as_mut().filter(|master| master.conn == Some(conn)) else { return };
+        let Some(master) = self.master.as_mut().filter(|master| master.conn == Some(conn)) else {
+            return;
+        };
         master.conn = None;
         let life = master.life;
         let was_registered = std::mem::take(&mut master.registered);
@@ -205,7 +223,10 @@ impl Simulation {
     /// Types the digits that the device shows (or other ones).
     pub fn approve(&mut self, public_id: DeviceId, code: &str) {
         let word = Approval::Typed(code.to_owned());
-        self.operator(OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None }, "approve");
+        self.operator(
+            OperatorCommand::Approve { public_id, request_id: None, word, for_ms: None },
+            "approve",
+        );
     }
 
     fn tell_authority(&mut self, input: Input) {
@@ -253,10 +274,13 @@ impl Simulation {
     }
 
     pub(crate) fn master_committed(&mut self, life: u64, items: usize) {
-        let Some(master) = self.master.as_mut().filter(|master| master.life == life) else { return };
+        let Some(master) = self.master.as_mut().filter(|master| master.life == life) else {
+            return;
+        };
         master.committing = false;
         let batch: Vec<Effect> = master.out.drain(..items).collect();
-        // In order: what was said before a later save of the batch may be said before it is on disk.
+        // In order: what was said before a later save of the batch may be said before it is on
+        // disk.
         for effect in batch {
             self.master_does(effect);
         }
@@ -280,8 +304,12 @@ impl Simulation {
             Effect::Publish { message, ask } => self.answered(ask, &message),
             Effect::Answer { ask, message } => self.answered(Some(ask), &message),
             Effect::Note(_) => {}
-            Effect::Event(AuthorityEvent::DevicePending { .. }) => self.model.count("the host is asked"),
-            Effect::Event(AuthorityEvent::DeviceLeft { .. }) => self.model.count("a prompt is left"),
+            Effect::Event(AuthorityEvent::DevicePending { .. }) => {
+                self.model.count("the host is asked")
+            }
+            Effect::Event(AuthorityEvent::DeviceLeft { .. }) => {
+                self.model.count("a prompt is left")
+            }
         }
     }
 
@@ -302,8 +330,12 @@ impl Simulation {
     /// On disk before it is said.
     fn assert_saved(&self, message: &MasterToRelay) {
         let (verdict, revision) = match message {
-            MasterToRelay::ClientApproved(m) => (Some((m.client.public_id, Verdict::Approved)), m.revision),
-            MasterToRelay::DisApproveClient(m) => (Some((m.public_id, Verdict::Refused)), m.revision),
+            MasterToRelay::ClientApproved(m) => {
+                (Some((m.client.public_id, Verdict::Approved)), m.revision)
+            }
+            MasterToRelay::DisApproveClient(m) => {
+                (Some((m.public_id, Verdict::Refused)), m.revision)
+            }
             MasterToRelay::ClientUpdated(m) => (None, m.revision),
             MasterToRelay::FilesAdded(m) => (None, m.revision),
             MasterToRelay::FilesUpdated(m) => (None, m.revision),
@@ -313,9 +345,17 @@ impl Simulation {
             MasterToRelay::MasterRoster(m) => (None, m.revision),
             _ => return,
         };
-        assert!(revision <= self.disk.revision, "{message:?} is said, revision {} is on disk", self.disk.revision);
+        assert!(
+            revision <= self.disk.revision,
+            "{message:?} is said, revision {} is on disk",
+            self.disk.revision
+        );
         if let Some((device, verdict)) = verdict {
-            assert_eq!(self.disk.verdict(device), Some(verdict), "{message:?} is said before it is on disk");
+            assert_eq!(
+                self.disk.verdict(device),
+                Some(verdict),
+                "{message:?} is said before it is on disk"
+            );
         }
     }
 
@@ -324,9 +364,14 @@ impl Simulation {
             MasterToRelay::ApprovalRestart(_) => "knock restarted",
             MasterToRelay::ApprovalOpen(opening) => {
                 // Whoever leaves now was seen.
-                let knocks = self.master.as_ref().map(|master| master.authority.knocks(false).knocks);
-                let is_shown = |knock: &message::JoinRequestInfo| knock.request_id == opening.request_id;
-                assert!(knocks.is_some_and(|knocks| knocks.iter().any(is_shown)), "opened before it was shown");
+                let knocks =
+                    self.master.as_ref().map(|master| master.authority.knocks(false).knocks);
+                let is_shown =
+                    |knock: &message::JoinRequestInfo| knock.request_id == opening.request_id;
+                assert!(
+                    knocks.is_some_and(|knocks| knocks.iter().any(is_shown)),
+                    "opened before it was shown"
+                );
                 "knock opened"
             }
             MasterToRelay::ClientApproved(_) => "approved",

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, Rejections, SessionId};
 use lanyard_protocol::message::{Challenge, ClientRegister, ClientRegisterAck, Empty};
 use lanyard_protocol::{
-    BootId, CloseCode, DeviceToRelay, EphemeralKey, Frame, HubInfo, KeyId, MasterFrame, MasterToRelay, Membership,
-    Nonce, PROTOCOL_VERSION, RelayToDevice, Signature, TransportMode, codec, identity,
+    BootId, CloseCode, DeviceToRelay, EphemeralKey, Frame, HubInfo, KeyId, MasterFrame,
+    MasterToRelay, Membership, Nonce, PROTOCOL_VERSION, RelayToDevice, Signature, TransportMode,
+    codec, identity,
 };
 
 use super::sim_slots::Plane;
-use crate::simulation::{ConnId, SimEvent, Packet, Simulation};
+use crate::simulation::{ConnId, Packet, SimEvent, Simulation};
 
 /// One life of the relay.
 pub struct SimRelay {
@@ -102,7 +103,10 @@ impl Simulation {
 
     fn drain_relay(&mut self) {
         let asleep = self.asleep();
-        let before = std::mem::replace(&mut self.relay.as_mut().expect("it was just told something").asleep, asleep);
+        let before = std::mem::replace(
+            &mut self.relay.as_mut().expect("it was just told something").asleep,
+            asleep,
+        );
         if asleep > before {
             self.model.count("fell asleep");
         }
@@ -142,7 +146,11 @@ impl Simulation {
         let Some(session) = relay.session_of.get(&conn).copied() else { return };
         self.model.device_says(session, &frame);
         let asleep = self.asleep();
-        self.tell_broker(Input::MessageReceived { session, message: frame.message, reference: frame.reference });
+        self.tell_broker(Input::MessageReceived {
+            session,
+            message: frame.message,
+            reference: frame.reference,
+        });
         let is_open = self.relay.as_ref().is_some_and(|relay| relay.conn_of.contains_key(&session));
         if is_open && self.asleep() < asleep {
             self.model.count("woke up");
@@ -183,9 +191,12 @@ impl Simulation {
         relay.conn_of.remove(&session);
         self.model.session_ends(session);
         self.tell_broker(Input::SessionClosed { session });
-        // Its askers hear so at once and ask another source; they do not wait until the lease lapses.
-        let left =
-            self.relay.as_ref().and_then(|relay| relay.plane.slots.values().find(|slot| slot.waits_for(session)));
+        // Its askers hear so at once and ask another source; they do not wait until the lease
+        // lapses.
+        let left = self
+            .relay
+            .as_ref()
+            .and_then(|relay| relay.plane.slots.values().find(|slot| slot.waits_for(session)));
         assert!(left.is_none(), "a slot waits for a session that is over: {left:?}");
     }
 
@@ -204,7 +215,11 @@ impl Simulation {
     }
 
     pub(crate) fn relay_hears_master(&mut self, conn: ConnId, frame: MasterFrame<MasterToRelay>) {
-        let Some(session) = self.relay.as_ref().and_then(|relay| relay.master_of.get(&conn).copied()) else { return };
+        let Some(session) =
+            self.relay.as_ref().and_then(|relay| relay.master_of.get(&conn).copied())
+        else {
+            return;
+        };
         self.model.master_says(&frame.message);
         self.tell_broker(Input::MasterMessage { session, frame: Box::new(frame) });
     }
@@ -220,11 +235,16 @@ impl Simulation {
     fn relay_does(&mut self, effect: Effect) {
         self.trace(|| format!("    does {effect:?}"));
         match effect {
-            Effect::Acknowledge { session, membership, hub_ready } => self.acknowledge(session, membership, hub_ready),
+            Effect::Acknowledge { session, membership, hub_ready } => {
+                self.acknowledge(session, membership, hub_ready)
+            }
             Effect::Send { session, message, reference } => self.say(session, message, reference),
             Effect::Broadcast { sessions, message, answered } => {
                 for session in sessions {
-                    let reference = answered.as_ref().filter(|(who, _)| *who == session).map(|(_, r)| r.clone());
+                    let reference = answered
+                        .as_ref()
+                        .filter(|(who, _)| *who == session)
+                        .map(|(_, r)| r.clone());
                     self.say(session, message.clone(), reference);
                 }
             }
@@ -256,7 +276,9 @@ impl Simulation {
     }
 
     fn acknowledge(&mut self, session: SessionId, membership: Membership, hub_ready: bool) {
-        let Some(conn) = self.relay.as_ref().unwrap().conn_of.get(&session).copied() else { return };
+        let Some(conn) = self.relay.as_ref().unwrap().conn_of.get(&session).copied() else {
+            return;
+        };
         let public_id = self.model.device_of(session);
         self.model.acknowledges(session, membership, &self.disk);
         let session_id = (membership != Membership::Disapproved).then_some(KeyId([7; 16]));
@@ -265,7 +287,12 @@ impl Simulation {
         self.deliver(conn, RelayToDevice::ClientRegisterAck(ack), None);
     }
 
-    fn say(&mut self, session: SessionId, message: RelayToDevice, reference: Option<lanyard_protocol::Ref>) {
+    fn say(
+        &mut self,
+        session: SessionId,
+        message: RelayToDevice,
+        reference: Option<lanyard_protocol::Ref>,
+    ) {
         let Some(conn) = self.relay.as_ref().unwrap().conn_of.get(&session).copied() else {
             panic!("the broker speaks to a session that is over: {message:?}");
         };
@@ -273,10 +300,13 @@ impl Simulation {
         self.deliver(conn, message, reference);
     }
 
-    /// The broker forgets the session at once; its socket ends a little later, and that is told, too.
+    /// The broker forgets the session at once; its socket ends a little later, and that is told,
+    /// too.
     fn close_session(&mut self, session: SessionId, code: CloseCode) {
         let relay = self.relay.as_mut().unwrap();
-        let Some(conn) = relay.conn_of.remove(&session) else { panic!("{session:?} is closed twice") };
+        let Some(conn) = relay.conn_of.remove(&session) else {
+            panic!("{session:?} is closed twice")
+        };
         *relay.rejections.closed.entry(code).or_default() += 1;
         self.model.closes(session, code);
         self.close_from_relay(conn, Some(code));
@@ -284,15 +314,22 @@ impl Simulation {
         self.after(late, SimEvent::RelayNotices(conn));
     }
 
-    /// To a device's socket; one that does not read keeps answers, and one FEED_DIRTY for all changes.
-    fn deliver(&mut self, id: ConnId, message: RelayToDevice, reference: Option<lanyard_protocol::Ref>) {
+    /// To a device's socket; one that does not read keeps answers, and one FEED_DIRTY for all
+    /// changes.
+    fn deliver(
+        &mut self,
+        id: ConnId,
+        message: RelayToDevice,
+        reference: Option<lanyard_protocol::Ref>,
+    ) {
         let frame = Frame::new(message, reference);
         let most = self.config.outbox_messages;
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if !conn.stalled {
             return self.send_from_relay(id, Packet::ToDevice(frame));
         }
-        let is_change = |frame: &Frame<RelayToDevice>| frame.reference.is_none() && is_change(&frame.message);
+        let is_change =
+            |frame: &Frame<RelayToDevice>| frame.reference.is_none() && is_change(&frame.message);
         let changes = conn.outbox.iter().filter(|frame| is_change(frame)).count();
         if changes < most {
             return conn.outbox.push_back(frame);
@@ -324,7 +361,8 @@ impl Simulation {
             return frame;
         }
         let text = codec::encode(&frame.message, frame.reference.as_ref());
-        let read: Frame<DeviceToRelay> = codec::decode(&text).expect("what a peer says is a message");
+        let read: Frame<DeviceToRelay> =
+            codec::decode(&text).expect("what a peer says is a message");
         assert_eq!(read, frame);
         read
     }

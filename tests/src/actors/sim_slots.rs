@@ -1,5 +1,6 @@
-//! The data plane without bytes: slots that fill group by group, values that are pinned and compared, readers that follow.
-//! What it tells the broker travels a moment, as it does between the tasks of a real relay.
+//! The data plane without bytes: slots that fill group by group, values that are pinned and
+//! compared, readers that follow. What it tells the broker travels a moment, as it does between the
+//! tasks of a real relay.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -148,7 +149,9 @@ impl SimSlot {
                 body: None,
             };
             match new.what {
-                BodyKind::Hashes => units.push(unit(0, piece.offset, 32 * u64::from(piece.groups.count))),
+                BodyKind::Hashes => {
+                    units.push(unit(0, piece.offset, 32 * u64::from(piece.groups.count)))
+                }
                 BodyKind::Bytes => {
                     let mut offset = piece.offset;
                     for group in piece.groups.iter() {
@@ -180,8 +183,11 @@ impl SimSlot {
 
     /// The units that byte ranges of the body cover, whole.
     fn units_in(&self, ranges: &[Range<u64>]) -> Vec<usize> {
-        let covered = |unit: &Unit| ranges.iter().any(|r| r.start <= unit.offset && unit.offset + unit.length <= r.end);
-        let found: Vec<usize> = (0..self.units.len()).filter(|n| covered(&self.units[*n])).collect();
+        let covered = |unit: &Unit| {
+            ranges.iter().any(|r| r.start <= unit.offset && unit.offset + unit.length <= r.end)
+        };
+        let found: Vec<usize> =
+            (0..self.units.len()).filter(|n| covered(&self.units[*n])).collect();
         let bytes: u64 = found.iter().map(|n| self.units[*n].length).sum();
         let asked: u64 = ranges.iter().map(|r| r.end - r.start).sum();
         assert_eq!(bytes, asked, "a slice is made of whole groups");
@@ -248,7 +254,8 @@ impl Simulation {
         }
     }
 
-    // ── What the broker wants ───────────────────────────────────────────────────────────────────────────────────────
+    // ── What the broker wants
+    // ───────────────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn plane_does(&mut self, effect: Effect) {
         let now = self.now;
@@ -282,7 +289,8 @@ impl Simulation {
     fn open_hashes(&mut self, id: SlotId, file: FileRef, length: u64) {
         let now = self.now;
         let may_be_gone = self.config.tables_drop;
-        let Some(values) = self.plane().values.get(&file).filter(|values| values.list().is_some()) else {
+        let Some(values) = self.plane().values.get(&file).filter(|values| values.list().is_some())
+        else {
             assert!(may_be_gone, "the plane said that it has the list");
             return self.open_nothing(id, length);
         };
@@ -352,14 +360,18 @@ impl Simulation {
         }
     }
 
-    /// The ticket may have been redeemed, with the word of that still on its way: then its body ends.
+    /// The ticket may have been redeemed, with the word of that still on its way: then its body
+    /// ends.
     fn revoke(&mut self, ticket: Ticket) {
         if self.plane().grants.remove(&ticket).is_some() {
             return;
         }
         let of_ticket = |reader: &SimReader| reader.ticket == Some(ticket);
         let found = self.plane().slots.iter().find_map(|(id, slot)| {
-            slot.readers.iter().find(|(_, reader)| of_ticket(reader)).map(|(reader, _)| (*id, *reader))
+            slot.readers
+                .iter()
+                .find(|(_, reader)| of_ticket(reader))
+                .map(|(reader, _)| (*id, *reader))
         });
         if let Some((slot, reader)) = found {
             self.cut_reader(slot, reader, FailureCode::Cancelled);
@@ -381,7 +393,8 @@ impl Simulation {
         }
     }
 
-    // ── PUT ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── PUT
+    // ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn slot_of_ticket(&self, ticket: Ticket) -> Option<SlotId> {
         let plane = &self.relay.as_ref()?.plane;
@@ -438,7 +451,8 @@ impl Simulation {
         readers.into_iter().for_each(|reader| self.push_reader(id, reader));
     }
 
-    /// As if there were no more room for it, now and then some file's table of group hashes goes, in use or not.
+    /// As if there were no more room for it, now and then some file's table of group hashes goes,
+    /// in use or not.
     fn drop_a_table(&mut self) {
         let is_tight = self.config.tables_drop;
         let plane = self.plane();
@@ -466,7 +480,8 @@ impl Simulation {
                 if unit.root.is_none() || groups.root(list) != unit.root {
                     return Passed::Wrong(FailureCode::BadBytes);
                 }
-                values.pins = list.iter().enumerate().map(|(n, value)| (n as u32, *value)).collect();
+                values.pins =
+                    list.iter().enumerate().map(|(n, value)| (n as u32, *value)).collect();
                 values.told = true;
                 Passed::Good
             }
@@ -478,7 +493,9 @@ impl Simulation {
                 if *values.pins.entry(unit.group).or_insert(*value) != *value {
                     return Passed::Wrong(FailureCode::BadBytes);
                 }
-                let Some(list) = values.list().filter(|_| !values.told) else { return Passed::Good };
+                let Some(list) = values.list().filter(|_| !values.told) else {
+                    return Passed::Good;
+                };
                 values.told = true;
                 let root = groups.root(&list).unwrap();
                 match unit.root {
@@ -498,7 +515,11 @@ impl Simulation {
 
     fn watch_put(&mut self, id: SlotId) {
         let now = self.now;
-        let Some(slot) = self.plane().slots.get(&id).filter(|slot| slot.phase == SlotBodyPhase::Filling) else { return };
+        let Some(slot) =
+            self.plane().slots.get(&id).filter(|slot| slot.phase == SlotBodyPhase::Filling)
+        else {
+            return;
+        };
         if slot.ticket.is_none() {
             return;
         }
@@ -511,23 +532,32 @@ impl Simulation {
         }
     }
 
-    // ── GET ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── GET
+    // ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn get_head(&mut self, conn: ConnId, ticket: Ticket, by: ReadBy) {
         let session = self.relay.as_ref().unwrap().session_of.get(&conn).copied();
-        let ReadBy::Device { device, life, fetch } = by else { unreachable!("links have no ticket") };
+        let ReadBy::Device { device, life, fetch } = by else {
+            unreachable!("links have no ticket")
+        };
         let latency = self.config.latency_ms;
         let refuse = |world: &mut Self, code| {
-            world.after(latency, SimEvent::DeviceBytes(device, life, BytesEvent::Refused { fetch, code }));
+            world.after(
+                latency,
+                SimEvent::DeviceBytes(device, life, BytesEvent::Refused { fetch, code }),
+            );
         };
-        let Some(grant) = self.plane().grants.get(&ticket).filter(|grant| session == Some(grant.session)) else {
+        let Some(grant) =
+            self.plane().grants.get(&ticket).filter(|grant| session == Some(grant.session))
+        else {
             return refuse(self, FailureCode::TicketRefused);
         };
         if let Some((code, _)) = grant.failed {
             self.plane().grants.remove(&ticket);
             return refuse(self, code);
         }
-        let GetGrant { slot: id, reader, ranges, .. } = self.plane().grants.remove(&ticket).unwrap();
+        let GetGrant { slot: id, reader, ranges, .. } =
+            self.plane().grants.remove(&ticket).unwrap();
         self.add_reader(id, reader, by, Some(ticket), &ranges);
         self.tell_later(Input::ReaderStarted { slot: id, reader });
     }
@@ -543,7 +573,16 @@ impl Simulation {
         let now = self.now;
         let slot = self.plane().slots.get_mut(&id).expect("a reader joins a live slot");
         let units = slot.units_in(ranges);
-        let state = SimReader { by, ticket, units, next: 0, delivered: 0, moved_at: now, still: false, busy: false };
+        let state = SimReader {
+            by,
+            ticket,
+            units,
+            next: 0,
+            delivered: 0,
+            moved_at: now,
+            still: false,
+            busy: false,
+        };
         slot.readers.insert(reader, state);
         if !std::mem::replace(&mut self.plane().reports, true) {
             self.plane_later(REPORT_MS, PlaneEvent::Report);
@@ -571,7 +610,10 @@ impl Simulation {
 
     fn reader_steps(&mut self, id: SlotId, reader: ReaderId) {
         let now = self.now;
-        let Some(state) = self.plane().slots.get(&id).and_then(|slot| slot.readers.get(&reader)) else { return };
+        let Some(state) = self.plane().slots.get(&id).and_then(|slot| slot.readers.get(&reader))
+        else {
+            return;
+        };
         let (still, stood) = (state.still, now - state.moved_at);
         let ReadBy::Device { device, life, fetch } = state.by else { return };
         if !self.devices[device.0].takes_bytes() {
@@ -590,9 +632,15 @@ impl Simulation {
         state.busy = false;
         let (done, delivered) = (state.next == state.units.len(), state.delivered);
         let latency = self.config.latency_ms;
-        self.after(latency, SimEvent::DeviceBytes(device, life, BytesEvent::Got { fetch, unit: Box::new(unit) }));
+        self.after(
+            latency,
+            SimEvent::DeviceBytes(device, life, BytesEvent::Got { fetch, unit: Box::new(unit) }),
+        );
         if done {
-            self.after(latency, SimEvent::DeviceBytes(device, life, BytesEvent::Complete { fetch }));
+            self.after(
+                latency,
+                SimEvent::DeviceBytes(device, life, BytesEvent::Complete { fetch }),
+            );
             self.plane().slots.get_mut(&id).unwrap().readers.remove(&reader);
             self.tell_later(Input::ReaderLeft { slot: id, reader, delivered });
         } else {
@@ -619,10 +667,12 @@ impl Simulation {
 
     /// The device's side of a GET is gone.
     fn get_broken(&mut self, device: DeviceIndex, fetch: FetchId) {
-        let ours =
-            |by: &ReadBy| matches!(by, ReadBy::Device { device: d, fetch: f, .. } if *d == device && *f == fetch);
+        let ours = |by: &ReadBy| matches!(by, ReadBy::Device { device: d, fetch: f, .. } if *d == device && *f == fetch);
         let found = self.plane().slots.iter().find_map(|(id, slot)| {
-            slot.readers.iter().find(|(_, reader)| ours(&reader.by)).map(|(reader, _)| (*id, *reader))
+            slot.readers
+                .iter()
+                .find(|(_, reader)| ours(&reader.by))
+                .map(|(reader, _)| (*id, *reader))
         });
         let Some((slot, reader)) = found else { return };
         let state = self.plane().slots.get_mut(&slot).unwrap().readers.remove(&reader).unwrap();
@@ -661,7 +711,10 @@ impl Simulation {
     pub(crate) fn sweep_tickets(&mut self) {
         let now = self.now;
         if let Some(relay) = &mut self.relay {
-            relay.plane.grants.retain(|_, grant| grant.failed.is_none_or(|(_, at)| now - at < 60_000));
+            relay
+                .plane
+                .grants
+                .retain(|_, grant| grant.failed.is_none_or(|(_, at)| now - at < 60_000));
         }
     }
 }

@@ -3,7 +3,8 @@ import type { Commit } from "./Commit";
 import type { RequestId } from "./RequestId";
 
 /**
- * The master binds itself to its nonce before the device reveals: whoever learns the digits last cannot choose them.
+ * The master binds itself to its nonce before the device reveals: whoever learns the digits
+ * last cannot choose them.
  */
 export type ApprovalChallenge = { 
 /**

@@ -2,7 +2,8 @@
 import type { RequestId } from "./RequestId";
 
 /**
- * The host lets nobody in at the moment. The knock is over; when that changes, an APPROVAL_RESTART comes.
+ * The host lets nobody in at the moment. The knock is over; when that changes, an
+ * APPROVAL_RESTART comes.
  */
 export type ApprovalClosed = { 
 /**

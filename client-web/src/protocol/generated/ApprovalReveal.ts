@@ -3,7 +3,8 @@ import type { RequestId } from "./RequestId";
 import type { Reveal } from "./Reveal";
 
 /**
- * Answers an APPROVAL_CHALLENGE: the device opens its own commitment, after the master is bound.
+ * Answers an APPROVAL_CHALLENGE: the device opens its own commitment, after the master is
+ * bound.
  */
 export type ApprovalReveal = { 
 /**

@@ -4,7 +4,8 @@ import type { Ticket } from "./Ticket";
 import type { TransferId } from "./TransferId";
 
 /**
- * A run can be fetched: a GET of `/chunks/{ticket}`, to begin within 60 s. Its bytes may still be arriving.
+ * A run can be fetched: a GET of `/chunks/{ticket}`, to begin within 60 s. Its bytes may still
+ * be arriving.
  */
 export type ChunkReady = { 
 /**

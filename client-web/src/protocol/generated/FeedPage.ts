@@ -21,7 +21,8 @@ epoch: number,
  */
 revision: number, 
 /**
- * Of a delta: what changed after this revision. One that begins after what its reader has belongs to another session.
+ * Of a delta: what changed after this revision. One that begins after what its reader has
+ * belongs to another session.
  */
 since?: number, 
 /**

@@ -5,7 +5,8 @@ import type { FileId } from "./FileId";
 import type { Instance } from "./Instance";
 
 /**
- * Off the list, not gone: their transfers and links wait. Without `file_ids` all entries of `instance`.
+ * Off the list, not gone: their transfers and links wait. Without `file_ids` all entries of
+ * `instance`.
  */
 export type FilesWithdrawn = { 
 /**

@@ -3,7 +3,8 @@ import type { FileId } from "./FileId";
 import type { TransferId } from "./TransferId";
 
 /**
- * Others read a file from here on: whoever can take it out of order goes on here and fetches the rest afterwards.
+ * Others read a file from here on: whoever can take it out of order goes on here and fetches
+ * the rest afterwards.
  */
 export type JoinAt = { 
 /**

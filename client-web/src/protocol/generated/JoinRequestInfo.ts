@@ -41,7 +41,8 @@ asked_ms: number,
  */
 tries_left: number, 
 /**
- * Its device has left; it stays in sight for a moment, so that the person sees who asked and was gone.
+ * Its device has left; it stays in sight for a moment, so that the person sees who asked
+ * and was gone.
  */
 left?: boolean, 
 /**

@@ -3,7 +3,8 @@ import type { DeviceId } from "./DeviceId";
 import type { LinkHash } from "./LinkHash";
 
 /**
- * A link is over: dropped by its maker or the host, or its end came. Whoever reads through it is cut.
+ * A link is over: dropped by its maker or the host, or its end came. Whoever reads through it
+ * is cut.
  */
 export type LinkDropped = { 
 /**

@@ -5,8 +5,8 @@ import type { LinkFolder } from "./LinkFolder";
 import type { LinkHash } from "./LinkHash";
 
 /**
- * Makes a link of files or of a folder, or adds files to the maker's link of that hash. The key of the link stays with
- * its maker.
+ * Makes a link of files or of a folder, or adds files to the maker's link of that hash. The
+ * key of the link stays with its maker.
  */
 export type LinkRequest = { 
 /**
@@ -30,7 +30,8 @@ folder?: LinkFolder,
  */
 name?: string, 
 /**
- * Ends the link after this time, used or not; absent: it ends when it was not used for a day.
+ * Ends the link after this time, used or not; absent: it ends when it was not used for a
+ * day.
  */
 valid_ms?: number, 
 /**

@@ -1,11 +1,18 @@
-//! Archives behind links: layouts are built step by step when somebody asks for one, kept while there is room, and handed out
-//! in pages. A layout that was pushed out is built anew; when it is another one by then, its readers are told so.
+//! Archives behind links: layouts are built step by step when somebody asks for one, kept while
+//! there is room, and handed out in pages. A layout that was pushed out is built anew; when it is
+//! another one by then, its readers are told so.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use lanyard_protocol::limits::{MAX_LAYOUT_BYTES, MAX_LAYOUTS_A_MAKER, MAX_LINK_PAGE, MAX_LINK_PAGE_BYTES};
-use lanyard_protocol::message::{LinkArchive, LinkFolder, LinkGrant, LinkMember, LinkMembers, LinkPage};
-use lanyard_protocol::{DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHash, MasterToRelay, Ref};
+use lanyard_protocol::limits::{
+    MAX_LAYOUT_BYTES, MAX_LAYOUTS_A_MAKER, MAX_LINK_PAGE, MAX_LINK_PAGE_BYTES,
+};
+use lanyard_protocol::message::{
+    LinkArchive, LinkFolder, LinkGrant, LinkMember, LinkMembers, LinkPage,
+};
+use lanyard_protocol::{
+    DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHash, MasterToRelay, Ref,
+};
 
 use super::super::feed::{file_cost, text_cost};
 use super::super::{Authority, Timer};
@@ -83,7 +90,7 @@ pub(in super::super) struct Archives {
 
 impl Archives {
     /// The link is over, or another one: who waits is answered by what comes next.
-    pub fn forget(&mut self, hash: &LinkHash) {
+    pub(crate) fn forget(&mut self, hash: &LinkHash) {
         self.current.remove(hash);
         if self.current.is_empty() {
             // Nobody has an archive to read any more.
@@ -95,8 +102,9 @@ impl Archives {
         }
     }
 
-    /// Layouts that nobody asked for since the last time; a reader that stood still makes them anew.
-    pub fn forget_unused(&mut self) {
+    /// Layouts that nobody asked for since the last time; a reader that stood still makes them
+    /// anew.
+    pub(crate) fn forget_unused(&mut self) {
         let kept = &mut self.kept;
         let swept = self.swept;
         kept.retain(|_, kept| kept.used > swept);
@@ -108,13 +116,13 @@ impl Archives {
 
     /// Bytes of layouts and links with one.
     #[cfg(test)]
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         assert_eq!(self.bytes, self.kept.values().map(|kept| kept.layout.bytes).sum::<usize>());
         self.bytes + self.current.len()
     }
 
     /// Nobody waits any more.
-    pub fn relay_lost(&mut self) {
+    pub(crate) fn relay_lost(&mut self) {
         self.queue.clear();
         self.turns.clear();
         self.waiting.clear();
@@ -138,7 +146,11 @@ impl Archives {
         // The layout just kept is the newest, and smaller than the bound.
         while self.bytes > MAX_LAYOUT_BYTES {
             // Few are kept: each is an archive that somebody reads.
-            let Some(oldest) = self.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(id, _)| *id) else { return };
+            let Some(oldest) =
+                self.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(id, _)| *id)
+            else {
+                return;
+            };
             if let Some(old) = self.kept.remove(&oldest) {
                 self.bytes -= old.layout.bytes;
             }
@@ -153,11 +165,14 @@ impl Archives {
         self.waiting.entry(hash).or_default().push(waiting);
     }
 
-    /// Whether this maker's archives that wait are as many as may be. Whoever is in the midst of one waits all the same.
+    /// Whether this maker's archives that wait are as many as may be. Whoever is in the midst of
+    /// one waits all the same.
     fn is_crowded(&self, hash: &LinkHash, maker: DeviceId, waiting: &LayoutWaiter) -> bool {
         let of_maker = || self.queue.iter().filter(|(_, other)| *other == maker).count();
         match waiting {
-            LayoutWaiter::Grant(_) => !self.waiting.contains_key(hash) && of_maker() >= MAX_LAYOUTS_A_MAKER,
+            LayoutWaiter::Grant(_) => {
+                !self.waiting.contains_key(hash) && of_maker() >= MAX_LAYOUTS_A_MAKER
+            }
             LayoutWaiter::Page(..) => false,
         }
     }
@@ -169,7 +184,8 @@ impl Archives {
         self.turns.insert(maker, self.built);
         let waiting: BTreeSet<DeviceId> = self.queue.iter().map(|(_, maker)| *maker).collect();
         self.turns.retain(|maker, _| waiting.contains(maker));
-        let turn = |(_, maker): &(LinkHash, DeviceId)| self.turns.get(maker).copied().unwrap_or_default();
+        let turn =
+            |(_, maker): &(LinkHash, DeviceId)| self.turns.get(maker).copied().unwrap_or_default();
         let next = self.queue.iter().enumerate().min_by_key(|(_, one)| turn(one)).map(|(at, _)| at);
         if let Some(next) = next.and_then(|at| self.queue.remove(at)) {
             self.queue.push_front(next);
@@ -188,7 +204,8 @@ impl Authority {
     /// The layout of this link, if it is known and nothing changed since.
     fn current_layout(&mut self, hash: &LinkHash) -> Option<LayoutId> {
         let current = self.archives.current.get(hash)?;
-        let is_same = current.versions.iter().all(|(owner, version)| self.version_of(*owner) == *version);
+        let is_same =
+            current.versions.iter().all(|(owner, version)| self.version_of(*owner) == *version);
         let id = current.layout;
         (is_same && self.archives.get(&id).is_some()).then_some(id)
     }
@@ -203,7 +220,9 @@ impl Authority {
         let Some(maker) = self.links.get(&hash).map(|link| link.maker) else {
             return self.fail_relay(FailureCode::NotFound, reference.clone());
         };
-        if self.archives.waiting_count >= MAX_WAITING || self.archives.is_crowded(&hash, maker, &waiting) {
+        if self.archives.waiting_count >= MAX_WAITING
+            || self.archives.is_crowded(&hash, maker, &waiting)
+        {
             return self.fail_relay(FailureCode::Busy, reference.clone());
         }
         self.archives.wait(hash, maker, waiting);
@@ -303,10 +322,13 @@ impl Authority {
                 Some(entry.ok_or(FailureCode::FileGone)?)
             }
             MemberSource::Folder { folder, after, is_away } => {
-                let Some(listing) = self.catalogue.next_of(folder.public_id, *after) else { return Ok(false) };
+                let Some(listing) = self.catalogue.next_of(folder.public_id, *after) else {
+                    return Ok(false);
+                };
                 let file = listing.entry.file_ref();
                 *after = Some(file.file_id);
-                // A file withdrawn by an owner that is here is an older version, or no longer meant to be read.
+                // A file withdrawn by an owner that is here is an older version, or no longer meant
+                // to be read.
                 let counts = if *is_away {
                     self.catalogue.grantable(&file, self.wall_ms).is_some()
                 } else {
@@ -329,9 +351,15 @@ impl Authority {
         for one in waiting {
             match (one, result) {
                 (LayoutWaiter::Grant(reference), Ok(id)) => self.grant_layout(&hash, id, reference),
-                (LayoutWaiter::Grant(reference), Err(FailureCode::FileGone)) => self.grant_nothing(&hash, reference),
-                (LayoutWaiter::Page(page, reference), Ok(id)) if id == page.layout => self.give_page(&page, reference),
-                (LayoutWaiter::Page(_, reference), Ok(_)) => self.fail_relay(FailureCode::StaleRequest, reference),
+                (LayoutWaiter::Grant(reference), Err(FailureCode::FileGone)) => {
+                    self.grant_nothing(&hash, reference)
+                }
+                (LayoutWaiter::Page(page, reference), Ok(id)) if id == page.layout => {
+                    self.give_page(&page, reference)
+                }
+                (LayoutWaiter::Page(_, reference), Ok(_)) => {
+                    self.fail_relay(FailureCode::StaleRequest, reference)
+                }
                 (LayoutWaiter::Grant(reference) | LayoutWaiter::Page(_, reference), Err(code)) => {
                     self.fail_relay(code, reference);
                 }
@@ -348,8 +376,11 @@ impl Authority {
 
     fn grant_layout(&mut self, hash: &LinkHash, id: LayoutId, reference: Option<Ref>) {
         let name = self.links.get(hash).map(|link| link.name.clone());
-        let layout = self.archives.get(&id).map(|layout| (layout.members.len() as u32, layout.length));
-        let (Some(blank), Some(name), Some((members, length))) = (self.blank_grant(hash), name, layout) else {
+        let layout =
+            self.archives.get(&id).map(|layout| (layout.members.len() as u32, layout.length));
+        let (Some(blank), Some(name), Some((members, length))) =
+            (self.blank_grant(hash), name, layout)
+        else {
             return self.fail_relay(FailureCode::NotFound, reference);
         };
         // A folder in which nothing is shared is gone.
@@ -378,7 +409,11 @@ impl Authority {
         let mut members = Vec::new();
         let mut bytes = 0;
         for placed in placed {
-            let file = if page.bare { None } else { self.catalogue.grantable(&placed.file, self.wall_ms).cloned() };
+            let file = if page.bare {
+                None
+            } else {
+                self.catalogue.grantable(&placed.file, self.wall_ms).cloned()
+            };
             bytes += MEMBER_COST + text_cost(&placed.name) + file.as_ref().map_or(0, file_cost);
             if bytes > MAX_LINK_PAGE_BYTES && !members.is_empty() {
                 break;
@@ -395,6 +430,7 @@ impl Authority {
 
 /// Whether a path is in a folder, or is it.
 fn lies_in(path: &str, folder: &str) -> bool {
-    let below = || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let below =
+        || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     folder.is_empty() || below()
 }

@@ -1,26 +1,31 @@
-//! Promises of links: they end when they should, count their uses, belong to their makers and to the host; an archive of any
-//! size costs one step at a time.
+//! Promises of links: they end when they should, count their uses, belong to their makers and to
+//! the host; an archive of any size costs one step at a time.
 
 use lanyard_protocol::codec::encode_master;
 use lanyard_protocol::limits::{
-    LINK_UNUSED_MS, MAX_FRAME_BYTES, MAX_LAYOUTS_A_MAKER, MAX_LINK_PAGE, MAX_LINK_PAGE_BYTES, MAX_LINK_PARTS,
+    LINK_UNUSED_MS, MAX_FRAME_BYTES, MAX_LAYOUTS_A_MAKER, MAX_LINK_PAGE, MAX_LINK_PAGE_BYTES,
+    MAX_LINK_PARTS,
 };
 use lanyard_protocol::message::*;
 use lanyard_protocol::{FileId, LayoutId, MasterFrame, NewFile, RelayToMaster};
 
 use super::super::fixture::*;
-use super::super::{AuthorityConfig, OperatorCommand, Effect, Input, ListedFile, SavedState};
+use super::super::{AuthorityConfig, Effect, Input, ListedFile, OperatorCommand, SavedState};
 use super::*;
 
 const HASH: LinkHash = LinkHash([3; 32]);
 
 fn request(ids: &[u32]) -> LinkRequest {
-    let files = ids.iter().map(|n| FileRef { public_id: device(1), file_id: file_id(*n) }).collect();
+    let files =
+        ids.iter().map(|n| FileRef { public_id: device(1), file_id: file_id(*n) }).collect();
     LinkRequest { files, ..link_request(HASH) }
 }
 
 fn folder_request(path: &str) -> LinkRequest {
-    LinkRequest { folder: Some(LinkFolder { public_id: device(1), path: path.into() }), ..request(&[]) }
+    LinkRequest {
+        folder: Some(LinkFolder { public_id: device(1), path: path.into() }),
+        ..request(&[])
+    }
 }
 
 fn asks(desk: &mut AuthorityFixture, maker: u32, request: LinkRequest) -> Vec<Effect> {
@@ -28,28 +33,38 @@ fn asks(desk: &mut AuthorityFixture, maker: u32, request: LinkRequest) -> Vec<Ef
 }
 
 fn listed(effects: &[Effect]) -> LinkListed {
-    let made = sent(effects).into_iter().find_map(|m| if let MasterToRelay::LinkMade(m) = m { Some(m) } else { None });
+    let made = sent(effects)
+        .into_iter()
+        .find_map(|m| if let MasterToRelay::LinkMade(m) = m { Some(m) } else { None });
     made.unwrap_or_else(|| panic!("no link: {effects:?}")).link.clone()
 }
 
 fn looks_up(desk: &mut AuthorityFixture, begins: bool) -> Vec<Effect> {
-    let mut effects = desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: HASH, begins }));
+    let mut effects =
+        desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: HASH, begins }));
     effects.extend(desk.pass(2_000));
     effects
 }
 
 fn granted(effects: &[Effect]) -> LinkGrant {
-    let grant =
-        sent(effects).into_iter().find_map(|m| if let MasterToRelay::LinkGrant(g) = m { Some(g) } else { None });
+    let grant = sent(effects)
+        .into_iter()
+        .find_map(|m| if let MasterToRelay::LinkGrant(g) = m { Some(g) } else { None });
     grant.unwrap_or_else(|| panic!("no grant: {effects:?}")).clone()
 }
 
-fn page(desk: &mut AuthorityFixture, layout: LayoutId, first: u32, bare: bool) -> Result<Vec<LinkMember>, FailureCode> {
+fn page(
+    desk: &mut AuthorityFixture,
+    layout: LayoutId,
+    first: u32,
+    bare: bool,
+) -> Result<Vec<LinkMember>, FailureCode> {
     let page = LinkPage { link_hash: HASH, layout, first, bare };
     let mut effects = desk.relay_asks(RelayToMaster::LinkPage(page));
     effects.extend(desk.pass(2_000));
-    let members =
-        sent(&effects).into_iter().find_map(|m| if let MasterToRelay::LinkMembers(m) = m { Some(m) } else { None });
+    let members = sent(&effects)
+        .into_iter()
+        .find_map(|m| if let MasterToRelay::LinkMembers(m) = m { Some(m) } else { None });
     members.map(|members| members.members.clone()).ok_or_else(|| refusal_of(&effects).unwrap())
 }
 
@@ -68,7 +83,9 @@ fn a_link_is_told_to_its_maker_and_ends_unused_or_dropped() {
     let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(1, 1), files(0..3));
     let effects = asks(&mut desk, 2, request(&[0]));
-    assert!(matches!(&effects[0], Effect::Save(StoreWrite::LinkPut(link)) if link.maker == device(2)));
+    assert!(
+        matches!(&effects[0], Effect::Save(StoreWrite::LinkPut(link)) if link.maker == device(2))
+    );
     let link = listed(&effects);
     assert_eq!((link.name.as_str(), link.files, link.public_id), ("0.txt", 1, device(2)));
     assert_eq!((link.expires_ms, link.ends, link.uses_left), (NOON + LINK_UNUSED_MS, false, None));
@@ -98,8 +115,15 @@ fn only_its_maker_and_the_host_drop_a_link() {
 
     asks(&mut desk, 2, LinkRequest { link_hash: LinkHash([4; 32]), ..request(&[0]) });
     let effects = desk.operator(OperatorCommand::DropLink(LinkHash([4; 32])));
-    assert!(sent(&effects).iter().any(|m| matches!(m, MasterToRelay::LinkDropped(d) if d.public_id == device(2))));
-    assert_eq!(refusal_of(&desk.operator(OperatorCommand::DropLink(HASH))), Some(FailureCode::NotFound));
+    assert!(
+        sent(&effects)
+            .iter()
+            .any(|m| matches!(m, MasterToRelay::LinkDropped(d) if d.public_id == device(2)))
+    );
+    assert_eq!(
+        refusal_of(&desk.operator(OperatorCommand::DropLink(HASH))),
+        Some(FailureCode::NotFound)
+    );
 }
 
 #[test]
@@ -130,7 +154,8 @@ fn a_device_lists_its_own_links_and_the_host_everybodys_newest_first() {
     let mut cursor = None;
     loop {
         let effects = desk.operator(OperatorCommand::PullLinks(LinksPull { cursor }));
-        let [Effect::Answer { message: MasterToConsole::LinksPage(page), .. }] = &effects[..] else {
+        let [Effect::Answer { message: MasterToConsole::LinksPage(page), .. }] = &effects[..]
+        else {
             panic!("{effects:?}")
         };
         all += page.links.len();
@@ -156,8 +181,12 @@ fn a_link_with_an_end_ends_then_used_or_not() {
     desk.pass(50_000);
     assert_eq!(granted(&looks_up(&mut desk, false)).lives_ms, 10_000);
     let ended = desk.pass(9_000);
-    let is_cut = |m: &&MasterToRelay| matches!(m, MasterToRelay::LinkDropped(d) if d.link_hash == HASH);
-    assert!(sent(&ended).iter().any(is_cut), "who reads at its end is cut then, not at the next sweep: {ended:?}");
+    let is_cut =
+        |m: &&MasterToRelay| matches!(m, MasterToRelay::LinkDropped(d) if d.link_hash == HASH);
+    assert!(
+        sent(&ended).iter().any(is_cut),
+        "who reads at its end is cut then, not at the next sweep: {ended:?}"
+    );
     for wrong in [Some(0), Some(u64::MAX)] {
         let refused = asks(&mut desk, 1, LinkRequest { valid_ms: wrong, ..request(&[0]) });
         assert_eq!(refusal_of(&refused), Some(FailureCode::BadMessage));
@@ -172,7 +201,9 @@ fn uses_are_counted_on_disk_and_none_is_given_beyond() {
     assert!(granted(&looks_up(&mut desk, false)).limited);
     for left in [1, 0] {
         let effects = looks_up(&mut desk, true);
-        assert!(matches!(&effects[0], Effect::Save(StoreWrite::LinkUsed { uses_left, .. }) if *uses_left == Some(left)));
+        assert!(
+            matches!(&effects[0], Effect::Save(StoreWrite::LinkUsed { uses_left, .. }) if *uses_left == Some(left))
+        );
         assert_eq!(listed(&effects).uses_left, Some(left), "its maker sees the count");
         granted(&effects);
     }
@@ -186,18 +217,27 @@ fn a_link_takes_only_what_is_listed_and_grows_by_parts() {
     desk.add(session(1, 1), files(0..3));
     assert_eq!(refusal_of(&asks(&mut desk, 2, request(&[0, 9]))), Some(FailureCode::NotFound));
     assert_eq!(refusal_of(&asks(&mut desk, 9, request(&[0]))), Some(FailureCode::NotApproved));
-    for wrong in [request(&[]), LinkRequest { folder: folder_request("").folder, ..request(&[0]) }] {
+    for wrong in [request(&[]), LinkRequest { folder: folder_request("").folder, ..request(&[0]) }]
+    {
         assert_eq!(refusal_of(&asks(&mut desk, 2, wrong)), Some(FailureCode::BadMessage));
     }
     asks(&mut desk, 2, request(&[0, 1]));
     let link = listed(&asks(&mut desk, 2, request(&[1, 2])));
     assert_eq!((link.files, link.name.as_str()), (3, "folder.zip"));
-    assert_eq!(refusal_of(&asks(&mut desk, 1, request(&[0]))), Some(FailureCode::NotFound), "another's link");
-    assert_eq!(refusal_of(&asks(&mut desk, 2, folder_request(""))), Some(FailureCode::BadMessage), "no folder now");
+    assert_eq!(
+        refusal_of(&asks(&mut desk, 1, request(&[0]))),
+        Some(FailureCode::NotFound),
+        "another's link"
+    );
+    assert_eq!(
+        refusal_of(&asks(&mut desk, 2, folder_request(""))),
+        Some(FailureCode::BadMessage),
+        "no folder now"
+    );
 }
 
-/// A long link is written whole: whoever sends its files one by one, or the same ones again and again, makes the hub write no
-/// more than a few times what was sent.
+/// A long link is written whole: whoever sends its files one by one, or the same ones again and
+/// again, makes the hub write no more than a few times what was sent.
 #[test]
 fn what_a_request_for_a_link_writes_is_bounded_by_what_it_brings() {
     let mut desk = AuthorityFixture::with_members(2);
@@ -207,19 +247,36 @@ fn what_a_request_for_a_link_writes_is_bounded_by_what_it_brings() {
     let all: Vec<u32> = (0..5_120).collect();
     all[..5_000].chunks(500).for_each(|part| drop(asks(&mut desk, 2, request(part))));
     let written = |desk: &AuthorityFixture| -> u64 {
-        let of = |change: &StoreWrite| if let StoreWrite::LinkPut(link) = change { link.bytes() } else { 0 };
+        let of = |change: &StoreWrite| {
+            if let StoreWrite::LinkPut(link) = change { link.bytes() } else { 0 }
+        };
         desk.saves.iter().map(of).sum()
     };
     let before = written(&desk);
     for _ in 0..100 {
-        assert_eq!(listed(&asks(&mut desk, 2, request(&[7]))).files, 5_000, "asked again, and told again");
+        assert_eq!(
+            listed(&asks(&mut desk, 2, request(&[7]))).files,
+            5_000,
+            "asked again, and told again"
+        );
     }
     assert_eq!(written(&desk), before, "nothing changed, and nothing is written");
-    let refusals: Vec<_> = (5_000..5_120).filter_map(|n| refusal_of(&asks(&mut desk, 2, request(&[n])))).collect();
-    assert!(!refusals.is_empty() && refusals.iter().all(|code| *code == FailureCode::TooLarge), "{refusals:?}");
+    let refusals: Vec<_> =
+        (5_000..5_120).filter_map(|n| refusal_of(&asks(&mut desk, 2, request(&[n])))).collect();
+    assert!(
+        !refusals.is_empty() && refusals.iter().all(|code| *code == FailureCode::TooLarge),
+        "{refusals:?}"
+    );
     let grown = written(&desk) - before;
     assert!(grown < MAX_LINK_PARTS as u64 * 200_000, "{grown} bytes were written for 120 files");
-    assert_eq!(refusal_of(&asks(&mut desk, 2, LinkRequest { link_hash: LinkHash([4; 32]), ..request(&[0]) })), None);
+    assert_eq!(
+        refusal_of(&asks(
+            &mut desk,
+            2,
+            LinkRequest { link_hash: LinkHash([4; 32]), ..request(&[0]) }
+        )),
+        None
+    );
 }
 
 #[test]
@@ -233,7 +290,8 @@ fn links_are_bounded_in_bytes_a_device_and_a_refusal_says_so() {
     for n in 0..20_000u32 {
         let mut hash = [9; 32];
         hash[..4].copy_from_slice(&n.to_be_bytes());
-        let effects = asks(&mut desk, 2, LinkRequest { link_hash: LinkHash(hash), ..request(&ids) });
+        let effects =
+            asks(&mut desk, 2, LinkRequest { link_hash: LinkHash(hash), ..request(&ids) });
         refused = sent(&effects).into_iter().find_map(|m| match m {
             MasterToRelay::RequestFailed(no) => Some(no.clone()),
             _ => None,
@@ -246,7 +304,11 @@ fn links_are_bounded_in_bytes_a_device_and_a_refusal_says_so() {
     assert_eq!(no.code, FailureCode::Quota);
     assert!(no.message.contains("MiB"), "{}", no.message);
     let held: u64 = desk.authority.links.records().map(LinkRecord::bytes).sum();
-    assert_eq!(held, desk.authority.links.bytes().of(device(2)), "what is counted is what is there");
+    assert_eq!(
+        held,
+        desk.authority.links.bytes().of(device(2)),
+        "what is counted is what is there"
+    );
     assert!(held <= lanyard_protocol::limits::MAX_REMEMBERED_BYTES_A_DEVICE);
     let small = listed(&asks(&mut desk, 1, folder_request("")));
     assert_eq!(small.name, "Device 1.zip", "another device has room");
@@ -265,7 +327,10 @@ fn a_folder_is_what_its_owner_shares_there_now() {
     assert_eq!(names(&mut desk), ["a (1)", "a/B/y", "a/x"]);
     desk.add(session(1, 1), vec![new_file(9, "a/new")]);
     assert_eq!(names(&mut desk), ["a (1)", "a/B/y", "a/new", "a/x"]);
-    desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(4)], keep: false }));
+    desk.device(
+        session(1, 1),
+        RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(4)], keep: false }),
+    );
     assert_eq!(names(&mut desk), ["a/B/y", "a/new", "a/x"]);
     // Its owner is away: what it shared last.
     desk.left(session(1, 1));
@@ -273,7 +338,10 @@ fn a_folder_is_what_its_owner_shares_there_now() {
     assert_eq!(names(&mut desk).len(), 3);
     let gone: Vec<FileId> = [1, 2, 9].map(file_id).to_vec();
     desk.came(session(1, 1));
-    desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: gone, keep: false }));
+    desk.device(
+        session(1, 1),
+        RelayToMaster::RemoveFile(RemoveFile { file_ids: gone, keep: false }),
+    );
     assert_eq!(granted(&looks_up(&mut desk, false)).archive, None, "an empty folder is gone");
 }
 
@@ -284,11 +352,18 @@ fn an_archive_of_versions_is_gone_with_one_of_them_but_its_readers_have_their_di
     asks(&mut desk, 2, request(&[0, 1, 2]));
     let archive = granted(&looks_up(&mut desk, false)).archive.unwrap();
     let before = members(&mut desk, &archive, true);
-    desk.relay(RelayToMaster::FileChanged(FileChanged { public_id: device(1), file_id: file_id(1) }));
+    desk.relay(RelayToMaster::FileChanged(FileChanged {
+        public_id: device(1),
+        file_id: file_id(1),
+    }));
     let now = granted(&looks_up(&mut desk, false));
     assert_eq!((now.archive, now.file), (None, None), "who opens it now finds it gone");
     let rest = members(&mut desk, &archive, false);
-    assert_eq!(rest.iter().filter(|member| member.file.is_none()).count(), 1, "that member is no more");
+    assert_eq!(
+        rest.iter().filter(|member| member.file.is_none()).count(),
+        1,
+        "that member is no more"
+    );
     assert_eq!(members(&mut desk, &archive, true), before, "the names at the archive's end stay");
 }
 
@@ -299,10 +374,16 @@ fn a_hundred_thousand_files_are_laid_out_in_small_steps_and_pages() {
     let entry = |n: u32| lanyard_protocol::FileEntry {
         file_id: file_id(n),
         // Every tenth has a twin by case.
-        path: format!("Photos/{}/{}.jpg", n % 300, if n % 10 == 1 { (n - 1).to_string() } else { n.to_string() }),
+        path: format!(
+            "Photos/{}/{}.jpg",
+            n % 300,
+            if n % 10 == 1 { (n - 1).to_string() } else { n.to_string() }
+        ),
         ..entry(1, "x")
     };
-    let files = (0..FILES).map(|n| ListedFile { entry: entry(n), revision: 1, withdrawn_ms: None }).collect();
+    let files = (0..FILES)
+        .map(|n| ListedFile { entry: entry(n), revision: 1, withdrawn_ms: None })
+        .collect();
     let members_of_hub = vec![member(1, super::super::Verdict::Approved)];
     let saved = SavedState { revision: 1, members: members_of_hub, files, ..SavedState::default() };
     let mut desk = AuthorityFixture::ready(AuthorityConfig::default(), saved);
@@ -323,7 +404,11 @@ fn a_hundred_thousand_files_are_laid_out_in_small_steps_and_pages() {
     assert!((50..200).contains(&steps), "{steps} steps");
     let archive = granted(&effects).archive.unwrap();
     assert_eq!(archive.members, FILES);
-    assert_eq!(granted(&looks_up(&mut desk, false)).archive, Some(archive.clone()), "laid out once");
+    assert_eq!(
+        granted(&looks_up(&mut desk, false)).archive,
+        Some(archive.clone()),
+        "laid out once"
+    );
 
     let mut extent = lanyard_protocol::archive::Extent::default();
     let mut names = BTreeSet::new();
@@ -331,13 +416,23 @@ fn a_hundred_thousand_files_are_laid_out_in_small_steps_and_pages() {
     while next < FILES {
         let ask = LinkPage { link_hash: HASH, layout: archive.layout, first: next, bare: false };
         let effects = desk.relay_asks(RelayToMaster::LinkPage(ask));
-        let [Effect::Send(frame @ MasterFrame { message: MasterToRelay::LinkMembers(page), .. })] = &effects[..] else {
+        let [Effect::Send(frame @ MasterFrame { message: MasterToRelay::LinkMembers(page), .. })] =
+            &effects[..]
+        else {
             panic!("{effects:?}")
         };
         assert!(page.members.len() <= MAX_LINK_PAGE);
-        assert!(encode_master(frame).len() <= MAX_LINK_PAGE_BYTES + 200, "{}", encode_master(frame).len());
+        assert!(
+            encode_master(frame).len() <= MAX_LINK_PAGE_BYTES + 200,
+            "{}",
+            encode_master(frame).len()
+        );
         for member in &page.members {
-            extent.add(&lanyard_protocol::archive::Shape::new(&member.name, member.size, member.kind));
+            extent.add(&lanyard_protocol::archive::Shape::new(
+                &member.name,
+                member.size,
+                member.kind,
+            ));
             assert!(names.insert(crate::naming::folded(&member.name)), "{} twice", member.name);
         }
         next += page.members.len() as u32;
@@ -345,27 +440,40 @@ fn a_hundred_thousand_files_are_laid_out_in_small_steps_and_pages() {
     assert_eq!(extent.length(), archive.length, "the promised length");
 }
 
-/// Whoever makes many links of many files lets nobody else's archive wait for more than the one that is being laid out, and
-/// leaves room for others among what may be asked for at once.
+/// Whoever makes many links of many files lets nobody else's archive wait for more than the one
+/// that is being laid out, and leaves room for others among what may be asked for at once.
 #[test]
 fn the_archives_of_one_maker_do_not_keep_anothers_waiting() {
     const FILES: u32 = 20_000;
-    let entry =
-        |n: u32| lanyard_protocol::FileEntry { file_id: file_id(n), path: format!("Photos/{n}.jpg"), ..entry(1, "x") };
-    let files = (0..FILES).map(|n| ListedFile { entry: entry(n), revision: 1, withdrawn_ms: None }).collect();
+    let entry = |n: u32| lanyard_protocol::FileEntry {
+        file_id: file_id(n),
+        path: format!("Photos/{n}.jpg"),
+        ..entry(1, "x")
+    };
+    let files = (0..FILES)
+        .map(|n| ListedFile { entry: entry(n), revision: 1, withdrawn_ms: None })
+        .collect();
     let members = (1..=2).map(|n| member(n, super::super::Verdict::Approved)).collect();
-    let mut desk = AuthorityFixture::ready(AuthorityConfig::default(), SavedState { revision: 1, members, files, ..SavedState::default() });
+    let mut desk = AuthorityFixture::ready(
+        AuthorityConfig::default(),
+        SavedState { revision: 1, members, files, ..SavedState::default() },
+    );
     desk.came(session(1, 1));
     let hash = |n: u8| LinkHash([n; 32]);
     let look = |desk: &mut AuthorityFixture, n| {
         desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: hash(n), begins: false }))
     };
-    (0..70).for_each(|n| drop(asks(&mut desk, 1, LinkRequest { link_hash: hash(n), ..folder_request("Photos") })));
+    (0..70).for_each(|n| {
+        drop(asks(&mut desk, 1, LinkRequest { link_hash: hash(n), ..folder_request("Photos") }))
+    });
     asks(&mut desk, 2, LinkRequest { link_hash: hash(200), ..request(&[1, 2]) });
     let refused = (0..70).filter_map(|n| refusal_of(&look(&mut desk, n))).collect::<Vec<_>>();
     let mut effects = look(&mut desk, 200);
     let mut steps = 0;
-    while !sent(&effects).iter().any(|m| matches!(m, MasterToRelay::LinkGrant(g) if g.link_hash == hash(200))) {
+    while !sent(&effects)
+        .iter()
+        .any(|m| matches!(m, MasterToRelay::LinkGrant(g) if g.link_hash == hash(200)))
+    {
         effects = desk.pass(1);
         steps += 1;
     }
@@ -396,9 +504,16 @@ fn a_page_goes_on_after_a_restart_only_while_the_layout_is_the_same() {
     assert_eq!(members(&mut same, &archive, true), whole);
     let mut other = AuthorityFixture::ready(AuthorityConfig::default(), saved());
     other.came(session(1, 1));
-    other.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(7)], keep: false }));
+    other.device(
+        session(1, 1),
+        RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(7)], keep: false }),
+    );
     assert_eq!(page(&mut other, archive.layout, 100, false), Err(FailureCode::StaleRequest));
-    assert_eq!(page(&mut same, archive.layout, 300, false), Err(FailureCode::BadMessage), "beyond the last");
+    assert_eq!(
+        page(&mut same, archive.layout, 300, false),
+        Err(FailureCode::BadMessage),
+        "beyond the last"
+    );
 }
 
 #[test]
@@ -420,10 +535,17 @@ fn a_relay_that_left_is_owed_no_layout_and_the_next_asks_anew() {
 fn frames_of_links_fit() {
     let mut desk = AuthorityFixture::with_members(1);
     let path = format!("{}/x", vec!["p".repeat(200); 16].join("/"));
-    desk.add(session(1, 1), (0..60).map(|n| NewFile { ..new_file(n, &format!("{path}{n}")) }).collect());
+    desk.add(
+        session(1, 1),
+        (0..60).map(|n| NewFile { ..new_file(n, &format!("{path}{n}")) }).collect(),
+    );
     for n in 0..60 {
         let hash = LinkHash([n; 32]);
-        asks(&mut desk, 1, LinkRequest { link_hash: hash, ..folder_request(&path[..path.len() - 2]) });
+        asks(
+            &mut desk,
+            1,
+            LinkRequest { link_hash: hash, ..folder_request(&path[..path.len() - 2]) },
+        );
     }
     let effects = desk.device(session(1, 1), RelayToMaster::LinksPull(LinksPull { cursor: None }));
     let [Effect::Send(frame)] = &effects[..] else { panic!("{effects:?}") };
@@ -462,5 +584,9 @@ fn a_binding_is_granted_with_its_maker_and_never_replaced_while_the_link_lives()
     desk.device(session(1, 1), RelayToMaster::LinkDrop(LinkDrop { link_hash: HASH }));
     asks(&mut desk, 2, LinkRequest { binding: other, ..request(&[0]) });
     let grant = granted(&looks_up(&mut desk, false));
-    assert_eq!((grant.public_id, grant.binding), (device(2), other), "the relay finds out whose it is");
+    assert_eq!(
+        (grant.public_id, grant.binding),
+        (device(2), other),
+        "the relay finds out whose it is"
+    );
 }

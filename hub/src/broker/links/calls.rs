@@ -1,13 +1,15 @@
-//! HTTP requests about links that wait for the master: to open a link, to count a use, to get a page of an archive. All
-//! are bounded. A link that the master does not know is not looked up again soon. Links that the relay knows never wait
-//! behind links that it does not know. An address opens what its own maker named: a grant under a hash that somebody else
-//! registered is treated as no link (PROTOCOL.md 7.1).
+//! HTTP requests about links that wait for the master: to open a link, to count a use, to get a
+//! page of an archive. All are bounded. A link that the master does not know is not looked up again
+//! soon. Links that the relay knows never wait behind links that it does not know. An address opens
+//! what its own maker named: a grant under a hash that somebody else registered is treated as no
+//! link (PROTOCOL.md 7.1).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use lanyard_protocol::limits::{
-    LINK_LOOKUP_WAIT_MS, MAX_LINK_CALLS, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS, MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
+    LINK_LOOKUP_WAIT_MS, MAX_LINK_CALLS, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS,
+    MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
 };
 use lanyard_protocol::message::{LinkGrant, LinkLookup, LinkMembers, LinkPage};
 use lanyard_protocol::{FailureCode, FileRef, Link, LinkHash, Ref, RelayToMaster};
@@ -60,7 +62,7 @@ struct LookupQueue {
 }
 
 #[derive(Debug, Default)]
-pub struct LinkCalls {
+pub(crate) struct LinkCalls {
     calls: BTreeMap<CallId, LinkCall>,
     finding: BTreeMap<LinkHash, LinkFinding>,
     known_lookups: LookupQueue,
@@ -72,22 +74,23 @@ pub struct LinkCalls {
 }
 
 impl LinkCalls {
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.calls.len()
     }
 
     #[cfg(test)]
-    pub fn waiting_count(&self) -> usize {
+    pub(crate) fn waiting_count(&self) -> usize {
         self.known_lookups.waiting.len() + self.unknown_lookups.waiting.len()
     }
 
     #[cfg(test)]
-    pub fn missing_count(&self) -> usize {
+    pub(crate) fn missing_count(&self) -> usize {
         self.missed.len()
     }
 
-    /// The master has this link: its absence is forgotten, and a "no" that is on its way is not kept.
-    pub fn exists(&mut self, hash: &LinkHash) {
+    /// The master has this link: its absence is forgotten, and a "no" that is on its way is not
+    /// kept.
+    pub(crate) fn exists(&mut self, hash: &LinkHash) {
         self.missing.remove(hash);
         if let Some(finding) = self.finding.get_mut(hash) {
             finding.was_made = true;
@@ -126,8 +129,10 @@ impl LinkCalls {
         self.forget_missing(now);
     }
 
-    pub fn forget_missing(&mut self, now: Moment) {
-        let is_over = |since: Moment, count: usize| count > MAX_MISSING_LINKS || now.since(since) >= MISSING_LINK_MS;
+    pub(crate) fn forget_missing(&mut self, now: Moment) {
+        let is_over = |since: Moment, count: usize| {
+            count > MAX_MISSING_LINKS || now.since(since) >= MISSING_LINK_MS
+        };
         while let Some((since, hash)) =
             self.missed.front().copied().filter(|(since, _)| is_over(*since, self.missed.len()))
         {
@@ -151,7 +156,9 @@ impl Broker {
         let calls = &mut self.links.calls;
         let room = if is_known { MAX_LINK_CALLS } else { MAX_UNKNOWN_LINK_CALLS };
         if calls.is_missing(now, &hash) {
-            return self.effects.push(Effect::LinkFound { call, result: Err(FailureCode::NotFound) });
+            return self
+                .effects
+                .push(Effect::LinkFound { call, result: Err(FailureCode::NotFound) });
         }
         if calls.count() >= room {
             return self.effects.push(Effect::LinkFound { call, result: Err(FailureCode::Busy) });
@@ -161,7 +168,8 @@ impl Broker {
         if let Some(finding) = calls.finding.get_mut(&hash) {
             return finding.calls.push(call);
         }
-        let finding = LinkFinding { link, reference: None, calls: vec![call], is_known, was_made: false };
+        let finding =
+            LinkFinding { link, reference: None, calls: vec![call], is_known, was_made: false };
         calls.finding.insert(hash, finding);
         calls.queue(is_known).waiting.push_back(link);
         self.look_links_up();
@@ -190,28 +198,48 @@ impl Broker {
         self.tell_master_from(RelayToMaster::LinkLookup(lookup), None, Some(reference));
     }
 
-    /// A link whose uses are counted is about to be read: `bytes` of it, or all from its first byte on.
-    pub(in super::super) fn link_begun(&mut self, now: Moment, call: CallId, link: Link, whole: bool, bytes: u64) {
+    /// A link whose uses are counted is about to be read: `bytes` of it, or all from its first byte
+    /// on.
+    pub(in super::super) fn link_begun(
+        &mut self,
+        now: Moment,
+        call: CallId,
+        link: Link,
+        whole: bool,
+        bytes: u64,
+    ) {
         if self.links.known.pay(&LinkHash::of(&link), whole, bytes) {
             return self.effects.push(Effect::LinkBegun { call, result: Ok(()) });
         }
         if self.links.calls.count() >= MAX_LINK_CALLS {
             return self.effects.push(Effect::LinkBegun { call, result: Err(FailureCode::Busy) });
         }
-        self.links.calls.calls.insert(call, LinkCall::Begin { link, whole, bytes, reference: None });
+        self.links
+            .calls
+            .calls
+            .insert(call, LinkCall::Begin { link, whole, bytes, reference: None });
         self.deadlines.set(Timer::Call(call), now.plus(LINK_LOOKUP_WAIT_MS));
         if self.hub_ready() {
             self.send_call(call);
         }
     }
 
-    /// A response wants the next members of its archive; while the master is away it waits as long as its reader stays.
-    pub(in super::super) fn link_page_wanted(&mut self, now: Moment, call: CallId, reader: LinkReader, page: LinkPage) {
+    /// A response wants the next members of its archive; while the master is away it waits as long
+    /// as its reader stays.
+    pub(in super::super) fn link_page_wanted(
+        &mut self,
+        now: Moment,
+        call: CallId,
+        reader: LinkReader,
+        page: LinkPage,
+    ) {
         if self.links.calls.count() >= MAX_LINK_CALLS {
             return self.effects.push(Effect::LinkMembers { call, result: Err(FailureCode::Busy) });
         }
         if !self.links.known.read_by(now, &page.link_hash, reader) {
-            return self.effects.push(Effect::LinkMembers { call, result: Err(FailureCode::FileGone) });
+            return self
+                .effects
+                .push(Effect::LinkMembers { call, result: Err(FailureCode::FileGone) });
         }
         self.links.calls.calls.insert(call, LinkCall::Page { reader, page, reference: None });
         if self.hub_ready() {
@@ -225,7 +253,10 @@ impl Broker {
         let message = match self.links.calls.calls.get_mut(&call) {
             Some(LinkCall::Begin { link, reference, .. }) => {
                 *reference = Some(number.clone());
-                RelayToMaster::LinkLookup(LinkLookup { link_hash: LinkHash::of(link), begins: true })
+                RelayToMaster::LinkLookup(LinkLookup {
+                    link_hash: LinkHash::of(link),
+                    begins: true,
+                })
             }
             Some(LinkCall::Page { page, reference, .. }) => {
                 *reference = Some(number.clone());
@@ -263,8 +294,8 @@ impl Broker {
         Some(call)
     }
 
-    /// Nobody waits for the answer any more. Whoever wanted a page of an archive is gone: its words may have come after those
-    /// of its end, and would keep its link for good.
+    /// Nobody waits for the answer any more. Whoever wanted a page of an archive is gone: its words
+    /// may have come after those of its end, and would keep its link for good.
     pub(in super::super) fn call_left(&mut self, now: Moment, call: CallId) {
         if let Some(LinkCall::Page { reader, .. }) = self.take_call(call) {
             self.link_left(now, reader, u64::MAX);
@@ -287,11 +318,17 @@ impl Broker {
     }
 
     /// Takes the contents of a link, or that a use of it was counted.
-    pub(in super::super) fn link_granted(&mut self, now: Moment, grant: LinkGrant, reference: Option<Ref>) {
+    pub(in super::super) fn link_granted(
+        &mut self,
+        now: Moment,
+        grant: LinkGrant,
+        reference: Option<Ref>,
+    ) {
         let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(&reference));
         let Some(awaited) = awaited else { return };
         let Some(link) = self.key_awaited(awaited) else { return };
-        // Somebody else registered the hash. Checked before the grant is kept: what is known is bound.
+        // Somebody else registered the hash. Checked before the grant is kept: what is known is
+        // bound.
         if !grant.binding.binds(&link, grant.public_id) {
             return self.awaited_failed(now, awaited, FailureCode::NotFound);
         }
@@ -306,7 +343,12 @@ impl Broker {
         self.keep_sweeping(now);
         match awaited {
             AwaitedAnswer::Find(_) => {
-                let waiting = self.links.calls.answered(&hash).map(|finding| finding.calls).unwrap_or_default();
+                let waiting = self
+                    .links
+                    .calls
+                    .answered(&hash)
+                    .map(|finding| finding.calls)
+                    .unwrap_or_default();
                 for call in waiting {
                     self.take_call(call);
                     self.effects.push(Effect::LinkFound { call, result: Ok(info.clone()) });
@@ -314,7 +356,9 @@ impl Broker {
                 self.look_links_up();
             }
             AwaitedAnswer::Call(call) => {
-                let Some(LinkCall::Begin { whole, bytes, .. }) = self.take_call(call) else { return };
+                let Some(LinkCall::Begin { whole, bytes, .. }) = self.take_call(call) else {
+                    return;
+                };
                 self.links.known.credit(&hash);
                 // One use is enough for whatever lies within the file.
                 self.links.known.pay(&hash, whole, bytes);
@@ -323,11 +367,20 @@ impl Broker {
         }
     }
 
-    pub(in super::super) fn link_members(&mut self, now: Moment, members: LinkMembers, reference: Option<Ref>) {
+    pub(in super::super) fn link_members(
+        &mut self,
+        now: Moment,
+        members: LinkMembers,
+        reference: Option<Ref>,
+    ) {
         let awaited = reference.and_then(|reference| self.links.calls.awaited.remove(&reference));
         let Some(AwaitedAnswer::Call(call)) = awaited else { return };
         let Some(LinkCall::Page { reader, .. }) = self.take_call(call) else { return };
-        let with_bytes = members.members.iter().filter_map(|member| member.file.as_ref()).filter(|file| file.size > 0);
+        let with_bytes = members
+            .members
+            .iter()
+            .filter_map(|member| member.file.as_ref())
+            .filter(|file| file.size > 0);
         let mut files: Vec<FileRef> = Vec::new();
         for entry in with_bytes {
             files.push(entry.file_ref());
@@ -340,8 +393,15 @@ impl Broker {
         self.effects.push(Effect::LinkMembers { call, result: Ok(members.members) });
     }
 
-    pub(in super::super) fn link_call_failed(&mut self, now: Moment, code: FailureCode, reference: Option<&Ref>) {
-        if let Some(awaited) = reference.and_then(|reference| self.links.calls.awaited.remove(reference)) {
+    pub(in super::super) fn link_call_failed(
+        &mut self,
+        now: Moment,
+        code: FailureCode,
+        reference: Option<&Ref>,
+    ) {
+        if let Some(awaited) =
+            reference.and_then(|reference| self.links.calls.awaited.remove(reference))
+        {
             self.awaited_failed(now, awaited, code);
         }
     }
@@ -389,7 +449,9 @@ impl Broker {
         }
         for call in calls.calls.values_mut() {
             match call {
-                LinkCall::Begin { reference, .. } | LinkCall::Page { reference, .. } => *reference = None,
+                LinkCall::Begin { reference, .. } | LinkCall::Page { reference, .. } => {
+                    *reference = None
+                }
                 LinkCall::Find(_) => {}
             }
         }

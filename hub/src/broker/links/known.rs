@@ -1,4 +1,5 @@
-//! Links that the relay knows, bounded in bytes: the longest unused goes first, and none that somebody reads.
+//! Links that the relay knows, bounded in bytes: the longest unused goes first, and none that
+//! somebody reads.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use lanyard_protocol::limits::{LINK_USED_INTERVAL_MS, MAX_KNOWN_LINK_BYTES};
 use lanyard_protocol::{DeviceId, FileRef, LinkHash};
 
-use super::super::{LinkInfo, LinkReader, LinkContent, Moment};
+use super::super::{LinkContent, LinkInfo, LinkReader, Moment};
 
 /// A link beside the texts of what it opens: its record and its places in four indexes.
 const KNOWN_OVERHEAD: usize = 768;
@@ -23,7 +24,7 @@ struct PaidUse {
 }
 
 #[derive(Debug)]
-pub struct KnownLink {
+pub(crate) struct KnownLink {
     pub info: Arc<LinkInfo>,
     used: Moment,
     until: Moment,
@@ -55,7 +56,7 @@ struct LinkResponse {
 }
 
 #[derive(Debug, Default)]
-pub struct KnownLinks {
+pub(crate) struct KnownLinks {
     links: BTreeMap<LinkHash, KnownLink>,
     by_file: BTreeMap<FileRef, BTreeSet<LinkHash>>,
     by_maker: BTreeMap<DeviceId, BTreeSet<LinkHash>>,
@@ -66,25 +67,26 @@ pub struct KnownLinks {
 }
 
 impl KnownLinks {
-    pub fn get(&self, hash: &LinkHash) -> Option<&KnownLink> {
+    pub(crate) fn get(&self, hash: &LinkHash) -> Option<&KnownLink> {
         self.links.get(hash)
     }
 
-    pub fn get_mut(&mut self, hash: &LinkHash) -> Option<&mut KnownLink> {
+    pub(crate) fn get_mut(&mut self, hash: &LinkHash) -> Option<&mut KnownLink> {
         self.links.get_mut(hash)
     }
 
     #[cfg(test)]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.links.is_empty()
     }
 
-    /// Opens a link without asking the master, if that may be. An archive is asked for each time: it may have changed.
-    pub fn open(&mut self, now: Moment, hash: &LinkHash) -> Option<Arc<LinkInfo>> {
+    /// Opens a link without asking the master, if that may be. An archive is asked for each time:
+    /// it may have changed.
+    pub(crate) fn open(&mut self, now: Moment, hash: &LinkHash) -> Option<Arc<LinkInfo>> {
         let known = self.links.get(hash)?;
         let is_file = known.file().is_some();
         if !is_file || known.is_outdated || known.until <= now {
@@ -96,11 +98,13 @@ impl KnownLinks {
     }
 
     /// Learns what the master granted; keeps who reads it and what they are owed.
-    pub fn put(&mut self, now: Moment, until: Moment, info: Arc<LinkInfo>) {
+    pub(crate) fn put(&mut self, now: Moment, until: Moment, info: Arc<LinkInfo>) {
         let hash = info.hash;
         let old = self.take(&hash);
-        let (readers, credit, told_used) = old.map(|old| (old.readers, old.credit, old.told_used)).unwrap_or_default();
-        let known = KnownLink { info, used: now, until, told_used, readers, credit, is_outdated: false };
+        let (readers, credit, told_used) =
+            old.map(|old| (old.readers, old.credit, old.told_used)).unwrap_or_default();
+        let known =
+            KnownLink { info, used: now, until, told_used, readers, credit, is_outdated: false };
         if let Some(file) = known.file() {
             self.by_file.entry(file).or_default().insert(hash);
         }
@@ -128,27 +132,27 @@ impl KnownLinks {
     }
 
     /// Forgets the link. True when somebody reads it.
-    pub fn remove(&mut self, hash: &LinkHash) -> bool {
+    pub(crate) fn remove(&mut self, hash: &LinkHash) -> bool {
         self.take(hash).is_some_and(|known| !known.readers.is_empty())
     }
 
-    pub fn outdate(&mut self, hash: &LinkHash) {
+    pub(crate) fn outdate(&mut self, hash: &LinkHash) {
         if let Some(known) = self.links.get_mut(hash) {
             known.is_outdated = true;
         }
     }
 
-    pub fn forget_file(&mut self, file: &FileRef) {
+    pub(crate) fn forget_file(&mut self, file: &FileRef) {
         for hash in self.by_file.get(file).cloned().unwrap_or_default() {
             self.remove(&hash);
         }
     }
 
-    pub fn of_maker(&self, maker: DeviceId) -> Vec<LinkHash> {
+    pub(crate) fn of_maker(&self, maker: DeviceId) -> Vec<LinkHash> {
         self.by_maker.get(&maker).into_iter().flatten().copied().collect()
     }
 
-    pub fn sweep(&mut self, now: Moment) {
+    pub(crate) fn sweep(&mut self, now: Moment) {
         while let Some((_, hash)) =
             self.idle.first().copied().filter(|(used, _)| now.since(*used) >= LINK_USED_INTERVAL_MS)
         {
@@ -157,7 +161,7 @@ impl KnownLinks {
     }
 
     #[cfg(test)]
-    pub fn reader_count(&self) -> usize {
+    pub(crate) fn reader_count(&self) -> usize {
         self.readers.len()
     }
 
@@ -170,25 +174,34 @@ impl KnownLinks {
     }
 
     /// Notes that a response reads this link. False: the link is not known, or is over.
-    pub fn read_by(&mut self, now: Moment, hash: &LinkHash, reader: LinkReader) -> bool {
+    pub(crate) fn read_by(&mut self, now: Moment, hash: &LinkHash, reader: LinkReader) -> bool {
         self.touch(now, hash);
         let Some(known) = self.links.get_mut(hash) else { return false };
         known.readers.insert(reader);
         self.idle.remove(&(known.used, *hash));
-        self.readers.entry(reader).or_insert_with(|| LinkResponse { hash: *hash, pages: VecDeque::new() });
+        self.readers
+            .entry(reader)
+            .or_insert_with(|| LinkResponse { hash: *hash, pages: VecDeque::new() });
         true
     }
 
-    /// Notes the files of a page that a response got; gives those of the page before the last, which it has read.
-    pub fn page_held(&mut self, reader: LinkReader, files: Vec<FileRef>) -> Vec<FileRef> {
+    /// Notes the files of a page that a response got; gives those of the page before the last,
+    /// which it has read.
+    pub(crate) fn page_held(&mut self, reader: LinkReader, files: Vec<FileRef>) -> Vec<FileRef> {
         let Some(reading) = self.readers.get_mut(&reader) else { return files };
         reading.pages.push_back(files);
-        if reading.pages.len() > PAGES_HELD { reading.pages.pop_front().unwrap_or_default() } else { Vec::new() }
+        if reading.pages.len() > PAGES_HELD {
+            reading.pages.pop_front().unwrap_or_default()
+        } else {
+            Vec::new()
+        }
     }
 
     /// A response is over; gives the files that it held.
-    pub fn reader_left(&mut self, reader: LinkReader) -> Vec<FileRef> {
-        let Some(LinkResponse { hash, pages }) = self.readers.remove(&reader) else { return Vec::new() };
+    pub(crate) fn reader_left(&mut self, reader: LinkReader) -> Vec<FileRef> {
+        let Some(LinkResponse { hash, pages }) = self.readers.remove(&reader) else {
+            return Vec::new();
+        };
         if let Some(known) = self.links.get_mut(&hash) {
             known.readers.remove(&reader);
             if known.readers.is_empty() {
@@ -198,8 +211,9 @@ impl KnownLinks {
         pages.into_iter().flatten().collect()
     }
 
-    /// Pays for a request out of what was asked of the master before. True when it need not be asked.
-    pub fn pay(&mut self, hash: &LinkHash, whole: bool, bytes: u64) -> bool {
+    /// Pays for a request out of what was asked of the master before. True when it need not be
+    /// asked.
+    pub(crate) fn pay(&mut self, hash: &LinkHash, whole: bool, bytes: u64) -> bool {
         let Some(known) = self.links.get_mut(hash) else { return false };
         if !known.info.limited {
             return true;
@@ -213,8 +227,9 @@ impl KnownLinks {
         true
     }
 
-    /// The master counted a use: it is worth one download, and as many bytes again for going on after a cut.
-    pub fn credit(&mut self, hash: &LinkHash) {
+    /// The master counted a use: it is worth one download, and as many bytes again for going on
+    /// after a cut.
+    pub(crate) fn credit(&mut self, hash: &LinkHash) {
         let Some(known) = self.links.get_mut(hash) else { return };
         if let LinkContent::File(entry) = &known.info.what {
             known.credit.bytes = known.credit.bytes.saturating_add(entry.size);
@@ -223,7 +238,7 @@ impl KnownLinks {
     }
 
     /// Bytes that were paid for and did not go out.
-    pub fn refund(&mut self, hash: &LinkHash, bytes: u64) {
+    pub(crate) fn refund(&mut self, hash: &LinkHash, bytes: u64) {
         if let Some(known) = self.links.get_mut(hash) {
             known.credit.bytes = known.credit.bytes.saturating_add(bytes);
         }

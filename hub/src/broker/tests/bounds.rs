@@ -1,4 +1,5 @@
-//! Bounds the cost of one message: the broker visits a number of entries that its length bounds, whatever it names.
+//! Bounds the cost of one message: the broker visits a number of entries that its length bounds,
+//! whatever it names.
 
 use super::*;
 use lanyard_protocol::limits::MAX_RUN_BYTES;
@@ -25,7 +26,13 @@ impl BrokerFixture {
     /// Asks for pieces or lists, and gives how many entries were visited for it.
     fn visits(&mut self, session: SessionId, what: BodyKind, pieces: Vec<GroupSpan>) -> u64 {
         self.broker.work.take();
-        let request = RequestChunk { transfer_id: transfer(1), public_id: device(1), pieces, what, have: None };
+        let request = RequestChunk {
+            transfer_id: transfer(1),
+            public_id: device(1),
+            pieces,
+            what,
+            have: None,
+        };
         self.says(session, DeviceToRelay::RequestChunk(request));
         self.broker.work.take()
     }
@@ -35,7 +42,8 @@ impl BrokerFixture {
         self.lists_many(0..(RUNS * PIECES) as u32, 1);
         for run in 0..RUNS as u32 {
             let first = run * PIECES as u32;
-            let pieces = (first..first + PIECES as u32).map(|n| GroupSpan::new(numbered(n), 0, 1)).collect();
+            let pieces =
+                (first..first + PIECES as u32).map(|n| GroupSpan::new(numbered(n), 0, 1)).collect();
             self.visits(asker, BodyKind::Bytes, pieces);
         }
         assert!(self.broker.queue.len() as u64 >= RUNS - 4, "the holder is asked for four");
@@ -62,7 +70,10 @@ fn a_request_for_lists_of_values_visits_its_pieces_and_not_their_groups() {
     let visited = hub.visits(asker, BodyKind::Hashes, whole_lists(4));
     assert!(visited <= 16, "{visited} entries");
     let told = BrokerFixture::failures(&hub.take(), asker);
-    assert!(told.len() == 4 && told.iter().all(|(_, code)| *code == FailureCode::NoHashes), "{told:?}");
+    assert!(
+        told.len() == 4 && told.iter().all(|(_, code)| *code == FailureCode::NoHashes),
+        "{told:?}"
+    );
     let twice = vec![GroupSpan::new(numbered(1), 0, 65_536); 2];
     assert!(hub.visits(asker, BodyKind::Hashes, twice) <= 16);
     assert!(is_refused(&hub.take(), asker), "no file twice");
@@ -76,7 +87,9 @@ fn lists_that_are_there_are_entries_of_one_and_stay_within_the_budget() {
     hub.visits(asker, BodyKind::Hashes, whole_lists(4));
     hub.visits(asker, BodyKind::Hashes, whole_lists(8).split_off(4));
     for n in 0..8 {
-        hub.give(Input::HashesKnown { file: FileRef { public_id: device(1), file_id: numbered(n) } });
+        hub.give(Input::HashesKnown {
+            file: FileRef { public_id: device(1), file_id: numbered(n) },
+        });
     }
     hub.take();
     let visited = hub.visits(asker, BodyKind::Hashes, whole_lists(4));
@@ -95,7 +108,8 @@ fn a_look_up_that_finds_nothing_walks_once_over_what_waits() {
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.fills_the_queue(asker);
     let other = hub.opens(3);
-    let unknown = (0..PIECES as u32).map(|n| GroupSpan::new(numbered(1_000_000 + n), 0, 1)).collect();
+    let unknown =
+        (0..PIECES as u32).map(|n| GroupSpan::new(numbered(1_000_000 + n), 0, 1)).collect();
     let visited = hub.visits(other, BodyKind::Bytes, unknown);
     assert!(visited <= (RUNS + 4) * PIECES, "{visited} entries");
 }
@@ -132,7 +146,8 @@ fn a_cancel_looks_its_pieces_up_and_names_no_more_than_a_run() {
         hub.broker.work.take()
     };
     let last = ((RUNS - 1) * PIECES) as u32;
-    let run: Vec<GroupSpan> = (last..last + PIECES as u32).rev().map(|n| GroupSpan::new(numbered(n), 0, 1)).collect();
+    let run: Vec<GroupSpan> =
+        (last..last + PIECES as u32).rev().map(|n| GroupSpan::new(numbered(n), 0, 1)).collect();
     let visited = cancel(&mut hub, run);
     assert!(visited <= (RUNS + 4) * PIECES, "{visited} entries");
     assert_eq!(hub.broker.queue.len(), waiting - 1, "exactly that run is called off");
@@ -176,8 +191,17 @@ fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() 
     let visited = hub.broker.work.take();
     assert!(visited <= 8 * limit as u64, "{visited} entries for {limit} answers");
     hub.asks_for(asker, vec![GroupSpan::new(numbered(1_999), 0, 1)]);
-    assert_eq!(BrokerFixture::failures(&hub.take(), asker).first().map(|(_, code)| *code), Some(FailureCode::Busy), "runs wait");
-    assert!(hub.broker.grants.entry(&FileRef { public_id: device(1), file_id: numbered(1_999) }).is_some());
+    assert_eq!(
+        BrokerFixture::failures(&hub.take(), asker).first().map(|(_, code)| *code),
+        Some(FailureCode::Busy),
+        "runs wait"
+    );
+    assert!(
+        hub.broker
+            .grants
+            .entry(&FileRef { public_id: device(1), file_id: numbered(1_999) })
+            .is_some()
+    );
 }
 
 #[test]
@@ -212,13 +236,15 @@ fn files_that_changed_are_remembered_by_the_thousand_and_no_more() {
         hub.take();
         hub.asks_for(asker, vec![GroupSpan::new(numbered(n), 0, 1)]);
         let ticket = hub.opened().remove(0).ticket;
-        let no = ChunkUnavailable { ticket, code: FailureCode::FileChanged, file_id: Some(numbered(n)) };
+        let no =
+            ChunkUnavailable { ticket, code: FailureCode::FileChanged, file_id: Some(numbered(n)) };
         hub.says(owner, DeviceToRelay::ChunkUnavailable(no));
     }
     assert_eq!(hub.broker.blame.changed_count(), limit as usize);
 }
 
-/// A device invents transfers and begins ever more large files: what is remembered of its readers has a bound.
+/// A device invents transfers and begins ever more large files: what is remembered of its readers
+/// has a bound.
 #[test]
 fn a_session_is_on_its_way_through_a_bounded_number_of_files() {
     let mut hub = BrokerFixture::ready(32 * MIB);
@@ -226,7 +252,10 @@ fn a_session_is_on_its_way_through_a_bounded_number_of_files() {
     hub.lists_many(0..1_000, 64 * MIB);
     for n in 0..1_000 {
         hub.visits(asker, BodyKind::Bytes, vec![GroupSpan::new(numbered(n), 0, 1)]);
-        hub.says(asker, DeviceToRelay::CancelChunk(CancelChunk { transfer_id: transfer(9), pieces: None }));
+        hub.says(
+            asker,
+            DeviceToRelay::CancelChunk(CancelChunk { transfer_id: transfer(9), pieces: None }),
+        );
     }
     let many = (0..200).map(|n| GroupSpan::new(numbered(n), 1, 1)).collect();
     hub.visits(asker, BodyKind::Bytes, many);
@@ -235,16 +264,23 @@ fn a_session_is_on_its_way_through_a_bounded_number_of_files() {
     assert_eq!(hub.broker.speeds.all().count(), 0);
 }
 
-/// ARCHITECTURE.md: no file name in the relay. A grant is as small with the longest path as with none.
+/// ARCHITECTURE.md: no file name in the relay. A grant is as small with the longest path as with
+/// none.
 #[test]
 fn a_grant_keeps_no_names() {
     let mut hub = BrokerFixture::ready(32 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     let file = hub.lists(1, MIB);
-    let long = FileEntry { path: "x/".repeat(2_000), media_type: "y".repeat(255), ..hub.files[&file].clone() };
+    let long = FileEntry {
+        path: "x/".repeat(2_000),
+        media_type: "y".repeat(255),
+        ..hub.files[&file].clone()
+    };
     hub.files.insert(file, long.clone());
     hub.asks(asker, 1, 0, 4);
-    let names = |hub: &BrokerFixture| hub.broker.grants.entry(&file).map(|entry| entry.path.len() + entry.media_type.len());
+    let names = |hub: &BrokerFixture| {
+        hub.broker.grants.entry(&file).map(|entry| entry.path.len() + entry.media_type.len())
+    };
     assert_eq!(names(&hub), Some(0));
     let epoch = 5;
     let revision = 8;
@@ -254,8 +290,8 @@ fn a_grant_keeps_no_names() {
     assert_eq!(names(&hub), Some(0));
 }
 
-/// Each place of a large file is a reason to look for a group of speed, which walks over all who read the file: a message that
-/// names as many places as it can walks a few times all the same.
+/// Each place of a large file is a reason to look for a group of speed, which walks over all who
+/// read the file: a message that names as many places as it can walks a few times all the same.
 #[test]
 fn a_request_for_places_far_apart_walks_a_few_times_over_those_who_read() {
     const READERS: u8 = 100;

@@ -1,10 +1,11 @@
-//! Promises of links in the relay: what it knows, asks and holds is bounded; links that do not exist are not asked for twice; going on with a
-//! download is no new use.
+//! Promises of links in the relay: what it knows, asks and holds is bounded; links that do not
+//! exist are not asked for twice; going on with a download is no new use.
 
 use std::sync::LazyLock;
 
 use lanyard_protocol::limits::{
-    LINK_UNUSED_MS, MAX_KNOWN_LINK_BYTES, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS, MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
+    LINK_UNUSED_MS, MAX_KNOWN_LINK_BYTES, MAX_LINK_LOOKUPS, MAX_MISSING_LINKS,
+    MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
 };
 use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::{Link, LinkBinding, LinkSeed};
@@ -30,10 +31,13 @@ fn link(n: u32) -> Link {
 
 /// Takes what the master was asked about links since the last look, with its reference.
 fn asked(hub: &mut BrokerFixture) -> Vec<(RelayToMaster, Ref)> {
-    let of_links =
-        |message: &RelayToMaster| matches!(message, RelayToMaster::LinkLookup(_) | RelayToMaster::LinkPage(_));
+    let of_links = |message: &RelayToMaster| {
+        matches!(message, RelayToMaster::LinkLookup(_) | RelayToMaster::LinkPage(_))
+    };
     let frames = hub.take().into_iter().filter_map(|effect| match effect {
-        Effect::SendMaster { frame, .. } if of_links(&frame.message) => Some((frame.message, frame.reference?)),
+        Effect::SendMaster { frame, .. } if of_links(&frame.message) => {
+            Some((frame.message, frame.reference?))
+        }
         _ => None,
     });
     frames.collect()
@@ -44,7 +48,12 @@ fn answers(hub: &mut BrokerFixture, message: MasterToRelay, reference: Ref) {
     hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
 }
 
-fn grant(n: u32, limited: bool, file: Option<FileEntry>, archive: Option<LinkArchive>) -> MasterToRelay {
+fn grant(
+    n: u32,
+    limited: bool,
+    file: Option<FileEntry>,
+    archive: Option<LinkArchive>,
+) -> MasterToRelay {
     let DrawnLink { hash, binding, .. } = drawn(n);
     MasterToRelay::LinkGrant(LinkGrant {
         link_hash: hash,
@@ -58,7 +67,12 @@ fn grant(n: u32, limited: bool, file: Option<FileEntry>, archive: Option<LinkArc
 }
 
 fn failed(code: FailureCode) -> MasterToRelay {
-    MasterToRelay::RequestFailed(RequestFailed { code, message: String::new(), retry_after_ms: None, file_id: None })
+    MasterToRelay::RequestFailed(RequestFailed {
+        code,
+        message: String::new(),
+        retry_after_ms: None,
+        file_id: None,
+    })
 }
 
 /// Somebody opens a link that the master knows.
@@ -87,7 +101,8 @@ fn not_found(hub: &mut BrokerFixture, asked: Vec<(RelayToMaster, Ref)>) {
     }
 }
 
-/// Answers look-ups until there are none; returns how many there were. No more than allowed are on their way at once.
+/// Answers look-ups until there are none; returns how many there were. No more than allowed are on
+/// their way at once.
 fn answers_all(hub: &mut BrokerFixture) -> usize {
     let mut total = 0;
     loop {
@@ -110,7 +125,8 @@ fn look_ups_of_unknown_links_are_bounded_and_delay_no_link_that_is_known() {
     let (of_file, of_archive) = (900_000, 900_001);
     opens_link(&mut hub, of_file, false, &entry);
     opens(&mut hub, 900_001, of_archive);
-    let archive = LinkArchive { layout: LayoutId([1; 16]), name: "a.zip".into(), members: 10, length: 1 };
+    let archive =
+        LinkArchive { layout: LayoutId([1; 16]), name: "a.zip".into(), members: 10, length: 1 };
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(of_archive, false, None, Some(archive.clone())), reference);
     }
@@ -122,15 +138,33 @@ fn look_ups_of_unknown_links_are_bounded_and_delay_no_link_that_is_known() {
     assert_eq!(answers_now.len(), 3_000 - MAX_UNKNOWN_LINK_CALLS);
     let on_their_way = asked(&mut hub);
     assert_eq!(on_their_way.len(), MAX_LINK_LOOKUPS);
-    assert_eq!(opens(&mut hub, 1_000_000, of_file), Some(Ok(())), "a known file is served from memory");
+    assert_eq!(
+        opens(&mut hub, 1_000_000, of_file),
+        Some(Ok(())),
+        "a known file is served from memory"
+    );
     assert_eq!(opens(&mut hub, 1_000_001, of_archive), None);
-    let [(RelayToMaster::LinkLookup(lookup), reference)] = &asked(&mut hub)[..] else { panic!("no look-up at once") };
-    assert_eq!(lookup.link_hash, hash(of_archive), "a known archive does not wait behind the flood");
+    let [(RelayToMaster::LinkLookup(lookup), reference)] = &asked(&mut hub)[..] else {
+        panic!("no look-up at once")
+    };
+    assert_eq!(
+        lookup.link_hash,
+        hash(of_archive),
+        "a known archive does not wait behind the flood"
+    );
     answers(&mut hub, grant(of_archive, false, None, Some(archive)), reference.clone());
-    assert!(hub.take().iter().any(|e| matches!(e, Effect::LinkFound { call, result: Ok(_) } if call.0 == 1_000_001)));
+    assert!(
+        hub.take()
+            .iter()
+            .any(|e| matches!(e, Effect::LinkFound { call, result: Ok(_) } if call.0 == 1_000_001))
+    );
     not_found(&mut hub, on_their_way);
     let rest = answers_all(&mut hub);
-    assert_eq!(MAX_LINK_LOOKUPS + rest, MAX_UNKNOWN_LINK_CALLS - 9, "each that had room had its turn");
+    assert_eq!(
+        MAX_LINK_LOOKUPS + rest,
+        MAX_UNKNOWN_LINK_CALLS - 9,
+        "each that had room had its turn"
+    );
     assert_eq!(hub.broker.counts().calls, 0);
     assert_eq!(opens(&mut hub, 1_000_002, of_file), Some(Ok(())), "the flood evicted no link");
 }
@@ -182,7 +216,8 @@ fn a_link_that_does_not_exist_is_looked_up_once_until_it_is_made() {
     assert!(is_looked_up(&mut hub, 7), "a \"no\" from before does not count after");
 
     // A use of an archive is granted after the link was found missing.
-    let archive = LinkArchive { layout: LayoutId([1; 16]), name: "a.zip".into(), members: 10, length: 1 };
+    let archive =
+        LinkArchive { layout: LayoutId([1; 16]), name: "a.zip".into(), members: 10, length: 1 };
     opens(&mut hub, 3, 8);
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(8, true, None, Some(archive.clone())), reference);
@@ -190,7 +225,10 @@ fn a_link_that_does_not_exist_is_looked_up_once_until_it_is_made() {
     hub.take();
     hub.give(Input::LinkBegun { call: CallId(4), link: link(8), whole: true, bytes: 1 });
     let begun = asked(&mut hub);
-    hub.master(MasterToRelay::LinkDropped(LinkDropped { public_id: device(2), link_hash: hash(8) }));
+    hub.master(MasterToRelay::LinkDropped(LinkDropped {
+        public_id: device(2),
+        link_hash: hash(8),
+    }));
     assert!(is_looked_up(&mut hub, 8) && !is_looked_up(&mut hub, 8));
     for (_, reference) in begun {
         answers(&mut hub, grant(8, true, None, Some(archive.clone())), reference);
@@ -221,7 +259,12 @@ fn links_that_are_known_or_missing_are_bounded_and_one_that_is_read_stays() {
     entry.path = "p".repeat(3_000);
     opens_link(&mut hub, 0, false, &entry);
     let reader = LinkReader(1);
-    hub.give(Input::LinkWanted { reader, hash: hash(0), want: 1, pieces: vec![(file, GroupRange::new(0, 1))] });
+    hub.give(Input::LinkWanted {
+        reader,
+        hash: hash(0),
+        want: 1,
+        pieces: vec![(file, GroupRange::new(0, 1))],
+    });
     for n in 1..6_000 {
         opens_link(&mut hub, n, false, &entry);
         let held = hub.broker.links.known.bytes();
@@ -238,7 +281,12 @@ fn links_that_are_known_or_missing_are_bounded_and_one_that_is_read_stays() {
     // Its reader stands still overnight.
     hub.passes(LINK_UNUSED_MS);
     hub.take();
-    hub.give(Input::LinkWanted { reader, hash: hash(0), want: 2, pieces: vec![(file, GroupRange::new(1, 1))] });
+    hub.give(Input::LinkWanted {
+        reader,
+        hash: hash(0),
+        want: 2,
+        pieces: vec![(file, GroupRange::new(1, 1))],
+    });
     let cut = |e: &Effect| matches!(e, Effect::LinkFailed { .. });
     assert!(!hub.take().iter().any(cut), "a paused download goes on");
     hub.give(Input::LinkLeft { reader, up_to: u64::MAX });
@@ -259,7 +307,13 @@ fn a_file_that_is_gone_takes_its_links_along_and_touches_no_other() {
     let entry = hub.files[&gone].clone();
     opens_link(&mut hub, 5_000, false, &entry);
     let file_ids = vec![gone.file_id];
-    let removed = FileRemoved { public_id: gone.public_id, file_ids, epoch: 5, revision: 8, audience: Audience::All };
+    let removed = FileRemoved {
+        public_id: gone.public_id,
+        file_ids,
+        epoch: 5,
+        revision: 8,
+        audience: Audience::All,
+    };
     hub.master(MasterToRelay::FileRemoved(removed));
     hub.take();
     for n in [0, 5_000] {
@@ -283,8 +337,11 @@ fn a_use_pays_for_one_download_and_for_going_on_with_it() {
         for (message, reference) in asked(hub) {
             assert!(matches!(message, RelayToMaster::LinkLookup(lookup) if lookup.begins));
             uses += 1;
-            let answer =
-                if uses > 2 { failed(FailureCode::LinkUsedUp) } else { grant(1, true, Some(entry.clone()), None) };
+            let answer = if uses > 2 {
+                failed(FailureCode::LinkUsedUp)
+            } else {
+                grant(1, true, Some(entry.clone()), None)
+            };
             answers(hub, answer, reference);
         }
         let begun = hub.take().into_iter().find_map(|e| match e {
@@ -297,7 +354,11 @@ fn a_use_pays_for_one_download_and_for_going_on_with_it() {
     assert_eq!(begins(&mut hub, false, 600), (Ok(()), 1), "it goes on after a cut");
     hub.give(Input::LinkUnread { hash: hash(1), bytes: 300 });
     assert_eq!(begins(&mut hub, false, 700), (Ok(()), 1), "and again: 300 of these were not sent");
-    assert_eq!(begins(&mut hub, false, 1), (Ok(()), 2), "beyond the file's length it is another download");
+    assert_eq!(
+        begins(&mut hub, false, 1),
+        (Ok(()), 2),
+        "beyond the file's length it is another download"
+    );
     assert_eq!(begins(&mut hub, true, SIZE), (Ok(()), 2), "whose first byte may come later");
     assert_eq!(begins(&mut hub, true, SIZE), (Err(FailureCode::LinkUsedUp), 3));
 }
@@ -360,7 +421,10 @@ fn while_the_master_is_away_pages_wait_and_are_asked_again() {
     hub.passes(3_600_000);
     hub.master_comes();
     let again = asked(&mut hub);
-    assert!(matches!(&again[..], [(RelayToMaster::LinkPage(page), _)] if page.layout == layout), "{again:?}");
+    assert!(
+        matches!(&again[..], [(RelayToMaster::LinkPage(page), _)] if page.layout == layout),
+        "{again:?}"
+    );
     hub.give(Input::CallLeft { call: CallId(2) });
     assert_eq!(hub.broker.counts().calls, 0);
 }
@@ -395,7 +459,10 @@ fn a_list_that_the_relay_had_to_drop_is_asked_for_again_although_it_lies_full_in
     let pieces = vec![GroupSpan::new(file_id(1), 0, 4)];
     let list = RequestChunk { transfer_id, public_id, pieces, what: BodyKind::Hashes, have: None };
     hub.says(asker, DeviceToRelay::RequestChunk(list));
-    assert!(hub.take().iter().any(|effect| matches!(effect, Effect::OpenHashes { .. })), "it lies full in a slot");
+    assert!(
+        hub.take().iter().any(|effect| matches!(effect, Effect::OpenHashes { .. })),
+        "it lies full in a slot"
+    );
     hub.give(Input::HashesLost { file });
     hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
     for (_, reference) in asked(&mut hub) {
@@ -406,14 +473,30 @@ fn a_list_that_the_relay_had_to_drop_is_asked_for_again_although_it_lies_full_in
     hub.give(Input::LinkWanted { reader: LinkReader(1), hash: hash(1), want: 1, pieces });
     let opened = hub.opened();
     let [slot] = &opened[..] else { panic!("{opened:?}") };
-    assert_eq!((slot.what, slot.holder), (BodyKind::Hashes, SessionId(1)), "its owner is asked for it");
+    assert_eq!(
+        (slot.what, slot.holder),
+        (BodyKind::Hashes, SessionId(1)),
+        "its owner is asked for it"
+    );
     hub.completes(slot.slot);
-    assert_eq!(hub.opened().first().map(|slot| slot.what), Some(BodyKind::Bytes), "and the link reads on");
+    assert_eq!(
+        hub.opened().first().map(|slot| slot.what),
+        Some(BodyKind::Bytes),
+        "and the link reads on"
+    );
 }
 
 /// The grant of a link that `maker` registered under the hash of the second device's link.
-fn squatted(n: u32, binding: LinkBinding, maker: DeviceId, limited: bool, file: &FileEntry) -> MasterToRelay {
-    let MasterToRelay::LinkGrant(grant) = grant(n, limited, Some(file.clone()), None) else { unreachable!() };
+fn squatted(
+    n: u32,
+    binding: LinkBinding,
+    maker: DeviceId,
+    limited: bool,
+    file: &FileEntry,
+) -> MasterToRelay {
+    let MasterToRelay::LinkGrant(grant) = grant(n, limited, Some(file.clone()), None) else {
+        unreachable!()
+    };
     MasterToRelay::LinkGrant(LinkGrant { public_id: maker, binding, ..grant })
 }
 
@@ -430,10 +513,15 @@ fn a_hash_that_somebody_else_registered_is_answered_as_one_that_is_not_there() {
             hub.take();
             hub.give(Input::LinkOpened { call: CallId(call), link: link(n) });
             let lookups = asked(&mut hub);
-            assert_eq!(lookups.len(), usize::from(call == 1), "what is not there is not asked for again soon");
+            assert_eq!(
+                lookups.len(),
+                usize::from(call == 1),
+                "what is not there is not asked for again soon"
+            );
             for (_, reference) in lookups {
                 answers(&mut hub, squatted(n, binding, squatter, true, &entry), reference);
-                let found = Effect::LinkFound { call: CallId(call), result: Err(FailureCode::NotFound) };
+                let found =
+                    Effect::LinkFound { call: CallId(call), result: Err(FailureCode::NotFound) };
                 assert!(hub.take().contains(&found));
             }
         }
@@ -442,7 +530,9 @@ fn a_hash_that_somebody_else_registered_is_answered_as_one_that_is_not_there() {
     assert_eq!((hub.broker.counts().calls, hub.broker.counts().grants), (0, 0));
     // Its own maker's binding opens it.
     opens_link(&mut hub, 4, true, &entry);
-    assert!(hub.take().iter().any(|effect| matches!(effect, Effect::LinkFound { result: Ok(_), .. })));
+    assert!(
+        hub.take().iter().any(|effect| matches!(effect, Effect::LinkFound { result: Ok(_), .. }))
+    );
 }
 
 #[test]
@@ -457,7 +547,10 @@ fn a_link_that_ended_between_its_opening_and_its_use_is_not_paid_for_by_anothers
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, squatted(1, drawn(1).binding, device(1), true, &entry), reference);
     }
-    assert!(hub.take().contains(&Effect::LinkBegun { call: CallId(9), result: Err(FailureCode::NotFound) }));
+    assert!(
+        hub.take()
+            .contains(&Effect::LinkBegun { call: CallId(9), result: Err(FailureCode::NotFound) })
+    );
     let maker = hub.broker.links.maker(&hash(1));
     assert_eq!(maker, Some(*MAKER), "what the relay knows is its maker's");
     hub.give(Input::LinkBegun { call: CallId(10), link: link(1), whole: true, bytes: MIB });
