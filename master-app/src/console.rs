@@ -22,7 +22,7 @@ use http::{HeaderMap, StatusCode, header};
 use lanyard_protocol::http::HttpError;
 use lanyard_protocol::limits::MAX_FRAME_BYTES;
 use lanyard_protocol::{DeviceId, FailureCode, chosen_subprotocol};
-use lanyard_relay::connections::ConnectionPermit;
+use lanyard_relay::ConnectionPermit;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

@@ -50,7 +50,7 @@ mod tests {
         tracing::subscriber::with_default(log, || {
             tracing::trace!(target: "tungstenite::protocol", "Received message secret");
             tracing::debug!(target: "tokio_tungstenite", "secret");
-            tracing::trace!(target: "lanyard_relay::session", "opened");
+            tracing::trace!(target: "lanyard_relay::ws::device", "opened");
         });
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         assert!(text.contains("opened") && !text.contains("secret"), "{text}");

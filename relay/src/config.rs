@@ -6,7 +6,7 @@ use std::time::Duration;
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::limits::DEFAULT_BUDGET_BYTES;
 
-use crate::tls::TlsIdentities;
+use crate::net::tls::TlsIdentities;
 
 /// Everything a relay needs; nothing is read from the environment later.
 #[derive(Clone)]

@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
-use crate::edge::{CallAnswer, LinkEvent, RelayState};
-use crate::outbox::QueuedFrame;
-use crate::slot::SlotBuffer;
-use crate::tickets::TicketKind;
+use crate::chunks::slot::SlotBuffer;
+use crate::chunks::tickets::TicketKind;
+use crate::limits::outbox::QueuedFrame;
+use crate::state::{CallAnswer, LinkEvent, RelayState};
 
 /// What the broker's driver hears.
 #[expect(
@@ -29,7 +29,7 @@ use crate::tickets::TicketKind;
 pub(crate) enum DriverMessage {
     Input(Input),
     /// Somebody wants to know how it stands.
-    Look(oneshot::Sender<BrokerStats>),
+    Stats(oneshot::Sender<BrokerStats>),
 }
 
 /// How the broker stands.
@@ -55,7 +55,7 @@ pub(crate) async fn run(
             () = stop.cancelled() => return,
             input = inputs.recv() => match input {
                 Some(DriverMessage::Input(input)) => broker.handle(now(), input),
-                Some(DriverMessage::Look(reply)) => drop(reply.send(stats(&broker))),
+                Some(DriverMessage::Stats(reply)) => drop(reply.send(stats(&broker))),
                 None => return,
             },
             () = sleep_until(wake) => broker.handle_timeout(now()),

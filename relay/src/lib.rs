@@ -1,35 +1,23 @@
-//! The post office: carries messages and bytes between devices and the master, and serves the web
-//! client.
+//! The relay: carries messages and bytes between devices and the master, and serves the web client.
 //!
-//! `driver` owns the Broker; `edge` is what everybody shares; `session` and `master_session` are
-//! one task per WebSocket; `slot` and `pins` hold bytes and what they must hash to; `http` is the
-//! rest. It knows no catalogue, and everything it holds may be lost: devices and master come back
-//! and go on.
+//! `driver` owns the Broker; `state` is shared by all tasks. `net` accepts connections, `limits`
+//! bounds them, `middleware` guards the routes of `router`. `ws` is one task per WebSocket, `chunks`
+//! holds bytes and their hashes, `links` serves `/d/`, `http` the other routes. The relay keeps no
+//! catalogue, and all its state may be lost: devices and master connect again and go on.
 
-mod accept;
+mod chunks;
 mod config;
-pub mod connections;
 mod driver;
-mod edge;
 mod error;
-mod hosts;
 mod http;
-mod master_session;
-mod metered;
-mod outbox;
-mod pace;
-mod pins;
-mod pool;
-pub mod proving;
-mod refusals;
+mod limits;
+mod links;
+mod middleware;
+mod net;
 mod router;
-mod session;
-mod slot;
-mod socket;
-mod tickets;
-mod tls;
-mod websocket;
-mod window;
+mod state;
+pub mod testing;
+mod ws;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -40,8 +28,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::RelayConfig;
-pub use hosts::own_names;
-pub use tls::{TlsIdentities, TlsIdentity, channel_of};
+pub use limits::connections::{ConnectionPermit, KnownReason};
+pub use middleware::host_guard::own_names;
+pub use net::tls::{TlsIdentities, TlsIdentity, channel_of};
+
+use limits::connections;
+use net::listener;
 
 /// What goodbyes get to be written and answered.
 const CLOSING_SOCKETS: Duration = Duration::from_secs(2);
@@ -66,9 +58,9 @@ pub async fn serve_beside(
     last_words: Duration,
     stop: CancellationToken,
 ) {
-    let doors = accept::ListenerConfig { tls: None, most_connections, last_words };
+    let doors = listener::ListenerConfig { tls: None, most_connections, last_words };
     let router = router.layer(axum::middleware::map_response(error::as_json));
-    accept::run(listener, doors, router, stop).await;
+    listener::run(listener, doors, router, stop).await;
 }
 
 /// A relay that listens; [`Relay::run`] serves.
@@ -84,7 +76,7 @@ impl Relay {
     /// Takes the port. Must be called within a tokio runtime.
     pub async fn bind(config: RelayConfig) -> Result<Self, RelayError> {
         let failed = |source| RelayError::Listen { address: config.listen, source };
-        let listener = accept::listen(config.listen).map_err(failed)?;
+        let listener = listener::listen(config.listen).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(RelayError::Randomness)?;
@@ -115,7 +107,7 @@ impl Relay {
     /// on their way get a moment to end, and every session hears that the relay goes (4503).
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
-        let doors = accept::ListenerConfig {
+        let doors = listener::ListenerConfig {
             tls: self.config.tls.clone(),
             most_connections: self
                 .config
@@ -123,11 +115,11 @@ impl Relay {
                 .unwrap_or_else(connections::most_connections),
             last_words: self.config.last_words,
         };
-        let (edge, inputs) = edge::RelayState::new(self.config, self.seed);
+        let (edge, inputs) = state::RelayState::new(self.config, self.seed);
         let driver = tokio::spawn(driver::run(edge.clone(), inputs, stop.clone()));
-        let watch = tokio::spawn(edge::watch(edge.clone(), stop.clone()));
+        let watch = tokio::spawn(state::run(edge.clone(), stop.clone()));
         let router = router::router(edge.clone(), self.added);
-        let accept = tokio::spawn(accept::run(self.listener, doors, router, closing.clone()));
+        let accept = tokio::spawn(listener::run(self.listener, doors, router, closing.clone()));
         let ended = |task: Result<(), tokio::task::JoinError>| {
             if let Err(error) = task {
                 tracing::error!(%error, "a task of the relay ended badly");

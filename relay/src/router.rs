@@ -5,31 +5,41 @@ use std::sync::Arc;
 use axum::routing::{get, put};
 use axum::{Router, middleware};
 
-use crate::edge::RelayState;
-use crate::hosts::{self, HostGuard};
-use crate::http::{assets, chunks, download, health, metrics, secure};
-use crate::{connections, error, master_session, refusals, session};
+use crate::error;
+use crate::http::assets;
+use crate::http::chunks;
+use crate::http::health;
+use crate::http::metrics;
+use crate::limits::connections;
+use crate::links::handlers;
+use crate::middleware::count_rejections;
+use crate::middleware::host_guard;
+use crate::middleware::host_guard::HostGuard;
+use crate::middleware::require_tls;
+use crate::state::RelayState;
+use crate::ws::device;
+use crate::ws::master;
 
 /// Builds the relay's routes. `added` answers what neither they nor the web client's files do,
 /// behind the same layers.
 pub(crate) fn router(edge: Arc<RelayState>, added: Router) -> Router {
     let hosts = HostGuard::new(&edge.config.hosts);
     Router::new()
-        .route("/ws/device", get(session::upgrade))
-        .route("/ws/master", get(master_session::upgrade))
+        .route("/ws/device", get(device::upgrade))
+        .route("/ws/master", get(master::upgrade))
         .route("/chunks/{ticket}", put(chunks::put).get(chunks::get))
-        .route("/d/{link}/{*name}", get(download::get))
-        .route("/d/{link}", get(download::get_unnamed))
+        .route("/d/{link}/{*name}", get(handlers::get))
+        .route("/d/{link}", get(handlers::get_unnamed))
         .route("/healthz", get(health::get))
         .route("/metrics", get(metrics::get))
-        .route("/ca.crt", get(secure::certificate))
-        .route("/secure", get(secure::redirect))
+        .route("/ca.crt", get(require_tls::certificate))
+        .route("/secure", get(require_tls::redirect))
         .fallback(move |request| assets::get_or(request, added))
         .layer(middleware::from_fn(connections::note_links))
-        .layer(middleware::from_fn_with_state(edge.clone(), secure::gate))
-        .layer(middleware::from_fn_with_state(hosts, hosts::guard))
+        .layer(middleware::from_fn_with_state(edge.clone(), require_tls::gate))
+        .layer(middleware::from_fn_with_state(hosts, host_guard::guard))
         .layer(middleware::map_response(error::as_json))
-        .layer(middleware::from_fn_with_state(edge.clone(), refusals::count))
+        .layer(middleware::from_fn_with_state(edge.clone(), count_rejections::count))
         .with_state(edge)
 }
 

@@ -11,7 +11,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use lanyard_relay::proving::{Sink, Socket, send_text, serve, upgrade};
+use lanyard_relay::testing::{Sink, Socket, send_text, serve, upgrade};
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};

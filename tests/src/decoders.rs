@@ -16,7 +16,7 @@ use lanyard_protocol::limits::{MAX_FILE_BYTES, MAX_SAFE_INTEGER};
 use lanyard_protocol::range::{RangeRequest, wanted};
 use lanyard_protocol::session_key::Authorization;
 use lanyard_protocol::*;
-use lanyard_relay::proving as relay;
+use lanyard_relay::testing as relay;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

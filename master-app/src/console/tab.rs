@@ -13,7 +13,7 @@ use lanyard_protocol::{
     CloseCode, ConsoleToMaster, FailureCode, Frame, HubInfo, MasterToConsole, PublicKey, Ref,
     SUBPROTOCOL,
 };
-use lanyard_relay::connections::{ConnectionPermit, KnownReason};
+use lanyard_relay::{ConnectionPermit, KnownReason};
 use tokio::time::timeout;
 
 use super::ConsoleState;

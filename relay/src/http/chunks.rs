@@ -20,12 +20,19 @@ use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS};
 use lanyard_protocol::{FailureCode, Ticket};
 use tokio::sync::watch;
 
-use crate::connections::{ConnectionPermit, KnownReason};
-use crate::edge::{Caller, RelayState, SessionHandle};
+use crate::chunks::frames::Frames;
+use crate::chunks::frames::NextFrame;
+use crate::chunks::slot::ReadMark;
+use crate::chunks::slot::ReaderMeter;
+use crate::chunks::slot::SlotBuffer;
+use crate::chunks::slot::SlotError;
+use crate::chunks::slot::SlotFiller;
+use crate::chunks::slot::SlotRead;
+use crate::chunks::tickets::TicketKind;
 use crate::error::ApiError;
-use crate::http::frames::{Frames, NextFrame};
-use crate::slot::{ReadMark, ReaderMeter, SlotBuffer, SlotError, SlotFiller, SlotRead};
-use crate::tickets::TicketKind;
+use crate::limits::connections::ConnectionPermit;
+use crate::limits::connections::KnownReason;
+use crate::state::{Caller, RelayState, SessionHandle};
 
 /// A pause in a body after which what is here is published.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);

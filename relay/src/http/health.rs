@@ -9,7 +9,7 @@ use axum::extract::State;
 use lanyard_protocol::PROTOCOL_VERSION;
 use serde::Serialize;
 
-use crate::edge::RelayState;
+use crate::state::RelayState;
 
 #[derive(Serialize)]
 pub(crate) struct Health {

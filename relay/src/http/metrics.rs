@@ -15,8 +15,8 @@ use lanyard_protocol::master_proof::metrics_token;
 use lanyard_protocol::{CloseCode, FailureCode};
 
 use crate::driver::BrokerStats;
-use crate::edge::RelayState;
 use crate::error::ApiError;
+use crate::state::RelayState;
 
 /// Text format 0.0.4.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,7 +28,7 @@ pub(crate) async fn get(
     if !shows_token(&edge, &headers) {
         return Err(FailureCode::NotFound.into());
     }
-    let standing = edge.standing().await.ok_or(FailureCode::ServerNotReady)?;
+    let standing = edge.broker_stats().await.ok_or(FailureCode::ServerNotReady)?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text(&edge, &standing)).into_response())
 }
 
@@ -84,7 +84,7 @@ fn text(edge: &RelayState, standing: &BrokerStats) -> String {
         "Files that turned out to be others than listed.",
         &[("", tally.changed_files)],
     );
-    let rejections = edge.refusals.counts();
+    let rejections = edge.rejections.counts();
     let refused = labelled("code", FailureCode::as_str, &rejections.refused);
     page.counter("refused_total", "Requests that were answered with a no, by code.", &refused);
     let closed = labelled("reason", CloseCode::reason, &rejections.closed);

@@ -10,7 +10,7 @@ use lanyard_hub::broker::Rejections;
 use lanyard_protocol::{CloseCode, FailureCode};
 use parking_lot::Mutex;
 
-use crate::edge::RelayState;
+use crate::state::RelayState;
 
 /// Counts that only grow. There are few kinds, so the maps stay small.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ pub(crate) async fn count(
 ) -> Response {
     let response = next.run(request).await;
     if let Some(RejectionCode(code)) = response.extensions().get::<RejectionCode>() {
-        *edge.refusals.counts.lock().refused.entry(*code).or_default() += 1;
+        *edge.rejections.counts.lock().refused.entry(*code).or_default() += 1;
     }
     response
 }

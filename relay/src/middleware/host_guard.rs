@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, header};
 use lanyard_protocol::FailureCode;
 
 use crate::error::ApiError;
-use crate::tls::Transport;
+use crate::net::tls::Transport;
 
 /// Names that requests may be addressed to, lower case.
 #[derive(Debug, Clone)]

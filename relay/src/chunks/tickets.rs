@@ -12,7 +12,7 @@ use lanyard_protocol::limits::USED_TICKET_MS;
 use lanyard_protocol::{FailureCode, Ticket};
 use parking_lot::Mutex;
 
-use crate::slot::SlotBuffer;
+use crate::chunks::slot::SlotBuffer;
 
 /// Used tickets that are remembered at most: a second of the fastest transfer is 2,000 of them, and
 /// they are only for telling.
@@ -27,7 +27,7 @@ pub(crate) enum TicketKind {
 
 struct Open {
     session: SessionId,
-    errand: TicketKind,
+    kind: TicketKind,
     slot: Arc<SlotBuffer>,
 }
 
@@ -68,7 +68,7 @@ impl Tickets {
         errand: TicketKind,
         slot: Arc<SlotBuffer>,
     ) {
-        self.open.insert(ticket, Open { session, errand, slot });
+        self.open.insert(ticket, Open { session, kind: errand, slot });
     }
 
     /// Takes a ticket back that was not used.
@@ -85,10 +85,10 @@ impl Tickets {
         is_put: bool,
     ) -> Result<(Arc<SlotBuffer>, TicketKind), FailureCode> {
         let fits = |_: &Ticket, open: &Open| {
-            open.session == session && matches!(open.errand, TicketKind::Put) == is_put
+            open.session == session && matches!(open.kind, TicketKind::Put) == is_put
         };
         let mut used = self.used.lock();
-        if let Some((_, Open { slot, errand, .. })) = self.open.remove_if(ticket, fits) {
+        if let Some((_, Open { slot, kind: errand, .. })) = self.open.remove_if(ticket, fits) {
             used.note(*ticket, session, is_put);
             return Ok((slot, errand));
         }

@@ -28,8 +28,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-use crate::connections::ConnectionPermit;
 use crate::error::ApiError;
+use crate::limits::connections::ConnectionPermit;
 
 pub type Socket = WebSocketStream<UpgradedStream>;
 pub type Sink = SplitSink<Socket, Message>;

@@ -14,9 +14,9 @@ use lanyard_protocol::{FailureCode, FileRef, Ticket};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::edge::RelayState;
-use crate::pins::GroupVerdict;
-use crate::pool::PoolBuffer;
+use crate::chunks::buffer_pool::PoolBuffer;
+use crate::chunks::group_hashes::GroupVerdict;
+use crate::state::RelayState;
 
 /// How far a reader may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// Raises the bound on descriptors as far as it goes, and gives how many of them connections may
 /// take.
 #[cfg(unix)]
-pub fn most_connections() -> usize {
+pub(crate) fn most_connections() -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     let now = limit.current;
@@ -133,7 +133,7 @@ struct LimiterState {
 
 /// All connections of one listener.
 #[derive(Debug)]
-pub struct ConnectionLimiter {
+pub(crate) struct ConnectionLimiter {
     most: usize,
     state: Mutex<LimiterState>,
 }
@@ -213,12 +213,12 @@ impl LimiterState {
 
 impl ConnectionLimiter {
     /// For at most `most` connections.
-    pub fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, state: Mutex::default() })
     }
 
     /// Admits a new connection, for which another one may have to leave; `None` if none can.
-    pub fn enter(
+    pub(crate) fn enter(
         self: &Arc<Self>,
         address: SourceAddress,
         now: Instant,
@@ -431,7 +431,7 @@ impl ConnectionPermit {
 }
 
 /// The layer that knows a connection by the link that it read. Its bodies may pause.
-pub async fn note_links(request: Request, next: Next) -> Response {
+pub(crate) async fn note_links(request: Request, next: Next) -> Response {
     let is_link = request.uri().path().starts_with("/d/");
     let permit = request.extensions().get::<Arc<ConnectionPermit>>().cloned();
     let response = next.run(request).await;

@@ -12,14 +12,20 @@ use lanyard_protocol::message::LinkMember;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::websocket::{Sink, Socket, send_text, upgrade};
+pub use crate::ws::upgrade::Sink;
+pub use crate::ws::upgrade::Socket;
+pub use crate::ws::upgrade::send_text;
+pub use crate::ws::upgrade::upgrade;
 
-use crate::http::{download, zip};
-use crate::{accept, connections, hosts};
+use crate::limits::connections;
+use crate::links::handlers;
+use crate::links::zip;
+use crate::middleware::host_guard;
+use crate::net::listener;
 
 /// The `Content-Disposition` of a file of this name.
 pub fn disposition(name: &str) -> http::HeaderValue {
-    download::disposition(name)
+    handlers::disposition(name)
 }
 
 /// The name that a request was sent to and its canonical authority; `None` if it is refused.
@@ -28,7 +34,7 @@ pub fn authority(
     target: Option<&str>,
     default_port: u16,
 ) -> Option<(String, String)> {
-    let (name, authority) = hosts::authority(headers, target, default_port).ok()?;
+    let (name, authority) = host_guard::authority(headers, target, default_port).ok()?;
     Some((name, authority.0))
 }
 
@@ -61,9 +67,9 @@ pub fn archive(layout: &Layout) -> Vec<u8> {
 
 /// Serves `router` as the relay serves its own: deadlines, limits and buffers are the same.
 pub async fn serve(listener: TcpListener, router: Router) {
-    accept::run(
+    listener::run(
         listener,
-        accept::ListenerConfig {
+        listener::ListenerConfig {
             tls: None,
             most_connections: connections::most_connections(),
             last_words: Duration::ZERO,

@@ -24,12 +24,18 @@ use lanyard_protocol::{
 
 use tracing::Instrument;
 
-use crate::edge::{RelayState, SessionHandle};
-use crate::hosts::HostHeader;
-use crate::outbox::{Outbox, QueuedFrame};
-use crate::socket::{self, Activity, Incoming};
-use crate::tls::Transport;
-use crate::websocket::{self, Sink, Socket, Stream};
+use crate::limits::outbox::Outbox;
+use crate::limits::outbox::QueuedFrame;
+use crate::middleware::host_guard::HostHeader;
+use crate::net::tls::Transport;
+use crate::state::{RelayState, SessionHandle};
+use crate::ws::connection;
+use crate::ws::connection::Activity;
+use crate::ws::connection::Incoming;
+use crate::ws::upgrade;
+use crate::ws::upgrade::Sink;
+use crate::ws::upgrade::Socket;
+use crate::ws::upgrade::Stream;
 
 /// `GET /ws/device`.
 pub(crate) async fn upgrade(
@@ -40,8 +46,8 @@ pub(crate) async fn upgrade(
     request: Request,
 ) -> Response {
     let caller = SocketOrigin { peer, authority, transport };
-    let is_old = websocket::is_of_another_version(request.headers());
-    websocket::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
+    let is_old = upgrade::is_of_another_version(request.headers());
+    upgrade::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
         let sockets = edge.sockets.clone();
         sockets.track_future(async move {
             match is_old {
@@ -68,12 +74,13 @@ async fn serve(edge: Arc<RelayState>, caller: SocketOrigin, socket: Socket) {
         tokio::time::timeout(deadline, register(&edge, caller, &mut sink, &mut stream, &last));
     let (identity, proof, reference) = match registered.await {
         Ok(Ok(proven)) => proven,
-        Ok(Err(code)) => return socket::close_with_code(&edge, sink, stream, code).await,
+        Ok(Err(code)) => return connection::close_with_code(&edge, sink, stream, code).await,
         Err(_silent) => {
-            return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await;
+            return connection::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated)
+                .await;
         }
     };
-    let Some((sink, stream)) = websocket::admitted(sink, stream, MAX_FRAME_BYTES).await else {
+    let Some((sink, stream)) = upgrade::admitted(sink, stream, MAX_FRAME_BYTES).await else {
         return;
     };
     let session = SessionId(edge.number());
@@ -96,7 +103,7 @@ async fn live(
 ) {
     tracing::debug!("opened");
     let code = tokio::select! {
-        code = socket::write(&mut sink, &handle.outbox, &last) => Some(code),
+        code = connection::write(&mut sink, &handle.outbox, &last) => Some(code),
         code = listen(&edge, session, &handle, &mut stream, &last) => code,
         () = handle.evicted() => Some(CloseCode::RateLimited),
     };
@@ -104,7 +111,7 @@ async fn live(
     edge.send(Input::SessionClosed { session }).await;
     tracing::debug!(?code, "closed");
     if let Some(code) = code {
-        socket::close_with_code(&edge, sink, stream, code).await;
+        connection::close_with_code(&edge, sink, stream, code).await;
     }
 }
 
@@ -119,7 +126,7 @@ async fn send_home(edge: &RelayState, caller: SocketOrigin, socket: Socket) {
         data.remove("ephemeral_key");
     }
     let said = async {
-        websocket::send_text(&mut sink, first.to_string().into())
+        upgrade::send_text(&mut sink, first.to_string().into())
             .await
             .map_err(|_| CloseCode::TooSlow)?;
         write_message(&mut sink, &unsupported_version(), None).await
@@ -130,7 +137,7 @@ async fn send_home(edge: &RelayState, caller: SocketOrigin, socket: Socket) {
         Ok(Err(code)) => code,
         Err(_slow) => CloseCode::TooSlow,
     };
-    socket::close_with_code(edge, sink, stream, code).await;
+    connection::close_with_code(edge, sink, stream, code).await;
 }
 
 fn challenge_of(
@@ -175,7 +182,7 @@ async fn register(
     let ephemeral = edge.ephemeral();
     let challenge = challenge_of(edge, caller.transport, relay_nonce, ephemeral.public());
     write_message(sink, &RelayToDevice::Challenge(challenge), None).await?;
-    let text = match socket::receive(stream, last).await {
+    let text = match connection::receive(stream, last).await {
         Incoming::Text(text) => text,
         Incoming::TooLarge => return Err(CloseCode::TooLarge),
         Incoming::Binary => return Err(CloseCode::BadMessage),
@@ -203,7 +210,7 @@ async fn write_message(
     reference: Option<&Ref>,
 ) -> Result<(), CloseCode> {
     let text = codec::encode(message, reference);
-    websocket::send_text(sink, text.into()).await.map_err(|_| CloseCode::TooSlow)
+    upgrade::send_text(sink, text.into()).await.map_err(|_| CloseCode::TooSlow)
 }
 
 /// Checks what a device says of itself, and its signature over all of it.
@@ -282,9 +289,9 @@ async fn listen(
     stream: &mut Stream,
     last: &Activity,
 ) -> Option<CloseCode> {
-    let pace = edge.paces.of(handle.public_id);
+    let pace = edge.message_rate.of(handle.public_id);
     loop {
-        let text = match socket::receive(stream, last).await {
+        let text = match connection::receive(stream, last).await {
             Incoming::Text(text) => text,
             Incoming::Binary => return Some(CloseCode::BadMessage),
             Incoming::TooLarge => return Some(CloseCode::TooLarge),

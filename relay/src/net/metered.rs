@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use lanyard_protocol::FailureCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::connections::ConnectionPermit;
+use crate::limits::connections::ConnectionPermit;
 
 /// Whether something of an answer may still be in the library's hands.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lanyard_hub::broker::{CallId, Input};
 use tokio::sync::oneshot;
 
-use crate::edge::{CallAnswer, RelayState};
+use crate::state::{CallAnswer, RelayState};
 
 /// Asks the broker and waits; if the request goes away meanwhile the broker hears that too.
 pub(crate) async fn call(

@@ -22,12 +22,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::frames::{Frames, NextFrame};
-use super::pull::{FetchedBytes, FileRange, Outlet, RangeFetcher};
-use super::{archive, links};
-use crate::connections::ConnectionPermit;
-use crate::edge::{CallAnswer, RelayState};
+use super::range_fetcher::{FetchedBytes, FileRange, Outlet, RangeFetcher};
+use super::{archive, call};
+use crate::chunks::frames::{Frames, NextFrame};
 use crate::error::ApiError;
+use crate::limits::connections::ConnectionPermit;
+use crate::state::{CallAnswer, RelayState};
 
 /// Frames between the pulling task and the transport, which has none while there is one.
 const BODY_FRAMES: usize = 1;
@@ -76,7 +76,7 @@ async fn serve(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let link: Link = link.parse().map_err(|_| FailureCode::NotFound)?;
-    let answer = links::call(&edge, |call| Input::LinkOpened { call, link }).await;
+    let answer = call::call(&edge, |call| Input::LinkOpened { call, link }).await;
     let Some(CallAnswer::Found(info)) = answer else {
         return Err(FailureCode::ServerNotReady.into());
     };
@@ -108,7 +108,7 @@ async fn begin(
     if !info.limited {
         return Ok(());
     }
-    match links::call(edge, |call| Input::LinkBegun { call, link, whole, bytes }).await {
+    match call::call(edge, |call| Input::LinkBegun { call, link, whole, bytes }).await {
         Some(CallAnswer::Begun(result)) => result,
         _ => Err(FailureCode::ServerNotReady),
     }

@@ -15,9 +15,12 @@ use lanyard_protocol::limits::{LINK_UNUSED_MS, MAX_PIECES, MIN_BODY_WINDOW_MS, S
 use lanyard_protocol::{FailureCode, FileEntry, FileRef, GroupRange, LinkHash};
 use tokio::sync::{mpsc, watch};
 
-use super::frames::{Frames, NextFrame};
-use crate::edge::{LinkEvent, RelayState};
-use crate::slot::{ReadMark, ReaderMeter, SlotBuffer, SlotRead};
+use crate::chunks::frames::{Frames, NextFrame};
+use crate::chunks::slot::ReadMark;
+use crate::chunks::slot::ReaderMeter;
+use crate::chunks::slot::SlotBuffer;
+use crate::chunks::slot::SlotRead;
+use crate::state::{LinkEvent, RelayState};
 
 /// First run of a response. A run doubles after each that its reader took quickly, up to the
 /// largest, and halves after each that it took slowly: what a slow reader was promised and did not

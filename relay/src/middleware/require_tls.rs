@@ -10,13 +10,13 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use lanyard_protocol::FailureCode;
 
-use crate::edge::RelayState;
 use crate::error::ApiError;
-use crate::hosts::HostHeader;
-use crate::tls::Transport;
+use crate::middleware::host_guard::HostHeader;
+use crate::net::tls::Transport;
+use crate::state::RelayState;
 
 /// Says what to expect; holds nothing of the request.
-const PAGE: &str = include_str!("secure.html");
+const PAGE: &str = include_str!("require_tls.html");
 const PAGE_POLICY: &str =
     "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 

@@ -18,13 +18,13 @@ use lanyard_protocol::message::{LinkArchive, LinkMember, LinkPage, TransferState
 use lanyard_protocol::{DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHash};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::download::{Cut, ProgressReport, common_headers, first_news, next_bytes, stream_body};
-use super::frames::{Frames, NextFrame};
-use super::links;
-use super::pull::{FetchedBytes, FileRange, Outlet, RangeFetcher};
+use super::call;
+use super::handlers::{Cut, ProgressReport, common_headers, first_news, next_bytes, stream_body};
+use super::range_fetcher::{FetchedBytes, FileRange, Outlet, RangeFetcher};
 use super::zip;
-use crate::edge::{CallAnswer, RelayState};
+use crate::chunks::frames::{Frames, NextFrame};
 use crate::error::ApiError;
+use crate::state::{CallAnswer, RelayState};
 
 /// Pieces in which the directory goes out.
 const DIRECTORY_PIECE: usize = 16 * 1024;
@@ -82,7 +82,7 @@ impl Members {
         let edge = self.edge.clone();
         let reader = self.reader;
         let asked = tokio::spawn(async move {
-            match links::call(&edge, |call| Input::LinkPageWanted { call, reader, page }).await {
+            match call::call(&edge, |call| Input::LinkPageWanted { call, reader, page }).await {
                 Some(CallAnswer::Members(page)) => page,
                 _ => Err(FailureCode::ServerNotReady),
             }

@@ -17,7 +17,7 @@ use lanyard_protocol::limits::{MAX_LARGE_FRAMES, MAX_LARGE_FRAMES_A_NET, SMALL_F
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::pool::SEGMENT;
+use crate::chunks::buffer_pool::SEGMENT;
 
 /// The speed from which on a reader gets large frames: below it a copy costs nothing that could be
 /// measured.

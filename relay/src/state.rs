@@ -23,19 +23,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::chunks::buffer_pool::BufferPool;
+use crate::chunks::frames::LargeFrames;
+use crate::chunks::group_hashes::GroupHashes;
+use crate::chunks::group_hashes::LostLists;
+use crate::chunks::slot::ReaderMeter;
+use crate::chunks::slot::SlotBuffer;
+use crate::chunks::tickets::Tickets;
 use crate::config::RelayConfig;
-use crate::connections::{ConnectionPermit, KnownReason as ConnectionStanding};
 use crate::driver::{BrokerStats, DriverMessage};
 use crate::error::ApiError;
-use crate::http::frames::LargeFrames;
-use crate::outbox::Outbox;
-use crate::pace::MessageRateLimiter;
-use crate::pins::{GroupHashes, LostLists};
-use crate::pool::BufferPool;
-use crate::refusals::RejectionCounters;
-use crate::slot::{ReaderMeter, SlotBuffer};
-use crate::tickets::Tickets;
-use crate::window::CounterWindow;
+use crate::limits::connections::ConnectionPermit;
+use crate::limits::connections::KnownReason as ConnectionStanding;
+use crate::limits::message_rate::MessageRateLimiter;
+use crate::limits::outbox::Outbox;
+use crate::middleware::count_rejections::RejectionCounters;
+use crate::ws::replay_window::CounterWindow;
 
 /// Inputs that may wait for the driver; a full channel makes its senders wait.
 const INPUTS: usize = 4_096;
@@ -178,8 +181,8 @@ pub(crate) struct RelayState {
     pub pool: Arc<BufferPool>,
     pub large_frames: Arc<LargeFrames>,
     pub carried: CarriedBytes,
-    pub refusals: RejectionCounters,
-    pub paces: MessageRateLimiter,
+    pub rejections: RejectionCounters,
+    pub message_rate: MessageRateLimiter,
 }
 
 impl RelayState {
@@ -211,8 +214,8 @@ impl RelayState {
             pool: Arc::default(),
             large_frames: Arc::default(),
             carried: CarriedBytes::default(),
-            refusals: RejectionCounters::default(),
-            paces: MessageRateLimiter::default(),
+            rejections: RejectionCounters::default(),
+            message_rate: MessageRateLimiter::default(),
         };
         (Arc::new(edge), receiver)
     }
@@ -260,9 +263,9 @@ impl RelayState {
     }
 
     /// How the broker stands; `None` after it ended.
-    pub(crate) async fn standing(&self) -> Option<BrokerStats> {
+    pub(crate) async fn broker_stats(&self) -> Option<BrokerStats> {
         let (reply, answer) = oneshot::channel();
-        self.inputs.send(DriverMessage::Look(reply)).await.ok()?;
+        self.inputs.send(DriverMessage::Stats(reply)).await.ok()?;
         answer.await.ok()
     }
 
@@ -330,7 +333,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(5);
 
 /// How one reader did at the last look.
-struct Query {
+struct ReaderProgress {
     delivered: u64,
     moved: Instant,
     still: bool,
@@ -339,10 +342,10 @@ struct Query {
 
 /// Looks at running bodies twice a second: tells the broker how far they have come and who stands
 /// still, ends who is too slow, forgets used tickets and group hashes that nobody needs.
-pub(crate) async fn watch(edge: Arc<RelayState>, stop: CancellationToken) {
+pub(crate) async fn run(edge: Arc<RelayState>, stop: CancellationToken) {
     let mut forgotten = Instant::now();
     let mut reported = Instant::now();
-    let mut looks: std::collections::HashMap<(SlotId, ReaderId), Query> =
+    let mut looks: std::collections::HashMap<(SlotId, ReaderId), ReaderProgress> =
         std::collections::HashMap::new();
     let mut ticks = tokio::time::interval(Duration::from_millis(500));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -360,13 +363,13 @@ pub(crate) async fn watch(edge: Arc<RelayState>, stop: CancellationToken) {
             for (reader, meter) in slot.readers() {
                 seen.insert((slot.id, reader));
                 moved.push((slot.id, reader, meter.delivered.load(Ordering::Relaxed)));
-                let look = looks.entry((slot.id, reader)).or_insert_with(|| Query {
+                let look = looks.entry((slot.id, reader)).or_insert_with(|| ReaderProgress {
                     delivered: 0,
                     moved: now,
                     still: false,
                     window: (now, 0),
                 });
-                if let Some(input) = look_at(&slot, reader, &meter, look, now) {
+                if let Some(input) = observe(&slot, reader, &meter, look, now) {
                     edge.send(input).await;
                 }
             }
@@ -377,20 +380,20 @@ pub(crate) async fn watch(edge: Arc<RelayState>, stop: CancellationToken) {
         }
         if now.duration_since(reported) >= REPORT_EVERY {
             reported = now;
-            edge.send(Input::RejectionsCounted(edge.refusals.counts())).await;
+            edge.send(Input::RejectionsCounted(edge.rejections.counts())).await;
         }
         if now.duration_since(forgotten) >= FORGET_EVERY {
             forgotten = now;
-            forget_old(&edge, now);
+            sweep(&edge, now);
         }
     }
 }
 
-fn look_at(
+fn observe(
     slot: &SlotBuffer,
     reader: ReaderId,
     meter: &ReaderMeter,
-    look: &mut Query,
+    look: &mut ReaderProgress,
     now: Instant,
 ) -> Option<Input> {
     let delivered = meter.delivered.load(Ordering::Relaxed);
@@ -414,7 +417,7 @@ fn look_at(
     })
 }
 
-fn forget_old(edge: &RelayState, now: Instant) {
+fn sweep(edge: &RelayState, now: Instant) {
     edge.tickets.sweep(now);
     // An asker that waits has no body here, but is no reason to keep a table: the owner's return
     // begins it anew.

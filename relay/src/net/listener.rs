@@ -20,9 +20,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connections::{ConnectionLimiter, ConnectionPermit};
-use crate::metered::{Answers, Metered};
-use crate::tls::{self, TlsIdentities, Transport};
+use crate::limits::connections::ConnectionLimiter;
+use crate::limits::connections::ConnectionPermit;
+use crate::net::metered::Answers;
+use crate::net::metered::Metered;
+use crate::net::tls;
+use crate::net::tls::TlsIdentities;
+use crate::net::tls::Transport;
 
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 const WHOLE_HEAD: Duration = Duration::from_secs(10);

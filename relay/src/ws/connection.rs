@@ -8,9 +8,12 @@ use lanyard_protocol::CloseCode;
 use lanyard_protocol::limits::{PING_MS, PONG_TIMEOUT_MS};
 use tokio_tungstenite::tungstenite::{Error, Message, protocol::CloseFrame};
 
-use crate::edge::RelayState;
-use crate::outbox::{Outbox, WriterStep};
-use crate::websocket::{Sink, Stream, send_text};
+use crate::limits::outbox::Outbox;
+use crate::limits::outbox::WriterStep;
+use crate::state::RelayState;
+use crate::ws::upgrade::Sink;
+use crate::ws::upgrade::Stream;
+use crate::ws::upgrade::send_text;
 
 /// A frame that cannot be written for this long ends the session (4408).
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -156,7 +159,7 @@ pub(crate) async fn close_with_code(
     stream: Stream,
     code: CloseCode,
 ) {
-    edge.refusals.closed(code);
+    edge.rejections.closed(code);
     close_gracefully(sink, stream, code).await;
 }
 

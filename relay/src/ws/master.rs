@@ -20,13 +20,19 @@ use lanyard_protocol::{
     codec,
 };
 
-use crate::edge::RelayState;
 use crate::error::ApiError;
-use crate::hosts::HostHeader;
-use crate::outbox::{Outbox, QueuedFrame};
-use crate::socket::{self, Activity, Incoming};
-use crate::tls::Transport;
-use crate::websocket::{self, Sink, Socket, Stream};
+use crate::limits::outbox::Outbox;
+use crate::limits::outbox::QueuedFrame;
+use crate::middleware::host_guard::HostHeader;
+use crate::net::tls::Transport;
+use crate::state::RelayState;
+use crate::ws::connection;
+use crate::ws::connection::Activity;
+use crate::ws::connection::Incoming;
+use crate::ws::upgrade;
+use crate::ws::upgrade::Sink;
+use crate::ws::upgrade::Socket;
+use crate::ws::upgrade::Stream;
 
 /// `GET /ws/master`. No page has business here.
 pub(crate) async fn upgrade(
@@ -45,7 +51,7 @@ pub(crate) async fn upgrade(
     if request.headers().contains_key(http::header::ORIGIN) {
         return ApiError(FailureCode::OriginDenied).into_response();
     }
-    websocket::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
+    upgrade::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
         edge.sockets.clone().track_future(serve(edge, peer, (transport, authority), socket))
     })
 }
@@ -60,15 +66,17 @@ async fn serve(edge: Arc<RelayState>, peer: SocketAddr, way: (Transport, String)
         Ok(Err(CloseCode::Unauthenticated)) => {
             tracing::warn!(from = %peer.ip(), "master authentication failed: wrong secret");
             tokio::time::sleep(Duration::from_millis(WRONG_SECRET_DELAY_MS)).await;
-            return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await;
+            return connection::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated)
+                .await;
         }
-        Ok(Err(code)) => return socket::close_with_code(&edge, sink, stream, code).await,
+        Ok(Err(code)) => return connection::close_with_code(&edge, sink, stream, code).await,
         Err(_silent) => {
-            return socket::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated).await;
+            return connection::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated)
+                .await;
         }
     }
     let Some((mut sink, mut stream)) =
-        websocket::admitted(sink, stream, MAX_MASTER_FRAME_BYTES).await
+        upgrade::admitted(sink, stream, MAX_MASTER_FRAME_BYTES).await
     else {
         return;
     };
@@ -77,13 +85,13 @@ async fn serve(edge: Arc<RelayState>, peer: SocketAddr, way: (Transport, String)
     edge.masters.insert(session, outbox.clone());
     edge.send(Input::MasterOpened { session }).await;
     let code = tokio::select! {
-        code = socket::write(&mut sink, &outbox, &last) => Some(code),
+        code = connection::write(&mut sink, &outbox, &last) => Some(code),
         code = listen(&edge, session, &outbox, &mut stream, &last) => code,
     };
     edge.masters.remove(&session);
     edge.send(Input::MasterClosed { session }).await;
     if let Some(code) = code {
-        socket::close_with_code(&edge, sink, stream, code).await;
+        connection::close_with_code(&edge, sink, stream, code).await;
     }
 }
 
@@ -98,7 +106,7 @@ async fn register(
     let nonce = edge.nonce();
     let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: edge.boot_id, nonce };
     write_message(sink, RelayToMaster::MasterChallenge(challenge)).await?;
-    let Incoming::Text(text) = socket::receive(stream, last).await else {
+    let Incoming::Text(text) = connection::receive(stream, last).await else {
         return Err(CloseCode::Unauthenticated);
     };
     let (register, reference) = match codec::decode_master::<MasterToRelay>(&text) {
@@ -146,7 +154,7 @@ async fn write_message(sink: &mut Sink, message: RelayToMaster) -> Result<(), Cl
 
 async fn send(sink: &mut Sink, frame: MasterFrame<RelayToMaster>) -> Result<(), CloseCode> {
     let text = codec::encode_master(&frame);
-    websocket::send_text(sink, text.into()).await.map_err(|_| CloseCode::TooSlow)
+    upgrade::send_text(sink, text.into()).await.map_err(|_| CloseCode::TooSlow)
 }
 
 async fn listen(
@@ -157,7 +165,7 @@ async fn listen(
     last: &Activity,
 ) -> Option<CloseCode> {
     loop {
-        let text = match socket::receive(stream, last).await {
+        let text = match connection::receive(stream, last).await {
             Incoming::Text(text) => text,
             Incoming::Binary => return Some(CloseCode::BadMessage),
             Incoming::TooLarge => return Some(CloseCode::TooLarge),
