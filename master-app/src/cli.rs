@@ -1,5 +1,8 @@
 //! The command line. `lanyard` alone, or with paths, is `lanyard serve`.
 
+pub(crate) mod audit;
+pub(crate) mod device;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,9 +14,9 @@ use lanyard_hub::authority::Admission;
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::limits::MAX_LINK_VALID_MS;
 
+use crate::cli::device::DeviceCommand;
 use crate::data_dir;
-use crate::device_commands::DeviceCommand;
-use crate::exit;
+use crate::output::exit;
 
 pub(crate) const DEFAULT_LISTEN: &str = "[::]:7070";
 

@@ -3,35 +3,23 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant what they like"))]
 
-mod addresses;
-mod audit;
-mod audit_command;
-mod certificates;
+mod authority;
 mod cli;
-mod console;
-mod control;
 mod data_dir;
-mod desk;
-mod device_commands;
-mod driver;
-mod events;
-mod exit;
-mod host;
-mod log;
-mod lookout;
+mod net;
+mod operator;
+mod output;
 mod problems;
-mod relay_link;
-mod serve;
+mod run;
 mod store;
-mod terminal;
-mod text;
-mod threads;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use cli::{Command, Global, LogFormat};
-use exit::{Exit, Outcome};
+use cli::{Command, Global, LogFormat, audit, device};
+use operator::control;
+use output::exit::{Exit, Outcome};
+use run::{hub, log, runtime};
 
 fn main() -> ExitCode {
     let (global, command) = cli::parse();
@@ -45,7 +33,7 @@ fn main() -> ExitCode {
         LogFormat::Text => log.with_ansi(colours).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
-    let runtime = match threads::runtime() {
+    let runtime = match runtime::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("lanyard: cannot start: {error}");
@@ -72,9 +60,9 @@ fn main() -> ExitCode {
 
 async fn run(global: &Global, command: Command) -> Outcome {
     match command {
-        Command::Serve(args) => serve::serve(global, args).await,
-        Command::Relay(args) => serve::relay(global, args).await,
-        Command::Master(args) => serve::master(global, args).await,
+        Command::Serve(args) => hub::serve(global, args).await,
+        Command::Relay(args) => hub::relay(global, args).await,
+        Command::Master(args) => hub::master(global, args).await,
         Command::Devices => control::devices(global).await,
         Command::Approve { id, code, stay } => control::approve(global, id, code, stay).await,
         Command::Invite { valid, stay } => control::invite(global, valid, stay).await,
@@ -85,12 +73,12 @@ async fn run(global: &Global, command: Command) -> Outcome {
         Command::Console => control::console(global).await,
         Command::Files => control::files(global).await,
         Command::Status => control::status(global).await,
-        Command::Audit => audit_command::print(global),
+        Command::Audit => audit::print(global),
         Command::Transfers => control::transfers(global).await,
         Command::Pause { id } => control::pause(global, id).await,
         Command::Resume { id } => control::resume(global, id).await,
         Command::Cancel { id } => control::cancel(global, id).await,
         Command::Limit { up, down } => control::limit(global, up, down).await,
-        Command::Device(command) => device_commands::run(command, global).await,
+        Command::Device(command) => device::run(command, global).await,
     }
 }

@@ -7,14 +7,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "the database, in the program's own folder")]
 
-mod copy;
+pub(crate) mod audit_log;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
 mod power;
-mod rescue;
+mod recovery;
+mod roster_backup;
 
 use std::path::{Path, PathBuf};
 
@@ -35,8 +36,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Row, Transaction, TransactionBe
 use uuid::Uuid;
 
 use crate::problems::{self, ActiveProblem, ProblemList};
-use copy::{BackupFound, Copy, RosterBackup};
-use rescue::RescuedFiles;
+use recovery::RescuedFiles;
+use roster_backup::{BackupFound, Copy, RosterBackup};
 
 /// "LANY": says whose file this is.
 const APPLICATION_ID: i64 = 0x4c41_4e59;
@@ -167,13 +168,13 @@ impl Store {
         if rusqlite::version_number() < OLDEST_SQLITE {
             return Err(StoreError::OldSqlite { found: rusqlite::version() });
         }
-        let copy = copy::read(path);
+        let copy = roster_backup::read(path);
         let opened = match Self::open_whole(path, &copy, &problems) {
             Err(StoreError::Damaged { why, .. }) => Self::rebuild(path, &why, copy, &problems),
             other => other,
         };
         let mut store = opened?;
-        if copy::read(path) != BackupFound::Whole(store.copy.roster.clone()) {
+        if roster_backup::read(path) != BackupFound::Whole(store.copy.roster.clone()) {
             let written = store.copy.write();
             store.tell_copy(written);
         }
@@ -257,9 +258,9 @@ impl Store {
         copy: BackupFound,
         problems: &ProblemList,
     ) -> Result<Self, StoreError> {
-        let rescued = rescue::rescue(path, copy);
+        let rescued = recovery::rescue(path, copy);
         Copy::of(path, rescued.roster.clone()).write()?;
-        let aside = rescue::move_aside(path)
+        let aside = recovery::move_aside(path)
             .map_err(|source| StoreError::Aside { path: path.into(), source })?;
         let mut store = Self::connect(path, problems)?;
         store.prepare().map_err(|error| store.opening_failed(error))?;
@@ -1095,7 +1096,7 @@ mod tests {
                 "nothing binds its links to their makers: they have ended"
             );
             assert!(
-                matches!(copy::read(&path), BackupFound::Whole(copy) if copy.members.len() == 2)
+                matches!(roster_backup::read(&path), BackupFound::Whole(copy) if copy.members.len() == 2)
             );
         }
     }
@@ -1156,7 +1157,7 @@ mod tests {
         store.apply(&all_changes()).unwrap();
         let saved = store.load().unwrap();
         drop(store);
-        std::fs::remove_file(copy::path(&path)).unwrap();
+        std::fs::remove_file(roster_backup::path(&path)).unwrap();
         let old = Connection::open(&path).unwrap();
         // Columns and tables that came with the fifth shape, the fourth and the third.
         let without = ["binding", "made_ms", "folder_owner", "folder_path", "ends_ms", "uses_left"]
@@ -1177,7 +1178,9 @@ mod tests {
         drop(store);
         let mut store = Store::open(&path).unwrap();
         assert_eq!((store.load().unwrap(), store.problems().all()), (expected, Vec::new()));
-        assert!(matches!(copy::read(&path), BackupFound::Whole(copy) if copy.members.len() == 2));
+        assert!(
+            matches!(roster_backup::read(&path), BackupFound::Whole(copy) if copy.members.len() == 2)
+        );
 
         let kept = Connection::open(dir.path().join("lanyard.db.v2")).unwrap();
         let number = |sql: &str| kept.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();

@@ -17,7 +17,7 @@ use crate::world::*;
 
 /// A18, A19. A name that would move a cursor, ring a bell or start a new line on the host's screen
 /// never comes in; what deceives without control characters is shown as it is
-/// (`master-app/src/text.rs`).
+/// (`master-app/src/output/text.rs`).
 #[tokio::test]
 async fn a19_names_with_control_characters_do_not_come_in() {
     let hub = TestHub::start().await;

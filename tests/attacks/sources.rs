@@ -55,7 +55,7 @@ fn a58_no_name_reaches_a_shell() {
             assert!(!text.contains(shell), "{shell} in {}", path.display());
         }
     }
-    assert_eq!(started, [("serve.rs".into(), "\"hostname\").output().ok()?;".to_owned())]);
+    assert_eq!(started, [("hub.rs".into(), "\"hostname\").output().ok()?;".to_owned())]);
 }
 
 /// A58. SQL is never made of text: what is put together by `format!` holds no statement.

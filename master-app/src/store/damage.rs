@@ -8,7 +8,7 @@ use lanyard_hub::authority::{AuditEvent, SavedState};
 
 use super::fixture::*;
 use super::*;
-use crate::audit::Audit;
+use crate::store::audit_log::Audit;
 
 const PAGE: usize = 4_096;
 
@@ -270,7 +270,7 @@ fn a_torn_copy_beside_a_sound_database_is_written_anew() {
             (history.saved.clone(), Vec::new())
         );
         assert!(
-            matches!(copy::read(&dir.path().join(DB)), BackupFound::Whole(copy) if copy.members == roster(&history.saved))
+            matches!(roster_backup::read(&dir.path().join(DB)), BackupFound::Whole(copy) if copy.members == roster(&history.saved))
         );
     }
 }
@@ -288,7 +288,7 @@ fn a_copy_that_cannot_be_written_holds_no_decision_up() {
     store.apply(&[StoreWrite::Revision(1)]).unwrap();
     assert!(store.problems().all().is_empty());
     assert!(
-        matches!(copy::read(&dir.path().join(DB)), BackupFound::Whole(copy) if copy.members.len() == 1)
+        matches!(roster_backup::read(&dir.path().join(DB)), BackupFound::Whole(copy) if copy.members.len() == 1)
     );
 }
 
@@ -309,7 +309,7 @@ fn a_power_cut_while_it_is_made_anew_costs_no_decision() {
     damaged[..PAGE].copy_from_slice(&noise(7, PAGE));
     let damaged = history.disk.with(DB, damaged);
     let dir = damaged.lay_out();
-    let rescued = rescue::rescue(&dir.path().join(DB), copy::read(&dir.path().join(DB)));
+    let rescued = recovery::rescue(&dir.path().join(DB), roster_backup::read(&dir.path().join(DB)));
     Copy::of(&dir.path().join(DB), rescued.roster.clone()).write().unwrap();
     let copied = DiskImage::of(dir.path());
     let moved = copied.without(DB);

@@ -46,7 +46,7 @@ fn after_cut(what: &str, disk: &DiskImage) -> SavedState {
     let mut store = open(dir.path());
     assert_eq!(store.problems().all(), [], "{what}");
     let saved = store.load().unwrap();
-    let BackupFound::Whole(copy) = copy::read(&dir.path().join(DB)) else {
+    let BackupFound::Whole(copy) = roster_backup::read(&dir.path().join(DB)) else {
         panic!("{what}: the copy is whole")
     };
     assert_eq!(copy.members, roster(&saved), "{what}: the copy follows");

@@ -1,0 +1,4 @@
+//! Output of commands: text on a terminal, and exit codes.
+
+pub(crate) mod exit;
+pub(crate) mod text;
