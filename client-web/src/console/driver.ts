@@ -2,12 +2,12 @@
 import { startClock } from "../connection/clock";
 import { Reloads } from "../connection/reload";
 import { Socket, socketUrl } from "../connection/socket";
-import { collect } from "../hub/catalogue";
-import { Feed } from "../hub/feed";
-import { type Asked, Requests } from "../hub/requests";
-import type { Notice } from "../hub/store.svelte";
+import { collect } from "../catalogue/catalogue";
+import { Feed } from "../catalogue/feed";
+import { type Asked, Requests } from "../session/requests";
+import type { Notice } from "../store.svelte";
 import { tidyName } from "../identity/names";
-import { Soon } from "../lib/soon";
+import { Soon } from "../lib/debounced";
 import { sentence } from "../lib/words";
 import type { Admission, ConsoleToMaster, Incoming, LinkListed, MasterToConsole } from "../protocol/wire";
 import { copyText } from "../transfer/links";

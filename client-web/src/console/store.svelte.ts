@@ -1,8 +1,8 @@
 /** The only reactive object of the console. */
 import { getContext, setContext } from "svelte";
 import type { LinkState } from "../connection/socket";
-import { type FileItem, type Item, PLAIN_VIEW, browse } from "../hub/catalogue";
-import type { Notice } from "../hub/store.svelte";
+import { type FileItem, type Item, PLAIN_VIEW, browse } from "../catalogue/catalogue";
+import type { Notice } from "../store.svelte";
 import type { Admission, Client, HubInfo, JoinRequestInfo, Problem, RefusedClient, LinkListed } from "../protocol/wire";
 import type { Kept } from "./record";
 import type { Usage } from "./usage";

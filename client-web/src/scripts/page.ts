@@ -1,7 +1,7 @@
 /** The device's page as a script sees it: the real driver, between a socket and a clock of the test. */
 import { vi } from "vitest";
-import { Driver } from "../hub/driver";
-import { isOver } from "../hub/downloads";
+import { Driver } from "../driver";
+import { isOver } from "../downloads/downloads";
 import { type Door, remember } from "../identity/memory";
 import { NO_CHANNEL, codeOf, hubText, keysFrom, masterCommitOf, requestIdOf, sign } from "../identity/proof";
 import { type Json, type Names, isObject } from "./pattern";

@@ -5,10 +5,10 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import App from "../App.svelte";
 import Console from "../Console.svelte";
 import { DeskStore, type DeskVerbs } from "../console/store.svelte";
-import type { FileItem } from "../hub/catalogue";
-import type { Download } from "../hub/downloads";
-import type { OwnLink } from "../hub/links";
-import { HubStore, type Verbs } from "../hub/store.svelte";
+import type { FileItem } from "../catalogue/catalogue";
+import type { Download } from "../downloads/downloads";
+import type { OwnLink } from "../downloads/links";
+import { HubStore, type Verbs } from "../store.svelte";
 
 /** Verbs that only remember that they were called. */
 function recorder<Face extends object>(): Face {

@@ -1,7 +1,7 @@
 /** Rows as orders: a folder is all that is in it. */
-import { type FileItem, type FolderItem, type Item, filesOf } from "../../hub/catalogue";
-import type { LinkLimits } from "../../hub/fetching";
-import type { HubStore } from "../../hub/store.svelte";
+import { type FileItem, type FolderItem, type Item, filesOf } from "../../catalogue/catalogue";
+import type { LinkLimits } from "../../downloads/fetching";
+import type { HubStore } from "../../store.svelte";
 import type { LinkFolder } from "../../protocol/generated/LinkFolder";
 import { plural } from "../../lib/format";
 

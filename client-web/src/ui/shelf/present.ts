@@ -1,6 +1,6 @@
 /** Which devices the rail names, in which order, and what it says of each. */
 import type { Client, TransportMode } from "../../protocol/wire";
-import type { HubStore } from "../../hub/store.svelte";
+import type { HubStore } from "../../store.svelte";
 import { plural } from "../../lib/format";
 
 /** Who is here, and who is asleep but still has something on the list. The host first, this device last. */

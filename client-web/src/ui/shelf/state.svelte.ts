@@ -1,6 +1,6 @@
 /** What is open on the shelf beside the list: dialogs and pickers. Nothing of the hub. */
 import { getContext, setContext } from "svelte";
-import type { FileItem, Item } from "../../hub/catalogue";
+import type { FileItem, Item } from "../../catalogue/catalogue";
 
 export type Sheet =
   | { open: "none" }

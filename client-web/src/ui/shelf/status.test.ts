@@ -1,7 +1,7 @@
 // Promise: a row says of its owner what is known, and claims nothing while the relay is out of reach.
 import { expect, test } from "vitest";
-import type { FileItem } from "../../hub/catalogue";
-import type { Download } from "../../hub/downloads";
+import type { FileItem } from "../../catalogue/catalogue";
+import type { Download } from "../../downloads/downloads";
 import { type Facts, statusOf } from "./status";
 
 const item = { kind: "file", mine: false, gone: null } as Partial<FileItem> as FileItem;

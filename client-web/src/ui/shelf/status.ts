@@ -1,7 +1,7 @@
 /** What a row says of itself. Pure: one place decides, the components only draw it. */
-import type { Item } from "../../hub/catalogue";
-import { type Download, isOver } from "../../hub/downloads";
-import type { Taking } from "../../hub/takings";
+import type { Item } from "../../catalogue/catalogue";
+import { type Download, isOver } from "../../downloads/downloads";
+import type { Taking } from "../../sharing/outgoing";
 import { ago, percent, plural, remaining, speed } from "../../lib/format";
 
 export type Status =

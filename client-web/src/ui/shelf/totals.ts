@@ -1,6 +1,6 @@
 /** Everything that moves, as one figure. Pure. */
-import type { Download } from "../../hub/downloads";
-import type { Taking } from "../../hub/takings";
+import type { Download } from "../../downloads/downloads";
+import type { Taking } from "../../sharing/outgoing";
 
 export interface Totals {
   arriving: number;

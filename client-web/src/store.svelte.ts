@@ -1,14 +1,14 @@
 /** The only reactive object of the device's page: what is so, for components to read, and the verbs they may call. */
 import { getContext, setContext } from "svelte";
-import type { LinkState } from "../connection/socket";
-import type { LinkFolder } from "../protocol/generated/LinkFolder";
-import type { Client, HubInfo, TransportMode } from "../protocol/wire";
-import { type FileItem, type Item, PLAIN_VIEW, type View, browse, counts, filesOf, scope } from "./catalogue";
-import { type Download, isOver } from "./downloads";
-import type { LinkLimits } from "./fetching";
-import type { OwnLink } from "./links";
-import type { Place, Stop } from "./session";
-import type { Taking } from "./takings";
+import type { LinkState } from "./connection/socket";
+import type { LinkFolder } from "./protocol/generated/LinkFolder";
+import type { Client, HubInfo, TransportMode } from "./protocol/wire";
+import { type FileItem, type Item, PLAIN_VIEW, type View, browse, counts, filesOf, scope } from "./catalogue/catalogue";
+import { type Download, isOver } from "./downloads/downloads";
+import type { LinkLimits } from "./downloads/fetching";
+import type { OwnLink } from "./downloads/links";
+import type { Place, Stop } from "./session/session";
+import type { Taking } from "./sharing/outgoing";
 
 export type { Stop };
 

@@ -10,7 +10,7 @@ import { type Ephemeral, Signer, ephemeralFrom, sessionKeyOf } from "../identity
 import { type RevealBook, beginAnew, give, isSpent, opened } from "../identity/reveals";
 import { OPENING_TIMEOUT_MS, PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership, RelayToDevice, Resume, TransportMode } from "../protocol/wire";
-import { type Knock, answerChallenge, codeIn, newKnock, open, requestOf, restart } from "./knock";
+import { type Knock, answerChallenge, codeIn, newKnock, open, requestOf, restart } from "./join_request";
 
 export type Stop = "version" | "refused-proof" | "protocol" | "superseded" | "impostor" | "not-opened";
 

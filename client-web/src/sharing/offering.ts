@@ -1,7 +1,7 @@
 /** Sharing as it happens: gathers files, announces them in batches, answers what becomes of them, serves their bytes. */
 import type { Version } from "../identity/proof";
 import type { Signer } from "../identity/signer";
-import { breath } from "../lib/soon";
+import { breath } from "../lib/debounced";
 import { sentence } from "../lib/words";
 import { MAX_FILES_A_MESSAGE } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, FailureCode, Incoming, NewFile, RelayToDevice } from "../protocol/wire";
@@ -9,10 +9,10 @@ import { type Gathered, fromPicker } from "../transfer/gather";
 import { nameOf, numbered, travelPath } from "../transfer/paths";
 import { Uploads, whyUnreadable } from "../transfer/upload";
 import { plural } from "../lib/format";
-import type { Left, Listed } from "./mirror";
-import type { Asked } from "./requests";
+import type { Left, Listed } from "../catalogue/mirror";
+import type { Asked } from "../session/requests";
 import { type Offer, Shares, batches } from "./shares";
-import type { Notice } from "./store.svelte";
+import type { Notice } from "../store.svelte";
 
 type Answer = Incoming<RelayToDevice>;
 

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { MAX_FILES_A_MESSAGE, MAX_LIST_BYTES } from "../protocol/limits";
 import type { NewFile } from "../protocol/wire";
 import { fromPicker } from "../transfer/gather";
-import type { Listed } from "./mirror";
+import type { Listed } from "../catalogue/mirror";
 import { Shares, batches } from "./shares";
 
 const ME = "00000001-0000-8000-8000-000000000000";

@@ -7,7 +7,7 @@ import type { EntryKind, NewFile } from "../protocol/wire";
 import type { Version } from "../identity/proof";
 import { nameOf, travelPath } from "../transfer/paths";
 import type { Gathered } from "../transfer/gather";
-import type { Listed } from "./mirror";
+import type { Listed } from "../catalogue/mirror";
 
 export type OfferState =
   /** On its way to the list. */

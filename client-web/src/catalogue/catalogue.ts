@@ -1,7 +1,7 @@
 /** From the mirror to rows: kinds, folders, filters, order. Pure, and quick enough for 100,000 files. */
 import { nameOf } from "../transfer/paths";
 import { type Listed, keyOf } from "./mirror";
-import type { Offer, OfferState } from "./shares";
+import type { Offer, OfferState } from "../sharing/shares";
 
 export type MediaClass = "photo" | "video" | "audio" | "document" | "archive" | "other";
 export type Filter = "all" | "photo" | "video" | "audio" | "document";

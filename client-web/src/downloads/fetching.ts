@@ -6,10 +6,10 @@ import { MAX_LINK_FILES } from "../protocol/limits";
 import type { LinkFolder } from "../protocol/generated/LinkFolder";
 import type { TransferProgress } from "../protocol/wire";
 import { LinkRefused, copyText, startDownload } from "../transfer/links";
-import type { FileItem } from "./catalogue";
+import type { FileItem } from "../catalogue/catalogue";
 import { type Download, Downloads } from "./downloads";
 import type { Links, Made } from "./links";
-import type { LinkShown, Notice } from "./store.svelte";
+import type { LinkShown, Notice } from "../store.svelte";
 
 export interface FetchingTools {
   now(): number;

@@ -2,33 +2,33 @@
  * The one owner of everything that happens on the device's page: the socket's events and the
  * person's wishes go in, effects come out, and the store is told what is so.
  */
-import { startClock } from "../connection/clock";
-import { Reloads } from "../connection/reload";
-import { Socket, socketUrl } from "../connection/socket";
-import { systemRandom } from "../identity/bytes";
-import { type Instance, renewInstance } from "../identity/instance";
-import { recall, remember } from "../identity/memory";
-import { revealBook } from "../identity/reveals";
-import { defaultName, platformOf, tidyName } from "../identity/names";
-import { type Invitation, type Keys, fileIds } from "../identity/proof";
-import { Soon } from "../lib/soon";
-import { sentence } from "../lib/words";
-import type { DeviceToRelay, Incoming, RelayToDevice } from "../protocol/wire";
-import type { LinkFolder } from "../protocol/generated/LinkFolder";
-import { fromDrop, fromPaste } from "../transfer/gather";
-import { LinkRefused, copyText } from "../transfer/links";
-import { type FileItem, collect } from "./catalogue";
-import type { Download } from "./downloads";
-import { Feed } from "./feed";
-import { Fetching, type LinkLimits } from "./fetching";
-import { Links, type OwnLink } from "./links";
-import { type Left, keyOf } from "./mirror";
-import { Offering } from "./offering";
-import { type Asked, Requests } from "./requests";
-import { type Effect, Session } from "./session";
+import { startClock } from "./connection/clock";
+import { Reloads } from "./connection/reload";
+import { Socket, socketUrl } from "./connection/socket";
+import { systemRandom } from "./identity/bytes";
+import { type Instance, renewInstance } from "./identity/instance";
+import { recall, remember } from "./identity/memory";
+import { revealBook } from "./identity/reveals";
+import { defaultName, platformOf, tidyName } from "./identity/names";
+import { type Invitation, type Keys, fileIds } from "./identity/proof";
+import { Soon } from "./lib/debounced";
+import { sentence } from "./lib/words";
+import type { DeviceToRelay, Incoming, RelayToDevice } from "./protocol/wire";
+import type { LinkFolder } from "./protocol/generated/LinkFolder";
+import { fromDrop, fromPaste } from "./transfer/gather";
+import { LinkRefused, copyText } from "./transfer/links";
+import { type FileItem, collect } from "./catalogue/catalogue";
+import type { Download } from "./downloads/downloads";
+import { Feed } from "./catalogue/feed";
+import { Fetching, type LinkLimits } from "./downloads/fetching";
+import { Links, type OwnLink } from "./downloads/links";
+import { type Left, keyOf } from "./catalogue/mirror";
+import { Offering } from "./sharing/offering";
+import { type Asked, Requests } from "./session/requests";
+import { type Effect, Session } from "./session/session";
 import { HubStore, type Notice, type Verbs } from "./store.svelte";
-import { Takings } from "./takings";
-import { WakeLock } from "./wakelock";
+import { Takings } from "./sharing/outgoing";
+import { WakeLock } from "./sharing/wakelock";
 
 type Heard = Incoming<RelayToDevice>;
 

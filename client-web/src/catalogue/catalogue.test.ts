@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { PLAIN_VIEW, type FolderItem, browse, collect, counts, filesOf, mediaOf } from "./catalogue";
 import type { Listed } from "./mirror";
-import type { Offer } from "./shares";
+import type { Offer } from "../sharing/shares";
 
 let seq = 0;
 const listed = (public_id: string, path: string, size = 1): Listed => ({ public_id, instance: "i", file_id: path, path, size, modified_ms: 0, media_type: "", group_log: 18, seq: (seq += 1) });
