@@ -26,11 +26,6 @@ impl Source {
     pub(crate) fn kind(&self) -> Kind {
         kind_of(&self.path, &self.text).expect("only texts of known kinds are read")
     }
-
-    /// The part of the tree whose allowances the file counts against.
-    pub(crate) fn area(&self) -> &str {
-        area_of(&self.path)
-    }
 }
 
 /// The first folder of `path`; documents at the root count as `docs`, other files there as `root`.
