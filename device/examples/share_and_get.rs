@@ -8,10 +8,11 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use lanyard_device::store::{DeviceStore, KnownHub, now_ms};
+use lanyard_device::store::{DeviceStore, KnownHub};
 use lanyard_device::{
     Device, DeviceConfig, DeviceEvent, DeviceHandle, MembershipPhase, RevealBook, WantedDownload,
 };
+use lanyard_system::clock::now_ms;
 use tokio::sync::mpsc::Receiver;
 
 type Events = Receiver<DeviceEvent>;

@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use lanyard_protocol::{FileEntry, Root};
+use lanyard_system::confined_fs::{FileInfo, look_unlinked, read_unlinked};
+use lanyard_system::private_file;
 use serde::{Deserialize, Serialize};
-
-use crate::confine::{FileInfo, look_unlinked, read_unlinked};
-use crate::private_file;
 
 const NAME: &str = "content.index";
 /// Smaller files come many to a body: looking for them costs as much as fetching them. One group.

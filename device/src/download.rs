@@ -11,11 +11,11 @@ use bytes::Bytes;
 use lanyard_hub::peer::{GroupSet, TransferOrder, WantedFile};
 use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::{DeviceId, EntryKind, FileEntry, FileId, GroupRange, Root, TransferId};
+use lanyard_system::confined_fs::Folder;
 use tokio::sync::watch;
 
 use crate::DeviceError;
 use crate::bytes_thread::BytesThread;
-use crate::confine::Folder;
 use crate::content::{self, ContentIndex, IndexedContent};
 use crate::names::NameAllocator;
 use crate::sink::{FileSink, FinishError, FinishedFile, OpenPart};

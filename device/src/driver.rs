@@ -31,11 +31,11 @@ use tracing::Instrument;
 
 use crate::DeviceConfig;
 use crate::blocks::BlockPool;
-use crate::confine::SharedRoots;
 use crate::content::ContentIndex;
 use crate::download::{DownloadStage, DownloadTask, SavedFile};
 use crate::fetch::{self, FetchJob, FetchReporter, Fetched};
 use crate::http::Clients;
+use crate::shared_root::SharedRoots;
 use staged::Staged;
 
 use crate::handle::{DeviceError, DeviceEvent, DriverAnswer, DriverCommand, SharedFile};

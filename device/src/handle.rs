@@ -14,11 +14,11 @@ use lanyard_protocol::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::confine::SharedRoots;
 use crate::content::{self, ContentIndex};
 use crate::download::{DownloadPlan, SavedFile, WantedDownload, write_in_order};
 use crate::fetch::local_failure;
 use crate::limit::{Rate, RateLimits};
+use crate::shared_root::SharedRoots;
 use crate::transfers::TransferInfo;
 use crate::walk::{FoundFile, Skipped, WalkError, walk};
 

@@ -8,7 +8,6 @@
 
 mod blocks;
 mod bytes_thread;
-mod confine;
 mod content;
 mod download;
 mod driver;
@@ -20,10 +19,10 @@ mod library;
 mod limit;
 pub mod link;
 pub mod names;
-pub mod private_file;
 pub mod proving;
 mod reveals;
 mod shared_links;
+mod shared_root;
 mod sink;
 pub mod store;
 mod tls;
@@ -49,10 +48,10 @@ pub use shared_links::{LinkContents, LinkOptions, MadeLink};
 pub use transfers::{TransferDirection, TransferInfo, TransferStatus};
 pub use walk::{Skipped, WalkError};
 
-use confine::SharedRoots;
 use content::ContentIndex;
 use driver::{DeviceDriver, Ends};
 use link::HubUrl;
+use shared_root::SharedRoots;
 
 /// News that wait for a reader outside of the driver's own backlog.
 const EVENTS: usize = 256;

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use lanyard_protocol::{EntryKind, FailureCode, FileId, NewFile};
+use lanyard_system::confined_fs::{FileInfo, NotBeneath};
 
-use crate::confine::{FileInfo, NotBeneath, SharedRoot, SharedRoots, leads_through_data_dir};
+use crate::shared_root::{SharedRoot, SharedRoots, leads_through_data_dir};
 use crate::walk::{FoundFile, media_type};
 
 /// One version of one file on this disk. Its path never leaves the device.

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use lanyard_hub::peer::Reveals;
 use lanyard_protocol::limits::{MAX_REVEALS, MAX_UNOPENED_REVEALS};
+use lanyard_system::private_file::{self, PrivateFileError};
 use serde::{Deserialize, Serialize};
-
-use crate::private_file::{self, PrivateFileError};
 
 const NAME: &str = "reveals.json";
 /// Nothing is revealed any more until a person asks.

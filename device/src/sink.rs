@@ -21,8 +21,8 @@ use std::time::{Duration, Instant, SystemTime};
 use lanyard_hub::peer::GroupSet;
 use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::{FileEntry, GroupRange, Root};
+use lanyard_system::confined_fs::{Folder, lock};
 
-use crate::confine::{Folder, lock};
 use crate::names::{HAVE_SUFFIX, PART_SUFFIX, numbered};
 use hashes::StoredHashes;
 pub(crate) use last_folder::LastFolder;

@@ -2,14 +2,13 @@
 //! first.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use lanyard_protocol::PublicKey;
 use lanyard_protocol::identity::Keypair;
+use lanyard_system::private_file::{self, PrivateFileError};
 use serde::{Deserialize, Serialize};
 
 use crate::link::HubUrl;
-use crate::private_file::{self, PrivateFileError};
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,13 +63,6 @@ pub fn load_key(path: &Path) -> Result<Keypair, DeviceStoreError> {
         .try_into()
         .map_err(|_| DeviceStoreError::BadKey { path: path.into(), found: bytes.len() })?;
     Ok(Keypair::from_seed(&seed))
-}
-
-/// Milliseconds since 1970, for showing.
-pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }
 
 impl DeviceStore {

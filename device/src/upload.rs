@@ -178,7 +178,7 @@ impl SpanReader {
 mod tests {
     use super::*;
     use crate::blocks::BLOCK_BYTES;
-    use crate::confine::SharedRoots;
+    use crate::shared_root::SharedRoots;
     use crate::walk::walk;
     use futures_util::TryStreamExt;
     use lanyard_protocol::FailureCode;

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use lanyard_device::private_file;
+use lanyard_system::private_file;
 
 /// Holds the directory for one process; released with the process, however it ends.
 #[derive(Debug)]

@@ -19,8 +19,6 @@ mod roster_backup;
 
 use std::path::{Path, PathBuf};
 
-use lanyard_device::private_file::{self, PrivateFileError};
-use lanyard_device::store::now_ms;
 use lanyard_hub::authority::{
     LinkRecord, LinkTarget, ListedFile, Member, SavedState, StoreWrite, Verdict,
 };
@@ -29,6 +27,8 @@ use lanyard_protocol::{
     Client, DeviceId, DeviceKind, EntryKind, FileEntry, FileId, FileRef, Instance, LinkBinding,
     LinkHash, PublicKey, Root,
 };
+use lanyard_system::clock::now_ms;
+use lanyard_system::private_file::{self, PrivateFileError};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};

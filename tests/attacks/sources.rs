@@ -1,10 +1,18 @@
 //! What no test at run time could prove absent is looked for where it would have to be written.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PRODUCT: [&str; 6] =
-    ["protocol/src", "hub/src", "relay/src", "device/src", "master-app/src", "client-web/rust"];
+const PRODUCT: [&str; 7] = [
+    "protocol/src",
+    "hub/src",
+    "system/src",
+    "relay/src",
+    "device/src",
+    "master-app/src",
+    "client-web/rust",
+];
 
 /// All Rust files below these folders of the repository.
 fn rust_below(folders: &[&str]) -> Vec<(PathBuf, String)> {
@@ -34,8 +42,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// A58. No program is started with anything of the network's: the one that is, is given nothing at
-/// all.
+/// A58. The product starts no program, so nothing of the network's reaches one.
 #[test]
 fn a58_no_name_reaches_a_shell() {
     let mut started = Vec::new();
@@ -55,7 +62,7 @@ fn a58_no_name_reaches_a_shell() {
             assert!(!text.contains(shell), "{shell} in {}", path.display());
         }
     }
-    assert_eq!(started, [("hub.rs".into(), "\"hostname\").output().ok()?;".to_owned())]);
+    assert_eq!(started, Vec::<(OsString, String)>::new());
 }
 
 /// A58. SQL is never made of text: what is put together by `format!` holds no statement.

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use lanyard_system::confined_fs::Folder;
+
 use super::{FileSink, OpenPart};
-use crate::confine::Folder;
 
 /// Copied before it is hashed: large enough for the system to be quick, small enough to be still in
 /// its memory.

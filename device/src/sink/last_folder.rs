@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::confine::Folder;
+use lanyard_system::confined_fs::Folder;
 
 /// The folder that was used last.
 #[derive(Debug, Default)]

@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lanyard_device::store::now_ms;
 use lanyard_hub::Moment;
 use lanyard_hub::authority::{
     Authority, AuthorityConfig, Effect, Input, OperatorCommand, OperatorEvent, RequestToken,
 };
 use lanyard_protocol::message::DoorState;
 use lanyard_protocol::{HubInfo, MasterFrame, MasterToConsole, MasterToRelay, Ref, RelayToMaster};
+use lanyard_system::clock::now_ms;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 

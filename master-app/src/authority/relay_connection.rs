@@ -6,7 +6,6 @@ use std::time::Duration;
 use lanyard_device::link::{
     Backoff, ConnectionError, FrameReceiver, FrameSender, HubUrl, ReceivedFrame, RelayConnection,
 };
-use lanyard_device::store::now_ms;
 use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::limits::REGISTER_TIMEOUT_MS;
 use lanyard_protocol::master_proof::{MasterTranscript, same_mac};
@@ -17,6 +16,7 @@ use lanyard_protocol::{
     CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, Nonce, PROTOCOL_VERSION, Ref,
     RelayToMaster,
 };
+use lanyard_system::clock::now_ms;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lanyard_device::store::now_ms;
 use lanyard_hub::authority::Authority;
 use lanyard_protocol::HubInfo;
 use lanyard_protocol::message::RelayStatus;
+use lanyard_system::clock::now_ms;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 

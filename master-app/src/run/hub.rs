@@ -13,6 +13,7 @@ use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::message::Admission;
 use lanyard_protocol::{DeviceId, identity};
 use lanyard_relay::{Relay, RelayConfig, RelayError};
+use lanyard_system::hostname::short_hostname;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -457,17 +458,10 @@ fn port_trouble(error: RelayError) -> anyhow::Error {
     }
 }
 
-/// What this machine calls itself.
+/// Returns the name of this machine, or "Lanyard" where it has none that a device may carry.
 pub(crate) fn machine_name() -> String {
-    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let asked = || {
-        let output = std::process::Command::new("hostname").output().ok()?;
-        String::from_utf8(output.stdout).ok()
-    };
-    let name =
-        told.or_else(|| std::env::var("COMPUTERNAME").ok()).or_else(asked).unwrap_or_default();
-    let name = name.trim().split('.').next().unwrap_or_default();
-    if is_valid_name(name) { name.to_owned() } else { "Lanyard".to_owned() }
+    let name = short_hostname().filter(|name| is_valid_name(name));
+    name.unwrap_or_else(|| "Lanyard".to_owned())
 }
 
 /// What the person who stops the hub, or reads its log, wants to know.

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use lanyard_device::store::now_ms;
 use lanyard_hub::authority::{LinkRecord, Member, Verdict};
 use lanyard_protocol::{Client, DeviceKind, PublicKey};
+use lanyard_system::clock::now_ms;
 use time::OffsetDateTime;
 
 use super::roster_backup::{BackupFound, RosterBackup};

@@ -12,9 +12,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lanyard_device::private_file::{self, PrivateFileError};
 use lanyard_hub::authority::{Member, StoreWrite, Verdict};
 use lanyard_protocol::{Client, DeviceId, PublicKey};
+use lanyard_system::private_file::{self, PrivateFileError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 

@@ -10,6 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, header};
 use lanyard_protocol::FailureCode;
+use lanyard_system::hostname::hostname;
 
 use crate::error::ApiError;
 use crate::net::tls::Transport;
@@ -33,13 +34,7 @@ impl HostGuard {
 /// `localhost`, this machine's name with and without `.local`, and `more`: all lower case.
 pub fn own_names(more: &[String]) -> Vec<String> {
     let mut names = vec!["localhost".to_owned()];
-    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("COMPUTERNAME").ok())
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .map(|name| name.trim().to_lowercase())
-        .filter(|name| !name.is_empty());
-    if let Some(machine) = machine {
+    if let Some(machine) = hostname().map(|name| name.to_lowercase()) {
         let short = machine.split('.').next().unwrap_or(&machine).to_owned();
         names.extend([format!("{short}.local"), short, machine]);
     }

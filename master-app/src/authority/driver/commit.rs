@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use lanyard_device::store::now_ms;
 use lanyard_hub::authority::{AuditEvent, Authority, AuthorityConfig, Effect, Input, StoreWrite};
 use lanyard_protocol::codec::encode_master;
 use lanyard_protocol::message::RequestFailed;
 use lanyard_protocol::{FailureCode, MasterFrame, MasterToConsole, MasterToRelay};
+use lanyard_system::clock::now_ms;
 
 use super::{AuthorityDriver, Reply};
 use crate::problems::{self, ActiveProblem};

@@ -1,8 +1,8 @@
 //! `lanyard join`: knock, show the digits, wait for the host.
 
 use lanyard_device::link::GivenUrl;
-use lanyard_device::store::now_ms;
 use lanyard_device::{DeviceEvent, MembershipPhase, RateLimits, RevealBook};
+use lanyard_system::clock::now_ms;
 use serde_json::json;
 use tokio::time::timeout_at;
 

@@ -2,9 +2,9 @@
 
 use std::io::{self, IsTerminal};
 
-use lanyard_device::store::now_ms;
 use lanyard_protocol::message::{Admission, LinkListed};
 use lanyard_protocol::{DeviceKind, Membership};
+use lanyard_system::clock::now_ms;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 
-use lanyard_device::private_file;
+use lanyard_system::private_file;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 

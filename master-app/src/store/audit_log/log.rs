@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use lanyard_device::private_file;
+use lanyard_system::private_file;
 use serde_json::{Map, Value};
 
 /// How a file is called, and how much of it is kept.

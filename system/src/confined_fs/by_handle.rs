@@ -16,7 +16,7 @@ use super::{FileInfo, check};
 
 /// An open folder.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub struct Folder {
     handle: OwnedFd,
     /// For showing only.
     path: PathBuf,
@@ -25,32 +25,33 @@ pub(crate) struct Folder {
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 impl Folder {
-    /// The folder that a person named; it is made if it is not there, and links on the way to it
-    /// are theirs.
-    pub(crate) fn open_root(path: &Path) -> io::Result<Self> {
+    /// Opens the folder that a person named, and makes it if it is not there. Links on the way to
+    /// it are that person's own.
+    pub fn open_root(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let handle = rustix::fs::open(path, FOLDER, Mode::empty())?;
         Ok(Self { handle, path: path.into() })
     }
 
-    /// The same folder, by a handle of its own.
-    pub(crate) fn another(&self) -> io::Result<Self> {
+    /// Opens the same folder once more, by a handle of its own.
+    pub fn another(&self) -> io::Result<Self> {
         Ok(Self { handle: self.handle.try_clone()?, path: self.path.clone() })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Returns the path of the folder, for showing.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes that this account may still write here, where the system tells.
-    pub(crate) fn room(&self) -> Option<u64> {
+    /// Returns the bytes that this account may still write here, where the system tells.
+    pub fn room(&self) -> Option<u64> {
         // Some file systems have no size at all.
         let stat = rustix::fs::fstatvfs(&self.handle).ok().filter(|stat| stat.f_blocks > 0)?;
         stat.f_bavail.checked_mul(stat.f_frsize)
     }
 
-    /// The folder `name` in this one; it is made if it is not there.
-    pub(crate) fn enter(&self, name: &str) -> io::Result<Self> {
+    /// Opens the folder `name` in this one, and makes it if it is not there.
+    pub fn enter(&self, name: &str) -> io::Result<Self> {
         match rustix::fs::mkdirat(&self.handle, check(name)?, Mode::from_raw_mode(0o777)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
@@ -58,8 +59,8 @@ impl Folder {
         self.existing(name)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// The folder `name` in this one, if there is one.
-    pub(crate) fn existing(&self, name: &str) -> io::Result<Option<Self>> {
+    /// Opens the folder `name` in this one, if there is one.
+    pub fn existing(&self, name: &str) -> io::Result<Option<Self>> {
         match rustix::fs::openat(
             &self.handle,
             check(name)?,
@@ -73,7 +74,7 @@ impl Folder {
     }
 
     /// Opens the file `name` for reading and writing; it is made if it is not there.
-    pub(crate) fn open_file(&self, name: &str) -> io::Result<File> {
+    pub fn open_file(&self, name: &str) -> io::Result<File> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file =
@@ -89,7 +90,7 @@ impl Folder {
     }
 
     /// Opens the file `name` for reading, if there is one.
-    pub(crate) fn read_file(&self, name: &str) -> io::Result<Option<File>> {
+    pub fn read_file(&self, name: &str) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         match rustix::fs::openat(&self.handle, check(name)?, flags, Mode::empty()) {
             Ok(file) if found(&rustix::fs::fstat(&file)?).is_file() => Ok(Some(File::from(file))),
@@ -99,8 +100,8 @@ impl Folder {
         }
     }
 
-    /// What stands under `name`.
-    pub(crate) fn look(&self, name: &str) -> io::Result<Option<FileInfo>> {
+    /// Describes what stands under `name`.
+    pub fn look(&self, name: &str) -> io::Result<Option<FileInfo>> {
         match rustix::fs::statat(&self.handle, check(name)?, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(found(&stat))),
             Err(Errno::NOENT) => Ok(None),
@@ -108,8 +109,8 @@ impl Folder {
         }
     }
 
-    /// Whether this open file is what stands under `name`.
-    pub(crate) fn is_named(&self, file: &File, name: &str) -> io::Result<bool> {
+    /// Returns true if this open file is what stands under `name`.
+    pub fn is_named(&self, file: &File, name: &str) -> io::Result<bool> {
         let open = rustix::fs::fstat(file)?;
         match rustix::fs::statat(&self.handle, check(name)?, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) => Ok((named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)),
@@ -118,12 +119,13 @@ impl Folder {
         }
     }
 
-    pub(crate) fn remove_file(&self, name: &str) -> io::Result<()> {
+    /// Removes the file `name` from this folder.
+    pub fn remove_file(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.handle, check(name)?, AtFlags::empty())?)
     }
 
     /// Gives a file its name; `AlreadyExists` if something has it.
-    pub(crate) fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+    pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (check(from)?, check(to)?);
         #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
         match rustix::fs::renameat_with(
@@ -154,12 +156,13 @@ impl Folder {
     }
 
     /// Makes the names in this folder survive a power cut.
-    pub(crate) fn sync(&self) -> io::Result<()> {
+    pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.handle)?)
     }
 
-    /// The same for everything on its disk: cheaper than file by file when there are many.
-    pub(crate) fn sync_all(&self) -> io::Result<()> {
+    /// Makes everything on the disk of this folder survive a power cut: cheaper than file by file
+    /// when there are many.
+    pub fn sync_all(&self) -> io::Result<()> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         return Ok(rustix::fs::syncfs(&self.handle)?);
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -171,10 +174,10 @@ impl Folder {
 }
 
 impl Folder {
-    /// A name for as long as what was written here without a sync can be read back: this run of the
-    /// system, and this mounting of the disk. `None` where the system does not tell.
+    /// Returns a name for as long as what was written here without a sync can be read back: this run
+    /// of the system, and this mounting of the disk. Returns `None` where the system does not tell.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(crate) fn life(&self) -> Option<[u8; 32]> {
+    pub fn life(&self) -> Option<[u8; 32]> {
         use rustix::fs::StatxFlags;
         let boot = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
         let stat =
@@ -188,6 +191,7 @@ impl Folder {
         Some(*hasher.finalize().as_bytes())
     }
 
+    /// Returns `None`: the system does not tell.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub fn life(&self) -> Option<[u8; 32]> {
         None

@@ -1,5 +1,10 @@
 //! Everywhere else: by paths, with a look at each step that no link stands there.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one place where a system knows no calls beneath an open folder"
+)]
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +13,7 @@ use super::{FileInfo, anchor_by_path::found, check};
 
 /// A folder, by its path.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub struct Folder {
     path: PathBuf,
 }
 
@@ -17,42 +22,43 @@ fn refused(what: &str) -> io::Error {
 }
 
 impl Folder {
-    /// The folder that a person named; it is made if it is not there, and links on the way to it
-    /// are theirs.
-    pub(super) fn open_root(path: &Path) -> io::Result<Self> {
+    /// Opens the folder that a person named, and makes it if it is not there. Links on the way to
+    /// it are that person's own.
+    pub fn open_root(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         Ok(Self { path: fs::canonicalize(path)? })
     }
 
-    /// The same folder once more.
-    pub(super) fn another(&self) -> io::Result<Self> {
+    /// Opens the same folder once more.
+    pub fn another(&self) -> io::Result<Self> {
         Ok(Self { path: self.path.clone() })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Returns the path of the folder, for showing.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes that may still be written here: unknown.
-    pub(super) fn room(&self) -> Option<u64> {
+    /// Returns `None`: the bytes that may still be written here are unknown.
+    pub fn room(&self) -> Option<u64> {
         None
     }
 
-    /// How long what was written without a sync can be read back: unknown here.
-    pub(super) fn life(&self) -> Option<[u8; 32]> {
+    /// Returns `None`: how long bytes without a sync can be read back is unknown.
+    pub fn life(&self) -> Option<[u8; 32]> {
         None
     }
 
-    /// The folder `name` in this one; it is made if it is not there.
-    pub(super) fn enter(&self, name: &str) -> io::Result<Self> {
+    /// Opens the folder `name` in this one, and makes it if it is not there.
+    pub fn enter(&self, name: &str) -> io::Result<Self> {
         match fs::create_dir(self.path.join(check(name)?)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => self.existing(name)?.ok_or_else(|| io::ErrorKind::NotFound.into()),
         }
     }
 
-    /// The folder `name` in this one, if there is one.
-    pub(super) fn existing(&self, name: &str) -> io::Result<Option<Self>> {
+    /// Opens the folder `name` in this one, if there is one.
+    pub fn existing(&self, name: &str) -> io::Result<Option<Self>> {
         let path = self.path.join(check(name)?);
         match fs::symlink_metadata(&path) {
             Ok(found) if found.is_dir() => Ok(Some(Self { path })),
@@ -63,7 +69,7 @@ impl Folder {
     }
 
     /// Opens the file `name` for reading and writing; it is made if it is not there.
-    pub(super) fn open_file(&self, name: &str) -> io::Result<File> {
+    pub fn open_file(&self, name: &str) -> io::Result<File> {
         if self.look(name)?.is_some_and(|found| !found.is_file()) {
             return Err(refused("something else than a file is there"));
         }
@@ -81,7 +87,7 @@ impl Folder {
     }
 
     /// Opens the file `name` for reading, if there is one.
-    pub(super) fn read_file(&self, name: &str) -> io::Result<Option<File>> {
+    pub fn read_file(&self, name: &str) -> io::Result<Option<File>> {
         match self.look(name)? {
             Some(found) if found.is_file() => File::open(self.path.join(name)).map(Some),
             Some(_) => Err(refused("something else than a file is there")),
@@ -89,8 +95,8 @@ impl Folder {
         }
     }
 
-    /// What stands under `name`.
-    pub(super) fn look(&self, name: &str) -> io::Result<Option<FileInfo>> {
+    /// Describes what stands under `name`.
+    pub fn look(&self, name: &str) -> io::Result<Option<FileInfo>> {
         match fs::symlink_metadata(self.path.join(check(name)?)) {
             Ok(metadata) => Ok(Some(found(&metadata))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -98,17 +104,18 @@ impl Folder {
         }
     }
 
-    /// Whether this open file is what stands under `name`; here, whether anything does.
-    pub(super) fn is_named(&self, _: &File, name: &str) -> io::Result<bool> {
+    /// Returns true if anything stands under `name`: by a path, no open file is told from another.
+    pub fn is_named(&self, _: &File, name: &str) -> io::Result<bool> {
         Ok(self.look(name)?.is_some())
     }
 
-    pub(super) fn remove_file(&self, name: &str) -> io::Result<()> {
+    /// Removes the file `name` from this folder.
+    pub fn remove_file(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(check(name)?))
     }
 
     /// Gives a file its name; `AlreadyExists` if something has it.
-    pub(super) fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+    pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.path.join(check(from)?), self.path.join(check(to)?));
         match fs::hard_link(&from, &to) {
             Ok(()) => return fs::remove_file(&from),
@@ -119,12 +126,13 @@ impl Folder {
         fs::rename(from, to)
     }
 
-    /// Nothing to do where a folder cannot be synced.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    /// Does nothing: a folder cannot be synced here.
+    pub fn sync(&self) -> io::Result<()> {
         Ok(())
     }
 
-    pub(super) fn sync_all(&self) -> io::Result<()> {
+    /// Does nothing, as `sync`.
+    pub fn sync_all(&self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -30,7 +30,7 @@ const COMMON: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
 
 /// An open folder.
 #[derive(Debug)]
-pub(crate) struct Anchor {
+pub struct Anchor {
     handle: OwnedFd,
     /// Goes step by step although the kernel could do better.
     #[cfg(test)]
@@ -39,7 +39,7 @@ pub(crate) struct Anchor {
 
 impl Anchor {
     /// Opens the folder at an absolute path that has no link in it.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         let top =
             Self::of(rustix::fs::open("/", PASS | OFlags::DIRECTORY | COMMON, Mode::empty())?);
         let below =
@@ -59,17 +59,17 @@ impl Anchor {
     }
 
     #[cfg(test)]
-    pub(crate) fn open_stepwise(path: &Path) -> io::Result<Self> {
+    pub(super) fn open_stepwise(path: &Path) -> io::Result<Self> {
         Ok(Self { stepwise: true, ..Self::open(path)? })
     }
 
     /// Describes the folder itself.
-    pub(crate) fn itself(&self) -> io::Result<FileInfo> {
+    pub fn itself(&self) -> io::Result<FileInfo> {
         Ok(found(&rustix::fs::fstat(&self.handle)?))
     }
 
     /// Opens the file at `below` for reading, and describes it.
-    pub(crate) fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
+    pub fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
         let opened = self.open_beneath(below, READ).and_then(|handle| {
             let file = File::from(handle);
             let found = FileInfo::of(&file)?;
@@ -88,7 +88,7 @@ impl Anchor {
     }
 
     /// Describes what stands at `below`, if no link stands on the way there.
-    pub(crate) fn look(&self, below: &Path) -> io::Result<FileInfo> {
+    pub fn look(&self, below: &Path) -> io::Result<FileInfo> {
         if below.as_os_str().is_empty() {
             return self.itself();
         }
@@ -112,7 +112,7 @@ impl Anchor {
     }
 
     /// Lists the folder at `below`, in the order of names.
-    pub(crate) fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
+    pub fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
         let mut folder = Dir::new(self.open_beneath(below, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
         let mut entries = Vec::new();
         while let Some(entry) = folder.read() {
@@ -192,7 +192,7 @@ fn no_link(error: Errno) -> io::Error {
 
 impl FileInfo {
     /// Describes an open file.
-    pub(crate) fn of(file: &File) -> io::Result<Self> {
+    pub fn of(file: &File) -> io::Result<Self> {
         Ok(found(&rustix::fs::fstat(file)?))
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::{Anchor, FileInfo, FileKind, FolderEntry, NotBeneath};
+use lanyard_system::confined_fs::{Anchor, FileInfo, FileKind, FolderEntry, NotBeneath};
 
 /// Roots whose handle stays open: each is a descriptor of this process, of which systems give 256
 /// at the least. What is shared beyond is opened for each use, and must be the same folder then.

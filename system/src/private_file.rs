@@ -11,18 +11,22 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// What went wrong, with the file it is about.
+/// A private file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateFileError {
+    /// It could not be opened or read.
     #[error("cannot read {}: {source}", path.display())]
+    #[allow(missing_docs, reason = "named by the message")]
     Read { path: PathBuf, source: io::Error },
+    /// It could not be made or replaced.
     #[error("cannot write {}: {source}; check that the folder exists, belongs to you and has room", path.display())]
+    #[allow(missing_docs, reason = "named by the message")]
     Write { path: PathBuf, source: io::Error },
 }
 
 /// Opens a file as `options` say. A link in its place, or anything else that is no file, is an
-/// error. What is made is for its owner only; a file that others may read is narrowed, and that is
-/// logged.
+/// error. A new file is for its owner only; a file that others may read is narrowed to its owner,
+/// and a warning is logged.
 pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     #[cfg(unix)]
     {
@@ -85,7 +89,7 @@ fn narrow(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The file's bytes; if there is no file yet, it is made of what `make` returns. Two processes that
+/// Returns the file's bytes; if there is no file yet, makes it of what `make` returns. Two processes that
 /// race get the same bytes.
 pub fn read_or_create(
     path: &Path,
@@ -109,7 +113,7 @@ pub fn read_or_create(
     read(path)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
 }
 
-/// The file's bytes, or `None` if there is none.
+/// Returns the file's bytes, or `None` if there is no file.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, PrivateFileError> {
     let mut bytes = Vec::new();
     match open(path, File::options().read(true)).and_then(|mut file| file.read_to_end(&mut bytes)) {

@@ -9,13 +9,13 @@ use super::{FileInfo, FileKind, FolderEntry, NotBeneath};
 
 /// A folder, by its path.
 #[derive(Debug)]
-pub(super) struct Anchor {
+pub struct Anchor {
     path: PathBuf,
 }
 
 impl Anchor {
-    /// The folder at an absolute path that has no link in it.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// Opens the folder at an absolute path that has no link in it.
+    pub fn open(path: &Path) -> io::Result<Self> {
         if !fs::symlink_metadata(path)?.is_dir() || fs::canonicalize(path)? != path {
             return Err(NotBeneath.into());
         }
@@ -23,7 +23,7 @@ impl Anchor {
     }
 
     /// Describes the folder itself.
-    pub(super) fn itself(&self) -> io::Result<FileInfo> {
+    pub fn itself(&self) -> io::Result<FileInfo> {
         Ok(found(&fs::symlink_metadata(&self.path)?))
     }
 
@@ -42,7 +42,7 @@ impl Anchor {
     }
 
     /// Opens the file at `below` for reading, and describes it.
-    pub(super) fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
+    pub fn read(&self, below: &Path) -> io::Result<(File, FileInfo)> {
         let before = self.look(below)?;
         if before.kind != FileKind::File {
             return Err(NotBeneath.into());
@@ -58,12 +58,12 @@ impl Anchor {
     }
 
     /// Describes what stands at `below`.
-    pub(super) fn look(&self, below: &Path) -> io::Result<FileInfo> {
+    pub fn look(&self, below: &Path) -> io::Result<FileInfo> {
         Ok(found(&fs::symlink_metadata(self.way(below)?)?))
     }
 
     /// Lists the folder at `below`, in the order of names.
-    pub(super) fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
+    pub fn list(&self, below: &Path) -> io::Result<Vec<FolderEntry>> {
         let path = self.way(below)?;
         if !fs::symlink_metadata(&path)?.is_dir() {
             return Err(NotBeneath.into());

@@ -8,24 +8,22 @@
 #[cfg(unix)]
 mod anchor;
 #[cfg(any(not(unix), test))]
-#[cfg_attr(unix, allow(dead_code))]
+#[cfg_attr(unix, allow(dead_code, unreachable_pub))]
 mod anchor_by_path;
 #[cfg(unix)]
 mod by_handle;
 #[cfg(any(not(unix), test))]
-#[cfg_attr(unix, allow(dead_code))]
+#[cfg_attr(unix, allow(dead_code, unreachable_pub))]
 mod by_path;
-mod root;
 
 #[cfg(unix)]
-pub(crate) use anchor::Anchor;
+pub use anchor::Anchor;
 #[cfg(not(unix))]
 pub use anchor_by_path::Anchor;
 #[cfg(unix)]
-pub(crate) use by_handle::Folder;
+pub use by_handle::Folder;
 #[cfg(not(unix))]
 pub use by_path::Folder;
-pub(crate) use root::{DataDir, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir};
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
@@ -33,49 +31,62 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+/// The kinds of things that a name can stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FileKind {
+pub enum FileKind {
+    /// An ordinary file.
     File,
+    /// A directory.
     Folder,
+    /// A symbolic link.
     Link,
     /// A pipe, a socket, a device.
     Other,
 }
 
-/// What stands under a name; links are not followed.
+/// A description of what stands under a name; links are not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileInfo {
+pub struct FileInfo {
+    /// A file, a folder or something else.
     pub kind: FileKind,
+    /// Bytes.
     pub size: u64,
+    /// When its content changed last, as programs may set it; `None` where the system does not
+    /// tell.
     pub modified: Option<SystemTime>,
     /// When anything about it changed last, in nanoseconds since 1970: no program can set this.
     /// `None` where the system does not tell.
     pub touched: Option<i128>,
     /// The file system that it lies on, and its number there; 0 where the platform has none.
     pub volume: u64,
+    /// See `volume`.
     pub inode: u64,
 }
 
 impl FileInfo {
-    pub(crate) fn is_file(&self) -> bool {
+    /// Returns true for an ordinary file.
+    pub fn is_file(&self) -> bool {
         self.kind == FileKind::File
     }
 }
 
 /// An entry of a folder.
 #[derive(Debug)]
-pub(crate) struct FolderEntry {
+pub struct FolderEntry {
+    /// Its name in the folder.
     pub name: OsString,
+    /// Its description, or why it cannot be described.
     pub found: io::Result<FileInfo>,
 }
 
-/// Something else than a file or a folder stands there or on the way there: a link, a pipe, a
-/// socket.
+/// An error: something else than a file or a folder stands there or on the way there, such as a link,
+/// a pipe or a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a link, or something else than a file, stands in its place")]
 pub struct NotBeneath;
 
 impl NotBeneath {
+    /// Returns true if this is what `error` says.
     pub fn is(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| inner.is::<Self>())
     }
@@ -89,14 +100,14 @@ impl From<NotBeneath> for io::Error {
 
 /// Opens a file by an absolute path for reading, if no link stands anywhere on the way, and
 /// describes it.
-pub(crate) fn read_unlinked(path: &Path) -> io::Result<(File, FileInfo)> {
+pub fn read_unlinked(path: &Path) -> io::Result<(File, FileInfo)> {
     let top = path.ancestors().last().unwrap_or(path);
     let below = path.strip_prefix(top).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     Anchor::open(top)?.read(below)
 }
 
 /// Describes what stands at an absolute path, if no link stands anywhere on the way.
-pub(crate) fn look_unlinked(path: &Path) -> io::Result<FileInfo> {
+pub fn look_unlinked(path: &Path) -> io::Result<FileInfo> {
     let top = path.ancestors().last().unwrap_or(path);
     let below = path.strip_prefix(top).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     Anchor::open(top)?.look(below)
@@ -114,8 +125,9 @@ fn since_1970(seconds: i64, nanoseconds: u32) -> Option<SystemTime> {
     start.checked_add(Duration::from_nanos(nanoseconds.into()))
 }
 
-/// Whether this process is the only one that works on the file. The lock goes with the handle.
-pub(crate) fn lock(file: &File) -> io::Result<bool> {
+/// Locks the file, and returns true if this process is the only one that works on it. The lock goes
+/// with the handle.
+pub fn lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
@@ -125,7 +137,7 @@ pub(crate) fn lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// A name that is one step and no more.
+/// Rejects a name that is more than one step.
 fn check(name: &str) -> io::Result<&str> {
     let plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
     if plain && (cfg!(unix) || !name.contains(['\\', ':'])) {
@@ -225,8 +237,8 @@ mod tests {
         };
     }
     #[cfg(unix)]
-    promises!(handles, crate::confine::by_handle::Folder);
-    promises!(paths, crate::confine::by_path::Folder);
+    promises!(handles, crate::confined_fs::by_handle::Folder);
+    promises!(paths, crate::confined_fs::by_path::Folder);
 
     /// Reads of a shared folder stay beneath it, in each of the ways that there are.
     macro_rules! reads {
@@ -235,7 +247,7 @@ mod tests {
                 use std::fs;
                 use std::path::Path;
 
-                use crate::confine::{FileKind, NotBeneath};
+                use crate::confined_fs::{FileKind, NotBeneath};
 
                 /// A folder `root` with `a/b/file` in it, and `outside` with another file.
                 fn ground() -> tempfile::TempDir {
@@ -351,8 +363,8 @@ mod tests {
         };
     }
     #[cfg(unix)]
-    reads!(one_call, crate::confine::anchor::Anchor::open);
+    reads!(one_call, crate::confined_fs::anchor::Anchor::open);
     #[cfg(unix)]
-    reads!(steps, crate::confine::anchor::Anchor::open_stepwise);
-    reads!(looks, crate::confine::anchor_by_path::Anchor::open);
+    reads!(steps, crate::confined_fs::anchor::Anchor::open_stepwise);
+    reads!(looks, crate::confined_fs::anchor_by_path::Anchor::open);
 }
