@@ -6,38 +6,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lanyard_hub::Moment;
-use lanyard_hub::broker::{
-    Broker, BrokerConfig, BrokerCounts, Effect, Input, SessionId, TransferStats,
-};
+use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Input, SessionId};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::message::ClientRegisterAck;
 use lanyard_protocol::{FailureCode, Membership, Ref, RelayToDevice, codec};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::chunks::slot::SlotBuffer;
 use crate::chunks::tickets::TicketKind;
 use crate::limits::outbox::QueuedFrame;
-use crate::state::{CallAnswer, LinkEvent, RelayState};
-
-/// What the broker's driver hears.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all of it is inputs: a box for each would cost more than it saves"
-)]
-pub(crate) enum DriverMessage {
-    Input(Input),
-    /// Somebody wants to know how it stands.
-    Stats(oneshot::Sender<BrokerStats>),
-}
-
-/// How the broker stands.
-pub(crate) struct BrokerStats {
-    pub counts: BrokerCounts,
-    pub tally: TransferStats,
-    pub reserved_bytes: u64,
-}
+use crate::state::{CallAnswer, DriverMessage, LinkEvent, RelayState};
+use crate::stats::BrokerStats;
 
 pub(crate) async fn run(
     edge: Arc<RelayState>,

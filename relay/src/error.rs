@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use lanyard_protocol::FailureCode;
 use lanyard_protocol::http::HttpError;
 
-use crate::middleware::count_rejections::RejectionCode;
+use crate::stats::RejectionCode;
 
 /// A "no" over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

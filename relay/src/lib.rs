@@ -15,7 +15,10 @@ mod links;
 mod middleware;
 mod net;
 mod router;
+mod stall_monitor;
 mod state;
+mod stats;
+#[cfg(feature = "testing")]
 pub mod testing;
 mod ws;
 
@@ -117,7 +120,7 @@ impl Relay {
         };
         let (edge, inputs) = state::RelayState::new(self.config, self.seed);
         let driver = tokio::spawn(driver::run(edge.clone(), inputs, stop.clone()));
-        let watch = tokio::spawn(state::run(edge.clone(), stop.clone()));
+        let watch = tokio::spawn(stall_monitor::run(edge.clone(), stop.clone()));
         let router = router::router(edge.clone(), self.added);
         let accept = tokio::spawn(listener::run(self.listener, doors, router, closing.clone()));
         let ended = |task: Result<(), tokio::task::JoinError>| {

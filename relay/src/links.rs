@@ -2,6 +2,10 @@
 
 pub(crate) mod archive;
 pub(crate) mod call;
+pub(crate) mod conditional;
 pub(crate) mod handlers;
+pub(crate) mod names;
+pub(crate) mod progress;
 pub(crate) mod range_fetcher;
+pub(crate) mod response;
 pub(crate) mod zip;

@@ -5,35 +5,27 @@ use std::sync::Arc;
 use axum::routing::{get, put};
 use axum::{Router, middleware};
 
-use crate::error;
-use crate::http::assets;
-use crate::http::chunks;
-use crate::http::health;
-use crate::http::metrics;
+use crate::http::{assets, ca_certificate, chunks, health, metrics};
 use crate::limits::connections;
-use crate::links::handlers;
-use crate::middleware::count_rejections;
-use crate::middleware::host_guard;
 use crate::middleware::host_guard::HostGuard;
-use crate::middleware::require_tls;
+use crate::middleware::{count_rejections, host_guard, require_tls};
 use crate::state::RelayState;
-use crate::ws::device;
-use crate::ws::master;
+use crate::{error, links, ws};
 
 /// Builds the relay's routes. `added` answers what neither they nor the web client's files do,
 /// behind the same layers.
 pub(crate) fn router(edge: Arc<RelayState>, added: Router) -> Router {
     let hosts = HostGuard::new(&edge.config.hosts);
     Router::new()
-        .route("/ws/device", get(device::upgrade))
-        .route("/ws/master", get(master::upgrade))
+        .route("/ws/device", get(ws::device::upgrade))
+        .route("/ws/master", get(ws::master::upgrade))
         .route("/chunks/{ticket}", put(chunks::put).get(chunks::get))
-        .route("/d/{link}/{*name}", get(handlers::get))
-        .route("/d/{link}", get(handlers::get_unnamed))
+        .route("/d/{link}/{*name}", get(links::handlers::get))
+        .route("/d/{link}", get(links::handlers::get_unnamed))
         .route("/healthz", get(health::get))
         .route("/metrics", get(metrics::get))
-        .route("/ca.crt", get(require_tls::certificate))
-        .route("/secure", get(require_tls::redirect))
+        .route("/ca.crt", get(ca_certificate::get))
+        .route("/secure", get(ca_certificate::redirect))
         .fallback(move |request| assets::get_or(request, added))
         .layer(middleware::from_fn(connections::note_links))
         .layer(middleware::from_fn_with_state(edge.clone(), require_tls::gate))

@@ -2,42 +2,34 @@
 //! who waits for an answer of the broker. Secrets are checked here; the broker is told facts.
 //! DashMap guards never live to an await.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use dashmap::DashMap;
 use lanyard_hub::broker::{
     CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId,
 };
-use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::message::LinkMember;
 use lanyard_protocol::session_key::{Authorization, EphemeralSecret, ProvedRequest, SessionKey};
 use lanyard_protocol::{
-    BootId, CloseCode, DeviceId, FailureCode, FileRef, KeyId, Nonce, Ref, Root, Signature,
+    BootId, CloseCode, FailureCode, FileRef, KeyId, Nonce, Ref, Root, Signature,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::chunks::buffer_pool::BufferPool;
 use crate::chunks::frames::LargeFrames;
-use crate::chunks::group_hashes::GroupHashes;
-use crate::chunks::group_hashes::LostLists;
-use crate::chunks::slot::ReaderMeter;
+use crate::chunks::group_hashes::{GroupHashes, LostLists};
 use crate::chunks::slot::SlotBuffer;
 use crate::chunks::tickets::Tickets;
 use crate::config::RelayConfig;
-use crate::driver::{BrokerStats, DriverMessage};
 use crate::error::ApiError;
-use crate::limits::connections::ConnectionPermit;
-use crate::limits::connections::KnownReason as ConnectionStanding;
+use crate::limits::connections::{ConnectionPermit, KnownReason};
 use crate::limits::message_rate::MessageRateLimiter;
 use crate::limits::outbox::Outbox;
-use crate::middleware::count_rejections::RejectionCounters;
+use crate::stats::{BrokerStats, CarriedBytes, RejectionCounters};
 use crate::ws::replay_window::CounterWindow;
 
 /// Inputs that may wait for the driver; a full channel makes its senders wait.
@@ -91,7 +83,7 @@ impl SessionHandle {
     /// The session counts as its device's from here on, no longer as one of its address.
     pub(crate) fn is_counted(&self) {
         if let Some(permit) = &self.permit {
-            permit.claim(ConnectionStanding::Device(self.public_id));
+            permit.claim(KnownReason::Device(self.public_id));
         }
     }
 
@@ -144,19 +136,18 @@ pub(crate) enum CallAnswer {
     Members(Result<Vec<LinkMember>, FailureCode>),
 }
 
-/// Bytes of bodies that went through, since the relay began.
-#[derive(Default)]
-pub(crate) struct CarriedBytes {
-    /// Of PUTs, from owners.
-    pub received: AtomicU64,
-    /// Of GETs, to devices.
-    pub to_devices: AtomicU64,
-    /// Of links, to whatever opened them.
-    pub to_links: AtomicU64,
-    /// The most that one response held of an archive's members and their checksums.
-    pub archive_window: AtomicU64,
+/// What the broker's driver hears.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all of it is inputs: a box for each would cost more than it saves"
+)]
+pub(crate) enum DriverMessage {
+    Input(Input),
+    /// Somebody wants to know how it stands.
+    Stats(oneshot::Sender<BrokerStats>),
 }
 
+/// Shared by all tasks of one relay.
 pub(crate) struct RelayState {
     pub config: RelayConfig,
     pub boot_id: BootId,
@@ -323,111 +314,4 @@ fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the system had randomness when the relay started");
     bytes
-}
-
-/// How often the broker may report to the master. With the two seconds of the master app's own look
-/// a full door is on its screen within three seconds.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
-
-/// How often what is old is looked for: it walks over all sessions and slots.
-const FORGET_EVERY: Duration = Duration::from_secs(5);
-
-/// How one reader did at the last look.
-struct ReaderProgress {
-    delivered: u64,
-    moved: Instant,
-    still: bool,
-    window: (Instant, u64),
-}
-
-/// Looks at running bodies twice a second: tells the broker how far they have come and who stands
-/// still, ends who is too slow, forgets used tickets and group hashes that nobody needs.
-pub(crate) async fn run(edge: Arc<RelayState>, stop: CancellationToken) {
-    let mut forgotten = Instant::now();
-    let mut reported = Instant::now();
-    let mut looks: std::collections::HashMap<(SlotId, ReaderId), ReaderProgress> =
-        std::collections::HashMap::new();
-    let mut ticks = tokio::time::interval(Duration::from_millis(500));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        let now = Instant::now();
-        let slots: Vec<Arc<SlotBuffer>> =
-            edge.slots.iter().map(|entry| entry.value().clone()).collect();
-        let mut seen = std::collections::HashSet::new();
-        let mut moved = Vec::new();
-        for slot in slots {
-            for (reader, meter) in slot.readers() {
-                seen.insert((slot.id, reader));
-                moved.push((slot.id, reader, meter.delivered.load(Ordering::Relaxed)));
-                let look = looks.entry((slot.id, reader)).or_insert_with(|| ReaderProgress {
-                    delivered: 0,
-                    moved: now,
-                    still: false,
-                    window: (now, 0),
-                });
-                if let Some(input) = observe(&slot, reader, &meter, look, now) {
-                    edge.send(input).await;
-                }
-            }
-        }
-        looks.retain(|key, _| seen.contains(key));
-        if !moved.is_empty() {
-            edge.send(Input::ReadersMoved { moved }).await;
-        }
-        if now.duration_since(reported) >= REPORT_EVERY {
-            reported = now;
-            edge.send(Input::RejectionsCounted(edge.rejections.counts())).await;
-        }
-        if now.duration_since(forgotten) >= FORGET_EVERY {
-            forgotten = now;
-            sweep(&edge, now);
-        }
-    }
-}
-
-fn observe(
-    slot: &SlotBuffer,
-    reader: ReaderId,
-    meter: &ReaderMeter,
-    look: &mut ReaderProgress,
-    now: Instant,
-) -> Option<Input> {
-    let delivered = meter.delivered.load(Ordering::Relaxed);
-    let waits = meter.starved.load(Ordering::Relaxed) && !meter.held.load(Ordering::Relaxed);
-    if waits || delivered != look.delivered {
-        (look.delivered, look.moved) = (delivered, now);
-    }
-    let window = Duration::from_millis(MIN_BODY_WINDOW_MS);
-    if meter.starved.load(Ordering::Relaxed) {
-        look.window = (now, delivered);
-    } else if now.duration_since(look.window.0) >= window {
-        if delivered - look.window.1 < MIN_BODY_RATE * MIN_BODY_WINDOW_MS / 1_000 {
-            slot.cut_reader(reader, FailureCode::TimedOut);
-        }
-        look.window = (now, delivered);
-    }
-    let still = now.duration_since(look.moved) >= Duration::from_millis(STANDING_STILL_MS);
-    (still != look.still).then(|| {
-        look.still = still;
-        Input::ReaderStill { slot: slot.id, reader, still }
-    })
-}
-
-fn sweep(edge: &RelayState, now: Instant) {
-    edge.tickets.sweep(now);
-    // An asker that waits has no body here, but is no reason to keep a table: the owner's return
-    // begins it anew.
-    let owners: HashSet<DeviceId> = edge.sessions.iter().map(|session| session.public_id).collect();
-    let moving: HashSet<FileRef> = edge
-        .slots
-        .iter()
-        .flat_map(|slot| slot.pieces.iter().map(|piece| piece.file).collect::<Vec<_>>())
-        .collect();
-    let lost =
-        edge.hashes.sweep(now, |file| owners.contains(&file.public_id) || moving.contains(file));
-    edge.lists_lost(lost);
 }

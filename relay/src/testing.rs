@@ -1,6 +1,6 @@
-//! What hostile input meets first, for tests that want it without a hub around it: tests/deep feeds
-//! the pure functions and runs an echo behind the very accept loop and sockets of the relay.
-//! Nothing here is reachable over the network.
+//! Functions that meet hostile input first, for tests without a hub: tests/deep feeds the pure ones,
+//! and runs an echo behind the accept loop and the sockets of the relay. Built only with the feature
+//! `testing`.
 
 use std::time::Duration;
 
@@ -12,20 +12,16 @@ use lanyard_protocol::message::LinkMember;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::ws::upgrade::Sink;
-pub use crate::ws::upgrade::Socket;
-pub use crate::ws::upgrade::send_text;
-pub use crate::ws::upgrade::upgrade;
+pub use crate::ws::upgrade::{Sink, Socket, send_text, upgrade};
 
 use crate::limits::connections;
-use crate::links::handlers;
-use crate::links::zip;
+use crate::links::{names, zip};
 use crate::middleware::host_guard;
 use crate::net::listener;
 
 /// The `Content-Disposition` of a file of this name.
 pub fn disposition(name: &str) -> http::HeaderValue {
-    handlers::disposition(name)
+    names::disposition(name)
 }
 
 /// The name that a request was sent to and its canonical authority; `None` if it is refused.

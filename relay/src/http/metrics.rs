@@ -14,9 +14,9 @@ use lanyard_protocol::limits::MAX_PENDING;
 use lanyard_protocol::master_proof::metrics_token;
 use lanyard_protocol::{CloseCode, FailureCode};
 
-use crate::driver::BrokerStats;
 use crate::error::ApiError;
 use crate::state::RelayState;
+use crate::stats::BrokerStats;
 
 /// Text format 0.0.4.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

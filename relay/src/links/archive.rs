@@ -18,12 +18,13 @@ use lanyard_protocol::message::{LinkArchive, LinkMember, LinkPage, TransferState
 use lanyard_protocol::{DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHash};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::call;
-use super::handlers::{Cut, ProgressReport, common_headers, first_news, next_bytes, stream_body};
-use super::range_fetcher::{FetchedBytes, FileRange, Outlet, RangeFetcher};
-use super::zip;
 use crate::chunks::frames::{Frames, NextFrame};
 use crate::error::ApiError;
+use crate::links::call::call;
+use crate::links::progress::ProgressReport;
+use crate::links::range_fetcher::{FetchedBytes, FileRange, Outlet, RangeFetcher};
+use crate::links::response::{Cut, common_headers, first_news, next_bytes, stream_body};
+use crate::links::zip;
 use crate::state::{CallAnswer, RelayState};
 
 /// Pieces in which the directory goes out.
@@ -82,7 +83,7 @@ impl Members {
         let edge = self.edge.clone();
         let reader = self.reader;
         let asked = tokio::spawn(async move {
-            match call::call(&edge, |call| Input::LinkPageWanted { call, reader, page }).await {
+            match call(&edge, |call| Input::LinkPageWanted { call, reader, page }).await {
                 Some(CallAnswer::Members(page)) => page,
                 _ => Err(FailureCode::ServerNotReady),
             }

@@ -1,17 +1,15 @@
-//! The way to https: the authority's certificate for who wants to install it, and, on a hub that
-//! takes https only, a page in place of everything else for who comes by plain http.
+//! Requires https on a hub that takes nothing else: a page that leads there answers plain http in
+//! place of every other route.
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, header};
 use lanyard_protocol::FailureCode;
 
 use crate::error::ApiError;
-use crate::middleware::host_guard::HostHeader;
 use crate::net::tls::Transport;
 use crate::state::RelayState;
 
@@ -19,41 +17,6 @@ use crate::state::RelayState;
 const PAGE: &str = include_str!("require_tls.html");
 const PAGE_POLICY: &str =
     "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-
-/// `GET /ca.crt`: the certificate that a browser or a system can be told to trust.
-pub(crate) async fn certificate(State(edge): State<Arc<RelayState>>) -> Response {
-    let Some(tls) = &edge.config.tls else {
-        return ApiError(FailureCode::NotFound).into_response();
-    };
-    let der = tls.borrow().authority.to_vec();
-    let headers = [
-        (header::CONTENT_TYPE, "application/x-x509-ca-cert"),
-        (header::CONTENT_DISPOSITION, "attachment; filename=\"lanyard-ca.crt\""),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
-    (headers, der).into_response()
-}
-
-/// `GET /secure`: the same hub by https.
-pub(crate) async fn redirect(
-    State(edge): State<Arc<RelayState>>,
-    Extension(HostHeader(authority)): Extension<HostHeader>,
-) -> Response {
-    if edge.config.tls.is_none() {
-        return ApiError(FailureCode::NotFound).into_response();
-    }
-    // A host without a port is port 80 in plain http, and the same port speaks https.
-    let has_port =
-        authority.rsplit(':').next().is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
-            && (authority.contains("]:") || authority.matches(':').count() == 1);
-    let to =
-        if has_port { format!("https://{authority}/") } else { format!("https://{authority}:80/") };
-    match HeaderValue::from_str(&to) {
-        Ok(to) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response(),
-        Err(_) => ApiError(FailureCode::BadMessage).into_response(),
-    }
-}
 
 /// The layer of a hub that takes https only, from wherever a request comes: a proxy or a tunnel
 /// which ends on this machine looks like the machine itself. The hub's own halves and devices speak

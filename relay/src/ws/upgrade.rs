@@ -5,6 +5,11 @@
 //! text therefore goes out in fragments (RFC 6455, 5.4), for which a framework's sockets have no
 //! call.
 
+#![cfg_attr(
+    not(feature = "testing"),
+    allow(unreachable_pub, reason = "`testing` shows these outside of the crate")
+)]
+
 use std::io::Cursor;
 use std::pin::Pin;
 use std::sync::Arc;
