@@ -26,7 +26,7 @@ export default ts.config(
         {
           patterns: behindTheStore.map((part) => ({
             group: [`**/${part}`, `**/${part}/**`],
-            message: "Components read the store and call its verbs.",
+            message: "Components read the store and call its actions.",
           })),
         },
       ],

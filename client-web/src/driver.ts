@@ -11,7 +11,7 @@ import { recall, remember } from "./identity/memory";
 import { revealBook } from "./identity/reveals";
 import { defaultName, platformOf, tidyName } from "./identity/names";
 import { type Invitation, type Keys, fileIds } from "./identity/proof";
-import { Soon } from "./lib/debounced";
+import { Debounced } from "./lib/debounced";
 import { sentence } from "./lib/words";
 import type { DeviceToRelay, Incoming, RelayToDevice } from "./protocol/wire";
 import type { LinkFolder } from "./protocol/generated/LinkFolder";
@@ -26,8 +26,8 @@ import { type Left, keyOf } from "./catalogue/mirror";
 import { Offering } from "./sharing/offering";
 import { type Asked, Requests } from "./session/requests";
 import { type Effect, Session } from "./session/session";
-import { HubStore, type Notice, type Verbs } from "./store.svelte";
-import { Takings } from "./sharing/outgoing";
+import { HubStore, type Notice, type Actions } from "./store.svelte";
+import { Outgoing } from "./sharing/outgoing";
 import { WakeLock } from "./sharing/wakelock";
 
 type Heard = Incoming<RelayToDevice>;
@@ -40,7 +40,7 @@ const NOTICE_MS = 8_000;
 /** A tab that loses its place again within this time stops taking it back. */
 const SUPERSEDED_MS = 60_000;
 
-export class Driver implements Verbs {
+export class Driver implements Actions {
   readonly store = new HubStore(this);
   readonly #session: Session;
   readonly #socket: Socket<RelayToDevice>;
@@ -48,12 +48,12 @@ export class Driver implements Verbs {
   readonly #offering: Offering;
   readonly #fetching: Fetching;
   readonly #links: Links;
-  readonly #takings = new Takings();
+  readonly #outgoing = new Outgoing();
   readonly #requests = new Requests<Heard>(() => Date.now());
   readonly #wakeLock = new WakeLock();
   readonly #reloads = new Reloads(sessionStorage, () => location.reload());
-  readonly #list = new Soon(() => this.#showList(), 60);
-  readonly #keep = new Soon(() => this.#keepForReload(), 500);
+  readonly #list = new Debounced(() => this.#showList(), 60);
+  readonly #keep = new Debounced(() => this.#keepForReload(), 500);
   /** Rows that left a moment ago. */
   #ghosts = new Map<string, { item: FileItem; until: number }>();
   /** Off the list while somebody is away, but on their way here: their rows wait in place. */
@@ -94,7 +94,7 @@ export class Driver implements Verbs {
     this.#feed = new Feed(
       {
         pull: (data) => this.#request({ opcode: "FEED_PULL", data }, { answered: () => undefined }),
-        changed: () => this.#list.wish(),
+        changed: () => this.#list.trigger(),
         left: (left) => this.#left(left),
         complete: () => this.#complete(),
       },
@@ -109,8 +109,8 @@ export class Driver implements Verbs {
       ask: (message, asked) => this.#request(message, asked) !== null,
       say: (message) => this.#socket.send(message),
       changed: () => {
-        this.#list.wish();
-        this.#keep.wish();
+        this.#list.trigger();
+        this.#keep.trigger();
       },
       now: () => Date.now(),
       notify: (notice) => this.#notify(notice),
@@ -130,7 +130,7 @@ export class Driver implements Verbs {
       links: this.#links,
       changed: () => {
         this.store.downloads = this.#fetching.downloads.list;
-        this.#keep.wish();
+        this.#keep.trigger();
       },
       notify: (notice) => this.#notify(notice),
       say: (text) => (this.store.announcement = text),
@@ -147,7 +147,7 @@ export class Driver implements Verbs {
       () => this.#wake(),
       this.signal,
     );
-    window.addEventListener("pagehide", () => this.#keep.now(), { signal: this.signal });
+    window.addEventListener("pagehide", () => this.#keep.flush(), { signal: this.signal });
     this.signal.addEventListener("abort", () => this.#socket.halt());
     this.store.me = this.keys.publicId;
     this.#perform(this.#session.start());
@@ -275,8 +275,8 @@ export class Driver implements Verbs {
         return;
       case "TRANSFER_PROGRESS":
         if (message.data.link_hash !== undefined) return this.#fetching.progress(message.data);
-        if (message.data.public_id === this.keys.publicId) this.#takings.progress(message.data, Date.now());
-        return this.#showTakings();
+        if (message.data.public_id === this.keys.publicId) this.#outgoing.progress(message.data, Date.now());
+        return this.#showOutgoing();
       case "LINK_MADE":
       case "LINK_DROPPED":
         this.#links.hear(message);
@@ -296,10 +296,10 @@ export class Driver implements Verbs {
     this.#requests.drop();
     this.#feed.disconnected();
     this.#offering.disconnected();
-    this.#takings.clear();
-    this.#showTakings();
+    this.#outgoing.clear();
+    this.#showOutgoing();
     this.#perform(this.#session.closed(code));
-    this.#list.wish();
+    this.#list.trigger();
   }
 
   #complete(): void {
@@ -314,7 +314,7 @@ export class Driver implements Verbs {
     const shown = new Map(this.store.files.map((item) => [item.key, item]));
     const arriving = this.#arriving();
     for (const file of left.files) {
-      this.#takings.drop(file.file_id, !left.withdrawn);
+      this.#outgoing.drop(file.file_id, !left.withdrawn);
       if (file.kind === "folder" || left.public_id === this.keys.publicId) continue;
       const item = shown.get(keyOf(file));
       if (left.withdrawn) {
@@ -380,7 +380,7 @@ export class Driver implements Verbs {
         this.#feed.clear();
         this.#ghosts.clear();
         this.store.loaded = false;
-        return this.#list.now();
+        return this.#list.flush();
     }
   }
 
@@ -426,9 +426,9 @@ export class Driver implements Verbs {
     this.#requests.tick();
     if (this.#session.entered) this.#feed.tick();
     this.#offering.tick();
-    if (this.#takings.tick(now)) this.#showTakings();
+    if (this.#outgoing.tick(now)) this.#showOutgoing();
     this.#fetching.next();
-    for (const [key, { until }] of this.#ghosts) if (now >= until && this.#ghosts.delete(key)) this.#list.wish();
+    for (const [key, { until }] of this.#ghosts) if (now >= until && this.#ghosts.delete(key)) this.#list.trigger();
     this.store.now = now;
   }
 
@@ -467,9 +467,9 @@ export class Driver implements Verbs {
     if (own) this.store.name = own.name;
   }
 
-  #showTakings(): void {
-    this.store.takings = this.#takings.all;
-    this.store.finished = new Map(this.#takings.finished);
+  #showOutgoing(): void {
+    this.store.outgoing = this.#outgoing.all;
+    this.store.finished = new Map(this.#outgoing.finished);
   }
 
   #owes(count: number): void {

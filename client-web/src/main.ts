@@ -4,7 +4,7 @@ import "./styles/base.css";
 import { mount } from "svelte";
 import App from "./App.svelte";
 import { Driver } from "./driver";
-import { HubStore, type Verbs } from "./store.svelte";
+import { HubStore, type Actions } from "./store.svelte";
 import { claimInstance } from "./identity/instance";
 import { loadKeys } from "./identity/keystore";
 import { type Keys, invitationIn } from "./identity/proof";
@@ -24,7 +24,7 @@ async function start(target: HTMLElement): Promise<void> {
   try {
     keys = await loadKeys();
   } catch (error) {
-    const hub = new HubStore(new Proxy({} as Verbs, { get: () => () => undefined }));
+    const hub = new HubStore(new Proxy({} as Actions, { get: () => () => undefined }));
     hub.screen = { at: "unable", why: error instanceof Error && error.message ? `${error.message}.` : "it has no database." };
     mount(App, { target, props: { hub } });
     return;

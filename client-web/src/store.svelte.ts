@@ -1,4 +1,4 @@
-/** The only reactive object of the device's page: what is so, for components to read, and the verbs they may call. */
+/** The only reactive object of the device's page: what is so, for components to read, and the actions they may call. */
 import { getContext, setContext } from "svelte";
 import type { LinkState } from "./connection/socket";
 import type { LinkFolder } from "./protocol/generated/LinkFolder";
@@ -8,7 +8,7 @@ import { type Download, isOver } from "./downloads/downloads";
 import type { LinkLimits } from "./downloads/fetching";
 import type { OwnLink } from "./downloads/links";
 import type { Place, Stop } from "./session/session";
-import type { Taking } from "./sharing/outgoing";
+import type { OutgoingTransfer } from "./sharing/outgoing";
 
 export type { Stop };
 
@@ -29,7 +29,7 @@ export interface LinkShown {
 }
 
 /** What a component may ask for. */
-export interface Verbs {
+export interface Actions {
   knock(name: string): void;
   stopKnocking(): void;
   tryNow(): void;
@@ -73,7 +73,7 @@ export class HubStore {
   clients = $state.raw<Client[]>([]);
   online = $state.raw<ReadonlySet<string>>(new Set());
   downloads = $state.raw<Download[]>([]);
-  takings = $state.raw<ReadonlyMap<string, Taking[]>>(new Map());
+  outgoing = $state.raw<ReadonlyMap<string, OutgoingTransfer[]>>(new Map());
   finished = $state.raw<ReadonlyMap<string, number>>(new Map());
   /** Uploads open or waiting: somebody is pulling from this page right now. */
   owes = $state(0);
@@ -108,7 +108,7 @@ export class HubStore {
   /** Everything that needs the hub is usable. */
   readonly usable = $derived(this.inTouch && this.hubReady);
 
-  constructor(readonly verbs: Verbs) {}
+  constructor(readonly actions: Actions) {}
 
   nameOf(publicId: string): string {
     return this.names.get(publicId) ?? "Someone";

@@ -121,9 +121,9 @@ await onBench("screenshots", async (bench) => {
   await shoot(ben.page, "folder");
 
   const host = await Browser.open(bench, "host");
-  const desk = await ConsolePage.open(host, hub);
-  await desk.page.getByRole("heading", { name: "Nobody is at the door" }).waitFor();
-  await shoot(desk.page, "console");
+  const operator = await ConsolePage.open(host, hub);
+  await operator.page.getByRole("heading", { name: "Nobody is at the door" }).waitFor();
+  await shoot(operator.page, "console");
 
   const visitor = await Browser.open(bench, "visitor");
   const dora = new DevicePage(visitor, await visitor.tab(), hub, "Dora’s tablet");
@@ -133,15 +133,15 @@ await onBench("screenshots", async (bench) => {
   await dora.knock();
   const code = await dora.code();
   await shoot(dora.page, "waiting");
-  await desk.facing("Dora’s tablet");
-  await desk.digits.fill(code.slice(0, 4));
-  await shoot(desk.page, "console-knock");
+  await operator.facing("Dora’s tablet");
+  await operator.digits.fill(code.slice(0, 4));
+  await shoot(operator.page, "console-knock");
   const crowd = Array.from({ length: 5 }, (_, number) => lanyard(bench.dir(`crowd-${number}`), ["join", hub.local, "--name", `Laptop ${number + 1}`]));
-  await desk.page.getByRole("button", { name: "Turn away 5 devices" }).waitFor();
-  await shoot(desk.page, "console-crowd");
-  await desk.page.getByRole("button", { name: "Turn away 5 devices" }).click();
+  await operator.page.getByRole("button", { name: "Turn away 5 devices" }).waitFor();
+  await shoot(operator.page, "console-crowd");
+  await operator.page.getByRole("button", { name: "Turn away 5 devices" }).click();
   await Promise.all(crowd);
-  await desk.knocking.getByRole("button", { name: "Turn away", exact: true }).click();
+  await operator.knocking.getByRole("button", { name: "Turn away", exact: true }).click();
   await dora.heading("Not this time").waitFor();
   await shoot(dora.page, "turned-away");
 
@@ -149,10 +149,10 @@ await onBench("screenshots", async (bench) => {
   await hub.relay.kill9();
   await ben.page.getByRole("status").getByText(/stepped away/).first().waitFor();
   await shoot(ben.page, "reconnecting");
-  await desk.page.getByText("The relay does not answer").waitFor();
-  await desk.page.getByRole("button", { name: "What to do" }).click();
-  await shoot(desk.page, "console-problems");
-  await desk.page.getByRole("button", { name: "Close" }).click();
+  await operator.page.getByText("The relay does not answer").waitFor();
+  await operator.page.getByRole("button", { name: "What to do" }).click();
+  await shoot(operator.page, "console-problems");
+  await operator.page.getByRole("button", { name: "Close" }).click();
   await hub.startRelay();
   await until("everybody is back", async () => (await hub.devices()).find(({ name }) => name === "Ana’s iPhone").presence === "online");
   await hub.master.kill9();

@@ -7,13 +7,13 @@ import { Feed } from "../catalogue/feed";
 import { type Asked, Requests } from "../session/requests";
 import type { Notice } from "../store.svelte";
 import { tidyName } from "../identity/names";
-import { Soon } from "../lib/debounced";
+import { Debounced } from "../lib/debounced";
 import { sentence } from "../lib/words";
 import type { Admission, ConsoleToMaster, Incoming, LinkListed, MasterToConsole } from "../protocol/wire";
 import { copyText } from "../transfer/links";
 import { type Kept, readRecord } from "./record";
 import { forgetToken, takeSecret, tokenFor } from "./session";
-import { DeskStore, type DeskVerbs } from "./store.svelte";
+import { OperatorStore, type OperatorActions } from "./store.svelte";
 import { facing, refused, typed } from "./typing";
 import { readUsage, type Usage } from "./usage";
 
@@ -23,12 +23,12 @@ const NOTICE_MS = 8_000;
 /** How long an invitation of the console can be used. */
 const INVITATION_MS = 3_600_000;
 
-export class DeskDriver implements DeskVerbs {
-  readonly store = new DeskStore(this);
+export class OperatorDriver implements OperatorActions {
+  readonly store = new OperatorStore(this);
   readonly #socket: Socket<MasterToConsole>;
   readonly #requests = new Requests<Heard>(() => Date.now());
   readonly #feed: Feed;
-  readonly #list = new Soon(() => this.#showList(), 60);
+  readonly #list = new Debounced(() => this.#showList(), 60);
   readonly #reloads = new Reloads(sessionStorage, () => location.reload());
   #token: string | null = null;
   #lastDevice: string | null = null;
@@ -46,7 +46,7 @@ export class DeskDriver implements DeskVerbs {
     this.#feed = new Feed(
       {
         pull: (data) => this.#request({ opcode: "FEED_PULL", data }, { answered: () => undefined }),
-        changed: () => this.#list.wish(),
+        changed: () => this.#list.trigger(),
         left: () => undefined,
         complete: () => (this.store.loaded = true),
       },
@@ -75,7 +75,7 @@ export class DeskDriver implements DeskVerbs {
   }
 
   letIn(): void {
-    const { knock, typing, tapToApprove, asking } = this.store;
+    const { joinRequest: knock, typing, tapToApprove, asking } = this.store;
     if (!knock || knock.left || asking) return;
     if (typing.digits.length !== 6 && !(tapToApprove && knock.code !== undefined)) return;
     const { public_id, request_id, name } = knock;
@@ -202,7 +202,7 @@ export class DeskDriver implements DeskVerbs {
       case "CONSOLE_REGISTER_ACK":
         this.#reloads.settled();
         this.#socket.settled();
-        store.desk = "open";
+        store.page = "open";
         store.me = message.data.public_id;
         store.hub = message.data.hub;
         store.urls = message.data.urls;
@@ -210,7 +210,7 @@ export class DeskDriver implements DeskVerbs {
         store.tapToApprove = message.data.tap_to_approve;
         return this.#feed.pull();
       case "KNOCKS":
-        store.inLine = message.data.waiting;
+        store.alsoWaiting = message.data.waiting;
         store.moreUntil = message.data.more_for_ms === undefined ? null : Date.now() + message.data.more_for_ms;
         return this.#knocking(message.data.knocks);
       case "REFUSED":
@@ -237,20 +237,20 @@ export class DeskDriver implements DeskVerbs {
     }
   }
 
-  #knocking(knocks: DeskStore["knocks"]): void {
+  #knocking(knocks: OperatorStore["joinRequests"]): void {
     const { store } = this;
-    const before = new Set(store.knocks.map(({ public_id }) => public_id));
-    const goneBefore = new Set(store.knocks.filter(({ left }) => left).map(({ request_id }) => request_id));
+    const before = new Set(store.joinRequests.map(({ public_id }) => public_id));
+    const goneBefore = new Set(store.joinRequests.filter(({ left }) => left).map(({ request_id }) => request_id));
     // Oldest first; a knock in front of the host never gives way to another.
-    store.knocks = [...knocks].sort((a, b) => a.asked_ms - b.asked_ms);
+    store.joinRequests = [...knocks].sort((a, b) => a.asked_ms - b.asked_ms);
     this.#face();
-    const fresh = store.knocks.find(({ public_id }) => !before.has(public_id));
-    const gone = store.knocks.find(({ request_id, left }) => left && !goneBefore.has(request_id));
+    const fresh = store.joinRequests.find(({ public_id }) => !before.has(public_id));
+    const gone = store.joinRequests.find(({ request_id, left }) => left && !goneBefore.has(request_id));
     if (gone) store.announcement = `${gone.name} left before you answered`;
     if (fresh) store.announcement = `${fresh.name} is knocking`;
   }
 
-  #wrongs(problems: DeskStore["problems"]): void {
+  #wrongs(problems: OperatorStore["problems"]): void {
     const known = new Set(this.store.problems.map(({ code }) => code));
     this.store.problems = problems;
     const fresh = problems.find(({ code }) => !known.has(code));
@@ -259,7 +259,7 @@ export class DeskDriver implements DeskVerbs {
 
   #face(): void {
     const { store } = this;
-    const { knock } = store;
+    const { joinRequest: knock } = store;
     // Who was in front stays there until somebody decides, however the list grows.
     store.chosen = knock?.public_id ?? null;
     store.typing = facing(store.typing, knock, this.#lastDevice);
@@ -277,10 +277,10 @@ export class DeskDriver implements DeskVerbs {
   #closed(code: number): void {
     this.#requests.drop();
     this.#feed.disconnected();
-    this.#list.wish();
+    this.#list.trigger();
     if (code === 4401) this.#deny();
     if (code === 4400) {
-      this.store.desk = "version";
+      this.store.page = "version";
       this.#socket.halt();
       this.#reloads.outdated("another");
     }
@@ -290,7 +290,7 @@ export class DeskDriver implements DeskVerbs {
     this.#token = null;
     forgetToken(sessionStorage);
     this.#socket.halt();
-    this.store.desk = "denied";
+    this.store.page = "denied";
   }
 
   #request(message: ConsoleToMaster, asked: Asked<Heard>): string | null {

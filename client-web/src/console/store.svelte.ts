@@ -9,9 +9,9 @@ import type { Usage } from "./usage";
 import { inFront } from "./waiting";
 import { NOTHING_TYPED, type Typing } from "./typing";
 
-export type Desk = "opening" | "open" | "denied" | "version";
+export type PageState = "opening" | "open" | "denied" | "version";
 
-export interface DeskVerbs {
+export interface OperatorActions {
   type(text: string): void;
   letIn(): void;
   /** Puts another knock in front. */
@@ -37,8 +37,8 @@ export interface DeskVerbs {
   dismiss(noticeId: number): void;
 }
 
-export class DeskStore {
-  desk = $state<Desk>("opening");
+export class OperatorStore {
+  page = $state<PageState>("opening");
   link = $state.raw<LinkState>({ at: "idle" });
   hub = $state.raw<Partial<HubInfo>>({});
   me = $state("");
@@ -51,9 +51,9 @@ export class DeskStore {
   /** The invitation on the screen: what stands behind `i=`, and its end. */
   invitation = $state.raw<{ words: string; until: number } | null>(null);
   loaded = $state(false);
-  knocks = $state.raw<JoinRequestInfo[]>([]);
+  joinRequests = $state.raw<JoinRequestInfo[]>([]);
   /** How many wait until the host may be asked about them, and how long more of them than usual may ask. */
-  inLine = $state(0);
+  alsoWaiting = $state(0);
   moreUntil = $state<number | null>(null);
   /** Whose knock the host put in front; null: the oldest. */
   chosen = $state<string | null>(null);
@@ -73,7 +73,7 @@ export class DeskStore {
   announcement = $state("");
   now = $state(Date.now());
 
-  readonly knock = $derived(inFront(this.knocks, this.chosen));
+  readonly joinRequest = $derived(inFront(this.joinRequests, this.chosen));
   readonly rows = $derived<Item[]>(browse(this.files, PLAIN_VIEW));
   readonly fileCounts = $derived.by(() => {
     const byOwner = new Map<string, number>();
@@ -87,12 +87,12 @@ export class DeskStore {
       .sort((a, b) => Number(b.public_id === this.me) - Number(a.public_id === this.me) || a.name.localeCompare(b.name)),
   );
   readonly asleep = $derived(this.clients.filter((client) => !this.here.includes(client)));
-  readonly usable = $derived(this.desk === "open" && this.link.at === "open");
+  readonly usable = $derived(this.page === "open" && this.link.at === "open");
 
-  constructor(readonly verbs: DeskVerbs) {}
+  constructor(readonly actions: OperatorActions) {}
 }
 
-const KEY = Symbol("desk");
+const KEY = Symbol("operator");
 
-export const provideDesk = (desk: DeskStore): DeskStore => setContext(KEY, desk);
-export const useDesk = (): DeskStore => getContext<DeskStore>(KEY);
+export const provideOperator = (operator: OperatorStore): OperatorStore => setContext(KEY, operator);
+export const useOperator = (): OperatorStore => getContext<OperatorStore>(KEY);

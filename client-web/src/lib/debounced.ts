@@ -1,5 +1,5 @@
 /** Calls once for many wishes, a little later: a burst of changes is one new list. */
-export class Soon {
+export class Debounced {
   #timer: ReturnType<typeof setTimeout> | null = null;
 
   constructor(
@@ -7,11 +7,11 @@ export class Soon {
     private readonly waitMs: number,
   ) {}
 
-  wish(): void {
-    this.#timer ??= setTimeout(() => this.now(), this.waitMs);
+  trigger(): void {
+    this.#timer ??= setTimeout(() => this.flush(), this.waitMs);
   }
 
-  now(): void {
+  flush(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
     this.run();
@@ -19,7 +19,7 @@ export class Soon {
 }
 
 /** Lets the page draw and answer before going on. A message, not a timer: hidden tabs hold timers back. */
-export function breath(): Promise<void> {
+export function yieldToBrowser(): Promise<void> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => {

@@ -237,7 +237,7 @@ export class Page {
         return hubReady ? "inside" : "host away";
       case "stopped":
         return { superseded: "superseded", version: "another version", "refused-proof": "rejected", protocol: "rejected", impostor: "another hub", "not-opened": "not opened" }[screen.why];
-      case "stranger":
+      case "key-mismatch":
         return "another hub";
       case "door":
       case "refused":

@@ -11,7 +11,7 @@ export type Stage =
   /** The host lets nobody in at the moment. */
   | { at: "closed" };
 
-export interface Knock {
+export interface JoinRequest {
   publicKey: string;
   hubKey: string;
   name: string;
@@ -21,36 +21,36 @@ export interface Knock {
   stage: Stage;
 }
 
-export function newKnock(who: Pick<Knock, "publicKey" | "hubKey" | "name">, relayNonce: string, random: Random): Knock {
+export function newJoinRequest(who: Pick<JoinRequest, "publicKey" | "hubKey" | "name">, relayNonce: string, random: Random): JoinRequest {
   const reveal = toHex(random(32));
   const { publicKey, hubKey, name } = who;
   return { publicKey, hubKey, name, relayNonce, reveal, commit: commitOf(publicKey, reveal), stage: { at: "committed" } };
 }
 
-export function requestOf(knock: Knock): string {
-  return requestIdOf(knock.publicKey, knock.commit, knock.relayNonce, knock.name);
+export function requestOf(request: JoinRequest): string {
+  return requestIdOf(request.publicKey, request.commit, request.relayNonce, request.name);
 }
 
 /** The knock as it is once it was revealed, or null for a challenge that is not an answer to this very promise. */
-export function answerChallenge(knock: Knock, requestId: string, masterCommit: string, since: number): Knock | null {
-  if (knock.stage.at !== "committed" || requestId !== requestOf(knock)) return null;
-  return { ...knock, stage: { at: "revealed", masterCommit, since } };
+export function answerChallenge(request: JoinRequest, requestId: string, masterCommit: string, since: number): JoinRequest | null {
+  if (request.stage.at !== "committed" || requestId !== requestOf(request)) return null;
+  return { ...request, stage: { at: "revealed", masterCommit, since } };
 }
 
 /** The knock with its digits, or null for anything but what the master had promised. */
-export function open(knock: Knock, requestId: string, masterNonce: string): Knock | null {
-  const { stage, hubKey, publicKey, reveal } = knock;
-  if (stage.at !== "revealed" || requestId !== requestOf(knock)) return null;
+export function open(request: JoinRequest, requestId: string, masterNonce: string): JoinRequest | null {
+  const { stage, hubKey, publicKey, reveal } = request;
+  if (stage.at !== "revealed" || requestId !== requestOf(request)) return null;
   if (masterCommitOf(hubKey, requestId, masterNonce) !== stage.masterCommit) return null;
-  return { ...knock, stage: { at: "opened", code: codeOf(hubKey, publicKey, requestId, reveal, masterNonce) } };
+  return { ...request, stage: { at: "opened", code: codeOf(hubKey, publicKey, requestId, reveal, masterNonce) } };
 }
 
 /** A new promise under the relay's new nonce, or null if another request was meant. */
-export function restart(knock: Knock, requestId: string, relayNonce: string, random: Random): Knock | null {
-  if (requestId !== requestOf(knock)) return null;
-  return newKnock(knock, relayNonce, random);
+export function restart(request: JoinRequest, requestId: string, relayNonce: string, random: Random): JoinRequest | null {
+  if (requestId !== requestOf(request)) return null;
+  return newJoinRequest(request, relayNonce, random);
 }
 
-export function codeIn(knock: Knock | null): string | null {
-  return knock?.stage.at === "opened" ? knock.stage.code : null;
+export function codeIn(request: JoinRequest | null): string | null {
+  return request?.stage.at === "opened" ? request.stage.code : null;
 }

@@ -300,7 +300,7 @@ describe("the hub", () => {
   test("with another key than the one that let us in gets no word", () => {
     const one = session("approved", { hubKey: toHex(ed25519.getPublicKey(new Uint8Array(32).fill(9))) });
     expect(does(one.hear(challenge()))).toEqual(["halt", "cleared"]);
-    expect(one.place).toMatchObject({ at: "stranger", offered: HUB.publicKey });
+    expect(one.place).toMatchObject({ at: "key-mismatch", offered: HUB.publicKey });
   });
 
   test("that cannot sign for its key is left", () => {

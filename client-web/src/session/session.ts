@@ -10,7 +10,7 @@ import { type Ephemeral, Signer, ephemeralFrom, sessionKeyOf } from "../identity
 import { type RevealBook, beginAnew, give, isSpent, opened } from "../identity/reveals";
 import { OPENING_TIMEOUT_MS, PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership, RelayToDevice, Resume, TransportMode } from "../protocol/wire";
-import { type Knock, answerChallenge, codeIn, newKnock, open, requestOf, restart } from "./join_request";
+import { type JoinRequest, answerChallenge, codeIn, newJoinRequest, open, requestOf, restart } from "./join_request";
 
 export type Stop = "version" | "refused-proof" | "protocol" | "superseded" | "impostor" | "not-opened";
 
@@ -21,7 +21,7 @@ export type Place =
   | { at: "knocking"; since: number; code: string | null; closed?: boolean; asked?: number }
   | { at: "inside" }
   | { at: "refused" }
-  | { at: "stranger"; known: string; offered: string }
+  | { at: "key-mismatch"; known: string; offered: string }
   | { at: "stopped"; why: Stop };
 
 export type Effect =
@@ -71,7 +71,7 @@ export class Session {
   instance: string;
   #handshake: Handshake | null = null;
   #ephemeral: Ephemeral | null = null;
-  #knock: Knock | null = null;
+  #joinRequest: JoinRequest | null = null;
   #entered = false;
 
   constructor(private readonly setup: SessionSetup) {
@@ -186,7 +186,7 @@ export class Session {
     if (data.protocol !== PROTOCOL_VERSION) return this.#outdated(String(data.protocol));
     const known = this.remembered.hubKey;
     if (known !== null && known !== data.hub.public_key) {
-      this.place = { at: "stranger", known, offered: data.hub.public_key };
+      this.place = { at: "key-mismatch", known, offered: data.hub.public_key };
       return [{ do: "halt" }, { do: "cleared" }];
     }
     if (this.place.at === "door") return [{ do: "halt" }];
@@ -210,10 +210,10 @@ export class Session {
     const name = this.name;
     this.#handshake = handshake;
     this.#ephemeral = ephemeral;
-    this.#knock = newKnock({ publicKey: keys.publicKey, hubKey: handshake.hubKey, name }, data.nonce, random);
+    this.#joinRequest = newJoinRequest({ publicKey: keys.publicKey, hubKey: handshake.hubKey, name }, data.nonce, random);
     const resume = this.setup.resume();
-    const commit = this.#knock.commit;
-    const invitation = this.#invitationFor(this.#knock);
+    const commit = this.#joinRequest.commit;
+    const invitation = this.#invitationFor(this.#joinRequest);
     const signed = (signature: string): DeviceToRelay => ({
       opcode: "CLIENT_REGISTER",
       data: {
@@ -263,7 +263,7 @@ export class Session {
       case "pending": {
         const since = this.place.at === "knocking" ? this.place.since : this.setup.now();
         const wasInside = this.place.at === "inside";
-        this.place = { at: "knocking", since, code: codeIn(this.#knock), asked: this.setup.now() };
+        this.place = { at: "knocking", since, code: codeIn(this.#joinRequest), asked: this.setup.now() };
         return [this.#remember({ door: "knocking" }), ...(wasInside ? [{ do: "cleared" } as const] : [])];
       }
       case "disapproved":
@@ -275,41 +275,41 @@ export class Session {
   }
 
   /** Proves the invitation that this device was given, for this knock. */
-  #invitationFor(knock: Knock): { invitation?: { id: string; proof: string } } {
+  #invitationFor(request: JoinRequest): { invitation?: { id: string; proof: string } } {
     const { invitation } = this.setup;
-    return invitation ? { invitation: { id: invitation.id, proof: invitationProof(invitation.secret, requestOf(knock)) } } : {};
+    return invitation ? { invitation: { id: invitation.id, proof: invitationProof(invitation.secret, requestOf(request)) } } : {};
   }
 
   /** The hub knows the digits, and this page does not. */
   get #isRevealed(): boolean {
-    return this.#knock?.stage.at === "revealed";
+    return this.#joinRequest?.stage.at === "revealed";
   }
 
   /** The master is bound; so the reveal can be made, once. It counts before it is made. */
   #reveal(data: DataOf<RelayToDevice, "APPROVAL_CHALLENGE">): Effect[] {
     const { reveals, now } = this.setup;
-    const knock = this.#knock && answerChallenge(this.#knock, data.request_id, data.commit, now());
-    if (!knock) return [];
+    const request = this.#joinRequest && answerChallenge(this.#joinRequest, data.request_id, data.commit, now());
+    if (!request) return [];
     // A challenge comes from the master alone.
     this.hubReady = true;
     if (isSpent(reveals.read())) return this.#stop("not-opened");
     give(reveals);
-    this.#show(knock);
-    return [{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id: data.request_id, reveal: knock.reveal } } }];
+    this.#show(request);
+    return [{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id: data.request_id, reveal: request.reveal } } }];
   }
 
   /** Takes the nonce that the master had committed to: only now the page knows its digits. Ignores anything else. */
   #opened(data: DataOf<RelayToDevice, "APPROVAL_OPEN">): Effect[] {
-    const knock = this.#knock && open(this.#knock, data.request_id, data.nonce);
-    if (!knock) return [];
+    const request = this.#joinRequest && open(this.#joinRequest, data.request_id, data.nonce);
+    if (!request) return [];
     opened(this.setup.reveals);
-    this.#show(knock);
+    this.#show(request);
     return [];
   }
 
   /** Once a second: a reveal that nobody opens in time is lost, and so is this connection. */
   tick(): Effect[] {
-    const stage = this.#knock?.stage;
+    const stage = this.#joinRequest?.stage;
     if (stage?.at !== "revealed" || this.setup.now() - stage.since < OPENING_TIMEOUT_MS) return [];
     if (isSpent(this.setup.reveals.read())) return this.#stop("not-opened");
     this.#forgetConnection();
@@ -317,27 +317,27 @@ export class Session {
   }
 
   #shut(requestId: string): Effect[] {
-    if (!this.#knock || requestOf(this.#knock) !== requestId) return [];
+    if (!this.#joinRequest || requestOf(this.#joinRequest) !== requestId) return [];
     const isLost = this.#isRevealed;
-    this.#show({ ...this.#knock, stage: { at: "closed" } });
+    this.#show({ ...this.#joinRequest, stage: { at: "closed" } });
     return isLost && isSpent(this.setup.reveals.read()) ? this.#stop("not-opened") : [];
   }
 
   #restart(data: DataOf<RelayToDevice, "APPROVAL_RESTART">): Effect[] {
     const isLost = this.#isRevealed;
-    const knock = this.#knock && restart(this.#knock, data.request_id, data.nonce, this.setup.random);
-    if (!knock) return [];
+    const request = this.#joinRequest && restart(this.#joinRequest, data.request_id, data.nonce, this.setup.random);
+    if (!request) return [];
     if (isLost && isSpent(this.setup.reveals.read())) return this.#stop("not-opened");
-    this.#show(knock);
-    return [{ do: "send", message: { opcode: "APPROVAL_COMMIT", data: { commit: knock.commit, ...this.#invitationFor(knock) } } }];
+    this.#show(request);
+    return [{ do: "send", message: { opcode: "APPROVAL_COMMIT", data: { commit: request.commit, ...this.#invitationFor(request) } } }];
   }
 
-  #show(knock: Knock): void {
-    this.#knock = knock;
+  #show(request: JoinRequest): void {
+    this.#joinRequest = request;
     if (this.place.at !== "knocking") return;
-    const closed = knock.stage.at === "closed";
-    const asked = knock.stage.at === "committed" ? this.setup.now() : this.place.asked;
-    this.place = { ...this.place, code: codeIn(knock), closed, ...(asked === undefined ? {} : { asked }) };
+    const closed = request.stage.at === "closed";
+    const asked = request.stage.at === "committed" ? this.setup.now() : this.place.asked;
+    this.place = { ...this.place, code: codeIn(request), closed, ...(asked === undefined ? {} : { asked }) };
   }
 
   #failed(code: string): Effect[] {
@@ -371,7 +371,7 @@ export class Session {
     this.#ephemeral = null;
     this.#entered = false;
     this.#handshake = null;
-    this.#knock = null;
+    this.#joinRequest = null;
   }
 
   #placeFrom({ door }: Remembered): Place {

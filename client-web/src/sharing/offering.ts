@@ -1,7 +1,7 @@
 /** Sharing as it happens: gathers files, announces them in batches, answers what becomes of them, serves their bytes. */
 import type { Version } from "../identity/proof";
 import type { Signer } from "../identity/signer";
-import { breath } from "../lib/debounced";
+import { yieldToBrowser } from "../lib/debounced";
 import { sentence } from "../lib/words";
 import { MAX_FILES_A_MESSAGE } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, FailureCode, Incoming, NewFile, RelayToDevice } from "../protocol/wire";
@@ -73,7 +73,7 @@ export class Offering {
       reclaimed += added.reclaimed;
       shared += added.fresh.length;
       if (fresh.length >= MAX_FILES_A_MESSAGE) this.#announce(fresh.splice(0, MAX_FILES_A_MESSAGE));
-      if (at + AT_ONCE < picked.length) await breath();
+      if (at + AT_ONCE < picked.length) await yieldToBrowser();
     }
     this.#announce(fresh);
     this.tools.changed();

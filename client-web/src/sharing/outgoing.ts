@@ -1,7 +1,7 @@
 /** Who takes what from this device, as the relay reports it to the owner. Pure. */
 import type { TransferProgress } from "../protocol/wire";
 
-export interface Taking {
+export interface OutgoingTransfer {
   asker: string;
   file_id: string;
   done: number;
@@ -13,15 +13,15 @@ export interface Taking {
 
 const QUIET_MS = 20_000;
 
-export class Takings {
+export class Outgoing {
   /** By file, then by asker. */
-  #open = new Map<string, Map<string, Taking>>();
+  #open = new Map<string, Map<string, OutgoingTransfer>>();
   /** How often each file went out whole. */
   readonly finished = new Map<string, number>();
 
   progress(progress: TransferProgress, now: number): void {
     const { asker, file_id, done, total, rate, state } = progress;
-    const askers = this.#open.get(file_id) ?? new Map<string, Taking>();
+    const askers = this.#open.get(file_id) ?? new Map<string, OutgoingTransfer>();
     if (state === "done" || state === "failed" || state === "cancelled") {
       askers.delete(asker);
       if (state === "done") this.finished.set(file_id, (this.finished.get(file_id) ?? 0) + 1);
@@ -36,8 +36,8 @@ export class Takings {
   tick(now: number): boolean {
     let changed = false;
     for (const [fileId, askers] of this.#open) {
-      for (const [asker, taking] of askers) {
-        if (taking.state === "running" && now - taking.heardMs > QUIET_MS) changed = askers.delete(asker) || changed;
+      for (const [asker, transfer] of askers) {
+        if (transfer.state === "running" && now - transfer.heardMs > QUIET_MS) changed = askers.delete(asker) || changed;
       }
       if (askers.size === 0) this.#open.delete(fileId);
     }
@@ -54,7 +54,7 @@ export class Takings {
     this.#open.clear();
   }
 
-  get all(): ReadonlyMap<string, Taking[]> {
+  get all(): ReadonlyMap<string, OutgoingTransfer[]> {
     return new Map([...this.#open].map(([fileId, askers]) => [fileId, [...askers.values()]]));
   }
 }

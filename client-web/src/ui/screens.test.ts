@@ -4,13 +4,13 @@ import axe from "axe-core";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import App from "../App.svelte";
 import Console from "../Console.svelte";
-import { DeskStore, type DeskVerbs } from "../console/store.svelte";
+import { OperatorStore, type OperatorActions } from "../console/store.svelte";
 import type { FileItem } from "../catalogue/catalogue";
 import type { Download } from "../downloads/downloads";
 import type { OwnLink } from "../downloads/links";
-import { HubStore, type Verbs } from "../store.svelte";
+import { HubStore, type Actions } from "../store.svelte";
 
-/** Verbs that only remember that they were called. */
+/** Actions that only remember that they were called. */
 function recorder<Face extends object>(): Face {
   const calls: Record<string | symbol, unknown> = {};
   return new Proxy(calls, { get: (all, name) => (all[name] ??= vi.fn()) }) as Face;
@@ -31,14 +31,14 @@ function item(more: Partial<FileItem> & { name: string }): FileItem {
   return { ...blank, key: `${owner}/${more.name}`, file_id: more.name, path: more.name, ...more };
 }
 
-let verbs: Verbs;
+let actions: Actions;
 let hub: HubStore;
 beforeEach(() => {
   vi.stubGlobal("matchMedia", () => ({ matches: false, addEventListener: () => undefined, removeEventListener: () => undefined }));
   // The window of the list has no height here, so it is given one.
   Object.defineProperty(HTMLElement.prototype, "clientHeight", { configurable: true, get: () => 600 });
-  verbs = recorder<Verbs>();
-  hub = new HubStore(verbs);
+  actions = recorder<Actions>();
+  hub = new HubStore(actions);
   hub.hub = { name: "Studio PC" };
   hub.name = "Pixel 8";
 });
@@ -55,7 +55,7 @@ describe("before the shelf", () => {
     expect(screen.getByRole("heading", { name: "You’re at the door of Studio PC" })).toBeTruthy();
     expect(screen.getByRole("textbox", { name: "This device" })).toHaveProperty("value", "Pixel 8");
     await fireEvent.click(screen.getByRole("button", { name: "Knock" }));
-    expect(verbs.knock).toHaveBeenCalledWith("Pixel 8");
+    expect(actions.knock).toHaveBeenCalledWith("Pixel 8");
     expect(await violations()).toEqual([]);
   });
 
@@ -66,7 +66,7 @@ describe("before the shelf", () => {
     expect(screen.getByRole("img", { name: "4 7 1 2 0 8" }).textContent).toBe("471\u00a0208");
     expect(screen.getByRole("heading", { name: "Read this to Studio PC" })).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "Stop knocking" }));
-    expect(verbs.stopKnocking).toHaveBeenCalled();
+    expect(actions.stopKnocking).toHaveBeenCalled();
     expect(await violations()).toEqual([]);
   });
 
@@ -93,7 +93,7 @@ describe("before the shelf", () => {
     show();
     expect(screen.getByText(/Someone could be in between/)).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "Try again" }));
-    expect(verbs.tryNow).toHaveBeenCalled();
+    expect(actions.tryNow).toHaveBeenCalled();
     expect(await violations()).toEqual([]);
   });
 
@@ -106,7 +106,7 @@ describe("before the shelf", () => {
   });
 
   test("a hub with another key shows both fingerprints", () => {
-    hub.screen = { at: "stranger", known: "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c", offered: "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394" };
+    hub.screen = { at: "key-mismatch", known: "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c", offered: "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394" };
     show();
     expect(screen.getByText("8356 1adb 398f d87f 8e7e d833 1bff 2fcb")).toBeTruthy();
     expect(screen.getByText("1eed 29b1 654f bca9 4617 004d 7969 dfc4")).toBeTruthy();
@@ -124,7 +124,7 @@ describe("before the shelf", () => {
     show();
     expect(screen.getByRole("heading", { name: "Studio PC stepped away" })).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "Try now" }));
-    expect(verbs.tryNow).toHaveBeenCalled();
+    expect(actions.tryNow).toHaveBeenCalled();
   });
 });
 
@@ -147,16 +147,16 @@ describe("the shelf", () => {
     expect(screen.getByRole("button", { name: /Ana’s iPhone/ })).toBeTruthy();
     expect(screen.getByText("Announcing…")).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "Download Ridge walk.jpg" }));
-    expect(verbs.download).toHaveBeenCalledWith([hub.files[0]], "Ridge walk.jpg", `${ANA}/Ridge walk.jpg`);
+    expect(actions.download).toHaveBeenCalledWith([hub.files[0]], "Ridge walk.jpg", `${ANA}/Ridge walk.jpg`);
     await fireEvent.click(screen.getByRole("button", { name: "Stop sharing mine.txt" }));
-    expect(verbs.stopSharing).toHaveBeenCalledWith(["mine.txt"]);
+    expect(actions.stopSharing).toHaveBeenCalledWith(["mine.txt"]);
     expect(await violations()).toEqual([]);
   });
 
   test("a folder opens, and downloads as one", async () => {
     show();
     await fireEvent.click(screen.getByRole("button", { name: "Download Tax 2025 as zip" }));
-    expect(verbs.download).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", `${ANA}/Tax 2025/`, { public_id: ANA, path: "Tax 2025" });
+    expect(actions.download).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", `${ANA}/Tax 2025/`, { public_id: ANA, path: "Tax 2025" });
     await fireEvent.click(screen.getByRole("button", { name: "Tax 2025" }));
     expect(screen.getByRole("row", { name: "a.pdf" })).toBeTruthy();
     expect(screen.queryByRole("row", { name: "Ridge walk.jpg" })).toBeNull();
@@ -167,7 +167,7 @@ describe("the shelf", () => {
     await fireEvent.click(screen.getByRole("checkbox", { name: "Select Ridge walk.jpg" }));
     await fireEvent.click(screen.getByRole("checkbox", { name: "Select Tax 2025" }));
     await fireEvent.click(screen.getByRole("button", { name: "Download 2" }));
-    expect(verbs.download).toHaveBeenCalledWith(expect.arrayContaining([hub.files[0], hub.files[1]]), "2 files", "selection");
+    expect(actions.download).toHaveBeenCalledWith(expect.arrayContaining([hub.files[0], hub.files[1]]), "2 files", "selection");
   });
 
   test("keys walk the list: space selects, enter opens", async () => {
@@ -183,7 +183,7 @@ describe("the shelf", () => {
     show();
     expect(screen.getByRole("progressbar", { name: "Arriving: Ridge walk.jpg" }).getAttribute("aria-valuenow")).toBe("62");
     await fireEvent.click(screen.getByRole("button", { name: "Cancel Ridge walk.jpg" }));
-    expect(verbs.cancel).toHaveBeenCalledWith("d");
+    expect(actions.cancel).toHaveBeenCalledWith("d");
     expect(await violations()).toEqual([]);
   });
 
@@ -196,7 +196,7 @@ describe("the shelf", () => {
   });
 
   test("who takes a file is named, and stopping asks first", async () => {
-    hub.takings = new Map([["mine.txt", [{ asker: ANA, file_id: "mine.txt", done: 38, total: 100, rate: 1, state: "running", heardMs: 0 }]]]);
+    hub.outgoing = new Map([["mine.txt", [{ asker: ANA, file_id: "mine.txt", done: 38, total: 100, rate: 1, state: "running", heardMs: 0 }]]]);
     show();
     expect(screen.getByText("Ana’s iPhone is taking this")).toBeTruthy();
     expect(screen.getAllByText("Sharing 1 file. Keep this screen open.").length).toBeGreaterThan(0);
@@ -204,7 +204,7 @@ describe("the shelf", () => {
       this.open = true;
     };
     await fireEvent.click(screen.getByRole("button", { name: "Stop sharing mine.txt" }));
-    expect(verbs.stopSharing).not.toHaveBeenCalled();
+    expect(actions.stopSharing).not.toHaveBeenCalled();
     expect(screen.getByText(/would lose 38 %/)).toBeTruthy();
   });
 
@@ -229,14 +229,14 @@ describe("the shelf", () => {
     hub.linksState = "known";
     show();
     await fireEvent.click(screen.getByRole("button", { name: "Your links" }));
-    expect(verbs.loadLinks).toHaveBeenCalled();
+    expect(actions.loadLinks).toHaveBeenCalled();
     expect(screen.getByText("Ends in 2 hours · 3 downloads left")).toBeTruthy();
     expect(screen.getByText("Ends when unused for 2 hours")).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "Copy link to Tax 2025.zip" }));
-    expect(verbs.copyAgain).toHaveBeenCalledWith(hub.links[0]);
+    expect(actions.copyAgain).toHaveBeenCalledWith(hub.links[0]);
     expect(screen.queryByRole("button", { name: "Copy link to b.jpg" })).toBeNull();
     await fireEvent.click(screen.getByRole("button", { name: "End link to b.jpg" }));
-    expect(verbs.dropLink).toHaveBeenCalledWith(hub.links[1]);
+    expect(actions.dropLink).toHaveBeenCalledWith(hub.links[1]);
     expect(await violations()).toEqual([]);
     // Whoever ends links by keyboard goes on from where the row was.
     const last = screen.getByRole("button", { name: "End link to b.jpg" });
@@ -265,105 +265,105 @@ describe("the shelf", () => {
     await fireEvent.change(screen.getByRole("combobox", { name: "Ends" }), { target: { value: "3600000" } });
     await fireEvent.change(screen.getByRole("combobox", { name: "Downloads" }), { target: { value: "5" } });
     await fireEvent.click(screen.getByRole("button", { name: "Copy link" }));
-    expect(verbs.copyLink).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", { public_id: ANA, path: "Tax 2025" }, { validMs: 3_600_000, uses: 5 });
+    expect(actions.copyLink).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", { public_id: ANA, path: "Tax 2025" }, { validMs: 3_600_000, uses: 5 });
   });
 });
 
 describe("the console", () => {
   const knock = { request_id: "r1", public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "Safari on iPhone", address: "192.168.1.34", asked_ms: Date.now(), tries_left: 3 } as const;
-  let deskVerbs: DeskVerbs;
-  let desk: DeskStore;
+  let operatorActions: OperatorActions;
+  let operator: OperatorStore;
 
   beforeEach(() => {
-    deskVerbs = recorder<DeskVerbs>();
-    desk = new DeskStore(deskVerbs);
-    desk.desk = "open";
-    desk.link = { at: "open" };
-    desk.hub = { name: "Marta’s home" };
-    desk.urls = ["http://192.168.1.20:7070/"];
-    desk.me = ME;
-    desk.loaded = true;
-    desk.clients = hub.clients = [{ public_id: ME, name: "Studio PC", kind: "master", platform: "" }, { public_id: "00000003-0000-8000-8000-000000000000", name: "Jonas’s laptop", kind: "native", platform: "Linux" }];
-    desk.online = new Set([ME, "00000003-0000-8000-8000-000000000000"]);
+    operatorActions = recorder<OperatorActions>();
+    operator = new OperatorStore(operatorActions);
+    operator.page = "open";
+    operator.link = { at: "open" };
+    operator.hub = { name: "Marta’s home" };
+    operator.urls = ["http://192.168.1.20:7070/"];
+    operator.me = ME;
+    operator.loaded = true;
+    operator.clients = hub.clients = [{ public_id: ME, name: "Studio PC", kind: "master", platform: "" }, { public_id: "00000003-0000-8000-8000-000000000000", name: "Jonas’s laptop", kind: "native", platform: "Linux" }];
+    operator.online = new Set([ME, "00000003-0000-8000-8000-000000000000"]);
   });
 
   test("a knock takes six digits before anybody can be let in", async () => {
-    desk.knocks = [knock];
-    render(Console, { desk });
+    operator.joinRequests = [knock];
+    render(Console, { operator });
     const letIn = screen.getByRole("button", { name: "Let in" });
     expect(letIn).toHaveProperty("disabled", true);
     expect(document.activeElement).toBe(screen.getByRole("textbox", { name: "Six-digit code" }));
     await fireEvent.input(screen.getByRole("textbox", { name: "Six-digit code" }), { target: { value: "471208" } });
-    expect(deskVerbs.type).toHaveBeenCalledWith("471208");
-    desk.typing = { request: "r1", digits: "471208", wrong: null };
+    expect(operatorActions.type).toHaveBeenCalledWith("471208");
+    operator.typing = { request: "r1", digits: "471208", wrong: null };
     await vi.waitFor(() => expect(letIn).toHaveProperty("disabled", false));
     await fireEvent.click(letIn);
-    expect(deskVerbs.letIn).toHaveBeenCalled();
+    expect(operatorActions.letIn).toHaveBeenCalled();
     expect(await violations()).toEqual([]);
   });
 
   test("who left before anybody answered is seen for a moment, and cannot be let in", async () => {
-    desk.knocks = [{ ...knock, left: true }];
-    render(Console, { desk });
+    operator.joinRequests = [{ ...knock, left: true }];
+    render(Console, { operator });
     expect(screen.getByText("Someone knocked and left")).toBeTruthy();
     expect(screen.queryByRole("button", { name: "Let in" })).toBeNull();
     await fireEvent.click(screen.getByRole("button", { name: "Turn away" }));
-    expect(deskVerbs.turnAway).toHaveBeenCalledWith(ANA);
+    expect(operatorActions.turnAway).toHaveBeenCalledWith(ANA);
     expect(await violations()).toEqual([]);
   });
 
   test("a crowd that waits for its turn is told of, with a way to be asked about more", async () => {
-    desk.knocks = [knock];
-    desk.inLine = 14;
-    const { unmount } = render(Console, { desk });
+    operator.joinRequests = [knock];
+    operator.alsoWaiting = 14;
+    const { unmount } = render(Console, { operator });
     expect(screen.getByText(/14 more devices are waiting/)).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "Allow more for ten minutes" }));
-    expect(deskVerbs.allowMore).toHaveBeenCalled();
+    expect(operatorActions.allowMore).toHaveBeenCalled();
     expect(await violations()).toEqual([]);
     unmount();
-    desk.inLine = 0;
-    desk.moreUntil = Date.now() + 8.5 * 60_000;
-    render(Console, { desk });
+    operator.alsoWaiting = 0;
+    operator.moreUntil = Date.now() + 8.5 * 60_000;
+    render(Console, { operator });
     expect(screen.getByText(/More devices can ask for the next 9 minutes/)).toBeTruthy();
     expect(screen.queryByRole("button", { name: "Allow more for ten minutes" })).toBeNull();
   });
 
   test("turning away needs no digits at the door, and a second look inside", async () => {
-    desk.knocks = [knock];
-    render(Console, { desk });
+    operator.joinRequests = [knock];
+    render(Console, { operator });
     await fireEvent.click(screen.getByRole("button", { name: "Turn away" }));
-    expect(deskVerbs.turnAway).toHaveBeenCalledWith(ANA);
+    expect(operatorActions.turnAway).toHaveBeenCalledWith(ANA);
     HTMLDialogElement.prototype.showModal = function () {
       this.open = true;
     };
     await fireEvent.click(screen.getByRole("button", { name: "Turn away Jonas’s laptop" }));
-    expect(deskVerbs.turnAway).toHaveBeenCalledTimes(1);
+    expect(operatorActions.turnAway).toHaveBeenCalledTimes(1);
   });
 
   test("who waits behind can be seen to first, and a flood of one address is turned away at once", async () => {
     const flood = Array.from({ length: 5 }, (_, number) => ({ ...knock, request_id: `f${number}`, public_id: `flood${number}`, name: `Bot ${number}`, address: "192.168.1.66" }));
-    desk.knocks = [knock, { ...knock, request_id: "r2", public_id: "jonas", name: "Jonas" }, ...flood];
-    render(Console, { desk });
+    operator.joinRequests = [knock, { ...knock, request_id: "r2", public_id: "jonas", name: "Jonas" }, ...flood];
+    render(Console, { operator });
     await fireEvent.click(screen.getByRole("button", { name: "Answer now: Jonas" }));
-    expect(deskVerbs.seeTo).toHaveBeenCalledWith("jonas");
+    expect(operatorActions.seeTo).toHaveBeenCalledWith("jonas");
     expect(screen.queryByText("Bot 3")).toBeNull();
     // A class behind one address is no flood: whoever reads their digits first can be answered first.
     await fireEvent.click(screen.getByRole("button", { name: "Show them" }));
     await fireEvent.click(screen.getByRole("button", { name: "Answer now: Bot 3" }));
-    expect(deskVerbs.seeTo).toHaveBeenLastCalledWith("flood3");
+    expect(operatorActions.seeTo).toHaveBeenLastCalledWith("flood3");
     expect(await violations()).toEqual([]);
     await fireEvent.click(screen.getByRole("button", { name: "Turn away 5 devices at 192.168.1.66" }));
-    expect(vi.mocked(deskVerbs.turnAway).mock.calls.flat()).toEqual(flood.map(({ public_id }) => public_id));
+    expect(vi.mocked(operatorActions.turnAway).mock.calls.flat()).toEqual(flood.map(({ public_id }) => public_id));
     expect(await violations()).toEqual([]);
   });
 
   test("who takes how much of the list is one click away", async () => {
     const usage = { bytes: 12_100_000, limit_bytes: 268_435_456, device_limit_bytes: 67_108_864, devices: [{ public_id: ANA, name: "Ana", bytes: 12_000_000 }] };
-    vi.mocked(deskVerbs.usage).mockResolvedValue(usage);
+    vi.mocked(operatorActions.usage).mockResolvedValue(usage);
     HTMLDialogElement.prototype.showModal = function () {
       this.open = true;
     };
-    render(Console, { desk });
+    render(Console, { operator });
     await fireEvent.click(screen.getByRole("button", { name: "Room left" }));
     expect(await screen.findByText(/^.Ana.: 12\.0 MB of 67\.1 MB/)).toBeTruthy();
     expect(screen.getByText(/The list of files and links takes 12\.1 MB of 268 MB/)).toBeTruthy();
@@ -371,25 +371,25 @@ describe("the console", () => {
   });
 
   test("of somebody who left no digits are asked for again", () => {
-    desk.knocks = [{ ...knock, left: true, tries_left: 2 }];
-    desk.typing = { ...desk.typing, wrong: "That is not the code on their screen." };
-    render(Console, { desk });
+    operator.joinRequests = [{ ...knock, left: true, tries_left: 2 }];
+    operator.typing = { ...operator.typing, wrong: "That is not the code on their screen." };
+    render(Console, { operator });
     expect(screen.getByText(/Left before you answered/)).toBeTruthy();
     expect(screen.queryByText(/not the code on their screen/)).toBeNull();
   });
 
   test("a name that is here already is a warning", () => {
-    desk.knocks = [{ ...knock, looks_like: "Ana’s iPhone" }];
-    render(Console, { desk });
+    operator.joinRequests = [{ ...knock, looks_like: "Ana’s iPhone" }];
+    render(Console, { operator });
     expect(screen.getByText(/who is already here/)).toBeTruthy();
   });
 
   test("what is wrong is said in words, with what to do about it", async () => {
-    desk.problems = [
+    operator.problems = [
       { code: "database_full", what: "There is no room to write down what you decide.", advice: "Make room on the disk that holds the hub’s folder.", since_ms: Date.now() },
       { code: "no_network", what: "This computer is on no network.", advice: "Connect it.", since_ms: Date.now() },
     ];
-    render(Console, { desk });
+    render(Console, { operator });
     expect(screen.getByText(/There is no room to write down what you decide/).textContent).toContain("And 1 more thing.");
     await fireEvent.click(screen.getByRole("button", { name: "What to do" }));
     const list = screen.getByRole("list", { name: "What is wrong" });
@@ -399,27 +399,27 @@ describe("the console", () => {
   });
 
   test("where nothing is wrong the page says so", async () => {
-    render(Console, { desk });
+    render(Console, { operator });
     await fireEvent.click(screen.getByRole("button", { name: /how the hub stands/ }));
     expect(screen.getByRole("list", { name: "What is wrong" }).textContent).toContain("Nothing is wrong.");
   });
 
   test("a used link says how to get another", () => {
-    desk.desk = "denied";
-    render(Console, { desk });
+    operator.page = "denied";
+    render(Console, { operator });
     expect(screen.getByRole("heading", { name: "This link has been used or is too old" })).toBeTruthy();
   });
 
   test("the host sees and ends everybody's links", async () => {
-    desk.links = [{ link_hash: "a", public_id: ANA, name: "Film.mkv", files: 1, made_ms: 1, expires_ms: desk.now + 3_600_000 }];
-    desk.linksState = "known";
-    desk.clients = [{ public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "" }];
-    render(Console, { desk });
+    operator.links = [{ link_hash: "a", public_id: ANA, name: "Film.mkv", files: 1, made_ms: 1, expires_ms: operator.now + 3_600_000 }];
+    operator.linksState = "known";
+    operator.clients = [{ public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "" }];
+    render(Console, { operator });
     await fireEvent.click(screen.getByRole("button", { name: "Links" }));
-    expect(desk.verbs.loadLinks).toHaveBeenCalled();
+    expect(operator.actions.loadLinks).toHaveBeenCalled();
     expect(screen.getByText("Film.mkv")).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "End link to Film.mkv" }));
-    expect(desk.verbs.dropLink).toHaveBeenCalledWith("a", "Film.mkv");
+    expect(operator.actions.dropLink).toHaveBeenCalledWith("a", "Film.mkv");
     expect(await violations()).toEqual([]);
   });
 });

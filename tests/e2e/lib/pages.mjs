@@ -162,7 +162,7 @@ export class DevicePage {
   }
 }
 
-/** The host's desk in a browser. */
+/** The operator console in a browser. */
 export class ConsolePage {
   constructor(page) {
     this.page = page;
@@ -173,10 +173,10 @@ export class ConsolePage {
   }
 
   static async open(browser, hub) {
-    const desk = new ConsolePage(await browser.tab());
-    await desk.page.goto(await hub.consoleUrl());
-    await desk.page.getByRole("region", { name: "Here now" }).waitFor();
-    return desk;
+    const operator = new ConsolePage(await browser.tab());
+    await operator.page.goto(await hub.consoleUrl());
+    await operator.page.getByRole("region", { name: "Here now" }).waitFor();
+    return operator;
   }
 
   async facing(name) {

@@ -22,8 +22,8 @@ story("the host types the digits that the visitor reads out", async (bench) => {
   const secret = path.join(bench.dir("host"), "secret plans.txt");
   writeFileSync(secret, "plans");
   const hub = await Hub.start(bench, { paths: [secret] });
-  const desk = await ConsolePage.open(await Browser.open(bench, "host"), hub);
-  await desk.page.getByRole("heading", { name: "Nobody is at the door" }).waitFor();
+  const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
+  await operator.page.getByRole("heading", { name: "Nobody is at the door" }).waitFor();
 
   const ana = await visitor(bench, hub, "Ana’s laptop");
   const code = await ana.code();
@@ -33,30 +33,30 @@ story("the host types the digits that the visitor reads out", async (bench) => {
   assert.equal((await hub.event("device_pending")).name, "Ana’s laptop");
   assert.doesNotMatch(await ana.page.content(), /secret plans/, "nothing of the hub shows at its door");
 
-  await desk.facing("Ana’s laptop");
-  assert.doesNotMatch(await desk.page.content(), new RegExp(code), "the host is not told what to type");
-  await desk.digits.fill("12345");
-  assert.ok(await desk.letIn.isDisabled(), "five digits are not enough");
-  await desk.type(wrong(code));
-  await desk.alert.getByText("That is not the code").waitFor();
+  await operator.facing("Ana’s laptop");
+  assert.doesNotMatch(await operator.page.content(), new RegExp(code), "the host is not told what to type");
+  await operator.digits.fill("12345");
+  assert.ok(await operator.letIn.isDisabled(), "five digits are not enough");
+  await operator.type(wrong(code));
+  await operator.alert.getByText("That is not the code").waitFor();
   assert.equal(await ana.code(), code, "the visitor still waits");
-  await desk.type(code);
-  await desk.toast("Ana’s laptop is in").waitFor();
+  await operator.type(code);
+  await operator.toast("Ana’s laptop is in").waitFor();
   await ana.isIn();
   await ana.sees("secret plans.txt");
   await hub.event(({ event, public_id }) => event === "device_approved" && public_id === pending.public_id);
-  await desk.page.getByRole("heading", { name: "Nobody is at the door" }).waitFor();
+  await operator.page.getByRole("heading", { name: "Nobody is at the door" }).waitFor();
   assert.deepEqual(ana.problems, []);
 });
 
 story("turning away is final for that key, over reloads and restarts; an approved device needs no second word", async (bench) => {
   const hub = await Hub.start(bench);
-  const desk = await ConsolePage.open(await Browser.open(bench, "host"), hub);
+  const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
   const ana = await DevicePage.enter(bench, hub, "Ana");
   const mallory = await visitor(bench, hub, "Mallory");
   await mallory.code();
-  await desk.facing("Mallory");
-  await desk.page.getByRole("region", { name: "Someone’s knocking" }).getByRole("button", { name: "Turn away", exact: true }).click();
+  await operator.facing("Mallory");
+  await operator.page.getByRole("region", { name: "Someone’s knocking" }).getByRole("button", { name: "Turn away", exact: true }).click();
   await mallory.heading("Not this time").waitFor();
   assert.equal(await mallory.page.getByRole("button").count(), 0, "there is nothing to press");
   await hub.event("device_refused");
@@ -109,18 +109,18 @@ story("the terminal's words do the same: approve, refuse, forget, each with its 
   assert.equal((await hub.cli("approve", "Ben")).code, 0, "naming is enough at the host's own terminal");
   await ben.isIn();
 
-  // Who is in can be turned away later, from the desk: its page hears it at once.
-  const desk = await ConsolePage.open(await Browser.open(bench, "host"), hub);
-  const here = desk.page.getByRole("region", { name: "Here now" });
+  // A device that is in can be turned away later, in the console: its page learns of the refusal at once.
+  const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
+  const here = operator.page.getByRole("region", { name: "Here now" });
   await here.getByRole("button", { name: "Turn away Ben" }).click();
-  await desk.page.getByRole("dialog").getByRole("button", { name: "Turn away", exact: true }).click();
+  await operator.page.getByRole("dialog").getByRole("button", { name: "Turn away", exact: true }).click();
   await ben.heading("Not this time").waitFor();
   await here.getByRole("button", { name: "Turned away (1)" }).click();
-  await desk.page.getByRole("button", { name: "Forget Ben" }).click();
-  await desk.page.getByText("Nobody is turned away.").waitFor();
+  await operator.page.getByRole("button", { name: "Forget Ben" }).click();
+  await operator.page.getByText("Nobody is turned away.").waitFor();
 });
 
-story("a link to the desk opens it once", async (bench) => {
+story("a console link opens the console once", async (bench) => {
   const hub = await Hub.start(bench);
   const browser = await Browser.open(bench, "host");
   const link = await hub.consoleUrl();

@@ -100,8 +100,8 @@ story("an invited device that would rather come in encrypted is still invited", 
 
 story("a closed door says so, an opened one asks, and the host can read what was decided", async (bench) => {
   const hub = await Hub.start(bench);
-  const desk = await ConsolePage.open(await Browser.open(bench, "host"), hub);
-  const door = desk.page.getByRole("combobox", { name: "When somebody knocks" });
+  const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
+  const door = operator.page.getByRole("combobox", { name: "When somebody knocks" });
   await door.selectOption("Let nobody new in");
   const browser = await Browser.open(bench, "Ana");
   const ana = new DevicePage(browser, await browser.tab(), hub, "Ana");
@@ -111,22 +111,22 @@ story("a closed door says so, an opened one asks, and the host can read what was
 
   await door.selectOption("Ask me about each device");
   const code = await ana.code();
-  await desk.facing("Ana");
-  await desk.page.getByRole("combobox", { name: "How long they may stay" }).selectOption("For an hour");
-  await desk.type(code);
+  await operator.facing("Ana");
+  await operator.page.getByRole("combobox", { name: "How long they may stay" }).selectOption("For an hour");
+  await operator.type(code);
   await ana.isIn();
   assert.match(JSON.stringify(await hub.devices()), /"until_ms":\d+/);
 
-  await desk.page.getByRole("button", { name: "Invite one device" }).click();
-  await desk.page.getByRole("heading", { name: "An invitation" }).waitFor();
-  await desk.page.getByRole("button", { name: "Done" }).click();
+  await operator.page.getByRole("button", { name: "Invite one device" }).click();
+  await operator.page.getByRole("heading", { name: "An invitation" }).waitFor();
+  await operator.page.getByRole("button", { name: "Done" }).click();
   await door.selectOption("Let everybody in");
-  await desk.page.getByText("Everybody on this network is let in without a question.").waitFor();
-  await desk.page.getByRole("button", { name: "Ask me again" }).click();
+  await operator.page.getByText("Everybody on this network is let in without a question.").waitFor();
+  await operator.page.getByRole("button", { name: "Ask me again" }).click();
   await until("the door asks again", async () => (await door.inputValue()) === "ask");
 
-  await desk.page.getByRole("button", { name: "What was decided" }).click();
-  const record = desk.page.getByRole("list", { name: "What was decided" });
+  await operator.page.getByRole("button", { name: "What was decided" }).click();
+  const record = operator.page.getByRole("list", { name: "What was decided" });
   await record.getByText(/was let in \(by you\)/).first().waitFor();
   await record.getByText("The door was closed to new devices").waitFor();
   await record.getByText("An invitation was made").waitFor();

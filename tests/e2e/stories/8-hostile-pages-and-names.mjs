@@ -60,7 +60,7 @@ function attack(page, target) {
 story("a page of another site obtains nothing from the hub and its console, and changes nothing", async (bench) => {
   const hub = await Hub.start(bench);
   const host = await Browser.open(bench, "host");
-  const desk = await ConsolePage.open(host, hub);
+  const operator = await ConsolePage.open(host, hub);
   const ana = await DevicePage.enter(bench, hub, "Ana");
   const note = path.join(bench.dir("ana"), "diary.txt");
   writeFileSync(note, "private");
@@ -87,7 +87,7 @@ story("a page of another site obtains nothing from the hub and its console, and 
 
   assert.equal(JSON.stringify([await hub.devices(), await hub.files()]), before, "nothing changed");
   assert.deepEqual(ana.problems, []);
-  await desk.page.getByRole("region", { name: "Here now" }).getByText("Ana").waitFor();
+  await operator.page.getByRole("region", { name: "Here now" }).getByText("Ana").waitFor();
 });
 
 const RUN = "globalThis.canary=1";
@@ -118,7 +118,7 @@ const PAYLOADS = [
 story("names that are markup are shown as what they are, in every view", async (bench) => {
   const hub = await Hub.start(bench);
   const host = await Browser.open(bench, "host");
-  const desk = await ConsolePage.open(host, hub);
+  const operator = await ConsolePage.open(host, hub);
   const fired = [];
   const watch = (page) => {
     page.on("dialog", (dialog) => {
@@ -127,7 +127,7 @@ story("names that are markup are shown as what they are, in every view", async (
     });
     page.on("console", (message) => /Content Security Policy|TrustedHTML|TrustedScript/.test(message.text()) && fired.push(message.text()));
   };
-  watch(desk.page);
+  watch(operator.page);
   const mallory = await DevicePage.enter(bench, hub, PAYLOADS[0]);
   watch(mallory.page);
   const dir = bench.dir("names");
@@ -142,18 +142,18 @@ story("names that are markup are shown as what they are, in every view", async (
   assert.equal((await ana.rows()).length, PAYLOADS.length);
   // In a download, in the console's list, in a knock and in the record.
   await ana.startDownload(shown[2]);
-  await desk.page.getByText(shown[3]).first().waitFor();
+  await operator.page.getByText(shown[3]).first().waitFor();
   const browser = await Browser.open(bench, "knocker");
   const knocker = new DevicePage(browser, await browser.tab(), hub, PAYLOADS[1]);
   watch(knocker.page);
   await knocker.open();
   await knocker.knock();
   await knocker.code();
-  await desk.facing(PAYLOADS[1]);
-  await desk.page.getByRole("button", { name: "What was decided" }).click();
-  await desk.page.getByRole("list", { name: "What was decided" }).getByText(PAYLOADS[1]).first().waitFor();
+  await operator.facing(PAYLOADS[1]);
+  await operator.page.getByRole("button", { name: "What was decided" }).click();
+  await operator.page.getByRole("list", { name: "What was decided" }).getByText(PAYLOADS[1]).first().waitFor();
 
-  for (const page of [desk.page, mallory.page, ana.page, knocker.page]) {
+  for (const page of [operator.page, mallory.page, ana.page, knocker.page]) {
     assert.equal(await page.evaluate(() => globalThis.canary), undefined);
     assert.equal(await page.locator("img[src=x], svg[onload], iframe, base").count(), 0);
   }

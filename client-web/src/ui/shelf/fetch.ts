@@ -11,8 +11,8 @@ export function listedOf(hub: HubStore, item: Item): FileItem[] {
 
 export function fetchItem(hub: HubStore, item: Item): void {
   const items = listedOf(hub, item);
-  if (item.kind === "folder") hub.verbs.download(items, item.name, item.key, folderOf(item));
-  else hub.verbs.download(items, item.name, item.key);
+  if (item.kind === "folder") hub.actions.download(items, item.name, item.key, folderOf(item));
+  else hub.actions.download(items, item.name, item.key);
 }
 
 /** A folder's row as a link names it. */
@@ -22,20 +22,20 @@ export function folderOf(item: FolderItem): LinkFolder {
 
 /** Puts a link to the row into the clipboard. */
 export function copyItem(hub: HubStore, item: Item, limits?: LinkLimits): void {
-  hub.verbs.copyLink(listedOf(hub, item), item.name, item.kind === "folder" ? folderOf(item) : undefined, limits);
+  hub.actions.copyLink(listedOf(hub, item), item.name, item.kind === "folder" ? folderOf(item) : undefined, limits);
 }
 
 export function fetchChosen(hub: HubStore): void {
   const items = hub.chosen;
   const [only] = items;
-  if (items.length === 1 && only) hub.verbs.download(items, only.name, only.key);
-  else hub.verbs.download(items, plural(items.length, "file"), "selection");
+  if (items.length === 1 && only) hub.actions.download(items, only.name, only.key);
+  else hub.actions.download(items, plural(items.length, "file"), "selection");
   hub.selectNone();
 }
 
 /** What would be interrupted if these stopped being shared: who, and how far. */
 export function takersOf(hub: HubStore, fileIds: string[]): { name: string; share: number }[] {
   return fileIds
-    .flatMap((id) => hub.takings.get(id) ?? [])
+    .flatMap((id) => hub.outgoing.get(id) ?? [])
     .map(({ asker, done, total }) => ({ name: hub.nameOf(asker), share: total > 0 ? Math.floor((100 * done) / total) : 0 }));
 }

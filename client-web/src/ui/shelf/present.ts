@@ -20,7 +20,7 @@ export function presenceWords(hub: HubStore, client: Client): { text: string; to
   if (!mine && hub.running.some(({ state, files }) => state === "running" && files.some((file) => file.public_id === public_id))) {
     return { text: "Sending to you", tone: "moving" };
   }
-  const takes = [...hub.takings.values()].flat().some(({ asker, state }) => asker === public_id && state === "running");
+  const takes = [...hub.outgoing.values()].flat().some(({ asker, state }) => asker === public_id && state === "running");
   if (!mine && takes) return { text: "Taking your files", tone: "moving" };
   const files = count > 0 ? plural(count, "file") : "Nothing shared";
   return { text: kind === "master" ? `Host · ${files}` : mine && count > 0 ? `${files} shared` : files, tone: "plain" };

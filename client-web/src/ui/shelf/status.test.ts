@@ -7,7 +7,7 @@ import { type Facts, statusOf } from "./status";
 const item = { kind: "file", mine: false, gone: null } as Partial<FileItem> as FileItem;
 const facts = (owner: Facts["owner"], download?: Partial<Download>): Facts => ({
   download: download as Download | undefined,
-  takings: [],
+  outgoing: [],
   finished: 0,
   owner,
   ownerName: "Ana",

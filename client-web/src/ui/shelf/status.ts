@@ -1,7 +1,7 @@
 /** What a row says of itself. Pure: one place decides, the components only draw it. */
 import type { Item } from "../../catalogue/catalogue";
 import { type Download, isOver } from "../../downloads/downloads";
-import type { Taking } from "../../sharing/outgoing";
+import type { OutgoingTransfer } from "../../sharing/outgoing";
 import { ago, percent, plural, remaining, speed } from "../../lib/format";
 
 export type Status =
@@ -17,7 +17,7 @@ export type Status =
 export interface Facts {
   download: Download | undefined;
   /** Who takes this row's files right now. */
-  takings: Taking[];
+  outgoing: OutgoingTransfer[];
   finished: number;
   /** Unknown while the relay is out of reach. */
   owner: "here" | "asleep" | "unknown";
@@ -79,11 +79,11 @@ function ofMine(item: Item, facts: Facts): Status {
   else if (item.offer === "failed") return { at: "trouble", text: item.problem ?? "Not announced", button: "Try again" };
   else if (item.offer === "lost") return { at: "trouble", text: "The browser forgot it after a reload", button: "Pick it again" };
   else if (item.offer === "leaving") return { at: "idle", text: "Stopping…", asleep: false };
-  const [first, ...others] = facts.takings;
+  const [first, ...others] = facts.outgoing;
   if (first) {
-    const askers = new Set(facts.takings.map(({ asker }) => asker));
+    const askers = new Set(facts.outgoing.map(({ asker }) => asker));
     const who = others.length > 0 && askers.size > 1 ? plural(askers.size, "device") : facts.nameOf(first.asker);
-    const value = percent(sum(facts.takings, "done"), sum(facts.takings, "total"));
+    const value = percent(sum(facts.outgoing, "done"), sum(facts.outgoing, "total"));
     return { at: "leaving", value, lead: `${value} %`, text: askers.size > 1 ? `${who} are taking this` : `${who} is taking this` };
   }
   return { at: "idle", text: facts.finished > 0 ? `${plural(facts.finished, "download")} so far` : "", asleep: false };
@@ -93,6 +93,6 @@ export function isBusy(download: Download | undefined): boolean {
   return download !== undefined && !isOver(download);
 }
 
-function sum(takings: Taking[], what: "done" | "total"): number {
-  return takings.reduce((all, taking) => all + taking[what], 0);
+function sum(outgoing: OutgoingTransfer[], what: "done" | "total"): number {
+  return outgoing.reduce((all, transfer) => all + transfer[what], 0);
 }

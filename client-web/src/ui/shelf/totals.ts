@@ -1,6 +1,6 @@
 /** Everything that moves, as one figure. Pure. */
 import type { Download } from "../../downloads/downloads";
-import type { Taking } from "../../sharing/outgoing";
+import type { OutgoingTransfer } from "../../sharing/outgoing";
 
 export interface Totals {
   arriving: number;
@@ -10,8 +10,8 @@ export interface Totals {
   rate: number;
 }
 
-export function totalsOf(running: Download[], takings: ReadonlyMap<string, Taking[]>): Totals {
-  const out = [...takings.values()].flat();
+export function totalsOf(running: Download[], outgoing: ReadonlyMap<string, OutgoingTransfer[]>): Totals {
+  const out = [...outgoing.values()].flat();
   const all = [...running.map(({ done, size, rate, state }) => ({ done, total: size, rate: state === "running" ? rate : 0 })), ...out];
   return {
     arriving: running.length,
