@@ -6,6 +6,8 @@
 //! facts; the data plane moves bytes and tells marks. Everything here is soft: a broker that starts
 //! empty loses nothing.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod budget;
 mod corruption;
 mod effect;
@@ -34,10 +36,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice, RelayToMaster};
 
-pub use effect::{Effect, LinkContent, LinkInfo, LinkPart, NewSlot, SlotSpan};
+pub use effect::{
+    CallEffect, Effect, LinkContent, LinkEffect, LinkInfo, LinkPart, MasterEffect, NewSlot,
+    SessionEffect, SlotEffect, SlotSpan,
+};
 pub use input::{
-    CallId, Identity, Input, LinkProgress, LinkReader, ReaderId, Rejections, SessionId, SlotId,
-    WantedSpan,
+    CallId, CallInput, Identity, Input, LinkInput, LinkProgress, LinkReader, MasterInput, ReaderId,
+    ReaderInput, Rejections, SessionId, SessionInput, SlotId, SlotInput, WantedSpan,
 };
 
 pub use speed::SpeedGroup;
@@ -144,45 +149,85 @@ impl Broker {
     /// One mutation.
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
-            Input::SessionOpened { session, identity } => {
-                self.session_opened(now, session, *identity)
-            }
-            Input::MessageReceived { session, message, reference } => {
-                self.message_received(now, session, message, reference)
-            }
-            Input::SessionClosed { session } => self.session_closed(now, session),
-            Input::MasterOpened { session } => self.master_opened(now, session),
-            Input::MasterMessage { session, frame } => self.master_message(now, session, *frame),
-            Input::MasterClosed { session } => self.master_closed(now, session),
-            Input::RejectionsCounted(rejections) => self.rejections_counted(rejections),
-            Input::PutStarted { slot } => self.put_started(now, slot),
-            Input::PutFinished { slot } => self.put_finished(now, slot),
-            Input::PutFailed { slot, code, culprit } => self.put_failed(now, slot, code, culprit),
-            Input::ReaderStarted { slot, reader } => self.reader_started(slot, reader),
-            Input::ReaderLeft { slot, reader, delivered } => {
-                self.reader_left(now, slot, reader, delivered)
-            }
-            Input::ReadersMoved { moved } => self.readers_moved(now, moved),
-            Input::ReaderStill { slot, reader, still } => self.reader_still(slot, reader, still),
-            Input::RootKnown { file, root } => self.root_known(file, root),
-            Input::HashesKnown { file } => self.grants.note_hashes(&file),
-            Input::HashesLost { file } => self.grants.forget_hashes(&file),
-            Input::LinkOpened { call, link } => self.link_opened(now, call, link),
-            Input::LinkBegun { call, link, whole, bytes } => {
-                self.link_begun(now, call, link, whole, bytes)
-            }
-            Input::LinkUnread { hash, bytes } => self.link_unread(&hash, bytes),
-            Input::LinkPageWanted { call, reader, page } => {
-                self.link_page_wanted(now, call, reader, page)
-            }
-            Input::CallLeft { call } => self.call_left(now, call),
-            Input::LinkWanted { reader, hash, want, pieces } => {
-                self.link_wanted(now, reader, hash, want, pieces)
-            }
-            Input::LinkLeft { reader, up_to } => self.link_left(now, reader, up_to),
-            Input::LinkMoved { hash, progress } => self.link_moved(hash, progress),
+            Input::Session(input) => self.handle_session(now, input),
+            Input::Master(input) => self.handle_master(now, input),
+            Input::Slot(input) => self.handle_slot(now, input),
+            Input::Reader(input) => self.handle_reader(now, input),
+            Input::Link(input) => self.handle_link(now, input),
+            Input::Call(input) => self.handle_call(now, input),
         }
         self.pump(now);
+    }
+
+    fn handle_session(&mut self, now: Moment, input: SessionInput) {
+        match input {
+            SessionInput::Opened { session, identity } => {
+                self.session_opened(now, session, *identity)
+            }
+            SessionInput::MessageReceived { session, message, reference } => {
+                self.message_received(now, session, message, reference)
+            }
+            SessionInput::Closed { session } => self.session_closed(now, session),
+        }
+    }
+
+    fn handle_master(&mut self, now: Moment, input: MasterInput) {
+        match input {
+            MasterInput::Opened { session } => self.master_opened(now, session),
+            MasterInput::MessageReceived { session, frame } => {
+                self.master_message(now, session, *frame)
+            }
+            MasterInput::Closed { session } => self.master_closed(now, session),
+            MasterInput::RejectionsCounted(rejections) => self.rejections_counted(rejections),
+        }
+    }
+
+    fn handle_slot(&mut self, now: Moment, input: SlotInput) {
+        match input {
+            SlotInput::PutStarted { slot } => self.put_started(now, slot),
+            SlotInput::PutFinished { slot } => self.put_finished(now, slot),
+            SlotInput::PutFailed { slot, code, culprit } => {
+                self.put_failed(now, slot, code, culprit)
+            }
+            SlotInput::RootKnown { file, root } => self.root_known(file, root),
+            SlotInput::HashesKnown { file } => self.grants.note_hashes(&file),
+            SlotInput::HashesLost { file } => self.grants.forget_hashes(&file),
+        }
+    }
+
+    fn handle_reader(&mut self, now: Moment, input: ReaderInput) {
+        match input {
+            ReaderInput::Started { slot, reader } => self.reader_started(slot, reader),
+            ReaderInput::Left { slot, reader, delivered } => {
+                self.reader_left(now, slot, reader, delivered)
+            }
+            ReaderInput::Moved { moved } => self.readers_moved(now, moved),
+            ReaderInput::Still { slot, reader, still } => self.reader_still(slot, reader, still),
+        }
+    }
+
+    fn handle_link(&mut self, now: Moment, input: LinkInput) {
+        match input {
+            LinkInput::Wanted { reader, hash, want, pieces } => {
+                self.link_wanted(now, reader, hash, want, pieces)
+            }
+            LinkInput::Left { reader, up_to } => self.link_left(now, reader, up_to),
+            LinkInput::Moved { hash, progress } => self.link_moved(hash, progress),
+            LinkInput::Unread { hash, bytes } => self.link_unread(&hash, bytes),
+        }
+    }
+
+    fn handle_call(&mut self, now: Moment, input: CallInput) {
+        match input {
+            CallInput::LinkOpened { call, link } => self.link_opened(now, call, link),
+            CallInput::UseBegun { call, link, whole, bytes } => {
+                self.link_begun(now, call, link, whole, bytes)
+            }
+            CallInput::PageWanted { call, reader, page } => {
+                self.link_page_wanted(now, call, reader, page)
+            }
+            CallInput::Left { call } => self.call_left(now, call),
+        }
     }
 
     /// The next thing to do; drain to `None` before the next mutation.
@@ -251,7 +296,7 @@ impl Broker {
     }
 
     fn send(&mut self, session: SessionId, message: RelayToDevice, reference: Option<Ref>) {
-        self.effects.push(Effect::Send { session, message, reference });
+        self.effects.push(Effect::Session(SessionEffect::Send { session, message, reference }));
     }
 
     /// Drops what has not been used for a while; links and grants can be asked for again.
@@ -279,7 +324,7 @@ impl Broker {
         }
         self.fail_asks_of(now, files, code);
         for file in files {
-            self.effects.push(Effect::ForgetHashes { file: *file });
+            self.effects.push(Effect::Slot(SlotEffect::ForgetHashes { file: *file }));
         }
     }
 

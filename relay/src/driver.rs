@@ -6,7 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lanyard_hub::Moment;
-use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Input, SessionId};
+use lanyard_hub::broker::{
+    Broker, BrokerConfig, CallEffect, Effect, Input, LinkEffect, LinkInput, MasterEffect, NewSlot,
+    ReaderInput, SessionEffect, SessionId, SlotEffect, SlotInput,
+};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::message::ClientRegisterAck;
 use lanyard_protocol::{FailureCode, Membership, Ref, RelayToDevice, codec};
@@ -63,18 +66,35 @@ async fn sleep_until(wake: Option<Instant>) {
     }
 }
 
-/// Does one thing that the broker wants done.
+/// Carries out one effect of the broker. Each family has a function that matches it whole.
 fn apply(edge: &Arc<RelayState>, effect: Effect) {
     match effect {
-        Effect::Acknowledge { session, membership, hub_ready } => {
+        Effect::Session(effect) => apply_to_session(edge, effect),
+        Effect::Master(effect) => apply_to_master(edge, effect),
+        Effect::Slot(effect) => apply_to_slot(edge, effect),
+        Effect::Link(effect) => apply_to_link(edge, effect),
+        Effect::Call(effect) => apply_to_call(edge, effect),
+    }
+}
+
+fn apply_to_session(edge: &RelayState, effect: SessionEffect) {
+    match effect {
+        SessionEffect::Acknowledge { session, membership, hub_ready } => {
             acknowledge(edge, session, membership, hub_ready)
         }
-        Effect::Send { session, message, reference } => send(edge, session, &message, reference),
-        Effect::Broadcast { sessions, message, answered } => {
+        SessionEffect::Send { session, message, reference } => {
+            send(edge, session, &message, reference)
+        }
+        SessionEffect::Broadcast { sessions, message, answered } => {
             broadcast(edge, &sessions, &message, answered)
         }
-        Effect::Close { session, code } => edge.close_session(session, code),
-        Effect::SendMaster { session, frame } => {
+        SessionEffect::Close { session, code } => edge.close_session(session, code),
+    }
+}
+
+fn apply_to_master(edge: &RelayState, effect: MasterEffect) {
+    match effect {
+        MasterEffect::Send { session, frame } => {
             if let Some(outbox) = edge.masters.get(&session) {
                 outbox.push(QueuedFrame {
                     text: codec::encode_master(&frame).into(),
@@ -82,46 +102,28 @@ fn apply(edge: &Arc<RelayState>, effect: Effect) {
                 });
             }
         }
-        Effect::CloseMaster { session, code } => {
+        MasterEffect::Close { session, code } => {
             if let Some((_, outbox)) = edge.masters.remove(&session) {
                 outbox.close(code);
             }
         }
-        Effect::LinkFound { call, result } => answer(edge, call, CallAnswer::Found(result)),
-        Effect::LinkBegun { call, result } => answer(edge, call, CallAnswer::Begun(result)),
-        Effect::LinkMembers { call, result } => answer(edge, call, CallAnswer::Members(result)),
-        other => apply_to_bytes(edge, other),
     }
 }
 
-/// The part of the effects that is about slots and their readers.
-fn apply_to_bytes(edge: &Arc<RelayState>, effect: Effect) {
+/// Applies what is about slots, their tickets, and the group hashes that are kept.
+fn apply_to_slot(edge: &Arc<RelayState>, effect: SlotEffect) {
     match effect {
-        Effect::OpenSlot(new) => {
-            let first = new.pieces.first().map(|piece| (piece.file.file_id, piece.groups));
-            tracing::trace!(
-                slot = new.slot.0,
-                ?first,
-                pieces = new.pieces.len(),
-                length_bytes = new.length,
-                "a slot opens"
-            );
-            let slot =
-                SlotBuffer::new(new.slot, new.what, new.pieces, new.length).filled_by(new.ticket);
-            let slot = Arc::new(slot);
-            edge.slots.insert(new.slot, slot.clone());
-            edge.tickets.issue(new.ticket, new.holder, TicketKind::Put, slot);
-        }
-        Effect::OpenHashes { slot, file, .. } => open_hashes(edge, slot, file),
-        Effect::GrantRead { ticket, session, slot, reader, ranges } => {
+        SlotEffect::Open(new) => open_slot(edge, *new),
+        SlotEffect::OpenHashes { slot, file, .. } => open_hashes(edge, slot, file),
+        SlotEffect::GrantRead { ticket, session, slot, reader, ranges } => {
             if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
                 edge.tickets.issue(ticket, session, TicketKind::Get { reader, ranges }, slot);
             }
         }
-        Effect::RevokeTicket { ticket } => {
+        SlotEffect::RevokeTicket { ticket } => {
             edge.tickets.revoke(&ticket);
         }
-        Effect::FailSlot { slot, code } => {
+        SlotEffect::Fail { slot, code } => {
             if let Some((_, slot)) = edge.slots.remove(&slot) {
                 slot.fail(code);
                 // A PUT that has not begun can no longer; GETs that have a ticket learn the code
@@ -129,29 +131,58 @@ fn apply_to_bytes(edge: &Arc<RelayState>, effect: Effect) {
                 slot.put_ticket.iter().for_each(|ticket| edge.tickets.revoke(ticket));
             }
         }
-        Effect::DropSlot { slot } => {
+        SlotEffect::Drop { slot } => {
             tracing::trace!(slot = slot.0, "a slot goes");
             if let Some((_, slot)) = edge.slots.remove(&slot) {
                 slot.fail(FailureCode::Busy);
             }
         }
-        Effect::CutReader { slot, reader, code } => {
+        SlotEffect::CutReader { slot, reader, code } => {
             if let Some(slot) = edge.slots.get(&slot) {
                 slot.cut_reader(reader, code);
             }
         }
-        Effect::ForgetHashes { file } => edge.hashes.forget(&file),
-        Effect::LinkReady { reader, want, slot, slice, parts } => {
+        SlotEffect::ForgetHashes { file } => edge.hashes.forget(&file),
+    }
+}
+
+/// Applies what is about a want of a link's response.
+fn apply_to_link(edge: &Arc<RelayState>, effect: LinkEffect) {
+    match effect {
+        LinkEffect::Ready { reader, want, slot, slice, parts } => {
             if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
                 tell_link(edge, reader, want, LinkEvent::Ready { slot, slice, parts });
             }
         }
-        Effect::LinkFailed { reader, want, code, .. } => {
+        LinkEffect::Failed { reader, want, code, .. } => {
             tell_link(edge, reader, want, LinkEvent::Failed { code })
         }
-        Effect::LinkWaits { reader, want, .. } => tell_link(edge, reader, want, LinkEvent::Waits),
-        other => debug_assert!(false, "not about bytes: {other:?}"),
+        LinkEffect::Waits { reader, want, .. } => tell_link(edge, reader, want, LinkEvent::Waits),
     }
+}
+
+/// Hands an answer to the HTTP request that waits for it.
+fn apply_to_call(edge: &RelayState, effect: CallEffect) {
+    match effect {
+        CallEffect::Found { call, result } => answer(edge, call, CallAnswer::Found(result)),
+        CallEffect::Begun { call, result } => answer(edge, call, CallAnswer::Begun(result)),
+        CallEffect::Members { call, result } => answer(edge, call, CallAnswer::Members(result)),
+    }
+}
+
+fn open_slot(edge: &RelayState, new: NewSlot) {
+    let first = new.pieces.first().map(|piece| (piece.file.file_id, piece.groups));
+    tracing::trace!(
+        slot = new.slot.0,
+        ?first,
+        pieces = new.pieces.len(),
+        length_bytes = new.length,
+        "a slot opens"
+    );
+    let slot = SlotBuffer::new(new.slot, new.what, new.pieces, new.length).filled_by(new.ticket);
+    let slot = Arc::new(slot);
+    edge.slots.insert(new.slot, slot.clone());
+    edge.tickets.issue(new.ticket, new.holder, TicketKind::Put, slot);
 }
 
 fn acknowledge(edge: &RelayState, session: SessionId, membership: Membership, hub_ready: bool) {
@@ -240,9 +271,13 @@ fn tell_link(
         None => event,
     };
     if let LinkEvent::Ready { slot, slice, .. } = unheard {
-        edge.send_detached(Input::ReaderLeft { slot: slot.id, reader: slice, delivered: 0 });
+        edge.send_detached(Input::Reader(ReaderInput::Left {
+            slot: slot.id,
+            reader: slice,
+            delivered: 0,
+        }));
     }
-    edge.send_detached(Input::LinkLeft { reader, up_to: u64::MAX });
+    edge.send_detached(Input::Link(LinkInput::Left { reader, up_to: u64::MAX }));
 }
 
 fn open_hashes(
@@ -259,6 +294,10 @@ fn open_hashes(
     let slot = SlotBuffer::new(id, BodyKind::Hashes, Vec::new(), 0);
     slot.fail(FailureCode::Busy);
     edge.slots.insert(id, Arc::new(slot));
-    edge.send_detached(Input::HashesLost { file });
-    edge.send_detached(Input::PutFailed { slot: id, code: FailureCode::Busy, culprit: None });
+    edge.send_detached(Input::Slot(SlotInput::HashesLost { file }));
+    edge.send_detached(Input::Slot(SlotInput::PutFailed {
+        slot: id,
+        code: FailureCode::Busy,
+        culprit: None,
+    }));
 }

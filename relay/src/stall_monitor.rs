@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use lanyard_hub::broker::{Input, ReaderId, SlotId};
+use lanyard_hub::broker::{Input, MasterInput, ReaderId, ReaderInput, SlotId};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::{DeviceId, FailureCode, FileRef};
 use tokio_util::sync::CancellationToken;
@@ -65,11 +65,12 @@ pub(crate) async fn run(edge: Arc<RelayState>, stop: CancellationToken) {
         }
         looks.retain(|key, _| seen.contains(key));
         if !moved.is_empty() {
-            edge.send(Input::ReadersMoved { moved }).await;
+            edge.send(Input::Reader(ReaderInput::Moved { moved })).await;
         }
         if now.duration_since(reported) >= REPORT_EVERY {
             reported = now;
-            edge.send(Input::RejectionsCounted(edge.rejections.counts())).await;
+            edge.send(Input::Master(MasterInput::RejectionsCounted(edge.rejections.counts())))
+                .await;
         }
         if now.duration_since(forgotten) >= FORGET_EVERY {
             forgotten = now;
@@ -102,7 +103,7 @@ fn observe(
     let still = now.duration_since(look.moved) >= Duration::from_millis(STANDING_STILL_MS);
     (still != look.still).then(|| {
         look.still = still;
-        Input::ReaderStill { slot: slot.id, reader, still }
+        Input::Reader(ReaderInput::Still { slot: slot.id, reader, still })
     })
 }
 

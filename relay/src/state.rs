@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use axum::extract::FromRequestParts;
 use dashmap::DashMap;
 use lanyard_hub::broker::{
-    CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId,
+    CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId, SlotInput,
 };
 use lanyard_protocol::message::LinkMember;
 use lanyard_protocol::session_key::{Authorization, EphemeralSecret, ProvedRequest, SessionKey};
@@ -243,13 +243,13 @@ impl RelayState {
 
     /// Told from within a synchronous step of a PUT; the root may be told late, never wrongly.
     pub(crate) fn root_known(&self, file: FileRef, root: Root) {
-        self.send_detached(Input::RootKnown { file, root });
+        self.send_detached(Input::Slot(SlotInput::RootKnown { file, root }));
     }
 
     /// Tells the broker of lists that it can no longer count on.
     pub(crate) fn lists_lost(&self, files: LostLists) {
         for file in files {
-            self.send_detached(Input::HashesLost { file });
+            self.send_detached(Input::Slot(SlotInput::HashesLost { file }));
         }
     }
 

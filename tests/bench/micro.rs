@@ -6,7 +6,10 @@
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use lanyard_hub::Moment;
-use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, SessionId};
+use lanyard_hub::broker::{
+    Broker, BrokerConfig, Effect, Identity, Input, MasterEffect, MasterInput, ReaderInput,
+    SessionId, SessionInput, SlotEffect, SlotInput,
+};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::identity::Keypair;
@@ -128,7 +131,7 @@ impl BenchHub {
         let key = |n: u64| Keypair::from_seed(&std::array::from_fn(|i| n.to_le_bytes()[i % 8]));
         let keys: Vec<Keypair> =
             std::iter::once(owner()).chain((1..=count).map(|n| key(1_000 + n))).collect();
-        hub.tell(Input::MasterOpened { session: MASTER });
+        hub.tell(Input::Master(MasterInput::Opened { session: MASTER }));
         let approved = keys.iter().map(Keypair::public_id).collect();
         hub.master(MasterToRelay::MasterRoster(MasterRoster {
             page: 0,
@@ -152,19 +155,19 @@ impl BenchHub {
                 address: "10.0.0.1".into(),
                 resume: None,
             };
-            hub.tell(Input::SessionOpened {
+            hub.tell(Input::Session(SessionInput::Opened {
                 session: SessionId(n as u64),
                 identity: Box::new(identity),
-            });
+            }));
         }
         hub
     }
 
     fn master(&mut self, message: MasterToRelay) {
-        self.tell(Input::MasterMessage {
+        self.tell(Input::Master(MasterInput::MessageReceived {
             session: MASTER,
             frame: Box::new(MasterFrame::plain(message)),
-        });
+        }));
     }
 
     /// One input and all that follows from it: look-ups are granted, uploads come whole, askers
@@ -190,18 +193,18 @@ impl BenchHub {
         self.next += 1;
         for session in askers {
             let message = request(session as u32, first);
-            self.tell(Input::MessageReceived {
+            self.tell(Input::Session(SessionInput::MessageReceived {
                 session: SessionId(session),
                 message,
                 reference: None,
-            });
+            }));
         }
     }
 }
 
 fn follow(effect: Effect, inputs: &mut Vec<Input>) {
     match effect {
-        Effect::SendMaster { frame, .. } => {
+        Effect::Master(MasterEffect::Send { frame, .. }) => {
             if let RelayToMaster::FileLookup(lookup) = &frame.message {
                 let files = lookup.files.iter().map(|_| entry(1, 1 << 30)).collect();
                 let message = MasterToRelay::FileGrant(FileGrant { files });
@@ -209,17 +212,24 @@ fn follow(effect: Effect, inputs: &mut Vec<Input>) {
                     reference: frame.reference.clone(),
                     ..MasterFrame::plain(message)
                 };
-                inputs.push(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
+                inputs.push(Input::Master(MasterInput::MessageReceived {
+                    session: MASTER,
+                    frame: Box::new(frame),
+                }));
             }
         }
-        Effect::OpenSlot(slot) => {
-            inputs.push(Input::PutFinished { slot: slot.slot });
-            inputs.push(Input::PutStarted { slot: slot.slot });
+        Effect::Slot(SlotEffect::Open(slot)) => {
+            inputs.push(Input::Slot(SlotInput::PutFinished { slot: slot.slot }));
+            inputs.push(Input::Slot(SlotInput::PutStarted { slot: slot.slot }));
         }
-        Effect::GrantRead { slot, reader, .. } => {
-            inputs.insert(0, Input::ReaderLeft { slot, reader, delivered: 1 << 20 });
+        Effect::Slot(SlotEffect::GrantRead { slot, reader, .. }) => {
+            inputs.insert(0, Input::Reader(ReaderInput::Left { slot, reader, delivered: 1 << 20 }));
         }
-        _ => {}
+        Effect::Session(_)
+        | Effect::Master(_)
+        | Effect::Slot(_)
+        | Effect::Link(_)
+        | Effect::Call(_) => {}
     }
 }
 

@@ -58,7 +58,7 @@ impl BudgetQueue {
     pub(super) fn push(&mut self, key: RequesterKey, ask: ChunkRequest, length: u64) {
         let lane = match ask.asker {
             Requester::Device { transfer, .. } => Some(transfer),
-            _ => None,
+            Requester::Link { .. } | Requester::Relay => None,
         };
         if !self.waiting.contains_key(&key) {
             self.rotation.push_back(key);

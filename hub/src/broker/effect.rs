@@ -13,9 +13,25 @@ use lanyard_protocol::{
 use super::input::{CallId, LinkReader, ReaderId, SessionId, SlotId};
 use super::speed::SpeedGroup;
 
-/// An instruction to the relay's driver, carried out in order.
+/// An instruction to the relay's driver, carried out in order. Each family is matched by a function
+/// of its own, so that a new effect cannot be overlooked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// For the sessions of devices.
+    Session(SessionEffect),
+    /// For the master's session.
+    Master(MasterEffect),
+    /// For slots, their tickets and their readers.
+    Slot(SlotEffect),
+    /// For the response that reads a link.
+    Link(LinkEffect),
+    /// For the HTTP request that asked about a link.
+    Call(CallEffect),
+}
+
+/// An instruction about sessions of devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionEffect {
     /// The first answer to a session; the edge adds signature and, unless it is turned away, a
     /// session token.
     Acknowledge {
@@ -51,23 +67,32 @@ pub enum Effect {
         /// Close code to send.
         code: CloseCode,
     },
+}
+
+/// An instruction about the master's session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MasterEffect {
     /// Sends a message to the master.
-    SendMaster {
+    Send {
         /// The session, as the driver named it.
         session: SessionId,
         /// The message with its addresses.
         frame: Box<MasterFrame<RelayToMaster>>,
     },
     /// Closes the master's socket.
-    CloseMaster {
+    Close {
         /// The session, as the driver named it.
         session: SessionId,
         /// Close code to send.
         code: CloseCode,
     },
+}
 
+/// An instruction about slots, their tickets, and the memory of group hashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotEffect {
     /// Make room for one run and accept its PUT; comes before the holder is asked.
-    OpenSlot(Box<NewSlot>),
+    Open(Box<NewSlot>),
     /// A slot that is full at once: the file's group hashes, from the relay's memory.
     OpenHashes {
         /// The slot, as the broker named it.
@@ -96,14 +121,14 @@ pub enum Effect {
         ticket: Ticket,
     },
     /// The slot is over: its PUT ends, its readers see `code`.
-    FailSlot {
+    Fail {
         /// The slot, as the broker named it.
         slot: SlotId,
         /// The stable name of the reason.
         code: FailureCode,
     },
     /// Nobody reads it: its bytes go.
-    DropSlot {
+    Drop {
         /// The slot, as the broker named it.
         slot: SlotId,
     },
@@ -121,9 +146,13 @@ pub enum Effect {
         /// The file and its owner.
         file: FileRef,
     },
+}
 
+/// Something that happened to one want of a link's response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkEffect {
     /// Groups that the want may read, and where each piece lies in the slot.
-    LinkReady {
+    Ready {
         /// The response that reads the link.
         reader: LinkReader,
         /// Number of the want among those of its reader.
@@ -136,7 +165,7 @@ pub enum Effect {
         parts: Vec<LinkPart>,
     },
     /// Final: the body is cut.
-    LinkFailed {
+    Failed {
         /// The response that reads the link.
         reader: LinkReader,
         /// Number of the want among those of its reader.
@@ -147,7 +176,7 @@ pub enum Effect {
         file: FileRef,
     },
     /// It waits and will go on by itself.
-    LinkWaits {
+    Waits {
         /// The response that reads the link.
         reader: LinkReader,
         /// Number of the want among those of its reader.
@@ -155,22 +184,27 @@ pub enum Effect {
         /// The reason for which it waits.
         code: FailureCode,
     },
+}
+
+/// The answer to one question about a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallEffect {
     /// Answers the question what a link opens.
-    LinkFound {
+    Found {
         /// Names the question that waits for an answer.
         call: CallId,
         /// The answer, or why there is none.
         result: Result<Arc<LinkInfo>, FailureCode>,
     },
     /// Answers the question whether a use may begin.
-    LinkBegun {
+    Begun {
         /// Names the question that waits for an answer.
         call: CallId,
         /// The answer, or why there is none.
         result: Result<(), FailureCode>,
     },
     /// Answers the question for members of an archive.
-    LinkMembers {
+    Members {
         /// Names the question that waits for an answer.
         call: CallId,
         /// The answer, or why there is none.

@@ -240,14 +240,10 @@ impl FlowWorld {
     fn make_link(hub: &mut BrokerFixture, number: u8, drawn: DrawnLink, file: FileRef) {
         let call = CallId(u64::from(number));
         hub.take();
-        hub.give(Input::LinkOpened { call, link: drawn.link });
-        let asked = hub.take().into_iter().find_map(|effect| match effect {
-            Effect::SendMaster { frame, .. }
-                if matches!(frame.message, RelayToMaster::LinkLookup(_)) =>
-            {
-                frame.reference.clone()
-            }
-            _ => None,
+        hub.give(Input::Call(CallInput::LinkOpened { call, link: drawn.link }));
+        let asked = hub.take().into_iter().find_map(|effect| {
+            let Effect::Master(MasterEffect::Send { frame, .. }) = effect else { return None };
+            matches!(frame.message, RelayToMaster::LinkLookup(_)).then_some(frame.reference?)
         });
         let grant = LinkGrant {
             link_hash: drawn.hash,
@@ -260,7 +256,10 @@ impl FlowWorld {
         };
         let frame =
             MasterFrame { reference: asked, ..MasterFrame::plain(MasterToRelay::LinkGrant(grant)) };
-        hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
+        hub.give(Input::Master(MasterInput::MessageReceived {
+            session: MASTER,
+            frame: Box::new(frame),
+        }));
     }
 
     fn tick(&mut self) {
@@ -289,7 +288,7 @@ impl FlowWorld {
     fn report(&mut self) {
         let gets = self.readers.iter().flat_map(|reader| &reader.gets);
         let moved = gets.map(|get| (get.slot, get.id, get.delivered)).collect();
-        self.hub.give(Input::ReadersMoved { moved });
+        self.hub.give(Input::Reader(ReaderInput::Moved { moved }));
     }
 
     /// The owner's line is shared evenly by its bodies.
@@ -298,7 +297,7 @@ impl FlowWorld {
             self.puts.iter().filter(|(_, put)| !put.started).map(|(id, _)| *id).collect();
         for slot in asked {
             self.puts.get_mut(&slot).unwrap().started = true;
-            self.hub.give(Input::PutStarted { slot });
+            self.hub.give(Input::Slot(SlotInput::PutStarted { slot }));
         }
         let mut left = self.scene.owner * TICK_MS / 1_000;
         loop {
@@ -318,7 +317,7 @@ impl FlowWorld {
                 put.received += now;
                 left -= now;
                 if put.received == put.length {
-                    self.hub.give(Input::PutFinished { slot });
+                    self.hub.give(Input::Slot(SlotInput::PutFinished { slot }));
                     self.effects();
                 }
             }
@@ -371,8 +370,11 @@ impl FlowWorld {
         for at in 0..self.readers[n].gets.len() {
             let get = &mut self.readers[n].gets[at];
             if get.delivered == get.length() && !std::mem::replace(&mut get.left, true) {
-                let left =
-                    Input::ReaderLeft { slot: get.slot, reader: get.id, delivered: get.delivered };
+                let left = Input::Reader(ReaderInput::Left {
+                    slot: get.slot,
+                    reader: get.id,
+                    delivered: get.delivered,
+                });
                 self.hub.give(left);
             }
         }
@@ -411,7 +413,7 @@ impl FlowWorld {
         let reader = &mut self.readers[n];
         if reader.have.len() == self.count as usize {
             reader.done_ms = Some(now_ms);
-            let over = Input::LinkLeft { reader: reader.link, up_to: u64::MAX };
+            let over = Input::Link(LinkInput::Left { reader: reader.link, up_to: u64::MAX });
             let cancel =
                 CancelChunk { transfer_id: transfer(reader.session.0 as u8), pieces: None };
             match reader.plan.kind {
@@ -448,7 +450,7 @@ impl FlowWorld {
                 let link = reader.link;
                 let hash = reader.hash;
                 let want = reader.want;
-                self.hub.give(Input::LinkWanted { reader: link, hash, want, pieces });
+                self.hub.give(Input::Link(LinkInput::Wanted { reader: link, hash, want, pieces }));
             } else {
                 let session = reader.session;
                 self.hub.asks_for(session, pieces);
@@ -461,7 +463,7 @@ impl FlowWorld {
     fn effects(&mut self) {
         for effect in self.hub.take() {
             match effect {
-                Effect::OpenSlot(new) => {
+                Effect::Slot(SlotEffect::Open(new)) => {
                     self.opened += new.length;
                     let put = FlowPut {
                         length: new.length,
@@ -471,15 +473,15 @@ impl FlowWorld {
                     };
                     self.puts.insert(new.slot, put);
                 }
-                Effect::DropSlot { slot } => drop(self.puts.remove(&slot)),
-                Effect::GrantRead { session, slot, reader, ranges, .. } => {
+                Effect::Slot(SlotEffect::Drop { slot }) => drop(self.puts.remove(&slot)),
+                Effect::Slot(SlotEffect::GrantRead { session, slot, reader, ranges, .. }) => {
                     let n =
                         self.readers.iter().position(|reader| reader.session == session).unwrap();
                     let pieces = self.pieces_in(slot, &ranges);
                     self.gets(n, slot, reader, ranges, pieces);
-                    self.hub.give(Input::ReaderStarted { slot, reader });
+                    self.hub.give(Input::Reader(ReaderInput::Started { slot, reader }));
                 }
-                Effect::LinkReady { reader: link, slot, slice, parts, .. } => {
+                Effect::Link(LinkEffect::Ready { reader: link, slot, slice, parts, .. }) => {
                     let n = self.readers.iter().position(|reader| reader.link == link).unwrap();
                     let pieces = parts
                         .iter()
@@ -488,12 +490,20 @@ impl FlowWorld {
                     let ranges = parts.into_iter().map(|(_, _, range)| range).collect();
                     self.gets(n, slot, slice, ranges, pieces);
                 }
-                Effect::Send { session, message: RelayToDevice::JoinAt(at), .. } => {
+                Effect::Session(SessionEffect::Send {
+                    session,
+                    message: RelayToDevice::JoinAt(at),
+                    ..
+                }) => {
                     let reader =
                         self.readers.iter_mut().find(|reader| reader.session == session).unwrap();
                     reader.from = at.group;
                 }
-                Effect::Send { session, message: RelayToDevice::ChunkFailed(failed), .. } => {
+                Effect::Session(SessionEffect::Send {
+                    session,
+                    message: RelayToDevice::ChunkFailed(failed),
+                    ..
+                }) => {
                     let reader =
                         self.readers.iter_mut().find(|reader| reader.session == session).unwrap();
                     let groups: Vec<u32> =
@@ -501,9 +511,13 @@ impl FlowWorld {
                     reader.settle(groups.iter().copied());
                     reader.missing.extend(groups);
                 }
-                Effect::CutReader { slot, reader: id, .. } => self.cut(slot, id),
-                Effect::FailSlot { slot, .. } => drop(self.puts.remove(&slot)),
-                _ => {}
+                Effect::Slot(SlotEffect::CutReader { slot, reader: id, .. }) => self.cut(slot, id),
+                Effect::Slot(SlotEffect::Fail { slot, .. }) => drop(self.puts.remove(&slot)),
+                Effect::Session(_)
+                | Effect::Master(_)
+                | Effect::Slot(_)
+                | Effect::Link(_)
+                | Effect::Call(_) => {}
             }
         }
     }

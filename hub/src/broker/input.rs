@@ -71,8 +71,26 @@ pub struct Rejections {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "inputs are handled one by one, and none is kept")]
 pub enum Input {
+    /// From the socket of a device.
+    Session(SessionInput),
+    /// From the socket of the master, or for its report.
+    Master(MasterInput),
+    /// From the upload into a slot, and what was learnt from its bytes.
+    Slot(SlotInput),
+    /// From the readers of slots.
+    Reader(ReaderInput),
+    /// From the response that reads a link.
+    Link(LinkInput),
+    /// From an HTTP request that asks about a link.
+    Call(CallInput),
+}
+
+/// Something that happened on the socket of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "inputs are handled one by one, and none is kept")]
+pub enum SessionInput {
     /// The edge verified a device's key proof.
-    SessionOpened {
+    Opened {
         /// The session, as the driver named it.
         session: SessionId,
         /// What the device proved at the handshake.
@@ -88,32 +106,40 @@ pub enum Input {
         reference: Option<Ref>,
     },
     /// A device's socket ended.
-    SessionClosed {
+    Closed {
         /// The session, as the driver named it.
         session: SessionId,
     },
+}
 
+/// Something that happened on the socket of the master, or belongs in its report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MasterInput {
     /// The edge verified a master's mac and that its term is the highest of this boot.
-    MasterOpened {
+    Opened {
         /// The session, as the driver named it.
         session: SessionId,
     },
     /// The master sent a message.
-    MasterMessage {
+    MessageReceived {
         /// The session, as the driver named it.
         session: SessionId,
         /// The message with its addresses.
         frame: Box<MasterFrame<MasterToRelay>>,
     },
     /// The master's socket ended.
-    MasterClosed {
+    Closed {
         /// The session, as the driver named it.
         session: SessionId,
     },
     /// What the relay refused and closed since it started, told about once a second: time to report
     /// to the master.
     RejectionsCounted(Rejections),
+}
 
+/// How the upload into a slot goes, and what the relay learnt from bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotInput {
     /// The head of the slot's PUT was accepted.
     PutStarted {
         /// The slot, as the broker named it.
@@ -133,37 +159,6 @@ pub enum Input {
         /// The file whose bytes are wrong, in a body of several.
         culprit: Option<FileRef>,
     },
-    /// A reader redeemed its ticket.
-    ReaderStarted {
-        /// The slot, as the broker named it.
-        slot: SlotId,
-        /// The reader of the slot.
-        reader: ReaderId,
-    },
-    /// Its last byte is with the transport, or its body broke.
-    ReaderLeft {
-        /// The slot, as the broker named it.
-        slot: SlotId,
-        /// The reader of the slot.
-        reader: ReaderId,
-        /// Bytes that left the relay.
-        delivered: u64,
-    },
-    /// How many bytes running bodies have delivered so far, looked at about twice a second, all at
-    /// once.
-    ReadersMoved {
-        /// Bytes that each reader has been sent so far.
-        moved: Vec<(SlotId, ReaderId, u64)>,
-    },
-    /// A reader took nothing for two seconds, or moves again.
-    ReaderStill {
-        /// The slot, as the broker named it.
-        slot: SlotId,
-        /// The reader of the slot.
-        reader: ReaderId,
-        /// True when the reader takes nothing.
-        still: bool,
-    },
     /// All groups of a file are pinned: this is what they merge to.
     RootKnown {
         /// The file and its owner.
@@ -181,48 +176,56 @@ pub enum Input {
         /// The file and its owner.
         file: FileRef,
     },
+}
 
-    /// A request for a link arrived.
-    LinkOpened {
-        /// Names the question that waits for an answer.
-        call: CallId,
-        /// The link's key, as it stood in the address.
-        link: Link,
+/// How readers of slots get on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReaderInput {
+    /// A reader redeemed its ticket.
+    Started {
+        /// The slot, as the broker named it.
+        slot: SlotId,
+        /// The reader of the slot.
+        reader: ReaderId,
     },
-    /// A link whose uses are counted is about to be read.
-    LinkBegun {
-        /// Names the question that waits for an answer.
-        call: CallId,
-        /// The link's key, as it stood in the address.
-        link: Link,
-        /// From its first byte to its last.
-        whole: bool,
-        /// Bytes that the request asks for.
-        bytes: u64,
+    /// Its last byte is with the transport, or its body broke.
+    Left {
+        /// The slot, as the broker named it.
+        slot: SlotId,
+        /// The reader of the slot.
+        reader: ReaderId,
+        /// Bytes that left the relay.
+        delivered: u64,
     },
+    /// How many bytes running bodies have delivered so far, looked at about twice a second, all at
+    /// once.
+    Moved {
+        /// Bytes that each reader has been sent so far.
+        moved: Vec<(SlotId, ReaderId, u64)>,
+    },
+    /// A reader took nothing for two seconds, or moves again.
+    Still {
+        /// The slot, as the broker named it.
+        slot: SlotId,
+        /// The reader of the slot.
+        reader: ReaderId,
+        /// True when the reader takes nothing.
+        still: bool,
+    },
+}
+
+/// What a link's response wants, gives up or has sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkInput {
     /// Bytes that `LinkBegun` counted and that did not go out.
-    LinkUnread {
+    Unread {
         /// Names the link; its key is known to nobody here.
         hash: LinkHash,
         /// Bytes that did not go out.
         bytes: u64,
     },
-    /// A link's response wants the next members of its archive.
-    LinkPageWanted {
-        /// Names the question that waits for an answer.
-        call: CallId,
-        /// The response that reads the link.
-        reader: LinkReader,
-        /// The members that are asked for.
-        page: LinkPage,
-    },
-    /// The HTTP request behind `call` is gone.
-    CallLeft {
-        /// Names the question that waits for an answer.
-        call: CallId,
-    },
     /// A link's response wants groups of one owner's files, as one run.
-    LinkWanted {
+    Wanted {
         /// The response that reads the link.
         reader: LinkReader,
         /// Names the link; its key is known to nobody here.
@@ -233,18 +236,55 @@ pub enum Input {
         pieces: Vec<WantedSpan>,
     },
     /// A link's response gave up its wants up to this number (all: `u64::MAX`, when it is over).
-    LinkLeft {
+    Left {
         /// The response that reads the link.
         reader: LinkReader,
         /// Number of the last want that is given up.
         up_to: u64,
     },
     /// Bytes went out through a link.
-    LinkMoved {
+    Moved {
         /// Names the link; its key is known to nobody here.
         hash: LinkHash,
         /// How far the transfer is.
         progress: LinkProgress,
+    },
+}
+
+/// A question about a link that is answered with an effect, or the end of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallInput {
+    /// A request for a link arrived.
+    LinkOpened {
+        /// Names the question that waits for an answer.
+        call: CallId,
+        /// The link's key, as it stood in the address.
+        link: Link,
+    },
+    /// A link whose uses are counted is about to be read.
+    UseBegun {
+        /// Names the question that waits for an answer.
+        call: CallId,
+        /// The link's key, as it stood in the address.
+        link: Link,
+        /// From its first byte to its last.
+        whole: bool,
+        /// Bytes that the request asks for.
+        bytes: u64,
+    },
+    /// A link's response wants the next members of its archive.
+    PageWanted {
+        /// Names the question that waits for an answer.
+        call: CallId,
+        /// The response that reads the link.
+        reader: LinkReader,
+        /// The members that are asked for.
+        page: LinkPage,
+    },
+    /// The HTTP request behind `call` is gone.
+    Left {
+        /// Names the question that waits for an answer.
+        call: CallId,
     },
 }
 

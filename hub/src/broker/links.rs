@@ -87,12 +87,12 @@ impl Broker {
             self.ask(now, asker, owner, BodyKind::Bytes, pieces, None);
         } else {
             let file = FileRef { public_id: owner, file_id: pieces[0].file_id };
-            self.effects.push(Effect::LinkFailed {
+            self.effects.push(Effect::Link(LinkEffect::Failed {
                 reader,
                 want,
                 code: FailureCode::FileGone,
                 file,
-            });
+            }));
         }
     }
 
@@ -122,17 +122,19 @@ impl Broker {
         if !code.may_retry() {
             return self.tell_link_failed(&ask, code);
         }
-        self.effects.push(Effect::LinkWaits { reader, want, code });
+        self.effects.push(Effect::Link(LinkEffect::Waits { reader, want, code }));
         ask.tries += 1;
-        ask.parked = match code {
-            FailureCode::OwnerAway => WaitReason::Owner,
-            FailureCode::ServerNotReady => WaitReason::Hub,
-            _ => {
-                let longest = 200u64.saturating_mul(1 << ask.tries.min(10)).min(15_000);
-                let wait = self.ids.below(longest) + 1;
-                self.deadlines.set(Timer::AskRetry(ask.id), now.plus(wait));
-                WaitReason::Retry
-            }
+        // Owner and master are told of when they come; anything else is tried again after a while
+        // that doubles, so that the askers of a busy holder do not come back all at once.
+        ask.parked = if code == FailureCode::OwnerAway {
+            WaitReason::Owner
+        } else if code == FailureCode::ServerNotReady {
+            WaitReason::Hub
+        } else {
+            let longest = 200u64.saturating_mul(1 << ask.tries.min(10)).min(15_000);
+            let wait = self.ids.below(longest) + 1;
+            self.deadlines.set(Timer::AskRetry(ask.id), now.plus(wait));
+            WaitReason::Retry
         };
         self.asks.insert(ask.id, ask);
     }
@@ -143,7 +145,7 @@ impl Broker {
             return;
         };
         let file = ask.file(piece);
-        self.effects.push(Effect::LinkFailed { reader, want, code, file });
+        self.effects.push(Effect::Link(LinkEffect::Failed { reader, want, code, file }));
     }
 
     /// A link is over, for anybody's reasons: its responses are cut.
@@ -160,7 +162,7 @@ impl Broker {
         }
         // Who waits in a slot that is not filling yet would hear nothing of its end.
         for (reader, want, file) in self.slots.links_untold(ours) {
-            self.effects.push(Effect::LinkFailed { reader, want, code, file });
+            self.effects.push(Effect::Link(LinkEffect::Failed { reader, want, code, file }));
         }
         self.end_asks_where(now, ours, code);
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use lanyard_protocol::message::*;
 use lanyard_protocol::{
-    CloseCode, DeviceId, FailureCode, MasterFrame, MasterToRelay, Membership, Ref, RelayToDevice,
-    RelayToMaster, Resume, SessionAddress,
+    CloseCode, DeviceId, FailureCode, FileRef, MasterFrame, MasterToRelay, Membership, Recipient,
+    Ref, RelayToDevice, RelayToMaster, RequestId, Resume, SessionAddress,
 };
 
 use super::*;
@@ -45,6 +45,15 @@ impl MasterState {
     }
 }
 
+/// Where a message of the master goes, and whose request it answers.
+struct MessageRoute {
+    /// One device; `None` means everybody who may hear of it.
+    to: Option<Recipient>,
+    reference: Option<Ref>,
+    /// The session that caused a change, which hears it with its own reference.
+    answer: Option<(SessionAddress, Ref)>,
+}
+
 impl Broker {
     pub(super) fn hub_ready(&self) -> bool {
         self.master.ready && self.master.session.is_some()
@@ -53,7 +62,10 @@ impl Broker {
     /// A newer master closes the older; it is ready after the last page of its roster.
     pub(super) fn master_opened(&mut self, now: Moment, session: SessionId) {
         if let Some(old) = self.master.session {
-            self.effects.push(Effect::CloseMaster { session: old, code: CloseCode::Superseded });
+            self.effects.push(Effect::Master(MasterEffect::Close {
+                session: old,
+                code: CloseCode::Superseded,
+            }));
             self.master_closed(now, old);
         }
         self.master.session = Some(session);
@@ -95,70 +107,105 @@ impl Broker {
         }
         if let MasterToRelay::Ping(empty) = message {
             let frame = MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::Pong(empty)) };
-            self.effects.push(Effect::SendMaster { session, frame: Box::new(frame) });
+            self.effects
+                .push(Effect::Master(MasterEffect::Send { session, frame: Box::new(frame) }));
             return;
         }
-        if !self.master.ready {
-            return;
-        }
-        let answer = ref_to.zip(reference.clone());
-        match message {
-            MasterToRelay::FileGrant(grant) => self.files_granted(now, grant, reference),
-            MasterToRelay::LinkGrant(grant) => self.link_granted(now, grant, reference),
-            MasterToRelay::LinkMembers(members) => self.link_members(now, members, reference),
-            MasterToRelay::LinkMade(made) => {
-                self.links.link_made(&made.link.link_hash);
-                self.tell_maker(made.link.public_id, RelayToDevice::LinkMade(made), answer);
-            }
-            MasterToRelay::LinkDropped(dropped) => {
-                self.link_over(now, dropped.link_hash, FailureCode::Cancelled);
-                self.tell_maker(dropped.public_id, RelayToDevice::LinkDropped(dropped), answer);
-            }
-            MasterToRelay::RequestFailed(no) if to.is_none() => {
-                self.relay_request_failed(now, no, reference)
-            }
-            MasterToRelay::ApproveClient(approve) => self.freeze_knock(session, approve, reference),
-            MasterToRelay::ClientApproved(approved) => self.client_approved(now, approved, answer),
-            MasterToRelay::DisApproveClient(no) => self.client_refused(now, no, answer),
-            MasterToRelay::ForgetClient(forget) => {
-                self.master.refused.remove(&forget.public_id);
-            }
-            MasterToRelay::ApprovalChallenge(challenge) => {
-                if let Some(id) = self.sessions.knocking(&challenge.request_id) {
-                    self.send(id, RelayToDevice::ApprovalChallenge(challenge), None);
-                }
-            }
-            MasterToRelay::ApprovalOpen(opening) => {
-                if let Some(id) = self.sessions.knocking(&opening.request_id) {
-                    self.send(id, RelayToDevice::ApprovalOpen(opening), None);
-                }
-            }
-            MasterToRelay::ApprovalClosed(closed) => {
-                if let Some(id) = self.sessions.knocking(&closed.request_id) {
-                    self.send(id, RelayToDevice::ApprovalClosed(closed), None);
-                }
-            }
-            MasterToRelay::ApprovalRestart(restart) => self.restart_knock(restart.request_id),
-            other => self.pass_on(now, other, to, reference, answer),
+        if self.master.ready {
+            let answer = ref_to.zip(reference.clone());
+            self.ready_message(now, session, message, MessageRoute { to, reference, answer });
         }
     }
 
-    /// Lists and changes, for one device or for all.
-    fn pass_on(
+    /// Acts on a message of a master whose roster is known. Whatever concerns devices is passed on
+    /// after the broker learnt what it needs of it.
+    fn ready_message(
         &mut self,
         now: Moment,
+        session: SessionId,
         message: MasterToRelay,
-        to: Option<lanyard_protocol::Recipient>,
-        reference: Option<Ref>,
-        answer: Option<(SessionAddress, Ref)>,
+        route: MessageRoute,
     ) {
-        self.learn(now, &message);
-        let Some(message) = towards_devices(message) else { return };
-        let Some(to) = to else { return self.broadcast_approved(message, answer) };
-        let is_refusal = matches!(message, RelayToDevice::RequestFailed(_));
-        let sessions = if is_refusal { self.recipients(to) } else { self.approved_recipients(to) };
+        use MasterToRelay as M;
+        use RelayToDevice as D;
+        let reference = route.reference.clone();
+        match message {
+            // Both are dealt with before the hub is ready.
+            M::MasterAppRegister(_) | M::MasterRoster(_) | M::Ping(_) => {}
+            M::FileGrant(grant) => self.files_granted(now, grant, reference),
+            M::LinkGrant(grant) => self.link_granted(now, grant, reference),
+            M::LinkMembers(members) => self.link_members(now, members, reference),
+            M::LinkMade(made) => {
+                self.links.link_made(&made.link.link_hash);
+                self.tell_maker(made.link.public_id, D::LinkMade(made), route.answer);
+            }
+            M::LinkDropped(dropped) => {
+                self.link_over(now, dropped.link_hash, FailureCode::Cancelled);
+                self.tell_maker(dropped.public_id, D::LinkDropped(dropped), route.answer);
+            }
+            M::RequestFailed(no) => match route.to {
+                None => self.relay_request_failed(now, no, reference),
+                Some(to) => self.send_all(self.recipients(to), D::RequestFailed(no), reference),
+            },
+            M::ApproveClient(approve) => self.freeze_knock(session, approve, reference),
+            M::ClientApproved(approved) => self.client_approved(now, approved, route.answer),
+            M::DisApproveClient(no) => self.client_refused(now, no, route.answer),
+            M::ForgetClient(forget) => _ = self.master.refused.remove(&forget.public_id),
+            M::ApprovalChallenge(m) => self.tell_knocking(m.request_id, D::ApprovalChallenge(m)),
+            M::ApprovalOpen(m) => self.tell_knocking(m.request_id, D::ApprovalOpen(m)),
+            M::ApprovalClosed(m) => self.tell_knocking(m.request_id, D::ApprovalClosed(m)),
+            M::ApprovalRestart(restart) => self.restart_knock(restart.request_id),
+            M::FilesAdded(m) => {
+                self.files_added(now, &m);
+                self.pass_on(D::FilesAdded(m), route);
+            }
+            M::FilesUpdated(m) => {
+                self.files_updated(&m);
+                self.pass_on(D::FilesUpdated(m), route);
+            }
+            M::FileRemoved(m) => {
+                self.files_removed(now, &m);
+                self.pass_on(D::FileRemoved(m), route);
+            }
+            M::FilesWithdrawn(m) => {
+                self.master.head = Resume { epoch: m.epoch, revision: m.revision };
+                self.pass_on(D::FilesWithdrawn(m), route);
+            }
+            M::ClientUpdated(m) => {
+                self.master.head = Resume { epoch: m.epoch, revision: m.revision };
+                self.pass_on(D::ClientUpdated(m), route);
+            }
+            M::FeedPage(m) => self.pass_on(D::FeedPage(m), route),
+            M::AddFilesAck(m) => self.pass_on(D::AddFilesAck(m), route),
+            M::RemoveFileAck(m) => self.pass_on(D::RemoveFileAck(m), route),
+            M::UpdateNameAck(m) => self.pass_on(D::UpdateNameAck(m), route),
+            M::LinksPage(m) => self.pass_on(D::LinksPage(m), route),
+        }
+    }
+
+    /// Sends a list or a change to one device or to all, approved ones only.
+    fn pass_on(&mut self, message: RelayToDevice, route: MessageRoute) {
+        let MessageRoute { to, reference, answer } = route;
+        match to {
+            Some(to) => self.send_all(self.approved_recipients(to), message, reference),
+            None => self.broadcast_approved(message, answer),
+        }
+    }
+
+    fn send_all(
+        &mut self,
+        sessions: Vec<SessionId>,
+        message: RelayToDevice,
+        reference: Option<Ref>,
+    ) {
         for id in sessions {
             self.send(id, message.clone(), reference.clone());
+        }
+    }
+
+    fn tell_knocking(&mut self, request: RequestId, message: RelayToDevice) {
+        if let Some(id) = self.sessions.knocking(&request) {
+            self.send(id, message, None);
         }
     }
 
@@ -174,41 +221,31 @@ impl Broker {
         self.broadcast(sessions, message, answer);
     }
 
-    /// What the broker itself needs of a change.
-    fn learn(&mut self, now: Moment, message: &MasterToRelay) {
-        let stands = match message {
-            MasterToRelay::FilesAdded(added) => {
-                for entry in &added.files {
-                    self.grants.renew(entry);
-                    self.blame.listed(&entry.file_ref());
-                }
-                self.retry_parked(now);
-                Some((added.epoch, added.revision))
-            }
-            MasterToRelay::FilesUpdated(updated) => {
-                for known in &updated.files {
-                    let file = FileRef { public_id: updated.public_id, file_id: known.file_id };
-                    self.grants.set_root(&file, known.root);
-                }
-                Some((updated.epoch, updated.revision))
-            }
-            MasterToRelay::FileRemoved(removed) => {
-                let public_id = removed.public_id;
-                let files =
-                    removed.file_ids.iter().map(|id| FileRef { public_id, file_id: *id }).collect();
-                self.files_removed(now, &files);
-                Some((removed.epoch, removed.revision))
-            }
-            MasterToRelay::FilesWithdrawn(m) => Some((m.epoch, m.revision)),
-            MasterToRelay::ClientUpdated(m) => Some((m.epoch, m.revision)),
-            _ => None,
-        };
-        if let Some((epoch, revision)) = stands {
-            self.master.head = Resume { epoch, revision };
+    fn files_added(&mut self, now: Moment, added: &FilesAdded) {
+        for entry in &added.files {
+            self.grants.renew(entry);
+            self.blame.listed(&entry.file_ref());
         }
+        self.retry_parked(now);
+        self.master.head = Resume { epoch: added.epoch, revision: added.revision };
     }
 
-    fn files_removed(&mut self, now: Moment, files: &BTreeSet<FileRef>) {
+    fn files_updated(&mut self, updated: &FilesUpdated) {
+        for known in &updated.files {
+            let file = FileRef { public_id: updated.public_id, file_id: known.file_id };
+            self.grants.set_root(&file, known.root);
+        }
+        self.master.head = Resume { epoch: updated.epoch, revision: updated.revision };
+    }
+
+    fn files_removed(&mut self, now: Moment, removed: &FileRemoved) {
+        let public_id = removed.public_id;
+        let files = removed.file_ids.iter().map(|id| FileRef { public_id, file_id: *id }).collect();
+        self.end_removed(now, &files);
+        self.master.head = Resume { epoch: removed.epoch, revision: removed.revision };
+    }
+
+    fn end_removed(&mut self, now: Moment, files: &BTreeSet<FileRef>) {
         for file in files {
             self.grants.remove(file);
             self.blame.removed(now, file);
@@ -286,7 +323,7 @@ impl Broker {
                         self.tell_presence(device, false, None);
                     }
                 }
-                _ => {}
+                Membership::Approved | Membership::Pending | Membership::Unknown => {}
             }
         }
         for (id, device) in admitted {
@@ -305,7 +342,7 @@ impl Broker {
                 session.frozen_knock = true;
                 RelayToMaster::ApproveClientAck(ApproveClientAck { public_id, request_id })
             }
-            _ => RelayToMaster::RequestFailed(RequestFailed {
+            Some(_) | None => RelayToMaster::RequestFailed(RequestFailed {
                 code: FailureCode::StaleRequest,
                 message: FailureCode::StaleRequest.sentence().into(),
                 retry_after_ms: None,
@@ -313,7 +350,8 @@ impl Broker {
             }),
         };
         let frame = MasterFrame { reference, ..MasterFrame::plain(message) };
-        self.effects.push(Effect::SendMaster { session: master, frame: Box::new(frame) });
+        self.effects
+            .push(Effect::Master(MasterEffect::Send { session: master, frame: Box::new(frame) }));
     }
 
     /// On the master's disk already: its sessions belong, and everybody hears of it.
@@ -401,23 +439,5 @@ fn refusal(device: DeviceId, head: Resume) -> RelayToDevice {
         epoch: head.epoch,
         revision: head.revision,
         audience: Audience::All,
-    })
-}
-
-/// The same message as devices know it; `None` for what is not theirs.
-fn towards_devices(message: MasterToRelay) -> Option<RelayToDevice> {
-    Some(match message {
-        MasterToRelay::ClientUpdated(m) => RelayToDevice::ClientUpdated(m),
-        MasterToRelay::FeedPage(m) => RelayToDevice::FeedPage(m),
-        MasterToRelay::FilesAdded(m) => RelayToDevice::FilesAdded(m),
-        MasterToRelay::FilesUpdated(m) => RelayToDevice::FilesUpdated(m),
-        MasterToRelay::FileRemoved(m) => RelayToDevice::FileRemoved(m),
-        MasterToRelay::FilesWithdrawn(m) => RelayToDevice::FilesWithdrawn(m),
-        MasterToRelay::AddFilesAck(m) => RelayToDevice::AddFilesAck(m),
-        MasterToRelay::RemoveFileAck(m) => RelayToDevice::RemoveFileAck(m),
-        MasterToRelay::UpdateNameAck(m) => RelayToDevice::UpdateNameAck(m),
-        MasterToRelay::LinksPage(m) => RelayToDevice::LinksPage(m),
-        MasterToRelay::RequestFailed(m) => RelayToDevice::RequestFailed(m),
-        _ => return None,
     })
 }

@@ -162,7 +162,11 @@ fn report(
     let owners = owners(sessions, public_id);
     for id in std::iter::once(session).chain(owners.into_iter().filter(|id| *id != session)) {
         let message = RelayToDevice::TransferProgress(progress.clone());
-        effects.push(Effect::Send { session: id, message, reference: None });
+        effects.push(Effect::Session(SessionEffect::Send {
+            session: id,
+            message,
+            reference: None,
+        }));
     }
 }
 

@@ -647,10 +647,12 @@ impl Broker {
             no.file_id.zip(owner).map(|(file_id, public_id)| FileRef { public_id, file_id });
         let culprit = culprit.filter(|file| self.slots.get(slot).is_some_and(|s| s.has_file(file)));
         let culprit = culprit.or_else(|| self.slots.get(slot).and_then(|s| s.only_file()));
-        let code = match no.code {
-            FailureCode::FileGone | FailureCode::FileChanged | FailureCode::NoHashes => no.code,
-            _ => FailureCode::Busy,
-        };
+        let is_final = matches!(
+            no.code,
+            FailureCode::FileGone | FailureCode::FileChanged | FailureCode::NoHashes
+        );
+        // Any other reason is the holder's own affair: its askers try again.
+        let code = if is_final { no.code } else { FailureCode::Busy };
         self.fail_slot(now, slot, code, culprit, false);
         if let (FailureCode::FileChanged, Some(file)) = (code, culprit) {
             self.file_changed(now, file);

@@ -20,7 +20,11 @@ impl Broker {
         }
         let answered =
             answer.and_then(|(address, reference)| Some((self.sessions.at(address)?, reference)));
-        self.effects.push(Effect::Broadcast { sessions, message, answered });
+        self.effects.push(Effect::Session(SessionEffect::Broadcast {
+            sessions,
+            message,
+            answered,
+        }));
     }
 
     /// Passes a change of the master's on to everybody approved.
@@ -51,13 +55,16 @@ impl Broker {
         }
     }
 
-    /// Passes a device's request on to the master, or answers that it is away.
+    /// Passes an approved device's request on to the master, or answers why not.
     pub(super) fn ask_master(
         &mut self,
         id: SessionId,
         message: RelayToMaster,
         reference: Option<Ref>,
     ) {
+        if !self.admits(id, &reference) {
+            return;
+        }
         let Some(session) = self.sessions.get(id) else { return };
         let from = session.address();
         if !self.hub_ready() {
@@ -83,7 +90,8 @@ impl Broker {
         }
         if let Some(session) = self.master.session {
             let frame = MasterFrame { message, reference, from, to: None, ref_to: None };
-            self.effects.push(Effect::SendMaster { session, frame: Box::new(frame) });
+            self.effects
+                .push(Effect::Master(MasterEffect::Send { session, frame: Box::new(frame) }));
         }
     }
 

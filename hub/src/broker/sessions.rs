@@ -208,20 +208,23 @@ impl Broker {
     pub(super) fn session_opened(&mut self, now: Moment, id: SessionId, identity: Identity) {
         let at = SessionAddress { public_id: identity.public_id, instance: identity.instance };
         if let Some(old) = self.sessions.at(at) {
-            self.effects.push(Effect::Close { session: old, code: CloseCode::Superseded });
+            self.effects.push(Effect::Session(SessionEffect::Close {
+                session: old,
+                code: CloseCode::Superseded,
+            }));
             self.session_closed(now, old);
         }
         let membership = self.master.membership(identity.public_id);
         let source = SourceAddress::of(&identity.address);
         if let Some(code) = self.refuses(now, &identity, source, membership) {
             if membership == Membership::Disapproved {
-                self.effects.push(Effect::Acknowledge {
+                self.effects.push(Effect::Session(SessionEffect::Acknowledge {
                     session: id,
                     membership,
                     hub_ready: self.hub_ready(),
-                });
+                }));
             }
-            self.effects.push(Effect::Close { session: id, code });
+            self.effects.push(Effect::Session(SessionEffect::Close { session: id, code }));
             return;
         }
         let device = identity.public_id;
@@ -238,11 +241,11 @@ impl Broker {
             last_ask: None,
         };
         self.sessions.insert(id, session);
-        self.effects.push(Effect::Acknowledge {
+        self.effects.push(Effect::Session(SessionEffect::Acknowledge {
             session: id,
             membership,
             hub_ready: self.hub_ready(),
-        });
+        }));
         match membership {
             Membership::Pending => self.knock(id),
             Membership::Approved => self.came_back(now, id, was_present),
@@ -399,36 +402,22 @@ impl Broker {
             DeviceToRelay::ClientRegister(_) => self.close(now, id, CloseCode::BadMessage),
             DeviceToRelay::ApprovalReveal(reveal) => self.revealed(now, id, reveal),
             DeviceToRelay::ApprovalCommit(commit) => self.committed_anew(id, commit),
-            other => self.approved_message(now, id, other, reference),
-        }
-    }
-
-    fn approved_message(
-        &mut self,
-        now: Moment,
-        id: SessionId,
-        message: DeviceToRelay,
-        reference: Option<Ref>,
-    ) {
-        let Some(session) = self.sessions.get(id) else { return };
-        let is_notice =
-            matches!(message, DeviceToRelay::CancelChunk(_) | DeviceToRelay::ChunkUnavailable(_));
-        if !session.is_approved() {
-            let code = match session.membership {
-                Membership::Unknown => FailureCode::ServerNotReady,
-                _ => FailureCode::NotApproved,
-            };
-            if !is_notice {
-                self.fail(id, code, reference);
-            }
-            return;
-        }
-        match message {
             DeviceToRelay::RequestChunk(request) => {
-                self.chunk_requested(now, id, request, reference)
+                if self.admits(id, &reference) {
+                    self.chunk_requested(now, id, request, reference);
+                }
             }
-            DeviceToRelay::CancelChunk(cancel) => self.chunk_cancelled(now, id, cancel, reference),
-            DeviceToRelay::ChunkUnavailable(no) => self.chunk_unavailable(now, id, no),
+            // Both are notices: nobody waits for an answer, so a stranger gets none.
+            DeviceToRelay::CancelChunk(cancel) => {
+                if self.is_approved(id) {
+                    self.chunk_cancelled(now, id, cancel, reference);
+                }
+            }
+            DeviceToRelay::ChunkUnavailable(no) => {
+                if self.is_approved(id) {
+                    self.chunk_unavailable(now, id, no);
+                }
+            }
             DeviceToRelay::UpdateName(m) => {
                 self.ask_master(id, RelayToMaster::UpdateName(m), reference)
             }
@@ -450,11 +439,23 @@ impl Broker {
             DeviceToRelay::LinkDrop(m) => {
                 self.ask_master(id, RelayToMaster::LinkDrop(m), reference)
             }
-            DeviceToRelay::Ping(_)
-            | DeviceToRelay::ClientRegister(_)
-            | DeviceToRelay::ApprovalReveal(_)
-            | DeviceToRelay::ApprovalCommit(_) => {}
         }
+    }
+
+    fn is_approved(&self, id: SessionId) -> bool {
+        self.sessions.get(id).is_some_and(Session::is_approved)
+    }
+
+    /// Returns true for an approved session; any other is told why it is refused.
+    pub(super) fn admits(&mut self, id: SessionId, reference: &Option<Ref>) -> bool {
+        let Some(session) = self.sessions.get(id) else { return false };
+        let code = match session.membership {
+            Membership::Approved => return true,
+            Membership::Unknown => FailureCode::ServerNotReady,
+            Membership::Pending | Membership::Disapproved => FailureCode::NotApproved,
+        };
+        self.fail(id, code, reference.clone());
+        false
     }
 
     /// The one "no".
@@ -469,7 +470,7 @@ impl Broker {
     }
 
     pub(super) fn close(&mut self, now: Moment, id: SessionId, code: CloseCode) {
-        self.effects.push(Effect::Close { session: id, code });
+        self.effects.push(Effect::Session(SessionEffect::Close { session: id, code }));
         self.session_closed(now, id);
     }
 

@@ -53,7 +53,7 @@ impl Broker {
         self.slots.insert(id, slot);
         self.tally.opened_runs += 1;
         self.tally.opened_bytes += length;
-        self.effects.push(Effect::OpenSlot(Box::new(new)));
+        self.effects.push(Effect::Slot(SlotEffect::Open(Box::new(new))));
         self.deadlines.set(Timer::PutStart(id), now.plus(PUT_TICKET_MS));
         let message = UploadChunkRequest {
             ticket,
@@ -112,7 +112,7 @@ impl Broker {
             cached_since: None,
         };
         self.slots.insert(id, slot);
-        self.effects.push(Effect::OpenHashes { slot: id, file, length });
+        self.effects.push(Effect::Slot(SlotEffect::OpenHashes { slot: id, file, length }));
         self.join(now, id, ask.asker, &ask.pieces);
     }
 
@@ -175,7 +175,13 @@ impl Broker {
                 let length = ranges.iter().map(|r| r.end - r.start).sum();
                 let pieces = waiter.pieces.clone();
                 self.deadlines.set(Timer::GetStart(id, reader), now.plus(GET_TICKET_MS));
-                self.effects.push(Effect::GrantRead { ticket, session, slot: id, reader, ranges });
+                self.effects.push(Effect::Slot(SlotEffect::GrantRead {
+                    ticket,
+                    session,
+                    slot: id,
+                    reader,
+                    ranges,
+                }));
                 let message = ChunkReady { transfer_id: transfer, pieces, ticket, length };
                 self.send(session, RelayToDevice::ChunkReady(message), None);
             }
@@ -189,13 +195,13 @@ impl Broker {
                         (FileRef { public_id: owner, file_id: p.file_id }, p.groups, range.clone())
                     })
                     .collect();
-                self.effects.push(Effect::LinkReady {
+                self.effects.push(Effect::Link(LinkEffect::Ready {
                     reader: link,
                     want,
                     slot: id,
                     slice: reader,
                     parts,
-                });
+                }));
             }
             Requester::Relay => {}
         }
@@ -371,9 +377,9 @@ impl Broker {
         self.deadlines.clear(&Timer::GetStart(id, reader));
         let Some(waiter) = self.slots.take_waiter(id, reader) else { return };
         if let Some(ticket) = waiter.ticket.filter(|_| !waiter.started) {
-            self.effects.push(Effect::RevokeTicket { ticket });
+            self.effects.push(Effect::Slot(SlotEffect::RevokeTicket { ticket }));
         } else if waiter.told {
-            self.effects.push(Effect::CutReader { slot: id, reader, code });
+            self.effects.push(Effect::Slot(SlotEffect::CutReader { slot: id, reader, code }));
         }
         self.rest_if_unread(now, id);
     }
@@ -392,7 +398,7 @@ impl Broker {
     pub(super) fn drop_slot(&mut self, id: SlotId) {
         self.deadlines.clear(&Timer::CacheEnd(id));
         if self.slots.remove(id).is_some() {
-            self.effects.push(Effect::DropSlot { slot: id });
+            self.effects.push(Effect::Slot(SlotEffect::Drop { slot: id }));
         }
     }
 
@@ -401,9 +407,13 @@ impl Broker {
         let Some(slot) = self.slots.remove(id) else { return };
         for reader in slot.waiters.into_keys() {
             self.deadlines.clear(&Timer::GetStart(id, reader));
-            self.effects.push(Effect::CutReader { slot: id, reader, code: FailureCode::Busy });
+            self.effects.push(Effect::Slot(SlotEffect::CutReader {
+                slot: id,
+                reader,
+                code: FailureCode::Busy,
+            }));
         }
-        self.effects.push(Effect::DropSlot { slot: id });
+        self.effects.push(Effect::Slot(SlotEffect::Drop { slot: id }));
     }
 
     /// The slot fails at once: who has not been told CHUNK_READY hears CHUNK_FAILED, who has sees
@@ -421,7 +431,7 @@ impl Broker {
             u64::from(code != FailureCode::Cancelled && code != FailureCode::BadBytes);
         self.deadlines.clear(&Timer::PutStart(id));
         self.deadlines.clear(&Timer::CacheEnd(id));
-        self.effects.push(Effect::FailSlot { slot: id, code });
+        self.effects.push(Effect::Slot(SlotEffect::Fail { slot: id, code }));
         if tell_holder && slot.phase != SlotPhase::Full && self.sessions.get(slot.holder).is_some()
         {
             let message = UploadCancelled { ticket: slot.ticket, code };

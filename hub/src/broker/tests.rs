@@ -67,7 +67,7 @@ impl BrokerFixture {
     }
 
     pub(super) fn master_comes_with(&mut self, members: impl Iterator<Item = u8>) {
-        self.give(Input::MasterOpened { session: MASTER });
+        self.give(Input::Master(MasterInput::Opened { session: MASTER }));
         self.master(MasterToRelay::MasterRoster(MasterRoster {
             page: 0,
             last: true,
@@ -86,7 +86,7 @@ impl BrokerFixture {
 
     pub(super) fn drain(&mut self) {
         while let Some(effect) = self.broker.poll_effect() {
-            if let Effect::SendMaster { frame, .. } = &effect
+            if let Effect::Master(MasterEffect::Send { frame, .. }) = &effect
                 && let RelayToMaster::FileLookup(lookup) = &frame.message
             {
                 let files =
@@ -98,7 +98,10 @@ impl BrokerFixture {
                 };
                 self.broker.handle(
                     self.now,
-                    Input::MasterMessage { session: MASTER, frame: Box::new(answer) },
+                    Input::Master(MasterInput::MessageReceived {
+                        session: MASTER,
+                        frame: Box::new(answer),
+                    }),
                 );
             }
             self.effects.push(effect);
@@ -107,7 +110,7 @@ impl BrokerFixture {
 
     pub(super) fn master(&mut self, message: MasterToRelay) {
         let frame = Box::new(MasterFrame::plain(message));
-        self.give(Input::MasterMessage { session: MASTER, frame });
+        self.give(Input::Master(MasterInput::MessageReceived { session: MASTER, frame }));
     }
 
     pub(super) fn passes(&mut self, ms: u64) {
@@ -137,7 +140,7 @@ impl BrokerFixture {
             resume: None,
         };
         let session = SessionId(session);
-        self.give(Input::SessionOpened { session, identity: Box::new(identity) });
+        self.give(Input::Session(SessionInput::Opened { session, identity: Box::new(identity) }));
         session
     }
 
@@ -170,7 +173,11 @@ impl BrokerFixture {
     }
 
     pub(super) fn says_as(&mut self, session: SessionId, message: DeviceToRelay, reference: &str) {
-        self.give(Input::MessageReceived { session, message, reference: Ref::new(reference) });
+        self.give(Input::Session(SessionInput::MessageReceived {
+            session,
+            message,
+            reference: Ref::new(reference),
+        }));
     }
 
     pub(super) fn asks(&mut self, session: SessionId, n: u8, first: u32, count: u32) {
@@ -201,7 +208,9 @@ impl BrokerFixture {
         let effects = self.take();
         effects
             .into_iter()
-            .filter_map(|e| if let Effect::OpenSlot(slot) = e { Some(*slot) } else { None })
+            .filter_map(|e| {
+                if let Effect::Slot(SlotEffect::Open(slot)) = e { Some(*slot) } else { None }
+            })
             .collect()
     }
 
@@ -210,13 +219,19 @@ impl BrokerFixture {
         let mut told = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Send { session, message, .. } if *session == to => {
+                Effect::Session(SessionEffect::Send { session, message, .. }) if *session == to => {
                     told.push(message.clone())
                 }
-                Effect::Broadcast { sessions, message, .. } if sessions.contains(&to) => {
+                Effect::Session(SessionEffect::Broadcast { sessions, message, .. })
+                    if sessions.contains(&to) =>
+                {
                     told.push(message.clone())
                 }
-                _ => {}
+                Effect::Session(_)
+                | Effect::Master(_)
+                | Effect::Slot(_)
+                | Effect::Link(_)
+                | Effect::Call(_) => {}
             }
         }
         told
@@ -245,7 +260,7 @@ impl BrokerFixture {
         effects
             .iter()
             .filter_map(|e| {
-                if let Effect::GrantRead { slot, reader, .. } = e {
+                if let Effect::Slot(SlotEffect::GrantRead { slot, reader, .. }) = e {
                     Some((*slot, *reader))
                 } else {
                     None
@@ -256,14 +271,18 @@ impl BrokerFixture {
 
     /// The slot's PUT comes whole and every reader so far takes it.
     pub(super) fn completes(&mut self, slot: SlotId) {
-        self.give(Input::PutStarted { slot });
+        self.give(Input::Slot(SlotInput::PutStarted { slot }));
         let readers = Self::readers(&self.effects);
         for (at, reader) in readers.iter().filter(|(at, _)| *at == slot) {
-            self.give(Input::ReaderStarted { slot: *at, reader: *reader });
+            self.give(Input::Reader(ReaderInput::Started { slot: *at, reader: *reader }));
         }
-        self.give(Input::PutFinished { slot });
+        self.give(Input::Slot(SlotInput::PutFinished { slot }));
         for (at, reader) in readers.iter().filter(|(at, _)| *at == slot) {
-            self.give(Input::ReaderLeft { slot: *at, reader: *reader, delivered: 1 });
+            self.give(Input::Reader(ReaderInput::Left {
+                slot: *at,
+                reader: *reader,
+                delivered: 1,
+            }));
         }
     }
 }
@@ -289,7 +308,7 @@ fn a_pending_device_hears_of_nothing_but_its_own_fate() {
     assert_eq!(told.len(), 2, "{told:?}");
     let refused = |m: &RelayToDevice| matches!(m, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved);
     assert!(told.iter().all(refused), "{told:?}");
-    assert!(!effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Slot(SlotEffect::Open(_)))));
 }
 
 #[test]
@@ -302,11 +321,10 @@ fn a_request_that_comes_twice_has_one_outcome_and_a_new_one_its_own() {
     hub.take();
     hub.says_as(asker, request.clone(), "a");
     hub.says_as(asker, request.clone(), "a");
-    let slot = hub
-        .effects
-        .iter()
-        .find_map(|e| if let Effect::OpenSlot(slot) = e { Some(slot.slot) } else { None });
-    hub.give(Input::PutStarted { slot: slot.unwrap() });
+    let slot = hub.effects.iter().find_map(|e| {
+        if let Effect::Slot(SlotEffect::Open(slot)) = e { Some(slot.slot) } else { None }
+    });
+    hub.give(Input::Slot(SlotInput::PutStarted { slot: slot.unwrap() }));
     hub.says_as(asker, request.clone(), "a");
     assert_eq!(BrokerFixture::readies(&hub.take(), asker).len(), 1);
     hub.says_as(asker, request, "b");
@@ -318,10 +336,13 @@ fn a_stale_close_does_not_evict_the_newer_session() {
     let mut hub = BrokerFixture::ready(32 * MIB);
     let old = hub.opens_as(1, 1, 1);
     let new = hub.opens_as(2, 1, 1);
-    assert!(hub.effects.contains(&Effect::Close { session: old, code: CloseCode::Superseded }));
+    assert!(hub.effects.contains(&Effect::Session(SessionEffect::Close {
+        session: old,
+        code: CloseCode::Superseded
+    })));
     hub.opens_as(3, 2, 2);
     hub.take();
-    hub.give(Input::SessionClosed { session: old });
+    hub.give(Input::Session(SessionInput::Closed { session: old }));
     assert_eq!(hub.take(), vec![]);
     assert_eq!(hub.broker.sessions.of_device(device(1)), vec![new]);
 }
@@ -335,12 +356,12 @@ fn a_refused_key_is_closed_at_once_and_nobody_is_asked() {
     assert_eq!(
         effects,
         vec![
-            Effect::Acknowledge {
+            Effect::Session(SessionEffect::Acknowledge {
                 session: refused,
                 membership: Membership::Disapproved,
                 hub_ready: true
-            },
-            Effect::Close { session: refused, code: CloseCode::Revoked },
+            }),
+            Effect::Session(SessionEffect::Close { session: refused, code: CloseCode::Revoked }),
         ]
     );
 }
@@ -350,7 +371,7 @@ fn an_approval_of_a_knock_that_is_over_is_stale() {
     let mut hub = BrokerFixture::ready(32 * MIB);
     let stranger = hub.opens(7);
     let request_id = hub.broker.sessions.get(stranger).unwrap().knock.unwrap();
-    hub.give(Input::SessionClosed { session: stranger });
+    hub.give(Input::Session(SessionInput::Closed { session: stranger }));
     hub.opens_as(8, 7, 8);
     hub.take();
     hub.master(MasterToRelay::ApproveClient(ApproveClient { public_id: device(7), request_id }));
@@ -364,7 +385,7 @@ fn an_approval_of_a_knock_that_is_over_is_stale() {
     }));
     let said: Vec<_> = hub.take();
     assert!(
-        matches!(&said[..], [Effect::SendMaster { frame, .. }]
+        matches!(&said[..], [Effect::Master(MasterEffect::Send { frame, .. })]
             if matches!(&frame.message, RelayToMaster::RequestFailed(no) if no.code == FailureCode::StaleRequest)),
         "{said:?}"
     );
@@ -380,9 +401,10 @@ fn a_reveal_that_is_not_the_promised_one_ends_the_session() {
         stranger,
         DeviceToRelay::ApprovalReveal(ApprovalReveal { request_id, reveal: Reveal([1; 32]) }),
     );
-    assert!(
-        hub.take().contains(&Effect::Close { session: stranger, code: CloseCode::Unauthenticated })
-    );
+    assert!(hub.take().contains(&Effect::Session(SessionEffect::Close {
+        session: stranger,
+        code: CloseCode::Unauthenticated
+    })));
 }
 
 #[test]
@@ -391,11 +413,11 @@ fn without_a_roster_nobody_is_served_and_nobody_is_refused() {
     let early = hub.opens(2);
     assert_eq!(
         hub.take(),
-        vec![Effect::Acknowledge {
+        vec![Effect::Session(SessionEffect::Acknowledge {
             session: early,
             membership: Membership::Unknown,
             hub_ready: false
-        }]
+        })]
     );
     hub.asks(early, 1, 0, 1);
     let told = BrokerFixture::told(&hub.take(), early);
@@ -427,7 +449,7 @@ fn one_upload_serves_all_who_wait_and_all_who_come_while_it_runs() {
     let second = hub.opened();
     assert_eq!(second.len(), 1, "only what is in no live slot is asked for");
     assert_eq!(second[0].pieces[0].groups, GroupRange::new(4, 2));
-    hub.give(Input::PutStarted { slot: slot.slot });
+    hub.give(Input::Slot(SlotInput::PutStarted { slot: slot.slot }));
     let effects = hub.take();
     assert_eq!(BrokerFixture::readies(&effects, sessions[1])[0].length, MIB);
     let ready = &BrokerFixture::readies(&effects, sessions[2])[0];
@@ -435,7 +457,7 @@ fn one_upload_serves_all_who_wait_and_all_who_come_while_it_runs() {
         (ready.length, ready.pieces.clone()),
         (MIB / 2, vec![GroupSpan::new(file_id(1), 2, 2)])
     );
-    hub.give(Input::PutFinished { slot: slot.slot });
+    hub.give(Input::Slot(SlotInput::PutFinished { slot: slot.slot }));
     hub.asks(sessions[3], 1, 0, 4);
     let effects = hub.take();
     assert_eq!(
@@ -443,7 +465,7 @@ fn one_upload_serves_all_who_wait_and_all_who_come_while_it_runs() {
         1,
         "what is full is read again, not asked for again"
     );
-    assert!(!effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Slot(SlotEffect::Open(_)))));
 }
 
 #[test]
@@ -455,10 +477,10 @@ fn every_group_asked_has_exactly_one_outcome_when_the_owner_leaves() {
     hub.asks(asker, 1, 0, 4);
     hub.asks(asker, 1, 4, 4);
     let slots = hub.opened();
-    hub.give(Input::PutStarted { slot: slots[0].slot });
+    hub.give(Input::Slot(SlotInput::PutStarted { slot: slots[0].slot }));
     let effects = hub.take();
     assert_eq!(BrokerFixture::readies(&effects, asker).len(), 1);
-    hub.give(Input::SessionClosed { session: owner });
+    hub.give(Input::Session(SessionInput::Closed { session: owner }));
     let effects = hub.take();
     // The first run was announced: its GET tells. The second was not: CHUNK_FAILED does.
     assert_eq!(
@@ -466,9 +488,10 @@ fn every_group_asked_has_exactly_one_outcome_when_the_owner_leaves() {
         vec![(vec![GroupSpan::new(file_id(1), 4, 4)], FailureCode::OwnerAway)]
     );
     for slot in slots {
-        assert!(
-            effects.contains(&Effect::FailSlot { slot: slot.slot, code: FailureCode::OwnerAway })
-        );
+        assert!(effects.contains(&Effect::Slot(SlotEffect::Fail {
+            slot: slot.slot,
+            code: FailureCode::OwnerAway
+        })));
     }
     hub.asks(asker, 1, 0, 4);
     assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::OwnerAway);
@@ -542,7 +565,7 @@ fn a_run_that_waits_too_long_is_told_so() {
     hub.take();
     hub.asks(asker, 1, 0, 4);
     let slot = hub.opened().remove(0);
-    hub.give(Input::PutStarted { slot: slot.slot });
+    hub.give(Input::Slot(SlotInput::PutStarted { slot: slot.slot }));
     hub.asks(asker, 1, 4, 4);
     hub.take();
     hub.passes(31_000);
@@ -574,17 +597,20 @@ fn a_filling_slot_that_nobody_waits_for_is_called_off() {
     hub.take();
     hub.asks(asker, 1, 0, 4);
     let slot = hub.opened().remove(0);
-    hub.give(Input::PutStarted { slot: slot.slot });
+    hub.give(Input::Slot(SlotInput::PutStarted { slot: slot.slot }));
     hub.take();
     hub.says(
         asker,
         DeviceToRelay::CancelChunk(CancelChunk { transfer_id: transfer(2), pieces: None }),
     );
     let effects = hub.take();
-    assert!(effects.contains(&Effect::FailSlot { slot: slot.slot, code: FailureCode::Cancelled }));
+    assert!(effects.contains(&Effect::Slot(SlotEffect::Fail {
+        slot: slot.slot,
+        code: FailureCode::Cancelled
+    })));
     let no = UploadCancelled { ticket: slot.ticket, code: FailureCode::Cancelled };
     assert_eq!(BrokerFixture::told(&effects, owner), vec![RelayToDevice::UploadCancelled(no)]);
-    assert!(effects.iter().any(|e| matches!(e, Effect::RevokeTicket { .. })));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Slot(SlotEffect::RevokeTicket { .. }))));
     assert_eq!(hub.broker.reserved_bytes(), 0);
 }
 
@@ -598,11 +624,11 @@ fn full_slots_whose_readers_stand_still_make_room() {
     for run in 0..4 {
         hub.asks(slow, 1, run * 4, 4);
         for slot in hub.opened() {
-            hub.give(Input::PutStarted { slot: slot.slot });
+            hub.give(Input::Slot(SlotInput::PutStarted { slot: slot.slot }));
             for (slot, reader) in BrokerFixture::readers(&hub.take()) {
-                hub.give(Input::ReaderStarted { slot, reader });
-                hub.give(Input::PutFinished { slot });
-                hub.give(Input::ReaderStill { slot, reader, still: true });
+                hub.give(Input::Reader(ReaderInput::Started { slot, reader }));
+                hub.give(Input::Slot(SlotInput::PutFinished { slot }));
+                hub.give(Input::Reader(ReaderInput::Still { slot, reader, still: true }));
             }
         }
     }
@@ -611,10 +637,13 @@ fn full_slots_whose_readers_stand_still_make_room() {
     hub.asks(quick, 1, 100, 4);
     let effects = hub.take();
     assert!(
-        effects.iter().any(|e| matches!(e, Effect::CutReader { code: FailureCode::Busy, .. })),
+        effects.iter().any(|e| matches!(
+            e,
+            Effect::Slot(SlotEffect::CutReader { code: FailureCode::Busy, .. })
+        )),
         "{effects:?}"
     );
-    assert!(effects.iter().any(|e| matches!(e, Effect::OpenSlot(_))));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Slot(SlotEffect::Open(_)))));
 }
 
 /// The figures are told when a master comes, and then once for each change: a hub at rest says
@@ -622,9 +651,11 @@ fn full_slots_whose_readers_stand_still_make_room() {
 #[test]
 fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
     fn figures(hub: &mut BrokerFixture) -> Vec<RelayStatus> {
-        let told = hub.take().into_iter().filter_map(|effect| match effect {
-            Effect::SendMaster { session: MASTER, frame } => Some(frame.message),
-            _ => None,
+        let told = hub.take().into_iter().filter_map(|effect| {
+            let Effect::Master(MasterEffect::Send { session: MASTER, frame }) = effect else {
+                return None;
+            };
+            Some(frame.message)
         });
         told.filter_map(|m| {
             if let RelayToMaster::RelayStatus(status) = m { Some(status) } else { None }
@@ -633,7 +664,10 @@ fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
     }
     let counted = |count| {
         let refused = [(FailureCode::NotFound, count)].into();
-        Input::RejectionsCounted(Rejections { refused, closed: [(CloseCode::TooSlow, 1)].into() })
+        Input::Master(MasterInput::RejectionsCounted(Rejections {
+            refused,
+            closed: [(CloseCode::TooSlow, 1)].into(),
+        }))
     };
     let refused = |count| vec![RefusedCount { code: FailureCode::NotFound, count }];
     let mut hub = BrokerFixture::new(32 * MIB);
@@ -659,7 +693,7 @@ fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
     hub.give(counted(2));
     let [busy] = &figures(&mut hub)[..] else { panic!("two figures changed") };
     assert_eq!((busy.pending, busy.slot_bytes), (1, MIB));
-    hub.give(Input::MasterClosed { session: MASTER });
+    hub.give(Input::Master(MasterInput::Closed { session: MASTER }));
     hub.give(counted(3));
     assert_eq!(figures(&mut hub), []);
     hub.master_comes();
@@ -711,7 +745,7 @@ fn who_was_forgotten_in_its_sleep_wakes_up_as_a_stranger() {
             .iter()
             .any(|m| matches!(m, RelayToDevice::ClientDisconnected(_)))
     );
-    hub.give(Input::MasterClosed { session: MASTER });
+    hub.give(Input::Master(MasterInput::Closed { session: MASTER }));
     hub.master_comes_with(2..=4);
     hub.take();
     hub.says(owner, DeviceToRelay::Ping(Empty {}));
@@ -736,8 +770,12 @@ fn wrong_bytes_twice_mean_that_the_file_changed_for_good() {
         hub.take();
         hub.asks(asker, 1, 0, 4);
         let slot = hub.opened().remove(0).slot;
-        hub.give(Input::PutStarted { slot });
-        hub.give(Input::PutFailed { slot, code: FailureCode::BadBytes, culprit: Some(file) });
+        hub.give(Input::Slot(SlotInput::PutStarted { slot }));
+        hub.give(Input::Slot(SlotInput::PutFailed {
+            slot,
+            code: FailureCode::BadBytes,
+            culprit: Some(file),
+        }));
         hub.take()
     };
     let effects = bad(&mut hub);
@@ -752,7 +790,7 @@ fn wrong_bytes_twice_mean_that_the_file_changed_for_good() {
             .iter()
             .any(|m| matches!(m, RelayToDevice::FileChanged(_)))
     );
-    assert!(effects.contains(&Effect::ForgetHashes { file }));
+    assert!(effects.contains(&Effect::Slot(SlotEffect::ForgetHashes { file })));
     hub.asks(asker, 1, 0, 4);
     assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::FileChanged);
 }
@@ -769,9 +807,17 @@ fn whoever_is_cut_by_a_change_hears_of_the_change_and_not_that_the_file_is_gone(
         hub.take();
         hub.asks(asker, 1, 0, 4);
         let slot = hub.opened().remove(0).slot;
-        hub.give(Input::PutStarted { slot });
-        hub.give(Input::PutFailed { slot, code: FailureCode::BadBytes, culprit: Some(file) });
-        assert!(hub.effects.contains(&Effect::FailSlot { slot, code }), "{:?}", hub.effects);
+        hub.give(Input::Slot(SlotInput::PutStarted { slot }));
+        hub.give(Input::Slot(SlotInput::PutFailed {
+            slot,
+            code: FailureCode::BadBytes,
+            culprit: Some(file),
+        }));
+        assert!(
+            hub.effects.contains(&Effect::Slot(SlotEffect::Fail { slot, code })),
+            "{:?}",
+            hub.effects
+        );
     }
     let removed = FileRemoved {
         public_id: device(1),
@@ -842,7 +888,9 @@ fn a_removed_file_ends_its_slots_and_asks_at_once() {
         audience: Audience::All,
     }));
     let effects = hub.take();
-    assert!(effects.contains(&Effect::FailSlot { slot, code: FailureCode::FileGone }));
+    assert!(
+        effects.contains(&Effect::Slot(SlotEffect::Fail { slot, code: FailureCode::FileGone }))
+    );
     let failures = BrokerFixture::failures(&effects, asker);
     assert_eq!(failures.len(), 2);
     assert!(failures.iter().all(|(_, code)| *code == FailureCode::FileGone));
@@ -868,8 +916,15 @@ fn turning_a_device_away_ends_both_directions_and_closes_it_last() {
         revision: 8,
     }));
     let effects = hub.take();
-    assert!(effects.iter().any(|e| matches!(e, Effect::FailSlot { slot: s, .. } if *s == slot)));
-    assert!(effects.contains(&Effect::Close { session: owner, code: CloseCode::Revoked }));
+    assert!(
+        effects
+            .iter()
+            .any(|e| matches!(e, Effect::Slot(SlotEffect::Fail { slot: s, .. }) if *s == slot))
+    );
+    assert!(effects.contains(&Effect::Session(SessionEffect::Close {
+        session: owner,
+        code: CloseCode::Revoked
+    })));
     for session in [owner, asker, third] {
         assert!(
             BrokerFixture::told(&effects, session)
@@ -880,9 +935,10 @@ fn turning_a_device_away_ends_both_directions_and_closes_it_last() {
     hub.asks(asker, 1, 0, 4);
     assert_eq!(BrokerFixture::failures(&hub.take(), asker)[0].1, FailureCode::PeerRevoked);
     hub.opens_as(50, 1, 1);
-    assert!(
-        hub.take().contains(&Effect::Close { session: SessionId(50), code: CloseCode::Revoked })
-    );
+    assert!(hub.take().contains(&Effect::Session(SessionEffect::Close {
+        session: SessionId(50),
+        code: CloseCode::Revoked
+    })));
 }
 
 #[test]
@@ -894,7 +950,7 @@ fn granted_transfers_go_on_without_the_master_and_new_ones_wait_for_it() {
     hub.lists(2, 16 * MIB);
     hub.asks(asker, 1, 0, 4);
     hub.take();
-    hub.give(Input::MasterClosed { session: MASTER });
+    hub.give(Input::Master(MasterInput::Closed { session: MASTER }));
     assert!(
         BrokerFixture::told(&hub.take(), asker)
             .iter()
@@ -945,17 +1001,13 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
     let file = hub.lists(1, 16 * MIB);
     let DrawnLink { link, hash, binding } = DrawnLink::new(&LinkSeed([1; 32]), device(2));
     let call = CallId(1);
-    hub.give(Input::LinkOpened { call, link });
+    hub.give(Input::Call(CallInput::LinkOpened { call, link }));
     let reference = hub
         .take()
         .into_iter()
-        .find_map(|e| match e {
-            Effect::SendMaster { frame, .. }
-                if matches!(frame.message, RelayToMaster::LinkLookup(_)) =>
-            {
-                frame.reference
-            }
-            _ => None,
+        .find_map(|e| {
+            let Effect::Master(MasterEffect::Send { frame, .. }) = e else { return None };
+            matches!(frame.message, RelayToMaster::LinkLookup(_)).then_some(frame.reference?)
         })
         .unwrap();
     let grant = LinkGrant {
@@ -971,23 +1023,34 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
         reference: Some(reference),
         ..MasterFrame::plain(MasterToRelay::LinkGrant(grant))
     };
-    hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
-    assert!(hub.take().iter().any(|e| matches!(e, Effect::LinkFound { result: Ok(_), .. })));
-    hub.give(Input::SessionClosed { session: owner });
+    hub.give(Input::Master(MasterInput::MessageReceived {
+        session: MASTER,
+        frame: Box::new(frame),
+    }));
+    assert!(
+        hub.take()
+            .iter()
+            .any(|e| matches!(e, Effect::Call(CallEffect::Found { result: Ok(_), .. })))
+    );
+    hub.give(Input::Session(SessionInput::Closed { session: owner }));
     let reader = LinkReader(5);
     let pieces = vec![(file, GroupRange::new(0, 4))];
-    hub.give(Input::LinkWanted { reader, hash, want: 1, pieces });
-    assert!(hub.take().contains(&Effect::LinkWaits {
+    hub.give(Input::Link(LinkInput::Wanted { reader, hash, want: 1, pieces }));
+    assert!(hub.take().contains(&Effect::Link(LinkEffect::Waits {
         reader,
         want: 1,
         code: FailureCode::OwnerAway
-    }));
+    })));
     hub.opens_as(77, 1, 1);
     let slot = hub.opened().remove(0).slot;
-    hub.give(Input::PutStarted { slot });
-    assert!(hub.take().iter().any(|e| matches!(e, Effect::LinkReady { want: 1, .. })));
-    hub.give(Input::LinkLeft { reader, up_to: u64::MAX });
-    assert!(hub.take().contains(&Effect::FailSlot { slot, code: FailureCode::Cancelled }));
+    hub.give(Input::Slot(SlotInput::PutStarted { slot }));
+    assert!(
+        hub.take().iter().any(|e| matches!(e, Effect::Link(LinkEffect::Ready { want: 1, .. })))
+    );
+    hub.give(Input::Link(LinkInput::Left { reader, up_to: u64::MAX }));
+    assert!(
+        hub.take().contains(&Effect::Slot(SlotEffect::Fail { slot, code: FailureCode::Cancelled }))
+    );
     assert_eq!(hub.broker.counts().asks, 0);
 }
 
@@ -1008,18 +1071,20 @@ fn reads_a_run(hub: &mut BrokerFixture, asker: SessionId, run: u32, ms: u64) -> 
     let asked: Vec<SlotId> = hub
         .effects
         .iter()
-        .filter_map(|e| if let Effect::OpenSlot(slot) = e { Some(slot.slot) } else { None })
+        .filter_map(|e| {
+            if let Effect::Slot(SlotEffect::Open(slot)) = e { Some(slot.slot) } else { None }
+        })
         .collect();
     for slot in &asked {
-        hub.give(Input::PutStarted { slot: *slot });
+        hub.give(Input::Slot(SlotInput::PutStarted { slot: *slot }));
     }
     let readers = BrokerFixture::readers(&hub.take());
     hub.passes(ms);
     for slot in &asked {
-        hub.give(Input::PutFinished { slot: *slot });
+        hub.give(Input::Slot(SlotInput::PutFinished { slot: *slot }));
     }
     for (slot, reader) in &readers {
-        hub.give(Input::ReaderLeft { slot: *slot, reader: *reader, delivered: MIB });
+        hub.give(Input::Reader(ReaderInput::Left { slot: *slot, reader: *reader, delivered: MIB }));
     }
     !readers.is_empty()
 }
@@ -1107,8 +1172,8 @@ fn a_transfer_is_given_its_next_run_when_it_has_read_what_is_ready() {
         }
         for slot in slots {
             opened += 1;
-            hub.give(Input::PutStarted { slot: slot.slot });
-            hub.give(Input::PutFinished { slot: slot.slot });
+            hub.give(Input::Slot(SlotInput::PutStarted { slot: slot.slot }));
+            hub.give(Input::Slot(SlotInput::PutFinished { slot: slot.slot }));
         }
     }
     assert_eq!(
@@ -1120,7 +1185,7 @@ fn a_transfer_is_given_its_next_run_when_it_has_read_what_is_ready() {
     assert_eq!(hub.opened().len(), 1, "others are not held up");
     // Beside others, what it is given grows with what it reads.
     for (slot, reader) in readers.drain(..5) {
-        hub.give(Input::ReaderLeft { slot, reader, delivered: MIB });
+        hub.give(Input::Reader(ReaderInput::Left { slot, reader, delivered: MIB }));
     }
     assert_eq!(hub.opened()[0].pieces[0].groups.first, 32);
 }

@@ -15,7 +15,7 @@ use futures_util::{FutureExt, stream};
 use http::{HeaderMap, StatusCode, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use lanyard_hub::broker::{Input, ReaderId, SessionId};
+use lanyard_hub::broker::{Input, ReaderId, ReaderInput, SessionId, SlotInput};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS};
 use lanyard_protocol::{FailureCode, Ticket};
 use tokio::sync::watch;
@@ -74,10 +74,15 @@ pub(crate) async fn put(
     let owner = earner(&edge, caller.session)?;
     permit.iter().for_each(|permit| permit.claim_body(KnownReason::Device(owner.public_id)));
     if let Err(code) = check_form(&headers, slot.length) {
-        edge.send(Input::PutFailed { slot: slot.id, code: FailureCode::Busy, culprit: None }).await;
+        edge.send(Input::Slot(SlotInput::PutFailed {
+            slot: slot.id,
+            code: FailureCode::Busy,
+            culprit: None,
+        }))
+        .await;
         return Err(code.into());
     }
-    edge.send(Input::PutStarted { slot: slot.id }).await;
+    edge.send(Input::Slot(SlotInput::PutStarted { slot: slot.id })).await;
     // In a task of its own: if the connection dies the handler is dropped, and the slot must still
     // hear of it.
     let fill = tokio::spawn(fill(edge.clone(), slot, body, owner));
@@ -117,7 +122,7 @@ async fn fill(
         Ok(last) => {
             // The broker hears it before any reader can be done with it: a slot whose readers have
             // left while it was still filling would be called off.
-            edge.send(Input::PutFinished { slot: slot.id }).await;
+            edge.send(Input::Slot(SlotInput::PutFinished { slot: slot.id })).await;
             last.publish();
             Ok(())
         }
@@ -127,7 +132,7 @@ async fn fill(
             if code != FailureCode::BadBytes {
                 slot.fail(code);
             }
-            edge.send(Input::PutFailed { slot: slot.id, code, culprit }).await;
+            edge.send(Input::Slot(SlotInput::PutFailed { slot: slot.id, code, culprit })).await;
             Err(code)
         }
     }
@@ -228,7 +233,7 @@ pub(crate) async fn get(
     };
     let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let meter = slot.add_reader(reader);
-    edge.send(Input::ReaderStarted { slot: slot.id, reader }).await;
+    edge.send(Input::Reader(ReaderInput::Started { slot: slot.id, reader })).await;
     let changes = slot.changes();
     let frames = Frames::new(edge.large_frames.clone(), permit.map(|permit| permit.network()));
     let leaving = ReaderGuard { edge, slot: slot.clone(), reader, meter: meter.clone() };
@@ -261,11 +266,11 @@ impl Drop for ReaderGuard {
     fn drop(&mut self) {
         self.slot.remove_reader(self.reader);
         let delivered = self.meter.delivered.load(Ordering::Relaxed);
-        self.edge.send_detached(Input::ReaderLeft {
+        self.edge.send_detached(Input::Reader(ReaderInput::Left {
             slot: self.slot.id,
             reader: self.reader,
             delivered,
-        });
+        }));
     }
 }
 

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
-use lanyard_hub::broker::{Input, LinkReader};
+use lanyard_hub::broker::{CallInput, Input, LinkReader};
 use lanyard_protocol::archive::Extent;
 use lanyard_protocol::limits::{LINK_LOOKUP_WAIT_MS, MAX_ARCHIVE_WINDOW_BYTES, SMALL_FRAME_BYTES};
 use lanyard_protocol::message::{LinkArchive, LinkMember, LinkPage, TransferState};
@@ -83,7 +83,9 @@ impl Members {
         let edge = self.edge.clone();
         let reader = self.reader;
         let asked = tokio::spawn(async move {
-            match call(&edge, |call| Input::LinkPageWanted { call, reader, page }).await {
+            match call(&edge, |call| Input::Call(CallInput::PageWanted { call, reader, page }))
+                .await
+            {
                 Some(CallAnswer::Members(page)) => page,
                 _ => Err(FailureCode::ServerNotReady),
             }

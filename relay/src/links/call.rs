@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lanyard_hub::broker::{CallId, Input};
+use lanyard_hub::broker::{CallId, CallInput, Input};
 use tokio::sync::oneshot;
 
 use crate::state::{CallAnswer, RelayState};
@@ -30,7 +30,7 @@ struct CallGuard {
 impl Drop for CallGuard {
     fn drop(&mut self) {
         if self.edge.calls.remove(&self.call).is_some() {
-            self.edge.send_detached(Input::CallLeft { call: self.call });
+            self.edge.send_detached(Input::Call(CallInput::Left { call: self.call }));
         }
     }
 }

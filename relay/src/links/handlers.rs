@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode};
-use lanyard_hub::broker::{Input, LinkContent, LinkInfo};
+use lanyard_hub::broker::{CallInput, Input, LinkContent, LinkInfo};
 use lanyard_protocol::message::TransferState;
 use lanyard_protocol::{FailureCode, FileEntry, Link};
 
@@ -63,7 +63,7 @@ async fn serve(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let link: Link = link.parse().map_err(|_| FailureCode::NotFound)?;
-    let answer = call(&edge, |call| Input::LinkOpened { call, link }).await;
+    let answer = call(&edge, |call| Input::Call(CallInput::LinkOpened { call, link })).await;
     let Some(CallAnswer::Found(info)) = answer else {
         return Err(FailureCode::ServerNotReady.into());
     };
@@ -95,7 +95,7 @@ async fn begin(
     if !info.limited {
         return Ok(());
     }
-    match call(edge, |call| Input::LinkBegun { call, link, whole, bytes }).await {
+    match call(edge, |call| Input::Call(CallInput::UseBegun { call, link, whole, bytes })).await {
         Some(CallAnswer::Begun(result)) => result,
         _ => Err(FailureCode::ServerNotReady),
     }

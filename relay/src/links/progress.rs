@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lanyard_hub::broker::{Input, LinkProgress};
+use lanyard_hub::broker::{Input, LinkInput, LinkProgress};
 use lanyard_protocol::limits::PROGRESS_INTERVAL_MS;
 use lanyard_protocol::message::TransferState;
 use lanyard_protocol::{FileRef, LinkHash};
@@ -88,7 +88,7 @@ impl ProgressReport {
             rate: if state == TransferState::Running { self.rate as u64 } else { 0 },
             state,
         };
-        self.edge.send_detached(Input::LinkMoved { hash: self.hash, progress });
+        self.edge.send_detached(Input::Link(LinkInput::Moved { hash: self.hash, progress }));
     }
 
     pub(crate) fn end(mut self, state: TransferState) {
@@ -100,7 +100,10 @@ impl ProgressReport {
 impl Drop for ProgressReport {
     fn drop(&mut self) {
         if self.unread > 0 {
-            self.edge.send_detached(Input::LinkUnread { hash: self.hash, bytes: self.unread });
+            self.edge.send_detached(Input::Link(LinkInput::Unread {
+                hash: self.hash,
+                bytes: self.unread,
+            }));
         }
     }
 }

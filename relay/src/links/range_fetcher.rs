@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lanyard_hub::broker::{Input, LinkPart, LinkReader, ReaderId, WantedSpan};
+use lanyard_hub::broker::{
+    Input, LinkInput, LinkPart, LinkReader, ReaderId, ReaderInput, WantedSpan,
+};
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{LINK_UNUSED_MS, MAX_PIECES, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
 use lanyard_protocol::{FailureCode, FileEntry, FileRef, GroupRange, LinkHash};
@@ -313,7 +315,11 @@ impl RangeFetcher {
     fn give_back(&self, slot: &SlotBuffer, reader: ReaderId, meter: &ReaderMeter) {
         slot.remove_reader(reader);
         let delivered = meter.delivered.load(Ordering::Relaxed);
-        self.edge.send_detached(Input::ReaderLeft { slot: slot.id, reader, delivered });
+        self.edge.send_detached(Input::Reader(ReaderInput::Left {
+            slot: slot.id,
+            reader,
+            delivered,
+        }));
     }
 
     /// Its reader takes nothing: what it holds may be taken from it when room is short.
@@ -329,7 +335,10 @@ impl RangeFetcher {
         }
         if !self.wants.is_empty() {
             self.wants.clear();
-            self.edge.send_detached(Input::LinkLeft { reader: self.reader, up_to: self.next_want });
+            self.edge.send_detached(Input::Link(LinkInput::Left {
+                reader: self.reader,
+                up_to: self.next_want,
+            }));
         }
         self.run = self.run.min(FIRST_RUN);
         let at = self.stretches.front().map_or(0, |stretch| stretch.groups.at(stretch.bytes.start));
@@ -347,7 +356,12 @@ impl RangeFetcher {
             self.next_want += 1;
             let want = self.next_want;
             self.wants.push_back((want, bytes));
-            let input = Input::LinkWanted { reader: self.reader, hash: self.hash, want, pieces };
+            let input = Input::Link(LinkInput::Wanted {
+                reader: self.reader,
+                hash: self.hash,
+                want,
+                pieces,
+            });
             self.edge.send_detached(input);
         }
     }
@@ -394,7 +408,8 @@ impl Drop for RangeFetcher {
     fn drop(&mut self) {
         self.edge.link_readers.remove(&self.reader);
         self.rewind();
-        self.edge.send_detached(Input::LinkLeft { reader: self.reader, up_to: u64::MAX });
+        self.edge
+            .send_detached(Input::Link(LinkInput::Left { reader: self.reader, up_to: u64::MAX }));
     }
 }
 

@@ -10,7 +10,7 @@ use axum::Extension;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::Response;
 use futures_util::StreamExt;
-use lanyard_hub::broker::{Identity, Input, SessionId};
+use lanyard_hub::broker::{Identity, Input, SessionId, SessionInput};
 use lanyard_protocol::device::{is_valid_label, is_valid_name};
 use lanyard_protocol::identity::{self, Transcript};
 use lanyard_protocol::limits::*;
@@ -90,7 +90,7 @@ async fn serve(edge: Arc<RelayState>, caller: SocketOrigin, socket: Socket) {
     let handle = Arc::new(handle);
     edge.sessions.insert(session, handle.clone());
     let span = tracing::info_span!("session", session = session.0, device = %identity.public_id);
-    edge.send(Input::SessionOpened { session, identity: Box::new(identity) }).await;
+    edge.send(Input::Session(SessionInput::Opened { session, identity: Box::new(identity) })).await;
     live(edge, session, handle, (sink, stream, last)).instrument(span).await;
 }
 
@@ -108,7 +108,7 @@ async fn live(
         () = handle.evicted() => Some(CloseCode::RateLimited),
     };
     edge.forget_session(session);
-    edge.send(Input::SessionClosed { session }).await;
+    edge.send(Input::Session(SessionInput::Closed { session })).await;
     tracing::debug!(?code, "closed");
     if let Some(code) = code {
         connection::close_with_code(&edge, sink, stream, code).await;
@@ -306,7 +306,12 @@ async fn listen(
             Ok(Frame { message: DeviceToRelay::RequestChunk(_), .. })
                 if edge.closing.load(Ordering::Relaxed) => {}
             Ok(Frame { message, reference }) => {
-                edge.send(Input::MessageReceived { session, message, reference }).await;
+                edge.send(Input::Session(SessionInput::MessageReceived {
+                    session,
+                    message,
+                    reference,
+                }))
+                .await;
             }
             Err(DecodeError::BadMessage { opcode, reference, why }) => {
                 tracing::debug!(?session, opcode, why, "a message of a strange shape");

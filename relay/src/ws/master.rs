@@ -9,7 +9,7 @@ use axum::Extension;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
-use lanyard_hub::broker::{Input, SessionId};
+use lanyard_hub::broker::{Input, MasterInput, SessionId};
 use lanyard_protocol::limits::{
     MAX_FIRST_FRAME_BYTES, MAX_MASTER_FRAME_BYTES, REGISTER_TIMEOUT_MS, WRONG_SECRET_DELAY_MS,
 };
@@ -83,13 +83,13 @@ async fn serve(edge: Arc<RelayState>, peer: SocketAddr, way: (Transport, String)
     let session = SessionId(edge.number());
     let outbox = Arc::new(Outbox::for_master());
     edge.masters.insert(session, outbox.clone());
-    edge.send(Input::MasterOpened { session }).await;
+    edge.send(Input::Master(MasterInput::Opened { session })).await;
     let code = tokio::select! {
         code = connection::write(&mut sink, &outbox, &last) => Some(code),
         code = listen(&edge, session, &outbox, &mut stream, &last) => code,
     };
     edge.masters.remove(&session);
-    edge.send(Input::MasterClosed { session }).await;
+    edge.send(Input::Master(MasterInput::Closed { session })).await;
     if let Some(code) = code {
         connection::close_with_code(&edge, sink, stream, code).await;
     }
@@ -172,7 +172,13 @@ async fn listen(
             Incoming::Gone => return None,
         };
         match codec::decode_master::<MasterToRelay>(&text) {
-            Ok(frame) => edge.send(Input::MasterMessage { session, frame: Box::new(frame) }).await,
+            Ok(frame) => {
+                edge.send(Input::Master(MasterInput::MessageReceived {
+                    session,
+                    frame: Box::new(frame),
+                }))
+                .await
+            }
             Err(error) => {
                 tracing::warn!(?error, "the master said something this relay does not know");
                 let lanyard_protocol::DecodeError::BadMessage { reference, .. } = error else {

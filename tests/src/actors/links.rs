@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use lanyard_hub::broker::{
-    CallId, Effect, Input, LinkContent, LinkInfo, LinkReader, ReaderId, SlotId, WantedSpan,
+    CallEffect, CallId, CallInput, Input, LinkContent, LinkEffect, LinkInfo, LinkInput, LinkReader,
+    ReaderId, ReaderInput, SlotId, WantedSpan,
 };
 use lanyard_hub::peer::Input as PeerInput;
 use lanyard_protocol::group::{GroupHash, Groups};
@@ -275,7 +276,7 @@ impl Simulation {
         }
         self.links[link].call = Some(call);
         let link = self.links[link].drawn.link;
-        self.tell_broker(Input::LinkOpened { call, link });
+        self.tell_broker(Input::Call(CallInput::LinkOpened { call, link }));
     }
 
     fn open_again(&mut self, link: usize) {
@@ -302,7 +303,7 @@ impl Simulation {
                 self.links[link].state = LinkReadingState::Left;
                 self.links[link].generation += 1;
                 if let Some(call) = self.links[link].call.take() {
-                    self.tell_broker(Input::CallLeft { call });
+                    self.tell_broker(Input::Call(CallInput::Left { call }));
                 }
             }
             _ => {}
@@ -330,9 +331,9 @@ impl Simulation {
         }
     }
 
-    pub(crate) fn link_effect(&mut self, effect: Effect) {
+    pub(crate) fn call_effect(&mut self, effect: CallEffect) {
         match effect {
-            Effect::LinkFound { call, result } => {
+            CallEffect::Found { call, result } => {
                 let Some(link) = self.link_of_call(call) else { return };
                 self.links[link].call = None;
                 match result {
@@ -341,7 +342,7 @@ impl Simulation {
                     Err(code) => self.not_opened(link, code),
                 }
             }
-            Effect::LinkBegun { call, result } => {
+            CallEffect::Begun { call, result } => {
                 let Some(link) = self.link_of_call(call) else { return };
                 self.links[link].call = None;
                 let Some(info) = self.begun.remove(&call) else { return };
@@ -350,7 +351,7 @@ impl Simulation {
                     Err(code) => self.not_opened(link, code),
                 }
             }
-            Effect::LinkMembers { call, result } => {
+            CallEffect::Members { call, result } => {
                 let of_call = |reading: &LinkReading| {
                     reading.archive.as_ref().is_some_and(|a| a.call == Some(call))
                 };
@@ -363,7 +364,12 @@ impl Simulation {
                     }
                 }
             }
-            Effect::LinkReady { reader, want, slot, slice, parts } => {
+        }
+    }
+
+    pub(crate) fn link_effect(&mut self, effect: LinkEffect) {
+        match effect {
+            LinkEffect::Ready { reader, want, slot, slice, parts } => {
                 let Some(link) = self.link_of_reader(reader, want) else {
                     // Of a want that was given up.
                     return self.give_back(slot, slice);
@@ -389,14 +395,13 @@ impl Simulation {
                 let generation = self.links[link].generation;
                 self.after(STILL_MS, SimEvent::LinkWatch(link, generation));
             }
-            Effect::LinkFailed { reader, want, code, .. } => {
+            LinkEffect::Failed { reader, want, code, .. } => {
                 if let Some(link) = self.link_of_reader(reader, want) {
                     self.model.count("link cut");
                     self.end_link(link, LinkReadingState::Failed(code));
                 }
             }
-            Effect::LinkWaits { .. } => self.model.count("link waits"),
-            other => unreachable!("{other:?}"),
+            LinkEffect::Waits { .. } => self.model.count("link waits"),
         }
     }
 
@@ -434,7 +439,12 @@ impl Simulation {
             LinkContent::Nothing => 0,
         };
         self.model.count("link use begun");
-        self.tell_later(Input::LinkBegun { call, link: key, whole: position == 0, bytes });
+        self.tell_later(Input::Call(CallInput::UseBegun {
+            call,
+            link: key,
+            whole: position == 0,
+            bytes,
+        }));
     }
 
     fn begin_reading(&mut self, link: usize, info: &LinkInfo) {
@@ -501,7 +511,7 @@ impl Simulation {
             bare: archive.directory,
         };
         let reader = reading.reader;
-        self.tell_later(Input::LinkPageWanted { call, reader, page });
+        self.tell_later(Input::Call(CallInput::PageWanted { call, reader, page }));
     }
 
     fn link_page(&mut self, link: usize, members: Vec<LinkMember>) {
@@ -567,7 +577,7 @@ impl Simulation {
             let want = reading.next_want;
             reading.wants.push_back((want, reading.wanted_to));
             let (reader, hash) = (reading.reader, reading.drawn.hash);
-            self.tell_later(Input::LinkWanted { reader, hash, want, pieces });
+            self.tell_later(Input::Link(LinkInput::Wanted { reader, hash, want, pieces }));
         }
     }
 
@@ -648,7 +658,7 @@ impl Simulation {
         }
         for (slot, reader) in stands {
             self.model.count("link holds and waits");
-            self.tell_later(Input::ReaderStill { slot, reader, still: true });
+            self.tell_later(Input::Reader(ReaderInput::Still { slot, reader, still: true }));
         }
         self.after(STILL_MS, SimEvent::LinkWatch(link, generation));
     }
@@ -663,7 +673,7 @@ impl Simulation {
         let held = &mut self.links[link].slices[slice];
         if std::mem::take(&mut held.still) {
             let (slot, reader) = (held.slot, held.reader);
-            self.tell_later(Input::ReaderStill { slot, reader, still: false });
+            self.tell_later(Input::Reader(ReaderInput::Still { slot, reader, still: false }));
         }
         let reading = &mut self.links[link];
         let Some(SimBody::Group(value)) = unit.body else { panic!("a link reads what has passed") };
@@ -681,7 +691,7 @@ impl Simulation {
 
     fn give_back(&mut self, slot: SlotId, reader: ReaderId) {
         let delivered = self.remove_reader(slot, reader);
-        self.tell_later(Input::ReaderLeft { slot, reader, delivered });
+        self.tell_later(Input::Reader(ReaderInput::Left { slot, reader, delivered }));
     }
 
     /// Gives everything back and wants it anew from the place reached.
@@ -695,7 +705,7 @@ impl Simulation {
         if !reading.wants.is_empty() {
             reading.wants.clear();
             let (reader, up_to) = (reading.reader, reading.next_want);
-            self.tell_later(Input::LinkLeft { reader, up_to });
+            self.tell_later(Input::Link(LinkInput::Left { reader, up_to }));
         }
     }
 
@@ -719,12 +729,12 @@ impl Simulation {
     fn end_link(&mut self, link: usize, state: LinkReadingState) {
         self.rewind_link(link);
         if let Some(call) = self.links[link].archive.take().and_then(|archive| archive.call) {
-            self.tell_later(Input::CallLeft { call });
+            self.tell_later(Input::Call(CallInput::Left { call }));
         }
         let reading = &mut self.links[link];
         reading.state = state;
         reading.generation += 1;
         let reader = reading.reader;
-        self.tell_later(Input::LinkLeft { reader, up_to: u64::MAX });
+        self.tell_later(Input::Link(LinkInput::Left { reader, up_to: u64::MAX }));
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lanyard_hub::broker::{Broker, BrokerConfig, Effect, Identity, Input, Rejections, SessionId};
+use lanyard_hub::broker::{
+    Broker, BrokerConfig, Effect, Identity, Input, MasterEffect, MasterInput, Rejections,
+    SessionEffect, SessionId, SessionInput,
+};
 use lanyard_protocol::message::{Challenge, ClientRegister, ClientRegisterAck, Empty};
 use lanyard_protocol::{
     BootId, CloseCode, DeviceToRelay, EphemeralKey, Frame, HubInfo, KeyId, MasterFrame,
@@ -75,7 +78,7 @@ impl Simulation {
     pub(crate) fn relay_reports(&mut self, boot: u64) {
         let Some(relay) = self.relay.as_ref().filter(|relay| relay.boot == boot) else { return };
         let rejections = relay.rejections.clone();
-        self.tell_broker(Input::RejectionsCounted(rejections));
+        self.tell_broker(Input::Master(MasterInput::RejectionsCounted(rejections)));
         self.after(REPORT_MS, SimEvent::RelayReports(boot));
     }
 
@@ -146,11 +149,11 @@ impl Simulation {
         let Some(session) = relay.session_of.get(&conn).copied() else { return };
         self.model.device_says(session, &frame);
         let asleep = self.asleep();
-        self.tell_broker(Input::MessageReceived {
+        self.tell_broker(Input::Session(SessionInput::MessageReceived {
             session,
             message: frame.message,
             reference: frame.reference,
-        });
+        }));
         let is_open = self.relay.as_ref().is_some_and(|relay| relay.conn_of.contains_key(&session));
         if is_open && self.asleep() < asleep {
             self.model.count("woke up");
@@ -180,7 +183,10 @@ impl Simulation {
         };
         self.model.session_opens(session, public_id, identity.instance);
         self.model.count("session opened");
-        self.tell_broker(Input::SessionOpened { session, identity: Box::new(identity) });
+        self.tell_broker(Input::Session(SessionInput::Opened {
+            session,
+            identity: Box::new(identity),
+        }));
     }
 
     /// The socket of a device is gone.
@@ -190,7 +196,7 @@ impl Simulation {
         let Some(session) = relay.session_of.remove(&conn) else { return };
         relay.conn_of.remove(&session);
         self.model.session_ends(session);
-        self.tell_broker(Input::SessionClosed { session });
+        self.tell_broker(Input::Session(SessionInput::Closed { session }));
         // Its askers hear so at once and ask another source; they do not wait until the lease
         // lapses.
         let left = self
@@ -211,7 +217,7 @@ impl Simulation {
         relay.master_of.insert(conn, session);
         self.model.count("master registered");
         self.send_from_relay(conn, Packet::MasterRegistered);
-        self.tell_broker(Input::MasterOpened { session });
+        self.tell_broker(Input::Master(MasterInput::Opened { session }));
     }
 
     pub(crate) fn relay_hears_master(&mut self, conn: ConnId, frame: MasterFrame<MasterToRelay>) {
@@ -221,25 +227,40 @@ impl Simulation {
             return;
         };
         self.model.master_says(&frame.message);
-        self.tell_broker(Input::MasterMessage { session, frame: Box::new(frame) });
+        self.tell_broker(Input::Master(MasterInput::MessageReceived {
+            session,
+            frame: Box::new(frame),
+        }));
     }
 
     pub(crate) fn relay_lost_master(&mut self, conn: ConnId) {
         let relay = self.relay.as_mut().unwrap();
         if let Some(session) = relay.master_of.remove(&conn) {
             self.model.master_lost();
-            self.tell_broker(Input::MasterClosed { session });
+            self.tell_broker(Input::Master(MasterInput::Closed { session }));
         }
     }
 
     fn relay_does(&mut self, effect: Effect) {
         self.trace(|| format!("    does {effect:?}"));
         match effect {
-            Effect::Acknowledge { session, membership, hub_ready } => {
+            Effect::Session(effect) => self.session_effect(effect),
+            Effect::Master(effect) => self.master_effect(effect),
+            Effect::Slot(effect) => self.plane_does(effect),
+            Effect::Link(effect) => self.link_effect(effect),
+            Effect::Call(effect) => self.call_effect(effect),
+        }
+    }
+
+    fn session_effect(&mut self, effect: SessionEffect) {
+        match effect {
+            SessionEffect::Acknowledge { session, membership, hub_ready } => {
                 self.acknowledge(session, membership, hub_ready)
             }
-            Effect::Send { session, message, reference } => self.say(session, message, reference),
-            Effect::Broadcast { sessions, message, answered } => {
+            SessionEffect::Send { session, message, reference } => {
+                self.say(session, message, reference)
+            }
+            SessionEffect::Broadcast { sessions, message, answered } => {
                 for session in sessions {
                     let reference = answered
                         .as_ref()
@@ -248,26 +269,24 @@ impl Simulation {
                     self.say(session, message.clone(), reference);
                 }
             }
-            Effect::Close { session, code } => self.close_session(session, code),
-            Effect::SendMaster { session, frame } => {
+            SessionEffect::Close { session, code } => self.close_session(session, code),
+        }
+    }
+
+    fn master_effect(&mut self, effect: MasterEffect) {
+        match effect {
+            MasterEffect::Send { session, frame } => {
                 self.model.relay_tells_master(&frame.message);
                 if let Some(conn) = self.master_conn(session) {
                     self.send_from_relay(conn, Packet::ToMaster(frame));
                 }
             }
-            Effect::CloseMaster { session, code } => {
+            MasterEffect::Close { session, code } => {
                 if let Some(conn) = self.master_conn(session) {
                     self.close_from_relay(conn, Some(code));
                     self.after(0, SimEvent::RelayNotices(conn));
                 }
             }
-            Effect::LinkReady { .. }
-            | Effect::LinkFailed { .. }
-            | Effect::LinkWaits { .. }
-            | Effect::LinkFound { .. }
-            | Effect::LinkBegun { .. }
-            | Effect::LinkMembers { .. } => self.link_effect(effect),
-            other => self.plane_does(other),
         }
     }
 

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use lanyard_hub::broker::{Effect, Input, NewSlot, ReaderId, SessionId, SlotId, SpeedGroup};
+use lanyard_hub::broker::{
+    Input, NewSlot, ReaderId, ReaderInput, SessionId, SlotEffect, SlotId, SlotInput, SpeedGroup,
+};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::{FailureCode, FileRef, Root, Ticket};
@@ -257,32 +259,31 @@ impl Simulation {
     // ── What the broker wants
     // ───────────────────────────────────────────────────────────────────────────────────────
 
-    pub(crate) fn plane_does(&mut self, effect: Effect) {
+    pub(crate) fn plane_does(&mut self, effect: SlotEffect) {
         let now = self.now;
         match effect {
-            Effect::OpenSlot(new) => {
+            SlotEffect::Open(new) => {
                 self.model.count("slot opened");
                 let (id, slot) = (new.slot, SimSlot::of(*new, now));
                 self.model.slot_opens(&slot, &self.relay.as_ref().unwrap().plane);
                 self.plane().slots.insert(id, slot);
             }
-            Effect::OpenHashes { slot, file, length } => self.open_hashes(slot, file, length),
-            Effect::GrantRead { ticket, session, slot, reader, ranges } => {
+            SlotEffect::OpenHashes { slot, file, length } => self.open_hashes(slot, file, length),
+            SlotEffect::GrantRead { ticket, session, slot, reader, ranges } => {
                 assert!(self.plane().slots.contains_key(&slot), "a grant for a slot that is over");
                 let grant = GetGrant { session, slot, reader, ranges, failed: None };
                 self.plane().grants.insert(ticket, grant);
             }
-            Effect::RevokeTicket { ticket } => self.revoke(ticket),
-            Effect::FailSlot { slot, code } => self.fail_slot(slot, code),
-            Effect::DropSlot { slot } => {
+            SlotEffect::RevokeTicket { ticket } => self.revoke(ticket),
+            SlotEffect::Fail { slot, code } => self.fail_slot(slot, code),
+            SlotEffect::Drop { slot } => {
                 let slot = self.plane().slots.remove(&slot).expect("a slot is dropped once");
                 assert!(slot.readers.is_empty(), "a slot is dropped under its readers");
             }
-            Effect::CutReader { slot, reader, code } => self.cut_reader(slot, reader, code),
-            Effect::ForgetHashes { file } => {
+            SlotEffect::CutReader { slot, reader, code } => self.cut_reader(slot, reader, code),
+            SlotEffect::ForgetHashes { file } => {
                 self.plane().values.remove(&file);
             }
-            other => unreachable!("{other:?}"),
         }
     }
 
@@ -338,7 +339,11 @@ impl Simulation {
             moved_at,
         };
         self.plane().slots.insert(id, slot);
-        self.tell_later(Input::PutFailed { slot: id, code: FailureCode::Busy, culprit: None });
+        self.tell_later(Input::Slot(SlotInput::PutFailed {
+            slot: id,
+            code: FailureCode::Busy,
+            culprit: None,
+        }));
     }
 
     fn fail_slot(&mut self, id: SlotId, code: FailureCode) {
@@ -417,7 +422,7 @@ impl Simulation {
         slot.phase = SlotBodyPhase::Filling;
         slot.moved_at = now;
         self.plane_later(SLOW_MS, PlaneEvent::PutWatch { slot: id });
-        self.tell_later(Input::PutStarted { slot: id });
+        self.tell_later(Input::Slot(SlotInput::PutStarted { slot: id }));
     }
 
     fn put_unit(&mut self, ticket: Ticket, index: usize, body: SimBody) {
@@ -434,7 +439,7 @@ impl Simulation {
             Passed::Wrong(code) => return self.put_failed(id, code, Some(unit.file)),
             Passed::Complete(root) => {
                 self.model.count("root known");
-                self.tell_later(Input::RootKnown { file: unit.file, root });
+                self.tell_later(Input::Slot(SlotInput::RootKnown { file: unit.file, root }));
             }
             Passed::Good => {}
         }
@@ -445,7 +450,7 @@ impl Simulation {
         let full = slot.passed == slot.units.len();
         if full {
             slot.phase = SlotBodyPhase::Full;
-            self.tell_later(Input::PutFinished { slot: id });
+            self.tell_later(Input::Slot(SlotInput::PutFinished { slot: id }));
         }
         let readers: Vec<ReaderId> = self.plane().slots[&id].readers.keys().copied().collect();
         readers.into_iter().for_each(|reader| self.push_reader(id, reader));
@@ -464,7 +469,7 @@ impl Simulation {
         let Some(file) = plane.values.keys().nth(at).copied() else { return };
         if plane.values.remove(&file).is_some_and(|values| values.list().is_some()) {
             self.model.count("values lost");
-            self.tell_later(Input::HashesLost { file });
+            self.tell_later(Input::Slot(SlotInput::HashesLost { file }));
         }
     }
 
@@ -510,7 +515,7 @@ impl Simulation {
         // The slot waits for the broker's word; nothing more passes.
         let slot = self.plane().slots.get_mut(&id).unwrap();
         slot.ticket = None;
-        self.tell_later(Input::PutFailed { slot: id, code, culprit });
+        self.tell_later(Input::Slot(SlotInput::PutFailed { slot: id, code, culprit }));
     }
 
     fn watch_put(&mut self, id: SlotId) {
@@ -559,7 +564,7 @@ impl Simulation {
         let GetGrant { slot: id, reader, ranges, .. } =
             self.plane().grants.remove(&ticket).unwrap();
         self.add_reader(id, reader, by, Some(ticket), &ranges);
-        self.tell_later(Input::ReaderStarted { slot: id, reader });
+        self.tell_later(Input::Reader(ReaderInput::Started { slot: id, reader }));
     }
 
     pub(crate) fn add_reader(
@@ -620,7 +625,7 @@ impl Simulation {
             return self.reader_stands(id, reader, still, stood);
         }
         if still {
-            self.tell_later(Input::ReaderStill { slot: id, reader, still: false });
+            self.tell_later(Input::Reader(ReaderInput::Still { slot: id, reader, still: false }));
         }
         let slot = self.plane().slots.get_mut(&id).unwrap();
         let state = slot.readers.get_mut(&reader).unwrap();
@@ -642,7 +647,7 @@ impl Simulation {
                 SimEvent::DeviceBytes(device, life, BytesEvent::Complete { fetch }),
             );
             self.plane().slots.get_mut(&id).unwrap().readers.remove(&reader);
-            self.tell_later(Input::ReaderLeft { slot: id, reader, delivered });
+            self.tell_later(Input::Reader(ReaderInput::Left { slot: id, reader, delivered }));
         } else {
             self.push_reader(id, reader);
         }
@@ -653,14 +658,18 @@ impl Simulation {
             self.model.count("slow get");
             let slot = self.plane().slots.get_mut(&id).unwrap();
             let state = slot.readers.remove(&reader).unwrap();
-            self.tell_later(Input::ReaderLeft { slot: id, reader, delivered: state.delivered });
+            self.tell_later(Input::Reader(ReaderInput::Left {
+                slot: id,
+                reader,
+                delivered: state.delivered,
+            }));
             return self.end_reader(id, state, FailureCode::TimedOut);
         }
         if stood >= STILL_MS && !still {
             self.model.count("reader stands still");
             let slot = self.plane().slots.get_mut(&id).unwrap();
             slot.readers.get_mut(&reader).unwrap().still = true;
-            self.tell_later(Input::ReaderStill { slot: id, reader, still: true });
+            self.tell_later(Input::Reader(ReaderInput::Still { slot: id, reader, still: true }));
         }
         self.plane_later(LOOK_AGAIN_MS, PlaneEvent::ReaderStep { slot: id, reader });
     }
@@ -676,7 +685,11 @@ impl Simulation {
         });
         let Some((slot, reader)) = found else { return };
         let state = self.plane().slots.get_mut(&slot).unwrap().readers.remove(&reader).unwrap();
-        self.tell_later(Input::ReaderLeft { slot, reader, delivered: state.delivered });
+        self.tell_later(Input::Reader(ReaderInput::Left {
+            slot,
+            reader,
+            delivered: state.delivered,
+        }));
     }
 
     /// A link's response needs the slice no more; gives what it took of it.
@@ -702,7 +715,7 @@ impl Simulation {
         let moved: Vec<(SlotId, ReaderId, u64)> = slots.flat_map(of_slot).collect();
         self.plane().reports = !moved.is_empty();
         if !moved.is_empty() {
-            self.tell_broker(Input::ReadersMoved { moved });
+            self.tell_broker(Input::Reader(ReaderInput::Moved { moved }));
             self.plane_later(REPORT_MS, PlaneEvent::Report);
         }
     }

@@ -150,18 +150,21 @@ impl Broker {
         let hash = LinkHash::of(&link);
         if let Some(info) = self.links.known.open(now, &hash) {
             self.note_link_use(now, hash);
-            return self.effects.push(Effect::LinkFound { call, result: Ok(info) });
+            return self.effects.push(Effect::Call(CallEffect::Found { call, result: Ok(info) }));
         }
         let is_known = self.links.known.get(&hash).is_some();
         let calls = &mut self.links.calls;
         let room = if is_known { MAX_LINK_CALLS } else { MAX_UNKNOWN_LINK_CALLS };
         if calls.is_missing(now, &hash) {
-            return self
-                .effects
-                .push(Effect::LinkFound { call, result: Err(FailureCode::NotFound) });
+            return self.effects.push(Effect::Call(CallEffect::Found {
+                call,
+                result: Err(FailureCode::NotFound),
+            }));
         }
         if calls.count() >= room {
-            return self.effects.push(Effect::LinkFound { call, result: Err(FailureCode::Busy) });
+            return self
+                .effects
+                .push(Effect::Call(CallEffect::Found { call, result: Err(FailureCode::Busy) }));
         }
         calls.calls.insert(call, LinkCall::Find(link));
         self.deadlines.set(Timer::Call(call), now.plus(LINK_LOOKUP_WAIT_MS));
@@ -209,10 +212,12 @@ impl Broker {
         bytes: u64,
     ) {
         if self.links.known.pay(&LinkHash::of(&link), whole, bytes) {
-            return self.effects.push(Effect::LinkBegun { call, result: Ok(()) });
+            return self.effects.push(Effect::Call(CallEffect::Begun { call, result: Ok(()) }));
         }
         if self.links.calls.count() >= MAX_LINK_CALLS {
-            return self.effects.push(Effect::LinkBegun { call, result: Err(FailureCode::Busy) });
+            return self
+                .effects
+                .push(Effect::Call(CallEffect::Begun { call, result: Err(FailureCode::Busy) }));
         }
         self.links
             .calls
@@ -234,12 +239,15 @@ impl Broker {
         page: LinkPage,
     ) {
         if self.links.calls.count() >= MAX_LINK_CALLS {
-            return self.effects.push(Effect::LinkMembers { call, result: Err(FailureCode::Busy) });
-        }
-        if !self.links.known.read_by(now, &page.link_hash, reader) {
             return self
                 .effects
-                .push(Effect::LinkMembers { call, result: Err(FailureCode::FileGone) });
+                .push(Effect::Call(CallEffect::Members { call, result: Err(FailureCode::Busy) }));
+        }
+        if !self.links.known.read_by(now, &page.link_hash, reader) {
+            return self.effects.push(Effect::Call(CallEffect::Members {
+                call,
+                result: Err(FailureCode::FileGone),
+            }));
         }
         self.links.calls.calls.insert(call, LinkCall::Page { reader, page, reference: None });
         if self.hub_ready() {
@@ -309,9 +317,15 @@ impl Broker {
 
     fn fail_call(&mut self, id: CallId, code: FailureCode) {
         let effect = match self.take_call(id) {
-            Some(LinkCall::Find(_)) => Effect::LinkFound { call: id, result: Err(code) },
-            Some(LinkCall::Begin { .. }) => Effect::LinkBegun { call: id, result: Err(code) },
-            Some(LinkCall::Page { .. }) => Effect::LinkMembers { call: id, result: Err(code) },
+            Some(LinkCall::Find(_)) => {
+                Effect::Call(CallEffect::Found { call: id, result: Err(code) })
+            }
+            Some(LinkCall::Begin { .. }) => {
+                Effect::Call(CallEffect::Begun { call: id, result: Err(code) })
+            }
+            Some(LinkCall::Page { .. }) => {
+                Effect::Call(CallEffect::Members { call: id, result: Err(code) })
+            }
             None => return,
         };
         self.effects.push(effect);
@@ -351,7 +365,8 @@ impl Broker {
                     .unwrap_or_default();
                 for call in waiting {
                     self.take_call(call);
-                    self.effects.push(Effect::LinkFound { call, result: Ok(info.clone()) });
+                    self.effects
+                        .push(Effect::Call(CallEffect::Found { call, result: Ok(info.clone()) }));
                 }
                 self.look_links_up();
             }
@@ -362,7 +377,7 @@ impl Broker {
                 self.links.known.credit(&hash);
                 // One use is enough for whatever lies within the file.
                 self.links.known.pay(&hash, whole, bytes);
-                self.effects.push(Effect::LinkBegun { call, result: Ok(()) });
+                self.effects.push(Effect::Call(CallEffect::Begun { call, result: Ok(()) }));
             }
         }
     }
@@ -390,7 +405,7 @@ impl Broker {
             self.grants.release(&file);
         }
         self.keep_sweeping(now);
-        self.effects.push(Effect::LinkMembers { call, result: Ok(members.members) });
+        self.effects.push(Effect::Call(CallEffect::Members { call, result: Ok(members.members) }));
     }
 
     pub(in super::super) fn link_call_failed(

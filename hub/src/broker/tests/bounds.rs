@@ -87,9 +87,9 @@ fn lists_that_are_there_are_entries_of_one_and_stay_within_the_budget() {
     hub.visits(asker, BodyKind::Hashes, whole_lists(4));
     hub.visits(asker, BodyKind::Hashes, whole_lists(8).split_off(4));
     for n in 0..8 {
-        hub.give(Input::HashesKnown {
+        hub.give(Input::Slot(SlotInput::HashesKnown {
             file: FileRef { public_id: device(1), file_id: numbered(n) },
-        });
+        }));
     }
     hub.take();
     let visited = hub.visits(asker, BodyKind::Hashes, whole_lists(4));
@@ -166,11 +166,15 @@ fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() 
         let pieces = vec![GroupSpan::new(numbered(n), 0, 1)];
         let message = BrokerFixture::request(asker, pieces);
         let reference = Ref::new(format!("a{n}"));
-        hub.broker.handle(hub.now, Input::MessageReceived { session: asker, message, reference });
+        hub.broker.handle(
+            hub.now,
+            Input::Session(SessionInput::MessageReceived { session: asker, message, reference }),
+        );
         while let Some(effect) = hub.broker.poll_effect() {
-            match effect {
-                Effect::SendMaster { frame, .. } => lookups.push(*frame),
-                other => hub.effects.push(other),
+            if let Effect::Master(MasterEffect::Send { frame, .. }) = effect {
+                lookups.push(*frame);
+            } else {
+                hub.effects.push(effect);
             }
         }
     }
@@ -186,7 +190,10 @@ fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() 
             reference: frame.reference.clone(),
             ..MasterFrame::plain(MasterToRelay::FileGrant(FileGrant { files }))
         };
-        hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(answer) });
+        hub.give(Input::Master(MasterInput::MessageReceived {
+            session: MASTER,
+            frame: Box::new(answer),
+        }));
     }
     let visited = hub.broker.work.take();
     assert!(visited <= 8 * limit as u64, "{visited} entries for {limit} answers");
@@ -220,7 +227,7 @@ fn invented_transfers_are_remembered_by_the_dozen_and_no_more() {
         hub.says(asker, DeviceToRelay::RequestChunk(request));
     }
     assert!(hub.broker.progress.count() <= lanyard_protocol::limits::MAX_TRANSFERS_A_SESSION);
-    hub.give(Input::SessionClosed { session: asker });
+    hub.give(Input::Session(SessionInput::Closed { session: asker }));
     assert_eq!(hub.broker.progress.count(), 0);
 }
 
@@ -260,7 +267,7 @@ fn a_session_is_on_its_way_through_a_bounded_number_of_files() {
     let many = (0..200).map(|n| GroupSpan::new(numbered(n), 1, 1)).collect();
     hub.visits(asker, BodyKind::Bytes, many);
     assert!(hub.broker.speeds.all().count() <= limits::MAX_READ_AT_ONCE);
-    hub.give(Input::SessionClosed { session: asker });
+    hub.give(Input::Session(SessionInput::Closed { session: asker }));
     assert_eq!(hub.broker.speeds.all().count(), 0);
 }
 

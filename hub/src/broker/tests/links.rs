@@ -34,18 +34,20 @@ fn asked(hub: &mut BrokerFixture) -> Vec<(RelayToMaster, Ref)> {
     let of_links = |message: &RelayToMaster| {
         matches!(message, RelayToMaster::LinkLookup(_) | RelayToMaster::LinkPage(_))
     };
-    let frames = hub.take().into_iter().filter_map(|effect| match effect {
-        Effect::SendMaster { frame, .. } if of_links(&frame.message) => {
-            Some((frame.message, frame.reference?))
-        }
-        _ => None,
+    let frames = hub.take().into_iter().filter_map(|effect| {
+        let Effect::Master(MasterEffect::Send { frame, .. }) = effect else { return None };
+        of_links(&frame.message).then_some(())?;
+        Some((frame.message, frame.reference?))
     });
     frames.collect()
 }
 
 fn answers(hub: &mut BrokerFixture, message: MasterToRelay, reference: Ref) {
     let frame = MasterFrame { reference: Some(reference), ..MasterFrame::plain(message) };
-    hub.give(Input::MasterMessage { session: MASTER, frame: Box::new(frame) });
+    hub.give(Input::Master(MasterInput::MessageReceived {
+        session: MASTER,
+        frame: Box::new(frame),
+    }));
 }
 
 fn grant(
@@ -78,7 +80,7 @@ fn failed(code: FailureCode) -> MasterToRelay {
 /// Somebody opens a link that the master knows.
 fn opens_link(hub: &mut BrokerFixture, n: u32, limited: bool, file: &FileEntry) {
     hub.take();
-    hub.give(Input::LinkOpened { call: CallId(n.into()), link: link(n) });
+    hub.give(Input::Call(CallInput::LinkOpened { call: CallId(n.into()), link: link(n) }));
     for (_, reference) in asked(hub) {
         answers(hub, grant(n, limited, Some(file.clone()), None), reference);
     }
@@ -86,12 +88,12 @@ fn opens_link(hub: &mut BrokerFixture, n: u32, limited: bool, file: &FileEntry) 
 
 /// Opens a link; returns the answer, if there is one at once.
 fn opens(hub: &mut BrokerFixture, call: u64, n: u32) -> Option<Result<(), FailureCode>> {
-    hub.give(Input::LinkOpened { call: CallId(call), link: link(n) });
-    hub.effects.iter().rev().find_map(|effect| match effect {
-        Effect::LinkFound { call: answered, result } if *answered == CallId(call) => {
-            Some(result.as_ref().map(drop).map_err(|code| *code))
-        }
-        _ => None,
+    hub.give(Input::Call(CallInput::LinkOpened { call: CallId(call), link: link(n) }));
+    hub.effects.iter().rev().find_map(|effect| {
+        let Effect::Call(CallEffect::Found { call: answered, result }) = effect else {
+            return None;
+        };
+        (*answered == CallId(call)).then(|| result.as_ref().map(drop).map_err(|code| *code))
     })
 }
 
@@ -156,7 +158,7 @@ fn look_ups_of_unknown_links_are_bounded_and_delay_no_link_that_is_known() {
     assert!(
         hub.take()
             .iter()
-            .any(|e| matches!(e, Effect::LinkFound { call, result: Ok(_) } if call.0 == 1_000_001))
+            .any(|e| matches!(e, Effect::Call(CallEffect::Found { call, result: Ok(_) }) if call.0 == 1_000_001))
     );
     not_found(&mut hub, on_their_way);
     let rest = answers_all(&mut hub);
@@ -176,12 +178,12 @@ fn requests_that_leave_give_their_turn_away_and_a_new_master_is_asked_no_faster(
         opens(&mut hub, n, n as u32);
     }
     for n in 0..900 {
-        hub.give(Input::CallLeft { call: CallId(n) });
+        hub.give(Input::Call(CallInput::Left { call: CallId(n) }));
     }
     assert_eq!(hub.broker.links.calls.waiting_count(), 100);
     let old = asked(&mut hub);
     assert_eq!(old.len(), MAX_LINK_LOOKUPS);
-    hub.give(Input::MasterClosed { session: MASTER });
+    hub.give(Input::Master(MasterInput::Closed { session: MASTER }));
     hub.master_comes();
     assert_eq!(answers_all(&mut hub), 100, "those who still wait");
     assert_eq!(hub.broker.counts().calls, 0);
@@ -223,7 +225,12 @@ fn a_link_that_does_not_exist_is_looked_up_once_until_it_is_made() {
         answers(&mut hub, grant(8, true, None, Some(archive.clone())), reference);
     }
     hub.take();
-    hub.give(Input::LinkBegun { call: CallId(4), link: link(8), whole: true, bytes: 1 });
+    hub.give(Input::Call(CallInput::UseBegun {
+        call: CallId(4),
+        link: link(8),
+        whole: true,
+        bytes: 1,
+    }));
     let begun = asked(&mut hub);
     hub.master(MasterToRelay::LinkDropped(LinkDropped {
         public_id: device(2),
@@ -259,12 +266,12 @@ fn links_that_are_known_or_missing_are_bounded_and_one_that_is_read_stays() {
     entry.path = "p".repeat(3_000);
     opens_link(&mut hub, 0, false, &entry);
     let reader = LinkReader(1);
-    hub.give(Input::LinkWanted {
+    hub.give(Input::Link(LinkInput::Wanted {
         reader,
         hash: hash(0),
         want: 1,
         pieces: vec![(file, GroupRange::new(0, 1))],
-    });
+    }));
     for n in 1..6_000 {
         opens_link(&mut hub, n, false, &entry);
         let held = hub.broker.links.known.bytes();
@@ -272,7 +279,7 @@ fn links_that_are_known_or_missing_are_bounded_and_one_that_is_read_stays() {
     }
     for n in 10_000..30_000 {
         hub.take();
-        hub.give(Input::LinkOpened { call: CallId(n.into()), link: link(n) });
+        hub.give(Input::Call(CallInput::LinkOpened { call: CallId(n.into()), link: link(n) }));
         for (_, reference) in asked(&mut hub) {
             answers(&mut hub, failed(FailureCode::NotFound), reference);
         }
@@ -281,15 +288,15 @@ fn links_that_are_known_or_missing_are_bounded_and_one_that_is_read_stays() {
     // Its reader stands still overnight.
     hub.passes(LINK_UNUSED_MS);
     hub.take();
-    hub.give(Input::LinkWanted {
+    hub.give(Input::Link(LinkInput::Wanted {
         reader,
         hash: hash(0),
         want: 2,
         pieces: vec![(file, GroupRange::new(1, 1))],
-    });
-    let cut = |e: &Effect| matches!(e, Effect::LinkFailed { .. });
+    }));
+    let cut = |e: &Effect| matches!(e, Effect::Link(LinkEffect::Failed { .. }));
     assert!(!hub.take().iter().any(cut), "a paused download goes on");
-    hub.give(Input::LinkLeft { reader, up_to: u64::MAX });
+    hub.give(Input::Link(LinkInput::Left { reader, up_to: u64::MAX }));
     hub.passes(2 * LINK_UNUSED_MS);
     assert!(hub.broker.links.is_empty(), "nothing is left of links that nobody uses");
 }
@@ -317,7 +324,7 @@ fn a_file_that_is_gone_takes_its_links_along_and_touches_no_other() {
     hub.master(MasterToRelay::FileRemoved(removed));
     hub.take();
     for n in [0, 5_000] {
-        hub.give(Input::LinkOpened { call: CallId(1), link: link(n) });
+        hub.give(Input::Call(CallInput::LinkOpened { call: CallId(1), link: link(n) }));
         assert_eq!(asked(&mut hub).len(), usize::from(n == 5_000), "{n}");
     }
 }
@@ -333,7 +340,7 @@ fn a_use_pays_for_one_download_and_for_going_on_with_it() {
     let mut uses = 0;
     let mut begins = |hub: &mut BrokerFixture, whole: bool, bytes: u64| {
         hub.take();
-        hub.give(Input::LinkBegun { call: CallId(9), link: link(1), whole, bytes });
+        hub.give(Input::Call(CallInput::UseBegun { call: CallId(9), link: link(1), whole, bytes }));
         for (message, reference) in asked(hub) {
             assert!(matches!(message, RelayToMaster::LinkLookup(lookup) if lookup.begins));
             uses += 1;
@@ -344,15 +351,14 @@ fn a_use_pays_for_one_download_and_for_going_on_with_it() {
             };
             answers(hub, answer, reference);
         }
-        let begun = hub.take().into_iter().find_map(|e| match e {
-            Effect::LinkBegun { result, .. } => Some(result),
-            _ => None,
+        let begun = hub.take().into_iter().find_map(|e| {
+            if let Effect::Call(CallEffect::Begun { result, .. }) = e { Some(result) } else { None }
         });
         (begun.unwrap_or(Ok(())), uses)
     };
     assert_eq!(begins(&mut hub, true, SIZE), (Ok(()), 1));
     assert_eq!(begins(&mut hub, false, 600), (Ok(()), 1), "it goes on after a cut");
-    hub.give(Input::LinkUnread { hash: hash(1), bytes: 300 });
+    hub.give(Input::Link(LinkInput::Unread { hash: hash(1), bytes: 300 }));
     assert_eq!(begins(&mut hub, false, 700), (Ok(()), 1), "and again: 300 of these were not sent");
     assert_eq!(
         begins(&mut hub, false, 1),
@@ -375,7 +381,7 @@ fn a_response_holds_two_pages_of_an_archive_whatever_its_length() {
     let entries: Vec<FileEntry> = (0..10_000).map(entry).collect();
     let layout = LayoutId([1; 16]);
     let archive = LinkArchive { layout, name: "a.zip".into(), members: 10_000, length: 1 };
-    hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
+    hub.give(Input::Call(CallInput::LinkOpened { call: CallId(1), link: link(1) }));
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(1, false, None, Some(archive.clone())), reference);
     }
@@ -383,7 +389,11 @@ fn a_response_holds_two_pages_of_an_archive_whatever_its_length() {
     for (n, page) in entries.chunks(250).enumerate() {
         let ask = LinkPage { link_hash: hash(1), layout, first: n as u32 * 250, bare: false };
         hub.take();
-        hub.give(Input::LinkPageWanted { call: CallId(100 + n as u64), reader, page: ask });
+        hub.give(Input::Call(CallInput::PageWanted {
+            call: CallId(100 + n as u64),
+            reader,
+            page: ask,
+        }));
         let [(_, reference)] = &asked(&mut hub)[..] else { panic!("page {n} was not asked for") };
         let member = |entry: &FileEntry| LinkMember {
             name: "x".into(),
@@ -397,7 +407,7 @@ fn a_response_holds_two_pages_of_an_archive_whatever_its_length() {
         let held = hub.broker.counts().grants;
         assert!(held <= 2 * 250, "{held} entries are held at page {n}");
     }
-    hub.give(Input::LinkLeft { reader, up_to: u64::MAX });
+    hub.give(Input::Link(LinkInput::Left { reader, up_to: u64::MAX }));
     assert_eq!(hub.broker.counts().grants, 0, "and none when it is over");
 }
 
@@ -410,13 +420,13 @@ fn while_the_master_is_away_pages_wait_and_are_asked_again() {
     let mut hub = BrokerFixture::ready(MIB);
     let layout = LayoutId([1; 16]);
     let archive = LinkArchive { layout, name: "a.zip".into(), members: 10, length: 1 };
-    hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
+    hub.give(Input::Call(CallInput::LinkOpened { call: CallId(1), link: link(1) }));
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(1, false, None, Some(archive.clone())), reference);
     }
-    hub.give(Input::MasterClosed { session: MASTER });
+    hub.give(Input::Master(MasterInput::Closed { session: MASTER }));
     let page = LinkPage { link_hash: hash(1), layout, first: 0, bare: false };
-    hub.give(Input::LinkPageWanted { call: CallId(2), reader: LinkReader(1), page });
+    hub.give(Input::Call(CallInput::PageWanted { call: CallId(2), reader: LinkReader(1), page }));
     assert!(asked(&mut hub).is_empty());
     hub.passes(3_600_000);
     hub.master_comes();
@@ -425,7 +435,7 @@ fn while_the_master_is_away_pages_wait_and_are_asked_again() {
         matches!(&again[..], [(RelayToMaster::LinkPage(page), _)] if page.layout == layout),
         "{again:?}"
     );
-    hub.give(Input::CallLeft { call: CallId(2) });
+    hub.give(Input::Call(CallInput::Left { call: CallId(2) }));
     assert_eq!(hub.broker.counts().calls, 0);
 }
 
@@ -434,15 +444,15 @@ fn a_page_that_is_asked_for_after_its_reader_left_keeps_no_link() {
     let mut hub = BrokerFixture::ready(MIB);
     let layout = LayoutId([1; 16]);
     let archive = LinkArchive { layout, name: "a.zip".into(), members: 10, length: 1 };
-    hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
+    hub.give(Input::Call(CallInput::LinkOpened { call: CallId(1), link: link(1) }));
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(1, false, None, Some(archive.clone())), reference);
     }
     let reader = LinkReader(1);
-    hub.give(Input::LinkLeft { reader, up_to: u64::MAX });
+    hub.give(Input::Link(LinkInput::Left { reader, up_to: u64::MAX }));
     let page = LinkPage { link_hash: hash(1), layout, first: 0, bare: false };
-    hub.give(Input::LinkPageWanted { call: CallId(2), reader, page });
-    hub.give(Input::CallLeft { call: CallId(2) });
+    hub.give(Input::Call(CallInput::PageWanted { call: CallId(2), reader, page }));
+    hub.give(Input::Call(CallInput::Left { call: CallId(2) }));
     assert_eq!(hub.broker.links.known.reader_count(), 0);
 }
 
@@ -453,24 +463,31 @@ fn a_list_that_the_relay_had_to_drop_is_asked_for_again_although_it_lies_full_in
     let file = hub.lists(1, MIB);
     hub.files.get_mut(&file).unwrap().root = Some(Root([7; 32]));
     hub.asks(asker, 1, 0, 1);
-    hub.give(Input::HashesKnown { file });
+    hub.give(Input::Slot(SlotInput::HashesKnown { file }));
     hub.take();
     let (transfer_id, public_id) = (transfer(2), device(1));
     let pieces = vec![GroupSpan::new(file_id(1), 0, 4)];
     let list = RequestChunk { transfer_id, public_id, pieces, what: BodyKind::Hashes, have: None };
     hub.says(asker, DeviceToRelay::RequestChunk(list));
     assert!(
-        hub.take().iter().any(|effect| matches!(effect, Effect::OpenHashes { .. })),
+        hub.take()
+            .iter()
+            .any(|effect| matches!(effect, Effect::Slot(SlotEffect::OpenHashes { .. }))),
         "it lies full in a slot"
     );
-    hub.give(Input::HashesLost { file });
-    hub.give(Input::LinkOpened { call: CallId(1), link: link(1) });
+    hub.give(Input::Slot(SlotInput::HashesLost { file }));
+    hub.give(Input::Call(CallInput::LinkOpened { call: CallId(1), link: link(1) }));
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, grant(1, false, None, None), reference);
     }
     hub.take();
     let pieces = vec![(file, GroupRange::new(1, 1))];
-    hub.give(Input::LinkWanted { reader: LinkReader(1), hash: hash(1), want: 1, pieces });
+    hub.give(Input::Link(LinkInput::Wanted {
+        reader: LinkReader(1),
+        hash: hash(1),
+        want: 1,
+        pieces,
+    }));
     let opened = hub.opened();
     let [slot] = &opened[..] else { panic!("{opened:?}") };
     assert_eq!(
@@ -511,7 +528,7 @@ fn a_hash_that_somebody_else_registered_is_answered_as_one_that_is_not_there() {
     for (n, binding) in [(1, drawn(1).binding), (2, of_its_own), (3, LinkBinding([0; 32]))] {
         for call in [1, 2] {
             hub.take();
-            hub.give(Input::LinkOpened { call: CallId(call), link: link(n) });
+            hub.give(Input::Call(CallInput::LinkOpened { call: CallId(call), link: link(n) }));
             let lookups = asked(&mut hub);
             assert_eq!(
                 lookups.len(),
@@ -520,8 +537,10 @@ fn a_hash_that_somebody_else_registered_is_answered_as_one_that_is_not_there() {
             );
             for (_, reference) in lookups {
                 answers(&mut hub, squatted(n, binding, squatter, true, &entry), reference);
-                let found =
-                    Effect::LinkFound { call: CallId(call), result: Err(FailureCode::NotFound) };
+                let found = Effect::Call(CallEffect::Found {
+                    call: CallId(call),
+                    result: Err(FailureCode::NotFound),
+                });
                 assert!(hub.take().contains(&found));
             }
         }
@@ -531,7 +550,9 @@ fn a_hash_that_somebody_else_registered_is_answered_as_one_that_is_not_there() {
     // Its own maker's binding opens it.
     opens_link(&mut hub, 4, true, &entry);
     assert!(
-        hub.take().iter().any(|effect| matches!(effect, Effect::LinkFound { result: Ok(_), .. }))
+        hub.take()
+            .iter()
+            .any(|effect| matches!(effect, Effect::Call(CallEffect::Found { result: Ok(_), .. })))
     );
 }
 
@@ -543,16 +564,26 @@ fn a_link_that_ended_between_its_opening_and_its_use_is_not_paid_for_by_anothers
     let entry = hub.files[&file].clone();
     opens_link(&mut hub, 1, true, &entry);
     hub.take();
-    hub.give(Input::LinkBegun { call: CallId(9), link: link(1), whole: true, bytes: MIB });
+    hub.give(Input::Call(CallInput::UseBegun {
+        call: CallId(9),
+        link: link(1),
+        whole: true,
+        bytes: MIB,
+    }));
     for (_, reference) in asked(&mut hub) {
         answers(&mut hub, squatted(1, drawn(1).binding, device(1), true, &entry), reference);
     }
-    assert!(
-        hub.take()
-            .contains(&Effect::LinkBegun { call: CallId(9), result: Err(FailureCode::NotFound) })
-    );
+    assert!(hub.take().contains(&Effect::Call(CallEffect::Begun {
+        call: CallId(9),
+        result: Err(FailureCode::NotFound)
+    })));
     let maker = hub.broker.links.maker(&hash(1));
     assert_eq!(maker, Some(*MAKER), "what the relay knows is its maker's");
-    hub.give(Input::LinkBegun { call: CallId(10), link: link(1), whole: true, bytes: MIB });
+    hub.give(Input::Call(CallInput::UseBegun {
+        call: CallId(10),
+        link: link(1),
+        whole: true,
+        bytes: MIB,
+    }));
     assert_eq!(asked(&mut hub).len(), 1, "nothing was credited");
 }
