@@ -1,8 +1,8 @@
-//! The native device: a reconnecting link, the files it offers, the files it fetches.
+//! The native client: a reconnecting connection, the files it shares, the files it fetches.
 //!
-//! [`Device::start`] gives a [`DeviceHandle`] to ask things of it and a channel of
-//! [`DeviceEvent`]s. What it decides is decided by [`lanyard_hub::peer`]; this crate is its hands:
-//! sockets, bodies, files. Whole files are never in memory.
+//! [`Device::start`] returns a [`DeviceHandle`] for commands and a channel of [`DeviceEvent`]s.
+//! [`lanyard_hub::peer`] makes the decisions; this crate does the IO: sockets, bodies, files. No
+//! file is ever held whole in memory.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant what they like"))]
 

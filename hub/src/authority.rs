@@ -1,10 +1,9 @@
-//! The host's mind: who belongs, what is shared, in which order. The one truth that survives
-//! everybody's restarts.
+//! The state machine of the master: who belongs, what is shared, in which order.
 //!
-//! It says [`Effect::Save`] before the [`Effect::Send`]s that depend on it; whoever drives it has
-//! the saves on disk before it sends what follows. It knows no disk, no socket and no secret; the
-//! relay's proof and the master's term are the driver's business, which says [`Input::RelayReady`]
-//! when both are settled.
+//! Its state is the only one that survives every restart. It emits [`Effect::Save`] before the
+//! [`Effect::Send`]s that depend on it; the driver has the saves on disk before it sends what
+//! follows. It knows no disk, no socket and no secret. The driver checks the relay's proof, chooses
+//! the master's term, and sends [`Input::RelayReady`] when both are settled.
 
 mod admission;
 mod audit_event;

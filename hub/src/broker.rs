@@ -1,10 +1,8 @@
-//! The relay's mind: who is connected, who may hear what, and which groups are on their way from
-//! whom to whom.
+//! The state machine of the relay: who is connected, who receives what, which groups are in transit.
 //!
-//! It knows no file names and keeps no catalogue: what it needs of a file or a link it asks the
-//! master for and may forget. It holds no bytes and no secrets: the edge verifies keys and tells
-//! facts; the data plane moves bytes and tells marks. Everything here is soft: a broker that starts
-//! empty loses nothing.
+//! The broker knows no file names and keeps no catalogue. It asks the master for what it needs of a
+//! file or a link, and may forget the answer. It holds no bytes and no secrets: the relay's tasks
+//! verify keys and move bytes, and report both. A broker that starts empty loses nothing.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 

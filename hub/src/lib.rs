@@ -1,11 +1,10 @@
-//! The minds of Lanyard, pure: what the relay decides (`broker`), what the host decides
-//! (`authority`), what a device decides (`peer`).
+//! The state machines of the relay (`broker`), the master (`authority`) and a device (`peer`).
 //!
-//! Each machine has the same four verbs: `handle(now, input)` is one mutation; `poll_effect()` is
-//! drained to empty before the next one; `poll_timeout()` says when to wake; `handle_timeout(now)`
-//! is a mutation too. Exactly one driver owns a machine. Here is no socket, file, clock, async
-//! runtime or random source: time arrives as [`Moment`], randomness as a seed. Bytes of files never
-//! pass through a machine.
+//! Each machine has the same four methods. `handle(now, input)` performs one mutation.
+//! `poll_effect()` is drained until it is empty before the next mutation. `poll_timeout()` returns
+//! when to wake the machine, and `handle_timeout(now)` is a mutation, too. Exactly one driver owns a
+//! machine. This crate has no socket, file, clock, async runtime or random source: time arrives as
+//! [`Moment`], randomness as a seed. The bytes of files never pass through a machine.
 
 #![warn(missing_docs)]
 

@@ -1,8 +1,8 @@
-//! The device's mind: what do I know, what do I offer, what shall I fetch next.
+//! The state machine of a device: what it knows, what it shares, what it fetches next.
 //!
-//! It is told what came over the link and what became of the bytes; it says what to send and which
-//! bodies to move. It holds no key, no token and no path: the driver signs, proves, reads and
-//! writes.
+//! The driver reports what the connection received and what became of the bytes. The machine
+//! returns what to send and which bodies to move. It holds no key, no token and no path: the driver
+//! signs, proves, reads and writes.
 
 mod group_set;
 mod input;

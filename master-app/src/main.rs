@@ -1,5 +1,5 @@
-//! `lanyard`: the whole hub on this machine, its halves, its desk, and the native device, by
-//! subcommand.
+//! The binary `lanyard`: the whole hub, its two halves, the operator console and the native client,
+//! by subcommand.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant what they like"))]
 

@@ -1,8 +1,8 @@
-//! The language between relay, master and devices, version 2. `PROTOCOL.md` beside this crate is
-//! the normative text.
+//! The protocol of relay, master and devices, version 2. `PROTOCOL.md` beside this crate is the
+//! normative text.
 //!
-//! Types, limits and everything that is *computed* on the wire (ids, signature texts, codes, group
-//! hashes), each checked against `vectors/`. No IO, no clock, no randomness: callers bring those.
+//! Holds types, limits and everything that is *computed* on the wire: ids, signature texts, codes,
+//! group hashes. Each is checked against `vectors/`. Callers bring IO, the clock and randomness.
 
 #![warn(missing_docs)]
 

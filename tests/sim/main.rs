@@ -1,4 +1,4 @@
-//! The three minds over a simulated network: stories, random schedules, and the invariants that
+//! The three state machines over a simulated network: stories, random schedules, and the invariants that
 //! hold in all of them.
 
 #![allow(clippy::unwrap_used)]

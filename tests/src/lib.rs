@@ -1,9 +1,9 @@
-//! The proving ground.
+//! The simulation of the three state machines.
 //!
-//! [`Simulation`] wires the three machines of the hub together in one thread, over a clock that
-//! jumps from event to event and links that delay, stall and break; [`model`] knows what must be
-//! true at every step and at rest; [`scenario`] has the verbs that make a test read like a story.
-//! One seed is one schedule, always the same.
+//! [`Simulation`] wires the machines together in one thread. Its clock jumps from event to event,
+//! and its connections delay, stall and break. [`model`] knows what must be true at every step and
+//! at rest. [`scenario`] has the methods that make a test read like a story. One seed is one
+//! schedule, always the same.
 
 #![allow(clippy::unwrap_used)]
 

@@ -20,7 +20,7 @@ use crate::operator::actions::ListUsage;
 use crate::output::text;
 use crate::problems::ActiveProblem;
 
-/// A problem is on the screen within three seconds of its beginning (the fault table's rule f).
+/// A problem is on the screen within three seconds of its beginning.
 const EVERY: Duration = Duration::from_secs(2);
 /// A relay that is away for less is only being started anew.
 const RELAY_MAY_BE_AWAY: Duration = Duration::from_secs(2);
