@@ -1,24 +1,23 @@
 //! The command line. `lanyard` alone, or with paths, is `lanyard serve`.
 
+pub(crate) mod args;
 pub(crate) mod audit;
 pub(crate) mod device;
+pub(crate) mod global;
+pub(crate) mod hub;
+pub(crate) mod transfers;
+mod values;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use lanyard_device::link::HubUrl;
-use lanyard_device::{Rate, RateLimits};
-use lanyard_hub::authority::Admission;
-use lanyard_protocol::device::is_valid_name;
-use lanyard_protocol::limits::MAX_LINK_VALID_MS;
+use clap::{CommandFactory, Parser, Subcommand};
+use lanyard_device::Rate;
 
-use crate::cli::device::DeviceCommand;
 use crate::data_dir;
 use crate::output::exit;
-
-pub(crate) const DEFAULT_LISTEN: &str = "[::]:7070";
+use args::{Admit, GlobalArgs, MasterArgs, RelayArgs, ServeArgs};
+use device::args::DeviceCommand;
+use global::Global;
 
 /// Share files with the devices on your network, at once and from where they lie.
 ///
@@ -32,57 +31,6 @@ struct Cli {
     global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Args)]
-struct GlobalArgs {
-    /// Where this hub or this device keeps its keys and its state [default: the platform's data
-    /// directory]
-    #[arg(long = "data", value_name = "DIR", env = "LANYARD_DATA", global = true)]
-    data: Option<PathBuf>,
-    /// Use the data directory although other users of this machine can write in it, or it belongs
-    /// to another user
-    #[arg(long, env = "LANYARD_INSECURE_DATA", global = true)]
-    insecure_data: bool,
-    /// Machine-readable output on standard output, and nothing else there
-    #[arg(long, global = true)]
-    json: bool,
-    /// Speak plain http to a hub on another machine: anybody on the network can then read and
-    /// change what is sent
-    #[arg(long, env = "LANYARD_PLAIN", global = true)]
-    plain: bool,
-    /// How the log on standard error is written; LANYARD_LOG says how much of it (error, warn,
-    /// info, debug, trace)
-    #[arg(
-        long,
-        value_name = "FORM",
-        env = "LANYARD_LOG_FORMAT",
-        global = true,
-        value_enum,
-        default_value_t
-    )]
-    log_format: LogFormat,
-}
-
-/// The form of a line of the log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    #[default]
-    Text,
-    /// One JSON object a line, with the spans that it happened in: a session, a transfer.
-    Json,
-}
-
-/// What holds for every command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Global {
-    pub data_dir: PathBuf,
-    /// Others may write in it.
-    pub insecure_data: bool,
-    pub json: bool,
-    /// Other machines may be spoken to without TLS.
-    pub plain: bool,
-    pub log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,16 +52,16 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIGITS")]
         code: Option<String>,
         /// Turn it away by itself after so long: 30m, 8h, 2d, 1w
-        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
         stay: Option<u64>,
     },
     /// Print an address that lets one device in without a question, once
     Invite {
         /// How long it can be used
-        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::duration)]
         valid: u64,
         /// Turn who comes with it away by itself after so long: 30m, 8h, 2d, 1w
-        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
         stay: Option<u64>,
     },
     /// Show or set whom the hub lets in, until it is started anew
@@ -172,185 +120,6 @@ pub(crate) enum Command {
     Device(DeviceCommand),
 }
 
-/// Whether the person at the host is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Admit {
-    /// Ask for the digits of each new device
-    Ask,
-    /// Let everybody in who was not turned away before
-    Everyone,
-    /// Let nobody new in without an invitation
-    Closed,
-}
-
-impl Global {
-    /// How a hub is really spoken to: by https, which every hub speaks on the same port, unless it
-    /// is on this machine. That saves work and grants nothing: the hub proves its key in both
-    /// cases, and one that takes https only is then spoken to so.
-    pub(crate) fn spoken(&self, url: &HubUrl) -> HubUrl {
-        if self.plain || url.is_loopback() { url.clone() } else { url.secured() }
-    }
-}
-
-impl From<Admit> for Admission {
-    fn from(admit: Admit) -> Self {
-        match admit {
-            Admit::Ask => Admission::Ask,
-            Admit::Everyone => Admission::Everyone,
-            Admit::Closed => Admission::Closed,
-        }
-    }
-}
-
-/// What one process may send and take, all its transfers together.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct LimitArgs {
-    /// Send at most so many bytes a second: 500K, 5M (powers of 1024), none; `lanyard limit`
-    /// changes it
-    #[arg(long, value_name = "RATE", default_value_t = Rate::UNLIMITED)]
-    pub limit_up: Rate,
-    /// Take at most so many bytes a second
-    #[arg(long, value_name = "RATE", default_value_t = Rate::UNLIMITED)]
-    pub limit_down: Rate,
-}
-
-impl From<LimitArgs> for RateLimits {
-    fn from(args: LimitArgs) -> Self {
-        Self { up: args.limit_up, down: args.limit_down }
-    }
-}
-
-/// How the host's desk behaves, in one process or alone.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct DeskArgs {
-    /// Files and folders to share from this machine
-    #[arg(value_name = "PATH")]
-    pub paths: Vec<PathBuf>,
-    /// Who is let in
-    #[arg(long, value_enum, default_value_t = Admit::Ask)]
-    pub admit: Admit,
-    /// The console shows the digits and asks for a tap, in place of having them typed
-    #[arg(long)]
-    pub tap_to_approve: bool,
-    /// No prompt and no codes on the screen; implied when standard output is no terminal
-    #[arg(long)]
-    pub headless: bool,
-    /// What people see this hub and this machine called [default: the machine's name]
-    #[arg(long, value_parser = name)]
-    pub name: Option<String>,
-    #[command(flatten)]
-    pub limits: LimitArgs,
-}
-
-/// Where people reach the hub, and what it may take for itself.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ListenArgs {
-    /// Address and port; port 0 takes a free one
-    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_LISTEN)]
-    pub listen: SocketAddr,
-    /// A name by which people may address this hub, beside its addresses; may be given again
-    #[arg(long = "host", value_name = "NAME", value_parser = host_name)]
-    pub hosts: Vec<String>,
-    /// Take https only: plain http shows the way there, and nothing else
-    #[arg(long)]
-    pub require_tls: bool,
-    /// Memory for bytes on their way, such as 8M: less is slower for many at once [default: 32M]
-    #[arg(long, value_name = "BYTES", value_parser = budget)]
-    pub budget: Option<u64>,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ServeArgs {
-    #[command(flatten)]
-    pub desk: DeskArgs,
-    #[command(flatten)]
-    pub listen: ListenArgs,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct RelayArgs {
-    #[command(flatten)]
-    pub listen: ListenArgs,
-    /// What people see this hub called [default: the machine's name]
-    #[arg(long, value_parser = name)]
-    pub name: Option<String>,
-    /// The secret it shares with its master, made if it is not there [default: master.secret in the
-    /// data directory]
-    #[arg(long, value_name = "FILE")]
-    pub secret: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct MasterArgs {
-    #[command(flatten)]
-    pub desk: DeskArgs,
-    /// The relay's address, such as http://127.0.0.1:7070
-    #[arg(long, value_name = "URL")]
-    pub relay: HubUrl,
-    /// The secret it shares with its relay, made if it is not there [default: master.secret in the
-    /// data directory]
-    #[arg(long, value_name = "FILE")]
-    pub secret: Option<PathBuf>,
-}
-
-fn name(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    if is_valid_name(text) {
-        Ok(text.into())
-    } else {
-        Err("a name has 1 to 255 bytes and no control characters".into())
-    }
-}
-
-/// `90s`, `30m`, `8h`, `2d`, `1w`, in milliseconds.
-pub(crate) fn duration(text: &str) -> Result<u64, String> {
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3_600,
-        Some('d') => 86_400,
-        Some('w') => 604_800,
-        _ => 0,
-    };
-    let count =
-        text.get(..text.len().saturating_sub(1)).and_then(|digits| digits.parse::<u64>().ok());
-    let seconds =
-        count.filter(|count| *count > 0 && unit > 0).and_then(|count| count.checked_mul(unit));
-    // A year is more than anybody means by "for a while".
-    let fits = seconds.filter(|seconds| *seconds <= 366 * 86_400);
-    fits.map(|seconds| seconds * 1_000).ok_or_else(|| "a time such as 30m, 8h, 2d or 1w".into())
-}
-
-/// How long a link may last, in milliseconds.
-pub(crate) fn link_duration(text: &str) -> Result<u64, String> {
-    let days = MAX_LINK_VALID_MS / 86_400_000;
-    let valid = duration(text)?;
-    if valid <= MAX_LINK_VALID_MS {
-        Ok(valid)
-    } else {
-        Err(format!("a link ends after {days} days at most"))
-    }
-}
-
-/// At least two groups of a small file, at most what no hub has any use for.
-fn budget(text: &str) -> Result<u64, String> {
-    let bytes = lanyard_device::bytes_of(text.trim()).map(|bytes| bytes as u64);
-    bytes
-        .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
-        .ok_or_else(|| "bytes such as 8M, at least 1M".into())
-}
-
-fn host_name(text: &str) -> Result<String, String> {
-    let fits = (1..=253).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-        && !text.starts_with(['-', '.']);
-    if fits {
-        Ok(text.to_ascii_lowercase())
-    } else {
-        Err("a host name such as hub.local, without scheme and port".into())
-    }
-}
-
 /// Reads the command line. Help, version and mistakes end the process, mistakes with 2.
 pub(crate) fn parse() -> (Global, Command) {
     try_parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
@@ -389,6 +158,10 @@ fn with_default(mut args: Vec<OsString>) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use super::args::DEFAULT_LISTEN;
+    use super::global::LogFormat;
     use super::*;
 
     fn parsed(line: &str) -> Result<(Global, Command), clap::Error> {

@@ -16,8 +16,8 @@ mod store;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use cli::{Command, Global, LogFormat, audit, device};
-use operator::control;
+use cli::global::{Global, LogFormat};
+use cli::{Command, audit, device, transfers};
 use output::exit::{Exit, Outcome};
 use run::{hub, log, runtime};
 
@@ -63,22 +63,22 @@ async fn run(global: &Global, command: Command) -> Outcome {
         Command::Serve(args) => hub::serve(global, args).await,
         Command::Relay(args) => hub::relay(global, args).await,
         Command::Master(args) => hub::master(global, args).await,
-        Command::Devices => control::devices(global).await,
-        Command::Approve { id, code, stay } => control::approve(global, id, code, stay).await,
-        Command::Invite { valid, stay } => control::invite(global, valid, stay).await,
-        Command::AllowMore => control::allow_more(global).await,
-        Command::Door { admission } => control::door(global, admission.map(Into::into)).await,
-        Command::Refuse { id } => control::refuse(global, id).await,
-        Command::Forget { id } => control::forget(global, id).await,
-        Command::Console => control::console(global).await,
-        Command::Files => control::files(global).await,
-        Command::Status => control::status(global).await,
+        Command::Devices => cli::hub::devices(global).await,
+        Command::Approve { id, code, stay } => cli::hub::approve(global, id, code, stay).await,
+        Command::Invite { valid, stay } => cli::hub::invite(global, valid, stay).await,
+        Command::AllowMore => cli::hub::allow_more(global).await,
+        Command::Door { admission } => cli::hub::door(global, admission.map(Into::into)).await,
+        Command::Refuse { id } => cli::hub::refuse(global, id).await,
+        Command::Forget { id } => cli::hub::forget(global, id).await,
+        Command::Console => cli::hub::console(global).await,
+        Command::Files => cli::hub::files(global).await,
+        Command::Status => cli::hub::status(global).await,
         Command::Audit => audit::print(global),
-        Command::Transfers => control::transfers(global).await,
-        Command::Pause { id } => control::pause(global, id).await,
-        Command::Resume { id } => control::resume(global, id).await,
-        Command::Cancel { id } => control::cancel(global, id).await,
-        Command::Limit { up, down } => control::limit(global, up, down).await,
+        Command::Transfers => transfers::transfers(global).await,
+        Command::Pause { id } => transfers::pause(global, id).await,
+        Command::Resume { id } => transfers::resume(global, id).await,
+        Command::Cancel { id } => transfers::cancel(global, id).await,
+        Command::Limit { up, down } => transfers::limit(global, up, down).await,
         Command::Device(command) => device::run(command, global).await,
     }
 }

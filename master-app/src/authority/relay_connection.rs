@@ -21,9 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::driver::ConnectionNumber;
-use crate::authority::driver::DriverHandle;
-use crate::authority::driver::DriverStopped;
+use crate::authority::driver::{ConnectionNumber, DriverHandle, DriverStopped};
 use crate::store::StoreError;
 
 /// Each step of the handshake.

@@ -5,12 +5,9 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::cli::Global;
-use crate::output::exit::Exit;
-use crate::output::exit::Failure;
-use crate::output::exit::Outcome;
-use crate::output::text;
-use crate::output::text::visible;
+use crate::cli::global::Global;
+use crate::output::exit::{Exit, Failure, Outcome};
+use crate::output::text::{self, visible};
 use crate::store::audit_log;
 
 /// Works beside a running hub, and without one.

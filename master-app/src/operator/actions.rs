@@ -13,8 +13,7 @@ use lanyard_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::authority::driver::DriverHandle;
-use crate::authority::driver::DriverStopped;
+use crate::authority::driver::{DriverHandle, DriverStopped};
 use crate::output::exit::Exit;
 
 /// A device that knocks shows its digits within this, or `approve` says that it does not.

@@ -1,9 +1,9 @@
 //! Control sockets: how commands speak to the running hub, and to running devices. One JSON line
 //! each way.
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod device;
-mod device_client;
+pub(crate) mod device_client;
 mod server;
 mod transport;
 
@@ -14,17 +14,11 @@ use lanyard_protocol::message::{Admission, Problem, RelayStatus};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use client::{
-    allow_more, approve, console, devices, devices_table, door, drop_links, dropped_words, failure,
-    files, files_table, forget, invite, kind, links, links_table, refuse, status,
-};
-pub(crate) use device_client::{cancel, limit, pause, resume, transfers};
+pub(crate) use client::failure;
 pub(crate) use transport::Listener;
 
 use crate::authority::driver::DriverHandle;
-use crate::operator::actions;
-use crate::operator::actions::ListUsage;
-use crate::operator::actions::OperatorError;
+use crate::operator::actions::{self, ListUsage, OperatorError};
 use crate::operator::console::LoginLinks;
 use crate::output::exit::Exit;
 use crate::problems;

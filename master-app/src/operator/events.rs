@@ -8,9 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::driver::DriverHandle;
-use crate::authority::driver::Screen;
-use crate::authority::driver::ScreenUpdate;
+use crate::authority::driver::{DriverHandle, Screen, ScreenUpdate};
 use crate::problems::{ActiveProblem, ProblemList};
 
 /// Events that wait for whoever reads; beyond, the next line says that some are missing.

@@ -7,15 +7,10 @@ use lanyard_protocol::message::JoinRequestInfo;
 use lanyard_protocol::{DeviceKind, MasterToConsole, RequestId};
 use tokio::sync::mpsc;
 
-use crate::authority::driver::DriverHandle;
-use crate::authority::driver::Screen;
-use crate::authority::driver::ScreenUpdate;
-use crate::operator::actions;
-use crate::operator::actions::OperatorError;
+use crate::authority::driver::{DriverHandle, Screen, ScreenUpdate};
+use crate::operator::actions::{self, OperatorError};
 use crate::operator::console::LoginLinks;
-use crate::operator::control::devices_table;
-use crate::operator::control::files_table;
-use crate::operator::control::kind;
+use crate::output::tables::{devices_table, files_table, kind};
 use crate::output::text::visible;
 
 /// Lines typed ahead of what was answered.

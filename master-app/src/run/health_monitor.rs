@@ -15,8 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::driver::DriverHandle;
 use crate::net::addresses;
-use crate::operator::actions;
-use crate::operator::actions::ListUsage;
+use crate::operator::actions::{self, ListUsage};
 use crate::output::text;
 use crate::problems::ActiveProblem;
 

@@ -1,57 +1,40 @@
-//! Starting and stopping: the whole hub in one process, or one of its halves.
+//! Starts and stops a hub: the whole hub in one process, or one of its halves.
 
-use std::io::{ErrorKind, IsTerminal};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context;
 use lanyard_device::link::HubUrl;
 use lanyard_device::store::DeviceStore;
 use lanyard_hub::authority::{AuthorityConfig, OperatorCommand};
-use lanyard_protocol::device::is_valid_name;
-use lanyard_protocol::message::Admission;
-use lanyard_protocol::{DeviceId, identity};
-use lanyard_relay::{Relay, RelayConfig, RelayError};
-use lanyard_system::hostname::short_hostname;
+use lanyard_protocol::DeviceId;
+use lanyard_relay::Relay;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::driver;
-use crate::authority::driver::DriverHandle;
-use crate::authority::driver::Screen;
-use crate::authority::driver::ScreenUpdate;
+use super::banner::banner;
+use super::health_monitor::HealthMonitor;
+use super::setup::{
+    MasterSetup, check_paths, machine_name, open_store, port_trouble, relay_config,
+};
+use super::signals::{say_stopping, stop_signal};
+use super::{host_device, runtime};
+use crate::authority::driver::{self, DriverHandle, Screen, ScreenUpdate};
 use crate::authority::relay_connection;
-use crate::cli::{DeskArgs, Global, ListenArgs, MasterArgs, RelayArgs, ServeArgs};
+use crate::cli::args::{MasterArgs, RelayArgs, ServeArgs};
+use crate::cli::global::Global;
 use crate::data_dir::{self, Half};
 use crate::net::addresses;
-use crate::net::certificates::Certificates;
-use crate::operator::actions;
-use crate::operator::console::Console;
-use crate::operator::console::ConsoleInfo;
-use crate::operator::console::LoginLinks;
-use crate::operator::control::Control;
-use crate::operator::control::HUB;
-use crate::operator::control::Listener;
-use crate::operator::events;
-use crate::operator::terminal;
-use crate::output::exit::Failure;
+use crate::operator::console::{Console, ConsoleInfo, LoginLinks};
+use crate::operator::control::{Control, HUB, Listener};
+use crate::operator::{events, terminal};
 use crate::output::exit::Outcome;
-use crate::output::text;
-use crate::output::text::visible;
-use crate::problems::{self, ProblemList};
-use crate::run::health_monitor::HealthMonitor;
-use crate::run::host_device;
-use crate::run::runtime;
 use crate::store::audit_log::Audit;
-use crate::store::{Store, TransientStoreError};
 
 /// The hub, or what is left of it, has this long to say goodbye.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// At the start, a database that another program holds is tried again after this.
-const LOCKED_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// `lanyard serve`: everything in one process. The halves speak over a socket here too.
 pub(crate) async fn serve(global: &Global, args: ServeArgs) -> Outcome {
@@ -128,29 +111,6 @@ pub(crate) async fn relay(global: &Global, args: RelayArgs) -> Outcome {
     Ok(())
 }
 
-/// With the SHA-256 of the authority behind its certificate, which is kept up to date until `stop`.
-fn relay_config(
-    dir: &Path,
-    args: &ListenArgs,
-    name: String,
-    key: identity::Keypair,
-    secret: [u8; 32],
-    stop: &CancellationToken,
-) -> anyhow::Result<(RelayConfig, String)> {
-    data_dir::write_metrics_token(dir, &secret)?;
-    let names = lanyard_relay::own_names(&args.hosts);
-    let mut certificates = Certificates::open(dir, identity::fingerprint(&key.public()), names)?;
-    certificates.identity().context("make a certificate for https")?;
-    let authority = certificates.authority_sha256();
-    let tls = Some(certificates.keep(stop.clone())?);
-    let usual = RelayConfig::new(args.listen, name, key, secret);
-    let (hosts, budget_bytes) = (args.hosts.clone(), args.budget.unwrap_or(usual.budget_bytes));
-    Ok((
-        RelayConfig { hosts, budget_bytes, tls, require_tls: args.require_tls, ..usual },
-        authority,
-    ))
-}
-
 /// `lanyard master`: the desk alone, against a relay elsewhere.
 pub(crate) async fn master(global: &Global, args: MasterArgs) -> Outcome {
     let paths = check_paths(&args.desk.paths)?;
@@ -165,22 +125,6 @@ pub(crate) async fn master(global: &Global, args: MasterArgs) -> Outcome {
     let (desk, authority, listen) = (args.desk, None, None);
     let hub = MasterSetup { url: relay, secret, name, urls, ready, paths, desk, authority, listen };
     run_master(global, hub).await
-}
-
-/// What both ways of running a master have settled before it starts.
-struct MasterSetup {
-    url: HubUrl,
-    secret: [u8; 32],
-    name: String,
-    urls: Vec<String>,
-    /// The first line of `--json`.
-    ready: serde_json::Value,
-    paths: Vec<PathBuf>,
-    desk: DeskArgs,
-    /// SHA-256 of the relay's certificate authority, where the relay is ours.
-    authority: Option<String>,
-    /// Where the relay listens, where it is ours.
-    listen: Option<SocketAddr>,
 }
 
 type Parts = JoinSet<anyhow::Result<()>>;
@@ -247,25 +191,6 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
         tracing::debug!("not everything ended in time");
     }
     Ok(result?)
-}
-
-/// Opens the database, once nobody else holds it.
-async fn open_store(dir: &Path) -> anyhow::Result<Store> {
-    let (path, problems) = (data_dir::store_path(dir), ProblemList::default());
-    loop {
-        let (at, told) = (path.clone(), problems.clone());
-        let opened = tokio::task::spawn_blocking(move || Store::open_telling(&at, told)).await;
-        match opened.context("the store broke")? {
-            Err(error) if error.hindrance() == Some(TransientStoreError::Locked) => {
-                problems.raise(driver::hindrance_told(TransientStoreError::Locked));
-                tokio::time::sleep(LOCKED_PAUSE).await;
-            }
-            opened => {
-                problems.clear(problems::DATABASE_LOCKED);
-                return Ok(opened?);
-            }
-        }
-    }
 }
 
 /// Opens what the host's browser and commands speak to.
@@ -358,148 +283,6 @@ async fn wait_for_relay(driver: &DriverHandle, screen: &mut Screen) -> anyhow::R
     Ok(())
 }
 
-/// What a person reads first: who we are, where, what is shared, who waits.
-async fn banner(
-    hub: &MasterSetup,
-    driver: &DriverHandle,
-    door: &LoginLinks,
-    prompt: bool,
-) -> anyhow::Result<String> {
-    let (files, waiting) = driver
-        .query(|authority, _| (authority.file_count(), authority.knocks(false).knocks.len()))
-        .await?;
-    let mut text = format!("\n{}\n", visible(&hub.name));
-    let key = driver
-        .query(|_, hub| hub.map(|hub| identity::fingerprint(&hub.public_key)))
-        .await?
-        .unwrap_or_default();
-    // A phone's camera takes the address and, behind it, which hub is meant.
-    if prompt
-        && let Some(code) = hub.urls.first().and_then(|best| text::qr(&format!("{best}/#k={key}")))
-    {
-        text.push_str(&code);
-    }
-    hub.urls.iter().enumerate().for_each(|(n, url)| {
-        text.push_str(&format!(
-            "  {url}{}\n",
-            if n == 0 { "   (open this on a phone or laptop)" } else { "" }
-        ));
-    });
-    let another = if prompt { "console" } else { "lanyard console" };
-    text.push_str(&format!("console: {}\n", door.link()?));
-    text.push_str(&format!(
-        "         (opens once, within a minute; `{another}` makes another)\nhub key: {key}\n"
-    ));
-    if let Some(authority) = &hub.authority {
-        let (first, second) = authority.split_at(authority.len().div_ceil(2));
-        text.push_str(&format!(
-            "https:   the same addresses with https:// are encrypted; certificate authority, SHA-256\n         {first}\n         {second}\n"
-        ));
-    }
-    let named: Vec<String> =
-        hub.paths.iter().map(|path| visible(&path.to_string_lossy())).collect();
-    match (named.is_empty(), files) {
-        (true, 0) => text.push_str("shared:  nothing yet\n"),
-        (true, files) => text.push_str(&format!("shared:  {files} files of this hub's devices\n")),
-        (false, _) => text.push_str(&format!("shared:  {}\n", named.join(", "))),
-    }
-    let admission = driver.query(|authority, _| authority.admission()).await?;
-    if admission != Admission::Ask {
-        text.push_str(&format!("door:    {}\n", actions::door_words(admission)));
-    }
-    match waiting {
-        0 => text.push_str("waiting: nobody\n"),
-        waiting => text.push_str(&format!("waiting: {waiting}\n")),
-    }
-    for problem in driver.problems().all() {
-        text.push_str(&format!(
-            "PROBLEM: {}\n         {}\n",
-            visible(&problem.what),
-            visible(&problem.advice)
-        ));
-    }
-    text.push_str(if prompt {
-        "`help` lists what can be typed here\n"
-    } else {
-        "let devices in with `lanyard devices` and `lanyard approve ID`\n"
-    });
-    Ok(text)
-}
-
-/// All of the paths, whole, or what is wrong with one before anything starts.
-fn check_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let check = |path: &PathBuf| {
-        std::fs::metadata(path).and_then(|_| std::path::absolute(path)).map_err(|error| {
-            Failure::usage(format!("{}: {error}", visible(&path.to_string_lossy())))
-        })
-    };
-    paths.iter().map(check).collect()
-}
-
-/// A taken port in words that help.
-fn port_trouble(error: RelayError) -> anyhow::Error {
-    match &error {
-        RelayError::Listen { address, source } if source.kind() == ErrorKind::AddrInUse => {
-            anyhow::anyhow!(
-                "{address} is taken, perhaps by a hub that runs already; choose another one with --listen, or port 0 for any"
-            )
-        }
-        RelayError::Listen { address, source } if source.kind() == ErrorKind::AddrNotAvailable => {
-            anyhow::anyhow!(
-                "{address} is no address of this machine; choose another one with --listen"
-            )
-        }
-        RelayError::Listen { address, source } if source.kind() == ErrorKind::PermissionDenied => {
-            anyhow::anyhow!(
-                "{address} needs more rights than this account has; choose a port above 1023 with --listen"
-            )
-        }
-        _ => anyhow::Error::new(error).context("start the relay"),
-    }
-}
-
-/// Returns the name of this machine, or "Lanyard" where it has none that a device may carry.
-pub(crate) fn machine_name() -> String {
-    let name = short_hostname().filter(|name| is_valid_name(name));
-    name.unwrap_or_else(|| "Lanyard".to_owned())
-}
-
-/// What the person who stops the hub, or reads its log, wants to know.
-fn say_stopping(json: bool) {
-    match json {
-        true => println!("{}", json!({ "event": "stopping" })),
-        false => {
-            eprintln!("stopping; transfers wait, and go on by themselves when the hub is back")
-        }
-    }
-}
-
-/// Ctrl-C, or the system's wish that we end.
-async fn stop_signal() {
-    let interrupted = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::warn!(%error, "Ctrl-C is not heard");
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(error) => {
-                tracing::warn!(%error, "SIGTERM is not heard");
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupted => {}
-        () = terminated => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use lanyard_device::{Device, DeviceConfig, DeviceEvent, EndReason, MembershipPhase};
@@ -510,17 +293,8 @@ mod tests {
 
     use super::*;
     use crate::operator::actions;
-    use crate::output::exit::Exit;
-
-    #[test]
-    fn a_missing_path_is_a_mistake_on_the_command_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let there = dir.path().to_owned();
-        assert_eq!(check_paths(std::slice::from_ref(&there)).unwrap(), vec![there.clone()]);
-        let failure = check_paths(&[there.clone(), there.join("missing")]).unwrap_err();
-        assert_eq!(failure.exit, Exit::Usage);
-        assert!(failure.error.to_string().contains("missing"));
-    }
+    use crate::store::Store;
+    use lanyard_relay::RelayConfig;
 
     /// A relay and a master that speak over a socket, as in one process.
     async fn hub(dir: &Path, stop: &CancellationToken) -> (HubUrl, DriverHandle) {
@@ -625,10 +399,5 @@ mod tests {
         while refused().await != Some(1) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-    }
-
-    #[test]
-    fn the_machine_has_a_name() {
-        assert!(is_valid_name(&machine_name()));
     }
 }

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use lanyard_hub::authority::{AuditEvent, SavedState};
+use lanyard_hub::authority::{AuditEvent, Member, SavedState, Verdict};
+use lanyard_protocol::DeviceId;
 
 use super::fixture::*;
 use super::*;

@@ -1,7 +1,7 @@
 //! Promise: after a power cut at any moment of a decision, all of it is there or nothing of it, and
 //! nothing was damaged.
 
-use lanyard_hub::authority::SavedState;
+use lanyard_hub::authority::{Member, SavedState, Verdict};
 
 use super::fixture::*;
 use super::*;

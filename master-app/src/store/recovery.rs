@@ -1,5 +1,5 @@
 //! Replaces a damaged database: the old files are moved aside, never changed and never written
-//! over. Who was let in and who was refused comes from the second copy ([`super::copy`]), which was
+//! over. Who was let in and who was refused comes from the second copy ([`super::roster_backup`]), which was
 //! good before anybody was told of a decision. Refusals that the record tells and that are newer
 //! than the copy's word are added, so that a refusal is not forgotten where the copy is torn or
 //! could not be written. Files are listed again by their owners; links go on where their rows can
@@ -15,10 +15,10 @@ use lanyard_system::clock::now_ms;
 use time::OffsetDateTime;
 
 use super::roster_backup::{BackupFound, RosterBackup};
-use super::{connect, link_of};
+use super::rows::link_of;
+use super::schema::connect;
 use crate::problems::{self, ActiveProblem};
-use crate::store::audit_log;
-use crate::store::audit_log::StandingRefusal;
+use crate::store::audit_log::{self, StandingRefusal};
 
 /// What SQLite keeps beside a database.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];

@@ -6,8 +6,7 @@ use lanyard_device::{CatalogueView, WantedDownload};
 use lanyard_protocol::path::file_name;
 use lanyard_protocol::{DeviceId, FileEntry, FileId};
 
-use crate::output::exit::Exit;
-use crate::output::exit::Failure;
+use crate::output::exit::{Exit, Failure};
 use crate::output::text;
 
 /// So many meanings of a word are printed: others decide how many files have one name.

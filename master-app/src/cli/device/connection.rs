@@ -14,11 +14,10 @@ use lanyard_protocol::{DeviceKind, InvitationId, InvitationSecret};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::cli::Global;
+use crate::cli::global::Global;
 use crate::data_dir;
-use crate::output::exit::Exit;
-use crate::output::exit::Failure;
-use crate::run::hub::machine_name;
+use crate::output::exit::{Exit, Failure};
+use crate::run::setup::machine_name;
 
 /// A hub that is there answers within this; then the command gives up.
 const HUB_PATIENCE: Duration = Duration::from_secs(5);

@@ -8,14 +8,14 @@ use lanyard_protocol::path::file_name;
 use lanyard_protocol::{EntryKind, FailureCode, FileRef, TransferId};
 use serde_json::json;
 
+use super::args::GetArgs;
+use super::choose;
+use super::common::{failure_of, split_words};
 use super::connection::{DeviceConnection, interrupted};
 use super::output::{Output, ProgressLine};
-use super::{GetArgs, choose, failure_of, split_words};
-use crate::cli::Global;
+use crate::cli::global::Global;
 use crate::operator::control;
-use crate::output::exit::Exit;
-use crate::output::exit::Failure;
-use crate::output::exit::Outcome;
+use crate::output::exit::{Exit, Failure, Outcome};
 use crate::output::text;
 
 pub(super) async fn get(global: &Global, args: GetArgs) -> Outcome {

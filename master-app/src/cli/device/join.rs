@@ -6,13 +6,11 @@ use lanyard_system::clock::now_ms;
 use serde_json::json;
 use tokio::time::timeout_at;
 
-use super::JoinArgs;
+use super::args::JoinArgs;
 use super::connection::{AtTheDoor, DeviceConnection, interrupted};
 use super::output::Output;
-use crate::cli::Global;
-use crate::output::exit::Exit;
-use crate::output::exit::Failure;
-use crate::output::exit::Outcome;
+use crate::cli::global::Global;
+use crate::output::exit::{Exit, Failure, Outcome};
 use crate::output::text;
 
 /// Returns when the host has decided.

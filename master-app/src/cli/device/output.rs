@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use crate::cli::Global;
+use crate::cli::global::Global;
 use crate::output::text;
 
 /// Between two lines of progress where no terminal shows a bar.

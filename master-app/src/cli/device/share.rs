@@ -8,14 +8,13 @@ use lanyard_protocol::message::TransferState;
 use lanyard_protocol::{FailureCode, FileId, NewFile};
 use serde_json::json;
 
+use super::args::ShareArgs;
+use super::common::{failure_of, split_words};
 use super::connection::{DeviceConnection, interrupted};
 use super::output::Output;
-use super::{ShareArgs, failure_of, split_words};
-use crate::cli::Global;
+use crate::cli::global::Global;
 use crate::operator::control;
-use crate::output::exit::Exit;
-use crate::output::exit::Failure;
-use crate::output::exit::Outcome;
+use crate::output::exit::{Exit, Failure, Outcome};
 use crate::output::text;
 
 pub(super) async fn share(global: &Global, args: ShareArgs) -> Outcome {

@@ -17,9 +17,7 @@ use lanyard_relay::{ConnectionPermit, KnownReason};
 use tokio::time::timeout;
 
 use super::ConsoleState;
-use crate::authority::driver::DriverStopped;
-use crate::authority::driver::Screen;
-use crate::authority::driver::ScreenUpdate;
+use crate::authority::driver::{DriverStopped, Screen, ScreenUpdate};
 use crate::problems::ActiveProblem;
 
 /// Messages that a tab has not taken yet; a tab further behind is closed and begins anew.

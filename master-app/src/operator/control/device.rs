@@ -101,7 +101,7 @@ pub(super) fn name_of(process: u32) -> String {
 }
 
 /// The processes that offered a socket on `dir`; some may be gone.
-pub(super) fn processes(dir: &Path) -> io::Result<Vec<u32>> {
+pub(crate) fn processes(dir: &Path) -> io::Result<Vec<u32>> {
     let names = match transport::names(dir, START) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         names => names?,
@@ -110,7 +110,7 @@ pub(super) fn processes(dir: &Path) -> io::Result<Vec<u32>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// As another process would offer its device.

@@ -10,7 +10,8 @@ use tokio_util::sync::DropGuard;
 use super::transport::ControlStream;
 use super::*;
 use crate::authority::driver::tests::DriverFixture;
-use crate::cli::Global;
+use crate::cli::global::Global;
+use crate::cli::hub::{approve, console, devices, files, forget, refuse, status};
 use crate::operator::actions::DeviceRow;
 
 fn global(dir: &Path) -> Global {
@@ -19,7 +20,7 @@ fn global(dir: &Path) -> Global {
         insecure_data: false,
         json: true,
         plain: false,
-        log_format: crate::cli::LogFormat::Text,
+        log_format: crate::cli::global::LogFormat::Text,
     }
 }
 
