@@ -5,6 +5,9 @@
 //! follows. It knows no disk, no socket and no secret. The driver checks the relay's proof, chooses
 //! the master's term, and sends [`Input::RelayReady`] when both are settled.
 
+// A new variant of an enum must be decided on wherever the enum is matched; tests may pick one.
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+
 mod admission;
 mod audit_event;
 mod catalogue;
@@ -33,9 +36,9 @@ use lanyard_protocol::message::{
     RequestFailed, UpdateName,
 };
 use lanyard_protocol::{
-    Client, DeviceId, FailureCode, FileEntry, FileId, FileRef, Instance, LinkHash, MasterFrame,
-    MasterToConsole, MasterToRelay, PublicKey, Recipient, Ref, RelayToMaster, RequestId, Resume,
-    Root, SessionAddress,
+    Client, DeviceId, DeviceRequest, FailureCode, FileEntry, FileId, FileRef, Instance, LinkHash,
+    MasterFrame, MasterToConsole, MasterToRelay, PublicKey, Recipient, Ref, RelayMessage,
+    RelayToMaster, RequestId, Resume, Root, SessionAddress,
 };
 
 pub use admission::{Admission, Approval};
@@ -494,46 +497,53 @@ impl Authority {
             return; // words of a relay that is lost
         }
         match message {
-            RelayToMaster::NewClientRegistered(request) => self.knocked(request),
-            RelayToMaster::ApprovalReveal(reveal) => self.revealed(reveal),
-            RelayToMaster::ApproveClientAck(ack) => self.frozen(ack),
-            RelayToMaster::RequestFailed(no) => self.not_frozen(reference.as_ref(), no.code),
-            RelayToMaster::ClientReconnected(change) => self.reconnected(change),
-            RelayToMaster::ClientDisconnected(change) => self.disconnected(change),
-            RelayToMaster::FileLookup(lookup) => self.files_looked_up(lookup, reference),
-            RelayToMaster::FileRoot(known) => self.root_known(known),
-            RelayToMaster::FileChanged(changed) => self.file_changed(changed),
-            RelayToMaster::LinkLookup(lookup) => self.link_looked_up(lookup, reference),
-            RelayToMaster::LinkUsed(used) => self.link_used(used),
-            RelayToMaster::LinkPage(page) => self.link_page_asked(page, reference),
-            RelayToMaster::RelayStatus(status) => self.relay_status = Some(status),
-            RelayToMaster::Pong(_) => self.settled(),
-            RelayToMaster::MasterChallenge(_) | RelayToMaster::MasterAppRegisterAck(_) => {
-                tracing::warn!("a handshake message after the handshake");
-            }
-            device_message => self.device_said(from, device_message, reference),
+            RelayToMaster::Relay(message) => self.relay_message(message, reference),
+            RelayToMaster::Device(request) => match from {
+                Some(from) => self.device_request(from, request, reference),
+                None => self.fail_relay(FailureCode::BadMessage, reference),
+            },
         }
     }
 
-    fn device_said(
+    fn relay_message(&mut self, message: RelayMessage, reference: Option<Ref>) {
+        match message {
+            RelayMessage::NewClientRegistered(request) => self.knocked(request),
+            RelayMessage::ApprovalReveal(reveal) => self.revealed(reveal),
+            RelayMessage::ApproveClientAck(ack) => self.frozen(ack),
+            RelayMessage::RequestFailed(no) => self.not_frozen(reference.as_ref(), no.code),
+            RelayMessage::ClientReconnected(change) => self.reconnected(change),
+            RelayMessage::ClientDisconnected(change) => self.disconnected(change),
+            RelayMessage::FileLookup(lookup) => self.files_looked_up(lookup, reference),
+            RelayMessage::FileRoot(known) => self.root_known(known),
+            RelayMessage::FileChanged(changed) => self.file_changed(changed),
+            RelayMessage::LinkLookup(lookup) => self.link_looked_up(lookup, reference),
+            RelayMessage::LinkUsed(used) => self.link_used(used),
+            RelayMessage::LinkPage(page) => self.link_page_asked(page, reference),
+            RelayMessage::RelayStatus(status) => self.relay_status = Some(status),
+            RelayMessage::Pong(_) => self.settled(),
+            RelayMessage::MasterChallenge(_) | RelayMessage::MasterAppRegisterAck(_) => {
+                tracing::warn!("a handshake message after the handshake");
+            }
+        }
+    }
+
+    fn device_request(
         &mut self,
-        from: Option<SessionAddress>,
-        message: RelayToMaster,
+        from: SessionAddress,
+        request: DeviceRequest,
         reference: Option<Ref>,
     ) {
-        let Some(from) = from else { return self.fail_relay(FailureCode::BadMessage, reference) };
         if !self.roster.is_approved(from.public_id) {
             return self.fail_device(from, FailureCode::NotApproved, None, reference);
         }
-        match message {
-            RelayToMaster::UpdateName(said) => self.renamed_itself(from, said, reference),
-            RelayToMaster::FeedPull(pull) => self.pulled(from, pull, reference),
-            RelayToMaster::AddFiles(said) => self.files_offered(from, said, reference),
-            RelayToMaster::RemoveFile(said) => self.files_taken_away(from, said, reference),
-            RelayToMaster::LinkRequest(request) => self.link_requested(from, request, reference),
-            RelayToMaster::LinksPull(pull) => self.links_pulled(from, pull, reference),
-            RelayToMaster::LinkDrop(drop) => self.link_dropped_by(from, drop, reference),
-            _ => {}
+        match request {
+            DeviceRequest::UpdateName(said) => self.renamed_itself(from, said, reference),
+            DeviceRequest::FeedPull(pull) => self.pulled(from, pull, reference),
+            DeviceRequest::AddFiles(said) => self.files_offered(from, said, reference),
+            DeviceRequest::RemoveFile(said) => self.files_taken_away(from, said, reference),
+            DeviceRequest::LinkRequest(request) => self.link_requested(from, request, reference),
+            DeviceRequest::LinksPull(pull) => self.links_pulled(from, pull, reference),
+            DeviceRequest::LinkDrop(drop) => self.link_dropped_by(from, drop, reference),
         }
     }
 
@@ -755,6 +765,23 @@ fn towards_screens(message: &MasterToRelay) -> Option<MasterToConsole> {
                 audience: lanyard_protocol::message::Audience::All,
             })
         }
-        _ => return None,
+        MasterToRelay::MasterAppRegister(_)
+        | MasterToRelay::MasterRoster(_)
+        | MasterToRelay::ApprovalChallenge(_)
+        | MasterToRelay::ApprovalOpen(_)
+        | MasterToRelay::ApprovalRestart(_)
+        | MasterToRelay::ApprovalClosed(_)
+        | MasterToRelay::ApproveClient(_)
+        | MasterToRelay::ForgetClient(_)
+        | MasterToRelay::FeedPage(_)
+        | MasterToRelay::AddFilesAck(_)
+        | MasterToRelay::RemoveFileAck(_)
+        | MasterToRelay::UpdateNameAck(_)
+        | MasterToRelay::FileGrant(_)
+        | MasterToRelay::LinksPage(_)
+        | MasterToRelay::LinkGrant(_)
+        | MasterToRelay::LinkMembers(_)
+        | MasterToRelay::RequestFailed(_)
+        | MasterToRelay::Ping(_) => return None,
     })
 }

@@ -32,7 +32,7 @@ mod work_counter;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayToDevice, RelayToMaster};
+use lanyard_protocol::{DeviceId, FailureCode, FileRef, Ref, RelayMessage, RelayToDevice};
 
 pub use effect::{
     CallEffect, Effect, LinkContent, LinkEffect, LinkInfo, LinkPart, MasterEffect, NewSlot,

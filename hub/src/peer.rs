@@ -4,6 +4,9 @@
 //! returns what to send and which bodies to move. It holds no key, no token and no path: the driver
 //! signs, proves, reads and writes.
 
+// A new variant of an enum must be decided on wherever the enum is matched; tests may pick one.
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
+
 mod group_set;
 mod input;
 mod mirror;
@@ -246,12 +249,13 @@ impl Peer {
         // unasked.
         let reference =
             frame.reference.as_ref().map(|r| r.as_str().parse().unwrap_or(NOBODYS_REFERENCE));
-        let answered = match &frame.message {
-            RelayToDevice::RequestFailed(_) => None,
-            _ => reference.and_then(|reference| self.take_pending(reference)),
+        let answered = if matches!(frame.message, RelayToDevice::RequestFailed(_)) {
+            None
+        } else {
+            reference.and_then(|reference| self.take_pending(reference))
         };
         if let Some((at, change)) = FeedChange::of(&frame.message) {
-            self.change(now, at, change, &frame.message);
+            self.change(now, at, change);
         }
         if let Some(pending) = answered {
             self.request_done(pending, &frame.message);
@@ -277,7 +281,11 @@ impl Peer {
             RelayToDevice::ClientReconnected(m) => self.presence_changed(m.public_id, true),
             RelayToDevice::ClientDisconnected(m) => self.presence_changed(m.public_id, false),
             RelayToDevice::FeedPage(page) => self.paged(now, page, reference),
-            RelayToDevice::FeedDirty(_) if self.mirror.dirty() => self.pull(now),
+            RelayToDevice::FeedDirty(_) => {
+                if self.mirror.dirty() {
+                    self.pull(now);
+                }
+            }
             RelayToDevice::HubReady(m) => {
                 self.hub_ready(now, Resume { epoch: m.epoch, revision: m.revision })
             }
@@ -299,36 +307,58 @@ impl Peer {
             RelayToDevice::TransferProgress(progress) => {
                 self.effects.push(Effect::Progress { progress })
             }
-            RelayToDevice::FileChanged(m) if m.public_id == self.public_id => {
-                self.effects.push(Effect::FileDisputed { file_id: m.file_id });
+            RelayToDevice::FileChanged(m) => {
+                if m.public_id == self.public_id {
+                    self.effects.push(Effect::FileDisputed { file_id: m.file_id });
+                }
             }
             RelayToDevice::RequestFailed(failed) => self.request_failed(now, failed, reference),
-            _ => {}
+            // Applied by `change`.
+            RelayToDevice::ClientApproved(_)
+            | RelayToDevice::ClientDisApproved(_)
+            | RelayToDevice::ClientUpdated(_)
+            | RelayToDevice::FilesAdded(_)
+            | RelayToDevice::FilesUpdated(_)
+            | RelayToDevice::FileRemoved(_)
+            | RelayToDevice::FilesWithdrawn(_) => {}
+            // Answers: `request_done` has them.
+            RelayToDevice::AddFilesAck(_)
+            | RelayToDevice::RemoveFileAck(_)
+            | RelayToDevice::UpdateNameAck(_)
+            | RelayToDevice::LinkMade(_)
+            | RelayToDevice::LinkDropped(_)
+            | RelayToDevice::LinksPage(_)
+            | RelayToDevice::Pong(_) => {}
         }
     }
 
-    fn change(
-        &mut self,
-        now: Moment,
-        at: lanyard_protocol::Resume,
-        change: FeedChange,
-        message: &RelayToDevice,
-    ) {
-        match message {
-            RelayToDevice::ClientApproved(m) if m.client.public_id == self.public_id => {
-                self.let_in(now)
+    fn change(&mut self, now: Moment, at: lanyard_protocol::Resume, change: FeedChange) {
+        let mut hashed = None;
+        match &change {
+            FeedChange::Approved(client) => {
+                if client.public_id == self.public_id {
+                    self.let_in(now);
+                }
             }
-            RelayToDevice::ClientDisApproved(m) if m.public_id == self.public_id => {
-                return self.end(EndReason::Refused);
+            FeedChange::ClientGone(device) => {
+                if *device == self.public_id {
+                    return self.end(EndReason::Refused);
+                }
+                self.owner_revoked(*device);
             }
-            RelayToDevice::ClientDisApproved(m) => self.owner_revoked(m.public_id),
             // Also by the host: the next registration carries this name.
-            RelayToDevice::ClientUpdated(m) if m.client.public_id == self.public_id => {
-                self.config.name = m.client.name.clone();
+            FeedChange::Updated(client) => {
+                if client.public_id == self.public_id {
+                    self.config.name = client.name.clone();
+                }
             }
-            RelayToDevice::FileRemoved(m) => self.files_removed(m.public_id, &m.file_ids),
-            RelayToDevice::FilesAdded(m) => self.files_listed(m.public_id, &m.files),
-            _ => {}
+            FeedChange::Removed { owner, file_ids } => self.files_removed(*owner, file_ids),
+            FeedChange::Files { owner, files } => self.files_listed(*owner, files),
+            FeedChange::Roots { owner, files } => {
+                let known: Vec<FileId> = files.iter().map(|file| file.file_id).collect();
+                hashed = Some((*owner, known));
+            }
+            FeedChange::Withdrawn { .. } => {}
         }
         let takes_mine = change.takes_files_of(self.public_id);
         match self.mirror.push(at, change) {
@@ -338,9 +368,8 @@ impl Peer {
                 if takes_mine {
                     self.reconcile_shares();
                 }
-                if let RelayToDevice::FilesUpdated(m) = message {
-                    let known: Vec<FileId> = m.files.iter().map(|file| file.file_id).collect();
-                    self.roots_known(now, m.public_id, &known);
+                if let Some((owner, known)) = hashed {
+                    self.roots_known(now, owner, &known);
                 }
             }
             Pushed::Dropped | Pushed::Kept => {}

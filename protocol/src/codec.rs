@@ -85,14 +85,21 @@ struct Envelope<'a> {
     ref_to: Option<&'a RawValue>,
 }
 
-fn decode_message<M: DeserializeOwned + Serialize>(
+/// A message of the master's socket, whose family follows from its opcode.
+pub trait MasterMessage: Serialize + Sized {
+    /// Reads the message of a frame with this opcode.
+    fn parse(opcode: &str, text: &str) -> serde_json::Result<Self>;
+}
+
+fn decode_message<M: Serialize>(
     text: &str,
     envelope: &Envelope,
+    parse: impl FnOnce() -> serde_json::Result<M>,
 ) -> Result<M, DecodeError> {
     let parsed = match envelope.data {
         // Serde would read a list as a struct, too.
         Some(data) if !data.get().starts_with('{') => Err(de::Error::custom("`data` is no object")),
-        Some(_) => serde_json::from_str::<M>(text),
+        Some(_) => parse(),
         None => Err(de::Error::custom("`data` is missing")),
     };
     let parsed = match parsed {
@@ -156,13 +163,12 @@ pub fn decode<M: DeserializeOwned + Serialize>(text: &str) -> Result<Frame<M>, D
     if envelope.from.is_some() || envelope.to.is_some() || envelope.ref_to.is_some() {
         return Err(DecodeError::Malformed("a field of the master's socket".into()));
     }
-    Ok(Frame { message: decode_message(text, &envelope)?, reference: envelope.reference })
+    let message = decode_message(text, &envelope, || serde_json::from_str(text))?;
+    Ok(Frame { message, reference: envelope.reference })
 }
 
 /// Reads a frame of the master's socket.
-pub fn decode_master<M: DeserializeOwned + Serialize>(
-    text: &str,
-) -> Result<MasterFrame<M>, DecodeError> {
+pub fn decode_master<M: MasterMessage>(text: &str) -> Result<MasterFrame<M>, DecodeError> {
     let envelope = open(text, MAX_MASTER_FRAME_BYTES)?;
     fn address<T: DeserializeOwned>(raw: Option<&RawValue>) -> Result<Option<T>, DecodeError> {
         raw.map(|raw| {
@@ -173,13 +179,8 @@ pub fn decode_master<M: DeserializeOwned + Serialize>(
     }
     let (from, to, ref_to) =
         (address(envelope.from)?, address(envelope.to)?, address(envelope.ref_to)?);
-    Ok(MasterFrame {
-        message: decode_message(text, &envelope)?,
-        reference: envelope.reference,
-        from,
-        to,
-        ref_to,
-    })
+    let message = decode_message(text, &envelope, || M::parse(&envelope.opcode, text))?;
+    Ok(MasterFrame { message, reference: envelope.reference, from, to, ref_to })
 }
 
 #[derive(Serialize)]

@@ -4,6 +4,8 @@
 //! Holds types, limits and everything that is *computed* on the wire: ids, signature texts, codes,
 //! group hashes. Each is checked against `vectors/`. Callers bring IO, the clock and randomness.
 
+// A new variant of an enum must be decided on wherever the enum is matched; tests may pick one.
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 #![warn(missing_docs)]
 
 pub mod approval;
@@ -34,7 +36,8 @@ pub use feed::{FeedMode, FeedPage, Gone, Resume};
 pub use file::{EntryKind, FileEntry, FileRef, NewFile};
 pub use ids::*;
 pub use message::{
-    ConsoleToMaster, DeviceToRelay, MasterToConsole, MasterToRelay, RelayToDevice, RelayToMaster,
+    ConsoleToMaster, DeviceRequest, DeviceToRelay, MasterToConsole, MasterToRelay, RelayMessage,
+    RelayToDevice, RelayToMaster,
 };
 
 /// The one live version of the wire, said once, at the handshake.

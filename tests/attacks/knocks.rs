@@ -63,7 +63,7 @@ async fn assert_stale(master: &mut RawMaster, public_id: DeviceId, request_id: R
         master.say(MasterToRelay::ApproveClient(ApproveClient { public_id, request_id })).await;
     let answer = master.answer(&reference).await;
     assert!(
-        matches!(&answer, RelayToMaster::RequestFailed(no) if no.code == FailureCode::StaleRequest),
+        matches!(&answer, RelayToMaster::Relay(RelayMessage::RequestFailed(no)) if no.code == FailureCode::StaleRequest),
         "{public_id} {request_id:?}: {answer:?}"
     );
 }
@@ -78,7 +78,10 @@ async fn a21_an_approval_names_the_request_it_is_for() {
     let ana = knock(&relay.url, 1, "Ana's phone").await;
     let of_ana = master.knock().await;
     drop(ana);
-    while !matches!(master.next().await.unwrap().message, RelayToMaster::ClientDisconnected(_)) {}
+    while !matches!(
+        master.next().await.unwrap().message,
+        RelayToMaster::Relay(RelayMessage::ClientDisconnected(_))
+    ) {}
     let mut eve = knock(&relay.url, 2, "Ana's phone").await;
     let of_eve = master.knock().await;
     let (ana_id, eve_id) = (of_ana.client.public_id, of_eve.client.public_id);
@@ -97,7 +100,10 @@ async fn a21_an_approval_names_the_request_it_is_for() {
     // Hers alone is good.
     let approve = ApproveClient { public_id: eve_id, request_id: of_eve.request_id };
     let reference = master.say(MasterToRelay::ApproveClient(approve)).await;
-    assert!(matches!(master.answer(&reference).await, RelayToMaster::ApproveClientAck(_)));
+    assert!(matches!(
+        master.answer(&reference).await,
+        RelayToMaster::Relay(RelayMessage::ApproveClientAck(_))
+    ));
 }
 
 /// A21. The same where the person's click arrives: the master refuses the old request, too.
@@ -343,13 +349,13 @@ async fn a_false_hub_is_shown_a_reveal(
     let is_revealed = loop {
         tokio::select! {
             frame = master.next() => match frame.unwrap().message {
-                RelayToMaster::NewClientRegistered(knocked) => {
+                RelayToMaster::Relay(RelayMessage::NewClientRegistered(knocked)) => {
                     let request_id = knocked.request_id;
                     let commit = Commit([1; 32]);
                     let challenge = ApprovalChallenge { request_id, commit };
                     master.say(MasterToRelay::ApprovalChallenge(challenge)).await;
                 }
-                RelayToMaster::ApprovalReveal(_) => break true,
+                RelayToMaster::Relay(RelayMessage::ApprovalReveal(_)) => break true,
                 _ => {}
             },
             event = events.recv() => {
@@ -395,7 +401,7 @@ async fn a24_the_doors_messages_in_another_order_open_nothing() {
     let reference = master.say(MasterToRelay::ApproveClient(approve)).await;
     let answer = master.answer(&reference).await;
     assert!(
-        matches!(answer, RelayToMaster::ApproveClientAck(_)),
+        matches!(answer, RelayToMaster::Relay(RelayMessage::ApproveClientAck(_))),
         "the knock is still the one it was: {answer:?}"
     );
     link.send(reveal(knocked.request_id, 77)).await.unwrap();

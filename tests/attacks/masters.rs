@@ -15,7 +15,9 @@ async fn tries(url: &HubUrl, term: u64, mac: impl Fn(&MasterTranscript) -> Mac) 
         panic!("no challenge")
     };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-    let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
+    let RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge)) = frame.message else {
+        panic!("{text}")
+    };
     let nonce = Nonce([4; 32]);
     let (boot_id, relay_nonce) = (challenge.boot_id, challenge.nonce);
     let transcript = MasterTranscript {

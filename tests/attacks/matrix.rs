@@ -137,11 +137,14 @@ fn sample(direction: &str, opcode: &str) -> String {
 }
 
 async fn messages_by_everybody() -> Vec<String> {
+    let mut from_relay = opcodes::<RelayMessage>();
+    from_relay.extend(opcodes::<DeviceRequest>());
+    from_relay.sort();
     let directions: BTreeMap<&str, Vec<String>> = [
         ("device-to-relay", opcodes::<DeviceToRelay>()),
         ("relay-to-device", opcodes::<RelayToDevice>()),
         ("master-to-relay", opcodes::<MasterToRelay>()),
-        ("relay-to-master", opcodes::<RelayToMaster>()),
+        ("relay-to-master", from_relay),
         ("console-to-master", opcodes::<ConsoleToMaster>()),
     ]
     .into();
@@ -259,7 +262,9 @@ async fn master_link(url: &HubUrl, term: u64) -> RelayConnection {
         panic!("no challenge")
     };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-    let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
+    let RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge)) = frame.message else {
+        panic!("{text}")
+    };
     let nonce = Nonce([4; 32]);
     let (boot_id, relay_nonce, channel) = (challenge.boot_id, challenge.nonce, link.channel);
     let transcript = master_proof::MasterTranscript {

@@ -234,7 +234,9 @@ async fn a67_a_plain_master_proves_that_it_means_its_own_machine() {
         panic!("no challenge")
     };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-    let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
+    let RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge)) = frame.message else {
+        panic!("{text}")
+    };
     let transcript = MasterTranscript {
         boot_id: challenge.boot_id,
         relay_nonce: challenge.nonce,

@@ -218,7 +218,7 @@ impl RawMaster {
     pub(crate) async fn knock(&mut self) -> NewClientRegistered {
         loop {
             let frame = self.next().await.expect("somebody knocks");
-            if let RelayToMaster::NewClientRegistered(knock) = frame.message {
+            if let RelayToMaster::Relay(RelayMessage::NewClientRegistered(knock)) = frame.message {
                 return knock;
             }
         }

@@ -97,7 +97,9 @@ async fn a13_a_recorded_handshake_of_the_master_is_none() {
         panic!("no challenge")
     };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-    let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
+    let RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge)) = frame.message else {
+        panic!("{text}")
+    };
     let (boot_id, relay_nonce, nonce) = (challenge.boot_id, challenge.nonce, Nonce([4; 32]));
     // A term far ahead: what is refused is the proof and not the term.
     let term = 1_000;

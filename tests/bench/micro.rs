@@ -205,7 +205,7 @@ impl BenchHub {
 fn follow(effect: Effect, inputs: &mut Vec<Input>) {
     match effect {
         Effect::Master(MasterEffect::Send { frame, .. }) => {
-            if let RelayToMaster::FileLookup(lookup) = &frame.message {
+            if let RelayToMaster::Relay(RelayMessage::FileLookup(lookup)) = &frame.message {
                 let files = lookup.files.iter().map(|_| entry(1, 1 << 30)).collect();
                 let message = MasterToRelay::FileGrant(FileGrant { files });
                 let frame = MasterFrame {

@@ -10,7 +10,9 @@ use lanyard_device::link::{GivenUrl, HubUrl};
 use lanyard_device::names::NameAllocator;
 use lanyard_device::{Rate, proving as device};
 use lanyard_hub::layout::lay_out;
-use lanyard_protocol::codec::{DecodeError, decode, decode_master, encode, encode_master};
+use lanyard_protocol::codec::{
+    DecodeError, MasterMessage, decode, decode_master, encode, encode_master,
+};
 use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::limits::{MAX_FILE_BYTES, MAX_SAFE_INTEGER};
 use lanyard_protocol::range::{RangeRequest, wanted};
@@ -117,7 +119,7 @@ fn again<M: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(text: &s
     }
 }
 
-fn again_master<M: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(text: &str) {
+fn again_master<M: MasterMessage + PartialEq + std::fmt::Debug>(text: &str) {
     if let Ok(frame) = decode_master::<M>(text) {
         let written = encode_master(&frame);
         assert_eq!(decode_master::<M>(&written).as_ref(), Ok(&frame), "{written}");

@@ -9,7 +9,8 @@ use lanyard_hub::peer::{EndReason, MembershipPhase};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::{
     Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, Frame,
-    GroupSpan, Instance, MasterToRelay, Membership, Ref, RelayToDevice, RelayToMaster, TransferId,
+    GroupSpan, Instance, MasterToRelay, Membership, Ref, RelayMessage, RelayToDevice,
+    RelayToMaster, TransferId,
 };
 
 use crate::actors::device::Content;
@@ -251,13 +252,13 @@ impl Model {
 
     pub(crate) fn relay_tells_master(&mut self, message: &RelayToMaster) {
         match message {
-            RelayToMaster::NewClientRegistered(_) => self.count("knocked"),
-            RelayToMaster::FileLookup(_) => self.count("files looked up"),
-            RelayToMaster::FileChanged(_) => self.count("file found changed"),
-            RelayToMaster::LinkUsed(_) => self.count("link use told"),
-            RelayToMaster::LinkLookup(_) => self.count("link looked up"),
-            RelayToMaster::LinkPage(_) => self.count("archive page asked"),
-            RelayToMaster::RelayStatus(_) => self.count("figures told"),
+            RelayToMaster::Relay(RelayMessage::NewClientRegistered(_)) => self.count("knocked"),
+            RelayToMaster::Relay(RelayMessage::FileLookup(_)) => self.count("files looked up"),
+            RelayToMaster::Relay(RelayMessage::FileChanged(_)) => self.count("file found changed"),
+            RelayToMaster::Relay(RelayMessage::LinkUsed(_)) => self.count("link use told"),
+            RelayToMaster::Relay(RelayMessage::LinkLookup(_)) => self.count("link looked up"),
+            RelayToMaster::Relay(RelayMessage::LinkPage(_)) => self.count("archive page asked"),
+            RelayToMaster::Relay(RelayMessage::RelayStatus(_)) => self.count("figures told"),
             _ => {}
         }
     }

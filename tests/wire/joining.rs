@@ -70,7 +70,9 @@ async fn a_master_without_the_secret_or_with_an_old_term_is_refused() {
             panic!("no challenge")
         };
         let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-        let RelayToMaster::MasterChallenge(challenge) = frame.message else { panic!("{text}") };
+        let RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge)) = frame.message else {
+            panic!("{text}")
+        };
         let nonce = Nonce([4; 32]);
         let (boot_id, relay_nonce) = (challenge.boot_id, challenge.nonce);
         let transcript = MasterTranscript {

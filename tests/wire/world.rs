@@ -255,7 +255,7 @@ pub(crate) async fn register(url: &HubUrl, term: u64) -> (FrameSender, FrameRece
     let mut link = RelayConnection::open(url, "/ws/master", None).await.unwrap();
     let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-    let RelayToMaster::MasterChallenge(challenge) = frame.message else {
+    let RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge)) = frame.message else {
         panic!("no challenge: {text}")
     };
     let transcript = MasterTranscript {
@@ -279,7 +279,9 @@ pub(crate) async fn register(url: &HubUrl, term: u64) -> (FrameSender, FrameRece
     .unwrap();
     let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
     let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-    let RelayToMaster::MasterAppRegisterAck(ack) = frame.message else { panic!("no ack: {text}") };
+    let RelayToMaster::Relay(RelayMessage::MasterAppRegisterAck(ack)) = frame.message else {
+        panic!("no ack: {text}")
+    };
     assert_eq!(ack.mac, transcript.relay_mac(&SECRET));
     let (sender, receiver) = link.split();
     (sender, receiver, ack.hub.public_key)

@@ -3,8 +3,8 @@
 
 use lanyard_protocol::message::*;
 use lanyard_protocol::{
-    Client, DeviceKind, FileEntry, FileId, Instance, LinkBinding, LinkHash, NewFile, Nonce,
-    PublicKey, RelayToMaster, Reveal, SessionAddress, approval, identity,
+    Client, DeviceKind, DeviceRequest, FileEntry, FileId, Instance, LinkBinding, LinkHash, NewFile,
+    Nonce, PublicKey, RelayMessage, RelayToMaster, Reveal, SessionAddress, approval, identity,
 };
 
 use super::*;
@@ -143,7 +143,7 @@ impl AuthorityFixture {
     pub(super) fn ready(config: AuthorityConfig, saved: SavedState) -> Self {
         let mut desk = Self::new(config, saved);
         desk.put(Input::RelayReady { hub_key: HUB });
-        desk.relay(RelayToMaster::Pong(Empty {}));
+        desk.relay(RelayToMaster::Relay(RelayMessage::Pong(Empty {})));
         desk
     }
 
@@ -208,7 +208,8 @@ impl AuthorityFixture {
         &mut self,
         request: &NewClientRegistered,
     ) -> Option<lanyard_protocol::Commit> {
-        let effects = self.relay(RelayToMaster::NewClientRegistered(request.clone()));
+        let effects =
+            self.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone())));
         challenge_of(&effects, request.request_id)
     }
 
@@ -220,7 +221,7 @@ impl AuthorityFixture {
         request_id: RequestId,
     ) -> (Vec<Effect>, Option<String>) {
         let said = ApprovalReveal { request_id, reveal: reveal(n) };
-        let effects = self.relay(RelayToMaster::ApprovalReveal(said));
+        let effects = self.relay(RelayToMaster::Relay(RelayMessage::ApprovalReveal(said)));
         let opened = sent(&effects).into_iter().find_map(|message| match message {
             MasterToRelay::ApprovalOpen(opening) if opening.request_id == request_id => {
                 Some(opening.nonce)
@@ -234,26 +235,26 @@ impl AuthorityFixture {
 
     /// The session behind a knock ends.
     pub(super) fn leaves(&mut self, request: &NewClientRegistered) -> Vec<Effect> {
-        self.relay(RelayToMaster::ClientDisconnected(PresenceChange {
+        self.relay(RelayToMaster::Relay(RelayMessage::ClientDisconnected(PresenceChange {
             public_id: request.client.public_id,
             instance: Some(request.instance),
             resume: None,
             request_id: Some(request.request_id),
-        }))
+        })))
     }
 
     pub(super) fn came(&mut self, at: SessionAddress) -> Vec<Effect> {
         let SessionAddress { public_id, instance } = at;
         let change =
             PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
-        self.relay(RelayToMaster::ClientReconnected(change))
+        self.relay(RelayToMaster::Relay(RelayMessage::ClientReconnected(change)))
     }
 
     pub(super) fn left(&mut self, at: SessionAddress) -> Vec<Effect> {
         let SessionAddress { public_id, instance } = at;
         let change =
             PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
-        self.relay(RelayToMaster::ClientDisconnected(change))
+        self.relay(RelayToMaster::Relay(RelayMessage::ClientDisconnected(change)))
     }
 
     /// Lets time pass, every timer at its moment.
@@ -272,7 +273,7 @@ impl AuthorityFixture {
     }
 
     pub(super) fn add(&mut self, from: SessionAddress, files: Vec<NewFile>) -> Vec<Effect> {
-        self.device(from, RelayToMaster::AddFiles(AddFiles { files }))
+        self.device(from, RelayToMaster::Device(DeviceRequest::AddFiles(AddFiles { files })))
     }
 
     pub(super) fn head(&self) -> u64 {
@@ -285,7 +286,8 @@ impl AuthorityFixture {
         let mut cursor = None;
         loop {
             let pull = FeedPull { epoch: EPOCH, since, cursor };
-            let effects = self.device(session(1, 1), RelayToMaster::FeedPull(pull));
+            let effects =
+                self.device(session(1, 1), RelayToMaster::Device(DeviceRequest::FeedPull(pull)));
             let [Effect::Send(MasterFrame { message: MasterToRelay::FeedPage(page), .. })] =
                 &effects[..]
             else {

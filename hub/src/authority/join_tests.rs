@@ -4,7 +4,7 @@
 
 use lanyard_protocol::limits::*;
 use lanyard_protocol::message::*;
-use lanyard_protocol::{Instance, RelayToMaster, approval};
+use lanyard_protocol::{Instance, RelayMessage, RelayToMaster, approval};
 
 use super::fixture::*;
 use super::*;
@@ -57,10 +57,12 @@ fn a64_a_prompt_is_recorded_and_shown_before_it_is_opened() {
     desk.authority.handle(
         desk.now,
         desk.wall_ms,
-        Input::Frame(Box::new(MasterFrame::plain(RelayToMaster::ApprovalReveal(ApprovalReveal {
-            request_id: request.request_id,
-            reveal: reveal(2),
-        })))),
+        Input::Frame(Box::new(MasterFrame::plain(RelayToMaster::Relay(
+            RelayMessage::ApprovalReveal(ApprovalReveal {
+                request_id: request.request_id,
+                reveal: reveal(2),
+            }),
+        )))),
     );
     let effects: Vec<Effect> = std::iter::from_fn(|| desk.authority.poll_effect()).collect();
     let place = |wanted: fn(&Effect) -> bool| effects.iter().position(wanted).expect("it is there");
@@ -107,7 +109,8 @@ fn a64_who_leaves_before_the_reveal_learns_nothing() {
     let mut desk = desk();
     for n in 0..5_000u32 {
         let request = from(n + 2, 1, &format!("fe80::{n:x}"));
-        let effects = desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
+        let effects =
+            desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone())));
         let tells_nonce =
             |message: &&MasterToRelay| matches!(message, MasterToRelay::ApprovalOpen(_));
         assert_eq!(sent(&effects).into_iter().filter(tells_nonce).count(), 0);
@@ -325,10 +328,10 @@ fn what_is_no_new_prompt_does_not_count() {
     desk.operator(OperatorCommand::SetDoor(Admission::Everyone));
     for n in 100..200 {
         let instance = Instance([9; 16]);
-        desk.relay(RelayToMaster::NewClientRegistered(NewClientRegistered {
+        desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(NewClientRegistered {
             instance,
             ..from(n, 1, "192.168.1.1")
-        }));
+        })));
         desk.leaves(&NewClientRegistered { instance, ..from(n, 1, "192.168.1.1") });
     }
     desk.operator(OperatorCommand::SetDoor(Admission::Ask));
@@ -368,7 +371,8 @@ fn a_crowd_that_comes_and_goes_is_not_told_each_time() {
     let mut told = 0;
     for n in 0..2_000u32 {
         let request = from(n + 100, 1, "10.0.0.1");
-        let mut effects = desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
+        let mut effects =
+            desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone())));
         effects.extend(desk.leaves(&request));
         told += effects.iter().filter(|effect| matches!(effect, Effect::Publish { .. })).count();
     }

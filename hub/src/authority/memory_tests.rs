@@ -6,7 +6,7 @@ use lanyard_protocol::limits::{
     SMALL_DEVICE_BYTES,
 };
 use lanyard_protocol::message::*;
-use lanyard_protocol::{FeedMode, LinkHash, NewFile, RelayToMaster};
+use lanyard_protocol::{DeviceRequest, FeedMode, LinkHash, NewFile, RelayMessage, RelayToMaster};
 
 use super::fixture::*;
 use super::*;
@@ -75,7 +75,7 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
             .collect();
         let link_hash = LinkHash([1; 32]);
         let request = LinkRequest { files, ..link_request(link_hash) };
-        desk.device(session(1, 1), RelayToMaster::LinkRequest(request))
+        desk.device(session(1, 1), RelayToMaster::Device(DeviceRequest::LinkRequest(request)))
     };
     let effects = (0..18)
         .map(|n| link(n * 512))
@@ -96,7 +96,7 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
     let all: Vec<FileId> = again.authority.files().map(|entry| entry.file_id).take(512).collect();
     again.device(
         session(1, 1),
-        RelayToMaster::RemoveFile(RemoveFile { file_ids: all, keep: false }),
+        RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile { file_ids: all, keep: false })),
     );
     assert_eq!(
         refusal_of(&again.add(session(1, 1), long_files(50_000..50_050))),
@@ -172,7 +172,10 @@ fn a_pull_visits_what_it_returns_however_much_is_gone() {
     for start in (0..20_000).step_by(500) {
         desk.add(session(1, 1), files(start..start + 500));
         let file_ids = (start..start + 500).map(file_id).collect();
-        desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids, keep: false }));
+        desk.device(
+            session(1, 1),
+            RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile { file_ids, keep: false })),
+        );
     }
     desk.add(session(1, 1), files(60_000..60_200));
     desk.add(session(1, 1), files(50_000..50_500));
@@ -203,7 +206,10 @@ fn who_was_away_for_more_removals_than_are_remembered_gets_a_snapshot() {
     let since = desk.head();
     for n in 0..5 {
         let file_ids = vec![file_id(n)];
-        desk.device(session(1, 1), RelayToMaster::RemoveFile(RemoveFile { file_ids, keep: false }));
+        desk.device(
+            session(1, 1),
+            RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile { file_ids, keep: false })),
+        );
     }
     assert_eq!(desk.pull(since).remove(0).mode, FeedMode::Snapshot);
     let page = desk.pull(since + 1).remove(0);
@@ -289,19 +295,19 @@ fn an_open_door_asks_again_when_very_many_are_in() {
         SavedState { revision: 1, members, ..SavedState::default() },
     );
     assert_eq!(desk.authority.admission(), Admission::Everyone);
-    let mut come = |n: u32| {
-        let request = knock(n, 1);
-        let request_id = request.request_id;
-        desk.relay(RelayToMaster::NewClientRegistered(request));
-        let effects = desk.relay(RelayToMaster::ApproveClientAck(ApproveClientAck {
-            public_id: device(n),
-            request_id,
-        }));
-        let said = effects.iter().any(|effect| {
-            matches!(effect, Effect::Publish { message: MasterToConsole::Door(_), .. })
-        });
-        (desk.authority.roster.is_approved(device(n)), said)
-    };
+    let mut come =
+        |n: u32| {
+            let request = knock(n, 1);
+            let request_id = request.request_id;
+            desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request)));
+            let effects = desk.relay(RelayToMaster::Relay(RelayMessage::ApproveClientAck(
+                ApproveClientAck { public_id: device(n), request_id },
+            )));
+            let said = effects.iter().any(|effect| {
+                matches!(effect, Effect::Publish { message: MasterToConsole::Door(_), .. })
+            });
+            (desk.authority.roster.is_approved(device(n)), said)
+        };
     assert_eq!(come(almost + 1), (true, true), "the last one, and the host is told");
     assert_eq!(come(almost + 2), (false, false));
     assert_eq!(desk.authority.admission(), Admission::Ask);

@@ -8,7 +8,8 @@ use lanyard_protocol::limits::{
 use lanyard_protocol::message::JoinRequestList;
 use lanyard_protocol::message::*;
 use lanyard_protocol::{
-    DeviceKind, FeedMode, InvitationSecret, LinkHash, RelayToMaster, Reveal, approval,
+    DeviceKind, DeviceRequest, FeedMode, InvitationSecret, LinkHash, RelayMessage, RelayToMaster,
+    Reveal, approval,
 };
 
 use super::fixture::*;
@@ -31,7 +32,10 @@ fn none_waits() -> MasterToConsole {
 }
 
 fn ack(n: u32, request_id: RequestId) -> RelayToMaster {
-    RelayToMaster::ApproveClientAck(ApproveClientAck { public_id: device(n), request_id })
+    RelayToMaster::Relay(RelayMessage::ApproveClientAck(ApproveClientAck {
+        public_id: device(n),
+        request_id,
+    }))
 }
 
 fn plain(message: MasterToRelay) -> Effect {
@@ -154,14 +158,18 @@ fn an_old_code_is_asked_for_anew() {
 fn a_broken_promise_ends_the_knock() {
     let mut desk = AuthorityFixture::with_members(1);
     let request = knock(2, 1);
-    desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
+    desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone())));
     let said = ApprovalReveal { request_id: request.request_id, reveal: Reveal([99; 32]) };
-    assert_eq!(desk.relay(RelayToMaster::ApprovalReveal(said)), vec![], "nothing is opened");
+    assert_eq!(
+        desk.relay(RelayToMaster::Relay(RelayMessage::ApprovalReveal(said))),
+        vec![],
+        "nothing is opened"
+    );
     assert_eq!(desk.reveals(2, request.request_id).1, None, "it is over");
     assert!(desk.authority.knocks(true).knocks.is_empty());
     let mut forged = knock(3, 1);
     forged.client.name = "Ana".into();
-    assert_eq!(desk.relay(RelayToMaster::NewClientRegistered(forged)), vec![]);
+    assert_eq!(desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(forged))), vec![]);
 }
 
 #[test]
@@ -184,7 +192,7 @@ fn an_approval_of_another_request_is_stale() {
     };
     let frame = MasterFrame {
         reference: Ref::new(format!("approve-{request_id}")),
-        ..MasterFrame::plain(RelayToMaster::RequestFailed(no))
+        ..MasterFrame::plain(RelayToMaster::Relay(RelayMessage::RequestFailed(no)))
     };
     assert_eq!(
         refusal_of(&desk.put(Input::Frame(Box::new(frame)))),
@@ -244,14 +252,14 @@ fn the_figures_of_a_relay_go_with_it() {
     assert_eq!(desk.authority.relay_status(), None);
     let status = RelayStatus { pending: 3, ..RelayStatus::default() };
     assert_eq!(
-        desk.relay(RelayToMaster::RelayStatus(status.clone())),
+        desk.relay(RelayToMaster::Relay(RelayMessage::RelayStatus(status.clone()))),
         vec![],
         "nobody is answered"
     );
     assert_eq!(desk.authority.relay_status(), Some(&status));
     desk.put(Input::RelayLost);
     assert_eq!(desk.authority.relay_status(), None);
-    desk.relay(RelayToMaster::RelayStatus(status));
+    desk.relay(RelayToMaster::Relay(RelayMessage::RelayStatus(status)));
     assert_eq!(desk.authority.relay_status(), None, "words of a relay that is lost");
 }
 
@@ -262,9 +270,12 @@ fn knocks_from_before_this_master_promise_anew_once() {
     let old = knock(2, 1);
     let restart =
         MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id: old.request_id });
-    assert_eq!(sent(&desk.relay(RelayToMaster::NewClientRegistered(old))), vec![&restart]);
+    assert_eq!(
+        sent(&desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(old)))),
+        vec![&restart]
+    );
     assert!(desk.knocks(&knock(2, 2)).is_some());
-    desk.relay(RelayToMaster::Pong(Empty {}));
+    desk.relay(RelayToMaster::Relay(RelayMessage::Pong(Empty {})));
     assert!(desk.knocks(&knock(3, 1)).is_some());
 }
 
@@ -278,7 +289,10 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
         public_id: device(1),
         request_id: host.request_id,
     });
-    assert_eq!(sent(&desk.relay(RelayToMaster::NewClientRegistered(host.clone()))), vec![&approve]);
+    assert_eq!(
+        sent(&desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(host.clone())))),
+        vec![&approve]
+    );
     desk.relay(ack(1, host.request_id));
     assert_eq!(desk.authority.member(device(1)).map(|m| m.verdict), Some(Verdict::Approved));
     let refused = desk.operator(OperatorCommand::Refuse { public_id: device(1) });
@@ -291,7 +305,8 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
     let config = AuthorityConfig { admission: Admission::Everyone, ..AuthorityConfig::default() };
     let mut desk = AuthorityFixture::ready(config, SavedState::default());
     let request = knock(2, 1);
-    let effects = desk.relay(RelayToMaster::NewClientRegistered(request.clone()));
+    let effects =
+        desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone())));
     let approve = MasterToRelay::ApproveClient(ApproveClient {
         public_id: device(2),
         request_id: request.request_id,
@@ -312,7 +327,7 @@ fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
     let link_hash = LinkHash([3; 32]);
     let wanted = vec![FileRef { public_id: device(2), file_id: file_id(0) }];
     let request = LinkRequest { files: wanted, ..link_request(link_hash) };
-    desk.device(session(2, 1), RelayToMaster::LinkRequest(request));
+    desk.device(session(2, 1), RelayToMaster::Device(DeviceRequest::LinkRequest(request)));
     let effects = desk.operator(OperatorCommand::Refuse { public_id: device(2) });
     let no = DisApproveClient { public_id: device(2), epoch: EPOCH, revision: 3 };
     let shown = ClientDisApproved {
@@ -342,12 +357,14 @@ fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
     assert_eq!(desk.authority.file_count(), 0);
     let pages = desk.pull(1);
     assert_eq!(pages[0].gone, vec![lanyard_protocol::Gone { public_id: device(2), file_id: None }]);
-    let lookup =
-        desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash, begins: false }));
+    let lookup = desk.relay_asks(RelayToMaster::Relay(RelayMessage::LinkLookup(LinkLookup {
+        link_hash,
+        begins: false,
+    })));
     assert_eq!(refusal_of(&lookup), Some(FailureCode::NotFound));
 
     // It knocks again: never a prompt.
-    let effects = desk.relay(RelayToMaster::NewClientRegistered(knock(2, 1)));
+    let effects = desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(knock(2, 1))));
     assert_eq!(effects, vec![plain(MasterToRelay::DisApproveClient(no))]);
     // Nor may it speak.
     assert_eq!(refusal_of(&desk.add(session(2, 1), files(0..1))), Some(FailureCode::NotApproved));
@@ -524,7 +541,8 @@ fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
 
     // Still granted for a day.
     let file = FileRef { public_id: device(1), file_id: file_id(0) };
-    let lookup = || RelayToMaster::FileLookup(FileLookup { files: vec![file] });
+    let lookup =
+        || RelayToMaster::Relay(RelayMessage::FileLookup(FileLookup { files: vec![file] }));
     let granted = |effects: &[Effect]| match sent(effects)[..] {
         [MasterToRelay::FileGrant(grant)] => grant.files.len(),
         ref other => panic!("{other:?}"),
@@ -543,7 +561,9 @@ fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
             .any(|m| matches!(m, MasterToRelay::FileRemoved(m) if m.file_ids == [file_id(1)]))
     );
     let other = FileRef { public_id: device(1), file_id: file_id(1) };
-    let effects = desk.relay_asks(RelayToMaster::FileLookup(FileLookup { files: vec![other] }));
+    let effects = desk.relay_asks(RelayToMaster::Relay(RelayMessage::FileLookup(FileLookup {
+        files: vec![other],
+    })));
     assert_eq!(granted(&effects), 0);
 }
 
@@ -552,10 +572,10 @@ fn removing_keeps_or_ends_and_says_so_once() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..3));
     let remove = |ids: &[u32], keep| {
-        RelayToMaster::RemoveFile(RemoveFile {
+        RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
             file_ids: ids.iter().map(|n| file_id(*n)).collect(),
             keep,
-        })
+        }))
     };
     let effects = desk.device(session(1, 1), remove(&[0, 0, 9], true));
     let [MasterToRelay::FilesWithdrawn(said)] = sent(&effects)[..] else { panic!("{effects:?}") };
@@ -578,7 +598,10 @@ fn removing_keeps_or_ends_and_says_so_once() {
 fn only_the_owner_removes() {
     let mut desk = AuthorityFixture::with_members(2);
     desk.add(session(1, 1), files(0..1));
-    let remove = RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(0)], keep: false });
+    let remove = RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
+        file_ids: vec![file_id(0)],
+        keep: false,
+    }));
     assert!(matches!(
         sent(&desk.device(session(2, 1), remove))[..],
         [MasterToRelay::RemoveFileAck(_)]
@@ -593,24 +616,26 @@ fn roots_are_told_together_and_a_changed_file_goes() {
     for n in 0..2 {
         let known =
             FileRoot { public_id: device(1), file_id: file_id(n), root: Root([n as u8; 32]) };
-        assert_eq!(desk.relay(RelayToMaster::FileRoot(known)), vec![]);
+        assert_eq!(desk.relay(RelayToMaster::Relay(RelayMessage::FileRoot(known))), vec![]);
     }
     let effects = desk.pass(1_000);
     let [MasterToRelay::FilesUpdated(updated)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((updated.files.len(), updated.revision), (2, 3));
     assert_eq!(desk.pull(2)[0].files.iter().filter(|file| file.root.is_some()).count(), 2);
     let again = FileRoot { public_id: device(1), file_id: file_id(0), root: Root([0; 32]) };
-    desk.relay(RelayToMaster::FileRoot(again));
+    desk.relay(RelayToMaster::Relay(RelayMessage::FileRoot(again)));
     assert!(sent(&desk.pass(1_000)).is_empty());
     let changed = FileChanged { public_id: device(1), file_id: file_id(0) };
-    let effects = desk.relay(RelayToMaster::FileChanged(changed));
+    let effects = desk.relay(RelayToMaster::Relay(RelayMessage::FileChanged(changed)));
     assert!(matches!(sent(&effects)[..], [MasterToRelay::FileRemoved(_)]));
 }
 
 #[test]
 fn names_change_for_all_or_not_at_all() {
     let mut desk = AuthorityFixture::with_members(1);
-    let name = |name: &str| RelayToMaster::UpdateName(UpdateName { name: name.into() });
+    let name = |name: &str| {
+        RelayToMaster::Device(DeviceRequest::UpdateName(UpdateName { name: name.into() }))
+    };
     let effects = desk.device(session(1, 1), name("Ana"));
     let [MasterToRelay::ClientUpdated(updated)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((updated.client.name.as_str(), updated.revision), ("Ana", 2));
@@ -639,7 +664,11 @@ fn every_pull_is_answered_by_number() {
     assert_eq!(desk.pull(0)[0].mode, FeedMode::Snapshot, "before the oldest change still known");
     assert_eq!(desk.pull(99)[0].mode, FeedMode::Snapshot, "ahead of the head");
     let pull = |epoch, cursor: Option<&str>| {
-        RelayToMaster::FeedPull(FeedPull { epoch, since: 2, cursor: cursor.map(str::to_owned) })
+        RelayToMaster::Device(DeviceRequest::FeedPull(FeedPull {
+            epoch,
+            since: 2,
+            cursor: cursor.map(str::to_owned),
+        }))
     };
     let other_epoch = desk.device(session(1, 1), pull(5, None));
     assert!(
@@ -662,12 +691,17 @@ fn what_goes_between_two_pages_of_a_snapshot_is_named_as_gone() {
     for start in (0..1_200).step_by(400) {
         desk.add(session(1, 1), files(start..start + 400));
     }
-    let pull = |cursor| RelayToMaster::FeedPull(FeedPull { epoch: 0, since: 0, cursor });
+    let pull = |cursor| {
+        RelayToMaster::Device(DeviceRequest::FeedPull(FeedPull { epoch: 0, since: 0, cursor }))
+    };
     let effects = desk.device(session(1, 1), pull(None));
     let [MasterToRelay::FeedPage(first)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((first.files.len() + first.clients.len(), first.last), (512, false));
     let met = first.files[0].file_id;
-    let remove = RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![met], keep: false });
+    let remove = RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
+        file_ids: vec![met],
+        keep: false,
+    }));
     desk.device(session(1, 1), remove);
     let mut cursor = first.cursor.clone();
     let mut gone = Vec::new();
@@ -692,7 +726,7 @@ fn who_comes_back_gets_its_first_page_unasked() {
         resume,
         request_id: None,
     };
-    let effects = desk.relay(RelayToMaster::ClientReconnected(change));
+    let effects = desk.relay(RelayToMaster::Relay(RelayMessage::ClientReconnected(change)));
     let [Effect::Send(frame)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(
         frame.to,
@@ -717,11 +751,11 @@ fn while_changes_wait_for_the_disk_pages_tell_of_what_was_before_them() {
     assert_eq!(held[2].mode, FeedMode::UpToDate);
     // A root would take the place of an entry; it waits, too.
     let root = Root([1; 32]);
-    desk.relay(RelayToMaster::FileRoot(FileRoot {
+    desk.relay(RelayToMaster::Relay(RelayMessage::FileRoot(FileRoot {
         public_id: device(1),
         file_id: file_id(0),
         root,
-    }));
+    })));
     assert_eq!(sent(&desk.pass(5_000)), [] as [&MasterToRelay; 0]);
     assert_eq!(desk.pull(0)[0].files.len(), 2);
 
@@ -741,7 +775,10 @@ fn a_list_of_which_something_was_replaced_is_not_told_as_it_was() {
     let told = desk.head();
     desk.device(
         session(1, 1),
-        RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(0)], keep: false }),
+        RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
+            file_ids: vec![file_id(0)],
+            keep: false,
+        })),
     );
     desk.put(Input::Held { at: Some(told) });
     assert_eq!(desk.pull(0)[0].revision, told + 1);
@@ -794,12 +831,15 @@ fn saves_stand_before_what_depends_on_them() {
         desk.add(session(1, 1), files(0..3)),
         desk.device(
             session(2, 1),
-            RelayToMaster::LinkRequest(LinkRequest {
+            RelayToMaster::Device(DeviceRequest::LinkRequest(LinkRequest {
                 files: vec![FileRef { public_id: device(1), file_id: file_id(0) }],
                 ..link_request(LinkHash([3; 32]))
-            }),
+            })),
         ),
-        desk.device(session(1, 1), RelayToMaster::UpdateName(UpdateName { name: "New".into() })),
+        desk.device(
+            session(1, 1),
+            RelayToMaster::Device(DeviceRequest::UpdateName(UpdateName { name: "New".into() })),
+        ),
     ];
     desk.left(session(1, 1));
     streams.push(desk.pass(GRACE_MS));
@@ -833,7 +873,7 @@ fn brings(
     let proof = approval::invitation_proof(&secret, &request_id);
     let invitation = Some(InvitationProof { id: made.id, proof });
     let request = NewClientRegistered { invitation, ..knock(n, 1) };
-    (request_id, desk.relay(RelayToMaster::NewClientRegistered(request)))
+    (request_id, desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request))))
 }
 
 fn is_let_in(effects: &[Effect]) -> bool {
@@ -912,7 +952,9 @@ fn a_proof_of_another_knock_is_none() {
         invitation: Some(InvitationProof { id: made.id, proof }),
         ..knock(3, 1)
     };
-    assert!(!is_let_in(&desk.relay(RelayToMaster::NewClientRegistered(request))));
+    assert!(!is_let_in(
+        &desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request)))
+    ));
 }
 
 #[test]
@@ -934,7 +976,7 @@ fn a_closed_door_says_so_and_an_opened_one_asks_again() {
     assert_eq!(sent(&effects), vec![&closed(waiting)], "who waits hears it at once");
     assert!(desk.authority.knocks(false).knocks.is_empty());
     let later = knock(3, 1).request_id;
-    let effects = desk.relay(RelayToMaster::NewClientRegistered(knock(3, 1)));
+    let effects = desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(knock(3, 1))));
     assert_eq!(sent(&effects), vec![&closed(later)], "nobody is asked to reveal for nothing");
     assert!(desk.authority.knocks(false).knocks.is_empty(), "nobody is asked about");
 
@@ -1056,7 +1098,8 @@ fn a22_a_knock_under_another_name_than_its_id_has_is_dropped() {
     renamed.client.name = "Marta (host)".into();
     anothers.client.public_id = device(3);
     for lie in [renamed, anothers] {
-        let effects = desk.relay(RelayToMaster::NewClientRegistered(lie.clone()));
+        let effects =
+            desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(lie.clone())));
         assert_eq!((effects, desk.authority.knocks(false).knocks), (vec![], vec![]), "{lie:?}");
     }
     knock_with_code(&mut desk, 2);

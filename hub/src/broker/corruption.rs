@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lanyard_protocol::limits::{BAD_BODIES_WINDOW_MS, MAX_CHANGED_FILES};
 use lanyard_protocol::message::FileChanged;
-use lanyard_protocol::{FailureCode, FileRef, RelayToDevice, RelayToMaster};
+use lanyard_protocol::{FailureCode, FileRef, RelayMessage, RelayToDevice};
 
 use super::*;
 
@@ -99,6 +99,6 @@ impl Broker {
         {
             self.send(owner, RelayToDevice::FileChanged(message.clone()), None);
         }
-        self.tell_master(RelayToMaster::FileChanged(message));
+        self.tell_master(RelayMessage::FileChanged(message));
     }
 }

@@ -243,7 +243,8 @@ impl FlowWorld {
         hub.give(Input::Call(CallInput::LinkOpened { call, link: drawn.link }));
         let asked = hub.take().into_iter().find_map(|effect| {
             let Effect::Master(MasterEffect::Send { frame, .. }) = effect else { return None };
-            matches!(frame.message, RelayToMaster::LinkLookup(_)).then_some(frame.reference?)
+            matches!(frame.message, RelayToMaster::Relay(RelayMessage::LinkLookup(_)))
+                .then_some(frame.reference?)
         });
         let grant = LinkGrant {
             link_hash: drawn.hash,

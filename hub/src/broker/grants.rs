@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{GRANT_MS, MAX_FILES_A_MESSAGE, MAX_LOOKUPS_AN_ASKER};
 use lanyard_protocol::message::{FileGrant, FileLookup, FileRoot};
-use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileRef, Ref, RelayToMaster, Root};
+use lanyard_protocol::{
+    DeviceId, FailureCode, FileEntry, FileRef, Ref, RelayMessage, RelayToMaster, Root,
+};
 
 use super::budget::RequesterKey;
 use super::requests::{ChunkRequest, ChunkRequestId, WaitReason};
@@ -245,7 +247,8 @@ impl Broker {
             let reference = Ref::number(self.number());
             let lookup = PendingLookup { files: part.to_vec(), waiting: Vec::new() };
             self.grants.lookups.insert(reference.clone(), lookup);
-            let message = RelayToMaster::FileLookup(FileLookup { files: part.to_vec() });
+            let message =
+                RelayToMaster::Relay(RelayMessage::FileLookup(FileLookup { files: part.to_vec() }));
             self.tell_master_from(message, None, Some(reference.clone()));
             sent.push((reference, part.to_vec()));
         }
@@ -276,7 +279,7 @@ impl Broker {
         }
         self.end_gone(now, &gone);
         for (FileRef { public_id, file_id }, root) in roots_to_tell {
-            self.tell_master(RelayToMaster::FileRoot(FileRoot { public_id, file_id, root }));
+            self.tell_master(RelayMessage::FileRoot(FileRoot { public_id, file_id, root }));
         }
         self.keep_sweeping(now);
         self.grants_arrived(now, lookup.waiting);

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::limits::LINK_USED_INTERVAL_MS;
 use lanyard_protocol::message::LinkUsed;
-use lanyard_protocol::{DeviceId, FailureCode, FileRef, GroupSpan, LinkHash, RelayToMaster};
+use lanyard_protocol::{DeviceId, FailureCode, FileRef, GroupSpan, LinkHash, RelayMessage};
 
 use super::requests::{ChunkRequest, Requester, WaitReason};
 use super::*;
@@ -61,7 +61,7 @@ impl Broker {
         let due = known.told_used.is_none_or(|told| now.since(told) >= LINK_USED_INTERVAL_MS);
         if due && ready {
             known.told_used = Some(now);
-            self.tell_master(RelayToMaster::LinkUsed(LinkUsed { link_hash: hash }));
+            self.tell_master(RelayMessage::LinkUsed(LinkUsed { link_hash: hash }));
         }
     }
 

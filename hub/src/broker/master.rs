@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use lanyard_protocol::message::*;
 use lanyard_protocol::{
     CloseCode, DeviceId, FailureCode, FileRef, MasterFrame, MasterToRelay, Membership, Recipient,
-    Ref, RelayToDevice, RelayToMaster, RequestId, Resume, SessionAddress,
+    Ref, RelayMessage, RelayToDevice, RelayToMaster, RequestId, Resume, SessionAddress,
 };
 
 use super::*;
@@ -106,7 +106,10 @@ impl Broker {
             return self.roster_page(now, page);
         }
         if let MasterToRelay::Ping(empty) = message {
-            let frame = MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::Pong(empty)) };
+            let frame = MasterFrame {
+                reference,
+                ..MasterFrame::plain(RelayToMaster::Relay(RelayMessage::Pong(empty)))
+            };
             self.effects
                 .push(Effect::Master(MasterEffect::Send { session, frame: Box::new(frame) }));
             return;
@@ -340,14 +343,17 @@ impl Broker {
         let message = match session {
             Some(session) if session.identity.public_id == public_id => {
                 session.frozen_knock = true;
-                RelayToMaster::ApproveClientAck(ApproveClientAck { public_id, request_id })
+                RelayToMaster::Relay(RelayMessage::ApproveClientAck(ApproveClientAck {
+                    public_id,
+                    request_id,
+                }))
             }
-            Some(_) | None => RelayToMaster::RequestFailed(RequestFailed {
+            Some(_) | None => RelayToMaster::Relay(RelayMessage::RequestFailed(RequestFailed {
                 code: FailureCode::StaleRequest,
                 message: FailureCode::StaleRequest.sentence().into(),
                 retry_after_ms: None,
                 file_id: None,
-            }),
+            })),
         };
         let frame = MasterFrame { reference, ..MasterFrame::plain(message) };
         self.effects
@@ -428,7 +434,7 @@ impl Broker {
         self.grants.note_hashes(&file);
         if self.grants.set_root(&file, root) {
             let FileRef { public_id, file_id } = file;
-            self.tell_master(RelayToMaster::FileRoot(FileRoot { public_id, file_id, root }));
+            self.tell_master(RelayMessage::FileRoot(FileRoot { public_id, file_id, root }));
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use lanyard_protocol::message::PresenceChange;
 use lanyard_protocol::{
-    FailureCode, MasterFrame, Recipient, Ref, RelayToDevice, RelayToMaster, SessionAddress,
+    DeviceRequest, FailureCode, MasterFrame, Recipient, Ref, RelayMessage, RelayToDevice,
+    RelayToMaster, SessionAddress,
 };
 
 use super::*;
@@ -59,7 +60,7 @@ impl Broker {
     pub(super) fn ask_master(
         &mut self,
         id: SessionId,
-        message: RelayToMaster,
+        request: DeviceRequest,
         reference: Option<Ref>,
     ) {
         if !self.admits(id, &reference) {
@@ -70,11 +71,11 @@ impl Broker {
         if !self.hub_ready() {
             return self.fail(id, FailureCode::ServerNotReady, reference);
         }
-        self.tell_master_from(message, Some(from), reference);
+        self.tell_master_from(RelayToMaster::Device(request), Some(from), reference);
     }
 
-    pub(super) fn tell_master(&mut self, message: RelayToMaster) {
-        self.tell_master_from(message, None, None);
+    pub(super) fn tell_master(&mut self, message: RelayMessage) {
+        self.tell_master_from(RelayToMaster::Relay(message), None, None);
     }
 
     /// Says something to the live master; without one it is dropped, for a master that comes back
@@ -108,7 +109,7 @@ impl Broker {
                     resume: session.identity.resume,
                     request_id: None,
                 };
-                self.tell_master(RelayToMaster::ClientReconnected(change));
+                self.tell_master(RelayMessage::ClientReconnected(change));
             }
         }
     }

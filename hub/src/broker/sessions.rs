@@ -10,8 +10,8 @@ use lanyard_protocol::message::{
     RequestFailed,
 };
 use lanyard_protocol::{
-    Client, CloseCode, DeviceId, DeviceToRelay, FailureCode, Instance, Membership, Nonce, Ref,
-    RelayToDevice, RelayToMaster, RequestId, SessionAddress, approval,
+    Client, CloseCode, DeviceId, DeviceRequest, DeviceToRelay, FailureCode, Instance, Membership,
+    Nonce, Ref, RelayMessage, RelayToDevice, RelayToMaster, RequestId, SessionAddress, approval,
 };
 
 use super::pending_sessions::{PendingRoom, PendingSessions};
@@ -296,7 +296,7 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else { return };
         let (Some(request_id), who) = (session.knock, &session.identity) else { return };
         let message =
-            RelayToMaster::NewClientRegistered(lanyard_protocol::message::NewClientRegistered {
+            RelayMessage::NewClientRegistered(lanyard_protocol::message::NewClientRegistered {
                 client: session.client(),
                 address: who.address.clone(),
                 instance: who.instance,
@@ -318,7 +318,7 @@ impl Broker {
         if !was_present {
             self.tell_presence(device, true, Some(id));
         }
-        self.tell_master(RelayToMaster::ClientReconnected(PresenceChange {
+        self.tell_master(RelayMessage::ClientReconnected(PresenceChange {
             public_id: device,
             instance: Some(instance),
             resume,
@@ -375,7 +375,7 @@ impl Broker {
             self.tell_presence(device, false, None);
         }
         if here || session.knock.is_some() {
-            self.tell_master(RelayToMaster::ClientDisconnected(PresenceChange {
+            self.tell_master(RelayMessage::ClientDisconnected(PresenceChange {
                 public_id: device,
                 instance: Some(session.identity.instance),
                 resume: None,
@@ -419,25 +419,25 @@ impl Broker {
                 }
             }
             DeviceToRelay::UpdateName(m) => {
-                self.ask_master(id, RelayToMaster::UpdateName(m), reference)
+                self.ask_master(id, DeviceRequest::UpdateName(m), reference)
             }
             DeviceToRelay::FeedPull(m) => {
-                self.ask_master(id, RelayToMaster::FeedPull(m), reference)
+                self.ask_master(id, DeviceRequest::FeedPull(m), reference)
             }
             DeviceToRelay::AddFiles(m) => {
-                self.ask_master(id, RelayToMaster::AddFiles(m), reference)
+                self.ask_master(id, DeviceRequest::AddFiles(m), reference)
             }
             DeviceToRelay::RemoveFile(m) => {
-                self.ask_master(id, RelayToMaster::RemoveFile(m), reference)
+                self.ask_master(id, DeviceRequest::RemoveFile(m), reference)
             }
             DeviceToRelay::LinkRequest(m) => {
-                self.ask_master(id, RelayToMaster::LinkRequest(m), reference)
+                self.ask_master(id, DeviceRequest::LinkRequest(m), reference)
             }
             DeviceToRelay::LinksPull(m) => {
-                self.ask_master(id, RelayToMaster::LinksPull(m), reference)
+                self.ask_master(id, DeviceRequest::LinksPull(m), reference)
             }
             DeviceToRelay::LinkDrop(m) => {
-                self.ask_master(id, RelayToMaster::LinkDrop(m), reference)
+                self.ask_master(id, DeviceRequest::LinkDrop(m), reference)
             }
         }
     }
@@ -485,7 +485,11 @@ impl Broker {
             return self.close(now, id, CloseCode::Unauthenticated);
         }
         let from = session.address();
-        self.tell_master_from(RelayToMaster::ApprovalReveal(reveal), Some(from), None);
+        self.tell_master_from(
+            RelayToMaster::Relay(RelayMessage::ApprovalReveal(reveal)),
+            Some(from),
+            None,
+        );
     }
 
     /// The answer to APPROVAL_RESTART: a new promise, hence a new knock with the nonce of the
@@ -538,7 +542,7 @@ impl Broker {
         if !self.sessions.is_present(at.public_id) {
             self.tell_presence(at.public_id, false, Some(id));
         }
-        self.tell_master(RelayToMaster::ClientDisconnected(PresenceChange {
+        self.tell_master(RelayMessage::ClientDisconnected(PresenceChange {
             public_id: at.public_id,
             instance: Some(at.instance),
             resume: None,

@@ -38,6 +38,6 @@ impl Broker {
 
     pub(super) fn tell_status(&mut self, status: RelayStatus) {
         self.master.told_status = Some(status.clone());
-        self.tell_master(RelayToMaster::RelayStatus(status));
+        self.tell_master(RelayMessage::RelayStatus(status));
     }
 }

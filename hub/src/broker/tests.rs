@@ -87,7 +87,7 @@ impl BrokerFixture {
     pub(super) fn drain(&mut self) {
         while let Some(effect) = self.broker.poll_effect() {
             if let Effect::Master(MasterEffect::Send { frame, .. }) = &effect
-                && let RelayToMaster::FileLookup(lookup) = &frame.message
+                && let RelayToMaster::Relay(RelayMessage::FileLookup(lookup)) = &frame.message
             {
                 let files =
                     lookup.files.iter().filter_map(|file| self.files.get(file)).cloned().collect();
@@ -386,7 +386,7 @@ fn an_approval_of_a_knock_that_is_over_is_stale() {
     let said: Vec<_> = hub.take();
     assert!(
         matches!(&said[..], [Effect::Master(MasterEffect::Send { frame, .. })]
-            if matches!(&frame.message, RelayToMaster::RequestFailed(no) if no.code == FailureCode::StaleRequest)),
+            if matches!(&frame.message, RelayToMaster::Relay(RelayMessage::RequestFailed(no)) if no.code == FailureCode::StaleRequest)),
         "{said:?}"
     );
 }
@@ -658,7 +658,11 @@ fn a_master_is_told_the_figures_when_it_comes_and_when_one_of_them_changed() {
             Some(frame.message)
         });
         told.filter_map(|m| {
-            if let RelayToMaster::RelayStatus(status) = m { Some(status) } else { None }
+            if let RelayToMaster::Relay(RelayMessage::RelayStatus(status)) = m {
+                Some(status)
+            } else {
+                None
+            }
         })
         .collect()
     }
@@ -1007,7 +1011,8 @@ fn a_links_want_waits_for_its_owner_and_goes_on() {
         .into_iter()
         .find_map(|e| {
             let Effect::Master(MasterEffect::Send { frame, .. }) = e else { return None };
-            matches!(frame.message, RelayToMaster::LinkLookup(_)).then_some(frame.reference?)
+            matches!(frame.message, RelayToMaster::Relay(RelayMessage::LinkLookup(_)))
+                .then_some(frame.reference?)
         })
         .unwrap();
     let grant = LinkGrant {

@@ -26,9 +26,10 @@ pub struct CatalogueView {
 /// One change of the feed, as an absolute state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FeedChange {
-    Client(Client),
+    Approved(Client),
+    Updated(Client),
     ClientGone(DeviceId),
-    Files(Vec<FileEntry>),
+    Files { owner: DeviceId, files: Vec<FileEntry> },
     Roots { owner: DeviceId, files: Vec<KnownRoot> },
     Removed { owner: DeviceId, file_ids: Vec<FileId> },
     Withdrawn { owner: DeviceId, file_ids: Option<Vec<FileId>>, instance: Option<Instance> },
@@ -40,15 +41,17 @@ impl FeedChange {
         let at = |epoch, revision| Resume { epoch, revision };
         Some(match message.clone() {
             RelayToDevice::ClientApproved(m) => {
-                (at(m.epoch, m.revision), FeedChange::Client(m.client))
+                (at(m.epoch, m.revision), FeedChange::Approved(m.client))
             }
             RelayToDevice::ClientUpdated(m) => {
-                (at(m.epoch, m.revision), FeedChange::Client(m.client))
+                (at(m.epoch, m.revision), FeedChange::Updated(m.client))
             }
             RelayToDevice::ClientDisApproved(m) => {
                 (at(m.epoch, m.revision), FeedChange::ClientGone(m.public_id))
             }
-            RelayToDevice::FilesAdded(m) => (at(m.epoch, m.revision), FeedChange::Files(m.files)),
+            RelayToDevice::FilesAdded(m) => {
+                (at(m.epoch, m.revision), FeedChange::Files { owner: m.public_id, files: m.files })
+            }
             RelayToDevice::FilesUpdated(m) => {
                 (at(m.epoch, m.revision), FeedChange::Roots { owner: m.public_id, files: m.files })
             }
@@ -57,7 +60,35 @@ impl FeedChange {
                 FeedChange::Removed { owner: m.public_id, file_ids: m.file_ids },
             ),
             RelayToDevice::FilesWithdrawn(m) => (at(m.epoch, m.revision), FeedChange::withdrawn(m)),
-            _ => return None,
+            RelayToDevice::Challenge(_)
+            | RelayToDevice::ClientRegisterAck(_)
+            | RelayToDevice::Membership(_)
+            | RelayToDevice::ApprovalChallenge(_)
+            | RelayToDevice::ApprovalOpen(_)
+            | RelayToDevice::ApprovalRestart(_)
+            | RelayToDevice::ApprovalClosed(_)
+            | RelayToDevice::ClientDisconnected(_)
+            | RelayToDevice::ClientReconnected(_)
+            | RelayToDevice::Presence(_)
+            | RelayToDevice::FeedPage(_)
+            | RelayToDevice::FeedDirty(_)
+            | RelayToDevice::HubReady(_)
+            | RelayToDevice::ServerNotReady(_)
+            | RelayToDevice::AddFilesAck(_)
+            | RelayToDevice::RemoveFileAck(_)
+            | RelayToDevice::UpdateNameAck(_)
+            | RelayToDevice::LinkMade(_)
+            | RelayToDevice::LinkDropped(_)
+            | RelayToDevice::LinksPage(_)
+            | RelayToDevice::UploadChunkRequest(_)
+            | RelayToDevice::UploadCancelled(_)
+            | RelayToDevice::ChunkReady(_)
+            | RelayToDevice::ChunkFailed(_)
+            | RelayToDevice::JoinAt(_)
+            | RelayToDevice::TransferProgress(_)
+            | RelayToDevice::FileChanged(_)
+            | RelayToDevice::RequestFailed(_)
+            | RelayToDevice::Pong(_) => return None,
         })
     }
 
@@ -366,9 +397,11 @@ impl CatalogueView {
 
     fn apply(&mut self, change: FeedChange) {
         match change {
-            FeedChange::Client(client) => drop(self.clients.insert(client.public_id, client)),
+            FeedChange::Approved(client) | FeedChange::Updated(client) => {
+                drop(self.clients.insert(client.public_id, client))
+            }
             FeedChange::ClientGone(id) => self.drop_client(id),
-            FeedChange::Files(files) => {
+            FeedChange::Files { owner: _, files } => {
                 self.files.extend(files.into_iter().map(|file| (file.file_ref(), file)))
             }
             FeedChange::Roots { owner, files } => {
@@ -457,7 +490,11 @@ mod tests {
     fn the_next_change_is_applied_an_old_one_dropped_a_later_one_is_a_gap() {
         let mut mirror = pulled();
         assert_eq!(mirror.push(at(6), removed(1)), Pushed::Applied);
-        assert_eq!(mirror.push(at(6), FeedChange::Files(vec![entry(1, 1, "a")])), Pushed::Dropped);
+        assert_eq!(
+            mirror
+                .push(at(6), FeedChange::Files { owner: device(1), files: vec![entry(1, 1, "a")] }),
+            Pushed::Dropped
+        );
         assert_eq!(mirror.push(at(8), removed(2)), Pushed::Gap);
         assert_eq!(mirror.push(Resume { epoch: 8, revision: 7 }, removed(2)), Pushed::Gap);
         assert_eq!(names(&mirror), ["b"]);
@@ -512,7 +549,7 @@ mod tests {
         mirror.begin(1);
         mirror.page(page(FeedMode::Snapshot, 9, vec![entry(1, 1, "a")], Some("next")), Some(1));
         assert_eq!(mirror.push(at(10), removed(1)), Pushed::Kept);
-        assert_eq!(mirror.push(at(11), FeedChange::Client(client(4, "D"))), Pushed::Kept);
+        assert_eq!(mirror.push(at(11), FeedChange::Approved(client(4, "D"))), Pushed::Kept);
         assert_eq!(
             mirror.page(page(FeedMode::Snapshot, 10, vec![entry(1, 2, "b")], None), Some(1)),
             Paged::Finished
@@ -549,7 +586,7 @@ mod tests {
         let mut mirror = pulled();
         let mut other = entry(1, 3, "c");
         other.instance = Instance([9; 16]);
-        mirror.push(at(6), FeedChange::Files(vec![other]));
+        mirror.push(at(6), FeedChange::Files { owner: device(1), files: vec![other] });
         let change = FeedChange::Withdrawn {
             owner: device(1),
             file_ids: None,
@@ -564,7 +601,10 @@ mod tests {
     fn devices_that_go_cost_what_they_had_and_not_what_is_listed() {
         let mut mirror = pulled();
         let many = (0..200).map(|n| entry(9, n, "x")).collect();
-        assert_eq!(mirror.push(at(6), FeedChange::Files(many)), Pushed::Applied);
+        assert_eq!(
+            mirror.push(at(6), FeedChange::Files { owner: device(9), files: many }),
+            Pushed::Applied
+        );
         mirror.begin(1);
         crate::peer::testing::visited();
         let gone = (10..250)

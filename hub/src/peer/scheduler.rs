@@ -527,11 +527,11 @@ impl Peer {
         if let Some(transfer) = self.scheduler.transfers.get_mut(&id) {
             transfer.waits(file_id, code);
         }
-        let wait = match code {
-            FailureCode::OwnerAway | FailureCode::ServerNotReady => {
-                LOOK_AGAIN_MS + self.ids.below(LOOK_AGAIN_MS)
-            }
-            _ => self.ids.below((RETRY_BASE_MS << tries.min(10)).min(RETRY_CAP_MS) + 1),
+        let comes_back = matches!(code, FailureCode::OwnerAway | FailureCode::ServerNotReady);
+        let wait = if comes_back {
+            LOOK_AGAIN_MS + self.ids.below(LOOK_AGAIN_MS)
+        } else {
+            self.ids.below((RETRY_BASE_MS << tries.min(10)).min(RETRY_CAP_MS) + 1)
         };
         self.timers.set(Timer::Retry(id, file_id), now.plus(wait.max(after_ms.unwrap_or(0))));
     }

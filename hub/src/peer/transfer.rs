@@ -178,7 +178,11 @@ impl Transfer {
         let wants = match job.state {
             JobState::Fetching => !job.missing.is_empty(),
             JobState::WantsHashes => true,
-            _ => false,
+            JobState::WantsRoot
+            | JobState::Closing
+            | JobState::AskedHashes
+            | JobState::Done
+            | JobState::Failed => false,
         };
         if wants && job.waiting.is_none() && !job.queued {
             job.queued = true;

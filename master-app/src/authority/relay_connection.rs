@@ -14,7 +14,7 @@ use lanyard_protocol::message::{
 };
 use lanyard_protocol::{
     CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, Nonce, PROTOCOL_VERSION, Ref,
-    RelayToMaster,
+    RelayMessage, RelayToMaster,
 };
 use lanyard_system::clock::now_ms;
 use tokio::sync::mpsc;
@@ -191,7 +191,9 @@ async fn register(
     at_least: u64,
 ) -> Result<(RelayConnection, HubInfo), Trouble> {
     let mut link = RelayConnection::open(url, "/ws/master", None).await?;
-    let RelayToMaster::MasterChallenge(challenge) = next(url, &mut link).await? else {
+    let RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge)) =
+        next(url, &mut link).await?
+    else {
         return Err(Trouble::Again(Ended::Strange(
             "it began with another word than a challenge".into(),
         )));
@@ -218,8 +220,11 @@ async fn register(
         register,
     ))))
     .await?;
-    let RelayToMaster::MasterAppRegisterAck(MasterAppRegisterAck { hub, mac, .. }) =
-        next(url, &mut link).await?
+    let RelayToMaster::Relay(RelayMessage::MasterAppRegisterAck(MasterAppRegisterAck {
+        hub,
+        mac,
+        ..
+    })) = next(url, &mut link).await?
     else {
         return Err(Trouble::Again(Ended::Strange(
             "it answered the registration with another word".into(),
@@ -369,7 +374,12 @@ mod tests {
         let (boot_id, nonce) = (BootId([1; 16]), Nonce([2; 32]));
         let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id, nonce };
         let text = |message| codec::encode_master(&MasterFrame::plain(message));
-        socket.send(Message::text(text(RelayToMaster::MasterChallenge(challenge)))).await.unwrap();
+        socket
+            .send(Message::text(text(RelayToMaster::Relay(RelayMessage::MasterChallenge(
+                challenge,
+            )))))
+            .await
+            .unwrap();
         let Some(Ok(Message::Text(said))) = socket.recv().await else { return };
         let MasterToRelay::MasterAppRegister(said) = codec::decode_master(&said).unwrap().message
         else {
@@ -395,7 +405,12 @@ mod tests {
         }
         let hub = HubInfo { name: "Hub".into(), public_key: PublicKey([9; 32]) };
         let ack = MasterAppRegisterAck { boot_id, hub, mac: transcript.relay_mac(&secret) };
-        socket.send(Message::text(text(RelayToMaster::MasterAppRegisterAck(ack)))).await.unwrap();
+        socket
+            .send(Message::text(text(RelayToMaster::Relay(RelayMessage::MasterAppRegisterAck(
+                ack,
+            )))))
+            .await
+            .unwrap();
         if let Some(Ok(Message::Text(roster))) = socket.recv().await {
             assert!(roster.contains("MASTER_ROSTER"));
         }

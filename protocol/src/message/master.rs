@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::codec::MasterMessage;
 use crate::device::HubInfo;
 use crate::feed::FeedPage;
 use crate::file::FileRef;
@@ -254,11 +255,38 @@ pub enum MasterToRelay {
     Ping(Empty),
 }
 
-/// Relay → master.
+impl MasterMessage for MasterToRelay {
+    fn parse(_: &str, text: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(text)
+    }
+}
+
+/// Relay → master. The wire knows opcodes only: the families tell what a frame needs beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum RelayToMaster {
+    /// A message of the relay itself.
+    Relay(RelayMessage),
+    /// A request that the relay passes on; `from` beside it names the session.
+    Device(DeviceRequest),
+}
+
+impl MasterMessage for RelayToMaster {
+    fn parse(opcode: &str, text: &str) -> serde_json::Result<Self> {
+        if DeviceRequest::has_opcode(opcode) {
+            serde_json::from_str(text).map(Self::Device)
+        } else {
+            serde_json::from_str(text).map(Self::Relay)
+        }
+    }
+}
+
+/// A message of the relay itself, and what it says about devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "opcode", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
-pub enum RelayToMaster {
+pub enum RelayMessage {
     /// The relay's first frame.
     MasterChallenge(MasterChallenge),
     /// The relay's proof.
@@ -269,30 +297,16 @@ pub enum RelayToMaster {
     ApprovalReveal(ApprovalReveal),
     /// The knock is frozen.
     ApproveClientAck(ApproveClientAck),
-    /// A device has no session left; towards the master, one session ended.
+    /// A session of a device ended.
     ClientDisconnected(PresenceChange),
-    /// A device has a session again; towards the master, one session began.
+    /// A session of a device began.
     ClientReconnected(PresenceChange),
-    /// Asks for another name.
-    UpdateName(UpdateName),
-    /// Asks for the feed.
-    FeedPull(FeedPull),
-    /// Lists files.
-    AddFiles(AddFiles),
-    /// Removes or withdraws files.
-    RemoveFile(RemoveFile),
     /// Asks for entries of files.
     FileLookup(FileLookup),
     /// A root became known.
     FileRoot(FileRoot),
     /// The owner's copy is another one than the listed version.
     FileChanged(FileChanged),
-    /// Makes a link, or adds to one.
-    LinkRequest(LinkRequest),
-    /// Asks for the maker's links.
-    LinksPull(LinksPull),
-    /// Ends a link.
-    LinkDrop(LinkDrop),
     /// Asks what a link opens.
     LinkLookup(LinkLookup),
     /// Asks for members of an archive.
@@ -305,4 +319,33 @@ pub enum RelayToMaster {
     RequestFailed(RequestFailed),
     /// Answers a PING.
     Pong(Empty),
+}
+
+/// A request of a device that only the master can answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "opcode", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
+pub enum DeviceRequest {
+    /// Asks for another name.
+    UpdateName(UpdateName),
+    /// Asks for the feed.
+    FeedPull(FeedPull),
+    /// Lists files.
+    AddFiles(AddFiles),
+    /// Removes or withdraws files.
+    RemoveFile(RemoveFile),
+    /// Makes a link, or adds to one.
+    LinkRequest(LinkRequest),
+    /// Asks for the maker's links.
+    LinksPull(LinksPull),
+    /// Ends a link.
+    LinkDrop(LinkDrop),
+}
+
+impl DeviceRequest {
+    /// Returns true if messages of this opcode belong to the family.
+    fn has_opcode(opcode: &str) -> bool {
+        matches!(opcode, "UPDATE_NAME" | "FEED_PULL" | "ADD_FILES" | "REMOVE_FILE")
+            || matches!(opcode, "LINK_REQUEST" | "LINKS_PULL" | "LINK_DROP")
+    }
 }

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::PathBuf;
 
-use lanyard_protocol::codec::{decode, decode_master, encode, encode_master};
+use lanyard_protocol::codec::{MasterMessage, decode, decode_master, encode, encode_master};
 use lanyard_protocol::identity::{Transcript, public_id};
 use lanyard_protocol::limits::{
     MAX_FRAME_BYTES, MAX_JSON_DEPTH, MAX_MASTER_FRAME_BYTES, MAX_SAFE_INTEGER,
@@ -82,15 +82,17 @@ fn directions() -> Vec<MessageDirection> {
         };
         MessageDirection { name, on_master_socket: false, opcodes: opcodes::<M>(), again }
     }
-    fn master<M: Serialize + DeserializeOwned + Debug>(name: &'static str) -> MessageDirection {
+    fn master<M: MasterMessage>(name: &'static str, opcodes: BTreeSet<String>) -> MessageDirection {
         let again = |text: &str| decode_master::<M>(text).map(|frame| encode_master(&frame));
-        MessageDirection { name, on_master_socket: true, opcodes: opcodes::<M>(), again }
+        MessageDirection { name, on_master_socket: true, opcodes, again }
     }
+    let mut from_relay = opcodes::<RelayMessage>();
+    from_relay.extend(opcodes::<DeviceRequest>());
     vec![
         socket::<DeviceToRelay>("device-to-relay"),
         socket::<RelayToDevice>("relay-to-device"),
-        master::<MasterToRelay>("master-to-relay"),
-        master::<RelayToMaster>("relay-to-master"),
+        master::<MasterToRelay>("master-to-relay", opcodes::<MasterToRelay>()),
+        master::<RelayToMaster>("relay-to-master", from_relay),
         socket::<ConsoleToMaster>("console-to-master"),
         socket::<MasterToConsole>("master-to-console"),
     ]

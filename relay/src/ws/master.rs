@@ -16,8 +16,8 @@ use lanyard_protocol::limits::{
 use lanyard_protocol::master_proof::{MasterTranscript, means_own_machine, same_mac};
 use lanyard_protocol::message::{MasterAppRegisterAck, MasterChallenge};
 use lanyard_protocol::{
-    CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, PROTOCOL_VERSION, RelayToMaster,
-    codec,
+    CloseCode, FailureCode, HubInfo, MasterFrame, MasterToRelay, PROTOCOL_VERSION, RelayMessage,
+    RelayToMaster, codec,
 };
 
 use crate::error::ApiError;
@@ -105,7 +105,7 @@ async fn register(
 ) -> Result<(), CloseCode> {
     let nonce = edge.nonce();
     let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: edge.boot_id, nonce };
-    write_message(sink, RelayToMaster::MasterChallenge(challenge)).await?;
+    write_message(sink, RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge))).await?;
     let Incoming::Text(text) = connection::receive(stream, last).await else {
         return Err(CloseCode::Unauthenticated);
     };
@@ -143,8 +143,10 @@ async fn register(
     let hub = HubInfo { name: edge.config.name.clone(), public_key: edge.config.key.public() };
     let ack =
         MasterAppRegisterAck { boot_id: edge.boot_id, hub, mac: transcript.relay_mac(secret) };
-    let ack =
-        MasterFrame { reference, ..MasterFrame::plain(RelayToMaster::MasterAppRegisterAck(ack)) };
+    let ack = MasterFrame {
+        reference,
+        ..MasterFrame::plain(RelayToMaster::Relay(RelayMessage::MasterAppRegisterAck(ack)))
+    };
     send(sink, ack).await
 }
 
@@ -193,7 +195,7 @@ async fn listen(
                 };
                 let frame = MasterFrame {
                     reference,
-                    ..MasterFrame::plain(RelayToMaster::RequestFailed(no))
+                    ..MasterFrame::plain(RelayToMaster::Relay(RelayMessage::RequestFailed(no)))
                 };
                 outbox.push(QueuedFrame {
                     text: codec::encode_master(&frame).into(),

@@ -7,7 +7,9 @@ use lanyard_protocol::limits::{
     MAX_LINK_PARTS,
 };
 use lanyard_protocol::message::*;
-use lanyard_protocol::{FileId, LayoutId, MasterFrame, NewFile, RelayToMaster};
+use lanyard_protocol::{
+    DeviceRequest, FileId, LayoutId, MasterFrame, NewFile, RelayMessage, RelayToMaster,
+};
 
 use super::super::fixture::*;
 use super::super::{AuthorityConfig, Effect, Input, ListedFile, OperatorCommand, SavedState};
@@ -29,7 +31,7 @@ fn folder_request(path: &str) -> LinkRequest {
 }
 
 fn asks(desk: &mut AuthorityFixture, maker: u32, request: LinkRequest) -> Vec<Effect> {
-    desk.device(session(maker, 1), RelayToMaster::LinkRequest(request))
+    desk.device(session(maker, 1), RelayToMaster::Device(DeviceRequest::LinkRequest(request)))
 }
 
 fn listed(effects: &[Effect]) -> LinkListed {
@@ -40,8 +42,10 @@ fn listed(effects: &[Effect]) -> LinkListed {
 }
 
 fn looks_up(desk: &mut AuthorityFixture, begins: bool) -> Vec<Effect> {
-    let mut effects =
-        desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: HASH, begins }));
+    let mut effects = desk.relay_asks(RelayToMaster::Relay(RelayMessage::LinkLookup(LinkLookup {
+        link_hash: HASH,
+        begins,
+    })));
     effects.extend(desk.pass(2_000));
     effects
 }
@@ -60,7 +64,7 @@ fn page(
     bare: bool,
 ) -> Result<Vec<LinkMember>, FailureCode> {
     let page = LinkPage { link_hash: HASH, layout, first, bare };
-    let mut effects = desk.relay_asks(RelayToMaster::LinkPage(page));
+    let mut effects = desk.relay_asks(RelayToMaster::Relay(RelayMessage::LinkPage(page)));
     effects.extend(desk.pass(2_000));
     let members = sent(&effects)
         .into_iter()
@@ -92,7 +96,7 @@ fn a_link_is_told_to_its_maker_and_ends_unused_or_dropped() {
     assert_eq!(granted(&looks_up(&mut desk, false)).file.unwrap().file_id, file_id(0));
 
     desk.pass(LINK_UNUSED_MS - 10_000);
-    desk.relay(RelayToMaster::LinkUsed(LinkUsed { link_hash: HASH }));
+    desk.relay(RelayToMaster::Relay(RelayMessage::LinkUsed(LinkUsed { link_hash: HASH })));
     desk.pass(LINK_UNUSED_MS - 10_000);
     assert_eq!(refusal_of(&looks_up(&mut desk, false)), None, "use moved its end");
     let ended = desk.pass(LINK_UNUSED_MS);
@@ -107,7 +111,7 @@ fn only_its_maker_and_the_host_drop_a_link() {
     let mut desk = AuthorityFixture::with_members(3);
     desk.add(session(1, 1), files(0..1));
     asks(&mut desk, 2, request(&[0]));
-    let drop = || RelayToMaster::LinkDrop(LinkDrop { link_hash: HASH });
+    let drop = || RelayToMaster::Device(DeviceRequest::LinkDrop(LinkDrop { link_hash: HASH }));
     assert_eq!(refusal_of(&desk.device(session(3, 1), drop())), Some(FailureCode::NotFound));
     let effects = desk.device(session(2, 1), drop());
     assert!(matches!(sent(&effects)[..], [MasterToRelay::LinkDropped(_)]), "{effects:?}");
@@ -139,7 +143,10 @@ fn a_device_lists_its_own_links_and_the_host_everybodys_newest_first() {
     let mut of_two = Vec::new();
     let mut cursor = None;
     loop {
-        let effects = desk.device(session(2, 1), RelayToMaster::LinksPull(LinksPull { cursor }));
+        let effects = desk.device(
+            session(2, 1),
+            RelayToMaster::Device(DeviceRequest::LinksPull(LinksPull { cursor })),
+        );
         let [MasterToRelay::LinksPage(page)] = sent(&effects)[..] else { panic!("{effects:?}") };
         of_two.extend(page.links.clone());
         cursor = page.cursor.clone();
@@ -167,7 +174,9 @@ fn a_device_lists_its_own_links_and_the_host_everybodys_newest_first() {
     assert_eq!(all, 1_200);
     let strange = LinksPull { cursor: Some("x".into()) };
     assert_eq!(
-        refusal_of(&desk.device(session(2, 1), RelayToMaster::LinksPull(strange))),
+        refusal_of(
+            &desk.device(session(2, 1), RelayToMaster::Device(DeviceRequest::LinksPull(strange)))
+        ),
         Some(FailureCode::BadMessage)
     );
 }
@@ -329,7 +338,10 @@ fn a_folder_is_what_its_owner_shares_there_now() {
     assert_eq!(names(&mut desk), ["a (1)", "a/B/y", "a/new", "a/x"]);
     desk.device(
         session(1, 1),
-        RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(4)], keep: false }),
+        RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
+            file_ids: vec![file_id(4)],
+            keep: false,
+        })),
     );
     assert_eq!(names(&mut desk), ["a/B/y", "a/new", "a/x"]);
     // Its owner is away: what it shared last.
@@ -340,7 +352,10 @@ fn a_folder_is_what_its_owner_shares_there_now() {
     desk.came(session(1, 1));
     desk.device(
         session(1, 1),
-        RelayToMaster::RemoveFile(RemoveFile { file_ids: gone, keep: false }),
+        RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
+            file_ids: gone,
+            keep: false,
+        })),
     );
     assert_eq!(granted(&looks_up(&mut desk, false)).archive, None, "an empty folder is gone");
 }
@@ -352,10 +367,10 @@ fn an_archive_of_versions_is_gone_with_one_of_them_but_its_readers_have_their_di
     asks(&mut desk, 2, request(&[0, 1, 2]));
     let archive = granted(&looks_up(&mut desk, false)).archive.unwrap();
     let before = members(&mut desk, &archive, true);
-    desk.relay(RelayToMaster::FileChanged(FileChanged {
+    desk.relay(RelayToMaster::Relay(RelayMessage::FileChanged(FileChanged {
         public_id: device(1),
         file_id: file_id(1),
-    }));
+    })));
     let now = granted(&looks_up(&mut desk, false));
     assert_eq!((now.archive, now.file), (None, None), "who opens it now finds it gone");
     let rest = members(&mut desk, &archive, false);
@@ -390,7 +405,10 @@ fn a_hundred_thousand_files_are_laid_out_in_small_steps_and_pages() {
     desk.came(session(1, 1));
     listed(&asks(&mut desk, 1, folder_request("Photos")));
 
-    let lookup = RelayToMaster::LinkLookup(LinkLookup { link_hash: HASH, begins: false });
+    let lookup = RelayToMaster::Relay(RelayMessage::LinkLookup(LinkLookup {
+        link_hash: HASH,
+        begins: false,
+    }));
     let mut effects = desk.relay_asks(lookup);
     let mut steps = 0;
     while sent(&effects).is_empty() {
@@ -415,7 +433,7 @@ fn a_hundred_thousand_files_are_laid_out_in_small_steps_and_pages() {
     let mut next = 0;
     while next < FILES {
         let ask = LinkPage { link_hash: HASH, layout: archive.layout, first: next, bare: false };
-        let effects = desk.relay_asks(RelayToMaster::LinkPage(ask));
+        let effects = desk.relay_asks(RelayToMaster::Relay(RelayMessage::LinkPage(ask)));
         let [Effect::Send(frame @ MasterFrame { message: MasterToRelay::LinkMembers(page), .. })] =
             &effects[..]
         else {
@@ -461,7 +479,10 @@ fn the_archives_of_one_maker_do_not_keep_anothers_waiting() {
     desk.came(session(1, 1));
     let hash = |n: u8| LinkHash([n; 32]);
     let look = |desk: &mut AuthorityFixture, n| {
-        desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: hash(n), begins: false }))
+        desk.relay_asks(RelayToMaster::Relay(RelayMessage::LinkLookup(LinkLookup {
+            link_hash: hash(n),
+            begins: false,
+        })))
     };
     (0..70).for_each(|n| {
         drop(asks(&mut desk, 1, LinkRequest { link_hash: hash(n), ..folder_request("Photos") }))
@@ -506,7 +527,10 @@ fn a_page_goes_on_after_a_restart_only_while_the_layout_is_the_same() {
     other.came(session(1, 1));
     other.device(
         session(1, 1),
-        RelayToMaster::RemoveFile(RemoveFile { file_ids: vec![file_id(7)], keep: false }),
+        RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
+            file_ids: vec![file_id(7)],
+            keep: false,
+        })),
     );
     assert_eq!(page(&mut other, archive.layout, 100, false), Err(FailureCode::StaleRequest));
     assert_eq!(
@@ -523,11 +547,14 @@ fn a_relay_that_left_is_owed_no_layout_and_the_next_asks_anew() {
         desk.add(session(1, 1), files(start..start + 500));
     }
     asks(&mut desk, 1, folder_request(""));
-    desk.relay_asks(RelayToMaster::LinkLookup(LinkLookup { link_hash: HASH, begins: false }));
+    desk.relay_asks(RelayToMaster::Relay(RelayMessage::LinkLookup(LinkLookup {
+        link_hash: HASH,
+        begins: false,
+    })));
     desk.put(Input::RelayLost);
     assert!(sent(&desk.pass(1_000)).is_empty());
     desk.put(Input::RelayReady { hub_key: HUB });
-    desk.relay(RelayToMaster::Pong(Empty {}));
+    desk.relay(RelayToMaster::Relay(RelayMessage::Pong(Empty {})));
     assert_eq!(granted(&looks_up(&mut desk, false)).archive.unwrap().members, 5_000);
 }
 
@@ -547,7 +574,10 @@ fn frames_of_links_fit() {
             LinkRequest { link_hash: hash, ..folder_request(&path[..path.len() - 2]) },
         );
     }
-    let effects = desk.device(session(1, 1), RelayToMaster::LinksPull(LinksPull { cursor: None }));
+    let effects = desk.device(
+        session(1, 1),
+        RelayToMaster::Device(DeviceRequest::LinksPull(LinksPull { cursor: None })),
+    );
     let [Effect::Send(frame)] = &effects[..] else { panic!("{effects:?}") };
     let length = encode_master(frame).len();
     assert!(length <= MAX_FRAME_BYTES && length > 100_000, "{length}");
@@ -581,7 +611,10 @@ fn a_binding_is_granted_with_its_maker_and_never_replaced_while_the_link_lives()
     assert_eq!(refusal_of(&theft), Some(FailureCode::NotFound));
     let grant = granted(&looks_up(&mut desk, false));
     assert_eq!((grant.public_id, grant.binding), (device(1), first.binding));
-    desk.device(session(1, 1), RelayToMaster::LinkDrop(LinkDrop { link_hash: HASH }));
+    desk.device(
+        session(1, 1),
+        RelayToMaster::Device(DeviceRequest::LinkDrop(LinkDrop { link_hash: HASH })),
+    );
     asks(&mut desk, 2, LinkRequest { binding: other, ..request(&[0]) });
     let grant = granted(&looks_up(&mut desk, false));
     assert_eq!(

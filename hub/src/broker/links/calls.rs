@@ -12,7 +12,7 @@ use lanyard_protocol::limits::{
     MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
 };
 use lanyard_protocol::message::{LinkGrant, LinkLookup, LinkMembers, LinkPage};
-use lanyard_protocol::{FailureCode, FileRef, Link, LinkHash, Ref, RelayToMaster};
+use lanyard_protocol::{FailureCode, FileRef, Link, LinkHash, Ref, RelayMessage, RelayToMaster};
 
 use super::super::*;
 
@@ -198,7 +198,11 @@ impl Broker {
         finding.reference = Some(reference.clone());
         calls.awaited.insert(reference.clone(), AwaitedAnswer::Find(link));
         let lookup = LinkLookup { link_hash, begins: false };
-        self.tell_master_from(RelayToMaster::LinkLookup(lookup), None, Some(reference));
+        self.tell_master_from(
+            RelayToMaster::Relay(RelayMessage::LinkLookup(lookup)),
+            None,
+            Some(reference),
+        );
     }
 
     /// A link whose uses are counted is about to be read: `bytes` of it, or all from its first byte
@@ -261,14 +265,14 @@ impl Broker {
         let message = match self.links.calls.calls.get_mut(&call) {
             Some(LinkCall::Begin { link, reference, .. }) => {
                 *reference = Some(number.clone());
-                RelayToMaster::LinkLookup(LinkLookup {
+                RelayToMaster::Relay(RelayMessage::LinkLookup(LinkLookup {
                     link_hash: LinkHash::of(link),
                     begins: true,
-                })
+                }))
             }
             Some(LinkCall::Page { page, reference, .. }) => {
                 *reference = Some(number.clone());
-                RelayToMaster::LinkPage(page.clone())
+                RelayToMaster::Relay(RelayMessage::LinkPage(page.clone()))
             }
             Some(LinkCall::Find(_)) | None => return,
         };

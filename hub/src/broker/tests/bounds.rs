@@ -184,7 +184,9 @@ fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() 
     assert!(busy.len() == 2_000 - limit && busy.iter().all(|(_, code)| *code == FailureCode::Busy));
     hub.broker.work.take();
     for frame in lookups {
-        let RelayToMaster::FileLookup(lookup) = &frame.message else { panic!("{frame:?}") };
+        let RelayToMaster::Relay(RelayMessage::FileLookup(lookup)) = &frame.message else {
+            panic!("{frame:?}")
+        };
         let files = lookup.files.iter().map(|file| hub.files[file].clone()).collect();
         let answer = MasterFrame {
             reference: frame.reference.clone(),

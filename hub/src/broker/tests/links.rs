@@ -32,7 +32,11 @@ fn link(n: u32) -> Link {
 /// Takes what the master was asked about links since the last look, with its reference.
 fn asked(hub: &mut BrokerFixture) -> Vec<(RelayToMaster, Ref)> {
     let of_links = |message: &RelayToMaster| {
-        matches!(message, RelayToMaster::LinkLookup(_) | RelayToMaster::LinkPage(_))
+        matches!(
+            message,
+            RelayToMaster::Relay(RelayMessage::LinkLookup(_))
+                | RelayToMaster::Relay(RelayMessage::LinkPage(_))
+        )
     };
     let frames = hub.take().into_iter().filter_map(|effect| {
         let Effect::Master(MasterEffect::Send { frame, .. }) = effect else { return None };
@@ -146,7 +150,9 @@ fn look_ups_of_unknown_links_are_bounded_and_delay_no_link_that_is_known() {
         "a known file is served from memory"
     );
     assert_eq!(opens(&mut hub, 1_000_001, of_archive), None);
-    let [(RelayToMaster::LinkLookup(lookup), reference)] = &asked(&mut hub)[..] else {
+    let [(RelayToMaster::Relay(RelayMessage::LinkLookup(lookup)), reference)] =
+        &asked(&mut hub)[..]
+    else {
         panic!("no look-up at once")
     };
     assert_eq!(
@@ -342,7 +348,9 @@ fn a_use_pays_for_one_download_and_for_going_on_with_it() {
         hub.take();
         hub.give(Input::Call(CallInput::UseBegun { call: CallId(9), link: link(1), whole, bytes }));
         for (message, reference) in asked(hub) {
-            assert!(matches!(message, RelayToMaster::LinkLookup(lookup) if lookup.begins));
+            assert!(
+                matches!(message, RelayToMaster::Relay(RelayMessage::LinkLookup(lookup)) if lookup.begins)
+            );
             uses += 1;
             let answer = if uses > 2 {
                 failed(FailureCode::LinkUsedUp)
@@ -432,7 +440,7 @@ fn while_the_master_is_away_pages_wait_and_are_asked_again() {
     hub.master_comes();
     let again = asked(&mut hub);
     assert!(
-        matches!(&again[..], [(RelayToMaster::LinkPage(page), _)] if page.layout == layout),
+        matches!(&again[..], [(RelayToMaster::Relay(RelayMessage::LinkPage(page)), _)] if page.layout == layout),
         "{again:?}"
     );
     hub.give(Input::Call(CallInput::Left { call: CallId(2) }));

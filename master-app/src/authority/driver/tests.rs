@@ -32,7 +32,7 @@ impl DriverFixture {
         let frames = driver.relay_ready(connection, hub()).await.unwrap();
         let mut bench = Self { driver, frames, dir, connection };
         bench.next(|m| matches!(m, MasterToRelay::Ping(_)).then_some(())).await;
-        bench.said(RelayToMaster::Pong(Empty {})).await;
+        bench.said(RelayToMaster::Relay(RelayMessage::Pong(Empty {}))).await;
         bench
     }
 
@@ -71,13 +71,17 @@ impl DriverFixture {
             request_id: approval::request_id(&public_key, &commit, &relay_nonce, name),
             invitation: None,
         };
-        self.said(RelayToMaster::NewClientRegistered(request.clone())).await;
+        self.said(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone()))).await;
         self.next(
             |m| if let MasterToRelay::ApprovalChallenge(c) = m { Some(c.commit) } else { None },
         )
         .await;
         let request_id = request.request_id;
-        self.said(RelayToMaster::ApprovalReveal(ApprovalReveal { request_id, reveal })).await;
+        self.said(RelayToMaster::Relay(RelayMessage::ApprovalReveal(ApprovalReveal {
+            request_id,
+            reveal,
+        })))
+        .await;
         let nonce = self
             .next(|m| if let MasterToRelay::ApprovalOpen(o) = m { Some(o.nonce) } else { None })
             .await;
@@ -89,8 +93,11 @@ impl DriverFixture {
         let ApproveClient { public_id, request_id } = self
             .next(|m| if let MasterToRelay::ApproveClient(a) = m { Some(a.clone()) } else { None })
             .await;
-        self.said(RelayToMaster::ApproveClientAck(ApproveClientAck { public_id, request_id }))
-            .await;
+        self.said(RelayToMaster::Relay(RelayMessage::ApproveClientAck(ApproveClientAck {
+            public_id,
+            request_id,
+        })))
+        .await;
     }
 
     /// Knocks and is let in.
@@ -124,7 +131,9 @@ impl DriverFixture {
             kind: Default::default(),
             root: None,
         };
-        let message = RelayToMaster::AddFiles(AddFiles { files: (0..count).map(new).collect() });
+        let message = RelayToMaster::Device(DeviceRequest::AddFiles(AddFiles {
+            files: (0..count).map(new).collect(),
+        }));
         let frame = MasterFrame { from: Some(from), ..MasterFrame::plain(message) };
         self.driver.relay_said(self.connection, frame).await.unwrap();
     }
@@ -307,7 +316,7 @@ async fn transfers_go_on_while_a_decision_waits() {
     .await;
     let file_id = lanyard_protocol::FileId(uuid::Uuid::from_bytes([0; 16]));
     let files = vec![lanyard_protocol::FileRef { public_id: session.public_id, file_id }];
-    bench.said(RelayToMaster::FileLookup(FileLookup { files })).await;
+    bench.said(RelayToMaster::Relay(RelayMessage::FileLookup(FileLookup { files }))).await;
     let granted = bench
         .next(|m| if let MasterToRelay::FileGrant(g) = m { Some(g.files.len()) } else { None })
         .await;
@@ -326,7 +335,7 @@ async fn a_file_is_not_called_gone_before_the_refusal_of_its_owner_is_on_disk() 
         held_up(&bench, OperatorCommand::Refuse { public_id: session.public_id }).await;
     let file_id = lanyard_protocol::FileId(uuid::Uuid::from_bytes([0; 16]));
     let files = vec![lanyard_protocol::FileRef { public_id: session.public_id, file_id }];
-    bench.said(RelayToMaster::FileLookup(FileLookup { files })).await;
+    bench.said(RelayToMaster::Relay(RelayMessage::FileLookup(FileLookup { files }))).await;
     // The driver has taken the look-up when it takes what comes after it.
     let taken = bench.driver.next_term(0).await.unwrap();
     assert!(taken.is_err(), "the database is locked");
@@ -364,7 +373,7 @@ async fn who_comes_while_a_decision_waits_sees_the_list_as_it_is_on_disk() {
     let SessionAddress { public_id, instance } = session;
     let change =
         PresenceChange { public_id, instance: Some(instance), resume: None, request_id: None };
-    bench.said(RelayToMaster::ClientReconnected(change)).await;
+    bench.said(RelayToMaster::Relay(RelayMessage::ClientReconnected(change))).await;
     let page = bench
         .next(|m| if let MasterToRelay::FeedPage(page) = m { Some(page.clone()) } else { None })
         .await;
@@ -412,7 +421,7 @@ async fn a_decision_waits_while_the_disk_is_full_and_holds_when_there_is_room() 
     let frames = driver.relay_ready(connection, hub()).await.unwrap();
     let mut bench = DriverFixture { driver, frames, dir, connection };
     bench.next(|m| matches!(m, MasterToRelay::Ping(_)).then_some(())).await;
-    bench.said(RelayToMaster::Pong(Empty {})).await;
+    bench.said(RelayToMaster::Relay(RelayMessage::Pong(Empty {}))).await;
     let session = bench.member(7, "Ana").await;
     bench.add(session, 200).await;
     let told = until_problems(&bench.driver, |all| !all.is_empty()).await;
@@ -478,7 +487,9 @@ async fn a73_what_waits_for_a_full_disk_is_bounded_in_bytes_and_nothing_is_lost(
             let files = (0..300).map(|n| new(message * 300 + n)).collect();
             let frame = MasterFrame {
                 from: Some(session),
-                ..MasterFrame::plain(RelayToMaster::AddFiles(AddFiles { files }))
+                ..MasterFrame::plain(RelayToMaster::Device(DeviceRequest::AddFiles(AddFiles {
+                    files,
+                })))
             };
             driver.relay_said(connection, frame).await.unwrap();
         }
