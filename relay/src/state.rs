@@ -12,9 +12,7 @@ use lanyard_hub::broker::{
 };
 use lanyard_protocol::message::LinkMember;
 use lanyard_protocol::session_key::{Authorization, EphemeralSecret, ProvedRequest, SessionKey};
-use lanyard_protocol::{
-    BootId, CloseCode, FailureCode, FileRef, KeyId, Nonce, Ref, Root, Signature,
-};
+use lanyard_protocol::{BootId, CloseCode, FailureCode, KeyId, Nonce, Ref, Signature};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -22,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::chunks::buffer_pool::BufferPool;
 use crate::chunks::frames::LargeFrames;
 use crate::chunks::group_hashes::{GroupHashes, LostLists};
-use crate::chunks::slot::SlotBuffer;
+use crate::chunks::slot::{Learnt, SlotBuffer};
 use crate::chunks::tickets::Tickets;
 use crate::config::RelayConfig;
 use crate::error::ApiError;
@@ -241,9 +239,12 @@ impl RelayState {
         }
     }
 
-    /// Told from within a synchronous step of a PUT; the root may be told late, never wrongly.
-    pub(crate) fn root_known(&self, file: FileRef, root: Root) {
-        self.send_detached(Input::Slot(SlotInput::RootKnown { file, root }));
+    /// Sends the broker what the bytes of a PUT showed. A root may come late, never wrong.
+    pub(crate) fn learn(&self, learnt: Learnt) {
+        self.lists_lost(learnt.lost);
+        for (file, root) in learnt.roots {
+            self.send_detached(Input::Slot(SlotInput::RootKnown { file, root }));
+        }
     }
 
     /// Tells the broker of lists that it can no longer count on.

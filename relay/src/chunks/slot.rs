@@ -10,13 +10,12 @@ use bytes::Bytes;
 use lanyard_hub::broker::{ReaderId, SlotId, SlotSpan};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::{GroupHasher, Groups};
-use lanyard_protocol::{FailureCode, FileRef, Ticket};
+use lanyard_protocol::{FailureCode, FileRef, Root, Ticket};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::chunks::buffer_pool::PoolBuffer;
-use crate::chunks::group_hashes::GroupVerdict;
-use crate::state::RelayState;
+use crate::chunks::buffer_pool::{BufferPool, PoolBuffer};
+use crate::chunks::group_hashes::{GroupHashes, GroupVerdict, LostLists};
 
 /// How far a reader may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,9 +198,21 @@ pub(crate) struct SlotError {
     pub culprit: Option<FileRef>,
 }
 
+/// Facts about files that the groups of one PUT showed, for the broker.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Learnt {
+    /// Roots of files whose last missing group passed.
+    pub roots: Vec<(FileRef, Root)>,
+    /// Files whose list of hashes gave way to newer tables.
+    pub lost: LostLists,
+}
+
 /// Takes the bytes of one PUT in order: collects, verifies, publishes.
-pub(crate) struct SlotFiller {
+pub(crate) struct SlotFiller<'a> {
     slot: Arc<SlotBuffer>,
+    hashes: &'a GroupHashes,
+    pool: &'a Arc<BufferPool>,
+    learnt: Learnt,
     buffer: Option<PoolBuffer>,
     /// Bytes published and in the buffer.
     taken: u64,
@@ -218,10 +229,20 @@ struct GroupCursor {
     hasher: GroupHasher,
 }
 
-impl SlotFiller {
-    pub(crate) fn new(slot: Arc<SlotBuffer>) -> Self {
+impl<'a> SlotFiller<'a> {
+    pub(crate) fn new(
+        slot: Arc<SlotBuffer>,
+        hashes: &'a GroupHashes,
+        pool: &'a Arc<BufferPool>,
+    ) -> Self {
         let cursor = GroupCursor::at(&slot, 0, None);
-        Self { slot, buffer: None, taken: 0, published: 0, cursor }
+        let learnt = Learnt::default();
+        Self { slot, hashes, pool, learnt, buffer: None, taken: 0, published: 0, cursor }
+    }
+
+    /// Returns what the bytes taken since the last call showed. A failed step shows facts too.
+    pub(crate) fn take_learnt(&mut self) -> Learnt {
+        std::mem::take(&mut self.learnt)
     }
 
     /// Bytes still to come.
@@ -235,31 +256,31 @@ impl SlotFiller {
 
     /// Takes bytes; whole segments are verified and published on the way. The last one waits for
     /// [`SlotFiller::finish`].
-    pub(crate) fn push(&mut self, edge: &RelayState, mut bytes: &[u8]) -> Result<(), SlotError> {
+    pub(crate) fn push(&mut self, mut bytes: &[u8]) -> Result<(), SlotError> {
         if bytes.len() as u64 > self.missing() {
             return Err(SlotError { code: FailureCode::BadMessage, culprit: None });
         }
         while !bytes.is_empty() {
             let missing = self.slot.length - self.taken;
-            let buffer = self.buffer.get_or_insert_with(|| edge.pool.take(missing));
+            let buffer = self.buffer.get_or_insert_with(|| self.pool.take(missing));
             let count = buffer.fill(bytes);
             let is_full = buffer.is_full();
             self.taken += count as u64;
             bytes = &bytes[count..];
             if is_full && self.missing() > 0 {
-                self.flush(edge)?;
+                self.flush()?;
             }
         }
         Ok(())
     }
 
     /// Verifies and publishes what is collected so far: more may be long in coming.
-    pub(crate) fn flush(&mut self, edge: &RelayState) -> Result<(), SlotError> {
+    pub(crate) fn flush(&mut self) -> Result<(), SlotError> {
         let segment = self.collected();
         if segment.is_empty() {
             return Ok(());
         }
-        let passed = self.verify(edge, &segment)?;
+        let passed = self.verify(&segment)?;
         self.published += segment.len() as u64;
         self.slot.publish(segment, passed);
         Ok(())
@@ -267,12 +288,12 @@ impl SlotFiller {
 
     /// Verifies the last segment without publishing it; [`SlotFiller::publish_last`] does that once
     /// the broker knows.
-    pub(crate) fn finish(&mut self, edge: &RelayState) -> Result<LastSegment, SlotError> {
+    pub(crate) fn finish(&mut self) -> Result<LastSegment, SlotError> {
         let segment = self.collected();
         if self.slot.what == BodyKind::Hashes {
-            return self.finish_hashes(edge, segment);
+            return self.finish_hashes(segment);
         }
-        let passed = self.verify(edge, &segment)?;
+        let passed = self.verify(&segment)?;
         Ok(LastSegment { slot: self.slot.clone(), segment, passed })
     }
 
@@ -281,11 +302,7 @@ impl SlotFiller {
     }
 
     /// A list of values is checked as a whole; it is small enough to be one segment or a few.
-    fn finish_hashes(
-        &mut self,
-        edge: &RelayState,
-        segment: Bytes,
-    ) -> Result<LastSegment, SlotError> {
+    fn finish_hashes(&mut self, segment: Bytes) -> Result<LastSegment, SlotError> {
         let Some(piece) = self.slot.pieces.first() else {
             return Err(SlotError { code: FailureCode::Busy, culprit: None });
         };
@@ -294,8 +311,8 @@ impl SlotFiller {
             list.extend_from_slice(bytes);
         }
         list.extend_from_slice(&segment);
-        let (is_right, lost) = edge.hashes.accept_list(piece, &list);
-        edge.lists_lost(lost);
+        let (is_right, lost) = self.hashes.accept_list(piece, &list);
+        self.learnt.lost.extend(lost);
         if !is_right {
             return Err(SlotError { code: FailureCode::BadBytes, culprit: Some(piece.file) });
         }
@@ -303,7 +320,7 @@ impl SlotFiller {
     }
 
     /// Hashes a segment group by group; gives the end of the last group that passed.
-    fn verify(&mut self, edge: &RelayState, segment: &[u8]) -> Result<u64, SlotError> {
+    fn verify(&mut self, segment: &[u8]) -> Result<u64, SlotError> {
         if self.slot.what == BodyKind::Hashes {
             return Ok(0);
         }
@@ -320,24 +337,24 @@ impl SlotFiller {
             rest = &rest[now..];
             position += now as u64;
             if cursor.missing == 0 {
-                self.group_done(edge)?;
+                self.group_done()?;
                 passed = position;
             }
         }
         Ok(passed)
     }
 
-    fn group_done(&mut self, edge: &RelayState) -> Result<(), SlotError> {
+    fn group_done(&mut self) -> Result<(), SlotError> {
         let Some(done) = self.cursor.take() else { return Ok(()) };
         let piece = &self.slot.pieces[done.piece];
         let value = done.hasher.finish();
-        let (verdict, lost) = edge.hashes.check(piece, done.group, value);
-        edge.lists_lost(lost);
+        let (verdict, lost) = self.hashes.check(piece, done.group, value);
+        self.learnt.lost.extend(lost);
         self.cursor = GroupCursor::at(&self.slot, done.piece, Some(done.group + 1));
         match verdict {
             GroupVerdict::Good => Ok(()),
             GroupVerdict::Complete(root) => {
-                edge.root_known(piece.file, root);
+                self.learnt.roots.push((piece.file, root));
                 Ok(())
             }
             GroupVerdict::Differs => {
@@ -376,5 +393,92 @@ pub(crate) struct LastSegment {
 impl LastSegment {
     pub(crate) fn publish(self) {
         self.slot.publish(self.segment, self.passed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lanyard_protocol::GroupRange;
+    use lanyard_protocol::group::GroupHash;
+    use lanyard_protocol::identity::Keypair;
+
+    use super::*;
+
+    const SIZE: u64 = 600_000;
+
+    fn bytes() -> Vec<u8> {
+        (0..SIZE).map(|i| ((i * 31 + i / 251) % 256) as u8).collect()
+    }
+
+    fn span(file: u32) -> SlotSpan {
+        let groups = Groups::of(SIZE);
+        let file_id = format!("00000000-0000-4000-8000-{file:012x}").parse().unwrap();
+        SlotSpan {
+            file: FileRef { public_id: Keypair::from_seed(&[1; 32]).public_id(), file_id },
+            size: SIZE,
+            group_log: groups.group_log,
+            groups: GroupRange::new(0, groups.count()),
+            offset: 0,
+            root: None,
+        }
+    }
+
+    fn slot(file: u32) -> Arc<SlotBuffer> {
+        Arc::new(SlotBuffer::new(SlotId(1), BodyKind::Bytes, vec![span(file)], SIZE))
+    }
+
+    fn fill(filler: &mut SlotFiller<'_>, bytes: &[u8]) -> Result<LastSegment, SlotError> {
+        for part in bytes.chunks(10_007) {
+            filler.push(part)?;
+        }
+        filler.finish()
+    }
+
+    #[test]
+    fn the_root_is_learnt_once_and_before_the_last_byte_can_be_read() {
+        let (hashes, pool) = (GroupHashes::new(usize::MAX), Arc::default());
+        let slot = slot(1);
+        let mut filler = SlotFiller::new(slot.clone(), &hashes, &pool);
+        let last = fill(&mut filler, &bytes()).unwrap();
+        let groups = Groups::of(SIZE);
+        let all: Vec<GroupHash> = (0..groups.count())
+            .map(|g| {
+                groups.value(g, &bytes()[groups.offset(g) as usize..][..groups.len(g) as usize])
+            })
+            .collect();
+        let root = groups.root(&all).unwrap();
+        let learnt = Learnt { roots: vec![(span(1).file, root)], lost: vec![] };
+        assert_eq!(filler.take_learnt(), learnt);
+        assert_eq!(filler.take_learnt(), Learnt::default());
+        let meter = ReaderMeter::default();
+        let read = |at| slot.read(at..SIZE, ReadMark::Received, &meter);
+        assert!(matches!(read(SIZE - 1), SlotRead::Wait));
+        last.publish();
+        assert!(
+            matches!(read(SIZE - 1), SlotRead::Bytes(last) if last[..] == bytes()[bytes().len() - 1..])
+        );
+    }
+
+    /// Else the broker would count on a list that is gone.
+    #[test]
+    fn a_body_that_fails_still_reports_the_lists_that_it_displaced() {
+        // One table fits, two do not.
+        let (hashes, pool) = (GroupHashes::new(2_000), Arc::default());
+        let mut first = SlotFiller::new(slot(1), &hashes, &pool);
+        fill(&mut first, &bytes()).unwrap().publish();
+        assert_eq!(first.take_learnt().lost, []);
+        // The whole of another file, and its first group again with a wrong byte.
+        let first_group = Groups::of(SIZE).len(0);
+        let repeated = SlotSpan { groups: GroupRange::new(0, 1), ..span(2) };
+        let spans = vec![span(2), repeated];
+        let slot = SlotBuffer::new(SlotId(2), BodyKind::Bytes, spans, SIZE + first_group);
+        let mut body = bytes();
+        body.extend_from_slice(&bytes()[..first_group as usize]);
+        body[SIZE as usize] ^= 1;
+        let mut second = SlotFiller::new(Arc::new(slot), &hashes, &pool);
+        let error = fill(&mut second, &body).err();
+        let culprit = Some(span(2).file);
+        assert_eq!(error, Some(SlotError { code: FailureCode::BadBytes, culprit }));
+        assert_eq!(second.take_learnt().lost, [span(1).file]);
     }
 }

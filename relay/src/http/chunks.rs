@@ -111,13 +111,14 @@ async fn fill(
     body: Body,
     owner: Arc<SessionHandle>,
 ) -> Result<(), FailureCode> {
-    let mut filler = SlotFiller::new(slot.clone());
+    let mut filler = SlotFiller::new(slot.clone(), &edge.hashes, &edge.pool);
     let mut changes = slot.changes();
     let received = receive(&edge, &owner, &slot, &mut filler, body, &mut changes).await;
     let last = match received {
-        Ok(()) => filler.finish(&edge),
+        Ok(()) => filler.finish(),
         Err(refused) => Err(refused),
     };
+    edge.learn(filler.take_learnt());
     match last {
         Ok(last) => {
             // The broker hears it before any reader can be done with it: a slot whose readers have
@@ -142,7 +143,7 @@ async fn receive(
     edge: &RelayState,
     holder: &SessionHandle,
     slot: &SlotBuffer,
-    filler: &mut SlotFiller,
+    filler: &mut SlotFiller<'_>,
     mut body: Body,
     changes: &mut watch::Receiver<u64>,
 ) -> Result<(), SlotError> {
@@ -155,7 +156,9 @@ async fn receive(
             Some(frame) => frame,
             None => {
                 // What is here may be read while more is long in coming.
-                filler.flush(edge)?;
+                let flushed = filler.flush();
+                edge.learn(filler.take_learnt());
+                flushed?;
                 tokio::select! {
                     frame = body.frame() => frame,
                     code = ended(slot, changes) => return Err(SlotError { code, culprit: None }),
@@ -177,7 +180,9 @@ async fn receive(
         if let Ok(data) = frame.into_data() {
             holder.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             edge.carried.received.fetch_add(data.len() as u64, Ordering::Relaxed);
-            filler.push(edge, &data)?;
+            let pushed = filler.push(&data);
+            edge.learn(filler.take_learnt());
+            pushed?;
         }
         if let Some(code) = slot.failed() {
             return Err(SlotError { code, culprit: None });
