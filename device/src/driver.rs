@@ -1,7 +1,7 @@
 //! The one owner of the Peer: carries messages, moves bytes, keeps the time; decides nothing.
 
 mod closing;
-mod link_task;
+mod connection_task;
 mod staged;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -30,41 +30,41 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument;
 
 use crate::DeviceConfig;
-use crate::blocks::BlockPool;
-use crate::content::ContentIndex;
-use crate::download::{DownloadStage, DownloadTask, SavedFile};
-use crate::fetch::{self, FetchJob, FetchReporter, Fetched};
-use crate::http::Clients;
-use crate::shared_root::SharedRoots;
+use crate::connection::http::Clients;
+use crate::download::content_index::ContentIndex;
+use crate::download::fetch::{self, FetchJob, FetchReporter, Fetched};
+use crate::download::task::{DownloadStage, DownloadTask, SavedFile};
+use crate::share::block_pool::BlockPool;
+use crate::share::shared_root::SharedRoots;
 use staged::Staged;
 
+use crate::connection::ConnectionError;
+use crate::download::file_sink::FinishError;
 use crate::handle::{DeviceError, DeviceEvent, DriverAnswer, DriverCommand, SharedFile};
-use crate::library::{Library, ReadError};
-use crate::limit::{Buckets, Rate, RateLimits};
-use crate::link::ConnectionError;
-use crate::sink::FinishError;
+use crate::rate_limit::{Buckets, Rate, RateLimits};
+use crate::share::library::{Library, ReadError};
+use crate::share::upload::{self, Bodies, Uploaded};
 use crate::transfers::{IncomingTransfer, TransferDirection, TransferInfo, Uploads};
-use crate::upload::{self, Bodies, Uploaded};
 
 /// Messages that wait for the socket. A relay that takes none for so long is left, and found again.
-const OUTBOX_MESSAGES: usize = 1_024;
+const OUTBOX_CAPACITY: usize = 1_024;
 /// PUTs at once, and files that are checked and named at once.
-const PUTS_AT_ONCE: usize = 4;
-const CLOSINGS_AT_ONCE: usize = 4;
+const MAX_PUTS: usize = 4;
+const MAX_CLOSINGS: usize = 4;
 /// Uploads that the relay may ask for before others of them are over. It asks for what fits its
 /// budget.
 const MAX_UPLOADS: usize = 4_096;
 /// News for a reader that does not read; beyond, the oldest is dropped.
-const MOST_NEWS: usize = 20_000;
+const MAX_UNREAD_EVENTS: usize = 20_000;
 /// Beyond so much unread news, progress is not worth telling.
-const PROGRESS_NEWS: usize = 100;
-const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+const MAX_EVENTS_FOR_PROGRESS: usize = 100;
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the tasks of a device tell its driver. Bounded: a driver that is behind makes them wait.
 pub(crate) enum TaskReport {
-    LinkOpened { link: u64, channel: Channel },
+    ConnectionOpened { link: u64, channel: Channel },
     Text { link: u64, text: String },
-    LinkClosed { link: u64, code: Option<u16>, error: Option<ConnectionError> },
+    ConnectionClosed { link: u64, code: Option<u16>, error: Option<ConnectionError> },
     Uploaded { ticket: Ticket, outcome: Uploaded },
     Unreadable { ticket: Ticket, file_id: FileId, code: FailureCode, replaced: Option<Replaced> },
     Disputed(Replaced),
@@ -83,7 +83,7 @@ pub(crate) struct Replaced {
 }
 
 /// The socket that is open or being opened.
-struct LinkSlot {
+struct ConnectionSlot {
     /// Tells its reports from those of the one before.
     number: u64,
     outbox: Option<mpsc::Sender<String>>,
@@ -100,7 +100,7 @@ pub(crate) struct DeviceDriver {
     buckets: Buckets,
     blocks: Arc<BlockPool>,
     library: Arc<Library>,
-    link: LinkSlot,
+    link: ConnectionSlot,
     last_ask: u64,
     /// Requests that wait for their answers.
     asked: HashMap<u64, oneshot::Sender<DriverAnswer>>,
@@ -170,7 +170,7 @@ impl DeviceDriver {
             buckets: Buckets::new(config.limits),
             blocks: Arc::default(),
             library: Arc::new(Library::new(&config.keypair.seed(), roots)),
-            link: LinkSlot { number: 0, outbox: None, stuck: false },
+            link: ConnectionSlot { number: 0, outbox: None, stuck: false },
             last_ask: 0,
             asked: HashMap::new(),
             transcript: None,
@@ -181,8 +181,8 @@ impl DeviceDriver {
             downloads: HashMap::new(),
             uploads: HashMap::new(),
             fetches: HashMap::new(),
-            puts: Arc::new(Semaphore::new(PUTS_AT_ONCE)),
-            closings: Arc::new(Semaphore::new(CLOSINGS_AT_ONCE)),
+            puts: Arc::new(Semaphore::new(MAX_PUTS)),
+            closings: Arc::new(Semaphore::new(MAX_CLOSINGS)),
             to_close: HashMap::new(),
             saved: HashMap::new(),
             shown: HashMap::new(),
@@ -199,7 +199,7 @@ impl DeviceDriver {
 
     /// Runs until it is told to stop or the last handle is gone.
     pub(crate) async fn run(mut self, mut ends: Ends, mut reports: mpsc::Receiver<TaskReport>) {
-        let mut tick = tokio::time::interval(PROGRESS_EVERY);
+        let mut tick = tokio::time::interval(PROGRESS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut listening = true;
         self.tell(Input::LimitDown { bytes_a_second: self.buckets.down.rate().get() });
@@ -287,7 +287,7 @@ impl DeviceDriver {
     }
 
     fn event(&mut self, event: DeviceEvent) {
-        if self.news.len() >= MOST_NEWS {
+        if self.news.len() >= MAX_UNREAD_EVENTS {
             self.news.pop_front();
         }
         self.news.push_back(event);
@@ -334,12 +334,12 @@ impl DeviceDriver {
                     let _ = reply.send(answer); // who asked is gone: nobody wants it
                 }
             }
-            other => self.news_of(other),
+            other => self.events_of(other),
         }
     }
 
     /// Effects that are news and nothing else.
-    fn news_of(&mut self, effect: Effect) {
+    fn events_of(&mut self, effect: Effect) {
         let event = match effect {
             Effect::CatalogueChanged => {
                 self.catalogue = None;
@@ -373,7 +373,7 @@ impl DeviceDriver {
             }
             Effect::Progress { progress } => {
                 self.note_upload(&progress);
-                if self.news.len() >= PROGRESS_NEWS {
+                if self.news.len() >= MAX_EVENTS_FOR_PROGRESS {
                     return;
                 }
                 DeviceEvent::RelayProgress(progress)
@@ -397,10 +397,10 @@ impl DeviceDriver {
     // ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn open_link(&mut self) {
-        let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
+        let (outbox, messages) = mpsc::channel(OUTBOX_CAPACITY);
         self.link.number += 1;
         self.link.outbox = Some(outbox);
-        let task = link_task::LinkTask {
+        let task = connection_task::ConnectionTask {
             number: self.link.number,
             hub: self.config.hub.clone(),
             reports: self.reports.clone(),
@@ -560,7 +560,7 @@ impl DeviceDriver {
             (self.library.clone(), self.puts.clone(), self.reports.clone());
         let unreadable = self.on_unreadable(ticket);
         let task = tokio::spawn(async move {
-            let places = bodies.buckets.up.places_a_body(PUTS_AT_ONCE as u32);
+            let places = bodies.buckets.up.places_a_body(MAX_PUTS as u32);
             let _turn = puts.acquire_many_owned(places).await;
             let outcome = upload::put(bodies, library, ticket, (pieces, length), unreadable).await;
             let _ = reports.send(TaskReport::Uploaded { ticket, outcome }).await;
@@ -696,7 +696,7 @@ impl DeviceDriver {
     fn measure(&mut self) {
         for (transfer_id, download) in &self.downloads {
             let done = download.received.load(Ordering::Relaxed);
-            self.downs.entry(*transfer_id).or_default().looked(done, PROGRESS_EVERY);
+            self.downs.entry(*transfer_id).or_default().looked(done, PROGRESS_INTERVAL);
         }
     }
 
@@ -749,7 +749,7 @@ impl DeviceDriver {
                 });
             }
         }
-        if self.news.len() < PROGRESS_NEWS {
+        if self.news.len() < MAX_EVENTS_FOR_PROGRESS {
             changed.into_iter().for_each(|event| self.event(event));
         }
     }
@@ -759,11 +759,11 @@ impl DeviceDriver {
 
     fn report(&mut self, report: TaskReport) {
         match report {
-            TaskReport::LinkOpened { link, channel } if link == self.link.number => {
+            TaskReport::ConnectionOpened { link, channel } if link == self.link.number => {
                 self.link_opened(channel)
             }
             TaskReport::Text { link, text } if link == self.link.number => self.heard(&text),
-            TaskReport::LinkClosed { link, code, error } if link == self.link.number => {
+            TaskReport::ConnectionClosed { link, code, error } if link == self.link.number => {
                 self.close_link();
                 match error {
                     // A hub on this machine is spoken to without TLS, unless it takes nothing else.
@@ -777,9 +777,9 @@ impl DeviceDriver {
                 }
                 self.tell(Input::LinkClosed { code });
             }
-            TaskReport::LinkOpened { .. }
+            TaskReport::ConnectionOpened { .. }
             | TaskReport::Text { .. }
-            | TaskReport::LinkClosed { .. } => {}
+            | TaskReport::ConnectionClosed { .. } => {}
             TaskReport::Uploaded { ticket, outcome } => self.uploaded(ticket, outcome),
             TaskReport::Unreadable { ticket, file_id, code, replaced } => {
                 self.unreadable(ticket, file_id, code, replaced)
@@ -861,7 +861,7 @@ impl DeviceDriver {
 
     fn start(
         &mut self,
-        plan: crate::download::DownloadPlan,
+        plan: crate::download::task::DownloadPlan,
         written: Option<watch::Receiver<u32>>,
     ) {
         let before =
@@ -889,7 +889,7 @@ impl DeviceDriver {
 
     fn shares(&self) -> Vec<SharedFile> {
         let states: HashMap<FileId, _> = self.peer.shares().collect();
-        let shared = |(file_id, file): (FileId, crate::library::LibraryFile)| {
+        let shared = |(file_id, file): (FileId, crate::share::library::LibraryFile)| {
             let state = *states.get(&file_id)?;
             Some(SharedFile { file_id, path: file.path(), wire: file.wire, size: file.size, state })
         };

@@ -1,5 +1,7 @@
 //! The public face of a device: what it can be asked, and what it tells.
 
+pub(crate) mod shared_links;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,13 +16,13 @@ use lanyard_protocol::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::content::{self, ContentIndex};
-use crate::download::{DownloadPlan, SavedFile, WantedDownload, write_in_order};
-use crate::fetch::local_failure;
-use crate::limit::{Rate, RateLimits};
-use crate::shared_root::SharedRoots;
+use crate::download::content_index::{self, ContentIndex};
+use crate::download::fetch::local_failure;
+use crate::download::task::{DownloadPlan, SavedFile, WantedDownload, write_in_order};
+use crate::rate_limit::{Rate, RateLimits};
+use crate::share::shared_root::SharedRoots;
+use crate::share::walk::{FoundFile, Skipped, WalkError, walk};
 use crate::transfers::TransferInfo;
-use crate::walk::{FoundFile, Skipped, WalkError, walk};
 
 /// Why something asked of a device was not done.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +164,7 @@ fn plan(
     wanted: Vec<WantedDownload>,
 ) -> io::Result<DownloadPlan> {
     let Some(content) = content else { return DownloadPlan::below(folder, wanted) };
-    let roots = wanted.iter().filter_map(|file| content::root_worth(&file.entry)).collect();
+    let roots = wanted.iter().filter_map(|file| content_index::root_worth(&file.entry)).collect();
     let here = content.find(&roots).into_keys().collect();
     let plan = DownloadPlan::with_copies(folder, wanted, Some(&here))?;
     let fresh = |file: &&SavedFile| {

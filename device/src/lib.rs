@@ -6,29 +6,15 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant what they like"))]
 
-mod blocks;
-mod bytes_thread;
-mod content;
+pub mod connection;
 mod download;
 mod driver;
-mod fetch;
 mod handle;
-mod http;
-mod hub_url;
-mod library;
-mod limit;
-pub mod link;
-pub mod names;
-pub mod proving;
-mod reveals;
-mod shared_links;
-mod shared_root;
-mod sink;
+mod rate_limit;
+mod share;
 pub mod store;
-mod tls;
+pub mod testing;
 mod transfers;
-mod upload;
-mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,27 +23,28 @@ use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::{DeviceKind, Instance, InvitationId, InvitationSecret, PublicKey};
 use tokio::sync::{mpsc, watch};
 
-pub use download::{SavedFile, WantedDownload};
+pub use download::file_names;
+pub use download::task::{SavedFile, WantedDownload};
+pub use handle::shared_links::{LinkContents, LinkOptions, MadeLink};
 pub use handle::{
     DeviceError, DeviceEvent, DeviceHandle, ShareOutcome, SharedFile, StartedTransfers,
 };
 pub use lanyard_hub::peer::{CatalogueView, EndReason, MembershipPhase, ShareState};
-pub use limit::{Rate, RateError, RateLimits, bytes_of};
-pub use reveals::RevealBook;
-pub use shared_links::{LinkContents, LinkOptions, MadeLink};
+pub use rate_limit::{Rate, RateError, RateLimits, bytes_of};
+pub use share::walk::{Skipped, WalkError};
+pub use store::reveals::RevealBook;
 pub use transfers::{TransferDirection, TransferInfo, TransferStatus};
-pub use walk::{Skipped, WalkError};
 
-use content::ContentIndex;
+use connection::HubUrl;
+use download::content_index::ContentIndex;
 use driver::{DeviceDriver, Ends};
-use link::HubUrl;
-use shared_root::SharedRoots;
+use share::shared_root::SharedRoots;
 
 /// News that wait for a reader outside of the driver's own backlog.
-const EVENTS: usize = 256;
+const EVENT_CAPACITY: usize = 256;
 /// Commands and reports that wait for the driver; who has more waits.
-const COMMANDS: usize = 64;
-const REPORTS: usize = 256;
+const COMMAND_CAPACITY: usize = 64;
+const REPORT_CAPACITY: usize = 256;
 
 /// Who a device is and where its hub is.
 #[derive(Debug, Clone)]
@@ -132,11 +119,11 @@ impl Device {
     ) -> Result<(DeviceHandle, mpsc::Receiver<DeviceEvent>), DeviceError> {
         let public_id = config.keypair.public_id();
         let content = config.content_dir.as_deref().map(ContentIndex::new).map(Arc::new);
-        let (reports, reported) = mpsc::channel(REPORTS);
+        let (reports, reported) = mpsc::channel(REPORT_CAPACITY);
         let roots = Arc::new(SharedRoots::new(config.content_dir.clone()));
         let driver = DeviceDriver::new(config, content.clone(), roots.clone(), reports)?;
-        let (commands, commanded) = mpsc::channel(COMMANDS);
-        let (events, news) = mpsc::channel(EVENTS);
+        let (commands, commanded) = mpsc::channel(COMMAND_CAPACITY);
+        let (events, news) = mpsc::channel(EVENT_CAPACITY);
         let (living, alive) = watch::channel(());
         tokio::spawn(driver.run(Ends { commands: commanded, events, alive: living }, reported));
         Ok((DeviceHandle { commands, public_id, alive, content, roots }, news))

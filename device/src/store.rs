@@ -1,6 +1,8 @@
 //! What a device keeps between runs: its key, and the hubs it knows with the key it saw there
 //! first.
 
+pub(crate) mod reveals;
+
 use std::path::{Path, PathBuf};
 
 use lanyard_protocol::PublicKey;
@@ -8,7 +10,7 @@ use lanyard_protocol::identity::Keypair;
 use lanyard_system::private_file::{self, PrivateFileError};
 use serde::{Deserialize, Serialize};
 
-use crate::link::HubUrl;
+use crate::connection::HubUrl;
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]

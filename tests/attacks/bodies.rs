@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use lanyard_device::DeviceEvent;
-use lanyard_device::link::HubUrl;
+use lanyard_device::connection::HubUrl;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};

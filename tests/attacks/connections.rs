@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use lanyard_device::link::{ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{ReceivedFrame, RelayConnection};
 use lanyard_protocol::http::HttpError;
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::*;

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{HubUrl, ReceivedFrame, RelayConnection};
 use lanyard_device::{
     Device as NativeDevice, DeviceConfig, DeviceEvent, EndReason, MembershipPhase, RevealBook,
 };

@@ -170,7 +170,7 @@ async fn a56_one_event_is_one_line() {
 }
 
 /// A way to the hub that says something to the device before the hub does.
-async fn injecting(hub: &TestHub, text: &'static str) -> lanyard_device::link::HubUrl {
+async fn injecting(hub: &TestHub, text: &'static str) -> lanyard_device::connection::HubUrl {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let address = hub.address;

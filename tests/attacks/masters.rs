@@ -1,6 +1,6 @@
 //! Who would like to be the master: without the secret, with an echo, with a term that is over.
 
-use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{HubUrl, ReceivedFrame, RelayConnection};
 use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;

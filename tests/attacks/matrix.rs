@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{HubUrl, ReceivedFrame, RelayConnection};
 use lanyard_hub::authority::OperatorCommand;
 use lanyard_protocol::*;
 use serde::de::DeserializeOwned;

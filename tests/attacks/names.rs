@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lanyard_device::WantedDownload;
-use lanyard_device::names::{NameAllocator, to_disk};
+use lanyard_device::file_names::{NameAllocator, to_disk};
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 

@@ -1,7 +1,7 @@
 //! Pages of other sites: they neither open sockets, nor are answered under a name that is not the
 //! hub's, nor change anything.
 
-use lanyard_device::link::RelayConnection;
+use lanyard_device::connection::RelayConnection;
 
 use crate::raw_client::*;
 use crate::world::*;

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{HubUrl, ReceivedFrame, RelayConnection};
 use lanyard_device::{DeviceEvent, EndReason, HostSecret, MembershipPhase};
 use lanyard_protocol::master_proof::{MasterTranscript, host_proof, metrics_token};
 use lanyard_protocol::message::*;

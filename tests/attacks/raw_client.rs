@@ -4,7 +4,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use lanyard_device::link::{FrameReceiver, FrameSender, HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{
+    FrameReceiver, FrameSender, HubUrl, ReceivedFrame, RelayConnection,
+};
 use lanyard_protocol::identity::{Keypair, Transcript};
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;

@@ -1,7 +1,7 @@
 //! What was recorded once is worth nothing a second time: proofs, tickets, the master's handshake,
 //! before and after a restart.
 
-use lanyard_device::link::{ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{ReceivedFrame, RelayConnection};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;

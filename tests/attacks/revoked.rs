@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use lanyard_device::link::ReceivedFrame;
+use lanyard_device::connection::ReceivedFrame;
 use lanyard_hub::authority::OperatorCommand;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
@@ -36,7 +36,7 @@ async fn a14_a_refused_key_stays_out_after_every_restart() {
     master.knock().await;
 }
 
-async fn assert_turned_away(url: &lanyard_device::link::HubUrl, tab: u8, name: &str) {
+async fn assert_turned_away(url: &lanyard_device::connection::HubUrl, tab: u8, name: &str) {
     let (mut link, first) = registers(url, 1, |register, _| {
         register.instance = Instance([tab; 16]);
         register.name = name.into();

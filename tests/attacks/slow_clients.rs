@@ -4,7 +4,7 @@
 use std::future::pending;
 use std::time::Duration;
 
-use lanyard_device::link::ReceivedFrame;
+use lanyard_device::connection::ReceivedFrame;
 use lanyard_protocol::message::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

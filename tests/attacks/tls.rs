@@ -1,7 +1,7 @@
 //! https on the same port: who is in the middle with a certificate of his own gets nothing, and
 //! bodies go to the certificate of the proof only.
 
-use lanyard_device::link::{HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{HubUrl, ReceivedFrame, RelayConnection};
 use lanyard_device::{DeviceEvent, EndReason, MembershipPhase};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::*;

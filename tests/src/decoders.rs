@@ -6,9 +6,9 @@
 use std::collections::HashSet;
 use std::str::FromStr;
 
-use lanyard_device::link::{GivenUrl, HubUrl};
-use lanyard_device::names::NameAllocator;
-use lanyard_device::{Rate, proving as device};
+use lanyard_device::connection::{GivenUrl, HubUrl};
+use lanyard_device::file_names::NameAllocator;
+use lanyard_device::{Rate, testing as device};
 use lanyard_hub::layout::lay_out;
 use lanyard_protocol::codec::{
     DecodeError, MasterMessage, decode, decode_master, encode, encode_master,

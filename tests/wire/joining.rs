@@ -60,7 +60,7 @@ async fn a_newer_session_of_an_instance_closes_the_older_and_another_instance_do
 
 #[tokio::test]
 async fn a_master_without_the_secret_or_with_an_old_term_is_refused() {
-    use lanyard_device::link::{ReceivedFrame, RelayConnection};
+    use lanyard_device::connection::{ReceivedFrame, RelayConnection};
     use lanyard_protocol::master_proof::MasterTranscript;
     let hub = TestHub::start().await;
     let _ready = hub.approved(1).await;

@@ -4,7 +4,7 @@
 
 use std::path::{Component, Path};
 
-use lanyard_device::names::NameAllocator;
+use lanyard_device::file_names::NameAllocator;
 use lanyard_protocol::path::validate;
 use lanyard_tests::decoders::is_plain;
 

@@ -1,7 +1,7 @@
 //! Bad input gets a clear answer and costs nothing: frames, handshakes, hosts, origins, silence.
 
 use futures_util::StreamExt;
-use lanyard_device::link::{ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{ReceivedFrame, RelayConnection};
 use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

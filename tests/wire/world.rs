@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lanyard_device::link::{FrameReceiver, FrameSender, HubUrl, ReceivedFrame, RelayConnection};
+use lanyard_device::connection::{
+    FrameReceiver, FrameSender, HubUrl, ReceivedFrame, RelayConnection,
+};
 use lanyard_hub::Moment;
 use lanyard_hub::authority::{
     Approval, Authority, AuthorityConfig, Effect, Input, OperatorCommand, RequestToken, SavedState,

@@ -8,12 +8,12 @@ use lanyard_protocol::{FileId, Root, TransferId};
 
 use super::staged::note_saved;
 use super::{DeviceDriver, TaskReport};
-use crate::download::SavedFile;
-use crate::fetch::local_failure;
-use crate::sink::FinishError;
+use crate::download::fetch::local_failure;
+use crate::download::file_sink::FinishError;
+use crate::download::task::SavedFile;
 
 /// Small files that are named in one go.
-const MOST_CLOSED_AT_ONCE: usize = 64;
+const MAX_CLOSED_AT_ONCE: usize = 64;
 
 impl DeviceDriver {
     /// Small files are named many at a time: a thread woken for each would cost more than the
@@ -30,7 +30,7 @@ impl DeviceDriver {
         }
         let closing = self.to_close.entry(transfer_id).or_default();
         closing.push((file_id, root));
-        if closing.len() >= MOST_CLOSED_AT_ONCE {
+        if closing.len() >= MAX_CLOSED_AT_ONCE {
             let closing = std::mem::take(closing);
             self.close_files(transfer_id, closing);
         }

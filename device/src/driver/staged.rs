@@ -9,10 +9,10 @@ use lanyard_hub::peer::{Input, TransferOrder};
 use lanyard_protocol::{FileId, RelayToDevice, Root, TransferId};
 
 use super::{DeviceDriver, TaskReport};
-use crate::content::{self, ContentIndex};
-use crate::download::SavedFile;
+use crate::download::content_index::{self, ContentIndex};
+use crate::download::task::SavedFile;
 use crate::handle::DeviceEvent;
-use crate::library::LibraryFile;
+use crate::share::library::LibraryFile;
 
 /// A transfer that waits for others, or is being copied.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Staged {
 pub(super) fn note_saved(content: Option<&ContentIndex>, file: Option<&SavedFile>) {
     let (Some(content), Some(file)) = (content, file) else { return };
     if let (Some(root), Some(path)) = (file.root, &file.saved_as)
-        && file.size >= content::SMALLEST
+        && file.size >= content_index::MIN_BYTES
         && let Err(error) = content.note(root, path, None)
     {
         tracing::debug!(%error, "where a file lies was not noted");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lanyard_device::link::{
+use lanyard_device::connection::{
     Backoff, ConnectionError, FrameReceiver, FrameSender, HubUrl, ReceivedFrame, RelayConnection,
 };
 use lanyard_protocol::codec::{self, DecodeError};

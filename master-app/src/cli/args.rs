@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use lanyard_device::link::HubUrl;
+use lanyard_device::connection::HubUrl;
 use lanyard_device::{Rate, RateLimits};
 use lanyard_hub::authority::Admission;
 

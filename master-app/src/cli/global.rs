@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use lanyard_device::link::HubUrl;
+use lanyard_device::connection::HubUrl;
 
 /// The form of a line of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use lanyard_device::link::HubUrl;
+use lanyard_device::connection::HubUrl;
 use lanyard_device::store::DeviceStore;
 use lanyard_device::{
     Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, HostSecret, MembershipPhase,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context;
-use lanyard_device::link::HubUrl;
+use lanyard_device::connection::HubUrl;
 use lanyard_device::store::DeviceStore;
 use lanyard_hub::authority::{AuthorityConfig, OperatorCommand};
 use lanyard_protocol::DeviceId;
@@ -390,7 +390,7 @@ mod tests {
         while refused().await != Some(0) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        let mut stream = lanyard_device::link::connection(&hub).await.unwrap();
+        let mut stream = lanyard_device::connection::connection(&hub).await.unwrap();
         let request = format!(
             "GET /nothing HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
             hub.authority()

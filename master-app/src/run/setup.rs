@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use lanyard_device::link::HubUrl;
+use lanyard_device::connection::HubUrl;
 use lanyard_protocol::device::is_valid_name;
 use lanyard_protocol::identity;
 use lanyard_relay::{RelayConfig, RelayError};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use lanyard_device::link::{GivenUrl, HubUrl};
+use lanyard_device::connection::{GivenUrl, HubUrl};
 use lanyard_protocol::limits::MAX_LINK_USES;
 
 use crate::cli::args::LimitArgs;

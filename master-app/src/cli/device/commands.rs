@@ -1,6 +1,6 @@
 //! Lists files, makes links, lists and ends links.
 
-use lanyard_device::link::HubUrl;
+use lanyard_device::connection::HubUrl;
 use lanyard_device::{DeviceError, LinkContents, LinkOptions, RateLimits};
 use lanyard_protocol::message::LinkFolder;
 use lanyard_protocol::{EntryKind, FailureCode, FileEntry};

@@ -1,6 +1,6 @@
 //! What several commands of a device share.
 
-use lanyard_device::link::HubUrl;
+use lanyard_device::connection::HubUrl;
 use lanyard_device::{CatalogueView, DeviceError};
 use lanyard_protocol::{FailureCode, FileEntry};
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lanyard_device::link::HubUrl;
+use lanyard_device::connection::HubUrl;
 use lanyard_device::store::{DeviceStore, KnownHub};
 use lanyard_device::{
     Device, DeviceConfig, DeviceEvent, DeviceHandle, EndReason, MembershipPhase, RateLimits,

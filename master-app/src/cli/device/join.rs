@@ -1,6 +1,6 @@
 //! `lanyard join`: knock, show the digits, wait for the host.
 
-use lanyard_device::link::GivenUrl;
+use lanyard_device::connection::GivenUrl;
 use lanyard_device::{DeviceEvent, MembershipPhase, RateLimits, RevealBook};
 use lanyard_system::clock::now_ms;
 use serde_json::json;

@@ -18,15 +18,15 @@ use lanyard_protocol::{FailureCode, FileId, GroupRange, GroupSpan, Ticket};
 use reqwest::header::RETRY_AFTER;
 use tokio::sync::mpsc;
 
-use crate::download::{Destination, DownloadTask};
-use crate::http;
-use crate::limit::paced;
-use crate::sink::OpenPart;
-use crate::upload::Bodies;
+use crate::connection::http;
+use crate::download::file_sink::OpenPart;
+use crate::download::task::{Destination, DownloadTask};
+use crate::rate_limit::paced;
+use crate::share::upload::Bodies;
 
 /// The driver hears of what is stored after so many bytes, or so much time.
-const NEWS_BYTES: usize = 1 << 20;
-const NEWS_AFTER: Duration = Duration::from_millis(100);
+const REPORT_BYTES: usize = 1 << 20;
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes that are hashed and written at once.
 const BLOCK_BYTES: usize = 256 << 10;
 
@@ -149,7 +149,7 @@ async fn receive<M>(
 ) -> io::Result<FetchOutcome> {
     let mut cursor = BodyCursor::new(&download, job.pieces);
     let (mut writer, mut block, mut news) =
-        (Writer::new(download), WriteBlock::default(), FetchNews::new(teller));
+        (Writer::new(download), WriteBlock::default(), StoredGroups::new(teller));
     loop {
         let next = stream.next().await;
         // Behind what was asked for nothing is read.
@@ -179,14 +179,14 @@ async fn receive<M>(
 }
 
 /// Groups that are stored and not told: to tell of each costs more than to write it.
-struct FetchNews<'t, M> {
+struct StoredGroups<'t, M> {
     teller: &'t FetchReporter<M>,
     pieces: Vec<GroupSpan>,
     bytes: usize,
     since: Instant,
 }
 
-impl<'t, M> FetchNews<'t, M> {
+impl<'t, M> StoredGroups<'t, M> {
     fn new(teller: &'t FetchReporter<M>) -> Self {
         Self { teller, pieces: Vec::new(), bytes: 0, since: Instant::now() }
     }
@@ -204,7 +204,8 @@ impl<'t, M> FetchNews<'t, M> {
     }
 
     fn is_due(&self) -> bool {
-        !self.pieces.is_empty() && (self.bytes >= NEWS_BYTES || self.since.elapsed() >= NEWS_AFTER)
+        !self.pieces.is_empty()
+            && (self.bytes >= REPORT_BYTES || self.since.elapsed() >= REPORT_INTERVAL)
     }
 
     fn take(&mut self) -> Fetched {
@@ -221,7 +222,7 @@ impl<'t, M> FetchNews<'t, M> {
     }
 }
 
-impl<M> Drop for FetchNews<'_, M> {
+impl<M> Drop for StoredGroups<'_, M> {
     /// A fetch that is called off (a pause) has stored what it has stored. In a queue that is full
     /// these travel again.
     fn drop(&mut self) {
@@ -438,7 +439,7 @@ impl Drop for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::download::{DownloadPlan, WantedDownload};
+    use crate::download::task::{DownloadPlan, WantedDownload};
     use lanyard_protocol::{EntryKind, FileEntry, Instance};
 
     fn entry(n: u8, size: u64) -> FileEntry {

@@ -1,8 +1,12 @@
 //! One WebSocket to a relay: opened with the subprotocol, kept alive, ended with a close code. It
 //! knows no messages.
 //!
-//! Reconnecting is the caller's: [`Backoff`] says how long to wait, a new [`Link`] is opened, and
-//! the handshake starts anew.
+//! Reconnecting is the caller's: [`Backoff`] says how long to wait, a new [`RelayConnection`] is
+//! opened, and the handshake starts anew.
+
+pub(crate) mod http;
+pub(crate) mod hub_url;
+pub(crate) mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +26,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-pub use crate::hub_url::{BadUrl, GivenUrl, HubUrl};
-use crate::tls::{self, Stream};
+pub use crate::connection::hub_url::{BadUrl, GivenUrl, HubUrl};
+use crate::connection::tls::Stream;
 
 /// Where devices and the master connect.
 pub const DEVICE_PATH: &str = "/ws/device";

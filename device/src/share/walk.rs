@@ -11,8 +11,10 @@ use lanyard_protocol::EntryKind;
 use lanyard_protocol::limits::MAX_FILE_BYTES;
 use lanyard_system::confined_fs::{Anchor, FileInfo, FileKind, FolderEntry};
 
-use crate::names::{HAVE_SUFFIX, PART_SUFFIX, TakenNames};
-use crate::shared_root::{DataDir, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir};
+use crate::download::file_names::{HAVE_SUFFIX, PART_SUFFIX, TakenNames};
+use crate::share::shared_root::{
+    DataDir, SharedRoot, SharedRoots, is_data_dir, leads_through_data_dir,
+};
 
 /// A file, or an empty folder, as it stands on this disk.
 #[derive(Debug, Clone, PartialEq, Eq)]

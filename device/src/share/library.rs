@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use lanyard_protocol::{EntryKind, FailureCode, FileId, NewFile};
 use lanyard_system::confined_fs::{FileInfo, NotBeneath};
 
-use crate::shared_root::{SharedRoot, SharedRoots, leads_through_data_dir};
-use crate::walk::{FoundFile, media_type};
+use crate::share::shared_root::{SharedRoot, SharedRoots, leads_through_data_dir};
+use crate::share::walk::{FoundFile, media_type};
 
 /// One version of one file on this disk. Its path never leaves the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -339,7 +339,7 @@ fn read_at(handle: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::walk::{Walked, walk};
+    use crate::share::walk::{Walked, walk};
     use std::fs;
 
     fn walked(path: PathBuf) -> Walked {

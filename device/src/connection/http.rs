@@ -8,7 +8,7 @@ use reqwest::Response;
 use serde::de::DeserializeOwned;
 
 use crate::DeviceError;
-use crate::tls;
+use crate::connection::tls;
 
 /// The relay ends what stands still after 20 s, and lets nobody wait longer than 30 s for room.
 pub(crate) const SILENCE: Duration = Duration::from_secs(60);

@@ -3,18 +3,18 @@
 use tokio::sync::mpsc;
 
 use super::TaskReport;
-use crate::link::{
+use crate::connection::{
     ConnectionError, DEVICE_PATH, FrameReceiver, FrameSender, HubUrl, ReceivedFrame,
     RelayConnection,
 };
 
-pub(super) struct LinkTask {
+pub(super) struct ConnectionTask {
     pub number: u64,
     pub hub: HubUrl,
     pub reports: mpsc::Sender<TaskReport>,
 }
 
-impl LinkTask {
+impl ConnectionTask {
     /// Ends when the socket ends, or says goodbye when the outbox is gone.
     pub(super) async fn run(self, outbox: mpsc::Receiver<String>) {
         let link = self.number;
@@ -22,7 +22,8 @@ impl LinkTask {
             Ok(open) => {
                 let channel = open.channel;
                 let (sender, receiver) = open.split();
-                if self.reports.send(TaskReport::LinkOpened { link, channel }).await.is_err() {
+                if self.reports.send(TaskReport::ConnectionOpened { link, channel }).await.is_err()
+                {
                     return;
                 }
                 tokio::select! {
@@ -32,7 +33,7 @@ impl LinkTask {
             }
             Err(error) => (None, Some(error)),
         };
-        let _ = self.reports.send(TaskReport::LinkClosed { link, code, error }).await;
+        let _ = self.reports.send(TaskReport::ConnectionClosed { link, code, error }).await;
     }
 
     async fn read(&self, mut receiver: FrameReceiver) -> Option<u16> {

@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 
 const NAME: &str = "content.index";
 /// Smaller files come many to a body: looking for them costs as much as fetching them. One group.
-pub(crate) const SMALLEST: u64 = 256 << 10;
+pub(crate) const MIN_BYTES: u64 = 256 << 10;
 /// Beyond, the older half is forgotten: room for about 100,000 files.
-const MOST_BYTES: u64 = 24 << 20;
+const MAX_INDEX_BYTES: u64 = 24 << 20;
 /// Places of one content that are looked at.
 const MAX_PLACES: usize = 8;
 /// A record longer than the longest path is none.
-const LONGEST_LINE: u64 = 64 << 10;
+const MAX_LINE_BYTES: u64 = 64 << 10;
 const CHECK_CHARS: usize = 16;
 
 /// The list in one data directory.
@@ -101,7 +101,7 @@ fn check(json: &[u8]) -> String {
 
 /// The root of a file that is worth a look.
 pub(crate) fn root_worth(entry: &FileEntry) -> Option<Root> {
-    entry.root.filter(|_| entry.size >= SMALLEST)
+    entry.root.filter(|_| entry.size >= MIN_BYTES)
 }
 
 impl ContentIndex {
@@ -118,7 +118,7 @@ impl ContentIndex {
         path: &Path,
         version: Option<(u64, SystemTime)>,
     ) -> io::Result<()> {
-        if version.is_some_and(|(size, _)| size < SMALLEST) {
+        if version.is_some_and(|(size, _)| size < MIN_BYTES) {
             // Not even looked at: of small files there are many.
             return Ok(());
         }
@@ -130,12 +130,12 @@ impl ContentIndex {
         let Some(held) = IndexedContent::look(root, path)? else { return Ok(()) };
         let is_it = version
             .is_none_or(|(size, at)| (held.size, held.modified_ns) == (size, nanoseconds(at)));
-        if !is_it || held.size < SMALLEST {
+        if !is_it || held.size < MIN_BYTES {
             return Ok(());
         }
         let mut file = private_file::open(&self.path, File::options().append(true).create(true))?;
         file.write_all(held.line()?.as_bytes())?;
-        if file.metadata()?.len() > MOST_BYTES { self.compact() } else { Ok(()) }
+        if file.metadata()?.len() > MAX_INDEX_BYTES { self.compact() } else { Ok(()) }
     }
 
     /// What seems to be there of these contents, the youngest first.
@@ -176,7 +176,7 @@ impl ContentIndex {
         let (mut reader, mut line) = (BufReader::new(file), Vec::new());
         loop {
             line.clear();
-            if io::Read::take(&mut reader, LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+            if io::Read::take(&mut reader, MAX_LINE_BYTES).read_until(b'\n', &mut line)? == 0 {
                 return Ok(());
             }
             if let Some(held) = IndexedContent::parse(line.strip_suffix(b"\n").unwrap_or(&line)) {
@@ -198,7 +198,7 @@ impl ContentIndex {
         for (_, held) in youngest {
             let line = held.line()?;
             bytes += line.len() as u64;
-            if bytes > MOST_BYTES / 2 {
+            if bytes > MAX_INDEX_BYTES / 2 {
                 break;
             }
             kept.push(line);
@@ -227,7 +227,7 @@ mod tests {
 
         fn file(&self, name: &str, n: u8) -> PathBuf {
             let path = fs::canonicalize(self.dir.path()).unwrap().join(name);
-            fs::write(&path, vec![n; SMALLEST as usize]).unwrap();
+            fs::write(&path, vec![n; MIN_BYTES as usize]).unwrap();
             path
         }
 
@@ -251,7 +251,7 @@ mod tests {
         let (a, b, _) = (bench.noted("a", 1), bench.noted("b", 1), bench.noted("c", 2));
         bench.index.note(Root([1; 32]), &a, None).unwrap();
         assert_eq!(bench.paths(1), [a.clone(), b.clone()]);
-        fs::write(&a, vec![9; SMALLEST as usize + 1]).unwrap();
+        fs::write(&a, vec![9; MIN_BYTES as usize + 1]).unwrap();
         assert_eq!(bench.paths(1), [b]);
     }
 
@@ -277,14 +277,14 @@ mod tests {
     fn another_version_and_a_small_file_are_not_noted() {
         let bench = IndexFixture::new();
         let path = bench.file("a", 1);
-        let version = (SMALLEST, SystemTime::UNIX_EPOCH);
+        let version = (MIN_BYTES, SystemTime::UNIX_EPOCH);
         bench.index.note(Root([1; 32]), &path, Some(version)).unwrap();
         fs::write(&path, b"small").unwrap();
         bench.index.note(Root([1; 32]), &path, None).unwrap();
         let unseen = bench.dir.path().join("not there");
         bench
             .index
-            .note(Root([1; 32]), &unseen, Some((SMALLEST - 1, SystemTime::UNIX_EPOCH)))
+            .note(Root([1; 32]), &unseen, Some((MIN_BYTES - 1, SystemTime::UNIX_EPOCH)))
             .unwrap();
         assert!(
             bench.index.note(Root([1; 32]), &unseen, Some(version)).is_err(),
@@ -350,10 +350,10 @@ mod tests {
                     .unwrap()
             })
             .collect();
-        assert!(many.len() as u64 > MOST_BYTES);
+        assert!(many.len() as u64 > MAX_INDEX_BYTES);
         fs::write(&bench.index.path, many).unwrap();
         bench.noted("b", 3);
-        assert!(fs::metadata(&bench.index.path).unwrap().len() <= MOST_BYTES / 2);
+        assert!(fs::metadata(&bench.index.path).unwrap().len() <= MAX_INDEX_BYTES / 2);
         assert_eq!(bench.paths(3).len(), 1);
     }
 }

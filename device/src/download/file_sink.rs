@@ -8,9 +8,9 @@
 //! no record good whose data it took. Files up to 1 MiB have no table: they are written, closed,
 //! and named when whole.
 
-mod copy;
-mod hashes;
 mod last_folder;
+mod local_copy;
+mod stored_hashes;
 
 use std::fs::{File, FileTimes};
 use std::io;
@@ -23,19 +23,19 @@ use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::{FileEntry, GroupRange, Root};
 use lanyard_system::confined_fs::{Folder, lock};
 
-use crate::names::{HAVE_SUFFIX, PART_SUFFIX, numbered};
-use hashes::StoredHashes;
+use crate::download::file_names::{HAVE_SUFFIX, PART_SUFFIX, numbered};
 pub(crate) use last_folder::LastFolder;
+use stored_hashes::StoredHashes;
 
 /// Files up to this are not resumed in the middle.
 const SMALL_BYTES: u64 = 1 << 20;
 /// Groups are noted in the table when this much is new, or this long after the last time: a sync is
 /// not free.
-const SAVE_BYTES: u64 = 64 << 20;
-const SAVE_AFTER: Duration = Duration::from_secs(2);
+const SAVE_AFTER_BYTES: u64 = 64 << 20;
+const SAVE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long another program is waited for that works on the same file.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 const MAGIC: &[u8; 16] = b"lanyard have 1\n\0";
 const HEADER_BYTES: usize = 16 + 32;
@@ -124,7 +124,7 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()
 fn lock_soon(part: &File) -> io::Result<bool> {
     let start = Instant::now();
     while !lock(part)? {
-        if start.elapsed() >= LOCK_PATIENCE {
+        if start.elapsed() >= LOCK_TIMEOUT {
             return Ok(false);
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -139,7 +139,8 @@ impl OpenPart {
 }
 
 impl FileSink {
-    /// A sink for `entry` at `place` (names from [`crate::names::Names`]) below some root.
+    /// A sink for `entry` at `place` (names from
+    /// [`NameAllocator`](crate::download::file_names::NameAllocator)) below some root.
     pub(crate) fn new(entry: FileEntry, place: Vec<String>) -> Self {
         let groups = Groups::new(entry.size, entry.group_log);
         let values = StoredHashes::new(groups.count());
@@ -363,7 +364,8 @@ impl FileSink {
             let bytes = (state.unsaved.len() as u64) << self.groups.group_log;
             (
                 known,
-                bytes >= SAVE_BYTES || state.saved_at.is_some_and(|at| at.elapsed() >= SAVE_AFTER),
+                bytes >= SAVE_AFTER_BYTES
+                    || state.saved_at.is_some_and(|at| at.elapsed() >= SAVE_INTERVAL),
             )
         };
         if due {

@@ -14,9 +14,9 @@ use lanyard_protocol::{FileId, GroupSpan, Ticket};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH};
 use reqwest::{Method, RequestBuilder};
 
-use crate::blocks::{BlockPool, PooledBlock};
-use crate::library::{self, Library, LibraryFile, ReadError};
-use crate::limit::{Buckets, paced};
+use crate::rate_limit::{Buckets, paced};
+use crate::share::block_pool::{BlockPool, PooledBlock};
+use crate::share::library::{self, Library, LibraryFile, ReadError};
 
 /// Where bodies go and come from.
 #[derive(Debug, Clone)]
@@ -177,9 +177,9 @@ impl SpanReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blocks::BLOCK_BYTES;
-    use crate::shared_root::SharedRoots;
-    use crate::walk::walk;
+    use crate::share::block_pool::BLOCK_BYTES;
+    use crate::share::shared_root::SharedRoots;
+    use crate::share::walk::walk;
     use futures_util::TryStreamExt;
     use lanyard_protocol::FailureCode;
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::DeviceError;
-use crate::http;
+use crate::connection::http;
 
 /// A thread that runs tasks which may block it: nobody else's are there. It ends when this is gone,
 /// and its tasks with it.

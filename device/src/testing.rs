@@ -4,8 +4,8 @@
 use lanyard_hub::peer::GroupSet;
 use lanyard_protocol::FileEntry;
 
-use crate::content::IndexedContent;
-use crate::sink::FileSink;
+use crate::download::content_index::IndexedContent;
+use crate::download::file_sink::FileSink;
 
 /// A record of `content.index`, written again; `None` for what is none.
 pub fn content_record(line: &[u8]) -> Option<String> {
