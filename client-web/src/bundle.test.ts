@@ -12,15 +12,21 @@ interface Output {
 
 let files: Output[] = [];
 const bytesOf = (file: Output) => Buffer.from(file.code ?? file.source ?? "");
-const gzipped = (ending: RegExp) => files.filter(({ fileName }) => ending.test(fileName)).reduce((sum, file) => sum + gzipSync(bytesOf(file)).length, 0);
-const text = (fileName: string) => bytesOf(files.find((file) => file.fileName === fileName) ?? { fileName }).toString();
+const gzipped = (ending: RegExp) =>
+  files
+    .filter(({ fileName }) => ending.test(fileName))
+    .reduce((sum, file) => sum + gzipSync(bytesOf(file)).length, 0);
+const text = (fileName: string) =>
+  bytesOf(files.find((file) => file.fileName === fileName) ?? { fileName }).toString();
 
 beforeAll(async () => {
   // As the binary's build has it; a test's own environment would put development code in.
   vi.stubEnv("NODE_ENV", "production");
   const quiet: InlineConfig = { mode: "production", logLevel: "silent", build: { write: false } };
   const built = await build(quiet);
-  files = (Array.isArray(built) ? built : [built]).flatMap((one) => ("output" in one ? (one.output as Output[]) : []));
+  files = (Array.isArray(built) ? built : [built]).flatMap((one) =>
+    "output" in one ? (one.output as Output[]) : [],
+  );
 }, 60_000);
 
 /** What one page loads: itself and all that is reachable from it. */
@@ -41,10 +47,13 @@ function loadedBy(page: string): number {
 }
 
 // 82 kB before version 2 of the wire: agreeing on a key (X25519), the lists of links and what their screens say take 5 kB.
-test.each(["index.html", "console.html"])("%s loads at most 88 kB of scripts and styles", (page) => {
-  expect(loadedBy(page)).toBeGreaterThan(10_000);
-  expect(loadedBy(page)).toBeLessThanOrEqual(88_000);
-});
+test.each(["index.html", "console.html"])(
+  "%s loads at most 88 kB of scripts and styles",
+  (page) => {
+    expect(loadedBy(page)).toBeGreaterThan(10_000);
+    expect(loadedBy(page)).toBeLessThanOrEqual(88_000);
+  },
+);
 
 test("the fonts are at most 80 kB", () => {
   expect(gzipped(/\.woff2$/)).toBeGreaterThan(50_000);
@@ -55,11 +64,14 @@ test("nothing is inline: no script, no style, no data URL", () => {
   for (const page of ["index.html", "console.html"]) {
     expect(text(page)).not.toMatch(/<style|\sstyle=|<script(?![^>]*\ssrc=)|\son\w+=/);
   }
-  for (const { fileName } of files.filter(({ fileName }) => fileName.endsWith(".css"))) expect(text(fileName)).not.toContain("data:");
+  for (const { fileName } of files.filter(({ fileName }) => fileName.endsWith(".css")))
+    expect(text(fileName)).not.toContain("data:");
 });
 
 test("nothing needs a secure context to start", () => {
   for (const { fileName } of files.filter(({ fileName }) => fileName.endsWith(".js"))) {
-    expect(text(fileName)).not.toMatch(/randomUUID|serviceWorker|navigator\.clipboard|showSaveFilePicker/);
+    expect(text(fileName)).not.toMatch(
+      /randomUUID|serviceWorker|navigator\.clipboard|showSaveFilePicker/,
+    );
   }
 });

@@ -120,7 +120,8 @@ export class Driver implements Actions {
       now: () => Date.now(),
       random: systemRandom,
       me: keys.publicId,
-      ask: (message, answered, overdue) => this.#session.entered && this.#request(message, { answered, overdue }) !== null,
+      ask: (message, answered, overdue) =>
+        this.#session.entered && this.#request(message, { answered, overdue }) !== null,
       changed: () => this.#showLinks(),
       storage: localStorage,
     });
@@ -170,7 +171,10 @@ export class Driver implements Actions {
   }
 
   rename(name: string): void {
-    this.#request({ opcode: "UPDATE_NAME", data: { name: tidyName(name) } }, this.#complains("The name was not changed"));
+    this.#request(
+      { opcode: "UPDATE_NAME", data: { name: tidyName(name) } },
+      this.#complains("The name was not changed"),
+    );
   }
 
   shareFiles(files: Iterable<File>): void {
@@ -227,7 +231,8 @@ export class Driver implements Actions {
 
   dropLink(link: OwnLink): void {
     this.#links.drop(link.link_hash).catch((error: unknown) => {
-      const text = error instanceof LinkRefused ? sentence(error.code, error.message) : sentence("TIMED_OUT");
+      const text =
+        error instanceof LinkRefused ? sentence(error.code, error.message) : sentence("TIMED_OUT");
       this.#notify({ tone: "error", title: `${link.name} can still be downloaded`, text });
     });
   }
@@ -250,8 +255,10 @@ export class Driver implements Actions {
     const feeds = this.#session.entered && this.#feed.hear(message);
     this.#requests.settle(message);
     if (!feeds) this.#act(message);
-    if (message.opcode === "FILES_ADDED" && message.data.public_id === this.keys.publicId) this.#offering.listed(message.data.files);
-    if (message.opcode === "CLIENT_DISCONNECTED" || message.opcode === "CLIENT_RECONNECTED") this.#presence(message.data.public_id);
+    if (message.opcode === "FILES_ADDED" && message.data.public_id === this.keys.publicId)
+      this.#offering.listed(message.data.files);
+    if (message.opcode === "CLIENT_DISCONNECTED" || message.opcode === "CLIENT_RECONNECTED")
+      this.#presence(message.data.public_id);
     this.#show();
   }
 
@@ -271,11 +278,13 @@ export class Driver implements Actions {
         if (message.data.code === "TIMED_OUT") this.#socket.send({ opcode: "PING", data: {} });
         return;
       case "FILE_CHANGED":
-        if (message.data.public_id === this.keys.publicId) this.#offering.broken(message.data.file_id, "FILE_CHANGED");
+        if (message.data.public_id === this.keys.publicId)
+          this.#offering.broken(message.data.file_id, "FILE_CHANGED");
         return;
       case "TRANSFER_PROGRESS":
         if (message.data.link_hash !== undefined) return this.#fetching.progress(message.data);
-        if (message.data.public_id === this.keys.publicId) this.#outgoing.progress(message.data, Date.now());
+        if (message.data.public_id === this.keys.publicId)
+          this.#outgoing.progress(message.data, Date.now());
         return this.#showOutgoing();
       case "LINK_MADE":
       case "LINK_DROPPED":
@@ -321,7 +330,11 @@ export class Driver implements Actions {
         if (item && arriving.has(item.key)) this.#awaited.set(item.key, { ...item, listed: false });
         continue;
       }
-      if (item && this.#ghosts.size < 50) this.#ghosts.set(item.key, { item: { ...item, gone: "removed", listed: false }, until: Date.now() + FOLD_MS });
+      if (item && this.#ghosts.size < 50)
+        this.#ghosts.set(item.key, {
+          item: { ...item, gone: "removed", listed: false },
+          until: Date.now() + FOLD_MS,
+        });
     }
   }
 
@@ -332,13 +345,22 @@ export class Driver implements Actions {
 
   /** One word per device, not per file, when somebody whose files are on their way goes or comes back. */
   #presence(publicId: string): void {
-    const arriving = this.store.running.filter(({ files }) => files.some((file) => file.public_id === publicId));
+    const arriving = this.store.running.filter(({ files }) =>
+      files.some((file) => file.public_id === publicId),
+    );
     const here = this.#feed.online.has(publicId);
     if (!here && arriving.length > 0) {
       this.#awayFor.add(publicId);
-      this.#notify({ tone: "wait", title: `${this.store.nameOf(publicId)} left`, text: "What has arrived is kept. It continues when they come back." });
+      this.#notify({
+        tone: "wait",
+        title: `${this.store.nameOf(publicId)} left`,
+        text: "What has arrived is kept. It continues when they come back.",
+      });
     } else if (here && this.#awayFor.delete(publicId) && arriving.length > 0) {
-      const carried = arriving.length === 1 ? "1 download carried on." : `${arriving.length} downloads carried on.`;
+      const carried =
+        arriving.length === 1
+          ? "1 download carried on."
+          : `${arriving.length} downloads carried on.`;
       this.#notify({ tone: "ok", title: `Back together. ${carried}` });
     }
   }
@@ -412,7 +434,12 @@ export class Driver implements Actions {
   #complains(title: string): Asked<Heard> {
     return {
       answered: (answer) => {
-        if (answer.opcode === "REQUEST_FAILED") this.#notify({ tone: "error", title, text: sentence(answer.data.code, answer.data.message) });
+        if (answer.opcode === "REQUEST_FAILED")
+          this.#notify({
+            tone: "error",
+            title,
+            text: sentence(answer.data.code, answer.data.message),
+          });
       },
       overdue: () => this.#notify({ tone: "error", title, text: sentence("TIMED_OUT") }),
     };
@@ -428,7 +455,8 @@ export class Driver implements Actions {
     this.#offering.tick();
     if (this.#outgoing.tick(now)) this.#showOutgoing();
     this.#fetching.next();
-    for (const [key, { until }] of this.#ghosts) if (now >= until && this.#ghosts.delete(key)) this.#list.trigger();
+    for (const [key, { until }] of this.#ghosts)
+      if (now >= until && this.#ghosts.delete(key)) this.#list.trigger();
     this.store.now = now;
   }
 

@@ -25,7 +25,10 @@ async function start(target: HTMLElement): Promise<void> {
     keys = await loadKeys();
   } catch (error) {
     const hub = new HubStore(new Proxy({} as Actions, { get: () => () => undefined }));
-    hub.screen = { at: "unable", why: error instanceof Error && error.message ? `${error.message}.` : "it has no database." };
+    hub.screen = {
+      at: "unable",
+      why: error instanceof Error && error.message ? `${error.message}.` : "it has no database.",
+    };
     mount(App, { target, props: { hub } });
     return;
   }

@@ -3,7 +3,16 @@ import { getContext, setContext } from "svelte";
 import type { LinkState } from "./connection/socket";
 import type { LinkFolder } from "./protocol/generated/LinkFolder";
 import type { Client, HubInfo, TransportMode } from "./protocol/wire";
-import { type FileItem, type Item, PLAIN_VIEW, type View, browse, counts, filesOf, scope } from "./catalogue/catalogue";
+import {
+  type FileItem,
+  type Item,
+  PLAIN_VIEW,
+  type View,
+  browse,
+  counts,
+  filesOf,
+  scope,
+} from "./catalogue/catalogue";
 import { type Download, isOver } from "./downloads/downloads";
 import type { LinkLimits } from "./downloads/fetching";
 import type { OwnLink } from "./downloads/links";
@@ -94,15 +103,23 @@ export class HubStore {
   readonly rows = $derived<Item[]>(browse(this.files, this.view));
   readonly fileCounts = $derived.by(() => {
     const byOwner = new Map<string, number>();
-    for (const { owner, gone } of this.files) if (!gone) byOwner.set(owner, (byOwner.get(owner) ?? 0) + 1);
+    for (const { owner, gone } of this.files)
+      if (!gone) byOwner.set(owner, (byOwner.get(owner) ?? 0) + 1);
     return byOwner;
   });
   readonly names = $derived(new Map(this.clients.map((client) => [client.public_id, client.name])));
   readonly kinds = $derived(new Map(this.clients.map((client) => [client.public_id, client])));
-  readonly chosen = $derived(filesOf(this.rows.filter(({ key }) => this.selected.has(key)), this.files).filter(({ listed }) => listed));
+  readonly chosen = $derived(
+    filesOf(
+      this.rows.filter(({ key }) => this.selected.has(key)),
+      this.files,
+    ).filter(({ listed }) => listed),
+  );
   readonly running = $derived(this.downloads.filter((download) => !isOver(download)));
   /** The newest download of each row. */
-  readonly bySubject = $derived(new Map([...this.downloads].reverse().map((download) => [download.subject, download])));
+  readonly bySubject = $derived(
+    new Map([...this.downloads].reverse().map((download) => [download.subject, download])),
+  );
   /** Who is here is known: without the relay nobody tells, and others may be as awake as before. */
   readonly inTouch = $derived(this.link.at === "open" && this.entered);
   /** Everything that needs the hub is usable. */

@@ -7,7 +7,14 @@
  * LANYARD_E2E_SEED repeats the points at which processes die.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { onBench } from "./lib/bench.mjs";
@@ -38,16 +45,29 @@ function dice(seed) {
 /** From a tab to a browser, to curl, to lanyard get; what the relay and the browsers grew by. */
 async function oneFile(bench, size) {
   const name = "film.mov";
-  const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), name, size)]);
-  const [ana, ben, carl] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), DevicePage.enter(bench, hub, "Ben"), Native.join(bench, hub, "Carl")]);
+  const [hub, film] = await Promise.all([
+    Halves.start(bench),
+    makeFile(bench.dir("ana"), name, size),
+  ]);
+  const [ana, ben, carl] = await Promise.all([
+    DevicePage.enter(bench, hub, "Ana"),
+    DevicePage.enter(bench, hub, "Ben"),
+    Native.join(bench, hub, "Carl"),
+  ]);
   await ana.shareFiles(film);
   await ben.sees(name);
   const wanted = await sha256(film);
   const dirs = [hub.data, hub.relayData, carl.data];
-  const before = { relay: rssOf(hub.relayPid), ana: pssOf(ana.browser.pid), ben: pssOf(ben.browser.pid), disk: dirs.map(bytesBelow) };
+  const before = {
+    relay: rssOf(hub.relayPid),
+    ana: pssOf(ana.browser.pid),
+    ben: pssOf(ben.browser.pid),
+    disk: dirs.map(bytesBelow),
+  };
   const peak = { ana: 0, ben: 0 };
   const sample = () => {
-    for (const [who, page] of Object.entries({ ana, ben })) peak[who] = Math.max(peak[who], pssOf(page.browser.pid));
+    for (const [who, page] of Object.entries({ ana, ben }))
+      peak[who] = Math.max(peak[who], pssOf(page.browser.pid));
     return 0;
   };
   const { result: saved } = await peakWhile(sample, () => ben.download(name, size, LONG));
@@ -56,7 +76,12 @@ async function oneFile(bench, size) {
   const grown = () => (peakRssOf(hub.relayPid) - before.relay) / MIB;
   const relay = [grown()];
   const link = hub.outside(await ben.copyLink(name));
-  const piped = async (...command) => (await must("bash", ["-c", 'set -o pipefail; "$@" | sha256sum', "pipe", ...command], { patience: LONG })).stdout.split(" ")[0];
+  const piped = async (...command) =>
+    (
+      await must("bash", ["-c", 'set -o pipefail; "$@" | sha256sum', "pipe", ...command], {
+        patience: LONG,
+      })
+    ).stdout.split(" ")[0];
   assert.equal(await piped("curl", "-sS", "--fail", link), wanted);
   relay.push(grown());
   assert.equal(await piped(binary(), "--data", carl.data, "get", name, "-o", "-"), wanted);
@@ -75,9 +100,13 @@ async function memory() {
     const grown = await onBench(`memory ${size}`, (bench) => oneFile(bench, size));
     figures.push(grown);
     const { relay, byAsker, owner, asker, disk } = grown;
-    console.log(`${size / MIB} MiB: relay +${relay.toFixed(1)} MiB (at the end of browser, curl, get: ${byAsker}), owner's browser +${owner.toFixed(1)} MiB, asker's browser +${asker.toFixed(1)} MiB, data directories +${disk} KiB`);
+    console.log(
+      `${size / MIB} MiB: relay +${relay.toFixed(1)} MiB (at the end of browser, curl, get: ${byAsker}), owner's browser +${owner.toFixed(1)} MiB, asker's browser +${asker.toFixed(1)} MiB, data directories +${disk} KiB`,
+    );
   }
-  console.log(`4 GiB against 256 MiB: relay ${(figures[1].relay - figures[0].relay).toFixed(1)} MiB more (at most 4)`);
+  console.log(
+    `4 GiB against 256 MiB: relay ${(figures[1].relay - figures[0].relay).toFixed(1)} MiB more (at most 4)`,
+  );
 }
 
 /** A browser takes one file as large as LANYARD_E2E_GIB says, of zeros, out of `lanyard share`. */
@@ -88,18 +117,26 @@ async function browser() {
     const film = path.join(bench.dir("ana"), "film.mov");
     writeFileSync(film, "");
     truncateSync(film, size);
-    const [ben, carl] = [await DevicePage.enter(bench, hub, "Ben"), await Native.join(bench, hub, "Carl")];
+    const [ben, carl] = [
+      await DevicePage.enter(bench, hub, "Ben"),
+      await Native.join(bench, hub, "Carl"),
+    ];
     await carl.share(film);
     await ben.sees("film.mov");
     const before = [rssOf(hub.relayPid), pssOf(ben.browser.pid)];
     const started = Date.now();
-    const { result: saved, peak } = await peakWhile(() => pssOf(ben.browser.pid), () => ben.download("film.mov", size, 4 * LONG));
+    const { result: saved, peak } = await peakWhile(
+      () => pssOf(ben.browser.pid),
+      () => ben.download("film.mov", size, 4 * LONG),
+    );
     const seconds = (Date.now() - started) / 1000;
     const [relay, page] = [(peakRssOf(hub.relayPid) - before[0]) / MIB, (peak - before[1]) / MIB];
     assert.equal(await sha256(saved), await sha256(film));
     rmSync(saved);
     assert.ok(page < 200, `the browser grew by ${page} MiB`);
-    console.log(`${size / GIB} GiB to a browser in ${seconds.toFixed(0)} s: relay +${relay.toFixed(1)} MiB, browser +${page.toFixed(1)} MiB (at most 200)`);
+    console.log(
+      `${size / GIB} GiB to a browser in ${seconds.toFixed(0)} s: relay +${relay.toFixed(1)} MiB, browser +${page.toFixed(1)} MiB (at most 200)`,
+    );
   });
 }
 
@@ -111,7 +148,10 @@ async function list() {
   await onBench("list", async (bench) => {
     const hub = await Halves.start(bench);
     const folder = makeFolder(bench.dir("ana"), "Archive", count, 1);
-    const [ben, carl] = [await DevicePage.enter(bench, hub, "Ben"), await Native.join(bench, hub, "Carl")];
+    const [ben, carl] = [
+      await DevicePage.enter(bench, hub, "Ben"),
+      await Native.join(bench, hub, "Carl"),
+    ];
     const whole = (page) => page.row("Archive").getByText(shown).first().waitFor({ timeout: LONG });
     const worstOfBen = await watchTasks(ben.page);
     let started = Date.now();
@@ -128,7 +168,10 @@ async function list() {
     for (const page of [ben, dora]) {
       await page.button("Archive").click();
       await page.button("part 99").click();
-      await page.page.getByRole("row", { name: /^file 49/ }).first().waitFor();
+      await page.page
+        .getByRole("row", { name: /^file 49/ })
+        .first()
+        .waitFor();
       await page.button("Archive").click();
       await page.button("Everything").click();
       const find = page.page.getByRole("searchbox", { name: "Find a file" });
@@ -158,7 +201,10 @@ async function list() {
 /** Everybody who was let in is in, and the master was asked for nothing since `start`. */
 async function nobodyAsked(hub) {
   const rows = await hub.devices();
-  assert.ok(rows.every(({ membership }) => membership === "approved"), JSON.stringify(rows));
+  assert.ok(
+    rows.every(({ membership }) => membership === "approved"),
+    JSON.stringify(rows),
+  );
 }
 
 /** Ten times: lanyard get, a curl loop and a browser's download run, and `lose` happens at a random point. */
@@ -167,7 +213,10 @@ async function rounds(what, lose) {
   const random = dice(seed);
   const size = 512 * MIB;
   await onBench(what, async (bench) => {
-    const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+    const [hub, film] = await Promise.all([
+      Halves.start(bench),
+      makeFile(bench.dir("ana"), "film.mov", size),
+    ]);
     const owners = await Line.open(bench, hub);
     const askers = await Line.open(bench, hub);
     const ana = await DevicePage.enter(bench, hub, "Ana", { url: owners.url });
@@ -190,7 +239,8 @@ async function rounds(what, lose) {
       await ben.startDownload("film.mov");
       await until("the browser's download has begun", () => ben.have("film.mov") > 0);
       await until(`${what} at ${point}`, () => sizeOf(byCurl) >= point * size, LONG);
-      const open = [curl, get].filter(({ exit }) => !exit).length + (ben.have("film.mov") < size ? 1 : 0);
+      const open =
+        [curl, get].filter(({ exit }) => !exit).length + (ben.have("film.mov") < size ? 1 : 0);
       await lose({ hub, owners });
       assert.equal((await within("lanyard get", get.ended, LONG)).code, 0, get.stderr);
       await within("curl", curl.ended, LONG);
@@ -204,24 +254,34 @@ async function rounds(what, lose) {
             await downloads.getByRole("button", { name: "More actions" }).first().click();
             await resume.click();
             resumed += 1;
-            await downloads.getByText("Failed - Network error").first().waitFor({ state: "hidden" });
+            await downloads
+              .getByText("Failed - Network error")
+              .first()
+              .waitFor({ state: "hidden" });
           }
           return false;
         },
         180_000,
       ).catch(async (error) => {
-        throw new Error(`${error.message}; the browser says: ${(await downloads.getByRole("row").allInnerTexts()).join(" | ")}; the page: ${(await ben.page.getByRole("row").allInnerTexts()).join(" | ")}`);
+        throw new Error(
+          `${error.message}; the browser says: ${(await downloads.getByRole("row").allInnerTexts()).join(" | ")}; the page: ${(await ben.page.getByRole("row").allInnerTexts()).join(" | ")}`,
+        );
       });
       const saved = path.join(ben.browser.downloads, "film.mov");
-      for (const file of [byCurl, path.join(dirs.get, "film.mov"), saved]) assert.equal(await sha256(file), wanted, file);
-      console.log(`${what} ${round}/${ROUNDS}: at ${Math.round(100 * point)} % with ${open} transfers open; all right after ${((Date.now() - started) / 1000).toFixed(1)} s`);
+      for (const file of [byCurl, path.join(dirs.get, "film.mov"), saved])
+        assert.equal(await sha256(file), wanted, file);
+      console.log(
+        `${what} ${round}/${ROUNDS}: at ${Math.round(100 * point)} % with ${open} transfers open; all right after ${((Date.now() - started) / 1000).toFixed(1)} s`,
+      );
       for (const dir of [dirs.get, dirs.curl]) rmSync(dir, { recursive: true });
       rmSync(saved);
       await nobodyAsked(hub);
       await ana.sees("film.mov");
       await ben.button("Download film.mov").waitFor({ timeout: 150_000 });
     }
-    console.log(`${what}: ${ROUNDS} of ${ROUNDS} complete, hashes right, no new approval, browser's Resume used ${resumed} times (seed ${seed})`);
+    console.log(
+      `${what}: ${ROUNDS} of ${ROUNDS} complete, hashes right, no new approval, browser's Resume used ${resumed} times (seed ${seed})`,
+    );
   });
 }
 
@@ -230,14 +290,21 @@ async function kills() {
   await rounds("master killed", ({ hub }) => hub.crashMaster());
   await rounds("owner's line cut", async ({ hub, owners }) => {
     owners.cut();
-    await until("the owner is away", async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "away");
+    await until(
+      "the owner is away",
+      async () => (await hub.devices()).find(({ name }) => name === "Ana").presence === "away",
+    );
     owners.mend();
   });
 }
 
 async function fan() {
-  const { factor, peak, quick, slow, rate } = await onBench("fan-out", (bench) => fanOut(bench, GIB));
-  console.log(`1 GiB to four askers: owner uploaded ${factor.toFixed(3)} times (at most 2.02), relay ${(peak / MIB).toFixed(1)} MiB (below 64), seconds ${quick.join(", ")}, the slow one ${slow} at ${(rate / 1e6).toFixed(1)} MB/s`);
+  const { factor, peak, quick, slow, rate } = await onBench("fan-out", (bench) =>
+    fanOut(bench, GIB),
+  );
+  console.log(
+    `1 GiB to four askers: owner uploaded ${factor.toFixed(3)} times (at most 2.02), relay ${(peak / MIB).toFixed(1)} MiB (below 64), seconds ${quick.join(", ")}, the slow one ${slow} at ${(rate / 1e6).toFixed(1)} MB/s`,
+  );
 }
 
 /** Bytes of groups that the table beside an unfinished file calls good: 48 bytes of head, then 40 a group. */
@@ -247,14 +314,17 @@ function notedBytes(dir, size) {
   const records = readFileSync(path.join(dir, table)).subarray(48);
   const group = size / Math.ceil(size / 2 ** Math.max(18, Math.ceil(Math.log2(size)) - 16));
   let groups = 0;
-  for (let at = 0; at + 40 <= records.length; at += 40) if (records.subarray(at, at + 40).some((byte) => byte !== 0)) groups += 1;
+  for (let at = 0; at + 40 <= records.length; at += 40)
+    if (records.subarray(at, at + 40).some((byte) => byte !== 0)) groups += 1;
   return groups * group;
 }
 
 /** What the relay handed to devices so far. */
 async function delivered(hub) {
   const token = readFileSync(path.join(hub.data, "metrics.token"), "utf8");
-  const text = await (await fetch(`${hub.local}/metrics`, { headers: { Authorization: `Bearer ${token}` } })).text();
+  const text = await (
+    await fetch(`${hub.local}/metrics`, { headers: { Authorization: `Bearer ${token}` } })
+  ).text();
   return Number(/^lanyard_delivered_bytes_total\{to="device"\} (\d+)$/m.exec(text)[1]);
 }
 
@@ -264,8 +334,14 @@ async function resumes() {
   const random = dice(seed);
   const size = 5 * GIB;
   await onBench("resumes", async (bench) => {
-    const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
-    const [ana, carl] = [await Native.join(bench, hub, "Ana"), await Native.join(bench, hub, "Carl")];
+    const [hub, film] = await Promise.all([
+      Halves.start(bench),
+      makeFile(bench.dir("ana"), "film.mov", size),
+    ]);
+    const [ana, carl] = [
+      await Native.join(bench, hub, "Ana"),
+      await Native.join(bench, hub, "Carl"),
+    ];
     await ana.share(film);
     const dir = bench.dir("get");
     const points = Array.from({ length: ROUNDS }, random).sort((a, b) => a - b);
@@ -280,19 +356,31 @@ async function resumes() {
       noted = now;
     }
     const before = await delivered(hub);
-    assert.equal((await within("lanyard get", carl.get("film.mov", "-o", dir).ended, LONG)).code, 0);
-    assert.equal((await delivered(hub)) - before, size - noted, "the last run took what was missing, to the byte");
+    assert.equal(
+      (await within("lanyard get", carl.get("film.mov", "-o", dir).ended, LONG)).code,
+      0,
+    );
+    assert.equal(
+      (await delivered(hub)) - before,
+      size - noted,
+      "the last run took what was missing, to the byte",
+    );
     assert.equal(await sha256(path.join(dir, "film.mov")), await sha256(film));
     assert.ok(lost / ROUNDS <= 16 * MIB, "what was on its way at each kill");
-    console.log(`5 GiB, killed ${ROUNDS} times: no verified byte travelled twice; ${(lost / ROUNDS / MIB).toFixed(1)} MiB a kill were on their way (seed ${seed})`);
+    console.log(
+      `5 GiB, killed ${ROUNDS} times: no verified byte travelled twice; ${(lost / ROUNDS / MIB).toFixed(1)} MiB a kill were on their way (seed ${seed})`,
+    );
   });
 }
 
 const parts = { memory, kills, "fan-out": fan, resumes, list, browser };
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !(name in parts));
-if (unknown.length > 0) throw new Error(`there is no ${unknown.join(", ")}: ${Object.keys(parts).join(", ")}`);
-process.env.LANYARD_E2E_ROOT = mkdtempSync(path.join(process.env.LANYARD_E2E_DIR || os.tmpdir(), "lanyard-large-"));
+if (unknown.length > 0)
+  throw new Error(`there is no ${unknown.join(", ")}: ${Object.keys(parts).join(", ")}`);
+process.env.LANYARD_E2E_ROOT = mkdtempSync(
+  path.join(process.env.LANYARD_E2E_DIR || os.tmpdir(), "lanyard-large-"),
+);
 process.on("exit", () => rmSync(process.env.LANYARD_E2E_ROOT, { recursive: true, force: true }));
 let failed = 0;
 for (const name of wanted.length > 0 ? wanted : Object.keys(parts)) {

@@ -22,7 +22,11 @@ const stories = fileURLToPath(new URL("./stories/", import.meta.url));
 const reporter = fileURLToPath(new URL("./lib/reporter.mjs", import.meta.url));
 const wanted = process.argv.slice(2);
 const files = readdirSync(stories)
-  .filter((name) => name.endsWith(".mjs") && (wanted.length === 0 || wanted.some((prefix) => name.startsWith(prefix))))
+  .filter(
+    (name) =>
+      name.endsWith(".mjs") &&
+      (wanted.length === 0 || wanted.some((prefix) => name.startsWith(prefix))),
+  )
   .sort()
   .map((name) => path.join(stories, name));
 
@@ -30,7 +34,13 @@ const base = scratch();
 rmSync(new URL("./out/", import.meta.url), { recursive: true, force: true });
 mkdirSync(base, { recursive: true });
 process.env.LANYARD_E2E_ROOT = mkdtempSync(path.join(base, "lanyard-e2e-"));
-const cleanUp = () => rmSync(process.env.LANYARD_E2E_ROOT, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+const cleanUp = () =>
+  rmSync(process.env.LANYARD_E2E_ROOT, {
+    recursive: true,
+    force: true,
+    maxRetries: 5,
+    retryDelay: 200,
+  });
 process.on("exit", cleanUp);
 
 console.log(`lanyard: ${binary()}\nbrowser: ${executable()}`);
@@ -53,7 +63,11 @@ let failed = 0;
 let left = 0;
 
 async function play(file) {
-  const child = spawn(process.execPath, [`--test-reporter=${reporter}`, "--test-reporter-destination=stdout", file], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(
+    process.execPath,
+    [`--test-reporter=${reporter}`, "--test-reporter-destination=stdout", file],
+    { stdio: ["ignore", "pipe", "inherit"] },
+  );
   const ended = once(child, "close");
   const one = { child, ended };
   running.add(one);
@@ -76,6 +90,7 @@ const playNext = async () => {
   for (let file = waiting.shift(); file; file = waiting.shift()) await play(file);
 };
 await Promise.all(Array.from({ length: TOGETHER }, playNext));
-if (left > 0) console.log(`\n${left} checks are left to tests/run --full, and most others are shorter`);
+if (left > 0)
+  console.log(`\n${left} checks are left to tests/run --full, and most others are shorter`);
 console.log(`\n${passed} passed, ${failed} failed`);
 process.exitCode = failed === 0 ? 0 : 1;

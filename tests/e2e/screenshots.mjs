@@ -21,7 +21,8 @@ const SHAPES = [
   ["phone", PHONE],
   ["desktop", DESKTOP],
 ];
-const IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1";
+const IPHONE =
+  "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1";
 const THEMES = ["light", "dark"];
 
 const target = process.argv[2];
@@ -40,8 +41,13 @@ async function shoot(page, name, shapes = SHAPES) {
       await page.mouse.move(0, 0);
       await page.evaluate(() => document.fonts.ready);
       // Two frames: the one that draws the change, and the one that shows it.
-      await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
-      await page.screenshot({ path: path.join(target, `${name}-${shape}-${colorScheme}.png`), animations: "disabled" });
+      await page.evaluate(
+        () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))),
+      );
+      await page.screenshot({
+        path: path.join(target, `${name}-${shape}-${colorScheme}.png`),
+        animations: "disabled",
+      });
     }
   }
 }
@@ -59,21 +65,52 @@ async function calm(page) {
 /** Real pictures, music and a film, named as people name them. */
 async function makeThings(dir) {
   mkdirSync(path.join(dir, "Lofoten"), { recursive: true });
-  const draw = (picture, file, ...more) => must("ffmpeg", ["-v", "error", "-y", "-f", "lavfi", "-i", picture, ...more, path.join(dir, file)]);
+  const draw = (picture, file, ...more) =>
+    must("ffmpeg", [
+      "-v",
+      "error",
+      "-y",
+      "-f",
+      "lavfi",
+      "-i",
+      picture,
+      ...more,
+      path.join(dir, file),
+    ]);
   const still = ["-frames:v", "1", "-q:v", "2"];
-  const scenes = { "Reine harbour": "0x24506b", "Midnight sun": "0xd98a3d", "Cabin in the snow": "0x9fb4c4", "Kayak at Nusfjord": "0x2f6d5b" };
+  const scenes = {
+    "Reine harbour": "0x24506b",
+    "Midnight sun": "0xd98a3d",
+    "Cabin in the snow": "0x9fb4c4",
+    "Kayak at Nusfjord": "0x2f6d5b",
+  };
   await Promise.all([
-    ...Object.entries(scenes).map(([name, colour]) => draw(`gradients=s=1600x1067:c0=${colour}:c1=0x101820:x0=0:y0=0:x1=1600:y1=1067:d=1,noise=alls=22:allf=t`, `Lofoten/${name}.jpg`, ...still)),
-    draw("gradients=s=1200x800:c0=0xf2c27c:c1=0x6b3f2a:d=1,noise=alls=22:allf=t", "Kitchen wall.jpg", ...still),
+    ...Object.entries(scenes).map(([name, colour]) =>
+      draw(
+        `gradients=s=1600x1067:c0=${colour}:c1=0x101820:x0=0:y0=0:x1=1600:y1=1067:d=1,noise=alls=22:allf=t`,
+        `Lofoten/${name}.jpg`,
+        ...still,
+      ),
+    ),
+    draw(
+      "gradients=s=1200x800:c0=0xf2c27c:c1=0x6b3f2a:d=1,noise=alls=22:allf=t",
+      "Kitchen wall.jpg",
+      ...still,
+    ),
     draw("sine=frequency=220:duration=30", "Evening mix.mp3", "-q:a", "2"),
     makeFile(dir, "Lofoten 4K.mov", 140 * MIB),
     makeFile(dir, "Tax 2025.pdf", 2_400_000),
     makeFile(dir, "Handbook of small boats.epub", 5_100_000),
     makeFile(dir, "backup 2024-05.tar.zst", 180 * MIB),
   ]);
-  for (const n of [1, 2, 3]) cpSync(path.join(dir, "Lofoten", "Reine harbour.jpg"), path.join(dir, "Lofoten", `Reine ${n}.jpg`));
+  for (const n of [1, 2, 3])
+    cpSync(
+      path.join(dir, "Lofoten", "Reine harbour.jpg"),
+      path.join(dir, "Lofoten", `Reine ${n}.jpg`),
+    );
   const day = 24 * 3600e3;
-  for (const [n, name] of tree(dir).entries()) utimesSync(path.join(dir, name), new Date(), new Date(Date.now() - (n * n + 1) * day));
+  for (const [n, name] of tree(dir).entries())
+    utimesSync(path.join(dir, name), new Date(), new Date(Date.now() - (n * n + 1) * day));
   return dir;
 }
 
@@ -95,9 +132,19 @@ await onBench("screenshots", async (bench) => {
 
   // Something saved, something arriving, something leaving.
   await ben.startDownload("Kitchen wall.jpg");
-  await ben.row("Kitchen wall.jpg").getByText(/^Saved/).waitFor();
+  await ben
+    .row("Kitchen wall.jpg")
+    .getByText(/^Saved/)
+    .waitFor();
   line.rate = 6e6;
-  const taken = startCurl(bench, "curl", hub.outside(await ana.copyLink("Lofoten 4K.mov")), path.join(bench.dir("curl"), "film"), "--limit-rate", "6M");
+  const taken = startCurl(
+    bench,
+    "curl",
+    hub.outside(await ana.copyLink("Lofoten 4K.mov")),
+    path.join(bench.dir("curl"), "film"),
+    "--limit-rate",
+    "6M",
+  );
   await ben.startDownload("Lofoten 4K.mov");
   await ben.arriving("Lofoten 4K.mov").waitFor();
   await ben.row("Lofoten 4K.mov").getByText(/left/).first().waitFor();
@@ -109,10 +156,16 @@ await onBench("screenshots", async (bench) => {
   line.rate = Infinity;
   await taken.kill9();
 
-  await curl(hub.outside(await ben.copyLink("Kitchen wall.jpg")), path.join(bench.dir("curl"), "wall"));
+  await curl(
+    hub.outside(await ben.copyLink("Kitchen wall.jpg")),
+    path.join(bench.dir("curl"), "wall"),
+  );
   await calm(ben.page);
   await ben.menu("Kitchen wall.jpg", "Details");
-  await ben.page.getByTestId("root").getByText(/^[0-9a-f]{64}$/).waitFor();
+  await ben.page
+    .getByTestId("root")
+    .getByText(/^[0-9a-f]{64}$/)
+    .waitFor();
   await shoot(ben.page, "details");
   await ben.page.getByRole("dialog").getByRole("button", { name: "Close" }).click();
   await ben.page.setViewportSize(DESKTOP);
@@ -136,7 +189,9 @@ await onBench("screenshots", async (bench) => {
   await operator.facing("Dora’s tablet");
   await operator.digits.fill(code.slice(0, 4));
   await shoot(operator.page, "console-knock");
-  const crowd = Array.from({ length: 5 }, (_, number) => lanyard(bench.dir(`crowd-${number}`), ["join", hub.local, "--name", `Laptop ${number + 1}`]));
+  const crowd = Array.from({ length: 5 }, (_, number) =>
+    lanyard(bench.dir(`crowd-${number}`), ["join", hub.local, "--name", `Laptop ${number + 1}`]),
+  );
   await operator.page.getByRole("button", { name: "Turn away 5 devices" }).waitFor();
   await shoot(operator.page, "console-crowd");
   await operator.page.getByRole("button", { name: "Turn away 5 devices" }).click();
@@ -147,14 +202,22 @@ await onBench("screenshots", async (bench) => {
 
   // The relay goes: a list that is there stays readable, a fresh page has nothing to show.
   await hub.relay.kill9();
-  await ben.page.getByRole("status").getByText(/stepped away/).first().waitFor();
+  await ben.page
+    .getByRole("status")
+    .getByText(/stepped away/)
+    .first()
+    .waitFor();
   await shoot(ben.page, "reconnecting");
   await operator.page.getByText("The relay does not answer").waitFor();
   await operator.page.getByRole("button", { name: "What to do" }).click();
   await shoot(operator.page, "console-problems");
   await operator.page.getByRole("button", { name: "Close" }).click();
   await hub.startRelay();
-  await until("everybody is back", async () => (await hub.devices()).find(({ name }) => name === "Ana’s iPhone").presence === "online");
+  await until(
+    "everybody is back",
+    async () =>
+      (await hub.devices()).find(({ name }) => name === "Ana’s iPhone").presence === "online",
+  );
   await hub.master.kill9();
   await ana.page.reload();
   await ana.heading(/stepped away/).waitFor();

@@ -1,16 +1,49 @@
 // Promise: the list shows everything once, folders as one row, and stays quick with a hundred thousand files.
 import { describe, expect, test } from "vitest";
-import { PLAIN_VIEW, type FolderItem, browse, collect, counts, filesOf, mediaOf } from "./catalogue";
+import {
+  PLAIN_VIEW,
+  type FolderItem,
+  browse,
+  collect,
+  counts,
+  filesOf,
+  mediaOf,
+} from "./catalogue";
 import type { Listed } from "./mirror";
 import type { Offer } from "../sharing/shares";
 
 let seq = 0;
-const listed = (public_id: string, path: string, size = 1): Listed => ({ public_id, instance: "i", file_id: path, path, size, modified_ms: 0, media_type: "", group_log: 18, seq: (seq += 1) });
-const offer = (path: string, state: Offer["state"]): Offer => ({ file_id: path, path, size: 5, modified_ms: 0, media_type: "", state, asked: false });
+const listed = (public_id: string, path: string, size = 1): Listed => ({
+  public_id,
+  instance: "i",
+  file_id: path,
+  path,
+  size,
+  modified_ms: 0,
+  media_type: "",
+  group_log: 18,
+  seq: (seq += 1),
+});
+const offer = (path: string, state: Offer["state"]): Offer => ({
+  file_id: path,
+  path,
+  size: 5,
+  modified_ms: 0,
+  media_type: "",
+  state,
+  asked: false,
+});
 const offers = (...all: Offer[]) => new Map(all.map((one) => [one.file_id, one]));
 
 const items = collect(
-  [listed("ana", "film.mov", 900), listed("ana", "Trip/a.jpg"), listed("ana", "Trip/sub/b.jpg", 2), listed("ben", "Trip/c.jpg"), listed("me", "mine.pdf"), { ...listed("ana", "empty"), kind: "folder" }],
+  [
+    listed("ana", "film.mov", 900),
+    listed("ana", "Trip/a.jpg"),
+    listed("ana", "Trip/sub/b.jpg", 2),
+    listed("ben", "Trip/c.jpg"),
+    listed("me", "mine.pdf"),
+    { ...listed("ana", "empty"), kind: "folder" },
+  ],
   offers(offer("mine.pdf", "shared"), offer("new.txt", "syncing"), offer("bye.txt", "leaving")),
   "me",
 );
@@ -19,25 +52,41 @@ const names = (rows: { name: string }[]) => rows.map(({ name }) => name);
 describe("collecting", () => {
   test("a listed file of mine appears once, with its state; unlisted offers stand on top", () => {
     expect(names(items)).toEqual(["film.mov", "a.jpg", "b.jpg", "c.jpg", "mine.pdf", "new.txt"]);
-    expect(items.find(({ name }) => name === "mine.pdf")).toMatchObject({ mine: true, listed: true, offer: "shared" });
+    expect(items.find(({ name }) => name === "mine.pdf")).toMatchObject({
+      mine: true,
+      listed: true,
+      offer: "shared",
+    });
     expect(names(browse(items, PLAIN_VIEW))[0]).toBe("new.txt");
   });
 });
 
 describe("browsing", () => {
   test("folders of two owners with one name are two rows, with count and size", () => {
-    const folders = browse(items, PLAIN_VIEW).filter((row): row is FolderItem => row.kind === "folder");
-    expect(folders.map(({ owner, count, size }) => [owner, count, size])).toEqual([["ben", 1, 1], ["ana", 2, 3]]);
+    const folders = browse(items, PLAIN_VIEW).filter(
+      (row): row is FolderItem => row.kind === "folder",
+    );
+    expect(folders.map(({ owner, count, size }) => [owner, count, size])).toEqual([
+      ["ben", 1, 1],
+      ["ana", 2, 3],
+    ]);
   });
 
   test("a folder opens to what is in it, folders first-class again", () => {
     const inside = browse(items, { ...PLAIN_VIEW, folder: { owner: "ana", prefix: "Trip/" } });
-    expect(inside.map(({ kind, name }) => [kind, name])).toEqual([["folder", "sub"], ["file", "a.jpg"]]);
+    expect(inside.map(({ kind, name }) => [kind, name])).toEqual([
+      ["folder", "sub"],
+      ["file", "a.jpg"],
+    ]);
   });
 
   test("searching and filtering look through folders", () => {
     expect(names(browse(items, { ...PLAIN_VIEW, query: "TRIP/S" }))).toEqual(["b.jpg"]);
-    expect(names(browse(items, { ...PLAIN_VIEW, filter: "photo", order: "name" }))).toEqual(["a.jpg", "b.jpg", "c.jpg"]);
+    expect(names(browse(items, { ...PLAIN_VIEW, filter: "photo", order: "name" }))).toEqual([
+      "a.jpg",
+      "b.jpg",
+      "c.jpg",
+    ]);
   });
 
   test("orders: newest, by name, largest", () => {
@@ -52,12 +101,21 @@ describe("browsing", () => {
 });
 
 test("kinds come from the type, else from the name", () => {
-  expect([mediaOf("x", "video/mp4"), mediaOf("x.FLAC", ""), mediaOf("x.pdf", ""), mediaOf("x.tar.gz", ""), mediaOf("x", "text/plain"), mediaOf("x", "")]).toEqual(["video", "audio", "document", "archive", "document", "other"]);
+  expect([
+    mediaOf("x", "video/mp4"),
+    mediaOf("x.FLAC", ""),
+    mediaOf("x.pdf", ""),
+    mediaOf("x.tar.gz", ""),
+    mediaOf("x", "text/plain"),
+    mediaOf("x", ""),
+  ]).toEqual(["video", "audio", "document", "archive", "document", "other"]);
   expect(counts(items)).toEqual({ all: 6, photo: 3, video: 1, audio: 0, document: 2 });
 });
 
 test("100,000 files are browsed in well under a second", () => {
-  const many = Array.from({ length: 100_000 }, (_, at) => listed("ana", at % 2 ? `folder ${at % 50}/file ${at}.jpg` : `file ${at}.jpg`));
+  const many = Array.from({ length: 100_000 }, (_, at) =>
+    listed("ana", at % 2 ? `folder ${at % 50}/file ${at}.jpg` : `file ${at}.jpg`),
+  );
   const before = performance.now();
   const rows = browse(collect(many, new Map(), "me"), PLAIN_VIEW);
   expect(performance.now() - before).toBeLessThan(800);

@@ -58,13 +58,22 @@ export interface View {
   order: Order;
 }
 
-export const PLAIN_VIEW: View = { owner: null, folder: null, query: "", filter: "all", order: "newest" };
+export const PLAIN_VIEW: View = {
+  owner: null,
+  folder: null,
+  query: "",
+  filter: "all",
+  order: "newest",
+};
 
 const EXTENSIONS: [MediaClass, RegExp][] = [
   ["photo", /^(jpe?g|png|gif|webp|heic|heif|avif|bmp|tiff?|svg|raw|dng|cr2|nef|arw)$/],
   ["video", /^(mp4|m4v|mov|mkv|webm|avi|mpe?g|wmv|3gp|mts)$/],
   ["audio", /^(mp3|m4a|aac|flac|ogg|opus|wav|aiff?|wma)$/],
-  ["document", /^(pdf|docx?|odt|rtf|txt|md|csv|xlsx?|ods|pptx?|odp|epub|pages|numbers|key|html?|json|xml)$/],
+  [
+    "document",
+    /^(pdf|docx?|odt|rtf|txt|md|csv|xlsx?|ods|pptx?|odp|epub|pages|numbers|key|html?|json|xml)$/,
+  ],
   ["archive", /^(zip|7z|rar|tar|gz|bz2|xz|zst|tgz|iso|dmg)$/],
 ];
 
@@ -79,11 +88,19 @@ export function mediaOf(name: string, mediaType: string): MediaClass {
 
 /** What a browser plays by itself, as far as a name can tell. */
 export function isPlayable(item: FileItem): boolean {
-  return item.listed && (item.media === "video" || item.media === "audio") && !/\.(avi|wmv|wma|mpe?g|mts|mkv)$/i.test(item.name);
+  return (
+    item.listed &&
+    (item.media === "video" || item.media === "audio") &&
+    !/\.(avi|wmv|wma|mpe?g|mts|mkv)$/i.test(item.name)
+  );
 }
 
 /** Every file there is to show: what the hub lists, and what this tab is about to offer or has lost. */
-export function collect(listed: Iterable<Listed>, offers: ReadonlyMap<string, Offer>, me: string): FileItem[] {
+export function collect(
+  listed: Iterable<Listed>,
+  offers: ReadonlyMap<string, Offer>,
+  me: string,
+): FileItem[] {
   const items: FileItem[] = [];
   const shown = new Set<string>();
   for (const file of listed) {
@@ -113,7 +130,13 @@ function itemOfOthers(file: Listed): FileItem {
   return item;
 }
 
-function itemOf(file: Omit<Listed, "instance" | "group_log" | "seq">, seq: number, mine: boolean, listed: boolean, offer: Offer | undefined): FileItem {
+function itemOf(
+  file: Omit<Listed, "instance" | "group_log" | "seq">,
+  seq: number,
+  mine: boolean,
+  listed: boolean,
+  offer: Offer | undefined,
+): FileItem {
   const name = nameOf(file.path);
   return {
     kind: "file",
@@ -138,12 +161,21 @@ function itemOf(file: Omit<Listed, "instance" | "group_log" | "seq">, seq: numbe
 
 /** The files that a view is about, before filter and order. */
 export function scope(items: FileItem[], { owner, folder }: View): FileItem[] {
-  if (folder) return items.filter((item) => item.owner === folder.owner && item.path.startsWith(folder.prefix));
+  if (folder)
+    return items.filter(
+      (item) => item.owner === folder.owner && item.path.startsWith(folder.prefix),
+    );
   return owner === null ? items : items.filter((item) => item.owner === owner);
 }
 
 export function counts(items: FileItem[]): Record<Filter, number> {
-  const all: Record<Filter, number> = { all: items.length, photo: 0, video: 0, audio: 0, document: 0 };
+  const all: Record<Filter, number> = {
+    all: items.length,
+    photo: 0,
+    video: 0,
+    audio: 0,
+    document: 0,
+  };
   for (const { media } of items) if (media in all) all[media as Filter] += 1;
   return all;
 }
@@ -167,7 +199,21 @@ function folded(files: FileItem[], prefix: string): Item[] {
     const known = folders.get(key);
     if (known) return known;
     const name = file.path.slice(prefix.length, slash);
-    const folder: FolderItem = { kind: "folder", key, owner: file.owner, prefix: below, name, count: 0, size: 0, seq: 0, modified_ms: 0, mine: file.mine, listed: false, lost: 0, syncing: 0 };
+    const folder: FolderItem = {
+      kind: "folder",
+      key,
+      owner: file.owner,
+      prefix: below,
+      name,
+      count: 0,
+      size: 0,
+      seq: 0,
+      modified_ms: 0,
+      mine: file.mine,
+      listed: false,
+      lost: 0,
+      syncing: 0,
+    };
     folders.set(key, folder);
     rows.push(folder);
     return folder;
@@ -180,7 +226,10 @@ function folded(files: FileItem[], prefix: string): Item[] {
       continue;
     }
     // Files of one folder mostly follow each other.
-    const isNext = folder?.owner === file.owner && folder.prefix.length === slash + 1 && file.path.startsWith(folder.prefix);
+    const isNext =
+      folder?.owner === file.owner &&
+      folder.prefix.length === slash + 1 &&
+      file.path.startsWith(folder.prefix);
     if (!folder || !isNext) folder = folderOf(file, slash);
     folder.count += 1;
     folder.size += file.size;
@@ -210,10 +259,16 @@ export function filesOf(rows: Item[], items: FileItem[]): FileItem[] {
   for (const row of rows) if (row.kind === "folder") below.set(`${row.owner}/${row.prefix}`, []);
   if (below.size > 0) {
     for (const item of items) {
-      for (let slash = item.path.indexOf("/"); slash >= 0; slash = item.path.indexOf("/", slash + 1)) {
+      for (
+        let slash = item.path.indexOf("/");
+        slash >= 0;
+        slash = item.path.indexOf("/", slash + 1)
+      ) {
         below.get(`${item.owner}/${item.path.slice(0, slash + 1)}`)?.push(item);
       }
     }
   }
-  return rows.flatMap((row) => (row.kind === "file" ? [row] : (below.get(`${row.owner}/${row.prefix}`) ?? [])));
+  return rows.flatMap((row) =>
+    row.kind === "file" ? [row] : (below.get(`${row.owner}/${row.prefix}`) ?? []),
+  );
 }

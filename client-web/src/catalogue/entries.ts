@@ -5,7 +5,8 @@ import { travelPath } from "../transfer/paths";
 
 /** Whether its path may travel, and its size and group size are such as may be. */
 export function canBe({ path, size, group_log }: FileEntry): boolean {
-  if (!Number.isInteger(size) || size < 0 || size > MAX_FILE_BYTES || group_log !== groupLog(size)) return false;
+  if (!Number.isInteger(size) || size < 0 || size > MAX_FILE_BYTES || group_log !== groupLog(size))
+    return false;
   return typeof path === "string" && mayTravel(path);
 }
 

@@ -9,7 +9,16 @@ let asked: { epoch: number; since: number; cursor?: string }[] = [];
 let complete = 0;
 let feed: Feed;
 
-const page = (more: Partial<FeedPage> = {}): FeedPage => ({ mode: "SNAPSHOT", epoch: 1, revision: 5, clients: [], files: [], gone: [], last: true, ...more });
+const page = (more: Partial<FeedPage> = {}): FeedPage => ({
+  mode: "SNAPSHOT",
+  epoch: 1,
+  revision: 5,
+  clients: [],
+  files: [],
+  gone: [],
+  last: true,
+  ...more,
+});
 const hearPage = (data: FeedPage, ref?: string) => feed.hear({ opcode: "FEED_PAGE", data, ref });
 
 beforeEach(() => {
@@ -57,7 +66,15 @@ describe("afterwards", () => {
   });
 
   test("a gap, a dirty feed and a returned hub pull from where we stand", () => {
-    feed.hear({ opcode: "CLIENT_UPDATED", data: { client: { public_id: "a", name: "x", kind: "browser", platform: "" }, epoch: 1, revision: 9, audience: "all" } });
+    feed.hear({
+      opcode: "CLIENT_UPDATED",
+      data: {
+        client: { public_id: "a", name: "x", kind: "browser", platform: "" },
+        epoch: 1,
+        revision: 9,
+        audience: "all",
+      },
+    });
     feed.hear({ opcode: "HUB_READY", data: { epoch: 1, revision: 9 } });
     expect(asked).toEqual(Array.from({ length: 2 }, () => ({ epoch: 1, since: 5 })));
     hearPage(page({ mode: "DELTA", revision: 9 }), "p1");
@@ -69,13 +86,36 @@ describe("afterwards", () => {
   });
 
   test("an unasked page of the past is not believed", () => {
-    hearPage(page({ mode: "DELTA", revision: 4, files: [{ public_id: "a", instance: "i", file_id: "f", path: "p", size: 0, modified_ms: 0, media_type: "", group_log: 18 }] }));
+    hearPage(
+      page({
+        mode: "DELTA",
+        revision: 4,
+        files: [
+          {
+            public_id: "a",
+            instance: "i",
+            file_id: "f",
+            path: "p",
+            size: 0,
+            modified_ms: 0,
+            media_type: "",
+            group_log: 18,
+          },
+        ],
+      }),
+    );
     expect(feed.mirror.files.size).toBe(0);
   });
 
   test("a pull that the hub cannot answer is tried again later", () => {
     feed.pull();
-    expect(feed.hear({ opcode: "REQUEST_FAILED", data: { code: "SERVER_NOT_READY", message: "" }, ref: "p1" })).toBe(true);
+    expect(
+      feed.hear({
+        opcode: "REQUEST_FAILED",
+        data: { code: "SERVER_NOT_READY", message: "" },
+        ref: "p1",
+      }),
+    ).toBe(true);
     now = 10_000;
     feed.tick();
     expect(asked).toHaveLength(2);

@@ -3,7 +3,13 @@
  * page and the console use the same one.
  */
 import { PULL_RETRY_MS, REQUEST_TIMEOUT_MS } from "../protocol/limits";
-import type { FeedChange, FeedPage, MasterToConsole, RelayToDevice, Resume } from "../protocol/wire";
+import type {
+  FeedChange,
+  FeedPage,
+  MasterToConsole,
+  RelayToDevice,
+  Resume,
+} from "../protocol/wire";
 import { type Left, Mirror } from "./mirror";
 
 export type FeedMessage = Extract<RelayToDevice | MasterToConsole, { opcode: string }>;
@@ -110,7 +116,8 @@ export class Feed {
         if (message.ref === undefined || message.ref !== this.#ref) return false;
         // The master was away, or forgot this cursor: the next pull starts from where the list stands.
         this.#ref = null;
-        this.#due = this.now() + Math.max(MIN_RETRY_MS, message.data.retry_after_ms ?? PULL_RETRY_MS);
+        this.#due =
+          this.now() + Math.max(MIN_RETRY_MS, message.data.retry_after_ms ?? PULL_RETRY_MS);
         return true;
       default:
         return false;
@@ -153,7 +160,10 @@ export class Feed {
 
   /** An unasked page of a moment at which nothing was expected, such as after the master's return. */
   #fits(page: FeedPage): boolean {
-    return follows(page, { epoch: this.mirror.epoch, since: this.mirror.revision }) && (page.mode === "SNAPSHOT" || page.revision >= this.mirror.revision);
+    return (
+      follows(page, { epoch: this.mirror.epoch, since: this.mirror.revision }) &&
+      (page.mode === "SNAPSHOT" || page.revision >= this.mirror.revision)
+    );
   }
 
   #send(cursor?: string): void {
@@ -166,5 +176,7 @@ export class Feed {
 function follows(page: FeedPage, from: { epoch: number; since: number }): boolean {
   if (page.mode === "SNAPSHOT") return true;
   if (page.epoch !== from.epoch) return false;
-  return page.mode === "UP_TO_DATE" ? page.revision === from.since : (page.since ?? 0) <= from.since;
+  return page.mode === "UP_TO_DATE"
+    ? page.revision === from.since
+    : (page.since ?? 0) <= from.since;
 }

@@ -7,16 +7,37 @@ const ANA = "00000001-0000-8000-8000-000000000000";
 const BEN = "00000002-0000-8000-8000-000000000000";
 
 function file(owner: string, id: string, instance = "aa"): FileEntry {
-  return { public_id: owner, instance, file_id: id, path: `${id}.txt`, size: 1, modified_ms: 0, media_type: "", group_log: 18 };
+  return {
+    public_id: owner,
+    instance,
+    file_id: id,
+    path: `${id}.txt`,
+    size: 1,
+    modified_ms: 0,
+    media_type: "",
+    group_log: 18,
+  };
 }
 function client(public_id: string, name = "x") {
   return { public_id, name, kind: "browser" as const, platform: "" };
 }
 function page(more: Partial<FeedPage>): FeedPage {
-  return { mode: "SNAPSHOT", epoch: 7, revision: 10, clients: [], files: [], gone: [], last: true, ...more };
+  return {
+    mode: "SNAPSHOT",
+    epoch: 7,
+    revision: 10,
+    clients: [],
+    files: [],
+    gone: [],
+    last: true,
+    ...more,
+  };
 }
 function added(revision: number, id: string, epoch = 7): FeedChange {
-  return { opcode: "FILES_ADDED", data: { public_id: ANA, files: [file(ANA, id)], epoch, revision, audience: "all" } };
+  return {
+    opcode: "FILES_ADDED",
+    data: { public_id: ANA, files: [file(ANA, id)], epoch, revision, audience: "all" },
+  };
 }
 const ids = (mirror: Mirror) => [...mirror.files.values()].map(({ file_id }) => file_id).sort();
 
@@ -24,7 +45,9 @@ let mirror: Mirror;
 beforeEach(() => {
   mirror = new Mirror();
   mirror.beginPull();
-  mirror.page(page({ clients: [client(ANA), client(BEN)], files: [file(ANA, "a"), file(BEN, "b")] }));
+  mirror.page(
+    page({ clients: [client(ANA), client(BEN)], files: [file(ANA, "a"), file(BEN, "b")] }),
+  );
 });
 
 describe("an entry that cannot be", () => {
@@ -32,7 +55,9 @@ describe("an entry that cannot be", () => {
 
   test("is no entry of a page, and takes no other along", () => {
     mirror.beginPull();
-    mirror.page(page({ revision: 11, clients: [client(ANA)], files: [file(ANA, "c"), bad, file(ANA, "d")] }));
+    mirror.page(
+      page({ revision: 11, clients: [client(ANA)], files: [file(ANA, "c"), bad, file(ANA, "d")] }),
+    );
     expect(ids(mirror)).toEqual(["c", "d"]);
     expect(mirror.resume).toEqual({ epoch: 7, revision: 11 });
   });
@@ -57,7 +82,15 @@ describe("what others do costs what it says", () => {
       return values();
     };
     for (let revision = 12; revision < 112; revision += 1) {
-      mirror.hear({ opcode: "CLIENT_DIS_APPROVED", data: { public_id: revision === 50 ? ANA : `nobody ${revision}`, epoch: 7, revision, audience: "all" } });
+      mirror.hear({
+        opcode: "CLIENT_DIS_APPROVED",
+        data: {
+          public_id: revision === 50 ? ANA : `nobody ${revision}`,
+          epoch: 7,
+          revision,
+          audience: "all",
+        },
+      });
     }
     expect(looks).toBe(0);
     expect([mirror.files.size, mirror.clients.size]).toEqual([3_000, 1]);
@@ -85,24 +118,55 @@ describe("pushed changes", () => {
   });
 
   test("a root becomes known without touching anything else", () => {
-    mirror.hear({ opcode: "FILES_UPDATED", data: { public_id: ANA, files: [{ file_id: "a", root: "ff" }], epoch: 7, revision: 11, audience: "all" } });
+    mirror.hear({
+      opcode: "FILES_UPDATED",
+      data: {
+        public_id: ANA,
+        files: [{ file_id: "a", root: "ff" }],
+        epoch: 7,
+        revision: 11,
+        audience: "all",
+      },
+    });
     expect(mirror.files.get(`${ANA}/a`)).toMatchObject({ root: "ff", path: "a.txt", seq: 1 });
   });
 
   test("a removal names what left", () => {
-    const heard = mirror.hear({ opcode: "FILE_REMOVED", data: { public_id: ANA, file_ids: ["a", "zz"], epoch: 7, revision: 11, audience: "all" } });
-    expect(heard.left).toMatchObject({ public_id: ANA, withdrawn: false, files: [{ file_id: "a" }] });
+    const heard = mirror.hear({
+      opcode: "FILE_REMOVED",
+      data: { public_id: ANA, file_ids: ["a", "zz"], epoch: 7, revision: 11, audience: "all" },
+    });
+    expect(heard.left).toMatchObject({
+      public_id: ANA,
+      withdrawn: false,
+      files: [{ file_id: "a" }],
+    });
   });
 
   test("a withdrawal without ids means all of that instance", () => {
-    mirror.hear({ opcode: "FILES_ADDED", data: { public_id: ANA, files: [file(ANA, "c", "bb")], epoch: 7, revision: 11, audience: "all" } });
-    const heard = mirror.hear({ opcode: "FILES_WITHDRAWN", data: { public_id: ANA, instance: "aa", epoch: 7, revision: 12, audience: "all" } });
+    mirror.hear({
+      opcode: "FILES_ADDED",
+      data: {
+        public_id: ANA,
+        files: [file(ANA, "c", "bb")],
+        epoch: 7,
+        revision: 11,
+        audience: "all",
+      },
+    });
+    const heard = mirror.hear({
+      opcode: "FILES_WITHDRAWN",
+      data: { public_id: ANA, instance: "aa", epoch: 7, revision: 12, audience: "all" },
+    });
     expect(heard.left).toMatchObject({ withdrawn: true, files: [{ file_id: "a" }] });
     expect(ids(mirror)).toEqual(["b", "c"]);
   });
 
   test("a refused device goes with its files", () => {
-    mirror.hear({ opcode: "CLIENT_DIS_APPROVED", data: { public_id: ANA, epoch: 7, revision: 11, audience: "all" } });
+    mirror.hear({
+      opcode: "CLIENT_DIS_APPROVED",
+      data: { public_id: ANA, epoch: 7, revision: 11, audience: "all" },
+    });
     expect(ids(mirror)).toEqual(["b"]);
     expect(mirror.clients.has(ANA)).toBe(false);
   });
@@ -112,7 +176,10 @@ describe("a pull", () => {
   test("keeps what is pushed meanwhile and applies it behind the last page", () => {
     expect(mirror.beginPull()).toEqual({ epoch: 7, since: 10 });
     expect(mirror.hear(added(12, "d"))).toEqual({ gap: false, changed: false });
-    expect(mirror.page(page({ mode: "DELTA", revision: 11, files: [file(ANA, "c")] }))).toEqual({ more: null, gap: false });
+    expect(mirror.page(page({ mode: "DELTA", revision: 11, files: [file(ANA, "c")] }))).toEqual({
+      more: null,
+      gap: false,
+    });
     expect(ids(mirror)).toEqual(["a", "b", "c", "d"]);
     expect(mirror.revision).toBe(12);
   });
@@ -125,7 +192,18 @@ describe("a pull", () => {
 
   test("by snapshot drops what no page named, and only then", () => {
     mirror.beginPull();
-    expect(mirror.page(page({ epoch: 9, revision: 3, clients: [client(BEN)], files: [file(BEN, "n")], last: false, cursor: "next" }))).toEqual({ more: "next", gap: false });
+    expect(
+      mirror.page(
+        page({
+          epoch: 9,
+          revision: 3,
+          clients: [client(BEN)],
+          files: [file(BEN, "n")],
+          last: false,
+          cursor: "next",
+        }),
+      ),
+    ).toEqual({ more: "next", gap: false });
     expect(ids(mirror)).toEqual(["a", "b", "n"]);
     mirror.page(page({ epoch: 9, revision: 4, files: [file(BEN, "o")] }));
     expect(ids(mirror)).toEqual(["n", "o"]);
@@ -135,7 +213,13 @@ describe("a pull", () => {
 
   test("by delta removes what is gone: a file, or a device and its files", () => {
     mirror.beginPull();
-    mirror.page(page({ mode: "DELTA", revision: 12, gone: [{ public_id: ANA }, { public_id: BEN, file_id: "b" }] }));
+    mirror.page(
+      page({
+        mode: "DELTA",
+        revision: 12,
+        gone: [{ public_id: ANA }, { public_id: BEN, file_id: "b" }],
+      }),
+    );
     expect(ids(mirror)).toEqual([]);
     expect([...mirror.clients.keys()]).toEqual([BEN]);
   });
@@ -148,7 +232,9 @@ describe("a pull", () => {
 
   test("that was cut off leaves the revision where it was", () => {
     mirror.beginPull();
-    mirror.page(page({ mode: "DELTA", revision: 20, files: [file(ANA, "c")], last: false, cursor: "x" }));
+    mirror.page(
+      page({ mode: "DELTA", revision: 20, files: [file(ANA, "c")], last: false, cursor: "x" }),
+    );
     mirror.abandonPull();
     expect(mirror.resume).toEqual({ epoch: 7, revision: 10 });
   });
@@ -180,7 +266,12 @@ test("random schedules end equal to the feed", () => {
       const adds = chance(2) === 0;
       if (adds) truth.set(id, file(ANA, id));
       else truth.delete(id);
-      const change: FeedChange = adds ? added(revision, id, 1) : { opcode: "FILE_REMOVED", data: { public_id: ANA, file_ids: [id], epoch: 1, revision, audience: "all" } };
+      const change: FeedChange = adds
+        ? added(revision, id, 1)
+        : {
+            opcode: "FILE_REMOVED",
+            data: { public_id: ANA, file_ids: [id], epoch: 1, revision, audience: "all" },
+          };
       if (chance(5) === 0) continue;
       if (copy.hear(change).gap) {
         copy.beginPull();

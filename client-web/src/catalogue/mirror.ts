@@ -110,7 +110,8 @@ export class Mirror {
     }
     const { epoch, revision } = change.data;
     if (epoch === this.epoch && revision <= this.revision) return { gap: false, changed: false };
-    if (!this.loaded || epoch !== this.epoch || revision !== this.revision + 1) return { gap: true, changed: false };
+    if (!this.loaded || epoch !== this.epoch || revision !== this.revision + 1)
+      return { gap: true, changed: false };
     this.revision = revision;
     const left = this.#apply(change);
     return left ? { gap: false, changed: true, left } : { gap: false, changed: true };
@@ -123,7 +124,11 @@ export class Mirror {
         this.clients.set(change.data.client.public_id, change.data.client);
         return undefined;
       case "CLIENT_DIS_APPROVED":
-        return { public_id: change.data.public_id, files: this.#remove(change.data.public_id), withdrawn: false };
+        return {
+          public_id: change.data.public_id,
+          files: this.#remove(change.data.public_id),
+          withdrawn: false,
+        };
       case "FILES_ADDED":
         for (const file of change.data.files) this.#put(file);
         return undefined;
@@ -135,12 +140,24 @@ export class Mirror {
         return undefined;
       case "FILE_REMOVED": {
         const { public_id, file_ids } = change.data;
-        return { public_id, files: file_ids.flatMap((id) => this.#remove(public_id, id)), withdrawn: false };
+        return {
+          public_id,
+          files: file_ids.flatMap((id) => this.#remove(public_id, id)),
+          withdrawn: false,
+        };
       }
       case "FILES_WITHDRAWN": {
         const { public_id, file_ids, instance } = change.data;
-        const ids = file_ids ?? this.#of(public_id).filter((file) => instance === undefined || file.instance === instance).map((file) => file.file_id);
-        return { public_id, files: ids.flatMap((id) => this.#remove(public_id, id)), withdrawn: true };
+        const ids =
+          file_ids ??
+          this.#of(public_id)
+            .filter((file) => instance === undefined || file.instance === instance)
+            .map((file) => file.file_id);
+        return {
+          public_id,
+          files: ids.flatMap((id) => this.#remove(public_id, id)),
+          withdrawn: true,
+        };
       }
     }
   }
@@ -159,7 +176,10 @@ export class Mirror {
   /** Without `fileId` the device goes, and its files with it. */
   #remove(publicId: string, fileId?: string): Listed[] {
     if (fileId === undefined) this.clients.delete(publicId);
-    const keys = fileId === undefined ? [...(this.#keys.get(publicId) ?? [])] : [keyOf({ public_id: publicId, file_id: fileId })];
+    const keys =
+      fileId === undefined
+        ? [...(this.#keys.get(publicId) ?? [])]
+        : [keyOf({ public_id: publicId, file_id: fileId })];
     return keys.flatMap((key) => this.#drop(key) ?? []);
   }
 

@@ -37,7 +37,19 @@ describe("a page that is older than the hub", () => {
   });
 
   test("is never loaded again where nothing can be kept", () => {
-    for (const broken of [{ setItem: () => undefined }, { setItem: () => { throw new Error("full"); } }, { getItem: () => { throw new Error("denied"); } }]) {
+    for (const broken of [
+      { setItem: () => undefined },
+      {
+        setItem: () => {
+          throw new Error("full");
+        },
+      },
+      {
+        getItem: () => {
+          throw new Error("denied");
+        },
+      },
+    ]) {
       const one = tab();
       let reloads = 0;
       const page = new Reloads({ ...one.storage, ...broken }, () => (reloads += 1));

@@ -38,7 +38,15 @@ beforeEach(() => {
   now = 0;
   closed = [];
   states = [];
-  socket = new Socket<RelayToDevice>("ws://x", { message: () => undefined, closed: (code) => closed.push(code), state: (state) => states.push(state) }, { now: () => now, chance: () => 0.5, open: () => new Fake() as unknown as WebSocket });
+  socket = new Socket<RelayToDevice>(
+    "ws://x",
+    {
+      message: () => undefined,
+      closed: (code) => closed.push(code),
+      state: (state) => states.push(state),
+    },
+    { now: () => now, chance: () => 0.5, open: () => new Fake() as unknown as WebSocket },
+  );
   socket.connect();
 });
 
@@ -135,5 +143,10 @@ test("nothing is sent while nothing is open", () => {
 });
 
 test("the wait has full jitter and a cap", () => {
-  expect([delayBefore(0, 0), delayBefore(0, 0.999), delayBefore(3, 0.5), delayBefore(500, 0.999)]).toEqual([0, 249, 1_000, 14_985]);
+  expect([
+    delayBefore(0, 0),
+    delayBefore(0, 0.999),
+    delayBefore(3, 0.5),
+    delayBefore(500, 0.999),
+  ]).toEqual([0, 249, 1_000, 14_985]);
 });

@@ -5,8 +5,19 @@
  * silence is answered with a PING and a PING without answer ends the connection.
  */
 import { decode, encode } from "../protocol/codec";
-import { OLD_SUBPROTOCOL, PING_OF_A_PAGE_MS, PONG_TIMEOUT_MS, SUBPROTOCOL } from "../protocol/limits";
-import type { ConsoleToMaster, DeviceToRelay, Incoming, MasterToConsole, RelayToDevice } from "../protocol/wire";
+import {
+  OLD_SUBPROTOCOL,
+  PING_OF_A_PAGE_MS,
+  PONG_TIMEOUT_MS,
+  SUBPROTOCOL,
+} from "../protocol/limits";
+import type {
+  ConsoleToMaster,
+  DeviceToRelay,
+  Incoming,
+  MasterToConsole,
+  RelayToDevice,
+} from "../protocol/wire";
 import { delayBefore } from "./backoff";
 
 const PROBE_MS = 5_000;
@@ -99,7 +110,12 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
     const now = this.tools.now();
     if (this.#state.at === "waiting" && now >= this.#state.retryAt) this.connect();
     else if (this.#deadline !== null && now >= this.#deadline) this.#lost(UNSEEN);
-    else if (this.#state.at === "open" && this.#deadline === null && now - this.#heard > PING_OF_A_PAGE_MS) this.#ask(PONG_TIMEOUT_MS);
+    else if (
+      this.#state.at === "open" &&
+      this.#deadline === null &&
+      now - this.#heard > PING_OF_A_PAGE_MS
+    )
+      this.#ask(PONG_TIMEOUT_MS);
   }
 
   #ask(within: number): void {
@@ -113,7 +129,11 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
     this.#deadline = null;
     const decoded = decode<Message>(frame);
     if (decoded.kind === "message") this.events.message(decoded.message);
-    else console.warn("lanyard: a frame was not understood:", decoded.kind === "unknown" ? decoded.opcode : decoded.why);
+    else
+      console.warn(
+        "lanyard: a frame was not understood:",
+        decoded.kind === "unknown" ? decoded.opcode : decoded.why,
+      );
   }
 
   #lost(code: number): void {
@@ -140,6 +160,9 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
   }
 }
 
-export function socketUrl(path: string, page: Pick<Location, "protocol" | "host"> = location): string {
+export function socketUrl(
+  path: string,
+  page: Pick<Location, "protocol" | "host"> = location,
+): string {
   return `${page.protocol === "https:" ? "wss" : "ws"}://${page.host}${path}`;
 }

@@ -9,7 +9,13 @@ import type { Notice } from "../store.svelte";
 import { tidyName } from "../identity/names";
 import { Debounced } from "../lib/debounced";
 import { sentence } from "../lib/words";
-import type { Admission, ConsoleToMaster, Incoming, LinkListed, MasterToConsole } from "../protocol/wire";
+import type {
+  Admission,
+  ConsoleToMaster,
+  Incoming,
+  LinkListed,
+  MasterToConsole,
+} from "../protocol/wire";
 import { copyText } from "../transfer/links";
 import { type Kept, readRecord } from "./record";
 import { forgetToken, takeSecret, tokenFor } from "./session";
@@ -40,7 +46,8 @@ export class OperatorDriver implements OperatorActions {
       closed: (code) => this.#closed(code),
       state: (state) => {
         this.store.link = state;
-        if (state.at === "open" && this.#token !== null) this.#socket.send({ opcode: "CONSOLE_REGISTER", data: { token: this.#token } });
+        if (state.at === "open" && this.#token !== null)
+          this.#socket.send({ opcode: "CONSOLE_REGISTER", data: { token: this.#token } });
       },
     });
     this.#feed = new Feed(
@@ -82,7 +89,15 @@ export class OperatorDriver implements OperatorActions {
     const code = typing.digits.length === 6 ? { code: typing.digits } : {};
     this.store.asking = true;
     this.#ask(
-      { opcode: "APPROVE_CLIENT", data: { public_id, request_id, ...code, ...(this.store.stay === null ? {} : { for_ms: this.store.stay }) } },
+      {
+        opcode: "APPROVE_CLIENT",
+        data: {
+          public_id,
+          request_id,
+          ...code,
+          ...(this.store.stay === null ? {} : { for_ms: this.store.stay }),
+        },
+      },
       {
         answered: (answer) => {
           this.store.asking = false;
@@ -106,24 +121,40 @@ export class OperatorDriver implements OperatorActions {
   }
 
   turnAway(publicId: string): void {
-    this.#ask({ opcode: "DIS_APPROVE_CLIENT", data: { public_id: publicId } }, this.#complains("The device was not turned away"));
+    this.#ask(
+      { opcode: "DIS_APPROVE_CLIENT", data: { public_id: publicId } },
+      this.#complains("The device was not turned away"),
+    );
   }
 
   forget(publicId: string): void {
-    this.#ask({ opcode: "FORGET_CLIENT", data: { public_id: publicId } }, this.#complains("The refusal was not lifted"));
+    this.#ask(
+      { opcode: "FORGET_CLIENT", data: { public_id: publicId } },
+      this.#complains("The refusal was not lifted"),
+    );
   }
 
   rename(publicId: string, name: string): void {
-    this.#ask({ opcode: "UPDATE_NAME", data: { public_id: publicId, name: tidyName(name) } }, this.#complains("The name was not changed"));
+    this.#ask(
+      { opcode: "UPDATE_NAME", data: { public_id: publicId, name: tidyName(name) } },
+      this.#complains("The name was not changed"),
+    );
   }
 
   copy(text: string): void {
     const copied = copyText(text);
-    this.#notify(copied ? { tone: "ok", title: "Link copied" } : { tone: "error", title: "This browser did not copy it", text });
+    this.#notify(
+      copied
+        ? { tone: "ok", title: "Link copied" }
+        : { tone: "error", title: "This browser did not copy it", text },
+    );
   }
 
   setDoor(admission: Admission): void {
-    this.#ask({ opcode: "SET_DOOR", data: { admission } }, this.#complains("The door stayed as it was"));
+    this.#ask(
+      { opcode: "SET_DOOR", data: { admission } },
+      this.#complains("The door stayed as it was"),
+    );
   }
 
   allowMore(): void {
@@ -176,7 +207,8 @@ export class OperatorDriver implements OperatorActions {
         answered: (answer) => {
           if (answer.opcode !== "LINKS_PAGE") return failed();
           const links = [...before, ...answer.data.links];
-          if (!answer.data.last && answer.data.cursor !== undefined) return this.#pullLinks(links, answer.data.cursor);
+          if (!answer.data.last && answer.data.cursor !== undefined)
+            return this.#pullLinks(links, answer.data.cursor);
           this.store.links = links;
           this.store.linksState = "known";
         },
@@ -211,7 +243,8 @@ export class OperatorDriver implements OperatorActions {
         return this.#feed.pull();
       case "KNOCKS":
         store.alsoWaiting = message.data.waiting;
-        store.moreUntil = message.data.more_for_ms === undefined ? null : Date.now() + message.data.more_for_ms;
+        store.moreUntil =
+          message.data.more_for_ms === undefined ? null : Date.now() + message.data.more_for_ms;
         return this.#knocking(message.data.knocks);
       case "REFUSED":
         store.refused = message.data.clients;
@@ -223,7 +256,10 @@ export class OperatorDriver implements OperatorActions {
         return this.#wrongs(message.data.problems);
       case "LINK_MADE": {
         const { link } = message.data;
-        store.links = [link, ...store.links.filter(({ link_hash }) => link_hash !== link.link_hash)].sort((a, b) => b.made_ms - a.made_ms);
+        store.links = [
+          link,
+          ...store.links.filter(({ link_hash }) => link_hash !== link.link_hash),
+        ].sort((a, b) => b.made_ms - a.made_ms);
         return;
       }
       case "LINK_DROPPED":
@@ -240,12 +276,16 @@ export class OperatorDriver implements OperatorActions {
   #knocking(knocks: OperatorStore["joinRequests"]): void {
     const { store } = this;
     const before = new Set(store.joinRequests.map(({ public_id }) => public_id));
-    const goneBefore = new Set(store.joinRequests.filter(({ left }) => left).map(({ request_id }) => request_id));
+    const goneBefore = new Set(
+      store.joinRequests.filter(({ left }) => left).map(({ request_id }) => request_id),
+    );
     // Oldest first; a knock in front of the host never gives way to another.
     store.joinRequests = [...knocks].sort((a, b) => a.asked_ms - b.asked_ms);
     this.#face();
     const fresh = store.joinRequests.find(({ public_id }) => !before.has(public_id));
-    const gone = store.joinRequests.find(({ request_id, left }) => left && !goneBefore.has(request_id));
+    const gone = store.joinRequests.find(
+      ({ request_id, left }) => left && !goneBefore.has(request_id),
+    );
     if (gone) store.announcement = `${gone.name} left before you answered`;
     if (fresh) store.announcement = `${fresh.name} is knocking`;
   }
@@ -308,7 +348,12 @@ export class OperatorDriver implements OperatorActions {
   #complains(title: string): Asked<Heard> {
     return {
       answered: (answer) => {
-        if (answer.opcode === "REQUEST_FAILED") this.#notify({ tone: "error", title, text: sentence(answer.data.code, answer.data.message) });
+        if (answer.opcode === "REQUEST_FAILED")
+          this.#notify({
+            tone: "error",
+            title,
+            text: sentence(answer.data.code, answer.data.message),
+          });
       },
       overdue: () => this.#notify({ tone: "error", title, text: sentence("TIMED_OUT") }),
     };
@@ -319,7 +364,8 @@ export class OperatorDriver implements OperatorActions {
     this.#requests.tick();
     if (this.#socket.state.at === "open") this.#feed.tick();
     this.store.now = Date.now();
-    if (this.store.invitation !== null && this.store.invitation.until <= this.store.now) this.hideInvitation();
+    if (this.store.invitation !== null && this.store.invitation.until <= this.store.now)
+      this.hideInvitation();
   }
 
   #showList(): void {

@@ -3,10 +3,19 @@ import { expect, test } from "vitest";
 import { named, recordWords } from "./record";
 
 test.each([
-  [{ event: "knocked", name: "Ana", address: "10.0.0.2" }, "\u2068Ana\u2069 knocked, from 10.0.0.2"],
-  [{ event: "approved", name: "Ana", how: "invitation" }, "\u2068Ana\u2069 was let in (by an invitation)"],
+  [
+    { event: "knocked", name: "Ana", address: "10.0.0.2" },
+    "\u2068Ana\u2069 knocked, from 10.0.0.2",
+  ],
+  [
+    { event: "approved", name: "Ana", how: "invitation" },
+    "\u2068Ana\u2069 was let in (by an invitation)",
+  ],
   [{ event: "refused", name: "Ana", how: "time_over" }, "The time of \u2068Ana\u2069 was over"],
-  [{ event: "forgotten", public_id: "7d387cb9-0f77-8043-a39c-d63cb318d883" }, "Device 7d387cb9 may knock again"],
+  [
+    { event: "forgotten", public_id: "7d387cb9-0f77-8043-a39c-d63cb318d883" },
+    "Device 7d387cb9 may knock again",
+  ],
   [{ event: "door", admission: "closed" }, "The door was closed to new devices"],
   [{ event: "door", admission: "ask" }, "New devices are asked about"],
   [{ event: "wrong_code", name: "Ana" }, "A wrong code was entered for \u2068Ana\u2069"],
@@ -22,6 +31,20 @@ test("what repeated says how often", () => {
 });
 
 test("a device keeps the name that it knocked with where a line gives none", () => {
-  const lines = [{ event: "left", public_id: "b" }, { event: "knocked", public_id: "a", name: "Ana" }, { event: "wrong_code", public_id: "a" }, { event: "renamed", public_id: "a", name: "Anna" }, { event: "forgotten", public_id: "a" }, { event: "relay_lost" }];
-  expect(named(lines).map(({ name }) => name)).toEqual([undefined, "Ana", "Ana", "Anna", "Anna", undefined]);
+  const lines = [
+    { event: "left", public_id: "b" },
+    { event: "knocked", public_id: "a", name: "Ana" },
+    { event: "wrong_code", public_id: "a" },
+    { event: "renamed", public_id: "a", name: "Anna" },
+    { event: "forgotten", public_id: "a" },
+    { event: "relay_lost" },
+  ];
+  expect(named(lines).map(({ name }) => name)).toEqual([
+    undefined,
+    "Ana",
+    "Ana",
+    "Anna",
+    "Anna",
+    undefined,
+  ]);
 });

@@ -20,16 +20,27 @@ export interface Kept {
   lines: Line[];
 }
 
-const HOW: Record<string, string> = { host: "by you", invitation: "by an invitation", open_door: "the door stood open", own: "this computer" };
+const HOW: Record<string, string> = {
+  host: "by you",
+  invitation: "by an invitation",
+  open_door: "the door stood open",
+  own: "this computer",
+};
 
 /** Names are isolated, so that one written from right to left cannot turn the sentence around. */
 export function recordWords(line: Line): string {
-  const times = line.count === undefined ? "" : `, ${String(line.count)} times since ${new Date(line.first_ms ?? 0).toLocaleString()}`;
+  const times =
+    line.count === undefined
+      ? ""
+      : `, ${String(line.count)} times since ${new Date(line.first_ms ?? 0).toLocaleString()}`;
   return what(line) + times;
 }
 
 function what(line: Line): string {
-  const who = line.name === undefined ? `Device ${line.public_id?.slice(0, 8) ?? ""}` : `\u2068${line.name}\u2069`;
+  const who =
+    line.name === undefined
+      ? `Device ${line.public_id?.slice(0, 8) ?? ""}`
+      : `\u2068${line.name}\u2069`;
   switch (line.event) {
     case "knocked":
       return `${who} knocked, from ${line.address ?? ""}`;
@@ -52,7 +63,12 @@ function what(line: Line): string {
     case "bad_invitation":
       return `${who} used an invitation that doesn’t work any more`;
     case "door":
-      return { everyone: "The door was opened to everybody", closed: "The door was closed to new devices" }[line.admission ?? ""] ?? "New devices are asked about";
+      return (
+        {
+          everyone: "The door was opened to everybody",
+          closed: "The door was closed to new devices",
+        }[line.admission ?? ""] ?? "New devices are asked about"
+      );
     case "relay_ready":
       return "The hub is open";
     case "relay_lost":
@@ -74,7 +90,10 @@ export function named(lines: readonly Line[]): Line[] {
 }
 
 export async function readRecord(token: string | null, signal: AbortSignal): Promise<Kept> {
-  const response = await fetch("/console/record", { headers: { Authorization: `Bearer ${token ?? ""}` }, signal });
+  const response = await fetch("/console/record", {
+    headers: { Authorization: `Bearer ${token ?? ""}` },
+    signal,
+  });
   if (!response.ok) throw new Error(`status ${response.status}`);
   return (await response.json()) as Kept;
 }

@@ -2,13 +2,20 @@
 const TOKEN = "lanyard.console";
 
 /** The secret, taken out of the address so that no history keeps it. */
-export function takeSecret(page: Pick<Location, "hash" | "pathname">, history: Pick<History, "replaceState">): string | null {
+export function takeSecret(
+  page: Pick<Location, "hash" | "pathname">,
+  history: Pick<History, "replaceState">,
+): string | null {
   const secret = /^#s=([0-9a-f]+)$/.exec(page.hash)?.[1] ?? null;
   if (page.hash !== "") history.replaceState(null, "", page.pathname);
   return secret;
 }
 
-export async function tokenFor(secret: string | null, storage: Storage, signal: AbortSignal): Promise<string | null> {
+export async function tokenFor(
+  secret: string | null,
+  storage: Storage,
+  signal: AbortSignal,
+): Promise<string | null> {
   if (secret === null) return storage.getItem(TOKEN);
   const response = await fetch("/console/session", {
     method: "POST",

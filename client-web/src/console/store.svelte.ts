@@ -3,7 +3,15 @@ import { getContext, setContext } from "svelte";
 import type { LinkState } from "../connection/socket";
 import { type FileItem, type Item, PLAIN_VIEW, browse } from "../catalogue/catalogue";
 import type { Notice } from "../store.svelte";
-import type { Admission, Client, HubInfo, JoinRequestInfo, Problem, RefusedClient, LinkListed } from "../protocol/wire";
+import type {
+  Admission,
+  Client,
+  HubInfo,
+  JoinRequestInfo,
+  Problem,
+  RefusedClient,
+  LinkListed,
+} from "../protocol/wire";
 import type { Kept } from "./record";
 import type { Usage } from "./usage";
 import { inFront } from "./waiting";
@@ -83,8 +91,15 @@ export class OperatorStore {
   readonly names = $derived(new Map(this.clients.map((client) => [client.public_id, client.name])));
   readonly here = $derived(
     this.clients
-      .filter(({ public_id }) => public_id === this.me || this.online.has(public_id) || this.fileCounts.has(public_id))
-      .sort((a, b) => Number(b.public_id === this.me) - Number(a.public_id === this.me) || a.name.localeCompare(b.name)),
+      .filter(
+        ({ public_id }) =>
+          public_id === this.me || this.online.has(public_id) || this.fileCounts.has(public_id),
+      )
+      .sort(
+        (a, b) =>
+          Number(b.public_id === this.me) - Number(a.public_id === this.me) ||
+          a.name.localeCompare(b.name),
+      ),
   );
   readonly asleep = $derived(this.clients.filter((client) => !this.here.includes(client)));
   readonly usable = $derived(this.page === "open" && this.link.at === "open");
@@ -94,5 +109,6 @@ export class OperatorStore {
 
 const KEY = Symbol("operator");
 
-export const provideOperator = (operator: OperatorStore): OperatorStore => setContext(KEY, operator);
+export const provideOperator = (operator: OperatorStore): OperatorStore =>
+  setContext(KEY, operator);
 export const useOperator = (): OperatorStore => getContext<OperatorStore>(KEY);

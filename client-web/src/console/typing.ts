@@ -14,17 +14,35 @@ export function typed(typing: Typing, text: string): Typing {
 }
 
 /** What stays of the typing when the list of knocks changed. */
-export function facing(typing: Typing, knock: JoinRequestInfo | undefined, lastDevice: string | null): Typing {
+export function facing(
+  typing: Typing,
+  knock: JoinRequestInfo | undefined,
+  lastDevice: string | null,
+): Typing {
   if (!knock) return NOTHING_TYPED;
   if (typing.request === knock.request_id) return typing;
   const renewed = lastDevice === knock.public_id;
-  return { request: knock.request_id, digits: "", wrong: renewed ? "The digits on their screen are new. Ask for them again." : null };
+  return {
+    request: knock.request_id,
+    digits: "",
+    wrong: renewed ? "The digits on their screen are new. Ask for them again." : null,
+  };
 }
 
 export function refused(typing: Typing, code: string): Typing {
-  if (code === "STALE_REQUEST") return { ...typing, digits: "", wrong: "They knocked anew. Ask them to read the digits again." };
-  if (code !== "WRONG_CODE") return { ...typing, wrong: "The hub did not answer. Try again in a moment." };
-  return { ...typing, digits: "", wrong: "That is not the code on their screen. Ask them to read it again." };
+  if (code === "STALE_REQUEST")
+    return {
+      ...typing,
+      digits: "",
+      wrong: "They knocked anew. Ask them to read the digits again.",
+    };
+  if (code !== "WRONG_CODE")
+    return { ...typing, wrong: "The hub did not answer. Try again in a moment." };
+  return {
+    ...typing,
+    digits: "",
+    wrong: "That is not the code on their screen. Ask them to read it again.",
+  };
 }
 
 /** Said beside a wrong code; the knock itself counts. */

@@ -15,7 +15,10 @@ export function usageWords({ devices, device_limit_bytes: limit }: Usage): strin
 }
 
 export async function readUsage(token: string | null, signal: AbortSignal): Promise<Usage> {
-  const response = await fetch("/console/usage", { headers: { Authorization: `Bearer ${token ?? ""}` }, signal });
+  const response = await fetch("/console/usage", {
+    headers: { Authorization: `Bearer ${token ?? ""}` },
+    signal,
+  });
   if (!response.ok) throw new Error(`status ${response.status}`);
   return (await response.json()) as Usage;
 }

@@ -2,18 +2,34 @@ import { expect, test } from "vitest";
 import type { JoinRequestInfo } from "../protocol/wire";
 import { inFront, waiting } from "./waiting";
 
-const knock = (number: number, address: string): JoinRequestInfo => ({ request_id: `r${number}`, public_id: `d${number}`, name: `Device ${number}`, kind: "browser", platform: "", address, asked_ms: number, tries_left: 3 });
+const knock = (number: number, address: string): JoinRequestInfo => ({
+  request_id: `r${number}`,
+  public_id: `d${number}`,
+  name: `Device ${number}`,
+  kind: "browser",
+  platform: "",
+  address,
+  asked_ms: number,
+  tries_left: 3,
+});
 
 test("a flood of one address is one line, and who knocks from elsewhere stays to be seen", () => {
   const flood = Array.from({ length: 16 }, (_, number) => knock(number, "192.168.1.66"));
   const ana = knock(99, "192.168.1.34");
   const lines = waiting([...flood, ana], flood[0]);
-  expect(lines.map(({ address, knocks }) => [address, knocks.length])).toEqual([["192.168.1.66", 15], ["192.168.1.34", 1]]);
+  expect(lines.map(({ address, knocks }) => [address, knocks.length])).toEqual([
+    ["192.168.1.66", 15],
+    ["192.168.1.34", 1],
+  ]);
 });
 
 test("a few behind one address are named one by one, and who stands in front is not told twice", () => {
   const family = [1, 2, 3, 4].map((number) => knock(number, "10.0.0.1"));
-  expect(waiting(family, family[0]).map(({ knocks }) => knocks.map(({ name }) => name))).toEqual([["Device 2"], ["Device 3"], ["Device 4"]]);
+  expect(waiting(family, family[0]).map(({ knocks }) => knocks.map(({ name }) => name))).toEqual([
+    ["Device 2"],
+    ["Device 3"],
+    ["Device 4"],
+  ]);
 });
 
 test("knocks without an address are never taken for one sender", () => {

@@ -11,14 +11,20 @@ export interface Waiting {
 }
 
 /** The knock on the card: the one the host put there, else the oldest; somebody who left only when nobody else is there. */
-export function inFront(knocks: readonly JoinRequestInfo[], chosen: string | null): JoinRequestInfo | undefined {
+export function inFront(
+  knocks: readonly JoinRequestInfo[],
+  chosen: string | null,
+): JoinRequestInfo | undefined {
   const here = knocks.filter((knock) => !knock.left);
   const isChosen = ({ public_id }: JoinRequestInfo) => public_id === chosen;
   return here.find(isChosen) ?? knocks.find(isChosen) ?? here[0] ?? knocks[0];
 }
 
 /** The rest in the order they came; a crowd stands where its first stands. */
-export function waiting(knocks: readonly JoinRequestInfo[], inFront: JoinRequestInfo | undefined): Waiting[] {
+export function waiting(
+  knocks: readonly JoinRequestInfo[],
+  inFront: JoinRequestInfo | undefined,
+): Waiting[] {
   const rest = knocks.filter((knock) => knock.public_id !== inFront?.public_id);
   const lines: Waiting[] = [];
   const crowds = new Map<string, Waiting>();
@@ -31,7 +37,8 @@ export function waiting(knocks: readonly JoinRequestInfo[], inFront: JoinRequest
     }
     const line = { address, knocks: [knock] };
     lines.push(line);
-    if (address !== "" && rest.filter((other) => other.address === address).length >= CROWD) crowds.set(address, line);
+    if (address !== "" && rest.filter((other) => other.address === address).length >= CROWD)
+      crowds.set(address, line);
   }
   return lines;
 }

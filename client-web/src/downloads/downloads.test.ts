@@ -7,9 +7,24 @@ const OWNER = "o";
 let downloads: Downloads;
 
 function add(id: string, now = 0) {
-  downloads.add({ id, subject: id, title: id, files: [{ public_id: OWNER, file_id: id }], zip: false, size: 100 }, now);
+  downloads.add(
+    {
+      id,
+      subject: id,
+      title: id,
+      files: [{ public_id: OWNER, file_id: id }],
+      zip: false,
+      size: 100,
+    },
+    now,
+  );
 }
-function progress(link_hash: string, state: TransferProgress["state"], done = 0, rate = 10): TransferProgress {
+function progress(
+  link_hash: string,
+  state: TransferProgress["state"],
+  done = 0,
+  rate = 10,
+): TransferProgress {
   return { link_hash, asker: "me", public_id: OWNER, file_id: "f", done, total: 100, rate, state };
 }
 function start(now = 0): string[] {
@@ -60,7 +75,11 @@ test("the speed is an average that follows, and the total is the relay's", () =>
   start();
   downloads.progress(progress("link-a", "running", 10, 100), 0);
   downloads.progress({ ...progress("link-a", "running", 20, 200), total: 400 }, 2_500);
-  expect(downloads.list.find(({ id }) => id === "a")).toMatchObject({ rate: 150, size: 400, done: 20 });
+  expect(downloads.list.find(({ id }) => id === "a")).toMatchObject({
+    rate: 150,
+    size: 400,
+    done: 20,
+  });
 });
 
 test("a reload finds the open ones again and calls the unstarted ones failed", () => {
@@ -68,7 +87,12 @@ test("a reload finds the open ones again and calls the unstarted ones failed", (
   const next = new Downloads();
   next.restore(JSON.parse(JSON.stringify(downloads.lasting)) as typeof downloads.list);
   expect(next.progress(progress("link-b", "running", 5), 9)).toBe(true);
-  expect(next.list.map(({ id, state }) => `${id} ${state}`)).toEqual(["d failed", "c failed", "b running", "a starting"]);
+  expect(next.list.map(({ id, state }) => `${id} ${state}`)).toEqual([
+    "d failed",
+    "c failed",
+    "b running",
+    "a starting",
+  ]);
 });
 
 test("what another life of the relay was sending is told apart from what goes on, and a Resume is believed", () => {

@@ -3,7 +3,8 @@ import { MAX_DOWNLOADS } from "../protocol/limits";
 import type { LinkFolder } from "../protocol/generated/LinkFolder";
 import type { FileRef, TransferProgress } from "../protocol/wire";
 
-export type DownloadState = "queued" | "starting" | "waiting" | "running" | "paused" | "done" | "failed" | "cancelled";
+export type DownloadState =
+  "queued" | "starting" | "waiting" | "running" | "paused" | "done" | "failed" | "cancelled";
 
 export interface Download {
   id: string;
@@ -34,14 +35,28 @@ const SILENT_MS = 15_000;
 /** A running one that was not heard of for this long was ended somewhere we could not see. */
 const LOST_MS = 120_000;
 const KEPT = 200;
-const CUT_OFF = "The hub restarted. Press Resume in the browser’s downloads: it goes on where it stopped.";
+const CUT_OFF =
+  "The hub restarted. Press Resume in the browser’s downloads: it goes on where it stopped.";
 
 export class Downloads {
   /** Newest first. */
   list: Download[] = [];
 
-  add(what: Pick<Download, "id" | "subject" | "title" | "files" | "zip" | "size" | "folder">, now: number): void {
-    const blank = { state: "queued", link: null, url: null, done: 0, rate: 0, startedMs: now, heardMs: now, endedMs: null, problem: null } as const;
+  add(
+    what: Pick<Download, "id" | "subject" | "title" | "files" | "zip" | "size" | "folder">,
+    now: number,
+  ): void {
+    const blank = {
+      state: "queued",
+      link: null,
+      url: null,
+      done: 0,
+      rate: 0,
+      startedMs: now,
+      heardMs: now,
+      endedMs: null,
+      problem: null,
+    } as const;
     this.list = [{ ...what, ...blank }, ...this.list].slice(0, KEPT);
   }
 
@@ -65,7 +80,8 @@ export class Downloads {
   progress(progress: TransferProgress, now: number): boolean {
     const one = this.list.find(({ link }) => link !== null && link === progress.link_hash);
     if (!one || one.state === "cancelled") return false;
-    const ended = progress.state === "done" || progress.state === "failed" || progress.state === "cancelled";
+    const ended =
+      progress.state === "done" || progress.state === "failed" || progress.state === "cancelled";
     this.#set(one.id, {
       state: progress.state,
       done: progress.done,
@@ -81,7 +97,8 @@ export class Downloads {
   /** The relay that sent them is gone. The browser keeps what it has; if it goes on, by itself or by its Resume, the relay says so. */
   cutOff(now: number): void {
     for (const { id, state } of this.list) {
-      if (state === "running" || state === "waiting" || state === "paused") this.#set(id, { state: "failed", problem: CUT_OFF, endedMs: now });
+      if (state === "running" || state === "waiting" || state === "paused")
+        this.#set(id, { state: "failed", problem: CUT_OFF, endedMs: now });
     }
   }
 
@@ -101,11 +118,17 @@ export class Downloads {
 
   /** What a reload should find again: the browser's own downloads outlive the page. */
   get lasting(): Download[] {
-    return this.list.filter((one) => !isOver(one)).map((one) => (one.files.length > 100 ? { ...one, files: [] } : one));
+    return this.list
+      .filter((one) => !isOver(one))
+      .map((one) => (one.files.length > 100 ? { ...one, files: [] } : one));
   }
 
   restore(known: Download[]): void {
-    this.list = known.map((one) => (one.link === null ? { ...one, state: "failed", problem: "The page was reloaded before it began." } : one));
+    this.list = known.map((one) =>
+      one.link === null
+        ? { ...one, state: "failed", problem: "The page was reloaded before it began." }
+        : one,
+    );
   }
 
   #set(id: string, change: Partial<Download>): Download | undefined {

@@ -45,7 +45,10 @@ export class Fetching {
     const files = items.map(({ owner, file_id }) => ({ public_id: owner, file_id }));
     const size = items.reduce((sum, item) => sum + item.size, 0);
     const zip = items.length > 1 || subject !== items[0]?.key;
-    this.downloads.add({ id: uuidV4(), subject, title, files, zip, size, ...(folder ? { folder } : {}) }, this.tools.now());
+    this.downloads.add(
+      { id: uuidV4(), subject, title, files, zip, size, ...(folder ? { folder } : {}) },
+      this.tools.now(),
+    );
     this.next();
   }
 
@@ -76,11 +79,17 @@ export class Fetching {
     this.next();
   }
 
-  async copyLink(items: FileItem[], title: string, folder?: LinkFolder, limits: LinkLimits = {}): Promise<void> {
+  async copyLink(
+    items: FileItem[],
+    title: string,
+    folder?: LinkFolder,
+    limits: LinkLimits = {},
+  ): Promise<void> {
     const link = await this.#linkOf(items, title, folder, limits);
     if (!link) return;
     const url = this.tools.origin + link.url;
-    if (copyText(url)) this.tools.notify({ tone: "ok", title: "Link copied", text: promise(limits) });
+    if (copyText(url))
+      this.tools.notify({ tone: "ok", title: "Link copied", text: promise(limits) });
     else this.tools.showLink({ title, url });
   }
 
@@ -98,7 +107,10 @@ export class Fetching {
   async #start(download: Download): Promise<void> {
     try {
       const { files, folder, title } = download;
-      const link = await this.tools.links.make({ files, folder, name: download.zip ? `${title}.zip` : undefined }, "download");
+      const link = await this.tools.links.make(
+        { files, folder, name: download.zip ? `${title}.zip` : undefined },
+        "download",
+      );
       if (!this.downloads.linked(download.id, link.hash, link.url)) return;
       const current = this.downloads.list.find(({ id }) => id === download.id);
       if (current?.state !== "starting") return;
@@ -110,7 +122,12 @@ export class Fetching {
     }
   }
 
-  async #linkOf(items: FileItem[], title: string, folder: LinkFolder | undefined, limits: LinkLimits): Promise<Made | null> {
+  async #linkOf(
+    items: FileItem[],
+    title: string,
+    folder: LinkFolder | undefined,
+    limits: LinkLimits,
+  ): Promise<Made | null> {
     const [first] = items;
     if (!first || (!folder && this.#tooMany(items))) return null;
     const single = !folder && items.length === 1 && title === first.name;
@@ -119,26 +136,39 @@ export class Fetching {
     if (known && known.expiresMs > this.tools.now()) return known;
     try {
       const files = items.map(({ owner, file_id }) => ({ public_id: owner, file_id }));
-      const made = await this.tools.links.make({ files, folder, name: single ? undefined : `${title}.zip`, ...limits }, "given");
+      const made = await this.tools.links.make(
+        { files, folder, name: single ? undefined : `${title}.zip`, ...limits },
+        "given",
+      );
       if (single && plain) this.#made.set(first.key, made);
       return made;
     } catch (error) {
-      this.tools.notify({ tone: "error", title: `No link for ${title}`, text: sentence(codeOf(error), messageOf(error)) });
+      this.tools.notify({
+        tone: "error",
+        title: `No link for ${title}`,
+        text: sentence(codeOf(error), messageOf(error)),
+      });
       return null;
     }
   }
 
   #tooMany(items: FileItem[]): boolean {
     if (items.length <= MAX_LINK_FILES) return false;
-    this.tools.notify({ tone: "error", title: "That is more than one download holds", text: `Choose at most ${plural(MAX_LINK_FILES, "file")} at a time.` });
+    this.tools.notify({
+      tone: "error",
+      title: "That is more than one download holds",
+      text: `Choose at most ${plural(MAX_LINK_FILES, "file")} at a time.`,
+    });
     return true;
   }
 }
 
 /** The promises of a link, in words. */
 function promise({ validMs, uses }: LinkLimits): string {
-  const end = validMs === undefined ? "until nobody has used it for 24 hours" : `for ${span(validMs)}`;
-  const count = uses === undefined ? "" : uses === 1 ? ", for one download" : `, for ${uses} downloads`;
+  const end =
+    validMs === undefined ? "until nobody has used it for 24 hours" : `for ${span(validMs)}`;
+  const count =
+    uses === undefined ? "" : uses === 1 ? ", for one download" : `, for ${uses} downloads`;
   return `It works for anyone on this network ${end}${count}.`;
 }
 

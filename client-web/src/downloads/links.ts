@@ -68,8 +68,13 @@ export class Links {
   /** The newest first, without those that only carry a download of this browser. */
   get list(): OwnLink[] {
     const kept = new Map(this.#kept().map((one) => [one.hash, one]));
-    const given = [...this.#listed.values()].filter(({ link_hash, expires_ms }) => kept.get(link_hash)?.purpose !== "download" && expires_ms > this.tools.now());
-    return given.map((link) => ({ ...link, url: kept.get(link.link_hash)?.url ?? null })).sort((a, b) => b.made_ms - a.made_ms);
+    const given = [...this.#listed.values()].filter(
+      ({ link_hash, expires_ms }) =>
+        kept.get(link_hash)?.purpose !== "download" && expires_ms > this.tools.now(),
+    );
+    return given
+      .map((link) => ({ ...link, url: kept.get(link.link_hash)?.url ?? null }))
+      .sort((a, b) => b.made_ms - a.made_ms);
   }
 
   async make(wish: LinkWish, purpose: Purpose): Promise<Made> {
@@ -86,7 +91,8 @@ export class Links {
   /** Rejects when the hub refused or cannot be reached; a link that is gone already is dropped. */
   async drop(hash: string): Promise<void> {
     const answer = await this.#ask({ opcode: "LINK_DROP", data: { link_hash: hash } });
-    if (answer.opcode === "REQUEST_FAILED" && answer.data.code !== "NOT_FOUND") throw refusal(answer);
+    if (answer.opcode === "REQUEST_FAILED" && answer.data.code !== "NOT_FOUND")
+      throw refusal(answer);
     this.#gone(hash);
   }
 
@@ -98,7 +104,10 @@ export class Links {
     try {
       let cursor: string | undefined;
       do {
-        const answer = await this.#ask({ opcode: "LINKS_PULL", data: cursor === undefined ? {} : { cursor } });
+        const answer = await this.#ask({
+          opcode: "LINKS_PULL",
+          data: cursor === undefined ? {} : { cursor },
+        });
         if (answer.opcode !== "LINKS_PAGE") throw refusal(answer);
         for (const link of answer.data.links) found.set(link.link_hash, link);
         cursor = answer.data.last ? undefined : answer.data.cursor;
@@ -139,7 +148,8 @@ export class Links {
   #ask(message: DeviceToRelay): Promise<Heard> {
     return new Promise((resolve, reject) => {
       const overdue = () => reject(new LinkRefused(OFFLINE, "The hub did not answer."));
-      if (!this.tools.ask(message, resolve, overdue)) reject(new LinkRefused(OFFLINE, "The hub is away."));
+      if (!this.tools.ask(message, resolve, overdue))
+        reject(new LinkRefused(OFFLINE, "The hub is away."));
     });
   }
 
@@ -169,11 +179,20 @@ export class Links {
 
 function isKept(one: unknown): one is Kept {
   const { hash, url, purpose, untilMs } = (one ?? {}) as Partial<Kept>;
-  return typeof hash === "string" && typeof url === "string" && url.startsWith("/d/") && (purpose === "given" || purpose === "download") && typeof untilMs === "number";
+  return (
+    typeof hash === "string" &&
+    typeof url === "string" &&
+    url.startsWith("/d/") &&
+    (purpose === "given" || purpose === "download") &&
+    typeof untilMs === "number"
+  );
 }
 
 /** A long list of files takes several requests for one link. */
-function requests({ files, folder, name, validMs, uses }: LinkWish, drawn: Pick<LinkRequest, "link_hash" | "binding">): LinkRequest[] {
+function requests(
+  { files, folder, name, validMs, uses }: LinkWish,
+  drawn: Pick<LinkRequest, "link_hash" | "binding">,
+): LinkRequest[] {
   const more = {
     ...drawn,
     ...(name === undefined ? {} : { name }),
@@ -183,13 +202,16 @@ function requests({ files, folder, name, validMs, uses }: LinkWish, drawn: Pick<
   if (folder) return [{ folder, ...more }];
   const parts: LinkRequest[] = [];
   for (let at = 0; at < files.length; at += MAX_FILES_A_MESSAGE) {
-    const some = files.slice(at, at + MAX_FILES_A_MESSAGE).map(({ public_id, file_id }) => ({ public_id, file_id }));
+    const some = files
+      .slice(at, at + MAX_FILES_A_MESSAGE)
+      .map(({ public_id, file_id }) => ({ public_id, file_id }));
     parts.push({ files: some, ...more });
   }
   return parts;
 }
 
 function refusal(answer: Heard): LinkRefused {
-  if (answer.opcode === "REQUEST_FAILED") return new LinkRefused(answer.data.code, answer.data.message);
+  if (answer.opcode === "REQUEST_FAILED")
+    return new LinkRefused(answer.data.code, answer.data.message);
   return new LinkRefused(OFFLINE, "The hub did not answer.");
 }

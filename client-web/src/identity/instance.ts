@@ -16,7 +16,10 @@ export interface Instance {
   reloaded: boolean;
 }
 
-export async function claimInstance(signal: AbortSignal, random: Random = systemRandom): Promise<Instance> {
+export async function claimInstance(
+  signal: AbortSignal,
+  random: Random = systemRandom,
+): Promise<Instance> {
   const kept = read();
   const taken = kept !== null && (await isTaken(kept));
   if (kept !== null && !taken) {

@@ -56,5 +56,8 @@ function getOrPut(database: IDBDatabase, fresh: Kept | null): Promise<Kept | nul
 }
 
 function isKept(found: unknown): found is Kept {
-  return (found instanceof Uint8Array && found.length === 32) || (typeof found === "object" && found !== null && "privateKey" in found);
+  return (
+    (found instanceof Uint8Array && found.length === 32) ||
+    (typeof found === "object" && found !== null && "privateKey" in found)
+  );
 }

@@ -44,10 +44,15 @@ export function defaultName(agent: string, touchPoints = 0): string {
 
 /** Trimmed, without control and direction characters, with four marks a letter, at most as long as a screen shows. */
 export function tidyName(raw: string): string {
-  const clean = raw.replace(/(?!\u200d)\p{Cf}/gu, "").replace(/[\p{Cc}\p{Zl}\p{Zp}\s]+/gu, " ").replace(/(\p{M}{4})\p{M}+/gu, "$1").trim();
+  const clean = raw
+    .replace(/(?!\u200d)\p{Cf}/gu, "")
+    .replace(/[\p{Cc}\p{Zl}\p{Zp}\s]+/gu, " ")
+    .replace(/(\p{M}{4})\p{M}+/gu, "$1")
+    .trim();
   const shown: string[] = [];
   for (const { segment } of segments(clean)) {
-    if (shown.length === MAX_NAME_SHOWN || utf8Length(shown.join("") + segment) > MAX_NAME_BYTES) break;
+    if (shown.length === MAX_NAME_SHOWN || utf8Length(shown.join("") + segment) > MAX_NAME_BYTES)
+      break;
     shown.push(segment);
   }
   return shown.join("").trim();

@@ -21,7 +21,12 @@ export interface Keys {
 /** The device's key as bytes: where the browser keeps none for a page (plain http, and older engines). */
 export function keysFrom(seed: Uint8Array): Keys & { sign(text: string): string } {
   const publicKey = toHex(ed25519.getPublicKey(seed));
-  return { publicKey, publicId: publicIdOf(publicKey), fileKey: seed, sign: (text) => sign(seed, text) };
+  return {
+    publicKey,
+    publicId: publicIdOf(publicKey),
+    fileKey: seed,
+    sign: (text) => sign(seed, text),
+  };
 }
 
 /** A key that the browser keeps and shows to nobody, script of this page included. */
@@ -32,14 +37,18 @@ export interface KeptPair {
 }
 
 export function keysOf({ privateKey, publicKey, fileKey }: KeptPair): Keys {
-  const signed = async (text: string) => toHex(new Uint8Array(await crypto.subtle.sign("Ed25519", privateKey, utf8.encode(text))));
+  const signed = async (text: string) =>
+    toHex(new Uint8Array(await crypto.subtle.sign("Ed25519", privateKey, utf8.encode(text))));
   return { publicKey, publicId: publicIdOf(publicKey), fileKey, sign: signed };
 }
 
 /** Null where the context is not secure or the engine knows no Ed25519. */
 export async function newPair(fileKey: Uint8Array): Promise<KeptPair | null> {
   try {
-    const pair = (await crypto.subtle.generateKey("Ed25519", false, ["sign", "verify"])) as CryptoKeyPair;
+    const pair = (await crypto.subtle.generateKey("Ed25519", false, [
+      "sign",
+      "verify",
+    ])) as CryptoKeyPair;
     const publicKey = toHex(new Uint8Array(await crypto.subtle.exportKey("raw", pair.publicKey)));
     return { privateKey: pair.privateKey, publicKey, fileKey };
   } catch {
@@ -62,15 +71,23 @@ export type Version = { path: string; size: number; modified_ms: number; kind: s
 /** Names versions so that nobody without this device's key can tell or guess what they name. */
 export function fileIds(seed: Uint8Array): (version: Version) => string {
   const key = blake3(seed, { context: utf8.encode("lanyard/1 file ids of a page") });
-  return ({ path, size, modified_ms, kind }) => uuidOf(blake3(lines(path, String(size), String(modified_ms), kind), { key }), 8);
+  return ({ path, size, modified_ms, kind }) =>
+    uuidOf(blake3(lines(path, String(size), String(modified_ms), kind), { key }), 8);
 }
 
 export function commitOf(publicKey: string, reveal: string): string {
   return toHex(blake3(lines("lanyard/2 commit", publicKey, reveal)));
 }
 
-export function requestIdOf(publicKey: string, commit: string, relayNonce: string, name: string): string {
-  return toHex(blake3(lines("lanyard/2 request", publicKey, commit, relayNonce, name)).slice(0, 16));
+export function requestIdOf(
+  publicKey: string,
+  commit: string,
+  relayNonce: string,
+  name: string,
+): string {
+  return toHex(
+    blake3(lines("lanyard/2 request", publicKey, commit, relayNonce, name)).slice(0, 16),
+  );
 }
 
 /** The master's commitment, made before the device reveals. */
@@ -78,7 +95,13 @@ export function masterCommitOf(hubKey: string, requestId: string, masterNonce: s
   return toHex(blake3(lines("lanyard/2 master commit", hubKey, requestId, masterNonce)));
 }
 
-export function codeOf(hubKey: string, publicKey: string, requestId: string, reveal: string, masterNonce: string): string {
+export function codeOf(
+  hubKey: string,
+  publicKey: string,
+  requestId: string,
+  reveal: string,
+  masterNonce: string,
+): string {
   const digest = blake3(lines("lanyard/2 code", hubKey, publicKey, requestId, reveal, masterNonce));
   const number = new DataView(digest.buffer, digest.byteOffset, 8).getBigUint64(0);
   return (number % 1_000_000n).toString().padStart(6, "0");
@@ -146,7 +169,9 @@ export function sign(seed: Uint8Array, text: string): string {
 /** Strict by RFC 8032; anything malformed is simply not a signature. */
 export function verifies(publicKey: string, text: string, signature: string): boolean {
   try {
-    return ed25519.verify(fromHex(signature), utf8.encode(text), fromHex(publicKey), { zip215: false });
+    return ed25519.verify(fromHex(signature), utf8.encode(text), fromHex(publicKey), {
+      zip215: false,
+    });
   } catch {
     return false;
   }
@@ -154,5 +179,15 @@ export function verifies(publicKey: string, text: string, signature: string): bo
 
 /** The text that both sides sign, each behind its role. */
 function signed(h: Handshake): string[] {
-  return [h.bootId, h.relayNonce, h.deviceNonce, h.hubKey, h.deviceKey, h.authority, h.channel, h.relayEphemeral, h.deviceEphemeral];
+  return [
+    h.bootId,
+    h.relayNonce,
+    h.deviceNonce,
+    h.hubKey,
+    h.deviceKey,
+    h.authority,
+    h.channel,
+    h.relayEphemeral,
+    h.deviceEphemeral,
+  ];
 }

@@ -20,7 +20,11 @@ export function ephemeralFrom(random: Uint8Array): Ephemeral {
 }
 
 /** The key over what was signed, or null where the other side's key is so weak that everybody would know the secret. */
-export function sessionKeyOf({ secret }: Ephemeral, otherKey: string, deviceText: string): Uint8Array | null {
+export function sessionKeyOf(
+  { secret }: Ephemeral,
+  otherKey: string,
+  deviceText: string,
+): Uint8Array | null {
   try {
     const shared = x25519.getSharedSecret(secret, fromHex(otherKey));
     if (shared.every((byte) => byte === 0)) return null;
@@ -38,7 +42,9 @@ export function sessionKeyOf({ secret }: Ephemeral, otherKey: string, deviceText
 
 /** Proves one request: nobody who hears it can use it for another, or twice. */
 export function macOf(key: Uint8Array, method: string, target: string, counter: number): string {
-  return toHex(blake3(utf8.encode(["lanyard/2 http", method, target, String(counter)].join("\n")), { key }));
+  return toHex(
+    blake3(utf8.encode(["lanyard/2 http", method, target, String(counter)].join("\n")), { key }),
+  );
 }
 
 /** Proves the requests of one session, each with a counter of its own. */

@@ -18,6 +18,7 @@ const SENTENCES: Record<string, string> = {
 const SAID_BY_THE_HUB = new Set(["QUOTA"]);
 
 export function sentence(code: string, message = ""): string {
-  if (SAID_BY_THE_HUB.has(code) && message) return `${message.charAt(0).toUpperCase()}${message.slice(1)}.`;
+  if (SAID_BY_THE_HUB.has(code) && message)
+    return `${message.charAt(0).toUpperCase()}${message.slice(1)}.`;
   return SENTENCES[code] ?? (message || "It did not work.");
 }

@@ -7,9 +7,16 @@ import { MAX_FRAME_BYTES } from "./limits";
 import type { DeviceToRelay, MasterToConsole, RelayToDevice } from "./wire";
 
 const folder = resolve(process.cwd(), "../protocol/vectors/messages");
-const samples = readdirSync(folder).map((name) => ({ name, text: readFileSync(resolve(folder, name), "utf8") }));
-const heard = samples.filter(({ name }) => name.startsWith("relay-to-device.") || name.startsWith("master-to-console."));
-const said = samples.filter(({ name }) => name.startsWith("device-to-relay.") || name.startsWith("console-to-master."));
+const samples = readdirSync(folder).map((name) => ({
+  name,
+  text: readFileSync(resolve(folder, name), "utf8"),
+}));
+const heard = samples.filter(
+  ({ name }) => name.startsWith("relay-to-device.") || name.startsWith("master-to-console."),
+);
+const said = samples.filter(
+  ({ name }) => name.startsWith("device-to-relay.") || name.startsWith("console-to-master."),
+);
 
 test("there are samples of all four directions", () => {
   expect(heard.length).toBeGreaterThan(40);
@@ -28,10 +35,14 @@ test.each(said)("$name survives the way out", ({ text }) => {
 });
 
 describe("what is no message", () => {
-  test.each([["", "not JSON"], ["[]", "no opcode"], ["{}", "no opcode"], ['{"opcode":"PONG"}', "PONG without data"], ['{"opcode":"PONG","data":{},"ref":1}', "ref is no text"], ["null", "no opcode"]])(
-    "%s is named",
-    (frame, why) => expect(decode(frame)).toEqual({ kind: "invalid", why }),
-  );
+  test.each([
+    ["", "not JSON"],
+    ["[]", "no opcode"],
+    ["{}", "no opcode"],
+    ['{"opcode":"PONG"}', "PONG without data"],
+    ['{"opcode":"PONG","data":{},"ref":1}', "ref is no text"],
+    ["null", "no opcode"],
+  ])("%s is named", (frame, why) => expect(decode(frame)).toEqual({ kind: "invalid", why }));
 
   test("bytes and giants are refused", () => {
     expect(decode(new ArrayBuffer(2)).kind).toBe("invalid");
@@ -39,7 +50,13 @@ describe("what is no message", () => {
   });
 
   test("a newer hub's message is reported, not fatal", () => {
-    expect(decode('{"opcode":"TREE_PAGE","data":{}}')).toEqual({ kind: "unknown", opcode: "TREE_PAGE" });
-    expect(decode('{"opcode":"toString","data":{}}')).toEqual({ kind: "unknown", opcode: "toString" });
+    expect(decode('{"opcode":"TREE_PAGE","data":{}}')).toEqual({
+      kind: "unknown",
+      opcode: "TREE_PAGE",
+    });
+    expect(decode('{"opcode":"toString","data":{}}')).toEqual({
+      kind: "unknown",
+      opcode: "toString",
+    });
   });
 });

@@ -1,6 +1,12 @@
 /** Text frame to message and back. Knows opcodes, not their meaning. */
 import { MAX_FRAME_BYTES } from "./limits";
-import type { ConsoleToMaster, DeviceToRelay, Incoming, MasterToConsole, RelayToDevice } from "./wire";
+import type {
+  ConsoleToMaster,
+  DeviceToRelay,
+  Incoming,
+  MasterToConsole,
+  RelayToDevice,
+} from "./wire";
 
 /** Every opcode that a page may hear. The record makes the compiler name what is missing. */
 const HEARD: Record<(RelayToDevice | MasterToConsole)["opcode"], true> = {
@@ -56,7 +62,9 @@ export type Decoded<Message> =
   | { kind: "invalid"; why: string };
 
 /** Never throws: a frame is a message of ours, one of a newer hub, or nonsense. */
-export function decode<Message extends RelayToDevice | MasterToConsole>(frame: unknown): Decoded<Message> {
+export function decode<Message extends RelayToDevice | MasterToConsole>(
+  frame: unknown,
+): Decoded<Message> {
   if (typeof frame !== "string") return { kind: "invalid", why: "not a text frame" };
   if (frame.length > MAX_FRAME_BYTES) return { kind: "invalid", why: "too large" };
   let parsed: unknown;
@@ -65,10 +73,12 @@ export function decode<Message extends RelayToDevice | MasterToConsole>(frame: u
   } catch {
     return { kind: "invalid", why: "not JSON" };
   }
-  if (!isObject(parsed) || typeof parsed.opcode !== "string") return { kind: "invalid", why: "no opcode" };
+  if (!isObject(parsed) || typeof parsed.opcode !== "string")
+    return { kind: "invalid", why: "no opcode" };
   if (!Object.hasOwn(HEARD, parsed.opcode)) return { kind: "unknown", opcode: parsed.opcode };
   if (!isObject(parsed.data)) return { kind: "invalid", why: `${parsed.opcode} without data` };
-  if (parsed.ref !== undefined && typeof parsed.ref !== "string") return { kind: "invalid", why: "ref is no text" };
+  if (parsed.ref !== undefined && typeof parsed.ref !== "string")
+    return { kind: "invalid", why: "ref is no text" };
   return { kind: "message", message: parsed as unknown as Incoming<Message> };
 }
 

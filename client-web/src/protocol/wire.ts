@@ -27,12 +27,22 @@ import type { RelayToDevice } from "./generated/RelayToDevice";
 
 export type Opcode = (RelayToDevice | MasterToConsole)["opcode"];
 /** The data of one message: `DataOf<RelayToDevice, "CHALLENGE">`. */
-export type DataOf<Union extends { opcode: string }, Code extends Union["opcode"]> = Extract<Union, { opcode: Code }> extends { data: infer Data } ? Data : never;
+export type DataOf<Union extends { opcode: string }, Code extends Union["opcode"]> =
+  Extract<Union, { opcode: Code }> extends { data: infer Data } ? Data : never;
 /** A message as it arrives: `ref` names the request that it answers. */
 export type Incoming<Union> = Union & { ref?: string };
 
 /** The messages that a change of the feed may be; the device's and the console's unions share them. */
 export type FeedChange = Extract<
   RelayToDevice,
-  { opcode: "FILES_ADDED" | "FILES_UPDATED" | "FILE_REMOVED" | "FILES_WITHDRAWN" | "CLIENT_APPROVED" | "CLIENT_DIS_APPROVED" | "CLIENT_UPDATED" }
+  {
+    opcode:
+      | "FILES_ADDED"
+      | "FILES_UPDATED"
+      | "FILE_REMOVED"
+      | "FILES_WITHDRAWN"
+      | "CLIENT_APPROVED"
+      | "CLIENT_DIS_APPROVED"
+      | "CLIENT_UPDATED";
+  }
 >;

@@ -3,7 +3,15 @@ import { vi } from "vitest";
 import { Driver } from "../driver";
 import { isOver } from "../downloads/downloads";
 import { type Door, remember } from "../identity/memory";
-import { NO_CHANNEL, codeOf, hubText, keysFrom, masterCommitOf, requestIdOf, sign } from "../identity/proof";
+import {
+  NO_CHANNEL,
+  codeOf,
+  hubText,
+  keysFrom,
+  masterCommitOf,
+  requestIdOf,
+  sign,
+} from "../identity/proof";
 import { type Json, type Names, isObject } from "./pattern";
 
 const HUB_SEED = new Uint8Array(32).fill(2);
@@ -53,10 +61,15 @@ export class Page {
   #timePasses = false;
 
   constructor(door: Door) {
-    vi.useFakeTimers({ now: 1_000_000, toFake: ["setTimeout", "clearTimeout", "setInterval", "clearInterval", "Date"] });
+    vi.useFakeTimers({
+      now: 1_000_000,
+      toFake: ["setTimeout", "clearTimeout", "setInterval", "clearInterval", "Date"],
+    });
     vi.stubGlobal("WebSocket", FakeSocket);
     vi.stubGlobal("fetch", (_url: string, { signal }: { signal: AbortSignal }) => {
-      return new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
+      return new Promise((_, reject) =>
+        signal.addEventListener("abort", () => reject(new Error("aborted"))),
+      );
     });
     vi.spyOn(HTMLAnchorElement.prototype, "click").mockImplementation(() => undefined);
     vi.spyOn(console, "warn").mockImplementation((...what) => {
@@ -66,7 +79,10 @@ export class Page {
     FakeSocket.say = (frame) => this.#heard(frame);
     localStorage.clear();
     sessionStorage.clear();
-    const known = door === "approved" ? { hubKey: HUB_KEY, hubName: "Kitchen" } : { hubKey: null, hubName: null };
+    const known =
+      door === "approved"
+        ? { hubKey: HUB_KEY, hubName: "Kitchen" }
+        : { hubKey: null, hubName: null };
     remember(localStorage, { door, name: "Laptop", ...known });
     this.#driver = new Driver(KEYS, { id: INSTANCE, reloaded: false }, this.#end.signal, null);
   }
@@ -89,7 +105,8 @@ export class Page {
   hear(frame: Json): void {
     const { opcode, data } = frame as Frame;
     if (opcode === "CHALLENGE") this.#challenge = data;
-    if (opcode === "CHALLENGE" || opcode === "APPROVAL_RESTART") this.#relayNonce = String(data.nonce);
+    if (opcode === "CHALLENGE" || opcode === "APPROVAL_RESTART")
+      this.#relayNonce = String(data.nonce);
     FakeSocket.last?.onmessage?.({ data: JSON.stringify(frame) });
   }
 
@@ -100,7 +117,8 @@ export class Page {
       socket?.onclose?.({ code: Number(line.closes) });
       return;
     }
-    if (this.#line() !== "opening" || !socket) throw new Error(`it does not try to connect, its line is ${this.#line()}`);
+    if (this.#line() !== "opening" || !socket)
+      throw new Error(`it does not try to connect, its line is ${this.#line()}`);
     socket.readyState = 1;
     socket.onopen?.();
   }
@@ -127,7 +145,9 @@ export class Page {
         return this.#driver.download([item], item.name, item.key);
       }
       case "cancel":
-        return this.#driver.cancel(this.#driver.store.downloads.find((one) => one.title === what && !isOver(one))?.id ?? "");
+        return this.#driver.cancel(
+          this.#driver.store.downloads.find((one) => one.title === what && !isOver(one))?.id ?? "",
+        );
       default:
         throw new Error(`a person does not ${verb}`);
     }
@@ -145,14 +165,26 @@ export class Page {
     // Signs of life are the socket's, and no part of a script.
     if (frame.opcode === "PING" && this.#timePasses) {
       const socket = FakeSocket.last;
-      queueMicrotask(() => socket?.onmessage?.({ data: JSON.stringify({ opcode: "PONG", data: {} }) }));
+      queueMicrotask(() =>
+        socket?.onmessage?.({ data: JSON.stringify({ opcode: "PONG", data: {} }) }),
+      );
       return;
     }
     const { data } = frame;
     if (frame.opcode === "CLIENT_REGISTER") this.#registers(data);
-    if (frame.opcode === "CLIENT_REGISTER" || frame.opcode === "APPROVAL_COMMIT") this.#knocks(String(data.commit));
+    if (frame.opcode === "CLIENT_REGISTER" || frame.opcode === "APPROVAL_COMMIT")
+      this.#knocks(String(data.commit));
     if (frame.opcode === "APPROVAL_REVEAL") {
-      this.names.set("code", codeOf(HUB_KEY, KEYS.publicKey, String(this.names.get("request")), String(data.reveal), MASTER_NONCE));
+      this.names.set(
+        "code",
+        codeOf(
+          HUB_KEY,
+          KEYS.publicKey,
+          String(this.names.get("request")),
+          String(data.reveal),
+          MASTER_NONCE,
+        ),
+      );
     }
     this.#sent.push(frame);
   }
@@ -203,13 +235,30 @@ export class Page {
       case "devices":
         return store.clients.map(({ name }) => name).sort();
       case "online":
-        return store.clients.filter(({ public_id }) => store.online.has(public_id)).map(({ name }) => name).sort();
+        return store.clients
+          .filter(({ public_id }) => store.online.has(public_id))
+          .map(({ name }) => name)
+          .sort();
       case "files":
-        return store.files.filter(({ listed, gone }) => listed && gone === null).map(({ path }) => path).sort();
+        return store.files
+          .filter(({ listed, gone }) => listed && gone === null)
+          .map(({ path }) => path)
+          .sort();
       case "mine":
-        return Object.fromEntries(store.files.flatMap(({ path, offer }) => (offer === null || offer === "leaving" ? [] : [[path, offer]])));
+        return Object.fromEntries(
+          store.files.flatMap(({ path, offer }) =>
+            offer === null || offer === "leaving" ? [] : [[path, offer]],
+          ),
+        );
       case "transfers":
-        return Object.fromEntries([...store.downloads].reverse().map(({ title, state }) => [title, state === "queued" || state === "starting" ? "running" : state]));
+        return Object.fromEntries(
+          [...store.downloads]
+            .reverse()
+            .map(({ title, state }) => [
+              title,
+              state === "queued" || state === "starting" ? "running" : state,
+            ]),
+        );
       case "uploads":
         return store.owes;
       default:
@@ -236,7 +285,14 @@ export class Page {
         if (!loaded) return "entering";
         return hubReady ? "inside" : "host away";
       case "stopped":
-        return { superseded: "superseded", version: "another version", "refused-proof": "rejected", protocol: "rejected", impostor: "another hub", "not-opened": "not opened" }[screen.why];
+        return {
+          superseded: "superseded",
+          version: "another version",
+          "refused-proof": "rejected",
+          protocol: "rejected",
+          impostor: "another hub",
+          "not-opened": "not opened",
+        }[screen.why];
       case "key-mismatch":
         return "another hub";
       case "door":
@@ -250,5 +306,7 @@ export class Page {
 
 /** A file as a person picks it. */
 function fileOf({ path, size, modified_ms }: { [key: string]: Json }): File {
-  return new File([new Uint8Array(Number(size))], String(path), { lastModified: Number(modified_ms) });
+  return new File([new Uint8Array(Number(size))], String(path), {
+    lastModified: Number(modified_ms),
+  });
 }

@@ -13,7 +13,9 @@ export function resolved(value: Json, names: Names): Json {
   }
   if (Array.isArray(value)) return value.map((item) => resolved(item, names));
   if (!isObject(value)) return value;
-  return Object.fromEntries(Object.entries(value).map(([key, field]) => [key, resolved(field, names)]));
+  return Object.fromEntries(
+    Object.entries(value).map(([key, field]) => [key, resolved(field, names)]),
+  );
 }
 
 /**
@@ -27,7 +29,9 @@ export function difference(pattern: Json, actual: Json, names: Names): string | 
     const name = pattern.slice(1);
     const known = names.get(name);
     if (known === undefined) names.set(name, actual);
-    return known === undefined || isSame(known, actual) ? null : `${pattern} is ${JSON.stringify(known)}, ${differs}`;
+    return known === undefined || isSame(known, actual)
+      ? null
+      : `${pattern} is ${JSON.stringify(known)}, ${differs}`;
   }
   if (Array.isArray(pattern)) {
     if (!Array.isArray(actual) || actual.length !== pattern.length) return differs;
@@ -35,16 +39,32 @@ export function difference(pattern: Json, actual: Json, names: Names): string | 
   }
   if (!isObject(pattern)) return pattern === actual ? null : differs;
   const keys = Object.keys(pattern);
-  if (keys.length === 1 && pattern.not !== undefined) return isSame(resolved(pattern.not, names), actual) ? differs : null;
+  if (keys.length === 1 && pattern.not !== undefined)
+    return isSame(resolved(pattern.not, names), actual) ? differs : null;
   if (!isObject(actual) || Object.keys(actual).length !== keys.length) return differs;
-  return first(keys.map((key) => (Object.hasOwn(actual, key) ? difference(pattern[key] ?? null, actual[key] ?? null, names) : differs)));
+  return first(
+    keys.map((key) =>
+      Object.hasOwn(actual, key)
+        ? difference(pattern[key] ?? null, actual[key] ?? null, names)
+        : differs,
+    ),
+  );
 }
 
 export function isSame(one: Json, other: Json): boolean {
-  if (Array.isArray(one)) return Array.isArray(other) && one.length === other.length && one.every((item, at) => isSame(item, other[at] ?? null));
+  if (Array.isArray(one))
+    return (
+      Array.isArray(other) &&
+      one.length === other.length &&
+      one.every((item, at) => isSame(item, other[at] ?? null))
+    );
   if (!isObject(one)) return one === other;
   const keys = Object.keys(one);
-  return isObject(other) && Object.keys(other).length === keys.length && keys.every((key) => Object.hasOwn(other, key) && isSame(one[key] ?? null, other[key] ?? null));
+  return (
+    isObject(other) &&
+    Object.keys(other).length === keys.length &&
+    keys.every((key) => Object.hasOwn(other, key) && isSame(one[key] ?? null, other[key] ?? null))
+  );
 }
 
 function first(differences: (string | null)[]): string | null {

@@ -29,7 +29,9 @@ interface Script {
 }
 
 const FOLDER = resolve(process.cwd(), "../protocol/vectors/scripts");
-const NAMES = readdirSync(FOLDER).map((file) => file.replace(/\.json$/, "")).sort();
+const NAMES = readdirSync(FOLDER)
+  .map((file) => file.replace(/\.json$/, ""))
+  .sort();
 
 function read(name: string): Script {
   return JSON.parse(readFileSync(resolve(FOLDER, `${name}.json`), "utf8")) as Script;
@@ -59,12 +61,12 @@ async function play(page: Page, step: Step): Promise<void> {
     // A person acts on what is to be seen.
     await page.drawn();
     page.person(resolved(step.person, names));
-  }
-  else if (step.clock !== undefined) await page.wait(step.clock);
+  } else if (step.clock !== undefined) await page.wait(step.clock);
   else if (step.line !== undefined) page.line(step.line);
   const patterns = step.sends ?? [];
   const sent = await page.sent();
-  if (sent.length !== patterns.length) throw new Error(`${patterns.length} frames expected, sent were ${JSON.stringify(sent)}`);
+  if (sent.length !== patterns.length)
+    throw new Error(`${patterns.length} frames expected, sent were ${JSON.stringify(sent)}`);
   for (const [at, pattern] of patterns.entries()) {
     const why = difference(pattern, sent[at] ?? null, names);
     if (why !== null) throw new Error(`${why}\nin ${JSON.stringify(sent[at])}`);
@@ -73,7 +75,8 @@ async function play(page: Page, step: Step): Promise<void> {
   await page.drawn();
   for (const [what, wanted] of Object.entries(step.shows)) {
     const shown = page.shows(what);
-    if (!isSame(shown, resolved(wanted, names))) throw new Error(`shows ${what}: ${JSON.stringify(shown)}, not ${JSON.stringify(wanted)}`);
+    if (!isSame(shown, resolved(wanted, names)))
+      throw new Error(`shows ${what}: ${JSON.stringify(shown)}, not ${JSON.stringify(wanted)}`);
   }
 }
 
@@ -85,7 +88,9 @@ describe("the page follows the script", () => {
       for (const [at, step] of stepsOf(name).entries()) {
         if (step.only === "native") continue;
         await play(page, step).catch((error: unknown) => {
-          throw new Error(`${name}, step ${at}: ${error instanceof Error ? error.message : String(error)}`);
+          throw new Error(
+            `${name}, step ${at}: ${error instanceof Error ? error.message : String(error)}`,
+          );
         });
       }
     } finally {
@@ -99,11 +104,17 @@ describe("the page follows the script", () => {
 // A runner that believes everything would make all scripts green.
 describe("a pattern says exactly what may come", () => {
   const frame = { opcode: "A", ref: "1", data: { n: 1, list: ["x", "y"] } };
-  const names = (): Names => new Map([["one", "1"], ["x", "x"]]);
+  const names = (): Names =>
+    new Map([
+      ["one", "1"],
+      ["x", "x"],
+    ]);
 
   test("names and wildcards", () => {
     const fresh: Names = new Map([["one", "1"]]);
-    expect(difference({ opcode: "A", ref: "$one", data: { n: "*", list: ["$x", "y"] } }, frame, fresh)).toBeNull();
+    expect(
+      difference({ opcode: "A", ref: "$one", data: { n: "*", list: ["$x", "y"] } }, frame, fresh),
+    ).toBeNull();
     expect(fresh.get("x")).toBe("x");
   });
 

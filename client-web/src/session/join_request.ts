@@ -21,10 +21,22 @@ export interface JoinRequest {
   stage: Stage;
 }
 
-export function newJoinRequest(who: Pick<JoinRequest, "publicKey" | "hubKey" | "name">, relayNonce: string, random: Random): JoinRequest {
+export function newJoinRequest(
+  who: Pick<JoinRequest, "publicKey" | "hubKey" | "name">,
+  relayNonce: string,
+  random: Random,
+): JoinRequest {
   const reveal = toHex(random(32));
   const { publicKey, hubKey, name } = who;
-  return { publicKey, hubKey, name, relayNonce, reveal, commit: commitOf(publicKey, reveal), stage: { at: "committed" } };
+  return {
+    publicKey,
+    hubKey,
+    name,
+    relayNonce,
+    reveal,
+    commit: commitOf(publicKey, reveal),
+    stage: { at: "committed" },
+  };
 }
 
 export function requestOf(request: JoinRequest): string {
@@ -32,21 +44,38 @@ export function requestOf(request: JoinRequest): string {
 }
 
 /** The knock as it is once it was revealed, or null for a challenge that is not an answer to this very promise. */
-export function answerChallenge(request: JoinRequest, requestId: string, masterCommit: string, since: number): JoinRequest | null {
+export function answerChallenge(
+  request: JoinRequest,
+  requestId: string,
+  masterCommit: string,
+  since: number,
+): JoinRequest | null {
   if (request.stage.at !== "committed" || requestId !== requestOf(request)) return null;
   return { ...request, stage: { at: "revealed", masterCommit, since } };
 }
 
 /** The knock with its digits, or null for anything but what the master had promised. */
-export function open(request: JoinRequest, requestId: string, masterNonce: string): JoinRequest | null {
+export function open(
+  request: JoinRequest,
+  requestId: string,
+  masterNonce: string,
+): JoinRequest | null {
   const { stage, hubKey, publicKey, reveal } = request;
   if (stage.at !== "revealed" || requestId !== requestOf(request)) return null;
   if (masterCommitOf(hubKey, requestId, masterNonce) !== stage.masterCommit) return null;
-  return { ...request, stage: { at: "opened", code: codeOf(hubKey, publicKey, requestId, reveal, masterNonce) } };
+  return {
+    ...request,
+    stage: { at: "opened", code: codeOf(hubKey, publicKey, requestId, reveal, masterNonce) },
+  };
 }
 
 /** A new promise under the relay's new nonce, or null if another request was meant. */
-export function restart(request: JoinRequest, requestId: string, relayNonce: string, random: Random): JoinRequest | null {
+export function restart(
+  request: JoinRequest,
+  requestId: string,
+  relayNonce: string,
+  random: Random,
+): JoinRequest | null {
   if (requestId !== requestOf(request)) return null;
   return newJoinRequest(request, relayNonce, random);
 }

@@ -18,7 +18,11 @@ function page(chance: number) {
   return {
     requests,
     heard,
-    ask: () => requests.open({ answered: ({ what }) => heard.push(what), overdue: () => heard.push("overdue") }),
+    ask: () =>
+      requests.open({
+        answered: ({ what }) => heard.push(what),
+        overdue: () => heard.push("overdue"),
+      }),
     pass: (ms: number) => {
       now += ms;
       requests.tick();

@@ -3,7 +3,22 @@ import { ed25519 } from "@noble/curves/ed25519.js";
 import { beforeEach, describe, expect, test } from "vitest";
 import { toHex } from "../identity/bytes";
 import type { Door, Remembered } from "../identity/memory";
-import { type Invitation, type Keys, codeOf, commitOf, deviceText, hubText, invitationIn, invitationProof, keysFrom, masterCommitOf, requestIdOf, sign, verifies, NO_CHANNEL } from "../identity/proof";
+import {
+  type Invitation,
+  type Keys,
+  codeOf,
+  commitOf,
+  deviceText,
+  hubText,
+  invitationIn,
+  invitationProof,
+  keysFrom,
+  masterCommitOf,
+  requestIdOf,
+  sign,
+  verifies,
+  NO_CHANNEL,
+} from "../identity/proof";
 import { Signer, ephemeralFrom, sessionKeyOf } from "../identity/signer";
 import { type Reveals, revealBook } from "../identity/reveals";
 import { MAX_REVEALS, OPENING_TIMEOUT_MS, PROTOCOL_VERSION } from "../protocol/limits";
@@ -23,38 +38,99 @@ const random = (size: number) => new Uint8Array(size).fill((count += 1));
 /** The browser's storage, and the time. */
 let kept: Map<string, string>;
 let now = 5_000;
-const storage = () => ({ getItem: (name: string) => kept.get(name) ?? null, setItem: (name: string, value: string) => void kept.set(name, value) });
+const storage = () => ({
+  getItem: (name: string) => kept.get(name) ?? null,
+  setItem: (name: string, value: string) => void kept.set(name, value),
+});
 
-function session(door: Door = "new", more: Partial<Remembered> = {}, invitation: Invitation | null = null, keys: Keys = KEYS): Session {
+function session(
+  door: Door = "new",
+  more: Partial<Remembered> = {},
+  invitation: Invitation | null = null,
+  keys: Keys = KEYS,
+): Session {
   const remembered = { door, name: "Pixel 8", hubKey: null, hubName: null, ...more };
-  return new Session({ keys, authority: "192.168.1.10:7070", platform: "Chrome on Android", instance: "11".repeat(16), remembered, suggestion: "Android", random, now: () => now, resume: () => undefined, invitation, reveals: revealBook(storage()) });
+  return new Session({
+    keys,
+    authority: "192.168.1.10:7070",
+    platform: "Chrome on Android",
+    instance: "11".repeat(16),
+    remembered,
+    suggestion: "Android",
+    random,
+    now: () => now,
+    resume: () => undefined,
+    invitation,
+    reveals: revealBook(storage()),
+  });
 }
 
 function challenge(key = HUB.publicKey, protocol = PROTOCOL_VERSION) {
-  return { opcode: "CHALLENGE", data: { protocol, boot_id: "0b".repeat(16), nonce: NONCE, ephemeral_key: RELAY_EPHEMERAL, hub: { name: "Studio PC", public_key: key }, mode: "open" } } as const;
+  return {
+    opcode: "CHALLENGE",
+    data: {
+      protocol,
+      boot_id: "0b".repeat(16),
+      nonce: NONCE,
+      ephemeral_key: RELAY_EPHEMERAL,
+      hub: { name: "Studio PC", public_key: key },
+      mode: "open",
+    },
+  } as const;
 }
 
-function sent<Code extends DeviceToRelay["opcode"]>(effects: Effect[], opcode: Code): DataOf<DeviceToRelay, Code> {
+function sent<Code extends DeviceToRelay["opcode"]>(
+  effects: Effect[],
+  opcode: Code,
+): DataOf<DeviceToRelay, Code> {
   const found = effects.find((effect) => effect.do === "send" && effect.message.opcode === opcode);
   if (found?.do !== "send") throw new Error(`${opcode} was not sent`);
   return found.message.data as DataOf<DeviceToRelay, Code>;
 }
 
 function handshakeOf(register: DataOf<DeviceToRelay, "CLIENT_REGISTER">) {
-  return { bootId: "0b".repeat(16), relayNonce: NONCE, deviceNonce: register.nonce, hubKey: HUB.publicKey, deviceKey: KEYS.publicKey, authority: "192.168.1.10:7070", channel: NO_CHANNEL, relayEphemeral: RELAY_EPHEMERAL, deviceEphemeral: register.ephemeral_key };
+  return {
+    bootId: "0b".repeat(16),
+    relayNonce: NONCE,
+    deviceNonce: register.nonce,
+    hubKey: HUB.publicKey,
+    deviceKey: KEYS.publicKey,
+    authority: "192.168.1.10:7070",
+    channel: NO_CHANNEL,
+    relayEphemeral: RELAY_EPHEMERAL,
+    deviceEphemeral: register.ephemeral_key,
+  };
 }
 
-function ack(register: DataOf<DeviceToRelay, "CLIENT_REGISTER">, membership: Membership, seed = HUB_SEED) {
+function ack(
+  register: DataOf<DeviceToRelay, "CLIENT_REGISTER">,
+  membership: Membership,
+  seed = HUB_SEED,
+) {
   const handshake = handshakeOf(register);
   const signature = sign(seed, hubText(handshake, KEYS.publicId));
-  return { opcode: "CLIENT_REGISTER_ACK", data: { public_id: KEYS.publicId, membership, hub_ready: true, session_id: "aa".repeat(16), signature } } as const;
+  return {
+    opcode: "CLIENT_REGISTER_ACK",
+    data: {
+      public_id: KEYS.publicId,
+      membership,
+      hub_ready: true,
+      session_id: "aa".repeat(16),
+      signature,
+    },
+  } as const;
 }
 
 const does = (effects: Effect[]) => effects.map((effect) => effect.do);
 
 /** The master's half: bound to a nonce, and opening it. */
-const promise = (request_id: string, nonce = "0c") => ({ opcode: "APPROVAL_CHALLENGE", data: { request_id, commit: masterCommitOf(HUB.publicKey, request_id, nonce.repeat(32)) } }) as const;
-const opening = (request_id: string, nonce = "0c") => ({ opcode: "APPROVAL_OPEN", data: { request_id, nonce: nonce.repeat(32) } }) as const;
+const promise = (request_id: string, nonce = "0c") =>
+  ({
+    opcode: "APPROVAL_CHALLENGE",
+    data: { request_id, commit: masterCommitOf(HUB.publicKey, request_id, nonce.repeat(32)) },
+  }) as const;
+const opening = (request_id: string, nonce = "0c") =>
+  ({ opcode: "APPROVAL_OPEN", data: { request_id, nonce: nonce.repeat(32) } }) as const;
 
 beforeEach(() => {
   count = 0;
@@ -75,7 +151,11 @@ describe("at the door", () => {
     one.knock("Ana’s iPhone");
     const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
     const handshake = handshakeOf(register);
-    expect(register).toMatchObject({ name: "Ana’s iPhone", kind: "browser", instance: "11".repeat(16) });
+    expect(register).toMatchObject({
+      name: "Ana’s iPhone",
+      kind: "browser",
+      instance: "11".repeat(16),
+    });
     expect(verifies(KEYS.publicKey, deviceText(handshake), register.signature)).toBe(true);
     expect(one.remembered).toMatchObject({ door: "knocking", name: "Ana’s iPhone" });
   });
@@ -100,16 +180,24 @@ describe("at the door", () => {
     const proof = invitationProof(invitation.secret, request_id);
     expect(register.invitation).toEqual({ id: invitation.id, proof });
     one.hear(ack(register, "pending"));
-    const said = one.hear({ opcode: "APPROVAL_RESTART", data: { request_id, nonce: "0d".repeat(32) } });
+    const said = one.hear({
+      opcode: "APPROVAL_RESTART",
+      data: { request_id, nonce: "0d".repeat(32) },
+    });
     const again = sent(said, "APPROVAL_COMMIT");
     const next = requestIdOf(KEYS.publicKey, again.commit, "0d".repeat(32), "Pixel 8");
-    expect(again.invitation).toEqual({ id: invitation.id, proof: invitationProof(invitation.secret, next) });
+    expect(again.invitation).toEqual({
+      id: invitation.id,
+      proof: invitationProof(invitation.secret, next),
+    });
     expect(JSON.stringify(register)).not.toContain(invitation.secret);
     expect(JSON.stringify(said)).not.toContain(invitation.secret);
     expect(invitationIn(`#k=00ff&i=${invitation.id}${invitation.secret}`)).toEqual(invitation);
     expect(invitationIn("#i=a1")).toBeNull();
     // The Rust side holds the same value.
-    expect(invitationProof("b2".repeat(16), "5a".repeat(16))).toBe("16435bd4f5f1e1f0f07098619858ab0e2690647e2e978d68a58de54d5fc8d987");
+    expect(invitationProof("b2".repeat(16), "5a".repeat(16))).toBe(
+      "16435bd4f5f1e1f0f07098619858ab0e2690647e2e978d68a58de54d5fc8d987",
+    );
   });
 
   test("a closed door is told, and a new challenge opens it", () => {
@@ -152,7 +240,10 @@ describe("knocking", () => {
     one.hear(opening(request, "0d"));
     expect(one.place).toMatchObject({ code: null });
     one.hear(opening(request));
-    expect(one.place).toMatchObject({ at: "knocking", code: codeOf(HUB.publicKey, KEYS.publicKey, request, reveal, "0c".repeat(32)) });
+    expect(one.place).toMatchObject({
+      at: "knocking",
+      code: codeOf(HUB.publicKey, KEYS.publicKey, request, reveal, "0c".repeat(32)),
+    });
   });
 
   test("another request's challenge is not answered", () => {
@@ -176,7 +267,13 @@ describe("knocking", () => {
     const { one, register, request } = knocking();
     one.hear(promise(request));
     one.hear(opening(request));
-    const { commit } = sent(one.hear({ opcode: "APPROVAL_RESTART", data: { request_id: request, nonce: "0e".repeat(32) } }), "APPROVAL_COMMIT");
+    const { commit } = sent(
+      one.hear({
+        opcode: "APPROVAL_RESTART",
+        data: { request_id: request, nonce: "0e".repeat(32) },
+      }),
+      "APPROVAL_COMMIT",
+    );
     expect(commit).not.toBe(register.commit);
     expect(one.place).toMatchObject({ code: null });
     const next = requestIdOf(KEYS.publicKey, commit, "0e".repeat(32), "Pixel 8");
@@ -193,23 +290,50 @@ describe("knocking", () => {
 
   test("being let in keeps the hub's key", () => {
     const { one } = knocking();
-    const client = { public_id: KEYS.publicId, name: "Pixel 8", kind: "browser", platform: "" } as const;
-    const effects = one.hear({ opcode: "CLIENT_APPROVED", data: { client, epoch: 1, revision: 2, audience: "all" } });
+    const client = {
+      public_id: KEYS.publicId,
+      name: "Pixel 8",
+      kind: "browser",
+      platform: "",
+    } as const;
+    const effects = one.hear({
+      opcode: "CLIENT_APPROVED",
+      data: { client, epoch: 1, revision: 2, audience: "all" },
+    });
     expect(does(effects)).toEqual(["remember", "entered"]);
-    expect(one.remembered).toMatchObject({ door: "approved", hubKey: HUB.publicKey, hubName: "Studio PC" });
+    expect(one.remembered).toMatchObject({
+      door: "approved",
+      hubKey: HUB.publicKey,
+      hubName: "Studio PC",
+    });
     expect(one.place.at).toBe("inside");
   });
 
   test("another device's approval is not mine", () => {
     const { one } = knocking();
     const client = { public_id: HUB.publicId, name: "x", kind: "browser", platform: "" } as const;
-    expect(one.hear({ opcode: "CLIENT_APPROVED", data: { client, epoch: 1, revision: 2, audience: "all" } })).toEqual([]);
+    expect(
+      one.hear({
+        opcode: "CLIENT_APPROVED",
+        data: { client, epoch: 1, revision: 2, audience: "all" },
+      }),
+    ).toEqual([]);
   });
 });
 
 describe("a false hub that leaves once it knows the digits", () => {
-  type Abort = "close" | "restart" | "shut" | "silence" | "wrong opening" | "admit" | "reload" | "other tab";
-  const ABORTS: Abort[] = ["close", "restart", "shut", "silence", "wrong opening", "admit", "reload", "other tab"];
+  type Abort =
+    "close" | "restart" | "shut" | "silence" | "wrong opening" | "admit" | "reload" | "other tab";
+  const ABORTS: Abort[] = [
+    "close",
+    "restart",
+    "shut",
+    "silence",
+    "wrong opening",
+    "admit",
+    "reload",
+    "other tab",
+  ];
 
   /** Plays it until the page says no more; how often it was given a reveal. */
   function reveals(aborts: Iterable<Abort>): { given: number; one: Session } {
@@ -225,14 +349,25 @@ describe("a false hub that leaves once it knows the digits", () => {
         request = requestIdOf(KEYS.publicKey, register.commit, NONCE, "Pixel 8");
       }
       const said = one.hear(promise(request));
-      given += said.filter((effect) => effect.do === "send" && effect.message.opcode === "APPROVAL_REVEAL").length;
+      given += said.filter(
+        (effect) => effect.do === "send" && effect.message.opcode === "APPROVAL_REVEAL",
+      ).length;
       if (isOver()) break;
       const old: string = request;
       request = null;
       if (abort === "restart") {
-        const restarted = one.hear({ opcode: "APPROVAL_RESTART", data: { request_id: old, nonce: "0e".repeat(32) } });
+        const restarted = one.hear({
+          opcode: "APPROVAL_RESTART",
+          data: { request_id: old, nonce: "0e".repeat(32) },
+        });
         const [effect] = restarted;
-        if (effect?.do === "send" && effect.message.opcode === "APPROVAL_COMMIT") request = requestIdOf(KEYS.publicKey, effect.message.data.commit, "0e".repeat(32), "Pixel 8");
+        if (effect?.do === "send" && effect.message.opcode === "APPROVAL_COMMIT")
+          request = requestIdOf(
+            KEYS.publicKey,
+            effect.message.data.commit,
+            "0e".repeat(32),
+            "Pixel 8",
+          );
         continue;
       }
       if (abort === "shut") one.hear({ opcode: "APPROVAL_CLOSED", data: { request_id: old } });
@@ -243,8 +378,16 @@ describe("a false hub that leaves once it knows the digits", () => {
         continue;
       }
       if (abort === "admit") {
-        const client = { public_id: KEYS.publicId, name: "Pixel 8", kind: "browser", platform: "" } as const;
-        one.hear({ opcode: "CLIENT_APPROVED", data: { client, epoch: 1, revision: 2, audience: "all" } });
+        const client = {
+          public_id: KEYS.publicId,
+          name: "Pixel 8",
+          kind: "browser",
+          platform: "",
+        } as const;
+        one.hear({
+          opcode: "CLIENT_APPROVED",
+          data: { client, epoch: 1, revision: 2, audience: "all" },
+        });
       }
       if (abort === "reload" || abort === "other tab") one = session("knocking");
       else one.closed(1006);
@@ -260,7 +403,9 @@ describe("a false hub that leaves once it knows the digits", () => {
   });
 
   test("is given three reveals whatever it mixes", () => {
-    expect(reveals(Array.from({ length: 5_000 }, (_, n) => ABORTS[n % ABORTS.length] ?? "close")).given).toBe(3);
+    expect(
+      reveals(Array.from({ length: 5_000 }, (_, n) => ABORTS[n % ABORTS.length] ?? "close")).given,
+    ).toBe(3);
   });
 
   test("wins nothing by openings in between, and a person begins anew", () => {
@@ -282,7 +427,12 @@ describe("a false hub that leaves once it knows the digits", () => {
   });
 
   test("is not shown digits for ever, and a count that was tampered with is a full one", () => {
-    for (const text of [JSON.stringify({ unopened: 0, given: MAX_REVEALS }), "{}", "nonsense", '{"unopened":-1,"given":0}']) {
+    for (const text of [
+      JSON.stringify({ unopened: 0, given: MAX_REVEALS }),
+      "{}",
+      "nonsense",
+      '{"unopened":-1,"given":0}',
+    ]) {
       kept.set("lanyard.reveals", text);
       expect(reveals(times("close", 10)).given).toBe(0);
     }
@@ -298,7 +448,9 @@ describe("a false hub that leaves once it knows the digits", () => {
 
 describe("the hub", () => {
   test("with another key than the one that let us in gets no word", () => {
-    const one = session("approved", { hubKey: toHex(ed25519.getPublicKey(new Uint8Array(32).fill(9))) });
+    const one = session("approved", {
+      hubKey: toHex(ed25519.getPublicKey(new Uint8Array(32).fill(9))),
+    });
     expect(does(one.hear(challenge()))).toEqual(["halt", "cleared"]);
     expect(one.place).toMatchObject({ at: "key-mismatch", offered: HUB.publicKey });
   });
@@ -320,7 +472,8 @@ describe("the hub", () => {
     const key = sessionKeyOf(relay(), register.ephemeral_key, deviceText(handshakeOf(register)));
     if (!key) throw new Error("no key");
     const theirs = new Signer(answer.data.session_id, key);
-    for (const method of ["GET", "PUT"]) expect(one.signer?.headers(method, "/chunks/x")).toEqual(theirs.headers(method, "/chunks/x"));
+    for (const method of ["GET", "PUT"])
+      expect(one.signer?.headers(method, "/chunks/x")).toEqual(theirs.headers(method, "/chunks/x"));
     const said = JSON.stringify([heard, effects, answer]);
     expect(said).not.toContain(toHex(key));
   });
@@ -329,8 +482,20 @@ describe("the hub", () => {
     const weak = { ...challenge(), data: { ...challenge().data, ephemeral_key: "00".repeat(32) } };
     const one = session("approved");
     const register = sent(one.hear(weak), "CLIENT_REGISTER");
-    const signature = sign(HUB_SEED, hubText({ ...handshakeOf(register), relayEphemeral: "00".repeat(32) }, KEYS.publicId));
-    one.hear({ opcode: "CLIENT_REGISTER_ACK", data: { public_id: KEYS.publicId, membership: "approved", hub_ready: true, session_id: "aa".repeat(16), signature } });
+    const signature = sign(
+      HUB_SEED,
+      hubText({ ...handshakeOf(register), relayEphemeral: "00".repeat(32) }, KEYS.publicId),
+    );
+    one.hear({
+      opcode: "CLIENT_REGISTER_ACK",
+      data: {
+        public_id: KEYS.publicId,
+        membership: "approved",
+        hub_ready: true,
+        session_id: "aa".repeat(16),
+        signature,
+      },
+    });
     expect(one).toMatchObject({ place: { at: "stopped", why: "impostor" }, signer: null });
   });
 
@@ -338,7 +503,10 @@ describe("the hub", () => {
     for (const door of ["new", "knocking", "approved", "refused"] as const) {
       for (const met of [1, PROTOCOL_VERSION + 1]) {
         const one = session(door);
-        expect(one.hear(challenge(HUB.publicKey, met))).toEqual([{ do: "halt" }, { do: "outdated", met: String(met) }]);
+        expect(one.hear(challenge(HUB.publicKey, met))).toEqual([
+          { do: "halt" },
+          { do: "outdated", met: String(met) },
+        ]);
         expect(one.place).toEqual({ at: "stopped", why: "version" });
       }
     }
@@ -347,13 +515,20 @@ describe("the hub", () => {
   test("that says so in answer to the registration is of another version, too", () => {
     const one = session("approved");
     one.hear(challenge());
-    const no = one.hear({ opcode: "REQUEST_FAILED", data: { code: "UNSUPPORTED_VERSION", message: "" } });
+    const no = one.hear({
+      opcode: "REQUEST_FAILED",
+      data: { code: "UNSUPPORTED_VERSION", message: "" },
+    });
     expect(does(no)).toEqual(["halt", "outdated"]);
   });
 });
 
 describe("membership", () => {
-  test.each([["approved", "inside"], ["pending", "knocking"], ["disapproved", "refused"]] as const)("%s leads to %s", (membership, at) => {
+  test.each([
+    ["approved", "inside"],
+    ["pending", "knocking"],
+    ["disapproved", "refused"],
+  ] as const)("%s leads to %s", (membership, at) => {
     const one = session("approved");
     one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), membership));
     expect(one.place.at).toBe(at);
@@ -363,16 +538,26 @@ describe("membership", () => {
     const one = session("approved");
     one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), "unknown"));
     expect(one).toMatchObject({ place: { at: "inside" }, entered: false });
-    expect(does(one.hear({ opcode: "MEMBERSHIP", data: { membership: "approved" } }))).toEqual(["remember", "entered"]);
+    expect(does(one.hear({ opcode: "MEMBERSHIP", data: { membership: "approved" } }))).toEqual([
+      "remember",
+      "entered",
+    ]);
     expect(one.entered).toBe(true);
   });
 
   test("refusal is final on this page and remembered for the next", () => {
     const one = session("approved");
     one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), "approved"));
-    const effects = one.hear({ opcode: "CLIENT_DIS_APPROVED", data: { public_id: KEYS.publicId, epoch: 1, revision: 3, audience: "all" } });
+    const effects = one.hear({
+      opcode: "CLIENT_DIS_APPROVED",
+      data: { public_id: KEYS.publicId, epoch: 1, revision: 3, audience: "all" },
+    });
     expect(does(effects)).toEqual(["remember", "halt", "cleared"]);
-    expect(one).toMatchObject({ place: { at: "refused" }, signer: null, remembered: { door: "refused" } });
+    expect(one).toMatchObject({
+      place: { at: "refused" },
+      signer: null,
+      remembered: { door: "refused" },
+    });
   });
 
   test("a refused page asks once when it is loaded, and waits for nobody", () => {
@@ -384,7 +569,10 @@ describe("membership", () => {
 });
 
 describe("a closed socket", () => {
-  test.each([[4400, "protocol"], [4401, "refused-proof"]] as const)("%i ends the attempts", (code, why) => {
+  test.each([
+    [4400, "protocol"],
+    [4401, "refused-proof"],
+  ] as const)("%i ends the attempts", (code, why) => {
     const one = session("approved");
     expect(does(one.closed(code))).toEqual(["halt"]);
     expect(one.place).toEqual({ at: "stopped", why });

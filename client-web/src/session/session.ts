@@ -5,14 +5,39 @@
 import type { Random } from "../identity/bytes";
 import { toHex } from "../identity/bytes";
 import type { Remembered } from "../identity/memory";
-import { type Handshake, type Invitation, type Keys, NO_CHANNEL, deviceText, hubText, invitationProof, verifies } from "../identity/proof";
+import {
+  type Handshake,
+  type Invitation,
+  type Keys,
+  NO_CHANNEL,
+  deviceText,
+  hubText,
+  invitationProof,
+  verifies,
+} from "../identity/proof";
 import { type Ephemeral, Signer, ephemeralFrom, sessionKeyOf } from "../identity/signer";
 import { type RevealBook, beginAnew, give, isSpent, opened } from "../identity/reveals";
 import { OPENING_TIMEOUT_MS, PROTOCOL_VERSION } from "../protocol/limits";
-import type { DataOf, DeviceToRelay, Membership, RelayToDevice, Resume, TransportMode } from "../protocol/wire";
-import { type JoinRequest, answerChallenge, codeIn, newJoinRequest, open, requestOf, restart } from "./join_request";
+import type {
+  DataOf,
+  DeviceToRelay,
+  Membership,
+  RelayToDevice,
+  Resume,
+  TransportMode,
+} from "../protocol/wire";
+import {
+  type JoinRequest,
+  answerChallenge,
+  codeIn,
+  newJoinRequest,
+  open,
+  requestOf,
+  restart,
+} from "./join_request";
 
-export type Stop = "version" | "refused-proof" | "protocol" | "superseded" | "impostor" | "not-opened";
+export type Stop =
+  "version" | "refused-proof" | "protocol" | "superseded" | "impostor" | "not-opened";
 
 /** Which of the screens, before the state of the connection is laid over it. */
 export type Place =
@@ -166,7 +191,9 @@ export class Session {
       case "CLIENT_DIS_APPROVED":
         return message.data.public_id === this.setup.keys.publicId ? this.#refuse() : [];
       case "CLIENT_UPDATED":
-        return message.data.client.public_id === this.setup.keys.publicId ? [this.#remember({ name: message.data.client.name })] : [];
+        return message.data.client.public_id === this.setup.keys.publicId
+          ? [this.#remember({ name: message.data.client.name })]
+          : [];
       case "HUB_READY":
         this.hubReady = true;
         return [];
@@ -210,7 +237,11 @@ export class Session {
     const name = this.name;
     this.#handshake = handshake;
     this.#ephemeral = ephemeral;
-    this.#joinRequest = newJoinRequest({ publicKey: keys.publicKey, hubKey: handshake.hubKey, name }, data.nonce, random);
+    this.#joinRequest = newJoinRequest(
+      { publicKey: keys.publicKey, hubKey: handshake.hubKey, name },
+      data.nonce,
+      random,
+    );
     const resume = this.setup.resume();
     const commit = this.#joinRequest.commit;
     const invitation = this.#invitationFor(this.#joinRequest);
@@ -233,7 +264,10 @@ export class Session {
     });
     const signature = keys.sign(deviceText(handshake));
     if (typeof signature === "string") return { do: "send", message: signed(signature) };
-    return { do: "sign", signed: signature.then((text) => (this.#handshake === handshake ? signed(text) : null)) };
+    return {
+      do: "sign",
+      signed: signature.then((text) => (this.#handshake === handshake ? signed(text) : null)),
+    };
   }
 
   #acknowledged(data: DataOf<RelayToDevice, "CLIENT_REGISTER_ACK">): Effect[] {
@@ -242,7 +276,8 @@ export class Session {
     const ephemeral = this.#ephemeral;
     this.#ephemeral = null;
     if (!handshake || !ephemeral || data.public_id !== publicId) return this.#stop("impostor");
-    if (!verifies(handshake.hubKey, hubText(handshake, publicId), data.signature)) return this.#stop("impostor");
+    if (!verifies(handshake.hubKey, hubText(handshake, publicId), data.signature))
+      return this.#stop("impostor");
     const key = sessionKeyOf(ephemeral, handshake.relayEphemeral, deviceText(handshake));
     if (!key) return this.#stop("impostor");
     this.busy = false;
@@ -257,19 +292,32 @@ export class Session {
         const first = !this.#entered;
         this.#entered = true;
         this.place = { at: "inside" };
-        const kept = this.#remember({ door: "approved", hubKey: this.hubKey, hubName: this.hubName });
+        const kept = this.#remember({
+          door: "approved",
+          hubKey: this.hubKey,
+          hubName: this.hubName,
+        });
         return first ? [kept, { do: "entered" }] : [kept];
       }
       case "pending": {
         const since = this.place.at === "knocking" ? this.place.since : this.setup.now();
         const wasInside = this.place.at === "inside";
-        this.place = { at: "knocking", since, code: codeIn(this.#joinRequest), asked: this.setup.now() };
-        return [this.#remember({ door: "knocking" }), ...(wasInside ? [{ do: "cleared" } as const] : [])];
+        this.place = {
+          at: "knocking",
+          since,
+          code: codeIn(this.#joinRequest),
+          asked: this.setup.now(),
+        };
+        return [
+          this.#remember({ door: "knocking" }),
+          ...(wasInside ? [{ do: "cleared" } as const] : []),
+        ];
       }
       case "disapproved":
         return this.#refuse();
       case "unknown":
-        if (this.place.at === "refused") this.place = { at: "knocking", since: this.setup.now(), code: null };
+        if (this.place.at === "refused")
+          this.place = { at: "knocking", since: this.setup.now(), code: null };
         return [];
     }
   }
@@ -277,7 +325,14 @@ export class Session {
   /** Proves the invitation that this device was given, for this knock. */
   #invitationFor(request: JoinRequest): { invitation?: { id: string; proof: string } } {
     const { invitation } = this.setup;
-    return invitation ? { invitation: { id: invitation.id, proof: invitationProof(invitation.secret, requestOf(request)) } } : {};
+    return invitation
+      ? {
+          invitation: {
+            id: invitation.id,
+            proof: invitationProof(invitation.secret, requestOf(request)),
+          },
+        }
+      : {};
   }
 
   /** The hub knows the digits, and this page does not. */
@@ -288,14 +343,23 @@ export class Session {
   /** The master is bound; so the reveal can be made, once. It counts before it is made. */
   #reveal(data: DataOf<RelayToDevice, "APPROVAL_CHALLENGE">): Effect[] {
     const { reveals, now } = this.setup;
-    const request = this.#joinRequest && answerChallenge(this.#joinRequest, data.request_id, data.commit, now());
+    const request =
+      this.#joinRequest && answerChallenge(this.#joinRequest, data.request_id, data.commit, now());
     if (!request) return [];
     // A challenge comes from the master alone.
     this.hubReady = true;
     if (isSpent(reveals.read())) return this.#stop("not-opened");
     give(reveals);
     this.#show(request);
-    return [{ do: "send", message: { opcode: "APPROVAL_REVEAL", data: { request_id: data.request_id, reveal: request.reveal } } }];
+    return [
+      {
+        do: "send",
+        message: {
+          opcode: "APPROVAL_REVEAL",
+          data: { request_id: data.request_id, reveal: request.reveal },
+        },
+      },
+    ];
   }
 
   /** Takes the nonce that the master had committed to: only now the page knows its digits. Ignores anything else. */
@@ -325,11 +389,21 @@ export class Session {
 
   #restart(data: DataOf<RelayToDevice, "APPROVAL_RESTART">): Effect[] {
     const isLost = this.#isRevealed;
-    const request = this.#joinRequest && restart(this.#joinRequest, data.request_id, data.nonce, this.setup.random);
+    const request =
+      this.#joinRequest &&
+      restart(this.#joinRequest, data.request_id, data.nonce, this.setup.random);
     if (!request) return [];
     if (isLost && isSpent(this.setup.reveals.read())) return this.#stop("not-opened");
     this.#show(request);
-    return [{ do: "send", message: { opcode: "APPROVAL_COMMIT", data: { commit: request.commit, ...this.#invitationFor(request) } } }];
+    return [
+      {
+        do: "send",
+        message: {
+          opcode: "APPROVAL_COMMIT",
+          data: { commit: request.commit, ...this.#invitationFor(request) },
+        },
+      },
+    ];
   }
 
   #show(request: JoinRequest): void {
@@ -337,7 +411,12 @@ export class Session {
     if (this.place.at !== "knocking") return;
     const closed = request.stage.at === "closed";
     const asked = request.stage.at === "committed" ? this.setup.now() : this.place.asked;
-    this.place = { ...this.place, code: codeIn(request), closed, ...(asked === undefined ? {} : { asked }) };
+    this.place = {
+      ...this.place,
+      code: codeIn(request),
+      closed,
+      ...(asked === undefined ? {} : { asked }),
+    };
   }
 
   #failed(code: string): Effect[] {
@@ -377,7 +456,9 @@ export class Session {
   #placeFrom({ door }: Remembered): Place {
     if (door === "approved") return { at: "inside" };
     if (door === "refused") return { at: "refused" };
-    return door === "knocking" ? { at: "knocking", since: this.setup.now(), code: null } : { at: "door" };
+    return door === "knocking"
+      ? { at: "knocking", since: this.setup.now(), code: null }
+      : { at: "door" };
   }
 
   #remember(what: Partial<Remembered>): Effect {

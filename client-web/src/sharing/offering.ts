@@ -4,7 +4,14 @@ import type { Signer } from "../identity/signer";
 import { yieldToBrowser } from "../lib/debounced";
 import { sentence } from "../lib/words";
 import { MAX_FILES_A_MESSAGE } from "../protocol/limits";
-import type { DataOf, DeviceToRelay, FailureCode, Incoming, NewFile, RelayToDevice } from "../protocol/wire";
+import type {
+  DataOf,
+  DeviceToRelay,
+  FailureCode,
+  Incoming,
+  NewFile,
+  RelayToDevice,
+} from "../protocol/wire";
 import { type Gathered, fromPicker } from "../transfer/gather";
 import { nameOf, numbered, travelPath } from "../transfer/paths";
 import { Uploads, whyUnreadable } from "../transfer/upload";
@@ -62,11 +69,17 @@ export class Offering {
   async share(gathered: Gathered): Promise<void> {
     await this.#settleRivals(gathered);
     const { picked, ...others } = gathered;
-    const { fresh, skipped, ...counts } = this.shares.add({ picked: [], ...others }, this.tools.fileId);
+    const { fresh, skipped, ...counts } = this.shares.add(
+      { picked: [], ...others },
+      this.tools.fileId,
+    );
     let { duplicates, reclaimed } = counts;
     let shared = fresh.length;
     for (let at = 0; at < picked.length; at += AT_ONCE) {
-      const added = this.shares.add({ picked: picked.slice(at, at + AT_ONCE), emptyFolders: [], unreadable: [] }, this.tools.fileId);
+      const added = this.shares.add(
+        { picked: picked.slice(at, at + AT_ONCE), emptyFolders: [], unreadable: [] },
+        this.tools.fileId,
+      );
       fresh.push(...added.fresh);
       skipped.push(...added.skipped);
       duplicates += added.duplicates;
@@ -78,13 +91,26 @@ export class Offering {
     this.#announce(fresh);
     this.tools.changed();
     if (skipped.length > 0) {
-      const names = skipped.slice(0, 3).map(nameOf).join(", ") + (skipped.length > 3 ? " and others" : "");
-      this.tools.notify({ tone: "error", title: `${plural(skipped.length, "file")} could not be read`, text: names });
+      const names =
+        skipped.slice(0, 3).map(nameOf).join(", ") + (skipped.length > 3 ? " and others" : "");
+      this.tools.notify({
+        tone: "error",
+        title: `${plural(skipped.length, "file")} could not be read`,
+        text: names,
+      });
     }
     if (shared === 0 && duplicates > 0) {
-      this.tools.notify({ tone: "ok", title: duplicates === 1 ? "That file is shared already" : "Those files are shared already" });
+      this.tools.notify({
+        tone: "ok",
+        title: duplicates === 1 ? "That file is shared already" : "Those files are shared already",
+      });
     }
-    if (reclaimed > 0) this.tools.notify({ tone: "ok", title: `${plural(reclaimed, "file")} readable again`, text: "The same links keep working." });
+    if (reclaimed > 0)
+      this.tools.notify({
+        tone: "ok",
+        title: `${plural(reclaimed, "file")} readable again`,
+        text: "The same links keep working.",
+      });
   }
 
   shareFiles(files: Iterable<File>): Promise<void> {
@@ -92,7 +118,11 @@ export class Offering {
   }
 
   announceAgain(fileIds: string[]): void {
-    this.#announce(fileIds.flatMap((id) => this.shares.offers.get(id) ?? []).filter((offer) => this.shares.handle(offer.file_id)));
+    this.#announce(
+      fileIds
+        .flatMap((id) => this.shares.offers.get(id) ?? [])
+        .filter((offer) => this.shares.handle(offer.file_id)),
+    );
     this.tools.changed();
   }
 
@@ -116,8 +146,15 @@ export class Offering {
     this.#remove([fileId]);
     this.tools.changed();
     const name = nameOf(offer.path);
-    const title = code === "FILE_CHANGED" ? `${name} changed since it was shared` : `${name} is no longer where it was`;
-    this.tools.notify({ tone: "error", title, text: "It was taken off the list. Pick it again to share it as it is." });
+    const title =
+      code === "FILE_CHANGED"
+        ? `${name} changed since it was shared`
+        : `${name} is no longer where it was`;
+    this.tools.notify({
+      tone: "error",
+      title,
+      text: "It was taken off the list. Pick it again to share it as it is.",
+    });
   }
 
   /** The list is whole: make it and this tab agree. */
@@ -155,7 +192,8 @@ export class Offering {
     for (const { file_id, instance } of files) {
       const offer = this.shares.offers.get(file_id);
       if (!offer || offer.state === "leaving" || instance !== this.tools.instance()) continue;
-      if (this.shares.handle(file_id) || offer.kind === "folder") this.shares.set(file_id, { state: "shared", problem: undefined });
+      if (this.shares.handle(file_id) || offer.kind === "folder")
+        this.shares.set(file_id, { state: "shared", problem: undefined });
     }
   }
 
@@ -163,7 +201,9 @@ export class Offering {
   tick(): void {
     if (this.#due === null || this.tools.now() < this.#due || !this.tools.ready()) return;
     this.#due = null;
-    const delayed = [...this.shares.offers.values()].filter(({ state, asked }) => state === "syncing" && !asked);
+    const delayed = [...this.shares.offers.values()].filter(
+      ({ state, asked }) => state === "syncing" && !asked,
+    );
     this.#announce(delayed);
     this.tools.changed();
   }
@@ -177,7 +217,9 @@ export class Offering {
   #held(fileId: string) {
     const offer = this.shares.offers.get(fileId);
     const file = this.shares.handle(fileId);
-    return offer && file && offer.state !== "leaving" ? { file, size: offer.size, modified_ms: offer.modified_ms } : undefined;
+    return offer && file && offer.state !== "leaving"
+      ? { file, size: offer.size, modified_ms: offer.modified_ms }
+      : undefined;
   }
 
   /** Whether nobody should wait for its bytes. Until the list is whole it may name what a reload forgot. */
@@ -187,7 +229,8 @@ export class Offering {
   }
 
   #announce(offers: NewFile[]): void {
-    for (const { file_id } of offers) this.shares.set(file_id, { state: "syncing", problem: undefined, asked: false });
+    for (const { file_id } of offers)
+      this.shares.set(file_id, { state: "syncing", problem: undefined, asked: false });
     // Without the hub they stay on their way: its return announces them.
     if (!this.tools.ready()) return;
     for (const files of batches(offers)) {
@@ -209,7 +252,9 @@ export class Offering {
       return;
     }
     const { code, message, file_id: culprit, retry_after_ms } = answer.data;
-    const waiting = files.filter(({ file_id }) => this.shares.offers.get(file_id)?.state === "syncing");
+    const waiting = files.filter(
+      ({ file_id }) => this.shares.offers.get(file_id)?.state === "syncing",
+    );
     const at = waiting.findIndex(({ file_id }) => file_id === culprit);
     if (DELAYED.includes(code)) {
       for (const { file_id } of waiting) this.shares.set(file_id, { asked: false });
@@ -232,7 +277,8 @@ export class Offering {
   #overdue(files: NewFile[]): void {
     if (!this.tools.ready()) return;
     for (const { file_id } of files) {
-      if (this.shares.offers.get(file_id)?.state === "syncing") this.shares.set(file_id, { state: "failed", problem: "Not announced" });
+      if (this.shares.offers.get(file_id)?.state === "syncing")
+        this.shares.set(file_id, { state: "failed", problem: "Not announced" });
     }
     this.tools.changed();
   }
@@ -271,7 +317,10 @@ export class Offering {
           this.#remove([rival.file_id]);
           break;
         }
-        picked.path = numbered(count === 2 ? path : picked.path.replace(/ \(\d+\)(?=(\.[^./]*)?$)/, ""), count);
+        picked.path = numbered(
+          count === 2 ? path : picked.path.replace(/ \(\d+\)(?=(\.[^./]*)?$)/, ""),
+          count,
+        );
       }
     }
   }

@@ -37,7 +37,8 @@ export class Outgoing {
     let changed = false;
     for (const [fileId, askers] of this.#open) {
       for (const [asker, transfer] of askers) {
-        if (transfer.state === "running" && now - transfer.heardMs > QUIET_MS) changed = askers.delete(asker) || changed;
+        if (transfer.state === "running" && now - transfer.heardMs > QUIET_MS)
+          changed = askers.delete(asker) || changed;
       }
       if (askers.size === 0) this.#open.delete(fileId);
     }

@@ -46,7 +46,9 @@ export class Shares {
 
   /** What a reload should find again. */
   get lasting(): NewFile[] {
-    return [...this.offers.values()].filter(({ state }) => state !== "leaving" && state !== "failed").map(announced);
+    return [...this.offers.values()]
+      .filter(({ state }) => state !== "leaving" && state !== "failed")
+      .map(announced);
   }
 
   handle(fileId: string): File | undefined {
@@ -61,7 +63,12 @@ export class Shares {
   }
 
   add(gathered: Gathered, idOf: (version: Version) => string): Added {
-    const added: Added = { fresh: [], duplicates: 0, reclaimed: 0, skipped: [...gathered.unreadable] };
+    const added: Added = {
+      fresh: [],
+      duplicates: 0,
+      reclaimed: 0,
+      skipped: [...gathered.unreadable],
+    };
     for (const { file, path: raw } of gathered.picked) {
       const path = travelPath(raw);
       if (path === null) {
@@ -76,7 +83,12 @@ export class Shares {
       if (known?.state === "lost") added.reclaimed += 1;
       const offer: Offer = known
         ? { ...known, state: "syncing", asked: false, problem: undefined }
-        : { ...described(path, file), file_id: idOf({ ...described(path, file), kind: "file" }), state: "syncing", asked: false };
+        : {
+            ...described(path, file),
+            file_id: idOf({ ...described(path, file), kind: "file" }),
+            state: "syncing",
+            asked: false,
+          };
       this.#handles.set(offer.file_id, file);
       this.#keep(offer);
       added.fresh.push(offer);
@@ -85,7 +97,13 @@ export class Shares {
       const path = travelPath(raw);
       if (path === null || this.#byPath.has(path)) continue;
       const folder = { path, size: 0, modified_ms: 0, kind: "folder" } as const;
-      const offer: Offer = { ...folder, file_id: idOf(folder), media_type: "", state: "syncing", asked: false };
+      const offer: Offer = {
+        ...folder,
+        file_id: idOf(folder),
+        media_type: "",
+        state: "syncing",
+        asked: false,
+      };
       this.#keep(offer);
       added.fresh.push(offer);
     }
@@ -111,18 +129,25 @@ export class Shares {
   }
 
   disconnected(): void {
-    for (const [id, offer] of this.offers) if (offer.asked) this.offers.set(id, { ...offer, asked: false });
+    for (const [id, offer] of this.offers)
+      if (offer.asked) this.offers.set(id, { ...offer, asked: false });
   }
 
   /** Compares with what is listed as this instance's: what to say to make both agree. */
-  reconcile(listed: Listed[], instance: string): { announce: Offer[]; withdraw: string[]; remove: string[] } {
-    const mine = new Map(listed.filter((file) => file.instance === instance).map((file) => [file.file_id, file]));
+  reconcile(
+    listed: Listed[],
+    instance: string,
+  ): { announce: Offer[]; withdraw: string[]; remove: string[] } {
+    const mine = new Map(
+      listed.filter((file) => file.instance === instance).map((file) => [file.file_id, file]),
+    );
     const withdraw: string[] = [];
     const remove: string[] = [];
     for (const file of mine.values()) {
       const offer = this.offers.get(file.file_id);
       if (offer?.state === "leaving") remove.push(file.file_id);
-      else if (this.#readable(file.file_id, file.kind)) this.set(file.file_id, { state: "shared", problem: undefined });
+      else if (this.#readable(file.file_id, file.kind))
+        this.set(file.file_id, { state: "shared", problem: undefined });
       else {
         if (!offer) this.#keep({ ...announced(file), state: "lost", asked: false });
         withdraw.push(file.file_id);
@@ -132,7 +157,11 @@ export class Shares {
     for (const [id, offer] of this.offers) {
       if (mine.has(id)) continue;
       if (offer.state === "leaving" && !offer.asked) this.drop(id);
-      if ((offer.state === "syncing" || offer.state === "shared") && !offer.asked && this.#readable(id, offer.kind)) {
+      if (
+        (offer.state === "syncing" || offer.state === "shared") &&
+        !offer.asked &&
+        this.#readable(id, offer.kind)
+      ) {
         this.set(id, { state: "syncing" });
         announce.push(offer);
       }
@@ -141,7 +170,9 @@ export class Shares {
   }
 
   #readable(fileId: string, kind: EntryKind | undefined): boolean {
-    return this.#handles.has(fileId) || (kind === "folder" && this.offers.get(fileId)?.state !== "lost");
+    return (
+      this.#handles.has(fileId) || (kind === "folder" && this.offers.get(fileId)?.state !== "lost")
+    );
   }
 
   /** The same version under the same path; for a lost one the folder may be missing from the new path. */
@@ -151,7 +182,8 @@ export class Shares {
     if (exact && same(exact, path, file)) return exact;
     if (path.includes("/")) return undefined;
     for (const offer of this.offers.values()) {
-      if (offer.state === "lost" && nameOf(offer.path) === path && same(offer, offer.path, file)) return offer;
+      if (offer.state === "lost" && nameOf(offer.path) === path && same(offer, offer.path, file))
+        return offer;
     }
     return undefined;
   }
@@ -162,7 +194,14 @@ export class Shares {
   }
 }
 
-export function announced({ file_id, path, size, modified_ms, media_type, kind }: NewFile): NewFile {
+export function announced({
+  file_id,
+  path,
+  size,
+  modified_ms,
+  media_type,
+  kind,
+}: NewFile): NewFile {
   return { file_id, path, size, modified_ms, media_type, ...(kind === "folder" ? { kind } : {}) };
 }
 
@@ -189,10 +228,20 @@ export function batches(offers: NewFile[]): NewFile[][] {
 const utf8 = new TextEncoder();
 
 function described(path: string, file: File): Omit<NewFile, "file_id"> {
-  const type = /^[\x20-\x7e]*$/.test(file.type) && file.type.length <= MAX_LABEL_BYTES ? file.type : "";
-  return { path, size: file.size, modified_ms: Math.max(0, Math.floor(file.lastModified)), media_type: type };
+  const type =
+    /^[\x20-\x7e]*$/.test(file.type) && file.type.length <= MAX_LABEL_BYTES ? file.type : "";
+  return {
+    path,
+    size: file.size,
+    modified_ms: Math.max(0, Math.floor(file.lastModified)),
+    media_type: type,
+  };
 }
 
 function same(offer: Offer, path: string, file: File): boolean {
-  return offer.path === path && offer.size === file.size && offer.modified_ms === Math.max(0, Math.floor(file.lastModified));
+  return (
+    offer.path === path &&
+    offer.size === file.size &&
+    offer.modified_ms === Math.max(0, Math.floor(file.lastModified))
+  );
 }

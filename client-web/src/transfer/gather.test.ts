@@ -6,15 +6,21 @@ type Tree = { [name: string]: Tree | "file" | "locked" };
 
 function entryOf(path: string, node: Tree | "file" | "locked"): FileSystemEntry {
   const isFile = typeof node === "string";
-  const children = isFile ? [] : Object.entries(node).map(([name, child]) => entryOf(`${path}/${name}`, child));
+  const children = isFile
+    ? []
+    : Object.entries(node).map(([name, child]) => entryOf(`${path}/${name}`, child));
   return {
     isFile,
     isDirectory: !isFile,
     fullPath: path,
-    file: (ok: (file: File) => void, no: (error: Error) => void) => (node === "file" ? ok(new File(["x"], path)) : no(new Error("locked"))),
+    file: (ok: (file: File) => void, no: (error: Error) => void) =>
+      node === "file" ? ok(new File(["x"], path)) : no(new Error("locked")),
     createReader: () => {
       let at = 0;
-      return { readEntries: (ok: (entries: FileSystemEntry[]) => void) => ok(children.slice(at, (at += 100))) };
+      return {
+        readEntries: (ok: (entries: FileSystemEntry[]) => void) =>
+          ok(children.slice(at, (at += 100))),
+      };
     },
   } as unknown as FileSystemEntry;
 }
@@ -22,13 +28,23 @@ function entryOf(path: string, node: Tree | "file" | "locked"): FileSystemEntry 
 function drop(...entries: FileSystemEntry[]): DataTransfer {
   let open = true;
   queueMicrotask(() => (open = false));
-  const items = entries.map((entry) => ({ kind: "file", webkitGetAsEntry: () => (open ? entry : null), getAsFile: () => null }));
+  const items = entries.map((entry) => ({
+    kind: "file",
+    webkitGetAsEntry: () => (open ? entry : null),
+    getAsFile: () => null,
+  }));
   return { items } as unknown as DataTransfer;
 }
 
 test("a dropped folder is walked whole, though readers hand out a hundred at a time", async () => {
   const many: Tree = Object.fromEntries(Array.from({ length: 250 }, (_, at) => [`f${at}`, "file"]));
-  const found = await fromDrop(drop(entryOf("/Trip", { many, empty: {}, "a.jpg": "file", secret: "locked" }), entryOf("/b.txt", "file")), new AbortController().signal);
+  const found = await fromDrop(
+    drop(
+      entryOf("/Trip", { many, empty: {}, "a.jpg": "file", secret: "locked" }),
+      entryOf("/b.txt", "file"),
+    ),
+    new AbortController().signal,
+  );
   expect(found.picked).toHaveLength(252);
   expect(found.picked.map(({ path }) => path)).toContain("Trip/many/f249");
   expect(found.emptyFolders).toEqual(["Trip/empty"]);
@@ -43,7 +59,10 @@ test("a walk ends with its signal", async () => {
 test("a picked folder keeps its relative paths", () => {
   const file = new File(["x"], "a.jpg");
   Object.defineProperty(file, "webkitRelativePath", { value: "Trip/a.jpg" });
-  expect(fromPicker([file, new File(["y"], "b.txt")]).picked.map(({ path }) => path)).toEqual(["Trip/a.jpg", "b.txt"]);
+  expect(fromPicker([file, new File(["y"], "b.txt")]).picked.map(({ path }) => path)).toEqual([
+    "Trip/a.jpg",
+    "b.txt",
+  ]);
 });
 
 test("a pasted screenshot is named by its time", () => {

@@ -16,7 +16,10 @@ export interface Gathered {
 const AT_ONCE = 64;
 
 export function fromPicker(files: Iterable<File>): Gathered {
-  const picked = Array.from(files, (file) => ({ file, path: file.webkitRelativePath || file.name }));
+  const picked = Array.from(files, (file) => ({
+    file,
+    path: file.webkitRelativePath || file.name,
+  }));
   return { picked, emptyFolders: [], unreadable: [] };
 }
 
@@ -48,13 +51,19 @@ export function fromPaste(transfer: DataTransfer | null, now: Date): Gathered {
   return { picked, emptyFolders: [], unreadable: [] };
 }
 
-async function walk(roots: FileSystemEntry[], found: Gathered, signal: AbortSignal): Promise<Gathered> {
+async function walk(
+  roots: FileSystemEntry[],
+  found: Gathered,
+  signal: AbortSignal,
+): Promise<Gathered> {
   let level = roots;
   while (level.length > 0) {
     const next: FileSystemEntry[] = [];
     for (let at = 0; at < level.length; at += AT_ONCE) {
       signal.throwIfAborted();
-      const below = await Promise.all(level.slice(at, at + AT_ONCE).map((entry) => visit(entry, found)));
+      const below = await Promise.all(
+        level.slice(at, at + AT_ONCE).map((entry) => visit(entry, found)),
+      );
       for (const entries of below) next.push(...entries);
     }
     level = next;
@@ -66,7 +75,9 @@ async function visit(entry: FileSystemEntry, found: Gathered): Promise<FileSyste
   const path = entry.fullPath.replace(/^\/+/, "");
   try {
     if (entry.isFile) {
-      const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject));
+      const file = await new Promise<File>((resolve, reject) =>
+        (entry as FileSystemFileEntry).file(resolve, reject),
+      );
       found.picked.push({ file, path });
       return [];
     }
@@ -83,7 +94,9 @@ async function visit(entry: FileSystemEntry, found: Gathered): Promise<FileSyste
 async function readAll(reader: FileSystemDirectoryReader): Promise<FileSystemEntry[]> {
   const all: FileSystemEntry[] = [];
   for (;;) {
-    const some = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
+    const some = await new Promise<FileSystemEntry[]>((resolve, reject) =>
+      reader.readEntries(resolve, reject),
+    );
     if (some.length === 0) return all;
     all.push(...some);
   }

@@ -20,8 +20,19 @@ describe("a body", () => {
   });
 
   test("is many pieces in their order", async () => {
-    const body = bodyOf({ pieces: [["small", 0, 1], ["big", 2, 1]], length: 10 }, (id) => held.get(id));
-    expect(new Uint8Array(await body.arrayBuffer())).toEqual(new Uint8Array([...new TextEncoder().encode("hello"), ...bytes.slice(2 * GROUP)]));
+    const body = bodyOf(
+      {
+        pieces: [
+          ["small", 0, 1],
+          ["big", 2, 1],
+        ],
+        length: 10,
+      },
+      (id) => held.get(id),
+    );
+    expect(new Uint8Array(await body.arrayBuffer())).toEqual(
+      new Uint8Array([...new TextEncoder().encode("hello"), ...bytes.slice(2 * GROUP)]),
+    );
   });
 
   test.each<[string, GroupSpan[], number, string]>([
@@ -33,7 +44,9 @@ describe("a body", () => {
 
   test("is refused for a file that is not what was listed", () => {
     const listed: Held = { file: small, size: 5, modified_ms: 1 };
-    expect(() => bodyOf({ pieces: [["small", 0, 1]], length: 5 }, () => listed)).toThrow("FILE_CHANGED");
+    expect(() => bodyOf({ pieces: [["small", 0, 1]], length: 5 }, () => listed)).toThrow(
+      "FILE_CHANGED",
+    );
   });
 });
 
@@ -46,7 +59,8 @@ describe("uploading", () => {
   let owed = 0;
   let uploads: Uploads;
   let signer: Signer;
-  const ask = (ticket: string, pieces: GroupSpan[] = [["small", 0, 1]], length = 5) => uploads.request({ ticket, public_id: "me", pieces, what: "bytes", length });
+  const ask = (ticket: string, pieces: GroupSpan[] = [["small", 0, 1]], length = 5) =>
+    uploads.request({ ticket, public_id: "me", pieces, what: "bytes", length });
 
   beforeEach(() => {
     puts = [];
@@ -62,7 +76,12 @@ describe("uploading", () => {
       put: (url, init) =>
         new Promise((resolve, reject) => {
           init.signal?.addEventListener("abort", () => reject(new DOMException("", "AbortError")));
-          puts.push({ url, init, finish: () => resolve(new Response(null, { status: 204 })), fail: () => reject(new TypeError("Failed to fetch")) });
+          puts.push({
+            url,
+            init,
+            finish: () => resolve(new Response(null, { status: 204 })),
+            fail: () => reject(new TypeError("Failed to fetch")),
+          });
         }),
     });
   });
@@ -72,8 +91,13 @@ describe("uploading", () => {
     ask("t1");
     ask("t2");
     for (const [at, ticket] of ["t1", "t2"].entries()) {
-      const headers = { Authorization: `Lanyard ${"5e".repeat(16)}.${at + 1}.${macOf(KEY, "PUT", `/chunks/${ticket}`, at + 1)}` };
-      expect(puts[at]).toMatchObject({ url: `/chunks/${ticket}`, init: { method: "PUT", headers } });
+      const headers = {
+        Authorization: `Lanyard ${"5e".repeat(16)}.${at + 1}.${macOf(KEY, "PUT", `/chunks/${ticket}`, at + 1)}`,
+      };
+      expect(puts[at]).toMatchObject({
+        url: `/chunks/${ticket}`,
+        init: { method: "PUT", headers },
+      });
       expect(Object.keys(puts[at]?.init.headers ?? {})).toEqual(["Authorization"]);
     }
   });
@@ -82,7 +106,11 @@ describe("uploading", () => {
     for (const ticket of ["t1", "t1", "t2", "t3", "t4", "t4"]) ask(ticket);
     expect([puts.length, owed]).toEqual([3, 4]);
     puts[0]!.finish();
-    await vi.waitFor(() => expect(puts.map((put) => put.url)).toEqual(["t1", "t2", "t3", "t4"].map((ticket) => `/chunks/${ticket}`)));
+    await vi.waitFor(() =>
+      expect(puts.map((put) => put.url)).toEqual(
+        ["t1", "t2", "t3", "t4"].map((ticket) => `/chunks/${ticket}`),
+      ),
+    );
   });
 
   test("three at once, the fourth when one is through", async () => {
@@ -102,7 +130,13 @@ describe("uploading", () => {
   });
 
   test("values are not ours to give", () => {
-    uploads.request({ ticket: "v", public_id: "me", pieces: [["small", 0, 1]], what: "hashes", length: 32 });
+    uploads.request({
+      ticket: "v",
+      public_id: "me",
+      pieces: [["small", 0, 1]],
+      what: "hashes",
+      length: 32,
+    });
     expect(said).toEqual([{ ticket: "v", code: "NO_HASHES" }]);
   });
 
@@ -113,7 +147,10 @@ describe("uploading", () => {
     expect([said, broken]).toEqual([[], []]);
   });
 
-  test.each([["NotReadableError", "FILE_CHANGED"], ["NotFoundError", "FILE_GONE"]])("a file that reads as %s is %s", async (name, code) => {
+  test.each([
+    ["NotReadableError", "FILE_CHANGED"],
+    ["NotFoundError", "FILE_GONE"],
+  ])("a file that reads as %s is %s", async (name, code) => {
     const unreadable = { arrayBuffer: () => Promise.reject(new DOMException("", name)), size: 5 };
     const slice = vi.spyOn(small, "slice").mockReturnValue(unreadable as unknown as Blob);
     ask("t");

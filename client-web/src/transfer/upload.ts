@@ -51,7 +51,11 @@ export class Uploads {
       return;
     }
     // Said twice, it is one upload.
-    if (this.#open.has(request.ticket) || this.#waiting.some(({ ticket }) => ticket === request.ticket)) return;
+    if (
+      this.#open.has(request.ticket) ||
+      this.#waiting.some(({ ticket }) => ticket === request.ticket)
+    )
+      return;
     this.#waiting.push(request);
     this.#next();
   }
@@ -127,11 +131,16 @@ export async function whyUnreadable(file: Blob): Promise<"FILE_CHANGED" | "FILE_
     await file.slice(0, 1).arrayBuffer();
     return null;
   } catch (error) {
-    return error instanceof DOMException && error.name === "NotFoundError" ? "FILE_GONE" : "FILE_CHANGED";
+    return error instanceof DOMException && error.name === "NotFoundError"
+      ? "FILE_GONE"
+      : "FILE_CHANGED";
   }
 }
 
-export function bodyOf(request: Pick<Request, "pieces" | "length">, held: UploadTools["held"]): Blob {
+export function bodyOf(
+  request: Pick<Request, "pieces" | "length">,
+  held: UploadTools["held"],
+): Blob {
   const parts = request.pieces.map((piece) => sliceOf(piece, held));
   const body = parts.length === 1 && parts[0] ? parts[0] : new Blob(parts);
   if (body.size !== request.length) throw new Refusal("FILE_CHANGED", request.pieces[0]?.[0] ?? "");
@@ -143,7 +152,8 @@ function sliceOf([fileId, first, count]: GroupSpan, held: UploadTools["held"]): 
   // Its handle went with a reload: whoever wants it waits, until it is picked again or taken off the list.
   if (!found) throw new Refusal("BUSY", fileId);
   const { file, size, modified_ms } = found;
-  if (file.size !== size || Math.max(0, Math.floor(file.lastModified)) !== modified_ms) throw new Refusal("FILE_CHANGED", fileId);
+  if (file.size !== size || Math.max(0, Math.floor(file.lastModified)) !== modified_ms)
+    throw new Refusal("FILE_CHANGED", fileId);
   const group = 2 ** groupLog(size);
   return file.slice(first * group, Math.min(size, (first + count) * group));
 }

@@ -18,7 +18,9 @@ function recorder<Face extends object>(): Face {
 
 async function violations(): Promise<string[]> {
   // Contrast needs layout, which only a real browser has.
-  const { violations: found } = await axe.run(document.body, { rules: { "color-contrast": { enabled: false }, region: { enabled: false } } });
+  const { violations: found } = await axe.run(document.body, {
+    rules: { "color-contrast": { enabled: false }, region: { enabled: false } },
+  });
   return found.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
 }
 
@@ -26,7 +28,21 @@ const ANA = "00000001-0000-8000-8000-000000000000";
 const ME = "00000002-0000-8000-8000-000000000000";
 
 function item(more: Partial<FileItem> & { name: string }): FileItem {
-  const blank = { kind: "file", owner: ANA, size: 8_700_000, modified_ms: 1, media_type: "", media: "photo", root: undefined, seq: 1, mine: false, listed: true, offer: null, problem: undefined, gone: null } as const;
+  const blank = {
+    kind: "file",
+    owner: ANA,
+    size: 8_700_000,
+    modified_ms: 1,
+    media_type: "",
+    media: "photo",
+    root: undefined,
+    seq: 1,
+    mine: false,
+    listed: true,
+    offer: null,
+    problem: undefined,
+    gone: null,
+  } as const;
   const owner = more.owner ?? ANA;
   return { ...blank, key: `${owner}/${more.name}`, file_id: more.name, path: more.name, ...more };
 }
@@ -34,9 +50,16 @@ function item(more: Partial<FileItem> & { name: string }): FileItem {
 let actions: Actions;
 let hub: HubStore;
 beforeEach(() => {
-  vi.stubGlobal("matchMedia", () => ({ matches: false, addEventListener: () => undefined, removeEventListener: () => undefined }));
+  vi.stubGlobal("matchMedia", () => ({
+    matches: false,
+    addEventListener: () => undefined,
+    removeEventListener: () => undefined,
+  }));
   // The window of the list has no height here, so it is given one.
-  Object.defineProperty(HTMLElement.prototype, "clientHeight", { configurable: true, get: () => 600 });
+  Object.defineProperty(HTMLElement.prototype, "clientHeight", {
+    configurable: true,
+    get: () => 600,
+  });
   actions = recorder<Actions>();
   hub = new HubStore(actions);
   hub.hub = { name: "Studio PC" };
@@ -78,12 +101,21 @@ describe("before the shelf", () => {
   });
 
   test("who has no digits yet is told that a crowd is knocking, and nothing bad", async () => {
-    hub.screen = { at: "knocking", since: Date.now() - 90_000, asked: Date.now() - 6_000, code: null };
+    hub.screen = {
+      at: "knocking",
+      since: Date.now() - 90_000,
+      asked: Date.now() - 6_000,
+      code: null,
+    };
     hub.link = { at: "open" };
     hub.hubReady = hub.registered = true;
     show();
     expect(screen.getByRole("heading", { name: "A lot of people are knocking" })).toBeTruthy();
-    expect(screen.getByText("Your six digits will appear here when it’s your turn. Keep this page open.")).toBeTruthy();
+    expect(
+      screen.getByText(
+        "Your six digits will appear here when it’s your turn. Keep this page open.",
+      ),
+    ).toBeTruthy();
     expect(screen.queryByText(/Nobody has answered yet/)).toBeNull();
     expect(await violations()).toEqual([]);
   });
@@ -106,7 +138,11 @@ describe("before the shelf", () => {
   });
 
   test("a hub with another key shows both fingerprints", () => {
-    hub.screen = { at: "key-mismatch", known: "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c", offered: "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394" };
+    hub.screen = {
+      at: "key-mismatch",
+      known: "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c",
+      offered: "8139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394",
+    };
     show();
     expect(screen.getByText("8356 1adb 398f d87f 8e7e d833 1bff 2fcb")).toBeTruthy();
     expect(screen.getByText("1eed 29b1 654f bca9 4617 004d 7969 dfc4")).toBeTruthy();
@@ -129,25 +165,55 @@ describe("before the shelf", () => {
 });
 
 describe("the shelf", () => {
-  const download = (more: Partial<Download>): Download => ({ id: "d", subject: `${ANA}/Ridge walk.jpg`, title: "Ridge walk.jpg", files: [{ public_id: ANA, file_id: "x" }], zip: false, size: 100, state: "running", link: "l", url: "/d/l/x", done: 62, rate: 10, startedMs: 0, heardMs: 0, endedMs: null, problem: null, ...more });
+  const download = (more: Partial<Download>): Download => ({
+    id: "d",
+    subject: `${ANA}/Ridge walk.jpg`,
+    title: "Ridge walk.jpg",
+    files: [{ public_id: ANA, file_id: "x" }],
+    zip: false,
+    size: 100,
+    state: "running",
+    link: "l",
+    url: "/d/l/x",
+    done: 62,
+    rate: 10,
+    startedMs: 0,
+    heardMs: 0,
+    endedMs: null,
+    problem: null,
+    ...more,
+  });
 
   beforeEach(() => {
     hub.screen = { at: "inside" };
     hub.link = { at: "open" };
     hub.hubReady = hub.entered = hub.loaded = true;
     hub.me = ME;
-    hub.clients = [{ public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "Safari on iPhone" }, { public_id: ME, name: "Pixel 8", kind: "browser", platform: "" }];
+    hub.clients = [
+      { public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "Safari on iPhone" },
+      { public_id: ME, name: "Pixel 8", kind: "browser", platform: "" },
+    ];
     hub.online = new Set([ANA, ME]);
-    hub.files = [item({ name: "Ridge walk.jpg" }), item({ name: "a.pdf", path: "Tax 2025/a.pdf" }), item({ name: "mine.txt", owner: ME, mine: true, offer: "shared" }), item({ name: "new.txt", owner: ME, mine: true, offer: "syncing", listed: false })];
+    hub.files = [
+      item({ name: "Ridge walk.jpg" }),
+      item({ name: "a.pdf", path: "Tax 2025/a.pdf" }),
+      item({ name: "mine.txt", owner: ME, mine: true, offer: "shared" }),
+      item({ name: "new.txt", owner: ME, mine: true, offer: "syncing", listed: false }),
+    ];
   });
 
   test("rows, people and buttons are found by role and name", async () => {
     show();
-    for (const name of ["Ridge walk.jpg", "Tax 2025", "mine.txt", "new.txt"]) expect(screen.getByRole("row", { name })).toBeTruthy();
+    for (const name of ["Ridge walk.jpg", "Tax 2025", "mine.txt", "new.txt"])
+      expect(screen.getByRole("row", { name })).toBeTruthy();
     expect(screen.getByRole("button", { name: /Ana’s iPhone/ })).toBeTruthy();
     expect(screen.getByText("Announcing…")).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "Download Ridge walk.jpg" }));
-    expect(actions.download).toHaveBeenCalledWith([hub.files[0]], "Ridge walk.jpg", `${ANA}/Ridge walk.jpg`);
+    expect(actions.download).toHaveBeenCalledWith(
+      [hub.files[0]],
+      "Ridge walk.jpg",
+      `${ANA}/Ridge walk.jpg`,
+    );
     await fireEvent.click(screen.getByRole("button", { name: "Stop sharing mine.txt" }));
     expect(actions.stopSharing).toHaveBeenCalledWith(["mine.txt"]);
     expect(await violations()).toEqual([]);
@@ -156,7 +222,10 @@ describe("the shelf", () => {
   test("a folder opens, and downloads as one", async () => {
     show();
     await fireEvent.click(screen.getByRole("button", { name: "Download Tax 2025 as zip" }));
-    expect(actions.download).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", `${ANA}/Tax 2025/`, { public_id: ANA, path: "Tax 2025" });
+    expect(actions.download).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", `${ANA}/Tax 2025/`, {
+      public_id: ANA,
+      path: "Tax 2025",
+    });
     await fireEvent.click(screen.getByRole("button", { name: "Tax 2025" }));
     expect(screen.getByRole("row", { name: "a.pdf" })).toBeTruthy();
     expect(screen.queryByRole("row", { name: "Ridge walk.jpg" })).toBeNull();
@@ -167,7 +236,11 @@ describe("the shelf", () => {
     await fireEvent.click(screen.getByRole("checkbox", { name: "Select Ridge walk.jpg" }));
     await fireEvent.click(screen.getByRole("checkbox", { name: "Select Tax 2025" }));
     await fireEvent.click(screen.getByRole("button", { name: "Download 2" }));
-    expect(actions.download).toHaveBeenCalledWith(expect.arrayContaining([hub.files[0], hub.files[1]]), "2 files", "selection");
+    expect(actions.download).toHaveBeenCalledWith(
+      expect.arrayContaining([hub.files[0], hub.files[1]]),
+      "2 files",
+      "selection",
+    );
   });
 
   test("keys walk the list: space selects, enter opens", async () => {
@@ -181,7 +254,11 @@ describe("the shelf", () => {
   test("an arriving file shows its progress and can be cancelled", async () => {
     hub.downloads = [download({})];
     show();
-    expect(screen.getByRole("progressbar", { name: "Arriving: Ridge walk.jpg" }).getAttribute("aria-valuenow")).toBe("62");
+    expect(
+      screen
+        .getByRole("progressbar", { name: "Arriving: Ridge walk.jpg" })
+        .getAttribute("aria-valuenow"),
+    ).toBe("62");
     await fireEvent.click(screen.getByRole("button", { name: "Cancel Ridge walk.jpg" }));
     expect(actions.cancel).toHaveBeenCalledWith("d");
     expect(await violations()).toEqual([]);
@@ -196,7 +273,22 @@ describe("the shelf", () => {
   });
 
   test("who takes a file is named, and stopping asks first", async () => {
-    hub.outgoing = new Map([["mine.txt", [{ asker: ANA, file_id: "mine.txt", done: 38, total: 100, rate: 1, state: "running", heardMs: 0 }]]]);
+    hub.outgoing = new Map([
+      [
+        "mine.txt",
+        [
+          {
+            asker: ANA,
+            file_id: "mine.txt",
+            done: 38,
+            total: 100,
+            rate: 1,
+            state: "running",
+            heardMs: 0,
+          },
+        ],
+      ],
+    ]);
     show();
     expect(screen.getByText("Ana’s iPhone is taking this")).toBeTruthy();
     expect(screen.getAllByText("Sharing 1 file. Keep this screen open.").length).toBeGreaterThan(0);
@@ -212,7 +304,10 @@ describe("the shelf", () => {
     hub.link = { at: "waiting", attempt: 1, retryAt: Date.now() + 4_000 };
     show();
     expect(screen.getByText(/Studio PC stepped away. Trying again in/)).toBeTruthy();
-    expect(screen.getByRole("button", { name: "Download Ridge walk.jpg" })).toHaveProperty("disabled", true);
+    expect(screen.getByRole("button", { name: "Download Ridge walk.jpg" })).toHaveProperty(
+      "disabled",
+      true,
+    );
   });
 
   test("an empty shelf invites", () => {
@@ -222,10 +317,21 @@ describe("the shelf", () => {
     expect(screen.getByRole("button", { name: "Share the first file" })).toBeTruthy();
   });
 
-  const own = (more: Partial<OwnLink> & { link_hash: string }): OwnLink => ({ public_id: ME, name: "Tax 2025.zip", files: 0, made_ms: 1, expires_ms: hub.now + 7_200_000, url: `/d/${more.link_hash}/x`, ...more });
+  const own = (more: Partial<OwnLink> & { link_hash: string }): OwnLink => ({
+    public_id: ME,
+    name: "Tax 2025.zip",
+    files: 0,
+    made_ms: 1,
+    expires_ms: hub.now + 7_200_000,
+    url: `/d/${more.link_hash}/x`,
+    ...more,
+  });
 
   test("links are listed, copied where their key is here, and ended; empty, away and broken are said", async () => {
-    hub.links = [own({ link_hash: "a", ends: true, uses_left: 3 }), own({ link_hash: "b", name: "b.jpg", files: 1, url: null })];
+    hub.links = [
+      own({ link_hash: "a", ends: true, uses_left: 3 }),
+      own({ link_hash: "b", name: "b.jpg", files: 1, url: null }),
+    ];
     hub.linksState = "known";
     show();
     await fireEvent.click(screen.getByRole("button", { name: "Your links" }));
@@ -258,19 +364,42 @@ describe("the shelf", () => {
   test("a limited link asks how long and how often", async () => {
     show();
     // Here is no top layer: the menu is told that it opened.
-    const menu = Object.assign(screen.getByRole("menu", { name: "More for Tax 2025", hidden: true }), { hidePopover: () => undefined });
+    const menu = Object.assign(
+      screen.getByRole("menu", { name: "More for Tax 2025", hidden: true }),
+      { hidePopover: () => undefined },
+    );
     menu.dispatchEvent(Object.assign(new Event("toggle"), { newState: "open" }));
-    await fireEvent.click(await screen.findByRole("menuitem", { name: "Limited link…", hidden: true }));
+    await fireEvent.click(
+      await screen.findByRole("menuitem", { name: "Limited link…", hidden: true }),
+    );
     expect(await violations()).toEqual([]);
-    await fireEvent.change(screen.getByRole("combobox", { name: "Ends" }), { target: { value: "3600000" } });
-    await fireEvent.change(screen.getByRole("combobox", { name: "Downloads" }), { target: { value: "5" } });
+    await fireEvent.change(screen.getByRole("combobox", { name: "Ends" }), {
+      target: { value: "3600000" },
+    });
+    await fireEvent.change(screen.getByRole("combobox", { name: "Downloads" }), {
+      target: { value: "5" },
+    });
     await fireEvent.click(screen.getByRole("button", { name: "Copy link" }));
-    expect(actions.copyLink).toHaveBeenCalledWith([hub.files[1]], "Tax 2025", { public_id: ANA, path: "Tax 2025" }, { validMs: 3_600_000, uses: 5 });
+    expect(actions.copyLink).toHaveBeenCalledWith(
+      [hub.files[1]],
+      "Tax 2025",
+      { public_id: ANA, path: "Tax 2025" },
+      { validMs: 3_600_000, uses: 5 },
+    );
   });
 });
 
 describe("the console", () => {
-  const knock = { request_id: "r1", public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "Safari on iPhone", address: "192.168.1.34", asked_ms: Date.now(), tries_left: 3 } as const;
+  const knock = {
+    request_id: "r1",
+    public_id: ANA,
+    name: "Ana’s iPhone",
+    kind: "browser",
+    platform: "Safari on iPhone",
+    address: "192.168.1.34",
+    asked_ms: Date.now(),
+    tries_left: 3,
+  } as const;
   let operatorActions: OperatorActions;
   let operator: OperatorStore;
 
@@ -283,7 +412,15 @@ describe("the console", () => {
     operator.urls = ["http://192.168.1.20:7070/"];
     operator.me = ME;
     operator.loaded = true;
-    operator.clients = hub.clients = [{ public_id: ME, name: "Studio PC", kind: "master", platform: "" }, { public_id: "00000003-0000-8000-8000-000000000000", name: "Jonas’s laptop", kind: "native", platform: "Linux" }];
+    operator.clients = hub.clients = [
+      { public_id: ME, name: "Studio PC", kind: "master", platform: "" },
+      {
+        public_id: "00000003-0000-8000-8000-000000000000",
+        name: "Jonas’s laptop",
+        kind: "native",
+        platform: "Linux",
+      },
+    ];
     operator.online = new Set([ME, "00000003-0000-8000-8000-000000000000"]);
   });
 
@@ -293,7 +430,9 @@ describe("the console", () => {
     const letIn = screen.getByRole("button", { name: "Let in" });
     expect(letIn).toHaveProperty("disabled", true);
     expect(document.activeElement).toBe(screen.getByRole("textbox", { name: "Six-digit code" }));
-    await fireEvent.input(screen.getByRole("textbox", { name: "Six-digit code" }), { target: { value: "471208" } });
+    await fireEvent.input(screen.getByRole("textbox", { name: "Six-digit code" }), {
+      target: { value: "471208" },
+    });
     expect(operatorActions.type).toHaveBeenCalledWith("471208");
     operator.typing = { request: "r1", digits: "471208", wrong: null };
     await vi.waitFor(() => expect(letIn).toHaveProperty("disabled", false));
@@ -341,8 +480,18 @@ describe("the console", () => {
   });
 
   test("who waits behind can be seen to first, and a flood of one address is turned away at once", async () => {
-    const flood = Array.from({ length: 5 }, (_, number) => ({ ...knock, request_id: `f${number}`, public_id: `flood${number}`, name: `Bot ${number}`, address: "192.168.1.66" }));
-    operator.joinRequests = [knock, { ...knock, request_id: "r2", public_id: "jonas", name: "Jonas" }, ...flood];
+    const flood = Array.from({ length: 5 }, (_, number) => ({
+      ...knock,
+      request_id: `f${number}`,
+      public_id: `flood${number}`,
+      name: `Bot ${number}`,
+      address: "192.168.1.66",
+    }));
+    operator.joinRequests = [
+      knock,
+      { ...knock, request_id: "r2", public_id: "jonas", name: "Jonas" },
+      ...flood,
+    ];
     render(Console, { operator });
     await fireEvent.click(screen.getByRole("button", { name: "Answer now: Jonas" }));
     expect(operatorActions.seeTo).toHaveBeenCalledWith("jonas");
@@ -352,13 +501,22 @@ describe("the console", () => {
     await fireEvent.click(screen.getByRole("button", { name: "Answer now: Bot 3" }));
     expect(operatorActions.seeTo).toHaveBeenLastCalledWith("flood3");
     expect(await violations()).toEqual([]);
-    await fireEvent.click(screen.getByRole("button", { name: "Turn away 5 devices at 192.168.1.66" }));
-    expect(vi.mocked(operatorActions.turnAway).mock.calls.flat()).toEqual(flood.map(({ public_id }) => public_id));
+    await fireEvent.click(
+      screen.getByRole("button", { name: "Turn away 5 devices at 192.168.1.66" }),
+    );
+    expect(vi.mocked(operatorActions.turnAway).mock.calls.flat()).toEqual(
+      flood.map(({ public_id }) => public_id),
+    );
     expect(await violations()).toEqual([]);
   });
 
   test("who takes how much of the list is one click away", async () => {
-    const usage = { bytes: 12_100_000, limit_bytes: 268_435_456, device_limit_bytes: 67_108_864, devices: [{ public_id: ANA, name: "Ana", bytes: 12_000_000 }] };
+    const usage = {
+      bytes: 12_100_000,
+      limit_bytes: 268_435_456,
+      device_limit_bytes: 67_108_864,
+      devices: [{ public_id: ANA, name: "Ana", bytes: 12_000_000 }],
+    };
     vi.mocked(operatorActions.usage).mockResolvedValue(usage);
     HTMLDialogElement.prototype.showModal = function () {
       this.open = true;
@@ -386,11 +544,23 @@ describe("the console", () => {
 
   test("what is wrong is said in words, with what to do about it", async () => {
     operator.problems = [
-      { code: "database_full", what: "There is no room to write down what you decide.", advice: "Make room on the disk that holds the hub’s folder.", since_ms: Date.now() },
-      { code: "no_network", what: "This computer is on no network.", advice: "Connect it.", since_ms: Date.now() },
+      {
+        code: "database_full",
+        what: "There is no room to write down what you decide.",
+        advice: "Make room on the disk that holds the hub’s folder.",
+        since_ms: Date.now(),
+      },
+      {
+        code: "no_network",
+        what: "This computer is on no network.",
+        advice: "Connect it.",
+        since_ms: Date.now(),
+      },
     ];
     render(Console, { operator });
-    expect(screen.getByText(/There is no room to write down what you decide/).textContent).toContain("And 1 more thing.");
+    expect(
+      screen.getByText(/There is no room to write down what you decide/).textContent,
+    ).toContain("And 1 more thing.");
     await fireEvent.click(screen.getByRole("button", { name: "What to do" }));
     const list = screen.getByRole("list", { name: "What is wrong" });
     expect(list.textContent).toContain("Make room on the disk");
@@ -401,17 +571,30 @@ describe("the console", () => {
   test("where nothing is wrong the page says so", async () => {
     render(Console, { operator });
     await fireEvent.click(screen.getByRole("button", { name: /how the hub stands/ }));
-    expect(screen.getByRole("list", { name: "What is wrong" }).textContent).toContain("Nothing is wrong.");
+    expect(screen.getByRole("list", { name: "What is wrong" }).textContent).toContain(
+      "Nothing is wrong.",
+    );
   });
 
   test("a used link says how to get another", () => {
     operator.page = "denied";
     render(Console, { operator });
-    expect(screen.getByRole("heading", { name: "This link has been used or is too old" })).toBeTruthy();
+    expect(
+      screen.getByRole("heading", { name: "This link has been used or is too old" }),
+    ).toBeTruthy();
   });
 
   test("the host sees and ends everybody's links", async () => {
-    operator.links = [{ link_hash: "a", public_id: ANA, name: "Film.mkv", files: 1, made_ms: 1, expires_ms: operator.now + 3_600_000 }];
+    operator.links = [
+      {
+        link_hash: "a",
+        public_id: ANA,
+        name: "Film.mkv",
+        files: 1,
+        made_ms: 1,
+        expires_ms: operator.now + 3_600_000,
+      },
+    ];
     operator.linksState = "known";
     operator.clients = [{ public_id: ANA, name: "Ana’s iPhone", kind: "browser", platform: "" }];
     render(Console, { operator });

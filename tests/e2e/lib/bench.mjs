@@ -1,5 +1,12 @@
 /** A story's bench: its own directory, everything it started, and the pictures of what went wrong. */
-import { createWriteStream, mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync } from "node:fs";
+import {
+  createWriteStream,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+} from "node:fs";
 import { copyFile } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
@@ -21,7 +28,8 @@ export function scratch() {
   if (process.env.LANYARD_E2E_DIR) return process.env.LANYARD_E2E_DIR;
   try {
     const { bavail, bsize } = statfsSync("/dev/shm");
-    const available = Number(/^MemAvailable:\s+(\d+)/m.exec(readFileSync("/proc/meminfo", "utf8"))[1]) * 1024;
+    const available =
+      Number(/^MemAvailable:\s+(\d+)/m.exec(readFileSync("/proc/meminfo", "utf8"))[1]) * 1024;
     if (bavail * bsize > ROOM && available > 1.5 * ROOM) return "/dev/shm";
   } catch {
     // No such thing here.
@@ -107,10 +115,15 @@ export class Bench {
     rmSync(dir, { recursive: true, force: true });
     mkdirSync(dir, { recursive: true });
     for (const [name, page] of this.pages) {
-      await page.screenshot({ path: path.join(dir, `${plain(name)}.png`), timeout: 5_000 }).catch(() => undefined);
+      await page
+        .screenshot({ path: path.join(dir, `${plain(name)}.png`), timeout: 5_000 })
+        .catch(() => undefined);
     }
-    for (const [name, file] of this.logs) await copyFile(file, path.join(dir, `${plain(name)}.log`)).catch(() => undefined);
-    this.tell(`evidence of "${error.message.split("\n")[0]}" in ${path.relative(process.cwd(), dir)}`);
+    for (const [name, file] of this.logs)
+      await copyFile(file, path.join(dir, `${plain(name)}.log`)).catch(() => undefined);
+    this.tell(
+      `evidence of "${error.message.split("\n")[0]}" in ${path.relative(process.cwd(), dir)}`,
+    );
   }
 
   async close() {

@@ -39,9 +39,25 @@ function flags() {
 }
 
 export class Browser {
-  static async open(bench, name, { profile = bench.dir(`profile-${name}`), viewport = DESKTOP, mobile = false, userAgent, trusting = false } = {}) {
+  static async open(
+    bench,
+    name,
+    {
+      profile = bench.dir(`profile-${name}`),
+      viewport = DESKTOP,
+      mobile = false,
+      userAgent,
+      trusting = false,
+    } = {},
+  ) {
     const browser = new Browser();
-    Object.assign(browser, { bench, name, profile, downloads: bench.dir(`downloads-${name}`), shape: { viewport, mobile, userAgent, trusting } });
+    Object.assign(browser, {
+      bench,
+      name,
+      profile,
+      downloads: bench.dir(`downloads-${name}`),
+      shape: { viewport, mobile, userAgent, trusting },
+    });
     await browser.start();
     return browser;
   }
@@ -66,7 +82,10 @@ export class Browser {
     // Downloads go where a person would find them, under their own names, by the browser's own machinery.
     const [page] = this.context.pages();
     const session = await this.context.newCDPSession(page);
-    await session.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: this.downloads });
+    await session.send("Browser.setDownloadBehavior", {
+      behavior: "allow",
+      downloadPath: this.downloads,
+    });
     this.first = page;
   }
 
@@ -83,7 +102,11 @@ export class Browser {
     const file = path.join(this.downloads, name);
     // Until it renames the whole, Chromium keeps an empty file of the final name beside the growing one.
     const isWhole = () => sizeOf(file) > 0 && (size === undefined || sizeOf(file) === size);
-    await until(`${name} is downloaded whole`, () => isWhole() && !existsSync(`${file}.crdownload`), patience);
+    await until(
+      `${name} is downloaded whole`,
+      () => isWhole() && !existsSync(`${file}.crdownload`),
+      patience,
+    );
     return file;
   }
 

@@ -12,8 +12,15 @@ const PATIENCE = 900_000;
 
 /** The slow one takes a tenth of what one alone takes, or `slowest` bytes a second if that is less. */
 export async function fanOut(bench, size, slowest = Infinity) {
-  const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
-  const [ana, ben, carl] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), Native.join(bench, hub, "Ben"), Native.join(bench, hub, "Carl")]);
+  const [hub, film] = await Promise.all([
+    Halves.start(bench),
+    makeFile(bench.dir("ana"), "film.mov", size),
+  ]);
+  const [ana, ben, carl] = await Promise.all([
+    DevicePage.enter(bench, hub, "Ana"),
+    Native.join(bench, hub, "Ben"),
+    Native.join(bench, hub, "Carl"),
+  ]);
   const asked = countAsked(ana.page);
   await ana.page.reload();
   await ana.isIn();
@@ -23,7 +30,10 @@ export async function fanOut(bench, size, slowest = Infinity) {
   await ana.shareFiles(probe, film);
   await ana.sees("film.mov");
   const started = Date.now();
-  await curl(hub.outside(await ana.copyLink("probe.bin")), path.join(bench.dir("probe"), "probe.bin"));
+  await curl(
+    hub.outside(await ana.copyLink("probe.bin")),
+    path.join(bench.dir("probe"), "probe.bin"),
+  );
   const alone = Math.min(size, 64 * MIB) / ((Date.now() - started) / 1000);
   const rate = Math.floor(Math.min(alone / 10, slowest));
 
@@ -47,7 +57,14 @@ export async function fanOut(bench, size, slowest = Infinity) {
     }),
   );
   const wanted = await sha256(film);
-  for (const file of [...files, ...outs.map((out) => path.join(out, "film.mov"))]) assert.equal(await sha256(file), wanted, file);
+  for (const file of [...files, ...outs.map((out) => path.join(out, "film.mov"))])
+    assert.equal(await sha256(file), wanted, file);
   const [first, slow, ...others] = seconds;
-  return { factor: (asked.bytes - before) / size, peak: peakRssOf(hub.relayPid), quick: [first, ...others], slow, rate };
+  return {
+    factor: (asked.bytes - before) / size,
+    peak: peakRssOf(hub.relayPid),
+    quick: [first, ...others],
+    slow,
+    rate,
+  };
 }

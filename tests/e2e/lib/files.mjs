@@ -1,6 +1,16 @@
 /** Files made and read as streams, the same bytes for the same name on every machine. */
 import { createCipheriv, createHash } from "node:crypto";
-import { createReadStream, createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { open } from "node:fs/promises";
 import path from "node:path";
 import { Readable } from "node:stream";
@@ -27,7 +37,8 @@ export async function makeFile(dir, name, size) {
   const cipher = noise(`${name}/${size}`);
   const zeros = Buffer.alloc(Math.min(size, BLOCK));
   function* blocks() {
-    for (let left = size; left > 0; left -= BLOCK) yield cipher.update(left < BLOCK ? zeros.subarray(0, left) : zeros);
+    for (let left = size; left > 0; left -= BLOCK)
+      yield cipher.update(left < BLOCK ? zeros.subarray(0, left) : zeros);
   }
   await pipeline(Readable.from(blocks()), createWriteStream(file));
   utimesSync(file, MODIFIED, MODIFIED);
@@ -65,8 +76,12 @@ export async function blake3(file) {
 
 /** All files below, by relative path. */
 export function tree(root) {
-  const files = readdirSync(root, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
-  return files.map((entry) => path.relative(root, path.join(entry.parentPath ?? entry.path, entry.name))).sort();
+  const files = readdirSync(root, { recursive: true, withFileTypes: true }).filter((entry) =>
+    entry.isFile(),
+  );
+  return files
+    .map((entry) => path.relative(root, path.join(entry.parentPath ?? entry.path, entry.name)))
+    .sort();
 }
 
 /** One value for the names and bytes of everything below; for small files, which it reads whole. */
@@ -97,8 +112,13 @@ export async function isPrefix(part, whole) {
   const [a, b] = await Promise.all([open(part), open(whole)]);
   try {
     for (let at = 0; at < length; at += BLOCK) {
-      const [x, y] = await Promise.all([a, b].map((file) => file.read(Buffer.alloc(Math.min(BLOCK, length - at)), 0, undefined, at)));
-      if (!x.buffer.subarray(0, x.bytesRead).equals(y.buffer.subarray(0, x.bytesRead))) return false;
+      const [x, y] = await Promise.all(
+        [a, b].map((file) =>
+          file.read(Buffer.alloc(Math.min(BLOCK, length - at)), 0, undefined, at),
+        ),
+      );
+      if (!x.buffer.subarray(0, x.bytesRead).equals(y.buffer.subarray(0, x.bytesRead)))
+        return false;
     }
     return true;
   } finally {

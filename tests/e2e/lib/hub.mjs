@@ -12,9 +12,14 @@ export const HUB_NAME = "Studio PC";
 
 export function binary() {
   const target = process.env.CARGO_TARGET_DIR ?? path.join(TREE, "target");
-  const places = [process.env.LANYARD_BIN, path.join(target, "release", "lanyard"), path.join(target, "proof", "lanyard")];
+  const places = [
+    process.env.LANYARD_BIN,
+    path.join(target, "release", "lanyard"),
+    path.join(target, "proof", "lanyard"),
+  ];
   const found = places.find((place) => place && existsSync(place));
-  if (!found) throw new Error("no lanyard to test: cargo build --release, or name one in LANYARD_BIN");
+  if (!found)
+    throw new Error("no lanyard to test: cargo build --release, or name one in LANYARD_BIN");
   return found;
 }
 
@@ -29,13 +34,18 @@ export async function lanyard(data, args, options) {
       throw new Error(`lanyard ${args.join(" ")} --json printed ${JSON.stringify(line)}`);
     }
   };
-  return { ...result, lines: lines.map(parse), json: lines.length > 0 ? parse(lines.at(-1)) : undefined };
+  return {
+    ...result,
+    lines: lines.map(parse),
+    json: lines.length > 0 ? parse(lines.at(-1)) : undefined,
+  };
 }
 
 /** Like `lanyard`, and the exit code must be 0. */
 export async function lanyardDone(data, args, options) {
   const result = await lanyard(data, args, options);
-  if (result.code !== 0) throw new Error(`lanyard ${args.join(" ")} ended with ${result.code}: ${result.stderr}`);
+  if (result.code !== 0)
+    throw new Error(`lanyard ${args.join(" ")} ended with ${result.code}: ${result.stderr}`);
   return result;
 }
 
@@ -102,7 +112,18 @@ export class Hub extends Reachable {
 
   /** Also after a kill: the same data, the same port. */
   async start() {
-    const args = ["--data", this.data, "--json", "--headless", "--listen", `127.0.0.1:${this.port}`, "--host", HOST, "--name", HUB_NAME];
+    const args = [
+      "--data",
+      this.data,
+      "--json",
+      "--headless",
+      "--listen",
+      `127.0.0.1:${this.port}`,
+      "--host",
+      HOST,
+      "--name",
+      HUB_NAME,
+    ];
     this.process = new Process(this.bench, "hub", binary(), [...args, ...this.args, ...this.paths]);
     this.ready = await this.process.event("ready");
     this.port = Number(this.ready.listen.split(":").at(-1));
@@ -127,21 +148,53 @@ export class Halves extends Reachable {
   static async start(bench, { paths = [] } = {}) {
     const hub = new Halves();
     const secret = path.join(bench.dir("secret"), "master.secret");
-    Object.assign(hub, { bench, paths, secret, data: bench.dir("master"), relayData: bench.dir("relay"), port: 0 });
+    Object.assign(hub, {
+      bench,
+      paths,
+      secret,
+      data: bench.dir("master"),
+      relayData: bench.dir("relay"),
+      port: 0,
+    });
     await hub.startRelay();
     await hub.startMaster();
     return hub;
   }
 
   async startRelay() {
-    const args = ["relay", "--data", this.relayData, "--json", "--secret", this.secret, "--listen", `127.0.0.1:${this.port}`, "--host", HOST, "--name", HUB_NAME];
+    const args = [
+      "relay",
+      "--data",
+      this.relayData,
+      "--json",
+      "--secret",
+      this.secret,
+      "--listen",
+      `127.0.0.1:${this.port}`,
+      "--host",
+      HOST,
+      "--name",
+      HUB_NAME,
+    ];
     this.relay = new Process(this.bench, "relay", binary(), args);
     const ready = await this.relay.event("ready");
     this.port = Number(ready.listen.split(":").at(-1));
   }
 
   async startMaster() {
-    const args = ["master", "--data", this.data, "--json", "--headless", "--secret", this.secret, "--relay", this.local, "--name", HUB_NAME];
+    const args = [
+      "master",
+      "--data",
+      this.data,
+      "--json",
+      "--headless",
+      "--secret",
+      this.secret,
+      "--relay",
+      this.local,
+      "--name",
+      HUB_NAME,
+    ];
     this.master = new Process(this.bench, "master", binary(), [...args, ...this.paths]);
     await this.master.event("ready");
   }
@@ -184,14 +237,26 @@ export class Native {
 
   /** Shares until it is stopped; returns once all is listed. */
   async share(...paths) {
-    const process = new Process(this.bench, `share-${this.name}`, binary(), ["--data", this.data, "--json", "share", ...paths]);
+    const process = new Process(this.bench, `share-${this.name}`, binary(), [
+      "--data",
+      this.data,
+      "--json",
+      "share",
+      ...paths,
+    ]);
     await process.event("shared", 0, 120_000);
     return process;
   }
 
   /** Fetches in the background. */
   get(...args) {
-    return new Process(this.bench, `get-${this.name}`, binary(), ["--data", this.data, "--json", "get", ...args]);
+    return new Process(this.bench, `get-${this.name}`, binary(), [
+      "--data",
+      this.data,
+      "--json",
+      "get",
+      ...args,
+    ]);
   }
 
   async link(what) {

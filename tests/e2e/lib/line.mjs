@@ -57,7 +57,10 @@ export class Line {
   }
 
   #tick() {
-    this.#credit = this.rate === Infinity ? Infinity : Math.min(this.rate / 10, this.#credit + (this.rate * TICK_MS) / 1000);
+    this.#credit =
+      this.rate === Infinity
+        ? Infinity
+        : Math.min(this.rate / 10, this.#credit + (this.rate * TICK_MS) / 1000);
     for (const pair of this.#pairs) this.#resume(pair);
   }
 

@@ -36,7 +36,11 @@ export function browserPid(profile) {
   for (const entry of readdirSync("/proc")) {
     if (!/^\d+$/.test(entry)) continue;
     const args = read(`/proc/${entry}/cmdline`).split("\0");
-    if (args.includes(`--user-data-dir=${profile}`) && !args.some((arg) => arg.startsWith("--type="))) return Number(entry);
+    if (
+      args.includes(`--user-data-dir=${profile}`) &&
+      !args.some((arg) => arg.startsWith("--type="))
+    )
+      return Number(entry);
   }
   return null;
 }

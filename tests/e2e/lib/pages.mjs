@@ -27,7 +27,13 @@ export class DevicePage {
 
   /** Another tab of the same device. */
   async anotherTab() {
-    const device = new DevicePage(this.browser, await this.browser.tab(), this.hub, this.name, this.url);
+    const device = new DevicePage(
+      this.browser,
+      await this.browser.tab(),
+      this.hub,
+      this.name,
+      this.url,
+    );
     await device.open();
     await device.isIn();
     return device;
@@ -35,7 +41,10 @@ export class DevicePage {
 
   /** The browser's "duplicate": a tab that begins with a copy of what this one keeps for itself. */
   async duplicate() {
-    const [page] = await Promise.all([this.page.context().waitForEvent("page"), this.page.evaluate(() => void window.open(location.href))]);
+    const [page] = await Promise.all([
+      this.page.context().waitForEvent("page"),
+      this.page.evaluate(() => void window.open(location.href)),
+    ]);
     const device = new DevicePage(this.browser, page, this.hub, this.name, this.url);
     await device.isIn();
     return device;
@@ -71,7 +80,10 @@ export class DevicePage {
   }
 
   async isIn() {
-    await this.page.getByRole("button", { name: /^(Share files|Share)$/ }).first().waitFor();
+    await this.page
+      .getByRole("button", { name: /^(Share files|Share)$/ })
+      .first()
+      .waitFor();
   }
 
   shareFiles(...files) {
@@ -101,7 +113,10 @@ export class DevicePage {
   }
 
   async rows() {
-    return this.page.getByRole("grid", { name: "Shared files" }).getByRole("row").evaluateAll((rows) => rows.map((row) => row.getAttribute("aria-label")));
+    return this.page
+      .getByRole("grid", { name: "Shared files" })
+      .getByRole("row")
+      .evaluateAll((rows) => rows.map((row) => row.getAttribute("aria-label")));
   }
 
   arriving(name) {
@@ -141,7 +156,11 @@ export class DevicePage {
   /** Copies the link of a row and reads it as a person would: by pasting it. */
   async copyLink(name) {
     await this.menu(name, "Copy link");
-    await this.page.getByRole("log", { name: "Messages" }).getByText("Link copied").first().waitFor();
+    await this.page
+      .getByRole("log", { name: "Messages" })
+      .getByText("Link copied")
+      .first()
+      .waitFor();
     const find = this.page.getByRole("searchbox", { name: "Find a file" });
     await find.click();
     await this.page.keyboard.press("ControlOrMeta+V");
@@ -218,7 +237,10 @@ export async function watchTasks(page) {
     const take = (tasks) => {
       for (const { startTime, duration } of tasks) {
         // Ten thousand picked files cost the browser a second or two before it tells the page: that is not the page's part.
-        const own = seen.picked > startTime && seen.picked < startTime + duration ? startTime + duration - seen.picked : duration;
+        const own =
+          seen.picked > startTime && seen.picked < startTime + duration
+            ? startTime + duration - seen.picked
+            : duration;
         seen.worst = Math.max(seen.worst, own);
       }
     };

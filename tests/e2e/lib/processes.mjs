@@ -58,7 +58,10 @@ export class Process {
       `${this.name} says ${what}`,
       () => {
         const found = this.events.slice(from).find(fits);
-        if (!found && this.exit) throw final(`${this.name} ended with ${JSON.stringify(this.exit)}: ${this.stderr.slice(-2_000)}`);
+        if (!found && this.exit)
+          throw final(
+            `${this.name} ended with ${JSON.stringify(this.exit)}: ${this.stderr.slice(-2_000)}`,
+          );
         return found;
       },
       patience,
@@ -78,14 +81,21 @@ export class Process {
 
 /** Runs to the end; never throws for an exit code. */
 export async function run(command, args, { input, patience = 120_000, ...options } = {}) {
-  const child = spawn(command, args, { stdio: [input === undefined ? "ignore" : "pipe", "pipe", "pipe"], ...options });
+  const child = spawn(command, args, {
+    stdio: [input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
+    ...options,
+  });
   const out = [];
   let stderr = "";
   child.stdout.on("data", (bytes) => out.push(bytes));
   child.stderr.on("data", (bytes) => (stderr = (stderr + bytes).slice(-100_000)));
   if (input !== undefined) child.stdin.end(input);
   try {
-    const [code, signal] = await within(`${command} ${args.join(" ")}`, once(child, "close"), patience);
+    const [code, signal] = await within(
+      `${command} ${args.join(" ")}`,
+      once(child, "close"),
+      patience,
+    );
     return { code, signal, stdout: Buffer.concat(out).toString(), stderr };
   } finally {
     if (child.exitCode === null) child.kill("SIGKILL");
@@ -96,7 +106,9 @@ export async function run(command, args, { input, patience = 120_000, ...options
 export async function must(command, args, options) {
   const result = await run(command, args, options);
   if (result.code !== 0) {
-    throw new Error(`${command} ${args.join(" ")} ended with ${result.code ?? result.signal}\n${result.stdout.slice(-2_000)}\n${result.stderr.slice(-2_000)}`);
+    throw new Error(
+      `${command} ${args.join(" ")} ended with ${result.code ?? result.signal}\n${result.stdout.slice(-2_000)}\n${result.stderr.slice(-2_000)}`,
+    );
   }
   return result;
 }

@@ -39,13 +39,20 @@ export async function head(link) {
 
 /** An archive must please all four readers, byte for byte. */
 export async function checkArchive(archive, count) {
-  const python = "import sys, zipfile\nz = zipfile.ZipFile(sys.argv[1])\nassert z.testzip() is None\nprint(sum(not i.is_dir() for i in z.infolist()))";
+  const python =
+    "import sys, zipfile\nz = zipfile.ZipFile(sys.argv[1])\nassert z.testzip() is None\nprint(sum(not i.is_dir() for i in z.infolist()))";
   const unzip = await must("unzip", ["-tq", archive]);
   assert.match(unzip.stdout, /No errors detected/);
   const sevenZip = await must("7z", ["t", archive]);
   assert.match(sevenZip.stdout, /Everything is Ok/);
-  assert.equal(Number((await must("python3", ["-c", python, archive])).stdout), count, "members as Python sees them");
-  const names = (await must("bsdtar", ["-tf", archive])).stdout.split("\n").filter((name) => name && !name.endsWith("/"));
+  assert.equal(
+    Number((await must("python3", ["-c", python, archive])).stdout),
+    count,
+    "members as Python sees them",
+  );
+  const names = (await must("bsdtar", ["-tf", archive])).stdout
+    .split("\n")
+    .filter((name) => name && !name.endsWith("/"));
   assert.equal(names.length, count, "members as bsdtar sees them");
 }
 
@@ -59,15 +66,51 @@ export async function makeFilm(dir, atLeast) {
   const scene = path.join(dir, "scene.mp4");
   const film = path.join(dir, "Lofoten-4K.mp4");
   const picture = "testsrc2=size=1280x720:rate=25,noise=alls=80:allf=t";
-  await must("ffmpeg", ["-v", "error", "-y", "-f", "lavfi", "-i", picture, "-t", "2", "-c:v", "mpeg4", "-q:v", "1", "-g", "25", scene]);
+  await must("ffmpeg", [
+    "-v",
+    "error",
+    "-y",
+    "-f",
+    "lavfi",
+    "-i",
+    picture,
+    "-t",
+    "2",
+    "-c:v",
+    "mpeg4",
+    "-q:v",
+    "1",
+    "-g",
+    "25",
+    scene,
+  ]);
   const times = Math.ceil(atLeast / sizeOf(scene));
-  await must("ffmpeg", ["-v", "error", "-y", "-stream_loop", String(times), "-i", scene, "-c", "copy", film]);
+  await must("ffmpeg", [
+    "-v",
+    "error",
+    "-y",
+    "-stream_loop",
+    String(times),
+    "-i",
+    scene,
+    "-c",
+    "copy",
+    film,
+  ]);
   const head = readFileSync(scene).subarray(0, 4096);
   assert.ok(!head.includes("moov"), "the index is at the end");
   return film;
 }
 
 export async function ffprobe(link) {
-  const { stdout } = await must("ffprobe", ["-v", "error", "-of", "json", "-show_format", "-show_streams", link]);
+  const { stdout } = await must("ffprobe", [
+    "-v",
+    "error",
+    "-of",
+    "json",
+    "-show_format",
+    "-show_streams",
+    link,
+  ]);
   return JSON.parse(stdout);
 }

@@ -21,7 +21,8 @@ export async function until(what, probe, patience = PATIENCE_MS) {
       if (error?.final) throw error;
       last = error;
     }
-    if (Date.now() > deadline) throw new Error(`not within ${patience / 1000} s: ${what}`, { cause: last });
+    if (Date.now() > deadline)
+      throw new Error(`not within ${patience / 1000} s: ${what}`, { cause: last });
   }
 }
 
@@ -34,7 +35,10 @@ export function final(message) {
 export async function within(what, promise, patience = PATIENCE_MS) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`not within ${patience / 1000} s: ${what}`)), patience);
+    timer = setTimeout(
+      () => reject(new Error(`not within ${patience / 1000} s: ${what}`)),
+      patience,
+    );
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }

@@ -31,10 +31,18 @@ story("the host types the digits that the visitor reads out", async (bench) => {
   assert.equal(pending.code, code, "the terminal knows the same digits");
   assert.deepEqual([pending.kind, pending.presence], ["browser", "online"]);
   assert.equal((await hub.event("device_pending")).name, "Ana’s laptop");
-  assert.doesNotMatch(await ana.page.content(), /secret plans/, "nothing of the hub shows at its door");
+  assert.doesNotMatch(
+    await ana.page.content(),
+    /secret plans/,
+    "nothing of the hub shows at its door",
+  );
 
   await operator.facing("Ana’s laptop");
-  assert.doesNotMatch(await operator.page.content(), new RegExp(code), "the host is not told what to type");
+  assert.doesNotMatch(
+    await operator.page.content(),
+    new RegExp(code),
+    "the host is not told what to type",
+  );
   await operator.digits.fill("12345");
   assert.ok(await operator.letIn.isDisabled(), "five digits are not enough");
   await operator.type(wrong(code));
@@ -44,81 +52,102 @@ story("the host types the digits that the visitor reads out", async (bench) => {
   await operator.toast("Ana’s laptop is in").waitFor();
   await ana.isIn();
   await ana.sees("secret plans.txt");
-  await hub.event(({ event, public_id }) => event === "device_approved" && public_id === pending.public_id);
+  await hub.event(
+    ({ event, public_id }) => event === "device_approved" && public_id === pending.public_id,
+  );
   await operator.page.getByRole("heading", { name: "Nobody is at the door" }).waitFor();
   assert.deepEqual(ana.problems, []);
 });
 
-story("turning away is final for that key, over reloads and restarts; an approved device needs no second word", async (bench) => {
-  const hub = await Hub.start(bench);
-  const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
-  const ana = await DevicePage.enter(bench, hub, "Ana");
-  const mallory = await visitor(bench, hub, "Mallory");
-  await mallory.code();
-  await operator.facing("Mallory");
-  await operator.page.getByRole("region", { name: "Someone’s knocking" }).getByRole("button", { name: "Turn away", exact: true }).click();
-  await mallory.heading("Not this time").waitFor();
-  assert.equal(await mallory.page.getByRole("button").count(), 0, "there is nothing to press");
-  await hub.event("device_refused");
-  await mallory.page.reload();
-  await mallory.heading("Not this time").waitFor();
+story(
+  "turning away is final for that key, over reloads and restarts; an approved device needs no second word",
+  async (bench) => {
+    const hub = await Hub.start(bench);
+    const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
+    const ana = await DevicePage.enter(bench, hub, "Ana");
+    const mallory = await visitor(bench, hub, "Mallory");
+    await mallory.code();
+    await operator.facing("Mallory");
+    await operator.page
+      .getByRole("region", { name: "Someone’s knocking" })
+      .getByRole("button", { name: "Turn away", exact: true })
+      .click();
+    await mallory.heading("Not this time").waitFor();
+    assert.equal(await mallory.page.getByRole("button").count(), 0, "there is nothing to press");
+    await hub.event("device_refused");
+    await mallory.page.reload();
+    await mallory.heading("Not this time").waitFor();
 
-  await hub.restart();
-  await mallory.page.reload();
-  await mallory.heading("Not this time").waitFor();
-  await ana.isIn();
-  await ana.page.reload();
-  await ana.isIn();
-  // Not only the page remembers: without its memory the same key hears it anew.
-  await mallory.page.evaluate(() => localStorage.clear());
-  await mallory.page.reload();
-  await mallory.heading("Not this time").or(mallory.heading(`You’re at the door of ${HUB_NAME}`)).waitFor();
-  if (await mallory.button("Knock").isVisible()) await mallory.button("Knock").click();
-  await mallory.heading("Not this time").waitFor();
-  const rows = await hub.devices();
-  const memberships = Object.fromEntries(rows.map(({ name, membership }) => [name, membership]));
-  assert.deepEqual([memberships.Ana, memberships.Mallory], ["approved", "disapproved"]);
-  assert.ok(!rows.some(({ membership }) => membership === "pending"));
+    await hub.restart();
+    await mallory.page.reload();
+    await mallory.heading("Not this time").waitFor();
+    await ana.isIn();
+    await ana.page.reload();
+    await ana.isIn();
+    // Not only the page remembers: without its memory the same key hears it anew.
+    await mallory.page.evaluate(() => localStorage.clear());
+    await mallory.page.reload();
+    await mallory
+      .heading("Not this time")
+      .or(mallory.heading(`You’re at the door of ${HUB_NAME}`))
+      .waitFor();
+    if (await mallory.button("Knock").isVisible()) await mallory.button("Knock").click();
+    await mallory.heading("Not this time").waitFor();
+    const rows = await hub.devices();
+    const memberships = Object.fromEntries(rows.map(({ name, membership }) => [name, membership]));
+    assert.deepEqual([memberships.Ana, memberships.Mallory], ["approved", "disapproved"]);
+    assert.ok(!rows.some(({ membership }) => membership === "pending"));
 
-  // The browser comes back as well, not only the page.
-  await ana.browser.restart();
-  const again = new DevicePage(ana.browser, await ana.browser.tab(), hub, "Ana");
-  await again.open();
-  await again.isIn();
-});
+    // The browser comes back as well, not only the page.
+    await ana.browser.restart();
+    const again = new DevicePage(ana.browser, await ana.browser.tab(), hub, "Ana");
+    await again.open();
+    await again.isIn();
+  },
+);
 
-story("the terminal's words do the same: approve, refuse, forget, each with its number", async (bench) => {
-  const hub = await Hub.start(bench);
-  const ana = await visitor(bench, hub, "Ana");
-  const code = await ana.code();
-  const { public_id } = await hub.pending("Ana");
-  assert.equal((await hub.cli("approve", "nobody-of-that-name")).code, 5);
-  assert.equal((await hub.cli("approve", public_id, "--code", "12")).code, 2);
-  assert.equal((await hub.cli("approve", public_id, "--code", wrong(code))).code, 1);
-  assert.equal((await hub.cli("approve", public_id, "--code", code)).code, 0);
-  await ana.isIn();
+story(
+  "the terminal's words do the same: approve, refuse, forget, each with its number",
+  async (bench) => {
+    const hub = await Hub.start(bench);
+    const ana = await visitor(bench, hub, "Ana");
+    const code = await ana.code();
+    const { public_id } = await hub.pending("Ana");
+    assert.equal((await hub.cli("approve", "nobody-of-that-name")).code, 5);
+    assert.equal((await hub.cli("approve", public_id, "--code", "12")).code, 2);
+    assert.equal((await hub.cli("approve", public_id, "--code", wrong(code))).code, 1);
+    assert.equal((await hub.cli("approve", public_id, "--code", code)).code, 0);
+    await ana.isIn();
 
-  const ben = await visitor(bench, hub, "Ben");
-  await ben.code();
-  assert.equal((await hub.cli("refuse", "Ben")).code, 0);
-  await ben.heading("Not this time").waitFor();
-  assert.equal((await hub.cli("approve", "Ben")).code, 5, "a refusal is not undone by approving");
-  assert.equal((await hub.cli("forget", "Ben")).code, 0);
-  await ben.page.reload();
-  await ben.code();
-  assert.equal((await hub.cli("approve", "Ben")).code, 0, "naming is enough at the host's own terminal");
-  await ben.isIn();
+    const ben = await visitor(bench, hub, "Ben");
+    await ben.code();
+    assert.equal((await hub.cli("refuse", "Ben")).code, 0);
+    await ben.heading("Not this time").waitFor();
+    assert.equal((await hub.cli("approve", "Ben")).code, 5, "a refusal is not undone by approving");
+    assert.equal((await hub.cli("forget", "Ben")).code, 0);
+    await ben.page.reload();
+    await ben.code();
+    assert.equal(
+      (await hub.cli("approve", "Ben")).code,
+      0,
+      "naming is enough at the host's own terminal",
+    );
+    await ben.isIn();
 
-  // A device that is in can be turned away later, in the console: its page learns of the refusal at once.
-  const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
-  const here = operator.page.getByRole("region", { name: "Here now" });
-  await here.getByRole("button", { name: "Turn away Ben" }).click();
-  await operator.page.getByRole("dialog").getByRole("button", { name: "Turn away", exact: true }).click();
-  await ben.heading("Not this time").waitFor();
-  await here.getByRole("button", { name: "Turned away (1)" }).click();
-  await operator.page.getByRole("button", { name: "Forget Ben" }).click();
-  await operator.page.getByText("Nobody is turned away.").waitFor();
-});
+    // A device that is in can be turned away later, in the console: its page learns of the refusal at once.
+    const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
+    const here = operator.page.getByRole("region", { name: "Here now" });
+    await here.getByRole("button", { name: "Turn away Ben" }).click();
+    await operator.page
+      .getByRole("dialog")
+      .getByRole("button", { name: "Turn away", exact: true })
+      .click();
+    await ben.heading("Not this time").waitFor();
+    await here.getByRole("button", { name: "Turned away (1)" }).click();
+    await operator.page.getByRole("button", { name: "Forget Ben" }).click();
+    await operator.page.getByText("Nobody is turned away.").waitFor();
+  },
+);
 
 story("a console link opens the console once", async (bench) => {
   const hub = await Hub.start(bench);
@@ -143,7 +172,9 @@ story("who knocks may think better of it", async (bench) => {
   await ana.code();
   await ana.button("Stop knocking").click();
   await ana.heading(`You’re at the door of ${HUB_NAME}`).waitFor();
-  await hub.listed("nobody waits", async () => (await hub.devices()).every(({ membership }) => membership !== "pending"));
+  await hub.listed("nobody waits", async () =>
+    (await hub.devices()).every(({ membership }) => membership !== "pending"),
+  );
   await ana.knock("Ana again");
   assert.notEqual(await ana.code(), first, "another knock has other digits");
   assert.equal((await hub.pending("Ana again")).membership, "pending");

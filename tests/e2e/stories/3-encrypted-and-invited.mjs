@@ -23,41 +23,62 @@ function keptKey(page) {
     });
     database.close();
     if (found instanceof Uint8Array) return "bytes";
-    const taken = await crypto.subtle.exportKey("pkcs8", found.privateKey).then(() => true, () => false);
+    const taken = await crypto.subtle.exportKey("pkcs8", found.privateKey).then(
+      () => true,
+      () => false,
+    );
     return taken ? "a key that scripts can take" : "a key that no script can take";
   });
 }
 
-story("a device that comes by https is as good as any, and its browser keeps the key", async (bench) => {
-  const hub = await Hub.start(bench);
-  const url = hub.url.replace("http://", "https://");
-  const ana = await DevicePage.enter(bench, hub, "Ana", { ...ENCRYPTED, url });
-  const ben = await DevicePage.enter(bench, hub, "Ben");
-  assert.equal(await ana.page.evaluate(() => isSecureContext), true);
-  assert.equal(await keptKey(ana.page), "a key that no script can take");
-  assert.equal(await keptKey(ben.page), "bytes", "plain http has no other way");
+story(
+  "a device that comes by https is as good as any, and its browser keeps the key",
+  async (bench) => {
+    const hub = await Hub.start(bench);
+    const url = hub.url.replace("http://", "https://");
+    const ana = await DevicePage.enter(bench, hub, "Ana", { ...ENCRYPTED, url });
+    const ben = await DevicePage.enter(bench, hub, "Ben");
+    assert.equal(await ana.page.evaluate(() => isSecureContext), true);
+    assert.equal(await keptKey(ana.page), "a key that no script can take");
+    assert.equal(await keptKey(ben.page), "bytes", "plain http has no other way");
 
-  const size = inFull(20, 4) * MIB;
-  const [there, back] = await Promise.all([makeFile(bench.dir("ana"), "there.bin", size), makeFile(bench.dir("ben"), "back.bin", size)]);
-  await ana.shareFiles(there);
-  await ben.shareFiles(back);
-  await Promise.all([ana.sees("back.bin"), ben.sees("there.bin")]);
-  const [got, gave] = await Promise.all([ana.download("back.bin", size), ben.download("there.bin", size)]);
-  assert.deepEqual([await sha256(got), await sha256(gave)], [await sha256(back), await sha256(there)]);
+    const size = inFull(20, 4) * MIB;
+    const [there, back] = await Promise.all([
+      makeFile(bench.dir("ana"), "there.bin", size),
+      makeFile(bench.dir("ben"), "back.bin", size),
+    ]);
+    await ana.shareFiles(there);
+    await ben.shareFiles(back);
+    await Promise.all([ana.sees("back.bin"), ben.sees("there.bin")]);
+    const [got, gave] = await Promise.all([
+      ana.download("back.bin", size),
+      ben.download("there.bin", size),
+    ]);
+    assert.deepEqual(
+      [await sha256(got), await sha256(gave)],
+      [await sha256(back), await sha256(there)],
+    );
 
-  // The same device after a reload: the key signs again.
-  await ana.page.reload();
-  await ana.isIn();
-  assert.deepEqual([...ana.problems, ...ben.problems], []);
-});
+    // The same device after a reload: the key signs again.
+    await ana.page.reload();
+    await ana.isIn();
+    assert.deepEqual([...ana.problems, ...ben.problems], []);
+  },
+);
 
 story("a hub that takes https only shows plain http nothing, and the way there", async (bench) => {
   const hub = await Hub.start(bench, { args: ["--require-tls"] });
   // This machine itself is let through by design, so what others get is proven with raw requests in tests/attacks; here: https works.
-  const ana = await DevicePage.enter(bench, hub, "Ana", { ...ENCRYPTED, url: hub.url.replace("http://", "https://") });
+  const ana = await DevicePage.enter(bench, hub, "Ana", {
+    ...ENCRYPTED,
+    url: hub.url.replace("http://", "https://"),
+  });
   assert.deepEqual(ana.problems, []);
   const redirect = await fetch(`${hub.local}/secure`, { redirect: "manual" });
-  assert.deepEqual([redirect.status, redirect.headers.get("location")], [307, `https://127.0.0.1:${hub.port}/`]);
+  assert.deepEqual(
+    [redirect.status, redirect.headers.get("location")],
+    [307, `https://127.0.0.1:${hub.port}/`],
+  );
   const certificate = await fetch(`${hub.local}/ca.crt`);
   assert.equal(certificate.headers.get("content-type"), "application/x-x509-ca-cert");
 });
@@ -98,40 +119,50 @@ story("an invited device that would rather come in encrypted is still invited", 
   assert.deepEqual(ana.problems, []);
 });
 
-story("a closed door says so, an opened one asks, and the host can read what was decided", async (bench) => {
-  const hub = await Hub.start(bench);
-  const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
-  const door = operator.page.getByRole("combobox", { name: "When somebody knocks" });
-  await door.selectOption("Let nobody new in");
-  const browser = await Browser.open(bench, "Ana");
-  const ana = new DevicePage(browser, await browser.tab(), hub, "Ana");
-  await ana.open();
-  await ana.knock();
-  await ana.heading(`${HUB_NAME} isn’t letting anyone new in`).waitFor();
+story(
+  "a closed door says so, an opened one asks, and the host can read what was decided",
+  async (bench) => {
+    const hub = await Hub.start(bench);
+    const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
+    const door = operator.page.getByRole("combobox", { name: "When somebody knocks" });
+    await door.selectOption("Let nobody new in");
+    const browser = await Browser.open(bench, "Ana");
+    const ana = new DevicePage(browser, await browser.tab(), hub, "Ana");
+    await ana.open();
+    await ana.knock();
+    await ana.heading(`${HUB_NAME} isn’t letting anyone new in`).waitFor();
 
-  await door.selectOption("Ask me about each device");
-  const code = await ana.code();
-  await operator.facing("Ana");
-  await operator.page.getByRole("combobox", { name: "How long they may stay" }).selectOption("For an hour");
-  await operator.type(code);
-  await ana.isIn();
-  assert.match(JSON.stringify(await hub.devices()), /"until_ms":\d+/);
+    await door.selectOption("Ask me about each device");
+    const code = await ana.code();
+    await operator.facing("Ana");
+    await operator.page
+      .getByRole("combobox", { name: "How long they may stay" })
+      .selectOption("For an hour");
+    await operator.type(code);
+    await ana.isIn();
+    assert.match(JSON.stringify(await hub.devices()), /"until_ms":\d+/);
 
-  await operator.page.getByRole("button", { name: "Invite one device" }).click();
-  await operator.page.getByRole("heading", { name: "An invitation" }).waitFor();
-  await operator.page.getByRole("button", { name: "Done" }).click();
-  await door.selectOption("Let everybody in");
-  await operator.page.getByText("Everybody on this network is let in without a question.").waitFor();
-  await operator.page.getByRole("button", { name: "Ask me again" }).click();
-  await until("the door asks again", async () => (await door.inputValue()) === "ask");
+    await operator.page.getByRole("button", { name: "Invite one device" }).click();
+    await operator.page.getByRole("heading", { name: "An invitation" }).waitFor();
+    await operator.page.getByRole("button", { name: "Done" }).click();
+    await door.selectOption("Let everybody in");
+    await operator.page
+      .getByText("Everybody on this network is let in without a question.")
+      .waitFor();
+    await operator.page.getByRole("button", { name: "Ask me again" }).click();
+    await until("the door asks again", async () => (await door.inputValue()) === "ask");
 
-  await operator.page.getByRole("button", { name: "What was decided" }).click();
-  const record = operator.page.getByRole("list", { name: "What was decided" });
-  await record.getByText(/was let in \(by you\)/).first().waitFor();
-  await record.getByText("The door was closed to new devices").waitFor();
-  await record.getByText("An invitation was made").waitFor();
-  const printed = await hub.cli("audit");
-  assert.equal(printed.code, 0);
-  assert.ok(printed.lines.some(({ event, name }) => event === "approved" && name === "Ana"));
-  assert.deepEqual(ana.problems, []);
-});
+    await operator.page.getByRole("button", { name: "What was decided" }).click();
+    const record = operator.page.getByRole("list", { name: "What was decided" });
+    await record
+      .getByText(/was let in \(by you\)/)
+      .first()
+      .waitFor();
+    await record.getByText("The door was closed to new devices").waitFor();
+    await record.getByText("An invitation was made").waitFor();
+    const printed = await hub.cli("audit");
+    assert.equal(printed.code, 0);
+    assert.ok(printed.lines.some(({ event, name }) => event === "approved" && name === "Ana"));
+    assert.deepEqual(ana.problems, []);
+  },
+);

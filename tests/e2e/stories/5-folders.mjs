@@ -38,12 +38,23 @@ story(
   async (bench) => {
     const hub = await Hub.start(bench);
     const folder = makeFolder(bench.dir("ana"), "Archive", COUNT, 4 * KIB);
-    const [ana, ben, carl] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), DevicePage.enter(bench, hub, "Ben"), Native.join(bench, hub, "Carl")]);
-    const [worstOfAna, worstOfBen] = await Promise.all([watchTasks(ana.page), watchTasks(ben.page)]);
+    const [ana, ben, carl] = await Promise.all([
+      DevicePage.enter(bench, hub, "Ana"),
+      DevicePage.enter(bench, hub, "Ben"),
+      Native.join(bench, hub, "Carl"),
+    ]);
+    const [worstOfAna, worstOfBen] = await Promise.all([
+      watchTasks(ana.page),
+      watchTasks(ben.page),
+    ]);
     const started = Date.now();
     await ana.shareFolder(folder);
     await hub.listed("all files", (files) => files.length === COUNT);
-    await ben.page.getByRole("row", { name: "Archive", exact: true }).getByText(FILES).first().waitFor();
+    await ben.page
+      .getByRole("row", { name: "Archive", exact: true })
+      .getByText(FILES)
+      .first()
+      .waitFor();
     bench.figure(`${FILES} listed from a tab`, Date.now() - started, "ms");
     await ben.button("Archive").click();
     await ben.button(LAST_PART).click();
@@ -57,10 +68,16 @@ story(
     const worst = { ana: await worstOfAna(), ben: await worstOfBen() };
     bench.figure("longest task of the owner's page", worst.ana, "ms");
     bench.figure("longest task of the other page", worst.ben, "ms");
-    assert.ok(worst.ana < FROZEN_MS && worst.ben < FROZEN_MS, `pages stood still for ${JSON.stringify(worst)} ms`);
+    assert.ok(
+      worst.ana < FROZEN_MS && worst.ben < FROZEN_MS,
+      `pages stood still for ${JSON.stringify(worst)} ms`,
+    );
 
     await ben.button("Download Archive as zip").click();
-    await ben.row("Archive").getByText(/^Saved/).waitFor({ timeout: 180_000 });
+    await ben
+      .row("Archive")
+      .getByText(/^Saved/)
+      .waitFor({ timeout: 180_000 });
     const link = hub.outside(await ben.copyLink("Archive"));
     const length = (await head(link)).headers.get("content-length");
     const saved = await ben.browser.downloaded("Archive.zip", Number(length));
@@ -76,7 +93,10 @@ story(
   async (bench) => {
     const hub = await Hub.start(bench);
     const folder = makeFolder(bench.dir("ana"), "Archive", COUNT, 4 * KIB);
-    const [ana, carl] = await Promise.all([Native.join(bench, hub, "Ana"), Native.join(bench, hub, "Carl")]);
+    const [ana, carl] = await Promise.all([
+      Native.join(bench, hub, "Ana"),
+      Native.join(bench, hub, "Carl"),
+    ]);
     const started = Date.now();
     const sharing = await ana.share(folder);
     bench.figure(`${FILES} listed from lanyard share`, Date.now() - started, "ms");
@@ -87,27 +107,40 @@ story(
   { patience: 400_000 },
 );
 
-story("a selection over two owners is one zip, equal names under their owners' names", async (bench) => {
-  const hub = await Hub.start(bench);
-  const [ana, ben] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), DevicePage.enter(bench, hub, "Ben")]);
-  const carl = await DevicePage.enter(bench, hub, "Carl");
-  const dirs = { Ana: bench.dir("ana"), Ben: bench.dir("ben") };
-  const big = await makeFile(dirs.Ana, "big.bin", 12 * MIB);
-  const notes = await Promise.all([makeFile(dirs.Ana, "notes.txt", 900), makeFile(dirs.Ben, "of ben.txt", 800)]);
-  const bens = path.join(dirs.Ben, "notes.txt");
-  renameSync(notes[1], bens);
-  await Promise.all([ana.shareFiles(big, notes[0]), ben.shareFiles(bens)]);
-  await hub.listed("three files", (files) => files.length === 3);
-  await carl.sees("big.bin");
-  for (const box of await carl.page.getByRole("checkbox", { name: /^Select / }).all()) await box.check({ force: true });
-  const selection = carl.page.getByRole("group", { name: "Selection" });
-  await selection.getByRole("button", { name: "Download 3" }).click();
-  await carl.button("Activity").click();
-  await carl.page.getByRole("dialog").getByText(/^Saved/).waitFor();
-  const saved = await carl.browser.downloaded("3 files.zip");
-  await checkArchive(saved, 3);
-  const out = await unpack(saved, bench.dir("unzip"));
-  assert.deepEqual(tree(out), ["Ana/notes.txt", "Ben/notes.txt", "big.bin"]);
-  assert.equal(await sha256(path.join(out, "big.bin")), await sha256(big));
-  assert.equal(await sha256(path.join(out, "Ben/notes.txt")), await sha256(bens));
-});
+story(
+  "a selection over two owners is one zip, equal names under their owners' names",
+  async (bench) => {
+    const hub = await Hub.start(bench);
+    const [ana, ben] = await Promise.all([
+      DevicePage.enter(bench, hub, "Ana"),
+      DevicePage.enter(bench, hub, "Ben"),
+    ]);
+    const carl = await DevicePage.enter(bench, hub, "Carl");
+    const dirs = { Ana: bench.dir("ana"), Ben: bench.dir("ben") };
+    const big = await makeFile(dirs.Ana, "big.bin", 12 * MIB);
+    const notes = await Promise.all([
+      makeFile(dirs.Ana, "notes.txt", 900),
+      makeFile(dirs.Ben, "of ben.txt", 800),
+    ]);
+    const bens = path.join(dirs.Ben, "notes.txt");
+    renameSync(notes[1], bens);
+    await Promise.all([ana.shareFiles(big, notes[0]), ben.shareFiles(bens)]);
+    await hub.listed("three files", (files) => files.length === 3);
+    await carl.sees("big.bin");
+    for (const box of await carl.page.getByRole("checkbox", { name: /^Select / }).all())
+      await box.check({ force: true });
+    const selection = carl.page.getByRole("group", { name: "Selection" });
+    await selection.getByRole("button", { name: "Download 3" }).click();
+    await carl.button("Activity").click();
+    await carl.page
+      .getByRole("dialog")
+      .getByText(/^Saved/)
+      .waitFor();
+    const saved = await carl.browser.downloaded("3 files.zip");
+    await checkArchive(saved, 3);
+    const out = await unpack(saved, bench.dir("unzip"));
+    assert.deepEqual(tree(out), ["Ana/notes.txt", "Ben/notes.txt", "big.bin"]);
+    assert.equal(await sha256(path.join(out, "big.bin")), await sha256(big));
+    assert.equal(await sha256(path.join(out, "Ben/notes.txt")), await sha256(bens));
+  },
+);

@@ -22,64 +22,82 @@ async function onTheWay(bench) {
   const out = bench.dir("ben");
   const getting = ben.get("film.mkv", "-o", out, "--limit-down", "2M");
   const moving = (list) => list.find(({ direction, done }) => direction === "down" && done >= MIB);
-  const transfer = await until("bytes come", async () => moving((await ben.done(["transfers"])).json));
+  const transfer = await until("bytes come", async () =>
+    moving((await ben.done(["transfers"])).json),
+  );
   return { hub, ana, ben, film, sharing, out, getting, transfer };
 }
 
-story("a download is paused, resumed and freed of its limit from another terminal", async (bench) => {
-  const { ana, ben, film, sharing, out, getting, transfer } = await onTheWay(bench);
-  assert.deepEqual([transfer.owner_name, transfer.files, transfer.total, transfer.state], ["Ana", 1, SIZE, "running"]);
-  assert.equal(transfer.process, getting.pid);
-  const [limits] = (await ben.done(["limit"])).json;
-  assert.deepEqual(limits, { process: getting.pid, up: null, down: 2 * MIB });
+story(
+  "a download is paused, resumed and freed of its limit from another terminal",
+  async (bench) => {
+    const { ana, ben, film, sharing, out, getting, transfer } = await onTheWay(bench);
+    assert.deepEqual(
+      [transfer.owner_name, transfer.files, transfer.total, transfer.state],
+      ["Ana", 1, SIZE, "running"],
+    );
+    assert.equal(transfer.process, getting.pid);
+    const [limits] = (await ben.done(["limit"])).json;
+    assert.deepEqual(limits, { process: getting.pid, up: null, down: 2 * MIB });
 
-  const up = await until("the owner sees it", async () => (await ana.done(["transfers"])).json.find(({ direction }) => direction === "up"));
-  assert.deepEqual([up.transfer_id, up.asker_name, up.process], [transfer.transfer_id, "Ben", sharing.pid]);
-  const refused = await ana.cli("cancel", up.transfer_id);
-  assert.equal(refused.code, FAILED);
-  assert.match(refused.stderr, /stop sharing/);
+    const up = await until("the owner sees it", async () =>
+      (await ana.done(["transfers"])).json.find(({ direction }) => direction === "up"),
+    );
+    assert.deepEqual(
+      [up.transfer_id, up.asker_name, up.process],
+      [transfer.transfer_id, "Ben", sharing.pid],
+    );
+    const refused = await ana.cli("cancel", up.transfer_id);
+    assert.equal(refused.code, FAILED);
+    assert.match(refused.stderr, /stop sharing/);
 
-  await ben.done(["pause", transfer.transfer_id.slice(0, 13)]);
-  await getting.event("paused");
-  const [paused] = (await ben.done(["transfers"])).json;
-  assert.equal(paused.state, "paused");
-  assert.deepEqual((await ben.done(["limit", "--down", "none"])).json[0].down, null);
-  // Without a limit the whole film would be here long before another one has come.
-  await ben.done(["get", "film.mkv", "-o", bench.dir("meanwhile")]);
-  const [later] = (await ben.done(["transfers"])).json;
-  assert.ok(later.state === "paused" && later.done < SIZE);
-  assert.ok(!existsSync(path.join(out, "film.mkv")));
+    await ben.done(["pause", transfer.transfer_id.slice(0, 13)]);
+    await getting.event("paused");
+    const [paused] = (await ben.done(["transfers"])).json;
+    assert.equal(paused.state, "paused");
+    assert.deepEqual((await ben.done(["limit", "--down", "none"])).json[0].down, null);
+    // Without a limit the whole film would be here long before another one has come.
+    await ben.done(["get", "film.mkv", "-o", bench.dir("meanwhile")]);
+    const [later] = (await ben.done(["transfers"])).json;
+    assert.ok(later.state === "paused" && later.done < SIZE);
+    assert.ok(!existsSync(path.join(out, "film.mkv")));
 
-  await ben.done(["resume", "all"]);
-  const { code } = await getting.ended;
-  assert.equal(code, 0);
-  assert.ok(getting.events.some(({ event }) => event === "resumed"));
-  assert.equal(await sha256(path.join(out, "film.mkv")), await sha256(film));
-  assert.deepEqual((await ben.done(["transfers"])).json, []);
-});
+    await ben.done(["resume", "all"]);
+    const { code } = await getting.ended;
+    assert.equal(code, 0);
+    assert.ok(getting.events.some(({ event }) => event === "resumed"));
+    assert.equal(await sha256(path.join(out, "film.mkv")), await sha256(film));
+    assert.deepEqual((await ben.done(["transfers"])).json, []);
+  },
+);
 
-story("a cancelled download ends with one, and the same command goes on; a second copy takes nothing from the owner", async (bench) => {
-  const { ben, film, out, getting } = await onTheWay(bench);
-  assert.equal((await ben.cli("cancel", "ffffffff")).code, NOT_FOUND);
-  await ben.done(["cancel", "all"]);
-  const { code } = await getting.ended;
-  assert.equal(code, FAILED);
-  assert.match(getting.stderr, /the same command goes on/);
-  assert.ok(!existsSync(path.join(out, "film.mkv")));
+story(
+  "a cancelled download ends with one, and the same command goes on; a second copy takes nothing from the owner",
+  async (bench) => {
+    const { ben, film, out, getting } = await onTheWay(bench);
+    assert.equal((await ben.cli("cancel", "ffffffff")).code, NOT_FOUND);
+    await ben.done(["cancel", "all"]);
+    const { code } = await getting.ended;
+    assert.equal(code, FAILED);
+    assert.match(getting.stderr, /the same command goes on/);
+    assert.ok(!existsSync(path.join(out, "film.mkv")));
 
-  const again = await ben.done(["get", "film.mkv", "-o", out]);
-  const first = again.lines.find(({ event }) => event === "progress");
-  assert.ok(first.done >= MIB / 2, "what came is not fetched again");
-  const wanted = await sha256(film);
-  assert.equal(await sha256(path.join(out, "film.mkv")), wanted);
+    const again = await ben.done(["get", "film.mkv", "-o", out]);
+    const first = again.lines.find(({ event }) => event === "progress");
+    assert.ok(first.done >= MIB / 2, "what came is not fetched again");
+    const wanted = await sha256(film);
+    assert.equal(await sha256(path.join(out, "film.mkv")), wanted);
 
-  await until("the list has its root", async () => (await ben.done(["ls"])).json.find((file) => file.root));
-  rmSync(film);
-  const second = bench.dir("second");
-  const copied = await ben.done(["get", "film.mkv", "-o", second]);
-  assert.equal(copied.lines.find(({ event }) => event === "saved").copied, true);
-  assert.equal(await sha256(path.join(second, "film.mkv")), wanted);
-});
+    await until("the list has its root", async () =>
+      (await ben.done(["ls"])).json.find((file) => file.root),
+    );
+    rmSync(film);
+    const second = bench.dir("second");
+    const copied = await ben.done(["get", "film.mkv", "-o", second]);
+    assert.equal(copied.lines.find(({ event }) => event === "saved").copied, true);
+    assert.equal(await sha256(path.join(second, "film.mkv")), wanted);
+  },
+);
 
 story("what cannot be steered is said with its number", async (bench) => {
   const hub = await Hub.start(bench);

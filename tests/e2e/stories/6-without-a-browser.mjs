@@ -27,15 +27,24 @@ story("join, ls, share, get and link speak JSON", async (bench) => {
   const film = await makeFile(dir, "film.mkv", inFull(40, 8) * MIB + 17);
   const trip = path.join(dir, "Trip");
   mkdirSync(path.join(trip, "day 1", "empty"), { recursive: true });
-  for (const name of ["map.txt", "day 1/a.txt", "day 1/none.txt"]) writeFileSync(path.join(trip, name), name.includes("none") ? "" : name);
+  for (const name of ["map.txt", "day 1/a.txt", "day 1/none.txt"])
+    writeFileSync(path.join(trip, name), name.includes("none") ? "" : name);
   const sharing = await ana.share(film, trip);
   const shared = sharing.events.find(({ event }) => event === "shared");
   assert.equal(shared.owner, ana.publicId);
 
   const list = (await ben.done(["ls"])).json.filter(({ kind }) => kind !== "folder");
-  assert.deepEqual(list.map((file) => file.path).sort(), ["Trip/day 1/a.txt", "Trip/day 1/none.txt", "Trip/map.txt", "film.mkv"]);
+  assert.deepEqual(list.map((file) => file.path).sort(), [
+    "Trip/day 1/a.txt",
+    "Trip/day 1/none.txt",
+    "Trip/map.txt",
+    "film.mkv",
+  ]);
   const listed = list.find((file) => file.path === "film.mkv");
-  assert.deepEqual([listed.owner, listed.owner_name, listed.size], [ana.publicId, "Ana", sizeOf(film)]);
+  assert.deepEqual(
+    [listed.owner, listed.owner_name, listed.size],
+    [ana.publicId, "Ana", sizeOf(film)],
+  );
   assert.match(listed.file_id, /^[0-9a-f-]{36}$/);
   assert.ok(listed.modified_ms > 0);
 
@@ -44,18 +53,41 @@ story("join, ls, share, get and link speak JSON", async (bench) => {
   const saved = got.lines.filter(({ event }) => event === "saved");
   assert.ok(saved.length >= 4);
   const root = await blake3(film);
-  assert.equal(saved.find((file) => file.path === "film.mkv").root, root, "it verified what it saved");
+  assert.equal(
+    saved.find((file) => file.path === "film.mkv").root,
+    root,
+    "it verified what it saved",
+  );
   assert.equal(await sha256(path.join(out, "film.mkv")), await sha256(film));
   assert.equal(treeDigest(path.join(out, "Trip")), treeDigest(trip));
   assert.equal((await ben.done(["ls"])).json.find((file) => file.path === "film.mkv").root, root);
-  assert.deepEqual(tree(out).filter((name) => /\.part|\.lanyard/.test(name)), [], "nothing is left over");
+  assert.deepEqual(
+    tree(out).filter((name) => /\.part|\.lanyard/.test(name)),
+    [],
+    "nothing is left over",
+  );
 
   // The same command again finds everything there; an id means the same file.
   const again = await ben.done(["get", listed.file_id, "-o", out]);
   assert.ok(again.lines.some(({ event, already }) => event === "saved" && already === true));
 
-  const child = await run("bash", ["-c", '"$@" | sha256sum', "pipe", binary(), "--data", ben.data, "get", "film.mkv", "-o", "-"]);
-  assert.equal(child.stdout.split(" ")[0], await sha256(film), "-o - writes the file and nothing else");
+  const child = await run("bash", [
+    "-c",
+    '"$@" | sha256sum',
+    "pipe",
+    binary(),
+    "--data",
+    ben.data,
+    "get",
+    "film.mkv",
+    "-o",
+    "-",
+  ]);
+  assert.equal(
+    child.stdout.split(" ")[0],
+    await sha256(film),
+    "-o - writes the file and nothing else",
+  );
 
   const link = await ben.link("film.mkv");
   const byCurl = path.join(bench.dir("curl"), "film.mkv");
@@ -63,7 +95,11 @@ story("join, ls, share, get and link speak JSON", async (bench) => {
   assert.equal(await sha256(byCurl), await sha256(film));
 
   assert.deepEqual((await sharing.stop("SIGINT")).code, DONE, "Ctrl-C is how sharing ends");
-  await until("nobody is asked for what is gone", async () => (await ben.done(["ls"])).json.length === 0, 90_000);
+  await until(
+    "nobody is asked for what is gone",
+    async () => (await ben.done(["ls"])).json.length === 0,
+    90_000,
+  );
 });
 
 story("each way to fail has its number, and no output but the errors'", async (bench) => {
@@ -110,25 +146,35 @@ story("each way to fail has its number, and no output but the errors'", async (b
   await ends(NOT_REACHABLE, ana, "ls");
 });
 
-story("get never replaces a file, and one that changes while it is fetched fails as a whole", async (bench) => {
-  const hub = await Hub.start(bench);
-  const [ana, ben] = await Promise.all(["Ana", "Ben"].map((name) => Native.join(bench, hub, name)));
-  const dir = bench.dir("ana");
-  const notes = await makeFile(dir, "notes.txt", 2_000);
-  const disk = await makeFile(dir, "disk.img", inFull(64, 12) * MIB);
-  await ana.share(notes, disk);
-  const out = bench.dir("ben");
-  const mine = path.join(out, "notes.txt");
-  writeFileSync(mine, "my own notes");
-  const got = await ben.done(["get", "notes.txt", "-o", out]);
-  const { saved_as } = got.lines.find(({ event }) => event === "saved");
-  assert.equal(await sha256(mine), createHash("sha256").update("my own notes").digest("hex"), "what was there stays");
-  assert.equal(await sha256(path.resolve(out, saved_as)), await sha256(notes));
+story(
+  "get never replaces a file, and one that changes while it is fetched fails as a whole",
+  async (bench) => {
+    const hub = await Hub.start(bench);
+    const [ana, ben] = await Promise.all(
+      ["Ana", "Ben"].map((name) => Native.join(bench, hub, name)),
+    );
+    const dir = bench.dir("ana");
+    const notes = await makeFile(dir, "notes.txt", 2_000);
+    const disk = await makeFile(dir, "disk.img", inFull(64, 12) * MIB);
+    await ana.share(notes, disk);
+    const out = bench.dir("ben");
+    const mine = path.join(out, "notes.txt");
+    writeFileSync(mine, "my own notes");
+    const got = await ben.done(["get", "notes.txt", "-o", out]);
+    const { saved_as } = got.lines.find(({ event }) => event === "saved");
+    assert.equal(
+      await sha256(mine),
+      createHash("sha256").update("my own notes").digest("hex"),
+      "what was there stays",
+    );
+    assert.equal(await sha256(path.resolve(out, saved_as)), await sha256(notes));
 
-  appendFileSync(disk, "changed");
-  const failed = await ben.cli("get", "disk.img", "-o", out);
-  const saw = failed.lines.find(({ event }) => event === "failed" || event === "saved");
-  // Either the old version fails or, listed anew meanwhile, the new one comes whole.
-  if (failed.code === DONE) assert.equal(await sha256(path.resolve(out, saw.saved_as)), await sha256(disk));
-  else assert.ok([FAILED, NOT_FOUND].includes(failed.code), `${failed.code}: ${failed.stderr}`);
-});
+    appendFileSync(disk, "changed");
+    const failed = await ben.cli("get", "disk.img", "-o", out);
+    const saw = failed.lines.find(({ event }) => event === "failed" || event === "saved");
+    // Either the old version fails or, listed anew meanwhile, the new one comes whole.
+    if (failed.code === DONE)
+      assert.equal(await sha256(path.resolve(out, saw.saved_as)), await sha256(disk));
+    else assert.ok([FAILED, NOT_FOUND].includes(failed.code), `${failed.code}: ${failed.stderr}`);
+  },
+);

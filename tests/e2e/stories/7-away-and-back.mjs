@@ -24,7 +24,10 @@ async function nobodyAsked(hub, approvals) {
 
 /** Ben's browser is in the midst of a film in Ana's tab, over a line that is slow. */
 async function midFilm(bench, size) {
-  const [hub, film] = await Promise.all([Hub.start(bench, { args: SMALL }), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const [hub, film] = await Promise.all([
+    Hub.start(bench, { args: SMALL }),
+    makeFile(bench.dir("ana"), "film.mov", size),
+  ]);
   const ana = await DevicePage.enter(bench, hub, "Ana");
   const line = await Line.open(bench, hub);
   const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
@@ -44,76 +47,100 @@ async function comesToItsEnd({ hub, film, size, line, ben }) {
   await nobodyAsked(hub, 3);
 }
 
-const presenceOfAna = async (hub) => (await hub.devices()).find(({ name }) => name === "Ana").presence;
+const presenceOfAna = async (hub) =>
+  (await hub.devices()).find(({ name }) => name === "Ana").presence;
 
-story("the owner's tab reloads in mid-download: it waits, the file is picked again, it goes on by itself", async (bench) => {
-  const scene = await midFilm(bench, inFull(128, 16) * MIB);
-  const { hub, film, size, ana, line, ben } = scene;
-  const link = hub.outside(await ana.copyLink("film.mov"));
-  const byCurl = path.join(bench.dir("curl"), "film.mov");
-  const curl = startCurl(bench, "curl", link, byCurl, "--limit-rate", inFull("20M", "4M"));
-  await until("curl has begun", () => sizeOf(byCurl) > 0);
-  await ana.page.reload();
-  await ana.row("film.mov").getByText("The browser forgot it after a reload").waitFor();
-  await ben.row("film.mov").getByText("continues by itself").waitFor();
-  const held = ben.have("film.mov");
-  assert.ok(held < size, "it was in the middle");
-  await ana.pickFiles(ana.button("Pick it again: film.mov"), [film]);
-  line.rate = Infinity;
-  const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
-  await ben.row("film.mov").getByText(/^Saved/).waitFor();
-  const wanted = await sha256(film);
-  assert.equal(await sha256(saved), wanted);
-  assert.equal((await within("curl is through", curl.ended, MINUTES)).code, 0, "curl waited on one and the same connection");
-  assert.equal(await sha256(byCurl), wanted);
-  await nobodyAsked(hub, 3);
-});
+story(
+  "the owner's tab reloads in mid-download: it waits, the file is picked again, it goes on by itself",
+  async (bench) => {
+    const scene = await midFilm(bench, inFull(128, 16) * MIB);
+    const { hub, film, size, ana, line, ben } = scene;
+    const link = hub.outside(await ana.copyLink("film.mov"));
+    const byCurl = path.join(bench.dir("curl"), "film.mov");
+    const curl = startCurl(bench, "curl", link, byCurl, "--limit-rate", inFull("20M", "4M"));
+    await until("curl has begun", () => sizeOf(byCurl) > 0);
+    await ana.page.reload();
+    await ana.row("film.mov").getByText("The browser forgot it after a reload").waitFor();
+    await ben.row("film.mov").getByText("continues by itself").waitFor();
+    const held = ben.have("film.mov");
+    assert.ok(held < size, "it was in the middle");
+    await ana.pickFiles(ana.button("Pick it again: film.mov"), [film]);
+    line.rate = Infinity;
+    const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
+    await ben
+      .row("film.mov")
+      .getByText(/^Saved/)
+      .waitFor();
+    const wanted = await sha256(film);
+    assert.equal(await sha256(saved), wanted);
+    assert.equal(
+      (await within("curl is through", curl.ended, MINUTES)).code,
+      0,
+      "curl waited on one and the same connection",
+    );
+    assert.equal(await sha256(byCurl), wanted);
+    await nobodyAsked(hub, 3);
+  },
+);
 
-story("the owner's tab closes: everybody sees it at once, and its browser's return brings the download to its end", async (bench) => {
-  const scene = await midFilm(bench, inFull(96, 16) * MIB);
-  const { hub, film, ana, ben } = scene;
-  await ana.page.close();
-  await ben.page.getByRole("log", { name: "Messages" }).getByText("Ana left").waitFor();
-  await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
-  await until("the terminal knows", async () => (await presenceOfAna(hub)) === "away");
+story(
+  "the owner's tab closes: everybody sees it at once, and its browser's return brings the download to its end",
+  async (bench) => {
+    const scene = await midFilm(bench, inFull(96, 16) * MIB);
+    const { hub, film, ana, ben } = scene;
+    await ana.page.close();
+    await ben.page.getByRole("log", { name: "Messages" }).getByText("Ana left").waitFor();
+    await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
+    await until("the terminal knows", async () => (await presenceOfAna(hub)) === "away");
 
-  const back = await ana.anotherTab();
-  await until("the terminal knows", async () => (await presenceOfAna(hub)) === "online");
-  await back.shareFiles(film);
-  await comesToItsEnd(scene);
-});
+    const back = await ana.anotherTab();
+    await until("the terminal knows", async () => (await presenceOfAna(hub)) === "online");
+    await back.shareFiles(film);
+    await comesToItsEnd(scene);
+  },
+);
 
-story("the scripts of the owner's tab stand still, as on a locked phone: the download waits and goes on by itself", async (bench) => {
-  const scene = await midFilm(bench, 128 * MIB);
-  const { size, ana, line, ben } = scene;
-  const browser = await ana.browser.context.newCDPSession(ana.page);
-  // Its scripts stand still; its socket is the browser's, which still answers pings. (The real thing happens to hidden tabs of
-  // idle pages only, which a headless browser never is.)
-  await browser.send("Debugger.enable");
-  await browser.send("Debugger.pause");
-  line.rate = Infinity;
-  await ben.row("film.mov").getByText("Waiting for Ana").waitFor({ timeout: MINUTES });
-  assert.ok(ben.have("film.mov") < size, "it was in the middle");
-  await browser.send("Debugger.resume");
-  await comesToItsEnd(scene);
-}, { fullOnly: true });
+story(
+  "the scripts of the owner's tab stand still, as on a locked phone: the download waits and goes on by itself",
+  async (bench) => {
+    const scene = await midFilm(bench, 128 * MIB);
+    const { size, ana, line, ben } = scene;
+    const browser = await ana.browser.context.newCDPSession(ana.page);
+    // Its scripts stand still; its socket is the browser's, which still answers pings. (The real thing happens to hidden tabs of
+    // idle pages only, which a headless browser never is.)
+    await browser.send("Debugger.enable");
+    await browser.send("Debugger.pause");
+    line.rate = Infinity;
+    await ben.row("film.mov").getByText("Waiting for Ana").waitFor({ timeout: MINUTES });
+    assert.ok(ben.have("film.mov") < size, "it was in the middle");
+    await browser.send("Debugger.resume");
+    await comesToItsEnd(scene);
+  },
+  { fullOnly: true },
+);
 
-story("the owner's tab crashes: everybody sees it at once, and picking the file again brings the download to its end", async (bench) => {
-  const scene = await midFilm(bench, inFull(96, 16) * MIB);
-  const { hub, film, ana, ben } = scene;
-  const browser = await ana.browser.context.newCDPSession(ana.page);
-  // Nobody answers for a page that is no more.
-  browser.send("Page.crash").catch(() => undefined);
-  await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
-  await until("the terminal knows", async () => (await presenceOfAna(hub)) === "away");
-  const back = await ana.anotherTab();
-  await back.shareFiles(film);
-  await comesToItsEnd(scene);
-});
+story(
+  "the owner's tab crashes: everybody sees it at once, and picking the file again brings the download to its end",
+  async (bench) => {
+    const scene = await midFilm(bench, inFull(96, 16) * MIB);
+    const { hub, film, ana, ben } = scene;
+    const browser = await ana.browser.context.newCDPSession(ana.page);
+    // Nobody answers for a page that is no more.
+    browser.send("Page.crash").catch(() => undefined);
+    await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
+    await until("the terminal knows", async () => (await presenceOfAna(hub)) === "away");
+    const back = await ana.anotherTab();
+    await back.shareFiles(film);
+    await comesToItsEnd(scene);
+  },
+);
 
 story("the line drops and comes back: the owner's page and the asker's go on", async (bench) => {
   const size = inFull(96, 16) * MIB;
-  const [hub, film] = await Promise.all([Hub.start(bench, { args: SMALL }), makeFile(bench.dir("ana"), "film.mov", size)]);
+  const [hub, film] = await Promise.all([
+    Hub.start(bench, { args: SMALL }),
+    makeFile(bench.dir("ana"), "film.mov", size),
+  ]);
   const line = await Line.open(bench, hub);
   const bens = await Line.open(bench, hub, inFull(Infinity, SLOW));
   const ana = await DevicePage.enter(bench, hub, "Ana", { url: line.url });
@@ -128,7 +155,11 @@ story("the line drops and comes back: the owner's page and the asker's go on", a
   await ben.startDownload("film.mov");
   await ben.halfway("film.mov", MIB);
   line.cut();
-  await ana.page.getByRole("status").getByText(/stepped away|Looking for/).first().waitFor();
+  await ana.page
+    .getByRole("status")
+    .getByText(/stepped away|Looking for/)
+    .first()
+    .waitFor();
   // What became of Ben she cannot know.
   await ana.page.getByRole("button", { name: "Ben Out of reach" }).waitFor();
   assert.equal(await ana.row("notes.txt").getByText("Asleep").count(), 0);
@@ -150,8 +181,14 @@ story(
   "relay and master die in mid-transfer and start again: lanyard get and a curl loop complete by themselves",
   async (bench) => {
     const size = inFull(300, 16) * MIB;
-    const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
-    const [ana, carl] = await Promise.all([DevicePage.enter(bench, hub, "Ana"), Native.join(bench, hub, "Carl")]);
+    const [hub, film] = await Promise.all([
+      Halves.start(bench),
+      makeFile(bench.dir("ana"), "film.mov", size),
+    ]);
+    const [ana, carl] = await Promise.all([
+      DevicePage.enter(bench, hub, "Ana"),
+      Native.join(bench, hub, "Carl"),
+    ]);
     await ana.shareFiles(film);
     await hub.listed("the film", (files) => files.length === 1);
     const link = hub.outside(await ana.copyLink("film.mov"));
@@ -163,12 +200,20 @@ story(
       const curl = curlLoop(bench, "curl", link, byCurl, "--limit-rate", inFull("60M", "4M"));
       await until("curl has a quarter", () => sizeOf(byCurl) > size / 4);
       const get = carl.get("film.mov", "-o", out, ...inFull([], ["--limit-down", "4M"]));
-      await get.event(({ event, done, total }) => event === "progress" && done > total / 10, 0, MINUTES);
+      await get.event(
+        ({ event, done, total }) => event === "progress" && done > total / 10,
+        0,
+        MINUTES,
+      );
       assert.equal(curl.exit, null, "curl is in the middle");
       await (victim === "relay" ? hub.crashRelay() : hub.crashMaster());
       const ended = await within("lanyard get is through", get.ended, MINUTES);
       assert.equal(ended.code, 0, `${victim}: ${get.stderr}`);
-      assert.equal(await sha256(path.join(out, "film.mov")), wanted, `lanyard get, ${victim} killed`);
+      assert.equal(
+        await sha256(path.join(out, "film.mov")),
+        wanted,
+        `lanyard get, ${victim} killed`,
+      );
       await within("curl is through", curl.ended, MINUTES);
       assert.equal(await sha256(byCurl), wanted, `curl, ${victim} killed`);
     }
@@ -176,7 +221,10 @@ story(
     assert.ok(await ana.row("film.mov").isVisible(), "it is still shared");
     assert.equal((await carl.done(["ls"])).json.length, 1);
     assert.ok((await hub.devices()).every(({ membership }) => membership === "approved"));
-    assert.ok(!hub.master.events.some(({ event }) => event === "device_pending"), "the new master was asked for nothing");
+    assert.ok(
+      !hub.master.events.some(({ event }) => event === "device_pending"),
+      "the new master was asked for nothing",
+    );
   },
   { patience: 400_000 },
 );
@@ -185,7 +233,10 @@ story(
   "a browser's download survives the master's death untouched, and after the relay's it is the browser's own Resume that ends it",
   async (bench) => {
     const size = inFull(160, 16) * MIB;
-    const [hub, film] = await Promise.all([Halves.start(bench), makeFile(bench.dir("ana"), "film.mov", size)]);
+    const [hub, film] = await Promise.all([
+      Halves.start(bench),
+      makeFile(bench.dir("ana"), "film.mov", size),
+    ]);
     const ana = await DevicePage.enter(bench, hub, "Ana");
     const line = await Line.open(bench, hub);
     const ben = await DevicePage.enter(bench, hub, "Ben", { url: line.url });
@@ -207,65 +258,92 @@ story(
     await downloads.getByText("Failed - Network error").waitFor();
     line.rate = Infinity;
     await hub.startRelay();
-    for (const device of [ana, ben]) await device.button(device === ana ? "Stop sharing film.mov" : "More for film.mov").waitFor();
+    for (const device of [ana, ben])
+      await device.button(device === ana ? "Stop sharing film.mov" : "More for film.mov").waitFor();
     await until("the owner's page is back", async () => (await presenceOfAna(hub)) === "online");
-    await ben.row("film.mov").getByText(/Resume/).waitFor();
+    await ben
+      .row("film.mov")
+      .getByText(/Resume/)
+      .waitFor();
     await downloads.getByRole("button", { name: "More actions" }).click();
     await downloads.getByRole("menuitem", { name: "Resume" }).click();
     const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
-    await ben.row("film.mov").getByText(/^Saved/).waitFor();
+    await ben
+      .row("film.mov")
+      .getByText(/^Saved/)
+      .waitFor();
     assert.equal(await sha256(saved), wanted);
     assert.ok((await hub.devices()).every(({ membership }) => membership === "approved"));
   },
   { patience: 300_000 },
 );
 
-story("two tabs of one device both share, and lanyard share lives beside lanyard get", async (bench) => {
-  const size = 12 * MIB;
-  const dir = bench.dir("files");
-  const names = ["one.bin", "two.bin", "three.bin"];
-  const [hub, ...files] = await Promise.all([Hub.start(bench), ...names.map((name) => makeFile(dir, name, size))]);
-  const first = await DevicePage.enter(bench, hub, "Ana");
-  const second = await first.anotherTab();
-  const ben = await DevicePage.enter(bench, hub, "Ben");
-  await first.shareFiles(files[0]);
-  await second.shareFiles(files[1]);
-  for (const page of [first, second, ben]) for (const name of ["one.bin", "two.bin"]) await page.sees(name);
-  assert.equal((await hub.devices()).filter(({ name }) => name === "Ana").length, 1);
-  for (const n of [0, 1]) assert.equal(await sha256(await ben.download(names[n], size)), await sha256(files[n]));
-  // One tab goes; what it shared goes with it, the rest stays readable.
-  await first.page.close();
-  await until("only the other tab is asked", async () => (await presenceOfAna(hub)) === "online");
+story(
+  "two tabs of one device both share, and lanyard share lives beside lanyard get",
+  async (bench) => {
+    const size = 12 * MIB;
+    const dir = bench.dir("files");
+    const names = ["one.bin", "two.bin", "three.bin"];
+    const [hub, ...files] = await Promise.all([
+      Hub.start(bench),
+      ...names.map((name) => makeFile(dir, name, size)),
+    ]);
+    const first = await DevicePage.enter(bench, hub, "Ana");
+    const second = await first.anotherTab();
+    const ben = await DevicePage.enter(bench, hub, "Ben");
+    await first.shareFiles(files[0]);
+    await second.shareFiles(files[1]);
+    for (const page of [first, second, ben])
+      for (const name of ["one.bin", "two.bin"]) await page.sees(name);
+    assert.equal((await hub.devices()).filter(({ name }) => name === "Ana").length, 1);
+    for (const n of [0, 1])
+      assert.equal(await sha256(await ben.download(names[n], size)), await sha256(files[n]));
+    // One tab goes; what it shared goes with it, the rest stays readable.
+    await first.page.close();
+    await until("only the other tab is asked", async () => (await presenceOfAna(hub)) === "online");
 
-  const carl = await Native.join(bench, hub, "Carl");
-  const sharing = await carl.share(files[2]);
-  await ben.sees("three.bin");
-  const out = bench.dir("get");
-  const [got, saved] = await Promise.all([carl.done(["get", "two.bin", "-o", out]), ben.download("three.bin", size)]);
-  assert.equal(got.code, 0);
-  assert.equal(await sha256(path.join(out, "two.bin")), await sha256(files[1]));
-  assert.equal(await sha256(saved), await sha256(files[2]));
-  assert.equal(sharing.exit, null, "it shares on");
-});
+    const carl = await Native.join(bench, hub, "Carl");
+    const sharing = await carl.share(files[2]);
+    await ben.sees("three.bin");
+    const out = bench.dir("get");
+    const [got, saved] = await Promise.all([
+      carl.done(["get", "two.bin", "-o", out]),
+      ben.download("three.bin", size),
+    ]);
+    assert.equal(got.code, 0);
+    assert.equal(await sha256(path.join(out, "two.bin")), await sha256(files[1]));
+    assert.equal(await sha256(saved), await sha256(files[2]));
+    assert.equal(sharing.exit, null, "it shares on");
+  },
+);
 
-story("a tab that was duplicated is another tab: both stay, both share, neither takes the other's place", async (bench) => {
-  const size = 3 * MIB;
-  const dir = bench.dir("files");
-  const [hub, one, two] = await Promise.all([Hub.start(bench), makeFile(dir, "one.bin", size), makeFile(dir, "two.bin", size)]);
-  const first = await DevicePage.enter(bench, hub, "Ana");
-  await first.shareFiles(one);
-  await first.sees("one.bin");
-  const kept = (tab, name) => tab.page.evaluate((key) => sessionStorage.getItem(key), name);
-  const instance = (tab) => kept(tab, "lanyard.instance");
-  const before = await instance(first);
-  await first.page.evaluate(() => sessionStorage.setItem("copied", "along"));
-  const copy = await first.duplicate();
-  assert.equal(await kept(copy, "copied"), "along", "it began with all that the first one keeps");
-  assert.equal(await instance(first), before);
-  assert.notEqual(await instance(copy), before);
-  await copy.shareFiles(two);
-  const ben = await DevicePage.enter(bench, hub, "Ben");
-  for (const page of [first, copy, ben]) for (const name of ["one.bin", "two.bin"]) await page.sees(name);
-  for (const file of [one, two]) assert.equal(await sha256(await ben.download(path.basename(file), size)), await sha256(file));
-  assert.equal((await hub.devices()).filter(({ name }) => name === "Ana").length, 1);
-});
+story(
+  "a tab that was duplicated is another tab: both stay, both share, neither takes the other's place",
+  async (bench) => {
+    const size = 3 * MIB;
+    const dir = bench.dir("files");
+    const [hub, one, two] = await Promise.all([
+      Hub.start(bench),
+      makeFile(dir, "one.bin", size),
+      makeFile(dir, "two.bin", size),
+    ]);
+    const first = await DevicePage.enter(bench, hub, "Ana");
+    await first.shareFiles(one);
+    await first.sees("one.bin");
+    const kept = (tab, name) => tab.page.evaluate((key) => sessionStorage.getItem(key), name);
+    const instance = (tab) => kept(tab, "lanyard.instance");
+    const before = await instance(first);
+    await first.page.evaluate(() => sessionStorage.setItem("copied", "along"));
+    const copy = await first.duplicate();
+    assert.equal(await kept(copy, "copied"), "along", "it began with all that the first one keeps");
+    assert.equal(await instance(first), before);
+    assert.notEqual(await instance(copy), before);
+    await copy.shareFiles(two);
+    const ben = await DevicePage.enter(bench, hub, "Ben");
+    for (const page of [first, copy, ben])
+      for (const name of ["one.bin", "two.bin"]) await page.sees(name);
+    for (const file of [one, two])
+      assert.equal(await sha256(await ben.download(path.basename(file), size)), await sha256(file));
+    assert.equal((await hub.devices()).filter(({ name }) => name === "Ana").length, 1);
+  },
+);

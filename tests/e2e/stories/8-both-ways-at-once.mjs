@@ -13,8 +13,21 @@ story(
   async (bench) => {
     const hub = await Hub.start(bench);
     const dir = bench.dir("files");
-    const make = (owner) => Promise.all(Array.from({ length: 10 }, (_, n) => makeFile(dir, `${owner} ${n + 1}.bin`, inFull((6 + 3 * n) * MIB, (1 + n) * 100 * KIB) + n)));
-    const [ana, ben, anas, bens] = await Promise.all([...["Ana", "Ben"].map((name) => DevicePage.enter(bench, hub, name, { viewport: TALL })), make("ana"), make("ben")]);
+    const make = (owner) =>
+      Promise.all(
+        Array.from({ length: 10 }, (_, n) =>
+          makeFile(
+            dir,
+            `${owner} ${n + 1}.bin`,
+            inFull((6 + 3 * n) * MIB, (1 + n) * 100 * KIB) + n,
+          ),
+        ),
+      );
+    const [ana, ben, anas, bens] = await Promise.all([
+      ...["Ana", "Ben"].map((name) => DevicePage.enter(bench, hub, name, { viewport: TALL })),
+      make("ana"),
+      make("ben"),
+    ]);
     await Promise.all([ana.shareFiles(...anas), ben.shareFiles(...bens)]);
     await hub.listed("twenty files", (files) => files.length === 20);
     const askAll = async (page, owner) => {
@@ -26,7 +39,10 @@ story(
       for (const file of files) {
         const name = file.split("/").at(-1);
         const saved = await page.browser.downloaded(name, sizeOf(file));
-        await page.row(name).getByText(/^Saved/).waitFor();
+        await page
+          .row(name)
+          .getByText(/^Saved/)
+          .waitFor();
         assert.equal(await sha256(saved), await sha256(file), name);
       }
     };

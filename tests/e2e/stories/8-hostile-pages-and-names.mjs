@@ -10,7 +10,11 @@ import { ConsolePage, DevicePage } from "../lib/pages.mjs";
 
 /** A page of another site, on a port of its own. */
 async function evilSite(bench) {
-  const server = createServer((_, response) => response.writeHead(200, { "Content-Type": "text/html" }).end("<!doctype html><title>evil</title>"));
+  const server = createServer((_, response) =>
+    response
+      .writeHead(200, { "Content-Type": "text/html" })
+      .end("<!doctype html><title>evil</title>"),
+  );
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   bench.onClose(() => server.close());
   return `http://${EVIL}:${server.address().port}/`;
@@ -29,7 +33,10 @@ function attack(page, target) {
       ["DELETE", `/d/${"0".repeat(32)}`, {}],
     ];
     for (const [method, path, more] of tries) {
-      const read = await fetch(target + path, { method, ...more, credentials: "include" }).then((response) => response.text(), () => null);
+      const read = await fetch(target + path, { method, ...more, credentials: "include" }).then(
+        (response) => response.text(),
+        () => null,
+      );
       if (read !== null) got.push(`${method} ${path}: ${read.slice(0, 60)}`);
       await fetch(target + path, { method, ...more, mode: "no-cors" }).catch(() => undefined);
     }
@@ -39,7 +46,8 @@ function attack(page, target) {
         ws.onopen = () => resolve(true);
         ws.onerror = () => resolve(false);
       });
-    for (const path of ["/ws/device", "/ws/master", "/ws/console"]) if (await socket(path, ["lanyard.v2"])) got.push(`socket ${path}`);
+    for (const path of ["/ws/device", "/ws/master", "/ws/console"])
+      if (await socket(path, ["lanyard.v2"])) got.push(`socket ${path}`);
     const framed = await new Promise((resolve) => {
       const frame = document.createElement("iframe");
       frame.src = target;
@@ -57,38 +65,50 @@ function attack(page, target) {
   }, target);
 }
 
-story("a page of another site obtains nothing from the hub and its console, and changes nothing", async (bench) => {
-  const hub = await Hub.start(bench);
-  const host = await Browser.open(bench, "host");
-  const operator = await ConsolePage.open(host, hub);
-  const ana = await DevicePage.enter(bench, hub, "Ana");
-  const note = path.join(bench.dir("ana"), "diary.txt");
-  writeFileSync(note, "private");
-  await ana.shareFiles(note);
-  await ana.sees("diary.txt");
-  const before = JSON.stringify([await hub.devices(), await hub.files()]);
+story(
+  "a page of another site obtains nothing from the hub and its console, and changes nothing",
+  async (bench) => {
+    const hub = await Hub.start(bench);
+    const host = await Browser.open(bench, "host");
+    const operator = await ConsolePage.open(host, hub);
+    const ana = await DevicePage.enter(bench, hub, "Ana");
+    const note = path.join(bench.dir("ana"), "diary.txt");
+    writeFileSync(note, "private");
+    await ana.shareFiles(note);
+    await ana.sees("diary.txt");
+    const before = JSON.stringify([await hub.devices(), await hub.files()]);
 
-  const evil = await evilSite(bench);
-  const console_ = new URL(await hub.consoleUrl()).origin;
-  for (const [browser, targets] of [
-    [host, [hub.url, hub.local, console_]],
-    [ana.browser, [hub.url, hub.local]],
-  ]) {
-    const page = await browser.tab();
-    await page.goto(evil);
-    for (const target of targets) assert.deepEqual(await attack(page, target), [], target);
-  }
-  // The name now means the hub itself: the page's own origin, as far as the browser can tell.
-  const rebound = await ana.browser.tab();
-  const answer = await rebound.goto(`http://${EVIL}:${hub.port}/`);
-  assert.equal(answer.status(), 421);
-  assert.doesNotMatch(await rebound.content(), /diary|Ana/);
-  assert.deepEqual((await attack(rebound, `http://${EVIL}:${hub.port}`)).filter((said) => !/HOST_DENIED|does not answer to that name/.test(said)), []);
+    const evil = await evilSite(bench);
+    const console_ = new URL(await hub.consoleUrl()).origin;
+    for (const [browser, targets] of [
+      [host, [hub.url, hub.local, console_]],
+      [ana.browser, [hub.url, hub.local]],
+    ]) {
+      const page = await browser.tab();
+      await page.goto(evil);
+      for (const target of targets) assert.deepEqual(await attack(page, target), [], target);
+    }
+    // The name now means the hub itself: the page's own origin, as far as the browser can tell.
+    const rebound = await ana.browser.tab();
+    const answer = await rebound.goto(`http://${EVIL}:${hub.port}/`);
+    assert.equal(answer.status(), 421);
+    assert.doesNotMatch(await rebound.content(), /diary|Ana/);
+    assert.deepEqual(
+      (await attack(rebound, `http://${EVIL}:${hub.port}`)).filter(
+        (said) => !/HOST_DENIED|does not answer to that name/.test(said),
+      ),
+      [],
+    );
 
-  assert.equal(JSON.stringify([await hub.devices(), await hub.files()]), before, "nothing changed");
-  assert.deepEqual(ana.problems, []);
-  await operator.page.getByRole("region", { name: "Here now" }).getByText("Ana").waitFor();
-});
+    assert.equal(
+      JSON.stringify([await hub.devices(), await hub.files()]),
+      before,
+      "nothing changed",
+    );
+    assert.deepEqual(ana.problems, []);
+    await operator.page.getByRole("region", { name: "Here now" }).getByText("Ana").waitFor();
+  },
+);
 
 const RUN = "globalThis.canary=1";
 /** Names as markup, attributes, templates, addresses and handlers; none has a slash, for paths have those. */
@@ -125,7 +145,12 @@ story("names that are markup are shown as what they are, in every view", async (
       fired.push(dialog.message());
       return dialog.dismiss();
     });
-    page.on("console", (message) => /Content Security Policy|TrustedHTML|TrustedScript/.test(message.text()) && fired.push(message.text()));
+    page.on(
+      "console",
+      (message) =>
+        /Content Security Policy|TrustedHTML|TrustedScript/.test(message.text()) &&
+        fired.push(message.text()),
+    );
   };
   watch(operator.page);
   const mallory = await DevicePage.enter(bench, hub, PAYLOADS[0]);
@@ -135,7 +160,9 @@ story("names that are markup are shown as what they are, in every view", async (
   for (const file of files) writeFileSync(file, file);
   await mallory.shareFiles(...files);
   // High enough for all of them at once: the list draws what is seen.
-  const ana = await DevicePage.enter(bench, hub, "Ana", { viewport: { width: 1280, height: 2400 } });
+  const ana = await DevicePage.enter(bench, hub, "Ana", {
+    viewport: { width: 1280, height: 2400 },
+  });
   watch(ana.page);
   const shown = PAYLOADS.map((name, n) => `${n} ${name}.txt`);
   for (const name of shown) await ana.sees(name);
@@ -151,7 +178,11 @@ story("names that are markup are shown as what they are, in every view", async (
   await knocker.code();
   await operator.facing(PAYLOADS[1]);
   await operator.page.getByRole("button", { name: "What was decided" }).click();
-  await operator.page.getByRole("list", { name: "What was decided" }).getByText(PAYLOADS[1]).first().waitFor();
+  await operator.page
+    .getByRole("list", { name: "What was decided" })
+    .getByText(PAYLOADS[1])
+    .first()
+    .waitFor();
 
   for (const page of [operator.page, mallory.page, ana.page, knocker.page]) {
     assert.equal(await page.evaluate(() => globalThis.canary), undefined);

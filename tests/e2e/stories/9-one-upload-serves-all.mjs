@@ -7,10 +7,18 @@ import { fanOut } from "../lib/fan-out.mjs";
 story(
   "four askers of one file, one ten times slower: three share an upload and wait for nobody, and the relay stays small",
   async (bench) => {
-    const { factor, peak, quick, slow, rate } = await fanOut(bench, inFull(512, 16) * MIB, inFull(Infinity, 3e6));
+    const { factor, peak, quick, slow, rate } = await fanOut(
+      bench,
+      inFull(512, 16) * MIB,
+      inFull(Infinity, 3e6),
+    );
     bench.figure("uploaded by the owner", factor, "times the file");
     bench.figure("memory of the relay at its peak", peak / MIB, "MiB");
-    bench.figure("three askers, and the slow one", [...quick, slow].map((seconds) => seconds.toFixed(1)).join(", "), "s");
+    bench.figure(
+      "three askers, and the slow one",
+      [...quick, slow].map((seconds) => seconds.toFixed(1)).join(", "),
+      "s",
+    );
     bench.figure("rate of the slow one", rate / 1e6, "MB/s");
     // One upload for the three, one for the slow one.
     assert.ok(factor <= 2.02, `the owner uploaded ${factor} times the file`);

@@ -11,10 +11,16 @@ export function qrPicture(text: string): QrPicture {
   let path = "";
   for (let y = 0; y < size; y += 1) {
     for (let x = 0; x < size; x += 1) {
-      if (data[y]?.[x] && !inEye(x, y, size)) path += `M${x + 0.04} ${y + 0.5}a.46.46 0 1 0 .92 0 .46.46 0 1 0-.92 0`;
+      if (data[y]?.[x] && !inEye(x, y, size))
+        path += `M${x + 0.04} ${y + 0.5}a.46.46 0 1 0 .92 0 .46.46 0 1 0-.92 0`;
     }
   }
-  for (const [x, y] of [[0, 0], [size - 7, 0], [0, size - 7]] as const) path += eye(x, y);
+  for (const [x, y] of [
+    [0, 0],
+    [size - 7, 0],
+    [0, size - 7],
+  ] as const)
+    path += eye(x, y);
   return { size, path };
 }
 

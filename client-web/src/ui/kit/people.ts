@@ -3,7 +3,16 @@ import type { Client } from "../../protocol/wire";
 import type { IconName } from "./icons";
 
 /** Dark enough for white strokes in both themes. */
-const COLOURS = ["#0B5D4E", "#B4472F", "#3B4AB0", "#8A5A00", "#6A3F8F", "#1F6F8B", "#97345F", "#4B6A1F"];
+const COLOURS = [
+  "#0B5D4E",
+  "#B4472F",
+  "#3B4AB0",
+  "#8A5A00",
+  "#6A3F8F",
+  "#1F6F8B",
+  "#97345F",
+  "#4B6A1F",
+];
 
 export function colourOf(publicId: string): string {
   return COLOURS[Number.parseInt(publicId.slice(0, 6), 16) % COLOURS.length] ?? "#0B5D4E";

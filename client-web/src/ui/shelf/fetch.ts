@@ -22,7 +22,12 @@ export function folderOf(item: FolderItem): LinkFolder {
 
 /** Puts a link to the row into the clipboard. */
 export function copyItem(hub: HubStore, item: Item, limits?: LinkLimits): void {
-  hub.actions.copyLink(listedOf(hub, item), item.name, item.kind === "folder" ? folderOf(item) : undefined, limits);
+  hub.actions.copyLink(
+    listedOf(hub, item),
+    item.name,
+    item.kind === "folder" ? folderOf(item) : undefined,
+    limits,
+  );
 }
 
 export function fetchChosen(hub: HubStore): void {
@@ -37,5 +42,8 @@ export function fetchChosen(hub: HubStore): void {
 export function takersOf(hub: HubStore, fileIds: string[]): { name: string; share: number }[] {
   return fileIds
     .flatMap((id) => hub.outgoing.get(id) ?? [])
-    .map(({ asker, done, total }) => ({ name: hub.nameOf(asker), share: total > 0 ? Math.floor((100 * done) / total) : 0 }));
+    .map(({ asker, done, total }) => ({
+      name: hub.nameOf(asker),
+      share: total > 0 ? Math.floor((100 * done) / total) : 0,
+    }));
 }

@@ -5,25 +5,53 @@ import { plural } from "../../lib/format";
 
 /** Who is here, and who is asleep but still has something on the list. The host first, this device last. */
 export function present(hub: HubStore): Client[] {
-  const rank = (client: Client) => (client.kind === "master" ? 0 : client.public_id === hub.me ? 3 : hub.online.has(client.public_id) ? 1 : 2);
+  const rank = (client: Client) =>
+    client.kind === "master"
+      ? 0
+      : client.public_id === hub.me
+        ? 3
+        : hub.online.has(client.public_id)
+          ? 1
+          : 2;
   return hub.clients
-    .filter(({ public_id }) => public_id === hub.me || hub.online.has(public_id) || hub.fileCounts.has(public_id))
+    .filter(
+      ({ public_id }) =>
+        public_id === hub.me || hub.online.has(public_id) || hub.fileCounts.has(public_id),
+    )
     .sort((a, b) => rank(a) - rank(b) || a.name.localeCompare(b.name));
 }
 
-export function presenceWords(hub: HubStore, client: Client): { text: string; tone: "plain" | "moving" | "asleep" } {
+export function presenceWords(
+  hub: HubStore,
+  client: Client,
+): { text: string; tone: "plain" | "moving" | "asleep" } {
   const { public_id, kind } = client;
   const mine = public_id === hub.me;
   const count = hub.fileCounts.get(public_id) ?? 0;
   const where = hub.whereIs(public_id);
-  if (where !== "here") return { text: where === "asleep" ? "Asleep, returns on waking" : "Out of reach", tone: "asleep" };
-  if (!mine && hub.running.some(({ state, files }) => state === "running" && files.some((file) => file.public_id === public_id))) {
+  if (where !== "here")
+    return {
+      text: where === "asleep" ? "Asleep, returns on waking" : "Out of reach",
+      tone: "asleep",
+    };
+  if (
+    !mine &&
+    hub.running.some(
+      ({ state, files }) =>
+        state === "running" && files.some((file) => file.public_id === public_id),
+    )
+  ) {
     return { text: "Sending to you", tone: "moving" };
   }
-  const takes = [...hub.outgoing.values()].flat().some(({ asker, state }) => asker === public_id && state === "running");
+  const takes = [...hub.outgoing.values()]
+    .flat()
+    .some(({ asker, state }) => asker === public_id && state === "running");
   if (!mine && takes) return { text: "Taking your files", tone: "moving" };
   const files = count > 0 ? plural(count, "file") : "Nothing shared";
-  return { text: kind === "master" ? `Host · ${files}` : mine && count > 0 ? `${files} shared` : files, tone: "plain" };
+  return {
+    text: kind === "master" ? `Host · ${files}` : mine && count > 0 ? `${files} shared` : files,
+    tone: "plain",
+  };
 }
 
 export function transportWords(mode: TransportMode | null): string {

@@ -21,6 +21,12 @@ test.each<[Facts["owner"], string, string]>([
   ["asleep", "Asleep, returns on waking", "Waiting for Ana"],
   ["unknown", "", "Waiting for Studio PC"],
 ])("an owner who is %s", (owner, rest, waiting) => {
-  expect(statusOf(item, facts(owner))).toMatchObject({ at: "idle", text: rest, asleep: owner === "asleep" });
-  expect(statusOf(item, facts(owner, { id: "1", state: "waiting", done: 1, size: 2 }))).toMatchObject({ at: "arriving", lead: waiting });
+  expect(statusOf(item, facts(owner))).toMatchObject({
+    at: "idle",
+    text: rest,
+    asleep: owner === "asleep",
+  });
+  expect(
+    statusOf(item, facts(owner, { id: "1", state: "waiting", done: 1, size: 2 })),
+  ).toMatchObject({ at: "arriving", lead: waiting });
 });

@@ -9,7 +9,14 @@ export type Status =
   | { at: "announcing" }
   | { at: "trouble"; text: string; button: "Try again" | "Pick it again" | "Download again" | null }
   | { at: "queued"; text: string; download: string }
-  | { at: "arriving"; value: number; lead: string; text: string; tone: "down" | "wait"; download: string }
+  | {
+      at: "arriving";
+      value: number;
+      lead: string;
+      text: string;
+      tone: "down" | "wait";
+      download: string;
+    }
   | { at: "leaving"; value: number; lead: string; text: string }
   | { at: "saved"; text: string }
   | { at: "gone"; text: string };
@@ -31,11 +38,13 @@ export interface Facts {
 const SETTLED_MS = 3_000;
 
 export function statusOf(item: Item, facts: Facts): Status {
-  if (item.kind === "file" && item.gone) return { at: "gone", text: `Removed by ${facts.ownerName}` };
+  if (item.kind === "file" && item.gone)
+    return { at: "gone", text: `Removed by ${facts.ownerName}` };
   const fetched = facts.download && ofDownload(facts.download, facts);
   if (fetched) return fetched;
   if (item.mine) return ofMine(item, facts);
-  if (facts.owner === "asleep") return { at: "idle", text: "Asleep, returns on waking", asleep: true };
+  if (facts.owner === "asleep")
+    return { at: "idle", text: "Asleep, returns on waking", asleep: true };
   return { at: "idle", text: "", asleep: false };
 }
 
@@ -48,9 +57,23 @@ function ofDownload(download: Download, facts: Facts): Status | undefined {
     case "starting":
       return { at: "queued", text: "Starting…", download: id };
     case "waiting":
-      return { at: "arriving", value, tone: "wait", lead: awaited(facts), text: "continues by itself", download: id };
+      return {
+        at: "arriving",
+        value,
+        tone: "wait",
+        lead: awaited(facts),
+        text: "continues by itself",
+        download: id,
+      };
     case "paused":
-      return { at: "arriving", value, tone: "wait", lead: `${value} %`, text: "Paused in the browser", download: id };
+      return {
+        at: "arriving",
+        value,
+        tone: "wait",
+        lead: `${value} %`,
+        text: "Paused in the browser",
+        download: id,
+      };
     case "running": {
       const left = remaining(size - done, rate);
       const told = facts.now - download.startedMs > SETTLED_MS && rate > 0;
@@ -60,7 +83,11 @@ function ofDownload(download: Download, facts: Facts): Status | undefined {
     case "done":
       return { at: "saved", text: `Saved ${ago(download.endedMs ?? facts.now, facts.now)}` };
     case "failed":
-      return { at: "trouble", text: download.problem ?? "It did not arrive.", button: "Download again" };
+      return {
+        at: "trouble",
+        text: download.problem ?? "It did not arrive.",
+        button: "Download again",
+      };
     case "cancelled":
       return undefined;
   }
@@ -73,20 +100,39 @@ function awaited({ owner, ownerName, hubName }: Facts): string {
 
 function ofMine(item: Item, facts: Facts): Status {
   if (item.kind === "folder") {
-    if (item.lost > 0) return { at: "trouble", text: `${plural(item.lost, "file")} unreadable since the reload`, button: "Pick it again" };
+    if (item.lost > 0)
+      return {
+        at: "trouble",
+        text: `${plural(item.lost, "file")} unreadable since the reload`,
+        button: "Pick it again",
+      };
     if (item.syncing > 0) return { at: "announcing" };
   } else if (item.offer === "syncing") return { at: "announcing" };
-  else if (item.offer === "failed") return { at: "trouble", text: item.problem ?? "Not announced", button: "Try again" };
-  else if (item.offer === "lost") return { at: "trouble", text: "The browser forgot it after a reload", button: "Pick it again" };
+  else if (item.offer === "failed")
+    return { at: "trouble", text: item.problem ?? "Not announced", button: "Try again" };
+  else if (item.offer === "lost")
+    return { at: "trouble", text: "The browser forgot it after a reload", button: "Pick it again" };
   else if (item.offer === "leaving") return { at: "idle", text: "Stopping…", asleep: false };
   const [first, ...others] = facts.outgoing;
   if (first) {
     const askers = new Set(facts.outgoing.map(({ asker }) => asker));
-    const who = others.length > 0 && askers.size > 1 ? plural(askers.size, "device") : facts.nameOf(first.asker);
+    const who =
+      others.length > 0 && askers.size > 1
+        ? plural(askers.size, "device")
+        : facts.nameOf(first.asker);
     const value = percent(sum(facts.outgoing, "done"), sum(facts.outgoing, "total"));
-    return { at: "leaving", value, lead: `${value} %`, text: askers.size > 1 ? `${who} are taking this` : `${who} is taking this` };
+    return {
+      at: "leaving",
+      value,
+      lead: `${value} %`,
+      text: askers.size > 1 ? `${who} are taking this` : `${who} is taking this`,
+    };
   }
-  return { at: "idle", text: facts.finished > 0 ? `${plural(facts.finished, "download")} so far` : "", asleep: false };
+  return {
+    at: "idle",
+    text: facts.finished > 0 ? `${plural(facts.finished, "download")} so far` : "",
+    asleep: false,
+  };
 }
 
 export function isBusy(download: Download | undefined): boolean {

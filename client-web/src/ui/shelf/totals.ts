@@ -10,9 +10,19 @@ export interface Totals {
   rate: number;
 }
 
-export function totalsOf(running: Download[], outgoing: ReadonlyMap<string, OutgoingTransfer[]>): Totals {
+export function totalsOf(
+  running: Download[],
+  outgoing: ReadonlyMap<string, OutgoingTransfer[]>,
+): Totals {
   const out = [...outgoing.values()].flat();
-  const all = [...running.map(({ done, size, rate, state }) => ({ done, total: size, rate: state === "running" ? rate : 0 })), ...out];
+  const all = [
+    ...running.map(({ done, size, rate, state }) => ({
+      done,
+      total: size,
+      rate: state === "running" ? rate : 0,
+    })),
+    ...out,
+  ];
   return {
     arriving: running.length,
     leaving: out.length,
@@ -23,5 +33,7 @@ export function totalsOf(running: Download[], outgoing: ReadonlyMap<string, Outg
 }
 
 export function totalsWords({ arriving, leaving }: Totals): string {
-  return [arriving > 0 ? `${arriving} arriving` : "", leaving > 0 ? `${leaving} leaving` : ""].filter(Boolean).join(", ");
+  return [arriving > 0 ? `${arriving} arriving` : "", leaving > 0 ? `${leaving} leaving` : ""]
+    .filter(Boolean)
+    .join(", ");
 }
