@@ -1,4 +1,8 @@
-/** The one owner of what happens in the console: the master's messages and the host's hand go in, the store is told what is so. */
+/**
+ * Drives the operator console: takes the master's messages and the host's actions, and updates the
+ * store.
+ */
+import { CLOSE_CODES } from "../protocol/generated/close_codes";
 import { startClock } from "../connection/clock";
 import { Reloads } from "../connection/reload";
 import { Socket, socketUrl } from "../connection/socket";
@@ -26,7 +30,7 @@ import { readUsage, type Usage } from "./usage";
 type Heard = Incoming<MasterToConsole>;
 
 const NOTICE_MS = 8_000;
-/** How long an invitation of the console can be used. */
+/** The time for which an invitation of the console can be used. */
 const INVITATION_MS = 3_600_000;
 
 export class OperatorDriver implements OperatorActions {
@@ -279,7 +283,7 @@ export class OperatorDriver implements OperatorActions {
     const goneBefore = new Set(
       store.joinRequests.filter(({ left }) => left).map(({ request_id }) => request_id),
     );
-    // Oldest first; a knock in front of the host never gives way to another.
+    // Oldest first. The join request on the card is never replaced by another one.
     store.joinRequests = [...knocks].sort((a, b) => a.asked_ms - b.asked_ms);
     this.#face();
     const fresh = store.joinRequests.find(({ public_id }) => !before.has(public_id));
@@ -300,10 +304,10 @@ export class OperatorDriver implements OperatorActions {
   #face(): void {
     const { store } = this;
     const { joinRequest: knock } = store;
-    // Who was in front stays there until somebody decides, however the list grows.
+    // The join request on the card stays there until it is decided, however the list grows.
     store.chosen = knock?.public_id ?? null;
     store.typing = facing(store.typing, knock, this.#lastDevice);
-    // How long one may stay was chosen for that one.
+    // The chosen length of stay applies to one device only.
     if (store.chosen !== this.#lastDevice) store.stay = null;
     this.#lastDevice = store.chosen;
   }
@@ -318,8 +322,8 @@ export class OperatorDriver implements OperatorActions {
     this.#requests.drop();
     this.#feed.disconnected();
     this.#list.trigger();
-    if (code === 4401) this.#deny();
-    if (code === 4400) {
+    if (code === CLOSE_CODES.UNAUTHENTICATED) this.#deny();
+    if (code === CLOSE_CODES.BAD_MESSAGE) {
       this.store.page = "version";
       this.#socket.halt();
       this.#reloads.outdated("another");
@@ -340,7 +344,7 @@ export class OperatorDriver implements OperatorActions {
     return null;
   }
 
-  /** For what a person asked: without a connection it fails at once. */
+  /** Sends what a person asked for. Fails at once without a connection. */
   #ask(message: ConsoleToMaster, asked: Asked<Heard>): void {
     if (this.#request(message, asked) === null) asked.overdue?.();
   }

@@ -1,4 +1,5 @@
-// Promise: a device is where the hub says it is, proves itself at each connect, and answers one challenge for one promise.
+// Promise: a device is where the hub says it is, proves itself at each connect, and answers one
+// challenge for one promise.
 import { ed25519 } from "@noble/curves/ed25519.js";
 import { beforeEach, describe, expect, test } from "vitest";
 import { toHex } from "../identity/bytes";
@@ -21,6 +22,7 @@ import {
 } from "../identity/proof";
 import { Signer, ephemeralFrom, sessionKeyOf } from "../identity/signer";
 import { type Reveals, revealBook } from "../identity/reveals";
+import { CLOSE_CODES } from "../protocol/generated/close_codes";
 import { MAX_REVEALS, OPENING_TIMEOUT_MS, PROTOCOL_VERSION } from "../protocol/limits";
 import type { DataOf, DeviceToRelay, Membership } from "../protocol/wire";
 import { type Effect, Session } from "./session";
@@ -35,7 +37,7 @@ const RELAY_EPHEMERAL = relay().publicKey;
 let count = 0;
 const random = (size: number) => new Uint8Array(size).fill((count += 1));
 
-/** The browser's storage, and the time. */
+/** The contents of the browser's storage, and the clock. */
 let kept: Map<string, string>;
 let now = 5_000;
 const storage = () => ({
@@ -123,7 +125,7 @@ function ack(
 
 const does = (effects: Effect[]) => effects.map((effect) => effect.do);
 
-/** The master's half: bound to a nonce, and opening it. */
+/** The master's half of the digits: the commitment and its opening. */
 const promise = (request_id: string, nonce = "0c") =>
   ({
     opcode: "APPROVAL_CHALLENGE",
@@ -194,7 +196,7 @@ describe("at the door", () => {
     expect(JSON.stringify(said)).not.toContain(invitation.secret);
     expect(invitationIn(`#k=00ff&i=${invitation.id}${invitation.secret}`)).toEqual(invitation);
     expect(invitationIn("#i=a1")).toBeNull();
-    // The Rust side holds the same value.
+    // The tests in Rust hold the same value.
     expect(invitationProof("b2".repeat(16), "5a".repeat(16))).toBe(
       "16435bd4f5f1e1f0f07098619858ab0e2690647e2e978d68a58de54d5fc8d987",
     );
@@ -335,7 +337,7 @@ describe("a false hub that leaves once it knows the digits", () => {
     "other tab",
   ];
 
-  /** Plays it until the page says no more; how often it was given a reveal. */
+  /** Plays the aborts until the page stops, and counts its reveals. */
   function reveals(aborts: Iterable<Abort>): { given: number; one: Session } {
     let one = session("knocking");
     let given = 0;
@@ -570,19 +572,19 @@ describe("membership", () => {
 
 describe("a closed socket", () => {
   test.each([
-    [4400, "protocol"],
-    [4401, "refused-proof"],
-  ] as const)("%i ends the attempts", (code, why) => {
+    ["BAD_MESSAGE", "protocol"],
+    ["UNAUTHENTICATED", "refused-proof"],
+  ] as const)("%s ends the attempts", (code, why) => {
     const one = session("approved");
-    expect(does(one.closed(code))).toEqual(["halt"]);
+    expect(does(one.closed(CLOSE_CODES[code]))).toEqual(["halt"]);
     expect(one.place).toEqual({ at: "stopped", why });
   });
 
-  test("4403 is a refusal, 4409 asks for a new instance, 4429 for patience", () => {
-    expect(does(session("approved").closed(4403))).toEqual(["remember", "halt", "cleared"]);
-    expect(does(session("approved").closed(4409))).toEqual(["halt", "superseded"]);
+  test("REVOKED is a refusal, SUPERSEDED asks for a new instance, RATE_LIMITED for patience", () => {
+    expect(does(session("approved").closed(CLOSE_CODES.REVOKED))).toEqual(["remember", "halt", "cleared"]);
+    expect(does(session("approved").closed(CLOSE_CODES.SUPERSEDED))).toEqual(["halt", "superseded"]);
     const crowded = session("knocking");
-    expect(crowded.closed(4429)).toEqual([]);
+    expect(crowded.closed(CLOSE_CODES.RATE_LIMITED)).toEqual([]);
     expect(crowded.busy).toBe(true);
   });
 

@@ -1,6 +1,6 @@
 /**
- * Where this device stands with the hub: at the door, knocking, inside, turned away. Pure: facts in,
- * effects out. It signs and checks, but opens no socket, keeps no clock and stores nothing.
+ * Keeps this device's membership: at the door, knocking, inside, turned away. Pure: takes events
+ * and returns effects. Signs and verifies, but has no socket, clock or storage.
  */
 import type { Random } from "../identity/bytes";
 import { toHex } from "../identity/bytes";
@@ -17,6 +17,7 @@ import {
 } from "../identity/proof";
 import { type Ephemeral, Signer, ephemeralFrom, sessionKeyOf } from "../identity/signer";
 import { type RevealBook, beginAnew, give, isSpent, opened } from "../identity/reveals";
+import { CLOSE_CODES } from "../protocol/generated/close_codes";
 import { OPENING_TIMEOUT_MS, PROTOCOL_VERSION } from "../protocol/limits";
 import type {
   DataOf,
@@ -39,10 +40,10 @@ import {
 export type Stop =
   "version" | "refused-proof" | "protocol" | "superseded" | "impostor" | "not-opened";
 
-/** Which of the screens, before the state of the connection is laid over it. */
+/** The screen to show, apart from the state of the connection. */
 export type Place =
   | { at: "door" }
-  /** `closed`: the host lets nobody in at the moment. `asked`: since when this very knock waits for its digits. */
+  /** `closed`: the host admits nobody at the moment. `asked`: when this join request was sent. */
   | { at: "knocking"; since: number; code: string | null; closed?: boolean; asked?: number }
   | { at: "inside" }
   | { at: "refused" }
@@ -54,16 +55,18 @@ export type Effect =
   | { do: "halt" }
   | { do: "settled" }
   | { do: "send"; message: DeviceToRelay }
-  /** Sent once the browser has signed it; null when the connection that it was for is gone by then. */
+  /**
+   * A message to send once the browser has signed it, or null if its connection has gone by then.
+   */
   | { do: "sign"; signed: Promise<DeviceToRelay | null> }
   | { do: "remember"; what: Remembered }
-  /** This instance lives elsewhere now. */
+  /** Another tab took over this instance. */
   | { do: "superseded" }
-  /** Approved on this connection: the feed follows. */
+  /** Approved on this connection. The feed follows. */
   | { do: "entered" }
-  /** Nothing of the hub may stay on the screen. */
+  /** Everything of the hub is removed from the screen. */
   | { do: "cleared" }
-  /** The hub is of another version, named by `met`: its page is another one, too. */
+  /** The hub has another version, `met`, and therefore another page. */
   | { do: "outdated"; met: string };
 
 export interface SessionSetup {
@@ -72,14 +75,14 @@ export interface SessionSetup {
   platform: string;
   instance: string;
   remembered: Remembered;
-  /** The name in the field before anybody typed one. */
+  /** The suggested name. */
   suggestion: string;
   random: Random;
   now(): number;
   resume(): Resume | undefined;
-  /** What was behind the address: who brings it need not be asked about. */
+  /** The invitation from the address, with which a device is let in without a question. */
   invitation: Invitation | null;
-  /** Reveals made at this door. */
+  /** The reveals of this browser. */
   reveals: RevealBook;
 }
 
@@ -88,9 +91,9 @@ export class Session {
   hubName: string | null;
   hubReady = false;
   mode: TransportMode | null = null;
-  /** Proves the HTTP requests of the connection that stands. */
+  /** Signs the HTTP requests of the current connection. */
   signer: Signer | null = null;
-  /** Too many knocks, or too many words: said by the hub, forgotten at the next answer. */
+  /** True after the hub reported too many requests, until its next answer. */
   busy = false;
   remembered: Remembered;
   instance: string;
@@ -114,12 +117,14 @@ export class Session {
     return this.#handshake?.hubKey ?? this.remembered.hubKey;
   }
 
-  /** Approved on the connection that stands. */
+  /** True if approved on the current connection. */
   get entered(): boolean {
     return this.#entered;
   }
 
-  /** Opens the page: at the door only the hub's name is listened to, elsewhere the device goes on. */
+  /**
+   * Opens the page. A new device only listens for the hub's name; any other continues its session.
+   */
   start(): Effect[] {
     return [{ do: "connect" }];
   }
@@ -136,13 +141,13 @@ export class Session {
     return [this.#remember({ door: "new" }), { do: "halt" }];
   }
 
-  /** The person asks for another try where nothing happens by itself. */
+  /** Tries again on a person's request, where nothing happens by itself. */
   tryAgain(instance = this.instance): Effect[] {
     beginAnew(this.setup.reveals);
     return this.goOn(instance);
   }
 
-  /** The same, when nobody asked for it. */
+  /** Tries again without a person's request. */
   goOn(instance: string): Effect[] {
     this.instance = instance;
     if (this.place.at === "stopped") this.place = this.#placeFrom(this.remembered);
@@ -153,13 +158,13 @@ export class Session {
     const wasKnocking = this.place.at === "knocking";
     const isLost = this.#isRevealed;
     this.#forgetConnection();
-    if (code === 4403) return this.#refuse();
-    if (code === 4409) return [{ do: "halt" }, { do: "superseded" }];
-    if (code === 4400) return this.#stop("protocol");
-    if (code === 4401) return this.#stop("refused-proof");
+    if (code === CLOSE_CODES.REVOKED) return this.#refuse();
+    if (code === CLOSE_CODES.SUPERSEDED) return [{ do: "halt" }, { do: "superseded" }];
+    if (code === CLOSE_CODES.BAD_MESSAGE) return this.#stop("protocol");
+    if (code === CLOSE_CODES.UNAUTHENTICATED) return this.#stop("refused-proof");
     if (isLost && isSpent(this.setup.reveals.read())) return this.#stop("not-opened");
-    if (code === 4429) this.busy = true;
-    // Nobody waits at these two for a connection: the person decides.
+    if (code === CLOSE_CODES.RATE_LIMITED) this.busy = true;
+    // On these two screens the person decides when to connect.
     if (this.place.at === "door" || this.place.at === "refused") return [{ do: "halt" }];
     if (wasKnocking && this.place.at === "knocking") this.place = { ...this.place, code: null };
     return [];
@@ -172,7 +177,7 @@ export class Session {
       case "CLIENT_REGISTER_ACK":
         return this.#acknowledged(message.data);
       case "MEMBERSHIP":
-        // The relay learns from the master alone who belongs.
+        // The relay learns memberships from the master alone.
         this.hubReady ||= message.data.membership !== "unknown";
         return this.#belongs(message.data.membership);
       case "APPROVAL_CHALLENGE":
@@ -185,7 +190,7 @@ export class Session {
         return this.#shut(message.data.request_id);
       case "CLIENT_APPROVED":
         if (message.data.client.public_id !== this.setup.keys.publicId) return [];
-        // A pending device hears no HUB_READY; the master that lets it in is there.
+        // A pending device receives no HUB_READY. An approval shows that the master is connected.
         this.hubReady = true;
         return this.#belongs("approved");
       case "CLIENT_DIS_APPROVED":
@@ -322,7 +327,7 @@ export class Session {
     }
   }
 
-  /** Proves the invitation that this device was given, for this knock. */
+  /** Proves this device's invitation for this join request. */
   #invitationFor(request: JoinRequest): { invitation?: { id: string; proof: string } } {
     const { invitation } = this.setup;
     return invitation
@@ -335,18 +340,18 @@ export class Session {
       : {};
   }
 
-  /** The hub knows the digits, and this page does not. */
+  /** True while the hub knows the digits and this page does not. */
   get #isRevealed(): boolean {
     return this.#joinRequest?.stage.at === "revealed";
   }
 
-  /** The master is bound; so the reveal can be made, once. It counts before it is made. */
+  /** Reveals once, after the master has committed. The reveal is counted before it is sent. */
   #reveal(data: DataOf<RelayToDevice, "APPROVAL_CHALLENGE">): Effect[] {
     const { reveals, now } = this.setup;
     const request =
       this.#joinRequest && answerChallenge(this.#joinRequest, data.request_id, data.commit, now());
     if (!request) return [];
-    // A challenge comes from the master alone.
+    // Only a master sends a challenge.
     this.hubReady = true;
     if (isSpent(reveals.read())) return this.#stop("not-opened");
     give(reveals);
@@ -362,7 +367,10 @@ export class Session {
     ];
   }
 
-  /** Takes the nonce that the master had committed to: only now the page knows its digits. Ignores anything else. */
+  /**
+   * Takes the nonce to which the master had committed, and computes the digits. Ignores any other
+   * nonce.
+   */
   #opened(data: DataOf<RelayToDevice, "APPROVAL_OPEN">): Effect[] {
     const request = this.#joinRequest && open(this.#joinRequest, data.request_id, data.nonce);
     if (!request) return [];
@@ -371,7 +379,10 @@ export class Session {
     return [];
   }
 
-  /** Once a second: a reveal that nobody opens in time is lost, and so is this connection. */
+  /**
+   * Handles the tick of each second. A reveal that is not opened in time is lost, and the
+   * connection is closed.
+   */
   tick(): Effect[] {
     const stage = this.#joinRequest?.stage;
     if (stage?.at !== "revealed" || this.setup.now() - stage.since < OPENING_TIMEOUT_MS) return [];
@@ -440,7 +451,7 @@ export class Session {
     return [{ do: "halt" }];
   }
 
-  /** Shown when this tab lost its place to another one and may not take it back by itself. */
+  /** Stops after another tab took this one's place for good. */
   supersededForGood(): void {
     this.place = { at: "stopped", why: "superseded" };
   }
