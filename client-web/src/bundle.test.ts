@@ -1,4 +1,4 @@
-// Promise: the page stays small, and nothing in it needs what its own policy forbids.
+// Promise: the page stays small, and nothing in the page needs what its own policy forbids.
 // @vitest-environment node
 import { gzipSync } from "node:zlib";
 import { type InlineConfig, build } from "vite";
@@ -20,7 +20,7 @@ const text = (fileName: string) =>
   bytesOf(files.find((file) => file.fileName === fileName) ?? { fileName }).toString();
 
 beforeAll(async () => {
-  // As the binary's build has it; a test's own environment would put development code in.
+  // The mode of the release build: a test's own environment would add development code.
   vi.stubEnv("NODE_ENV", "production");
   const quiet: InlineConfig = { mode: "production", logLevel: "silent", build: { write: false } };
   const built = await build(quiet);
@@ -29,7 +29,7 @@ beforeAll(async () => {
   );
 }, 60_000);
 
-/** What one page loads: itself and all that is reachable from it. */
+/** Lists the files that one page loads: the page itself and everything it imports. */
 function loadedBy(page: string): number {
   const seen = new Set<string>();
   const queue = [page];
@@ -46,7 +46,8 @@ function loadedBy(page: string): number {
   return [...seen].reduce((sum, name) => sum + gzipSync(text(name)).length, 0);
 }
 
-// 82 kB before version 2 of the wire: agreeing on a key (X25519), the lists of links and what their screens say take 5 kB.
+// 82 kB before version 2 of the wire: agreeing on a key (X25519), the lists of links and what their
+// screens say take 5 kB.
 test.each(["index.html", "console.html"])(
   "%s loads at most 88 kB of scripts and styles",
   (page) => {

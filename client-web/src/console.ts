@@ -1,4 +1,4 @@
-/** The host's page: trade the secret for a token, mount the console. */
+/** Starts the operator console: trades the secret for a token and mounts the page. */
 import "./styles/tokens.css";
 import "./styles/base.css";
 import { mount } from "svelte";

@@ -1,6 +1,6 @@
 /**
- * The one owner of everything that happens on the device's page: the socket's events and the
- * person's wishes go in, effects come out, and the store is told what is so.
+ * Drives the device's page: takes the socket's events and the person's actions, performs the
+ * effects of the state machines, and updates the store.
  */
 import { startClock } from "./connection/clock";
 import { Reloads } from "./connection/reload";
@@ -34,10 +34,10 @@ type Heard = Incoming<RelayToDevice>;
 
 const OFFERS = "lanyard.offers";
 const DOWNLOADS = "lanyard.downloads";
-/** How long a removed row stays, struck through. */
+/** The time for which a removed row stays, struck through. */
 const FOLD_MS = 4_000;
 const NOTICE_MS = 8_000;
-/** A tab that loses its place again within this time stops taking it back. */
+/** A tab that is superseded twice within this time does not take its place back. */
 const SUPERSEDED_MS = 60_000;
 
 export class Driver implements Actions {
@@ -54,9 +54,12 @@ export class Driver implements Actions {
   readonly #reloads = new Reloads(sessionStorage, () => location.reload());
   readonly #list = new Debounced(() => this.#showList(), 60);
   readonly #keep = new Debounced(() => this.#keepForReload(), 500);
-  /** Rows that left a moment ago. */
+  /** Rows that have just left the list. */
   #ghosts = new Map<string, { item: FileItem; until: number }>();
-  /** Off the list while somebody is away, but on their way here: their rows wait in place. */
+  /**
+   * Files that left the list with their owner while this page downloads them. Their rows stay in
+   * place.
+   */
   #awaited = new Map<string, FileItem>();
   #bootId: string | null = null;
   #notices = 0;
@@ -69,7 +72,8 @@ export class Driver implements Actions {
     private readonly signal: AbortSignal,
     invitation: Invitation | null,
   ) {
-    // Encrypted is another origin: what an invited device holds goes along, out of sight of the hub, until it is used.
+    // The encrypted page is another origin. The invitation goes along in the fragment, which the
+    // hub never sees.
     if (invitation) this.store.secureAddress = `/secure#i=${invitation.id}${invitation.secret}`;
     const agent = navigator.userAgent;
     const touch = navigator.maxTouchPoints;
@@ -154,7 +158,7 @@ export class Driver implements Actions {
     this.#perform(this.#session.start());
   }
 
-  // The person's wishes.
+  // Actions of the person.
 
   knock(name: string): void {
     this.#perform(this.#session.knock(tidyName(name)));
@@ -245,13 +249,13 @@ export class Driver implements Actions {
     this.store.notices = this.store.notices.filter(({ id }) => id !== noticeId);
   }
 
-  // What the hub says.
+  // Messages of the hub.
 
   #hear(message: Heard): void {
     if (message.opcode === "CHALLENGE") this.#relayIs(message.data.boot_id);
     const own = message.opcode === "REQUEST_FAILED" && message.ref !== undefined;
     if (!own) this.#perform(this.#session.hear(message));
-    // A pending device's page shows nothing of the hub, whatever arrives.
+    // The page of a pending device shows nothing of the hub, whatever arrives.
     const feeds = this.#session.entered && this.#feed.hear(message);
     this.#requests.settle(message);
     if (!feeds) this.#act(message);
@@ -262,7 +266,7 @@ export class Driver implements Actions {
     this.#show();
   }
 
-  /** Another life of the relay: the bodies that the browser was reading ended with the one before. */
+  /** Handles a restart of the relay: the bodies that the browser was reading have ended. */
   #relayIs(bootId: string): void {
     if (this.#bootId !== null && this.#bootId !== bootId) this.#fetching.cutOff();
     this.#bootId = bootId;
@@ -274,7 +278,8 @@ export class Driver implements Actions {
         return this.#offering.request(message.data);
       case "UPLOAD_CANCELLED":
         this.#offering.uploads.cancel(message.data.ticket);
-        // Two that lapse make the relay think that this page sleeps; who has nothing to say would be away.
+        // After two unanswered requests the relay counts this page as asleep. So a page without the
+        // bytes answers as well.
         if (message.data.code === "TIMED_OUT") this.#socket.send({ opcode: "PING", data: {} });
         return;
       case "FILE_CHANGED":
@@ -319,7 +324,7 @@ export class Driver implements Actions {
 
   #left(left: Left): void {
     this.#offering.left(left);
-    // Others decide how many leave at once: the list is not looked through for each.
+    // Many files may leave at once, so the list is not searched for each of them.
     const shown = new Map(this.store.files.map((item) => [item.key, item]));
     const arriving = this.#arriving();
     for (const file of left.files) {
@@ -338,12 +343,12 @@ export class Driver implements Actions {
     }
   }
 
-  /** Keys of the files that are being fetched. */
+  /** Returns the keys of the files that are being downloaded. */
   #arriving(): Set<string> {
     return new Set(this.store.running.flatMap(({ files }) => files.map(keyOf)));
   }
 
-  /** One word per device, not per file, when somebody whose files are on their way goes or comes back. */
+  /** Shows one notice per device when the owner of a running download leaves or comes back. */
   #presence(publicId: string): void {
     const arriving = this.store.running.filter(({ files }) =>
       files.some((file) => file.public_id === publicId),
@@ -395,7 +400,7 @@ export class Driver implements Actions {
       case "superseded":
         return this.#superseded();
       case "entered":
-        // While the master is away nobody sends the first page; HUB_READY pulls it.
+        // While the master is away nobody sends the first page. HUB_READY pulls it.
         if (this.#session.hubReady) this.#feed.expect();
         return;
       case "cleared":
@@ -406,7 +411,10 @@ export class Driver implements Actions {
     }
   }
 
-  /** Another tab took this one's place, so this one is the copy's original: it goes on under a new id, but not for ever. */
+  /**
+   * Continues under a new instance id after another tab took this one's place, at most once within
+   * a minute.
+   */
   #superseded(): void {
     const now = Date.now();
     const again = this.#renewedAt !== null && now - this.#renewedAt < SUPERSEDED_MS;
@@ -422,7 +430,7 @@ export class Driver implements Actions {
     else this.#socket.wake();
   }
 
-  // Requests and time.
+  // Requests and timers.
 
   #request(message: DeviceToRelay, asked: Asked<Heard>): string | null {
     const ref = this.#requests.open(asked);
@@ -460,7 +468,7 @@ export class Driver implements Actions {
     this.store.now = now;
   }
 
-  // What the store is told.
+  // Updates of the store.
 
   #show(): void {
     const { store } = this;
@@ -511,7 +519,7 @@ export class Driver implements Actions {
     if (notice.tone === "ok") setTimeout(() => this.dismiss(id), NOTICE_MS);
   }
 
-  // What a reload finds again.
+  // State kept for a reload.
 
   #keepForReload(): void {
     store(OFFERS, this.#offering.shares.lasting);
@@ -530,7 +538,7 @@ function store(name: string, list: unknown[]): void {
     if (list.length === 0) sessionStorage.removeItem(name);
     else sessionStorage.setItem(name, JSON.stringify(list));
   } catch {
-    // Too much for this storage: the rows are then known from the hub's list alone.
+    // The storage is full. After a reload the rows come from the hub's list alone.
   }
 }
 

@@ -1,4 +1,4 @@
-/** The device's page: find the key, take an instance, mount the screens. */
+/** Starts the device's page: finds the key, takes an instance, mounts the screens. */
 import "./styles/tokens.css";
 import "./styles/base.css";
 import { mount } from "svelte";
@@ -12,7 +12,7 @@ import { type Keys, invitationIn } from "./identity/proof";
 const page = new AbortController();
 const invitation = takeInvitation();
 
-/** Out of the address, so that no history keeps it and no reload shows it again. */
+/** Takes the invitation out of the address, so that neither history nor reload shows it again. */
 function takeInvitation() {
   const found = invitationIn(location.hash);
   if (found !== null) history.replaceState(null, "", location.pathname);

@@ -1,4 +1,7 @@
-/** The only reactive object of the device's page: what is so, for components to read, and the actions they may call. */
+/**
+ * Holds the state of the device's page for components to read, and the actions they may call. The
+ * only reactive object of the page.
+ */
 import { getContext, setContext } from "svelte";
 import type { LinkState } from "./connection/socket";
 import type { LinkFolder } from "./protocol/generated/LinkFolder";
@@ -28,7 +31,7 @@ export interface Notice {
   tone: "ok" | "wait" | "error";
   title: string;
   text?: string;
-  /** One button at most. */
+  /** The notice's only button. */
   action?: { label: string; run(): void };
 }
 
@@ -37,7 +40,7 @@ export interface LinkShown {
   url: string;
 }
 
-/** What a component may ask for. */
+/** The actions that a component may call. */
 export interface Actions {
   knock(name: string): void;
   stopKnocking(): void;
@@ -48,7 +51,7 @@ export interface Actions {
   sharePaste(transfer: DataTransfer | null): void;
   announceAgain(fileIds: string[]): void;
   stopSharing(fileIds: string[]): void;
-  /** With `folder`: all that lies in it. */
+  /** Downloads the items, or with `folder` everything in that folder. */
   download(items: FileItem[], title: string, subject: string, folder?: LinkFolder): void;
   cancel(downloadId: string): void;
   clearHistory(): void;
@@ -65,15 +68,15 @@ export class HubStore {
   link = $state.raw<LinkState>({ at: "idle" });
   hub = $state.raw<Partial<HubInfo>>({});
   mode = $state.raw<TransportMode | null>(null);
-  /** Where this hub is encrypted, from a page that is not. */
+  /** The address of the encrypted page, for a page that is not encrypted. */
   secureAddress = $state("/secure");
   hubReady = $state(false);
-  /** Approved on the connection that stands. */
+  /** True if approved on the current connection. */
   entered = $state(false);
-  /** The hub answered, whatever it said. */
+  /** True once the hub has answered, whatever the answer. */
   registered = $state(false);
   busy = $state(false);
-  /** The list was there at least once, so there is something to show while the hub is away. */
+  /** True once the list was whole, so that there is something to show while the hub is away. */
   loaded = $state(false);
   me = $state("");
   name = $state("");
@@ -84,7 +87,7 @@ export class HubStore {
   downloads = $state.raw<Download[]>([]);
   outgoing = $state.raw<ReadonlyMap<string, OutgoingTransfer[]>>(new Map());
   finished = $state.raw<ReadonlyMap<string, number>>(new Map());
-  /** Uploads open or waiting: somebody is pulling from this page right now. */
+  /** The number of uploads open or waiting. */
   owes = $state(0);
 
   view = $state.raw<View>(PLAIN_VIEW);
@@ -116,13 +119,13 @@ export class HubStore {
     ).filter(({ listed }) => listed),
   );
   readonly running = $derived(this.downloads.filter((download) => !isOver(download)));
-  /** The newest download of each row. */
+  /** The newest download by row. */
   readonly bySubject = $derived(
     new Map([...this.downloads].reverse().map((download) => [download.subject, download])),
   );
-  /** Who is here is known: without the relay nobody tells, and others may be as awake as before. */
+  /** True if the presence of others is known. Without the relay nobody reports it. */
   readonly inTouch = $derived(this.link.at === "open" && this.entered);
-  /** Everything that needs the hub is usable. */
+  /** True if everything that needs the hub can be used. */
   readonly usable = $derived(this.inTouch && this.hubReady);
 
   constructor(readonly actions: Actions) {}

@@ -42,7 +42,10 @@ function dice(seed) {
   };
 }
 
-/** From a tab to a browser, to curl, to lanyard get; what the relay and the browsers grew by. */
+/**
+ * Sends a file from a tab to a browser, to curl and to lanyard get, and measures the growth of
+ * relay and browsers.
+ */
 async function oneFile(bench, size) {
   const name = "film.mov";
   const [hub, film] = await Promise.all([
@@ -109,7 +112,7 @@ async function memory() {
   );
 }
 
-/** A browser takes one file as large as LANYARD_E2E_GIB says, of zeros, out of `lanyard share`. */
+/** Downloads one file of zeros, of LANYARD_E2E_GIB, from `lanyard share` to a browser. */
 async function browser() {
   const size = Number(process.env.LANYARD_E2E_GIB ?? 20) * GIB;
   await onBench("browser", async (bench) => {
@@ -140,9 +143,9 @@ async function browser() {
   });
 }
 
-/** A hundred thousand files: one page is there while they are added, another comes later. */
+/** Shares a hundred thousand files: one page is open while they are added, another opens later. */
 async function list() {
-  // As many as a hub lists, but one that comes later.
+  // As many files as a hub lists, less one that comes later.
   const count = 99_999;
   const shown = "99,999 files";
   await onBench("list", async (bench) => {
@@ -198,7 +201,10 @@ async function list() {
   });
 }
 
-/** Everybody who was let in is in, and the master was asked for nothing since `start`. */
+/**
+ * Checks that every approved device is still in, and that the master got no new join request since
+ * `start`.
+ */
 async function nobodyAsked(hub) {
   const rows = await hub.devices();
   assert.ok(
@@ -207,7 +213,10 @@ async function nobodyAsked(hub) {
   );
 }
 
-/** Ten times: lanyard get, a curl loop and a browser's download run, and `lose` happens at a random point. */
+/**
+ * Runs lanyard get, a curl loop and a browser's download ten times, and calls `lose` at random
+ * points.
+ */
 async function rounds(what, lose) {
   const seed = Number(process.env.LANYARD_E2E_SEED ?? Date.now() % 1e9);
   const random = dice(seed);
@@ -307,7 +316,10 @@ async function fan() {
   );
 }
 
-/** Bytes of groups that the table beside an unfinished file calls good: 48 bytes of head, then 40 a group. */
+/**
+ * Counts the bytes that the table beside an unfinished file marks as verified: a header of 48
+ * bytes, then 40 per group.
+ */
 function notedBytes(dir, size) {
   const table = readdirSync(dir).find((name) => name.endsWith(".lanyard-have"));
   if (!table) return 0;
@@ -319,7 +331,7 @@ function notedBytes(dir, size) {
   return groups * group;
 }
 
-/** What the relay handed to devices so far. */
+/** Returns the bytes that the relay has sent to devices so far. */
 async function delivered(hub) {
   const token = readFileSync(path.join(hub.data, "metrics.token"), "utf8");
   const text = await (
@@ -328,7 +340,10 @@ async function delivered(hub) {
   return Number(/^lanyard_delivered_bytes_total\{to="device"\} (\d+)$/m.exec(text)[1]);
 }
 
-/** A file of 5 GiB, whose `lanyard get` is killed ten times at random points: what was verified does not travel again. */
+/**
+ * Kills `lanyard get` of a 5 GiB file ten times at random points: verified bytes do not travel
+ * again.
+ */
 async function resumes() {
   const seed = Number(process.env.LANYARD_E2E_SEED ?? Date.now() % 1e9);
   const random = dice(seed);

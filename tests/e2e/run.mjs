@@ -44,18 +44,18 @@ const cleanUp = () =>
 process.on("exit", cleanUp);
 
 console.log(`lanyard: ${binary()}\nbrowser: ${executable()}`);
-/** Several at a time, where their figures and their patience do not depend on what runs beside them. */
+/** Runs several stories at a time, if their figures and timeouts do not depend on each other. */
 const TOGETHER = FULL ? 1 : 2;
 const running = new Set();
 
-/** The stories end first, with all that they started; then their directory goes. */
+/** Ends the stories and their processes first, then removes their directory. */
 async function stop() {
   for (const { child } of running) child.kill("SIGTERM");
   await Promise.all([...running].map(({ ended }) => ended));
   process.exit(130);
 }
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, stop);
-// Whoever read us went away, as `head` does.
+// The reader of the output has gone, as `head` does.
 process.stdout.once("error", stop);
 
 let passed = 0;
@@ -80,7 +80,7 @@ async function play(file) {
   }
   const [code] = await ended;
   running.delete(one);
-  // A file that could not even be run has failed as a whole.
+  // A file that could not be run counts as one failure.
   failed += code === 0 ? told : Math.max(told, 1);
 }
 

@@ -32,7 +32,7 @@ if (!target) {
 }
 mkdirSync(target, { recursive: true });
 
-/** The same page in both shapes and both themes. */
+/** Takes the page in both shapes and both themes. */
 async function shoot(page, name, shapes = SHAPES) {
   for (const [shape, viewport] of shapes) {
     await page.setViewportSize(viewport);
@@ -52,7 +52,7 @@ async function shoot(page, name, shapes = SHAPES) {
   }
 }
 
-/** No message lies over the page any more, dismissed by hand or gone by itself. */
+/** Waits until no notice lies over the page, dismissed or gone by itself. */
 async function calm(page) {
   const dismiss = page.getByRole("button", { name: "Dismiss" });
   await until("the messages are gone", async () => {
@@ -62,7 +62,7 @@ async function calm(page) {
   });
 }
 
-/** Real pictures, music and a film, named as people name them. */
+/** Creates real pictures, music and a film, with everyday names. */
 async function makeThings(dir) {
   mkdirSync(path.join(dir, "Lofoten"), { recursive: true });
   const draw = (picture, file, ...more) =>
@@ -130,7 +130,7 @@ await onBench("screenshots", async (bench) => {
   await ben.sees("Lofoten");
   await ben.sees("backup 2024-05.tar.zst");
 
-  // Something saved, something arriving, something leaving.
+  // One download is finished, one is running, and one file is being sent.
   await ben.startDownload("Kitchen wall.jpg");
   await ben
     .row("Kitchen wall.jpg")
@@ -200,7 +200,7 @@ await onBench("screenshots", async (bench) => {
   await dora.heading("Not this time").waitFor();
   await shoot(dora.page, "turned-away");
 
-  // The relay goes: a list that is there stays readable, a fresh page has nothing to show.
+  // Without the relay a loaded list stays readable, and a fresh page has nothing to show.
   await hub.relay.kill9();
   await ben.page
     .getByRole("status")

@@ -1,4 +1,7 @@
-/** From the mirror to rows: kinds, folders, filters, order. Pure, and quick enough for 100,000 files. */
+/**
+ * Turns the mirror into rows: kinds, folders, filters, order. Pure, and quick enough for 100,000
+ * files.
+ */
 import { nameOf } from "../transfer/paths";
 import { type Listed, keyOf } from "./mirror";
 import type { Offer, OfferState } from "../sharing/shares";
@@ -21,12 +24,12 @@ export interface FileItem {
   root: string | undefined;
   seq: number;
   mine: boolean;
-  /** On the hub's list, so that others and links can reach it. */
+  /** True once the file is on the hub's list, where other devices and links can reach it. */
   listed: boolean;
-  /** Of this tab's own files only. */
+  /** Set for this tab's own files only. */
   offer: OfferState | null;
   problem: string | undefined;
-  /** It was here a moment ago; shown struck through until it folds. */
+  /** Set for a file that has just left the list: its row is struck through until it folds. */
   gone: "removed" | "turned-away" | null;
 }
 
@@ -34,7 +37,7 @@ export interface FolderItem {
   kind: "folder";
   key: string;
   owner: string;
-  /** With the slash at its end. */
+  /** Ends with a slash. */
   prefix: string;
   name: string;
   count: number;
@@ -51,7 +54,7 @@ export type Item = FileItem | FolderItem;
 
 export interface View {
   owner: string | null;
-  /** Inside a folder of one owner. */
+  /** The open folder, which belongs to one owner. */
   folder: { owner: string; prefix: string } | null;
   query: string;
   filter: Filter;
@@ -86,7 +89,7 @@ export function mediaOf(name: string, mediaType: string): MediaClass {
   return known?.[0] ?? (top === "text" ? "document" : "other");
 }
 
-/** What a browser plays by itself, as far as a name can tell. */
+/** Returns true if browsers usually play this kind of file, judged by its name. */
 export function isPlayable(item: FileItem): boolean {
   return (
     item.listed &&
@@ -95,7 +98,10 @@ export function isPlayable(item: FileItem): boolean {
   );
 }
 
-/** Every file there is to show: what the hub lists, and what this tab is about to offer or has lost. */
+/**
+ * Returns every file to show: those on the hub's list, and those this tab is about to offer or has
+ * lost.
+ */
 export function collect(
   listed: Iterable<Listed>,
   offers: ReadonlyMap<string, Offer>,
@@ -119,7 +125,10 @@ export function collect(
   return items;
 }
 
-/** Made once for each entry: the mirror replaces entries and never changes them. A list of 100,000 is collected at each addition. */
+/**
+ * Caches one item per entry: the mirror replaces entries and never changes them. Each addition
+ * collects the whole list again, which may have 100,000 entries.
+ */
 const made = new WeakMap<Listed, FileItem>();
 
 function itemOfOthers(file: Listed): FileItem {
@@ -159,7 +168,7 @@ function itemOf(
   };
 }
 
-/** The files that a view is about, before filter and order. */
+/** Returns the files in a view, before filter and order. */
 export function scope(items: FileItem[], { owner, folder }: View): FileItem[] {
   if (folder)
     return items.filter(
@@ -180,7 +189,10 @@ export function counts(items: FileItem[]): Record<Filter, number> {
   return all;
 }
 
-/** The rows of a view. Folders stand for what is in them, unless something is searched or filtered. */
+/**
+ * Returns the rows of a view. A folder's row stands for its files, unless a search or a filter is
+ * active.
+ */
 export function browse(items: FileItem[], view: View): Item[] {
   const query = view.query.trim().toLowerCase();
   const flat = query !== "" || view.filter !== "all";
@@ -225,7 +237,7 @@ function folded(files: FileItem[], prefix: string): Item[] {
       rows.push(file);
       continue;
     }
-    // Files of one folder mostly follow each other.
+    // Files of one folder usually follow each other, so the last folder is tried first.
     const isNext =
       folder?.owner === file.owner &&
       folder.prefix.length === slash + 1 &&
@@ -243,7 +255,10 @@ function folded(files: FileItem[], prefix: string): Item[] {
 }
 
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
-/** Above this a language-aware comparison would be felt. */
+/**
+ * The largest list that is sorted by the rules of the language: on longer ones the delay is
+ * noticeable.
+ */
 const MANY = 5_000;
 
 function sort(rows: Item[], order: Order): Item[] {
@@ -253,7 +268,10 @@ function sort(rows: Item[], order: Order): Item[] {
   return rows.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
 }
 
-/** All files that rows stand for. Each file is looked at once, however many folders are meant. */
+/**
+ * Returns all files that the rows stand for. Visits each file once, however many folders there
+ * are.
+ */
 export function filesOf(rows: Item[], items: FileItem[]): FileItem[] {
   const below = new Map<string, FileItem[]>();
   for (const row of rows) if (row.kind === "folder") below.set(`${row.owner}/${row.prefix}`, []);

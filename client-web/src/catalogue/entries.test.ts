@@ -1,4 +1,4 @@
-// Promise: an entry that cannot be is no entry, by the same rules as in every other client.
+// Promise: an invalid entry is ignored, by the same rules as in every other client.
 import { expect, test } from "vitest";
 import type { FileEntry } from "../protocol/wire";
 import { canBe } from "./entries";

@@ -1,4 +1,5 @@
-// Promise: over one connection the list becomes whole, stays whole, and asks again whenever it is not.
+// Promise: over one connection the list becomes whole, stays whole, and asks again whenever it is
+// not.
 import { beforeEach, describe, expect, test } from "vitest";
 import { REQUEST_TIMEOUT_MS } from "../protocol/limits";
 import type { FeedPage } from "../protocol/wire";

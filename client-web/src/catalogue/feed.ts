@@ -15,15 +15,15 @@ import { type Left, Mirror } from "./mirror";
 export type FeedMessage = Extract<RelayToDevice | MasterToConsole, { opcode: string }>;
 
 export interface FeedTools {
-  /** Sends FEED_PULL and returns its ref, or null without a connection. */
+  /** Sends FEED_PULL and returns the ref of the request, or null without a connection. */
   pull(ask: { epoch: number; since: number; cursor?: string }): string | null;
   changed(): void;
   left(left: Left): void;
-  /** A pull was completed: the list is whole. */
+  /** Called when a pull is complete and the list is whole. */
   complete(): void;
 }
 
-/** A pull that failed is not sent again sooner, whatever the hub says. */
+/** The shortest wait before a failed pull is sent again, whatever the hub says. */
 const MIN_RETRY_MS = 200;
 
 export class Feed {
@@ -38,7 +38,10 @@ export class Feed {
     private readonly now: () => number,
   ) {}
 
-  /** Approved on a fresh connection, and the master is there: the first page comes unasked. */
+  /**
+   * Starts the feed on a new connection. If the master is connected, it sends the first page
+   * unasked.
+   */
   expect(): void {
     this.#ask = this.mirror.beginPull();
     this.#ref = null;
@@ -55,7 +58,7 @@ export class Feed {
     this.online.clear();
   }
 
-  /** Nobody answers this pull any more. */
+  /** Ends a pull that will not be answered any more. */
   #abandon(): void {
     this.mirror.abandonPull();
     this.#ref = null;
@@ -71,7 +74,7 @@ export class Feed {
     if (this.#due !== null && this.now() >= this.#due) this.pull();
   }
 
-  /** True if the message was the feed's. */
+  /** Handles a message of the feed. Returns false for all other messages. */
   hear(message: FeedMessage & { ref?: string }): boolean {
     switch (message.opcode) {
       case "FEED_PAGE":
@@ -87,7 +90,7 @@ export class Feed {
         this.#change(message);
         return true;
       case "FEED_DIRTY":
-        // One pull at a time: a hub that says it often would be asked as often.
+        // One pull at a time, or a hub that repeats this message would be asked again each time.
         if (this.mirror.pulling) this.mirror.miss();
         else this.pull();
         return true;
@@ -96,7 +99,7 @@ export class Feed {
         else this.pull();
         return false;
       case "SERVER_NOT_READY":
-        // HUB_READY pulls again.
+        // HUB_READY starts the next pull.
         this.#abandon();
         return false;
       case "PRESENCE":
@@ -114,7 +117,8 @@ export class Feed {
         return true;
       case "REQUEST_FAILED":
         if (message.ref === undefined || message.ref !== this.#ref) return false;
-        // The master was away, or forgot this cursor: the next pull starts from where the list stands.
+        // The master was away or has forgotten this cursor. The next pull starts at the list's
+        // position.
         this.#ref = null;
         this.#due =
           this.now() + Math.max(MIN_RETRY_MS, message.data.retry_after_ms ?? PULL_RETRY_MS);
@@ -132,12 +136,12 @@ export class Feed {
   }
 
   #page(page: FeedPage, ref: string | undefined): void {
-    // A pull that was asked for is answered by its own pages; others were overtaken by it.
+    // A pull is answered by its own pages. Other pages are older than the pull.
     if (this.#ref !== null && ref !== this.#ref) return;
     if (this.#ref === null && ref !== undefined) return;
     if (!this.mirror.pulling && !this.#fits(page)) return;
     if (this.mirror.pulling && !follows(page, this.#ask)) {
-      // What changed since a position that is not ours: the answer to an earlier session of this tab, or to its copy.
+      // Changes since another position answer an earlier session of this tab, or a copy of the tab.
       this.pull();
       return;
     }
@@ -152,13 +156,13 @@ export class Feed {
     }
   }
 
-  /** Whether the list is whole and stands there. */
+  /** Returns true if the list is whole and at this position. */
   #isAt({ epoch, revision }: Resume): boolean {
     const { loaded, pulling } = this.mirror;
     return loaded && !pulling && epoch === this.mirror.epoch && revision === this.mirror.revision;
   }
 
-  /** An unasked page of a moment at which nothing was expected, such as after the master's return. */
+  /** Applies a page that no pull asked for, for instance after the master's return. */
   #fits(page: FeedPage): boolean {
     return (
       follows(page, { epoch: this.mirror.epoch, since: this.mirror.revision }) &&
@@ -172,7 +176,7 @@ export class Feed {
   }
 }
 
-/** Whether the page goes on from there. */
+/** Returns true if the page continues from this position. */
 function follows(page: FeedPage, from: { epoch: number; since: number }): boolean {
   if (page.mode === "SNAPSHOT") return true;
   if (page.epoch !== from.epoch) return false;

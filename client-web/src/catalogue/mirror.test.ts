@@ -1,4 +1,5 @@
-// Promise: after any order of pages, pushes and losses the copy equals the feed, or knows that it must pull.
+// Promise: after any order of pages, pushes and losses the copy equals the feed, or knows that it
+// must pull.
 import { beforeEach, describe, expect, test } from "vitest";
 import type { FeedChange, FeedPage, FileEntry } from "../protocol/wire";
 import { Mirror } from "./mirror";

@@ -1,23 +1,23 @@
 /**
- * This page's copy of the feed: devices, files, and where it stands. Pure.
+ * Keeps this page's copy of the feed: devices, files and position. Pure.
  *
- * A change that is the next one is applied, an old one dropped, anything else is a gap and asks for
- * a pull. During a pull changes are kept and applied behind the last page.
+ * Applies the next change and drops an old one. Any other change is a gap and needs a pull. During
+ * a pull, changes are kept and applied after the last page.
  */
 import { canBe } from "./entries";
 import { MAX_KEPT_CHANGES } from "../protocol/limits";
 import type { Client, FeedChange, FeedPage, FileEntry, Resume } from "../protocol/wire";
 
 export interface Listed extends FileEntry {
-  /** Grows with each addition: "newest first" without trusting anybody's clock. */
+  /** Grows with each addition, so that "newest first" does not depend on any clock. */
   seq: number;
 }
 
-/** What changed, for whoever has to act on more than the list. */
+/** The result of a change, for callers that act on more than the list. */
 export interface Left {
   public_id: string;
   files: Listed[];
-  /** Away, to be listed again when the owner is back. */
+  /** True if the owner is away and the file will be listed again when the owner is back. */
   withdrawn: boolean;
 }
 
@@ -32,11 +32,11 @@ export class Mirror {
   readonly files = new Map<string, Listed>();
   epoch = 0;
   revision = 0;
-  /** At least one pull was completed. */
+  /** True after the first complete pull. */
   loaded = false;
-  /** `missed`: changes were dropped meanwhile. */
+  /** The running pull. `missed` is set when changes were dropped in the meantime. */
   #pull: { named: Set<string> | null; kept: FeedChange[]; missed: boolean } | null = null;
-  /** Keys by owner: a device that goes costs what it had, not what is listed. */
+  /** File keys by owner, so that removing a device visits its own files and not the whole list. */
   readonly #keys = new Map<string, Set<string>>();
   #seq = 0;
 
@@ -48,18 +48,18 @@ export class Mirror {
     return this.loaded ? { epoch: this.epoch, revision: this.revision } : undefined;
   }
 
-  /** From here on changes are kept until the last page. The answer is what FEED_PULL asks. */
+  /** Starts a pull: changes are kept until its last page. Returns the data of FEED_PULL. */
   beginPull(): { epoch: number; since: number } {
     this.#pull = { named: null, kept: this.#pull?.kept ?? [], missed: false };
     return this.loaded ? { epoch: this.epoch, since: this.revision } : { epoch: 0, since: 0 };
   }
 
-  /** Changes were dropped on their way: behind this pull comes another one. */
+  /** Notes that changes were lost on their way, so that another pull follows this one. */
   miss(): void {
     if (this.#pull) this.#pull = { ...this.#pull, kept: [], missed: true };
   }
 
-  /** The connection is gone and the pull with it. */
+  /** Ends the pull together with its connection. */
   abandonPull(): void {
     this.#pull = null;
   }
@@ -73,7 +73,10 @@ export class Mirror {
     this.#pull = null;
   }
 
-  /** Applies one page. `more` is the cursor of the next; a gap behind the last page asks for another pull. */
+  /**
+   * Applies one page. `more` is the cursor of the next one. A gap after the last page needs
+   * another pull.
+   */
   page(page: FeedPage): { more: string | null; gap: boolean } {
     const pull = (this.#pull ??= { named: null, kept: [], missed: false });
     if (page.mode === "SNAPSHOT") pull.named ??= new Set();
@@ -162,7 +165,7 @@ export class Mirror {
     }
   }
 
-  /** Skips entries that cannot be; the others count (PROTOCOL.md 5.2). */
+  /** Skips invalid entries and keeps the others (PROTOCOL.md 5.2). */
   #put(file: FileEntry): void {
     if (!canBe(file)) return;
     const key = keyOf(file);
@@ -173,7 +176,7 @@ export class Mirror {
     else this.#keys.set(file.public_id, new Set([key]));
   }
 
-  /** Without `fileId` the device goes, and its files with it. */
+  /** Removes a file, or without `fileId` the device and all its files. */
   #remove(publicId: string, fileId?: string): Listed[] {
     if (fileId === undefined) this.clients.delete(publicId);
     const keys =

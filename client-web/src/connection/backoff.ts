@@ -1,4 +1,7 @@
-/** How long to wait before the next try: full jitter, so that a hundred tabs do not come back in one breath. */
+/**
+ * Returns the wait before the next attempt to connect. Full jitter keeps a hundred tabs from
+ * coming back at the same moment.
+ */
 import { RECONNECT_BASE_MS, RECONNECT_CAP_MS } from "../protocol/limits";
 
 /** `attempt` counts from 0, `chance` is in [0, 1). */

@@ -1,4 +1,7 @@
-/** One tick a second for every deadline of the page, also while the tab is hidden, and the moments at which a socket may have died unseen. */
+/**
+ * Ticks once a second for every deadline of the page, also while the tab is hidden. Reports the
+ * moments at which a socket may have died unnoticed.
+ */
 import tickUrl from "./tick.worker.ts?worker&url";
 
 const JUMP_MS = 5_000;
@@ -10,7 +13,10 @@ interface TrustedTypesFactory {
   createPolicy(name: string, rules: { createScriptURL(url: string): string }): ScriptUrlPolicy;
 }
 
-/** Calls `onTick` about once a second and `onWake` when the page comes back from somewhere. Ends with the signal. */
+/**
+ * Calls `onTick` about once a second, and `onWake` when the page resumes after a pause. Ends with
+ * the signal.
+ */
 export function startClock(onTick: () => void, onWake: () => void, signal: AbortSignal): void {
   let last = Date.now();
   const tick = () => {
@@ -21,7 +27,7 @@ export function startClock(onTick: () => void, onWake: () => void, signal: Abort
     onTick();
   };
   const worker = startWorker(tick);
-  // The fallback also covers a worker that the browser froze.
+  // The fallback also covers a worker that the browser has frozen.
   const timer = setInterval(tick, worker ? 5_000 : 1_000);
   const visible = () => document.visibilityState === "visible" && onWake();
   document.addEventListener("visibilitychange", visible, { signal });

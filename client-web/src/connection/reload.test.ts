@@ -10,7 +10,7 @@ function tab() {
     setItem: (key: string, value: string) => void kept.set(key, value),
     removeItem: (key: string) => void kept.delete(key),
   };
-  // Each life of the page has an object of its own over the same storage.
+  // Each load of the page creates its own object over the same storage.
   const page = () => new Reloads(storage, () => (reloads += 1));
   return { page, storage, count: () => reloads };
 }

@@ -1,6 +1,7 @@
 /**
- * A page that meets a hub of another version loads itself again: the hub serves the page that fits. Once for each version,
- * so that a page which comes back the same (from a cache, say) ends at its button and not in a loop.
+ * Reloads a page that meets a hub of another version, since the hub serves the page that fits.
+ * Reloads once for each version: a page that comes back unchanged (from a cache, for instance)
+ * ends at its button and not in a loop.
  */
 const RELOADED = "lanyard.reloaded";
 
@@ -10,7 +11,10 @@ export class Reloads {
     private readonly reload: () => void,
   ) {}
 
-  /** `met` names the version of the hub. Without a memory nothing is reloaded: it could not be once. */
+  /**
+   * Reloads the page once for the version `met`. Without storage nothing is reloaded, since a
+   * second reload could not be prevented.
+   */
   outdated(met: string): void {
     try {
       if (this.storage.getItem(RELOADED) === met) return;
@@ -22,12 +26,12 @@ export class Reloads {
     this.reload();
   }
 
-  /** The hub and this page understand each other. */
+  /** Clears the note of a reload once the hub and this page have the same version. */
   settled(): void {
     try {
       this.storage.removeItem(RELOADED);
     } catch {
-      // Then nothing was kept either.
+      // Without storage no note was kept either.
     }
   }
 }

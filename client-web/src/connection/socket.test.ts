@@ -1,4 +1,4 @@
-// Promise: the connection comes back by itself, never in a rush, and a dead socket does not pass for a living one.
+// Promise: the connection comes back by itself, without a rush, and a dead socket is noticed.
 import { beforeEach, describe, expect, test } from "vitest";
 import type { RelayToDevice } from "../protocol/wire";
 import { delayBefore } from "./backoff";

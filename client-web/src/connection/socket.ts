@@ -1,8 +1,8 @@
 /**
- * One WebSocket that comes back. Knows frames, silence and waiting; knows nothing of what is said.
+ * Keeps one WebSocket connected. Handles frames, silence and waiting, and does not read messages.
  *
- * It reconnects by itself after everything until `halt`. A socket that says OPEN may be dead, so
- * silence is answered with a PING and a PING without answer ends the connection.
+ * Reconnects by itself until `halt`. A socket that claims to be OPEN may be dead. So silence is
+ * answered with a PING, and a PING without an answer ends the connection.
  */
 import { decode, encode } from "../protocol/codec";
 import {
@@ -65,7 +65,7 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
     return this.#state;
   }
 
-  /** Connects now, whatever it was doing. */
+  /** Connects now, whatever the socket was doing. */
   connect(): void {
     this.#drop();
     this.#enter({ at: "connecting", attempt: this.#attempt });
@@ -88,7 +88,7 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
     this.#enter({ at: "idle" });
   }
 
-  /** The other side knows us: the next loss starts the waiting times from the beginning. */
+  /** Resets the backoff once the hub has accepted this device. */
   settled(): void {
     this.#attempt = 0;
   }
@@ -99,13 +99,16 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
     return true;
   }
 
-  /** Something happened that sockets do not survive (sleep, another network): find out at once. */
+  /**
+   * Probes the connection at once after an event that sockets often do not survive, such as sleep
+   * or a change of network.
+   */
   wake(): void {
     if (this.#state.at === "waiting") this.connect();
     else if (this.#state.at === "open") this.#ask(PROBE_MS);
   }
 
-  /** Once a second. */
+  /** Handles the tick of each second. */
   tick(): void {
     const now = this.tools.now();
     if (this.#state.at === "waiting" && now >= this.#state.retryAt) this.connect();
@@ -144,7 +147,7 @@ export class Socket<Message extends RelayToDevice | MasterToConsole> {
     this.events.closed(code);
   }
 
-  /** Forgets the socket first, so that its goodbye cannot touch its successor. */
+  /** Detaches the socket first, so that its close event cannot affect its successor. */
   #drop(): void {
     const socket = this.#socket;
     this.#socket = null;

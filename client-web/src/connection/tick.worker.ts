@@ -1,2 +1,5 @@
-/** A clock that a hidden tab keeps: main-thread timers stop there, a worker's do not. */
+/**
+ * Ticks from a worker: in a hidden tab the timers of the main thread stop, those of a worker do
+ * not.
+ */
 setInterval(() => postMessage(0), 1_000);

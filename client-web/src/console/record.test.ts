@@ -1,4 +1,5 @@
-// Promise: every decision of the record is said in words, and a name cannot turn its sentence around.
+// Promise: every decision of the record is said in words, and a name cannot turn its sentence
+// around.
 import { expect, test } from "vitest";
 import { named, recordWords } from "./record";
 

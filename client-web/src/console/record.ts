@@ -1,4 +1,4 @@
-/** The host's record of decisions, as the master app keeps it (`lanyard audit`), in words. */
+/** Puts the host's record of decisions (`lanyard audit`) into words. */
 
 export interface Line {
   event?: string;
@@ -9,13 +9,13 @@ export interface Line {
   how?: string;
   admission?: string;
   tries_left?: number;
-  /** How often it came since `first_ms`, where it came more than once. */
+  /** The number of occurrences since `first_ms`, if there was more than one. */
   count?: number;
   first_ms?: number;
 }
 
 export interface Kept {
-  /** All lines can be read. */
+  /** True if every line could be read. */
   whole: boolean;
   lines: Line[];
 }
@@ -27,7 +27,7 @@ const HOW: Record<string, string> = {
   own: "this computer",
 };
 
-/** Names are isolated, so that one written from right to left cannot turn the sentence around. */
+/** Isolates a name, so that one written from right to left cannot reorder the sentence. */
 export function recordWords(line: Line): string {
   const times =
     line.count === undefined
@@ -78,7 +78,7 @@ function what(line: Line): string {
   }
 }
 
-/** Lines that say only which device, with the name that an earlier line gives it. */
+/** Adds to lines that give only a device's id the name from an earlier line. */
 export function named(lines: readonly Line[]): Line[] {
   const names = new Map<string, string>();
   return lines.map((line) => {

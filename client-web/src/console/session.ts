@@ -1,7 +1,7 @@
-/** How the host's browser gets its token: a one-time secret in the address becomes a token of this tab. */
+/** Gets the console's token: a one-time secret in the address becomes a token of this tab. */
 const TOKEN = "lanyard.console";
 
-/** The secret, taken out of the address so that no history keeps it. */
+/** Takes the secret out of the address, so that no history keeps it. */
 export function takeSecret(
   page: Pick<Location, "hash" | "pathname">,
   history: Pick<History, "replaceState">,

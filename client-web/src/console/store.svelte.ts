@@ -1,4 +1,4 @@
-/** The only reactive object of the console. */
+/** Holds the console's state. The only reactive object of the console. */
 import { getContext, setContext } from "svelte";
 import type { LinkState } from "../connection/socket";
 import { type FileItem, type Item, PLAIN_VIEW, browse } from "../catalogue/catalogue";
@@ -22,23 +22,23 @@ export type PageState = "opening" | "open" | "denied" | "version";
 export interface OperatorActions {
   type(text: string): void;
   letIn(): void;
-  /** Puts another knock in front. */
+  /** Puts another join request on the card. */
   seeTo(publicId: string): void;
   turnAway(publicId: string): void;
   forget(publicId: string): void;
   rename(publicId: string, name: string): void;
   copy(text: string): void;
-  /** Whom to let in from now on. */
+  /** Sets which devices are let in from now on. */
   setDoor(admission: Admission): void;
-  /** To be asked about more devices than usual, for ten minutes. */
+  /** Allows more join requests than usual, for ten minutes. */
   allowMore(): void;
-  /** Makes an invitation for one device, or takes the one shown out of sight. */
+  /** Creates an invitation for one device. `hideInvitation` takes it off the screen. */
   invite(): void;
   hideInvitation(): void;
-  /** What was decided, the latest last. */
+  /** Reads the record of decisions, the latest last. */
   record(): Promise<Kept>;
   usage(): Promise<Usage>;
-  /** Everybody's links. */
+  /** Loads the links of all devices. */
   loadLinks(): void;
   dropLink(linkHash: string, name: string): void;
   tryNow(): void;
@@ -54,28 +54,31 @@ export class OperatorStore {
   relayReady = $state(true);
   tapToApprove = $state(false);
   admission = $state<Admission>("ask");
-  /** How long the next one stays; null: until turned away. */
+  /** The length of stay for the next device, or null for no limit. */
   stay = $state<number | null>(null);
-  /** The invitation on the screen: what stands behind `i=`, and its end. */
+  /** The invitation on the screen: the text after `i=`, and when it expires. */
   invitation = $state.raw<{ words: string; until: number } | null>(null);
   loaded = $state(false);
   joinRequests = $state.raw<JoinRequestInfo[]>([]);
-  /** How many wait until the host may be asked about them, and how long more of them than usual may ask. */
+  /**
+   * The number of devices whose join requests are held back, and until when more than usual are
+   * allowed.
+   */
   alsoWaiting = $state(0);
   moreUntil = $state<number | null>(null);
-  /** Whose knock the host put in front; null: the oldest. */
+  /** The device whose join request the host put on the card, or null for the oldest one. */
   chosen = $state<string | null>(null);
   typing = $state.raw<Typing>(NOTHING_TYPED);
-  /** An answer of the hub is awaited. */
+  /** True while an answer of the hub is pending. */
   asking = $state(false);
   refused = $state.raw<RefusedClient[]>([]);
   clients = $state.raw<Client[]>([]);
   online = $state.raw<ReadonlySet<string>>(new Set());
   files = $state.raw<FileItem[]>([]);
-  /** Everybody's links, the newest first, once they were asked for. */
+  /** The links of all devices, the newest first, once they were asked for. */
   links = $state.raw<LinkListed[]>([]);
   linksState = $state.raw<"unknown" | "loading" | "known" | "failed">("unknown");
-  /** What is wrong with the hub, the oldest first. */
+  /** The hub's problems, the oldest first. */
   problems = $state.raw<Problem[]>([]);
   notices = $state.raw<Notice[]>([]);
   announcement = $state("");

@@ -1,4 +1,4 @@
-/** The digits being typed for one knock. A knock that changed is another one: its digits start anew. Pure. */
+/** Keeps the digits typed for one join request. A renewed request starts with no digits. Pure. */
 import type { JoinRequestInfo } from "../protocol/wire";
 
 export interface Typing {
@@ -13,7 +13,7 @@ export function typed(typing: Typing, text: string): Typing {
   return { ...typing, digits: text.replace(/\D/g, "").slice(0, 6), wrong: null };
 }
 
-/** What stays of the typing when the list of knocks changed. */
+/** Returns what remains of the typing after the list of join requests has changed. */
 export function facing(
   typing: Typing,
   knock: JoinRequestInfo | undefined,
@@ -45,7 +45,7 @@ export function refused(typing: Typing, code: string): Typing {
   };
 }
 
-/** Said beside a wrong code; the knock itself counts. */
+/** Puts the remaining attempts into words, to be shown beside a wrong code. */
 export function triesWords(left: number): string {
   if (left <= 0) return "They get new digits.";
   return left === 1 ? "One try is left." : `${left} tries are left.`;

@@ -1,4 +1,5 @@
-// Promise: the host reads who takes how much of the list, and a name cannot turn its line around.
+// Promise: the host reads how much of the list each device takes, and a name cannot reorder its
+// line.
 import { expect, test } from "vitest";
 import { usageWords } from "./usage";
 

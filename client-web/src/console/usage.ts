@@ -1,15 +1,15 @@
-/** How full the hub's list is, and by whom (`lanyard status`), in words. */
+/** Puts the usage of the hub's list (`lanyard status`) into words. */
 import { size } from "../lib/format";
 
 export interface Usage {
   bytes: number;
   limit_bytes: number;
   device_limit_bytes: number;
-  /** Those with the most first. */
+  /** Sorted by usage, the largest first. */
   devices: { public_id: string; name: string; bytes: number }[];
 }
 
-/** Names are isolated, so that one written from right to left cannot turn the line around. */
+/** Isolates a name, so that one written from right to left cannot reorder the line. */
 export function usageWords({ devices, device_limit_bytes: limit }: Usage): string[] {
   return devices.map(({ name, bytes }) => `\u2068${name}\u2069: ${size(bytes)} of ${size(limit)}`);
 }

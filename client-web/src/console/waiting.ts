@@ -1,16 +1,24 @@
-/** Who waits behind the knock in front: a flood from one address is one line, so that nobody drowns in it. Pure. */
+/**
+ * Lists the join requests behind the one on the card. A flood from one address is one line. Pure.
+ */
 import type { JoinRequestInfo } from "../protocol/wire";
 
-/** From this many on, knocks of one address are told as one. A household behind one address stays a list of names. */
+/**
+ * The number of join requests of one address from which they are one line. A household behind one
+ * address stays a list of names.
+ */
 const CROWD = 4;
 
 export interface Waiting {
   address: string;
-  /** The oldest first; a crowd when there are several. */
+  /** Oldest first. More than one request makes the line a crowd. */
   knocks: JoinRequestInfo[];
 }
 
-/** The knock on the card: the one the host put there, else the oldest; somebody who left only when nobody else is there. */
+/**
+ * Returns the join request for the card: the one the host chose, else the oldest. A device that
+ * left comes last.
+ */
 export function inFront(
   knocks: readonly JoinRequestInfo[],
   chosen: string | null,
@@ -20,7 +28,10 @@ export function inFront(
   return here.find(isChosen) ?? knocks.find(isChosen) ?? here[0] ?? knocks[0];
 }
 
-/** The rest in the order they came; a crowd stands where its first stands. */
+/**
+ * Returns the other join requests in order of arrival. A crowd takes the place of its first
+ * request.
+ */
 export function waiting(
   knocks: readonly JoinRequestInfo[],
   inFront: JoinRequestInfo | undefined,

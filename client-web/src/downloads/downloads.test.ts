@@ -1,4 +1,4 @@
-// Promise: the browser never has more than two of our downloads open, and each row tells what the relay told.
+// Promise: at most two of the page's downloads are open, and each row shows what the relay reports.
 import { beforeEach, expect, test } from "vitest";
 import type { TransferProgress } from "../protocol/wire";
 import { Downloads } from "./downloads";

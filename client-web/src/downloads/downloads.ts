@@ -1,4 +1,7 @@
-/** What this page asked the browser to fetch, and what the relay says of it. Pure: a table and its rules. */
+/**
+ * Keeps the downloads that this page asked the browser for, and their progress as the relay
+ * reports it. Pure.
+ */
 import { MAX_DOWNLOADS } from "../protocol/limits";
 import type { LinkFolder } from "../protocol/generated/LinkFolder";
 import type { FileRef, TransferProgress } from "../protocol/wire";
@@ -8,21 +11,21 @@ export type DownloadState =
 
 export interface Download {
   id: string;
-  /** The row it was asked from: a file's key, a folder's, or none for a selection. */
+  /** The key of the row where the download was started: a file, a folder, or "selection". */
   subject: string;
   title: string;
   files: FileRef[];
-  /** Several files, one body. */
+  /** True if several files travel as one zip archive. */
   zip: boolean;
   size: number;
   state: DownloadState;
-  /** A whole folder, as it is when the browser fetches it. */
+  /** The whole folder, as it is when the browser fetches it. */
   folder?: LinkFolder;
-  /** The hash of its link. */
+  /** The hash of the download's link. */
   link: string | null;
   url: string | null;
   done: number;
-  /** Bytes a second, averaged over about five seconds. */
+  /** Bytes per second, averaged over about five seconds. */
   rate: number;
   startedMs: number;
   heardMs: number;
@@ -30,16 +33,19 @@ export interface Download {
   problem: string | null;
 }
 
-/** A started download that the relay never mentions (the browser asks where to save) holds no place for longer than this. */
+/**
+ * The longest time for which a started download without any progress keeps its place. The browser
+ * may be asking where to save the file.
+ */
 const SILENT_MS = 15_000;
-/** A running one that was not heard of for this long was ended somewhere we could not see. */
+/** The silence after which a running download counts as ended outside of this page. */
 const LOST_MS = 120_000;
 const KEPT = 200;
 const CUT_OFF =
   "The hub restarted. Press Resume in the browser’s downloads: it goes on where it stopped.";
 
 export class Downloads {
-  /** Newest first. */
+  /** The downloads, the newest first. */
   list: Download[] = [];
 
   add(
@@ -60,7 +66,7 @@ export class Downloads {
     this.list = [{ ...what, ...blank }, ...this.list].slice(0, KEPT);
   }
 
-  /** The queued ones whose turn it is, oldest first; they are starting from here on. */
+  /** Starts the queued downloads whose turn it is, and returns them, the oldest first. */
   takeTurns(now: number): Download[] {
     let free = MAX_DOWNLOADS - this.list.filter((one) => holdsPlace(one, now)).length;
     const turns: Download[] = [];
@@ -94,7 +100,10 @@ export class Downloads {
     return true;
   }
 
-  /** The relay that sent them is gone. The browser keeps what it has; if it goes on, by itself or by its Resume, the relay says so. */
+  /**
+   * Handles the end of the relay that sent the bodies. The browser keeps its part; if the browser
+   * resumes, the relay reports progress again.
+   */
   cutOff(now: number): void {
     for (const { id, state } of this.list) {
       if (state === "running" || state === "waiting" || state === "paused")
@@ -116,7 +125,7 @@ export class Downloads {
     this.list = this.list.filter((one) => !isOver(one));
   }
 
-  /** What a reload should find again: the browser's own downloads outlive the page. */
+  /** Returns the downloads to keep for a reload: the browser's own downloads outlive the page. */
   get lasting(): Download[] {
     return this.list
       .filter((one) => !isOver(one))

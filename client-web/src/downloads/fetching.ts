@@ -1,4 +1,7 @@
-/** Downloading as it happens: links are made, the browser fetches them, two at a time, and the relay says how far it is. */
+/**
+ * Runs downloads: creates links, has the browser fetch two at a time, and follows the relay's
+ * progress.
+ */
 import { uuidV4 } from "../identity/bytes";
 import { plural } from "../lib/format";
 import { sentence } from "../lib/words";
@@ -13,7 +16,7 @@ import type { LinkShown, Notice } from "../store.svelte";
 
 export interface FetchingTools {
   now(): number;
-  /** The hub can be asked. */
+  /** Returns true if the hub can be reached. */
   ready(): boolean;
   links: Links;
   changed(): void;
@@ -24,18 +27,20 @@ export interface FetchingTools {
   origin: string;
 }
 
-/** How long and how often a link works; neither: until nobody used it for a day. */
+/**
+ * Limits a link in time or in number of downloads. Without limits it ends after a day without use.
+ */
 export interface LinkLimits {
   validMs?: number | undefined;
   uses?: number | undefined;
 }
 
-/** Why a download has to wait for a connection rather than fail. */
+/** The reason for which a download waits for a connection instead of failing. */
 const NO_CONNECTION = "OFFLINE";
 
 export class Fetching {
   readonly downloads = new Downloads();
-  /** Links already made for one file: a version never changes under its id. */
+  /** Links already created for one file. A file id always means the same version. */
   #made = new Map<string, Made>();
 
   constructor(private readonly tools: FetchingTools) {}
@@ -52,7 +57,7 @@ export class Fetching {
     this.next();
   }
 
-  /** Starts whoever's turn it is. */
+  /** Starts the downloads whose turn it is. */
   next(): void {
     if (this.tools.ready()) {
       for (const download of this.downloads.takeTurns(this.tools.now())) void this.#start(download);
@@ -98,12 +103,12 @@ export class Fetching {
     if (link) this.tools.play({ title: item.name, url: link.url });
   }
 
-  /** The link of this hash is over, whoever ended it. */
+  /** Handles the end of the link with this hash, whoever ended it. */
   dropped(hash: string): void {
     for (const [key, made] of this.#made) if (made.hash === hash) this.#made.delete(key);
   }
 
-  /** A link of its own for each download, so that cancelling one ends no other. */
+  /** Creates a link for each download, so that cancelling one download does not end another. */
   async #start(download: Download): Promise<void> {
     try {
       const { files, folder, title } = download;
@@ -163,7 +168,7 @@ export class Fetching {
   }
 }
 
-/** The promises of a link, in words. */
+/** Puts the limits of a link into words. */
 function promise({ validMs, uses }: LinkLimits): string {
   const end =
     validMs === undefined ? "until nobody has used it for 24 hours" : `for ${span(validMs)}`;

@@ -1,4 +1,5 @@
-// Promise: a key is drawn here and never told; the list is the hub's, what can be copied is this browser's.
+// Promise: a link's key is drawn here and never sent. The list is the hub's; the keys to copy are
+// this browser's.
 import { expect, test } from "vitest";
 import { drawnLink } from "../identity/proof";
 import type { LinkListed } from "../protocol/generated/LinkListed";

@@ -1,6 +1,7 @@
 /**
- * This device's links: made, listed and dropped over the socket. The key of a link is drawn here and kept in this browser; the
- * hub knows its hash only, so a link whose key is elsewhere can be dropped and not copied.
+ * Creates, lists and drops this device's links over the socket. The key of a link is drawn here
+ * and kept in this browser. The hub knows only the key's hash, so a link whose key is elsewhere
+ * can be dropped but not copied.
  */
 import type { LinkFolder } from "../protocol/generated/LinkFolder";
 import type { LinkListed } from "../protocol/generated/LinkListed";
@@ -11,15 +12,15 @@ import { LinkRefused, drawLink, linkPath } from "../transfer/links";
 
 type Heard = Incoming<RelayToDevice>;
 
-/** A link for somebody, or only the way of a download of this browser. */
+/** The purpose of a link: to be given away, or to carry a download of this browser. */
 export type Purpose = "given" | "download";
 
-/** The contents of a wanted link, and for how long and how often it opens them. */
+/** The files of a link to create, and its limits in time and number of downloads. */
 export interface LinkWish {
   files: FileRef[];
-  /** All that lies in a folder when it is read, in place of files. */
+  /** The folder to send as it is when the link is opened, instead of a list of files. */
   folder?: LinkFolder | undefined;
-  /** The archive's name. */
+  /** The name of the archive. */
   name?: string | undefined;
   validMs?: number | undefined;
   uses?: number | undefined;
@@ -31,9 +32,9 @@ export interface Made {
   expiresMs: number;
 }
 
-/** A link of the list. */
+/** One link of the list. */
 export interface OwnLink extends LinkListed {
-  /** Where it can be opened; null when its key is not in this browser. */
+  /** The link's URL, or null if its key is not in this browser. */
   url: string | null;
 }
 
@@ -49,7 +50,7 @@ export interface LinksTools {
   random(length: number): Uint8Array;
   /** This device's public id. */
   me: string;
-  /** Null: there is no connection. */
+  /** Sends a request, or returns null without a connection. */
   ask(message: DeviceToRelay, answered: (answer: Heard) => void, overdue: () => void): boolean;
   changed(): void;
   storage: Pick<Storage, "getItem" | "setItem">;
@@ -65,7 +66,7 @@ export class Links {
 
   constructor(private readonly tools: LinksTools) {}
 
-  /** The newest first, without those that only carry a download of this browser. */
+  /** The links, the newest first, without those that only carry a download of this browser. */
   get list(): OwnLink[] {
     const kept = new Map(this.#kept().map((one) => [one.hash, one]));
     const given = [...this.#listed.values()].filter(
@@ -88,7 +89,10 @@ export class Links {
     return { hash, url, expiresMs: made.expires_ms };
   }
 
-  /** Rejects when the hub refused or cannot be reached; a link that is gone already is dropped. */
+  /**
+   * Drops a link. Rejects if the hub refused or cannot be reached. A link that is already gone
+   * counts as dropped.
+   */
   async drop(hash: string): Promise<void> {
     const answer = await this.#ask({ opcode: "LINK_DROP", data: { link_hash: hash } });
     if (answer.opcode === "REQUEST_FAILED" && answer.data.code !== "NOT_FOUND")
@@ -120,7 +124,7 @@ export class Links {
     this.tools.changed();
   }
 
-  /** Whether it was about a link. */
+  /** Handles a message about links. Returns false for all other messages. */
   hear(message: Heard): boolean {
     if (message.opcode === "LINK_MADE") {
       const { link } = message.data;
@@ -163,7 +167,8 @@ export class Links {
   }
 
   #keep(one: Kept): void {
-    // One without an end of its own may live on by being used: a week after it would have ended nobody copies it again.
+    // A link without a fixed end lives on while it is used. A week after its expected end its key
+    // is dropped.
     const alive = this.#kept().filter(({ untilMs }) => untilMs + 7 * 86_400_000 > this.tools.now());
     this.#store([...alive, one].slice(-MOST_KEPT));
   }
@@ -172,7 +177,7 @@ export class Links {
     try {
       this.tools.storage.setItem(STORED, JSON.stringify(kept));
     } catch {
-      // Without storage a link can be copied until the page is closed, no longer.
+      // Without storage a link can be copied only until the page is closed.
     }
   }
 }
@@ -188,7 +193,7 @@ function isKept(one: unknown): one is Kept {
   );
 }
 
-/** A long list of files takes several requests for one link. */
+/** Splits a long list of files into several requests for one link. */
 function requests(
   { files, folder, name, validMs, uses }: LinkWish,
   drawn: Pick<LinkRequest, "link_hash" | "binding">,

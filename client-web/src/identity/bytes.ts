@@ -1,4 +1,4 @@
-/** Hex, UUIDs and randomness, with what a page on plain http has: getRandomValues and nothing else. */
+/** Provides hex, UUIDs and randomness with what a page on plain http has: getRandomValues alone. */
 export type Random = (count: number) => Uint8Array;
 
 export const systemRandom: Random = (count) => crypto.getRandomValues(new Uint8Array(count));

@@ -1,8 +1,8 @@
 /**
- * The id of this tab's sessions: kept over a reload, new for a new tab.
+ * Provides the id of this tab's sessions, kept over a reload and new for a new tab.
  *
- * Duplicating a tab copies its storage. The copy asks on a channel whether somebody lives under
- * that id, and takes another where the answer is yes.
+ * Duplicating a tab copies its storage. The copy asks on a channel whether the id is in use, and
+ * then takes another one.
  */
 import { type Random, systemRandom, toHex } from "./bytes";
 
@@ -12,7 +12,7 @@ const ANSWER_MS = 120;
 
 export interface Instance {
   id: string;
-  /** The page was loaded before under this id, and may have shared files then. */
+  /** True if the page was loaded before under this id and may have shared files. */
   reloaded: boolean;
 }
 
@@ -36,7 +36,7 @@ export function renewInstance(random: Random = systemRandom): string {
   try {
     sessionStorage.setItem(NAME, id);
   } catch {
-    // Then a reload is a new tab.
+    // Without storage a reload counts as a new tab.
   }
   return id;
 }

@@ -1,6 +1,7 @@
 /**
- * The device's one secret, in IndexedDB, shared by all tabs of this browser. It never leaves it: on https the browser holds
- * the key and signs with it (no script can read it), elsewhere the page holds its bytes.
+ * Keeps the device's secret in IndexedDB, shared by all tabs of this browser, which it never
+ * leaves. On https the browser holds the key and signs with it, out of reach of scripts. Elsewhere
+ * the page holds the key's bytes.
  */
 import { type Random, systemRandom } from "./bytes";
 import { type Keys, type KeptPair, keysFrom, keysOf, newPair } from "./proof";
@@ -18,7 +19,8 @@ export async function loadKeys(
 ): Promise<Keys> {
   const database = await open(factory);
   try {
-    // A key takes time to make, and no transaction waits for it: two tabs that open at once may both make one, and agree.
+    // Creating a key takes longer than a transaction lives. Two tabs that open at once may both
+    // create one; the first one stored wins.
     const known = await getOrPut(database, null);
     const kept = known ?? (await getOrPut(database, (await makePair(random(32))) ?? random(32)));
     if (kept === null) throw new Error("the key was not kept");
@@ -38,7 +40,10 @@ function open(factory: IDBFactory): Promise<IDBDatabase> {
   });
 }
 
-/** Look and put are one transaction, and those of one store never overlap: whoever is second gets what is there. */
+/**
+ * Reads and writes in one transaction. Transactions on one store never overlap, so the second tab
+ * gets the first one's key.
+ */
 function getOrPut(database: IDBDatabase, fresh: Kept | null): Promise<Kept | null> {
   return new Promise((resolve, reject) => {
     const transaction = database.transaction(STORE, fresh === null ? "readonly" : "readwrite");

@@ -1,4 +1,7 @@
-/** What this browser remembers beside its key: where it stood at the door, its last name, the hub it was let in by. */
+/**
+ * Remembers beside the key: the last membership, the last name, and the hub that let this browser
+ * in.
+ */
 
 export type Door = "new" | "knocking" | "approved" | "refused";
 
@@ -33,7 +36,7 @@ export function remember(storage: Pick<Storage, "setItem">, what: Remembered): v
   try {
     storage.setItem(NAME, JSON.stringify(what));
   } catch {
-    // A full or forbidden storage costs comfort, not function.
+    // Without storage the page still works, and only forgets.
   }
 }
 

@@ -1,4 +1,5 @@
-// Promise: a device is called something its owner recognises, and no name can play tricks on a screen.
+// Promise: a device is called something its owner recognises, and no name can play tricks on a
+// screen.
 import { expect, test } from "vitest";
 import { defaultName, platformOf, tidyName } from "./names";
 

@@ -1,4 +1,4 @@
-/** What a device calls itself before anybody has named it, and how names are kept showable. */
+/** Suggests a name for a device, and makes names safe to show. */
 import { MAX_NAME_BYTES, MAX_NAME_SHOWN } from "../protocol/limits";
 
 const BROWSERS: [RegExp, string][] = [
@@ -10,7 +10,7 @@ const BROWSERS: [RegExp, string][] = [
   [/\bSafari\//, "Safari"],
 ];
 
-/** iPads of late say that they are Macs; touch gives them away. */
+/** Recent iPads claim to be Macs. Touch tells them apart. */
 export function systemOf(agent: string, touchPoints = 0): string {
   if (/\biPhone\b/.test(agent)) return "iPhone";
   if (/\biPad\b/.test(agent) || (/\bMacintosh\b/.test(agent) && touchPoints > 1)) return "iPad";
@@ -26,13 +26,15 @@ export function browserOf(agent: string): string {
   return BROWSERS.find(([pattern]) => pattern.test(agent))?.[1] ?? "Browser";
 }
 
-/** "Chrome on Windows": the `platform` of the wire. */
+/** Returns the `platform` of the wire, such as "Chrome on Windows". */
 export function platformOf(agent: string, touchPoints = 0): string {
   const system = systemOf(agent, touchPoints);
   return system ? `${browserOf(agent)} on ${system}` : browserOf(agent);
 }
 
-/** "iPhone", "Pixel 8", "Chrome on Windows": the name in the field on a first visit. */
+/**
+ * Returns the suggested name on a first visit, such as "iPhone", "Pixel 8" or "Chrome on Windows".
+ */
 export function defaultName(agent: string, touchPoints = 0): string {
   const system = systemOf(agent, touchPoints);
   if (system === "iPhone" || system === "iPad") return system;
@@ -42,7 +44,10 @@ export function defaultName(agent: string, touchPoints = 0): string {
   return platformOf(agent, touchPoints);
 }
 
-/** Trimmed, without control and direction characters, with four marks a letter, at most as long as a screen shows. */
+/**
+ * Trims a name, removes control and direction characters, keeps at most four marks a letter, and
+ * cuts it to the length that a screen shows.
+ */
 export function tidyName(raw: string): string {
   const clean = raw
     .replace(/(?!\u200d)\p{Cf}/gu, "")

@@ -1,4 +1,7 @@
-/** Everything computed at the door: ids, commitments, codes, the two signatures. Pure, checked against the golden vectors. */
+/**
+ * Computes ids, commitments, codes and the two signatures of a session. Pure, checked against the
+ * golden vectors.
+ */
 import { ed25519 } from "@noble/curves/ed25519.js";
 import { blake3 } from "@noble/hashes/blake3.js";
 import { fromHex, toHex, uuidOf } from "./bytes";
@@ -6,19 +9,22 @@ import { fromHex, toHex, uuidOf } from "./bytes";
 const utf8 = new TextEncoder();
 const lines = (...texts: string[]) => utf8.encode(texts.join("\n"));
 
-/** Pages cannot see the certificate, so their channel is zeros. */
+/** The channel of a page, which cannot see the certificate. */
 export const NO_CHANNEL = "0".repeat(64);
 
 export interface Keys {
   publicKey: string;
   publicId: string;
-  /** A secret of this device that its file ids are derived from. */
+  /** The device's secret from which its file ids are derived. */
   fileKey: Uint8Array;
-  /** At once where the page itself signs, later where the browser does. */
+  /** Signs at once where the page holds the key, and asynchronously where the browser does. */
   sign(text: string): string | Promise<string>;
 }
 
-/** The device's key as bytes: where the browser keeps none for a page (plain http, and older engines). */
+/**
+ * Returns the device's keys from bytes, for browsers that keep no key for a page (plain http, and
+ * older engines).
+ */
 export function keysFrom(seed: Uint8Array): Keys & { sign(text: string): string } {
   const publicKey = toHex(ed25519.getPublicKey(seed));
   return {
@@ -29,7 +35,7 @@ export function keysFrom(seed: Uint8Array): Keys & { sign(text: string): string 
   };
 }
 
-/** A key that the browser keeps and shows to nobody, script of this page included. */
+/** Creates a key that the browser keeps and no script can read. */
 export interface KeptPair {
   privateKey: CryptoKey;
   publicKey: string;
@@ -42,7 +48,7 @@ export function keysOf({ privateKey, publicKey, fileKey }: KeptPair): Keys {
   return { publicKey, publicId: publicIdOf(publicKey), fileKey, sign: signed };
 }
 
-/** Null where the context is not secure or the engine knows no Ed25519. */
+/** Returns null if the context is not secure or the engine does not support Ed25519. */
 export async function newPair(fileKey: Uint8Array): Promise<KeptPair | null> {
   try {
     const pair = (await crypto.subtle.generateKey("Ed25519", false, [
@@ -60,15 +66,21 @@ export function publicIdOf(publicKey: string): string {
   return uuidOf(blake3(fromHex(publicKey)), 8);
 }
 
-/** What people compare: the first 16 bytes of the key's hash. */
+/** Returns the fingerprint that people compare: the first 16 bytes of the key's hash. */
 export function fingerprintOf(publicKey: string): string {
   return toHex(blake3(fromHex(publicKey)).slice(0, 16));
 }
 
-/** What makes one version of one file: the same again is the same file, in whatever tab of this browser it is shared. */
+/**
+ * Identifies one version of one file. Equal versions are the same file in every tab of this
+ * browser.
+ */
 export type Version = { path: string; size: number; modified_ms: number; kind: string };
 
-/** Names versions so that nobody without this device's key can tell or guess what they name. */
+/**
+ * Derives a file id from a version. Without this device's key nobody can guess the version from
+ * the id.
+ */
 export function fileIds(seed: Uint8Array): (version: Version) => string {
   const key = blake3(seed, { context: utf8.encode("lanyard/1 file ids of a page") });
   return ({ path, size, modified_ms, kind }) =>
@@ -90,7 +102,7 @@ export function requestIdOf(
   );
 }
 
-/** The master's commitment, made before the device reveals. */
+/** Returns the master's commitment, which is made before the device reveals. */
 export function masterCommitOf(hubKey: string, requestId: string, masterNonce: string): string {
   return toHex(blake3(lines("lanyard/2 master commit", hubKey, requestId, masterNonce)));
 }
@@ -107,16 +119,16 @@ export function codeOf(
   return (number % 1_000_000n).toString().padStart(6, "0");
 }
 
-/** A link that this device drew, with what the hub learns of it: hash and binding. */
+/** A link that this device drew. The hub learns its hash and binding. */
 export interface DrawnLink {
-  /** Opens it; never sent before it is used. */
+  /** The key that opens the link. Not sent before the link is used. */
   key: string;
   hash: string;
-  /** The seed, hidden behind the key: shows whoever knows the key that its maker made it. */
+  /** The encrypted seed. To those who know the key it proves that the link's maker created it. */
   binding: string;
 }
 
-/** Derives a link from 32 random bytes. Nobody else can bind the same key to another device. */
+/** Derives a link from 32 random bytes. Nobody can bind the same key to another device. */
 export function drawnLink(seed: Uint8Array, publicId: string): DrawnLink {
   const key = toHex(blake3(lines("lanyard/2 link key", toHex(seed), publicId)).slice(0, 16));
   const mask = blake3(lines("lanyard/2 link binding", key));
@@ -129,13 +141,16 @@ export interface Invitation {
   secret: string;
 }
 
-/** What stands behind the address of an invited device: `#i=`, beside the hub's key. */
+/** The invitation in an address: `#i=`, beside the hub's key. */
 export function invitationIn(hash: string): Invitation | null {
   const [, id, secret] = /\bi=(\w{16})(\w{32})\b/.exec(hash) ?? [];
   return id && secret ? { id, secret } : null;
 }
 
-/** That this device holds the secret; good for one knock only, and says nothing of the secret itself. */
+/**
+ * Proves that this device holds the invitation's secret. The proof is valid for one join request
+ * and does not reveal the secret.
+ */
 export function invitationProof(secret: string, requestId: string): string {
   const key = blake3(fromHex(secret), { context: utf8.encode("lanyard/2 invitation") });
   return toHex(blake3(utf8.encode(requestId), { key }));
@@ -149,7 +164,7 @@ export interface Handshake {
   deviceKey: string;
   authority: string;
   channel: string;
-  /** The X25519 keys that both sides made for this connection. */
+  /** The X25519 keys that both sides created for this connection. */
   relayEphemeral: string;
   deviceEphemeral: string;
 }
@@ -166,7 +181,7 @@ export function sign(seed: Uint8Array, text: string): string {
   return toHex(ed25519.sign(utf8.encode(text), seed));
 }
 
-/** Strict by RFC 8032; anything malformed is simply not a signature. */
+/** Verifies strictly by RFC 8032. Malformed input counts as a wrong signature. */
 export function verifies(publicKey: string, text: string, signature: string): boolean {
   try {
     return ed25519.verify(fromHex(signature), utf8.encode(text), fromHex(publicKey), {
@@ -177,7 +192,7 @@ export function verifies(publicKey: string, text: string, signature: string): bo
   }
 }
 
-/** The text that both sides sign, each behind its role. */
+/** Returns the text that both sides sign, each with its role in front. */
 function signed(h: Handshake): string[] {
   return [
     h.bootId,

@@ -1,11 +1,15 @@
 /**
- * Counts this browser's reveals at this door since a person last asked it to try. A false hub learns the digits before the page
- * does and could leave until they suit it, so it gets few reveals: whatever hub answered, in all tabs, over reloads.
+ * Counts this browser's reveals since a person last asked for a try. A false hub learns the digits
+ * before the page does and could abort until they suit it. So reveals are few, counted for all
+ * hubs, in all tabs and over reloads.
  */
 import { MAX_REVEALS, MAX_UNOPENED_REVEALS } from "../protocol/limits";
 
 export interface Reveals {
-  /** Those that no valid opening followed. No success makes up for one: a false hub could open some to be shown others. */
+  /**
+   * The reveals without a valid opening. A success does not reduce this count, since a false hub
+   * could open some reveals to get others.
+   */
   unopened: number;
   given: number;
 }
@@ -19,12 +23,14 @@ const NAME = "lanyard.reveals";
 const NONE: Reveals = { unopened: 0, given: 0 };
 const SPENT: Reveals = { unopened: MAX_UNOPENED_REVEALS, given: MAX_REVEALS };
 
-/** A person must ask for more. */
+/** Returns true if a person must ask for more reveals. */
 export function isSpent({ unopened, given }: Reveals): boolean {
   return unopened >= MAX_UNOPENED_REVEALS || given >= MAX_REVEALS;
 }
 
-/** Beside the key, for all tabs. Where nothing can be kept it counts for this page alone. */
+/**
+ * Keeps the count beside the key, for all tabs. Without storage the count is for this page alone.
+ */
 export function revealBook(storage: Pick<Storage, "getItem" | "setItem">): RevealBook {
   let here = NONE;
   return {
@@ -33,7 +39,7 @@ export function revealBook(storage: Pick<Storage, "getItem" | "setItem">): Revea
         const text = storage.getItem(NAME);
         if (text !== null) here = parsed(text);
       } catch {
-        // Nothing is kept here.
+        // Without storage the count in memory is used.
       }
       return here;
     },
@@ -42,13 +48,13 @@ export function revealBook(storage: Pick<Storage, "getItem" | "setItem">): Revea
       try {
         storage.setItem(NAME, JSON.stringify(reveals));
       } catch {
-        // Nothing is kept here.
+        // Without storage the count in memory is used.
       }
     },
   };
 }
 
-/** A count that cannot be understood is a full one. */
+/** Reads a count. An unreadable count is taken as full. */
 function parsed(text: string): Reveals {
   try {
     const { unopened, given } = JSON.parse(text) as Partial<Record<"unopened" | "given", unknown>>;

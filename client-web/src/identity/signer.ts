@@ -1,6 +1,6 @@
 /**
- * The key of one session, which both sides agree on when this page registers and which is never sent, and the proof that a
- * request is of that session. Script of its own: WebCrypto is missing on plain http, where listeners are.
+ * Agrees on the key of one session, which is never sent, and proves that requests belong to the
+ * session. Does not use WebCrypto, which is missing on plain http.
  */
 import { x25519 } from "@noble/curves/ed25519.js";
 import { blake3 } from "@noble/hashes/blake3.js";
@@ -8,18 +8,21 @@ import { fromHex, toHex } from "./bytes";
 
 const utf8 = new TextEncoder();
 
-/** This page's half of the key of one session. */
+/** This page's half of one session's key. */
 export interface Ephemeral {
   secret: Uint8Array;
   publicKey: string;
 }
 
-/** `random` must be fresh for each connection. */
+/** Creates an X25519 key pair. `random` must be fresh for each connection. */
 export function ephemeralFrom(random: Uint8Array): Ephemeral {
   return { secret: random, publicKey: toHex(x25519.getPublicKey(random)) };
 }
 
-/** The key over what was signed, or null where the other side's key is so weak that everybody would know the secret. */
+/**
+ * Derives the session key over the signed text. Returns null if the other side's key is so weak
+ * that the secret would be known.
+ */
 export function sessionKeyOf(
   { secret }: Ephemeral,
   otherKey: string,
@@ -40,7 +43,7 @@ export function sessionKeyOf(
   }
 }
 
-/** Proves one request: nobody who hears it can use it for another, or twice. */
+/** Proves one request. The proof cannot be used for another request, or twice. */
 export function macOf(key: Uint8Array, method: string, target: string, counter: number): string {
   return toHex(
     blake3(utf8.encode(["lanyard/2 http", method, target, String(counter)].join("\n")), { key }),
@@ -56,7 +59,9 @@ export class Signer {
     private readonly key: Uint8Array,
   ) {}
 
-  /** The headers of one request, which is sent once. `target` is its path with the query. */
+  /**
+   * Returns the headers of one request, which is sent once. `target` is the path with the query.
+   */
   headers(method: string, target: string): Record<string, string> {
     this.#counter += 1;
     const mac = macOf(this.key, method, target, this.#counter);

@@ -1,4 +1,7 @@
-/** The picture of a code: which of nine squares are lit. It grows with each digit and judges none of them. */
+/**
+ * Returns which of nine squares are lit for a code. The picture grows with each digit, right or
+ * wrong.
+ */
 export function litSquares(digits: string): boolean[] {
   const lit = Array.from({ length: 9 }, () => false);
   [...digits].slice(0, 6).forEach((digit, at) => {

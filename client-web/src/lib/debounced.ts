@@ -1,4 +1,6 @@
-/** Calls once for many wishes, a little later: a burst of changes is one new list. */
+/**
+ * Runs a function once for many triggers, a little later. A burst of changes draws one new list.
+ */
 export class Debounced {
   #timer: ReturnType<typeof setTimeout> | null = null;
 
@@ -18,7 +20,10 @@ export class Debounced {
   }
 }
 
-/** Lets the page draw and answer before going on. A message, not a timer: hidden tabs hold timers back. */
+/**
+ * Lets the browser draw and handle input before going on. Uses a message, since timers are delayed
+ * in hidden tabs.
+ */
 export function yieldToBrowser(): Promise<void> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

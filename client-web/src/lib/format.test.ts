@@ -1,4 +1,4 @@
-// Promise: numbers are said the way people say them.
+// Promise: numbers are written the way people say them.
 import { expect, test } from "vitest";
 import { ago, elapsed, grouped, ofSize, percent, plural, remaining, size, speed } from "./format";
 import { litSquares } from "./badge";

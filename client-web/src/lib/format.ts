@@ -1,4 +1,4 @@
-/** Sizes, speeds and times as people read them: decimal units, at most three figures. */
+/** Formats sizes, speeds and times: decimal units, at most three figures. */
 
 const UNITS = ["B", "KB", "MB", "GB", "TB"];
 
@@ -17,7 +17,7 @@ function figures(value: number, whole: boolean): string {
   return value.toFixed(1);
 }
 
-/** "11.4 of 18.4 GB": the unit once where both share it. */
+/** Formats as "11.4 of 18.4 GB", with the unit once if both share it. */
 export function ofSize(done: number, total: number): string {
   const [had, all] = [size(done), size(total)];
   const [number, unit] = had.split(" ");
@@ -25,7 +25,7 @@ export function ofSize(done: number, total: number): string {
 }
 
 export function speed(bytesPerSecond: number): string {
-  // A tenth of a megabyte a second only flickers.
+  // Tenths of a megabyte per second would only flicker.
   return `${size(bytesPerSecond).replace(/^(\d{2,})\.\d /, "$1 ")}/s`;
 }
 
@@ -34,7 +34,7 @@ export function percent(done: number, total: number): number {
   return Math.min(100, Math.floor((100 * done) / total));
 }
 
-/** "3 s left", "1 min 23 s left", "about 2 minutes". */
+/** Formats as "3 s left", "1 min 23 s left" or "about 2 minutes". */
 export function remaining(bytes: number, rate: number): string | null {
   if (rate <= 0) return null;
   const seconds = Math.ceil(bytes / rate);
@@ -52,7 +52,7 @@ export function ago(then: number, now: number): string {
   return new Date(then).toLocaleDateString(undefined, { day: "numeric", month: "short" });
 }
 
-/** "0:12" since something began. */
+/** Formats the time since a moment as "0:12". */
 export function elapsed(since: number, now: number): string {
   const seconds = Math.max(0, Math.floor((now - since) / 1_000));
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
@@ -64,7 +64,7 @@ export function plural(count: number, one: string, many = `${one}s`): string {
   return `${count.toLocaleString("en")} ${rules.select(count) === "one" ? one : many}`;
 }
 
-/** Groups of four, as fingerprints are read aloud. */
+/** Splits a fingerprint into groups of four, as it is read aloud. */
 export function grouped(hex: string): string {
   return hex.replace(/(.{4})(?=.)/g, "$1 ");
 }

@@ -1,4 +1,4 @@
-/** How long a link works and how often, in words. */
+/** Puts the limits of a link into words. */
 import type { LinkListed } from "../protocol/generated/LinkListed";
 import { plural } from "./format";
 
@@ -11,7 +11,7 @@ export function lasts({ expires_ms, ends, uses_left }: LinkListed, now: number):
   return uses_left === 0 ? "No downloads left" : `${end} · ${plural(uses_left, "download")} left`;
 }
 
-/** "50 minutes", "3 hours", "2 days". */
+/** Formats a duration as "50 minutes", "3 hours" or "2 days". */
 export function about(ms: number): string {
   if (ms < HOUR) return plural(Math.max(1, Math.ceil(ms / 60_000)), "minute");
   if (ms < 48 * HOUR) return plural(Math.round(ms / HOUR), "hour");

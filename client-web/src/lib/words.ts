@@ -1,4 +1,4 @@
-/** What is said when something goes wrong: what happened, what is safe, the one next step. */
+/** Provides the sentences for failures: the cause, what is safe, and the next step. */
 const SENTENCES: Record<string, string> = {
   FILE_CHANGED: "It changed while it was arriving. Nothing broken was saved.",
   FILE_GONE: "Its owner no longer has this file.",
@@ -14,7 +14,7 @@ const SENTENCES: Record<string, string> = {
   TIMED_OUT: "Nobody answered in time.",
 };
 
-/** Codes with several causes: the hub's own message says which bound is reached, and whose. */
+/** Codes with several causes. The hub's own message names the limit and its owner. */
 const SAID_BY_THE_HUB = new Set(["QUOTA"]);
 
 export function sentence(code: string, message = ""): string {

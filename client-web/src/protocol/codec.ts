@@ -1,4 +1,4 @@
-/** Text frame to message and back. Knows opcodes, not their meaning. */
+/** Converts text frames to messages and back. Knows opcodes, not their meaning. */
 import { MAX_FRAME_BYTES } from "./limits";
 import type {
   ConsoleToMaster,
@@ -8,7 +8,7 @@ import type {
   RelayToDevice,
 } from "./wire";
 
-/** Every opcode that a page may hear. The record makes the compiler name what is missing. */
+/** The opcodes that a page may receive. As a record, so that the compiler names a missing one. */
 const HEARD: Record<(RelayToDevice | MasterToConsole)["opcode"], true> = {
   ADD_FILES_ACK: true,
   APPROVAL_CHALLENGE: true,
@@ -61,7 +61,7 @@ export type Decoded<Message> =
   | { kind: "unknown"; opcode: string }
   | { kind: "invalid"; why: string };
 
-/** Never throws: a frame is a message of ours, one of a newer hub, or nonsense. */
+/** Decodes a frame: a known message, one of a newer hub, or nonsense. Never throws. */
 export function decode<Message extends RelayToDevice | MasterToConsole>(
   frame: unknown,
 ): Decoded<Message> {

@@ -1,4 +1,4 @@
-// Promise: what this page computes at the door is what every other implementation computes.
+// Promise: this page computes the same ids, codes and signatures as every other implementation.
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";

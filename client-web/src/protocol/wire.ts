@@ -1,4 +1,7 @@
-/** The wire's types under one roof, and how to take one message out of a union. All of them are generated from Rust. */
+/**
+ * Collects the types of the wire, all generated from Rust, and picks single messages out of
+ * unions.
+ */
 export type { Admission } from "./generated/Admission";
 export type { Client } from "./generated/Client";
 export type { ConsoleToMaster } from "./generated/ConsoleToMaster";
@@ -26,13 +29,13 @@ import type { MasterToConsole } from "./generated/MasterToConsole";
 import type { RelayToDevice } from "./generated/RelayToDevice";
 
 export type Opcode = (RelayToDevice | MasterToConsole)["opcode"];
-/** The data of one message: `DataOf<RelayToDevice, "CHALLENGE">`. */
+/** The data of one message, as in `DataOf<RelayToDevice, "CHALLENGE">`. */
 export type DataOf<Union extends { opcode: string }, Code extends Union["opcode"]> =
   Extract<Union, { opcode: Code }> extends { data: infer Data } ? Data : never;
-/** A message as it arrives: `ref` names the request that it answers. */
+/** A message as it arrives. `ref` names the request that the message answers. */
 export type Incoming<Union> = Union & { ref?: string };
 
-/** The messages that a change of the feed may be; the device's and the console's unions share them. */
+/** The messages that change the feed, shared by the device's and the console's unions. */
 export type FeedChange = Extract<
   RelayToDevice,
   {

@@ -1,4 +1,6 @@
-/** The device's page as a script sees it: the real driver, between a socket and a clock of the test. */
+/**
+ * Runs the device's page for a script: the real driver between a socket and a clock of the test.
+ */
 import { vi } from "vitest";
 import { Driver } from "../driver";
 import { isOver } from "../downloads/downloads";
@@ -19,7 +21,7 @@ const HUB_KEY = keysFrom(HUB_SEED).publicKey;
 const KEYS = keysFrom(new Uint8Array(32).fill(1));
 const INSTANCE = "11".repeat(16);
 const MASTER_NONCE = "0c".repeat(32);
-/** Longer than the page waits before it draws its list anew. */
+/** A wait longer than the page's delay before it draws the list again. */
 const DRAWN_MS = 100;
 
 type Frame = { opcode: string; data: { [key: string]: Json }; ref?: string };
@@ -94,13 +96,13 @@ export class Page {
     vi.restoreAllMocks();
   }
 
-  /** What was sent since it was asked last. */
+  /** Returns the messages sent since the last call. */
   async sent(): Promise<Json[]> {
     await vi.advanceTimersByTimeAsync(0);
     return this.#sent.splice(0);
   }
 
-  // What happens to it.
+  // Events for the page.
 
   hear(frame: Json): void {
     const { opcode, data } = frame as Frame;
@@ -159,10 +161,10 @@ export class Page {
     return found;
   }
 
-  // What it does.
+  // Messages of the page.
 
   #heard(frame: Frame): void {
-    // Signs of life are the socket's, and no part of a script.
+    // PING and PONG belong to the socket and are not part of a script.
     if (frame.opcode === "PING" && this.#timePasses) {
       const socket = FakeSocket.last;
       queueMicrotask(() =>
@@ -209,16 +211,16 @@ export class Page {
     this.names.set("hub_signature", sign(HUB_SEED, text));
   }
 
-  /** Computes what the hub knows of a knock. */
+  /** Computes what the hub knows of a join request. */
   #knocks(commit: string): void {
     const request = requestIdOf(KEYS.publicKey, commit, this.#relayNonce, this.#name);
     this.names.set("request", request);
     this.names.set("master_commit", masterCommitOf(HUB_KEY, request, MASTER_NONCE));
   }
 
-  // What it shows.
+  // State of the screen.
 
-  /** Lets the page draw first. */
+  /** Lets the page draw, then reads a value. */
   async drawn(): Promise<void> {
     await this.wait(DRAWN_MS);
   }
@@ -304,7 +306,7 @@ export class Page {
   }
 }
 
-/** A file as a person picks it. */
+/** Creates a file as a file picker returns it. */
 function fileOf({ path, size, modified_ms }: { [key: string]: Json }): File {
   return new File([new Uint8Array(Number(size))], String(path), {
     lastModified: Number(modified_ms),

@@ -1,10 +1,10 @@
 /** Names and wildcards of the shared scripts (protocol/vectors/README.md). */
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
-/** What `$name` stands for. */
+/** The values of `$name`. */
 export type Names = Map<string, Json>;
 
-/** Returns the value with all names replaced. An unknown name is a mistake in the script. */
+/** Returns the value with all names replaced. Throws for an unknown name. */
 export function resolved(value: Json, names: Names): Json {
   if (typeof value === "string" && value.startsWith("$")) {
     const known = names.get(value.slice(1));
@@ -19,8 +19,8 @@ export function resolved(value: Json, names: Names): Json {
 }
 
 /**
- * Compares field by field, and returns what differs or null. `"*"` takes anything, `"$name"` the
- * value of that name, which it gets here if it has none, and `{"not": …}` anything else.
+ * Compares field by field, and returns the difference or null. `"*"` matches anything and `{"not":
+ * …}` anything else. `"$name"` matches the value of that name, or sets it.
  */
 export function difference(pattern: Json, actual: Json, names: Names): string | null {
   const differs = `${JSON.stringify(pattern)} expected, ${JSON.stringify(actual)} came`;

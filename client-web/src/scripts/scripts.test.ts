@@ -1,4 +1,5 @@
-// Promise: the page does what protocol/vectors/scripts/*.json says, and so does the native device (hub/tests/scripts plays the same files).
+// Promise: the page does what protocol/vectors/scripts/*.json says, and so does the native device
+// (hub/tests/scripts plays the same files).
 import { readFileSync, readdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -48,7 +49,7 @@ function nameAll(name: string, known: Names): void {
   for (const [key, value] of Object.entries(names ?? {})) known.set(key, resolved(value, known));
 }
 
-/** Where the page stood when it was open last: that of the first script in the row. */
+/** The page of the first script in a row, as it was when it was last open. */
 function doorOf(name: string): Door {
   const { after, remembers } = read(name);
   return remembers ?? (after === undefined ? "approved" : doorOf(after));
@@ -58,7 +59,7 @@ async function play(page: Page, step: Step): Promise<void> {
   const { names } = page;
   if (step.hub !== undefined) page.hear(resolved(step.hub, names));
   else if (step.person !== undefined) {
-    // A person acts on what is to be seen.
+    // A person acts on what is on the screen.
     await page.drawn();
     page.person(resolved(step.person, names));
   } else if (step.clock !== undefined) await page.wait(step.clock);
@@ -101,7 +102,7 @@ describe("the page follows the script", () => {
   test("there are at least ten", () => expect(NAMES.length).toBeGreaterThanOrEqual(10));
 });
 
-// A runner that believes everything would make all scripts green.
+// A runner that accepts everything would pass all scripts.
 describe("a pattern says exactly what may come", () => {
   const frame = { opcode: "A", ref: "1", data: { n: 1, list: ["x", "y"] } };
   const names = (): Names =>

@@ -1,2 +1,2 @@
-/** The one computation of identity that a screen needs: what two people compare. */
+/** Passes on the one computation of identity that a screen needs: the fingerprint. */
 export { fingerprintOf as fingerprint } from "../identity/proof";

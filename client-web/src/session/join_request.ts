@@ -1,14 +1,16 @@
-/** The knocking device's half of the code: one promise, one challenge, one opening. Pure. */
+/**
+ * Computes the device's half of the six digits: one commitment, one challenge, one opening. Pure.
+ */
 import { type Random, toHex } from "../identity/bytes";
 import { codeOf, commitOf, masterCommitOf, requestIdOf } from "../identity/proof";
 
-/** How far it has come. A promise that was revealed, or told to wait, answers no challenge any more. */
+/** The stage of a join request. Once revealed or closed, it does not answer another challenge. */
 export type Stage =
   | { at: "committed" }
-  /** The hub knows the digits now, and this device does not until the hub opens what it had promised. */
+  /** The hub knows the digits. This device computes them once the hub opens its commitment. */
   | { at: "revealed"; masterCommit: string; since: number }
   | { at: "opened"; code: string }
-  /** The host lets nobody in at the moment. */
+  /** The host does not admit new devices at the moment. */
   | { at: "closed" };
 
 export interface JoinRequest {
@@ -43,7 +45,7 @@ export function requestOf(request: JoinRequest): string {
   return requestIdOf(request.publicKey, request.commit, request.relayNonce, request.name);
 }
 
-/** The knock as it is once it was revealed, or null for a challenge that is not an answer to this very promise. */
+/** Returns the revealed join request, or null if the challenge does not answer this commitment. */
 export function answerChallenge(
   request: JoinRequest,
   requestId: string,
@@ -54,7 +56,10 @@ export function answerChallenge(
   return { ...request, stage: { at: "revealed", masterCommit, since } };
 }
 
-/** The knock with its digits, or null for anything but what the master had promised. */
+/**
+ * Returns the join request with its digits, or null if the nonce does not fit the master's
+ * commitment.
+ */
 export function open(
   request: JoinRequest,
   requestId: string,
@@ -69,7 +74,7 @@ export function open(
   };
 }
 
-/** A new promise under the relay's new nonce, or null if another request was meant. */
+/** Returns a new commitment under the relay's new nonce, or null if another request was meant. */
 export function restart(
   request: JoinRequest,
   requestId: string,

@@ -1,4 +1,5 @@
-// Promises: an answer goes to its own request, once; an answer that was meant for another page of this tab goes to nobody.
+// Promises: an answer goes to its own request, once; an answer that was meant for another page of
+// this tab goes to nobody.
 import { expect, test } from "vitest";
 import { REQUEST_TIMEOUT_MS } from "../protocol/limits";
 import { Requests } from "./requests";

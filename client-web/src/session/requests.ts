@@ -1,12 +1,13 @@
 /**
- * Requests that wait for their one answer. After ten seconds the asker is told; a late answer still counts. An answer may reach
- * the page that comes after this one, reloaded or duplicated: so their refs start anywhere (PROTOCOL.md 1.4).
+ * Keeps the requests that wait for an answer. After ten seconds the caller is told; a late answer
+ * still counts. An answer may reach a reloaded or duplicated page. So refs start at a random
+ * number (PROTOCOL.md 1.4).
  */
 import { REQUEST_TIMEOUT_MS } from "../protocol/limits";
 
 export interface Asked<Answer> {
   answered(answer: Answer): void;
-  /** No answer in time. `answered` may follow. */
+  /** Called without an answer in time. `answered` may follow. */
   overdue?(): void;
 }
 
@@ -34,7 +35,7 @@ export class Requests<Answer extends { ref?: string }> {
     found.asked.answered(answer);
   }
 
-  /** It was never sent. */
+  /** Forgets a request that was never sent. */
   forget(ref: string): void {
     this.#open.delete(ref);
   }
@@ -47,7 +48,7 @@ export class Requests<Answer extends { ref?: string }> {
     }
   }
 
-  /** The connection is gone: nothing asked on it is answered any more. */
+  /** Ends all requests after a lost connection. */
   drop(): void {
     const open = [...this.#open.values()];
     this.#open.clear();

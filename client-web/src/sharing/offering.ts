@@ -1,4 +1,7 @@
-/** Sharing as it happens: gathers files, announces them in batches, answers what becomes of them, serves their bytes. */
+/**
+ * Shares files: gathers them, announces them in batches, follows the hub's answers, and serves
+ * their bytes.
+ */
 import type { Version } from "../identity/proof";
 import type { Signer } from "../identity/signer";
 import { yieldToBrowser } from "../lib/debounced";
@@ -27,7 +30,7 @@ export interface OfferingTools {
   me: string;
   instance(): string;
   fileId(version: Version): string;
-  /** In, and the hub is there: what is said is heard. */
+  /** Returns true if the device is approved and the hub can be reached. */
   ready(): boolean;
   signer(): Signer | null;
   ask(message: DeviceToRelay, asked: Asked<Answer>): boolean;
@@ -38,19 +41,19 @@ export interface OfferingTools {
   owes(count: number): void;
 }
 
-/** After these the same addition may be taken later (PROTOCOL.md 9.1). */
+/** The failures after which the same addition may succeed later (PROTOCOL.md 9.1). */
 const DELAYED: readonly FailureCode[] = ["SERVER_NOT_READY", "BUSY", "TIMED_OUT"];
-/** The wait before that, and the shortest one, whatever the hub says. */
+/** The default wait before the next try, and the shortest one, whatever the hub says. */
 const REST_MS = 1_000;
 const MIN_REST_MS = 200;
 
-/** Files looked at between two breaths of the page. */
+/** The number of files read before the page yields to the browser. */
 const AT_ONCE = 32;
 
 export class Offering {
   readonly shares = new Shares();
   readonly uploads: Uploads;
-  /** When delayed additions are made again. */
+  /** The time at which delayed additions are repeated. */
   #due: number | null = null;
 
   constructor(private readonly tools: OfferingTools) {
@@ -65,7 +68,10 @@ export class Offering {
     });
   }
 
-  /** Announces what was picked, dropped or pasted. A slice at a time: asking a file for its size costs the browser a look at the disk. */
+  /**
+   * Announces picked, dropped or pasted files. Works in slices, since reading a file's size makes
+   * the browser read the disk.
+   */
   async share(gathered: Gathered): Promise<void> {
     await this.#settleRivals(gathered);
     const { picked, ...others } = gathered;
@@ -138,7 +144,7 @@ export class Offering {
     this.tools.changed();
   }
 
-  /** The owner's own page learns that a file is not what it was: it is taken off the list at once. */
+  /** Takes a file off the list that has changed on the owner's disk. */
   broken(fileId: string, code: "FILE_CHANGED" | "FILE_GONE"): void {
     const offer = this.shares.offers.get(fileId);
     if (!offer) return;
@@ -157,19 +163,19 @@ export class Offering {
     });
   }
 
-  /** The list is whole: make it and this tab agree. */
+  /** Reconciles the whole list with the offers of this tab. */
   reconcile(listed: Iterable<Listed>): void {
     const { me, instance } = this.tools;
     const mine = [...listed].filter(({ public_id }) => public_id === me);
     const { announce, withdraw, remove } = this.shares.reconcile(mine, instance());
-    // What leaves makes room for what comes.
+    // Removals go first, because they make room for additions.
     this.#remove(withdraw, true);
     this.#remove(remove);
     this.#announce(announce);
     this.tools.changed();
   }
 
-  /** Some of this device's files left the list, by this tab's wish or somebody else's. */
+  /** Handles files of this device that left the list, whoever removed them. */
   left({ public_id, files, withdrawn }: Left): void {
     if (public_id !== this.tools.me) return;
     const again: Offer[] = [];
@@ -187,7 +193,7 @@ export class Offering {
     this.uploads.request(data);
   }
 
-  /** The list names these as this device's: those of this tab are shared. */
+  /** Marks offers of this tab as shared once the list names them. */
   listed(files: { file_id: string; instance: string }[]): void {
     for (const { file_id, instance } of files) {
       const offer = this.shares.offers.get(file_id);
@@ -197,7 +203,7 @@ export class Offering {
     }
   }
 
-  /** Once a second: makes the additions again that the hub had delayed. */
+  /** Handles the tick of each second: repeats the additions that the hub had delayed. */
   tick(): void {
     if (this.#due === null || this.tools.now() < this.#due || !this.tools.ready()) return;
     this.#due = null;
@@ -222,7 +228,10 @@ export class Offering {
       : undefined;
   }
 
-  /** Whether nobody should wait for its bytes. Until the list is whole it may name what a reload forgot. */
+  /**
+   * Returns true if nobody should wait for the file's bytes. Until the list is whole, it may name
+   * files that a reload forgot.
+   */
   #isGone(fileId: string): boolean {
     const state = this.shares.offers.get(fileId)?.state;
     return state === undefined ? this.tools.ready() : state === "leaving";
@@ -231,7 +240,7 @@ export class Offering {
   #announce(offers: NewFile[]): void {
     for (const { file_id } of offers)
       this.shares.set(file_id, { state: "syncing", problem: undefined, asked: false });
-    // Without the hub they stay on their way: its return announces them.
+    // Without the hub the offers stay pending until the hub is back.
     if (!this.tools.ready()) return;
     for (const files of batches(offers)) {
       for (const { file_id } of files) this.shares.set(file_id, { asked: true });
@@ -260,7 +269,8 @@ export class Offering {
       for (const { file_id } of waiting) this.shares.set(file_id, { asked: false });
       this.#due = this.tools.now() + Math.max(MIN_REST_MS, retry_after_ms ?? REST_MS);
     } else if (at >= 0) {
-      // Behind the first that is beyond the quota none fits: asking for each would be a message a file.
+      // After the first file beyond the quota no other fits. Asking for each would take a message
+      // per file.
       const bad = code === "QUOTA" ? waiting.slice(at) : waiting.slice(at, at + 1);
       for (const { file_id } of bad) this.#fail(file_id, code, message);
       this.#announce(waiting.filter((file) => !bad.includes(file)));
@@ -294,7 +304,7 @@ export class Offering {
     }
   }
 
-  /** An ACK says that nothing changed: they were not listed. The broadcast of a change is the feed's. */
+  /** An ACK means that nothing changed: the files were not listed. A change comes with the feed. */
   #removed(fileIds: string[], keep: boolean, answer: Answer): void {
     if (keep) return;
     for (const id of fileIds) {
@@ -304,7 +314,7 @@ export class Offering {
     this.tools.changed();
   }
 
-  /** Another version replaces the old one; another file of the same name gets a number. */
+  /** Replaces an older version of a file, and numbers another file of the same name. */
   async #settleRivals(gathered: Gathered): Promise<void> {
     for (const picked of gathered.picked) {
       for (let count = 2; count < 1_000; count += 1) {

@@ -1,4 +1,4 @@
-/** Who takes what from this device, as the relay reports it to the owner. Pure. */
+/** Keeps the transfers from this device to others, as the relay reports them to the owner. Pure. */
 import type { TransferProgress } from "../protocol/wire";
 
 export interface OutgoingTransfer {
@@ -14,9 +14,9 @@ export interface OutgoingTransfer {
 const QUIET_MS = 20_000;
 
 export class Outgoing {
-  /** By file, then by asker. */
+  /** Transfers by file, then by the device that downloads. */
   #open = new Map<string, Map<string, OutgoingTransfer>>();
-  /** How often each file went out whole. */
+  /** The number of complete downloads of each file. */
   readonly finished = new Map<string, number>();
 
   progress(progress: TransferProgress, now: number): void {
@@ -32,7 +32,7 @@ export class Outgoing {
     else this.#open.delete(file_id);
   }
 
-  /** Forgets what nobody spoke of for a while. True if something went. */
+  /** Forgets transfers without a recent report. Returns true if there were any. */
   tick(now: number): boolean {
     let changed = false;
     for (const [fileId, askers] of this.#open) {
@@ -45,7 +45,7 @@ export class Outgoing {
     return changed;
   }
 
-  /** The file left the list; `forGood`: it does not come back under this id. */
+  /** Forgets a file that left the list. `forGood`: the file does not come back under this id. */
   drop(fileId: string, forGood: boolean): void {
     this.#open.delete(fileId);
     if (forGood) this.finished.delete(fileId);

@@ -1,4 +1,5 @@
-// Promise: what this tab offers and what the hub lists as its own are brought together, and nothing is announced that nobody could read.
+// Promise: this tab's offers and the hub's list are reconciled, and no unreadable file is
+// announced.
 import { beforeEach, describe, expect, test } from "vitest";
 import { MAX_FILES_A_MESSAGE, MAX_LIST_BYTES } from "../protocol/limits";
 import type { NewFile } from "../protocol/wire";

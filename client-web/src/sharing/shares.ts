@@ -1,6 +1,6 @@
 /**
- * What this tab offers, and how far each of it has come. Pure but for the File handles, which it
- * only holds: a handle is the right to read, and a reload loses it.
+ * Keeps the offers of this tab and their states. Pure, apart from the File handles, which are only
+ * held. A handle is the right to read a file, and a reload loses it.
  */
 import { MAX_FILES_A_MESSAGE, MAX_LABEL_BYTES, MAX_LIST_BYTES } from "../protocol/limits";
 import type { EntryKind, NewFile } from "../protocol/wire";
@@ -10,20 +10,20 @@ import type { Gathered } from "../transfer/gather";
 import type { Listed } from "../catalogue/mirror";
 
 export type OfferState =
-  /** On its way to the list. */
+  /** Being added to the list. */
   | "syncing"
   | "shared"
-  /** The hub said no, or nothing, for ten seconds. */
+  /** Refused by the hub, or unanswered for ten seconds. */
   | "failed"
-  /** Known from before a reload; without its handle nobody can read it. */
+  /** Known from before a reload, and unreadable without its handle. */
   | "lost"
-  /** Stopped by the person; the hub has not confirmed yet. */
+  /** Removed by the person, and not yet confirmed by the hub. */
   | "leaving";
 
 export interface Offer extends NewFile {
   state: OfferState;
   problem?: string;
-  /** Asked on the connection that stands, so it need not be asked again. */
+  /** True if the offer was announced on the current connection. */
   asked: boolean;
 }
 
@@ -39,12 +39,15 @@ export class Shares {
   readonly #handles = new Map<string, File>();
   readonly #byPath = new Map<string, string>();
 
-  /** Everything known from before a reload: listed by name, readable by nobody until picked again. */
+  /**
+   * Restores the offers from before a reload. They are unreadable until the files are picked
+   * again.
+   */
   restore(known: NewFile[]): void {
     for (const file of known) this.#keep({ ...file, state: "lost", asked: false });
   }
 
-  /** What a reload should find again. */
+  /** Returns the offers to keep for a reload. */
   get lasting(): NewFile[] {
     return [...this.offers.values()]
       .filter(({ state }) => state !== "leaving" && state !== "failed")
@@ -55,7 +58,10 @@ export class Shares {
     return this.#handles.get(fileId);
   }
 
-  /** An offer under this path whose bytes differ from `file`: another version, or another file of the same name. */
+  /**
+   * Returns an offer under this path that differs from `file`: another version, or another file of
+   * the same name.
+   */
   rival(path: string, file: File): Offer | undefined {
     const id = this.#byPath.get(path);
     const offer = id === undefined ? undefined : this.offers.get(id);
@@ -122,7 +128,7 @@ export class Shares {
     this.#handles.delete(fileId);
   }
 
-  /** The bytes can no longer be read; the row stays and says so. */
+  /** Marks an offer whose bytes can no longer be read. Its row stays. */
   lose(fileId: string, problem?: string): void {
     this.#handles.delete(fileId);
     this.set(fileId, { state: "lost", problem, asked: false });
@@ -133,7 +139,10 @@ export class Shares {
       if (offer.asked) this.offers.set(id, { ...offer, asked: false });
   }
 
-  /** Compares with what is listed as this instance's: what to say to make both agree. */
+  /**
+   * Compares the offers with this instance's files on the list. Returns the messages that make
+   * both agree.
+   */
   reconcile(
     listed: Listed[],
     instance: string,
@@ -175,7 +184,9 @@ export class Shares {
     );
   }
 
-  /** The same version under the same path; for a lost one the folder may be missing from the new path. */
+  /**
+   * Finds the same version under the same path. For a lost offer the new path may lack the folder.
+   */
   #known(path: string, file: File): Offer | undefined {
     const id = this.#byPath.get(path);
     const exact = id === undefined ? undefined : this.offers.get(id);
@@ -205,7 +216,7 @@ export function announced({
   return { file_id, path, size, modified_ms, media_type, ...(kind === "folder" ? { kind } : {}) };
 }
 
-/** Messages of at most 512 entries and 192 KiB. */
+/** Splits offers into messages of at most 512 entries and 192 KiB. */
 export function batches(offers: NewFile[]): NewFile[][] {
   const all: NewFile[][] = [];
   let current: NewFile[] = [];

@@ -1,4 +1,6 @@
-/** Keeps the screen on while this device owes bytes, where the browser can (secure contexts only). */
+/**
+ * Keeps the screen on while this device sends bytes, where the browser can (secure contexts only).
+ */
 export class WakeLock {
   #wanted = false;
   #lock: { release(): Promise<void> } | null = null;
@@ -17,7 +19,7 @@ export class WakeLock {
       this.#lock = lock;
       if (!this.#wanted) await this.#drop();
     } catch {
-      // Refused (battery, hidden tab): the note on the screen stands for it.
+      // The browser refused (battery, hidden tab). The note on the screen asks the person instead.
     }
   }
 

@@ -1,4 +1,4 @@
-// Promise: everything that was picked, dropped or pasted is found, and what cannot be read is counted.
+// Promise: everything picked, dropped or pasted is found, and unreadable files are counted.
 import { expect, test } from "vitest";
 import { fromDrop, fromPaste, fromPicker } from "./gather";
 

@@ -1,4 +1,7 @@
-/** Files from a picker, a drop or the clipboard, with the paths under which they will be listed. */
+/**
+ * Gathers files from a picker, a drop or the clipboard, with the paths under which they are
+ * listed.
+ */
 
 export interface Picked {
   file: File;
@@ -7,9 +10,9 @@ export interface Picked {
 
 export interface Gathered {
   picked: Picked[];
-  /** Folders without anything in them. */
+  /** Empty folders. */
   emptyFolders: string[];
-  /** Names of what could not be read. */
+  /** Names of unreadable files. */
   unreadable: string[];
 }
 
@@ -24,8 +27,9 @@ export function fromPicker(files: Iterable<File>): Gathered {
 }
 
 /**
- * The entries must be taken before the event handler yields: afterwards the browser has emptied the
- * transfer. So this is no async function; it returns the promise of the walk.
+ * Gathers the files of a drop. Takes the entries before the event handler yields, because the
+ * browser empties the transfer afterwards. So the function is not async and returns the promise of
+ * the walk.
  */
 export function fromDrop(transfer: DataTransfer, signal: AbortSignal): Promise<Gathered> {
   const entries: FileSystemEntry[] = [];
@@ -40,7 +44,7 @@ export function fromDrop(transfer: DataTransfer, signal: AbortSignal): Promise<G
   return walk(entries, fromPicker(loose), signal);
 }
 
-/** Pasted pictures all bear the same name, so they get the time instead. */
+/** Names pasted pictures by the time, since they all have the same name. */
 export function fromPaste(transfer: DataTransfer | null, now: Date): Gathered {
   const files = Array.from(transfer?.files ?? []);
   const time = `${now.getHours()}.${String(now.getMinutes()).padStart(2, "0")}`;
@@ -90,7 +94,7 @@ async function visit(entry: FileSystemEntry, found: Gathered): Promise<FileSyste
   }
 }
 
-/** A reader hands out a hundred at a time and says that it is done with an empty hand. */
+/** Reads all entries of a folder. A reader returns a hundred at a time, and none at the end. */
 async function readAll(reader: FileSystemDirectoryReader): Promise<FileSystemEntry[]> {
   const all: FileSystemEntry[] = [];
   for (;;) {

@@ -1,4 +1,4 @@
-/** Links: the key that opens one, its hash that names it on the wire, and how the browser is told to fetch it. */
+/** Builds the URLs of links, and hands them to the browser or the clipboard. */
 import { drawnLink, type DrawnLink } from "../identity/proof";
 
 export class LinkRefused extends Error {
@@ -14,7 +14,7 @@ export function drawLink(random: (length: number) => Uint8Array, publicId: strin
   return drawnLink(random(32), publicId);
 }
 
-/** The name at the end is decoration, and what the browser calls the file. */
+/** Returns the path of a link. The name at the end only tells the browser how to call the file. */
 export function linkPath(key: string, name: string): string {
   return `/d/${key}/${encodeURIComponent(name)}`;
 }
@@ -30,13 +30,13 @@ export function startDownload(url: string): void {
   anchor.remove();
 }
 
-/** The way to the clipboard that also exists on plain http. Only inside a click. */
+/** Copies text in a way that also works on plain http, but only during a click. */
 export function copyText(text: string): boolean {
   const area = document.createElement("textarea");
   area.value = text;
   area.setAttribute("readonly", "");
   area.className = "offscreen";
-  // Inside an open dialog everything else is inert and cannot be selected.
+  // While a dialog is open, everything outside of it is inert and cannot be selected.
   (document.querySelector("dialog[open]") ?? document.body).append(area);
   const focused = document.activeElement;
   area.select();

@@ -1,4 +1,4 @@
-// Promise: no path leaves this page that the hub would refuse.
+// Promise: this page announces no path that the hub would refuse.
 import { describe, expect, test } from "vitest";
 import { numbered, travelPath } from "./paths";
 

@@ -1,12 +1,15 @@
-/** Which paths may travel: the wire's rules, applied before anything is announced. */
+/** Applies the wire's rules for paths before anything is announced. */
 import { MAX_PATH_BYTES, MAX_SEGMENTS, MAX_SEGMENT_BYTES } from "../protocol/limits";
 
 const utf8 = new TextEncoder();
 const text = new TextDecoder();
 
-/** The path as it may travel, or null for one that cannot. Odd characters are replaced, structure never is. */
+/**
+ * Returns the path for the wire, or null if there is none. Replaces odd characters and keeps the
+ * structure.
+ */
 export function travelPath(raw: string): string | null {
-  // Lone surrogates do not survive UTF-8; encoding once makes them visible as U+FFFD.
+  // Lone surrogates do not survive UTF-8. Encoding turns them into U+FFFD.
   const wellFormed = text.decode(utf8.encode(raw));
   const segments = wellFormed.split("/").filter((segment) => segment !== "" && segment !== ".");
   const clean = segments.map((segment) => segment.replace(/[\p{Cc}\\]/gu, "_"));
@@ -20,7 +23,7 @@ export function nameOf(path: string): string {
   return path.slice(path.lastIndexOf("/") + 1);
 }
 
-/** "a/b.txt" and 2: "a/b (2).txt". */
+/** Numbers a path: "a/b.txt" and 2 give "a/b (2).txt". */
 export function numbered(path: string, count: number): string {
   const name = nameOf(path);
   const dot = name.lastIndexOf(".");

@@ -1,4 +1,5 @@
-// Promise: a run's body is exactly its groups, at most three go at once, and a failed body is told apart from a changed file.
+// Promise: a body has exactly its run's groups, at most three uploads run, and a failed body is
+// told apart from a changed file.
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { Signer, macOf } from "../identity/signer";
 import type { GroupSpan } from "../protocol/wire";

@@ -1,8 +1,8 @@
 /**
- * The owner's side: a request for a run of groups becomes the body of one PUT.
+ * Uploads runs of groups: each request becomes the body of one PUT.
  *
- * Bytes never enter JavaScript. The body is a slice of the file, and the browser reads it as it
- * sends. At most three at a time; the rest wait here, where the relay can still take them back.
+ * Bytes never enter JavaScript. The body is a slice of the file, and the browser reads it while
+ * sending. At most three uploads run; the rest wait here, where the relay can still cancel them.
  */
 import type { Signer } from "../identity/signer";
 import { MAX_UPLOADS, groupLog } from "../protocol/limits";
@@ -19,13 +19,13 @@ export interface Held {
 
 export interface UploadTools {
   held(fileId: string): Held | undefined;
-  /** It is not shared any more, and does not come back under this id. */
+  /** Returns true if the file is not shared any more and does not come back under this id. */
   isGone(fileId: string): boolean;
   signer(): Signer | null;
   unavailable(answer: Unavailable): void;
-  /** The file can no longer be read as it was listed. */
+  /** Called when a file can no longer be read as listed. */
   broken(fileId: string, code: "FILE_CHANGED" | "FILE_GONE"): void;
-  /** How many bodies are open or wait. */
+  /** Called with the number of uploads open or waiting. */
   owes(count: number): void;
   put(url: string, init: RequestInit): Promise<Response>;
 }
@@ -50,7 +50,7 @@ export class Uploads {
       this.tools.unavailable({ ticket: request.ticket, code: "NO_HASHES" });
       return;
     }
-    // Said twice, it is one upload.
+    // A repeated request is the same upload.
     if (
       this.#open.has(request.ticket) ||
       this.#waiting.some(({ ticket }) => ticket === request.ticket)
@@ -66,7 +66,7 @@ export class Uploads {
     this.#report();
   }
 
-  /** The session ended, and its tickets with it. */
+  /** Cancels all uploads at the end of the session, with which their tickets end. */
   cancelAll(): void {
     this.#waiting = [];
     for (const controller of this.#open.values()) controller.abort();
@@ -94,7 +94,7 @@ export class Uploads {
         headers: this.tools.signer()?.headers("PUT", target) ?? {},
         signal: controller.signal,
       });
-      // Whatever the answer says, the relay also says it on the socket.
+      // The relay reports the outcome on the socket as well, so the answer is not needed.
     } catch (error) {
       if (error instanceof Refusal) this.#refuse(request.ticket, error);
       else if (!controller.signal.aborted) await this.#probe(request);
@@ -104,7 +104,10 @@ export class Uploads {
     }
   }
 
-  /** A body that failed looks the same for a lost network and a changed file: reading one byte tells them apart. */
+  /**
+   * Tells a lost network from a changed file by reading one byte. A failed body looks the same for
+   * both.
+   */
   async #probe(request: Request): Promise<void> {
     for (const fileId of new Set(request.pieces.map(([id]) => id))) {
       const held = this.tools.held(fileId);
@@ -125,7 +128,7 @@ export class Uploads {
   }
 }
 
-/** What reading says of a file: nothing, or why it is not the one that was listed. */
+/** Reads a file, and returns nothing or why the file is not the listed one. */
 export async function whyUnreadable(file: Blob): Promise<"FILE_CHANGED" | "FILE_GONE" | null> {
   try {
     await file.slice(0, 1).arrayBuffer();
@@ -149,7 +152,8 @@ export function bodyOf(
 
 function sliceOf([fileId, first, count]: GroupSpan, held: UploadTools["held"]): Blob {
   const found = held(fileId);
-  // Its handle went with a reload: whoever wants it waits, until it is picked again or taken off the list.
+  // A reload lost the file's handle. Requests wait until the file is picked again or taken off the
+  // list.
   if (!found) throw new Refusal("BUSY", fileId);
   const { file, size, modified_ms } = found;
   if (file.size !== size || Math.max(0, Math.floor(file.lastModified)) !== modified_ms)

@@ -1,4 +1,5 @@
-// Promise: each screen says what it must under the names that people and tests look for, and axe finds nothing.
+// Promise: each screen shows its content under the names that people look for, and axe finds
+// nothing.
 import { cleanup, fireEvent, render, screen } from "@testing-library/svelte";
 import axe from "axe-core";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
@@ -10,7 +11,7 @@ import type { Download } from "../downloads/downloads";
 import type { OwnLink } from "../downloads/links";
 import { HubStore, type Actions } from "../store.svelte";
 
-/** Actions that only remember that they were called. */
+/** Actions that only record their calls. */
 function recorder<Face extends object>(): Face {
   const calls: Record<string | symbol, unknown> = {};
   return new Proxy(calls, { get: (all, name) => (all[name] ??= vi.fn()) }) as Face;
@@ -344,7 +345,7 @@ describe("the shelf", () => {
     await fireEvent.click(screen.getByRole("button", { name: "End link to b.jpg" }));
     expect(actions.dropLink).toHaveBeenCalledWith(hub.links[1]);
     expect(await violations()).toEqual([]);
-    // Whoever ends links by keyboard goes on from where the row was.
+    // A person who ends links by keyboard continues where the row was.
     const last = screen.getByRole("button", { name: "End link to b.jpg" });
     last.focus();
     await fireEvent.click(last);
@@ -363,7 +364,7 @@ describe("the shelf", () => {
 
   test("a limited link asks how long and how often", async () => {
     show();
-    // Here is no top layer: the menu is told that it opened.
+    // The test's DOM has no top layer, so the menu gets its event by hand.
     const menu = Object.assign(
       screen.getByRole("menu", { name: "More for Tax 2025", hidden: true }),
       { hidePopover: () => undefined },
@@ -496,7 +497,8 @@ describe("the console", () => {
     await fireEvent.click(screen.getByRole("button", { name: "Answer now: Jonas" }));
     expect(operatorActions.seeTo).toHaveBeenCalledWith("jonas");
     expect(screen.queryByText("Bot 3")).toBeNull();
-    // A class behind one address is no flood: whoever reads their digits first can be answered first.
+    // A school class behind one address is not a flood: the first to read their digits can be
+    // answered first.
     await fireEvent.click(screen.getByRole("button", { name: "Show them" }));
     await fireEvent.click(screen.getByRole("button", { name: "Answer now: Bot 3" }));
     expect(operatorActions.seeTo).toHaveBeenLastCalledWith("flood3");

@@ -1,4 +1,4 @@
-/** A story's bench: its own directory, everything it started, and the pictures of what went wrong. */
+/** Provides a story's bench: a directory of its own, its processes, and screenshots of failures. */
 import {
   createWriteStream,
   mkdirSync,
@@ -21,8 +21,8 @@ const plain = (name) => name.replace(/[^\w]+/g, "-").slice(0, 60);
 const ROOM = 8 * 1024 ** 3;
 
 /**
- * Where a run may write: what LANYARD_E2E_DIR names, else memory if there is plenty (ten thousand files come and go there
- * in a second), else the system's temporary directory.
+ * Returns where a run may write: LANYARD_E2E_DIR, else memory if there is plenty, else the
+ * system's temporary directory. In memory ten thousand files come and go within a second.
  */
 export function scratch() {
   if (process.env.LANYARD_E2E_DIR) return process.env.LANYARD_E2E_DIR;
@@ -32,26 +32,26 @@ export function scratch() {
       Number(/^MemAvailable:\s+(\d+)/m.exec(readFileSync("/proc/meminfo", "utf8"))[1]) * 1024;
     if (bavail * bsize > ROOM && available > 1.5 * ROOM) return "/dev/shm";
   } catch {
-    // No such thing here.
+    // This system has no such directory.
   }
   return os.tmpdir();
 }
 
-/** Where all benches of this run live; `run.mjs` makes it and takes it away. */
+/** The directory of all benches of this run. `run.mjs` creates and removes it. */
 function root() {
   return process.env.LANYARD_E2E_ROOT ?? scratch();
 }
 
-/** The whole of each story, as `tests/run --full` runs it; else the short form of each. */
+/** True for the full form of each story, as `tests/run --full` runs it. */
 export const FULL = process.env.LANYARD_FULL === "1";
 
-/** The first for the whole of a story, the second for its short form. */
+/** Returns the first value for the full form of a story, the second for the short form. */
 export const inFull = (whole, short) => (FULL ? whole : short);
 
 /**
- * One check of a story: `run` gets a fresh bench, and whatever happens, nothing of it stays.
+ * Defines one check of a story. `run` gets a fresh bench, which is removed whatever happens.
  *
- * With `fullOnly` the short form leaves it out.
+ * With `fullOnly` the short form leaves the check out.
  */
 export function story(name, run, { patience = STORY_MS, fullOnly = false } = {}) {
   const skip = fullOnly && !FULL;
@@ -73,7 +73,7 @@ export async function onBench(name, run, tell = (text) => console.log(text)) {
 export class Bench {
   #closers = [];
   #count = 0;
-  /** Pages and log files to keep if the story fails. */
+  /** The pages and log files to keep if the story fails. */
   pages = new Map();
   logs = new Map();
 
@@ -84,7 +84,7 @@ export class Bench {
     this.home = mkdtempSync(path.join(root(), "lanyard-bench-"));
   }
 
-  /** A fresh directory. */
+  /** Creates a fresh directory. */
   dir(name) {
     this.#count += 1;
     const dir = path.join(this.home, `${this.#count}-${plain(name)}`);
@@ -92,7 +92,7 @@ export class Bench {
     return dir;
   }
 
-  /** A file to which a process may write what it says. */
+  /** Opens a log file for a process. */
   log(name) {
     this.#count += 1;
     const file = path.join(this.home, `${this.#count}-${plain(name)}.log`);
@@ -100,7 +100,7 @@ export class Bench {
     return createWriteStream(file);
   }
 
-  /** Something to end when the story ends, the youngest first. */
+  /** Registers a function to call at the end of the story, in reverse order. */
   onClose(close) {
     this.#closers.push(close);
   }

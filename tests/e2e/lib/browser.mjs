@@ -1,4 +1,4 @@
-/** Real Chromium, one process and one profile each, as a person's device would run it. */
+/** Runs real Chromium, with one process and one profile per device. */
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { chromium } from "playwright-core";
@@ -8,7 +8,7 @@ import { browserPid, canMeasure } from "./measure.mjs";
 import { PATIENCE_MS, until } from "./wait.mjs";
 
 const NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-/** The site of somebody else; its name can be made to mean anything, the hub as well. */
+/** The name of a foreign site, which can be made to resolve to any address, the hub's included. */
 export const EVIL = "evil.test";
 export const DESKTOP = { width: 1280, height: 800 };
 export const PHONE = { width: 390, height: 844 };
@@ -71,7 +71,7 @@ export class Browser {
       args: flags(),
       viewport,
       ...(userAgent ? { userAgent } : {}),
-      // As a person does who clicks the warning away.
+      // Like a person who dismisses the browser's warning.
       ...(trusting ? { ignoreHTTPSErrors: true } : {}),
       ...(mobile ? { isMobile: true, hasTouch: true, deviceScaleFactor: 2 } : {}),
       handleSIGINT: false,
@@ -79,7 +79,7 @@ export class Browser {
     this.context.setDefaultTimeout(PATIENCE_MS);
     this.bench.onClose(() => this.close());
     this.pid = canMeasure ? browserPid(this.profile) : null;
-    // Downloads go where a person would find them, under their own names, by the browser's own machinery.
+    // The browser itself saves downloads, under their own names, into the profile's directory.
     const [page] = this.context.pages();
     const session = await this.context.newCDPSession(page);
     await session.send("Browser.setDownloadBehavior", {
@@ -89,7 +89,7 @@ export class Browser {
     this.first = page;
   }
 
-  /** A tab; the first call takes the one that a browser opens with. */
+  /** Opens a tab. The first call takes the tab with which the browser started. */
   async tab() {
     const page = this.first ?? (await this.context.newPage());
     this.first = null;
@@ -97,10 +97,10 @@ export class Browser {
     return page;
   }
 
-  /** A file of the downloads directory, once it is there whole. */
+  /** Waits until a file of the downloads directory is complete. */
   async downloaded(name, size, patience = 180_000) {
     const file = path.join(this.downloads, name);
-    // Until it renames the whole, Chromium keeps an empty file of the final name beside the growing one.
+    // While a download grows, Chromium keeps an empty file under the final name.
     const isWhole = () => sizeOf(file) > 0 && (size === undefined || sizeOf(file) === size);
     await until(
       `${name} is downloaded whole`,
@@ -114,7 +114,7 @@ export class Browser {
     await this.context.close().catch(() => undefined);
   }
 
-  /** Closed and opened again, with the same profile. */
+  /** Closes the browser and opens it again with the same profile. */
   async restart() {
     await this.close();
     await this.start();

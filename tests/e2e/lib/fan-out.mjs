@@ -1,4 +1,4 @@
-/** One file, four askers at the same time, one of them ten times slower. */
+/** Downloads one file with four devices at the same time, one of them ten times slower. */
 import assert from "node:assert/strict";
 import path from "node:path";
 import { MIB, makeFile, sha256 } from "./files.mjs";
@@ -10,7 +10,10 @@ import { within } from "./wait.mjs";
 
 const PATIENCE = 900_000;
 
-/** The slow one takes a tenth of what one alone takes, or `slowest` bytes a second if that is less. */
+/**
+ * Limits the slow device to a tenth of a single device's speed, or to `slowest` bytes per second
+ * if that is less.
+ */
 export async function fanOut(bench, size, slowest = Infinity) {
   const [hub, film] = await Promise.all([
     Halves.start(bench),
@@ -25,7 +28,7 @@ export async function fanOut(bench, size, slowest = Infinity) {
   await ana.page.reload();
   await ana.isIn();
 
-  // How fast one asker alone is here; the slow one gets a tenth of that.
+  // Measures the speed of a single device; the slow one gets a tenth.
   const probe = await makeFile(bench.dir("ana"), "probe.bin", Math.min(size, 64 * MIB));
   await ana.shareFiles(probe, film);
   await ana.sees("film.mov");

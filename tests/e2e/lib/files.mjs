@@ -1,4 +1,4 @@
-/** Files made and read as streams, the same bytes for the same name on every machine. */
+/** Creates and reads files as streams, with the same bytes for the same name on every machine. */
 import { createCipheriv, createHash } from "node:crypto";
 import {
   createReadStream,
@@ -22,7 +22,7 @@ export const KIB = 1024;
 export const MIB = 1024 * KIB;
 export const GIB = 1024 * MIB;
 const BLOCK = 4 * MIB;
-/** Long ago, so that no file counts as one that changes at this moment. */
+/** A time long ago, so that no file counts as just changing. */
 const MODIFIED = new Date("2024-05-17T12:00:00Z");
 
 function noise(seed) {
@@ -30,7 +30,7 @@ function noise(seed) {
   return createCipheriv("aes-128-ctr", key.subarray(0, 16), key.subarray(16));
 }
 
-/** Noise that no compression and no cache by content can help with. */
+/** Creates noise that neither compression nor a cache by content can shorten. */
 export async function makeFile(dir, name, size) {
   const file = path.join(dir, name);
   mkdirSync(path.dirname(file), { recursive: true });
@@ -45,7 +45,7 @@ export async function makeFile(dir, name, size) {
   return file;
 }
 
-/** A folder of `count` small files, spread over sub-folders. */
+/** Creates a folder of `count` small files, spread over sub-folders. */
 export function makeFolder(dir, name, count, size) {
   const root = path.join(dir, name);
   const cipher = noise(name);
@@ -67,14 +67,17 @@ export function sha256(file) {
   return digest(createHash("sha256"), file);
 }
 
-/** By the program that everybody has, if it is here; else by a library that shares no code with ours. */
+/**
+ * Hashes with the common program if it is installed, else with a library that shares no code with
+ * ours.
+ */
 export async function blake3(file) {
   const program = await run("b3sum", ["--no-names", file], { patience: 300_000 }).catch(() => null);
   if (program?.code === 0) return program.stdout.trim();
   return digest(await createBLAKE3(), file);
 }
 
-/** All files below, by relative path. */
+/** Lists all files below a folder, by relative path. */
 export function tree(root) {
   const files = readdirSync(root, { recursive: true, withFileTypes: true }).filter((entry) =>
     entry.isFile(),
@@ -84,7 +87,10 @@ export function tree(root) {
     .sort();
 }
 
-/** One value for the names and bytes of everything below; for small files, which it reads whole. */
+/**
+ * Hashes the names and bytes of everything below a folder. Reads each file whole, so the files
+ * must be small.
+ */
 export function treeDigest(root) {
   const all = createHash("sha256");
   for (const name of tree(root)) {
@@ -98,7 +104,7 @@ export function sizeOf(file) {
   return existsSync(file) ? statSync(file).size : 0;
 }
 
-/** Bytes of everything below, as the disk holds them. */
+/** Returns the size of everything below a folder, as the disk holds it. */
 export function bytesBelow(root) {
   return tree(root).reduce((sum, name) => {
     const stat = statSync(path.join(root, name), { throwIfNoEntry: false });
@@ -106,7 +112,7 @@ export function bytesBelow(root) {
   }, 0);
 }
 
-/** Whether two files begin alike, up to the length of the shorter. */
+/** Returns true if two files are equal up to the length of the shorter one. */
 export async function isPrefix(part, whole) {
   const length = sizeOf(part);
   const [a, b] = await Promise.all([open(part), open(whole)]);

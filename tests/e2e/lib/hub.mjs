@@ -1,4 +1,4 @@
-/** The real binary: a hub in one process, a hub in two halves, and devices without a browser. */
+/** Runs the real binary: a hub in one process, a hub in two processes, and native devices. */
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -6,7 +6,7 @@ import { Process, run } from "./processes.mjs";
 import { until } from "./wait.mjs";
 
 const TREE = fileURLToPath(new URL("../../../", import.meta.url));
-/** A name that is no loopback to the browser, so that the page lives without a secure context. */
+/** A name that the browser does not take for loopback, so that the page has no secure context. */
 export const HOST = "hub.test";
 export const HUB_NAME = "Studio PC";
 
@@ -23,7 +23,7 @@ export function binary() {
   return found;
 }
 
-/** `lanyard ARGS`, to its end. With `--json` its output is in `json`. */
+/** Runs `lanyard ARGS` to the end. With `--json` the output is in `json`. */
 export async function lanyard(data, args, options) {
   const result = await run(binary(), ["--data", data, "--json", ...args], options);
   const lines = result.stdout.split("\n").filter((line) => line !== "");
@@ -41,7 +41,7 @@ export async function lanyard(data, args, options) {
   };
 }
 
-/** Like `lanyard`, and the exit code must be 0. */
+/** Runs `lanyard` and expects exit code 0. */
 export async function lanyardDone(data, args, options) {
   const result = await lanyard(data, args, options);
   if (result.code !== 0)
@@ -49,18 +49,18 @@ export async function lanyardDone(data, args, options) {
   return result;
 }
 
-/** What is common to a hub in one process and one in halves. */
+/** The common part of a hub in one process and a hub in two. */
 class Reachable {
   get url() {
     return `http://${HOST}:${this.port}`;
   }
 
-  /** The same hub for programs that know no name of it. */
+  /** The hub's address for programs that cannot resolve its name. */
   get local() {
     return `http://127.0.0.1:${this.port}`;
   }
 
-  /** A link of the page as programs outside of the browser can open it. */
+  /** Returns a link of the page in a form that programs outside of the browser can open. */
   outside(link) {
     return link.replace(`http://${HOST}:`, "http://127.0.0.1:");
   }
@@ -77,7 +77,7 @@ class Reachable {
     return (await lanyardDone(this.data, ["files"])).json;
   }
 
-  /** The knock of that name, once its digits are there. */
+  /** Waits for the join request of this name and its digits. */
   pending(name) {
     return until(`${name} knocks and shows its digits`, async () => {
       const rows = await this.devices();
@@ -85,7 +85,7 @@ class Reachable {
     });
   }
 
-  /** Lets a device in, in the words of the terminal. */
+  /** Lets a device in through the terminal. */
   async approve(name) {
     const row = await this.pending(name);
     await lanyardDone(this.data, ["approve", row.public_id, "--code", row.code]);
@@ -96,7 +96,7 @@ class Reachable {
     return (await lanyardDone(this.data, ["console"])).json.url;
   }
 
-  /** Once the hub lists what the test looks for. */
+  /** Waits until the hub lists the wanted files. */
   listed(what, fits) {
     return until(what, async () => fits(await this.files()));
   }
@@ -110,7 +110,7 @@ export class Hub extends Reachable {
     return hub;
   }
 
-  /** Also after a kill: the same data, the same port. */
+  /** Starts the hub, also after a kill, with the same data and port. */
   async start() {
     const args = [
       "--data",
@@ -129,7 +129,7 @@ export class Hub extends Reachable {
     this.port = Number(this.ready.listen.split(":").at(-1));
   }
 
-  /** The process that holds the relay, for its memory. */
+  /** The process of the relay, whose memory is measured. */
   get relayPid() {
     return this.process.pid;
   }
@@ -203,7 +203,7 @@ export class Halves extends Reachable {
     return this.relay.pid;
   }
 
-  /** Killed without a word and started again. */
+  /** Kills the process and starts it again. */
   async crashRelay() {
     await this.relay.kill9();
     await this.startRelay();
@@ -215,7 +215,7 @@ export class Halves extends Reachable {
   }
 }
 
-/** A device without a browser: its own data directory, let in by the host. */
+/** A native device with a data directory of its own, let in by the host. */
 export class Native {
   static async join(bench, hub, name) {
     const device = new Native();
@@ -235,7 +235,7 @@ export class Native {
     return lanyardDone(this.data, args, options);
   }
 
-  /** Shares until it is stopped; returns once all is listed. */
+  /** Shares until stopped. Returns once everything is listed. */
   async share(...paths) {
     const process = new Process(this.bench, `share-${this.name}`, binary(), [
       "--data",
@@ -248,7 +248,7 @@ export class Native {
     return process;
   }
 
-  /** Fetches in the background. */
+  /** Downloads in the background. */
   get(...args) {
     return new Process(this.bench, `get-${this.name}`, binary(), [
       "--data",

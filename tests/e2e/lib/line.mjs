@@ -1,4 +1,4 @@
-/** A line between a device and the hub that can be slow, and can be cut, as radio is. */
+/** Simulates a connection between a device and the hub that can be slow and can be cut. */
 import net from "node:net";
 import { HOST } from "./hub.mjs";
 
@@ -7,7 +7,7 @@ const TICK_MS = 20;
 export class Line {
   #pairs = new Set();
   #cut = false;
-  /** Bytes a second towards the device, of all its connections together. */
+  /** The rate towards the device in bytes per second, for all connections together. */
   rate = Infinity;
   #credit = Infinity;
 
@@ -64,7 +64,7 @@ export class Line {
     for (const pair of this.#pairs) this.#resume(pair);
   }
 
-  /** Every connection breaks and no new one comes about. */
+  /** Breaks every connection and allows no new one. */
   cut() {
     this.#cut = true;
     for (const { device, hub } of this.#pairs) {

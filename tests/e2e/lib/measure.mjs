@@ -1,4 +1,4 @@
-/** What processes hold in memory, read from Linux; elsewhere the figures are left out. */
+/** Measures the memory of processes on Linux. On other systems the figures are left out. */
 import { readFileSync, readdirSync } from "node:fs";
 import { pause } from "./wait.mjs";
 
@@ -17,7 +17,7 @@ function kib(text, name) {
   return found ? Number(found[1]) * 1024 : 0;
 }
 
-/** The process and all below it. */
+/** Returns the process and all its descendants. */
 export function family(pid) {
   const children = new Map();
   for (const entry of readdirSync("/proc")) {
@@ -31,7 +31,7 @@ export function family(pid) {
   return all;
 }
 
-/** The root of a browser's processes, by the profile it was started with. */
+/** Returns the root of a browser's processes, found by its profile. */
 export function browserPid(profile) {
   for (const entry of readdirSync("/proc")) {
     if (!/^\d+$/.test(entry)) continue;
@@ -45,7 +45,7 @@ export function browserPid(profile) {
   return null;
 }
 
-/** Proportional memory of a process and all below it. */
+/** Returns the proportional memory of a process and all its descendants. */
 export function pssOf(pid) {
   return family(pid).reduce((sum, one) => sum + kib(read(`/proc/${one}/smaps_rollup`), "Pss"), 0);
 }
@@ -54,7 +54,7 @@ export function rssOf(pid) {
   return kib(read(`/proc/${pid}/status`), "VmRSS");
 }
 
-/** The most a process ever held. */
+/** Returns the peak memory of a process. */
 export function peakRssOf(pid) {
   return kib(read(`/proc/${pid}/status`), "VmHWM");
 }

@@ -1,4 +1,4 @@
-/** The pages as a person meets them: everything is found by role and name. */
+/** Operates the pages like a person: finds everything by role and name. */
 import assert from "node:assert/strict";
 import path from "node:path";
 import { sizeOf } from "./files.mjs";
@@ -7,14 +7,14 @@ import { HUB_NAME } from "./hub.mjs";
 import { until } from "./wait.mjs";
 
 export class DevicePage {
-  /** `url` differs from the hub's when a line lies in between. */
+  /** `url` differs from the hub's address when a simulated line lies in between. */
   constructor(browser, page, hub, name, url = hub.url) {
     Object.assign(this, { browser, page, hub, name, url });
     this.problems = [];
     page.on("pageerror", (error) => this.problems.push(error.message));
   }
 
-  /** A browser of its own, let in. */
+  /** Opens a browser of its own and lets the device in. */
   static async enter(bench, hub, name, { url, ...options } = {}) {
     const browser = await Browser.open(bench, name, options);
     const device = new DevicePage(browser, await browser.tab(), hub, name, url);
@@ -25,7 +25,7 @@ export class DevicePage {
     return device;
   }
 
-  /** Another tab of the same device. */
+  /** Opens another tab of the same device. */
   async anotherTab() {
     const device = new DevicePage(
       this.browser,
@@ -39,7 +39,10 @@ export class DevicePage {
     return device;
   }
 
-  /** The browser's "duplicate": a tab that begins with a copy of what this one keeps for itself. */
+  /**
+   * Duplicates the tab as a browser does: the new one begins with a copy of this one's session
+   * storage.
+   */
   async duplicate() {
     const [page] = await Promise.all([
       this.page.context().waitForEvent("page"),
@@ -68,7 +71,7 @@ export class DevicePage {
     await this.button("Knock").click();
   }
 
-  /** The six digits that this screen shows. */
+  /** Returns the six digits on the screen. */
   async code() {
     await this.heading(`Read this to ${HUB_NAME}`).waitFor();
     const picture = this.page.getByTestId("code");
@@ -94,7 +97,7 @@ export class DevicePage {
     return this.page.locator("#pick-folder").setInputFiles(folder);
   }
 
-  /** Through the button and the browser's own dialog, as a person does. */
+  /** Shares files through the button and the browser's own dialog. */
   async pickFiles(button, files) {
     const [chooser] = await Promise.all([this.page.waitForEvent("filechooser"), button.click()]);
     await chooser.setFiles(files);
@@ -131,19 +134,19 @@ export class DevicePage {
     return this.button(`Download ${name}`).click();
   }
 
-  /** Clicks, and comes back with the file that the browser saved. */
+  /** Clicks, and returns the file that the browser saved. */
   async download(name, size, patience) {
     await this.startDownload(name);
     return this.browser.downloaded(name, size, patience);
   }
 
-  /** How much of a file the browser has, finished or not. */
+  /** Returns how much of a file the browser has, finished or not. */
   have(name) {
     const file = path.join(this.browser.downloads, name);
     return Math.max(sizeOf(file), sizeOf(`${file}.crdownload`));
   }
 
-  /** Waits until a download is under way but not through. */
+  /** Waits until a download is running and not yet complete. */
   async halfway(name, bytes) {
     await until(`${bytes} bytes of ${name} are here`, () => this.have(name) >= bytes);
   }
@@ -153,7 +156,7 @@ export class DevicePage {
     await this.page.getByRole("menuitem", { name: item, exact: true }).click();
   }
 
-  /** Copies the link of a row and reads it as a person would: by pasting it. */
+  /** Copies the link of a row, and reads the link by pasting it. */
   async copyLink(name) {
     await this.menu(name, "Copy link");
     await this.page
@@ -170,7 +173,7 @@ export class DevicePage {
     return link;
   }
 
-  /** The root that the details of a file show, once it is known. */
+  /** Waits for the checksum in the details of a file. */
   async root(name) {
     await this.menu(name, "Details");
     const root = this.page.getByTestId("root");
@@ -213,8 +216,9 @@ export class ConsolePage {
 }
 
 /**
- * Bytes that the relay asks of a page: the lengths of its upload requests, as they come in on the page's
- * control socket. Files never travel there, so listening is cheap. To be set up before the page is loaded.
+ * Counts the bytes that the relay requests from a page, by the upload requests on the page's
+ * control socket. Files never travel there, so listening is cheap. Must be called before the page
+ * is loaded.
  */
 export function countAsked(page) {
   const asked = { bytes: 0, requests: 0 };
@@ -230,13 +234,17 @@ export function countAsked(page) {
   return asked;
 }
 
-/** The longest that the page kept its own thread since this was called, in milliseconds; what is shorter than 50 counts as nothing. */
+/**
+ * Measures the page's longest task since the call, in milliseconds. Tasks below 50 ms do not
+ * count.
+ */
 export async function watchTasks(page) {
   await page.evaluate(() => {
     const seen = (window.e2eTasks = { worst: 0, picked: 0 });
     const take = (tasks) => {
       for (const { startTime, duration } of tasks) {
-        // Ten thousand picked files cost the browser a second or two before it tells the page: that is not the page's part.
+        // With ten thousand picked files the browser takes a second or two before it tells the
+        // page. This time is not the page's.
         const own =
           seen.picked > startTime && seen.picked < startTime + duration
             ? startTime + duration - seen.picked

@@ -1,10 +1,12 @@
-/** Processes: started, heard, stopped, and never left behind. */
+/** Starts processes, reads their output, and stops them. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { final, until, within } from "./wait.mjs";
 
-/** Whatever ends us ends them: a hub that outlives its test would hold its port and its memory. */
+/**
+ * Ends all processes with this one: a hub that outlives its test would keep its port and memory.
+ */
 const living = new Set();
 
 function watchOver(child) {
@@ -16,7 +18,7 @@ function watchOver(child) {
   living.add(child);
 }
 
-/** A process that speaks JSON lines on its standard output, or nothing. */
+/** A process that writes JSON lines, or nothing, to its standard output. */
 export class Process {
   events = [];
   exit = null;
@@ -51,7 +53,7 @@ export class Process {
     bench.onClose(() => this.kill9());
   }
 
-  /** The first event that fits, from number `from` on. */
+  /** Waits for the first matching event from number `from` on. */
   event(what, from = 0, patience) {
     const fits = typeof what === "string" ? (event) => event.event === what : what;
     return until(
@@ -79,7 +81,7 @@ export class Process {
   }
 }
 
-/** Runs to the end; never throws for an exit code. */
+/** Runs a program to the end. Does not throw for an exit code. */
 export async function run(command, args, { input, patience = 120_000, ...options } = {}) {
   const child = spawn(command, args, {
     stdio: [input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
@@ -102,7 +104,7 @@ export async function run(command, args, { input, patience = 120_000, ...options
   }
 }
 
-/** Runs and expects success. */
+/** Runs a program and expects success. */
 export async function must(command, args, options) {
   const result = await run(command, args, options);
   if (result.code !== 0) {

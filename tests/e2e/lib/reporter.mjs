@@ -1,4 +1,4 @@
-/** One line a story, then its figures, and of a failure all that is known. */
+/** Reports one line per story, its figures, and all details of a failure. */
 import { inspect } from "node:util";
 
 export default async function* reporter(source) {

@@ -1,4 +1,4 @@
-/** Programs that other people wrote, used on our links as they are. */
+/** Runs common programs on the hub's links. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
@@ -8,17 +8,17 @@ import { until } from "./wait.mjs";
 
 const QUIET = ["-sS", "--fail"];
 
-/** `curl -o FILE LINK`. */
+/** Runs `curl -o FILE LINK`. */
 export function curl(link, file, ...more) {
   return must("curl", [...QUIET, "-o", file, ...more, link], { patience: 240_000 });
 }
 
-/** In the background; its `ended` tells. */
+/** Runs curl in the background. `ended` resolves at its end. */
 export function startCurl(bench, name, link, file, ...more) {
   return new Process(bench, name, "curl", [...QUIET, "-o", file, ...more, link]);
 }
 
-/** Starts at a modest rate and is ended by hand when so many bytes are there. */
+/** Starts a download at a modest rate and ends it after so many bytes. */
 export async function curlUntil(bench, link, file, bytes, rate = "8M") {
   const curl = startCurl(bench, "curl-cut", link, file, "--limit-rate", rate);
   await until(`curl has ${bytes} bytes`, () => sizeOf(file) >= bytes);
@@ -26,7 +26,9 @@ export async function curlUntil(bench, link, file, bytes, rate = "8M") {
   return sizeOf(file);
 }
 
-/** What a person writes into a shell when a line is bad: again and again, from where it stopped. */
+/**
+ * Runs the shell loop for bad connections: curl again and again, each time from where it stopped.
+ */
 export function curlLoop(bench, name, link, file, ...more) {
   const script = 'until curl -sS --fail -C - -o "$1" "${@:3}" "$2"; do sleep 0.2; done';
   return new Process(bench, name, "bash", ["-c", script, "loop", file, link, ...more]);
@@ -37,7 +39,7 @@ export async function head(link) {
   return { status: response.status, headers: response.headers };
 }
 
-/** An archive must please all four readers, byte for byte. */
+/** Checks that four programs read the archive, byte for byte. */
 export async function checkArchive(archive, count) {
   const python =
     "import sys, zipfile\nz = zipfile.ZipFile(sys.argv[1])\nassert z.testzip() is None\nprint(sum(not i.is_dir() for i in z.infolist()))";
@@ -61,7 +63,7 @@ export async function unpack(archive, dir) {
   return dir;
 }
 
-/** A film whose index lies at its end, as cameras write it. */
+/** Creates a film whose index lies at its end, as cameras write it. */
 export async function makeFilm(dir, atLeast) {
   const scene = path.join(dir, "scene.mp4");
   const film = path.join(dir, "Lofoten-4K.mp4");

@@ -1,4 +1,4 @@
-/** Waiting for conditions. Nothing here waits for time: a timeout only says when to give up. */
+/** Waits for conditions. A timeout only says when to give up. */
 
 export const PATIENCE_MS = 40_000;
 const POLL_MS = 40;
@@ -6,9 +6,9 @@ const POLL_MS = 40;
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Asks until the answer is truthy and returns it.
+ * Calls the probe until its answer is truthy, and returns the answer.
  *
- * A probe that throws counts as "not yet"; what it threw last is told if it never comes true.
+ * A probe that throws counts as "not yet". The last error is part of the message on giving up.
  */
 export async function until(what, probe, patience = PATIENCE_MS) {
   const deadline = Date.now() + patience;
@@ -26,12 +26,12 @@ export async function until(what, probe, patience = PATIENCE_MS) {
   }
 }
 
-/** An error that no further asking can mend. */
+/** An error that ends the waiting at once. */
 export function final(message) {
   return Object.assign(new Error(message), { final: true });
 }
 
-/** The promise, or an error that says what did not happen in time. */
+/** Waits for a promise, or throws an error that names the missing event. */
 export async function within(what, promise, patience = PATIENCE_MS) {
   let timer;
   const late = new Promise((_, reject) => {

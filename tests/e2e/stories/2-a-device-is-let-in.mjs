@@ -1,4 +1,7 @@
-/** Stories 2 and 3: a device knocks and shows six digits; the host lets in or turns away; both are remembered. */
+/**
+ * Stories 2 and 3: a device knocks and shows six digits; the host lets in or turns away; both are
+ * remembered.
+ */
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import path from "node:path";
@@ -7,7 +10,7 @@ import { Browser } from "../lib/browser.mjs";
 import { Hub, HUB_NAME } from "../lib/hub.mjs";
 import { ConsolePage, DevicePage } from "../lib/pages.mjs";
 
-/** Six digits that are not these. */
+/** Returns six digits that differ from these. */
 const wrong = (code) => String((Number(code) + 111_111) % 1_000_000).padStart(6, "0");
 
 async function visitor(bench, hub, name) {
@@ -84,7 +87,7 @@ story(
     await ana.isIn();
     await ana.page.reload();
     await ana.isIn();
-    // Not only the page remembers: without its memory the same key hears it anew.
+    // The hub remembers as well: without the page's memory the same key is refused again.
     await mallory.page.evaluate(() => localStorage.clear());
     await mallory.page.reload();
     await mallory
@@ -98,7 +101,7 @@ story(
     assert.deepEqual([memberships.Ana, memberships.Mallory], ["approved", "disapproved"]);
     assert.ok(!rows.some(({ membership }) => membership === "pending"));
 
-    // The browser comes back as well, not only the page.
+    // The whole browser comes back, not only the page.
     await ana.browser.restart();
     const again = new DevicePage(ana.browser, await ana.browser.tab(), hub, "Ana");
     await again.open();
@@ -134,7 +137,8 @@ story(
     );
     await ben.isIn();
 
-    // A device that is in can be turned away later, in the console: its page learns of the refusal at once.
+    // A device that is in can be turned away later, in the console: its page learns of the refusal
+    // at once.
     const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
     const here = operator.page.getByRole("region", { name: "Here now" });
     await here.getByRole("button", { name: "Turn away Ben" }).click();

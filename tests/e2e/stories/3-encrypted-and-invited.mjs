@@ -9,7 +9,7 @@ import { until } from "../lib/wait.mjs";
 
 const ENCRYPTED = { trusting: true };
 
-/** What lies in the page's database, as a script of that page sees it. */
+/** Reads the page's database as a script of that page can. */
 function keptKey(page) {
   return page.evaluate(async () => {
     const database = await new Promise((resolve, reject) => {
@@ -68,7 +68,8 @@ story(
 
 story("a hub that takes https only shows plain http nothing, and the way there", async (bench) => {
   const hub = await Hub.start(bench, { args: ["--require-tls"] });
-  // This machine itself is let through by design, so what others get is proven with raw requests in tests/attacks; here: https works.
+  // Loopback is always served. What other machines get is tested with raw requests in
+  // tests/attacks.
   const ana = await DevicePage.enter(bench, hub, "Ana", {
     ...ENCRYPTED,
     url: hub.url.replace("http://", "https://"),

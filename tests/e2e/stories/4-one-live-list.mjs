@@ -76,7 +76,8 @@ story("what one adds, renames or takes away, the other sees at once", async (ben
 story("a file arrives on the list by paste and by drop", async (bench) => {
   const hub = await Hub.start(bench);
   const ana = await DevicePage.enter(bench, hub, "Ana");
-  // A headless browser delivers no real drag and holds no files on its clipboard: the events are made, the page is real.
+  // A headless browser cannot drag files or hold them on its clipboard, so the test creates the
+  // events.
   await ana.page.evaluate(() => {
     const carry = (...files) =>
       files.reduce((transfer, file) => (transfer.items.add(file), transfer), new DataTransfer());

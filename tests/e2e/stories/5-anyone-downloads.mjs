@@ -1,4 +1,7 @@
-/** Story 5: a shared file is a URL, for a browser, for curl, for a player; and nobody holds a whole file in memory. */
+/**
+ * Story 5: a shared file is a URL, for a browser, for curl, for a player; and nobody holds a whole
+ * file in memory.
+ */
 import assert from "node:assert/strict";
 import path from "node:path";
 import { FULL, inFull, story } from "../lib/bench.mjs";
@@ -24,7 +27,7 @@ import { until } from "../lib/wait.mjs";
 
 const LARGE = inFull(GIB, 12 * MIB);
 const LARGE_NAME = inFull("1 GiB", "12 MiB");
-/** In the short form a line of this rate gives the pages time to show what is on its way. */
+/** The rate of the short form's line, which gives the pages time to show running transfers. */
 const SHORT_RATE = 6e6;
 
 story(
@@ -225,14 +228,14 @@ story(
     assert.equal(Number(seen.format.size), size);
     assert.ok(Number(seen.format.duration) > 10);
     assert.ok(asked.requests > 0, "the owner was asked");
-    // Players seek and let go; what was asked for last may still be under way.
+    // Players seek and drop requests. The last request may still be running.
     bench.figure("film", size / 1e6, "MB");
     bench.figure("asked of its owner by ffprobe", (100 * asked.bytes) / size, "%");
     assert.ok(asked.bytes < 0.05 * size, `${asked.bytes} of ${size} bytes`);
     const { headers } = await head(link);
     assert.equal(headers.get("content-type"), "video/mp4");
   },
-  // Only a film that is large shows that most of it is not read.
+  // Only a large film can show that most of it is not read.
   { patience: 300_000, fullOnly: true },
 );
 

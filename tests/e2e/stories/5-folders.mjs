@@ -12,10 +12,13 @@ const COUNT = inFull(10_000, 600);
 const FILES = `${COUNT.toLocaleString("en-US")} files`;
 const LAST = String(COUNT - 1).padStart(5, "0");
 const LAST_PART = `part ${String(Math.floor((COUNT - 1) / 500)).padStart(2, "0")}`;
-/** A page whose thread stands still for longer than this has frozen. */
+/** The longest task after which a page counts as frozen. */
 const FROZEN_MS = 1_000;
 
-/** Fetches the folder's zip by its link and the folder by `lanyard get`, and compares both with what was shared. */
+/**
+ * Downloads the folder's zip by its link and the folder by `lanyard get`, and compares both with
+ * the original.
+ */
 async function fetchAll(bench, link, native, folder) {
   const name = path.basename(folder);
   const wanted = treeDigest(folder);

@@ -1,4 +1,7 @@
-/** Story 6: a running download is limited, paused, resumed and cancelled from another terminal; what is here is copied. */
+/**
+ * Story 6: a running download is limited, paused, resumed and cancelled from another terminal;
+ * what is here is copied.
+ */
 import assert from "node:assert/strict";
 import { existsSync, rmSync } from "node:fs";
 import path from "node:path";
@@ -13,7 +16,7 @@ const NOT_REACHABLE = 4;
 const NOT_FOUND = 5;
 const SIZE = 12 * MIB;
 
-/** Ana shares a film, and Ben, who takes no more than 2 MiB a second, is on his way through it. */
+/** Has Ana share a film, and Ben download it at 2 MiB per second at most. */
 async function onTheWay(bench) {
   const hub = await Hub.start(bench);
   const [ana, ben] = await Promise.all(["Ana", "Ben"].map((name) => Native.join(bench, hub, name)));
@@ -56,7 +59,7 @@ story(
     const [paused] = (await ben.done(["transfers"])).json;
     assert.equal(paused.state, "paused");
     assert.deepEqual((await ben.done(["limit", "--down", "none"])).json[0].down, null);
-    // Without a limit the whole film would be here long before another one has come.
+    // Without a limit the whole film would arrive long before the other one.
     await ben.done(["get", "film.mkv", "-o", bench.dir("meanwhile")]);
     const [later] = (await ben.done(["transfers"])).json;
     assert.ok(later.state === "paused" && later.done < SIZE);
@@ -113,6 +116,6 @@ story("what cannot be steered is said with its number", async (bench) => {
     assert.equal(ended, code, `${args.join(" ")}: ${stderr}`);
     assert.match(stderr, /\S/);
   }
-  // The host's own files have limits as well.
+  // The host's own uploads can be limited as well.
   await until("they can be changed", async () => (await hub.cli("limit", "--up", "5M")).code === 0);
 });

@@ -1,4 +1,7 @@
-/** Story 6: the native device does the same without a browser, in words for people and in JSON for programs. */
+/**
+ * Story 6: the native device does the same without a browser, in words for people and in JSON for
+ * programs.
+ */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
@@ -67,7 +70,7 @@ story("join, ls, share, get and link speak JSON", async (bench) => {
     "nothing is left over",
   );
 
-  // The same command again finds everything there; an id means the same file.
+  // A repeated command finds all files in place. An id means the same file.
   const again = await ben.done(["get", listed.file_id, "-o", out]);
   assert.ok(again.lines.some(({ event, already }) => event === "saved" && already === true));
 
@@ -172,7 +175,8 @@ story(
     appendFileSync(disk, "changed");
     const failed = await ben.cli("get", "disk.img", "-o", out);
     const saw = failed.lines.find(({ event }) => event === "failed" || event === "saved");
-    // Either the old version fails or, listed anew meanwhile, the new one comes whole.
+    // Either the old version fails, or the new one has been listed in the meantime and arrives
+    // whole.
     if (failed.code === DONE)
       assert.equal(await sha256(path.resolve(out, saw.saved_as)), await sha256(disk));
     else assert.ok([FAILED, NOT_FOUND].includes(failed.code), `${failed.code}: ${failed.stderr}`);

@@ -1,4 +1,7 @@
-/** Story 7: tabs close, lines break, processes die; downloads wait and go on, and nobody is asked for approval again. */
+/**
+ * Story 7: tabs close, lines break, processes die; downloads wait and go on, and nobody is asked
+ * for approval again.
+ */
 import assert from "node:assert/strict";
 import path from "node:path";
 import { inFull, story } from "../lib/bench.mjs";
@@ -10,11 +13,11 @@ import { curlLoop, startCurl } from "../lib/tools.mjs";
 import { until, within } from "../lib/wait.mjs";
 
 const SLOW = inFull(20e6, 4e6);
-/** The short form's film is not to lie in the hub's memory as a whole. */
+/** The size of the short form's film, which must not fit into the hub's memory. */
 const SMALL = inFull([], ["--budget", "2M"]);
 const MINUTES = 150_000;
 
-/** Everybody who is in was let in once, and nobody knocks. */
+/** Checks that every device was let in once, and that no join request is pending. */
 async function nobodyAsked(hub, approvals) {
   const rows = await hub.devices();
   assert.ok(!rows.some(({ membership }) => membership === "pending"), "nobody knocks");
@@ -22,7 +25,7 @@ async function nobodyAsked(hub, approvals) {
   assert.ok(events.filter(({ event }) => event === "device_approved").length <= approvals);
 }
 
-/** Ben's browser is in the midst of a film in Ana's tab, over a line that is slow. */
+/** Has Ben's browser download a film from Ana's tab, over a slow line. */
 async function midFilm(bench, size) {
   const [hub, film] = await Promise.all([
     Hub.start(bench, { args: SMALL }),
@@ -39,7 +42,7 @@ async function midFilm(bench, size) {
   return { hub, film, size, ana, line, ben };
 }
 
-/** As fast as it goes to the end, which nobody had to approve again. */
+/** Removes the line's limit, and waits for the end without a new approval. */
 async function comesToItsEnd({ hub, film, size, line, ben }) {
   line.rate = Infinity;
   const saved = await ben.browser.downloaded("film.mov", size, MINUTES);
@@ -106,8 +109,8 @@ story(
     const scene = await midFilm(bench, 128 * MIB);
     const { size, ana, line, ben } = scene;
     const browser = await ana.browser.context.newCDPSession(ana.page);
-    // Its scripts stand still; its socket is the browser's, which still answers pings. (The real thing happens to hidden tabs of
-    // idle pages only, which a headless browser never is.)
+    // The page's scripts stand still, while the browser still answers pings on its socket. Browsers
+    // freeze only hidden, idle tabs, which a headless browser does not have.
     await browser.send("Debugger.enable");
     await browser.send("Debugger.pause");
     line.rate = Infinity;
@@ -125,7 +128,7 @@ story(
     const scene = await midFilm(bench, inFull(96, 16) * MIB);
     const { hub, film, ana, ben } = scene;
     const browser = await ana.browser.context.newCDPSession(ana.page);
-    // Nobody answers for a page that is no more.
+    // A page that has gone does not answer.
     browser.send("Page.crash").catch(() => undefined);
     await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
     await until("the terminal knows", async () => (await presenceOfAna(hub)) === "away");
@@ -160,7 +163,7 @@ story("the line drops and comes back: the owner's page and the asker's go on", a
     .getByText(/stepped away|Looking for/)
     .first()
     .waitFor();
-  // What became of Ben she cannot know.
+  // Ana cannot know what became of Ben's device.
   await ana.page.getByRole("button", { name: "Ben Out of reach" }).waitFor();
   assert.equal(await ana.row("notes.txt").getByText("Asleep").count(), 0);
   await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
@@ -298,7 +301,7 @@ story(
     assert.equal((await hub.devices()).filter(({ name }) => name === "Ana").length, 1);
     for (const n of [0, 1])
       assert.equal(await sha256(await ben.download(names[n], size)), await sha256(files[n]));
-    // One tab goes; what it shared goes with it, the rest stays readable.
+    // One tab closes. Its files go with it, and the others stay readable.
     await first.page.close();
     await until("only the other tab is asked", async () => (await presenceOfAna(hub)) === "online");
 

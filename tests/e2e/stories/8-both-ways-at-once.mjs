@@ -1,11 +1,14 @@
-/** Two browsers take ten files from each other at the same time: six connections an origin, and nobody waits for ever. */
+/**
+ * Two browsers download ten files from each other at the same time: with six connections per
+ * origin, nobody waits for ever.
+ */
 import assert from "node:assert/strict";
 import { inFull, story } from "../lib/bench.mjs";
 import { KIB, MIB, makeFile, sha256, sizeOf } from "../lib/files.mjs";
 import { Hub } from "../lib/hub.mjs";
 import { DevicePage } from "../lib/pages.mjs";
 
-/** All twenty rows in sight: the list draws no others. */
+/** A window for all twenty rows, since the list draws only visible ones. */
 const TALL = { width: 1280, height: 1800 };
 
 story(

@@ -1,4 +1,7 @@
-/** Pages of other sites in the host's and the guests' browsers, a name that is made to mean the hub, and names that are markup. */
+/**
+ * Pages of other sites in the host's and the guests' browsers, a name that resolves to the hub,
+ * and names that are markup.
+ */
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { writeFileSync } from "node:fs";
@@ -8,7 +11,7 @@ import { Browser, EVIL } from "../lib/browser.mjs";
 import { Hub } from "../lib/hub.mjs";
 import { ConsolePage, DevicePage } from "../lib/pages.mjs";
 
-/** A page of another site, on a port of its own. */
+/** Serves a page of another site, on a port of its own. */
 async function evilSite(bench) {
   const server = createServer((_, response) =>
     response
@@ -20,7 +23,10 @@ async function evilSite(bench) {
   return `http://${EVIL}:${server.address().port}/`;
 }
 
-/** Everything that a script of this page can try against the hub at `target`: what it read, and what opened. */
+/**
+ * Tries everything that a script of this page can against the hub at `target`. Returns what was
+ * read and what opened.
+ */
 function attack(page, target) {
   return page.evaluate(async (target) => {
     const got = [];
@@ -88,7 +94,7 @@ story(
       await page.goto(evil);
       for (const target of targets) assert.deepEqual(await attack(page, target), [], target);
     }
-    // The name now means the hub itself: the page's own origin, as far as the browser can tell.
+    // The name now resolves to the hub: the page's own origin, as far as the browser can tell.
     const rebound = await ana.browser.tab();
     const answer = await rebound.goto(`http://${EVIL}:${hub.port}/`);
     assert.equal(answer.status(), 421);
@@ -111,7 +117,10 @@ story(
 );
 
 const RUN = "globalThis.canary=1";
-/** Names as markup, attributes, templates, addresses and handlers; none has a slash, for paths have those. */
+/**
+ * Names that are markup, attributes, templates, addresses and handlers. None has a slash, because
+ * a slash separates folders.
+ */
 const PAYLOADS = [
   `<img src=x onerror=${RUN}>`,
   `<svg onload=${RUN}>`,
@@ -159,7 +168,7 @@ story("names that are markup are shown as what they are, in every view", async (
   const files = PAYLOADS.map((name, n) => path.join(dir, `${n} ${name}.txt`));
   for (const file of files) writeFileSync(file, file);
   await mallory.shareFiles(...files);
-  // High enough for all of them at once: the list draws what is seen.
+  // A window for all rows, since the list draws only visible ones.
   const ana = await DevicePage.enter(bench, hub, "Ana", {
     viewport: { width: 1280, height: 2400 },
   });
@@ -167,7 +176,7 @@ story("names that are markup are shown as what they are, in every view", async (
   const shown = PAYLOADS.map((name, n) => `${n} ${name}.txt`);
   for (const name of shown) await ana.sees(name);
   assert.equal((await ana.rows()).length, PAYLOADS.length);
-  // In a download, in the console's list, in a knock and in the record.
+  // In a download, in the console's list, in a join request and in the record.
   await ana.startDownload(shown[2]);
   await operator.page.getByText(shown[3]).first().waitFor();
   const browser = await Browser.open(bench, "knocker");

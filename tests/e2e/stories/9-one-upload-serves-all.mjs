@@ -1,4 +1,7 @@
-/** Four askers at once, one of them ten times slower: nobody waits for it, and the owner sends the file twice at most. */
+/**
+ * Four devices download at once, one of them ten times slower: nobody waits for the slow one, and
+ * the owner sends the file twice at most.
+ */
 import assert from "node:assert/strict";
 import { inFull, story } from "../lib/bench.mjs";
 import { MIB } from "../lib/files.mjs";
@@ -20,9 +23,9 @@ story(
       "s",
     );
     bench.figure("rate of the slow one", rate / 1e6, "MB/s");
-    // One upload for the three, one for the slow one.
+    // One upload serves the three, another one the slow device.
     assert.ok(factor <= 2.02, `the owner uploaded ${factor} times the file`);
-    // Whoever waits for the slow one is done when it is, but for a budget: 32 of 512 MiB.
+    // A device that waits for the slow one ends with it, apart from the budget of 32 of 512 MiB.
     assert.ok(Math.max(...quick) < slow / 2, `${quick} s beside ${slow} s`);
     assert.ok(peak < 64 * MIB, `the relay held ${peak / MIB} MiB`);
   },

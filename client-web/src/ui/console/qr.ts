@@ -1,4 +1,7 @@
-/** A QR code as one SVG path: dots for the data, rounded eyes. Dark on light in every theme, or phones do not read it. */
+/**
+ * Draws a QR code as one SVG path: dots for the data, rounded eyes. Dark on light in every theme,
+ * because phones do not read it otherwise.
+ */
 import { encode } from "uqr";
 
 export interface QrPicture {

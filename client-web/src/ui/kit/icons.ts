@@ -1,4 +1,4 @@
-/** Own strokes on a 20 px grid. */
+/** Icons as strokes on a 20 px grid. */
 export const icons = {
   home: "M3.5 9.5 10 4l6.5 5.5V16h-4.5v-4h-4v4H3.5z",
   screen: "M3 4h14v9H3zM7.5 16.5h5M10 13v3.5",

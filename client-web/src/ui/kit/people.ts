@@ -1,8 +1,8 @@
-/** How a device is drawn: a colour from its id, an icon from what it says of itself. */
+/** Decides how a device is drawn: a colour from its id, an icon from its kind. */
 import type { Client } from "../../protocol/wire";
 import type { IconName } from "./icons";
 
-/** Dark enough for white strokes in both themes. */
+/** Colours dark enough for white strokes in both themes. */
 const COLOURS = [
   "#0B5D4E",
   "#B4472F",

@@ -1,4 +1,7 @@
-/** System, light or dark: the attribute that the tokens follow, kept for the next page. */
+/**
+ * Sets the theme (system, light or dark) as an attribute for the tokens, and keeps it for the next
+ * page.
+ */
 export type Theme = "system" | "light" | "dark";
 
 const NAME = "lanyard.theme";
@@ -14,6 +17,6 @@ export function setTheme(theme: Theme): void {
   try {
     localStorage.setItem(NAME, theme);
   } catch {
-    // Then it lasts as long as the page.
+    // Without storage the choice lasts as long as the page.
   }
 }

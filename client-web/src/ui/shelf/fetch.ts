@@ -1,4 +1,4 @@
-/** Rows as orders: a folder is all that is in it. */
+/** Turns rows into downloads and links. A folder stands for everything in it. */
 import { type FileItem, type FolderItem, type Item, filesOf } from "../../catalogue/catalogue";
 import type { LinkLimits } from "../../downloads/fetching";
 import type { HubStore } from "../../store.svelte";
@@ -15,12 +15,12 @@ export function fetchItem(hub: HubStore, item: Item): void {
   else hub.actions.download(items, item.name, item.key);
 }
 
-/** A folder's row as a link names it. */
+/** Returns the folder of a row as a link names it. */
 export function folderOf(item: FolderItem): LinkFolder {
   return { public_id: item.owner, path: item.prefix.replace(/\/$/, "") };
 }
 
-/** Puts a link to the row into the clipboard. */
+/** Copies a link to the row. */
 export function copyItem(hub: HubStore, item: Item, limits?: LinkLimits): void {
   hub.actions.copyLink(
     listedOf(hub, item),
@@ -38,7 +38,7 @@ export function fetchChosen(hub: HubStore): void {
   hub.selectNone();
 }
 
-/** What would be interrupted if these stopped being shared: who, and how far. */
+/** Returns the downloads that would be interrupted if these files were no longer shared. */
 export function takersOf(hub: HubStore, fileIds: string[]): { name: string; share: number }[] {
   return fileIds
     .flatMap((id) => hub.outgoing.get(id) ?? [])

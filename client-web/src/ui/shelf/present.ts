@@ -1,9 +1,12 @@
-/** Which devices the rail names, in which order, and what it says of each. */
+/** Decides which devices the rail lists, in which order, and their status texts. */
 import type { Client, TransportMode } from "../../protocol/wire";
 import type { HubStore } from "../../store.svelte";
 import { plural } from "../../lib/format";
 
-/** Who is here, and who is asleep but still has something on the list. The host first, this device last. */
+/**
+ * Returns the devices that are connected or still have files on the list. The host comes first,
+ * this device last.
+ */
 export function present(hub: HubStore): Client[] {
   const rank = (client: Client) =>
     client.kind === "master"

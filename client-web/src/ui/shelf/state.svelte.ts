@@ -1,4 +1,4 @@
-/** What is open on the shelf beside the list: dialogs and pickers. Nothing of the hub. */
+/** Keeps which dialogs and pickers are open on the shelf. Holds nothing of the hub. */
 import { getContext, setContext } from "svelte";
 import type { FileItem, Item } from "../../catalogue/catalogue";
 
@@ -13,7 +13,7 @@ export type Sheet =
 
 export class ShelfState {
   sheet = $state.raw<Sheet>({ open: "none" });
-  /** Filled by the component that holds the inputs. */
+  /** Set by the component that holds the inputs. */
   pickFiles: () => void = () => undefined;
   pickFolder: () => void = () => undefined;
   /** On a phone the search field opens on demand. */

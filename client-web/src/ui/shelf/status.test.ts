@@ -1,4 +1,5 @@
-// Promise: a row says of its owner what is known, and claims nothing while the relay is out of reach.
+// Promise: a row shows what is known of its owner, and claims nothing while the relay is out of
+// reach.
 import { expect, test } from "vitest";
 import type { FileItem } from "../../catalogue/catalogue";
 import type { Download } from "../../downloads/downloads";

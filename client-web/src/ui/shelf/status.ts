@@ -1,4 +1,4 @@
-/** What a row says of itself. Pure: one place decides, the components only draw it. */
+/** Decides the status of a row. Pure; the components only draw it. */
 import type { Item } from "../../catalogue/catalogue";
 import { type Download, isOver } from "../../downloads/downloads";
 import type { OutgoingTransfer } from "../../sharing/outgoing";
@@ -23,10 +23,10 @@ export type Status =
 
 export interface Facts {
   download: Download | undefined;
-  /** Who takes this row's files right now. */
+  /** The running transfers of this row's files to other devices. */
   outgoing: OutgoingTransfer[];
   finished: number;
-  /** Unknown while the relay is out of reach. */
+  /** The owner's presence, "unknown" while the relay is out of reach. */
   owner: "here" | "asleep" | "unknown";
   ownerName: string;
   hubName: string;
@@ -34,7 +34,7 @@ export interface Facts {
   now: number;
 }
 
-/** A speed of the first moments says nothing yet. */
+/** The time after which a speed is meaningful. */
 const SETTLED_MS = 3_000;
 
 export function statusOf(item: Item, facts: Facts): Status {

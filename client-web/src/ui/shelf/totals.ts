@@ -1,4 +1,4 @@
-/** Everything that moves, as one figure. Pure. */
+/** Sums up all running transfers. Pure. */
 import type { Download } from "../../downloads/downloads";
 import type { OutgoingTransfer } from "../../sharing/outgoing";
 

@@ -1,4 +1,4 @@
-/** Which rows of a long list are in the window. Pure. */
+/** Computes which rows of a long list are in the window. Pure. */
 const AHEAD = 8;
 
 export interface Slice {
@@ -17,7 +17,9 @@ export function sliceOf(
   return { first: Math.min(first, count), last };
 }
 
-/** Where to scroll so that the row is wholly in the window; the same place if it is already. */
+/**
+ * Returns the scroll position that shows the whole row, or the current one if the row is visible.
+ */
 export function scrollFor(
   index: number,
   scrollTop: number,
@@ -29,7 +31,7 @@ export function scrollFor(
   return Math.max(scrollTop, top + rowHeight - height);
 }
 
-/** Which row the keys lead to. */
+/** Returns the row to which a key leads. */
 export function stepOf(key: string, at: number, count: number, page: number): number | null {
   const to = {
     ArrowDown: at + 1,
