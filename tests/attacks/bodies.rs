@@ -11,9 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::native::{Native, config};
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 const SIZE: usize = 2 * 262_144 + 77;
 

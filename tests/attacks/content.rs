@@ -4,8 +4,8 @@
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// Lists an empty file of this name and type.
 async fn offers(

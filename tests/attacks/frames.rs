@@ -8,8 +8,8 @@ use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 const TEXT: u8 = 0x81;
 const UNFINISHED: u8 = 0x01;

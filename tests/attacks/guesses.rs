@@ -8,8 +8,8 @@ use lanyard_protocol::message::*;
 use lanyard_protocol::session_key::{Authorization, SessionKey};
 use lanyard_protocol::*;
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// What an unapproved device gets for everything that it may ask, by socket and by HTTP.
 async fn answers_to_the_unapproved(hub: &TestHub, file: FileRef) -> Vec<String> {

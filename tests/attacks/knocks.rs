@@ -12,8 +12,8 @@ use lanyard_protocol::limits::{MAX_PENDING, MAX_PENDING_AN_ADDRESS};
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// A18, A19. A name that would move a cursor, ring a bell or start a new line on the host's screen
 /// never comes in; what deceives without control characters is shown as it is
@@ -73,7 +73,7 @@ async fn assert_stale(master: &mut RawMaster, public_id: DeviceId, request_id: R
 /// approved by it.
 #[tokio::test]
 async fn a21_an_approval_names_the_request_it_is_for() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let ana = knock(&relay.url, 1, "Ana's phone").await;
     let of_ana = master.knock().await;
@@ -141,7 +141,7 @@ async fn a21_the_host_cannot_approve_what_is_no_longer_there() {
 /// request, and the old one is stale. Within a request nothing changes.
 #[tokio::test]
 async fn a22_another_name_is_another_request() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let mut link = knock(&relay.url, 1, "Ana's phone").await;
     let before = master.knock().await;
@@ -238,7 +238,7 @@ async fn a23_a_flood_of_knocks_has_an_end_and_disturbs_nobody() {
 /// waiting than may.
 #[tokio::test]
 async fn a23_a_flood_before_the_master_is_there_has_the_same_end() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let (waiting, _) = flood(&relay.url, 1..60).await;
     let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let mut pending = 0;
@@ -304,7 +304,7 @@ async fn a24_security_messages_say_exactly_what_they_must() {
 /// more.
 #[tokio::test]
 async fn a63_a_new_process_gives_a_false_hub_no_more_reveals() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let dir = tempfile::tempdir().unwrap();
     let book = RevealBook::in_folder(dir.path());
@@ -376,7 +376,7 @@ async fn a_false_hub_is_shown_a_reveal(
 /// unasked, a second registration. Nothing of it lets anybody in.
 #[tokio::test]
 async fn a24_the_doors_messages_in_another_order_open_nothing() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     let mut link = knock(&relay.url, 1, "Eve").await;
     let knocked = master.knock().await;

@@ -10,7 +10,7 @@ use lanyard_protocol::link_key::DrawnLink;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::world::*;
+use lanyard_tests::harness::*;
 
 async fn status_of(device: &TestDevice, hub: &TestHub, url: &str, range: Option<&str>) -> u16 {
     let request = device.http.get(hub.http(url));

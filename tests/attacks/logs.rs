@@ -9,9 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tracing_subscriber::EnvFilter;
 
-use crate::native::{Native, config};
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// More than `lanyard` logs by itself: all that its own crates have to say.
 const FILTER: &str =
@@ -148,7 +148,7 @@ async fn a56_one_event_is_one_line() {
     .await;
     eve.say_text(r#"{"opcode":"FEED_PULL","data":{"epoch":"a\nby-device-value\u001b]8;;x\u0007","since":0}}"#.into())
         .await;
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let mut master = RawMaster::register(&relay.url, 1, vec![], vec![]).await;
     master.say_text(r#"{"opcode":"X\nERROR by-master \u001b[31m\r","data":{}}"#.into()).await;
     let challenge = r#"{"opcode":"CHALLENGE","data":{"mode":"a\nERROR by-hub \u001b[31m\r"}}"#;

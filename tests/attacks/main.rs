@@ -16,20 +16,13 @@ mod logs;
 mod masters;
 mod matrix;
 mod names;
-#[path = "../wire/native_device.rs"]
-#[allow(dead_code)]
-mod native;
 mod origins;
 mod paused;
 mod planted;
 mod proxies;
-mod raw_client;
 mod replays;
 mod requests;
 mod revoked;
 mod slow_clients;
 mod sources;
 mod tls;
-#[path = "../wire/world.rs"]
-#[allow(dead_code)]
-mod world;

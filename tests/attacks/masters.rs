@@ -5,8 +5,8 @@ use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// What the relay says to a registration whose mac is made by `mac`.
 async fn tries(url: &HubUrl, term: u64, mac: impl Fn(&MasterTranscript) -> Mac) -> ReceivedFrame {
@@ -40,7 +40,7 @@ async fn tries(url: &HubUrl, term: u64, mac: impl Fn(&MasterTranscript) -> Mac) 
 /// registers after it.
 #[tokio::test]
 async fn a25_without_the_secret_nobody_is_the_master() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let mut near = SECRET;
     near[31] ^= 1;
     for secret in [[0; 32], [255; 32], near] {
@@ -80,7 +80,7 @@ async fn a25_without_the_secret_nobody_is_the_master() {
 /// proven.
 #[tokio::test]
 async fn a26_an_echo_is_no_proof() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let echoed = tries(&relay.url, 1, |transcript| transcript.relay_mac(&SECRET)).await;
     assert_eq!(echoed, ReceivedFrame::Closed(Some(4401)));
     let genuine = tries(&relay.url, 1, |transcript| transcript.master_mac(&SECRET)).await;
@@ -91,7 +91,7 @@ async fn a26_an_echo_is_no_proof() {
 /// comes back only with a term that is higher than any.
 #[tokio::test]
 async fn a27_an_old_term_is_over() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let mut old = RawMaster::register(&relay.url, 5, vec![], vec![]).await;
     let eve = TestDevice::connect_to(&relay.url, 1, 1).await;
     let mut new = RawMaster::register(&relay.url, 6, vec![], vec![]).await;

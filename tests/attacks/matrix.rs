@@ -15,8 +15,8 @@ use lanyard_protocol::*;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"];
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/attacks/matrix.txt");
@@ -153,7 +153,7 @@ async fn messages_by_everybody() -> Vec<String> {
     let mut refused = hub.approved(5).await;
     hub.operator(OperatorCommand::Refuse { public_id: refused.id }).await;
     refused.closed().await;
-    let bare = RawClient::start().await;
+    let bare = TestRelay::start().await;
     let mut actors = [
         MatrixActor::new(&hub.url, MatrixPart::Nobody),
         MatrixActor::new(&hub.url, MatrixPart::TestDevice(4)),

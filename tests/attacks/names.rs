@@ -11,8 +11,8 @@ use lanyard_device::file_names::{NameAllocator, to_disk};
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::native::Native;
-use crate::world::*;
+use lanyard_tests::harness::native_device::Native;
+use lanyard_tests::harness::*;
 
 /// What paths are attacked with.
 const SYMBOLS: [&str; 16] = [

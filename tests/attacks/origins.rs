@@ -3,8 +3,8 @@
 
 use lanyard_device::connection::RelayConnection;
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// Origins of pages that are not ours, for a hub at 127.0.0.1:`port`.
 fn foreign(port: u16) -> Vec<String> {

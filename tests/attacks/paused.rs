@@ -9,8 +9,8 @@ use lanyard_protocol::limits::MAX_LARGE_FRAMES_A_NET;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use lanyard_device::{DeviceConfig, DeviceError, WantedDownload};
 use lanyard_protocol::FileId;
 
-use crate::native::{Native, config};
-use crate::world::*;
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::*;
 
 /// The secret that nobody may ever get.
 const CANARY: &[u8] = b"CANARY: this lies outside of the shared folder";

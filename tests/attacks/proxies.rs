@@ -11,9 +11,9 @@ use lanyard_protocol::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::native::{Native, config};
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// How a connection is passed on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -220,7 +220,7 @@ async fn a67_a_device_with_the_hosts_secret_is_taken_as_the_hosts() {
 /// before it says more than its proof.
 #[tokio::test]
 async fn a67_a_plain_master_proves_that_it_means_its_own_machine() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let at = relay.address.to_string();
     for elsewhere in ["hub.example", "192.168.1.9:7070", "localhost.evil.example"] {
         let answer = head(relay.address, &upgrade("/ws/master", elsewhere, "")).await.1;

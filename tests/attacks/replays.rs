@@ -7,8 +7,8 @@ use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// A12. Somebody claims the key of a device that is there: without its proof 4401 and the true
 /// session goes on; with it, as the same tab, the older one is closed.
@@ -44,7 +44,7 @@ async fn a12_an_id_is_not_taken_by_claiming_it() {
 }
 
 /// Registers, and gives the very text that proved it.
-async fn recorded(relay: &RawClient, seed: u8) -> (RelayConnection, String) {
+async fn recorded(relay: &TestRelay, seed: u8) -> (RelayConnection, String) {
     let (mut link, challenge) = challenged(&relay.url).await;
     let (key, tab) = (Keypair::from_seed(&[seed; 32]), Instance([seed; 16]));
     let (register, _) =
@@ -56,7 +56,7 @@ async fn recorded(relay: &RawClient, seed: u8) -> (RelayConnection, String) {
     (link, text)
 }
 
-async fn replayed(relay: &RawClient, path: &str, text: &str) -> ReceivedFrame {
+async fn replayed(relay: &TestRelay, path: &str, text: &str) -> ReceivedFrame {
     let mut link = RelayConnection::open(&relay.url, path, None).await.unwrap();
     within(link.receive()).await.unwrap();
     link.send(text.to_owned()).await.unwrap();
@@ -67,7 +67,7 @@ async fn replayed(relay: &RawClient, path: &str, text: &str) -> ReceivedFrame {
 /// relay that was started anew.
 #[tokio::test]
 async fn a13_a_recorded_proof_of_a_device_is_none() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let (link, text) = recorded(&relay, 1).await;
     assert_eq!(
         replayed(&relay, "/ws/device", &text).await,
@@ -91,7 +91,7 @@ async fn a13_a_recorded_proof_of_a_device_is_none() {
 /// A13. The same of the master's handshake; and the true master still registers.
 #[tokio::test]
 async fn a13_a_recorded_handshake_of_the_master_is_none() {
-    let relay = RawClient::start().await;
+    let relay = TestRelay::start().await;
     let mut link = RelayConnection::open(&relay.url, "/ws/master", None).await.unwrap();
     let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else {
         panic!("no challenge")

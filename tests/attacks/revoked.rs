@@ -8,8 +8,8 @@ use lanyard_hub::authority::OperatorCommand;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// A14. A device that was refused comes again: with the same key, as another tab, by another name,
 /// to a master and to a relay that were started anew. 4403, always, and no token.
@@ -27,7 +27,7 @@ async fn a14_a_refused_key_stays_out_after_every_restart() {
     ana.until(|m| matches!(m, RelayToDevice::HubReady(_))).await;
     assert_turned_away(&hub.url, 4, "device").await;
 
-    let relay = RawClient::start().await.restarted().await;
+    let relay = TestRelay::start().await.restarted().await;
     let mut master = RawMaster::register(&relay.url, 1, vec![ana.id], vec![eve.id]).await;
     assert_turned_away(&relay.url, 5, "device").await;
     assert_eq!(TestDevice::connect_to(&relay.url, 2, 2).await.membership, Membership::Approved);

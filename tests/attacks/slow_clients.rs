@@ -9,8 +9,8 @@ use lanyard_protocol::message::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::raw_client::*;
-use crate::world::*;
+use lanyard_tests::harness::raw_client::*;
+use lanyard_tests::harness::*;
 
 /// Longer than the longest deadline of the hub's edge, and a slow machine's share.
 const LATEST: Duration = Duration::from_secs(45);

@@ -1,10 +1,7 @@
 //! Floods a running hub and watches what it takes: `floods PORT PROCESS`. The hub lets everybody in
 //! and has its usual budget. Prints Markdown; panics if a promise is broken.
 
-#![allow(clippy::unwrap_used, dead_code)]
-
-#[path = "../wire/world.rs"]
-mod world;
+#![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,9 +11,9 @@ use std::time::{Duration, Instant};
 use futures_util::stream;
 use lanyard_protocol::limits::DEFAULT_BUDGET_BYTES;
 use lanyard_protocol::*;
+use lanyard_tests::harness::{TestDevice, TestHub};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use world::{TestDevice, TestHub};
 
 const LASTS: Duration = Duration::from_secs(12);
 /// More than the budget, with what it costs to hold it.

@@ -3,16 +3,13 @@
 //! for all of the largest file in one transfer after the other, and fetches nothing of it. Says
 //! `ready` when it has begun. The hub lets everybody in.
 
-#![allow(clippy::unwrap_used, dead_code)]
-
-#[path = "../wire/world.rs"]
-mod world;
+#![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use lanyard_protocol::*;
-use world::{TestDevice, TestHub};
+use lanyard_tests::harness::{TestDevice, TestHub};
 
 const SEED: u8 = 66;
 const POURING: u8 = 3;

@@ -3,10 +3,7 @@
 //! them: R01, R02 and R46 of `tests/faults.md`. Prints Markdown; panics if more than one in a
 //! hundred takes longer than 50 ms, or if anything of them is left in the hub.
 
-#![allow(clippy::unwrap_used, dead_code)]
-
-#[path = "../wire/world.rs"]
-mod world;
+#![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,9 +11,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lanyard_protocol::message::UploadChunkRequest;
 use lanyard_protocol::*;
+use lanyard_tests::harness::{TestDevice, TestHub};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use world::{TestDevice, TestHub};
 
 const ROUNDS: u8 = 200;
 const BOUND: Duration = Duration::from_millis(50);

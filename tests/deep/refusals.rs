@@ -4,19 +4,16 @@
 //! its socket and its body are closed. Two hundred times, with a reader beside it that must notice
 //! nothing. Prints Markdown; panics if more than one in a hundred takes longer than 100 ms.
 
-#![allow(clippy::unwrap_used, dead_code)]
-
-#[path = "../wire/world.rs"]
-mod world;
+#![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lanyard_protocol::*;
+use lanyard_tests::harness::{TestDevice, TestHub};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use world::{TestDevice, TestHub};
 
 const ROUNDS: u8 = 200;
 const BOUND: Duration = Duration::from_millis(100);

@@ -5,9 +5,9 @@
 
 use lanyard_hub::authority::{OperatorCommand, Verdict};
 use lanyard_hub::peer::EndReason;
-use lanyard_tests::actors::device::DeviceIndex;
-use lanyard_tests::random::Random;
-use lanyard_tests::{Simulation, SimulationConfig};
+use lanyard_tests::sim::actors::device::DeviceIndex;
+use lanyard_tests::sim::random::Random;
+use lanyard_tests::sim::{Simulation, SimulationConfig};
 
 const DECISIONS: u64 = 10_000;
 

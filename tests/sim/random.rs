@@ -23,10 +23,10 @@ use lanyard_protocol::{
     Commit, DeviceId, DeviceToRelay, FailureCode, FileEntry, FileId, FileRef, GroupSpan, RequestId,
     Reveal, Ticket, TransferId,
 };
-use lanyard_tests::actors::device::DeviceIndex;
-use lanyard_tests::actors::links::LinkReadingState;
-use lanyard_tests::random::Random;
-use lanyard_tests::{Simulation, SimulationConfig};
+use lanyard_tests::sim::actors::device::DeviceIndex;
+use lanyard_tests::sim::actors::links::LinkReadingState;
+use lanyard_tests::sim::random::Random;
+use lanyard_tests::sim::{Simulation, SimulationConfig};
 
 const SCHEDULES: u64 = 4_000;
 /// As many as show every kind of transition.

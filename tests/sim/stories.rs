@@ -5,9 +5,9 @@ use lanyard_hub::authority::Verdict;
 use lanyard_hub::peer::{EndReason, MembershipPhase};
 use lanyard_protocol::message::RemoveFile;
 use lanyard_protocol::{DeviceToRelay, FailureCode, FileId, FileRef};
-use lanyard_tests::actors::device::DeviceIndex;
-use lanyard_tests::actors::links::LinkReadingState;
-use lanyard_tests::{Simulation, SimulationConfig};
+use lanyard_tests::sim::actors::device::DeviceIndex;
+use lanyard_tests::sim::actors::links::LinkReadingState;
+use lanyard_tests::sim::{Simulation, SimulationConfig};
 
 const MIB: u64 = 1 << 20;
 const SECOND: u64 = 1_000;

@@ -1,21 +1,13 @@
-//! The simulation of the three state machines.
-//!
-//! [`Simulation`] wires the machines together in one thread. Its clock jumps from event to event,
-//! and its connections delay, stall and break. [`model`] knows what must be true at every step and
-//! at rest. [`scenario`] has the methods that make a test read like a story. One seed is one
-//! schedule, always the same.
+//! What the test suites share: the simulation ([`sim`]), the harness of the suites over real
+//! sockets, and the decoders that are fuzzed.
 
 #![allow(clippy::unwrap_used)]
 
-pub mod actors;
 #[cfg(feature = "wire")]
 pub mod decoders;
-pub mod model;
-pub mod random;
-pub mod scenario;
-pub mod simulation;
-
-pub use simulation::{Simulation, SimulationConfig};
+#[cfg(feature = "wire")]
+pub mod harness;
+pub mod sim;
 
 /// Returns true if the long forms of the tests are wanted, as in `tests/run --full`.
 pub fn full() -> bool {

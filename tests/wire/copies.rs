@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use lanyard_device::{DeviceConfig, DeviceEvent, WantedDownload};
 
-use crate::native::{Native, config};
-use crate::world::{TestHub, content};
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::{TestHub, content};
 
 const SIZE: u64 = 3_000_000;
 

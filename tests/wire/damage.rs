@@ -17,8 +17,8 @@ use tokio::net::{TcpListener, TcpStream, tcp};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::native::{Native, config};
-use crate::world::*;
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::*;
 
 /// In every run of the tests.
 const USUAL: u64 = 40;

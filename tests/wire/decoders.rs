@@ -2,7 +2,7 @@
 //! runs for hours.
 
 use lanyard_tests::decoders::ALL;
-use lanyard_tests::random::Random;
+use lanyard_tests::sim::random::Random;
 
 const MUTANTS: u64 = 1_000;
 /// With `LANYARD_FULL=1`.

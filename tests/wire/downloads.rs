@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lanyard_protocol::*;
 
-use crate::world::*;
+use lanyard_tests::harness::*;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 40 * MIB;

@@ -14,8 +14,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::header::{HOST, SEC_WEBSOCKET_PROTOCOL};
 
-use crate::native_device::{Native, config};
-use crate::world::{TestHub, content};
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::{TestHub, content};
 
 /// How often each ticket was used for an upload.
 type Uploads = Arc<Mutex<BTreeMap<String, usize>>>;

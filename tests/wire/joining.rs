@@ -4,7 +4,7 @@ use lanyard_hub::authority::OperatorCommand;
 use lanyard_protocol::message::*;
 use lanyard_protocol::*;
 
-use crate::world::*;
+use lanyard_tests::harness::*;
 
 #[tokio::test]
 async fn a_device_knocks_shows_the_hosts_digits_and_is_let_in_with_the_first_page() {

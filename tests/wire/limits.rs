@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use lanyard_device::{DeviceEvent, Rate};
 
-use crate::native::{Native, config};
-use crate::world::{TestHub, content};
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::{TestHub, content};
 
 const MIB: u64 = 1 << 20;
 

@@ -12,11 +12,7 @@ mod duplicate_delivery;
 mod joining;
 mod limits;
 mod native;
-mod native_device;
 mod paths;
 mod steering;
 mod transfers;
 mod url_forms;
-// `attacks` uses more of it.
-#[allow(dead_code)]
-mod world;

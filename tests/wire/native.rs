@@ -10,8 +10,8 @@ use lanyard_device::{DeviceConfig, DeviceEvent, EndReason, MembershipPhase};
 use lanyard_hub::authority::OperatorCommand;
 use lanyard_protocol::{FailureCode, FileRef, PublicKey, Root};
 
-pub(crate) use crate::native_device::{Native, config};
-use crate::world::{TestHub, content};
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::{TestHub, content};
 
 #[tokio::test]
 async fn a_folder_arrives_whole_and_a_second_time_it_is_there() {

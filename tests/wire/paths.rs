@@ -77,9 +77,9 @@ fn no_path_of_six_symbols_escapes() {
 /// all do it here.
 #[tokio::test]
 async fn what_may_not_travel_is_refused_by_name() {
-    use crate::world::*;
     use lanyard_protocol::message::{AddFiles, RequestFailed};
     use lanyard_protocol::*;
+    use lanyard_tests::harness::*;
 
     let hub = TestHub::start().await;
     let mut ana = hub.approved(1).await;

@@ -6,8 +6,8 @@ use lanyard_device::{
 };
 use lanyard_protocol::TransferId;
 
-use crate::native::{Native, config};
-use crate::world::{TestHub, content};
+use lanyard_tests::harness::native_device::{Native, config};
+use lanyard_tests::harness::{TestHub, content};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 6 * MIB;

@@ -11,7 +11,7 @@ use lanyard_protocol::*;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::world::*;
+use lanyard_tests::harness::*;
 
 const MIB: u64 = 1 << 20;
 

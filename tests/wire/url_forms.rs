@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::world::*;
+use lanyard_tests::harness::*;
 
 /// Sends raw bytes and reads what comes until the end.
 async fn raw(hub: &TestHub, request: &str) -> String {

@@ -20,7 +20,7 @@ use lanyard_protocol::{
 
 use super::device::DeviceIndex;
 use super::sim_slots::{ReadBy, SimBody, Unit};
-use crate::simulation::{SimEvent, Simulation};
+use crate::sim::simulation::{SimEvent, Simulation};
 
 /// Groups of one want, and wants at once.
 const RUN_GROUPS: usize = 3;

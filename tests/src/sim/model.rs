@@ -13,11 +13,11 @@ use lanyard_protocol::{
     RelayToMaster, TransferId,
 };
 
-use crate::actors::device::Content;
-use crate::actors::links::LinkReadingState;
-use crate::actors::master::SimDisk;
-use crate::actors::sim_slots::{Plane, SimSlot};
-use crate::simulation::Simulation;
+use crate::sim::actors::device::Content;
+use crate::sim::actors::links::LinkReadingState;
+use crate::sim::actors::master::SimDisk;
+use crate::sim::actors::sim_slots::{Plane, SimSlot};
+use crate::sim::simulation::Simulation;
 
 /// Of a piece that lies far outside of its file the first groups stand for all.
 const MOST_GROUPS: usize = 1_000;

@@ -1,307 +1,23 @@
-//! A relay on a free port, a master in memory behind a real `/ws/master`, and devices that speak by
-//! the book.
+//! A device that speaks by the book and does nothing by itself.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use lanyard_device::connection::{
     FrameReceiver, FrameSender, HubUrl, ReceivedFrame, RelayConnection,
 };
-use lanyard_hub::Moment;
-use lanyard_hub::authority::{
-    Approval, Authority, AuthorityConfig, Effect, Input, OperatorCommand, RequestToken, SavedState,
-};
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::identity::{self, Keypair, Transcript};
 use lanyard_protocol::link_key::DrawnLink;
-use lanyard_protocol::master_proof::MasterTranscript;
 use lanyard_protocol::message::*;
 use lanyard_protocol::session_key::{EphemeralSecret, SessionKey, Signer};
 use lanyard_protocol::{Link as LinkKey, *};
-use lanyard_relay::{Relay, RelayConfig, TlsIdentity};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 
-/// A condition that does not come by then never comes: the test fails.
-pub(crate) const NEVER: Duration = Duration::from_secs(20);
-pub(crate) const SECRET: [u8; 32] = [3; 32];
-
-/// Byte i of every test file (protocol/vectors, content_rule).
-pub(crate) fn content(size: u64) -> Vec<u8> {
-    (0..size).map(|i| ((i * 31 + i / 251) % 256) as u8).collect()
-}
-
-/// Shared by relay and master of one hub.
-pub(crate) struct TestHub {
-    pub address: SocketAddr,
-    pub url: HubUrl,
-    operator: mpsc::Sender<HubCommand>,
-    _stop: oneshot::Sender<()>,
-}
-
-enum HubCommand {
-    Operator(OperatorCommand),
-    /// Waits until the master knows the code of this knock, and gives it.
-    Code(DeviceId, oneshot::Sender<String>),
-    Restart,
-    /// Leaves, until the other end is used or dropped.
-    Leave(oneshot::Receiver<()>),
-}
-
-impl TestHub {
-    pub(crate) async fn start() -> Self {
-        Self::with_budget(32 << 20).await
-    }
-
-    pub(crate) async fn with_budget(budget_bytes: u64) -> Self {
-        Self::with(|config| config.budget_bytes = budget_bytes).await
-    }
-
-    /// One that speaks https too, with a certificate of its own.
-    pub(crate) async fn with_tls() -> Self {
-        let (_, identity) = watch::channel(certificate());
-        Self::with(|config| config.tls = Some(identity)).await
-    }
-
-    /// One that takes https only. Its master speaks it, too.
-    #[allow(dead_code)]
-    pub(crate) async fn with_tls_only() -> Self {
-        let (_, identity) = watch::channel(certificate());
-        Self::with(|config| (config.tls, config.require_tls) = (Some(identity), true)).await
-    }
-
-    pub(crate) async fn with(change: impl FnOnce(&mut RelayConfig)) -> Self {
-        let listen = "127.0.0.1:0".parse().unwrap();
-        let mut config =
-            RelayConfig::new(listen, "test hub".into(), Keypair::from_seed(&[200; 32]), SECRET);
-        change(&mut config);
-        let require_tls = config.require_tls;
-        let relay = Relay::bind(config).await.unwrap();
-        let address = relay.local_addr();
-        let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(relay.run(async { drop(stopped.await) }));
-        let plain: HubUrl = format!("http://{address}").parse().unwrap();
-        let url = if require_tls { plain.secured() } else { plain };
-        let (operator, desk) = mpsc::channel(16);
-        tokio::spawn(master(url.clone(), desk));
-        Self { address, url, operator, _stop: stop }
-    }
-
-    /// A hub that runs elsewhere (tests/deep/floods.rs); its host cannot be asked for anything.
-    #[allow(dead_code)]
-    pub(crate) fn elsewhere(address: SocketAddr) -> Self {
-        let (operator, _) = mpsc::channel(1);
-        let (stop, _) = oneshot::channel();
-        Self { address, url: format!("http://{address}").parse().unwrap(), operator, _stop: stop }
-    }
-
-    /// The relay is told to stop. The master does not know.
-    #[allow(dead_code)]
-    pub(crate) fn stop(self) {
-        drop(self._stop);
-    }
-
-    pub(crate) async fn operator(&self, command: OperatorCommand) {
-        assert!(self.operator.send(HubCommand::Operator(command)).await.is_ok());
-    }
-
-    pub(crate) async fn restart_master(&self) {
-        assert!(self.operator.send(HubCommand::Restart).await.is_ok());
-    }
-
-    /// The master goes; it comes back when what is returned is dropped.
-    #[allow(dead_code)]
-    pub(crate) async fn without_master(&self) -> oneshot::Sender<()> {
-        let (back, away) = oneshot::channel();
-        assert!(self.operator.send(HubCommand::Leave(away)).await.is_ok());
-        back
-    }
-
-    /// The digits that the host would compare.
-    pub(crate) async fn code_of(&self, device: DeviceId) -> String {
-        let (answer, code) = oneshot::channel();
-        assert!(self.operator.send(HubCommand::Code(device, answer)).await.is_ok());
-        tokio::time::timeout(NEVER, code).await.expect("the device revealed").unwrap()
-    }
-
-    /// A device that knocked and was let in.
-    pub(crate) async fn approved(&self, seed: u8) -> TestDevice {
-        let mut device = TestDevice::connect(self, seed, seed).await;
-        device.knock_through().await;
-        let code = self.code_of(device.id).await;
-        assert_eq!(
-            device.code.as_deref(),
-            Some(code.as_str()),
-            "both screens show the same digits"
-        );
-        self.operator(OperatorCommand::Approve {
-            public_id: device.id,
-            request_id: None,
-            word: Approval::Typed(code),
-            for_ms: None,
-        })
-        .await;
-        let id = device.id;
-        device
-            .until(|m| matches!(m, RelayToDevice::ClientApproved(a) if a.client.public_id == id))
-            .await;
-        device
-    }
-
-    /// Fetches the metrics, with the host's token.
-    #[allow(dead_code)]
-    pub(crate) async fn metrics(&self) -> String {
-        let token = lanyard_protocol::master_proof::metrics_token(&SECRET);
-        let answer =
-            http_client().get(self.http("/metrics")).bearer_auth(token).send().await.unwrap();
-        assert_eq!(answer.status(), 200);
-        answer.text().await.unwrap()
-    }
-
-    pub(crate) fn http(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-}
-
-/// A new certificate that nobody vouches for.
-pub(crate) fn certificate() -> TlsIdentity {
-    let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
-    let (leaf, public_key) =
-        (cert.der().to_vec(), rcgen::PublicKeyData::subject_public_key_info(&signing_key));
-    TlsIdentity::new(leaf.clone(), signing_key.serialize_der(), &public_key, leaf).unwrap()
-}
-
-/// The master app without disk and screens.
-async fn master(url: HubUrl, mut desk: mpsc::Receiver<HubCommand>) {
-    let saved = SavedState { epoch: 77, ..SavedState::default() };
-    let mut authority = Authority::new(AuthorityConfig::default(), saved, [8; 32]);
-    let started = Instant::now();
-    let now = || Moment(started.elapsed().as_millis() as u64);
-    let mut term = 0;
-    let mut asks = 0;
-    let mut waiting: Vec<(DeviceId, oneshot::Sender<String>)> = Vec::new();
-    'registered: loop {
-        term += 1;
-        let (sender, mut receiver, hub_key) = register(&url, term).await;
-        authority.handle(now(), 1, Input::RelayReady { hub_key });
-        loop {
-            while let Some(effect) = authority.poll_effect() {
-                if let Effect::Send(frame) = effect {
-                    let _ = sender.send(codec::encode_master(&frame)).await; // the receiver notices a dead link
-                }
-            }
-            waiting = waiting
-                .into_iter()
-                .filter_map(|(id, answer)| answer_code(&authority, id, answer))
-                .collect();
-            let wake = authority.poll_timeout().map_or(Duration::from_secs(3600), |at| {
-                Duration::from_millis(at.0.saturating_sub(now().0))
-            });
-            tokio::select! {
-                incoming = receiver.receive() => match incoming {
-                    Ok(ReceivedFrame::Text(text)) => {
-                        let frame = codec::decode_master(&text).unwrap();
-                        authority.handle(now(), 1, Input::Frame(Box::new(frame)));
-                    }
-                    _ => {
-                        authority.handle(now(), 1, Input::RelayLost);
-                        continue 'registered;
-                    }
-                },
-                said = desk.recv() => match said {
-                    Some(HubCommand::Operator(command)) => {
-                        asks += 1;
-                        authority.handle(now(), 1, Input::Operator { ask: RequestToken(asks), command });
-                    }
-                    Some(HubCommand::Code(id, answer)) => waiting.push((id, answer)),
-                    Some(HubCommand::Restart) => {
-                        authority.handle(now(), 1, Input::RelayLost);
-                        continue 'registered;
-                    }
-                    Some(HubCommand::Leave(away)) => {
-                        authority.handle(now(), 1, Input::RelayLost);
-                        drop((sender, receiver));
-                        let _ = away.await;
-                        continue 'registered;
-                    }
-                    None => return,
-                },
-                () = tokio::time::sleep(wake) => authority.handle_timeout(now(), 1),
-            }
-        }
-    }
-}
-
-type Waiting = (DeviceId, oneshot::Sender<String>);
-
-/// Gives the code to who waits for it, or the wait back.
-fn answer_code(
-    authority: &Authority,
-    id: DeviceId,
-    answer: oneshot::Sender<String>,
-) -> Option<Waiting> {
-    let mut knocks = authority.knocks(true).knocks.into_iter();
-    match knocks.find(|knock| knock.public_id == id && !knock.left).and_then(|knock| knock.code) {
-        Some(code) => {
-            let _ = answer.send(code);
-            None
-        }
-        None => Some((id, answer)),
-    }
-}
-
-/// Registers as the master; what the relay said is checked.
-pub(crate) async fn register(url: &HubUrl, term: u64) -> (FrameSender, FrameReceiver, PublicKey) {
-    let mut link = RelayConnection::open(url, "/ws/master", None).await.unwrap();
-    let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no challenge") };
-    let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-    let RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge)) = frame.message else {
-        panic!("no challenge: {text}")
-    };
-    let transcript = MasterTranscript {
-        channel: link.channel,
-        authority: url.authority(),
-        boot_id: challenge.boot_id,
-        relay_nonce: challenge.nonce,
-        master_nonce: Nonce([4; 32]),
-        term,
-    };
-    let register = MasterAppRegister {
-        protocol: PROTOCOL_VERSION,
-        nonce: transcript.master_nonce,
-        term,
-        mac: transcript.master_mac(&SECRET),
-    };
-    link.send(codec::encode_master(&MasterFrame::plain(MasterToRelay::MasterAppRegister(
-        register,
-    ))))
-    .await
-    .unwrap();
-    let ReceivedFrame::Text(text) = link.receive().await.unwrap() else { panic!("no ack") };
-    let frame: MasterFrame<RelayToMaster> = codec::decode_master(&text).unwrap();
-    let RelayToMaster::Relay(RelayMessage::MasterAppRegisterAck(ack)) = frame.message else {
-        panic!("no ack: {text}")
-    };
-    assert_eq!(ack.mac, transcript.relay_mac(&SECRET));
-    let (sender, receiver) = link.split();
-    (sender, receiver, ack.hub.public_key)
-}
-
-/// A client that takes any certificate, as one may that has nothing to lose.
-pub(crate) fn http_client() -> reqwest::Client {
-    static PROVIDER: std::sync::Once = std::sync::Once::new();
-    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-    reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap()
-}
+use super::{NEVER, TestHub, content, http_client};
 
 /// Runs `work` while `owner` answers uploads; gives its result and the bytes asked of the owner.
-#[allow(dead_code)]
-pub(crate) async fn while_serving<T>(
-    owner: &mut TestDevice,
-    work: impl Future<Output = T>,
-) -> (T, u64) {
+pub async fn while_serving<T>(owner: &mut TestDevice, work: impl Future<Output = T>) -> (T, u64) {
     let (done, finished) = oneshot::channel::<()>();
     let work = async {
         let result = work.await;
@@ -314,7 +30,7 @@ pub(crate) async fn while_serving<T>(
 }
 
 /// A device that does nothing by itself.
-pub(crate) struct TestDevice {
+pub struct TestDevice {
     pub id: DeviceId,
     pub key: Keypair,
     pub membership: Membership,
@@ -337,11 +53,11 @@ pub(crate) struct TestDevice {
 
 impl TestDevice {
     /// Connects with the key made of `seed`, as the instance made of `tab`, and proves it.
-    pub(crate) async fn connect(hub: &TestHub, seed: u8, tab: u8) -> Self {
+    pub async fn connect(hub: &TestHub, seed: u8, tab: u8) -> Self {
         Self::connect_to(&hub.url, seed, tab).await
     }
 
-    pub(crate) async fn connect_to(url: &HubUrl, seed: u8, tab: u8) -> Self {
+    pub async fn connect_to(url: &HubUrl, seed: u8, tab: u8) -> Self {
         let mut link = RelayConnection::open(url, "/ws/device", None).await.unwrap();
         let ReceivedFrame::Text(text) = link.receive().await.unwrap() else {
             panic!("no challenge")
@@ -385,8 +101,7 @@ impl TestDevice {
     }
 
     /// Comes into a hub that lets everybody in, as a member with a key.
-    #[allow(dead_code)]
-    pub(crate) async fn enters(hub: &TestHub, seed: u8, tab: u8) -> Self {
+    pub async fn enters(hub: &TestHub, seed: u8, tab: u8) -> Self {
         let mut device = Self::connect(hub, seed, tab).await;
         if device.membership == Membership::Approved {
             return device;
@@ -406,19 +121,19 @@ impl TestDevice {
     }
 
     /// Sends a message; gives the reference it went with.
-    pub(crate) async fn say(&mut self, message: DeviceToRelay) -> Ref {
+    pub async fn say(&mut self, message: DeviceToRelay) -> Ref {
         self.refs += 1;
         let reference = Ref::number(self.refs);
         self.say_text(codec::encode(&message, Some(&reference))).await;
         reference
     }
 
-    pub(crate) async fn say_text(&mut self, text: String) {
+    pub async fn say_text(&mut self, text: String) {
         self.sender.send(text).await.unwrap();
     }
 
     /// The next message; panics if the socket ended.
-    pub(crate) async fn next(&mut self) -> Frame<RelayToDevice> {
+    pub async fn next(&mut self) -> Frame<RelayToDevice> {
         match tokio::time::timeout(NEVER, self.receiver.receive()).await {
             Ok(Ok(ReceivedFrame::Text(text))) => codec::decode(&text).unwrap(),
             other => panic!("no message: {other:?}"),
@@ -426,7 +141,7 @@ impl TestDevice {
     }
 
     /// Reads until a message fits, and gives it.
-    pub(crate) async fn until(&mut self, fits: impl Fn(&RelayToDevice) -> bool) -> RelayToDevice {
+    pub async fn until(&mut self, fits: impl Fn(&RelayToDevice) -> bool) -> RelayToDevice {
         loop {
             let frame = self.next().await;
             if fits(&frame.message) {
@@ -436,7 +151,7 @@ impl TestDevice {
     }
 
     /// The answer to a request.
-    pub(crate) async fn answer(&mut self, reference: &Ref) -> RelayToDevice {
+    pub async fn answer(&mut self, reference: &Ref) -> RelayToDevice {
         loop {
             let frame = self.next().await;
             if frame.reference.as_ref() == Some(reference) {
@@ -446,7 +161,7 @@ impl TestDevice {
     }
 
     /// Reads until the socket is closed, and gives the code.
-    pub(crate) async fn closed(&mut self) -> Option<u16> {
+    pub async fn closed(&mut self) -> Option<u16> {
         loop {
             match tokio::time::timeout(NEVER, self.receiver.receive()).await.expect("it closes") {
                 Ok(ReceivedFrame::Text(_)) => {}
@@ -457,8 +172,7 @@ impl TestDevice {
     }
 
     /// Reads until the socket is closed: the code, and how many uploads were asked for on the way.
-    #[allow(dead_code)]
-    pub(crate) async fn goodbye(&mut self) -> (Option<u16>, usize) {
+    pub async fn goodbye(&mut self) -> (Option<u16>, usize) {
         let mut asked = 0;
         loop {
             match tokio::time::timeout(NEVER, self.receiver.receive()).await.expect("it closes") {
@@ -473,7 +187,7 @@ impl TestDevice {
 
     /// Answers the master's challenge, and shows the digits once it has opened them. A knock that
     /// is older than the master begins anew.
-    pub(crate) async fn knock_through(&mut self) {
+    pub async fn knock_through(&mut self) {
         let public = self.key.public();
         let challenge = loop {
             match self.next().await.message {
@@ -514,11 +228,11 @@ impl TestDevice {
     }
 
     /// Lists a file of `size` bytes and waits for its announcement.
-    pub(crate) async fn offers(&mut self, path: &str, size: u64) -> FileEntry {
+    pub async fn offers(&mut self, path: &str, size: u64) -> FileEntry {
         self.offers_bytes(path, Arc::new(content(size))).await
     }
 
-    pub(crate) async fn offers_bytes(&mut self, path: &str, bytes: Arc<Vec<u8>>) -> FileEntry {
+    pub async fn offers_bytes(&mut self, path: &str, bytes: Arc<Vec<u8>>) -> FileEntry {
         let file_id: FileId =
             format!("00000000-0000-4000-8000-{:012x}", self.files.len() + 1).parse().unwrap();
         let file = NewFile {
@@ -538,13 +252,7 @@ impl TestDevice {
         added.files.remove(0)
     }
 
-    pub(crate) async fn request(
-        &mut self,
-        entry: &FileEntry,
-        transfer: u8,
-        first: u32,
-        count: u32,
-    ) {
+    pub async fn request(&mut self, entry: &FileEntry, transfer: u8, first: u32, count: u32) {
         let request = RequestChunk {
             transfer_id: format!("00000000-0000-4000-8000-0000000000{transfer:02x}")
                 .parse()
@@ -557,26 +265,26 @@ impl TestDevice {
         self.say(DeviceToRelay::RequestChunk(request)).await;
     }
 
-    pub(crate) async fn asked(&mut self) -> UploadChunkRequest {
+    pub async fn asked(&mut self) -> UploadChunkRequest {
         let message = self.until(|m| matches!(m, RelayToDevice::UploadChunkRequest(_))).await;
         let RelayToDevice::UploadChunkRequest(request) = message else { unreachable!() };
         request
     }
 
-    pub(crate) async fn ready(&mut self) -> ChunkReady {
+    pub async fn ready(&mut self) -> ChunkReady {
         let message = self.until(|m| matches!(m, RelayToDevice::ChunkReady(_))).await;
         let RelayToDevice::ChunkReady(ready) = message else { unreachable!() };
         ready
     }
 
-    pub(crate) async fn failed(&mut self) -> ChunkFailed {
+    pub async fn failed(&mut self) -> ChunkFailed {
         let message = self.until(|m| matches!(m, RelayToDevice::ChunkFailed(_))).await;
         let RelayToDevice::ChunkFailed(failed) = message else { unreachable!() };
         failed
     }
 
     /// The bytes that a request for an upload asks for.
-    pub(crate) fn body_of(&self, request: &UploadChunkRequest) -> Vec<u8> {
+    pub fn body_of(&self, request: &UploadChunkRequest) -> Vec<u8> {
         let mut body = Vec::new();
         for piece in &request.pieces {
             let bytes = &self.files[&piece.file_id];
@@ -589,36 +297,31 @@ impl TestDevice {
         body
     }
 
-    pub(crate) fn put(
-        &self,
-        ticket: &Ticket,
-        body: impl Into<reqwest::Body>,
-    ) -> reqwest::RequestBuilder {
+    pub fn put(&self, ticket: &Ticket, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         self.ask(reqwest::Method::PUT, &self.chunk_url(ticket)).body(body)
     }
 
-    pub(crate) fn get(&self, ticket: &Ticket) -> reqwest::RequestBuilder {
+    pub fn get(&self, ticket: &Ticket) -> reqwest::RequestBuilder {
         self.ask(reqwest::Method::GET, &self.chunk_url(ticket))
     }
 
     /// A request that this session proves, to be sent once.
-    pub(crate) fn ask(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
+    pub fn ask(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
         let proof = self.signer.authorize(method.as_str(), &target_of(url)).to_string();
         self.http.request(method, url).header("authorization", proof)
     }
 
     /// The line that proves a request written by hand.
-    #[allow(dead_code)]
-    pub(crate) fn proof(&self, method: &str, target: &str) -> String {
+    pub fn proof(&self, method: &str, target: &str) -> String {
         format!("Authorization: {}", self.signer.authorize(method, target))
     }
 
-    pub(crate) fn chunk_url(&self, ticket: &Ticket) -> String {
+    pub fn chunk_url(&self, ticket: &Ticket) -> String {
         format!("{}/chunks/{}", self.base, ticket.to_hex())
     }
 
     /// Answers uploads until `done` ends; counts the bytes that were asked of it.
-    pub(crate) async fn serve_until(&mut self, done: impl Future<Output = ()>) -> u64 {
+    pub async fn serve_until(&mut self, done: impl Future<Output = ()>) -> u64 {
         tokio::pin!(done);
         let mut asked = 0;
         loop {
@@ -637,30 +340,27 @@ impl TestDevice {
     }
 
     /// Draws a link of its own, as a maker does.
-    pub(crate) fn new_link(&mut self) -> DrawnLink {
+    pub fn new_link(&mut self) -> DrawnLink {
         self.refs += 1;
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.refs.to_be_bytes());
         DrawnLink::new(&LinkSeed(seed), self.id)
     }
 
-    pub(crate) async fn link(&mut self, files: &[&FileEntry]) -> TestLink {
+    pub async fn link(&mut self, files: &[&FileEntry]) -> TestLink {
         let files = files.iter().map(|entry| entry.file_ref()).collect();
         self.link_of(|drawn| LinkRequest { files, ..link_request(drawn) }).await
     }
 
     /// Makes a link and draws its key.
-    pub(crate) async fn link_of(
-        &mut self,
-        request: impl FnOnce(&DrawnLink) -> LinkRequest,
-    ) -> TestLink {
+    pub async fn link_of(&mut self, request: impl FnOnce(&DrawnLink) -> LinkRequest) -> TestLink {
         let drawn = self.new_link();
         let request = request(&drawn);
         self.link_drawn(drawn, request).await
     }
 
     /// Sends the request for a link that was drawn before.
-    pub(crate) async fn link_drawn(&mut self, drawn: DrawnLink, request: LinkRequest) -> TestLink {
+    pub async fn link_drawn(&mut self, drawn: DrawnLink, request: LinkRequest) -> TestLink {
         let link = drawn.link;
         let reference = self.say(DeviceToRelay::LinkRequest(request)).await;
         let RelayToDevice::LinkMade(made) = self.answer(&reference).await else {
@@ -671,15 +371,14 @@ impl TestDevice {
 }
 
 /// A link that was made, with its key.
-pub(crate) struct TestLink {
+pub struct TestLink {
     pub link: LinkKey,
     pub url: String,
-    #[allow(dead_code)]
     pub listed: LinkListed,
 }
 
 /// A request for a link of nothing.
-pub(crate) fn link_request(drawn: &DrawnLink) -> LinkRequest {
+pub fn link_request(drawn: &DrawnLink) -> LinkRequest {
     LinkRequest {
         link_hash: drawn.hash,
         binding: drawn.binding,
@@ -698,12 +397,12 @@ fn target_of(url: &str) -> String {
 }
 
 /// The ephemeral secret of all devices of the tests: each hub has a new key for each.
-pub(crate) fn ephemeral() -> EphemeralSecret {
+pub fn ephemeral() -> EphemeralSecret {
     EphemeralSecret::new([6; 32])
 }
 
 /// A right CLIENT_REGISTER and what it signs.
-pub(crate) fn registration(
+pub fn registration(
     authority: &str,
     challenge: &Challenge,
     key: &Keypair,

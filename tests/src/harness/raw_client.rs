@@ -16,10 +16,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::world::*;
+use super::*;
 
 /// Sends raw bytes and reads what comes until the end.
-pub(crate) async fn raw(address: SocketAddr, request: &[u8]) -> String {
+pub async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // A server that has heard enough may have closed already.
     let _ = stream.write_all(request).await;
@@ -27,7 +27,7 @@ pub(crate) async fn raw(address: SocketAddr, request: &[u8]) -> String {
 }
 
 /// The same, and tells the server that nothing more comes.
-pub(crate) async fn raw_then_close(mut stream: TcpStream, request: &[u8]) -> String {
+pub async fn raw_then_close(mut stream: TcpStream, request: &[u8]) -> String {
     let _ = stream.write_all(request).await;
     let _ = stream.shutdown().await;
     all_of(&mut stream).await
@@ -44,7 +44,7 @@ async fn all_of(stream: &mut TcpStream) -> String {
 }
 
 /// Sends raw bytes and reads the head of the answer; the connection stays open.
-pub(crate) async fn head(address: SocketAddr, request: &str) -> (TcpStream, String) {
+pub async fn head(address: SocketAddr, request: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
@@ -58,22 +58,22 @@ pub(crate) async fn head(address: SocketAddr, request: &str) -> (TcpStream, Stri
     (stream, String::from_utf8_lossy(&head).into_owned())
 }
 
-pub(crate) fn status(answer: &str) -> u16 {
+pub fn status(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
 }
 
 /// The statuses of all answers that stand in one stream.
-pub(crate) fn statuses(answer: &str) -> Vec<u16> {
+pub fn statuses(answer: &str) -> Vec<u16> {
     answer.split("HTTP/1.1 ").skip(1).filter_map(|rest| rest.get(..3)?.parse().ok()).collect()
 }
 
 /// Waits for something that must come.
-pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
+pub async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(NEVER, what).await.expect("it comes")
 }
 
 /// The text of a request for a socket, with more headers.
-pub(crate) fn upgrade(path: &str, host: &str, headers: &str) -> String {
+pub fn upgrade(path: &str, host: &str, headers: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -83,10 +83,11 @@ pub(crate) fn upgrade(path: &str, host: &str, headers: &str) -> String {
 
 /// Every route of the relay, as its router says them: path and methods. Where methods are missing
 /// here, they are refused.
-pub(crate) fn routes() -> Vec<(String, Vec<&'static str>)> {
+pub fn routes() -> Vec<(String, Vec<&'static str>)> {
     // The tests of the router add routes of their own, which no relay serves.
-    let (source, _tests) =
-        include_str!("../../relay/src/router.rs").split_once("#[cfg(test)]").expect("it has tests");
+    let (source, _tests) = include_str!("../../../relay/src/router.rs")
+        .split_once("#[cfg(test)]")
+        .expect("it has tests");
     let of = |line: &str| {
         let rest = line.trim().strip_prefix(".route(\"")?;
         let (path, handlers) = rest.split_once('"')?;
@@ -108,7 +109,7 @@ pub(crate) fn routes() -> Vec<(String, Vec<&'static str>)> {
 }
 
 /// A path of each route, and of what is no route.
-pub(crate) fn paths() -> Vec<String> {
+pub fn paths() -> Vec<String> {
     let zeros = "0".repeat(32);
     let filled = |path: &str| {
         path.replace("{ticket}", &zeros).replace("{link}", &zeros).replace("{*name}", "x")
@@ -119,20 +120,20 @@ pub(crate) fn paths() -> Vec<String> {
 }
 
 /// A relay whose master, if any, is the test's.
-pub(crate) struct RawClient {
+pub struct TestRelay {
     pub address: SocketAddr,
     pub url: HubUrl,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<()>,
 }
 
-impl RawClient {
-    pub(crate) async fn start() -> Self {
+impl TestRelay {
+    pub async fn start() -> Self {
         Self::at("127.0.0.1:0".parse().unwrap()).await
     }
 
     /// Each with the same key and secret: a relay that was restarted.
-    pub(crate) async fn at(listen: SocketAddr) -> Self {
+    pub async fn at(listen: SocketAddr) -> Self {
         let config =
             RelayConfig::new(listen, "test hub".into(), Keypair::from_seed(&[200; 32]), SECRET);
         let relay = Relay::bind(config).await.unwrap();
@@ -142,7 +143,7 @@ impl RawClient {
         Self { address, url: format!("http://{address}").parse().unwrap(), stop, ended }
     }
 
-    pub(crate) async fn restarted(self) -> Self {
+    pub async fn restarted(self) -> Self {
         let address = self.address;
         drop(self.stop);
         within(self.ended).await.unwrap();
@@ -151,7 +152,7 @@ impl RawClient {
 }
 
 /// A master that does nothing by itself.
-pub(crate) struct RawMaster {
+pub struct RawMaster {
     sender: FrameSender,
     receiver: FrameReceiver,
     said: u64,
@@ -159,7 +160,7 @@ pub(crate) struct RawMaster {
 
 impl RawMaster {
     /// Registers by the book, with this roster.
-    pub(crate) async fn register(
+    pub async fn register(
         url: &HubUrl,
         term: u64,
         approved: Vec<DeviceId>,
@@ -174,7 +175,7 @@ impl RawMaster {
         master
     }
 
-    pub(crate) async fn say(&mut self, message: MasterToRelay) -> Ref {
+    pub async fn say(&mut self, message: MasterToRelay) -> Ref {
         self.said += 1;
         let reference = Ref::number(self.said);
         let frame =
@@ -183,17 +184,17 @@ impl RawMaster {
         reference
     }
 
-    pub(crate) async fn say_text(&mut self, text: String) {
+    pub async fn say_text(&mut self, text: String) {
         self.sender.send(text).await.unwrap();
     }
 
     /// Says something to a relay that may not listen any more.
-    pub(crate) async fn try_say(&mut self, text: String) {
+    pub async fn try_say(&mut self, text: String) {
         let _ = self.sender.send(text).await;
     }
 
     /// What comes next; the close code at the end.
-    pub(crate) async fn next(&mut self) -> Result<MasterFrame<RelayToMaster>, Option<u16>> {
+    pub async fn next(&mut self) -> Result<MasterFrame<RelayToMaster>, Option<u16>> {
         match within(self.receiver.receive()).await {
             Ok(ReceivedFrame::Text(text)) => Ok(codec::decode_master(&text).unwrap()),
             Ok(ReceivedFrame::Closed(code)) => Err(code),
@@ -201,7 +202,7 @@ impl RawMaster {
         }
     }
 
-    pub(crate) async fn answer(&mut self, reference: &Ref) -> RelayToMaster {
+    pub async fn answer(&mut self, reference: &Ref) -> RelayToMaster {
         loop {
             let frame = self.next().await.expect("the relay answers");
             if frame.reference.as_ref() == Some(reference) {
@@ -211,13 +212,13 @@ impl RawMaster {
     }
 
     /// Waits until the relay has done all that it was told.
-    pub(crate) async fn settle(&mut self) {
+    pub async fn settle(&mut self) {
         let ping = self.say(MasterToRelay::Ping(Empty {})).await;
         self.answer(&ping).await;
     }
 
     /// The next knock.
-    pub(crate) async fn knock(&mut self) -> NewClientRegistered {
+    pub async fn knock(&mut self) -> NewClientRegistered {
         loop {
             let frame = self.next().await.expect("somebody knocks");
             if let RelayToMaster::Relay(RelayMessage::NewClientRegistered(knock)) = frame.message {
@@ -226,7 +227,7 @@ impl RawMaster {
         }
     }
 
-    pub(crate) async fn closed(&mut self) -> Option<u16> {
+    pub async fn closed(&mut self) -> Option<u16> {
         loop {
             if let Err(code) = self.next().await {
                 return code;
@@ -236,7 +237,7 @@ impl RawMaster {
 }
 
 /// A socket on which nothing was said yet but the challenge.
-pub(crate) async fn challenged(url: &HubUrl) -> (RelayConnection, Challenge) {
+pub async fn challenged(url: &HubUrl) -> (RelayConnection, Challenge) {
     let mut link = RelayConnection::open(url, "/ws/device", None).await.unwrap();
     let ReceivedFrame::Text(text) = within(link.receive()).await.unwrap() else {
         panic!("no challenge")
@@ -247,7 +248,7 @@ pub(crate) async fn challenged(url: &HubUrl) -> (RelayConnection, Challenge) {
 }
 
 /// What comes first after a registration that was changed, or signed otherwise.
-pub(crate) async fn registers(
+pub async fn registers(
     url: &HubUrl,
     seed: u8,
     change: impl FnOnce(&mut ClientRegister, &mut Transcript),
@@ -264,7 +265,7 @@ pub(crate) async fn registers(
 }
 
 /// Reads until the socket is closed.
-pub(crate) async fn close_code(link: &mut RelayConnection) -> Option<u16> {
+pub async fn close_code(link: &mut RelayConnection) -> Option<u16> {
     loop {
         match within(link.receive()).await {
             Ok(ReceivedFrame::Text(_)) => {}
@@ -275,7 +276,7 @@ pub(crate) async fn close_code(link: &mut RelayConnection) -> Option<u16> {
 }
 
 /// A way to the relay that comes from another address of this machine's loopback.
-pub(crate) async fn from_address(to: SocketAddr, from: Ipv4Addr) -> HubUrl {
+pub async fn from_address(to: SocketAddr, from: Ipv4Addr) -> HubUrl {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     tokio::spawn(async move {
@@ -292,14 +293,14 @@ pub(crate) async fn from_address(to: SocketAddr, from: Ipv4Addr) -> HubUrl {
 }
 
 /// Somebody on the way who records every byte in both directions, as a listener on plain http does.
-pub(crate) struct Tap {
+pub struct Tap {
     pub url: HubUrl,
     /// For each connection what went up, and what came down.
     heard: Arc<Mutex<Vec<[Vec<u8>; 2]>>>,
 }
 
 impl Tap {
-    pub(crate) async fn on(to: SocketAddr) -> Self {
+    pub async fn on(to: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let heard: Arc<Mutex<Vec<[Vec<u8>; 2]>>> = Arc::default();
@@ -322,12 +323,12 @@ impl Tap {
     }
 
     /// All bytes of all connections.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         self.heard.lock().unwrap().iter().flatten().flatten().copied().collect()
     }
 
     /// All HTTP requests that prove a session, whole.
-    pub(crate) fn proven_requests(&self) -> Vec<Vec<u8>> {
+    pub fn proven_requests(&self) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
         for [up, _] in self.heard.lock().unwrap().iter() {
             let mut rest = &up[..];
@@ -362,7 +363,7 @@ async fn record(
 }
 
 /// The status of what is sent from this address of the loopback.
-pub(crate) async fn status_from(address: SocketAddr, from: Ipv4Addr, request: &[u8]) -> u16 {
+pub async fn status_from(address: SocketAddr, from: Ipv4Addr, request: &[u8]) -> u16 {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
     let mut stream = socket.connect(address).await.unwrap();
@@ -377,17 +378,17 @@ pub(crate) async fn status_from(address: SocketAddr, from: Ipv4Addr, request: &[
 }
 
 /// A WebSocket whose frames are made by hand.
-pub(crate) struct RawSocket(pub TcpStream);
+pub struct RawSocket(pub TcpStream);
 
 impl RawSocket {
-    pub(crate) async fn open(address: SocketAddr) -> Self {
+    pub async fn open(address: SocketAddr) -> Self {
         let (stream, head) = head(address, &upgrade("/ws/device", &address.to_string(), "")).await;
         assert_eq!(status(&head), 101, "{head}");
         Self(stream)
     }
 
     /// Sends a frame with this first byte; `false` when the other side no longer takes it.
-    pub(crate) async fn send(&mut self, first: u8, payload: &[u8]) -> bool {
+    pub async fn send(&mut self, first: u8, payload: &[u8]) -> bool {
         let mut frame = vec![first];
         match payload.len() {
             0..126 => frame.push(0x80 | payload.len() as u8),
@@ -407,7 +408,7 @@ impl RawSocket {
     }
 
     /// The code that the socket is closed with; `None` for an end without a word.
-    pub(crate) async fn closed(&mut self) -> Option<u16> {
+    pub async fn closed(&mut self) -> Option<u16> {
         loop {
             let mut head = [0; 2];
             within(self.0.read_exact(&mut head)).await.ok()?;
@@ -426,7 +427,7 @@ impl RawSocket {
 }
 
 /// All that two answers could be told apart by, but for the date.
-pub(crate) async fn look(answer: reqwest::Response) -> (u16, Vec<(String, String)>, String) {
+pub async fn look(answer: reqwest::Response) -> (u16, Vec<(String, String)>, String) {
     let status = answer.status().as_u16();
     let mut headers: Vec<(String, String)> = answer
         .headers()
@@ -439,11 +440,11 @@ pub(crate) async fn look(answer: reqwest::Response) -> (u16, Vec<(String, String
 }
 
 /// The owner's answer to one upload, in parts of the test's choosing.
-pub(crate) struct UploadFeed(tokio::sync::mpsc::Sender<Result<bytes::Bytes, std::io::Error>>);
+pub struct UploadFeed(tokio::sync::mpsc::Sender<Result<bytes::Bytes, std::io::Error>>);
 
 impl UploadFeed {
     /// Begins an upload that nothing has come of yet.
-    pub(crate) fn begin(
+    pub fn begin(
         owner: &TestDevice,
         upload: &UploadChunkRequest,
     ) -> (Self, JoinHandle<reqwest::Result<reqwest::Response>>) {
@@ -456,7 +457,7 @@ impl UploadFeed {
         (Self(feed), tokio::spawn(put.send()))
     }
 
-    pub(crate) async fn push(&self, bytes: &[u8]) {
+    pub async fn push(&self, bytes: &[u8]) {
         self.0.send(Ok(bytes::Bytes::copy_from_slice(bytes))).await.unwrap();
     }
 }

@@ -13,7 +13,7 @@ use lanyard_protocol::group::{GroupHash, Groups};
 use lanyard_protocol::{FailureCode, FileRef, Root, Ticket};
 
 use super::device::{BytesEvent, DeviceIndex};
-use crate::simulation::{ConnId, SimEvent, Simulation};
+use crate::sim::simulation::{ConnId, SimEvent, Simulation};
 use lanyard_hub::peer::FetchId;
 
 /// A body that stands still longer than this ends; shorter pauses of a reader are only noted.

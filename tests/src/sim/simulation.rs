@@ -9,13 +9,13 @@ use lanyard_protocol::{
     CloseCode, DeviceToRelay, Frame, MasterFrame, MasterToRelay, RelayToDevice, RelayToMaster,
 };
 
-use crate::actors::device::{DeviceIndex, SimDevice};
-use crate::actors::links::LinkReading;
-use crate::actors::master::{SimDisk, SimMaster};
-use crate::actors::relay::SimRelay;
-use crate::actors::sim_slots::PlaneEvent;
-use crate::model::Model;
-use crate::random::Random;
+use crate::sim::actors::device::{DeviceIndex, SimDevice};
+use crate::sim::actors::links::LinkReading;
+use crate::sim::actors::master::{SimDisk, SimMaster};
+use crate::sim::actors::relay::SimRelay;
+use crate::sim::actors::sim_slots::PlaneEvent;
+use crate::sim::model::Model;
+use crate::sim::random::Random;
 
 /// What a schedule is played with.
 #[derive(Debug, Clone)]
@@ -126,7 +126,7 @@ pub enum SimEvent {
         items: usize,
     },
     Plane(u64, PlaneEvent),
-    DeviceBytes(DeviceIndex, u64, crate::actors::device::BytesEvent),
+    DeviceBytes(DeviceIndex, u64, crate::sim::actors::device::BytesEvent),
     Link(usize, u64),
     LinkWatch(usize, u64),
 }

@@ -17,7 +17,7 @@ use lanyard_protocol::{
 };
 
 use super::sim_slots::{PlaneEvent, ReadBy, SimBody, Unit};
-use crate::simulation::{ConnId, Endpoint, Packet, SimEvent, Simulation};
+use crate::sim::simulation::{ConnId, Endpoint, Packet, SimEvent, Simulation};
 
 /// A person who reads why a device ended takes so long to ask again.
 const TRIES_AGAIN_MS: u64 = 3_000;
@@ -46,7 +46,7 @@ impl Content {
     }
 
     pub fn value(&self, group: u32) -> GroupHash {
-        let mut random = crate::random::Random::new(self.seed ^ (u64::from(group) << 32));
+        let mut random = crate::sim::random::Random::new(self.seed ^ (u64::from(group) << 32));
         GroupHash(random.seed())
     }
 

@@ -14,7 +14,7 @@ use lanyard_protocol::{
 };
 
 use super::sim_slots::Plane;
-use crate::simulation::{ConnId, Packet, SimEvent, Simulation};
+use crate::sim::simulation::{ConnId, Packet, SimEvent, Simulation};
 
 /// One life of the relay.
 pub struct SimRelay {
@@ -116,7 +116,7 @@ impl Simulation {
         while let Some(effect) = self.relay.as_mut().and_then(|relay| relay.broker.poll_effect()) {
             self.relay_does(effect);
         }
-        crate::model::budget_holds(self);
+        crate::sim::model::budget_holds(self);
     }
 
     /// A device's socket is open: the challenge comes at once.
@@ -129,7 +129,7 @@ impl Simulation {
             boot_id: relay.boot_id,
             nonce,
             ephemeral_key: EphemeralKey([1; 32]),
-            hub: HubInfo { name: "Hub".into(), public_key: crate::actors::master::hub_key() },
+            hub: HubInfo { name: "Hub".into(), public_key: crate::sim::actors::master::hub_key() },
             mode: TransportMode::Open,
         };
         self.deliver(conn, RelayToDevice::Challenge(challenge), None);

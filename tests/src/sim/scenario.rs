@@ -3,8 +3,8 @@
 use lanyard_hub::authority::{OperatorCommand, Verdict};
 use lanyard_protocol::{DeviceId, FileEntry, FileId, FileRef, TransferId};
 
-use crate::actors::device::DeviceIndex;
-use crate::simulation::{Simulation, SimulationConfig};
+use crate::sim::actors::device::DeviceIndex;
+use crate::sim::simulation::{Simulation, SimulationConfig};
 
 /// Long enough for everything that waits: graces, tickets, caches, retries, sweeps.
 const REST_MS: u64 = 240_000;

@@ -14,7 +14,7 @@ use lanyard_protocol::{
     RelayToMaster, message,
 };
 
-use crate::simulation::{ConnId, Endpoint, Packet, SimEvent, Simulation};
+use crate::sim::simulation::{ConnId, Endpoint, Packet, SimEvent, Simulation};
 
 /// The hub's key, which the relay holds.
 pub fn hub_key() -> PublicKey {

@@ -11,15 +11,15 @@ use lanyard_protocol::identity::Keypair;
 use lanyard_protocol::{DeviceKind, FailureCode};
 use tokio::sync::mpsc;
 
-use crate::world::{NEVER, TestHub};
+use super::{NEVER, TestHub};
 
 /// A native device and what it told.
-pub(crate) struct Native {
+pub struct Native {
     pub handle: DeviceHandle,
     events: mpsc::Receiver<DeviceEvent>,
 }
 
-pub(crate) fn config(hub: &TestHub, seed: u8) -> DeviceConfig {
+pub fn config(hub: &TestHub, seed: u8) -> DeviceConfig {
     DeviceConfig {
         hub: hub.url.clone(),
         keypair: Keypair::from_seed(&[seed; 32]),
@@ -37,17 +37,17 @@ pub(crate) fn config(hub: &TestHub, seed: u8) -> DeviceConfig {
 }
 
 impl Native {
-    pub(crate) fn start(config: DeviceConfig) -> Self {
+    pub fn start(config: DeviceConfig) -> Self {
         let (handle, events) = Device::start(config).unwrap();
         Self { handle, events }
     }
 
     /// Knocks, is let in by the digits it shows, and knows the list.
-    pub(crate) async fn inside(hub: &TestHub, seed: u8) -> Self {
+    pub async fn inside(hub: &TestHub, seed: u8) -> Self {
         Self::inside_as(hub, config(hub, seed)).await
     }
 
-    pub(crate) async fn inside_as(hub: &TestHub, config: DeviceConfig) -> Self {
+    pub async fn inside_as(hub: &TestHub, config: DeviceConfig) -> Self {
         let mut native = Self::start(config);
         let code = native
             .until(|event| match event {
@@ -68,14 +68,14 @@ impl Native {
         native
     }
 
-    pub(crate) async fn approved(&mut self) {
+    pub async fn approved(&mut self) {
         self.until(|event| {
             matches!(event, DeviceEvent::Phase(MembershipPhase::Approved { .. })).then_some(())
         })
         .await;
     }
 
-    pub(crate) async fn until<T>(&mut self, wanted: impl Fn(DeviceEvent) -> Option<T>) -> T {
+    pub async fn until<T>(&mut self, wanted: impl Fn(DeviceEvent) -> Option<T>) -> T {
         let waiting = async {
             loop {
                 let event = self.events.recv().await.expect("the device lives");
@@ -88,7 +88,7 @@ impl Native {
     }
 
     /// Shares, and waits until all is listed.
-    pub(crate) async fn shares(&mut self, path: &Path) -> usize {
+    pub async fn shares(&mut self, path: &Path) -> usize {
         let offered = self.handle.share(vec![path.into()]).await.unwrap();
         assert_eq!(offered.skipped, []);
         let mut left = offered.files.len();
@@ -106,7 +106,7 @@ impl Native {
     }
 
     /// Waits until so many files are listed, and gives them.
-    pub(crate) async fn sees(&mut self, count: usize) -> Vec<WantedDownload> {
+    pub async fn sees(&mut self, count: usize) -> Vec<WantedDownload> {
         loop {
             let catalogue = self.handle.catalogue().await.unwrap();
             if catalogue.files.len() == count {
@@ -121,7 +121,7 @@ impl Native {
     }
 
     /// Fetches and waits for the end: what was saved, and what failed.
-    pub(crate) async fn fetches(
+    pub async fn fetches(
         &mut self,
         wanted: Vec<WantedDownload>,
         to: &Path,
