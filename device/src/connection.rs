@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_unreachable() {
+    async fn a_port_without_a_listener_is_unreachable() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let hub = url(&format!("http://{}", listener.local_addr().unwrap()));
         drop(listener);

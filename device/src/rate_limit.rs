@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_hears_of_a_new_rate() {
+    async fn a_waiting_sender_follows_a_changed_rate() {
         let bucket = Bucket::new(rate("16K"));
         let start = Instant::now();
         let waits = tokio::spawn({

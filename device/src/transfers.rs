@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_run_left_is_no_speed() {
+    fn bytes_of_an_earlier_run_do_not_count_as_speed() {
         let mut down = IncomingTransfer::default();
         let every = Duration::from_millis(250);
         down.looked(1_000_000, every);

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_system_would_unpack_to_one_place_is_numbered() {
+    fn names_that_some_system_unpacks_to_one_place_are_numbered() {
         assert_eq!(names(&[(1, "d/A.txt"), (1, "d/a.TXT")]), ["d/A.txt", "d/a (1).TXT"]);
         assert_eq!(
             names(&[(1, "Ku\u{308}che"), (1, "K\u{fc}che")]),

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_escape_or_confuse_does_not() {
+    fn paths_that_could_escape_or_confuse_are_rejected() {
         for path in [
             "",
             "/a",

@@ -264,7 +264,7 @@ mod tests {
                 }
 
                 #[test]
-                fn what_lies_beneath_is_read_looked_at_and_listed() {
+                fn entries_beneath_the_root_are_read_inspected_and_listed() {
                     let dir = ground();
                     let anchor = $open(&root(&dir)).unwrap();
                     let (file, found) = anchor.read(Path::new("a/b/file")).unwrap();
@@ -337,7 +337,7 @@ mod tests {
 
                 #[cfg(unix)]
                 #[test]
-                fn what_is_no_file_is_not_waited_for() {
+                fn a_pipe_or_socket_is_not_waited_for() {
                     let dir = ground();
                     let (root, pipe) = (root(&dir), root(&dir).join("pipe"));
                     assert!(

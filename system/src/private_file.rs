@@ -183,7 +183,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn nobody_else_may_read_it() {
+    fn a_private_file_is_readable_by_its_owner_only() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/device.key");
@@ -225,7 +225,7 @@ mod tests {
     /// A73. Whoever could read it before may have done so; from now on nobody else can.
     #[cfg(unix)]
     #[test]
-    fn a73_what_others_may_read_is_narrowed_to_its_owner() {
+    fn a73_a_file_that_others_may_read_is_narrowed_to_its_owner() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hub.key");

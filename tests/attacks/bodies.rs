@@ -99,7 +99,7 @@ async fn a41_a42_poisoned_bytes_reach_nobody_whole() {
 /// A43. The owner says another root, size or path for an id that is listed: that is refused, and
 /// the list is as it was. Two devices cannot be told two things.
 #[tokio::test]
-async fn a43_what_is_listed_under_an_id_never_changes() {
+async fn a43_the_entry_listed_under_an_id_never_changes() {
     let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = offers(&mut owner, 1, unlike()).await;

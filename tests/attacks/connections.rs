@@ -77,7 +77,7 @@ async fn a71_one_address_does_not_take_the_house() {
 /// one address prove 150 requests with their sessions' keys, more than there is room for, and
 /// another address is served, as is who belongs.
 #[tokio::test]
-async fn a71_who_waits_at_the_door_does_not_take_the_house() {
+async fn a71_waiting_devices_do_not_take_the_connections_of_members() {
     let hub = TestHub::with(|config| config.max_connections = Some(120)).await;
     let mut member = hub.approved(1).await;
     let path = format!("/chunks/{}", "0".repeat(32));

@@ -251,7 +251,7 @@ async fn a17_a_ticket_serves_nobody_else_for_nothing_else() {
 /// A16. One ticket, two hundred requests at once: exactly one gets the bytes, all others hear that
 /// it was used. The same for uploads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a16_of_two_hundred_who_redeem_a_ticket_at_once_one_gets_it() {
+async fn a16_a_ticket_redeemed_two_hundred_times_at_once_is_given_once() {
     let hub = TestHub::start().await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("a.bin", 100_000).await;

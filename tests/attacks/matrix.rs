@@ -31,7 +31,7 @@ fn row(what: &str, outcomes: &[String]) -> String {
 
 /// Each section: what nobody, an unapproved device and so on get.
 #[tokio::test]
-async fn a09_who_may_do_what_is_what_the_table_says() {
+async fn a09_permissions_are_those_of_the_table() {
     let mut lines = vec![
         "# Who may do what: every route and every message of the relay, and what comes of it. See matrix.rs.".into(),
         "# another: a device that is approved, about what belongs to others. impostor: on the master's socket, unproven.".into(),

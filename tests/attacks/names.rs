@@ -336,7 +336,7 @@ async fn a32_a35_nothing_is_ever_overwritten() {
 
 /// A33. A folder whose name begins like a shared one's is not shared.
 #[tokio::test]
-async fn a33_what_only_begins_like_a_shared_folder_is_not_shared() {
+async fn a33_a_folder_whose_name_only_begins_like_a_shared_one_is_not_shared() {
     let hub = TestHub::start().await;
     let (ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let from = tempfile::tempdir().unwrap();
@@ -391,7 +391,7 @@ async fn a34_members_of_an_archive_stay_below_it() {
 /// A36. What is received can be run by nobody, whatever it was where it came from, and dot files
 /// lie where they were put.
 #[tokio::test]
-async fn a36_what_is_received_cannot_be_run() {
+async fn a36_a_received_file_is_not_executable() {
     let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

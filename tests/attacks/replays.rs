@@ -190,7 +190,7 @@ fn tries_with(recorded: &str, tickets: &[Ticket], links: &[lanyard_protocol::Lin
 /// the same requests again, for other things, with other counters, from the same and from another
 /// address. What it heard is all it has.
 #[tokio::test]
-async fn a66_what_a_listener_recorded_proves_nothing() {
+async fn a66_a_recorded_conversation_proves_nothing() {
     let hub = TestHub::start().await;
     let tap = Tap::on(hub.address).await;
     drop((hub.approved(1).await, hub.approved(2).await));

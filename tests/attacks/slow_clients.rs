@@ -42,7 +42,7 @@ async fn drips(mut stream: TcpStream, bytes: impl Iterator<Item = u8>) {
 /// registration that drip; a body that crawls below 8 KiB/s. Each is ended, and who is quick is
 /// served all the while.
 #[tokio::test]
-async fn a47_who_is_too_slow_is_ended_and_holds_up_nobody() {
+async fn a47_a_client_that_is_too_slow_is_ended_and_holds_up_nobody() {
     let hub = TestHub::with_tls().await;
     let mut ana = hub.approved(1).await;
     let connect = async || TcpStream::connect(hub.address).await.unwrap();

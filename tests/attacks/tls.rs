@@ -124,7 +124,7 @@ pub(crate) fn anything() -> ClientConfig {
 
 /// A54. The relay finds a proof over another certificate than its own: no session comes to be.
 #[tokio::test]
-async fn a54_who_is_in_the_middle_with_his_own_certificate_gets_no_session() {
+async fn a54_a_machine_in_the_middle_with_its_own_certificate_gets_no_session() {
     let hub = TestHub::with_tls().await;
     let url = middle(&hub).await;
     // What the middle passes on is signed for the middle's own address; make even that right.

@@ -183,7 +183,7 @@ fn away_is_withdrawn_after_the_grace_and_listed_again_on_return() {
 }
 
 #[test]
-fn who_slept_through_many_changes_catches_up() {
+fn a_device_that_slept_through_many_changes_catches_up() {
     let mut world = Simulation::seeded(13);
     let (alice, bob) = (world.joins(0, "Alice"), world.joins(1, "Bob"));
     world.stall(bob);
@@ -201,7 +201,7 @@ fn who_slept_through_many_changes_catches_up() {
 /// R23: twenty devices add and take away at once, ten thousand times, and all see the same list in
 /// the end.
 #[test]
-fn what_twenty_devices_add_and_remove_at_once_is_one_list_for_all() {
+fn twenty_devices_that_add_and_remove_at_once_see_one_list() {
     let mut world = Simulation::seeded(15);
     let devices: Vec<DeviceIndex> =
         (0..20).map(|n| world.joins(n, &format!("device {n}"))).collect();

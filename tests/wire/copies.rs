@@ -70,7 +70,7 @@ async fn copied(
 }
 
 #[tokio::test]
-async fn what_was_fetched_before_is_copied_without_its_owner() {
+async fn bytes_fetched_before_are_copied_without_their_owner() {
     let stage = CopiesStage::set().await;
     let (mut ana, mut bo) = (stage.native(1).await, stage.native(2).await);
     let film = stage.file("film");
@@ -101,7 +101,7 @@ async fn a_source_that_changed_behind_its_time_is_found_out_and_the_file_is_fetc
 }
 
 #[tokio::test]
-async fn of_equal_files_one_is_fetched_and_the_others_are_copied() {
+async fn one_of_several_equal_files_is_fetched_and_the_others_are_copied() {
     let stage = CopiesStage::set().await;
     let (mut ana, mut bo) = (stage.native(1).await, stage.native(2).await);
     for name in ["a", "b", "c"] {
@@ -117,7 +117,7 @@ async fn of_equal_files_one_is_fetched_and_the_others_are_copied() {
 }
 
 #[tokio::test]
-async fn what_a_device_shares_itself_is_copied() {
+async fn a_file_that_the_device_shares_itself_is_copied() {
     let stage = CopiesStage::set().await;
     let (mut ana, mut bo, mut carl) =
         (stage.native(1).await, stage.native(2).await, Native::inside(&stage.hub, 3).await);

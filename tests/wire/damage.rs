@@ -523,7 +523,7 @@ fn judge(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_damaged_on_the_way_nobody_keeps_a_wrong_file_and_the_right_one_is_blamed() {
+async fn damage_on_the_way_leaves_no_wrong_file_and_is_blamed_on_its_origin() {
     let number = |name: &str, usual: u64| {
         std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
     };

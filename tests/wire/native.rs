@@ -193,7 +193,7 @@ async fn a_reader_in_order_and_a_link_get_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn who_stops_takes_back_what_it_shared() {
+async fn a_device_that_stops_takes_back_its_shared_files() {
     let hub = TestHub::start().await;
     let (mut ana, mut bo) = (Native::inside(&hub, 1).await, Native::inside(&hub, 2).await);
     let from = tempfile::tempdir().unwrap();
@@ -230,7 +230,7 @@ async fn a_second_session_of_a_device_needs_no_second_approval() {
 /// R23, over real sockets: what each sees at the end is what all offer, and it was told, not asked
 /// for by hand.
 #[tokio::test]
-async fn what_twenty_devices_add_and_remove_at_once_is_one_list_for_all() {
+async fn twenty_devices_that_add_and_remove_at_once_see_one_list() {
     const DEVICES: u8 = 20;
     const ROUNDS: usize = 20;
     let hub = TestHub::start().await;

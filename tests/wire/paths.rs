@@ -76,7 +76,7 @@ fn no_path_of_six_symbols_escapes() {
 /// The same through the real sockets and onto a real disk would take hours; a few that stand for
 /// all do it here.
 #[tokio::test]
-async fn what_may_not_travel_is_refused_by_name() {
+async fn a_path_that_may_not_be_sent_is_refused_by_name() {
     use lanyard_protocol::message::{AddFiles, RequestFailed};
     use lanyard_protocol::*;
     use lanyard_tests::harness::*;

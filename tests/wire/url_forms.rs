@@ -276,7 +276,7 @@ async fn nothing_of_the_hub_is_visible_without_a_session() {
 }
 
 #[tokio::test]
-async fn what_was_refused_is_counted_for_the_hubs_own_machine() {
+async fn rejections_are_counted_for_the_hubs_own_machine() {
     let hub = TestHub::start().await;
     raw(&hub, "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
     let mut link = RelayConnection::open(&hub.url, "/ws/device", None).await.unwrap();

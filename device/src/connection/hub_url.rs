@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hub_is_said_so() {
+    fn an_address_that_names_no_hub_is_rejected_with_the_reason() {
         for text in [
             "hub.local",
             "ftp://a",

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_blocks_it_blocks_nobody_else_and_its_end_ends_its_tasks() {
+    async fn a_blocking_task_blocks_no_other_thread_and_the_end_of_the_thread_ends_its_tasks() {
         let bytes = BytesThread::start().unwrap();
         let (let_go, held) = std::sync::mpsc::channel::<()>();
         let blocked = bytes.spawn(async move { held.recv().unwrap_or_default() });

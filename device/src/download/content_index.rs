@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_content_in_many_files_few_places_are_looked_at() {
+    fn many_files_of_one_content_cause_few_look_ups() {
         let bench = IndexFixture::new();
         let path = bench.noted("a", 1);
         let held = IndexedContent::look(Root([1; 32]), path).unwrap().unwrap();

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_twice_is_shared_once_and_what_has_one_name_under_two() {
+    fn a_path_named_twice_is_shared_once_and_two_folders_of_one_name_get_two_names() {
         let dir = tempfile::tempdir().unwrap();
         for folder in ["x", "y"] {
             fs::create_dir_all(dir.path().join(folder)).unwrap();
@@ -327,7 +327,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_cannot_travel_is_reported_and_the_rest_goes() {
+    fn a_name_that_cannot_be_sent_is_reported_and_the_rest_is_shared() {
         use std::os::unix::ffi::OsStrExt;
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("r");

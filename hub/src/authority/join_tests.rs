@@ -105,7 +105,7 @@ fn a64_5000_addresses_are_shown_no_more_digits_than_prompts() {
 /// A64: who leaves before the reveal knows nothing, and gains nothing: what was challenged is not
 /// opened.
 #[test]
-fn a64_who_leaves_before_the_reveal_learns_nothing() {
+fn a64_a_device_that_leaves_before_the_reveal_learns_nothing() {
     let mut desk = desk();
     for n in 0..5_000u32 {
         let request = from(n + 2, 1, &format!("fe80::{n:x}"));
@@ -287,7 +287,7 @@ fn thirty_laptops_behind_one_address_are_let_in_when_more_is_allowed() {
 /// Restarts of a standing prompt, the same key again, an open door and good invitations take no
 /// share of the prompts.
 #[test]
-fn what_is_no_new_prompt_does_not_count() {
+fn restarts_known_keys_and_invitations_take_no_share_of_the_prompts() {
     let mut desk = desk();
     for n in 0..15 {
         let request = from(n + 2, 1, "192.168.1.1");

@@ -199,7 +199,7 @@ fn a_pull_visits_what_it_returns_however_much_is_gone() {
 }
 
 #[test]
-fn who_was_away_for_more_removals_than_are_remembered_gets_a_snapshot() {
+fn a_device_that_missed_more_removals_than_are_remembered_gets_a_snapshot() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.authority.feed.remember_at_most(4);
     desk.add(session(1, 1), files(0..10));

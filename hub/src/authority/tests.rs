@@ -236,7 +236,7 @@ fn a_knock_ends_with_its_session_and_is_seen_to() {
 }
 
 #[test]
-fn who_left_can_still_be_turned_away() {
+fn a_device_that_left_can_still_be_refused() {
     let mut desk = AuthorityFixture::with_members(1);
     knock_with_code(&mut desk, 2);
     desk.leaves(&knock(2, 1));
@@ -686,7 +686,7 @@ fn every_pull_is_answered_by_number() {
 }
 
 #[test]
-fn what_goes_between_two_pages_of_a_snapshot_is_named_as_gone() {
+fn a_file_removed_between_two_pages_of_a_snapshot_is_named_as_gone() {
     let mut desk = AuthorityFixture::with_members(1);
     for start in (0..1_200).step_by(400) {
         desk.add(session(1, 1), files(start..start + 400));
@@ -716,7 +716,7 @@ fn what_goes_between_two_pages_of_a_snapshot_is_named_as_gone() {
 }
 
 #[test]
-fn who_comes_back_gets_its_first_page_unasked() {
+fn a_returning_device_gets_its_first_page_unasked() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.add(session(1, 1), files(0..1));
     let resume = Some(Resume { epoch: EPOCH, revision: 1 });
@@ -958,7 +958,7 @@ fn a_proof_of_another_knock_is_none() {
 }
 
 #[test]
-fn who_was_turned_away_is_not_let_in_by_an_invitation() {
+fn a_refused_device_is_not_admitted_by_an_invitation() {
     let mut desk = AuthorityFixture::with_members(1);
     desk.operator(OperatorCommand::Refuse { public_id: device(1) });
     let made =
@@ -1011,7 +1011,7 @@ fn lets_in_for(desk: &mut AuthorityFixture, n: u32, for_ms: u64) {
 }
 
 #[test]
-fn who_was_let_in_for_a_while_is_turned_away_by_itself() {
+fn a_membership_with_an_end_is_refused_when_it_is_over() {
     let mut desk = AuthorityFixture::with_members(1);
     lets_in_for(&mut desk, 2, 10_000);
     assert!(sent(&desk.pass(9_999)).is_empty());

@@ -774,7 +774,7 @@ fn at_an_owners_slow_line_groups_share_it_evenly_and_what_one_leaves_is_the_othe
 }
 
 #[test]
-fn whoever_becomes_quick_again_goes_forwards() {
+fn a_reader_that_becomes_quick_again_moves_forward() {
     let phone = FlowPlan { speeds: vec![(0, MIB / 2), (6_000, 10 * MIB)], ..FlowPlan::device(0) };
     let scene = FlowScene {
         size: 256 * MIB,
@@ -788,7 +788,7 @@ fn whoever_becomes_quick_again_goes_forwards() {
 }
 
 #[test]
-fn whoever_alternates_its_speed_holds_others_up_ever_more_seldom() {
+fn a_reader_of_alternating_speed_holds_others_up_ever_more_seldom() {
     let speeds: Vec<(u64, u64)> =
         (0..60).map(|n| (n * 3_000, if n % 2 == 0 { 10 * MIB } else { 0 })).collect();
     for kind in [FlowKind::Device, FlowKind::Link] {

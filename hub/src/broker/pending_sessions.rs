@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_leaves_nothing_behind() {
+    fn a_session_that_ends_leaves_nothing_behind() {
         let mut waiting = crowd((0..64).map(|n| format!("10.0.0.{n}")));
         for n in 0..64 {
             waiting.remove(SourceAddress::of(&format!("10.0.0.{n}")), SessionId(n));

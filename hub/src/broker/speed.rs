@@ -779,7 +779,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reader_waits_for_does_not_count_against_it() {
+    fn time_spent_waiting_for_bytes_does_not_count_against_a_reader() {
         let mut speed = SpeedSamples::default();
         speed.add(10 * MIB, 500, 0, MIB);
         (0..8).for_each(|_| speed.add(0, 500, 400, MIB));
@@ -836,7 +836,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_half_as_quick_and_holds_others_up_leaves_at_once() {
+    fn a_reader_below_half_speed_that_holds_others_up_leaves_at_once() {
         let held = Situation { is_held: true, ..at((20 * MIB, MIB), 20 * MIB) };
         assert_eq!(member(9 * MIB, 1).judge(&held), Some(SpeedMove::Back));
         assert_eq!(member(11 * MIB, 1).judge(&held), None);
@@ -852,7 +852,7 @@ mod tests {
     }
 
     #[test]
-    fn who_fell_back_returns_after_two_seconds_then_four_then_eight() {
+    fn a_reader_that_fell_back_returns_after_two_seconds_then_four_then_eight() {
         let alone = Situation { is_shared: false, ..at((20 * MIB, 20 * MIB), 20 * MIB) };
         for (fell_back, looks) in [(1, 4), (2, 8), (3, 16), (9, 256)] {
             let mut member = SpeedMember { fell_back, ..member(20 * MIB, 4) };

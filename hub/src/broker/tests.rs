@@ -735,7 +735,7 @@ fn a_holder_whose_tickets_lapse_twice_sleeps_until_it_speaks() {
 }
 
 #[test]
-fn who_was_forgotten_in_its_sleep_wakes_up_as_a_stranger() {
+fn a_device_forgotten_in_its_sleep_wakes_up_as_a_stranger() {
     let mut hub = BrokerFixture::ready(32 * MIB);
     let (owner, asker) = (hub.opens(1), hub.opens(2));
     hub.lists(1, 16 * MIB);
@@ -802,7 +802,7 @@ fn wrong_bytes_twice_mean_that_the_file_changed_for_good() {
 /// PROTOCOL.md 6.5: the owner removes a changed file at once, and the asker that was cut hears of
 /// the change all the same.
 #[test]
-fn whoever_is_cut_by_a_change_hears_of_the_change_and_not_that_the_file_is_gone() {
+fn a_reader_cut_by_a_change_is_told_changed_and_not_gone() {
     let mut hub = BrokerFixture::ready(32 * MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     let file = hub.lists(1, MIB);
@@ -1114,7 +1114,7 @@ fn a_quick_asker_goes_at_most_a_budget_ahead_of_a_slow_one_and_the_owner_uploads
 }
 
 #[test]
-fn who_stands_still_or_crawls_is_not_waited_for() {
+fn a_reader_that_stands_still_or_crawls_is_not_waited_for() {
     let (mut hub, quick, slow) = two_on_the_way();
     assert!(reads_a_run(&mut hub, slow, 0, 100));
     for run in 0..9 {
@@ -1137,7 +1137,7 @@ fn who_stands_still_or_crawls_is_not_waited_for() {
 }
 
 #[test]
-fn what_one_asker_reads_is_gone_as_it_is_read_but_for_the_beginning() {
+fn bytes_with_one_reader_are_freed_as_they_are_read_except_the_beginning() {
     let (mut hub, first, second) = two_on_the_way();
     for run in 0..10 {
         assert!(reads_a_run(&mut hub, first, run, 10));

@@ -1015,7 +1015,7 @@ fn an_ordered_reader_is_not_run_away_from() {
 }
 
 #[test]
-fn who_is_told_where_others_read_goes_on_there_and_fetches_the_rest_afterwards() {
+fn a_download_that_learns_where_others_read_continues_there_and_fetches_the_rest_afterwards() {
     let mut rig = PeerFixture::inside(vec![entry(1, 1, "a")]);
     let effects = rig.tell(Input::StartTransfer { order: order(&[(1, 64 * MIB)]) });
     let first = asked(&effects);

@@ -216,7 +216,7 @@ mod tests {
     use crate::authority::driver::tests::DriverFixture;
 
     #[tokio::test]
-    async fn what_happens_is_told_in_order() {
+    async fn events_are_told_in_order() {
         let mut bench = DriverFixture::new().await;
         let mut screen = bench.driver.subscribe(64).await.unwrap();
         let session = bench.member(7, "Ana").await;

@@ -415,7 +415,7 @@ mod tests {
 
     /// Whoever asked and was gone is told of, once, and bare digits are no longer for that knock.
     #[tokio::test]
-    async fn who_left_is_told_of_and_nobody_comes_in_in_its_place() {
+    async fn a_departure_is_told_and_nobody_is_admitted_in_its_place() {
         let mut bench = DriverFixture::new().await;
         let (mut terminal, mut screen) = terminal(&bench).await;
         let (request, code) = bench.knock(7, "Ana").await;

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_and_every_other_byte_is_noticed() {
+    fn a_written_roster_reads_back_and_every_changed_byte_is_noticed() {
         let bytes = seal(&roster());
         assert_eq!(unseal(&bytes), Some(roster()));
         for place in 0..bytes.len() {

@@ -93,7 +93,7 @@ fn all_changes() -> Vec<StoreWrite> {
 }
 
 #[test]
-fn what_was_applied_is_there_after_opening_again() {
+fn applied_writes_are_there_after_opening_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lanyard.db");
     let mut store = Store::open(&path).unwrap();

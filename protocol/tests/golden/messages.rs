@@ -402,7 +402,7 @@ fn malformed(text: &str) -> bool {
 }
 
 #[test]
-fn what_is_no_frame_closes() {
+fn a_malformed_frame_closes_the_connection() {
     for text in [
         "",
         " ",

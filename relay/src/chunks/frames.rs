@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_bytes_keeps_no_large_frame_from_others() {
+    fn a_reader_that_waits_for_bytes_keeps_no_large_frame_from_others() {
         let pool = Arc::default();
         let mut frames = quick(&pool, 1);
         let mut next = frames.next().now_or_never().unwrap();

@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_counted_on_a_list_hears_that_it_went() {
+    fn a_reader_that_counted_on_a_list_learns_that_it_went() {
         let (groups, all) = file(600_000);
         let list: Vec<u8> = all.iter().flat_map(|v| v.0).collect();
         let listed = piece(1, 600_000, groups.root(&all));

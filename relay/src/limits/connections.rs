@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a71_who_moved_last_stays_longest() {
+    fn a71_the_connection_that_moved_last_stays_longest() {
         let limiter = ConnectionLimiter::new(6);
         let (first, second) = (
             limiter.enter(A.into(), Instant::now()).unwrap(),

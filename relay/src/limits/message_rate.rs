@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sends_more_than_its_share_is_listened_to_more_slowly() {
+    fn a_session_that_sends_more_than_its_share_is_read_more_slowly() {
         let now = Instant::now();
         let mut tokens = Tokens::new(now);
         assert!((0..MESSAGE_BURST).all(|_| tokens.take(0, now).is_none()));

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_queued_is_written_before_the_close() {
+    fn queued_messages_are_written_before_the_close() {
         let outbox = Outbox::for_device();
         outbox.push(QueuedFrame { text: "last words".into(), is_change: false });
         outbox.close(CloseCode::Revoked);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn who_answers_nothing_is_given_up_within_15_s_and_not_before_the_timeout() {
+    fn a_silent_peer_is_given_up_within_15_s_and_not_before_the_timeout() {
         let (mut vigil, start) = (Heartbeat::default(), Instant::now());
         assert_eq!(vigil.step(start, 7, Duration::ZERO), HeartbeatStep::Wait(QUIET));
         let pinged = start + QUIET;

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_too_far_back_counts_as_used() {
+    fn a_number_too_far_back_counts_as_used() {
         let mut window = CounterWindow::default();
         assert!(window.use_once(10_000));
         assert!(!window.use_once(10_000 - COUNTERS));

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_with_the_registration_is_not_lost() {
+    fn bytes_that_came_with_the_registration_are_not_lost() {
         let mut ping = Vec::new();
         Frame::ping("x").format(&mut ping).unwrap();
         let whole = frame("register", Data::Text, true);

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_source_that_lies_nothing_is_kept_but_what_was_there_before() {
+    fn a_lying_source_leaves_only_the_bytes_that_were_there_before() {
         let bench = CopyFixture::new();
         let first = bytes(SIZE)[..bench.sink.groups.len(0) as usize].to_vec();
         let open = bench.sink.open(&bench.root).unwrap();

@@ -248,7 +248,7 @@ fn a_link_takes_only_what_is_listed_and_grows_by_parts() {
 /// A long link is written whole: whoever sends its files one by one, or the same ones again and
 /// again, makes the hub write no more than a few times what was sent.
 #[test]
-fn what_a_request_for_a_link_writes_is_bounded_by_what_it_brings() {
+fn a_link_request_writes_at_most_a_few_times_the_bytes_it_sent() {
     let mut desk = AuthorityFixture::with_members(2);
     for start in (0..5_120).step_by(256) {
         desk.add(session(1, 1), files(start..start + 256));

@@ -156,7 +156,7 @@ pub(crate) async fn shown<T>(
 }
 
 #[tokio::test]
-async fn what_the_relay_hears_is_on_disk() {
+async fn every_message_to_the_relay_is_on_disk_first() {
     let mut bench = DriverFixture::new().await;
     let (request, code) = bench.knock(7, "Ana").await;
     let public_id = request.client.public_id;
@@ -353,7 +353,7 @@ async fn a_file_is_not_called_gone_before_the_refusal_of_its_owner_is_on_disk() 
 /// Who is in comes, sees and fetches while an approval waits for the disk, and hears of it when it
 /// is there.
 #[tokio::test]
-async fn who_comes_while_a_decision_waits_sees_the_list_as_it_is_on_disk() {
+async fn a_device_that_comes_while_a_decision_waits_sees_the_list_as_it_is_on_disk() {
     let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
     bench.add(session, 1).await;
@@ -465,7 +465,7 @@ async fn a_database_that_breaks_while_it_is_used_is_made_anew() {
 
 /// A73. What devices list while the disk is full waits in memory: so much of it, then they wait.
 #[tokio::test]
-async fn a73_what_waits_for_a_full_disk_is_bounded_in_bytes_and_nothing_is_lost() {
+async fn a73_writes_that_wait_for_a_full_disk_are_bounded_in_bytes_and_none_is_lost() {
     let mut bench = DriverFixture::new().await;
     let session = bench.member(7, "Ana").await;
     let command = OperatorCommand::Rename { public_id: session.public_id, name: "Ben".into() };

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_offer_needs_its_owner() {
+    fn a_name_that_two_devices_offer_needs_its_owner() {
         let catalogue = catalogue(&[(1, 1, "a.txt"), (2, 2, "a.txt")]);
         let failure = choose(&catalogue, "a.txt").unwrap_err();
         let said = failure.error.to_string();
@@ -214,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn what_one_offers_twice_needs_its_id() {
+    fn a_name_that_one_device_offers_twice_needs_its_id() {
         let catalogue = catalogue(&[(1, 1, "a.txt"), (1, 2, "a.txt")]);
         let said = choose(&catalogue, "a.txt").unwrap_err().error.to_string();
         assert!(said.contains(&file_id(1)) && said.contains(&file_id(2)), "{said}");
     }
 
     #[test]
-    fn of_thousands_of_one_name_a_few_are_told() {
+    fn thousands_of_one_name_are_listed_by_a_few() {
         let files: Vec<(u8, u8, &str)> = (0..200).map(|n| (1, n, "a.txt")).collect();
         let said = choose(&catalogue(&files), "a.txt").unwrap_err().error.to_string();
         assert_eq!(said.lines().count(), 1 + MAX_CANDIDATES + 1, "{said}");

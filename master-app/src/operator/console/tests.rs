@@ -168,7 +168,7 @@ async fn a_tab_without_a_token_is_closed() {
 }
 
 #[tokio::test]
-async fn what_is_typed_in_one_tab_is_seen_in_all() {
+async fn a_command_typed_in_one_tab_is_seen_in_all() {
     let mut desk = desk().await;
     let (mut typing, mut watching) = (desk.tab().await, desk.tab().await);
     let (request, code) = desk.bench.knock(7, "Ana").await;
@@ -241,7 +241,7 @@ async fn the_page_is_served_here_and_only_the_consoles() {
 /// A tab is told what is wrong as soon as it is there, and again whenever that changes, also that
 /// it is over.
 #[tokio::test]
-async fn what_is_wrong_is_told_to_every_tab() {
+async fn a_problem_is_sent_to_every_tab() {
     let desk = desk().await;
     let codes = |message: &MasterToConsole| match message {
         MasterToConsole::Problems(all) => {
@@ -268,7 +268,7 @@ async fn what_is_wrong_is_told_to_every_tab() {
 
 /// How full the list is concerns the host alone.
 #[tokio::test]
-async fn who_takes_how_much_of_the_list_is_told_to_tabs_only() {
+async fn the_usage_of_the_list_is_shown_to_the_host_only() {
     let desk = desk().await;
     let url = format!("{}/console/usage", desk.origin());
     assert_eq!(http().get(&url).send().await.unwrap().status(), 401);

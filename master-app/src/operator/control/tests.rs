@@ -106,7 +106,7 @@ async fn naming_a_device_is_enough_for_the_owner() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_has_its_number() {
+async fn each_failure_has_its_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(status(&global(dir.path())).await.unwrap_err().exit, Exit::NotReachable);
     let bench = DriverFixture::new().await;
