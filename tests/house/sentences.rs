@@ -101,8 +101,9 @@ fn judge(sentence: &[String]) -> Option<String> {
         .collect();
     let names = words.iter().filter(|word| word.contains(CODE)).count();
     let semicolons = sentence.iter().filter(|word| word.contains(';')).count();
-    // Half of it is code: a list of names.
-    if names * 2 >= words.len() {
+    let versions = sentence.starts_with(&["Versions".to_owned(), "and".to_owned()]);
+    // Half of it is code, or a program wrote it: a list of names.
+    if names * 2 >= words.len() || versions {
         return None;
     }
     let text = sentence.join(" ").replace(CODE, "`…`");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Build products, downloads, fuzzing inputs, and what a program writes.
+/// Build products and downloads (the first three), fuzzing inputs, and what a program writes.
 const SKIPPED_FOLDERS: [&str; 9] = [
     "target",
     "node_modules",
@@ -63,8 +63,25 @@ fn kind_of(path: &str, text: &str) -> Option<Kind> {
     }
 }
 
+/// Returns every path of the workspace but build products and downloads, in order.
+pub(crate) fn paths() -> Vec<String> {
+    walk(&SKIPPED_FOLDERS[..3])
+}
+
 /// Reads every text of the workspace, in the order of paths.
 pub(crate) fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: String| {
+        let text = fs::read_to_string(root.join(&path)).ok()?;
+        kind_of(&path, &text)?;
+        Some(Source { path, text })
+    };
+    let found: Vec<_> = walk(&SKIPPED_FOLDERS).into_iter().filter_map(read).collect();
+    assert!(found.len() > 100, "the walk found only {} texts", found.len());
+    found
+}
+
+fn walk(skipped: &[&str]) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::new()];
@@ -72,19 +89,13 @@ pub(crate) fn sources() -> Vec<Source> {
         for entry in fs::read_dir(root.join(&folder)).unwrap().map(Result::unwrap) {
             let name = entry.file_name().into_string().unwrap();
             let path = folder.join(&name);
-            if entry.file_type().unwrap().is_dir() {
-                if !SKIPPED_FOLDERS.contains(&name.as_str()) {
-                    folders.push(path);
-                }
-            } else if let Ok(text) = fs::read_to_string(entry.path()) {
-                let path = path.to_str().unwrap().replace('\\', "/");
-                if kind_of(&path, &text).is_some() {
-                    found.push(Source { path, text });
-                }
+            if !entry.file_type().unwrap().is_dir() {
+                found.push(path.to_str().unwrap().replace('\\', "/"));
+            } else if !skipped.contains(&name.as_str()) {
+                folders.push(path);
             }
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    assert!(found.len() > 100, "the walk found only {} texts", found.len());
+    found.sort();
     found
 }
