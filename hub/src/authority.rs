@@ -11,7 +11,7 @@
 mod admission;
 mod audit_event;
 mod catalogue;
-mod feed;
+mod catalogue_feed;
 mod files;
 #[cfg(test)]
 mod fixture;
@@ -49,11 +49,12 @@ pub use operator::OperatorCommand;
 pub use quota::Remembered;
 pub use roster::{Member, Verdict};
 
+use crate::feed::Feed;
 use crate::idsource::IdSource;
 use crate::machine::{Deadlines, EffectQueue, Moment};
 use admission::Invitations;
 use catalogue::Catalogue;
-use feed::{Feed, Key};
+use catalogue_feed::Key;
 use join_requests::JoinRequests;
 use links::{Archives, LinkRegistry};
 use roster::Roster;
@@ -280,11 +281,7 @@ pub struct Authority {
     /// Of the input at hand.
     now: Moment,
     wall_ms: u64,
-    epoch: u64,
-    revision: u64,
-    /// What comes after it waits for the disk.
-    held_at: Option<u64>,
-    feed: Feed,
+    feed: Feed<Key>,
     roster: Roster,
     catalogue: Catalogue,
     links: LinkRegistry,
@@ -311,10 +308,7 @@ impl Authority {
             deadlines: Deadlines::default(),
             now: Moment::default(),
             wall_ms: 0,
-            epoch: saved.epoch,
-            revision: saved.revision,
-            held_at: None,
-            feed: Feed::starting_at(saved.revision),
+            feed: Feed::starting_at(Resume { epoch: saved.epoch, revision: saved.revision }),
             roster: Roster::default(),
             catalogue: Catalogue::default(),
             links: LinkRegistry::default(),
@@ -328,7 +322,7 @@ impl Authority {
         };
         for member in saved.members {
             if member.verdict == Verdict::Approved {
-                authority.feed.list(Key::Client(member.client.public_id), member.revision);
+                authority.list_client(member.client.public_id, member.revision);
             }
             authority.roster.put(member);
         }
@@ -355,7 +349,7 @@ impl Authority {
             Input::RelayLost => self.relay_lost(),
             Input::Frame(frame) => self.relay_said(*frame),
             Input::Operator { ask, command } => self.operator_said(ask, command),
-            Input::Held { at } => self.held_at = at,
+            Input::Held { at } => self.feed.hold(at),
         }
         self.shut_full_door();
     }
@@ -402,7 +396,7 @@ impl Authority {
 
     /// Where the feed stands.
     pub fn head(&self) -> Resume {
-        Resume { epoch: self.epoch, revision: self.revision }
+        Resume { epoch: self.feed.epoch(), revision: self.feed.revision() }
     }
 
     /// Returns true while the relay has the whole roster.
@@ -459,7 +453,7 @@ impl Authority {
         self.hub_key = Some(hub_key);
         self.note(AuditEvent::RelayReady);
         self.begin_settling();
-        for page in self.roster.pages(self.epoch, self.revision) {
+        for page in self.roster.pages(self.feed.epoch(), self.feed.revision()) {
             self.send(MasterToRelay::MasterRoster(page));
         }
         // The relay answers after it has told of everybody who is there.
@@ -552,7 +546,7 @@ impl Authority {
             return self.fail_device(from, FailureCode::BadMessage, None, reference);
         }
         if !self.rename(from.public_id, said.name, ChangeOrigin::device(from, reference.clone())) {
-            let ack = FeedAck { epoch: self.epoch, revision: self.revision };
+            let ack = FeedAck { epoch: self.feed.epoch(), revision: self.feed.revision() };
             self.answer_device(from, MasterToRelay::UpdateNameAck(ack), reference);
         }
     }
@@ -632,9 +626,9 @@ impl Authority {
     }
 
     fn next_revision(&mut self) -> u64 {
-        self.revision += 1;
-        self.save(StoreWrite::Revision(self.revision));
-        self.revision
+        let revision = self.feed.advance();
+        self.save(StoreWrite::Revision(revision));
+        revision
     }
 
     fn save(&mut self, change: StoreWrite) {

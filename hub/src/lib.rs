@@ -10,6 +10,7 @@
 
 pub mod authority;
 pub mod broker;
+mod feed;
 pub mod idsource;
 pub mod layout;
 pub mod machine;

@@ -18,7 +18,7 @@ use lanyard_protocol::{
 };
 
 use super::catalogue::ListedFile;
-use super::feed::{Key, file_cost};
+use super::catalogue_feed::{Key, file_cost};
 use super::quota::file_bytes;
 use super::{Authority, ChangeOrigin, StoreWrite, Timer};
 
@@ -56,7 +56,7 @@ impl Authority {
             Ok(files) => files,
         };
         if files.is_empty() {
-            let ack = FeedAck { epoch: self.epoch, revision: self.revision };
+            let ack = FeedAck { epoch: self.feed.epoch(), revision: self.feed.revision() };
             return self.answer_device(from, MasterToRelay::AddFilesAck(ack), reference);
         }
         match self.make_room(from.public_id, &files) {
@@ -159,7 +159,7 @@ impl Authority {
             self.catalogue.put(ListedFile { entry: entry.clone(), revision, withdrawn_ms: None });
         }
         self.present(from);
-        let (public_id, epoch) = (from.public_id, self.epoch);
+        let (public_id, epoch) = (from.public_id, self.feed.epoch());
         let added = FilesAdded { public_id, files, epoch, revision, audience: Audience::All };
         self.broadcast(MasterToRelay::FilesAdded(added), ChangeOrigin::device(from, reference));
     }
@@ -187,7 +187,7 @@ impl Authority {
             there && seen.insert(*file_id)
         });
         if file_ids.is_empty() {
-            let ack = FeedAck { epoch: self.epoch, revision: self.revision };
+            let ack = FeedAck { epoch: self.feed.epoch(), revision: self.feed.revision() };
             return self.answer_device(from, MasterToRelay::RemoveFileAck(ack), reference);
         }
         let asker = ChangeOrigin::device(from, reference);
@@ -209,7 +209,7 @@ impl Authority {
         let removed = FileRemoved {
             public_id,
             file_ids,
-            epoch: self.epoch,
+            epoch: self.feed.epoch(),
             revision,
             audience: Audience::All,
         };
@@ -231,7 +231,7 @@ impl Authority {
             public_id,
             file_ids: Some(file_ids),
             instance: None,
-            epoch: self.epoch,
+            epoch: self.feed.epoch(),
             revision,
             audience: Audience::All,
         };
@@ -260,7 +260,7 @@ impl Authority {
             public_id: session.public_id,
             file_ids: None,
             instance: Some(session.instance),
-            epoch: self.epoch,
+            epoch: self.feed.epoch(),
             revision,
             audience: Audience::All,
         };
@@ -336,7 +336,7 @@ impl Authority {
     /// these wait, too: each takes the place of an entry that could be told until then.
     pub(super) fn tell_roots(&mut self) {
         self.deadlines.clear(&Timer::Roots);
-        if self.held_at.is_some() {
+        if self.feed.is_held() {
             return self.deadlines.set(Timer::Roots, self.now.plus(HELD_ROOTS_MS));
         }
         let mut owners: BTreeMap<DeviceId, Vec<KnownRoot>> = BTreeMap::new();
@@ -350,7 +350,7 @@ impl Authority {
                     .or_default()
                     .push(KnownRoot { file_id: file.file_id, root });
             } else {
-                self.note_root(file, root, self.revision);
+                self.note_root(file, root, self.feed.revision());
             }
         }
         for (public_id, files) in owners {
@@ -363,7 +363,7 @@ impl Authority {
             let updated = FilesUpdated {
                 public_id,
                 files,
-                epoch: self.epoch,
+                epoch: self.feed.epoch(),
                 revision,
                 audience: Audience::All,
             };

@@ -17,7 +17,6 @@ use lanyard_protocol::{
 };
 
 use super::admission::{self, Admission, Approval, CodeCheck, InvitationCheck, JoinDecision};
-use super::feed::Key;
 use super::prompts::{Candidate, Prompts, Wrong};
 use super::roster::{Member, Verdict, skeleton};
 use crate::source_address::SourceAddress;
@@ -275,7 +274,7 @@ impl Authority {
 
     /// On disk already; the relay only missed it.
     fn refuse_again(&mut self, public_id: DeviceId) {
-        let (epoch, revision) = (self.epoch, self.revision);
+        let (epoch, revision) = (self.feed.epoch(), self.feed.revision());
         self.send(MasterToRelay::DisApproveClient(DisApproveClient { public_id, epoch, revision }));
     }
 
@@ -707,7 +706,7 @@ impl Authority {
         self.save(StoreWrite::MemberPut(member.clone()));
         let approved = self.approval_of(&member);
         self.roster.put(member);
-        self.feed.list(Key::Client(device), revision);
+        self.list_client(device, revision);
         self.watch_ends();
         // All its sessions come in with it.
         for session in self.take_from_door(device) {
@@ -738,7 +737,7 @@ impl Authority {
     fn approval_of(&self, member: &Member) -> ClientApproved {
         ClientApproved {
             client: member.client.clone(),
-            epoch: self.epoch,
+            epoch: self.feed.epoch(),
             revision: member.revision,
             audience: Audience::All,
         }

@@ -21,7 +21,7 @@ use lanyard_protocol::{
     SessionAddress, path,
 };
 
-use super::feed::{Budget, text_cost};
+use super::catalogue_feed::{Budget, text_cost};
 use super::quota::Ledger;
 use super::{Authority, ChangeOrigin, RequestToken, StoreWrite};
 pub(super) use archives::Archives;

@@ -12,7 +12,7 @@ use lanyard_protocol::{
     MasterToRelay, RequestId,
 };
 
-use super::feed::Key;
+use super::catalogue_feed::Key;
 use super::{
     Approval, AuditEvent, Authority, ChangeOrigin, Member, RequestToken, StoreWrite, Timer, Verdict,
 };
@@ -115,7 +115,7 @@ impl Authority {
         if let Some(member) = known.as_ref().filter(|member| member.verdict == Verdict::Refused) {
             let message = MasterToConsole::ClientDisApproved(ClientDisApproved {
                 public_id: device,
-                epoch: self.epoch,
+                epoch: self.feed.epoch(),
                 revision: member.revision,
                 audience: Audience::All,
             });
@@ -141,7 +141,7 @@ impl Authority {
             self.save(StoreWrite::BelongingsGone(device));
             self.drop_belongings(device, revision);
         }
-        let no = DisApproveClient { public_id: device, epoch: self.epoch, revision };
+        let no = DisApproveClient { public_id: device, epoch: self.feed.epoch(), revision };
         self.broadcast(MasterToRelay::DisApproveClient(no), ChangeOrigin::operator(ask));
         self.drop_knocks_of(device);
         self.publish(MasterToConsole::Refused(self.refused()), None);
@@ -212,7 +212,7 @@ impl Authority {
             return self.refuse_ask(ask, FailureCode::NotFound);
         }
         if !self.rename(device, name, ChangeOrigin::operator(Some(ask))) {
-            let ack = FeedAck { epoch: self.epoch, revision: self.revision };
+            let ack = FeedAck { epoch: self.feed.epoch(), revision: self.feed.revision() };
             self.answer(ask, MasterToConsole::UpdateNameAck(ack));
         }
     }
@@ -228,10 +228,10 @@ impl Authority {
         member.revision = self.next_revision();
         self.save(StoreWrite::MemberPut(member.clone()));
         self.note(AuditEvent::Renamed { public_id: device, name: member.client.name.clone() });
-        self.feed.list(Key::Client(device), member.revision);
+        self.list_client(device, member.revision);
         let updated = ClientUpdated {
             client: member.client.clone(),
-            epoch: self.epoch,
+            epoch: self.feed.epoch(),
             revision: member.revision,
             audience: Audience::All,
         };

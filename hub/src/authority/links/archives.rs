@@ -14,7 +14,7 @@ use lanyard_protocol::{
     DeviceId, FailureCode, FileId, FileRef, LayoutId, LinkHash, MasterToRelay, Ref,
 };
 
-use super::super::feed::{file_cost, text_cost};
+use super::super::catalogue_feed::{file_cost, text_cost};
 use super::super::{Authority, Timer};
 use super::LinkTarget;
 use crate::layout::{Builder, Layout, PlacedMember};
