@@ -19,7 +19,7 @@ use args::{Admit, GlobalArgs, MasterArgs, RelayArgs, ServeArgs};
 use device::args::DeviceCommand;
 use global::Global;
 
-/// Share files with the devices on your network, at once and from where they lie.
+/// Share files with the devices on your network, straight from where they are.
 ///
 /// `lanyard` alone starts a hub on this machine; `lanyard PATH…` shares these files and folders
 /// from it as well.
@@ -42,77 +42,78 @@ pub(crate) enum Command {
     Relay(RelayArgs),
     /// Run the master half alone, against a relay that shares its secret
     Master(MasterArgs),
-    /// List devices: who is in, who waits with which digits, who was turned away
+    /// List devices: approved, waiting (with their digits), and turned away
     Devices,
     /// Let a device in
     Approve {
-        /// Its name, its id, or the beginning of that
+        /// The device's name, its id, or the beginning of the id
         id: String,
-        /// The six digits that it shows; without them it is enough that you name it
+        /// The six digits shown on the device. If omitted, the device is approved by name alone
         #[arg(long, value_name = "DIGITS")]
         code: Option<String>,
-        /// Turn it away by itself after so long: 30m, 8h, 2d, 1w
+        /// Revoke the device automatically after this time: 30m, 8h, 2d, 1w
         #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
         stay: Option<u64>,
     },
-    /// Print an address that lets one device in without a question, once
+    /// Print an address that lets one device in without a code, once
     Invite {
-        /// How long it can be used
+        /// How long the invitation can be used
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::duration)]
         valid: u64,
-        /// Turn who comes with it away by itself after so long: 30m, 8h, 2d, 1w
+        /// Revoke the device automatically after this time: 30m, 8h, 2d, 1w
         #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
         stay: Option<u64>,
     },
-    /// Show or set whom the hub lets in, until it is started anew
+    /// Show or set which new devices the hub lets in, until the hub is restarted
     Door {
-        /// Leave it out to see how it is set
+        /// Omit to show the current setting
         admission: Option<Admit>,
     },
-    /// Be asked about more new devices than usual, for ten minutes: a class behind one address
+    /// Allow more join requests than usual for ten minutes, for example from a class behind one
+    /// address
     AllowMore,
     /// Turn a device away, for good
     Refuse {
-        /// Its name, its id, or the beginning of that
+        /// The device's name, its id, or the beginning of the id
         id: String,
     },
     /// Let a device that was turned away knock again
     Forget {
-        /// Its name, its id, or the beginning of that
+        /// The device's name, its id, or the beginning of the id
         id: String,
     },
-    /// Print a fresh link that opens the host's desk in a browser, once
+    /// Print a new link that opens the host's console in a browser, once
     Console,
-    /// List what is shared
+    /// List the shared files
     Files,
-    /// Show how the hub stands
+    /// Show the hub's status: problems, devices, files, limits
     Status,
-    /// Print the record of who was let in, by whom, and who was not; ends with 1 if a line cannot
-    /// be read
+    /// Print the audit log: which devices were approved or turned away, and how. Exits with 1 if a
+    /// line cannot be read
     Audit,
-    /// List what this device is fetching and what others fetch from it
+    /// List the downloads and uploads of this device
     Transfers,
     /// Pause a download of this device
     Pause {
-        /// Its id, the beginning of that, or `all`
+        /// The transfer's id, the beginning of the id, or `all`
         id: String,
     },
-    /// Go on with a paused download
+    /// Resume a paused download
     Resume {
-        /// Its id, the beginning of that, or `all`
+        /// The transfer's id, the beginning of the id, or `all`
         id: String,
     },
-    /// End a download; what came is kept, and the same `get` goes on from there
+    /// Cancel a download. The received part is kept, and the same `get` resumes from there
     Cancel {
-        /// Its id, the beginning of that, or `all`
+        /// The transfer's id, the beginning of the id, or `all`
         id: String,
     },
-    /// Show or change how fast the running processes of this device send and take
+    /// Show or change the speed limits of the running processes of this device
     Limit {
-        /// Send at most so many bytes a second: 500K, 5M (powers of 1024), none
+        /// Limit for sending, in bytes a second: 500K, 5M (powers of 1024), none
         #[arg(long, value_name = "RATE")]
         up: Option<Rate>,
-        /// Take at most so many bytes a second
+        /// Limit for receiving, in bytes a second
         #[arg(long, value_name = "RATE")]
         down: Option<Rate>,
     },
@@ -130,7 +131,7 @@ fn try_parse(args: impl IntoIterator<Item = OsString>) -> Result<(Global, Comman
     let data_dir = global.data.or_else(data_dir::default_dir).ok_or_else(|| {
         Cli::command().error(
             clap::error::ErrorKind::MissingRequiredArgument,
-            "this account has no home directory; say with --data where to keep things",
+            "this account has no home directory; choose a data directory with --data",
         )
     })?;
     let GlobalArgs { insecure_data, json, plain, log_format, .. } = global;

@@ -1,6 +1,7 @@
 //! The binary `lanyard`: the whole hub, its two halves, the operator console and the native client,
 //! by subcommand.
 
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests plant what they like"))]
 
 mod authority;

@@ -6,7 +6,6 @@
 //! look-up for a transfer still goes out. If the disk refuses for good, everything since is unsaid:
 //! the authority starts anew from what is on disk, and the relay and the screens connect again.
 
-mod commit;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -18,18 +17,18 @@ use lanyard_hub::Moment;
 use lanyard_hub::authority::{
     Authority, AuthorityConfig, Effect, Input, OperatorCommand, OperatorEvent, RequestToken,
 };
-use lanyard_protocol::message::DoorState;
-use lanyard_protocol::{HubInfo, MasterFrame, MasterToConsole, MasterToRelay, Ref, RelayToMaster};
+use lanyard_protocol::message::{DoorState, RequestFailed};
+use lanyard_protocol::{
+    FailureCode, HubInfo, MasterFrame, MasterToConsole, MasterToRelay, Ref, RelayToMaster,
+};
 use lanyard_system::clock::now_ms;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::commit::{CommitOutcome, Committer, MAX_HELD};
 use crate::problems::ProblemList;
 use crate::store::audit_log::Audit;
 use crate::store::{Store, StoreError};
-use commit::{RetryAfter, begin, not_recorded};
-
-pub(crate) use commit::hindrance_told;
 
 /// Inputs that wait for the driver; beyond, who speaks waits.
 const INPUTS: usize = 256;
@@ -39,10 +38,6 @@ const BATCH: usize = 256;
 /// connection up.
 const FRAMES: usize = 256;
 const RELAY_STUCK: Duration = Duration::from_secs(10);
-/// Effects, or questions, that wait for the disk, and bytes of the messages among them; beyond, who
-/// speaks waits.
-const MOST_HELD: usize = 1_024;
-const MOST_HELD_BYTES: usize = 16 << 20;
 /// Inputs that are taken at once while something waits: each may be as long as a frame.
 const BATCH_WHILE_HELD: usize = 8;
 
@@ -117,7 +112,7 @@ pub(crate) struct DriverHandle {
     problems: ProblemList,
     /// The most bytes that ever waited for the disk.
     #[cfg(test)]
-    most_held: Arc<std::sync::atomic::AtomicUsize>,
+    max_held: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl DriverHandle {
@@ -218,36 +213,25 @@ impl DriverHandle {
 /// memory cannot be brought together any more.
 pub(crate) fn start(
     config: AuthorityConfig,
-    mut store: Store,
-    mut audit: Option<Audit>,
+    store: Store,
+    audit: Option<Audit>,
 ) -> Result<(DriverHandle, JoinHandle<Result<(), StoreError>>), StoreError> {
-    let authority = begin(&config, &mut store)?;
+    let mut committer = Committer::new(store, audit);
+    let authority = committer.load(&config)?;
+    committer.catch_up(&authority);
     let (sender, inputs) = mpsc::channel(INPUTS);
-    let problems = store.problems().clone();
     let handle = DriverHandle {
         inputs: sender,
-        problems: problems.clone(),
+        problems: committer.problems().clone(),
         #[cfg(test)]
-        most_held: Arc::default(),
+        max_held: committer.max_held.clone(),
     };
-    if let Some(Err(error)) =
-        audit.as_mut().map(|audit| audit.catch_up(now_ms(), authority.members()))
-    {
-        problems.raise(not_recorded(&error));
-    }
     let driver = AuthorityDriver {
         config,
         authority,
-        store: Some(store),
-        audit,
-        problems,
+        committer,
         started: Instant::now(),
         inputs,
-        effects: Vec::new(),
-        waiting: None,
-        held_bytes: 0,
-        #[cfg(test)]
-        most_held: handle.most_held.clone(),
         questions: Vec::new(),
         relay: None,
         hub: None,
@@ -261,21 +245,9 @@ pub(crate) fn start(
 struct AuthorityDriver {
     config: AuthorityConfig,
     authority: Authority,
-    /// Away only while it commits.
-    store: Option<Store>,
-    /// None in tests; away only while it writes.
-    audit: Option<Audit>,
-    problems: ProblemList,
+    committer: Committer,
     started: Instant,
     inputs: mpsc::Receiver<AuthorityDriverMessage>,
-    /// Of this batch, not yet let out; and all since the disk began to hinder.
-    effects: Vec<Effect>,
-    /// The disk hinders.
-    waiting: Option<RetryAfter>,
-    /// Bytes of the effects that wait for it.
-    held_bytes: usize,
-    #[cfg(test)]
-    most_held: Arc<std::sync::atomic::AtomicUsize>,
     /// They are answered from what is on disk: when it is.
     questions: Vec<AuthorityDriverMessage>,
     relay: Option<(ConnectionNumber, mpsc::Sender<Frame>)>,
@@ -289,7 +261,7 @@ struct AuthorityDriver {
 impl AuthorityDriver {
     async fn run(mut self) -> Result<(), StoreError> {
         let ended = self.serve_inputs().await;
-        self.finish_record().await;
+        self.committer.finish().await;
         ended
     }
 
@@ -298,11 +270,9 @@ impl AuthorityDriver {
         loop {
             let wake =
                 self.authority.poll_timeout().map(|at| self.started + Duration::from_millis(at.0));
-            let again = self.waiting.map(|waiting| waiting.until);
-            let has_room = self.effects.len() < MOST_HELD
-                && self.held_bytes < MOST_HELD_BYTES
-                && self.questions.len() < MOST_HELD;
-            let at_once = if self.waiting.is_some() { BATCH_WHILE_HELD } else { BATCH };
+            let again = self.committer.retry_at();
+            let has_room = self.committer.has_room() && self.questions.len() < MAX_HELD;
+            let at_once = if self.committer.is_waiting() { BATCH_WHILE_HELD } else { BATCH };
             tokio::select! {
                 count = self.inputs.recv_many(&mut inputs, at_once), if has_room => match count {
                     0 => return Ok(()),
@@ -363,7 +333,10 @@ impl AuthorityDriver {
                 self.asks.insert(ask, reply);
                 Input::Operator { ask, command }
             }
-            other => return Some(other),
+            other @ (AuthorityDriverMessage::NextTerm { .. }
+            | AuthorityDriverMessage::RelayReady { .. }
+            | AuthorityDriverMessage::Subscribe { .. }
+            | AuthorityDriverMessage::Look(_)) => return Some(other),
         };
         self.authority.handle(self.now(), now_ms(), input);
         self.drain();
@@ -372,18 +345,68 @@ impl AuthorityDriver {
 
     fn drain(&mut self) {
         while let Some(effect) = self.authority.poll_effect() {
-            if self.waiting.is_some() {
-                self.held_bytes += commit::bytes_of(&effect);
-            }
-            self.effects.push(effect);
+            self.committer.push(effect);
         }
-        #[cfg(test)]
-        self.most_held.fetch_max(self.held_bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Commits what was decided, then sends what that released.
+    async fn let_out(&mut self) -> Result<(), StoreError> {
+        match self.committer.commit(self.authority.head().revision).await {
+            CommitOutcome::Released { effects, resumed } => {
+                if resumed {
+                    self.hold(None);
+                }
+                self.send_all(effects).await;
+            }
+            CommitOutcome::Answers(answers) => self.send_all(answers).await,
+            CommitOutcome::Held { told } => self.hold(Some(told)),
+            CommitOutcome::Refused(error) => {
+                tracing::error!(%error, "a decision was not kept; starting over from the disk");
+                self.begin_anew(&error).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_all(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.say(effect).await;
+        }
+    }
+
+    /// Tells the authority from which revision on nothing is on disk, or that all is.
+    fn hold(&mut self, at: Option<u64>) {
+        self.authority.handle(self.now(), now_ms(), Input::Held { at });
+        self.drain();
+    }
+
+    /// The disk did not keep what memory decided: memory follows the disk. The relay registers us
+    /// again, screens reload.
+    async fn begin_anew(&mut self, why: &StoreError) -> Result<(), StoreError> {
+        let (authority, resumed) = self.committer.restart(&self.config, why).await?;
+        self.authority = authority;
+        if resumed {
+            self.hold(None);
+        }
+        self.relay = None;
+        self.screens.clear();
+        let failed = RequestFailed {
+            code: FailureCode::Internal,
+            message: FailureCode::Internal.sentence().into(),
+            retry_after_ms: None,
+            file_id: None,
+        };
+        for (_, reply) in std::mem::take(&mut self.asks) {
+            if let Reply::Once(reply) = reply {
+                let _ = reply.send(MasterToConsole::RequestFailed(failed.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Looks are at what is on disk: they wait for what waits.
     async fn answer_questions(&mut self) -> Result<(), StoreError> {
-        while self.waiting.is_none() && !self.questions.is_empty() {
+        while !self.committer.is_waiting() && !self.questions.is_empty() {
             for question in std::mem::take(&mut self.questions) {
                 self.serve(question).await?;
             }
@@ -394,26 +417,20 @@ impl AuthorityDriver {
     /// What was meant for it does not go to the next.
     fn drop_relay(&mut self) {
         self.relay = None;
-        self.effects.retain(|effect| !matches!(effect, Effect::Send(_)));
+        self.committer.drop_frames();
     }
 
     async fn serve(&mut self, input: AuthorityDriverMessage) -> Result<(), StoreError> {
         match input {
             AuthorityDriverMessage::Look(_) | AuthorityDriverMessage::Subscribe { .. }
-                if self.waiting.is_some() =>
+                if self.committer.is_waiting() =>
             {
                 self.questions.push(input)
             }
             AuthorityDriverMessage::NextTerm { at_least, reply } => {
-                let term = self.with_store(move |store| store.next_term(at_least)).await;
-                match &term {
-                    Ok(_) => self.go_on(),
-                    Err(error) => {
-                        error
-                            .hindrance()
-                            .into_iter()
-                            .for_each(|h| self.problems.raise(hindrance_told(h)));
-                    }
+                let (term, resumed) = self.committer.next_term(at_least).await;
+                if resumed {
+                    self.hold(None);
                 }
                 // The connection that asked may be gone.
                 let _ = reply.send(term);

@@ -15,23 +15,22 @@ pub(crate) const DEFAULT_LISTEN: &str = "[::]:7070";
 
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArgs {
-    /// Where this hub or this device keeps its keys and its state [default: the platform's data
+    /// Folder for the keys and the state of this hub or this device [default: the platform's data
     /// directory]
     #[arg(long = "data", value_name = "DIR", env = "LANYARD_DATA", global = true)]
     pub data: Option<PathBuf>,
-    /// Use the data directory although other users of this machine can write in it, or it belongs
-    /// to another user
+    /// Use the data directory even if other users of this machine can write to it, or own it
     #[arg(long, env = "LANYARD_INSECURE_DATA", global = true)]
     pub insecure_data: bool,
-    /// Machine-readable output on standard output, and nothing else there
+    /// Print JSON on standard output, and nothing else
     #[arg(long, global = true)]
     pub json: bool,
-    /// Speak plain http to a hub on another machine: anybody on the network can then read and
-    /// change what is sent
+    /// Use plain http to a hub on another machine. Anyone on the network can then read and change
+    /// the data
     #[arg(long, env = "LANYARD_PLAIN", global = true)]
     pub plain: bool,
-    /// How the log on standard error is written; LANYARD_LOG says how much of it (error, warn,
-    /// info, debug, trace)
+    /// Format of the log on standard error; LANYARD_LOG sets the level (error, warn, info, debug,
+    /// trace)
     #[arg(
         long,
         value_name = "FORM",
@@ -43,14 +42,14 @@ pub(crate) struct GlobalArgs {
     pub log_format: LogFormat,
 }
 
-/// Whether the person at the host is asked.
+/// The rule for new devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Admit {
     /// Ask for the digits of each new device
     Ask,
-    /// Let everybody in who was not turned away before
+    /// Admit every device that was not turned away before
     Everyone,
-    /// Let nobody new in without an invitation
+    /// Only admit devices with an invitation
     Closed,
 }
 
@@ -67,11 +66,11 @@ impl From<Admit> for Admission {
 /// What one process may send and take, all its transfers together.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct LimitArgs {
-    /// Send at most so many bytes a second: 500K, 5M (powers of 1024), none; `lanyard limit`
+    /// Limit for sending, in bytes a second: 500K, 5M (powers of 1024), none; `lanyard limit`
     /// changes it
     #[arg(long, value_name = "RATE", default_value_t = Rate::UNLIMITED)]
     pub limit_up: Rate,
-    /// Take at most so many bytes a second
+    /// Limit for receiving, in bytes a second
     #[arg(long, value_name = "RATE", default_value_t = Rate::UNLIMITED)]
     pub limit_down: Rate,
 }
@@ -88,16 +87,16 @@ pub(crate) struct DeskArgs {
     /// Files and folders to share from this machine
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Who is let in
+    /// The rule for new devices
     #[arg(long, value_enum, default_value_t = Admit::Ask)]
     pub admit: Admit,
-    /// The console shows the digits and asks for a tap, in place of having them typed
+    /// Approve with a tap: the console shows the digits, and nobody types them
     #[arg(long)]
     pub tap_to_approve: bool,
     /// No prompt and no codes on the screen; implied when standard output is no terminal
     #[arg(long)]
     pub headless: bool,
-    /// What people see this hub and this machine called [default: the machine's name]
+    /// The name shown for this hub and this machine [default: the machine's name]
     #[arg(long, value_parser = values::name)]
     pub name: Option<String>,
     #[command(flatten)]
@@ -110,13 +109,13 @@ pub(crate) struct ListenArgs {
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
-    /// A name by which people may address this hub, beside its addresses; may be given again
+    /// A host name of this hub, in addition to its addresses; can be repeated
     #[arg(long = "host", value_name = "NAME", value_parser = values::host_name)]
     pub hosts: Vec<String>,
-    /// Take https only: plain http shows the way there, and nothing else
+    /// Accept https only; over plain http the hub only points to its https address
     #[arg(long)]
     pub require_tls: bool,
-    /// Memory for bytes on their way, such as 8M: less is slower for many at once [default: 32M]
+    /// Memory for transfers, such as 8M; less is slower with many devices [default: 32M]
     #[arg(long, value_name = "BYTES", value_parser = values::budget)]
     pub budget: Option<u64>,
 }
@@ -133,7 +132,7 @@ pub(crate) struct ServeArgs {
 pub(crate) struct RelayArgs {
     #[command(flatten)]
     pub listen: ListenArgs,
-    /// What people see this hub called [default: the machine's name]
+    /// The name shown for this hub [default: the machine's name]
     #[arg(long, value_parser = values::name)]
     pub name: Option<String>,
     /// The secret it shares with its master, made if it is not there [default: master.secret in the

@@ -1,4 +1,4 @@
-//! What holds for every command.
+//! Options that hold for every command.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// What holds for every command.
+/// Options that hold for every command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Global {
     pub data_dir: PathBuf,

@@ -228,15 +228,13 @@ mod tests {
             ..RelayStatus::default()
         };
         let full = RelayFigures::from(&status);
-        let door = "FULL      as many wait at the door as may\n";
+        let door = "FULL      the limit of pending join requests is reached\n";
         let expected = format!(
             "under way 33 B of 100 B, 64 of 64 at the door\n{door}refused   HOST_DENIED 3, TOO_SLOW 1\n"
         );
         assert_eq!(relay_lines(&full), expected);
         let busy = RelayFigures { pending: 3, slot_bytes: 90, waiting_asks: 1, ..full.clone() };
-        assert!(
-            relay_lines(&busy).contains("FULL      as much is on its way as the budget allows\n")
-        );
+        assert!(relay_lines(&busy).contains("FULL      the memory for transfers is used up\n"));
         assert!(!relay_lines(&busy).contains(door));
         let idle = RelayFigures { waiting_asks: 0, ..busy };
         assert!(!relay_lines(&idle).contains("FULL"), "nobody waits for the budget");

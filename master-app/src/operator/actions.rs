@@ -98,10 +98,12 @@ impl OperatorError {
     }
 
     fn of(code: FailureCode, message: String) -> Self {
-        let exit = match code {
-            FailureCode::NotFound => Exit::NotFound,
-            FailureCode::BadMessage => Exit::Usage,
-            _ => Exit::Failed,
+        let exit = if code == FailureCode::NotFound {
+            Exit::NotFound
+        } else if code == FailureCode::BadMessage {
+            Exit::Usage
+        } else {
+            Exit::Failed
         };
         Self::new(exit, message)
     }
@@ -296,7 +298,31 @@ async fn told(
             let left = driver.query(move |authority, _| tries_left(authority, public_id)).await?;
             OperatorError::new(Exit::Failed, format!("{}; {}", no.message, tries_words(left)))
         }
-        code => OperatorError::of(code, no.message),
+        code @ (FailureCode::NotApproved
+        | FailureCode::PeerRevoked
+        | FailureCode::FileGone
+        | FailureCode::FileChanged
+        | FailureCode::NoHashes
+        | FailureCode::Cancelled
+        | FailureCode::OwnerAway
+        | FailureCode::TimedOut
+        | FailureCode::BadBytes
+        | FailureCode::UnsupportedVersion
+        | FailureCode::IdTaken
+        | FailureCode::PathRejected
+        | FailureCode::TooLarge
+        | FailureCode::Quota
+        | FailureCode::LinkUsedUp
+        | FailureCode::StaleRequest
+        | FailureCode::TicketRefused
+        | FailureCode::TicketUsed
+        | FailureCode::Unauthenticated
+        | FailureCode::LengthRequired
+        | FailureCode::UnsupportedEncoding
+        | FailureCode::HostDenied
+        | FailureCode::OriginDenied
+        | FailureCode::TlsRequired
+        | FailureCode::Internal) => OperatorError::of(code, no.message),
     })
 }
 
@@ -325,12 +351,19 @@ pub(crate) async fn invite(
     valid_ms: u64,
     for_ms: Option<u64>,
 ) -> Result<(String, u64), OperatorError> {
-    match driver.execute(OperatorCommand::Invite { valid_ms, for_ms }).await? {
-        MasterToConsole::Invitation(made) => {
-            Ok((format!("{}{}", made.id.to_hex(), made.secret.to_hex()), made.expires_ms))
-        }
-        MasterToConsole::RequestFailed(no) => Err(OperatorError::of(no.code, no.message)),
-        _ => Err(OperatorError::new(Exit::Failed, "no invitation came to be")),
+    let answer = driver.execute(OperatorCommand::Invite { valid_ms, for_ms }).await?;
+    let MasterToConsole::Invitation(made) = answer else {
+        return Err(unexpected(answer, "the hub did not make an invitation"));
+    };
+    Ok((format!("{}{}", made.id.to_hex(), made.secret.to_hex()), made.expires_ms))
+}
+
+/// Returns the reason of a failed request, or `otherwise` for an answer to something else.
+fn unexpected(answer: MasterToConsole, otherwise: &str) -> OperatorError {
+    if let MasterToConsole::RequestFailed(failed) = answer {
+        OperatorError::of(failed.code, failed.message)
+    } else {
+        OperatorError::new(Exit::Failed, otherwise)
     }
 }
 
@@ -364,13 +397,12 @@ pub(crate) async fn refuse(
     driver: &DriverHandle,
     public_id: DeviceId,
 ) -> Result<(), OperatorError> {
-    match driver.execute(OperatorCommand::Refuse { public_id }).await? {
-        MasterToConsole::RequestFailed(no) if no.code == FailureCode::BadMessage => {
-            Err(OperatorError::new(Exit::Usage, "the host itself cannot be turned away"))
-        }
-        MasterToConsole::RequestFailed(no) => Err(OperatorError::of(no.code, no.message)),
-        _ => Ok(()),
+    let answer = driver.execute(OperatorCommand::Refuse { public_id }).await?;
+    let MasterToConsole::RequestFailed(failed) = answer else { return Ok(()) };
+    if failed.code == FailureCode::BadMessage {
+        return Err(OperatorError::new(Exit::Usage, "the host itself cannot be turned away"));
     }
+    Err(OperatorError::of(failed.code, failed.message))
 }
 
 /// Lifts a refusal: that key may knock again.
@@ -378,12 +410,11 @@ pub(crate) async fn forget(
     driver: &DriverHandle,
     public_id: DeviceId,
 ) -> Result<(), OperatorError> {
-    match driver.execute(OperatorCommand::Forget { public_id }).await? {
-        MasterToConsole::RequestFailed(_) => {
-            Err(OperatorError::new(Exit::NotFound, "that device was not turned away"))
-        }
-        _ => Ok(()),
+    let answer = driver.execute(OperatorCommand::Forget { public_id }).await?;
+    if matches!(answer, MasterToConsole::RequestFailed(_)) {
+        return Err(OperatorError::new(Exit::NotFound, "that device was not turned away"));
     }
+    Ok(())
 }
 
 /// Everybody's links, the newest first.
@@ -391,12 +422,9 @@ pub(crate) async fn links(driver: &DriverHandle) -> Result<Vec<LinkRow>, Operato
     let mut links = Vec::new();
     let mut cursor = None;
     loop {
-        let page = match driver.execute(OperatorCommand::PullLinks(LinksPull { cursor })).await? {
-            MasterToConsole::LinksPage(page) => page,
-            MasterToConsole::RequestFailed(no) => {
-                return Err(OperatorError::of(no.code, no.message));
-            }
-            _ => return Err(OperatorError::new(Exit::Failed, "the hub did not list its links")),
+        let answer = driver.execute(OperatorCommand::PullLinks(LinksPull { cursor })).await?;
+        let MasterToConsole::LinksPage(page) = answer else {
+            return Err(unexpected(answer, "the hub did not list its links"));
         };
         links.extend(page.links);
         cursor = page.cursor;
@@ -426,13 +454,11 @@ pub(crate) async fn drop_links(
     let rows = links(driver).await?;
     let hashes = meant_links(rows.iter().map(|row| &row.link), ids)?;
     for hash in &hashes {
-        match driver.execute(OperatorCommand::DropLink(*hash)).await? {
-            // It ended by itself meanwhile.
-            MasterToConsole::RequestFailed(no) if no.code == FailureCode::NotFound => {}
-            MasterToConsole::RequestFailed(no) => {
-                return Err(OperatorError::of(no.code, no.message));
-            }
-            _ => {}
+        let answer = driver.execute(OperatorCommand::DropLink(*hash)).await?;
+        let MasterToConsole::RequestFailed(failed) = answer else { continue };
+        // A link that ended by itself meanwhile is not there: nothing is left to do.
+        if failed.code != FailureCode::NotFound {
+            return Err(OperatorError::of(failed.code, failed.message));
         }
     }
     Ok(hashes.len())

@@ -37,8 +37,8 @@ use crate::store::audit_log;
 /// descriptors that the relay leaves for the hub's own needs, and any program on this machine may
 /// open some.
 const CONNECTIONS: usize = 48;
-/// Time that answers on their way get to end when the hub is told to stop.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time that responses under way get to end when the hub stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of a long record the page shows the end; `lanyard audit` shows all.
 const DECISIONS_SHOWN: usize = 500;
 const OCCASIONS_SHOWN: usize = 250;
@@ -98,7 +98,7 @@ impl Console {
             .layer(DefaultBodyLimit::max(4_096))
             .layer(middleware::from_fn_with_state(self.shared.clone(), only_here))
             .with_state(self.shared);
-        lanyard_relay::serve_beside(self.listener, router, CONNECTIONS, LAST_WORDS, stop).await;
+        lanyard_relay::serve_beside(self.listener, router, CONNECTIONS, DRAIN_TIMEOUT, stop).await;
         Ok(())
     }
 }

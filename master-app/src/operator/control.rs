@@ -23,8 +23,8 @@ use crate::operator::console::LoginLinks;
 use crate::output::exit::Exit;
 use crate::problems;
 
-/// The hub answers at once, unless it waits for its disk.
-const STATUS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+/// A command that waits longer for the disk is told so.
+const DISK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// The name of the hub's own socket.
 pub(crate) const HUB: &str = "control";
@@ -134,10 +134,10 @@ impl RelayFigures {
     pub(crate) fn at_limit(&self) -> Vec<&'static str> {
         let mut full = Vec::new();
         if self.pending_limit > 0 && self.pending >= self.pending_limit {
-            full.push("as many wait at the door as may");
+            full.push("the limit of pending join requests is reached");
         }
         if self.waiting_asks > 0 && self.slot_bytes * 10 >= self.slot_budget_bytes * 9 {
-            full.push("as much is on its way as the budget allows");
+            full.push("the memory for transfers is used up");
         }
         full
     }
@@ -189,12 +189,9 @@ impl Control {
             if watch.wait_for(|all| of_the_disk(all).is_some()).await.is_err() {
                 return std::future::pending().await;
             }
-            tokio::time::sleep(STATUS_PATIENCE).await;
+            tokio::time::sleep(DISK_TIMEOUT).await;
             if let Some(problem) = of_the_disk(&watch.borrow()) {
-                let said = format!(
-                    "{} {} What was decided waits, and holds as soon as that is over.",
-                    problem.what, problem.advice
-                );
+                let said = format!("{} {} The decision is queued.", problem.what, problem.advice);
                 return OperatorError::new(Exit::Failed, said);
             }
         }

@@ -188,7 +188,22 @@ fn message_line(message: &MasterToConsole) -> Option<Value> {
         MasterToConsole::RelayState(m) => {
             json!({ "event": if m.ready { "relay_ready" } else { "relay_away" } })
         }
-        _ => return None,
+        MasterToConsole::ConsoleRegisterAck(_)
+        | MasterToConsole::Knocks(_)
+        | MasterToConsole::Refused(_)
+        | MasterToConsole::Door(_)
+        | MasterToConsole::Problems(_)
+        | MasterToConsole::Invitation(_)
+        | MasterToConsole::FeedPage(_)
+        | MasterToConsole::FeedDirty(_)
+        | MasterToConsole::Presence(_)
+        | MasterToConsole::UpdateNameAck(_)
+        | MasterToConsole::ForgetClientAck(_)
+        | MasterToConsole::LinkMade(_)
+        | MasterToConsole::LinkDropped(_)
+        | MasterToConsole::LinksPage(_)
+        | MasterToConsole::RequestFailed(_)
+        | MasterToConsole::Pong(_) => return None,
     })
 }
 

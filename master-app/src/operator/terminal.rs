@@ -166,7 +166,28 @@ impl Terminal {
                 print("the relay is away; trying again\n")
             }
             MasterToConsole::RelayState(_) => print("the relay is back\n"),
-            _ => {}
+            MasterToConsole::ConsoleRegisterAck(_)
+            | MasterToConsole::Door(_)
+            | MasterToConsole::Problems(_)
+            | MasterToConsole::Invitation(_)
+            | MasterToConsole::FeedPage(_)
+            | MasterToConsole::FeedDirty(_)
+            | MasterToConsole::ClientDisApproved(_)
+            | MasterToConsole::ClientUpdated(_)
+            | MasterToConsole::ClientDisconnected(_)
+            | MasterToConsole::ClientReconnected(_)
+            | MasterToConsole::Presence(_)
+            | MasterToConsole::FilesAdded(_)
+            | MasterToConsole::FilesUpdated(_)
+            | MasterToConsole::FileRemoved(_)
+            | MasterToConsole::FilesWithdrawn(_)
+            | MasterToConsole::UpdateNameAck(_)
+            | MasterToConsole::ForgetClientAck(_)
+            | MasterToConsole::LinkMade(_)
+            | MasterToConsole::LinkDropped(_)
+            | MasterToConsole::LinksPage(_)
+            | MasterToConsole::RequestFailed(_)
+            | MasterToConsole::Pong(_) => {}
         }
     }
 

@@ -17,7 +17,7 @@ pub enum Exit {
 pub(crate) const HELP: &str = "Exit codes:
   0  done
   1  failed
-  2  the command line cannot be meant that way
+  2  invalid command line
   3  this device is not approved, or was turned away
   4  no hub is reachable (or nothing that could answer runs on that data directory)
   5  no such device, file or transfer";

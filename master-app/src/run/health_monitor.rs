@@ -104,19 +104,21 @@ impl Observation {
             found.push(ActiveProblem { code, what, advice: advice.into(), since_ms });
         };
         if self.relay_away_for.is_some_and(|away| away >= RELAY_MAY_BE_AWAY) {
-            let advice = "It is tried again all the time. If it runs as a program of its own, see whether that still does.";
+            let advice = "Lanyard keeps trying. If you run `lanyard relay` yourself, check it.";
             say(
                 "relay_away",
-                "The relay does not answer, so that nobody can come in or fetch anything.".into(),
+                "Lanyard can't be reached from the network right now. Nobody can join or download."
+                    .into(),
                 advice,
             );
         }
         if self.has_network == Some(false) {
-            let what = "This computer is on no network: only it itself can open the hub.";
+            let what =
+                "This computer is not connected to a network. Only this computer can open the hub.";
             say(
                 "no_network",
                 what.into(),
-                "Connect it to the network of the others. The addresses change with it.",
+                "Connect it to the network of the other devices. The hub's addresses will change.",
             );
         }
         if let Some(free) = self.free_bytes.filter(|free| *free < LOW_DISK_BYTES) {
@@ -124,15 +126,15 @@ impl Observation {
                 "Only {} are left on the disk that holds the hub's folder.",
                 text::size(free)
             );
-            say("little_room", what, "Make room. Without it nobody can be let in or turned away.");
+            say(
+                "little_room",
+                what,
+                "Free some space. Without space, no device can be approved or turned away.",
+            );
         }
         if let Some(relay) = self.relay.as_ref().filter(|relay| relay.is_door_full()) {
             let what = format!("{} devices are waiting, and no more can knock.", relay.pending);
-            say(
-                "door_full",
-                what,
-                "Let them in or turn them away; others can knock when there is room.",
-            );
+            say("door_full", what, "Approve them or turn them away; then others can knock.");
         }
         if self.list.limit_bytes > 0
             && self.list.bytes >= self.list.limit_bytes / 100 * LIST_FULL_PERCENT

@@ -33,8 +33,8 @@ use crate::operator::{events, terminal};
 use crate::output::exit::Outcome;
 use crate::store::audit_log::Audit;
 
-/// The hub, or what is left of it, has this long to say goodbye.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
+/// Time that the parts of the hub get to end.
+const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// `lanyard serve`: everything in one process. The halves speak over a socket here too.
 pub(crate) async fn serve(global: &Global, args: ServeArgs) -> Outcome {
@@ -72,7 +72,7 @@ pub(crate) async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     let outcome = run_master(global, hub).await;
     stop.cancel();
     // The master goes first: its goodbye still passes the relay.
-    if tokio::time::timeout(LAST_WORDS, relay.stop()).await.is_err() {
+    if tokio::time::timeout(DRAIN_TIMEOUT, relay.stop()).await.is_err() {
         tracing::debug!("the relay did not end in time");
     }
     outcome
@@ -187,7 +187,7 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     stop.cancel();
     drop(driver);
     let all_end = async { while parts.join_next().await.is_some() {} };
-    if tokio::time::timeout(LAST_WORDS, all_end).await.is_err() {
+    if tokio::time::timeout(DRAIN_TIMEOUT, all_end).await.is_err() {
         tracing::debug!("not everything ended in time");
     }
     Ok(result?)

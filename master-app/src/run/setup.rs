@@ -12,7 +12,7 @@ use lanyard_relay::{RelayConfig, RelayError};
 use lanyard_system::hostname::short_hostname;
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::driver;
+use crate::authority::commit;
 use crate::cli::args::{DeskArgs, ListenArgs};
 use crate::data_dir;
 use crate::net::certificates::Certificates;
@@ -52,7 +52,7 @@ pub(super) async fn open_store(dir: &Path) -> anyhow::Result<Store> {
         let opened = tokio::task::spawn_blocking(move || Store::open_telling(&at, told)).await;
         match opened.context("the store broke")? {
             Err(error) if error.hindrance() == Some(TransientStoreError::Locked) => {
-                problems.raise(driver::hindrance_told(TransientStoreError::Locked));
+                problems.raise(commit::hindrance_told(TransientStoreError::Locked));
                 tokio::time::sleep(LOCKED_PAUSE).await;
             }
             opened => {
@@ -91,7 +91,9 @@ pub(super) fn port_trouble(error: RelayError) -> anyhow::Error {
                 "{address} needs more rights than this account has; choose a port above 1023 with --listen"
             )
         }
-        _ => anyhow::Error::new(error).context("start the relay"),
+        RelayError::Listen { .. } | RelayError::Randomness(_) => {
+            anyhow::Error::new(error).context("start the relay")
+        }
     }
 }
 

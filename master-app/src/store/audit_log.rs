@@ -22,9 +22,9 @@ use log::{LogFile, LogKind, at_ms};
 use repeats::Repeats;
 
 /// Some 200,000 decisions.
-const DECISIONS: LogKind = LogKind { name: "audit.log", most_bytes: 8 << 20, kept: 4 };
+const DECISIONS: LogKind = LogKind { name: "audit.log", max_bytes: 8 << 20, kept: 4 };
 /// Some 30,000 occasions.
-const ACTIVITY: LogKind = LogKind { name: "activity.log", most_bytes: 2 << 20, kept: 2 };
+const ACTIVITY: LogKind = LogKind { name: "activity.log", max_bytes: 2 << 20, kept: 2 };
 
 /// The record, open for appending.
 #[derive(Debug)]
@@ -313,7 +313,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut audit = Audit::open(dir.path()).unwrap();
         audit.write(1, &notes(2)).unwrap();
-        audit.decisions.bytes = DECISIONS.most_bytes;
+        audit.decisions.bytes = DECISIONS.max_bytes;
         audit.write(2, &notes(1)).unwrap();
         audit.write(3, &notes(1)).unwrap();
         assert!(log::numbered(&dir.path().join(DECISIONS.name), 1).exists());
@@ -415,10 +415,7 @@ mod tests {
         assert_eq!(renamed.last().unwrap()["count"], 99 * 256);
         let bytes = |entry: io::Result<fs::DirEntry>| entry.unwrap().metadata().unwrap().len();
         let total: u64 = fs::read_dir(dir.path()).unwrap().map(bytes).sum();
-        assert!(
-            total < u64::from(ACTIVITY.kept + 1) * (ACTIVITY.most_bytes + (1 << 20)),
-            "{total}"
-        );
+        assert!(total < u64::from(ACTIVITY.kept + 1) * (ACTIVITY.max_bytes + (1 << 20)), "{total}");
         assert!(lines.iter().all(Value::is_object));
     }
 

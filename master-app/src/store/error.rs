@@ -44,25 +44,28 @@ impl StoreError {
     pub(crate) fn hindrance(&self) -> Option<TransientStoreError> {
         let (Self::Open { source, .. } | Self::Write { source, .. }) = self else { return None };
         let rusqlite::Error::SqliteFailure(failure, _) = source else { return None };
-        match failure.code {
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
-                Some(TransientStoreError::Locked)
-            }
-            ErrorCode::DiskFull => Some(TransientStoreError::Full),
-            // The index of the log could not grow.
-            _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => {
-                Some(TransientStoreError::Full)
-            }
-            _ => None,
+        if matches!(failure.code, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) {
+            return Some(TransientStoreError::Locked);
         }
+        // SHMSIZE: the index of the log could not grow.
+        let is_full = failure.code == ErrorCode::DiskFull
+            || failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+        is_full.then_some(TransientStoreError::Full)
     }
 
-    /// The file itself is broken: trying again does not help.
+    /// Returns true if the file itself is broken: trying again does not help.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Damaged { .. } => true,
             Self::Write { source, .. } => is_broken_file(source),
-            _ => false,
+            Self::Make { .. }
+            | Self::Open { .. }
+            | Self::Aside { .. }
+            | Self::Foreign { .. }
+            | Self::Newer { .. }
+            | Self::OldSqlite { .. }
+            | Self::Copy(_)
+            | Self::Randomness(_) => false,
         }
     }
 }
@@ -74,20 +77,20 @@ pub(super) fn is_broken_file(error: &rusqlite::Error) -> bool {
 
 /// A table or a row of a shape that this program does not write.
 pub(super) fn is_strange_content(error: &rusqlite::Error) -> bool {
-    match error {
-        // "no such table": what is asked here never changes.
-        rusqlite::Error::SqliteFailure(failure, _) => {
-            failure.extended_code == rusqlite::ffi::SQLITE_ERROR
-        }
-        rusqlite::Error::SqlInputError { .. }
-        | rusqlite::Error::FromSqlConversionFailure(..)
-        | rusqlite::Error::InvalidColumnType(..)
-        | rusqlite::Error::InvalidColumnName(..)
-        | rusqlite::Error::IntegralValueOutOfRange(..)
-        | rusqlite::Error::Utf8Error(..)
-        | rusqlite::Error::QueryReturnedNoRows => true,
-        _ => false,
+    if let rusqlite::Error::SqliteFailure(failure, _) = error {
+        // "no such table": the statements here never change.
+        return failure.extended_code == rusqlite::ffi::SQLITE_ERROR;
     }
+    matches!(
+        error,
+        rusqlite::Error::SqlInputError { .. }
+            | rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::InvalidColumnName(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..)
+            | rusqlite::Error::QueryReturnedNoRows
+    )
 }
 
 pub(super) fn corrupt(why: String) -> rusqlite::Error {

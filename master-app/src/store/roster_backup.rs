@@ -115,7 +115,14 @@ impl Copy {
                 StoreWrite::MemberGone(id) => {
                     self.is_due |= self.roster.members.remove(id).is_some()
                 }
-                _ => {}
+                StoreWrite::FilesPut { .. }
+                | StoreWrite::FilesWithdrawn { .. }
+                | StoreWrite::FilesGone { .. }
+                | StoreWrite::BelongingsGone(_)
+                | StoreWrite::RootKnown { .. }
+                | StoreWrite::LinkPut(_)
+                | StoreWrite::LinkUsed { .. }
+                | StoreWrite::LinkGone(_) => {}
             }
         }
         self.roster.decisions = decisions;

@@ -1,7 +1,5 @@
 //! The tables of the database, and how an older file is brought up to date.
 
-#![expect(clippy::disallowed_methods, reason = "the database, in the program's own folder")]
-
 use std::path::{Path, PathBuf};
 
 use lanyard_hub::authority::LinkRecord;

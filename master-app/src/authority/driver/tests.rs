@@ -8,6 +8,7 @@ use lanyard_protocol::{
 };
 
 use super::*;
+use crate::authority::commit::MAX_HELD_BYTES;
 use crate::problems::{self, ActiveProblem};
 
 pub(crate) const HUB: PublicKey = PublicKey([1; 32]);
@@ -496,8 +497,8 @@ async fn a73_writes_that_wait_for_a_full_disk_are_bounded_in_bytes_and_none_is_l
     });
     // It stops taking when enough waits, and else when it has taken all.
     let driver = bench.driver.clone();
-    let most = || driver.most_held.load(std::sync::atomic::Ordering::Relaxed);
-    while most() < MOST_HELD_BYTES && !(sending.is_finished() && driver.inputs.capacity() == INPUTS)
+    let most = || driver.max_held.load(std::sync::atomic::Ordering::Relaxed);
+    while most() < MAX_HELD_BYTES && !(sending.is_finished() && driver.inputs.capacity() == INPUTS)
     {
         tokio::task::yield_now().await;
     }
@@ -517,5 +518,5 @@ async fn a73_writes_that_wait_for_a_full_disk_are_bounded_in_bytes_and_none_is_l
     sending.await.unwrap();
     waiting.await.unwrap();
     let a_message = 3 * 300 * 600;
-    assert!(most() <= MOST_HELD_BYTES + BATCH_WHILE_HELD * a_message, "{} bytes waited", most());
+    assert!(most() <= MAX_HELD_BYTES + BATCH_WHILE_HELD * a_message, "{} bytes waited", most());
 }

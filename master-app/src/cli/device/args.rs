@@ -12,15 +12,15 @@ use crate::cli::values;
 /// What this machine can do as a device of a hub.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum DeviceCommand {
-    /// Ask a hub to let this device in; waits until somebody there decides
+    /// Ask a hub to let this device in, and wait for the decision
     Join(JoinArgs),
-    /// List what everybody shares
+    /// List the files that all devices share
     Ls(HubArgs),
     /// Share files and folders until Ctrl-C
     Share(ShareArgs),
-    /// Fetch files or whole folders; goes on where it stopped
+    /// Download files or whole folders; resumes where it stopped
     Get(GetArgs),
-    /// Print an address under which any browser or player can fetch a file or folder
+    /// Print a link with which any browser or player can download a file or folder
     Link(LinkArgs),
     /// List this device's links, or end some: `lanyard links drop ID`
     Links(LinksArgs),
@@ -28,10 +28,10 @@ pub(crate) enum DeviceCommand {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct JoinArgs {
-    /// The hub's address, as it shows it; one with an invitation (`lanyard invite`) lets this
-    /// device in at once
+    /// The hub's address, as the hub shows it. An address with an invitation (`lanyard invite`)
+    /// lets this device in at once
     pub url: GivenUrl,
-    /// What others see this device called [default: the machine's name]
+    /// The name shown for this device [default: the machine's name]
     #[arg(long, value_parser = values::name)]
     pub name: Option<String>,
 }
@@ -70,10 +70,10 @@ pub(crate) struct LinkArgs {
     /// hub's address
     #[arg(required = true, value_name = "[URL] PATH|ID")]
     pub words: Vec<String>,
-    /// End it after so long, used or not: 30m, 8h, 2d, 1w [default: when nobody used it for a day]
+    /// End the link after this time: 30m, 8h, 2d, 1w [default: after a day without use]
     #[arg(long = "for", value_name = "TIME", value_parser = values::link_duration)]
     pub valid: Option<u64>,
-    /// How often it may be used; going on with a download counts once
+    /// How often the link can be used; resuming a download does not count again
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LINK_USES)))]
     pub uses: Option<u32>,
 }

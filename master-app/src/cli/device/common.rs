@@ -20,16 +20,19 @@ pub(super) fn split_words(words: Vec<String>) -> Result<(Option<HubUrl>, Vec<Str
     Ok((url.map_err(|error| Failure::usage(format!("{}: {error}", urls[0])))?, rest))
 }
 
-/// What the hub's or this device's no means for the number at the end.
+/// Returns the failure of a command, with the exit code for `error`.
 pub(super) fn failure_of(error: DeviceError) -> Failure {
-    let exit = match &error {
-        DeviceError::Refused { code: FailureCode::NotFound | FailureCode::FileGone, .. } => {
-            Exit::NotFound
-        }
-        DeviceError::Refused { code: FailureCode::NotApproved, .. } => Exit::NotApproved,
-        DeviceError::Refused { code: FailureCode::ServerNotReady, .. }
-        | DeviceError::NotConnected => Exit::NotReachable,
-        _ => Exit::Failed,
+    let code = if let DeviceError::Refused { code, .. } = &error { Some(*code) } else { None };
+    let exit = if matches!(code, Some(FailureCode::NotFound | FailureCode::FileGone)) {
+        Exit::NotFound
+    } else if code == Some(FailureCode::NotApproved) {
+        Exit::NotApproved
+    } else if code == Some(FailureCode::ServerNotReady)
+        || matches!(error, DeviceError::NotConnected)
+    {
+        Exit::NotReachable
+    } else {
+        Exit::Failed
     };
     Failure { exit, error: error.into() }
 }

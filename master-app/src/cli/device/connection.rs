@@ -20,12 +20,12 @@ use crate::output::exit::{Exit, Failure};
 use crate::run::setup::machine_name;
 
 /// A hub that is there answers within this; then the command gives up.
-const HUB_PATIENCE: Duration = Duration::from_secs(5);
+const HUB_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why a device shows no more digits until a person asks it to.
 const NOT_OPENED: &str = "the hub asked for new digits too often; somebody may be in between. \
 Compare the hub's key with the one on the host's screen, then try again:";
 /// The relay is there, but the host is not: it may be restarting.
-const HOST_PATIENCE: Duration = Duration::from_secs(15);
+const HOST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// An invitation and reveals that a device may show at the door.
 #[derive(Debug)]
@@ -113,7 +113,17 @@ impl DeviceConnection {
         match &event {
             DeviceEvent::Hub { hub } => self.hub = Some(hub.clone()),
             DeviceEvent::Unreachable { message } => self.unreachable = Some(message.clone()),
-            _ => {}
+            DeviceEvent::Phase(_)
+            | DeviceEvent::CatalogueChanged
+            | DeviceEvent::SharesChanged { .. }
+            | DeviceEvent::Renamed { .. }
+            | DeviceEvent::RenameFailed { .. }
+            | DeviceEvent::Transfer { .. }
+            | DeviceEvent::Progress { .. }
+            | DeviceEvent::FileDone { .. }
+            | DeviceEvent::FileFailed { .. }
+            | DeviceEvent::TransferEnded { .. }
+            | DeviceEvent::RelayProgress(_) => {}
         }
         event
     }
@@ -122,13 +132,13 @@ impl DeviceConnection {
     /// join.
     pub(super) async fn enter(&mut self) -> Result<(), Failure> {
         let start = Instant::now();
-        let mut deadline = start + HUB_PATIENCE;
+        let mut deadline = start + HUB_TIMEOUT;
         loop {
             let Ok(event) = timeout_at(deadline, self.event()).await else {
                 return Err(self.gave_up());
             };
             match event {
-                DeviceEvent::Hub { .. } => deadline = start + HOST_PATIENCE,
+                DeviceEvent::Hub { .. } => deadline = start + HOST_TIMEOUT,
                 DeviceEvent::Phase(MembershipPhase::Approved { .. }) => return self.remember(0),
                 DeviceEvent::Phase(MembershipPhase::Waiting { .. } | MembershipPhase::Closed) => {
                     let how = format!("this device has not been let in: lanyard join {}", self.url);
@@ -137,7 +147,18 @@ impl DeviceConnection {
                 DeviceEvent::Phase(MembershipPhase::Ended { reason }) => {
                     return Err(self.ended(reason));
                 }
-                _ => {}
+                DeviceEvent::Phase(_)
+                | DeviceEvent::Unreachable { .. }
+                | DeviceEvent::CatalogueChanged
+                | DeviceEvent::SharesChanged { .. }
+                | DeviceEvent::Renamed { .. }
+                | DeviceEvent::RenameFailed { .. }
+                | DeviceEvent::Transfer { .. }
+                | DeviceEvent::Progress { .. }
+                | DeviceEvent::FileDone { .. }
+                | DeviceEvent::FileFailed { .. }
+                | DeviceEvent::TransferEnded { .. }
+                | DeviceEvent::RelayProgress(_) => {}
             }
         }
     }
@@ -160,7 +181,7 @@ impl DeviceConnection {
 
     /// How long a hub has to answer at all.
     pub(super) fn hub_deadline(&self) -> Instant {
-        Instant::now() + HUB_PATIENCE
+        Instant::now() + HUB_TIMEOUT
     }
 
     /// What the end of the device means.

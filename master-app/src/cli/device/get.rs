@@ -138,7 +138,14 @@ impl GetJob {
                 DeviceEvent::Phase(MembershipPhase::Ended { reason }) => {
                     return Err(connection.ended(reason));
                 }
-                _ => {}
+                DeviceEvent::Phase(_)
+                | DeviceEvent::Unreachable { .. }
+                | DeviceEvent::Hub { .. }
+                | DeviceEvent::CatalogueChanged
+                | DeviceEvent::SharesChanged { .. }
+                | DeviceEvent::Renamed { .. }
+                | DeviceEvent::RenameFailed { .. }
+                | DeviceEvent::RelayProgress(_) => {}
             }
         }
         self.progress.end();

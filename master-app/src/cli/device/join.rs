@@ -80,7 +80,19 @@ async fn wait_for_decision(connection: &mut DeviceConnection, output: Output) ->
                 }
                 return Err(failure);
             }
-            _ => {}
+            DeviceEvent::Phase(_)
+            | DeviceEvent::Unreachable { .. }
+            | DeviceEvent::Hub { .. }
+            | DeviceEvent::CatalogueChanged
+            | DeviceEvent::SharesChanged { .. }
+            | DeviceEvent::Renamed { .. }
+            | DeviceEvent::RenameFailed { .. }
+            | DeviceEvent::Transfer { .. }
+            | DeviceEvent::Progress { .. }
+            | DeviceEvent::FileDone { .. }
+            | DeviceEvent::FileFailed { .. }
+            | DeviceEvent::TransferEnded { .. }
+            | DeviceEvent::RelayProgress(_) => {}
         }
     }
 }

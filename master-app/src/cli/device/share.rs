@@ -78,7 +78,18 @@ async fn serve(global: &Global, connection: &mut DeviceConnection, paths: Vec<Pa
                     output.note(&listing.fetched(progress.file_id));
                 }
             }
-            _ => {}
+            DeviceEvent::Phase(_)
+            | DeviceEvent::Unreachable { .. }
+            | DeviceEvent::Hub { .. }
+            | DeviceEvent::CatalogueChanged
+            | DeviceEvent::SharesChanged { .. }
+            | DeviceEvent::Renamed { .. }
+            | DeviceEvent::RenameFailed { .. }
+            | DeviceEvent::Transfer { .. }
+            | DeviceEvent::Progress { .. }
+            | DeviceEvent::FileDone { .. }
+            | DeviceEvent::FileFailed { .. }
+            | DeviceEvent::TransferEnded { .. } => {}
         }
     }
 }

@@ -17,19 +17,21 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     dir: &Path,
     request: ControlRequest,
 ) -> Result<T, Failure> {
-    let stream = transport::connect(dir, HUB).await.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            Failure::new(Exit::NotReachable, format!("no hub runs on {}", dir.display()))
-        }
-        io::ErrorKind::PermissionDenied => {
-            Failure::new(Exit::Failed, format!("the hub on {} is another user's", dir.display()))
-        }
-        _ => Failure::new(
-            Exit::Failed,
-            format!("cannot reach the hub on {}: {error}", dir.display()),
-        ),
-    })?;
+    let stream = transport::connect(dir, HUB).await.map_err(|error| unreachable(dir, &error))?;
     exchange(stream, &request).await
+}
+
+/// Returns the failure of a command that cannot reach the hub on `dir`.
+fn unreachable(dir: &Path, error: &io::Error) -> Failure {
+    let kind = error.kind();
+    let dir = dir.display();
+    if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+        Failure::new(Exit::NotReachable, format!("no hub runs on {dir}"))
+    } else if kind == io::ErrorKind::PermissionDenied {
+        Failure::new(Exit::Failed, format!("the hub on {dir} is another user's"))
+    } else {
+        Failure::new(Exit::Failed, format!("cannot reach the hub on {dir}: {error}"))
+    }
 }
 
 /// Says a request and hears the answer.

@@ -69,7 +69,7 @@ where
         }
         Err(error) => ControlResponse::Failed(OperatorError::new(
             Exit::Usage,
-            format!("that is no command: {error}"),
+            format!("unknown command: {error}"),
         )),
     };
     let mut text = serde_json::to_vec(&response)?;

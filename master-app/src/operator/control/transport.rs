@@ -154,7 +154,7 @@ mod unix {
     /// The system's own limit is 108 bytes, on some 104.
     const MAX_SOCKET_PATH: usize = 100;
     /// Of a name below the directory, with what is around it: all names lie in one place.
-    const LONGEST_NAME: usize = 32;
+    const MAX_NAME_BYTES: usize = 32;
 
     pub(crate) struct Listener {
         listener: UnixListener,
@@ -172,7 +172,7 @@ mod unix {
     fn place(dir: &Path, name: &str) -> io::Result<SocketPath> {
         let file = format!("{name}{SOCKET_END}");
         let path = dir.join(&file);
-        if dir.as_os_str().len() + LONGEST_NAME <= MAX_SOCKET_PATH {
+        if dir.as_os_str().len() + MAX_NAME_BYTES <= MAX_SOCKET_PATH {
             return Ok(SocketPath { path, _dir: None });
         }
         #[cfg(target_os = "linux")]
@@ -189,7 +189,7 @@ mod unix {
 
     /// Where the sockets of this data directory lie.
     pub(super) fn folder(dir: &Path) -> io::Result<PathBuf> {
-        if cfg!(target_os = "linux") || dir.as_os_str().len() + LONGEST_NAME <= MAX_SOCKET_PATH {
+        if cfg!(target_os = "linux") || dir.as_os_str().len() + MAX_NAME_BYTES <= MAX_SOCKET_PATH {
             return Ok(dir.to_path_buf());
         }
         private_folder(dir)
@@ -269,7 +269,7 @@ mod unix {
         fn a_private_place_is_ours_alone() {
             let dir = tempfile::tempdir().unwrap();
             let folder = private_folder(dir.path()).unwrap();
-            assert!(folder.as_os_str().len() + LONGEST_NAME <= MAX_SOCKET_PATH);
+            assert!(folder.as_os_str().len() + MAX_NAME_BYTES <= MAX_SOCKET_PATH);
             assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
             assert!(private_folder(dir.path()).is_err());

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 pub(super) struct LogKind {
     pub name: &'static str,
     /// A file of this length gets a number.
-    pub most_bytes: u64,
+    pub max_bytes: u64,
     /// Numbered files beside the one in use.
     pub kept: u32,
 }
@@ -64,7 +64,7 @@ impl LogFile {
             return Err(error);
         }
         self.bytes += text.len() as u64;
-        if self.bytes >= self.kind.most_bytes { self.rotate() } else { Ok(()) }
+        if self.bytes >= self.kind.max_bytes { self.rotate() } else { Ok(()) }
     }
 
     fn rotate(&mut self) -> io::Result<()> {

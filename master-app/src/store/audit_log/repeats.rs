@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 /// Occasions that are counted at once; beyond, the one that was quiet for longest is told and
 /// forgotten.
-const MOST_COUNTED: usize = 256;
+const MAX_COUNTED: usize = 256;
 /// After this long without another one the next is a first one again.
 const QUIET_MS: u64 = 600_000;
 
@@ -61,7 +61,7 @@ impl Repeats {
             }
             return lines;
         }
-        if self.0.len() >= MOST_COUNTED {
+        if self.0.len() >= MAX_COUNTED {
             lines.extend(self.end_longest_quiet());
         }
         let last = line.clone();
@@ -133,6 +133,6 @@ mod tests {
         for n in 0..10_000 {
             repeats.take(QUIET_MS + 5, renamed(n, "e"));
         }
-        assert_eq!(repeats.0.len(), MOST_COUNTED);
+        assert_eq!(repeats.0.len(), MAX_COUNTED);
     }
 }
