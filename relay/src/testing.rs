@@ -1,23 +1,13 @@
-//! Functions that meet hostile input first, for tests without a hub: tests/deep feeds the pure ones,
-//! and runs an echo behind the accept loop and the sockets of the relay. Built only with the feature
-//! `testing`.
+//! Pure functions that meet hostile input first, for tests/deep, which feeds them without a hub.
+//! Built only with the feature `testing`.
 
-use std::time::Duration;
-
-use axum::Router;
 use http::HeaderMap;
 use lanyard_hub::layout::{Layout, PlacedMember};
 use lanyard_protocol::archive::Extent;
 use lanyard_protocol::message::LinkMember;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-pub use crate::ws::upgrade::{Sink, Socket, send_text, upgrade};
-
-use crate::limits::connections;
 use crate::links::{names, zip};
 use crate::middleware::host_guard;
-use crate::net::listener;
 
 /// The `Content-Disposition` of a file of this name.
 pub fn disposition(name: &str) -> http::HeaderValue {
@@ -59,19 +49,4 @@ pub fn archive(layout: &Layout) -> Vec<u8> {
     out.extend_from_slice(&directory);
     out.extend_from_slice(&zip::end(&extent));
     out.to_vec()
-}
-
-/// Serves `router` as the relay serves its own: deadlines, limits and buffers are the same.
-pub async fn serve(listener: TcpListener, router: Router) {
-    listener::run(
-        listener,
-        listener::ListenerConfig {
-            tls: None,
-            most_connections: connections::most_connections(),
-            last_words: Duration::ZERO,
-        },
-        router,
-        CancellationToken::new(),
-    )
-    .await;
 }

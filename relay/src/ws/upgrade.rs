@@ -36,8 +36,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use crate::error::ApiError;
 use crate::limits::connections::ConnectionPermit;
 
-pub type Socket = WebSocketStream<UpgradedStream>;
-pub type Sink = SplitSink<Socket, Message>;
+pub(crate) type Socket = WebSocketStream<UpgradedStream>;
+pub(crate) type Sink = SplitSink<Socket, Message>;
 pub(crate) type Stream = SplitStream<Socket>;
 
 /// Bytes of a fragment: what a socket's write buffer grows to.
@@ -53,7 +53,7 @@ const MOST_UNWRITTEN: usize = 32 * 1024;
 ///
 /// Small buffers: 10 KiB a session instead of 137 (measured with 1,000 idle sockets), and until it
 /// is [`admitted`] a socket may send `max_first` bytes at once.
-pub fn upgrade<F>(
+pub(crate) fn upgrade<F>(
     mut request: Request,
     max_first: usize,
     serve: impl FnOnce(Socket) -> F + Send + 'static,
@@ -114,7 +114,7 @@ async fn evicted_unregistered(permit: Option<Arc<ConnectionPermit>>) {
 /// The stream below a socket. It remembers what came before the registration, so that nothing of it
 /// is lost when the socket is made anew with the buffers of a session.
 #[derive(Debug)]
-pub struct UpgradedStream {
+pub(crate) struct UpgradedStream {
     io: TokioIo<Upgraded>,
     permit: Option<Arc<ConnectionPermit>>,
     heard: Option<Vec<u8>>,
@@ -122,7 +122,7 @@ pub struct UpgradedStream {
 
 impl UpgradedStream {
     /// The place of this connection among all.
-    pub fn permit(&self) -> Option<Arc<ConnectionPermit>> {
+    pub(crate) fn permit(&self) -> Option<Arc<ConnectionPermit>> {
         self.permit.clone()
     }
 }
@@ -223,7 +223,7 @@ pub(crate) fn is_of_another_version(headers: &http::HeaderMap) -> bool {
 }
 
 /// Sends one text.
-pub async fn send_text(sink: &mut Sink, text: Utf8Bytes) -> Result<(), Error> {
+pub(crate) async fn send_text(sink: &mut Sink, text: Utf8Bytes) -> Result<(), Error> {
     if text.len() <= FRAGMENT {
         return sink.send(Message::Text(text)).await;
     }
