@@ -42,12 +42,12 @@ use session::PeerSession;
 pub use session::Reveals;
 use shares::Shares;
 
-/// Who this device is.
+/// The identity of this device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerConfig {
     /// Ed25519 key of the device.
     pub public_key: PublicKey,
-    /// Of this process; a newer session of the same one replaces the older.
+    /// Names this process; a newer session of the same instance replaces the older one.
     pub instance: Instance,
     /// Text for people.
     pub name: String,
@@ -55,13 +55,13 @@ pub struct PeerConfig {
     pub kind: DeviceKind,
     /// Free text for people; may be empty.
     pub platform: String,
-    /// What it may show at the door.
+    /// The invitation to register with.
     pub invitation: Option<(InvitationId, InvitationSecret)>,
     /// Reveals of earlier runs of this device.
     pub reveals: Reveals,
 }
 
-/// What the machine waits for, one deadline each.
+/// Deadlines of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     /// Open the link again.
@@ -113,7 +113,7 @@ pub struct Peer {
     references: u64,
     timers: Deadlines<Timer>,
     effects: EffectQueue<Effect>,
-    /// What the driver was told last.
+    /// The last state that the driver was told.
     told: MembershipPhase,
     /// The catalogue changed since the driver was told.
     listed: bool,
@@ -158,7 +158,7 @@ impl Peer {
         self.mirror.catalogue()
     }
 
-    /// What this device offers and how each stands.
+    /// Files that this device shares, each with its state.
     pub fn shares(&self) -> impl Iterator<Item = (FileId, ShareState)> + '_ {
         self.shares.states()
     }
@@ -229,7 +229,7 @@ impl Peer {
         self.settle(now);
     }
 
-    /// What follows from any mutation: say, offer and ask what can be said, offered and asked.
+    /// Follows every mutation: sends, offers and requests what is possible now.
     fn settle(&mut self, now: Moment) {
         self.offer(now);
         self.pump(now);
@@ -377,7 +377,7 @@ impl Peer {
     }
 
     // ── Pulls
-    // ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Pulls from where this mirror stands.
     fn pull(&mut self, now: Moment) {
@@ -441,7 +441,7 @@ impl Peer {
     }
 
     // ── Requests
-    // ────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
     fn next_reference(&mut self) -> u64 {
         self.references += 1;

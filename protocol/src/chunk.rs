@@ -65,7 +65,7 @@ impl<'de> Deserialize<'de> for GroupSpan {
     }
 }
 
-/// What a run carries: the bytes of the groups, or their values (32 bytes each).
+/// The content of a run: the bytes of the groups, or their group hashes (32 bytes each).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]

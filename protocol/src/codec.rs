@@ -36,7 +36,7 @@ pub struct MasterFrame<M> {
     pub ref_to: Option<SessionAddress>,
 }
 
-/// What a frame that is not a message gets.
+/// The answer to a frame that is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Close with 4413.
@@ -52,7 +52,7 @@ pub enum DecodeError {
         opcode: String,
         /// The `ref` that the answer carries.
         reference: Option<Ref>,
-        /// What does not fit, for the log and the answer.
+        /// The part that does not fit, for the log and the answer.
         why: String,
     },
 }

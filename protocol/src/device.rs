@@ -1,11 +1,11 @@
-//! Who is there: a device as others see it, and the hub as devices see it.
+//! A device as others see it, and the hub as devices see it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{DeviceId, PublicKey};
 use crate::limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
 
-/// What runs on the device.
+/// The kind of program that runs on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]

@@ -17,20 +17,20 @@ pub struct Resume {
     pub revision: u64,
 }
 
-/// What a page is.
+/// The kind of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub enum FeedMode {
     /// Nothing changed.
     UpToDate,
-    /// What changed after `since`, each in its present state.
+    /// Everything that changed after `since`, each entry in its present state.
     Delta,
     /// All that is.
     Snapshot,
 }
 
-/// Who or what is no more; without `file_id` the device, and its files with it.
+/// A removal; without `file_id` the device is gone, and its files with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct Gone {
@@ -52,7 +52,7 @@ pub struct FeedPage {
     pub epoch: u64,
     /// The head when this page was made.
     pub revision: u64,
-    /// Of a delta: what changed after this revision. One that begins after what its reader has
+    /// The revision that a delta begins after. A delta that begins after its reader's position
     /// belongs to another session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "typescript", ts(optional, type = "number"))]
@@ -62,7 +62,7 @@ pub struct FeedPage {
     /// Listed files on this page.
     #[serde(deserialize_with = "crate::file::entries")]
     pub files: Vec<FileEntry>,
-    /// What a delta removes.
+    /// Removals of a delta.
     pub gone: Vec<Gone>,
     /// Opaque; asks for the next page. Absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]

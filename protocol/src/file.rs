@@ -1,4 +1,4 @@
-//! What is shared: a file as its owner announces it, and as the hub lists it.
+//! A shared file as its owner announces it, and as the hub lists it.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 

@@ -44,7 +44,7 @@ impl Groups {
         Self { size, group_log }
     }
 
-    /// Of a file of `size` bytes by the rule of the wire.
+    /// Returns the groups of a file of `size` bytes by the rule of the wire.
     pub fn of(size: u64) -> Self {
         Self::new(size, group_log(size))
     }
@@ -137,8 +137,8 @@ impl GroupHasher {
     }
 }
 
-/// Pairs neighbours level by level; an odd last one goes up unchanged; the last pair is hashed with
-/// ROOT. Done with a stack of finished subtrees, each a power of two of groups, the largest at the
+/// Pairs neighbours level by level; an odd last one goes up unchanged. The last pair is hashed with
+/// ROOT. Keeps a stack of finished subtrees, each a power of two of groups, the largest at the
 /// bottom. `None` for fewer than two.
 fn merge(hashes: impl Iterator<Item = GroupHash>) -> Option<Root> {
     let mut stack: Vec<ChainingValue> = Vec::new();

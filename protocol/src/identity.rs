@@ -23,7 +23,7 @@ pub fn fingerprint(key: &PublicKey) -> String {
     hex::encode(&blake3::hash(&key.0).as_bytes()[..16])
 }
 
-/// What both proofs of one connect are made over.
+/// The data that both proofs of one connection cover.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transcript {
     /// From the relay's CHALLENGE.
@@ -36,7 +36,7 @@ pub struct Transcript {
     pub hub_key: PublicKey,
     /// The key that the device claims.
     pub device_key: PublicKey,
-    /// What the client sends as `Host`: lower case, default port left out, IPv6 in brackets.
+    /// The client's `Host`: lower case, default port left out, IPv6 in brackets.
     pub authority: String,
     /// The TLS connection that the messages travel on, or the constant for plain HTTP.
     pub channel: Channel,
@@ -63,12 +63,12 @@ impl Transcript {
         .join("\n")
     }
 
-    /// What the device signs.
+    /// Returns the text that the device signs.
     pub fn device_text(&self) -> String {
         self.lines("lanyard/2 device")
     }
 
-    /// What the hub signs in answer.
+    /// Returns the text that the hub signs in answer.
     pub fn hub_text(&self, public_id: DeviceId) -> String {
         format!("{}\n{}", self.lines("lanyard/2 hub"), public_id)
     }

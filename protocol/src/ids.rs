@@ -115,7 +115,7 @@ hex_id!(
     Signature, 64);
 shown!(Signature);
 hex_id!(
-    /// What binds a proof to a TLS leaf (PROTOCOL.md 2); zeros for pages and plain http.
+    /// Binds a proof to a TLS leaf (PROTOCOL.md 2); zeros for pages and plain http.
     Channel, 32);
 shown!(Channel);
 hex_id!(
@@ -163,7 +163,7 @@ hex_id!(
     InvitationId, 8);
 shown!(InvitationId);
 hex_id!(
-    /// What the bearer of an invitation proves to hold; it never crosses the wire.
+    /// The secret that the bearer of an invitation proves to hold; it never crosses the wire.
     InvitationSecret, 16);
 secret!(InvitationSecret);
 hex_id!(
@@ -184,7 +184,7 @@ hex_id!(
 shown!(LayoutId);
 
 impl Channel {
-    /// Of pages and of plain http.
+    /// The channel of pages and of plain http.
     pub const PLAIN: Channel = Channel([0; 32]);
 }
 
@@ -253,7 +253,7 @@ pub struct SessionAddress {
     pub instance: Instance,
 }
 
-/// Whom the master means: one session, or without `instance` all sessions of a device.
+/// The master's addressee: one session, or without `instance` all sessions of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipient {
     /// The device.
@@ -263,7 +263,7 @@ pub struct Recipient {
     pub instance: Option<Instance>,
 }
 
-/// What a requester puts beside its request to know the answer by: 1 to 64 characters of
+/// Identifies a request, so that its sender recognises the answer: 1 to 64 characters of
 /// `A-Za-z0-9_-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

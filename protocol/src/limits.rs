@@ -36,9 +36,9 @@ pub const SMALL_DEVICE_BYTES: u64 = 1 << 20;
 /// Removals that are remembered, about 20 MB: one device that takes 100,000 files away at once is
 /// still a delta. A pull from before the oldest is a snapshot.
 pub const MAX_REMOVALS: usize = 131_072;
-/// Devices that the hub knows, let in or refused, from which on an open door lets nobody in
-/// unasked: each costs a key, a name and a row of `roster.json`, which is written whole. A person's
-/// own word still counts.
+/// Devices that the hub knows, let in or refused, beyond which an open door asks again. Each costs
+/// a key, a name and a row of `roster.json`, which is written whole. The host can still let devices
+/// in.
 pub const MAX_MEMBERS_UNASKED: usize = 10_000;
 /// Invitations that are out at once: a class or a party, and few enough that a person still knows
 /// them.
@@ -135,8 +135,8 @@ pub const MAX_LINK_CONNECTIONS_A_NET: usize = 512;
 /// The same of all addresses, or a quarter of what the relay may have, if that is less. Each keeps
 /// one small frame while its reader stands still: 32 MiB together, and what the large frames are.
 pub const MAX_LINK_CONNECTIONS: usize = 1_024;
-/// What the relay keeps outside of its budget for a body whose reader takes nothing, and the
-/// plaintext that TLS keeps below it: together less than 64 KiB.
+/// Bytes outside of the relay's budget for a body whose reader takes nothing. With the plaintext
+/// that TLS keeps below it, they are less than 64 KiB.
 pub const SMALL_FRAME_BYTES: usize = 32 << 10;
 /// Bytes of plaintext that TLS keeps for such a body.
 pub const TLS_BUFFER_BYTES: usize = 16 << 10;
@@ -166,14 +166,14 @@ pub const REQUEST_TIMEOUT_MS: u64 = 10_000;
 pub const WRONG_SECRET_DELAY_MS: u64 = 500;
 /// First frame of a socket after CHALLENGE.
 pub const REGISTER_TIMEOUT_MS: u64 = 5_000;
-/// The relay pings after this long without a frame, a device after a second more: with
+/// The relay pings after this long without a frame, a device after a second more. With
 /// [`PONG_TIMEOUT_MS`] both notice a half-open line in 15 s, and mostly one ping serves both. The
 /// life signs of 5,000 idle devices take 1 % of a processor of the relay (`tests/deep/storm`).
 pub const PING_MS: u64 = 4_000;
 /// Without any frame after a ping the session is over.
 pub const PONG_TIMEOUT_MS: u64 = 10_000;
-/// A page pings after this long without a frame: browsers show it no WebSocket pings, and its clock
-/// ticks once a second, so it starts earlier than the others to notice a half-open line in 15 s.
+/// A page pings after this long without a frame. Browsers show it no WebSocket pings, and its clock
+/// ticks once a second. So it starts earlier than the others to notice a half-open line in 15 s.
 pub const PING_OF_A_PAGE_MS: u64 = 3_000;
 /// Try n to connect again waits random(0 … min([`RECONNECT_CAP_MS`], this · 2^n)).
 pub const RECONNECT_BASE_MS: u64 = 250;
@@ -216,7 +216,7 @@ pub const MIN_BODY_WINDOW_MS: u64 = 20_000;
 /// How long the relay serves from a grant while the master is away, and keeps an unused one.
 pub const GRANT_MS: u64 = 600_000;
 /// How long the relay keeps the group hashes of a file after its owner and all its askers have
-/// gone: a page that is reloaded, or a line that drops, is back by then. All together take a
+/// gone. A page that is reloaded, or a line that drops, is back by then. All together take a
 /// quarter of the byte budget beside it.
 pub const GROUP_HASHES_MS: u64 = 60_000;
 /// Wrong bodies of one holder within the window, and how long it is not asked afterwards.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::identity::Transcript;
 use crate::ids::{BootId, Channel, Mac, Nonce};
 
-/// What both proofs of one registration are made over.
+/// The data that both proofs of one registration cover.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MasterTranscript {
     /// From the relay's MASTER_CHALLENGE.

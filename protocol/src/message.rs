@@ -1,9 +1,9 @@
 //! The messages, one enum a direction, and the parts they share.
 //!
-//! Device and relay speak over `/ws/device`; master and relay over `/ws/master`, where the relay
-//! passes devices' requests on unchanged (`from` beside them says whose) and the master's answers
-//! back (`to`); the host's console speaks to the master app over `/ws/console`. Adding a message
-//! means a vector, a line in PROTOCOL.md and a simulation step together.
+//! Device and relay exchange messages over `/ws/device`, master and relay over `/ws/master`. There
+//! the relay passes devices' requests on unchanged (`from` beside them names the sender) and the
+//! master's answers back (`to`). The host's console uses `/ws/console` of the master app. Adding a
+//! message means a vector, a line in PROTOCOL.md and a simulation step together.
 
 mod console;
 mod device;
@@ -257,7 +257,7 @@ wire! {
         pub revision: u64,
     }
 
-    /// Who is online now, whole.
+    /// The whole list of devices that are online now.
     pub struct Presence {
         /// Approved devices with at least one session, in any order.
         pub online: Vec<DeviceId>,
@@ -369,7 +369,7 @@ wire! {
         pub ticket: Ticket,
         /// Stable name of the reason, for programs.
         pub code: FailureCode,
-        /// Whose fault it is, in a bundle.
+        /// The file that caused the failure, in a bundle.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub file_id: Option<FileId>,
@@ -418,8 +418,8 @@ wire! {
     }
 }
 
-/// Who may see a change. One value today; a list message without it would leave no room for
-/// another.
+/// The devices that may see a change. There is one value today; a list message without it would
+/// leave no room for another.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]

@@ -1,7 +1,7 @@
 //! `Range` of one representation: a single byte range, or none (PROTOCOL.md 7, RFC 9110 section
 //! 14).
 
-/// What a `Range` header asks of a file of some size.
+/// The part of a file that a `Range` header requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RangeRequest {
     /// No header, a malformed one, or several ranges: 200 with the whole.

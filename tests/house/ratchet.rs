@@ -1,4 +1,4 @@
-//! What each area may still have of each offence.
+//! Allowances: how many of each offence each area may still have.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

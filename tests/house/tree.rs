@@ -37,7 +37,7 @@ pub(crate) fn area_of(path: &str) -> &str {
     }
 }
 
-/// What decides how comments look.
+/// The kind of a text, which decides how its comments look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Rust,

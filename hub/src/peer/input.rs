@@ -1,4 +1,4 @@
-//! What the Peer is told and what it wants done.
+//! Inputs and effects of the Peer.
 
 use lanyard_protocol::identity::Transcript;
 use lanyard_protocol::message::{
@@ -66,7 +66,7 @@ pub enum FetchOutcome {
     },
 }
 
-/// What became of a file whose groups are all here (answer to [`Effect::CloseFile`]).
+/// The result of closing a file whose groups are all here (answers [`Effect::CloseFile`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
     /// It lies under its final name.
@@ -140,7 +140,7 @@ pub enum Input {
     },
     /// A download begins.
     StartTransfer {
-        /// What to fetch.
+        /// The files to fetch.
         order: TransferOrder,
     },
     /// Whole groups, hashed and written.
@@ -208,7 +208,7 @@ pub enum Input {
     Stop,
 }
 
-/// What the machine wants done.
+/// A task for the driver.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Open the socket; answered by `LinkOpened` or `LinkClosed`.
@@ -220,7 +220,7 @@ pub enum Effect {
     },
     /// Sign and send CLIENT_REGISTER.
     Register {
-        /// What to sign and send.
+        /// The registration to sign and send.
         registration: Registration,
     },
     /// A reveal is about to be sent: that is on disk before it is ([`super::Reveals::give`]).
@@ -350,7 +350,7 @@ pub enum Effect {
     TransferChanged {
         /// The download.
         transfer_id: TransferId,
-        /// What the transfer waits for; `None` while it runs.
+        /// The reason why the transfer waits; `None` while it runs.
         waits_for: Option<FailureCode>,
         /// True when a person paused it.
         paused: bool,
@@ -461,7 +461,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// What both sides sign.
+    /// Returns the transcript that both sides sign.
     pub fn transcript(
         &self,
         authority: &str,

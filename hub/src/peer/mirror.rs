@@ -1,5 +1,5 @@
-//! What this device knows of the roster and of the shared files, and how it catches up: apply what
-//! follows, drop what is old, pull what is missing (PROTOCOL.md 4).
+//! The device's copy of the feed: roster and shared files. It applies the next change, drops old
+//! ones, and pulls after a gap (PROTOCOL.md 4).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ pub struct CatalogueView {
     pub clients: BTreeMap<DeviceId, Client>,
     /// Everything that is listed.
     pub files: BTreeMap<FileRef, FileEntry>,
-    /// Who is online; the relay's word, not part of the feed.
+    /// Devices that are online, as the relay reports them; not part of the feed.
     pub online: BTreeSet<DeviceId>,
     /// Where this stands in the feed; zeros before the first whole pull.
     pub position: Resume,
@@ -102,7 +102,7 @@ impl FeedChange {
     }
 }
 
-/// What became of a pushed change.
+/// The fate of a pushed change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pushed {
     Applied,
@@ -114,7 +114,7 @@ pub(super) enum Pushed {
     Gap,
 }
 
-/// What became of a page.
+/// The fate of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Paged {
     /// Not the page of the running pull.
@@ -136,7 +136,7 @@ struct PendingPull {
     from: Resume,
     /// Mode and head of its first page.
     first: Option<(FeedMode, Resume)>,
-    /// What a SNAPSHOT named so far.
+    /// Entries that a SNAPSHOT named so far.
     named_clients: BTreeSet<DeviceId>,
     named_files: BTreeSet<FileRef>,
     /// Changes pushed meanwhile, without a hole between them.
@@ -200,7 +200,7 @@ impl Mirror {
         self.complete && self.pull.is_none()
     }
 
-    /// What to say at the next register; `None` while nothing is held.
+    /// Returns the position for the next registration; `None` while nothing is held.
     pub(super) fn resume(&self) -> Option<Resume> {
         self.complete.then_some(self.catalogue.position)
     }
@@ -279,8 +279,7 @@ impl Mirror {
         };
         let head = Resume { epoch: page.epoch, revision: page.revision };
         if !follows(&page, pull.from) {
-            // What changed since a position that is not ours: the answer to another session of this
-            // instance.
+            // A delta from a position that is not ours answers another session of this instance.
             return self.finish_later();
         }
         let (mode, first) = *pull.first.get_or_insert((page.mode, head));
@@ -326,7 +325,7 @@ impl Mirror {
     fn catch_up(&mut self, first: Resume, at: Resume, change: FeedChange) -> bool {
         let mine = self.catalogue.position;
         if at.epoch != mine.epoch {
-            // Of another life of the feed than the pages: the next pull tells which one lives.
+            // The change has another epoch than the pages: the next pull shows which epoch lives.
             return false;
         }
         if at.revision <= first.revision {

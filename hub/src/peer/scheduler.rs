@@ -29,7 +29,7 @@ const RETRY_CAP_MS: u64 = 15_000;
 /// A relay that has seen all groups of a file tells the root at once, by way of the master. One
 /// that began in the middle does not; then what is here is what came.
 const ROOT_WAIT_MS: u64 = 2_000;
-/// Who waits for somebody to come back looks by himself as well, in case the word of it was missed.
+/// A transfer that waits for its owner also retries by itself, in case the message was missed.
 const LOOK_AGAIN_MS: u64 = 15_000;
 
 /// A request on its way to the relay's answer.
@@ -37,7 +37,7 @@ const LOOK_AGAIN_MS: u64 = 15_000;
 struct PendingRequest {
     transfer_id: TransferId,
     what: BodyKind,
-    /// Of which neither CHUNK_READY nor CHUNK_FAILED spoke.
+    /// Pieces that neither CHUNK_READY nor CHUNK_FAILED has named.
     pieces: Vec<GroupSpan>,
     since: Moment,
 }
@@ -60,7 +60,7 @@ pub(super) struct Scheduler {
     fetches: BTreeMap<FetchId, ActiveFetch>,
     last_fetch: u64,
     pace: InFlightLimit,
-    /// Whose turn it was last.
+    /// The transfer that had the last turn.
     turn: Option<TransferId>,
 }
 
@@ -323,7 +323,7 @@ impl Peer {
     }
 
     // ── Answers
-    // ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn chunk_ready(&mut self, now: Moment, ready: ChunkReady) {
         let ChunkReady { transfer_id, pieces, ticket, length } = ready;
@@ -411,7 +411,7 @@ impl Peer {
     }
 
     // ── Bytes
-    // ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn stored(&mut self, now: Moment, transfer_id: TransferId, pieces: &[GroupSpan]) {
         for GroupSpan { file_id, groups } in pieces {
@@ -537,11 +537,10 @@ impl Peer {
     }
 
     // ── Closing files
-    // ───────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A file whose groups are all here is checked against its root, which is waited for a moment
-    /// if it is not known yet: without it nobody would notice what was damaged behind the relay's
-    /// own check.
+    /// Checks a file whose groups are all here against its root. Waits a moment for an unknown
+    /// root, because only the root shows damage that came after the relay's own check.
     fn close_if_whole(&mut self, now: Moment, transfer_id: TransferId, file_id: FileId) {
         let owner = self.scheduler.transfers.get(&transfer_id).map(|transfer| transfer.owner);
         let entry = owner.and_then(|public_id| {
@@ -662,7 +661,7 @@ impl Peer {
     }
 
     // ── Ends
-    // ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn fail_files(&mut self, owner: DeviceId, file_ids: &[FileId], code: FailureCode) {
         let of_owner =

@@ -182,7 +182,7 @@ impl Peer {
         self.timers.set(Timer::Reconnect, now.plus(self.ids.below(ceiling + 1)));
     }
 
-    /// What dies with a session: its knock, its requests, its bodies.
+    /// Ends everything that dies with a session: its join request, its requests, its bodies.
     fn session_over(&mut self) {
         let was_registered = self.session.membership.take().is_some();
         let is_lost = self.session.knock.take().is_some_and(|knock| knock.awaits_opening());
@@ -231,7 +231,7 @@ impl Peer {
     }
 
     // ── Handshake
-    // ───────────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn challenged(&mut self, now: Moment, challenge: Challenge) {
         if self.session.link != ConnectionState::Open || self.session.membership.is_some() {
@@ -328,7 +328,7 @@ impl Peer {
     }
 
     // ── The knock
-    // ───────────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
     fn request_id(&self, knock: &PendingJoin) -> RequestId {
         approval::request_id(
@@ -447,9 +447,10 @@ impl Peer {
     }
 
     // ── Name, end
-    // ───────────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Of a pending device the name is part of the knock: it knocks anew.
+    /// Renames the device. A pending device asks anew, because the name is part of its join
+    /// request.
     pub(super) fn rename(&mut self, now: Moment, name: String) {
         if !lanyard_protocol::device::is_valid_name(&name) {
             let code = lanyard_protocol::FailureCode::BadMessage;

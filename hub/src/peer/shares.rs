@@ -1,5 +1,5 @@
-//! What this device offers: syncing → shared → removed, offered again whenever the hub does not
-//! list it.
+//! Files that this device shares: syncing → shared → removed. A file is offered again whenever the
+//! hub does not list it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,7 +19,7 @@ use crate::machine::Moment;
 
 /// ADD_FILES on their way at once: 10,000 files go without waiting, 100,000 do not fill the outbox.
 const MOST_REQUESTS: usize = 32;
-/// What one entry needs beside its texts, at most.
+/// Bytes of one entry beside its texts, at most.
 const ENTRY_BYTES: usize = 320;
 
 #[derive(Debug, Clone)]
@@ -71,9 +71,9 @@ impl Shares {
         }
     }
 
-    /// Compares with what is listed, after a pull or a change that took files of this device: what
-    /// is missing is offered again, what is listed and no longer offered is taken back. Returns
-    /// what is listed and was not known to be.
+    /// Compares with the list, after a pull or a change that took files of this device. Offers
+    /// missing files again, and takes back listed files that are no longer shared. Returns the
+    /// files that are newly known to be listed.
     fn reconcile(
         &mut self,
         me: DeviceId,
@@ -155,7 +155,7 @@ impl Shares {
         self.unsaid.drain(..count).collect()
     }
 
-    /// Of these, those whose state is another one now.
+    /// Sets the state of these files, and returns those whose state changed.
     fn set_state(&mut self, file_ids: &[FileId], state: ShareState) -> Vec<FileId> {
         let mut changed = Vec::new();
         for file_id in file_ids {
@@ -319,7 +319,7 @@ impl Peer {
     }
 
     // ── Uploads
-    // ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ─────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(super) fn upload_asked(&mut self, request: UploadChunkRequest) {
         if request.what == BodyKind::Hashes {

@@ -19,7 +19,7 @@ const BUNDLE_BYTES: u64 = MAX_RUN_BYTES / 2;
 /// Large files of one transfer that are on their way at once.
 const FILES_AT_A_TIME: usize = 3;
 
-/// What a file waits for before it is asked for again.
+/// The event or time that a file waits for before it is requested again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RetryReason {
     pub(super) code: FailureCode,
@@ -143,7 +143,7 @@ pub(super) struct Transfer {
     pub(super) window: Window,
     pub(super) paused: bool,
     lookahead_bytes: Option<u64>,
-    /// What the driver was told last: what it waits for, and whether it is paused.
+    /// The last state that the driver was told: the reason for waiting, and whether it is paused.
     pub(super) told: Option<(Option<FailureCode>, bool)>,
     pub(super) done: usize,
     pub(super) failed: usize,
@@ -201,8 +201,8 @@ impl Transfer {
         }
     }
 
-    /// What a transfer waits for that has nothing to ask. Of ten thousand files few wait: all are
-    /// not looked at each time.
+    /// Returns the reason for waiting of a transfer that has nothing to request. Keeps the few
+    /// waiting files apart, so that this does not scan ten thousand.
     pub(super) fn waits_for(&mut self) -> Option<FailureCode> {
         while let Some(first) = self.waiters.front() {
             let job = self.jobs.get_mut(first)?;

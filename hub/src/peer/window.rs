@@ -1,9 +1,9 @@
-//! How much is asked for: by one transfer, bytes of a run and runs at once, growing on success and
-//! halving on failure; by all together, what a limited rate allows.
+//! Bounds what is requested. A transfer's bytes per run and runs at once grow on success and halve
+//! on failure. All transfers together request only what a limited rate allows.
 
 use lanyard_protocol::limits::{MAX_RUN_BYTES, MIN_BODY_RATE};
 
-/// What a first run asks for: the plateau of the measurements.
+/// Bytes of a first run: the plateau of the measurements.
 const START_BYTES: u64 = 1 << 20;
 /// Larger runs bring nothing, and the relay gives one owner a quarter of its budget: two such runs
 /// fit.
@@ -62,7 +62,7 @@ impl Window {
         (LATE_MS..u64::MAX).contains(&self.round_ms)
     }
 
-    /// What was asked for is there, so long after the request.
+    /// Notes that a request was answered after this time.
     pub(super) fn ready(&mut self, after_ms: u64) {
         self.round_ms = self.round_ms.min(after_ms);
     }
@@ -98,7 +98,7 @@ impl Window {
     }
 }
 
-/// What all transfers together may have on their way.
+/// Bounds what all transfers together have in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InFlightLimit {
     /// Runs at once: their buffers are this device's memory.
@@ -114,8 +114,9 @@ impl Default for InFlightLimit {
 }
 
 impl InFlightLimit {
-    /// At so many bytes a second together, each run takes about twice the aim, or is one group; and
-    /// they are so few that each is twice as fast as the relay demands of a body.
+    /// Returns the bounds for a rate that all transfers share. Each run takes about twice the aim,
+    /// or is one group. There are so few runs that each is twice as fast as the relay demands of a
+    /// body.
     pub(super) fn of(bytes_a_second: Option<u64>) -> Self {
         let Some(rate) = bytes_a_second else { return Self::default() };
         let at_once = (rate * 2 * AIM_MS / 1_000) >> lanyard_protocol::group::MIN_GROUP_LOG;

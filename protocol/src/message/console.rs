@@ -1,5 +1,4 @@
-//! What the host's console page and the master app say to each other, on the master's own loopback
-//! port.
+//! Messages between the host's console page and the master app, on the master's own loopback port.
 
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +147,7 @@ wire! {
         pub expires_ms: u64,
     }
 
-    /// Whom the host lets in.
+    /// The host's admission policy.
     pub struct DoorState {
         /// The policy that holds until the hub is started anew.
         pub admission: Admission,
@@ -160,7 +159,7 @@ wire! {
         pub code: String,
         /// One sentence about what is wrong.
         pub what: String,
-        /// What that person can do.
+        /// Advice about what that person can do.
         pub advice: String,
         /// Milliseconds since 1970, by the host's clock, at which it was found.
         pub since_ms: u64,

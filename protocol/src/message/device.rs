@@ -1,4 +1,4 @@
-//! What devices and the relay say to each other.
+//! Messages between devices and the relay.
 
 use serde::{Deserialize, Serialize};
 

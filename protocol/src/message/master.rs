@@ -1,5 +1,4 @@
-//! What the master and the relay say to each other, devices' requests and the answers to them
-//! included.
+//! Messages between master and relay, including devices' requests and the answers to them.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +46,7 @@ wire! {
         pub mac: Mac,
     }
 
-    /// Who belongs and who was turned away; the relay is ready after the last page.
+    /// Lists approved and refused devices; the relay is ready after the last page.
     pub struct MasterRoster {
         /// Number of the page, from 0.
         pub page: u32,

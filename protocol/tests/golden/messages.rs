@@ -1,5 +1,5 @@
-//! Every message of every direction has a golden sample that all implementations read alike, and no
-//! text from a socket, however wrong, does more than be refused in the way that PROTOCOL.md 1 says.
+//! Every message of every direction has a golden sample that all implementations read alike. Text
+//! from a socket, however wrong, is only refused in the way that PROTOCOL.md 1 says.
 
 #![allow(clippy::unwrap_used)]
 

@@ -242,8 +242,8 @@ fn a_links_key_is_bound_to_its_maker_and_to_nobody_else() {
         assert_eq!(LinkHash::of(&link), hash);
         for other in &makers {
             assert_eq!(binding.binds(&link, *other), *other == maker, "{case}");
-            // Of the same seed another maker makes another key, and with a key of its own it binds
-            // no other.
+            // From the same seed another maker makes another key, and with a key of its own it
+            // binds no other.
             let theirs = DrawnLink::new(&seed, *other);
             assert_eq!(theirs.binding.binds(&link, *other), *other == maker, "{case}");
         }

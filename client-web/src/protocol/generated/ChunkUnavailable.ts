@@ -16,6 +16,6 @@ ticket: Ticket,
  */
 code: FailureCode, 
 /**
- * Whose fault it is, in a bundle.
+ * The file that caused the failure, in a bundle.
  */
 file_id?: FileId, };

@@ -2,7 +2,7 @@
 import type { Admission } from "./Admission";
 
 /**
- * Whom the host lets in.
+ * The host's admission policy.
  */
 export type DoorState = { 
 /**

@@ -21,7 +21,7 @@ epoch: number,
  */
 revision: number, 
 /**
- * Of a delta: what changed after this revision. One that begins after what its reader has
+ * The revision that a delta begins after. A delta that begins after its reader's position
  * belongs to another session.
  */
 since?: number, 
@@ -34,7 +34,7 @@ clients: Array<Client>,
  */
 files: Array<FileEntry>, 
 /**
- * What a delta removes.
+ * Removals of a delta.
  */
 gone: Array<Gone>, 
 /**

@@ -3,7 +3,7 @@ import type { DeviceId } from "./DeviceId";
 import type { FileId } from "./FileId";
 
 /**
- * Who or what is no more; without `file_id` the device, and its files with it.
+ * A removal; without `file_id` the device is gone, and its files with it.
  */
 export type Gone = { 
 /**

@@ -2,7 +2,7 @@
 import type { DeviceId } from "./DeviceId";
 
 /**
- * Who is online now, whole.
+ * The whole list of devices that are online now.
  */
 export type Presence = { 
 /**

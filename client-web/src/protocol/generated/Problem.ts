@@ -13,7 +13,7 @@ code: string,
  */
 what: string, 
 /**
- * What that person can do.
+ * Advice about what that person can do.
  */
 advice: string, 
 /**

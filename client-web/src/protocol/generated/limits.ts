@@ -32,7 +32,7 @@ export const MAX_LINK_FILES = 10_000;
 export const MAX_KEPT_CHANGES = 4_096;
 /** A requester shows its request as failed after this; the answer still counts later. */
 export const REQUEST_TIMEOUT_MS = 10_000;
-/** A page pings after this long without a frame: browsers show it no WebSocket pings, and its clock ticks once a second, so it starts earlier than the others to notice a half-open line in 15 s. */
+/** A page pings after this long without a frame. */
 export const PING_OF_A_PAGE_MS = 3_000;
 /** Without any frame after a ping the session is over. */
 export const PONG_TIMEOUT_MS = 10_000;
