@@ -6,29 +6,19 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
-mod budget;
-mod corruption;
 mod effect;
 #[cfg(test)]
 mod flows;
-mod grants;
-mod group_joining;
 mod input;
 mod links;
 mod master;
 mod pending_sessions;
-mod progress;
-mod requests;
 mod routing;
 mod sessions;
-mod slot_lifecycle;
-mod slots;
-mod speed;
-mod stats;
 mod status;
 #[cfg(test)]
 mod tests;
-mod work_counter;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,22 +33,17 @@ pub use input::{
     ReaderInput, Rejections, SessionId, SessionInput, SlotId, SlotInput, WantedSpan,
 };
 
-pub use speed::SpeedGroup;
-pub use stats::TransferStats;
+pub use transfer::{SpeedGroup, TransferStats};
 
 use crate::idsource::IdSource;
 use crate::machine::{Deadlines, EffectQueue, Moment};
-use budget::BudgetQueue;
-use corruption::CorruptionLog;
-use grants::Grants;
 use links::Links;
 use master::MasterState;
-use progress::ProgressTracker;
-use requests::{ChunkRequest, ChunkRequestId};
 use sessions::Sessions;
-use slots::Slots;
-use speed::Speeds;
-use work_counter::WorkCounter;
+use transfer::{
+    Cx, DeviceTransferInput, FilesInput, LinkTransferInput, MasterTransferInput,
+    SessionTransferInput, TransferEvent, TransferInput, TransferTimer, Transfers,
+};
 
 /// What a broker is told once.
 #[derive(Debug, Clone)]
@@ -76,20 +61,9 @@ impl Default for BrokerConfig {
 /// What comes due.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
-    /// The slot's PUT has not started.
-    PutStart(SlotId),
-    /// The reader's GET has not started.
-    GetStart(SlotId, ReaderId),
-    /// A full slot without readers has been cache long enough.
-    CacheEnd(SlotId),
-    /// A run waited long enough for budget.
-    AskWaited(ChunkRequestId),
-    /// A link's ask may be tried again.
-    AskRetry(ChunkRequestId),
+    Transfer(TransferTimer),
     /// A call about a link waited long enough for the master.
     Call(CallId),
-    /// Speeds are looked at, and blocked asks look whether who they wait for still moves.
-    LookAgain,
     /// Unused grants and links go.
     Sweep,
 }
@@ -104,24 +78,18 @@ pub struct Broker {
     next_number: u64,
     sessions: Sessions,
     master: MasterState,
-    grants: Grants,
-    slots: Slots,
-    /// Asks that wait for something other than budget.
-    asks: BTreeMap<ChunkRequestId, ChunkRequest>,
-    queue: BudgetQueue,
+    transfers: Transfers,
+    /// What transfers found out and the broker has not acted on yet.
+    events: Vec<TransferEvent>,
     links: Links,
-    blame: CorruptionLog,
-    progress: ProgressTracker,
-    speeds: Speeds,
     /// As they were told last.
     rejections: Rejections,
-    tally: TransferStats,
-    work: WorkCounter,
 }
 
 impl Broker {
     /// Makes a broker without sessions; `seed` feeds its ids and nonces.
     pub fn new(config: BrokerConfig, seed: [u8; 32]) -> Self {
+        let budget_bytes = config.budget_bytes;
         Self {
             config,
             ids: IdSource::new(seed),
@@ -130,17 +98,10 @@ impl Broker {
             next_number: 1,
             sessions: Sessions::default(),
             master: MasterState::default(),
-            grants: Grants::default(),
-            slots: Slots::default(),
-            asks: BTreeMap::new(),
-            queue: BudgetQueue::default(),
+            transfers: Transfers::new(budget_bytes),
+            events: Vec::new(),
             links: Links::default(),
-            blame: CorruptionLog::default(),
-            progress: ProgressTracker::default(),
-            speeds: Speeds::default(),
             rejections: Rejections::default(),
-            tally: TransferStats::default(),
-            work: WorkCounter::default(),
         }
     }
 
@@ -149,8 +110,8 @@ impl Broker {
         match input {
             Input::Session(input) => self.handle_session(now, input),
             Input::Master(input) => self.handle_master(now, input),
-            Input::Slot(input) => self.handle_slot(now, input),
-            Input::Reader(input) => self.handle_reader(now, input),
+            Input::Slot(input) => self.transfer(now, TransferInput::Slot(input)),
+            Input::Reader(input) => self.transfer(now, TransferInput::Reader(input)),
             Input::Link(input) => self.handle_link(now, input),
             Input::Call(input) => self.handle_call(now, input),
         }
@@ -177,30 +138,6 @@ impl Broker {
             }
             MasterInput::Closed { session } => self.master_closed(now, session),
             MasterInput::RejectionsCounted(rejections) => self.rejections_counted(rejections),
-        }
-    }
-
-    fn handle_slot(&mut self, now: Moment, input: SlotInput) {
-        match input {
-            SlotInput::PutStarted { slot } => self.put_started(now, slot),
-            SlotInput::PutFinished { slot } => self.put_finished(now, slot),
-            SlotInput::PutFailed { slot, code, culprit } => {
-                self.put_failed(now, slot, code, culprit)
-            }
-            SlotInput::RootKnown { file, root } => self.root_known(file, root),
-            SlotInput::HashesKnown { file } => self.grants.note_hashes(&file),
-            SlotInput::HashesLost { file } => self.grants.forget_hashes(&file),
-        }
-    }
-
-    fn handle_reader(&mut self, now: Moment, input: ReaderInput) {
-        match input {
-            ReaderInput::Started { slot, reader } => self.reader_started(slot, reader),
-            ReaderInput::Left { slot, reader, delivered } => {
-                self.reader_left(now, slot, reader, delivered)
-            }
-            ReaderInput::Moved { moved } => self.readers_moved(now, moved),
-            ReaderInput::Still { slot, reader, still } => self.reader_still(slot, reader, still),
         }
     }
 
@@ -242,13 +179,8 @@ impl Broker {
     pub fn handle_timeout(&mut self, now: Moment) {
         while let Some(timer) = self.deadlines.pop_due(now) {
             match timer {
-                Timer::PutStart(slot) => self.put_lapsed(now, slot),
-                Timer::GetStart(slot, reader) => self.get_lapsed(now, slot, reader),
-                Timer::CacheEnd(slot) => self.cache_ended(slot),
-                Timer::AskWaited(ask) => self.ask_waited(now, ask),
-                Timer::AskRetry(ask) => self.ask_retried(now, ask),
+                Timer::Transfer(timer) => self.transfer(now, TransferInput::Timer(timer)),
                 Timer::Call(call) => self.call_waited(call),
-                Timer::LookAgain => self.look_unreported(now), // and the pump below serves
                 Timer::Sweep => self.sweep(now),
             }
         }
@@ -257,12 +189,12 @@ impl Broker {
 
     /// Bytes reserved by live slots; never above the budget unless a single run is larger.
     pub fn reserved_bytes(&self) -> u64 {
-        self.slots.reserved()
+        self.transfers.reserved_bytes()
     }
 
     /// What was done so far.
     pub fn tally(&self) -> TransferStats {
-        self.tally
+        self.transfers.stats()
     }
 
     /// Whether a master is there and the roster is known.
@@ -272,25 +204,53 @@ impl Broker {
 
     /// What is live, for health and for tests that nothing is left behind.
     pub fn counts(&self) -> BrokerCounts {
-        BrokerCounts {
+        let mut counts = BrokerCounts {
             sessions: self.sessions.count(),
             approved_online: self.sessions.approved_count(),
             pending: self.sessions.pending_count(),
             asleep: self.sessions.asleep_count(),
-            slots: self.slots.count(),
-            filling: self.slots.filling_count(),
-            readers: self.slots.reader_count(),
-            asks: self.asks.len() + self.queue.len(),
             calls: self.links.call_count(),
-            grants: self.grants.count(),
             hub_ready: self.hub_ready(),
+            ..BrokerCounts::default()
+        };
+        self.transfers.count_into(&mut counts);
+        counts
+    }
+
+    /// Splits off the transfers, and all that they may use beside their own fields.
+    fn split(&mut self, now: Moment) -> (&mut Transfers, Cx<'_>) {
+        let cx = Cx {
+            now,
+            ids: &mut self.ids,
+            next_number: &mut self.next_number,
+            effects: &mut self.effects,
+            deadlines: &mut self.deadlines,
+            sessions: &self.sessions,
+            master: &self.master,
+            events: &mut self.events,
+        };
+        (&mut self.transfers, cx)
+    }
+
+    /// Lets the transfers take an input, then does what they found out about sessions.
+    fn transfer(&mut self, now: Moment, input: TransferInput<'_>) {
+        let (transfers, mut cx) = self.split(now);
+        transfers.handle(&mut cx, input);
+        for event in std::mem::take(&mut self.events) {
+            match event {
+                TransferEvent::UploadBegan(session) => self.sessions.clear_lapses(session),
+                TransferEvent::UploadLapsed(session) => self.upload_lapsed(now, session),
+            }
         }
     }
 
+    fn pump(&mut self, now: Moment) {
+        let (transfers, mut cx) = self.split(now);
+        transfers.pump(&mut cx);
+    }
+
     fn number(&mut self) -> u64 {
-        let number = self.next_number;
-        self.next_number += 1;
-        number
+        next_number(&mut self.next_number)
     }
 
     fn send(&mut self, session: SessionId, message: RelayToDevice, reference: Option<Ref>) {
@@ -299,51 +259,35 @@ impl Broker {
 
     /// Drops what has not been used for a while; links and grants can be asked for again.
     fn sweep(&mut self, now: Moment) {
-        self.grants.sweep(now);
         self.links.sweep(now);
-        self.blame.sweep(now);
-        self.speeds.sweep(now);
-        if !(self.grants.is_empty() && self.links.is_empty() && self.blame.is_empty()) {
+        if self.transfers.sweep(now) || !self.links.is_empty() {
             self.keep_sweeping(now);
         }
     }
 
     fn keep_sweeping(&mut self, now: Moment) {
-        if self.deadlines.get(&Timer::Sweep).is_none() {
-            self.deadlines.set(Timer::Sweep, now.plus(60_000));
-        }
+        keep_sweeping(&mut self.deadlines, now);
     }
 
-    /// Ends what is in flight of files that are no more, or no longer this version, with `code`.
-    /// One walk over the asks serves all files: a message may name hundreds.
-    fn end_files(&mut self, now: Moment, files: &BTreeSet<FileRef>, code: FailureCode) {
-        for file in files {
-            self.fail_slots_of(now, file, code);
-        }
-        self.fail_asks_of(now, files, code);
-        for file in files {
-            self.effects.push(Effect::Slot(SlotEffect::ForgetHashes { file: *file }));
-        }
-    }
-
-    /// Ends what is in flight of files that are not listed any more, each for its reason.
-    fn end_gone(&mut self, now: Moment, files: &BTreeSet<FileRef>) {
-        let (changed, gone): (BTreeSet<FileRef>, BTreeSet<FileRef>) =
-            files.iter().partition(|file| self.blame.went_for_change(file));
-        self.end_files(now, &changed, FailureCode::FileChanged);
-        self.end_files(now, &gone, FailureCode::FileGone);
-    }
-
-    /// All that a device that was turned away had in flight, both directions.
+    /// Ends all that a refused device had in flight, in both directions.
     fn end_device(&mut self, now: Moment, device: DeviceId) {
-        let files = self.grants.files_of(device);
-        for file in &files {
-            self.grants.remove(file);
-        }
-        self.end_files(now, &files, FailureCode::PeerRevoked);
-        self.fail_asks_to(now, device, FailureCode::PeerRevoked);
+        self.transfer(now, TransferInput::Session(SessionTransferInput::Refused(device)));
         self.end_links_of(now, device);
     }
+}
+
+/// Sweeps a minute from now, unless a sweep is due anyway.
+fn keep_sweeping(deadlines: &mut Deadlines<Timer>, now: Moment) {
+    if deadlines.get(&Timer::Sweep).is_none() {
+        deadlines.set(Timer::Sweep, now.plus(60_000));
+    }
+}
+
+/// Returns a number that this broker has never used before.
+fn next_number(next: &mut u64) -> u64 {
+    let number = *next;
+    *next += 1;
+    number
 }
 
 /// See [`Broker::counts`].

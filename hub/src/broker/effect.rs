@@ -11,7 +11,7 @@ use lanyard_protocol::{
 };
 
 use super::input::{CallId, LinkReader, ReaderId, SessionId, SlotId};
-use super::speed::SpeedGroup;
+use super::transfer::SpeedGroup;
 
 /// An instruction to the relay's driver, carried out in order. Each family is matched by a function
 /// of its own, so that a new effect cannot be overlooked.

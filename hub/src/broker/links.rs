@@ -7,12 +7,12 @@ mod known;
 
 use std::collections::BTreeSet;
 
-use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::limits::LINK_USED_INTERVAL_MS;
-use lanyard_protocol::message::LinkUsed;
-use lanyard_protocol::{DeviceId, FailureCode, FileRef, GroupSpan, LinkHash, RelayMessage};
+use lanyard_protocol::message::{LinkUsed, TransferProgress};
+use lanyard_protocol::{
+    DeviceId, FailureCode, FileRef, GroupSpan, LinkHash, RelayMessage, RelayToDevice,
+};
 
-use super::requests::{ChunkRequest, Requester, WaitReason};
 use super::*;
 use calls::LinkCalls;
 use known::KnownLinks;
@@ -75,7 +75,6 @@ impl Broker {
         pieces: Vec<WantedSpan>,
     ) {
         let Some(owner) = pieces.first().map(|(file, _)| file.public_id) else { return };
-        let asker = Requester::Link { reader, want, hash };
         let same_owner = pieces.iter().all(|(file, _)| file.public_id == owner);
         let pieces: Vec<GroupSpan> = pieces
             .into_iter()
@@ -84,7 +83,8 @@ impl Broker {
         debug_assert!(same_owner, "a run has one owner");
         if self.links.known.read_by(now, &hash, reader) {
             self.note_link_use(now, hash);
-            self.ask(now, asker, owner, BodyKind::Bytes, pieces, None);
+            let input = LinkTransferInput::Wanted { reader, hash, want, owner, pieces };
+            self.transfer(now, TransferInput::Link(input));
         } else {
             let file = FileRef { public_id: owner, file_id: pieces[0].file_id };
             self.effects.push(Effect::Link(LinkEffect::Failed {
@@ -97,13 +97,10 @@ impl Broker {
     }
 
     pub(super) fn link_left(&mut self, now: Moment, reader: LinkReader, up_to: u64) {
-        self.speeds.forget_link(reader);
-        let ours = |asker: &Requester| matches!(asker, Requester::Link { reader: r, want, .. } if *r == reader && *want <= up_to);
-        self.end_asks_where(now, ours, FailureCode::Cancelled);
+        self.transfer(now, TransferInput::Link(LinkTransferInput::Left { reader, up_to }));
         if up_to == u64::MAX {
-            for file in self.links.known.reader_left(reader) {
-                self.grants.release(&file);
-            }
+            let files = self.links.known.reader_left(reader);
+            self.transfer(now, TransferInput::Files(FilesInput::PageRead(files)));
         }
     }
 
@@ -111,65 +108,43 @@ impl Broker {
         self.links.known.refund(hash, bytes);
     }
 
-    /// A link's ask cannot go on: for good it is cut, else it waits for what it lacks.
-    pub(super) fn link_ask_failed(
-        &mut self,
-        now: Moment,
-        mut ask: ChunkRequest,
-        code: FailureCode,
-    ) {
-        let Requester::Link { reader, want, .. } = ask.asker else { return };
-        if !code.may_retry() {
-            return self.tell_link_failed(&ask, code);
-        }
-        self.effects.push(Effect::Link(LinkEffect::Waits { reader, want, code }));
-        ask.tries += 1;
-        // Owner and master are told of when they come; anything else is tried again after a while
-        // that doubles, so that the askers of a busy holder do not come back all at once.
-        ask.parked = if code == FailureCode::OwnerAway {
-            WaitReason::Owner
-        } else if code == FailureCode::ServerNotReady {
-            WaitReason::Hub
-        } else {
-            let longest = 200u64.saturating_mul(1 << ask.tries.min(10)).min(15_000);
-            let wait = self.ids.below(longest) + 1;
-            self.deadlines.set(Timer::AskRetry(ask.id), now.plus(wait));
-            WaitReason::Retry
-        };
-        self.asks.insert(ask.id, ask);
-    }
-
-    pub(super) fn tell_link_failed(&mut self, ask: &ChunkRequest, code: FailureCode) {
-        let (Requester::Link { reader, want, .. }, Some(piece)) = (ask.asker, ask.pieces.first())
-        else {
-            return;
-        };
-        let file = ask.file(piece);
-        self.effects.push(Effect::Link(LinkEffect::Failed { reader, want, code, file }));
-    }
-
     /// A link is over, for anybody's reasons: its responses are cut.
     pub(super) fn link_over(&mut self, now: Moment, hash: LinkHash, code: FailureCode) {
         if !self.links.known.remove(&hash) {
             return; // nobody reads it, so nothing that waits is its
         }
-        let ours =
-            |asker: &Requester| matches!(asker, Requester::Link { hash: h, .. } if *h == hash);
-        let wanting: Vec<ChunkRequest> =
-            self.asks.values().filter(|ask| ours(&ask.asker)).cloned().collect();
-        for ask in wanting.iter().chain(&self.queue.take_where(|ask| ours(&ask.asker))) {
-            self.tell_link_failed(ask, code);
-        }
-        // Who waits in a slot that is not filling yet would hear nothing of its end.
-        for (reader, want, file) in self.slots.links_untold(ours) {
-            self.effects.push(Effect::Link(LinkEffect::Failed { reader, want, code, file }));
-        }
-        self.end_asks_where(now, ours, code);
+        self.transfer(now, TransferInput::Link(LinkTransferInput::Over { hash, code }));
     }
 
     pub(super) fn end_links_of(&mut self, now: Moment, maker: DeviceId) {
         for hash in self.links.known.of_maker(maker) {
             self.link_over(now, hash, FailureCode::NotApproved);
+        }
+    }
+
+    /// Where a link's response stands: its maker hears it with the link's hash, the owner without.
+    pub(super) fn link_moved(&mut self, hash: lanyard_protocol::LinkHash, moved: LinkProgress) {
+        let Some(maker) = self.links.maker(&hash) else { return };
+        let FileRef { public_id, file_id } = moved.file;
+        let progress = TransferProgress {
+            link_hash: Some(hash),
+            transfer_id: None,
+            asker: maker,
+            public_id,
+            file_id,
+            done: moved.done,
+            total: moved.total,
+            rate: moved.rate,
+            state: moved.state,
+        };
+        for id in self.sessions.approved_of(maker) {
+            self.send(id, RelayToDevice::TransferProgress(progress.clone()), None);
+        }
+        if public_id != maker {
+            let unnamed = TransferProgress { link_hash: None, ..progress };
+            for id in self.sessions.approved_of(public_id) {
+                self.send(id, RelayToDevice::TransferProgress(unnamed.clone()), None);
+            }
         }
     }
 }

@@ -40,6 +40,11 @@ impl MasterState {
         }
     }
 
+    /// Returns the session of the master whose roster is known.
+    pub(super) fn ready_session(&self) -> Option<SessionId> {
+        self.session.filter(|_| self.ready)
+    }
+
     pub(super) fn is_refused(&self, device: DeviceId) -> bool {
         self.refused.contains(&device)
     }
@@ -56,7 +61,7 @@ struct MessageRoute {
 
 impl Broker {
     pub(super) fn hub_ready(&self) -> bool {
-        self.master.ready && self.master.session.is_some()
+        self.master.ready_session().is_some()
     }
 
     /// A newer master closes the older; it is ready after the last page of its roster.
@@ -86,7 +91,7 @@ impl Broker {
             let notice = ServerNotReady { retry_after_ms: 1_000 };
             self.broadcast(self.sessions.ids(), RelayToDevice::ServerNotReady(notice), None);
         }
-        self.lookups_lost(now);
+        self.transfer(now, TransferInput::Master(MasterTransferInput::Lost));
         self.calls_lost();
         // An approval that it had begun and not decided ends with it: the next master asks anew.
         self.sessions.thaw_knocks();
@@ -135,7 +140,10 @@ impl Broker {
         match message {
             // Both are dealt with before the hub is ready.
             M::MasterAppRegister(_) | M::MasterRoster(_) | M::Ping(_) => {}
-            M::FileGrant(grant) => self.files_granted(now, grant, reference),
+            M::FileGrant(grant) => {
+                let input = MasterTransferInput::Granted { grant, reference };
+                self.transfer(now, TransferInput::Master(input));
+            }
             M::LinkGrant(grant) => self.link_granted(now, grant, reference),
             M::LinkMembers(members) => self.link_members(now, members, reference),
             M::LinkMade(made) => {
@@ -163,7 +171,7 @@ impl Broker {
                 self.pass_on(D::FilesAdded(m), route);
             }
             M::FilesUpdated(m) => {
-                self.files_updated(&m);
+                self.files_updated(now, &m);
                 self.pass_on(D::FilesUpdated(m), route);
             }
             M::FileRemoved(m) => {
@@ -225,36 +233,21 @@ impl Broker {
     }
 
     fn files_added(&mut self, now: Moment, added: &FilesAdded) {
-        for entry in &added.files {
-            self.grants.renew(entry);
-            self.blame.listed(&entry.file_ref());
-        }
-        self.retry_parked(now);
+        self.transfer(now, TransferInput::Files(FilesInput::Listed(&added.files)));
         self.master.head = Resume { epoch: added.epoch, revision: added.revision };
     }
 
-    fn files_updated(&mut self, updated: &FilesUpdated) {
-        for known in &updated.files {
-            let file = FileRef { public_id: updated.public_id, file_id: known.file_id };
-            self.grants.set_root(&file, known.root);
-        }
+    fn files_updated(&mut self, now: Moment, updated: &FilesUpdated) {
+        self.transfer(now, TransferInput::Files(FilesInput::RootsListed(updated)));
         self.master.head = Resume { epoch: updated.epoch, revision: updated.revision };
     }
 
     fn files_removed(&mut self, now: Moment, removed: &FileRemoved) {
         let public_id = removed.public_id;
         let files = removed.file_ids.iter().map(|id| FileRef { public_id, file_id: *id }).collect();
-        self.end_removed(now, &files);
+        self.links.files_gone(&files);
+        self.transfer(now, TransferInput::Files(FilesInput::Removed(&files)));
         self.master.head = Resume { epoch: removed.epoch, revision: removed.revision };
-    }
-
-    fn end_removed(&mut self, now: Moment, files: &BTreeSet<FileRef>) {
-        for file in files {
-            self.grants.remove(file);
-            self.blame.removed(now, file);
-        }
-        self.links.files_gone(files);
-        self.end_gone(now, files);
     }
 
     /// One page of who belongs; after the last the hub is ready.
@@ -276,9 +269,9 @@ impl Broker {
         self.tell_status(self.status());
         let ready = HubReady { epoch: page.epoch, revision: page.revision };
         self.broadcast_approved(RelayToDevice::HubReady(ready), None);
-        self.confirm_grants();
+        self.transfer(now, TransferInput::Master(MasterTransferInput::Returned));
         self.calls_again();
-        self.retry_parked(now);
+        self.transfer(now, TransferInput::Session(SessionTransferInput::CameBack));
     }
 
     /// Gives every live session the membership that the roster says.
@@ -310,8 +303,7 @@ impl Broker {
                     (session.away, session.lapses) = (false, 0);
                     let notice = MembershipNotice { membership: Membership::Pending };
                     self.send(id, RelayToDevice::Membership(notice), None);
-                    self.end_asker(now, id);
-                    self.end_holder(now, id, FailureCode::OwnerAway);
+                    self.transfer(now, TransferInput::Session(SessionTransferInput::Demoted(id)));
                     // Announced with the others by `tell_master_who_is_here`.
                     let Some(session) = self.sessions.get(id) else { continue };
                     let who = &session.identity;
@@ -388,7 +380,7 @@ impl Broker {
         if !was_present && let Some(first) = waiting.first() {
             self.tell_presence(device, true, Some(*first));
         }
-        self.retry_parked(now);
+        self.transfer(now, TransferInput::Session(SessionTransferInput::CameBack));
     }
 
     /// Final: everybody hears it, then all that the device had is over.
@@ -426,16 +418,7 @@ impl Broker {
     /// A "no" to something the relay itself asked.
     fn relay_request_failed(&mut self, now: Moment, no: RequestFailed, reference: Option<Ref>) {
         self.link_call_failed(now, no.code, reference.as_ref());
-        self.lookup_failed(now, no.code, reference.as_ref());
-    }
-
-    /// A file's root became known here: the master writes it into the list.
-    pub(super) fn root_known(&mut self, file: FileRef, root: lanyard_protocol::Root) {
-        self.grants.note_hashes(&file);
-        if self.grants.set_root(&file, root) {
-            let FileRef { public_id, file_id } = file;
-            self.tell_master(RelayMessage::FileRoot(FileRoot { public_id, file_id, root }));
-        }
+        self.transfer(now, TransferInput::Master(MasterTransferInput::Failed { no, reference }));
     }
 }
 

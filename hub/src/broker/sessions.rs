@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lanyard_protocol::limits::MAX_SESSIONS_A_DEVICE;
 use lanyard_protocol::message::{
     ApprovalCommit, ApprovalRestart, ApprovalReveal, MembershipNotice, Presence, PresenceChange,
-    RequestFailed,
+    RequestChunk, RequestFailed,
 };
 use lanyard_protocol::{
     Client, CloseCode, DeviceId, DeviceRequest, DeviceToRelay, FailureCode, Instance, Membership,
@@ -82,6 +82,13 @@ impl Sessions {
         std::mem::replace(&mut self.live.get_mut(&id)?.last_ask, reference.clone())
     }
 
+    /// Notes that the session uploads: what lapsed before does not count any more.
+    pub(super) fn clear_lapses(&mut self, id: SessionId) {
+        if let Some(session) = self.live.get_mut(&id) {
+            session.lapses = 0;
+        }
+    }
+
     pub(super) fn count(&self) -> usize {
         self.live.len()
     }
@@ -108,6 +115,13 @@ impl Sessions {
 
     pub(super) fn of_device(&self, device: DeviceId) -> Vec<SessionId> {
         self.by_device.get(&device).map(|map| map.values().copied().collect()).unwrap_or_default()
+    }
+
+    /// Returns the approved sessions of a device.
+    pub(super) fn approved_of(&self, device: DeviceId) -> Vec<SessionId> {
+        let mut sessions = self.of_device(device);
+        sessions.retain(|id| self.live.get(id).is_some_and(Session::is_approved));
+        sessions
     }
 
     pub(super) fn at(&self, address: SessionAddress) -> Option<SessionId> {
@@ -200,6 +214,16 @@ impl Sessions {
             self.by_knock.insert(request, id);
         }
     }
+}
+
+/// Returns the one "no" to a request.
+pub(super) fn request_failed(code: FailureCode) -> RelayToDevice {
+    RelayToDevice::RequestFailed(RequestFailed {
+        code,
+        message: code.sentence().into(),
+        retry_after_ms: code.may_retry().then_some(1_000),
+        file_id: None,
+    })
 }
 
 impl Broker {
@@ -324,7 +348,7 @@ impl Broker {
             resume,
             request_id: None,
         }));
-        self.retry_parked(now);
+        self.transfer(now, TransferInput::Session(SessionTransferInput::CameBack));
     }
 
     /// What an approved session hears first: who is present.
@@ -365,10 +389,7 @@ impl Broker {
     /// A session ended, however: everything bound to it ends.
     pub(super) fn session_closed(&mut self, now: Moment, id: SessionId) {
         let Some(session) = self.sessions.remove(id) else { return };
-        self.end_asker(now, id);
-        self.end_holder(now, id, FailureCode::OwnerAway);
-        self.progress.forget_session(id);
-        self.speeds.forget_session(id);
+        self.transfer(now, TransferInput::Session(SessionTransferInput::Ended(id)));
         let device = session.identity.public_id;
         let here = session.is_approved() && !session.away;
         if here && !self.sessions.is_present(device) {
@@ -410,12 +431,14 @@ impl Broker {
             // Both are notices: nobody waits for an answer, so a stranger gets none.
             DeviceToRelay::CancelChunk(cancel) => {
                 if self.is_approved(id) {
-                    self.chunk_cancelled(now, id, cancel, reference);
+                    let input = DeviceTransferInput::Cancelled { session: id, cancel, reference };
+                    self.transfer(now, TransferInput::Device(input));
                 }
             }
             DeviceToRelay::ChunkUnavailable(no) => {
                 if self.is_approved(id) {
-                    self.chunk_unavailable(now, id, no);
+                    let input = DeviceTransferInput::Unavailable { session: id, no };
+                    self.transfer(now, TransferInput::Device(input));
                 }
             }
             DeviceToRelay::UpdateName(m) => {
@@ -442,6 +465,33 @@ impl Broker {
         }
     }
 
+    /// REQUEST_CHUNK of an approved session.
+    fn chunk_requested(
+        &mut self,
+        now: Moment,
+        session: SessionId,
+        request: RequestChunk,
+        reference: Option<Ref>,
+    ) {
+        // Two outcomes of one ask would cross: the asker calls off the one that it does not know,
+        // and with it the other.
+        if reference.is_some() && self.sessions.set_last_ask(session, &reference) == reference {
+            return;
+        }
+        let input = DeviceTransferInput::Requested { session, request, reference };
+        self.transfer(now, TransferInput::Device(input));
+    }
+
+    /// The holder did not even start; twice in a row means that it sleeps.
+    pub(super) fn upload_lapsed(&mut self, now: Moment, holder: SessionId) {
+        let Some(session) = self.sessions.get_mut(holder) else { return };
+        session.lapses += 1;
+        if session.lapses >= 2 {
+            self.fell_asleep(holder);
+            self.transfer(now, TransferInput::Session(SessionTransferInput::FellAsleep(holder)));
+        }
+    }
+
     fn is_approved(&self, id: SessionId) -> bool {
         self.sessions.get(id).is_some_and(Session::is_approved)
     }
@@ -460,13 +510,7 @@ impl Broker {
 
     /// The one "no".
     pub(super) fn fail(&mut self, id: SessionId, code: FailureCode, reference: Option<Ref>) {
-        let message = RequestFailed {
-            code,
-            message: code.sentence().into(),
-            retry_after_ms: code.may_retry().then_some(1_000),
-            file_id: None,
-        };
-        self.send(id, RelayToDevice::RequestFailed(message), reference);
+        self.send(id, request_failed(code), reference);
     }
 
     pub(super) fn close(&mut self, now: Moment, id: SessionId, code: CloseCode) {

@@ -24,9 +24,9 @@ impl Broker {
         RelayStatus {
             pending: self.sessions.pending_count() as u64,
             pending_limit: MAX_PENDING as u64,
-            slot_bytes: self.slots.reserved(),
+            slot_bytes: self.transfers.reserved_bytes(),
             slot_budget_bytes: self.config.budget_bytes,
-            waiting_asks: (self.asks.len() + self.queue.len()) as u64,
+            waiting_asks: self.transfers.waiting_count() as u64,
             refused: refused
                 .map(|(code, count)| RefusedCount { code: *code, count: *count })
                 .collect(),

@@ -12,7 +12,7 @@ use lanyard_protocol::limits::{
     MAX_UNKNOWN_LINK_CALLS, MISSING_LINK_MS,
 };
 use lanyard_protocol::message::{LinkGrant, LinkLookup, LinkMembers, LinkPage};
-use lanyard_protocol::{FailureCode, FileRef, Link, LinkHash, Ref, RelayMessage, RelayToMaster};
+use lanyard_protocol::{FailureCode, FileEntry, Link, LinkHash, Ref, RelayMessage, RelayToMaster};
 
 use super::super::*;
 
@@ -354,7 +354,7 @@ impl Broker {
         let until = now.plus(grant.lives_ms);
         let info = Arc::new(LinkInfo::of(grant));
         if let LinkContent::File(entry) = &info.what {
-            self.grants.insert(now, entry.clone());
+            self.transfer(now, TransferInput::Files(FilesInput::Linked(entry)));
         }
         self.links.calls.exists(&info.hash);
         self.links.known.put(now, until, info.clone());
@@ -400,14 +400,11 @@ impl Broker {
             .iter()
             .filter_map(|member| member.file.as_ref())
             .filter(|file| file.size > 0);
-        let mut files: Vec<FileRef> = Vec::new();
-        for entry in with_bytes {
-            files.push(entry.file_ref());
-            self.grants.hold(now, entry.clone());
-        }
-        for file in self.links.known.page_held(reader, files) {
-            self.grants.release(&file);
-        }
+        let entries: Vec<FileEntry> = with_bytes.cloned().collect();
+        let files = entries.iter().map(FileEntry::file_ref).collect();
+        self.transfer(now, TransferInput::Files(FilesInput::PageHeld(entries)));
+        let read = self.links.known.page_held(reader, files);
+        self.transfer(now, TransferInput::Files(FilesInput::PageRead(read)));
         self.keep_sweeping(now);
         self.effects.push(Effect::Call(CallEffect::Members { call, result: Ok(members.members) }));
     }

@@ -25,7 +25,7 @@ impl BrokerFixture {
 
     /// Asks for pieces or lists, and gives how many entries were visited for it.
     fn visits(&mut self, session: SessionId, what: BodyKind, pieces: Vec<GroupSpan>) -> u64 {
-        self.broker.work.take();
+        self.broker.transfers.take_work();
         let request = RequestChunk {
             transfer_id: transfer(1),
             public_id: device(1),
@@ -34,7 +34,7 @@ impl BrokerFixture {
             have: None,
         };
         self.says(session, DeviceToRelay::RequestChunk(request));
-        self.broker.work.take()
+        self.broker.transfers.take_work()
     }
 
     /// Fills the asker's queue: as many runs of as many small files as may wait.
@@ -46,7 +46,10 @@ impl BrokerFixture {
                 (first..first + PIECES as u32).map(|n| GroupSpan::new(numbered(n), 0, 1)).collect();
             self.visits(asker, BodyKind::Bytes, pieces);
         }
-        assert!(self.broker.queue.len() as u64 >= RUNS - 4, "the holder is asked for four");
+        assert!(
+            self.broker.transfers.queued_count() as u64 >= RUNS - 4,
+            "the holder is asked for four"
+        );
     }
 }
 
@@ -119,7 +122,7 @@ fn a_removal_of_many_files_walks_once_over_what_waits() {
     let mut hub = BrokerFixture::ready(MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.fills_the_queue(asker);
-    hub.broker.work.take();
+    hub.broker.transfers.take_work();
     let removed = FileRemoved {
         public_id: device(1),
         file_ids: (2_000_000..2_000_512).map(numbered).collect(),
@@ -128,7 +131,7 @@ fn a_removal_of_many_files_walks_once_over_what_waits() {
         audience: Audience::All,
     };
     hub.master(MasterToRelay::FileRemoved(removed));
-    let visited = hub.broker.work.take();
+    let visited = hub.broker.transfers.take_work();
     assert!(visited <= (RUNS + 4) * PIECES, "{visited} entries");
 }
 
@@ -137,20 +140,20 @@ fn a_cancel_looks_its_pieces_up_and_names_no_more_than_a_run() {
     let mut hub = BrokerFixture::ready(MIB);
     let asker = (hub.opens(1), hub.opens(2)).1;
     hub.fills_the_queue(asker);
-    let waiting = hub.broker.queue.len();
+    let waiting = hub.broker.transfers.queued_count();
     let cancel = |hub: &mut BrokerFixture, pieces: Vec<GroupSpan>| {
         hub.take();
-        hub.broker.work.take();
+        hub.broker.transfers.take_work();
         let cancel = CancelChunk { transfer_id: transfer(1), pieces: Some(pieces) };
         hub.says(asker, DeviceToRelay::CancelChunk(cancel));
-        hub.broker.work.take()
+        hub.broker.transfers.take_work()
     };
     let last = ((RUNS - 1) * PIECES) as u32;
     let run: Vec<GroupSpan> =
         (last..last + PIECES as u32).rev().map(|n| GroupSpan::new(numbered(n), 0, 1)).collect();
     let visited = cancel(&mut hub, run);
     assert!(visited <= (RUNS + 4) * PIECES, "{visited} entries");
-    assert_eq!(hub.broker.queue.len(), waiting - 1, "exactly that run is called off");
+    assert_eq!(hub.broker.transfers.queued_count(), waiting - 1, "exactly that run is called off");
     let visited = cancel(&mut hub, vec![GroupSpan::new(numbered(1), 0, 1); 4_000]);
     assert!(visited == 0 && is_refused(&hub.take(), asker), "{visited} entries");
 }
@@ -182,7 +185,7 @@ fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() 
     assert_eq!(lookups.len(), limit, "the others hear that it is busy");
     let busy = BrokerFixture::failures(&hub.take(), asker);
     assert!(busy.len() == 2_000 - limit && busy.iter().all(|(_, code)| *code == FailureCode::Busy));
-    hub.broker.work.take();
+    hub.broker.transfers.take_work();
     for frame in lookups {
         let RelayToMaster::Relay(RelayMessage::FileLookup(lookup)) = &frame.message else {
             panic!("{frame:?}")
@@ -197,7 +200,7 @@ fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() 
             frame: Box::new(answer),
         }));
     }
-    let visited = hub.broker.work.take();
+    let visited = hub.broker.transfers.take_work();
     assert!(visited <= 8 * limit as u64, "{visited} entries for {limit} answers");
     hub.asks_for(asker, vec![GroupSpan::new(numbered(1_999), 0, 1)]);
     assert_eq!(
@@ -207,8 +210,8 @@ fn an_answer_of_the_master_visits_those_who_wait_for_it_and_they_are_not_many() 
     );
     assert!(
         hub.broker
-            .grants
-            .entry(&FileRef { public_id: device(1), file_id: numbered(1_999) })
+            .transfers
+            .granted(&FileRef { public_id: device(1), file_id: numbered(1_999) })
             .is_some()
     );
 }
@@ -228,9 +231,11 @@ fn invented_transfers_are_remembered_by_the_dozen_and_no_more() {
         };
         hub.says(asker, DeviceToRelay::RequestChunk(request));
     }
-    assert!(hub.broker.progress.count() <= lanyard_protocol::limits::MAX_TRANSFERS_A_SESSION);
+    assert!(
+        hub.broker.transfers.progress_count() <= lanyard_protocol::limits::MAX_TRANSFERS_A_SESSION
+    );
     hub.give(Input::Session(SessionInput::Closed { session: asker }));
-    assert_eq!(hub.broker.progress.count(), 0);
+    assert_eq!(hub.broker.transfers.progress_count(), 0);
 }
 
 /// A change that the broker makes known is remembered, but not without end.
@@ -249,7 +254,7 @@ fn files_that_changed_are_remembered_by_the_thousand_and_no_more() {
             ChunkUnavailable { ticket, code: FailureCode::FileChanged, file_id: Some(numbered(n)) };
         hub.says(owner, DeviceToRelay::ChunkUnavailable(no));
     }
-    assert_eq!(hub.broker.blame.changed_count(), limit as usize);
+    assert_eq!(hub.broker.transfers.changed_count(), limit as usize);
 }
 
 /// A device invents transfers and begins ever more large files: what is remembered of its readers
@@ -268,9 +273,9 @@ fn a_session_is_on_its_way_through_a_bounded_number_of_files() {
     }
     let many = (0..200).map(|n| GroupSpan::new(numbered(n), 1, 1)).collect();
     hub.visits(asker, BodyKind::Bytes, many);
-    assert!(hub.broker.speeds.all().count() <= limits::MAX_READ_AT_ONCE);
+    assert!(hub.broker.transfers.measured_reader_count() <= limits::MAX_READ_AT_ONCE);
     hub.give(Input::Session(SessionInput::Closed { session: asker }));
-    assert_eq!(hub.broker.speeds.all().count(), 0);
+    assert_eq!(hub.broker.transfers.measured_reader_count(), 0);
 }
 
 /// ARCHITECTURE.md: no file name in the relay. A grant is as small with the longest path as with
@@ -288,7 +293,7 @@ fn a_grant_keeps_no_names() {
     hub.files.insert(file, long.clone());
     hub.asks(asker, 1, 0, 4);
     let names = |hub: &BrokerFixture| {
-        hub.broker.grants.entry(&file).map(|entry| entry.path.len() + entry.media_type.len())
+        hub.broker.transfers.granted(&file).map(|entry| entry.path.len() + entry.media_type.len())
     };
     assert_eq!(names(&hub), Some(0));
     let epoch = 5;

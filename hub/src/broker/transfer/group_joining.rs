@@ -38,12 +38,12 @@ struct AwaitedReader {
     firmly: bool,
 }
 
-impl Broker {
+impl Transfers {
     /// The pieces of an ask by the group of speed that they are read in. The asker becomes a member
     /// where it was none.
     pub(super) fn by_speed(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         ask: &ChunkRequest,
     ) -> BTreeMap<SpeedGroup, Vec<GroupSpan>> {
         // One ask is for one large file, or for many small ones: it makes one member at most.
@@ -55,23 +55,23 @@ impl Broker {
             self.grants.groups(file).is_some_and(|groups| groups.size > SMALL_BYTES)
         });
         let (Some(file), Some(lane), Some(who)) =
-            (large, Lane::of(&ask.asker), self.who_asks(&ask.asker))
+            (large, Lane::of(&ask.asker), self.who_asks(cx, &ask.asker))
         else {
             return BTreeMap::from([(SpeedGroup::ALL, ask.pieces.clone())]);
         };
         let mut parts: BTreeMap<SpeedGroup, Vec<GroupSpan>> = BTreeMap::new();
         let mut walks = WALKS_A_MESSAGE;
         for piece in &ask.pieces {
-            let group = self.group_of(now, &file, (lane, who), piece.groups, &mut walks);
+            let group = self.group_of(cx, &file, (lane, who), piece.groups, &mut walks);
             parts.entry(group).or_default().push(*piece);
         }
         parts
     }
 
-    fn who_asks(&self, asker: &Requester) -> Option<SpeedOwner> {
+    fn who_asks(&self, cx: &Cx<'_>, asker: &Requester) -> Option<SpeedOwner> {
         match asker {
             Requester::Device { session, .. } => {
-                self.sessions.get(*session).map(|s| SpeedOwner::Device(s.identity.public_id))
+                cx.sessions.get(*session).map(|s| SpeedOwner::Device(s.identity.public_id))
             }
             Requester::Link { hash, .. } => Some(SpeedOwner::Link(*hash)),
             Requester::Relay => None,
@@ -81,33 +81,33 @@ impl Broker {
     /// The group in which a lane reads these groups of bytes.
     fn group_of(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         file: &FileRef,
         (lane, who): (Lane, SpeedOwner),
         wanted: GroupRange,
         walks: &mut u32,
     ) -> SpeedGroup {
-        if let Some(group) = self.speeds.asks_before_its_place(now, file, lane, wanted.first) {
+        if let Some(group) = self.speeds.asks_before_its_place(cx.now, file, lane, wanted.first) {
             return group;
         }
-        let group = match self.stays(now, file, lane, wanted.first, walks) {
+        let group = match self.stays(cx, file, lane, wanted.first, walks) {
             Some(group) => group,
             None => {
                 *walks = walks.saturating_sub(1);
-                let (group, place) = self.choose(now, file, lane, wanted.first);
+                let (group, place) = self.choose(cx, file, lane, wanted.first);
                 let read =
-                    self.speeds.groups_of(now, file).get(&group).map_or(0, |at| at.read_most);
-                let is_young = read < self.config.budget_bytes / LEFTOVER_PART;
-                let cap = self.cap_of_unknown(now, file, lane);
-                self.speeds.enter(now, file, (lane, who), group, is_young, cap);
+                    self.speeds.groups_of(cx.now, file).get(&group).map_or(0, |at| at.read_most);
+                let is_young = read < self.budget_bytes / LEFTOVER_PART;
+                let cap = self.cap_of_unknown(cx, file, lane);
+                self.speeds.enter(cx.now, file, (lane, who), group, is_young, cap);
                 if let Some(place) = place {
-                    self.tell_place(now, file, lane, place);
+                    self.tell_place(cx, file, lane, place);
                     return group;
                 }
                 group
             }
         };
-        self.speeds.asked(now, file, lane, wanted.end());
+        self.speeds.asked(cx.now, file, lane, wanted.end());
         group
     }
 
@@ -124,7 +124,7 @@ impl Broker {
     /// walked over the readers often enough.
     fn stays(
         &self,
-        now: Moment,
+        cx: &Cx<'_>,
         file: &FileRef,
         lane: Lane,
         first: u32,
@@ -134,20 +134,20 @@ impl Broker {
         let group = member.group;
         let own = member.next;
         let places = [own];
-        let own = if member.is_moving(now) { places.as_slice() } else { &[] };
+        let own = if member.is_moving(cx.now) { places.as_slice() } else { &[] };
         if *walks == 0 || self.is_there(file, group, own, first) {
             return Some(group);
         }
         *walks -= 1;
         self.work.visit(self.speeds.of_file(file).count());
-        let places: Vec<u32> = self.speeds.places(now, file, group).collect();
+        let places: Vec<u32> = self.speeds.places(cx.now, file, group).collect();
         self.is_there(file, group, &places, first).then_some(group)
     }
 
     /// Whether a group of speed is where these bytes are: they are in one of its slots, or some
     /// member is close to them.
     fn is_there(&self, file: &FileRef, group: SpeedGroup, places: &[u32], first: u32) -> bool {
-        let reach = self.reach(file, self.config.budget_bytes / LEFTOVER_PART);
+        let reach = self.reach(file, self.budget_bytes / LEFTOVER_PART);
         self.slots.holding(file, BodyKind::Bytes, group, first).is_some()
             || places.iter().any(|next| next.abs_diff(first) <= reach)
     }
@@ -155,7 +155,7 @@ impl Broker {
     /// Which group a lane reads in from here on, and where that group is if it is elsewhere.
     fn choose(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         file: &FileRef,
         lane: Lane,
         first: u32,
@@ -163,7 +163,7 @@ impl Broker {
         self.work.visit(self.speeds.of_file(file).count());
         let own = self.speeds.member(file, lane).map(|member| member.group);
         let is_new = own.is_none();
-        let mut others = self.speeds.fitting(now, file, lane);
+        let mut others = self.speeds.fitting(cx.now, file, lane);
         others.retain(|(group, _)| Some(*group) != own);
         if let Some((group, _)) =
             others.iter().find(|(group, at)| self.is_there(file, *group, &at.places, first))
@@ -187,7 +187,7 @@ impl Broker {
             }
         }
         let alone = own.filter(|group| self.speeds.is_alone(file, *group));
-        (alone.unwrap_or_else(|| SpeedGroup(self.number())), None)
+        (alone.unwrap_or_else(|| SpeedGroup(cx.number())), None)
     }
 
     /// Where a group of speed that is ahead can be joined: at the first bytes that some member
@@ -197,45 +197,45 @@ impl Broker {
         at.places.iter().min().copied().filter(|place| *place > after && *place < count)
     }
 
-    fn tell_place(&mut self, now: Moment, file: &FileRef, lane: Lane, place: u32) {
+    fn tell_place(&mut self, cx: &mut Cx<'_>, file: &FileRef, lane: Lane, place: u32) {
         let Lane::Transfer(session, transfer_id) = lane else { return };
-        self.speeds.told(now, file, lane, place);
+        self.speeds.told(cx.now, file, lane, place);
         let message = JoinAt { transfer_id, file_id: file.file_id, group: place };
-        self.send(session, RelayToDevice::JoinAt(message), None);
+        cx.send(session, RelayToDevice::JoinAt(message), None);
     }
 
     /// Takes speeds, moves those who are in the wrong group, and gives each group its room.
-    pub(super) fn look_at_speeds(&mut self, now: Moment) {
+    pub(super) fn look_at_speeds(&mut self, cx: &mut Cx<'_>) {
         let units =
             |file: &FileRef| self.grants.groups(file).map_or(0, |groups| 1 << groups.group_log);
-        self.speeds.sample(now, units);
+        self.speeds.sample(cx.now, units);
         self.queue.kept_waiting.clear();
         for file in self.speeds.files() {
-            let behind = self.behind(now, &file);
+            let behind = self.behind(cx, &file);
             // Sockets hold as much as a quarter of the usual budget, and alike readers differ by
             // it.
-            let room = self.config.budget_bytes / 2;
+            let room = self.budget_bytes / 2;
             let far = |lane: &Lane| behind.get(lane).copied().unwrap_or(0);
-            for (lane, way) in self.speeds.moves(now, &file, room, far) {
-                self.moves_on(now, &file, lane, way);
+            for (lane, way) in self.speeds.moves(cx.now, &file, room, far) {
+                self.moves_on(cx, &file, lane, way);
             }
         }
-        self.set_caps(now);
-        self.speeds.looked(now);
+        self.set_caps(cx);
+        self.speeds.looked(cx.now);
     }
 
     /// Without a report of the relay for a while: nobody reads, and some may wait for that.
-    pub(super) fn look_unreported(&mut self, now: Moment) {
-        if now.since(self.speeds.last_look()) >= UNREPORTED_MS {
-            self.look_at_speeds(now);
+    pub(super) fn look_unreported(&mut self, cx: &mut Cx<'_>) {
+        if cx.now.since(self.speeds.last_look()) >= UNREPORTED_MS {
+            self.look_at_speeds(cx);
         }
     }
 
     /// Bytes by which each member is behind the head of its group, of those for whom something is
     /// kept.
-    fn behind(&self, now: Moment, file: &FileRef) -> BTreeMap<Lane, u64> {
+    fn behind(&self, cx: &Cx<'_>, file: &FileRef) -> BTreeMap<Lane, u64> {
         let Some(groups) = self.grants.groups(file) else { return BTreeMap::new() };
-        let at = self.speeds.groups_of(now, file);
+        let at = self.speeds.groups_of(cx.now, file);
         let mut behind = BTreeMap::new();
         for (lane, member) in self.speeds.of_file(file) {
             let head = at.get(&member.group).map_or(0, |at| at.head);
@@ -249,19 +249,19 @@ impl Broker {
     /// Whether what somebody wants next is live, or so close that a budget spans the gap: runs open
     /// out of order, and holes fill.
     fn keeps_something(&self, file: &FileRef, group: SpeedGroup, next: u32) -> bool {
-        let reach = self.reach(file, self.config.budget_bytes);
+        let reach = self.reach(file, self.budget_bytes);
         self.slots.first_live(file, group, next..next.saturating_add(reach)).is_some()
     }
 
     /// A member leaves its group: back to a slower one, or forwards. What it asked for and did not
     /// get it asks there.
-    fn moves_on(&mut self, now: Moment, file: &FileRef, lane: Lane, way: SpeedMove) {
+    fn moves_on(&mut self, cx: &mut Cx<'_>, file: &FileRef, lane: Lane, way: SpeedMove) {
         let Some((old, next)) =
             self.speeds.member(file, lane).map(|member| (member.group, member.next))
         else {
             return;
         };
-        let mut fitting = self.speeds.fitting(now, file, lane);
+        let mut fitting = self.speeds.fitting(cx.now, file, lane);
         fitting.retain(|(group, _)| *group != old);
         let near = fitting.iter().find(|(group, at)| self.is_there(file, *group, &at.places, next));
         let near = near.map(|(group, _)| (*group, None));
@@ -275,20 +275,20 @@ impl Broker {
         let (group, place) = match (near.or_else(ahead), way) {
             (Some(found), _) => found,
             (None, SpeedMove::Forward) if self.speeds.is_alone(file, old) => return,
-            (None, _) => (SpeedGroup(self.number()), None),
+            (None, _) => (SpeedGroup(cx.number()), None),
         };
-        let cap = self.cap_of_unknown(now, file, lane);
+        let cap = self.cap_of_unknown(cx, file, lane);
         self.speeds.moves_to(file, lane, group, cap);
         if let Some(place) = place {
-            self.tell_place(now, file, lane, place);
+            self.tell_place(cx, file, lane, place);
         }
-        self.ask_in(now, file, lane, old, group);
+        self.ask_in(cx, file, lane, old, group);
     }
 
     /// Asks in the new group for what a lane did not get in its old one.
     fn ask_in(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         file: &FileRef,
         lane: Lane,
         old: SpeedGroup,
@@ -301,7 +301,7 @@ impl Broker {
         };
         for mut ask in self.queue.take_where(its) {
             ask.group = group;
-            self.join_or_wait(now, ask);
+            self.join_or_wait(cx, ask);
         }
     }
 
@@ -309,7 +309,7 @@ impl Broker {
     /// several fit and slow readers of the same slots do not take all of it, or half of a slower
     /// group's cap. One group of bytes goes in any case.
     pub(super) fn longest_run(&self, ask: &ChunkRequest) -> u64 {
-        let budget = self.config.budget_bytes;
+        let budget = self.budget_bytes;
         let caps = self.speeds.caps().min(budget);
         match self.speeds.cap(ask.group) {
             Some(cap) => cap / 2,
@@ -320,24 +320,24 @@ impl Broker {
 
     /// Returns what a slower group whose speed is not known yet may reserve; `None` if it would be
     /// the only one of its file.
-    fn cap_of_unknown(&self, now: Moment, file: &FileRef, lane: Lane) -> Option<u64> {
-        let others_known = self.speeds.quickest_beside(now, file, lane).is_some();
+    fn cap_of_unknown(&self, cx: &Cx<'_>, file: &FileRef, lane: Lane) -> Option<u64> {
+        let others_known = self.speeds.quickest_beside(cx.now, file, lane).is_some();
         others_known.then(|| self.grants.groups(file).map_or(0, |groups| 2 << groups.group_log))
     }
 
-    fn set_caps(&mut self, now: Moment) {
+    fn set_caps(&mut self, cx: &mut Cx<'_>) {
         let units =
             |file: &FileRef| self.grants.groups(file).map_or(0, |groups| 1 << groups.group_log);
-        self.speeds.set_caps(now, self.config.budget_bytes, units);
+        self.speeds.set_caps(cx.now, self.budget_bytes, units);
     }
 
     /// Members whose next bytes are kept or close, by group of speed; without the asker's own.
-    fn awaiting(&self, now: Moment, ask: &ChunkRequest) -> Vec<AwaitedReader> {
+    fn awaiting(&self, cx: &Cx<'_>, ask: &ChunkRequest) -> Vec<AwaitedReader> {
         let own = Lane::of(&ask.asker);
         let others = self.speeds.all().filter(|(_, lane, _)| Some(**lane) != own);
         others
             .filter(|(file, _, member)| {
-                member.is_moving(now) && self.keeps_something(file, member.group, member.next)
+                member.is_moving(cx.now) && self.keeps_something(file, member.group, member.next)
             })
             .map(|(file, _, member)| AwaitedReader {
                 file: *file,
@@ -351,8 +351,8 @@ impl Broker {
     /// Bounds what stays of a large file after it was read to its end and nobody of its group of
     /// speed needs it: the beginning, for who starts a moment later. What one asker reads is gone
     /// as it is read.
-    pub(super) fn trim_leftovers(&mut self, now: Moment, file: FileRef, group: SpeedGroup) {
-        let behind: Vec<u32> = self.speeds.on_the_way(now, &file, group);
+    pub(super) fn trim_leftovers(&mut self, cx: &mut Cx<'_>, file: FileRef, group: SpeedGroup) {
+        let behind: Vec<u32> = self.speeds.on_the_way(cx.now, &file, group);
         let mut leftovers: Vec<(u32, u64, SlotId)> = Vec::new();
         for id in self.slots.of_file(&file) {
             let Some(slot) = self.slots.get(id).filter(|slot| slot.cached_since.is_some()) else {
@@ -368,16 +368,13 @@ impl Broker {
             }
         }
         leftovers.sort_unstable();
-        let most = if self.speeds.cap(group).is_some() {
-            0
-        } else {
-            self.config.budget_bytes / LEFTOVER_PART
-        };
+        let most =
+            if self.speeds.cap(group).is_some() { 0 } else { self.budget_bytes / LEFTOVER_PART };
         let mut kept = 0;
         for (_, length, id) in leftovers {
             kept += length;
             if kept > most {
-                self.drop_slot(id);
+                self.drop_slot(cx, id);
             }
         }
     }
@@ -387,9 +384,9 @@ impl Broker {
     /// what lies ahead of the ask in its own group, the farthest first. What lies behind it and is
     /// awaited stays, and so does what members of a slower group await, if that group keeps to its
     /// cap.
-    pub(super) fn evictable(&self, now: Moment, ask: &ChunkRequest) -> Vec<SlotId> {
+    pub(super) fn evictable(&self, cx: &Cx<'_>, ask: &ChunkRequest) -> Vec<SlotId> {
         let cached = self.slots.cached();
-        let awaiting = self.awaiting(now, ask);
+        let awaiting = self.awaiting(cx, ask);
         if awaiting.is_empty() {
             return cached;
         }
@@ -432,12 +429,12 @@ impl Broker {
     }
 
     /// While somebody is waited for, looks again soon whether it still moves.
-    pub(super) fn look_again(&mut self, now: Moment) {
-        if self.deadlines.get(&Timer::LookAgain).is_none()
+    pub(super) fn look_again(&mut self, cx: &mut Cx<'_>) {
+        if cx.deadlines.get(&Timer::Transfer(TransferTimer::LookAgain)).is_none()
             && self.queue.len() > 0
             && !self.speeds.is_empty()
         {
-            self.deadlines.set(Timer::LookAgain, now.plus(LOOK_AGAIN_MS));
+            cx.deadlines.set(Timer::Transfer(TransferTimer::LookAgain), cx.now.plus(LOOK_AGAIN_MS));
         }
     }
 }

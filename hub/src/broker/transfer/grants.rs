@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lanyard_protocol::group::Groups;
 use lanyard_protocol::limits::{GRANT_MS, MAX_FILES_A_MESSAGE, MAX_LOOKUPS_AN_ASKER};
 use lanyard_protocol::message::{FileGrant, FileLookup, FileRoot};
-use lanyard_protocol::{
-    DeviceId, FailureCode, FileEntry, FileRef, Ref, RelayMessage, RelayToMaster, Root,
-};
+use lanyard_protocol::{DeviceId, FailureCode, FileEntry, FileRef, Ref, RelayMessage, Root};
 
 use super::budget::RequesterKey;
 use super::requests::{ChunkRequest, ChunkRequestId, WaitReason};
@@ -218,18 +216,23 @@ impl Grants {
     }
 }
 
-impl Broker {
+impl Transfers {
     /// Asks the master for files that are not being asked for already, and lets the ask wait for
     /// all of them. False if its asker has too much waiting for the master as it is.
-    pub(super) fn look_up(&mut self, ask: &ChunkRequest, files: Vec<FileRef>) -> bool {
-        let key = self.asker_key(&ask.asker);
+    pub(super) fn look_up(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ask: &ChunkRequest,
+        files: Vec<FileRef>,
+    ) -> bool {
+        let key = self.asker_key(cx, &ask.asker);
         let taken = self.grants.places.get(&key).copied().unwrap_or(0);
         if taken >= MAX_LOOKUPS_AN_ASKER {
             return false;
         }
         let news =
             files.iter().filter(|file| !self.grants.asked.contains_key(file)).copied().collect();
-        for (reference, part) in self.send_lookups(news) {
+        for (reference, part) in self.send_lookups(cx, news) {
             self.grants.asked.extend(part.into_iter().map(|file| (file, reference.clone())));
         }
         let lookups: BTreeSet<Ref> =
@@ -241,22 +244,26 @@ impl Broker {
         true
     }
 
-    fn send_lookups(&mut self, files: Vec<FileRef>) -> Vec<(Ref, Vec<FileRef>)> {
+    fn send_lookups(&mut self, cx: &mut Cx<'_>, files: Vec<FileRef>) -> Vec<(Ref, Vec<FileRef>)> {
         let mut sent = Vec::new();
         for part in files.chunks(MAX_FILES_A_MESSAGE) {
-            let reference = Ref::number(self.number());
+            let reference = Ref::number(cx.number());
             let lookup = PendingLookup { files: part.to_vec(), waiting: Vec::new() };
             self.grants.lookups.insert(reference.clone(), lookup);
-            let message =
-                RelayToMaster::Relay(RelayMessage::FileLookup(FileLookup { files: part.to_vec() }));
-            self.tell_master_from(message, None, Some(reference.clone()));
+            let message = RelayMessage::FileLookup(FileLookup { files: part.to_vec() });
+            cx.ask_master(message, Some(reference.clone()));
             sent.push((reference, part.to_vec()));
         }
         sent
     }
 
     /// The answer to one look-up: asked and not in it is gone.
-    pub(super) fn files_granted(&mut self, now: Moment, grant: FileGrant, reference: Option<Ref>) {
+    pub(super) fn files_granted(
+        &mut self,
+        cx: &mut Cx<'_>,
+        grant: FileGrant,
+        reference: Option<Ref>,
+    ) {
         let Some(lookup) = reference.and_then(|reference| self.grants.end_lookup(&reference))
         else {
             return;
@@ -265,67 +272,67 @@ impl Broker {
         let mut roots_to_tell = Vec::new();
         for entry in grant.files {
             let file = entry.file_ref();
-            self.blame.listed(&file);
+            self.corruption.listed(&file);
             let ours = self.grants.root(&file);
             if let (Some(root), None) = (ours, entry.root) {
                 roots_to_tell.push((file, root));
             }
-            self.grants.insert(now, entry);
+            self.grants.insert(cx.now, entry);
         }
         let gone: BTreeSet<FileRef> =
             lookup.files.iter().filter(|file| !granted.contains(file)).copied().collect();
         for file in &gone {
             self.grants.remove(file);
         }
-        self.end_gone(now, &gone);
+        self.end_gone(cx, &gone);
         for (FileRef { public_id, file_id }, root) in roots_to_tell {
-            self.tell_master(RelayMessage::FileRoot(FileRoot { public_id, file_id, root }));
+            cx.tell_master(RelayMessage::FileRoot(FileRoot { public_id, file_id, root }));
         }
-        self.keep_sweeping(now);
-        self.grants_arrived(now, lookup.waiting);
+        cx.keep_sweeping();
+        self.grants_arrived(cx, lookup.waiting);
     }
 
     /// Asks that waited for this look-up go on with what came, unless they wait for another one,
     /// too.
-    fn grants_arrived(&mut self, now: Moment, waiting: Vec<(ChunkRequestId, RequesterKey)>) {
+    fn grants_arrived(&mut self, cx: &mut Cx<'_>, waiting: Vec<(ChunkRequestId, RequesterKey)>) {
         for (id, _) in waiting {
-            let Some(ask) = self.asks.remove(&id) else { continue };
+            let Some(ask) = self.requests.remove(&id) else { continue };
             self.work.visit(ask.pieces.len());
             if ask.pieces.iter().any(|piece| self.grants.asked.contains_key(&ask.file(piece))) {
-                self.asks.insert(ask.id, ask);
+                self.requests.insert(ask.id, ask);
             } else {
-                self.consider(now, ask);
+                self.consider(cx, ask);
             }
         }
     }
 
     pub(super) fn lookup_failed(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         code: FailureCode,
         reference: Option<&Ref>,
     ) {
         let Some(lookup) = reference.and_then(|reference| self.grants.end_lookup(reference)) else {
             return;
         };
-        self.fail_asks_of(now, &lookup.files.into_iter().collect(), code);
+        self.fail_asks_of(cx, &lookup.files.into_iter().collect(), code);
     }
 
     /// The master went away with look-ups unanswered.
-    pub(super) fn lookups_lost(&mut self, now: Moment) {
+    pub(super) fn lookups_lost(&mut self, cx: &mut Cx<'_>) {
         self.grants.lookups.clear();
         self.grants.asked.clear();
         self.grants.places.clear();
         self.grants.master_away = true;
-        for ask in self.take_parked(|parked| *parked == WaitReason::Grants) {
-            self.ask_failed(now, ask, FailureCode::ServerNotReady);
+        for ask in self.take_parked(cx, |parked| *parked == WaitReason::Grants) {
+            self.ask_failed(cx, ask, FailureCode::ServerNotReady);
         }
     }
 
     /// A master that came back is asked again for all live grants.
-    pub(super) fn confirm_grants(&mut self) {
+    pub(super) fn confirm_grants(&mut self, cx: &mut Cx<'_>) {
         self.grants.master_away = false;
         let live: Vec<FileRef> = self.grants.known.keys().copied().collect();
-        self.send_lookups(live);
+        self.send_lookups(cx, live);
     }
 }

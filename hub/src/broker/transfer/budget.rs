@@ -180,11 +180,11 @@ fn is_earlier(a: &ChunkRequest, b: &ChunkRequest) -> bool {
     }
 }
 
-impl Broker {
-    pub(super) fn asker_key(&self, asker: &Requester) -> RequesterKey {
+impl Transfers {
+    pub(super) fn asker_key(&self, cx: &Cx<'_>, asker: &Requester) -> RequesterKey {
         match asker {
             Requester::Device { session, .. } => {
-                let device = self.sessions.get(*session).map(|s| s.identity.public_id);
+                let device = cx.sessions.get(*session).map(|s| s.identity.public_id);
                 device.map_or(RequesterKey::Relay, RequesterKey::Device)
             }
             Requester::Link { reader, .. } => RequesterKey::Link(*reader),
@@ -193,27 +193,27 @@ impl Broker {
     }
 
     /// Gives budget to those who wait, one run in each one's turn, until nothing more fits.
-    pub(super) fn pump(&mut self, now: Moment) {
+    pub(in crate::broker) fn pump(&mut self, cx: &mut Cx<'_>) {
         let mut idle_turns = 0;
         while idle_turns < self.queue.rotation.len() {
             let Some(key) = self.queue.rotation.pop_front() else { return };
             self.queue.rotation.push_back(key);
-            if self.serve_one(now, key) {
+            if self.serve_one(cx, key) {
                 idle_turns = 0;
             } else {
                 idle_turns += 1;
             }
         }
-        self.look_again(now);
+        self.look_again(cx);
     }
 
     /// Serves one ask of `key`, if any of its lanes can go on.
-    fn serve_one(&mut self, now: Moment, key: RequesterKey) -> bool {
+    fn serve_one(&mut self, cx: &mut Cx<'_>, key: RequesterKey) -> bool {
         for (id, length) in self.queue.heads(key) {
             let Some(ask) = self.queue.get(key, id) else { continue };
             let file = ask.pieces.first().map(|piece| ask.file(piece));
-            let Some(holder) = file.and_then(|file| self.holder_of(&file)) else {
-                self.leave_queue(now, key, id, FailureCode::OwnerAway);
+            let Some(holder) = file.and_then(|file| self.holder_of(cx, &file)) else {
+                self.leave_queue(cx, key, id, FailureCode::OwnerAway);
                 return true;
             };
             let part = self.first_part(ask, length, self.longest_run(ask));
@@ -226,7 +226,7 @@ impl Broker {
                 // up.
                 let is_kept = self.slots.held(key, |group| group == ask.group) > 0;
                 let is_short = is_kept || !self.reserved_for(ask.group).fits(length);
-                self.note_held(now, key, id, is_short);
+                self.note_held(cx, key, id, is_short);
                 continue;
             }
             let waits = (holder, ask.group);
@@ -237,18 +237,18 @@ impl Broker {
                 continue;
             }
             let run = (part, length);
-            let Some(Fitting { part, length, room }) = self.fit(now, ask, run) else {
-                self.note_held(now, key, id, true);
+            let Some(Fitting { part, length, room }) = self.fit(cx, ask, run) else {
+                self.note_held(cx, key, id, true);
                 continue;
             };
             self.queue.kept_waiting.remove(&waits);
             let Some(ask) = self.queue.take_head(key, id) else { continue };
-            self.make_room(room);
+            self.make_room(cx, room);
             match part {
-                Some(part) => self.open_part(now, key, ask, &part, holder, length),
+                Some(part) => self.open_part(cx, key, ask, &part, holder, length),
                 None => {
-                    self.deadlines.clear(&Timer::AskWaited(id));
-                    self.open_slot(now, &ask, holder, length);
+                    cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskWaited(id)));
+                    self.open_slot(cx, &ask, holder, length);
                 }
             }
             return true;
@@ -262,11 +262,11 @@ impl Broker {
     /// request each.
     fn fit(
         &self,
-        now: Moment,
+        cx: &Cx<'_>,
         ask: &ChunkRequest,
         (part, length): (Option<ChunkRequest>, u64),
     ) -> Option<Fitting> {
-        let left = match self.room_for(now, ask, length) {
+        let left = match self.room_for(cx, ask, length) {
             Ok(room) => return Some(Fitting { part, length, room }),
             Err(left) => left,
         };
@@ -281,7 +281,7 @@ impl Broker {
         }
         let part = self.first_part(ask, self.length_of(ask), left)?;
         let length = self.length_of(&part);
-        let room = self.room_for(now, &part, length).ok()?;
+        let room = self.room_for(cx, &part, length).ok()?;
         Some(Fitting { part: Some(part), length, room })
     }
 
@@ -312,7 +312,7 @@ impl Broker {
     /// Opens a slot for the beginning of an ask; the rest goes on waiting.
     fn open_part(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         key: RequesterKey,
         mut ask: ChunkRequest,
         part: &ChunkRequest,
@@ -332,12 +332,18 @@ impl Broker {
         ask.pieces = rest;
         let left = self.length_of(&ask);
         self.queue.push(key, ask, left);
-        self.open_slot(now, part, holder, length);
+        self.open_slot(cx, part, holder, length);
     }
 
     /// A head that finds no room, or has its share: its lane is held up, if it has nothing else to
     /// read until this comes. Its group is, if room is short.
-    fn note_held(&mut self, now: Moment, key: RequesterKey, id: ChunkRequestId, is_short: bool) {
+    fn note_held(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: RequesterKey,
+        id: ChunkRequestId,
+        is_short: bool,
+    ) {
         let Some(ask) = self.queue.get(key, id) else { return };
         let (Some(lane), Some(first)) = (speed::Lane::of(&ask.asker), ask.pieces.first()) else {
             return;
@@ -345,7 +351,7 @@ impl Broker {
         if !self.reads_meanwhile(lane, ask) {
             let file = ask.file(first);
             let group = Some(ask.group).filter(|_| is_short);
-            self.speeds.is_held(now, &file, lane, group);
+            self.speeds.is_held(cx.now, &file, lane, group);
         }
     }
 
@@ -362,20 +368,20 @@ impl Broker {
 
     fn leave_queue(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         key: RequesterKey,
         id: ChunkRequestId,
         code: FailureCode,
     ) {
-        self.deadlines.clear(&Timer::AskWaited(id));
+        cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskWaited(id)));
         if let Some(ask) = self.queue.take_head(key, id) {
-            self.ask_failed(now, ask, code);
+            self.ask_failed(cx, ask, code);
         }
     }
 
     /// Asks in the queue for groups of a slot that was just opened join it now: it may be gone at
     /// their turn.
-    pub(super) fn join_queued(&mut self, now: Moment, slot: SlotId) {
+    pub(super) fn join_queued(&mut self, cx: &mut Cx<'_>, slot: SlotId) {
         let Some(opened) = self.slots.get(slot) else { return };
         let what = opened.what;
         let group = opened.group;
@@ -392,18 +398,18 @@ impl Broker {
                 })
         };
         for ask in self.queue.take_where(holds) {
-            self.join_or_wait(now, ask);
+            self.join_or_wait(cx, ask);
         }
     }
 
     /// An ask that was in the queue joins what is live; the rest of it goes on waiting.
-    pub(super) fn join_or_wait(&mut self, now: Moment, mut ask: ChunkRequest) {
-        ask.pieces = self.join_live(now, &ask);
+    pub(super) fn join_or_wait(&mut self, cx: &mut Cx<'_>, mut ask: ChunkRequest) {
+        ask.pieces = self.join_live(cx, &ask);
         if ask.pieces.is_empty() {
-            self.deadlines.clear(&Timer::AskWaited(ask.id));
+            cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskWaited(ask.id)));
             return;
         }
-        let key = self.asker_key(&ask.asker);
+        let key = self.asker_key(cx, &ask.asker);
         let length = self.length_of(&ask);
         self.queue.push(key, ask, length);
     }
@@ -432,7 +438,7 @@ impl Broker {
             .range((holder, SpeedGroup::ALL)..=(holder, SpeedGroup(u64::MAX)));
         rivals.extend(waiting.map(|(_, other)| *other).filter(|other| *other != group));
         let all = 1 + rivals.len();
-        let most = self.config.budget_bytes / 4;
+        let most = self.budget_bytes / 4;
         let over = |held: u64, most: u64| held > 0 && held + length > most;
         runs >= MAX_UNSTARTED_PUTS
             || over(bytes, most)
@@ -454,7 +460,7 @@ impl Broker {
         }
         let holding = self.slots.askers().filter(|(_, group)| counts(*group));
         askers.extend(holding.map(|(key, _)| *key));
-        let room = self.config.budget_bytes - self.speeds.caps().min(self.config.budget_bytes);
+        let room = self.budget_bytes - self.speeds.caps().min(self.budget_bytes);
         let share = length.max(room / askers.len().max(1) as u64);
         // What stands still gives way to whoever needs the room: it must not keep its cause from
         // going on.
@@ -471,8 +477,8 @@ impl Broker {
     /// what it was given cannot be taken back when others need the room.
     fn has_enough_to_read(&self, ask: &ChunkRequest, length: u64) -> bool {
         let Some(lane) = speed::Lane::of(&ask.asker) else { return false };
-        let quarter = (self.config.budget_bytes / 4).max(LEAST_AHEAD);
-        let least = LEAST_AHEAD.min((self.config.budget_bytes / 8).max(LEAST_AHEAD / 2));
+        let quarter = (self.budget_bytes / 4).max(LEAST_AHEAD);
+        let least = LEAST_AHEAD.min((self.budget_bytes / 8).max(LEAST_AHEAD / 2));
         let has_others = self.speeds.has_others(lane);
         let file = ask.pieces.first().filter(|_| has_others).map(|piece| ask.file(piece));
         let most = match (
@@ -495,7 +501,7 @@ impl Broker {
     /// leave.
     pub(super) fn room_for(
         &self,
-        now: Moment,
+        cx: &Cx<'_>,
         ask: &ChunkRequest,
         length: u64,
     ) -> Result<Eviction, u64> {
@@ -509,7 +515,7 @@ impl Broker {
         if self.queue.has_earlier(ask) {
             return Err(0);
         }
-        for id in self.evictable(now, ask) {
+        for id in self.evictable(cx, ask) {
             if self.give_up(&mut reserved, ask.group, length, id) {
                 room.cached.push(id);
             }
@@ -548,7 +554,7 @@ impl Broker {
     }
 
     fn reserved_for(&self, group: SpeedGroup) -> Reserved {
-        let budget = self.config.budget_bytes;
+        let budget = self.budget_bytes;
         let in_all = self.slots.reserved();
         let slower: u64 = self.speeds.slower().map(|group| self.slots.reserved_by(group)).sum();
         let most_slower = self.speeds.caps();
@@ -575,12 +581,12 @@ impl Broker {
         }
     }
 
-    pub(super) fn make_room(&mut self, room: Eviction) {
+    pub(super) fn make_room(&mut self, cx: &mut Cx<'_>, room: Eviction) {
         for id in room.cached {
-            self.drop_slot(id);
+            self.drop_slot(cx, id);
         }
         for id in room.standing {
-            self.cut_standing(id);
+            self.cut_standing(cx, id);
         }
     }
 }

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 
 use lanyard_protocol::limits::{MAX_TRANSFERS_A_SESSION, PROGRESS_INTERVAL_MS};
 use lanyard_protocol::message::{TransferProgress, TransferState};
-use lanyard_protocol::{DeviceId, FileRef, RelayToDevice, TransferId};
+use lanyard_protocol::{FileRef, RelayToDevice, TransferId};
 
-use super::sessions::Sessions;
 use super::*;
 
 #[derive(Debug)]
@@ -159,7 +158,7 @@ fn report(
         rate,
         state,
     };
-    let owners = owners(sessions, public_id);
+    let owners = sessions.approved_of(public_id);
     for id in std::iter::once(session).chain(owners.into_iter().filter(|id| *id != session)) {
         let message = RelayToDevice::TransferProgress(progress.clone());
         effects.push(Effect::Session(SessionEffect::Send {
@@ -167,41 +166,5 @@ fn report(
             message,
             reference: None,
         }));
-    }
-}
-
-fn owners(sessions: &Sessions, device: DeviceId) -> Vec<SessionId> {
-    sessions
-        .of_device(device)
-        .into_iter()
-        .filter(|id| sessions.get(*id).is_some_and(|s| s.is_approved()))
-        .collect()
-}
-
-impl Broker {
-    /// Where a link's response stands: its maker hears it with the link's hash, the owner without.
-    pub(super) fn link_moved(&mut self, hash: lanyard_protocol::LinkHash, moved: LinkProgress) {
-        let Some(maker) = self.links.maker(&hash) else { return };
-        let FileRef { public_id, file_id } = moved.file;
-        let progress = TransferProgress {
-            link_hash: Some(hash),
-            transfer_id: None,
-            asker: maker,
-            public_id,
-            file_id,
-            done: moved.done,
-            total: moved.total,
-            rate: moved.rate,
-            state: moved.state,
-        };
-        for id in owners(&self.sessions, maker) {
-            self.send(id, RelayToDevice::TransferProgress(progress.clone()), None);
-        }
-        if public_id != maker {
-            let unnamed = TransferProgress { link_hash: None, ..progress };
-            for id in owners(&self.sessions, public_id) {
-                self.send(id, RelayToDevice::TransferProgress(unnamed.clone()), None);
-            }
-        }
     }
 }

@@ -17,7 +17,7 @@ use super::speed::{Lane, SpeedGroup};
 use super::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ChunkRequestId(pub u64);
+pub(in crate::broker) struct ChunkRequestId(pub(super) u64);
 
 /// Who wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,38 +115,33 @@ fn push_group(pieces: &mut Vec<GroupSpan>, file_id: lanyard_protocol::FileId, gr
     }
 }
 
-impl Broker {
+impl Transfers {
     /// REQUEST_CHUNK of an approved session.
     pub(super) fn chunk_requested(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         session: SessionId,
         request: RequestChunk,
         reference: Option<Ref>,
     ) {
-        // Two outcomes of one ask would cross: the asker calls off the one that it does not know,
-        // and with it the other.
-        if reference.is_some() && self.sessions.set_last_ask(session, &reference) == reference {
-            return;
-        }
         let RequestChunk { transfer_id, public_id, pieces, what, have } = request;
         if let Some(have) = have {
             self.progress.note_have(session, transfer_id, have);
         }
         let asker = Requester::Device { session, transfer: transfer_id };
-        self.ask(now, asker, public_id, what, pieces, reference);
+        self.ask(cx, asker, public_id, what, pieces, reference);
     }
 
     pub(super) fn ask(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         asker: Requester,
         owner: DeviceId,
         what: BodyKind,
         pieces: Vec<GroupSpan>,
         reference: Option<Ref>,
     ) {
-        let id = ChunkRequestId(self.number());
+        let id = ChunkRequestId(cx.number());
         let ask = ChunkRequest {
             id,
             asker,
@@ -158,40 +153,40 @@ impl Broker {
             parked: WaitReason::Retry,
             group: SpeedGroup::ALL,
         };
-        self.consider(now, ask);
+        self.consider(cx, ask);
     }
 
     /// Goes through everything an ask needs, from grants to a place in the queue.
-    pub(super) fn consider(&mut self, now: Moment, mut ask: ChunkRequest) {
+    pub(super) fn consider(&mut self, cx: &mut Cx<'_>, mut ask: ChunkRequest) {
         if ask.pieces.is_empty() || ask.pieces.len() > MAX_PIECES {
-            return self.ask_misshapen(ask);
+            return self.ask_misshapen(cx, ask);
         }
-        if self.master.is_refused(ask.owner) {
-            return self.ask_failed(now, ask, FailureCode::PeerRevoked);
+        if cx.master.is_refused(ask.owner) {
+            return self.ask_failed(cx, ask, FailureCode::PeerRevoked);
         }
         if !matches!(ask.asker, Requester::Link { .. }) {
             self.grants.note_wanted(&ask.files());
         }
-        let unknown = self.grants.unknown(now, ask.files());
+        let unknown = self.grants.unknown(cx.now, ask.files());
         if !unknown.is_empty() {
-            if !self.hub_ready() {
-                return self.ask_failed(now, ask, FailureCode::ServerNotReady);
+            if !cx.hub_ready() {
+                return self.ask_failed(cx, ask, FailureCode::ServerNotReady);
             }
-            if !self.look_up(&ask, unknown) {
-                return self.ask_failed(now, ask, FailureCode::Busy);
+            if !self.look_up(cx, &ask, unknown) {
+                return self.ask_failed(cx, ask, FailureCode::Busy);
             }
             ask.parked = WaitReason::Grants;
-            self.asks.insert(ask.id, ask);
+            self.requests.insert(ask.id, ask);
             return;
         }
         if !self.has_shape(&ask) {
-            return self.ask_misshapen(ask);
+            return self.ask_misshapen(cx, ask);
         }
-        let Some(ask) = self.without_changed(now, ask) else { return };
+        let Some(ask) = self.without_changed(cx, ask) else { return };
         match (ask.what, ask.asker) {
-            (BodyKind::Hashes, _) => self.consider_hashes(now, ask),
-            (BodyKind::Bytes, Requester::Link { .. }) => self.consider_link(now, ask),
-            (BodyKind::Bytes, _) => self.place(now, ask),
+            (BodyKind::Hashes, _) => self.consider_hashes(cx, ask),
+            (BodyKind::Bytes, Requester::Link { .. }) => self.consider_link(cx, ask),
+            (BodyKind::Bytes, _) => self.place(cx, ask),
         }
     }
 
@@ -225,78 +220,78 @@ impl Broker {
     }
 
     /// Fails the pieces of files that changed, and gives back what is left.
-    fn without_changed(&mut self, now: Moment, mut ask: ChunkRequest) -> Option<ChunkRequest> {
+    fn without_changed(&mut self, cx: &mut Cx<'_>, mut ask: ChunkRequest) -> Option<ChunkRequest> {
         let owner = ask.owner;
         let changed = |piece: &GroupSpan, blame: &CorruptionLog| {
             blame.is_changed(&FileRef { public_id: owner, file_id: piece.file_id })
         };
         let gone: Vec<GroupSpan> =
-            ask.pieces.iter().filter(|p| changed(p, &self.blame)).copied().collect();
+            ask.pieces.iter().filter(|p| changed(p, &self.corruption)).copied().collect();
         if !gone.is_empty() {
-            ask.pieces.retain(|p| !changed(p, &self.blame));
+            ask.pieces.retain(|p| !changed(p, &self.corruption));
             let part =
-                ChunkRequest { id: ChunkRequestId(self.number()), pieces: gone, ..ask.clone() };
-            self.ask_failed(now, part, FailureCode::FileChanged);
+                ChunkRequest { id: ChunkRequestId(cx.number()), pieces: gone, ..ask.clone() };
+            self.ask_failed(cx, part, FailureCode::FileChanged);
         }
         (!ask.pieces.is_empty()).then_some(ask)
     }
 
     /// A list of values comes from the relay's memory, else from the holder if the root is known to
     /// check it by.
-    fn consider_hashes(&mut self, now: Moment, ask: ChunkRequest) {
+    fn consider_hashes(&mut self, cx: &mut Cx<'_>, ask: ChunkRequest) {
         let [piece] = ask.pieces.as_slice() else {
             // Each file's list is a body of its own.
             for piece in &ask.pieces {
                 let part = ChunkRequest {
-                    id: ChunkRequestId(self.number()),
+                    id: ChunkRequestId(cx.number()),
                     pieces: vec![*piece],
                     ..ask.clone()
                 };
-                self.consider_hashes(now, part);
+                self.consider_hashes(cx, part);
             }
             return;
         };
         let file = ask.file(piece);
         if self.grants.has_hashes(&file) {
-            self.open_hashes(now, ask, file);
+            self.open_hashes(cx, ask, file);
         } else if self.grants.root(&file).is_none() || self.grants.hashes_refused(&file) {
-            self.ask_failed(now, ask, FailureCode::NoHashes);
+            self.ask_failed(cx, ask, FailureCode::NoHashes);
         } else {
             if ask.asker == Requester::Relay {
-                self.end_full_list(now, &file);
+                self.end_full_list(cx, &file);
             }
-            self.place(now, ask);
+            self.place(cx, ask);
         }
     }
 
     /// Ends a list that lies full in a slot although the relay had to drop what it learnt from it.
     /// The relay learns from an upload only: as one reader more of a full slot it would wait for
     /// good.
-    fn end_full_list(&mut self, now: Moment, file: &FileRef) {
+    fn end_full_list(&mut self, cx: &mut Cx<'_>, file: &FileRef) {
         let slot = self.slots.holding(file, BodyKind::Hashes, SpeedGroup::ALL, 0);
         if let Some(slot) =
             slot.filter(|slot| self.slots.get(*slot).is_some_and(|s| s.phase == SlotPhase::Full))
         {
-            self.fail_slot(now, slot, FailureCode::Busy, None, true);
+            self.fail_slot(cx, slot, FailureCode::Busy, None, true);
         }
     }
 
     /// Before a link reads a file whose root is known, the relay asks the holder once for the
     /// values to check by.
-    fn consider_link(&mut self, now: Moment, mut ask: ChunkRequest) {
+    fn consider_link(&mut self, cx: &mut Cx<'_>, mut ask: ChunkRequest) {
         let needing = ask.files().into_iter().find(|file| {
             let several = self.grants.groups(file).is_some_and(|g| g.count() > 1);
             let known = self.grants.root(file).is_some();
             several && known && !self.grants.has_hashes(file) && !self.grants.hashes_refused(file)
         });
-        let Some(file) = needing else { return self.place(now, ask) };
+        let Some(file) = needing else { return self.place(cx, ask) };
         let count = self.grants.groups(&file).map_or(0, |g| g.count());
         ask.parked = WaitReason::Values(file);
-        let first = !self.asks.values().any(|other| other.parked == WaitReason::Values(file));
-        self.asks.insert(ask.id, ask);
+        let first = !self.requests.values().any(|other| other.parked == WaitReason::Values(file));
+        self.requests.insert(ask.id, ask);
         if first {
             self.ask(
-                now,
+                cx,
                 Requester::Relay,
                 file.public_id,
                 BodyKind::Hashes,
@@ -309,47 +304,50 @@ impl Broker {
     /// Joins what is live of the asker's groups of speed; what is absent goes into the queue, a run
     /// per holder. Joining and queueing are one step, and the queue opens slots in the same
     /// mutation: no group of bytes is ever in two live slots of one group of speed.
-    pub(super) fn place(&mut self, now: Moment, ask: ChunkRequest) {
-        for (group, pieces) in self.by_speed(now, &ask) {
+    pub(super) fn place(&mut self, cx: &mut Cx<'_>, ask: ChunkRequest) {
+        for (group, pieces) in self.by_speed(cx, &ask) {
             let part =
-                ChunkRequest { id: ChunkRequestId(self.number()), pieces, group, ..ask.clone() };
-            self.place_part(now, part);
+                ChunkRequest { id: ChunkRequestId(cx.number()), pieces, group, ..ask.clone() };
+            self.place_part(cx, part);
         }
     }
 
-    fn place_part(&mut self, now: Moment, ask: ChunkRequest) {
-        let absent = self.join_live(now, &ask);
+    fn place_part(&mut self, cx: &mut Cx<'_>, ask: ChunkRequest) {
+        let absent = self.join_live(cx, &ask);
         let mut by_holder: BTreeMap<SessionId, Vec<GroupSpan>> = BTreeMap::new();
         let mut away = Vec::new();
         for piece in absent {
-            match self.holder_of(&ask.file(&piece)) {
+            match self.holder_of(cx, &ask.file(&piece)) {
                 Some(holder) => by_holder.entry(holder).or_default().push(piece),
                 None => away.push(piece),
             }
         }
         if !away.is_empty() {
             let part =
-                ChunkRequest { id: ChunkRequestId(self.number()), pieces: away, ..ask.clone() };
-            self.ask_failed(now, part, FailureCode::OwnerAway);
+                ChunkRequest { id: ChunkRequestId(cx.number()), pieces: away, ..ask.clone() };
+            self.ask_failed(cx, part, FailureCode::OwnerAway);
         }
         for pieces in by_holder.into_values() {
-            let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces, ..ask.clone() };
-            self.enqueue(now, part);
+            let part = ChunkRequest { id: ChunkRequestId(cx.number()), pieces, ..ask.clone() };
+            self.enqueue(cx, part);
         }
     }
 
-    fn enqueue(&mut self, now: Moment, ask: ChunkRequest) {
+    fn enqueue(&mut self, cx: &mut Cx<'_>, ask: ChunkRequest) {
         let length = self.length_of(&ask);
-        let key = self.asker_key(&ask.asker);
+        let key = self.asker_key(cx, &ask.asker);
         if !self.queue.has_room(key, length) {
-            return self.ask_failed(now, ask, FailureCode::Busy);
+            return self.ask_failed(cx, ask, FailureCode::Busy);
         }
-        self.deadlines.set(Timer::AskWaited(ask.id), now.plus(WAITING_TIMEOUT_MS));
+        cx.deadlines.set(
+            Timer::Transfer(TransferTimer::AskWaited(ask.id)),
+            cx.now.plus(WAITING_TIMEOUT_MS),
+        );
         self.queue.push(key, ask, length);
     }
 
     /// Joins the ask to live slots; gives back the pieces that are in none.
-    pub(super) fn join_live(&mut self, now: Moment, ask: &ChunkRequest) -> Vec<GroupSpan> {
+    pub(super) fn join_live(&mut self, cx: &mut Cx<'_>, ask: &ChunkRequest) -> Vec<GroupSpan> {
         let mut live: BTreeMap<SlotId, Vec<GroupSpan>> = BTreeMap::new();
         let mut absent = Vec::new();
         for piece in &ask.pieces {
@@ -374,14 +372,14 @@ impl Broker {
             }
         }
         for (slot, pieces) in live {
-            self.join(now, slot, ask.asker, &pieces);
+            self.join(cx, slot, ask.asker, &pieces);
         }
         absent
     }
 
-    pub(super) fn holder_of(&self, file: &FileRef) -> Option<SessionId> {
+    pub(super) fn holder_of(&self, cx: &Cx<'_>, file: &FileRef) -> Option<SessionId> {
         let entry = self.grants.entry(file)?;
-        self.sessions.holder(entry.public_id, entry.instance)
+        cx.sessions.holder(entry.public_id, entry.instance)
     }
 
     /// Bytes of the body that answers an ask.
@@ -397,29 +395,30 @@ impl Broker {
         }
     }
 
-    fn ask_misshapen(&mut self, ask: ChunkRequest) {
+    fn ask_misshapen(&mut self, cx: &mut Cx<'_>, ask: ChunkRequest) {
         match ask.asker {
             Requester::Device { session, .. } => {
-                self.fail(session, FailureCode::BadMessage, ask.reference)
+                cx.fail(session, FailureCode::BadMessage, ask.reference)
             }
-            Requester::Link { .. } => self.tell_link_failed(&ask, FailureCode::BadMessage),
+            Requester::Link { .. } => self.tell_link_failed(cx, &ask, FailureCode::BadMessage),
             Requester::Relay => {}
         }
     }
 
     /// The one "no" of an ask. A device hears it; a link's ask waits for what it lacks.
-    pub(super) fn ask_failed(&mut self, now: Moment, ask: ChunkRequest, code: FailureCode) {
+    pub(super) fn ask_failed(&mut self, cx: &mut Cx<'_>, ask: ChunkRequest, code: FailureCode) {
         match ask.asker {
             Requester::Device { session, transfer } => {
-                self.tell_chunk_failed(session, transfer, ask.pieces, code);
+                self.tell_chunk_failed(cx, session, transfer, ask.pieces, code);
             }
-            Requester::Link { .. } => self.link_ask_failed(now, ask, code),
-            Requester::Relay => self.hashes_failed(now, ask, code),
+            Requester::Link { .. } => self.link_ask_failed(cx, ask, code),
+            Requester::Relay => self.hashes_failed(cx, ask, code),
         }
     }
 
     pub(super) fn tell_chunk_failed(
         &mut self,
+        cx: &mut Cx<'_>,
         session: SessionId,
         transfer_id: TransferId,
         pieces: Vec<GroupSpan>,
@@ -427,89 +426,97 @@ impl Broker {
     ) {
         let retry = code.may_retry();
         let message = ChunkFailed { transfer_id, pieces, code, retry, retry_after_ms: None };
-        self.send(session, RelayToDevice::ChunkFailed(message), None);
+        cx.send(session, RelayToDevice::ChunkFailed(message), None);
     }
 
     /// The holder gave no list: what waits for it goes on with pins, or waits for the owner.
-    fn hashes_failed(&mut self, now: Moment, ask: ChunkRequest, code: FailureCode) {
+    fn hashes_failed(&mut self, cx: &mut Cx<'_>, ask: ChunkRequest, code: FailureCode) {
         let Some(piece) = ask.pieces.first() else { return };
         let file = ask.file(piece);
         if code == FailureCode::NoHashes || code == FailureCode::BadBytes {
             self.grants.refuse_hashes(&file);
-            return self.retry_parked(now);
+            return self.retry_parked(cx);
         }
-        for waiting in self.take_parked(|parked| *parked == WaitReason::Values(file)) {
-            self.ask_failed(now, waiting, code);
+        for waiting in self.take_parked(cx, |parked| *parked == WaitReason::Values(file)) {
+            self.ask_failed(cx, waiting, code);
         }
     }
 
     pub(super) fn take_parked(
         &mut self,
+        cx: &mut Cx<'_>,
         matches: impl Fn(&WaitReason) -> bool,
     ) -> Vec<ChunkRequest> {
-        let ids: Vec<ChunkRequestId> =
-            self.asks.iter().filter(|(_, ask)| matches(&ask.parked)).map(|(id, _)| *id).collect();
+        let ids: Vec<ChunkRequestId> = self
+            .requests
+            .iter()
+            .filter(|(_, ask)| matches(&ask.parked))
+            .map(|(id, _)| *id)
+            .collect();
         ids.into_iter()
             .filter_map(|id| {
-                self.deadlines.clear(&Timer::AskRetry(id));
-                self.asks.remove(&id)
+                cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskRetry(id)));
+                self.requests.remove(&id)
             })
             .collect()
     }
 
     /// Something changed that parked asks may have waited for: an owner, the master, a list.
-    pub(super) fn retry_parked(&mut self, now: Moment) {
-        for ask in
-            self.take_parked(|parked| *parked != WaitReason::Grants && *parked != WaitReason::Retry)
+    pub(super) fn retry_parked(&mut self, cx: &mut Cx<'_>) {
+        for ask in self
+            .take_parked(cx, |parked| *parked != WaitReason::Grants && *parked != WaitReason::Retry)
         {
             let still_waits = match &ask.parked {
                 WaitReason::Values(file) => {
                     !self.grants.has_hashes(file) && !self.grants.hashes_refused(file)
                 }
                 WaitReason::Owner => ask.files().iter().all(|file| {
-                    self.grants.entry(file).is_some() && self.holder_of(file).is_none()
+                    self.grants.entry(file).is_some() && self.holder_of(cx, file).is_none()
                 }),
-                WaitReason::Hub => !self.hub_ready(),
+                WaitReason::Hub => !cx.hub_ready(),
                 WaitReason::Grants | WaitReason::Retry => false,
             };
             if still_waits {
-                self.asks.insert(ask.id, ask);
+                self.requests.insert(ask.id, ask);
             } else {
-                self.consider(now, ask);
+                self.consider(cx, ask);
             }
         }
     }
 
-    pub(super) fn ask_retried(&mut self, now: Moment, id: ChunkRequestId) {
-        if let Some(ask) = self.asks.remove(&id) {
-            self.consider(now, ask);
+    pub(super) fn ask_retried(&mut self, cx: &mut Cx<'_>, id: ChunkRequestId) {
+        if let Some(ask) = self.requests.remove(&id) {
+            self.consider(cx, ask);
         }
     }
 
     /// The queue had no room for it for 30 s. A member of a slower group that still has something
     /// to read waits for itself: its group's cap lets it have no more at once.
-    pub(super) fn ask_waited(&mut self, now: Moment, id: ChunkRequestId) {
+    pub(super) fn ask_waited(&mut self, cx: &mut Cx<'_>, id: ChunkRequestId) {
         let Some(ask) = self.queue.take(id) else { return };
         let reads = Lane::of(&ask.asker).is_some_and(|lane| self.slots.unread(lane) > 0);
         if reads && self.speeds.cap(ask.group).is_some() {
-            let key = self.asker_key(&ask.asker);
+            let key = self.asker_key(cx, &ask.asker);
             let length = self.length_of(&ask);
-            self.deadlines.set(Timer::AskWaited(id), now.plus(WAITING_TIMEOUT_MS));
+            cx.deadlines.set(
+                Timer::Transfer(TransferTimer::AskWaited(id)),
+                cx.now.plus(WAITING_TIMEOUT_MS),
+            );
             return self.queue.push(key, ask, length);
         }
-        self.ask_failed(now, ask, FailureCode::TimedOut);
+        self.ask_failed(cx, ask, FailureCode::TimedOut);
     }
 
     /// Ends everything of a session that asks: its tickets, bodies and asks.
-    pub(super) fn end_asker(&mut self, now: Moment, session: SessionId) {
+    pub(super) fn end_asker(&mut self, cx: &mut Cx<'_>, session: SessionId) {
         let ours = |asker: &Requester| matches!(asker, Requester::Device { session: s, .. } if *s == session);
-        self.end_asks_where(now, ours, FailureCode::Cancelled);
+        self.end_asks_where(cx, ours, FailureCode::Cancelled);
     }
 
     /// CANCEL_CHUNK: of a transfer, all or some groups; running bodies end too.
     pub(super) fn chunk_cancelled(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         session: SessionId,
         cancel: CancelChunk,
         reference: Option<Ref>,
@@ -518,20 +525,15 @@ impl Broker {
         match cancel.pieces {
             None => {
                 self.speeds.forget_transfer(session, cancel.transfer_id);
-                self.progress.cancelled(
-                    &mut self.effects,
-                    &self.sessions,
-                    session,
-                    cancel.transfer_id,
-                );
-                self.end_asks_where(now, |other| *other == asker, FailureCode::Cancelled);
+                self.progress.cancelled(cx.effects, cx.sessions, session, cancel.transfer_id);
+                self.end_asks_where(cx, |other| *other == asker, FailureCode::Cancelled);
             }
             Some(pieces) if pieces.len() > MAX_PIECES => {
-                self.fail(session, FailureCode::BadMessage, reference)
+                cx.fail(session, FailureCode::BadMessage, reference)
             }
             Some(pieces) => {
                 let cover = Cover::new(pieces);
-                self.end_asks_covered(now, asker, |asked| {
+                self.end_asks_covered(cx, asker, |asked| {
                     asked.iter().all(|piece| cover.holds(piece))
                 });
             }
@@ -540,7 +542,7 @@ impl Broker {
 
     fn end_asks_covered(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         asker: Requester,
         covered: impl Fn(&[GroupSpan]) -> bool,
     ) {
@@ -550,32 +552,32 @@ impl Broker {
             covered(pieces)
         };
         for ask in self.queue.take_where(|ask| ask.asker == asker && covered(&ask.pieces)) {
-            self.deadlines.clear(&Timer::AskWaited(ask.id));
+            cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskWaited(ask.id)));
         }
-        self.asks.retain(|_, ask| !(ask.asker == asker && covered(&ask.pieces)));
+        self.requests.retain(|_, ask| !(ask.asker == asker && covered(&ask.pieces)));
         for (slot, reader) in
             self.slots.readers_where(|waiter| waiter.asker == asker && covered(&waiter.pieces))
         {
-            self.dismiss(now, slot, reader, FailureCode::Cancelled);
+            self.dismiss(cx, slot, reader, FailureCode::Cancelled);
         }
     }
 
     /// Ends asks and readers without telling them: they said so themselves, or are gone.
     pub(super) fn end_asks_where(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         matches: impl Fn(&Requester) -> bool,
         code: FailureCode,
     ) {
         for ask in self.queue.take_where(|ask| matches(&ask.asker)) {
-            self.deadlines.clear(&Timer::AskWaited(ask.id));
+            cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskWaited(ask.id)));
         }
-        for ask in self.asks.values().filter(|ask| matches(&ask.asker)) {
-            self.deadlines.clear(&Timer::AskRetry(ask.id));
+        for ask in self.requests.values().filter(|ask| matches(&ask.asker)) {
+            cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskRetry(ask.id)));
         }
-        self.asks.retain(|_, ask| !matches(&ask.asker));
+        self.requests.retain(|_, ask| !matches(&ask.asker));
         for (slot, reader) in self.slots.readers_where(|waiter| matches(&waiter.asker)) {
-            self.dismiss(now, slot, reader, code);
+            self.dismiss(cx, slot, reader, code);
         }
     }
 
@@ -583,7 +585,7 @@ impl Broker {
     /// many files there are.
     pub(super) fn fail_asks_of(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         files: &BTreeSet<FileRef>,
         code: FailureCode,
     ) {
@@ -597,44 +599,44 @@ impl Broker {
         };
         let mut asks = self.queue.take_where(about);
         for ask in &asks {
-            self.deadlines.clear(&Timer::AskWaited(ask.id));
+            cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskWaited(ask.id)));
         }
         let parked: Vec<ChunkRequestId> =
-            self.asks.values().filter(|ask| about(ask)).map(|ask| ask.id).collect();
+            self.requests.values().filter(|ask| about(ask)).map(|ask| ask.id).collect();
         for id in parked {
-            self.deadlines.clear(&Timer::AskRetry(id));
-            asks.extend(self.asks.remove(&id));
+            cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskRetry(id)));
+            asks.extend(self.requests.remove(&id));
         }
         for ask in asks {
             let (gone, rest): (Vec<GroupSpan>, Vec<GroupSpan>) =
                 ask.pieces.iter().partition(|piece| files.contains(&ask.file(piece)));
             let part =
-                ChunkRequest { id: ChunkRequestId(self.number()), pieces: gone, ..ask.clone() };
-            self.ask_failed(now, part, code);
+                ChunkRequest { id: ChunkRequestId(cx.number()), pieces: gone, ..ask.clone() };
+            self.ask_failed(cx, part, code);
             if !rest.is_empty() {
-                let part = ChunkRequest { id: ChunkRequestId(self.number()), pieces: rest, ..ask };
-                self.consider(now, part);
+                let part = ChunkRequest { id: ChunkRequestId(cx.number()), pieces: rest, ..ask };
+                self.consider(cx, part);
             }
         }
     }
 
     /// Fails what is asked of a device.
-    pub(super) fn fail_asks_to(&mut self, now: Moment, device: DeviceId, code: FailureCode) {
+    pub(super) fn fail_asks_to(&mut self, cx: &mut Cx<'_>, device: DeviceId, code: FailureCode) {
         let mut asks = self.queue.take_where(|ask| ask.owner == device);
         let parked: Vec<ChunkRequestId> =
-            self.asks.values().filter(|ask| ask.owner == device).map(|ask| ask.id).collect();
-        asks.extend(parked.into_iter().filter_map(|id| self.asks.remove(&id)));
+            self.requests.values().filter(|ask| ask.owner == device).map(|ask| ask.id).collect();
+        asks.extend(parked.into_iter().filter_map(|id| self.requests.remove(&id)));
         for ask in asks {
-            self.deadlines.clear(&Timer::AskWaited(ask.id));
-            self.deadlines.clear(&Timer::AskRetry(ask.id));
-            self.ask_failed(now, ask, code);
+            cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskWaited(ask.id)));
+            cx.deadlines.clear(&Timer::Transfer(TransferTimer::AskRetry(ask.id)));
+            self.ask_failed(cx, ask, code);
         }
     }
 
     /// The holder's no, instead of or during its PUT.
     pub(super) fn chunk_unavailable(
         &mut self,
-        now: Moment,
+        cx: &mut Cx<'_>,
         session: SessionId,
         no: ChunkUnavailable,
     ) {
@@ -642,7 +644,7 @@ impl Broker {
         if self.slots.get(slot).is_none_or(|s| s.holder != session) {
             return;
         }
-        let owner = self.sessions.get(session).map(|s| s.identity.public_id);
+        let owner = cx.sessions.get(session).map(|s| s.identity.public_id);
         let culprit =
             no.file_id.zip(owner).map(|(file_id, public_id)| FileRef { public_id, file_id });
         let culprit = culprit.filter(|file| self.slots.get(slot).is_some_and(|s| s.has_file(file)));
@@ -653,9 +655,51 @@ impl Broker {
         );
         // Any other reason is the holder's own affair: its askers try again.
         let code = if is_final { no.code } else { FailureCode::Busy };
-        self.fail_slot(now, slot, code, culprit, false);
+        self.fail_slot(cx, slot, code, culprit, false);
         if let (FailureCode::FileChanged, Some(file)) = (code, culprit) {
-            self.file_changed(now, file);
+            self.file_changed(cx, file);
         }
+    }
+
+    /// A link's ask cannot go on: for good it is cut, else it waits for what it lacks.
+    pub(super) fn link_ask_failed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        mut ask: ChunkRequest,
+        code: FailureCode,
+    ) {
+        let Requester::Link { reader, want, .. } = ask.asker else { return };
+        if !code.may_retry() {
+            return self.tell_link_failed(cx, &ask, code);
+        }
+        cx.effects.push(Effect::Link(LinkEffect::Waits { reader, want, code }));
+        ask.tries += 1;
+        // Owner and master are told of when they come; anything else is tried again after a while
+        // that doubles, so that the askers of a busy holder do not come back all at once.
+        ask.parked = if code == FailureCode::OwnerAway {
+            WaitReason::Owner
+        } else if code == FailureCode::ServerNotReady {
+            WaitReason::Hub
+        } else {
+            let longest = 200u64.saturating_mul(1 << ask.tries.min(10)).min(15_000);
+            let wait = cx.ids.below(longest) + 1;
+            cx.deadlines.set(Timer::Transfer(TransferTimer::AskRetry(ask.id)), cx.now.plus(wait));
+            WaitReason::Retry
+        };
+        self.requests.insert(ask.id, ask);
+    }
+
+    pub(super) fn tell_link_failed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ask: &ChunkRequest,
+        code: FailureCode,
+    ) {
+        let (Requester::Link { reader, want, .. }, Some(piece)) = (ask.asker, ask.pieces.first())
+        else {
+            return;
+        };
+        let file = ask.file(piece);
+        cx.effects.push(Effect::Link(LinkEffect::Failed { reader, want, code, file }));
     }
 }

@@ -83,22 +83,46 @@ impl CorruptionLog {
     }
 }
 
-impl Broker {
+impl Transfers {
     /// The owner's copy is no longer the listed version: everything of it ends, master and owner
     /// are told.
-    pub(super) fn file_changed(&mut self, now: Moment, file: FileRef) {
-        if !self.blame.change(file) {
+    pub(super) fn file_changed(&mut self, cx: &mut Cx<'_>, file: FileRef) {
+        if !self.corruption.change(file) {
             return;
         }
-        self.tally.changed_files += 1;
-        self.end_files(now, &BTreeSet::from([file]), FailureCode::FileChanged);
+        self.stats.changed_files += 1;
+        self.end_files(cx, &BTreeSet::from([file]), FailureCode::FileChanged);
         let FileRef { public_id, file_id } = file;
         let message = FileChanged { public_id, file_id };
         let instance = self.grants.entry(&file).map(|entry| entry.instance);
-        if let Some(owner) = instance.and_then(|instance| self.sessions.holder(public_id, instance))
-        {
-            self.send(owner, RelayToDevice::FileChanged(message.clone()), None);
+        if let Some(owner) = instance.and_then(|instance| cx.sessions.holder(public_id, instance)) {
+            cx.send(owner, RelayToDevice::FileChanged(message.clone()), None);
         }
-        self.tell_master(RelayMessage::FileChanged(message));
+        cx.tell_master(RelayMessage::FileChanged(message));
+    }
+
+    /// Ends what is in flight of files that are no more, or no longer this version, with `code`.
+    /// One walk over the asks serves all files: a message may name hundreds.
+    pub(super) fn end_files(
+        &mut self,
+        cx: &mut Cx<'_>,
+        files: &BTreeSet<FileRef>,
+        code: FailureCode,
+    ) {
+        for file in files {
+            self.fail_slots_of(cx, file, code);
+        }
+        self.fail_asks_of(cx, files, code);
+        for file in files {
+            cx.effects.push(Effect::Slot(SlotEffect::ForgetHashes { file: *file }));
+        }
+    }
+
+    /// Ends what is in flight of files that are not listed any more, each for its reason.
+    pub(super) fn end_gone(&mut self, cx: &mut Cx<'_>, files: &BTreeSet<FileRef>) {
+        let (changed, gone): (BTreeSet<FileRef>, BTreeSet<FileRef>) =
+            files.iter().partition(|file| self.corruption.went_for_change(file));
+        self.end_files(cx, &changed, FailureCode::FileChanged);
+        self.end_files(cx, &gone, FailureCode::FileGone);
     }
 }
