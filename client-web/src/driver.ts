@@ -188,7 +188,7 @@ export class Driver implements Actions {
   shareDrop(transfer: DataTransfer): void {
     fromDrop(transfer, this.signal).then(
       (gathered) => this.#offering.share(gathered),
-      () => this.#notify({ tone: "error", title: "What was dropped could not be read" }),
+      () => this.#notify({ tone: "error", title: "The dropped files couldn’t be read" }),
     );
   }
 
@@ -358,15 +358,15 @@ export class Driver implements Actions {
       this.#awayFor.add(publicId);
       this.#notify({
         tone: "wait",
-        title: `${this.store.nameOf(publicId)} left`,
-        text: "What has arrived is kept. It continues when they come back.",
+        title: `${this.store.nameOf(publicId)} disconnected`,
+        text: "The download continues when it’s back.",
       });
     } else if (here && this.#awayFor.delete(publicId) && arriving.length > 0) {
       const carried =
         arriving.length === 1
-          ? "1 download carried on."
-          : `${arriving.length} downloads carried on.`;
-      this.#notify({ tone: "ok", title: `Back together. ${carried}` });
+          ? "1 download is continuing."
+          : `${arriving.length} downloads are continuing.`;
+      this.#notify({ tone: "ok", title: `${this.store.nameOf(publicId)} is back. ${carried}` });
     }
   }
 

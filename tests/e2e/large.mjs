@@ -1,5 +1,6 @@
 /**
- * The figures at full size: half an hour, 12 GB of scratch, one line a figure. Not part of `tests/run`.
+ * Measures at full size: half an hour, 12 GB of scratch, one line per figure. Not part of
+ * `tests/run`.
  *
  *   node large.mjs                      all
  *   node large.mjs memory fan-out      some of: memory, kills, fan-out, resumes, list, browser

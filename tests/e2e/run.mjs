@@ -1,12 +1,13 @@
 /**
- * Runs the stories against the real binary and real Chromium. The last line is "N passed, N failed".
+ * Runs the stories against the real binary and real Chromium. The last line is
+ * "N passed, N failed".
  *
  *   node run.mjs            the short form of all stories
  *   node run.mjs 2 5        those whose file names begin so
  *
  * LANYARD_FULL=1 plays the whole of each story, with large files and long waits.
- * LANYARD_BIN names the binary (else target/release, then target/proof), LANYARD_BROWSER the browser ("playwright" for
- * its own download), LANYARD_E2E_DIR a place with 8 GB to spare.
+ * LANYARD_BIN names the binary (else target/release, then target/proof), LANYARD_BROWSER the
+ * browser ("playwright" for its own download), LANYARD_E2E_DIR a place with 8 GB to spare.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";

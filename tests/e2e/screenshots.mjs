@@ -197,7 +197,7 @@ await onBench("screenshots", async (bench) => {
   await operator.page.getByRole("button", { name: "Turn away 5 devices" }).click();
   await Promise.all(crowd);
   await operator.knocking.getByRole("button", { name: "Turn away", exact: true }).click();
-  await dora.heading("Not this time").waitFor();
+  await dora.heading("You don’t have access").waitFor();
   await shoot(dora.page, "turned-away");
 
   // Without the relay a loaded list stays readable, and a fresh page has nothing to show.

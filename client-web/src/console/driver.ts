@@ -150,7 +150,7 @@ export class OperatorDriver implements OperatorActions {
     this.#notify(
       copied
         ? { tone: "ok", title: "Link copied" }
-        : { tone: "error", title: "This browser did not copy it", text },
+        : { tone: "error", title: "This browser couldn’t copy the link", text },
     );
   }
 
@@ -175,7 +175,7 @@ export class OperatorDriver implements OperatorActions {
           if (answer.opcode !== "INVITATION") return failed.answered(answer);
           const { id, secret, expires_ms } = answer.data;
           this.store.invitation = { words: `${id}${secret}`, until: expires_ms };
-          this.store.announcement = "The QR code now lets one device in without a question";
+          this.store.announcement = "The QR code now lets one device in without a code";
         },
       },
     );

@@ -12,7 +12,7 @@ test.each([
     { event: "approved", name: "Ana", how: "invitation" },
     "\u2068Ana\u2069 was let in (by an invitation)",
   ],
-  [{ event: "refused", name: "Ana", how: "time_over" }, "The time of \u2068Ana\u2069 was over"],
+  [{ event: "refused", name: "Ana", how: "time_over" }, "\u2068Ana\u2069’s time ran out"],
   [
     { event: "forgotten", public_id: "7d387cb9-0f77-8043-a39c-d63cb318d883" },
     "Device 7d387cb9 may knock again",
@@ -25,13 +25,13 @@ test.each([
   expect(recordWords(line)).toBe(words);
 });
 
-test("what repeated says how often", () => {
+test("a repeated event says how often", () => {
   const line = { event: "renamed", name: "Ana", count: 40, first_ms: 0 };
   expect(recordWords(line)).toContain("40 times since");
   expect(recordWords({ event: "renamed", name: "Ana" })).not.toContain("times");
 });
 
-test("a device keeps the name that it knocked with where a line gives none", () => {
+test("a line without a name gets the device's last known name", () => {
   const lines = [
     { event: "left", public_id: "b" },
     { event: "knocked", public_id: "a", name: "Ana" },

@@ -23,7 +23,7 @@ export interface Kept {
 const HOW: Record<string, string> = {
   host: "by you",
   invitation: "by an invitation",
-  open_door: "the door stood open",
+  open_door: "the door was open",
   own: "this computer",
 };
 
@@ -53,7 +53,7 @@ function what(line: Line): string {
     case "approved":
       return `${who} was let in (${HOW[line.how ?? ""] ?? line.how ?? ""})`;
     case "refused":
-      return line.how === "time_over" ? `The time of ${who} was over` : `${who} was turned away`;
+      return line.how === "time_over" ? `${who}’s time ran out` : `${who} was turned away`;
     case "forgotten":
       return `${who} may knock again`;
     case "renamed":

@@ -23,7 +23,7 @@ test("typing survives a list that did not change this knock", () => {
   expect(facing(typing, knock("r1"), "ana")).toBe(typing);
 });
 
-test("a renewed knock of the same device starts anew and says so", () => {
+test("a renewed join request of the same device clears the digits and says so", () => {
   const typing = typed(facing(NOTHING_TYPED, knock("r1"), null), "47");
   expect(facing(typing, knock("r2"), "ana")).toMatchObject({
     request: "r2",

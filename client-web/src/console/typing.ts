@@ -34,14 +34,14 @@ export function refused(typing: Typing, code: string): Typing {
     return {
       ...typing,
       digits: "",
-      wrong: "They knocked anew. Ask them to read the digits again.",
+      wrong: "They knocked again. Ask them to read the digits again.",
     };
   if (code !== "WRONG_CODE")
-    return { ...typing, wrong: "The hub did not answer. Try again in a moment." };
+    return { ...typing, wrong: "The hub didn’t answer. Try again in a moment." };
   return {
     ...typing,
     digits: "",
-    wrong: "That is not the code on their screen. Ask them to read it again.",
+    wrong: "That isn’t the code on their screen. Ask them to read it again.",
   };
 }
 

@@ -3,7 +3,7 @@
 import { expect, test } from "vitest";
 import { usageWords } from "./usage";
 
-test("each device is named with its part of what it may take", () => {
+test("each device is named with its share of its limit", () => {
   const usage = {
     bytes: 12_100_000,
     limit_bytes: 268_435_456,

@@ -13,7 +13,7 @@ const knock = (number: number, address: string): JoinRequestInfo => ({
   tries_left: 3,
 });
 
-test("a flood of one address is one line, and who knocks from elsewhere stays to be seen", () => {
+test("a flood of one address is one line, and other devices stay visible", () => {
   const flood = Array.from({ length: 16 }, (_, number) => knock(number, "192.168.1.66"));
   const ana = knock(99, "192.168.1.34");
   const lines = waiting([...flood, ana], flood[0]);
@@ -23,7 +23,7 @@ test("a flood of one address is one line, and who knocks from elsewhere stays to
   ]);
 });
 
-test("a few behind one address are named one by one, and who stands in front is not told twice", () => {
+test("a few devices of one address are named, and the one on the card is not listed again", () => {
   const family = [1, 2, 3, 4].map((number) => knock(number, "10.0.0.1"));
   expect(waiting(family, family[0]).map(({ knocks }) => knocks.map(({ name }) => name))).toEqual([
     ["Device 2"],
@@ -32,12 +32,12 @@ test("a few behind one address are named one by one, and who stands in front is 
   ]);
 });
 
-test("knocks without an address are never taken for one sender", () => {
+test("join requests without an address are never grouped", () => {
   const unknown = [1, 2, 3, 4, 5, 6].map((number) => knock(number, ""));
   expect(waiting(unknown, undefined)).toHaveLength(6);
 });
 
-test("who is there comes before who left, and who left before nobody", () => {
+test("a present device comes before one that left", () => {
   const [ana, ben] = [knock(1, "a"), knock(2, "b")];
   const gone = { ...ana, left: true };
   expect(inFront([gone, ben], null)).toBe(ben);

@@ -39,7 +39,7 @@ beforeEach(() => {
   for (const id of ["a", "b", "c", "d"]) add(id);
 });
 
-test("two start, oldest first, the others wait for an end", () => {
+test("two downloads start, oldest first, and the others wait", () => {
   expect(start()).toEqual(["a", "b"]);
   expect(start()).toEqual([]);
   downloads.progress(progress("link-a", "running", 50), 1);
@@ -50,20 +50,20 @@ test("two start, oldest first, the others wait for an end", () => {
   expect(start()).toEqual(["d"]);
 });
 
-test("a waiting one keeps its place, because its connection stays open", () => {
+test("a waiting download keeps its place, because its connection stays open", () => {
   start();
   downloads.progress(progress("link-a", "waiting"), 1);
   expect(start(1_000_000)).toEqual(["c"]);
   expect(stateOf("a")).toBe("waiting");
 });
 
-test("one that the relay never mentions gives its place back", () => {
+test("a download that the relay never reports gives its place back", () => {
   start(0);
   expect(start(14_999)).toEqual([]);
   expect(start(15_000)).toEqual(["c", "d"]);
 });
 
-test("progress of somebody else's link, or of a cancelled one, changes nothing", () => {
+test("progress of a foreign or cancelled link changes nothing", () => {
   start();
   expect(downloads.progress(progress("elsewhere", "running"), 1)).toBe(false);
   downloads.cancel("a", 1);
@@ -71,7 +71,7 @@ test("progress of somebody else's link, or of a cancelled one, changes nothing",
   expect(stateOf("a")).toBe("cancelled");
 });
 
-test("the speed is an average that follows, and the total is the relay's", () => {
+test("the speed is a moving average, and the total is the relay's", () => {
   start();
   downloads.progress(progress("link-a", "running", 10, 100), 0);
   downloads.progress({ ...progress("link-a", "running", 20, 200), total: 400 }, 2_500);
@@ -82,7 +82,7 @@ test("the speed is an average that follows, and the total is the relay's", () =>
   });
 });
 
-test("a reload finds the open ones again and calls the unstarted ones failed", () => {
+test("a reload restores open downloads and marks unstarted ones as failed", () => {
   start();
   const next = new Downloads();
   next.restore(JSON.parse(JSON.stringify(downloads.lasting)) as typeof downloads.list);
@@ -95,7 +95,7 @@ test("a reload finds the open ones again and calls the unstarted ones failed", (
   ]);
 });
 
-test("what another life of the relay was sending is told apart from what goes on, and a Resume is believed", () => {
+test("downloads from before a relay restart are lost until a Resume reports progress", () => {
   start();
   downloads.progress(progress("link-a", "running", 50), 1);
   downloads.cutOff(2);

@@ -161,8 +161,8 @@ export class Fetching {
     if (items.length <= MAX_LINK_FILES) return false;
     this.tools.notify({
       tone: "error",
-      title: "That is more than one download holds",
-      text: `Choose at most ${plural(MAX_LINK_FILES, "file")} at a time.`,
+      title: "Too many files for one zip",
+      text: `Pick up to ${plural(MAX_LINK_FILES, "file")}, for example one subfolder.`,
     });
     return true;
   }

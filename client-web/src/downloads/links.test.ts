@@ -49,7 +49,7 @@ const makes = (message: DeviceToRelay): Heard => {
   throw new Error(message.opcode);
 };
 
-test("what is sent names the link by its hash, and nothing sent holds its key", async () => {
+test("messages name a link by its hash and never hold its key", async () => {
   const { links, sent } = bench(makes);
   const made = await links.make(
     { files: [{ public_id: "o", file_id: "f" }], validMs: 60, uses: 2 },
@@ -74,7 +74,7 @@ test("what is sent names the link by its hash, and nothing sent holds its key", 
   expect(JSON.stringify(sent), "nor the seed that it is made of").not.toContain("01".repeat(32));
 });
 
-test("ten thousand files are one link in parts that fit a frame; a folder is one request", async () => {
+test("ten thousand files are one link in several requests, a folder one request", async () => {
   const { links, sent } = bench(makes);
   const files = Array.from({ length: 10_000 }, (_, n) => ({
     public_id: "o".repeat(36),
@@ -96,7 +96,7 @@ test("ten thousand files are one link in parts that fit a frame; a folder is one
   expect(sent[20]).toMatchObject({ data: { folder: { public_id: "o", path: "" } } });
 });
 
-test("the list shows what was given, not what downloads use, and copies only where the key is here", async () => {
+test("the list shows links to give away, and copies only those whose key is here", async () => {
   const known: LinkListed[] = [];
   const { links } = bench((message) => {
     if (message.opcode === "LINKS_PULL")
@@ -120,7 +120,7 @@ test("the list shows what was given, not what downloads use, and copies only whe
   expect(links.list.map(({ link_hash }) => link_hash)).toEqual(["tab", "elsewhere"]);
 });
 
-test("a refusal is said, a link that is gone counts as dropped, and no connection fails at once", async () => {
+test("dropping reports refusals, accepts links already gone, fails offline", async () => {
   const no = (code: "QUOTA" | "NOT_FOUND" | "SERVER_NOT_READY"): Heard => ({
     opcode: "REQUEST_FAILED",
     data: { code, message: "full" },

@@ -14,7 +14,7 @@ test("sizes have at most three figures", () => {
   ]);
 });
 
-test("what is left is exact when short and round when long", () => {
+test("the remaining time is exact when short and rounded when long", () => {
   expect([
     remaining(3, 1),
     remaining(83, 1),
@@ -24,7 +24,7 @@ test("what is left is exact when short and round when long", () => {
   ]).toEqual(["3 s left", "1 min 23 s left", "about 2 minutes", "about 2 hours", null]);
 });
 
-test("a hundred percent is only said of a whole", () => {
+test("100 % is shown only for a complete file", () => {
   expect([percent(999, 1_000), percent(5, 0), percent(9, 3)]).toEqual([99, 0, 100]);
 });
 

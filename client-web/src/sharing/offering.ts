@@ -101,20 +101,20 @@ export class Offering {
         skipped.slice(0, 3).map(nameOf).join(", ") + (skipped.length > 3 ? " and others" : "");
       this.tools.notify({
         tone: "error",
-        title: `${plural(skipped.length, "file")} could not be read`,
+        title: `${plural(skipped.length, "file")} couldn’t be read`,
         text: names,
       });
     }
     if (shared === 0 && duplicates > 0) {
       this.tools.notify({
         tone: "ok",
-        title: duplicates === 1 ? "That file is shared already" : "Those files are shared already",
+        title: duplicates === 1 ? "This file is already shared" : "These files are already shared",
       });
     }
     if (reclaimed > 0)
       this.tools.notify({
         tone: "ok",
-        title: `${plural(reclaimed, "file")} readable again`,
+        title: `${plural(reclaimed, "file")} shared again`,
         text: "The same links keep working.",
       });
   }
@@ -288,7 +288,7 @@ export class Offering {
     if (!this.tools.ready()) return;
     for (const { file_id } of files) {
       if (this.shares.offers.get(file_id)?.state === "syncing")
-        this.shares.set(file_id, { state: "failed", problem: "Not announced" });
+        this.shares.set(file_id, { state: "failed", problem: "Couldn’t be added" });
     }
     this.tools.changed();
   }

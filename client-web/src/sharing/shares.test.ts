@@ -28,13 +28,13 @@ beforeEach(() => {
 });
 
 describe("picking", () => {
-  test("the same version twice is one offer", () => {
+  test("a version picked twice is one offer", () => {
     expect(shares.add(fromPicker([file("a.txt")]), newId).fresh).toHaveLength(1);
     const again = shares.add(fromPicker([file("a.txt")]), newId);
     expect(again).toMatchObject({ fresh: [], duplicates: 1 });
   });
 
-  test("what cannot travel is counted, the rest goes", () => {
+  test("invalid paths are counted, and the other files are offered", () => {
     const added = shares.add(
       {
         picked: [
@@ -107,7 +107,7 @@ describe("after a reload", () => {
     expect(shares.add(fromPicker([file("a.pdf", 9)]), newId).fresh[0]?.file_id).toBe("id1");
   });
 
-  test("what is kept for the next reload can be restored", () => {
+  test("offers kept for the next reload can be restored", () => {
     shares.add(fromPicker([file("b.txt")]), newId);
     const next = new Shares();
     next.restore(JSON.parse(JSON.stringify(shares.lasting)) as NewFile[]);
@@ -117,7 +117,7 @@ describe("after a reload", () => {
 });
 
 describe("agreeing with the list", () => {
-  test("mine and not listed is added again, unless it is being asked for", () => {
+  test("an unlisted offer is announced again, unless its request is pending", () => {
     shares.add(fromPicker([file("a"), file("b")]), newId);
     shares.set("id1", { state: "shared" });
     shares.set("id2", { asked: true });
@@ -129,7 +129,7 @@ describe("agreeing with the list", () => {
     ]);
   });
 
-  test("listed under another of my instances it is taken over", () => {
+  test("a file listed under another instance of this device is taken over", () => {
     const { fresh } = shares.add(fromPicker([file("a")]), newId);
     expect(
       shares.reconcile(
@@ -149,7 +149,7 @@ describe("agreeing with the list", () => {
     expect(states(shares)).toEqual([]);
   });
 
-  test("stopped and still listed is removed", () => {
+  test("a stopped file that is still listed is removed", () => {
     const { fresh } = shares.add(fromPicker([file("a")]), newId);
     shares.set("id1", { state: "leaving" });
     expect(

@@ -88,20 +88,22 @@ describe("before the shelf", () => {
     hub.link = { at: "open" };
     show();
     expect(screen.getByRole("img", { name: "4 7 1 2 0 8" }).textContent).toBe("471\u00a0208");
-    expect(screen.getByRole("heading", { name: "Read this to Studio PC" })).toBeTruthy();
+    expect(
+      screen.getByRole("heading", { name: "Read these digits to the person at Studio PC" }),
+    ).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "Stop knocking" }));
     expect(actions.stopKnocking).toHaveBeenCalled();
     expect(await violations()).toEqual([]);
   });
 
-  test("after a minute the silence is named", () => {
+  test("after a minute without an answer the page says so", () => {
     hub.screen = { at: "knocking", since: Date.now() - 61_000, code: null };
     hub.link = { at: "open" };
     show();
-    expect(screen.getByText("Nobody has answered yet. Is somebody at Studio PC?")).toBeTruthy();
+    expect(screen.getByText("Nobody has answered yet. Is anyone at Studio PC?")).toBeTruthy();
   });
 
-  test("who has no digits yet is told that a crowd is knocking, and nothing bad", async () => {
+  test("without digits the page tells of a crowd, and of nothing worse", async () => {
     hub.screen = {
       at: "knocking",
       since: Date.now() - 90_000,
@@ -121,7 +123,7 @@ describe("before the shelf", () => {
     expect(await violations()).toEqual([]);
   });
 
-  test("after three reveals that nobody opened a person is asked, and may try again", async () => {
+  test("after three unopened reveals a person is asked and may try again", async () => {
     hub.screen = { at: "stopped", why: "not-opened" };
     show();
     expect(screen.getByText(/Someone could be in between/)).toBeTruthy();
@@ -133,7 +135,7 @@ describe("before the shelf", () => {
   test("turned away is final: no button, no way to try again", async () => {
     hub.screen = { at: "refused" };
     show();
-    expect(screen.getByRole("heading", { name: "Not this time" })).toBeTruthy();
+    expect(screen.getByRole("heading", { name: "You don’t have access" })).toBeTruthy();
     expect(screen.queryAllByRole("button")).toEqual([]);
     expect(await violations()).toEqual([]);
   });
@@ -149,13 +151,13 @@ describe("before the shelf", () => {
     expect(screen.getByText("1eed 29b1 654f bca9 4617 004d 7969 dfc4")).toBeTruthy();
   });
 
-  test("a browser that keeps no key is told so", () => {
+  test("a browser that cannot keep a key gets an explanation", () => {
     hub.screen = { at: "unable", why: "it has no database." };
     show();
     expect(screen.getByRole("heading", { name: "This browser cannot keep a key" })).toBeTruthy();
   });
 
-  test("with nothing to show, an absent host fills the screen and says what happens next", async () => {
+  test("without a list, an absent host fills the screen and tells what happens next", async () => {
     hub.screen = { at: "inside" };
     hub.link = { at: "waiting", attempt: 3, retryAt: Date.now() + 4_000 };
     show();
@@ -208,7 +210,7 @@ describe("the shelf", () => {
     for (const name of ["Ridge walk.jpg", "Tax 2025", "mine.txt", "new.txt"])
       expect(screen.getByRole("row", { name })).toBeTruthy();
     expect(screen.getByRole("button", { name: /Ana’s iPhone/ })).toBeTruthy();
-    expect(screen.getByText("Announcing…")).toBeTruthy();
+    expect(screen.getByText("Adding to the list…")).toBeTruthy();
     await fireEvent.click(screen.getByRole("button", { name: "Download Ridge walk.jpg" }));
     expect(actions.download).toHaveBeenCalledWith(
       [hub.files[0]],
@@ -257,7 +259,7 @@ describe("the shelf", () => {
     show();
     expect(
       screen
-        .getByRole("progressbar", { name: "Arriving: Ridge walk.jpg" })
+        .getByRole("progressbar", { name: "Downloading: Ridge walk.jpg" })
         .getAttribute("aria-valuenow"),
     ).toBe("62");
     await fireEvent.click(screen.getByRole("button", { name: "Cancel Ridge walk.jpg" }));
@@ -265,15 +267,15 @@ describe("the shelf", () => {
     expect(await violations()).toEqual([]);
   });
 
-  test("an owner who left keeps the row waiting, in words", () => {
+  test("the row of an absent owner says what the download waits for", () => {
     hub.online = new Set([ME]);
     hub.downloads = [download({ state: "waiting" })];
     show();
     expect(screen.getByText("Waiting for Ana’s iPhone")).toBeTruthy();
-    expect(screen.getByText("continues by itself")).toBeTruthy();
+    expect(screen.getByText("will continue")).toBeTruthy();
   });
 
-  test("who takes a file is named, and stopping asks first", async () => {
+  test("a device that downloads a file is named, and stopping asks first", async () => {
     hub.outgoing = new Map([
       [
         "mine.txt",
@@ -291,17 +293,17 @@ describe("the shelf", () => {
       ],
     ]);
     show();
-    expect(screen.getByText("Ana’s iPhone is taking this")).toBeTruthy();
-    expect(screen.getAllByText("Sharing 1 file. Keep this screen open.").length).toBeGreaterThan(0);
+    expect(screen.getByText("Ana’s iPhone is downloading this")).toBeTruthy();
+    expect(screen.getAllByText("Sending 1 file. Keep this page open.").length).toBeGreaterThan(0);
     HTMLDialogElement.prototype.showModal = function () {
       this.open = true;
     };
     await fireEvent.click(screen.getByRole("button", { name: "Stop sharing mine.txt" }));
     expect(actions.stopSharing).not.toHaveBeenCalled();
-    expect(screen.getByText(/would lose 38 %/)).toBeTruthy();
+    expect(screen.getByText(/has 38 % and would have to start over/)).toBeTruthy();
   });
 
-  test("while the hub is away the list stays, and what needs the hub waits", () => {
+  test("while the hub is away the list stays, and actions that need the hub are disabled", () => {
     hub.link = { at: "waiting", attempt: 1, retryAt: Date.now() + 4_000 };
     show();
     expect(screen.getByText(/Studio PC stepped away. Trying again in/)).toBeTruthy();
@@ -311,7 +313,7 @@ describe("the shelf", () => {
     );
   });
 
-  test("an empty shelf invites", () => {
+  test("an empty shelf invites to share", () => {
     hub.files = [];
     show();
     expect(screen.getByRole("heading", { name: "Nothing shared yet" })).toBeTruthy();
@@ -328,7 +330,7 @@ describe("the shelf", () => {
     ...more,
   });
 
-  test("links are listed, copied where their key is here, and ended; empty, away and broken are said", async () => {
+  test("links are listed, copied and ended; an empty, absent or broken list says so", async () => {
     hub.links = [
       own({ link_hash: "a", ends: true, uses_left: 3 }),
       own({ link_hash: "b", name: "b.jpg", files: 1, url: null }),
@@ -425,7 +427,7 @@ describe("the console", () => {
     operator.online = new Set([ME, "00000003-0000-8000-8000-000000000000"]);
   });
 
-  test("a knock takes six digits before anybody can be let in", async () => {
+  test("a device can be let in only after six digits", async () => {
     operator.joinRequests = [knock];
     render(Console, { operator });
     const letIn = screen.getByRole("button", { name: "Let in" });
@@ -442,7 +444,7 @@ describe("the console", () => {
     expect(await violations()).toEqual([]);
   });
 
-  test("who left before anybody answered is seen for a moment, and cannot be let in", async () => {
+  test("a device that left is shown for a moment and cannot be let in", async () => {
     operator.joinRequests = [{ ...knock, left: true }];
     render(Console, { operator });
     expect(screen.getByText("Someone knocked and left")).toBeTruthy();
@@ -452,7 +454,7 @@ describe("the console", () => {
     expect(await violations()).toEqual([]);
   });
 
-  test("a crowd that waits for its turn is told of, with a way to be asked about more", async () => {
+  test("a waiting crowd is counted, with a button to be asked about more", async () => {
     operator.joinRequests = [knock];
     operator.alsoWaiting = 14;
     const { unmount } = render(Console, { operator });
@@ -468,7 +470,7 @@ describe("the console", () => {
     expect(screen.queryByRole("button", { name: "Allow more for ten minutes" })).toBeNull();
   });
 
-  test("turning away needs no digits at the door, and a second look inside", async () => {
+  test("turning away needs no digits, and asks again for a device inside", async () => {
     operator.joinRequests = [knock];
     render(Console, { operator });
     await fireEvent.click(screen.getByRole("button", { name: "Turn away" }));
@@ -480,7 +482,7 @@ describe("the console", () => {
     expect(operatorActions.turnAway).toHaveBeenCalledTimes(1);
   });
 
-  test("who waits behind can be seen to first, and a flood of one address is turned away at once", async () => {
+  test("a waiting device can be answered first, a flood turned away at once", async () => {
     const flood = Array.from({ length: 5 }, (_, number) => ({
       ...knock,
       request_id: `f${number}`,
@@ -512,7 +514,7 @@ describe("the console", () => {
     expect(await violations()).toEqual([]);
   });
 
-  test("who takes how much of the list is one click away", async () => {
+  test("the usage of each device is one click away", async () => {
     const usage = {
       bytes: 12_100_000,
       limit_bytes: 268_435_456,
@@ -530,21 +532,21 @@ describe("the console", () => {
     expect(await violations()).toEqual([]);
   });
 
-  test("of somebody who left no digits are asked for again", () => {
+  test("no digits are asked for after a device left", () => {
     operator.joinRequests = [{ ...knock, left: true, tries_left: 2 }];
-    operator.typing = { ...operator.typing, wrong: "That is not the code on their screen." };
+    operator.typing = { ...operator.typing, wrong: "That isn’t the code on their screen." };
     render(Console, { operator });
     expect(screen.getByText(/Left before you answered/)).toBeTruthy();
     expect(screen.queryByText(/not the code on their screen/)).toBeNull();
   });
 
-  test("a name that is here already is a warning", () => {
+  test("a name already in use shows a warning", () => {
     operator.joinRequests = [{ ...knock, looks_like: "Ana’s iPhone" }];
     render(Console, { operator });
     expect(screen.getByText(/who is already here/)).toBeTruthy();
   });
 
-  test("what is wrong is said in words, with what to do about it", async () => {
+  test("problems are shown in words, with advice", async () => {
     operator.problems = [
       {
         code: "database_full",
@@ -564,26 +566,24 @@ describe("the console", () => {
       screen.getByText(/There is no room to write down what you decide/).textContent,
     ).toContain("And 1 more thing.");
     await fireEvent.click(screen.getByRole("button", { name: "What to do" }));
-    const list = screen.getByRole("list", { name: "What is wrong" });
+    const list = screen.getByRole("list", { name: "Problems" });
     expect(list.textContent).toContain("Make room on the disk");
     expect(list.textContent).toContain("This computer is on no network.");
     expect(await violations()).toEqual([]);
   });
 
-  test("where nothing is wrong the page says so", async () => {
+  test("without problems the page says that everything is working", async () => {
     render(Console, { operator });
-    await fireEvent.click(screen.getByRole("button", { name: /how the hub stands/ }));
-    expect(screen.getByRole("list", { name: "What is wrong" }).textContent).toContain(
-      "Nothing is wrong.",
+    await fireEvent.click(screen.getByRole("button", { name: /hub status/ }));
+    expect(screen.getByRole("list", { name: "Problems" }).textContent).toContain(
+      "Everything is working.",
     );
   });
 
   test("a used link says how to get another", () => {
     operator.page = "denied";
     render(Console, { operator });
-    expect(
-      screen.getByRole("heading", { name: "This link has been used or is too old" }),
-    ).toBeTruthy();
+    expect(screen.getByRole("heading", { name: "This console link has expired" })).toBeTruthy();
   });
 
   test("the host sees and ends everybody's links", async () => {

@@ -73,7 +73,7 @@ export class DevicePage {
 
   /** Returns the six digits on the screen. */
   async code() {
-    await this.heading(`Read this to ${HUB_NAME}`).waitFor();
+    await this.heading(`Read these digits to the person at ${HUB_NAME}`).waitFor();
     const picture = this.page.getByTestId("code");
     const said = (await picture.getAttribute("aria-label")).replaceAll(" ", "");
     const shown = (await picture.textContent()).replace(/\s/g, "");
@@ -123,11 +123,11 @@ export class DevicePage {
   }
 
   arriving(name) {
-    return this.page.getByRole("progressbar", { name: `Arriving: ${name}` });
+    return this.page.getByRole("progressbar", { name: `Downloading: ${name}` });
   }
 
   leaving(name) {
-    return this.page.getByRole("progressbar", { name: `Leaving: ${name}` });
+    return this.page.getByRole("progressbar", { name: `Sending: ${name}` });
   }
 
   startDownload(name) {

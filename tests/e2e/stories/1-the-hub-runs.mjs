@@ -7,64 +7,62 @@ import { Browser } from "../lib/browser.mjs";
 import { HUB_NAME, Hub, binary, lanyard } from "../lib/hub.mjs";
 import { run } from "../lib/processes.mjs";
 
+story("a page from a LAN address works without a secure context", async (bench) => {
+  const hub = await Hub.start(bench);
+  const browser = await Browser.open(bench, "visitor");
+  const page = await browser.tab();
+  const problems = [];
+  page.on("pageerror", (error) => problems.push(error.message));
+  // The browser mentions one header that plain http cannot have; over https it counts.
+  const expected = /^The Cross-Origin-Opener-Policy header has been ignored/;
+  page.on(
+    "console",
+    (message) =>
+      message.type() === "error" && !expected.test(message.text()) && problems.push(message.text()),
+  );
+  await page.goto(hub.url);
+  assert.equal(await page.evaluate(() => isSecureContext), false);
+  assert.notEqual(new URL(page.url()).hostname, "localhost");
+  await page.getByRole("heading", { name: `You’re at the door of ${HUB_NAME}` }).waitFor();
+  assert.notEqual(
+    await page.getByRole("textbox", { name: "This device" }).inputValue(),
+    "",
+    "a name is filled in",
+  );
+  assert.deepEqual(problems, []);
+});
+
 story(
-  "a page from a LAN address is no secure context, and the door stands there all the same",
+  "the first line says where the hub is, and its page comes with its security headers",
   async (bench) => {
     const hub = await Hub.start(bench);
-    const browser = await Browser.open(bench, "visitor");
-    const page = await browser.tab();
-    const problems = [];
-    page.on("pageerror", (error) => problems.push(error.message));
-    // The browser mentions one header that plain http cannot have; over https it counts.
-    const expected = /^The Cross-Origin-Opener-Policy header has been ignored/;
-    page.on(
-      "console",
-      (message) =>
-        message.type() === "error" &&
-        !expected.test(message.text()) &&
-        problems.push(message.text()),
-    );
-    await page.goto(hub.url);
-    assert.equal(await page.evaluate(() => isSecureContext), false);
-    assert.notEqual(new URL(page.url()).hostname, "localhost");
-    await page.getByRole("heading", { name: `You’re at the door of ${HUB_NAME}` }).waitFor();
-    assert.notEqual(
-      await page.getByRole("textbox", { name: "This device" }).inputValue(),
-      "",
-      "a name is filled in",
-    );
-    assert.deepEqual(problems, []);
+    assert.equal(hub.process.events[0], hub.ready, "ready is the first line");
+    assert.equal(hub.ready.listen, `127.0.0.1:${hub.port}`);
+    assert.ok(hub.ready.urls.length > 0);
+    for (const url of hub.ready.urls) assert.match(url, /^http:\/\//);
+    const index = await fetch(hub.local);
+    assert.equal(index.status, 200);
+    assert.match(index.headers.get("content-type"), /^text\/html/);
+    const policy = index.headers.get("content-security-policy");
+    for (const part of ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"])
+      assert.ok(policy.includes(part), `${part} in ${policy}`);
+    assert.equal(index.headers.get("x-content-type-options"), "nosniff");
+    assert.equal(index.headers.get("referrer-policy"), "no-referrer");
+    assert.equal((await fetch(`${hub.local}/healthz`)).status, 200);
+    const stranger = await run("curl", [
+      "-s",
+      "-o",
+      "/dev/null",
+      "-w",
+      "%{http_code}",
+      "-H",
+      "Host: evil.example",
+      hub.local,
+    ]);
+    assert.ok(Number(stranger.stdout) >= 400, `a foreign name is refused: ${stranger.stdout}`);
+    assert.deepEqual(await hub.process.stop(), { code: 0, signal: null });
   },
 );
-
-story("the first line says where the hub is, and its page comes with its armour", async (bench) => {
-  const hub = await Hub.start(bench);
-  assert.equal(hub.process.events[0], hub.ready, "ready is the first line");
-  assert.equal(hub.ready.listen, `127.0.0.1:${hub.port}`);
-  assert.ok(hub.ready.urls.length > 0);
-  for (const url of hub.ready.urls) assert.match(url, /^http:\/\//);
-  const index = await fetch(hub.local);
-  assert.equal(index.status, 200);
-  assert.match(index.headers.get("content-type"), /^text\/html/);
-  const policy = index.headers.get("content-security-policy");
-  for (const part of ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"])
-    assert.ok(policy.includes(part), `${part} in ${policy}`);
-  assert.equal(index.headers.get("x-content-type-options"), "nosniff");
-  assert.equal(index.headers.get("referrer-policy"), "no-referrer");
-  assert.equal((await fetch(`${hub.local}/healthz`)).status, 200);
-  const stranger = await run("curl", [
-    "-s",
-    "-o",
-    "/dev/null",
-    "-w",
-    "%{http_code}",
-    "-H",
-    "Host: evil.example",
-    hub.local,
-  ]);
-  assert.ok(Number(stranger.stdout) >= 400, `a foreign name is refused: ${stranger.stdout}`);
-  assert.deepEqual(await hub.process.stop(), { code: 0, signal: null });
-});
 
 story(
   "paths on the command line are shared from the host, and a restart keeps the hub's key",
@@ -91,7 +89,7 @@ story(
 );
 
 story(
-  "a second hub, a missing path and a hub that is not there are told in one sentence and a number",
+  "a second hub, a missing path and an absent hub fail with one sentence and an exit code",
   async (bench) => {
     const hub = await Hub.start(bench);
     const start = (...args) =>

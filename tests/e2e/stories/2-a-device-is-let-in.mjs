@@ -49,7 +49,7 @@ story("the host types the digits that the visitor reads out", async (bench) => {
   await operator.digits.fill("12345");
   assert.ok(await operator.letIn.isDisabled(), "five digits are not enough");
   await operator.type(wrong(code));
-  await operator.alert.getByText("That is not the code").waitFor();
+  await operator.alert.getByText("That isn’t the code").waitFor();
   assert.equal(await ana.code(), code, "the visitor still waits");
   await operator.type(code);
   await operator.toast("Ana’s laptop is in").waitFor();
@@ -62,96 +62,90 @@ story("the host types the digits that the visitor reads out", async (bench) => {
   assert.deepEqual(ana.problems, []);
 });
 
-story(
-  "turning away is final for that key, over reloads and restarts; an approved device needs no second word",
-  async (bench) => {
-    const hub = await Hub.start(bench);
-    const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
-    const ana = await DevicePage.enter(bench, hub, "Ana");
-    const mallory = await visitor(bench, hub, "Mallory");
-    await mallory.code();
-    await operator.facing("Mallory");
-    await operator.page
-      .getByRole("region", { name: "Someone’s knocking" })
-      .getByRole("button", { name: "Turn away", exact: true })
-      .click();
-    await mallory.heading("Not this time").waitFor();
-    assert.equal(await mallory.page.getByRole("button").count(), 0, "there is nothing to press");
-    await hub.event("device_refused");
-    await mallory.page.reload();
-    await mallory.heading("Not this time").waitFor();
+story("refusals and approvals last for a key over reloads and restarts", async (bench) => {
+  const hub = await Hub.start(bench);
+  const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
+  const ana = await DevicePage.enter(bench, hub, "Ana");
+  const mallory = await visitor(bench, hub, "Mallory");
+  await mallory.code();
+  await operator.facing("Mallory");
+  await operator.page
+    .getByRole("region", { name: "Someone’s knocking" })
+    .getByRole("button", { name: "Turn away", exact: true })
+    .click();
+  await mallory.heading("You don’t have access").waitFor();
+  assert.equal(await mallory.page.getByRole("button").count(), 0, "there is nothing to press");
+  await hub.event("device_refused");
+  await mallory.page.reload();
+  await mallory.heading("You don’t have access").waitFor();
 
-    await hub.restart();
-    await mallory.page.reload();
-    await mallory.heading("Not this time").waitFor();
-    await ana.isIn();
-    await ana.page.reload();
-    await ana.isIn();
-    // The hub remembers as well: without the page's memory the same key is refused again.
-    await mallory.page.evaluate(() => localStorage.clear());
-    await mallory.page.reload();
-    await mallory
-      .heading("Not this time")
-      .or(mallory.heading(`You’re at the door of ${HUB_NAME}`))
-      .waitFor();
-    if (await mallory.button("Knock").isVisible()) await mallory.button("Knock").click();
-    await mallory.heading("Not this time").waitFor();
-    const rows = await hub.devices();
-    const memberships = Object.fromEntries(rows.map(({ name, membership }) => [name, membership]));
-    assert.deepEqual([memberships.Ana, memberships.Mallory], ["approved", "disapproved"]);
-    assert.ok(!rows.some(({ membership }) => membership === "pending"));
+  await hub.restart();
+  await mallory.page.reload();
+  await mallory.heading("You don’t have access").waitFor();
+  await ana.isIn();
+  await ana.page.reload();
+  await ana.isIn();
+  // The hub remembers as well: without the page's memory the same key is refused again.
+  await mallory.page.evaluate(() => localStorage.clear());
+  await mallory.page.reload();
+  await mallory
+    .heading("You don’t have access")
+    .or(mallory.heading(`You’re at the door of ${HUB_NAME}`))
+    .waitFor();
+  if (await mallory.button("Knock").isVisible()) await mallory.button("Knock").click();
+  await mallory.heading("You don’t have access").waitFor();
+  const rows = await hub.devices();
+  const memberships = Object.fromEntries(rows.map(({ name, membership }) => [name, membership]));
+  assert.deepEqual([memberships.Ana, memberships.Mallory], ["approved", "disapproved"]);
+  assert.ok(!rows.some(({ membership }) => membership === "pending"));
 
-    // The whole browser comes back, not only the page.
-    await ana.browser.restart();
-    const again = new DevicePage(ana.browser, await ana.browser.tab(), hub, "Ana");
-    await again.open();
-    await again.isIn();
-  },
-);
+  // The whole browser comes back, not only the page.
+  await ana.browser.restart();
+  const again = new DevicePage(ana.browser, await ana.browser.tab(), hub, "Ana");
+  await again.open();
+  await again.isIn();
+});
 
-story(
-  "the terminal's words do the same: approve, refuse, forget, each with its number",
-  async (bench) => {
-    const hub = await Hub.start(bench);
-    const ana = await visitor(bench, hub, "Ana");
-    const code = await ana.code();
-    const { public_id } = await hub.pending("Ana");
-    assert.equal((await hub.cli("approve", "nobody-of-that-name")).code, 5);
-    assert.equal((await hub.cli("approve", public_id, "--code", "12")).code, 2);
-    assert.equal((await hub.cli("approve", public_id, "--code", wrong(code))).code, 1);
-    assert.equal((await hub.cli("approve", public_id, "--code", code)).code, 0);
-    await ana.isIn();
+story("the terminal approves, refuses and forgets, with an exit code each", async (bench) => {
+  const hub = await Hub.start(bench);
+  const ana = await visitor(bench, hub, "Ana");
+  const code = await ana.code();
+  const { public_id } = await hub.pending("Ana");
+  assert.equal((await hub.cli("approve", "nobody-of-that-name")).code, 5);
+  assert.equal((await hub.cli("approve", public_id, "--code", "12")).code, 2);
+  assert.equal((await hub.cli("approve", public_id, "--code", wrong(code))).code, 1);
+  assert.equal((await hub.cli("approve", public_id, "--code", code)).code, 0);
+  await ana.isIn();
 
-    const ben = await visitor(bench, hub, "Ben");
-    await ben.code();
-    assert.equal((await hub.cli("refuse", "Ben")).code, 0);
-    await ben.heading("Not this time").waitFor();
-    assert.equal((await hub.cli("approve", "Ben")).code, 5, "a refusal is not undone by approving");
-    assert.equal((await hub.cli("forget", "Ben")).code, 0);
-    await ben.page.reload();
-    await ben.code();
-    assert.equal(
-      (await hub.cli("approve", "Ben")).code,
-      0,
-      "naming is enough at the host's own terminal",
-    );
-    await ben.isIn();
+  const ben = await visitor(bench, hub, "Ben");
+  await ben.code();
+  assert.equal((await hub.cli("refuse", "Ben")).code, 0);
+  await ben.heading("You don’t have access").waitFor();
+  assert.equal((await hub.cli("approve", "Ben")).code, 5, "a refusal is not undone by approving");
+  assert.equal((await hub.cli("forget", "Ben")).code, 0);
+  await ben.page.reload();
+  await ben.code();
+  assert.equal(
+    (await hub.cli("approve", "Ben")).code,
+    0,
+    "naming is enough at the host's own terminal",
+  );
+  await ben.isIn();
 
-    // A device that is in can be turned away later, in the console: its page learns of the refusal
-    // at once.
-    const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
-    const here = operator.page.getByRole("region", { name: "Here now" });
-    await here.getByRole("button", { name: "Turn away Ben" }).click();
-    await operator.page
-      .getByRole("dialog")
-      .getByRole("button", { name: "Turn away", exact: true })
-      .click();
-    await ben.heading("Not this time").waitFor();
-    await here.getByRole("button", { name: "Turned away (1)" }).click();
-    await operator.page.getByRole("button", { name: "Forget Ben" }).click();
-    await operator.page.getByText("Nobody is turned away.").waitFor();
-  },
-);
+  // A device that is in can be turned away later, in the console: its page learns of the refusal
+  // at once.
+  const operator = await ConsolePage.open(await Browser.open(bench, "host"), hub);
+  const here = operator.page.getByRole("region", { name: "Here now" });
+  await here.getByRole("button", { name: "Turn away Ben" }).click();
+  await operator.page
+    .getByRole("dialog")
+    .getByRole("button", { name: "Turn away", exact: true })
+    .click();
+  await ben.heading("You don’t have access").waitFor();
+  await here.getByRole("button", { name: "Turned away (1)" }).click();
+  await operator.page.getByRole("button", { name: "Forget Ben" }).click();
+  await operator.page.getByText("Nobody is turned away.").waitFor();
+});
 
 story("a console link opens the console once", async (bench) => {
   const hub = await Hub.start(bench);
@@ -163,12 +157,12 @@ story("a console link opens the console once", async (bench) => {
   assert.equal(new URL(first.url()).hash, "", "the secret leaves the address");
   const second = await browser.tab();
   await second.goto(link);
-  await second.getByRole("heading", { name: "This link has been used or is too old" }).waitFor();
+  await second.getByRole("heading", { name: "This console link has expired" }).waitFor();
   await first.reload();
   await first.getByRole("region", { name: "Bring someone in" }).waitFor();
 });
 
-story("who knocks may think better of it", async (bench) => {
+story("a visitor may stop knocking", async (bench) => {
   const hub = await Hub.start(bench);
   const ana = await visitor(bench, hub, "Ana");
   const first = await ana.code();

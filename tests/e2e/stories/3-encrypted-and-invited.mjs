@@ -31,42 +31,39 @@ function keptKey(page) {
   });
 }
 
-story(
-  "a device that comes by https is as good as any, and its browser keeps the key",
-  async (bench) => {
-    const hub = await Hub.start(bench);
-    const url = hub.url.replace("http://", "https://");
-    const ana = await DevicePage.enter(bench, hub, "Ana", { ...ENCRYPTED, url });
-    const ben = await DevicePage.enter(bench, hub, "Ben");
-    assert.equal(await ana.page.evaluate(() => isSecureContext), true);
-    assert.equal(await keptKey(ana.page), "a key that no script can take");
-    assert.equal(await keptKey(ben.page), "bytes", "plain http has no other way");
+story("a device on https works like any other, and its browser keeps the key", async (bench) => {
+  const hub = await Hub.start(bench);
+  const url = hub.url.replace("http://", "https://");
+  const ana = await DevicePage.enter(bench, hub, "Ana", { ...ENCRYPTED, url });
+  const ben = await DevicePage.enter(bench, hub, "Ben");
+  assert.equal(await ana.page.evaluate(() => isSecureContext), true);
+  assert.equal(await keptKey(ana.page), "a key that no script can take");
+  assert.equal(await keptKey(ben.page), "bytes", "plain http has no other way");
 
-    const size = inFull(20, 4) * MIB;
-    const [there, back] = await Promise.all([
-      makeFile(bench.dir("ana"), "there.bin", size),
-      makeFile(bench.dir("ben"), "back.bin", size),
-    ]);
-    await ana.shareFiles(there);
-    await ben.shareFiles(back);
-    await Promise.all([ana.sees("back.bin"), ben.sees("there.bin")]);
-    const [got, gave] = await Promise.all([
-      ana.download("back.bin", size),
-      ben.download("there.bin", size),
-    ]);
-    assert.deepEqual(
-      [await sha256(got), await sha256(gave)],
-      [await sha256(back), await sha256(there)],
-    );
+  const size = inFull(20, 4) * MIB;
+  const [there, back] = await Promise.all([
+    makeFile(bench.dir("ana"), "there.bin", size),
+    makeFile(bench.dir("ben"), "back.bin", size),
+  ]);
+  await ana.shareFiles(there);
+  await ben.shareFiles(back);
+  await Promise.all([ana.sees("back.bin"), ben.sees("there.bin")]);
+  const [got, gave] = await Promise.all([
+    ana.download("back.bin", size),
+    ben.download("there.bin", size),
+  ]);
+  assert.deepEqual(
+    [await sha256(got), await sha256(gave)],
+    [await sha256(back), await sha256(there)],
+  );
 
-    // The same device after a reload: the key signs again.
-    await ana.page.reload();
-    await ana.isIn();
-    assert.deepEqual([...ana.problems, ...ben.problems], []);
-  },
-);
+  // The same device after a reload: the key signs again.
+  await ana.page.reload();
+  await ana.isIn();
+  assert.deepEqual([...ana.problems, ...ben.problems], []);
+});
 
-story("a hub that takes https only shows plain http nothing, and the way there", async (bench) => {
+story("an https-only hub shows plain http only the way to https", async (bench) => {
   const hub = await Hub.start(bench, { args: ["--require-tls"] });
   // Loopback is always served. What other machines get is tested with raw requests in
   // tests/attacks.
@@ -105,14 +102,14 @@ story("an invitation lets one device in, once, and leaves the address at once", 
   assert.deepEqual([...ana.problems, ...late.problems], []);
 });
 
-story("an invited device that would rather come in encrypted is still invited", async (bench) => {
+story("an invitation survives the change to an encrypted connection", async (bench) => {
   const hub = await Hub.start(bench);
   const { url } = (await hub.cli("invite")).json;
   const invited = url.replace(/^http:\/\/[^/]+/, hub.url);
   const browser = await Browser.open(bench, "Ana", ENCRYPTED);
   const ana = new DevicePage(browser, await browser.tab(), hub, "Ana", invited);
   await ana.open();
-  await ana.page.getByRole("link", { name: "Come in encrypted" }).click();
+  await ana.page.getByRole("link", { name: "Use an encrypted connection" }).click();
   await ana.page.waitForURL(/^https:/);
   assert.doesNotMatch(ana.page.url(), /i=/, "no history keeps it");
   await ana.knock();
@@ -147,14 +144,12 @@ story(
     await operator.page.getByRole("heading", { name: "An invitation" }).waitFor();
     await operator.page.getByRole("button", { name: "Done" }).click();
     await door.selectOption("Let everybody in");
-    await operator.page
-      .getByText("Everybody on this network is let in without a question.")
-      .waitFor();
+    await operator.page.getByText("Anyone on this network can come in without a code.").waitFor();
     await operator.page.getByRole("button", { name: "Ask me again" }).click();
     await until("the door asks again", async () => (await door.inputValue()) === "ask");
 
-    await operator.page.getByRole("button", { name: "What was decided" }).click();
-    const record = operator.page.getByRole("list", { name: "What was decided" });
+    await operator.page.getByRole("button", { name: "History" }).click();
+    const record = operator.page.getByRole("list", { name: "History" });
     await record
       .getByText(/was let in \(by you\)/)
       .first()

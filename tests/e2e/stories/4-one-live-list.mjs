@@ -17,7 +17,7 @@ function trip(dir) {
   return root;
 }
 
-story("what one adds, renames or takes away, the other sees at once", async (bench) => {
+story("additions, renames and removals appear on other devices at once", async (bench) => {
   const hub = await Hub.start(bench);
   const [ana, ben] = await Promise.all(
     ["Ana", "Ben"].map((name) => DevicePage.enter(bench, hub, name)),
@@ -100,7 +100,7 @@ story("a file arrives on the list by paste and by drop", async (bench) => {
   await hub.listed("both at the hub", (files) => files.length === 2);
 });
 
-story("finding, filtering and ordering are the reader's own", async (bench) => {
+story("search, filter and order apply to one page only", async (bench) => {
   const hub = await Hub.start(bench);
   const ana = await DevicePage.enter(bench, hub, "Ana");
   const dir = bench.dir("ana");
@@ -157,7 +157,7 @@ story(
     await phone.leaving("film.mov").waitFor();
     await phone.button("Stop sharing film.mov").click();
     const asked = phone.page.getByRole("dialog", { name: "Stop sharing film.mov?" });
-    await asked.getByText(/would lose \d+ %/).waitFor();
+    await asked.getByText(/has \d+ % and would have to start over/).waitFor();
     await asked.getByRole("button", { name: "Keep sharing" }).click();
     assert.equal(curl.exit, null, "nothing was lost by asking");
     await phone.button("Stop sharing film.mov").click();

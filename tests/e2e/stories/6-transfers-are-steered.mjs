@@ -75,7 +75,7 @@ story(
 );
 
 story(
-  "a cancelled download ends with one, and the same command goes on; a second copy takes nothing from the owner",
+  "a cancelled download exits with 1 and can be continued; a second copy is made locally",
   async (bench) => {
     const { ben, film, out, getting } = await onTheWay(bench);
     assert.equal((await ben.cli("cancel", "ffffffff")).code, NOT_FOUND);
@@ -102,7 +102,7 @@ story(
   },
 );
 
-story("what cannot be steered is said with its number", async (bench) => {
+story("a transfer that cannot be steered fails with its exit code", async (bench) => {
   const hub = await Hub.start(bench);
   const ana = await Native.join(bench, hub, "Ana");
   assert.deepEqual((await ana.done(["transfers"])).json, []);

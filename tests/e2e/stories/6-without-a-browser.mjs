@@ -105,7 +105,7 @@ story("join, ls, share, get and link speak JSON", async (bench) => {
   );
 });
 
-story("each way to fail has its number, and no output but the errors'", async (bench) => {
+story("each failure has its exit code and prints only its error", async (bench) => {
   const hub = await Hub.start(bench);
   const [ana, ben] = await Promise.all(["Ana", "Ben"].map((name) => Native.join(bench, hub, name)));
   const dirs = [bench.dir("ana"), bench.dir("ben")];

@@ -54,7 +54,7 @@ const presenceOfAna = async (hub) =>
   (await hub.devices()).find(({ name }) => name === "Ana").presence;
 
 story(
-  "the owner's tab reloads in mid-download: it waits, the file is picked again, it goes on by itself",
+  "a download waits while the owner's tab reloads, and continues once the file is picked again",
   async (bench) => {
     const scene = await midFilm(bench, inFull(128, 16) * MIB);
     const { hub, film, size, ana, line, ben } = scene;
@@ -63,8 +63,8 @@ story(
     const curl = startCurl(bench, "curl", link, byCurl, "--limit-rate", inFull("20M", "4M"));
     await until("curl has begun", () => sizeOf(byCurl) > 0);
     await ana.page.reload();
-    await ana.row("film.mov").getByText("The browser forgot it after a reload").waitFor();
-    await ben.row("film.mov").getByText("continues by itself").waitFor();
+    await ana.row("film.mov").getByText("Needs to be picked again after the reload").waitFor();
+    await ben.row("film.mov").getByText("will continue").waitFor();
     const held = ben.have("film.mov");
     assert.ok(held < size, "it was in the middle");
     await ana.pickFiles(ana.button("Pick it again: film.mov"), [film]);
@@ -87,7 +87,7 @@ story(
 );
 
 story(
-  "the owner's tab closes: everybody sees it at once, and its browser's return brings the download to its end",
+  "a closed tab of the owner shows at once, and the download ends after the owner's return",
   async (bench) => {
     const scene = await midFilm(bench, inFull(96, 16) * MIB);
     const { hub, film, ana, ben } = scene;
@@ -104,7 +104,7 @@ story(
 );
 
 story(
-  "the scripts of the owner's tab stand still, as on a locked phone: the download waits and goes on by itself",
+  "a download waits while the owner's tab is frozen, and continues by itself",
   async (bench) => {
     const scene = await midFilm(bench, 128 * MIB);
     const { size, ana, line, ben } = scene;
@@ -123,7 +123,7 @@ story(
 );
 
 story(
-  "the owner's tab crashes: everybody sees it at once, and picking the file again brings the download to its end",
+  "a crashed tab of the owner shows at once, and picking the file again ends the download",
   async (bench) => {
     const scene = await midFilm(bench, inFull(96, 16) * MIB);
     const { hub, film, ana, ben } = scene;
@@ -164,8 +164,8 @@ story("the line drops and comes back: the owner's page and the asker's go on", a
     .first()
     .waitFor();
   // Ana cannot know what became of Ben's device.
-  await ana.page.getByRole("button", { name: "Ben Out of reach" }).waitFor();
-  assert.equal(await ana.row("notes.txt").getByText("Asleep").count(), 0);
+  await ana.page.getByRole("button", { name: "Ben Can’t tell right now" }).waitFor();
+  assert.equal(await ana.row("notes.txt").getByText("Away until").count(), 0);
   await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
   assert.ok(ben.have("film.mov") < size, "it was in the middle");
   line.mend();
@@ -181,7 +181,7 @@ story("the line drops and comes back: the owner's page and the asker's go on", a
 });
 
 story(
-  "relay and master die in mid-transfer and start again: lanyard get and a curl loop complete by themselves",
+  "lanyard get and a curl loop survive the death of relay and master in mid-transfer",
   async (bench) => {
     const size = inFull(300, 16) * MIB;
     const [hub, film] = await Promise.all([
@@ -233,7 +233,7 @@ story(
 );
 
 story(
-  "a browser's download survives the master's death untouched, and after the relay's it is the browser's own Resume that ends it",
+  "a browser's download survives the master's death, and the relay's by the browser's own Resume",
   async (bench) => {
     const size = inFull(160, 16) * MIB;
     const [hub, film] = await Promise.all([
@@ -320,33 +320,30 @@ story(
   },
 );
 
-story(
-  "a tab that was duplicated is another tab: both stay, both share, neither takes the other's place",
-  async (bench) => {
-    const size = 3 * MIB;
-    const dir = bench.dir("files");
-    const [hub, one, two] = await Promise.all([
-      Hub.start(bench),
-      makeFile(dir, "one.bin", size),
-      makeFile(dir, "two.bin", size),
-    ]);
-    const first = await DevicePage.enter(bench, hub, "Ana");
-    await first.shareFiles(one);
-    await first.sees("one.bin");
-    const kept = (tab, name) => tab.page.evaluate((key) => sessionStorage.getItem(key), name);
-    const instance = (tab) => kept(tab, "lanyard.instance");
-    const before = await instance(first);
-    await first.page.evaluate(() => sessionStorage.setItem("copied", "along"));
-    const copy = await first.duplicate();
-    assert.equal(await kept(copy, "copied"), "along", "it began with all that the first one keeps");
-    assert.equal(await instance(first), before);
-    assert.notEqual(await instance(copy), before);
-    await copy.shareFiles(two);
-    const ben = await DevicePage.enter(bench, hub, "Ben");
-    for (const page of [first, copy, ben])
-      for (const name of ["one.bin", "two.bin"]) await page.sees(name);
-    for (const file of [one, two])
-      assert.equal(await sha256(await ben.download(path.basename(file), size)), await sha256(file));
-    assert.equal((await hub.devices()).filter(({ name }) => name === "Ana").length, 1);
-  },
-);
+story("a duplicated tab is another tab: both stay, and both share", async (bench) => {
+  const size = 3 * MIB;
+  const dir = bench.dir("files");
+  const [hub, one, two] = await Promise.all([
+    Hub.start(bench),
+    makeFile(dir, "one.bin", size),
+    makeFile(dir, "two.bin", size),
+  ]);
+  const first = await DevicePage.enter(bench, hub, "Ana");
+  await first.shareFiles(one);
+  await first.sees("one.bin");
+  const kept = (tab, name) => tab.page.evaluate((key) => sessionStorage.getItem(key), name);
+  const instance = (tab) => kept(tab, "lanyard.instance");
+  const before = await instance(first);
+  await first.page.evaluate(() => sessionStorage.setItem("copied", "along"));
+  const copy = await first.duplicate();
+  assert.equal(await kept(copy, "copied"), "along", "it began with all that the first one keeps");
+  assert.equal(await instance(first), before);
+  assert.notEqual(await instance(copy), before);
+  await copy.shareFiles(two);
+  const ben = await DevicePage.enter(bench, hub, "Ben");
+  for (const page of [first, copy, ben])
+    for (const name of ["one.bin", "two.bin"]) await page.sees(name);
+  for (const file of [one, two])
+    assert.equal(await sha256(await ben.download(path.basename(file), size)), await sha256(file));
+  assert.equal((await hub.devices()).filter(({ name }) => name === "Ana").length, 1);
+});

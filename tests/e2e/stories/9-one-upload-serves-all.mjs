@@ -8,7 +8,7 @@ import { MIB } from "../lib/files.mjs";
 import { fanOut } from "../lib/fan-out.mjs";
 
 story(
-  "four askers of one file, one ten times slower: three share an upload and wait for nobody, and the relay stays small",
+  "three of four downloads share an upload and do not wait for a slow fourth",
   async (bench) => {
     const { factor, peak, quick, slow, rate } = await fanOut(
       bench,

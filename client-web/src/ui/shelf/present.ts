@@ -34,7 +34,7 @@ export function presenceWords(
   const where = hub.whereIs(public_id);
   if (where !== "here")
     return {
-      text: where === "asleep" ? "Asleep, returns on waking" : "Out of reach",
+      text: where === "asleep" ? "Away until it reconnects" : "Can’t tell right now",
       tone: "asleep",
     };
   if (
@@ -49,7 +49,7 @@ export function presenceWords(
   const takes = [...hub.outgoing.values()]
     .flat()
     .some(({ asker, state }) => asker === public_id && state === "running");
-  if (!mine && takes) return { text: "Taking your files", tone: "moving" };
+  if (!mine && takes) return { text: "Downloading your files", tone: "moving" };
   const files = count > 0 ? plural(count, "file") : "Nothing shared";
   return {
     text: kind === "master" ? `Host · ${files}` : mine && count > 0 ? `${files} shared` : files,
@@ -60,5 +60,5 @@ export function presenceWords(
 export function transportWords(mode: TransportMode | null): string {
   if (mode === "locked") return "Private on this network";
   if (mode === "encrypted") return "Encrypted on this network";
-  return "Others on this network could read this";
+  return "Not encrypted: others on this network could see what you share";
 }

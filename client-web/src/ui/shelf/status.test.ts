@@ -19,7 +19,7 @@ const facts = (owner: Facts["owner"], download?: Partial<Download>): Facts => ({
 
 test.each<[Facts["owner"], string, string]>([
   ["here", "", "Waiting for its turn"],
-  ["asleep", "Asleep, returns on waking", "Waiting for Ana"],
+  ["asleep", "Away until it reconnects", "Waiting for Ana"],
   ["unknown", "", "Waiting for Studio PC"],
 ])("an owner who is %s", (owner, rest, waiting) => {
   expect(statusOf(item, facts(owner))).toMatchObject({

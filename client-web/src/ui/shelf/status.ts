@@ -44,7 +44,7 @@ export function statusOf(item: Item, facts: Facts): Status {
   if (fetched) return fetched;
   if (item.mine) return ofMine(item, facts);
   if (facts.owner === "asleep")
-    return { at: "idle", text: "Asleep, returns on waking", asleep: true };
+    return { at: "idle", text: "Away until it reconnects", asleep: true };
   return { at: "idle", text: "", asleep: false };
 }
 
@@ -62,7 +62,7 @@ function ofDownload(download: Download, facts: Facts): Status | undefined {
         value,
         tone: "wait",
         lead: awaited(facts),
-        text: "continues by itself",
+        text: "will continue",
         download: id,
       };
     case "paused":
@@ -77,7 +77,7 @@ function ofDownload(download: Download, facts: Facts): Status | undefined {
     case "running": {
       const left = remaining(size - done, rate);
       const told = facts.now - download.startedMs > SETTLED_MS && rate > 0;
-      const text = told ? [speed(rate), left].filter(Boolean).join(" · ") : "Arriving";
+      const text = told ? [speed(rate), left].filter(Boolean).join(" · ") : "Downloading";
       return { at: "arriving", value, tone: "down", lead: `${value} %`, text, download: id };
     }
     case "done":
@@ -85,7 +85,7 @@ function ofDownload(download: Download, facts: Facts): Status | undefined {
     case "failed":
       return {
         at: "trouble",
-        text: download.problem ?? "It did not arrive.",
+        text: download.problem ?? "The download failed.",
         button: "Download again",
       };
     case "cancelled":
@@ -103,15 +103,19 @@ function ofMine(item: Item, facts: Facts): Status {
     if (item.lost > 0)
       return {
         at: "trouble",
-        text: `${plural(item.lost, "file")} unreadable since the reload`,
+        text: `${plural(item.lost, "file")} to pick again after the reload`,
         button: "Pick it again",
       };
     if (item.syncing > 0) return { at: "announcing" };
   } else if (item.offer === "syncing") return { at: "announcing" };
   else if (item.offer === "failed")
-    return { at: "trouble", text: item.problem ?? "Not announced", button: "Try again" };
+    return { at: "trouble", text: item.problem ?? "Couldn’t be added", button: "Try again" };
   else if (item.offer === "lost")
-    return { at: "trouble", text: "The browser forgot it after a reload", button: "Pick it again" };
+    return {
+      at: "trouble",
+      text: "Needs to be picked again after the reload",
+      button: "Pick it again",
+    };
   else if (item.offer === "leaving") return { at: "idle", text: "Stopping…", asleep: false };
   const [first, ...others] = facts.outgoing;
   if (first) {
@@ -125,7 +129,7 @@ function ofMine(item: Item, facts: Facts): Status {
       at: "leaving",
       value,
       lead: `${value} %`,
-      text: askers.size > 1 ? `${who} are taking this` : `${who} is taking this`,
+      text: askers.size > 1 ? `${who} are downloading this` : `${who} is downloading this`,
     };
   }
   return {

@@ -33,7 +33,10 @@ export function totalsOf(
 }
 
 export function totalsWords({ arriving, leaving }: Totals): string {
-  return [arriving > 0 ? `${arriving} arriving` : "", leaving > 0 ? `${leaving} leaving` : ""]
-    .filter(Boolean)
-    .join(", ");
+  const parts = [
+    arriving > 0 ? `downloading ${arriving}` : "",
+    leaving > 0 ? `sending ${leaving}` : "",
+  ];
+  const text = parts.filter(Boolean).join(" · ");
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
