@@ -73,7 +73,7 @@ describe("browsing", () => {
     ]);
   });
 
-  test("a folder opens to what is in it, folders first-class again", () => {
+  test("a folder opens to its files and folders", () => {
     const inside = browse(items, { ...PLAIN_VIEW, folder: { owner: "ana", prefix: "Trip/" } });
     expect(inside.map(({ kind, name }) => [kind, name])).toEqual([
       ["folder", "sub"],

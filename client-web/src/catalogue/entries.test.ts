@@ -14,7 +14,7 @@ const SOUND: FileEntry = {
   group_log: 18,
 };
 
-test("what may travel is read", () => {
+test("valid entries are read", () => {
   const long = Array.from({ length: 16 }, () => "ü".repeat(127)).join("/");
   for (const path of [
     "a",
@@ -31,7 +31,7 @@ test("what may travel is read", () => {
   }
 });
 
-test("paths that may not travel are not", () => {
+test("entries with invalid paths are skipped", () => {
   const deep = Array(65).fill("a").join("/");
   for (const path of [
     "",
@@ -56,7 +56,7 @@ test("paths that may not travel are not", () => {
   }
 });
 
-test("sizes and group sizes that cannot be are not", () => {
+test("entries with invalid sizes or group sizes are skipped", () => {
   for (const change of [
     { size: -1 },
     { size: 0.5 },

@@ -41,7 +41,7 @@ beforeEach(() => {
 });
 
 describe("the first page", () => {
-  test("comes unasked and its followers are asked for", () => {
+  test("comes unasked, and the page asks for the next ones", () => {
     feed.expect();
     hearPage(page({ last: false, cursor: "two" }));
     expect(asked).toEqual([{ epoch: 0, since: 0, cursor: "two" }]);
@@ -49,7 +49,7 @@ describe("the first page", () => {
     expect(complete).toBe(1);
   });
 
-  test("is asked for when it does not come", () => {
+  test("is pulled when it does not come", () => {
     feed.expect();
     now = REQUEST_TIMEOUT_MS - 1;
     feed.tick();
@@ -66,7 +66,7 @@ describe("afterwards", () => {
     hearPage(page());
   });
 
-  test("a gap, a dirty feed and a returned hub pull from where we stand", () => {
+  test("a gap, a dirty feed and a returned hub pull from the list's position", () => {
     feed.hear({
       opcode: "CLIENT_UPDATED",
       data: {
@@ -86,7 +86,7 @@ describe("afterwards", () => {
     expect(asked.slice(2)).toEqual([{ epoch: 1, since: 9 }]);
   });
 
-  test("an unasked page of the past is not believed", () => {
+  test("an unasked page for another position is ignored", () => {
     hearPage(
       page({
         mode: "DELTA",

@@ -54,7 +54,7 @@ beforeEach(() => {
 describe("an entry that cannot be", () => {
   const bad = { ...file(ANA, "bad"), path: "../up" };
 
-  test("is no entry of a page, and takes no other along", () => {
+  test("is skipped in a page without the other entries", () => {
     mirror.beginPull();
     mirror.page(
       page({ revision: 11, clients: [client(ANA)], files: [file(ANA, "c"), bad, file(ANA, "d")] }),
@@ -63,7 +63,7 @@ describe("an entry that cannot be", () => {
     expect(mirror.resume).toEqual({ epoch: 7, revision: 11 });
   });
 
-  test("is none of a change", () => {
+  test("is skipped in a change", () => {
     const change = added(11, "c");
     if (change.opcode === "FILES_ADDED") change.data.files.unshift(bad);
     expect(mirror.hear(change)).toMatchObject({ gap: false, changed: true });
@@ -72,7 +72,7 @@ describe("an entry that cannot be", () => {
 });
 
 describe("what others do costs what it says", () => {
-  test("a device that goes takes its own files, of however many", () => {
+  test("removing a device visits its own files only", () => {
     mirror.beginPull();
     const files = [file(ANA, "a"), ...Array.from({ length: 3_000 }, (_, n) => file(BEN, `b${n}`))];
     mirror.page(page({ revision: 11, clients: [client(ANA), client(BEN)], files }));
@@ -174,7 +174,7 @@ describe("pushed changes", () => {
 });
 
 describe("a pull", () => {
-  test("keeps what is pushed meanwhile and applies it behind the last page", () => {
+  test("keeps the changes that arrive meanwhile, and applies them after the last page", () => {
     expect(mirror.beginPull()).toEqual({ epoch: 7, since: 10 });
     expect(mirror.hear(added(12, "d"))).toEqual({ gap: false, changed: false });
     expect(mirror.page(page({ mode: "DELTA", revision: 11, files: [file(ANA, "c")] }))).toEqual({
@@ -185,13 +185,13 @@ describe("a pull", () => {
     expect(mirror.revision).toBe(12);
   });
 
-  test("whose kept pushes have a hole asks for another", () => {
+  test("with a gap in the kept changes asks for another pull", () => {
     mirror.beginPull();
     mirror.hear(added(13, "d"));
     expect(mirror.page(page({ mode: "DELTA", revision: 11 })).gap).toBe(true);
   });
 
-  test("by snapshot drops what no page named, and only then", () => {
+  test("by snapshot drops entries that no page named, after the last page", () => {
     mirror.beginPull();
     expect(
       mirror.page(
@@ -212,7 +212,7 @@ describe("a pull", () => {
     expect(mirror.resume).toEqual({ epoch: 9, revision: 4 });
   });
 
-  test("by delta removes what is gone: a file, or a device and its files", () => {
+  test("by delta removes a file, or a device and its files", () => {
     mirror.beginPull();
     mirror.page(
       page({
@@ -225,13 +225,13 @@ describe("a pull", () => {
     expect([...mirror.clients.keys()]).toEqual([BEN]);
   });
 
-  test("that says up to date changes nothing", () => {
+  test("that is up to date changes nothing", () => {
     mirror.beginPull();
     mirror.page(page({ mode: "UP_TO_DATE" }));
     expect(ids(mirror)).toEqual(["a", "b"]);
   });
 
-  test("that was cut off leaves the revision where it was", () => {
+  test("that is cut off keeps the revision", () => {
     mirror.beginPull();
     mirror.page(
       page({ mode: "DELTA", revision: 20, files: [file(ANA, "c")], last: false, cursor: "x" }),
@@ -241,7 +241,7 @@ describe("a pull", () => {
   });
 });
 
-test("who holds nothing asks for everything", () => {
+test("an empty mirror asks for everything", () => {
   expect(new Mirror().beginPull()).toEqual({ epoch: 0, since: 0 });
   expect(new Mirror().resume).toBeUndefined();
 });

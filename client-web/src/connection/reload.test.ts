@@ -16,19 +16,19 @@ function tab() {
 }
 
 describe("a page that is older than the hub", () => {
-  test("is loaded again once, however often it meets that version", () => {
+  test("reloads once, however often it meets that version", () => {
     const one = tab();
     for (let life = 0; life < 50; life += 1) one.page().outdated("3");
     expect(one.count()).toBe(1);
   });
 
-  test("is loaded again for each version that is new to it", () => {
+  test("reloads for each version that it has not met", () => {
     const one = tab();
     for (const met of ["3", "3", "4", "4"]) one.page().outdated(met);
     expect(one.count()).toBe(2);
   });
 
-  test("is loaded again after it was understood in between", () => {
+  test("reloads again after a working connection in between", () => {
     const one = tab();
     one.page().outdated("3");
     one.page().settled();
@@ -36,7 +36,7 @@ describe("a page that is older than the hub", () => {
     expect(one.count()).toBe(2);
   });
 
-  test("is never loaded again where nothing can be kept", () => {
+  test("never reloads without storage", () => {
     for (const broken of [
       { setItem: () => undefined },
       {

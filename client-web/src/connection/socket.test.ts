@@ -75,7 +75,7 @@ describe("after a loss", () => {
     expect(Fake.all).toHaveLength(2);
   });
 
-  test("the goodbye of an old socket does not touch its successor", () => {
+  test("the close event of an old socket does not affect its successor", () => {
     const old = last();
     const goodbye = old.onclose;
     socket.connect();
@@ -86,7 +86,7 @@ describe("after a loss", () => {
     expect(old.onclose).toBeNull();
   });
 
-  test("halt stays away", () => {
+  test("after halt it does not reconnect", () => {
     socket.halt();
     now = 1e9;
     socket.tick();
@@ -113,7 +113,7 @@ describe("silence", () => {
     expect(closed).toHaveLength(1);
   });
 
-  test("after waking up is given five seconds", () => {
+  test("after waking up ends the connection within five seconds", () => {
     socket.wake();
     now = 5_000;
     socket.tick();
@@ -129,7 +129,7 @@ describe("silence", () => {
   });
 });
 
-test("a connection that never opens is given up", () => {
+test("a connection that never opens is abandoned", () => {
   now = 10_000;
   socket.tick();
   expect(socket.state.at).toBe("waiting");

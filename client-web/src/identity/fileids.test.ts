@@ -4,7 +4,7 @@ import { fileIds } from "./proof";
 const seed = (byte: number) => new Uint8Array(32).fill(byte);
 const film = { path: "film.mov", size: 5, modified_ms: 7, kind: "file" };
 
-test("the same version is the same file in every tab of a browser, and another version or browser has another", () => {
+test("each version has one file id in all tabs of a browser", () => {
   const ids = fileIds(seed(1));
   expect(ids(film)).toBe(fileIds(seed(1))(film));
   expect(ids(film)).toMatch(

@@ -31,7 +31,7 @@ test.each([
   expect([defaultName(agents[agent]), platformOf(agents[agent])]).toEqual([name, platform]);
 });
 
-test("an iPad that says it is a Mac is an iPad", () => {
+test("an iPad that claims to be a Mac is called an iPad", () => {
   expect(defaultName(agents.mac, 5)).toBe("iPad");
 });
 

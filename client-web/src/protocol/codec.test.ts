@@ -34,7 +34,7 @@ test.each(said)("$name survives the way out", ({ text }) => {
   expect(JSON.parse(encode(message as DeviceToRelay, ref))).toEqual(JSON.parse(text));
 });
 
-describe("what is no message", () => {
+describe("an invalid frame", () => {
   test.each([
     ["", "not JSON"],
     ["[]", "no opcode"],
@@ -44,7 +44,7 @@ describe("what is no message", () => {
     ["null", "no opcode"],
   ])("%s is named", (frame, why) => expect(decode(frame)).toEqual({ kind: "invalid", why }));
 
-  test("bytes and giants are refused", () => {
+  test("bytes and oversized frames are refused", () => {
     expect(decode(new ArrayBuffer(2)).kind).toBe("invalid");
     expect(decode(" ".repeat(MAX_FRAME_BYTES + 1))).toEqual({ kind: "invalid", why: "too large" });
   });

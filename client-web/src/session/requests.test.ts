@@ -31,7 +31,7 @@ function page(chance: number) {
   };
 }
 
-test("an answer is heard once, also after its time", () => {
+test("an answer arrives once, even after its deadline", () => {
   const { requests, heard, ask, pass } = page(0);
   const [first, second] = [ask(), ask()];
   requests.settle({ ref: second, what: "second" });
@@ -41,7 +41,7 @@ test("an answer is heard once, also after its time", () => {
   expect(heard).toEqual(["second", "overdue", "late"]);
 });
 
-test("an answer to the page before this one is heard by nobody", () => {
+test("an answer for the page before this one is ignored", () => {
   const [before, after] = [page(0.25), page(0.5)];
   const stale = before.ask();
   after.ask();

@@ -141,7 +141,7 @@ beforeEach(() => {
 });
 
 describe("at the door", () => {
-  test("nothing is said before the knock: the hub's name is read and the line hung up", () => {
+  test("before the knock the page reads the hub's name, sends nothing and disconnects", () => {
     const one = session();
     expect(does(one.start())).toEqual(["connect"]);
     expect(does(one.hear(challenge()))).toEqual(["halt"]);
@@ -162,7 +162,7 @@ describe("at the door", () => {
     expect(one.remembered).toMatchObject({ door: "knocking", name: "Ana’s iPhone" });
   });
 
-  test("a browser that signs later registers all the same, unless the connection has gone", async () => {
+  test("an asynchronous signature registers, unless the connection has gone", async () => {
     const later = { ...KEYS, sign: (text: string) => Promise.resolve(KEYS.sign(text)) };
     for (const gone of [false, true]) {
       const one = session("knocking", {}, null, later);
@@ -174,7 +174,7 @@ describe("at the door", () => {
     }
   });
 
-  test("an invitation is proven for this knock and never said", () => {
+  test("an invitation is proven for this join request, and its secret never sent", () => {
     const invitation = { id: "a1".repeat(8), secret: "b2".repeat(16) };
     const one = session("knocking", {}, invitation);
     const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
@@ -202,7 +202,7 @@ describe("at the door", () => {
     );
   });
 
-  test("a closed door is told, and a new challenge opens it", () => {
+  test("a closed door is shown, and a new challenge opens it", () => {
     const one = session("knocking");
     const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
     one.hear(ack(register, "pending"));
@@ -216,7 +216,7 @@ describe("at the door", () => {
     expect(one.place).not.toMatchObject({ closed: true });
   });
 
-  test("stopping leaves nothing knocking, also after a reload", () => {
+  test("after stopping no join request remains, not even after a reload", () => {
     const one = session("knocking");
     expect(does(one.stopKnocking())).toEqual(["remember", "halt"]);
     expect(one.remembered.door).toBe("new");
@@ -233,7 +233,7 @@ describe("knocking", () => {
     return { one, register, request };
   }
 
-  test("the digits are shown once the master has opened what it had promised", () => {
+  test("the digits are shown once the master has opened its commitment", () => {
     const { one, register, request } = knocking();
     const { reveal, request_id } = sent(one.hear(promise(request)), "APPROVAL_REVEAL");
     expect(request_id).toBe(request);
@@ -254,7 +254,7 @@ describe("knocking", () => {
     expect(one.place).toMatchObject({ code: null });
   });
 
-  test("a second challenge for the same promise is never answered, nor a second opening", () => {
+  test("a second challenge or opening for one commitment is never answered", () => {
     const { one, request } = knocking();
     one.hear(promise(request));
     expect(one.hear(promise(request, "0d"))).toEqual([]);
@@ -265,7 +265,7 @@ describe("knocking", () => {
     expect(one.place).toEqual(shown);
   });
 
-  test("a restart makes a new promise under the new nonce", () => {
+  test("a restart makes a new commitment under the new nonce", () => {
     const { one, register, request } = knocking();
     one.hear(promise(request));
     one.hear(opening(request));
@@ -311,7 +311,7 @@ describe("knocking", () => {
     expect(one.place.at).toBe("inside");
   });
 
-  test("another device's approval is not mine", () => {
+  test("another device's approval changes nothing", () => {
     const { one } = knocking();
     const client = { public_id: HUB.publicId, name: "x", kind: "browser", platform: "" } as const;
     expect(
@@ -410,7 +410,7 @@ describe("a false hub that leaves once it knows the digits", () => {
     ).toBe(3);
   });
 
-  test("wins nothing by openings in between, and a person begins anew", () => {
+  test("gains nothing by openings in between, and a person starts the count again", () => {
     const left: Reveals = { unopened: 2, given: 4 };
     kept.set("lanyard.reveals", JSON.stringify(left));
     const one = session("knocking");
@@ -428,7 +428,7 @@ describe("a false hub that leaves once it knows the digits", () => {
     expect(reveals(times("close", 10)).given).toBe(3);
   });
 
-  test("is not shown digits for ever, and a count that was tampered with is a full one", () => {
+  test("gets a limited number of reveals, and a corrupt count is taken as full", () => {
     for (const text of [
       JSON.stringify({ unopened: 0, given: MAX_REVEALS }),
       "{}",
@@ -440,7 +440,7 @@ describe("a false hub that leaves once it knows the digits", () => {
     }
   });
 
-  test("does not get more when the tab is taken over by itself", () => {
+  test("does not get more when the tab reconnects by itself", () => {
     reveals(times("close", 10));
     const one = session("knocking");
     one.goOn("22".repeat(16));
@@ -449,7 +449,7 @@ describe("a false hub that leaves once it knows the digits", () => {
 });
 
 describe("the hub", () => {
-  test("with another key than the one that let us in gets no word", () => {
+  test("with another key than the known one gets no message", () => {
     const one = session("approved", {
       hubKey: toHex(ed25519.getPublicKey(new Uint8Array(32).fill(9))),
     });
@@ -457,7 +457,7 @@ describe("the hub", () => {
     expect(one.place).toMatchObject({ at: "key-mismatch", offered: HUB.publicKey });
   });
 
-  test("that cannot sign for its key is left", () => {
+  test("that cannot sign for its key is disconnected", () => {
     const one = session("approved");
     const register = sent(one.hear(challenge()), "CLIENT_REGISTER");
     expect(does(one.hear(ack(register, "approved", new Uint8Array(32).fill(7))))).toEqual(["halt"]);
@@ -480,7 +480,7 @@ describe("the hub", () => {
     expect(said).not.toContain(toHex(key));
   });
 
-  test("whose half of the key is one that everybody could guess is left", () => {
+  test("with a weak half of the session key is disconnected", () => {
     const weak = { ...challenge(), data: { ...challenge().data, ephemeral_key: "00".repeat(32) } };
     const one = session("approved");
     const register = sent(one.hear(weak), "CLIENT_REGISTER");
@@ -501,7 +501,7 @@ describe("the hub", () => {
     expect(one).toMatchObject({ place: { at: "stopped", why: "impostor" }, signer: null });
   });
 
-  test("of another version is said to be of another version", () => {
+  test("of another version is reported as such", () => {
     for (const door of ["new", "knocking", "approved", "refused"] as const) {
       for (const met of [1, PROTOCOL_VERSION + 1]) {
         const one = session(door);
@@ -514,7 +514,7 @@ describe("the hub", () => {
     }
   });
 
-  test("that says so in answer to the registration is of another version, too", () => {
+  test("that rejects the registration for its version is reported as such, too", () => {
     const one = session("approved");
     one.hear(challenge());
     const no = one.hear({
@@ -536,7 +536,7 @@ describe("membership", () => {
     expect(one.place.at).toBe(at);
   });
 
-  test("unknown leaves the last known state until the roster is there", () => {
+  test("unknown keeps the last known state until the roster is there", () => {
     const one = session("approved");
     one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), "unknown"));
     expect(one).toMatchObject({ place: { at: "inside" }, entered: false });
@@ -580,15 +580,22 @@ describe("a closed socket", () => {
     expect(one.place).toEqual({ at: "stopped", why });
   });
 
-  test("REVOKED is a refusal, SUPERSEDED asks for a new instance, RATE_LIMITED for patience", () => {
-    expect(does(session("approved").closed(CLOSE_CODES.REVOKED))).toEqual(["remember", "halt", "cleared"]);
-    expect(does(session("approved").closed(CLOSE_CODES.SUPERSEDED))).toEqual(["halt", "superseded"]);
+  test("REVOKED refuses, SUPERSEDED asks for a new instance, RATE_LIMITED waits", () => {
+    expect(does(session("approved").closed(CLOSE_CODES.REVOKED))).toEqual([
+      "remember",
+      "halt",
+      "cleared",
+    ]);
+    expect(does(session("approved").closed(CLOSE_CODES.SUPERSEDED))).toEqual([
+      "halt",
+      "superseded",
+    ]);
     const crowded = session("knocking");
     expect(crowded.closed(CLOSE_CODES.RATE_LIMITED)).toEqual([]);
     expect(crowded.busy).toBe(true);
   });
 
-  test("takes the key with it", () => {
+  test("drops the session key", () => {
     const one = session("approved");
     one.hear(ack(sent(one.hear(challenge()), "CLIENT_REGISTER"), "approved"));
     expect(one.signer).not.toBeNull();

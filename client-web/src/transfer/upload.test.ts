@@ -15,12 +15,12 @@ const held = new Map<string, Held>([
 ]);
 
 describe("a body", () => {
-  test("is the slice of one piece, the last group short", async () => {
+  test("is one slice of a file, whose last group is short", async () => {
     const body = bodyOf({ pieces: [["big", 1, 2]], length: GROUP + 5 }, (id) => held.get(id));
     expect(new Uint8Array(await body.arrayBuffer())).toEqual(bytes.slice(GROUP));
   });
 
-  test("is many pieces in their order", async () => {
+  test("is the slices of several files in order", async () => {
     const body = bodyOf(
       {
         pieces: [
@@ -43,7 +43,7 @@ describe("a body", () => {
     expect(() => bodyOf({ pieces, length }, (id) => held.get(id))).toThrow(code);
   });
 
-  test("is refused for a file that is not what was listed", () => {
+  test("is refused for a file that differs from the list", () => {
     const listed: Held = { file: small, size: 5, modified_ms: 1 };
     expect(() => bodyOf({ pieces: [["small", 0, 1]], length: 5 }, () => listed)).toThrow(
       "FILE_CHANGED",
@@ -88,7 +88,7 @@ describe("uploading", () => {
   });
   afterEach(() => vi.restoreAllMocks());
 
-  test("carries a proof of its own and nothing else of ours", () => {
+  test("carries its own proof and no other header of the page", () => {
     ask("t1");
     ask("t2");
     for (const [at, ticket] of ["t1", "t2"].entries()) {
@@ -114,14 +114,14 @@ describe("uploading", () => {
     );
   });
 
-  test("three at once, the fourth when one is through", async () => {
+  test("three uploads run at once, and the fourth after one ends", async () => {
     for (const ticket of ["1", "2", "3", "4"]) ask(ticket);
     expect([puts.length, owed]).toEqual([3, 4]);
     puts[0]?.finish();
     await vi.waitFor(() => expect(puts.map(({ url }) => url).at(-1)).toBe("/chunks/4"));
   });
 
-  test("a cancelled one is aborted or never begun, and nothing is said", async () => {
+  test("a cancelled upload is aborted or never begun, and reports nothing", async () => {
     for (const ticket of ["1", "2", "3", "4"]) ask(ticket);
     uploads.cancel("4");
     uploads.cancel("1");
@@ -130,7 +130,7 @@ describe("uploading", () => {
     expect(said).toEqual([]);
   });
 
-  test("values are not ours to give", () => {
+  test("requests for hashes are answered as unavailable", () => {
     uploads.request({
       ticket: "v",
       public_id: "me",
@@ -141,7 +141,7 @@ describe("uploading", () => {
     expect(said).toEqual([{ ticket: "v", code: "NO_HASHES" }]);
   });
 
-  test("a lost network is nobody's fault", async () => {
+  test("a lost network does not take the file off the list", async () => {
     ask("t");
     puts[0]?.fail();
     await vi.waitFor(() => expect(owed).toBe(0));
@@ -162,7 +162,7 @@ describe("uploading", () => {
     expect(await whyUnreadable(small)).toBeNull();
   });
 
-  test("a request for a file without a handle is put off, and nothing is taken off", () => {
+  test("a request for a file without a handle is deferred, and the file stays listed", () => {
     ask("t", [["gone", 0, 1]]);
     return vi.waitFor(() => {
       expect(said).toEqual([{ ticket: "t", code: "BUSY", file_id: "gone" }]);
