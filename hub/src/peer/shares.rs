@@ -42,7 +42,7 @@ pub(super) struct Shares {
     unsaid: VecDeque<FileId>,
     /// ADD_FILES without an answer.
     requests: usize,
-    /// The hub had no ear; `Timer::Shares` ends it.
+    /// The hub rejected the last request; retry when `Timer::Shares` fires.
     resting: bool,
 }
 

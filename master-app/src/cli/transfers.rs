@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::global::Global;
-use crate::operator::control::device::DeviceRequest;
+use crate::operator::control::device::SteeringRequest;
 use crate::operator::control::device_client::{ask, ask_all};
 use crate::output::exit::{Exit, Failure, Outcome};
 use crate::output::text::{self, visible};
@@ -30,7 +30,7 @@ struct LimitRow {
 }
 
 async fn all_transfers(dir: &Path) -> Result<Vec<TransferRow>, Failure> {
-    let answers: Vec<(u32, Vec<TransferInfo>)> = ask_all(dir, &DeviceRequest::Transfers).await?;
+    let answers: Vec<(u32, Vec<TransferInfo>)> = ask_all(dir, &SteeringRequest::Transfers).await?;
     Ok(answers
         .into_iter()
         .flat_map(|(process, list)| list.into_iter().map(move |info| TransferRow { process, info }))
@@ -80,22 +80,22 @@ fn state(info: &TransferInfo) -> String {
 }
 
 pub(crate) async fn pause(global: &Global, id: String) -> Outcome {
-    steer(global, &id, "paused", |transfer_id| DeviceRequest::Pause { transfer_id }).await
+    steer(global, &id, "paused", |transfer_id| SteeringRequest::Pause { transfer_id }).await
 }
 
 pub(crate) async fn resume(global: &Global, id: String) -> Outcome {
-    steer(global, &id, "resumed", |transfer_id| DeviceRequest::Resume { transfer_id }).await
+    steer(global, &id, "resumed", |transfer_id| SteeringRequest::Resume { transfer_id }).await
 }
 
 pub(crate) async fn cancel(global: &Global, id: String) -> Outcome {
-    steer(global, &id, "cancelled", |transfer_id| DeviceRequest::Cancel { transfer_id }).await
+    steer(global, &id, "cancelled", |transfer_id| SteeringRequest::Cancel { transfer_id }).await
 }
 
 async fn steer(
     global: &Global,
     id: &str,
     done: &str,
-    request: impl Fn(TransferId) -> DeviceRequest,
+    request: impl Fn(TransferId) -> SteeringRequest,
 ) -> Outcome {
     let rows = all_transfers(&global.data_dir).await?;
     let chosen = choose(&rows, id)?;
@@ -144,7 +144,8 @@ fn choose(rows: &[TransferRow], id: &str) -> Result<Vec<(u32, TransferId)>, Fail
 /// Changes the limits of every device process of the data directory, or shows them.
 pub(crate) async fn limit(global: &Global, up: Option<Rate>, down: Option<Rate>) -> Outcome {
     let dir = &global.data_dir;
-    let answers: Vec<(u32, RateLimits)> = ask_all(dir, &DeviceRequest::Limit { up, down }).await?;
+    let answers: Vec<(u32, RateLimits)> =
+        ask_all(dir, &SteeringRequest::Limit { up, down }).await?;
     if answers.is_empty() {
         let why = format!("nothing shares or fetches from {} at the moment", dir.display());
         return Err(Failure::new(Exit::NotReachable, why));

@@ -196,7 +196,7 @@ pub enum Admission {
     Ask,
     /// Everybody who knocks and was not turned away before is let in.
     Everyone,
-    /// Nobody is, but who brings an invitation.
+    /// Only devices with an invitation are let in.
     Closed,
 }
 

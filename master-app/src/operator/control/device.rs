@@ -20,7 +20,7 @@ const START: &str = "device-";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
-pub(crate) enum DeviceRequest {
+pub(crate) enum SteeringRequest {
     Transfers,
     Pause {
         transfer_id: TransferId,
@@ -77,19 +77,19 @@ async fn offer_as(dir: &Path, process: u32, handle: DeviceHandle) -> io::Result<
     Ok(CommandSocket { stop, dir: dir.to_owned(), name })
 }
 
-async fn answer(handle: &DeviceHandle, request: DeviceRequest) -> Result<Value, OperatorError> {
+async fn answer(handle: &DeviceHandle, request: SteeringRequest) -> Result<Value, OperatorError> {
     let done = match request {
-        DeviceRequest::Transfers => handle.transfers().await.map(to_json),
-        DeviceRequest::Pause { transfer_id } => {
+        SteeringRequest::Transfers => handle.transfers().await.map(to_json),
+        SteeringRequest::Pause { transfer_id } => {
             handle.pause(transfer_id).await.map(|()| Value::Null)
         }
-        DeviceRequest::Resume { transfer_id } => {
+        SteeringRequest::Resume { transfer_id } => {
             handle.resume(transfer_id).await.map(|()| Value::Null)
         }
-        DeviceRequest::Cancel { transfer_id } => {
+        SteeringRequest::Cancel { transfer_id } => {
             handle.cancel(transfer_id).await.map(|()| Value::Null)
         }
-        DeviceRequest::Limit { up, down } => {
+        SteeringRequest::Limit { up, down } => {
             handle.limit(up, down).await.map(|limits| json!(limits))
         }
     };

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::client::exchange;
-use super::device::{DeviceRequest, name_of, processes};
+use super::device::{SteeringRequest, name_of, processes};
 use super::transport;
 use crate::output::exit::{Exit, Failure};
 
@@ -14,7 +14,7 @@ use crate::output::exit::{Exit, Failure};
 pub(crate) async fn ask<T: DeserializeOwned>(
     dir: &Path,
     process: u32,
-    request: &DeviceRequest,
+    request: &SteeringRequest,
 ) -> Result<Option<T>, Failure> {
     match transport::connect(dir, &name_of(process)).await {
         Ok(stream) => match exchange(stream, request).await {
@@ -42,7 +42,7 @@ pub(crate) async fn ask<T: DeserializeOwned>(
 /// What every process answers.
 pub(crate) async fn ask_all<T: DeserializeOwned>(
     dir: &Path,
-    request: &DeviceRequest,
+    request: &SteeringRequest,
 ) -> Result<Vec<(u32, T)>, Failure> {
     let mut answers = Vec::new();
     for process in processes(dir)? {
