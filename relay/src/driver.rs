@@ -24,14 +24,14 @@ use crate::state::{CallAnswer, DriverMessage, LinkEvent, RelayState};
 use crate::stats::BrokerStats;
 
 pub(crate) async fn run(
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     mut inputs: mpsc::Receiver<DriverMessage>,
     stop: CancellationToken,
 ) {
     let started = Instant::now();
     let now = || Moment(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
-    let config = BrokerConfig { budget_bytes: edge.config.budget_bytes };
-    let mut broker = Broker::new(config, edge.seed);
+    let config = BrokerConfig { budget_bytes: state.config.budget_bytes };
+    let mut broker = Broker::new(config, state.seed);
     loop {
         let wake = broker.poll_timeout().map(|at| started + Duration::from_millis(at.0));
         tokio::select! {
@@ -45,9 +45,9 @@ pub(crate) async fn run(
             () = sleep_until(wake) => broker.handle_timeout(now()),
         }
         while let Some(effect) = broker.poll_effect() {
-            apply(&edge, effect);
+            apply(&state, effect);
         }
-        edge.hub_ready.store(broker.is_hub_ready(), Ordering::Relaxed);
+        state.hub_ready.store(broker.is_hub_ready(), Ordering::Relaxed);
     }
 }
 
@@ -67,35 +67,35 @@ async fn sleep_until(wake: Option<Instant>) {
 }
 
 /// Carries out one effect of the broker. Each family has a function that matches it whole.
-fn apply(edge: &Arc<RelayState>, effect: Effect) {
+fn apply(state: &Arc<RelayState>, effect: Effect) {
     match effect {
-        Effect::Session(effect) => apply_to_session(edge, effect),
-        Effect::Master(effect) => apply_to_master(edge, effect),
-        Effect::Slot(effect) => apply_to_slot(edge, effect),
-        Effect::Link(effect) => apply_to_link(edge, effect),
-        Effect::Call(effect) => apply_to_call(edge, effect),
+        Effect::Session(effect) => apply_to_session(state, effect),
+        Effect::Master(effect) => apply_to_master(state, effect),
+        Effect::Slot(effect) => apply_to_slot(state, effect),
+        Effect::Link(effect) => apply_to_link(state, effect),
+        Effect::Call(effect) => apply_to_call(state, effect),
     }
 }
 
-fn apply_to_session(edge: &RelayState, effect: SessionEffect) {
+fn apply_to_session(state: &RelayState, effect: SessionEffect) {
     match effect {
         SessionEffect::Acknowledge { session, membership, hub_ready } => {
-            acknowledge(edge, session, membership, hub_ready)
+            acknowledge(state, session, membership, hub_ready)
         }
         SessionEffect::Send { session, message, reference } => {
-            send(edge, session, &message, reference)
+            send(state, session, &message, reference)
         }
         SessionEffect::Broadcast { sessions, message, answered } => {
-            broadcast(edge, &sessions, &message, answered)
+            broadcast(state, &sessions, &message, answered)
         }
-        SessionEffect::Close { session, code } => edge.close_session(session, code),
+        SessionEffect::Close { session, code } => state.close_session(session, code),
     }
 }
 
-fn apply_to_master(edge: &RelayState, effect: MasterEffect) {
+fn apply_to_master(state: &RelayState, effect: MasterEffect) {
     match effect {
         MasterEffect::Send { session, frame } => {
-            if let Some(outbox) = edge.masters.get(&session) {
+            if let Some(outbox) = state.masters.get(&session) {
                 outbox.push(QueuedFrame {
                     text: codec::encode_master(&frame).into(),
                     is_change: false,
@@ -103,7 +103,7 @@ fn apply_to_master(edge: &RelayState, effect: MasterEffect) {
             }
         }
         MasterEffect::Close { session, code } => {
-            if let Some((_, outbox)) = edge.masters.remove(&session) {
+            if let Some((_, outbox)) = state.masters.remove(&session) {
                 outbox.close(code);
             }
         }
@@ -111,66 +111,66 @@ fn apply_to_master(edge: &RelayState, effect: MasterEffect) {
 }
 
 /// Applies what is about slots, their tickets, and the group hashes that are kept.
-fn apply_to_slot(edge: &Arc<RelayState>, effect: SlotEffect) {
+fn apply_to_slot(state: &Arc<RelayState>, effect: SlotEffect) {
     match effect {
-        SlotEffect::Open(new) => open_slot(edge, *new),
-        SlotEffect::OpenHashes { slot, file, .. } => open_hashes(edge, slot, file),
+        SlotEffect::Open(new) => open_slot(state, *new),
+        SlotEffect::OpenHashes { slot, file, .. } => open_hashes(state, slot, file),
         SlotEffect::GrantRead { ticket, session, slot, reader, ranges } => {
-            if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
-                edge.tickets.issue(ticket, session, TicketKind::Get { reader, ranges }, slot);
+            if let Some(slot) = state.slots.get(&slot).map(|slot| slot.clone()) {
+                state.tickets.issue(ticket, session, TicketKind::Get { reader, ranges }, slot);
             }
         }
         SlotEffect::RevokeTicket { ticket } => {
-            edge.tickets.revoke(&ticket);
+            state.tickets.revoke(&ticket);
         }
         SlotEffect::Fail { slot, code } => {
-            if let Some((_, slot)) = edge.slots.remove(&slot) {
+            if let Some((_, slot)) = state.slots.remove(&slot) {
                 slot.fail(code);
                 // A PUT that has not begun can no longer; GETs that have a ticket learn the code
                 // from the slot.
-                slot.put_ticket.iter().for_each(|ticket| edge.tickets.revoke(ticket));
+                slot.put_ticket.iter().for_each(|ticket| state.tickets.revoke(ticket));
             }
         }
         SlotEffect::Drop { slot } => {
             tracing::trace!(slot = slot.0, "a slot goes");
-            if let Some((_, slot)) = edge.slots.remove(&slot) {
+            if let Some((_, slot)) = state.slots.remove(&slot) {
                 slot.fail(FailureCode::Busy);
             }
         }
         SlotEffect::CutReader { slot, reader, code } => {
-            if let Some(slot) = edge.slots.get(&slot) {
+            if let Some(slot) = state.slots.get(&slot) {
                 slot.cut_reader(reader, code);
             }
         }
-        SlotEffect::ForgetHashes { file } => edge.hashes.forget(&file),
+        SlotEffect::ForgetHashes { file } => state.hashes.forget(&file),
     }
 }
 
 /// Applies what is about a want of a link's response.
-fn apply_to_link(edge: &Arc<RelayState>, effect: LinkEffect) {
+fn apply_to_link(state: &Arc<RelayState>, effect: LinkEffect) {
     match effect {
         LinkEffect::Ready { reader, want, slot, slice, parts } => {
-            if let Some(slot) = edge.slots.get(&slot).map(|slot| slot.clone()) {
-                tell_link(edge, reader, want, LinkEvent::Ready { slot, slice, parts });
+            if let Some(slot) = state.slots.get(&slot).map(|slot| slot.clone()) {
+                tell_link(state, reader, want, LinkEvent::Ready { slot, slice, parts });
             }
         }
         LinkEffect::Failed { reader, want, code, .. } => {
-            tell_link(edge, reader, want, LinkEvent::Failed { code })
+            tell_link(state, reader, want, LinkEvent::Failed { code })
         }
-        LinkEffect::Waits { reader, want, .. } => tell_link(edge, reader, want, LinkEvent::Waits),
+        LinkEffect::Waits { reader, want, .. } => tell_link(state, reader, want, LinkEvent::Waits),
     }
 }
 
 /// Hands an answer to the HTTP request that waits for it.
-fn apply_to_call(edge: &RelayState, effect: CallEffect) {
+fn apply_to_call(state: &RelayState, effect: CallEffect) {
     match effect {
-        CallEffect::Found { call, result } => answer(edge, call, CallAnswer::Found(result)),
-        CallEffect::Begun { call, result } => answer(edge, call, CallAnswer::Begun(result)),
-        CallEffect::Members { call, result } => answer(edge, call, CallAnswer::Members(result)),
+        CallEffect::Found { call, result } => answer(state, call, CallAnswer::Found(result)),
+        CallEffect::Begun { call, result } => answer(state, call, CallAnswer::Begun(result)),
+        CallEffect::Members { call, result } => answer(state, call, CallAnswer::Members(result)),
     }
 }
 
-fn open_slot(edge: &RelayState, new: NewSlot) {
+fn open_slot(state: &RelayState, new: NewSlot) {
     let first = new.pieces.first().map(|piece| (piece.file.file_id, piece.groups));
     tracing::trace!(
         slot = new.slot.0,
@@ -181,18 +181,18 @@ fn open_slot(edge: &RelayState, new: NewSlot) {
     );
     let slot = SlotBuffer::new(new.slot, new.what, new.pieces, new.length).filled_by(new.ticket);
     let slot = Arc::new(slot);
-    edge.slots.insert(new.slot, slot.clone());
-    edge.tickets.issue(new.ticket, new.holder, TicketKind::Put, slot);
+    state.slots.insert(new.slot, slot.clone());
+    state.tickets.issue(new.ticket, new.holder, TicketKind::Put, slot);
 }
 
-fn acknowledge(edge: &RelayState, session: SessionId, membership: Membership, hub_ready: bool) {
-    let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
+fn acknowledge(state: &RelayState, session: SessionId, membership: Membership, hub_ready: bool) {
+    let Some(handle) = state.sessions.get(&session).map(|handle| handle.clone()) else { return };
     // Devices at the door are bounded there; without a roster nobody is.
     if matches!(membership, Membership::Approved | Membership::Pending) {
         handle.is_counted();
     }
     let session_id =
-        (membership != Membership::Disapproved).then(|| edge.name_key(session, &handle));
+        (membership != Membership::Disapproved).then(|| state.name_key(session, &handle));
     let ack = ClientRegisterAck {
         public_id: handle.public_id,
         membership,
@@ -200,11 +200,11 @@ fn acknowledge(edge: &RelayState, session: SessionId, membership: Membership, hu
         session_id,
         signature: handle.signature,
     };
-    send(edge, session, &RelayToDevice::ClientRegisterAck(ack), handle.reference.clone());
+    send(state, session, &RelayToDevice::ClientRegisterAck(ack), handle.reference.clone());
 }
 
-fn send(edge: &RelayState, session: SessionId, message: &RelayToDevice, reference: Option<Ref>) {
-    let Some(handle) = edge.sessions.get(&session).map(|handle| handle.clone()) else { return };
+fn send(state: &RelayState, session: SessionId, message: &RelayToDevice, reference: Option<Ref>) {
+    let Some(handle) = state.sessions.get(&session).map(|handle| handle.clone()) else { return };
     if matches!(message, RelayToDevice::Membership(_)) {
         handle.is_counted(); // the roster came
     }
@@ -217,7 +217,7 @@ fn send(edge: &RelayState, session: SessionId, message: &RelayToDevice, referenc
 
 /// One encoding serves all; who caused it hears its reference.
 fn broadcast(
-    edge: &RelayState,
+    state: &RelayState,
     sessions: &[SessionId],
     message: &RelayToDevice,
     answered: Option<(SessionId, Ref)>,
@@ -227,8 +227,8 @@ fn broadcast(
     for session in sessions {
         if let Some((_, reference)) = answered.as_ref().filter(|(answered, _)| answered == session)
         {
-            send(edge, *session, message, Some(reference.clone()));
-        } else if let Some(handle) = edge.sessions.get(session).map(|handle| handle.clone()) {
+            send(state, *session, message, Some(reference.clone()));
+        } else if let Some(handle) = state.sessions.get(session).map(|handle| handle.clone()) {
             handle.outbox.push(QueuedFrame { text: text.clone(), is_change });
         }
     }
@@ -247,20 +247,20 @@ fn is_change(message: &RelayToDevice) -> bool {
     )
 }
 
-fn answer(edge: &RelayState, call: lanyard_hub::broker::CallId, answer: CallAnswer) {
-    if let Some((_, waiting)) = edge.calls.remove(&call) {
+fn answer(state: &RelayState, call: lanyard_hub::broker::CallId, answer: CallAnswer) {
+    if let Some((_, waiting)) = state.calls.remove(&call) {
         let _ = waiting.send(answer); // the HTTP request is gone: nobody wants it
     }
 }
 
 /// Tells a link's response. If that is over meanwhile, what it was given goes back at once.
 fn tell_link(
-    edge: &Arc<RelayState>,
+    state: &Arc<RelayState>,
     reader: lanyard_hub::broker::LinkReader,
     want: u64,
     event: LinkEvent,
 ) {
-    let events = edge.link_readers.get(&reader).map(|events| events.clone());
+    let events = state.link_readers.get(&reader).map(|events| events.clone());
     let unheard = match events {
         // A link has two wants at a time and few events a want: a full channel means that its task
         // is gone.
@@ -271,31 +271,31 @@ fn tell_link(
         None => event,
     };
     if let LinkEvent::Ready { slot, slice, .. } = unheard {
-        edge.send_detached(Input::Reader(ReaderInput::Left {
+        state.send_detached(Input::Reader(ReaderInput::Left {
             slot: slot.id,
             reader: slice,
             delivered: 0,
         }));
     }
-    edge.send_detached(Input::Link(LinkInput::Left { reader, up_to: u64::MAX }));
+    state.send_detached(Input::Link(LinkInput::Left { reader, up_to: u64::MAX }));
 }
 
 fn open_hashes(
-    edge: &Arc<RelayState>,
+    state: &Arc<RelayState>,
     id: lanyard_hub::broker::SlotId,
     file: lanyard_protocol::FileRef,
 ) {
-    if let Some(list) = edge.hashes.list(&file) {
-        edge.slots.insert(id, Arc::new(SlotBuffer::full(id, list.into())));
+    if let Some(list) = state.hashes.list(&file) {
+        state.slots.insert(id, Arc::new(SlotBuffer::full(id, list.into())));
         return;
     }
     // The list went while the broker counted on it. Its askers ask again, and then the broker
     // knows.
     let slot = SlotBuffer::new(id, BodyKind::Hashes, Vec::new(), 0);
     slot.fail(FailureCode::Busy);
-    edge.slots.insert(id, Arc::new(slot));
-    edge.send_detached(Input::Slot(SlotInput::HashesLost { file }));
-    edge.send_detached(Input::Slot(SlotInput::PutFailed {
+    state.slots.insert(id, Arc::new(slot));
+    state.send_detached(Input::Slot(SlotInput::HashesLost { file }));
+    state.send_detached(Input::Slot(SlotInput::PutFailed {
         slot: id,
         code: FailureCode::Busy,
         culprit: None,

@@ -118,10 +118,10 @@ impl Relay {
                 .unwrap_or_else(connections::most_connections),
             last_words: self.config.last_words,
         };
-        let (edge, inputs) = state::RelayState::new(self.config, self.seed);
-        let driver = tokio::spawn(driver::run(edge.clone(), inputs, stop.clone()));
-        let watch = tokio::spawn(stall_monitor::run(edge.clone(), stop.clone()));
-        let router = router::router(edge.clone(), self.added);
+        let (state, inputs) = state::RelayState::new(self.config, self.seed);
+        let driver = tokio::spawn(driver::run(state.clone(), inputs, stop.clone()));
+        let watch = tokio::spawn(stall_monitor::run(state.clone(), stop.clone()));
+        let router = router::router(state.clone(), self.added);
         let accept = tokio::spawn(listener::run(self.listener, doors, router, closing.clone()));
         let ended = |task: Result<(), tokio::task::JoinError>| {
             if let Err(error) = task {
@@ -129,12 +129,12 @@ impl Relay {
             }
         };
         shutdown.await;
-        edge.closing.store(true, Ordering::Relaxed);
+        state.closing.store(true, Ordering::Relaxed);
         closing.cancel();
         ended(accept.await);
-        edge.close_all();
-        edge.sockets.close();
-        let _ = tokio::time::timeout(CLOSING_SOCKETS, edge.sockets.wait()).await;
+        state.close_all();
+        state.sockets.close();
+        let _ = tokio::time::timeout(CLOSING_SOCKETS, state.sockets.wait()).await;
         stop.cancel();
         ended(driver.await);
         ended(watch.await);

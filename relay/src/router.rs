@@ -14,8 +14,8 @@ use crate::{error, links, ws};
 
 /// Builds the relay's routes. `added` answers what neither they nor the web client's files do,
 /// behind the same layers.
-pub(crate) fn router(edge: Arc<RelayState>, added: Router) -> Router {
-    let hosts = HostGuard::new(&edge.config.hosts);
+pub(crate) fn router(state: Arc<RelayState>, added: Router) -> Router {
+    let hosts = HostGuard::new(&state.config.hosts);
     Router::new()
         .route("/ws/device", get(ws::device::upgrade))
         .route("/ws/master", get(ws::master::upgrade))
@@ -28,11 +28,11 @@ pub(crate) fn router(edge: Arc<RelayState>, added: Router) -> Router {
         .route("/secure", get(ca_certificate::redirect))
         .fallback(move |request| assets::get_or(request, added))
         .layer(middleware::from_fn(connections::note_links))
-        .layer(middleware::from_fn_with_state(edge.clone(), require_tls::gate))
+        .layer(middleware::from_fn_with_state(state.clone(), require_tls::gate))
         .layer(middleware::from_fn_with_state(hosts, host_guard::guard))
         .layer(middleware::map_response(error::as_json))
-        .layer(middleware::from_fn_with_state(edge.clone(), count_rejections::count))
-        .with_state(edge)
+        .layer(middleware::from_fn_with_state(state.clone(), count_rejections::count))
+        .with_state(state)
 }
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
     ) -> (StatusCode, String) {
         let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let usual = RelayConfig::new(listen, "hub".into(), Keypair::from_seed(&[1; 32]), [2; 32]);
-        let (edge, mut inputs) = RelayState::new(RelayConfig { require_tls, ..usual }, [3; 32]);
+        let (state, mut inputs) = RelayState::new(RelayConfig { require_tls, ..usual }, [3; 32]);
         tokio::spawn(async move { while inputs.recv().await.is_some() {} });
         let mut asked = Request::builder().method(request.0).uri(request.1);
         for (name, value) in headers {
@@ -76,7 +76,7 @@ mod tests {
             .unwrap()
             .insert(ConnectInfo(SocketAddr::from(([10, 0, 0, 2], 5000))));
         let response =
-            router(edge, added).oneshot(asked.body(Body::empty()).unwrap()).await.unwrap();
+            router(state, added).oneshot(asked.body(Body::empty()).unwrap()).await.unwrap();
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8_lossy(&body).into_owned())

@@ -31,7 +31,7 @@ struct ReaderProgress {
 
 /// Looks at running bodies twice a second: tells the broker how far they have come and who stands
 /// still, ends who is too slow, forgets used tickets and group hashes that nobody needs.
-pub(crate) async fn run(edge: Arc<RelayState>, stop: CancellationToken) {
+pub(crate) async fn run(state: Arc<RelayState>, stop: CancellationToken) {
     let mut forgotten = Instant::now();
     let mut reported = Instant::now();
     let mut looks: std::collections::HashMap<(SlotId, ReaderId), ReaderProgress> =
@@ -45,7 +45,7 @@ pub(crate) async fn run(edge: Arc<RelayState>, stop: CancellationToken) {
         }
         let now = Instant::now();
         let slots: Vec<Arc<SlotBuffer>> =
-            edge.slots.iter().map(|entry| entry.value().clone()).collect();
+            state.slots.iter().map(|entry| entry.value().clone()).collect();
         let mut seen = std::collections::HashSet::new();
         let mut moved = Vec::new();
         for slot in slots {
@@ -59,22 +59,23 @@ pub(crate) async fn run(edge: Arc<RelayState>, stop: CancellationToken) {
                     window: (now, 0),
                 });
                 if let Some(input) = observe(&slot, reader, &meter, look, now) {
-                    edge.send(input).await;
+                    state.send(input).await;
                 }
             }
         }
         looks.retain(|key, _| seen.contains(key));
         if !moved.is_empty() {
-            edge.send(Input::Reader(ReaderInput::Moved { moved })).await;
+            state.send(Input::Reader(ReaderInput::Moved { moved })).await;
         }
         if now.duration_since(reported) >= REPORT_EVERY {
             reported = now;
-            edge.send(Input::Master(MasterInput::RejectionsCounted(edge.rejections.counts())))
+            state
+                .send(Input::Master(MasterInput::RejectionsCounted(state.rejections.counts())))
                 .await;
         }
         if now.duration_since(forgotten) >= FORGET_EVERY {
             forgotten = now;
-            sweep(&edge, now);
+            sweep(&state, now);
         }
     }
 }
@@ -107,17 +108,18 @@ fn observe(
     })
 }
 
-fn sweep(edge: &RelayState, now: Instant) {
-    edge.tickets.sweep(now);
+fn sweep(state: &RelayState, now: Instant) {
+    state.tickets.sweep(now);
     // An asker that waits has no body here, but is no reason to keep a table: the owner's return
     // begins it anew.
-    let owners: HashSet<DeviceId> = edge.sessions.iter().map(|session| session.public_id).collect();
-    let moving: HashSet<FileRef> = edge
+    let owners: HashSet<DeviceId> =
+        state.sessions.iter().map(|session| session.public_id).collect();
+    let moving: HashSet<FileRef> = state
         .slots
         .iter()
         .flat_map(|slot| slot.pieces.iter().map(|piece| piece.file).collect::<Vec<_>>())
         .collect();
     let lost =
-        edge.hashes.sweep(now, |file| owners.contains(&file.public_id) || moving.contains(file));
-    edge.lists_lost(lost);
+        state.hashes.sweep(now, |file| owners.contains(&file.public_id) || moving.contains(file));
+    state.lists_lost(lost);
 }

@@ -1,6 +1,6 @@
-//! State that all tasks of the relay share: live sessions and their keys, tickets, slots, pins, and
-//! who waits for an answer of the broker. Secrets are checked here; the broker is told facts.
-//! DashMap guards never live to an await.
+//! State that all tasks of the relay share: sessions and their keys, tickets, slots, group hashes, and
+//! the requests that wait for an answer of the broker. Secrets are checked here; the broker is told
+//! facts. DashMap guards never live to an await.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +33,7 @@ use crate::ws::replay_window::CounterWindow;
 /// Inputs that may wait for the driver; a full channel makes its senders wait.
 const INPUTS: usize = 4_096;
 
-/// One live session as the edge sees it.
+/// One live session as the relay sees it.
 pub(crate) struct SessionHandle {
     pub outbox: Outbox,
     /// The hub's proof for this session, sent with its ACK.
@@ -107,9 +107,9 @@ impl FromRequestParts<Arc<RelayState>> for Caller {
     /// A ticket does.
     async fn from_request_parts(
         parts: &mut http::request::Parts,
-        edge: &Arc<RelayState>,
+        state: &Arc<RelayState>,
     ) -> Result<Self, ApiError> {
-        Ok(edge.caller(parts)?)
+        Ok(state.caller(parts)?)
     }
 }
 
@@ -182,7 +182,7 @@ impl RelayState {
         let (inputs, receiver) = mpsc::channel(INPUTS);
         let hashes =
             GroupHashes::new(usize::try_from(config.budget_bytes / 4).unwrap_or(usize::MAX));
-        let edge = Self {
+        let state = Self {
             config,
             boot_id: BootId(random()),
             seed,
@@ -206,7 +206,7 @@ impl RelayState {
             rejections: RejectionCounters::default(),
             message_rate: MessageRateLimiter::default(),
         };
-        (Arc::new(edge), receiver)
+        (Arc::new(state), receiver)
     }
 
     /// A number that is used once in this life of the relay.
@@ -285,7 +285,7 @@ impl RelayState {
         if is_good { Ok(Caller { session }) } else { Err(no) }
     }
 
-    /// Ends what the edge holds of a session: its key first, so that nothing more can begin.
+    /// Ends what the relay holds of a session: its key first, so that nothing more can begin.
     pub(crate) fn forget_session(&self, session: SessionId) -> Option<Arc<SessionHandle>> {
         let (_, handle) = self.sessions.remove(&session)?;
         if let Some(key_id) = handle.key_id.lock().take() {

@@ -184,7 +184,7 @@ mod tests {
         assert!(frames.next().now_or_never().is_some());
     }
 
-    /// A small frame pins nothing of a slot; a large one is the slot's own bytes.
+    /// A small frame holds no bytes of a slot; a large one is the slot's own bytes.
     #[test]
     fn a_slow_reader_gets_copies_and_a_quick_one_whole_segments() {
         let pool = Arc::default();

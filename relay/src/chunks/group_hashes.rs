@@ -73,11 +73,12 @@ pub(crate) enum GroupVerdict {
 
 impl FileHashes {
     pub(crate) fn new(groups: Groups, root: Option<Root>) -> Self {
-        let mut pins = Self { groups, blocks: BTreeMap::new(), known: 0, root, bytes: TABLE_BYTES };
+        let mut hashes =
+            Self { groups, blocks: BTreeMap::new(), known: 0, root, bytes: TABLE_BYTES };
         if let (1, Some(root)) = (groups.count(), root) {
-            pins.insert(0, GroupHash(root.0)); // of a file of one group the value is the root
+            hashes.insert(0, GroupHash(root.0)); // of a file of one group the value is the root
         }
-        pins
+        hashes
     }
 
     /// The root became known elsewhere.
@@ -101,7 +102,7 @@ impl FileHashes {
         self.known == self.groups.count()
     }
 
-    /// Checks a group's value against what is known, or pins it.
+    /// Checks the hash of a group against the known one, or takes it as the first.
     pub(crate) fn check(&mut self, group: u32, value: GroupHash) -> GroupVerdict {
         if group >= self.groups.count() {
             return GroupVerdict::Differs;
@@ -159,7 +160,7 @@ impl FileHashes {
 /// One table, and when it was last of use.
 #[derive(Debug)]
 struct CachedTable {
-    pins: FileHashes,
+    hashes: FileHashes,
     turn: u64,
     used: Instant,
     /// Its part of the sum of all.
@@ -191,24 +192,24 @@ impl GroupHashes {
         Self { limit, tables: Mutex::default() }
     }
 
-    /// Checks the value of one group of a piece, or pins it.
+    /// Checks the hash of one group of a piece, or takes it as the first.
     pub(crate) fn check(
         &self,
         piece: &SlotSpan,
         group: u32,
         value: GroupHash,
     ) -> (GroupVerdict, LostLists) {
-        self.with(piece, |pins| pins.check(group, value))
+        self.with(piece, |hashes| hashes.check(group, value))
     }
 
     /// Takes a holder's list of a piece's file, if it merges to the known root.
     pub(crate) fn accept_list(&self, piece: &SlotSpan, list: &[u8]) -> (bool, LostLists) {
-        self.with(piece, |pins| pins.accept_list(list))
+        self.with(piece, |hashes| hashes.accept_list(list))
     }
 
     /// The whole list of a file, if it is there.
     pub(crate) fn list(&self, file: &FileRef) -> Option<Vec<u8>> {
-        self.tables.lock().by_file.get(file)?.pins.list()
+        self.tables.lock().by_file.get(file)?.hashes.list()
     }
 
     pub(crate) fn forget(&self, file: &FileRef) {
@@ -249,23 +250,23 @@ impl HashTables {
         let turn = self.turn;
         let used = Instant::now();
         let entry = self.by_file.entry(piece.file).or_insert_with(|| {
-            let pins = FileHashes::new(Groups::new(piece.size, piece.group_log), piece.root);
-            CachedTable { pins, turn, used, counted: 0 }
+            let hashes = FileHashes::new(Groups::new(piece.size, piece.group_log), piece.root);
+            CachedTable { hashes, turn, used, counted: 0 }
         });
         self.by_turn.remove(&(entry.turn, piece.file));
         self.by_turn.insert((turn, piece.file));
         (entry.turn, entry.used) = (turn, used);
         if let Some(root) = piece.root {
-            entry.pins.learn_root(root);
+            entry.hashes.learn_root(root);
         }
-        &mut entry.pins
+        &mut entry.hashes
     }
 
     /// Takes the present size of a file's table into the sum.
     fn count(&mut self, file: &FileRef) {
         let Some(entry) = self.by_file.get_mut(file) else { return };
-        self.bytes = self.bytes + entry.pins.bytes - entry.counted;
-        entry.counted = entry.pins.bytes;
+        self.bytes = self.bytes + entry.hashes.bytes - entry.counted;
+        entry.counted = entry.hashes.bytes;
     }
 
     /// Drops a file's table; whether a whole list went with it.
@@ -273,7 +274,7 @@ impl HashTables {
         let Some(entry) = self.by_file.remove(file) else { return false };
         self.by_turn.remove(&(entry.turn, *file));
         self.bytes -= entry.counted;
-        entry.pins.is_complete()
+        entry.hashes.is_complete()
     }
 
     /// Drops what was not used for longest until the rest is within the limit. The one that was
@@ -306,22 +307,22 @@ mod tests {
     #[test]
     fn the_first_value_seen_is_the_one_that_counts() {
         let (groups, all) = file(600_000);
-        let mut pins = FileHashes::new(groups, None);
-        assert_eq!(pins.check(1, all[1]), GroupVerdict::Good);
-        assert_eq!(pins.check(1, all[1]), GroupVerdict::Good);
-        assert_eq!(pins.check(1, all[0]), GroupVerdict::Differs);
-        assert_eq!(pins.check(0, all[0]), GroupVerdict::Good);
-        assert_eq!(pins.check(2, all[2]), GroupVerdict::Complete(groups.root(&all).unwrap()));
-        assert_eq!(pins.list().unwrap().len(), 96);
+        let mut hashes = FileHashes::new(groups, None);
+        assert_eq!(hashes.check(1, all[1]), GroupVerdict::Good);
+        assert_eq!(hashes.check(1, all[1]), GroupVerdict::Good);
+        assert_eq!(hashes.check(1, all[0]), GroupVerdict::Differs);
+        assert_eq!(hashes.check(0, all[0]), GroupVerdict::Good);
+        assert_eq!(hashes.check(2, all[2]), GroupVerdict::Complete(groups.root(&all).unwrap()));
+        assert_eq!(hashes.list().unwrap().len(), 96);
     }
 
     #[test]
     fn values_that_do_not_merge_to_the_known_root_are_told_before_the_last_byte_leaves() {
         let (groups, all) = file(600_000);
-        let mut pins = FileHashes::new(groups, Some(Root([7; 32])));
-        pins.check(0, all[0]);
-        pins.check(1, all[1]);
-        assert_eq!(pins.check(2, all[2]), GroupVerdict::WrongRoot);
+        let mut hashes = FileHashes::new(groups, Some(Root([7; 32])));
+        hashes.check(0, all[0]);
+        hashes.check(1, all[1]);
+        assert_eq!(hashes.check(2, all[2]), GroupVerdict::WrongRoot);
     }
 
     #[test]
@@ -331,13 +332,13 @@ mod tests {
         let root = groups.root(&all);
         assert!(!FileHashes::new(groups, None).accept_list(&list));
         assert!(!FileHashes::new(groups, root).accept_list(&list[..64]));
-        let mut pins = FileHashes::new(groups, root);
-        assert!(pins.accept_list(&list));
-        assert_eq!(pins.check(0, all[1]), GroupVerdict::Differs);
+        let mut hashes = FileHashes::new(groups, root);
+        assert!(hashes.accept_list(&list));
+        assert_eq!(hashes.check(0, all[1]), GroupVerdict::Differs);
         let (one, value) = file(5);
-        let mut pins = FileHashes::new(one, one.root(&value));
-        assert_eq!(pins.check(0, value[0]), GroupVerdict::Good);
-        assert_eq!(pins.check(0, all[0]), GroupVerdict::Differs);
+        let mut hashes = FileHashes::new(one, one.root(&value));
+        assert_eq!(hashes.check(0, value[0]), GroupVerdict::Good);
+        assert_eq!(hashes.check(0, all[0]), GroupVerdict::Differs);
     }
 
     fn piece(n: u32, size: u64, root: Option<Root>) -> SlotSpan {

@@ -13,8 +13,8 @@ use crate::middleware::host_guard::HostHeader;
 use crate::state::RelayState;
 
 /// `GET /ca.crt`: the certificate that a browser or a system can be told to trust.
-pub(crate) async fn get(State(edge): State<Arc<RelayState>>) -> Response {
-    let Some(tls) = &edge.config.tls else {
+pub(crate) async fn get(State(state): State<Arc<RelayState>>) -> Response {
+    let Some(tls) = &state.config.tls else {
         return ApiError(FailureCode::NotFound).into_response();
     };
     let der = tls.borrow().authority.to_vec();
@@ -29,10 +29,10 @@ pub(crate) async fn get(State(edge): State<Arc<RelayState>>) -> Response {
 
 /// `GET /secure`: the same hub by https.
 pub(crate) async fn redirect(
-    State(edge): State<Arc<RelayState>>,
+    State(state): State<Arc<RelayState>>,
     Extension(HostHeader(authority)): Extension<HostHeader>,
 ) -> Response {
-    if edge.config.tls.is_none() {
+    if state.config.tls.is_none() {
         return ApiError(FailureCode::NotFound).into_response();
     }
     // A host without a port is port 80 in plain http, and the same port speaks https.

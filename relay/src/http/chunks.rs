@@ -40,8 +40,8 @@ const SHORT_PAUSE: Duration = Duration::from_millis(1);
 const TURNS: usize = 3;
 
 /// The session that a body belongs to: a ticket that it uses gives it one message more.
-fn earner(edge: &RelayState, session: SessionId) -> Result<Arc<SessionHandle>, FailureCode> {
-    let handle = edge
+fn earner(state: &RelayState, session: SessionId) -> Result<Arc<SessionHandle>, FailureCode> {
+    let handle = state
         .sessions
         .get(&session)
         .map(|handle| handle.clone())
@@ -52,40 +52,41 @@ fn earner(edge: &RelayState, session: SessionId) -> Result<Arc<SessionHandle>, F
 
 /// Redeems a ticket by the head of its request.
 fn redeem(
-    edge: &RelayState,
+    state: &RelayState,
     caller: Caller,
     ticket: &str,
     is_put: bool,
 ) -> Result<(Arc<SlotBuffer>, TicketKind), FailureCode> {
     let ticket: Ticket = ticket.parse().map_err(|_| FailureCode::TicketRefused)?;
-    edge.tickets.redeem(&ticket, caller.session, is_put)
+    state.tickets.redeem(&ticket, caller.session, is_put)
 }
 
 /// A holder uploads one run.
 pub(crate) async fn put(
-    State(edge): State<Arc<RelayState>>,
+    State(state): State<Arc<RelayState>>,
     caller: Caller,
     Path(ticket): Path<String>,
     headers: HeaderMap,
     permit: Option<Extension<Arc<ConnectionPermit>>>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    let (slot, _) = redeem(&edge, caller, &ticket, true)?;
-    let owner = earner(&edge, caller.session)?;
+    let (slot, _) = redeem(&state, caller, &ticket, true)?;
+    let owner = earner(&state, caller.session)?;
     permit.iter().for_each(|permit| permit.claim_body(KnownReason::Device(owner.public_id)));
     if let Err(code) = check_form(&headers, slot.length) {
-        edge.send(Input::Slot(SlotInput::PutFailed {
-            slot: slot.id,
-            code: FailureCode::Busy,
-            culprit: None,
-        }))
-        .await;
+        state
+            .send(Input::Slot(SlotInput::PutFailed {
+                slot: slot.id,
+                code: FailureCode::Busy,
+                culprit: None,
+            }))
+            .await;
         return Err(code.into());
     }
-    edge.send(Input::Slot(SlotInput::PutStarted { slot: slot.id })).await;
+    state.send(Input::Slot(SlotInput::PutStarted { slot: slot.id })).await;
     // In a task of its own: if the connection dies the handler is dropped, and the slot must still
     // hear of it.
-    let fill = tokio::spawn(fill(edge.clone(), slot, body, owner));
+    let fill = tokio::spawn(fill(state.clone(), slot, body, owner));
     match fill.await {
         Ok(Ok(())) => Ok(StatusCode::NO_CONTENT),
         Ok(Err(code)) => Err(code.into()),
@@ -106,24 +107,24 @@ fn check_form(headers: &HeaderMap, length: u64) -> Result<(), FailureCode> {
 /// Takes the body to its end, or to the first thing that is wrong with it, and tells the broker
 /// which.
 async fn fill(
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     slot: Arc<SlotBuffer>,
     body: Body,
     owner: Arc<SessionHandle>,
 ) -> Result<(), FailureCode> {
-    let mut filler = SlotFiller::new(slot.clone(), &edge.hashes, &edge.pool);
+    let mut filler = SlotFiller::new(slot.clone(), &state.hashes, &state.pool);
     let mut changes = slot.changes();
-    let received = receive(&edge, &owner, &slot, &mut filler, body, &mut changes).await;
+    let received = receive(&state, &owner, &slot, &mut filler, body, &mut changes).await;
     let last = match received {
         Ok(()) => filler.finish(),
         Err(refused) => Err(refused),
     };
-    edge.learn(filler.take_learnt());
+    state.learn(filler.take_learnt());
     match last {
         Ok(last) => {
             // The broker hears it before any reader can be done with it: a slot whose readers have
             // left while it was still filling would be called off.
-            edge.send(Input::Slot(SlotInput::PutFinished { slot: slot.id })).await;
+            state.send(Input::Slot(SlotInput::PutFinished { slot: slot.id })).await;
             last.publish();
             Ok(())
         }
@@ -133,14 +134,14 @@ async fn fill(
             if code != FailureCode::BadBytes {
                 slot.fail(code);
             }
-            edge.send(Input::Slot(SlotInput::PutFailed { slot: slot.id, code, culprit })).await;
+            state.send(Input::Slot(SlotInput::PutFailed { slot: slot.id, code, culprit })).await;
             Err(code)
         }
     }
 }
 
 async fn receive(
-    edge: &RelayState,
+    state: &RelayState,
     holder: &SessionHandle,
     slot: &SlotBuffer,
     filler: &mut SlotFiller<'_>,
@@ -157,7 +158,7 @@ async fn receive(
             None => {
                 // What is here may be read while more is long in coming.
                 let flushed = filler.flush();
-                edge.learn(filler.take_learnt());
+                state.learn(filler.take_learnt());
                 flushed?;
                 tokio::select! {
                     frame = body.frame() => frame,
@@ -179,9 +180,9 @@ async fn receive(
         };
         if let Ok(data) = frame.into_data() {
             holder.received.fetch_add(data.len() as u64, Ordering::Relaxed);
-            edge.carried.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+            state.carried.received.fetch_add(data.len() as u64, Ordering::Relaxed);
             let pushed = filler.push(&data);
-            edge.learn(filler.take_learnt());
+            state.learn(filler.take_learnt());
             pushed?;
         }
         if let Some(code) = slot.failed() {
@@ -225,23 +226,23 @@ async fn ended(slot: &SlotBuffer, changes: &mut watch::Receiver<u64>) -> Failure
 
 /// An asker takes its slice.
 pub(crate) async fn get(
-    State(edge): State<Arc<RelayState>>,
+    State(state): State<Arc<RelayState>>,
     caller: Caller,
     Path(ticket): Path<String>,
     permit: Option<Extension<Arc<ConnectionPermit>>>,
 ) -> Result<Response, ApiError> {
-    let (slot, errand) = redeem(&edge, caller, &ticket, false)?;
-    let asker = earner(&edge, caller.session)?;
+    let (slot, errand) = redeem(&state, caller, &ticket, false)?;
+    let asker = earner(&state, caller.session)?;
     permit.iter().for_each(|permit| permit.claim_body(KnownReason::Device(asker.public_id)));
     let TicketKind::Get { reader, ranges } = errand else {
         return Err(FailureCode::TicketRefused.into());
     };
     let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let meter = slot.add_reader(reader);
-    edge.send(Input::Reader(ReaderInput::Started { slot: slot.id, reader })).await;
+    state.send(Input::Reader(ReaderInput::Started { slot: slot.id, reader })).await;
     let changes = slot.changes();
-    let frames = Frames::new(edge.large_frames.clone(), permit.map(|permit| permit.network()));
-    let leaving = ReaderGuard { edge, slot: slot.clone(), reader, meter: meter.clone() };
+    let frames = Frames::new(state.large_frames.clone(), permit.map(|permit| permit.network()));
+    let leaving = ReaderGuard { state, slot: slot.clone(), reader, meter: meter.clone() };
     let mut reading = BodyReader { slot, ranges: ranges.into(), meter, frames, changes, leaving };
     // The head waits for the first readable byte, or for the failure that becomes the status.
     let first = reading.next().await.transpose()?;
@@ -261,7 +262,7 @@ pub(crate) async fn get(
 
 /// Tells the broker when a reader leaves, however it leaves.
 struct ReaderGuard {
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     slot: Arc<SlotBuffer>,
     reader: ReaderId,
     meter: Arc<ReaderMeter>,
@@ -271,7 +272,7 @@ impl Drop for ReaderGuard {
     fn drop(&mut self) {
         self.slot.remove_reader(self.reader);
         let delivered = self.meter.delivered.load(Ordering::Relaxed);
-        self.edge.send_detached(Input::Reader(ReaderInput::Left {
+        self.state.send_detached(Input::Reader(ReaderInput::Left {
             slot: self.slot.id,
             reader: self.reader,
             delivered,
@@ -331,7 +332,7 @@ impl BodyReader {
                     self.meter.starved.store(false, Ordering::Relaxed);
                     self.meter.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     self.leaving
-                        .edge
+                        .state
                         .carried
                         .to_devices
                         .fetch_add(bytes.len() as u64, Ordering::Relaxed);

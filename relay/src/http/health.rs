@@ -19,11 +19,11 @@ pub(crate) struct Health {
     hub_ready: bool,
 }
 
-pub(crate) async fn get(State(edge): State<Arc<RelayState>>) -> Json<Health> {
+pub(crate) async fn get(State(state): State<Arc<RelayState>>) -> Json<Health> {
     Json(Health {
         role: "relay",
         version: env!("CARGO_PKG_VERSION"),
         protocol: PROTOCOL_VERSION,
-        hub_ready: edge.hub_ready.load(Ordering::Relaxed),
+        hub_ready: state.hub_ready.load(Ordering::Relaxed),
     })
 }

@@ -22,41 +22,41 @@ use crate::stats::BrokerStats;
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(crate) async fn get(
-    State(edge): State<Arc<RelayState>>,
+    State(state): State<Arc<RelayState>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    if !shows_token(&edge, &headers) {
+    if !shows_token(&state, &headers) {
         return Err(FailureCode::NotFound.into());
     }
-    let standing = edge.broker_stats().await.ok_or(FailureCode::ServerNotReady)?;
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text(&edge, &standing)).into_response())
+    let standing = state.broker_stats().await.ok_or(FailureCode::ServerNotReady)?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text(&state, &standing)).into_response())
 }
 
 /// Whether the request has the token that the hub keeps in a file of its owner's. Who has none
 /// learns nothing, wherever it comes from: not even that there is such a page. Compares in constant
 /// time.
-fn shows_token(edge: &RelayState, headers: &HeaderMap) -> bool {
+fn shows_token(state: &RelayState, headers: &HeaderMap) -> bool {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = value.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     let hash = |token: &str| blake3::hash(token.as_bytes());
-    hash(shown) == hash(&metrics_token(&edge.config.master_secret))
+    hash(shown) == hash(&metrics_token(&state.config.master_secret))
 }
 
-fn text(edge: &RelayState, standing: &BrokerStats) -> String {
+fn text(state: &RelayState, standing: &BrokerStats) -> String {
     let BrokerStats { counts, tally, reserved_bytes } = standing;
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let mut page = MetricsPage::default();
     page.counter(
         "received_bytes_total",
         "Bytes of bodies from owners.",
-        &[("", load(&edge.carried.received))],
+        &[("", load(&state.carried.received))],
     );
     page.counter(
         "delivered_bytes_total",
         "Bytes of bodies to askers.",
         &[
-            ("to=\"device\"", load(&edge.carried.to_devices)),
-            ("to=\"link\"", load(&edge.carried.to_links)),
+            ("to=\"device\"", load(&state.carried.to_devices)),
+            ("to=\"link\"", load(&state.carried.to_links)),
         ],
     );
     page.counter(
@@ -84,7 +84,7 @@ fn text(edge: &RelayState, standing: &BrokerStats) -> String {
         "Files that turned out to be others than listed.",
         &[("", tally.changed_files)],
     );
-    let rejections = edge.rejections.counts();
+    let rejections = state.rejections.counts();
     let refused = labelled("code", FailureCode::as_str, &rejections.refused);
     page.counter("refused_total", "Requests that were answered with a no, by code.", &refused);
     let closed = labelled("reason", CloseCode::reason, &rejections.closed);
@@ -102,14 +102,18 @@ fn text(edge: &RelayState, standing: &BrokerStats) -> String {
     page.gauge("slots", "Runs in memory or on their way here.", counts.slots as u64);
     page.gauge("slots_filling", "Of these, on their way here.", counts.filling as u64);
     page.gauge("slot_bytes", "Bytes that slots have reserved.", *reserved_bytes);
-    page.gauge("slot_budget_bytes", "Bytes that slots may reserve.", edge.config.budget_bytes);
+    page.gauge("slot_budget_bytes", "Bytes that slots may reserve.", state.config.budget_bytes);
     page.gauge(
         "group_hash_bytes",
         "Bytes that tables of group hashes take.",
-        edge.hashes.bytes() as u64,
+        state.hashes.bytes() as u64,
     );
-    page.gauge("group_hash_limit_bytes", "Bytes that they may take.", edge.config.budget_bytes / 4);
-    let window = load(&edge.carried.archive_window);
+    page.gauge(
+        "group_hash_limit_bytes",
+        "Bytes that they may take.",
+        state.config.budget_bytes / 4,
+    );
+    let window = load(&state.carried.archive_window);
     page.gauge(
         "archive_window_bytes",
         "The most that one response held of an archive's members.",

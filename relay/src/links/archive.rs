@@ -34,7 +34,7 @@ type MemberPage = Result<Vec<LinkMember>, FailureCode>;
 
 /// The members of an archive in order, page by page: one that is read and one ahead of it.
 struct Members {
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     reader: LinkReader,
     hash: LinkHash,
     layout: LayoutId,
@@ -49,14 +49,14 @@ struct Members {
 
 impl Members {
     fn new(
-        edge: &Arc<RelayState>,
+        state: &Arc<RelayState>,
         reader: LinkReader,
         hash: LinkHash,
         archive: &LinkArchive,
         bare: bool,
     ) -> Self {
         Self {
-            edge: edge.clone(),
+            state: state.clone(),
             reader,
             hash,
             layout: archive.layout,
@@ -80,10 +80,10 @@ impl Members {
             first: self.next,
             bare: self.bare,
         };
-        let edge = self.edge.clone();
+        let state = self.state.clone();
         let reader = self.reader;
         let asked = tokio::spawn(async move {
-            match call(&edge, |call| Input::Call(CallInput::PageWanted { call, reader, page }))
+            match call(&state, |call| Input::Call(CallInput::PageWanted { call, reader, page }))
                 .await
             {
                 Some(CallAnswer::Members(page)) => page,
@@ -155,7 +155,7 @@ fn stretches(page: &[LinkMember]) -> Vec<FileRange> {
 struct ArchiveSender {
     archive: LinkArchive,
     members: Members,
-    puller: RangeFetcher,
+    fetcher: RangeFetcher,
     extent: Extent,
     crcs: Vec<u32>,
     report: ProgressReport,
@@ -163,13 +163,13 @@ struct ArchiveSender {
 }
 
 pub(crate) async fn serve(
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     hash: LinkHash,
     archive: &LinkArchive,
     frames: Frames,
     is_head: bool,
 ) -> Result<Response, ApiError> {
-    let body = if is_head { Body::empty() } else { stream(edge, hash, archive, frames).await? };
+    let body = if is_head { Body::empty() } else { stream(state, hash, archive, frames).await? };
     let mut response = body.into_response();
     let headers = response.headers_mut();
     common_headers(headers, &archive.name);
@@ -180,23 +180,23 @@ pub(crate) async fn serve(
 }
 
 async fn stream(
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     hash: LinkHash,
     archive: &LinkArchive,
     mut frames: Frames,
 ) -> Result<Body, ApiError> {
-    let mut puller = RangeFetcher::new(edge.clone(), hash, Vec::new());
-    let mut members = Members::new(&edge, puller.reader(), hash, archive, false);
+    let mut fetcher = RangeFetcher::new(state.clone(), hash, Vec::new());
+    let mut members = Members::new(&state, fetcher.reader(), hash, archive, false);
     let longest = Duration::from_millis(LINK_LOOKUP_WAIT_MS);
     let page = tokio::time::timeout(longest, members.turn())
         .await
         .map_err(|_| FailureCode::ServerNotReady)??;
-    puller.extend(page.map(stretches).unwrap_or_default());
+    fetcher.extend(page.map(stretches).unwrap_or_default());
     let is_read = |member: &LinkMember| member.size > 0;
     // Where the archive begins with bytes of a file, a failure of it becomes a status.
     let begins_with_bytes = members.here.iter().any(is_read);
     let first = if begins_with_bytes {
-        first_news(&mut puller, &mut frames.next().await).await?
+        first_news(&mut fetcher, &mut frames.next().await).await?
     } else {
         None
     };
@@ -207,12 +207,12 @@ async fn stream(
         .iter()
         .find_map(|member| Some(member.file.as_ref()?.file_ref()))
         .unwrap_or(nobody);
-    let report = ProgressReport::new(edge, hash, file, archive.length, 0);
+    let report = ProgressReport::new(state, hash, file, archive.length, 0);
     let archive = archive.clone();
     Ok(stream_body(&hash, frames, move |out| async move {
         let extent = Extent::default();
         let crcs = Vec::new();
-        ArchiveSender { archive, members, puller, extent, crcs, report, out }.run(first).await;
+        ArchiveSender { archive, members, fetcher, extent, crcs, report, out }.run(first).await;
     }))
 }
 
@@ -248,14 +248,14 @@ impl ArchiveSender {
     /// The next member; its bytes and those of the page ahead are wanted by now.
     async fn next_member(&mut self) -> Result<Option<LinkMember>, Cut> {
         if let Some(page) = self.members.news().await? {
-            self.puller.extend(stretches(page));
+            self.fetcher.extend(stretches(page));
         }
         let page = tokio::select! {
             page = self.members.turn() => page?,
             () = self.out.closed() => return Err(Cut::Left),
         };
         if let Some(page) = page {
-            self.puller.extend(stretches(page));
+            self.fetcher.extend(stretches(page));
         }
         Ok(self.members.here.pop_front())
     }
@@ -273,7 +273,7 @@ impl ArchiveSender {
         while left > 0 {
             let mut frame = self.next_frame().await?;
             let at = (&self.out, &mut self.report);
-            let bytes = next_bytes(&mut self.puller, &mut frame, first.take(), at).await?;
+            let bytes = next_bytes(&mut self.fetcher, &mut frame, first.take(), at).await?;
             let bytes = bytes.ok_or(FailureCode::Internal)?;
             crc.update(&bytes);
             left = left.checked_sub(bytes.len() as u64).ok_or(FailureCode::Internal)?;
@@ -283,9 +283,9 @@ impl ArchiveSender {
     }
 
     async fn send_directory(&mut self) -> Result<(), Cut> {
-        let edge = self.members.edge.clone();
+        let state = self.members.state.clone();
         self.members =
-            Members::new(&edge, self.puller.reader(), self.members.hash, &self.archive, true);
+            Members::new(&state, self.fetcher.reader(), self.members.hash, &self.archive, true);
         let mut again = Extent::default();
         let mut out = BytesMut::new();
         let mut number = 0;
@@ -319,7 +319,7 @@ impl ArchiveSender {
     async fn next_frame(&mut self) -> Result<NextFrame, Cut> {
         let report = &mut self.report;
         let paused = || report.say(TransferState::Paused);
-        self.out.next_frame(&mut self.puller, paused).await.ok_or(Cut::Left)
+        self.out.next_frame(&mut self.fetcher, paused).await.ok_or(Cut::Left)
     }
 
     async fn give(&mut self, frame: NextFrame, bytes: Bytes) -> Result<(), Cut> {
@@ -334,6 +334,6 @@ impl ArchiveSender {
     fn note_window(&self) {
         let held = self.members.bytes() + self.crcs.capacity() * size_of::<u32>();
         debug_assert!(held <= MAX_ARCHIVE_WINDOW_BYTES, "{held} bytes of an archive are held");
-        self.members.edge.carried.archive_window.fetch_max(held as u64, Ordering::Relaxed);
+        self.members.state.carried.archive_window.fetch_max(held as u64, Ordering::Relaxed);
     }
 }

@@ -9,28 +9,28 @@ use crate::state::{CallAnswer, RelayState};
 
 /// Asks the broker and waits; if the request goes away meanwhile the broker hears that too.
 pub(crate) async fn call(
-    edge: &Arc<RelayState>,
+    state: &Arc<RelayState>,
     input: impl FnOnce(CallId) -> Input,
 ) -> Option<CallAnswer> {
-    let call = CallId(edge.number());
+    let call = CallId(state.number());
     let (answer, waiting) = oneshot::channel();
-    edge.calls.insert(call, answer);
-    let left = CallGuard { edge: edge.clone(), call };
-    edge.send(input(call)).await;
+    state.calls.insert(call, answer);
+    let left = CallGuard { state: state.clone(), call };
+    state.send(input(call)).await;
     let answered = waiting.await.ok();
     std::mem::drop(left);
     answered
 }
 
 struct CallGuard {
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     call: CallId,
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        if self.edge.calls.remove(&self.call).is_some() {
-            self.edge.send_detached(Input::Call(CallInput::Left { call: self.call }));
+        if self.state.calls.remove(&self.call).is_some() {
+            self.state.send_detached(Input::Call(CallInput::Left { call: self.call }));
         }
     }
 }

@@ -35,14 +35,14 @@ pub(crate) async fn get_unnamed(
 }
 
 pub(crate) async fn get(
-    State(edge): State<Arc<RelayState>>,
+    State(state): State<Arc<RelayState>>,
     Path((link, _decoration)): Path<(String, String)>,
     permit: Option<Extension<Arc<ConnectionPermit>>>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let frames = Frames::new(edge.large_frames.clone(), permit.map(|permit| permit.network()));
-    serve(edge, link, frames, method, headers).await.unwrap_or_else(refused)
+    let frames = Frames::new(state.large_frames.clone(), permit.map(|permit| permit.network()));
+    serve(state, link, frames, method, headers).await.unwrap_or_else(refused)
 }
 
 /// People read this in their browser; one that ended, was dropped or never was is told alike.
@@ -56,14 +56,14 @@ fn refused(error: ApiError) -> Response {
 }
 
 async fn serve(
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     link: String,
     frames: Frames,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let link: Link = link.parse().map_err(|_| FailureCode::NotFound)?;
-    let answer = call(&edge, |call| Input::Call(CallInput::LinkOpened { call, link })).await;
+    let answer = call(&state, |call| Input::Call(CallInput::LinkOpened { call, link })).await;
     let Some(CallAnswer::Found(info)) = answer else {
         return Err(FailureCode::ServerNotReady.into());
     };
@@ -73,20 +73,20 @@ async fn serve(
         LinkContent::Nothing => Err(FailureCode::FileGone.into()),
         LinkContent::File(entry) => {
             let plan = FilePlan::new(entry, &headers);
-            serve_file(edge, link, &info, entry, plan, frames, is_head).await
+            serve_file(state, link, &info, entry, plan, frames, is_head).await
         }
         LinkContent::Archive(archive) => {
             if !is_head {
-                begin(&edge, link, &info, true, archive.length).await?;
+                begin(&state, link, &info, true, archive.length).await?;
             }
-            archive::serve(edge, info.hash, archive, frames, is_head).await
+            archive::serve(state, info.hash, archive, frames, is_head).await
         }
     }
 }
 
 /// Counts a use of a link whose uses are counted: `bytes` of it, or all from the first byte on.
 async fn begin(
-    edge: &Arc<RelayState>,
+    state: &Arc<RelayState>,
     link: Link,
     info: &LinkInfo,
     whole: bool,
@@ -95,14 +95,14 @@ async fn begin(
     if !info.limited {
         return Ok(());
     }
-    match call(edge, |call| Input::Call(CallInput::UseBegun { call, link, whole, bytes })).await {
+    match call(state, |call| Input::Call(CallInput::UseBegun { call, link, whole, bytes })).await {
         Some(CallAnswer::Begun(result)) => result,
         _ => Err(FailureCode::ServerNotReady),
     }
 }
 
 async fn serve_file(
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     link: Link,
     info: &LinkInfo,
     entry: &FileEntry,
@@ -119,24 +119,25 @@ async fn serve_file(
     let has_body = !is_head && matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     let is_whole = range == (0..entry.size);
     if has_body {
-        begin(&edge, link, info, is_whole, range.end - range.start).await?;
+        begin(&state, link, info, is_whole, range.end - range.start).await?;
     }
     let hash = info.hash;
     let body = if !has_body || range.is_empty() {
         if has_body {
             // An empty file is there at once; its maker's page waits for the word.
-            ProgressReport::new(edge, hash, entry.file_ref(), 0, 0).end(TransferState::Done);
+            ProgressReport::new(state, hash, entry.file_ref(), 0, 0).end(TransferState::Done);
         }
         Body::empty()
     } else {
         let (bytes, file) = (range.clone(), entry.file_ref());
-        let mut puller = RangeFetcher::new(edge.clone(), hash, vec![FileRange::new(entry, bytes)]);
-        let mut report = ProgressReport::new(edge, hash, file, entry.size, range.start);
+        let mut fetcher =
+            RangeFetcher::new(state.clone(), hash, vec![FileRange::new(entry, bytes)]);
+        let mut report = ProgressReport::new(state, hash, file, entry.size, range.start);
         if info.limited && !is_whole {
             report.unread = range.end - range.start;
         }
         let mut frame = frames.next().await;
-        let first = first_news(&mut puller, &mut frame).await?;
+        let first = first_news(&mut fetcher, &mut frame).await?;
         match first {
             // All of it is there: head and body leave in one write.
             Some(FetchedBytes::Bytes(bytes)) if bytes.len() as u64 == range.end - range.start => {
@@ -144,7 +145,7 @@ async fn serve_file(
                 report.end(TransferState::Done);
                 Body::from(frames.give(frame, bytes))
             }
-            first => stream_body(&hash, frames, move |out| file_body(puller, first, report, out)),
+            first => stream_body(&hash, frames, move |out| file_body(fetcher, first, report, out)),
         }
     };
     let mut response =

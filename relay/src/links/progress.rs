@@ -12,7 +12,7 @@ use crate::state::RelayState;
 
 /// Progress of one response, at most four times a second.
 pub(crate) struct ProgressReport {
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     hash: LinkHash,
     pub file: FileRef,
     total: u64,
@@ -21,23 +21,23 @@ pub(crate) struct ProgressReport {
     moved_at: Instant,
     since: u64,
     rate: f64,
-    state: TransferState,
+    transfer: TransferState,
     /// Bytes that a link's counted use paid for and that did not go out yet.
     pub unread: u64,
 }
 
 impl ProgressReport {
     pub(crate) fn new(
-        edge: Arc<RelayState>,
+        state: Arc<RelayState>,
         hash: LinkHash,
         file: FileRef,
         total: u64,
         done: u64,
     ) -> Self {
-        let state = TransferState::Waiting;
+        let transfer = TransferState::Waiting;
         let moved_at = Instant::now();
         Self {
-            edge,
+            state,
             hash,
             file,
             total,
@@ -46,7 +46,7 @@ impl ProgressReport {
             moved_at,
             since: 0,
             rate: 0.0,
-            state,
+            transfer,
             unread: 0,
         }
     }
@@ -68,39 +68,39 @@ impl ProgressReport {
 
     /// Ends when nothing has moved for a second and a half: the maker should hear that it waits.
     pub(crate) async fn quiet_too_long(&self) {
-        if self.state == TransferState::Waiting && self.said.is_some() {
+        if self.transfer == TransferState::Waiting && self.said.is_some() {
             return std::future::pending().await;
         }
         tokio::time::sleep(Duration::from_millis(1_500)).await;
     }
 
-    pub(crate) fn say(&mut self, state: TransferState) {
+    pub(crate) fn say(&mut self, transfer: TransferState) {
         let interval = Duration::from_millis(PROGRESS_INTERVAL_MS);
         let recently = self.said.is_some_and(|said| said.elapsed() < interval);
-        if recently && state == self.state {
+        if recently && transfer == self.transfer {
             return;
         }
-        (self.state, self.said) = (state, Some(Instant::now()));
+        (self.transfer, self.said) = (transfer, Some(Instant::now()));
         let progress = LinkProgress {
             file: self.file,
             done: self.done,
             total: self.total,
-            rate: if state == TransferState::Running { self.rate as u64 } else { 0 },
-            state,
+            rate: if transfer == TransferState::Running { self.rate as u64 } else { 0 },
+            state: transfer,
         };
-        self.edge.send_detached(Input::Link(LinkInput::Moved { hash: self.hash, progress }));
+        self.state.send_detached(Input::Link(LinkInput::Moved { hash: self.hash, progress }));
     }
 
-    pub(crate) fn end(mut self, state: TransferState) {
+    pub(crate) fn end(mut self, transfer: TransferState) {
         self.said = None;
-        self.say(state);
+        self.say(transfer);
     }
 }
 
 impl Drop for ProgressReport {
     fn drop(&mut self) {
         if self.unread > 0 {
-            self.edge.send_detached(Input::Link(LinkInput::Unread {
+            self.state.send_detached(Input::Link(LinkInput::Unread {
                 hash: self.hash,
                 bytes: self.unread,
             }));

@@ -82,7 +82,7 @@ struct SlotSlice {
 
 /// Pulls stretches one after the other.
 pub(crate) struct RangeFetcher {
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     reader: LinkReader,
     hash: LinkHash,
     events: mpsc::Receiver<(u64, LinkEvent)>,
@@ -103,13 +103,13 @@ pub(crate) struct RangeFetcher {
 }
 
 impl RangeFetcher {
-    pub(crate) fn new(edge: Arc<RelayState>, hash: LinkHash, stretches: Vec<FileRange>) -> Self {
-        let reader = LinkReader(edge.number());
+    pub(crate) fn new(state: Arc<RelayState>, hash: LinkHash, stretches: Vec<FileRange>) -> Self {
+        let reader = LinkReader(state.number());
         let (sender, events) = mpsc::channel(EVENTS);
-        edge.link_readers.insert(reader, sender);
+        state.link_readers.insert(reader, sender);
         let stretches = stretches.into_iter().filter(|s| s.bytes.start < s.bytes.end).collect();
-        let mut puller = Self {
-            edge,
+        let mut fetcher = Self {
+            state,
             reader,
             hash,
             events,
@@ -123,8 +123,8 @@ impl RangeFetcher {
             handed: None,
             taking: Duration::ZERO,
         };
-        puller.rewind();
-        puller
+        fetcher.rewind();
+        fetcher
     }
 
     pub(crate) fn reader(&self) -> LinkReader {
@@ -173,7 +173,7 @@ impl RangeFetcher {
                     meter.delivered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     self.advance(bytes.len() as u64);
                     self.handed = Some(Instant::now());
-                    self.edge.carried.to_links.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    self.state.carried.to_links.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     return FetchedBytes::Bytes(bytes);
                 }
                 SlotRead::Failed(code)
@@ -292,7 +292,7 @@ impl RangeFetcher {
     /// The next run's length follows from how long the reader took for the last.
     fn adapt(&mut self) {
         let largest =
-            LARGEST_RUN.min(self.edge.config.budget_bytes / RUNS_IN_BUDGET).max(SMALLEST_RUN);
+            LARGEST_RUN.min(self.state.config.budget_bytes / RUNS_IN_BUDGET).max(SMALLEST_RUN);
         let taking = std::mem::take(&mut self.taking);
         if taking <= QUICK {
             self.run = (self.run * 2).min(largest);
@@ -315,7 +315,7 @@ impl RangeFetcher {
     fn give_back(&self, slot: &SlotBuffer, reader: ReaderId, meter: &ReaderMeter) {
         slot.remove_reader(reader);
         let delivered = meter.delivered.load(Ordering::Relaxed);
-        self.edge.send_detached(Input::Reader(ReaderInput::Left {
+        self.state.send_detached(Input::Reader(ReaderInput::Left {
             slot: slot.id,
             reader,
             delivered,
@@ -335,7 +335,7 @@ impl RangeFetcher {
         }
         if !self.wants.is_empty() {
             self.wants.clear();
-            self.edge.send_detached(Input::Link(LinkInput::Left {
+            self.state.send_detached(Input::Link(LinkInput::Left {
                 reader: self.reader,
                 up_to: self.next_want,
             }));
@@ -362,7 +362,7 @@ impl RangeFetcher {
                 want,
                 pieces,
             });
-            self.edge.send_detached(input);
+            self.state.send_detached(input);
         }
     }
 
@@ -406,9 +406,9 @@ impl RangeFetcher {
 
 impl Drop for RangeFetcher {
     fn drop(&mut self) {
-        self.edge.link_readers.remove(&self.reader);
+        self.state.link_readers.remove(&self.reader);
         self.rewind();
-        self.edge
+        self.state
             .send_detached(Input::Link(LinkInput::Left { reader: self.reader, up_to: u64::MAX }));
     }
 }
@@ -434,16 +434,16 @@ impl Outlet {
     /// whoever needs the room.
     pub(crate) async fn next_frame(
         &mut self,
-        puller: &mut RangeFetcher,
+        fetcher: &mut RangeFetcher,
         mut paused: impl FnMut(),
     ) -> Option<NextFrame> {
         let still = Duration::from_millis(STANDING_STILL_MS);
         if let Ok(frame) = tokio::time::timeout(still, self.taken()).await {
             return frame;
         }
-        puller.gives_way();
+        fetcher.gives_way();
         paused();
-        self.standing(puller).await
+        self.standing(fetcher).await
     }
 
     async fn taken(&mut self) -> Option<NextFrame> {
@@ -457,12 +457,12 @@ impl Outlet {
     /// Waits for a reader that stands still. A slow one stands still for seconds while it takes
     /// what lies in its sockets: what it was given would be uploaded twice if it went back at once.
     /// After a while it goes back, and its place is a number.
-    async fn standing(&mut self, puller: &mut RangeFetcher) -> Option<NextFrame> {
+    async fn standing(&mut self, fetcher: &mut RangeFetcher) -> Option<NextFrame> {
         let patience = Duration::from_millis(MIN_BODY_WINDOW_MS);
         if let Ok(frame) = tokio::time::timeout(patience, self.taken()).await {
             return frame;
         }
-        puller.rewind();
+        fetcher.rewind();
         let longest = Duration::from_millis(LINK_UNUSED_MS);
         tokio::time::timeout(longest, self.taken()).await.ok()?
     }

@@ -73,12 +73,12 @@ pub(crate) fn describe(
     }
 }
 
-/// The first thing a puller has to say, if it says it soon: a final failure becomes a status.
+/// The first thing a fetcher has to say, if it says it soon: a final failure becomes a status.
 pub(crate) async fn first_news(
-    puller: &mut RangeFetcher,
+    fetcher: &mut RangeFetcher,
     frame: &mut NextFrame,
 ) -> Result<Option<FetchedBytes>, ApiError> {
-    match tokio::time::timeout(HEAD_WAIT, puller.next(frame)).await {
+    match tokio::time::timeout(HEAD_WAIT, fetcher.next(frame)).await {
         Ok(FetchedBytes::Failed(code)) => Err(code.into()),
         Ok(news) => Ok(Some(news)),
         Err(_) => Ok(None),
@@ -116,12 +116,12 @@ impl From<FailureCode> for Cut {
 }
 
 pub(crate) async fn file_body(
-    puller: RangeFetcher,
+    fetcher: RangeFetcher,
     first: Option<FetchedBytes>,
     mut report: ProgressReport,
     mut out: Outlet,
 ) {
-    match send_file(puller, first, &mut report, &mut out).await {
+    match send_file(fetcher, first, &mut report, &mut out).await {
         Ok(()) => report.end(TransferState::Done),
         Err(Cut::Left) => report.end(TransferState::Cancelled),
         Err(Cut::Failed(code)) => {
@@ -132,17 +132,17 @@ pub(crate) async fn file_body(
 }
 
 async fn send_file(
-    mut puller: RangeFetcher,
+    mut fetcher: RangeFetcher,
     mut first: Option<FetchedBytes>,
     report: &mut ProgressReport,
     out: &mut Outlet,
 ) -> Result<(), Cut> {
     // The library drops a body with its last byte: whoever looked for the reader then would find it
     // gone.
-    while first.is_some() || !puller.is_through() {
+    while first.is_some() || !fetcher.is_through() {
         let paused = || report.say(TransferState::Paused);
-        let mut frame = out.next_frame(&mut puller, paused).await.ok_or(Cut::Left)?;
-        let Some(bytes) = next_bytes(&mut puller, &mut frame, first.take(), (out, report)).await?
+        let mut frame = out.next_frame(&mut fetcher, paused).await.ok_or(Cut::Left)?;
+        let Some(bytes) = next_bytes(&mut fetcher, &mut frame, first.take(), (out, report)).await?
         else {
             break;
         };
@@ -158,7 +158,7 @@ async fn send_file(
 /// Pulls the next bytes, as many as the frame may have; `None` at the end. Reports when there is
 /// nothing to read yet.
 pub(crate) async fn next_bytes(
-    puller: &mut RangeFetcher,
+    fetcher: &mut RangeFetcher,
     frame: &mut NextFrame,
     mut first: Option<FetchedBytes>,
     (out, report): (&Outlet, &mut ProgressReport),
@@ -166,7 +166,7 @@ pub(crate) async fn next_bytes(
     loop {
         let pulled = match first.take() {
             Some(pulled) => pulled,
-            None => pull(puller, frame, out, report).await.ok_or(Cut::Left)?,
+            None => pull(fetcher, frame, out, report).await.ok_or(Cut::Left)?,
         };
         match pulled {
             FetchedBytes::Bytes(bytes) => return Ok(Some(bytes)),
@@ -177,16 +177,16 @@ pub(crate) async fn next_bytes(
     }
 }
 
-/// The puller's next word; `None` when the reader left meanwhile (a reader may leave while its
+/// The fetcher's next word; `None` when the reader left meanwhile (a reader may leave while its
 /// owner is away).
 async fn pull(
-    puller: &mut RangeFetcher,
+    fetcher: &mut RangeFetcher,
     frame: &mut NextFrame,
     out: &Outlet,
     report: &ProgressReport,
 ) -> Option<FetchedBytes> {
     tokio::select! {
-        pulled = puller.next(frame) => Some(pulled),
+        pulled = fetcher.next(frame) => Some(pulled),
         () = out.closed() => None,
         () = report.quiet_too_long() => Some(FetchedBytes::Waiting),
     }

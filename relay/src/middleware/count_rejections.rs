@@ -12,13 +12,13 @@ use crate::stats::RejectionCode;
 
 /// The layer around all routes.
 pub(crate) async fn count(
-    State(edge): State<Arc<RelayState>>,
+    State(state): State<Arc<RelayState>>,
     request: Request,
     next: Next,
 ) -> Response {
     let response = next.run(request).await;
     if let Some(RejectionCode(code)) = response.extensions().get::<RejectionCode>() {
-        edge.rejections.refused(*code);
+        state.rejections.refused(*code);
     }
     response
 }

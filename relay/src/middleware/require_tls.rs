@@ -22,13 +22,13 @@ const PAGE_POLICY: &str =
 /// which ends on this machine looks like the machine itself. The hub's own halves and devices speak
 /// https too.
 pub(crate) async fn gate(
-    State(edge): State<Arc<RelayState>>,
+    State(state): State<Arc<RelayState>>,
     request: Request,
     next: Next,
 ) -> Response {
     let is_secure =
         request.extensions().get::<Transport>().is_some_and(|transport| transport.is_secure());
-    if !edge.config.require_tls || is_secure {
+    if !state.config.require_tls || is_secure {
         return next.run(request).await;
     }
     match (request.method(), request.uri().path()) {
@@ -82,14 +82,14 @@ mod tests {
     ) -> u16 {
         let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let usual = RelayConfig::new(listen, "hub".into(), Keypair::from_seed(&[1; 32]), [2; 32]);
-        let (edge, mut inputs) = RelayState::new(RelayConfig { require_tls, ..usual }, [3; 32]);
+        let (state, mut inputs) = RelayState::new(RelayConfig { require_tls, ..usual }, [3; 32]);
         tokio::spawn(async move { while inputs.recv().await.is_some() {} });
         let mut asked = Request::builder().method(request.0).uri(request.1).header("host", host);
         let extensions = asked.extensions_mut().unwrap();
         extensions.insert(ConnectInfo(SocketAddr::from((from, 5000))));
         extensions.insert(transport);
         let asked = asked.body(Body::empty()).unwrap();
-        crate::router::router(edge, axum::Router::new())
+        crate::router::router(state, axum::Router::new())
             .oneshot(asked)
             .await
             .unwrap()

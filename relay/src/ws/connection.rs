@@ -154,12 +154,12 @@ pub(crate) async fn write(sink: &mut Sink, outbox: &Outbox, last: &Activity) -> 
 
 /// Counts the reason, and says it.
 pub(crate) async fn close_with_code(
-    edge: &RelayState,
+    state: &RelayState,
     sink: Sink,
     stream: Stream,
     code: CloseCode,
 ) {
-    edge.rejections.closed(code);
+    state.rejections.closed(code);
     close_gracefully(sink, stream, code).await;
 }
 

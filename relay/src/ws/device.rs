@@ -39,7 +39,7 @@ use crate::ws::upgrade::Stream;
 
 /// `GET /ws/device`.
 pub(crate) async fn upgrade(
-    State(edge): State<Arc<RelayState>>,
+    State(state): State<Arc<RelayState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Extension(authority): Extension<HostHeader>,
     Extension(transport): Extension<Transport>,
@@ -48,11 +48,11 @@ pub(crate) async fn upgrade(
     let caller = SocketOrigin { peer, authority, transport };
     let is_old = upgrade::is_of_another_version(request.headers());
     upgrade::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
-        let sockets = edge.sockets.clone();
+        let sockets = state.sockets.clone();
         sockets.track_future(async move {
             match is_old {
-                true => send_home(&edge, caller, socket).await,
-                false => serve(edge, caller, socket).await,
+                true => send_home(&state, caller, socket).await,
+                false => serve(state, caller, socket).await,
             }
         })
     })
@@ -65,38 +65,40 @@ struct SocketOrigin {
     transport: Transport,
 }
 
-async fn serve(edge: Arc<RelayState>, caller: SocketOrigin, socket: Socket) {
+async fn serve(state: Arc<RelayState>, caller: SocketOrigin, socket: Socket) {
     let permit = socket.get_ref().permit();
     let (mut sink, mut stream) = socket.split();
     let last = Activity::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
     let registered =
-        tokio::time::timeout(deadline, register(&edge, caller, &mut sink, &mut stream, &last));
+        tokio::time::timeout(deadline, register(&state, caller, &mut sink, &mut stream, &last));
     let (identity, proof, reference) = match registered.await {
         Ok(Ok(proven)) => proven,
-        Ok(Err(code)) => return connection::close_with_code(&edge, sink, stream, code).await,
+        Ok(Err(code)) => return connection::close_with_code(&state, sink, stream, code).await,
         Err(_silent) => {
-            return connection::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated)
+            return connection::close_with_code(&state, sink, stream, CloseCode::Unauthenticated)
                 .await;
         }
     };
     let Some((sink, stream)) = upgrade::admitted(sink, stream, MAX_FRAME_BYTES).await else {
         return;
     };
-    let session = SessionId(edge.number());
+    let session = SessionId(state.number());
     let mut handle = SessionHandle::new(Outbox::for_device(), proof, identity.public_id);
     handle.reference = reference;
     handle.permit = permit;
     let handle = Arc::new(handle);
-    edge.sessions.insert(session, handle.clone());
+    state.sessions.insert(session, handle.clone());
     let span = tracing::info_span!("session", session = session.0, device = %identity.public_id);
-    edge.send(Input::Session(SessionInput::Opened { session, identity: Box::new(identity) })).await;
-    live(edge, session, handle, (sink, stream, last)).instrument(span).await;
+    state
+        .send(Input::Session(SessionInput::Opened { session, identity: Box::new(identity) }))
+        .await;
+    live(state, session, handle, (sink, stream, last)).instrument(span).await;
 }
 
 /// A session that is proven, until either side ends it.
 async fn live(
-    edge: Arc<RelayState>,
+    state: Arc<RelayState>,
     session: SessionId,
     handle: Arc<SessionHandle>,
     (mut sink, mut stream, last): (Sink, Stream, Activity),
@@ -104,23 +106,23 @@ async fn live(
     tracing::debug!("opened");
     let code = tokio::select! {
         code = connection::write(&mut sink, &handle.outbox, &last) => Some(code),
-        code = listen(&edge, session, &handle, &mut stream, &last) => code,
+        code = listen(&state, session, &handle, &mut stream, &last) => code,
         () = handle.evicted() => Some(CloseCode::RateLimited),
     };
-    edge.forget_session(session);
-    edge.send(Input::Session(SessionInput::Closed { session })).await;
+    state.forget_session(session);
+    state.send(Input::Session(SessionInput::Closed { session })).await;
     tracing::debug!(?code, "closed");
     if let Some(code) = code {
-        connection::close_with_code(&edge, sink, stream, code).await;
+        connection::close_with_code(&state, sink, stream, code).await;
     }
 }
 
 /// Tells a client of another version to update. It is told in the words of version 1, which each
 /// version understands: a CHALLENGE without `ephemeral_key`, whose `protocol` makes a page offer to
 /// load itself again.
-async fn send_home(edge: &RelayState, caller: SocketOrigin, socket: Socket) {
+async fn send_home(state: &RelayState, caller: SocketOrigin, socket: Socket) {
     let (mut sink, stream) = socket.split();
-    let challenge = challenge_of(edge, caller.transport, edge.nonce(), EphemeralKey([0; 32]));
+    let challenge = challenge_of(state, caller.transport, state.nonce(), EphemeralKey([0; 32]));
     let mut first = serde_json::json!(RelayToDevice::Challenge(challenge));
     if let Some(data) = first["data"].as_object_mut() {
         data.remove("ephemeral_key");
@@ -137,21 +139,21 @@ async fn send_home(edge: &RelayState, caller: SocketOrigin, socket: Socket) {
         Ok(Err(code)) => code,
         Err(_slow) => CloseCode::TooSlow,
     };
-    connection::close_with_code(edge, sink, stream, code).await;
+    connection::close_with_code(state, sink, stream, code).await;
 }
 
 fn challenge_of(
-    edge: &RelayState,
+    state: &RelayState,
     transport: Transport,
     nonce: Nonce,
     ephemeral_key: EphemeralKey,
 ) -> Challenge {
     Challenge {
         protocol: PROTOCOL_VERSION,
-        boot_id: edge.boot_id,
+        boot_id: state.boot_id,
         nonce,
         ephemeral_key,
-        hub: HubInfo { name: edge.config.name.clone(), public_key: edge.config.key.public() },
+        hub: HubInfo { name: state.config.name.clone(), public_key: state.config.key.public() },
         mode: if transport.is_secure() { TransportMode::Encrypted } else { TransportMode::Open },
     }
 }
@@ -172,15 +174,15 @@ type Proven = (Identity, (lanyard_protocol::Signature, SessionKey), Option<Ref>)
 
 /// Challenge and proof; an error is the code to close with.
 async fn register(
-    edge: &RelayState,
+    state: &RelayState,
     caller: SocketOrigin,
     sink: &mut Sink,
     stream: &mut Stream,
     last: &Activity,
 ) -> Result<Proven, CloseCode> {
-    let relay_nonce = edge.nonce();
-    let ephemeral = edge.ephemeral();
-    let challenge = challenge_of(edge, caller.transport, relay_nonce, ephemeral.public());
+    let relay_nonce = state.nonce();
+    let ephemeral = state.ephemeral();
+    let challenge = challenge_of(state, caller.transport, relay_nonce, ephemeral.public());
     write_message(sink, &RelayToDevice::Challenge(challenge), None).await?;
     let text = match connection::receive(stream, last).await {
         Incoming::Text(text) => text,
@@ -200,7 +202,7 @@ async fn register(
         write_message(sink, &unsupported_version(), reference.as_ref()).await?;
         return Err(CloseCode::BadMessage);
     }
-    let (identity, proof) = prove(edge, caller, relay_nonce, ephemeral, frame)?;
+    let (identity, proof) = prove(state, caller, relay_nonce, ephemeral, frame)?;
     Ok((identity, proof, reference))
 }
 
@@ -215,7 +217,7 @@ async fn write_message(
 
 /// Checks what a device says of itself, and its signature over all of it.
 fn prove(
-    edge: &RelayState,
+    state: &RelayState,
     SocketOrigin { peer, authority: HostHeader(authority), transport }: SocketOrigin,
     relay_nonce: Nonce,
     ephemeral: EphemeralSecret,
@@ -226,10 +228,10 @@ fn prove(
         return Err(CloseCode::BadMessage);
     }
     let transcript = Transcript {
-        boot_id: edge.boot_id,
+        boot_id: state.boot_id,
         relay_nonce,
         device_nonce: register.nonce,
-        hub_key: edge.config.key.public(),
+        hub_key: state.config.key.public(),
         device_key: register.public_key,
         authority,
         channel: channel_of(transport, register.kind),
@@ -237,14 +239,14 @@ fn prove(
         device_ephemeral: register.ephemeral_key,
     };
     if !transcript.device_signed(&register.signature)
-        || !is_of_its_kind(edge, &register, &transcript)
+        || !is_of_its_kind(state, &register, &transcript)
     {
         return Err(CloseCode::Unauthenticated);
     }
     let agreed = ephemeral.agree(&register.ephemeral_key, &transcript.device_text());
     let key = agreed.ok_or(CloseCode::Unauthenticated)?;
     let public_id = identity::public_id(&register.public_key);
-    let signature = transcript.sign_as_hub(&edge.config.key, public_id);
+    let signature = transcript.sign_as_hub(&state.config.key, public_id);
     let identity = Identity {
         public_id,
         public_key: register.public_key,
@@ -263,10 +265,10 @@ fn prove(
 
 /// The host's own device proves that it knows the secret of master and relay; nobody else says that
 /// it does.
-fn is_of_its_kind(edge: &RelayState, register: &ClientRegister, transcript: &Transcript) -> bool {
+fn is_of_its_kind(state: &RelayState, register: &ClientRegister, transcript: &Transcript) -> bool {
     match (register.kind, &register.host_proof) {
         (DeviceKind::Master, Some(proof)) => {
-            same_mac(proof, &host_proof(&edge.config.master_secret, transcript))
+            same_mac(proof, &host_proof(&state.config.master_secret, transcript))
         }
         (DeviceKind::Browser | DeviceKind::Native, None) => true,
         (DeviceKind::Master, None) | (DeviceKind::Browser | DeviceKind::Native, Some(_)) => false,
@@ -283,13 +285,13 @@ fn channel_of(transport: Transport, kind: DeviceKind) -> Channel {
 
 /// Messages of the device until its socket ends; `Some` when it is we who end it.
 async fn listen(
-    edge: &Arc<RelayState>,
+    state: &Arc<RelayState>,
     session: SessionId,
     handle: &SessionHandle,
     stream: &mut Stream,
     last: &Activity,
 ) -> Option<CloseCode> {
-    let pace = edge.message_rate.of(handle.public_id);
+    let pace = state.message_rate.of(handle.public_id);
     loop {
         let text = match connection::receive(stream, last).await {
             Incoming::Text(text) => text,
@@ -304,14 +306,15 @@ async fn listen(
         match codec::decode::<DeviceToRelay>(&text) {
             // It is asked for again where the relay is next.
             Ok(Frame { message: DeviceToRelay::RequestChunk(_), .. })
-                if edge.closing.load(Ordering::Relaxed) => {}
+                if state.closing.load(Ordering::Relaxed) => {}
             Ok(Frame { message, reference }) => {
-                edge.send(Input::Session(SessionInput::MessageReceived {
-                    session,
-                    message,
-                    reference,
-                }))
-                .await;
+                state
+                    .send(Input::Session(SessionInput::MessageReceived {
+                        session,
+                        message,
+                        reference,
+                    }))
+                    .await;
             }
             Err(DecodeError::BadMessage { opcode, reference, why }) => {
                 tracing::debug!(?session, opcode, why, "a message of a strange shape");

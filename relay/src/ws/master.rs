@@ -36,7 +36,7 @@ use crate::ws::upgrade::Stream;
 
 /// `GET /ws/master`. No page has business here.
 pub(crate) async fn upgrade(
-    State(edge): State<Arc<RelayState>>,
+    State(state): State<Arc<RelayState>>,
     Extension(HostHeader(authority)): Extension<HostHeader>,
     Extension(transport): Extension<Transport>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -52,26 +52,26 @@ pub(crate) async fn upgrade(
         return ApiError(FailureCode::OriginDenied).into_response();
     }
     upgrade::upgrade(request, MAX_FIRST_FRAME_BYTES, move |socket| {
-        edge.sockets.clone().track_future(serve(edge, peer, (transport, authority), socket))
+        state.sockets.clone().track_future(serve(state, peer, (transport, authority), socket))
     })
 }
 
-async fn serve(edge: Arc<RelayState>, peer: SocketAddr, way: (Transport, String), socket: Socket) {
+async fn serve(state: Arc<RelayState>, peer: SocketAddr, way: (Transport, String), socket: Socket) {
     let (mut sink, mut stream) = socket.split();
     let last = Activity::new();
     let deadline = Duration::from_millis(REGISTER_TIMEOUT_MS);
-    match tokio::time::timeout(deadline, register(&edge, way, &mut sink, &mut stream, &last)).await
+    match tokio::time::timeout(deadline, register(&state, way, &mut sink, &mut stream, &last)).await
     {
         Ok(Ok(())) => {}
         Ok(Err(CloseCode::Unauthenticated)) => {
             tracing::warn!(from = %peer.ip(), "master authentication failed: wrong secret");
             tokio::time::sleep(Duration::from_millis(WRONG_SECRET_DELAY_MS)).await;
-            return connection::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated)
+            return connection::close_with_code(&state, sink, stream, CloseCode::Unauthenticated)
                 .await;
         }
-        Ok(Err(code)) => return connection::close_with_code(&edge, sink, stream, code).await,
+        Ok(Err(code)) => return connection::close_with_code(&state, sink, stream, code).await,
         Err(_silent) => {
-            return connection::close_with_code(&edge, sink, stream, CloseCode::Unauthenticated)
+            return connection::close_with_code(&state, sink, stream, CloseCode::Unauthenticated)
                 .await;
         }
     }
@@ -80,31 +80,31 @@ async fn serve(edge: Arc<RelayState>, peer: SocketAddr, way: (Transport, String)
     else {
         return;
     };
-    let session = SessionId(edge.number());
+    let session = SessionId(state.number());
     let outbox = Arc::new(Outbox::for_master());
-    edge.masters.insert(session, outbox.clone());
-    edge.send(Input::Master(MasterInput::Opened { session })).await;
+    state.masters.insert(session, outbox.clone());
+    state.send(Input::Master(MasterInput::Opened { session })).await;
     let code = tokio::select! {
         code = connection::write(&mut sink, &outbox, &last) => Some(code),
-        code = listen(&edge, session, &outbox, &mut stream, &last) => code,
+        code = listen(&state, session, &outbox, &mut stream, &last) => code,
     };
-    edge.masters.remove(&session);
-    edge.send(Input::Master(MasterInput::Closed { session })).await;
+    state.masters.remove(&session);
+    state.send(Input::Master(MasterInput::Closed { session })).await;
     if let Some(code) = code {
-        connection::close_with_code(&edge, sink, stream, code).await;
+        connection::close_with_code(&state, sink, stream, code).await;
     }
 }
 
 /// Challenge and proofs; an error is the code to close with.
 async fn register(
-    edge: &RelayState,
+    state: &RelayState,
     (transport, authority): (Transport, String),
     sink: &mut Sink,
     stream: &mut Stream,
     last: &Activity,
 ) -> Result<(), CloseCode> {
-    let nonce = edge.nonce();
-    let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: edge.boot_id, nonce };
+    let nonce = state.nonce();
+    let challenge = MasterChallenge { protocol: PROTOCOL_VERSION, boot_id: state.boot_id, nonce };
     write_message(sink, RelayToMaster::Relay(RelayMessage::MasterChallenge(challenge))).await?;
     let Incoming::Text(text) = connection::receive(stream, last).await else {
         return Err(CloseCode::Unauthenticated);
@@ -120,29 +120,29 @@ async fn register(
         Err(_) => return Err(CloseCode::BadMessage),
     };
     let transcript = MasterTranscript {
-        boot_id: edge.boot_id,
+        boot_id: state.boot_id,
         relay_nonce: nonce,
         master_nonce: register.nonce,
         term: register.term,
         authority,
         channel: transport.channel(),
     };
-    let secret = &edge.config.master_secret;
+    let secret = &state.config.master_secret;
     if register.protocol != PROTOCOL_VERSION
         || !same_mac(&register.mac, &transcript.master_mac(secret))
     {
         return Err(CloseCode::Unauthenticated);
     }
     {
-        let mut highest = edge.highest_term.lock();
+        let mut highest = state.highest_term.lock();
         if register.term <= *highest {
             return Err(CloseCode::Superseded);
         }
         *highest = register.term;
     }
-    let hub = HubInfo { name: edge.config.name.clone(), public_key: edge.config.key.public() };
+    let hub = HubInfo { name: state.config.name.clone(), public_key: state.config.key.public() };
     let ack =
-        MasterAppRegisterAck { boot_id: edge.boot_id, hub, mac: transcript.relay_mac(secret) };
+        MasterAppRegisterAck { boot_id: state.boot_id, hub, mac: transcript.relay_mac(secret) };
     let ack = MasterFrame {
         reference,
         ..MasterFrame::plain(RelayToMaster::Relay(RelayMessage::MasterAppRegisterAck(ack)))
@@ -160,7 +160,7 @@ async fn send(sink: &mut Sink, frame: MasterFrame<RelayToMaster>) -> Result<(), 
 }
 
 async fn listen(
-    edge: &RelayState,
+    state: &RelayState,
     session: SessionId,
     outbox: &Outbox,
     stream: &mut Stream,
@@ -175,11 +175,12 @@ async fn listen(
         };
         match codec::decode_master::<MasterToRelay>(&text) {
             Ok(frame) => {
-                edge.send(Input::Master(MasterInput::MessageReceived {
-                    session,
-                    frame: Box::new(frame),
-                }))
-                .await
+                state
+                    .send(Input::Master(MasterInput::MessageReceived {
+                        session,
+                        frame: Box::new(frame),
+                    }))
+                    .await
             }
             Err(error) => {
                 tracing::warn!(?error, "the master said something this relay does not know");
