@@ -5,6 +5,8 @@
 //! holds bytes and their hashes, `links` serves `/d/`, `http` the other routes. The relay keeps no
 //! catalogue, and all its state may be lost: devices and master connect again and go on.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod chunks;
 mod config;
 mod driver;
@@ -132,7 +134,7 @@ impl Relay {
         state.closing.store(true, Ordering::Relaxed);
         closing.cancel();
         ended(accept.await);
-        state.close_all();
+        state.sessions.close_all(lanyard_protocol::CloseCode::ServerNotReady);
         state.sockets.close();
         let _ = tokio::time::timeout(CLOSING_SOCKETS, state.sockets.wait()).await;
         stop.cancel();

@@ -137,7 +137,7 @@ mod tests {
     fn text(outbox: &Outbox) -> Option<String> {
         match outbox.next() {
             WriterStep::Write(text) => Some(text.to_string()),
-            _ => None,
+            WriterStep::Close(_) | WriterStep::Nothing => None,
         }
     }
 
