@@ -88,14 +88,14 @@ fn apply_to_session(state: &RelayState, effect: SessionEffect) {
         SessionEffect::Broadcast { sessions, message, answered } => {
             broadcast(state, &sessions, &message, answered)
         }
-        SessionEffect::Close { session, code } => state.close_session(session, code),
+        SessionEffect::Close { session, code } => state.sessions.close(session, code),
     }
 }
 
 fn apply_to_master(state: &RelayState, effect: MasterEffect) {
     match effect {
         MasterEffect::Send { session, frame } => {
-            if let Some(outbox) = state.masters.get(&session) {
+            if let Some(outbox) = state.sessions.master(session) {
                 outbox.push(QueuedFrame {
                     text: codec::encode_master(&frame).into(),
                     is_change: false,
@@ -103,7 +103,7 @@ fn apply_to_master(state: &RelayState, effect: MasterEffect) {
             }
         }
         MasterEffect::Close { session, code } => {
-            if let Some((_, outbox)) = state.masters.remove(&session) {
+            if let Some(outbox) = state.sessions.remove_master(session) {
                 outbox.close(code);
             }
         }
@@ -186,13 +186,13 @@ fn open_slot(state: &RelayState, new: NewSlot) {
 }
 
 fn acknowledge(state: &RelayState, session: SessionId, membership: Membership, hub_ready: bool) {
-    let Some(handle) = state.sessions.get(&session).map(|handle| handle.clone()) else { return };
+    let Some(handle) = state.sessions.get(session) else { return };
     // Devices at the door are bounded there; without a roster nobody is.
     if matches!(membership, Membership::Approved | Membership::Pending) {
         handle.is_counted();
     }
     let session_id =
-        (membership != Membership::Disapproved).then(|| state.name_key(session, &handle));
+        (membership != Membership::Disapproved).then(|| state.name_key(session)).flatten();
     let ack = ClientRegisterAck {
         public_id: handle.public_id,
         membership,
@@ -204,7 +204,7 @@ fn acknowledge(state: &RelayState, session: SessionId, membership: Membership, h
 }
 
 fn send(state: &RelayState, session: SessionId, message: &RelayToDevice, reference: Option<Ref>) {
-    let Some(handle) = state.sessions.get(&session).map(|handle| handle.clone()) else { return };
+    let Some(handle) = state.sessions.get(session) else { return };
     if matches!(message, RelayToDevice::Membership(_)) {
         handle.is_counted(); // the roster came
     }
@@ -228,7 +228,7 @@ fn broadcast(
         if let Some((_, reference)) = answered.as_ref().filter(|(answered, _)| answered == session)
         {
             send(state, *session, message, Some(reference.clone()));
-        } else if let Some(handle) = state.sessions.get(session).map(|handle| handle.clone()) {
+        } else if let Some(handle) = state.sessions.get(*session) {
             handle.outbox.push(QueuedFrame { text: text.clone(), is_change });
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lanyard_hub::broker::{Input, MasterInput, ReaderId, ReaderInput, SlotId};
 use lanyard_protocol::limits::{MIN_BODY_RATE, MIN_BODY_WINDOW_MS, STANDING_STILL_MS};
-use lanyard_protocol::{DeviceId, FailureCode, FileRef};
+use lanyard_protocol::{FailureCode, FileRef};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunks::slot::{ReaderMeter, SlotBuffer};
@@ -112,8 +112,7 @@ fn sweep(state: &RelayState, now: Instant) {
     state.tickets.sweep(now);
     // An asker that waits has no body here, but is no reason to keep a table: the owner's return
     // begins it anew.
-    let owners: HashSet<DeviceId> =
-        state.sessions.iter().map(|session| session.public_id).collect();
+    let owners = state.sessions.devices();
     let moving: HashSet<FileRef> = state
         .slots
         .iter()

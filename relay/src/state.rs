@@ -11,9 +11,8 @@ use lanyard_hub::broker::{
     CallId, Input, LinkInfo, LinkPart, LinkReader, ReaderId, SessionId, SlotId, SlotInput,
 };
 use lanyard_protocol::message::LinkMember;
-use lanyard_protocol::session_key::{Authorization, EphemeralSecret, ProvedRequest, SessionKey};
-use lanyard_protocol::{BootId, CloseCode, FailureCode, KeyId, Nonce, Ref, Signature};
-use parking_lot::Mutex;
+use lanyard_protocol::session_key::{Authorization, EphemeralSecret, ProvedRequest};
+use lanyard_protocol::{BootId, FailureCode, KeyId, Nonce};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -24,75 +23,12 @@ use crate::chunks::slot::{Learnt, SlotBuffer};
 use crate::chunks::tickets::Tickets;
 use crate::config::RelayConfig;
 use crate::error::ApiError;
-use crate::limits::connections::{ConnectionPermit, KnownReason};
 use crate::limits::message_rate::MessageRateLimiter;
-use crate::limits::outbox::Outbox;
 use crate::stats::{BrokerStats, CarriedBytes, RejectionCounters};
-use crate::ws::replay_window::CounterWindow;
+use crate::ws::sessions::Sessions;
 
 /// Inputs that may wait for the driver; a full channel makes its senders wait.
 const INPUTS: usize = 4_096;
-
-/// One live session as the relay sees it.
-pub(crate) struct SessionHandle {
-    pub outbox: Outbox,
-    /// The hub's proof for this session, sent with its ACK.
-    pub signature: Signature,
-    pub public_id: lanyard_protocol::DeviceId,
-    key: SessionKey,
-    /// Which counters its HTTP requests have used.
-    window: Mutex<CounterWindow>,
-    /// Names the key, once the session was acknowledged.
-    key_id: Mutex<Option<KeyId>>,
-    /// The `ref` of its CLIENT_REGISTER, for its ACK.
-    pub reference: Option<Ref>,
-    /// Its place among all connections.
-    pub permit: Option<Arc<ConnectionPermit>>,
-    /// Bytes of its PUTs that came: bodies that share one slow line are slow together, and are
-    /// judged together.
-    pub received: AtomicU64,
-    /// Messages that it has good since it last sent one: a ticket that was used gives one back.
-    pub earned: AtomicU64,
-}
-
-impl SessionHandle {
-    pub(crate) fn new(
-        outbox: Outbox,
-        proven: (Signature, SessionKey),
-        public_id: lanyard_protocol::DeviceId,
-    ) -> Self {
-        let (signature, key) = proven;
-        Self {
-            outbox,
-            signature,
-            public_id,
-            key,
-            window: Mutex::default(),
-            key_id: Mutex::new(None),
-            reference: None,
-            permit: None,
-            received: AtomicU64::new(0),
-            earned: AtomicU64::new(0),
-        }
-    }
-}
-
-impl SessionHandle {
-    /// The session counts as its device's from here on, no longer as one of its address.
-    pub(crate) fn is_counted(&self) {
-        if let Some(permit) = &self.permit {
-            permit.claim(KnownReason::Device(self.public_id));
-        }
-    }
-
-    /// Ends when its connection has to give way; one that is counted never has to.
-    pub(crate) async fn evicted(&self) {
-        match &self.permit {
-            Some(permit) => permit.evicted().await,
-            None => std::future::pending().await,
-        }
-    }
-}
 
 /// The live session that proved the head of an HTTP request.
 #[derive(Debug, Clone, Copy)]
@@ -151,16 +87,12 @@ pub(crate) struct RelayState {
     pub boot_id: BootId,
     pub seed: [u8; 32],
     inputs: mpsc::Sender<DriverMessage>,
-    pub sessions: DashMap<SessionId, Arc<SessionHandle>>,
-    pub masters: DashMap<SessionId, Arc<Outbox>>,
-    keys: DashMap<KeyId, SessionId>,
+    pub sessions: Sessions,
     pub tickets: Tickets,
     pub slots: DashMap<SlotId, Arc<SlotBuffer>>,
     pub hashes: GroupHashes,
     pub link_readers: DashMap<LinkReader, mpsc::Sender<(u64, LinkEvent)>>,
     pub calls: DashMap<CallId, oneshot::Sender<CallAnswer>>,
-    /// The highest term of a master in this boot.
-    pub highest_term: Mutex<u64>,
     next: AtomicU64,
     pub hub_ready: AtomicBool,
     /// The relay is about to end: nothing new is asked for.
@@ -187,15 +119,12 @@ impl RelayState {
             boot_id: BootId(random()),
             seed,
             inputs,
-            sessions: DashMap::new(),
-            masters: DashMap::new(),
-            keys: DashMap::new(),
+            sessions: Sessions::default(),
             tickets: Tickets::default(),
             slots: DashMap::new(),
             hashes,
             link_readers: DashMap::new(),
             calls: DashMap::new(),
-            highest_term: Mutex::new(0),
             next: AtomicU64::new(1),
             hub_ready: false.into(),
             closing: false.into(),
@@ -261,12 +190,9 @@ impl RelayState {
         answer.await.ok()
     }
 
-    /// Names the key of a session that was acknowledged: from now on its requests are taken.
-    pub(crate) fn name_key(&self, session: SessionId, handle: &SessionHandle) -> KeyId {
-        let key_id = KeyId(random());
-        *handle.key_id.lock() = Some(key_id);
-        self.keys.insert(key_id, session);
-        key_id
+    /// Names the key of a session that was acknowledged; `None` if the session has ended.
+    pub(crate) fn name_key(&self, session: SessionId) -> Option<KeyId> {
+        self.sessions.name_key(session, KeyId(random()))
     }
 
     /// Finds the live session that proves this request with its key, and uses the request's counter
@@ -276,37 +202,12 @@ impl RelayState {
         let authorization: Authorization = only(&head.headers, http::header::AUTHORIZATION)
             .and_then(|value| value.parse().ok())
             .ok_or(no)?;
-        let session = self.keys.get(&authorization.session_id).map(|session| *session).ok_or(no)?;
-        let handle = self.sessions.get(&session).map(|handle| handle.clone()).ok_or(no)?;
+        let (session, handle) = self.sessions.of_key(authorization.session_id).ok_or(no)?;
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         let proved = ProvedRequest { method: head.method.as_str(), target };
         let is_good = handle.key.proves(&proved, &authorization)
             && handle.window.lock().use_once(authorization.counter);
         if is_good { Ok(Caller { session }) } else { Err(no) }
-    }
-
-    /// Ends what the relay holds of a session: its key first, so that nothing more can begin.
-    pub(crate) fn forget_session(&self, session: SessionId) -> Option<Arc<SessionHandle>> {
-        let (_, handle) = self.sessions.remove(&session)?;
-        if let Some(key_id) = handle.key_id.lock().take() {
-            self.keys.remove(&key_id);
-        }
-        Some(handle)
-    }
-
-    pub(crate) fn close_session(&self, session: SessionId, code: CloseCode) {
-        if let Some(handle) = self.forget_session(session) {
-            handle.outbox.close(code);
-        }
-    }
-
-    pub(crate) fn close_all(&self) {
-        for session in self.sessions.iter().map(|entry| *entry.key()).collect::<Vec<_>>() {
-            self.close_session(session, CloseCode::ServerNotReady);
-        }
-        for master in &self.masters {
-            master.value().close(CloseCode::ServerNotReady);
-        }
     }
 }
 

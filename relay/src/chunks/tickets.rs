@@ -65,10 +65,10 @@ impl Tickets {
         &self,
         ticket: Ticket,
         session: SessionId,
-        errand: TicketKind,
+        kind: TicketKind,
         slot: Arc<SlotBuffer>,
     ) {
-        self.open.insert(ticket, Open { session, kind: errand, slot });
+        self.open.insert(ticket, Open { session, kind, slot });
     }
 
     /// Takes a ticket back that was not used.
@@ -88,9 +88,9 @@ impl Tickets {
             open.session == session && matches!(open.kind, TicketKind::Put) == is_put
         };
         let mut used = self.used.lock();
-        if let Some((_, Open { slot, kind: errand, .. })) = self.open.remove_if(ticket, fits) {
+        if let Some((_, Open { slot, kind, .. })) = self.open.remove_if(ticket, fits) {
             used.note(*ticket, session, is_put);
-            return Ok((slot, errand));
+            return Ok((slot, kind));
         }
         match used.by.get(ticket) {
             Some(before) if *before == (session, is_put) => Err(FailureCode::TicketUsed),

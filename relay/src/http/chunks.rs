@@ -32,20 +32,17 @@ use crate::chunks::tickets::TicketKind;
 use crate::error::ApiError;
 use crate::limits::connections::ConnectionPermit;
 use crate::limits::connections::KnownReason;
-use crate::state::{Caller, RelayState, SessionHandle};
+use crate::state::{Caller, RelayState};
+use crate::ws::sessions::SessionHandle;
 
 /// A pause in a body after which what is here is published.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
 /// How often everybody else has a turn before that: the connection reads its socket in the first.
 const TURNS: usize = 3;
 
-/// The session that a body belongs to: a ticket that it uses gives it one message more.
+/// Returns the session that a body belongs to: a ticket that it uses gives it one message more.
 fn earner(state: &RelayState, session: SessionId) -> Result<Arc<SessionHandle>, FailureCode> {
-    let handle = state
-        .sessions
-        .get(&session)
-        .map(|handle| handle.clone())
-        .ok_or(FailureCode::Unauthenticated)?;
+    let handle = state.sessions.get(session).ok_or(FailureCode::Unauthenticated)?;
     handle.earned.fetch_add(1, Ordering::Relaxed);
     Ok(handle)
 }
@@ -231,10 +228,10 @@ pub(crate) async fn get(
     Path(ticket): Path<String>,
     permit: Option<Extension<Arc<ConnectionPermit>>>,
 ) -> Result<Response, ApiError> {
-    let (slot, errand) = redeem(&state, caller, &ticket, false)?;
+    let (slot, kind) = redeem(&state, caller, &ticket, false)?;
     let asker = earner(&state, caller.session)?;
     permit.iter().for_each(|permit| permit.claim_body(KnownReason::Device(asker.public_id)));
-    let TicketKind::Get { reader, ranges } = errand else {
+    let TicketKind::Get { reader, ranges } = kind else {
         return Err(FailureCode::TicketRefused.into());
     };
     let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();

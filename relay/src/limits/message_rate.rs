@@ -10,16 +10,16 @@ use lanyard_protocol::DeviceId;
 use lanyard_protocol::limits::{MESSAGE_BURST, MESSAGES_A_SECOND};
 use parking_lot::Mutex;
 
-/// Of all devices that have a session.
+/// The message rates of all devices that have a session.
 #[derive(Debug, Default)]
 pub(crate) struct MessageRateLimiter {
     live: DashMap<DeviceId, Arc<Mutex<Tokens>>>,
 }
 
-/// One session's hold on the pace of its device.
+/// One session's hold on the message rate of its device.
 #[derive(Debug)]
 pub(crate) struct MessageRate<'a> {
-    paces: &'a MessageRateLimiter,
+    limiter: &'a MessageRateLimiter,
     device: DeviceId,
     tokens: Arc<Mutex<Tokens>>,
 }
@@ -31,7 +31,7 @@ impl MessageRateLimiter {
             .entry(device)
             .or_insert_with(|| Arc::new(Mutex::new(Tokens::new(Instant::now()))))
             .clone();
-        MessageRate { paces: self, device, tokens }
+        MessageRate { limiter: self, device, tokens }
     }
 }
 
@@ -48,7 +48,7 @@ impl MessageRate<'_> {
 impl Drop for MessageRate<'_> {
     fn drop(&mut self) {
         // The map's and this one.
-        self.paces.live.remove_if(&self.device, |_, tokens| Arc::strong_count(tokens) <= 2);
+        self.limiter.live.remove_if(&self.device, |_, tokens| Arc::strong_count(tokens) <= 2);
     }
 }
 

@@ -28,10 +28,11 @@ use crate::limits::outbox::Outbox;
 use crate::limits::outbox::QueuedFrame;
 use crate::middleware::host_guard::HostHeader;
 use crate::net::tls::Transport;
-use crate::state::{RelayState, SessionHandle};
+use crate::state::RelayState;
 use crate::ws::connection;
 use crate::ws::connection::Activity;
 use crate::ws::connection::Incoming;
+use crate::ws::sessions::SessionHandle;
 use crate::ws::upgrade;
 use crate::ws::upgrade::Sink;
 use crate::ws::upgrade::Socket;
@@ -88,7 +89,7 @@ async fn serve(state: Arc<RelayState>, caller: SocketOrigin, socket: Socket) {
     handle.reference = reference;
     handle.permit = permit;
     let handle = Arc::new(handle);
-    state.sessions.insert(session, handle.clone());
+    state.sessions.open(session, handle.clone());
     let span = tracing::info_span!("session", session = session.0, device = %identity.public_id);
     state
         .send(Input::Session(SessionInput::Opened { session, identity: Box::new(identity) }))
@@ -109,7 +110,7 @@ async fn live(
         code = listen(&state, session, &handle, &mut stream, &last) => code,
         () = handle.evicted() => Some(CloseCode::RateLimited),
     };
-    state.forget_session(session);
+    state.sessions.remove(session);
     state.send(Input::Session(SessionInput::Closed { session })).await;
     tracing::debug!(?code, "closed");
     if let Some(code) = code {

@@ -82,13 +82,13 @@ async fn serve(state: Arc<RelayState>, peer: SocketAddr, way: (Transport, String
     };
     let session = SessionId(state.number());
     let outbox = Arc::new(Outbox::for_master());
-    state.masters.insert(session, outbox.clone());
+    state.sessions.open_master(session, outbox.clone());
     state.send(Input::Master(MasterInput::Opened { session })).await;
     let code = tokio::select! {
         code = connection::write(&mut sink, &outbox, &last) => Some(code),
         code = listen(&state, session, &outbox, &mut stream, &last) => code,
     };
-    state.masters.remove(&session);
+    state.sessions.remove_master(session);
     state.send(Input::Master(MasterInput::Closed { session })).await;
     if let Some(code) = code {
         connection::close_with_code(&state, sink, stream, code).await;
@@ -133,12 +133,8 @@ async fn register(
     {
         return Err(CloseCode::Unauthenticated);
     }
-    {
-        let mut highest = state.highest_term.lock();
-        if register.term <= *highest {
-            return Err(CloseCode::Superseded);
-        }
-        *highest = register.term;
+    if !state.sessions.claim_term(register.term) {
+        return Err(CloseCode::Superseded);
     }
     let hub = HubInfo { name: state.config.name.clone(), public_key: state.config.key.public() };
     let ack =
