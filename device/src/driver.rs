@@ -1,50 +1,49 @@
 //! The one owner of the Peer: carries messages, moves bytes, keeps the time; decides nothing.
 
+mod bodies;
 mod closing;
 mod connection_task;
+mod progress;
+mod report;
+mod session;
 mod staged;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lanyard_hub::peer::{
-    CatalogueView, Effect, EndReason, FetchId, FetchOutcome, Input, MembershipPhase, Peer,
-    PeerConfig, Registration, Reveals, TransferOrder,
+    CatalogueView, Effect, EndReason, FetchId, Input, MembershipPhase, Peer, PeerConfig, Reveals,
+    TransferOrder,
 };
 use lanyard_hub::{IdSource, Moment};
-use lanyard_protocol::codec::{self, DecodeError};
 use lanyard_protocol::identity::Transcript;
-use lanyard_protocol::master_proof;
-use lanyard_protocol::message::{ChunkUnavailable, ClientRegisterAck, TransferProgress};
+use lanyard_protocol::message::TransferProgress;
 use lanyard_protocol::session_key::{EphemeralSecret, Signer};
 use lanyard_protocol::{
-    Channel, DeviceId, DeviceToRelay, FailureCode, FileId, FileRef, Frame, NewFile, PublicKey, Ref,
-    RelayToDevice, Root, Ticket, TransferId,
+    Channel, DeviceToRelay, FailureCode, FileId, FileRef, NewFile, PublicKey, Root, Ticket,
+    TransferId,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::Instrument;
 
-use crate::DeviceConfig;
+use crate::config::DeviceConfig;
 use crate::connection::http::Clients;
 use crate::download::content_index::ContentIndex;
-use crate::download::fetch::{self, FetchJob, FetchReporter, Fetched};
+use crate::download::fetch::{FetchJob, Fetched};
 use crate::download::task::{DownloadStage, DownloadTask, SavedFile};
 use crate::share::block_pool::BlockPool;
 use crate::share::shared_root::SharedRoots;
+use report::{Replaced, TaskReport};
 use staged::Staged;
 
 use crate::connection::ConnectionError;
-use crate::download::file_sink::FinishError;
-use crate::handle::{DeviceError, DeviceEvent, DriverAnswer, DriverCommand, SharedFile};
+use crate::error::DeviceError;
+use crate::handle::{DeviceEvent, DriverAnswer, DriverCommand, SharedFile};
 use crate::rate_limit::{Buckets, Rate, RateLimits};
-use crate::share::library::{Library, ReadError};
-use crate::share::upload::{self, Bodies, Uploaded};
-use crate::transfers::{IncomingTransfer, TransferDirection, TransferInfo, Uploads};
+use crate::share::library::Library;
+use crate::transfers::{IncomingTransfer, Uploads};
 
 /// Messages that wait for the socket. A relay that takes none for so long is left, and found again.
 const OUTBOX_CAPACITY: usize = 1_024;
@@ -59,28 +58,6 @@ const MAX_UNREAD_EVENTS: usize = 20_000;
 /// Beyond so much unread news, progress is not worth telling.
 const MAX_EVENTS_FOR_PROGRESS: usize = 100;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
-
-/// What the tasks of a device tell its driver. Bounded: a driver that is behind makes them wait.
-pub(crate) enum TaskReport {
-    ConnectionOpened { link: u64, channel: Channel },
-    Text { link: u64, text: String },
-    ConnectionClosed { link: u64, code: Option<u16>, error: Option<ConnectionError> },
-    Uploaded { ticket: Ticket, outcome: Uploaded },
-    Unreadable { ticket: Ticket, file_id: FileId, code: FailureCode, replaced: Option<Replaced> },
-    Disputed(Replaced),
-    Fetched { transfer_id: TransferId, fetched: Fetched },
-    FetchEnded { fetch: FetchId, outcome: FetchOutcome },
-    Consumed { transfer_id: TransferId, file_id: FileId, groups: u32 },
-    FilesClosed { transfer_id: TransferId, closed: Vec<(FileId, Result<SavedFile, FinishError>)> },
-    Copied { order: TransferOrder },
-    PutAside { transfer_id: TransferId, done: usize, failed: usize, result: io::Result<()> },
-}
-
-/// A shared file that is no longer what was listed.
-pub(crate) struct Replaced {
-    old: FileId,
-    new: Option<NewFile>,
-}
 
 /// The socket that is open or being opened.
 struct ConnectionSlot {
@@ -334,53 +311,60 @@ impl DeviceDriver {
                     let _ = reply.send(answer); // who asked is gone: nobody wants it
                 }
             }
-            other => self.events_of(other),
-        }
-    }
-
-    /// Effects that are news and nothing else.
-    fn events_of(&mut self, effect: Effect) {
-        let event = match effect {
-            Effect::CatalogueChanged => {
-                self.catalogue = None;
-                if self.news.back() == Some(&DeviceEvent::CatalogueChanged) {
-                    return;
-                }
-                DeviceEvent::CatalogueChanged
-            }
+            Effect::CatalogueChanged => self.catalogue_changed(),
             Effect::SharesChanged { file_ids, state } => {
-                DeviceEvent::SharesChanged { file_ids, state }
+                self.event(DeviceEvent::SharesChanged { file_ids, state })
             }
-            Effect::Renamed { name } => DeviceEvent::Renamed { name },
-            Effect::RenameFailed { code, message } => DeviceEvent::RenameFailed { code, message },
-            Effect::FileDone { transfer_id, file_id } => {
-                let Some(file) = self.saved.remove(&(transfer_id, file_id)) else { return };
-                DeviceEvent::FileDone { transfer_id, file }
+            Effect::Renamed { name } => self.event(DeviceEvent::Renamed { name }),
+            Effect::RenameFailed { code, message } => {
+                self.event(DeviceEvent::RenameFailed { code, message })
             }
+            Effect::FileDone { transfer_id, file_id } => self.file_done(transfer_id, file_id),
             Effect::FileFailed { transfer_id, file_id, code, message } => {
-                let Some(owner) = self.downloads.get(&transfer_id).map(|download| download.owner)
-                else {
-                    return;
-                };
-                let file = FileRef { public_id: owner, file_id };
-                let message = message.unwrap_or_else(|| code.sentence().into());
-                DeviceEvent::FileFailed { transfer_id, file, code, message }
+                self.file_failed(transfer_id, file_id, code, message)
             }
             Effect::TransferChanged { transfer_id, waits_for, paused } => {
                 let down = self.downs.entry(transfer_id).or_default();
-                (down.waits_for, down.paused) = (waits_for, paused);
-                DeviceEvent::Transfer { transfer_id, waits_for, paused }
+                down.waits_for = waits_for;
+                down.paused = paused;
+                self.event(DeviceEvent::Transfer { transfer_id, waits_for, paused });
             }
-            Effect::Progress { progress } => {
-                self.note_upload(&progress);
-                if self.news.len() >= MAX_EVENTS_FOR_PROGRESS {
-                    return;
-                }
-                DeviceEvent::RelayProgress(progress)
-            }
-            _ => return,
-        };
-        self.event(event);
+            Effect::Progress { progress } => self.relay_progress(progress),
+        }
+    }
+
+    fn catalogue_changed(&mut self) {
+        self.catalogue = None;
+        // An application reads the whole catalogue for this event, however many changes there were.
+        if self.news.back() != Some(&DeviceEvent::CatalogueChanged) {
+            self.event(DeviceEvent::CatalogueChanged);
+        }
+    }
+
+    fn file_done(&mut self, transfer_id: TransferId, file_id: FileId) {
+        if let Some(file) = self.saved.remove(&(transfer_id, file_id)) {
+            self.event(DeviceEvent::FileDone { transfer_id, file });
+        }
+    }
+
+    fn file_failed(
+        &mut self,
+        transfer_id: TransferId,
+        file_id: FileId,
+        code: FailureCode,
+        message: Option<String>,
+    ) {
+        let Some(download) = self.downloads.get(&transfer_id) else { return };
+        let file = FileRef { public_id: download.owner, file_id };
+        let message = message.unwrap_or_else(|| code.sentence().into());
+        self.event(DeviceEvent::FileFailed { transfer_id, file, code, message });
+    }
+
+    fn relay_progress(&mut self, progress: TransferProgress) {
+        self.note_upload(&progress);
+        if self.news.len() < MAX_EVENTS_FOR_PROGRESS {
+            self.event(DeviceEvent::RelayProgress(progress));
+        }
     }
 
     fn phase(&mut self, phase: MembershipPhase) {
@@ -391,367 +375,6 @@ impl DeviceDriver {
         }
         self.stopped = phase == MembershipPhase::Ended { reason: EndReason::Stopped };
         self.event(DeviceEvent::Phase(phase));
-    }
-
-    // ── Link
-    // ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    fn open_link(&mut self) {
-        let (outbox, messages) = mpsc::channel(OUTBOX_CAPACITY);
-        self.link.number += 1;
-        self.link.outbox = Some(outbox);
-        let task = connection_task::ConnectionTask {
-            number: self.link.number,
-            hub: self.config.hub.clone(),
-            reports: self.reports.clone(),
-        };
-        tokio::spawn(task.run(messages));
-    }
-
-    /// Without its outbox the task says goodbye and ends; what it still reports is of an old
-    /// number.
-    fn close_link(&mut self) {
-        self.link.outbox = None;
-        self.link.number += 1;
-        self.ephemeral = None;
-        self.signer = None;
-    }
-
-    /// A reveal that cannot be counted does not go out: the link is left before it.
-    fn count_reveal(&mut self, change: fn(&mut Reveals)) {
-        if let Err(error) = self.config.reveals.note(change) {
-            self.event(DeviceEvent::Unreachable { message: error.to_string() });
-            self.close_link();
-            self.link.stuck = true;
-        }
-    }
-
-    fn send(&mut self, message: &DeviceToRelay, reference: Option<&Ref>) {
-        self.send_text(codec::encode(message, reference));
-    }
-
-    fn send_text(&mut self, text: String) {
-        let Some(outbox) = &self.link.outbox else { return };
-        if outbox.try_send(text).is_err() {
-            tracing::warn!("the relay takes no messages; connecting anew");
-            self.link.stuck = true;
-        }
-    }
-
-    /// What is sent from now on is bound to the certificate of this link.
-    fn link_opened(&mut self, channel: Channel) {
-        if self.clients.channel != channel {
-            match Clients::new(channel) {
-                Ok(clients) => self.clients = clients,
-                Err(error) => {
-                    self.close_link();
-                    self.event(DeviceEvent::Unreachable { message: error.to_string() });
-                    return self.tell(Input::LinkClosed { code: None });
-                }
-            }
-        }
-        self.tell(Input::LinkOpened);
-    }
-
-    fn register(&mut self, registration: &Registration) {
-        let mut random = [0; 32];
-        if let Err(error) = getrandom::fill(&mut random) {
-            tracing::error!(%error, "the system has no randomness");
-            self.close_link();
-            return self.tell(Input::LinkClosed { code: None });
-        }
-        let ephemeral = EphemeralSecret::new(random);
-        let authority = self.config.hub.authority();
-        let transcript =
-            registration.transcript(&authority, self.clients.channel, ephemeral.public());
-        let signature = transcript.sign_as_device(&self.config.keypair);
-        self.transcript = Some(transcript);
-        let mut register = registration.message(ephemeral.public(), signature);
-        register.host_proof = self.host_proof();
-        self.send(&DeviceToRelay::ClientRegister(register), None);
-        self.ephemeral = Some(ephemeral);
-    }
-
-    /// That this is the host's own device, where it is.
-    fn host_proof(&self) -> Option<lanyard_protocol::Mac> {
-        let secret = self.config.host_secret.as_ref()?;
-        let transcript = self.transcript.as_ref()?;
-        Some(master_proof::host_proof(&secret.0, transcript))
-    }
-
-    fn heard(&mut self, text: &str) {
-        let frame: Frame<RelayToDevice> = match codec::decode(text) {
-            Ok(frame) => frame,
-            Err(DecodeError::BadMessage { opcode, why, .. }) => {
-                return tracing::debug!(opcode, why, "a message of another shape");
-            }
-            Err(error) => {
-                return tracing::warn!(?error, "the relay sent something that is no message");
-            }
-        };
-        let Frame { message, reference } = frame;
-        let message = match message {
-            RelayToDevice::Challenge(challenge)
-                if self.pinned.is_some_and(|key| key != challenge.hub.public_key) =>
-            {
-                return self.tell(Input::HubRefused);
-            }
-            RelayToDevice::Challenge(challenge) => {
-                self.event(DeviceEvent::Hub { hub: challenge.hub.clone() });
-                RelayToDevice::Challenge(challenge)
-            }
-            RelayToDevice::ClientRegisterAck(ack) => match self.acknowledged(ack) {
-                Some(ack) => RelayToDevice::ClientRegisterAck(ack),
-                None => return self.tell(Input::HubRefused),
-            },
-            other => other,
-        };
-        self.note_roots(&message);
-        self.tell(Input::Received { frame: Frame::new(message, reference) });
-    }
-
-    /// The hub's proof is right: keeps what proves this session's requests. The machine gets the
-    /// rest.
-    fn acknowledged(&mut self, ack: ClientRegisterAck) -> Option<ClientRegisterAck> {
-        let transcript = self.transcript.as_ref()?;
-        let proven = ack.public_id == self.peer.public_id()
-            && transcript.hub_signed(ack.public_id, &ack.signature);
-        if !proven {
-            return None;
-        }
-        let key =
-            self.ephemeral.take()?.agree(&transcript.relay_ephemeral, &transcript.device_text())?;
-        self.signer = ack.session_id.map(|session_id| Arc::new(Signer::new(session_id, key)));
-        Some(ack)
-    }
-
-    // ── Bodies
-    // ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    fn bodies(&self) -> Option<Bodies> {
-        let (http, buckets, blocks) =
-            (self.clients.gets.clone(), self.buckets.clone(), self.blocks.clone());
-        Some(Bodies {
-            http,
-            base: self.config.hub.http_base(),
-            signer: self.signer.clone()?,
-            buckets,
-            blocks,
-        })
-    }
-
-    fn end_bodies(&mut self) {
-        self.signer = None;
-        self.uploads.drain().for_each(|(_, task)| task.abort());
-        self.fetches.drain().for_each(|(_, task)| task.abort());
-    }
-
-    fn upload(&mut self, ticket: Ticket, pieces: Vec<lanyard_protocol::GroupSpan>, length: u64) {
-        // Said twice, it is one upload; a second task would also hide the first from a cancel.
-        let Some(bodies) = self.bodies().filter(|_| !self.uploads.contains_key(&ticket)) else {
-            return;
-        };
-        if self.uploads.len() >= MAX_UPLOADS {
-            let busy = ChunkUnavailable { ticket, code: FailureCode::Busy, file_id: None };
-            return self.send(&DeviceToRelay::ChunkUnavailable(busy), None);
-        }
-        let bodies = Bodies { http: self.clients.puts.clone(), ..bodies };
-        let (library, puts, reports) =
-            (self.library.clone(), self.puts.clone(), self.reports.clone());
-        let unreadable = self.on_unreadable(ticket);
-        let task = tokio::spawn(async move {
-            let places = bodies.buckets.up.places_a_body(MAX_PUTS as u32);
-            let _turn = puts.acquire_many_owned(places).await;
-            let outcome = upload::put(bodies, library, ticket, (pieces, length), unreadable).await;
-            let _ = reports.send(TaskReport::Uploaded { ticket, outcome }).await;
-        });
-        self.uploads.insert(ticket, task.abort_handle());
-    }
-
-    /// Looks at the file and reports, in a task of its own: the PUT's may be cancelled at any
-    /// moment. What is there and cannot be read stays on the list, and the person is told.
-    fn on_unreadable(&self, ticket: Ticket) -> upload::Unreadable {
-        let (library, reports) = (self.library.clone(), self.reports.clone());
-        Box::new(move |file_id, error| {
-            let (library, reports) = (library.clone(), reports.clone());
-            let code = error.map_or(FailureCode::FileGone, ReadError::code);
-            let stays = matches!(error, Some(ReadError::Away(_) | ReadError::Broken(_)));
-            let news =
-                error.filter(|_| stays && library.is_news(file_id, Instant::now().into_std()));
-            if let Some((error, file)) = news.zip(library.get(file_id)) {
-                tracing::warn!(path = %file.path().display(), "a shared file was asked for: {error}");
-            }
-            tokio::spawn(async move {
-                let replaced = if stays { None } else { replace(library, file_id, code).await };
-                let _ =
-                    reports.send(TaskReport::Unreadable { ticket, file_id, code, replaced }).await;
-            });
-        })
-    }
-
-    fn uploaded(&mut self, ticket: Ticket, outcome: Uploaded) {
-        if outcome == Uploaded::Unreadable {
-            // Its report comes by itself, and says more.
-            return;
-        }
-        if self.uploads.remove(&ticket).is_some() && outcome == Uploaded::Broken {
-            self.tell(Input::UploadRefused { ticket, code: FailureCode::Busy, file_id: None });
-        }
-    }
-
-    fn unreadable(
-        &mut self,
-        ticket: Ticket,
-        file_id: FileId,
-        code: FailureCode,
-        replaced: Option<Replaced>,
-    ) {
-        self.uploads.remove(&ticket);
-        // Also for a PUT that the relay has given up meanwhile: a notice too many does no harm.
-        self.tell(Input::UploadRefused { ticket, code, file_id: Some(file_id) });
-        if let Some(Replaced { old, new }) = replaced {
-            self.tell(Input::Replaced { old, new });
-        }
-    }
-
-    fn disputed(&mut self, file_id: FileId) {
-        let (library, reports) = (self.library.clone(), self.reports.clone());
-        tokio::spawn(async move {
-            if let Some(replaced) = replace(library, file_id, FailureCode::FileChanged).await {
-                let _ = reports.send(TaskReport::Disputed(replaced)).await;
-            }
-        });
-    }
-
-    fn fetch(&mut self, fetch: FetchId, transfer_id: TransferId, job: FetchJob) {
-        let reports = self.reports.clone();
-        let (Some(bodies), Some(download)) =
-            (self.bodies(), self.downloads.get(&transfer_id).cloned())
-        else {
-            let cut = TaskReport::FetchEnded { fetch, outcome: FetchOutcome::Cut };
-            return drop(tokio::spawn(async move { reports.send(cut).await }));
-        };
-        let channel = self.clients.channel;
-        let started =
-            download.bytes_thread().and_then(|thread| Ok((thread, thread.http(channel)?)));
-        let (thread, http) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                let outcome = FetchOutcome::LocalFailure { message: error.to_string() };
-                let failed = TaskReport::FetchEnded { fetch, outcome };
-                return drop(tokio::spawn(async move { reports.send(failed).await }));
-            }
-        };
-        let (bodies, download) = (Bodies { http, ..bodies }, download.clone());
-        let span = download.span.clone();
-        let running = async move {
-            let wrap = Box::new(move |fetched| TaskReport::Fetched { transfer_id, fetched });
-            let teller = FetchReporter { to: reports.clone(), wrap };
-            let outcome = fetch::get(bodies, download, job, &teller).await;
-            tracing::trace!(?outcome, "a run ended");
-            let _ = reports.send(TaskReport::FetchEnded { fetch, outcome }).await;
-        };
-        let task = thread.spawn(running.instrument(span));
-        self.fetches.insert(fetch, task.abort_handle());
-    }
-
-    fn discard(&mut self, transfer_id: TransferId, file_id: FileId) {
-        let Some(download) = self.downloads.get(&transfer_id) else { return };
-        if let Err(error) = download.discard(file_id) {
-            tracing::warn!(%error, "the table of a file could not be emptied");
-        }
-    }
-
-    /// Nothing of a transfer is left to do: its last news comes when its files are safe.
-    fn put_aside(&mut self, transfer_id: TransferId, done: usize, failed: usize) {
-        let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
-        let reports = self.reports.clone();
-        tokio::spawn(async move {
-            let noted = tokio::task::spawn_blocking(move || download.put_aside()).await;
-            let result = noted.unwrap_or_else(|error| Err(io::Error::other(error)));
-            let _ = reports.send(TaskReport::PutAside { transfer_id, done, failed, result }).await;
-        });
-    }
-
-    fn transfer_over(
-        &mut self,
-        transfer_id: TransferId,
-        done: usize,
-        failed: usize,
-        result: &io::Result<()>,
-    ) {
-        // Of a transfer that failed its failure was told.
-        if let Some(error) = result.as_ref().err().filter(|_| failed == 0) {
-            tracing::warn!(%error, "what was fetched may not survive a power cut");
-        }
-        self.show_progress();
-        let files = self.downloads.remove(&transfer_id).map_or(0, |download| download.files);
-        self.shown.remove(&transfer_id);
-        self.downs.remove(&transfer_id);
-        let cancelled = files.saturating_sub(done + failed);
-        self.event(DeviceEvent::TransferEnded { transfer_id, done, failed, cancelled });
-        self.copy_after(transfer_id);
-    }
-
-    fn measure(&mut self) {
-        for (transfer_id, download) in &self.downloads {
-            let done = download.received.load(Ordering::Relaxed);
-            self.downs.entry(*transfer_id).or_default().looked(done, PROGRESS_INTERVAL);
-        }
-    }
-
-    /// Other processes of this device hear of its files, too.
-    fn note_upload(&mut self, progress: &TransferProgress) {
-        if progress.public_id == self.peer.public_id()
-            && self.library.get(progress.file_id).is_some()
-        {
-            self.uploading.heard(progress);
-        }
-    }
-
-    fn transfers(&mut self) -> Vec<TransferInfo> {
-        let (asker, clients) = (self.peer.public_id(), &self.peer.catalogue().clients);
-        let name = |id: DeviceId| {
-            clients.get(&id).map_or_else(|| id.to_string(), |client| client.name.clone())
-        };
-        let down = |(transfer_id, download): (&TransferId, &Arc<DownloadTask>)| {
-            let down = self.downs.get(transfer_id).cloned().unwrap_or_default();
-            TransferInfo {
-                transfer_id: Some(*transfer_id),
-                owner: download.owner,
-                owner_name: name(download.owner),
-                asker,
-                asker_name: name(asker),
-                direction: TransferDirection::Down,
-                files: download.files,
-                done: download.received.load(Ordering::Relaxed),
-                total: download.total,
-                rate: down.rate,
-                state: down.state(),
-                waits_for: down.waits_for,
-            }
-        };
-        let mut list: Vec<TransferInfo> = self.downloads.iter().map(down).collect();
-        list.sort_by_key(|info| info.transfer_id);
-        list.extend(self.uploading.list(name));
-        list
-    }
-
-    fn show_progress(&mut self) {
-        let mut changed = Vec::new();
-        for (transfer_id, download) in &self.downloads {
-            let done = download.received.load(Ordering::Relaxed);
-            if self.shown.insert(*transfer_id, done) != Some(done) {
-                changed.push(DeviceEvent::Progress {
-                    transfer_id: *transfer_id,
-                    done,
-                    total: download.total,
-                });
-            }
-        }
-        if self.news.len() < MAX_EVENTS_FOR_PROGRESS {
-            changed.into_iter().for_each(|event| self.event(event));
-        }
     }
 
     // ── Reports and commands
@@ -908,16 +531,6 @@ async fn sleep_until(at: Option<Instant>) {
     if let Some(at) = at {
         tokio::time::sleep_until(at).await;
     }
-}
-
-/// Looks at a file that could not be read as listed. `None`: somebody else did.
-async fn replace(library: Arc<Library>, old: FileId, code: FailureCode) -> Option<Replaced> {
-    let look = move || match code {
-        FailureCode::FileChanged => library.replace(old),
-        _ => library.remove(old).map(|_| None),
-    };
-    let new = tokio::task::spawn_blocking(look).await.ok()??;
-    Some(Replaced { old, new })
 }
 
 /// Passes on how far a reader in order has come.

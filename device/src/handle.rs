@@ -17,37 +17,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::download::content_index::{self, ContentIndex};
-use crate::download::fetch::local_failure;
 use crate::download::task::{DownloadPlan, SavedFile, WantedDownload, write_in_order};
+use crate::error::{DeviceError, local_failure};
 use crate::rate_limit::{Rate, RateLimits};
 use crate::share::shared_root::SharedRoots;
-use crate::share::walk::{FoundFile, Skipped, WalkError, walk};
+use crate::share::walk::{FoundFile, Skipped, walk};
 use crate::transfers::TransferInfo;
-
-/// Why something asked of a device was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    #[error(transparent)]
-    Walk(#[from] WalkError),
-    /// This device's disk or system said no.
-    #[error("{0}")]
-    Local(String),
-    #[error("the device cannot be set up: {0}")]
-    Setup(String),
-    /// The hub said no.
-    #[error("{message}")]
-    Refused { code: FailureCode, message: String },
-    #[error("the hub is not reachable at the moment")]
-    NotConnected,
-    #[error("the device has ended")]
-    Ended,
-}
-
-impl From<io::Error> for DeviceError {
-    fn from(error: io::Error) -> Self {
-        Self::Local(local_failure(&error))
-    }
-}
 
 /// What a device tells. A reader that falls far behind loses progress first, and the oldest news at
 /// last.

@@ -14,7 +14,7 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 /// … and after so long it stands still.
 const STILL: Duration = Duration::from_secs(2);
 /// Uploads that are kept for showing; beyond, the one heard of first is dropped.
-const MOST_UPLOADS: usize = 1_000;
+const MAX_SHOWN_UPLOADS: usize = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,7 +110,7 @@ impl Uploads {
             return;
         }
         self.0.insert(key, OutgoingTransfer { progress: progress.clone(), heard: Instant::now() });
-        if self.0.len() > MOST_UPLOADS
+        if self.0.len() > MAX_SHOWN_UPLOADS
             && let Some(oldest) = self.0.iter().min_by_key(|(_, up)| up.heard).map(|(key, _)| *key)
         {
             self.0.remove(&oldest);
@@ -140,7 +140,10 @@ impl Uploads {
                 TransferState::Paused => TransferStatus::Paused,
                 TransferState::Waiting => TransferStatus::Waiting,
                 _ if still => TransferStatus::Waiting,
-                _ => TransferStatus::Running,
+                TransferState::Running
+                | TransferState::Done
+                | TransferState::Failed
+                | TransferState::Cancelled => TransferStatus::Running,
             };
             let (owner, direction) = (public_id, TransferDirection::Up);
             let (owner_name, asker_name) = (name(owner), name(asker));

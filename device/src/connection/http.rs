@@ -7,8 +7,8 @@ use lanyard_protocol::Channel;
 use reqwest::Response;
 use serde::de::DeserializeOwned;
 
-use crate::DeviceError;
 use crate::connection::tls;
+use crate::error::DeviceError;
 
 /// The relay ends what stands still after 20 s, and lets nobody wait longer than 30 s for room.
 pub(crate) const SILENCE: Duration = Duration::from_secs(60);

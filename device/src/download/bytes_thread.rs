@@ -9,8 +9,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::DeviceError;
 use crate::connection::http;
+use crate::error::DeviceError;
 
 /// A thread that runs tasks which may block it: nobody else's are there. It ends when this is gone,
 /// and its tasks with it.

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use crate::connection::http;
 use crate::download::file_sink::OpenPart;
 use crate::download::task::{Destination, DownloadTask};
+use crate::error::local_failure;
 use crate::rate_limit::paced;
 use crate::share::upload::Bodies;
 
@@ -84,28 +85,6 @@ pub(crate) async fn get<M>(
         BodyKind::Hashes => compare(response, download, job, teller).await,
     };
     done.unwrap_or_else(|error| FetchOutcome::LocalFailure { message: local_failure(&error) })
-}
-
-/// EIO, ENXIO and ENODEV of Unix; that other platforms call other things so costs a few words.
-const BROKEN_DISK: [i32; 3] = [5, 6, 19];
-
-/// A sentence that a person can act on.
-pub(crate) fn local_failure(error: &io::Error) -> String {
-    match error.kind() {
-        // Ours, which says how much.
-        io::ErrorKind::StorageFull if error.get_ref().is_some() => error.to_string(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "there is no room left on this disk; what came is kept, and the same command goes on from there".into()
-        }
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            format!("this folder cannot be written to ({error})")
-        }
-        io::ErrorKind::BrokenPipe => "whoever read the bytes stopped reading".into(),
-        _ if BROKEN_DISK.contains(&error.raw_os_error().unwrap_or_default()) => {
-            format!("the disk is out of order ({error}); what came is kept, and the same command goes on from there")
-        }
-        _ => error.to_string(),
-    }
 }
 
 async fn refused(response: reqwest::Response) -> FetchOutcome {

@@ -14,11 +14,11 @@ use lanyard_protocol::{DeviceId, EntryKind, FileEntry, FileId, GroupRange, Root,
 use lanyard_system::confined_fs::Folder;
 use tokio::sync::watch;
 
-use crate::DeviceError;
 use crate::download::bytes_thread::BytesThread;
 use crate::download::content_index::{self, ContentIndex, IndexedContent};
 use crate::download::file_names::NameAllocator;
 use crate::download::file_sink::{FileSink, FinishError, FinishedFile, OpenPart};
+use crate::error::DeviceError;
 
 /// How far ahead of a reader in order groups are fetched: this much waits in memory at most.
 const LOOKAHEAD_BYTES: u64 = 6 << 20;

@@ -6,11 +6,13 @@ use std::io;
 use lanyard_hub::peer::{CloseReason, Input};
 use lanyard_protocol::{FileId, Root, TransferId};
 
+use super::DeviceDriver;
+use super::report::TaskReport;
 use super::staged::note_saved;
-use super::{DeviceDriver, TaskReport};
-use crate::download::fetch::local_failure;
 use crate::download::file_sink::FinishError;
 use crate::download::task::SavedFile;
+use crate::error::local_failure;
+use crate::handle::DeviceEvent;
 
 /// Small files that are named in one go.
 const MAX_CLOSED_AT_ONCE: usize = 64;
@@ -87,5 +89,43 @@ impl DeviceDriver {
         self.tell(Input::FileClosed { transfer_id, file_id, outcome });
         // Nobody asks any more for a transfer that was cancelled meanwhile.
         self.saved.remove(&(transfer_id, file_id));
+    }
+
+    pub(super) fn discard(&mut self, transfer_id: TransferId, file_id: FileId) {
+        let Some(download) = self.downloads.get(&transfer_id) else { return };
+        if let Err(error) = download.discard(file_id) {
+            tracing::warn!(%error, "the table of a file could not be emptied");
+        }
+    }
+
+    /// Nothing of a transfer is left to do: its last news comes when its files are safe.
+    pub(super) fn put_aside(&mut self, transfer_id: TransferId, done: usize, failed: usize) {
+        let Some(download) = self.downloads.get(&transfer_id).cloned() else { return };
+        let reports = self.reports.clone();
+        tokio::spawn(async move {
+            let noted = tokio::task::spawn_blocking(move || download.put_aside()).await;
+            let result = noted.unwrap_or_else(|error| Err(io::Error::other(error)));
+            let _ = reports.send(TaskReport::PutAside { transfer_id, done, failed, result }).await;
+        });
+    }
+
+    pub(super) fn transfer_over(
+        &mut self,
+        transfer_id: TransferId,
+        done: usize,
+        failed: usize,
+        result: &io::Result<()>,
+    ) {
+        // Of a transfer that failed its failure was told.
+        if let Some(error) = result.as_ref().err().filter(|_| failed == 0) {
+            tracing::warn!(%error, "what was fetched may not survive a power cut");
+        }
+        self.show_progress();
+        let files = self.downloads.remove(&transfer_id).map_or(0, |download| download.files);
+        self.shown.remove(&transfer_id);
+        self.downs.remove(&transfer_id);
+        let cancelled = files.saturating_sub(done + failed);
+        self.event(DeviceEvent::TransferEnded { transfer_id, done, failed, cancelled });
+        self.copy_after(transfer_id);
     }
 }

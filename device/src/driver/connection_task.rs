@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use super::TaskReport;
+use super::report::TaskReport;
 use crate::connection::{
     ConnectionError, DEVICE_PATH, FrameReceiver, FrameSender, HubUrl, ReceivedFrame,
     RelayConnection,

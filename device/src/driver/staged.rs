@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lanyard_hub::peer::{Input, TransferOrder};
-use lanyard_protocol::{FileId, RelayToDevice, Root, TransferId};
+use lanyard_protocol::{DeviceId, FileId, RelayToDevice, Root, TransferId};
 
-use super::{DeviceDriver, TaskReport};
+use super::DeviceDriver;
+use super::report::TaskReport;
 use crate::download::content_index::{self, ContentIndex};
 use crate::download::task::SavedFile;
 use crate::handle::DeviceEvent;
@@ -120,15 +121,7 @@ impl DeviceDriver {
 
     /// The hub tells the roots of files that this process shares.
     pub(super) fn note_roots(&self, message: &RelayToDevice) {
-        let known: Vec<(FileId, Root)> = match message {
-            RelayToDevice::FilesUpdated(m) if m.public_id == self.peer.public_id() => {
-                m.files.iter().map(|known| (known.file_id, known.root)).collect()
-            }
-            RelayToDevice::FilesAdded(m) if m.public_id == self.peer.public_id() => {
-                m.files.iter().filter_map(|entry| Some((entry.file_id, entry.root?))).collect()
-            }
-            _ => return,
-        };
+        let known = roots_in(message, self.peer.public_id());
         known.iter().for_each(|(file_id, _)| self.library.root_known(*file_id));
         let Some(content) = self.content.clone() else { return };
         let shared = known
@@ -148,4 +141,19 @@ impl DeviceDriver {
             }
         });
     }
+}
+
+/// Returns the roots that a message tells of the files of `owner`.
+fn roots_in(message: &RelayToDevice, owner: DeviceId) -> Vec<(FileId, Root)> {
+    if let RelayToDevice::FilesUpdated(updated) = message
+        && updated.public_id == owner
+    {
+        return updated.files.iter().map(|known| (known.file_id, known.root)).collect();
+    }
+    if let RelayToDevice::FilesAdded(added) = message
+        && added.public_id == owner
+    {
+        return added.files.iter().filter_map(|entry| Some((entry.file_id, entry.root?))).collect();
+    }
+    Vec::new()
 }

@@ -10,7 +10,8 @@ use lanyard_protocol::{
     DeviceToRelay, FailureCode, FileRef, Link, LinkHash, LinkSeed, RelayToDevice,
 };
 
-use crate::handle::{DeviceError, DeviceHandle, DriverCommand};
+use crate::error::DeviceError;
+use crate::handle::{DeviceHandle, DriverCommand};
 
 /// The contents of a wanted link.
 #[derive(Debug, Clone)]
@@ -77,9 +78,11 @@ impl DeviceHandle {
     async fn request(&self, message: DeviceToRelay) -> Result<RelayToDevice, DeviceError> {
         let answer =
             self.ask(|reply| DriverCommand::Request { message: Box::new(message), reply }).await?;
-        answer.map(|answer| *answer).map_err(|no| match no.code {
-            FailureCode::ServerNotReady | FailureCode::TimedOut => DeviceError::NotConnected,
-            code => DeviceError::Refused { code, message: no.message },
+        answer.map(|answer| *answer).map_err(|failed| {
+            if matches!(failed.code, FailureCode::ServerNotReady | FailureCode::TimedOut) {
+                return DeviceError::NotConnected;
+            }
+            DeviceError::Refused { code: failed.code, message: failed.message }
         })
     }
 
@@ -91,10 +94,11 @@ impl DeviceHandle {
         let link = drawn.link;
         let mut listed = None;
         for request in wish.requests(&drawn) {
-            match self.request(DeviceToRelay::LinkRequest(request)).await? {
-                RelayToDevice::LinkMade(made) => listed = Some(made.link),
-                _ => return Err(DeviceError::NotConnected),
-            }
+            let answer = self.request(DeviceToRelay::LinkRequest(request)).await?;
+            let RelayToDevice::LinkMade(made) = answer else {
+                return Err(DeviceError::NotConnected);
+            };
+            listed = Some(made.link);
         }
         let listed =
             listed.ok_or_else(|| DeviceError::Local("there is nothing to link to".into()))?;
@@ -106,15 +110,14 @@ impl DeviceHandle {
         let mut links = Vec::new();
         let mut cursor = None;
         loop {
-            match self.request(DeviceToRelay::LinksPull(LinksPull { cursor })).await? {
-                RelayToDevice::LinksPage(page) => {
-                    links.extend(page.links);
-                    cursor = page.cursor;
-                    if page.last || cursor.is_none() {
-                        return Ok(links);
-                    }
-                }
-                _ => return Err(DeviceError::NotConnected),
+            let answer = self.request(DeviceToRelay::LinksPull(LinksPull { cursor })).await?;
+            let RelayToDevice::LinksPage(page) = answer else {
+                return Err(DeviceError::NotConnected);
+            };
+            links.extend(page.links);
+            cursor = page.cursor;
+            if page.last || cursor.is_none() {
+                return Ok(links);
             }
         }
     }

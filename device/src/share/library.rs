@@ -56,6 +56,10 @@ impl LibraryFile {
 
     /// What it means that the disk refuses. A file whose volume was pulled is not gone: it is there
     /// again with the volume.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "std adds kinds, and most mean the same here"
+    )]
     fn trouble(&self, error: io::Error) -> ReadError {
         use io::ErrorKind::{
             NotADirectory, NotFound, OutOfMemory, StaleNetworkFileHandle, TimedOut,
@@ -305,6 +309,7 @@ impl Library {
 }
 
 /// Fills `buffer` from `offset`. A file that ends early has changed.
+#[expect(clippy::wildcard_enum_match_arm, reason = "std adds kinds, and most mean the same here")]
 pub(crate) fn read_exact_at(
     file: &LibraryFile,
     handle: &File,

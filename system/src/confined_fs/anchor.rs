@@ -202,7 +202,11 @@ pub(super) fn found(stat: &Stat) -> FileInfo {
         FileType::RegularFile => FileKind::File,
         FileType::Directory => FileKind::Folder,
         FileType::Symlink => FileKind::Link,
-        _ => FileKind::Other,
+        FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => FileKind::Other,
     };
     FileInfo {
         kind,
