@@ -481,6 +481,55 @@ mod tests {
         }
     }
 
+    /// A60: no opening in the midst of a race leads to a file outside of the share. The root is
+    /// known, so neither size nor time nor inode tells the two files apart.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_swapped_for_a_link_is_never_opened_through_it() {
+        use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+        const SWAPS: usize = 300;
+        const OPENED: usize = 300;
+        let dir = tempfile::tempdir().unwrap();
+        let [shared, outside, aside] = ["d", "outside", "aside"].map(|name| dir.path().join(name));
+        fs::create_dir(&shared).unwrap();
+        fs::write(shared.join("x"), b"shared").unwrap();
+        fs::write(&outside, b"CANARY").unwrap();
+        let modified = fs::metadata(shared.join("x")).unwrap().modified().unwrap();
+        File::options().write(true).open(&outside).unwrap().set_modified(modified).unwrap();
+        let library = library(1);
+        let id = library.add(walked(shared.clone()).files.remove(0)).file_id;
+        library.root_known(id);
+        let file = library.get(id).unwrap();
+        let swaps = AtomicUsize::new(0);
+        let is_over = AtomicBool::new(false);
+        let swap = || {
+            let place = shared.join("x");
+            while !is_over.load(Ordering::Relaxed) {
+                fs::rename(&place, &aside).unwrap();
+                std::os::unix::fs::symlink(&outside, &place).unwrap();
+                std::thread::yield_now();
+                fs::remove_file(&place).unwrap();
+                fs::rename(&aside, &place).unwrap();
+                swaps.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let mut read = Vec::new();
+        std::thread::scope(|scope| {
+            let swapper = scope.spawn(swap);
+            while read.len() < OPENED || swaps.load(Ordering::Relaxed) < SWAPS {
+                assert!(!swapper.is_finished(), "the swapping thread failed");
+                let Ok(handle) = library.open(id, &file) else { continue };
+                let mut bytes = [0; 6];
+                // A failure here must not leave the swapping thread without an end.
+                let said = read_exact_at(&file, &handle, &mut bytes, 0);
+                read.push(said.map(|()| bytes));
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let wrong = read.iter().filter(|bytes| !matches!(bytes, Ok(b) if b == b"shared")).count();
+        assert_eq!(wrong, 0, "of {} openings so many read something else", read.len());
+    }
+
     #[test]
     fn a_data_directory_that_came_into_the_way_is_not_listed_as_a_new_version() {
         let dir = tempfile::tempdir().unwrap();
