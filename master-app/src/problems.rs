@@ -24,7 +24,7 @@ pub struct ActiveProblem {
     /// Stable; there is one problem of a code at a time.
     pub code: &'static str,
     pub what: String,
-    /// What the person can do.
+    /// Advice for the person at the host.
     pub advice: String,
     pub since_ms: u64,
 }

@@ -54,7 +54,7 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 pub(crate) struct Store {
     connection: Connection,
     path: PathBuf,
-    /// What opening has read already.
+    /// State that was read while opening.
     loaded: Option<SavedState>,
     copy: Copy,
     problems: ProblemList,

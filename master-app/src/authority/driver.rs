@@ -49,7 +49,7 @@ pub(crate) struct ConnectionNumber(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ScreenId(u64);
 
-/// What a screen is shown.
+/// An update for a screen.
 #[derive(Debug, Clone)]
 pub(crate) enum ScreenUpdate {
     Message { message: Arc<MasterToConsole>, reference: Option<Ref> },
@@ -120,7 +120,7 @@ impl DriverHandle {
         self.inputs.send(input).await.map_err(|_| DriverStopped)
     }
 
-    /// What is wrong with the hub. Known also while the driver waits for its disk.
+    /// Returns the problems of the hub, also while the driver waits for its disk.
     pub(crate) fn problems(&self) -> &ProblemList {
         &self.problems
     }
@@ -251,7 +251,7 @@ struct AuthorityDriver {
     /// They are answered from what is on disk: when it is.
     questions: Vec<AuthorityDriverMessage>,
     relay: Option<(ConnectionNumber, mpsc::Sender<Frame>)>,
-    /// Of the relay that was there last.
+    /// The relay that was there last.
     hub: Option<HubInfo>,
     screens: BTreeMap<ScreenId, mpsc::Sender<ScreenUpdate>>,
     asks: BTreeMap<RequestToken, Reply>,
@@ -414,7 +414,7 @@ impl AuthorityDriver {
         Ok(())
     }
 
-    /// What was meant for it does not go to the next.
+    /// Drops the frames for this relay: they do not go to the next one.
     fn drop_relay(&mut self) {
         self.relay = None;
         self.committer.drop_frames();

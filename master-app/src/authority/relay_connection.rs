@@ -51,7 +51,7 @@ enum Ended {
     Link(ConnectionError),
     /// The relay closed, with its code.
     Closed(Option<u16>),
-    /// What came was no handshake of ours.
+    /// The answer was not part of our handshake.
     Strange(String),
     TermTooLow,
     /// The relay did not take our proof, or it came too late for it.

@@ -63,7 +63,7 @@ impl From<Admit> for Admission {
     }
 }
 
-/// What one process may send and take, all its transfers together.
+/// Speed limits of one process, for all its transfers together.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct LimitArgs {
     /// Limit for sending, in bytes a second: 500K, 5M (powers of 1024), none; `lanyard limit`

@@ -22,7 +22,7 @@ struct TransferRow {
     info: TransferInfo,
 }
 
-/// What holds for one process.
+/// The limits of one process.
 #[derive(Debug, Clone, Copy)]
 struct LimitRow {
     process: u32,

@@ -43,7 +43,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const DECISIONS_SHOWN: usize = 500;
 const OCCASIONS_SHOWN: usize = 250;
 
-/// What a tab is told when it registers, beside what the driver knows.
+/// Facts for a tab that registers, beside those of the driver.
 #[derive(Debug, Clone)]
 pub(crate) struct ConsoleInfo {
     pub host: DeviceId,

@@ -76,7 +76,7 @@ pub(crate) enum ControlResponse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StatusOutput {
     pub name: String,
-    /// Of the hub's key; as on the QR code. Empty until the relay was there.
+    /// Fingerprint of the hub's key, as on the QR code. Empty until the relay was there.
     pub fingerprint: String,
     pub urls: Vec<String>,
     pub relay_ready: bool,
@@ -91,7 +91,7 @@ pub(crate) struct StatusOutput {
     pub list: ListUsage,
     pub console: String,
     pub admission: Admission,
-    /// What is wrong.
+    /// Active problems.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
     /// The relay's figures, while it is there.
@@ -150,7 +150,7 @@ pub(crate) struct InvitationOutput {
     pub expires_ms: u64,
 }
 
-/// What commands may reach.
+/// The parts of the hub that commands reach.
 #[derive(Clone)]
 pub(crate) struct Control {
     pub driver: DriverHandle,

@@ -317,7 +317,7 @@ fn crowd_words(in_line: u32) -> String {
     )
 }
 
-/// What the person is asked: who, whence, and what to type.
+/// Returns the question about a device: its name, its address, and the reply to type.
 fn prompt(knock: &JoinRequestInfo, waiting: usize) -> String {
     let platform = match knock.platform.as_str() {
         "" => String::new(),

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-/// What the process returns; documented in `--help`.
+/// The exit code of the process; documented in `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Done = 0,
@@ -47,7 +47,7 @@ impl Failure {
     }
 }
 
-/// What a person reads: the error, and of its causes those that it does not say itself.
+/// Prints the error, and those of its causes that the error does not name itself.
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut said = String::new();

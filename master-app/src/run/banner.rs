@@ -9,7 +9,7 @@ use crate::operator::actions;
 use crate::operator::console::LoginLinks;
 use crate::output::text::{self, visible};
 
-/// What a person reads first: who we are, where, what is shared, who waits.
+/// Returns the text for a person: name, addresses, shared files, waiting devices, problems.
 pub(super) async fn banner(
     hub: &MasterSetup,
     driver: &DriverHandle,

@@ -45,7 +45,7 @@ pub(crate) struct HealthMonitor {
     pub data_dir: PathBuf,
 }
 
-/// What was seen in one look.
+/// The findings of one check.
 #[derive(Debug, Default)]
 struct Observation {
     relay_away_for: Option<Duration>,

@@ -1,4 +1,4 @@
-//! What is logged: as much as LANYARD_LOG says, and never a frame.
+//! The filter of the log: as much as LANYARD_LOG says, and never a frame.
 
 use tracing_subscriber::EnvFilter;
 

@@ -1,4 +1,4 @@
-//! What a hub needs before it starts: its database, its certificates, its name.
+//! Setup before a hub starts: its database, its certificates, its name.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -106,7 +106,7 @@ pub(crate) fn machine_name() -> String {
 /// At the start, a database that another program holds is tried again after this.
 pub(super) const LOCKED_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// What both ways of running a master have settled before it starts.
+/// Settings of a master, the same for both ways of running one.
 pub(super) struct MasterSetup {
     pub url: HubUrl,
     pub secret: [u8; 32],

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-/// What the person who stops the hub, or reads its log, wants to know.
+/// Tells the person who stops the hub, or reads its log, that it is stopping.
 pub(super) fn say_stopping(json: bool) {
     match json {
         true => println!("{}", json!({ "event": "stopping" })),

@@ -20,7 +20,7 @@ use super::schema::connect;
 use crate::problems::{self, ActiveProblem};
 use crate::store::audit_log::{self, StandingRefusal};
 
-/// What SQLite keeps beside a database.
+/// Files that SQLite keeps beside a database.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// A shorter log never held anything.
 const WAL_HEAD: u64 = 32;
@@ -82,7 +82,7 @@ pub(super) fn rescue(path: &Path, copy: BackupFound) -> Rescued {
 }
 
 impl Rescued {
-    /// What the person at the host is told.
+    /// Returns the problem for the person at the host.
     pub(super) fn problem(&self, why: &str, aside: Option<&Path>) -> ActiveProblem {
         let count = |verdict| {
             self.roster.members.values().filter(|member| member.verdict == verdict).count()

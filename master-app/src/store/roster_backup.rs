@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 const NAME: &str = "roster.json";
 const VERSION: u32 = 1;
 
-/// What the copy holds.
+/// Contents of the copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct RosterBackup {
     /// Commits that decided about somebody; only ever more.
@@ -38,7 +38,7 @@ impl BackupFound {
     }
 }
 
-/// What lies where the copy should be.
+/// The file found in place of the copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BackupFound {
     Nothing,

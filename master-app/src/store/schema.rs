@@ -38,7 +38,7 @@ CREATE TABLE links (
 ) WITHOUT ROWID, STRICT;
 ";
 
-/// What a new database begins with.
+/// Contents of a new database.
 #[derive(Debug, Default)]
 pub(super) struct StoreOpening {
     pub roster: RosterBackup,

@@ -9,7 +9,7 @@ use lanyard_protocol::limits::MAX_LINK_USES;
 use crate::cli::args::LimitArgs;
 use crate::cli::values;
 
-/// What this machine can do as a device of a hub.
+/// Commands of this machine as a device of a hub.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum DeviceCommand {
     /// Ask a hub to let this device in, and wait for the decision

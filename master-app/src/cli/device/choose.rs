@@ -12,12 +12,12 @@ use crate::output::text;
 /// So many meanings of a word are printed: others decide how many files have one name.
 const MAX_CANDIDATES: usize = 20;
 
-/// What was meant.
+/// The chosen files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chosen {
     /// Each with the path it has below the folder it is saved to.
     pub files: Vec<WantedDownload>,
-    /// Of the file or folder.
+    /// The owner of the file or folder.
     pub name: String,
     /// The owner and the path, of a folder.
     pub folder: Option<(DeviceId, String)>,

@@ -1,4 +1,4 @@
-//! What several commands of a device share.
+//! Helpers that several commands of a device share.
 
 use lanyard_device::connection::HubUrl;
 use lanyard_device::{CatalogueView, DeviceError};

@@ -184,7 +184,7 @@ impl DeviceConnection {
         Instant::now() + HUB_TIMEOUT
     }
 
-    /// What the end of the device means.
+    /// Returns the failure for the end of the device.
     pub(super) fn ended(&self, reason: EndReason) -> Failure {
         let (exit, why) = match reason {
             EndReason::Refused => (Exit::NotApproved, "this device was turned away by the host".to_string()),

@@ -1,4 +1,4 @@
-//! What a command says: values and events on standard output, progress for people on standard
+//! Output of a command: values and events on standard output, progress for people on standard
 //! error.
 
 use std::io::{IsTerminal, Write};

@@ -39,7 +39,7 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     }
 }
 
-/// What every process answers.
+/// Returns the answers of all processes.
 pub(crate) async fn ask_all<T: DeserializeOwned>(
     dir: &Path,
     request: &SteeringRequest,
