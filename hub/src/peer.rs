@@ -281,8 +281,8 @@ impl Peer {
             RelayToDevice::ClientReconnected(m) => self.presence_changed(m.public_id, true),
             RelayToDevice::ClientDisconnected(m) => self.presence_changed(m.public_id, false),
             RelayToDevice::FeedPage(page) => self.paged(now, page, reference),
-            RelayToDevice::FeedDirty(_) => {
-                if self.mirror.dirty() {
+            RelayToDevice::FeedDirty(m) => {
+                if m.feed.is_catalogue() && self.mirror.dirty() {
                     self.pull(now);
                 }
             }
@@ -396,13 +396,21 @@ impl Peer {
         from: lanyard_protocol::Resume,
         cursor: Option<String>,
     ) {
-        let pull =
-            lanyard_protocol::message::FeedPull { epoch: from.epoch, since: from.revision, cursor };
+        let pull = lanyard_protocol::message::FeedPull {
+            feed: Default::default(),
+            epoch: from.epoch,
+            since: from.revision,
+            cursor,
+        };
         self.send(DeviceToRelay::FeedPull(pull), Some(reference));
         self.timers.set(Timer::Pull, now.plus(lanyard_protocol::limits::REQUEST_TIMEOUT_MS));
     }
 
     fn paged(&mut self, now: Moment, page: lanyard_protocol::FeedPage, reference: Option<u64>) {
+        // A feed that this device does not follow.
+        if !page.feed.is_catalogue() {
+            return;
+        }
         match self.mirror.page(page, reference) {
             Paged::Ignored => {}
             Paged::More { from, cursor } => {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Client;
 use crate::file::FileEntry;
-use crate::ids::{DeviceId, FileId};
+use crate::ids::{DeviceId, FeedId, FileId};
 
 /// Where a device stands in the feed; zeros for who holds nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +46,10 @@ pub struct Gone {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "typescript", derive(ts_rs::TS))]
 pub struct FeedPage {
+    /// The feed that is meant; absent: the catalogue.
+    #[serde(default, skip_serializing_if = "FeedId::is_catalogue")]
+    #[cfg_attr(feature = "typescript", ts(as = "Option<FeedId>", optional))]
+    pub feed: FeedId,
     /// Says how to apply the page.
     pub mode: FeedMode,
     /// Epoch of every page of this pull.

@@ -263,6 +263,43 @@ pub struct Recipient {
     pub instance: Option<Instance>,
 }
 
+/// Names a feed: 1 to 64 characters of `a-z0-9_-`. Absent on the wire, the catalogue is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+#[cfg_attr(feature = "typescript", derive(ts_rs::TS), ts(type = "string"))]
+pub struct FeedId(std::borrow::Cow<'static, str>);
+
+impl FeedId {
+    /// The hub's members and shared files.
+    pub const CATALOGUE: FeedId = FeedId(std::borrow::Cow::Borrowed("catalogue"));
+
+    /// Returns `None` when `text` has another form.
+    pub fn new(text: impl Into<String>) -> Option<Self> {
+        let text = text.into();
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+        let fits = (1..=64).contains(&text.len()) && text.bytes().all(plain);
+        fits.then_some(Self(text.into()))
+    }
+
+    /// Returns true for the feed of members and shared files.
+    pub fn is_catalogue(&self) -> bool {
+        *self == Self::CATALOGUE
+    }
+}
+
+impl Default for FeedId {
+    fn default() -> Self {
+        Self::CATALOGUE
+    }
+}
+
+impl<'de> Deserialize<'de> for FeedId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        FeedId::new(String::deserialize(deserializer)?)
+            .ok_or_else(|| de::Error::custom("a feed's name of another form"))
+    }
+}
+
 /// Identifies a request, so that its sender recognises the answer: 1 to 64 characters of
 /// `A-Za-z0-9_-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

@@ -150,6 +150,10 @@ wire! {
 
     /// Asks for the feed after `since`, or with `cursor` for the next page of a pull.
     pub struct FeedPull {
+        /// The feed that is meant; absent: the catalogue.
+        #[serde(default, skip_serializing_if = "FeedId::is_catalogue")]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<FeedId>", optional))]
+        pub feed: FeedId,
         /// Epoch of what the sender holds; 0 for nothing.
         pub epoch: u64,
         /// Last revision of `epoch` that the sender holds; 0 for nothing.
@@ -159,6 +163,15 @@ wire! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "typescript", ts(optional))]
         pub cursor: Option<String>,
+    }
+
+    /// Says that changes were dropped on their way to this session.
+    #[derive(Default)]
+    pub struct FeedDirty {
+        /// The feed that is meant; absent: the catalogue.
+        #[serde(default, skip_serializing_if = "FeedId::is_catalogue")]
+        #[cfg_attr(feature = "typescript", ts(as = "Option<FeedId>", optional))]
+        pub feed: FeedId,
     }
 
     /// Lists files of the sender's instance, or brings withdrawn ones back.

@@ -126,8 +126,14 @@ async fn a43_the_entry_listed_under_an_id_never_changes() {
             "{answer:?}"
         );
     }
-    let reference =
-        ana.say(DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None })).await;
+    let reference = ana
+        .say(DeviceToRelay::FeedPull(FeedPull {
+            feed: Default::default(),
+            epoch: 0,
+            since: 0,
+            cursor: None,
+        }))
+        .await;
     let RelayToDevice::FeedPage(page) = ana.answer(&reference).await else { panic!("no page") };
     assert_eq!(page.files, [entry]);
 }

@@ -19,7 +19,12 @@ async fn answers_to_the_unapproved(hub: &TestHub, file: FileRef) -> Vec<String> 
     let pieces = vec![GroupSpan::new(file.file_id, 0, 1)];
     let drawn = eve.new_link();
     let asks = [
-        DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }),
+        DeviceToRelay::FeedPull(FeedPull {
+            feed: Default::default(),
+            epoch: 0,
+            since: 0,
+            cursor: None,
+        }),
         DeviceToRelay::RequestChunk(RequestChunk {
             transfer_id,
             public_id: file.public_id,

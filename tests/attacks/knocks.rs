@@ -89,7 +89,12 @@ async fn a21_an_approval_names_the_request_it_is_for() {
     assert_stale(&mut master, eve_id, of_ana.request_id).await;
     assert_stale(&mut master, ana_id, of_eve.request_id).await;
     let text = codec::encode(
-        &DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }),
+        &DeviceToRelay::FeedPull(FeedPull {
+            feed: Default::default(),
+            epoch: 0,
+            since: 0,
+            cursor: None,
+        }),
         None,
     );
     eve.send(text).await.unwrap();
@@ -127,8 +132,14 @@ async fn a21_the_host_cannot_approve_what_is_no_longer_there() {
     }
     // Commands are done in order: the code is asked for after them.
     hub.code_of(ana.id).await;
-    let reference =
-        ana.say(DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None })).await;
+    let reference = ana
+        .say(DeviceToRelay::FeedPull(FeedPull {
+            feed: Default::default(),
+            epoch: 0,
+            since: 0,
+            cursor: None,
+        }))
+        .await;
     let answer = ana.answer(&reference).await;
     assert!(
         matches!(&answer, RelayToDevice::RequestFailed(no) if no.code == FailureCode::NotApproved),

@@ -69,7 +69,12 @@ async fn messages(hub: &TestHub) -> String {
         tasks.spawn(async move {
             let until = Instant::now() + LASTS;
             while Instant::now() < until {
-                let pull = message::FeedPull { epoch: 0, since: 0, cursor: None };
+                let pull = message::FeedPull {
+                    feed: Default::default(),
+                    epoch: 0,
+                    since: 0,
+                    cursor: None,
+                };
                 let says = async { device.say(DeviceToRelay::FeedPull(pull)).await };
                 if tokio::time::timeout(until - Instant::now(), says).await.is_ok() {
                     sent.fetch_add(1, Ordering::Relaxed);

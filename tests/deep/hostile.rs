@@ -18,7 +18,7 @@ const GROUPS: u32 = 16;
 
 async fn pours(mut device: TestDevice) {
     loop {
-        let pull = message::FeedPull { epoch: 0, since: 0, cursor: None };
+        let pull = message::FeedPull { feed: Default::default(), epoch: 0, since: 0, cursor: None };
         device.say(DeviceToRelay::FeedPull(pull)).await;
     }
 }

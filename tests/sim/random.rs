@@ -576,6 +576,7 @@ impl Day {
                 })
             }
             7 => DeviceToRelay::FeedPull(FeedPull {
+                feed: Default::default(),
                 epoch: 7,
                 since: 1 << 40,
                 cursor: Some("no such cursor".into()),

@@ -26,6 +26,9 @@ export interface FeedTools {
 /** The shortest wait before a failed pull is sent again, whatever the hub says. */
 const MIN_RETRY_MS = 200;
 
+/** Other feeds are not followed. */
+const isCatalogue = ({ feed = "catalogue" }: { feed?: string }): boolean => feed === "catalogue";
+
 export class Feed {
   readonly mirror = new Mirror();
   readonly online = new Set<string>();
@@ -78,6 +81,7 @@ export class Feed {
   hear(message: FeedMessage & { ref?: string }): boolean {
     switch (message.opcode) {
       case "FEED_PAGE":
+        if (!isCatalogue(message.data)) return true;
         this.#page(message.data, message.ref);
         return true;
       case "FILES_ADDED":
@@ -90,6 +94,7 @@ export class Feed {
         this.#change(message);
         return true;
       case "FEED_DIRTY":
+        if (!isCatalogue(message.data)) return true;
         // One pull at a time, or a hub that repeats this message would be asked again each time.
         if (this.mirror.pulling) this.mirror.miss();
         else this.pull();

@@ -90,6 +90,9 @@ impl Authority {
 
     /// The page that answers a pull, or why there is none.
     pub(super) fn answer_pull(&self, pull: &FeedPull) -> Result<FeedPage, FailureCode> {
+        if !pull.feed.is_catalogue() {
+            return Err(FailureCode::NotFound);
+        }
         let Some(cursor) = &pull.cursor else {
             return Ok(self.first_page(Resume { epoch: pull.epoch, revision: pull.since }));
         };
@@ -110,6 +113,7 @@ impl Authority {
 
     fn empty_page(&self, mode: FeedMode) -> FeedPage {
         FeedPage {
+            feed: Default::default(),
             mode,
             epoch: self.feed.epoch(),
             revision: self.feed.told(),
@@ -225,6 +229,7 @@ mod tests {
             platform: "x".into(),
         };
         let mut page = FeedPage {
+            feed: Default::default(),
             mode: FeedMode::Snapshot,
             epoch: 1,
             revision: 1,

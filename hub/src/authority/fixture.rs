@@ -285,7 +285,7 @@ impl AuthorityFixture {
         let mut pages = Vec::new();
         let mut cursor = None;
         loop {
-            let pull = FeedPull { epoch: EPOCH, since, cursor };
+            let pull = FeedPull { feed: Default::default(), epoch: EPOCH, since, cursor };
             let effects =
                 self.device(session(1, 1), RelayToMaster::Device(DeviceRequest::FeedPull(pull)));
             let [Effect::Send(MasterFrame { message: MasterToRelay::FeedPage(page), .. })] =

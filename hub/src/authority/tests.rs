@@ -87,6 +87,7 @@ fn the_right_digits_let_a_device_in_and_are_saved_first() {
     let approved =
         ClientApproved { client: client(2), epoch: EPOCH, revision: 2, audience: Audience::All };
     let page = FeedPage {
+        feed: Default::default(),
         mode: FeedMode::Snapshot,
         epoch: EPOCH,
         revision: 2,
@@ -665,6 +666,7 @@ fn every_pull_is_answered_by_number() {
     assert_eq!(desk.pull(99)[0].mode, FeedMode::Snapshot, "ahead of the head");
     let pull = |epoch, cursor: Option<&str>| {
         RelayToMaster::Device(DeviceRequest::FeedPull(FeedPull {
+            feed: Default::default(),
             epoch,
             since: 2,
             cursor: cursor.map(str::to_owned),
@@ -685,6 +687,19 @@ fn every_pull_is_answered_by_number() {
     );
 }
 
+/// Silence would leave the asker waiting for its time-out.
+#[test]
+fn a_pull_of_an_unknown_feed_is_refused_by_name() {
+    let mut desk = AuthorityFixture::with_members(1);
+    let mut pull = |feed: &str| {
+        let feed = lanyard_protocol::FeedId::new(feed).unwrap();
+        let pull = FeedPull { feed, epoch: EPOCH, since: 0, cursor: None };
+        desk.device(session(1, 1), RelayToMaster::Device(DeviceRequest::FeedPull(pull)))
+    };
+    assert_eq!(refusal_of(&pull("photos")), Some(FailureCode::NotFound));
+    assert!(matches!(sent(&pull("catalogue"))[..], [MasterToRelay::FeedPage(_)]));
+}
+
 #[test]
 fn a_file_removed_between_two_pages_of_a_snapshot_is_named_as_gone() {
     let mut desk = AuthorityFixture::with_members(1);
@@ -692,7 +707,12 @@ fn a_file_removed_between_two_pages_of_a_snapshot_is_named_as_gone() {
         desk.add(session(1, 1), files(start..start + 400));
     }
     let pull = |cursor| {
-        RelayToMaster::Device(DeviceRequest::FeedPull(FeedPull { epoch: 0, since: 0, cursor }))
+        RelayToMaster::Device(DeviceRequest::FeedPull(FeedPull {
+            feed: Default::default(),
+            epoch: 0,
+            since: 0,
+            cursor,
+        }))
     };
     let effects = desk.device(session(1, 1), pull(None));
     let [MasterToRelay::FeedPage(first)] = sent(&effects)[..] else { panic!("{effects:?}") };

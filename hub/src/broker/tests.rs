@@ -294,7 +294,15 @@ fn a_pending_device_hears_of_nothing_but_its_own_fate() {
     hub.opens(1);
     hub.opens(2);
     hub.lists(1, MIB);
-    hub.says(stranger, DeviceToRelay::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }));
+    hub.says(
+        stranger,
+        DeviceToRelay::FeedPull(FeedPull {
+            feed: Default::default(),
+            epoch: 0,
+            since: 0,
+            cursor: None,
+        }),
+    );
     hub.asks(stranger, 1, 0, 1);
     hub.master(MasterToRelay::FilesAdded(FilesAdded {
         public_id: device(1),

@@ -457,6 +457,7 @@ mod tests {
         let cursor = cursor.map(String::from);
         let since = (mode == FeedMode::Delta).then_some(5);
         FeedPage {
+            feed: Default::default(),
             mode,
             epoch: 7,
             revision,

@@ -129,6 +129,7 @@ impl PeerFixture {
 fn snapshot(revision: u64, files: Vec<FileEntry>) -> FeedPage {
     let (clients, gone) = Default::default();
     FeedPage {
+        feed: Default::default(),
         mode: FeedMode::Snapshot,
         epoch: 7,
         revision,
@@ -407,7 +408,10 @@ fn let_in_it_acts_when_it_has_the_list() {
     let [(DeviceToRelay::FeedPull(pull), Some(reference))] = &sent(&effects)[..] else {
         panic!("{effects:?}")
     };
-    assert_eq!(*pull, FeedPull { epoch: 0, since: 0, cursor: Some("more".into()) });
+    assert_eq!(
+        *pull,
+        FeedPull { feed: Default::default(), epoch: 0, since: 0, cursor: Some("more".into()) }
+    );
     let effects =
         rig.hear(RelayToDevice::FeedPage(snapshot(5, vec![entry(1, 2, "b")])), Some(reference));
     let phase = MembershipPhase::Approved { host_away: false };
@@ -487,7 +491,7 @@ fn while_the_host_is_away_the_list_stays_and_is_pulled_when_it_is_back() {
     );
     assert_eq!(rig.peer.catalogue().files.len(), 1);
     let effects = rig.hear(RelayToDevice::HubReady(HubReady { epoch: 7, revision: 6 }), None);
-    let pull = FeedPull { epoch: 7, since: 5, cursor: None };
+    let pull = FeedPull { feed: Default::default(), epoch: 7, since: 5, cursor: None };
     assert!(
         matches!(&sent(&effects)[..], [(DeviceToRelay::FeedPull(said), Some(_))] if *said == pull)
     );

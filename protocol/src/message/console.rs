@@ -253,7 +253,7 @@ pub enum MasterToConsole {
     /// One page of a pull.
     FeedPage(FeedPage),
     /// Changes were dropped for this session: pull.
-    FeedDirty(Empty),
+    FeedDirty(FeedDirty),
     /// A device was let in.
     ClientApproved(ClientApproved),
     /// A device was refused.

@@ -182,7 +182,7 @@ pub enum RelayToDevice {
     /// One page of a pull.
     FeedPage(FeedPage),
     /// Changes were dropped for this session: pull.
-    FeedDirty(Empty),
+    FeedDirty(FeedDirty),
     /// The master is here, and the feed stands there.
     HubReady(HubReady),
     /// The master is away; what is known stays known.

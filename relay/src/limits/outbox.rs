@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 
 use lanyard_protocol::limits::{OUTBOX_BYTES, OUTBOX_MESSAGES};
-use lanyard_protocol::message::Empty;
 use lanyard_protocol::{CloseCode, RelayToDevice, codec};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -124,7 +123,7 @@ fn make_dirty(state: &mut OutboxState) {
     state.queue.retain(|message| !message.is_change);
     if !state.dirty {
         state.dirty = true;
-        let text = codec::encode(&RelayToDevice::FeedDirty(Empty {}), None);
+        let text = codec::encode(&RelayToDevice::FeedDirty(Default::default()), None);
         state.queue.push_back(QueuedFrame { text: text.into(), is_change: false });
     }
     state.bytes = state.queue.iter().map(|message| message.text.len()).sum();

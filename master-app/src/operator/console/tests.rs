@@ -209,7 +209,16 @@ async fn a_tab_pulls_the_feed_and_hears_of_changes() {
     let mut desk = desk().await;
     let session = desk.bench.member(7, "Ana").await;
     let mut tab = desk.tab().await;
-    tab.say(ConsoleToMaster::FeedPull(FeedPull { epoch: 0, since: 0, cursor: None }), "p").await;
+    tab.say(
+        ConsoleToMaster::FeedPull(FeedPull {
+            feed: Default::default(),
+            epoch: 0,
+            since: 0,
+            cursor: None,
+        }),
+        "p",
+    )
+    .await;
     let page = tab
         .until(|m, _| if let MasterToConsole::FeedPage(p) = m { Some(p.clone()) } else { None })
         .await;

@@ -6,7 +6,7 @@ use lanyard_hub::broker::{
     Broker, BrokerConfig, Effect, Identity, Input, MasterEffect, MasterInput, Rejections,
     SessionEffect, SessionId, SessionInput,
 };
-use lanyard_protocol::message::{Challenge, ClientRegister, ClientRegisterAck, Empty};
+use lanyard_protocol::message::{Challenge, ClientRegister, ClientRegisterAck};
 use lanyard_protocol::{
     BootId, CloseCode, DeviceToRelay, EphemeralKey, Frame, HubInfo, KeyId, MasterFrame,
     MasterToRelay, Membership, Nonce, PROTOCOL_VERSION, RelayToDevice, Signature, TransportMode,
@@ -356,7 +356,7 @@ impl Simulation {
         conn.outbox.retain(|frame| !is_change(frame));
         if !conn.dirty {
             conn.dirty = true;
-            conn.outbox.push_back(Frame::new(RelayToDevice::FeedDirty(Empty {}), None));
+            conn.outbox.push_back(Frame::new(RelayToDevice::FeedDirty(Default::default()), None));
             self.model.count("feed dirty");
         }
         if !is_change(&frame) {
