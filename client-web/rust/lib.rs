@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-/// What the page of a device and the console send with every answer.
+/// Headers of every answer, for the page of a device and for the console.
 pub const APP_HEADERS: &[(&str, &str)] = &[
     (
         "content-security-policy",
@@ -54,13 +54,13 @@ pub fn asset(path: &str) -> Option<Asset> {
     })
 }
 
-/// What a device's browser gets: `/` is the shelf, the console's page is not there.
+/// Returns the files for a device's browser: `/` is the shelf, without the console's page.
 #[must_use]
 pub fn respond(path: &str, if_none_match: Option<&str>) -> Response<Bytes> {
     serve(path, DEVICE_PAGE, CONSOLE_PAGE, if_none_match)
 }
 
-/// What the host's browser gets: `/` is the console, the devices' page is not there.
+/// Returns the files for the host's browser: `/` is the console, without the devices' page.
 #[must_use]
 pub fn respond_console(path: &str, if_none_match: Option<&str>) -> Response<Bytes> {
     serve(path, CONSOLE_PAGE, DEVICE_PAGE, if_none_match)

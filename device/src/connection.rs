@@ -62,7 +62,7 @@ pub enum ConnectionError {
     Silent,
 }
 
-/// What a link yields.
+/// Frames and ends that a connection yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReceivedFrame {
     Text(String),
@@ -76,7 +76,7 @@ type Sink = Arc<Mutex<SplitSink<Socket, Message>>>;
 /// An open WebSocket; [`Link::split`] gives its halves to two tasks.
 #[derive(Debug)]
 pub struct RelayConnection {
-    /// What proofs over this link are bound to.
+    /// Certificate that proofs over this connection are bound to.
     pub channel: Channel,
     sender: FrameSender,
     receiver: FrameReceiver,

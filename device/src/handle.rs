@@ -71,7 +71,7 @@ pub enum DeviceEvent {
         code: FailureCode,
         message: String,
     },
-    /// What is neither done nor failed was cancelled.
+    /// Files neither done nor failed were cancelled.
     TransferEnded {
         transfer_id: TransferId,
         done: usize,
@@ -82,14 +82,14 @@ pub enum DeviceEvent {
     RelayProgress(TransferProgress),
 }
 
-/// What was offered, and what could not be.
+/// Files that were offered, and files that could not be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShareOutcome {
     pub files: Vec<NewFile>,
     pub skipped: Vec<Skipped>,
 }
 
-/// What was started.
+/// Transfers that were started.
 #[derive(Debug)]
 pub struct StartedTransfers {
     /// One for each owner.
@@ -105,7 +105,7 @@ pub struct StartedTransfers {
 /// The outcome of a request.
 pub(crate) type DriverAnswer = Result<Box<RelayToDevice>, RequestFailed>;
 
-/// What the driver is asked.
+/// Commands to the driver.
 pub(crate) enum DriverCommand {
     Offer { found: Vec<FoundFile>, reply: oneshot::Sender<Vec<NewFile>> },
     Unshare { file_ids: Vec<FileId> },
@@ -198,7 +198,7 @@ impl DeviceHandle {
         self.tell(DriverCommand::Unshare { file_ids }).await
     }
 
-    /// What this device offers, by path.
+    /// Returns the files that this device offers, by path.
     pub async fn shares(&self) -> Result<Vec<SharedFile>, DeviceError> {
         self.ask(|reply| DriverCommand::Shares { reply }).await
     }
@@ -246,7 +246,7 @@ impl DeviceHandle {
         Ok(StartedTransfers { transfers, already: Vec::new(), total, writer: Some(writer) })
     }
 
-    /// What is on its way, both directions.
+    /// Returns the transfers on their way, in both directions.
     pub async fn transfers(&self) -> Result<Vec<TransferInfo>, DeviceError> {
         self.ask(|reply| DriverCommand::Transfers { reply }).await
     }

@@ -55,7 +55,7 @@ pub struct TransferInfo {
     /// Bytes a second, a moving average.
     pub rate: u64,
     pub state: TransferStatus,
-    /// What a waiting transfer waits for.
+    /// The reason for which a transfer waits.
     pub waits_for: Option<FailureCode>,
 }
 

@@ -62,7 +62,7 @@ use roster::Roster;
 /// Lapsed links and withdrawn files are looked for this often. Lookups do not wait for it.
 const SWEEP_MS: u64 = 600_000;
 
-/// What an authority is told once.
+/// Configuration of an authority.
 #[derive(Debug, Clone, Default)]
 pub struct AuthorityConfig {
     /// The device of the host's own files: let in without a prompt.
@@ -152,7 +152,7 @@ pub enum StoreWrite {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestToken(pub u64);
 
-/// What the authority is told.
+/// Inputs of the authority.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// Registered with a relay, both proofs checked.
@@ -168,7 +168,7 @@ pub enum Input {
     Operator {
         /// Names the request, for its answer.
         ask: RequestToken,
-        /// What the person wants.
+        /// The command of the person at the host.
         command: OperatorCommand,
     },
     /// Changes after this revision wait for the disk, and nobody may hear of them: pages tell the
@@ -179,7 +179,7 @@ pub enum Input {
     },
 }
 
-/// What the authority wants done.
+/// Effects that the driver carries out, in order.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(
     clippy::large_enum_variant,
@@ -210,7 +210,7 @@ pub enum Effect {
     Note(AuditEvent),
 }
 
-/// What has no message of its own on the screens.
+/// Events without a message of their own on the screens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OperatorEvent {
     /// The device shows its digits: time to ask the person.
@@ -231,7 +231,7 @@ pub enum OperatorEvent {
     },
 }
 
-/// Who gets the `ref` of a change.
+/// The origin of a change: its acknowledgement carries the `ref`.
 #[derive(Debug, Clone, Default)]
 struct ChangeOrigin {
     session: Option<(SessionAddress, Ref)>,
@@ -278,7 +278,7 @@ pub struct Authority {
     ids: IdSource,
     effects: EffectQueue<Effect>,
     deadlines: Deadlines<Timer>,
-    /// Of the input at hand.
+    /// The moment of the input at hand.
     now: Moment,
     wall_ms: u64,
     feed: Feed<Key>,
@@ -292,7 +292,7 @@ pub struct Authority {
     online: BTreeMap<DeviceId, BTreeSet<Instance>>,
     /// Known since the last FILES_UPDATED.
     new_roots: BTreeMap<FileRef, Root>,
-    /// Of the relay that is there; none while it is away.
+    /// Figures of the relay that is there; none while it is away.
     hub_key: Option<PublicKey>,
     /// The figures of the relay that is there, as it told them last.
     relay_status: Option<RelayStatus>,
@@ -434,7 +434,7 @@ impl Authority {
         self.online.contains_key(&device)
     }
 
-    /// Who is online, whole.
+    /// Returns all devices that are online.
     pub fn presence(&self) -> Presence {
         Presence { online: self.online.keys().copied().collect() }
     }

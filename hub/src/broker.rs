@@ -1,4 +1,5 @@
-//! The state machine of the relay: who is connected, who receives what, which groups are in transit.
+//! The state machine of the relay: who is connected, who receives what, which groups are in
+//! transit.
 //!
 //! The broker knows no file names and keeps no catalogue. It asks the master for what it needs of a
 //! file or a link, and may forget the answer. It holds no bytes and no secrets: the relay's tasks
@@ -45,7 +46,7 @@ use transfer::{
     SessionTransferInput, TransferEvent, TransferInput, TransferTimer, Transfers,
 };
 
-/// What a broker is told once.
+/// Configuration of a broker.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
     /// Bytes that all slots together may hold.
@@ -58,7 +59,7 @@ impl Default for BrokerConfig {
     }
 }
 
-/// What comes due.
+/// Timers of the broker.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Transfer(TransferTimer),
@@ -192,7 +193,7 @@ impl Broker {
         self.transfers.reserved_bytes()
     }
 
-    /// What was done so far.
+    /// Returns the counts of work so far.
     pub fn tally(&self) -> TransferStats {
         self.transfers.stats()
     }
@@ -202,7 +203,7 @@ impl Broker {
         self.hub_ready()
     }
 
-    /// What is live, for health and for tests that nothing is left behind.
+    /// Returns counts of everything live, for health checks and for tests of leftovers.
     pub fn counts(&self) -> BrokerCounts {
         let mut counts = BrokerCounts {
             sessions: self.sessions.count(),

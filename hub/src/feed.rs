@@ -29,7 +29,7 @@ type Place<K> = (u64, Option<K>);
 pub(crate) struct Feed<K> {
     epoch: u64,
     revision: u64,
-    /// What comes after it waits for the disk.
+    /// Revision behind which changes wait for the disk.
     held_at: Option<u64>,
     last: BTreeMap<K, u64>,
     listed: BTreeSet<Place<K>>,
@@ -208,8 +208,8 @@ impl<K: Copy + Ord> Feed<K> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PullCursor<K> {
     mode: FeedMode,
-    /// Removals after this revision are told: the asker's own in a delta; in a snapshot the head
-    /// when it began, so that what goes between two pages is not kept by who met it on the first.
+    /// Sends removals after this revision. In a delta it is the requester's own revision. In a
+    /// snapshot it is the head at its beginning: an entry may go between two pages.
     low: u64,
     after: Option<(u64, K)>,
 }

@@ -2,9 +2,9 @@
 //!
 //! Each machine has the same four methods. `handle(now, input)` performs one mutation.
 //! `poll_effect()` is drained until it is empty before the next mutation. `poll_timeout()` returns
-//! when to wake the machine, and `handle_timeout(now)` is a mutation, too. Exactly one driver owns a
-//! machine. This crate has no socket, file, clock, async runtime or random source: time arrives as
-//! [`Moment`], randomness as a seed. The bytes of files never pass through a machine.
+//! when to wake the machine, and `handle_timeout(now)` is a mutation, too. Exactly one driver owns
+//! a machine. This crate has no socket, file, clock, async runtime or random source: time arrives
+//! as [`Moment`], randomness as a seed. The bytes of files never pass through a machine.
 
 #![warn(missing_docs)]
 

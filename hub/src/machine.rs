@@ -75,7 +75,7 @@ impl<K: Ord + Clone> Deadlines<K> {
     }
 }
 
-/// What a machine wants done, in order.
+/// Effects of a machine, in order.
 #[derive(Debug, Clone)]
 pub struct EffectQueue<E>(VecDeque<E>);
 

@@ -2,8 +2,8 @@
 //! writer.
 //!
 //! Everything of one [`Store::apply`] is there after it returns, or nothing is (WAL,
-//! `synchronous=FULL`). Approvals and refusals are kept a second time ([`roster_backup`]). A damaged
-//! file is made anew from that copy ([`recovery`]).
+//! `synchronous=FULL`). Approvals and refusals are kept a second time ([`roster_backup`]). A
+//! damaged file is made anew from that copy ([`recovery`]).
 
 #![expect(clippy::disallowed_methods, reason = "the database, in the program's own folder")]
 

@@ -12,7 +12,7 @@ use crate::net::tls::TlsIdentities;
 #[derive(Clone)]
 pub struct RelayConfig {
     pub listen: SocketAddr,
-    /// What people see: "Marta's home".
+    /// Name that people see: "Marta's home".
     pub name: String,
     /// The hub's key.
     pub key: Keypair,
@@ -30,7 +30,7 @@ pub struct RelayConfig {
     /// Connections that there may be at once; without, what the bound on descriptors leaves room
     /// for.
     pub max_connections: Option<usize>,
-    /// What bodies on their way get to end when the relay is told to stop.
+    /// Time for bodies on their way to end when the relay stops.
     pub last_words: Duration,
 }
 

@@ -1,9 +1,9 @@
 //! The relay: carries messages and bytes between devices and the master, and serves the web client.
 //!
 //! `driver` owns the Broker; `state` is shared by all tasks. `net` accepts connections, `limits`
-//! bounds them, `middleware` guards the routes of `router`. `ws` is one task per WebSocket, `chunks`
-//! holds bytes and their hashes, `links` serves `/d/`, `http` the other routes. The relay keeps no
-//! catalogue, and all its state may be lost: devices and master connect again and go on.
+//! bounds them, `middleware` guards the routes of `router`. `ws` is one task per WebSocket,
+//! `chunks` holds bytes and their hashes, `links` serves `/d/`, `http` the other routes. The relay
+//! keeps no catalogue, and all its state may be lost: devices and master connect again and go on.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -40,7 +40,7 @@ pub use net::tls::{TlsIdentities, TlsIdentity, channel_of};
 use limits::connections;
 use net::listener;
 
-/// What goodbyes get to be written and answered.
+/// Time for close frames to be written and answered.
 const CLOSING_SOCKETS: Duration = Duration::from_secs(2);
 
 /// Why a relay could not start.

@@ -1,6 +1,6 @@
-//! State that all tasks of the relay share: sessions and their keys, tickets, slots, group hashes, and
-//! the requests that wait for an answer of the broker. Secrets are checked here; the broker is told
-//! facts. DashMap guards never live to an await.
+//! State that all tasks of the relay share: sessions and their keys, tickets, slots, group hashes,
+//! and the requests that wait for an answer of the broker. Secrets are checked here; the broker is
+//! told facts. DashMap guards never live to an await.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use crate::config::RelayConfig;
 use crate::error::ApiError;
 use crate::limits::message_rate::MessageRateLimiter;
 use crate::stats::{BrokerStats, CarriedBytes, RejectionCounters};
-use crate::ws::sessions::Sessions;
+use crate::ws::sessions::OpenSessions;
 
 /// Inputs that may wait for the driver; a full channel makes its senders wait.
 const INPUTS: usize = 4_096;
@@ -56,7 +56,7 @@ fn only(headers: &http::HeaderMap, name: impl http::header::AsHeaderName) -> Opt
     value.to_str().ok()
 }
 
-/// What a link's response hears of its wants.
+/// Events that a link's response receives about its wants.
 pub(crate) enum LinkEvent {
     Ready { slot: Arc<SlotBuffer>, slice: ReaderId, parts: Vec<LinkPart> },
     Failed { code: FailureCode },
@@ -70,7 +70,7 @@ pub(crate) enum CallAnswer {
     Members(Result<Vec<LinkMember>, FailureCode>),
 }
 
-/// What the broker's driver hears.
+/// Messages to the broker's driver.
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly all of it is inputs: a box for each would cost more than it saves"
@@ -87,7 +87,7 @@ pub(crate) struct RelayState {
     pub boot_id: BootId,
     pub seed: [u8; 32],
     inputs: mpsc::Sender<DriverMessage>,
-    pub sessions: Sessions,
+    pub sessions: OpenSessions,
     pub tickets: Tickets,
     pub slots: DashMap<SlotId, Arc<SlotBuffer>>,
     pub hashes: GroupHashes,
@@ -119,7 +119,7 @@ impl RelayState {
             boot_id: BootId(random()),
             seed,
             inputs,
-            sessions: Sessions::default(),
+            sessions: OpenSessions::default(),
             tickets: Tickets::default(),
             slots: DashMap::new(),
             hashes,

@@ -16,11 +16,11 @@ pub(crate) struct BrokerStats {
 /// Bytes of bodies that went through, since the relay began.
 #[derive(Default)]
 pub(crate) struct CarriedBytes {
-    /// Of PUTs, from owners.
+    /// Bytes of PUTs, from owners.
     pub received: AtomicU64,
-    /// Of GETs, to devices.
+    /// Bytes of GETs, to devices.
     pub to_devices: AtomicU64,
-    /// Of links, to whatever opened them.
+    /// Bytes of links, to whatever opened them.
     pub to_links: AtomicU64,
     /// The most that one response held of an archive's members and their checksums.
     pub archive_window: AtomicU64,

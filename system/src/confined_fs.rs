@@ -79,8 +79,8 @@ pub struct FolderEntry {
     pub found: io::Result<FileInfo>,
 }
 
-/// An error: something else than a file or a folder stands there or on the way there, such as a link,
-/// a pipe or a socket.
+/// An error: something else than a file or a folder stands there or on the way there, such as a
+/// link, a pipe or a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a link, or something else than a file, stands in its place")]
 pub struct NotBeneath;

@@ -89,8 +89,8 @@ fn narrow(file: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the file's bytes; if there is no file yet, makes it of what `make` returns. Two processes that
-/// race get the same bytes.
+/// Returns the file's bytes; if there is no file yet, makes it of what `make` returns. Two
+/// processes that race get the same bytes.
 pub fn read_or_create(
     path: &Path,
     make: impl FnOnce() -> Vec<u8>,

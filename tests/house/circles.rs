@@ -120,7 +120,7 @@ fn read_module(file: &str, own: &[String], code: &str) -> Module {
             passing = false;
         }
         let child = passing && tokens[at - 1] == "use" && word != "crate";
-        if !(begins && matches!(word, "crate" | "super" | "self") || begins && child) {
+        if !begins || !matches!(word, "crate" | "super" | "self") && !child {
             at += 1;
             continue;
         }

@@ -31,7 +31,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes that are hashed and written at once.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// What a fetch tells on its way.
+/// Events of a fetch on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fetched {
     Stored { pieces: Vec<GroupSpan> },

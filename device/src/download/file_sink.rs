@@ -41,7 +41,7 @@ const MAGIC: &[u8; 16] = b"lanyard have 1\n\0";
 const HEADER_BYTES: usize = 16 + 32;
 const RECORD_BYTES: usize = 32 + 8;
 
-/// What became of a whole file.
+/// The outcome of a whole file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FinishedFile {
     /// Its name, which may have a number where another file was in the way.
@@ -91,7 +91,7 @@ pub(crate) struct OpenPart {
     folder: Arc<Folder>,
     part: File,
     table: Option<File>,
-    /// What unsynced records are good for.
+    /// The worth of unsynced records.
     life: Option<[u8; 32]>,
 }
 

@@ -38,7 +38,7 @@ impl DeviceDriver {
         }
     }
 
-    /// What one round of effects wanted closed.
+    /// Files that one round of effects closes.
     pub(super) fn close_the_rest(&mut self) {
         for (transfer_id, files) in std::mem::take(&mut self.to_close) {
             if !files.is_empty() {

@@ -12,7 +12,7 @@ use lanyard_protocol::{
 use super::join_requests::JoinRequest;
 use super::roster::{Roster, Verdict};
 
-/// What becomes of a knock.
+/// The decision about a join request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JoinDecision {
     /// It was turned away: never a prompt.
@@ -33,7 +33,7 @@ pub(super) fn decide(roster: &Roster, host: Option<DeviceId>, device: DeviceId) 
     }
 }
 
-/// What the person at the host says with an approval.
+/// The digits, or their absence, with an approval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Approval {
     /// The digits as typed.
@@ -77,7 +77,7 @@ struct IssuedInvitation {
     shown_by: Option<RequestId>,
 }
 
-/// What an invitation is worth that was shown.
+/// The result of checking an invitation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InvitationCheck {
     /// How long its bearer may stay.
@@ -88,7 +88,7 @@ pub(super) enum InvitationCheck {
     Unknown,
 }
 
-/// What is given out. It dies with the master.
+/// Invitations that are given out; a restart of the master ends them.
 #[derive(Debug, Default)]
 pub(super) struct Invitations(BTreeMap<InvitationId, IssuedInvitation>);
 

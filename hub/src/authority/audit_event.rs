@@ -51,7 +51,7 @@ pub enum AuditEvent {
         client: Client,
         /// The knock.
         request_id: RequestId,
-        /// What admitted the device.
+        /// The reason for which the device was admitted.
         how: AdmittedBy,
         /// Milliseconds since 1970 at which the approval ends; `None` for one without an end.
         until_ms: Option<u64>,

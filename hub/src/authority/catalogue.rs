@@ -17,7 +17,7 @@ pub(super) const WITHDRAWN_KEPT_MS: u64 = 24 * 3_600_000;
 pub struct ListedFile {
     /// The file as it is listed.
     pub entry: FileEntry,
-    /// Of its last change in the feed.
+    /// Revision of its last change in the feed.
     pub revision: u64,
     /// When it was taken off the list, if it was.
     pub withdrawn_ms: Option<u64>,

@@ -285,7 +285,7 @@ impl Authority {
         }
     }
 
-    /// What nobody came back for within a day is gone.
+    /// Removes files whose owner did not come back within a day.
     pub(super) fn drop_lapsed_files(&mut self) {
         for (owner, file_ids) in self.catalogue.lapsed(self.wall_ms) {
             for some in file_ids.chunks(MAX_FILES_A_MESSAGE) {
@@ -376,7 +376,7 @@ impl Authority {
         self.catalogue.set_root(&file, root, revision);
     }
 
-    /// What the relay needs to know of files that somebody asks for.
+    /// Grants the files that somebody asks for to the relay.
     pub(super) fn files_looked_up(&mut self, lookup: FileLookup, reference: Option<Ref>) {
         if lookup.files.len() > MAX_FILES_A_MESSAGE {
             return self.fail_relay(FailureCode::BadMessage, reference);

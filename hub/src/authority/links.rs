@@ -54,7 +54,7 @@ pub struct LinkRecord {
     pub maker: DeviceId,
     /// The name of its download.
     pub name: String,
-    /// What the link opens.
+    /// Files or the folder that the link opens.
     pub linked: LinkTarget,
     /// Milliseconds since 1970 of its making.
     pub made_ms: u64,

@@ -55,7 +55,7 @@ pub enum OperatorCommand {
         /// Milliseconds for which an approval lasts; `None` for one without an end.
         for_ms: Option<u64>,
     },
-    /// Whom to let in from now on.
+    /// Sets which devices are let in from now on.
     SetDoor(Admission),
     /// Ask about more devices than usual, for ten minutes.
     AllowMore,

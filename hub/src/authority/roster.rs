@@ -26,7 +26,7 @@ pub struct Member {
     pub public_key: PublicKey,
     /// The decision that holds.
     pub verdict: Verdict,
-    /// Of its last change in the feed.
+    /// Revision of its last change in the feed.
     pub revision: u64,
     /// When it was let in or turned away.
     pub since_ms: u64,
@@ -99,7 +99,7 @@ impl Roster {
         self.members.values().filter(move |m| m.verdict == verdict).map(|m| m.client.public_id)
     }
 
-    /// What the relay must know, in pages; at least one.
+    /// Returns the pages that the relay must know; at least one.
     pub(super) fn pages(&self, epoch: u64, revision: u64) -> Vec<MasterRoster> {
         let approved = self.ids(Verdict::Approved).map(|id| (true, id));
         let all: Vec<(bool, DeviceId)> =

@@ -247,7 +247,7 @@ pub struct SlotSpan {
     pub groups: GroupRange,
     /// Where they start in the body.
     pub offset: u64,
-    /// What the file's groups must merge to, if that is known.
+    /// Root to which the file's groups must merge, if it is known.
     pub root: Option<Root>,
 }
 
@@ -262,7 +262,7 @@ pub enum LinkContent {
     Nothing,
 }
 
-/// What is behind a link, as the master granted it.
+/// Contents of a link, as the master granted them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkInfo {
     /// Names the link; its key is known to nobody here.
@@ -271,7 +271,7 @@ pub struct LinkInfo {
     pub maker: DeviceId,
     /// Its uses are counted.
     pub limited: bool,
-    /// What the link opens.
+    /// Files or the archive that the link opens.
     pub what: LinkContent,
 }
 

@@ -93,7 +93,7 @@ pub enum SessionInput {
     Opened {
         /// The session, as the driver named it.
         session: SessionId,
-        /// What the device proved at the handshake.
+        /// Identity that the device proved at the handshake.
         identity: Box<Identity>,
     },
     /// A device sent a message.
@@ -214,7 +214,7 @@ pub enum ReaderInput {
     },
 }
 
-/// What a link's response wants, gives up or has sent.
+/// Wants, withdrawals and progress of a link's response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkInput {
     /// Bytes that `LinkBegun` counted and that did not go out.

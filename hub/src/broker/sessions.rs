@@ -351,7 +351,7 @@ impl Broker {
         self.transfer(now, TransferInput::Session(SessionTransferInput::CameBack));
     }
 
-    /// What an approved session hears first: who is present.
+    /// Sends an approved session the list of devices that are present.
     pub(super) fn greet(&mut self, id: SessionId) {
         let online = self.sessions.present();
         self.send(id, RelayToDevice::Presence(Presence { online }), None);

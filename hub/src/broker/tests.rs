@@ -214,7 +214,7 @@ impl BrokerFixture {
             .collect()
     }
 
-    /// What a session was told, and nothing else.
+    /// Returns the messages to one session, and nothing else.
     pub(super) fn told(effects: &[Effect], to: SessionId) -> Vec<RelayToDevice> {
         let mut told = Vec::new();
         for effect in effects {

@@ -1,8 +1,8 @@
 //! Transfers: which groups are on their way from whom to whom, within the byte budget.
 //!
 //! A state machine of its own that knows nothing of the broker around it. It reads the sessions and
-//! the master's state through [`Cx`], and what it wants of either it says as an effect or, where
-//! the broker has to decide, as a [`TransferEvent`].
+//! the master's state through [`Cx`]. Messages to either leave as effects. Where the broker has to
+//! decide, a [`TransferEvent`] tells it what happened.
 
 mod budget;
 mod corruption;
@@ -39,7 +39,7 @@ use work_counter::WorkCounter;
 pub use speed::SpeedGroup;
 pub use stats::TransferStats;
 
-/// What comes due in a transfer.
+/// Timers of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum TransferTimer {
     /// The slot's PUT has not started.
@@ -77,7 +77,7 @@ pub(super) enum DeviceTransferInput {
     Unavailable { session: SessionId, no: ChunkUnavailable },
 }
 
-/// What responses behind links want and give up.
+/// Wants and withdrawals of responses behind links.
 #[derive(Debug)]
 pub(super) enum LinkTransferInput {
     /// The pieces are of one owner.
@@ -128,7 +128,7 @@ pub(super) enum FilesInput<'a> {
     PageRead(Vec<FileRef>),
 }
 
-/// What the master answers, and its coming and going.
+/// Answers of the master, and its coming and going.
 #[derive(Debug)]
 pub(super) enum MasterTransferInput {
     Granted { grant: FileGrant, reference: Option<Ref> },
@@ -146,7 +146,7 @@ pub(super) enum TransferEvent {
     UploadLapsed(SessionId),
 }
 
-/// What a mutation of the transfers may use beside their own fields.
+/// Context of a mutation: everything it may use beside the fields of the transfers.
 pub(super) struct Cx<'a> {
     pub now: Moment,
     pub ids: &'a mut IdSource,
@@ -440,7 +440,7 @@ impl Transfers {
     }
 }
 
-/// What tests hold to a bound.
+/// Counters that tests hold to a bound.
 #[cfg(test)]
 impl Transfers {
     /// Returns how many entries were visited since the last call.

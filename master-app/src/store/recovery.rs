@@ -1,9 +1,9 @@
 //! Replaces a damaged database: the old files are moved aside, never changed and never written
-//! over. Who was let in and who was refused comes from the second copy ([`super::roster_backup`]), which was
-//! good before anybody was told of a decision. Refusals that the record tells and that are newer
-//! than the copy's word are added, so that a refusal is not forgotten where the copy is torn or
-//! could not be written. Files are listed again by their owners; links go on where their rows can
-//! be read.
+//! over. Who was let in and who was refused comes from the second copy ([`super::roster_backup`]),
+//! which was good before anybody was told of a decision. Refusals that the record tells and that
+//! are newer than the copy's word are added, so that a refusal is not forgotten where the copy is
+//! torn or could not be written. Files are listed again by their owners; links go on where their
+//! rows can be read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

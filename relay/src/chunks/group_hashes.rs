@@ -59,7 +59,7 @@ pub(crate) struct FileHashes {
     bytes: usize,
 }
 
-/// What a received group turned out to be.
+/// The result of checking a received group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GroupVerdict {
     Good,

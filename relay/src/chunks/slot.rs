@@ -26,7 +26,7 @@ pub(crate) enum ReadMark {
     Passed,
 }
 
-/// What a look at the slot gives.
+/// The result of reading from a slot.
 #[derive(Debug)]
 pub(crate) enum SlotRead {
     Bytes(Bytes),
@@ -79,7 +79,7 @@ pub(crate) struct SlotBuffer {
     pub what: BodyKind,
     pub pieces: Vec<SlotSpan>,
     pub length: u64,
-    /// What its one PUT comes with.
+    /// The ticket of its only PUT.
     pub put_ticket: Option<Ticket>,
     inner: Mutex<SlotState>,
     version: watch::Sender<u64>,

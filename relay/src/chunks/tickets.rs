@@ -18,7 +18,7 @@ use crate::chunks::slot::SlotBuffer;
 /// they are only for telling.
 const MOST_USED: usize = 16_384;
 
-/// What a ticket is for.
+/// The purpose of a ticket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TicketKind {
     Put,

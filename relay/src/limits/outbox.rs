@@ -20,7 +20,7 @@ pub(crate) struct QueuedFrame {
     pub is_change: bool,
 }
 
-/// What the writer does next.
+/// The next step of the writer.
 #[derive(Debug)]
 pub(crate) enum WriterStep {
     Write(Utf8Bytes),
@@ -47,12 +47,12 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Of a device.
+    /// Creates the outbox of a device.
     pub(crate) fn for_device() -> Self {
         Self::bounded(OUTBOX_MESSAGES, OUTBOX_BYTES)
     }
 
-    /// Of the master, which hears everybody's requests.
+    /// Creates the outbox of the master, which receives everybody's requests.
     pub(crate) fn for_master() -> Self {
         Self::bounded(65_536, 64 << 20)
     }

@@ -13,7 +13,7 @@ pub(crate) fn etag(entry: &FileEntry) -> String {
     format!("\"{}.{}\"", entry.public_id, entry.file_id)
 }
 
-/// What a request for one file gets.
+/// The answer to a request for one file.
 pub(crate) enum FilePlan {
     NotModified,
     Unsatisfiable,

@@ -53,7 +53,7 @@ impl FileRange {
     }
 }
 
-/// What a response is told while it pulls.
+/// Events of a response while it fetches.
 #[derive(Debug)]
 pub(crate) enum FetchedBytes {
     Bytes(Bytes),
@@ -86,7 +86,7 @@ pub(crate) struct RangeFetcher {
     reader: LinkReader,
     hash: LinkHash,
     events: mpsc::Receiver<(u64, LinkEvent)>,
-    /// What is still to be delivered; the first one's start moves.
+    /// Ranges still to be delivered; the first one's start moves.
     stretches: VecDeque<FileRange>,
     /// How far wants reach: stretches before this index, and groups of that one.
     wanted_to: (usize, u32),
@@ -216,7 +216,7 @@ impl RangeFetcher {
             return Some(FetchedBytes::Failed(FailureCode::Busy));
         };
         if !self.wants.iter().any(|(known, _)| *known == want) {
-            // Of a want that was given up: its slice goes back.
+            // Returns the slice of a want that was given up.
             if let LinkEvent::Ready { slot, slice, .. } = event {
                 self.give_back(&slot, slice, &ReaderMeter::default());
             }

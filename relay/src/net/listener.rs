@@ -70,7 +70,7 @@ pub(crate) struct ListenerConfig {
     pub tls: Option<TlsIdentities>,
     /// Connections that there may be at once.
     pub most_connections: usize,
-    /// What open requests get to end when nobody comes in any more.
+    /// Time for open requests to end once no new ones are accepted.
     pub last_words: Duration,
 }
 

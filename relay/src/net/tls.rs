@@ -38,7 +38,7 @@ impl Transport {
         matches!(self, Self::Tls { .. })
     }
 
-    /// What proofs over this connection are bound to.
+    /// Certificate that proofs over this connection are bound to.
     pub(crate) fn channel(self) -> Channel {
         match self {
             Self::Plain => Channel::PLAIN,

@@ -17,10 +17,10 @@ use crate::ws::upgrade::send_text;
 
 /// A frame that cannot be written for this long ends the session (4408).
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What the other side gets to answer a close.
+/// Time for the other side to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What came from the other side: how much, and when last.
+/// Activity of the other side: how many frames, and when last.
 pub(crate) struct Activity {
     started: Instant,
     at: AtomicU64,
@@ -48,7 +48,7 @@ impl Activity {
     }
 }
 
-/// What to do about silence.
+/// The next step after silence.
 #[derive(Debug, PartialEq, Eq)]
 enum HeartbeatStep {
     Wait(Duration),
@@ -88,7 +88,7 @@ impl Heartbeat {
     }
 }
 
-/// What came.
+/// A frame, or the end of the connection.
 pub(crate) enum Incoming {
     Text(String),
     /// A frame that has no business here.

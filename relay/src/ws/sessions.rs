@@ -1,5 +1,5 @@
-//! The live sessions, the names of their keys, and the masters: one table behind one lock, so that a
-//! session and its key come and go together.
+//! The live sessions, the names of their keys, and the masters: one table behind one lock, so that
+//! a session and its key come and go together.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -87,9 +87,9 @@ struct Table {
 
 /// All sessions of a relay. Their number is bounded by that of the connections.
 #[derive(Default)]
-pub(crate) struct Sessions(Mutex<Table>);
+pub(crate) struct OpenSessions(Mutex<Table>);
 
-impl Sessions {
+impl OpenSessions {
     pub(crate) fn open(&self, session: SessionId, handle: Arc<SessionHandle>) {
         self.0.lock().open.insert(session, OpenSession { handle, key_id: None });
     }
@@ -190,7 +190,7 @@ mod tests {
         Arc::new(SessionHandle::new(Outbox::for_device(), proven, DeviceId(Default::default())))
     }
 
-    fn is_empty(sessions: &Sessions) -> bool {
+    fn is_empty(sessions: &OpenSessions) -> bool {
         let table = sessions.0.lock();
         table.open.is_empty() && table.by_key.is_empty() && table.masters.is_empty()
     }
@@ -199,7 +199,7 @@ mod tests {
     /// never be forgotten.
     #[test]
     fn a_key_is_named_only_while_its_session_is_open() {
-        let sessions = Sessions::default();
+        let sessions = OpenSessions::default();
         let first = KeyId([1; 16]);
         sessions.open(SESSION, handle());
         assert_eq!(sessions.name_key(SESSION, first), Some(first));
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_session_has_one_key_name_at_a_time() {
-        let sessions = Sessions::default();
+        let sessions = OpenSessions::default();
         let (first, second) = (KeyId([1; 16]), KeyId([2; 16]));
         sessions.open(SESSION, handle());
         sessions.name_key(SESSION, first);
@@ -223,14 +223,14 @@ mod tests {
 
     #[test]
     fn only_a_higher_term_makes_a_master() {
-        let sessions = Sessions::default();
+        let sessions = OpenSessions::default();
         let claims = [5, 5, 4, 6].map(|term| sessions.claim_term(term));
         assert_eq!(claims, [true, false, false, true]);
     }
 
     #[test]
     fn closing_all_closes_every_socket_and_leaves_no_key() {
-        let sessions = Sessions::default();
+        let sessions = OpenSessions::default();
         let device = handle();
         let master = Arc::new(Outbox::for_master());
         sessions.open(SESSION, device.clone());

@@ -174,8 +174,9 @@ impl Folder {
 }
 
 impl Folder {
-    /// Returns a name for as long as what was written here without a sync can be read back: this run
-    /// of the system, and this mounting of the disk. Returns `None` where the system does not tell.
+    /// Returns a name for as long as what was written here without a sync can be read back: this
+    /// run of the system, and this mounting of the disk. Returns `None` where the system does not
+    /// tell.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn life(&self) -> Option<[u8; 32]> {
         use rustix::fs::StatxFlags;

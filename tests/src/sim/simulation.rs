@@ -52,7 +52,6 @@ pub struct ConnId(pub u64);
 
 /// What travels on a link.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "a packet lives until its step of the simulation")]
 pub enum Packet {
     FromDevice(Frame<DeviceToRelay>),
     ToDevice(Frame<RelayToDevice>),

@@ -591,7 +591,7 @@ impl Transfers {
     }
 }
 
-/// What goes to make room for a run.
+/// A slot or reader that makes room for a run.
 #[derive(Debug, Default)]
 pub(super) struct Eviction {
     cached: Vec<SlotId>,

@@ -19,7 +19,7 @@ use super::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::broker) struct ChunkRequestId(pub(super) u64);
 
-/// Who wants it.
+/// The device or link that requested a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Requester {
     Device {
@@ -35,7 +35,7 @@ pub(super) enum Requester {
     Relay,
 }
 
-/// What an ask outside the queue waits for.
+/// The reason for which a request outside the queue waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum WaitReason {
     Grants,

@@ -52,7 +52,7 @@ pub(super) struct Slot {
     pub pieces: Vec<SlotSpan>,
     pub length: u64,
     pub phase: SlotPhase,
-    /// Who caused it: it counts for them.
+    /// The requester that caused the slot, and that it counts for.
     pub cause: RequesterKey,
     /// The group of speed that shares it; only members read it.
     pub group: SpeedGroup,
@@ -137,7 +137,7 @@ impl Slots {
         self.reserved
     }
 
-    /// What is cached, oldest use first.
+    /// Returns cached slots, the oldest use first.
     pub(super) fn cached(&self) -> Vec<SlotId> {
         self.cache.iter().map(|(_, id)| *id).collect()
     }
