@@ -185,23 +185,23 @@ mod tests {
     fn without_a_command_it_serves() {
         assert_eq!(serve("").listen.listen, DEFAULT_LISTEN.parse().unwrap());
         assert_eq!(
-            serve("film.mkv Pictures").desk.paths,
+            serve("film.mkv Pictures").operator.paths,
             [PathBuf::from("film.mkv"), "Pictures".into()]
         );
-        assert_eq!(serve("./ls").desk.paths, [PathBuf::from("./ls")]);
-        assert_eq!(serve("-- ls").desk.paths, [PathBuf::from("ls")]);
-        assert_eq!(serve("film.mkv ls").desk.paths, [PathBuf::from("film.mkv"), "ls".into()]);
+        assert_eq!(serve("./ls").operator.paths, [PathBuf::from("./ls")]);
+        assert_eq!(serve("-- ls").operator.paths, [PathBuf::from("ls")]);
+        assert_eq!(serve("film.mkv ls").operator.paths, [PathBuf::from("film.mkv"), "ls".into()]);
         let args = serve(
             "--listen 127.0.0.1:0 --name Studio --host a.local --host B --admit everyone --headless x",
         );
         assert_eq!(args.listen.hosts, ["a.local", "b"]);
         assert_eq!((args.listen.budget, serve("--budget 8M").listen.budget), (None, Some(8 << 20)));
         assert_eq!(
-            (args.desk.admit, args.desk.headless, args.desk.paths.len()),
+            (args.operator.admit, args.operator.headless, args.operator.paths.len()),
             (Admit::Everyone, true, 1)
         );
-        assert_eq!(args.desk.name.as_deref(), Some("Studio"));
-        assert_eq!(serve("serve x --json").desk.paths, [PathBuf::from("x")]);
+        assert_eq!(args.operator.name.as_deref(), Some("Studio"));
+        assert_eq!(serve("serve x --json").operator.paths, [PathBuf::from("x")]);
     }
 
     #[test]
@@ -249,8 +249,8 @@ mod tests {
         assert!(
             matches!(limit, Command::Limit { up: Some(up), down: None } if up.get() == Some(5 << 20))
         );
-        assert_eq!(serve("--limit-up 500K x").desk.limits.limit_up.get(), Some(500 << 10));
-        assert_eq!(serve("x").desk.limits.limit_down, Rate::UNLIMITED);
+        assert_eq!(serve("--limit-up 500K x").operator.limits.limit_up.get(), Some(500 << 10));
+        assert_eq!(serve("x").operator.limits.limit_down, Rate::UNLIMITED);
     }
 
     #[test]

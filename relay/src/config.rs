@@ -31,7 +31,7 @@ pub struct RelayConfig {
     /// for.
     pub max_connections: Option<usize>,
     /// Time for bodies on their way to end when the relay stops.
-    pub last_words: Duration,
+    pub drain_timeout: Duration,
 }
 
 /// A run of 4 MiB over a Wi-Fi that makes 20 Mbit/s.
@@ -40,7 +40,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 impl RelayConfig {
     pub fn new(listen: SocketAddr, name: String, key: Keypair, master_secret: [u8; 32]) -> Self {
         let (budget_bytes, tls, require_tls) = (DEFAULT_BUDGET_BYTES, None, false);
-        let last_words = DRAIN_TIMEOUT;
+        let drain_timeout = DRAIN_TIMEOUT;
         Self {
             listen,
             name,
@@ -51,7 +51,7 @@ impl RelayConfig {
             tls,
             require_tls,
             max_connections: None,
-            last_words,
+            drain_timeout,
         }
     }
 }

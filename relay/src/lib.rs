@@ -60,10 +60,10 @@ pub async fn serve_beside(
     listener: TcpListener,
     router: axum::Router,
     most_connections: usize,
-    last_words: Duration,
+    drain_timeout: Duration,
     stop: CancellationToken,
 ) {
-    let doors = listener::ListenerConfig { tls: None, most_connections, last_words };
+    let doors = listener::ListenerConfig { tls: None, most_connections, drain_timeout };
     let router = router.layer(axum::middleware::map_response(error::as_json));
     listener::run(listener, doors, router, stop).await;
 }
@@ -118,7 +118,7 @@ impl Relay {
                 .config
                 .max_connections
                 .unwrap_or_else(connections::most_connections),
-            last_words: self.config.last_words,
+            drain_timeout: self.config.drain_timeout,
         };
         let (state, inputs) = state::RelayState::new(self.config, self.seed);
         let driver = tokio::spawn(driver::run(state.clone(), inputs, stop.clone()));

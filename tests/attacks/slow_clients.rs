@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use lanyard_tests::harness::raw_client::*;
 use lanyard_tests::harness::*;
 
-/// Longer than the longest deadline of the hub's edge, and a slow machine's share.
+/// Longer than the longest deadline of the relay, and a slow machine's share.
 const LATEST: Duration = Duration::from_secs(45);
 const SLOWLY: Duration = Duration::from_millis(500);
 

@@ -117,7 +117,8 @@ fn decode_500_files(bencher: Bencher) {
 // ── The broker
 // ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// A broker with a master, an owner of one file of 1 GiB, and askers; it plays edge and data plane.
+/// A broker with a master, an owner of one file of 1 GiB, and askers; it plays relay and data
+/// plane.
 struct BenchHub {
     broker: Broker,
     now: Moment,

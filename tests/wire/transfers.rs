@@ -198,7 +198,7 @@ fn fed(owner: &TestDevice, upload: &UploadChunkRequest) -> (Feed, Put) {
 #[tokio::test]
 async fn a_relay_that_stops_lets_bodies_end_and_says_goodbye() {
     // The test decides when it is over.
-    let hub = TestHub::with(|config| config.last_words = NEVER).await;
+    let hub = TestHub::with(|config| config.drain_timeout = NEVER).await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("film.mkv", 4 * 262_144).await;
     ana.request(&entry, 1, 0, 2).await;
@@ -231,7 +231,7 @@ async fn a_relay_that_stops_lets_bodies_end_and_says_goodbye() {
 /// What does not end is cut off, and nobody hears of it later than of the rest.
 #[tokio::test]
 async fn a_relay_that_stops_does_not_wait_for_ever() {
-    let hub = TestHub::with(|config| config.last_words = Duration::ZERO).await;
+    let hub = TestHub::with(|config| config.drain_timeout = Duration::ZERO).await;
     let (mut owner, mut ana) = (hub.approved(1).await, hub.approved(2).await);
     let entry = owner.offers("film.mkv", 2 * 262_144).await;
     ana.request(&entry, 1, 0, 2).await;

@@ -235,10 +235,10 @@ async fn a_crowd_of_silent_sockets_drives_out_its_own_and_nobody_who_belongs() {
         Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
     };
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", hub.address);
-    let last_words = request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let drain_timeout = request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     tokio::time::timeout(NEVER, async {
         while !crowd[..16].iter().all(has_ended) {
-            assert_eq!(status(&raw(&hub, &last_words).await), 200);
+            assert_eq!(status(&raw(&hub, &drain_timeout).await), 200);
         }
     })
     .await

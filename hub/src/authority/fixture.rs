@@ -141,23 +141,23 @@ impl AuthorityFixture {
 
     /// With a relay that has told of nobody.
     pub(super) fn ready(config: AuthorityConfig, saved: SavedState) -> Self {
-        let mut desk = Self::new(config, saved);
-        desk.put(Input::RelayReady { hub_key: HUB });
-        desk.relay(RelayToMaster::Relay(RelayMessage::Pong(Empty {})));
-        desk
+        let mut fixture = Self::new(config, saved);
+        fixture.put(Input::RelayReady { hub_key: HUB });
+        fixture.relay(RelayToMaster::Relay(RelayMessage::Pong(Empty {})));
+        fixture
     }
 
     /// With devices 1 to `count` approved and present.
     pub(super) fn with_members(count: u32) -> Self {
         let members = (1..=count).map(|n| member(n, Verdict::Approved)).collect();
-        let mut desk = Self::ready(
+        let mut fixture = Self::ready(
             AuthorityConfig::default(),
             SavedState { revision: 1, members, ..SavedState::default() },
         );
         for n in 1..=count {
-            desk.came(session(n, 1));
+            fixture.came(session(n, 1));
         }
-        desk
+        fixture
     }
 
     pub(super) fn put(&mut self, input: Input) -> Vec<Effect> {

@@ -27,47 +27,47 @@ fn failure_in(effects: &[Effect]) -> Option<RequestFailed> {
 }
 
 /// Lists files of 4 KiB of path until something is refused.
-fn fill(desk: &mut AuthorityFixture, n: u32) -> RequestFailed {
+fn fill(fixture: &mut AuthorityFixture, n: u32) -> RequestFailed {
     for start in (0..).step_by(50) {
-        let effects = desk.add(session(n, 1), long_files(start..start + 50));
+        let effects = fixture.add(session(n, 1), long_files(start..start + 50));
         if let Some(failed) = failure_in(&effects) {
             return failed;
         }
-        desk.saves.clear();
+        fixture.saves.clear();
     }
     unreachable!("the numbers go on")
 }
 
 /// The changes that a restart finds on disk.
-fn on_disk(desk: &AuthorityFixture, members: u32) -> SavedState {
+fn on_disk(fixture: &AuthorityFixture, members: u32) -> SavedState {
     SavedState {
         epoch: EPOCH,
-        revision: desk.head(),
+        revision: fixture.head(),
         members: (1..=members).map(|n| member(n, Verdict::Approved)).collect(),
-        files: desk.authority.catalogue.listings().cloned().collect(),
-        links: desk.authority.links.records().cloned().collect(),
+        files: fixture.authority.catalogue.listings().cloned().collect(),
+        links: fixture.authority.links.records().cloned().collect(),
     }
 }
 
 #[test]
 fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
-    let mut desk = AuthorityFixture::with_members(2);
-    let refused = fill(&mut desk, 1);
+    let mut fixture = AuthorityFixture::with_members(2);
+    let refused = fill(&mut fixture, 1);
     assert_eq!((refused.code, refused.file_id.is_some()), (FailureCode::Quota, true));
     assert!(
         refused.message.contains("64 MiB that the hub keeps for one device"),
         "{}",
         refused.message
     );
-    let held = desk.authority.remembered().devices[&device(1)];
+    let held = fixture.authority.remembered().devices[&device(1)];
     let a_message = 50 * 5_000;
     assert!(
         (MAX_REMEMBERED_BYTES_A_DEVICE - a_message..=MAX_REMEMBERED_BYTES_A_DEVICE).contains(&held),
         "{held}"
     );
-    let revision = desk.head();
-    fill(&mut desk, 1);
-    assert_eq!(desk.head(), revision, "all or nothing of a message is listed");
+    let revision = fixture.head();
+    fill(&mut fixture, 1);
+    assert_eq!(fixture.head(), revision, "all or nothing of a message is listed");
 
     let mut link = |start: u32| {
         let files = (start..start + 512)
@@ -75,7 +75,7 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
             .collect();
         let link_hash = LinkHash([1; 32]);
         let request = LinkRequest { files, ..link_request(link_hash) };
-        desk.device(session(1, 1), RelayToMaster::Device(DeviceRequest::LinkRequest(request)))
+        fixture.device(session(1, 1), RelayToMaster::Device(DeviceRequest::LinkRequest(request)))
     };
     let effects = (0..18)
         .map(|n| link(n * 512))
@@ -83,14 +83,14 @@ fn one_device_is_remembered_up_to_its_bytes_also_after_a_restart() {
         .unwrap_or_default();
     assert_eq!(refusal_of(&effects), Some(FailureCode::Quota), "links take of the same room");
     assert_eq!(
-        refusal_of(&desk.add(session(2, 1), files(0..500))),
+        refusal_of(&fixture.add(session(2, 1), files(0..500))),
         None,
         "others are not affected"
     );
 
-    let mut again = AuthorityFixture::ready(AuthorityConfig::default(), on_disk(&desk, 2));
+    let mut again = AuthorityFixture::ready(AuthorityConfig::default(), on_disk(&fixture, 2));
     again.came(session(1, 1));
-    assert_eq!(again.authority.remembered(), desk.authority.remembered());
+    assert_eq!(again.authority.remembered(), fixture.authority.remembered());
     let more = again.add(session(1, 1), long_files(50_000..50_050));
     assert_eq!(refusal_of(&more), Some(FailureCode::Quota));
     let all: Vec<FileId> = again.authority.files().map(|entry| entry.file_id).take(512).collect();
@@ -116,44 +116,44 @@ fn all_together_are_bounded_and_the_last_room_is_for_those_who_hold_little() {
     let files_of = |n: u32| long_files(0..14_500).into_iter().map(move |file| listing(n, file));
     let members = (1..=7).map(|n| member(n, Verdict::Approved)).collect();
     let listed = (1..=3).flat_map(files_of).collect();
-    let mut desk = AuthorityFixture::ready(
+    let mut fixture = AuthorityFixture::ready(
         AuthorityConfig::default(),
         SavedState { revision: 1, members, files: listed, ..SavedState::default() },
     );
-    (1..=7).for_each(|n| drop(desk.came(session(n, 1))));
-    let held = desk.authority.remembered().devices[&device(3)];
+    (1..=7).for_each(|n| drop(fixture.came(session(n, 1))));
+    let held = fixture.authority.remembered().devices[&device(3)];
     assert!(
         (MAX_REMEMBERED_BYTES_A_DEVICE / 100 * 95..MAX_REMEMBERED_BYTES_A_DEVICE).contains(&held),
         "{held}"
     );
-    fill(&mut desk, 4);
-    let refused = fill(&mut desk, 5);
+    fill(&mut fixture, 4);
+    let refused = fill(&mut fixture, 5);
     assert_eq!(refused.code, FailureCode::Quota);
     assert!(refused.message.contains("256 MiB for all devices together"), "{}", refused.message);
-    let total = desk.authority.remembered().bytes;
+    let total = fixture.authority.remembered().bytes;
     let a_message = 50 * 5_000;
     let open_to_large = MAX_REMEMBERED_BYTES - RESERVED_FOR_SMALL_DEVICES;
     assert!(total <= open_to_large + SMALL_DEVICE_BYTES + a_message, "{total}");
-    assert_eq!(refusal_of(&desk.add(session(6, 1), files(0..500))), None);
-    assert_eq!(fill(&mut desk, 7).code, FailureCode::Quota);
-    let held = desk.authority.remembered().devices[&device(7)];
+    assert_eq!(refusal_of(&fixture.add(session(6, 1), files(0..500))), None);
+    assert_eq!(fill(&mut fixture, 7).code, FailureCode::Quota);
+    let held = fixture.authority.remembered().devices[&device(7)];
     assert!((SMALL_DEVICE_BYTES / 2..SMALL_DEVICE_BYTES + a_message).contains(&held), "{held}");
-    assert!(desk.authority.remembered().bytes <= MAX_REMEMBERED_BYTES);
+    assert!(fixture.authority.remembered().bytes <= MAX_REMEMBERED_BYTES);
 }
 
 #[test]
 fn longest_withdrawn_files_make_way_for_new_ones_of_their_owner() {
-    let mut desk = AuthorityFixture::with_members(1);
-    fill(&mut desk, 1);
-    desk.left(session(1, 1));
-    desk.pass(GRACE_MS);
-    let before = desk.authority.remembered().bytes;
+    let mut fixture = AuthorityFixture::with_members(1);
+    fill(&mut fixture, 1);
+    fixture.left(session(1, 1));
+    fixture.pass(GRACE_MS);
+    let before = fixture.authority.remembered().bytes;
     assert!(
-        desk.authority.file_count() == 0 && before > MAX_REMEMBERED_BYTES_A_DEVICE / 2,
+        fixture.authority.file_count() == 0 && before > MAX_REMEMBERED_BYTES_A_DEVICE / 2,
         "withdrawn ones count"
     );
-    desk.came(session(1, 2));
-    let effects = desk.add(session(1, 2), long_files(60_000..60_050));
+    fixture.came(session(1, 2));
+    let effects = fixture.add(session(1, 2), long_files(60_000..60_050));
     assert_eq!(refusal_of(&effects), None);
     let removed: usize =
         sent(&effects)
@@ -168,24 +168,24 @@ fn longest_withdrawn_files_make_way_for_new_ones_of_their_owner() {
 /// F10. Before, a pull walked over every removal since the hub started.
 #[test]
 fn a_pull_visits_what_it_returns_however_much_is_gone() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     for start in (0..20_000).step_by(500) {
-        desk.add(session(1, 1), files(start..start + 500));
+        fixture.add(session(1, 1), files(start..start + 500));
         let file_ids = (start..start + 500).map(file_id).collect();
-        desk.device(
+        fixture.device(
             session(1, 1),
             RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile { file_ids, keep: false })),
         );
     }
-    desk.add(session(1, 1), files(60_000..60_200));
-    desk.add(session(1, 1), files(50_000..50_500));
-    let head = desk.head();
+    fixture.add(session(1, 1), files(60_000..60_200));
+    fixture.add(session(1, 1), files(50_000..50_500));
+    let head = fixture.head();
     let mut visits = |since| {
-        desk.authority.feed.visited.set(0);
-        let pages = desk.pull(since);
+        fixture.authority.feed.visited.set(0);
+        let pages = fixture.pull(since);
         let returned: usize =
             pages.iter().map(|page| page.clients.len() + page.files.len() + page.gone.len()).sum();
-        let visited = desk.authority.feed.visited.get();
+        let visited = fixture.authority.feed.visited.get();
         assert!(
             visited <= returned + pages.len(),
             "visited {visited} for {returned} in {} pages",
@@ -200,19 +200,19 @@ fn a_pull_visits_what_it_returns_however_much_is_gone() {
 
 #[test]
 fn a_device_that_missed_more_removals_than_are_remembered_gets_a_snapshot() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.authority.feed.remember_at_most(4);
-    desk.add(session(1, 1), files(0..10));
-    let since = desk.head();
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.authority.feed.remember_at_most(4);
+    fixture.add(session(1, 1), files(0..10));
+    let since = fixture.head();
     for n in 0..5 {
         let file_ids = vec![file_id(n)];
-        desk.device(
+        fixture.device(
             session(1, 1),
             RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile { file_ids, keep: false })),
         );
     }
-    assert_eq!(desk.pull(since).remove(0).mode, FeedMode::Snapshot);
-    let page = desk.pull(since + 1).remove(0);
+    assert_eq!(fixture.pull(since).remove(0).mode, FeedMode::Snapshot);
+    let page = fixture.pull(since + 1).remove(0);
     assert_eq!((page.mode, page.gone.len()), (FeedMode::Delta, 4));
 }
 
@@ -220,12 +220,12 @@ fn a_device_that_missed_more_removals_than_are_remembered_gets_a_snapshot() {
 /// that ended.
 #[test]
 fn the_end_of_a_session_writes_its_own_files_alone() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.add(session(1, 1), files(0..500));
-    desk.add(session(1, 2), files(500..502));
-    desk.left(session(1, 2));
-    desk.pass(GRACE_MS);
-    let named = desk.saves.iter().filter_map(|change| match change {
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.add(session(1, 1), files(0..500));
+    fixture.add(session(1, 2), files(500..502));
+    fixture.left(session(1, 2));
+    fixture.pass(GRACE_MS);
+    let named = fixture.saves.iter().filter_map(|change| match change {
         StoreWrite::FilesWithdrawn { file_ids, .. } => Some(file_ids.clone()),
         _ => None,
     });
@@ -236,7 +236,7 @@ fn the_end_of_a_session_writes_its_own_files_alone() {
 #[test]
 fn invitations_are_bounded_in_number_and_time() {
     use lanyard_protocol::limits::{MAX_INVITATION_MS, MAX_INVITATIONS, MAX_STAY_MS};
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     let refused = |effects: &[Effect]| match effects {
         [Effect::Answer { message: MasterToConsole::RequestFailed(no), .. }] => {
             Some((no.code, no.message.clone()))
@@ -250,8 +250,8 @@ fn invitations_are_bounded_in_number_and_time() {
         (1_000, Some(MAX_STAY_MS + 1), "366 days at most"),
         (1_000, Some(0), "366 days at most"),
     ] {
-        let (code, said) =
-            refused(&desk.operator(OperatorCommand::Invite { valid_ms, for_ms })).expect("refused");
+        let (code, said) = refused(&fixture.operator(OperatorCommand::Invite { valid_ms, for_ms }))
+            .expect("refused");
         assert!(
             code == FailureCode::BadMessage && said.contains(words),
             "{valid_ms} {for_ms:?}: {said}"
@@ -260,7 +260,7 @@ fn invitations_are_bounded_in_number_and_time() {
     for _ in 0..MAX_INVITATIONS {
         assert_eq!(
             refused(
-                &desk.operator(OperatorCommand::Invite {
+                &fixture.operator(OperatorCommand::Invite {
                     valid_ms: 60_000,
                     for_ms: Some(MAX_STAY_MS)
                 })
@@ -269,10 +269,11 @@ fn invitations_are_bounded_in_number_and_time() {
         );
     }
     let one_more = OperatorCommand::Invite { valid_ms: MAX_INVITATION_MS, for_ms: None };
-    let (code, said) = refused(&desk.operator(one_more.clone())).expect("no more are out at once");
+    let (code, said) =
+        refused(&fixture.operator(one_more.clone())).expect("no more are out at once");
     assert!(code == FailureCode::Quota && said.contains("256 invitations are out"), "{said}");
-    desk.pass(60_001);
-    assert_eq!(refused(&desk.operator(one_more)), None, "old ones make room");
+    fixture.pass(60_001);
+    assert_eq!(refused(&fixture.operator(one_more)), None, "old ones make room");
     let word = Approval::Named;
     let approve = OperatorCommand::Approve {
         public_id: device(9),
@@ -280,7 +281,7 @@ fn invitations_are_bounded_in_number_and_time() {
         word,
         for_ms: Some(1 << 53),
     };
-    assert_eq!(refused(&desk.operator(approve)).expect("refused").0, FailureCode::BadMessage);
+    assert_eq!(refused(&fixture.operator(approve)).expect("refused").0, FailureCode::BadMessage);
 }
 
 /// Before, an open door let in as many keys as somebody cared to make, each of them for ever.
@@ -290,29 +291,30 @@ fn an_open_door_asks_again_when_very_many_are_in() {
     let almost = MAX_MEMBERS_UNASKED as u32 - 1;
     let members: Vec<Member> = (1..=almost).map(|n| member(n, Verdict::Approved)).collect();
     let config = AuthorityConfig { admission: Admission::Everyone, ..AuthorityConfig::default() };
-    let mut desk = AuthorityFixture::ready(
+    let mut fixture = AuthorityFixture::ready(
         config,
         SavedState { revision: 1, members, ..SavedState::default() },
     );
-    assert_eq!(desk.authority.admission(), Admission::Everyone);
+    assert_eq!(fixture.authority.admission(), Admission::Everyone);
     let mut come =
         |n: u32| {
             let request = knock(n, 1);
             let request_id = request.request_id;
-            desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request)));
-            let effects = desk.relay(RelayToMaster::Relay(RelayMessage::ApproveClientAck(
+            fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request)));
+            let effects = fixture.relay(RelayToMaster::Relay(RelayMessage::ApproveClientAck(
                 ApproveClientAck { public_id: device(n), request_id },
             )));
             let said = effects.iter().any(|effect| {
                 matches!(effect, Effect::Publish { message: MasterToConsole::Door(_), .. })
             });
-            (desk.authority.roster.is_approved(device(n)), said)
+            (fixture.authority.roster.is_approved(device(n)), said)
         };
     assert_eq!(come(almost + 1), (true, true), "the last one, and the host is told");
     assert_eq!(come(almost + 2), (false, false));
-    assert_eq!(desk.authority.admission(), Admission::Ask);
+    assert_eq!(fixture.authority.admission(), Admission::Ask);
     assert!(
-        desk.notes
+        fixture
+            .notes
             .iter()
             .any(|note| matches!(note, AuditEvent::Door { admission: Admission::Ask }))
     );

@@ -20,10 +20,10 @@ fn approve(n: u32, word: Approval) -> OperatorCommand {
 }
 
 /// Knocks and reveals as device `n`; returns the request and the digits.
-fn knock_with_code(desk: &mut AuthorityFixture, n: u32) -> (RequestId, String) {
+fn knock_with_code(fixture: &mut AuthorityFixture, n: u32) -> (RequestId, String) {
     let request = knock(n, 1);
-    desk.knocks(&request).expect("a challenge");
-    let (_, code) = desk.reveals(n, request.request_id);
+    fixture.knocks(&request).expect("a challenge");
+    let (_, code) = fixture.reveals(n, request.request_id);
     (request.request_id, code.expect("an opening"))
 }
 
@@ -45,7 +45,7 @@ fn plain(message: MasterToRelay) -> Effect {
 #[test]
 fn registering_tells_the_roster_first() {
     let members = vec![member(1, Verdict::Approved), member(2, Verdict::Refused)];
-    let mut desk = AuthorityFixture::new(
+    let mut fixture = AuthorityFixture::new(
         AuthorityConfig::default(),
         SavedState { revision: 4, members, ..SavedState::default() },
     );
@@ -58,7 +58,7 @@ fn registering_tells_the_roster_first() {
         revision: 4,
     };
     assert_eq!(
-        desk.put(Input::RelayReady { hub_key: HUB }),
+        fixture.put(Input::RelayReady { hub_key: HUB }),
         vec![
             plain(MasterToRelay::MasterRoster(roster)),
             plain(MasterToRelay::Ping(Empty {})),
@@ -72,18 +72,18 @@ fn registering_tells_the_roster_first() {
 
 #[test]
 fn the_right_digits_let_a_device_in_and_are_saved_first() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let (request_id, code) = knock_with_code(&mut desk, 2);
-    assert_eq!(desk.authority.knocks(true).knocks[0].code, Some(code.clone()));
-    assert_eq!(desk.authority.knocks(false).knocks[0].code, None);
+    let mut fixture = AuthorityFixture::with_members(1);
+    let (request_id, code) = knock_with_code(&mut fixture, 2);
+    assert_eq!(fixture.authority.knocks(true).knocks[0].code, Some(code.clone()));
+    assert_eq!(fixture.authority.knocks(false).knocks[0].code, None);
     let spaced = format!("{} {}", &code[..3], &code[3..]);
-    let effects = desk.operator(approve(2, Approval::Typed(spaced)));
+    let effects = fixture.operator(approve(2, Approval::Typed(spaced)));
     let approve_client =
         MasterToRelay::ApproveClient(ApproveClient { public_id: device(2), request_id });
     assert_eq!(sent(&effects), vec![&approve_client]);
-    assert_eq!(desk.authority.member(device(2)), None, "not before the relay's ack");
+    assert_eq!(fixture.authority.member(device(2)), None, "not before the relay's ack");
 
-    let effects = desk.relay(ack(2, request_id));
+    let effects = fixture.relay(ack(2, request_id));
     let approved =
         ClientApproved { client: client(2), epoch: EPOCH, revision: 2, audience: Audience::All };
     let page = FeedPage {
@@ -120,71 +120,74 @@ fn the_right_digits_let_a_device_in_and_are_saved_first() {
             Effect::Publish { message: none_waits(), ask: None },
         ]
     );
-    assert!(desk.authority.is_online(device(2)));
+    assert!(fixture.authority.is_online(device(2)));
 }
 
 use lanyard_protocol::FeedPage;
 
 #[test]
 fn three_wrong_codes_end_the_knock() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let (request_id, code) = knock_with_code(&mut desk, 2);
+    let mut fixture = AuthorityFixture::with_members(1);
+    let (request_id, code) = knock_with_code(&mut fixture, 2);
     let wrong = if code == "000000" { "000001" } else { "000000" };
     assert_eq!(
-        refusal_of(&desk.operator(approve(2, Approval::Typed("12".into())))),
+        refusal_of(&fixture.operator(approve(2, Approval::Typed("12".into())))),
         Some(FailureCode::BadMessage)
     );
     for left in [2, 1] {
-        let effects = desk.operator(approve(2, Approval::Typed(wrong.into())));
+        let effects = fixture.operator(approve(2, Approval::Typed(wrong.into())));
         assert_eq!(refusal_of(&effects), Some(FailureCode::WrongCode));
-        assert_eq!(desk.authority.knocks(false).knocks[0].tries_left, left);
+        assert_eq!(fixture.authority.knocks(false).knocks[0].tries_left, left);
     }
-    let effects = desk.operator(approve(2, Approval::Typed(wrong.into())));
+    let effects = fixture.operator(approve(2, Approval::Typed(wrong.into())));
     let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id });
     assert_eq!(sent(&effects), vec![&restart]);
     assert_eq!(refusal_of(&effects), Some(FailureCode::WrongCode));
-    assert!(desk.authority.knocks(false).knocks.is_empty());
+    assert!(fixture.authority.knocks(false).knocks.is_empty());
 }
 
 #[test]
 fn an_old_code_is_asked_for_anew() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let (request_id, _) = knock_with_code(&mut desk, 2);
-    assert!(sent(&desk.pass(CODE_LIFETIME_MS - 1)).is_empty());
+    let mut fixture = AuthorityFixture::with_members(1);
+    let (request_id, _) = knock_with_code(&mut fixture, 2);
+    assert!(sent(&fixture.pass(CODE_LIFETIME_MS - 1)).is_empty());
     let restart = MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id });
-    assert_eq!(sent(&desk.pass(1)), vec![&restart]);
+    assert_eq!(sent(&fixture.pass(1)), vec![&restart]);
 }
 
 #[test]
 fn a_broken_promise_ends_the_knock() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     let request = knock(2, 1);
-    desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone())));
+    fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone())));
     let said = ApprovalReveal { request_id: request.request_id, reveal: Reveal([99; 32]) };
     assert_eq!(
-        desk.relay(RelayToMaster::Relay(RelayMessage::ApprovalReveal(said))),
+        fixture.relay(RelayToMaster::Relay(RelayMessage::ApprovalReveal(said))),
         vec![],
         "nothing is opened"
     );
-    assert_eq!(desk.reveals(2, request.request_id).1, None, "it is over");
-    assert!(desk.authority.knocks(true).knocks.is_empty());
+    assert_eq!(fixture.reveals(2, request.request_id).1, None, "it is over");
+    assert!(fixture.authority.knocks(true).knocks.is_empty());
     let mut forged = knock(3, 1);
     forged.client.name = "Ana".into();
-    assert_eq!(desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(forged))), vec![]);
+    assert_eq!(
+        fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(forged))),
+        vec![]
+    );
 }
 
 #[test]
 fn an_approval_of_another_request_is_stale() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let (request_id, code) = knock_with_code(&mut desk, 2);
+    let mut fixture = AuthorityFixture::with_members(1);
+    let (request_id, code) = knock_with_code(&mut fixture, 2);
     let command = OperatorCommand::Approve {
         public_id: device(2),
         request_id: Some(RequestId([5; 16])),
         word: Approval::Typed(code.clone()),
         for_ms: None,
     };
-    assert_eq!(refusal_of(&desk.operator(command)), Some(FailureCode::StaleRequest));
-    desk.operator(approve(2, Approval::Typed(code)));
+    assert_eq!(refusal_of(&fixture.operator(command)), Some(FailureCode::StaleRequest));
+    fixture.operator(approve(2, Approval::Typed(code)));
     let no = RequestFailed {
         code: FailureCode::StaleRequest,
         message: "".into(),
@@ -196,94 +199,94 @@ fn an_approval_of_another_request_is_stale() {
         ..MasterFrame::plain(RelayToMaster::Relay(RelayMessage::RequestFailed(no)))
     };
     assert_eq!(
-        refusal_of(&desk.put(Input::Frame(Box::new(frame)))),
+        refusal_of(&fixture.put(Input::Frame(Box::new(frame)))),
         Some(FailureCode::StaleRequest)
     );
-    assert!(desk.authority.knocks(false).knocks.is_empty());
+    assert!(fixture.authority.knocks(false).knocks.is_empty());
 }
 
 #[test]
 fn a_silent_relay_is_reported_but_its_late_word_counts() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let (request_id, code) = knock_with_code(&mut desk, 2);
-    desk.operator(approve(2, Approval::Typed(code)));
-    assert_eq!(refusal_of(&desk.pass(REQUEST_TIMEOUT_MS)), Some(FailureCode::TimedOut));
-    desk.relay(ack(2, request_id));
-    assert!(desk.authority.member(device(2)).is_some());
+    let mut fixture = AuthorityFixture::with_members(1);
+    let (request_id, code) = knock_with_code(&mut fixture, 2);
+    fixture.operator(approve(2, Approval::Typed(code)));
+    assert_eq!(refusal_of(&fixture.pass(REQUEST_TIMEOUT_MS)), Some(FailureCode::TimedOut));
+    fixture.relay(ack(2, request_id));
+    assert!(fixture.authority.member(device(2)).is_some());
 }
 
 #[test]
 fn a_knock_ends_with_its_session_and_is_seen_to() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let (request_id, code) = knock_with_code(&mut desk, 2);
-    let in_sight = desk.authority.knocks(true).knocks[0].clone();
-    desk.notes.clear();
-    let effects = desk.leaves(&knock(2, 1));
+    let mut fixture = AuthorityFixture::with_members(1);
+    let (request_id, code) = knock_with_code(&mut fixture, 2);
+    let in_sight = fixture.authority.knocks(true).knocks[0].clone();
+    fixture.notes.clear();
+    let effects = fixture.leaves(&knock(2, 1));
     let left = lanyard_protocol::message::JoinRequestInfo { left: true, code: None, ..in_sight };
     let knocks = JoinRequestList { knocks: vec![left], waiting: 0, more_for_ms: None };
     let seen = OperatorEvent::DeviceLeft { client: client(2), address: "192.168.1.5".into() };
     let published = Effect::Publish { message: MasterToConsole::Knocks(knocks), ask: None };
     assert_eq!(effects, vec![published, Effect::Event(seen)]);
-    assert_eq!(desk.notes, [AuditEvent::Left { public_id: device(2), request_id }]);
+    assert_eq!(fixture.notes, [AuditEvent::Left { public_id: device(2), request_id }]);
     // Nobody is let in who is gone.
     assert_eq!(
-        refusal_of(&desk.operator(approve(2, Approval::Typed(code)))),
+        refusal_of(&fixture.operator(approve(2, Approval::Typed(code)))),
         Some(FailureCode::NotFound)
     );
-    assert_eq!(desk.relay(ack(2, request_id)), vec![]);
-    assert_eq!(desk.pass(LEFT_PROMPT_MS - 1), vec![]);
-    assert_eq!(desk.pass(1), vec![Effect::Publish { message: none_waits(), ask: None }]);
-    assert_eq!(desk.authority.poll_timeout(), None);
+    assert_eq!(fixture.relay(ack(2, request_id)), vec![]);
+    assert_eq!(fixture.pass(LEFT_PROMPT_MS - 1), vec![]);
+    assert_eq!(fixture.pass(1), vec![Effect::Publish { message: none_waits(), ask: None }]);
+    assert_eq!(fixture.authority.poll_timeout(), None);
 }
 
 #[test]
 fn a_device_that_left_can_still_be_refused() {
-    let mut desk = AuthorityFixture::with_members(1);
-    knock_with_code(&mut desk, 2);
-    desk.leaves(&knock(2, 1));
-    desk.operator(OperatorCommand::Refuse { public_id: device(2) });
-    assert_eq!(desk.authority.member(device(2)).map(|m| m.verdict), Some(Verdict::Refused));
-    assert!(desk.authority.knocks(false).knocks.is_empty());
+    let mut fixture = AuthorityFixture::with_members(1);
+    knock_with_code(&mut fixture, 2);
+    fixture.leaves(&knock(2, 1));
+    fixture.operator(OperatorCommand::Refuse { public_id: device(2) });
+    assert_eq!(fixture.authority.member(device(2)).map(|m| m.verdict), Some(Verdict::Refused));
+    assert!(fixture.authority.knocks(false).knocks.is_empty());
 }
 
 /// The figures are those of the relay that is there: none of one that is lost stay.
 #[test]
 fn the_figures_of_a_relay_go_with_it() {
-    let mut desk = AuthorityFixture::ready(AuthorityConfig::default(), SavedState::default());
-    assert_eq!(desk.authority.relay_status(), None);
+    let mut fixture = AuthorityFixture::ready(AuthorityConfig::default(), SavedState::default());
+    assert_eq!(fixture.authority.relay_status(), None);
     let status = RelayStatus { pending: 3, ..RelayStatus::default() };
     assert_eq!(
-        desk.relay(RelayToMaster::Relay(RelayMessage::RelayStatus(status.clone()))),
+        fixture.relay(RelayToMaster::Relay(RelayMessage::RelayStatus(status.clone()))),
         vec![],
         "nobody is answered"
     );
-    assert_eq!(desk.authority.relay_status(), Some(&status));
-    desk.put(Input::RelayLost);
-    assert_eq!(desk.authority.relay_status(), None);
-    desk.relay(RelayToMaster::Relay(RelayMessage::RelayStatus(status)));
-    assert_eq!(desk.authority.relay_status(), None, "words of a relay that is lost");
+    assert_eq!(fixture.authority.relay_status(), Some(&status));
+    fixture.put(Input::RelayLost);
+    assert_eq!(fixture.authority.relay_status(), None);
+    fixture.relay(RelayToMaster::Relay(RelayMessage::RelayStatus(status)));
+    assert_eq!(fixture.authority.relay_status(), None, "words of a relay that is lost");
 }
 
 #[test]
 fn knocks_from_before_this_master_promise_anew_once() {
-    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), SavedState::default());
-    desk.put(Input::RelayReady { hub_key: HUB });
+    let mut fixture = AuthorityFixture::new(AuthorityConfig::default(), SavedState::default());
+    fixture.put(Input::RelayReady { hub_key: HUB });
     let old = knock(2, 1);
     let restart =
         MasterToRelay::ApprovalRestart(ApprovalRestartRequest { request_id: old.request_id });
     assert_eq!(
-        sent(&desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(old)))),
+        sent(&fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(old)))),
         vec![&restart]
     );
-    assert!(desk.knocks(&knock(2, 2)).is_some());
-    desk.relay(RelayToMaster::Relay(RelayMessage::Pong(Empty {})));
-    assert!(desk.knocks(&knock(3, 1)).is_some());
+    assert!(fixture.knocks(&knock(2, 2)).is_some());
+    fixture.relay(RelayToMaster::Relay(RelayMessage::Pong(Empty {})));
+    assert!(fixture.knocks(&knock(3, 1)).is_some());
 }
 
 #[test]
 fn the_hosts_own_files_and_open_houses_need_no_prompt() {
     let config = AuthorityConfig { host: Some(device(1)), ..AuthorityConfig::default() };
-    let mut desk = AuthorityFixture::ready(config, SavedState::default());
+    let mut fixture = AuthorityFixture::ready(config, SavedState::default());
     let mut host = knock(1, 1);
     host.client.kind = DeviceKind::Master;
     let approve = MasterToRelay::ApproveClient(ApproveClient {
@@ -291,23 +294,23 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
         request_id: host.request_id,
     });
     assert_eq!(
-        sent(&desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(host.clone())))),
+        sent(&fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(host.clone())))),
         vec![&approve]
     );
-    desk.relay(ack(1, host.request_id));
-    assert_eq!(desk.authority.member(device(1)).map(|m| m.verdict), Some(Verdict::Approved));
-    let refused = desk.operator(OperatorCommand::Refuse { public_id: device(1) });
+    fixture.relay(ack(1, host.request_id));
+    assert_eq!(fixture.authority.member(device(1)).map(|m| m.verdict), Some(Verdict::Approved));
+    let refused = fixture.operator(OperatorCommand::Refuse { public_id: device(1) });
     assert_eq!(refusal_of(&refused), Some(FailureCode::BadMessage));
 
     let mut impostor = knock(2, 1);
     impostor.client.kind = DeviceKind::Master;
-    assert!(desk.knocks(&impostor).is_some());
+    assert!(fixture.knocks(&impostor).is_some());
 
     let config = AuthorityConfig { admission: Admission::Everyone, ..AuthorityConfig::default() };
-    let mut desk = AuthorityFixture::ready(config, SavedState::default());
+    let mut fixture = AuthorityFixture::ready(config, SavedState::default());
     let request = knock(2, 1);
     let effects =
-        desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone())));
+        fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request.clone())));
     let approve = MasterToRelay::ApproveClient(ApproveClient {
         public_id: device(2),
         request_id: request.request_id,
@@ -323,13 +326,13 @@ fn the_hosts_own_files_and_open_houses_need_no_prompt() {
 
 #[test]
 fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
-    let mut desk = AuthorityFixture::with_members(2);
-    desk.add(session(2, 1), files(0..2));
+    let mut fixture = AuthorityFixture::with_members(2);
+    fixture.add(session(2, 1), files(0..2));
     let link_hash = LinkHash([3; 32]);
     let wanted = vec![FileRef { public_id: device(2), file_id: file_id(0) }];
     let request = LinkRequest { files: wanted, ..link_request(link_hash) };
-    desk.device(session(2, 1), RelayToMaster::Device(DeviceRequest::LinkRequest(request)));
-    let effects = desk.operator(OperatorCommand::Refuse { public_id: device(2) });
+    fixture.device(session(2, 1), RelayToMaster::Device(DeviceRequest::LinkRequest(request)));
+    let effects = fixture.operator(OperatorCommand::Refuse { public_id: device(2) });
     let no = DisApproveClient { public_id: device(2), epoch: EPOCH, revision: 3 };
     let shown = ClientDisApproved {
         public_id: device(2),
@@ -350,35 +353,39 @@ fn a_refusal_is_on_disk_before_it_is_said_and_takes_everything_along() {
             },
             plain(MasterToRelay::DisApproveClient(no.clone())),
             Effect::Publish {
-                message: MasterToConsole::Refused(desk.authority.refused()),
+                message: MasterToConsole::Refused(fixture.authority.refused()),
                 ask: None
             },
         ]
     );
-    assert_eq!(desk.authority.file_count(), 0);
-    let pages = desk.pull(1);
+    assert_eq!(fixture.authority.file_count(), 0);
+    let pages = fixture.pull(1);
     assert_eq!(pages[0].gone, vec![lanyard_protocol::Gone { public_id: device(2), file_id: None }]);
-    let lookup = desk.relay_asks(RelayToMaster::Relay(RelayMessage::LinkLookup(LinkLookup {
+    let lookup = fixture.relay_asks(RelayToMaster::Relay(RelayMessage::LinkLookup(LinkLookup {
         link_hash,
         begins: false,
     })));
     assert_eq!(refusal_of(&lookup), Some(FailureCode::NotFound));
 
     // It knocks again: never a prompt.
-    let effects = desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(knock(2, 1))));
+    let effects =
+        fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(knock(2, 1))));
     assert_eq!(effects, vec![plain(MasterToRelay::DisApproveClient(no))]);
     // Nor may it speak.
-    assert_eq!(refusal_of(&desk.add(session(2, 1), files(0..1))), Some(FailureCode::NotApproved));
+    assert_eq!(
+        refusal_of(&fixture.add(session(2, 1), files(0..1))),
+        Some(FailureCode::NotApproved)
+    );
 }
 
 #[test]
 fn a_pending_device_can_be_turned_away_and_forgotten() {
-    let mut desk = AuthorityFixture::with_members(1);
-    knock_with_code(&mut desk, 2);
-    desk.operator(OperatorCommand::Refuse { public_id: device(2) });
-    assert!(desk.authority.knocks(false).knocks.is_empty());
-    assert_eq!(desk.authority.refused().clients[0].public_id, device(2));
-    let effects = desk.operator(OperatorCommand::Forget { public_id: device(2) });
+    let mut fixture = AuthorityFixture::with_members(1);
+    knock_with_code(&mut fixture, 2);
+    fixture.operator(OperatorCommand::Refuse { public_id: device(2) });
+    assert!(fixture.authority.knocks(false).knocks.is_empty());
+    assert_eq!(fixture.authority.refused().clients[0].public_id, device(2));
+    let effects = fixture.operator(OperatorCommand::Forget { public_id: device(2) });
     assert_eq!(
         effects,
         vec![
@@ -394,13 +401,13 @@ fn a_pending_device_can_be_turned_away_and_forgotten() {
             },
         ]
     );
-    assert!(desk.knocks(&knock(2, 2)).is_some());
+    assert!(fixture.knocks(&knock(2, 2)).is_some());
     assert_eq!(
-        refusal_of(&desk.operator(OperatorCommand::Forget { public_id: device(1) })),
+        refusal_of(&fixture.operator(OperatorCommand::Forget { public_id: device(1) })),
         Some(FailureCode::NotFound)
     );
     assert_eq!(
-        refusal_of(&desk.operator(OperatorCommand::Refuse { public_id: device(9) })),
+        refusal_of(&fixture.operator(OperatorCommand::Refuse { public_id: device(9) })),
         Some(FailureCode::NotFound)
     );
 }
@@ -408,20 +415,20 @@ fn a_pending_device_can_be_turned_away_and_forgotten() {
 #[test]
 fn without_a_relay_a_refusal_is_kept_and_an_approval_is_not_possible() {
     let members = vec![member(1, Verdict::Approved)];
-    let mut desk = AuthorityFixture::new(
+    let mut fixture = AuthorityFixture::new(
         AuthorityConfig::default(),
         SavedState { members, ..SavedState::default() },
     );
-    let effects = desk.operator(OperatorCommand::Refuse { public_id: device(1) });
-    assert!(sent(&effects).is_empty() && !desk.saves.is_empty());
-    let effects = desk.operator(approve(2, Approval::Named));
+    let effects = fixture.operator(OperatorCommand::Refuse { public_id: device(1) });
+    assert!(sent(&effects).is_empty() && !fixture.saves.is_empty());
+    let effects = fixture.operator(approve(2, Approval::Named));
     assert_eq!(refusal_of(&effects), Some(FailureCode::ServerNotReady));
 }
 
 #[test]
 fn added_files_are_saved_then_told_to_all_with_the_ref_to_one() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let effects = desk.add(session(1, 1), vec![new_file(1, "a")]);
+    let mut fixture = AuthorityFixture::with_members(1);
+    let effects = fixture.add(session(1, 1), vec![new_file(1, "a")]);
     let files = vec![entry(1, "a")];
     let added = FilesAdded {
         public_id: device(1),
@@ -445,7 +452,7 @@ fn added_files_are_saved_then_told_to_all_with_the_ref_to_one() {
         ]
     );
     // Again: nothing new.
-    let again = desk.add(session(1, 1), vec![new_file(1, "a")]);
+    let again = fixture.add(session(1, 1), vec![new_file(1, "a")]);
     let to = Some(Recipient { public_id: device(1), instance: Some(session(1, 1).instance) });
     let ack = MasterToRelay::AddFilesAck(FeedAck { epoch: EPOCH, revision: 2 });
     assert_eq!(
@@ -457,15 +464,15 @@ fn added_files_are_saved_then_told_to_all_with_the_ref_to_one() {
         })]
     );
     // From another tab: that one holds it from here on.
-    let moved = desk.add(session(1, 2), vec![new_file(1, "a")]);
+    let moved = fixture.add(session(1, 2), vec![new_file(1, "a")]);
     let [MasterToRelay::FilesAdded(moved)] = sent(&moved)[..] else { panic!("{moved:?}") };
     assert_eq!((moved.files[0].instance, moved.revision), (session(1, 2).instance, 3));
 }
 
 #[test]
 fn one_bad_file_refuses_the_whole_message_and_is_named() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.add(session(1, 1), vec![new_file(1, "a")]);
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.add(session(1, 1), vec![new_file(1, "a")]);
     let with = |n: u32, change: &dyn Fn(&mut NewFile)| {
         let mut file = new_file(n, "ok");
         change(&mut file);
@@ -482,51 +489,51 @@ fn one_bad_file_refuses_the_whole_message_and_is_named() {
     for (bad, code) in cases {
         let culprit = bad.file_id;
         let effects =
-            desk.add(session(1, 1), vec![new_file(8, "good"), bad, new_file(9, "good too")]);
+            fixture.add(session(1, 1), vec![new_file(8, "good"), bad, new_file(9, "good too")]);
         let [MasterToRelay::RequestFailed(no)] = sent(&effects)[..] else { panic!("{effects:?}") };
         assert_eq!((no.code, no.file_id), (code, Some(culprit)));
-        assert_eq!(desk.head(), 2);
+        assert_eq!(fixture.head(), 2);
     }
-    let twice = desk.add(session(1, 1), vec![new_file(8, "one"), new_file(8, "two")]);
+    let twice = fixture.add(session(1, 1), vec![new_file(8, "one"), new_file(8, "two")]);
     assert_eq!(refusal_of(&twice), Some(FailureCode::IdTaken));
-    let many = desk.add(session(1, 1), files(10..10 + MAX_FILES_A_MESSAGE as u32 + 1));
+    let many = fixture.add(session(1, 1), files(10..10 + MAX_FILES_A_MESSAGE as u32 + 1));
     assert_eq!(refusal_of(&many), Some(FailureCode::BadMessage));
 }
 
 #[test]
 fn a_hundred_thousand_files_fit_and_the_next_is_too_many() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     for start in (0..100_000).step_by(500) {
-        let effects = desk.add(session(1, 1), files(start..start + 500));
+        let effects = fixture.add(session(1, 1), files(start..start + 500));
         assert_eq!(refusal_of(&effects), None);
     }
     assert_eq!(
-        refusal_of(&desk.add(session(1, 1), files(100_000..100_001))),
+        refusal_of(&fixture.add(session(1, 1), files(100_000..100_001))),
         Some(FailureCode::Quota)
     );
-    let pages = desk.pull(0);
+    let pages = fixture.pull(0);
     assert_eq!(pages.iter().map(|page| page.files.len()).sum::<usize>(), 100_000);
     let mut ids: Vec<_> =
         pages.iter().flat_map(|page| page.files.iter().map(|file| file.file_id)).collect();
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 100_000);
-    desk.left(session(1, 1));
-    let gone = desk.pass(GRACE_MS);
+    fixture.left(session(1, 1));
+    let gone = fixture.pass(GRACE_MS);
     assert_eq!(sent(&gone).len(), 1);
-    assert_eq!(desk.authority.file_count(), 0);
+    assert_eq!(fixture.authority.file_count(), 0);
 }
 
 #[test]
 fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.add(session(1, 1), files(0..2));
-    desk.left(session(1, 1));
-    assert!(sent(&desk.pass(GRACE_MS - 1)).is_empty());
-    desk.came(session(1, 1));
-    assert!(sent(&desk.pass(GRACE_MS)).is_empty(), "it came back in time");
-    desk.left(session(1, 1));
-    let effects = desk.pass(GRACE_MS);
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.add(session(1, 1), files(0..2));
+    fixture.left(session(1, 1));
+    assert!(sent(&fixture.pass(GRACE_MS - 1)).is_empty());
+    fixture.came(session(1, 1));
+    assert!(sent(&fixture.pass(GRACE_MS)).is_empty(), "it came back in time");
+    fixture.left(session(1, 1));
+    let effects = fixture.pass(GRACE_MS);
     let withdrawn = FilesWithdrawn {
         public_id: device(1),
         file_ids: None,
@@ -537,7 +544,7 @@ fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
     };
     assert_eq!(sent(&effects), vec![&MasterToRelay::FilesWithdrawn(withdrawn)]);
     assert!(matches!(effects[1], Effect::Save(StoreWrite::FilesWithdrawn { revision: 3, .. })));
-    let pages = desk.pull(2);
+    let pages = fixture.pull(2);
     assert_eq!(pages[0].gone.len(), 2);
 
     // Still granted for a day.
@@ -548,21 +555,21 @@ fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
         [MasterToRelay::FileGrant(grant)] => grant.files.len(),
         ref other => panic!("{other:?}"),
     };
-    assert_eq!(granted(&desk.relay_asks(lookup())), 1);
-    let other = desk.add(session(1, 2), vec![new_file(0, "other")]);
+    assert_eq!(granted(&fixture.relay_asks(lookup())), 1);
+    let other = fixture.add(session(1, 2), vec![new_file(0, "other")]);
     assert_eq!(refusal_of(&other), Some(FailureCode::IdTaken));
-    let revived = desk.add(session(1, 2), vec![new_file(0, "folder/0.txt")]);
+    let revived = fixture.add(session(1, 2), vec![new_file(0, "folder/0.txt")]);
     assert!(matches!(sent(&revived)[..], [MasterToRelay::FilesAdded(_)]));
-    let page = desk.pull(3).remove(0);
+    let page = fixture.pull(3).remove(0);
     assert_eq!((page.files.len(), page.gone.len()), (1, 0), "what came back is not gone");
-    let gone = desk.pass(24 * 3_600_000 + 600_000);
+    let gone = fixture.pass(24 * 3_600_000 + 600_000);
     assert!(
         sent(&gone)
             .iter()
             .any(|m| matches!(m, MasterToRelay::FileRemoved(m) if m.file_ids == [file_id(1)]))
     );
     let other = FileRef { public_id: device(1), file_id: file_id(1) };
-    let effects = desk.relay_asks(RelayToMaster::Relay(RelayMessage::FileLookup(FileLookup {
+    let effects = fixture.relay_asks(RelayToMaster::Relay(RelayMessage::FileLookup(FileLookup {
         files: vec![other],
     })));
     assert_eq!(granted(&effects), 0);
@@ -570,86 +577,86 @@ fn away_is_withdrawn_after_the_grace_and_comes_back_with_the_same_fields() {
 
 #[test]
 fn removing_keeps_or_ends_and_says_so_once() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.add(session(1, 1), files(0..3));
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.add(session(1, 1), files(0..3));
     let remove = |ids: &[u32], keep| {
         RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
             file_ids: ids.iter().map(|n| file_id(*n)).collect(),
             keep,
         }))
     };
-    let effects = desk.device(session(1, 1), remove(&[0, 0, 9], true));
+    let effects = fixture.device(session(1, 1), remove(&[0, 0, 9], true));
     let [MasterToRelay::FilesWithdrawn(said)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(said.file_ids, Some(vec![file_id(0)]));
     assert!(matches!(
-        sent(&desk.device(session(1, 1), remove(&[0], true)))[..],
+        sent(&fixture.device(session(1, 1), remove(&[0], true)))[..],
         [MasterToRelay::RemoveFileAck(_)]
     ));
-    let effects = desk.device(session(1, 1), remove(&[0, 1], false));
+    let effects = fixture.device(session(1, 1), remove(&[0, 1], false));
     let [MasterToRelay::FileRemoved(said)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(said.file_ids, vec![file_id(0), file_id(1)]);
     assert!(matches!(effects[1], Effect::Save(StoreWrite::FilesGone { .. })));
     assert!(matches!(
-        sent(&desk.device(session(1, 1), remove(&[1], false)))[..],
+        sent(&fixture.device(session(1, 1), remove(&[1], false)))[..],
         [MasterToRelay::RemoveFileAck(_)]
     ));
 }
 
 #[test]
 fn only_the_owner_removes() {
-    let mut desk = AuthorityFixture::with_members(2);
-    desk.add(session(1, 1), files(0..1));
+    let mut fixture = AuthorityFixture::with_members(2);
+    fixture.add(session(1, 1), files(0..1));
     let remove = RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
         file_ids: vec![file_id(0)],
         keep: false,
     }));
     assert!(matches!(
-        sent(&desk.device(session(2, 1), remove))[..],
+        sent(&fixture.device(session(2, 1), remove))[..],
         [MasterToRelay::RemoveFileAck(_)]
     ));
-    assert_eq!(desk.authority.file_count(), 1);
+    assert_eq!(fixture.authority.file_count(), 1);
 }
 
 #[test]
 fn roots_are_told_together_and_a_changed_file_goes() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.add(session(1, 1), files(0..2));
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.add(session(1, 1), files(0..2));
     for n in 0..2 {
         let known =
             FileRoot { public_id: device(1), file_id: file_id(n), root: Root([n as u8; 32]) };
-        assert_eq!(desk.relay(RelayToMaster::Relay(RelayMessage::FileRoot(known))), vec![]);
+        assert_eq!(fixture.relay(RelayToMaster::Relay(RelayMessage::FileRoot(known))), vec![]);
     }
-    let effects = desk.pass(1_000);
+    let effects = fixture.pass(1_000);
     let [MasterToRelay::FilesUpdated(updated)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((updated.files.len(), updated.revision), (2, 3));
-    assert_eq!(desk.pull(2)[0].files.iter().filter(|file| file.root.is_some()).count(), 2);
+    assert_eq!(fixture.pull(2)[0].files.iter().filter(|file| file.root.is_some()).count(), 2);
     let again = FileRoot { public_id: device(1), file_id: file_id(0), root: Root([0; 32]) };
-    desk.relay(RelayToMaster::Relay(RelayMessage::FileRoot(again)));
-    assert!(sent(&desk.pass(1_000)).is_empty());
+    fixture.relay(RelayToMaster::Relay(RelayMessage::FileRoot(again)));
+    assert!(sent(&fixture.pass(1_000)).is_empty());
     let changed = FileChanged { public_id: device(1), file_id: file_id(0) };
-    let effects = desk.relay(RelayToMaster::Relay(RelayMessage::FileChanged(changed)));
+    let effects = fixture.relay(RelayToMaster::Relay(RelayMessage::FileChanged(changed)));
     assert!(matches!(sent(&effects)[..], [MasterToRelay::FileRemoved(_)]));
 }
 
 #[test]
 fn names_change_for_all_or_not_at_all() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     let name = |name: &str| {
         RelayToMaster::Device(DeviceRequest::UpdateName(UpdateName { name: name.into() }))
     };
-    let effects = desk.device(session(1, 1), name("Ana"));
+    let effects = fixture.device(session(1, 1), name("Ana"));
     let [MasterToRelay::ClientUpdated(updated)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((updated.client.name.as_str(), updated.revision), ("Ana", 2));
     assert!(matches!(
-        sent(&desk.device(session(1, 1), name("Ana")))[..],
+        sent(&fixture.device(session(1, 1), name("Ana")))[..],
         [MasterToRelay::UpdateNameAck(_)]
     ));
     assert_eq!(
-        refusal_of(&desk.device(session(1, 1), name("a\nb"))),
+        refusal_of(&fixture.device(session(1, 1), name("a\nb"))),
         Some(FailureCode::BadMessage)
     );
     let effects =
-        desk.operator(OperatorCommand::Rename { public_id: device(1), name: "Ben".into() });
+        fixture.operator(OperatorCommand::Rename { public_id: device(1), name: "Ben".into() });
     assert!(
         effects.iter().any(|e| matches!(e, Effect::Publish { ask: Some(RequestToken(1)), .. }))
     );
@@ -657,13 +664,13 @@ fn names_change_for_all_or_not_at_all() {
 
 #[test]
 fn every_pull_is_answered_by_number() {
-    let mut desk = AuthorityFixture::with_members(1);
-    assert_eq!(desk.pull(1)[0].mode, FeedMode::UpToDate);
-    desk.add(session(1, 1), files(0..3));
-    let delta = desk.pull(1).remove(0);
+    let mut fixture = AuthorityFixture::with_members(1);
+    assert_eq!(fixture.pull(1)[0].mode, FeedMode::UpToDate);
+    fixture.add(session(1, 1), files(0..3));
+    let delta = fixture.pull(1).remove(0);
     assert_eq!((delta.mode, delta.files.len(), delta.clients.len()), (FeedMode::Delta, 3, 0));
-    assert_eq!(desk.pull(0)[0].mode, FeedMode::Snapshot, "before the oldest change still known");
-    assert_eq!(desk.pull(99)[0].mode, FeedMode::Snapshot, "ahead of the head");
+    assert_eq!(fixture.pull(0)[0].mode, FeedMode::Snapshot, "before the oldest change still known");
+    assert_eq!(fixture.pull(99)[0].mode, FeedMode::Snapshot, "ahead of the head");
     let pull = |epoch, cursor: Option<&str>| {
         RelayToMaster::Device(DeviceRequest::FeedPull(FeedPull {
             feed: Default::default(),
@@ -672,17 +679,17 @@ fn every_pull_is_answered_by_number() {
             cursor: cursor.map(str::to_owned),
         }))
     };
-    let other_epoch = desk.device(session(1, 1), pull(5, None));
+    let other_epoch = fixture.device(session(1, 1), pull(5, None));
     assert!(
         matches!(sent(&other_epoch)[..], [MasterToRelay::FeedPage(p)] if p.mode == FeedMode::Snapshot)
     );
     assert_eq!(
-        refusal_of(&desk.device(session(1, 1), pull(EPOCH, Some("nonsense")))),
+        refusal_of(&fixture.device(session(1, 1), pull(EPOCH, Some("nonsense")))),
         Some(FailureCode::BadMessage)
     );
     let cursor = format!("d.5.1.2.{}", device(1));
     assert_eq!(
-        refusal_of(&desk.device(session(1, 1), pull(5, Some(&cursor)))),
+        refusal_of(&fixture.device(session(1, 1), pull(5, Some(&cursor)))),
         Some(FailureCode::StaleRequest)
     );
 }
@@ -690,11 +697,11 @@ fn every_pull_is_answered_by_number() {
 /// Silence would leave the asker waiting for its time-out.
 #[test]
 fn a_pull_of_an_unknown_feed_is_refused_by_name() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     let mut pull = |feed: &str| {
         let feed = lanyard_protocol::FeedId::new(feed).unwrap();
         let pull = FeedPull { feed, epoch: EPOCH, since: 0, cursor: None };
-        desk.device(session(1, 1), RelayToMaster::Device(DeviceRequest::FeedPull(pull)))
+        fixture.device(session(1, 1), RelayToMaster::Device(DeviceRequest::FeedPull(pull)))
     };
     assert_eq!(refusal_of(&pull("photos")), Some(FailureCode::NotFound));
     assert!(matches!(sent(&pull("catalogue"))[..], [MasterToRelay::FeedPage(_)]));
@@ -702,9 +709,9 @@ fn a_pull_of_an_unknown_feed_is_refused_by_name() {
 
 #[test]
 fn a_file_removed_between_two_pages_of_a_snapshot_is_named_as_gone() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     for start in (0..1_200).step_by(400) {
-        desk.add(session(1, 1), files(start..start + 400));
+        fixture.add(session(1, 1), files(start..start + 400));
     }
     let pull = |cursor| {
         RelayToMaster::Device(DeviceRequest::FeedPull(FeedPull {
@@ -714,7 +721,7 @@ fn a_file_removed_between_two_pages_of_a_snapshot_is_named_as_gone() {
             cursor,
         }))
     };
-    let effects = desk.device(session(1, 1), pull(None));
+    let effects = fixture.device(session(1, 1), pull(None));
     let [MasterToRelay::FeedPage(first)] = sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!((first.files.len() + first.clients.len(), first.last), (512, false));
     let met = first.files[0].file_id;
@@ -722,12 +729,12 @@ fn a_file_removed_between_two_pages_of_a_snapshot_is_named_as_gone() {
         file_ids: vec![met],
         keep: false,
     }));
-    desk.device(session(1, 1), remove);
+    fixture.device(session(1, 1), remove);
     let mut cursor = first.cursor.clone();
     let mut gone = Vec::new();
     while let Some(next) = cursor {
         // As the wire says: with a cursor, epoch and since are those of the pull that it continues.
-        let effects = desk.device(session(1, 1), pull(Some(next)));
+        let effects = fixture.device(session(1, 1), pull(Some(next)));
         let [MasterToRelay::FeedPage(page)] = sent(&effects)[..] else { panic!("{effects:?}") };
         gone.extend(page.gone.clone());
         cursor = page.cursor.clone();
@@ -737,8 +744,8 @@ fn a_file_removed_between_two_pages_of_a_snapshot_is_named_as_gone() {
 
 #[test]
 fn a_returning_device_gets_its_first_page_unasked() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.add(session(1, 1), files(0..1));
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.add(session(1, 1), files(0..1));
     let resume = Some(Resume { epoch: EPOCH, revision: 1 });
     let change = PresenceChange {
         public_id: device(1),
@@ -746,7 +753,7 @@ fn a_returning_device_gets_its_first_page_unasked() {
         resume,
         request_id: None,
     };
-    let effects = desk.relay(RelayToMaster::Relay(RelayMessage::ClientReconnected(change)));
+    let effects = fixture.relay(RelayToMaster::Relay(RelayMessage::ClientReconnected(change)));
     let [Effect::Send(frame)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(
         frame.to,
@@ -760,29 +767,30 @@ fn a_returning_device_gets_its_first_page_unasked() {
 /// Changes that wait for the disk are told to nobody, also not by a page of the list.
 #[test]
 fn while_changes_wait_for_the_disk_pages_tell_of_what_was_before_them() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.add(session(1, 1), files(0..2));
-    let told = desk.head();
-    desk.add(session(1, 1), files(2..5));
-    desk.put(Input::Held { at: Some(told) });
-    let held: Vec<FeedPage> = [0, 1, told].into_iter().flat_map(|since| desk.pull(since)).collect();
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.add(session(1, 1), files(0..2));
+    let told = fixture.head();
+    fixture.add(session(1, 1), files(2..5));
+    fixture.put(Input::Held { at: Some(told) });
+    let held: Vec<FeedPage> =
+        [0, 1, told].into_iter().flat_map(|since| fixture.pull(since)).collect();
     assert!(held.iter().all(|page| page.revision == told));
     assert_eq!(held.iter().map(|page| page.files.len()).collect::<Vec<_>>(), [2, 2, 0]);
     assert_eq!(held[2].mode, FeedMode::UpToDate);
     // A root would take the place of an entry; it waits, too.
     let root = Root([1; 32]);
-    desk.relay(RelayToMaster::Relay(RelayMessage::FileRoot(FileRoot {
+    fixture.relay(RelayToMaster::Relay(RelayMessage::FileRoot(FileRoot {
         public_id: device(1),
         file_id: file_id(0),
         root,
     })));
-    assert_eq!(sent(&desk.pass(5_000)), [] as [&MasterToRelay; 0]);
-    assert_eq!(desk.pull(0)[0].files.len(), 2);
+    assert_eq!(sent(&fixture.pass(5_000)), [] as [&MasterToRelay; 0]);
+    assert_eq!(fixture.pull(0)[0].files.len(), 2);
 
-    desk.put(Input::Held { at: None });
-    let after = desk.pull(told);
+    fixture.put(Input::Held { at: None });
+    let after = fixture.pull(told);
     assert_eq!((after[0].revision, after[0].files.len()), (told + 1, 3));
-    let effects = desk.pass(5_000);
+    let effects = fixture.pass(5_000);
     assert!(matches!(sent(&effects)[..], [MasterToRelay::FilesUpdated(_)]));
 }
 
@@ -790,18 +798,18 @@ fn while_changes_wait_for_the_disk_pages_tell_of_what_was_before_them() {
 /// and wait for the disk with it.
 #[test]
 fn a_list_of_which_something_was_replaced_is_not_told_as_it_was() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.add(session(1, 1), files(0..2));
-    let told = desk.head();
-    desk.device(
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.add(session(1, 1), files(0..2));
+    let told = fixture.head();
+    fixture.device(
         session(1, 1),
         RelayToMaster::Device(DeviceRequest::RemoveFile(RemoveFile {
             file_ids: vec![file_id(0)],
             keep: false,
         })),
     );
-    desk.put(Input::Held { at: Some(told) });
-    assert_eq!(desk.pull(0)[0].revision, told + 1);
+    fixture.put(Input::Held { at: Some(told) });
+    assert_eq!(fixture.pull(0)[0].revision, told + 1);
 }
 
 #[test]
@@ -819,51 +827,51 @@ fn after_a_restart_everything_stands_and_the_graces_start_with_the_relay() {
             .collect(),
         links: vec![],
     };
-    let mut desk = AuthorityFixture::new(AuthorityConfig::default(), saved);
-    assert!(desk.pass(10 * GRACE_MS).is_empty(), "without a relay nobody is away");
-    desk.put(Input::RelayReady { hub_key: HUB });
-    assert_eq!(desk.authority.head(), Resume { epoch: EPOCH, revision: 2 });
-    desk.pass(GRACE_MS - 1);
-    assert_eq!(desk.authority.file_count(), 2);
-    desk.put(Input::RelayLost);
-    desk.pass(GRACE_MS);
-    desk.put(Input::RelayReady { hub_key: HUB });
-    desk.pass(GRACE_MS - 1);
-    assert_eq!(desk.authority.file_count(), 2, "each relay gives a fresh grace");
-    desk.pass(1);
-    assert_eq!(desk.authority.file_count(), 0);
+    let mut fixture = AuthorityFixture::new(AuthorityConfig::default(), saved);
+    assert!(fixture.pass(10 * GRACE_MS).is_empty(), "without a relay nobody is away");
+    fixture.put(Input::RelayReady { hub_key: HUB });
+    assert_eq!(fixture.authority.head(), Resume { epoch: EPOCH, revision: 2 });
+    fixture.pass(GRACE_MS - 1);
+    assert_eq!(fixture.authority.file_count(), 2);
+    fixture.put(Input::RelayLost);
+    fixture.pass(GRACE_MS);
+    fixture.put(Input::RelayReady { hub_key: HUB });
+    fixture.pass(GRACE_MS - 1);
+    assert_eq!(fixture.authority.file_count(), 2, "each relay gives a fresh grace");
+    fixture.pass(1);
+    assert_eq!(fixture.authority.file_count(), 0);
 }
 
 #[test]
 fn presence_is_told_when_the_first_session_comes_and_the_last_leaves() {
-    let mut desk = AuthorityFixture::with_members(1);
-    assert!(!desk.came(session(1, 2)).iter().any(|e| matches!(e, Effect::Publish { .. })));
-    assert_eq!(desk.left(session(1, 1)), vec![]);
+    let mut fixture = AuthorityFixture::with_members(1);
+    assert!(!fixture.came(session(1, 2)).iter().any(|e| matches!(e, Effect::Publish { .. })));
+    assert_eq!(fixture.left(session(1, 1)), vec![]);
     let gone = MasterToConsole::ClientDisconnected(presence_of(device(1)));
-    assert_eq!(desk.left(session(1, 2)), vec![Effect::Publish { message: gone, ask: None }]);
-    assert!(!desk.authority.is_online(device(1)));
+    assert_eq!(fixture.left(session(1, 2)), vec![Effect::Publish { message: gone, ask: None }]);
+    assert!(!fixture.authority.is_online(device(1)));
 }
 
 #[test]
 fn saves_stand_before_what_depends_on_them() {
-    let mut desk = AuthorityFixture::with_members(2);
+    let mut fixture = AuthorityFixture::with_members(2);
     let mut streams = vec![
-        desk.add(session(1, 1), files(0..3)),
-        desk.device(
+        fixture.add(session(1, 1), files(0..3)),
+        fixture.device(
             session(2, 1),
             RelayToMaster::Device(DeviceRequest::LinkRequest(LinkRequest {
                 files: vec![FileRef { public_id: device(1), file_id: file_id(0) }],
                 ..link_request(LinkHash([3; 32]))
             })),
         ),
-        desk.device(
+        fixture.device(
             session(1, 1),
             RelayToMaster::Device(DeviceRequest::UpdateName(UpdateName { name: "New".into() })),
         ),
     ];
-    desk.left(session(1, 1));
-    streams.push(desk.pass(GRACE_MS));
-    streams.push(desk.operator(OperatorCommand::Refuse { public_id: device(2) }));
+    fixture.left(session(1, 1));
+    streams.push(fixture.pass(GRACE_MS));
+    streams.push(fixture.operator(OperatorCommand::Refuse { public_id: device(2) }));
     for effects in streams {
         let last_save = effects.iter().rposition(|e| matches!(e, Effect::Save(_)));
         let first_word = effects.iter().position(|e| !matches!(e, Effect::Save(_)));
@@ -884,7 +892,7 @@ fn invitation(effects: &[Effect]) -> Invitation {
 
 /// Knocks as device `n` with an invitation; `secret` may be another than it has.
 fn brings(
-    desk: &mut AuthorityFixture,
+    fixture: &mut AuthorityFixture,
     n: u32,
     made: &Invitation,
     secret: InvitationSecret,
@@ -893,7 +901,7 @@ fn brings(
     let proof = approval::invitation_proof(&secret, &request_id);
     let invitation = Some(InvitationProof { id: made.id, proof });
     let request = NewClientRegistered { invitation, ..knock(n, 1) };
-    (request_id, desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request))))
+    (request_id, fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request))))
 }
 
 fn is_let_in(effects: &[Effect]) -> bool {
@@ -902,37 +910,40 @@ fn is_let_in(effects: &[Effect]) -> bool {
 
 #[test]
 fn an_invitation_lets_one_device_in_once_also_through_a_closed_door() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.operator(OperatorCommand::SetDoor(Admission::Closed));
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.operator(OperatorCommand::SetDoor(Admission::Closed));
     let made =
-        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
-    let (request_id, effects) = brings(&mut desk, 2, &made, made.secret);
+        invitation(&fixture.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+    let (request_id, effects) = brings(&mut fixture, 2, &made, made.secret);
     assert!(is_let_in(&effects), "{effects:?}");
-    desk.relay(ack(2, request_id));
-    assert!(desk.authority.member(device(2)).is_some());
-    let (_, effects) = brings(&mut desk, 3, &made, made.secret);
+    fixture.relay(ack(2, request_id));
+    assert!(fixture.authority.member(device(2)).is_some());
+    let (_, effects) = brings(&mut fixture, 3, &made, made.secret);
     assert!(!is_let_in(&effects), "it was used");
 }
 
 #[test]
 fn an_invitation_outlives_wrong_proofs_and_ends_with_its_time() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     let made =
-        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+        invitation(&fixture.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     for n in 2..40 {
-        let (_, effects) = brings(&mut desk, n, &made, InvitationSecret([0; 16]));
+        let (_, effects) = brings(&mut fixture, n, &made, InvitationSecret([0; 16]));
         assert!(!is_let_in(&effects));
     }
-    let noted =
-        desk.notes.iter().filter(|note| matches!(note, AuditEvent::BadInvitation { .. })).count();
+    let noted = fixture
+        .notes
+        .iter()
+        .filter(|note| matches!(note, AuditEvent::BadInvitation { .. }))
+        .count();
     assert_eq!(noted, WRONG_PROOFS_AN_ADDRESS, "of one address no more are worth a line");
-    let (_, effects) = brings(&mut desk, 50, &made, made.secret);
+    let (_, effects) = brings(&mut fixture, 50, &made, made.secret);
     assert!(is_let_in(&effects), "whoever has it comes in, whatever others guessed");
 
     let made =
-        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
-    desk.wall_ms += 60_000;
-    let (_, effects) = brings(&mut desk, 60, &made, made.secret);
+        invitation(&fixture.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+    fixture.wall_ms += 60_000;
+    let (_, effects) = brings(&mut fixture, 60, &made, made.secret);
     assert!(!is_let_in(&effects), "its time is over");
 }
 
@@ -940,9 +951,9 @@ fn an_invitation_outlives_wrong_proofs_and_ends_with_its_time() {
 /// and against the address.
 #[test]
 fn wrong_proofs_count_against_their_sender() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     let made =
-        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+        invitation(&fixture.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     let mut tries = |nonce: u8, n: u32, address: &str| {
         let known = NewClientRegistered { address: address.into(), ..knock(n, nonce) };
         let proof = approval::invitation_proof(&InvitationSecret([0; 16]), &known.request_id);
@@ -950,8 +961,8 @@ fn wrong_proofs_count_against_their_sender() {
             invitation: Some(InvitationProof { id: made.id, proof }),
             ..known
         };
-        let is_challenged = desk.knocks(&request).is_some();
-        desk.leaves(&request);
+        let is_challenged = fixture.knocks(&request).is_some();
+        fixture.leaves(&request);
         is_challenged
     };
     let of_key = (0..20).filter(|nonce| tries(*nonce, 2, &format!("10.0.0.{nonce}"))).count();
@@ -963,9 +974,9 @@ fn wrong_proofs_count_against_their_sender() {
 
 #[test]
 fn a_proof_of_another_knock_is_none() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     let made =
-        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+        invitation(&fixture.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
     // Heard when device 2 showed it.
     let proof = approval::invitation_proof(&made.secret, &knock(2, 1).request_id);
     let request = NewClientRegistered {
@@ -973,34 +984,35 @@ fn a_proof_of_another_knock_is_none() {
         ..knock(3, 1)
     };
     assert!(!is_let_in(
-        &desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request)))
+        &fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(request)))
     ));
 }
 
 #[test]
 fn a_refused_device_is_not_admitted_by_an_invitation() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.operator(OperatorCommand::Refuse { public_id: device(1) });
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.operator(OperatorCommand::Refuse { public_id: device(1) });
     let made =
-        invitation(&desk.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
-    let (_, effects) = brings(&mut desk, 1, &made, made.secret);
+        invitation(&fixture.operator(OperatorCommand::Invite { valid_ms: 60_000, for_ms: None }));
+    let (_, effects) = brings(&mut fixture, 1, &made, made.secret);
     assert!(!is_let_in(&effects));
 }
 
 #[test]
 fn a_closed_door_says_so_and_an_opened_one_asks_again() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let (waiting, _) = knock_with_code(&mut desk, 2);
-    let effects = desk.operator(OperatorCommand::SetDoor(Admission::Closed));
+    let mut fixture = AuthorityFixture::with_members(1);
+    let (waiting, _) = knock_with_code(&mut fixture, 2);
+    let effects = fixture.operator(OperatorCommand::SetDoor(Admission::Closed));
     let closed = |request_id| MasterToRelay::ApprovalClosed(ApprovalClosed { request_id });
     assert_eq!(sent(&effects), vec![&closed(waiting)], "who waits hears it at once");
-    assert!(desk.authority.knocks(false).knocks.is_empty());
+    assert!(fixture.authority.knocks(false).knocks.is_empty());
     let later = knock(3, 1).request_id;
-    let effects = desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(knock(3, 1))));
+    let effects =
+        fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(knock(3, 1))));
     assert_eq!(sent(&effects), vec![&closed(later)], "nobody is asked to reveal for nothing");
-    assert!(desk.authority.knocks(false).knocks.is_empty(), "nobody is asked about");
+    assert!(fixture.authority.knocks(false).knocks.is_empty(), "nobody is asked about");
 
-    let effects = desk.operator(OperatorCommand::SetDoor(Admission::Ask));
+    let effects = fixture.operator(OperatorCommand::SetDoor(Admission::Ask));
     let restarted: BTreeSet<RequestId> = sent(&effects)
         .into_iter()
         .map(|message| match message {
@@ -1013,29 +1025,29 @@ fn a_closed_door_says_so_and_an_opened_one_asks_again() {
 
 #[test]
 fn a_door_for_everyone_lets_in_who_waits() {
-    let mut desk = AuthorityFixture::with_members(1);
-    knock_with_code(&mut desk, 2);
-    assert!(is_let_in(&desk.operator(OperatorCommand::SetDoor(Admission::Everyone))));
+    let mut fixture = AuthorityFixture::with_members(1);
+    knock_with_code(&mut fixture, 2);
+    assert!(is_let_in(&fixture.operator(OperatorCommand::SetDoor(Admission::Everyone))));
 }
 
-fn lets_in_for(desk: &mut AuthorityFixture, n: u32, for_ms: u64) {
-    let (request_id, code) = knock_with_code(desk, n);
+fn lets_in_for(fixture: &mut AuthorityFixture, n: u32, for_ms: u64) {
+    let (request_id, code) = knock_with_code(fixture, n);
     let word = Approval::Typed(code);
-    desk.operator(OperatorCommand::Approve {
+    fixture.operator(OperatorCommand::Approve {
         public_id: device(n),
         request_id: None,
         word,
         for_ms: Some(for_ms),
     });
-    desk.relay(ack(n, request_id));
+    fixture.relay(ack(n, request_id));
 }
 
 #[test]
 fn a_membership_with_an_end_is_refused_when_it_is_over() {
-    let mut desk = AuthorityFixture::with_members(1);
-    lets_in_for(&mut desk, 2, 10_000);
-    assert!(sent(&desk.pass(9_999)).is_empty());
-    let effects = desk.pass(1);
+    let mut fixture = AuthorityFixture::with_members(1);
+    lets_in_for(&mut fixture, 2, 10_000);
+    assert!(sent(&fixture.pass(9_999)).is_empty());
+    let effects = fixture.pass(1);
     let [MasterToRelay::DisApproveClient(no)] = &sent(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(no.public_id, device(2));
     let saved = effects.iter().position(
@@ -1043,7 +1055,7 @@ fn a_membership_with_an_end_is_refused_when_it_is_over() {
     );
     let said = effects.iter().position(|e| matches!(e, Effect::Send(_)));
     assert!(saved < said, "on disk before it is said");
-    assert_eq!(desk.authority.member(device(1)).unwrap().verdict, Verdict::Approved);
+    assert_eq!(fixture.authority.member(device(1)).unwrap().verdict, Verdict::Approved);
 }
 
 #[test]
@@ -1051,30 +1063,30 @@ fn a_time_that_ended_while_the_master_was_away_has_ended() {
     let mut temporary = member(2, Verdict::Approved);
     temporary.until_ms = Some(NOON - 1);
     let members = vec![member(1, Verdict::Approved), temporary];
-    let mut desk = AuthorityFixture::new(
+    let mut fixture = AuthorityFixture::new(
         AuthorityConfig::default(),
         SavedState { revision: 4, members, ..SavedState::default() },
     );
-    let effects = desk.put(Input::RelayReady { hub_key: HUB });
+    let effects = fixture.put(Input::RelayReady { hub_key: HUB });
     let MasterToRelay::MasterRoster(roster) = sent(&effects)[0] else { panic!("{effects:?}") };
     assert_eq!((&roster.approved, &roster.refused), (&vec![device(1)], &vec![device(2)]));
 }
 
 #[test]
 fn the_time_of_day_may_jump() {
-    let mut desk = AuthorityFixture::with_members(1);
-    lets_in_for(&mut desk, 2, 7_200_000);
+    let mut fixture = AuthorityFixture::with_members(1);
+    lets_in_for(&mut fixture, 2, 7_200_000);
     // Asleep: the machine's own clock stood still meanwhile.
-    desk.wall_ms += 7_200_000;
-    let effects = desk.pass(3_600_000);
+    fixture.wall_ms += 7_200_000;
+    let effects = fixture.pass(3_600_000);
     assert!(matches!(sent(&effects)[..], [MasterToRelay::DisApproveClient(_)]), "{effects:?}");
 }
 
 #[test]
 fn a_name_like_that_of_one_who_was_turned_away_is_told() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let name = desk.authority.member(device(1)).unwrap().client.name.clone();
-    desk.operator(OperatorCommand::Refuse { public_id: device(1) });
+    let mut fixture = AuthorityFixture::with_members(1);
+    let name = fixture.authority.member(device(1)).unwrap().client.name.clone();
+    fixture.operator(OperatorCommand::Refuse { public_id: device(1) });
     let mut again = knock(2, 1);
     again.client.name = name.to_uppercase();
     again.request_id = approval::request_id(
@@ -1083,9 +1095,9 @@ fn a_name_like_that_of_one_who_was_turned_away_is_told() {
         &again.relay_nonce,
         &again.client.name,
     );
-    desk.knocks(&again);
-    desk.reveals(2, again.request_id);
-    let knocks = desk.authority.knocks(false).knocks;
+    fixture.knocks(&again);
+    fixture.reveals(2, again.request_id);
+    let knocks = fixture.authority.knocks(false).knocks;
     assert_eq!(
         knocks[0].like_refused.as_ref().map(|like| (&like.name, like.refused_ms)),
         Some((&name, NOON))
@@ -1095,8 +1107,8 @@ fn a_name_like_that_of_one_who_was_turned_away_is_told() {
 /// A18: the host is told for whom of those who belong it could take who knocks.
 #[test]
 fn a18_a_name_like_that_of_one_who_belongs_is_told() {
-    let mut desk = AuthorityFixture::with_members(1);
-    let name = desk.authority.member(device(1)).unwrap().client.name.clone();
+    let mut fixture = AuthorityFixture::with_members(1);
+    let name = fixture.authority.member(device(1)).unwrap().client.name.clone();
     let mut alike = knock(2, 1);
     alike.client.name = name.to_uppercase();
     alike.request_id = approval::request_id(
@@ -1105,25 +1117,25 @@ fn a18_a_name_like_that_of_one_who_belongs_is_told() {
         &alike.relay_nonce,
         &alike.client.name,
     );
-    desk.knocks(&alike);
-    desk.reveals(2, alike.request_id);
-    assert_eq!(desk.authority.knocks(false).knocks[0].looks_like, Some(name));
+    fixture.knocks(&alike);
+    fixture.reveals(2, alike.request_id);
+    assert_eq!(fixture.authority.knocks(false).knocks[0].looks_like, Some(name));
 }
 
 /// A22: what the host sees of who knocks is what the request's id was made of.
 #[test]
 fn a22_a_knock_under_another_name_than_its_id_has_is_dropped() {
-    let mut desk = AuthorityFixture::with_members(1);
+    let mut fixture = AuthorityFixture::with_members(1);
     let (mut renamed, mut anothers) = (knock(2, 1), knock(2, 1));
     renamed.client.name = "Marta (host)".into();
     anothers.client.public_id = device(3);
     for lie in [renamed, anothers] {
         let effects =
-            desk.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(lie.clone())));
-        assert_eq!((effects, desk.authority.knocks(false).knocks), (vec![], vec![]), "{lie:?}");
+            fixture.relay(RelayToMaster::Relay(RelayMessage::NewClientRegistered(lie.clone())));
+        assert_eq!((effects, fixture.authority.knocks(false).knocks), (vec![], vec![]), "{lie:?}");
     }
-    knock_with_code(&mut desk, 2);
-    assert_eq!(desk.authority.knocks(false).knocks.len(), 1, "the true one is shown");
+    knock_with_code(&mut fixture, 2);
+    assert_eq!(fixture.authority.knocks(false).knocks.len(), 1, "the true one is shown");
 }
 
 // ── The record
@@ -1131,20 +1143,20 @@ fn a22_a_knock_under_another_name_than_its_id_has_is_dropped() {
 
 #[test]
 fn every_decision_is_noted_with_its_occasion() {
-    let mut desk = AuthorityFixture::with_members(1);
-    desk.notes.clear();
-    let (request_id, code) = knock_with_code(&mut desk, 2);
+    let mut fixture = AuthorityFixture::with_members(1);
+    fixture.notes.clear();
+    let (request_id, code) = knock_with_code(&mut fixture, 2);
     let wrong = if code == "000000" { "000001" } else { "000000" };
-    desk.operator(approve(2, Approval::Typed(wrong.into())));
-    desk.operator(approve(2, Approval::Typed(code)));
-    desk.relay(ack(2, request_id));
-    desk.operator(OperatorCommand::Refuse { public_id: device(2) });
-    desk.operator(OperatorCommand::Forget { public_id: device(2) });
-    desk.operator(OperatorCommand::SetDoor(Admission::Closed));
+    fixture.operator(approve(2, Approval::Typed(wrong.into())));
+    fixture.operator(approve(2, Approval::Typed(code)));
+    fixture.relay(ack(2, request_id));
+    fixture.operator(OperatorCommand::Refuse { public_id: device(2) });
+    fixture.operator(OperatorCommand::Forget { public_id: device(2) });
+    fixture.operator(OperatorCommand::SetDoor(Admission::Closed));
     let known = knock(2, 1).client;
     let public_id = device(2);
     assert_eq!(
-        desk.notes,
+        fixture.notes,
         [
             AuditEvent::Knocked {
                 client: known.clone(),

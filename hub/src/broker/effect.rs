@@ -32,7 +32,7 @@ pub enum Effect {
 /// An instruction about sessions of devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionEffect {
-    /// The first answer to a session; the edge adds signature and, unless it is turned away, a
+    /// The first answer to a session; the relay adds signature and, unless it is turned away, a
     /// session token.
     Acknowledge {
         /// The session, as the driver named it.

@@ -20,15 +20,15 @@ pub struct SlotId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReaderId(pub u64);
 
-/// One response to a `/d/` request; named by the edge.
+/// One response to a `/d/` request; named by the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkReader(pub u64);
 
-/// One HTTP request that waits for the broker's answer; named by the edge.
+/// One HTTP request that waits for the broker's answer; named by the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId(pub u64);
 
-/// What the edge has verified of a session: who it is, by its key.
+/// The identity of a session, as the relay verified it by its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The device.
@@ -89,7 +89,7 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "inputs are handled one by one, and none is kept")]
 pub enum SessionInput {
-    /// The edge verified a device's key proof.
+    /// The relay verified a device's key proof.
     Opened {
         /// The session, as the driver named it.
         session: SessionId,
@@ -115,7 +115,7 @@ pub enum SessionInput {
 /// Something that happened on the socket of the master, or belongs in its report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MasterInput {
-    /// The edge verified a master's mac and that its term is the highest of this boot.
+    /// The relay verified a master's mac and that its term is the highest of this boot.
     Opened {
         /// The session, as the driver named it.
         session: SessionId,
@@ -288,7 +288,7 @@ pub enum CallInput {
     },
 }
 
-/// Where a link's response stands, measured by the edge.
+/// Where a link's response stands, measured by the relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkProgress {
     /// The file and its owner.

@@ -1,4 +1,4 @@
-//! The rules of the broker, one promise a test. The fixture plays edge, data plane and master.
+//! The rules of the broker, one promise a test. The fixture plays relay, data plane and master.
 
 use lanyard_protocol::chunk::BodyKind;
 use lanyard_protocol::group::group_log;

@@ -92,8 +92,8 @@ pub enum Input {
         /// Close code of the WebSocket, if it was closed with one.
         code: Option<u16>,
     },
-    /// A message; CHALLENGE and CLIENT_REGISTER_ACK only after the edge found key and signature to
-    /// be right.
+    /// A message; CHALLENGE and CLIENT_REGISTER_ACK only after the driver found key and signature
+    /// to be right.
     Received {
         /// The message and its reference.
         frame: Frame<RelayToDevice>,
@@ -481,7 +481,7 @@ impl Registration {
         }
     }
 
-    /// The message, with the key and the signature that the edge made.
+    /// The message, with the key and the signature that the driver made.
     pub fn message(&self, ephemeral_key: EphemeralKey, signature: Signature) -> ClientRegister {
         ClientRegister {
             protocol: PROTOCOL_VERSION,

@@ -67,7 +67,7 @@ impl ScriptedDevice {
             ("me".to_owned(), json!(peer.public_id())),
             ("instance".to_owned(), json!(INSTANCE)),
             ("hub_key".to_owned(), json!(HUB_KEY)),
-            // The edge checks signatures, and the peer hears only what was found right.
+            // The driver checks signatures, and the peer hears only what was found right.
             ("hub_signature".to_owned(), json!(Signature([0; 64]))),
             ("master_nonce".to_owned(), json!(MASTER_NONCE)),
         ]);

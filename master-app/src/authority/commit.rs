@@ -169,9 +169,9 @@ impl Committer {
         CommitOutcome::Released { effects: released, resumed }
     }
 
-    /// Keeps `held` for the next try if the hindrance passes by itself.
+    /// Keeps `held` for the next try if the error passes by itself.
     fn hold_back(&mut self, held: Vec<Effect>, revision: u64, error: StoreError) -> CommitOutcome {
-        let Some(hindrance) = error.hindrance() else { return CommitOutcome::Refused(error) };
+        let Some(transient) = error.transient() else { return CommitOutcome::Refused(error) };
         let first = held.iter().find_map(|effect| {
             if let Effect::Save(StoreWrite::Revision(revision)) = effect {
                 Some(*revision)
@@ -186,7 +186,7 @@ impl Committer {
         self.effects = held;
         self.retry = Some(RetryAfter::after(self.retry, told));
         tracing::debug!(%error, "decisions wait for the disk");
-        self.problems.raise(hindrance_told(hindrance));
+        self.problems.raise(problem_of_transient(transient));
         CommitOutcome::Held { told }
     }
 
@@ -283,8 +283,8 @@ impl Committer {
     pub(super) async fn next_term(&mut self, at_least: u64) -> (Result<u64, StoreError>, bool) {
         let term = self.with_store(move |store| store.next_term(at_least)).await;
         let resumed = term.is_ok() && self.resume();
-        if let Some(hindrance) = term.as_ref().err().and_then(StoreError::hindrance) {
-            self.problems.raise(hindrance_told(hindrance));
+        if let Some(transient) = term.as_ref().err().and_then(StoreError::transient) {
+            self.problems.raise(problem_of_transient(transient));
         }
         (term, resumed)
     }
@@ -333,9 +333,9 @@ fn bytes_of(effect: &Effect) -> usize {
     }
 }
 
-/// Returns the problem to show for a hindrance.
-pub(crate) fn hindrance_told(hindrance: TransientStoreError) -> ActiveProblem {
-    let (code, what, advice) = match hindrance {
+/// Returns the problem to show for a transient error.
+pub(crate) fn problem_of_transient(transient: TransientStoreError) -> ActiveProblem {
+    let (code, what, advice) = match transient {
         TransientStoreError::Locked => (
             problems::DATABASE_LOCKED,
             "Another program holds the database.",

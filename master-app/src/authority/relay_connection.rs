@@ -419,7 +419,7 @@ mod tests {
         }
     }
 
-    fn desk() -> (DriverHandle, tempfile::TempDir) {
+    fn fixture() -> (DriverHandle, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("lanyard.db")).unwrap();
         (driver::start(AuthorityConfig::default(), store, None).unwrap().0, dir)
@@ -428,7 +428,7 @@ mod tests {
     #[tokio::test]
     async fn each_registration_has_a_higher_term() {
         let (url, mut terms) = relay(SECRET, 0, Some(4503)).await;
-        let (driver, _dir) = desk();
+        let (driver, _dir) = fixture();
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(url, SECRET, driver, stop.clone()));
         assert_eq!((terms.recv().await, terms.recv().await), (Some(1), Some(2)));
@@ -439,7 +439,7 @@ mod tests {
     #[tokio::test]
     async fn a_relay_that_saw_higher_terms_is_caught_up_with() {
         let (url, mut terms) = relay(SECRET, 1_000_000, None).await;
-        let (driver, _dir) = desk();
+        let (driver, _dir) = fixture();
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(url, SECRET, driver.clone(), stop.clone()));
         assert_eq!(terms.recv().await, Some(1));
@@ -451,7 +451,7 @@ mod tests {
     #[tokio::test]
     async fn another_secret_or_another_master_ends_it() {
         let (url, _terms) = relay([4; 32], 0, None).await;
-        let (driver, _dir) = desk();
+        let (driver, _dir) = fixture();
         let ended = run(url, SECRET, driver.clone(), CancellationToken::new()).await;
         assert!(matches!(ended, Err(RelayConnectionError::WrongSecret(_))));
         let (url, _terms) = relay(SECRET, 0, Some(4409)).await;

@@ -81,9 +81,9 @@ impl From<LimitArgs> for RateLimits {
     }
 }
 
-/// How the host's desk behaves, in one process or alone.
+/// Options of the operator console, in one process with the relay or alone.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct DeskArgs {
+pub(crate) struct OperatorArgs {
     /// Files and folders to share from this machine
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
@@ -123,7 +123,7 @@ pub(crate) struct ListenArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
-    pub desk: DeskArgs,
+    pub operator: OperatorArgs,
     #[command(flatten)]
     pub listen: ListenArgs,
 }
@@ -144,7 +144,7 @@ pub(crate) struct RelayArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct MasterArgs {
     #[command(flatten)]
-    pub desk: DeskArgs,
+    pub operator: OperatorArgs,
     /// The relay's address, such as http://127.0.0.1:7070
     #[arg(long, value_name = "URL")]
     pub relay: HubUrl,

@@ -27,7 +27,7 @@ const HELP: &str = "\
   more            let more devices ask than usual, for ten minutes
   devices         who is in, who waits, who was turned away
   files           what is shared
-  console         a link to this desk in the browser
+  console         a link to the console in the browser
   quit            stop the hub
 ";
 

@@ -38,11 +38,11 @@ const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// `lanyard serve`: everything in one process. The halves speak over a socket here too.
 pub(crate) async fn serve(global: &Global, args: ServeArgs) -> Outcome {
-    let paths = check_paths(&args.desk.paths)?;
+    let paths = check_paths(&args.operator.paths)?;
     let dir = &global.data_dir;
     data_dir::create(dir, global.insecure_data)?;
     let _locks = (data_dir::lock(dir, Half::Relay)?, data_dir::lock(dir, Half::Master)?);
-    let name = args.desk.name.clone().unwrap_or_else(machine_name);
+    let name = args.operator.name.clone().unwrap_or_else(machine_name);
     let secret = data_dir::master_secret(&data_dir::secret_path(dir, None))?;
     let key = lanyard_device::store::load_key(&data_dir::hub_key_path(dir))?;
     let stop = CancellationToken::new();
@@ -57,7 +57,7 @@ pub(crate) async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     let urls = addresses::urls(listen, &args.listen.hosts);
     let ready = json!({ "event": "ready", "listen": listen.to_string(), "urls": &urls });
 
-    let (desk, authority) = (args.desk, Some(authority));
+    let (operator, authority) = (args.operator, Some(authority));
     let hub = MasterSetup {
         url,
         secret,
@@ -65,7 +65,7 @@ pub(crate) async fn serve(global: &Global, args: ServeArgs) -> Outcome {
         urls,
         ready,
         paths,
-        desk,
+        operator,
         authority,
         listen: Some(listen),
     };
@@ -78,7 +78,7 @@ pub(crate) async fn serve(global: &Global, args: ServeArgs) -> Outcome {
     outcome
 }
 
-/// `lanyard relay`: the post office alone.
+/// `lanyard relay`: the relay alone.
 pub(crate) async fn relay(global: &Global, args: RelayArgs) -> Outcome {
     let dir = &global.data_dir;
     data_dir::create(dir, global.insecure_data)?;
@@ -111,9 +111,9 @@ pub(crate) async fn relay(global: &Global, args: RelayArgs) -> Outcome {
     Ok(())
 }
 
-/// `lanyard master`: the desk alone, against a relay elsewhere.
+/// `lanyard master`: the master alone, against a relay elsewhere.
 pub(crate) async fn master(global: &Global, args: MasterArgs) -> Outcome {
-    let paths = check_paths(&args.desk.paths)?;
+    let paths = check_paths(&args.operator.paths)?;
     let dir = &global.data_dir;
     data_dir::create(dir, global.insecure_data)?;
     let _lock = data_dir::lock(dir, Half::Master)?;
@@ -121,9 +121,10 @@ pub(crate) async fn master(global: &Global, args: MasterArgs) -> Outcome {
     let relay = global.spoken(&args.relay);
     let urls = vec![args.relay.http_base()];
     let ready = json!({ "event": "ready", "listen": args.relay.authority(), "urls": &urls });
-    let name = args.desk.name.clone().unwrap_or_else(machine_name);
-    let (desk, authority, listen) = (args.desk, None, None);
-    let hub = MasterSetup { url: relay, secret, name, urls, ready, paths, desk, authority, listen };
+    let name = args.operator.name.clone().unwrap_or_else(machine_name);
+    let (operator, authority, listen) = (args.operator, None, None);
+    let hub =
+        MasterSetup { url: relay, secret, name, urls, ready, paths, operator, authority, listen };
     run_master(global, hub).await
 }
 
@@ -137,32 +138,33 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
     let host = device.keypair().public_id();
     let config = AuthorityConfig {
         host: Some(host),
-        admission: hub.desk.admit.into(),
-        tap_to_approve: hub.desk.tap_to_approve,
+        admission: hub.operator.admit.into(),
+        tap_to_approve: hub.operator.tap_to_approve,
     };
     let audit =
         Audit::open(dir).with_context(|| format!("open the record in {}", dir.display()))?;
     let (driver, driver_task) = driver::start(config, open_store(dir).await?, Some(audit))?;
     let screen = driver.subscribe(events::BEHIND).await?;
-    if let Some(name) = hub.desk.name.clone() {
+    if let Some(name) = hub.operator.name.clone() {
         // A hub that was named anew; before its first run there is nobody to rename yet.
         driver.execute(OperatorCommand::Rename { public_id: host, name }).await?;
     }
     let mut parts = Parts::new();
-    parts.spawn(async move { Ok(driver_task.await.context("the master's mind broke")??) });
-    let door = open_desk(dir, &hub, host, &driver, &stop, &mut parts).await?;
+    parts
+        .spawn(async move { Ok(driver_task.await.context("the master's state machine failed")??) });
+    let door = open_console(dir, &hub, host, &driver, &stop, &mut parts).await?;
     let (url, secret, to_relay, until) =
         (hub.url.clone(), hub.secret, driver.clone(), stop.clone());
     parts.spawn(async move { Ok(relay_connection::run(url, secret, to_relay, until).await?) });
     let listen = hub.listen;
     let data_dir = dir.to_path_buf();
-    let lookout = HealthMonitor { driver: driver.clone(), listen, data_dir };
+    let monitor = HealthMonitor { driver: driver.clone(), listen, data_dir };
     let until = stop.clone();
     parts.spawn(async move {
-        lookout.run(until).await;
+        monitor.run(until).await;
         Ok(())
     });
-    let limits = hub.desk.limits.into();
+    let limits = hub.operator.limits.into();
     let at = dir.to_path_buf();
     let name = hub.name.clone();
     let paths = hub.paths.clone();
@@ -194,7 +196,7 @@ async fn run_master(global: &Global, hub: MasterSetup) -> Outcome {
 }
 
 /// Opens what the host's browser and commands speak to.
-async fn open_desk(
+async fn open_console(
     dir: &Path,
     hub: &MasterSetup,
     host: DeviceId,
@@ -206,7 +208,7 @@ async fn open_desk(
         host,
         hub_name: hub.name.clone(),
         urls: hub.urls.clone(),
-        tap_to_approve: hub.desk.tap_to_approve,
+        tap_to_approve: hub.operator.tap_to_approve,
         record: dir.to_owned(),
     };
     let console = Console::bind(driver.clone(), info, stop.clone())
@@ -257,7 +259,7 @@ async fn face(
         // Nobody reads any more; the hub goes on without.
         return std::future::pending().await;
     }
-    let prompt = std::io::stdout().is_terminal() && !hub.desk.headless;
+    let prompt = std::io::stdout().is_terminal() && !hub.operator.headless;
     print!("{}", banner(hub, driver, door, prompt).await?);
     if prompt {
         terminal::run(driver.clone(), door.clone(), driver.subscribe(terminal::BEHIND).await?)

@@ -13,7 +13,7 @@ use lanyard_system::hostname::short_hostname;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::commit;
-use crate::cli::args::{DeskArgs, ListenArgs};
+use crate::cli::args::{ListenArgs, OperatorArgs};
 use crate::data_dir;
 use crate::net::certificates::Certificates;
 use crate::output::exit::Failure;
@@ -51,8 +51,8 @@ pub(super) async fn open_store(dir: &Path) -> anyhow::Result<Store> {
         let (at, told) = (path.clone(), problems.clone());
         let opened = tokio::task::spawn_blocking(move || Store::open_telling(&at, told)).await;
         match opened.context("the store broke")? {
-            Err(error) if error.hindrance() == Some(TransientStoreError::Locked) => {
-                problems.raise(commit::hindrance_told(TransientStoreError::Locked));
+            Err(error) if error.transient() == Some(TransientStoreError::Locked) => {
+                problems.raise(commit::problem_of_transient(TransientStoreError::Locked));
                 tokio::time::sleep(LOCKED_PAUSE).await;
             }
             opened => {
@@ -115,7 +115,7 @@ pub(super) struct MasterSetup {
     /// The first line of `--json`.
     pub ready: serde_json::Value,
     pub paths: Vec<PathBuf>,
-    pub desk: DeskArgs,
+    pub operator: OperatorArgs,
     /// SHA-256 of the relay's certificate authority, where the relay is ours.
     pub authority: Option<String>,
     /// Where the relay listens, where it is ours.

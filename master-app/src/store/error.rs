@@ -41,7 +41,7 @@ pub(crate) enum TransientStoreError {
 }
 
 impl StoreError {
-    pub(crate) fn hindrance(&self) -> Option<TransientStoreError> {
+    pub(crate) fn transient(&self) -> Option<TransientStoreError> {
         let (Self::Open { source, .. } | Self::Write { source, .. }) = self else { return None };
         let rusqlite::Error::SqliteFailure(failure, _) = source else { return None };
         if matches!(failure.code, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) {

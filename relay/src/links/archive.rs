@@ -146,7 +146,7 @@ impl Members {
     }
 }
 
-fn stretches(page: &[LinkMember]) -> Vec<FileRange> {
+fn ranges(page: &[LinkMember]) -> Vec<FileRange> {
     let files = page.iter().filter_map(|member| member.file.as_ref());
     files.map(|entry| FileRange::new(entry, 0..entry.size)).collect()
 }
@@ -191,7 +191,7 @@ async fn stream(
     let page = tokio::time::timeout(longest, members.turn())
         .await
         .map_err(|_| FailureCode::ServerNotReady)??;
-    fetcher.extend(page.map(stretches).unwrap_or_default());
+    fetcher.extend(page.map(ranges).unwrap_or_default());
     let is_read = |member: &LinkMember| member.size > 0;
     // Where the archive begins with bytes of a file, a failure of it becomes a status.
     let begins_with_bytes = members.here.iter().any(is_read);
@@ -248,14 +248,14 @@ impl ArchiveSender {
     /// The next member; its bytes and those of the page ahead are wanted by now.
     async fn next_member(&mut self) -> Result<Option<LinkMember>, Cut> {
         if let Some(page) = self.members.news().await? {
-            self.fetcher.extend(stretches(page));
+            self.fetcher.extend(ranges(page));
         }
         let page = tokio::select! {
             page = self.members.turn() => page?,
             () = self.out.closed() => return Err(Cut::Left),
         };
         if let Some(page) = page {
-            self.fetcher.extend(stretches(page));
+            self.fetcher.extend(ranges(page));
         }
         Ok(self.members.here.pop_front())
     }

@@ -61,7 +61,7 @@ pub(crate) enum FetchedBytes {
     Waiting,
     /// For good.
     Failed(FailureCode),
-    /// All stretches are through.
+    /// All ranges are through.
     End,
 }
 
@@ -80,15 +80,15 @@ struct SlotSlice {
     parts: usize,
 }
 
-/// Pulls stretches one after the other.
+/// Fetches ranges one after the other.
 pub(crate) struct RangeFetcher {
     state: Arc<RelayState>,
     reader: LinkReader,
     hash: LinkHash,
     events: mpsc::Receiver<(u64, LinkEvent)>,
     /// Ranges still to be delivered; the first one's start moves.
-    stretches: VecDeque<FileRange>,
-    /// How far wants reach: stretches before this index, and groups of that one.
+    ranges: VecDeque<FileRange>,
+    /// How far wants reach: ranges before this index, and groups of that one.
     wanted_to: (usize, u32),
     /// Bytes wanted so far, by want, oldest first: at most [`AHEAD`].
     wants: VecDeque<(u64, u64)>,
@@ -103,17 +103,17 @@ pub(crate) struct RangeFetcher {
 }
 
 impl RangeFetcher {
-    pub(crate) fn new(state: Arc<RelayState>, hash: LinkHash, stretches: Vec<FileRange>) -> Self {
+    pub(crate) fn new(state: Arc<RelayState>, hash: LinkHash, ranges: Vec<FileRange>) -> Self {
         let reader = LinkReader(state.number());
         let (sender, events) = mpsc::channel(EVENTS);
         state.link_readers.insert(reader, sender);
-        let stretches = stretches.into_iter().filter(|s| s.bytes.start < s.bytes.end).collect();
+        let ranges = ranges.into_iter().filter(|s| s.bytes.start < s.bytes.end).collect();
         let mut fetcher = Self {
             state,
             reader,
             hash,
             events,
-            stretches,
+            ranges,
             wanted_to: (0, 0),
             wants: VecDeque::new(),
             parts: BTreeMap::new(),
@@ -132,13 +132,13 @@ impl RangeFetcher {
     }
 
     /// Adds what comes after all that was asked for until now.
-    pub(crate) fn extend(&mut self, stretches: impl IntoIterator<Item = FileRange>) {
-        self.stretches.extend(stretches.into_iter().filter(|stretch| !stretch.bytes.is_empty()));
+    pub(crate) fn extend(&mut self, ranges: impl IntoIterator<Item = FileRange>) {
+        self.ranges.extend(ranges.into_iter().filter(|range| !range.bytes.is_empty()));
     }
 
-    /// Whether all stretches were delivered.
+    /// Returns true once all ranges were delivered.
     pub(crate) fn is_through(&self) -> bool {
-        self.stretches.is_empty()
+        self.ranges.is_empty()
     }
 
     /// Returns the next bytes in order, as many as the frame may have, or what there is to say
@@ -148,19 +148,19 @@ impl RangeFetcher {
             self.taking += handed.elapsed();
         }
         loop {
-            let Some(stretch) = self.stretches.front().cloned() else { return FetchedBytes::End };
+            let Some(range) = self.ranges.front().cloned() else { return FetchedBytes::End };
             self.want_more();
-            let group = stretch.groups.at(stretch.bytes.start);
-            let Some(part) = self.part_of(stretch.file, group) else {
+            let group = range.groups.at(range.bytes.start);
+            let Some(part) = self.part_of(range.file, group) else {
                 frame.waits();
                 match self.hear().await {
                     Some(said) => return said,
                     None => continue,
                 }
             };
-            let offset = stretch.bytes.start - stretch.groups.offset(part.groups.first);
+            let offset = range.bytes.start - range.groups.offset(part.groups.first);
             let from = part.range.start + offset;
-            let most = frame.most().min(stretch.bytes.end - stretch.bytes.start);
+            let most = frame.most().min(range.bytes.end - range.bytes.start);
             let to = part.range.end.min(from + most);
             let (slot, slice) = (part.slot.clone(), part.slice);
             let meter =
@@ -252,11 +252,11 @@ impl RangeFetcher {
 
     /// The delivered bytes are behind us: parts and slices that are through go back.
     fn advance(&mut self, count: u64) {
-        let Some(stretch) = self.stretches.front_mut() else { return };
-        stretch.bytes.start += count;
-        let done = stretch.bytes.start >= stretch.bytes.end;
-        let file = stretch.file;
-        let reached = if done { u32::MAX } else { stretch.groups.at(stretch.bytes.start) };
+        let Some(range) = self.ranges.front_mut() else { return };
+        range.bytes.start += count;
+        let done = range.bytes.start >= range.bytes.end;
+        let file = range.file;
+        let reached = if done { u32::MAX } else { range.groups.at(range.bytes.start) };
         let behind: Vec<(FileRef, u32)> = self
             .parts
             .range((file, 0)..=(file, u32::MAX))
@@ -269,7 +269,7 @@ impl RangeFetcher {
             }
         }
         if done {
-            self.stretches.pop_front();
+            self.ranges.pop_front();
             self.wanted_to.0 = self.wanted_to.0.saturating_sub(1);
         }
         self.settle_wants(count);
@@ -341,7 +341,7 @@ impl RangeFetcher {
             }));
         }
         self.run = self.run.min(FIRST_RUN);
-        let at = self.stretches.front().map_or(0, |stretch| stretch.groups.at(stretch.bytes.start));
+        let at = self.ranges.front().map_or(0, |range| range.groups.at(range.bytes.start));
         self.wanted_to = (0, at);
     }
 
@@ -371,30 +371,30 @@ impl RangeFetcher {
     fn next_run(&mut self) -> (Vec<WantedSpan>, u64) {
         let mut pieces: Vec<WantedSpan> = Vec::new();
         let (mut length, mut bytes) = (0u64, 0u64);
-        while let Some(stretch) = self.stretches.get(self.wanted_to.0) {
+        while let Some(range) = self.ranges.get(self.wanted_to.0) {
             let (index, first) = self.wanted_to;
-            let last = stretch.groups.at(stretch.bytes.end - 1);
+            let last = range.groups.at(range.bytes.end - 1);
             let same_owner =
-                pieces.first().is_none_or(|(file, _)| file.public_id == stretch.file.public_id);
+                pieces.first().is_none_or(|(file, _)| file.public_id == range.file.public_id);
             if !same_owner || pieces.len() >= MAX_PIECES || length >= self.run {
                 break;
             }
-            let room = (self.run - length).div_ceil(1 << stretch.groups.group_log).max(1);
+            let room = (self.run - length).div_ceil(1 << range.groups.group_log).max(1);
             let mut count = u64::from(last - first + 1).min(room) as u32;
-            while count > 1 && length + stretch.groups.span(first, count) > self.run {
+            while count > 1 && length + range.groups.span(first, count) > self.run {
                 count -= 1;
             }
-            let span = stretch.groups.span(first, count);
+            let span = range.groups.span(first, count);
             if !pieces.is_empty() && length + span > self.run {
                 break;
             }
-            pieces.push((stretch.file, GroupRange::new(first, count)));
+            pieces.push((range.file, GroupRange::new(first, count)));
             length += span;
-            let from = stretch.bytes.start.max(stretch.groups.offset(first));
-            let to = stretch.bytes.end.min(stretch.groups.offset(first) + span);
+            let from = range.bytes.start.max(range.groups.offset(first));
+            let to = range.bytes.end.min(range.groups.offset(first) + span);
             bytes += to - from;
             self.wanted_to = if first + count > last {
-                let next = self.stretches.get(index + 1);
+                let next = self.ranges.get(index + 1);
                 (index + 1, next.map_or(0, |next| next.groups.at(next.bytes.start)))
             } else {
                 (index, first + count)

@@ -71,7 +71,7 @@ pub(crate) struct ListenerConfig {
     /// Connections that there may be at once.
     pub most_connections: usize,
     /// Time for open requests to end once no new ones are accepted.
-    pub last_words: Duration,
+    pub drain_timeout: Duration,
 }
 
 /// Accepts until `stop`, then lets open requests end for a moment.
@@ -83,7 +83,7 @@ pub(crate) async fn run(
 ) {
     let connections = TaskTracker::new();
     let limiter = ConnectionLimiter::new(doors.most_connections);
-    let last_words = doors.last_words;
+    let drain_timeout = doors.drain_timeout;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -119,7 +119,7 @@ pub(crate) async fn run(
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(last_words, connections.wait()).await.is_err() {
+    if tokio::time::timeout(drain_timeout, connections.wait()).await.is_err() {
         tracing::info!(
             connections = connections.len(),
             "bodies that were on their way are cut off; they can be resumed"

@@ -69,8 +69,8 @@ impl TestHub {
         tokio::spawn(relay.run(async { drop(stopped.await) }));
         let plain: HubUrl = format!("http://{address}").parse().unwrap();
         let url = if require_tls { plain.secured() } else { plain };
-        let (operator, desk) = mpsc::channel(16);
-        tokio::spawn(master(url.clone(), desk));
+        let (operator, commands) = mpsc::channel(16);
+        tokio::spawn(master(url.clone(), commands));
         Self { address, url, operator, _stop: stop }
     }
 
@@ -156,7 +156,7 @@ pub fn certificate() -> TlsIdentity {
 }
 
 /// The master app without disk and screens.
-async fn master(url: HubUrl, mut desk: mpsc::Receiver<HubCommand>) {
+async fn master(url: HubUrl, mut commands: mpsc::Receiver<HubCommand>) {
     let saved = SavedState { epoch: 77, ..SavedState::default() };
     let mut authority = Authority::new(AuthorityConfig::default(), saved, [8; 32]);
     let started = Instant::now();
@@ -192,7 +192,7 @@ async fn master(url: HubUrl, mut desk: mpsc::Receiver<HubCommand>) {
                         continue 'registered;
                     }
                 },
-                said = desk.recv() => match said {
+                said = commands.recv() => match said {
                     Some(HubCommand::Operator(command)) => {
                         asks += 1;
                         authority.handle(now(), 1, Input::Operator { ask: RequestToken(asks), command });

@@ -24,7 +24,7 @@ fn http() -> reqwest::Client {
     reqwest::Client::new()
 }
 
-async fn desk() -> ConsoleFixture {
+async fn fixture() -> ConsoleFixture {
     let bench = DriverFixture::new().await;
     let info = ConsoleInfo {
         host: DeviceId(uuid::Uuid::from_bytes([9; 16])),
@@ -124,32 +124,33 @@ impl TabFixture {
 
 #[tokio::test]
 async fn a_link_opens_once_and_not_after_a_minute() {
-    let desk = desk().await;
-    let secret = desk.secret();
-    assert_eq!(desk.post(&secret, &desk.origin()).await.status(), 200);
-    assert_eq!(desk.post(&secret, &desk.origin()).await.status(), 401);
-    assert_eq!(desk.post("nonsense", &desk.origin()).await.status(), 401);
-    let old = desk.secret();
-    desk.door.age_links();
-    assert_eq!(desk.post(&old, &desk.origin()).await.status(), 401);
+    let fixture = fixture().await;
+    let secret = fixture.secret();
+    assert_eq!(fixture.post(&secret, &fixture.origin()).await.status(), 200);
+    assert_eq!(fixture.post(&secret, &fixture.origin()).await.status(), 401);
+    assert_eq!(fixture.post("nonsense", &fixture.origin()).await.status(), 401);
+    let old = fixture.secret();
+    fixture.door.age_links();
+    assert_eq!(fixture.post(&old, &fixture.origin()).await.status(), 401);
 }
 
 #[tokio::test]
 async fn pages_from_elsewhere_are_refused() {
-    let desk = desk().await;
-    let secret = desk.secret();
+    let fixture = fixture().await;
+    let secret = fixture.secret();
     for origin in ["http://evil.example", "null", "http://localhost:1", "https://127.0.0.1"] {
-        assert_eq!(desk.post(&secret, origin).await.status(), 403, "{origin}");
-        assert!(desk.socket(origin, SUBPROTOCOL).await.is_err(), "{origin}");
+        assert_eq!(fixture.post(&secret, origin).await.status(), 403, "{origin}");
+        assert!(fixture.socket(origin, SUBPROTOCOL).await.is_err(), "{origin}");
     }
     let client = http();
-    let rebound = client.get(desk.origin()).header("host", "evil.example").send().await.unwrap();
+    let rebound = client.get(fixture.origin()).header("host", "evil.example").send().await.unwrap();
     assert_eq!(rebound.status(), 421);
-    let without = client.post(format!("{}/console/session", desk.origin())).send().await.unwrap();
+    let without =
+        client.post(format!("{}/console/session", fixture.origin())).send().await.unwrap();
     assert_eq!(without.status(), 403, "no Origin at all");
-    assert!(desk.socket(&desk.origin(), "other").await.is_err());
+    assert!(fixture.socket(&fixture.origin(), "other").await.is_err());
     assert_eq!(
-        desk.post(&secret, &desk.origin()).await.status(),
+        fixture.post(&secret, &fixture.origin()).await.status(),
         200,
         "none of that used the link up"
     );
@@ -157,21 +158,21 @@ async fn pages_from_elsewhere_are_refused() {
 
 #[tokio::test]
 async fn a_tab_without_a_token_is_closed() {
-    let desk = desk().await;
-    let mut tab = TabFixture(desk.socket(&desk.origin(), SUBPROTOCOL).await.unwrap());
+    let fixture = fixture().await;
+    let mut tab = TabFixture(fixture.socket(&fixture.origin(), SUBPROTOCOL).await.unwrap());
     let token = SessionToken([0; 32]);
     tab.say(ConsoleToMaster::ConsoleRegister(ConsoleRegister { token }), "r").await;
     assert_eq!(tab.close_code().await, 4401);
-    let mut tab = TabFixture(desk.socket(&desk.origin(), SUBPROTOCOL).await.unwrap());
+    let mut tab = TabFixture(fixture.socket(&fixture.origin(), SUBPROTOCOL).await.unwrap());
     tab.say(ConsoleToMaster::Ping(Empty {}), "r").await;
     assert_eq!(tab.close_code().await, 4400);
 }
 
 #[tokio::test]
 async fn a_command_typed_in_one_tab_is_seen_in_all() {
-    let mut desk = desk().await;
-    let (mut typing, mut watching) = (desk.tab().await, desk.tab().await);
-    let (request, code) = desk.bench.knock(7, "Ana").await;
+    let mut fixture = fixture().await;
+    let (mut typing, mut watching) = (fixture.tab().await, fixture.tab().await);
+    let (request, code) = fixture.bench.knock(7, "Ana").await;
     for tab in [&mut typing, &mut watching] {
         let knock = tab
             .until(|m, _| match m {
@@ -196,7 +197,7 @@ async fn a_command_typed_in_one_tab_is_seen_in_all() {
     typing.say(approve(None), "r1").await;
     assert_eq!(typing.until(refusal).await, (FailureCode::BadMessage, Some("r1".into())));
     typing.say(approve(Some(code)), "r2").await;
-    desk.bench.ack_approval().await;
+    fixture.bench.ack_approval().await;
     let approved = |m: &MasterToConsole, r: Option<&str>| {
         matches!(m, MasterToConsole::ClientApproved(_)).then(|| r.map(str::to_owned))
     };
@@ -206,9 +207,9 @@ async fn a_command_typed_in_one_tab_is_seen_in_all() {
 
 #[tokio::test]
 async fn a_tab_pulls_the_feed_and_hears_of_changes() {
-    let mut desk = desk().await;
-    let session = desk.bench.member(7, "Ana").await;
-    let mut tab = desk.tab().await;
+    let mut fixture = fixture().await;
+    let session = fixture.bench.member(7, "Ana").await;
+    let mut tab = fixture.tab().await;
     tab.say(
         ConsoleToMaster::FeedPull(FeedPull {
             feed: Default::default(),
@@ -223,7 +224,7 @@ async fn a_tab_pulls_the_feed_and_hears_of_changes() {
         .until(|m, _| if let MasterToConsole::FeedPage(p) = m { Some(p.clone()) } else { None })
         .await;
     assert_eq!((page.clients.len(), page.last), (1, true));
-    desk.bench.add(session, 2).await;
+    fixture.bench.add(session, 2).await;
     let added =
         tab.until(
             |m, _| if let MasterToConsole::FilesAdded(a) = m { Some(a.files.len()) } else { None },
@@ -237,12 +238,12 @@ async fn a_tab_pulls_the_feed_and_hears_of_changes() {
 
 #[tokio::test]
 async fn the_page_is_served_here_and_only_the_consoles() {
-    let desk = desk().await;
-    let page = http().get(desk.origin()).send().await.unwrap();
+    let fixture = fixture().await;
+    let page = http().get(fixture.origin()).send().await.unwrap();
     assert_eq!(page.status(), 200);
     assert!(page.headers().contains_key("content-security-policy"));
     assert_eq!(
-        http().get(format!("{}/nothing", desk.origin())).send().await.unwrap().status(),
+        http().get(format!("{}/nothing", fixture.origin())).send().await.unwrap().status(),
         404
     );
 }
@@ -251,17 +252,17 @@ async fn the_page_is_served_here_and_only_the_consoles() {
 /// it is over.
 #[tokio::test]
 async fn a_problem_is_sent_to_every_tab() {
-    let desk = desk().await;
+    let fixture = fixture().await;
     let codes = |message: &MasterToConsole| match message {
         MasterToConsole::Problems(all) => {
             Some(all.problems.iter().map(|p| p.code.clone()).collect::<Vec<_>>())
         }
         _ => None,
     };
-    let mut tab = desk.tab().await;
+    let mut tab = fixture.tab().await;
     assert!(tab.until(|m, _| codes(m)).await.is_empty());
     let (what, advice) = ("The disk is full.".to_owned(), "Make room.".to_owned());
-    let problems = desk.bench.driver.problems();
+    let problems = fixture.bench.driver.problems();
     problems.raise(crate::problems::ActiveProblem {
         code: "little_room",
         what,
@@ -269,7 +270,7 @@ async fn a_problem_is_sent_to_every_tab() {
         since_ms: 7,
     });
     assert_eq!(tab.until(|m, _| codes(m)).await, ["little_room"]);
-    let mut late = desk.tab().await;
+    let mut late = fixture.tab().await;
     assert_eq!(late.until(|m, _| codes(m)).await, ["little_room"]);
     problems.clear("little_room");
     assert!(tab.until(|m, _| codes(m)).await.is_empty());
@@ -278,11 +279,12 @@ async fn a_problem_is_sent_to_every_tab() {
 /// How full the list is concerns the host alone.
 #[tokio::test]
 async fn the_usage_of_the_list_is_shown_to_the_host_only() {
-    let desk = desk().await;
-    let url = format!("{}/console/usage", desk.origin());
+    let fixture = fixture().await;
+    let url = format!("{}/console/usage", fixture.origin());
     assert_eq!(http().get(&url).send().await.unwrap().status(), 401);
-    let answer =
-        http().get(&url).header("authorization", format!("Bearer {}", desk.token().await.to_hex()));
+    let answer = http()
+        .get(&url)
+        .header("authorization", format!("Bearer {}", fixture.token().await.to_hex()));
     let answer = answer.send().await.unwrap();
     assert_eq!(
         (answer.status().as_u16(), answer.headers()["cache-control"].to_str().unwrap()),
@@ -298,15 +300,15 @@ async fn the_usage_of_the_list_is_shown_to_the_host_only() {
 #[tokio::test]
 async fn a71_a_program_here_does_not_take_the_descriptors_through_the_console() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let desk = desk().await;
-    let mut tab = desk.tab().await;
+    let fixture = fixture().await;
+    let mut tab = fixture.tab().await;
     let mut crowd = Vec::new();
     for number in 0..4 * CONNECTIONS {
-        let mut half = tokio::net::TcpStream::connect(desk.door.address()).await.unwrap();
+        let mut half = tokio::net::TcpStream::connect(fixture.door.address()).await.unwrap();
         half.write_all(b"GET / HTTP/1.1\r\nX: y").await.unwrap();
         crowd.push(half);
         if number % 48 == 47 {
-            let answer = http().get(format!("{}/", desk.origin())).send().await.unwrap();
+            let answer = http().get(format!("{}/", fixture.origin())).send().await.unwrap();
             assert_eq!(answer.status(), 200, "after {number}");
         }
     }
@@ -329,8 +331,8 @@ async fn a71_a_program_here_does_not_take_the_descriptors_through_the_console() 
 /// A72: refusals of the framework are JSON here, too.
 #[tokio::test]
 async fn a72_every_refusal_of_the_console_says_why() {
-    let desk = desk().await;
-    let origin = desk.origin();
+    let fixture = fixture().await;
+    let origin = fixture.origin();
     let client = http();
     let large = "x".repeat(10_000);
     for (request, expected) in [

@@ -1,4 +1,4 @@
-//! The relay's edge around a Broker: who speaks on which socket, and where each effect goes.
+//! The relay's driver around a Broker: who speaks on which socket, and where each effect goes.
 
 use std::collections::BTreeMap;
 
