@@ -92,7 +92,7 @@ story(
     const scene = await midFilm(bench, inFull(96, 16) * MIB);
     const { hub, film, ana, ben } = scene;
     await ana.page.close();
-    await ben.page.getByRole("log", { name: "Messages" }).getByText("Ana left").waitFor();
+    await ben.page.getByRole("log", { name: "Messages" }).getByText("Ana disconnected").waitFor();
     await ben.row("film.mov").getByText("Waiting for Ana").waitFor();
     await until("the terminal knows", async () => (await presenceOfAna(hub)) === "away");
 
