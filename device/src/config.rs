@@ -29,8 +29,8 @@ pub struct DeviceConfig {
     pub invitation: Option<(InvitationId, InvitationSecret)>,
     /// Where it counts what it reveals at doors.
     pub reveals: RevealBook,
-    /// What all its transfers together may send and take at first; [`DeviceHandle::limit`] changes
-    /// it.
+    /// Rates that all its transfers together may send and take at first;
+    /// [`crate::DeviceHandle::limit`] changes it.
     pub limits: RateLimits,
     /// The data directory of this process, which is never shared. In it the device notes which
     /// content lies where, so as to copy what it would fetch again.

@@ -73,7 +73,7 @@ pub enum ReceivedFrame {
 type Socket = WebSocketStream<Stream>;
 type Sink = Arc<Mutex<SplitSink<Socket, Message>>>;
 
-/// An open WebSocket; [`Link::split`] gives its halves to two tasks.
+/// An open WebSocket; [`RelayConnection::split`] gives its halves to two tasks.
 #[derive(Debug)]
 pub struct RelayConnection {
     /// Certificate that proofs over this connection are bound to.

@@ -57,7 +57,7 @@ impl Rate {
 impl TryFrom<u64> for Rate {
     type Error = RateError;
 
-    /// Bytes a second; 0 is no limit. Fails below [`SLOWEST`].
+    /// Bytes a second; 0 is no limit. Fails below twice the least rate of a body (`MIN_BODY_RATE`).
     fn try_from(bytes: u64) -> Result<Self, RateError> {
         if (1..SLOWEST).contains(&bytes) { Err(RateError::TooSlow) } else { Ok(Self(bytes)) }
     }

@@ -1,5 +1,5 @@
 //! `GET /metrics`, with the host's token: what the relay holds and has done, as Prometheus text
-//! (https://prometheus.io/docs/instrumenting/exposition_formats). Numbers only: no device, no file,
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats>). Numbers only: no device, no file,
 //! no address.
 
 use std::collections::BTreeMap;
