@@ -208,7 +208,7 @@ await onBench("screenshots", async (bench) => {
     .first()
     .waitFor();
   await shoot(ben.page, "reconnecting");
-  await operator.page.getByText("Lanyard can't be reached from the network").waitFor();
+  await operator.page.getByText(/Lanyard can.t be reached from the network/).first().waitFor();
   await operator.page.getByRole("button", { name: "What to do" }).click();
   await shoot(operator.page, "console-problems");
   await operator.page.getByRole("button", { name: "Close" }).click();
